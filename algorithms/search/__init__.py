@@ -1,0 +1,1 @@
+"""Ways of choosing and accepting candidates. Now one: SIA's chain that keeps the best."""

@@ -1,0 +1,57 @@
+"""Scores with their uncertainty, as pure functions of the rewards."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+Z95 = 1.959963984540054
+"""The 97.5 % quantile of the standard normal distribution."""
+
+
+class Estimate(NamedTuple):
+    """A mean reward with its two-sided 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_reward(rewards: Sequence[float]) -> Estimate:
+    """The mean of n rewards with a 95 % interval.
+
+    Wilson's score interval (Wilson 1927) where all rewards are 0 or 1, otherwise mean +- z s / sqrt(n).
+    Raises ValueError without rewards: no attempt that ran is not a score of 0.
+    """
+    n = len(rewards)
+    if not n:
+        raise ValueError("no rewards to estimate a mean from")
+    mean = math.fsum(rewards) / n
+    if all(reward in (0.0, 1.0) for reward in rewards):
+        shrink = 1 + Z95**2 / n
+        centre = (mean + Z95**2 / (2 * n)) / shrink
+        half = Z95 / shrink * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n))
+        return Estimate(mean, max(0.0, centre - half), min(1.0, centre + half))
+    variance = math.fsum((reward - mean) ** 2 for reward in rewards) / max(1, n - 1)
+    half = Z95 * math.sqrt(variance / n)
+    return Estimate(mean, mean - half, mean + half)
+
+
+class GroupStatistics(NamedTuple):
+    """What groups of attempts at the same items show: mean reward, mean of each group's best, share of groups without variance."""
+
+    pass_at_1: float
+    pass_at_k: float
+    tied: float
+
+
+def group_statistics(groups: Sequence[Sequence[float]]) -> GroupStatistics:
+    """Statistics over the groups that have at least one reward; zeros where there is none."""
+    groups = [group for group in groups if group]
+    if not groups:
+        return GroupStatistics(0.0, 0.0, 0.0)
+    n = len(groups)
+    return GroupStatistics(
+        math.fsum(math.fsum(group) / len(group) for group in groups) / n,
+        math.fsum(max(group) for group in groups) / n,
+        sum(max(group) == min(group) for group in groups) / n,
+    )

@@ -1,0 +1,112 @@
+"""Which types of event there are, on which stream, and who may publish them; the accounts' rights are made from this table."""
+
+from typing import NamedTuple
+
+from events import change, choice, gold, judgement, play, population, run, weights
+from events.fact import Fact
+from events.subjects import GOLD, LOG
+
+SERVICES = (
+    "controller",
+    "meta_agent",
+    "feedback_agent",
+    "executor",
+    "verifier",
+    "policy",
+    "trainer",
+    "auditor",
+    "archivist",
+)
+
+
+class Entry(NamedTuple):
+    """One type of event."""
+
+    fact: type[Fact]
+    family: str
+    stream: str
+    publishers: tuple[str, ...]
+
+
+def _entries(family: str, stream: str, *rows: tuple[type[Fact], tuple[str, ...]]) -> list[Entry]:
+    return [Entry(fact, family, stream, publishers) for fact, publishers in rows]
+
+
+_CONTROLLER = ("controller",)
+_AGENTS = ("meta_agent", "feedback_agent")
+
+ENTRIES: tuple[Entry, ...] = (
+    *_entries(
+        "run",
+        LOG,
+        (run.RunStarted, ("operator",)),
+        (run.RunPaused, ("operator",)),
+        (run.RunResumed, ("operator",)),
+        (run.DecisionMade, _CONTROLLER),
+        (run.RunFinished, _CONTROLLER),
+        (run.EventSetAside, tuple(name for name in SERVICES if name not in ("archivist", "auditor"))),
+    ),
+    *_entries(
+        "choice",
+        LOG,
+        (choice.ParentSelected, _CONTROLLER),
+        (choice.FeedbackRequested, _CONTROLLER),
+        (choice.ContextAssembled, _AGENTS),
+        (choice.LeverChosen, ("feedback_agent",)),
+    ),
+    *_entries(
+        "change",
+        LOG,
+        (change.ScaffoldRequested, _CONTROLLER),
+        (change.ScaffoldProposed, _AGENTS),
+        (change.ProposalFailed, _AGENTS),
+        (change.WeightUpdateRequested, ("feedback_agent",)),
+    ),
+    *_entries(
+        "play",
+        LOG,
+        (play.RolloutsRequested, _CONTROLLER),
+        (play.ModelCalled, ("executor",)),
+        (play.TrajectoryRecorded, ("executor",)),
+        (play.RolloutFailed, ("executor",)),
+    ),
+    *_entries(
+        "judgement",
+        LOG,
+        (judgement.TrajectoryScored, ("verifier",)),
+        (judgement.ScoringFailed, ("verifier",)),
+        (judgement.CandidateEvaluated, _CONTROLLER),
+    ),
+    *_entries(
+        "weights",
+        LOG,
+        (weights.TrainingBatchSealed, _CONTROLLER),
+        (weights.OptimizerStepApplied, ("trainer",)),
+        (weights.AdapterPublished, ("trainer",)),
+        (weights.AdapterServed, ("policy",)),
+        (weights.AdapterRejected, ("policy",)),
+        (weights.WeightUpdateFinished, _CONTROLLER),
+        (weights.WeightUpdateFailed, ("trainer",)),
+    ),
+    *_entries(
+        "population",
+        LOG,
+        (population.CandidateAccepted, _CONTROLLER),
+        (population.CandidateRejected, _CONTROLLER),
+    ),
+    *_entries(
+        "gold",
+        GOLD,
+        (gold.GoldScored, ("auditor",)),
+        (gold.GoldFailed, ("auditor",)),
+        (gold.AuditFinished, ("auditor",)),
+    ),
+)
+
+BY_TAG: dict[str, Entry] = {entry.fact.tag(): entry for entry in ENTRIES}
+BY_FACT: dict[type[Fact], Entry] = {entry.fact: entry for entry in ENTRIES}
+
+
+def published_by(service: str) -> list[tuple[str, str]]:
+    """The (stream, tag) pairs that an account may append."""
+    return [(entry.stream, tag) for tag, entry in BY_TAG.items() if service in entry.publishers]

@@ -1,0 +1,148 @@
+"""Events as bytes: structured CloudEvents 1.0 in JSON, the same bytes for the same event always."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from events import subjects
+from events.catalogue import BY_FACT, BY_TAG
+from events.fact import Fact, derive
+from events.run import EventSetAside
+from events.subjects import LOG
+
+SET_ASIDE_BYTES = 64 * 1024
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact with its envelope. `cause` is the id of the event that it answers; `time` is RFC 3339 in UTC."""
+
+    id: str
+    run: str
+    source: str
+    cause: str
+    time: str
+    data: Fact
+
+    @property
+    def tag(self) -> str:
+        """The type's name on the wire."""
+        return self.data.tag()
+
+    @property
+    def stream(self) -> str:
+        """The stream that this type of event belongs to."""
+        return BY_FACT[type(self.data)].stream
+
+    @property
+    def subject(self) -> str:
+        """Where the event stands on its stream."""
+        entity = subjects.HEAD if self.tag == "decision_made" else self.id
+        return subjects.subject(self.stream, self.run, entity, self.tag)
+
+
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    specversion: str
+    id: str
+    source: str
+    type: str
+    time: str
+    subject: str
+    run: str
+    cause: str
+    version: int
+    data: msgspec.Raw
+    traceparent: str = ""
+
+
+class Unreadable(ValueError):
+    """A message on the log is no event that this version knows; the text says why."""
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_data_decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(entry.fact) for tag, entry in BY_TAG.items()}
+
+UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From (tag, version as written) to a function that gives the data its present shape; a line of each old shape is in tests/histories."""
+
+
+def event(fact: Fact, *, run: str, source: str, cause: str, time: str) -> Event:
+    """Wrap a fact; its id is derived from the run, its type and its key."""
+    return Event(id=event_id(run, type(fact), *fact.key()), run=run, source=source, cause=cause, time=time, data=fact)
+
+
+def event_id(run: str, fact: type[Fact], *key: str | int) -> str:
+    """The id that the fact of this type with this key has, or will have, in this run."""
+    return derive(run, fact.tag(), *key)
+
+
+def encode(of: Event) -> bytes:
+    """The event's one byte form."""
+    return _encoder.encode(
+        _Envelope(
+            specversion="1.0",
+            id=of.id,
+            source=of.source,
+            type=of.tag,
+            time=of.time,
+            subject=of.subject,
+            run=of.run,
+            cause=of.cause,
+            version=of.data.VERSION,
+            data=msgspec.Raw(_encoder.encode(of.data)),
+        )
+    )
+
+
+def encode_fact(fact: Fact) -> bytes:
+    """The data alone, as it stands inside the event."""
+    return _encoder.encode(fact)
+
+
+def decode(payload: bytes) -> Event:
+    """The event in these bytes, or `Unreadable` with a sentence that says what is wrong."""
+    try:
+        envelope = _envelope_decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        raise Unreadable(f"not a CloudEvent: {wrong}") from wrong
+    entry = BY_TAG.get(envelope.type)
+    if entry is None:
+        raise Unreadable(f"unknown event type {envelope.type!r}")
+    try:
+        if envelope.version == entry.fact.VERSION:
+            data = _data_decoders[envelope.type].decode(envelope.data)
+        elif (upcast := UPCASTS.get((envelope.type, envelope.version))) is not None:
+            data = msgspec.convert(upcast(msgspec.json.decode(envelope.data)), entry.fact)
+        else:
+            raise Unreadable(f"{envelope.type} has version {envelope.version}, this program knows {entry.fact.VERSION}")
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        raise Unreadable(f"{envelope.type} has another shape: {wrong}") from wrong
+    found = Event(id=envelope.id, run=envelope.run, source=envelope.source, cause=envelope.cause, time=envelope.time, data=data)
+    if found.subject != envelope.subject:
+        raise Unreadable(f"says that its subject is {envelope.subject!r}, expected {found.subject!r}")
+    return found
+
+
+def decode_at(subject: str, payload: bytes) -> Event:
+    """As `decode`, and the event must stand where it says that it stands."""
+    found = decode(payload)
+    if found.subject != subject:
+        raise Unreadable(f"stands on subject {subject!r}, expected {found.subject!r}")
+    return found
+
+
+def set_aside(sequence: int, subject: str, payload: bytes, reason: str, *, source: str, time: str) -> Event | None:
+    """The event that keeps an unreadable message in sight; None where its subject names no run to keep it under."""
+    run = subjects.run_of(subject)
+    if not run or not subject.startswith(subjects.PREFIX[LOG]):
+        return None
+    fact = EventSetAside(
+        sequence=sequence,
+        subject=subject,
+        reason=reason,
+        size=len(payload),
+        bytes=base64.b64encode(payload[:SET_ASIDE_BYTES]).decode(),
+    )
+    return event(fact, run=run, source=source, cause="", time=time)

@@ -1,0 +1,71 @@
+"""The base of every fact: a frozen struct that knows its own logical key and refuses a non-finite number."""
+
+import hashlib
+import math
+import re
+from typing import ClassVar, cast
+
+import msgspec
+
+
+class NotFinite(ValueError):
+    """A fact was about to be made with NaN or an infinity in it."""
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that happened, in the past tense.
+
+    `KEY` names the fields that identify it within its run; two facts of one type with equal keys are the same fact.
+    `VERSION` counts changes of shape: a field added with a default keeps it, anything else is a new type.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ()
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            _require_finite(getattr(self, name), self, name)
+
+    @classmethod
+    def tag(cls) -> str:
+        """The type's name on the wire: `TrajectoryScored` is `trajectory_scored`."""
+        found = _TAGS.get(cls)
+        if found is None:
+            found = _TAGS[cls] = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        return found
+
+    def key(self) -> tuple[str | int, ...]:
+        """The values of the fields that identify this fact within its run."""
+        return tuple(cast("str | int", getattr(self, name)) for name in self.KEY)
+
+
+_TAGS: dict[type[Fact], str] = {}
+
+
+def _require_finite(value: object, fact: Fact, field: str) -> None:
+    kind = type(value)
+    if kind is float:
+        if not math.isfinite(cast(float, value)):
+            raise NotFinite(f"{type(fact).__name__}.{field} is {value}; a fact holds finite numbers only, record a failure instead")
+    elif kind is tuple or kind is list:
+        for part in cast("tuple[object, ...]", value):
+            if type(part) is not str:
+                _require_finite(part, fact, field)
+    elif kind is dict:
+        for part in cast("dict[str, object]", value).values():
+            _require_finite(part, fact, field)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            _require_finite(getattr(value, name), fact, f"{field}.{name}")
+
+
+def derive(*key: str | int) -> str:
+    """A 24-digit hexadecimal name (96 bits of SHA-256) that follows from a logical key and from nothing else."""
+    return hashlib.sha256("\x1f".join(map(str, key)).encode()).hexdigest()[:24]
+
+
+def derive_seed(*key: str | int) -> int:
+    """A 63-bit seed that follows from a logical key; the first part is the run's seed, never its id."""
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()[:8], "big") >> 1
+
+

@@ -1,0 +1,42 @@
+"""Facts that only the auditor makes, on a stream of their own that no part of the loop can read."""
+
+from typing import ClassVar
+
+from events.fact import Fact
+
+
+class GoldScored(Fact, frozen=True, kw_only=True):
+    """One cell of the final table: a scaffold with a policy, or a baseline without an agent, on one split."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
+
+    cell: str
+    """`start`, `scaffold`, `weights`, `both`, `uniform_policy`, or `baseline:<name>`."""
+    split: str
+    scaffold: str
+    adapter: str
+    policy: str
+    score: float
+    low: float
+    high: float
+    items: int
+    failed: int
+    rollouts: int
+
+
+class GoldFailed(Fact, frozen=True, kw_only=True):
+    """A cell of the final table that could not be scored, and why."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
+
+    cell: str
+    split: str
+    reason: str
+
+
+class AuditFinished(Fact, frozen=True, kw_only=True):
+    """The auditor has scored everything that it will score of this run."""
+
+    candidate: str
+    cells: int
+    seconds: float

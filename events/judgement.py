@@ -1,0 +1,58 @@
+"""Facts about judging: rewards of attempts, scores of candidates."""
+
+from typing import ClassVar
+
+from events.fact import Fact
+
+
+class TrajectoryScored(Fact, frozen=True, kw_only=True):
+    """The verifier's reward for one attempt. `outcome` is its word for how the answer fared."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
+
+    trajectory: str
+    request: str
+    item: str
+    attempt: int
+    reward: float
+    outcome: str
+    verifier: str
+
+
+class ScoringFailed(Fact, frozen=True, kw_only=True):
+    """The verifier could not give a finite reward for one attempt."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
+
+    trajectory: str
+    request: str
+    item: str
+    attempt: int
+    reason: str
+
+
+class CandidateEvaluated(Fact, frozen=True, kw_only=True):
+    """A candidate's score on dev with its 95 % interval, and how its attempts at the probe of train items went.
+
+    `score` is the mean reward of the attempts that ran; `failed` counts those that did not.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    candidate: str
+    scaffold: str
+    adapter: str
+    lever: str
+    score: float
+    low: float
+    high: float
+    items: int
+    failed: int
+    pass_at_1: float
+    pass_at_k: float
+    tied_groups: float
+    rollouts: int
+    """Rollouts in the run so far."""
+    tokens: int
+    micro_usd: int

@@ -1,0 +1,26 @@
+"""Facts about the population: which candidates were kept."""
+
+from typing import ClassVar
+
+from events.fact import Fact
+
+
+class CandidateAccepted(Fact, frozen=True, kw_only=True):
+    """The candidate became the one to build on."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    candidate: str
+    score: float
+    reason: str
+
+
+class CandidateRejected(Fact, frozen=True, kw_only=True):
+    """The candidate was not kept; a change that never became a candidate is named by its generation alone."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    candidate: str
+    reason: str

@@ -1,0 +1,104 @@
+"""Facts about a run as a whole, and about the decisions that drive it."""
+
+from typing import ClassVar
+
+import msgspec
+
+from events.fact import Fact
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run may spend; None is no limit. `micro_usd` is millionths of a US dollar."""
+
+    rollouts: int | None = None
+    tokens: int | None = None
+    micro_usd: int | None = None
+
+
+class Items(msgspec.Struct, frozen=True, kw_only=True):
+    """The ids of the items that the loop may play: dev, train by cross-validation fold, and the train items that are probed."""
+
+    dev: tuple[str, ...]
+    folds: tuple[tuple[str, ...], ...]
+    probe: tuple[tuple[str, ...], ...]
+
+
+class RunStarted(Fact, frozen=True, kw_only=True):
+    """A run was ordered. Everything that its decisions depend on from outside is in here."""
+
+    task: str
+    seed: int
+    levers: tuple[str, ...]
+    generations: int
+    budget: Budget
+    items: Items
+    splits: dict[str, str]
+    """SHA-256 of each split as loaded."""
+    verifier: str
+    policy: str
+    base_model: str
+    """SHA-256 of the base model's folder."""
+    strategy: str = "chain"
+    agent: str = "rules"
+    sandbox: str = "child-process"
+    group_size: int = 8
+    shard_size: int = 400
+    parent_run: str = ""
+    parent_sequence: int = 0
+
+
+class DecisionMade(Fact, frozen=True, kw_only=True):
+    """The head of a decision's batch: which input it answers, and the digest of all that was folded since the last."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("number",)
+
+    number: int
+    input: str
+    decider: int
+    """The decider's version."""
+    digest: str
+    """SHA-256 chained over the previous decision's digest and every event folded since."""
+    outputs: int
+
+
+class RunPaused(Fact, frozen=True, kw_only=True):
+    """The operator asked the run to make no further decision."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("number",)
+
+    number: int
+    reason: str
+
+
+class RunResumed(Fact, frozen=True, kw_only=True):
+    """The operator let a paused run go on."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("number",)
+
+    number: int
+
+
+class RunFinished(Fact, frozen=True, kw_only=True):
+    """The run has nothing more to decide; the auditor may look at test."""
+
+    reason: str
+    candidate: str
+    scaffold: str
+    adapter: str
+    score: float
+    generations: int
+    rollouts: int
+    tokens: int
+    micro_usd: int
+
+
+class EventSetAside(Fact, frozen=True, kw_only=True):
+    """A message on the log could not be read: where it stands, why, and its bytes (base64, the first 64 KiB)."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("sequence",)
+
+    sequence: int
+    subject: str
+    reason: str
+    size: int
+    bytes: str

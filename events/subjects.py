@@ -1,0 +1,41 @@
+"""Where an event stands: `evolog.<run>.<entity>.<tag>` and `gold.<run>.<entity>.<tag>`, four tokens always."""
+
+import re
+
+from events.errors import UsageError
+
+LOG = "EVOLOG"
+GOLD = "GOLD"
+PREFIX = {LOG: "evolog", GOLD: "gold"}
+HEAD = "head"
+"""The entity of the one subject of a run that is used again: its chain of decisions."""
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+
+
+def subject(stream: str, run: str, entity: str, tag: str) -> str:
+    """The subject of one event; the entity is the event's derived id."""
+    return f"{PREFIX[stream]}.{run}.{entity}.{tag}"
+
+
+def head(run: str) -> str:
+    """The subject on which a run's decisions fence each other."""
+    return f"evolog.{run}.{HEAD}.decision_made"
+
+
+def run_of(of_subject: str) -> str:
+    """The run's name in a subject, or an empty string where the subject has not four tokens."""
+    parts = of_subject.split(".")
+    return parts[1] if len(parts) == 4 else ""
+
+
+def tag_of(of_subject: str) -> str:
+    """The tag in a subject."""
+    return of_subject.rsplit(".", 1)[-1]
+
+
+def check_run_name(name: str) -> str:
+    """The name itself, if it can be one token of a subject and a file's name."""
+    if not _RUN_NAME.match(name):
+        raise UsageError(f"{name!r} cannot name a run: use 1 to 64 letters, digits, '-' and '_', beginning with a letter or digit.")
+    return name

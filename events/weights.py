@@ -1,0 +1,124 @@
+"""Facts about the weights: batches sealed, steps applied, adapters published and served."""
+
+from typing import ClassVar
+
+import msgspec
+
+from events.fact import Fact
+
+
+class TrainingBatchSealed(Fact, frozen=True, kw_only=True):
+    """The rollouts of a training round, fixed before they are used: the requests that they answered, and their digest."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("generation", "round")
+
+    generation: int
+    round: int
+    algorithm: str
+    hyper: dict[str, float]
+    parent_adapter: str
+    training_seed: int
+    requests: tuple[str, ...]
+    trajectories: int
+    digest: str
+    """SHA-256 over the ids and rewards of the trajectories, in the order of requests, items and attempts."""
+
+
+class OptimizerStepApplied(Fact, frozen=True, kw_only=True):
+    """One optimiser step of a training round, as its algorithm reports it."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("parent_adapter", "batch", "step")
+
+    generation: int
+    round: int
+    parent_adapter: str
+    batch: str
+    step: int
+    loss: float
+    kl_to_base: float
+    entropy: float
+    clip_share: float
+    ratio_mean: float
+    ratio_max: float
+    grad_norm: float
+    tied_groups: float
+    tokens: int
+    seconds: float
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """A prompt and the trainer's log-probabilities of its completions, by which a server shows that it loaded the right weights."""
+
+    prompt: str
+    logprobs: tuple[float, ...]
+
+
+class AdapterPublished(Fact, frozen=True, kw_only=True):
+    """A LoRA adapter, as the digest of an ordinary peft folder; `resume` is the digest of the optimiser's state beside it."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("parent_adapter", "batch")
+
+    generation: int
+    round: int
+    adapter: str
+    parent_adapter: str
+    base_model: str
+    batch: str
+    algorithm: str
+    resume: str
+    canary: tuple[Canary, ...]
+    trained_on: int
+    """Trajectories that carried a gradient."""
+
+
+class AdapterServed(Fact, frozen=True, kw_only=True):
+    """A policy server loaded the adapter, and its canary log-probabilities match the trainer's."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("adapter", "batch")
+
+    generation: int
+    round: int
+    adapter: str
+    batch: str
+    error: float
+    """Largest absolute difference of the canary log-probabilities, in nats."""
+
+
+class AdapterRejected(Fact, frozen=True, kw_only=True):
+    """A policy server refused the adapter: damaged, made for another base model, or its canary disagrees."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("adapter", "batch")
+
+    generation: int
+    round: int
+    adapter: str
+    batch: str
+    reason: str
+
+
+class WeightUpdateFinished(Fact, frozen=True, kw_only=True):
+    """All rounds of a weight update are done; `adapter` is what they arrived at."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    adapter: str
+    rounds: int
+    rollouts: int
+    solved: int
+    """Train items for which a right answer was found."""
+    reason: str
+    """Why there is no further round."""
+
+
+class WeightUpdateFailed(Fact, frozen=True, kw_only=True):
+    """A training round changed nothing, and why: diverged, nothing to learn from, or a batch that is not what was sealed."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("generation", "round")
+
+    generation: int
+    round: int
+    batch: str
+    kind: str
+    """`diverged`, `nothing_to_learn`, `batch_differs`, `adapter_unusable`."""
+    reason: str

@@ -1,0 +1,121 @@
+"""Large things, named by the SHA-256 of their bytes: written before the event that names them, checked when read."""
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from events.errors import CheckFailed, NotFound, TryAgain
+
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class Tree(msgspec.Struct, frozen=True):
+    """A folder as a blob: the digest of each file by its path, with forward slashes."""
+
+    files: dict[str, str]
+
+
+class Blobs:
+    """A directory of blobs. Two writers of one blob write the same bytes, and the rename makes the file appear whole."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, data: bytes) -> str:
+        """Keep the bytes; their digest. On disk, synced, before this returns."""
+        digest = hashlib.sha256(data).hexdigest()
+        target = self._path(digest)
+        if target.exists():
+            return digest
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=target.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, target)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+            _sync_directory(target.parent)
+        except OSError as wrong:
+            if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise TryAgain(f"No room left for blobs in {self.root}; free disk space and the run goes on by itself.") from wrong
+            raise
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """The bytes of that digest; raises `NotFound` if there are none and `CheckFailed` if they are damaged."""
+        path = self._path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as wrong:
+            raise NotFound(f"Blob {digest} is not in {self.root}; copy it there from the host or the backup that has it.") from wrong
+        found = hashlib.sha256(data).hexdigest()
+        if found != digest:
+            raise CheckFailed(f"Blob {digest} in {self.root} is damaged: its bytes hash to {found}. Restore {path} from a backup.")
+        return data
+
+    def put_tree(self, files: Mapping[str, bytes]) -> str:
+        """Keep a folder, given as bytes by relative path; its digest."""
+        for path in files:
+            _check_path(path)
+        return self.put(msgspec.json.encode(Tree({path: self.put(data) for path, data in sorted(files.items())}), order="deterministic"))
+
+    def put_folder(self, folder: Path) -> str:
+        """Keep all files below a folder; its digest."""
+        return self.put_tree({path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+
+    def get_tree(self, digest: str) -> dict[str, bytes]:
+        """The files of a folder, as bytes by relative path."""
+        try:
+            tree = msgspec.json.decode(self.get(digest), type=Tree)
+        except msgspec.DecodeError as wrong:
+            raise CheckFailed(f"Blob {digest} in {self.root} is no folder: {wrong}.") from wrong
+        for path in tree.files:
+            _check_path(path)
+        return {path: self.get(of) for path, of in tree.files.items()}
+
+    def unpack(self, digest: str, target: Path) -> Path:
+        """Write a folder out at `target`, which appears whole; left as it is if it is there already."""
+        if target.exists():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent))
+        for path, data in self.get_tree(digest).items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / path).write_bytes(data)
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+        return target
+
+    def _path(self, digest: str) -> Path:
+        if not _DIGEST.match(digest):
+            raise CheckFailed(f"{digest!r} names no blob; expected the 64 hexadecimal digits of a SHA-256.")
+        return self.root / "sha256" / digest[:2] / digest
+
+
+def _check_path(path: str) -> None:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\\" in path:
+        raise CheckFailed(f"{path!r} is no path inside a folder; a scaffold or adapter holds relative paths only.")
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,111 @@
+"""The log as the rest of the program sees it: append with an expectation, read by sequence, be handed work.
+
+`MemoryLog` (for tests and simulation) and `JetStreamLog` keep the same contract, and the same tests run on both.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from events.codec import Event, encode
+from events.errors import CheckFailed
+from events.secret import Scanner
+
+BATCH_LIMIT = 1000
+"""Most messages that the server takes in one atomic batch (NATS ADR-50)."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message as the log holds it; `time` is when the log stored it, in nanoseconds since 1970."""
+
+    sequence: int
+    time: int
+    subject: str
+    data: bytes
+
+
+class Message(NamedTuple):
+    """A message to append. `expected` is the last sequence that its subject must have; 0 says that it must be new."""
+
+    subject: str
+    payload: bytes
+    expected: int = 0
+
+
+class Refused(Exception):
+    """An append did not meet its expectation: nothing of it was stored."""
+
+
+class Delivery(Protocol):
+    """A message handed to one of a consumer's workers, and handed out again unless it is acknowledged in time."""
+
+    @property
+    def stored(self) -> Stored:
+        """The message."""
+
+    async def ack(self) -> None:
+        """Ask not to be handed it again. This promises nothing: only what stands in the log does."""
+
+    async def in_progress(self) -> None:
+        """Ask for more time."""
+
+
+class Log(Protocol):
+    """One stream, as one account sees it."""
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+
+    async def append(self, messages: Sequence[Message]) -> int:
+        """Store all the messages, next to each other, or none; the last one's sequence. At most `BATCH_LIMIT`, none to one subject twice.
+
+        Raises `Refused` where a subject's last sequence is not the one expected.
+        """
+
+    async def read(self, start: int, limit: int) -> list[Stored]:
+        """Up to `limit` messages from sequence `start` on, without a gap; empty at the end of the log.
+
+        Raises `CheckFailed` where sequences are missing.
+        """
+
+    async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
+        """The last message of each of these subjects that has one; a subject may hold the wildcard `*`."""
+
+    async def end(self) -> int:
+        """The sequence of the last message stored; 0 where there is none."""
+
+    async def fetch(self, limit: int, wait: float) -> list[Delivery]:
+        """Up to `limit` deliveries for this account's workers; empty if there were none for `wait` seconds."""
+
+
+def require_contiguous(stored: Sequence[Stored], start: int) -> None:
+    """Raise `CheckFailed` unless the sequences run on from `start` without a gap."""
+    for expected, message in enumerate(stored, start):
+        if message.sequence != expected:
+            raise CheckFailed(
+                f"The log has a gap: sequence {message.sequence} came where {expected} was expected. Messages were lost or damaged on disk; "
+                "restore the store from a copy."
+            )
+
+
+async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> None:
+    """Append events, each of which may be there already; those are left as they are.
+
+    In one atomic batch when none is there. A batch that is refused because some are there is followed by one of the rest.
+    """
+    messages = {event.subject: Message(event.subject, encode(event)) for event in events}
+    for message in messages.values():
+        scanner.check(message.payload)
+    waiting = list(messages.values())
+    while waiting:
+        now, waiting = waiting[:BATCH_LIMIT], waiting[BATCH_LIMIT:]
+        try:
+            await log.append(now)
+        except Refused:
+            known = await log.last([message.subject for message in now])
+            rest = [message for message in now if message.subject not in known]
+            if len(rest) == len(now):
+                raise
+            waiting = rest + waiting

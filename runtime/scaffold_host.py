@@ -1,0 +1,220 @@
+"""Runs scaffolds as child processes with an environment of their own, limits, and no path to labels; no sandbox yet.
+
+A hostile scaffold could still read what this account can read; `profile` says so in every run until the sandbox comes.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import msgspec
+
+PROFILE = "child-process"
+CHILD = Path(__file__).with_name("scaffold_child.py")
+FRAME_LIMIT = 64 * 1024 * 1024
+PRINT_LIMIT = 1024 * 1024
+"""Bytes that a scaffold may print before it counts as flooding."""
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "LANG": "C.UTF-8",
+}
+
+
+class Limits(NamedTuple):
+    """What one scaffold process may use. `silence` is the longest it may go without a word: fitting, or one group of items."""
+
+    silence: float = 120.0
+    memory: int = 8 * 1024**3
+    file_size: int = 256 * 1024**2
+    cpu_seconds: int = 3600
+
+
+class Ask(msgspec.Struct):
+    """One call of the model, as the scaffold made it."""
+
+    item: str
+    ordinal: int
+    prompt: str
+    choices: tuple[str, ...]
+    bias: tuple[float, ...]
+    max_tokens: int
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of one attempt: an answer, or the kind of failure and its reason. `uses` are (ordinal, completion) pairs."""
+
+    item: str
+    attempt: int
+    uses: tuple[tuple[int, int], ...] = ()
+    answer: str | None = None
+    kind: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class _Frame(msgspec.Struct):
+    ready: bool = False
+    failed: str = ""
+    ask: list[Ask] | None = None
+    done: list[Outcome] | None = None
+    more: bool = False
+
+
+_decoder = msgspec.json.Decoder(_Frame)
+
+AnswerCalls = Callable[[list[Ask]], Sequence[Sequence[str]]]
+
+
+class ScaffoldStopped(Exception):
+    """The child can do no more; `kind` and the text say what became of it."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class ScaffoldProcess:
+    """One scaffold over one set of data, ready to solve items until it is closed or stops."""
+
+    def __init__(self, scaffold: Path, data: Path, work: Path, limits: Limits = Limits()) -> None:
+        self._limits = limits
+        self._buffer = bytearray()
+        self._printed = bytearray()
+        self._flooded = False
+        work.mkdir(parents=True, exist_ok=True)
+        self._child = subprocess.Popen(
+            [sys.executable, "-s", "-P", str(CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=work,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+        assert self._child.stdin and self._child.stdout and self._child.stderr
+        self._in, self._out = self._child.stdin, self._child.stdout
+        self._listener = threading.Thread(target=self._listen, args=(self._child.stderr,), daemon=True)
+        self._listener.start()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._out, selectors.EVENT_READ)
+        resources = {
+            "RLIMIT_AS": limits.memory,
+            "RLIMIT_FSIZE": limits.file_size,
+            "RLIMIT_CPU": limits.cpu_seconds,
+            "RLIMIT_CORE": 0,
+        }
+        try:
+            self._send({"limits": resources, "scaffold": str(scaffold), "data": str(data)})
+            frame = self._receive()
+            if not frame.ready:
+                raise ScaffoldStopped("unloadable", frame.failed or "the scaffold did not say that it is ready")
+        except BaseException:
+            self.close()
+            raise
+
+    def solve(self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: AnswerCalls) -> list[Outcome]:
+        """An outcome for each attempt at each (id, prompt), in order. After a failure of the process, `alive` is False."""
+        wanted = {(item, attempt) for item, _ in items for attempt in range(attempts)}
+        found: dict[tuple[str, int], Outcome] = {}
+        kind, reason = "nonsense", "the scaffold's process left this attempt out"
+        try:
+            self._send({"items": items, "attempts": attempts})
+            more = True
+            while more:
+                frame = self._receive()
+                if frame.ask is not None:
+                    self._send({"answers": [list(texts) for texts in answer_calls(frame.ask)]})
+                elif frame.done is not None:
+                    found |= {(outcome.item, outcome.attempt): outcome for outcome in frame.done}
+                    more = frame.more
+                else:
+                    raise ScaffoldStopped("nonsense", "the scaffold's process sent a frame that is neither a call nor an outcome")
+        except ScaffoldStopped as stopped:
+            kind, reason = stopped.kind, str(stopped)
+            self.close()
+        return [
+            found.get((item, attempt)) or Outcome(item, attempt, kind=kind, reason=reason) for item, attempt in sorted(wanted, key=_order(items))
+        ]
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can solve more."""
+        return self._child.poll() is None
+
+    def close(self) -> None:
+        """Kill the process and all that it started in its group."""
+        try:
+            os.killpg(self._child.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        self._child.wait()
+        self._listener.join(1.0)
+        self._selector.close()
+        for pipe in (self._in, self._out, self._child.stderr):
+            try:
+                assert pipe
+                pipe.close()
+            except OSError:
+                pass
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        total = 0
+        while chunk := stream.read1(65536):  # type: ignore[attr-defined]
+            total += len(chunk)
+            self._printed = (self._printed + chunk)[-4096:]
+            if total > PRINT_LIMIT:
+                self._flooded = True
+                os.killpg(self._child.pid, signal.SIGKILL)
+                return
+
+    def _send(self, frame: dict[str, object]) -> None:
+        try:
+            self._in.write(json.dumps(frame).encode() + b"\n")
+            self._in.flush()
+        except OSError:
+            raise self._ended() from None
+
+    def _receive(self) -> _Frame:
+        deadline = time.monotonic() + self._limits.silence
+        while (end := self._buffer.find(b"\n")) < 0:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._selector.select(left):
+                raise ScaffoldStopped("hung", f"no word for {self._limits.silence:g} s")
+            chunk = os.read(self._out.fileno(), 1 << 20)
+            if not chunk:
+                raise self._ended()
+            self._buffer += chunk
+            if len(self._buffer) > FRAME_LIMIT:
+                raise ScaffoldStopped("flooded", f"more than {FRAME_LIMIT} bytes in one frame")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        try:
+            return _decoder.decode(line)
+        except msgspec.DecodeError as wrong:
+            raise ScaffoldStopped("nonsense", f"a frame that cannot be read: {wrong}") from wrong
+
+    def _ended(self) -> ScaffoldStopped:
+        code = self._child.wait()
+        self._listener.join(1.0)
+        if self._flooded:
+            return ScaffoldStopped("flooded", f"printed more than {PRINT_LIMIT} bytes")
+        words = self._printed.decode(errors="replace").strip().splitlines()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        return ScaffoldStopped("crashed", f"the scaffold's process {how}{': ' + words[-1][:300] if words else ''}")
+
+
+def _order(items: Sequence[tuple[str, str]]) -> Callable[[tuple[str, int]], tuple[int, int]]:
+    places = {item: place for place, (item, _) in enumerate(items)}
+    return lambda key: (places[key[0]], key[1])
