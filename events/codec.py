@@ -96,11 +96,6 @@ def encode(of: Event) -> bytes:
     )
 
 
-def encode_fact(fact: Fact) -> bytes:
-    """The data alone, as it stands inside the event."""
-    return _encoder.encode(fact)
-
-
 def decode(payload: bytes) -> Event:
     """The event in these bytes, or `Unreadable` with a sentence that says what is wrong."""
     try:

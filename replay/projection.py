@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import msgspec
 from msgspec import inspect
 
-from events.catalogue import BY_TAG, Entry
-from events.codec import Unreadable, decode_at, encode_fact
+from events.catalogue import BY_TAG
+from events.codec import Unreadable, decode_at
 from events.errors import NotFound, TryAgain
+from events.fact import Fact
 from events.subjects import LOG
 from runtime.log import Stored, require_contiguous
 
-SETTINGS: dict[str, str] = {
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
     "max_temp_directory_size": "8GB",
     "threads": "1",
@@ -25,73 +26,90 @@ SETTINGS: dict[str, str] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
 }
-"""Bounded memory, and no file, extension or Python variable within reach of SQL."""
+"""Memory has a bound, and no file, extension or Python variable is within reach of SQL."""
 
 VIEWS = {LOG: Path(__file__).with_name("views.sql")}
 
 _HEADER = "seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, source VARCHAR, size BIGINT"
-_STAGED = _HEADER.replace("TIMESTAMPTZ", "BIGINT") + ", data VARCHAR"
+_BOOKKEEPING = (
+    f"CREATE TABLE events ({_HEADER})",
+    "CREATE TABLE unreadable (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, reason VARCHAR, payload BLOB)",
+    "CREATE TABLE cursor (stream VARCHAR, seq BIGINT)",
+    "CREATE TABLE made (tables VARCHAR, views VARCHAR)",
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_encoder = msgspec.json.Encoder()
+
+
+class _Column(NamedTuple):
+    """How values of one type are kept, and how they are got out of JSON."""
+
+    type: str
+    structure: Any
+    """What DuckDB's `from_json` is told to expect."""
+    value: str = "{}"
+    """An expression over what `from_json` found."""
+
+
+class _Table(NamedTuple):
+    create: str
+    insert: str
 
 
 def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """A connection to the file under `SETTINGS`, locked, in UTC; `TryAgain` where another process holds the file."""
+    """A connection to the file under `SETTINGS`, locked, in UTC.
+
+    Raises `TryAgain` where another process holds the file, and `NotFound` where it is to be read and is not there.
+    """
+    if read_only and not path.exists():
+        raise NotFound(f"There is no archive at {path}: start the services, which make it, or name the directory that it is in.")
     try:
         connection = duckdb.connect(str(path), read_only=read_only, config=SETTINGS)
     except duckdb.IOException as failed:
-        if "lock on file" in str(failed):
-            raise TryAgain(f"{path} is held by another process, most likely an archivist that is starting or stopping; try again.") from failed
-        if read_only and not path.exists():
-            raise NotFound(f"There is no archive at {path}; start the services, which make it, or name another directory with --dir.") from failed
-        raise
+        if "lock on file" not in str(failed):
+            raise
+        raise TryAgain(f"{path} is held by another process, such as an archivist that is starting or stopping; try again.") from failed
     connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()
     connection.execute("SET GLOBAL lock_configuration = true").fetchall()
     return connection
 
 
-def tables(stream: str) -> dict[str, str]:
-    """For each type of event of a stream its table's definition, by tag."""
-    return {tag: f'CREATE TABLE "{tag}" ({_LEADING}, {_columns(entry)})' for tag, entry in BY_TAG.items() if entry.stream == stream}
-
-
 class Archive:
     """One stream as tables in one DuckDB file, which this process holds until `close`.
 
-    A file whose tables were made by another version of the catalogue is emptied, to be filled again from the log's beginning:
-    `cursor` says from where. Raises `TryAgain` where another process holds the file.
+    A file whose tables another version of the catalogue made is emptied, to be filled again from the log: `cursor` says from where.
     """
 
     def __init__(self, path: Path, stream: str = LOG) -> None:
         self.stream = stream
         self.connection = connect(path)
-        definitions = tables(stream)
-        self._inserts = {tag: _insert(tag, BY_TAG[tag]) for tag in definitions}
-        self._prepare(definitions)
-        self.connection.execute(f"CREATE TEMP TABLE incoming ({_STAGED})").fetchall()
+        self._tables = {tag: _table(entry.fact) for tag, entry in BY_TAG.items() if entry.stream == stream}
+        self._prepare()
+        self._run(f"CREATE TEMP TABLE incoming ({_HEADER}, data VARCHAR)")
 
     @property
     def cursor(self) -> int:
         """The sequence of the last message in the archive; 0 where there is none."""
-        found = self.connection.execute("SELECT seq FROM cursor").fetchall()
-        return int(found[0][0])
+        return int(self._run("SELECT seq FROM cursor")[0][0])
 
     def apply(self, rows: Sequence[Stored]) -> int:
         """Append messages and move the cursor in one transaction; how many were new. Those at or below the cursor are skipped.
 
-        Raises `CheckFailed` where sequences are missing; then, as after any other error, nothing was changed.
+        Raises `CheckFailed` where sequences are missing; then, as after any other error, nothing has changed.
         """
         cursor = self.cursor
         fresh = [row for row in rows if row.sequence > cursor]
         if not fresh:
             return 0
         require_contiguous(fresh, cursor + 1)
-        staged, unreadable, tags = self._stage(fresh)
+        read, unreadable = self._read(fresh)
         self.connection.begin()
         try:
-            self._append("incoming", staged)
             self._append("unreadable", unreadable)
-            self._run(f"INSERT INTO events SELECT * EXCLUDE (data) REPLACE (make_timestamptz(time) AS time) FROM incoming")
-            for tag in tags:
-                self._run(self._inserts[tag])
+            self._append("incoming", read)
+            self._run("INSERT INTO events SELECT * EXCLUDE (data) FROM incoming")
+            for tag in sorted({row[4] for row in read}):
+                self._run(self._tables[tag].insert)
             self._run("TRUNCATE incoming")
             self._run(f"UPDATE cursor SET seq = {fresh[-1].sequence}")
             self.connection.commit()
@@ -104,20 +122,121 @@ class Archive:
         """Let go of the file."""
         self.connection.close()
 
-    def _stage(self, rows: Sequence[Stored]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[str]]:
-        """Rows for `incoming`, rows for `unreadable`, and the tags among the first."""
-        staged, unreadable, tags = [], [], set()
+    def _read(self, rows: Sequence[Stored]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """Rows for the table `incoming`, and rows for the table `unreadable`."""
+        read: list[tuple[Any, ...]] = []
+        unreadable: list[tuple[Any, ...]] = []
         for row in rows:
+            time = _EPOCH + timedelta(microseconds=row.time // 1000)
             try:
                 event = decode_at(row.subject, row.data)
-                if event.stream != self.stream:
-                    raise Unreadable(f"{event.tag} belongs to the stream {event.stream}, found on {self.stream}")
+                tag = event.tag
+                if tag not in self._tables:
+                    raise Unreadable(f"{tag} belongs on the stream {event.stream}, found on {self.stream}")
             except (Unreadable, RecursionError) as wrong:
-                unreadable.append((row.sequence, _micros(row), row.subject, str(wrong), row.data))
+                unreadable.append((row.sequence, time, row.subject, str(wrong), row.data))
                 continue
-            tags.add(event.tag)
-            data = encode_fact(event.data).decode()
-            staged.append(
-                (row.sequence, _micros(row), row.subject, event.run, event.tag, event.id, event.cause, event.source, len(row.data), data)
-            )
-        return staged, unreadable, sorted(tags)
+            header = (row.sequence, time, row.subject, event.run, tag, event.id, event.cause, event.source, len(row.data))
+            read.append((*header, _encoder.encode(event.data).decode()))
+        return read, unreadable
+
+    def _append(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        if rows:
+            appender = self.connection.appender(table)
+            appender.append_rows(rows)
+            appender.flush()
+
+    def _run(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(sql).fetchall()
+
+    def _prepare(self) -> None:
+        """Make what is not there yet: the tables, anew if their definitions changed, and the views, anew if their text did."""
+        definitions = [*_BOOKKEEPING, *(table.create for table in self._tables.values())]
+        views = VIEWS[self.stream].read_text() if self.stream in VIEWS else ""
+        wanted = (_digest("\n".join(definitions)), _digest(views))
+        there = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
+        found = self._run("SELECT tables, views FROM made")[0] if "made" in there["TABLE"] else ("", "")
+        if found == wanted:
+            return
+        self.connection.begin()
+        try:
+            for name in there["VIEW"]:
+                self._run(f'DROP VIEW "{name}"')
+            if found[0] != wanted[0]:
+                for name in there["TABLE"]:
+                    self._run(f'DROP TABLE "{name}"')
+                for definition in definitions:
+                    self._run(definition)
+                self._run(f"INSERT INTO cursor VALUES ('{self.stream}', 0)")
+                self._run("INSERT INTO made VALUES ('', '')")
+            for statement in self.connection.extract_statements(views):
+                self._run(statement.query)
+            self._run(f"UPDATE made SET tables = '{wanted[0]}', views = '{wanted[1]}'")
+            self.connection.commit()
+        except BaseException:
+            self.connection.rollback()
+            raise
+
+
+_NAMES = {
+    "TABLE": "SELECT table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary",
+    "VIEW": "SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary",
+}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _table(fact: type[Fact]) -> _Table:
+    """The table of one type of event: its definition, and the statement that fills it from `incoming`."""
+    tag = fact.tag()
+    columns = _fields(inspect.type_info(fact))
+    types = ", ".join(f'"{name}" {column.type}' for name, column in columns.items())
+    structure = json.dumps({name: column.structure for name, column in columns.items()}).replace("'", "''")
+    values = ", ".join(column.value.format(f'fact."{name}"') for name, column in columns.items())
+    return _Table(
+        create=f'CREATE TABLE "{tag}" (seq BIGINT, run VARCHAR, id VARCHAR, time TIMESTAMPTZ, cause VARCHAR, {types})',
+        insert=f'INSERT INTO "{tag}" SELECT seq, run, id, time, cause, {values} '
+        f"FROM (SELECT *, from_json(data, '{structure}') AS fact FROM incoming WHERE tag = '{tag}')",
+    )
+
+
+def _fields(struct: inspect.Type) -> dict[str, _Column]:
+    if not isinstance(struct, inspect.StructType):
+        raise TypeError(f"{struct} is no struct")
+    return {field.name: _column(field.type) for field in struct.fields}
+
+
+def _column(kind: inspect.Type) -> _Column:
+    """The column for values of one type. Raises `TypeError` for a type that no event has used so far."""
+    match kind:
+        case inspect.StrType():
+            return _Column("VARCHAR", "VARCHAR")
+        case inspect.IntType():
+            return _Column("BIGINT", "BIGINT")
+        case inspect.FloatType():
+            return _Column("DOUBLE", "DOUBLE")
+        case inspect.BoolType():
+            return _Column("BOOLEAN", "BOOLEAN")
+        case inspect.UnionType(types=types) if len(rest := [one for one in types if not isinstance(one, inspect.NoneType)]) == 1:
+            return _column(rest[0])
+        case inspect.DictType(key_type=key, value_type=value):
+            name = f"MAP({_column(key).type}, {_column(value).type})"
+            return _Column(name, name)
+        case inspect.VarTupleType(item_type=inspect.StructType(array_like=True) as struct):
+            fields = _fields(struct)
+            parts = ", ".join(f'"{name}" := TRY_CAST(part[{place}] AS {field.type})' for place, (name, field) in enumerate(fields.items(), 1))
+            return _Column(f"{_struct(fields)}[]", [["VARCHAR"]], f"list_transform({{}}, lambda part: struct_pack({parts}))")
+        case inspect.VarTupleType(item_type=item):
+            inner = _column(item)
+            return _Column(f"{inner.type}[]", [inner.structure])
+        case inspect.StructType(array_like=False):
+            fields = _fields(kind)
+            return _Column(_struct(fields), {name: field.structure for name, field in fields.items()})
+        case _:
+            raise TypeError(f"events hold values of type {kind}, for which the archive has no column")
+
+
+def _struct(fields: dict[str, _Column]) -> str:
+    return "STRUCT(" + ", ".join(f'"{name}" {field.type}' for name, field in fields.items()) + ")"

@@ -62,7 +62,7 @@ class Course(Generic[State]):
         if event.id in self._own:
             self._own.discard(event.id)
             return None
-        self._fold(event, codec.encode_fact(event.data))
+        self._fold(event, stored.data)
         facts = self.decider.decide(self.state, event)
         return self._decision(event, rfc3339(stored.time), facts) if facts else None
 
@@ -75,7 +75,7 @@ class Course(Generic[State]):
         while facts:
             for fact in facts:
                 outputs.append(self._event(fact, cause, time))
-                self._fold(outputs[-1], codec.encode_fact(fact))
+                self._fold(outputs[-1], codec.encode(outputs[-1]))
             facts = self.decider.decide(self.state, cause)
         head = DecisionMade(
             number=self.decisions, input=cause.id, decider=self.decider.version, digest=self._chain, outputs=len(outputs)

@@ -34,10 +34,16 @@ OPERATOR = "operator"
 """The account of the command line."""
 BOOTSTRAP = "bootstrap"
 """The account that makes the streams and consumers, and can do nothing else."""
+KEEPER = "keeper"
+"""The NATS account that the streams stand in."""
+API = "$JS.keeper.API"
+"""The prefix under which a service finds the part of the JetStream API that it may use (nats-py: `client.jetstream(prefix=API)`)."""
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 
 USUAL_PORT = 4222
 OLDEST_SERVER = (2, 14)
+LONGEST_FETCH = 60.0
+"""Seconds that a service may wait in one fetch."""
 MAX_MESSAGE = 2 * 1024 * 1024
 DUPLICATE_WINDOW = 120.0
 ACK_WAIT = 10.0
@@ -114,7 +120,6 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Pa
 
     Both hold passwords in plain text, in files of mode 0600.
     """
-    users = [{"user": user, "password": passwords[user], "permissions": permissions(user)} for user in USERS]
     configuration = {
         "listen": f"127.0.0.1:{port}",
         "server_name": f"evolog-{port}-{passwords[BOOTSTRAP][:6]}",
@@ -127,7 +132,7 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Pa
             "max_file_store": 1 << 50,
             "max_memory_store": 64 * 1024 * 1024,
         },
-        "accounts": {"EVOLOG": {"jetstream": "enabled", "users": users}},
+        "accounts": _accounts(passwords),
     }
     for folder in (store(directory), directory / "credentials"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,17 +154,32 @@ def write_private(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def permissions(user: str) -> dict[str, dict[str, list[str]]]:
-    """What an account may publish and subscribe to, in the server's own words; whatever is not allowed is refused."""
-    return {"publish": {"allow": _may_publish(user)}, "subscribe": {"allow": [f"{_inbox(user)}.>"]}}
+def _accounts(passwords: Mapping[str, str]) -> dict[str, object]:
+    # The streams stand in one account, and every user but `bootstrap` in one of its own that imports its rights and nothing else. Permissions
+    # alone would not do: JetStream sends its answer to whatever reply subject a request names, `$JS.API.STREAM.DELETE.EVOLOG` or another
+    # service's tag for instance, with rights of its own. Across accounts the answer comes out in the asker's account, where nothing listens.
+    rights = {user: rights_of(user) for user in USERS if user != BOOTSTRAP}
+    granted: dict[str, list[str]] = {}
+    for user, subjects in rights.items():
+        for subject in subjects:
+            granted.setdefault(subject, []).append(user)
+    accounts: dict[str, object] = {
+        KEEPER: {
+            "jetstream": "enabled",
+            "users": [_user(BOOTSTRAP, passwords, _bootstrap_rights())],
+            "exports": [{"service": subject, "accounts": users, **_answers(subject)} for subject, users in granted.items()],
+        }
+    }
+    for user, subjects in rights.items():
+        accounts[user] = {
+            "users": [_user(user, passwords, [_local(subject) for subject in subjects])],
+            "imports": [{"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects],
+        }
+    return accounts
 
 
-def _may_publish(user: str) -> list[str]:
-    if user == BOOTSTRAP:
-        return [
-            *(f"$JS.API.STREAM.{verb}.{stream}" for stream in (LOG, GOLD) for verb in ("CREATE", "INFO")),
-            *(f"$JS.API.CONSUMER.{verb}.{LOG}.{durable}" for durable in CONSUMERS for verb in ("CREATE", "INFO")),
-        ]
+def rights_of(user: str) -> list[str]:
+    """The subjects, as the streams' account names them, to which a service or the operator may publish."""
     allowed = [f"{PREFIX[stream]}.*.*.{tag}" for stream, tag in published_by(user)]
     if user in CONSUMERS:
         allowed += [
@@ -171,6 +191,35 @@ def _may_publish(user: str) -> list[str]:
     for stream in (LOG, GOLD) if user in ("auditor", OPERATOR) else (LOG,):
         allowed += [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", f"$JS.API.STREAM.INFO.{stream}"]
     return allowed
+
+
+def _bootstrap_rights() -> list[str]:
+    return [
+        *(f"$JS.API.STREAM.{verb}.{stream}" for stream in (LOG, GOLD) for verb in ("CREATE", "INFO")),
+        *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in CONSUMERS),
+    ]
+
+
+def _user(user: str, passwords: Mapping[str, str], may_publish: list[str]) -> dict[str, object]:
+    return {
+        "user": user,
+        "password": passwords[user],
+        "permissions": {"publish": {"allow": may_publish}, "subscribe": {"allow": [f"{_inbox(user)}.>"]}},
+    }
+
+
+def _local(subject: str) -> str:
+    # every account has a `$JS.API` of its own, which would answer first
+    return subject.replace("$JS.API.", f"{API}.")
+
+
+def _answers(subject: str) -> dict[str, str]:
+    # several answers to one request; the server keeps the way back for as long as the last one is no older than this
+    if ".MSG.NEXT." in subject:
+        return {"response": "stream", "response_threshold": f"{2 * LONGEST_FETCH:.0f}s"}
+    if ".DIRECT.GET." in subject:
+        return {"response": "stream", "response_threshold": "10s"}
+    return {"response": "singleton"}
 
 
 def _inbox(user: str) -> str:

@@ -1,0 +1,30 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+RUN_FLAGS ?=
+
+.PHONY: run test lint bench
+.DELETE_ON_ERROR:
+
+.venv/run: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[policy,tasks]'
+	@touch $@
+
+.venv/dev: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[policy,tasks,dev]'
+	@touch $@ .venv/run
+
+run: .venv/run  ## the main job, from nothing to a finished run on real data
+	$(BIN)/evolog data get lawbench
+	$(BIN)/evolog run lawbench $(RUN_FLAGS)
+
+test: .venv/dev lint  ## everything that must hold
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/dev  ## the figures in the README, as ratios in one run
+	$(BIN)/python -m tests.bench.bench

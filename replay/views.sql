@@ -1,0 +1,115 @@
+-- Each candidate that was evaluated on dev: scaffold, adapter, score with its 95 % interval, and whether it was kept.
+CREATE VIEW candidates AS
+SELECT e.run, e.generation, e.candidate, e.lever, e.scaffold, e.adapter, e.score, e.low, e.high, e.items, e.failed,
+    e.pass_at_1, e.pass_at_k, e.tied_groups, CASE WHEN a.run IS NOT NULL THEN true WHEN r.run IS NOT NULL THEN false END AS accepted,
+    f.candidate AS parent, s.summary AS change
+FROM candidate_evaluated e
+LEFT JOIN candidate_accepted a USING (run, generation) LEFT JOIN candidate_rejected r USING (run, generation)
+LEFT JOIN feedback_requested f USING (run, generation) LEFT JOIN scaffold_proposed s USING (run, generation);
+
+-- Each attempt at an item: what was answered, its reward and outcome, or how it failed (then there is no reward).
+CREATE VIEW trajectories AS
+SELECT t.seq, t.run, t.generation, t.purpose, t.split, t.item, t.attempt, t.id AS trajectory, t.request, t.scaffold, t.adapter,
+    t.answer, s.reward, coalesce(s.outcome, CASE WHEN f.run IS NOT NULL THEN 'not scored' END) AS outcome,
+    f.reason AS failure, t.calls, t.seconds, t.time
+FROM trajectory_recorded t
+LEFT JOIN trajectory_scored s ON s.run = t.run AND s.trajectory = t.id
+LEFT JOIN scoring_failed f ON f.run = t.run AND f.trajectory = t.id
+UNION ALL
+SELECT f.seq, f.run, q.generation, f.purpose, q.split, f.item, f.attempt, NULL, f.request, q.scaffold, q.adapter,
+    NULL, NULL, f.kind, f.reason, [], NULL, f.time
+FROM rollout_failed f JOIN rollouts_requested q ON q.run = f.run AND q.id = f.request;
+
+-- Each item as it fared in one generation for one purpose: attempts, how many failed to run or to be scored, mean and best reward.
+CREATE VIEW rewards AS
+SELECT run, generation, purpose, item, count(*) AS attempts, count(failure) AS failed, avg(reward) AS mean, max(reward) AS best
+FROM trajectories GROUP BY run, generation, purpose, item;
+
+-- Each choice of a lever: how likely it was, the parent's score, the score that came of it, and the gain.
+CREATE VIEW levers AS
+SELECT l.run, l.generation, l.lever, l.action, l.reason, coalesce(l.propensities[l.lever], l.propensities[l.action]) AS propensity,
+    l.diagnosis, p.score AS parent_score, e.score, e.score - p.score AS gain, e.accepted
+FROM lever_chosen l
+LEFT JOIN feedback_requested f USING (run, generation)
+LEFT JOIN candidate_evaluated p ON p.run = l.run AND p.candidate = f.candidate
+LEFT JOIN candidates e ON e.run = l.run AND e.generation = l.generation;
+
+-- Each adapter: the batch and the requests whose trajectories trained it, its steps and last loss, and whether it was served.
+CREATE VIEW adapters AS
+WITH steps AS (
+    SELECT run, batch, count(*) AS steps, arg_min(loss, step) AS first_loss, arg_max(loss, step) AS last_loss,
+        arg_max(kl_to_base, step) AS kl_to_base, sum(seconds) AS seconds
+    FROM optimizer_step_applied GROUP BY run, batch
+)
+SELECT p.run, p.generation, p.round, p.adapter, p.parent_adapter, p.algorithm, b.hyper, p.batch, b.requests, b.trajectories, p.trained_on,
+    s.steps, s.first_loss, s.last_loss, s.kl_to_base, s.seconds,
+    CASE WHEN v.run IS NOT NULL THEN true WHEN r.run IS NOT NULL THEN false END AS served, v.error AS canary_error, r.reason AS rejected
+FROM adapter_published p
+LEFT JOIN training_batch_sealed b USING (run, generation, round)
+LEFT JOIN steps s ON s.run = p.run AND s.batch = p.batch
+LEFT JOIN adapter_served v ON v.run = p.run AND v.adapter = p.adapter AND v.batch = p.batch
+LEFT JOIN adapter_rejected r ON r.run = p.run AND r.adapter = p.adapter AND r.batch = p.batch;
+
+-- What each generation used for each purpose: rollouts, model calls, tokens, seconds of the model, millionths of a US dollar.
+CREATE VIEW cost AS
+WITH called AS (
+    SELECT run, request, count(*) AS calls, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
+        sum(seconds) AS seconds, sum(micro_usd) AS micro_usd
+    FROM model_called GROUP BY run, request
+), played AS (
+    SELECT run, request, count(*) AS rollouts, count(*) FILTER (failed) AS failed
+    FROM (SELECT run, request, false AS failed FROM trajectory_recorded UNION ALL SELECT run, request, true FROM rollout_failed)
+    GROUP BY run, request
+)
+SELECT q.run, q.generation, q.purpose, coalesce(sum(p.rollouts), 0)::BIGINT AS rollouts, coalesce(sum(p.failed), 0)::BIGINT AS failed,
+    coalesce(sum(c.calls), 0)::BIGINT AS model_calls, coalesce(sum(c.prompt_tokens), 0)::BIGINT AS prompt_tokens,
+    coalesce(sum(c.completion_tokens), 0)::BIGINT AS completion_tokens,
+    coalesce(sum(c.prompt_tokens) + sum(c.completion_tokens), 0)::BIGINT AS tokens,
+    coalesce(sum(c.seconds), 0) AS model_seconds, coalesce(sum(c.micro_usd), 0)::BIGINT AS micro_usd
+FROM rollouts_requested q
+LEFT JOIN called c ON c.run = q.run AND c.request = q.id
+LEFT JOIN played p ON p.run = q.run AND p.request = q.id
+GROUP BY q.run, q.generation, q.purpose;
+
+-- Each generation: the lever pulled and why, the dev score of what came of it, whether it was kept, and what it took.
+CREATE VIEW generations AS
+WITH begun AS (
+    SELECT run, generation, min(time) AS time FROM (
+        SELECT run, generation, time FROM scaffold_requested UNION ALL SELECT run, generation, time FROM parent_selected
+        UNION ALL SELECT run, generation, time FROM feedback_requested UNION ALL SELECT run, generation, time FROM candidate_evaluated
+    ) GROUP BY run, generation
+), played AS (
+    SELECT run, generation, sum(rollouts) AS rollouts FROM cost GROUP BY run, generation
+)
+SELECT b.run, b.generation, coalesce(e.lever, l.lever) AS lever, l.action, l.reason, e.score, e.low, e.high,
+    CASE WHEN a.run IS NOT NULL THEN true WHEN r.run IS NOT NULL THEN false END AS accepted,
+    coalesce(a.reason, r.reason) AS verdict, coalesce(p.rollouts, 0)::BIGINT AS rollouts, b.time AS started,
+    date_diff('millisecond', b.time, coalesce(a.time, r.time, e.time)) / 1000 AS seconds
+FROM begun b
+LEFT JOIN lever_chosen l USING (run, generation) LEFT JOIN candidate_evaluated e USING (run, generation)
+LEFT JOIN candidate_accepted a USING (run, generation) LEFT JOIN candidate_rejected r USING (run, generation)
+LEFT JOIN played p USING (run, generation);
+
+-- Each run: what it was asked to do, how far it is, the scores it began and stands at, and what it used.
+CREATE VIEW runs AS
+WITH used AS (
+    SELECT run, sum(rollouts) AS rollouts, sum(tokens) AS tokens, sum(micro_usd) AS micro_usd FROM cost GROUP BY run
+), scored AS (
+    SELECT run, count(*) AS generations, arg_min(score, generation) AS first_score,
+        arg_max(score, generation) FILTER (accepted) AS score, arg_max(candidate, generation) FILTER (accepted) AS candidate
+    FROM candidates GROUP BY run
+), halted AS (
+    SELECT run, max(seq) FILTER (tag = 'run_paused') > coalesce(max(seq) FILTER (tag = 'run_resumed'), 0) AS paused
+    FROM events WHERE tag IN ('run_paused', 'run_resumed') GROUP BY run
+), latest AS (
+    SELECT run, max(time) AS time FROM events GROUP BY run
+)
+SELECT s.run, s.task, s.policy, s.agent, s.strategy, s.seed, s.levers,
+    CASE WHEN f.run IS NOT NULL THEN 'finished' WHEN h.paused THEN 'paused' ELSE 'running' END AS state, f.reason,
+    s.time AS started, f.time AS finished, date_diff('millisecond', s.time, coalesce(f.time, l.time)) / 1000 AS seconds,
+    coalesce(c.generations, 0) AS generations, c.first_score, coalesce(f.score, c.score) AS score,
+    coalesce(f.candidate, c.candidate) AS candidate, coalesce(u.rollouts, 0)::BIGINT AS rollouts,
+    coalesce(u.tokens, 0)::BIGINT AS tokens, coalesce(u.micro_usd, 0)::BIGINT AS micro_usd, s.parent_run, s.parent_sequence
+FROM run_started s
+LEFT JOIN run_finished f USING (run) LEFT JOIN halted h USING (run) LEFT JOIN latest l USING (run)
+LEFT JOIN scored c USING (run) LEFT JOIN used u USING (run);

@@ -1,0 +1,158 @@
+"""Drives every unfinished run: reads the log from its beginning, folds, decides, and appends what is not recorded yet.
+
+After a restart it decides again what is recorded, and goes on where the record ends. Two controllers do no harm: the head of a run
+refuses the slower one's decision, which then starts over from the log.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from events import codec, subjects
+from events.errors import CheckFailed, TryAgain, Unavailable
+from events.run import DecisionMade, RunFinished
+from events.secret import Scanner
+from runtime.decider import Course, Decider, Decision
+from runtime.log import BATCH_LIMIT, Log, Refused, Stored, append_once
+from runtime.worker import PAUSE, insist, now
+
+logger = logging.getLogger("evolog")
+
+READ = 5000
+BUSY_WAIT = 0.005
+IDLE_WAIT = 0.05
+"""Seconds between looks at the end of the log, while events keep coming and when none has come for a while."""
+IDLE_AFTER = 200
+
+
+class Head(msgspec.Struct):
+    """The last recorded decision of a run: its number, digest and sequence."""
+
+    number: int = 0
+    digest: str = ""
+    sequence: int = 0
+
+
+class _Stale(Exception):
+    """Somebody else decided; what this controller holds is out of date."""
+
+
+class Controller:
+    """The live shell around a decider, for all runs of one log."""
+
+    def __init__(self, log: Log, decider: Decider[Any], scanner: Scanner) -> None:
+        self.log, self.decider, self.scanner = log, decider, scanner
+        self._reset()
+
+    async def serve(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Drive the runs until `stop` says so."""
+        idle = 0
+        while not stop():
+            try:
+                moved = await self.step()
+            except (Unavailable, TryAgain) as wrong:
+                logger.warning("%s", wrong)
+                await asyncio.sleep(PAUSE)
+                self._reset()
+                continue
+            idle = 0 if moved else idle + 1
+            if not moved:
+                await asyncio.sleep(BUSY_WAIT if idle < IDLE_AFTER else IDLE_WAIT)
+
+    async def step(self) -> bool:
+        """Read on, and decide; whether there was anything to read."""
+        try:
+            if not self._loaded:
+                await self._load()
+            read = await self.log.read(self._position + 1, READ)
+            for stored in read:
+                await self._take(stored)
+                self._position = stored.sequence
+        except _Stale as stale:
+            logger.warning("%s", stale)
+            self._reset()
+            return True
+        return bool(read)
+
+    def _reset(self) -> None:
+        self._loaded = False
+        self._position = 0
+        self._courses: dict[str, Course[Any]] = {}
+        self._heads: dict[str, Head] = {}
+        self._closed: set[str] = set()
+
+    async def _load(self) -> None:
+        recorded = await self.log.last([subjects.head("*"), subjects.subject(self.log.stream, "*", "*", RunFinished.tag())])
+        for subject, stored in recorded.items():
+            run = subjects.run_of(subject)
+            if subjects.tag_of(subject) == RunFinished.tag():
+                self._closed.add(run)
+            else:
+                made = codec.decode_at(subject, stored.data).data
+                assert isinstance(made, DecisionMade)
+                self._heads[run] = Head(made.number, made.digest, stored.sequence)
+        self._loaded = True
+
+    async def _take(self, stored: Stored) -> None:
+        run = subjects.run_of(stored.subject)
+        if run in self._closed:
+            return
+        try:
+            event = codec.decode_at(stored.subject, stored.data)
+        except codec.Unreadable as wrong:
+            logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
+            aside = codec.set_aside(stored.sequence, stored.subject, stored.data, str(wrong), source="controller", time=now())
+            if aside:
+                await insist(lambda: append_once(self.log, [aside], self.scanner))
+            return
+        course = self._courses.setdefault(run, Course(self.decider, run))
+        head = self._heads.setdefault(run, Head())
+        decision = course.feed(stored, event)
+        if decision is None:
+            return
+        if course.decisions > head.number:
+            await self._append(run, head, decision)
+        elif course.decisions == head.number and _made(decision).digest != head.digest:
+            self._closed.add(run)
+            logger.error(
+                "%s",
+                CheckFailed(
+                    f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
+                    "Finish it with the version that started it, or fork it."
+                ),
+            )
+            return
+        if isinstance(decision.events[-1].data, RunFinished):
+            self._closed.add(run)
+            del self._courses[run]
+
+    async def _append(self, run: str, head: Head, decision: Decision) -> None:
+        if len(decision.events) > BATCH_LIMIT:
+            raise CheckFailed(f"A decision of {len(decision.events)} events does not fit one batch of {BATCH_LIMIT}; use larger shards.")
+        messages = decision.messages(head.sequence)
+        for message in messages:
+            self.scanner.check(message.payload)
+        made = _made(decision)
+        while True:
+            try:
+                end = await self.log.append(messages)
+                self._heads[run] = Head(made.number, made.digest, end - len(messages) + 1)
+                return
+            except (Unavailable, TryAgain) as wrong:
+                logger.warning("%s", wrong)
+                await asyncio.sleep(PAUSE)
+            except Refused as refused:
+                stored = (await self.log.last([subjects.head(run)])).get(subjects.head(run))
+                if stored and stored.data == messages[0].payload:  # this very decision, whose confirmation was lost
+                    self._heads[run] = Head(made.number, made.digest, stored.sequence)
+                    return
+                raise _Stale(f"decision {made.number} of run {run} was made elsewhere: {refused}") from refused
+
+
+def _made(decision: Decision) -> DecisionMade:
+    made = decision.events[0].data
+    assert isinstance(made, DecisionMade)
+    return made

@@ -1,0 +1,36 @@
+"""What every policy offers: completions of a prompt, with token ids and the log-probabilities at which they were sampled."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One call: `n` completions of a prompt.
+
+    `choices` restricts the completion to one of these texts (empty: whatever the model's vocabulary allows), and `bias` is added to
+    their logits, as OpenAI's `logit_bias` is to those of tokens. A temperature of 0 takes the most probable.
+    """
+
+    prompt: str
+    choices: tuple[str, ...] = ()
+    bias: tuple[float, ...] = ()
+    n: int = 1
+    temperature: float = 1.0
+    seed: int = 0
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """The completions of one call. `logprobs` are natural, under the distribution that was sampled from (at temperature 1)."""
+
+    texts: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]
+
+
+class Sampler(Protocol):
+    """A policy that can be asked."""
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        """The completions of each request; the same for the same request, whatever else is asked with it."""

@@ -1,0 +1,125 @@
+"""The embedded policy's HTTP endpoint: OpenAI's `POST /v1/completions` and `GET /v1/models`, on loopback, behind a token.
+
+Two extensions: a body may be a list of requests, which are answered as a list; and `choice_bias` gives a logit bias for each text in
+`structured_outputs.choice` (vLLM's field).
+"""
+
+import hmac
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import msgspec
+
+from events.errors import UserError
+from runtime.policies.interface import Sampler, SampleRequest
+
+BODY_LIMIT = 64 * 1024 * 1024
+
+
+class _Structured(msgspec.Struct):
+    choice: tuple[str, ...] = ()
+
+
+class _Body(msgspec.Struct):
+    model: str
+    prompt: str
+    n: int = 1
+    temperature: float = 1.0
+    seed: int = 0
+    structured_outputs: _Structured = msgspec.field(default_factory=_Structured)
+    choice_bias: tuple[float, ...] = ()
+
+
+_decoder = msgspec.json.Decoder(list[_Body] | _Body)
+
+
+class PolicyServer(ThreadingHTTPServer):
+    """Serves the models that `find` gives by name; one call computes at a time."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, port: int, token: str, find: Callable[[str], Sampler], names: Callable[[], list[str]]) -> None:
+        self.token, self.find, self.names = token, find, names
+        self.computing = threading.Lock()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def complete(self, body: bytes) -> object:
+        """The answer to the body of a request."""
+        try:
+            asked = _decoder.decode(body)
+        except msgspec.DecodeError as wrong:
+            raise UserError(f"the body is no completions request: {wrong}") from wrong
+        bodies = asked if isinstance(asked, list) else [asked]
+        by_model: dict[str, list[int]] = {}
+        for place, of in enumerate(bodies):
+            by_model.setdefault(of.model, []).append(place)
+        answers: list[object] = [None] * len(bodies)
+        with self.computing:
+            for model, places in by_model.items():
+                sampled = self.find(model).sample([_request(bodies[place]) for place in places])
+                for place, one in zip(places, sampled, strict=True):
+                    answers[place] = {
+                        "object": "text_completion",
+                        "model": model,
+                        "choices": [
+                            {"index": i, "text": text, "token_ids": tokens, "logprobs": {"token_logprobs": logprobs}, "finish_reason": "stop"}
+                            for i, (text, tokens, logprobs) in enumerate(zip(one.texts, one.tokens, one.logprobs, strict=True))
+                        ],
+                        "usage": {"completion_tokens": sum(map(len, one.tokens))},
+                    }
+        return answers if isinstance(asked, list) else answers[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: PolicyServer
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self._say(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.names()]})
+        else:
+            self._refuse(404, f"no such path: {self.path}")
+
+    def do_POST(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        if size > BODY_LIMIT:
+            self.close_connection = True
+            return self._refuse(413, f"a body of {size} bytes, at most {BODY_LIMIT}")
+        body = self.rfile.read(size)
+        if not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {self.server.token}"):
+            return self._refuse(401, "the token is not this server's")
+        if self.path != "/v1/completions":
+            return self._refuse(404, f"no such path: {self.path}")
+        try:
+            self._say(200, self.server.complete(body))
+        except (UserError, ValueError) as wrong:
+            self._refuse(400, str(wrong))
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._say(status, {"error": {"message": message}})
+
+    def _say(self, status: int, answer: object) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are on the event log; there is no second one."""
+
+
+def _request(body: _Body) -> SampleRequest:
+    return SampleRequest(
+        prompt=body.prompt,
+        choices=body.structured_outputs.choice,
+        bias=body.choice_bias,
+        n=body.n,
+        temperature=body.temperature,
+        seed=body.seed,
+    )

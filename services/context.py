@@ -1,0 +1,126 @@
+"""What every service has in its hands: its account on the log, the blobs, a place to work in, and what runs say of themselves."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from events import codec
+from events.codec import Event
+from events.errors import CheckFailed, NotFound
+from events.play import ModelCalled
+from events.run import RunStarted
+from events.secret import Scanner
+from events.subjects import LOG, subject
+from runtime.blobs import Blobs
+from runtime.jetstream import Connection, Credentials, connect
+from runtime.log import Log, append_once
+from runtime.worker import insist
+from services.node import Node
+from tasks.contract import Public
+from tasks.loading import Task, load
+
+T = TypeVar("T")
+
+
+class Loaded(NamedTuple):
+    """A run, with its task as this host has it."""
+
+    started: RunStarted
+    task: Task
+    public: Public
+
+
+class Context:
+    """One service's connections and folders. The blocking methods are for the threads that effects run in."""
+
+    def __init__(self, name: str, index: int, node: Node, connection: Connection) -> None:
+        self.name, self.index, self.node, self.connection = name, index, node, connection
+        self.log: Log = connection.log(LOG)
+        self.scanner: Scanner = connection.scanner
+        self.blobs = Blobs(node.blobs)
+        self.work = node.directory / "work" / f"{name}-{index}"
+        self.loop = asyncio.get_running_loop()
+        self._loaded: dict[str, Loaded] = {}
+
+    async def started(self, run: str) -> RunStarted:
+        """The event that began the run."""
+        where = subject(LOG, run, codec.event_id(run, RunStarted), RunStarted.tag())
+        found = (await self.log.last([where])).get(where)
+        if found is None:
+            raise NotFound(f"There is no run {run!r} on this log; `evolog ls` shows those that there are.")
+        data = codec.decode_at(where, found.data).data
+        assert isinstance(data, RunStarted)
+        return data
+
+    async def load(self, run: str) -> Loaded:
+        """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
+        if run not in self._loaded:
+            started = await self.started(run)
+            task = await asyncio.to_thread(load, started.task)
+            public = await asyncio.to_thread(task.public, started.seed)
+            if public.digests != started.splits:
+                raise CheckFailed(
+                    f"The data of task {started.task!r} on this host is not what run {run} was started on; "
+                    f"run `evolog data get {started.task}` here."
+                )
+            self._loaded[run] = Loaded(started, task, public)
+        return self._loaded[run]
+
+    def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """From a thread: the result of a coroutine that runs on the service's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    async def record(self, events: Sequence[Event], log: Log | None = None) -> None:
+        """Append events of which some may be recorded already, and insist."""
+        await insist(lambda: append_once(log or self.log, events, self.scanner))
+
+    async def recorded_calls(self, run: str, ids: Sequence[str], log: Log | None = None) -> dict[str, ModelCalled]:
+        """Those of these calls of the policy that stand in the log already."""
+        log = log or self.log
+        found: dict[str, ModelCalled] = {}
+
+        async def look() -> None:
+            last = await log.last([subject(log.stream, run, id, ModelCalled.tag()) for id in ids])
+            for where, stored in last.items():
+                event = codec.decode_at(where, stored.data)
+                assert isinstance(event.data, ModelCalled)
+                found[event.id] = event.data
+
+        await insist(look)
+        return found
+
+    def policy_token(self) -> str:
+        """The secret between the policy's endpoint and those that ask it; made by whoever comes first."""
+        path = self.node.directory / "credentials" / "policy_token"
+        try:
+            with open(path, "x", opener=_private) as file:
+                file.write(secrets.token_urlsafe(24))
+        except FileExistsError:
+            pass
+        return path.read_text()
+
+
+Serve = Callable[[Context], Awaitable[None]]
+
+
+def _private(path: str, flags: int) -> int:
+    import os
+
+    return os.open(path, flags, 0o600)
+
+
+def read_credentials(path: Path) -> Credentials:
+    """The account's credentials in a file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+    except FileNotFoundError as wrong:
+        raise NotFound(f"No credentials at {path}: start evolog with `evolog up`, or copy the account's file from the host that runs it.") from wrong
+
+
+async def open_context(name: str, index: int, node: Node) -> Context:
+    """Connect as one service."""
+    return Context(name, index, node, await connect(read_credentials(node.credentials(name))))

@@ -1,0 +1,49 @@
+"""Plays shards of rollouts: runs the scaffold, asks the policy, records every call before its answer is released."""
+
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+
+from events.codec import Event
+from events.errors import CheckFailed, Misconfigured, NotFound
+from events.play import ModelCalled, RolloutsRequested
+from runtime.policies.client import PolicyClient, model_name
+from runtime.rollouts import Player, failures
+from runtime.worker import answer, work
+from services.context import Context
+
+JITTER = "EVOLOG_EXECUTOR_JITTER"
+"""Fault injection: the most seconds that an executor sleeps before and after a shard, drawn anew each time."""
+
+
+async def serve(context: Context) -> None:
+    """Share the shards with the other executors."""
+    jitter = float(os.environ.get(JITTER, "0"))
+    player = Player(context.blobs, context.work, PolicyClient(context.node.policy_url(), context.policy_token()))
+
+    async def perform(events: list[Event]) -> Sequence[Event]:
+        (event,) = events
+        await asyncio.sleep(random.uniform(0, jitter))
+        requested = event.data
+        assert isinstance(requested, RolloutsRequested)
+        try:
+            loaded = await context.load(event.run)
+        except (NotFound, CheckFailed, Misconfigured) as wrong:
+            return [answer(fact, event, "executor") for fact in failures(event.id, requested, "unloadable", str(wrong))]
+
+        def recorded(ids: Sequence[str]) -> dict[str, ModelCalled]:
+            return context.wait_for(context.recorded_calls(event.run, ids))
+
+        def record(calls: Sequence[ModelCalled]) -> None:
+            context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
+
+        model = model_name(loaded.started.base_model, requested.adapter)
+        facts = await asyncio.to_thread(player.play, event.run, event.id, requested, loaded.public, model, recorded, record)
+        await asyncio.sleep(random.uniform(0, jitter))
+        return [answer(fact, event, "executor") for fact in facts]
+
+    try:
+        await work(context.log, perform, source="executor", scanner=context.scanner)
+    finally:
+        player.close()

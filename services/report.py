@@ -1,0 +1,211 @@
+"""What came of a run, gathered from its log: one row a generation, and the auditor's final table."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from events import codec, subjects
+from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
+from events.choice import LeverChosen
+from events.codec import Event
+from events.fact import Fact
+from events.gold import AuditFinished, GoldFailed, GoldScored
+from events.judgement import CandidateEvaluated
+from events.play import RolloutsRequested
+from events.population import CandidateAccepted, CandidateRejected
+from events.run import EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
+from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
+from runtime.log import Log, Stored
+
+READ = 5000
+TOLD: tuple[type[Fact], ...] = (
+    RunStarted,
+    LeverChosen,
+    ScaffoldProposed,
+    WeightUpdateRequested,
+    ProposalFailed,
+    RolloutsRequested,
+    TrainingBatchSealed,
+    AdapterPublished,
+    WeightUpdateFailed,
+    WeightUpdateFinished,
+    CandidateEvaluated,
+    CandidateAccepted,
+    CandidateRejected,
+    RunPaused,
+    RunResumed,
+    RunFinished,
+    EventSetAside,
+)
+"""The types of event that a report is made of; the many others are only counted."""
+
+
+class Generation(msgspec.Struct, kw_only=True):
+    """One step of a run: what was changed and why, and what it scored on dev."""
+
+    generation: int
+    lever: str = "start"
+    change: str = "the reference scaffold"
+    reason: str = ""
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    items: int = 0
+    failed: int = 0
+    accepted: bool = False
+    verdict: str = ""
+    rollouts: int = 0
+    """Rollouts of this generation alone, training and evaluation."""
+    tokens: int = 0
+    micro_usd: int = 0
+    seconds: float = 0.0
+    began: int = 0
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """All of a run that a person asks for first. `cells` is the auditor's table."""
+
+    version: int = 1
+    run: str
+    task: str = ""
+    seed: int = 0
+    levers: tuple[str, ...] = ()
+    sandbox: str = ""
+    state: str = "unknown"
+    """`running`, `paused`, `finished` (audit under way), `audited`."""
+    reason: str = ""
+    generations: list[Generation] = []
+    rollouts: int = 0
+    tokens: int = 0
+    micro_usd: int = 0
+    set_aside: int = 0
+    score: float | None = None
+    scaffold: str = ""
+    adapter: str = ""
+    cells: list[GoldScored] = []
+    cells_failed: list[GoldFailed] = []
+    seconds: float = 0.0
+    events: int = 0
+
+
+class Reporter:
+    """Builds a report from events in the order of the log. `take` gives the decoded event back if the report needed it."""
+
+    def __init__(self, run: str) -> None:
+        self.report = Report(run=run, generations=[], cells=[], cells_failed=[])
+        self._tags = {kind.tag() for kind in TOLD}
+        self._began = 0
+
+    def take(self, stored: Stored) -> Event | None:
+        """Fold one stored message."""
+        if subjects.run_of(stored.subject) != self.report.run:
+            return None
+        self.report.events += 1
+        tag = subjects.tag_of(stored.subject)
+        if tag not in self._tags:
+            return None
+        try:
+            event = codec.decode_at(stored.subject, stored.data)
+        except codec.Unreadable:
+            return None
+        self._fold(event.data, stored.time)
+        return event
+
+    def take_gold(self, stored: Stored) -> bool:
+        """Fold one message of the gold stream; whether the audit is finished with it."""
+        if subjects.run_of(stored.subject) != self.report.run:
+            return False
+        match codec.decode_at(stored.subject, stored.data).data:
+            case GoldScored() as scored:
+                self.report.cells.append(scored)
+            case GoldFailed() as failed:
+                self.report.cells_failed.append(failed)
+            case AuditFinished():
+                self.report.state = "audited"
+                self.report.seconds = (stored.time - self._began) / 1e9
+                return True
+        return False
+
+    def row(self, number: int) -> Generation:
+        """The row of a generation, made if it is not there."""
+        rows = self.report.generations
+        while len(rows) <= number:
+            rows.append(Generation(generation=len(rows)))
+        return rows[number]
+
+    def _fold(self, fact: Fact, time: int) -> None:
+        report = self.report
+        match fact:
+            case RunStarted():
+                report.task, report.seed, report.levers, report.sandbox = fact.task, fact.seed, fact.levers, fact.sandbox
+                report.state, self._began = "running", time
+                self.row(0).began = time
+            case LeverChosen(generation=generation):
+                row = self.row(generation)
+                row.lever, row.change, row.reason, row.began = fact.lever, fact.action, fact.reason, time
+            case ScaffoldProposed(generation=generation):
+                self.row(generation).change = fact.summary
+            case WeightUpdateRequested(generation=generation):
+                self.row(generation).change = f"{fact.algorithm}, up to {fact.rounds} rounds"
+            case WeightUpdateFinished(generation=generation):
+                self.row(generation).change += f" ({fact.rounds} played, {fact.solved} items solved)"
+            case RolloutsRequested(generation=generation):
+                planned = len(fact.items) * fact.attempts
+                self.row(generation).rollouts += planned
+                report.rollouts += planned
+            case CandidateEvaluated(generation=generation):
+                row = self.row(generation)
+                row.score, row.low, row.high, row.items, row.failed = fact.score, fact.low, fact.high, fact.items, fact.failed
+                row.tokens, row.micro_usd = fact.tokens - report.tokens, fact.micro_usd - report.micro_usd
+                report.tokens, report.micro_usd = fact.tokens, fact.micro_usd
+            case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
+                row = self.row(generation)
+                row.accepted, row.verdict = isinstance(fact, CandidateAccepted), fact.reason
+                row.seconds = (time - (row.began or time)) / 1e9
+            case RunPaused():
+                report.state = "paused"
+            case RunResumed():
+                report.state = "running"
+            case RunFinished():
+                report.state, report.reason, report.score = "finished", fact.reason, fact.score if fact.candidate else None
+                report.scaffold, report.adapter = fact.scaffold, fact.adapter
+                report.rollouts, report.tokens, report.micro_usd = fact.rollouts, fact.tokens, fact.micro_usd
+                report.seconds = (time - self._began) / 1e9
+                if report.generations and report.generations[-1].lever == "stop":
+                    report.generations.pop()
+            case EventSetAside():
+                report.set_aside += 1
+
+
+async def follow(log: Log, reporter: Reporter, position: int) -> tuple[int, list[Event]]:
+    """Read on to the end of the log; the new position, and the events of the run that the report is made of."""
+    told: list[Event] = []
+    while read := await log.read(position + 1, READ):
+        told += [event for stored in read if (event := reporter.take(stored)) is not None]
+        position = read[-1].sequence
+    return position, told
+
+
+async def follow_gold(gold: Log, reporter: Reporter, position: int) -> int:
+    """Read on to the end of the gold stream; the new position."""
+    while read := await gold.read(position + 1, READ):
+        for stored in read:
+            reporter.take_gold(stored)
+        position = read[-1].sequence
+    return position
+
+
+async def collect(log: Log, gold: Log, run: str) -> Report:
+    """The report of one run as its log stands now."""
+    reporter = Reporter(run)
+    await follow(log, reporter, 0)
+    await follow_gold(gold, reporter, 0)
+    return reporter.report
+
+
+CELLS = ("start", "scaffold", "weights", "both", "uniform_policy")
+
+
+def order_cells(cells: Iterable[GoldScored]) -> list[GoldScored]:
+    """The cells as they are shown: what the levers did, then what needs no model, then what needs no agent."""
+    return sorted(cells, key=lambda cell: (CELLS.index(cell.cell) if cell.cell in CELLS else len(CELLS), cell.cell, cell.split))

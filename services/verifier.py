@@ -1,0 +1,60 @@
+"""Gives each trajectory its reward. It alone, of all that serve the loop, reads the labels of dev."""
+
+import asyncio
+from collections.abc import Sequence
+
+from events.codec import Event
+from events.errors import CheckFailed, Misconfigured, NotFound, UserError
+from events.fact import Fact, NotFinite
+from events.judgement import ScoringFailed, TrajectoryScored
+from events.play import TrajectoryRecorded
+from runtime.worker import answer, work
+from services.context import Context, Loaded
+
+TOGETHER = 400
+
+
+async def serve(context: Context) -> None:
+    """Share the trajectories with the other verifiers."""
+    labels: dict[str, dict[str, str]] = {}
+
+    async def perform(events: list[Event]) -> Sequence[Event]:
+        outputs = []
+        for event in events:
+            assert isinstance(event.data, TrajectoryRecorded)
+            try:
+                loaded = await context.load(event.run)
+                if event.run not in labels:
+                    labels[event.run] = await asyncio.to_thread(loaded.task.labels, loaded.started.seed)
+                fact = score(event.id, event.data, loaded, labels[event.run])
+            except (NotFound, CheckFailed, Misconfigured) as wrong:
+                fact = _failed(event.id, event.data, str(wrong))
+            outputs.append(answer(fact, event, "verifier"))
+        return outputs
+
+    await work(context.log, perform, source="verifier", scanner=context.scanner, limit=TOGETHER)
+
+
+def score(trajectory: str, recorded: TrajectoryRecorded, loaded: Loaded, labels: dict[str, str]) -> Fact:
+    """The reward of one attempt, or why it could not be given; a verifier that fails or gives no finite number is a failure, not a 0."""
+    try:
+        if recorded.item not in labels:
+            raise NotFound(f"item {recorded.item} has no label on this host")
+        scored = loaded.task.score(recorded.answer, labels[recorded.item])
+        return TrajectoryScored(
+            trajectory=trajectory,
+            request=recorded.request,
+            item=recorded.item,
+            attempt=recorded.attempt,
+            reward=scored.reward,
+            outcome=scored.outcome,
+            verifier=loaded.started.verifier,
+        )
+    except (UserError, NotFinite, ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as wrong:
+        return _failed(trajectory, recorded, f"{type(wrong).__name__}: {wrong}")
+
+
+def _failed(trajectory: str, recorded: TrajectoryRecorded, reason: str) -> ScoringFailed:
+    return ScoringFailed(
+        trajectory=trajectory, request=recorded.request, item=recorded.item, attempt=recorded.attempt, reason=reason
+    )
