@@ -226,7 +226,9 @@ def _column(kind: inspect.Type) -> _Column:
             return _Column(name, name)
         case inspect.VarTupleType(item_type=inspect.StructType(array_like=True) as struct):
             fields = _fields(struct)
-            parts = ", ".join(f'"{name}" := TRY_CAST(part[{place}] AS {field.type})' for place, (name, field) in enumerate(fields.items(), 1))
+            parts = ", ".join(
+                f'"{name}" := TRY_CAST(part[{place}] AS {field.type})' for place, (name, field) in enumerate(fields.items(), 1)
+            )
             return _Column(f"{_struct(fields)}[]", [["VARCHAR"]], f"list_transform({{}}, lambda part: struct_pack({parts}))")
         case inspect.VarTupleType(item_type=item):
             inner = _column(item)

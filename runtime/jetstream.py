@@ -18,6 +18,7 @@ from events.secret import Scanner, Secret
 from events.subjects import LOG
 from runtime.log import Delivery, Message, Refused, Stored
 from runtime.reader import Reader
+from runtime.server import API
 
 APPEND_TIMEOUT = 15.0
 """Seconds; a batch on a slow disk waits for several fsyncs."""
@@ -102,7 +103,7 @@ class JetStreamLog:
         self.stream = stream
         self._connection = connection
         self._client = connection.client
-        self._context = connection.client.jetstream(timeout=APPEND_TIMEOUT)
+        self._context = connection.client.jetstream(prefix=API, timeout=APPEND_TIMEOUT)
         of = connection.credentials
         self._reader = Reader(of.url, of.user, of.password, of.inbox, stream)
         self._consumer = of.user
@@ -123,13 +124,17 @@ class JetStreamLog:
         if batch:
             headers["Nats-Batch-Commit"] = "1"
         denied = len(self._connection.denied)
+        last = messages[-1]
+        request = asyncio.ensure_future(self._client.request(last.subject, last.payload, timeout=APPEND_TIMEOUT, headers=headers))
+        while not (await asyncio.wait({request}, timeout=0.5))[0]:
+            if len(self._connection.denied) > denied:  # the server says so out of band, and never answers
+                request.cancel()
+                raise Misconfigured(f"The account {self._consumer} may not append {last.subject}.")
         try:
-            answer = await self._client.request(messages[-1].subject, messages[-1].payload, timeout=APPEND_TIMEOUT, headers=headers)
+            answer = request.result()
         except nats.errors.NoRespondersError as wrong:
-            raise Unavailable(f"No stream takes {messages[-1].subject}: the broker has no {self.stream}, or is starting.") from wrong
+            raise Unavailable(f"No stream takes {last.subject}: the broker has no {self.stream}, or is starting.") from wrong
         except (nats.errors.Error, TimeoutError) as wrong:
-            if len(self._connection.denied) > denied:
-                raise Misconfigured(f"The account {self._consumer} may not append {messages[-1].subject}.") from wrong
             raise Unavailable(f"The broker did not confirm an append within {APPEND_TIMEOUT:.0f} s ({wrong}).") from wrong
         return self._stored_at(json.loads(answer.data), len(messages) if batch else 0)
 

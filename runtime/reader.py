@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from events.errors import Unavailable
 from runtime.log import Stored, require_contiguous
+from runtime.server import API
 
 READ_BATCH = 2000
 LAST_BATCH = 500
@@ -73,7 +74,7 @@ class Reader:
         self._asked += 1
         reply = f"{self._inbox}.reader.{self._asked}"
         payload = json.dumps(request).encode()
-        connection.sendall(f"PUB $JS.API.DIRECT.GET.{self._stream} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
+        connection.sendall(f"PUB {API}.DIRECT.GET.{self._stream} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
         found: list[Stored] = []
         wanted = reply.encode()
         while True:
@@ -82,11 +83,11 @@ class Reader:
                 continue  # an answer that an earlier, broken-off call left behind
             if not header:
                 raise Unavailable(f"The broker at {self._where} gave an answer that is no message: {data[:200]!r}.")
-            status = header[8:12].strip()
+            status = header[: header.index(_CRLF)].removeprefix(b"NATS/1.0").strip()
+            if status[:3] in (b"204", b"404"):  # the end of the batch; nothing there
+                return found
             if status:
-                if status in (b"204", b"404"):
-                    return found
-                raise Unavailable(f"The broker at {self._where} refused to read {self._stream}: {header.split(_CRLF)[0].decode()}.")
+                raise Unavailable(f"The broker at {self._where} refused to read {self._stream}: {status.decode()}.")
             found.append(_stored(header, data))
 
     def _message(self) -> tuple[bytes, bytes, bytes]:

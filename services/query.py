@@ -1,16 +1,15 @@
 """SQL over the archive that can only read: asked of the archivist while it runs, else of the file itself.
 
-An answer is a stream of JSON lines, the same on the archivist's socket as from the file: the columns, chunks of rows, then the end or an error.
+An answer is JSON lines, the same from the archivist's socket as from the file: the columns, chunks of rows, then the end or an error.
 """
 
 import base64
 import csv
-import json
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import duckdb
 import msgspec
 
-from events.errors import NotFound, TryAgain, UsageError, UserError
+from events.errors import TryAgain, UsageError, UserError
 from replay.projection import connect
 
 ARCHIVE = "archive.duckdb"
@@ -30,10 +29,11 @@ FORMATS = ("table", "json", "ndjson", "csv", "parquet")
 _CHUNK = 1000
 _LONGEST_SOCKET_PATH = 100
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+_NUMBERS = ("BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "FLOAT", "DECIMAL")
 
 
 class Result(NamedTuple):
-    """A query's answer. Values are those of JSON; times are ISO 8601 in UTC, bytes are base64, a number that is not finite is None."""
+    """A query's answer. Values are those of JSON: times are ISO 8601 in UTC, bytes are base64, a number that is not finite is None."""
 
     columns: tuple[str, ...]
     types: tuple[str, ...]
@@ -65,40 +65,257 @@ _decoder = msgspec.json.Decoder(Line)
 def query(directory: Path, sql: str) -> Result:
     """The answer to one SELECT or EXPLAIN over the archive in this directory.
 
-    Raises `UsageError` for SQL that is wrong or not allowed, `NotFound` where there is no archive, `TryAgain` where it is busy.
+    Raises `UsageError` for SQL that is wrong or not allowed, `NotFound` where there is no archive, `TryAgain` where it is busy,
+    and `UserError` with code 124 where the query takes too long.
     """
     client = _dial(directory / SOCKET)
     if client is None:
-        connection = connect(directory / ARCHIVE, read_only=True)
-        try:
+        with connect(directory / ARCHIVE, read_only=True) as connection:
             return _collect(answer(connection, sql))
-        finally:
-            connection.close()
     with client, client.makefile("rwb") as stream:
         stream.write(_encoder.encode(Question(sql)) + b"\n")
         stream.flush()
         return _collect(stream)
 
 
-def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SECONDS) -> Iterator[bytes]:
+def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SECONDS) -> Generator[bytes]:
     """The lines of the answer to a query, which runs on a cursor of its own in a transaction that cannot write.
 
     The connection must come from `replay.projection.connect`, which puts files, extensions and settings out of reach.
     """
     cursor = connection.cursor()
     late = threading.Event()
-    clock = threading.Timer(seconds, lambda: (late.set(), cursor.interrupt()))
+
+    def stop() -> None:
+        late.set()
+        cursor.interrupt()
+
+    clock = threading.Timer(seconds, stop)
     clock.daemon = True
     clock.start()
     try:
-        yield from _lines(cursor, sql, late)
-    except UserError as wrong:
-        yield _line(Line(error=str(wrong), code=wrong.code))
+        for line in _lines(cursor, sql):
+            yield line
+            if late.is_set():
+                raise duckdb.InterruptException
+    except duckdb.InterruptException:
+        yield refusal(UserError(f"The query was stopped after {seconds:g} s: narrow it, or ask for fewer rows.", code=124))
     except duckdb.Error as wrong:
-        if late.is_set():
-            yield _line(Line(error=_too_long(seconds), code=124))
-        else:
-            yield _line(Line(error=_sentence(wrong), code=UsageError.code))
+        yield refusal(UsageError(_sentence(wrong)))
+    except UserError as wrong:
+        yield refusal(wrong)
     finally:
         clock.cancel()
         cursor.close()
+
+
+def refusal(wrong: UserError) -> bytes:
+    """The line that ends an answer with an error."""
+    return _line(Line(error=str(wrong), code=wrong.code))
+
+
+def listen_path(wanted: Path) -> Path:
+    """Where to listen so that clients find the socket at `wanted`, freed of what an earlier listener left there.
+
+    A path too long for a unix socket is replaced by one in a new directory that only this user can enter; a file beside
+    `wanted` then names it.
+    """
+    stop_listening(wanted)
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    if len(bytes(wanted)) <= _LONGEST_SOCKET_PATH:
+        return wanted
+    path = Path(tempfile.mkdtemp(prefix="evolog-")) / wanted.name
+    _note(wanted).write_text(str(path))
+    return path
+
+
+def connect_path(wanted: Path) -> Path:
+    """Where the socket that clients look for at `wanted` is."""
+    note = _note(wanted)
+    return Path(note.read_text()) if note.exists() else wanted
+
+
+def stop_listening(wanted: Path) -> None:
+    """Take away the socket at `wanted`, with the directory and the file that `listen_path` made for it."""
+    path = connect_path(wanted)
+    path.unlink(missing_ok=True)
+    if path != wanted:
+        if path.parent.exists():
+            path.parent.rmdir()
+        _note(wanted).unlink()
+
+
+def render(result: Result, format: str, file: Path | None = None) -> None:
+    """Write a result in one of `FORMATS` to a file, or to standard output. In CSV, NULL is an empty field and nested values are JSON.
+
+    Raises `UsageError` for another format.
+    """
+    match format:
+        case "table":
+            data = _table(result, to_terminal=file is None)
+        case "json":
+            data = msgspec.json.format(_encoder.encode(_objects(result))) + b"\n"
+        case "ndjson":
+            data = b"".join(_encoder.encode(row) + b"\n" for row in _objects(result))
+        case "csv":
+            data = _csv(result)
+        case "parquet":
+            data = _parquet(result)
+        case _:
+            raise UsageError(f"{format!r} is no format of a table: use one of {', '.join(FORMATS)}.")
+    if file is not None:
+        file.write_bytes(data)
+    else:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
+    statements = cursor.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type not in _READS:
+        found = ", ".join(statement.type.name for statement in statements) or "nothing"
+        raise UsageError(f"The archive is read-only and takes one SELECT or EXPLAIN at a time; found {found}.")
+    statement = statements[0]
+    cursor.execute("BEGIN TRANSACTION READ ONLY").fetchall()
+    if statement.type == duckdb.StatementType.SELECT:
+        relation = cursor.sql(statement)
+        columns, types = relation.columns, [str(kind) for kind in relation.types]
+        values = ", ".join(_portable(f"#{place}", kind) for place, kind in enumerate(types, 1))
+        cursor.execute(f"SELECT {values} FROM (\n{statement.query.strip().removesuffix(';')}\n)")
+    else:
+        cursor.execute(statement)
+        columns, types = [column[0] for column in cursor.description], [str(column[1]) for column in cursor.description]
+    yield _line(Line(columns=_distinct(columns), types=tuple(types)))
+    count = 0
+    while rows := cursor.fetchmany(_CHUNK):
+        count += len(rows)
+        yield _line(Line(rows=rows))
+    yield _line(Line(end=count))
+
+
+def _line(line: Line) -> bytes:
+    try:
+        return _encoder.encode(line) + b"\n"
+    except TypeError as wrong:
+        raise UsageError(f"A value cannot be given out as it is ({wrong}): cast it to VARCHAR.") from wrong
+
+
+def _portable(value: str, kind: str) -> str:
+    """The expression for a column's value as something that Python and JSON can both hold."""
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return f"strftime({value} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
+    if kind in ("INTERVAL", "TIME WITH TIME ZONE"):
+        return f"CAST({value} AS VARCHAR)"
+    if "TIMESTAMP WITH TIME ZONE" in kind:
+        return f"CAST({value} AS {kind.replace('TIMESTAMP WITH TIME ZONE', 'VARCHAR')})"
+    return value
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, with a number added to those that came before."""
+    found: dict[str, None] = {}
+    for name in names:
+        unique, number = name, 0
+        while unique in found:
+            number += 1
+            unique = f"{name}_{number}"
+        found[unique] = None
+    return tuple(found)
+
+
+def _sentence(wrong: duckdb.Error) -> str:
+    """DuckDB's message without its picture of where in the SQL it was."""
+    return " ".join(str(wrong).split("\n\nLINE")[0].split())
+
+
+def _collect(lines: Iterable[bytes]) -> Result:
+    columns: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    rows: list[tuple[Any, ...]] = []
+    for text in lines:
+        line = _decoder.decode(text)
+        match line:
+            case Line(error="", end=-1):
+                columns, types = columns or line.columns, types or line.types
+                rows.extend(line.rows)
+            case Line(error=""):
+                return Result(columns, types, rows)
+            case Line(code=UsageError.code):
+                raise UsageError(line.error)
+            case _:
+                raise UserError(line.error, code=line.code)
+    raise TryAgain("The archivist stopped in the middle of its answer; ask again.")
+
+
+def _dial(wanted: Path) -> socket.socket | None:
+    """A connection to the archivist; None where none is listening."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(SECONDS + 10)
+    try:
+        client.connect(str(connect_path(wanted)))
+    except (FileNotFoundError, ConnectionRefusedError):
+        client.close()
+        return None
+    return client
+
+
+def _note(wanted: Path) -> Path:
+    return wanted.with_name(wanted.name + ".path")
+
+
+def _objects(result: Result) -> list[dict[str, Any]]:
+    return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+
+
+def _field(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case _:
+            return _encoder.encode(value).decode()
+
+
+def _csv(result: Result) -> bytes:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(result.columns)
+    writer.writerows([_field(value) for value in row] for row in result.rows)
+    return text.getvalue().encode()
+
+
+def _table(result: Result, *, to_terminal: bool) -> bytes:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, kind in zip(result.columns, result.types, strict=True):
+        table.add_column(Text(name), justify="right" if kind.startswith(_NUMBERS) else "left", overflow="fold")
+    for row in result.rows:
+        table.add_row(*(Text("NULL", style="dim") if value is None else Text(_field(value)) for value in row))
+    console = Console() if to_terminal else Console(file=StringIO())
+    if not console.is_terminal:
+        console.width = max(console.measure(table, options=console.options.update(width=1_000_000)).maximum, 1)
+    with console.capture() as text:
+        console.print(table)
+    return text.get().encode()
+
+
+def _parquet(result: Result) -> bytes:
+    types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in result.types]
+    names = ['"' + name.replace('"', '""') + '"' for name in result.columns]
+    blobs = {place for place, kind in enumerate(types) if kind == "BLOB"}
+    with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
+        path = Path(directory) / "result.parquet"
+        connection.execute(f"CREATE TABLE result ({', '.join(map(' '.join, zip(names, types, strict=True)))})").fetchall()
+        appender = connection.appender("result")
+        appender.append_rows(
+            tuple(base64.b64decode(value) if value is not None and place in blobs else value for place, value in enumerate(row))
+            for row in result.rows
+        )
+        appender.flush()
+        connection.execute(f"COPY result TO '{path}' (FORMAT parquet, COMPRESSION zstd)").fetchall()
+        return path.read_bytes()

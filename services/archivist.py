@@ -1,0 +1,78 @@
+"""The archivist answers SQL about the archive, which it alone holds open, on a unix socket."""
+
+import socketserver
+import threading
+from collections.abc import Generator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import duckdb
+import msgspec
+
+from events.errors import TryAgain, UsageError
+from services.query import SECONDS, Question, answer, listen_path, refusal, stop_listening
+
+CONCURRENT = 8
+"""Queries that run at the same time; one more is asked to come back."""
+LONGEST_QUESTION = 1024 * 1024
+
+
+class QueryServer:
+    """Answers queries over an archive's connection on a unix socket, each in a thread and a read-only transaction of its own.
+
+    The connection's owner goes on writing meanwhile; each query sees the archive as it was when the query began.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, wanted: Path, seconds: float = SECONDS) -> None:
+        self._wanted = wanted
+        self._server = _Server(connection, listen_path(wanted), seconds)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="queries", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more questions, and take the socket away."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        stop_listening(self._wanted)
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, seconds: float) -> None:
+        self.connection = connection
+        self.seconds = seconds
+        self.places = threading.BoundedSemaphore(CONCURRENT)
+        self._path = path
+        super().__init__(str(path), _Handler)
+
+    def server_activate(self) -> None:
+        self._path.chmod(0o600)
+        super().server_activate()
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        self.request.settimeout(self.server.seconds)
+        # a client that goes away or stops reading is no concern of anybody else
+        with suppress(OSError), closing(self._lines()) as lines:
+            for line in lines:
+                self.wfile.write(line)
+
+    def _lines(self) -> Generator[bytes]:
+        try:
+            question = msgspec.json.decode(self.rfile.readline(LONGEST_QUESTION), type=Question)
+        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+            yield refusal(UsageError(f'A question is one line of JSON, such as {{"sql": "FROM runs"}}; this one is not: {wrong}.'))
+            return
+        if not self.server.places.acquire(blocking=False):
+            yield refusal(TryAgain(f"{CONCURRENT} queries are being answered already; try again."))
+            return
+        try:
+            yield from answer(self.server.connection, question.sql, self.server.seconds)
+        finally:
+            self.server.places.release()

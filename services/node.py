@@ -1,0 +1,155 @@
+"""The layout of a project directory, and what is running in it: every path that services and the command line share is named here."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from events.errors import TryAgain, Unavailable
+from runtime import server
+
+_SOCKET_PATH = 100
+"""Bytes that a unix socket's path may have; the systems' limits are 104 and 108."""
+_LOCK_WAIT = 0.5
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor says of itself once everything is up; `started` is RFC 3339 in UTC."""
+
+    pid: int
+    url: str
+    policy_url: str
+    started: str
+    version: str
+
+
+class Node:
+    """A project directory. Naming a path creates nothing."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+
+    @property
+    def lock(self) -> Path:
+        """Held by the supervisor as long as it lives; its text is the supervisor's process id."""
+        return self.directory / "lock"
+
+    @property
+    def node_json(self) -> Path:
+        """There while everything is up."""
+        return self.directory / "node.json"
+
+    @property
+    def nats_dir(self) -> Path:
+        """The streams and the server's configuration."""
+        return server.store(self.directory)
+
+    @property
+    def blobs(self) -> Path:
+        """Blobs that every service may read."""
+        return self.directory / "blobs"
+
+    @property
+    def gold_blobs(self) -> Path:
+        """The auditor's blobs."""
+        return self.directory / "gold_blobs"
+
+    @property
+    def archive(self) -> Path:
+        """The log as DuckDB tables; the archivist owns it."""
+        return self.directory / "archive.duckdb"
+
+    @property
+    def gold_archive(self) -> Path:
+        """The stream GOLD as DuckDB tables."""
+        return self.directory / "gold.duckdb"
+
+    @property
+    def query_socket(self) -> Path:
+        """Where the archivist answers; outside the directory where the directory's path is too long for a socket."""
+        inside = self.directory / "query.sock"
+        if len(os.fsencode(inside)) <= _SOCKET_PATH:
+            return inside
+        name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"evolog-{os.getuid()}-{name}.sock"
+
+    @property
+    def log_folder(self) -> Path:
+        """What the processes print."""
+        return self.directory / "logs"
+
+    def logs(self, service: str, index: int = 0) -> Path:
+        """What one process of a service prints."""
+        return self.log_folder / f"{service}-{index}.log"
+
+    def credentials(self, user: str) -> Path:
+        """The account's address and password, drawn anew whenever the server is started with `evolog up`."""
+        return server.credentials_file(self.directory, user)
+
+    def policy_url(self) -> str:
+        """Where the policy's endpoint listens: EVOLOG_POLICY_URL, else as the supervisor says; raises `Unavailable` where none is up."""
+        return os.environ.get("EVOLOG_POLICY_URL") or self.require_up().policy_url
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Make the directory and hold its lock; raises `TryAgain` while another process does."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.lock.open("a+") as file:
+            limit = time.monotonic() + _LOCK_WAIT  # `holder` takes the lock for an instant when it looks
+            while not _try_lock(file.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() > limit:
+                    raise TryAgain(
+                        f"evolog is already running in {self.directory} (process {self.holder() or 'unknown'}): use it as it is, "
+                        f"or stop it with `evolog down --dir {self.directory}` and start again."
+                    )
+                time.sleep(0.02)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def holder(self) -> int | None:
+        """The process id of the supervisor that holds the lock, whether or not everything is up yet."""
+        try:
+            with self.lock.open() as file:
+                if _try_lock(file.fileno(), fcntl.LOCK_SH):
+                    return None
+                return int(file.read() or 0) or None
+        except FileNotFoundError:
+            return None
+
+    def write(self, running: Running) -> None:
+        """Say that everything is up."""
+        server.write_private(self.node_json, msgspec.json.encode(running).decode())
+
+    def running(self) -> Running | None:
+        """What the supervisor says of itself; None where none is up, or a killed one left its words behind."""
+        try:
+            found = msgspec.json.decode(self.node_json.read_bytes(), type=Running)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return found if self.holder() == found.pid else None
+
+    def alive(self) -> bool:
+        """Whether everything is up."""
+        return self.running() is not None
+
+    def require_up(self) -> Running:
+        """What the supervisor says of itself; raises `Unavailable` where none is up."""
+        if (found := self.running()) is None:
+            raise Unavailable(f"No evolog is running in {self.directory}: start it with `evolog up --dir {self.directory}`.")
+        return found
+
+
+def _try_lock(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

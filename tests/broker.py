@@ -1,0 +1,33 @@
+"""A real nats-server for one test, on a free port, with all accounts and streams."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from runtime.jetstream import Connection, Credentials, connect
+from runtime.server import BOOTSTRAP, EmbeddedServer, bootstrap, credentials_file, free_port
+
+
+@contextlib.asynccontextmanager
+async def broker(directory: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server on `directory`, with its streams and consumers."""
+    server = EmbeddedServer(directory, port=free_port())
+    await server.start()
+    try:
+        await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
+        yield server
+    finally:
+        await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def account(server: EmbeddedServer, user: str) -> AsyncIterator[Connection]:
+    """A connection as one of the accounts."""
+    credentials = msgspec.json.decode(credentials_file(server.directory, user).read_bytes(), type=Credentials)
+    connection = await connect(credentials)
+    try:
+        yield connection
+    finally:
+        await connection.close()
