@@ -13,7 +13,7 @@ from msgspec import inspect
 
 from events.catalogue import BY_TAG
 from events.codec import Unreadable, decode_at
-from events.errors import NotFound, TryAgain
+from events.errors import CheckFailed, NotFound, TryAgain
 from events.fact import Fact
 from events.subjects import LOG
 from runtime.log import Stored, require_contiguous
@@ -59,16 +59,17 @@ class _Table(NamedTuple):
 def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """A connection to the file under `SETTINGS`, locked, in UTC.
 
-    Raises `TryAgain` where another process holds the file, and `NotFound` where it is to be read and is not there.
+    Raises `TryAgain` where another process holds the file, `NotFound` where it is to be read and is not there, and
+    `CheckFailed` where it is damaged.
     """
     if read_only and not path.exists():
         raise NotFound(f"There is no archive at {path}: start the services, which make it, or name the directory that it is in.")
     try:
         connection = duckdb.connect(str(path), read_only=read_only, config=SETTINGS)
-    except duckdb.IOException as failed:
-        if "lock on file" not in str(failed):
-            raise
-        raise TryAgain(f"{path} is held by another process, such as an archivist that is starting or stopping; try again.") from failed
+    except duckdb.Error as failed:
+        if "lock on file" in str(failed):
+            raise TryAgain(f"{path} is held by another process, such as an archivist that is starting or stopping; try again.") from failed
+        raise CheckFailed(f"{path} cannot be opened ({failed}); all that it holds is in the log, so delete it to have it made anew.") from failed
     connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()
     connection.execute("SET GLOBAL lock_configuration = true").fetchall()
     return connection
@@ -78,6 +79,7 @@ class Archive:
     """One stream as tables in one DuckDB file, which this process holds until `close`.
 
     A file whose tables another version of the catalogue made is emptied, to be filled again from the log: `cursor` says from where.
+    An integer that does not fit 64 bits is NULL here.
     """
 
     def __init__(self, path: Path, stream: str = LOG) -> None:

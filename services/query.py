@@ -181,7 +181,7 @@ def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
         relation = cursor.sql(statement)
         columns, types = relation.columns, [str(kind) for kind in relation.types]
         values = ", ".join(_portable(f"#{place}", kind) for place, kind in enumerate(types, 1))
-        cursor.execute(f"SELECT {values} FROM (\n{statement.query.strip().removesuffix(';')}\n)")
+        cursor.execute(f"SELECT {values} FROM (\n{_body(statement.query)}\n)")
     else:
         cursor.execute(statement)
         columns, types = [column[0] for column in cursor.description], [str(column[1]) for column in cursor.description]
@@ -191,6 +191,12 @@ def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
         count += len(rows)
         yield _line(Line(rows=rows))
     yield _line(Line(end=count))
+
+
+def _body(sql: str) -> str:
+    """One statement without the semicolon that ends it and what stands behind that."""
+    operator = duckdb.token_type.operator
+    return sql[: next((place for place, kind in duckdb.tokenize(sql) if kind == operator and sql[place] == ";"), len(sql))]
 
 
 def _line(line: Line) -> bytes:

@@ -10,8 +10,8 @@ from events.choice import LeverChosen
 from events.codec import Event
 from events.fact import Fact
 from events.gold import AuditFinished, GoldFailed, GoldScored
-from events.judgement import CandidateEvaluated
-from events.play import RolloutsRequested
+from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
+from events.play import RolloutFailed, RolloutsRequested
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
@@ -38,6 +38,9 @@ TOLD: tuple[type[Fact], ...] = (
     EventSetAside,
 )
 """The types of event that a report is made of; the many others are only counted."""
+
+
+RETURNED = frozenset(kind.tag() for kind in (TrajectoryScored, ScoringFailed, RolloutFailed))
 
 
 class Generation(msgspec.Struct, kw_only=True):
@@ -93,6 +96,8 @@ class Reporter:
 
     def __init__(self, run: str) -> None:
         self.report = Report(run=run, generations=[], cells=[], cells_failed=[])
+        self.returned = 0
+        """Attempts that were scored or have failed."""
         self._tags = {kind.tag() for kind in TOLD}
         self._began = 0
 
@@ -102,6 +107,8 @@ class Reporter:
             return None
         self.report.events += 1
         tag = subjects.tag_of(stored.subject)
+        if tag in RETURNED:
+            self.returned += 1
         if tag not in self._tags:
             return None
         try:

@@ -65,8 +65,8 @@ async def supervise(
 ) -> None:
     """Run everything until SIGTERM or SIGINT.
 
-    With `embedded` off, the server at `nats_url` is used; the credentials files of its accounts must be in the directory. `on_event` is given a
-    sentence for everything that happens. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`.
+    With `embedded` off, the server at `nats_url` is used; the credentials files of its accounts must be in the directory. `on_event` is
+    given a sentence for everything that happens. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`.
 
     Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable` without a server.
     """
@@ -84,24 +84,17 @@ async def supervise(
             policy_url = f"http://127.0.0.1:{server.free_port()}"
             environment = service_environment(os.environ) | {"EVOLOG_POLICY_URL": policy_url}
             services = _services(node, module, {"executor": executors, "verifier": verifiers}, environment)
-            full = await _keep_all(
-                node,
-                broker,
-                services,
-                Running(
-                    pid=os.getpid(), url=url, policy_url=policy_url, started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", version=_version()
-                ),
-                stop,
-                on_event,
-            )
+            started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            running = Running(pid=os.getpid(), url=url, policy_url=policy_url, started=started, version=_version())
+            full = await _keep_all(node, broker, services, running, stop, on_event)
         finally:
             node.node_json.unlink(missing_ok=True)
             if broker is not None:
                 await broker.stop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-    if full:
-        server.require_room(node.directory, server.FREE_TO_GO_ON)
+    if full is not None:
+        raise full
 
 
 async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | None) -> str:
@@ -153,21 +146,24 @@ def with_root(environment: Mapping[str, str]) -> dict[str, str]:
 
 async def _keep_all(
     node: Node, broker: EmbeddedServer | None, services: Sequence[_Service], running: Running, stop: asyncio.Event, report: Report
-) -> bool:
-    # whether all was stopped because the disk is nearly full
+) -> TryAgain | None:
+    # why all was stopped, unless it was asked for
     async with asyncio.TaskGroup() as group:
         keepers = [group.create_task(_keep(service, report)) for service in services]
         if broker is not None:
             keepers.append(group.create_task(_keep_server(broker, report)))
         node.write(running)
         report(f"evolog is up in {node.directory}: {len(services)} services, the log at {running.url}.")
-        full = False
-        while not stop.is_set() and not full:
+        full: TryAgain | None = None
+        while full is None and not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 1)
-            full = server.free_bytes(node.directory) < server.FREE_TO_GO_ON
+            try:
+                server.require_room(node.directory, server.FREE_TO_GO_ON)
+            except TryAgain as wrong:
+                full = wrong
         node.node_json.unlink(missing_ok=True)
-        report("evolog is stopping: " + ("the disk is nearly full." if full else "it was asked to."))
+        report(f"evolog is stopping in {node.directory}" + (" because the disk is nearly full." if full else "."))
         for keeper in keepers:
             keeper.cancel()
     return full
@@ -176,11 +172,11 @@ async def _keep_all(
 async def _keep(service: _Service, report: Report) -> None:
     async def live() -> str | None:
         code = await _run(service)
-        said = f"{service.name} {service.number} ended with exit code {code}: {server.last_line(service.log)}"
+        ended = f"{service.name} {service.number} ended with exit code {code} (its log: {server.last_line(service.log)})"
         if code == MISCONFIGURED:
-            report(f"{said}. It is not started again; put that right, then `evolog down` and `evolog up`.")
+            report(f"{ended}; it is not started again: put that right, then `evolog down` and `evolog up`.")
             return None
-        return said
+        return ended
 
     await _again_and_again(live, report)
 
@@ -207,7 +203,7 @@ async def _again_and_again(live: Callable[[], Awaitable[str | None]], report: Re
             return
         if time.monotonic() - began > LONG_LIFE:
             pause = FIRST_PAUSE
-        report(f"{ended}. It is started again in {pause:.1f} s.")
+        report(f"{ended.removesuffix('.')}; it is started again in {pause:.1f} s.")
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -265,6 +261,9 @@ def start_detached(directory: Path, *, arguments: Sequence[str] = (), module: st
                 os.kill(child, signal.SIGTERM)
             raise TryAgain(f"evolog was not up in {node.directory} within {limit:.0f} s: see {log}, then start again.")
         time.sleep(0.02)
+    if code is None and node.holder() != child:  # another came first; this one must not take over when that one ends
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
 
 
 def stop(directory: Path, *, limit: float = STOP_LIMIT) -> None:

@@ -55,6 +55,4 @@ def score(trajectory: str, recorded: TrajectoryRecorded, loaded: Loaded, labels:
 
 
 def _failed(trajectory: str, recorded: TrajectoryRecorded, reason: str) -> ScoringFailed:
-    return ScoringFailed(
-        trajectory=trajectory, request=recorded.request, item=recorded.item, attempt=recorded.attempt, reason=reason
-    )
+    return ScoringFailed(trajectory=trajectory, request=recorded.request, item=recorded.item, attempt=recorded.attempt, reason=reason)

@@ -1,0 +1,22 @@
+"""A budget as the command line takes it: `rollouts=100000,tokens=2M,usd=20`."""
+
+import math
+import re
+
+from events.errors import UsageError
+from events.run import Budget
+
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)\Z")
+
+
+def parse(text: str) -> Budget:
+    """The budget in these words; nothing is no limit. Raises `UsageError` with an example."""
+    limits: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, amount = part.partition("=")
+        found = _AMOUNT.match(amount)
+        if name not in ("rollouts", "tokens", "usd") or not found or name in limits:
+            raise UsageError(f"{part!r} is no budget; write it as in --budget rollouts=100k,tokens=2M,usd=20, each at most once.")
+        value = float(found[1]) * {"": 1, "k": 1e3, "m": 1e6}[found[2].lower()]
+        limits[name] = math.floor(value * 1e6 if name == "usd" else value)
+    return Budget(rollouts=limits.get("rollouts"), tokens=limits.get("tokens"), micro_usd=limits.get("usd"))

