@@ -11,7 +11,7 @@ class GoldScored(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
-    """`start`, `scaffold`, `weights`, `both`, `uniform_policy`, or `baseline:<name>`."""
+    """`start`, `scaffold` and `weights` (one lever's gain alone), `final`, `uniform_policy`, or `baseline:<name>`."""
     split: str
     scaffold: str
     adapter: str
@@ -22,6 +22,8 @@ class GoldScored(Fact, frozen=True, kw_only=True):
     items: int
     failed: int
     rollouts: int
+    blob: str
+    """Answers and model calls, among the auditor's blobs; empty for a baseline."""
 
 
 class GoldFailed(Fact, frozen=True, kw_only=True):

@@ -210,7 +210,7 @@ async def collect(log: Log, gold: Log, run: str) -> Report:
     return reporter.report
 
 
-CELLS = ("start", "scaffold", "weights", "both", "uniform_policy")
+CELLS = ("start", "scaffold", "weights", "final", "uniform_policy")
 
 
 def order_cells(cells: Iterable[GoldScored]) -> list[GoldScored]:

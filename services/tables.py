@@ -14,7 +14,7 @@ NAMES = {
     "start": "start: reference scaffold, base weights",
     "scaffold": "scaffold lever alone: final scaffold, base weights",
     "weights": "weights lever alone: reference scaffold, final adapter",
-    "both": "both: final scaffold, final adapter",
+    "final": "final: final scaffold, final adapter",
     "uniform_policy": "final scaffold, uniformly random policy",
 }
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -54,7 +54,7 @@ def final_table(console: Console, report: Report) -> None:
     names: dict[str, dict[str, GoldScored]] = {}
     for cell in order_cells(report.cells):
         names.setdefault(cell.cell, {})[cell.split] = cell
-    spent = {"start": report.generations[0].rollouts if report.generations else 0, "both": report.rollouts}
+    spent = {"start": report.generations[0].rollouts if report.generations else 0, "final": report.rollouts}
     for name, splits in names.items():
         what = NAMES.get(name, f"no agent: {name.removeprefix('baseline:')}")
         row = [what]
@@ -76,11 +76,11 @@ def final_table(console: Console, report: Report) -> None:
 
 def verdict_on_the_model(names: dict[str, dict[str, GoldScored]]) -> str:
     """What the final scaffold with a uniformly random policy says of the model's part in the score."""
-    both, uniform = names.get("both", {}).get("test"), names.get("uniform_policy", {}).get("test")
-    if both is None or uniform is None:
+    final, uniform = names.get("final", {}).get("test"), names.get("uniform_policy", {}).get("test")
+    if final is None or uniform is None:
         return "Whether the model did anything is not known: a cell is missing."
-    gain = both.score - uniform.score
-    if uniform.high >= both.score:
+    gain = final.score - uniform.score
+    if uniform.high >= final.score:
         return f"With a uniformly random policy in its place the final scaffold ties ({gain:+.4f} on test): the model did nothing that can be told."
     return f"The model's part: {gain:+.4f} on test over a uniformly random policy in the same scaffold."
 
@@ -114,7 +114,7 @@ def ablation_table(console: Console, reports: Sequence[Report]) -> None:
     for report in reports:
         levers = "both levers" if len(report.levers) > 1 else f"{report.levers[0]} only"
         for cell in report.cells:
-            if cell.cell == "both":
+            if cell.cell == "final":
                 rows.setdefault(levers, {}).setdefault(cell.split, []).append(cell.score)
             elif len(report.levers) > 1 and (cell.cell in ("start", "uniform_policy") or cell.cell.startswith("baseline:")):
                 rows.setdefault(NAMES.get(cell.cell, f"no agent: {cell.cell.removeprefix('baseline:')}"), {}).setdefault(

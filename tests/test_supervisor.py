@@ -38,6 +38,7 @@ from pathlib import Path
 from events.errors import UserError
 from services import supervisor
 supervisor.GRACE = 0.3
+supervisor.server.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
 try:
     asyncio.run(supervisor.supervise(Path(sys.argv[3]), module="stand_in_service"))
 except UserError as wrong:
@@ -189,6 +190,17 @@ def test_a_misconfigured_service_is_reported_and_not_started_again(node: Node, m
     assert said(node).count("trainer 0") == 1
     assert "(its log: the adapter folder has no base model); it is not started again" in said(node)
     assert node.alive()
+
+
+def test_all_is_stopped_in_good_order_before_the_disk_is_full(node: Node) -> None:
+    up(node)
+    everything = [*processes(node).values(), server_pid(node), node.require_up().pid]
+    (node.directory / "full").touch()
+    wait_until(lambda: not any(map(lives, everything)), 4)
+    assert "because the disk is nearly full" in said(node)
+    assert "Only 30 MB are free" in said(node)
+    (node.directory / "full").unlink()
+    up(node)
 
 
 def test_a_service_that_does_not_heed_sigterm_is_killed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,194 @@
+"""Scores what a finished run arrived at, on dev and once on test, and what needs no agent beside it; all of it on the stream GOLD.
+
+It alone reads the labels of test. Nothing of what it finds reaches the loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from algorithms.search.estimate import mean_reward
+from events import codec
+from events.change import ScaffoldProposed
+from events.codec import Event
+from events.errors import UserError
+from events.fact import Fact, NotFinite
+from events.gold import AuditFinished, GoldFailed, GoldScored
+from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
+from events.run import RunFinished
+from events.subjects import GOLD, LOG, subject
+from replay.projection import Archive
+from runtime.blobs import Blobs
+from runtime.log import Log
+from runtime.policies.bases import UNIFORM
+from runtime.policies.client import PolicyClient, model_name
+from runtime.rollouts import Player
+from runtime.worker import now, work
+from services.context import Context, Loaded
+
+SPLITS = ("dev", "test")
+READ = 5000
+
+
+class Cell(NamedTuple):
+    """A scaffold with a policy, to be scored."""
+
+    name: str
+    scaffold: str
+    adapter: str
+    uniform: bool = False
+
+
+def cells_of(start: str, finished: RunFinished) -> list[Cell]:
+    """The cells of the final table: the start, each lever alone where both moved, the final candidate, and the check on the model."""
+    cells = [Cell("start", start, "")]
+    if finished.scaffold != start and finished.adapter:
+        cells += [Cell("scaffold", finished.scaffold, ""), Cell("weights", start, finished.adapter)]
+    return [*cells, Cell("final", finished.scaffold, finished.adapter), Cell("uniform_policy", finished.scaffold, "", uniform=True)]
+
+
+async def serve(context: Context) -> None:
+    """Audit runs as they finish."""
+    gold = context.connection.log(GOLD)
+    blobs = Blobs(context.node.gold_blobs)
+    player = Player(context.blobs, context.work, PolicyClient(context.node.policy_url(), context.policy_token()))
+
+    async def perform(events: list[Event]) -> Sequence[Event]:
+        for event in events:
+            await audit(context, gold, blobs, player, event)
+        return []
+
+    await _project(context, gold)
+    try:
+        await work(context.log, perform, source="auditor", scanner=context.scanner)
+    finally:
+        player.close()
+
+
+async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event: Event) -> None:
+    """Score every cell that is not recorded yet, each as soon as it is known, then say that the audit is finished."""
+    began = time.monotonic()
+    finished = event.data
+    assert isinstance(finished, RunFinished)
+    recorded = 0
+
+    async def record(facts: Sequence[Fact]) -> None:
+        nonlocal recorded
+        recorded += len(facts)
+        await context.record([codec.event(fact, run=event.run, source="auditor", cause=event.id, time=now()) for fact in facts], gold)
+
+    try:
+        loaded = await context.load(event.run)
+        labels = await asyncio.to_thread(_labels, loaded)
+        start = await _start_scaffold(context, event.run)
+    except UserError as wrong:
+        await record([GoldFailed(cell="final", split="test", reason=str(wrong))])
+    else:
+        baselines = asyncio.create_task(asyncio.to_thread(_baselines, loaded, labels))
+        for cell in cells_of(start, finished) if finished.candidate else []:
+            for split in SPLITS:
+                if not await _is_recorded(gold, event.run, cell.name, split):
+                    await record([await asyncio.to_thread(play_cell, blobs, player, event.run, loaded, labels, cell, split)])
+        await record(await baselines)
+    await record([AuditFinished(candidate=finished.candidate, cells=recorded, seconds=time.monotonic() - began)])
+    await _project(context, gold)
+
+
+def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], cell: Cell, split: str) -> Fact:
+    """One attempt at each item of a split at temperature 0; the mean reward with its interval, and what was answered as a blob."""
+    items = loaded.public.dev if split == "dev" else loaded.public.test
+    requested = RolloutsRequested(
+        generation=0,
+        purpose="audit",
+        round=0,
+        shard=0,
+        scaffold=cell.scaffold,
+        adapter=cell.adapter,
+        split=split,
+        fold=-1,
+        items=tuple(item.id for item in items),
+        attempts=1,
+        temperature=0.0,
+        seed=loaded.started.seed,
+    )
+    calls: list[ModelCalled] = []
+    model = model_name(loaded.started.base_model, UNIFORM if cell.uniform else cell.adapter)
+    facts = player.play(run, f"audit-{cell.name}-{split}", requested, loaded.public, model, lambda ids: {}, calls.extend)
+    answers = {fact.item: fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)}
+    blob = blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
+    return _scored(loaded, labels, answers, cell.name, split, len(items), scaffold=cell.scaffold, adapter=cell.adapter, policy=model, blob=blob)
+
+
+def _scored(
+    loaded: Loaded,
+    labels: Mapping[str, str],
+    answers: Mapping[str, str | None],
+    cell: str,
+    split: str,
+    items: int,
+    *,
+    scaffold: str = "",
+    adapter: str = "",
+    policy: str = "",
+    blob: str = "",
+) -> Fact:
+    try:
+        rewards = [loaded.task.score(answer, labels[item]).reward for item, answer in answers.items()]
+        if not rewards:
+            return GoldFailed(cell=cell, split=split, reason="no attempt ran to its end")
+        estimate = mean_reward(rewards)
+        return GoldScored(
+            cell=cell,
+            split=split,
+            scaffold=scaffold,
+            adapter=adapter,
+            policy=policy,
+            score=estimate.mean,
+            low=estimate.low,
+            high=estimate.high,
+            items=items,
+            failed=items - len(rewards),
+            rollouts=items if policy else 0,
+            blob=blob,
+        )
+    except (NotFinite, ArithmeticError, ValueError, TypeError, LookupError) as wrong:
+        return GoldFailed(cell=cell, split=split, reason=f"{type(wrong).__name__}: {wrong}")
+
+
+def _labels(loaded: Loaded) -> dict[str, str]:
+    return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold()}
+
+
+def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
+    facts: list[Fact] = []
+    predictors: Mapping[str, Callable[..., dict[str, str]]] = loaded.task.baselines()
+    for name, predict in predictors.items():
+        predicted = predict(loaded.public, [*loaded.public.dev, *loaded.public.test])
+        for split, items in (("dev", loaded.public.dev), ("test", loaded.public.test)):
+            answers = {item.id: predicted[item.id] for item in items}
+            facts.append(_scored(loaded, labels, answers, f"baseline:{name}", split, len(items)))
+    return facts
+
+
+async def _is_recorded(gold: Log, run: str, cell: str, split: str) -> bool:
+    where = [subject(GOLD, run, codec.event_id(run, kind, cell, split), kind.tag()) for kind in (GoldScored, GoldFailed)]
+    return bool(await gold.last(where))
+
+
+async def _start_scaffold(context: Context, run: str) -> str:
+    where = subject(LOG, run, codec.event_id(run, ScaffoldProposed, 0), ScaffoldProposed.tag())
+    found = (await context.log.last([where])).get(where)
+    data = codec.decode_at(where, found.data).data if found else None
+    return data.scaffold if isinstance(data, ScaffoldProposed) else ""
+
+
+async def _project(context: Context, gold: Log) -> None:
+    archive = await asyncio.to_thread(Archive, context.node.gold_archive, GOLD)
+    try:
+        while read := await gold.read(archive.cursor + 1, READ):
+            await asyncio.to_thread(archive.apply, read)
+    finally:
+        archive.close()

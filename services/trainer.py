@@ -1,0 +1,125 @@
+"""Trains adapters from sealed batches of recorded rollouts. It knows no algorithm by name."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from algorithms.learning.batch import Diverged, NothingToLearn, Rollout
+from events.codec import Event
+from events.errors import CheckFailed, UserError
+from events.fact import Fact, NotFinite
+from events.weights import AdapterPublished, Canary, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
+from runtime.blobs import Blobs
+from runtime.index import RunIndex
+from runtime.policies.bases import train
+from runtime.policies.interface import SampleRequest
+from runtime.run_decider import batch_digest
+from runtime.worker import answer, work
+from services.context import Context
+
+
+async def serve(context: Context) -> None:
+    """Train on one batch after the other."""
+    indexes: dict[str, RunIndex] = {}
+
+    async def perform(events: list[Event]) -> Sequence[Event]:
+        outputs: list[Event] = []
+        for event in events:
+            sealed = event.data
+            assert isinstance(sealed, TrainingBatchSealed)
+            if event.run not in indexes:
+                indexes.clear()
+                indexes[event.run] = RunIndex(context.log, event.run)
+            index = indexes[event.run]
+            await index.catch_up()
+            started = await context.started(event.run)
+            facts = await asyncio.to_thread(update, context.blobs, context.work, index, sealed, started.base_model)
+            outputs += [answer(fact, event, "trainer") for fact in facts]
+        return outputs
+
+    await work(context.log, perform, source="trainer", scanner=context.scanner)
+
+
+def update(blobs: Blobs, work_folder: Path, index: RunIndex, sealed: TrainingBatchSealed, base_model: str) -> list[Fact]:
+    """One round of training: its steps and its adapter, or why there is none. The same batch gives the same adapter, to the byte."""
+    work_folder.mkdir(parents=True, exist_ok=True)
+    out = Path(tempfile.mkdtemp(dir=work_folder))
+    try:
+        rollouts = sealed_rollouts(blobs, index, sealed)
+        base = blobs.unpack(base_model, work_folder / base_model)
+        parent = blobs.unpack(sealed.parent_adapter, work_folder / sealed.parent_adapter) if sealed.parent_adapter else None
+        result = train(base, parent, rollouts, sealed.algorithm, sealed.hyper, sealed.training_seed, out / "adapter", out / "resume")
+        steps: list[Fact] = [
+            OptimizerStepApplied(
+                generation=sealed.generation,
+                round=sealed.round,
+                parent_adapter=sealed.parent_adapter,
+                batch=sealed.digest,
+                step=number,
+                **msgspec.structs.asdict(step),
+            )
+            for number, step in enumerate(result.steps)
+        ]
+        published = AdapterPublished(
+            generation=sealed.generation,
+            round=sealed.round,
+            adapter=blobs.put_folder(out / "adapter"),
+            parent_adapter=sealed.parent_adapter,
+            base_model=base_model,
+            batch=sealed.digest,
+            algorithm=sealed.algorithm,
+            resume=blobs.put_folder(out / "resume"),
+            canary=tuple(Canary(prompt, logprobs) for prompt, logprobs in result.canary),
+            trained_on=result.trained_on,
+        )
+        return [*steps, published]
+    except Diverged as wrong:
+        return [_failed(sealed, "diverged", wrong)]
+    except NotFinite as wrong:
+        return [_failed(sealed, "diverged", wrong)]
+    except NothingToLearn as wrong:
+        return [_failed(sealed, "nothing_to_learn", wrong)]
+    except CheckFailed as wrong:
+        return [_failed(sealed, "batch_differs", wrong)]
+    except UserError as wrong:
+        return [_failed(sealed, "adapter_unusable", wrong)]
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def sealed_rollouts(blobs: Blobs, index: RunIndex, sealed: TrainingBatchSealed) -> list[Rollout]:
+    """The batch as recorded, one rollout for each use of a model call; raises `CheckFailed` unless it is the batch that was sealed."""
+    attempts = [attempt for attempt in index.attempts(sealed.requests) if attempt.reward is not None]
+    digest = batch_digest([(attempt.id, attempt.reward) for attempt in attempts if attempt.reward is not None])
+    if digest != sealed.digest:
+        raise CheckFailed(f"The recorded batch has digest {digest[:12]}, sealed was {sealed.digest[:12]}: {len(attempts)} trajectories, sealed {sealed.trajectories}.")
+    bodies: dict[str, list[SampleRequest]] = {}
+    rollouts = []
+    for attempt in attempts:
+        assert attempt.reward is not None
+        for use in attempt.recorded.calls:
+            call = index.calls[use.call]
+            if call.body not in bodies:
+                bodies[call.body] = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])
+            request = bodies[call.body][call.index]
+            rollouts.append(
+                Rollout(
+                    group=f"{call.request} {attempt.recorded.item}",
+                    item=attempt.recorded.item,
+                    prompt=request.prompt,
+                    choices=request.choices,
+                    bias=request.bias,
+                    token=call.tokens[use.completion][0],
+                    logprob=call.logprobs[use.completion][0],
+                    reward=attempt.reward,
+                )
+            )
+    return rollouts
+
+
+def _failed(sealed: TrainingBatchSealed, kind: str, wrong: Exception) -> WeightUpdateFailed:
+    return WeightUpdateFailed(generation=sealed.generation, round=sealed.round, batch=sealed.digest, kind=kind, reason=str(wrong))
