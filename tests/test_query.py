@@ -19,7 +19,7 @@ from events.run import RunPaused
 from replay.projection import Archive
 from runtime.log import Stored
 from services.archivist import CONCURRENT, QueryServer
-from services.query import ARCHIVE, SOCKET, Result, connect_path, listen_path, query, render, stop_listening
+from services.query import ARCHIVE, FORMATS, SOCKET, Result, connect_path, listen_path, query, render, stop_listening
 
 FORBIDDEN = [
     "COPY events TO '{here}/out.csv'",
@@ -286,6 +286,17 @@ def test_parquet_keeps_the_types(tmp_path: Path) -> None:
         ("a,[b]", False, ["x", "y"], {"lr": 0.1}, b"ab"),
         ("c", True, None, None, None),
     ]
+
+
+def test_every_type_that_duckdb_has_can_be_asked_for(server: QueryServer, tmp_path: Path) -> None:
+    found = query(tmp_path, 'SELECT * EXCLUDE (dec_18_6, dec38_10, empty_struct, "union", geometry, tuple) FROM test_all_types()')
+    for format in FORMATS:
+        assert rendered(format, tmp_path, found)
+
+
+def test_a_type_that_parquet_cannot_hold_is_named(server: QueryServer, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"does not fit into Parquet .* cast that column"):
+        rendered("parquet", tmp_path, query(tmp_path, "SELECT row(1, 'a') AS pair"))
 
 
 def test_data_goes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

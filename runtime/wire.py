@@ -1,35 +1,89 @@
-"""Bulk reading of a stream over a plain socket, about fifteen times cheaper a message than nats-py's parser.
+"""Bulk appends and reads over a plain socket: a message costs a tenth or less of what it costs in nats-py.
 
-It speaks the little of the NATS protocol that JetStream's batched direct get (ADR-31) needs, and needs no consumer.
+It speaks the little of the NATS protocol that atomic batches (ADR-50) and batched direct get (ADR-31) need. nats-py does the rest.
 """
 
 import json
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
-from events.errors import Unavailable
-from runtime.log import Stored, require_contiguous
+import msgspec
+
+from events.errors import Misconfigured, TryAgain, Unavailable
+from runtime.log import BATCH_LIMIT, Message, Refused, Stored, require_contiguous
 from runtime.server import API
 
 READ_BATCH = 2000
 LAST_BATCH = 500
 _CRLF = b"\r\n"
+T = TypeVar("T")
+_WRONG_LAST_SEQUENCE = (10060, 10070, 10071, 10164)
+_NO_SPACE = (10023, 10025, 10047, 10077)
 
 
-class Reader:
-    """A blocking connection that reads one stream. Safe to call from several threads, one call at a time."""
+class Credentials(msgspec.Struct, frozen=True):
+    """What one account needs to connect, as it stands in its file."""
 
-    def __init__(self, url: str, user: str, password: str, inbox: str, stream: str, *, timeout: float = 10.0) -> None:
-        self._where, self._user, self._password, self._inbox, self._stream = url, user, password, inbox, stream
-        self._timeout = timeout
+    url: str
+    user: str
+    password: str
+    inbox: str
+
+
+class _Problem(msgspec.Struct):
+    err_code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    seq: int = 0
+    count: int = 0
+    error: _Problem | None = None
+
+
+class Wire:
+    """A blocking connection to one stream, made when it is needed. Safe to call from several threads, one call at a time."""
+
+    def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:
+        self._account, self._stream, self._timeout = credentials, stream, timeout
+        self._where = credentials.url
+        self._inbox = f"{credentials.inbox}.{uuid.uuid4().hex[:12]}"
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
         self._asked = 0
         self._lock = threading.Lock()
+
+    def append(self, messages: Sequence[Message]) -> int:
+        """Store all the messages or none: one as a plain publish, more as an atomic batch; the last one's sequence.
+
+        Raises `Refused` at an expectation that does not hold, `TryAgain` where the disk is full, `Misconfigured` where the account
+        may not append this, and `Unavailable` where no answer came, after which the messages may be stored or not.
+        """
+        if not 0 < len(messages) <= BATCH_LIMIT:
+            raise ValueError(f"an append holds 1 to {BATCH_LIMIT} messages, not {len(messages)}")
+        batch = uuid.uuid4().hex if len(messages) > 1 else ""
+        frames = bytearray()
+        reply = ""
+        for place, (subject, payload, expected) in enumerate(messages, 1):
+            header = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: {expected}\r\n"
+            if batch:
+                header += f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {place}\r\n"
+            if place == len(messages):
+                reply = f"{self._inbox}.{place}"
+                header += "Nats-Batch-Commit: 1\r\n\r\n" if batch else "\r\n"
+            else:
+                header += "\r\n"
+            frames += f"HPUB {subject} {reply + ' ' if reply else ''}{len(header)} {len(header) + len(payload)}\r\n{header}".encode()
+            frames += payload
+            frames += _CRLF
+        with self._lock:
+            return self._guarded(lambda: self._appended(bytes(frames), reply.encode(), len(messages)))
 
     def read(self, start: int, limit: int) -> list[Stored]:
         """Up to `limit` messages from sequence `start` on; raises `CheckFailed` at a gap, `Unavailable` if the server is gone."""
@@ -60,19 +114,46 @@ class Reader:
 
     def _ask(self, request: dict[str, object]) -> list[Stored]:
         with self._lock:
-            try:
-                return self._exchange(request)
-            except (OSError, ssl.SSLError) as wrong:
-                self.close()
-                raise Unavailable(f"No answer from the broker at {self._where}: {wrong}. Start it with `evolog up`.") from wrong
-            except BaseException:
-                self.close()
-                raise
+            return self._guarded(lambda: self._exchange(request))
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        # an answer that was not read to its end would be taken for the next call's: after any failure the connection is made anew
+        try:
+            return call()
+        except (Refused, TryAgain):
+            raise
+        except OSError as wrong:
+            self.close()
+            raise Unavailable(f"No answer from the broker at {self._where} ({wrong}); `evolog up` starts one.") from wrong
+        except BaseException:
+            self.close()
+            raise
+
+    def _appended(self, frames: bytes, reply: bytes, count: int) -> int:
+        connection = self._socket or self._connect()
+        connection.sendall(frames)
+        while True:
+            subject, header, data = self._message()
+            if subject == reply:
+                break
+        if header:
+            raise Unavailable(f"No stream at {self._where} takes this append: the broker has no {self._stream}, or is starting.")
+        answer = msgspec.json.decode(data, type=_Answer)
+        if answer.error is not None:
+            said = f"{answer.error.description} (error {answer.error.err_code})"
+            if answer.error.err_code in _WRONG_LAST_SEQUENCE:
+                raise Refused(said)
+            if answer.error.err_code in _NO_SPACE or "space left" in said:
+                raise TryAgain(f"The broker has no room left for the log: {said}. Free disk space, and the run goes on by itself.")
+            raise Unavailable(f"The broker refused an append: {said}.")
+        if count > 1 and answer.count != count:
+            raise Unavailable(f"The broker stored {answer.count} of a batch of {count}; servers before 2.14 do not keep batches whole.")
+        return answer.seq
 
     def _exchange(self, request: dict[str, object]) -> list[Stored]:
         connection = self._socket or self._connect()
         self._asked += 1
-        reply = f"{self._inbox}.reader.{self._asked}"
+        reply = f"{self._inbox}.r{self._asked}"
         payload = json.dumps(request).encode()
         connection.sendall(f"PUB {API}.DIRECT.GET.{self._stream} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
         found: list[Stored] = []
@@ -104,7 +185,13 @@ class Reader:
                 assert self._socket is not None
                 self._socket.sendall(b"PONG\r\n")
             elif line.startswith(b"-ERR"):
-                raise Unavailable(f"The broker at {self._where} answered {line[5:].decode()}.")
+                raise self._refusal(line)
+
+    def _refusal(self, line: bytes) -> Unavailable | Misconfigured:
+        said = line[5:].decode(errors="replace").strip("'")
+        if "permissions violation" in said.lower():
+            return Misconfigured(f"The account {self._account.user!r} may not do this at {self._where}: {said}.")
+        return Unavailable(f"The broker at {self._where} answered: {said}.")
 
     def _line(self) -> bytes:
         while (end := self._buffer.find(_CRLF)) < 0:
@@ -143,13 +230,13 @@ class Reader:
             "lang": "evolog",
             "version": "1",
             "protocol": 1,
-            "user": self._user,
-            "pass": self._password,
+            "user": self._account.user,
+            "pass": self._account.password,
         }
-        connection.sendall(f"CONNECT {json.dumps(options)}\r\nSUB {self._inbox}.reader.* 1\r\nPING\r\n".encode())
+        connection.sendall(f"CONNECT {json.dumps(options)}\r\nSUB {self._inbox}.* 1\r\nPING\r\n".encode())
         while (line := self._line()) != b"PONG":
             if line.startswith(b"-ERR"):
-                raise Unavailable(f"The broker at {self._where} answered {line[5:].decode()}.")
+                raise self._refusal(line)
         return connection
 
 

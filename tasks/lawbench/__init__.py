@@ -1,0 +1,1 @@
+"""LawBench: name the charge of a Chinese criminal case, one of 191."""

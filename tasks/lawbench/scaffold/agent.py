@@ -1,0 +1,24 @@
+"""The scaffold that a run starts from: ask for the charge, with every label allowed, and hand back what the model said.
+
+A step is a module of the folder `steps`. `before(item, data, offers)` returns the labels to offer with their bias in log-odds (none: all
+labels, no bias); `after(text, data)` turns what the model said into a label.
+"""
+
+from importlib import import_module
+from typing import Any
+
+STEPS: tuple[str, ...] = ()
+
+
+def solve(item: Any, model: Any, data: Any) -> str:
+    """The label of `item`, by the steps in order, then the model."""
+    steps = [import_module(f"steps.{name}") for name in STEPS]
+    offers: dict[str, float] = {}
+    for step in steps:
+        if hasattr(step, "before"):
+            offers = step.before(item, data, offers)
+    text: str = model.complete(item.prompt, choices=tuple(offers), bias=tuple(offers.values()), max_tokens=16).text
+    for step in steps:
+        if hasattr(step, "after"):
+            text = step.after(text, data)
+    return text

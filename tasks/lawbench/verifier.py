@@ -1,0 +1,12 @@
+"""The reward that a run learns from: the answer is the label, character for character."""
+
+from tasks.contract import Scored
+
+VERSION = "exact-match-1"
+
+
+def score(answer: str | None, label: str) -> Scored:
+    """1 for the exact label, else 0; no answer, or an empty one, counts as unparsed. A scaffold owes a label, so spaces are not stripped."""
+    if not answer:
+        return Scored(0.0, "unparsed")
+    return Scored(1.0, "right") if answer == label else Scored(0.0, "wrong")

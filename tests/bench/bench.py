@@ -1,0 +1,164 @@
+"""The figures in the README: `make bench`. Each is a ratio or a time within this one run, on this machine."""
+
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import nats
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from broker import account, broker  # noqa: E402
+from events import codec  # noqa: E402
+from events.judgement import TrajectoryScored  # noqa: E402
+from runtime.log import append_once  # noqa: E402
+from runtime.server import credentials_file  # noqa: E402
+
+SINGLE, BATCHES, BATCH, REPEATS = 400, 12, 400, 7
+
+
+def scored(run: str, number: int) -> codec.Event:
+    fact = TrajectoryScored(trajectory=f"t{number}", request="q", item="i", attempt=number, reward=1.0, outcome="right", verifier="v")
+    return codec.event(fact, run=run, source="verifier", cause="c", time="2026-01-01T00:00:00Z")
+
+
+async def seconds(work: Callable[[], Awaitable[None]]) -> float:
+    began = time.perf_counter()
+    await work()
+    return time.perf_counter() - began
+
+
+async def appends() -> list[tuple[str, str]]:
+    """Durable appends per second, ours (events encoded, expectation set, once) against nats-py sending ready-made bytes."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with broker(Path(folder)) as server, account(server, "verifier") as ours:
+            login = json.loads(credentials_file(Path(folder), "verifier").read_text())
+            bare = await nats.connect(server.url, user=login["user"], password=login["password"], inbox_prefix=login["inbox"].encode())
+            log = ours.log()
+            number = 0
+
+            def prepared(count: int) -> list[codec.Event]:
+                nonlocal number
+                number += count
+                return [scored(f"b{uuid.uuid4().hex[:6]}", number + at) for at in range(count)]
+
+            async def ours_single() -> None:
+                for event in single:
+                    await append_once(log, [event], ours.scanner)
+
+            async def bare_single() -> None:
+                for subject, data in ready:
+                    answer = await bare.request(subject, data, timeout=10, headers={"Nats-Expected-Last-Subject-Sequence": "0"})
+                    assert b'"seq"' in answer.data, answer.data
+
+            async def ours_batch() -> None:
+                for at in range(0, len(single), BATCH):
+                    await append_once(log, single[at : at + BATCH], ours.scanner)
+
+            async def bare_batch() -> None:
+                for at in range(0, len(ready), BATCH):
+                    part, batch = ready[at : at + BATCH], uuid.uuid4().hex
+                    for place, (subject, data) in enumerate(part, 1):
+                        headers = {"Nats-Expected-Last-Subject-Sequence": "0", "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
+                        if place < len(part):
+                            await bare.publish(subject, data, headers=headers)
+                    answer = await bare.request(part[-1][0], part[-1][1], timeout=10, headers=headers | {"Nats-Batch-Commit": "1"})
+                    assert b'"count"' in answer.data, answer.data
+
+            for name, count, mine, theirs in (
+                ("one at a time", SINGLE, ours_single, bare_single),
+                (f"batches of {BATCH}", BATCH * BATCHES, ours_batch, bare_batch),
+            ):
+                ratios, rates, bare_rates = [], [], []
+                for _ in range(REPEATS):
+                    single = prepared(count)
+                    ready = [(event.subject, codec.encode(event)) for event in prepared(count)]
+                    own, other = await seconds(mine), await seconds(theirs)
+                    ratios.append(other / own)
+                    rates.append(count / own)
+                    bare_rates.append(count / other)
+                rows.append(
+                    (
+                        f"durable appends, {name}: ours / bare nats-py (goal 0.8)",
+                        f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]  ({statistics.median(rates):,.0f}/s against {statistics.median(bare_rates):,.0f}/s)",
+                    )
+                )
+            await bare.close()
+    return rows
+
+
+def evolog(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(Path(sys.executable).parent / "evolog"), *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def up_to_first_event() -> list[tuple[str, str]]:
+    """From `evolog up` to the first decision on the log, and a generation of a task in which nothing takes time."""
+    toy = ROOT / "tests" / "toy"
+    times, overheads = [], []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.time()
+            up = subprocess.Popen([str(Path(sys.executable).parent / "evolog"), "up", "--dir", "node"], cwd=folder, stderr=subprocess.DEVNULL)
+            try:
+                while not (Path(folder) / "node" / "node.json").exists():
+                    time.sleep(0.01)
+                done = evolog("run", str(toy), "--name", "bench", "--levers", "scaffold", "--dir", "node", "--json", cwd=Path(folder))
+                assert done.returncode == 0, done.stderr
+                listed = evolog("watch", "bench", "--no-follow", "--json", "--dir", "node", cwd=Path(folder)).stdout.splitlines()
+                first = next(line for line in map(json.loads, listed) if line["subject"].endswith("scaffold_requested"))
+                times.append(_epoch(first["stored"]) - began)
+                report = json.loads(done.stdout)
+                overheads += [row["seconds"] for row in report["generations"][1:]]
+            finally:
+                up.terminate()
+                up.wait()
+    return [
+        ("seconds from `evolog up` to the first decision, a run ordered at once (goal 3)", f"{statistics.median(times):.2f}"),
+        (
+            "seconds per generation where scaffold and model take next to nothing (goal 0.3)",
+            f"{statistics.median(overheads):.2f} [{min(overheads):.2f}, {max(overheads):.2f}] over {len(overheads)} generations",
+        ),
+    ]
+
+
+def _epoch(stored: str) -> float:
+    from runtime.wire import nanoseconds
+
+    return nanoseconds(stored) / 1e9
+
+
+def cold_help() -> list[tuple[str, str]]:
+    """`evolog --help` in a new process, against Python starting and ending."""
+    helped, bare = [], []
+    for _ in range(15):
+        for times, command in ((helped, [str(Path(sys.executable).parent / "evolog"), "--help"]), (bare, [sys.executable, "-c", ""])):
+            began = time.perf_counter()
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            times.append(time.perf_counter() - began)
+    return [("milliseconds for a cold `evolog --help` (goal 150)", f"{statistics.median(helped) * 1e3:.0f}  (an empty Python takes {statistics.median(bare) * 1e3:.0f})")]
+
+
+def main() -> None:
+    table = Table(title=f"evolog bench: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", title_justify="left")
+    table.add_column("what")
+    table.add_column("median [least, most]")
+    for what, figure in (*cold_help(), *asyncio.run(appends()), *up_to_first_event()):
+        table.add_row(what, figure)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
