@@ -4,8 +4,9 @@ It alone reads the labels of test. Nothing of what it finds reaches the loop.
 """
 
 import asyncio
+import importlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -159,17 +160,18 @@ def _scored(
 
 
 def _labels(loaded: Loaded) -> dict[str, str]:
-    return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold()}
+    gold = importlib.import_module(f"{loaded.task.package}.gold")
+    return {**loaded.task.labels(loaded.task.root, loaded.started.seed), **gold.labels(loaded.task.root)}
 
 
 def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
     facts: list[Fact] = []
-    predictors: Mapping[str, Callable[..., dict[str, str]]] = loaded.task.baselines()
-    for name, predict in predictors.items():
-        predicted = predict(loaded.public, [*loaded.public.dev, *loaded.public.test])
-        for split, items in (("dev", loaded.public.dev), ("test", loaded.public.test)):
-            answers = {item.id: predicted[item.id] for item in items}
-            facts.append(_scored(loaded, labels, answers, f"baseline:{name}", split, len(items)))
+    for name, predict in loaded.task.baselines.items():
+        items = [*loaded.public.dev, *loaded.public.test]
+        predicted = dict(zip((item.id for item in items), predict(loaded.public, items), strict=True))
+        for split, part in (("dev", loaded.public.dev), ("test", loaded.public.test)):
+            answers = {item.id: predicted[item.id] for item in part}
+            facts.append(_scored(loaded, labels, answers, f"baseline:{name}", split, len(part)))
     return facts
 
 

@@ -217,9 +217,10 @@ def data_get(task: str, source: Path | None) -> None:
     """Fetch a task's data into the cache and check it."""
     from tasks.loading import load
 
+    found = load(task)
     with working(f"fetching the data of {task}"):
-        where = load(task).get(source)
-    click.echo(f"{task}: {where}")
+        found.get(found.root, source)
+    click.echo(f"{task}: {found.root}")
 
 
 @main.command()

@@ -62,7 +62,7 @@ class Context:
         if run not in self._loaded:
             started = await self.started(run)
             task = await asyncio.to_thread(load, started.task)
-            public = await asyncio.to_thread(task.public, started.seed)
+            public = await asyncio.to_thread(task.load, task.root, started.seed)
             if public.digests != started.splits:
                 raise CheckFailed(
                     f"The data of task {started.task!r} on this host is not what run {run} was started on; "

@@ -69,21 +69,37 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
     opened.close()
 
 
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Archive]]:
+    """For each stream an archive with one event of each of its types."""
+    directory = tmp_path_factory.mktemp("full")
+    archives = {stream: Archive(directory / stream, stream) for stream in (LOG, GOLD)}
+    for stream, archive in archives.items():
+        archive.apply(stored([made(entry.fact) for entry in ENTRIES if entry.stream == stream]))
+    yield archives
+    for archive in archives.values():
+        archive.close()
+
+
 @pytest.mark.parametrize("tag", BY_TAG)
-def test_every_type_of_event_is_found_in_its_table_as_it_was_said(tag: str, tmp_path: Path) -> None:
-    entry = BY_TAG[tag]
-    fact = made(entry.fact)
-    archive = Archive(tmp_path / "a.duckdb", entry.stream)
-    [row] = stored([fact])
-    archive.apply([row])
-    (found,) = ask(archive, f'SELECT * REPLACE (epoch_us(time) AS time) FROM "{tag}"')
+def test_every_type_of_event_is_found_in_its_table_as_it_was_said(tag: str, full: dict[str, Archive]) -> None:
+    fact = made(BY_TAG[tag].fact)
+    (found,) = ask(full[BY_TAG[tag].stream], f'SELECT * REPLACE (epoch_us(time) AS time) FROM "{tag}"')
     expected = msgspec.json.decode(msgspec.json.encode(fact))
-    for name, hint in typing.get_type_hints(entry.fact).items():
+    for name, hint in typing.get_type_hints(type(fact)).items():
         if "CallUse" in str(hint):
             expected[name] = [{"call": call, "completion": completion} for call, completion in expected[name]]
-    assert found[:5] == (1, RUN, codec.event_id(RUN, entry.fact, *fact.key()), row.time // 1000, "because")
+    sequence = found[0]
+    key = codec.event_id(RUN, type(fact), *fact.key())
+    assert found[1:5] == (RUN, key, at(sequence, "", b"").time // 1000, "because")
     assert dict(zip(fact.__struct_fields__, found[5:], strict=True)) == expected
-    archive.close()
+
+
+def test_the_header_table_says_where_every_event_stands(full: dict[str, Archive]) -> None:
+    [row] = stored([made(ENTRIES[0].fact)])
+    (found,) = ask(full[LOG], "SELECT * REPLACE (epoch_us(time) AS time) FROM events WHERE seq = 1")
+    _, run, key, tag = row.subject.split(".")
+    assert found == (1, row.time // 1000, row.subject, run, tag, key, "because", "test", len(row.data))
 
 
 def everything() -> list[Stored]:
@@ -201,11 +217,9 @@ def test_views_are_made_again_when_their_text_changes(archive: Archive, tmp_path
     assert again.cursor == len(everything())
 
 
-def test_gold_has_an_archive_of_its_own(tmp_path: Path) -> None:
-    archive = Archive(tmp_path / "gold.duckdb", GOLD)
-    archive.apply(stored([made(BY_TAG["gold_scored"].fact)]))
-    assert ask(archive, "SELECT count(*) FROM gold_scored") == [(1,)]
-    assert ask(archive, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'run_started'") == [(0,)]
+def test_gold_has_an_archive_of_its_own(full: dict[str, Archive]) -> None:
+    sql = "SELECT count(*) FROM duckdb_tables() WHERE table_name IN ('gold_scored', 'run_started')"
+    assert ask(full[GOLD], sql) == ask(full[LOG], sql) == [(1,)]
 
 
 def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:

@@ -97,11 +97,16 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
     archive.close()
 
 
-@pytest.fixture
-def server(archive: Archive, tmp_path: Path) -> Iterator[QueryServer]:
-    server = QueryServer(archive.connection, tmp_path / SOCKET, seconds=5)
-    yield server
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Archive]]:
+    """A directory that many tests share, whose archivist is up."""
+    directory = tmp_path_factory.mktemp("busy")
+    archive = Archive(directory / ARCHIVE)
+    archive.apply([paused(1), paused(2)])
+    server = QueryServer(archive.connection, directory / SOCKET, seconds=5)
+    yield directory, archive
     server.close()
+    archive.close()
 
 
 def refused(directory: Path, sql: str) -> None:
@@ -113,10 +118,12 @@ def refused(directory: Path, sql: str) -> None:
 
 
 @pytest.mark.parametrize("sql", FORBIDDEN)
-def test_the_archivist_refuses(sql: str, server: QueryServer, archive: Archive, tmp_path: Path) -> None:
-    refused(tmp_path, sql)
-    assert query(tmp_path, "SELECT count(*), max(seq) FROM events").rows == [(2, 2)]
-    assert archive.apply([paused(3)]) == 1
+def test_the_archivist_refuses(sql: str, busy: tuple[Path, Archive]) -> None:
+    directory, archive = busy
+    last = archive.cursor
+    refused(directory, sql)
+    assert query(directory, "SELECT count(*), max(seq) FROM events").rows == [(last, last)]
+    assert archive.apply([paused(last + 1)]) == 1
 
 
 def test_the_file_alone_refuses_the_same(archive: Archive, tmp_path: Path) -> None:
@@ -126,46 +133,47 @@ def test_the_file_alone_refuses_the_same(archive: Archive, tmp_path: Path) -> No
     assert query(tmp_path, "SELECT count(*), max(seq) FROM events").rows == [(2, 2)]
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "FROM runs",
-        "SELECT seq, time, tag FROM events ORDER BY seq; -- all of them",
-        "WITH x AS (SELECT 1 AS a) SELECT * FROM x",
-        "VALUES (now(), [now()], {'at': now()}, INTERVAL 1 DAY, 1.5::DECIMAL(4, 2), 'a'::BLOB, 2::HUGEINT ** 70, MAP {'a': 1})",
-        "SELECT 1 AS a, 2 AS a",
-        "SELECT '; --' AS \"a;b\" /* ; */ ;; -- ü; y",
-        "DESCRIBE events",
-        "SUMMARIZE events",
-        "SHOW TABLES",
-        "EXPLAIN SELECT * FROM events",
-        "EXPLAIN ANALYZE SELECT * FROM events",
-        "PIVOT events ON tag IN ('run_paused') USING count(*)",
-    ],
-)
-def test_reading_is_answered_alike_by_the_archivist_and_from_the_file(sql: str, archive: Archive, tmp_path: Path) -> None:
+ALLOWED = [
+    "FROM runs",
+    "SELECT seq, time, tag FROM events ORDER BY seq; -- all of them",
+    "WITH x AS (SELECT 1 AS a) SELECT * FROM x",
+    "VALUES (now(), [now()], {'at': now()}, INTERVAL 1 DAY, 1.5::DECIMAL(4, 2), 'a'::BLOB, 2::HUGEINT ** 70, MAP {'a': 1})",
+    "SELECT 1 AS a, 2 AS a",
+    "SELECT '; --' AS \"a;b\" /* ; */ ;; -- ü; y",
+    "DESCRIBE events",
+    "SUMMARIZE events",
+    "SHOW TABLES",
+    "EXPLAIN SELECT * FROM events",
+    "EXPLAIN ANALYZE SELECT * FROM events",
+    "PIVOT events ON tag IN ('run_paused') USING count(*)",
+]
+
+
+def test_reading_is_answered_alike_by_the_archivist_and_from_the_file(archive: Archive, tmp_path: Path) -> None:
     server = QueryServer(archive.connection, tmp_path / SOCKET)
-    asked = query(tmp_path, sql)
+    asked = [query(tmp_path, sql) for sql in ALLOWED]
     server.close()
     archive.close()
-    alone = query(tmp_path, sql)
-    assert (asked.columns, asked.types, len(asked.rows)) == (alone.columns, alone.types, len(alone.rows))
-    assert len(set(asked.columns)) == len(asked.columns)
+    for found, sql in zip(asked, ALLOWED, strict=True):
+        alone = query(tmp_path, sql)
+        assert (found.columns, found.types, len(found.rows)) == (alone.columns, alone.types, len(alone.rows))
+        assert len(set(found.columns)) == len(found.columns)
 
 
-def test_values_are_those_of_json(server: QueryServer, tmp_path: Path) -> None:
-    found = query(tmp_path, "SELECT time, [time], NULL, 'nan'::DOUBLE, 1.5::DECIMAL(4, 2), 'ab'::BLOB, MAP {'a': [1]} FROM events LIMIT 1")
+def test_values_are_those_of_json(busy: tuple[Path, Archive]) -> None:
+    found = query(busy[0], "SELECT time, [time], NULL, 'nan'::DOUBLE, 1.5::DECIMAL(4, 2), 'ab'::BLOB, MAP {'a': [1]} FROM events LIMIT 1")
     assert found.types[:2] == ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE[]")
     assert found.rows == [
         ("2023-11-14T22:13:20.000001Z", ["2023-11-14 22:13:20.000001+00"], None, None, 1.5, "YWI=", {"a": [1]}),
     ]
 
 
-def test_a_long_answer_comes_whole_and_in_order(server: QueryServer, tmp_path: Path) -> None:
-    assert query(tmp_path, "SELECT range FROM range(12345)").rows == [(number,) for number in range(12345)]
+def test_a_long_answer_comes_whole_and_in_order(busy: tuple[Path, Archive]) -> None:
+    assert query(busy[0], "SELECT range FROM range(12345)").rows == [(number,) for number in range(12345)]
 
 
-def test_queries_are_answered_while_the_archive_is_written(server: QueryServer, archive: Archive, tmp_path: Path) -> None:
+def test_queries_are_answered_while_the_archive_is_written(archive: Archive, tmp_path: Path) -> None:
+    server = QueryServer(archive.connection, tmp_path / SOCKET)
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(query, tmp_path, "SELECT (SELECT count(*) FROM events), (SELECT seq FROM cursor)") for _ in range(40)]
         for number in range(3, 40):
@@ -173,6 +181,7 @@ def test_queries_are_answered_while_the_archive_is_written(server: QueryServer, 
         counts = [future.result().rows[0] for future in asked]
     assert all(rows == cursor for rows, cursor in counts)
     assert query(tmp_path, "SELECT count(*) FROM events").rows == [(39,)]
+    server.close()
 
 
 @pytest.mark.parametrize("sql", ["SELECT count(*) FROM range(100000000000)", "SELECT range FROM range(100000000000)"])
@@ -185,12 +194,12 @@ def test_a_query_that_takes_too_long_is_stopped(sql: str, archive: Archive, tmp_
     server.close()
 
 
-def test_more_queries_than_places_are_asked_to_come_back(server: QueryServer, tmp_path: Path) -> None:
+def test_more_queries_than_places_are_asked_to_come_back(busy: tuple[Path, Archive]) -> None:
     seen: list[int] = []
 
     def ask() -> None:
         try:
-            query(tmp_path, "SELECT pg_sleep(1)")
+            query(busy[0], "SELECT pg_sleep(1)")
         except UserError as wrong:
             seen.append(wrong.code)
 
@@ -202,21 +211,21 @@ def test_more_queries_than_places_are_asked_to_come_back(server: QueryServer, tm
     assert seen == [TryAgain.code] * 2
 
 
-def test_a_question_that_is_not_json_is_answered_with_a_sentence(server: QueryServer, tmp_path: Path) -> None:
+def test_a_question_that_is_not_json_is_answered_with_a_sentence(busy: tuple[Path, Archive]) -> None:
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(tmp_path / SOCKET))
+        client.connect(str(busy[0] / SOCKET))
         client.sendall(b"SELECT 1\n")
         answer = json.loads(client.makefile().readline())
     assert answer["code"] == UsageError.code
     assert answer["error"].startswith("A question is one line of JSON")
 
 
-def test_a_client_that_goes_away_disturbs_nobody(server: QueryServer, tmp_path: Path) -> None:
+def test_a_client_that_goes_away_disturbs_nobody(busy: tuple[Path, Archive]) -> None:
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(tmp_path / SOCKET))
+        client.connect(str(busy[0] / SOCKET))
         client.sendall(b'{"sql": "SELECT range FROM range(10000000)"}\n')
         client.recv(10)
-    assert query(tmp_path, "SELECT 1").rows == [(1,)]
+    assert query(busy[0], "SELECT 1").rows == [(1,)]
 
 
 def test_a_socket_left_by_a_dead_archivist_is_passed_over(archive: Archive, tmp_path: Path) -> None:
@@ -288,15 +297,15 @@ def test_parquet_keeps_the_types(tmp_path: Path) -> None:
     ]
 
 
-def test_every_type_that_duckdb_has_can_be_asked_for(server: QueryServer, tmp_path: Path) -> None:
-    found = query(tmp_path, 'SELECT * EXCLUDE (dec_18_6, dec38_10, empty_struct, "union", geometry, tuple) FROM test_all_types()')
+def test_every_type_that_duckdb_has_can_be_asked_for(busy: tuple[Path, Archive], tmp_path: Path) -> None:
+    found = query(busy[0], 'SELECT * EXCLUDE (dec_18_6, dec38_10, empty_struct, "union", geometry, tuple) FROM test_all_types()')
     for format in FORMATS:
         assert rendered(format, tmp_path, found)
 
 
-def test_a_type_that_parquet_cannot_hold_is_named(server: QueryServer, tmp_path: Path) -> None:
+def test_a_type_that_parquet_cannot_hold_is_named(busy: tuple[Path, Archive], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not fit into Parquet .* cast that column"):
-        rendered("parquet", tmp_path, query(tmp_path, "SELECT row(1, 'a') AS pair"))
+        rendered("parquet", tmp_path, query(busy[0], "SELECT row(1, 'a') AS pair"))
 
 
 def test_data_goes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
