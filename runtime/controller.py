@@ -45,7 +45,11 @@ class Controller:
 
     def __init__(self, log: Log, decider: Decider[Any], scanner: Scanner) -> None:
         self.log, self.decider, self.scanner = log, decider, scanner
-        self._reset()
+        self._loaded = False
+        self._position = 0
+        self._courses: dict[str, Course[Any]] = {}
+        self._heads: dict[str, Head] = {}
+        self._closed: set[str] = set()
 
     async def serve(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Drive the runs until `stop` says so."""
@@ -80,9 +84,9 @@ class Controller:
     def _reset(self) -> None:
         self._loaded = False
         self._position = 0
-        self._courses: dict[str, Course[Any]] = {}
-        self._heads: dict[str, Head] = {}
-        self._closed: set[str] = set()
+        self._courses.clear()
+        self._heads.clear()
+        self._closed.clear()
 
     async def _load(self) -> None:
         recorded = await self.log.last([subjects.head("*"), subjects.subject(self.log.stream, "*", "*", RunFinished.tag())])

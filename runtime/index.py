@@ -34,7 +34,7 @@ class RunIndex:
         self._rewards: dict[str, tuple[float | None, str]] = {}
         self._position = 0
         self._also = tuple(also)
-        kinds = (ModelCalled, RolloutsRequested, TrajectoryRecorded, TrajectoryScored, ScoringFailed, *also)
+        kinds: tuple[type[Fact], ...] = (ModelCalled, RolloutsRequested, TrajectoryRecorded, TrajectoryScored, ScoringFailed, *also)
         self._tags = frozenset(kind.tag() for kind in kinds)
 
     async def catch_up(self) -> None:

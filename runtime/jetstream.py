@@ -18,7 +18,6 @@ from runtime.log import Delivery, Message, Stored
 from runtime.server import API
 from runtime.wire import Credentials, Wire
 
-
 logger = logging.getLogger("evolog")
 
 

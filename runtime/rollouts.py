@@ -46,7 +46,7 @@ class Player:
         self, run: str, request_id: str, requested: RolloutsRequested, public: Public, model: str, recorded: Recorded, record: Record
     ) -> list[Fact]:
         """A `TrajectoryRecorded` or `RolloutFailed` for each attempt; never raises for what a scaffold does."""
-        prompts = {item.id: item.prompt for item in (*public.train, *public.dev, *public.test)}
+        prompts = {item.id: item.prompt for items in (public.train, public.dev, public.test) for item in items}
         missing = [item for item in requested.items if item not in prompts]
         if missing:
             return failures(request_id, requested, "unloadable", f"item {missing[0]} is not in the task's data on this host")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from runtime.policies.bases import UNIFORM
 
 from algorithms.search.estimate import mean_reward
 from events import codec
@@ -24,7 +25,6 @@ from events.subjects import GOLD, LOG, subject
 from replay.projection import Archive
 from runtime.blobs import Blobs
 from runtime.log import Log
-from runtime.policies.bases import UNIFORM
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts import Player
 from runtime.worker import now, work

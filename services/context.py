@@ -17,8 +17,8 @@ from events.secret import Scanner
 from events.subjects import LOG, subject
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
-from runtime.wire import Credentials
 from runtime.log import Log, append_once
+from runtime.wire import Credentials
 from runtime.worker import insist
 from services.node import Node
 from tasks.contract import Public

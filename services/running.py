@@ -14,6 +14,7 @@ import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from runtime.policies.bases import prepare_base
 
 from events import codec
 from events.codec import Event
@@ -26,7 +27,6 @@ from events.weights import AdapterPublished, WeightUpdateFailed
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
 from runtime.log import BATCH_LIMIT, Log, Refused, append_once
-from runtime.policies.bases import prepare_base
 from runtime.scaffold_host import PROFILE
 from runtime.worker import now
 from services import budget as budgets

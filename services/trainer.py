@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-
 from algorithms.learning.batch import Diverged, NothingToLearn, Rollout
+from runtime.policies.bases import train
+
 from events.codec import Event
 from events.errors import CheckFailed, UserError
 from events.fact import Fact, NotFinite
 from events.weights import AdapterPublished, Canary, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs import Blobs
 from runtime.index import RunIndex
-from runtime.policies.bases import train
 from runtime.policies.interface import SampleRequest
 from runtime.run_decider import batch_digest
 from runtime.worker import answer, work

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from runtime.jetstream import Connection, connect
-from runtime.wire import Credentials
 from runtime.server import BOOTSTRAP, EmbeddedServer, bootstrap, credentials_file, free_port
+from runtime.wire import Credentials
 
 
 @contextlib.asynccontextmanager

@@ -2,18 +2,19 @@
 
 import asyncio
 
+from given import RUN, Story
+from test_run_decider import proposed, results, started
+
 from events import codec
 from events.errors import Unavailable
 from events.fact import Fact
 from events.run import DecisionMade, EventSetAside
 from events.secret import Scanner
 from events.subjects import tag_of
-from given import RUN, Story
 from runtime.controller import Controller
 from runtime.log import Message, append_once
 from runtime.log_memory import MemoryLog, MemoryStream
 from runtime.run_decider import DECIDER
-from test_run_decider import proposed, results, started
 
 
 async def say(log: MemoryLog, *facts: Fact) -> None:

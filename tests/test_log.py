@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-
 from broker import account, broker
+
 from events import codec
 from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, Unavailable

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from given import RUN, Story, given
 
 from events import codec
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
@@ -13,7 +14,6 @@ from events.play import RolloutFailed, RolloutsRequested
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import Budget, Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
-from given import RUN, Story, given
 
 DEV = ("d1", "d2", "d3", "d4")
 FOLDS = (("t1", "t2"), ("t3",))
@@ -152,7 +152,7 @@ def test_a_better_candidate_is_built_on() -> None:
 def test_failed_attempts_are_counted_and_never_scored_as_zero() -> None:
     story = given(started(), proposed())
     facts = results(story, {"d1", "d2"})
-    lost = [fact for fact in facts if isinstance(fact, TrajectoryScored) and fact.item == "d4"][0]
+    lost = next(fact for fact in facts if isinstance(fact, TrajectoryScored) and fact.item == "d4")
     facts[facts.index(lost)] = RolloutFailed(
         request=lost.request, item="d4", attempt=0, purpose="dev", kind="crashed", reason="boom"
     )

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -65,9 +64,6 @@ class PolicyClient:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         while True:
             try:
-                if self._connection.sock is None:
-                    self._connection.connect()
-                    self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._connection.request("POST", path, body.encode(), headers)
                 answer = self._connection.getresponse()
                 data = answer.read()

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from broker import account, broker  # noqa: E402
+
 from events import codec  # noqa: E402
 from events.judgement import TrajectoryScored  # noqa: E402
 from runtime.log import append_once  # noqa: E402
