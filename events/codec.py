@@ -100,7 +100,7 @@ def decode(payload: bytes) -> Event:
     """The event in these bytes, or `Unreadable` with a sentence that says what is wrong."""
     try:
         envelope = _envelope_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise Unreadable(f"not a CloudEvent: {wrong}") from wrong
     entry = BY_TAG.get(envelope.type)
     if entry is None:
@@ -112,7 +112,7 @@ def decode(payload: bytes) -> Event:
             data = msgspec.convert(upcast(msgspec.json.decode(envelope.data)), entry.fact)
         else:
             raise Unreadable(f"{envelope.type} has version {envelope.version}, this program knows {entry.fact.VERSION}")
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise Unreadable(f"{envelope.type} has another shape: {wrong}") from wrong
     found = Event(id=envelope.id, run=envelope.run, source=envelope.source, cause=envelope.cause, time=envelope.time, data=data)
     if found.subject != envelope.subject:

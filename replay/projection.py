@@ -66,12 +66,12 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
         raise NotFound(f"There is no archive at {path}: start the services, which make it, or name the directory that it is in.")
     try:
         connection = duckdb.connect(str(path), read_only=read_only, config=SETTINGS)
-    except duckdb.Error as failed:
+    except duckdb.IOException as failed:
         if "lock on file" in str(failed):
             raise TryAgain(f"{path} is held by another process, such as an archivist that is starting or stopping; try again.") from failed
-        raise CheckFailed(
-            f"{path} cannot be opened ({failed}); all that it holds is in the log, so delete it to have it made anew."
-        ) from failed
+        if "not a valid DuckDB database file" in str(failed):
+            raise CheckFailed(f"{path} is damaged; all that it held is in the log, so delete it to have it made anew.") from failed
+        raise
     connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()
     connection.execute("SET GLOBAL lock_configuration = true").fetchall()
     return connection

@@ -50,7 +50,7 @@ LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
 MAX_MESSAGE = 2 * 1024 * 1024
 DUPLICATE_WINDOW = 120.0
-ACK_WAIT = 10.0
+ACK_WAIT = 5.0
 START_LIMIT = 60.0
 """Seconds that a server may take until it accepts: 0.04 is usual, but after a crash it reads its whole store, about 2 s a gigabyte."""
 FREE_AT_START = 200 * 10**6

@@ -17,8 +17,8 @@ from runtime.log import Delivery, Log, append_once
 
 logger = logging.getLogger("evolog")
 
-HEARTBEAT = 3.0
-"""Seconds between two requests for more time; the server hands work out again after ten."""
+HEARTBEAT = 1.5
+"""Seconds between two requests for more time; the server hands work out again after five."""
 PAUSE = 1.0
 """Seconds before a failed append is tried again."""
 

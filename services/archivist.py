@@ -1,5 +1,7 @@
-"""The archivist answers SQL about the archive, which it alone holds open, on a unix socket."""
+"""Keeps the archive current with the log, and answers SQL about it on a unix socket; it alone holds the file open."""
 
+import asyncio
+import logging
 import socketserver
 import threading
 from collections.abc import Generator
@@ -9,12 +11,40 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from events.errors import TryAgain, UsageError
-from services.query import SECONDS, Question, answer, listen_path, refusal, stop_listening
+from events.errors import TryAgain, Unavailable, UsageError
+from replay.projection import Archive
+from services.context import Context
+from services.query import SECONDS, SOCKET, Question, answer, listen_path, refusal, stop_listening
+
+logger = logging.getLogger("evolog")
+
+READ = 5000
+LOOK = 0.25
+"""Seconds between two looks at the end of the log; small batches cost the archive most."""
 
 CONCURRENT = 8
 """Queries that run at the same time; one more is asked to come back."""
 LONGEST_QUESTION = 1024 * 1024
+
+
+async def serve(context: Context) -> None:
+    """Project the log into DuckDB as it grows."""
+    archive = await asyncio.to_thread(Archive, context.node.archive)
+    server = QueryServer(archive.connection, context.node.directory / SOCKET)
+    try:
+        while True:
+            try:
+                read = await context.log.read(archive.cursor + 1, READ)
+            except Unavailable as wrong:
+                logger.warning("%s", wrong)
+                read = []
+            if read:
+                await asyncio.to_thread(archive.apply, read)
+            if len(read) < READ:
+                await asyncio.sleep(LOOK)
+    finally:
+        server.close()
+        archive.close()
 
 
 class QueryServer:

@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,33 +11,75 @@ from typing import Any
 import msgspec
 
 from events.errors import Misconfigured, NotFound
-from tasks.contract import Edit, Public, Scored
+from tasks.contract import Edit, Item, Public, Scored
 
 FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
 NAMES = {
-    "task": ("NAME", "DESCRIPTION", "COUNTS", "DEFAULTS"),
+    "task": ("NAME", "DESCRIPTION", "POLICY", "GENERATIONS"),
     "data": ("default_root", "get", "load", "labels"),
     "verifier": ("score", "VERSION"),
 }
 
+Predict = Callable[[Public, Sequence[Item]], Mapping[str, str]]
+"""Labels by item id, from what is public."""
+
 
 class Task(msgspec.Struct, frozen=True):
-    """A task folder, loaded. `package` + ".gold" is the gold verifier, which only the auditor imports."""
+    """A task folder that keeps the contract. Its data live in one place a machine; its gold labels are for the auditor only."""
 
     name: str
     description: str
-    counts: Mapping[str, int]
-    defaults: Mapping[str, Any]
     folder: Path
     package: str
-    root: Path
-    get: Callable[[Path, Path | None], None]
-    load: Callable[[Path, int], Public]
-    labels: Callable[[Path, int], dict[str, str]]
-    score: Callable[[str | None, str], Scored]
-    version: str
-    scaffold: Mapping[str, str]
-    edits: tuple[Edit, ...]
+    policy: str
+    """The policy that runs use by default."""
+    generations: int
+    verifier: str
+    """The verifier's name and version."""
+
+    def get(self, source: Path | None = None) -> Path:
+        """Fetch the data, from `source` if given, and say where they are."""
+        data = self._part("data")
+        root: Path = data.default_root()
+        data.get(root, source)
+        return root
+
+    def public(self, seed: int) -> Public:
+        """Items and train labels, split by `seed`; raises NotFound if the data are not here."""
+        data = self._part("data")
+        public: Public = data.load(data.default_root(), seed)
+        return public
+
+    def labels(self, seed: int) -> dict[str, str]:
+        """The labels of train and dev by item id, for the verifier."""
+        data = self._part("data")
+        labels: dict[str, str] = data.labels(data.default_root(), seed)
+        return labels
+
+    def gold(self) -> dict[str, str]:
+        """The labels of test by item id. Only the auditor may call this."""
+        labels: dict[str, str] = self._part("gold").labels(self._part("data").default_root())
+        return labels
+
+    def score(self, answer: str | None, label: str) -> Scored:
+        """The verifier's judgement of an answer."""
+        scored: Scored = self._part("verifier").score(answer, label)
+        return scored
+
+    def scaffold(self) -> dict[str, str]:
+        """The files of the reference scaffold by relative path."""
+        return read_tree(self.folder / "scaffold")
+
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits that the rules agent may make; none where the task has no catalogue.py."""
+        return tuple(self._part("catalogue").EDITS) if (self.folder / "catalogue.py").is_file() else ()
+
+    def baselines(self) -> dict[str, Predict]:
+        """Predictors to hold a run against, by name; none where the task has no baselines.py."""
+        return dict(self._part("baselines").BASELINES) if (self.folder / "baselines.py").is_file() else {}
+
+    def _part(self, part: str) -> Any:
+        return _module(self.folder, self.package, part)
 
 
 def known() -> list[str]:
@@ -60,24 +102,15 @@ def load(name: str) -> Task:
     for file in FILES:
         if not (folder / file).is_file():
             raise Misconfigured(f"The task folder {folder} has no {file}; a task needs {', '.join(FILES)}.")
-    module = {part: _module(folder, package, part) for part in NAMES}
-    edits = _module(folder, package, "catalogue").EDITS if (folder / "catalogue.py").is_file() else ()
-    task, data, verifier = module["task"], module["data"], module["verifier"]
+    task, _, verifier = (_module(folder, package, part) for part in NAMES)
     return Task(
         name=task.NAME,
         description=task.DESCRIPTION,
-        counts=task.COUNTS,
-        defaults=task.DEFAULTS,
         folder=folder,
         package=package,
-        root=data.default_root(),
-        get=data.get,
-        load=data.load,
-        labels=data.labels,
-        score=verifier.score,
-        version=verifier.VERSION,
-        scaffold=read_tree(folder / "scaffold"),
-        edits=tuple(edits),
+        policy=task.POLICY,
+        generations=task.GENERATIONS,
+        verifier=f"{task.NAME}/{verifier.VERSION}",
     )
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,7 +83,8 @@ def load(root: Path, seed: int) -> Public:
     Raises NotFound where the files are missing and CheckFailed where one is not the file that was published.
     """
     labels = tuple(json.loads(_bytes(root, "public/classes.json")))
-    cases, parts = rows(root, "training_data/train.csv"), _parts(root, seed)
+    cases = rows(root, "training_data/train.csv")
+    parts = _parts(root, seed, cases)
     train = tuple(
         Example(CASE_ID + c["id"], c["text"], c["label"], parts.folds[i], str(parts.groups[i])) for i, c in enumerate(cases) if not parts.dev[i]
     )
@@ -103,9 +104,8 @@ def rows(root: Path, file: str) -> list[dict[str, str]]:
     return list(csv.DictReader(_bytes(root, file).decode("utf-8-sig").splitlines(keepends=True)))
 
 
-def _parts(root: Path, seed: int) -> _Split:
+def _parts(root: Path, seed: int, cases: Sequence[Mapping[str, str]]) -> _Split:
     """The split of `seed`. The near-duplicates (seconds) and each split are remembered beside the data."""
-    cases = rows(root, "training_data/train.csv")
     of = f"{CHECKSUMS['training_data/train.csv']} {SHINGLE} {SIMILAR}"
     groups = _remembered(root / "groups.json", of, list[int], lambda: near_duplicates([c["text"] for c in cases]))
 

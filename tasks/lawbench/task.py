@@ -7,4 +7,5 @@ DESCRIPTION = (
     "the auditor reads. Label-name overlap without any training scores about .45; TF-IDF character bigrams with a linear SVC .777 on test."
 )
 COUNTS = {"labels": 191, "labelled": 5332, "test": 913}
-DEFAULTS = {"policy": "text-scorer", "attempts": 8, "dev_share": 0.15, "seed": 0, "rollouts": 250_000}
+POLICY = "text-scorer"
+GENERATIONS = 8

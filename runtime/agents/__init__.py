@@ -1,0 +1,1 @@
+"""The agents that propose scaffolds and choose levers."""

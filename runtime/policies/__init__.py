@@ -1,0 +1,1 @@
+"""Policies: what every one offers, the embedded ones, and their endpoint."""

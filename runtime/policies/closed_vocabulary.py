@@ -1,0 +1,66 @@
+"""From scores over a closed vocabulary to completions: the arithmetic that the embedded policies share.
+
+A completion is one token, one of the labels. Choices and bias narrow and tilt the scores; the draw is by inverse transform from a number
+in [0, 1) that is a hash of the request and of the completion's place, so it depends on nothing else that is asked.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import msgspec
+import numpy as np
+
+from events.errors import UsageError
+from runtime.policies.interface import Sampled, SampleRequest
+
+Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def offered(labels: Mapping[str, int], request: SampleRequest) -> tuple[list[int], Vector]:
+    """The token ids on offer and the bias of each; raises UsageError for a choice that is no label or a bias that does not fit."""
+    unknown = [choice for choice in request.choices if choice not in labels]
+    if unknown:
+        raise UsageError(f"The choice {unknown[0]!r} is not one of this policy's {len(labels)} labels; offer labels only.")
+    tokens = [labels[choice] for choice in request.choices] or list(labels.values())
+    if request.bias and len(request.bias) != len(tokens):
+        raise UsageError(f"{len(request.bias)} biases were given for {len(tokens)} choices; give one for each, or none.")
+    bias = np.array(request.bias, np.float64) if request.bias else np.zeros(len(tokens))
+    if not np.isfinite(bias).all():
+        raise UsageError("A bias is not finite; leave a label out of the choices to rule it out.")
+    return tokens, bias
+
+
+def log_softmax(scores: Vector) -> Vector:
+    """Natural log-probabilities."""
+    shifted: Vector = scores - scores.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def complete(
+    labels: Mapping[str, int], score: Callable[[str], Vector], request: SampleRequest, best: Callable[[Vector, float], int]
+) -> Sampled:
+    """The completions of one request. `best` picks the place of the answer at temperature 0, from the scores and a number in [0, 1)."""
+    names = list(labels)
+    tokens, bias = offered(labels, request)
+    scores: Vector = score(request.prompt)[tokens] + bias
+    logprobs = log_softmax(scores)
+    if request.temperature > 0:
+        cumulative = np.cumsum(np.exp(log_softmax(scores / request.temperature)))
+        places = [_place(cumulative, uniform(request, i)) for i in range(request.n)]
+    else:
+        places = [best(scores, uniform(request, i)) for i in range(request.n)]
+    return Sampled(
+        tuple(names[tokens[place]] for place in places),
+        tuple((tokens[place],) for place in places),
+        tuple((float(logprobs[place]),) for place in places),
+    )
+
+
+def uniform(request: SampleRequest, place: int) -> float:
+    """A number in [0, 1) from sha256 of (seed, prompt, choices, bias, place)."""
+    key = msgspec.json.encode([request.seed, request.prompt, request.choices, request.bias, place])
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+
+
+def _place(cumulative: Vector, u: float) -> int:
+    return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(cumulative) - 1)

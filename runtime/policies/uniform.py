@@ -1,0 +1,32 @@
+"""The policy that knows nothing: every label scores 0, so what is left is the scaffold's own doing."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from runtime.policies import closed_vocabulary
+from runtime.policies.closed_vocabulary import Vector
+from runtime.policies.interface import Sampled, SampleRequest
+
+
+class Uniform:
+    """Answers with one of the labels on offer by the bias alone; at temperature 0, with one of those whose bias is highest, drawn evenly."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = {label: token for token, label in enumerate(labels)}
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        """The completions of each request."""
+        return [closed_vocabulary.complete(self._labels, self._score, request, _any_best) for request in requests]
+
+    def log_probs(self, prompt: str) -> list[float]:
+        """The log-probability of each label."""
+        return closed_vocabulary.log_softmax(self._score(prompt)).tolist()
+
+    def _score(self, prompt: str) -> Vector:
+        return np.zeros(len(self._labels))
+
+
+def _any_best(scores: Vector, u: float) -> int:
+    best = np.flatnonzero(scores == scores.max())
+    return int(best[int(u * len(best))])

@@ -1,0 +1,1 @@
+"""Tasks: one folder each, and the contract that they keep."""
