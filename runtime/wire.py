@@ -248,7 +248,7 @@ def _stored(header: bytes, data: bytes) -> Stored:
 
 
 def _field(header: bytes, name: bytes) -> bytes:
-    at = header.index(name) + len(name)
+    at = header.rindex(name) + len(name)  # the last: a publisher may have set a header of that name, which comes first
     return header[at : header.index(_CRLF, at)]
 
 

@@ -4,7 +4,6 @@ It alone reads the labels of test. Nothing of what it finds reaches the loop.
 """
 
 import asyncio
-import importlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -160,15 +159,14 @@ def _scored(
 
 
 def _labels(loaded: Loaded) -> dict[str, str]:
-    gold = importlib.import_module(f"{loaded.task.package}.gold")
-    return {**loaded.task.labels(loaded.task.root, loaded.started.seed), **gold.labels(loaded.task.root)}
+    return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold()}
 
 
 def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
     facts: list[Fact] = []
-    for name, predict in loaded.task.baselines.items():
+    for name, predict in loaded.task.baselines().items():
         items = [*loaded.public.dev, *loaded.public.test]
-        predicted = dict(zip((item.id for item in items), predict(loaded.public, items), strict=True))
+        predicted = predict(loaded.public, items)
         for split, part in (("dev", loaded.public.dev), ("test", loaded.public.test)):
             answers = {item.id: predicted[item.id] for item in part}
             facts.append(_scored(loaded, labels, answers, f"baseline:{name}", split, len(part)))

@@ -219,8 +219,8 @@ def data_get(task: str, source: Path | None) -> None:
 
     found = load(task)
     with working(f"fetching the data of {task}"):
-        found.get(found.root, source)
-    click.echo(f"{task}: {found.root}")
+        where = found.get(source)
+    click.echo(f"{task}: {where}")
 
 
 @main.command()

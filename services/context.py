@@ -1,6 +1,8 @@
 """What every service has in its hands: its account on the log, the blobs, a place to work in, and what runs say of themselves."""
 
 import asyncio
+import contextlib
+import os
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from events.subjects import LOG, subject
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
 from runtime.log import Log, append_once
+from runtime.server import write_private
 from runtime.wire import Credentials
 from runtime.worker import insist
 from services.node import Node
@@ -62,7 +65,7 @@ class Context:
         if run not in self._loaded:
             started = await self.started(run)
             task = await asyncio.to_thread(load, started.task)
-            public = await asyncio.to_thread(task.load, task.root, started.seed)
+            public = await asyncio.to_thread(task.public, started.seed)
             if public.digests != started.splits:
                 raise CheckFailed(
                     f"The data of task {started.task!r} on this host is not what run {run} was started on; "
@@ -96,22 +99,17 @@ class Context:
 
     def policy_token(self) -> str:
         """The secret between the policy's endpoint and those that ask it; made by whoever comes first."""
-        path = self.node.directory / "credentials" / "policy_token"
-        try:
-            with open(path, "x", opener=_private) as file:
-                file.write(secrets.token_urlsafe(24))
-        except FileExistsError:
-            pass
+        path = self.node.credentials("policy_token").with_suffix("")
+        if not path.exists():
+            mine = path.with_name(f".policy_token.{self.name}-{self.index}")
+            write_private(mine, secrets.token_urlsafe(24))
+            with contextlib.suppress(FileExistsError):
+                os.link(mine, path)  # unlike a rename, it leaves the one that came first
+            mine.unlink()
         return path.read_text()
 
 
 Serve = Callable[[Context], Awaitable[None]]
-
-
-def _private(path: str, flags: int) -> int:
-    import os
-
-    return os.open(path, flags, 0o600)
 
 
 def read_credentials(path: Path) -> Credentials:

@@ -19,7 +19,7 @@ async def serve(context: Context) -> None:
             assert isinstance(event.data, ScaffoldRequested)
             fact: Fact
             try:
-                files = (await context.load(event.run)).task.scaffold
+                files = (await context.load(event.run)).task.scaffold()
                 fact = ScaffoldProposed(
                     generation=event.data.generation,
                     scaffold=context.blobs.put_tree({path: text.encode() for path, text in files.items()}),

@@ -2,9 +2,7 @@
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +12,6 @@ import msgspec
 from events.errors import TryAgain, Unavailable
 from runtime import server
 
-_SOCKET_PATH = 100
-"""Bytes that a unix socket's path may have; the systems' limits are 104 and 108."""
 _LOCK_WAIT = 0.5
 
 
@@ -69,15 +65,6 @@ class Node:
     def gold_archive(self) -> Path:
         """The stream GOLD as DuckDB tables."""
         return self.directory / "gold.duckdb"
-
-    @property
-    def query_socket(self) -> Path:
-        """Where the archivist answers; outside the directory where the directory's path is too long for a socket."""
-        inside = self.directory / "query.sock"
-        if len(os.fsencode(inside)) <= _SOCKET_PATH:
-            return inside
-        name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"evolog-{os.getuid()}-{name}.sock"
 
     @property
     def log_folder(self) -> Path:

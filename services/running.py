@@ -145,7 +145,7 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
         task=order.task,
         seed=order.seed,
         levers=("scaffold", "weights") if order.levers == "both" else (order.levers,),
-        generations=int(task.defaults["generations"]) if order.generations is None else order.generations,
+        generations=task.generations if order.generations is None else order.generations,
         budget=budgets.parse(order.budget),
         items=Items(
             dev=tuple(item.id for item in public.dev),
@@ -153,8 +153,8 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
             probe=(tuple(sorted(probe)),),
         ),
         splits=dict(public.digests),
-        verifier=task.version,
-        policy=str(task.defaults["policy"]),
+        verifier=task.verifier,
+        policy=task.policy,
         base_model=base_model,
         sandbox=PROFILE,
     )
@@ -168,11 +168,11 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
 
 async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Report:
     task = load(order.task)
-    public = task.load(task.root, order.seed)
+    public = task.public(order.seed)
     name = check_run_name(order.name or f"{Path(order.task).name}-s{order.seed}-{secrets.token_hex(2)}")
     blobs = Blobs(node.blobs)
     with _spinner("preparing the base model"):
-        base = blobs.put_folder(prepare_base(task, public))
+        base = blobs.put_folder(prepare_base(task.policy, public))
     started = plan(task, public, order, base)
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)

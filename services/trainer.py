@@ -1,6 +1,7 @@
 """Trains adapters from sealed batches of recorded rollouts. It knows no algorithm by name."""
 
 import asyncio
+import importlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from services.context import Context
 async def serve(context: Context) -> None:
     """Train on one batch after the other."""
     indexes: dict[str, RunIndex] = {}
+    loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "runtime.policies.text_scorer_torch"))
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         outputs: list[Event] = []
@@ -37,6 +39,7 @@ async def serve(context: Context) -> None:
             index = indexes[event.run]
             await index.catch_up()
             started = await context.started(event.run)
+            await loading
             facts = await asyncio.to_thread(update, context.blobs, context.work, index, sealed, started.base_model)
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs

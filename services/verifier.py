@@ -25,7 +25,7 @@ async def serve(context: Context) -> None:
             try:
                 loaded = await context.load(event.run)
                 if event.run not in labels:
-                    labels[event.run] = await asyncio.to_thread(loaded.task.labels, loaded.task.root, loaded.started.seed)
+                    labels[event.run] = await asyncio.to_thread(loaded.task.labels, loaded.started.seed)
                 fact = score(event.id, event.data, loaded, labels[event.run])
             except (NotFound, CheckFailed, Misconfigured) as wrong:
                 fact = _failed(event.id, event.data, str(wrong))

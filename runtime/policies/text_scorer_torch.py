@@ -45,6 +45,7 @@ class Scorer(nn.Module):
 
     def __init__(self, base: Base) -> None:
         super().__init__()
+        self.name_or_path = base_name(base)  # peft copies it into the adapter's config
         self.scores = nn.Embedding.from_pretrained(torch.from_numpy(base.table()), freeze=True)
 
     def forward(self, buckets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -62,7 +63,7 @@ class TrainResult(msgspec.Struct, frozen=True):
 
 def wrapped(base: Base, seed: int) -> PeftModel:
     """The scorer under a fresh peft adapter, drawn from `seed`."""
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=["scores"], base_model_name_or_path=base_name(base))
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=["scores"])
     model = get_peft_model(Scorer(base), config)  # type: ignore[arg-type]
     a, b = factors(model)
     with torch.no_grad():
@@ -80,14 +81,11 @@ def factors(model: PeftModel) -> tuple[nn.Parameter, nn.Parameter]:
 def features(base: Base, prompts: Sequence[str]) -> Features:
     """The sparse features and base scores of some prompts."""
     found = [base.features(prompt) for prompt in prompts]
-    starts = np.concatenate([[0], np.cumsum([len(buckets) for buckets, _ in found])])
-    matrix = torch.sparse_csr_tensor(
-        torch.from_numpy(starts),
-        torch.from_numpy(np.concatenate([buckets for buckets, _ in found])),
-        torch.from_numpy(np.concatenate([weights for _, weights in found])),
-        (len(prompts), len(base.idf)),
-        check_invariants=False,
-    )
+    rows = np.repeat(np.arange(len(found)), [len(buckets) for buckets, _ in found])
+    places = np.stack([rows, np.concatenate([buckets for buckets, _ in found])])
+    weights = np.concatenate([weights for _, weights in found])
+    size = (len(found), len(base.idf))
+    matrix = torch.sparse_coo_tensor(torch.from_numpy(places), torch.from_numpy(weights), size, check_invariants=False, is_coalesced=True)
     scores = np.stack([base.scores(*one) for one in found]).astype(np.float32)
     return Features(matrix, torch.from_numpy(scores))
 

@@ -53,21 +53,18 @@ def _scattered(e: Evidence) -> str | None:
     )
 
 
-def _missed(e: Evidence) -> str | None:
-    if e.offered >= 0.5 * e.labels or e.recall >= 0.95:
+def _misled(e: Evidence) -> str | None:
+    if e.offered >= 0.5 * e.labels:
         return None
-    return f"The truth is among the {e.offered:.1f} labels on offer in only {e.recall:.1%} of the answers: let a ridge regression choose them."
-
-
-def _misranked(e: Evidence) -> str | None:
-    if e.offered >= 0.5 * e.labels or e.wrong_though_offered < 0.15:
-        return None
-    return f"{e.wrong_though_offered:.1%} of the answers are wrong although the truth was on offer: rank by the ridge regression's margins."
+    if e.recall < 0.95:
+        return f"The truth is among the {e.offered:.1f} labels on offer in only {e.recall:.1%} of the answers: let a ridge regression choose them."
+    if e.wrong_though_offered >= 0.15:
+        return f"{e.wrong_though_offered:.1%} of the answers are wrong although the truth was on offer: rank by the margins of a ridge regression."
+    return None
 
 
 EDITS = (
     StepEdit("tolerant_parser", "Find the label whatever surrounds it.", (), _unparsed),
     StepEdit("retrieval_vote", "Offer the labels of the nearest train texts, weighted by votes.", ("kernel",), _scattered),
-    StepEdit("ridge_shortlist", "Offer the 16 labels likeliest by ridge regression.", ("kernel",), _missed),
-    StepEdit("ridge_rerank", "Bias the offered labels by the ridge regression's margins.", ("kernel",), _misranked),
+    StepEdit("ridge_candidates", "Offer the 16 labels likeliest by ridge regression, biased by its margins.", ("kernel",), _misled),
 )

@@ -2,5 +2,5 @@
 
 NAME = "toy"
 DESCRIPTION = "Which of eight trades does a sentence of made-up words belong to?"
-COUNTS = {"labels": 8, "labelled": 200, "test": 40}
-DEFAULTS = {"policy": "text-scorer", "generations": 3}
+POLICY = "text-scorer"
+GENERATIONS = 3

@@ -1,0 +1,160 @@
+"""Reads what a candidate's trajectories show, and chooses the next lever. Back end: `rules`, from the task's catalogue of edits."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
+from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
+from events.codec import Event
+from events.errors import UserError
+from events.fact import Fact
+from events.judgement import CandidateEvaluated
+from events.population import CandidateAccepted
+from events.weights import WeightUpdateFinished
+from runtime.agents import rules
+from runtime.agents.rules import Attempt, Choice, Tried
+from runtime.blobs import Blobs
+from runtime.index import RunIndex
+from runtime.policies.interface import SampleRequest
+from runtime.worker import answer, work
+from services.context import Context, Loaded
+from tasks.contract import Evidence
+
+UNLIMITED = 10**9
+"""Rollouts left where the run has no limit on them."""
+TOLD = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdateFinished)
+
+
+async def serve(context: Context) -> None:
+    """Answer requests for feedback."""
+    indexes: dict[str, RunIndex] = {}
+
+    async def perform(events: list[Event]) -> Sequence[Event]:
+        outputs = []
+        for event in events:
+            requested = event.data
+            assert isinstance(requested, FeedbackRequested)
+            if event.run not in indexes:
+                indexes.clear()
+                indexes[event.run] = RunIndex(context.log, event.run, also=TOLD)
+            await indexes[event.run].catch_up()
+            try:
+                loaded = await context.load(event.run)
+                facts = await asyncio.to_thread(feedback, context.blobs, indexes[event.run], loaded, requested)
+            except UserError as wrong:
+                facts = [ProposalFailed(generation=requested.generation, reason=str(wrong))]
+            outputs += [answer(fact, event, "feedback_agent") for fact in facts]
+        return outputs
+
+    await work(context.log, perform, source="feedback_agent", scanner=context.scanner)
+
+
+def feedback(blobs: Blobs, index: RunIndex, loaded: Loaded, requested: FeedbackRequested) -> list[Fact]:
+    """What the agent saw, what it chose and why, and the change itself."""
+    attempts = probe(blobs, index, loaded, requested.probe_requests)
+    if not attempts:
+        return [ProposalFailed(generation=requested.generation, reason="no attempt at the probe was scored, so there is nothing to go by")]
+    scores = {event.data.candidate: event.data for event in index.also if isinstance(event.data, CandidateEvaluated)}
+    updates = [event.data for event in index.also if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation]
+    tried = history(index.also, requested.generation)
+    seen = rules.evidence(
+        attempts,
+        dev=scores[requested.candidate].score,
+        labels=len(loaded.public.labels),
+        train_items=len(loaded.public.train),
+        found=updates[-1].solved / len(loaded.public.train) if updates else 0.0,
+        rollouts_used=scores[requested.candidate].rollouts,
+        rollouts_left=UNLIMITED if requested.rollouts_left is None else requested.rollouts_left,
+    )
+    choice = rules.choose(seen, tried, requested.levers, loaded.task.edits())
+    blob = blobs.put(msgspec.json.encode({"evidence": seen, "attempts": attempts, "history": tried}, order="deterministic"))
+    return [
+        ContextAssembled(generation=requested.generation, blob=blob, trajectories=len(attempts)),
+        LeverChosen(
+            generation=requested.generation,
+            lever=choice.lever,
+            action=choice.action,
+            reason=choice.reason,
+            propensities={choice.lever: 1.0},
+            diagnosis=figures(seen),
+        ),
+        *_change(blobs, loaded, requested, choice),
+    ]
+
+
+def probe(blobs: Blobs, index: RunIndex, loaded: Loaded, requests: Sequence[str]) -> list[Attempt]:
+    """The scored attempts at train items, each with the choices that its last call of the model offered."""
+    labels = {example.id: example.label for example in loaded.public.train}
+    bodies: dict[str, list[SampleRequest]] = {}
+    attempts = []
+    for scored in index.attempts(requests):
+        if scored.reward is None:
+            continue
+        choices: tuple[str, ...] = ()
+        if scored.recorded.calls:
+            call = index.calls[scored.recorded.calls[-1].call]
+            if call.body not in bodies:
+                bodies[call.body] = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])
+            choices = bodies[call.body][call.index].choices
+        item = scored.recorded.item
+        attempts.append(Attempt(item=item, reward=scored.reward, outcome=scored.outcome, choices=choices, label=labels[item]))
+    return attempts
+
+
+def history(events: Sequence[Event], generation: int) -> list[Tried]:
+    """The choices before this generation, and what came of each."""
+    chosen: dict[int, LeverChosen] = {}
+    scores: dict[int, float] = {}
+    accepted: set[int] = set()
+    for event in events:
+        match event.data:
+            case LeverChosen() as lever:
+                chosen[lever.generation] = lever
+            case CandidateEvaluated(generation=number, score=score):
+                scores[number] = score
+            case CandidateAccepted(generation=number):
+                accepted.add(number)
+    tried = []
+    best = scores.get(0, 0.0)
+    for number in sorted(chosen):
+        if number >= generation:
+            break
+        kept = number in accepted
+        after = scores.get(number, best)
+        tried.append(Tried(lever=chosen[number].lever, action=chosen[number].action, accepted=kept, before=best, after=after))
+        best = after if kept else best
+    return tried
+
+
+def figures(seen: Evidence) -> dict[str, float]:
+    """The evidence as the figures that a `LeverChosen` records."""
+    return {name: float(value) for name, value in msgspec.structs.asdict(seen).items()}
+
+
+def _change(blobs: Blobs, loaded: Loaded, requested: FeedbackRequested, choice: Choice) -> list[Fact]:
+    match choice.lever:
+        case "scaffold":
+            edit = next(edit for edit in loaded.task.edits() if edit.name == choice.action)
+            files = {path: data.decode() for path, data in blobs.get_tree(requested.scaffold).items()}
+            tree = blobs.put_tree({path: text.encode() for path, text in edit.apply(files).items()})
+            return [
+                ScaffoldProposed(
+                    generation=requested.generation, scaffold=tree, parent=requested.scaffold, summary=edit.summary, reason=choice.reason
+                )
+            ]
+        case "weights":
+            return [
+                WeightUpdateRequested(
+                    generation=requested.generation,
+                    algorithm=choice.action,
+                    hyper=dict(choice.hyper),
+                    rounds=choice.rounds,
+                    resample=choice.resample,
+                    memory=choice.memory,
+                    reason=choice.reason,
+                )
+            ]
+        case "stop":
+            return []
