@@ -99,6 +99,7 @@ ENTRIES: tuple[Entry, ...] = (
         GOLD,
         (gold.GoldScored, ("auditor",)),
         (gold.GoldFailed, ("auditor",)),
+        (gold.PoliciesCompared, ("auditor",)),
         (gold.AuditFinished, ("auditor",)),
     ),
 )

@@ -36,6 +36,21 @@ class GoldFailed(Fact, frozen=True, kw_only=True):
     reason: str
 
 
+class PoliciesCompared(Fact, frozen=True, kw_only=True):
+    """The final candidate against a uniformly random policy in the same scaffold, item by item.
+
+    `wins` counts the items on which the candidate's reward is higher, `losses` those on which it is lower; `p_value` is the exact
+    two-sided one of McNemar's test that both are as likely.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("split",)
+
+    split: str
+    wins: int
+    losses: int
+    p_value: float
+
+
 class AuditFinished(Fact, frozen=True, kw_only=True):
     """The auditor has scored everything that it will score of this run."""
 

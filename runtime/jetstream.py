@@ -96,9 +96,9 @@ class JetStreamLog:
         """As `Log.append`."""
         return await asyncio.to_thread(self._appending.append, messages)
 
-    async def read(self, start: int, limit: int) -> list[Stored]:
+    async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
         """As `Log.read`."""
-        return await asyncio.to_thread(self._reading.read, max(start, 1), limit)
+        return await asyncio.to_thread(self._reading.read, max(start, 1), limit, only)
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""

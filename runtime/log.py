@@ -64,10 +64,10 @@ class Log(Protocol):
         Raises `Refused` where a subject's last sequence is not the one expected.
         """
 
-    async def read(self, start: int, limit: int) -> list[Stored]:
+    async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
         """Up to `limit` messages from sequence `start` on, without a gap; empty at the end of the log.
 
-        Raises `CheckFailed` where sequences are missing.
+        With `only`, those on this one subject. Raises `CheckFailed` where sequences are missing.
         """
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:

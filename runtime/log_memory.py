@@ -63,8 +63,10 @@ class MemoryLog:
         """As `Log.append`."""
         return self.of.store(messages)
 
-    async def read(self, start: int, limit: int) -> list[Stored]:
+    async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
         """As `Log.read`."""
+        if only:
+            return [stored for stored in self.of.messages[max(start, 1) - 1 :] if stored.subject == only][:limit]
         return self.of.messages[max(start, 1) - 1 : max(start, 1) - 1 + limit]
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:

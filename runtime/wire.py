@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -85,16 +86,17 @@ class Wire:
         with self._lock:
             return self._guarded(lambda: self._appended(bytes(frames), reply.encode(), len(messages)))
 
-    def read(self, start: int, limit: int) -> list[Stored]:
+    def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
         """Up to `limit` messages from sequence `start` on; raises `CheckFailed` at a gap, `Unavailable` if the server is gone."""
         found: list[Stored] = []
         while len(found) < limit:
-            at = start + len(found)
+            at = found[-1].sequence + 1 if found else start
             # `next_by_subj` is what makes this a read forward; a wildcard takes every subject.
-            part = self._ask({"seq": at, "batch": min(READ_BATCH, limit - len(found)), "next_by_subj": ">"})
+            part = self._ask({"seq": at, "batch": min(READ_BATCH, limit - len(found)), "next_by_subj": only or ">"})
             if not part:
                 break
-            require_contiguous(part, at)
+            if not only:
+                require_contiguous(part, at)
             found += part
         return found
 
@@ -255,7 +257,12 @@ def _field(header: bytes, name: bytes) -> bytes:
 def nanoseconds(rfc3339: str) -> int:
     """Nanoseconds since 1970 of a UTC time such as 2026-01-02T03:04:05.123456789Z."""
     seconds, _, fraction = rfc3339.removesuffix("Z").partition(".")
-    return int(datetime.fromisoformat(seconds).replace(tzinfo=UTC).timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
+    return _seconds(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
+
+
+@lru_cache(maxsize=16)
+def _seconds(of: str) -> int:
+    return int(datetime.fromisoformat(of).replace(tzinfo=UTC).timestamp())
 
 
 def rfc3339(of_nanoseconds: int) -> str:

@@ -9,21 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from runtime.policies.bases import UNIFORM
 
-from algorithms.search.estimate import mean_reward
+from algorithms.search.estimate import mcnemar, mean_reward
 from events import codec
 from events.change import ScaffoldProposed
 from events.codec import Event
 from events.errors import UserError
 from events.fact import Fact, NotFinite
-from events.gold import AuditFinished, GoldFailed, GoldScored
+from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import RunFinished
 from events.subjects import GOLD, LOG, subject
 from replay.projection import Archive
 from runtime.blobs import Blobs
 from runtime.log import Log
+from runtime.lookup import by_id
+from runtime.policies.bases import UNIFORM
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts import Player
 from runtime.worker import now, work
@@ -92,6 +93,7 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
             for split in SPLITS:
                 if not await _is_recorded(gold, event.run, cell.name, split):
                     await record([await asyncio.to_thread(play_cell, blobs, player, event.run, loaded, labels, cell, split)])
+        await record(await compare(gold, blobs, event.run, loaded, labels))
         await record(await baselines)
     await record([AuditFinished(candidate=finished.candidate, cells=recorded, seconds=time.monotonic() - began)])
     await _project(context, gold)
@@ -120,6 +122,25 @@ def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Ma
     answers = {fact.item: fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)}
     blob = blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
     return _scored(loaded, labels, answers, cell.name, split, len(items), scaffold=cell.scaffold, adapter=cell.adapter, policy=model, blob=blob)
+
+
+async def compare(gold: Log, blobs: Blobs, run: str, loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
+    """The final candidate against the uniformly random policy, item by item, from what is recorded of both."""
+    facts: list[Fact] = []
+    for split in SPLITS:
+        ids = [codec.event_id(run, GoldScored, cell, split) for cell in ("final", "uniform_policy")]
+        scored = await by_id(gold, run, GoldScored, ids)
+        if len(scored) == len(ids):
+            final, uniform = (_rewards(blobs, scored[id].blob, loaded, labels) for id in ids)
+            wins = sum(final[item] > uniform[item] for item in final.keys() & uniform.keys())
+            losses = sum(final[item] < uniform[item] for item in final.keys() & uniform.keys())
+            facts.append(PoliciesCompared(split=split, wins=wins, losses=losses, p_value=mcnemar(wins, losses)))
+    return facts
+
+
+def _rewards(blobs: Blobs, blob: str, loaded: Loaded, labels: Mapping[str, str]) -> dict[str, float]:
+    answers: dict[str, str | None] = msgspec.json.decode(blobs.get(blob))["answers"]
+    return {item: loaded.task.score(answer, labels[item]).reward for item, answer in answers.items()}
 
 
 def _scored(

@@ -16,7 +16,7 @@ from events.weights import WeightUpdateFinished
 from runtime.agents import rules
 from runtime.agents.rules import Attempt, Choice, Tried
 from runtime.blobs import Blobs
-from runtime.index import RunIndex
+from runtime.lookup import Attempted, attempts, of_types
 from runtime.policies.interface import SampleRequest
 from runtime.worker import answer, work
 from services.context import Context, Loaded
@@ -29,20 +29,16 @@ TOLD = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdateFinished
 
 async def serve(context: Context) -> None:
     """Answer requests for feedback."""
-    indexes: dict[str, RunIndex] = {}
-
     async def perform(events: list[Event]) -> Sequence[Event]:
         outputs = []
         for event in events:
             requested = event.data
             assert isinstance(requested, FeedbackRequested)
-            if event.run not in indexes:
-                indexes.clear()
-                indexes[event.run] = RunIndex(context.log, event.run, also=TOLD)
-            await indexes[event.run].catch_up()
             try:
                 loaded = await context.load(event.run)
-                facts = await asyncio.to_thread(feedback, context.blobs, indexes[event.run], loaded, requested)
+                told = await of_types(context.log, event.run, TOLD)
+                played = [attempt for request in requested.probe_requests for attempt in await attempts(context.log, event.run, request)]
+                facts = await asyncio.to_thread(feedback, context.blobs, told, played, loaded, requested)
             except UserError as wrong:
                 facts = [ProposalFailed(generation=requested.generation, reason=str(wrong))]
             outputs += [answer(fact, event, "feedback_agent") for fact in facts]
@@ -51,16 +47,18 @@ async def serve(context: Context) -> None:
     await work(context.log, perform, source="feedback_agent", scanner=context.scanner)
 
 
-def feedback(blobs: Blobs, index: RunIndex, loaded: Loaded, requested: FeedbackRequested) -> list[Fact]:
+def feedback(
+    blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], loaded: Loaded, requested: FeedbackRequested
+) -> list[Fact]:
     """What the agent saw, what it chose and why, and the change itself."""
-    attempts = probe(blobs, index, loaded, requested.probe_requests)
-    if not attempts:
+    shown = probe(blobs, played, loaded)
+    if not shown:
         return [ProposalFailed(generation=requested.generation, reason="no attempt at the probe was scored, so there is nothing to go by")]
-    scores = {event.data.candidate: event.data for event in index.also if isinstance(event.data, CandidateEvaluated)}
-    updates = [event.data for event in index.also if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation]
-    tried = history(index.also, requested.generation)
+    scores = {event.data.candidate: event.data for event in told if isinstance(event.data, CandidateEvaluated)}
+    updates = [event.data for event in told if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation]
+    tried = history(told, requested.generation)
     seen = rules.evidence(
-        attempts,
+        shown,
         dev=scores[requested.candidate].score,
         labels=len(loaded.public.labels),
         train_items=len(loaded.public.train),
@@ -69,9 +67,9 @@ def feedback(blobs: Blobs, index: RunIndex, loaded: Loaded, requested: FeedbackR
         rollouts_left=UNLIMITED if requested.rollouts_left is None else requested.rollouts_left,
     )
     choice = rules.choose(seen, tried, requested.levers, loaded.task.edits())
-    blob = blobs.put(msgspec.json.encode({"evidence": seen, "attempts": attempts, "history": tried}, order="deterministic"))
+    blob = blobs.put(msgspec.json.encode({"evidence": seen, "attempts": shown, "history": tried}, order="deterministic"))
     return [
-        ContextAssembled(generation=requested.generation, blob=blob, trajectories=len(attempts)),
+        ContextAssembled(generation=requested.generation, blob=blob, trajectories=len(shown)),
         LeverChosen(
             generation=requested.generation,
             lever=choice.lever,
@@ -84,23 +82,23 @@ def feedback(blobs: Blobs, index: RunIndex, loaded: Loaded, requested: FeedbackR
     ]
 
 
-def probe(blobs: Blobs, index: RunIndex, loaded: Loaded, requests: Sequence[str]) -> list[Attempt]:
+def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Attempt]:
     """The scored attempts at train items, each with the choices that its last call of the model offered."""
     labels = {example.id: example.label for example in loaded.public.train}
     bodies: dict[str, list[SampleRequest]] = {}
-    attempts = []
-    for scored in index.attempts(requests):
+    shown = []
+    for scored in played:
         if scored.reward is None:
             continue
         choices: tuple[str, ...] = ()
-        if scored.recorded.calls:
-            call = index.calls[scored.recorded.calls[-1].call]
+        if scored.calls:
+            call = scored.calls[-1]
             if call.body not in bodies:
                 bodies[call.body] = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])
             choices = bodies[call.body][call.index].choices
         item = scored.recorded.item
-        attempts.append(Attempt(item=item, reward=scored.reward, outcome=scored.outcome, choices=choices, label=labels[item]))
-    return attempts
+        shown.append(Attempt(item=item, reward=scored.reward, outcome=scored.outcome, choices=choices, label=labels[item]))
+    return shown
 
 
 def history(events: Sequence[Event], generation: int) -> list[Tried]:

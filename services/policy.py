@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from runtime.policies.bases import UNIFORM, Policy, open_policy
-
 from events.codec import Event
 from events.errors import UserError
 from events.fact import Fact
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed
 from runtime.blobs import Blobs
+from runtime.policies.bases import UNIFORM, Policy, open_policy
 from runtime.policies.client import model_name
 from runtime.policies.server import PolicyServer
 from runtime.worker import answer, work

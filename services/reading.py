@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from events import codec, subjects
@@ -19,7 +18,7 @@ from runtime.wire import rfc3339
 from services.node import Node
 from services.report import Report, collect
 from services.running import operator
-from services.tables import final_table, generations_table
+from services.tables import final_table, generations_table, stdout
 
 T = TypeVar("T")
 READ = 2000
@@ -113,7 +112,7 @@ def list_runs(directory: Path, as_json: bool) -> None:
     for row in listed:
         score = "" if row.score is None else f"{row.score:.4f}"
         table.add_row(row.run, row.task, str(row.seed), "+".join(row.levers), row.started, row.state, str(row.decisions), score, row.reason)
-    Console().print(table)
+    stdout().print(table)
 
 
 def show_run(directory: Path, name: str, as_json: bool) -> None:
@@ -126,7 +125,7 @@ def show_run(directory: Path, name: str, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
         return
-    console = Console()
+    console = stdout()
     generations_table(console, report)
     if report.cells:
         final_table(console, report)

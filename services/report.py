@@ -9,38 +9,28 @@ from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequeste
 from events.choice import LeverChosen
 from events.codec import Event
 from events.fact import Fact
-from events.gold import AuditFinished, GoldFailed, GoldScored
-from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.play import RolloutFailed, RolloutsRequested
+from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
+from events.judgement import CandidateEvaluated
+from events.play import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
-from events.run import EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
-from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
+from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
+from events.weights import AdapterPublished, WeightUpdateFailed, WeightUpdateFinished
 from runtime.log import Log, Stored
 
 READ = 5000
-TOLD: tuple[type[Fact], ...] = (
-    RunStarted,
+BY_OTHERS: tuple[type[Fact], ...] = (
     LeverChosen,
     ScaffoldProposed,
     WeightUpdateRequested,
     ProposalFailed,
-    RolloutsRequested,
-    TrainingBatchSealed,
     AdapterPublished,
     WeightUpdateFailed,
-    WeightUpdateFinished,
-    CandidateEvaluated,
-    CandidateAccepted,
-    CandidateRejected,
+    RunStarted,
     RunPaused,
     RunResumed,
-    RunFinished,
     EventSetAside,
 )
-"""The types of event that a report is made of; the many others are only counted."""
-
-
-RETURNED = frozenset(kind.tag() for kind in (TrajectoryScored, ScoringFailed, RolloutFailed))
+"""Types of event that a report is made of besides what the controller decides. A run has few of each."""
 
 
 class Generation(msgspec.Struct, kw_only=True):
@@ -87,36 +77,56 @@ class Report(msgspec.Struct, kw_only=True):
     adapter: str = ""
     cells: list[GoldScored] = []
     cells_failed: list[GoldFailed] = []
+    compared: list[PoliciesCompared] = []
     seconds: float = 0.0
-    events: int = 0
 
 
 class Reporter:
-    """Builds a report from events in the order of the log. `take` gives the decoded event back if the report needed it."""
+    """Builds a report from a run's decisions and the few other events that matter; the many rollouts are never read."""
 
     def __init__(self, run: str) -> None:
-        self.report = Report(run=run, generations=[], cells=[], cells_failed=[])
-        self.returned = 0
-        """Attempts that were scored or have failed."""
-        self._tags = {kind.tag() for kind in TOLD}
+        self.report = Report(run=run, generations=[], cells=[], cells_failed=[], compared=[])
+        self.done = 0
+        """Rollouts of requests that are known to be answered."""
+        self._waiting: dict[str, RolloutsRequested] = {}
+        self._taken: set[str] = set()
+        self._position = 0
         self._began = 0
 
-    def take(self, stored: Stored) -> Event | None:
-        """Fold one stored message."""
-        if subjects.run_of(stored.subject) != self.report.run:
-            return None
-        self.report.events += 1
-        tag = subjects.tag_of(stored.subject)
-        if tag in RETURNED:
-            self.returned += 1
-        if tag not in self._tags:
-            return None
-        try:
-            event = codec.decode_at(stored.subject, stored.data)
-        except codec.Unreadable:
-            return None
-        self._fold(event.data, stored.time)
-        return event
+    async def follow(self, log: Log) -> list[Event]:
+        """Fold what came since the last look; those events, in the order of the log."""
+        run = self.report.run
+        fresh: dict[int, tuple[Event, int]] = {}
+        for head in await log.read(self._position + 1, READ, subjects.head(run)):
+            made = codec.decode_at(head.subject, head.data).data
+            assert isinstance(made, DecisionMade)
+            self._position = head.sequence
+            for stored in await log.read(head.sequence + 1, made.outputs):
+                fresh[stored.sequence] = codec.decode_at(stored.subject, stored.data), stored.time
+        if fresh or not self._taken:
+            others = await log.last([subjects.subject(log.stream, run, "*", kind.tag()) for kind in BY_OTHERS])
+            for stored in others.values():
+                event = codec.decode_at(stored.subject, stored.data)
+                if event.id not in self._taken:
+                    fresh[stored.sequence] = event, stored.time
+        told = [fresh[sequence] for sequence in sorted(fresh)]
+        for event, time in told:
+            self._taken.add(event.id)
+            if isinstance(event.data, RolloutsRequested):
+                self._waiting[event.id] = event.data
+            self._fold(event.data, time)
+        return [event for event, _ in told]
+
+    async def count(self, log: Log) -> None:
+        """Bring `done` up to date: a request is answered when its last attempt stands in the log."""
+        run, wanted = self.report.run, {}
+        for request, requested in self._waiting.items():
+            place = (request, requested.items[-1], requested.attempts - 1)
+            for kind in (TrajectoryRecorded, RolloutFailed):
+                wanted[subjects.subject(log.stream, run, codec.event_id(run, kind, *place), kind.tag())] = request
+        for where in await log.last(list(wanted)) if wanted else []:
+            requested = self._waiting.pop(wanted[where])
+            self.done += len(requested.items) * requested.attempts
 
     def take_gold(self, stored: Stored) -> bool:
         """Fold one message of the gold stream; whether the audit is finished with it."""
@@ -127,6 +137,8 @@ class Reporter:
                 self.report.cells.append(scored)
             case GoldFailed() as failed:
                 self.report.cells_failed.append(failed)
+            case PoliciesCompared() as compared:
+                self.report.compared.append(compared)
             case AuditFinished():
                 self.report.state = "audited"
                 self.report.seconds = (stored.time - self._began) / 1e9
@@ -184,15 +196,6 @@ class Reporter:
                 report.set_aside += 1
 
 
-async def follow(log: Log, reporter: Reporter, position: int) -> tuple[int, list[Event]]:
-    """Read on to the end of the log; the new position, and the events of the run that the report is made of."""
-    told: list[Event] = []
-    while read := await log.read(position + 1, READ):
-        told += [event for stored in read if (event := reporter.take(stored)) is not None]
-        position = read[-1].sequence
-    return position, told
-
-
 async def follow_gold(gold: Log, reporter: Reporter, position: int) -> int:
     """Read on to the end of the gold stream; the new position."""
     while read := await gold.read(position + 1, READ):
@@ -205,7 +208,7 @@ async def follow_gold(gold: Log, reporter: Reporter, position: int) -> int:
 async def collect(log: Log, gold: Log, run: str) -> Report:
     """The report of one run as its log stands now."""
     reporter = Reporter(run)
-    await follow(log, reporter, 0)
+    await reporter.follow(log)
     await follow_gold(gold, reporter, 0)
     return reporter.report
 

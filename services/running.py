@@ -14,7 +14,6 @@ import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from runtime.policies.bases import prepare_base
 
 from events import codec
 from events.codec import Event
@@ -27,17 +26,18 @@ from events.weights import AdapterPublished, WeightUpdateFailed
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
 from runtime.log import BATCH_LIMIT, Log, Refused, append_once
+from runtime.policies.bases import prepare_base
 from runtime.scaffold_host import PROFILE
 from runtime.worker import now
 from services import budget as budgets
 from services.context import read_credentials
 from services.node import Node
-from services.report import Report, Reporter, follow, follow_gold
-from services.tables import ablation_table, final_table, generation_lines, head_line
+from services.report import Report, Reporter, follow_gold
+from services.tables import ablation_table, final_table, generation_lines, head_line, stdout
 from tasks.contract import Public
 from tasks.loading import Task, load
 
-LOOK = 0.1
+LOOK = 0.2
 """Seconds between two looks at the log."""
 PROBE_ITEMS = 100
 """Train items, of one fold, on which each candidate shows the agent how it fails."""
@@ -70,7 +70,7 @@ def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> i
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     else:
-        final_table(Console(), report)
+        final_table(stdout(), report)
     return 5 if report.reason == "budget exhausted" else 0
 
 
@@ -86,7 +86,7 @@ def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: i
     if as_json:
         click.echo(msgspec.json.encode(reports).decode())
     else:
-        ablation_table(Console(), reports)
+        ablation_table(stdout(), reports)
     return 0
 
 
@@ -177,7 +177,7 @@ async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Repor
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)
         event = codec.event(started, run=name, source=OPERATOR, cause="", time=now())
-        position, gold_position = await log.end(), await gold.end()
+        gold_position = await gold.end()
         if await log.last([event.subject]):
             raise UsageError(
                 f"There is a run {name!r} already; give this one another --name, or look at that one with `evolog show {name}`."
@@ -189,10 +189,10 @@ async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Repor
         if detach:
             raise _Detached(name)
         out.print(head_line(name, started), soft_wrap=True, highlight=False)
-        return await _follow(node, log, gold, name, position, gold_position, out)
+        return await _follow(node, log, gold, name, gold_position, out)
 
 
-async def _follow(node: Node, log: Log, gold: Log, run: str, position: int, gold_position: int, out: Console) -> Report:
+async def _follow(node: Node, log: Log, gold: Log, run: str, gold_position: int, out: Console) -> Report:
     reporter = Reporter(run)
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -201,7 +201,8 @@ async def _follow(node: Node, log: Log, gold: Log, run: str, position: int, gold
         with _progress() as (progress, bar):
             while reporter.report.state != "audited":
                 try:
-                    position, told = await follow(log, reporter, position)
+                    told = await reporter.follow(log)
+                    await reporter.count(log)
                     gold_position = await follow_gold(gold, reporter, gold_position)
                 except Unavailable:
                     told = []
@@ -223,7 +224,7 @@ async def _follow(node: Node, log: Log, gold: Log, run: str, position: int, gold
                         if row
                         else ""
                     )
-                    progress.update(bar, completed=reporter.returned, total=max(1, state.rollouts), description=words)
+                    progress.update(bar, completed=reporter.done, total=max(1, state.rollouts), description=words)
                 if interrupted.is_set():
                     raise _Detached(run)
                 await asyncio.sleep(LOOK)

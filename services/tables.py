@@ -1,6 +1,7 @@
 """How runs are shown to a person: lines as a generation ends, tables at the end."""
 
 import statistics
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -17,8 +18,16 @@ NAMES = {
     "final": "final: final scaffold, final adapter",
     "uniform_policy": "final scaffold, uniformly random policy",
 }
+SIGNIFICANT = 0.05
+WIDTH = 120
+"""Columns of a table where the output is no terminal."""
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
+
+
+def stdout() -> Console:
+    """Where tables go."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
 
 
 def head_line(run: str, started: RunStarted) -> str:
@@ -65,7 +74,7 @@ def final_table(console: Console, report: Report) -> None:
     console.print(table)
     for failed in report.cells_failed:
         console.print(f"{NAMES.get(failed.cell, failed.cell)} on {failed.split} could not be scored: {failed.reason}", soft_wrap=True)
-    console.print(verdict_on_the_model(names), soft_wrap=True, highlight=False)
+    console.print(verdict_on_the_model(report), soft_wrap=True, highlight=False)
     console.print(
         f"{report.rollouts:,} rollouts, {report.tokens:,} tokens, ${report.micro_usd / 1e6:.2f}, {report.seconds:.0f} s; "
         f"scaffolds ran unconfined (profile {report.sandbox}).",
@@ -74,15 +83,15 @@ def final_table(console: Console, report: Report) -> None:
     )
 
 
-def verdict_on_the_model(names: dict[str, dict[str, GoldScored]]) -> str:
+def verdict_on_the_model(report: Report) -> str:
     """What the final scaffold with a uniformly random policy says of the model's part in the score."""
-    final, uniform = names.get("final", {}).get("test"), names.get("uniform_policy", {}).get("test")
-    if final is None or uniform is None:
+    test = next((compared for compared in report.compared if compared.split == "test"), None)
+    if test is None:
         return "Whether the model did anything is not known: a cell is missing."
-    gain = final.score - uniform.score
-    if uniform.high >= final.score:
-        return f"With a uniformly random policy in its place the final scaffold ties ({gain:+.4f} on test): the model did nothing that can be told."
-    return f"The model's part: {gain:+.4f} on test over a uniformly random policy in the same scaffold."
+    found = f"better on {test.wins} test items, worse on {test.losses} (McNemar's exact test, p = {test.p_value:.2g})"
+    if test.p_value < SIGNIFICANT and test.wins > test.losses:
+        return f"The model against a uniformly random policy in the same scaffold: {found}."
+    return f"A uniformly random policy in the same scaffold ties: the model is {found}. It did nothing that can be told from chance."
 
 
 def generations_table(console: Console, report: Report) -> None:

@@ -4,55 +4,55 @@ import asyncio
 import importlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-from algorithms.learning.batch import Diverged, NothingToLearn, Rollout
-from runtime.policies.bases import train
 
+from algorithms.learning.batch import Diverged, NothingToLearn, Rollout
 from events.codec import Event
 from events.errors import CheckFailed, UserError
 from events.fact import Fact, NotFinite
 from events.weights import AdapterPublished, Canary, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs import Blobs
-from runtime.index import RunIndex
+from runtime.lookup import Attempted, attempts
+from runtime.policies.bases import train
 from runtime.policies.interface import SampleRequest
 from runtime.run_decider import batch_digest
 from runtime.worker import answer, work
 from services.context import Context
 
+Played = Mapping[str, Sequence[Attempted]]
+"""The attempts of each request."""
+
 
 async def serve(context: Context) -> None:
     """Train on one batch after the other."""
-    indexes: dict[str, RunIndex] = {}
+    known: dict[str, list[Attempted]] = {}  # the rounds of the update under way, which later rounds train on again
     loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "runtime.policies.text_scorer_torch"))
 
     async def perform(events: list[Event]) -> Sequence[Event]:
+        nonlocal known
         outputs: list[Event] = []
         for event in events:
             sealed = event.data
             assert isinstance(sealed, TrainingBatchSealed)
-            if event.run not in indexes:
-                indexes.clear()
-                indexes[event.run] = RunIndex(context.log, event.run)
-            index = indexes[event.run]
-            await index.catch_up()
+            known = {request: known.get(request) or await attempts(context.log, event.run, request) for request in sealed.requests}
             started = await context.started(event.run)
             await loading
-            facts = await asyncio.to_thread(update, context.blobs, context.work, index, sealed, started.base_model)
+            facts = await asyncio.to_thread(update, context.blobs, context.work, known, sealed, started.base_model)
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs
 
     await work(context.log, perform, source="trainer", scanner=context.scanner)
 
 
-def update(blobs: Blobs, work_folder: Path, index: RunIndex, sealed: TrainingBatchSealed, base_model: str) -> list[Fact]:
+def update(blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatchSealed, base_model: str) -> list[Fact]:
     """One round of training: its steps and its adapter, or why there is none. The same batch gives the same adapter, to the byte."""
     work_folder.mkdir(parents=True, exist_ok=True)
     out = Path(tempfile.mkdtemp(dir=work_folder))
     try:
-        rollouts = sealed_rollouts(blobs, index, sealed)
+        rollouts = sealed_rollouts(blobs, played, sealed)
         base = blobs.unpack(base_model, work_folder / base_model)
         parent = blobs.unpack(sealed.parent_adapter, work_folder / sealed.parent_adapter) if sealed.parent_adapter else None
         result = train(base, parent, rollouts, sealed.algorithm, sealed.hyper, sealed.training_seed, out / "adapter", out / "resume")
@@ -94,18 +94,19 @@ def update(blobs: Blobs, work_folder: Path, index: RunIndex, sealed: TrainingBat
         shutil.rmtree(out, ignore_errors=True)
 
 
-def sealed_rollouts(blobs: Blobs, index: RunIndex, sealed: TrainingBatchSealed) -> list[Rollout]:
+def sealed_rollouts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -> list[Rollout]:
     """The batch as recorded, one rollout for each use of a model call; raises `CheckFailed` unless it is the batch that was sealed."""
-    attempts = [attempt for attempt in index.attempts(sealed.requests) if attempt.reward is not None]
-    digest = batch_digest([(attempt.id, attempt.reward) for attempt in attempts if attempt.reward is not None])
+    scored = [(attempt, attempt.reward) for request in sealed.requests for attempt in played[request] if attempt.reward is not None]
+    digest = batch_digest([(attempt.id, reward) for attempt, reward in scored])
     if digest != sealed.digest:
-        raise CheckFailed(f"The recorded batch has digest {digest[:12]}, sealed was {sealed.digest[:12]}: {len(attempts)} trajectories, sealed {sealed.trajectories}.")
+        raise CheckFailed(
+            f"The recorded batch has digest {digest[:12]} over {len(scored)} trajectories, "
+            f"sealed was {sealed.digest[:12]} over {sealed.trajectories}."
+        )
     bodies: dict[str, list[SampleRequest]] = {}
     rollouts = []
-    for attempt in attempts:
-        assert attempt.reward is not None
-        for use in attempt.recorded.calls:
-            call = index.calls[use.call]
+    for attempt, reward in scored:
+        for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True):
             if call.body not in bodies:
                 bodies[call.body] = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])
             request = bodies[call.body][call.index]
@@ -118,7 +119,7 @@ def sealed_rollouts(blobs: Blobs, index: RunIndex, sealed: TrainingBatchSealed) 
                     bias=request.bias,
                     token=call.tokens[use.completion][0],
                     logprob=call.logprobs[use.completion][0],
-                    reward=attempt.reward,
+                    reward=reward,
                 )
             )
     return rollouts

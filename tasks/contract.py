@@ -60,9 +60,7 @@ class Reply(msgspec.Struct, frozen=True):
 class Model(Protocol):
     """The frozen or trained policy as a scaffold sees it; temperature and seed are the runtime's."""
 
-    def complete(
-        self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = (), max_tokens: int = 16
-    ) -> Reply: ...
+    def complete(self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = (), max_tokens: int = 16) -> Reply: ...
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,6 +76,7 @@ def test_what_is_appended_is_read_in_order(on_log: OnLog) -> None:
         assert [stored.sequence for stored in read] == [1, 2, 3] and await log.end() == 3
         assert codec.decode_at(read[1].subject, read[1].data) == trajectory(1)
         assert [stored.sequence for stored in await log.read(2, 1)] == [2]
+        assert [stored.sequence for stored in await log.read(1, 9, message(1).subject)] == [2]
         assert read[0].time <= read[2].time and read[0].time > 1_700_000_000 * 10**9
 
     on_log(check)

@@ -2,8 +2,8 @@
 
     L = mean_t [ -log pi(y_t) + beta k3_t ]  over the distinct best answers y of each item, those with a positive reward
 
-This is the supervised step of rejection sampling (Nakano 2021, WebGPT, section 3.2, chooses by best-of-N; Dong 2023, RAFT, arXiv 2304.06767,
-trains on the choice). Departure: an item's answers are pooled over all the batch's groups, and equal answers count once.
+Nakano 2021 (WebGPT, arXiv 2112.09332) answers with the best of N; Dong 2023 (RAFT, arXiv 2304.06767) trains on it, as here.
+Departure: an item's answers are pooled over all the batch's groups, and equal answers count once.
 """
 
 from collections.abc import Sequence

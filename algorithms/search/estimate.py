@@ -55,3 +55,13 @@ def group_statistics(groups: Sequence[Sequence[float]]) -> GroupStatistics:
         math.fsum(max(group) for group in groups) / n,
         sum(max(group) == min(group) for group in groups) / n,
     )
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """The two-sided exact p-value that two classifiers err equally often, from the items on which only one of them is right.
+
+    McNemar 1947, in its exact binomial form: 2 P(X <= min(wins, losses)) with X ~ Binomial(wins + losses, 1/2), at most 1.
+    """
+    n = wins + losses
+    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / (1 << n))

@@ -5,8 +5,8 @@
 | an edit of the task's catalogue, not tried yet, says that the evidence calls for it | scaffold, that edit |
 | too few rollouts left for one round over all train items | stop |
 | the last weight update on this scaffold was accepted but gained less than .005 | stop |
-| best-of-N cloning and GRPO were both turned down on this scaffold, or groups are nearly all tied | stop |
-| best-of-N cloning was turned down on this scaffold, a tenth of the groups are not tied | weights, GRPO |
+| the last weight update was turned down, and another was tried on this scaffold or nine tenths of the groups are tied | stop |
+| the first weight update on this scaffold, best-of-N cloning, was turned down | weights, GRPO, 3 rounds |
 | pass@k exceeds pass@1 by less than .05: sampling finds nothing that is not known | stop |
 | many labels on offer: right answers are rare, explore | weights, best-of-N cloning, high learning rate, 5 rounds |
 | a shortlist on offer: most right answers are found at once, refine | weights, best-of-N cloning, low learning rate, dropout, 3 rounds |
@@ -25,9 +25,9 @@ from tasks.contract import Edit, Evidence
 
 Lever = Literal["scaffold", "weights", "stop"]
 GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
+"""pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices that are many."""
 EXPLORE: Mapping[str, float] = {"lr": 3e-3, "epochs": 3, "dropout": 0.0, "weight_decay": 0.0}
 REFINE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "dropout": 0.5, "weight_decay": 0.1}
-COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "dropout": 0.5, "weight_decay": 0.1}
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,17 +116,16 @@ def _train(e: Evidence, tried: Sequence[Tried]) -> Choice:
     if e.rollouts_left < round_cost:
         return _stop(f"{e.rollouts_left:,} rollouts are left, a round over {e.train_items:,} train items takes {round_cost:,}.")
     if tried and tried[-1].accepted and tried[-1].after - tried[-1].before < GAIN:
-        return _stop(f"The last weight update moved dev from {tried[-1].before:.3f} to {tried[-1].after:.3f}, less than {GAIN}: the weights have given what they can.")
-    turned_down = {t.action for t in tried if not t.accepted}
-    if turned_down:
-        if "grpo" in turned_down or 1 - e.tied_groups < LIVE:
-            return _stop(f"{' and '.join(sorted(turned_down))} brought nothing on this scaffold, and {e.tied_groups:.0%} of the groups are tied.")
+        return _stop(f"The last weight update moved dev from {tried[-1].before:.3f} to {tried[-1].after:.3f}, by less than {GAIN}.")
+    if tried and not tried[-1].accepted:
+        if len(tried) > 1 or 1 - e.tied_groups < LIVE:
+            return _stop(f"{tried[-1].action} brought nothing more; {e.tied_groups:.0%} of the groups are tied ({figures}).")
         why = f"best-of-{k} cloning brought nothing, but {1 - e.tied_groups:.0%} of the groups hold right and wrong answers to compare."
-        return Choice(lever="weights", action="grpo", reason=why, hyper=dict(COMPARE), rounds=3)
+        return Choice(lever="weights", action="grpo", reason=why, hyper=dict(REFINE), rounds=3)
     if gap < GAP:
         return _stop(f"Sampling finds nothing that the policy does not know already ({figures}).")
     if e.offered > MANY:
-        why = f"Right answers are rare but there ({figures}, {e.offered:.0f} labels on offer): clone each that is found and look again for the rest."
+        why = f"Right answers are rare but there ({figures}, {e.offered:.0f} labels on offer): clone those found, look for the rest."
         return Choice(lever="weights", action="best_of_n", reason=why, hyper=dict(EXPLORE), rounds=5, resample="unsolved", memory="update")
     why = f"The shortlist of {e.offered:.0f} holds the answers ({figures}): clone those found, gently."
     return Choice(lever="weights", action="best_of_n", reason=why, hyper=dict(REFINE), rounds=3, resample="unsolved", memory="update")

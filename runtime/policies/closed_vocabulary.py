@@ -33,7 +33,8 @@ def offered(labels: Mapping[str, int], request: SampleRequest) -> tuple[list[int
 def log_softmax(scores: Vector) -> Vector:
     """Natural log-probabilities."""
     shifted: Vector = scores - scores.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    logs: Vector = shifted - np.log(np.exp(shifted).sum())
+    return logs
 
 
 def complete(

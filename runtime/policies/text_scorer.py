@@ -51,7 +51,8 @@ class Base:
         """The base's score of each label, in float64."""
         spread = np.zeros(BUCKETS)
         spread[buckets] = weights
-        return np.bincount(self.label, weights=spread[self.bucket] * self.value, minlength=len(self.labels))
+        scores: Vector = np.bincount(self.label, weights=spread[self.bucket] * self.value, minlength=len(self.labels)).astype(np.float64)
+        return scores
 
     def table(self) -> np.ndarray:
         """The embedding E in full, (BUCKETS, labels) float32."""
@@ -125,7 +126,9 @@ def load_adapter(folder: Path, base: Base) -> Adapter:
         raise NotFound(f"The adapter folder {folder} lacks {Path(str(missing.filename)).name}; it is no peft adapter.") from missing
     made_for = str(config.get("base_model_name_or_path") or "")
     if made_for != base_name(base):
-        raise Misconfigured(f"The adapter in {folder} was made for the base {made_for or 'nobody named'}, not for {base_name(base)}; train it anew.")
+        raise Misconfigured(
+            f"The adapter in {folder} was made for the base {made_for or '(none named)'}, not for {base_name(base)}; train it anew."
+        )
     a, b = tensors.get(KEY_A), tensors.get(KEY_B)
     rank = int(config["r"])
     if a is None or b is None or a.shape != (rank, BUCKETS) or b.shape != (len(base.labels), rank):

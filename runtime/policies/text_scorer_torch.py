@@ -34,9 +34,11 @@ OPTIMISER = "optimizer.safetensors"
 
 
 class Features(msgspec.Struct, frozen=True):
-    """Distinct prompts as a sparse matrix (U, BUCKETS) and the base's scores of them (U, labels)."""
+    """U prompts, their buckets and weights (N,) end to end, where each begins (U,), and the base's scores of them (U, labels)."""
 
-    matrix: torch.Tensor
+    buckets: torch.Tensor
+    weights: torch.Tensor
+    starts: torch.Tensor
     base: torch.Tensor
 
 
@@ -46,11 +48,12 @@ class Scorer(nn.Module):
     def __init__(self, base: Base) -> None:
         super().__init__()
         self.name_or_path = base_name(base)  # peft copies it into the adapter's config
-        self.scores = nn.Embedding.from_pretrained(torch.from_numpy(base.table()), freeze=True)
+        self.scores = nn.Embedding(len(base.idf), len(base.labels), _weight=torch.from_numpy(base.table()), _freeze=True)
 
     def forward(self, buckets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """The scores (labels,) of one prompt, from its buckets (F,) and weights (F,)."""
-        return weights @ self.scores(buckets)
+        scores: torch.Tensor = weights @ self.scores(buckets)
+        return scores
 
 
 class TrainResult(msgspec.Struct, frozen=True):
@@ -64,38 +67,45 @@ class TrainResult(msgspec.Struct, frozen=True):
 def wrapped(base: Base, seed: int) -> PeftModel:
     """The scorer under a fresh peft adapter, drawn from `seed`."""
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=["scores"])
-    model = get_peft_model(Scorer(base), config)  # type: ignore[arg-type]
-    a, b = factors(model)
-    with torch.no_grad():
-        a.copy_(torch.randn(a.shape, generator=torch.Generator().manual_seed(seed)) * SPREAD)
-        b.zero_()
-    return model  # type: ignore[return-value]
+    model = get_peft_model(Scorer(base), config)
+    assert isinstance(model, PeftModel)
+    draw = torch.Generator().manual_seed(seed)
+    _set(model, torch.randn((len(base.idf), RANK), generator=draw) * SPREAD, torch.zeros((len(base.labels), RANK)))
+    return model
 
 
 def factors(model: PeftModel) -> tuple[nn.Parameter, nn.Parameter]:
     """The adapter's A (RANK, BUCKETS) and B (labels, RANK), as peft holds them."""
-    layer: Any = model.base_model.model.scores
+    layer: Any = model.get_submodule("base_model.model.scores")
     return layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
 
 
-def features(base: Base, prompts: Sequence[str]) -> Features:
-    """The sparse features and base scores of some prompts."""
-    found = [base.features(prompt) for prompt in prompts]
-    rows = np.repeat(np.arange(len(found)), [len(buckets) for buckets, _ in found])
-    places = np.stack([rows, np.concatenate([buckets for buckets, _ in found])])
-    weights = np.concatenate([weights for _, weights in found])
-    size = (len(found), len(base.idf))
-    matrix = torch.sparse_coo_tensor(torch.from_numpy(places), torch.from_numpy(weights), size, check_invariants=False, is_coalesced=True)
-    scores = np.stack([base.scores(*one) for one in found]).astype(np.float32)
-    return Features(matrix, torch.from_numpy(scores))
+class Prompts:
+    """The features of distinct prompts, computed once."""
+
+    def __init__(self, base: Base, prompts: Sequence[str]) -> None:
+        self.place = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        self._found = [base.features(prompt) for prompt in self.place]
+        self._base = np.stack([base.scores(*one) for one in self._found]).astype(np.float32)
+
+    def rows(self, places: Sequence[int]) -> Features:
+        """The features and the base's scores of the prompts at these places."""
+        found = [self._found[place] for place in places]
+        return Features(
+            buckets=torch.from_numpy(np.concatenate([buckets for buckets, _ in found])),
+            weights=torch.from_numpy(np.concatenate([weights for _, weights in found])),
+            starts=torch.from_numpy(np.cumsum([0, *(len(buckets) for buckets, _ in found[:-1])])),
+            base=torch.from_numpy(self._base[list(places)]),
+        )
 
 
 def adapted(of: Features, a: torch.Tensor, b: torch.Tensor, dropout: float, draw: torch.Generator) -> torch.Tensor:
-    """The scores (U, labels) with the adapter; dropout falls on the RANK sums."""
-    hidden = torch.sparse.mm(of.matrix, a.T)
+    """The scores (U, labels) with the adapter, from A transposed (BUCKETS, RANK) and B (labels, RANK); dropout falls on the RANK sums."""
+    hidden = nn.functional.embedding_bag(of.buckets, a, of.starts, mode="sum", per_sample_weights=of.weights)
     if dropout:
         hidden = hidden * (torch.rand(hidden.shape, generator=draw) >= dropout) / (1 - dropout)
-    return of.base + ALPHA / RANK * (hidden @ b.T)
+    scores: torch.Tensor = of.base + ALPHA / RANK * (hidden @ b.T)
+    return scores
 
 
 def train(
@@ -120,16 +130,16 @@ def train(
     selected = found.select(rollouts, settings)
     base = load_base(base_folder)
     model = wrapped(base, seed)
-    a, b = factors(model)
     if parent_folder is not None:
         parent = load_adapter(parent_folder, base)
-        with torch.no_grad():
-            a.copy_(torch.from_numpy(parent.a.T))
-            b.copy_(torch.from_numpy(parent.b.T))
-    optimiser = torch.optim.AdamW([a, b], lr=settings["lr"], weight_decay=settings["weight_decay"])
+        _set(model, torch.from_numpy(parent.a), torch.from_numpy(parent.b.T))
+    held = [factor.detach() for factor in factors(model)]
+    a, b = nn.Parameter(held[0].T.contiguous()), nn.Parameter(held[1].clone())
+    optimiser = torch.optim.AdamW([a, b], lr=settings["lr"], weight_decay=settings["weight_decay"], fused=True)
     if resume_from is not None:
         _restore(optimiser, [a, b], resume_from)
     steps = _descend(base, found, settings, selected, a, b, optimiser, seed)
+    _set(model, a.detach(), b.detach())
     _save(model, base, algorithm, out)
     if resume is not None:
         resume.mkdir(parents=True, exist_ok=True)
@@ -138,23 +148,37 @@ def train(
     return TrainResult(tuple(steps), _canary(base, selected, a, b), len(selected.rollouts))
 
 
+def _set(model: PeftModel, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Give the adapter these factors, A transposed (BUCKETS, RANK) and B (labels, RANK)."""
+    with torch.no_grad():
+        for factor, value in zip(factors(model), (a.T, b), strict=True):
+            factor.copy_(value)
+
+
 def _descend(
-    base: Base, found: Algorithm, settings: Hyper, selected: Selected, a: nn.Parameter, b: nn.Parameter, optimiser: torch.optim.Optimizer, seed: int
+    base: Base,
+    found: Algorithm,
+    settings: Hyper,
+    selected: Selected,
+    a: nn.Parameter,
+    b: nn.Parameter,
+    optimiser: torch.optim.Optimizer,
+    seed: int,
 ) -> list[Step]:
-    places = list(by_group(selected.rollouts).values())
+    groups = list(by_group(selected.rollouts).values())
+    prompts = Prompts(base, [rollout.prompt for rollout in selected.rollouts])
     size = int(settings["batch_groups"])
     labels = {label: token for token, label in enumerate(base.labels)}
     shuffle, draw = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     steps = []
     for _ in range(int(settings["epochs"])):
-        order = shuffle.permutation(len(places)).tolist()
+        order = shuffle.permutation(len(groups)).tolist()
         for start in range(0, len(order), size):
             began = time.perf_counter()
-            rows = [row for group in order[start : start + size] for row in places[group]]
+            rows = [row for group in order[start : start + size] for row in groups[group]]
             chosen = [selected.rollouts[row] for row in rows]
-            prompts = {prompt: place for place, prompt in enumerate(dict.fromkeys(r.prompt for r in chosen))}
-            index = torch.tensor([prompts[r.prompt] for r in chosen])
-            of = features(base, list(prompts))
+            places, inverse = np.unique([prompts.place[r.prompt] for r in chosen], return_inverse=True)
+            index, of = torch.from_numpy(inverse), prompts.rows(places.tolist())
             tilt = torch.from_numpy(np.stack([_tilt(labels, r) for r in chosen]))
             token = torch.tensor([[r.token] for r in chosen])
             logs = torch.log_softmax(adapted(of, a, b, settings["dropout"], draw)[index] + tilt, 1)
@@ -213,7 +237,8 @@ def _tilt(labels: Mapping[str, int], rollout: Rollout) -> np.ndarray:
 def _canary(base: Base, selected: Selected, a: torch.Tensor, b: torch.Tensor) -> tuple[tuple[str, tuple[float, ...]], ...]:
     prompts = list(dict.fromkeys(rollout.prompt for rollout in selected.rollouts))[:CANARIES]
     with torch.no_grad():
-        logs = torch.log_softmax(adapted(features(base, prompts), a, b, 0.0, torch.Generator()), 1)
+        of = Prompts(base, prompts).rows(range(len(prompts)))
+        logs = torch.log_softmax(adapted(of, a, b, 0.0, torch.Generator()), 1)
     return tuple((prompt, tuple(row)) for prompt, row in zip(prompts, logs.tolist(), strict=True))
 
 

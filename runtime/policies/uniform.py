@@ -10,7 +10,7 @@ from runtime.policies.interface import Sampled, SampleRequest
 
 
 class Uniform:
-    """Answers with one of the labels on offer by the bias alone; at temperature 0, with one of those whose bias is highest, drawn evenly."""
+    """Answers with one of the labels on offer by the bias alone; at temperature 0 with one of the highest, drawn evenly."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = {label: token for token, label in enumerate(labels)}

@@ -30,7 +30,7 @@ class StepEdit(msgspec.Struct, frozen=True):
         agent = files.get("agent.py", "")
         line = _LINE.search(agent)
         if line is None:
-            raise Misconfigured("agent.py has no line `STEPS: tuple[str, ...] = (...)` to add a step to; start from the reference scaffold.")
+            raise Misconfigured("agent.py has no line `STEPS: tuple[str, ...] = (...)` to add to; start from the reference scaffold.")
         names = [name for name in re.findall(r'"(\w+)"', line[1]) if name != self.name] + [self.name]
         listed = ", ".join(f'"{name}"' for name in names) + ("," if len(names) == 1 else "")
         new = agent[: line.start()] + f"STEPS: tuple[str, ...] = ({listed})" + agent[line.end() :]
@@ -57,9 +57,11 @@ def _misled(e: Evidence) -> str | None:
     if e.offered >= 0.5 * e.labels:
         return None
     if e.recall < 0.95:
-        return f"The truth is among the {e.offered:.1f} labels on offer in only {e.recall:.1%} of the answers: let a ridge regression choose them."
+        return (
+            f"The truth is among the {e.offered:.1f} labels on offer in {e.recall:.1%} of the answers only: let a ridge regression choose."
+        )
     if e.wrong_though_offered >= 0.15:
-        return f"{e.wrong_though_offered:.1%} of the answers are wrong although the truth was on offer: rank by the margins of a ridge regression."
+        return f"{e.wrong_though_offered:.1%} of the answers are wrong although the truth was on offer: rank by a ridge regression."
     return None
 
 

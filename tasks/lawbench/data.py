@@ -86,7 +86,9 @@ def load(root: Path, seed: int) -> Public:
     cases = rows(root, "training_data/train.csv")
     parts = _parts(root, seed, cases)
     train = tuple(
-        Example(CASE_ID + c["id"], c["text"], c["label"], parts.folds[i], str(parts.groups[i])) for i, c in enumerate(cases) if not parts.dev[i]
+        Example(CASE_ID + c["id"], c["text"], c["label"], parts.folds[i], str(parts.groups[i]))
+        for i, c in enumerate(cases)
+        if not parts.dev[i]
     )
     dev = tuple(Item(CASE_ID + c["id"], c["text"]) for c, is_dev in zip(cases, parts.dev, strict=True) if is_dev)
     test = tuple(Item(TEST_ID + c["id"], c["text"]) for c in rows(root, "public/test.csv"))
@@ -95,7 +97,7 @@ def load(root: Path, seed: int) -> Public:
 
 
 def labels(root: Path, seed: int) -> dict[str, str]:
-    """The label of each train and dev item, by item id, for the verifier. Whatever the seed, these are the labelled cases; test is not here."""
+    """The label of each train and dev item, by item id, for the verifier: the labelled cases, whatever the seed. Test is not here."""
     return {CASE_ID + c["id"]: c["label"] for c in rows(root, "training_data/train.csv")}
 
 

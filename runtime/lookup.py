@@ -1,0 +1,65 @@
+"""Recorded rollouts by the request that they answer. Every id is derived, so each message is asked for by its subject; nothing is scanned."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+from events import codec
+from events.codec import Event
+from events.errors import CheckFailed
+from events.fact import Fact
+from events.judgement import TrajectoryScored
+from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
+from events.subjects import subject
+from runtime.log import Log
+
+F = TypeVar("F", bound=Fact)
+
+
+class Attempted(NamedTuple):
+    """One attempt that ran: its trajectory's id, what happened, its reward (None if it could not be scored), and the calls it used."""
+
+    id: str
+    recorded: TrajectoryRecorded
+    reward: float | None
+    outcome: str
+    calls: tuple[ModelCalled, ...]
+
+
+async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str]) -> dict[str, F]:
+    """Those of these events of one type that stand in the log."""
+    found: dict[str, F] = {}
+    for where, stored in (await log.last([subject(log.stream, run, id, kind.tag()) for id in ids])).items():
+        event = codec.decode_at(where, stored.data)
+        if isinstance(event.data, kind):
+            found[event.id] = event.data
+    return found
+
+
+async def of_types(log: Log, run: str, kinds: Sequence[type[Fact]]) -> list[Event]:
+    """All events of these types of the run, in the order of the log; for types of which a run has few."""
+    found = await log.last([subject(log.stream, run, "*", kind.tag()) for kind in kinds])
+    return [codec.decode_at(stored.subject, stored.data) for stored in sorted(found.values(), key=lambda stored: stored.sequence)]
+
+
+async def attempts(log: Log, run: str, request: str) -> list[Attempted]:
+    """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no such request."""
+    requested = (await by_id(log, run, RolloutsRequested, [request])).get(request)
+    if requested is None:
+        raise CheckFailed(f"Request {request} of run {run} is not in the log.")
+    places = [(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
+    ids = [codec.event_id(run, TrajectoryRecorded, request, *place) for place in places]
+    recorded = await by_id(log, run, TrajectoryRecorded, ids)
+    scores = await by_id(log, run, TrajectoryScored, [codec.event_id(run, TrajectoryScored, id) for id in recorded])
+    of = {scored.trajectory: scored for scored in scores.values()}
+    calls = await by_id(log, run, ModelCalled, sorted({use.call for trajectory in recorded.values() for use in trajectory.calls}))
+    return [
+        Attempted(
+            id,
+            recorded[id],
+            of[id].reward if id in of else None,
+            of[id].outcome if id in of else "",
+            tuple(calls[use.call] for use in recorded[id].calls),
+        )
+        for id in ids
+        if id in recorded
+    ]
