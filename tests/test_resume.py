@@ -77,9 +77,13 @@ class System:
         subprocess.run([sys.executable, "-m", "services.cli", "run", str(TOY), *flags], cwd=ROOT, check=True, capture_output=True)
 
     def read(self, stream: str = LOG, start: int = 1) -> list[Stored]:
-        with contextlib.suppress(UserError):
-            return self._wires[stream].read(start, 1_000_000)
-        return []
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._wires[stream].read(start, 1_000_000)
+            except UserError:  # the broker is down, or has just come back on this connection's account
+                assert time.monotonic() < end
+                time.sleep(0.05)
 
     def audited(self) -> bool:
         return any(tag_of(stored.subject) == "audit_finished" for stored in self.read(GOLD))

@@ -34,7 +34,7 @@ def rows(split: str, count: int, seed: int) -> list[tuple[str, str, str]]:
 
 def load(root: Path, seed: int) -> Public:
     """The task with the labels of train alone."""
-    train = tuple(Example(id, text, label, number % FOLDS, text) for number, (id, text, label) in enumerate(rows("train", 160, seed)))
+    train = tuple(Example(id, text, label, number % FOLDS, text) for number, (id, text, label) in enumerate(rows("train", 80, seed)))
     dev = tuple(Item(id, text) for id, text, _ in rows("dev", 40, seed))
     test = tuple(Item(id, text) for id, text, _ in rows("test", 40, seed))
     digests = {name: hashlib.sha256(repr(split).encode()).hexdigest() for name, split in (("train", train), ("dev", dev), ("test", test))}
@@ -43,7 +43,7 @@ def load(root: Path, seed: int) -> Public:
 
 def labels(root: Path, seed: int) -> dict[str, str]:
     """The labels of train and dev."""
-    return {id: label for split, count in (("train", 160), ("dev", 40)) for id, _, label in rows(split, count, seed)}
+    return {id: label for split, count in (("train", 80), ("dev", 40)) for id, _, label in rows(split, count, seed)}
 
 
 def _word(of: str, number: int) -> str:

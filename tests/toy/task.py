@@ -3,4 +3,4 @@
 NAME = "toy"
 DESCRIPTION = "Which of eight trades does a sentence of made-up words belong to?"
 POLICY = "text-scorer"
-GENERATIONS = 3
+GENERATIONS = 2
