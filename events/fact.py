@@ -67,5 +67,3 @@ def derive(*key: str | int) -> str:
 def derive_seed(*key: str | int) -> int:
     """A 63-bit seed that follows from a logical key; the first part is the run's seed, never its id."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()[:8], "big") >> 1
-
-

@@ -54,7 +54,7 @@ class Canary(msgspec.Struct, frozen=True):
 
 
 class AdapterPublished(Fact, frozen=True, kw_only=True):
-    """A LoRA adapter, as the digest of an ordinary peft folder; `resume` is the digest of the optimiser's state beside it."""
+    """A LoRA adapter, as the digest of an ordinary peft folder."""
 
     KEY: ClassVar[tuple[str, ...]] = ("parent_adapter", "batch")
 
@@ -65,7 +65,6 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
     base_model: str
     batch: str
     algorithm: str
-    resume: str
     canary: tuple[Canary, ...]
     trained_on: int
     """Trajectories that carried a gradient."""

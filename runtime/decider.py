@@ -39,9 +39,7 @@ class Decision(NamedTuple):
 
     def messages(self, head_sequence: int) -> list[Message]:
         """The atomic batch. Its first message is fenced by the last sequence on the run's head; the others must be new."""
-        return [
-            Message(event.subject, codec.encode(event), head_sequence if place == 0 else 0) for place, event in enumerate(self.events)
-        ]
+        return [Message(event.subject, codec.encode(event), head_sequence if place == 0 else 0) for place, event in enumerate(self.events)]
 
 
 class Course(Generic[State]):
@@ -77,9 +75,7 @@ class Course(Generic[State]):
                 outputs.append(self._event(fact, cause, time))
                 self._fold(outputs[-1], codec.encode(outputs[-1]))
             facts = self.decider.decide(self.state, cause)
-        head = DecisionMade(
-            number=self.decisions, input=cause.id, decider=self.decider.version, digest=self._chain, outputs=len(outputs)
-        )
+        head = DecisionMade(number=self.decisions, input=cause.id, decider=self.decider.version, digest=self._chain, outputs=len(outputs))
         events = [self._event(head, cause, time), *outputs]
         self._own.update(event.id for event in events)
         return Decision(cause, events)

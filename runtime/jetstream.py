@@ -54,7 +54,9 @@ async def connect(credentials: Credentials) -> Connection:
             pending_size=64 * 1024 * 1024,
         )
     except (OSError, nats.errors.Error, TimeoutError) as wrong:
-        raise Unavailable(f"No broker answers at {credentials.url} ({wrong or type(wrong).__name__}): start it with `evolog up`.") from wrong
+        raise Unavailable(
+            f"No broker answers at {credentials.url} ({wrong or type(wrong).__name__}): start it with `evolog up`."
+        ) from wrong
     return Connection(client, credentials)
 
 

@@ -182,9 +182,7 @@ def _fact(request_id: str, requested: RolloutsRequested, outcome: Outcome, calls
         adapter=requested.adapter,
         answer=outcome.answer,
         calls=tuple(
-            CallUse(calls[outcome.item, ordinal], completion)
-            for ordinal, completion in outcome.uses
-            if (outcome.item, ordinal) in calls
+            CallUse(calls[outcome.item, ordinal], completion) for ordinal, completion in outcome.uses if (outcome.item, ordinal) in calls
         ),
         seconds=outcome.seconds,
     )

@@ -161,8 +161,9 @@ def evolve(state: RunState, event: Event) -> RunState:
             if _in_round(state, generation, round, "serving") or _in_round(state, generation, round, "training"):
                 assert state.update
                 state.update.adapter, state.phase = adapter, "round_done"
-        case AdapterRejected(generation=generation, round=round, reason=reason) | WeightUpdateFailed(
-            generation=generation, round=round, reason=reason
+        case (
+            AdapterRejected(generation=generation, round=round, reason=reason)
+            | WeightUpdateFailed(generation=generation, round=round, reason=reason)
         ):
             if _in_round(state, generation, round, "serving") or _in_round(state, generation, round, "training"):
                 assert state.update
@@ -224,9 +225,7 @@ def _candidate(state: RunState, scaffold: str, adapter: str, lever: str) -> Cand
 
 
 def _in_round(state: RunState, generation: int, round: int, phase: Phase) -> bool:
-    return (
-        state.phase == phase and state.update is not None and generation == state.generation and round == state.update.round
-    )
+    return state.phase == phase and state.update is not None and generation == state.generation and round == state.update.round
 
 
 def _requested(state: RunState, request: str, requested: RolloutsRequested) -> None:
@@ -314,9 +313,7 @@ def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
             for item in shard.requested.items
         ]
     )
-    verdict = chain.judge(
-        estimate.mean if estimate else 0.0, state.best.score if state.best else None, failed, len(dev)
-    )
+    verdict = chain.judge(estimate.mean if estimate else 0.0, state.best.score if state.best else None, failed, len(dev))
     if not estimate:
         return [_rejected(state, verdict.reason)]
     evaluated = CandidateEvaluated(
@@ -339,9 +336,7 @@ def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
     )
     if not verdict.accepted:
         return [evaluated, _rejected(state, verdict.reason)]
-    accepted = CandidateAccepted(
-        generation=state.generation, candidate=state.current.id, score=estimate.mean, reason=verdict.reason
-    )
+    accepted = CandidateAccepted(generation=state.generation, candidate=state.current.id, score=estimate.mean, reason=verdict.reason)
     return [evaluated, accepted]
 
 

@@ -145,7 +145,8 @@ class ScaffoldProcess:
             kind, reason = stopped.kind, str(stopped)
             self.close()
         return [
-            found.get((item, attempt)) or Outcome(item, attempt, kind=kind, reason=reason) for item, attempt in sorted(wanted, key=_order(items))
+            found.get((item, attempt)) or Outcome(item, attempt, kind=kind, reason=reason)
+            for item, attempt in sorted(wanted, key=_order(items))
         ]
 
     @property

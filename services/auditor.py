@@ -121,7 +121,9 @@ def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Ma
     facts = player.play(run, f"audit-{cell.name}-{split}", requested, loaded.public, model, lambda ids: {}, calls.extend)
     answers = {fact.item: fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)}
     blob = blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
-    return _scored(loaded, labels, answers, cell.name, split, len(items), scaffold=cell.scaffold, adapter=cell.adapter, policy=model, blob=blob)
+    return _scored(
+        loaded, labels, answers, cell.name, split, len(items), scaffold=cell.scaffold, adapter=cell.adapter, policy=model, blob=blob
+    )
 
 
 async def compare(gold: Log, blobs: Blobs, run: str, loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:

@@ -29,6 +29,7 @@ TOLD = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdateFinished
 
 async def serve(context: Context) -> None:
     """Answer requests for feedback."""
+
     async def perform(events: list[Event]) -> Sequence[Event]:
         outputs = []
         for event in events:
@@ -47,15 +48,15 @@ async def serve(context: Context) -> None:
     await work(context.log, perform, source="feedback_agent", scanner=context.scanner)
 
 
-def feedback(
-    blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], loaded: Loaded, requested: FeedbackRequested
-) -> list[Fact]:
+def feedback(blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], loaded: Loaded, requested: FeedbackRequested) -> list[Fact]:
     """What the agent saw, what it chose and why, and the change itself."""
     shown = probe(blobs, played, loaded)
     if not shown:
         return [ProposalFailed(generation=requested.generation, reason="no attempt at the probe was scored, so there is nothing to go by")]
     scores = {event.data.candidate: event.data for event in told if isinstance(event.data, CandidateEvaluated)}
-    updates = [event.data for event in told if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation]
+    updates = [
+        event.data for event in told if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation
+    ]
     tried = history(told, requested.generation)
     seen = rules.evidence(
         shown,

@@ -55,7 +55,7 @@ def update(blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatc
         rollouts = sealed_rollouts(blobs, played, sealed)
         base = blobs.unpack(base_model, work_folder / base_model)
         parent = blobs.unpack(sealed.parent_adapter, work_folder / sealed.parent_adapter) if sealed.parent_adapter else None
-        result = train(base, parent, rollouts, sealed.algorithm, sealed.hyper, sealed.training_seed, out / "adapter", out / "resume")
+        result = train(base, parent, rollouts, sealed.algorithm, sealed.hyper, sealed.training_seed, out)
         steps: list[Fact] = [
             OptimizerStepApplied(
                 generation=sealed.generation,
@@ -70,12 +70,11 @@ def update(blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatc
         published = AdapterPublished(
             generation=sealed.generation,
             round=sealed.round,
-            adapter=blobs.put_folder(out / "adapter"),
+            adapter=blobs.put_folder(out),
             parent_adapter=sealed.parent_adapter,
             base_model=base_model,
             batch=sealed.digest,
             algorithm=sealed.algorithm,
-            resume=blobs.put_folder(out / "resume"),
             canary=tuple(Canary(prompt, logprobs) for prompt, logprobs in result.canary),
             trained_on=result.trained_on,
         )

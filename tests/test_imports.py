@@ -49,17 +49,29 @@ def test_only_the_auditor_asks_for_gold() -> None:
 
 
 def test_nats_is_known_in_two_modules() -> None:
-    knowing = {path.relative_to(ROOT).as_posix() for package in MAY_IMPORT for path in files(package) if any(name.split(".")[0] == "nats" for name in imports(path))}
+    knowing = {
+        path.relative_to(ROOT).as_posix()
+        for package in MAY_IMPORT
+        for path in files(package)
+        if any(name.split(".")[0] == "nats" for name in imports(path))
+    }
     assert knowing == {"runtime/jetstream.py", "runtime/server.py"}
 
 
 def test_torch_is_known_where_weights_are() -> None:
-    knowing = {path.relative_to(ROOT).as_posix() for package in MAY_IMPORT for path in files(package) if any(name.split(".")[0] in ("torch", "peft") for name in imports(path))}
+    knowing = {
+        path.relative_to(ROOT).as_posix()
+        for package in MAY_IMPORT
+        for path in files(package)
+        if any(name.split(".")[0] in ("torch", "peft") for name in imports(path))
+    }
     assert all(name.startswith(("algorithms/learning/", "runtime/policies/")) for name in knowing), knowing
 
 
 def test_the_command_line_starts_light() -> None:
-    code = "import sys, services.cli; print([name for name in ('nats', 'duckdb', 'torch', 'rich', 'msgspec', 'numpy') if name in sys.modules])"
+    code = (
+        "import sys, services.cli; print([name for name in ('nats', 'duckdb', 'torch', 'rich', 'msgspec', 'numpy') if name in sys.modules])"
+    )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
 

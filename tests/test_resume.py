@@ -121,12 +121,18 @@ def events(stored: list[Stored]) -> list[Event]:
 
 def decisions(of: list[Event]) -> list[tuple[str, object]]:
     """What was decided, in order; without the heads, which hold digests of times."""
-    return [(event.id, event.data) for event in of if event.source == "controller" and event.tag not in ("decision_made", "event_set_aside")]
+    return [
+        (event.id, event.data) for event in of if event.source == "controller" and event.tag not in ("decision_made", "event_set_aside")
+    ]
 
 
 def told(of: list[Event], tag: str) -> dict[str, tuple[object, ...]]:
     """The facts of one type by id, without what took how long."""
-    return {event.id: tuple(value for name, value in msgspec.structs.asdict(event.data).items() if name not in ("seconds", "body", "index")) for event in of if event.tag == tag}
+    return {
+        event.id: tuple(value for name, value in msgspec.structs.asdict(event.data).items() if name not in ("seconds", "body", "index"))
+        for event in of
+        if event.tag == tag
+    }
 
 
 def same(disturbed: list[Event], calm: list[Event]) -> None:
@@ -158,7 +164,9 @@ def test_every_service_killed_at_its_work_leaves_the_same_run(undisturbed: list[
 
 
 @pytest.mark.parametrize("victim", ["nats-server", "supervisor"])
-def test_the_broker_or_the_supervisor_killed_again_and_again_leaves_the_same_run(victim: str, undisturbed: list[Event], tmp_path: Path) -> None:
+def test_the_broker_or_the_supervisor_killed_again_and_again_leaves_the_same_run(
+    victim: str, undisturbed: list[Event], tmp_path: Path
+) -> None:
     with running(tmp_path / "node") as system:
         system.order("r")
         for tag in ("trajectory_recorded", "training_batch_sealed"):

@@ -93,7 +93,6 @@ def published(story: Story, generation: int = 1, round: int = 1, adapter: str = 
             base_model="b",
             batch=sealed.digest,
             algorithm="best_of_n",
-            resume="",
             canary=(),
             trained_on=1,
         ),
@@ -153,9 +152,7 @@ def test_failed_attempts_are_counted_and_never_scored_as_zero() -> None:
     story = given(started(), proposed())
     facts = results(story, {"d1", "d2"})
     lost = next(fact for fact in facts if isinstance(fact, TrajectoryScored) and fact.item == "d4")
-    facts[facts.index(lost)] = RolloutFailed(
-        request=lost.request, item="d4", attempt=0, purpose="dev", kind="crashed", reason="boom"
-    )
+    facts[facts.index(lost)] = RolloutFailed(request=lost.request, item="d4", attempt=0, purpose="dev", kind="crashed", reason="boom")
     (evaluated,) = story.when(*facts).of(CandidateEvaluated)
     assert (evaluated.failed, evaluated.items, evaluated.score) == (1, 4, 2 / 3)
     assert story.of(CandidateRejected) and story.of(RunFinished)[0].candidate == ""

@@ -270,10 +270,3 @@ def test_services_get_only_the_environment_that_they_need() -> None:
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }
-
-
-def test_a_socket_path_that_would_be_too_long_is_put_elsewhere(tmp_path: Path) -> None:
-    assert Node(Path("/short")).query_socket == Path("/short/query.sock")
-    deep = Node(tmp_path / ("x" * 90)).query_socket
-    assert len(os.fsencode(deep)) <= 100
-    assert deep != Node(tmp_path / ("y" * 90)).query_socket

@@ -10,7 +10,7 @@ import pytest
 
 from algorithms.learning.batch import Diverged, Rollout
 from events.errors import CheckFailed, Misconfigured, UsageError
-from runtime.policies import closed_vocabulary, text_scorer
+from runtime.policies import closed_vocabulary
 from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import TextScorer, build_base, load, load_adapter, load_base
 from runtime.policies.uniform import Uniform
@@ -135,11 +135,10 @@ def test_training_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> No
     from runtime.policies.text_scorer_torch import train
 
     for name in ("one", "two"):
-        train(folder, None, rollouts(), "best_of_n", {"epochs": 2}, 7, tmp_path / name, tmp_path / f"{name}-resume")
-    for part in ("", "-resume"):
-        files = sorted(path.name for path in (tmp_path / f"one{part}").iterdir())
-        assert files == sorted(path.name for path in (tmp_path / f"two{part}").iterdir())
-        assert all((tmp_path / f"one{part}" / name).read_bytes() == (tmp_path / f"two{part}" / name).read_bytes() for name in files)
+        train(folder, None, rollouts(), "best_of_n", {"epochs": 2}, 7, tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
 
 
 def test_the_adapter_is_an_ordinary_peft_folder(folder: Path, tmp_path: Path) -> None:
@@ -155,15 +154,6 @@ def test_the_adapter_is_an_ordinary_peft_folder(folder: Path, tmp_path: Path) ->
     a, b = trainer.factors(model)
     assert np.array_equal(a.detach().numpy().T, mine.a)
     assert np.array_equal(b.detach().numpy().T, mine.b)
-
-
-def test_resumed_training_goes_on_from_the_optimisers_state(folder: Path, tmp_path: Path) -> None:
-    from runtime.policies.text_scorer_torch import train
-
-    train(folder, None, rollouts(), "best_of_n", {"epochs": 2}, 0, tmp_path / "first", tmp_path / "state")
-    for name, state in (("anew", None), ("on", tmp_path / "state")):
-        train(folder, tmp_path / "first", rollouts(), "best_of_n", {"epochs": 1}, 0, tmp_path / name, resume_from=state)
-    assert (tmp_path / "anew" / text_scorer.ADAPTER).read_bytes() != (tmp_path / "on" / text_scorer.ADAPTER).read_bytes()
 
 
 def test_an_adapter_for_another_base_is_refused(folder: Path, tmp_path: Path) -> None:

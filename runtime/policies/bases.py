@@ -35,7 +35,7 @@ class Policy(Protocol):
 def prepare_base(kind: str, public: Public) -> Path:
     """The folder of the base model of this kind for a task, made from label names and unlabelled texts, and kept in the cache."""
     if kind != text_scorer.KIND:
-        raise Misconfigured(f"There is no embedded policy {kind!r}; expected {text_scorer.KIND!r}. Correct DEFAULTS in the task's task.py.")
+        raise Misconfigured(f"There is no embedded policy {kind!r}; expected {text_scorer.KIND!r}. Correct POLICY in the task's task.py.")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "models"
     target = cache / f"{kind}-{derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))}"
     if not target.exists():
@@ -66,9 +66,8 @@ def train(
     hyper: Mapping[str, float],
     seed: int,
     out: Path,
-    resume: Path,
 ) -> "TrainResult":
     """One round of training; see `text_scorer_torch.train`."""
     from runtime.policies import text_scorer_torch
 
-    return text_scorer_torch.train(base, parent, rollouts, algorithm, hyper, seed, out, resume)
+    return text_scorer_torch.train(base, parent, rollouts, algorithm, hyper, seed, out)

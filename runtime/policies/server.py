@@ -65,7 +65,13 @@ class PolicyServer(ThreadingHTTPServer):
                         "object": "text_completion",
                         "model": model,
                         "choices": [
-                            {"index": i, "text": text, "token_ids": tokens, "logprobs": {"token_logprobs": logprobs}, "finish_reason": "stop"}
+                            {
+                                "index": i,
+                                "text": text,
+                                "token_ids": tokens,
+                                "logprobs": {"token_logprobs": logprobs},
+                                "finish_reason": "stop",
+                            }
                             for i, (text, tokens, logprobs) in enumerate(zip(one.texts, one.tokens, one.logprobs, strict=True))
                         ],
                         "usage": {"completion_tokens": sum(map(len, one.tokens))},

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from algorithms.learning import algorithm as find_algorithm
@@ -30,7 +30,6 @@ from runtime.policies.text_scorer import ADAPTER, CONFIG, KEY_A, KEY_B, Base, ba
 RANK, ALPHA, SPREAD = 32, 320, 0.1
 """LoRA rank, its alpha (so the update is scaled by 10), and the standard deviation at which A starts; B starts at 0."""
 CANARIES = 4
-OPTIMISER = "optimizer.safetensors"
 
 
 class Features(msgspec.Struct, frozen=True):
@@ -116,13 +115,10 @@ def train(
     hyper: Hyper,
     seed: int,
     out: Path,
-    resume: Path | None = None,
-    resume_from: Path | None = None,
 ) -> TrainResult:
-    """One round of training from recorded rollouts: a peft folder at `out`, the optimiser's state in the folder `resume`.
+    """One round of training from recorded rollouts, with a fresh AdamW: a peft folder at `out`.
 
-    `resume_from` is such a folder of the parent; without it Adam starts anew. The same arguments give the same bytes (one thread).
-    Raises Diverged, NothingToLearn, or a UserError for an unknown hyper-parameter or an adapter that does not fit the base.
+    The same arguments give the same bytes (one thread). Raises Diverged, NothingToLearn, or a UserError for an unknown hyper-parameter or an adapter that does not fit the base.
     """
     torch.set_num_threads(1)
     found = find_algorithm(algorithm)
@@ -136,15 +132,9 @@ def train(
     held = [factor.detach() for factor in factors(model)]
     a, b = nn.Parameter(held[0].T.contiguous()), nn.Parameter(held[1].clone())
     optimiser = torch.optim.AdamW([a, b], lr=settings["lr"], weight_decay=settings["weight_decay"], fused=True)
-    if resume_from is not None:
-        _restore(optimiser, [a, b], resume_from)
     steps = _descend(base, found, settings, selected, a, b, optimiser, seed)
     _set(model, a.detach(), b.detach())
     _save(model, base, algorithm, out)
-    if resume is not None:
-        resume.mkdir(parents=True, exist_ok=True)
-        state = {f"{i}.{name}": value for i, p in enumerate([a, b]) for name, value in optimiser.state[p].items()}
-        save_file(state, resume / OPTIMISER)
     return TrainResult(tuple(steps), _canary(base, selected, a, b), len(selected.rollouts))
 
 
@@ -253,9 +243,3 @@ def _save(model: PeftModel, base: Base, algorithm: str, out: Path) -> None:
     card += f"LoRA of rank {RANK} on the text scorer's embedding, trained by {algorithm} from recorded rollouts.\n"
     card += f"It fits one base only, {base_name(base)}, and its labels: {len(base.labels)} of them.\n"
     (out / "README.md").write_text(card, encoding="utf-8")
-
-
-def _restore(optimiser: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], folder: Path) -> None:
-    state = load_file(folder / OPTIMISER)
-    for i, parameter in enumerate(parameters):
-        optimiser.state[parameter] = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{i}.")}

@@ -112,7 +112,9 @@ def up_to_first_event() -> list[tuple[str, str]]:
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
             began = time.time()
-            up = subprocess.Popen([str(Path(sys.executable).parent / "evolog"), "up", "--dir", "node"], cwd=folder, stderr=subprocess.DEVNULL)
+            up = subprocess.Popen(
+                [str(Path(sys.executable).parent / "evolog"), "up", "--dir", "node"], cwd=folder, stderr=subprocess.DEVNULL
+            )
             try:
                 while not (Path(folder) / "node" / "node.json").exists():
                     time.sleep(0.01)
@@ -149,11 +151,18 @@ def cold_help() -> list[tuple[str, str]]:
             began = time.perf_counter()
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
             times.append(time.perf_counter() - began)
-    return [("milliseconds for a cold `evolog --help` (goal 150)", f"{statistics.median(helped) * 1e3:.0f}  (an empty Python takes {statistics.median(bare) * 1e3:.0f})")]
+    return [
+        (
+            "milliseconds for a cold `evolog --help` (goal 150)",
+            f"{statistics.median(helped) * 1e3:.0f}  (an empty Python takes {statistics.median(bare) * 1e3:.0f})",
+        )
+    ]
 
 
 def main() -> None:
-    table = Table(title=f"evolog bench: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", title_justify="left")
+    table = Table(
+        title=f"evolog bench: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", title_justify="left"
+    )
     table.add_column("what")
     table.add_column("median [least, most]")
     for what, figure in (*cold_help(), *asyncio.run(appends()), *up_to_first_event()):
