@@ -1,4 +1,7 @@
-"""Recorded rollouts by the request that they answer. Every id is derived, so each message is asked for by its subject; nothing is scanned."""
+"""Recorded rollouts by the request that they answer.
+
+Every id is derived, so each message is asked for by its subject; nothing is scanned.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar

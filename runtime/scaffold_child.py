@@ -156,7 +156,7 @@ def solve_all(channel, solve, data, items, attempts):
             channel.send({"ask": [request for _, request in asks]})
             answers = channel.receive()["answers"]
             with desk.changed:
-                for (entry, _), texts in zip(asks, answers):
+                for (entry, _), texts in zip(asks, answers, strict=True):
                     entry["texts"] = texts
                 desk.blocked = 0  # every one that waited was answered
                 desk.changed.notify_all()

@@ -179,4 +179,5 @@ def _line(stored: Stored, as_json: bool) -> str:
     except codec.Unreadable as wrong:
         return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {stored.subject}  UNREADABLE: {wrong}"
     shown = msgspec.json.encode(event.data).decode()
-    return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {event.run}  {event.tag:<22}  {shown if len(shown) <= 160 else shown[:157] + '...'}"
+    short = shown if len(shown) <= 160 else shown[:157] + "..."
+    return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {event.run}  {event.tag:<22}  {short}"

@@ -46,10 +46,8 @@ def _files(start: Path) -> list[tuple[Path, dict[str, Any]]]:
                 found.append((path, section))
             break
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    for path in (home / "evolog" / "config.toml", Path("/etc/xdg/evolog/config.toml")):
-        if path.is_file():
-            found.append((path, _read(path)))
-    return found
+    last = (home / "evolog" / "config.toml", Path("/etc/xdg/evolog/config.toml"))
+    return found + [(path, _read(path)) for path in last if path.is_file()]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from services.report import Generation, Report, order_cells
 NAMES = {
     "start": "start: reference scaffold, base weights",
     "scaffold": "scaffold lever alone: final scaffold, base weights",
-    "weights": "weights lever alone: reference scaffold, final adapter",
-    "final": "final: final scaffold, final adapter",
+    "weights": "weights lever alone: reference scaffold, the final adapter",
+    "final": "final candidate: what the levers arrived at together",
     "uniform_policy": "final scaffold, uniformly random policy",
 }
 SIGNIFICANT = 0.05

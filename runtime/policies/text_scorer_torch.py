@@ -118,7 +118,8 @@ def train(
 ) -> TrainResult:
     """One round of training from recorded rollouts, with a fresh AdamW: a peft folder at `out`.
 
-    The same arguments give the same bytes (one thread). Raises Diverged, NothingToLearn, or a UserError for an unknown hyper-parameter or an adapter that does not fit the base.
+    The same arguments give the same bytes (one thread). Raises Diverged, NothingToLearn, or a UserError for an unknown
+    hyper-parameter or an adapter that does not fit the base.
     """
     torch.set_num_threads(1)
     found = find_algorithm(algorithm)

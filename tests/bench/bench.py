@@ -94,7 +94,8 @@ async def appends() -> list[tuple[str, str]]:
                 rows.append(
                     (
                         f"durable appends, {name}: ours / bare nats-py (goal 0.8)",
-                        f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]  ({statistics.median(rates):,.0f}/s against {statistics.median(bare_rates):,.0f}/s)",
+                        f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+                        f"  ({statistics.median(rates):,.0f}/s against {statistics.median(bare_rates):,.0f}/s)",
                     )
                 )
             await bare.close()
