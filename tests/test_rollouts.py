@@ -1,0 +1,140 @@
+"""Playing shards: calls recorded before their answers are released, none asked twice, and nothing to be looked up."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from events import codec
+from events.errors import UsageError
+from events.fact import Fact
+from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from runtime.blobs import Blobs
+from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts import Player
+from tasks.contract import Public
+from tasks.loading import load
+
+TOY = Path(__file__).parent / "toy"
+ASKS = "def solve(item, model, data): return model.complete(item.prompt, choices=data.labels).text"
+
+
+class Fake:
+    """A policy that answers with the first choice and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[SampleRequest] = []
+
+    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        self.asked += requests
+        return [Sampled((of.choices[0],) * of.n, ((0,),) * of.n, ((-0.5,),) * of.n) for of in requests]
+
+
+class Refusing(Fake):
+    """A policy that does not know its choices."""
+
+    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        raise UsageError("The choice 'x' is not one of this policy's labels.")
+
+
+class Table:
+    """A player with its blobs, and what it recorded."""
+
+    def __init__(self, folder: Path, policy: Fake) -> None:
+        self.policy = policy
+        self.blobs = Blobs(folder / "blobs")
+        self.player = Player(self.blobs, folder / "work", policy)
+        self.recorded: dict[str, ModelCalled] = {}
+        self.public: Public = load(str(TOY)).public(0)
+
+    def record(self, calls: Sequence[ModelCalled]) -> None:
+        self.recorded |= {codec.event_id("r", ModelCalled, *call.key()): call for call in calls}
+
+    def known(self, ids: Sequence[str]) -> Mapping[str, ModelCalled]:
+        return {id: self.recorded[id] for id in ids if id in self.recorded}
+
+    def play(self, code: str, items: Sequence[str], fold: int = -1, attempts: int = 1) -> list[Fact]:
+        requested = RolloutsRequested(
+            generation=0,
+            purpose="train" if fold >= 0 else "dev",
+            round=1,
+            shard=0,
+            scaffold=self.blobs.put_tree({"agent.py": code.encode()}),
+            adapter="",
+            split="train" if fold >= 0 else "dev",
+            fold=fold,
+            items=tuple(items),
+            attempts=attempts,
+            temperature=1.0,
+            seed=1,
+        )
+        try:
+            return self.player.play("r", "q", requested, self.public, "m", self.known, self.record)
+        finally:
+            self.player.close()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    return Table(tmp_path, Fake())
+
+
+def test_every_attempt_becomes_a_trajectory_with_its_call(table: Table) -> None:
+    facts = table.play(ASKS, ["dev0", "dev1"], attempts=3)
+    assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 6
+    assert {(use.call, use.completion) for fact in facts if isinstance(fact, TrajectoryRecorded) for use in fact.calls} == {
+        (call, completion) for call in table.recorded for completion in range(3)
+    }
+    assert len(table.policy.asked) == 2 and table.policy.asked[0].n == 3
+
+
+def test_a_call_that_is_recorded_is_not_made_again(table: Table) -> None:
+    first = table.play(ASKS, ["dev0", "dev1"])
+    table.policy.asked.clear()
+    again = table.play(ASKS, ["dev0", "dev1", "dev2"])
+    assert [request.prompt for request in table.policy.asked] == [table.public.dev[2].prompt]
+    answers = [[fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)] for facts in (first, again)]
+    assert answers[1][:2] == answers[0]
+
+
+def test_a_seed_belongs_to_the_item_and_not_to_what_is_played_beside_it(table: Table) -> None:
+    table.play(ASKS, ["dev0", "dev1"])
+    alone = {request.prompt: request.seed for request in table.policy.asked}
+    table.recorded.clear()
+    table.policy.asked.clear()
+    table.play(ASKS, ["dev3", "dev1"])
+    seeds = {request.prompt: request.seed for request in table.policy.asked}
+    assert seeds[table.public.dev[1].prompt] == alone[table.public.dev[1].prompt]
+
+
+def test_nothing_is_released_that_could_not_be_recorded(tmp_path: Path) -> None:
+    class Full(Table):
+        def record(self, calls: Sequence[ModelCalled]) -> None:
+            raise UsageError("The log takes nothing.")
+
+    facts = Full(tmp_path, Fake()).play(ASKS, ["dev0"])
+    assert isinstance(facts[0], RolloutFailed) and facts[0].reason == "The log takes nothing."
+
+
+def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Table) -> None:
+    """The answer would be there for all of train if the scaffold were given all of train."""
+    code = (
+        "def solve(item, model, data):\n"
+        "    return next((example.label for example in data.train if example.prompt == item.prompt), 'not there')"
+    )
+    fold = [example.id for example in table.public.train if example.fold == 2]
+    assert fold and {fact.answer for fact in table.play(code, fold, fold=2) if isinstance(fact, TrajectoryRecorded)} == {"not there"}
+    table.player.close()
+    others = [example.id for example in table.public.train if example.fold != 2]
+    found = [fact.answer for fact in table.play(code, others, fold=2) if isinstance(fact, TrajectoryRecorded)]
+    assert found and "not there" not in found
+
+
+def test_a_policy_that_refuses_fails_the_attempts_in_its_words(tmp_path: Path) -> None:
+    facts = Table(tmp_path, Refusing()).play(ASKS, ["dev0"])
+    assert isinstance(facts[0], RolloutFailed) and facts[0].kind == "refused" and "not one of this policy's labels" in facts[0].reason
+
+
+def test_an_item_that_this_host_does_not_have_fails_the_shard(table: Table) -> None:
+    facts = table.play(ASKS, ["dev0", "case-7"])
+    assert all(isinstance(fact, RolloutFailed) and "case-7" in fact.reason for fact in facts) and len(facts) == 2
