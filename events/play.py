@@ -93,5 +93,5 @@ class RolloutFailed(Fact, frozen=True, kw_only=True):
     attempt: int
     purpose: str
     kind: str
-    """`crashed`, `hung`, `flooded`, `nonsense`, `unloadable`, or `refused` by the policy."""
+    """`crashed`, `hung`, `flooded`, `nonsense`, `unloadable`, or `refused` (by the policy, or for a secret that it held)."""
     reason: str

@@ -25,6 +25,7 @@ class Scanner:
     """Looks for known secrets in bytes that are about to be appended."""
 
     def __init__(self, secrets: list[Secret]) -> None:
+        self.secrets = secrets
         self._known = [secret.reveal().encode() for secret in secrets if len(secret.reveal()) >= 8]
 
     def check(self, payload: bytes) -> None:

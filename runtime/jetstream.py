@@ -1,6 +1,7 @@
 """The log on a NATS server with JetStream. All that knows nats-py is in this module and in `runtime/server.py`."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 from nats.js.errors import NotFoundError as JetStreamNotFound
 
@@ -19,6 +21,9 @@ from runtime.server import API
 from runtime.wire import Credentials, Wire
 
 logger = logging.getLogger("evolog")
+
+GATHERING = 0.02
+"""Seconds in which further messages may join the first of a fetch."""
 
 
 class Connection:
@@ -92,7 +97,7 @@ class JetStreamLog:
         self._appending = Wire(connection.credentials, stream)
         self._reading = Wire(connection.credentials, stream)
         self._consumer = connection.credentials.user
-        self._pull: object | None = None
+        self._pull: JetStreamContext.PullSubscription | None = None
 
     async def append(self, messages: Sequence[Message]) -> int:
         """As `Log.append`."""
@@ -118,7 +123,11 @@ class JetStreamLog:
         try:
             if self._pull is None:
                 self._pull = await self._context.pull_subscribe_bind(consumer=self._consumer, stream=self.stream)
-            messages = await self._pull.fetch(limit, timeout=wait)  # type: ignore[attr-defined]
+            messages = await self._pull.fetch(1, timeout=wait)
+            if limit > 1:
+                # a fetch of many waits for all of them, so the others get a short while only
+                with contextlib.suppress(TimeoutError, nats.errors.TimeoutError):
+                    messages += await self._pull.fetch(limit - 1, timeout=GATHERING)
         except (TimeoutError, nats.errors.TimeoutError):
             return []
         except (nats.errors.Error, NoStreamResponseError, ServiceUnavailableError, JetStreamNotFound):

@@ -3,7 +3,7 @@
 Every id is derived, so each message is asked for by its subject; nothing is scanned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from events import codec
@@ -13,7 +13,7 @@ from events.fact import Fact
 from events.judgement import TrajectoryScored
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.subjects import subject
-from runtime.log import Log
+from runtime.log import Log, Stored
 
 F = TypeVar("F", bound=Fact)
 
@@ -41,7 +41,18 @@ async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str]) -> dict[s
 async def of_types(log: Log, run: str, kinds: Sequence[type[Fact]]) -> list[Event]:
     """All events of these types of the run, in the order of the log; for types of which a run has few."""
     found = await log.last([subject(log.stream, run, "*", kind.tag()) for kind in kinds])
-    return [codec.decode_at(stored.subject, stored.data) for stored in sorted(found.values(), key=lambda stored: stored.sequence)]
+    return readable(sorted(found.values(), key=lambda stored: stored.sequence))
+
+
+def readable(messages: Iterable[Stored]) -> list[Event]:
+    """The events of messages, without those that cannot be read; whoever is handed those as work sets them aside."""
+    events = []
+    for stored in messages:
+        try:
+            events.append(codec.decode_at(stored.subject, stored.data))
+        except codec.Unreadable:
+            continue
+    return events
 
 
 async def attempts(log: Log, run: str, request: str) -> list[Attempted]:

@@ -14,6 +14,7 @@ from events import codec
 from events.errors import TryAgain, Unavailable, UserError
 from events.fact import Fact, derive_seed
 from events.play import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.secret import Scanner, SecretFound
 from runtime.blobs import Blobs
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.scaffold_host import Ask, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
@@ -38,8 +39,8 @@ class Policy(Protocol):
 class Player:
     """Plays shards, and keeps the scaffold processes that it has started. For one thread."""
 
-    def __init__(self, blobs: Blobs, work: Path, policy: Policy, limits: Limits = Limits()) -> None:
-        self.blobs, self.work, self.policy, self.limits = blobs, work, policy, limits
+    def __init__(self, blobs: Blobs, work: Path, policy: Policy, scanner: Scanner, limits: Limits = Limits()) -> None:
+        self.blobs, self.work, self.policy, self.scanner, self.limits = blobs, work, policy, scanner, limits
         self._processes: OrderedDict[tuple[str, str], ScaffoldProcess] = OrderedDict()
 
     def play(
@@ -66,15 +67,25 @@ class Player:
         except (Unavailable, TryAgain):
             process.close()
             raise
-        except UserError as wrong:
+        except (UserError, SecretFound) as wrong:
             process.close()
             return failures(request_id, requested, "refused", str(wrong))
-        return [_fact(request_id, requested, outcome, calls) for outcome in outcomes]
+        return [self._without_secrets(_fact(request_id, requested, outcome, calls)) for outcome in outcomes]
 
     def close(self) -> None:
         """Stop all scaffold processes."""
         while self._processes:
             self._processes.popitem()[1].close()
+
+    def _without_secrets(self, fact: TrajectoryRecorded | RolloutFailed) -> TrajectoryRecorded | RolloutFailed:
+        try:
+            self.scanner.check(msgspec.json.encode(fact))
+        except SecretFound:
+            reason = "what the scaffold said held a known secret"
+            return RolloutFailed(
+                request=fact.request, item=fact.item, attempt=fact.attempt, purpose=fact.purpose, kind="refused", reason=reason
+            )
+        return fact
 
     def _process(self, requested: RolloutsRequested, public: Public) -> ScaffoldProcess:
         fold = requested.fold if requested.fold >= 0 else None
@@ -133,7 +144,9 @@ class Player:
             began = time.perf_counter()
             sampled = self.policy.sample(model, bodies)
             seconds = (time.perf_counter() - began) / len(fresh)
-            body = self.blobs.put(msgspec.json.encode(bodies))
+            encoded = msgspec.json.encode(bodies)
+            self.scanner.check(encoded)
+            body = self.blobs.put(encoded)
             facts = [
                 ModelCalled(
                     request=request_id,
@@ -161,7 +174,9 @@ class Player:
         return [known[id].texts for id in ids]
 
 
-def _fact(request_id: str, requested: RolloutsRequested, outcome: Outcome, calls: Mapping[tuple[str, int], str]) -> Fact:
+def _fact(
+    request_id: str, requested: RolloutsRequested, outcome: Outcome, calls: Mapping[tuple[str, int], str]
+) -> TrajectoryRecorded | RolloutFailed:
     if outcome.kind:
         return RolloutFailed(
             request=request_id,

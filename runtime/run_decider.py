@@ -290,7 +290,8 @@ def _shards(
     ]
 
 
-def _evaluation_cost(started: RunStarted) -> int:
+def evaluation_cost(started: RunStarted) -> int:
+    """Rollouts that it takes to judge one candidate."""
     return len(started.items.dev) + started.group_size * sum(map(len, started.items.probe))
 
 
@@ -356,13 +357,13 @@ def _next_generation(state: RunState, started: RunStarted) -> list[Fact]:
         return [_finished(state, f"all {started.generations} generations are done")]
     budget = started.budget
     if (
-        not _affordable(state, started, _evaluation_cost(started))
+        not _affordable(state, started, evaluation_cost(started))
         or (budget.tokens is not None and state.tokens >= budget.tokens)
         or (budget.micro_usd is not None and state.micro_usd >= budget.micro_usd)
     ):
         return [_finished(state, "budget exhausted")]
     generation = state.generation + 1
-    rollouts_left = None if budget.rollouts is None else budget.rollouts - state.rollouts - _evaluation_cost(started)
+    rollouts_left = None if budget.rollouts is None else budget.rollouts - state.rollouts - evaluation_cost(started)
     return [
         ParentSelected(generation=generation, candidate=state.best.id, probabilities={state.best.id: 1.0}),
         FeedbackRequested(
@@ -409,7 +410,7 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
         reason = f"all {update.requested.rounds} rounds are done"
     elif not cost:
         reason = "every train item is solved"
-    elif not _affordable(state, started, cost + _evaluation_cost(started)):
+    elif not _affordable(state, started, cost + evaluation_cost(started)):
         reason = f"the budget has no room for {cost} more rollouts"
     else:
         scaffold = state.best.scaffold

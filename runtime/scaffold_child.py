@@ -17,6 +17,7 @@ import traceback
 
 TOGETHER = 64
 ANSWER_LIMIT = 16 * 1024
+CALL_LIMIT = 1000
 
 
 class Reply:
@@ -96,6 +97,8 @@ class Model:
         }
         if request["bias"] and len(request["bias"]) != len(request["choices"]):
             raise ValueError(f"{len(request['bias'])} biases for {len(request['choices'])} choices; give one for each, or none")
+        if len(self.uses) >= CALL_LIMIT:
+            raise RuntimeError(f"more than {CALL_LIMIT} calls of the model in one attempt")
         entry = self._desk.ask(self._item, json.dumps(request), request)
         self.uses.append([entry["ordinal"], self._attempt])
         return Reply(entry["texts"][self._attempt])

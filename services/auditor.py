@@ -14,7 +14,7 @@ from algorithms.search.estimate import mcnemar, mean_reward
 from events import codec
 from events.change import ScaffoldProposed
 from events.codec import Event
-from events.errors import UserError
+from events.errors import CheckFailed, Misconfigured, NotFound
 from events.fact import Fact, NotFinite
 from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
@@ -28,7 +28,7 @@ from runtime.policies.bases import UNIFORM
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts import Player
 from runtime.worker import now, work
-from services.context import Context, Loaded
+from services.context import Context, Loaded, scaffold_limits
 
 SPLITS = ("dev", "test")
 READ = 5000
@@ -55,7 +55,8 @@ async def serve(context: Context) -> None:
     """Audit runs as they finish."""
     gold = context.connection.log(GOLD)
     blobs = Blobs(context.node.gold_blobs)
-    player = Player(context.blobs, context.work, PolicyClient(context.node.policy_url(), context.policy_token()))
+    policy = PolicyClient(context.node.policy_url(), context.policy_token())
+    player = Player(context.blobs, context.work, policy, context.scanner, scaffold_limits())
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         for event in events:
@@ -85,7 +86,7 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
         loaded = await context.load(event.run)
         labels = await asyncio.to_thread(_labels, loaded)
         start = await _start_scaffold(context, event.run)
-    except UserError as wrong:
+    except (NotFound, CheckFailed, Misconfigured) as wrong:
         await record([GoldFailed(cell="final", split="test", reason=str(wrong))])
     else:
         baselines = asyncio.create_task(asyncio.to_thread(_baselines, loaded, labels))
@@ -177,7 +178,7 @@ def _scored(
             rollouts=items if policy else 0,
             blob=blob,
         )
-    except (NotFinite, ArithmeticError, ValueError, TypeError, LookupError) as wrong:
+    except (Misconfigured, NotFinite, ArithmeticError, ValueError, TypeError, LookupError) as wrong:
         return GoldFailed(cell=cell, split=split, reason=f"{type(wrong).__name__}: {wrong}")
 
 
@@ -187,12 +188,21 @@ def _labels(loaded: Loaded) -> dict[str, str]:
 
 def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
     facts: list[Fact] = []
-    for name, predict in loaded.task.baselines().items():
+    try:
+        baselines = loaded.task.baselines()
+    except Misconfigured as wrong:
+        return [GoldFailed(cell="baselines", split="test", reason=str(wrong))]
+    for name, predict in baselines.items():
         items = [*loaded.public.dev, *loaded.public.test]
-        predicted = predict(loaded.public, items)
+        try:
+            predicted = predict(loaded.public, items)
+            answers = {item.id: predicted[item.id] for item in items}
+        except Exception as wrong:  # the task's own code
+            reason = f"{type(wrong).__name__}: {wrong}"
+            facts += [GoldFailed(cell=f"baseline:{name}", split=split, reason=reason) for split in SPLITS]
+            continue
         for split, part in (("dev", loaded.public.dev), ("test", loaded.public.test)):
-            answers = {item.id: predicted[item.id] for item in part}
-            facts.append(_scored(loaded, labels, answers, f"baseline:{name}", split, len(part)))
+            facts.append(_scored(loaded, labels, {item.id: answers[item.id] for item in part}, f"baseline:{name}", split, len(part)))
     return facts
 
 

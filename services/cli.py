@@ -1,6 +1,7 @@
 """The command line. Only what every command needs is imported here; the rest comes when a command runs."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -13,6 +14,8 @@ import click
 from events.errors import NotFound, UsageError, UserError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+OS_CODES = {errno.EACCES: 77, errno.EPERM: 77, errno.EROFS: 77, errno.ENOSPC: 75, errno.EDQUOT: 75}
+"""The exit codes of what the operating system refuses."""
 
 
 class Commands(click.Group):
@@ -37,6 +40,10 @@ class Commands(click.Group):
         except UserError as wrong:
             click.echo(f"evolog: {wrong}", err=True)
             sys.exit(wrong.code)
+        except OSError as wrong:
+            what = wrong.filename or "a file or connection"
+            click.echo(f"evolog: {what} cannot be used ({wrong.strerror}); give another --dir, or put that right.", err=True)
+            sys.exit(OS_CODES.get(wrong.errno or 0, 1))
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
         """Give the files' settings as defaults, below flags and environment."""
@@ -65,8 +72,17 @@ def as_json(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
 
 
+def say_version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Print the version, also where evolog runs from its own folder and is not installed."""
+    if asked:
+        from services.node import version
+
+        click.echo(f"evolog, version {version()}")
+        context.exit()
+
+
 @click.group(cls=Commands, context_settings={"auto_envvar_prefix": "EVOLOG", "help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="evolog")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=say_version, help="Show the version and exit.")
 def main() -> None:
     """A runtime in which an agent improves itself by its scaffold and its weights, on one append-only log."""
 
@@ -98,12 +114,15 @@ def down(directory: Path) -> None:
 @click.argument("name")
 @directory
 @click.option("--index", type=int, default=0, help="Tells several processes of one service apart.")
-def service(name: str, directory: Path, index: int) -> None:
+@click.option("--nats", default=None, help="The broker's address, where it is not the one in the account's file: nats:// or tls://.")
+def service(name: str, directory: Path, index: int, nats: str | None) -> None:
     """Run one service in the foreground, as on a host of its own."""
     from events.catalogue import SERVICES
 
     if name not in SERVICES:
         raise UsageError(f"There is no service {name!r}; expected one of {', '.join(SERVICES)}.")
+    if nats:
+        os.environ["EVOLOG_NATS_URL"] = nats
     os.execv(sys.executable, [sys.executable, "-m", "services.main", name, "--dir", str(directory), "--index", str(index)])
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -12,7 +13,7 @@ import msgspec
 
 from events import codec
 from events.codec import Event
-from events.errors import CheckFailed, NotFound
+from events.errors import CheckFailed, Misconfigured, NotFound
 from events.play import ModelCalled
 from events.run import RunStarted
 from events.secret import Scanner
@@ -20,6 +21,7 @@ from events.subjects import LOG, subject
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
 from runtime.log import Log, append_once
+from runtime.scaffold_host import Limits
 from runtime.server import write_private
 from runtime.wire import Credentials
 from runtime.worker import insist
@@ -28,6 +30,7 @@ from tasks.contract import Public
 from tasks.loading import Task, load
 
 T = TypeVar("T")
+SILENCE = "EVOLOG_SCAFFOLD_SILENCE"
 
 
 class Loaded(NamedTuple):
@@ -38,13 +41,27 @@ class Loaded(NamedTuple):
     public: Public
 
 
+def scaffold_limits() -> Limits:
+    """What scaffolds may use; EVOLOG_SCAFFOLD_SILENCE sets the longest, in seconds, that one may go without a word."""
+    named = os.environ.get(SILENCE)
+    if named is None:
+        return Limits()
+    try:
+        seconds = float(named)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise Misconfigured(f"{SILENCE} is {named!r}; expected seconds above 0, such as {Limits().silence:g}: correct it, or unset it.")
+    return Limits(silence=seconds)
+
+
 class Context:
     """One service's connections and folders. The blocking methods are for the threads that effects run in."""
 
     def __init__(self, name: str, index: int, node: Node, connection: Connection) -> None:
         self.name, self.index, self.node, self.connection = name, index, node, connection
         self.log: Log = connection.log(LOG)
-        self.scanner: Scanner = connection.scanner
+        self.scanner = Scanner(connection.scanner.secrets + node.secrets())
         self.blobs = Blobs(node.blobs)
         self.work = node.directory / "work" / f"{name}-{index}"
         self.loop = asyncio.get_running_loop()
@@ -123,5 +140,8 @@ def read_credentials(path: Path) -> Credentials:
 
 
 async def open_context(name: str, index: int, node: Node) -> Context:
-    """Connect as one service."""
-    return Context(name, index, node, await connect(read_credentials(node.credentials(name))))
+    """Connect as one service, to the broker that EVOLOG_NATS_URL names or else the credentials do."""
+    credentials = read_credentials(node.credentials(name))
+    if url := os.environ.get("EVOLOG_NATS_URL"):
+        credentials = msgspec.structs.replace(credentials, url=url)
+    return Context(name, index, node, await connect(credentials))

@@ -11,7 +11,7 @@ from events.play import ModelCalled, RolloutsRequested
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts import Player, failures
 from runtime.worker import answer, work
-from services.context import Context
+from services.context import Context, scaffold_limits
 
 JITTER = "EVOLOG_EXECUTOR_JITTER"
 """Fault injection: the most seconds that an executor sleeps before and after a shard, drawn anew each time."""
@@ -20,7 +20,8 @@ JITTER = "EVOLOG_EXECUTOR_JITTER"
 async def serve(context: Context) -> None:
     """Share the shards with the other executors."""
     jitter = float(os.environ.get(JITTER, "0"))
-    player = Player(context.blobs, context.work, PolicyClient(context.node.policy_url(), context.policy_token()))
+    policy = PolicyClient(context.node.policy_url(), context.policy_token())
+    player = Player(context.blobs, context.work, policy, context.scanner, scaffold_limits())
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         (event,) = events

@@ -8,7 +8,7 @@ import msgspec
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
 from events.codec import Event
-from events.errors import UserError
+from events.errors import TryAgain, Unavailable, UserError
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
@@ -40,8 +40,11 @@ async def serve(context: Context) -> None:
                 told = await of_types(context.log, event.run, TOLD)
                 played = [attempt for request in requested.probe_requests for attempt in await attempts(context.log, event.run, request)]
                 facts = await asyncio.to_thread(feedback, context.blobs, told, played, loaded, requested)
-            except UserError as wrong:
-                facts = [ProposalFailed(generation=requested.generation, reason=str(wrong))]
+            except (Unavailable, TryAgain):
+                raise  # this is handed out again
+            except Exception as wrong:  # an edit is the task's own code
+                why = str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"
+                facts = [ProposalFailed(generation=requested.generation, reason=why)]
             outputs += [answer(fact, event, "feedback_agent") for fact in facts]
         return outputs
 

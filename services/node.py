@@ -5,11 +5,13 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
 from events.errors import TryAgain, Unavailable
+from events.secret import Secret
 from runtime import server
 
 _LOCK_WAIT = 0.5
@@ -23,6 +25,14 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     policy_url: str
     started: str
     version: str
+
+
+def version() -> str:
+    """The version that is installed."""
+    try:
+        return metadata.version("evolog")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
 
 
 class Node:
@@ -78,6 +88,15 @@ class Node:
     def credentials(self, user: str) -> Path:
         """The account's address and password, drawn anew whenever the server is started with `evolog up`."""
         return server.credentials_file(self.directory, user)
+
+    def secrets(self) -> list[Secret]:
+        """The passwords and tokens of this directory that this user can read, so that none of them is ever appended."""
+        found = []
+        for path in sorted((self.directory / "credentials").glob("*")):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                text = path.read_text()
+                found.append(Secret(msgspec.json.decode(text, type=dict[str, str])["password"] if path.suffix == ".json" else text))
+        return found
 
     def policy_url(self) -> str:
         """Where the policy's endpoint listens: EVOLOG_POLICY_URL, else as the supervisor says; raises `Unavailable` where none is up."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from events.codec import Event
-from events.errors import UserError
+from events.errors import TryAgain, UserError
 from events.fact import Fact
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed
 from runtime.blobs import Blobs
@@ -69,8 +69,11 @@ def judge(models: Models, published: AdapterPublished) -> Fact:
             ),
             default=0.0,
         )
-    except (UserError, ValueError) as wrong:
-        return AdapterRejected(**place, reason=str(wrong))  # type: ignore[arg-type]
+    except TryAgain:
+        raise  # this is handed out again
+    except Exception as wrong:  # whatever a folder of any content makes a loader raise
+        why = str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"
+        return AdapterRejected(**place, reason=why)  # type: ignore[arg-type]
     if error > TOLERANCE:
         return AdapterRejected(**place, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {TOLERANCE:g}")  # type: ignore[arg-type]
     return AdapterServed(**place, error=error)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from events.errors import NotFound, UsageError
 from events.run import DecisionMade, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from runtime.log import Log, Stored
+from runtime.lookup import readable
 from runtime.wire import rfc3339
 from services.node import Node
 from services.report import Report, collect
@@ -79,8 +80,9 @@ def list_runs(directory: Path, as_json: bool) -> None:
         ends = await log.last([subjects.subject(LOG, "*", "*", RunFinished.tag()), subjects.head("*")])
         listed = []
         for run, stored in runs.items():
-            started = codec.decode_at(stored.subject, stored.data).data
-            assert isinstance(started, RunStarted)
+            started = _data(stored)
+            if not isinstance(started, RunStarted):
+                continue
             finished = next(
                 (_data(end) for where, end in ends.items() if where.startswith(f"evolog.{run}.") and where.endswith(RunFinished.tag())),
                 None,
@@ -163,7 +165,7 @@ def watch(directory: Path, name: str | None, since: int, follow: bool, as_json: 
 
 
 def _data(stored: Stored) -> object:
-    return codec.decode_at(stored.subject, stored.data).data
+    return next((event.data for event in readable([stored])), None)
 
 
 def _line(stored: Stored, as_json: bool) -> str:

@@ -16,6 +16,7 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed, WeightUpdateFinished
 from runtime.log import Log, Stored
+from runtime.lookup import readable
 
 READ = 5000
 BY_OTHERS: tuple[type[Fact], ...] = (
@@ -106,9 +107,9 @@ class Reporter:
         if fresh or not self._taken:
             others = await log.last([subjects.subject(log.stream, run, "*", kind.tag()) for kind in BY_OTHERS])
             for stored in others.values():
-                event = codec.decode_at(stored.subject, stored.data)
-                if event.id not in self._taken:
-                    fresh[stored.sequence] = event, stored.time
+                for event in readable([stored]):
+                    if event.id not in self._taken:
+                        fresh[stored.sequence] = event, stored.time
         told = [fresh[sequence] for sequence in sorted(fresh)]
         for event, time in told:
             self._taken.add(event.id)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 import secrets
 import signal
 import sys
@@ -27,6 +28,7 @@ from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
 from runtime.log import BATCH_LIMIT, Log, Refused, append_once
 from runtime.policies.bases import prepare_base
+from runtime.run_decider import evaluation_cost
 from runtime.scaffold_host import PROFILE
 from runtime.worker import now
 from services import budget as budgets
@@ -35,7 +37,7 @@ from services.node import Node
 from services.report import Report, Reporter, follow_gold
 from services.tables import ablation_table, final_table, generation_lines, head_line, stdout
 from tasks.contract import Public
-from tasks.loading import Task, load
+from tasks.loading import Task, known, load
 
 LOOK = 0.2
 """Seconds between two looks at the log."""
@@ -57,6 +59,7 @@ class Order(NamedTuple):
 
 def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> int:
     """Order a run, follow it to its end, print its table; the exit code."""
+    check(order)
     node = Node(directory)
     with brought_up(node) as started_here:
         try:
@@ -71,13 +74,24 @@ def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> i
         click.echo(msgspec.json.encode(report).decode())
     else:
         final_table(stdout(), report)
+    if report.score is None:
+        click.echo(f"evolog: run {report.run} came to nothing: {why_nothing(report)}", err=True)
+        return 1
     return 5 if report.reason == "budget exhausted" else 0
+
+
+def why_nothing(report: Report) -> str:
+    """Why a run has no candidate, and where to look, in a sentence."""
+    why = f" ({report.generations[0].verdict})" if report.generations and report.generations[0].verdict else ""
+    ask = f"select outcome, failure, count(*) from trajectories where run = '{report.run}' and failure is not null group by all"
+    return f'{report.reason}{why}; `evolog sql "{ask}"` shows what failed.'
 
 
 def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: int | None, budget: str, *, as_json: bool) -> int:
     """Run each choice of levers with each seed, one after the other, and print the comparison."""
     node = Node(directory)
     reports: list[Report] = []
+    check(Order(task=task, levers="both", seed=0, generations=generations, budget=budget))
     with brought_up(node):
         for seed in seeds:
             for levers in ("scaffold", "weights", "both"):
@@ -88,6 +102,14 @@ def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: i
     else:
         ablation_table(stdout(), reports)
     return 0
+
+
+def check(order: Order) -> None:
+    """Raise what is wrong with an order before anything is started for it."""
+    load(order.task)
+    budgets.parse(order.budget)
+    if order.name:
+        check_run_name(order.name)
 
 
 class _Detached(Exception):
@@ -142,7 +164,7 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
     first = sorted(folds[min(folds)])
     probe = random.Random(derive_seed(order.seed, "probe")).sample(first, min(PROBE_ITEMS, len(first)))
     started = RunStarted(
-        task=order.task,
+        task=order.task if order.task in known() else str(task.folder),  # the services may have been started in another folder
         seed=order.seed,
         levers=("scaffold", "weights") if order.levers == "both" else (order.levers,),
         generations=task.generations if order.generations is None else order.generations,
@@ -163,13 +185,25 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
         raise Misconfigured(
             f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round; at most {BATCH_LIMIT - 1} fit one decision."
         )
+    limit = started.budget.rollouts
+    if limit is not None and limit < evaluation_cost(started):
+        raise UsageError(
+            f"A budget of {limit} rollouts does not cover the first evaluation, which plays {evaluation_cost(started)}; "
+            f"give --budget rollouts={evaluation_cost(started)} or more."
+        )
     return started
+
+
+def default_name(order: Order) -> str:
+    """A name from the task, the seed and chance."""
+    task = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(order.task).resolve().name).strip("-_")[:40]
+    return f"{task or 'run'}-s{order.seed}-{secrets.token_hex(2)}"
 
 
 async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Report:
     task = load(order.task)
     public = task.public(order.seed)
-    name = check_run_name(order.name or f"{Path(order.task).name}-s{order.seed}-{secrets.token_hex(2)}")
+    name = check_run_name(order.name or default_name(order))
     blobs = Blobs(node.blobs)
     with _spinner("preparing the base model"):
         base = blobs.put_folder(prepare_base(task.policy, public))

@@ -15,7 +15,8 @@ def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, 
     """For each command the flags that the files set, the nearest file winning; raises `UsageError` for a file that cannot be used."""
     merged: dict[str, dict[str, Any]] = {command: {} for command in commands}
     for path, values in reversed(list(_files(start))):
-        for name, value in values.items():
+        # the top of a file first: it gives way to the sections of that file, and overrides the files further away
+        for name, value in sorted(values.items(), key=lambda row: isinstance(row[1], dict)):
             if isinstance(value, dict):
                 if name not in commands:
                     raise UsageError(
@@ -30,7 +31,7 @@ def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, 
                 if not having:
                     raise UsageError(f"{path} sets {name!r}, which is no flag of any command.")
                 for command in having:
-                    merged[command].setdefault(name.replace("-", "_"), value)
+                    merged[command][name.replace("-", "_")] = value
     return merged
 
 

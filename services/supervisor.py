@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,8 @@ from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, TryAgain, UserError
 from runtime import server
 from runtime.server import EmbeddedServer
-from services.node import Node, Running
+from services.context import scaffold_limits
+from services.node import Node, Running, version
 
 MISCONFIGURED = Misconfigured.code
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -68,10 +68,12 @@ async def supervise(
     With `embedded` off, the server at `nats_url` is used; the credentials files of its accounts must be in the directory. `on_event` is
     given a sentence for everything that happens. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`.
 
-    Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable` without a server.
+    Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable` without a server;
+    `Misconfigured` for a limit on scaffolds that is none.
     """
     node = Node(directory)
     stop = asyncio.Event()
+    scaffold_limits()  # said here, once, rather than by every executor
     with node.hold():
         node.node_json.unlink(missing_ok=True)
         node.log_folder.mkdir(exist_ok=True)
@@ -85,7 +87,7 @@ async def supervise(
             environment = service_environment(os.environ) | {"EVOLOG_POLICY_URL": policy_url}
             services = _services(node, module, {"executor": executors, "verifier": verifiers}, environment)
             started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-            running = Running(pid=os.getpid(), url=url, policy_url=policy_url, started=started, version=_version())
+            running = Running(pid=os.getpid(), url=url, policy_url=policy_url, started=started, version=version())
             full = await _keep_all(node, broker, services, running, stop, on_event)
         finally:
             node.node_json.unlink(missing_ok=True)
@@ -279,10 +281,3 @@ def stop(directory: Path, *, limit: float = STOP_LIMIT) -> None:
         if time.monotonic() > end:
             raise TryAgain(f"evolog (process {pid}) has not stopped within {limit:.0f} s: see {node.log_folder}, and ask again.")
         time.sleep(0.02)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("evolog")
-    except metadata.PackageNotFoundError:
-        return "unknown"

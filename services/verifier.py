@@ -50,8 +50,8 @@ def score(trajectory: str, recorded: TrajectoryRecorded, loaded: Loaded, labels:
             outcome=scored.outcome,
             verifier=loaded.started.verifier,
         )
-    except (UserError, NotFinite, ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as wrong:
-        return _failed(trajectory, recorded, f"{type(wrong).__name__}: {wrong}")
+    except (UserError, NotFinite) as wrong:  # whatever else a verifier raises comes as Misconfigured
+        return _failed(trajectory, recorded, str(wrong))
 
 
 def _failed(trajectory: str, recorded: TrajectoryRecorded, reason: str) -> ScoringFailed:

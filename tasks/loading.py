@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from events.errors import Misconfigured, NotFound
+from events.errors import Misconfigured, NotFound, UserError
 from tasks.contract import Edit, Item, Public, Scored
 
 FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
@@ -18,7 +18,12 @@ NAMES = {
     "task": ("NAME", "DESCRIPTION", "POLICY", "GENERATIONS"),
     "data": ("default_root", "get", "load", "labels"),
     "verifier": ("score", "VERSION"),
+    "gold": ("labels",),
+    "catalogue": ("EDITS",),
+    "baselines": ("BASELINES",),
 }
+AT_ONCE = ("task", "data", "verifier")
+"""What is looked at when a task is loaded; gold is the auditor's, and the rest may be missing."""
 
 Predict = Callable[[Public, Sequence[Item]], Mapping[str, str]]
 """Labels by item id, from what is public."""
@@ -39,47 +44,60 @@ class Task(msgspec.Struct, frozen=True):
 
     def get(self, source: Path | None = None) -> Path:
         """Fetch the data, from `source` if given, and say where they are."""
-        data = self._part("data")
-        root: Path = data.default_root()
-        data.get(root, source)
+        root: Path = self._call("data", "default_root")
+        self._call("data", "get", root, source)
         return root
 
     def public(self, seed: int) -> Public:
         """Items and train labels, split by `seed`; raises NotFound if the data are not here."""
-        data = self._part("data")
-        public: Public = data.load(data.default_root(), seed)
+        public: Public = self._call("data", "load", self._call("data", "default_root"), seed)
         return public
 
     def labels(self, seed: int) -> dict[str, str]:
         """The labels of train and dev by item id, for the verifier."""
-        data = self._part("data")
-        labels: dict[str, str] = data.labels(data.default_root(), seed)
+        labels: dict[str, str] = self._call("data", "labels", self._call("data", "default_root"), seed)
         return labels
 
     def gold(self) -> dict[str, str]:
         """The labels of test by item id. Only the auditor may call this."""
-        labels: dict[str, str] = self._part("gold").labels(self._part("data").default_root())
+        labels: dict[str, str] = self._call("gold", "labels", self._call("data", "default_root"))
         return labels
 
     def score(self, answer: str | None, label: str) -> Scored:
-        """The verifier's judgement of an answer."""
-        scored: Scored = self._part("verifier").score(answer, label)
-        return scored
+        """The verifier's judgement of an answer; raises Misconfigured where it fails or gives no number."""
+        scored = self._call("verifier", "score", answer, label)
+        try:
+            return Scored(float(scored.reward), scored.outcome)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise Misconfigured(f"{self.folder}/verifier.py gave {scored!r:.100}; expected a Scored whose reward is a number.") from error
 
     def scaffold(self) -> dict[str, str]:
         """The files of the reference scaffold by relative path."""
-        return read_tree(self.folder / "scaffold")
+        try:
+            return read_tree(self.folder / "scaffold")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misconfigured(f"{self.folder}/scaffold holds a file that is no UTF-8 text ({error}); take it away.") from error
 
     def edits(self) -> tuple[Edit, ...]:
         """The edits that the rules agent may make; none where the task has no catalogue.py."""
-        return tuple(self._part("catalogue").EDITS) if (self.folder / "catalogue.py").is_file() else ()
+        return tuple(self._part("catalogue", "EDITS")) if (self.folder / "catalogue.py").is_file() else ()
 
     def baselines(self) -> dict[str, Predict]:
         """Predictors to hold a run against, by name; none where the task has no baselines.py."""
-        return dict(self._part("baselines").BASELINES) if (self.folder / "baselines.py").is_file() else {}
+        return dict(self._part("baselines", "BASELINES")) if (self.folder / "baselines.py").is_file() else {}
 
-    def _part(self, part: str) -> Any:
-        return _module(self.folder, self.package, part)
+    def _part(self, part: str, name: str) -> Any:
+        return getattr(_module(self.folder, self.package, part), name)
+
+    def _call(self, part: str, name: str, *given: object) -> Any:
+        function = self._part(part, name)
+        try:
+            return function(*given)
+        except UserError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise Misconfigured(f"{self.folder / part}.py: {name} raised {why}; mend it and try again.") from error
 
 
 def known() -> list[str]:
@@ -102,7 +120,7 @@ def load(name: str) -> Task:
     for file in FILES:
         if not (folder / file).is_file():
             raise Misconfigured(f"The task folder {folder} has no {file}; a task needs {', '.join(FILES)}.")
-    task, _, verifier = (_module(folder, package, part) for part in NAMES)
+    task, _, verifier = (_module(folder, package, part) for part in AT_ONCE)
     return Task(
         name=task.NAME,
         description=task.DESCRIPTION,

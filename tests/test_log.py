@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from broker import account, broker
 
+import runtime.server
 from events import codec
 from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, Unavailable
@@ -176,12 +177,16 @@ def test_a_gap_in_the_log_is_said() -> None:
         require_contiguous([Stored(1, 0, "", b""), Stored(3, 0, "", b"")], 1)
 
 
-def test_once_holds_after_the_duplicate_window_and_over_a_restart(tmp_path: Path) -> None:
-    """The message id that NATS remembers for two minutes plays no part: nothing here sets one."""
+def test_once_holds_after_the_duplicate_window_and_over_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window in which the server remembers message ids, two minutes otherwise, is made short and let pass."""
+    monkeypatch.setattr(runtime.server, "DUPLICATE_WINDOW", 0.1)
 
     async def check() -> None:
         async with broker(tmp_path) as server, account(server, "executor") as executor:
             await append_once(executor.log(), [trajectory(0), trajectory(1)], executor.scanner)
+            await asyncio.sleep(0.3)
+            await append_once(executor.log(), [trajectory(0), trajectory(1)], executor.scanner)
+            assert await executor.log().end() == 2
             await server.stop()
             await server.start()
             for _ in range(100):

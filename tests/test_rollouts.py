@@ -9,6 +9,7 @@ from events import codec
 from events.errors import UsageError
 from events.fact import Fact
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.secret import Scanner, Secret
 from runtime.blobs import Blobs
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.rollouts import Player
@@ -43,7 +44,7 @@ class Table:
     def __init__(self, folder: Path, policy: Fake) -> None:
         self.policy = policy
         self.blobs = Blobs(folder / "blobs")
-        self.player = Player(self.blobs, folder / "work", policy)
+        self.player = Player(self.blobs, folder / "work", policy, Scanner([Secret("hunter2hunter2")]))
         self.recorded: dict[str, ModelCalled] = {}
         self.public: Public = load(str(TOY)).public(0)
 
@@ -133,6 +134,15 @@ def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Tabl
 def test_a_policy_that_refuses_fails_the_attempts_in_its_words(tmp_path: Path) -> None:
     facts = Table(tmp_path, Refusing()).play(ASKS, ["dev0"])
     assert isinstance(facts[0], RolloutFailed) and facts[0].kind == "refused" and "not one of this policy's labels" in facts[0].reason
+
+
+@pytest.mark.parametrize(
+    "body", ["return 'hunter2' * 2", "raise ValueError('hunter2' * 2)", "return model.complete('hunter2' * 2, choices=data.labels).text"]
+)
+def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: Table, body: str) -> None:
+    (fact,) = table.play(f"def solve(item, model, data): {body}", ["dev0"])
+    assert isinstance(fact, RolloutFailed) and fact.kind == "refused" and "secret" in fact.reason and not table.recorded
+    assert not any(b"hunter2hunter2" in path.read_bytes() for path in table.blobs.root.rglob("*") if path.is_file())
 
 
 def test_an_item_that_this_host_does_not_have_fails_the_shard(table: Table) -> None:

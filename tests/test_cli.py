@@ -1,0 +1,278 @@
+"""Every command as a user types it, on one toy run: what stands on stdout, what on stderr, and the exit code."""
+
+import csv
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import duckdb
+import pytest
+from command import CLI, PATIENCE, Place, Said, one_sentence
+
+pytest.importorskip("torch")
+
+TOY = Path(__file__).parent / "toy"
+COUNT = "select state, count(*) as n from runs group by all"
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Said]:
+    """A run with both levers, for which the services were started and stopped again; its task is named by a relative path."""
+    place = Place(tmp_path_factory.mktemp("cli"))
+    shutil.copytree(TOY, place.folder / "toy", ignore=shutil.ignore_patterns("__pycache__"))
+    return place, place.evolog("run", "./toy", "--name", "toy-a")
+
+
+@pytest.fixture(scope="module")
+def stopped(ran: tuple[Place, Said], tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A copy of it, where nothing runs."""
+    place = Place(tmp_path_factory.mktemp("stopped"))
+    shutil.copytree(ran[0].node.directory, place.node.directory, ignore=shutil.ignore_patterns("*.sock"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def place(ran: tuple[Place, Said], stopped: Place) -> Iterator[Place]:
+    """The same, with the services up."""
+    ran[0].up()
+    yield ran[0]
+    ran[0].down()
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Place:
+    return Place(tmp_path / "place")
+
+
+def test_run_prints_generations_and_the_table_on_stdout(ran: tuple[Place, Said]) -> None:
+    _, said = ran
+    assert said.err == ""
+    for words in ("run toy-a: task", "  1  scaffold  dev 0.7", "  2  weights   dev 0.7", "toy-a: all 2 generations are done", "test 95 %"):
+        assert words in said.out, words
+    assert "final: final scaffold, final adapter" in said.out and "rollouts, " in said.out
+
+
+def test_without_up_sql_reads_the_file(stopped: Place) -> None:
+    assert json.loads(stopped.evolog("sql", "select run from runs", "--json").out) == [{"run": "toy-a"}]
+
+
+@pytest.mark.parametrize("command", [("ls",), ("watch",), ("watch", "toy-a"), ("show", "toy-a"), ("ls", "--json")])
+def test_without_up_reading_says_how_to_start(stopped: Place, command: tuple[str, ...]) -> None:
+    one_sentence(stopped.evolog(*command, code=69), "No evolog is running in", "`evolog up --dir")
+
+
+def test_without_up_there_is_nothing_to_stop(stopped: Place) -> None:
+    one_sentence(stopped.evolog("down", code=4), "nothing to stop")
+
+
+def test_without_an_archive_sql_says_so(empty: Place) -> None:
+    one_sentence(empty.evolog("sql", "from runs", code=4), "archive")
+
+
+def test_up_twice_is_refused_with_the_process(place: Place) -> None:
+    one_sentence(place.evolog("up", code=75), f"already running in {place.node.directory} (process {place.node.holder()})")
+
+
+def test_ls(place: Place) -> None:
+    assert "toy-a" in place.evolog("ls").out and "all 2 generations are done" in place.evolog("ls").out
+    listed = json.loads(place.evolog("ls", "--json").out)
+    (row,) = (row for row in listed["runs"] if row["run"] == "toy-a")
+    assert listed["version"] == 1 and (row["state"], row["seed"]) == ("finished", 0) and row["score"] > 0.7
+
+
+def test_show_takes_a_prefix_that_is_unique(place: Place, other: Said) -> None:
+    assert "best_of_n, up to 3 rounds" in place.evolog("show", "toy-a").out
+    report = json.loads(place.evolog("show", "toy-", "--json", code=2).out or "null")
+    assert report is None
+    one_sentence(place.evolog("show", "toy-", code=2), "'toy-' begins the names of", "toy-a", "give more of it")
+    report = json.loads(place.evolog("show", "oth", "--json").out)
+    assert (report["version"], report["run"], report["state"]) == (1, "other", "audited")
+    one_sentence(place.evolog("show", "nobody", code=4), "no run 'nobody'", "`evolog ls`")
+
+
+def test_watch_prints_a_line_an_event(place: Place) -> None:
+    lines = place.evolog("watch", "toy-a", "--no-follow").out.splitlines()
+    assert "run_started" in lines[0] and "run_finished" in lines[-1]
+    events = [json.loads(line) for line in place.evolog("watch", "--no-follow", "--json", "--since", "3").out.splitlines()]
+    assert [event["sequence"] for event in events] == list(range(3, 3 + len(events)))
+    assert events[0]["event"]["specversion"] == "1.0"
+    one_sentence(place.evolog("watch", "nobody", code=4), "no run 'nobody'")
+
+
+@pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
+def test_sql_in_text(place: Place, form: str) -> None:
+    text = place.evolog("sql", "select run, seed from run_started where run = 'toy-a'", "--format", form).out
+    match form:
+        case "table":
+            assert text.split() == ["run", "seed", *[part for part in text.split() if set(part) == {"─"}], "toy-a", "0"]
+        case "json":
+            assert json.loads(text) == [{"run": "toy-a", "seed": 0}]
+        case "ndjson":
+            assert [json.loads(line) for line in text.splitlines()] == [{"run": "toy-a", "seed": 0}]
+        case _:
+            assert list(csv.reader(StringIO(text))) == [["run", "seed"], ["toy-a", "0"]]
+
+
+def test_sql_in_parquet_and_from_a_file(place: Place) -> None:
+    (place.folder / "q.sql").write_text("select run, seed from run_started where run = 'toy-a';\n")
+    command = place.start("sql", "-f", "q.sql", "--format", "parquet")
+    assert command.stdout
+    (place.folder / "r.parquet").write_bytes(command.stdout.buffer.read())
+    command.communicate(timeout=PATIENCE)
+    with duckdb.connect() as connection:
+        assert connection.execute(f"from '{place.folder}/r.parquet'").fetchall() == [("toy-a", 0)]
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("delete from runs", "read-only"),
+        ("copy runs to 'x.csv'", "read-only"),
+        ("from gold_scored", "gold_scored"),
+        ("selec", "syntax error"),
+        ("", "found nothing"),
+    ],
+)
+def test_sql_takes_one_question_and_has_no_gold(place: Place, query: str, words: str) -> None:
+    one_sentence(place.evolog("sql", query, code=2), words)
+    assert not (place.folder / "x.csv").exists()
+
+
+def test_sql_wants_a_query_or_a_file(place: Place) -> None:
+    one_sentence(place.evolog("sql", code=2), "Give a query")
+    one_sentence(place.evolog("sql", "-f", "nowhere.sql", code=4), "nowhere.sql")
+
+
+@pytest.fixture(scope="module")
+def other(place: Place) -> Said:
+    """A run whose budget ends after the first change."""
+    flags = ["--levers", "scaffold", "--budget", "rollouts=336", "--generations", "3", "--json"]
+    return place.evolog("run", str(TOY), "--name", "other", *flags, code=5)
+
+
+def test_a_run_that_spends_its_budget_exits_with_5_and_says_so(other: Said) -> None:
+    report = json.loads(other.out)
+    assert (report["version"], report["reason"], report["rollouts"]) == (1, "budget exhausted", 336)
+    assert {cell["cell"] for cell in report["cells"]} >= {"start", "final", "uniform_policy"}
+    assert "run other: task" in other.err and "  1  scaffold  dev" in other.err
+
+
+def test_detach_prints_the_name_alone_and_a_name_is_used_once(place: Place) -> None:
+    said = place.evolog("run", str(TOY), "--name", "toy-d", "--detach", "--generations", "0")
+    assert said == (0, "toy-d\n", "")
+    one_sentence(place.evolog("run", str(TOY), "--name", "toy-d", code=2), "a run 'toy-d' already", "--name", "`evolog show toy-d`")
+    assert "run_finished" in place.evolog("watch", "toy-d").out.splitlines()[-1]
+
+
+def test_ctrl_c_leaves_the_run_to_the_services(place: Place) -> None:
+    command = place.start("run", str(TOY), "--name", "ctrl", "--levers", "scaffold", "--generations", "1")
+    assert command.stdout and "run ctrl" in command.stdout.readline()
+    assert "no sandbox" in command.stdout.readline()
+    command.send_signal(signal.SIGINT)
+    out, err = command.communicate(timeout=PATIENCE)
+    assert command.returncode == 130
+    assert "Run ctrl goes on in the services: `evolog watch ctrl`." in err and "Traceback" not in err + out
+    assert "run_finished" in place.evolog("watch", "ctrl").out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("budget", ["x", "rollouts=", "rollouts=-1", "rollouts=1,rollouts=2", "euro=3", "tokens=1G"])
+def test_a_budget_that_is_none_is_refused_before_anything_starts(empty: Place, budget: str) -> None:
+    one_sentence(empty.evolog("run", str(TOY), "--budget", budget, code=2), "is no budget", "rollouts=100k")
+    assert not empty.node.directory.exists()
+
+
+def test_a_budget_below_the_first_evaluation_is_refused(place: Place) -> None:
+    said = place.evolog("run", str(TOY), "--budget", "rollouts=100", code=2)
+    one_sentence(said, "100 rollouts", "which plays 168", "--budget rollouts=168")
+
+
+@pytest.mark.parametrize("name", ["a b", "a.b", "-x" * 40, "x" * 65, "é"])
+def test_a_name_that_is_none_is_refused_before_anything_starts(empty: Place, name: str) -> None:
+    one_sentence(empty.evolog("run", str(TOY), f"--name={name}", code=2), "cannot name a run")
+    assert not empty.node.directory.exists()
+
+
+def test_doctor_says_what_is_there_and_what_is_not(empty: Place) -> None:
+    said = empty.evolog("doctor", "--json", EVOLOG_NATS_SERVER="/nowhere", code=78)
+    findings = {finding["what"]: finding for finding in json.loads(said.out)["findings"]}
+    assert json.loads(said.out)["version"] == 1
+    assert findings["python"]["ok"] and not findings["nats-server"]["ok"] and "/nowhere" in findings["nats-server"]["found"]
+    lines = empty.evolog("doctor", EVOLOG_NATS_SERVER="/nowhere", code=78).out.splitlines()
+    assert all(line[:4] in ("ok  ", "MISS", "note") for line in lines)
+
+
+def test_version(empty: Place) -> None:
+    assert empty.evolog("--version").out.startswith("evolog, version ")
+
+
+@pytest.mark.parametrize("command", [("service", "nonsense"), ("run",), ("nonsense",), ("run", "x", "--levers", "all"), ("ls", "--nope")])
+def test_what_is_not_there_is_a_usage_error(empty: Place, command: tuple[str, ...]) -> None:
+    assert empty.evolog(*command, code=2).err.strip()
+
+
+@pytest.mark.parametrize("directory", ["/dev/null/x", "taken"])
+def test_a_directory_that_cannot_be_is_said_in_a_sentence(empty: Place, directory: str) -> None:
+    (empty.folder / "taken").touch()
+    said = empty.evolog("run", str(TOY), "--dir", directory, code=2 if directory == "taken" else 1)
+    assert directory in said.err
+
+
+def test_settings_come_from_the_nearest_source(empty: Place) -> None:
+    """Each source asks for a seed that does not exist; the one that is refused is the one that counted."""
+
+    def seed(*flags: str, **environment: str) -> str:
+        found = re.search(r"(-\d) is not in the range", empty.evolog("run", str(TOY), *flags, code=2, **environment).err)
+        return found[1] if found else ""
+
+    def write(path: str, text: str) -> None:
+        (empty.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (empty.folder / path).write_text(text)
+
+    write("config/evolog/config.toml", "seed = -5\n")
+    assert seed() == "-5"
+    write("pyproject.toml", "[tool.evolog]\nseed = -4\n")
+    assert seed() == "-4"
+    write("evolog.toml", "seed = -6\n[run]\nseed = -3\n")
+    assert seed() == "-3"
+    assert seed(EVOLOG_RUN_SEED="-2") == "-2"
+    assert seed("--seed=-1", EVOLOG_RUN_SEED="-2") == "-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [("[run]\nsede = 1\n", "'sede'"), ("sede = 1\n", "'sede'"), ("[runn]\nseed = 1\n", "[runn]"), ("[run\n", "TOML")]
+)
+def test_a_wrong_setting_is_named_with_its_file(empty: Place, text: str, key: str) -> None:
+    (empty.folder / "evolog.toml").write_text(text)
+    one_sentence(empty.evolog("ls", code=2), str(empty.folder / "evolog.toml"), key)
+
+
+def test_no_escape_codes_but_on_a_terminal_that_wants_them(place: Place, ran: tuple[Place, Said], other: Said) -> None:
+    for said in (ran[1], other, place.evolog("ls"), place.evolog("show", "toy-a"), place.evolog("sql", COUNT)):
+        assert "\x1b" not in said.out + said.err
+    assert not re.search(r"\x1b\[[0-9;]*[34][0-9]", on_terminal(place, "show", "toy-a", NO_COLOR="1"))
+    assert "\x1b" not in on_terminal(place, "show", "toy-a", TERM="dumb")
+
+
+def on_terminal(place: Place, *arguments: str, **environment: str) -> str:
+    """What a command prints to a terminal."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        import sys
+
+        os.chdir(place.folder)
+        os.execve(sys.executable, [sys.executable, *CLI, *arguments], place.environment | {"TERM": "xterm-256color"} | environment)
+    text = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            text += chunk
+    except OSError:
+        pass  # Linux: the other end is closed
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    return text.decode()
