@@ -107,8 +107,8 @@ WITH used AS (
 SELECT s.run, s.task, s.policy, s.agent, s.strategy, s.seed, s.levers,
     CASE WHEN f.run IS NOT NULL THEN 'finished' WHEN h.paused THEN 'paused' ELSE 'running' END AS state, f.reason,
     s.time AS started, f.time AS finished, date_diff('millisecond', s.time, coalesce(f.time, l.time)) / 1000 AS seconds,
-    coalesce(c.generations, 0) AS generations, c.first_score, coalesce(f.score, c.score) AS score,
-    coalesce(f.candidate, c.candidate) AS candidate, coalesce(u.rollouts, 0)::BIGINT AS rollouts,
+    coalesce(c.generations, 0) AS generations, c.first_score,
+    coalesce(CASE WHEN f.candidate <> '' THEN f.score END, c.score) AS score, coalesce(nullif(f.candidate, ''), c.candidate) AS candidate, coalesce(u.rollouts, 0)::BIGINT AS rollouts,
     coalesce(u.tokens, 0)::BIGINT AS tokens, coalesce(u.micro_usd, 0)::BIGINT AS micro_usd, s.parent_run, s.parent_sequence
 FROM run_started s
 LEFT JOIN run_finished f USING (run) LEFT JOIN halted h USING (run) LEFT JOIN latest l USING (run)

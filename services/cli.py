@@ -47,8 +47,10 @@ class Commands(click.Group):
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
         """Give the files' settings as defaults, below flags and environment."""
-        from services.settings import defaults
+        from services.settings import defaults, read_dotenv
 
+        for name, value in read_dotenv(Path.cwd()).items():
+            os.environ.setdefault(name, value)
         flags = {name: {param.name or "" for param in command.params} for name, command in self.commands.items()}
         extra.setdefault("default_map", defaults(flags, Path.cwd()))
         return super().make_context(info_name, args, parent, **extra)

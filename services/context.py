@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +22,7 @@ from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
 from runtime.log import Log, append_once
 from runtime.scaffold_host import Limits
-from runtime.server import write_private
+from runtime.server import OPERATOR, write_private
 from runtime.wire import Credentials
 from runtime.worker import insist
 from services.node import Node
@@ -137,6 +137,16 @@ def read_credentials(path: Path) -> Credentials:
         raise NotFound(
             f"No credentials at {path}: start evolog with `evolog up`, or copy the account's file from the host that runs it."
         ) from wrong
+
+
+@contextlib.asynccontextmanager
+async def operator(node: Node) -> AsyncIterator[Connection]:
+    """A connection as the command line's account."""
+    connection = await connect(read_credentials(node.credentials(OPERATOR)))
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def open_context(name: str, index: int, node: Node) -> Context:

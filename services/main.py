@@ -12,6 +12,8 @@ from pathlib import Path
 from events.catalogue import SERVICES
 from events.errors import UserError
 
+logger = logging.getLogger("evolog")
+
 
 async def _serve(name: str, index: int, directory: Path) -> None:
     from services.context import open_context
@@ -22,10 +24,24 @@ async def _serve(name: str, index: int, directory: Path) -> None:
     serving = asyncio.ensure_future(service.serve(context))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    await serving
+
+
+async def _live(name: str, index: int, directory: Path) -> None:
+    """Serve, and end the process from within: `asyncio.run` would wait for threads first, such as one that trains."""
+    code = 0
     try:
-        await serving
+        await _serve(name, index, directory)
     except asyncio.CancelledError:
         pass
+    except UserError as wrong:
+        logger.error("%s", wrong)
+        code = wrong.code
+    except Exception:
+        logger.exception("%s ended", name)
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # what a thread has not recorded will be handed out again
 
 
 def main() -> None:
@@ -38,15 +54,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("nats", "httpx", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    code = 0
-    try:
-        asyncio.run(_serve(options.name, options.index, options.dir.resolve()))
-    except UserError as wrong:
-        logging.getLogger("evolog").error("%s", wrong)
-        code = wrong.code
-    # work that a thread still does is not waited for: what is not recorded will be handed out again
-    sys.stderr.flush()
-    os._exit(code)
+    asyncio.run(_live(options.name, options.index, options.dir.resolve()))
 
 
 if __name__ == "__main__":

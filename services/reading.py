@@ -16,9 +16,9 @@ from events.subjects import GOLD, LOG
 from runtime.log import Log, Stored
 from runtime.lookup import readable
 from runtime.wire import rfc3339
+from services.context import operator
 from services.node import Node
 from services.report import Report, collect
-from services.running import operator
 from services.tables import final_table, generations_table, stdout
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ def list_runs(directory: Path, as_json: bool) -> None:
                     started=rfc3339(stored.time)[:19] + "Z",
                     state="finished" if finished else "running",
                     decisions=head.number if isinstance(head, DecisionMade) else 0,
-                    score=finished.score if isinstance(finished, RunFinished) else None,
+                    score=finished.score if isinstance(finished, RunFinished) and finished.candidate else None,
                     reason=finished.reason if isinstance(finished, RunFinished) else "",
                 )
             )

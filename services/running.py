@@ -7,7 +7,7 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +25,14 @@ from events.run import Items, RunStarted
 from events.subjects import GOLD, LOG, check_run_name
 from events.weights import AdapterPublished, WeightUpdateFailed
 from runtime.blobs import Blobs
-from runtime.jetstream import Connection, connect
 from runtime.log import BATCH_LIMIT, Log, Refused, append_once
 from runtime.policies.bases import prepare_base
 from runtime.run_decider import evaluation_cost
 from runtime.scaffold_host import PROFILE
+from runtime.server import OPERATOR
 from runtime.worker import now
 from services import budget as budgets
-from services.context import read_credentials
+from services.context import operator
 from services.node import Node
 from services.report import Report, Reporter, follow_gold
 from services.tables import ablation_table, final_table, generation_lines, head_line, stdout
@@ -43,7 +43,6 @@ LOOK = 0.2
 """Seconds between two looks at the log."""
 PROBE_ITEMS = 100
 """Train items, of one fold, on which each candidate shows the agent how it fails."""
-OPERATOR = "operator"
 
 
 class Order(NamedTuple):
@@ -66,10 +65,10 @@ def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> i
             report = asyncio.run(_run(node, order, detach=detach, out=Console(stderr=as_json)))
         except _Detached as detached:
             started_here.keep()
-            click.echo(
-                detached.run if detach else f"\nRun {detached.run} goes on in the services: `evolog watch {detached.run}`.", err=not detach
-            )
-            return 0 if detach else 130
+            if not detach:
+                return _goes_on(detached.run)
+            click.echo(detached.run)
+            return 0
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     else:
@@ -92,11 +91,15 @@ def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: i
     node = Node(directory)
     reports: list[Report] = []
     check(Order(task=task, levers="both", seed=0, generations=generations, budget=budget))
-    with brought_up(node):
+    with brought_up(node) as started_here:
         for seed in seeds:
             for levers in ("scaffold", "weights", "both"):
                 order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget)
-                reports.append(asyncio.run(_run(node, order, detach=False, out=Console(stderr=True))))
+                try:
+                    reports.append(asyncio.run(_run(node, order, detach=False, out=Console(stderr=True))))
+                except _Detached as detached:
+                    started_here.keep()
+                    return _goes_on(detached.run)
     if as_json:
         click.echo(msgspec.json.encode(reports).decode())
     else:
@@ -118,6 +121,11 @@ class _Detached(Exception):
     def __init__(self, run: str) -> None:
         super().__init__(run)
         self.run = run
+
+
+def _goes_on(run: str) -> int:
+    click.echo(f"\nRun {run} goes on in the services: `evolog watch {run}`.", err=True)
+    return 130
 
 
 class _Started:
@@ -144,16 +152,6 @@ def brought_up(node: Node) -> Iterator[_Started]:
     finally:
         if started.here:
             stop(node.directory)
-
-
-@contextlib.asynccontextmanager
-async def operator(node: Node) -> AsyncIterator[Connection]:
-    """A connection as the command line's account."""
-    connection = await connect(read_credentials(node.credentials(OPERATOR)))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarted:
@@ -216,54 +214,56 @@ async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Repor
             raise UsageError(
                 f"There is a run {name!r} already; give this one another --name, or look at that one with `evolog show {name}`."
             )
-        try:
-            await append_once(log, [event], connection.scanner)
-        except Refused as refused:
-            raise TryAgain(f"Run {name} could not be started: {refused}.") from refused
-        if detach:
-            raise _Detached(name)
-        out.print(head_line(name, started), soft_wrap=True, highlight=False)
-        return await _follow(node, log, gold, name, gold_position, out)
+        with _interrupts() as interrupted:  # from here on Ctrl-C leaves a run behind, and must say so
+            try:
+                await append_once(log, [event], connection.scanner)
+            except Refused as refused:
+                raise TryAgain(f"Run {name} could not be started: {refused}.") from refused
+            if detach:
+                raise _Detached(name)
+            out.print(head_line(name, started), soft_wrap=True, highlight=False)
+            return await _follow(node, log, gold, name, gold_position, out, interrupted)
 
 
-async def _follow(node: Node, log: Log, gold: Log, run: str, gold_position: int, out: Console) -> Report:
-    reporter = Reporter(run)
+@contextlib.contextmanager
+def _interrupts() -> Iterator[asyncio.Event]:
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, interrupted.set)
     try:
-        with _progress() as (progress, bar):
-            while reporter.report.state != "audited":
-                try:
-                    told = await reporter.follow(log)
-                    await reporter.count(log)
-                    gold_position = await follow_gold(gold, reporter, gold_position)
-                except Unavailable:
-                    told = []
-                    if not node.alive():
-                        raise Unavailable(
-                            f"evolog has stopped in {node.directory}; run {run} is safe in the log: `evolog up` goes on with it, "
-                            f"`evolog watch {run}` follows it."
-                        ) from None
-                for event in told:
-                    for line in _told(event, reporter):
-                        (progress.console if progress and out.stderr else out).print(line, soft_wrap=True, highlight=False)
-                if progress and bar is not None:
-                    state = reporter.report
-                    row = state.generations[-1] if state.generations else None
-                    words = (
-                        "the auditor scores test"
-                        if state.state == "finished"
-                        else f"generation {row.generation}: {row.lever}"
-                        if row
-                        else ""
-                    )
-                    progress.update(bar, completed=reporter.done, total=max(1, state.rollouts), description=words)
-                if interrupted.is_set():
-                    raise _Detached(run)
-                await asyncio.sleep(LOOK)
+        yield interrupted
     finally:
         loop.remove_signal_handler(signal.SIGINT)
+
+
+async def _follow(node: Node, log: Log, gold: Log, run: str, gold_position: int, out: Console, interrupted: asyncio.Event) -> Report:
+    reporter = Reporter(run)
+    with _progress() as (progress, bar):
+        while reporter.report.state != "audited":
+            try:
+                told = await reporter.follow(log)
+                await reporter.count(log)
+                gold_position = await follow_gold(gold, reporter, gold_position)
+            except Unavailable:
+                told = []
+                if not node.alive():
+                    raise Unavailable(
+                        f"evolog has stopped in {node.directory}; run {run} is safe in the log: `evolog up` goes on with it, "
+                        f"`evolog watch {run}` follows it."
+                    ) from None
+            for event in told:
+                for line in _told(event, reporter):
+                    (progress.console if progress and out.stderr else out).print(line, soft_wrap=True, highlight=False)
+            if progress and bar is not None:
+                state = reporter.report
+                row = state.generations[-1] if state.generations else None
+                words = (
+                    "the auditor scores test" if state.state == "finished" else f"generation {row.generation}: {row.lever}" if row else ""
+                )
+                progress.update(bar, completed=reporter.done, total=max(1, state.rollouts), description=words)
+            if interrupted.is_set():
+                raise _Detached(run)
+            await asyncio.sleep(LOOK)
     return reporter.report
 
 

@@ -1,4 +1,4 @@
-"""Where a setting comes from: flags, then EVOLOG_* variables, then evolog.toml, pyproject.toml, the user's and the system's file.
+"""Where a setting comes from: flags, EVOLOG_* variables, .env, evolog.toml, pyproject.toml, the user's and the system's file.
 
 The files hold the flags by command, as `[run]` with `seed = 1`; what stands at the top holds for every command that has such a flag.
 """
@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from events.errors import UsageError
+from events.errors import Misconfigured, UsageError
 
 
 def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, Any]]:
@@ -33,6 +33,27 @@ def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, 
                 for command in having:
                     merged[command][name.replace("-", "_")] = value
     return merged
+
+
+def read_dotenv(folder: Path) -> dict[str, str]:
+    """The EVOLOG_* variables in the folder's `.env`, one NAME=value a line.
+
+    Raises `Misconfigured` for a file that others may read, and `UsageError` for a line that is no setting.
+    """
+    path = folder / ".env"
+    if not path.is_file():
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        name, equals, value = line.strip().removeprefix("export ").partition("=")
+        if not name.startswith("EVOLOG_"):
+            continue  # a comment, or another program's
+        if not equals:
+            raise UsageError(f"{path}:{number} is no setting: {line!r}; write NAME=value.")
+        found[name.strip()] = value.strip().strip("\"'")
+    if found and path.stat().st_mode & 0o077:
+        raise Misconfigured(f"{path} sets EVOLOG_* variables and others can read it; run `chmod 600 {path}`.")
+    return found
 
 
 def _files(start: Path) -> list[tuple[Path, dict[str, Any]]]:

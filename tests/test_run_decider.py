@@ -13,7 +13,7 @@ from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.play import RolloutFailed, RolloutsRequested
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import Budget, Items, RunFinished, RunPaused, RunResumed, RunStarted
-from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
+from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 
 DEV = ("d1", "d2", "d3", "d4")
 FOLDS = (("t1", "t2"), ("t3",))
@@ -203,6 +203,16 @@ def test_an_update_that_fails_leaves_the_last_good_adapter() -> None:
     story.when(WeightUpdateFailed(generation=1, round=1, batch=batch, kind="diverged", reason="the loss is nan"))
     assert "the loss is nan" in story.of(CandidateRejected)[0].reason
     assert story.of(FeedbackRequested)[0].adapter == ""
+
+
+def test_an_adapter_that_is_rejected_leaves_the_last_good_one() -> None:
+    story = published(played(accepted_start().when(chosen(1, "weights"), update(rounds=2)), {"t1"}))
+    story = played(story, {"t1"})
+    batch = story.of(TrainingBatchSealed)[0].digest
+    story.when(AdapterRejected(generation=1, round=2, adapter="a2", batch=batch, reason="it is damaged"))
+    finished = story.of(WeightUpdateFinished)[0]
+    assert (finished.adapter, finished.reason) == ("a1", "it is damaged")
+    assert {(shard.scaffold, shard.adapter) for shard in story.of(RolloutsRequested)} == {("s0", "a1")}
 
 
 def test_the_agent_may_stop() -> None:

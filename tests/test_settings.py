@@ -1,0 +1,34 @@
+"""The project's .env: below the environment, above the files, and only if nobody else can read it."""
+
+from pathlib import Path
+
+import pytest
+
+from events.errors import Misconfigured, UsageError
+from services.settings import read_dotenv
+
+
+def dotenv(folder: Path, text: str, mode: int = 0o600) -> Path:
+    (folder / ".env").write_text(text)
+    (folder / ".env").chmod(mode)
+    return folder
+
+
+def test_its_evolog_variables_are_read_and_no_others(tmp_path: Path) -> None:
+    text = "# settings\nOTHER=1\nEVOLOG_RUN_SEED=7\nexport EVOLOG_DIR='my runs'\n"
+    assert read_dotenv(dotenv(tmp_path, text)) == {"EVOLOG_RUN_SEED": "7", "EVOLOG_DIR": "my runs"}
+
+
+def test_there_need_be_none(tmp_path: Path) -> None:
+    assert read_dotenv(tmp_path) == {}
+
+
+def test_one_that_others_can_read_is_refused_if_it_sets_something(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="chmod 600"):
+        read_dotenv(dotenv(tmp_path, "EVOLOG_RUN_SEED=7", 0o644))
+    assert read_dotenv(dotenv(tmp_path, "OTHER=1", 0o644)) == {}
+
+
+def test_a_line_without_a_value_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.env:2"):
+        read_dotenv(dotenv(tmp_path, "\nEVOLOG_RUN_SEED"))
