@@ -105,7 +105,7 @@ def wait_until(condition: Callable[[], object], limit: float = 8.0) -> None:
 
 
 def server_pid(node: Node) -> int:
-    return int((node.nats_dir / "server.pid").read_text())
+    return int((node.nats_dir / "server.pid").read_text() or 0)  # empty for the instant in which it is written
 
 
 def said(node: Node) -> str:
