@@ -7,12 +7,12 @@ RUN_FLAGS ?=
 
 .venv/run: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[policy,tasks]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[policy,tasks]'
 	@touch $@
 
 .venv/dev: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[policy,tasks,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[policy,tasks,dev]'
 	@touch $@ .venv/run
 
 run: .venv/run  ## the main job, from nothing to a finished run on real data

@@ -17,6 +17,7 @@ NAMES = {
     "weights": "weights lever alone: reference scaffold, the final adapter",
     "final": "final candidate: what the levers arrived at together",
     "uniform_policy": "final scaffold, uniformly random policy",
+    "baselines": "what needs no agent",
 }
 SIGNIFICANT = 0.05
 WIDTH = 120
@@ -74,7 +75,8 @@ def final_table(console: Console, report: Report) -> None:
     console.print(table)
     for failed in report.cells_failed:
         console.print(f"{NAMES.get(failed.cell, failed.cell)} on {failed.split} could not be scored: {failed.reason}", soft_wrap=True)
-    console.print(verdict_on_the_model(report), soft_wrap=True, highlight=False)
+    if report.score is not None:
+        console.print(verdict_on_the_model(report), soft_wrap=True, highlight=False)
     console.print(
         f"{report.rollouts:,} rollouts, {report.tokens:,} tokens, ${report.micro_usd / 1e6:.2f}, {report.seconds:.0f} s; "
         f"scaffolds ran unconfined (profile {report.sandbox}).",

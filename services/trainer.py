@@ -11,7 +11,7 @@ import msgspec
 
 from algorithms.learning.batch import Diverged, NothingToLearn, Rollout
 from events.codec import Event
-from events.errors import CheckFailed, UserError
+from events.errors import CheckFailed, TryAgain, Unavailable, UserError
 from events.fact import Fact, NotFinite
 from events.weights import AdapterPublished, Canary, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs import Blobs
@@ -20,6 +20,8 @@ from runtime.policies.bases import train
 from runtime.policies.interface import SampleRequest
 from runtime.run_decider import batch_digest
 from runtime.worker import answer, work
+from safetensors import SafetensorError
+
 from services.context import Context
 
 Played = Mapping[str, Sequence[Attempted]]
@@ -87,7 +89,9 @@ def update(blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatc
         return [_failed(sealed, "nothing_to_learn", wrong)]
     except CheckFailed as wrong:
         return [_failed(sealed, "batch_differs", wrong)]
-    except UserError as wrong:
+    except (TryAgain, Unavailable):
+        raise  # no room or no broker for the moment: the batch is handed out again
+    except (UserError, SafetensorError, KeyError, ValueError) as wrong:
         return [_failed(sealed, "adapter_unusable", wrong)]
     finally:
         shutil.rmtree(out, ignore_errors=True)
