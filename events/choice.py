@@ -16,7 +16,7 @@ class ParentSelected(Fact, frozen=True, kw_only=True):
 
 
 class FeedbackRequested(Fact, frozen=True, kw_only=True):
-    """The Feedback-Agent is asked for the next change to a candidate. `candidates` counts those evaluated so far."""
+    """The Feedback-Agent is asked for the next change to a candidate, with the requests whose trajectories show how it fared."""
 
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 

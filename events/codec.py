@@ -75,7 +75,7 @@ def event(fact: Fact, *, run: str, source: str, cause: str, time: str) -> Event:
 
 def event_id(run: str, fact: type[Fact], *key: str | int) -> str:
     """The id that the fact of this type with this key has, or will have, in this run."""
-    return derive(run, fact.tag(), *key)
+    return derive(run, fact.SLOT or fact.tag(), *key)
 
 
 def encode(of: Event) -> bytes:

@@ -20,6 +20,8 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     KEY: ClassVar[tuple[str, ...]] = ()
+    SLOT: ClassVar[str] = ""
+    """What is shared by types that exclude each other, such as an attempt recorded and an attempt failed: one key, one id, one of them."""
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from events.fact import Fact
 class GoldScored(Fact, frozen=True, kw_only=True):
     """One cell of the final table: a scaffold with a policy, or a baseline without an agent, on one split."""
 
+    SLOT: ClassVar[str] = "cell"
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
@@ -29,6 +30,7 @@ class GoldScored(Fact, frozen=True, kw_only=True):
 class GoldFailed(Fact, frozen=True, kw_only=True):
     """A cell of the final table that could not be scored, and why."""
 
+    SLOT: ClassVar[str] = "cell"
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str

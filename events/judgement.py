@@ -8,6 +8,7 @@ from events.fact import Fact
 class TrajectoryScored(Fact, frozen=True, kw_only=True):
     """The verifier's reward for one attempt. `outcome` is its word for how the answer fared."""
 
+    SLOT: ClassVar[str] = "judgement"
     KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     trajectory: str
@@ -22,6 +23,7 @@ class TrajectoryScored(Fact, frozen=True, kw_only=True):
 class ScoringFailed(Fact, frozen=True, kw_only=True):
     """The verifier could not give a finite reward for one attempt."""
 
+    SLOT: ClassVar[str] = "judgement"
     KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     trajectory: str

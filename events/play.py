@@ -67,6 +67,7 @@ class ModelCalled(Fact, frozen=True, kw_only=True):
 class TrajectoryRecorded(Fact, frozen=True, kw_only=True):
     """One attempt at one item: what was called, and what the scaffold answered (None: it said nothing)."""
 
+    SLOT: ClassVar[str] = "attempt"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "attempt")
 
     request: str
@@ -86,6 +87,7 @@ class TrajectoryRecorded(Fact, frozen=True, kw_only=True):
 class RolloutFailed(Fact, frozen=True, kw_only=True):
     """An attempt that did not run to its end. It is not a score of 0; it has no score."""
 
+    SLOT: ClassVar[str] = "attempt"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "attempt")
 
     request: str

@@ -8,6 +8,7 @@ from events.fact import Fact
 class CandidateAccepted(Fact, frozen=True, kw_only=True):
     """The candidate became the one to build on."""
 
+    SLOT: ClassVar[str] = "verdict"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
@@ -19,6 +20,7 @@ class CandidateAccepted(Fact, frozen=True, kw_only=True):
 class CandidateRejected(Fact, frozen=True, kw_only=True):
     """The candidate was not kept; a change that never became a candidate is named by its generation alone."""
 
+    SLOT: ClassVar[str] = "verdict"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int

@@ -73,6 +73,7 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
 class AdapterServed(Fact, frozen=True, kw_only=True):
     """A policy server loaded the adapter, and its canary log-probabilities match the trainer's."""
 
+    SLOT: ClassVar[str] = "serving"
     KEY: ClassVar[tuple[str, ...]] = ("adapter", "batch")
 
     generation: int
@@ -86,6 +87,7 @@ class AdapterServed(Fact, frozen=True, kw_only=True):
 class AdapterRejected(Fact, frozen=True, kw_only=True):
     """A policy server refused the adapter: damaged, made for another base model, or its canary disagrees."""
 
+    SLOT: ClassVar[str] = "serving"
     KEY: ClassVar[tuple[str, ...]] = ("adapter", "batch")
 
     generation: int
@@ -119,5 +121,5 @@ class WeightUpdateFailed(Fact, frozen=True, kw_only=True):
     round: int
     batch: str
     kind: str
-    """`diverged`, `nothing_to_learn`, `batch_differs`, `adapter_unusable`."""
+    """`diverged`, `nothing_to_learn`, `batch_differs`, `adapter_unusable`, `crashed`."""
     reason: str

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._unpacked: set[Path] = set()
 
     def put(self, data: bytes) -> str:
         """Keep the bytes; their digest. On disk, synced, before this returns."""
@@ -76,18 +78,29 @@ class Blobs:
 
     def get_tree(self, digest: str) -> dict[str, bytes]:
         """The files of a folder, as bytes by relative path."""
+        return {path: self.get(of) for path, of in self._tree(digest).files.items()}
+
+    def _tree(self, digest: str) -> Tree:
         try:
             tree = msgspec.json.decode(self.get(digest), type=Tree)
         except msgspec.DecodeError as wrong:
             raise CheckFailed(f"Blob {digest} in {self.root} is no folder: {wrong}.") from wrong
         for path in tree.files:
             _check_path(path)
-        return {path: self.get(of) for path, of in tree.files.items()}
+        return tree
 
     def unpack(self, digest: str, target: Path) -> Path:
-        """Write a folder out at `target`, which appears whole; left as it is if it is there already."""
-        if target.exists():
+        """Write a folder out at `target`, which appears whole.
+
+        What this process has not written itself is compared first, and written anew if it differs.
+        """
+        if target in self._unpacked:
             return target
+        if target.exists():
+            if _digests(target) == self._tree(digest).files:
+                self._unpacked.add(target)
+                return target
+            shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent))
         for path, data in self.get_tree(digest).items():
@@ -96,15 +109,23 @@ class Blobs:
         temporary.chmod(0o755)
         try:
             temporary.rename(target)
-        except OSError:
+        except OSError:  # another process was first
+            shutil.rmtree(temporary)
             if not target.exists():
                 raise
+        self._unpacked.add(target)
         return target
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.match(digest):
             raise CheckFailed(f"{digest!r} names no blob; expected the 64 hexadecimal digits of a SHA-256.")
         return self.root / "sha256" / digest[:2] / digest
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def _check_path(path: str) -> None:

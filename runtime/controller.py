@@ -1,4 +1,4 @@
-"""Drives every unfinished run: reads the log from its beginning, folds, decides, and appends what is not recorded yet.
+"""Drives every unfinished run: reads the log from where the oldest of them began, folds, decides, and appends what is not recorded yet.
 
 After a restart it decides again what is recorded, and goes on where the record ends. Two controllers do no harm: the head of a run
 refuses the slower one's decision, which then starts over from the log.
@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from events import codec, subjects
+from events.codec import Event
 from events.errors import CheckFailed, TryAgain, Unavailable
-from events.run import DecisionMade, RunFinished
+from events.run import DecisionMade, RunFinished, RunStarted
 from events.secret import Scanner
 from runtime.decider import Course, Decider, Decision
 from runtime.log import BATCH_LIMIT, Log, Refused, Stored, append_once
@@ -46,6 +47,7 @@ class Controller:
     def __init__(self, log: Log, decider: Decider[Any], scanner: Scanner) -> None:
         self.log, self.decider, self.scanner = log, decider, scanner
         self._loaded = False
+        self._began = 0
         self._position = 0
         self._courses: dict[str, Course[Any]] = {}
         self._heads: dict[str, Head] = {}
@@ -53,6 +55,28 @@ class Controller:
 
     async def serve(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Drive the runs until `stop` says so."""
+        sweeping = asyncio.create_task(self.sweep())
+        try:
+            await self._drive(stop)
+        finally:
+            sweeping.cancel()
+
+    async def sweep(self) -> None:
+        """Set aside what cannot be read before the oldest unfinished run, where driving the runs never looks."""
+        while not self._loaded:
+            await asyncio.sleep(BUSY_WAIT)
+        position, end = 0, self._began
+        while position < end:
+            try:
+                read = await self.log.read(position + 1, min(READ, end - position))
+            except Unavailable:
+                await asyncio.sleep(PAUSE)
+                continue
+            for stored in read:
+                await self._decode(stored)
+            position = read[-1].sequence if read else end
+
+    async def _drive(self, stop: Callable[[], bool]) -> None:
         idle = 0
         while not stop():
             try:
@@ -89,28 +113,23 @@ class Controller:
         self._closed.clear()
 
     async def _load(self) -> None:
-        recorded = await self.log.last([subjects.head("*"), subjects.subject(self.log.stream, "*", "*", RunFinished.tag())])
-        for subject, stored in recorded.items():
-            run = subjects.run_of(subject)
-            if subjects.tag_of(subject) == RunFinished.tag():
-                self._closed.add(run)
-            else:
-                made = codec.decode_at(subject, stored.data).data
-                assert isinstance(made, DecisionMade)
-                self._heads[run] = Head(made.number, made.digest, stored.sequence)
+        end = await self.log.end()
+        finished = await self.log.last([subjects.subject(self.log.stream, "*", "*", RunFinished.tag())])
+        self._closed = {subjects.run_of(subject) for subject in finished}
+        started = await self.log.last([subjects.subject(self.log.stream, "*", "*", RunStarted.tag())])
+        begins = {subjects.run_of(subject): stored.sequence for subject, stored in started.items()}
+        open_runs = sorted(begins.keys() - self._closed)
+        self._position = self._began = min([end, *(begins[run] - 1 for run in open_runs)])
+        for subject, stored in (await self.log.last([subjects.head(run) for run in open_runs])).items():
+            made = codec.decode_at(subject, stored.data).data
+            assert isinstance(made, DecisionMade)
+            self._heads[subjects.run_of(subject)] = Head(made.number, made.digest, stored.sequence)
         self._loaded = True
 
     async def _take(self, stored: Stored) -> None:
         run = subjects.run_of(stored.subject)
-        if run in self._closed:
-            return
-        try:
-            event = codec.decode_at(stored.subject, stored.data)
-        except codec.Unreadable as wrong:
-            logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
-            aside = codec.set_aside(stored.sequence, stored.subject, stored.data, str(wrong), source="controller", time=now())
-            if aside:
-                await insist(lambda: append_once(self.log, [aside], self.scanner))
+        event = await self._decode(stored)
+        if event is None or run in self._closed:
             return
         course = self._courses.setdefault(run, Course(self.decider, run))
         head = self._heads.setdefault(run, Head())
@@ -132,6 +151,16 @@ class Controller:
         if isinstance(decision.events[-1].data, RunFinished):
             self._closed.add(run)
             del self._courses[run]
+
+    async def _decode(self, stored: Stored) -> Event | None:
+        try:
+            return codec.decode_at(stored.subject, stored.data)
+        except codec.Unreadable as wrong:
+            logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
+            aside = codec.set_aside(stored.sequence, stored.subject, stored.data, str(wrong), source="controller", time=now())
+            if aside:
+                await insist(lambda: append_once(self.log, [aside], self.scanner))
+            return None
 
     async def _append(self, run: str, head: Head, decision: Decision) -> None:
         if len(decision.events) > BATCH_LIMIT:

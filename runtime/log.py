@@ -26,11 +26,19 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Message(NamedTuple):
-    """A message to append. `expected` is the last sequence that its subject must have; 0 says that it must be new."""
+    """A message to append. `expected` is the last sequence that its slot must have; 0 says that nothing may stand there yet.
+
+    The slot is the subject whatever its tag, so that of two outcomes of one thing, such as recorded and failed, only one can be stored.
+    """
 
     subject: str
     payload: bytes
     expected: int = 0
+
+
+def slot(subject: str) -> str:
+    """The pattern of all subjects of one entity."""
+    return subject.rpartition(".")[0] + ".*"
 
 
 class Refused(Exception):
@@ -59,9 +67,9 @@ class Log(Protocol):
         """The stream's name."""
 
     async def append(self, messages: Sequence[Message]) -> int:
-        """Store all the messages, next to each other, or none; the last one's sequence. At most `BATCH_LIMIT`, none to one subject twice.
+        """Store all the messages, next to each other, or none; the last one's sequence. At most `BATCH_LIMIT`, no two to one slot.
 
-        Raises `Refused` where a subject's last sequence is not the one expected.
+        Raises `Refused` where a slot's last sequence is not the one expected.
         """
 
     async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
@@ -91,11 +99,11 @@ def require_contiguous(stored: Sequence[Stored], start: int) -> None:
 
 
 async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> None:
-    """Append events, each of which may be there already; those are left as they are.
+    """Append events in whose slots something may stand already; what stands there is left as it is.
 
-    In one atomic batch when none is there. A batch that is refused because some are there is followed by one of the rest.
+    In one atomic batch when nothing is there. A batch that is refused because some is there is followed by one of the rest.
     """
-    messages = {event.subject: Message(event.subject, encode(event)) for event in events}
+    messages = {slot(event.subject): Message(event.subject, encode(event)) for event in events}
     for message in messages.values():
         scanner.check(message.payload)
     waiting = list(messages.values())
@@ -104,8 +112,8 @@ async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> No
         try:
             await log.append(now)
         except Refused:
-            known = await log.last([message.subject for message in now])
-            rest = [message for message in now if message.subject not in known]
+            known = {slot(subject) for subject in await log.last([slot(message.subject) for message in now])}
+            rest = [message for message in now if slot(message.subject) not in known]
             if len(rest) == len(now):
                 raise
             waiting = rest + waiting

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from events.subjects import LOG, tag_of
-from runtime.log import BATCH_LIMIT, Delivery, Message, Refused, Stored
+from runtime.log import BATCH_LIMIT, Delivery, Message, Refused, Stored, slot
 
 
 class MemoryStream:
@@ -16,18 +16,20 @@ class MemoryStream:
         self.clock = clock
         self.messages: list[Stored] = []
         self.last_of: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
         self.grown = asyncio.Event()
 
     def store(self, messages: Sequence[Message]) -> int:
         """Store all or none, as `Log.append` says."""
-        if len(messages) > BATCH_LIMIT or len({message.subject for message in messages}) != len(messages):
-            raise ValueError(f"a batch holds at most {BATCH_LIMIT} messages, each to a subject of its own")
+        if len(messages) > BATCH_LIMIT or len({slot(message.subject) for message in messages}) != len(messages):
+            raise ValueError(f"a batch holds at most {BATCH_LIMIT} messages, each to a slot of its own")
         for message in messages:
-            if self.last_of.get(message.subject, 0) != message.expected:
-                raise Refused(f"{message.subject} ends at {self.last_of.get(message.subject, 0)}, expected {message.expected}")
+            ends = self._ends.get(slot(message.subject), 0)
+            if ends != message.expected:
+                raise Refused(f"{slot(message.subject)} ends at {ends}, expected {message.expected}")
         for message in messages:
             self.messages.append(Stored(len(self.messages) + 1, self.clock(), message.subject, message.payload))
-            self.last_of[message.subject] = len(self.messages)
+            self.last_of[message.subject] = self._ends[slot(message.subject)] = len(self.messages)
         self.grown.set()
         self.grown = asyncio.Event()
         return len(self.messages)

@@ -1,7 +1,6 @@
 """Playing one shard: a scaffold's attempts at its items, with every model call recorded before its answer is released."""
 
 import hashlib
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +16,22 @@ from events.play import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, 
 from events.secret import Scanner, SecretFound
 from runtime.blobs import Blobs
 from runtime.policies.interface import Sampled, SampleRequest
-from runtime.scaffold_host import Ask, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
+from runtime.scaffold_host import Ask, Data, Limits, Outcome, Refused, ScaffoldProcess, ScaffoldStopped
 from tasks.contract import Public, visible_train
 
 PROCESSES = 6
 """Scaffold processes that an executor keeps: one for each train fold and one for all of train, so that each fits once."""
 
+ELSE = "the scaffold asked something else than is recorded; it is not deterministic"
+REASON_LIMIT = 500
+"""Characters of what a policy says about a call that it refuses; it may quote the call."""
+
 Recorded = Callable[[Sequence[str]], Mapping[str, ModelCalled]]
 """The calls of these ids that stand in the log already."""
 Record = Callable[[Sequence[ModelCalled]], None]
 """Append calls, and return when they are stored."""
+Calls = dict[tuple[str, int], str | Refused]
+"""What became of the calls of a shard, by item and ordinal: the id of the recorded call, or why there is none."""
 
 
 class Policy(Protocol):
@@ -57,9 +62,9 @@ class Player:
             return failures(request_id, requested, stopped.kind, str(stopped))
         except UserError as wrong:
             return failures(request_id, requested, "unloadable", str(wrong))
-        calls: dict[tuple[str, int], str] = {}
+        calls: Calls = {}
 
-        def answer_calls(asks: list[Ask]) -> list[tuple[str, ...]]:
+        def answer_calls(asks: list[Ask]) -> list[tuple[str, ...] | Refused]:
             return self._call(run, request_id, requested, model, asks, calls, recorded, record)
 
         try:
@@ -89,8 +94,8 @@ class Player:
 
     def _process(self, requested: RolloutsRequested, public: Public) -> ScaffoldProcess:
         fold = requested.fold if requested.fold >= 0 else None
-        data = self._data(public, fold)
-        key = (requested.scaffold, data.name)
+        digest = hashlib.sha256(f"{public.digests['train']} {fold}".encode()).hexdigest()
+        key = (requested.scaffold, digest)
         process = self._processes.pop(key, None)
         if process is None or not process.alive:
             if process is not None:
@@ -98,21 +103,10 @@ class Player:
             while len(self._processes) >= PROCESSES:
                 self._processes.popitem(last=False)[1].close()
             folder = self.blobs.unpack(requested.scaffold, self.work / "scaffolds" / requested.scaffold)
-            process = ScaffoldProcess(folder, data, self.work / "scratch" / f"{requested.scaffold[:16]}-{data.stem[:16]}", self.limits)
+            data = Data(public.labels, [(example.prompt, example.label) for example in visible_train(public, fold)])
+            process = ScaffoldProcess(folder, data, self.work / "scratch" / f"{requested.scaffold[:16]}-{digest[:16]}", self.limits)
         self._processes[key] = process
         return process
-
-    def _data(self, public: Public, fold: int | None) -> Path:
-        """The file that a scaffold learns from: the labels' names, and train without the fold that its items are from."""
-        digest = hashlib.sha256(f"{public.digests['train']} {fold}".encode()).hexdigest()
-        path = self.work / "data" / f"{digest}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            train = [[example.prompt, example.label] for example in visible_train(public, fold)]
-            temporary = path.with_suffix(".part")
-            temporary.write_text(json.dumps({"labels": public.labels, "train": train}), encoding="utf-8")
-            temporary.replace(path)
-        return path
 
     def _call(
         self,
@@ -121,70 +115,91 @@ class Player:
         requested: RolloutsRequested,
         model: str,
         asks: list[Ask],
-        calls: dict[tuple[str, int], str],
+        calls: Calls,
         recorded: Recorded,
         record: Record,
-    ) -> list[tuple[str, ...]]:
+    ) -> list[tuple[str, ...] | Refused]:
         ids = [codec.event_id(run, ModelCalled, request_id, ask.item, ask.ordinal) for ask in asks]
-        calls.update({(ask.item, ask.ordinal): id for ask, id in zip(asks, ids, strict=True)})
+        asked = {
+            id: SampleRequest(
+                prompt=ask.prompt,
+                choices=ask.choices,
+                bias=ask.bias,
+                n=requested.attempts,
+                temperature=requested.temperature,
+                seed=derive_seed(requested.seed, ask.item, ask.ordinal),
+            )
+            for ask, id in zip(asks, ids, strict=True)
+        }
         known = dict(recorded(ids))
-        fresh = [(ask, id) for ask, id in zip(asks, ids, strict=True) if id not in known]
+        refused = {id: Refused("nonsense", ELSE) for id, request in self._requests(known).items() if request != asked[id]}
+        fresh = [id for id in asked if id not in known]
         if fresh:
-            bodies = [
-                SampleRequest(
-                    prompt=ask.prompt,
-                    choices=ask.choices,
-                    bias=ask.bias,
-                    n=requested.attempts,
-                    temperature=requested.temperature,
-                    seed=derive_seed(requested.seed, ask.item, ask.ordinal),
-                )
-                for ask, _ in fresh
-            ]
             began = time.perf_counter()
-            sampled = self.policy.sample(model, bodies)
+            sampled = dict(zip(fresh, self._sample(model, [asked[id] for id in fresh]), strict=True))
             seconds = (time.perf_counter() - began) / len(fresh)
-            encoded = msgspec.json.encode(bodies)
-            self.scanner.check(encoded)
-            body = self.blobs.put(encoded)
-            facts = [
-                ModelCalled(
-                    request=request_id,
-                    item=ask.item,
-                    ordinal=ask.ordinal,
-                    provider="embedded",
-                    model=model,
-                    adapter=requested.adapter,
-                    body=body,
-                    index=index,
-                    sampling_seed=bodies[index].seed,
-                    temperature=requested.temperature,
-                    texts=one.texts,
-                    tokens=one.tokens,
-                    logprobs=one.logprobs,
-                    prompt_tokens=len(ask.prompt),
-                    completion_tokens=sum(map(len, one.tokens)),
-                    micro_usd=0,
-                    seconds=seconds,
-                )
-                for index, ((ask, _), one) in enumerate(zip(fresh, sampled, strict=True))
-            ]
-            record(facts)
-            known |= {id: fact for (_, id), fact in zip(fresh, facts, strict=True)}
-        return [known[id].texts for id in ids]
+            refused |= {id: one for id, one in sampled.items() if isinstance(one, Refused)}
+            answered = {id: one for id, one in sampled.items() if isinstance(one, Sampled)}
+            if answered:
+                encoded = msgspec.json.encode([asked[id] for id in answered])
+                self.scanner.check(encoded)
+                body = self.blobs.put(encoded)
+                places = {id: (ask.item, ask.ordinal) for ask, id in zip(asks, ids, strict=True)}
+                facts = {
+                    id: ModelCalled(
+                        request=request_id,
+                        item=places[id][0],
+                        ordinal=places[id][1],
+                        provider="embedded",
+                        model=model,
+                        adapter=requested.adapter,
+                        body=body,
+                        index=index,
+                        sampling_seed=asked[id].seed,
+                        temperature=requested.temperature,
+                        texts=one.texts,
+                        tokens=one.tokens,
+                        logprobs=one.logprobs,
+                        prompt_tokens=len(asked[id].prompt),
+                        completion_tokens=sum(map(len, one.tokens)),
+                        micro_usd=0,
+                        seconds=seconds,
+                    )
+                    for index, (id, one) in enumerate(answered.items())
+                }
+                record(list(facts.values()))
+                known |= facts
+        calls.update({(ask.item, ask.ordinal): refused.get(id, id) for ask, id in zip(asks, ids, strict=True)})
+        return [refused.get(id) or known[id].texts for id in ids]
+
+    def _requests(self, calls: Mapping[str, ModelCalled]) -> dict[str, SampleRequest]:
+        """What was asked for in recorded calls."""
+        bodies = {body: msgspec.json.decode(self.blobs.get(body), type=list[SampleRequest]) for body in {of.body for of in calls.values()}}
+        return {id: bodies[call.body][call.index] for id, call in calls.items()}
+
+    def _sample(self, model: str, requests: list[SampleRequest]) -> list[Sampled | Refused]:
+        """The completions of each request. A policy refuses all that it is asked at once, so then each is asked for by itself."""
+        try:
+            return list(self.policy.sample(model, requests))
+        except (TryAgain, Unavailable):
+            raise
+        except UserError as wrong:
+            if len(requests) == 1:
+                return [Refused("refused", str(wrong)[:REASON_LIMIT])]
+        return [one for request in requests for one in self._sample(model, [request])]
 
 
-def _fact(
-    request_id: str, requested: RolloutsRequested, outcome: Outcome, calls: Mapping[tuple[str, int], str]
-) -> TrajectoryRecorded | RolloutFailed:
-    if outcome.kind:
+def _fact(request_id: str, requested: RolloutsRequested, outcome: Outcome, calls: Calls) -> TrajectoryRecorded | RolloutFailed:
+    used = [(calls.get((outcome.item, ordinal)), completion) for ordinal, completion in outcome.uses]
+    refused = next((call for call, _ in used if isinstance(call, Refused)), None)
+    if outcome.kind or refused:
         return RolloutFailed(
             request=request_id,
             item=outcome.item,
             attempt=outcome.attempt,
             purpose=requested.purpose,
-            kind=outcome.kind,
-            reason=outcome.reason,
+            kind=refused.kind if refused else outcome.kind,
+            reason=refused.reason if refused else outcome.reason,
         )
     return TrajectoryRecorded(
         request=request_id,
@@ -196,9 +211,7 @@ def _fact(
         scaffold=requested.scaffold,
         adapter=requested.adapter,
         answer=outcome.answer,
-        calls=tuple(
-            CallUse(calls[outcome.item, ordinal], completion) for ordinal, completion in outcome.uses if (outcome.item, ordinal) in calls
-        ),
+        calls=tuple(CallUse(call, completion) for call, completion in used if isinstance(call, str)),
         seconds=outcome.seconds,
     )
 

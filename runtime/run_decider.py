@@ -157,8 +157,7 @@ def evolve(state: RunState, event: Event) -> RunState:
             if _in_round(state, generation, round, "training"):
                 state.phase = "serving"
         case AdapterServed(generation=generation, round=round, adapter=adapter):
-            # a server may be quicker than the news of the publication
-            if _in_round(state, generation, round, "serving") or _in_round(state, generation, round, "training"):
+            if _in_round(state, generation, round, "serving"):
                 assert state.update
                 state.update.adapter, state.phase = adapter, "round_done"
         case (

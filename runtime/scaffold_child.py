@@ -2,11 +2,12 @@
 
 It speaks JSON lines over what were its standard input and output. `solve` of many items runs in threads; when all of them wait
 for the model, their calls are asked for together. All attempts at one item that ask the same share one call, and each is given
-the completion that bears its number.
+the completion that bears its number. A scaffold may call from threads of its own, but a call's ordinal is then its place of arrival.
 """
 
 import ctypes
 import json
+import math
 import os
 import resource
 import signal
@@ -18,6 +19,11 @@ import traceback
 TOGETHER = 64
 ANSWER_LIMIT = 16 * 1024
 CALL_LIMIT = 1000
+PROMPT_LIMIT = 200_000
+CHOICES_LIMIT = 10_000
+FRAME_SIZE = 4 * 1024 * 1024
+GRACE = 1.0
+"""Seconds without a new call after which those that are there are asked for, though some attempts wait for something else."""
 
 
 class Reply:
@@ -48,11 +54,11 @@ class Data:
 
     def __init__(self, labels, train):
         self.labels = tuple(labels)
-        self.train = [Example(prompt, label) for prompt, label in train]
+        self.train = tuple(Example(prompt, label) for prompt, label in train)
 
 
 class Desk:
-    """Where attempts wait for the model."""
+    """Where attempts wait for the model: `active` counts attempts at work, `blocked` the threads that wait, which may be more."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -63,19 +69,37 @@ class Desk:
         self.counts = {}
 
     def ask(self, item, key, request):
-        """The entry of a call, once its completions are there."""
+        """The entry of a call, once it is answered."""
         with self.changed:
             entry = self.known.get((item, key))
             if entry is None:
                 ordinal = self.counts[item] = self.counts.get(item, -1) + 1
-                entry = self.known[item, key] = {"ordinal": ordinal, "texts": None}
+                entry = self.known[item, key] = {"ordinal": ordinal, "answer": None, "waiting": 0}
                 self.asks.append((entry, {"item": item, "ordinal": ordinal, **request}))
-            if entry["texts"] is None:
+            if entry["answer"] is None:
                 self.blocked += 1
+                entry["waiting"] += 1
                 self.changed.notify_all()
-                while entry["texts"] is None:
+                while entry["answer"] is None:
                     self.changed.wait()
             return entry
+
+    def take(self):
+        """The calls to ask for, as soon as no attempt can go on without; none when all attempts are done."""
+        with self.changed:
+            while self.active and not (self.asks and self.blocked >= self.active):
+                if not self.changed.wait(GRACE if self.asks else None):
+                    break
+            asks, self.asks = self.asks, []
+            return sorted(asks, key=lambda ask: (ask[1]["item"], ask[1]["ordinal"])) if self.active else []
+
+    def release(self, asks, answers):
+        """Let those go on that waited for these calls."""
+        with self.changed:
+            for (entry, _), answer in zip(asks, answers, strict=True):
+                entry["answer"] = answer
+                self.blocked -= entry["waiting"]
+            self.changed.notify_all()
 
 
 class Model:
@@ -87,21 +111,49 @@ class Model:
         self._attempt = attempt
         self.uses = []
 
-    def complete(self, prompt, choices=(), bias=(), max_tokens=64):
-        """One completion of the prompt: one of `choices` if there are any, `bias` added to their logits."""
+    def complete(self, prompt, choices=(), bias=()):
+        """One completion of the prompt: one of `choices` if there are any, `bias` added to their logits.
+
+        Raises ValueError for a call that is none, and RuntimeError, with the reason, for one that is refused.
+        """
         request = {
             "prompt": str(prompt),
             "choices": [str(choice) for choice in choices],
             "bias": [float(value) for value in bias],
-            "max_tokens": int(max_tokens),
         }
-        if request["bias"] and len(request["bias"]) != len(request["choices"]):
-            raise ValueError(f"{len(request['bias'])} biases for {len(request['choices'])} choices; give one for each, or none")
+        check(**request)
         if len(self.uses) >= CALL_LIMIT:
             raise RuntimeError(f"more than {CALL_LIMIT} calls of the model in one attempt")
         entry = self._desk.ask(self._item, json.dumps(request), request)
         self.uses.append([entry["ordinal"], self._attempt])
-        return Reply(entry["texts"][self._attempt])
+        if isinstance(entry["answer"], dict):
+            raise RuntimeError(entry["answer"]["error"])
+        return Reply(entry["answer"][self._attempt])
+
+
+def check(prompt, choices, bias):
+    """Raise ValueError for a call that the host would not take."""
+    if len(prompt) > PROMPT_LIMIT:
+        raise ValueError(f"a prompt of {len(prompt)} characters, at most {PROMPT_LIMIT}")
+    if len(choices) > CHOICES_LIMIT:
+        raise ValueError(f"{len(choices)} choices, at most {CHOICES_LIMIT}")
+    if (together := sum(map(len, choices))) > PROMPT_LIMIT:
+        raise ValueError(f"choices of {together} characters together, at most {PROMPT_LIMIT}")
+    if bias and len(bias) != len(choices):
+        raise ValueError(f"{len(bias)} biases for {len(choices)} choices; give one for each, or none")
+    if not all(map(math.isfinite, bias)):
+        raise ValueError("a bias is not finite; leave a label out of the choices to rule it out")
+    if not all(map(is_text, (prompt, *choices))):
+        raise ValueError("the prompt or a choice is no valid Unicode text")
+
+
+def is_text(text):
+    """Whether UTF-8 can hold it: it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def attempt_all(desk, solve, data, item, attempts, results):
@@ -117,12 +169,10 @@ def attempt_all(desk, solve, data, item, attempts, results):
                     outcome |= {"kind": "nonsense", "reason": f"solve returned {type(answer).__name__}, expected str or None"}
                 elif answer is not None and len(answer) > ANSWER_LIMIT:
                     outcome |= {"kind": "nonsense", "reason": f"an answer of {len(answer)} characters, at most {ANSWER_LIMIT}"}
+                elif answer is not None and not is_text(answer):
+                    outcome |= {"kind": "nonsense", "reason": "the answer is no valid Unicode text"}
                 else:
-                    if answer is not None:
-                        answer.encode()
                     outcome["answer"] = answer
-            except UnicodeEncodeError:
-                outcome |= {"kind": "nonsense", "reason": "the answer is no valid Unicode text"}
             except BaseException as wrong:
                 outcome |= {"kind": "crashed", "reason": last_words(wrong)}
             outcome["seconds"] = time.monotonic() - began
@@ -137,7 +187,21 @@ def last_words(wrong):
     """The exception and where in the scaffold it came from, in one line."""
     frames = traceback.extract_tb(wrong.__traceback__)
     where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
-    return f"{type(wrong).__name__}: {wrong}{where}"[:500]
+    return f"{type(wrong).__name__}: {wrong}{where}"[:500].encode(errors="replace").decode()
+
+
+def frames(asks):
+    """The calls in parts that each fit one frame."""
+    part, size = [], 0
+    for ask in asks:
+        more = len(json.dumps(ask[1]))
+        if part and size + more > FRAME_SIZE:
+            yield part
+            part, size = [], 0
+        part.append(ask)
+        size += more
+    if part:
+        yield part
 
 
 def solve_all(channel, solve, data, items, attempts):
@@ -148,21 +212,10 @@ def solve_all(channel, solve, data, items, attempts):
         desk.active = len(group)
         for item in group:
             threading.Thread(target=attempt_all, args=(desk, solve, data, item, attempts, results), daemon=True).start()
-        while True:
-            with desk.changed:
-                while desk.active and not (desk.asks and desk.blocked == desk.active):
-                    desk.changed.wait()
-                if not desk.active:
-                    break
-                asks = sorted(desk.asks, key=lambda ask: (ask[1]["item"], ask[1]["ordinal"]))
-                desk.asks = []
-            channel.send({"ask": [request for _, request in asks]})
-            answers = channel.receive()["answers"]
-            with desk.changed:
-                for (entry, _), texts in zip(asks, answers, strict=True):
-                    entry["texts"] = texts
-                desk.blocked = 0  # every one that waited was answered
-                desk.changed.notify_all()
+        while asks := desk.take():
+            for part in frames(asks):
+                channel.send({"ask": [request for _, request in part]})
+                desk.release(part, channel.receive()["answers"])
         channel.send({"done": results, "more": at + TOGETHER < len(items)})
 
 
@@ -209,8 +262,7 @@ def main():
     order = channel.receive()
     confine(order["limits"])
     try:
-        with open(order["data"], encoding="utf-8") as file:
-            data = Data(**json.load(file))
+        data = Data(order["labels"], order["train"])
         sys.path.insert(0, order["scaffold"])
         import agent
 

@@ -1,6 +1,9 @@
-"""Runs scaffolds as child processes with an environment of their own, limits, and no path to labels; no sandbox yet.
+"""Runs scaffolds as child processes with an environment of their own and limits; no sandbox yet.
 
-A hostile scaffold could still read what this account can read; `profile` says so in every run until the sandbox comes.
+What is fenced: time, memory, output, what a call may hold, and what a child is told. Its labels come through its pipe, those of its own
+folds alone, and no file is made of them. What is not: a child runs under this account, so one that is hostile could read what the account
+can read (a task's data, what other scaffolds left in their scratch folders), use the network, and leave processes in a session of their
+own. `profile` says so in every run until the sandbox comes.
 """
 
 import json
@@ -20,6 +23,13 @@ import msgspec
 PROFILE = "child-process"
 CHILD = Path(__file__).with_name("scaffold_child.py")
 FRAME_LIMIT = 64 * 1024 * 1024
+CALLS_LIMIT = 8 * 1024 * 1024
+"""Bytes of one frame of calls: whatever is in it, the policy's body stays below the server's limit."""
+PROMPT_LIMIT = 200_000
+"""Characters of a prompt, and of all choices of one call together."""
+CHOICES_LIMIT = 10_000
+EXIT_PATIENCE = 1.0
+"""Seconds from the end of a child's pipe to its exit, after which it is killed."""
 PRINT_LIMIT = 1024 * 1024
 """Bytes that a scaffold may print before it counts as flooding."""
 ENVIRONMENT = {
@@ -41,6 +51,13 @@ class Limits(NamedTuple):
     cpu_seconds: int = 3600
 
 
+class Data(NamedTuple):
+    """What a scaffold may learn from: the labels' names, and train as (prompt, label)."""
+
+    labels: Sequence[str]
+    train: Sequence[tuple[str, str]]
+
+
 class Ask(msgspec.Struct):
     """One call of the model, as the scaffold made it."""
 
@@ -49,7 +66,13 @@ class Ask(msgspec.Struct):
     prompt: str
     choices: tuple[str, ...]
     bias: tuple[float, ...]
-    max_tokens: int
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A call that gets no completions: the kind of failure that its attempts come to, and why."""
+
+    kind: str
+    reason: str
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -74,7 +97,7 @@ class _Frame(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Frame)
 
-AnswerCalls = Callable[[list[Ask]], Sequence[Sequence[str]]]
+AnswerCalls = Callable[[list[Ask]], Sequence[Sequence[str] | Refused]]
 
 
 class ScaffoldStopped(Exception):
@@ -88,7 +111,7 @@ class ScaffoldStopped(Exception):
 class ScaffoldProcess:
     """One scaffold over one set of data, ready to solve items until it is closed or stops."""
 
-    def __init__(self, scaffold: Path, data: Path, work: Path, limits: Limits = Limits()) -> None:
+    def __init__(self, scaffold: Path, data: Data, work: Path, limits: Limits = Limits()) -> None:
         self._limits = limits
         self._buffer = bytearray()
         self._printed = bytearray()
@@ -105,10 +128,13 @@ class ScaffoldProcess:
         )
         assert self._child.stdin and self._child.stdout and self._child.stderr
         self._in, self._out = self._child.stdin, self._child.stdout
+        os.set_blocking(self._in.fileno(), False)
         self._listener = threading.Thread(target=self._listen, args=(self._child.stderr,), daemon=True)
         self._listener.start()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._out, selectors.EVENT_READ)
+        self._writable = selectors.DefaultSelector()
+        self._writable.register(self._in, selectors.EVENT_WRITE)
         resources = {
             "RLIMIT_AS": limits.memory,
             "RLIMIT_FSIZE": limits.file_size,
@@ -116,7 +142,7 @@ class ScaffoldProcess:
             "RLIMIT_CORE": 0,
         }
         try:
-            self._send({"limits": resources, "scaffold": str(scaffold), "data": str(data)})
+            self._send({"limits": resources, "scaffold": str(scaffold), **data._asdict()})
             frame = self._receive()
             if not frame.ready:
                 raise ScaffoldStopped("unloadable", frame.failed or "the scaffold did not say that it is ready")
@@ -135,7 +161,9 @@ class ScaffoldProcess:
             while more:
                 frame = self._receive()
                 if frame.ask is not None:
-                    self._send({"answers": [list(texts) for texts in answer_calls(frame.ask)]})
+                    for ask in frame.ask:
+                        _check(ask)
+                    self._send({"answers": [_said(answer) for answer in answer_calls(frame.ask)]})
                 elif frame.done is not None:
                     found |= {(outcome.item, outcome.attempt): outcome for outcome in frame.done}
                     more = frame.more
@@ -156,36 +184,43 @@ class ScaffoldProcess:
 
     def close(self) -> None:
         """Kill the process and all that it started in its group."""
+        self._kill()
+        self._child.wait()
+        self._listener.join(1.0)
+        self._selector.close()
+        self._writable.close()
+        for pipe in (self._in, self._out):
+            pipe.close()
+
+    def _kill(self) -> None:
         try:
             os.killpg(self._child.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
-        self._child.wait()
-        self._listener.join(1.0)
-        self._selector.close()
-        for pipe in (self._in, self._out, self._child.stderr):
-            try:
-                assert pipe
-                pipe.close()
-            except OSError:
-                pass
 
     def _listen(self, stream: IO[bytes]) -> None:
+        """Closes the stream itself: what the child left behind may hold the other end, and a close beside a read would wait for it."""
         total = 0
-        while chunk := stream.read1(65536):  # type: ignore[attr-defined]
-            total += len(chunk)
-            self._printed = (self._printed + chunk)[-4096:]
-            if total > PRINT_LIMIT:
-                self._flooded = True
-                os.killpg(self._child.pid, signal.SIGKILL)
-                return
+        with stream:
+            while chunk := stream.read1(65536):  # type: ignore[attr-defined]
+                total += len(chunk)
+                self._printed = (self._printed + chunk)[-4096:]
+                if total > PRINT_LIMIT:
+                    self._flooded = True
+                    return self._kill()
 
     def _send(self, frame: dict[str, object]) -> None:
-        try:
-            self._in.write(json.dumps(frame).encode() + b"\n")
-            self._in.flush()
-        except OSError:
-            raise self._ended() from None
+        left = memoryview(json.dumps(frame).encode() + b"\n")
+        deadline = time.monotonic() + self._limits.silence
+        while left:
+            if not self._writable.select(max(0.0, deadline - time.monotonic())):
+                raise ScaffoldStopped("hung", f"did not take what it was sent for {self._limits.silence:g} s")
+            try:
+                left = left[os.write(self._in.fileno(), left[:65536]) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise self._ended() from None
 
     def _receive(self) -> _Frame:
         deadline = time.monotonic() + self._limits.silence
@@ -202,18 +237,35 @@ class ScaffoldProcess:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         try:
-            return _decoder.decode(line)
+            frame = _decoder.decode(line)
         except msgspec.DecodeError as wrong:
             raise ScaffoldStopped("nonsense", f"a frame that cannot be read: {wrong}") from wrong
+        if frame.ask is not None and end > CALLS_LIMIT:
+            raise ScaffoldStopped("flooded", f"calls of {end} bytes in one frame, at most {CALLS_LIMIT}")
+        return frame
 
     def _ended(self) -> ScaffoldStopped:
-        code = self._child.wait()
+        try:
+            code = self._child.wait(EXIT_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return ScaffoldStopped("hung", "closed its pipes and did not end")
         self._listener.join(1.0)
         if self._flooded:
             return ScaffoldStopped("flooded", f"printed more than {PRINT_LIMIT} bytes")
         words = self._printed.decode(errors="replace").strip().splitlines()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         return ScaffoldStopped("crashed", f"the scaffold's process {how}{': ' + words[-1][:300] if words else ''}")
+
+
+def _check(ask: Ask) -> None:
+    """The child checks this too, in the attempt; a child that lies is stopped."""
+    if len(ask.prompt) > PROMPT_LIMIT or len(ask.choices) > CHOICES_LIMIT or sum(map(len, ask.choices)) > PROMPT_LIMIT:
+        raise ScaffoldStopped("flooded", f"a call with a prompt of {len(ask.prompt)} characters and {len(ask.choices)} choices")
+
+
+def _said(answer: Sequence[str] | Refused) -> object:
+    return {"error": answer.reason} if isinstance(answer, Refused) else list(answer)
 
 
 def _order(items: Sequence[tuple[str, str]]) -> Callable[[tuple[str, int]], tuple[int, int]]:

@@ -3,6 +3,7 @@
 It speaks the little of the NATS protocol that atomic batches (ADR-50) and batched direct get (ADR-31) need. nats-py does the rest.
 """
 
+import itertools
 import json
 import socket
 import ssl
@@ -17,11 +18,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from events.errors import Misconfigured, TryAgain, Unavailable
-from runtime.log import BATCH_LIMIT, Message, Refused, Stored, require_contiguous
+from runtime.log import BATCH_LIMIT, Message, Refused, Stored, require_contiguous, slot
 from runtime.server import API
 
 READ_BATCH = 2000
 LAST_BATCH = 500
+EVERYTHING = 1 << 62
 _CRLF = b"\r\n"
 T = TypeVar("T")
 _WRONG_LAST_SEQUENCE = (10060, 10070, 10071, 10164)
@@ -57,7 +59,8 @@ class Wire:
         self._inbox = f"{credentials.inbox}.{uuid.uuid4().hex[:12]}"
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
-        self._asked = 0
+        self._numbers = itertools.count()
+        """An answer that comes late must not be taken for another call's: no reply subject is used twice."""
         self._lock = threading.Lock()
 
     def append(self, messages: Sequence[Message]) -> int:
@@ -73,10 +76,11 @@ class Wire:
         reply = ""
         for place, (subject, payload, expected) in enumerate(messages, 1):
             header = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: {expected}\r\n"
+            header += f"Nats-Expected-Last-Subject-Sequence-Subject: {slot(subject)}\r\n"
             if batch:
                 header += f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {place}\r\n"
             if place == len(messages):
-                reply = f"{self._inbox}.{place}"
+                reply = f"{self._inbox}.a{next(self._numbers)}"
                 header += "Nats-Batch-Commit: 1\r\n\r\n" if batch else "\r\n"
             else:
                 header += "\r\n"
@@ -103,9 +107,13 @@ class Wire:
     def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """The last message of each of these subjects that has one."""
         found: dict[str, Stored] = {}
-        for at in range(0, len(subjects), LAST_BATCH):
-            wanted = list(subjects[at : at + LAST_BATCH])
+        wide = [pattern for pattern in subjects if "*" in pattern.split(".")[1:3]]
+        narrow = [pattern for pattern in subjects if pattern not in wide]
+        for at in range(0, len(narrow), LAST_BATCH):
+            wanted = narrow[at : at + LAST_BATCH]
             found |= {stored.subject: stored for stored in self._ask({"multi_last": wanted, "batch": 1024})}
+        for pattern in wide:  # the server gives at most 1,024 last messages to one request
+            found |= {stored.subject: stored for stored in self.read(1, EVERYTHING, pattern)}
         return found
 
     def close(self) -> None:
@@ -154,8 +162,7 @@ class Wire:
 
     def _exchange(self, request: dict[str, object]) -> list[Stored]:
         connection = self._socket or self._connect()
-        self._asked += 1
-        reply = f"{self._inbox}.r{self._asked}"
+        reply = f"{self._inbox}.r{next(self._numbers)}"
         payload = json.dumps(request).encode()
         connection.sendall(f"PUB {API}.DIRECT.GET.{self._stream} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
         found: list[Stored] = []

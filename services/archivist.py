@@ -11,7 +11,8 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from events.errors import TryAgain, Unavailable, UsageError
+from events.errors import CheckFailed, TryAgain, Unavailable, UsageError
+from events.subjects import LOG
 from replay.projection import Archive
 from services.context import Context
 from services.query import SECONDS, SOCKET, Question, answer, listen_path, refusal, stop_listening
@@ -29,7 +30,7 @@ LONGEST_QUESTION = 1024 * 1024
 
 async def serve(context: Context) -> None:
     """Project the log into DuckDB as it grows."""
-    archive = await asyncio.to_thread(Archive, context.node.archive)
+    archive = await asyncio.to_thread(open_archive, context.node.archive)
     server = QueryServer(archive.connection, context.node.directory / SOCKET)
     try:
         while True:
@@ -45,6 +46,17 @@ async def serve(context: Context) -> None:
     finally:
         server.close()
         archive.close()
+
+
+def open_archive(path: Path, stream: str = LOG) -> Archive:
+    """The archive at `path`; one that is damaged is put aside, since the log can fill another."""
+    try:
+        return Archive(path, stream)
+    except CheckFailed as wrong:
+        aside = path.with_suffix(".damaged")
+        logger.error("%s It is kept as %s, and a new one is filled from the log.", wrong, aside)
+        path.replace(aside)
+        return Archive(path, stream)
 
 
 class QueryServer:

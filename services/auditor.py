@@ -20,7 +20,6 @@ from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import RunFinished
 from events.subjects import GOLD, LOG, subject
-from replay.projection import Archive
 from runtime.blobs import Blobs
 from runtime.log import Log
 from runtime.lookup import by_id
@@ -28,6 +27,7 @@ from runtime.policies.bases import UNIFORM
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts import Player
 from runtime.worker import now, work
+from services.archivist import open_archive
 from services.context import Context, Loaded, scaffold_limits
 
 SPLITS = ("dev", "test")
@@ -219,7 +219,7 @@ async def _start_scaffold(context: Context, run: str) -> str:
 
 
 async def _project(context: Context, gold: Log) -> None:
-    archive = await asyncio.to_thread(Archive, context.node.gold_archive, GOLD)
+    archive = await asyncio.to_thread(open_archive, context.node.gold_archive, GOLD)
     try:
         while read := await gold.read(archive.cursor + 1, READ):
             await asyncio.to_thread(archive.apply, read)

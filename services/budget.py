@@ -6,6 +6,8 @@ import re
 from events.errors import UsageError
 from events.run import Budget
 
+LARGEST = 10**15
+"""Most that a limit may be, in rollouts, tokens or millionths of a dollar; events hold 64-bit integers."""
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)\Z")
 
 
@@ -18,5 +20,8 @@ def parse(text: str) -> Budget:
         if name not in ("rollouts", "tokens", "usd") or not found or name in limits:
             raise UsageError(f"{part!r} is no budget; write it as in --budget rollouts=100k,tokens=2M,usd=20, each at most once.")
         value = float(found[1]) * {"": 1, "k": 1e3, "m": 1e6}[found[2].lower()]
-        limits[name] = math.floor(value * 1e6 if name == "usd" else value)
+        limit = value * 1e6 if name == "usd" else value
+        if limit > LARGEST:
+            raise UsageError(f"The limit on {name} is above any that can be kept; leave {name} out of --budget for no limit.")
+        limits[name] = math.floor(limit)
     return Budget(rollouts=limits.get("rollouts"), tokens=limits.get("tokens"), micro_usd=limits.get("usd"))

@@ -40,6 +40,13 @@ class Commands(click.Group):
         except UserError as wrong:
             click.echo(f"evolog: {wrong}", err=True)
             sys.exit(wrong.code)
+        except ModuleNotFoundError as missing:
+            from tasks.loading import without_extra
+
+            if (wrong := without_extra(missing)) is None:
+                raise
+            click.echo(f"evolog: {wrong}", err=True)
+            sys.exit(wrong.code)
         except OSError as wrong:
             what = wrong.filename or "a file or connection"
             click.echo(f"evolog: {what} cannot be used ({wrong.strerror}); give another --dir, or put that right.", err=True)

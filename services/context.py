@@ -61,6 +61,7 @@ class Context:
     def __init__(self, name: str, index: int, node: Node, connection: Connection) -> None:
         self.name, self.index, self.node, self.connection = name, index, node, connection
         self.log: Log = connection.log(LOG)
+        self.policy_token()  # made before the secrets are gathered, so that it is one of them
         self.scanner = Scanner(connection.scanner.secrets + node.secrets())
         self.blobs = Blobs(node.blobs)
         self.work = node.directory / "work" / f"{name}-{index}"

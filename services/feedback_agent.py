@@ -35,8 +35,8 @@ async def serve(context: Context) -> None:
         for event in events:
             requested = event.data
             assert isinstance(requested, FeedbackRequested)
+            loaded = await context.load(event.run)
             try:
-                loaded = await context.load(event.run)
                 told = await of_types(context.log, event.run, TOLD)
                 played = [attempt for request in requested.probe_requests for attempt in await attempts(context.log, event.run, request)]
                 facts = await asyncio.to_thread(feedback, context.blobs, told, played, loaded, requested)

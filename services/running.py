@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import random
 import re
 import secrets
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -18,15 +20,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from events import codec
 from events.codec import Event
-from events.errors import Misconfigured, TryAgain, Unavailable, UsageError
+from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
 from events.fact import derive_seed
+from events.gold import AuditFinished
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import Items, RunStarted
-from events.subjects import GOLD, LOG, check_run_name
+from events.subjects import GOLD, LOG, check_run_name, run_of, subject
 from events.weights import AdapterPublished, WeightUpdateFailed
 from runtime.blobs import Blobs
 from runtime.log import BATCH_LIMIT, Log, Refused, append_once
-from runtime.policies.bases import prepare_base
+from runtime.lookup import readable
 from runtime.run_decider import evaluation_cost
 from runtime.scaffold_host import PROFILE
 from runtime.server import OPERATOR
@@ -34,9 +37,10 @@ from runtime.worker import now
 from services import budget as budgets
 from services.context import operator
 from services.node import Node
+from services.reading import runs_of
 from services.report import Report, Reporter, follow_gold
 from services.tables import ablation_table, final_table, generation_lines, head_line, stdout
-from tasks.contract import Public
+from tasks.contract import FOLDS, Public
 from tasks.loading import Task, known, load
 
 LOOK = 0.2
@@ -58,8 +62,8 @@ class Order(NamedTuple):
 
 def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> int:
     """Order a run, follow it to its end, print its table; the exit code."""
-    check(order)
     node = Node(directory)
+    check(order, node)
     with brought_up(node) as started_here:
         try:
             report = asyncio.run(_run(node, order, detach=detach, out=Console(stderr=as_json)))
@@ -90,7 +94,7 @@ def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: i
     """Run each choice of levers with each seed, one after the other, and print the comparison."""
     node = Node(directory)
     reports: list[Report] = []
-    check(Order(task=task, levers="both", seed=0, generations=generations, budget=budget))
+    check(Order(task=task, levers="both", seed=0, generations=generations, budget=budget), node)
     with brought_up(node) as started_here:
         for seed in seeds:
             for levers in ("scaffold", "weights", "both"):
@@ -104,15 +108,25 @@ def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: i
         click.echo(msgspec.json.encode(reports).decode())
     else:
         ablation_table(stdout(), reports)
-    return 0
+    nothing = [report for report in reports if report.score is None]
+    for report in nothing:
+        click.echo(f"evolog: run {report.run} came to nothing: {why_nothing(report)}", err=True)
+    return 1 if nothing else 0
 
 
-def check(order: Order) -> None:
+def check(order: Order, node: Node) -> None:
     """Raise what is wrong with an order before anything is started for it."""
     load(order.task)
     budgets.parse(order.budget)
     if order.name:
         check_run_name(order.name)
+    needed = ["numpy", "safetensors"]  # for the base model
+    running = node.running()
+    if order.levers != "scaffold" and (running is None or urlsplit(running.url).hostname == "127.0.0.1"):
+        needed += ["torch", "peft"]  # a broker elsewhere may have its trainer elsewhere
+    if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
+        less = "" if {"numpy", "safetensors"} & set(missing) else ", or ask for --levers scaffold"
+        raise Misconfigured(f"A run with --levers {order.levers} needs {' and '.join(missing)}: pip install 'evolog[policy,tasks]'{less}.")
 
 
 class _Detached(Exception):
@@ -141,7 +155,7 @@ class _Started:
 
 @contextlib.contextmanager
 def brought_up(node: Node) -> Iterator[_Started]:
-    """The services of the directory, started if they are not up, and stopped again if they were started here."""
+    """The services of the directory, started if they are not up, and stopped again if they were started here and no run needs them."""
     from services.supervisor import start_detached, stop
 
     started = _Started(not node.alive())
@@ -150,17 +164,33 @@ def brought_up(node: Node) -> Iterator[_Started]:
     try:
         yield started
     finally:
-        if started.here:
-            stop(node.directory)
+        if started.here and node.alive():
+            if others := asyncio.run(_unfinished(node)):
+                click.echo(
+                    f"evolog: run {', '.join(others)} is not finished, so the services go on: `evolog down --dir {node.directory}` stops them.",
+                    err=True,
+                )
+            else:
+                stop(node.directory)
+
+
+async def _unfinished(node: Node) -> list[str]:
+    """The runs whose audit is not finished; none where the log cannot be asked."""
+    try:
+        async with operator(node) as connection:
+            ends = await connection.log(GOLD).last([subject(GOLD, "*", "*", AuditFinished.tag())])
+            runs = await runs_of(connection.log(LOG))
+    except UserError:
+        return []
+    audited = {run_of(where) for where in ends}
+    return [run for run, began in runs.items() if run not in audited and any(readable([began]))]
 
 
 def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarted:
     """The event that begins the run; all that its decisions depend on from outside is in it."""
-    folds: dict[int, list[str]] = {}
-    for example in public.train:
-        folds.setdefault(example.fold, []).append(example.id)
-    first = sorted(folds[min(folds)])
-    probe = random.Random(derive_seed(order.seed, "probe")).sample(first, min(PROBE_ITEMS, len(first)))
+    folds = tuple(tuple(example.id for example in public.train if example.fold == fold) for fold in range(FOLDS))
+    probed = next(fold for fold in range(FOLDS) if folds[fold])
+    drawn = random.Random(derive_seed(order.seed, "probe")).sample(sorted(folds[probed]), min(PROBE_ITEMS, len(folds[probed])))
     started = RunStarted(
         task=order.task if order.task in known() else str(task.folder),  # the services may have been started in another folder
         seed=order.seed,
@@ -169,8 +199,8 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
         budget=budgets.parse(order.budget),
         items=Items(
             dev=tuple(item.id for item in public.dev),
-            folds=tuple(tuple(folds[fold]) for fold in sorted(folds)),
-            probe=(tuple(sorted(probe)),),
+            folds=folds,
+            probe=tuple(tuple(sorted(drawn)) if fold == probed else () for fold in range(FOLDS)),
         ),
         splits=dict(public.digests),
         verifier=task.verifier,
@@ -199,6 +229,8 @@ def default_name(order: Order) -> str:
 
 
 async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Report:
+    from runtime.policies.bases import prepare_base  # with numpy, which `check` has looked for
+
     task = load(order.task)
     public = task.public(order.seed)
     name = check_run_name(order.name or default_name(order))

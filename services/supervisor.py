@@ -199,7 +199,7 @@ async def _again_and_again(live: Callable[[], Awaitable[str | None]], report: Re
         began = time.monotonic()
         try:
             ended = await live()
-        except UserError as wrong:
+        except (UserError, OSError) as wrong:
             ended = str(wrong)
         if ended is None:
             return

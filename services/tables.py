@@ -57,21 +57,25 @@ def generation_lines(row: Generation) -> list[str]:
 
 def final_table(console: Console, report: Report) -> None:
     """The auditor's table, and what the run cost."""
-    table = Table(title=f"{report.run}: {report.reason}", title_justify="left", caption_justify="left")
+    audit = sum(cell.rollouts for cell in report.cells)
+    caption = (
+        f"rollouts: what the run played to arrive there. The auditor's own, one an item for each cell with a policy, are {audit:,} more."
+    )
+    table = Table(title=f"{report.run}: {report.reason}", title_justify="left", caption=caption, caption_justify="left")
     table.add_column("what", overflow="fold")
     for column in ("dev", "dev 95 %", "test", "test 95 %", "rollouts"):
         table.add_column(column, justify="right", no_wrap=True)
     names: dict[str, dict[str, GoldScored]] = {}
     for cell in order_cells(report.cells):
         names.setdefault(cell.cell, {})[cell.split] = cell
-    spent = {"start": report.generations[0].rollouts if report.generations else 0, "final": report.rollouts}
+    spent = rollouts_spent(report)
     for name, splits in names.items():
         what = NAMES.get(name, f"no agent: {name.removeprefix('baseline:')}")
         row = [what]
         for split in ("dev", "test"):
             scored = splits.get(split)
             row += [f"{scored.score:.4f}", f"[{scored.low:.4f}, {scored.high:.4f}]"] if scored else ["-", "-"]
-        table.add_row(*row, f"{spent[name]:,}" if name in spent else "")
+        table.add_row(*row, f"{spent[name]:,}" if name in spent else "-")
     console.print(table)
     for failed in report.cells_failed:
         console.print(f"{NAMES.get(failed.cell, failed.cell)} on {failed.split} could not be scored: {failed.reason}", soft_wrap=True)
@@ -85,6 +89,22 @@ def final_table(console: Console, report: Report) -> None:
     )
 
 
+def rollouts_spent(report: Report) -> dict[str, int]:
+    """What was played to arrive at each cell: the start, and of one lever the generations up to the last that was kept. Baselines: none."""
+
+    def upto(lever: str) -> int:
+        kept = max((row.generation for row in report.generations if row.accepted and row.lever == lever), default=0)
+        return sum(row.rollouts for row in report.generations if row.lever in ("start", lever) and row.generation <= kept)
+
+    return {
+        "start": upto("start"),
+        "scaffold": upto("scaffold"),
+        "weights": upto("weights"),
+        "final": report.rollouts,
+        "uniform_policy": upto("scaffold"),
+    }
+
+
 def verdict_on_the_model(report: Report) -> str:
     """What the final scaffold with a uniformly random policy says of the model's part in the score."""
     test = next((compared for compared in report.compared if compared.split == "test"), None)
@@ -93,6 +113,8 @@ def verdict_on_the_model(report: Report) -> str:
     found = f"better on {test.wins} test items, worse on {test.losses} (McNemar's exact test, p = {test.p_value:.2g})"
     if test.p_value < SIGNIFICANT and test.wins > test.losses:
         return f"The model against a uniformly random policy in the same scaffold: {found}."
+    if test.p_value < SIGNIFICANT:
+        return f"A uniformly random policy in the same scaffold does better: the model is {found}. The model made it worse."
     return f"A uniformly random policy in the same scaffold ties: the model is {found}. It did nothing that can be told from chance."
 
 
@@ -133,7 +155,10 @@ def ablation_table(console: Console, reports: Sequence[Report]) -> None:
                 ).append(cell.score)
         rows.setdefault(levers, {}).setdefault("rollouts", []).append(report.rollouts)
     for what, found in rows.items():
-        cells = [f"{mean:.4f} ± {half:.4f}" for split in ("dev", "test") for mean, half in [mean_and_half_width(found.get(split, [0.0]))]]
-        rollouts = f"{statistics.fmean(found['rollouts']):,.0f}" if "rollouts" in found else ""
+        cells = []
+        for split in ("dev", "test"):
+            mean, half = mean_and_half_width(found[split]) if split in found else (None, 0.0)
+            cells.append("-" if mean is None else f"{mean:.4f} ± {half:.4f}")
+        rollouts = f"{statistics.fmean(found['rollouts']):,.0f}" if "rollouts" in found else "-"
         table.add_row(what, *cells, rollouts, str(len(found.get("test", []))))
     console.print(table)

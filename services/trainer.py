@@ -20,8 +20,6 @@ from runtime.policies.bases import train
 from runtime.policies.interface import SampleRequest
 from runtime.run_decider import batch_digest
 from runtime.worker import answer, work
-from safetensors import SafetensorError
-
 from services.context import Context
 
 Played = Mapping[str, Sequence[Attempted]]
@@ -91,8 +89,10 @@ def update(blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatc
         return [_failed(sealed, "batch_differs", wrong)]
     except (TryAgain, Unavailable):
         raise  # no room or no broker for the moment: the batch is handed out again
-    except (UserError, SafetensorError, KeyError, ValueError) as wrong:
+    except UserError as wrong:
         return [_failed(sealed, "adapter_unusable", wrong)]
+    except Exception as wrong:  # whatever it is, it would come again with the same batch
+        return [_failed(sealed, "crashed", wrong)]
     finally:
         shutil.rmtree(out, ignore_errors=True)
 
@@ -129,4 +129,6 @@ def sealed_rollouts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -
 
 
 def _failed(sealed: TrainingBatchSealed, kind: str, wrong: Exception) -> WeightUpdateFailed:
-    return WeightUpdateFailed(generation=sealed.generation, round=sealed.round, batch=sealed.digest, kind=kind, reason=str(wrong))
+    return WeightUpdateFailed(
+        generation=sealed.generation, round=sealed.round, batch=sealed.digest, kind=kind, reason=str(wrong) or type(wrong).__name__
+    )

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from events.codec import Event
-from events.errors import CheckFailed, Misconfigured, NotFound, UserError
+from events.errors import Misconfigured, NotFound, UserError
 from events.fact import Fact, NotFinite
 from events.judgement import ScoringFailed, TrajectoryScored
 from events.play import TrajectoryRecorded
@@ -12,24 +12,30 @@ from runtime.worker import answer, work
 from services.context import Context, Loaded
 
 TOGETHER = 400
+BREATH = 20
+"""Trajectories that are scored between two chances for anything else."""
 
 
 async def serve(context: Context) -> None:
     """Share the trajectories with the other verifiers."""
     labels: dict[str, dict[str, str]] = {}
 
+    async def judge(event: Event) -> Fact:
+        assert isinstance(event.data, TrajectoryRecorded)
+        try:
+            loaded = await context.load(event.run)
+            if event.run not in labels:
+                labels[event.run] = await asyncio.to_thread(loaded.task.labels, loaded.started.seed)
+        except Misconfigured as wrong:  # the task's; where only this host lacks the data, another one may have it
+            return _failed(event.id, event.data, str(wrong))
+        return score(event.id, event.data, loaded, labels[event.run])
+
     async def perform(events: list[Event]) -> Sequence[Event]:
         outputs = []
-        for event in events:
-            assert isinstance(event.data, TrajectoryRecorded)
-            try:
-                loaded = await context.load(event.run)
-                if event.run not in labels:
-                    labels[event.run] = await asyncio.to_thread(loaded.task.labels, loaded.started.seed)
-                fact = score(event.id, event.data, loaded, labels[event.run])
-            except (NotFound, CheckFailed, Misconfigured) as wrong:
-                fact = _failed(event.id, event.data, str(wrong))
-            outputs.append(answer(fact, event, "verifier"))
+        for number, event in enumerate(events, 1):
+            outputs.append(answer(await judge(event), event, "verifier"))
+            if number % BREATH == 0:
+                await asyncio.sleep(0)  # so that a slow verifier still asks for more time
         return outputs
 
     await work(context.log, perform, source="verifier", scanner=context.scanner, limit=TOGETHER)

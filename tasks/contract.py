@@ -44,15 +44,28 @@ class Scored(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
+class Labelled(Protocol):
+    """A train question with its answer, as a scaffold sees it: nothing else of the `Example`."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+
 class Data(msgspec.Struct, frozen=True):
-    """What a scaffold is handed beside the item. `train` stays the same object for all items of one fold, so a fit can be kept."""
+    """What a scaffold is handed beside the item: the labels' names, and train without the item's fold.
+
+    `train` stays the same object for all items of one fold, so a fit can be kept.
+    """
 
     labels: tuple[str, ...]
-    train: tuple[Example, ...]
+    train: tuple[Labelled, ...]
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What a model call returns to a scaffold."""
+    """What a model call returns to a scaffold: one completion's text, and nothing else of it."""
 
     text: str
 
@@ -60,7 +73,9 @@ class Reply(msgspec.Struct, frozen=True):
 class Model(Protocol):
     """The frozen or trained policy as a scaffold sees it; temperature and seed are the runtime's."""
 
-    def complete(self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = (), max_tokens: int = 16) -> Reply: ...
+    def complete(self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = ()) -> Reply:
+        """One completion. Raises ValueError for a call that is malformed or too long, RuntimeError for one that the policy refuses."""
+        ...
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,15 +3,17 @@
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from events.errors import Misconfigured, NotFound, UserError
-from tasks.contract import Edit, Item, Public, Scored
+from tasks.contract import FOLDS, Edit, Item, Outcome, Public, Scored
 
 FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
 NAMES = {
@@ -24,6 +26,11 @@ NAMES = {
 }
 AT_ONCE = ("task", "data", "verifier")
 """What is looked at when a task is loaded; gold is the auditor's, and the rest may be missing."""
+
+LARGEST_REWARD = 1e9
+"""Sums and squares of rewards must stay finite."""
+OF_EXTRAS = frozenset({"numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors"})
+"""Modules that come with an extra of evolog."""
 
 Predict = Callable[[Public, Sequence[Item]], Mapping[str, str]]
 """Labels by item id, from what is public."""
@@ -49,27 +56,43 @@ class Task(msgspec.Struct, frozen=True):
         return root
 
     def public(self, seed: int) -> Public:
-        """Items and train labels, split by `seed`; raises NotFound if the data are not here."""
-        public: Public = self._call("data", "load", self._call("data", "default_root"), seed)
+        """Items and train labels, split by `seed`; raises NotFound if the data are not here, Misconfigured if they break the contract."""
+        loaded = self._call("data", "load", self._call("data", "default_root"), seed)
+        try:
+            public = msgspec.convert(msgspec.to_builtins(loaded), Public)
+        except (msgspec.ValidationError, TypeError, ValueError) as error:
+            raise self._broken(
+                "data", f"load gave {loaded!r:.60}; expected a Public as tasks/contract.py describes it ({error})"
+            ) from error
+        if wrong := _fault(public):
+            raise self._broken("data", f"load gave {wrong}")
         return public
 
     def labels(self, seed: int) -> dict[str, str]:
         """The labels of train and dev by item id, for the verifier."""
-        labels: dict[str, str] = self._call("data", "labels", self._call("data", "default_root"), seed)
-        return labels
+        labels = self._call("data", "labels", self._call("data", "default_root"), seed)
+        public = self.public(seed)
+        return self._labelled("data", "labels", labels, [item.id for item in (*public.train, *public.dev)])
 
-    def gold(self) -> dict[str, str]:
-        """The labels of test by item id. Only the auditor may call this."""
-        labels: dict[str, str] = self._call("gold", "labels", self._call("data", "default_root"))
-        return labels
+    def gold(self, seed: int = 0) -> dict[str, str]:
+        """The labels of test by item id, whatever the seed. Only the auditor may call this."""
+        labels = self._call("gold", "labels", self._call("data", "default_root"))
+        return self._labelled("gold", "labels", labels, [item.id for item in self.public(seed).test])
 
     def score(self, answer: str | None, label: str) -> Scored:
-        """The verifier's judgement of an answer; raises Misconfigured where it fails or gives no number."""
+        """The verifier's judgement of an answer; raises Misconfigured where it fails or gives no number that can be summed."""
         scored = self._call("verifier", "score", answer, label)
         try:
-            return Scored(float(scored.reward), scored.outcome)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise Misconfigured(f"{self.folder}/verifier.py gave {scored!r:.100}; expected a Scored whose reward is a number.") from error
+            judged = Scored(float(scored.reward), scored.outcome)
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise self._broken("verifier", f"score gave {scored!r:.100}; expected a Scored whose reward is a number") from error
+        if not abs(judged.reward) <= LARGEST_REWARD:
+            raise self._broken(
+                "verifier", f"the reward is {judged.reward}; expected one between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}"
+            )
+        if judged.outcome not in get_args(Outcome):
+            raise self._broken("verifier", f"the outcome is {judged.outcome!r:.60}; expected one of {', '.join(get_args(Outcome))}")
+        return judged
 
     def scaffold(self) -> dict[str, str]:
         """The files of the reference scaffold by relative path."""
@@ -84,7 +107,26 @@ class Task(msgspec.Struct, frozen=True):
 
     def baselines(self) -> dict[str, Predict]:
         """Predictors to hold a run against, by name; none where the task has no baselines.py."""
-        return dict(self._part("baselines", "BASELINES")) if (self.folder / "baselines.py").is_file() else {}
+        if not (self.folder / "baselines.py").is_file():
+            return {}
+        found = self._part("baselines", "BASELINES")
+        if not isinstance(found, Mapping) or not all(isinstance(name, str) and callable(predict) for name, predict in found.items()):
+            raise self._broken("baselines", f"BASELINES is {found!r:.60}; expected a dict of functions by name")
+        return {name: partial(self._predicted, name, predict) for name, predict in found.items()}
+
+    def _predicted(self, name: str, predict: Predict, public: Public, items: Sequence[Item]) -> dict[str, str]:
+        return self._labelled("baselines", name, predict(public, items), [item.id for item in items])
+
+    def _labelled(self, part: str, name: str, given: object, ids: Iterable[str]) -> dict[str, str]:
+        # labels as the task's code gave them, of all these items at least
+        if not isinstance(given, Mapping) or not all(isinstance(word, str) for pair in given.items() for word in pair):
+            raise self._broken(part, f"{name} gave {given!r:.60}; expected a dict of labels by item id, all of them strings")
+        if missing := [id for id in ids if id not in given]:
+            raise self._broken(part, f"{name} gave no label for {len(missing)} items, such as {missing[0]!r}; expected one for each")
+        return dict(given)
+
+    def _broken(self, part: str, what: str) -> Misconfigured:
+        return Misconfigured(f"{self.folder / part}.py: {what}; mend it and try again.")
 
     def _part(self, part: str, name: str) -> Any:
         return getattr(_module(self.folder, self.package, part), name)
@@ -96,8 +138,7 @@ class Task(msgspec.Struct, frozen=True):
         except UserError:
             raise
         except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-            raise Misconfigured(f"{self.folder / part}.py: {name} raised {why}; mend it and try again.") from error
+            raise without_extra(error) or self._broken(part, f"{name} raised {type(error).__name__}: {error}") from error
 
 
 def known() -> list[str]:
@@ -121,6 +162,11 @@ def load(name: str) -> Task:
         if not (folder / file).is_file():
             raise Misconfigured(f"The task folder {folder} has no {file}; a task needs {', '.join(FILES)}.")
     task, _, verifier = (_module(folder, package, part) for part in AT_ONCE)
+    for module, constant in ((task, "NAME"), (task, "DESCRIPTION"), (task, "POLICY"), (verifier, "VERSION")):
+        if not isinstance(value := getattr(module, constant), str):
+            raise Misconfigured(f"{module.__file__}: {constant} is {value!r:.60}; expected a string.")
+    if type(task.GENERATIONS) is not int or task.GENERATIONS < 0:
+        raise Misconfigured(f"{task.__file__}: GENERATIONS is {task.GENERATIONS!r:.60}; expected a whole number, 0 or more.")
     return Task(
         name=task.NAME,
         description=task.DESCRIPTION,
@@ -138,6 +184,30 @@ def read_tree(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in sorted(files)}
 
 
+def without_extra(error: Exception) -> Misconfigured | None:
+    """What to install where a module of one of evolog's extras is missing; None for any other error."""
+    if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] not in OF_EXTRAS:
+        return None
+    return Misconfigured(f"{error.name} is not installed, and this needs it: pip install 'evolog[policy,tasks]'.")
+
+
+def _fault(public: Public) -> str:
+    """What is wrong with the data although each field has its type, and what was expected; empty if nothing is."""
+    for field in ("labels", "train", "dev"):
+        if not getattr(public, field):
+            return f"no {field}; expected one at least"
+    splits = (public.train, public.dev, public.test)
+    for what, values in (("label", public.labels), ("item id", [item.id for split in splits for item in split])):
+        value, times = Counter(values).most_common(1)[0]
+        if times > 1:
+            return f"the {what} {value!r} {times} times; expected each {what} once"
+    if folds := {example.fold for example in public.train} - set(range(FOLDS)):
+        return f"the fold {min(folds)}; expected folds from 0 to {FOLDS - 1}"
+    if missing := [split for split in ("train", "dev", "test") if not public.digests.get(split)]:
+        return f"no digest of {missing[0]}; expected one each of train, dev and test"
+    return ""
+
+
 def _package(folder: Path) -> str:
     package = "evolog_task_" + re.sub(r"\W", "_", folder.as_posix())
     module = ModuleType(package)
@@ -150,7 +220,8 @@ def _module(folder: Path, package: str, part: str) -> ModuleType:
     try:
         module = importlib.import_module(f"{package}.{part}")
     except Exception as error:
-        raise Misconfigured(f"{folder / part}.py cannot be imported ({type(error).__name__}: {error}); mend it and try again.") from error
+        why = f"{folder / part}.py cannot be imported ({type(error).__name__}: {error}); mend it and try again."
+        raise without_extra(error) or Misconfigured(why) from error
     for name in NAMES.get(part, ()):
         if not hasattr(module, name):
             raise Misconfigured(f"{folder / part}.py defines no {name!r}; the contract asks it for {', '.join(NAMES[part])}.")

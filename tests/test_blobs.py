@@ -43,6 +43,15 @@ def test_a_folder_comes_back_whatever_the_order_of_its_files(tmp_path: Path) -> 
     assert (folder / "a" / "c.py").read_bytes() == b"1" and blobs.put_folder(folder) == digest
 
 
+def test_an_unpacked_folder_that_was_changed_is_written_anew(tmp_path: Path) -> None:
+    digest = Blobs(tmp_path).put_tree({"agent.py": b"honest"})
+    folder = Blobs(tmp_path).unpack(digest, tmp_path / "out")
+    for damage in (lambda: (folder / "agent.py").write_bytes(b"edited"), lambda: (folder / "more.py").write_bytes(b"")):
+        damage()
+        Blobs(tmp_path).unpack(digest, tmp_path / "out")
+        assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("agent.py", b"honest")]
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "a\\b"])
 def test_a_folder_holds_no_path_that_leads_out(tmp_path: Path, path: str) -> None:
     with pytest.raises(CheckFailed):

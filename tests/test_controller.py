@@ -123,8 +123,10 @@ def test_what_cannot_be_read_is_set_aside_once_and_stops_nothing() -> None:
         log = MemoryLog(MemoryStream())
         await log.append([Message(f"evolog.{RUN}.x.trajectory_guessed", b"what?")])
         await say(log, started())
-        await drive(controller(log))
-        await drive(controller(log))
+        for _ in range(2):
+            one = controller(log)
+            await drive(one)
+            await one.sweep()
         aside = [data for stored in log.of.messages[1:] if isinstance(data := codec.decode(stored.data).data, EventSetAside)]
         assert [fact.sequence for fact in aside] == [1] and decisions(log).count("scaffold_requested") == 1
 

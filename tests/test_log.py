@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, Unavailable
 from events.play import RolloutFailed, TrajectoryRecorded
 from events.secret import Scanner, Secret, SecretFound
+from events.subjects import LOG
 from runtime.log import Log, Message, Refused, Stored, append_once, require_contiguous
 from runtime.log_memory import MemoryLog, MemoryStream
+from runtime.wire import Wire
 
 Check = Callable[[Log, Log], Awaitable[None]]
 
@@ -205,5 +209,44 @@ def test_an_account_may_not_append_what_is_not_its_own(tmp_path: Path) -> None:
         async with broker(tmp_path) as server, account(server, "verifier") as verifier:
             with pytest.raises(Misconfigured, match="may not do this"):
                 await verifier.log().append([message(0)])
+
+    asyncio.run(check())
+
+
+def test_of_two_outcomes_of_one_attempt_only_the_first_is_stored(on_log: OnLog) -> None:
+    async def check(log: Log, _: Log) -> None:
+        failed = RolloutFailed(request="q", item="i", attempt=1, purpose="dev", kind="hung", reason="")
+        await append_once(log, [codec.event(failed, run="r", source="executor", cause="q", time="")], Scanner([]))
+        await append_once(log, [trajectory(0), trajectory(1), trajectory(2)], Scanner([]))
+        tags = [stored.subject.rpartition(".")[2] for stored in await log.read(1, 10)]
+        assert tags == ["rollout_failed", "trajectory_recorded", "trajectory_recorded"]
+
+    on_log(check)
+
+
+def test_more_than_a_thousand_events_match_a_pattern(on_log: OnLog) -> None:
+    async def check(log: Log, _: Log) -> None:
+        await append_once(log, [trajectory(attempt) for attempt in range(1100)], Scanner([]))
+        assert len(await log.last(["evolog.*.*.trajectory_recorded"])) == 1100
+
+    on_log(check)
+
+
+def test_an_answer_that_comes_late_is_not_taken_for_another_calls(tmp_path: Path) -> None:
+    """The server is stopped until the first append has given up; its answer then arrives before the second one's."""
+
+    async def check() -> None:
+        async with broker(tmp_path) as server, account(server, "executor") as executor:
+            wire = Wire(executor.credentials, LOG, timeout=0.5)
+            wire.append([message(0)])
+            assert server.pid
+            os.kill(server.pid, signal.SIGSTOP)
+            with pytest.raises(Unavailable):
+                await asyncio.to_thread(wire.append, [message(1)])
+            os.kill(server.pid, signal.SIGCONT)
+            for _ in range(3):  # the first time with the old answer still under way
+                with pytest.raises(Refused):
+                    wire.append([message(0)])
+            assert wire.append([message(2)]) == await executor.log().end()
 
     asyncio.run(check())

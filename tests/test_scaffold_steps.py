@@ -95,7 +95,7 @@ told = json.load(sys.stdin)
 class Thing:
     def __init__(self, **k): self.__dict__.update(k)
 class Model:
-    def complete(self, prompt, choices=(), bias=(), max_tokens=16):
+    def complete(self, prompt, choices=(), bias=()):
         self.asked = [list(choices), list(bias)]
         return Thing(text=choices[0] + "罪" if choices else "？")
 data = Thing(labels=tuple(told["labels"]), train=[Thing(prompt=p, label=l) for p, l in told["train"]])

@@ -81,7 +81,7 @@ def test_scores() -> None:
 
 def test_looking_up_the_own_answer_in_train_earns_nothing(public: Public) -> None:
     class Silent:
-        def complete(self, prompt: str, choices: tuple[str, ...] = (), bias: tuple[float, ...] = (), max_tokens: int = 16) -> Reply:
+        def complete(self, prompt: str, choices: tuple[str, ...] = (), bias: tuple[float, ...] = ()) -> Reply:
             return Reply("")
 
     def peek(item: Item, model: Silent, seen: Data) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from algorithms.learning.batch import Rollout
-from events.errors import Misconfigured
+from events.errors import CheckFailed, Misconfigured, NotFound
 from events.fact import derive
 from runtime.policies import text_scorer
 from runtime.policies.interface import Sampled, SampleRequest
@@ -38,7 +38,10 @@ def prepare_base(kind: str, public: Public) -> Path:
         raise Misconfigured(f"There is no embedded policy {kind!r}; expected {text_scorer.KIND!r}. Correct POLICY in the task's task.py.")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "models"
     target = cache / f"{kind}-{derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))}"
-    if not target.exists():
+    try:
+        text_scorer.load_base(target)
+    except (NotFound, CheckFailed):  # not made yet, or cut short
+        shutil.rmtree(target, ignore_errors=True)
         base = text_scorer.build_base(public.labels, [example.prompt for example in public.train])
         cache.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=cache))
@@ -47,7 +50,7 @@ def prepare_base(kind: str, public: Public) -> Path:
             made.rename(target)
         except OSError:  # another process was first
             shutil.rmtree(made)
-    text_scorer.load_base(target)
+        text_scorer.load_base(target)
     return target
 
 

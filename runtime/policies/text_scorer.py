@@ -31,6 +31,8 @@ CONFIG = "adapter_config.json"
 KEY_A = "base_model.model.scores.lora_embedding_A"
 KEY_B = "base_model.model.scores.lora_embedding_B"
 _REMEMBERED = 8192
+_REMEMBERED_LENGTH = 20_000
+"""Characters of the longest prompt that is remembered."""
 
 
 class Base:
@@ -95,16 +97,20 @@ def build_base(labels: Sequence[str], texts: Sequence[str]) -> Base:
 
 def load_base(folder: Path) -> Base:
     """The base in `folder`; raises NotFound or CheckFailed."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         card = json.loads((folder / "base.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "base.safetensors")
+        base = Base(card["labels"], arrays["idf"], arrays["bucket"], arrays["label"], arrays["value"])
+        said = str(card["digest"])
     except FileNotFoundError as missing:
         raise NotFound(f"The base model folder {folder} lacks {Path(str(missing.filename)).name}; build the base again.") from missing
-    base = Base(card["labels"], arrays["idf"], arrays["bucket"], arrays["label"], arrays["value"])
-    if base.digest != card["digest"]:
-        raise CheckFailed(f"The base model in {folder} has digest {base.digest[:12]}, its card says {card['digest'][:12]}; build it again.")
+    except (SafetensorError, ValueError, KeyError, TypeError) as wrong:
+        raise CheckFailed(f"The base model in {folder} is damaged ({type(wrong).__name__}: {wrong}); build it again.") from wrong
+    if base.digest != said:
+        raise CheckFailed(f"The base model in {folder} has digest {base.digest[:12]}, its card says {said[:12]}; build it again.")
     return base
 
 
@@ -147,7 +153,7 @@ class TextScorer:
     def __init__(self, base: Base, adapter: Adapter | None = None) -> None:
         self.base, self.adapter = base, adapter
         self._labels = {label: token for token, label in enumerate(base.labels)}
-        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._score)
+        self._memo = lru_cache(maxsize=_REMEMBERED)(self._score)
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request; at temperature 0 the highest score, the first of equals."""
@@ -156,6 +162,9 @@ class TextScorer:
     def log_probs(self, prompt: str) -> list[float]:
         """The log-probability of each label, all of them on offer and none favoured."""
         return closed_vocabulary.log_softmax(self._remembered(prompt)).tolist()
+
+    def _remembered(self, prompt: str) -> Vector:
+        return self._memo(prompt) if len(prompt) <= _REMEMBERED_LENGTH else self._score(prompt)
 
     def _score(self, prompt: str) -> Vector:
         buckets, weights = self.base.features(prompt)

@@ -139,7 +139,7 @@ def up_to_first_event() -> list[tuple[str, str]]:
 
 
 def _outside_play(events: list[dict[str, Any]]) -> float:
-    """Of generation 1: from the request for feedback to the verdict, without the time from the first shard's order to its last trajectory."""
+    """Of generation 1: from asking for feedback to the verdict, without the time from the first shard's order to the last trajectory."""
 
     def times(tag: str) -> list[float]:
         return [

@@ -17,7 +17,7 @@ def solve(item: Any, model: Any, data: Any) -> str:
     for step in steps:
         if hasattr(step, "before"):
             offers = step.before(item, data, offers)
-    text: str = model.complete(item.prompt, choices=tuple(offers), bias=tuple(offers.values()), max_tokens=16).text
+    text: str = model.complete(item.prompt, choices=tuple(offers), bias=tuple(offers.values())).text
     for step in steps:
         if hasattr(step, "after"):
             text = step.after(text, data)
