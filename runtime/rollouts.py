@@ -120,6 +120,7 @@ class Player:
         record: Record,
     ) -> list[tuple[str, ...] | Refused]:
         ids = [codec.event_id(run, ModelCalled, request_id, ask.item, ask.ordinal) for ask in asks]
+        by_id = dict(zip(ids, asks, strict=True))
         asked = {
             id: SampleRequest(
                 prompt=ask.prompt,
@@ -129,7 +130,7 @@ class Player:
                 temperature=requested.temperature,
                 seed=derive_seed(requested.seed, ask.item, ask.ordinal),
             )
-            for ask, id in zip(asks, ids, strict=True)
+            for id, ask in by_id.items()
         }
         known = dict(recorded(ids))
         refused = {id: Refused("nonsense", ELSE) for id, request in self._requests(known).items() if request != asked[id]}
@@ -144,12 +145,11 @@ class Player:
                 encoded = msgspec.json.encode([asked[id] for id in answered])
                 self.scanner.check(encoded)
                 body = self.blobs.put(encoded)
-                places = {id: (ask.item, ask.ordinal) for ask, id in zip(asks, ids, strict=True)}
                 facts = {
                     id: ModelCalled(
                         request=request_id,
-                        item=places[id][0],
-                        ordinal=places[id][1],
+                        item=by_id[id].item,
+                        ordinal=by_id[id].ordinal,
                         provider="embedded",
                         model=model,
                         adapter=requested.adapter,
@@ -169,7 +169,7 @@ class Player:
                 }
                 record(list(facts.values()))
                 known |= facts
-        calls.update({(ask.item, ask.ordinal): refused.get(id, id) for ask, id in zip(asks, ids, strict=True)})
+        calls.update({(ask.item, ask.ordinal): refused.get(id, id) for id, ask in by_id.items()})
         return [refused.get(id) or known[id].texts for id in ids]
 
     def _requests(self, calls: Mapping[str, ModelCalled]) -> dict[str, SampleRequest]:

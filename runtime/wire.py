@@ -50,6 +50,10 @@ class _Answer(msgspec.Struct):
     error: _Problem | None = None
 
 
+class _TooMany(Exception):
+    """More than 1,024 subjects match a pattern, the most whose last messages the server gives to one request."""
+
+
 class Wire:
     """A blocking connection to one stream, made when it is needed. Safe to call from several threads, one call at a time."""
 
@@ -112,8 +116,12 @@ class Wire:
         for at in range(0, len(narrow), LAST_BATCH):
             wanted = narrow[at : at + LAST_BATCH]
             found |= {stored.subject: stored for stored in self._ask({"multi_last": wanted, "batch": 1024})}
-        for pattern in wide:  # the server gives at most 1,024 last messages to one request
-            found |= {stored.subject: stored for stored in self.read(1, EVERYTHING, pattern)}
+        for pattern in wide:
+            try:
+                matching = self._ask({"multi_last": [pattern], "batch": 1024})
+            except _TooMany:
+                matching = self.read(1, EVERYTHING, pattern)
+            found |= {stored.subject: stored for stored in matching}
         return found
 
     def close(self) -> None:
@@ -130,7 +138,7 @@ class Wire:
         # an answer that was not read to its end would be taken for the next call's: after any failure the connection is made anew
         try:
             return call()
-        except (Refused, TryAgain):
+        except (Refused, TryAgain, _TooMany):
             raise
         except OSError as wrong:
             self.close()
@@ -176,6 +184,8 @@ class Wire:
             status = header[: header.index(_CRLF)].removeprefix(b"NATS/1.0").strip()
             if status[:3] in (b"204", b"404"):  # the end of the batch; nothing there
                 return found
+            if status[:3] == b"413":
+                raise _TooMany
             if status:
                 raise Unavailable(f"The broker at {self._where} refused to read {self._stream}: {status.decode()}.")
             found.append(_stored(header, data))

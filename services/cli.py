@@ -43,10 +43,10 @@ class Commands(click.Group):
         except ModuleNotFoundError as missing:
             from tasks.loading import without_extra
 
-            if (wrong := without_extra(missing)) is None:
+            if (lacking := without_extra(missing)) is None:
                 raise
-            click.echo(f"evolog: {wrong}", err=True)
-            sys.exit(wrong.code)
+            click.echo(f"evolog: {lacking}", err=True)
+            sys.exit(lacking.code)
         except OSError as wrong:
             what = wrong.filename or "a file or connection"
             click.echo(f"evolog: {what} cannot be used ({wrong.strerror}); give another --dir, or put that right.", err=True)

@@ -155,10 +155,7 @@ def ablation_table(console: Console, reports: Sequence[Report]) -> None:
                 ).append(cell.score)
         rows.setdefault(levers, {}).setdefault("rollouts", []).append(report.rollouts)
     for what, found in rows.items():
-        cells = []
-        for split in ("dev", "test"):
-            mean, half = mean_and_half_width(found[split]) if split in found else (None, 0.0)
-            cells.append("-" if mean is None else f"{mean:.4f} ± {half:.4f}")
+        cells = ["{:.4f} ± {:.4f}".format(*mean_and_half_width(found[split])) if split in found else "-" for split in ("dev", "test")]
         rollouts = f"{statistics.fmean(found['rollouts']):,.0f}" if "rollouts" in found else "-"
         table.add_row(what, *cells, rollouts, str(len(found.get("test", []))))
     console.print(table)

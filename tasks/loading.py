@@ -72,7 +72,7 @@ class Task(msgspec.Struct, frozen=True):
         """The labels of train and dev by item id, for the verifier."""
         labels = self._call("data", "labels", self._call("data", "default_root"), seed)
         public = self.public(seed)
-        return self._labelled("data", "labels", labels, [item.id for item in (*public.train, *public.dev)])
+        return self._labelled("data", "labels", labels, [one.id for split in (public.train, public.dev) for one in split])
 
     def gold(self, seed: int = 0) -> dict[str, str]:
         """The labels of test by item id, whatever the seed. Only the auditor may call this."""

@@ -26,7 +26,7 @@ from runtime.log import Message
 from runtime.policies import text_scorer
 from runtime.policies.client import model_name
 from runtime.rollouts import Player
-from runtime.scaffold_host import Ask, ScaffoldProcess
+from runtime.scaffold_host import Ask, Data, ScaffoldProcess
 from services.context import scaffold_limits
 from services.policy import Models, judge
 from services.running import Order, run_task
@@ -336,8 +336,7 @@ def test_a_damaged_scaffold_fails_its_attempts_and_names_the_blob(tmp_path: Path
 
 def test_calls_of_the_model_have_an_end(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(SOLVE + "for number in range(10**9): model.complete(str(number))")
-    (tmp_path / "data.json").write_text('{"labels": [], "train": []}')
-    process = ScaffoldProcess(tmp_path, tmp_path / "data.json", tmp_path / "work")
+    process = ScaffoldProcess(tmp_path, Data([], []), tmp_path / "work")
 
     def answer(asks: list[Ask]) -> list[list[str]]:
         return [["a"] for _ in asks]
@@ -347,6 +346,23 @@ def test_calls_of_the_model_have_an_end(tmp_path: Path) -> None:
     finally:
         process.close()
     assert outcome.kind == "crashed" and "more than 1000 calls of the model in one attempt" in outcome.reason
+
+
+def test_a_long_prompt_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = text_scorer.build_base(LABELS, ["a b", "b c"])
+    scored: list[int] = []
+    features = base.features
+
+    def counted(text: str) -> tuple[np.ndarray, np.ndarray]:
+        scored.append(len(text))
+        return features(text)
+
+    monkeypatch.setattr(base, "features", counted)
+    policy = text_scorer.TextScorer(base)
+    assert [policy.log_probs("a" * length) for length in (20_000, 20_001)] == [
+        policy.log_probs("a" * length) for length in (20_000, 20_001)
+    ]
+    assert scored == [20_000, 20_001, 20_001]
 
 
 class Adapters:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from events import codec
-from events.errors import UsageError
+from events.errors import TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner, Secret
@@ -36,6 +37,16 @@ class Refusing(Fake):
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         raise UsageError("The choice 'x' is not one of this policy's labels.")
+
+
+class Strict(Fake):
+    """A policy that refuses all that it is asked at once if one of it is no label."""
+
+    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        for request in requests:
+            if request.choices == ("x",):
+                raise UsageError("The choice 'x' is not one of this policy's labels." + request.prompt)
+        return super().sample(model, requests)
 
 
 class Table:
@@ -134,6 +145,58 @@ def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Tabl
 def test_a_policy_that_refuses_fails_the_attempts_in_its_words(tmp_path: Path) -> None:
     facts = Table(tmp_path, Refusing()).play(ASKS, ["dev0"])
     assert isinstance(facts[0], RolloutFailed) and facts[0].kind == "refused" and "not one of this policy's labels" in facts[0].reason
+
+
+SOME_REFUSED = "def solve(item, model, data): return model.complete(item.prompt, ['x'] if item.id == 'dev1' else data.labels).text"
+
+
+def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
+    table = Table(tmp_path, Strict())
+    facts = table.play(SOME_REFUSED, ["dev0", "dev1", "dev2"], attempts=2)
+    assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 2 + [RolloutFailed] * 2 + [TrajectoryRecorded] * 2
+    assert all(fact.kind == "refused" and "not one of this policy's" in fact.reason for fact in facts if isinstance(fact, RolloutFailed))
+    assert sorted(call.item for call in table.recorded.values()) == ["dev0", "dev2"]
+    bodies = {
+        call.item: msgspec.json.decode(table.blobs.get(call.body), type=list[SampleRequest])[call.index] for call in table.recorded.values()
+    }
+    assert {item: body.prompt for item, body in bodies.items()} == {"dev0": table.public.dev[0].prompt, "dev2": table.public.dev[2].prompt}
+
+
+def test_a_refused_call_is_asked_again_on_resume(tmp_path: Path) -> None:
+    table = Table(tmp_path, Strict())
+    table.play(SOME_REFUSED, ["dev0", "dev1"])
+    table.player.policy = table.policy = Fake()
+    facts = table.play(SOME_REFUSED, ["dev0", "dev1"])
+    assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 2 and [request.choices for request in table.policy.asked] == [("x",)]
+
+
+def test_an_attempt_that_swallows_a_refusal_has_failed_all_the_same(tmp_path: Path) -> None:
+    code = "def solve(item, model, data):\n  try: model.complete('', ['x'])\n  except RuntimeError: return 'a'"
+    (fact,) = Table(tmp_path, Strict()).play(code, ["dev0"])
+    assert isinstance(fact, RolloutFailed) and fact.kind == "refused"
+
+
+@pytest.mark.parametrize("error", [TryAgain("later"), Unavailable("away")])
+def test_a_policy_that_is_away_is_no_failure_of_a_shard(tmp_path: Path, error: UserError) -> None:
+    class Away(Fake):
+        def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+            raise error
+
+    with pytest.raises(type(error)):
+        Table(tmp_path, Away()).play(ASKS, ["dev0", "dev1"])
+
+
+@pytest.mark.parametrize(
+    "change", ["item.prompt + '!', data.labels", "item.prompt, data.labels[:2]", "item.prompt, data.labels, [1.0] * len(data.labels)"]
+)
+def test_a_recorded_call_answers_no_other_question(table: Table, change: str) -> None:
+    table.play(ASKS, ["dev0", "dev1"])
+    recorded, asked = dict(table.recorded), len(table.policy.asked)
+    code = f"def solve(item, model, data): return model.complete(*([{change}] if item.id == 'dev1' else [item.prompt, data.labels])).text"
+    kept, failed = table.play(code, ["dev0", "dev1"])
+    assert isinstance(kept, TrajectoryRecorded)
+    assert isinstance(failed, RolloutFailed) and failed.kind == "nonsense" and "it is not deterministic" in failed.reason
+    assert table.recorded == recorded and len(table.policy.asked) == asked
 
 
 @pytest.mark.parametrize(

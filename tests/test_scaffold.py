@@ -1,35 +1,62 @@
 """Scaffolds as child processes: what they are given, what they may do, and what becomes of those that misbehave."""
 
-import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runtime.scaffold_host import Ask, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
+from runtime.scaffold_host import Ask, Data, Limits, Outcome, Refused, ScaffoldProcess, ScaffoldStopped
 
 QUICK = Limits(silence=1.0)
 
 
 class Stage:
-    """A scaffold's folder, its data, and a model that answers a prompt with the prompt and the number of the completion."""
+    """A scaffold's folder, its data, and a model that answers a prompt with the prompt and the number of the completion.
+
+    It refuses the prompt "no".
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "scaffold").mkdir()
-        (folder / "data.json").write_text(json.dumps({"labels": ["a", "b"], "train": [["x", "a"]]}))
+        self.train = [("x", "a")]
         self.waves: list[list[Ask]] = []
 
-    def play(self, code: str, items: int = 2, attempts: int = 2, limits: Limits = Limits(silence=20.0)) -> list[Outcome]:
-        (self.folder / "scaffold" / "agent.py").write_text(code)
-        process = ScaffoldProcess(self.folder / "scaffold", self.folder / "data.json", self.folder / "work", limits)
+    def play(self, code: str, items: int = 2, attempts: int = 2, limits: Limits = Limits(silence=20.0), prompt: str = "q") -> list[Outcome]:
+        """The outcomes; fails if there are none after a time that is beyond all the limits."""
+        found: list[Outcome | BaseException] = []
+        thread = threading.Thread(target=self._play, args=(found, code, items, attempts, limits, prompt), daemon=True)
+        thread.start()
+        thread.join(2 * limits.silence + 20)
+        assert found, "still at it"
+        if isinstance(found[0], BaseException):
+            raise found[0]
+        return [outcome for outcome in found if isinstance(outcome, Outcome)]
 
-        def answer(asks: list[Ask]) -> Sequence[Sequence[str]]:
+    def _play(self, found: list[Outcome | BaseException], *how: Any) -> None:
+        try:
+            found += self._outcomes(*how)
+        except BaseException as wrong:
+            found.append(wrong)
+
+    def _outcomes(self, code: str, items: int, attempts: int, limits: Limits, prompt: str) -> list[Outcome]:
+        (self.folder / "scaffold" / "agent.py").write_text(code)
+        process = ScaffoldProcess(self.folder / "scaffold", Data(["a", "b"], self.train), self.folder / "work", limits)
+
+        def answer(asks: list[Ask]) -> list[Sequence[str] | Refused]:
             self.waves.append(asks)
-            return [[f"{ask.prompt}/{number}" for number in range(attempts)] for ask in asks]
+            return [
+                Refused("refused", "not this") if ask.prompt == "no" else [f"{ask.prompt}/{number}" for number in range(attempts)]
+                for ask in asks
+            ]
 
         try:
-            return process.solve([(f"i{number}", f"q{number}") for number in range(items)], attempts, answer)
+            return process.solve([(f"i{number}", f"{prompt}{number}") for number in range(items)], attempts, answer)
         finally:
             process.close()
 
@@ -73,6 +100,13 @@ def test_prints_do_not_disturb(stage: Stage) -> None:
         ("return 'x' * 20_000", "nonsense", "20000 characters"),
         ("return '\\ud800'", "nonsense", "Unicode"),
         ("return model.complete(item.prompt, choices=['a'], bias=[1, 2]).text", "crashed", "2 biases for 1 choices"),
+        ("return model.complete(item.prompt, choices=['a'], bias=[float('nan')]).text", "crashed", "not finite"),
+        ("return model.complete('\\ud800').text", "crashed", "no valid Unicode text"),
+        ("return model.complete('x' * 200_001).text", "crashed", "200001 characters, at most 200000"),
+        ("return model.complete('x', choices=['a'] * 10_001).text", "crashed", "10001 choices, at most 10000"),
+        ("return model.complete('x', choices=['a' * 200_001]).text", "crashed", "200001 characters together"),
+        ("return model.complete('no').text", "crashed", "RuntimeError: not this"),
+        ("raise ValueError('\\ud800')", "crashed", "ValueError: ?"),
         ("import sys; sys.exit(0)", "crashed", "SystemExit"),
     ],
 )
@@ -88,11 +122,74 @@ def test_an_attempt_that_goes_wrong_fails_alone(stage: Stage, body: str, kind: s
         ("while True: pass", "hung", "no word for 1 s"),
         ("import os; os._exit(3)", "crashed", "exited with 3"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV"),
+        ("import os, time; os.closerange(3, 256); time.sleep(600)", "hung", "closed its pipes and did not end"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 1 s"),
+        ("import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('x' * 200_001)", "flooded", "200001 characters"),
+        ("import sys; sys.modules['__main__'].CHOICES_LIMIT = 10**9; model.complete('', ['a'] * 10_001)", "flooded", "10001 choices"),
+        ("import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('', ['a' * 10**7])", "flooded", "in one frame"),
     ],
 )
 def test_a_process_that_goes_wrong_fails_what_is_left(stage: Stage, body: str, kind: str, reason: str) -> None:
     outcomes = stage.play(f"def solve(item, model, data):\n  {body}", limits=QUICK)
     assert len(outcomes) == 4 and {outcome.kind for outcome in outcomes} == {kind} and reason in outcomes[0].reason
+
+
+@pytest.mark.parametrize("stall", ["os.kill(os.getpid(), signal.SIGSTOP)", "re.match('(a+)+$', 'a' * 60 + 'b')"])
+def test_a_process_that_does_not_take_a_large_order_has_hung(stage: Stage, stall: str) -> None:
+    code = f"import os, re, signal, sys\nsys.modules['__main__'].Channel.receive = lambda channel: {stall}\nsolve = None"
+    outcomes = stage.play(code, items=400, attempts=1, limits=QUICK, prompt="x" * 1000)
+    assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {("hung", "did not take what it was sent for 1 s")}
+
+
+def test_what_a_scaffold_leaves_behind_holds_nobody_up(stage: Stage) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)\n"
+        "def solve(item, model, data): return str(left.pid)"
+    )
+    began = time.monotonic()
+    (outcome,) = stage.play(code, items=1, attempts=1)
+    assert outcome.answer
+    os.kill(int(outcome.answer), signal.SIGKILL)
+    assert time.monotonic() - began < 30
+
+
+def test_large_data_reach_the_scaffold_and_lie_in_no_file(stage: Stage) -> None:
+    stage.train = [("x" * 1000, "a")] * 10_000
+    (outcome,) = stage.play("def solve(item, model, data): return f'{data.labels} {len(data.train)} {data.train[-1].label}'", 1, 1)
+    assert outcome.answer == "('a', 'b') 10000 a"
+    assert [path.name for path in stage.folder.rglob("*") if path.is_file()] == ["agent.py"]
+
+
+def test_a_refused_call_fails_its_own_attempts_and_can_be_caught(stage: Stage) -> None:
+    code = (
+        "def solve(item, model, data):\n"
+        "  try: return model.complete('no' if item.id == 'i0' else item.prompt).text\n"
+        "  except RuntimeError as wrong: return f'caught: {wrong}'"
+    )
+    outcomes = stage.play(code, attempts=1)
+    assert [outcome.answer for outcome in outcomes] == ["caught: not this", "q1/0"]
+    assert [outcome.uses for outcome in outcomes] == [((0, 0),), ((0, 0),)]
+
+
+@pytest.mark.parametrize("pool", ["in solve", "shared"])
+def test_a_scaffold_may_call_from_its_own_threads(stage: Stage, pool: str) -> None:
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "shared = ThreadPoolExecutor(2)\n"
+        "def solve(item, model, data):\n"
+        f"  pool = {'ThreadPoolExecutor(3)' if pool == 'in solve' else 'shared'}\n"
+        "  ask = lambda x: model.complete(model.complete(item.prompt + x).text).text\n"
+        "  return ' '.join(pool.map(ask, ['a', 'b', 'c']))"
+    )
+    outcomes = stage.play(code, items=3, attempts=1, limits=Limits(silence=5.0))
+    assert [outcome.answer for outcome in outcomes] == [f"q{i}a/0/0 q{i}b/0/0 q{i}c/0/0" for i in range(3)]
+
+
+def test_long_calls_come_in_several_frames(stage: Stage) -> None:
+    outcomes = stage.play("def solve(item, model, data): return model.complete('案' * 199_000 + item.id).text[-4:]", 10, 1)
+    assert [outcome.answer for outcome in outcomes] == [f"i{number}/0" for number in range(10)]
+    assert [len(wave) for wave in stage.waves] == [3, 3, 3, 1]
 
 
 def test_a_flood_of_output_is_stopped(stage: Stage) -> None:

