@@ -22,7 +22,7 @@ from events.run import RunFinished
 from events.subjects import GOLD, LOG, subject
 from runtime.blobs import Blobs
 from runtime.log import Log
-from runtime.lookup import by_id
+from runtime.lookup import by_id, of_types
 from runtime.policies.bases import UNIFORM
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts import Player
@@ -75,11 +75,8 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
     began = time.monotonic()
     finished = event.data
     assert isinstance(finished, RunFinished)
-    recorded = 0
 
     async def record(facts: Sequence[Fact]) -> None:
-        nonlocal recorded
-        recorded += len(facts)
         await context.record([codec.event(fact, run=event.run, source="auditor", cause=event.id, time=now()) for fact in facts], gold)
 
     try:
@@ -96,7 +93,8 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
                     await record([await asyncio.to_thread(play_cell, blobs, player, event.run, loaded, labels, cell, split)])
         await record(await compare(gold, blobs, event.run, loaded, labels))
         await record(await baselines)
-    await record([AuditFinished(candidate=finished.candidate, cells=recorded, seconds=time.monotonic() - began)])
+    cells = len(await of_types(gold, event.run, [GoldScored]))
+    await record([AuditFinished(candidate=finished.candidate, cells=cells, seconds=time.monotonic() - began)])
     await _project(context, gold)
 
 

@@ -167,7 +167,7 @@ def brought_up(node: Node) -> Iterator[_Started]:
         if started.here and node.alive():
             if others := asyncio.run(_unfinished(node)):
                 click.echo(
-                    f"evolog: the services go on for {', '.join(others)}, not finished yet; `evolog down --dir {node.directory}` stops them.",
+                    f"evolog: the services go on for {', '.join(others)}, not finished; `evolog down --dir {node.directory}` stops them.",
                     err=True,
                 )
             else:

@@ -57,11 +57,7 @@ def generation_lines(row: Generation) -> list[str]:
 
 def final_table(console: Console, report: Report) -> None:
     """The auditor's table, and what the run cost."""
-    audit = sum(cell.rollouts for cell in report.cells)
-    caption = (
-        f"rollouts: what the run played to arrive there. The auditor's own, one an item for each cell with a policy, are {audit:,} more."
-    )
-    table = Table(title=f"{report.run}: {report.reason}", title_justify="left", caption=caption, caption_justify="left")
+    table = Table(title=f"{report.run}: {report.reason}", title_justify="left", caption_justify="left")
     table.add_column("what", overflow="fold")
     for column in ("dev", "dev 95 %", "test", "test 95 %", "rollouts"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -77,6 +73,12 @@ def final_table(console: Console, report: Report) -> None:
             row += [f"{scored.score:.4f}", f"[{scored.low:.4f}, {scored.high:.4f}]"] if scored else ["-", "-"]
         table.add_row(*row, f"{spent[name]:,}" if name in spent else "-")
     console.print(table)
+    audit = sum(cell.rollouts for cell in report.cells)
+    console.print(
+        f"rollouts: what the run played to arrive there; the auditor's own, one an item for each row with a policy, are {audit:,} more.",
+        soft_wrap=True,
+        highlight=False,
+    )
     for failed in report.cells_failed:
         console.print(f"{NAMES.get(failed.cell, failed.cell)} on {failed.split} could not be scored: {failed.reason}", soft_wrap=True)
     if report.score is not None:

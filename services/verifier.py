@@ -1,6 +1,7 @@
 """Gives each trajectory its reward. It alone, of all that serve the loop, reads the labels of dev."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from events.codec import Event
@@ -12,8 +13,8 @@ from runtime.worker import answer, work
 from services.context import Context, Loaded
 
 TOGETHER = 400
-BREATH = 20
-"""Trajectories that are scored between two chances for anything else."""
+BREATH = 0.5
+"""Seconds of scoring between two chances for anything else."""
 
 
 async def serve(context: Context) -> None:
@@ -32,10 +33,12 @@ async def serve(context: Context) -> None:
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         outputs = []
-        for number, event in enumerate(events, 1):
+        breathed = time.monotonic()
+        for event in events:
             outputs.append(answer(await judge(event), event, "verifier"))
-            if number % BREATH == 0:
+            if time.monotonic() - breathed > BREATH:
                 await asyncio.sleep(0)  # so that a slow verifier still asks for more time
+                breathed = time.monotonic()
         return outputs
 
     await work(context.log, perform, source="verifier", scanner=context.scanner, limit=TOGETHER)

@@ -27,7 +27,10 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class Public(msgspec.Struct, frozen=True):
-    """All that the loop may see of a task: answers of train only, and a sha256 for each split."""
+    """All that the loop may see of a task: answers of train only, and a sha256 for each split.
+
+    Ids are unique over all splits, labels among themselves; labels, train and dev hold one at least.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -38,7 +41,7 @@ class Public(msgspec.Struct, frozen=True):
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """A verifier's judgement of one answer."""
+    """A verifier's judgement of one answer; the reward lies in [-1e9, 1e9]."""
 
     reward: float
     outcome: Outcome

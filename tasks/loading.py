@@ -61,9 +61,8 @@ class Task(msgspec.Struct, frozen=True):
         try:
             public = msgspec.convert(msgspec.to_builtins(loaded), Public)
         except (msgspec.ValidationError, TypeError, ValueError) as error:
-            raise self._broken(
-                "data", f"load gave {loaded!r:.60}; expected a Public as tasks/contract.py describes it ({error})"
-            ) from error
+            what = f"load gave a {type(loaded).__name__}; expected a Public as tasks/contract.py describes it ({error})"
+            raise self._broken("data", what) from error
         if wrong := _fault(public):
             raise self._broken("data", f"load gave {wrong}")
         return public
@@ -118,9 +117,9 @@ class Task(msgspec.Struct, frozen=True):
         return self._labelled("baselines", name, predict(public, items), [item.id for item in items])
 
     def _labelled(self, part: str, name: str, given: object, ids: Iterable[str]) -> dict[str, str]:
-        # labels as the task's code gave them, of all these items at least
+        # as the task's code gave them, for all these items at least; no message holds a label, which may be hidden
         if not isinstance(given, Mapping) or not all(isinstance(word, str) for pair in given.items() for word in pair):
-            raise self._broken(part, f"{name} gave {given!r:.60}; expected a dict of labels by item id, all of them strings")
+            raise self._broken(part, f"{name} gave a {type(given).__name__}; expected a dict of labels by item id, all of them strings")
         if missing := [id for id in ids if id not in given]:
             raise self._broken(part, f"{name} gave no label for {len(missing)} items, such as {missing[0]!r}; expected one for each")
         return dict(given)

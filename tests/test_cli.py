@@ -15,12 +15,15 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 from command import CLI, PATIENCE, Place, Said, one_sentence
 
 from events.errors import UsageError
 from events.subjects import check_run_name
 from services.budget import parse
-from services.running import Order, default_name
+from services.cli import main
+from services.running import Order, brought_up, default_name
+from tasks.loading import OF_EXTRAS
 
 pytest.importorskip("torch")
 
@@ -201,6 +204,12 @@ def test_a_budget_that_is_none_is_named(budget: str) -> None:
         parse(budget)
 
 
+@pytest.mark.parametrize("budget", [f"rollouts={'9' * 400}", "tokens=99999999999999999", "usd=1000000001"])
+def test_a_budget_that_no_event_can_hold_is_refused(budget: str) -> None:
+    with pytest.raises(UsageError, match=rf"leave {budget.split('=')[0]} out of --budget for no limit"):
+        parse(budget)
+
+
 @pytest.mark.parametrize("flag", ["--budget=euro=3", "--name=a b"])
 def test_a_bad_order_is_refused_before_anything_starts(empty: Place, flag: str) -> None:
     one_sentence(empty.evolog("run", str(TOY), flag, code=2), flag.split("=")[-1])
@@ -225,6 +234,57 @@ def test_doctor_says_what_is_there_and_what_is_not(empty: Place) -> None:
     assert findings["python"]["ok"] and not findings["nats-server"]["ok"] and "/nowhere" in findings["nats-server"]["found"]
     lines = empty.evolog("doctor", EVOLOG_NATS_SERVER="/nowhere", code=78).out.splitlines()
     assert all(line[:4] in ("ok  ", "MISS", "note") for line in lines)
+
+
+@pytest.fixture
+def core(empty: Place) -> Place:
+    """As where evolog is installed without its extras."""
+    (empty.folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(OF_EXTRAS)}))\n")
+    empty.environment["PYTHONPATH"] += f"{os.pathsep}{empty.folder}"
+    return empty
+
+
+def test_without_the_extras_what_needs_them_names_them(core: Place) -> None:
+    one_sentence(core.evolog("run", "nosuchtask", code=4), "There is no task 'nosuchtask'")
+    for command in (("run", str(TOY)), ("ablate", str(TOY)), ("run", "lawbench"), ("data", "get", "lawbench")):
+        one_sentence(core.evolog(*command, code=78), "numpy", "pip install 'evolog[policy,tasks]'")
+    assert not core.node.directory.exists()
+
+
+@pytest.mark.parametrize("module", ["scipy.sparse", "own_module"])
+def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("services.reading.list_runs", fail)
+    result = CliRunner().invoke(main, ["ls"])
+    if module == "own_module":
+        assert isinstance(result.exception, ModuleNotFoundError)
+    else:
+        assert result.exit_code == 78 and "scipy.sparse is not installed" in result.output
+
+
+def test_services_stay_up_for_a_run_that_is_not_finished(
+    empty: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", empty.environment["XDG_CACHE_HOME"])
+    with brought_up(empty.node):
+        empty.evolog("run", str(TOY), "--name", "second", "--levers", "scaffold", "--generations", "1", "--detach")
+    try:
+        assert empty.node.alive()
+        assert "the services go on for second, not finished; `evolog down --dir" in capsys.readouterr().err
+        empty.audited("second")
+    finally:
+        empty.evolog("down")
+
+
+def test_an_ablation_whose_runs_come_to_nothing_says_so(place: Place) -> None:
+    shutil.copytree(TOY, place.folder / "mute", ignore=shutil.ignore_patterns("__pycache__"))
+    (place.folder / "mute/scaffold/agent.py").write_text("def solve(item, model, data):\n    return 5\n")
+    said = place.evolog("ablate", "./mute", "--seeds", "1", "--generations", "0", code=1)
+    (row,) = (line for line in said.out.splitlines() if "weights only" in line)
+    assert row.count(" - ") == 2 and "0.0000" not in row
+    assert said.err.count("came to nothing: the first scaffold could not be evaluated") == 3
 
 
 def test_version(empty: Place) -> None:

@@ -18,7 +18,7 @@ QUICK = Limits(silence=1.0)
 class Stage:
     """A scaffold's folder, its data, and a model that answers a prompt with the prompt and the number of the completion.
 
-    It refuses the prompt "no".
+    It refuses the prompt "no", and takes its time over the prompt "slow".
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,6 +50,7 @@ class Stage:
 
         def answer(asks: list[Ask]) -> list[Sequence[str] | Refused]:
             self.waves.append(asks)
+            time.sleep(0.9 if asks[0].prompt == "slow" else 0)
             return [
                 Refused("refused", "not this") if ask.prompt == "no" else [f"{ask.prompt}/{number}" for number in range(attempts)]
                 for ask in asks
@@ -126,7 +127,6 @@ def test_an_attempt_that_goes_wrong_fails_alone(stage: Stage, body: str, kind: s
         ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 1 s"),
         ("import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('x' * 200_001)", "flooded", "200001 characters"),
         ("import sys; sys.modules['__main__'].CHOICES_LIMIT = 10**9; model.complete('', ['a'] * 10_001)", "flooded", "10001 choices"),
-        ("import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('', ['a' * 10**7])", "flooded", "in one frame"),
     ],
 )
 def test_a_process_that_goes_wrong_fails_what_is_left(stage: Stage, body: str, kind: str, reason: str) -> None:
@@ -136,7 +136,8 @@ def test_a_process_that_goes_wrong_fails_what_is_left(stage: Stage, body: str, k
 
 @pytest.mark.parametrize("stall", ["os.kill(os.getpid(), signal.SIGSTOP)", "re.match('(a+)+$', 'a' * 60 + 'b')"])
 def test_a_process_that_does_not_take_a_large_order_has_hung(stage: Stage, stall: str) -> None:
-    code = f"import os, re, signal, sys\nsys.modules['__main__'].Channel.receive = lambda channel: {stall}\nsolve = None"
+    late = f"lambda channel: (channel._in.read1(5000), {stall})"
+    code = f"import os, re, signal, sys\nsys.modules['__main__'].Channel.receive = {late}\nsolve = None"
     outcomes = stage.play(code, items=400, attempts=1, limits=QUICK, prompt="x" * 1000)
     assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {("hung", "did not take what it was sent for 1 s")}
 
@@ -172,18 +173,30 @@ def test_a_refused_call_fails_its_own_attempts_and_can_be_caught(stage: Stage) -
     assert [outcome.uses for outcome in outcomes] == [((0, 0),), ((0, 0),)]
 
 
-@pytest.mark.parametrize("pool", ["in solve", "shared"])
-def test_a_scaffold_may_call_from_its_own_threads(stage: Stage, pool: str) -> None:
+def test_a_scaffold_may_call_from_its_own_threads(stage: Stage) -> None:
+    """Two calls come while one is being answered, so more threads wait than there are attempts."""
     code = (
+        "import sys, time\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "shared = ThreadPoolExecutor(2)\n"
+        "sys.modules['__main__'].GRACE = None\n"
         "def solve(item, model, data):\n"
-        f"  pool = {'ThreadPoolExecutor(3)' if pool == 'in solve' else 'shared'}\n"
-        "  ask = lambda x: model.complete(model.complete(item.prompt + x).text).text\n"
-        "  return ' '.join(pool.map(ask, ['a', 'b', 'c']))"
+        "  ask = lambda prompt: time.sleep(0 if prompt == 'slow' else 0.3) or model.complete(prompt).text\n"
+        "  return ' '.join(ThreadPoolExecutor(3).map(ask, ['slow', 'a', 'b']))"
     )
-    outcomes = stage.play(code, items=3, attempts=1, limits=Limits(silence=5.0))
-    assert [outcome.answer for outcome in outcomes] == [f"q{i}a/0/0 q{i}b/0/0 q{i}c/0/0" for i in range(3)]
+    (outcome,) = stage.play(code, items=1, attempts=1, limits=Limits(silence=5.0))
+    assert outcome.answer == "slow/0 a/0 b/0", outcome.reason
+
+
+def test_attempts_that_share_their_threads_are_answered_in_turn(stage: Stage) -> None:
+    code = (
+        "import sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "sys.modules['__main__'].GRACE = 0.1\n"
+        "shared = ThreadPoolExecutor(2)\n"
+        "def solve(item, model, data): return shared.submit(lambda: model.complete(item.prompt).text).result()"
+    )
+    outcomes = stage.play(code, items=5, attempts=1, limits=Limits(silence=5.0))
+    assert [outcome.answer for outcome in outcomes] == [f"q{number}/0" for number in range(5)]
 
 
 def test_long_calls_come_in_several_frames(stage: Stage) -> None:
@@ -195,6 +208,13 @@ def test_long_calls_come_in_several_frames(stage: Stage) -> None:
 def test_a_flood_of_output_is_stopped(stage: Stage) -> None:
     outcomes = stage.play("def solve(item, model, data):\n  while True: print('x' * 10000)", limits=Limits(silence=10.0))
     assert {outcome.kind for outcome in outcomes} == {"flooded"}
+
+
+def test_a_flood_of_calls_is_stopped(stage: Stage) -> None:
+    outcomes = stage.play(
+        "def solve(item, model, data):\n  import sys\n  sys.modules['__main__'].check = lambda **call: None\n  model.complete('x' * 10**7)"
+    )
+    assert {outcome.kind for outcome in outcomes} == {"flooded"} and "in one frame" in outcomes[0].reason
 
 
 def test_memory_is_limited(stage: Stage) -> None:

@@ -1,30 +1,41 @@
 """What the services do between the log and the code that they call."""
 
+import sys
+from io import StringIO
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 from test_log import trajectory
 
 from events import codec
+from events.change import ScaffoldProposed
 from events.choice import LeverChosen
 from events.codec import Event
-from events.errors import CheckFailed
+from events.errors import CheckFailed, Misconfigured
 from events.fact import Fact
+from events.gold import GoldScored, PoliciesCompared
 from events.judgement import CandidateEvaluated
-from events.play import CallUse, ModelCalled, TrajectoryRecorded
+from events.play import CallUse, ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted
 from events.run import RunFinished
 from events.weights import TrainingBatchSealed, WeightUpdateFailed
 from runtime.agents.rules import Tried
 from runtime.blobs import Blobs
 from runtime.lookup import Attempted
+from runtime.policies import text_scorer
+from runtime.policies.bases import prepare_base
 from runtime.policies.interface import SampleRequest
-from runtime.run_decider import batch_digest
+from runtime.run_decider import batch_digest, decide, evolve, initial
 from services.auditor import cells_of
 from services.feedback_agent import history
-from services.running import Order, plan
+from services.node import Node
+from services.report import Generation, Report
+from services.running import Order, check, plan
+from services.tables import ablation_table, final_table, verdict_on_the_model
 from services.trainer import sealed_rollouts, update
+from tasks.contract import FOLDS, visible_train
 from tasks.loading import load
 
 TOY = Path(__file__).parent / "toy"
@@ -161,3 +172,130 @@ def test_a_run_is_planned_from_its_task_and_seed_alone() -> None:
     assert one == other and one.levers == ("weights",) and one.budget.rollouts == 1000
     assert sum(map(len, one.items.folds)) == len(task.public(0).train)
     assert set(one.items.probe[0]) <= set(one.items.folds[0])
+
+
+@pytest.mark.parametrize("empty", [0, 2, 4])
+def test_no_item_sees_its_own_label_though_a_fold_is_empty(empty: int) -> None:
+    task = load(str(TOY))
+    public = task.public(0)
+    filled = [fold for fold in range(FOLDS) if fold != empty]
+    train = tuple(msgspec.structs.replace(example, fold=filled[number % len(filled)]) for number, example in enumerate(public.train))
+    public = msgspec.structs.replace(public, train=train)
+    started = plan(task, public, Order(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b")
+    assert [len(items) for items in started.items.folds] == [0 if fold == empty else 20 for fold in range(FOLDS)]
+
+    state = initial("r")
+    for told in (started, ScaffoldProposed(generation=0, scaffold="s", parent="", summary="", reason="")):
+        for asked in decide(evolve(state, event(told)), event(told)):
+            evolve(state, event(asked))
+    played = [shard.requested for shard in state.shards.values()]
+    for requested in (*played, *(probed(fold, items) for fold, items in enumerate(started.items.folds))):
+        if requested.split == "train":
+            assert not set(requested.items) & {example.id for example in visible_train(public, requested.fold)}
+    assert sum(len(requested.items) for requested in played if requested.purpose == "probe") == 20
+
+
+def probed(fold: int, items: tuple[str, ...]) -> RolloutsRequested:
+    return RolloutsRequested(
+        generation=0,
+        purpose="train",
+        round=1,
+        shard=0,
+        scaffold="",
+        adapter="",
+        split="train",
+        fold=fold,
+        items=items,
+        attempts=1,
+        temperature=1.0,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "levers", "words"),
+    [
+        ("torch", "both", r"needs torch: pip install 'evolog\[policy,tasks\]', or ask for --levers scaffold"),
+        ("peft", "weights", "needs peft"),
+        ("numpy", "scaffold", r"needs numpy: pip install 'evolog\[policy,tasks\]'\.$"),
+        ("torch", "scaffold", ""),
+    ],
+)
+def test_an_order_says_what_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, levers: str, words: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    order = Order(task=str(TOY), levers=levers, seed=0, generations=None, budget="")
+    if not words:
+        check(order, Node(tmp_path))
+        return
+    with pytest.raises(Misconfigured, match=words):
+        check(order, Node(tmp_path))
+
+
+@pytest.mark.parametrize("file", ["base.safetensors", "base.json"])
+def test_a_base_model_that_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    public = load(str(TOY)).public(0)
+    folder = prepare_base(text_scorer.KIND, public)
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckFailed, match=r"is damaged .* build it again"):
+        text_scorer.load_base(folder)
+    assert prepare_base(text_scorer.KIND, public) == folder
+    assert (folder / file).read_bytes() == whole
+
+
+def scored(cell: str, rollouts: int = 40, score: float = 0.5) -> GoldScored:
+    return GoldScored(
+        cell=cell,
+        split="test",
+        scaffold="",
+        adapter="",
+        policy="",
+        score=score,
+        low=0.0,
+        high=1.0,
+        items=40,
+        failed=0,
+        rollouts=rollouts,
+        blob="",
+    )
+
+
+def printed(table: object, *given: object) -> str:
+    text = StringIO()
+    table(Console(file=text, width=160), *given)  # type: ignore[operator]
+    return text.getvalue()
+
+
+def test_rollouts_stand_beside_every_score() -> None:
+    """Kept: the start (100), a scaffold edit (20), an update (3); turned down: an edit between them (7), another at the end (1000)."""
+    told = [("start", 100, True), ("scaffold", 7, False), ("scaffold", 20, True), ("weights", 3, True), ("scaffold", 1000, False)]
+    rows = [Generation(generation=n, lever=lever, rollouts=rollouts, accepted=kept) for n, (lever, rollouts, kept) in enumerate(told)]
+    cells = [scored(cell) for cell in ("start", "scaffold", "weights", "final", "uniform_policy")] + [scored("baseline:svc", 0)]
+    text = printed(final_table, Report(run="r", generations=rows, cells=cells, rollouts=1130))
+    found = {line.split("│")[1].split(":")[0].strip(): line.split("│")[-2].strip() for line in text.splitlines() if line.startswith("│")}
+    assert list(found.values()) == ["100", "127", "103", "1,130", "127", "-"], text
+    assert "are 200 more" in text
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "p", "words"),
+    [
+        (30, 5, 0.001, "The model against a uniformly"),
+        (5, 30, 0.001, "The model made it worse."),
+        (6, 5, 0.9, "policy in the same scaffold ties"),
+    ],
+)
+def test_what_is_said_of_the_model(wins: int, losses: int, p: float, words: str) -> None:
+    compared = [PoliciesCompared(split="test", wins=wins, losses=losses, p_value=p)]
+    assert words in verdict_on_the_model(Report(run="r", compared=compared))
+
+
+def test_a_lever_that_came_to_nothing_has_no_score() -> None:
+    worked = Report(run="a", levers=("scaffold",), cells=[scored("final")], score=0.5, rollouts=7)
+    text = printed(ablation_table, [worked, Report(run="b", levers=("weights",), rollouts=9)])
+    (row,) = (line for line in text.splitlines() if "weights only" in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["weights only", "-", "-", "9", "0"]
+    assert "0.5000 ± 0.0000" in text

@@ -1,6 +1,8 @@
 """LawBench as a task: its files, its splits, who sees which label; and what a task folder must hold."""
 
 import hashlib
+import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import lawbench_standin
 import msgspec
 import pytest
 
-from events.errors import CheckFailed, Misconfigured, NotFound
+from algorithms.search.estimate import mean_reward
+from events.errors import CheckFailed, Misconfigured, NotFound, Unavailable
 from tasks import loading
 from tasks.contract import Data, Item, Public, Reply, visible_train
 from tasks.lawbench import baselines, data, gold, splitting
@@ -134,6 +137,18 @@ def test_a_bad_source_changes_nothing(root: Path, public: Public, tmp_path: Path
     assert data.load(root, 0) == public
 
 
+def test_files_that_are_there_and_whole_are_not_fetched_again(root: Path, public: Public, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(folder: Path) -> Path:
+        raise Unavailable("no network")
+
+    monkeypatch.setattr(data, "_download", download)
+    data.get(root)
+    assert data.load(root, 0) == public
+    (root / "public/classes.json").write_text("[]")
+    with pytest.raises(Unavailable, match="no network"):
+        data.get(root)
+
+
 def test_missing_data_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="run `evolog data get lawbench`"):
         data.load(tmp_path, 0)
@@ -160,22 +175,36 @@ def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
         loading.load("lawbank")
 
 
+DATA = """
+from tasks.contract import Example, Item, Public
+def default_root(): ...
+def get(root, source): ...
+def load(root, seed):
+    return Public("mine", ("a", "b"), (Example("x", "x", "a", 3, "x"),), (Item("d", "d"),), (Item("t", "t"),), dict.fromkeys(SPLITS, "0"))
+def labels(root, seed): return {"x": "a", "d": "b"}
+SPLITS = ("train", "dev", "test")
+"""
+
+
 def task_folder(folder: Path) -> Path:
     (folder / "scaffold").mkdir(parents=True)
     (folder / "scaffold/agent.py").write_text("def solve(item, model, data): return ''\n")
     (folder / "task.py").write_text("NAME, DESCRIPTION, POLICY, GENERATIONS = 'mine', '', 'text-scorer', 1\n")
-    (folder / "data.py").write_text(
-        "def default_root(): ...\ndef get(root, source): ...\ndef load(root, seed): ...\ndef labels(root, seed): return {}\n"
-    )
+    (folder / "data.py").write_text(DATA)
     (folder / "verifier.py").write_text("VERSION = '1'\ndef score(answer, label): ...\n")
-    for name in ("gold.py", "README.md"):
-        (folder / name).write_text("")
+    (folder / "gold.py").write_text("def labels(root): return {'t': 'a'}\n")
+    (folder / "baselines.py").write_text("BASELINES = {'a': lambda public, items: {item.id: 'a' for item in items}}\n")
+    (folder / "README.md").write_text("")
     return folder
 
 
 def test_a_users_folder_is_a_task(tmp_path: Path) -> None:
     task = loading.load(str(task_folder(tmp_path / "mine")))
-    assert (task.name, task.labels(0), task.edits(), task.baselines()) == ("mine", {}, (), {})
+    assert (task.name, task.labels(0), task.gold(0), task.edits()) == ("mine", {"x": "a", "d": "b"}, {"t": "a"}, ())
+    public = task.public(0)
+    assert [example.fold for example in public.train] == [3] and task.baselines()["a"](public, public.dev) == {"d": "a"}
+    (task.folder / "baselines.py").unlink()
+    assert task.baselines() == {}
 
 
 @pytest.mark.parametrize(
@@ -190,4 +219,69 @@ def test_a_folder_that_breaks_the_contract_says_what_is_missing(tmp_path: Path, 
     folder = task_folder(tmp_path / "broken")
     (folder / file).unlink() if content is None else (folder / file).write_text(content)
     with pytest.raises(Misconfigured, match=why):
+        loading.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "why"),
+    [
+        ("data.py", "return Public(", "return str(", r"data\.py: load (gave a str|raised TypeError)"),
+        ("data.py", '"a", 3, "x"', '"a", "3", "x"', r"load gave a Public; expected .* got `str` - at `\$\.train\[0\]\.fold`"),
+        ("data.py", '"a", 3, "x"', '"a", 5, "x"', "the fold 5; expected folds from 0 to 4"),
+        ("data.py", 'Item("t"', 'Item("d"', "the item id 'd' 2 times"),
+        ("data.py", '("a", "b")', '("a", "a")', "the label 'a' 2 times"),
+        ("data.py", '("a", "b")', "()", "no labels; expected one at least"),
+        ("data.py", '(Example("x", "x", "a", 3, "x"),)', "()", "no train;"),
+        ("data.py", '(Item("d", "d"),)', "()", "no dev;"),
+        ("data.py", '"dev", "test")', '"dev")', "no digest of test"),
+        ("data.py", '{"x": "a", "d": "b"}', "None", "labels gave a NoneType; expected a dict"),
+        ("data.py", '"d": "b"', '"d": 1', "all of them strings"),
+        ("data.py", '"d": "b"', "", "labels gave no label for 1 items, such as 'd'"),
+        ("gold.py", "'t'", "'u'", r"gold\.py: labels gave no label for 1 items, such as 't'"),
+        ("gold.py", "{'t': 'a'}", "['a']", "labels gave a list; expected a dict"),
+        ("baselines.py", "{'a': ", "{'a': 1, 'b': ", "BASELINES is .* expected a dict of functions by name"),
+        ("baselines.py", "{item.id: 'a' for item in items}", "'a'", "a gave a str; expected a dict"),
+        ("task.py", "1\n", "'1'\n", r"task\.py: GENERATIONS is '1'; expected a whole number, 0 or more"),
+        ("task.py", "1\n", "-1\n", "GENERATIONS is -1"),
+        ("task.py", "'text-scorer'", "None", "POLICY is None; expected a string"),
+        ("verifier.py", "'1'", "1", "VERSION is 1; expected a string"),
+    ],
+)
+def test_what_a_task_gives_is_checked(tmp_path: Path, file: str, old: str, new: str, why: str) -> None:
+    folder = task_folder(tmp_path / "odd")
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(Misconfigured, match=why):
+        task = loading.load(str(folder))
+        task.labels(0), task.gold(0)
+        public = task.public(0)
+        [predict(public, public.dev) for predict in task.baselines().values()]
+
+
+@pytest.mark.parametrize("reward", ["1e200", "-1e308", "1.01e9", "10**400", "float('inf')", "float('nan')"])
+def test_a_reward_that_cannot_be_summed_is_refused(tmp_path: Path, reward: str) -> None:
+    with pytest.raises(Misconfigured, match=r"verifier\.py: .*expected"):
+        verifier(tmp_path, f"{reward}, 'right'").score("a", "a")
+
+
+def test_rewards_and_outcomes_have_limits(tmp_path: Path) -> None:
+    assert mean_reward([verifier(tmp_path, "1e9, 'right'").score("a", "a").reward] * 3).mean == 1e9
+    with pytest.raises(Misconfigured, match="the outcome is 'good'; expected one of right, wrong, unparsed"):
+        verifier(tmp_path, "1.0, 'good'").score("a", "a")
+
+
+def verifier(folder: Path, gives: str) -> loading.Task:
+    folder = task_folder(folder / re.sub(r"\W", "_", gives))
+    (folder / "verifier.py").write_text(
+        f"from tasks.contract import Scored\nVERSION = '1'\ndef score(answer, label): return Scored({gives})\n"
+    )
+    return loading.load(str(folder))
+
+
+def test_a_module_of_an_extra_that_is_missing_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = task_folder(tmp_path / "learned")
+    (folder / "verifier.py").write_text("import sklearn.svm\nVERSION = '1'\ndef score(answer, label): ...\n")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(Misconfigured, match=r"sklearn.* is not installed, .* pip install 'evolog\[policy,tasks\]'"):
         loading.load(str(folder))
