@@ -212,6 +212,27 @@ def show(run: str, directory: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("run")
+@directory
+@click.option("--reason", default="the operator asked for it", show_default=True)
+def pause(run: str, directory: Path, reason: str) -> None:
+    """Let a run make no further decision until it is resumed; what it has asked for is still done."""
+    from services.pausing import pause as pause_run
+
+    click.echo(f"{pause_run(directory, run, reason)} is paused", err=True)
+
+
+@main.command()
+@click.argument("run")
+@directory
+def resume(run: str, directory: Path) -> None:
+    """Let a paused run go on."""
+    from services.pausing import resume as resume_run
+
+    click.echo(f"{resume_run(directory, run)} goes on", err=True)
+
+
+@main.command()
 @click.argument("query", required=False)
 @directory
 @click.option("--file", "-f", "file", type=click.Path(path_type=Path, dir_okay=False), help="Read the query from a file.")

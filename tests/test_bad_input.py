@@ -141,7 +141,7 @@ def order_elsewhere(place: Place) -> None:
 def disturb(place: Place) -> None:
     """Messages in the midst of a run that have a service's tag and not its shape."""
     place.wire("executor", LOG).append([Message("evolog.odd.x.trajectory_recorded", b'{"specversion": "1.0"}')])
-    place.wire("feedback_agent", LOG).append([Message("evolog.odd.x.lever_chosen", b"\xff not JSON")])
+    place.wire("feedback_agent", LOG).append([Message("evolog.odd.y.lever_chosen", b"\xff not JSON")])
 
 
 def report(place: Place, run: str) -> dict[str, object]:
