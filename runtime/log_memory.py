@@ -16,7 +16,7 @@ class MemoryStream:
         self.clock = clock
         self.messages: list[Stored] = []
         self.last_of: dict[str, int] = {}
-        self._ends: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
         self.grown = asyncio.Event()
 
     def store(self, messages: Sequence[Message]) -> int:
@@ -24,12 +24,12 @@ class MemoryStream:
         if len(messages) > BATCH_LIMIT or len({slot(message.subject) for message in messages}) != len(messages):
             raise ValueError(f"a batch holds at most {BATCH_LIMIT} messages, each to a slot of its own")
         for message in messages:
-            ends = self._ends.get(slot(message.subject), 0)
+            ends = self.ends.get(slot(message.subject), 0)
             if ends != message.expected:
                 raise Refused(f"{slot(message.subject)} ends at {ends}, expected {message.expected}")
         for message in messages:
             self.messages.append(Stored(len(self.messages) + 1, self.clock(), message.subject, message.payload))
-            self.last_of[message.subject] = self._ends[slot(message.subject)] = len(self.messages)
+            self.last_of[message.subject] = self.ends[slot(message.subject)] = len(self.messages)
         self.grown.set()
         self.grown = asyncio.Event()
         return len(self.messages)
@@ -78,6 +78,10 @@ class MemoryLog:
             if "*" not in pattern:
                 if (sequence := self.of.last_of.get(pattern)) is not None:
                     found[pattern] = self.of.messages[sequence - 1]
+                continue
+            if pattern in self.of.ends:  # one entity, whatever the tag
+                stored = self.of.messages[self.of.ends[pattern] - 1]
+                found[stored.subject] = stored
                 continue
             wanted = pattern.split(".")
             for subject, sequence in self.of.last_of.items():

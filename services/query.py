@@ -4,6 +4,7 @@ An answer is JSON lines, the same from the archivist's socket as from the file: 
 """
 
 import base64
+import contextlib
 import csv
 import socket
 import sys
@@ -70,8 +71,8 @@ def query(directory: Path, sql: str) -> Result:
     """
     client = _dial(directory / SOCKET)
     if client is None:
-        with connect(directory / ARCHIVE, read_only=True) as connection:
-            return _collect(answer(connection, sql))
+        with connect(directory / ARCHIVE, read_only=True) as connection, contextlib.closing(answer(connection, sql)) as lines:
+            return _collect(lines)
     with client, client.makefile("rwb") as stream:
         stream.write(_encoder.encode(Question(sql)) + b"\n")
         stream.flush()

@@ -359,7 +359,7 @@ def on_terminal(place: Place, *arguments: str, **environment: str) -> str:
 def test_a_run_is_paused_and_goes_on(place: Place) -> None:
     place.evolog("run", str(TOY), "--name", "halting", "--generations", "1", "--detach")
     assert "halting is paused" in place.evolog("pause", "halting").err
-    assert "paused already" in one_sentence(place.evolog("pause", "halting", code=2))
+    one_sentence(place.evolog("pause", "halting", code=2), "paused already")
     assert "halting goes on" in place.evolog("resume", "halting").err
     place.evolog("watch", "halting")  # to its end
-    assert "is finished" in one_sentence(place.evolog("pause", "halting", code=2))
+    one_sentence(place.evolog("pause", "halting", code=2), "is finished")

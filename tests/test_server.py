@@ -388,6 +388,7 @@ def test_a_free_port_is_taken_where_the_usual_one_is_not(tmp_path: Path) -> None
     async def check() -> None:
         with socket.socket() as other:
             with contextlib.suppress(OSError):  # then something else has it, which will do as well
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 other.bind(("127.0.0.1", USUAL_PORT))
                 other.listen()
             server = EmbeddedServer(tmp_path)

@@ -214,6 +214,7 @@ def test_a_service_that_does_not_heed_sigterm_is_killed(node: Node, monkeypatch:
 def test_a_free_port_is_taken_where_the_usual_one_is_not(node: Node) -> None:
     with socket.socket() as other:
         try:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             other.bind(("127.0.0.1", USUAL_PORT))
             other.listen()
         except OSError:
