@@ -357,7 +357,7 @@ def on_terminal(place: Place, *arguments: str, **environment: str) -> str:
 
 
 def test_a_run_is_paused_and_goes_on(place: Place) -> None:
-    place.evolog("run", str(TOY), "--name", "halting", "--generations", "1", "--detach")
+    place.evolog("run", str(TOY), "--name", "halting", "--detach")
     assert "halting is paused" in place.evolog("pause", "halting").err
     one_sentence(place.evolog("pause", "halting", code=2), "paused already")
     assert "halting goes on" in place.evolog("resume", "halting").err

@@ -163,13 +163,11 @@ def test_every_service_killed_at_its_work_leaves_the_same_run(undisturbed: list[
         same(events(system.read()), undisturbed)
 
 
-@pytest.mark.parametrize("victim", ["nats-server", "supervisor"])
-def test_the_broker_or_the_supervisor_killed_again_and_again_leaves_the_same_run(
-    victim: str, undisturbed: list[Event], tmp_path: Path
-) -> None:
+def test_the_broker_and_the_supervisor_killed_by_turns_leave_the_same_run(undisturbed: list[Event], tmp_path: Path) -> None:
+    blows = ("model_called", "nats-server"), ("trajectory_scored", "supervisor"), ("training_batch_sealed", "nats-server")
     with running(tmp_path / "node") as system:
         system.order("r")
-        for tag in ("trajectory_recorded", "training_batch_sealed"):
+        for tag, victim in (*blows, ("adapter_published", "supervisor")):
             wait_for(lambda tag=tag: any(tag_of(stored.subject) == tag for stored in system.read()), f"there is a {tag}")
             system.kill(victim)
             if victim == "supervisor":
