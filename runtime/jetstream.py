@@ -5,7 +5,6 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -13,15 +12,19 @@ from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 from nats.js.errors import NotFoundError as JetStreamNotFound
 
-from events.errors import Unavailable
+from events.errors import Misconfigured, Unavailable
 from events.secret import Scanner, Secret
 from events.subjects import LOG
 from runtime.log import Delivery, Message, Stored
 from runtime.server import API
-from runtime.wire import Credentials, Wire
+from runtime.wire import Credentials, Wire, expectation, sequence_in
 
 logger = logging.getLogger("evolog")
 
+APPEND_TIMEOUT = 15.0
+"""Seconds; an append waits for the disk."""
+LOOK = 0.5
+"""Seconds between two looks whether an append was denied."""
 GATHERING = 0.02
 """Seconds in which further messages may join the first of a fetch."""
 
@@ -29,10 +32,17 @@ GATHERING = 0.02
 class Connection:
     """One account's connection."""
 
-    def __init__(self, client: Client, credentials: Credentials) -> None:
-        self.client = client
+    def __init__(self, credentials: Credentials) -> None:
+        self.client = Client()
         self.credentials = credentials
         self.scanner = Scanner([Secret(credentials.password)])
+        self.denied = 0
+        """Publishes that the server would not take from this account."""
+
+    async def on_error(self, error: Exception) -> None:
+        """Count what was denied; everything else comes back from the call that it concerns."""
+        logger.debug("nats: %s", error)
+        self.denied += "permissions violation" in str(error).lower()
 
     def log(self, stream: str = LOG) -> "JetStreamLog":
         """The log of that name; work is handed out by the durable consumer that bears the account's name."""
@@ -45,15 +55,16 @@ class Connection:
 
 async def connect(credentials: Credentials) -> Connection:
     """Connect, and reconnect for ever after; raises `Unavailable` if the server cannot be reached now."""
+    connection = Connection(credentials)
     try:
-        client = await nats.connect(
+        await connection.client.connect(
             credentials.url,
             user=credentials.user,
             password=credentials.password,
             inbox_prefix=credentials.inbox.encode(),
-            error_cb=_on_error,
+            error_cb=connection.on_error,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds; nats-py sleeps for as long as it is told
             connect_timeout=5,
             allow_reconnect=True,
             pending_size=64 * 1024 * 1024,
@@ -62,11 +73,7 @@ async def connect(credentials: Credentials) -> Connection:
         raise Unavailable(
             f"No broker answers at {credentials.url} ({wrong or type(wrong).__name__}): start it with `evolog up`."
         ) from wrong
-    return Connection(client, credentials)
-
-
-async def _on_error(error: Exception) -> None:
-    logger.debug("nats: %s", error)  # what matters comes back from the call that it concerns
+    return connection
 
 
 class JetStreamDelivery:
@@ -100,8 +107,33 @@ class JetStreamLog:
         self._pull: JetStreamContext.PullSubscription | None = None
 
     async def append(self, messages: Sequence[Message]) -> int:
-        """As `Log.append`."""
-        return await asyncio.to_thread(self._appending.append, messages)
+        """As `Log.append`. A batch goes out by the wire; for a single message a thread would cost more than nats-py does."""
+        if len(messages) != 1:
+            return await asyncio.to_thread(self._appending.append, messages)
+        (message,) = messages
+        denied = self._connection.denied
+        publishing = self._client.request(message.subject, message.payload, timeout=APPEND_TIMEOUT, headers=expectation(message))
+        asked = asyncio.ensure_future(publishing)
+        looking = asyncio.get_running_loop().call_later(LOOK, self._give_up_if_denied, asked, denied)
+        try:
+            return sequence_in((await asked).data, 1)
+        except asyncio.CancelledError as wrong:
+            if self._connection.denied == denied:
+                raise
+            raise Misconfigured(f"The account {self._consumer!r} may not do this: publish to {message.subject}.") from wrong
+        except nats.errors.NoRespondersError as wrong:
+            raise Unavailable(f"No stream takes {message.subject}: the broker has no {self.stream}, or is starting.") from wrong
+        except (nats.errors.Error, TimeoutError) as wrong:
+            raise Unavailable(f"The broker did not confirm an append within {APPEND_TIMEOUT:g} s ({wrong}).") from wrong
+        finally:
+            looking.cancel()
+
+    def _give_up_if_denied(self, asked: asyncio.Future[Msg], denied: int) -> None:
+        # the server says out of band that it will not take a publish, and never answers it
+        if self._connection.denied > denied:
+            asked.cancel()
+        elif not asked.done():
+            asyncio.get_running_loop().call_later(LOOK, self._give_up_if_denied, asked, denied)
 
     async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
         """As `Log.read`."""

@@ -78,9 +78,8 @@ class Wire:
         batch = uuid.uuid4().hex if len(messages) > 1 else ""
         frames = bytearray()
         reply = ""
-        for place, (subject, payload, expected) in enumerate(messages, 1):
-            header = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: {expected}\r\n"
-            header += f"Nats-Expected-Last-Subject-Sequence-Subject: {slot(subject)}\r\n"
+        for place, message in enumerate(messages, 1):
+            header = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in expectation(message).items())
             if batch:
                 header += f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {place}\r\n"
             if place == len(messages):
@@ -88,8 +87,9 @@ class Wire:
                 header += "Nats-Batch-Commit: 1\r\n\r\n" if batch else "\r\n"
             else:
                 header += "\r\n"
-            frames += f"HPUB {subject} {reply + ' ' if reply else ''}{len(header)} {len(header) + len(payload)}\r\n{header}".encode()
-            frames += payload
+            sizes = f"{len(header)} {len(header) + len(message.payload)}"
+            frames += f"HPUB {message.subject} {reply + ' ' if reply else ''}{sizes}\r\n{header}".encode()
+            frames += message.payload
             frames += _CRLF
         with self._lock:
             return self._guarded(lambda: self._appended(bytes(frames), reply.encode(), len(messages)))
@@ -156,17 +156,7 @@ class Wire:
                 break
         if header:
             raise Unavailable(f"No stream at {self._where} takes this append: the broker has no {self._stream}, or is starting.")
-        answer = msgspec.json.decode(data, type=_Answer)
-        if answer.error is not None:
-            said = f"{answer.error.description} (error {answer.error.err_code})"
-            if answer.error.err_code in _WRONG_LAST_SEQUENCE:
-                raise Refused(said)
-            if answer.error.err_code in _NO_SPACE or "space left" in said:
-                raise TryAgain(f"The broker has no room left for the log: {said}. Free disk space, and the run goes on by itself.")
-            raise Unavailable(f"The broker refused an append: {said}.")
-        if count > 1 and answer.count != count:
-            raise Unavailable(f"The broker stored {answer.count} of a batch of {count}; servers before 2.14 do not keep batches whole.")
-        return answer.seq
+        return sequence_in(data, count)
 
     def _exchange(self, request: dict[str, object]) -> list[Stored]:
         connection = self._socket or self._connect()
@@ -257,6 +247,26 @@ class Wire:
             if line.startswith(b"-ERR"):
                 raise self._refusal(line)
         return connection
+
+
+def expectation(of: Message) -> dict[str, str]:
+    """The headers that make the server refuse a message unless its slot ends where it is expected to."""
+    return {"Nats-Expected-Last-Subject-Sequence": str(of.expected), "Nats-Expected-Last-Subject-Sequence-Subject": slot(of.subject)}
+
+
+def sequence_in(answer: bytes, count: int) -> int:
+    """The sequence of the last of `count` messages in the server's answer to an append; raises what the answer says went wrong."""
+    said = msgspec.json.decode(answer, type=_Answer)
+    if said.error is not None:
+        why = f"{said.error.description} (error {said.error.err_code})"
+        if said.error.err_code in _WRONG_LAST_SEQUENCE:
+            raise Refused(why)
+        if said.error.err_code in _NO_SPACE or "space left" in why:
+            raise TryAgain(f"The broker has no room left for the log: {why}. Free disk space, and the run goes on by itself.")
+        raise Unavailable(f"The broker refused an append: {why}.")
+    if count > 1 and said.count != count:
+        raise Unavailable(f"The broker stored {said.count} of a batch of {count}; servers before 2.14 do not keep batches whole.")
+    return said.seq
 
 
 def _stored(header: bytes, data: bytes) -> Stored:
