@@ -18,7 +18,7 @@ from events.run import DecisionMade, RunFinished, RunStarted
 from events.secret import Scanner
 from runtime.decider import Course, Decider, Decision
 from runtime.log import BATCH_LIMIT, Log, Refused, Stored, append_once
-from runtime.worker import PAUSE, insist, now
+from runtime.worker import PAUSE, decoded, insist
 
 logger = logging.getLogger("evolog")
 
@@ -153,14 +153,10 @@ class Controller:
             del self._courses[run]
 
     async def _decode(self, stored: Stored) -> Event | None:
-        try:
-            return codec.decode_at(stored.subject, stored.data)
-        except codec.Unreadable as wrong:
-            logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
-            aside = codec.set_aside(stored.sequence, stored.subject, stored.data, str(wrong), source="controller", time=now())
-            if aside:
-                await insist(lambda: append_once(self.log, [aside], self.scanner))
-            return None
+        event, aside = decoded(stored, "controller")
+        if aside:
+            await insist(lambda: append_once(self.log, [aside], self.scanner))
+        return event
 
     async def _append(self, run: str, head: Head, decision: Decision) -> None:
         if len(decision.events) > BATCH_LIMIT:

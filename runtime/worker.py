@@ -7,13 +7,14 @@ import asyncio
 import datetime
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from events import codec
 from events.codec import Event
 from events.errors import TryAgain, Unavailable
 from events.fact import Fact
 from events.secret import Scanner
-from runtime.log import Delivery, Log, append_once
+from runtime.log import Delivery, Log, Stored, append_once
 
 logger = logging.getLogger("evolog")
 
@@ -22,6 +23,7 @@ HEARTBEAT = 1.5
 PAUSE = 1.0
 """Seconds before a failed append is tried again."""
 
+T = TypeVar("T")
 Perform = Callable[[list[Event]], Awaitable[Sequence[Event]]]
 
 
@@ -48,13 +50,9 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
     events: list[Event] = []
     outputs: list[Event] = []
     for delivery in deliveries:
-        stored = delivery.stored
-        try:
-            events.append(codec.decode_at(stored.subject, stored.data))
-        except codec.Unreadable as wrong:
-            logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
-            aside = codec.set_aside(stored.sequence, stored.subject, stored.data, str(wrong), source=source, time=now())
-            outputs += [aside] if aside else []
+        event, aside = decoded(delivery.stored, source)
+        events += [event] if event else []
+        outputs += [aside] if aside else []
     beating = asyncio.create_task(_heartbeat(deliveries))
     try:
         if events:
@@ -67,7 +65,16 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
         beating.cancel()
 
 
-async def insist(attempt: Callable[[], Awaitable[None]]) -> None:
+def decoded(stored: Stored, source: str) -> tuple[Event | None, Event | None]:
+    """The event in a message; or, of one that cannot be read, the event that sets it aside, where it can be set aside."""
+    try:
+        return codec.decode_at(stored.subject, stored.data), None
+    except codec.Unreadable as wrong:
+        logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
+        return None, codec.set_aside(stored.sequence, stored.subject, stored.data, str(wrong), source=source, time=now())
+
+
+async def insist(attempt: Callable[[], Awaitable[T]]) -> T:
     """Try until the broker is there and has room: an effect that was performed must not be lost for want of a server."""
     while True:
         try:

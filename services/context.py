@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,10 +17,11 @@ from events.errors import CheckFailed, Misconfigured, NotFound
 from events.play import ModelCalled
 from events.run import RunStarted
 from events.secret import Scanner
-from events.subjects import LOG, subject
+from events.subjects import LOG
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
 from runtime.log import Log, append_once
+from runtime.lookup import by_id
 from runtime.scaffold_host import Limits
 from runtime.server import OPERATOR, write_private
 from runtime.wire import Credentials
@@ -70,13 +71,11 @@ class Context:
 
     async def started(self, run: str) -> RunStarted:
         """The event that began the run."""
-        where = subject(LOG, run, codec.event_id(run, RunStarted), RunStarted.tag())
-        found = (await self.log.last([where])).get(where)
+        id = codec.event_id(run, RunStarted)
+        found = (await by_id(self.log, run, RunStarted, [id])).get(id)
         if found is None:
             raise NotFound(f"There is no run {run!r} on this log; `evolog ls` shows those that there are.")
-        data = codec.decode_at(where, found.data).data
-        assert isinstance(data, RunStarted)
-        return data
+        return found
 
     async def load(self, run: str) -> Loaded:
         """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
@@ -100,20 +99,9 @@ class Context:
         """Append events of which some may be recorded already, and insist."""
         await insist(lambda: append_once(log or self.log, events, self.scanner))
 
-    async def recorded_calls(self, run: str, ids: Sequence[str], log: Log | None = None) -> dict[str, ModelCalled]:
+    async def recorded_calls(self, run: str, ids: Sequence[str]) -> dict[str, ModelCalled]:
         """Those of these calls of the policy that stand in the log already."""
-        log = log or self.log
-        found: dict[str, ModelCalled] = {}
-
-        async def look() -> None:
-            last = await log.last([subject(log.stream, run, id, ModelCalled.tag()) for id in ids])
-            for where, stored in last.items():
-                event = codec.decode_at(where, stored.data)
-                assert isinstance(event.data, ModelCalled)
-                found[event.id] = event.data
-
-        await insist(look)
-        return found
+        return await insist(lambda: by_id(self.log, run, ModelCalled, ids))
 
     def policy_token(self) -> str:
         """The secret between the policy's endpoint and those that ask it; made by whoever comes first."""
@@ -125,9 +113,6 @@ class Context:
                 os.link(mine, path)  # unlike a rename, it leaves the one that came first
             mine.unlink()
         return path.read_text()
-
-
-Serve = Callable[[Context], Awaitable[None]]
 
 
 def read_credentials(path: Path) -> Credentials:

@@ -11,11 +11,11 @@ from events.codec import Event
 from events.fact import Fact
 from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
 from events.judgement import CandidateEvaluated
-from events.play import RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.play import RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed, WeightUpdateFinished
-from runtime.log import Log, Stored
+from runtime.log import Log, Stored, slot
 from runtime.lookup import readable
 
 READ = 5000
@@ -122,17 +122,16 @@ class Reporter:
         """Bring `done` up to date: a request is answered when its last attempt stands in the log."""
         run, wanted = self.report.run, {}
         for request, requested in self._waiting.items():
-            place = (request, requested.items[-1], requested.attempts - 1)
-            for kind in (TrajectoryRecorded, RolloutFailed):
-                wanted[subjects.subject(log.stream, run, codec.event_id(run, kind, *place), kind.tag())] = request
+            last = codec.event_id(run, TrajectoryRecorded, request, requested.items[-1], requested.attempts - 1)
+            wanted[subjects.subject(log.stream, run, last, "*")] = request  # recorded or failed
         for where in await log.last(list(wanted)) if wanted else []:
-            requested = self._waiting.pop(wanted[where])
+            requested = self._waiting.pop(wanted[slot(where)])
             self.done += len(requested.items) * requested.attempts
 
-    def take_gold(self, stored: Stored) -> bool:
-        """Fold one message of the gold stream; whether the audit is finished with it."""
+    def take_gold(self, stored: Stored) -> None:
+        """Fold one message of the gold stream."""
         if subjects.run_of(stored.subject) != self.report.run:
-            return False
+            return
         match codec.decode_at(stored.subject, stored.data).data:
             case GoldScored() as scored:
                 self.report.cells.append(scored)
@@ -143,8 +142,6 @@ class Reporter:
             case AuditFinished():
                 self.report.state = "audited"
                 self.report.seconds = (stored.time - self._began) / 1e9
-                return True
-        return False
 
     def row(self, number: int) -> Generation:
         """The row of a generation, made if it is not there."""

@@ -39,7 +39,7 @@ from services.context import operator
 from services.node import Node
 from services.reading import runs_of
 from services.report import Report, Reporter, follow_gold
-from services.tables import ablation_table, final_table, generation_lines, head_line, stdout
+from services.tables import ablation_table, final_table, generation_lines, head_line, stdout, working
 from tasks.contract import FOLDS, Public
 from tasks.loading import Task, known, load
 
@@ -235,7 +235,7 @@ async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Repor
     public = task.public(order.seed)
     name = check_run_name(order.name or default_name(order))
     blobs = Blobs(node.blobs)
-    with _spinner("preparing the base model"):
+    with working("preparing the base model"):
         base = blobs.put_folder(prepare_base(task.policy, public))
     started = plan(task, public, order, base)
     async with operator(node) as connection:
@@ -274,7 +274,8 @@ async def _follow(node: Node, log: Log, gold: Log, run: str, gold_position: int,
         while reporter.report.state != "audited":
             try:
                 told = await reporter.follow(log)
-                await reporter.count(log)
+                if progress:
+                    await reporter.count(log)
                 gold_position = await follow_gold(gold, reporter, gold_position)
             except Unavailable:
                 told = []
@@ -319,12 +320,3 @@ def _progress() -> Iterator[tuple[Progress | None, TaskID | None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rollouts"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield progress, progress.add_task("", total=None)
-
-
-@contextlib.contextmanager
-def _spinner(what: str) -> Iterator[None]:
-    if not sys.stderr.isatty():
-        yield
-        return
-    with Console(stderr=True).status(what):
-        yield

@@ -1,8 +1,9 @@
 """How runs are shown to a person: lines as a generation ends, tables at the end."""
 
+import contextlib
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +30,16 @@ T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 def stdout() -> Console:
     """Where tables go."""
     return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner on stderr while something takes its time; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status(what):
+        yield
 
 
 def head_line(run: str, started: RunStarted) -> str:
