@@ -75,6 +75,7 @@ ENTRIES: tuple[Entry, ...] = (
         LOG,
         (judgement.TrajectoryScored, ("verifier",)),
         (judgement.ScoringFailed, ("verifier",)),
+        (judgement.LabelEstimated, ("trainer",)),
         (judgement.CandidateEvaluated, _CONTROLLER),
     ),
     *_entries(

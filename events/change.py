@@ -49,3 +49,7 @@ class WeightUpdateRequested(Fact, frozen=True, kw_only=True):
     memory: str
     """Which trajectories a round trains on: `round` (on-policy), or `update` (all of this update's so far)."""
     reason: str
+    restart: bool = False
+    """Whether each round trains from the base model again, and not from the adapter that answered."""
+    hints: bool = False
+    """Whether items that a round did not solve are played once more with the true answer in sight."""

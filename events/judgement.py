@@ -33,6 +33,24 @@ class ScoringFailed(Fact, frozen=True, kw_only=True):
     reason: str
 
 
+class LabelEstimated(Fact, frozen=True, kw_only=True):
+    """The label that a group's own answers elected in place of the true one: `votes` of `answers` were for it; empty if nobody answered.
+
+    How often the elected label is true: join `request`, `item` and `answer` with the trajectories' rewards, which this took no part in.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("batch", "request", "item")
+
+    generation: int
+    round: int
+    batch: str
+    request: str
+    item: str
+    answer: str
+    votes: int
+    answers: int
+
+
 class CandidateEvaluated(Fact, frozen=True, kw_only=True):
     """A candidate's score on dev with its 95 % interval, and how its attempts at the probe of train items went.
 

@@ -14,7 +14,8 @@ class RolloutsRequested(Fact, frozen=True, kw_only=True):
 
     generation: int
     purpose: str
-    """`dev` (judges the candidate), `probe` (shows the agent how it fails), `train` (feeds a weight update)."""
+    """`dev` (judges the candidate), `probe` (shows the agent how it fails), `train` (feeds a weight update), `hint` (so too, but the
+    model is shown the true answer after its prompt)."""
     round: int
     shard: int
     scaffold: str

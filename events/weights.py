@@ -17,11 +17,14 @@ class TrainingBatchSealed(Fact, frozen=True, kw_only=True):
     algorithm: str
     hyper: dict[str, float]
     parent_adapter: str
+    """Digest of the adapter that training starts from; empty for the base model."""
     training_seed: int
     requests: tuple[str, ...]
     trajectories: int
     digest: str
     """SHA-256 over the ids and rewards of the trajectories, in the order of requests, items and attempts."""
+    parent_state: str = ""
+    """Blob of what the parent's training left: the optimiser's moments, the critic, the weight of KL. Empty for a fresh start."""
 
 
 class OptimizerStepApplied(Fact, frozen=True, kw_only=True):
@@ -67,7 +70,11 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
     algorithm: str
     canary: tuple[Canary, ...]
     trained_on: int
-    """Trajectories that carried a gradient."""
+    """Sequences that carried a gradient."""
+    left_out: int = 0
+    """Sequences of older adapters that the order's staleness rule left out."""
+    state: str = ""
+    """Blob of what this training leaves for the next: the optimiser's moments, the critic, the weight of KL."""
 
 
 class AdapterServed(Fact, frozen=True, kw_only=True):
@@ -113,7 +120,7 @@ class WeightUpdateFinished(Fact, frozen=True, kw_only=True):
 
 
 class WeightUpdateFailed(Fact, frozen=True, kw_only=True):
-    """A training round changed nothing, and why: diverged, nothing to learn from, or a batch that is not what was sealed."""
+    """A training round changed nothing, and why."""
 
     KEY: ClassVar[tuple[str, ...]] = ("generation", "round")
 
@@ -121,5 +128,5 @@ class WeightUpdateFailed(Fact, frozen=True, kw_only=True):
     round: int
     batch: str
     kind: str
-    """`diverged`, `nothing_to_learn`, `batch_differs`, `adapter_unusable`, `crashed`."""
+    """`diverged`, `nothing_to_learn`, `batch_differs`, `logprobs_differ`, `refused`, `adapter_unusable`, `crashed`."""
     reason: str

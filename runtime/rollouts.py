@@ -49,9 +49,17 @@ class Player:
         self._processes: OrderedDict[tuple[str, str], ScaffoldProcess] = OrderedDict()
 
     def play(
-        self, run: str, request_id: str, requested: RolloutsRequested, public: Public, model: str, recorded: Recorded, record: Record
+        self,
+        run: str,
+        request_id: str,
+        requested: RolloutsRequested,
+        public: Public,
+        model: str,
+        recorded: Recorded,
+        record: Record,
+        hints: Mapping[str, str] | None = None,
     ) -> list[Fact]:
-        """A `TrajectoryRecorded` or `RolloutFailed` for each attempt; never raises for what a scaffold does."""
+        """A `TrajectoryRecorded` or `RolloutFailed` for each attempt; never raises for what a scaffold does. `hints` are by item."""
         prompts = {item.id: item.prompt for items in (public.train, public.dev, public.test) for item in items}
         missing = [item for item in requested.items if item not in prompts]
         if missing:
@@ -65,7 +73,7 @@ class Player:
         calls: Calls = {}
 
         def answer_calls(asks: list[Ask]) -> list[tuple[str, ...] | Refused]:
-            return self._call(run, request_id, requested, model, asks, calls, recorded, record)
+            return self._call(run, request_id, requested, model, asks, hints or {}, calls, recorded, record)
 
         try:
             outcomes = process.solve([(item, prompts[item]) for item in requested.items], requested.attempts, answer_calls)
@@ -115,6 +123,7 @@ class Player:
         requested: RolloutsRequested,
         model: str,
         asks: list[Ask],
+        hints: Mapping[str, str],
         calls: Calls,
         recorded: Recorded,
         record: Record,
@@ -124,6 +133,7 @@ class Player:
         asked = {
             id: SampleRequest(
                 prompt=ask.prompt,
+                hint=hints.get(ask.item, ""),
                 choices=ask.choices,
                 bias=ask.bias,
                 n=requested.attempts,
@@ -160,7 +170,7 @@ class Player:
                         texts=one.texts,
                         tokens=one.tokens,
                         logprobs=one.logprobs,
-                        prompt_tokens=len(asked[id].prompt),
+                        prompt_tokens=one.prompt_tokens,
                         completion_tokens=sum(map(len, one.tokens)),
                         micro_usd=0,
                         seconds=seconds,

@@ -44,6 +44,8 @@ class Candidate(msgspec.Struct):
     scaffold: str
     adapter: str
     lever: str
+    state: str = ""
+    """What the training that gave the adapter left for the next."""
     score: float | None = None
     dev_requests: tuple[str, ...] = ()
     probe_requests: tuple[str, ...] = ()
@@ -67,7 +69,12 @@ class Update(msgspec.Struct):
     requested: WeightUpdateRequested
     parent_adapter: str
     adapter: str
+    state: str
+    published: str = ""
+    """The state of the adapter that waits to be served."""
     round: int = 0
+    hinted: bool = False
+    """Whether this round's unsolved items are being played with hints, or have been."""
     requests: dict[int, list[str]] = {}
     solved: set[str] = set()
     rollouts: int = 0
@@ -134,32 +141,30 @@ def evolve(state: RunState, event: Event) -> RunState:
             if state.phase == "asked" and generation == state.generation:
                 adapter = state.best.adapter if state.best else ""
                 state.current = _candidate(state, scaffold, adapter, "scaffold" if generation else "start")
+                state.current.state = state.best.state if state.best else ""
                 state.phase = "evaluate"
         case ProposalFailed(generation=generation, reason=reason):
             if state.phase == "asked" and generation == state.generation:
                 state.rejected, state.phase = reason, "next"
         case WeightUpdateRequested(generation=generation) as wanted:
             if state.phase == "asked" and generation == state.generation and state.best:
-                state.update = Update(wanted, state.best.adapter, state.best.adapter)
+                state.update = Update(wanted, state.best.adapter, state.best.adapter, state.best.state)
                 state.phase = "round_done"
         case TrainingBatchSealed():
             assert state.update
-            state.update.solved |= {
-                item
-                for shard in state.shards.values()
-                for (item, _), result in shard.results.items()
-                if result is not None and result[1] >= SOLVED
-            }
+            state.update.solved |= _solved(state.shards)
+            state.update.hinted = False
             state.history |= state.shards
             state.shards = {}
             state.phase = "training"
-        case AdapterPublished(generation=generation, round=round):
+        case AdapterPublished(generation=generation, round=round, state=left):
             if _in_round(state, generation, round, "training"):
-                state.phase = "serving"
+                assert state.update
+                state.update.published, state.phase = left, "serving"
         case AdapterServed(generation=generation, round=round, adapter=adapter):
             if _in_round(state, generation, round, "serving"):
                 assert state.update
-                state.update.adapter, state.phase = adapter, "round_done"
+                state.update.adapter, state.update.state, state.phase = adapter, state.update.published, "round_done"
         case (
             AdapterRejected(generation=generation, round=round, reason=reason)
             | WeightUpdateFailed(generation=generation, round=round, reason=reason)
@@ -173,6 +178,7 @@ def evolve(state: RunState, event: Event) -> RunState:
                 state.rejected, state.phase = f"the update changed nothing: {reason}", "next"
             else:
                 state.current = _candidate(state, state.best.scaffold, adapter, "weights")
+                state.current.state = state.update.state
                 state.phase = "evaluate"
             state.update = None
             state.history = {}
@@ -207,7 +213,9 @@ def decide(state: RunState, event: Event) -> list[Fact]:
         case "evaluate":
             return list(_evaluation(state, state.started))
         case "playing" if state.waiting == 0:
-            return [_sealed_batch(state, state.update, state.started)] if state.update else _judgement(state, state.started)
+            if not state.update:
+                return _judgement(state, state.started)
+            return list(_hints(state, state.update, state.started)) or [_sealed_batch(state, state.update, state.started)]
         case "round_done":
             return _next_round(state, state.started)
         case "next":
@@ -216,7 +224,7 @@ def decide(state: RunState, event: Event) -> list[Fact]:
             return []
 
 
-DECIDER = Decider(version=1, initial=initial, evolve=evolve, decide=decide)
+DECIDER = Decider(version=2, initial=initial, evolve=evolve, decide=decide)
 
 
 def _candidate(state: RunState, scaffold: str, adapter: str, lever: str) -> Candidate:
@@ -233,7 +241,8 @@ def _requested(state: RunState, request: str, requested: RolloutsRequested) -> N
     state.rollouts += planned
     state.shards[request] = Shard(requested, {})
     state.waiting += 1
-    if state.update and requested.purpose == "train":
+    if state.update and requested.purpose in ("train", "hint"):
+        state.update.hinted = requested.purpose == "hint"
         state.update.round = requested.round
         state.update.rollouts += planned
         state.update.requests.setdefault(requested.round, []).append(request)
@@ -426,6 +435,32 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
     ]
 
 
+def _solved(shards: dict[str, Shard]) -> set[str]:
+    """The items that were answered rightly, and without a hint."""
+    return {
+        item
+        for shard in shards.values()
+        if shard.requested.purpose == "train"
+        for (item, _), result in shard.results.items()
+        if result is not None and result[1] >= SOLVED
+    }
+
+
+def _hints(state: RunState, update: Update, started: RunStarted) -> list[RolloutsRequested]:
+    """One attempt at each item that this round did not solve, with the true answer in sight; none if not ordered, done, or too dear."""
+    solved = _solved(state.shards)
+    folds = [(fold, tuple(item for item in items if item not in solved)) for fold, items in _folds_played(state.shards)]
+    cost = sum(len(items) for _, items in folds)
+    if not update.requested.hints or update.hinted or not _affordable(state, started, cost + evaluation_cost(started)):
+        return []
+    assert state.best
+    return _shards(state, started, "hint", update.round, state.best.scaffold, update.adapter, folds, attempts=1, temperature=1.0)
+
+
+def _folds_played(shards: dict[str, Shard]) -> list[tuple[int, tuple[str, ...]]]:
+    return [(shard.requested.fold, shard.requested.items) for shard in shards.values()]
+
+
 def _sealed_batch(state: RunState, update: Update, started: RunStarted) -> TrainingBatchSealed:
     """The batch of the round that has just been played, over the rounds that the update's memory covers."""
     everything = state.history | state.shards
@@ -443,7 +478,8 @@ def _sealed_batch(state: RunState, update: Update, started: RunStarted) -> Train
         round=update.round,
         algorithm=update.requested.algorithm,
         hyper=update.requested.hyper,
-        parent_adapter=update.adapter,
+        parent_adapter="" if update.requested.restart else update.adapter,
+        parent_state="" if update.requested.restart else update.state,
         training_seed=derive_seed(started.seed, "training", state.generation, update.round),
         requests=requests,
         trajectories=len(scored),

@@ -39,8 +39,11 @@ async def serve(context: Context) -> None:
         def record(calls: Sequence[ModelCalled]) -> None:
             context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
+        hints: dict[str, str] = {}
+        if requested.purpose == "hint":
+            hints = {one.id: loaded.task.hint(one.label) for one in loaded.public.train if one.id in requested.items}
         model = model_name(loaded.started.base_model, requested.adapter)
-        facts = await asyncio.to_thread(player.play, event.run, event.id, requested, loaded.public, model, recorded, record)
+        facts = await asyncio.to_thread(player.play, event.run, event.id, requested, loaded.public, model, recorded, record, hints)
         await asyncio.sleep(random.uniform(0, jitter))
         return [answer(fact, event, "executor") for fact in facts]
 

@@ -69,6 +69,9 @@ def feedback(blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], l
         found=updates[-1].solved / len(loaded.public.train) if updates else 0.0,
         rollouts_used=scores[requested.candidate].rollouts,
         rollouts_left=UNLIMITED if requested.rollouts_left is None else requested.rollouts_left,
+        signal=loaded.task.signal,
+        labelled=all(example.label for example in loaded.public.train),
+        copies=loaded.task.has_copies,
     )
     choice = rules.choose(seen, tried, requested.levers, loaded.task.edits())
     blob = blobs.put(msgspec.json.encode({"evidence": seen, "attempts": shown, "history": tried}, order="deterministic"))
@@ -101,7 +104,20 @@ def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Att
                 bodies[call.body] = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])
             choices = bodies[call.body][call.index].choices
         item = scored.recorded.item
-        shown.append(Attempt(item=item, reward=scored.reward, outcome=scored.outcome, choices=choices, label=labels[item]))
+        said = [len(call.tokens[use.completion]) for use, call in zip(scored.recorded.calls, scored.calls, strict=True)]
+        shown.append(
+            Attempt(
+                item=item,
+                reward=scored.reward,
+                outcome=scored.outcome,
+                choices=choices,
+                label=labels[item],
+                answer=scored.recorded.answer or "",
+                seconds=scored.recorded.seconds,
+                tokens=sum(said),
+                free=max(said, default=0) > 1,
+            )
+        )
     return shown
 
 
@@ -132,7 +148,8 @@ def history(events: Sequence[Event], generation: int) -> list[Tried]:
 
 def figures(seen: Evidence) -> dict[str, float]:
     """The evidence as the figures that a `LeverChosen` records."""
-    return {name: float(value) for name, value in msgspec.structs.asdict(seen).items()}
+    found = {name: float(value) for name, value in msgspec.structs.asdict(seen).items() if name != "signal"}
+    return {**found, "scored": float(seen.signal == "scores"), "compared": float(seen.signal == "comparisons")}
 
 
 def _change(blobs: Blobs, loaded: Loaded, requested: FeedbackRequested, choice: Choice) -> list[Fact]:
@@ -156,6 +173,8 @@ def _change(blobs: Blobs, loaded: Loaded, requested: FeedbackRequested, choice: 
                     resample=choice.resample,
                     memory=choice.memory,
                     reason=choice.reason,
+                    restart=choice.restart,
+                    hints=choice.hints,
                 )
             ]
         case "stop":

@@ -45,6 +45,8 @@ from tasks.loading import Task, known, load
 
 LOOK = 0.2
 """Seconds between two looks at the log."""
+PRETRAINING_SEED = 0
+"""Base models are made once for a task, whatever a run's seed."""
 PROBE_ITEMS = 100
 """Train items, of one fold, on which each candidate shows the agent how it fails."""
 
@@ -116,16 +118,18 @@ def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: i
 
 def check(order: Order, node: Node) -> None:
     """Raise what is wrong with an order before anything is started for it."""
-    load(order.task)
+    task = load(order.task)
     budgets.parse(order.budget)
     if order.name:
         check_run_name(order.name)
     needed = ["numpy", "safetensors"]  # for the base model
     running = node.running()
-    if order.levers != "scaffold" and (running is None or urlsplit(running.url).hostname == "127.0.0.1"):
+    if task.policy == "tiny-lm":
+        needed += ["torch", "transformers", "peft"]
+    elif order.levers != "scaffold" and (running is None or urlsplit(running.url).hostname == "127.0.0.1"):
         needed += ["torch", "peft"]  # a broker elsewhere may have its trainer elsewhere
     if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
-        less = "" if {"numpy", "safetensors"} & set(missing) else ", or ask for --levers scaffold"
+        less = "" if {"numpy", "safetensors", "transformers"} & set(missing) else ", or ask for --levers scaffold"
         raise Misconfigured(f"A run with --levers {order.levers} needs {' and '.join(missing)}: pip install 'evolog[policy,tasks]'{less}.")
 
 
@@ -235,8 +239,12 @@ async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Repor
     public = task.public(order.seed)
     name = check_run_name(order.name or default_name(order))
     blobs = Blobs(node.blobs)
-    with working("preparing the base model"):
-        base = blobs.put_folder(prepare_base(task.policy, public))
+    with working("preparing the base model") as say:
+
+        def progress(done: int, total: int, loss: float) -> None:
+            say(f"pre-training the base model: step {done} of {total}, loss {loss:.3f}")
+
+        base = blobs.put_folder(prepare_base(task.policy, public, lambda: task.traces(PRETRAINING_SEED), progress))
     started = plan(task, public, order, base)
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)

@@ -3,7 +3,7 @@
 import contextlib
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -33,13 +33,13 @@ def stdout() -> Console:
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """A spinner on stderr while something takes its time; nothing where stderr is no terminal."""
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr while something takes its time, and what changes its words; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda said: None
         return
-    with Console(stderr=True).status(what):
-        yield
+    with Console(stderr=True).status(what) as status:
+        yield lambda said: status.update(said)
 
 
 def head_line(run: str, started: RunStarted) -> str:

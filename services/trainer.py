@@ -1,26 +1,28 @@
 """Trains adapters from sealed batches of recorded rollouts. It knows no algorithm by name."""
 
 import asyncio
-import importlib
+import functools
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from algorithms.learning.batch import Diverged, NothingToLearn, Rollout
+from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn
 from events.codec import Event
-from events.errors import CheckFailed, TryAgain, Unavailable, UserError
+from events.errors import CheckFailed, TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact, NotFinite
+from events.judgement import LabelEstimated
 from events.weights import AdapterPublished, Canary, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs import Blobs
 from runtime.lookup import Attempted, attempts
-from runtime.policies.bases import train
 from runtime.policies.interface import SampleRequest
+from runtime.policies.training import Attempt, Call, Order, Sources, train
 from runtime.run_decider import batch_digest
 from runtime.worker import answer, work
-from services.context import Context
+from services.context import Context, Loaded
+from tasks.contract import Example, visible_train
 
 Played = Mapping[str, Sequence[Attempted]]
 """The attempts of each request."""
@@ -29,7 +31,6 @@ Played = Mapping[str, Sequence[Attempted]]
 async def serve(context: Context) -> None:
     """Train on one batch after the other."""
     known: dict[str, list[Attempted]] = {}  # the rounds of the update under way, which later rounds train on again
-    loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "runtime.policies.text_scorer_torch"))
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         nonlocal known
@@ -39,54 +40,78 @@ async def serve(context: Context) -> None:
             assert isinstance(sealed, TrainingBatchSealed)
             known = {request: known.get(request) or await attempts(context.log, event.run, request) for request in sealed.requests}
             started = await context.started(event.run)
-            await loading
-            facts = await asyncio.to_thread(update, context.blobs, context.work, known, sealed, started.base_model)
+
+            def load(run: str = event.run) -> Loaded:
+                return context.wait_for(context.load(run))
+
+            facts = await asyncio.to_thread(update, context.blobs, context.work, known, sealed, started.base_model, load)
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs
 
     await work(context.log, perform, source="trainer", scanner=context.scanner)
 
 
-def update(blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatchSealed, base_model: str) -> list[Fact]:
-    """One round of training: its steps and its adapter, or why there is none. The same batch gives the same adapter, to the byte."""
+def update(
+    blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatchSealed, base_model: str, load: Callable[[], Loaded]
+) -> list[Fact]:
+    """One round of training: its steps and its adapter, or why there is none. The same batch gives the same adapter, to the byte.
+
+    `load` gives the run's task, and is called only where the algorithm asks for labels or copies.
+    """
     work_folder.mkdir(parents=True, exist_ok=True)
-    out = Path(tempfile.mkdtemp(dir=work_folder))
+    room = Path(tempfile.mkdtemp(dir=work_folder))
     try:
-        rollouts = sealed_rollouts(blobs, played, sealed)
-        base = blobs.unpack(base_model, work_folder / base_model)
-        parent = blobs.unpack(sealed.parent_adapter, work_folder / sealed.parent_adapter) if sealed.parent_adapter else None
-        result = train(base, parent, rollouts, sealed.algorithm, sealed.hyper, sealed.training_seed, out)
+        order = Order(
+            base=blobs.unpack(base_model, work_folder / base_model),
+            parent=sealed.parent_adapter,
+            parent_folder=blobs.unpack(sealed.parent_adapter, work_folder / sealed.parent_adapter) if sealed.parent_adapter else None,
+            state=_written(blobs, sealed.parent_state, room) if sealed.parent_state else None,
+            algorithm=sealed.algorithm,
+            hyper=sealed.hyper,
+            seed=sealed.training_seed,
+            about={"events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round {sealed.round}"},
+        )
+        batch = sealed_attempts(blobs, played, sealed)
+        done = train(order, batch, sources(load, sealed.training_seed), room / "adapter", room / "left")
+        place = {"generation": sealed.generation, "round": sealed.round, "parent_adapter": sealed.parent_adapter, "batch": sealed.digest}
         steps: list[Fact] = [
-            OptimizerStepApplied(
+            OptimizerStepApplied(**place, step=number, **msgspec.structs.asdict(step))  # type: ignore[arg-type]
+            for number, step in enumerate(done.steps)
+        ]
+        votes: list[Fact] = [
+            LabelEstimated(
                 generation=sealed.generation,
                 round=sealed.round,
-                parent_adapter=sealed.parent_adapter,
                 batch=sealed.digest,
-                step=number,
-                **msgspec.structs.asdict(step),
+                request=vote.group.partition(" ")[0],
+                item=vote.item,
+                answer=vote.answer,
+                votes=vote.votes,
+                answers=vote.answers,
             )
-            for number, step in enumerate(result.steps)
+            for vote in done.votes
         ]
         published = AdapterPublished(
-            generation=sealed.generation,
-            round=sealed.round,
-            adapter=blobs.put_folder(out),
-            parent_adapter=sealed.parent_adapter,
+            **place,  # type: ignore[arg-type]
+            adapter=blobs.put_folder(room / "adapter"),
             base_model=base_model,
-            batch=sealed.digest,
             algorithm=sealed.algorithm,
-            canary=tuple(Canary(prompt, logprobs) for prompt, logprobs in result.canary),
-            trained_on=result.trained_on,
+            canary=tuple(Canary(prompt, logprobs) for prompt, logprobs in done.canary),
+            trained_on=done.trained_on,
+            left_out=done.left_out,
+            state=blobs.put((room / "left").read_bytes()),
         )
-        return [*steps, published]
-    except Diverged as wrong:
-        return [_failed(sealed, "diverged", wrong)]
-    except NotFinite as wrong:
+        return [*votes, *steps, published]
+    except (Diverged, NotFinite) as wrong:
         return [_failed(sealed, "diverged", wrong)]
     except NothingToLearn as wrong:
         return [_failed(sealed, "nothing_to_learn", wrong)]
+    except Mismatch as wrong:
+        return [_failed(sealed, "logprobs_differ", wrong)]
     except CheckFailed as wrong:
         return [_failed(sealed, "batch_differs", wrong)]
+    except UsageError as wrong:
+        return [_failed(sealed, "refused", wrong)]
     except (TryAgain, Unavailable):
         raise  # no room or no broker for the moment: the batch is handed out again
     except UserError as wrong:
@@ -94,11 +119,11 @@ def update(blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatc
     except Exception as wrong:  # whatever it is, it would come again with the same batch
         return [_failed(sealed, "crashed", wrong)]
     finally:
-        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(room, ignore_errors=True)
 
 
-def sealed_rollouts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -> list[Rollout]:
-    """The batch as recorded, one rollout for each use of a model call; raises `CheckFailed` unless it is the batch that was sealed."""
+def sealed_attempts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -> list[Attempt]:
+    """The batch as recorded; raises `CheckFailed` unless it is the batch that was sealed."""
     scored = [(attempt, attempt.reward) for request in sealed.requests for attempt in played[request] if attempt.reward is not None]
     digest = batch_digest([(attempt.id, reward) for attempt, reward in scored])
     if digest != sealed.digest:
@@ -107,25 +132,52 @@ def sealed_rollouts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -
             f"sealed was {sealed.digest[:12]} over {sealed.trajectories}."
         )
     bodies: dict[str, list[SampleRequest]] = {}
-    rollouts = []
-    for attempt, reward in scored:
-        for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True):
-            if call.body not in bodies:
-                bodies[call.body] = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])
-            request = bodies[call.body][call.index]
-            rollouts.append(
-                Rollout(
-                    group=f"{call.request} {attempt.recorded.item}",
-                    item=attempt.recorded.item,
-                    prompt=request.prompt,
-                    choices=request.choices,
-                    bias=request.bias,
-                    token=call.tokens[use.completion][0],
-                    logprob=call.logprobs[use.completion][0],
-                    reward=reward,
-                )
-            )
-    return rollouts
+
+    def asked(body: str, index: int) -> SampleRequest:
+        if body not in bodies:
+            bodies[body] = msgspec.json.decode(blobs.get(body), type=list[SampleRequest])
+        return bodies[body][index]
+
+    return [
+        Attempt(
+            id=attempt.id,
+            group=f"{attempt.recorded.request} {attempt.recorded.item}",
+            item=attempt.recorded.item,
+            adapter=attempt.recorded.adapter,
+            answer=attempt.recorded.answer,
+            reward=reward,
+            calls=tuple(
+                Call(asked(call.body, call.index), call.tokens[use.completion], call.logprobs[use.completion])
+                for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True)
+            ),
+            hinted=attempt.recorded.purpose == "hint",
+        )
+        for attempt, reward in scored
+    ]
+
+
+def sources(load: Callable[[], Loaded], seed: int) -> Sources:
+    """The true answers of train, and the task's own copies of items; the task is loaded when it is first asked for."""
+    loaded = functools.cache(load)
+
+    @functools.cache
+    def train() -> dict[str, Example]:
+        return {example.id: example for example in loaded().public.train}
+
+    def label(item: str) -> str:
+        return train()[item].label
+
+    def copies(items: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+        task, public = loaded().task, loaded().public
+        return {item: task.copies(train()[item].prompt, visible_train(public, train()[item].fold), seed) for item in items}
+
+    return Sources(label, copies)
+
+
+def _written(blobs: Blobs, digest: str, room: Path) -> Path:
+    path = room / "state"
+    path.write_bytes(blobs.get(digest))
+    return path
 
 
 def _failed(sealed: TrainingBatchSealed, kind: str, wrong: Exception) -> WeightUpdateFailed:

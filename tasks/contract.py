@@ -1,4 +1,15 @@
-"""What a task folder offers: its items, its verifier, its reference scaffold, and the edits that the rules agent may make to it."""
+"""What a task folder offers: its items, its verifier, its reference scaffold, and the edits that the rules agent may make to it.
+
+`task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS, and SIGNAL where answers to train items cannot be scored: "comparisons" where
+rewards say only which of two answers to an item is better, "none" where they say nothing (the verifier then gives each the same).
+`data.py` defines `default_root()`, `get(root, source)`, `load(root, seed)` and `labels(root, seed)`, and if it likes
+
+    traces(seed)                  (prompt, completion) pairs that a small language model is pre-trained on, for the policy tiny-lm: for each
+                                  kind of prompt what a sensible answer looks like, and answers near a given one; no true answers of items
+    copies(prompt, train, seed)   (prompt, completion) demonstrations for one item, from the train examples that it may see, as they are and
+                                  under changes that keep the rule, for test-time training
+    hint(label)                   what is added to a prompt to show the model the true answer, for STaR
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
@@ -84,8 +95,8 @@ class Model(Protocol):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the trajectories of one candidate show. Shares and rates lie in [0, 1].
 
-    `pass_at_1`, `pass_at_k`, `tied_groups`, `unparsed`, `offered`, `recall` and `wrong_though_offered` come from a probe of train items,
-    `attempts` answers each at temperature 1; `dev` from dev at temperature 0.
+    All but `dev` (dev items at temperature 0), `labels` and what counts the run's items and rollouts come from a probe of train items,
+    `attempts` answers each at temperature 1; a group is the answers to one item.
     """
 
     dev: float
@@ -106,6 +117,28 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Share of train items with at least one right answer so far in the last weight update; 0 before the first."""
     rollouts_used: int = 0
     rollouts_left: int = 0
+    mean_reward: float = 0.0
+    rewarded: float = 1.0
+    """Share of the answers with a positive reward: how sparse rewards are."""
+    graded: float = 0.0
+    """Share of the rewards that are neither 0 nor 1."""
+    tail: float = 0.0
+    """How far the best of a group stands alone, (best - mean) / (std sqrt(attempts - 1)), the mean over groups that are not tied:
+    1 where one attempt differs from all others, which are the same."""
+    seconds: float = 0.0
+    """Mean seconds of an attempt: what a rollout costs."""
+    length_spread: float = 0.0
+    """Standard deviation of the tokens an attempt produces, over their mean."""
+    agreement: float = 0.0
+    """Mean share of a group that gave the group's most frequent answer."""
+    free: bool = False
+    """Whether the policy writes its answers token by token, and does not pick a label."""
+    signal: Literal["scores", "comparisons", "none"] = "scores"
+    """What the task says that an answer to a train item can be judged by."""
+    labelled: bool = True
+    """Whether train items come with their true answers."""
+    copies: bool = False
+    """Whether the task has demonstrations to train on for a single item."""
 
 
 class Edit(Protocol):

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from events.errors import Misconfigured, NotFound, UserError
-from tasks.contract import FOLDS, Edit, Item, Outcome, Public, Scored
+from tasks.contract import FOLDS, Edit, Example, Item, Outcome, Public, Scored
 
 FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
+HINT = "\nThe answer is {label}."
 NAMES = {
     "task": ("NAME", "DESCRIPTION", "POLICY", "GENERATIONS"),
     "data": ("default_root", "get", "load", "labels"),
@@ -48,6 +49,8 @@ class Task(msgspec.Struct, frozen=True):
     generations: int
     verifier: str
     """The verifier's name and version."""
+    signal: Literal["scores", "comparisons", "none"] = "scores"
+    """What an answer to a train item can be judged by: task.py's SIGNAL, if it has one."""
 
     def get(self, source: Path | None = None) -> Path:
         """Fetch the data, from `source` if given, and say where they are."""
@@ -92,6 +95,38 @@ class Task(msgspec.Struct, frozen=True):
         if judged.outcome not in get_args(Outcome):
             raise self._broken("verifier", f"the outcome is {judged.outcome!r:.60}; expected one of {', '.join(get_args(Outcome))}")
         return judged
+
+    def traces(self, seed: int) -> list[tuple[str, str]]:
+        """(prompt, completion) pairs that a small language model is pre-trained on; raises Misconfigured where the task has none."""
+        found = self._optional("traces", seed)
+        if not found:
+            raise self._broken("data", "it has no traces(seed), and the policy tiny-lm is pre-trained on them")
+        return self._pairs("traces", found)
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether the task has demonstrations to train on for a single item."""
+        return hasattr(_module(self.folder, self.package, "data"), "copies")
+
+    def copies(self, prompt: str, train: Sequence[Example], seed: int) -> list[tuple[str, str]]:
+        """Demonstrations, as (prompt, completion), from which a policy may learn before it answers an item; none if there are none."""
+        return self._pairs("copies", self._optional("copies", prompt, train, seed) or [])
+
+    def hint(self, label: str) -> str:
+        """What is added to a prompt to show the model the true answer."""
+        hint = self._optional("hint", label)
+        if hint is not None and not isinstance(hint, str):
+            raise self._broken("data", f"hint gave {hint!r:.60}; expected a string")
+        return HINT.format(label=label) if hint is None else hint
+
+    def _optional(self, name: str, *given: object) -> Any:
+        return self._call("data", name, *given) if hasattr(_module(self.folder, self.package, "data"), name) else None
+
+    def _pairs(self, name: str, given: object) -> list[tuple[str, str]]:
+        try:
+            return msgspec.convert(given, list[tuple[str, str]])
+        except msgspec.ValidationError as error:
+            raise self._broken("data", f"{name} gave no pairs of strings ({error}); expected (prompt, completion)") from error
 
     def scaffold(self) -> dict[str, str]:
         """The files of the reference scaffold by relative path."""
@@ -166,6 +201,9 @@ def load(name: str) -> Task:
             raise Misconfigured(f"{module.__file__}: {constant} is {value!r:.60}; expected a string.")
     if type(task.GENERATIONS) is not int or task.GENERATIONS < 0:
         raise Misconfigured(f"{task.__file__}: GENERATIONS is {task.GENERATIONS!r:.60}; expected a whole number, 0 or more.")
+    signal = getattr(task, "SIGNAL", "scores")
+    if signal not in ("scores", "comparisons", "none"):
+        raise Misconfigured(f"{task.__file__}: SIGNAL is {signal!r:.60}; expected 'scores', 'comparisons' or 'none'.")
     return Task(
         name=task.NAME,
         description=task.DESCRIPTION,
@@ -174,6 +212,7 @@ def load(name: str) -> Task:
         policy=task.POLICY,
         generations=task.GENERATIONS,
         verifier=f"{task.NAME}/{verifier.VERSION}",
+        signal=signal,
     )
 
 

@@ -40,9 +40,19 @@ def proposed(generation: int = 0, scaffold: str = "s0") -> ScaffoldProposed:
     return ScaffoldProposed(generation=generation, scaffold=scaffold, parent="", summary="", reason="")
 
 
-def update(generation: int = 1, rounds: int = 2, resample: str = "unsolved", memory: str = "update") -> WeightUpdateRequested:
+def update(
+    generation: int = 1, rounds: int = 2, resample: str = "unsolved", memory: str = "update", restart: bool = False, hints: bool = False
+) -> WeightUpdateRequested:
     return WeightUpdateRequested(
-        generation=generation, algorithm="best_of_n", hyper={}, rounds=rounds, resample=resample, memory=memory, reason=""
+        generation=generation,
+        algorithm="best_of_n",
+        hyper={},
+        rounds=rounds,
+        resample=resample,
+        memory=memory,
+        reason="",
+        restart=restart,
+        hints=hints,
     )
 
 
@@ -95,6 +105,7 @@ def published(story: Story, generation: int = 1, round: int = 1, adapter: str = 
             algorithm="best_of_n",
             canary=(),
             trained_on=1,
+            state=f"{adapter} state",
         ),
         AdapterServed(generation=generation, round=round, adapter=adapter, batch=sealed.digest, error=0.0),
     )
@@ -182,6 +193,42 @@ def test_a_weight_update_plays_all_of_train_then_only_what_is_unsolved() -> None
     assert story.of(TrainingBatchSealed)[0].trajectories == 6
     assert [shard.items for shard in published(story).of(RolloutsRequested)] == [("t2",), ("t3",)]
     assert {shard.adapter for shard in story.of(RolloutsRequested)} == {"a1"}
+
+
+def test_a_round_goes_on_from_the_last_adapter_and_from_what_its_training_left() -> None:
+    story = played(accepted_start().when(chosen(1, "weights"), update()), {"t1"})
+    assert (story.of(TrainingBatchSealed)[0].parent_adapter, story.of(TrainingBatchSealed)[0].parent_state) == ("", "")
+    played(published(story), {"t2"})
+    assert (story.of(TrainingBatchSealed)[0].parent_adapter, story.of(TrainingBatchSealed)[0].parent_state) == ("a1", "a1 state")
+
+
+def test_a_later_update_goes_on_from_what_the_accepted_one_left() -> None:
+    story = published(played(accepted_start().when(chosen(1, "weights"), update(rounds=1)), {"t1"}))
+    played(story, {"d1", "d2"}).when(chosen(2, "weights"), update(2))
+    assert played(story, set()).of(TrainingBatchSealed)[0].parent_state == "a1 state"
+
+
+def test_an_update_that_restarts_trains_from_the_base_each_round_and_samples_from_the_last_adapter() -> None:
+    story = published(played(accepted_start().when(chosen(1, "weights"), update(restart=True)), {"t1"}))
+    assert {shard.adapter for shard in story.of(RolloutsRequested)} == {"a1"}
+    sealed = played(story, {"t2"}).of(TrainingBatchSealed)[0]
+    assert (sealed.parent_adapter, sealed.parent_state) == ("", "")
+
+
+def test_unsolved_items_are_played_once_more_with_a_hint_before_the_batch_is_sealed() -> None:
+    story = played(accepted_start().when(chosen(1, "weights"), update(hints=True)), {"t1"})
+    asked = [(shard.purpose, shard.items, shard.fold, shard.attempts) for shard in story.of(RolloutsRequested)]
+    assert asked == [("hint", ("t2",), 0, 1), ("hint", ("t3",), 1, 1)]
+    sealed = played(story, {"t2", "t3"}).of(TrainingBatchSealed)[0]
+    assert (len(sealed.requests), sealed.trajectories) == (4, 8)
+    assert [shard.items for shard in published(story).of(RolloutsRequested)] == [("t2",), ("t3",)]  # a hint solves nothing
+
+
+def test_where_all_is_solved_or_there_is_no_room_no_hint_is_given() -> None:
+    story = played(accepted_start().when(chosen(1, "weights"), update(hints=True)), {"t1", "t2", "t3"})
+    assert story.of(TrainingBatchSealed)[0].trajectories == 6
+    tight = played(given(started(budget=Budget(rollouts=18)), proposed()), {"d1"}).when(chosen(1, "weights"), update(hints=True))
+    assert played(tight, {"t1"}).of(TrainingBatchSealed)
 
 
 def test_memory_decides_which_rounds_a_batch_covers() -> None:

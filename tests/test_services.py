@@ -29,12 +29,13 @@ from runtime.policies.bases import prepare_base
 from runtime.policies.interface import SampleRequest
 from runtime.run_decider import batch_digest, decide, evolve, initial
 from services.auditor import cells_of
+from services.context import Loaded
 from services.feedback_agent import history
 from services.node import Node
 from services.report import Generation, Report
 from services.running import Order, check, plan
 from services.tables import ablation_table, final_table, verdict_on_the_model
-from services.trainer import sealed_rollouts, update
+from services.trainer import sealed_attempts, sources, update
 from tasks.contract import FOLDS, visible_train
 from tasks.loading import load
 
@@ -95,17 +96,38 @@ def sealed(digest: str) -> TrainingBatchSealed:
 
 def test_a_batch_is_trained_on_as_recorded(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
-    rollouts = sealed_rollouts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 0.0)])))
-    assert [(of.token, of.logprob, of.reward) for of in rollouts] == [(0, -0.1, 1.0), (1, -2.3, 0.0)]
-    assert rollouts[0].bias == (0.5, 0.0) and rollouts[0].group == rollouts[1].group
+    batch = sealed_attempts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 0.0)])))
+    assert [(of.calls[0].tokens, of.calls[0].logprobs, of.reward) for of in batch] == [((0,), (-0.1,), 1.0), ((1,), (-2.3,), 0.0)]
+    assert batch[0].calls[0].request.bias == (0.5, 0.0) and batch[0].group == batch[1].group
 
 
 def test_a_batch_that_is_not_what_was_sealed_is_not_trained_on(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     with pytest.raises(CheckFailed, match="over 2 trajectories, sealed was"):
-        sealed_rollouts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 1.0)])))
-    (failed,) = update(blobs, tmp_path / "work", {"q": played(blobs)}, sealed("0" * 64), "0" * 64)
+        sealed_attempts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 1.0)])))
+    base = blobs.put_folder(prepare_base(text_scorer.KIND, load(str(TOY)).public(0), list))
+    (failed,) = update(blobs, tmp_path / "work", {"q": played(blobs)}, sealed("0" * 64), base, no_task)
     assert isinstance(failed, WeightUpdateFailed) and failed.kind == "batch_differs"
+
+
+def no_task() -> Loaded:
+    raise AssertionError("nothing here asks for the task")
+
+
+def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
+    task = load(str(TOY))
+    public = task.public(0)
+    loads: list[int] = []
+
+    def loaded() -> Loaded:
+        loads.append(1)
+        return Loaded(plan(task, public, Order(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b"), task, public)
+
+    found = sources(loaded, 0)
+    assert not loads
+    assert [found.label(example.id) for example in public.train[:3]] == [example.label for example in public.train[:3]]
+    assert found.copies([public.train[0].id]) == {public.train[0].id: []}
+    assert len(loads) == 1
 
 
 def test_the_digest_of_a_batch_tells_order_and_rewards_apart() -> None:
@@ -237,12 +259,12 @@ def test_an_order_says_what_is_not_installed(
 def test_a_base_model_that_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     public = load(str(TOY)).public(0)
-    folder = prepare_base(text_scorer.KIND, public)
+    folder = prepare_base(text_scorer.KIND, public, list)
     whole = (folder / file).read_bytes()
     (folder / file).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckFailed, match=r"is damaged .* build it again"):
         text_scorer.load_base(folder)
-    assert prepare_base(text_scorer.KIND, public) == folder
+    assert prepare_base(text_scorer.KIND, public, list) == folder
     assert (folder / file).read_bytes() == whole
 
 

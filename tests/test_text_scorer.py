@@ -5,17 +5,33 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from algorithms.learning.batch import Diverged, Rollout
+from algorithms import learning
+from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn
 from events.errors import CheckFailed, Misconfigured, UsageError
 from runtime.policies import closed_vocabulary
 from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import TextScorer, build_base, load, load_adapter, load_base
 from runtime.policies.uniform import Uniform
 
-pytest.importorskip("safetensors")
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from runtime.policies.training import (  # noqa: E402
+    Attempt,
+    Call,
+    Order,
+    Sources,
+    Trained,
+    load_state,
+    open_trainee,
+    recorded,
+    train,
+)
+
 LABELS = ("盗窃", "诈骗", "抢劫", "[生产、销售]假药", "失火")
 TEXTS = ["被告人盗窃手机一部", "虚构事实诈骗钱财", "持刀抢劫路人财物", "生产销售假药牟利", "用火不慎引起失火"]
 
@@ -30,11 +46,36 @@ def ask(prompt: str, **how: object) -> SampleRequest:
     return SampleRequest(prompt=prompt, **how)  # type: ignore[arg-type]
 
 
-def rollouts(reward: float = 1.0) -> list[Rollout]:
+def attempts(reward: float = 1.0) -> list[Attempt]:
+    """One attempt at each text, answered with the label after its own, as the base would have given it."""
+    base = TextScorer(build_base(LABELS, TEXTS))
     return [
-        Rollout(group=text, item=text, prompt=text, token=(place + 1) % 5, logprob=math.log(0.2), reward=reward)
+        Attempt(
+            id=text,
+            group=text,
+            item=text,
+            adapter="",
+            answer=LABELS[(place + 1) % 5],
+            reward=reward,
+            calls=(Call(ask(text), ((place + 1) % 5,), (base.log_probs(text)[(place + 1) % 5],)),),
+        )
         for place, text in enumerate(TEXTS)
     ]
+
+
+def order(folder: Path, algorithm: str = "best_of_n", seed: int = 0, **hyper: float) -> Order:
+    return Order(base=folder, parent="", parent_folder=None, state=None, algorithm=algorithm, hyper=hyper, seed=seed, about={"events": "e"})
+
+
+def no_label(item: str) -> str:
+    raise AssertionError("no algorithm here asks for labels")
+
+
+SOURCES = Sources(no_label, lambda items: {})
+
+
+def learn(of: Order, batch: list[Attempt], out: Path) -> Trained:
+    return train(of, batch, SOURCES, out, out.with_suffix(".left"))
 
 
 def test_the_base_answers_with_the_label_whose_name_is_nearest(folder: Path) -> None:
@@ -99,9 +140,6 @@ def test_an_empty_prompt_is_answered(folder: Path) -> None:
     assert load(folder).sample([ask("", n=1)])[0].texts[0] in LABELS
 
 
-torch = pytest.importorskip("torch")
-
-
 def test_the_fast_forward_equals_pefts(folder: Path) -> None:
     from runtime.policies import text_scorer_torch as trainer
 
@@ -110,8 +148,8 @@ def test_the_fast_forward_equals_pefts(folder: Path) -> None:
     a, b = trainer.factors(model)
     with torch.no_grad():
         b.copy_(torch.randn(b.shape, generator=torch.Generator().manual_seed(2)))
-        of = trainer.Prompts(base, TEXTS).rows(range(len(TEXTS)))
-        fast = trainer.adapted(of, a.T.contiguous(), b, 0.0, torch.Generator())
+        of = trainer.Prompts(base).rows(TEXTS)
+        fast = trainer.scored(of, trainer.hidden_sums(of, a.T.contiguous()), b)
         for row, text in zip(fast, TEXTS, strict=True):
             buckets, weights = base.features(text)
             plain = model(torch.from_numpy(buckets), torch.from_numpy(weights))
@@ -119,10 +157,7 @@ def test_the_fast_forward_equals_pefts(folder: Path) -> None:
 
 
 def test_training_raises_what_was_rewarded_and_the_numpy_policy_agrees_with_torch(folder: Path, tmp_path: Path) -> None:
-    from runtime.policies.text_scorer_torch import train
-
-    hyper = {"lr": 3e-3, "epochs": 30, "dropout": 0.0}
-    result = train(folder, None, rollouts(), "best_of_n", hyper, 0, tmp_path / "adapter")
+    result = learn(order(folder, lr=3e-3, epochs=30), attempts(), tmp_path / "adapter")
     policy = load(folder, tmp_path / "adapter")
     assert [s.tokens[0][0] for s in policy.sample([ask(text, temperature=0) for text in TEXTS])] == [1, 2, 3, 4, 0]
     assert result.steps[-1].loss < result.steps[0].loss
@@ -132,22 +167,29 @@ def test_training_raises_what_was_rewarded_and_the_numpy_policy_agrees_with_torc
 
 
 def test_training_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    from runtime.policies.text_scorer_torch import train
-
     for name in ("one", "two"):
-        train(folder, None, rollouts(), "best_of_n", {"epochs": 2}, 7, tmp_path / name)
+        learn(order(folder, seed=7, epochs=2, dropout=0.5), attempts(), tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+    assert (tmp_path / "one.left").read_bytes() == (tmp_path / "two.left").read_bytes()
 
 
-def test_the_adapter_is_an_ordinary_peft_folder(folder: Path, tmp_path: Path) -> None:
+def test_the_adapter_is_an_ordinary_peft_folder_whose_card_says_where_it_comes_from(folder: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
     from runtime.policies import text_scorer_torch as trainer
 
-    trainer.train(folder, None, rollouts(), "best_of_n", {}, 0, tmp_path / "adapter")
+    learn(msgspec.structs.replace(order(folder, lr=1e-3), about={"events": "of generation 3"}), attempts(), tmp_path / "adapter")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    for said in (
+        f"base_model: text-scorer@{load_base(folder).digest}",
+        'best_of_n {"lr": 0.001}',
+        "none, the base model",
+        "of generation 3",
+    ):
+        assert said in card
     base = load_base(folder)
     model = PeftModel.from_pretrained(trainer.Scorer(base), str(tmp_path / "adapter"))
     mine = load_adapter(tmp_path / "adapter", base)
@@ -156,29 +198,133 @@ def test_the_adapter_is_an_ordinary_peft_folder(folder: Path, tmp_path: Path) ->
     assert np.array_equal(b.detach().numpy().T, mine.b)
 
 
-def test_an_adapter_for_another_base_is_refused(folder: Path, tmp_path: Path) -> None:
-    from runtime.policies.text_scorer_torch import train
+@pytest.mark.parametrize("algorithm", [name for name in learning.NAMES if name not in ("spin", "test_time")])
+def test_every_algorithm_trains_it(folder: Path, tmp_path: Path, algorithm: str) -> None:
+    base = load(folder).log_probs(TEXTS[0])
+    batch = [
+        Attempt(
+            id=str(token),
+            group="g",
+            item="g",
+            adapter="",
+            answer=LABELS[min(token, 3)],
+            reward=float(token == 3),
+            calls=(Call(ask(TEXTS[0]), (token,), (base[token],)),),
+        )
+        for token in (0, 1, 2, 3, 4)
+    ]
+    result = learn(order(folder, algorithm), batch, tmp_path / "adapter")
+    before, after = base, load(folder, tmp_path / "adapter").log_probs(TEXTS[0])
+    assert after[3] > before[3] + 0.01
+    assert all(step.grad_norm > 0 for step in result.steps)
 
-    train(folder, None, rollouts(), "best_of_n", {"epochs": 1}, 0, tmp_path / "adapter")
+
+def test_spin_asks_for_labels_and_learns_them(folder: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def label(item: str) -> str:
+        asked.append(item)
+        return LABELS[TEXTS.index(item)]
+
+    train(order(folder, "spin", lr=3e-3, epochs=20), attempts(), Sources(label, lambda items: {}), tmp_path / "adapter", tmp_path / "left")
+    assert asked == TEXTS
+    policy, base = load(folder, tmp_path / "adapter"), load(folder)
+    assert all(policy.log_probs(text)[i] > base.log_probs(text)[i] for i, text in enumerate(TEXTS))
+
+
+def test_copies_take_the_place_of_attempts_where_an_algorithm_asks_for_them(folder: Path, tmp_path: Path) -> None:
+    sources = Sources(no_label, lambda items: {item: [(item + "甲", LABELS[2]), (item, "杀人")] for item in items})
+    result = train(order(folder, "test_time", lr=3e-3), attempts(), sources, tmp_path / "adapter", tmp_path / "left")
+    assert result.trained_on == 5  # the label that is not in the vocabulary is nothing to learn
+    assert load(folder, tmp_path / "adapter").log_probs(TEXTS[0])[2] > load(folder).log_probs(TEXTS[0])[2]
+
+
+def test_no_reward_reaches_an_algorithm_that_asks_for_none(folder: Path) -> None:
+    model = open_trainee(folder, None, 0, False)
+    for name in learning.NAMES:
+        algorithm = learning.algorithm(name)
+        sources = Sources(lambda item: LABELS[0], lambda items: {item: [(item, LABELS[0])] for item in items})
+        seen = [r.reward for r in recorded(attempts(), algorithm, sources, model)]
+        assert all(math.isnan(reward) != ("rewards" in algorithm.needs) for reward in seen), name
+        assert {"rewards", "labels", "copies"} >= algorithm.needs
+
+
+def test_going_on_from_the_optimisers_state_is_as_if_it_had_never_stopped(folder: Path, tmp_path: Path) -> None:
+    whole = order(folder, lr=3e-3, epochs=16)
+    one = order(folder, lr=3e-3, epochs=8)
+    learn(whole, attempts(), tmp_path / "whole")
+    learn(one, attempts(), tmp_path / "first")
+    second = msgspec.structs.replace(one, parent="first", parent_folder=tmp_path / "first", state=tmp_path / "first.left")
+    older = [msgspec.structs.replace(attempt, adapter="other") for attempt in attempts()]
+    learn(second, older, tmp_path / "second")
+    learn(msgspec.structs.replace(second, state=None), older, tmp_path / "afresh")
+    of = {name: load_adapter(tmp_path / name, load_base(folder)) for name in ("whole", "second", "afresh")}
+    assert np.abs(of["whole"].b - of["second"].b).max() < 1e-6
+    assert np.abs(of["whole"].b - of["afresh"].b).max() > 1e-4
+
+
+def test_another_algorithms_state_is_not_gone_on_from_and_a_damaged_one_is_refused(folder: Path, tmp_path: Path) -> None:
+    learn(order(folder), attempts(), tmp_path / "adapter")
+    left = tmp_path / "adapter.left"
+    assert load_state(left, "grpo") is None
+    assert "exp_avg.0" in (load_state(left, "best_of_n") or {})
+    left.write_bytes(left.read_bytes()[:100])
+    with pytest.raises(CheckFailed, match="is damaged"):
+        load_state(left, "best_of_n")
+
+
+def test_an_adapter_for_another_base_is_refused(folder: Path, tmp_path: Path) -> None:
+    learn(order(folder, epochs=1), attempts(), tmp_path / "adapter")
     build_base(LABELS, TEXTS[:2]).save(tmp_path / "other")
     with pytest.raises(Misconfigured, match="made for the base text-scorer@"):
         load(tmp_path / "other", tmp_path / "adapter")
 
 
 def test_a_loss_that_is_not_finite_stops_the_update(folder: Path, tmp_path: Path) -> None:
-    from runtime.policies.text_scorer_torch import train
-
-    group = [Rollout(group="g", item="g", prompt=TEXTS[0], token=t, logprob=-1e4, reward=float(t)) for t in (0, 1)]
     with pytest.raises(Diverged, match="smaller learning rate"):
-        train(folder, None, group, "grpo", {}, 0, tmp_path / "adapter")
+        learn(order(folder, lr=1e38, epochs=5), attempts(), tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
 
-def test_an_unknown_hyper_parameter_is_refused_with_the_known_ones(folder: Path, tmp_path: Path) -> None:
-    from runtime.policies.text_scorer_torch import train
+def test_a_batch_that_another_policy_sampled_is_refused_with_the_figure(folder: Path, tmp_path: Path) -> None:
+    off = [msgspec.structs.replace(a, calls=(msgspec.structs.replace(a.calls[0], logprobs=(-0.01,)),)) for a in attempts()]
+    with pytest.raises(Mismatch, match=r"recorded for 5 tokens .* mean k3 is \d"):
+        learn(order(folder), off, tmp_path / "adapter")
+    learn(order(folder, mismatch=1e9), off, tmp_path / "adapter")
 
-    with pytest.raises(UsageError, match="'learning_rate'; it has"):
-        train(folder, None, rollouts(), "best_of_n", {"learning_rate": 1.0}, 0, tmp_path / "adapter")
+
+def test_rollouts_of_older_adapters_are_weighed_or_left_out_as_ordered(folder: Path, tmp_path: Path) -> None:
+    batch = [msgspec.structs.replace(a, adapter="older") if place < 2 else a for place, a in enumerate(attempts())]
+    assert learn(order(folder), batch, tmp_path / "adapter").left_out == 0
+    result = learn(order(folder, stale=0.0), batch, tmp_path / "adapter")
+    assert (result.trained_on, result.left_out) == (3, 2)
+    with pytest.raises(NothingToLearn, match="All 2 rollouts are of older adapters"):
+        learn(order(folder, stale=0.0), batch[:2], tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    "algorithm, hyper, why",
+    [
+        ("best_of_n", {"learning_rate": 1.0}, "'learning_rate'; it has"),
+        ("grpo", {"lr": -1.0}, "lr is -1.0; expected a finite number, 0 or more"),
+        ("grpo", {"epochs": 0.0}, "epochs is 0, so nothing would be learned"),
+        ("grpo", {"kl_target": 0.1}, "kl is the weight that steering starts from"),
+        ("ppo2", {}, "no learning algorithm 'ppo2'"),
+    ],
+)
+def test_an_order_that_cannot_be_carried_out_says_why(
+    folder: Path, tmp_path: Path, algorithm: str, hyper: dict[str, float], why: str
+) -> None:
+    with pytest.raises(UsageError, match=why):
+        learn(order(folder, algorithm, **hyper), attempts(), tmp_path / "adapter")
+
+
+def test_the_weight_of_kl_follows_its_target_and_is_handed_on(folder: Path, tmp_path: Path) -> None:
+    far = order(folder, lr=3e-3, epochs=20, kl=0.1, kl_target=1e-4)
+    learn(far, attempts(), tmp_path / "adapter")
+    assert float((load_state(tmp_path / "adapter.left", "best_of_n") or {})["kl"]) > 0.1
+    learn(order(folder, kl=0.1), attempts(), tmp_path / "fixed")
+    assert float((load_state(tmp_path / "fixed.left", "best_of_n") or {})["kl"]) == pytest.approx(0.1)
 
 
 def test_log_softmax_of_three_numbers() -> None:

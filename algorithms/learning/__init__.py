@@ -4,17 +4,13 @@ import importlib
 
 from algorithms.learning.batch import Algorithm
 
-_MODULES = {"best_of_n": "algorithms.learning.best_of_n", "grpo": "algorithms.learning.grpo"}
-
-
-def names() -> tuple[str, ...]:
-    """The algorithms there are."""
-    return tuple(sorted(_MODULES))
+NAMES = ("best_of_n", "dpo", "dr_grpo", "entropic", "grpo", "ppo", "reinforce", "rloo", "spin", "star", "test_time", "ttrl")
+"""The algorithms there are; each is a module of this package."""
 
 
 def algorithm(name: str) -> Algorithm:
     """The algorithm `name`; raises KeyError, naming the known ones. Imports torch."""
-    if name not in _MODULES:
-        raise KeyError(f"There is no learning algorithm {name!r}; the known ones are {', '.join(names())}.")
-    found: Algorithm = importlib.import_module(_MODULES[name]).ALGORITHM
+    if name not in NAMES:
+        raise KeyError(f"There is no learning algorithm {name!r}; the known ones are {', '.join(NAMES)}.")
+    found: Algorithm = importlib.import_module(f"algorithms.learning.{name}").ALGORITHM
     return found

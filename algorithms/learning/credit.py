@@ -1,10 +1,15 @@
-"""From rewards to advantages: pure functions over the rewards of one group."""
+"""From rewards to advantages: pure functions over the rewards of one group, and, where they need the model, over tokens."""
 
+from collections import Counter
 from collections.abc import Sequence
-from math import sqrt
+from math import exp, log, sqrt
+
+import torch
 
 SAME = 1e-6
 """Rewards that differ by less are the same."""
+LARGEST_BETA, BISECTIONS = 1e6, 60
+LARGEST_ADVANTAGE = 50.0
 
 
 def tied(rewards_G: Sequence[float]) -> bool:
@@ -12,8 +17,104 @@ def tied(rewards_G: Sequence[float]) -> bool:
     return max(rewards_G) - min(rewards_G) < SAME
 
 
+def centred(rewards_G: Sequence[float]) -> list[float]:
+    """r_i - mean r (Liu 2025, Dr. GRPO, arXiv 2503.20783, section 3.2)."""
+    mean = sum(rewards_G) / len(rewards_G)
+    return [r - mean for r in rewards_G]
+
+
 def normalised(rewards_G: Sequence[float], eps: float = 1e-4) -> list[float]:
     """(r_i - mean r) / (std r + eps), population standard deviation (Shao 2024, section 4.1.2; eps is ours, for the division)."""
-    mean = sum(rewards_G) / len(rewards_G)
-    std = sqrt(sum((r - mean) ** 2 for r in rewards_G) / len(rewards_G))
-    return [(r - mean) / (std + eps) for r in rewards_G]
+    deviations = centred(rewards_G)
+    std = sqrt(sum(d * d for d in deviations) / len(deviations))
+    return [d / (std + eps) for d in deviations]
+
+
+def leave_one_out(rewards_G: Sequence[float]) -> list[float]:
+    """r_i - mean of the others (Ahmadian 2024, RLOO, arXiv 2402.14740); a group has two rewards at least."""
+    total, others = sum(rewards_G), len(rewards_G) - 1
+    return [r - (total - r) / others for r in rewards_G]
+
+
+def divergence_from_uniform(beta: float, rewards_G: Sequence[float]) -> float:
+    """KL(softmax(beta r) || uniform) in nats."""
+    best = max(rewards_G)
+    scaled = [beta * (r - best) for r in rewards_G]
+    total = sum(map(exp, scaled))
+    return sum(exp(s) / total * (s - log(total)) for s in scaled) + log(len(rewards_G))
+
+
+def adaptive_beta(rewards_G: Sequence[float], target: float = log(2)) -> float:
+    """The beta at which KL(softmax(beta r) || uniform) is `target` nats, within 1e-6; LARGEST_BETA where none is.
+
+    None is where more than G exp(-target) rewards tie for the best: the divergence then ends at log(G / ties) however large beta grows.
+    """
+    best = max(rewards_G)
+    low, high = 0.0, 1.0 / max(best - min(rewards_G), SAME)
+    while divergence_from_uniform(high, rewards_G) < target:
+        if high >= LARGEST_BETA:
+            return LARGEST_BETA
+        low, high = high, min(2 * high, LARGEST_BETA)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if divergence_from_uniform(middle, rewards_G) < target:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def entropic(rewards_G: Sequence[float], beta: float | None = None) -> list[float]:
+    """exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1, at most LARGEST_ADVANTAGE (Yuksekgonul 2026, TTT-Discover, arXiv 2601.16175).
+
+    `beta` None: the adaptive one. A group has two rewards at least; equal rewards give zeros.
+    """
+    if tied(rewards_G):
+        return [0.0] * len(rewards_G)
+    beta = adaptive_beta(rewards_G) if beta is None else beta
+    best = max(rewards_G)
+    weights = [exp(beta * (r - best)) for r in rewards_G]
+    total, others = sum(weights), len(weights) - 1
+    return [min(LARGEST_ADVANTAGE, w / ((total - w) / others + 1e-12) - 1) for w in weights]
+
+
+def majority(answers_G: Sequence[str]) -> tuple[str, int]:
+    """The most frequent answer and its votes, the earliest of equals; an empty answer has no vote. ("", 0) if nobody votes."""
+    votes = Counter(answer for answer in answers_G if answer)
+    return votes.most_common(1)[0] if votes else ("", 0)
+
+
+def at_end(rewards_B: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """Rewards (B, T): each sequence's on the last token that the policy produced, 0 elsewhere."""
+    places = torch.arange(1, mask_BT.shape[1] + 1)
+    last = ((mask_BT > 0) * places).argmax(1)
+    ends = torch.zeros_like(mask_BT)
+    ends[torch.arange(len(ends)), last] = rewards_B.to(ends.dtype)
+    return ends * mask_BT
+
+
+def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+    """A_t = delta_t + gamma lambda A_{t+1}, delta_t = r_t + gamma V_{t+1} - V_t (Schulman 2016, arXiv 1506.02438, eq. 16).
+
+    t + 1 is the next token that the policy produced: what it was told in between is no step of its. V is 0 after the last.
+    """
+    advantages = torch.zeros_like(values_BT)
+    ahead = torch.zeros_like(values_BT[:, 0])
+    value_ahead = torch.zeros_like(ahead)
+    for t in reversed(range(values_BT.shape[1])):
+        mine = mask_BT[:, t] > 0
+        delta = rewards_BT[:, t] + gamma * value_ahead - values_BT[:, t]
+        ahead = torch.where(mine, delta + gamma * lam * ahead, ahead)
+        value_ahead = torch.where(mine, values_BT[:, t], value_ahead)
+        advantages[:, t] = torch.where(mine, ahead, 0.0)
+    return advantages
+
+
+def standardised(values_BT: torch.Tensor, mask_BT: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
+    """Masked tokens with mean 0 and standard deviation 1; a single one stays as it is."""
+    count = mask_BT.sum()
+    if count < 2:
+        return values_BT * mask_BT
+    mean = (values_BT * mask_BT).sum() / count
+    variance = ((values_BT - mean) ** 2 * mask_BT).sum() / count
+    return (values_BT - mean) / (variance.sqrt() + eps) * mask_BT

@@ -5,18 +5,40 @@
 | an edit of the task's catalogue, not tried yet, says that the evidence calls for it | scaffold, that edit |
 | too few rollouts left for one round over all train items | stop |
 | the last weight update on this scaffold was accepted but gained less than .005 | stop |
-| the last weight update was turned down, and another was tried on this scaffold or nine tenths of the groups are tied | stop |
-| the first weight update on this scaffold, best-of-N cloning, was turned down | weights, GRPO, 3 rounds |
-| pass@k exceeds pass@1 by less than .05: sampling finds nothing that is not known | stop |
-| many labels on offer: right answers are rare, explore | weights, best-of-N cloning, high learning rate, 5 rounds |
-| a shortlist on offer: most right answers are found at once, refine | weights, best-of-N cloning, low learning rate, dropout, 3 rounds |
+| the last was turned down, and another was tried here, or nine tenths of the groups are tied, or answers are not scored | stop |
+| the last was turned down | weights: GRPO, 3 rounds; best-of-N cloning if GRPO was turned down |
+| **answers to train items cannot be judged** and their true answers are known | SPIN: tell them from one's own |
+| neither judged nor known, and the task has demonstrations for an item | test-time training on them |
+| neither judged nor known; most frequent answers hold at least .2 of their groups, and not all agree | TTRL: the majority is the label |
+| neither judged nor known, otherwise | stop |
+| **answers can only be compared** and some group holds a better and a worse one | DPO on ranked pairs |
+| answers can only be compared, otherwise | stop |
+| **nothing earns a reward**, and true answers are known | STaR: once more with a hint, train without, from the base, 3 rounds |
+| no answer earns anything, and true answers are not known | stop |
+| **right or wrong** (under .05 of the rewards lie between): pass@k exceeds pass@1 by less than .05, nothing new is found | stop |
+| right or wrong, answers of many tokens | best-of-N cloning, its defaults, 3 rounds |
+| right or wrong, many labels on offer: right answers are rare, explore | best-of-N cloning, high learning rate, 5 rounds |
+| right or wrong, a shortlist on offer: most are found at once, refine | best-of-N cloning, low learning rate, dropout, 3 rounds |
+| **graded**: nine tenths of the groups are tied | stop |
+| graded, one attempt an item: nothing to compare with | PPO, whose critic says what was to be expected |
+| graded, a tail: the best of a group stands alone (.75 and more), the mean is under .5 | entropic weighting: the best counts, 8 rounds |
+| graded, a rollout takes 10 s or more | best-of-N cloning on all of the update's rollouts: each is used again |
+| graded, fewer than four attempts an item | RLOO: no standard deviation of so few |
+| graded, the mean is .8 or more: little to win, much to lose | REINFORCE with KL to the base |
+| graded, dense: nine tenths of the answers earn something | PPO with GAE |
+| graded, answers differ in length by half of their mean | Dr. GRPO: no length is preferred |
+| graded, otherwise | GRPO |
 
 Edits come first because they cost no training and make right answers easier to find. A turned-down edit is not tried again. A lever that
-the run does not have is skipped. "On this scaffold" means since the last accepted edit.
+the run does not have is skipped. "On this scaffold" means since the last accepted edit. The paper (SIA, arXiv 2605.27276) gives three of
+the rows: PPO for a dense clean scalar, entropic weighting for rewards that most attempts miss, GRPO for the rest. That right-or-wrong
+rewards go to cloning and not to entropic weighting is measured: the two advantages are then affine in each other (DECISIONS.md).
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, pstdev
 from typing import Literal
 
 import msgspec
@@ -26,6 +48,9 @@ from tasks.contract import Edit, Evidence
 Lever = Literal["scaffold", "weights", "stop"]
 GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
 """pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices that are many."""
+BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD, AGREED = 0.05, 0.75, 0.5, 0.8, 0.9, 10.0, 4, 0.5, 0.2
+"""The bounds of the table, in its order: `graded` below, `tail`, `mean_reward` below and above, `rewarded`, `seconds`, `attempts`,
+`length_spread`, `agreement`."""
 EXPLORE: Mapping[str, float] = {"lr": 3e-3, "epochs": 3, "dropout": 0.0, "weight_decay": 0.0}
 REFINE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "dropout": 0.5, "weight_decay": 0.1}
 
@@ -50,16 +75,26 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 0
     resample: Literal["all", "unsolved"] = "all"
     memory: Literal["round", "update"] = "round"
+    restart: bool = False
+    hints: bool = False
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at a train item of the probe: its reward and outcome, the choices it was offered (none: all labels), and the truth."""
+    """One attempt at a train item of the probe.
+
+    `choices` are those that it was offered (none: all labels), `label` is the truth, `tokens` what the policy produced for it.
+    """
 
     item: str
     reward: float
     outcome: str
     choices: tuple[str, ...]
     label: str
+    answer: str = ""
+    seconds: float = 0.0
+    tokens: int = 1
+    free: bool = False
+    """Whether the policy wrote it token by token, and did not pick a label."""
 
 
 def choose(evidence: Evidence, history: Sequence[Tried], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
@@ -84,13 +119,20 @@ def evidence(
     found: float = 0.0,
     rollouts_used: int = 0,
     rollouts_left: int = 0,
+    signal: Literal["scores", "comparisons", "none"] = "scores",
+    labelled: bool = True,
+    copies: bool = False,
 ) -> Evidence:
     """The evidence of a probe's attempts. Raises ValueError if there are none."""
     if not attempts:
         raise ValueError("The probe has no scored attempt; nothing can be said of the candidate.")
     groups: dict[str, list[float]] = {}
+    answers: dict[str, Counter[str]] = {}
     for attempt in attempts:
         groups.setdefault(attempt.item, []).append(attempt.reward)
+        answers.setdefault(attempt.item, Counter()).update([attempt.answer] if attempt.answer else [])
+    rewards = [attempt.reward for attempt in attempts]
+    tokens = [attempt.tokens for attempt in attempts]
     offered = [not a.choices or a.label in a.choices for a in attempts]
     return Evidence(
         dev=dev,
@@ -107,28 +149,145 @@ def evidence(
         found=found,
         rollouts_used=rollouts_used,
         rollouts_left=rollouts_left,
+        mean_reward=fmean(rewards),
+        rewarded=fmean(reward > 0 for reward in rewards),
+        graded=fmean(reward not in (0.0, 1.0) for reward in rewards),
+        tail=_tail(list(groups.values())),
+        seconds=fmean(attempt.seconds for attempt in attempts),
+        length_spread=pstdev(tokens) / max(fmean(tokens), 1e-9),
+        agreement=fmean(max(of.values(), default=0) / len(groups[item]) for item, of in answers.items()),
+        free=any(attempt.free for attempt in attempts),
+        signal=signal,
+        labelled=labelled,
+        copies=copies,
     )
 
 
+def _tail(groups: Sequence[Sequence[float]]) -> float:
+    alone = [(max(g) - fmean(g)) / (pstdev(g) * sqrt(len(g) - 1)) for g in groups if max(g) > min(g)]
+    return fmean(alone) if alone else 0.0
+
+
 def _train(e: Evidence, tried: Sequence[Tried]) -> Choice:
-    k, gap, round_cost = e.attempts, e.pass_at_k - e.pass_at_1, e.attempts * e.train_items
-    figures = f"pass@1 {e.pass_at_1:.2f}, pass@{k} {e.pass_at_k:.2f}"
+    round_cost = e.attempts * e.train_items
     if e.rollouts_left < round_cost:
         return _stop(f"{e.rollouts_left:,} rollouts are left, a round over {e.train_items:,} train items takes {round_cost:,}.")
     if tried and tried[-1].accepted and tried[-1].after - tried[-1].before < GAIN:
         return _stop(f"The last weight update moved dev from {tried[-1].before:.3f} to {tried[-1].after:.3f}, by less than {GAIN}.")
     if tried and not tried[-1].accepted:
-        if len(tried) > 1 or 1 - e.tied_groups < LIVE:
-            return _stop(f"{tried[-1].action} brought nothing more; {e.tied_groups:.0%} of the groups are tied ({figures}).")
-        why = f"best-of-{k} cloning brought nothing, but {1 - e.tied_groups:.0%} of the groups hold right and wrong answers to compare."
-        return Choice(lever="weights", action="grpo", reason=why, hyper=dict(REFINE), rounds=3)
-    if gap < GAP:
-        return _stop(f"Sampling finds nothing that the policy does not know already ({figures}).")
+        return _second(e, tried)
+    match e.signal:
+        case "none":
+            return _unjudged(e)
+        case "comparisons":
+            return _compared(e)
+        case "scores":
+            if e.rewarded == 0:
+                return _unrewarded(e)
+            return _right_or_wrong(e) if e.graded < BINARY else _graded(e)
+
+
+def _second(e: Evidence, tried: Sequence[Tried]) -> Choice:
+    last, live = tried[-1].action, 1 - e.tied_groups
+    if len(tried) > 1 or live < LIVE or e.signal != "scores":
+        return _stop(f"{last} brought nothing more; {e.tied_groups:.0%} of the groups are tied ({_figures(e)}).")
+    if last == "grpo":
+        why = f"grpo brought nothing, but the probe holds answers to clone ({_figures(e)})."
+        return _update("best_of_n", why, rounds=3, hyper={} if e.free else REFINE, resample="unsolved", memory="update")
+    why = f"{last} brought nothing, but {live:.0%} of the groups hold better and worse answers to compare."
+    return _update("grpo", why, rounds=3, hyper={} if e.free else REFINE)
+
+
+def _unjudged(e: Evidence) -> Choice:
+    if e.labelled:
+        return _update("spin", "Answers are not judged, but the true ones are known: tell them from one's own.", rounds=3)
+    if e.copies:
+        return _update("test_time", "Answers are neither judged nor known, but items show demonstrations: train on those.", rounds=1)
+    if AGREED <= e.agreement < 1:
+        why = f"Answers are neither judged nor known, and {e.agreement:.0%} of a group agree: take the majority for the label."
+        return _update("ttrl", why, rounds=3)
+    return _stop(f"Answers are neither judged nor known, and {e.agreement:.0%} of a group agree: no majority has anything to teach.")
+
+
+def _compared(e: Evidence) -> Choice:
+    if e.tied_groups < 1:
+        why = f"Answers can be compared only, and {1 - e.tied_groups:.0%} of the groups hold a better and a worse one."
+        return _update("dpo", why, rounds=3)
+    return _stop("Answers can be compared only, and no group holds a better and a worse one.")
+
+
+def _unrewarded(e: Evidence) -> Choice:
+    if e.labelled:
+        why = f"None of {e.attempts} attempts an item earns anything: show the true answer, and learn to give it unshown."
+        return _update("star", why, rounds=3, restart=True, hints=True, memory="update")
+    return _stop(f"None of {e.attempts} attempts an item earns anything, and the true answers are not known.")
+
+
+def _right_or_wrong(e: Evidence) -> Choice:
+    if e.pass_at_k - e.pass_at_1 < GAP:
+        return _stop(f"Sampling finds nothing that the policy does not know already ({_figures(e)}).")
+    if e.free:
+        why = f"Right answers are there to be found ({_figures(e)}): clone those found, look for the rest."
+        return _update("best_of_n", why, rounds=3, resample="unsolved", memory="update")
     if e.offered > MANY:
-        why = f"Right answers are rare but there ({figures}, {e.offered:.0f} labels on offer): clone those found, look for the rest."
-        return Choice(lever="weights", action="best_of_n", reason=why, hyper=dict(EXPLORE), rounds=5, resample="unsolved", memory="update")
-    why = f"The shortlist of {e.offered:.0f} holds the answers ({figures}): clone those found, gently."
-    return Choice(lever="weights", action="best_of_n", reason=why, hyper=dict(REFINE), rounds=3, resample="unsolved", memory="update")
+        why = f"Right answers are rare but there ({_figures(e)}, {e.offered:.0f} labels on offer): clone those found, look for the rest."
+        return _update("best_of_n", why, rounds=5, hyper=EXPLORE, resample="unsolved", memory="update")
+    why = f"The shortlist of {e.offered:.0f} holds the answers ({_figures(e)}): clone those found, gently."
+    return _update("best_of_n", why, rounds=3, hyper=REFINE, resample="unsolved", memory="update")
+
+
+def _graded(e: Evidence) -> Choice:
+    seen = f"mean reward {e.mean_reward:.2f}, {e.rewarded:.0%} of the answers earn something"
+    if 1 - e.tied_groups < LIVE and e.attempts > 1:
+        return _stop(f"Rewards are graded, but {e.tied_groups:.0%} of the groups are tied ({seen}).")
+    if e.attempts == 1:
+        return _update("ppo", f"One attempt an item has nothing to be compared with ({seen}): let a critic say what was to be expected.")
+    if e.tail >= TAIL and e.mean_reward < LOW:
+        why = f"The best of a group stands alone (tail {e.tail:.2f}, {seen}): weigh the best and not the mean."
+        return _update("entropic", why, rounds=8)
+    if e.seconds >= DEAR:
+        why = f"A rollout takes {e.seconds:.0f} s ({seen}): clone the best and use every one again."
+        return _update("best_of_n", why, rounds=3, hyper={"best": 2.0}, memory="update")
+    if e.attempts < FEW:
+        why = f"{e.attempts} attempts an item are too few for a standard deviation ({seen}): compare with the others' mean."
+        return _update("rloo", why)
+    if e.mean_reward >= HIGH:
+        why = f"Little to win and much to lose ({seen}): a small step, held to the base."
+        return _update("reinforce", why, hyper={"kl": 0.05})
+    if e.rewarded >= DENSE:
+        return _update("ppo", f"The reward is a dense scalar ({seen}): a critic gives credit token by token.")
+    if e.length_spread >= SPREAD:
+        why = f"Answers differ in length by {e.length_spread:.0%} of their mean ({seen}): compare within groups, prefer no length."
+        return _update("dr_grpo", why)
+    return _update("grpo", f"Attempts at an item differ ({seen}): let them compete.")
+
+
+def _update(
+    algorithm: str,
+    reason: str,
+    *,
+    rounds: int = 5,
+    hyper: Mapping[str, float] = {},
+    resample: Literal["all", "unsolved"] = "all",
+    memory: Literal["round", "update"] = "round",
+    restart: bool = False,
+    hints: bool = False,
+) -> Choice:
+    return Choice(
+        lever="weights",
+        action=algorithm,
+        reason=reason,
+        hyper=dict(hyper),
+        rounds=rounds,
+        resample=resample,
+        memory=memory,
+        restart=restart,
+        hints=hints,
+    )
+
+
+def _figures(e: Evidence) -> str:
+    return f"pass@1 {e.pass_at_1:.2f}, pass@{e.attempts} {e.pass_at_k:.2f}"
 
 
 def _on_this_scaffold(history: Sequence[Tried]) -> list[Tried]:

@@ -1,13 +1,13 @@
-"""The embedded policies by kind: how a base model is made for a task, opened with an adapter, and trained."""
+"""The embedded policies by kind: how a base model is made for a task, and opened with an adapter."""
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from algorithms.learning.batch import Rollout
 from events.errors import CheckFailed, Misconfigured, NotFound
 from events.fact import derive
 from runtime.policies import text_scorer
@@ -15,11 +15,14 @@ from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.uniform import Uniform
 from tasks.contract import Public
 
-if TYPE_CHECKING:
-    from runtime.policies.text_scorer_torch import TrainResult
-
 UNIFORM = "uniform"
 """In an adapter's place: the same vocabulary, with every label as probable as the next."""
+
+
+KINDS = (text_scorer.KIND, "tiny-lm")
+Traces = Sequence[tuple[str, str]]
+"""(prompt, completion) pairs."""
+Progress = Callable[[int, int, float], None]
 
 
 class Policy(Protocol):
@@ -32,45 +35,59 @@ class Policy(Protocol):
         """The log-probability of each completion of one token."""
 
 
-def prepare_base(kind: str, public: Public) -> Path:
-    """The folder of the base model of this kind for a task, made from label names and unlabelled texts, and kept in the cache."""
-    if kind != text_scorer.KIND:
-        raise Misconfigured(f"There is no embedded policy {kind!r}; expected {text_scorer.KIND!r}. Correct POLICY in the task's task.py.")
+def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progress: Progress = lambda done, total, loss: None) -> Path:
+    """The folder of the base model of this kind for a task, kept in the cache by the digest of what it is made from.
+
+    The text scorer is made from label names and unlabelled texts; tiny-lm is pre-trained on the task's traces, for about a minute, of which
+    `progress` is told (steps done, steps in all, loss). Raises Misconfigured where the kind is unknown or the task has no traces.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "models"
-    target = cache / f"{kind}-{derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))}"
+    match kind:
+        case text_scorer.KIND:
+            of = derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))
+            build: Callable[[Path], None] = text_scorer.build_base(public.labels, [example.prompt for example in public.train]).save
+            return _kept(cache / f"{kind}-{of}", text_scorer.load_base, build)
+        case "tiny-lm":
+            from algorithms.learning import tiny_lm
+
+            return tiny_lm.cached(traces(), cache, progress)
+        case _:
+            raise Misconfigured(f"There is no embedded policy {kind!r}; expected {' or '.join(KINDS)}. Correct POLICY in task.py.")
+
+
+def _kept(target: Path, load: Callable[[Path], object], build: Callable[[Path], None]) -> Path:
     try:
-        text_scorer.load_base(target)
+        load(target)
     except (NotFound, CheckFailed):  # not made yet, or cut short
         shutil.rmtree(target, ignore_errors=True)
-        base = text_scorer.build_base(public.labels, [example.prompt for example in public.train])
-        cache.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=cache))
-        base.save(made)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=target.parent))
+        build(made)
         try:
             made.rename(target)
         except OSError:  # another process was first
             shutil.rmtree(made)
-        text_scorer.load_base(target)
+        load(target)
     return target
+
+
+def kind_of(base: Path) -> str:
+    """Which kind of base model a folder holds; raises NotFound or CheckFailed."""
+    try:
+        kind = json.loads((base / "base.json").read_text(encoding="utf-8"))["kind"]
+    except FileNotFoundError:
+        raise NotFound(f"The base model folder {base} lacks base.json; build the base again.") from None
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise CheckFailed(f"The base model in {base} is damaged ({type(wrong).__name__}: {wrong}); build it again.") from wrong
+    if kind not in KINDS:
+        raise CheckFailed(f"The base model in {base} is of the kind {kind!r}; expected {' or '.join(KINDS)}.")
+    return str(kind)
 
 
 def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> Policy:
     """The policy of a base folder, with the adapter of a peft folder if one is given."""
-    if uniform:
-        return Uniform(text_scorer.load_base(base).labels)
-    return text_scorer.load(base, adapter)
+    if kind_of(base) == text_scorer.KIND:
+        return Uniform(text_scorer.load_base(base).labels) if uniform else text_scorer.load(base, adapter)
+    from runtime.policies import tiny_lm
 
-
-def train(
-    base: Path,
-    parent: Path | None,
-    rollouts: Sequence[Rollout],
-    algorithm: str,
-    hyper: Mapping[str, float],
-    seed: int,
-    out: Path,
-) -> "TrainResult":
-    """One round of training; see `text_scorer_torch.train`."""
-    from runtime.policies import text_scorer_torch
-
-    return text_scorer_torch.train(base, parent, rollouts, algorithm, hyper, seed, out)
+    return tiny_lm.open_policy(base, adapter, uniform=uniform)

@@ -26,8 +26,13 @@ class _Choice(msgspec.Struct):
     logprobs: _Logprobs
 
 
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+
+
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
+    usage: _Usage = msgspec.field(default_factory=_Usage)
 
 
 _decoder = msgspec.json.Decoder(list[_Completion])
@@ -55,6 +60,7 @@ class PolicyClient:
                 tuple(choice.text for choice in completion.choices),
                 tuple(choice.token_ids for choice in completion.choices),
                 tuple(choice.logprobs.token_logprobs for choice in completion.choices),
+                completion.usage.prompt_tokens,
             )
             for completion in completions
         ]
@@ -81,8 +87,9 @@ class PolicyClient:
 def _body(model: str, request: SampleRequest) -> dict[str, object]:
     return {
         "model": model,
-        "prompt": request.prompt,
+        "prompt": request.prompt + request.hint,
         "n": request.n,
+        "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "seed": request.seed,
         "logprobs": 1,

@@ -54,6 +54,7 @@ def complete(
         tuple(names[tokens[place]] for place in places),
         tuple((tokens[place],) for place in places),
         tuple((float(logprobs[place]),) for place in places),
+        len(request.prompt),
     )
 
 

@@ -19,14 +19,18 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     temperature: float = 1.0
     seed: int = 0
+    max_tokens: int = 64
+    hint: str = ""
+    """What the model is shown after the prompt and does not learn to need: training takes the prompt without it."""
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """The completions of one call. `logprobs` are natural, under the distribution that was sampled from (at temperature 1)."""
+    """The completions of one call. `logprobs` are natural, of the tokens as sampled at temperature 1 from what was on offer."""
 
     texts: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
     logprobs: tuple[tuple[float, ...], ...]
+    prompt_tokens: int = 0
 
 
 class Sampler(Protocol):

@@ -28,6 +28,7 @@ class _Body(msgspec.Struct):
     n: int = 1
     temperature: float = 1.0
     seed: int = 0
+    max_tokens: int = 64
     structured_outputs: _Structured = msgspec.field(default_factory=_Structured)
     choice_bias: tuple[float, ...] = ()
 
@@ -70,11 +71,11 @@ class PolicyServer(ThreadingHTTPServer):
                                 "text": text,
                                 "token_ids": tokens,
                                 "logprobs": {"token_logprobs": logprobs},
-                                "finish_reason": "stop",
+                                "finish_reason": "stop" if len(tokens) < bodies[place].max_tokens else "length",
                             }
                             for i, (text, tokens, logprobs) in enumerate(zip(one.texts, one.tokens, one.logprobs, strict=True))
                         ],
-                        "usage": {"completion_tokens": sum(map(len, one.tokens))},
+                        "usage": {"prompt_tokens": one.prompt_tokens, "completion_tokens": sum(map(len, one.tokens))},
                     }
         return answers if isinstance(asked, list) else answers[0]
 
@@ -128,4 +129,5 @@ def _request(body: _Body) -> SampleRequest:
         n=body.n,
         temperature=body.temperature,
         seed=body.seed,
+        max_tokens=body.max_tokens,
     )

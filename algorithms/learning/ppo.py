@@ -1,0 +1,68 @@
+"""PPO with generalised advantage estimation: a critic says, token by token, how much better it went than expected.
+
+    delta_t = r_t + gamma V_{t+1} - V_t,   A_t = sum_l (gamma lam)^l delta_{t+l}
+    L = mean_t [ -w_t min(rho_t A_t, clip(rho_t) A_t) + value max((V - R)^2, (clip V - R)^2) / 2 - entropy H + kl k3 ]
+
+Schulman 2017, arXiv 1707.06347, eq. 7 and 9; Schulman 2016, arXiv 1506.02438, eq. 16.
+
+The reward stands on the last token that the policy produced, and t + 1 is the next one that it produced: tool output is skipped.
+R_t = A_t + V_t. The critic is a linear head on the state before the token; its gradient stays in the head. w_t as in GRPO.
+Departures: advantages are standardised over the batch, as every implementation does; KL to the base is a term of the loss.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from algorithms.learning import credit, grpo, terms
+from algorithms.learning.batch import (
+    COMMON,
+    Algorithm,
+    Before,
+    Credit,
+    Hyper,
+    NothingToLearn,
+    Rollout,
+    Selected,
+    Terms,
+    attempt_rewards,
+    by_group,
+)
+
+
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+    """All rollouts: a critic needs no group. Raises NothingToLearn if all rewards of the batch are the same."""
+    groups = by_group(rollouts)
+    if credit.tied([r.reward for r in rollouts]):
+        raise NothingToLearn(f"All {len(rollouts)} attempts have the reward {rollouts[0].reward:g}.")
+    ties = sum(credit.tied(list(attempt_rewards(rollouts, places).values())) for places in groups.values())
+    return Selected(tuple(rollouts), tuple(r.reward for r in rollouts), ties / len(groups))
+
+
+def estimated(before: Before, hyper: Hyper) -> Credit:
+    """Standardised A_t, and R_t = A_t + V_t from before they were standardised."""
+    rewards_NT = credit.at_end(before.rewards, before.mask)
+    advantages_NT = credit.gae(rewards_NT, before.values, before.mask, hyper["gamma"], hyper["lam"])
+    return Credit(credit.standardised(advantages_NT, before.mask), advantages_NT + before.values)
+
+
+def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+    """The loss above, a scalar."""
+    value_BT = terms.clipped_value(of.values, of.old_values, of.returns, hyper["clip_value"])
+    per_token_BT = grpo.per_token(of, hyper) + hyper["value"] * value_BT - hyper["entropy"] * of.entropy
+    return terms.masked_mean(per_token_BT, of.mask)
+
+
+ALGORITHM = Algorithm(
+    name="ppo",
+    defaults={**COMMON, "gamma": 1.0, "lam": 0.95, "value": 0.5, "entropy": 0.0, "clip_value": 0.2, "critic_lr": 1e-2},
+    select=select,
+    loss=loss,
+    credit=estimated,
+    critic=True,
+)
+
+if __name__ == "__main__":
+    from algorithms.learning import curve, toys
+
+    curve.main("ppo", toys.dense())

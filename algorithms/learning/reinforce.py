@@ -1,0 +1,64 @@
+"""REINFORCE with KL to the base model (Williams 1992; Jaques 2017, arXiv 1611.02796, for the KL in the reward).
+
+    maximise E[r] - kl KL(pi || pi_0):   R_i = r_i - kl sum_t log(pi_sampled / pi_0)(y_t),   A_i = R_i - mean R over the group
+    L = mean_t [ -rho_t A log pi(y_t) ],  rho_t = min(pi / pi_sampled, truncation), no gradient
+
+The KL is a part of the reward, so it reaches the policy through the score function and needs no estimator of its own.
+A group whose rewards are all the same stays if kl > 0: its attempts still differ by how far they left the base.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from algorithms.learning import credit, terms
+from algorithms.learning.batch import (
+    COMMON,
+    Algorithm,
+    Before,
+    Credit,
+    Hyper,
+    NothingToLearn,
+    Rollout,
+    Selected,
+    Terms,
+    attempt_rewards,
+    by_group,
+)
+
+
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+    """All rollouts; raises NothingToLearn if every group is tied and kl is 0."""
+    groups = by_group(rollouts)
+    ties = {group: credit.tied(list(attempt_rewards(rollouts, places).values())) for group, places in groups.items()}
+    kept = [r for r in rollouts if hyper["kl"] or not ties[r.group]]
+    if not kept:
+        raise NothingToLearn(f"In each of {len(groups)} groups all attempts have the same reward, and kl is 0.")
+    return Selected(tuple(kept), tuple(r.reward for r in kept), sum(ties.values()) / len(groups))
+
+
+def shaped(before: Before, hyper: Hyper) -> Credit:
+    """A_i on every token of its sequence."""
+    drift_N = ((before.sampled - before.base) * before.mask).sum(1)
+    shaped_N = before.rewards - hyper["kl"] * drift_N
+    places: dict[str, list[int]] = {}
+    for place, group in enumerate(before.groups):
+        places.setdefault(group, []).append(place)
+    mean_N = torch.zeros_like(shaped_N)
+    for of in places.values():
+        mean_N[of] = shaped_N[of].mean()
+    return Credit((shaped_N - mean_N).unsqueeze(1) * before.mask, torch.zeros_like(before.mask))
+
+
+def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+    """The loss above, a scalar."""
+    rho_BT = terms.truncated(of.logp, of.sampled, hyper["truncation"])
+    return terms.masked_mean(-rho_BT * of.advantages * of.logp, of.mask)
+
+
+ALGORITHM = Algorithm(name="reinforce", defaults={**COMMON, "kl": 0.02}, select=select, loss=loss, credit=shaped)
+
+if __name__ == "__main__":
+    from algorithms.learning import curve, toys
+
+    curve.main("reinforce", toys.dense())

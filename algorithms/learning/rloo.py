@@ -1,0 +1,32 @@
+"""RLOO: REINFORCE whose baseline is the mean reward of the other attempts (Ahmadian 2024, arXiv 2402.14740).
+
+    L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  A_i = r_i - mean_{j != i} r_j,  rho_t = min(pi / pi_sampled, truncation), no gradient
+
+Departures: KL is a term of the loss, as in GRPO, and not of the reward; the mean is over all tokens of the batch; tied groups are dropped.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from algorithms.learning import credit, terms
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selected, Terms, compared
+
+
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+    """The rollouts of groups with differing rewards; raises NothingToLearn if there is no such group."""
+    return compared(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.leave_one_out(rewards_G))
+
+
+def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+    """The loss above, a scalar."""
+    rho_BT = terms.truncated(of.logp, of.sampled, hyper["truncation"])
+    return terms.masked_mean(-rho_BT * of.advantages * of.logp + hyper["kl"] * terms.k3(of.logp, of.base), of.mask)
+
+
+ALGORITHM = Algorithm(name="rloo", defaults=COMMON, select=select, loss=loss)
+
+if __name__ == "__main__":
+    from algorithms.learning import curve, toys
+
+    curve.main("rloo", toys.dense())

@@ -1,0 +1,41 @@
+"""STaR: learn from the answers that were right, and from those that became right once the true answer was in sight (Zelikman 2022).
+
+    L = mean_t -log pi(y_t | x)   over right answers y, with a hint or without; x never holds the hint
+
+arXiv 2203.14465, algorithm 1. Each outer iteration trains from the base model again and not from the adapter that answered, so mistakes
+do not pile up; the order says so (`restart`). An item's hinted answers are used only where none without a hint was right. Equal answers
+count once. Right is a reward of `right` or more.
+"""
+
+from collections.abc import Sequence
+
+from algorithms.learning import best_of_n, credit
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected, attempt_rewards, by_group
+
+
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+    """The distinct right answers of each item; raises NothingToLearn if there is none."""
+    right = [r for r in rollouts if r.reward >= hyper["right"]]
+    unaided = {r.item for r in right if r.own}
+    kept: dict[tuple[str, str, tuple[int, ...]], Rollout] = {}
+    for rollout in right:
+        if rollout.own or rollout.item not in unaided:
+            kept.setdefault((rollout.item, rollout.prompt, rollout.tokens), rollout)
+    if not kept:
+        raise NothingToLearn(f"None of {len(rollouts)} answers is right, with a hint or without.")
+    groups = by_group(rollouts).values()
+    ties = sum(credit.tied(list(attempt_rewards(rollouts, places).values())) for places in groups)
+    return Selected(tuple(kept.values()), (1.0,) * len(kept), ties / len(groups))
+
+
+ALGORITHM = Algorithm(
+    name="star",
+    defaults={**COMMON, "epochs": 4.0, "right": 1.0},
+    select=select,
+    loss=best_of_n.loss,
+)
+
+if __name__ == "__main__":
+    from algorithms.learning import curve, toys
+
+    curve.main("star", toys.sparse(), restart=True, hints=True)

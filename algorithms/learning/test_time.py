@@ -1,0 +1,53 @@
+"""Test-time training: before an item is answered, train on what the item itself shows (Akyurek 2024, arXiv 2411.07279, section 3).
+
+    L = mean_t -log pi(y_t | x)   over leave-one-out pairs of the item's demonstrations and augmented copies of them
+
+No reward and no hidden label takes part. `copies` makes the pairs: each demonstration in turn is the one to answer, the others are its
+context, and so again for every augmentation, a change under which the item's rule still holds. An adapter made from one item's copies is
+good for that item; made from many items' it is one adapter for them all.
+"""
+
+from collections.abc import Callable, Sequence
+
+from algorithms.learning import best_of_n
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected
+
+Pair = tuple[str, str]
+"""A question and its answer."""
+
+
+def copies(
+    demonstrations: Sequence[Pair], render: Callable[[Sequence[Pair], str], str], augment: Sequence[Callable[[Pair], Pair]] = ()
+) -> list[Pair]:
+    """(prompt, completion) for each demonstration left out in turn, as it is and under each augmentation; each pair once.
+
+    `render` writes a prompt from the demonstrations shown and the question.
+    """
+    found: dict[Pair, None] = {}
+    for change in (lambda pair: pair, *augment):
+        changed = [change(pair) for pair in demonstrations]
+        for place, (question, answer) in enumerate(changed):
+            found[render(changed[:place] + changed[place + 1 :], question), answer] = None
+    return list(found)
+
+
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+    """All copies; raises NothingToLearn if there is none."""
+    copied = tuple(r for r in rollouts if not r.own)
+    if not copied:
+        raise NothingToLearn("No item has demonstrations to train on.")
+    return Selected(copied, (1.0,) * len(copied), 0.0, tuple((place,) for place in range(len(copied))))
+
+
+ALGORITHM = Algorithm(
+    name="test_time",
+    defaults={**COMMON, "epochs": 2.0},
+    select=select,
+    loss=best_of_n.loss,
+    needs=frozenset({"copies"}),
+)
+
+if __name__ == "__main__":
+    from algorithms.learning import curve, toys
+
+    curve.main("test_time", toys.shifted())

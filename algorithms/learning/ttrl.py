@@ -1,0 +1,48 @@
+"""TTRL: without labels, the answer that most attempts agree on is the reward (Zuo 2025, arXiv 2504.16084, section 2.2).
+
+    r_i = 1[answer_i = majority of all answers of the group],   then GRPO on the first `train` attempts of the group
+
+The verifier's rewards are not asked for. The elected labels are handed on, so that the log can be asked later how often they were true.
+An attempt without an answer has no vote and a reward of 0.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from algorithms.learning import credit, grpo
+from algorithms.learning.batch import Algorithm, Hyper, NothingToLearn, Rollout, Selected, Vote, by_group
+
+
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+    """GRPO's selection on elected rewards; raises NothingToLearn if no group disagrees."""
+    rewarded: list[Rollout] = []
+    votes: list[Vote] = []
+    for group, places in by_group(rollouts).items():
+        answers = {rollouts[i].attempt or str(i): rollouts[i].answer for i in places}
+        label, count = credit.majority(list(answers.values()))
+        votes.append(Vote(group, rollouts[places[0]].item, label, count, len(answers)))
+        trained = set(list(answers)[: int(hyper["train"])])
+        for place in places:
+            if (rollouts[place].attempt or str(place)) in trained:
+                agrees = bool(label) and rollouts[place].answer == label
+                rewarded.append(msgspec.structs.replace(rollouts[place], reward=float(agrees)))
+    try:
+        selected = grpo.select(rewarded, hyper)
+    except NothingToLearn:
+        raise NothingToLearn(f"In each of {len(votes)} groups the attempts all agree, or none has an answer.") from None
+    return msgspec.structs.replace(selected, votes=tuple(votes))
+
+
+ALGORITHM = Algorithm(
+    name="ttrl",
+    defaults={**grpo.ALGORITHM.defaults, "train": 32.0},
+    select=select,
+    loss=grpo.loss,
+    needs=frozenset(),
+)
+
+if __name__ == "__main__":
+    from algorithms.learning import curve, toys
+
+    curve.main("ttrl", toys.tens())

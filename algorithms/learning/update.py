@@ -1,0 +1,282 @@
+"""One weight update: from a batch of recorded rollouts to optimiser steps, whatever the model and the algorithm.
+
+It looks at the batch once before the first step (log-probabilities under the parent adapter and under the base model, the critic's values),
+refuses one that the parent did not sample, and then descends the algorithm's loss minibatch by minibatch.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from algorithms.learning import terms
+from algorithms.learning.batch import (
+    Algorithm,
+    Before,
+    Credit,
+    Diverged,
+    Hyper,
+    Mismatch,
+    NothingToLearn,
+    Rollout,
+    Selected,
+    Step,
+    Terms,
+    Vote,
+    by_group,
+)
+from events.errors import UsageError
+
+CHUNK = 512
+"""Sequences that are looked at together where nothing is learned from them."""
+BETAS = (0.9, 0.999)
+"""AdamW's."""
+KL_GAIN, KL_CLIP = 0.1, 0.2
+"""How fast the weight of KL follows its target, and how far off it may seem at once (Ziegler 2019, section 2.2)."""
+
+State = dict[str, torch.Tensor]
+"""What an update leaves for the next: the optimiser's moments, the critic's weights and the weight of KL."""
+
+
+class Outputs(msgspec.Struct, frozen=True):
+    """Log-probability and entropy (nats) of each token and the critic's values, (B, T), padded on the right; zeros for no critic."""
+
+    logp: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+
+
+class Trainable(Protocol):
+    """A base model with a LoRA adapter, and a value head if it was made with one."""
+
+    @property
+    def adapter(self) -> Sequence[torch.Tensor]:
+        """The adapter's parameters, always in the same order."""
+
+    @property
+    def critic(self) -> Sequence[torch.Tensor]:
+        """The value head's parameters; none where there is no critic."""
+
+    def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
+        """What the model says of these sequences, T that of the longest; `base`: without the adapter."""
+
+
+class Updated(msgspec.Struct, frozen=True):
+    """What an update did. `trained_on` counts the sequences that carried a gradient, `left_out` those of older adapters that did not."""
+
+    steps: tuple[Step, ...]
+    state: State
+    trained_on: int
+    left_out: int
+    votes: tuple[Vote, ...]
+
+
+def settings(algorithm: Algorithm, hyper: Hyper) -> Hyper:
+    """The algorithm's defaults with `hyper` over them; raises UsageError for a name that it does not have or a value out of range."""
+    unknown = sorted(set(hyper) - set(algorithm.defaults))
+    if unknown:
+        raise UsageError(f"{algorithm.name} has no hyper-parameter {unknown[0]!r}; it has {', '.join(sorted(algorithm.defaults))}.")
+    found = {**algorithm.defaults, **hyper}
+    for name, value in found.items():
+        if not math.isfinite(value) or value < 0:
+            raise UsageError(f"The hyper-parameter {name} is {value}; expected a finite number, 0 or more.")
+    for name in ("epochs", "batch_groups", "lr"):
+        if not found[name]:
+            raise UsageError(f"The hyper-parameter {name} is 0, so nothing would be learned; expected more.")
+    if found["kl_target"] and not found["kl"]:
+        raise UsageError("kl_target is set and kl is 0; kl is the weight that steering starts from, so give one, such as 0.05.")
+    return found
+
+
+def update(
+    model: Trainable,
+    algorithm: Algorithm,
+    rollouts: Sequence[Rollout],
+    hyper: Hyper,
+    *,
+    seed: int,
+    parent: str,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> Updated:
+    """Train `model` in place. `parent` is the digest of the adapter that it starts with, `state` what the update before left.
+
+    The same arguments give the same weights, to the bit (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or
+    UsageError for a hyper-parameter that there is not.
+    """
+    how = settings(algorithm, hyper)
+    fresh = [r for r in rollouts if how["stale"] or not r.own or r.adapter == parent]
+    if not fresh:
+        raise NothingToLearn(f"All {len(rollouts)} rollouts are of older adapters, and this update was ordered to leave such out.")
+    selected = algorithm.select(fresh, how)
+    if state:
+        how = {**how, "kl": float(state["kl"])}
+        with torch.no_grad():
+            for number, parameter in enumerate(model.critic):
+                parameter.copy_(state[f"critic.{number}"])
+    before, credit = _before(model, algorithm, selected, how, parent)
+    optimiser = _optimiser(model, how, state)
+    steps = _descend(model, algorithm, selected, how, before, credit, optimiser, seed)
+    kl = steps[-1][1]
+    return Updated(
+        tuple(step for step, _ in steps), _state(model, optimiser, kl), len(selected.rollouts), len(rollouts) - len(fresh), selected.votes
+    )
+
+
+def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
+    """Rows of unequal length as a tensor (B, width), padded with zeros on the right."""
+    table = torch.zeros(len(values), width)
+    for row, value in enumerate(values):
+        table[row, : len(value)] = torch.tensor(value)
+    return table
+
+
+def _before(model: Trainable, algorithm: Algorithm, selected: Selected, how: Hyper, parent: str) -> tuple[Before, Credit]:
+    of = selected.rollouts
+    width = max(len(r.tokens) for r in of)
+    with torch.no_grad():
+        parts = [of[at : at + CHUNK] for at in range(0, len(of), CHUNK)]
+        seen = [model.outputs(part) for part in parts]
+        old = _stack([one.logp for one in seen], width)
+        values = _stack([one.values for one in seen], width)
+        base = _stack([model.outputs(part, base=True).logp for part in parts], width)
+    mask = rows([r.mask or (1,) * len(r.tokens) for r in of], width)
+    own = torch.tensor([r.own for r in of]).unsqueeze(1)
+    recorded = rows([r.logprobs if r.own else () for r in of], width)
+    _same_policy(recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in of]).unsqueeze(1), how)
+    before = Before(
+        rewards=torch.tensor([r.reward for r in of]),
+        advantages=torch.tensor(selected.advantages),
+        sampled=torch.where(own & (mask > 0), recorded, old),
+        old=old,
+        base=base,
+        values=values,
+        mask=mask,
+        own=own.expand_as(mask) & (mask > 0),
+        groups=tuple(r.group for r in of),
+    )
+    if algorithm.credit:
+        return before, algorithm.credit(before, how)
+    return before, Credit(before.advantages.unsqueeze(1) * mask, torch.zeros_like(mask))
+
+
+def _same_policy(recorded: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, how: Hyper) -> None:
+    if not mask.sum():
+        return
+    apart = float(terms.masked_mean(terms.k3(recorded, old), mask))
+    if not apart <= how["mismatch"]:  # so that NaN is refused too
+        raise Mismatch(
+            f"The log-probabilities recorded for {int(mask.sum())} tokens are not the parent adapter's: their mean k3 is {apart:.4g} nats, "
+            f"at most {how['mismatch']:g} may be; look for another base model, temperature or adapter at the policy server."
+        )
+
+
+def _descend(
+    model: Trainable,
+    algorithm: Algorithm,
+    selected: Selected,
+    how: Hyper,
+    before: Before,
+    credit: Credit,
+    optimiser: torch.optim.Optimizer,
+    seed: int,
+) -> list[tuple[Step, float]]:
+    units = list(selected.units) or [tuple(places) for places in by_group(selected.rollouts).values()]
+    size = int(how["batch_groups"])
+    shuffle = np.random.default_rng(seed)
+    torch.manual_seed(seed)  # dropout's
+    parameters = [*model.adapter, *model.critic]
+    kl = how["kl"]
+    done: list[tuple[Step, float]] = []
+    for _ in range(int(how["epochs"])):
+        order = shuffle.permutation(len(units)).tolist()
+        for start in range(0, len(order), size):
+            began = time.perf_counter()
+            places = [place for unit in order[start : start + size] for place in units[unit]]
+            now = model.outputs([selected.rollouts[place] for place in places], dropout=how["dropout"])
+            part = _terms(now, before, credit, places)
+            loss = algorithm.loss(part, {**how, "kl": kl})
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(parameters, how["max_grad_norm"])
+            step = _report(part, before.own[places], float(loss.detach()), float(norm), selected.tied_groups, how, began)
+            optimiser.step()
+            if how["kl_target"]:
+                kl *= 1 + KL_GAIN * min(KL_CLIP, max(-KL_CLIP, step.kl_to_base / how["kl_target"] - 1))
+            done.append((step, kl))
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise Diverged("The last step left weights that are not finite; order a smaller learning rate.")
+    return done
+
+
+def _terms(now: Outputs, before: Before, credit: Credit, places: list[int]) -> Terms:
+    width = now.logp.shape[1]
+
+    def part(table: torch.Tensor) -> torch.Tensor:
+        return table[places, :width]
+
+    return Terms(
+        logp=now.logp,
+        sampled=part(before.sampled),
+        old=part(before.old),
+        base=part(before.base),
+        advantages=part(credit.advantages),
+        mask=part(before.mask),
+        entropy=now.entropy,
+        values=now.values,
+        old_values=part(before.values),
+        returns=part(credit.returns),
+    )
+
+
+def _report(of: Terms, own: torch.Tensor, loss: float, norm: float, tied: float, how: Hyper, began: float) -> Step:
+    with torch.no_grad():
+        rho = terms.ratio(of.logp, of.sampled)
+        sampled = own[:, : rho.shape[1]].to(rho.dtype)
+        weight = rho.clamp(max=how["truncation"]) if sampled.any() else torch.ones_like(rho)
+        step = Step(
+            loss=loss,
+            kl_to_base=float(terms.masked_mean(weight * terms.k3(of.logp, of.base), sampled if sampled.any() else of.mask)),
+            entropy=float(terms.masked_mean(of.entropy, of.mask)),
+            clip_share=float(terms.clip_share(rho, of.mask, how["clip_low"], how["clip_high"])),
+            ratio_mean=float(terms.masked_mean(rho, of.mask)),
+            ratio_max=float((rho * of.mask).max()),
+            grad_norm=norm,
+            tied_groups=tied,
+            tokens=int(of.mask.sum()),
+            seconds=time.perf_counter() - began,
+        )
+    odd = {name: value for name, value in msgspec.structs.asdict(step).items() if not math.isfinite(value)}
+    if odd:
+        raise Diverged(f"The step's {', '.join(f'{name} is {value}' for name, value in odd.items())}; order a smaller learning rate.")
+    return step
+
+
+def _stack(parts: Sequence[torch.Tensor], width: int) -> torch.Tensor:
+    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+
+def _optimiser(model: Trainable, how: Hyper, state: Mapping[str, torch.Tensor] | None) -> torch.optim.AdamW:
+    groups: list[dict[str, object]] = [{"params": model.adapter, "lr": how["lr"], "weight_decay": how["weight_decay"]}]
+    if model.critic:
+        groups.append({"params": model.critic, "lr": how["critic_lr"], "weight_decay": 0.0})
+    optimiser = torch.optim.AdamW(groups, betas=BETAS, fused=True)
+    if state:
+        for number, parameter in enumerate([*model.adapter, *model.critic]):
+            names = ("step", "exp_avg", "exp_avg_sq")
+            optimiser.state[parameter] = {name: state[f"{name}.{number}"].clone() for name in names}
+    return optimiser
+
+
+def _state(model: Trainable, optimiser: torch.optim.Optimizer, kl: float) -> State:
+    state: State = {"kl": torch.tensor(kl, dtype=torch.float64)}
+    for number, parameter in enumerate([*model.adapter, *model.critic]):
+        for name, value in optimiser.state[parameter].items():
+            state[f"{name}.{number}"] = value.detach().clone()
+    for number, parameter in enumerate(model.critic):
+        state[f"critic.{number}"] = parameter.detach().clone()
+    return state

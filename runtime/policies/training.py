@@ -1,0 +1,212 @@
+"""One training round, whatever the policy and the algorithm: from recorded attempts to a peft folder, and what the next goes on from."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from algorithms.learning import algorithm as find_algorithm
+from algorithms.learning.batch import Algorithm, NothingToLearn, Rollout, Step, Turn, Vote, merge
+from algorithms.learning.update import State, Trainable, update
+from events.errors import CheckFailed, UsageError
+from runtime.policies import text_scorer
+from runtime.policies.bases import kind_of
+from runtime.policies.interface import SampleRequest
+
+CANARIES = 4
+
+
+class Trainee(Trainable, Protocol):
+    """A policy under training."""
+
+    @property
+    def name(self) -> str:
+        """The base's name in the adapter's config."""
+
+    def encode(self, prompt: str) -> tuple[int, ...] | None:
+        """The tokens of a prompt; None where a prompt is no sequence that a later turn could go on from."""
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        """The tokens of an answer, its end included; none where the policy cannot give that answer."""
+
+    def log_probs(self, prompt: str) -> list[float]:
+        """The log-probability of each first token after a prompt."""
+
+    def save(self, out: Path, card: str) -> None:
+        """Write an ordinary peft folder."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call of the policy within an attempt: what was asked, and the completion that the attempt was given."""
+
+    request: SampleRequest
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded attempt: its trajectory's id, the group that it competes in, and what it did."""
+
+    id: str
+    group: str
+    item: str
+    adapter: str
+    answer: str | None
+    reward: float
+    calls: tuple[Call, ...]
+    hinted: bool = False
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """Where an algorithm that asks for more than rewards finds it; none of it is called for one that does not."""
+
+    label: Callable[[str], str]
+    """The true answer of a train item."""
+    copies: Callable[[Sequence[str]], dict[str, list[tuple[str, str]]]]
+    """(prompt, completion) demonstrations for each of these items."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be trained, from what; `parent` is a digest, empty for the base model."""
+
+    base: Path
+    parent: str
+    parent_folder: Path | None
+    state: Path | None
+    """The file that the parent's training left; None to begin with a fresh optimiser."""
+    algorithm: str
+    hyper: Mapping[str, float]
+    seed: int
+    about: Mapping[str, str]
+    """Further lines of the adapter's card."""
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """The optimiser's steps, canaries (prompt, log-probability of each first token), and what the batch came to."""
+
+    steps: tuple[Step, ...]
+    canary: tuple[tuple[str, tuple[float, ...]], ...]
+    trained_on: int
+    left_out: int
+    votes: tuple[Vote, ...]
+
+
+def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path, state_out: Path) -> Trained:
+    """One round: a peft folder at `out`, and at `state_out` what the optimiser, the critic and the weight of KL arrived at.
+
+    The same arguments give the same bytes (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or a UserError for
+    an algorithm or hyper-parameter that there is not, or a base, adapter or state that does not fit.
+    """
+    try:
+        algorithm = find_algorithm(order.algorithm)
+    except KeyError as wrong:
+        raise UsageError(str(wrong.args[0])) from wrong
+    model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
+    rollouts = recorded(attempts, algorithm, sources, model)
+    if not rollouts:
+        raise NothingToLearn(f"None of {len(attempts)} attempts asked the policy anything.")
+    state = load_state(order.state, algorithm.name) if order.state else None
+    done = update(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
+    model.save(out, card(order, model, done.trained_on))
+    save_state(state_out, done.state, algorithm.name)
+    prompts = list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]
+    canary = tuple((prompt, tuple(model.log_probs(prompt))) for prompt in prompts)
+    return Trained(done.steps, canary, done.trained_on, done.left_out, done.votes)
+
+
+def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Trainee:
+    """The policy of a base folder with a parent's adapter, or a fresh one drawn from `seed`."""
+    if kind_of(base) == text_scorer.KIND:
+        from runtime.policies import text_scorer_torch
+
+        return text_scorer_torch.Trainee(base, parent, seed, critic)
+    from algorithms.learning import tiny_lm
+
+    return tiny_lm.Trainee(tiny_lm.load(base), parent, seed, critic)
+
+
+def recorded(attempts: Sequence[Attempt], algorithm: Algorithm, sources: Sources, model: Trainee) -> list[Rollout]:
+    """The sequences of the attempts, carrying what the algorithm asks for and nothing else: no reward for one that asks for none."""
+    if "copies" in algorithm.needs:
+        return _copies(attempts, sources, model)
+    found: list[Rollout] = []
+    for attempt in attempts:
+        real = model.encode_completion(sources.label(attempt.item)) if "labels" in algorithm.needs else ()
+        for first, tokens, logprobs, mask in _sequences(attempt, model):
+            request = attempt.calls[first].request
+            found.append(
+                Rollout(
+                    group=attempt.group,
+                    item=attempt.item,
+                    attempt=attempt.id,
+                    prompt=request.prompt,
+                    choices=request.choices,
+                    bias=request.bias,
+                    tokens=tokens,
+                    logprobs=logprobs,
+                    mask=mask,
+                    reward=attempt.reward if "rewards" in algorithm.needs else float("nan"),
+                    answer=attempt.answer or "",
+                    real=real,
+                    adapter=attempt.adapter,
+                    own=not attempt.hinted,
+                )
+            )
+    return found
+
+
+def _sequences(attempt: Attempt, model: Trainee) -> list[tuple[int, tuple[int, ...], tuple[float, ...], tuple[int, ...]]]:
+    """(place of the first call, tokens, log-probabilities, mask): turns that go on from each other are one sequence."""
+    prompts = [model.encode(call.request.prompt) for call in attempt.calls]
+    turns = [Turn(p, call.tokens, call.logprobs) for p, call in zip(prompts, attempt.calls, strict=True) if p is not None]
+    if len(turns) < len(attempt.calls):
+        return [(place, call.tokens, call.logprobs, ()) for place, call in enumerate(attempt.calls)]
+    return [(one.first, one.tokens, one.logprobs, one.mask) for one in merge(turns)]
+
+
+def _copies(attempts: Sequence[Attempt], sources: Sources, model: Trainee) -> list[Rollout]:
+    items = list(dict.fromkeys(attempt.item for attempt in attempts))
+    found = []
+    for item, pairs in sources.copies(items).items():
+        for prompt, completion in pairs:
+            tokens = model.encode_completion(completion)
+            if tokens:
+                nothing = (0.0,) * len(tokens)
+                found.append(Rollout(group=item, item=item, prompt=prompt, tokens=tokens, logprobs=nothing, reward=float("nan"), own=False))
+    return found
+
+
+def card(order: Order, model: Trainee, trained_on: int) -> str:
+    """The adapter's README.md: front matter as model hubs read it, then where it comes from. Nothing in it differs between equal runs."""
+    hyper = json.dumps(dict(sorted(order.hyper.items())))
+    lines = [
+        *("---", f"base_model: {model.name}", "library_name: peft", f"tags: [evolog, lora, {order.algorithm}]", "---"),
+        f"A LoRA adapter of {model.name}, and of no other base model.",
+        "",
+        f"- algorithm: {order.algorithm} {hyper}, seed {order.seed}",
+        f"- parent adapter: {order.parent or 'none, the base model'}",
+        f"- trained on: {trained_on} sequences",
+        *(f"- {name}: {value}" for name, value in order.about.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def save_state(path: Path, state: State, algorithm: str) -> None:
+    """Write what an update leaves for the next, under the algorithm's name."""
+    save_file(dict(sorted(state.items())), path, metadata={"algorithm": algorithm})
+
+
+def load_state(path: Path, algorithm: str) -> dict[str, torch.Tensor] | None:
+    """What the update before left; None if another algorithm did, whose moments mean something else. Raises CheckFailed for a bad file."""
+    try:
+        with safe_open(path, "pt") as held:
+            if (held.metadata() or {}).get("algorithm") != algorithm:
+                return None
+            return {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as wrong:
+        raise CheckFailed(f"The training state {path.name} is damaged ({wrong}); order the update without it.") from wrong
