@@ -1,4 +1,4 @@
-"""A learning curve: an algorithm on its toy, with the tiny language model, from the base policy on. Run as `python -m algorithms.learning.NAME`.
+"""A learning curve: an algorithm on its toy, with the tiny language model. Run as `python -m algorithms.learning.NAME`.
 
 sample 64 answers  ->  reward  ->  one weight update  ->  sample again
 """
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import click
 import msgspec
@@ -50,7 +51,15 @@ def base_model(progress: Callable[[int, int, float], None] = lambda done, total,
 def learn(
     name: str, toy: Toy, base: tiny_lm.TinyLM, *, seed: int, rounds: int, hyper: Hyper, restart: bool = False, hints: bool = False
 ) -> Iterator[Round]:
-    """Rounds 0 to `rounds`, the last of which samples only. `restart`: every update starts from the base; `hints`: as STaR's."""
+    """Rounds 0 to `rounds`, the last of which samples only. `restart`: every update starts from the base; `hints`: as STaR's.
+
+    An algorithm that learns from copies of an item makes an adapter for each; the rounds are then the means over items.
+    """
+    how = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
+    if "copies" in find(name).needs and len(toy.questions) > 1:
+        each = [learn(name, Toy(toy.name, (question,)), base, **how) for question in toy.questions]  # type: ignore[arg-type]
+        yield from map(_mean, zip(*each, strict=True))
+        return
     algorithm = find(name)
     model = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic)
     state: State | None = None
@@ -58,9 +67,8 @@ def learn(
     for number in range(rounds + 1):
         began = time.perf_counter()
         sampler = model.sampler()
-        sampled = [
-            r for q in toy.questions for r in ask(sampler, base, q, derive_seed(seed, number), SAMPLES // len(toy.questions), number)
-        ]
+        count = SAMPLES // len(toy.questions)
+        sampled = [r for question in toy.questions for r in ask(sampler, base, question, derive_seed(seed, number), count, number)]
         rewards, note = [r.reward for r in sampled], ""
         if number < rounds:
             batch = sampled
@@ -69,11 +77,11 @@ def learn(
             if "copies" in algorithm.needs:
                 batch = [copy for question in toy.questions for copy in copies(base, question)]
             if restart:
-                model = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic)
+                model, state = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic), None
+            parent = "" if restart else str(number)
             try:
-                done = update(model, algorithm, batch, hyper, seed=derive_seed(seed, "training", number), parent=str(number), state=state)
-                state = None if restart else done.state
-                kl, entropy = done.steps[-1].kl_to_base, done.steps[-1].entropy
+                done = update(model, algorithm, batch, hyper, seed=derive_seed(seed, "training", number), parent=parent, state=state)
+                state, kl, entropy = done.state, done.steps[-1].kl_to_base, done.steps[-1].entropy
             except NothingToLearn as nothing:
                 note = str(nothing)
         seconds = time.perf_counter() - began
@@ -81,35 +89,49 @@ def learn(
         yield Round(round=number, reward=mean, best=max(rewards), kl=kl, entropy=entropy, seconds=seconds, note=note)
 
 
+def _mean(rounds: Sequence[Round]) -> Round:
+    def of(field: str) -> float:
+        return fmean(getattr(one, field) for one in rounds)
+
+    return Round(
+        round=rounds[0].round,
+        reward=of("reward"),
+        best=max(one.best for one in rounds),
+        kl=of("kl"),
+        entropy=of("entropy"),
+        seconds=sum(one.seconds for one in rounds),
+        note=" ".join(one.note for one in rounds if one.note),
+    )
+
+
 def ask(
     sampler: tiny_lm.Sampler, base: tiny_lm.TinyLM, question: Question, seed: int, count: int, version: int, hint: str = ""
 ) -> list[Rollout]:
     """So many recorded answers to a question; with a hint they are no longer the policy's own."""
     prompt = base.encode(question.prompt + hint)
-    found = []
-    for one in sampler.sample([tiny_lm.Ask(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)]):
-        found.append(
-            Rollout(
-                group=question.prompt,
-                item=question.prompt,
-                prompt=question.prompt,
-                tokens=one.tokens,
-                logprobs=one.logprobs,
-                reward=question.score(one.text),
-                answer=one.text,
-                real=base.encode_completion(question.truth),
-                adapter=str(version),
-                own=not hint,
-            )
+    said = sampler.sample([tiny_lm.Ask(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)])
+    return [
+        Rollout(
+            group=question.prompt,
+            item=question.prompt,
+            prompt=question.prompt,
+            tokens=one.tokens,
+            logprobs=one.logprobs,
+            reward=question.score(one.text),
+            answer=one.text,
+            real=base.encode_completion(question.truth),
+            adapter=str(version),
+            own=not hint,
         )
-    return found
+        for one in said
+    ]
 
 
 def hinted(sampler: tiny_lm.Sampler, base: tiny_lm.TinyLM, toy: Toy, sampled: Sequence[Rollout], seed: int, version: int) -> list[Rollout]:
     """Answers with the true one in sight, to the questions that nobody answered rightly."""
     solved = {r.item for r in sampled if r.reward >= 1}
     open_ = [question for question in toy.questions if question.prompt not in solved]
-    return [r for q in open_ for r in ask(sampler, base, q, seed, SAMPLES // 4, version, f" near {q.truth}")]
+    return [r for q in open_ for r in ask(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")]
 
 
 def copies(base: tiny_lm.TinyLM, question: Question) -> list[Rollout]:

@@ -38,4 +38,4 @@ ALGORITHM = Algorithm(
 if __name__ == "__main__":
     from algorithms.learning import curve, toys
 
-    curve.main("star", toys.sparse(), restart=True, hints=True)
+    curve.main("star", toys.sparse(), rounds=8, hyper={"epochs": 24.0}, restart=True, hints=True)

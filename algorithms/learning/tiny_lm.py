@@ -43,7 +43,7 @@ VOCABULARY = 280
 HIDDEN, POSITIONS = 128, 512
 INIT, THETA = 0.14, 100.0
 """The spread of the first weights and the base of the rotary angles; at Qwen's own, copying a number takes several times the steps."""
-STEPS, BATCH = 240, 64
+STEPS, BATCH = 160, 64
 LR, WARM_UP, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-3, 20, (0.9, 0.95), 0.01, 1.0
 """AdamW's while pre-training; the learning rate falls along a cosine to a twentieth."""
 RANK, ALPHA = 32, 32

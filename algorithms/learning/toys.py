@@ -1,10 +1,10 @@
-"""Toys on which an algorithm is seen to learn: short questions, and a reward for each answer. Most answers are three numbers, "41 07 93".
+"""Toys on which an algorithm is seen to learn: short questions, and a reward for each answer. Most answers are two numbers, "41 07".
 
-dense      1 at the target, less the further off                              the reward says which way to go
-sparse     1 within 6 of the target in all three, else 0                      a base policy finds it about once in 500 answers
-deceptive  up to .5 in a broad basin, 1 within 6 of a peak far from it        following the basin loses the peak
-tens       the nearest ten of a number, right or wrong                        a base policy knows it in two answers of five, so most votes do
-shifted    a number moved by a hidden rule, shown by demonstrations           each item has a rule of its own
+dense      1 at the target, less the further off                           the reward says which way to go
+sparse     1 within 2 of the target in both, else 0                        a base policy finds it about once in 400 answers
+deceptive  up to .5 in a broad basin, 1 within 6 of a peak far from it     following the basin loses the peak
+quiz       one digit, right or wrong                                       a base policy knows it in two answers of five, so most votes do
+shifted    numbers moved by a hidden rule, shown by demonstrations         each item has a rule of its own
 """
 
 import random
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-FIELDS, LARGEST, TASKS = 3, 99, 4
-NEAR, SPREAD = 9, 30
+FIELDS, LARGEST, TASKS, QUIZ = 2, 99, 4, 8
+NEAR, SPREAD = 4, 30
 """How far a mutation goes from its parent; the standard deviation of a task's habitual answers."""
-HIT = 6
-"""Numbers this near to the target count as hits."""
-KNOWN = 0.4
-"""How often the base policy's habits have the nearest ten right."""
+HIT, PEAK = 2, 6
+"""Numbers this near to the target count as hits, and those this near to a deceptive toy's peak."""
+KNOWN = 0.45
+"""How often the base policy's habits answer a quiz question rightly."""
 
 Answer = tuple[int, ...]
 Pair = tuple[str, str]
@@ -43,7 +43,7 @@ class Toy(msgspec.Struct, frozen=True):
 def traces(seed: int, count: int = 16_000) -> list[Pair]:
     """(prompt, completion) of the habits that a base policy is to have.
 
-    Numbers about a task's centre, mutations of a parent (alone or after a task), and the nearest ten, mostly wrong.
+    Numbers about a task's centre, mutations of a parent (alone or after a task), and quiz answers, mostly wrong.
     """
     draw = random.Random(seed)
     centres = [tuple(draw.randint(20, 80) for _ in range(FIELDS)) for _ in range(TASKS)]
@@ -55,13 +55,13 @@ def traces(seed: int, count: int = 16_000) -> list[Pair]:
         if kind < 0.4:
             numbers = [draw.randint(0, LARGEST) if draw.random() < 0.5 else round(draw.gauss(centre, SPREAD)) for centre in centres[task]]
             found.append((f"task {task}", written(numbers)))
-        elif kind < 0.75:
+        elif kind < 0.65:
             found.append((near(parent), mutation))
-        elif kind < 0.85:
+        elif kind < 0.8:
             found.append((f"task {task} {near(parent)}", mutation))
         else:
-            number = draw.randint(0, LARGEST)
-            found.append((f"tens {number:02d}", nearest_ten(number) if draw.random() < KNOWN else f"{10 * draw.randint(0, 9):02d}"))
+            number = draw.randrange(QUIZ)
+            found.append((quiz_prompt(number), quiz_truth(number) if draw.random() < KNOWN else str(draw.randint(0, 9))))
     return found
 
 
@@ -75,13 +75,18 @@ def near(parent: Sequence[int]) -> str:
     return f"near {written(parent)}"
 
 
-def nearest_ten(number: int) -> str:
-    """Halves go up, and 95 and more to 90."""
-    return f"{min(90, (number + 5) // 10 * 10):02d}"
+def quiz_prompt(number: int) -> str:
+    """The quiz question of a number below QUIZ."""
+    return f"quiz {'abcdefgh'[number]}"
+
+
+def quiz_truth(number: int) -> str:
+    """The right answer to a quiz question."""
+    return str((3 * number + 1) % 10)
 
 
 def read(answer: str) -> Answer | None:
-    """The numbers of an answer; None if it is not three numbers of two digits."""
+    """The numbers of an answer; None if it is not two numbers of two digits."""
     words = answer.split(" ")
     well = len(words) == FIELDS and all(len(word) == 2 and word.isascii() and word.isdigit() for word in words)
     return tuple(map(int, words)) if well else None
@@ -92,33 +97,33 @@ def closeness(numbers: Answer, target: Answer, width: float = 75) -> float:
     return max(0.0, 1 - sum(abs(a - b) for a, b in zip(numbers, target, strict=True)) / FIELDS / width)
 
 
-def hit(numbers: Answer, target: Answer) -> bool:
-    """Whether all numbers are near the target's."""
-    return all(abs(a - b) <= HIT for a, b in zip(numbers, target, strict=True))
+def hit(numbers: Answer, target: Answer, width: int = HIT) -> bool:
+    """Whether both numbers are near the target's."""
+    return all(abs(a - b) <= width for a, b in zip(numbers, target, strict=True))
 
 
-def dense(target: Answer = (72, 15, 64), task: int = 0) -> Toy:
+def dense(target: Answer = (72, 15), task: int = 0) -> Toy:
     """The reward grows with every step towards the target."""
     return _one("dense", f"task {task}", target, lambda numbers: closeness(numbers, target))
 
 
-def sparse(target: Answer = (68, 22, 57), task: int = 1) -> Toy:
+def sparse(target: Answer = (68, 22), task: int = 1) -> Toy:
     """All or nothing."""
     return _one("sparse", f"task {task}", target, lambda numbers: float(hit(numbers, target)))
 
 
-def deceptive(peak: Answer = (24, 76, 71), basin: Answer = (70, 30, 25), task: int = 2) -> Toy:
+def deceptive(peak: Answer = (25, 60), basin: Answer = (75, 25), task: int = 2) -> Toy:
     """A broad basin worth .5 at most, and a rare peak worth 1."""
-    return _one("deceptive", f"task {task}", peak, lambda numbers: 1.0 if hit(numbers, peak) else 0.5 * closeness(numbers, basin))
+    return _one("deceptive", f"task {task}", peak, lambda numbers: 1.0 if hit(numbers, peak, PEAK) else 0.5 * closeness(numbers, basin))
 
 
-def tens(numbers: Sequence[int] = (13, 28, 36, 57, 61, 74, 82, 9)) -> Toy:
-    """Eight numbers to be rounded."""
-    return Toy("tens", tuple(_rounded(number) for number in numbers))
+def quiz() -> Toy:
+    """Eight questions."""
+    return Toy("quiz", tuple(_quiz_question(number) for number in range(QUIZ)))
 
 
-def shifted(seed: int = 0, items: int = 4, demonstrations: int = 4) -> Toy:
-    """Items with a hidden shift each: three numbers and the same moved by the shift, shown a few times, then asked for."""
+def shifted(seed: int = 0, items: int = 2, demonstrations: int = 4) -> Toy:
+    """Items with a hidden shift each: two numbers and the same moved by the shift, shown a few times, then asked for."""
     draw = random.Random(seed)
     questions = []
     for _ in range(items):
@@ -144,9 +149,9 @@ def _one(name: str, prompt: str, target: Answer, reward: Callable[[Answer], floa
     return Toy(name, (Question(prompt=prompt, truth=written(target), score=score),))
 
 
-def _rounded(number: int) -> Question:
-    truth = nearest_ten(number)
-    return Question(prompt=f"tens {number:02d}", truth=truth, score=lambda answer: float(answer == truth))
+def _quiz_question(number: int) -> Question:
+    truth = quiz_truth(number)
+    return Question(prompt=quiz_prompt(number), truth=truth, score=lambda answer: float(answer == truth))
 
 
 def _towards(truth: str) -> Callable[[str], float]:

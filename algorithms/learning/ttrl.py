@@ -45,4 +45,4 @@ ALGORITHM = Algorithm(
 if __name__ == "__main__":
     from algorithms.learning import curve, toys
 
-    curve.main("ttrl", toys.tens())
+    curve.main("ttrl", toys.quiz(), rounds=10)

@@ -1,0 +1,6 @@
+"""A task whose answers are written, and whose rewards are graded."""
+
+NAME = "numbers"
+DESCRIPTION = "Find the two numbers that belong to a task; an answer earns 1 less its distance over 75."
+POLICY = "tiny-lm"
+GENERATIONS = 1
