@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN_FLAGS ?=
 
-.PHONY: run test lint bench
+.PHONY: run test test-long lint bench
 .DELETE_ON_ERROR:
 
 .venv/run: pyproject.toml
@@ -21,6 +21,9 @@ run: .venv/run  ## the main job, from nothing to a finished run on real data
 
 test: .venv/dev lint  ## everything that must hold
 	$(BIN)/python -m pytest
+
+test-long: .venv/dev  ## what takes minutes, with its figures
+	$(BIN)/python -m pytest -m long -s
 
 lint: .venv/dev
 	$(BIN)/ruff check .

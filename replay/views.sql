@@ -50,6 +50,19 @@ LEFT JOIN steps s ON s.run = p.run AND s.batch = p.batch
 LEFT JOIN adapter_served v ON v.run = p.run AND v.adapter = p.adapter AND v.batch = p.batch
 LEFT JOIN adapter_rejected r ON r.run = p.run AND r.adapter = p.adapter AND r.batch = p.batch;
 
+-- Each round whose labels were elected and not known: how far the votes agreed, how often the label was right, and how often the reward was.
+CREATE VIEW elections AS
+WITH judged AS (
+    SELECT l.run, l.generation, l.round, l.request, l.item, l.votes, l.answers,
+        coalesce(max(t.reward) FILTER (t.answer = l.answer) >= 1, false) AS label_right,
+        avg((coalesce(t.answer = l.answer, false) = (t.reward >= 1))::INTEGER) AS rewards_right
+    FROM label_estimated l LEFT JOIN trajectories t ON t.run = l.run AND t.request = l.request AND t.item = l.item
+    GROUP BY l.run, l.generation, l.round, l.request, l.item, l.votes, l.answers
+)
+SELECT run, generation, round, count(*) AS labels, avg(votes / answers) AS agreement,
+    avg(label_right::INTEGER) AS label_accuracy, avg(rewards_right) AS reward_accuracy
+FROM judged GROUP BY run, generation, round;
+
 -- What each generation used for each purpose: rollouts, model calls, tokens, seconds of the model, millionths of a US dollar.
 CREATE VIEW cost AS
 WITH called AS (

@@ -17,7 +17,7 @@ from events.change import ScaffoldProposed, ScaffoldRequested, WeightUpdateReque
 from events.choice import FeedbackRequested, LeverChosen
 from events.errors import CheckFailed, TryAgain
 from events.fact import Fact
-from events.judgement import CandidateEvaluated, TrajectoryScored
+from events.judgement import CandidateEvaluated, LabelEstimated, TrajectoryScored
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import RunFinished, RunStarted
@@ -361,3 +361,18 @@ def test_cost_is_split_by_generation_and_purpose(small: Archive) -> None:
         (2, "dev", 2, 0, 1, 120, 0.5, 7),
         (2, "train", 2, 0, 1, 120, 0.5, 7),
     ]
+
+
+def test_elections_say_how_often_the_majority_was_right(archive: Archive) -> None:
+    facts: list[Fact] = []
+    for item, answers, truth in (("a", "xxy", "x"), ("b", "yyx", "x")):
+        label = LabelEstimated(generation=1, round=1, batch="b", request="q", item=item, answer=answers[0], votes=2, answers=3)
+        facts.append(label)
+        for attempt, answer in enumerate(answers):
+            recorded = made(TrajectoryRecorded, request="q", item=item, attempt=attempt, answer=answer)
+            id = codec.event_id(RUN, TrajectoryRecorded, *recorded.key())
+            scored = made(TrajectoryScored, trajectory=id, request="q", item=item, attempt=attempt, reward=float(answer == truth))
+            facts += [recorded, scored]
+    archive.apply(stored(facts))
+    found = ask(archive, "SELECT labels, round(agreement, 3), label_accuracy, reward_accuracy FROM elections")
+    assert found == [(2, 0.667, 0.5, 0.5)]

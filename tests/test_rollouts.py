@@ -12,6 +12,7 @@ from events.fact import Fact
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner, Secret
 from runtime.blobs import Blobs
+from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.rollouts import Player
 from tasks.contract import Public
@@ -65,7 +66,9 @@ class Table:
     def known(self, ids: Sequence[str]) -> Mapping[str, ModelCalled]:
         return {id: self.recorded[id] for id in ids if id in self.recorded}
 
-    def play(self, code: str, items: Sequence[str], fold: int = -1, attempts: int = 1) -> list[Fact]:
+    def play(
+        self, code: str, items: Sequence[str], fold: int = -1, attempts: int = 1, hints: Mapping[str, str] | None = None
+    ) -> list[Fact]:
         requested = RolloutsRequested(
             generation=0,
             purpose="train" if fold >= 0 else "dev",
@@ -81,7 +84,7 @@ class Table:
             seed=1,
         )
         try:
-            return self.player.play("r", "q", requested, self.public, "m", self.known, self.record)
+            return self.player.play("r", "q", requested, self.public, "m", self.known, self.record, hints)
         finally:
             self.player.close()
 
@@ -98,6 +101,17 @@ def test_every_attempt_becomes_a_trajectory_with_its_call(table: Table) -> None:
         (call, completion) for call in table.recorded for completion in range(3)
     }
     assert len(table.policy.asked) == 2 and table.policy.asked[0].n == 3
+
+
+def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: Table) -> None:
+    item, other = (example.id for example in table.public.train[:2])
+    table.play(ASKS, [item, other], hints={item: " Hint: baker."})
+    hints = {request.prompt: request.hint for request in table.policy.asked}
+    assert list(hints.values()) == [" Hint: baker.", ""]
+    (call,) = (call for call in table.recorded.values() if call.item == item)
+    (request,) = (r for r in msgspec.json.decode(table.blobs.get(call.body), type=list[SampleRequest]) if r.hint)
+    body = client._body("m", request)
+    assert body["prompt"] == request.prompt + " Hint: baker." and "Hint" not in request.prompt
 
 
 def test_a_call_that_is_recorded_is_not_made_again(table: Table) -> None:

@@ -1,5 +1,6 @@
 """The rules agent: each row of its table, and the road from LawBench's start."""
 
+import msgspec
 import pytest
 
 from runtime.agents.rules import EXPLORE, REFINE, Attempt, Choice, Tried, choose, evidence
@@ -134,3 +135,93 @@ def test_evidence_of_four_attempts_by_hand() -> None:
 def test_evidence_needs_a_probe() -> None:
     with pytest.raises(ValueError, match="no scored attempt"):
         evidence([], dev=0.5, labels=5, train_items=9)
+
+
+DENSE = seen(pass_at_1=0.0, pass_at_k=0.0, tied_groups=0.0, mean_reward=0.55, rewarded=1.0, graded=0.99, tail=0.5, free=True)
+
+
+def like(of: Evidence, **changes: object) -> Evidence:
+    return msgspec.structs.replace(of, **changes)
+
+
+@pytest.mark.parametrize(
+    "of, algorithm, why",
+    [
+        (like(DENSE, signal="none"), "spin", "the true ones are known"),
+        (like(DENSE, signal="none", labelled=False, copies=True), "test_time", "items show demonstrations"),
+        (like(DENSE, signal="none", labelled=False, agreement=0.45), "ttrl", "45% of a group agree"),
+        (like(DENSE, signal="none", labelled=False, agreement=0.19), "", "no majority"),
+        (like(DENSE, signal="none", labelled=False, agreement=1.0), "", "no majority"),
+        (like(DENSE, signal="comparisons"), "dpo", "100% of the groups hold a better and a worse"),
+        (like(DENSE, signal="comparisons", tied_groups=1.0), "", "no group holds a better"),
+        (like(DENSE, rewarded=0.0, graded=0.0), "star", "show the true answer"),
+        (like(DENSE, rewarded=0.0, graded=0.0, labelled=False), "", "true answers are not known"),
+        (like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.34), "", "nothing that the policy does not know"),
+        (like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.7), "best_of_n", "there to be found"),
+        (like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.7, free=False), "best_of_n", "191 labels on offer"),
+        (like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.7, free=False, offered=16), "best_of_n", "shortlist of 16"),
+        (like(DENSE, tied_groups=0.91), "", "91% of the groups are tied"),
+        (like(DENSE, attempts=1, tied_groups=1.0), "ppo", "nothing to be compared with"),
+        (like(DENSE, tail=0.75, mean_reward=0.49), "entropic", "tail 0.75"),
+        (like(DENSE, tail=0.75, mean_reward=0.5), "ppo", "dense scalar"),
+        (like(DENSE, seconds=10.0), "best_of_n", "takes 10 s"),
+        (like(DENSE, attempts=3), "rloo", "3 attempts an item are too few"),
+        (like(DENSE, mean_reward=0.8), "reinforce", "held to the base"),
+        (DENSE, "ppo", "mean reward 0.55, 100%"),
+        (like(DENSE, rewarded=0.89, length_spread=0.5), "dr_grpo", "differ in length by 50%"),
+        (like(DENSE, rewarded=0.89), "grpo", "let them compete"),
+    ],
+)
+def test_each_row_of_the_table(of: Evidence, algorithm: str, why: str) -> None:
+    choice = pick(of, [], {"weights"})
+    assert (choice.lever, choice.action) == (("weights", algorithm) if algorithm else ("stop", ""))
+    assert why in choice.reason
+
+
+def test_every_algorithm_is_chosen_for_some_evidence_with_hyper_parameters_that_it_has() -> None:
+    pytest.importorskip("torch")
+    from algorithms import learning
+    from algorithms.learning.update import settings
+
+    rows = next(mark for mark in test_each_row_of_the_table.pytestmark if mark.name == "parametrize").args[1]  # type: ignore[attr-defined]
+    choices = [pick(of, [], {"weights"}) for of, _, _ in rows]
+    choices += [pick(of, [update(second, accepted=False)], {"weights"}) for of in (DENSE, RIDGE) for second in ("ppo", "grpo")]
+    trained = [choice for choice in choices if choice.lever == "weights"]
+    assert {choice.action for choice in trained} == set(learning.NAMES)
+    for choice in trained:
+        settings(learning.algorithm(choice.action), choice.hyper)
+
+
+def test_star_restarts_from_the_base_with_hints_and_keeps_all_rounds() -> None:
+    choice = pick(like(DENSE, rewarded=0.0, graded=0.0), [], {"weights"})
+    assert (choice.restart, choice.hints, choice.memory) == (True, True, "update")
+
+
+@pytest.mark.parametrize("first, second", [("ppo", "grpo"), ("entropic", "grpo"), ("grpo", "best_of_n")])
+def test_an_update_that_was_turned_down_is_followed_by_one_of_another_kind(first: str, second: str) -> None:
+    choice = pick(DENSE, [update(first, accepted=False)], {"weights"})
+    assert (choice.action, choice.hyper) == (second, {})
+    assert pick(RIDGE, [update(first, accepted=False)], {"weights"}).hyper == REFINE
+    assert pick(like(DENSE, signal="comparisons"), [update("dpo", accepted=False)], {"weights"}).lever == "stop"
+
+
+def test_what_rewards_and_answers_show_by_hand() -> None:
+    def one(item: str, reward: float, answer: str, tokens: int) -> Attempt:
+        return Attempt(
+            item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, seconds=2.0, tokens=tokens, free=True
+        )
+
+    shown = [
+        one("a", 0.5, "p", 1),
+        one("a", 0.0, "p", 3),
+        one("a", 0.0, "q", 1),
+        one("b", 1.0, "p", 3),
+        one("b", 1.0, "", 1),
+        one("b", 1.0, "", 3),
+    ]
+    found = evidence(shown, dev=0.5, labels=5, train_items=9, signal="none", labelled=False, copies=True)
+    assert (found.mean_reward, found.rewarded, found.graded) == (pytest.approx(3.5 / 6), pytest.approx(4 / 6), pytest.approx(1 / 6))
+    assert found.tail == pytest.approx(1.0)  # a's best stands alone, b is tied
+    assert found.agreement == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert (found.seconds, found.length_spread, found.free) == (2.0, pytest.approx(0.5), True)
+    assert (found.signal, found.labelled, found.copies) == ("none", False, True)

@@ -4,7 +4,7 @@
 
 arXiv 2203.14465, algorithm 1. Each outer iteration trains from the base model again and not from the adapter that answered, so mistakes
 do not pile up; the order says so (`restart`). An item's hinted answers are used only where none without a hint was right. Equal answers
-count once. Right is a reward of `right` or more.
+count once. Right is a reward of `right` or more. The epochs are many, since an update that starts from the base has all to learn again.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
 
 ALGORITHM = Algorithm(
     name="star",
-    defaults={**COMMON, "epochs": 4.0, "right": 1.0},
+    defaults={**COMMON, "epochs": 24.0, "right": 1.0},
     select=select,
     loss=best_of_n.loss,
 )
@@ -38,4 +38,4 @@ ALGORITHM = Algorithm(
 if __name__ == "__main__":
     from algorithms.learning import curve, toys
 
-    curve.main("star", toys.sparse(), rounds=8, hyper={"epochs": 24.0}, restart=True, hints=True)
+    curve.main("star", toys.sparse(), rounds=8, restart=True, hints=True)

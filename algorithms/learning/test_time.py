@@ -50,4 +50,4 @@ ALGORITHM = Algorithm(
 if __name__ == "__main__":
     from algorithms.learning import curve, toys
 
-    curve.main("test_time", toys.shifted(), rounds=8, hyper={"epochs": 6.0})
+    curve.main("test_time", toys.shifted(), rounds=8, hyper={"epochs": 4.0, "lr": 2e-3})
