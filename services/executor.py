@@ -11,7 +11,7 @@ from events.play import ModelCalled, RolloutsRequested
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts import Player, failures
 from runtime.worker import answer, work
-from services.context import Context, scaffold_limits
+from services.context import Context, Loaded, scaffold_limits
 
 JITTER = "EVOLOG_EXECUTOR_JITTER"
 """Fault injection: the most seconds that an executor sleeps before and after a shard, drawn anew each time."""
@@ -30,6 +30,7 @@ async def serve(context: Context) -> None:
         assert isinstance(requested, RolloutsRequested)
         try:
             loaded = await context.load(event.run)
+            hints = hints_of(loaded, requested)
         except Misconfigured as wrong:  # the task's; where only this host lacks the data, another one may have it
             return [answer(fact, event, "executor") for fact in failures(event.id, requested, "unloadable", str(wrong))]
 
@@ -39,9 +40,6 @@ async def serve(context: Context) -> None:
         def record(calls: Sequence[ModelCalled]) -> None:
             context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
-        hints: dict[str, str] = {}
-        if requested.purpose == "hint":
-            hints = {one.id: loaded.task.hint(one.label) for one in loaded.public.train if one.id in requested.items}
         model = model_name(loaded.started.base_model, requested.adapter)
         facts = await asyncio.to_thread(player.play, event.run, event.id, requested, loaded.public, model, recorded, record, hints)
         await asyncio.sleep(random.uniform(0, jitter))
@@ -51,3 +49,10 @@ async def serve(context: Context) -> None:
         await work(context.log, perform, source="executor", scanner=context.scanner)
     finally:
         player.close()
+
+
+def hints_of(loaded: Loaded, requested: RolloutsRequested) -> dict[str, str]:
+    """What shows the model the true answers, by item, where the request wants that; raises Misconfigured where the task's code fails."""
+    if requested.purpose != "hint":
+        return {}
+    return {one.id: loaded.task.hint(one.label) for one in loaded.public.train if one.id in requested.items}

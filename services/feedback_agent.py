@@ -17,6 +17,7 @@ from runtime.agents import rules
 from runtime.agents.rules import Attempt, Choice, Tried
 from runtime.blobs import Blobs
 from runtime.lookup import Attempted, attempts, of_types
+from runtime.policies.bases import CLOSED
 from runtime.policies.interface import SampleRequest
 from runtime.worker import answer, work
 from services.context import Context, Loaded
@@ -72,6 +73,7 @@ def feedback(blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], l
         signal=loaded.task.signal,
         labelled=all(example.label for example in loaded.public.train),
         copies=loaded.task.has_copies,
+        free=loaded.started.policy not in CLOSED,
     )
     choice = rules.choose(seen, tried, requested.levers, loaded.task.edits())
     blob = blobs.put(msgspec.json.encode({"evidence": seen, "attempts": shown, "history": tried}, order="deterministic"))
@@ -104,7 +106,6 @@ def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Att
                 bodies[call.body] = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])
             choices = bodies[call.body][call.index].choices
         item = scored.recorded.item
-        said = [len(call.tokens[use.completion]) for use, call in zip(scored.recorded.calls, scored.calls, strict=True)]
         shown.append(
             Attempt(
                 item=item,
@@ -114,8 +115,7 @@ def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Att
                 label=labels[item],
                 answer=scored.recorded.answer or "",
                 seconds=scored.recorded.seconds,
-                tokens=sum(said),
-                free=max(said, default=0) > 1,
+                tokens=sum(len(call.tokens[use.completion]) for use, call in zip(scored.recorded.calls, scored.calls, strict=True)),
             )
         )
     return shown

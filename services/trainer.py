@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn
+from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn, Vote
 from events.codec import Event
 from events.errors import CheckFailed, TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact, NotFinite
@@ -61,6 +61,11 @@ def update(
     work_folder.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(dir=work_folder))
     try:
+        batch = sealed_attempts(blobs, played, sealed)
+    except CheckFailed as wrong:
+        shutil.rmtree(room)
+        return [_failed(sealed, "batch_differs", wrong)]
+    try:
         order = Order(
             base=blobs.unpack(base_model, work_folder / base_model),
             parent=sealed.parent_adapter,
@@ -71,25 +76,11 @@ def update(
             seed=sealed.training_seed,
             about={"events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round {sealed.round}"},
         )
-        batch = sealed_attempts(blobs, played, sealed)
         done = train(order, batch, sources(load, sealed.training_seed), room / "adapter", room / "left")
         place = {"generation": sealed.generation, "round": sealed.round, "parent_adapter": sealed.parent_adapter, "batch": sealed.digest}
         steps: list[Fact] = [
             OptimizerStepApplied(**place, step=number, **msgspec.structs.asdict(step))  # type: ignore[arg-type]
             for number, step in enumerate(done.steps)
-        ]
-        votes: list[Fact] = [
-            LabelEstimated(
-                generation=sealed.generation,
-                round=sealed.round,
-                batch=sealed.digest,
-                request=vote.group.partition(" ")[0],
-                item=vote.item,
-                answer=vote.answer,
-                votes=vote.votes,
-                answers=vote.answers,
-            )
-            for vote in done.votes
         ]
         published = AdapterPublished(
             **place,  # type: ignore[arg-type]
@@ -101,15 +92,13 @@ def update(
             left_out=done.left_out,
             state=blobs.put((room / "left").read_bytes()),
         )
-        return [*votes, *steps, published]
+        return [*_elected(sealed, done.votes), *steps, published]
     except (Diverged, NotFinite) as wrong:
         return [_failed(sealed, "diverged", wrong)]
     except NothingToLearn as wrong:
-        return [_failed(sealed, "nothing_to_learn", wrong)]
+        return [*_elected(sealed, wrong.votes), _failed(sealed, "nothing_to_learn", wrong)]
     except Mismatch as wrong:
         return [_failed(sealed, "logprobs_differ", wrong)]
-    except CheckFailed as wrong:
-        return [_failed(sealed, "batch_differs", wrong)]
     except UsageError as wrong:
         return [_failed(sealed, "refused", wrong)]
     except (TryAgain, Unavailable):
@@ -172,6 +161,22 @@ def sources(load: Callable[[], Loaded], seed: int) -> Sources:
         return {item: task.copies(train()[item].prompt, visible_train(public, train()[item].fold), seed) for item in items}
 
     return Sources(label, copies)
+
+
+def _elected(sealed: TrainingBatchSealed, votes: Sequence[Vote]) -> list[Fact]:
+    return [
+        LabelEstimated(
+            generation=sealed.generation,
+            round=sealed.round,
+            batch=sealed.digest,
+            request=vote.group.partition(" ")[0],
+            item=vote.item,
+            answer=vote.answer,
+            votes=vote.votes,
+            answers=vote.answers,
+        )
+        for vote in votes
+    ]
 
 
 def _written(blobs: Blobs, digest: str, room: Path) -> Path:

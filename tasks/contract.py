@@ -118,6 +118,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     rollouts_used: int = 0
     rollouts_left: int = 0
     mean_reward: float = 0.0
+    """Where rewards leave [0, 1], this and the next two are of rewards scaled from their least and largest to 0 and 1."""
     rewarded: float = 1.0
     """Share of the answers with a positive reward: how sparse rewards are."""
     graded: float = 0.0

@@ -50,7 +50,9 @@ def select(name: str, rollouts: list[Rollout], **hyper: float):
     return found.select(rollouts, {**found.defaults, **hyper})
 
 
-def before(rewards: list[float], sampled: object, base: object, values: object, mask: object, groups: tuple[str, ...]) -> Before:
+def before(
+    rewards: list[float], sampled: object, base: object, values: object, mask: object, groups: tuple[str, ...], attempts: str = ""
+) -> Before:
     held = torch.tensor(rewards, dtype=torch.float64)
     return Before(
         rewards=held,
@@ -61,7 +63,7 @@ def before(rewards: list[float], sampled: object, base: object, values: object, 
         values=table(values),
         mask=table(mask),
         own=table(mask) > 0,
-        groups=groups,
+        attempts=tuple((group, attempts[place] if attempts else str(place)) for place, group in enumerate(groups)),
     )
 
 
@@ -190,6 +192,26 @@ def test_reinforce_subtracts_the_divergence_from_the_reward_and_the_groups_mean_
     assert found.credit is not None
     made = found.credit(given, {**found.defaults, "kl": 0.2})  # drifts 1.5 and 0: rewards .7 and 0
     assert made.advantages.tolist() == [pytest.approx([0.35, 0.35]), pytest.approx([-0.35, 0])]
+
+
+def test_reinforce_counts_an_attempt_of_two_sequences_once_with_the_drift_of_both() -> None:
+    found = learning.algorithm("reinforce")
+    given = before([1.0, 1.0, 0.0], [-1.0, -1.0, -1.0], [-2.0, -1.5, -1.0], [0.0] * 3, [1.0] * 3, ("a",) * 3, "xxy")
+    assert found.credit is not None
+    made = found.credit(given, {**found.defaults, "kl": 0.2})  # x: 1 - .2 (1 + .5) = .7, y: 0
+    assert made.advantages.flatten().tolist() == pytest.approx([0.35, 0.35, -0.35])
+
+
+def test_what_stands_outside_the_mask_takes_no_part_not_even_infinity() -> None:
+    values, mask = table([[1.0, float("-inf")]]), table([[1.0, 0.0]])
+    assert [
+        float(of) for of in (terms.masked_mean(values, mask), terms.sequence_mean(values, mask), terms.constant_mean(values, mask, 2.0))
+    ] == [
+        1.0,
+        1.0,
+        0.5,
+    ]
+    assert float(terms.pair_margin(table([[1.0, float("inf")], [0.5, 0.0]]), table([[0.0, 0.0]] * 2), table([[1.0, 0.0]] * 2))) == 0.5
 
 
 def test_sequences_of_one_attempt_count_its_reward_once() -> None:
@@ -337,8 +359,8 @@ def test_tied_groups_are_dropped_and_counted(name: str) -> None:
         ("rloo", [rollout("a", 0, 0)], "In each of 1 groups"),
         ("entropic", [rollout("a", t, 1) for t in range(4)], "In each of 1 groups"),
         ("ppo", [rollout("a", 0, 0.5), rollout("b", 1, 0.5)], "All 2 attempts have the reward 0.5"),
-        ("dpo", [rollout("a", 0, 1), rollout("a", 1, 1)], "None of 1 groups"),
-        ("dpo", [rollout("a", 0, 1), rollout("a", 0, 0)], "None of 1 groups"),
+        ("dpo", [rollout("a", 0, 1), rollout("a", 1, 1)], "To none of 1 prompts"),
+        ("dpo", [rollout("a", 0, 1), rollout("a", 0, 0)], "To none of 1 prompts"),
         ("best_of_n", [rollout("a", 0, 0)], "None of 1 attempts"),
         ("star", [rollout("a", 0, 0.9)], "None of 1 answers"),
         ("spin", [rollout("a", 3, float("nan"), real=(3,))], "All 1 answers"),
@@ -382,6 +404,21 @@ def test_dpo_pairs_the_best_with_the_worst_and_goes_inwards() -> None:
     assert [r.reward for r in selected.rollouts] == [0.9, 0.0, 0.5, 0.2]
     assert selected.units == ((0, 1), (2, 3))
     assert len(select("dpo", graded, pairs=1.0).rollouts) == 2
+
+
+def test_dpo_pairs_answers_to_the_same_prompt_of_attempts_with_several() -> None:
+    calls = [rollout("i", t, r, "g", prompt=p) for p, t, r in (("p", 1, 1), ("q", 2, 1), ("p", 3, 0), ("q", 4, 0))]
+    assert [r.tokens for r in select("dpo", calls).rollouts] == [(1,), (3,), (2,), (4,)]
+
+
+def test_cloning_keeps_the_best_that_an_answer_ever_earned() -> None:
+    assert [r.reward for r in select("best_of_n", [rollout("a", 1, 0), rollout("a", 1, 1), rollout("a", 2, 0)]).rollouts] == [1]
+
+
+def test_an_election_without_a_loser_hands_its_votes_on() -> None:
+    with pytest.raises(NothingToLearn) as nothing:
+        select("ttrl", [rollout("a", 0, float("nan"), answer="x"), rollout("a", 1, float("nan"), answer="x")])
+    assert [(vote.answer, vote.votes, vote.answers) for vote in nothing.value.votes] == [("x", 2, 2)]
 
 
 def test_spin_sets_the_true_answer_against_ones_own() -> None:

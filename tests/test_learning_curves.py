@@ -119,7 +119,7 @@ def test_on_binary_rewards_the_two_do_not_differ(models: Path) -> None:
     print(f"\nsparse, 40 rounds, 8 seeds: grpo {report(grpo)}, entropic {report(entropic)}")
     low, high = interval([a - b for a, b in zip(entropic, grpo, strict=True)])
     print(f"entropic - grpo, seed by seed: [{low:.3f}, {high:.3f}]")
-    assert low < 0 < high
+    assert low > -0.1 and high < 0.1
 
 
 def report(rewards: list[float]) -> str:

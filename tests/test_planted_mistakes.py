@@ -1,6 +1,6 @@
 """Mistakes that learning curves do not show, planted one at a time: the equations' tests must catch each.
 
-A copy of the packages with one line changed runs `test_learning.py` in a process of its own.
+A copy of the packages with one line changed runs the equations' tests in a process of its own.
 """
 
 import os
@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("torch")
 ROOT = Path(__file__).parent.parent
 
+TESTS = ("test_learning.py", "test_update.py")
+
 MISTAKES = {
     "none": ("grpo", "", ""),
     "sign of the advantage": ("rloo", "-rho_BT * of.advantages * of.logp", "rho_BT * of.advantages * of.logp"),
@@ -28,6 +30,9 @@ MISTAKES = {
     "sign of KL in the reward": ("reinforce", 'before.rewards - hyper["kl"] * drift_N', 'before.rewards + hyper["kl"] * drift_N'),
     "missing standardisation": ("credit", "[d / (std + eps) for d in deviations]", "[d for d in deviations]"),
     "sign of the critic in GAE": ("credit", "gamma * value_ahead - values_BT[:, t]", "gamma * value_ahead + values_BT[:, t]"),
+    "no importance weights in the loop": ("update", "sampled=torch.where(own & (mask > 0), recorded, old)", "sampled=old"),
+    "KL to the parent and not to the base": ("update", "model.outputs(part, base=True).logp", "model.outputs(part).logp"),
+    "critic forgotten between updates": ("update", 'parameter.copy_(state[f"critic.{number}"])', "pass"),
     "swapped preference": ("terms", "gain_B[0::2] - gain_B[1::2]", "gain_B[1::2] - gain_B[0::2]"),
 }
 
@@ -44,14 +49,15 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, "subprocess.
 def tried(folder: Path, module: str, right: str, wrong: str) -> "subprocess.CompletedProcess[str]":
     for package in ("events", "algorithms"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "tests" / "test_learning.py", folder)
+    for test in TESTS:
+        shutil.copy(ROOT / "tests" / test, folder)
     file = folder / "algorithms" / "learning" / f"{module}.py"
     source = file.read_text(encoding="utf-8")
     assert source.count(right) == 1 or right == wrong, f"{right!r} is no longer in {module}.py; plant the mistake where it belongs now"
     file.write_text(source.replace(right, wrong), encoding="utf-8")
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, "test_learning.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run([*command, *TESTS], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from runtime.agents.rules import EXPLORE, REFINE, Attempt, Choice, Tried, choose, evidence
+from runtime.agents.rules import COMPARE, EXPLORE, REFINE, Attempt, Choice, Tried, choose, evidence
 from tasks.contract import Evidence
 from tasks.lawbench.catalogue import EDITS
 
@@ -148,7 +148,7 @@ def like(of: Evidence, **changes: object) -> Evidence:
     "of, algorithm, why",
     [
         (like(DENSE, signal="none"), "spin", "the true ones are known"),
-        (like(DENSE, signal="none", labelled=False, copies=True), "test_time", "items show demonstrations"),
+        (like(DENSE, signal="none", labelled=False, copies=True, free=True), "test_time", "items show demonstrations"),
         (like(DENSE, signal="none", labelled=False, agreement=0.45), "ttrl", "45% of a group agree"),
         (like(DENSE, signal="none", labelled=False, agreement=0.19), "", "no majority"),
         (like(DENSE, signal="none", labelled=False, agreement=1.0), "", "no majority"),
@@ -192,6 +192,16 @@ def test_every_algorithm_is_chosen_for_some_evidence_with_hyper_parameters_that_
         settings(learning.algorithm(choice.action), choice.hyper)
 
 
+def test_penalties_and_large_rewards_are_scaled_before_the_table_is_asked() -> None:
+    def probe(*rewards: float) -> Evidence:
+        shown = [Attempt(item="a", reward=reward, outcome="wrong", choices=(), label="x") for reward in rewards]
+        return evidence(shown, dev=0.5, labels=5, train_items=9, rollouts_left=1000, free=True)
+
+    assert (probe(-4, -1, -2, -3).mean_reward, probe(-4, -1, -2, -3).graded) == (pytest.approx(0.3), 0.75)
+    assert pick(probe(-4, -1, -2, -3), [], {"weights"}).action in ("entropic", "grpo")
+    assert (probe(0, 100, 0, 0).graded, probe(0, 100, 0, 0).mean_reward) == (0.0, 0.25)
+
+
 def test_star_restarts_from_the_base_with_hints_and_keeps_all_rounds() -> None:
     choice = pick(like(DENSE, rewarded=0.0, graded=0.0), [], {"weights"})
     assert (choice.restart, choice.hints, choice.memory) == (True, True, "update")
@@ -201,15 +211,13 @@ def test_star_restarts_from_the_base_with_hints_and_keeps_all_rounds() -> None:
 def test_an_update_that_was_turned_down_is_followed_by_one_of_another_kind(first: str, second: str) -> None:
     choice = pick(DENSE, [update(first, accepted=False)], {"weights"})
     assert (choice.action, choice.hyper) == (second, {})
-    assert pick(RIDGE, [update(first, accepted=False)], {"weights"}).hyper == REFINE
+    assert pick(RIDGE, [update(first, accepted=False)], {"weights"}).hyper == (REFINE if second == "best_of_n" else COMPARE)
     assert pick(like(DENSE, signal="comparisons"), [update("dpo", accepted=False)], {"weights"}).lever == "stop"
 
 
 def test_what_rewards_and_answers_show_by_hand() -> None:
     def one(item: str, reward: float, answer: str, tokens: int) -> Attempt:
-        return Attempt(
-            item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, seconds=2.0, tokens=tokens, free=True
-        )
+        return Attempt(item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, seconds=2.0, tokens=tokens)
 
     shown = [
         one("a", 0.5, "p", 1),
@@ -219,7 +227,7 @@ def test_what_rewards_and_answers_show_by_hand() -> None:
         one("b", 1.0, "", 1),
         one("b", 1.0, "", 3),
     ]
-    found = evidence(shown, dev=0.5, labels=5, train_items=9, signal="none", labelled=False, copies=True)
+    found = evidence(shown, dev=0.5, labels=5, train_items=9, signal="none", labelled=False, copies=True, free=True)
     assert (found.mean_reward, found.rewarded, found.graded) == (pytest.approx(3.5 / 6), pytest.approx(4 / 6), pytest.approx(1 / 6))
     assert found.tail == pytest.approx(1.0)  # a's best stands alone, b is tied
     assert found.agreement == pytest.approx((2 / 3 + 1 / 3) / 2)

@@ -32,10 +32,25 @@ COMMON: Hyper = {
 lr, weight_decay: AdamW's. epochs: passes over the batch. batch_groups: groups (or pairs) a minibatch. dropout: the share of the adapter's
 inner sums that a step leaves out, where the model does that. max_grad_norm: the gradient is scaled down to it.
 kl: the weight of KL to the base model; kl_target: nats a token that it is steered to by changing its weight (0: the weight is fixed).
-stale: 1 weighs rollouts of older adapters by importance, 0 leaves them out; truncation: the largest importance weight.
+stale: 0 leaves rollouts of older adapters out; 1 keeps them, weighed by importance where the algorithm has ratios (cloning and preferences
+take them as they are). truncation: the largest importance weight.
 mismatch: mean k3 in nats a token between the log-probabilities recorded and those of the trainer, above which a batch is refused.
 clip_low, clip_high: how far a ratio may leave 1 (also where it is reported only).
 """
+
+
+WITHOUT_KL: Hyper = {name: value for name, value in COMMON.items() if not name.startswith("kl")}
+"""The same for an algorithm that measures from a reference as it is."""
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    **{name: (1, 1e6) for name in ("epochs", "batch_groups", "best", "pairs")},
+    **{name: (1e-30, 1e30) for name in ("max_grad_norm", "truncation", "length", "beta")},
+    **{name: (0, 1) for name in ("gamma", "lam", "clip_low", "stale", "token_mean")},
+    "lr": (1e-30, 1e38),
+    "dropout": (0, 0.99),
+    "train": (2, 1e6),
+}
+"""Least and largest of the hyper-parameters that have a range of their own, in every algorithm that has them; of the others 0 and 1e30."""
 
 
 class Diverged(Exception):
@@ -43,7 +58,11 @@ class Diverged(Exception):
 
 
 class NothingToLearn(Exception):
-    """No rollout carries a gradient."""
+    """No rollout carries a gradient. `votes` are what an election came to all the same."""
+
+    def __init__(self, reason: str, votes: tuple[Vote, ...] = ()) -> None:
+        super().__init__(reason)
+        self.votes = votes
 
 
 class Mismatch(Exception):
@@ -123,7 +142,8 @@ class Before(msgspec.Struct, frozen=True):
     """1 on tokens that the policy produced."""
     own: torch.Tensor
     """Whether the policy sampled the token after this prompt."""
-    groups: tuple[str, ...]
+    attempts: tuple[tuple[str, str], ...]
+    """Group and attempt of each sequence."""
 
 
 class Credit(msgspec.Struct, frozen=True):
@@ -166,7 +186,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     critic: bool = False
     """Whether a value head is trained beside the adapter."""
     needs: frozenset[str] = frozenset({"rewards"})
-    """What a rollout must carry: `rewards`, `labels` (tokens of the true answer), `copies` (demonstrations in place of rollouts)."""
+    """What it is given: `rewards`, `labels` (tokens of the true answer), `hints` (hinted answers too), `copies` (in place of rollouts)."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,10 +194,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     loss: float
     kl_to_base: float
-    """k3 on tokens that the policy sampled, weighted by their ratio."""
+    """k3 on the step's tokens that the policy sampled, weighted by their ratio."""
     entropy: float
     clip_share: float
+    """The share of tokens whose ratio to the parent adapter lies outside the clip range."""
     ratio_mean: float
+    """Of the ratio to whoever sampled the token."""
     ratio_max: float
     grad_norm: float
     tied_groups: float

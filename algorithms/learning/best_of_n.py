@@ -4,7 +4,7 @@
 
 Nakano 2021 (WebGPT, arXiv 2112.09332) answers with the best of N; Dong 2023 (RAFT, arXiv 2304.06767) trains on it, as here.
 Departure: an item's answers are pooled over all the batch's groups, and equal answers count once. `best` is how many distinct answers of
-an item are kept, and with the last of them those of the same reward: 1 keeps the best and its equals.
+an item are kept (sequences, where an attempt has several), and with the last of them those of the same reward: 1 keeps the best and equals.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     """The first rollout of each distinct best answer of each item; raises NothingToLearn if no reward is positive."""
     distinct: dict[tuple[str, str, tuple[int, ...]], Rollout] = {}
     for rollout in rollouts:
-        distinct.setdefault((rollout.item, rollout.prompt, rollout.tokens), rollout)
+        key = (rollout.item, rollout.prompt, rollout.tokens)
+        if key not in distinct or distinct[key].reward < rollout.reward:
+            distinct[key] = rollout
     rewards: dict[str, list[float]] = {}
     for rollout in distinct.values():
         rewards.setdefault(rollout.item, []).append(rollout.reward)

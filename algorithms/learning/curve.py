@@ -155,6 +155,8 @@ def main(name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, r
     @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the curve to this file too (.png, .svg, .pdf).")
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a round on stdout, and no drawing.")
     def command(seed: int, count: int, plot: Path | None, as_json: bool) -> None:
+        if plot and not plot.parent.is_dir():
+            raise click.BadParameter(f"there is no folder {plot.parent}; give a file in one that is there", param_hint="--plot")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         found: list[Round] = []
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -2,7 +2,7 @@
 
     L = mean -log sigmoid(beta [ log (pi / pi_0)(w) - log (pi / pi_0)(l) ]),   log pi(y) = sum_t log pi(y_t)
 
-arXiv 2305.18290. Pairs come from ranked attempts at one item: in a group, the best is set against the worst, the second best against the
+arXiv 2305.18290. Pairs come from ranked answers to one prompt: in a group, the best is set against the worst, the second best against the
 second worst and so on, as long as the rewards differ and the tokens do; at most `pairs` of them. Rows are laid out w, l, w, l.
 """
 
@@ -11,26 +11,28 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms, by_group
+from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
-    """The pairs of each group; raises NothingToLearn if there is none."""
-    groups = by_group(rollouts)
+    """The pairs of each prompt of each group; raises NothingToLearn if there is none."""
+    asked: dict[tuple[object, ...], list[Rollout]] = {}
+    for rollout in rollouts:
+        asked.setdefault((rollout.group, rollout.prompt, rollout.choices, rollout.bias), []).append(rollout)
     rows: list[Rollout] = []
     without = 0
-    for places in groups.values():
-        ranked = sorted((rollouts[i] for i in places), key=lambda r: -r.reward)  # stable, so equals keep the log's order
+    for answers in asked.values():
+        ranked = sorted(answers, key=lambda r: -r.reward)  # stable, so equals keep the log's order
         pairs = [
             (better, worse)
             for better, worse in zip(ranked, reversed(ranked), strict=True)
-            if better.reward - worse.reward >= credit.SAME and better.tokens != worse.tokens and better.prompt == worse.prompt
+            if better.reward - worse.reward >= credit.SAME and better.tokens != worse.tokens
         ]
         without += not pairs
         rows += [row for pair in pairs[: int(hyper["pairs"])] for row in pair]
     if not rows:
-        raise NothingToLearn(f"None of {len(groups)} groups holds two answers of which one is better.")
-    return Selected(tuple(rows), (1.0, -1.0) * (len(rows) // 2), without / len(groups), in_pairs(len(rows)))
+        raise NothingToLearn(f"To none of {len(asked)} prompts are there two answers of which one is better.")
+    return Selected(tuple(rows), (1.0, -1.0) * (len(rows) // 2), without / len(asked), in_pairs(len(rows)))
 
 
 def in_pairs(count: int) -> tuple[tuple[int, ...], ...]:
@@ -45,7 +47,7 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
 
 ALGORITHM = Algorithm(
     name="dpo",
-    defaults={**COMMON, "lr": 3e-4, "beta": 0.1, "pairs": 32.0},
+    defaults={**WITHOUT_KL, "lr": 3e-4, "beta": 0.1, "pairs": 32.0},
     select=select,
     loss=loss,
 )

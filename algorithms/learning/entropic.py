@@ -3,7 +3,7 @@
     A_i = exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1,  beta such that KL(softmax(beta r) || uniform) = ln 2 over the group
     L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  rho_t = min(pi / pi_sampled, truncation), no gradient
 
-Yuksekgonul 2026, TTT-Discover, arXiv 2601.16175, with the adaptive beta of its code; `beta` above 0 fixes it (its other estimator: 2).
+Yuksekgonul 2026, TTT-Discover, arXiv 2601.16175, with the adaptive beta of its code; `fixed_beta` above 0 takes that (its other way: 2).
 Where more than half of a group tie for the best, ln 2 cannot be reached: beta stays at its largest, and the tied share the weight.
 Ours: a group of fewer than three, or whose rewards are all the same, is dropped and counted (two with one win would weigh 10^12); no
 advantage exceeds 50. Never PPO's clip: it would cut off the weight of the rare best attempt, which is the point.
@@ -25,7 +25,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     def advantages(rewards_G: list[float]) -> list[float] | None:
         if len(rewards_G) < SMALLEST_GROUP or credit.tied(rewards_G):
             return None
-        return credit.entropic(rewards_G, hyper["beta"] or None)
+        return credit.entropic(rewards_G, hyper["fixed_beta"] or None)
 
     return compared(rollouts, advantages, f"all attempts have the same reward, or there are fewer than {SMALLEST_GROUP}")
 
@@ -35,7 +35,7 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
     return rloo.loss(of, hyper)
 
 
-ALGORITHM = Algorithm(name="entropic", defaults={**COMMON, "beta": 0.0}, select=select, loss=loss)
+ALGORITHM = Algorithm(name="entropic", defaults={**COMMON, "fixed_beta": 0.0}, select=select, loss=loss)
 
 if __name__ == "__main__":
     from algorithms.learning import curve, toys

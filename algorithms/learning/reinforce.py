@@ -37,17 +37,17 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     return Selected(tuple(kept), tuple(r.reward for r in kept), sum(ties.values()) / len(groups))
 
 
-def shaped(before: Before, hyper: Hyper) -> Credit:
-    """A_i on every token of its sequence."""
-    drift_N = ((before.sampled - before.base) * before.mask).sum(1)
-    shaped_N = before.rewards - hyper["kl"] * drift_N
-    places: dict[str, list[int]] = {}
-    for place, group in enumerate(before.groups):
-        places.setdefault(group, []).append(place)
-    mean_N = torch.zeros_like(shaped_N)
-    for of in places.values():
-        mean_N[of] = shaped_N[of].mean()
-    return Credit((shaped_N - mean_N).unsqueeze(1) * before.mask, torch.zeros_like(before.mask))
+def penalised(before: Before, hyper: Hyper) -> Credit:
+    """A_i on every token of the attempt's sequences; an attempt counts once, with the drift of all of them."""
+    drift_N = terms.kept(before.sampled - before.base, before.mask).sum(1).tolist()
+    rewards_N = before.rewards.tolist()
+    shaped: dict[str, dict[str, float]] = {}
+    for place, (group, attempt) in enumerate(before.attempts):
+        of_group = shaped.setdefault(group, {})
+        of_group[attempt] = of_group.get(attempt, rewards_N[place]) - hyper["kl"] * drift_N[place]
+    means = {group: sum(of.values()) / len(of) for group, of in shaped.items()}
+    advantages = torch.tensor([shaped[group][attempt] - means[group] for group, attempt in before.attempts], dtype=before.mask.dtype)
+    return Credit(advantages.unsqueeze(1) * before.mask, torch.zeros_like(before.mask))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
@@ -56,7 +56,7 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
     return terms.masked_mean(-rho_BT * of.advantages * of.logp, of.mask)
 
 
-ALGORITHM = Algorithm(name="reinforce", defaults={**COMMON, "kl": 0.02}, select=select, loss=loss, credit=shaped)
+ALGORITHM = Algorithm(name="reinforce", defaults={**COMMON, "kl": 0.02}, select=select, loss=loss, credit=penalised)
 
 if __name__ == "__main__":
     from algorithms.learning import curve, toys

@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from algorithms.learning import dpo, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
+from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
@@ -35,7 +35,7 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
 
 ALGORITHM = Algorithm(
     name="spin",
-    defaults={**COMMON, "lr": 3e-4, "beta": 0.1},
+    defaults={**WITHOUT_KL, "lr": 3e-4, "beta": 0.1},
     select=select,
     loss=loss,
     needs=frozenset({"labels"}),

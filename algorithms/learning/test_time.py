@@ -3,8 +3,8 @@
     L = mean_t -log pi(y_t | x)   over leave-one-out pairs of the item's demonstrations and augmented copies of them
 
 No reward and no hidden label takes part. `copies` makes the pairs: each demonstration in turn is the one to answer, the others are its
-context, and so again for every augmentation, a change under which the item's rule still holds. An adapter made from one item's copies is
-good for that item; made from many items' it is one adapter for them all.
+context, and so again for every augmentation, a change under which the item's rule still holds. The paper makes an adapter for each item
+from that item's copies, as the toy does. Departure, in a run: a candidate has one adapter, so one is made from the copies of all items.
 """
 
 from collections.abc import Callable, Sequence

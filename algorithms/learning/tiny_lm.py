@@ -41,6 +41,7 @@ END_ID = SPECIALS.index(END)
 VOCABULARY = 280
 """At most: the specials, 256 bytes, and as many merges as the traces have."""
 HIDDEN, POSITIONS = 128, 512
+SHAPE = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 384}
 INIT, THETA = 0.14, 100.0
 """The spread of the first weights and the base of the rotary angles; at Qwen's own, copying a number takes several times the steps."""
 STEPS, BATCH = 160, 64
@@ -392,32 +393,29 @@ load = TinyLM.load
 
 def cached(traces: Sequence[tuple[str, str]], cache: Path, progress: Callable[[int, int, float], None] | None = None) -> Path:
     """The folder under `cache` of a base pre-trained on these traces (seed 0), made where it is missing or damaged."""
-    made_of = [KIND, VOCABULARY, HIDDEN, INIT, THETA, STEPS, BATCH, LR, WARM_UP, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM, list(traces)]
+    made_of = [KIND, SHAPE, VOCABULARY, HIDDEN, INIT, THETA, STEPS, BATCH, LR, WARM_UP, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM, list(traces)]
     target = cache / f"{KIND}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"
     try:
         load(target)
     except (NotFound, CheckFailed):
         shutil.rmtree(target, ignore_errors=True)
         cache.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=cache))
-        TinyLM.pretrain(traces, 0, STEPS, progress).save(made)
-        try:
-            made.rename(target)
-        except OSError:  # another process was first
-            shutil.rmtree(made)
+        with tempfile.TemporaryDirectory(dir=cache) as room:
+            made = Path(room) / "made"
+            TinyLM.pretrain(traces, 0, STEPS, progress).save(made)
+            try:
+                made.rename(target)
+            except OSError:  # another process was first
+                load(target)
     return target
 
 
 def _model(tokenizer: Tokenizer) -> Any:
     """A model with random weights, from torch's global generator."""
     shape: dict[str, Any] = {
+        **SHAPE,
         "vocab_size": tokenizer.get_vocab_size(),
         "hidden_size": HIDDEN,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "intermediate_size": 384,
         "max_position_embeddings": POSITIONS,
         "rope_parameters": {"rope_type": "default", "rope_theta": THETA},
         "initializer_range": INIT,

@@ -30,7 +30,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     try:
         selected = grpo.select(rewarded, hyper)
     except NothingToLearn:
-        raise NothingToLearn(f"In each of {len(votes)} groups the attempts all agree, or none has an answer.") from None
+        raise NothingToLearn(f"In each of {len(votes)} groups the attempts all agree, or none has an answer.", tuple(votes)) from None
     return msgspec.structs.replace(selected, votes=tuple(votes))
 
 

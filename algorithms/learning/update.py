@@ -16,6 +16,7 @@ from torch import nn
 
 from algorithms.learning import terms
 from algorithms.learning.batch import (
+    RANGES,
     Algorithm,
     Before,
     Credit,
@@ -30,6 +31,7 @@ from algorithms.learning.batch import (
     Vote,
     by_group,
 )
+from algorithms.learning.credit import SAME
 from events.errors import UsageError
 
 CHUNK = 512
@@ -40,7 +42,7 @@ KL_GAIN, KL_CLIP = 0.1, 0.2
 """How fast the weight of KL follows its target, and how far off it may seem at once (Ziegler 2019, section 2.2)."""
 
 State = dict[str, torch.Tensor]
-"""What an update leaves for the next: the optimiser's moments, the critic's weights and the weight of KL."""
+"""What an update leaves for the next: the optimiser's moments, the critic's weights, and the weight of KL where it is steered."""
 
 
 class Outputs(msgspec.Struct, frozen=True):
@@ -83,12 +85,10 @@ def settings(algorithm: Algorithm, hyper: Hyper) -> Hyper:
         raise UsageError(f"{algorithm.name} has no hyper-parameter {unknown[0]!r}; it has {', '.join(sorted(algorithm.defaults))}.")
     found = {**algorithm.defaults, **hyper}
     for name, value in found.items():
-        if not math.isfinite(value) or value < 0:
-            raise UsageError(f"The hyper-parameter {name} is {value}; expected a finite number, 0 or more.")
-    for name in ("epochs", "batch_groups", "lr"):
-        if not found[name]:
-            raise UsageError(f"The hyper-parameter {name} is 0, so nothing would be learned; expected more.")
-    if found["kl_target"] and not found["kl"]:
+        least, most = RANGES.get(name, (0, 1e30))
+        if not least <= value <= most:  # so that NaN is refused too
+            raise UsageError(f"The hyper-parameter {name} is {value:g}; expected {least:g} to {most:g}.")
+    if found.get("kl_target") and not found["kl"]:
         raise UsageError("kl_target is set and kl is 0; kl is the weight that steering starts from, so give one, such as 0.05.")
     return found
 
@@ -114,17 +114,20 @@ def update(
         raise NothingToLearn(f"All {len(rollouts)} rollouts are of older adapters, and this update was ordered to leave such out.")
     selected = algorithm.select(fresh, how)
     if state:
-        how = {**how, "kl": float(state["kl"])}
+        if how.get("kl_target") and "kl" in state:
+            how = {**how, "kl": float(state["kl"])}
         with torch.no_grad():
             for number, parameter in enumerate(model.critic):
                 parameter.copy_(state[f"critic.{number}"])
     before, credit = _before(model, algorithm, selected, how, parent)
+    if not (credit.advantages.abs() >= SAME).any():
+        raise NothingToLearn(f"None of {len(selected.rollouts)} sequences did better or worse than was to be expected.", selected.votes)
     optimiser = _optimiser(model, how, state)
     steps = _descend(model, algorithm, selected, how, before, credit, optimiser, seed)
-    kl = steps[-1][1]
-    return Updated(
-        tuple(step for step, _ in steps), _state(model, optimiser, kl), len(selected.rollouts), len(rollouts) - len(fresh), selected.votes
-    )
+    left = _state(model, optimiser)
+    if how.get("kl_target"):
+        left["kl"] = torch.tensor(steps[-1][1], dtype=torch.float64)
+    return Updated(tuple(step for step, _ in steps), left, len(selected.rollouts), len(rollouts) - len(fresh), selected.votes)
 
 
 def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
@@ -145,6 +148,8 @@ def _before(model: Trainable, algorithm: Algorithm, selected: Selected, how: Hyp
         values = _stack([one.values for one in seen], width)
         base = _stack([model.outputs(part, base=True).logp for part in parts], width)
     mask = rows([r.mask or (1,) * len(r.tokens) for r in of], width)
+    if not all(math.isfinite(value) for r in of for value in r.logprobs):
+        raise Mismatch("A recorded log-probability is not finite, so no ratio to it can be; look for what the policy server recorded.")
     own = torch.tensor([r.own for r in of]).unsqueeze(1)
     recorded = rows([r.logprobs if r.own else () for r in of], width)
     _same_policy(recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in of]).unsqueeze(1), how)
@@ -157,7 +162,7 @@ def _before(model: Trainable, algorithm: Algorithm, selected: Selected, how: Hyp
         values=values,
         mask=mask,
         own=own.expand_as(mask) & (mask > 0),
-        groups=tuple(r.group for r in of),
+        attempts=tuple((r.group, r.attempt or str(place)) for place, r in enumerate(of)),
     )
     if algorithm.credit:
         return before, algorithm.credit(before, how)
@@ -190,7 +195,7 @@ def _descend(
     shuffle = np.random.default_rng(seed)
     torch.manual_seed(seed)  # dropout's
     parameters = [*model.adapter, *model.critic]
-    kl = how["kl"]
+    kl = how.get("kl", 0.0)
     done: list[tuple[Step, float]] = []
     for _ in range(int(how["epochs"])):
         order = shuffle.permutation(len(units)).tolist()
@@ -205,7 +210,7 @@ def _descend(
             norm = nn.utils.clip_grad_norm_(parameters, how["max_grad_norm"])
             step = _report(part, before.own[places], float(loss.detach()), float(norm), selected.tied_groups, how, began)
             optimiser.step()
-            if how["kl_target"]:
+            if how.get("kl_target"):
                 kl *= 1 + KL_GAIN * min(KL_CLIP, max(-KL_CLIP, step.kl_to_base / how["kl_target"] - 1))
             done.append((step, kl))
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
@@ -242,9 +247,9 @@ def _report(of: Terms, own: torch.Tensor, loss: float, norm: float, tied: float,
             loss=loss,
             kl_to_base=float(terms.masked_mean(weight * terms.k3(of.logp, of.base), sampled if sampled.any() else of.mask)),
             entropy=float(terms.masked_mean(of.entropy, of.mask)),
-            clip_share=float(terms.clip_share(rho, of.mask, how["clip_low"], how["clip_high"])),
+            clip_share=float(terms.clip_share(terms.ratio(of.logp, of.old), of.mask, how["clip_low"], how["clip_high"])),
             ratio_mean=float(terms.masked_mean(rho, of.mask)),
-            ratio_max=float((rho * of.mask).max()),
+            ratio_max=float(terms.kept(rho, of.mask).max()),
             grad_norm=norm,
             tied_groups=tied,
             tokens=int(of.mask.sum()),
@@ -272,8 +277,8 @@ def _optimiser(model: Trainable, how: Hyper, state: Mapping[str, torch.Tensor] |
     return optimiser
 
 
-def _state(model: Trainable, optimiser: torch.optim.Optimizer, kl: float) -> State:
-    state: State = {"kl": torch.tensor(kl, dtype=torch.float64)}
+def _state(model: Trainable, optimiser: torch.optim.Optimizer) -> State:
+    state: State = {}
     for number, parameter in enumerate([*model.adapter, *model.critic]):
         for name, value in optimiser.state[parameter].items():
             state[f"{name}.{number}"] = value.detach().clone()

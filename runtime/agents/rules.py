@@ -8,7 +8,7 @@
 | the last was turned down, and another was tried here, or nine tenths of the groups are tied, or answers are not scored | stop |
 | the last was turned down | weights: GRPO, 3 rounds; best-of-N cloning if GRPO was turned down |
 | **answers to train items cannot be judged** and their true answers are known | SPIN: tell them from one's own |
-| neither judged nor known, and the task has demonstrations for an item | test-time training on them |
+| neither judged nor known, and the task has demonstrations for an item | test-time training: one adapter from those of all items |
 | neither judged nor known; most frequent answers hold at least .2 of their groups, and not all agree | TTRL: the majority is the label |
 | neither judged nor known, otherwise | stop |
 | **answers can only be compared** and some group holds a better and a worse one | DPO on ranked pairs |
@@ -19,7 +19,7 @@
 | right or wrong, answers of many tokens | best-of-N cloning, its defaults, 3 rounds |
 | right or wrong, many labels on offer: right answers are rare, explore | best-of-N cloning, high learning rate, 5 rounds |
 | right or wrong, a shortlist on offer: most are found at once, refine | best-of-N cloning, low learning rate, dropout, 3 rounds |
-| **graded**: nine tenths of the groups are tied | stop |
+| **graded**: several attempts an item, and nine tenths of the groups are tied | stop |
 | graded, one attempt an item: nothing to compare with | PPO, whose critic says what was to be expected |
 | graded, a tail: the best of a group stands alone (.75 and more), the mean is under .5 | entropic weighting: the best counts, 8 rounds |
 | graded, a rollout takes 10 s or more | best-of-N cloning on all of the update's rollouts: each is used again |
@@ -53,6 +53,8 @@ BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD, AGREED = 0.05, 0.75, 0.5, 0.8
 `length_spread`, `agreement`."""
 EXPLORE: Mapping[str, float] = {"lr": 3e-3, "epochs": 3, "dropout": 0.0, "weight_decay": 0.0}
 REFINE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "dropout": 0.5, "weight_decay": 0.1}
+COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "weight_decay": 0.1}
+"""For a policy that picks labels. No dropout where ratios are clipped: it would be taken for a step."""
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +95,6 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     answer: str = ""
     seconds: float = 0.0
     tokens: int = 1
-    free: bool = False
-    """Whether the policy wrote it token by token, and did not pick a label."""
 
 
 def choose(evidence: Evidence, history: Sequence[Tried], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
@@ -122,6 +122,7 @@ def evidence(
     signal: Literal["scores", "comparisons", "none"] = "scores",
     labelled: bool = True,
     copies: bool = False,
+    free: bool = False,
 ) -> Evidence:
     """The evidence of a probe's attempts. Raises ValueError if there are none."""
     if not attempts:
@@ -131,7 +132,8 @@ def evidence(
     for attempt in attempts:
         groups.setdefault(attempt.item, []).append(attempt.reward)
         answers.setdefault(attempt.item, Counter()).update([attempt.answer] if attempt.answer else [])
-    rewards = [attempt.reward for attempt in attempts]
+    least, most = min(0.0, *(a.reward for a in attempts)), max(1.0, *(a.reward for a in attempts))
+    rewards = [(attempt.reward - least) / (most - least) for attempt in attempts]
     tokens = [attempt.tokens for attempt in attempts]
     offered = [not a.choices or a.label in a.choices for a in attempts]
     return Evidence(
@@ -156,7 +158,7 @@ def evidence(
         seconds=fmean(attempt.seconds for attempt in attempts),
         length_spread=pstdev(tokens) / max(fmean(tokens), 1e-9),
         agreement=fmean(max(of.values(), default=0) / len(groups[item]) for item, of in answers.items()),
-        free=any(attempt.free for attempt in attempts),
+        free=free,
         signal=signal,
         labelled=labelled,
         copies=copies,
@@ -182,7 +184,7 @@ def _train(e: Evidence, tried: Sequence[Tried]) -> Choice:
         case "comparisons":
             return _compared(e)
         case "scores":
-            if e.rewarded == 0:
+            if e.rewarded == 0 and e.graded == 0:
                 return _unrewarded(e)
             return _right_or_wrong(e) if e.graded < BINARY else _graded(e)
 
@@ -195,7 +197,7 @@ def _second(e: Evidence, tried: Sequence[Tried]) -> Choice:
         why = f"grpo brought nothing, but the probe holds answers to clone ({_figures(e)})."
         return _update("best_of_n", why, rounds=3, hyper={} if e.free else REFINE, resample="unsolved", memory="update")
     why = f"{last} brought nothing, but {live:.0%} of the groups hold better and worse answers to compare."
-    return _update("grpo", why, rounds=3, hyper={} if e.free else REFINE)
+    return _update("grpo", why, rounds=3, hyper={} if e.free else COMPARE)
 
 
 def _unjudged(e: Evidence) -> Choice:

@@ -20,6 +20,8 @@ UNIFORM = "uniform"
 
 
 KINDS = (text_scorer.KIND, "tiny-lm")
+CLOSED = (text_scorer.KIND,)
+"""Those whose answer is one of a closed set of labels, in one token."""
 Traces = Sequence[tuple[str, str]]
 """(prompt, completion) pairs."""
 Progress = Callable[[int, int, float], None]

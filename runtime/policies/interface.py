@@ -21,7 +21,7 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     max_tokens: int = 64
     hint: str = ""
-    """What the model is shown after the prompt and does not learn to need: training takes the prompt without it."""
+    """What the model is shown after the prompt and does not learn to need: the client joins them, training takes the prompt alone."""
 
 
 class Sampled(msgspec.Struct, frozen=True):

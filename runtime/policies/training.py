@@ -136,9 +136,14 @@ def recorded(attempts: Sequence[Attempt], algorithm: Algorithm, sources: Sources
         return _copies(attempts, sources, model)
     found: list[Rollout] = []
     for attempt in attempts:
-        real = model.encode_completion(sources.label(attempt.item)) if "labels" in algorithm.needs else ()
+        if attempt.hinted and "hints" not in algorithm.needs:
+            continue
         for first, tokens, logprobs, mask in _sequences(attempt, model):
             request = attempt.calls[first].request
+            real: tuple[int, ...] = ()
+            if "labels" in algorithm.needs:
+                label = sources.label(attempt.item)
+                real = model.encode_completion(label) if label in request.choices or not request.choices else ()
             found.append(
                 Rollout(
                     group=attempt.group,
@@ -165,8 +170,8 @@ def _sequences(attempt: Attempt, model: Trainee) -> list[tuple[int, tuple[int, .
     prompts = [model.encode(call.request.prompt) for call in attempt.calls]
     turns = [Turn(p, call.tokens, call.logprobs) for p, call in zip(prompts, attempt.calls, strict=True) if p is not None]
     if len(turns) < len(attempt.calls):
-        return [(place, call.tokens, call.logprobs, ()) for place, call in enumerate(attempt.calls)]
-    return [(one.first, one.tokens, one.logprobs, one.mask) for one in merge(turns)]
+        return [(place, call.tokens, call.logprobs, ()) for place, call in enumerate(attempt.calls) if call.tokens]
+    return [(one.first, one.tokens, one.logprobs, one.mask) for one in merge(turns) if any(one.mask)]
 
 
 def _copies(attempts: Sequence[Attempt], sources: Sources, model: Trainee) -> list[Rollout]:

@@ -180,13 +180,55 @@ def cold_help() -> list[tuple[str, str]]:
     ]
 
 
+def weights() -> list[tuple[str, str]]:
+    """The tiny language model: sampling in company against alone, and a training round against the forward and backward that it needs."""
+    import torch
+
+    from algorithms.learning import algorithm, curve, toys
+    from algorithms.learning.tiny_lm import Ask, Trainee
+    from algorithms.learning.update import update
+
+    base = curve.base_model()
+    sampler, question = base.sampler(), toys.dense().questions[0]
+    alone, together = [], []
+    for repeat in range(REPEATS):
+        for rates, rows in ((alone, 1), (together, 32)):
+            asks = [Ask(prompt=base.encode(question.prompt), seed=repeat, place=place, max_tokens=16) for place in range(rows)]
+            began = time.perf_counter()
+            rates.append(sum(len(one.tokens) for one in sampler.sample(asks)) / (time.perf_counter() - began))
+    batch = curve.ask(sampler, base, question, 0, curve.SAMPLES, 0)
+    ratios, rounds = [], []
+    for _ in range(REPEATS):
+        model = Trainee(base, None, 0)
+        began = time.perf_counter()
+        update(model, algorithm("grpo"), batch, {"epochs": 1}, seed=0, parent="0")
+        rounds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        with torch.no_grad():
+            model.outputs(batch)
+            model.outputs(batch, base=True)
+        model.outputs(batch).logp.sum().backward()
+        ratios.append(rounds[-1] / (time.perf_counter() - began))
+    gain = statistics.median(together) / statistics.median(alone)
+    return [
+        (
+            "tiny-lm, one thread: tokens a second of 32 answers at once / of one",
+            f"{gain:.1f}  ({statistics.median(together):,.0f}/s against {statistics.median(alone):,.0f}/s)",
+        ),
+        (
+            "tiny-lm: a GRPO update of 64 answers, one step / its three forwards and one backward",
+            f"{_spread(ratios)}  ({statistics.median(rounds) * 1e3:.0f} ms)",
+        ),
+    ]
+
+
 def main() -> None:
     table = Table(
         title=f"evolog bench: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", title_justify="left"
     )
     table.add_column("what")
     table.add_column("median [least, most]")
-    for what, figure in (*cold_help(), *asyncio.run(appends()), *up_to_first_event()):
+    for what, figure in (*cold_help(), *asyncio.run(appends()), *up_to_first_event(), *weights()):
         table.add_row(what, figure)
     Console(width=140).print(table)
 
