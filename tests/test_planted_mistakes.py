@@ -27,7 +27,7 @@ MISTAKES = {
         "total, others = sum(rewards_G), len(rewards_G) - 1",
         "total, others = sum(rewards_G), len(rewards_G)",
     ),
-    "sign of KL in the reward": ("reinforce", 'before.rewards - hyper["kl"] * drift_N', 'before.rewards + hyper["kl"] * drift_N'),
+    "sign of KL in the reward": ("reinforce", '- hyper["kl"] * drift_N', '+ hyper["kl"] * drift_N'),
     "missing standardisation": ("credit", "[d / (std + eps) for d in deviations]", "[d for d in deviations]"),
     "sign of the critic in GAE": ("credit", "gamma * value_ahead - values_BT[:, t]", "gamma * value_ahead + values_BT[:, t]"),
     "no importance weights in the loop": ("update", "sampled=torch.where(own & (mask > 0), recorded, old)", "sampled=old"),
