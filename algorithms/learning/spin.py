@@ -44,4 +44,4 @@ ALGORITHM = Algorithm(
 if __name__ == "__main__":
     from algorithms.learning import curve, toys
 
-    curve.main("spin", toys.dense())
+    curve.main("spin", toys.dense(), rounds=14)
