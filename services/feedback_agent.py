@@ -114,7 +114,7 @@ def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Att
                 choices=choices,
                 label=labels[item],
                 answer=scored.recorded.answer or "",
-                seconds=scored.recorded.seconds,
+                read=sum(call.prompt_tokens for call in scored.calls),
                 tokens=sum(len(call.tokens[use.completion]) for use, call in zip(scored.recorded.calls, scored.calls, strict=True)),
             )
         )

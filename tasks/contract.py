@@ -126,8 +126,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     tail: float = 0.0
     """How far the best of a group stands alone, (best - mean) / (std sqrt(attempts - 1)), the mean over groups that are not tied:
     1 where one attempt differs from all others, which are the same."""
-    seconds: float = 0.0
-    """Mean seconds of an attempt: what a rollout costs."""
+    tokens: float = 0.0
+    """Mean tokens that an attempt reads and writes: what a rollout costs, in a measure that is the same in every run of a seed."""
     length_spread: float = 0.0
     """Standard deviation of the tokens an attempt produces, over their mean."""
     agreement: float = 0.0

@@ -39,7 +39,7 @@ def base(models: Path) -> Iterator[tiny_lm.TinyLM]:
         ("entropic", toys.dense(), 5, {}, 0.1),
         ("best_of_n", toys.dense(), 4, {"best": 8.0}, 0.1),
         ("dpo", toys.dense(), 5, {"epochs": 4.0}, 0.07),
-        ("spin", toys.dense(), 4, {"epochs": 4.0}, 0.07),
+        ("spin", toys.dense(), 5, {"epochs": 4.0}, 0.05),
         ("ttrl", toys.quiz(), 4, {}, 0.2),
         ("star", toys.sparse(), 2, {}, 0.3),
         ("test_time", toys.shifted(), 4, {"epochs": 4.0, "lr": 2e-3}, 0.1),

@@ -164,7 +164,7 @@ def like(of: Evidence, **changes: object) -> Evidence:
         (like(DENSE, attempts=1, tied_groups=1.0), "ppo", "nothing to be compared with"),
         (like(DENSE, tail=0.75, mean_reward=0.49), "entropic", "tail 0.75"),
         (like(DENSE, tail=0.75, mean_reward=0.5), "ppo", "dense scalar"),
-        (like(DENSE, seconds=10.0), "best_of_n", "takes 10 s"),
+        (like(DENSE, tokens=4000.0), "best_of_n", "takes 4,000 tokens"),
         (like(DENSE, attempts=3), "rloo", "3 attempts an item are too few"),
         (like(DENSE, mean_reward=0.8), "reinforce", "held to the base"),
         (DENSE, "ppo", "mean reward 0.55, 100%"),
@@ -217,7 +217,7 @@ def test_an_update_that_was_turned_down_is_followed_by_one_of_another_kind(first
 
 def test_what_rewards_and_answers_show_by_hand() -> None:
     def one(item: str, reward: float, answer: str, tokens: int) -> Attempt:
-        return Attempt(item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, seconds=2.0, tokens=tokens)
+        return Attempt(item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, read=2, tokens=tokens)
 
     shown = [
         one("a", 0.5, "p", 1),
@@ -231,5 +231,5 @@ def test_what_rewards_and_answers_show_by_hand() -> None:
     assert (found.mean_reward, found.rewarded, found.graded) == (pytest.approx(3.5 / 6), pytest.approx(4 / 6), pytest.approx(1 / 6))
     assert found.tail == pytest.approx(1.0)  # a's best stands alone, b is tied
     assert found.agreement == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert (found.seconds, found.length_spread, found.free) == (2.0, pytest.approx(0.5), True)
+    assert (found.tokens, found.length_spread, found.free) == (4.0, pytest.approx(0.5), True)
     assert (found.signal, found.labelled, found.copies) == ("none", False, True)

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from algorithms.learning import tiny_lm, toys
 from algorithms.learning.batch import Rollout
-from algorithms.learning.tiny_lm import END_ID, POSITIONS, Ask, Completion, TinyLM, Trainee
+from algorithms.learning.sampling import Ask, Completion
+from algorithms.learning.tiny_lm import END_ID, POSITIONS, TinyLM, Trainee
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 
 CARD = "---\nlibrary_name: peft\n---\nA test's.\n"

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from algorithms.learning import algorithm as find
-from algorithms.learning import test_time, tiny_lm, toys
+from algorithms.learning import sampling, test_time, tiny_lm, toys
 from algorithms.learning.batch import Hyper, NothingToLearn, Rollout
 from algorithms.learning.toys import Question, Toy
 from algorithms.learning.update import State, update
@@ -105,11 +105,11 @@ def _mean(rounds: Sequence[Round]) -> Round:
 
 
 def ask(
-    sampler: tiny_lm.Sampler, base: tiny_lm.TinyLM, question: Question, seed: int, count: int, version: int, hint: str = ""
+    sampler: sampling.Sampler, base: tiny_lm.TinyLM, question: Question, seed: int, count: int, version: int, hint: str = ""
 ) -> list[Rollout]:
     """So many recorded answers to a question; with a hint they are no longer the policy's own."""
     prompt = base.encode(question.prompt + hint)
-    said = sampler.sample([tiny_lm.Ask(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)])
+    said = sampler.sample([sampling.Ask(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)])
     return [
         Rollout(
             group=question.prompt,
@@ -127,7 +127,7 @@ def ask(
     ]
 
 
-def hinted(sampler: tiny_lm.Sampler, base: tiny_lm.TinyLM, toy: Toy, sampled: Sequence[Rollout], seed: int, version: int) -> list[Rollout]:
+def hinted(sampler: sampling.Sampler, base: tiny_lm.TinyLM, toy: Toy, sampled: Sequence[Rollout], seed: int, version: int) -> list[Rollout]:
     """Answers with the true one in sight, to the questions that nobody answered rightly."""
     solved = {r.item for r in sampled if r.reward >= 1}
     open_ = [question for question in toy.questions if question.prompt not in solved]

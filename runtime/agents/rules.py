@@ -22,7 +22,7 @@
 | **graded**: several attempts an item, and nine tenths of the groups are tied | stop |
 | graded, one attempt an item: nothing to compare with | PPO, whose critic says what was to be expected |
 | graded, a tail: the best of a group stands alone (.75 and more), the mean is under .5 | entropic weighting: the best counts, 8 rounds |
-| graded, a rollout takes 10 s or more | best-of-N cloning on all of the update's rollouts: each is used again |
+| graded, a rollout takes 4,000 tokens or more | best-of-N cloning on all of the update's rollouts: each is used again |
 | graded, fewer than four attempts an item | RLOO: no standard deviation of so few |
 | graded, the mean is .8 or more: little to win, much to lose | REINFORCE with KL to the base |
 | graded, dense: nine tenths of the answers earn something | PPO with GAE |
@@ -48,8 +48,8 @@ from tasks.contract import Edit, Evidence
 Lever = Literal["scaffold", "weights", "stop"]
 GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
 """pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices that are many."""
-BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD, AGREED = 0.05, 0.75, 0.5, 0.8, 0.9, 10.0, 4, 0.5, 0.2
-"""The bounds of the table, in its order: `graded` below, `tail`, `mean_reward` below and above, `rewarded`, `seconds`, `attempts`,
+BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD, AGREED = 0.05, 0.75, 0.5, 0.8, 0.9, 4000.0, 4, 0.5, 0.2
+"""The bounds of the table, in its order: `graded` below, `tail`, `mean_reward` below and above, `rewarded`, `tokens`, `attempts`,
 `length_spread`, `agreement`."""
 EXPLORE: Mapping[str, float] = {"lr": 3e-3, "epochs": 3, "dropout": 0.0, "weight_decay": 0.0}
 REFINE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "dropout": 0.5, "weight_decay": 0.1}
@@ -84,7 +84,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a train item of the probe.
 
-    `choices` are those that it was offered (none: all labels), `label` is the truth, `tokens` what the policy produced for it.
+    `choices` are those that it was offered (none: all labels), `label` is the truth, `tokens` the policy wrote for it, `read` it read.
     """
 
     item: str
@@ -93,8 +93,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...]
     label: str
     answer: str = ""
-    seconds: float = 0.0
     tokens: int = 1
+    read: int = 0
 
 
 def choose(evidence: Evidence, history: Sequence[Tried], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
@@ -155,7 +155,7 @@ def evidence(
         rewarded=fmean(reward > 0 for reward in rewards),
         graded=fmean(reward not in (0.0, 1.0) for reward in rewards),
         tail=_tail(list(groups.values())),
-        seconds=fmean(attempt.seconds for attempt in attempts),
+        tokens=fmean(attempt.tokens + attempt.read for attempt in attempts),
         length_spread=pstdev(tokens) / max(fmean(tokens), 1e-9),
         agreement=fmean(max(of.values(), default=0) / len(groups[item]) for item, of in answers.items()),
         free=free,
@@ -247,8 +247,8 @@ def _graded(e: Evidence) -> Choice:
     if e.tail >= TAIL and e.mean_reward < LOW:
         why = f"The best of a group stands alone (tail {e.tail:.2f}, {seen}): weigh the best and not the mean."
         return _update("entropic", why, rounds=8)
-    if e.seconds >= DEAR:
-        why = f"A rollout takes {e.seconds:.0f} s ({seen}): clone the best and use every one again."
+    if e.tokens >= DEAR:
+        why = f"A rollout takes {e.tokens:,.0f} tokens ({seen}): clone the best and use every one again."
         return _update("best_of_n", why, rounds=3, hyper={"best": 2.0}, memory="update")
     if e.attempts < FEW:
         why = f"{e.attempts} attempts an item are too few for a standard deviation ({seen}): compare with the others' mean."

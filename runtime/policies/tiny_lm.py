@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from algorithms.learning import tiny_lm
+from algorithms.learning import sampling, tiny_lm
 from events.errors import UsageError
 from runtime.policies.interface import Sampled, SampleRequest
 
@@ -15,7 +15,7 @@ KIND = "tiny-lm"
 class TinyPolicy:
     """Answers freely: it takes no choices and no bias. One thread at a time."""
 
-    def __init__(self, sampler: tiny_lm.Sampler) -> None:
+    def __init__(self, sampler: sampling.Sampler) -> None:
         self._sampler = sampler
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
@@ -26,7 +26,7 @@ class TinyPolicy:
         base = self._sampler.base
         prompts = [base.encode(request.prompt) for request in requests]
         asks = [
-            tiny_lm.Ask(
+            sampling.Ask(
                 prompt=prompt,
                 seed=request.seed,
                 place=place,

@@ -185,7 +185,8 @@ def weights() -> list[tuple[str, str]]:
     import torch
 
     from algorithms.learning import algorithm, curve, toys
-    from algorithms.learning.tiny_lm import Ask, Trainee
+    from algorithms.learning.sampling import Ask
+    from algorithms.learning.tiny_lm import Trainee
     from algorithms.learning.update import update
 
     base = curve.base_model()
