@@ -73,6 +73,8 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
     """Sequences that carried a gradient."""
     left_out: int = 0
     """Sequences of older adapters that the order's staleness rule left out."""
+    back_end: str = "native"
+    """`native` or `trl`: whose trainer did the gradient work."""
     state: str = ""
     """Blob of what this training leaves for the next: the optimiser's moments, the critic, the weight of KL."""
 

@@ -148,18 +148,28 @@ def run_options(function: Function) -> Function:
 @main.command()
 @click.argument("task")
 @click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
+@click.option("--policy", default="", metavar="NAME", help="In place of the task's own: tiny-lm, or hf:PATH for a model of transformers.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
 @click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
 @run_options
 @as_json
 def run(
-    task: str, levers: str, seed: int, name: str, detach: bool, generations: int | None, budget: str, directory: Path, as_json: bool
+    task: str,
+    levers: str,
+    policy: str,
+    seed: int,
+    name: str,
+    detach: bool,
+    generations: int | None,
+    budget: str,
+    directory: Path,
+    as_json: bool,
 ) -> int:
     """Run TASK from its reference scaffold until nothing more is to be gained, and show the auditor's table."""
     from services.running import Order, run_task
 
-    order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget, name=name)
+    order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget, name=name, policy=policy)
     return run_task(directory, order, detach=detach, as_json=as_json)
 
 

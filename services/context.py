@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import math
 import os
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,6 +33,7 @@ from tasks.loading import Task, load
 
 T = TypeVar("T")
 SILENCE = "EVOLOG_SCAFFOLD_SILENCE"
+TRAINER = "EVOLOG_TRAINER"
 
 
 class Loaded(NamedTuple):
@@ -40,6 +42,19 @@ class Loaded(NamedTuple):
     started: RunStarted
     task: Task
     public: Public
+
+
+def trainer_back_end() -> Literal["native", "trl"]:
+    """Whose trainer does the gradient work where both can, as EVOLOG_TRAINER says; raises Misconfigured for one that there is not."""
+    match os.environ.get(TRAINER) or "native":
+        case "native":
+            return "native"
+        case "trl":
+            if importlib.util.find_spec("trl") is None:
+                raise Misconfigured(f"{TRAINER} is trl, and trl is not installed: pip install 'evolog[train]'.")
+            return "trl"
+        case other:
+            raise Misconfigured(f"{TRAINER} is {other!r}; expected native or trl.")
 
 
 def scaffold_limits() -> Limits:

@@ -18,7 +18,7 @@ from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, TryAgain, UserError
 from runtime import server
 from runtime.server import EmbeddedServer
-from services.context import scaffold_limits
+from services.context import scaffold_limits, trainer_back_end
 from services.node import Node, Running, version
 
 MISCONFIGURED = Misconfigured.code
@@ -74,6 +74,7 @@ async def supervise(
     node = Node(directory)
     stop = asyncio.Event()
     scaffold_limits()  # said here, once, rather than by every executor
+    trainer_back_end()
     with node.hold():
         node.node_json.unlink(missing_ok=True)
         node.log_folder.mkdir(exist_ok=True)

@@ -18,10 +18,10 @@ from events.weights import AdapterPublished, Canary, OptimizerStepApplied, Train
 from runtime.blobs import Blobs
 from runtime.lookup import Attempted, attempts
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Attempt, Call, Order, Sources, train
+from runtime.policies.training import Attempt, BackEnd, Call, Order, Sources, train
 from runtime.run_decider import batch_digest
 from runtime.worker import answer, work
-from services.context import Context, Loaded
+from services.context import Context, Loaded, trainer_back_end
 from tasks.contract import Example, visible_train
 
 Played = Mapping[str, Sequence[Attempted]]
@@ -44,7 +44,9 @@ async def serve(context: Context) -> None:
             def load(run: str = event.run) -> Loaded:
                 return context.wait_for(context.load(run))
 
-            facts = await asyncio.to_thread(update, context.blobs, context.work, known, sealed, started.base_model, load)
+            facts = await asyncio.to_thread(
+                update, context.blobs, context.work, known, sealed, started.base_model, load, trainer_back_end()
+            )
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs
 
@@ -52,7 +54,13 @@ async def serve(context: Context) -> None:
 
 
 def update(
-    blobs: Blobs, work_folder: Path, played: Played, sealed: TrainingBatchSealed, base_model: str, load: Callable[[], Loaded]
+    blobs: Blobs,
+    work_folder: Path,
+    played: Played,
+    sealed: TrainingBatchSealed,
+    base_model: str,
+    load: Callable[[], Loaded],
+    back_end: BackEnd = "native",
 ) -> list[Fact]:
     """One round of training: its steps and its adapter, or why there is none. The same batch gives the same adapter, to the byte.
 
@@ -74,6 +82,7 @@ def update(
             algorithm=sealed.algorithm,
             hyper=sealed.hyper,
             seed=sealed.training_seed,
+            back_end=back_end,
             about={"events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round {sealed.round}"},
         )
         done = train(order, batch, sources(load, sealed.training_seed), room / "adapter", room / "left")
@@ -90,6 +99,7 @@ def update(
             canary=tuple(Canary(prompt, logprobs) for prompt, logprobs in done.canary),
             trained_on=done.trained_on,
             left_out=done.left_out,
+            back_end=done.back_end,
             state=blobs.put((room / "left").read_bytes()),
         )
         return [*_elected(sealed, done.votes), *steps, published]

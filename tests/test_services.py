@@ -29,7 +29,7 @@ from runtime.policies.bases import prepare_base
 from runtime.policies.interface import SampleRequest
 from runtime.run_decider import batch_digest, decide, evolve, initial
 from services.auditor import cells_of
-from services.context import Loaded
+from services.context import Loaded, trainer_back_end
 from services.feedback_agent import history
 from services.node import Node
 from services.report import Generation, Report
@@ -128,6 +128,15 @@ def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
     assert [found.label(example.id) for example in public.train[:3]] == [example.label for example in public.train[:3]]
     assert found.copies([public.train[0].id]) == {public.train[0].id: []}
     assert len(loads) == 1
+
+
+@pytest.mark.parametrize("said, words", [("torchtune", "is 'torchtune'; expected native or trl"), ("trl", "pip install 'evolog")])
+def test_a_back_end_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, said: str, words: str) -> None:
+    assert trainer_back_end() == "native"
+    monkeypatch.setenv("EVOLOG_TRAINER", said)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Misconfigured, match=words):
+        trainer_back_end()
 
 
 def test_the_digest_of_a_batch_tells_order_and_rewards_apart() -> None:

@@ -18,9 +18,9 @@ from events.play import CallUse, ModelCalled, TrajectoryRecorded
 from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs import Blobs
 from runtime.lookup import Attempted
+from runtime.policies.bases import open_policy
 from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import build_base, load
-from runtime.policies.tiny_lm import open_policy
 from runtime.policies.training import Attempt, Call, Order, Sources, open_trainee, recorded, train
 from runtime.run_decider import batch_digest
 from services.context import Loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -181,6 +181,10 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Hyper
     select: Callable[[Sequence[Rollout], Hyper], Selected]
     loss: Callable[[Terms, Hyper], torch.Tensor]
+    form: Literal["clipped", "weighted", "preference", "cloning", "actor_critic"]
+    """What the loss is like, for a back end that computes it by means of its own."""
+    reference: Literal["base", "old", ""] = "base"
+    """What the loss measures from (for KL or a preference), as named in Terms; empty: from nothing."""
     credit: Callable[[Before, Hyper], Credit] | None = None
     """Advantages token by token, where they need more than rewards; None: each rollout's advantage holds for all of its tokens."""
     critic: bool = False

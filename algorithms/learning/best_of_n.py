@@ -44,6 +44,7 @@ ALGORITHM = Algorithm(
     defaults={**COMMON, "lr": 5e-4, "epochs": 4.0, "best": 1.0},
     select=select,
     loss=loss,
+    form="cloning",
 )
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from algorithms.learning import kernels
 from algorithms.learning.batch import Rollout
 from algorithms.learning.update import Outputs
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
@@ -36,7 +37,7 @@ class CausalTrainee:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model: Any = get_peft_model(model, config).eval()
-            self._head = nn.Linear(model.config.hidden_size, 1) if critic else None
+            self._head = nn.Linear(model.config.hidden_size, 1, device=model.device) if critic else None
         config.base_model_name_or_path = name
         if self._head:
             nn.init.zeros_(self._head.weight)
@@ -72,17 +73,18 @@ class CausalTrainee:
         target = padded([rollout.tokens for rollout in rollouts])
         mask = padded([(1,) * len(rollout.tokens) for rollout in rollouts])
         before = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(target.shape[1])
-        model = self.model.get_base_model()
+        model, device = self.model.get_base_model(), self.model.device
+        ids, target, before = ids.to(device), target.to(device), before.to(device)
         if base:
             with self.model.disable_adapter():
                 hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
         else:
             hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
-        hidden = hidden[torch.arange(len(ids))[:, None], before.clamp(max=hidden.shape[1] - 1)]
-        logs = torch.log_softmax(model.get_output_embeddings()(hidden).float(), 2)
-        logp = logs.gather(2, target[:, :, None])[:, :, 0]
+        hidden = hidden[torch.arange(len(ids), device=device)[:, None], before.clamp(max=hidden.shape[1] - 1)]
+        logits = model.get_output_embeddings()(hidden)
+        logp, entropy, _ = (each.view(target.shape) for each in kernels.joint(logits.flatten(0, 1), None, target.flatten()))
         values = self._head(hidden.detach().float())[:, :, 0] if self._head else torch.zeros_like(logp)
-        return Outputs(logp=logp * mask, entropy=-(logs.exp() * logs).sum(2) * mask, values=values * mask)
+        return Outputs(logp=logp.cpu() * mask, entropy=entropy.cpu() * mask, values=values.cpu() * mask)
 
     def save(self, out: Path, card: str) -> None:
         """Write a peft folder with `card` as its README.md, in place of what was there; the same weights give the same bytes."""

@@ -50,6 +50,7 @@ ALGORITHM = Algorithm(
     defaults={**WITHOUT_KL, "lr": 3e-4, "beta": 0.1, "pairs": 32.0},
     select=select,
     loss=loss,
+    form="preference",
 )
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
     return terms.constant_mean(grpo.per_token(of, hyper), of.mask, hyper["length"])
 
 
-ALGORITHM = Algorithm(name="dr_grpo", defaults={**COMMON, "length": 16.0}, select=select, loss=loss)
+ALGORITHM = Algorithm(name="dr_grpo", defaults={**COMMON, "length": 16.0}, select=select, loss=loss, form="clipped")
 
 if __name__ == "__main__":
     from algorithms.learning import curve, toys

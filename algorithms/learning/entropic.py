@@ -35,7 +35,7 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
     return rloo.loss(of, hyper)
 
 
-ALGORITHM = Algorithm(name="entropic", defaults={**COMMON, "fixed_beta": 0.0}, select=select, loss=loss)
+ALGORITHM = Algorithm(name="entropic", defaults={**COMMON, "fixed_beta": 0.0}, select=select, loss=loss, form="weighted")
 
 if __name__ == "__main__":
     from algorithms.learning import curve, toys

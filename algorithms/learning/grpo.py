@@ -34,7 +34,7 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
     return mean(per_token(of, hyper), of.mask)
 
 
-ALGORITHM = Algorithm(name="grpo", defaults={**COMMON, "token_mean": 1.0}, select=select, loss=loss)
+ALGORITHM = Algorithm(name="grpo", defaults={**COMMON, "token_mean": 1.0}, select=select, loss=loss, form="clipped")
 
 if __name__ == "__main__":
     from algorithms.learning import curve, toys

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
-from algorithms.learning import credit, grpo, terms
+from algorithms.learning import credit, grpo, kernels, terms
 from algorithms.learning.batch import (
     COMMON,
     Algorithm,
@@ -42,7 +42,9 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
 def estimated(before: Before, hyper: Hyper) -> Credit:
     """Standardised A_t, and R_t = A_t + V_t from before they were standardised."""
     rewards_NT = credit.at_end(before.rewards, before.mask)
-    advantages_NT = credit.gae(rewards_NT, before.values, before.mask, hyper["gamma"], hyper["lam"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch_NT = (rewards_NT.to(device), before.values.to(device), before.mask.to(device))
+    advantages_NT = kernels.gae(*batch_NT, hyper["gamma"], hyper["lam"]).cpu()
     return Credit(credit.standardised(advantages_NT, before.mask), advantages_NT + before.values)
 
 
@@ -58,6 +60,7 @@ ALGORITHM = Algorithm(
     defaults={**COMMON, "gamma": 1.0, "lam": 0.95, "value": 0.5, "entropy": 0.0, "clip_value": 0.2, "critic_lr": 1e-2},
     select=select,
     loss=loss,
+    form="actor_critic",
     credit=estimated,
     critic=True,
 )

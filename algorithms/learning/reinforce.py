@@ -56,7 +56,9 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
     return terms.masked_mean(-rho_BT * of.advantages * of.logp, of.mask)
 
 
-ALGORITHM = Algorithm(name="reinforce", defaults={**COMMON, "kl": 0.02}, select=select, loss=loss, credit=penalised)
+ALGORITHM = Algorithm(
+    name="reinforce", defaults={**COMMON, "kl": 0.02}, select=select, loss=loss, form="weighted", reference="", credit=penalised
+)
 
 if __name__ == "__main__":
     from algorithms.learning import curve, toys

@@ -24,7 +24,7 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
     return terms.masked_mean(-rho_BT * of.advantages * of.logp + hyper["kl"] * terms.k3(of.logp, of.base), of.mask)
 
 
-ALGORITHM = Algorithm(name="rloo", defaults=COMMON, select=select, loss=loss)
+ALGORITHM = Algorithm(name="rloo", defaults=COMMON, select=select, loss=loss, form="weighted")
 
 if __name__ == "__main__":
     from algorithms.learning import curve, toys

@@ -31,6 +31,10 @@ class Base(Protocol):
     def positions(self) -> int:
         """Tokens that a prompt and its completion may have together."""
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+
     def encode(self, prompt: str) -> tuple[int, ...]:
         """The tokens of a prompt."""
 

@@ -38,6 +38,8 @@ ALGORITHM = Algorithm(
     defaults={**WITHOUT_KL, "lr": 3e-4, "beta": 0.1},
     select=select,
     loss=loss,
+    form="preference",
+    reference="old",
     needs=frozenset({"labels"}),
 )
 

@@ -33,6 +33,7 @@ ALGORITHM = Algorithm(
     defaults={**COMMON, "epochs": 24.0, "right": 1.0},
     select=select,
     loss=best_of_n.loss,
+    form="cloning",
     needs=frozenset({"rewards", "hints"}),
 )
 

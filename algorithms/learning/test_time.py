@@ -44,6 +44,7 @@ ALGORITHM = Algorithm(
     defaults={**COMMON, "epochs": 2.0},
     select=select,
     loss=best_of_n.loss,
+    form="cloning",
     needs=frozenset({"copies"}),
 )
 

@@ -61,6 +61,7 @@ class TinyLM:
         torch.set_num_threads(1)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.vocabulary: int = tokenizer.get_vocab_size()
         self._plain = Tokenizer.from_str(tokenizer.to_str())
         self._plain.encode_special_tokens = True  # in a completion, "<|end|>" is text like any other
         of = hashlib.sha256()

@@ -39,6 +39,7 @@ ALGORITHM = Algorithm(
     defaults={**grpo.ALGORITHM.defaults, "train": 32.0},
     select=select,
     loss=grpo.loss,
+    form="clipped",
     needs=frozenset(),
 )
 

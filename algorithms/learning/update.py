@@ -68,6 +68,16 @@ class Trainable(Protocol):
         """What the model says of these sequences, T that of the longest; `base`: without the adapter."""
 
 
+class Prepared(msgspec.Struct, frozen=True):
+    """What a batch came to before the first step; `how` is every hyper-parameter, `left_out` counts the rollouts left out as stale."""
+
+    how: Hyper
+    selected: Selected
+    before: Before
+    credit: Credit
+    left_out: int
+
+
 class Updated(msgspec.Struct, frozen=True):
     """What an update did. `trained_on` counts the sequences that carried a gradient, `left_out` those of older adapters that did not."""
 
@@ -108,6 +118,21 @@ def update(
     The same arguments give the same weights, to the bit (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or
     UsageError for a hyper-parameter that there is not.
     """
+    ready = prepare(model, algorithm, rollouts, hyper, parent=parent, state=state)
+    optimiser = adam(model, ready.how, state)
+    return finished(model, ready, optimiser, _descend(model, algorithm, ready, optimiser, seed))
+
+
+def prepare(
+    model: Trainable,
+    algorithm: Algorithm,
+    rollouts: Sequence[Rollout],
+    hyper: Hyper,
+    *,
+    parent: str,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> Prepared:
+    """Select from the rollouts, look at them once and give credit; a critic is set to what the state says. Raises as `update` does."""
     how = settings(algorithm, hyper)
     fresh = [r for r in rollouts if how["stale"] or not r.own or r.adapter == parent]
     if not fresh:
@@ -122,12 +147,33 @@ def update(
     before, credit = _before(model, algorithm, selected, how, parent)
     if not (credit.advantages.abs() >= SAME).any():
         raise NothingToLearn(f"None of {len(selected.rollouts)} sequences did better or worse than was to be expected.", selected.votes)
-    optimiser = _optimiser(model, how, state)
-    steps = _descend(model, algorithm, selected, how, before, credit, optimiser, seed)
+    return Prepared(how, selected, before, credit, len(rollouts) - len(fresh))
+
+
+def finished(model: Trainable, ready: Prepared, optimiser: torch.optim.Optimizer, steps: Sequence[tuple[Step, float]]) -> Updated:
+    """What the steps came to, each with the weight of KL after it; raises Diverged if they left weights that are not finite."""
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in [*model.adapter, *model.critic]):
+        raise Diverged("The last step left weights that are not finite; order a smaller learning rate.")
     left = _state(model, optimiser)
-    if how.get("kl_target"):
+    if ready.how.get("kl_target"):
         left["kl"] = torch.tensor(steps[-1][1], dtype=torch.float64)
-    return Updated(tuple(step for step, _ in steps), left, len(selected.rollouts), len(rollouts) - len(fresh), selected.votes)
+    return Updated(tuple(step for step, _ in steps), left, len(ready.selected.rollouts), ready.left_out, ready.selected.votes)
+
+
+def minibatches(selected: Selected, how: Hyper, seed: int) -> list[list[int]]:
+    """The places of the rollouts of each step, in order: units are drawn anew each epoch and never parted."""
+    units = list(selected.units) or [tuple(places) for places in by_group(selected.rollouts).values()]
+    size = int(how["batch_groups"])
+    shuffle = np.random.default_rng(seed)
+    orders = [shuffle.permutation(len(units)).tolist() for _ in range(int(how["epochs"]))]
+    return [[place for unit in order[at : at + size] for place in units[unit]] for order in orders for at in range(0, len(order), size)]
+
+
+def steered(kl: float, step: Step, how: Hyper) -> float:
+    """The weight of KL after a step: nearer to its target, or as it was where there is none (Ziegler 2019, section 2.2)."""
+    if not how.get("kl_target"):
+        return kl
+    return kl * (1 + KL_GAIN * min(KL_CLIP, max(-KL_CLIP, step.kl_to_base / how["kl_target"] - 1)))
 
 
 def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
@@ -181,40 +227,25 @@ def _same_policy(recorded: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, 
 
 
 def _descend(
-    model: Trainable,
-    algorithm: Algorithm,
-    selected: Selected,
-    how: Hyper,
-    before: Before,
-    credit: Credit,
-    optimiser: torch.optim.Optimizer,
-    seed: int,
+    model: Trainable, algorithm: Algorithm, ready: Prepared, optimiser: torch.optim.Optimizer, seed: int
 ) -> list[tuple[Step, float]]:
-    units = list(selected.units) or [tuple(places) for places in by_group(selected.rollouts).values()]
-    size = int(how["batch_groups"])
-    shuffle = np.random.default_rng(seed)
+    how, of = ready.how, ready.selected
     torch.manual_seed(seed)  # dropout's
     parameters = [*model.adapter, *model.critic]
     kl = how.get("kl", 0.0)
     done: list[tuple[Step, float]] = []
-    for _ in range(int(how["epochs"])):
-        order = shuffle.permutation(len(units)).tolist()
-        for start in range(0, len(order), size):
-            began = time.perf_counter()
-            places = [place for unit in order[start : start + size] for place in units[unit]]
-            now = model.outputs([selected.rollouts[place] for place in places], dropout=how["dropout"])
-            part = _terms(now, before, credit, places)
-            loss = algorithm.loss(part, {**how, "kl": kl})
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(parameters, how["max_grad_norm"])
-            step = _report(part, before.own[places], float(loss.detach()), float(norm), selected.tied_groups, how, began)
-            optimiser.step()
-            if how.get("kl_target"):
-                kl *= 1 + KL_GAIN * min(KL_CLIP, max(-KL_CLIP, step.kl_to_base / how["kl_target"] - 1))
-            done.append((step, kl))
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
-        raise Diverged("The last step left weights that are not finite; order a smaller learning rate.")
+    for places in minibatches(of, how, seed):
+        began = time.perf_counter()
+        now = model.outputs([of.rollouts[place] for place in places], dropout=how["dropout"])
+        part = _terms(now, ready.before, ready.credit, places)
+        loss = algorithm.loss(part, {**how, "kl": kl})
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(parameters, how["max_grad_norm"])
+        step = report(part, ready.before.own[places], float(loss.detach()), float(norm), of.tied_groups, how, began)
+        optimiser.step()
+        kl = steered(kl, step, how)
+        done.append((step, kl))
     return done
 
 
@@ -238,7 +269,8 @@ def _terms(now: Outputs, before: Before, credit: Credit, places: list[int]) -> T
     )
 
 
-def _report(of: Terms, own: torch.Tensor, loss: float, norm: float, tied: float, how: Hyper, began: float) -> Step:
+def report(of: Terms, own: torch.Tensor, loss: float, norm: float, tied: float, how: Hyper, began: float) -> Step:
+    """A step as the log tells it; `own` is (B, T) or wider, `began` by the performance counter. Raises Diverged for what is not finite."""
     with torch.no_grad():
         rho = terms.ratio(of.logp, of.sampled)
         sampled = own[:, : rho.shape[1]].to(rho.dtype)
@@ -265,7 +297,8 @@ def _stack(parts: Sequence[torch.Tensor], width: int) -> torch.Tensor:
     return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
-def _optimiser(model: Trainable, how: Hyper, state: Mapping[str, torch.Tensor] | None) -> torch.optim.AdamW:
+def adam(model: Trainable, how: Hyper, state: Mapping[str, torch.Tensor] | None) -> torch.optim.AdamW:
+    """The optimiser of the adapter and the critic, going on from what the update before left."""
     groups: list[dict[str, object]] = [{"params": model.adapter, "lr": how["lr"], "weight_decay": how["weight_decay"]}]
     if model.critic:
         groups.append({"params": model.critic, "lr": how["critic_lr"], "weight_decay": 0.0})

@@ -1,5 +1,6 @@
 """The embedded policies by kind: how a base model is made for a task, and opened with an adapter."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ UNIFORM = "uniform"
 """In an adapter's place: the same vocabulary, with every label as probable as the next."""
 
 
-KINDS = (text_scorer.KIND, "tiny-lm")
+KINDS = (text_scorer.KIND, "tiny-lm", "hf")
 CLOSED = (text_scorer.KIND,)
 """Those whose answer is one of a closed set of labels, in one token."""
 Traces = Sequence[tuple[str, str]]
@@ -40,8 +41,9 @@ class Policy(Protocol):
 def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progress: Progress = lambda done, total, loss: None) -> Path:
     """The folder of the base model of this kind for a task, kept in the cache by the digest of what it is made from.
 
-    The text scorer is made from label names and unlabelled texts; tiny-lm is pre-trained on the task's traces, for about a minute, of which
-    `progress` is told (steps done, steps in all, loss). Raises Misconfigured where the kind is unknown or the task has no traces.
+    The text scorer is made from label names and unlabelled texts; tiny-lm is pre-trained on the task's traces, for half a minute, of which
+    `progress` is told (steps done, steps in all, loss); hf:PATH names a model of transformers, by folder or id. Raises Misconfigured
+    where the kind is unknown or the task has no traces, NotFound where a named model is not to be had.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "models"
     match kind:
@@ -53,11 +55,20 @@ def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progre
             from algorithms.learning import tiny_lm
 
             return tiny_lm.cached(traces(), cache, progress)
+        case _ if kind.startswith("hf:"):
+            from runtime.policies import hf
+
+            with tempfile.TemporaryDirectory() as room:
+                made = Path(room) / "base"
+                hf.describe(kind.removeprefix("hf:"), made)
+                target = cache / f"hf-{hashlib.sha256((made / 'base.json').read_bytes()).hexdigest()[:16]}"
+                return _kept(target, kind_of, lambda into: shutil.copytree(made, into, dirs_exist_ok=True))
         case _:
-            raise Misconfigured(f"There is no embedded policy {kind!r}; expected {' or '.join(KINDS)}. Correct POLICY in task.py.")
+            what = "expected text-scorer, tiny-lm, or hf:PATH; correct POLICY in task.py, or --policy"
+            raise Misconfigured(f"There is no embedded policy {kind!r}; {what}.")
 
 
-def _kept(target: Path, load: Callable[[Path], object], build: Callable[[Path], None]) -> Path:
+def _kept(target: Path, load: Callable[[Path], object], build: Callable[[Path], object]) -> Path:
     try:
         load(target)
     except (NotFound, CheckFailed):  # not made yet, or cut short
@@ -90,6 +101,6 @@ def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> P
     """The policy of a base folder, with the adapter of a peft folder if one is given."""
     if kind_of(base) == text_scorer.KIND:
         return Uniform(text_scorer.load_base(base).labels) if uniform else text_scorer.load(base, adapter)
-    from runtime.policies import tiny_lm
+    from runtime.policies import causal
 
-    return tiny_lm.open_policy(base, adapter, uniform=uniform)
+    return causal.open_policy(kind_of(base), base, adapter, uniform=uniform)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import torch
@@ -12,13 +12,14 @@ from safetensors.torch import save_file
 
 from algorithms.learning import algorithm as find_algorithm
 from algorithms.learning.batch import Algorithm, NothingToLearn, Rollout, Step, Turn, Vote, merge
-from algorithms.learning.update import State, Trainable, update
+from algorithms.learning.update import State, Trainable, Updated, update
 from events.errors import CheckFailed, UsageError
 from runtime.policies import text_scorer
 from runtime.policies.bases import kind_of
 from runtime.policies.interface import SampleRequest
 
 CANARIES = 4
+BackEnd = Literal["native", "trl"]
 
 
 class Trainee(Trainable, Protocol):
@@ -84,6 +85,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     about: Mapping[str, str]
     """Further lines of the adapter's card."""
+    back_end: BackEnd = "native"
+    """Whose gradient work is wanted; what trl cannot do is done natively."""
 
 
 class Trained(msgspec.Struct, frozen=True):
@@ -94,6 +97,8 @@ class Trained(msgspec.Struct, frozen=True):
     trained_on: int
     left_out: int
     votes: tuple[Vote, ...]
+    back_end: BackEnd
+    """Which did the work."""
 
 
 def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path, state_out: Path) -> Trained:
@@ -111,12 +116,24 @@ def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path
     if not rollouts:
         raise NothingToLearn(f"None of {len(attempts)} attempts asked the policy anything.")
     state = load_state(order.state, algorithm.name) if order.state else None
-    done = update(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
+    back_end, descend = descent(order.back_end, model, algorithm)
+    done = descend(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
     model.save(out, card(order, model, done.trained_on))
     save_state(state_out, done.state, algorithm.name)
     prompts = list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]
     canary = tuple((prompt, tuple(model.log_probs(prompt))) for prompt in prompts)
-    return Trained(done.steps, canary, done.trained_on, done.left_out, done.votes)
+    return Trained(done.steps, canary, done.trained_on, done.left_out, done.votes, back_end)
+
+
+def descent(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> tuple[BackEnd, Callable[..., Updated]]:
+    """The update of the back end that is wanted, or the native one: trl has no critic, and trains causal language models only."""
+    from algorithms.learning.causal_lm import CausalTrainee
+
+    if wanted == "native" or algorithm.critic or not isinstance(model, CausalTrainee):
+        return "native", update
+    from runtime.policies import trl_backend
+
+    return "trl", trl_backend.update
 
 
 def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Trainee:
@@ -125,6 +142,10 @@ def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Tr
         from runtime.policies import text_scorer_torch
 
         return text_scorer_torch.Trainee(base, parent, seed, critic)
+    if kind_of(base) == "hf":
+        from runtime.policies import hf
+
+        return hf.Trainee(hf.HFModel.load(base), parent, seed, critic)
     from algorithms.learning import tiny_lm
 
     return tiny_lm.Trainee(tiny_lm.load(base), parent, seed, critic)

@@ -211,6 +211,7 @@ def weights() -> list[tuple[str, str]]:
         model.outputs(batch).logp.sum().backward()
         ratios.append(rounds[-1] / (time.perf_counter() - began))
     gain = statistics.median(together) / statistics.median(alone)
+    against_trl = backends(base, batch)
     return [
         (
             "tiny-lm, one thread: tokens a second of 32 answers at once / of one",
@@ -220,6 +221,44 @@ def weights() -> list[tuple[str, str]]:
             "tiny-lm: a GRPO update of 64 answers, one step / its three forwards and one backward",
             f"{_spread(ratios)}  ({statistics.median(rounds) * 1e3:.0f} ms)",
         ),
+        *against_trl,
+    ]
+
+
+def backends(base: Any, batch: Any) -> list[tuple[str, str]]:
+    """One batch, model and settings by both back ends: seconds a step, alone and with the sampling before it; the process's peak memory."""
+    import resource
+
+    from algorithms.learning import algorithm, curve, toys
+    from algorithms.learning.tiny_lm import Trainee
+    from algorithms.learning.update import update
+    from runtime.policies import trl_backend
+
+    steps, question, hyper = 8, toys.dense().questions[0], {"epochs": 8}
+    alone: dict[str, list[float]] = {"native": [], "trl": []}
+    whole: dict[str, list[float]] = {"native": [], "trl": []}
+    peak: dict[str, float] = {}
+    for _ in range(3):
+        for name, descend in (("native", update), ("trl", trl_backend.update)):
+            model = Trainee(base, None, 0)
+            began = time.perf_counter()
+            curve.ask(model.sampler(), base, question, 0, curve.SAMPLES, 0)
+            sampled = time.perf_counter()
+            descend(model, algorithm("grpo"), batch, hyper, seed=0, parent="0")
+            done = time.perf_counter()
+            alone[name].append((done - sampled) / steps)
+            whole[name].append((done - began) / steps)
+            peak.setdefault(name, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+    def ratio(of: dict[str, list[float]]) -> str:
+        return (
+            f"{statistics.median(of['trl']) / statistics.median(of['native']):.2f}  ({statistics.median(of['native']) * 1e3:.0f} ms native)"
+        )
+
+    return [
+        ("tiny-lm: seconds a GRPO step by trl / native", ratio(alone)),
+        ("the same with the sampling of the batch", ratio(whole)),
+        ("peak MiB of the process after native updates, and after trl's too", f"{peak['native']:.0f}, {peak['trl']:.0f}"),
     ]
 
 

@@ -1,38 +1,32 @@
-"""The policy tiny-lm: a language model of about a million parameters, with an adapter or without, in this process."""
+"""Causal language models as policies, in this process: the base alone, with an adapter, or with nothing but chance."""
 
 import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from algorithms.learning import sampling, tiny_lm
+from algorithms.learning import tiny_lm
+from algorithms.learning.sampling import Ask, Base, Sampler
 from events.errors import UsageError
+from runtime.policies import hf
 from runtime.policies.interface import Sampled, SampleRequest
 
-KIND = "tiny-lm"
 
-
-class TinyPolicy:
+class CausalPolicy:
     """Answers freely: it takes no choices and no bias. One thread at a time."""
 
-    def __init__(self, sampler: sampling.Sampler) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request; the same for the same request, whatever else is asked with it."""
         for request in requests:
             if request.choices or request.bias:
-                raise UsageError("tiny-lm answers freely and takes no choices and no bias; ask it with the prompt alone.")
+                raise UsageError("This policy answers freely and takes no choices and no bias; ask it with the prompt alone.")
         base = self._sampler.base
         prompts = [base.encode(request.prompt) for request in requests]
         asks = [
-            sampling.Ask(
-                prompt=prompt,
-                seed=request.seed,
-                place=place,
-                temperature=request.temperature,
-                max_tokens=request.max_tokens,
-            )
+            Ask(prompt=prompt, seed=request.seed, place=place, temperature=request.temperature, max_tokens=request.max_tokens)
             for request, prompt in zip(requests, prompts, strict=True)
             for place in range(request.n)
         ]
@@ -42,7 +36,7 @@ class TinyPolicy:
             mine = [next(done) for _ in range(request.n)]
             found.append(
                 Sampled(
-                    tuple(base.decode(one.tokens) for one in mine),
+                    tuple(one.text for one in mine),
                     tuple(one.tokens for one in mine),
                     tuple(one.logprobs for one in mine),
                     len(prompt),
@@ -56,11 +50,10 @@ class TinyPolicy:
 
 
 class UniformTokens:
-    """The policy that knows nothing: every token of the vocabulary is as probable as the next, the one that ends an answer included."""
+    """The policy that knows nothing: every token of the vocabulary is as probable as the next, those that end an answer included."""
 
-    def __init__(self, base: tiny_lm.TinyLM) -> None:
+    def __init__(self, base: Base) -> None:
         self._base = base
-        self._size = base.tokenizer.get_vocab_size()
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request, at any temperature."""
@@ -68,22 +61,22 @@ class UniformTokens:
 
     def log_probs(self, prompt: str) -> list[float]:
         """The log-probability of each first token."""
-        return [-math.log(self._size)] * self._size
+        return [-math.log(self._base.vocabulary)] * self._base.vocabulary
 
     def _one(self, request: SampleRequest) -> Sampled:
         found = []
         for place in range(request.n):
             draw = random.Random(f"{request.seed} {place} {request.prompt}")
             tokens: list[int] = []
-            while len(tokens) < request.max_tokens and tiny_lm.END_ID not in tokens:
-                tokens.append(draw.randrange(self._size))
+            while len(tokens) < request.max_tokens and not self._base.ends.intersection(tokens[-1:]):
+                tokens.append(draw.randrange(self._base.vocabulary))
             found.append(tuple(tokens))
         texts = tuple(self._base.decode(tokens) for tokens in found)
-        logprobs = tuple((-math.log(self._size),) * len(tokens) for tokens in found)
+        logprobs = tuple((-math.log(self._base.vocabulary),) * len(tokens) for tokens in found)
         return Sampled(texts, tuple(found), logprobs, len(self._base.encode(request.prompt)))
 
 
-def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> TinyPolicy | UniformTokens:
+def open_policy(kind: str, base: Path, adapter: Path | None, *, uniform: bool = False) -> CausalPolicy | UniformTokens:
     """The policy of a base folder and, if given, a peft folder; raises NotFound, CheckFailed or Misconfigured."""
-    model = tiny_lm.TinyLM.load(base)
-    return UniformTokens(model) if uniform else TinyPolicy(model.sampler(adapter))
+    model = hf.HFModel.load(base) if kind == hf.KIND else tiny_lm.TinyLM.load(base)
+    return UniformTokens(model) if uniform else CausalPolicy(model.sampler(adapter))

@@ -1,0 +1,333 @@
+"""The same update as `algorithms.learning.update`, its gradient work done by trl's trainers: another back end, not another algorithm.
+
+Ours: which rollouts are learned from, staleness and mismatch, advantages, reference log-probabilities, the optimiser and its state, which
+rows share a step, and how a step is told. trl's: the forward, the loss, the backward, the clipping of the gradient, and the loop of
+`train()` that steps our optimiser. Each algorithm declares its loss's form, and that finds the trainer:
+
+    clipped      GRPOTrainer, loss_type bnpo (mean over tokens), grpo (within each answer first) or dr_grpo (over a constant length)
+    weighted     GRPOTrainer, loss_type cispo: the ratio to whoever sampled the token, truncated and without gradient
+    preference   DPOTrainer, with our reference log-probabilities in place of its own reference model
+    cloning      SFTTrainer
+
+What trl 1.16 does otherwise, and must not here: given a PeftModel, it adds a frozen copy of the adapter, "ref", and measures KL from that;
+we hand it log-probabilities under the base, GRPOTrainer is built with beta 0 so that it adds none, and DPOTrainer's is deleted.
+Its KL carries the ratio as a factor unless told not to (use_bias_correction_kl); ours is k3 as it stands.
+It multiplies by the mask, and 0 times infinity is no number, so what stands outside the mask is chosen such that no exponential overflows.
+"""
+
+import importlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import torch
+from tokenizers import Tokenizer, models
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
+
+from algorithms.learning import terms
+from algorithms.learning.batch import Algorithm, Hyper, Rollout, Step, Terms
+from algorithms.learning.causal_lm import CausalTrainee, padded
+from algorithms.learning.update import Prepared, Updated, adam, finished, minibatches, prepare, report, settings, steered
+from events.errors import UsageError
+
+trl: Any = importlib.import_module("trl")  # so, since its types are partial and of another strictness
+datasets: Any = importlib.import_module("datasets")
+
+FAR = -1e4
+"""The log-probability under the base outside the mask: so low that k3 is finite whatever the policy says."""
+NATIVE = "the native back end"
+PRIVATE: Mapping[str, tuple[str, ...]] = {
+    "GRPOTrainer._generate_and_score_completions": ("self", "inputs"),
+    "DPOTrainer._prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
+    "GRPOTrainer._send_telemetry": ("self",),
+}
+"""What is overridden of trl's private methods, with their parameters; why trl's minor version is pinned."""
+
+Inputs = dict[str, torch.Tensor]
+
+
+class Laid(msgspec.Struct, frozen=True):
+    """Some rollouts as rows of token ids after their prompts, padded on the right with 0.
+
+    ids and real (B, L), real being 1 on tokens that are there; what `of` and `own` hold of a token stands at its place less 1, (B, L - 1),
+    as the model's logits do. `shared` is the length of the shortest prompt. The log-probabilities of now are not known: zeros.
+    """
+
+    ids: torch.Tensor
+    real: torch.Tensor
+    shared: int
+    of: Terms
+    own: torch.Tensor
+
+
+class Recorded:
+    """The recorded batch, as trl is to see it; the minibatches are the native loop's, in its order."""
+
+    def __init__(self, model: CausalTrainee, algorithm: Algorithm, ready: Prepared, seed: int) -> None:
+        self.algorithm, self.ready = algorithm, ready
+        self.prompts = [model.encode(rollout.prompt) for rollout in ready.selected.rollouts]
+        self.minibatches = minibatches(ready.selected, ready.how, seed)
+        self._device = model.adapter[0].device
+
+    def lay(self, places: Sequence[int]) -> Laid:
+        """These rollouts in rows."""
+        rollouts = [self.ready.selected.rollouts[place] for place in places]
+        rows = [self.prompts[place] + rollout.tokens for place, rollout in zip(places, rollouts, strict=True)]
+        ids = padded(rows)
+
+        def spread(table_NT: torch.Tensor) -> torch.Tensor:
+            spread_BL = torch.zeros(len(rows), ids.shape[1] - 1)
+            for row, (place, rollout) in enumerate(zip(places, rollouts, strict=True)):
+                at, count = len(self.prompts[place]) - 1, len(rollout.tokens)
+                spread_BL[row, at : at + count] = table_NT[place, :count]
+            return spread_BL.to(self._device)
+
+        before, credit = self.ready.before, self.ready.credit
+        mask = spread(before.mask)
+        base = torch.where(mask > 0, spread(before.base), FAR)
+        nothing = torch.zeros_like(mask)
+        return Laid(
+            ids=ids.to(self._device),
+            real=padded([(1,) * len(row) for row in rows]).to(self._device),
+            shared=min(len(self.prompts[place]) for place in places),
+            of=Terms(
+                logp=nothing,
+                sampled=terms.kept(spread(before.sampled), mask),
+                old=terms.kept(spread(before.old), mask),
+                base=base,
+                advantages=spread(credit.advantages),
+                mask=mask,
+                entropy=nothing,
+                values=nothing,
+                old_values=nothing,
+                returns=nothing,
+            ),
+            own=spread(before.own) > 0,
+        )
+
+    def inputs(self, places: Sequence[int]) -> Inputs:
+        """A minibatch in the names of its trainer; `places` tells which rollout each row is."""
+        match self.algorithm.form:
+            case "clipped" | "weighted":
+                found = _policy(self.lay(places), self.algorithm, self.ready.how)
+            case "preference":
+                places = [*places[0::2], *places[1::2]]  # trl's order: all the chosen, then all the rejected
+                found = _pairs(self.lay(places), self.algorithm)
+            case _:
+                found = _clones(self.lay(places))
+        return {**found, "places": torch.tensor(places)}
+
+
+def _policy(laid: Laid, algorithm: Algorithm, how: Hyper) -> Inputs:
+    """Prompts end where the shortest does: so no row is padded on the left, and positions are those that the policy was asked at."""
+    of, at = laid.of, laid.shared
+    clipped = algorithm.form == "clipped"
+    weight = terms.truncated(of.old, of.sampled, how["truncation"]) if clipped else torch.ones_like(of.mask)
+    tables = {
+        "tool_mask": of.mask,
+        "advantages": weight * of.advantages,
+        "old_per_token_logps": of.old if clipped else of.sampled,
+        "ref_per_token_logps": of.base,
+    }
+    return {
+        "prompt_ids": laid.ids[:, :at],
+        "prompt_mask": laid.real[:, :at],
+        "completion_ids": laid.ids[:, at:],
+        "completion_mask": laid.real[:, at:],
+        **{name: table[:, at - 1 :] for name, table in tables.items()},
+        "num_items_in_batch": of.mask.sum(),
+    }
+
+
+def _pairs(laid: Laid, algorithm: Algorithm) -> Inputs:
+    reference = laid.of.old if algorithm.reference == "old" else laid.of.base
+    chosen, rejected = terms.kept(reference, laid.of.mask).sum(1).chunk(2)
+    return {
+        "input_ids": laid.ids,
+        "attention_mask": laid.real,
+        "completion_mask": torch.nn.functional.pad(laid.of.mask, (1, 0)).long(),
+        "ref_chosen_logps": chosen,
+        "ref_rejected_logps": rejected,
+    }
+
+
+def _clones(laid: Laid) -> Inputs:
+    learned = torch.nn.functional.pad(laid.of.mask, (1, 0)) > 0
+    return {"input_ids": laid.ids, "attention_mask": laid.real, "labels": laid.ids.masked_fill(~learned, -100)}
+
+
+class Fed:
+    """What the three trainers are made to do alike: take recorded minibatches as they come, and tell of each step.
+
+    `feed` comes before `train()`; after it, `done` holds each step and the weight of KL after it.
+    """
+
+    def feed(self, recorded: Recorded) -> None:
+        self.recorded = recorded
+        self.processing_class = None  # or train() would give the model its special tokens
+        self.kl = recorded.ready.how.get("kl", 0.0)
+        self.done: list[tuple[Step, float]] = []
+        self.said: Any = None
+
+    def hear(self, module: object, args: object, output: Any) -> None:
+        """The model's forward hook: the log-probabilities and entropies (B, L - 1) that the loss is made from."""
+        self.said = output
+
+    def get_train_dataloader(self) -> Any:
+        return DataLoader(self.recorded.minibatches, batch_size=None, collate_fn=self.recorded.inputs)  # type: ignore[arg-type]
+
+    def compute_loss(self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        self.began = time.perf_counter()
+        self.places = inputs.pop("places").tolist()
+        model.eval()  # without the base's dropout, as the native loop
+        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
+        self.loss = float(loss.detach())
+        return loss
+
+    def log(self, logs: Mapping[str, float], start_time: float | None = None) -> None:
+        """Called after each step, and once more at the end; nothing is printed."""
+        if "grad_norm" not in logs:
+            return
+        ready, laid = self.recorded.ready, self.recorded.lay(self.places)
+        of = msgspec.structs.replace(laid.of, logp=self.said.log_probs.detach(), entropy=self.said.entropy.detach())
+        step = report(of, laid.own, self.loss, logs["grad_norm"], ready.selected.tied_groups, ready.how, self.began)
+        self.kl = steered(self.kl, step, ready.how)
+        self.done.append((step, self.kl))
+
+    def _send_telemetry(self) -> None:
+        pass
+
+
+class FedGRPO(Fed, trl.GRPOTrainer):  # type: ignore[misc]
+    """Completions that were generated and scored before."""
+
+    def _generate_and_score_completions(self, inputs: Inputs) -> Inputs:
+        self.beta = self.kl if self.recorded.algorithm.reference else 0.0
+        return inputs
+
+
+class FedDPO(Fed, trl.DPOTrainer):  # type: ignore[misc]
+    """Pairs that are token ids already."""
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return dataset
+
+
+class FedSFT(Fed, trl.SFTTrainer):  # type: ignore[misc]
+    """Token ids with labels."""
+
+
+def update(
+    model: CausalTrainee,
+    algorithm: Algorithm,
+    rollouts: Sequence[Rollout],
+    hyper: Hyper,
+    *,
+    seed: int,
+    parent: str,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> Updated:
+    """Train `model` in place, as `algorithms.learning.update.update` does and by trl; what it returns and raises is the same.
+
+    Raises UsageError too for what trl has no loss for: PPO, and cloning with a KL term; and for dropout in the adapter.
+    """
+    how = settings(algorithm, hyper)
+    if algorithm.form == "actor_critic":
+        raise UsageError(f"The trl back end has no loss with a critic, which {algorithm.name} needs; order {NATIVE}.")
+    if algorithm.form == "cloning" and how["kl"]:
+        raise UsageError(f"The trl back end has no KL term for cloning, and kl is {how['kl']:g}; order kl 0, or {NATIVE}.")
+    if how["dropout"]:
+        raise UsageError(f"The trl back end has no dropout, and {how['dropout']:g} was ordered; order dropout 0.")
+    ready = prepare(model, algorithm, rollouts, hyper, parent=parent, state=state)
+    optimiser = adam(model, ready.how, state)
+    with tempfile.TemporaryDirectory() as room, _lent(model):
+        trainer = _trainer(model, algorithm, ready.how, optimiser, seed, room)
+        trainer.feed(Recorded(model, algorithm, ready, seed))
+        hook = model.model.register_forward_hook(trainer.hear)
+        try:
+            trainer.train()
+        finally:
+            hook.remove()
+    return finished(model, ready, optimiser, trainer.done)
+
+
+def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: torch.optim.Optimizer, seed: int, room: str) -> Any:
+    shared: dict[str, Any] = {
+        "output_dir": room,
+        "seed": seed % 2**32,  # decides nothing but the order of rows within a step
+        "use_cpu": model.adapter[0].device.type == "cpu",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_grad_norm": how["max_grad_norm"],
+        "num_train_epochs": 1,  # over the minibatches of all epochs
+        "per_device_train_batch_size": 2,  # of the placeholder; a step takes one minibatch, whatever its size
+        "gradient_accumulation_steps": 1,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    given: dict[str, Any] = {
+        "model": model.model,
+        "processing_class": _placeholder(),
+        "optimizers": (optimiser, LambdaLR(optimiser, lambda step: 1.0)),
+    }
+    match algorithm.form:
+        case "preference":
+            nothing = datasets.Dataset.from_dict({"prompt": [""], "chosen": [""], "rejected": [""]})
+            pairs: Any = FedDPO(args=trl.DPOConfig(**shared, beta=how["beta"]), train_dataset=nothing, **given)
+            model.model.delete_adapter("ref")
+            pairs.precompute_ref_logps = True
+            return pairs
+        case "cloning":
+            skip = trl.SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
+            return FedSFT(args=skip, train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **given)
+        case _:
+            clipped = algorithm.form == "clipped"
+            mean = "dr_grpo" if "length" in how else "bnpo" if how.get("token_mean") else "grpo"
+            args = trl.GRPOConfig(
+                **shared,
+                loss_type=mean if clipped else "cispo",
+                epsilon=how["clip_low"],
+                epsilon_high=how["clip_high"] if clipped else how["truncation"],
+                beta=0.0,
+                use_bias_correction_kl=False,
+                num_generations=2,
+                num_iterations=1,
+                steps_per_generation=1,
+            )
+            policy: Any = FedGRPO(reward_funcs=_unasked, args=args, train_dataset=datasets.Dataset.from_dict({"prompt": [""] * 2}), **given)
+            policy.max_completion_length = how.get("length", 1.0)
+            return policy
+
+
+def _unasked(**columns: object) -> list[float]:
+    raise AssertionError("rewards are recorded")
+
+
+def _placeholder() -> PreTrainedTokenizerFast:
+    """A tokenizer for trl's constructors, which insist on one; no text reaches it. Its padding is token 0, as that of our rows."""
+    words = Tokenizer(models.WordLevel({"-": 0}, "-"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="-", eos_token="-")  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _lent(model: CausalTrainee) -> Iterator[None]:
+    """Undo what trl's constructors change of a model beside its weights: its forward, tags, padding token, and adapters."""
+    base = model.model.get_base_model()
+    held = [(each, dict(vars(each))) for each in (base, model.model, base.config, base.generation_config)]
+    try:
+        yield
+    finally:
+        for each, were in held:
+            vars(each).clear()
+            vars(each).update(were)
+        if "ref" in model.model.peft_config:
+            model.model.delete_adapter("ref")
+        model.model.eval()
