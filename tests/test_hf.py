@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from algorithms.learning import tiny_lm, toys
+from algorithms.learning.batch import Rollout
 from algorithms.learning.tiny_lm import TinyLM
 from events.errors import CheckFailed, NotFound, UsageError
 from runtime.policies import hf
@@ -99,6 +100,22 @@ def test_it_is_trained_to_an_ordinary_adapter_and_served_as_it_was_trained(base:
     assert served.log_probs("task 0") == pytest.approx(done.canary[0][1], abs=1e-4)
     assert served.log_probs("task 0") != pytest.approx(open_policy(base, None).log_probs("task 0"), abs=1e-4)
     assert open_trainee(base, tmp_path / "adapter", 0, False).log_probs("task 0") == pytest.approx(done.canary[0][1], abs=1e-5)
+
+
+def test_checkpointing_gives_the_same_gradient(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradient(checkpointing: str) -> "list[torch.Tensor]":
+        monkeypatch.setenv("EVOLOG_CHECKPOINTING", checkpointing)
+        model = hf.Trainee(hf.HFModel.load(base), None, seed=0)
+        with torch.no_grad():
+            for number, parameter in enumerate(model.adapter):
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+        rollout = Rollout(group="g", item="i", prompt="task 0", tokens=(5, 6, 7), logprobs=(-1.0,) * 3, reward=1.0)
+        model.outputs([rollout]).logp.sum().backward()
+        assert model.model.get_base_model().model.gradient_checkpointing == (checkpointing == "1")
+        return [parameter.grad for parameter in model.adapter if parameter.grad is not None]
+
+    for plain, again in zip(gradient("0"), gradient("1"), strict=True):
+        assert torch.allclose(plain, again, atol=1e-6)
 
 
 def test_a_host_whose_files_differ_refuses(base: Path, model: Path) -> None:

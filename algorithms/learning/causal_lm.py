@@ -25,14 +25,27 @@ class CausalTrainee:
     """A frozen model under a LoRA adapter, and a value head where `critic`: a linear map of the last hidden state, zero at first.
 
     `model` is changed in place: peft puts the adapter into its `targets`, the names of linear layers. The adapter is drawn from `seed`, or
-    read from a peft folder. `name` is how an adapter's config refers to the base. Raises NotFound if the folder lacks a file, CheckFailed
-    if one is damaged, and Misconfigured if the adapter was made for another base or has other shapes.
+    read from a peft folder. `name` is how an adapter's config refers to the base. `checkpointing` computes activations anew in the backward
+    pass and does not keep them: the same gradient for less memory and more time. Raises NotFound if the folder lacks a file, CheckFailed if
+    one is damaged, and Misconfigured if the adapter was made for another base or has other shapes.
     """
 
-    def __init__(self, model: Any, name: str, targets: Sequence[str], adapter: Path | None, seed: int, critic: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        targets: Sequence[str],
+        adapter: Path | None,
+        seed: int,
+        critic: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
         torch.set_num_threads(1)
         self.name = name
         self._targets = tuple(targets)
+        self._checkpointing = checkpointing
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", target_modules=list(targets), task_type="CAUSAL_LM")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -75,6 +88,7 @@ class CausalTrainee:
         before = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(target.shape[1])
         model, device = self.model.get_base_model(), self.model.device
         ids, target, before = ids.to(device), target.to(device), before.to(device)
+        self.model.train(self._checkpointing and torch.is_grad_enabled())  # transformers checkpoints in training mode only
         if base:
             with self.model.disable_adapter():
                 hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state

@@ -6,6 +6,7 @@ gigabytes stay where they are, and a host whose files differ refuses.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from events.errors import CheckFailed, NotFound, UsageError
 
 KIND = "hf"
 PREFIX = "hf:"
+CHECKPOINTING = "EVOLOG_CHECKPOINTING"
+"""Set to 1, training keeps no activations and computes them again in the backward pass."""
 EDGE = 1 << 20
 """Bytes of a large file's beginning and end that its digest covers, beside its size."""
 TARGETS = {"gpt_oss": ("q_proj", "k_proj", "v_proj", "o_proj")}
@@ -130,7 +133,8 @@ class Trainee(CausalTrainee):
     def __init__(self, base: HFModel, adapter: Path | None, seed: int, critic: bool = False) -> None:
         self._base = base
         targets = TARGETS.get(base.model.config.model_type, LINEAR)
-        super().__init__(base.model, base.name, targets, adapter, seed, critic)
+        checkpointing = os.environ.get(CHECKPOINTING, "") not in ("", "0")
+        super().__init__(base.model, base.name, targets, adapter, seed, critic, checkpointing)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """As the base's."""
