@@ -64,6 +64,11 @@ class Order(NamedTuple):
     """In the place of the task's own."""
 
 
+def policy_of(order: Order, task: Task) -> str:
+    """The policy that is ordered, or else the task's own."""
+    return order.policy or task.policy
+
+
 def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> int:
     """Order a run, follow it to its end, print its table; the exit code."""
     node = Node(directory)
@@ -126,7 +131,7 @@ def check(order: Order, node: Node) -> None:
         check_run_name(order.name)
     needed = ["numpy", "safetensors"]  # for the base model
     running = node.running()
-    if (order.policy or task.policy) == "tiny-lm" or (order.policy or task.policy).startswith("hf:"):
+    if policy_of(order, task) == "tiny-lm" or policy_of(order, task).startswith("hf:"):
         needed += ["torch", "transformers", "peft"]
     elif order.levers != "scaffold" and (running is None or urlsplit(running.url).hostname == "127.0.0.1"):
         needed += ["torch", "peft"]  # a broker elsewhere may have its trainer elsewhere
@@ -210,7 +215,7 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
         ),
         splits=dict(public.digests),
         verifier=task.verifier,
-        policy=order.policy or task.policy,
+        policy=policy_of(order, task),
         base_model=base_model,
         sandbox=PROFILE,
     )
@@ -246,7 +251,7 @@ async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Repor
         def progress(done: int, total: int, loss: float) -> None:
             say(f"pre-training the base model: step {done} of {total}, loss {loss:.3f}")
 
-        base = blobs.put_folder(prepare_base(order.policy or task.policy, public, lambda: task.traces(PRETRAINING_SEED), progress))
+        base = blobs.put_folder(prepare_base(policy_of(order, task), public, lambda: task.traces(PRETRAINING_SEED), progress))
     started = plan(task, public, order, base)
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)

@@ -66,13 +66,12 @@ def update(
 
     `load` gives the run's task, and is called only where the algorithm asks for labels or copies.
     """
-    work_folder.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(dir=work_folder))
     try:
         batch = sealed_attempts(blobs, played, sealed)
     except CheckFailed as wrong:
-        shutil.rmtree(room)
         return [_failed(sealed, "batch_differs", wrong)]
+    work_folder.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(dir=work_folder))
     try:
         order = Order(
             base=blobs.unpack(base_model, work_folder / base_model),

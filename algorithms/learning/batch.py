@@ -100,6 +100,11 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the policy sampled the tokens after this very prompt; not so for demonstrations, and for answers given with a hint."""
 
 
+def demonstration(item: str, prompt: str, tokens: tuple[int, ...]) -> Rollout:
+    """A sequence that nobody sampled, to be learned as it is."""
+    return Rollout(group=item, item=item, prompt=prompt, tokens=tokens, logprobs=(0.0,) * len(tokens), reward=float("nan"), own=False)
+
+
 class Vote(msgspec.Struct, frozen=True):
     """A label that the policy itself elected: `votes` of `answers` were for it."""
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms, attempt_rewards, by_group
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
@@ -29,9 +29,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     kept = tuple(r for r in distinct.values() if r.reward > 0 and r.reward >= floor[r.item])
     if not kept:
         raise NothingToLearn(f"None of {len(rollouts)} attempts at {len(rewards)} items has a positive reward.")
-    groups = by_group(rollouts).values()
-    ties = sum(credit.tied(list(attempt_rewards(rollouts, places).values())) for places in groups)
-    return Selected(kept, (1.0,) * len(kept), ties / len(groups))
+    return Selected(kept, (1.0,) * len(kept), credit.tied_groups(rollouts))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:

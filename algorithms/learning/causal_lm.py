@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -21,19 +21,33 @@ RANK, ALPHA = 32, 32
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
+class Words(Protocol):
+    """What a trained model's base says of itself and of texts."""
+
+    @property
+    def name(self) -> str:
+        """How an adapter's config refers to it."""
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """The tokens of a prompt, as the policy reads it."""
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        """The tokens of a completion and the one that ends it."""
+
+
 class CausalTrainee:
     """A frozen model under a LoRA adapter, and a value head where `critic`: a linear map of the last hidden state, zero at first.
 
     `model` is changed in place: peft puts the adapter into its `targets`, the names of linear layers. The adapter is drawn from `seed`, or
-    read from a peft folder. `name` is how an adapter's config refers to the base. `checkpointing` computes activations anew in the backward
+    read from a peft folder. `words` are the base's. `checkpointing` computes activations anew in the backward
     pass and does not keep them: the same gradient for less memory and more time. Raises NotFound if the folder lacks a file, CheckFailed if
     one is damaged, and Misconfigured if the adapter was made for another base or has other shapes.
     """
 
     def __init__(
         self,
+        words: Words,
         model: Any,
-        name: str,
         targets: Sequence[str],
         adapter: Path | None,
         seed: int,
@@ -41,7 +55,7 @@ class CausalTrainee:
         checkpointing: bool = False,
     ) -> None:
         torch.set_num_threads(1)
-        self.name = name
+        self.name, self.encode, self.encode_completion = words.name, words.encode, words.encode_completion
         self._targets = tuple(targets)
         self._checkpointing = checkpointing
         if checkpointing:
@@ -51,7 +65,7 @@ class CausalTrainee:
             torch.manual_seed(seed)
             self.model: Any = get_peft_model(model, config).eval()
             self._head = nn.Linear(model.config.hidden_size, 1, device=model.device) if critic else None
-        config.base_model_name_or_path = name
+        config.base_model_name_or_path = self.name
         if self._head:
             nn.init.zeros_(self._head.weight)
             nn.init.zeros_(self._head.bias)
@@ -67,10 +81,6 @@ class CausalTrainee:
     def critic(self) -> list[nn.Parameter]:
         """The value head's weight (1, hidden) and bias (1,); none where there is no critic."""
         return list(self._head.parameters()) if self._head else []
-
-    def encode(self, prompt: str) -> tuple[int, ...]:
-        """The tokens of a prompt, as the policy reads it."""
-        raise NotImplementedError
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
         """What the model says of each rollout's tokens after its prompt, (B, T); `base`: without the adapter.

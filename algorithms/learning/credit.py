@@ -6,6 +6,8 @@ from math import exp, log, sqrt
 
 import torch
 
+from algorithms.learning.batch import Rollout, attempt_rewards, by_group
+
 SAME = 1e-6
 """Rewards that differ by less are the same."""
 LARGEST_BETA, BISECTIONS = 1e6, 60
@@ -15,6 +17,12 @@ LARGEST_ADVANTAGE = 50.0
 def tied(rewards_G: Sequence[float]) -> bool:
     """Whether a group's rewards are all the same, so that no attempt is better than another."""
     return max(rewards_G) - min(rewards_G) < SAME
+
+
+def tied_groups(rollouts: Sequence[Rollout]) -> float:
+    """The share of groups whose attempts all have the same reward."""
+    groups = by_group(rollouts).values()
+    return sum(tied(list(attempt_rewards(rollouts, places).values())) for places in groups) / len(groups)
 
 
 def centred(rewards_G: Sequence[float]) -> list[float]:

@@ -3,7 +3,6 @@
 sample 64 answers  ->  reward  ->  one weight update  ->  sample again
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,9 +14,10 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from algorithms.kept import models
 from algorithms.learning import algorithm as find
 from algorithms.learning import sampling, test_time, tiny_lm, toys
-from algorithms.learning.batch import Hyper, NothingToLearn, Rollout
+from algorithms.learning.batch import Hyper, NothingToLearn, Rollout, demonstration
 from algorithms.learning.toys import Question, Toy
 from algorithms.learning.update import State, update
 from events.fact import derive_seed
@@ -44,8 +44,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 def base_model(progress: Callable[[int, int, float], None] = lambda done, total, loss: None) -> tiny_lm.TinyLM:
     """The toys' base policy, pre-trained once for a machine and kept in the cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "models"
-    return tiny_lm.TinyLM.load(tiny_lm.cached(toys.traces(TRACES_SEED), cache, progress))
+    return tiny_lm.TinyLM.load(tiny_lm.cached(toys.traces(TRACES_SEED), models(), progress))
 
 
 def learn(
@@ -137,13 +136,8 @@ def hinted(sampler: sampling.Sampler, base: tiny_lm.TinyLM, toy: Toy, sampled: S
 def copies(base: tiny_lm.TinyLM, question: Question) -> list[Rollout]:
     """The question's demonstrations and the same moved by a few, as they are to be answered."""
     augment = [partial(toys.moved, by=by) for by in (-9, -5, 5, 9)]
-    found = []
-    for prompt, completion in test_time.copies(question.demonstrations, lambda shown, asked: asked, augment):
-        tokens = base.encode_completion(completion)
-        zeros = (0.0,) * len(tokens)
-        item = question.prompt
-        found.append(Rollout(group=item, item=item, prompt=prompt, tokens=tokens, logprobs=zeros, reward=float("nan"), own=False))
-    return found
+    pairs = test_time.copies(question.demonstrations, lambda shown, asked: asked, augment)
+    return [demonstration(question.prompt, prompt, base.encode_completion(completion)) for prompt, completion in pairs]
 
 
 def main(name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, restart: bool = False, hints: bool = False) -> None:

@@ -25,18 +25,14 @@ from algorithms.learning.batch import (
     Rollout,
     Selected,
     Terms,
-    attempt_rewards,
-    by_group,
 )
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     """All rollouts: a critic needs no group. Raises NothingToLearn if all rewards of the batch are the same."""
-    groups = by_group(rollouts)
     if credit.tied([r.reward for r in rollouts]):
         raise NothingToLearn(f"All {len(rollouts)} attempts have the reward {rollouts[0].reward:g}.")
-    ties = sum(credit.tied(list(attempt_rewards(rollouts, places).values())) for places in groups.values())
-    return Selected(tuple(rollouts), tuple(r.reward for r in rollouts), ties / len(groups))
+    return Selected(tuple(rollouts), tuple(r.reward for r in rollouts), credit.tied_groups(rollouts))
 
 
 def estimated(before: Before, hyper: Hyper) -> Credit:

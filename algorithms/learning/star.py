@@ -10,7 +10,7 @@ count once. Right is a reward of `right` or more. The epochs are many, since an 
 from collections.abc import Sequence
 
 from algorithms.learning import best_of_n, credit
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected, attempt_rewards, by_group
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
@@ -23,9 +23,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
             kept.setdefault((rollout.item, rollout.prompt, rollout.tokens), rollout)
     if not kept:
         raise NothingToLearn(f"None of {len(rollouts)} answers is right, with a hint or without.")
-    groups = by_group(rollouts).values()
-    ties = sum(credit.tied(list(attempt_rewards(rollouts, places).values())) for places in groups)
-    return Selected(tuple(kept.values()), (1.0,) * len(kept), ties / len(groups))
+    return Selected(tuple(kept.values()), (1.0,) * len(kept), credit.tied_groups(rollouts))
 
 
 ALGORITHM = Algorithm(

@@ -12,8 +12,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from algorithms.kept import kept
 from algorithms.learning.causal_lm import CausalTrainee, padded, write_json
 from algorithms.learning.sampling import Sampler
 from events.errors import CheckFailed, NotFound, UsageError
@@ -181,15 +180,7 @@ class Trainee(CausalTrainee):
 
     def __init__(self, base: TinyLM, adapter: Path | None, seed: int, critic: bool = False) -> None:
         self._base = base
-        super().__init__(copy.deepcopy(base.model), base.name, TARGETS, adapter, seed, critic)
-
-    def encode(self, prompt: str) -> tuple[int, ...]:
-        """As the base's."""
-        return self._base.encode(prompt)
-
-    def encode_completion(self, text: str) -> tuple[int, ...]:
-        """As the base's."""
-        return self._base.encode_completion(text)
+        super().__init__(base, copy.deepcopy(base.model), TARGETS, adapter, seed, critic)
 
     def log_probs(self, prompt: str) -> list[float]:
         """As the sampler's `next_log_probs`, with the weights as they are now."""
@@ -207,19 +198,7 @@ def cached(traces: Sequence[tuple[str, str]], cache: Path, progress: Callable[[i
     """The folder under `cache` of a base pre-trained on these traces (seed 0), made where it is missing or damaged."""
     made_of = [KIND, SHAPE, VOCABULARY, HIDDEN, INIT, THETA, STEPS, BATCH, LR, WARM_UP, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM, list(traces)]
     target = cache / f"{KIND}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"
-    try:
-        load(target)
-    except (NotFound, CheckFailed):
-        shutil.rmtree(target, ignore_errors=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as room:
-            made = Path(room) / "made"
-            TinyLM.pretrain(traces, 0, STEPS, progress).save(made)
-            try:
-                made.rename(target)
-            except OSError:  # another process was first
-                load(target)
-    return target
+    return kept(target, load, lambda into: TinyLM.pretrain(traces, 0, STEPS, progress).save(into))
 
 
 def _model(tokenizer: Tokenizer) -> Any:

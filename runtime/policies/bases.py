@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from algorithms.kept import kept, models
 from events.errors import CheckFailed, Misconfigured, NotFound
 from events.fact import derive
 from runtime.policies import text_scorer
@@ -45,43 +45,26 @@ def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progre
     `progress` is told (steps done, steps in all, loss); hf:PATH names a model of transformers, by folder or id. Raises Misconfigured
     where the kind is unknown or the task has no traces, NotFound where a named model is not to be had.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "models"
     match kind:
         case text_scorer.KIND:
             of = derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))
             build: Callable[[Path], None] = text_scorer.build_base(public.labels, [example.prompt for example in public.train]).save
-            return _kept(cache / f"{kind}-{of}", text_scorer.load_base, build)
+            return kept(models() / f"{kind}-{of}", text_scorer.load_base, build)
         case "tiny-lm":
             from algorithms.learning import tiny_lm
 
-            return tiny_lm.cached(traces(), cache, progress)
+            return tiny_lm.cached(traces(), models(), progress)
         case _ if kind.startswith("hf:"):
             from runtime.policies import hf
 
             with tempfile.TemporaryDirectory() as room:
                 made = Path(room) / "base"
                 hf.describe(kind.removeprefix("hf:"), made)
-                target = cache / f"hf-{hashlib.sha256((made / 'base.json').read_bytes()).hexdigest()[:16]}"
-                return _kept(target, kind_of, lambda into: shutil.copytree(made, into, dirs_exist_ok=True))
+                target = models() / f"hf-{hashlib.sha256((made / 'base.json').read_bytes()).hexdigest()[:16]}"
+                return kept(target, kind_of, lambda into: shutil.copytree(made, into))
         case _:
             what = "expected text-scorer, tiny-lm, or hf:PATH; correct POLICY in task.py, or --policy"
             raise Misconfigured(f"There is no embedded policy {kind!r}; {what}.")
-
-
-def _kept(target: Path, load: Callable[[Path], object], build: Callable[[Path], object]) -> Path:
-    try:
-        load(target)
-    except (NotFound, CheckFailed):  # not made yet, or cut short
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=target.parent))
-        build(made)
-        try:
-            made.rename(target)
-        except OSError:  # another process was first
-            shutil.rmtree(made)
-        load(target)
-    return target
 
 
 def kind_of(base: Path) -> str:
@@ -99,8 +82,9 @@ def kind_of(base: Path) -> str:
 
 def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> Policy:
     """The policy of a base folder, with the adapter of a peft folder if one is given."""
-    if kind_of(base) == text_scorer.KIND:
+    kind = kind_of(base)
+    if kind == text_scorer.KIND:
         return Uniform(text_scorer.load_base(base).labels) if uniform else text_scorer.load(base, adapter)
     from runtime.policies import causal
 
-    return causal.open_policy(kind_of(base), base, adapter, uniform=uniform)
+    return causal.open_policy(kind, base, adapter, uniform=uniform)

@@ -134,15 +134,7 @@ class Trainee(CausalTrainee):
         self._base = base
         targets = TARGETS.get(base.model.config.model_type, LINEAR)
         checkpointing = os.environ.get(CHECKPOINTING, "") not in ("", "0")
-        super().__init__(base.model, base.name, targets, adapter, seed, critic, checkpointing)
-
-    def encode(self, prompt: str) -> tuple[int, ...]:
-        """As the base's."""
-        return self._base.encode(prompt)
-
-    def encode_completion(self, text: str) -> tuple[int, ...]:
-        """As the base's."""
-        return self._base.encode_completion(text)
+        super().__init__(base, base.model, targets, adapter, seed, critic, checkpointing)
 
     @torch.no_grad()
     def log_probs(self, prompt: str) -> list[float]:

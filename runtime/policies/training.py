@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from algorithms.learning import algorithm as find_algorithm
-from algorithms.learning.batch import Algorithm, NothingToLearn, Rollout, Step, Turn, Vote, merge
+from algorithms.learning.batch import Algorithm, NothingToLearn, Rollout, Step, Turn, Vote, demonstration, merge
 from algorithms.learning.update import State, Trainable, Updated, update
 from events.errors import CheckFailed, UsageError
 from runtime.policies import text_scorer
@@ -138,11 +138,12 @@ def descent(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> tuple[Back
 
 def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Trainee:
     """The policy of a base folder with a parent's adapter, or a fresh one drawn from `seed`."""
-    if kind_of(base) == text_scorer.KIND:
+    kind = kind_of(base)
+    if kind == text_scorer.KIND:
         from runtime.policies import text_scorer_torch
 
         return text_scorer_torch.Trainee(base, parent, seed, critic)
-    if kind_of(base) == "hf":
+    if kind == "hf":
         from runtime.policies import hf
 
         return hf.Trainee(hf.HFModel.load(base), parent, seed, critic)
@@ -202,8 +203,7 @@ def _copies(attempts: Sequence[Attempt], sources: Sources, model: Trainee) -> li
         for prompt, completion in pairs:
             tokens = model.encode_completion(completion)
             if tokens:
-                nothing = (0.0,) * len(tokens)
-                found.append(Rollout(group=item, item=item, prompt=prompt, tokens=tokens, logprobs=nothing, reward=float("nan"), own=False))
+                found.append(demonstration(item, prompt, tokens))
     return found
 
 
