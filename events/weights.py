@@ -54,6 +54,8 @@ class Canary(msgspec.Struct, frozen=True):
 
     prompt: str
     logprobs: tuple[float, ...]
+    tokens: tuple[int, ...] = ()
+    """Whose log-probabilities these are, one after the other; every first token's where there are none."""
 
 
 class AdapterPublished(Fact, frozen=True, kw_only=True):
@@ -75,6 +77,8 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
     """Sequences of older adapters that the order's staleness rule left out."""
     back_end: str = "native"
     """`native` or `trl`: whose trainer did the gradient work."""
+    processes: int = 1
+    """How many processes, each with a device of its own, shared the gradient work."""
     state: str = ""
     """Blob of what this training leaves for the next: the optimiser's moments, the critic, the weight of KL."""
 

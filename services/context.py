@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import math
 import os
@@ -34,6 +35,9 @@ from tasks.loading import Task, load
 T = TypeVar("T")
 SILENCE = "EVOLOG_SCAFFOLD_SILENCE"
 TRAINER = "EVOLOG_TRAINER"
+ACCELERATE = "EVOLOG_ACCELERATE"
+DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU")
+"""The ways of accelerate in which each process holds the whole model."""
 
 
 class Loaded(NamedTuple):
@@ -55,6 +59,35 @@ def trainer_back_end() -> Literal["native", "trl"]:
             return "trl"
         case other:
             raise Misconfigured(f"{TRAINER} is {other!r}; expected native or trl.")
+
+
+def accelerate_config() -> Path | None:
+    """The accelerate configuration under which trl's gradient work is launched, as EVOLOG_ACCELERATE names it; None for none.
+
+    Raises Misconfigured for one that cannot be used, and where the back end is not trl.
+    """
+    named = os.environ.get(ACCELERATE)
+    if not named:
+        return None
+    if (back_end := trainer_back_end()) != "trl":
+        raise Misconfigured(f"{ACCELERATE} is {named} and the trainer is {back_end}; set {TRAINER}=trl too, or unset {ACCELERATE}.")
+    yaml = importlib.import_module("yaml")
+    path = Path(named).resolve()
+    try:
+        said = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as wrong:
+        why = " ".join(str(wrong).split())
+        raise Misconfigured(f"{ACCELERATE} is {named}, which cannot be read ({why}); write one with `accelerate config`.") from wrong
+    if not isinstance(said, dict):
+        raise Misconfigured(f"{ACCELERATE} is {named}, which holds no YAML mapping; write one with `accelerate config`.")
+    if (kind := said.get("distributed_type")) not in DATA_PARALLEL:
+        raise Misconfigured(
+            f"{named} has distributed_type {kind!r}; expected one of {', '.join(map(repr, DATA_PARALLEL))}, in which each process holds "
+            "the whole model: write one with `accelerate config`."
+        )
+    if (machines := said.get("num_machines", 1)) != 1:
+        raise Misconfigured(f"{named} has num_machines {machines!r}; expected 1, since training goes over the devices of one host.")
+    return path
 
 
 def scaffold_limits() -> Limits:

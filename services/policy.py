@@ -1,23 +1,28 @@
 """Serves the embedded policy over HTTP, and says of each published adapter whether it is loaded as it was trained."""
 
 import asyncio
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from events.codec import Event
 from events.errors import TryAgain, UserError
 from events.fact import Fact
-from events.weights import AdapterPublished, AdapterRejected, AdapterServed
+from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
 from runtime.blobs import Blobs
-from runtime.policies.bases import UNIFORM, Policy, open_policy
+from runtime.policies.bases import HF, UNIFORM, Policy, kind_of, open_policy
 from runtime.policies.client import model_name
+from runtime.policies.interface import Sampled, SampleRequest, Scores
 from runtime.policies.server import PolicyServer
 from runtime.worker import answer, work
 from services.context import Context
 
+Model = Policy | Any
+"""Embedded, or by a server: an `EnginePolicy`, imported where one is needed since it needs transformers."""
 KEPT = 8
 """Models held in memory."""
 TOLERANCE = 1e-3
@@ -25,22 +30,35 @@ TOLERANCE = 1e-3
 
 
 class Models:
-    """Models by name, loaded from blobs when they are first asked for."""
+    """Models by name, loaded from blobs when they are first asked for; those of Hugging Face's format have a server of their own."""
 
     def __init__(self, blobs: Blobs, folder: Path) -> None:
         self._blobs, self._folder = blobs, folder
-        self._loaded: OrderedDict[str, Policy] = OrderedDict()
-        self._loading = threading.RLock()
+        self._loaded: OrderedDict[str, Model] = OrderedDict()
+        self._engines: dict[str, Any] = {}
+        self._loading, self._computing = threading.RLock(), threading.Lock()
 
-    def find(self, name: str) -> Policy:
+    def sample(self, name: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        """The completions of each request by the model of that name; an embedded one computes one call at a time."""
+        policy = self.find(name)
+        with contextlib.nullcontext() if isinstance(policy, Scores) else self._computing:
+            return policy.sample(requests)
+
+    def find(self, name: str) -> Model:
         """The model of that name; raises `UserError` if its blobs are missing, damaged or do not belong together."""
         with self._loading:
+            base, _, adapter = name.partition("@")
+            if base in self._engines and not self._engines[base].alive:
+                self._engines.pop(base).close()
+                self._loaded = OrderedDict((other, model) for other, model in self._loaded.items() if not other.startswith(base))
             if name not in self._loaded:
-                base, _, adapter = name.partition("@")
                 uniform, adapter = adapter == UNIFORM, "" if adapter == UNIFORM else adapter
                 base_folder = self._blobs.unpack(base, self._folder / base)
                 adapter_folder = self._blobs.unpack(adapter, self._folder / adapter) if adapter else None
-                self._loaded[name] = open_policy(base_folder, adapter_folder, uniform=uniform)
+                if kind_of(base_folder) == HF:
+                    self._loaded[name] = self._served(base, base_folder, adapter, adapter_folder, uniform)
+                else:
+                    self._loaded[name] = open_policy(base_folder, adapter_folder, uniform=uniform)
                 while len(self._loaded) > KEPT:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)
@@ -49,6 +67,23 @@ class Models:
     def names(self) -> list[str]:
         """The models that are loaded."""
         return list(self._loaded)
+
+    def close(self) -> None:
+        """Let go of the servers."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def _served(self, base: str, base_folder: Path, adapter: str, adapter_folder: Path | None, uniform: bool) -> Model:
+        from runtime.policies.causal import UniformTokens
+        from runtime.policies.engine import EnginePolicy, connect
+        from runtime.policies.hf import HFWords
+
+        words = HFWords.load(base_folder)
+        if uniform:
+            return UniformTokens(words)
+        if base not in self._engines:
+            self._engines[base] = connect(words)
+        return EnginePolicy(self._engines[base], words, adapter, adapter_folder)
 
 
 def judge(models: Models, published: AdapterPublished) -> Fact:
@@ -65,7 +100,7 @@ def judge(models: Models, published: AdapterPublished) -> Fact:
             (
                 abs(mine - theirs)
                 for canary in published.canary
-                for mine, theirs in zip(policy.log_probs(canary.prompt), canary.logprobs, strict=True)
+                for mine, theirs in zip(shown(policy, canary), canary.logprobs, strict=True)
             ),
             default=0.0,
         )
@@ -74,16 +109,22 @@ def judge(models: Models, published: AdapterPublished) -> Fact:
     except Exception as wrong:  # whatever a folder of any content makes a loader raise
         why = str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"
         return AdapterRejected(**place, reason=why)  # type: ignore[arg-type]
-    if error > TOLERANCE:
-        return AdapterRejected(**place, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {TOLERANCE:g}")  # type: ignore[arg-type]
+    tolerance = getattr(policy, "tolerance", TOLERANCE)
+    if not error <= tolerance:
+        return AdapterRejected(**place, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {tolerance:g}")  # type: ignore[arg-type]
     return AdapterServed(**place, error=error)  # type: ignore[arg-type]
+
+
+def shown(policy: Model, canary: Canary) -> Sequence[float]:
+    """What the policy says to a canary."""
+    return policy.score(canary.prompt, canary.tokens) if isinstance(policy, Scores) else policy.log_probs(canary.prompt)
 
 
 async def serve(context: Context) -> None:
     """Answer calls in a thread, and vouch for adapters as they are published."""
     models = Models(context.blobs, context.work)
     port = urlsplit(context.node.policy_url()).port or 0
-    server = PolicyServer(port, context.policy_token(), models.find, models.names)
+    server = PolicyServer(port, context.policy_token(), models.sample, models.names)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 
     async def perform(events: list[Event]) -> Sequence[Event]:
@@ -97,3 +138,4 @@ async def serve(context: Context) -> None:
         await work(context.log, perform, source="policy", scanner=context.scanner)
     finally:
         server.shutdown()
+        models.close()

@@ -18,7 +18,7 @@ from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, TryAgain, UserError
 from runtime import server
 from runtime.server import EmbeddedServer
-from services.context import scaffold_limits, trainer_back_end
+from services.context import accelerate_config, scaffold_limits, trainer_back_end
 from services.node import Node, Running, version
 
 MISCONFIGURED = Misconfigured.code
@@ -69,12 +69,13 @@ async def supervise(
     given a sentence for everything that happens. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`.
 
     Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable` without a server;
-    `Misconfigured` for a limit on scaffolds that is none.
+    `Misconfigured` for a setting of a service that cannot be used.
     """
     node = Node(directory)
     stop = asyncio.Event()
     scaffold_limits()  # said here, once, rather than by every executor
     trainer_back_end()
+    accelerate_config()
     with node.hold():
         node.node_json.unlink(missing_ok=True)
         node.log_folder.mkdir(exist_ok=True)

@@ -14,14 +14,14 @@ from events.codec import Event
 from events.errors import CheckFailed, TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact, NotFinite
 from events.judgement import LabelEstimated
-from events.weights import AdapterPublished, Canary, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
+from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs import Blobs
 from runtime.lookup import Attempted, attempts
 from runtime.policies.interface import SampleRequest
 from runtime.policies.training import Attempt, BackEnd, Call, Order, Sources, train
 from runtime.run_decider import batch_digest
 from runtime.worker import answer, work
-from services.context import Context, Loaded, trainer_back_end
+from services.context import Context, Loaded, accelerate_config, trainer_back_end
 from tasks.contract import Example, visible_train
 
 Played = Mapping[str, Sequence[Attempted]]
@@ -44,9 +44,8 @@ async def serve(context: Context) -> None:
             def load(run: str = event.run) -> Loaded:
                 return context.wait_for(context.load(run))
 
-            facts = await asyncio.to_thread(
-                update, context.blobs, context.work, known, sealed, started.base_model, load, trainer_back_end()
-            )
+            by = trainer_back_end(), accelerate_config()
+            facts = await asyncio.to_thread(update, context.blobs, context.work, known, sealed, started.base_model, load, *by)
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs
 
@@ -61,6 +60,7 @@ def update(
     base_model: str,
     load: Callable[[], Loaded],
     back_end: BackEnd = "native",
+    accelerate: Path | None = None,
 ) -> list[Fact]:
     """One round of training: its steps and its adapter, or why there is none. The same batch gives the same adapter, to the byte.
 
@@ -82,6 +82,7 @@ def update(
             hyper=sealed.hyper,
             seed=sealed.training_seed,
             back_end=back_end,
+            accelerate=accelerate,
             about={"events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round {sealed.round}"},
         )
         done = train(order, batch, sources(load, sealed.training_seed), room / "adapter", room / "left")
@@ -95,10 +96,11 @@ def update(
             adapter=blobs.put_folder(room / "adapter"),
             base_model=base_model,
             algorithm=sealed.algorithm,
-            canary=tuple(Canary(prompt, logprobs) for prompt, logprobs in done.canary),
+            canary=done.canary,
             trained_on=done.trained_on,
             left_out=done.left_out,
             back_end=done.back_end,
+            processes=done.processes,
             state=blobs.put((room / "left").read_bytes()),
         )
         return [*_elected(sealed, done.votes), *steps, published]

@@ -15,7 +15,7 @@ from runtime.wire import Credentials, Wire
 from services.node import Node
 from services.supervisor import with_root
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 CLI = ("-P", "-m", "services.cli")
 
 

@@ -1,7 +1,9 @@
 """Models of Hugging Face's format as policies: tiny random ones in the shapes of Qwen3 and Llama, with a real tokenizer."""
 
 import json
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,35 @@ from command import Place, one_sentence
 
 pytest.importorskip("peft")
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from algorithms.learning import tiny_lm, toys
+from algorithms.learning import toys
 from algorithms.learning.batch import Rollout
 from algorithms.learning.tiny_lm import TinyLM
-from events.errors import CheckFailed, NotFound, UsageError
+from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
+from runtime.blobs import Blobs
 from runtime.policies import hf
-from runtime.policies.bases import kind_of, open_policy
+from runtime.policies.bases import kind_of
+from runtime.policies.client import Caller
+from runtime.policies.engine import Engine, EnginePolicy, connect
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Attempt, Call, Order, Sources, open_trainee, train
+from runtime.policies.training import Attempt, Call, Order, Sources, Trained, open_trainee, train
+from services.policy import Models
 
 NUMBERS = Path(__file__).parent / "numbers"
+LETTERS = '''"""The more letters the better: what a model of random weights differs in."""
+
+from tasks.contract import Scored
+
+VERSION = "letters-1"
+
+
+def score(answer: str | None, label: str) -> Scored:
+    """The share of letters."""
+    text = answer or ""
+    return Scored(sum(each.isascii() and each.isalpha() for each in text) / max(1, len(text)), "wrong")
+'''
 SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -64,21 +83,22 @@ def test_a_prompt_is_a_turn_of_the_chat_template_and_an_answer_ends_with_the_mod
         found.encode("x" * 500)
 
 
-def test_it_is_sampled_as_it_scores_and_the_same_in_any_company(base: Path) -> None:
-    policy = open_policy(base, None)
-    requests = [SampleRequest(prompt=f"task {n}", seed=n, n=2, max_tokens=8) for n in range(3)]
-    together = policy.sample(requests)
-    assert together == [policy.sample([request])[0] for request in requests]
-    plain = hf.HFModel.load(base)
-    ids = torch.tensor([[*plain.encode("task 1"), *together[1].tokens[0]]])
-    logs = torch.log_softmax(plain.model(ids).logits[0].double(), 1)
-    start = len(plain.encode("task 1"))
-    expected = [float(logs[start + place - 1, token]) for place, token in enumerate(together[1].tokens[0])]
-    assert list(together[1].logprobs[0]) == pytest.approx(expected, abs=1e-4)
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[Engine]:
+    """The model's own server, as the policy service starts it."""
+    found = connect(hf.HFWords(model, hf.digest_of(model)))
+    yield found
+    found.close()
 
 
-def test_it_is_trained_to_an_ordinary_adapter_and_served_as_it_was_trained(base: Path, tmp_path: Path) -> None:
-    (sampled,) = open_policy(base, None).sample([SampleRequest(prompt="task 0", n=8, max_tokens=6)])
+@pytest.fixture
+def policy(server: Engine, base: Path) -> EnginePolicy:
+    return EnginePolicy(server, hf.HFWords.load(base))
+
+
+def trained(base: Path, policy: EnginePolicy, out: Path, seed: int = 0) -> Trained:
+    """An adapter of one PPO update, the first of eight answers being rewarded."""
+    (sampled,) = policy.sample([SampleRequest(prompt="task 0", n=8, max_tokens=6)])
     attempts = [
         Attempt(
             id=str(place),
@@ -91,17 +111,143 @@ def test_it_is_trained_to_an_ordinary_adapter_and_served_as_it_was_trained(base:
         )
         for place in range(8)
     ]
-    order = Order(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={}, seed=0, about={})
-    done = train(order, attempts, Sources(str, lambda items: {}), tmp_path / "adapter", tmp_path / "left")
-    assert done.steps[0].ratio_mean == pytest.approx(1, abs=1e-4)
-    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    order = Order(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={"lr": 0.01}, seed=seed, about={})
+    return train(order, attempts, Sources(str, lambda items: {}), out, out.with_suffix(".left"))
+
+
+def test_it_is_sampled_as_it_scores_and_the_same_in_any_company(base: Path, policy: EnginePolicy) -> None:
+    requests = [SampleRequest(prompt=f"task {n}", seed=n, n=2, max_tokens=8) for n in range(3)]
+    together = policy.sample(requests)
+    assert together == [policy.sample([request])[0] for request in requests]
+    plain = hf.HFModel.load(base)
+    ids = torch.tensor([[*plain.encode("task 1"), *together[1].tokens[0]]])
+    logs = torch.log_softmax(plain.model(ids).logits[0].double(), 1)
+    start = len(plain.encode("task 1"))
+    expected = [float(logs[start + place - 1, token]) for place, token in enumerate(together[1].tokens[0])]
+    assert list(together[1].logprobs[0]) == pytest.approx(expected, abs=1e-4)
+    assert policy.score("task 1", together[1].tokens[0]) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(UsageError, match="takes no choices"):
+        policy.sample([SampleRequest(prompt="task 0", choices=("a",))])
+
+
+def test_adapters_share_one_base_and_are_served_as_they_were_trained(
+    base: Path, server: Engine, policy: EnginePolicy, tmp_path: Path
+) -> None:
+    alone = policy.sample([SampleRequest(prompt="task 0", n=4, max_tokens=6)])
+    done = [trained(base, policy, tmp_path / f"adapter{seed}", seed) for seed in range(2)]
+    assert done[0].steps[0].ratio_mean == pytest.approx(1, abs=1e-4)
+    files = {path.name for path in (tmp_path / "adapter0").iterdir()}
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
-    served = open_policy(base, tmp_path / "adapter")
-    assert served.log_probs("task 0") == pytest.approx(done.canary[0][1], abs=1e-4)
-    assert served.log_probs("task 0") != pytest.approx(open_policy(base, None).log_probs("task 0"), abs=1e-4)
-    assert open_trainee(base, tmp_path / "adapter", 0, False).log_probs("task 0") == pytest.approx(done.canary[0][1], abs=1e-5)
+    served = [EnginePolicy(server, hf.HFWords.load(base), f"v{seed}", tmp_path / f"adapter{seed}") for seed in range(2)]
+    for place in (0, 1, 0):
+        canary = done[place].canary[0]
+        mine, other, none = (each.score(canary.prompt, canary.tokens) for each in (served[place], served[1 - place], policy))
+        assert mine == pytest.approx(canary.logprobs, abs=1e-4)
+        assert other != pytest.approx(canary.logprobs, abs=1e-3) and none != pytest.approx(canary.logprobs, abs=1e-3)
+    again = open_trainee(base, tmp_path / "adapter0", 0, False)
+    assert isinstance(again, hf.Trainee) and again.score("task 0", done[0].canary[0].tokens) == pytest.approx(
+        done[0].canary[0].logprobs, abs=1e-5
+    )
+    assert policy.sample([SampleRequest(prompt="task 0", n=4, max_tokens=6)]) == alone
+    listed = json.loads(server.ask("GET", "/v1/models"))["data"]
+    assert {(one["id"], one["parent"]) for one in listed} >= {(server.base, None), ("v0", server.base), ("v1", server.base)}
+    server.ask("POST", "/v1/unload_lora_adapter", {"lora_name": "v1"})  # as a server that was started again has forgotten it
+    assert served[1].score("task 0", (5, 6)) == pytest.approx(again_scored(base, tmp_path / "adapter1"), abs=1e-4)
 
 
+def again_scored(base: Path, adapter: Path) -> list[float]:
+    return hf.Trainee(hf.HFModel.load(base), adapter, 0).score("task 0", (5, 6))
+
+
+def test_an_adapter_that_is_not_this_models_is_refused(base: Path, server: Engine, policy: EnginePolicy, tmp_path: Path) -> None:
+    words = hf.HFWords.load(base)
+    trained(base, policy, tmp_path / "good")
+    with pytest.raises(CheckFailed, match="no readable adapter_config"):
+        EnginePolicy(server, words, "none", tmp_path)
+    config = json.loads((tmp_path / "good" / "adapter_config.json").read_text())
+    shutil.copytree(tmp_path / "good", tmp_path / "other")
+    (tmp_path / "other" / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "hf@00"}))
+    with pytest.raises(Misconfigured, match="made for the base hf@00"):
+        EnginePolicy(server, words, "other", tmp_path / "other")
+    tensors = load_file(tmp_path / "good" / "adapter_model.safetensors")
+    for name, changed in (
+        ("damaged", None),
+        ("foreign", {key.replace("layers.1", "layers.9"): value for key, value in tensors.items()}),
+        ("small", {key: value[:1].contiguous() for key, value in tensors.items()}),
+    ):
+        shutil.copytree(tmp_path / "good", tmp_path / name)
+        file = tmp_path / name / "adapter_model.safetensors"
+        save_file(changed, file) if changed else file.write_bytes(b"junk")
+        with pytest.raises(UsageError, match="cannot be loaded"):
+            EnginePolicy(server, words, name, tmp_path / name)
+    before = policy.score("task 0", (5, 6))
+    EnginePolicy(server, words, "good", tmp_path / "good")
+    assert policy.score("task 0", (5, 6)) == before
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_the_server_speaks_as_vllm_does(model: Path, server: Engine) -> None:
+    words = hf.HFWords(model, hf.digest_of(model))
+    asked = {"model": server.base, "n": 2, "max_tokens": 4, "seed": 7, "return_token_ids": True}
+    turns = [{"role": "user", "content": "task 0"}]
+    prompt = list(words.encode("task 0"))
+    assert json.loads(server.ask("POST", "/tokenize", {"messages": turns}))["tokens"] == prompt
+    said = json.loads(server.ask("POST", "/v1/completions", {**asked, "prompt": prompt, "logprobs": 1, "prompt_logprobs": 0}))
+    assert [choice["finish_reason"] for choice in said["choices"]] == ["length", "length"]
+    first = said["choices"][0]
+    assert first["prompt_token_ids"] == prompt and len(first["token_ids"]) == len(first["logprobs"]["token_logprobs"]) == 4
+    assert first["prompt_logprobs"][0] is None and list(first["prompt_logprobs"][1]) == [str(prompt[1])]
+    assert said["usage"] == {"prompt_tokens": len(prompt), "completion_tokens": 8, "total_tokens": len(prompt) + 8}
+    chat = json.loads(server.ask("POST", "/v1/chat/completions", {**asked, "messages": turns, "logprobs": True}))
+    assert chat["prompt_token_ids"] == prompt
+    assert [choice["token_ids"] for choice in chat["choices"]] == [choice["token_ids"] for choice in said["choices"]]
+    assert chat["choices"][0]["message"] == {"role": "assistant", "content": first["text"]}
+    assert [one["logprob"] for one in chat["choices"][0]["logprobs"]["content"]] == first["logprobs"]["token_logprobs"]
+    several = json.loads(server.ask("POST", "/v1/completions", {**asked, "prompt": ["task 0", prompt]}))["choices"]
+    assert [choice["token_ids"] for choice in several[2:]] == [choice["token_ids"] for choice in said["choices"]]
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+@pytest.mark.parametrize(
+    ("path", "changed", "why"),
+    [
+        ("/v1/completions", {"top_p": 0.9}, "samples from all of the distribution"),
+        ("/v1/completions", {"guided_regex": "a"}, "guided_regex"),
+        ("/v1/completions", {"stop_token_ids": [5]}, "ends a completion at"),
+        ("/v1/completions", {"prompt": [1] * 200}, "the model reads 1 to 127"),
+        ("/v1/completions", {"n": 0}, "ask for 1 to 4096"),
+        ("/v1/completions", {"model": "else"}, "The model `else` does not exist"),
+        ("/v1/unload_lora_adapter", {"lora_name": "else"}, "cannot be found"),
+        ("/v2/completions", {}, "There is no POST"),
+    ],
+)
+def test_the_server_refuses_what_it_would_not_honour(server: Engine, path: str, changed: dict[str, Any], why: str) -> None:
+    with pytest.raises((UsageError, NotFound), match=why):
+        server.ask("POST", path, {"model": server.base, "prompt": [5, 6], **changed})
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_a_server_that_died_is_started_again(base: Path, tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs")
+    name, asked = blobs.put_folder(base), [SampleRequest(prompt="task 0", max_tokens=4)]
+    models = Models(blobs, tmp_path / "work")
+    try:
+        before = models.sample(name, asked)
+        models._engines[name]._child.kill()
+        models._engines[name]._child.wait()
+        assert models.sample(name, asked) == before
+        assert models.find(f"{name}@uniform").sample(asked)[0].logprobs[0][0] == pytest.approx(-math.log(hf.HFWords.load(base).vocabulary))
+    finally:
+        models.close()
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_no_one_without_the_key_is_answered(server: Engine) -> None:
+    status, _ = Caller(server.url, "another", "inference server").ask("GET", "/v1/models")
+    assert status == 401
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
 def test_checkpointing_gives_the_same_gradient(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient(checkpointing: str) -> "list[torch.Tensor]":
         monkeypatch.setenv("EVOLOG_CHECKPOINTING", checkpointing)
@@ -142,14 +288,18 @@ def test_a_model_that_is_not_there_stops_the_run_before_it_starts(tmp_path: Path
     one_sentence(said, "no folder here")
 
 
-def test_a_run_of_a_model_by_its_path_is_trained_by_trl_and_served(models: Path, tmp_path: Path) -> None:
-    base = tiny_lm.cached(toys.traces(0), models / "evolog" / "models")  # an ordinary transformers folder that knows the task's words
-    task = tmp_path / "compared"
+def test_a_run_by_the_models_path_is_sampled_trained_and_served(model: Path, tmp_path: Path) -> None:
+    back_end, signal = {"qwen3": ("native", "scores"), "llama": ("trl", "comparisons")}[model.name]
+    task = tmp_path / "letters"
     shutil.copytree(NUMBERS, task)
-    (task / "task.py").write_text((task / "task.py").read_text() + 'SIGNAL = "comparisons"\n')
-    place = Place(tmp_path, XDG_CACHE_HOME=str(models), EVOLOG_TRAINER="trl")
-    place.evolog("run", str(task), "--levers", "weights", "--policy", f"hf:{base}", "--name", "n", "--json")
-    asked = "SELECT DISTINCT policy, algorithm, back_end, error < 1e-3 AS served FROM adapter_published JOIN adapter_served "
+    (task / "task.py").write_text((task / "task.py").read_text() + f'SIGNAL = "{signal}"\n')
+    (task / "verifier.py").write_text(LETTERS)
+    place = Place(tmp_path, EVOLOG_TRAINER=back_end)
+    limited = ("--budget", "rollouts=200", "--generations", "1")
+    place.evolog("run", str(task), "--levers", "weights", "--policy", f"hf:{model}", *limited, "--name", "n", "--json")
+    asked = "SELECT DISTINCT policy, back_end, error < 1e-3 AS served FROM adapter_published JOIN adapter_served "
     asked += "USING (run, generation, round) JOIN run_started USING (run)"
     found = json.loads(place.evolog("sql", asked, "--format", "json").out)
-    assert found == [{"policy": f"hf:{base}", "algorithm": "dpo", "back_end": "trl", "served": True}]
+    assert found == [{"policy": f"hf:{model}", "back_end": back_end, "served": True}]
+    asked = "SELECT count(*) AS calls FROM model_called WHERE adapter <> ''"
+    assert json.loads(place.evolog("sql", asked, "--format", "json").out)[0]["calls"] > 0

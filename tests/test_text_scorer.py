@@ -162,8 +162,8 @@ def test_training_raises_what_was_rewarded_and_the_numpy_policy_agrees_with_torc
     assert [s.tokens[0][0] for s in policy.sample([ask(text, temperature=0) for text in TEXTS])] == [1, 2, 3, 4, 0]
     assert result.steps[-1].loss < result.steps[0].loss
     assert (result.trained_on, len(result.steps), result.steps[0].kl_to_base) == (5, 30, 0.0)
-    for prompt, logprobs in result.canary:
-        assert policy.log_probs(prompt) == pytest.approx(logprobs, abs=1e-4)
+    for canary in result.canary:
+        assert policy.log_probs(canary.prompt) == pytest.approx(canary.logprobs, abs=1e-4)
 
 
 def test_training_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_turns_of_one_attempt_are_one_sequence_with_what_the_tool_said_masked(mo
     order = Order(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={}, seed=0, about={})
     done = train(order, [attempt, other], SOURCES, tmp_path / "adapter", tmp_path / "left")
     assert done.steps[0].tokens == 2 * sum(rollout.mask)
-    assert open_policy(base, tmp_path / "adapter").log_probs("task 0") == pytest.approx(done.canary[0][1], abs=1e-3)
+    assert open_policy(base, tmp_path / "adapter").log_probs("task 0") == pytest.approx(done.canary[0].logprobs, abs=1e-3)
 
 
 def no_label(item: str) -> str:

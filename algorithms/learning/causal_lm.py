@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from algorithms.learning import kernels
 from algorithms.learning.batch import Rollout
@@ -19,6 +21,8 @@ from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 
 RANK, ALPHA = 32, 32
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+ROUTERS = {"router", "gate", "shared_expert_gate"}
+"""What transformers names the part of a mixture that chooses experts; a layer in such a part gets no adapter."""
 
 
 class Words(Protocol):
@@ -33,6 +37,20 @@ class Words(Protocol):
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The tokens of a completion and the one that ends it."""
+
+
+def linear_layers(model: Any) -> tuple[str, ...]:
+    """The last names of the linear layers (nn.Linear, Conv1D) of a model's decoder, in order: what peft is to put adapters into.
+
+    Without the output embeddings and a mixture's routers. The experts of a mixture are stacked tensors in transformers and so left out
+    too; its attention, and the layers that all tokens pass through, are not. Raises UsageError if there are no linear layers.
+    """
+    head = model.get_output_embeddings()
+    layers = [path for path, each in model.base_model.named_modules() if isinstance(each, nn.Linear | Conv1D) and each is not head]
+    names = {path.split(".")[-1] for path in layers if ROUTERS.isdisjoint(path.split("."))}
+    if not names:
+        raise UsageError(f"{type(model).__name__} has no linear layers to put an adapter into; use another model, or train no weights.")
+    return tuple(sorted(names))
 
 
 class CausalTrainee:
@@ -60,11 +78,19 @@ class CausalTrainee:
         self._checkpointing = checkpointing
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", target_modules=list(targets), task_type="CAUSAL_LM")
+        config = LoraConfig(
+            r=RANK,
+            lora_alpha=ALPHA,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=list(targets),
+            task_type="CAUSAL_LM",
+            fan_in_fan_out=any(isinstance(each, Conv1D) for each in model.modules()),
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model: Any = get_peft_model(model, config).eval()
-            self._head = nn.Linear(model.config.hidden_size, 1, device=model.device) if critic else None
+            self._head = nn.Linear(model.get_output_embeddings().weight.shape[1], 1, device=model.device) if critic else None
         config.base_model_name_or_path = self.name
         if self._head:
             nn.init.zeros_(self._head.weight)
@@ -92,23 +118,45 @@ class CausalTrainee:
             raise UsageError(f"{self.name} has no dropout and {dropout:g} was ordered; order dropout 0.")
         prompts = [self.encode(rollout.prompt) for rollout in rollouts]
         sequences = [prompt + rollout.tokens for prompt, rollout in zip(prompts, rollouts, strict=True)]
-        ids = padded(sequences, self.model.config.max_position_embeddings)
+        ids = padded(sequences, getattr(self.model.config.get_text_config(), "max_position_embeddings", None))
         target = padded([rollout.tokens for rollout in rollouts])
         mask = padded([(1,) * len(rollout.tokens) for rollout in rollouts])
         before = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(target.shape[1])
-        model, device = self.model.get_base_model(), self.model.device
+        before = before.clamp(max=ids.shape[1] - 2)
+        device = self.model.device
         ids, target, before = ids.to(device), target.to(device), before.to(device)
-        self.model.train(self._checkpointing and torch.is_grad_enabled())  # transformers checkpoints in training mode only
-        if base:
-            with self.model.disable_adapter():
-                hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
-        else:
-            hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
-        hidden = hidden[torch.arange(len(ids), device=device)[:, None], before.clamp(max=hidden.shape[1] - 1)]
-        logits = model.get_output_embeddings()(hidden)
+        with self.model.disable_adapter() if base else nullcontext():
+            logits, hidden = self._said(ids[:, :-1], before)
         logp, entropy, _ = (each.view(target.shape) for each in kernels.joint(logits.flatten(0, 1), None, target.flatten()))
         values = self._head(hidden.detach().float())[:, :, 0] if self._head else torch.zeros_like(logp)
         return Outputs(logp=logp.cpu() * mask, entropy=entropy.cpu() * mask, values=values.cpu() * mask)
+
+    def _said(self, ids: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's own logits at `places` (B, T) and the states (B, T, hidden) that they are made from; there are no others.
+
+        Its forward is cut down to these places where the output embeddings begin, so that what it does to logits after them, such as
+        Gemma's soft cap or Granite's scale, is done. Raises UsageError if it has no such place.
+        """
+        rows = torch.arange(len(ids), device=ids.device)[:, None]
+        read: list[torch.Tensor] = []
+
+        def cut(head: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
+            read.append(given[0][rows, places])
+            return read[-1]
+
+        model = self.model.get_base_model()
+        for module in model.modules():  # transformers checkpoints in training mode only, and dropout is to stay off
+            module.training = self._checkpointing and torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False)
+        hook = model.get_output_embeddings().register_forward_pre_hook(cut)
+        try:
+            logits = model(ids, use_cache=False).logits
+        finally:
+            hook.remove()
+        if len(read) != 1:
+            raise UsageError(
+                f"{type(model).__name__} used its output embeddings {len(read)} times in a forward, expected once; use another model."
+            )
+        return logits, read[0]
 
     def save(self, out: Path, card: str) -> None:
         """Write a peft folder with `card` as its README.md, in place of what was there; the same weights give the same bytes."""

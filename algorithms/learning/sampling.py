@@ -131,7 +131,8 @@ class Sampler:
         while unread:
             part, unread = unread[:PREFILL_SLOTS], unread[PREFILL_SLOTS:]
             ids = torch.tensor([*part, *[part[0]] * (PREFILL_SLOTS - len(part))], device=self._model.device)
-            read.append(self._model(ids, use_cache=True, logits_to_keep=1))
+            whole = DynamicCache()  # of every position, also where a layer looks back through a window
+            read.append(self._model(ids, past_key_values=whole, use_cache=True, logits_to_keep=1))
         rows = torch.tensor([distinct[prompt] for prompt in prompts], device=self._model.device)
         cache = DynamicCache()
         for layer in range(len(read[0].past_key_values.layers)):

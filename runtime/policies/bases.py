@@ -20,7 +20,8 @@ UNIFORM = "uniform"
 """In an adapter's place: the same vocabulary, with every label as probable as the next."""
 
 
-KINDS = (text_scorer.KIND, "tiny-lm", "hf")
+HF = "hf"
+KINDS = (text_scorer.KIND, "tiny-lm", HF)
 CLOSED = (text_scorer.KIND,)
 """Those whose answer is one of a closed set of labels, in one token."""
 Traces = Sequence[tuple[str, str]]
@@ -81,10 +82,9 @@ def kind_of(base: Path) -> str:
 
 
 def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> Policy:
-    """The policy of a base folder, with the adapter of a peft folder if one is given."""
-    kind = kind_of(base)
-    if kind == text_scorer.KIND:
+    """The embedded policy of a base folder, with the adapter of a peft folder if one is given; of any kind but `hf`, which has a server."""
+    if kind_of(base) == text_scorer.KIND:
         return Uniform(text_scorer.load_base(base).labels) if uniform else text_scorer.load(base, adapter)
     from runtime.policies import causal
 
-    return causal.open_policy(kind, base, adapter, uniform=uniform)
+    return causal.open_policy(base, adapter, uniform=uniform)

@@ -8,7 +8,6 @@ from pathlib import Path
 from algorithms.learning import tiny_lm
 from algorithms.learning.sampling import Ask, Base, Sampler
 from events.errors import UsageError
-from runtime.policies import hf
 from runtime.policies.interface import Sampled, SampleRequest
 
 
@@ -76,7 +75,7 @@ class UniformTokens:
         return Sampled(texts, tuple(found), logprobs, len(self._base.encode(request.prompt)))
 
 
-def open_policy(kind: str, base: Path, adapter: Path | None, *, uniform: bool = False) -> CausalPolicy | UniformTokens:
-    """The policy of a base folder and, if given, a peft folder; raises NotFound, CheckFailed or Misconfigured."""
-    model = hf.HFModel.load(base) if kind == hf.KIND else tiny_lm.TinyLM.load(base)
+def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> CausalPolicy | UniformTokens:
+    """The embedded language model of a base folder and, if given, a peft folder; raises NotFound, CheckFailed or Misconfigured."""
+    model = tiny_lm.TinyLM.load(base)
     return UniformTokens(model) if uniform else CausalPolicy(model.sampler(adapter))

@@ -14,6 +14,10 @@ from runtime.policies.interface import Sampled, SampleRequest
 PATIENCE = 120.0
 """Seconds for which a policy server may be away, as while it starts again, before a call gives up."""
 
+BUSY = (429, 503)
+KEY = "VLLM_API_KEY"
+"""The variable with what a server of vLLM's kind asks its callers for, if anything."""
+
 
 class _Logprobs(msgspec.Struct):
     token_logprobs: tuple[float, ...]
@@ -43,18 +47,49 @@ def model_name(base: str, adapter: str) -> str:
     return f"{base}@{adapter}" if adapter else base
 
 
+class Caller:
+    """Asks one HTTP server in JSON, waiting for it while it is away; `who` names it where it stays away. For one thread."""
+
+    def __init__(self, url: str, token: str, who: str, *, patience: float = PATIENCE) -> None:
+        self._token, self._patience = token, patience
+        self._away = f"No {who} answers at {url}"
+        where = urlsplit(url)
+        kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(where.hostname or "127.0.0.1", where.port, timeout=300)
+        self._prefix = where.path.rstrip("/")
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """The status and body of the answer; raises TryAgain where none comes."""
+        deadline = time.monotonic() + self._patience
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        while True:
+            try:
+                self._connection.request(method, self._prefix + path, data, headers)
+                answer = self._connection.getresponse()
+                status, said = answer.status, answer.read()
+                if status not in BUSY:
+                    return status, said
+                why = reason(said)
+            except (OSError, http.client.HTTPException) as wrong:
+                self._connection.close()
+                why = str(wrong)
+            if time.monotonic() > deadline:
+                raise TryAgain(f"{self._away} ({why}); see logs/policy-0.log.")
+            time.sleep(0.1)
+
+
 class PolicyClient:
     """Asks one policy server, waiting for it while it is away. For one thread."""
 
     def __init__(self, url: str, token: str, *, patience: float = PATIENCE) -> None:
-        self._url, self._token, self._patience = url, token, patience
-        where = urlsplit(url)
-        self._connection = http.client.HTTPConnection(where.hostname or "127.0.0.1", where.port or 80, timeout=300)
+        self._caller = Caller(url, token, "policy server", patience=patience)
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request by the named model; raises `UserError` if the server says that it cannot."""
-        body = json.dumps([_body(model, request) for request in requests])
-        completions = _decoder.decode(self._post("/v1/completions", body))
+        status, answer = self._caller.ask("POST", "/v1/completions", [_body(model, request) for request in requests])
+        if status != 200:
+            raise UserError(f"The policy server refused a call: {reason(answer)}")
         return [
             Sampled(
                 tuple(choice.text for choice in completion.choices),
@@ -62,26 +97,8 @@ class PolicyClient:
                 tuple(choice.logprobs.token_logprobs for choice in completion.choices),
                 completion.usage.prompt_tokens,
             )
-            for completion in completions
+            for completion in _decoder.decode(answer)
         ]
-
-    def _post(self, path: str, body: str) -> bytes:
-        deadline = time.monotonic() + self._patience
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        while True:
-            try:
-                self._connection.request("POST", path, body.encode(), headers)
-                answer = self._connection.getresponse()
-                data = answer.read()
-            except (OSError, http.client.HTTPException) as wrong:
-                self._connection.close()
-                if time.monotonic() > deadline:
-                    raise TryAgain(f"No policy server answers at {self._url} ({wrong}); see logs/policy-0.log.") from wrong
-                time.sleep(0.1)
-                continue
-            if answer.status == 200:
-                return data
-            raise UserError(f"The policy server refused a call: {_reason(data)}")
 
 
 def _body(model: str, request: SampleRequest) -> dict[str, object]:
@@ -99,7 +116,8 @@ def _body(model: str, request: SampleRequest) -> dict[str, object]:
     }
 
 
-def _reason(data: bytes) -> str:
+def reason(data: bytes) -> str:
+    """What an answer that is an error says."""
     try:
         return str(json.loads(data)["error"]["message"])
     except (ValueError, KeyError, TypeError):

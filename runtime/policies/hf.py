@@ -7,25 +7,23 @@ gigabytes stay where they are, and a host whose files differ refuses.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
-from algorithms.learning.causal_lm import CausalTrainee, write_json
-from algorithms.learning.sampling import Sampler
+from algorithms.learning.causal_lm import CausalTrainee, linear_layers, write_json
 from events.errors import CheckFailed, NotFound, UsageError
 
 KIND = "hf"
 PREFIX = "hf:"
 CHECKPOINTING = "EVOLOG_CHECKPOINTING"
 """Set to 1, training keeps no activations and computes them again in the backward pass."""
+UNLIMITED = 1 << 30
+"""Positions of a model that says no number."""
 EDGE = 1 << 20
 """Bytes of a large file's beginning and end that its digest covers, beside its size."""
-TARGETS = {"gpt_oss": ("q_proj", "k_proj", "v_proj", "o_proj")}
-"""Linear layers that get an adapter, by the model's type; all of the decoder's for any other."""
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def describe(named: str, into: Path) -> None:
@@ -68,23 +66,32 @@ def digest_of(folder: Path) -> str:
     return of.hexdigest()
 
 
-class HFModel:
-    """A frozen model with its tokenizer, on the GPU in bfloat16 if there is one, else on one thread of the CPU in float32."""
+class HFWords:
+    """What a model's folder says without its weights: tokens of texts, how answers end, and how long they may be."""
 
-    def __init__(self, model: Any, tokenizer: Any, digest: str) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+    def __init__(self, folder: Path, digest: str) -> None:
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            config: Any = AutoConfig.from_pretrained(folder)
+            if (folder / "generation_config.json").is_file():
+                generation: Any = GenerationConfig.from_pretrained(folder)
+            else:
+                generation = GenerationConfig.from_model_config(config)
+        except (OSError, ValueError, KeyError) as wrong:
+            raise _unreadable(folder, wrong) from wrong
+        self.folder, self.digest = folder, digest
         self.name = f"{KIND}@{digest[:16]}"
-        eos = model.generation_config.eos_token_id if model.generation_config.eos_token_id is not None else tokenizer.eos_token_id
+        eos = self.tokenizer.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
         self.ends = frozenset(eos if isinstance(eos, list) else [eos])
-        self.positions = int(model.config.max_position_embeddings)
-        self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        text = config.get_text_config()
+        self.positions = int(getattr(text, "max_position_embeddings", UNLIMITED))
+        self.vocabulary = int(text.vocab_size)
 
     @classmethod
-    def load(cls, base: Path) -> "HFModel":
-        """The model that a base folder names; raises NotFound or CheckFailed."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    def load(cls, base: Path) -> Self:
+        """Those of the model that a base folder names; raises NotFound, or CheckFailed where this host's files are not the run's."""
         card = json.loads((base / "base.json").read_text(encoding="utf-8"))
         folder = resolve(card["model"])
         seen = digest_of(folder)
@@ -93,26 +100,20 @@ class HFModel:
                 f"The model {card['model']} has digest {seen[:16]} on this host, the run was started on {card['digest'][:16]}; "
                 "fetch the same version here."
             )
-        cuda = torch.cuda.is_available()
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if cuda else torch.float32)
-        except (OSError, ValueError, KeyError) as wrong:
-            why = (str(wrong).strip().splitlines() or [type(wrong).__name__])[0]
-            raise CheckFailed(f"The model in {folder} cannot be loaded as a causal language model ({why:.200}).") from wrong
-        return cls(model.cuda() if cuda else model, tokenizer, seen)
+        return cls(folder, seen)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """The prompt as a user's turn in the model's chat template, or as it is where there is none; raises UsageError if too long."""
-        if self.tokenizer.chat_template:
-            turns = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-            tokens = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        else:
-            tokens = tuple(self.tokenizer(prompt)["input_ids"])
-        if len(tokens) >= self.positions:
-            raise UsageError(f"A prompt has {len(tokens)} tokens and the model reads at most {self.positions - 1}; shorten it.")
-        return tokens
+        return self.encode_turns([{"role": "user", "content": prompt}]) if self.tokenizer.chat_template else self.encode_plain(prompt)
+
+    def encode_turns(self, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """A conversation in the model's chat template, up to where the model is to speak."""
+        text = self.tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, tokenize=False)
+        return self._fitting(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_plain(self, text: str) -> tuple[int, ...]:
+        """A text as it is, with what the tokenizer puts before every text."""
+        return self._fitting(self.tokenizer(text)["input_ids"])
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The tokens of a completion and the one that ends it."""
@@ -122,19 +123,34 @@ class HFModel:
         """The text of tokens, without the special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def sampler(self, adapter: Path | None = None) -> Sampler:
-        """What can be asked, with the adapter of a peft folder merged in; raises as Trainee does. With an adapter the model is used up."""
-        return Trainee(self, adapter, seed=0).sampler() if adapter else Sampler(self, self.model)
+    def _fitting(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        if len(tokens) >= self.positions:
+            raise UsageError(f"A prompt has {len(tokens)} tokens and the model reads at most {self.positions - 1}; shorten it.")
+        return tuple(tokens)
+
+
+class HFModel(HFWords):
+    """A frozen model with its tokenizer, on the GPU in bfloat16 if there is one, else on one thread of the CPU in float32."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        super().__init__(folder, digest)
+        from transformers import AutoModelForCausalLM
+
+        cuda = torch.cuda.is_available()
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if cuda else torch.float32)
+        except (OSError, ValueError, KeyError) as wrong:
+            raise _unreadable(folder, wrong) from wrong
+        self.model = (model.cuda() if cuda else model).eval().requires_grad_(False)
+        self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
 
 
 class Trainee(CausalTrainee):
     """A model under a LoRA adapter that is trained; see `CausalTrainee`. It takes the model over."""
 
     def __init__(self, base: HFModel, adapter: Path | None, seed: int, critic: bool = False) -> None:
-        self._base = base
-        targets = TARGETS.get(base.model.config.model_type, LINEAR)
         checkpointing = os.environ.get(CHECKPOINTING, "") not in ("", "0")
-        super().__init__(base, base.model, targets, adapter, seed, critic, checkpointing)
+        super().__init__(base, base.model, linear_layers(base.model), adapter, seed, critic, checkpointing)
 
     @torch.no_grad()
     def log_probs(self, prompt: str) -> list[float]:
@@ -143,6 +159,20 @@ class Trainee(CausalTrainee):
         logits = self.model(ids, logits_to_keep=1).logits[0, -1].double()
         return [float(value) for value in torch.log_softmax(logits, 0)]
 
-    def sampler(self) -> Sampler:
-        """The adapter merged into the weights, to be asked; there is nothing left to train."""
-        return Sampler(self._base, self.model.merge_and_unload())
+    @torch.no_grad()
+    def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
+        """The natural log-probability of each of the tokens after a prompt, with the weights as they are now."""
+        return log_probs_of(self.model, self.encode(prompt), tokens)
+
+
+def log_probs_of(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """The natural log-probability of each of the tokens, one after the other, after a prompt."""
+    ids = torch.tensor([[*prompt, *tokens]], device=model.device)
+    logits = model(ids[:, :-1], logits_to_keep=len(tokens)).logits[0].double()
+    logs = torch.log_softmax(logits, 1)[torch.arange(len(tokens)), list(tokens)]
+    return [float(value) for value in logs]
+
+
+def _unreadable(folder: Path, wrong: Exception) -> CheckFailed:
+    why = (str(wrong).strip().splitlines() or [type(wrong).__name__])[0]
+    return CheckFailed(f"The model in {folder} cannot be loaded as a causal language model ({why:.200}).")

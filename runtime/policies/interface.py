@@ -1,7 +1,7 @@
 """What every policy offers: completions of a prompt, with token ids and the log-probabilities at which they were sampled."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -38,3 +38,11 @@ class Sampler(Protocol):
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request; the same for the same request, whatever else is asked with it."""
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """A policy of so large a vocabulary that it shows log-probabilities of given tokens alone."""
+
+    def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
+        """The natural log-probability of each of the tokens, one after the other, after a prompt."""

@@ -6,16 +6,16 @@ Two extensions: a body may be a list of requests, which are answered as a list; 
 
 import hmac
 import json
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 
-from events.errors import UserError
-from runtime.policies.interface import Sampler, SampleRequest
+from events.errors import TryAgain, UserError
+from runtime.policies.interface import Sampled, SampleRequest
 
 BODY_LIMIT = 64 * 1024 * 1024
+Sample = Callable[[str, Sequence[SampleRequest]], list[Sampled]]
 
 
 class _Structured(msgspec.Struct):
@@ -37,14 +37,13 @@ _decoder = msgspec.json.Decoder(list[_Body] | _Body)
 
 
 class PolicyServer(ThreadingHTTPServer):
-    """Serves the models that `find` gives by name; one call computes at a time."""
+    """Serves what `sample` gives for a model's name and requests."""
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, port: int, token: str, find: Callable[[str], Sampler], names: Callable[[], list[str]]) -> None:
-        self.token, self.find, self.names = token, find, names
-        self.computing = threading.Lock()
+    def __init__(self, port: int, token: str, sample: Sample, names: Callable[[], list[str]]) -> None:
+        self.token, self.sample, self.names = token, sample, names
         super().__init__(("127.0.0.1", port), _Handler)
 
     def complete(self, body: bytes) -> object:
@@ -58,25 +57,24 @@ class PolicyServer(ThreadingHTTPServer):
         for place, of in enumerate(bodies):
             by_model.setdefault(of.model, []).append(place)
         answers: list[object] = [None] * len(bodies)
-        with self.computing:
-            for model, places in by_model.items():
-                sampled = self.find(model).sample([_request(bodies[place]) for place in places])
-                for place, one in zip(places, sampled, strict=True):
-                    answers[place] = {
-                        "object": "text_completion",
-                        "model": model,
-                        "choices": [
-                            {
-                                "index": i,
-                                "text": text,
-                                "token_ids": tokens,
-                                "logprobs": {"token_logprobs": logprobs},
-                                "finish_reason": "stop" if len(tokens) < bodies[place].max_tokens else "length",
-                            }
-                            for i, (text, tokens, logprobs) in enumerate(zip(one.texts, one.tokens, one.logprobs, strict=True))
-                        ],
-                        "usage": {"prompt_tokens": one.prompt_tokens, "completion_tokens": sum(map(len, one.tokens))},
-                    }
+        for model, places in by_model.items():
+            sampled = self.sample(model, [_request(bodies[place]) for place in places])
+            for place, one in zip(places, sampled, strict=True):
+                answers[place] = {
+                    "object": "text_completion",
+                    "model": model,
+                    "choices": [
+                        {
+                            "index": i,
+                            "text": text,
+                            "token_ids": tokens,
+                            "logprobs": {"token_logprobs": logprobs},
+                            "finish_reason": "stop" if len(tokens) < bodies[place].max_tokens else "length",
+                        }
+                        for i, (text, tokens, logprobs) in enumerate(zip(one.texts, one.tokens, one.logprobs, strict=True))
+                    ],
+                    "usage": {"prompt_tokens": one.prompt_tokens, "completion_tokens": sum(map(len, one.tokens))},
+                }
         return answers if isinstance(asked, list) else answers[0]
 
 
@@ -103,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, f"no such path: {self.path}")
         try:
             self._say(200, self.server.complete(body))
+        except TryAgain as wrong:
+            self._refuse(503, str(wrong))
         except (UserError, ValueError) as wrong:
             self._refuse(400, str(wrong))
 

@@ -1,7 +1,13 @@
 """One training round, whatever the policy and the algorithm: from recorded attempts to a peft folder, and what the next goes on from."""
 
+import gc
+import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,14 +17,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from algorithms.learning import algorithm as find_algorithm
-from algorithms.learning.batch import Algorithm, NothingToLearn, Rollout, Step, Turn, Vote, demonstration, merge
+from algorithms.learning.batch import Algorithm, Diverged, Mismatch, NothingToLearn, Rollout, Step, Turn, Vote, demonstration, merge
 from algorithms.learning.update import State, Trainable, Updated, update
-from events.errors import CheckFailed, UsageError
+from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, Unavailable, UsageError, UserError
+from events.fact import NotFinite
+from events.weights import Canary
 from runtime.policies import text_scorer
-from runtime.policies.bases import kind_of
-from runtime.policies.interface import SampleRequest
+from runtime.policies.bases import HF, kind_of
+from runtime.policies.interface import SampleRequest, Scores
 
-CANARIES = 4
+CANARIES, CANARY_TOKENS = 4, 16
+ROOT = Path(__file__).parents[2]
+RANK = "runtime.policies.launched"
+"""The module that each process of a launch runs."""
+LAST = 20
+"""How many lines of a launch's output are told, where it ended without saying why."""
+TOLD: tuple[type[Exception], ...] = (
+    *(UserError, UsageError, CheckFailed, NotFound, Unavailable, TryAgain, Misconfigured),
+    *(Diverged, Mismatch, NotFinite, NothingToLearn),
+)
+"""The exceptions that come out of a launch as they were raised in it."""
 BackEnd = Literal["native", "trl"]
 
 
@@ -87,18 +105,37 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Further lines of the adapter's card."""
     back_end: BackEnd = "native"
     """Whose gradient work is wanted; what trl cannot do is done natively."""
+    accelerate: Path | None = None
+    """An accelerate configuration, under which trl's gradient work is launched; None: it is done in this process."""
 
 
 class Trained(msgspec.Struct, frozen=True):
-    """The optimiser's steps, canaries (prompt, log-probability of each first token), and what the batch came to."""
+    """The optimiser's steps, canaries, and what the batch came to."""
 
     steps: tuple[Step, ...]
-    canary: tuple[tuple[str, tuple[float, ...]], ...]
+    canary: tuple[Canary, ...]
     trained_on: int
     left_out: int
     votes: tuple[Vote, ...]
     back_end: BackEnd
     """Which did the work."""
+    processes: int = 1
+    """How many shared it."""
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What each process of a launch is given."""
+
+    order: Order
+    rollouts: tuple[Rollout, ...]
+
+
+class Wrong(msgspec.Struct, frozen=True):
+    """What the process of a launch that failed first says of it."""
+
+    kind: str
+    reason: str
+    votes: tuple[Vote, ...] = ()
 
 
 def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path, state_out: Path) -> Trained:
@@ -115,25 +152,106 @@ def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path
     rollouts = recorded(attempts, algorithm, sources, model)
     if not rollouts:
         raise NothingToLearn(f"None of {len(attempts)} attempts asked the policy anything.")
-    state = load_state(order.state, algorithm.name) if order.state else None
-    back_end, descend = descent(order.back_end, model, algorithm)
-    done = descend(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
-    model.save(out, card(order, model, done.trained_on))
-    save_state(state_out, done.state, algorithm.name)
-    prompts = list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]
-    canary = tuple((prompt, tuple(model.log_probs(prompt))) for prompt in prompts)
-    return Trained(done.steps, canary, done.trained_on, done.left_out, done.votes, back_end)
+    back_end = back_end_for(order.back_end, model, algorithm)
+    if order.accelerate and back_end == "trl":
+        del model  # the processes of the launch need its memory
+        gc.collect()
+        torch.cuda.empty_cache()
+        trained = by_launch(order.accelerate, Task(order, tuple(rollouts)), out, state_out)
+        model = open_trainee(order.base, out, order.seed, algorithm.critic)
+    else:
+        done = descend(order, back_end, model, algorithm, rollouts)
+        trained = keep(order, back_end, model, done, out, state_out)
+    canary = tuple(canaries(model, rollouts))
+    return msgspec.structs.replace(trained, canary=canary)
 
 
-def descent(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> tuple[BackEnd, Callable[..., Updated]]:
-    """The update of the back end that is wanted, or the native one: trl has no critic, and trains causal language models only."""
+def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
+    """What shows a server that it has these weights, for the first few prompts: of a large vocabulary, the recorded tokens alone."""
+    shown = {rollout.prompt: rollout.tokens[:CANARY_TOKENS] for rollout in reversed(rollouts)}
+    for prompt in list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]:
+        if isinstance(model, Scores):
+            yield Canary(prompt, tuple(model.score(prompt, shown[prompt])), shown[prompt])
+        else:
+            yield Canary(prompt, tuple(model.log_probs(prompt)))
+
+
+def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> BackEnd:
+    """The back end that is wanted, or the native one: trl has no critic, and trains causal language models only."""
     from algorithms.learning.causal_lm import CausalTrainee
 
-    if wanted == "native" or algorithm.critic or not isinstance(model, CausalTrainee):
-        return "native", update
-    from runtime.policies import trl_backend
+    return "native" if algorithm.critic or not isinstance(model, CausalTrainee) else wanted
 
-    return "trl", trl_backend.update
+
+def descend(order: Order, back_end: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]) -> Updated:
+    """The update by this back end, in this process or shared with the others of its process group; raises as `train` does."""
+    state = load_state(order.state, algorithm.name) if order.state else None
+    by: Callable[..., Updated] = update
+    if back_end == "trl":
+        from runtime.policies import trl_backend
+
+        by = trl_backend.update
+    return by(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
+
+
+def keep(order: Order, back_end: BackEnd, model: Trainee, done: Updated, out: Path, state_out: Path) -> Trained:
+    """Write the peft folder and the state; what is left to tell but for the canaries."""
+    model.save(out, card(order, model, done.trained_on))
+    save_state(state_out, done.state, order.algorithm)
+    return Trained(done.steps, (), done.trained_on, done.left_out, done.votes, back_end)
+
+
+def by_launch(config: Path, task: Task, out: Path, state_out: Path) -> Trained:
+    """`descend` and `keep`, in the processes of an accelerate configuration; raises as they do, and as `launch`."""
+    with tempfile.TemporaryDirectory(dir=out.parent) as name:
+        room = Path(name)
+        (room / "task").write_bytes(msgspec.msgpack.encode(task, enc_hook=str))
+        launch(config, room)
+        (room / "adapter").rename(out)
+        (room / "state").rename(state_out)
+        return msgspec.msgpack.decode((room / "trained").read_bytes(), type=Trained)
+
+
+def read_task(room: Path) -> Task:
+    """What a launch was given in its room."""
+    return msgspec.msgpack.decode((room / "task").read_bytes(), type=Task, dec_hook=lambda kind, said: kind(said))
+
+
+def raise_written(room: Path) -> None:
+    """Raise what a process wrote into the room, if one did: the same exception, or a RuntimeError that names one that is none of `TOLD`."""
+    if not (room / "wrong").exists():
+        return
+    wrong = msgspec.msgpack.decode((room / "wrong").read_bytes(), type=Wrong)
+    if wrong.kind == NothingToLearn.__name__:
+        raise NothingToLearn(wrong.reason, wrong.votes)
+    for kind in TOLD:
+        if kind.__name__ == wrong.kind:
+            raise kind(wrong.reason)
+    raise RuntimeError(f"{wrong.kind}: {wrong.reason}")
+
+
+def launch(config: Path, room: Path, module: str = RANK) -> None:
+    """Run `module ROOM` in as many processes as an accelerate configuration says, until they end.
+
+    They end when this process does, since their standard input ends then. Raises what the first that failed wrote into the room, or
+    RuntimeError with the last lines that they said.
+    """
+    kind = importlib.import_module("yaml").safe_load(config.read_bytes())["distributed_type"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    flags = ["--mixed_precision", "no"]  # the model's own, as in one process
+    if kind == "MULTI_CPU":
+        flags.append("--multi_gpu")  # accelerate's word for torchrun; without it, it leaves several processes of a CPU to mpirun
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *flags, "-m", module, str(room)]
+    with (
+        (room / "said").open("wb") as said,
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=said, stderr=said) as child,
+    ):
+        code = child.wait()
+    raise_written(room)
+    if code:
+        last = (room / "said").read_text(encoding="utf-8", errors="replace").splitlines()[-LAST:]
+        raise RuntimeError("\n".join([f"accelerate launch with {config} ended with code {code}:", *last]))
 
 
 def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Trainee:
@@ -143,7 +261,7 @@ def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Tr
         from runtime.policies import text_scorer_torch
 
         return text_scorer_torch.Trainee(base, parent, seed, critic)
-    if kind == "hf":
+    if kind == HF:
         from runtime.policies import hf
 
         return hf.Trainee(hf.HFModel.load(base), parent, seed, critic)

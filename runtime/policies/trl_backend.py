@@ -13,6 +13,10 @@ What trl 1.16 does otherwise, and must not here: given a PeftModel, it adds a fr
 we hand it log-probabilities under the base, GRPOTrainer is built with beta 0 so that it adds none, and DPOTrainer's is deleted.
 Its KL carries the ratio as a factor unless told not to (use_bias_correction_kl); ours is k3 as it stands.
 It multiplies by the mask, and 0 times infinity is no number, so what stands outside the mask is chosen such that no exponential overflows.
+
+Where several processes train together (torch.distributed), each has the loss of its part of every minibatch, and gradients are averaged.
+A mean over a part is weighed by the part's share of the minibatch's tokens or rows, so that the average is that of one process on all rows.
+trl's own figures are gathered as if all parts were of one size; they are not, and nobody reads these figures, so they are not gathered.
 """
 
 import importlib
@@ -20,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import torch
@@ -32,7 +36,7 @@ from transformers import PreTrainedTokenizerFast
 from algorithms.learning import terms
 from algorithms.learning.batch import Algorithm, Hyper, Rollout, Step, Terms
 from algorithms.learning.causal_lm import CausalTrainee, padded
-from algorithms.learning.update import Prepared, Updated, adam, finished, minibatches, prepare, report, settings, steered
+from algorithms.learning.update import Outputs, Prepared, Updated, adam, finished, minibatches, prepare, report, settings, steered
 from events.errors import UsageError
 
 trl: Any = importlib.import_module("trl")  # so, since its types are partial and of another strictness
@@ -41,6 +45,8 @@ datasets: Any = importlib.import_module("datasets")
 FAR = -1e4
 """The log-probability under the base outside the mask: so low that k3 is finite whatever the policy says."""
 NATIVE = "the native back end"
+MEANS = {"tokens": "bnpo", "answers": "grpo", "length": "dr_grpo"}
+"""trl's words for what the mean of a clipped loss is over."""
 PRIVATE: Mapping[str, tuple[str, ...]] = {
     "GRPOTrainer._generate_and_score_completions": ("self", "inputs"),
     "DPOTrainer._prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
@@ -49,6 +55,7 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
 """What is overridden of trl's private methods, with their parameters; why trl's minor version is pinned."""
 
 Inputs = dict[str, torch.Tensor]
+T = TypeVar("T")
 
 
 class Laid(msgspec.Struct, frozen=True):
@@ -65,11 +72,50 @@ class Laid(msgspec.Struct, frozen=True):
     own: torch.Tensor
 
 
+def ranks() -> tuple[int, int]:
+    """The number of this process among those that train together, and how many they are."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def gathered(value: T) -> list[T]:
+    """What each rank gives, in their order; its tensors are to be on the CPU."""
+    _, count = ranks()
+    found = [value] * count
+    if count > 1:
+        torch.distributed.all_gather_object(found, value)
+    return found
+
+
+class Divided:
+    """A model of which each rank asks its part of the rows, and hears the others' from them."""
+
+    def __init__(self, model: CausalTrainee) -> None:
+        self._model = model
+        self.adapter, self.critic = model.adapter, model.critic
+
+    def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
+        """As the model's."""
+        rank, count = ranks()
+        mine = rollouts[rank::count]
+        parts = [part for part in gathered(self._model.outputs(mine, base=base, dropout=dropout) if mine else None) if part]
+
+        def joined(tables: Sequence[torch.Tensor]) -> torch.Tensor:
+            whole = torch.zeros(len(rollouts), max(table.shape[1] for table in tables))
+            for first, table in enumerate(tables):
+                whole[first::count, : table.shape[1]] = table
+            return whole
+
+        return Outputs(*(joined([getattr(part, name) for part in parts]) for name in Outputs.__struct_fields__))
+
+
 class Recorded:
-    """The recorded batch, as trl is to see it; the minibatches are the native loop's, in its order."""
+    """The recorded batch, as trl is to see it; the minibatches are the native loop's, in its order, of which each rank takes a part."""
 
     def __init__(self, model: CausalTrainee, algorithm: Algorithm, ready: Prepared, seed: int) -> None:
         self.algorithm, self.ready = algorithm, ready
+        self.rank, self.count = ranks()
         self.prompts = [model.encode(rollout.prompt) for rollout in ready.selected.rollouts]
         self.minibatches = minibatches(ready.selected, ready.how, seed)
         self._device = model.adapter[0].device
@@ -110,20 +156,49 @@ class Recorded:
             own=spread(before.own) > 0,
         )
 
+    def part(self, places: Sequence[int]) -> tuple[list[int], float]:
+        """This rank's rows of a minibatch, whole pairs where it is made of such, and what their mean loss counts for in the ranks' average.
+
+        With fewer rows than ranks, one that has none takes the first, which counts for nothing.
+        """
+        width = 2 if self.algorithm.form == "preference" else 1
+        units = [places[at : at + width] for at in range(0, len(places), width)]
+        mine = [place for unit in units[self.rank :: self.count] for place in unit]
+        if not mine:
+            return list(units[0]), 0.0
+        return mine, self.count * self._size(mine) / self._size(places)
+
+    def _size(self, places: Sequence[int]) -> float:
+        """How many of what the loss is the mean of."""
+        of = _mean(self.algorithm, self.ready.how)
+        return float(self.ready.before.mask[list(places)].sum()) if of == "tokens" else len(places)
+
     def inputs(self, places: Sequence[int]) -> Inputs:
-        """A minibatch in the names of its trainer; `places` tells which rollout each row is."""
+        """This rank's part of a minibatch, in the names of its trainer; `places` tells which rollout each row is, `share` as `part`."""
+        places, share = self.part(places)
         match self.algorithm.form:
             case "clipped" | "weighted":
-                found = _policy(self.lay(places), self.algorithm, self.ready.how)
+                found = _policy(self.lay(places), self.algorithm, self.ready.how, self.count)
             case "preference":
                 places = [*places[0::2], *places[1::2]]  # trl's order: all the chosen, then all the rejected
                 found = _pairs(self.lay(places), self.algorithm)
             case _:
                 found = _clones(self.lay(places))
-        return {**found, "places": torch.tensor(places)}
+        return {**found, "places": torch.tensor(places), "share": torch.tensor(share)}
 
 
-def _policy(laid: Laid, algorithm: Algorithm, how: Hyper) -> Inputs:
+def _mean(algorithm: Algorithm, how: Hyper) -> Literal["tokens", "answers", "length", "pairs"]:
+    """What a minibatch's loss is the mean over: `length` is the sum over tokens divided by a constant, then the mean over answers."""
+    match algorithm.form:
+        case "clipped":
+            return "length" if "length" in how else "tokens" if how.get("token_mean") else "answers"
+        case "preference":
+            return "pairs"
+        case _:
+            return "tokens"
+
+
+def _policy(laid: Laid, algorithm: Algorithm, how: Hyper, ranks: int) -> Inputs:
     """Prompts end where the shortest does: so no row is padded on the left, and positions are those that the policy was asked at."""
     of, at = laid.of, laid.shared
     clipped = algorithm.form == "clipped"
@@ -140,7 +215,7 @@ def _policy(laid: Laid, algorithm: Algorithm, how: Hyper) -> Inputs:
         "completion_ids": laid.ids[:, at:],
         "completion_mask": laid.real[:, at:],
         **{name: table[:, at - 1 :] for name, table in tables.items()},
-        "num_items_in_batch": of.mask.sum(),
+        "num_items_in_batch": of.mask.sum() * ranks,  # cispo divides it by them
     }
 
 
@@ -173,6 +248,7 @@ class Fed:
         self.kl = recorded.ready.how.get("kl", 0.0)
         self.done: list[tuple[Step, float]] = []
         self.said: Any = None
+        self.accelerator.gather = lambda tensor: tensor  # type: ignore[attr-defined]
 
     def hear(self, module: object, args: object, output: Any) -> None:
         """The model's forward hook: the log-probabilities and entropies (B, L - 1) that the loss is made from."""
@@ -183,24 +259,31 @@ class Fed:
 
     def compute_loss(self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         self.began = time.perf_counter()
-        self.places = inputs.pop("places").tolist()
+        self.places, share = inputs.pop("places").tolist(), inputs.pop("share")
         model.eval()  # without the base's dropout, as the native loop
-        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
-        self.loss = float(loss.detach())
+        loss = share * super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
+        self.loss, self.counting = float(loss.detach()), len(self.places) if share else 0
         return loss
 
     def log(self, logs: Mapping[str, float], start_time: float | None = None) -> None:
         """Called after each step, and once more at the end; nothing is printed."""
         if "grad_norm" not in logs:
             return
-        ready, laid = self.recorded.ready, self.recorded.lay(self.places)
-        of = msgspec.structs.replace(laid.of, logp=self.said.log_probs.detach(), entropy=self.said.entropy.detach())
-        step = report(of, laid.own, self.loss, logs["grad_norm"], ready.selected.tied_groups, ready.how, self.began)
+        mine = (table[: self.counting].detach().cpu() for table in (self.said.log_probs, self.said.entropy))
+        losses, places, logps, entropies = zip(*gathered((self.loss, self.places[: self.counting], *mine)), strict=True)
+        ready, laid = self.recorded.ready, self.recorded.lay([place for part in places for place in part])
+        of = msgspec.structs.replace(laid.of, logp=_stack(logps).to(laid.own.device), entropy=_stack(entropies).to(laid.own.device))
+        step = report(of, laid.own, sum(losses) / len(losses), logs["grad_norm"], ready.selected.tied_groups, ready.how, self.began)
         self.kl = steered(self.kl, step, ready.how)
         self.done.append((step, self.kl))
 
     def _send_telemetry(self) -> None:
         pass
+
+
+def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 class FedGRPO(Fed, trl.GRPOTrainer):  # type: ignore[misc]
@@ -234,6 +317,7 @@ def update(
 ) -> Updated:
     """Train `model` in place, as `algorithms.learning.update.update` does and by trl; what it returns and raises is the same.
 
+    In a process group, every rank is to call this with the same arguments, and has the same weights and returns the same in the end.
     Raises UsageError too for what trl has no loss for: PPO, and cloning with a KL term; and for dropout in the adapter.
     """
     how = settings(algorithm, hyper)
@@ -243,7 +327,8 @@ def update(
         raise UsageError(f"The trl back end has no KL term for cloning, and kl is {how['kl']:g}; order kl 0, or {NATIVE}.")
     if how["dropout"]:
         raise UsageError(f"The trl back end has no dropout, and {how['dropout']:g} was ordered; order dropout 0.")
-    ready = prepare(model, algorithm, rollouts, hyper, parent=parent, state=state)
+    asked = model if ranks()[1] == 1 else Divided(model)
+    ready = prepare(asked, algorithm, rollouts, hyper, parent=parent, state=state)
     optimiser = adam(model, ready.how, state)
     with tempfile.TemporaryDirectory() as room, _lent(model):
         trainer = _trainer(model, algorithm, ready.how, optimiser, seed, room)
@@ -267,6 +352,8 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
         "num_train_epochs": 1,  # over the minibatches of all epochs
         "per_device_train_batch_size": 2,  # of the placeholder; a step takes one minibatch, whatever its size
         "gradient_accumulation_steps": 1,
+        "average_tokens_across_devices": False,
+        "ddp_find_unused_parameters": False,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
@@ -281,19 +368,18 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
     match algorithm.form:
         case "preference":
             nothing = datasets.Dataset.from_dict({"prompt": [""], "chosen": [""], "rejected": [""]})
-            pairs: Any = FedDPO(args=trl.DPOConfig(**shared, beta=how["beta"]), train_dataset=nothing, **given)
+            pairs: Any = FedDPO(args=_one_device(trl.DPOConfig(**shared, beta=how["beta"])), train_dataset=nothing, **given)
             model.model.delete_adapter("ref")
             pairs.precompute_ref_logps = True
             return pairs
         case "cloning":
             skip = trl.SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
-            return FedSFT(args=skip, train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **given)
+            return FedSFT(args=_one_device(skip), train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **given)
         case _:
             clipped = algorithm.form == "clipped"
-            mean = "dr_grpo" if "length" in how else "bnpo" if how.get("token_mean") else "grpo"
             args = trl.GRPOConfig(
                 **shared,
-                loss_type=mean if clipped else "cispo",
+                loss_type=MEANS[_mean(algorithm, how)] if clipped else "cispo",
                 epsilon=how["clip_low"],
                 epsilon_high=how["clip_high"] if clipped else how["truncation"],
                 beta=0.0,
@@ -302,9 +388,16 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
                 num_iterations=1,
                 steps_per_generation=1,
             )
-            policy: Any = FedGRPO(reward_funcs=_unasked, args=args, train_dataset=datasets.Dataset.from_dict({"prompt": [""] * 2}), **given)
+            nothing = datasets.Dataset.from_dict({"prompt": [""] * 2})
+            policy: Any = FedGRPO(reward_funcs=_unasked, args=_one_device(args), train_dataset=nothing, **given)
             policy.max_completion_length = how.get("length", 1.0)
             return policy
+
+
+def _one_device(args: Any) -> Any:
+    """However many devices this process sees, it uses one; transformers would spread a model over all, which trl refuses."""
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 def _unasked(**columns: object) -> list[float]:

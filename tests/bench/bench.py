@@ -1,6 +1,7 @@
 """The figures in the README: `make bench`. Each is a ratio or a time within this one run, on this machine."""
 
 import asyncio
+import gc
 import json
 import os
 import platform
@@ -211,7 +212,6 @@ def weights() -> list[tuple[str, str]]:
         model.outputs(batch).logp.sum().backward()
         ratios.append(rounds[-1] / (time.perf_counter() - began))
     gain = statistics.median(together) / statistics.median(alone)
-    against_trl = backends(base, batch)
     return [
         (
             "tiny-lm, one thread: tokens a second of 32 answers at once / of one",
@@ -221,45 +221,91 @@ def weights() -> list[tuple[str, str]]:
             "tiny-lm: a GRPO update of 64 answers, one step / its three forwards and one backward",
             f"{_spread(ratios)}  ({statistics.median(rounds) * 1e3:.0f} ms)",
         ),
-        *against_trl,
+        *backends(),
     ]
 
 
-def backends(base: Any, batch: Any) -> list[tuple[str, str]]:
-    """One batch, model and settings by both back ends: seconds a step, alone and with the sampling before it; the process's peak memory."""
-    import resource
+BACK_ENDS, STEPS = ("native", "trl"), 8
+"""Optimiser steps of an update, each on the whole batch."""
 
+
+def tiny() -> tuple[Any, Any]:
+    """The tiny language model, on the GPU if there is one, and 64 of its answers."""
+    import torch
+
+    from algorithms.learning import curve, toys
+
+    base = curve.base_model()
+    base.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return base, curve.ask(base.sampler(), base, toys.dense().questions[0], 0, curve.SAMPLES, 0)
+
+
+def update_by(back_end: str, base: Any, batch: Any, sampling: bool) -> Callable[[], None]:
+    """A GRPO update of so many steps that is ready to be made, on a model of its own, which answers 64 times first where `sampling`."""
     from algorithms.learning import algorithm, curve, toys
     from algorithms.learning.tiny_lm import Trainee
     from algorithms.learning.update import update
     from runtime.policies import trl_backend
 
-    steps, question, hyper = 8, toys.dense().questions[0], {"epochs": 8}
-    alone: dict[str, list[float]] = {"native": [], "trl": []}
-    whole: dict[str, list[float]] = {"native": [], "trl": []}
-    peak: dict[str, float] = {}
-    for _ in range(3):
-        for name, descend in (("native", update), ("trl", trl_backend.update)):
-            model = Trainee(base, None, 0)
-            began = time.perf_counter()
-            curve.ask(model.sampler(), base, question, 0, curve.SAMPLES, 0)
-            sampled = time.perf_counter()
-            descend(model, algorithm("grpo"), batch, hyper, seed=0, parent="0")
-            done = time.perf_counter()
-            alone[name].append((done - sampled) / steps)
-            whole[name].append((done - began) / steps)
-            peak.setdefault(name, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    model, descend = Trainee(base, None, 0), {"native": update, "trl": trl_backend.update}[back_end]
 
-    def ratio(of: dict[str, list[float]]) -> str:
-        return (
-            f"{statistics.median(of['trl']) / statistics.median(of['native']):.2f}  ({statistics.median(of['native']) * 1e3:.0f} ms native)"
-        )
+    def made() -> None:
+        if sampling:
+            curve.ask(model.sampler(), base, toys.dense().questions[0], 0, curve.SAMPLES, 0)
+        descend(model, algorithm("grpo"), batch, {"epochs": STEPS}, seed=0, parent="0")
 
-    return [
-        ("tiny-lm: seconds a GRPO step by trl / native", ratio(alone)),
-        ("the same with the sampling of the batch", ratio(whole)),
-        ("peak MiB of the process after native updates, and after trl's too", f"{peak['native']:.0f}, {peak['trl']:.0f}"),
-    ]
+    return made
+
+
+def backends() -> list[tuple[str, str]]:
+    """One batch, model and settings by both back ends: seconds a step, without the sampling before it and with it, and its peak memory."""
+    (base, batch), rows = tiny(), []
+    for words, sampling in (("", False), (" with the sampling of its batch", True)):
+        times: dict[str, list[float]] = {name: [] for name in BACK_ENDS}
+        for _ in range(1 + 3):  # the first goes uncounted
+            for name in BACK_ENDS:
+                update = update_by(name, base, batch, sampling)
+                began = time.perf_counter()
+                update()
+                times[name].append((time.perf_counter() - began) / STEPS)
+        ratios = [by_trl / native for native, by_trl in zip(*times.values(), strict=True)][1:]
+        native = statistics.median(times["native"][1:])
+        rows.append((f"tiny-lm: seconds a GRPO step{words}, trl / native", f"{_spread(ratios)}  ({native * 1e3:.0f} ms native)"))
+        if sys.platform == "linux":
+            peaks = [_peak_of(name, sampling) for name in BACK_ENDS]
+            rows.append((f"tiny-lm: peak MiB of a GRPO step{words} above what is held, native, trl", "{:.1f}, {:.1f}".format(*peaks)))
+    return rows
+
+
+def _peak_of(back_end: str, sampling: bool) -> float:
+    """`peak` in a process of its own, whose allocator (glibc's) hands back at once what is freed; else it would count as held."""
+    command = [sys.executable, __file__, "--peak", back_end, str(int(sampling))]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}
+    return float(subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def peak(back_end: str, sampling: bool) -> float:
+    """MiB that an update, the second of its process, needs at its peak above what was held before it: torch's on a GPU, else resident."""
+    import torch
+
+    base, batch = tiny()
+    update_by(back_end, base, batch, sampling)()
+    update = update_by(back_end, base, batch, sampling)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        update()
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident: proc(5)
+    held = _resident("VmRSS")
+    update()
+    return (_resident("VmHWM") - held) / 2**10
+
+
+def _resident(field: str) -> int:
+    """KiB by this name in /proc/self/status (proc(5))."""
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
 
 
 def main() -> None:
@@ -274,4 +320,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--peak"]:
+        print(peak(sys.argv[2], sys.argv[3] == "1"))
+    else:
+        main()

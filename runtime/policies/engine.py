@@ -1,0 +1,215 @@
+"""A server with vLLM's interface as a policy: vLLM itself, or the small one of `hf_server`, started here where none is named.
+
+Prompts go as token ids, so that the server reads what the trainer trains on; each adapter version is loaded under a name and from a path of
+its own, as vLLM's prefix cache needs (vllm#42125).
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
+from runtime.policies.client import KEY, PATIENCE, Caller, reason
+from runtime.policies.hf import HFWords
+from runtime.policies.interface import Sampled, SampleRequest
+
+URL = "EVOLOG_ENGINE_URL"
+"""Where a server with vLLM's interface listens; its key, if it has one, is in VLLM_API_KEY."""
+ADAPTERS = 8
+"""Adapters that a server is made to hold at once."""
+CONCURRENT = 64
+"""Calls in flight: what vLLM batches by itself."""
+EXACT, ROUNDED = 1e-3, 0.1
+"""Nats by which log-probabilities may differ from the trainer's: in float32, and in bfloat16, in which no two kernels round alike."""
+SEEDS = 2**63
+
+
+class _Logprobs(msgspec.Struct):
+    token_logprobs: tuple[float, ...]
+
+
+class _Logprob(msgspec.Struct):
+    logprob: float
+
+
+class _Choice(msgspec.Struct):
+    text: str
+    logprobs: _Logprobs
+    token_ids: tuple[int, ...]
+    prompt_logprobs: tuple[dict[str, _Logprob] | None, ...] | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: tuple[_Choice, ...]
+
+
+class _Model(msgspec.Struct):
+    id: str
+    parent: str | None = None
+
+
+class _Models(msgspec.Struct):
+    data: tuple[_Model, ...]
+
+
+class Engine:
+    """One server of one base model. For any thread."""
+
+    alive = True
+    """Whether it is worth asking again."""
+
+    def __init__(self, url: str, key: str, patience: float = PATIENCE) -> None:
+        self.url, self._key, self._patience = url, key, patience
+        self._mine = threading.local()
+        self._held: OrderedDict[str, Path] = OrderedDict()
+        self._loading = threading.Lock()
+        self.pool = ThreadPoolExecutor(CONCURRENT)
+        served = msgspec.json.decode(self.ask("GET", "/v1/models"), type=_Models).data
+        self.base = next(model.id for model in served if not model.parent)
+        said = json.loads(self.ask("GET", "/version"))
+        self.tolerance = EXACT if said.get("dtype") == "float32" else ROUNDED
+
+    def ask(self, method: str, path: str, body: object = None) -> bytes:
+        """The body of the answer; raises NotFound where the server knows no such model, UsageError for another refusal."""
+        if not hasattr(self._mine, "caller"):
+            self._mine.caller = Caller(self.url, self._key, "inference server", patience=self._patience)
+        status, answer = self._mine.caller.ask(method, path, body)
+        if status == 200:
+            return bytes(answer)
+        raise (NotFound if status == 404 else UsageError)(f"The inference server at {self.url} refused {path}: {reason(answer)}")
+
+    def load(self, name: str, folder: Path) -> None:
+        """Have an adapter served under a name, unloading what was asked for least recently; raises UsageError where the server will not."""
+        with self._loading:
+            if name not in self._held:
+                with contextlib.suppress(NotFound, UsageError):  # one that an earlier process left there
+                    self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+                self.ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+                self._held[name] = folder
+            self._held.move_to_end(name)
+            while len(self._held) > ADAPTERS:
+                old, _ = self._held.popitem(last=False)
+                with contextlib.suppress(NotFound):
+                    self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": old})
+
+    def complete(self, name: str, folder: Path | None, body: dict[str, object]) -> _Completion:
+        """A completion by the base, or by an adapter, which is loaded again where the server has forgotten it."""
+        call = {**body, "model": name}
+        if folder:
+            self.load(name, folder)
+            try:
+                return msgspec.json.decode(self.ask("POST", "/v1/completions", call), type=_Completion)
+            except NotFound:
+                with self._loading:
+                    self._held.pop(name, None)
+                self.load(name, folder)
+        return msgspec.json.decode(self.ask("POST", "/v1/completions", call), type=_Completion)
+
+    def close(self) -> None:
+        """Let go of the server."""
+        self.pool.shutdown(wait=False)
+
+
+class Spawned(Engine):
+    """`hf_server` in a process of its own, which ends with this one."""
+
+    def __init__(self, words: HFWords) -> None:
+        key = secrets.token_urlsafe(24)
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "runtime.policies.hf_server", str(words.folder), "--port", "0", "--leash"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", KEY: key},
+        )
+        assert self._child.stdout
+        url = self._child.stdout.readline().decode().strip()
+        if not url:
+            raise CheckFailed(f"The model in {words.folder} could not be served (exit {self._child.wait()}); see logs/policy-0.log.")
+        super().__init__(url, key, patience=1.0)
+
+    @property
+    def alive(self) -> bool:  # type: ignore[override]
+        """Whether the process is there."""
+        return self._child.poll() is None
+
+    def close(self) -> None:
+        """End the process."""
+        super().close()
+        assert self._child.stdin and self._child.stdout
+        self._child.stdin.close()
+        self._child.wait()
+        self._child.stdout.close()
+
+
+def connect(words: HFWords) -> Engine:
+    """The server that EVOLOG_ENGINE_URL names, or else one of our own for this model."""
+    if url := os.environ.get(URL):
+        return Engine(url, os.environ.get(KEY, ""))
+    return Spawned(words)
+
+
+class EnginePolicy:
+    """A model by its server, alone or with an adapter. It takes no choices and no bias. For any thread."""
+
+    def __init__(self, engine: Engine, words: HFWords, adapter: str = "", folder: Path | None = None) -> None:
+        """Raises Misconfigured for an adapter of another base, UsageError for one that the server refuses."""
+        self._engine, self._words, self._folder = engine, words, folder
+        self._name = adapter or engine.base
+        self.tolerance = engine.tolerance
+        if folder:
+            _belongs(folder, words)
+            engine.load(adapter, folder)
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        """The completions of each request, all asked at once."""
+        return list(self._engine.pool.map(self._one, requests))
+
+    def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
+        """The natural log-probability of each of the tokens after a prompt, by the server's account."""
+        ids = [*self._words.encode(prompt), *tokens]
+        body = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1, "prompt_logprobs": 0, "return_token_ids": True}
+        logs = self._engine.complete(self._name, self._folder, body).choices[0].prompt_logprobs or ()
+        return [logs[place][str(ids[place])].logprob for place in range(len(ids) - len(tokens), len(ids))]  # type: ignore[index]
+
+    def _one(self, request: SampleRequest) -> Sampled:
+        if request.choices or request.bias:
+            raise UsageError("This policy answers freely and takes no choices and no bias; ask it with the prompt alone.")
+        prompt = self._words.encode(request.prompt)
+        body = {
+            "prompt": prompt,
+            "n": request.n,
+            "max_tokens": min(request.max_tokens, self._words.positions - len(prompt)),
+            "temperature": request.temperature,
+            "seed": request.seed % SEEDS,
+            "top_p": 1,
+            "top_k": 0,
+            "stop_token_ids": sorted(self._words.ends),
+            "logprobs": 1,
+            "return_token_ids": True,
+        }
+        choices = self._engine.complete(self._name, self._folder, body).choices
+        return Sampled(
+            tuple(choice.text for choice in choices),
+            tuple(choice.token_ids for choice in choices),
+            tuple(choice.logprobs.token_logprobs for choice in choices),
+            len(prompt),
+        )
+
+
+def _belongs(folder: Path, words: HFWords) -> None:
+    try:
+        said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as wrong:
+        raise CheckFailed(f"The adapter in {folder} has no readable adapter_config.json ({wrong}); train it anew.") from wrong
+    if said != words.name:
+        raise Misconfigured(f"The adapter in {folder} was made for the base {said}, not for {words.name}; train it anew.")

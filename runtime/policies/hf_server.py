@@ -1,0 +1,401 @@
+"""A small HTTP server on transformers and peft with vLLM's interface: completions, chat, tokens, adapters loaded while it runs.
+
+`python -m runtime.policies.hf_server MODEL --port N` serves a model by the path of its folder or its id on the hub. One base is in
+memory, and the adapters beside it. Of vLLM's fields it takes those that it honours and refuses any other. A completion is the same for the
+same adapter, prompt, seed and place, whatever is asked at the same time (on one thread of a CPU).
+"""
+
+import argparse
+import hmac
+import json
+import os
+import queue
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from peft import LoraConfig, get_peft_model
+
+from algorithms.learning.causal_lm import linear_layers
+from algorithms.learning.sampling import Ask, Completion, Sampler
+from events.errors import NotFound, UsageError, UserError
+from runtime.policies import hf
+from runtime.policies.client import KEY
+
+BODY_LIMIT = 64 * 1024 * 1024
+COMPANY = 0.002
+"""Seconds that a call waits for others to be computed with."""
+NONE = "none"
+"""An adapter that changes nothing, so that the model has the form that adapters are added to."""
+
+
+class _Fields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    model: str
+    n: int = 1
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    return_token_ids: bool = False
+    stream: bool = False
+
+
+class _Completions(_Fields, kw_only=True):
+    prompt: str | list[int | str | tuple[int, ...]]
+    """A text, its tokens, or a list of such."""
+    logprobs: int | None = None
+
+
+class _Turn(msgspec.Struct, forbid_unknown_fields=True):
+    role: str
+    content: str
+
+
+class _Chat(_Fields, kw_only=True):
+    messages: tuple[_Turn, ...]
+    logprobs: bool = False
+
+
+class _Tokenize(msgspec.Struct, kw_only=True):
+    model: str = ""
+    prompt: str = ""
+    messages: tuple[_Turn, ...] = ()
+
+
+class _Load(msgspec.Struct, kw_only=True):
+    lora_name: str
+    lora_path: str
+
+
+class _Unload(msgspec.Struct, kw_only=True):
+    lora_name: str
+
+
+class Held(NamedTuple):
+    """An adapter in memory: the name that peft knows it by, and where it came from."""
+
+    inner: str
+    path: str
+
+
+class _Job(NamedTuple):
+    adapter: str
+    asks: list[Ask]
+    done: "Future[list[Completion]]"
+
+
+class Engine:
+    """One model and the adapters beside it. Any thread may ask; one computes."""
+
+    def __init__(self, base: hf.HFModel, name: str) -> None:
+        self.base, self.name = base, name
+        self.adapters: dict[str, Held] = {}
+        targets = list(linear_layers(base.model))
+        self._model: Any = get_peft_model(base.model, LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM"), adapter_name=NONE)
+        self._sampler = Sampler(base, self._model)
+        self._jobs: queue.SimpleQueue[_Job | Callable[[], None]] = queue.SimpleQueue()
+        self._loaded = 0
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def names(self) -> list[str]:
+        """The base's name, then the adapters'."""
+        return [self.name, *self.adapters]
+
+    def complete(self, name: str, asks: list[Ask]) -> list[Completion]:
+        """A completion of each; raises NotFound for a name that is not served, UsageError for one that cannot be made."""
+        for ask in asks:
+            if len(ask.prompt) >= self.base.positions or not ask.prompt:
+                raise UsageError(f"A prompt has {len(ask.prompt)} tokens; the model reads 1 to {self.base.positions - 1}.")
+        done: Future[list[Completion]] = Future()
+        self._jobs.put(_Job(self._inner(name), asks, done))
+        return done.result()
+
+    def score(self, name: str, tokens: Sequence[int]) -> list[float]:
+        """The natural log-probability of each token but the first."""
+
+        def work() -> list[float]:
+            with torch.inference_mode(), self._with(inner):
+                return hf.log_probs_of(self._model, tokens[:1], tokens[1:])
+
+        inner = self._inner(name)
+        found: list[float] = self._alone(work)
+        return found
+
+    def load(self, name: str, path: str) -> None:
+        """Add an adapter from a peft folder; raises UsageError where the name is taken or the folder is no adapter of this model."""
+        if name in self.names():
+            raise UsageError(f"The lora adapter '{name}' has already been loaded.")
+        self._alone(lambda: self._load(name, path))
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter."""
+        if name not in self.adapters:
+            raise NotFound(f"The lora adapter '{name}' cannot be found.")
+        self._alone(lambda: self._model.delete_adapter(self.adapters.pop(name).inner))
+
+    def _inner(self, name: str) -> str:
+        if name == self.name:
+            return NONE
+        if name not in self.adapters:
+            raise NotFound(f"The model `{name}` does not exist.")
+        return self.adapters[name].inner
+
+    def _load(self, name: str, path: str) -> None:
+        self._loaded += 1
+        inner = f"a{self._loaded}"
+        try:
+            read = self._model.load_adapter(path, adapter_name=inner)
+            strange = [*read.unexpected_keys, *(key for key in read.missing_keys if f".{inner}." in key)]
+            if strange:
+                raise UsageError(f"{len(strange)} of its tensors are not this model's, {strange[0]} for one")
+        except Exception as wrong:  # whatever a folder of any content makes peft raise
+            if inner in self._model.peft_config:
+                self._model.delete_adapter(inner)
+            raise UsageError(f"The lora adapter in {path} cannot be loaded ({type(wrong).__name__}: {wrong!s:.300}).") from wrong
+        self.adapters[name] = Held(inner, path)
+        self._model.requires_grad_(False)
+
+    def _with(self, inner: str) -> Any:
+        if inner == NONE:
+            return self._model.disable_adapter()
+        self._model.set_adapter(inner, inference_mode=True)
+        return torch.inference_mode()
+
+    def _alone(self, work: Callable[[], Any]) -> Any:
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as wrong:
+                done.set_exception(wrong)
+
+        self._jobs.put(run)
+        return done.result()
+
+    def _work(self) -> None:
+        while True:
+            taken = [self._jobs.get()]
+            time.sleep(COMPANY)
+            while not self._jobs.empty():
+                taken.append(self._jobs.get())
+            together: dict[str, list[_Job]] = {}
+            for job in taken:
+                if isinstance(job, _Job):
+                    together.setdefault(job.adapter, []).append(job)
+            for inner, jobs in together.items():
+                self._answer(inner, jobs)
+            for job in taken:
+                if not isinstance(job, _Job):
+                    job()
+
+    def _answer(self, inner: str, jobs: Sequence[_Job]) -> None:
+        try:
+            with self._with(inner):
+                found = iter(self._sampler.sample([ask for job in jobs for ask in job.asks]))
+            for job in jobs:
+                job.done.set_result([next(found) for _ in job.asks])
+        except BaseException as wrong:  # the next jobs are computed all the same
+            for job in jobs:
+                if not job.done.done():
+                    job.done.set_exception(wrong)
+
+
+class Server(ThreadingHTTPServer):
+    """The engine over HTTP, on loopback unless another address is given; behind a key where there is one."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, engine: Engine, host: str = "127.0.0.1", port: int = 0, key: str = "") -> None:
+        self.engine, self.key = engine, key
+        super().__init__((host, port), _Handler)
+
+    def answer(self, method: str, path: str, body: bytes) -> object:
+        """What a call is answered; raises NotFound, UsageError or ValueError."""
+        match method, path:
+            case "GET", "/health":
+                return {}
+            case "GET", "/version":
+                return {"version": "evolog", "dtype": str(self.engine.base.model.dtype).removeprefix("torch.")}
+            case "GET", "/v1/models":
+                first = {"id": self.engine.name, "object": "model", "root": str(self.engine.base.folder), "parent": None}
+                rest = [
+                    {"id": name, "object": "model", "root": held.path, "parent": self.engine.name}
+                    for name, held in self.engine.adapters.items()
+                ]
+                return {"object": "list", "data": [{**first, "max_model_len": self.engine.base.positions}, *rest]}
+            case "POST", "/v1/completions":
+                return self._completions(msgspec.json.decode(body, type=_Completions))
+            case "POST", "/v1/chat/completions":
+                return self._chat(msgspec.json.decode(body, type=_Chat))
+            case "POST", "/tokenize":
+                asked = msgspec.json.decode(body, type=_Tokenize)
+                tokens = self._turns(asked.messages) if asked.messages else self.engine.base.encode_plain(asked.prompt)
+                return {"count": len(tokens), "max_model_len": self.engine.base.positions, "tokens": tokens}
+            case "POST", "/v1/load_lora_adapter":
+                load = msgspec.json.decode(body, type=_Load)
+                self.engine.load(load.lora_name, load.lora_path)
+                return f"Success: LoRA adapter '{load.lora_name}' added successfully."
+            case "POST", "/v1/unload_lora_adapter":
+                unload = msgspec.json.decode(body, type=_Unload)
+                self.engine.unload(unload.lora_name)
+                return f"Success: LoRA adapter '{unload.lora_name}' removed successfully."
+            case _:
+                raise NotFound(f"There is no {method} {path} here.")
+
+    def _turns(self, turns: Sequence[_Turn]) -> tuple[int, ...]:
+        if not self.engine.base.tokenizer.chat_template:
+            raise UsageError("This model has no chat template; ask /v1/completions.")
+        return self.engine.base.encode_turns([{"role": turn.role, "content": turn.content} for turn in turns])
+
+    def _completions(self, asked: _Completions) -> object:
+        whole = isinstance(asked.prompt, str) or all(isinstance(one, int) for one in asked.prompt)
+        prompts: Sequence[Any] = [asked.prompt] if whole else asked.prompt
+        read = [self.engine.base.encode_plain(one) if isinstance(one, str) else tuple(one) for one in prompts]
+        choices, usage = self._sampled(asked, read)
+        for choice in choices:
+            told = {"token_logprobs": choice.pop("logprobs"), "tokens": choice.pop("tokens")}
+            choice |= {"logprobs": told if asked.logprobs is not None else None}
+        return {**_head(asked.model, "text_completion"), "choices": choices, "usage": usage}
+
+    def _chat(self, asked: _Chat) -> object:
+        prompt = self._turns(asked.messages)
+        choices, usage = self._sampled(asked, [prompt])
+        for choice in choices:
+            told = [
+                {"token": token, "logprob": logprob, "top_logprobs": []}
+                for token, logprob in zip(choice.pop("tokens"), choice.pop("logprobs"), strict=True)
+            ]
+            choice |= {
+                "message": {"role": "assistant", "content": choice.pop("text")},
+                "logprobs": {"content": told} if asked.logprobs else None,
+            }
+            choice.pop("prompt_token_ids", None)
+        extra = {"prompt_token_ids": prompt} if asked.return_token_ids else {}
+        return {**_head(asked.model, "chat.completion"), **extra, "choices": choices, "usage": usage}
+
+    def _sampled(self, asked: _Fields, prompts: Sequence[tuple[int, ...]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        base = self.engine.base
+        if asked.top_p != 1 or asked.top_k not in (0, -1) or asked.stream or (asked.prompt_logprobs or 0) > 0:
+            raise UsageError("This server samples from all of the distribution, shows one log-probability a token, and does not stream.")
+        if not base.ends.issuperset(asked.stop_token_ids):
+            raise UsageError(f"This server ends a completion at {sorted(base.ends)} alone, not at all of {list(asked.stop_token_ids)}.")
+        if not (1 <= asked.n <= 4096):
+            raise UsageError(f"n is {asked.n}; ask for 1 to 4096 completions.")
+        seed = secrets.randbits(62) if asked.seed is None else asked.seed
+        asks = [
+            Ask(prompt=prompt, seed=seed, place=place, temperature=asked.temperature, max_tokens=asked.max_tokens)
+            for prompt in prompts
+            for place in range(asked.n)
+        ]
+        found = self.engine.complete(asked.model, asks)
+        choices = []
+        for index, (ask, one) in enumerate(zip(asks, found, strict=True)):
+            ended = one.tokens[-1] in base.ends
+            choice: dict[str, Any] = {
+                "index": index,
+                "text": one.text,
+                "tokens": [base.tokenizer.decode([token]) for token in one.tokens],
+                "logprobs": one.logprobs,
+                "finish_reason": "stop" if ended else "length",
+            }
+            if asked.return_token_ids:
+                choice |= {"token_ids": one.tokens, "prompt_token_ids": ask.prompt}
+            if asked.prompt_logprobs is not None:
+                logs = self.engine.score(asked.model, ask.prompt) if len(ask.prompt) > 1 else []
+                named = zip(ask.prompt[1:], logs, strict=True)
+                choice["prompt_logprobs"] = [None, *({str(token): {"logprob": logprob}} for token, logprob in named)]
+            choices.append(choice)
+        prompt_tokens, completion_tokens = sum(map(len, prompts)), sum(len(one.tokens) for one in found)
+        total = prompt_tokens + completion_tokens
+        return choices, {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
+
+
+def _head(model: str, kind: str) -> dict[str, Any]:
+    return {"id": f"cmpl-{secrets.token_hex(8)}", "object": kind, "created": int(time.time()), "model": model}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def do_GET(self) -> None:
+        self._answer("GET", b"")
+
+    def do_POST(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        if size > BODY_LIMIT:
+            self.close_connection = True
+            return self._refuse(413, f"A body of {size} bytes; at most {BODY_LIMIT}.")
+        self._answer("POST", self.rfile.read(size))
+
+    def _answer(self, method: str, body: bytes) -> None:
+        if self.server.key and not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {self.server.key}"):
+            return self._refuse(401, "Unauthorized")
+        try:
+            self._say(200, self.server.answer(method, self.path, body))
+        except NotFound as wrong:
+            self._refuse(404, str(wrong))
+        except (UserError, ValueError) as wrong:  # a body that is no request is a ValueError of msgspec's
+            self._refuse(400, str(wrong))
+        except BrokenPipeError:
+            self.close_connection = True
+        except Exception as wrong:  # so that whoever asked is told
+            self._refuse(500, f"{type(wrong).__name__}: {wrong}")
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._say(status, {"error": {"message": message, "type": "BadRequestError", "param": None, "code": status}})
+
+    def _say(self, status: int, answer: object) -> None:
+        text = isinstance(answer, str)
+        data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain" if text else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Whoever asks records what was asked."""
+
+
+def main() -> None:
+    """Serve until stopped, or, with --leash, until standard input ends; the first line of output says where."""
+    parser = argparse.ArgumentParser(prog="python -m runtime.policies.hf_server", description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="the folder of a model, or its id on the hub")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--served-model-name", default="")
+    parser.add_argument("--leash", action="store_true", help="end when standard input does")
+    chosen = parser.parse_args()
+    try:
+        folder = hf.resolve(chosen.model)
+        engine = Engine(hf.HFModel(folder, hf.digest_of(folder)), chosen.served_model_name or chosen.model)
+        server = Server(engine, chosen.host, chosen.port, os.environ.get(KEY, ""))
+    except (UserError, OSError) as wrong:
+        raise SystemExit(str(wrong)) from None
+    print(f"http://{chosen.host}:{server.server_port}", flush=True)
+    if chosen.leash:
+        threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()
+    server.serve_forever(0.05)
+
+
+def _end_with_input(server: Server) -> None:
+    sys.stdin.read()
+    server.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""One process of a training round that `training.launch` starts: `python -m runtime.policies.launched ROOM`, in a process group.
+
+Each reads the same task from the room and makes the same update, on a device of its own and with its part of the rows; the first writes
+what comes of it. What goes wrong first is written too, for the process that waits.
+"""
+
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from algorithms.learning import algorithm as find_algorithm
+from algorithms.learning.batch import NothingToLearn
+from runtime.policies.training import Wrong, back_end_for, descend, keep, open_trainee, read_task
+
+accelerate: Any = importlib.import_module("accelerate")  # so, since its types are partial and of another strictness
+
+
+def main(room: Path, work: Callable[[Path, int, int], None]) -> None:
+    """Do the work as one of its processes: it is given the room, this process's number, and how many they are."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        place = accelerate.PartialState(cpu=not torch.cuda.is_available())
+        if place.device.type == "cuda":
+            torch.cuda.set_device(place.device)
+        work(room, place.process_index, place.num_processes)
+        place.destroy_process_group()
+    except Exception as wrong:
+        write(room, wrong)
+        os._exit(1)  # no waiting for the others, who wait for this one
+
+
+def train(room: Path, rank: int, count: int) -> None:
+    """The update that the room's task orders."""
+    order, rollouts = msgspec.structs.astuple(read_task(room))
+    algorithm = find_algorithm(order.algorithm)
+    model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
+    back_end = back_end_for(order.back_end, model, algorithm)
+    done = descend(order, back_end, model, algorithm, rollouts)
+    if rank == 0:
+        trained = keep(order, back_end, model, done, room / "adapter", room / "state")
+        (room / "trained").write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(trained, processes=count)))
+
+
+def write(room: Path, wrong: Exception) -> None:
+    """Say in the room what went wrong, whole and once: the others fail soon after, of this one's absence."""
+    votes = wrong.votes if isinstance(wrong, NothingToLearn) else ()
+    mine = room / f"wrong.{os.getpid()}"
+    mine.write_bytes(msgspec.msgpack.encode(Wrong(type(wrong).__name__, str(wrong), votes)))
+    try:
+        os.link(mine, room / "wrong")
+    except FileExistsError:
+        pass
+    mine.unlink()
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), train)
