@@ -118,6 +118,7 @@ class ScaffoldProcess:
         self._printed = bytearray()
         self._flooded = False
         work.mkdir(parents=True, exist_ok=True)
+        _open_to_all(scaffold)
         read, self._in = os.pipe()  # of our own: a sandbox's keeper holds standard input and output open when its command has closed them
         self._out, write = os.pipe()
         try:
@@ -218,8 +219,9 @@ class ScaffoldProcess:
                 raise self._ended() from None
 
     def _receive(self) -> _Frame:
-        deadline = time.monotonic() + self._limits.silence
-        while (end := self._buffer.find(b"\n")) < 0:
+        deadline, searched = time.monotonic() + self._limits.silence, 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
             left = deadline - time.monotonic()
             if left <= 0 or not self._selector.select(left):
                 raise ScaffoldStopped("hung", f"no word for {self._limits.silence:g} s")
@@ -253,6 +255,14 @@ class ScaffoldProcess:
         words = self._printed.decode(errors="replace").strip().splitlines()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         return ScaffoldStopped("crashed", f"the scaffold's process {how}{': ' + words[-1][:300] if words else ''}")
+
+
+def _open_to_all(folder: Path) -> None:
+    """Root's sandboxes run under another account, which must be able to read this folder whatever root's umask is."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
 
 def _check(ask: Ask) -> None:

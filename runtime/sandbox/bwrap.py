@@ -133,6 +133,11 @@ def why_not(said: str) -> str:
             "--security-opt apparmor=unconfined` and as an ordinary user; elsewhere, allow user namespaces: "
             "`sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1`"
         )
+    elif "Permission denied" in last and os.geteuid() == 0:
+        fix = (
+            "Root's scaffolds run under an account of their own, which must be able to read Python and evolog: "
+            f"`chmod -R a+rX {sys.prefix} {sys.base_prefix} {Path(__file__).parents[1]}`, or run evolog as an ordinary user"
+        )
     else:
         fix = "Try `bwrap --unshare-all --ro-bind / / true`, and put right what it says"
     return f"Scaffolds cannot be confined, because bubblewrap does not work here ({last}). {fix}"
