@@ -57,8 +57,8 @@ def sandbox_start() -> list[tuple[str, str]]:
     more = statistics.median(confined) - statistics.median(bare)
     return [
         (
-            f"sandbox start-up against bare Python, milliseconds more ({profile.text.split(',')[0]}; median, least of 20)",
-            f"{more:.0f}, {min(confined) - min(bare):.0f}  (median {statistics.median(confined):.0f} against {statistics.median(bare):.0f})",
+            f"milliseconds that an empty Python takes longer in the sandbox ({profile.text.split(',')[0]})",
+            f"{more:.0f}, by the least {min(confined) - min(bare):.0f}  (an empty Python takes {statistics.median(bare):.0f})",
         )
     ]
 
