@@ -7,9 +7,11 @@ told: its labels come through its pipe, those of its own folds alone, and no fil
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -118,6 +120,7 @@ class ScaffoldProcess:
         self._printed = bytearray()
         self._flooded = False
         work.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.mkdtemp(dir=work)  # anew each time: nothing is to be found that an earlier process left
         _open_to_all(scaffold)
         read, self._in = os.pipe()  # of our own: a sandbox's keeper holds standard input and output open when its command has closed them
         self._out, write = os.pipe()
@@ -125,7 +128,7 @@ class ScaffoldProcess:
             argv = [sys.executable, "-s", "-P", seen_at(kind, CHILD_INSIDE, CHILD), str(read), str(write)]
             binds = {CHILD_INSIDE: CHILD, SCAFFOLD_INSIDE: scaffold}
             resources = sandbox.Limits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
-            self._child = Confined(kind, Command(argv, binds, ENVIRONMENT, work, resources, (read, write)))
+            self._child = Confined(kind, Command(argv, binds, ENVIRONMENT, Path(self._folder), resources, (read, write)))
         except BaseException:
             os.close(self._in)
             os.close(self._out)
@@ -193,6 +196,7 @@ class ScaffoldProcess:
             if pipe >= 0:
                 os.close(pipe)
         self._in = self._out = -1
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _listen(self, stream: IO[bytes]) -> None:
         """Closes the stream itself: what the child left behind may hold the other end, and a close beside a read would wait for it."""

@@ -58,7 +58,7 @@ def sandbox_start() -> list[tuple[str, str]]:
     return [
         (
             f"milliseconds that an empty Python takes longer in the sandbox ({profile.text.split(',')[0]})",
-            f"{more:.0f}, by the least {min(confined) - min(bare):.0f}  (an empty Python takes {statistics.median(bare):.0f})",
+            f"{more:.0f}, at least {min(confined) - min(bare):.0f}  (an empty Python takes {statistics.median(bare):.0f})",
         )
     ]
 
