@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN_FLAGS ?=
 
-.PHONY: run test test-long lint bench
+.PHONY: run test test-long lint bench sandbox
 .DELETE_ON_ERROR:
 
 .venv/run: pyproject.toml
@@ -15,11 +15,17 @@ RUN_FLAGS ?=
 	$(BIN)/pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[policy,tasks,dev]'
 	@touch $@ .venv/run
 
-run: .venv/run  ## the main job, from nothing to a finished run on real data
+sandbox:  # what scaffolds are confined with: installed where that needs no password, and otherwise named
+	@command -v bwrap >/dev/null || { command -v apt-get >/dev/null && \
+	  if [ "$$(id -u)" = 0 ]; then as=; else as="sudo -n"; fi && \
+	  { $$as apt-get install -y -q bubblewrap || { $$as apt-get update -q && $$as apt-get install -y -q bubblewrap; }; } >/dev/null 2>&1; } || \
+	  echo "Scaffolds are confined by bubblewrap, which is not installed: apt-get install bubblewrap, or dnf install bubblewrap." >&2
+
+run: .venv/run sandbox  ## the main job, from nothing to a finished run on real data
 	$(BIN)/evolog data get lawbench
 	$(BIN)/evolog run lawbench $(RUN_FLAGS)
 
-test: .venv/dev lint  ## everything that must hold
+test: .venv/dev sandbox lint  ## everything that must hold
 	$(BIN)/python -m pytest
 
 test-long: .venv/dev  ## what takes minutes, with its figures

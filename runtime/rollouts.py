@@ -16,6 +16,8 @@ from events.play import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, 
 from events.secret import Scanner, SecretFound
 from runtime.blobs import Blobs
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.sandbox.choose import provide
+from runtime.sandbox.launch import Kind
 from runtime.scaffold_host import Ask, Data, Limits, Outcome, Refused, ScaffoldProcess, ScaffoldStopped
 from tasks.contract import Public, visible_train
 
@@ -46,7 +48,7 @@ class Player:
 
     def __init__(self, blobs: Blobs, work: Path, policy: Policy, scanner: Scanner, limits: Limits = Limits()) -> None:
         self.blobs, self.work, self.policy, self.scanner, self.limits = blobs, work, policy, scanner, limits
-        self._processes: OrderedDict[tuple[str, str], ScaffoldProcess] = OrderedDict()
+        self._processes: OrderedDict[tuple[str, str, Kind], ScaffoldProcess] = OrderedDict()
 
     def play(
         self,
@@ -58,14 +60,19 @@ class Player:
         recorded: Recorded,
         record: Record,
         hints: Mapping[str, str] | None = None,
+        sandbox: str = "",
     ) -> list[Fact]:
-        """A `TrajectoryRecorded` or `RolloutFailed` for each attempt; never raises for what a scaffold does. `hints` are by item."""
+        """A `TrajectoryRecorded` or `RolloutFailed` for each attempt; never raises for what a scaffold does. `hints` are by item.
+
+        `sandbox` is the profile as the run recorded it; raises Misconfigured if this host cannot give it.
+        """
+        kind = provide(sandbox).kind
         prompts = {item.id: item.prompt for items in (public.train, public.dev, public.test) for item in items}
         missing = [item for item in requested.items if item not in prompts]
         if missing:
             return failures(request_id, requested, "unloadable", f"item {missing[0]} is not in the task's data on this host")
         try:
-            process = self._process(requested, public)
+            process = self._process(requested, public, kind)
         except ScaffoldStopped as stopped:
             return failures(request_id, requested, stopped.kind, str(stopped))
         except UserError as wrong:
@@ -100,10 +107,10 @@ class Player:
             )
         return fact
 
-    def _process(self, requested: RolloutsRequested, public: Public) -> ScaffoldProcess:
+    def _process(self, requested: RolloutsRequested, public: Public, kind: Kind) -> ScaffoldProcess:
         fold = requested.fold if requested.fold >= 0 else None
         digest = hashlib.sha256(f"{public.digests['train']} {fold}".encode()).hexdigest()
-        key = (requested.scaffold, digest)
+        key = (requested.scaffold, digest, kind)
         process = self._processes.pop(key, None)
         if process is None or not process.alive:
             if process is not None:
@@ -112,7 +119,8 @@ class Player:
                 self._processes.popitem(last=False)[1].close()
             folder = self.blobs.unpack(requested.scaffold, self.work / "scaffolds" / requested.scaffold)
             data = Data(public.labels, [(example.prompt, example.label) for example in visible_train(public, fold)])
-            process = ScaffoldProcess(folder, data, self.work / "scratch" / f"{requested.scaffold[:16]}-{digest[:16]}", self.limits)
+            scratch = self.work / "scratch" / f"{requested.scaffold[:16]}-{digest[:16]}"
+            process = ScaffoldProcess(folder, data, scratch, self.limits, kind)
         self._processes[key] = process
         return process
 

@@ -1,6 +1,6 @@
 """Runs a scaffold in a process of its own. Started by `runtime/scaffold_host.py` as a script; imports nothing of evolog.
 
-It speaks JSON lines over what were its standard input and output. `solve` of many items runs in threads; when all of them wait
+It speaks JSON lines over the two descriptors that its arguments name. `solve` of many items runs in threads; when all of them wait
 for the model, their calls are asked for together. All attempts at one item that ask the same share one call, and each is given
 the completion that bears its number. A scaffold may call from threads of its own, but a call's ordinal is then its place of arrival.
 """
@@ -9,7 +9,6 @@ import ctypes
 import json
 import math
 import os
-import resource
 import signal
 import sys
 import threading
@@ -223,10 +222,10 @@ class Channel:
     """JSON lines to and from the host, on descriptors that the scaffold's prints cannot reach."""
 
     def __init__(self):
-        self._in = os.fdopen(os.dup(0), "rb")
-        self._out = os.fdopen(os.dup(1), "wb")
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
+        read, write = map(int, sys.argv[1:])
+        self._in, self._out = os.fdopen(read, "rb"), os.fdopen(write, "wb")
+        for descriptor in (read, write):
+            os.set_inheritable(descriptor, False)
         os.dup2(2, 1)
 
     def send(self, frame):
@@ -242,13 +241,8 @@ class Channel:
         return json.loads(line)
 
 
-def confine(limits):
-    """Apply the limits, and die with the host."""
-    for name, value in limits.items():
-        number = getattr(resource, name)
-        _, most = resource.getrlimit(number)
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(number, (value, value))
+def settle():
+    """Die with the host, and import nothing from outside the interpreter's folders."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
@@ -260,7 +254,7 @@ def main():
     """Serve the host until it hangs up."""
     channel = Channel()
     order = channel.receive()
-    confine(order["limits"])
+    settle()
     try:
         data = Data(order["labels"], order["train"])
         sys.path.insert(0, order["scaffold"])

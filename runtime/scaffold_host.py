@@ -1,17 +1,17 @@
-"""Runs scaffolds as child processes with an environment of their own and limits; no sandbox yet.
+"""Runs scaffolds as processes in a sandbox, and speaks with them over two pipes.
 
-What is fenced: time, memory, output, what a call may hold, and what a child is told. Its labels come through its pipe, those of its own
-folds alone, and no file is made of them. What is not: a child runs under this account, so one that is hostile could read what the account
-can read (a task's data, what other scaffolds left in their scratch folders), use the network, and leave processes in a session of their
-own. `profile` says so in every run until the sandbox comes.
+`runtime/sandbox` fences what a scaffold can reach and use. Here its time, its output and what a call may hold are fenced, and what it is
+told: its labels come through its pipe, those of its own folds alone, and no file is made of them. Nothing comes back but through pipes.
 """
 
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +20,11 @@ from typing import IO, NamedTuple
 
 import msgspec
 
-PROFILE = "child-process"
+from runtime.sandbox import limits as sandbox
+from runtime.sandbox.launch import Command, Confined, Kind, seen_at
+
 CHILD = Path(__file__).with_name("scaffold_child.py")
+CHILD_INSIDE, SCAFFOLD_INSIDE = "/evolog/scaffold_child.py", "/evolog/scaffold"
 FRAME_LIMIT = 64 * 1024 * 1024
 CALLS_LIMIT = 8 * 1024 * 1024
 """Bytes of one frame of calls: whatever is in it, the policy's body stays below the server's limit."""
@@ -111,38 +114,39 @@ class ScaffoldStopped(Exception):
 class ScaffoldProcess:
     """One scaffold over one set of data, ready to solve items until it is closed or stops."""
 
-    def __init__(self, scaffold: Path, data: Data, work: Path, limits: Limits = Limits()) -> None:
+    def __init__(self, scaffold: Path, data: Data, work: Path, limits: Limits = Limits(), kind: Kind = "bwrap") -> None:
         self._limits = limits
         self._buffer = bytearray()
         self._printed = bytearray()
         self._flooded = False
         work.mkdir(parents=True, exist_ok=True)
-        self._child = subprocess.Popen(
-            [sys.executable, "-s", "-P", str(CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=work,
-            env=ENVIRONMENT,
-            start_new_session=True,
-        )
-        assert self._child.stdin and self._child.stdout and self._child.stderr
-        self._in, self._out = self._child.stdin, self._child.stdout
-        os.set_blocking(self._in.fileno(), False)
+        self._folder = tempfile.mkdtemp(dir=work)  # anew each time: nothing is to be found that an earlier process left
+        _open_to_all(scaffold)
+        read, self._in = os.pipe()  # of our own: a sandbox's keeper holds standard input and output open when its command has closed them
+        self._out, write = os.pipe()
+        try:
+            argv = [sys.executable, "-s", "-P", seen_at(kind, CHILD_INSIDE, CHILD), str(read), str(write)]
+            binds = {CHILD_INSIDE: CHILD, SCAFFOLD_INSIDE: scaffold}
+            resources = sandbox.Limits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
+            self._child = Confined(kind, Command(argv, binds, ENVIRONMENT, Path(self._folder), resources, (read, write)))
+        except BaseException:
+            os.close(self._in)
+            os.close(self._out)
+            raise
+        finally:
+            os.close(read)
+            os.close(write)
+        self._child.stdin.close()
+        self._child.stdout.close()
+        os.set_blocking(self._in, False)
         self._listener = threading.Thread(target=self._listen, args=(self._child.stderr,), daemon=True)
         self._listener.start()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._out, selectors.EVENT_READ)
         self._writable = selectors.DefaultSelector()
         self._writable.register(self._in, selectors.EVENT_WRITE)
-        resources = {
-            "RLIMIT_AS": limits.memory,
-            "RLIMIT_FSIZE": limits.file_size,
-            "RLIMIT_CPU": limits.cpu_seconds,
-            "RLIMIT_CORE": 0,
-        }
         try:
-            self._send({"limits": resources, "scaffold": str(scaffold), **data._asdict()})
+            self._send({"scaffold": seen_at(kind, SCAFFOLD_INSIDE, scaffold), **data._asdict()})
             frame = self._receive()
             if not frame.ready:
                 raise ScaffoldStopped("unloadable", frame.failed or "the scaffold did not say that it is ready")
@@ -183,20 +187,16 @@ class ScaffoldProcess:
         return self._child.poll() is None
 
     def close(self) -> None:
-        """Kill the process and all that it started in its group."""
-        self._kill()
-        self._child.wait()
+        """Kill the process and all that it started."""
+        self._child.close()
         self._listener.join(1.0)
         self._selector.close()
         self._writable.close()
         for pipe in (self._in, self._out):
-            pipe.close()
-
-    def _kill(self) -> None:
-        try:
-            os.killpg(self._child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+            if pipe >= 0:
+                os.close(pipe)
+        self._in = self._out = -1
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _listen(self, stream: IO[bytes]) -> None:
         """Closes the stream itself: what the child left behind may hold the other end, and a close beside a read would wait for it."""
@@ -207,7 +207,7 @@ class ScaffoldProcess:
                 self._printed = (self._printed + chunk)[-4096:]
                 if total > PRINT_LIMIT:
                     self._flooded = True
-                    return self._kill()
+                    return self._child.kill()
 
     def _send(self, frame: dict[str, object]) -> None:
         left = memoryview(json.dumps(frame).encode() + b"\n")
@@ -216,19 +216,20 @@ class ScaffoldProcess:
             if not self._writable.select(max(0.0, deadline - time.monotonic())):
                 raise ScaffoldStopped("hung", f"did not take what it was sent for {self._limits.silence:g} s")
             try:
-                left = left[os.write(self._in.fileno(), left[:65536]) :]
+                left = left[os.write(self._in, left[:65536]) :]
             except BlockingIOError:
                 continue
             except OSError:
                 raise self._ended() from None
 
     def _receive(self) -> _Frame:
-        deadline = time.monotonic() + self._limits.silence
-        while (end := self._buffer.find(b"\n")) < 0:
+        deadline, searched = time.monotonic() + self._limits.silence, 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
             left = deadline - time.monotonic()
             if left <= 0 or not self._selector.select(left):
                 raise ScaffoldStopped("hung", f"no word for {self._limits.silence:g} s")
-            chunk = os.read(self._out.fileno(), 1 << 20)
+            chunk = os.read(self._out, 1 << 20)
             if not chunk:
                 raise self._ended()
             self._buffer += chunk
@@ -248,14 +249,24 @@ class ScaffoldProcess:
         try:
             code = self._child.wait(EXIT_PATIENCE)
         except subprocess.TimeoutExpired:
-            self._kill()
+            self._child.kill()
             return ScaffoldStopped("hung", "closed its pipes and did not end")
+        if self._child.violation:
+            return ScaffoldStopped("crashed", f"the scaffold was stopped: {self._child.violation}")
         self._listener.join(1.0)
         if self._flooded:
             return ScaffoldStopped("flooded", f"printed more than {PRINT_LIMIT} bytes")
         words = self._printed.decode(errors="replace").strip().splitlines()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         return ScaffoldStopped("crashed", f"the scaffold's process {how}{': ' + words[-1][:300] if words else ''}")
+
+
+def _open_to_all(folder: Path) -> None:
+    """Root's sandboxes run under another account, which must be able to read this folder whatever root's umask is."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
 
 def _check(ask: Ask) -> None:

@@ -117,7 +117,8 @@ def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Ma
     )
     calls: list[ModelCalled] = []
     model = model_name(loaded.started.base_model, UNIFORM if cell.uniform else cell.adapter)
-    facts = player.play(run, f"audit-{cell.name}-{split}", requested, loaded.public, model, lambda ids: {}, calls.extend)
+    sandbox = loaded.started.sandbox
+    facts = player.play(run, f"audit-{cell.name}-{split}", requested, loaded.public, model, lambda ids: {}, calls.extend, sandbox=sandbox)
     answers = {fact.item: fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)}
     blob = blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
     return _scored(

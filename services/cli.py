@@ -149,6 +149,13 @@ def run_options(function: Function) -> Function:
 @click.argument("task")
 @click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
 @click.option("--policy", default="", metavar="NAME", help="In place of the task's own: tiny-lm, or hf:PATH for a model of transformers.")
+@click.option(
+    "--sandbox",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="What scaffolds run in: what `evolog doctor` says, or nothing, which needs EVOLOG_ALLOW_UNSANDBOXED=1 too.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
 @click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
@@ -158,6 +165,7 @@ def run(
     task: str,
     levers: str,
     policy: str,
+    sandbox: str,
     seed: int,
     name: str,
     detach: bool,
@@ -169,7 +177,16 @@ def run(
     """Run TASK from its reference scaffold until nothing more is to be gained, and show the auditor's table."""
     from services.running import Order, run_task
 
-    order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget, name=name, policy=policy)
+    order = Order(
+        task=task,
+        levers=levers,
+        seed=seed,
+        generations=generations,
+        budget=budget,
+        name=name,
+        policy=policy,
+        sandbox="none" if sandbox == "none" else "",
+    )
     return run_task(directory, order, detach=detach, as_json=as_json)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from events.errors import UserError
-from runtime.scaffold_host import PROFILE
+from runtime.sandbox.choose import provide
 from runtime.server import find_binary
 from services.node import Node
 
@@ -70,8 +70,10 @@ def _room(directory: Path) -> Finding:
 
 
 def _sandbox() -> Finding:
-    words = "scaffolds run as child processes with limits and an environment of their own; they are not confined yet"
-    return Finding("sandbox", False, f"{PROFILE}: {words}", needed=False)
+    try:
+        return Finding("sandbox", True, provide().text)
+    except UserError as wrong:
+        return Finding("sandbox", False, str(wrong))
 
 
 def _up(directory: Path) -> Finding:

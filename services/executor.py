@@ -1,6 +1,7 @@
 """Plays shards of rollouts: runs the scaffold, asks the policy, records every call before its answer is released."""
 
 import asyncio
+import functools
 import os
 import random
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ async def serve(context: Context) -> None:
             context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
         model = model_name(loaded.started.base_model, requested.adapter)
-        facts = await asyncio.to_thread(player.play, event.run, event.id, requested, loaded.public, model, recorded, record, hints)
+        play = functools.partial(player.play, hints=hints, sandbox=loaded.started.sandbox)
+        facts = await asyncio.to_thread(play, event.run, event.id, requested, loaded.public, model, recorded, record)
         await asyncio.sleep(random.uniform(0, jitter))
         return [answer(fact, event, "executor") for fact in facts]
 

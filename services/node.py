@@ -25,6 +25,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     policy_url: str
     started: str
     version: str
+    unsandboxed: bool = False
+    """Whether its executors would run a scaffold without a sandbox."""
 
 
 def version() -> str:

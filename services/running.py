@@ -31,7 +31,7 @@ from runtime.blobs import Blobs
 from runtime.log import BATCH_LIMIT, Log, Refused, append_once
 from runtime.lookup import readable
 from runtime.run_decider import evaluation_cost
-from runtime.scaffold_host import PROFILE
+from runtime.sandbox.choose import UNSANDBOXED, provide
 from runtime.server import OPERATOR
 from runtime.worker import now
 from services import budget as budgets
@@ -62,6 +62,8 @@ class Order(NamedTuple):
     name: str = ""
     policy: str = ""
     """In the place of the task's own."""
+    sandbox: str = ""
+    """`none`, or this host's own profile."""
 
 
 def policy_of(order: Order, task: Task) -> str:
@@ -129,8 +131,14 @@ def check(order: Order, node: Node) -> None:
     budgets.parse(order.budget)
     if order.name:
         check_run_name(order.name)
+    provide(order.sandbox)
     needed = ["numpy", "safetensors"]  # for the base model
     running = node.running()
+    if order.sandbox == "none" and running is not None and not running.unsandboxed:
+        raise Misconfigured(
+            f"The services in {node.directory} do not run scaffolds without a sandbox, as they were started without {UNSANDBOXED}=1: "
+            f"stop them with `evolog down --dir {node.directory}`, and order the run again."
+        )
     if policy_of(order, task) == "tiny-lm" or policy_of(order, task).startswith("hf:"):
         needed += ["torch", "transformers", "peft"]
     elif order.levers != "scaffold" and (running is None or urlsplit(running.url).hostname == "127.0.0.1"):
@@ -217,7 +225,7 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
         verifier=task.verifier,
         policy=policy_of(order, task),
         base_model=base_model,
-        sandbox=PROFILE,
+        sandbox=provide(order.sandbox).text,
     )
     shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
     if shards >= BATCH_LIMIT:

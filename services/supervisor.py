@@ -17,6 +17,7 @@ import msgspec
 from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, TryAgain, UserError
 from runtime import server
+from runtime.sandbox.choose import UNSANDBOXED
 from runtime.server import EmbeddedServer
 from services.context import accelerate_config, scaffold_limits, trainer_back_end
 from services.node import Node, Running, version
@@ -89,7 +90,8 @@ async def supervise(
             environment = service_environment(os.environ) | {"EVOLOG_POLICY_URL": policy_url}
             services = _services(node, module, {"executor": executors, "verifier": verifiers}, environment)
             started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-            running = Running(pid=os.getpid(), url=url, policy_url=policy_url, started=started, version=version())
+            unsandboxed = os.environ.get(UNSANDBOXED) == "1"
+            running = Running(pid=os.getpid(), url=url, policy_url=policy_url, started=started, version=version(), unsandboxed=unsandboxed)
             full = await _keep_all(node, broker, services, running, stop, on_event)
         finally:
             node.node_json.unlink(missing_ok=True)

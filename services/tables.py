@@ -47,8 +47,13 @@ def head_line(run: str, started: RunStarted) -> str:
     return (
         f"run {run}: task {started.task}, seed {started.seed}, levers {' and '.join(started.levers)}, policy {started.policy}, "
         f"agent {started.agent}\n"
-        f"scaffolds run unconfined, profile {started.sandbox}: own process, own environment, limits; no sandbox yet"
+        f"scaffolds run {confinement(started.sandbox)}"
     )
+
+
+def confinement(profile: str) -> str:
+    """What is said of a run's profile."""
+    return "without a sandbox, under this account" if profile in ("none", "child-process") else f"confined: {profile}"
 
 
 def generation_lines(row: Generation) -> list[str]:
@@ -96,7 +101,7 @@ def final_table(console: Console, report: Report) -> None:
         console.print(verdict_on_the_model(report), soft_wrap=True, highlight=False)
     console.print(
         f"{report.rollouts:,} rollouts, {report.tokens:,} tokens, ${report.micro_usd / 1e6:.2f}, {report.seconds:.0f} s; "
-        f"scaffolds ran unconfined (profile {report.sandbox}).",
+        f"scaffolds ran {confinement(report.sandbox)}.",
         soft_wrap=True,
         highlight=False,
     )

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from events import codec
-from events.errors import TryAgain, Unavailable, UsageError, UserError
+from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner, Secret
@@ -225,3 +225,24 @@ def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: Table, body: 
 def test_an_item_that_this_host_does_not_have_fails_the_shard(table: Table) -> None:
     facts = table.play(ASKS, ["dev0", "case-7"])
     assert all(isinstance(fact, RolloutFailed) and "case-7" in fact.reason for fact in facts) and len(facts) == 2
+
+
+def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVOLOG_ALLOW_UNSANDBOXED", raising=False)
+    requested = RolloutsRequested(
+        generation=0,
+        purpose="dev",
+        round=1,
+        shard=0,
+        scaffold="",
+        adapter="",
+        split="dev",
+        fold=-1,
+        items=("dev0",),
+        attempts=1,
+        temperature=1.0,
+        seed=1,
+    )
+    for recorded in ("none", "landlock ABI 7, seccomp 0, memory by watchdog"):
+        with pytest.raises(Misconfigured):
+            table.player.play("r", "q", requested, table.public, "m", table.known, table.record, sandbox=recorded)

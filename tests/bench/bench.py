@@ -37,6 +37,33 @@ def scored(run: str, number: int) -> codec.Event:
     return codec.event(fact, run=run, source="verifier", cause="c", time="2026-01-01T00:00:00Z")
 
 
+def sandbox_start() -> list[tuple[str, str]]:
+    """An empty Python in the sandbox, to its end and with everything put away, against the same without; in turn, twenty times."""
+    from runtime.sandbox.choose import provide
+    from runtime.sandbox.launch import Command, Confined
+
+    argv = [sys.executable, "-IS", "-c", "pass"]
+    bare, confined = [], []
+    profile = provide()
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(20):
+            began = time.perf_counter()
+            subprocess.run(argv, check=True, capture_output=True)
+            between = time.perf_counter()
+            running = Confined(profile.kind, Command(argv, {}, {}, Path(folder)))
+            running.communicate(10)
+            running.close()
+            bare.append((between - began) * 1e3)
+            confined.append((time.perf_counter() - between) * 1e3)
+    more = statistics.median(confined) - statistics.median(bare)
+    return [
+        (
+            f"milliseconds that an empty Python takes longer in the sandbox ({profile.text.split(',')[0]})",
+            f"{more:.0f}, at least {min(confined) - min(bare):.0f}  (an empty Python takes {statistics.median(bare):.0f})",
+        )
+    ]
+
+
 async def seconds(work: Callable[[], Awaitable[None]]) -> float:
     began = time.perf_counter()
     await work()
@@ -314,7 +341,7 @@ def main() -> None:
     )
     table.add_column("what")
     table.add_column("median [least, most]")
-    for what, figure in (*cold_help(), *asyncio.run(appends()), *up_to_first_event(), *weights()):
+    for what, figure in (*cold_help(), *sandbox_start(), *asyncio.run(appends()), *up_to_first_event(), *weights()):
         table.add_row(what, figure)
     Console(width=140).print(table)
 

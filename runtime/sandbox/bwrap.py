@@ -1,0 +1,143 @@
+"""The default profile: bubblewrap's options, and what it takes for them to work.
+
+Inside there are the interpreter's and the system's programs and libraries, the files that were bound, and nothing else of the host; one
+writable directory, /work, in memory and sized (with /dev/shm), and no network but an empty loopback. Nothing is mounted below a writable
+path: bubblewrap before 0.12 follows symbolic links that a scaffold may have left there (CVE-2026-87766). All options come through
+a descriptor, and bubblewrap's own environment is empty, since both can be read inside, in /proc/1.
+"""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from events.errors import Misconfigured
+from runtime.sandbox.limits import Limits
+
+OLDEST = (0, 8)
+WORK = "/work"
+SHARED = "/dev/shm"
+SHARED_SIZE = 64 * 1024**2
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": WORK}
+PARTS = ("bin", "lib", "lib32", "lib64", "libexec")
+PACKAGES = ("events", "algorithms", "tasks", "runtime", "replay", "services")
+"""Ours, hidden where they are installed beside what scaffolds may import."""
+INSTALL = "Install bubblewrap: `apt-get install bubblewrap` on Debian and Ubuntu, `dnf install bubblewrap` on Fedora"
+
+
+@functools.cache
+def program() -> str:
+    """Where bubblewrap is; raises Misconfigured where it is not, or is too old."""
+    if (path := shutil.which("bwrap")) is None:
+        raise Misconfigured(f"Scaffolds cannot be confined, because bubblewrap (bwrap) is not installed. {INSTALL}.")
+    if _numbers(version()) < OLDEST:
+        raise Misconfigured(f"Scaffolds cannot be confined by bubblewrap {version()}; 0.8 or newer is needed. {INSTALL}.")
+    return path
+
+
+@functools.cache
+def version() -> str:
+    """The installed version, such as 0.8.0."""
+    said = subprocess.run([shutil.which("bwrap") or "bwrap", "--version"], capture_output=True, text=True, check=False).stdout
+    return said.split()[-1] if said.split() else "0"
+
+
+def _numbers(of: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", of)[:2]))
+
+
+def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: Limits) -> list[str]:
+    """All options but the descriptors'. `binds` are read-only, and by their path inside."""
+    out = [f"--unshare-{what}" for what in ("ipc", "pid", "net", "uts", "cgroup")]
+    out += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
+    if os.geteuid() == 0:
+        out += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]  # for `dropped`, and gone with it
+    else:
+        out += ["--unshare-user", "--disable-userns"]
+    for name, value in {**ENVIRONMENT, **environment}.items():
+        out += ["--setenv", name, value]
+    sources, links = visible()
+    made: set[str] = set()
+
+    def place(path: str) -> None:
+        for parent in reversed(PurePosixPath(path).parents):
+            if str(parent) not in ("/", *made):
+                made.add(str(parent))
+                out.extend(["--perms", "0755", "--dir", str(parent)])  # bubblewrap's own parents are for the owner alone
+
+    bound = sorted({**{str(source): source for source in sources}, **binds}.items(), key=lambda item: item[0])
+    for inside, source in bound:
+        place(inside)
+        out += ["--ro-bind", str(source), inside]
+    for inside, target in links.items():
+        place(inside)
+        out += ["--symlink", target, inside]
+    for folder in _ours(sources):
+        out += ["--perms", "0000", "--tmpfs", folder, "--remount-ro", folder]
+    out += ["--proc", "/proc", "--dev", "/dev"]
+    for mount, size in ((SHARED, SHARED_SIZE), (WORK, limits.work_size)):
+        out += ["--perms", "1777", "--size", str(size), "--tmpfs", mount]
+    if not any(inside.startswith("/tmp/") for inside, _ in bound):
+        out += ["--symlink", WORK, "/tmp"]
+    return [*out, "--remount-ro", "/", "--chdir", WORK]
+
+
+def dropped(uid: int) -> list[str]:
+    """The beginning of a command that, for root, gives up being root for an account that nothing else runs under."""
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+
+
+def visible() -> tuple[list[Path], dict[str, str]]:
+    """The host's paths that are there inside as they are, and symbolic links: the system's libraries and the interpreter's two prefixes."""
+    sources: list[Path] = [path for path in (Path("/etc/ld.so.cache"), Path("/etc/alternatives")) if path.exists()]
+    links: dict[str, str] = {}
+    for path in _programs():
+        if path.is_symlink():
+            links[str(path)] = os.readlink(path)
+        elif path.exists():
+            sources.append(path)
+    return sources, links
+
+
+def _programs() -> Iterator[Path]:
+    interpreter = Path(os.path.realpath(sys.executable))
+    prefixes = {sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), str(interpreter.parent.parent)}
+    for prefix in sorted({"/usr", "/", *prefixes}):
+        yield from (Path(prefix, part) for part in PARTS)
+        yield Path(prefix, "pyvenv.cfg")
+
+
+def _ours(sources: list[Path]) -> list[str]:
+    root = Path(__file__).resolve().parents[2]
+    if not any(source == root or source in root.parents for source in sources):
+        return []
+    return [str(root / name) for name in PACKAGES if (root / name).is_dir()]
+
+
+def why_not(said: str) -> str:
+    """What bubblewrap's complaint means here, and what to do."""
+    last = (said.strip().splitlines() or ["it said nothing"])[-1].removeprefix("bwrap: ")
+    if "uid map" in last:
+        fix = "Allow it user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or an AppArmor profile for bwrap"
+    elif "mount proc" in last:
+        fix = "In Docker, add `--security-opt systempaths=unconfined`"
+    elif "namespace" in last or "Operation not permitted" in last:
+        fix = (
+            "In Docker, start the container with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined "
+            "--security-opt apparmor=unconfined` and as an ordinary user; elsewhere, allow user namespaces: "
+            "`sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1`"
+        )
+    elif "Permission denied" in last and os.geteuid() == 0:
+        fix = (
+            "Root's scaffolds run under an account of their own, which must be able to read Python and evolog: "
+            f"`chmod -R a+rX {sys.prefix} {sys.base_prefix} {Path(__file__).parents[1]}`, or run evolog as an ordinary user"
+        )
+    else:
+        fix = "Try `bwrap --unshare-all --ro-bind / / true`, and put right what it says"
+    return f"Scaffolds cannot be confined, because bubblewrap does not work here ({last}). {fix}"

@@ -1,0 +1,190 @@
+"""Starts a command in one of the profiles, and holds it to its limits until it has ended."""
+
+import contextlib
+import itertools
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+from events.errors import Misconfigured
+from runtime.sandbox import bwrap, landlock, seccomp
+from runtime.sandbox.limits import CGROUP, Group, Limits, Watchdog, delegated, rlimits, tree
+
+Kind = Literal["bwrap", "landlock", "none"]
+UIDS = 1_900_000_000
+"""Root's sandboxes each run under an account of their own from here on: nobody's, by systemd's list of uids."""
+_KILL_PATIENCE = 5.0
+_numbers = itertools.count()
+
+
+class Command(NamedTuple):
+    """What to start. `binds` are read-only, by their path inside; `work` is a folder of the host, for profiles that need one."""
+
+    argv: Sequence[str]
+    binds: Mapping[str, Path]
+    environment: Mapping[str, str]
+    work: Path
+    limits: Limits = Limits()
+    pass_fds: tuple[int, ...] = ()
+
+
+def seen_at(kind: Kind, inside: str, source: Path) -> str:
+    """Under which path a bound file is there: only bubblewrap can give it another."""
+    return inside if kind == "bwrap" else str(source)
+
+
+class Confined:
+    """A running command. `violation` says which limit it was stopped at, if it was. It dies when the thread that started it does."""
+
+    def __init__(self, kind: Kind, command: Command) -> None:
+        self.violation = ""
+        self._group: Group | None = None
+        self._lock = threading.Lock()
+        self._kind = kind
+        group = delegated() if kind == "bwrap" else None
+        with contextlib.ExitStack() as held:
+            gate = held.enter_context(_pipe()) if group else None
+            argv, environment, fds = _prepared(kind, command, held, gate[0] if gate else None)
+            folder = command.work if kind != "bwrap" else Path("/")
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                env=environment,
+                pass_fds=(*fds, *command.pass_fds),
+                start_new_session=True,
+            )
+            if group and gate:
+                try:
+                    self._group = Group(*group, f"evolog-{self._process.pid}", command.limits)
+                    self._group.take(tree(self._process.pid))
+                    os.write(gate[1], b"1")
+                except OSError as wrong:
+                    self.kill()
+                    raise Misconfigured(f"No control group can be made in {group[1]} ({wrong}): correct {CGROUP}, or unset it.") from wrong
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self.stdin: IO[bytes] = self._process.stdin
+        self.stdout: IO[bytes] = self._process.stdout
+        self.stderr: IO[bytes] = self._process.stderr
+        self.pid = self._process.pid
+        self._watchdog: Watchdog | None = None
+        if kind != "none":
+            mounts = (bwrap.WORK, bwrap.SHARED) if kind == "bwrap" else ()
+            work = command.work if kind == "landlock" else None
+            self._watchdog = Watchdog(self.pid, command.limits, mounts, work, self._stop_for)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal, or None while it runs."""
+        return self._translated(self._process.poll())
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended; raises subprocess.TimeoutExpired."""
+        code = self._translated(self._process.wait(timeout))
+        assert code is not None
+        if self._group and not self.violation and self._group.ran_out():
+            self.violation = "its processes took more memory together than their control group allows"
+        return code
+
+    def kill(self) -> None:
+        """Kill it and all that it started, and return when they have gone."""
+        with self._lock:
+            if self._process.poll() is None:
+                self._kill()
+        if self._kind == "none":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # what it left in its group
+
+    def communicate(self, timeout: float) -> tuple[bytes, bytes]:
+        """All that it prints, once it has ended; raises subprocess.TimeoutExpired."""
+        return self._process.communicate(timeout=timeout)
+
+    def close(self) -> None:
+        """Kill it, and put away what was made for it."""
+        self.kill()
+        self._process.wait()
+        if self._watchdog:
+            self._watchdog.stop()
+        if self._group:
+            self._group.remove()
+
+    def _kill(self) -> None:
+        root = self._process.pid
+        if self._kind == "bwrap":
+            os.kill(root, signal.SIGSTOP)  # so that it starts nothing while it is looked at
+            if first := tree(root)[1:2]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(first[0], signal.SIGKILL)  # with it the kernel ends its whole process namespace
+                os.kill(root, signal.SIGCONT)
+                self._ends()
+        elif self._kind == "landlock":
+            os.kill(root, signal.SIGTERM)  # the keeper kills all that is below it
+            self._ends()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(root, signal.SIGKILL)
+        self._process.wait()
+
+    def _ends(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_KILL_PATIENCE)
+
+    def _stop_for(self, violation: str) -> None:
+        self.violation = violation
+        self.kill()
+
+    def _translated(self, code: int | None) -> int | None:
+        return 128 - code if code is not None and 128 < code <= 192 and self._kind != "none" else code
+
+
+def _prepared(kind: Kind, command: Command, held: contextlib.ExitStack, gate: int | None) -> tuple[list[str], dict[str, str], list[int]]:
+    """The whole command, its environment, and the descriptors that it needs."""
+    limits, uid = command.limits, UIDS + next(_numbers) % 4096 * 4096 + secrets.randbelow(4096)
+    if kind == "none":
+        return [*rlimits(limits, processes=False), *command.argv], {**command.environment}, []
+    code = seccomp.program(families=seccomp.FAMILIES if kind == "bwrap" else (seccomp.UNIX,))
+    filter_fd = held.enter_context(_file(code))
+    if kind == "landlock":
+        readable = [*command.binds.values(), *bwrap.visible()[0]]
+        order = landlock.order(readable, command.work, filter_fd, uid if os.geteuid() == 0 else 0)
+        argv = [sys.executable, "-IS", landlock.__file__, order, *rlimits(limits, os.geteuid() == 0), *command.argv]
+        return argv, {**bwrap.ENVIRONMENT, "TMPDIR": str(command.work), **command.environment}, [filter_fd]
+    options = [*bwrap.options(command.binds, command.environment, limits), "--seccomp", str(filter_fd)]
+    if gate is not None:
+        options += ["--block-fd", str(gate)]
+    words = held.enter_context(_file(b"".join(os.fsencode(word) + b"\0" for word in options)))
+    argv = [bwrap.program(), "--args", str(words), "--", *rlimits(limits, _counted_apart()), *bwrap.dropped(uid), *command.argv]
+    return argv, {}, [filter_fd, words, *([] if gate is None else [gate])]
+
+
+def _counted_apart() -> bool:
+    """Whether the kernel counts an account's processes for each user namespace (5.14), or the account is the sandbox's own."""
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    return os.geteuid() == 0 or release >= (5, 14)
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+@contextlib.contextmanager
+def _file(content: bytes) -> Iterator[int]:
+    fd = os.memfd_create("evolog")
+    try:
+        os.write(fd, content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,224 @@
+"""What one sandbox may use, over all its processes, and who holds it to that: a control group that was delegated, or else a watchdog.
+
+The kernel itself holds each process to its rlimits, and the sized work directory to its size, at once and exactly. What no rlimit sums up
+(memory, processor time, files) is held by a control group at once, and by the watchdog within about a tenth of a second.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+LOOK = 0.1
+"""Seconds between two looks of the watchdog."""
+CGROUP = "EVOLOG_CGROUP"
+"""Names the directory of a control group under which sandboxes may have theirs; without it, one that systemd delegated is looked for."""
+_TICK, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+
+
+class Limits(NamedTuple):
+    """Bytes, seconds and counts. `memory` holds for each process's address space and for all processes and files in memory together."""
+
+    memory: int = 8 * 1024**3
+    cpu_seconds: int = 3600
+    wall_seconds: float | None = None
+    processes: int = 512
+    open_files: int = 1024
+    file_size: int = 256 * 1024**2
+    work_size: int = 512 * 1024**2
+    files: int = 20_000
+
+
+def rlimits(limits: Limits, processes: bool) -> list[str]:
+    """The beginning of a command that puts the rlimits on what follows; `processes` where they are counted for the sandbox alone."""
+    options = {
+        "as": limits.memory,
+        "cpu": limits.cpu_seconds,
+        "fsize": limits.file_size,
+        "nofile": limits.open_files,
+        "core": 0,
+        **({"nproc": limits.processes} if processes else {}),
+    }
+    return ["prlimit", *(f"--{name}={value}:{value}" for name, value in options.items())]
+
+
+def tree(root: int) -> list[int]:
+    """The process and its descendants; all of a process namespace, if it is the one that made it."""
+    found = [root]
+    for process in found:
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{process}/task"):
+                found += map(int, _text(f"/proc/{process}/task/{thread}/children").split())
+    return found
+
+
+def counts_children() -> bool:
+    """Whether the kernel says who a process's children are."""
+    return os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+
+
+class Watchdog:
+    """Looks at all processes of a sandbox until `stop`, and calls `kill` with a sentence about the limit that was passed."""
+
+    def __init__(self, root: int, limits: Limits, mounts: Sequence[str], folder: Path | None, kill: Callable[[str], None]) -> None:
+        self._root, self._limits, self._mounts, self._folder, self._kill = root, limits, mounts, folder, kill
+        self._spent: dict[int, float] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        began = time.monotonic()
+        while not self._ended.wait(LOOK):
+            if passed := self._passed(time.monotonic() - began):
+                return self._kill(passed)
+
+    def _passed(self, seconds: float) -> str:
+        limits, processes = self._limits, tree(self._root)
+        used, files = _used(
+            [f"/proc/{first}/root{mount}" for first in processes[1:2] if _apart(first) for mount in self._mounts], self._folder
+        )
+        in_memory = 0 if self._folder else used
+        resident = 0
+        for process in processes:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = _text(f"/proc/{process}/stat").rpartition(")")[2].split()
+                self._spent[process] = sum(map(int, fields[11:15])) / _TICK  # its own, and its children's that have ended
+                resident += int(fields[21]) * _PAGE
+        if resident + in_memory > limits.memory and (took := _proportional(processes, in_memory)) > limits.memory:
+            return f"its processes and files in memory took {_mib(took)} MiB together, at most {_mib(limits.memory)}"
+        if (spent := sum(self._spent.values())) > limits.cpu_seconds:
+            return f"its processes took {spent:.0f} s of processor time together, at most {limits.cpu_seconds}"
+        if len(processes) > limits.processes:
+            return f"it ran {len(processes)} processes, at most {limits.processes}"
+        if files > limits.files:
+            return f"it made {files} files, at most {limits.files}"
+        if used > limits.work_size + limits.file_size:
+            return f"its files took {_mib(used)} MiB, at most {_mib(limits.work_size)}"
+        if limits.wall_seconds is not None and seconds > limits.wall_seconds:
+            return f"it ran for {seconds:.1f} s, at most {limits.wall_seconds:g}"
+        return ""
+
+
+def _apart(process: int) -> bool:
+    """Whether the sandbox's first process has the sandbox's root already, and not the host's."""
+    with contextlib.suppress(OSError):
+        return not os.path.samestat(os.stat(f"/proc/{process}/root"), os.stat("/"))
+    return False
+
+
+def _proportional(processes: Sequence[int], in_memory: int) -> int:
+    """Bytes of all processes, in which shared pages count once; resident bytes of those that do not say."""
+    private = shared = 0
+    for process in processes:
+        with contextlib.suppress(OSError):
+            rows = dict(line.split(":") for line in _text(f"/proc/{process}/smaps_rollup").splitlines()[1:])
+            private += int(rows["Pss_Anon"].split()[0]) * 1024
+            shared += int(rows["Pss_Shmem"].split()[0]) * 1024
+    return private + max(shared, in_memory)
+
+
+def _used(mounts: Sequence[str], folder: Path | None) -> tuple[int, int]:
+    """Bytes and files in the sandbox's own mounts, or else in its folder on the host."""
+    used = files = 0
+    for mount in mounts:
+        with contextlib.suppress(OSError):
+            state = os.statvfs(mount)
+            used += (state.f_blocks - state.f_bfree) * state.f_frsize
+            files += state.f_files - state.f_ffree
+    for entry in _entries(folder) if folder else ():
+        with contextlib.suppress(OSError):
+            used += entry.stat(follow_symlinks=False).st_blocks * 512
+            files += 1
+    return used, files
+
+
+def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(entry.path)
+
+
+def _text(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
+def _mib(size: int) -> int:
+    return round(size / 1024**2)
+
+
+def delegated(environment: Mapping[str, str] = os.environ) -> tuple[str, Path] | None:
+    """The version and directory of a control group under which this process may make others, with memory and pids to share out."""
+    named = environment.get(CGROUP)
+    for folder in [Path(named)] if named else _own_groups():
+        if os.access(folder, os.W_OK):
+            if (folder / "memory.limit_in_bytes").exists():
+                return "cgroup v1", folder
+            with contextlib.suppress(OSError):
+                if {"memory", "pids"} <= set((folder / "cgroup.subtree_control").read_text().split()):
+                    return "cgroup v2", folder
+    return None
+
+
+def _own_groups() -> Iterator[Path]:
+    """The groups of version 2 that this process is in and that systemd marked as delegated, the innermost first."""
+    with contextlib.suppress(OSError):
+        root = Path("/sys/fs/cgroup")
+        own = next((line[3:].strip() for line in _text("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/").strip("/")
+        for folder in (root / own, *(root / own).parents):
+            if folder == root.parent:
+                return
+            with contextlib.suppress(OSError):
+                if b"1" in (os.getxattr(folder, "user.delegate") if os.geteuid() else os.getxattr(folder, "trusted.delegate")):
+                    yield folder
+
+
+class Group:
+    """A control group for one sandbox."""
+
+    def __init__(self, version: str, parent: Path, name: str, limits: Limits) -> None:
+        self.folder = parent / name
+        self.folder.mkdir()
+        if version == "cgroup v1":
+            settings = {"memory.limit_in_bytes": limits.memory, "memory.memsw.limit_in_bytes": limits.memory}
+        else:
+            settings = {"memory.max": limits.memory, "memory.swap.max": 0, "memory.oom.group": 1, "pids.max": limits.processes}
+        for name, value in settings.items():
+            with contextlib.suppress(FileNotFoundError):  # a kernel that does not account for swap
+                (self.folder / name).write_text(str(value))
+
+    def take(self, processes: Sequence[int]) -> None:
+        """Move processes in; what they start later is in it by itself."""
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                (self.folder / "cgroup.procs").write_text(str(process))
+
+    def ran_out(self) -> bool:
+        """Whether the kernel killed for want of memory."""
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError):
+                rows = dict(line.split() for line in (self.folder / name).read_text().splitlines())
+                return int(rows.get("oom_kill", "0")) > 0
+        return False
+
+    def remove(self) -> None:
+        """Remove it, once its last process is reaped."""
+        for _ in range(50):
+            try:
+                return self.folder.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError:
+                time.sleep(0.02)
