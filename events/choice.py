@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+import msgspec
+
 from events.fact import Fact
 
 
@@ -39,7 +41,7 @@ class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):
     generation: int
     blob: str
     trajectories: int
-    parts: dict[str, str] = {}
+    parts: dict[str, str] = msgspec.field(default_factory=dict)
     """Blob of each part of it by name, for an agent that is a language model."""
     shown: tuple[str, ...] = ()
     """The trajectories among them. What the agent reads later stands in the requests of its calls."""

@@ -149,6 +149,9 @@ def run_options(function: Function) -> Function:
 @click.argument("task")
 @click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
 @click.option("--policy", default="", metavar="NAME", help="In place of the task's own: tiny-lm, or hf:PATH for a model of transformers.")
+@click.option(
+    "--agent", default="rules", show_default=True, metavar="NAME", help="rules, anthropic:MODEL or openai:MODEL; the last two need a key."
+)
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
 @click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
@@ -158,6 +161,7 @@ def run(
     task: str,
     levers: str,
     policy: str,
+    agent: str,
     seed: int,
     name: str,
     detach: bool,
@@ -169,7 +173,7 @@ def run(
     """Run TASK from its reference scaffold until nothing more is to be gained, and show the auditor's table."""
     from services.running import Order, run_task
 
-    order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget, name=name, policy=policy)
+    order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget, name=name, policy=policy, agent=agent)
     return run_task(directory, order, detach=detach, as_json=as_json)
 
 

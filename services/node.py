@@ -25,6 +25,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     policy_url: str
     started: str
     version: str
+    providers: tuple[str, ...] = ()
+    """Of language models for the agents: those that the services have a key for."""
 
 
 def version() -> str:

@@ -65,7 +65,9 @@ class LlmServer:
                 with server._lock:
                     server.requests.append(body)
                     server.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    step = server._script(body) if server._script else next(server._steps or iter(()), Fail(400, "the script is at its end"))
+                    step = (
+                        server._script(body) if server._script else next(server._steps or iter(()), Fail(400, "the script is at its end"))
+                    )
                 _answer(self, PATHS[self.path.split("?")[0]], step, body)
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -151,7 +153,9 @@ def _anthropic(step: Say | InStream) -> Iterator[bytes]:
         yield event("content_block_stop", index=index)
         index += 1
     for tool, arguments in step.calls:
-        yield event("content_block_start", index=index, content_block={"type": "tool_use", "id": f"toolu_{index}", "name": tool, "input": {}})
+        yield event(
+            "content_block_start", index=index, content_block={"type": "tool_use", "id": f"toolu_{index}", "name": tool, "input": {}}
+        )
         for piece in _pieces(_written(arguments)):
             yield event("content_block_delta", index=index, delta={"type": "input_json_delta", "partial_json": piece})
         yield event("content_block_stop", index=index)
@@ -174,7 +178,9 @@ def _openai(step: Say | InStream) -> Iterator[bytes]:
     for piece in _pieces(step.text):
         yield chunk({"refusal": piece} if step.stop == "refusal" else {"content": piece})
     for index, (tool, arguments) in enumerate(step.calls):
-        yield chunk({"tool_calls": [{"index": index, "id": f"call_{index}", "type": "function", "function": {"name": tool, "arguments": ""}}]})
+        yield chunk(
+            {"tool_calls": [{"index": index, "id": f"call_{index}", "type": "function", "function": {"name": tool, "arguments": ""}}]}
+        )
         for piece in _pieces(_written(arguments)):
             yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     yield chunk({}, {"refusal": "stop", "length": "length", "": "tool_calls" if step.calls else "stop"}[step.stop])

@@ -135,7 +135,7 @@ def test_a_run_is_named_by_one_plain_token(name: str) -> None:
         check_run_name(name)
 
 
-KEY = "sk-ant-Zz9/\"plain key\"+0123456789"
+KEY = 'sk-ant-Zz9/"plain key"+0123456789'
 
 
 def planted(how: str, before: str) -> str:

@@ -160,7 +160,9 @@ def test_thoughts_are_given_back_as_they_were() -> None:
     heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s1"}})
     turn = heard.turn("answered")
     assert turn.private == ({"type": "thinking", "thinking": "hm", "signature": "s1"},)
-    asking = Asking("anthropic", [Say("Yes.")], Request("m", "s", (Message("user", "?"), Message("assistant", "a", private=turn.private)), (), 5))
+    asking = Asking(
+        "anthropic", [Say("Yes.")], Request("m", "s", (Message("user", "?"), Message("assistant", "a", private=turn.private)), (), 5)
+    )
     assert asking.requests[0]["messages"][1]["content"][0] == turn.private[0]
 
 
@@ -175,7 +177,7 @@ def test_agents_are_named_by_provider_and_model() -> None:
 
 @BOTH
 def test_without_a_key_it_is_said_which_variable_to_set(provider: str) -> None:
-    with pytest.raises(Misconfigured, match=f"set {provider.upper()}_API_KEY.*nothing was started"):
+    with pytest.raises(Misconfigured, match=f"set {provider.upper()}_API_KEY"):
         require(Model(provider, "m"), {})
 
 
@@ -202,7 +204,9 @@ def test_prices_are_by_token_and_a_user_may_set_them(tmp_path: Path) -> None:
     assert price_of(prices({"EVOLOG_PRICES": str(own)}), "openai", "no-such-model") is None
 
 
-@pytest.mark.parametrize("text", ["[openai", "[openai]\nm = 3", "[openai]\nm = { input = -1, output = 2 }", "[openai]\nm = { inptu = 1, output = 2 }"])
+@pytest.mark.parametrize(
+    "text", ["[openai", "[openai]\nm = 3", "[openai]\nm = { input = -1, output = 2 }", "[openai]\nm = { inptu = 1, output = 2 }"]
+)
 def test_a_price_table_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(Misconfigured, match=r"The price table .*p\.toml"):

@@ -20,18 +20,21 @@ _STREAMED: Mapping[str, int] = {
     "permission_error": 403,
 }
 """The HTTP status that an error within a stream would have had outside one."""
+_STATUS: Mapping[str, Status] = {"refusal": "refused", "max_tokens": "length", "model_context_window_exceeded": "length"}
 
 
 def speak(key: Secret, base_url: str, request: Request) -> Turn:
     """One answer; raises `Failure` where there is none. Not repeated here."""
     heard = _Heard()
     try:
-        with anthropic.Anthropic(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SILENCE) as client:
-            with client.messages.create(**_body(request), stream=True) as stream:
-                for event in stream:
-                    heard.take(event.model_dump())
-                    if heard.size > ANSWER_LIMIT:
-                        return heard.turn("length")
+        with (
+            anthropic.Anthropic(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SILENCE) as client,
+            client.messages.create(**_body(request), stream=True) as stream,
+        ):
+            for event in stream:
+                heard.take(event.model_dump())
+                if heard.size > ANSWER_LIMIT:
+                    return heard.turn("length")
     except anthropic.APIStatusError as wrong:
         raise _failure(wrong, heard.usage) from wrong
     except (anthropic.APIConnectionError, httpx2.HTTPError) as wrong:
@@ -40,7 +43,7 @@ def speak(key: Secret, base_url: str, request: Request) -> Turn:
         raise Failure("cut", f"the answer cannot be read ({wrong})"[:400], usage=heard.usage) from wrong
     if not heard.ended:
         raise Failure("cut", "the answer ended in the middle", usage=heard.usage)
-    return heard.turn({"refusal": "refused", "max_tokens": "length", "model_context_window_exceeded": "length"}.get(heard.stop, "answered"))
+    return heard.turn(_STATUS.get(heard.stop, "answered"))
 
 
 class _Heard:
@@ -89,26 +92,24 @@ class _Heard:
 
 
 def _body(request: Request) -> dict[str, Any]:
-    messages = [{"role": message.role, "content": _content(message)} for message in request.messages]
-    messages[-1]["content"][-1]["cache_control"] = {"type": "ephemeral"}  # the next call begins with all that this one says
+    contents = [_content(message) for message in request.messages]
+    contents[-1][-1]["cache_control"] = {"type": "ephemeral"}  # the next call begins with all that this one says
     return {
         "model": request.model,
         "max_tokens": request.max_tokens,
         "system": request.system,
-        "messages": messages,
+        "messages": [{"role": message.role, "content": content} for message, content in zip(request.messages, contents, strict=True)],
         "tools": [{"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools],
     }
 
 
 def _content(message: Message) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = [dict(block) for block in message.private]
-    for result in message.results:
-        content.append({"type": "tool_result", "tool_use_id": result.id, "content": result.text, "is_error": result.failed})
+    results = [{"type": "tool_result", "tool_use_id": one.id, "content": one.text, "is_error": one.failed} for one in message.results]
+    content: list[dict[str, Any]] = [*(dict(block) for block in message.private), *results]
     if message.text.strip() or not (message.results or message.calls):
         content.append({"type": "text", "text": message.text.strip() or "(nothing)"})
-    for call in message.calls:
-        content.append({"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call.arguments)})
-    return content
+    calls = [{"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call.arguments)} for call in message.calls]
+    return [*content, *calls]
 
 
 def _input(arguments: str) -> dict[str, Any]:

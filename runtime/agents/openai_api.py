@@ -16,12 +16,14 @@ def speak(key: Secret, base_url: str, request: Request) -> Turn:
     """One answer; raises `Failure` where there is none. Not repeated here."""
     heard = _Heard()
     try:
-        with openai.OpenAI(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SILENCE) as client:
-            with client.chat.completions.create(**_body(request, base_url), stream=True) as stream:
-                for chunk in stream:
-                    heard.take(chunk.model_dump())
-                    if heard.size > ANSWER_LIMIT:
-                        return heard.turn("length")
+        with (
+            openai.OpenAI(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SILENCE) as client,
+            client.chat.completions.create(**_body(request, base_url), stream=True) as stream,
+        ):
+            for chunk in stream:
+                heard.take(chunk.model_dump())
+                if heard.size > ANSWER_LIMIT:
+                    return heard.turn("length")
     except openai.APIStatusError as wrong:
         raise failure_of(wrong.status_code, wrong.message, wrong.response.headers) from wrong
     except (openai.APIConnectionError, httpx2.HTTPError) as wrong:
@@ -93,6 +95,8 @@ def _messages(message: Message) -> list[dict[str, Any]]:
         calls = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in message.calls
         ]
-        return [{"role": "assistant", "content": message.text or (None if calls else "(nothing)"), **({"tool_calls": calls} if calls else {})}]
+        return [
+            {"role": "assistant", "content": message.text or (None if calls else "(nothing)"), **({"tool_calls": calls} if calls else {})}
+        ]
     results = [{"role": "tool", "tool_call_id": result.id, "content": result.text} for result in message.results]
     return [*results, {"role": "user", "content": message.text}] if message.text or not results else results

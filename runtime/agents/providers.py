@@ -1,7 +1,7 @@
 """Which language model is behind the agents, what it takes to reach it, and how often it is asked again.
 
-An agent is named `rules`, `anthropic:MODEL` or `openai:MODEL`. The SDKs are imported when a model is first asked, with retries of their own off:
-those here are counted, spread by a seed, and recorded.
+An agent is named `rules`, `anthropic:MODEL` or `openai:MODEL`. The SDKs are imported when a model is first asked, with retries of their
+own off: those here are counted, spread by a seed, and recorded.
 """
 
 import importlib
@@ -88,7 +88,7 @@ def require(model: Model, environment: Mapping[str, str]) -> Secret:
         raise Misconfigured(f"The agent {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'.")
     if (found := key(provider, environment)) is None:
         own = ", or OPENAI_BASE_URL to a server on this machine, which needs none" if provider == "openai" else ""
-        raise Misconfigured(f"The agent {provider}:{model.name} needs a key: set {variable(provider, 'API_KEY')}{own}; nothing was started.")
+        raise Misconfigured(f"The agent {provider}:{model.name} needs a key: set {variable(provider, 'API_KEY')}{own}.")
     return found
 
 
@@ -102,7 +102,7 @@ def speaker(model: Model, environment: Mapping[str, str]) -> Speak:
     """What asks the model once; raises `Misconfigured` as `require`."""
     secret, url = require(model, environment), base_url(model.provider, environment)
     api = importlib.import_module(f"runtime.agents.{model.provider}_api")
-    return lambda request: api.speak(secret, url, request)  # type: ignore[no-any-return]
+    return lambda request: api.speak(secret, url, request)
 
 
 def ask(speak: Speak, request: Request, seed: int, pause: Callable[[float], None] = time.sleep) -> Asked:
