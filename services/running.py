@@ -295,6 +295,10 @@ async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Repor
             if detach:
                 raise _Detached(name)
             out.print(head_line(name, started), soft_wrap=True, highlight=False)
+            if (model := model_of(started.agent)) and price(model, os.environ) is None:
+                out.print(
+                    f"no price is known for {started.agent}: what it costs is not counted; EVOLOG_PRICES names a table", soft_wrap=True
+                )
             return await _follow(node, log, gold, name, gold_position, out, interrupted)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -38,7 +38,6 @@ class InStream(NamedTuple):
 
 
 Step = Say | Fail | InStream
-Script = Callable[[dict[str, Any]], Step]
 
 
 def call(tool: str, **arguments: Any) -> Say:
@@ -47,11 +46,11 @@ def call(tool: str, **arguments: Any) -> Say:
 
 
 class LlmServer:
-    """Runs while it is entered. Steps come from a list, one for each request, or from a function of the request's body."""
+    """Runs while it is entered. Steps come one for each request, from one list or from a list for each provider."""
 
-    def __init__(self, script: Sequence[Step] | Script) -> None:
-        self._steps: Iterator[Step] | None = None if callable(script) else iter(script)
-        self._script = script if callable(script) else None
+    def __init__(self, script: Sequence[Step] | Mapping[str, Sequence[Step]]) -> None:
+        lists = script if isinstance(script, Mapping) else dict.fromkeys(PATHS.values(), script)
+        self._steps = {provider: iter(steps) for provider, steps in lists.items()}
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self._lock = threading.Lock()
@@ -62,13 +61,12 @@ class LlmServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                provider = PATHS[self.path.split("?")[0]]
                 with server._lock:
                     server.requests.append(body)
                     server.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    step = (
-                        server._script(body) if server._script else next(server._steps or iter(()), Fail(400, "the script is at its end"))
-                    )
-                _answer(self, PATHS[self.path.split("?")[0]], step, body)
+                    step = next(server._steps[provider], Fail(400, "the script is at its end"))
+                _answer(self, provider, step, body)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -10,6 +10,7 @@ import pytest
 
 from events import codec
 from events.catalogue import BY_FACT, BY_TAG, SERVICES, published_by
+from events.choice import ContextAssembled
 from events.codec import Event, Unreadable
 from events.errors import UsageError
 from events.fact import NotFinite, derive, derive_seed
@@ -177,6 +178,13 @@ def test_a_planted_key_is_found_in_nine_encodings(how: str, before: str) -> None
         scanner.check(clean)
         assert MARKER.encode() in clean
     assert isinstance(codec.decode(scanner.redact(inside)).data, RolloutFailed)
+
+
+def test_what_the_rules_agent_saw_has_the_bytes_that_it_had() -> None:
+    assembled = ContextAssembled(generation=1, blob="b", trajectories=3)
+    bytes_of = codec.encode(codec.event(assembled, run="r", source="feedback_agent", cause="", time=""))
+    assert msgspec.json.decode(bytes_of)["data"] == {"generation": 1, "blob": "b", "trajectories": 3}
+    assert codec.decode(bytes_of).data == assembled
 
 
 def test_what_holds_no_key_is_left_as_it_is() -> None:

@@ -43,7 +43,7 @@ class RequestWeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     hyper: Annotated[dict[str, float], msgspec.Meta(description="Hyper-parameters that differ from the defaults.")] = {}
     resample: Annotated[
         Literal["all", "unsolved"],
-        msgspec.Meta(description="Which train items later rounds play: all, or those without a right answer yet."),
+        msgspec.Meta(description="Whether later rounds play all train items or those not yet solved."),
     ] = "all"
     memory: Annotated[
         Literal["round", "update"], msgspec.Meta(description="What a round trains on: its own rollouts, or all of this update's.")
@@ -70,7 +70,7 @@ Ending = Proposal | RequestWeightUpdate | Stop
 
 
 class Inspector(NamedTuple):
-    """What proposals are checked against: the present files, what is public, folders that no scaffold may name, and where to try one out."""
+    """What proposals are checked against: the present files, what is public, folders that none may name, and where to try one out."""
 
     present: Mapping[str, str]
     public: Public
