@@ -52,6 +52,7 @@ ENTRIES: tuple[Entry, ...] = (
         (choice.ParentSelected, _CONTROLLER),
         (choice.FeedbackRequested, _CONTROLLER),
         (choice.ContextAssembled, _AGENTS),
+        (choice.AgentCalled, _AGENTS),
         (choice.LeverChosen, ("feedback_agent",)),
     ),
     *_entries(

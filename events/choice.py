@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+import msgspec
+
 from events.fact import Fact
 
 
@@ -31,7 +33,7 @@ class FeedbackRequested(Fact, frozen=True, kw_only=True):
     dev_requests: tuple[str, ...]
 
 
-class ContextAssembled(Fact, frozen=True, kw_only=True):
+class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):
     """The digest of everything that the agent saw before it answered, kept as one blob."""
 
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
@@ -39,6 +41,37 @@ class ContextAssembled(Fact, frozen=True, kw_only=True):
     generation: int
     blob: str
     trajectories: int
+    parts: dict[str, str] = msgspec.field(default_factory=dict)
+    """Blob of each part of it by name, for an agent that is a language model."""
+    shown: tuple[str, ...] = ()
+    """The trajectories among them. What the agent reads later stands in the requests of its calls."""
+
+
+class AgentCalled(Fact, frozen=True, kw_only=True):
+    """One call of the language model behind an agent, appended before its answer is acted on."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("generation", "agent", "ordinal")
+
+    generation: int
+    agent: str
+    """`meta_agent` or `feedback_agent`."""
+    ordinal: int
+    provider: str
+    model: str
+    request: str
+    """Blob of all that was said to the model, as `runtime/agents/talk.py` has it."""
+    response: str
+    """Blob of what it answered, or of why there is no answer."""
+    prompt_tokens: int
+    completion_tokens: int
+    micro_usd: int | None
+    """None where no price is known."""
+    seconds: float
+    attempts: int
+    """Tries, with those that failed and were repeated."""
+    status: str
+    """`answered`, `length` (it had no more room), `refused`; or, without an answer, `rate_limited`, `server_error`, `cut`, `bad_request`,
+    `unauthenticated`."""
 
 
 class LeverChosen(Fact, frozen=True, kw_only=True):

@@ -63,7 +63,8 @@ SELECT run, generation, round, count(*) AS labels, avg(votes / answers) AS agree
     avg(label_right::INTEGER) AS label_accuracy, avg(rewards_right) AS reward_accuracy
 FROM judged GROUP BY run, generation, round;
 
--- What each generation used for each purpose: rollouts, model calls, tokens, seconds of the model, millionths of a US dollar.
+-- What each generation used for each purpose: rollouts, model calls, tokens, seconds of the model, millionths of a US dollar (of calls of
+-- the agents' language model, whose purpose is the agent, those with a known price).
 CREATE VIEW cost AS
 WITH called AS (
     SELECT run, request, count(*) AS calls, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
@@ -82,7 +83,11 @@ SELECT q.run, q.generation, q.purpose, coalesce(sum(p.rollouts), 0)::BIGINT AS r
 FROM rollouts_requested q
 LEFT JOIN called c ON c.run = q.run AND c.request = q.id
 LEFT JOIN played p ON p.run = q.run AND p.request = q.id
-GROUP BY q.run, q.generation, q.purpose;
+GROUP BY q.run, q.generation, q.purpose
+UNION ALL
+SELECT run, generation, agent, 0, 0, count(*), sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
+    sum(prompt_tokens + completion_tokens)::BIGINT, sum(seconds), coalesce(sum(micro_usd), 0)::BIGINT
+FROM agent_called GROUP BY run, generation, agent;
 
 -- Each generation: the lever pulled and why, the dev score of what came of it, whether it was kept, and what it took.
 CREATE VIEW generations AS

@@ -162,8 +162,7 @@ class Controller:
         if len(decision.events) > BATCH_LIMIT:
             raise CheckFailed(f"A decision of {len(decision.events)} events does not fit one batch of {BATCH_LIMIT}; use larger shards.")
         messages = decision.messages(head.sequence)
-        for message in messages:
-            self.scanner.check(message.payload)
+        self.scanner.check(b"\n".join(message.payload for message in messages))
         made = _made(decision)
         while True:
             try:

@@ -11,7 +11,7 @@ from events.codec import Event
 from events.errors import CheckFailed
 from events.fact import Fact
 from events.judgement import TrajectoryScored
-from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
+from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.subjects import subject
 from runtime.log import Log, Stored
 
@@ -60,8 +60,23 @@ async def attempts(log: Log, run: str, request: str) -> list[Attempted]:
     requested = (await by_id(log, run, RolloutsRequested, [request])).get(request)
     if requested is None:
         raise CheckFailed(f"Request {request} of run {run} is not in the log.")
+    return await of_ids(log, run, attempt_ids(run, request, requested))
+
+
+def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[str]:
+    """The ids that the attempts of a request have, recorded or failed, in the order of its items and attempts."""
     places = [(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
-    ids = [codec.event_id(run, TrajectoryRecorded, request, *place) for place in places]
+    return [codec.event_id(run, TrajectoryRecorded, request, *place) for place in places]
+
+
+async def failures(log: Log, run: str, request: str) -> dict[str, RolloutFailed]:
+    """The attempts of one request that did not run."""
+    requested = (await by_id(log, run, RolloutsRequested, [request])).get(request)
+    return {} if requested is None else await by_id(log, run, RolloutFailed, attempt_ids(run, request, requested))
+
+
+async def of_ids(log: Log, run: str, ids: Sequence[str]) -> list[Attempted]:
+    """The attempts of these ids that ran, in this order."""
     recorded = await by_id(log, run, TrajectoryRecorded, ids)
     scores = await by_id(log, run, TrajectoryScored, [codec.event_id(run, TrajectoryScored, id) for id in recorded])
     of = {scored.trajectory: scored for scored in scores.values()}

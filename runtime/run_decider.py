@@ -13,7 +13,7 @@ from algorithms.search import chain
 from algorithms.search.estimate import group_statistics, mean_reward
 from events import codec
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
-from events.choice import FeedbackRequested, LeverChosen, ParentSelected
+from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.fact import Fact, derive, derive_seed
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
@@ -124,6 +124,9 @@ def evolve(state: RunState, event: Event) -> RunState:
         case ModelCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=micro_usd):
             state.tokens += prompt + completion
             state.micro_usd += micro_usd
+        case AgentCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=price):
+            state.tokens += prompt + completion
+            state.micro_usd += price or 0
         case TrajectoryRecorded():
             pass
         case TrajectoryScored(request=request, item=item, attempt=attempt, trajectory=trajectory, reward=reward):

@@ -156,6 +156,9 @@ def run_options(function: Function) -> Function:
     show_default=True,
     help="What scaffolds run in: what `evolog doctor` says, or nothing, which needs EVOLOG_ALLOW_UNSANDBOXED=1 too.",
 )
+@click.option(
+    "--agent", default="rules", show_default=True, metavar="NAME", help="rules, anthropic:MODEL or openai:MODEL; the last two need a key."
+)
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
 @click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
@@ -166,6 +169,7 @@ def run(
     levers: str,
     policy: str,
     sandbox: str,
+    agent: str,
     seed: int,
     name: str,
     detach: bool,
@@ -186,6 +190,7 @@ def run(
         name=name,
         policy=policy,
         sandbox="none" if sandbox == "none" else "",
+        agent=agent,
     )
     return run_task(directory, order, detach=detach, as_json=as_json)
 

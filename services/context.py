@@ -18,7 +18,7 @@ from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, NotFound
 from events.play import ModelCalled
 from events.run import RunStarted
-from events.secret import Scanner
+from events.secret import Scanner, of_environment
 from events.subjects import LOG
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
@@ -111,7 +111,7 @@ class Context:
         self.name, self.index, self.node, self.connection = name, index, node, connection
         self.log: Log = connection.log(LOG)
         self.policy_token()  # made before the secrets are gathered, so that it is one of them
-        self.scanner = Scanner(connection.scanner.secrets + node.secrets())
+        self.scanner = Scanner(connection.scanner.secrets + node.secrets() + of_environment(os.environ))
         self.blobs = Blobs(node.blobs)
         self.work = node.directory / "work" / f"{name}-{index}"
         self.loop = asyncio.get_running_loop()

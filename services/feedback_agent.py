@@ -1,4 +1,4 @@
-"""Reads what a candidate's trajectories show, and chooses the next lever. Back end: `rules`, from the task's catalogue of edits."""
+"""Reads what a candidate's trajectories show, and chooses the next lever: by the table of `rules`, or by asking a language model."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,18 +11,26 @@ from events.codec import Event
 from events.errors import TryAgain, Unavailable, UserError
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
+from events.play import RolloutFailed
 from events.population import CandidateAccepted
 from events.weights import WeightUpdateFinished
+from runtime.agents import feedback as feedback_llm
 from runtime.agents import rules
+from runtime.agents.context import Said, Shown, task_text
+from runtime.agents.providers import Model, model_of
 from runtime.agents.rules import Attempt, Choice, Tried
 from runtime.blobs import Blobs
-from runtime.lookup import Attempted, attempts, of_types
+from runtime.lookup import Attempted, attempts, failures, of_ids, of_types
 from runtime.policies.bases import CLOSED
 from runtime.policies.interface import SampleRequest
 from runtime.worker import answer, work
 from services.context import Context, Loaded
+from services.desks import inspector, open_desk, recorder
+from services.query import query
+from services.run_tables import RunTables
 from tasks.contract import Evidence
 
+AGENT = "feedback_agent"
 UNLIMITED = 10**9
 """Rollouts left where the run has no limit on them."""
 TOLD = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdateFinished)
@@ -40,16 +48,20 @@ async def serve(context: Context) -> None:
             try:
                 told = await of_types(context.log, event.run, TOLD)
                 played = [attempt for request in requested.probe_requests for attempt in await attempts(context.log, event.run, request)]
-                facts = await asyncio.to_thread(feedback, context.blobs, told, played, loaded, requested)
+                model = model_of(loaded.started.agent)
+                if model is None:
+                    facts = await asyncio.to_thread(feedback, context.blobs, told, played, loaded, requested)
+                else:
+                    facts = await asked(context, event, requested, loaded, model, told, played)
             except (Unavailable, TryAgain):
                 raise  # this is handed out again
             except Exception as wrong:  # an edit is the task's own code
                 why = str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"
                 facts = [ProposalFailed(generation=requested.generation, reason=why)]
-            outputs += [answer(fact, event, "feedback_agent") for fact in facts]
+            outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 
-    await work(context.log, perform, source="feedback_agent", scanner=context.scanner)
+    await work(context.log, perform, source=AGENT, scanner=context.scanner)
 
 
 def feedback(blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], loaded: Loaded, requested: FeedbackRequested) -> list[Fact]:
@@ -57,24 +69,8 @@ def feedback(blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], l
     shown = probe(blobs, played, loaded)
     if not shown:
         return [ProposalFailed(generation=requested.generation, reason="no attempt at the probe was scored, so there is nothing to go by")]
-    scores = {event.data.candidate: event.data for event in told if isinstance(event.data, CandidateEvaluated)}
-    updates = [
-        event.data for event in told if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation
-    ]
     tried = history(told, requested.generation)
-    seen = rules.evidence(
-        shown,
-        dev=scores[requested.candidate].score,
-        labels=len(loaded.public.labels),
-        train_items=len(loaded.public.train),
-        found=updates[-1].solved / len(loaded.public.train) if updates else 0.0,
-        rollouts_used=scores[requested.candidate].rollouts,
-        rollouts_left=UNLIMITED if requested.rollouts_left is None else requested.rollouts_left,
-        signal=loaded.task.signal,
-        labelled=all(example.label for example in loaded.public.train),
-        copies=loaded.task.has_copies,
-        free=loaded.started.policy not in CLOSED,
-    )
+    seen = evidence(shown, told, loaded, requested)
     choice = rules.choose(seen, tried, requested.levers, loaded.task.edits())
     blob = blobs.put(msgspec.json.encode({"evidence": seen, "attempts": shown, "history": tried}, order="deterministic"))
     return [
@@ -89,6 +85,111 @@ def feedback(blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], l
         ),
         *_change(blobs, loaded, requested, choice),
     ]
+
+
+def evidence(shown: Sequence[Attempt], told: Sequence[Event], loaded: Loaded, requested: FeedbackRequested) -> Evidence:
+    """What the probe's attempts show, with the run's own figures."""
+    scores = {event.data.candidate: event.data for event in told if isinstance(event.data, CandidateEvaluated)}
+    updates = [
+        event.data for event in told if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation
+    ]
+    return rules.evidence(
+        shown,
+        dev=scores[requested.candidate].score,
+        labels=len(loaded.public.labels),
+        train_items=len(loaded.public.train),
+        found=updates[-1].solved / len(loaded.public.train) if updates else 0.0,
+        rollouts_used=scores[requested.candidate].rollouts,
+        rollouts_left=UNLIMITED if requested.rollouts_left is None else requested.rollouts_left,
+        signal=loaded.task.signal,
+        labelled=all(example.label for example in loaded.public.train),
+        copies=loaded.task.has_copies,
+        free=loaded.started.policy not in CLOSED,
+    )
+
+
+async def asked(
+    context: Context,
+    event: Event,
+    requested: FeedbackRequested,
+    loaded: Loaded,
+    model: Model,
+    told: Sequence[Event],
+    played: Sequence[Attempted],
+) -> list[Fact]:
+    """What a language model chose, and the change itself."""
+    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started.seed)
+    failed = {id: one for request in requested.probe_requests for id, one in (await failures(context.log, event.run, request)).items()}
+    history = [one for one in await of_types(context.log, event.run, feedback_llm.TOLD) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
+    tables = RunTables(lambda sql: query(context.node.directory, sql), event.run, event.id, loaded.public.train)
+
+    def fetch(id: str) -> Shown | None:
+        found = context.wait_for(of_ids(context.log, event.run, [id]))
+        return described(context.blobs, found[0], loaded) if found and found[0].recorded.split == "train" else None
+
+    def conversation() -> list[Fact]:
+        scored = probe(context.blobs, played, loaded)
+        files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
+        case = feedback_llm.Case(
+            requested.generation,
+            requested.scaffold,
+            requested.levers,
+            task_text(loaded.task.description, loaded.public, loaded.started.policy),
+            figures(evidence(scored, told, loaded, requested)) if scored else {},
+            budget_text(requested, loaded),
+            history,
+        )
+        shown = [described(context.blobs, one, loaded) for one in played] + [not_run(id, one, loaded) for id, one in failed.items()]
+        library = feedback_llm.Library(shown, fetch, tables.query, files)
+        return feedback_llm.advise(desk, case, library, inspector(context, loaded, files), recorder(context, event, AGENT))
+
+    try:
+        return await asyncio.to_thread(conversation)
+    finally:
+        tables.close()
+
+
+def described(blobs: Blobs, played: Attempted, loaded: Loaded) -> Shown:
+    """An attempt at a train item that ran, as an agent reads it."""
+    example = next(one for one in loaded.public.train if one.id == played.recorded.item)
+    calls = []
+    for use, call in zip(played.recorded.calls, played.calls, strict=True):
+        body = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])[call.index]
+        calls.append(Said(body.prompt, body.choices, call.texts[use.completion]))
+    return Shown(
+        id=played.id,
+        item=example.id,
+        attempt=played.recorded.attempt,
+        prompt=example.prompt,
+        label=example.label,
+        answer=played.recorded.answer,
+        reward=played.reward,
+        outcome=played.outcome or "not scored",
+        calls=tuple(calls),
+    )
+
+
+def not_run(id: str, failed: RolloutFailed, loaded: Loaded) -> Shown:
+    """An attempt at a train item that failed to run, as an agent reads it."""
+    example = next(one for one in loaded.public.train if one.id == failed.item)
+    return Shown(
+        id=id,
+        item=example.id,
+        attempt=failed.attempt,
+        prompt=example.prompt,
+        label=example.label,
+        answer=None,
+        reward=None,
+        outcome=failed.kind,
+        reason=failed.reason,
+    )
+
+
+def budget_text(requested: FeedbackRequested, loaded: Loaded) -> str:
+    """What is left to spend, in a sentence."""
+    left = "no limit on rollouts" if requested.rollouts_left is None else f"{requested.rollouts_left:,} rollouts left"
+    round_cost = loaded.started.group_size * len(loaded.public.train)
+    return f"{requested.generations_left} generations left, {left}; a round of a weight update plays {round_cost:,}."
 
 
 def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Attempt]:

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--index", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("nats", "httpx", "transformers"):
+    for noisy in ("nats", "httpx", "httpx2", "anthropic", "openai", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     asyncio.run(_live(options.name, options.index, options.dir.resolve()))
 

@@ -1,35 +1,55 @@
-"""Proposes the first scaffold of a run. The rules back end takes the task's reference scaffold as it is."""
+"""Proposes the first scaffold of a run: the task's reference scaffold as it is, or what a language model makes of it."""
 
+import asyncio
 from collections.abc import Sequence
 
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested
 from events.codec import Event
-from events.errors import CheckFailed, Misconfigured, NotFound
+from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from events.fact import Fact
+from runtime.agents.context import task_text
+from runtime.agents.meta import write_first
+from runtime.agents.providers import model_of
 from runtime.worker import answer, work
 from services.context import Context
+from services.desks import inspector, open_desk, recorder
+
+AGENT = "meta_agent"
 
 
 async def serve(context: Context) -> None:
     """Answer requests for first scaffolds."""
 
     async def perform(events: list[Event]) -> Sequence[Event]:
-        outputs = []
+        outputs: list[Event] = []
         for event in events:
             assert isinstance(event.data, ScaffoldRequested)
-            fact: Fact
             try:
-                files = (await context.load(event.run)).task.scaffold()
-                fact = ScaffoldProposed(
-                    generation=event.data.generation,
-                    scaffold=context.blobs.put_tree({path: text.encode() for path, text in files.items()}),
-                    parent="",
-                    summary="the task's reference scaffold",
-                    reason="a run of the rules agent starts from the reference",
-                )
-            except (NotFound, CheckFailed, Misconfigured) as wrong:
-                fact = ProposalFailed(generation=event.data.generation, reason=str(wrong))
-            outputs.append(answer(fact, event, "meta_agent"))
+                facts = await first(context, event, event.data)
+            except (NotFound, CheckFailed, Misconfigured, UsageError) as wrong:
+                facts = [ProposalFailed(generation=event.data.generation, reason=str(wrong))]
+            outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 
-    await work(context.log, perform, source="meta_agent", scanner=context.scanner)
+    await work(context.log, perform, source=AGENT, scanner=context.scanner)
+
+
+async def first(context: Context, event: Event, requested: ScaffoldRequested) -> list[Fact]:
+    """The first scaffold, by the agent that the run was ordered with."""
+    loaded = await context.load(event.run)
+    reference = loaded.task.scaffold()
+    model = model_of(loaded.started.agent)
+    if model is None:
+        return [
+            ScaffoldProposed(
+                generation=requested.generation,
+                scaffold=context.blobs.put_tree({path: text.encode() for path, text in reference.items()}),
+                parent="",
+                summary="the task's reference scaffold",
+                reason="a run of the rules agent starts from the reference",
+            )
+        ]
+    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started.seed)
+    task = task_text(loaded.task.description, loaded.public, loaded.started.policy)
+    checks = inspector(context, loaded, reference, must_change=False)
+    return await asyncio.to_thread(write_first, desk, task, reference, checks, recorder(context, event, AGENT))

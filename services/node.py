@@ -27,6 +27,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     unsandboxed: bool = False
     """Whether its executors would run a scaffold without a sandbox."""
+    providers: tuple[str, ...] = ()
+    """Of language models for the agents: those that the services have a key for."""
 
 
 def version() -> str:

@@ -72,11 +72,11 @@ def query(directory: Path, sql: str) -> Result:
     client = _dial(directory / SOCKET)
     if client is None:
         with connect(directory / ARCHIVE, read_only=True) as connection, contextlib.closing(answer(connection, sql)) as lines:
-            return _collect(lines)
+            return collect(lines)
     with client, client.makefile("rwb") as stream:
         stream.write(_encoder.encode(Question(sql)) + b"\n")
         stream.flush()
-        return _collect(stream)
+        return collect(stream)
 
 
 def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SECONDS) -> Generator[bytes]:
@@ -238,7 +238,8 @@ def _sentence(wrong: duckdb.Error) -> str:
     return " ".join(str(wrong).split("\n\nLINE")[0].split())
 
 
-def _collect(lines: Iterable[bytes]) -> Result:
+def collect(lines: Iterable[bytes]) -> Result:
+    """The result in the lines of an answer; raises the error that they end with."""
     columns: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     rows: list[tuple[Any, ...]] = []

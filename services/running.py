@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import os
 import random
 import re
 import secrets
@@ -27,6 +28,7 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.run import Items, RunStarted
 from events.subjects import GOLD, LOG, check_run_name, run_of, subject
 from events.weights import AdapterPublished, WeightUpdateFailed
+from runtime.agents.providers import RULES, model_of, price, require, variable
 from runtime.blobs import Blobs
 from runtime.log import BATCH_LIMIT, Log, Refused, append_once
 from runtime.lookup import readable
@@ -36,7 +38,7 @@ from runtime.server import OPERATOR
 from runtime.worker import now
 from services import budget as budgets
 from services.context import operator
-from services.node import Node
+from services.node import Node, Running
 from services.reading import runs_of
 from services.report import Report, Reporter, follow_gold
 from services.tables import ablation_table, final_table, generation_lines, head_line, stdout, working
@@ -64,6 +66,7 @@ class Order(NamedTuple):
     """In the place of the task's own."""
     sandbox: str = ""
     """`none`, or this host's own profile."""
+    agent: str = RULES
 
 
 def policy_of(order: Order, task: Task) -> str:
@@ -139,6 +142,7 @@ def check(order: Order, node: Node) -> None:
             f"The services in {node.directory} do not run scaffolds without a sandbox, as they were started without {UNSANDBOXED}=1: "
             f"stop them with `evolog down --dir {node.directory}`, and order the run again."
         )
+    check_agent(order, running)
     if policy_of(order, task) == "tiny-lm" or policy_of(order, task).startswith("hf:"):
         needed += ["torch", "transformers", "peft"]
     elif order.levers != "scaffold" and (running is None or urlsplit(running.url).hostname == "127.0.0.1"):
@@ -146,6 +150,27 @@ def check(order: Order, node: Node) -> None:
     if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
         less = "" if {"numpy", "safetensors", "transformers"} & set(missing) else ", or ask for --levers scaffold"
         raise Misconfigured(f"A run with --levers {order.levers} needs {' and '.join(missing)}: pip install 'evolog[policy,tasks]'{less}.")
+
+
+def check_agent(order: Order, running: Running | None) -> None:
+    """Raise what is missing for the agents' language model: its name, package, key, or a price where dollars are limited."""
+    model = model_of(order.agent)
+    if model is None:
+        return
+    if running is None:
+        require(model, os.environ)
+    elif (
+        model.provider not in running.providers and urlsplit(running.url).hostname == "127.0.0.1"
+    ):  # a broker elsewhere may have its agents elsewhere
+        raise Misconfigured(
+            f"The services that are up have no key for {order.agent}: `evolog down`, set {variable(model.provider, 'API_KEY')}, "
+            "and start again."
+        )
+    if price(model, os.environ) is None and budgets.parse(order.budget).micro_usd is not None:
+        raise Misconfigured(
+            f"No price is known for {order.agent}, so a budget in usd cannot be kept: name a price table with EVOLOG_PRICES, "
+            "or leave usd out."
+        )
 
 
 class _Detached(Exception):
@@ -224,6 +249,7 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
         splits=dict(public.digests),
         verifier=task.verifier,
         policy=policy_of(order, task),
+        agent=order.agent,
         base_model=base_model,
         sandbox=provide(order.sandbox).text,
     )
@@ -277,6 +303,10 @@ async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Repor
             if detach:
                 raise _Detached(name)
             out.print(head_line(name, started), soft_wrap=True, highlight=False)
+            if (model := model_of(started.agent)) and price(model, os.environ) is None:
+                out.print(
+                    f"no price is known for {started.agent}: what it costs is not counted; EVOLOG_PRICES names a table", soft_wrap=True
+                )
             return await _follow(node, log, gold, name, gold_position, out, interrupted)
 
 

@@ -17,6 +17,7 @@ import msgspec
 from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, TryAgain, UserError
 from runtime import server
+from runtime.agents.providers import with_key
 from runtime.sandbox.choose import UNSANDBOXED
 from runtime.server import EmbeddedServer
 from services.context import accelerate_config, scaffold_limits, trainer_back_end
@@ -32,7 +33,8 @@ START_LIMIT = 20.0
 STOP_LIMIT = 15.0
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HF_HOME")
-_PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON")
+_PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "ANTHROPIC_", "OPENAI_")
+_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,8 +92,15 @@ async def supervise(
             environment = service_environment(os.environ) | {"EVOLOG_POLICY_URL": policy_url}
             services = _services(node, module, {"executor": executors, "verifier": verifiers}, environment)
             started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-            unsandboxed = os.environ.get(UNSANDBOXED) == "1"
-            running = Running(pid=os.getpid(), url=url, policy_url=policy_url, started=started, version=version(), unsandboxed=unsandboxed)
+            running = Running(
+                pid=os.getpid(),
+                url=url,
+                policy_url=policy_url,
+                started=started,
+                version=version(),
+                unsandboxed=os.environ.get(UNSANDBOXED) == "1",
+                providers=with_key(environment),
+            )
             full = await _keep_all(node, broker, services, running, stop, on_event)
         finally:
             node.node_json.unlink(missing_ok=True)
@@ -140,7 +149,9 @@ def _services(node: Node, module: str, counts: Mapping[str, int], environment: M
 
 def service_environment(of: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that services get, and one thread for each numerical library."""
-    kept = {name: value for name, value in of.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)}
+    kept = {
+        name: value for name, value in of.items() if name in _PASSED_ON or name.upper() in _NETWORK or name.startswith(_PASSED_ON_PREFIXES)
+    }
     return with_root(kept) | dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"}
 
 

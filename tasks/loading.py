@@ -58,6 +58,11 @@ class Task(msgspec.Struct, frozen=True):
         self._call("data", "get", root, source)
         return root
 
+    @property
+    def root(self) -> Path:
+        """Where the data are kept."""
+        return Path(self._call("data", "default_root"))
+
     def public(self, seed: int) -> Public:
         """Items and train labels, split by `seed`; raises NotFound if the data are not here, Misconfigured if they break the contract."""
         loaded = self._call("data", "load", self._call("data", "default_root"), seed)

@@ -1,18 +1,23 @@
 """Facts, their names and their bytes."""
 
+import base64
+import codecs
 import math
+from urllib.parse import quote
 
 import msgspec
 import pytest
 
 from events import codec
 from events.catalogue import BY_FACT, BY_TAG, SERVICES, published_by
+from events.choice import ContextAssembled
 from events.codec import Event, Unreadable
 from events.errors import UsageError
 from events.fact import NotFinite, derive, derive_seed
 from events.judgement import TrajectoryScored
+from events.play import RolloutFailed
 from events.run import DecisionMade, EventSetAside
-from events.secret import Secret
+from events.secret import MARKER, Scanner, Secret, SecretFound, encodings, of_environment
 from events.subjects import check_run_name, run_of, tag_of
 
 
@@ -129,3 +134,66 @@ def test_subjects_are_taken_apart() -> None:
 def test_a_run_is_named_by_one_plain_token(name: str) -> None:
     with pytest.raises(UsageError):
         check_run_name(name)
+
+
+KEY = 'sk-ant-Zz9/"plain key"+0123456789'
+
+
+def planted(how: str, before: str) -> str:
+    """The key as a careless or a cunning program would write it, with something in front of it."""
+    text = before + KEY + " and on"
+    match how:
+        case "as it is":
+            return text
+        case "reversed":
+            return text[::-1]
+        case "rot13":
+            return codecs.encode(text, "rot13")
+        case "hexadecimal":
+            return text.encode().hex()
+        case "upper-case hexadecimal":
+            return text.encode().hex().upper()
+        case "base64":
+            return base64.b64encode(text.encode()).decode()
+        case "URL-safe base64":
+            return base64.urlsafe_b64encode(text.encode()).decode()
+        case "percent-encoded":
+            return quote(text)
+        case "escaped":
+            return "".join(f"\\u{ord(of):04x}" for of in text)
+    raise AssertionError(how)
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab", "abc"])
+@pytest.mark.parametrize("how", encodings("x" * 8))
+def test_a_planted_key_is_found_in_nine_encodings(how: str, before: str) -> None:
+    assert len(encodings(KEY)) == 9
+    scanner = Scanner([Secret("another one"), Secret(KEY)])
+    failed = RolloutFailed(request="q", item="i", attempt=0, purpose="dev", kind="crashed", reason=planted(how, before))
+    inside = codec.encode(codec.event(failed, run="r", source="executor", cause="", time=""))
+    for payload in (planted(how, before).encode(), inside):
+        with pytest.raises(SecretFound):
+            scanner.check(payload)
+        clean = scanner.redact(payload)
+        scanner.check(clean)
+        assert MARKER.encode() in clean
+    assert isinstance(codec.decode(scanner.redact(inside)).data, RolloutFailed)
+
+
+def test_what_the_rules_agent_saw_has_the_bytes_that_it_had() -> None:
+    assembled = ContextAssembled(generation=1, blob="b", trajectories=3)
+    bytes_of = codec.encode(codec.event(assembled, run="r", source="feedback_agent", cause="", time=""))
+    assert msgspec.json.decode(bytes_of)["data"] == {"generation": 1, "blob": "b", "trajectories": 3}
+    assert codec.decode(bytes_of).data == assembled
+
+
+def test_what_holds_no_key_is_left_as_it_is() -> None:
+    scanner = Scanner([Secret(KEY), Secret("EMPTY")])
+    for payload in (b"EMPTY 100% \\u00e9 sk-ant-", codec.encode(event())):
+        scanner.check(payload)
+        assert scanner.redact(payload) == payload
+
+
+def test_keys_of_the_environment_are_secrets() -> None:
+    found = of_environment({"ANTHROPIC_API_KEY": " sk-1 ", "OPENAI_API_KEY": "", "PATH": "/bin"})
+    assert [secret.reveal() for secret in found] == ["sk-1"]

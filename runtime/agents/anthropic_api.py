@@ -1,0 +1,130 @@
+"""Anthropic's Messages API, streamed, so that a truncated answer is seen to be one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import anthropic
+import httpx2
+import msgspec
+
+from events.secret import Secret
+from runtime.agents.talk import ANSWER_LIMIT, SILENCE, Call, Failure, Message, Request, Status, Turn, Usage, failure_of
+
+URL = "https://api.anthropic.com"
+_STREAMED: Mapping[str, int] = {
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+    "api_error": 500,
+    "timeout_error": 504,
+    "authentication_error": 401,
+    "permission_error": 403,
+}
+"""The HTTP status that an error within a stream would have had outside one."""
+_STATUS: Mapping[str, Status] = {"refusal": "refused", "max_tokens": "length", "model_context_window_exceeded": "length"}
+
+
+def speak(key: Secret, base_url: str, request: Request) -> Turn:
+    """One answer; raises `Failure` where there is none. Not repeated here."""
+    heard = _Heard()
+    try:
+        with (
+            anthropic.Anthropic(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SILENCE) as client,
+            client.messages.create(**_body(request), stream=True) as stream,
+        ):
+            for event in stream:
+                heard.take(event.model_dump())
+                if heard.size > ANSWER_LIMIT:
+                    return heard.turn("length")
+    except anthropic.APIStatusError as wrong:
+        raise _failure(wrong, heard.usage) from wrong
+    except (anthropic.APIConnectionError, httpx2.HTTPError) as wrong:
+        raise Failure("cut", f"the connection was cut ({wrong.__cause__ or wrong})", usage=heard.usage) from wrong
+    except (anthropic.AnthropicError, ValueError) as wrong:  # a stream that is no stream of messages
+        raise Failure("cut", f"the answer cannot be read ({wrong})"[:400], usage=heard.usage) from wrong
+    if not heard.ended:
+        raise Failure("cut", "the answer ended in the middle", usage=heard.usage)
+    return heard.turn(_STATUS.get(heard.stop, "answered"))
+
+
+class _Heard:
+    """The answer as far as it has come."""
+
+    def __init__(self) -> None:
+        self.usage, self.stop, self.ended, self.size = Usage(), "", False, 0
+        self._blocks: dict[int, dict[str, Any]] = {}
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        match event:
+            case {"type": "message_start", "message": {"usage": dict(usage)}}:
+                read, written = usage.get("cache_read_input_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
+                prompt = (usage.get("input_tokens") or 0) + read + written
+                self.usage = Usage(prompt, usage.get("output_tokens") or 0, read, written)
+            case {"type": "content_block_start", "index": index, "content_block": dict(block)}:
+                self._blocks[index] = {**block, "partial": ""}
+            case {"type": "content_block_delta", "index": index, "delta": dict(delta)} if index in self._blocks:
+                block = self._blocks[index]
+                for name in ("text", "partial_json", "thinking", "signature"):
+                    if piece := delta.get(name):
+                        place = "partial" if name == "partial_json" else name
+                        block[place] = (block.get(place) or "") + piece
+                        self.size += len(piece)
+            case {"type": "message_delta", "delta": dict(delta)}:
+                self.stop = delta.get("stop_reason") or self.stop
+                completion = (event.get("usage") or {}).get("output_tokens") or self.usage.completion
+                self.usage = msgspec.structs.replace(self.usage, completion=completion)
+            case {"type": "message_stop"}:
+                self.ended = True
+
+    def turn(self, status: Status) -> Turn:
+        blocks = [self._blocks[index] for index in sorted(self._blocks)]
+        text = "".join(block.get("text") or "" for block in blocks if block["type"] == "text")[:ANSWER_LIMIT]
+        calls = tuple(
+            Call(block["id"], block["name"], block["partial"] or msgspec.json.encode(block.get("input") or {}).decode())
+            for block in blocks
+            if block["type"] == "tool_use"
+        )
+        private = tuple(
+            {name: value for name, value in block.items() if name != "partial" and value is not None}
+            for block in blocks
+            if block["type"] not in ("text", "tool_use")
+        )
+        return Turn(status, text, calls if status == "answered" else (), self.usage, private)
+
+
+def _body(request: Request) -> dict[str, Any]:
+    contents = [_content(message) for message in request.messages]
+    contents[-1][-1]["cache_control"] = {"type": "ephemeral"}  # the next call begins with all that this one says
+    return {
+        "model": request.model,
+        "max_tokens": request.max_tokens,
+        "system": request.system,
+        "messages": [{"role": message.role, "content": content} for message, content in zip(request.messages, contents, strict=True)],
+        "tools": [{"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools],
+    }
+
+
+def _content(message: Message) -> list[dict[str, Any]]:
+    results = [{"type": "tool_result", "tool_use_id": one.id, "content": one.text, "is_error": one.failed} for one in message.results]
+    content: list[dict[str, Any]] = [*(dict(block) for block in message.private), *results]
+    if message.text.strip() or not (message.results or message.calls):
+        content.append({"type": "text", "text": message.text.strip() or "(nothing)"})
+    calls = [{"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call.arguments)} for call in message.calls]
+    return [*content, *calls]
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    """The arguments as an object, which the API insists on; those that are none are quoted in the error that answers them."""
+    try:
+        return msgspec.json.decode(arguments, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+
+
+def _failure(wrong: anthropic.APIStatusError, usage: Usage) -> Failure:
+    code = wrong.status_code
+    match wrong.body:
+        case {"error": {"type": str(kind)}} if code < 400:
+            code = _STREAMED.get(kind, 400)
+    found = failure_of(code, wrong.message, wrong.response.headers)
+    found.usage = usage
+    return found

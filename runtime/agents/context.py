@@ -1,0 +1,160 @@
+"""What an agent is shown at the start: bounded, chosen by how attempts failed and not by which came first, and nothing that is hidden.
+
+It is made from what is public (`Public`: labels of train alone), from attempts at train items, and from figures over dev. Attempts at dev
+items are not shown, since a right answer is a label.
+"""
+
+import random
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from runtime.agents.dialogue import clipped
+from tasks.contract import Example, Public
+
+PROMPTS = Path(__file__).with_name("prompts")
+TRAJECTORIES, SCAFFOLD, HISTORY, SAMPLES, LABELS = 30_000, 40_000, 12_000, 12_000, 6_000
+"""Characters at the start for the trajectories, the scaffold's files, the history, sample items, and the labels' names."""
+PROMPT, ANSWER = 1_500, 600
+"""Characters of an item's prompt and of an answer, where several are shown; `read_trajectory` shows more."""
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One call of the policy within an attempt."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    text: str
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt at a train item; without a reward it failed to run or to be scored."""
+
+    id: str
+    item: str
+    attempt: int
+    prompt: str
+    label: str
+    answer: str | None
+    reward: float | None
+    outcome: str
+    """The verifier's word, or the kind of failure."""
+    reason: str = ""
+    calls: tuple[Said, ...] = ()
+
+
+def prompt(name: str) -> str:
+    """One of the texts in `prompts`."""
+    return (PROMPTS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def select(attempts: Sequence[Shown], limit: int, seed: int) -> list[Shown]:
+    """Attempts whose descriptions fit `limit` characters: the ways of failing in turn, and within each the labels and items in turn.
+
+    What failed to run comes first, then wrong answers, then right ones; the same seed gives the same choice.
+    """
+    classes: dict[str, dict[str, list[Shown]]] = defaultdict(lambda: defaultdict(list))
+    for attempt in attempts:
+        classes[attempt.outcome][attempt.label].append(attempt)
+    draw = random.Random(seed)
+    queues = {kind: _in_turn(classes[kind], draw) for kind in sorted(classes, key=lambda kind: (_rank(kind), kind))}
+    chosen: list[Shown] = []
+    taken: set[str] = set()
+    items: set[str] = set()
+    room = limit
+    for again in (False, True):  # each item once, and again only if there is room left
+        waiting = {kind: deque(queue) for kind, queue in queues.items()}
+        while waiting:
+            for kind, queue in list(waiting.items()):
+                while queue and (queue[0].id in taken or (queue[0].item in items and not again)):
+                    queue.popleft()
+                if not queue or len(brief(queue[0])) > room:
+                    del waiting[kind]
+                    continue
+                one = queue.popleft()
+                chosen.append(one)
+                taken.add(one.id)
+                items.add(one.item)
+                room -= len(brief(one))
+    return chosen
+
+
+def _rank(kind: str) -> int:
+    return {"right": 3, "wrong": 1, "unparsed": 1}.get(kind, 0)
+
+
+def _in_turn(by_label: Mapping[str, list[Shown]], draw: random.Random) -> list[Shown]:
+    """One attempt of each label, then a second of each, and so on, in an order that is drawn."""
+    columns = []
+    for label in sorted(by_label):
+        column = sorted(by_label[label], key=lambda one: (one.item, one.attempt))
+        draw.shuffle(column)
+        columns.append(column)
+    draw.shuffle(columns)
+    return [column[depth] for depth in range(max(map(len, columns), default=0)) for column in columns if depth < len(column)]
+
+
+def brief(one: Shown) -> str:
+    """An attempt in a few lines."""
+    last = one.calls[-1] if one.calls else None
+    offered = "" if last is None or not last.choices else f"; {len(last.choices)} choices, the truth {_among(one.label, last.choices)}"
+    lines = [
+        f"### {one.id} (item {one.item}, attempt {one.attempt}): {one.outcome}",
+        f"truth: {one.label}",
+        f"answer: {'none' if one.answer is None else clipped(one.answer, ANSWER)}",
+        f"reward: {'none' if one.reward is None else f'{one.reward:g}'}; calls of the model: {len(one.calls)}{offered}",
+        *([f"failure: {clipped(one.reason, ANSWER)}"] if one.reason else []),
+        f"item: {clipped(one.prompt, PROMPT)}",
+    ]
+    return "\n".join(lines)
+
+
+def full(one: Shown) -> str:
+    """An attempt with all its calls."""
+    calls = [
+        f"#### call {number}\nprompt:\n{call.prompt}\nchoices ({len(call.choices)}): {clipped(', '.join(call.choices), 4000) or 'none'}\n"
+        f"completion:\n{call.text}"
+        for number, call in enumerate(one.calls, 1)
+    ]
+    return "\n\n".join([brief(one), *calls])
+
+
+def _among(label: str, choices: Sequence[str]) -> str:
+    return f"is number {choices.index(label) + 1}" if label in choices else "is not among them"
+
+
+def samples(public: Public, limit: int, seed: int) -> str:
+    """Train items with their labels, one of each label in turn, as many as fit."""
+    by_label: dict[str, list[Example]] = defaultdict(list)
+    for example in public.train:
+        by_label[example.label].append(example)
+    draw = random.Random(seed)
+    firsts = [draw.choice(by_label[label]) for label in sorted(by_label)]
+    draw.shuffle(firsts)
+    lines: list[str] = []
+    for example in firsts:
+        line = f"- {clipped(example.prompt, PROMPT)}\n  label: {example.label}"
+        if sum(map(len, lines)) + len(line) > limit:
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def task_text(description: str, public: Public, policy: str) -> str:
+    """What the task is, from what is public."""
+    return (
+        f"{description}\n\n{len(public.train)} train items with labels, {len(public.dev)} dev items that candidates are judged on. "
+        f"The policy is {policy}.\n{len(public.labels)} labels: {clipped(', '.join(public.labels), LABELS)}"
+    )
+
+
+def scaffold_text(files: Mapping[str, str], limit: int = SCAFFOLD) -> str:
+    """The files of a scaffold; those that do not fit are named."""
+    parts: list[str] = []
+    for path in sorted(files, key=lambda path: (path != "agent.py", path)):
+        whole = f"#### {path}\n```\n{files[path]}\n```"
+        room = limit - sum(map(len, parts))
+        parts.append(whole if len(whole) <= room else f"#### {path}: {len(files[path]):,} characters, not shown; read_scaffold shows them")
+    return "\n".join(parts)

@@ -1,0 +1,130 @@
+"""How an agent's conversation may end: the tools' arguments, and what makes them unfit."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from algorithms.learning import NAMES, algorithm
+from events.errors import UsageError
+from events.secret import Scanner
+from runtime.agents.dialogue import Unfit, arguments_of
+from runtime.agents.proposal import changed, look, redacted, try_out
+from runtime.scaffold_host import Limits
+from tasks.contract import Public
+
+ROUNDS = 10
+"""Most rounds that one weight update may be ordered for."""
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: Annotated[str, msgspec.Meta(description="Relative, such as agent.py or steps/vote.py.")]
+    text: Annotated[str, msgspec.Meta(description="The whole file.")]
+
+
+class ProposeScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """End: change the scaffold. Files that are not named stay as they are."""
+
+    files: Annotated[list[File], msgspec.Meta(description="Files to write, whole.")]
+    summary: Annotated[str, msgspec.Meta(min_length=1, max_length=300, description="What changes, in one sentence.")]
+    report: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=8000, description="What the evidence shows, why this helps, what to expect.")
+    ]
+    remove: Annotated[list[str], msgspec.Meta(description="Files to take away.")] = []
+
+
+class RequestWeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """End: train the policy's weights on rollouts of the present scaffold."""
+
+    algorithm: Annotated[str, msgspec.Meta(description="One of those described.", extra_json_schema={"enum": list(NAMES)})]
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=ROUNDS, description="Rounds of rollouts and training.")]
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=4000, description="Why this algorithm and these settings.")]
+    hyper: Annotated[dict[str, float], msgspec.Meta(description="Hyper-parameters that differ from the defaults.")] = {}
+    resample: Annotated[
+        Literal["all", "unsolved"],
+        msgspec.Meta(description="Whether later rounds play all train items or those not yet solved."),
+    ] = "all"
+    memory: Annotated[
+        Literal["round", "update"], msgspec.Meta(description="What a round trains on: its own rollouts, or all of this update's.")
+    ] = "round"
+    restart: Annotated[bool, msgspec.Meta(description="Train each round from the base model again.")] = False
+    hints: Annotated[bool, msgspec.Meta(description="Play unsolved items once more with the true answer in sight (star).")] = False
+
+
+class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """End: nothing more is to be gained; the run finishes with the best candidate so far."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=4000)]
+
+
+class Proposal(NamedTuple):
+    """A scaffold that has been looked at and tried."""
+
+    files: dict[str, str]
+    summary: str
+    report: str
+
+
+Ending = Proposal | RequestWeightUpdate | Stop
+
+
+class Inspector(NamedTuple):
+    """What proposals are checked against: the present files, what is public, folders that none may name, and where to try one out."""
+
+    present: Mapping[str, str]
+    public: Public
+    hidden: tuple[Path, ...]
+    work: Path
+    scanner: Scanner
+    limits: Limits = Limits()
+    must_change: bool = True
+
+    def proposal(self, arguments: str) -> Proposal:
+        """The proposed scaffold with secrets struck out; raises `Unfit` for one that would not answer."""
+        asked = arguments_of(ProposeScaffold, arguments)
+        files = changed(self.present, [(file.path, file.text) for file in asked.files], asked.remove)
+        files = redacted(files, self.scanner)
+        if self.must_change and files == dict(self.present):
+            raise Unfit("Nothing is changed by this proposal; write the files that differ, or choose another ending.")
+        look(files, self.hidden)
+        try_out(files, self.public, self.work, self.limits)
+        return Proposal(files, asked.summary, asked.report)
+
+
+def weight_update(arguments: str) -> RequestWeightUpdate:
+    """The order for a weight update; raises `Unfit` for an algorithm or a hyper-parameter that there is not."""
+    asked = arguments_of(RequestWeightUpdate, arguments)
+    if asked.algorithm not in NAMES:
+        raise Unfit(f"There is no algorithm {asked.algorithm!r}; there are {', '.join(NAMES)}.")
+    try:
+        from algorithms.learning.update import settings  # torch, and only here
+
+        settings(algorithm(asked.algorithm), asked.hyper)
+    except UsageError as wrong:
+        raise Unfit(str(wrong)) from wrong
+    except ModuleNotFoundError:
+        pass  # this host has no torch: the trainer's word will do
+    return asked
+
+
+def stop(arguments: str) -> Stop:
+    """The reason to stop."""
+    return arguments_of(Stop, arguments)
+
+
+KINDS: Mapping[str, type[msgspec.Struct]] = {
+    "propose_scaffold": ProposeScaffold,
+    "request_weight_update": RequestWeightUpdate,
+    "stop": Stop,
+}
+
+
+def endings(inspector: Inspector, names: tuple[str, ...]) -> dict[str, Callable[[str], Ending]]:
+    """What checks each of these endings."""
+    every: dict[str, Callable[[str], Ending]] = {
+        "propose_scaffold": inspector.proposal,
+        "request_weight_update": weight_update,
+        "stop": stop,
+    }
+    return {name: every[name] for name in names}

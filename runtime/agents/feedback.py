@@ -1,0 +1,274 @@
+"""The Feedback-Agent as a language model: what it is shown, the tools that it reads with, and its conversation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
+from events.choice import ContextAssembled, LeverChosen
+from events.codec import Event
+from events.fact import Fact, derive_seed
+from events.judgement import CandidateEvaluated
+from events.population import CandidateAccepted, CandidateRejected
+from events.weights import WeightUpdateFailed, WeightUpdateFinished
+from runtime.agents.context import HISTORY, TRAJECTORIES, Shown, brief, full, prompt, scaffold_text, select
+from runtime.agents.dialogue import Chosen, Desk, Failed, Unfit, arguments_of, clipped, converse, tool
+from runtime.agents.endings import KINDS, Ending, Inspector, Proposal, RequestWeightUpdate, Stop, endings
+
+LISTED = 100
+"""Most trajectories in one list."""
+ROWS, CELL = 200, 500
+"""Most rows of a query's answer; most characters of one value."""
+TOLD = (
+    LeverChosen,
+    ScaffoldProposed,
+    WeightUpdateRequested,
+    ProposalFailed,
+    CandidateEvaluated,
+    CandidateAccepted,
+    CandidateRejected,
+    WeightUpdateFinished,
+    WeightUpdateFailed,
+)
+"""What its history is made of."""
+LEVERS = {"propose_scaffold": "scaffold", "request_weight_update": "weights", "stop": "stop"}
+
+
+class ListTrajectories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """List the attempts at probed train items by the present candidate, one line each."""
+
+    outcome: Annotated[str, msgspec.Meta(description="right, wrong, unparsed, or a kind of failure; empty for all.")] = ""
+    label: Annotated[str, msgspec.Meta(description="The true label; empty for all.")] = ""
+    item: Annotated[str, msgspec.Meta(description="The item's id; empty for all.")] = ""
+    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class ReadTrajectory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Read one attempt at a train item in full: the item, each call of the model with its prompt, choices and completion, the answer,
+    the reward."""
+
+    id: str
+
+
+class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask this run's tables a question in SQL (one SELECT, read-only)."""
+
+    sql: str
+
+
+class ReadScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Read a file of the present scaffold."""
+
+    path: str
+
+
+class Table(NamedTuple):
+    """A query's answer."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+class Library(NamedTuple):
+    """What the agent can read: attempts of the probe, any attempt at a train item by id, tables, and the scaffold's files."""
+
+    attempts: Sequence[Shown]
+    fetch: Callable[[str], Shown | None]
+    query: Callable[[str], Table]
+    """Raises `Unfit` for a question that cannot be answered."""
+    files: Mapping[str, str]
+
+    def readers(self) -> dict[str, Callable[[str], str]]:
+        """The tools by name."""
+        return {
+            "list_trajectories": self._list,
+            "read_trajectory": self._read,
+            "query": lambda arguments: table_text(self.query(arguments_of(Query, arguments).sql)),
+            "read_scaffold": self._file,
+        }
+
+    def _list(self, arguments: str) -> str:
+        asked = arguments_of(ListTrajectories, arguments)
+        found = [
+            one
+            for one in self.attempts
+            if one.outcome == (asked.outcome or one.outcome)
+            and one.label == (asked.label or one.label)
+            and one.item == (asked.item or one.item)
+        ]
+        shown = found[asked.offset : asked.offset + LISTED]
+        lines = [f"{len(found)} attempts, {asked.offset} to {asked.offset + len(shown)}: id, item, outcome, reward, truth, answer"]
+        for one in shown:
+            answer = "" if one.answer is None else clipped(one.answer, 60)
+            lines.append(
+                f"{one.id} {one.item} {one.outcome} {'-' if one.reward is None else f'{one.reward:g}'} {one.label!r:.60} {answer!r}"
+            )
+        return "\n".join(lines)
+
+    def _read(self, arguments: str) -> str:
+        asked = arguments_of(ReadTrajectory, arguments)
+        found = next((one for one in self.attempts if one.id == asked.id), None) or self.fetch(asked.id)
+        if found is None:
+            raise Unfit(f"There is no attempt {asked.id!r} at a train item in this run; list_trajectories and query give ids.")
+        return full(found)
+
+    def _file(self, arguments: str) -> str:
+        asked = arguments_of(ReadScaffold, arguments)
+        if asked.path not in self.files:
+            raise Unfit(f"There is no file {asked.path!r}; the scaffold holds {', '.join(sorted(self.files))}.")
+        return self.files[asked.path]
+
+
+READERS: Mapping[str, type[msgspec.Struct]] = {
+    "list_trajectories": ListTrajectories,
+    "read_trajectory": ReadTrajectory,
+    "query": Query,
+    "read_scaffold": ReadScaffold,
+}
+
+
+class Case(NamedTuple):
+    """One request for feedback, as the agent gets to know it. `figures` are rates and means of the probe."""
+
+    generation: int
+    scaffold: str
+    levers: tuple[str, ...]
+    task: str
+    figures: Mapping[str, float]
+    budget: str
+    told: Sequence[Event]
+
+
+def advise(desk: Desk, case: Case, library: Library, inspector: Inspector, record: Callable[[Fact], None]) -> list[Fact]:
+    """What the agent chose, and the change itself. What it is shown is recorded before it is asked."""
+    chosen = select(library.attempts, TRAJECTORIES, derive_seed(desk.seed, "context", case.generation))
+    names = tuple(name for name, lever in LEVERS.items() if lever == "stop" or lever in case.levers)
+    parts = {
+        "system": "\n\n".join(prompt(name) for name in ("feedback_agent", "scaffold", *(["learning"] if "weights" in case.levers else []))),
+        "task": case.task,
+        "scaffold": scaffold_text(library.files),
+        "figures": figures_text(case, library.attempts),
+        "history": history_text(case.told, case.generation),
+        "trajectories": "\n\n".join(brief(one) for one in chosen),
+    }
+    parts = {name: desk.scanner.redact(text.encode()).decode() for name, text in parts.items()}
+    opening = (
+        f"## The task\n{parts['task']}\n\n## The present scaffold\n{parts['scaffold']}\n\n## How it fares\n{parts['figures']}\n\n"
+        f"## What was tried before\n{parts['history']}\n\n## {len(chosen)} of {len(library.attempts)} attempts at train items\n"
+        f"{parts['trajectories']}\n\nEndings open to you: {', '.join(names)}."
+    )
+    record(assembled(desk, case.generation, parts, tuple(one.id for one in chosen)))
+    tools = [*(tool(kind, name) for name, kind in READERS.items()), *(tool(KINDS[name], name) for name in names)]
+    ended = converse(desk, parts["system"], opening, tools, library.readers(), endings(inspector, names))
+    return answered(desk, case, ended)
+
+
+def assembled(desk: Desk, generation: int, parts: Mapping[str, str], shown: tuple[str, ...]) -> ContextAssembled:
+    """The fact of what an agent is shown at the start, part by part."""
+    kept = {name: desk.blobs.put(text.encode()) for name, text in parts.items()}
+    return ContextAssembled(generation=generation, blob=desk.keep(kept), trajectories=len(shown), parts=kept, shown=shown)
+
+
+def answered(desk: Desk, case: Case, ended: Chosen[Ending] | Failed) -> list[Fact]:
+    """The facts of an ending."""
+    generation = case.generation
+
+    def chose(lever: str, action: str, reason: str) -> LeverChosen:
+        # how likely a model was to choose this is not known
+        return LeverChosen(generation=generation, lever=lever, action=action, reason=reason, propensities={}, diagnosis=dict(case.figures))
+
+    match ended:
+        case Failed(reason=reason, ending=ending):
+            failed = ProposalFailed(generation=generation, reason=reason)
+            return (
+                [chose(LEVERS[ending], ending, "the agent's ending could not be used"), failed]
+                if LEVERS.get(ending, "stop") != "stop"
+                else [failed]
+            )
+        case Chosen(value=Proposal(files=files, summary=summary, report=report)):
+            tree = desk.blobs.put_tree({path: text.encode() for path, text in files.items()})
+            return [
+                chose("scaffold", "propose_scaffold", summary),
+                ScaffoldProposed(generation=generation, scaffold=tree, parent=case.scaffold, summary=summary, reason=report),
+            ]
+        case Chosen(value=RequestWeightUpdate() as wanted):
+            return [
+                chose("weights", wanted.algorithm, wanted.reason),
+                WeightUpdateRequested(
+                    generation=generation,
+                    algorithm=wanted.algorithm,
+                    hyper=wanted.hyper,
+                    rounds=wanted.rounds,
+                    resample=wanted.resample,
+                    memory=wanted.memory,
+                    reason=wanted.reason,
+                    restart=wanted.restart,
+                    hints=wanted.hints,
+                ),
+            ]
+        case Chosen(value=Stop(reason=reason)):
+            return [chose("stop", "", reason)]
+    raise AssertionError(ended)
+
+
+def figures_text(case: Case, attempts: Sequence[Shown]) -> str:
+    """How the candidate fares, in figures."""
+    kinds: dict[str, int] = {}
+    for one in attempts:
+        kinds[one.outcome] = kinds.get(one.outcome, 0) + 1
+    scores = [event.data for event in case.told if isinstance(event.data, CandidateEvaluated)]
+    best = [f"dev {one.score:.4f} [{one.low:.4f}, {one.high:.4f}], generation {one.generation}" for one in scores]
+    outcomes = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    rates = ", ".join(f"{name} {value:g}" for name, value in case.figures.items())
+    return f"{'; '.join(best)}\nattempts of the probe: {outcomes}\n{rates}\n{case.budget}"
+
+
+def history_text(told: Sequence[Event], generation: int, limit: int = HISTORY) -> str:
+    """What was tried in each generation before this one, and what came of it; the latest, where not all fits."""
+    lines: dict[int, list[str]] = {}
+    for event in told:
+        fact: Any = event.data
+        if fact.generation >= generation:
+            continue
+        line = _history_line(fact)
+        lines.setdefault(fact.generation, []).extend([line] if line else [])
+    texts = [f"### generation {number}\n" + "\n".join(lines[number]) for number in sorted(lines)]
+    while len(texts) > 1 and sum(map(len, texts)) > limit:
+        del texts[0]
+    return clipped("\n\n".join(texts), limit) or "nothing yet"
+
+
+def _history_line(fact: Fact) -> str:
+    match fact:
+        case LeverChosen():
+            return f"lever: {fact.lever} {fact.action}: {clipped(fact.reason, 1000)}"
+        case ScaffoldProposed():
+            return f"scaffold: {fact.summary}\nreport: {clipped(fact.reason, 2000)}"
+        case WeightUpdateRequested():
+            return f"weights: {fact.algorithm}, {fact.rounds} rounds, {fact.hyper}, resample {fact.resample}, memory {fact.memory}"
+        case WeightUpdateFailed():
+            return f"round {fact.round} changed nothing ({fact.kind}): {clipped(fact.reason, 500)}"
+        case WeightUpdateFinished():
+            return f"{fact.rounds} rounds played, {fact.rollouts} rollouts, {fact.solved} items solved: {fact.reason}"
+        case CandidateEvaluated():
+            probe = f"pass@1 {fact.pass_at_1:.3f}, pass@k {fact.pass_at_k:.3f}"
+            return f"dev {fact.score:.4f} [{fact.low:.4f}, {fact.high:.4f}], {probe}, {fact.failed} failed"
+        case CandidateAccepted():
+            return f"kept: {fact.reason}"
+        case CandidateRejected():
+            return f"dropped: {clipped(fact.reason, 1000)}"
+        case ProposalFailed():
+            return f"no change came of it: {clipped(fact.reason, 1000)}"
+    return ""
+
+
+def table_text(table: Table) -> str:
+    """A query's answer as lines of JSON lists, the first of them the columns."""
+    rows = [msgspec.json.encode([_cell(value) for value in row]).decode() for row in table.rows[:ROWS]]
+    more = [f"[{len(table.rows) - ROWS} more rows]"] if len(table.rows) > ROWS else []
+    return "\n".join([msgspec.json.encode(list(table.columns)).decode(), *rows, *more])
+
+
+def _cell(value: Any) -> Any:
+    return clipped(value, CELL) if isinstance(value, str) else value

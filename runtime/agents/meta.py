@@ -1,0 +1,46 @@
+"""The Meta-Agent as a language model: from the task's text, sample items and the reference scaffold to a first scaffold."""
+
+from collections.abc import Callable, Mapping
+
+from events.change import ProposalFailed, ScaffoldProposed
+from events.fact import Fact, derive_seed
+from runtime.agents.context import PROMPTS, SAMPLES, prompt, samples, scaffold_text
+from runtime.agents.dialogue import Desk, Failed, converse, tool
+from runtime.agents.endings import KINDS, Inspector, Proposal, endings
+from runtime.agents.feedback import assembled
+
+
+def other_tasks() -> str:
+    """The descriptions of tasks that the agent is conditioned on, besides the one at hand."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted((PROMPTS / "tasks").glob("*.md")))
+
+
+def write_first(desk: Desk, task: str, reference: Mapping[str, str], inspector: Inspector, record: Callable[[Fact], None]) -> list[Fact]:
+    """The first scaffold, or why there is none. What the agent is shown is recorded before it is asked."""
+    parts = {
+        "system": f"{prompt('meta_agent')}\n\n{prompt('scaffold')}",
+        "other tasks": other_tasks(),
+        "task": task,
+        "samples": samples(inspector.public, SAMPLES, derive_seed(desk.seed, "samples")),
+        "reference": scaffold_text(reference),
+    }
+    parts = {name: desk.scanner.redact(text.encode()).decode() for name, text in parts.items()}
+    opening = (
+        f"## Other tasks\n{parts['other tasks']}\n\n## The task at hand\n{parts['task']}\n\n## Sample train items\n{parts['samples']}\n\n"
+        f"## The reference scaffold\n{parts['reference']}"
+    )
+    record(assembled(desk, desk.generation, parts, ()))
+    ended = converse(
+        desk,
+        parts["system"],
+        opening,
+        [tool(KINDS["propose_scaffold"], "propose_scaffold")],
+        {},
+        endings(inspector, ("propose_scaffold",)),
+    )
+    if isinstance(ended, Failed):
+        return [ProposalFailed(generation=desk.generation, reason=ended.reason)]
+    assert isinstance(ended.value, Proposal)
+    files, summary, report = ended.value
+    tree = desk.blobs.put_tree({path: text.encode() for path, text in files.items()})
+    return [ScaffoldProposed(generation=desk.generation, scaffold=tree, parent="", summary=summary, reason=report)]

@@ -1,0 +1,102 @@
+"""The chat completions API of OpenAI and of all servers that are compatible with it, streamed."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+
+from events.secret import Secret
+from runtime.agents.talk import ANSWER_LIMIT, SILENCE, Call, Failure, Message, Request, Status, Turn, Usage, failure_of
+
+URL = "https://api.openai.com/v1"
+
+
+def speak(key: Secret, base_url: str, request: Request) -> Turn:
+    """One answer; raises `Failure` where there is none. Not repeated here."""
+    heard = _Heard()
+    try:
+        with (
+            openai.OpenAI(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SILENCE) as client,
+            client.chat.completions.create(**_body(request, base_url), stream=True) as stream,
+        ):
+            for chunk in stream:
+                heard.take(chunk.model_dump())
+                if heard.size > ANSWER_LIMIT:
+                    return heard.turn("length")
+    except openai.APIStatusError as wrong:
+        raise failure_of(wrong.status_code, wrong.message, wrong.response.headers) from wrong
+    except (openai.APIConnectionError, httpx2.HTTPError) as wrong:
+        raise Failure("cut", f"the connection was cut ({wrong.__cause__ or wrong})", usage=heard.usage) from wrong
+    except openai.APIError as wrong:  # within a stream
+        raise Failure("server_error", f"the server broke off: {wrong.message}"[:400], usage=heard.usage) from wrong
+    except (openai.OpenAIError, ValueError) as wrong:
+        raise Failure("cut", f"the answer cannot be read ({wrong})"[:400], usage=heard.usage) from wrong
+    if not heard.stop:
+        raise Failure("cut", "the answer ended in the middle", usage=heard.usage)
+    if heard.refused or heard.stop == "content_filter":
+        return heard.turn("refused")
+    return heard.turn("length" if heard.stop == "length" else "answered")
+
+
+class _Heard:
+    """The answer as far as it has come."""
+
+    def __init__(self) -> None:
+        self.usage, self.stop, self.size, self.refused = Usage(), "", 0, False
+        self._text: list[str] = []
+        self._calls: dict[int, dict[str, str]] = {}
+
+    def take(self, chunk: dict[str, Any]) -> None:
+        if usage := chunk.get("usage"):
+            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+            self.usage = Usage(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, cached)
+        for choice in (chunk.get("choices") or [])[:1]:
+            delta = choice.get("delta") or {}
+            self.refused |= bool(delta.get("refusal"))
+            self._add(delta.get("content") or delta.get("refusal") or "")
+            for piece in delta.get("tool_calls") or []:
+                call = self._calls.setdefault(piece.get("index") or 0, {"id": "", "name": "", "arguments": ""})
+                call["id"] = call["id"] or piece.get("id") or ""
+                function = piece.get("function") or {}
+                call["name"] += function.get("name") or ""
+                call["arguments"] += function.get("arguments") or ""
+                self.size += len(function.get("arguments") or "")
+            self.stop = choice.get("finish_reason") or self.stop
+
+    def _add(self, text: str) -> None:
+        self._text.append(text)
+        self.size += len(text)
+
+    def turn(self, status: Status) -> Turn:
+        calls = tuple(
+            Call(call["id"] or f"call_{place}", call["name"], call["arguments"] or "{}") for place, call in sorted(self._calls.items())
+        )
+        return Turn(status, "".join(self._text)[:ANSWER_LIMIT], calls if status == "answered" else (), self.usage)
+
+
+def _body(request: Request, base_url: str) -> dict[str, Any]:
+    # OpenAI's newer models refuse max_tokens, and older servers do not know the other
+    room = "max_completion_tokens" if (urlsplit(base_url).hostname or "").endswith("openai.com") else "max_tokens"
+    return {
+        "model": request.model,
+        room: request.max_tokens,
+        "messages": [{"role": "system", "content": request.system}, *(one for message in request.messages for one in _messages(message))],
+        "tools": [
+            {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": tool.schema}}
+            for tool in request.tools
+        ],
+        "stream_options": {"include_usage": True},
+    }
+
+
+def _messages(message: Message) -> list[dict[str, Any]]:
+    if message.role == "assistant":
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in message.calls
+        ]
+        return [
+            {"role": "assistant", "content": message.text or (None if calls else "(nothing)"), **({"tool_calls": calls} if calls else {})}
+        ]
+    results = [{"role": "tool", "tool_call_id": result.id, "content": result.text} for result in message.results]
+    return [*results, {"role": "user", "content": message.text}] if message.text or not results else results

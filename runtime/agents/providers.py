@@ -1,0 +1,128 @@
+"""Which language model is behind the agents, what it takes to reach it, and how often it is asked again.
+
+An agent is named `rules`, `anthropic:MODEL` or `openai:MODEL`. The SDKs are imported when a model is first asked, with retries of their
+own off: those here are counted, spread by a seed, and recorded.
+"""
+
+import importlib
+import importlib.util
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from events.errors import Misconfigured, UsageError
+from events.secret import Secret
+from runtime.agents.prices import FREE, Price, price_of, prices
+from runtime.agents.talk import REPEATED, Failure, Request, Turn, Usage
+
+RULES = "rules"
+URLS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
+ATTEMPTS = 10
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+PATIENCE = 600.0
+"""Seconds from the first try after which no other is begun."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+Speak = Callable[[Request], Turn]
+
+
+class Model(NamedTuple):
+    """A language model: whose API it is reached by, and its name there."""
+
+    provider: str
+    name: str
+
+
+class Asked(NamedTuple):
+    """What came of one call: the answer or the last failure, the tries, their seconds, and the tokens of all of them."""
+
+    turn: Turn
+    attempts: int
+    seconds: float
+    usage: Usage
+
+
+def model_of(agent: str) -> Model | None:
+    """The model that an agent's name says; None for `rules`. Raises `UsageError` for any other name."""
+    if agent == RULES:
+        return None
+    provider, _, name = agent.partition(":")
+    if provider not in URLS or not name.strip():
+        raise UsageError(f"There is no agent {agent!r}; expected rules, anthropic:MODEL or openai:MODEL.")
+    return Model(provider, name.strip())
+
+
+def variable(provider: str, what: str) -> str:
+    """The environment variable of a provider: its `API_KEY` or `BASE_URL`."""
+    return f"{provider.upper()}_{what}"
+
+
+def base_url(provider: str, environment: Mapping[str, str]) -> str:
+    """Where the provider's API is: its variable, as its SDK knows it, or the provider itself."""
+    return environment.get(variable(provider, "BASE_URL"), "").strip() or URLS[provider]
+
+
+def is_here(provider: str, environment: Mapping[str, str]) -> bool:
+    """Whether the provider's API is served on this machine."""
+    return urlsplit(base_url(provider, environment)).hostname in LOOPBACK
+
+
+def key(provider: str, environment: Mapping[str, str]) -> Secret | None:
+    """The provider's key; None where it lacks and is needed. A server on this machine that speaks OpenAI's API needs none."""
+    if found := environment.get(variable(provider, "API_KEY"), "").strip():
+        return Secret(found)
+    return Secret("none") if provider == "openai" and is_here(provider, environment) else None
+
+
+def with_key(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The providers that can be asked from this environment."""
+    return tuple(provider for provider in URLS if key(provider, environment) is not None)
+
+
+def require(model: Model, environment: Mapping[str, str]) -> Secret:
+    """The key. Raises `Misconfigured`, saying what to set or to install, where the model cannot be asked from here."""
+    provider = model.provider
+    if importlib.util.find_spec(provider) is None:
+        raise Misconfigured(f"The agent {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'.")
+    if (found := key(provider, environment)) is None:
+        own = ", or OPENAI_BASE_URL to a server on this machine, which needs none" if provider == "openai" else ""
+        raise Misconfigured(f"The agent {provider}:{model.name} needs a key: set {variable(provider, 'API_KEY')}{own}.")
+    return found
+
+
+def price(model: Model, environment: Mapping[str, str]) -> Price | None:
+    """The model's price; nothing for a server on this machine, unless the table says otherwise, and None where none is known."""
+    found = price_of(prices(environment), *model)
+    return FREE if found is None and is_here(model.provider, environment) else found
+
+
+def speaker(model: Model, environment: Mapping[str, str]) -> Speak:
+    """What asks the model once; raises `Misconfigured` as `require`."""
+    secret, url = require(model, environment), base_url(model.provider, environment)
+    api = importlib.import_module(f"runtime.agents.{model.provider}_api")
+    return lambda request: api.speak(secret, url, request)
+
+
+def ask(speak: Speak, request: Request, seed: int, pause: Callable[[float], None] = time.sleep) -> Asked:
+    """Ask until there is an answer, or none is to be had; raises nothing that the server does.
+
+    Rate limits, errors of the server and cut connections are tried again after a pause that doubles, drawn from `seed`, or after the time
+    that the server asks for; at most `ATTEMPTS` times, and not after `PATIENCE`.
+    """
+    draw = random.Random(seed)
+    began = time.monotonic()
+    spent = Usage()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            turn = speak(request)
+            return Asked(turn, attempt, time.monotonic() - began, spent + turn.usage)
+        except Failure as failed:
+            spent += failed.usage
+            wait = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * draw.uniform(0.5, 1.0) if failed.after is None else failed.after
+            seconds = time.monotonic() - began
+            if failed.status not in REPEATED or attempt == ATTEMPTS or seconds + wait > PATIENCE:
+                return Asked(Turn(failed.status, str(failed)), attempt, seconds, spent)
+            pause(wait)
+    raise AssertionError("the last attempt returns")

@@ -1,0 +1,89 @@
+"""One run's tables as an agent may query them: copied out of the archive into a database of their own, without dev, test or other runs.
+
+What is not in it cannot be asked for, whatever the SQL.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import duckdb
+
+from events.errors import TryAgain, UserError
+from replay.projection import connect
+from runtime.agents.dialogue import Unfit
+from runtime.agents.feedback import Table
+from services.query import Result, answer, collect
+from tasks.contract import Example
+
+SECONDS = 10.0
+"""How long one query of an agent may take."""
+CURRENT = 15.0
+"""Seconds that the archive is given to come up to date."""
+MOST = 200_000
+"""Most rows of one table, the latest."""
+TABLES = {
+    "trajectories": "SELECT seq, generation, purpose, item, attempt, trajectory, scaffold, adapter, answer, reward, outcome, failure, "
+    "seconds FROM trajectories WHERE run = '{run}' AND split = 'train' ORDER BY seq DESC",
+    "rewards": "SELECT * EXCLUDE (run) FROM rewards WHERE run = '{run}' AND purpose <> 'dev'",
+    "candidates": "SELECT * EXCLUDE (run) FROM candidates WHERE run = '{run}'",
+    "generations": "SELECT * EXCLUDE (run) FROM generations WHERE run = '{run}'",
+    "levers": "SELECT * EXCLUDE (run, diagnosis), CAST(diagnosis AS VARCHAR) AS diagnosis FROM levers WHERE run = '{run}'",
+    "adapters": "SELECT * EXCLUDE (run, hyper, requests), CAST(hyper AS VARCHAR) AS hyper FROM adapters WHERE run = '{run}'",
+    "elections": "SELECT * EXCLUDE (run) FROM elections WHERE run = '{run}'",
+    "steps": "SELECT * EXCLUDE (run, seq, id, cause, time) FROM optimizer_step_applied WHERE run = '{run}'",
+    "cost": "SELECT * EXCLUDE (run) FROM cost WHERE run = '{run}'",
+}
+
+Ask = Callable[[str], Result]
+
+
+class RunTables:
+    """The tables of one run, copied when they are first asked for. `ask` answers SQL over the archive; `event` must stand in it by then."""
+
+    def __init__(self, ask: Ask, run: str, event: str, train: Sequence[Example]) -> None:
+        self._ask, self._run, self._event, self._train = ask, run, event, train
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def query(self, sql: str) -> Table:
+        """The answer to one SELECT; raises `Unfit` with the reason where there is none."""
+        try:
+            if self._connection is None:
+                self._connection = self._copied()
+            with contextlib.closing(answer(self._connection, sql, SECONDS)) as lines:
+                found = collect(lines)
+        except UserError as wrong:
+            raise Unfit(f"The query cannot be answered: {wrong}") from wrong
+        return Table(found.columns, found.rows)
+
+    def close(self) -> None:
+        """Forget the tables."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _copied(self) -> duckdb.DuckDBPyConnection:
+        end = time.monotonic() + CURRENT
+        while not self._ask(f"SELECT 1 FROM events WHERE run = '{self._run}' AND id = '{self._event}'").rows:
+            if time.monotonic() > end:
+                raise TryAgain("the archive is not up to date; ask again later, or do without.")
+            time.sleep(0.1)
+        connection = connect(Path(":memory:"))
+        for name, sql in TABLES.items():
+            found = self._ask(f"SELECT * FROM ({sql.format(run=self._run)}) LIMIT {MOST}")
+            types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in found.types]
+            _make(connection, name, found.columns, types, found.rows)
+        items = [(example.id, example.prompt, example.label, example.fold) for example in self._train]
+        _make(connection, "items", ("item", "prompt", "label", "fold"), ("VARCHAR", "VARCHAR", "VARCHAR", "BIGINT"), items)
+        return connection
+
+
+def _make(
+    connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str], types: Sequence[str], rows: Sequence[tuple[object, ...]]
+) -> None:
+    fields = ", ".join(f'"{column}" {kind}' for column, kind in zip(columns, types, strict=True))
+    connection.execute(f'CREATE TABLE "{name}" ({fields})').fetchall()
+    if rows:
+        appender = connection.appender(name)
+        appender.append_rows(rows)
+        appender.flush()

@@ -1,0 +1,401 @@
+"""The agents as language models, without a log: what they are shown, how a conversation goes, and what becomes of a proposal."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from algorithms.learning import NAMES
+from events import codec
+from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
+from events.choice import AgentCalled, ContextAssembled, LeverChosen
+from events.codec import Event
+from events.fact import Fact
+from events.judgement import CandidateEvaluated
+from events.population import CandidateRejected
+from events.secret import MARKER, Scanner, Secret
+from runtime.agents import context, feedback
+from runtime.agents.context import Said, Shown, brief, prompt, select
+from runtime.agents.dialogue import CALLS, READ_LIMIT, Desk, Unfit
+from runtime.agents.endings import Inspector, weight_update
+from runtime.agents.feedback import Case, Library, Table, advise
+from runtime.agents.meta import other_tasks, write_first
+from runtime.agents.prices import Price
+from runtime.agents.proposal import changed, look
+from runtime.agents.providers import Asked, Model, Speak
+from runtime.agents.talk import Call, Request, Turn, Usage
+from runtime.blobs import Blobs
+from tasks.loading import load
+
+TOY = load(str(Path(__file__).parent / "toy"))
+PUBLIC = TOY.public(0)
+KEY = "sk-planted-0123456789"
+ANSWER = "def solve(item, model, data):\n    return model.complete(item.prompt, choices=data.labels).text\n"
+
+
+def said(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> Turn:
+    """An answer of the model."""
+    made = tuple(
+        Call(f"c{place}", name, given if isinstance(given, str) else json.dumps(given)) for place, (name, given) in enumerate(calls)
+    )
+    return Turn(status, text, made, Usage(100, 10))  # type: ignore[arg-type]
+
+
+def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:
+    return ("propose_scaffold", {"files": [{"path": path, "text": text}], "summary": "s", "report": "r", **more})
+
+
+STOP = ("stop", {"reason": "enough"})
+
+
+def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> Shown:
+    return Shown(
+        **{
+            "id": f"t{number}",
+            "item": item or f"train{number}",
+            "attempt": 0,
+            "prompt": "p" * 200,
+            "label": label,
+            "answer": "miner",
+            "reward": float(outcome == "right"),
+            "outcome": outcome,
+            "calls": (Said("p", ("baker", "miner"), "miner"),),
+            **more,
+        }
+    )
+
+
+class Office:
+    """A desk whose model answers from a list, and all that it recorded."""
+
+    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = ()) -> None:
+        self.blobs = Blobs(folder / "blobs")
+        self.folder = folder
+        self.scanner = Scanner([Secret(KEY)])
+        self.requests: list[Request] = []
+        self.facts: list[Fact] = []
+        answers = iter(turns)
+
+        def asking(speak: Speak, request: Request, seed: int) -> Asked:
+            self.requests.append(request)
+            turn = next(answers)
+            return Asked(turn, 1, 0.5, turn.usage)
+
+        self.desk = Desk(
+            agent="feedback_agent",
+            generation=1,
+            model=Model("openai", "m"),
+            speak=lambda request: said(STOP),
+            price=Price(2, 10),
+            blobs=self.blobs,
+            scanner=self.scanner,
+            seed=0,
+            known={one.ordinal: one for one in known},
+            record=self.facts.append,
+            asking=asking,
+        )
+        self.attempts = [shown(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])]
+        self.levers: tuple[str, ...] = ("scaffold", "weights")
+        self.told: list[Event] = []
+        self.asked: list[str] = []
+
+    def inspector(self, *, must_change: bool = True) -> Inspector:
+        return Inspector({"agent.py": ANSWER}, PUBLIC, (TOY.folder,), self.folder / "work", self.scanner, must_change=must_change)
+
+    def query(self, sql: str) -> Table:
+        self.asked.append(sql)
+        if "dev" in sql:
+            raise Unfit("The query cannot be answered: no such column.")
+        return Table(("n",), [(number, "x" * 1000) for number in range(300)])
+
+    def feedback(self) -> list[Fact]:
+        case = Case(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.told)
+        library = Library(self.attempts, {"far": shown(99)}.get, self.query, {"agent.py": ANSWER})
+        return advise(self.desk, case, library, self.inspector(), self.facts.append)
+
+    def calls(self) -> list[AgentCalled]:
+        return [fact for fact in self.facts if isinstance(fact, AgentCalled)]
+
+    def heard(self) -> list[str]:
+        """What the tools gave, in the model's last request."""
+        return [result.text for message in self.requests[-1].messages for result in message.results]
+
+
+def event(fact: Fact) -> Event:
+    return codec.event(fact, run="r", source="test", cause="", time="")
+
+
+def test_a_good_proposal_becomes_a_scaffold(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(proposed(), text="I see.")])
+    chosen, made = office.feedback()
+    assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action, chosen.propensities) == ("scaffold", "propose_scaffold", {})
+    assert isinstance(made, ScaffoldProposed) and (made.parent, made.summary, made.reason) == ("parent", "s", "r")
+    assert office.blobs.get_tree(made.scaffold) == {"agent.py": (ANSWER + "# changed\n").encode()}
+
+
+def test_each_call_is_recorded_before_it_is_acted_on_with_its_cost(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(STOP)])
+    office.feedback()
+    assert isinstance(office.facts[0], ContextAssembled)
+    first, second = office.calls()
+    assert (first.ordinal, first.prompt_tokens, first.completion_tokens, first.micro_usd, first.status) == (0, 100, 10, 300, "answered")
+    assert msgspec.json.decode(office.blobs.get(second.request), type=Request) == office.requests[1]
+    assert b"enough" in office.blobs.get(second.response)
+
+
+def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
+    turns = [said(("query", {"sql": "a"})), said(("query", {"sql": "b"})), said(STOP)]
+    whole = Office(tmp_path, turns)
+    ending = whole.feedback()
+    for known in range(1, 4):
+        again = Office(tmp_path, turns[known:], whole.calls()[:known])
+        assert again.feedback() == ending
+        assert len(again.calls()) == 3 - known and again.asked == whole.asked[max(0, known - 1) :]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (proposed("def solve(:"), "does not parse"),
+        (proposed("x = 1\n"), "unloadable"),
+        (proposed("import nothing_of_the_kind\n" + ANSWER), "unloadable"),
+        (proposed("def solve(item, model, data):\n    raise KeyError('oops')\n"), "crashed"),
+        (proposed("def solve(item, model, data):\n    return None\n"), "None"),
+        (proposed(ANSWER), "Nothing is changed"),
+        (proposed("x" * 300_000, "notes.md"), "at most 64 files"),
+        (proposed("x", "../agent.py"), "no path in a scaffold"),
+        (proposed("x", "/etc/passwd"), "no path in a scaffold"),
+        (proposed("x", ".hidden"), "no path in a scaffold"),
+        (proposed("x\x00", "steps.py"), "does not parse"),
+        (proposed("\ud800", "notes.md"), "cannot be read"),
+        (proposed(remove=["none.py"]), "no 'none.py' to remove"),
+        (proposed("from tasks.lawbench import gold\n" + ANSWER), "imports tasks.lawbench"),
+        (proposed(f"LABELS = open({str(TOY.folder / 'gold.py')!r})\n" + ANSWER), "names"),
+        (("propose_scaffold", '{"files": oops'), "cannot be read"),
+        (("propose_scaffold", {"files": [], "summary": "s"}), "missing required field"),
+        (("request_weight_update", {"algorithm": "magic", "rounds": 1, "reason": "r"}), "There is no algorithm 'magic'"),
+        (("request_weight_update", {"algorithm": "grpo", "rounds": 99, "reason": "r"}), "<= 10"),
+        (("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"lrr": 1}}), "no hyper-parameter 'lrr'"),
+        (("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"dropout": 2}}), "dropout is 2"),
+        (("stop", {}), "missing required field"),
+    ],
+)
+def test_an_ending_that_cannot_be_used_goes_back_once_with_the_reason(tmp_path: Path, wrong: tuple[str, Any], words: str) -> None:
+    pytest.importorskip("torch")
+    mended = Office(tmp_path, [said(wrong), said(STOP)])
+    (chosen,) = mended.feedback()
+    assert isinstance(chosen, LeverChosen) and chosen.lever == "stop"
+    (told,) = mended.heard()
+    assert words in told and mended.requests[-1].messages[-1].results[0].failed
+    lost = Office(tmp_path, [said(wrong), said(wrong)])
+    *_, failed = lost.feedback()
+    assert isinstance(failed, ProposalFailed) and words in failed.reason and len(lost.requests) == 2
+
+
+def test_the_lever_that_failed_is_recorded(tmp_path: Path) -> None:
+    wrong = proposed("def solve(:")
+    chosen, failed = Office(tmp_path, [said(wrong), said(wrong)]).feedback()
+    assert isinstance(chosen, LeverChosen) and chosen.lever == "scaffold" and isinstance(failed, ProposalFailed)
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        (said(text="I would rather talk."), "You called no tool"),
+        (said(text="So long that", status="length"), "no room left"),
+        (said(STOP, STOP), "stands alone"),
+        (said(("query", {"sql": "a"}), STOP), "stands alone"),
+    ],
+)
+def test_an_answer_without_one_ending_goes_back_once(tmp_path: Path, turn: Turn, words: str) -> None:
+    office = Office(tmp_path, [turn, said(STOP)])
+    assert isinstance(office.feedback()[0], LeverChosen)
+    last = office.requests[-1].messages[-1]
+    assert words in last.text + "".join(result.text for result in last.results)
+    (failed,) = Office(tmp_path, [turn, turn]).feedback()
+    assert isinstance(failed, ProposalFailed) and words in failed.reason
+
+
+def test_a_refusal_and_a_server_that_is_gone_are_told_apart(tmp_path: Path) -> None:
+    (refused,) = Office(tmp_path, [said(text="I cannot help.", status="refused")]).feedback()
+    assert isinstance(refused, ProposalFailed) and refused.reason == "the model refused: I cannot help."
+    office = Office(tmp_path, [said(text="HTTP 429: slow down", status="rate_limited")])
+    (limited,) = office.feedback()
+    assert isinstance(limited, ProposalFailed) and "could not be asked (rate_limited): HTTP 429" in limited.reason
+    assert office.calls()[0].status == "rate_limited"
+
+
+def test_a_conversation_has_an_end(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("list_trajectories", {}))] * (CALLS + 5))
+    (failed,) = office.feedback()
+    assert isinstance(failed, ProposalFailed) and f"within {CALLS} calls" in failed.reason and len(office.requests) == CALLS
+    assert "1 answers are left" in office.requests[-1].messages[-1].text
+
+
+def test_reading_is_bounded(tmp_path: Path) -> None:
+    office = Office(tmp_path, [*[said(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, said(STOP)])
+    office.feedback()
+    found = office.heard()
+    assert max(map(len, found)) < 17_000 and sum(map(len, found)) < READ_LIMIT + 40_000
+    assert "end now" in found[-1]
+
+
+def test_tools_that_read(tmp_path: Path) -> None:
+    reads = [
+        ("list_trajectories", {"outcome": "right"}),
+        ("read_trajectory", {"id": "t0"}),
+        ("read_trajectory", {"id": "far"}),
+        ("read_trajectory", {"id": "nowhere"}),
+        ("query", {"sql": "FROM trajectories"}),
+        ("query", {"sql": "FROM dev"}),
+        ("read_scaffold", {"path": "other.py"}),
+    ]
+    office = Office(tmp_path, [said(*reads), said(STOP)])
+    office.feedback()
+    listed, read, far, nowhere, rows, refused, file = office.heard()
+    assert "1 attempts" in listed and "t1 train1 right 1 'miner'" in listed
+    assert "truth: baker" in read and "completion:\nminer" in read and "### t99" in far
+    assert "no attempt 'nowhere'" in nowhere and "no such column" in refused and "holds agent.py" in file
+    assert rows.startswith('["n"]\n[0,"xxx') and "more characters" in rows
+
+
+def test_levers_that_a_run_does_not_have_are_not_on_offer(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r"})), said(STOP)])
+    office.levers = ("scaffold",)
+    office.feedback()
+    assert [tool.name for tool in office.requests[0].tools][-2:] == ["propose_scaffold", "stop"]
+    assert "no tool 'request_weight_update'" in office.heard()[0] and "grpo" not in office.requests[0].system
+
+
+def test_an_order_for_weights_becomes_one(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    order = {"algorithm": "grpo", "rounds": 2, "reason": "they compete", "hyper": {"lr": 0.01}, "resample": "unsolved"}
+    chosen, wanted = Office(tmp_path, [said(("request_weight_update", order))]).feedback()
+    assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action) == ("weights", "grpo")
+    assert isinstance(wanted, WeightUpdateRequested) and wanted.hyper == {"lr": 0.01} and wanted.resample == "unsolved"
+
+
+def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(proposed(ANSWER + f"# {KEY}\n# {KEY[::-1]}\n"), text=KEY)])
+    office.attempts = [shown(0, answer=KEY, prompt=KEY.encode().hex())]
+    _, made = office.feedback()
+    assert isinstance(made, ScaffoldProposed)
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()) + msgspec.json.encode(office.requests)
+    office.scanner.check(kept)
+    assert office.blobs.get_tree(made.scaffold)["agent.py"].decode().count(MARKER) == 2
+
+
+def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
+    evaluated = CandidateEvaluated(
+        generation=0,
+        candidate="c",
+        scaffold="s",
+        adapter="",
+        lever="start",
+        score=0.5,
+        low=0.4,
+        high=0.6,
+        items=4,
+        failed=0,
+        pass_at_1=0.25,
+        pass_at_k=0.5,
+        tied_groups=0.0,
+        rollouts=4,
+        tokens=4,
+        micro_usd=0,
+    )
+    office = Office(tmp_path, [said(STOP)])
+    office.told = [event(evaluated), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
+    office.told.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
+    office.feedback()
+    opening = office.requests[0].messages[0].text
+    assert "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening and "dropped: too slow" in opening and "not yet known" not in opening
+    assert "1 right, 1 wrong" in opening and "pass_at_1 0.5" in opening and "3 generations left." in opening
+
+
+def test_trajectories_are_chosen_by_how_they_failed() -> None:
+    attempts = [shown(number, "right", "miner") for number in range(500)]
+    attempts += [
+        shown(number, "wrong", label) for number, label in zip(range(500, 560), ["baker"] * 57 + ["smith", "weaver", "mason"], strict=True)
+    ]
+    attempts += [shown(600, "crashed", "baker", reward=None, reason="KeyError")]
+    chosen = select(attempts, 5_000, seed=1)
+    assert chosen[0].outcome == "crashed"
+    assert {one.label for one in chosen if one.outcome == "wrong"} == {"baker", "smith", "weaver", "mason"}
+    assert any(one.outcome == "right" for one in chosen)
+    assert sum(len(brief(one)) for one in chosen) <= 5_000
+    assert chosen == select(list(reversed(attempts)), 5_000, seed=1) != select(attempts, 5_000, seed=2)
+
+
+def test_one_item_is_not_shown_over_and_over() -> None:
+    attempts = [shown(number, "wrong", item="train0") for number in range(50)] + [shown(60), shown(61)]
+    chosen = select(attempts, 1_500, seed=0)
+    assert {"train60", "train61", "train0"} <= {one.item for one in chosen}
+    assert len(select(attempts, 10**6, seed=0)) == 52
+
+
+def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(STOP)])
+    office.attempts = [shown(number, prompt="x" * 100_000, answer="y" * 10_000) for number in range(500)]
+    office.feedback()
+    assert len(office.requests[0].messages[0].text) < 60_000
+
+
+def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(proposed())])
+    (made,) = write_first(office.desk, "Name the trade.", {"agent.py": ANSWER}, office.inspector(must_change=False), office.facts.append)
+    assert isinstance(made, ScaffoldProposed) and made.parent == ""
+    opening = office.requests[0].messages[0].text
+    assert opening.count("### ") >= 4 and "Name the trade." in opening and "label: baker" in opening and "agent.py" in opening
+    assert [tool.name for tool in office.requests[0].tools] == ["propose_scaffold"]
+
+
+def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
+    (made,) = write_first(office.desk, "t", {"agent.py": ANSWER}, office.inspector(must_change=False), office.facts.append)
+    assert isinstance(made, ScaffoldProposed)
+
+
+def test_samples_hold_train_items_alone() -> None:
+    text = context.samples(PUBLIC, 2_000, seed=3)
+    hidden = {item.prompt for split in (PUBLIC.dev, PUBLIC.test) for item in split}
+    assert text.count("label: ") == 8 and len(text) < 2_100 and not any(prompt in text for prompt in hidden)
+
+
+def test_the_prompts_name_every_algorithm_with_its_defaults() -> None:
+    pytest.importorskip("torch")
+    from algorithms.learning import algorithm
+    from algorithms.learning.batch import COMMON
+
+    text = prompt("learning")
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    assert set(rows) - {"algorithm"} == set(NAMES)
+    shared = text[text.index("All have") :]
+    for name in NAMES:
+        for hyper, value in algorithm(name).defaults.items():
+            said_of = rows[name] if value != COMMON.get(hyper) else shared
+            assert f"{hyper} " in said_of or f"{hyper}\n" in said_of, (name, hyper)
+    assert other_tasks().count("###") == 4 and set(feedback.LEVERS) <= {word.strip("`,.") for word in prompt("feedback_agent").split()}
+
+
+def test_an_order_without_torch_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> Any:
+        raise ModuleNotFoundError(name="torch")
+
+    monkeypatch.setattr("runtime.agents.endings.algorithm", none)
+    assert weight_update('{"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"odd": 1}}').hyper == {"odd": 1.0}
+
+
+def test_files_are_changed_and_taken_away() -> None:
+    assert changed({"agent.py": "a", "b.py": "b"}, [("c/d.py", "d")], ["b.py"]) == {"agent.py": "a", "c/d.py": "d"}
+    with pytest.raises(Unfit, match=r"no agent\.py"):
+        changed({"agent.py": "a"}, [], ["agent.py"])
+
+
+def test_a_folder_may_have_modules_of_its_own() -> None:
+    look({"agent.py": "from steps import vote\nimport tasks\n", "tasks.py": "x = 1\n"}, ())
+    with pytest.raises(Unfit, match="imports services"):
+        look({"agent.py": "__import__('services.auditor')\n"}, ())
