@@ -472,7 +472,7 @@ def test_time_runs_out() -> None:
     now[0] = 5.0
     spend(budget, 1, 1)
     now[0] = 5.1
-    with pytest.raises(Exhausted, match="budget of 5 seconds is spent: 5.1 have passed"):
+    with pytest.raises(Exhausted, match="budget of 5 seconds is spent"):
         spend(budget, 1, 1)
 
 
