@@ -29,6 +29,7 @@ CONNECTIONS = 256
 """Connections open at once; one more is told to come back."""
 IDLE = 600.0
 """Seconds for which a connection may say nothing."""
+ATTEMPT = "/evolog/attempt"
 PATH_LIMIT = 100
 """Bytes of a unix socket's path; the kernel takes 107."""
 
@@ -137,6 +138,11 @@ class Recorded:
         return found
 
 
+class _Attempt(msgspec.Struct, frozen=True):
+    item: str
+    attempt: int
+
+
 class Reply(msgspec.Struct, frozen=True):
     """What goes back over the wire."""
 
@@ -160,13 +166,24 @@ class _Entry:
 class Bridge:
     """Serves one attempt on a unix socket until it is closed. `token` is the API key, `models` the aliases that may be named.
 
+    Where `begin` is given, attempts follow each other: POST /evolog/attempt names the item and the attempt that begin now, what was asked
+    before is forgotten, and `begin` is told; it may raise `UserError`.
     `trouble` is the first failure that is not the scaffold's: a record that could not be made, a replay that left its record, a defect.
     """
 
-    def __init__(self, path: Path, answer: Answer, *, token: str, models: Sequence[str], budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        answer: Answer,
+        *,
+        token: str,
+        models: Sequence[str],
+        budget: Budget | None = None,
+        begin: Callable[[str, int], None] | None = None,
+    ) -> None:
         self.path, self.token, self.models, self.budget = path, token, tuple(models), budget or Budget()
         self.trouble: Exception | None = None
-        self._answer = answer
+        self._answer, self._begin = answer, begin
         self._entries: dict[str, list[_Entry]] = {}
         self._lock = threading.Lock()
         if len(bytes(path)) > PATH_LIMIT:
@@ -192,6 +209,21 @@ class Bridge:
         self.path.unlink(missing_ok=True)
 
     def ask(self, path: str, data: bytes, retry: bool) -> Reply:
+        """The reply to a request to any path that there is."""
+        if path in dialect.BODIES:
+            return self._ask(path, data, retry)
+        if path != ATTEMPT or self._begin is None:
+            return _no_such(path)
+        try:
+            told = msgspec.json.decode(data, type=_Attempt)
+            self._begin(told.item, told.attempt)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UserError) as wrong:
+            return _refuse(400, str(wrong), "no_attempt")
+        with self._lock:
+            self._entries = {}
+        return Reply(200, "application/json", b"{}")
+
+    def _ask(self, path: str, data: bytes, retry: bool) -> Reply:
         """The reply to a request, computed once: a retry gets that of the last request with this body, and waits for it if need be."""
         try:
             body, call = dialect.read(path, data)
@@ -307,8 +339,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(data) < int(size):
             self.close_connection = True
         elif self._admitted():
-            known = self.path in dialect.BODIES
-            self._say(self.bridge.ask(self.path, data, self._retried()) if known else _no_such(self.path))
+            self._say(self.bridge.ask(self.path, data, self._retried()))
 
     def _retried(self) -> bool:
         return self.headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")

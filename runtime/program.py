@@ -89,6 +89,18 @@ def retarget(source: str) -> str:
     return source
 
 
+def write_code(folder: Path, files: Mapping[str, bytes]) -> str:
+    """Write a program's folder with its model replaced; all of its Python, for `environment`."""
+    sources = []
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if path.endswith(".py"):
+            sources.append(retarget(data.decode(errors="surrogateescape")))
+            data = sources[-1].encode(errors="surrogateescape")
+        (folder / path).write_bytes(data)
+    return "\n".join(sources)
+
+
 def environment(source: str, token: str, model: str) -> dict[str, str]:
     """What a program is given: the bridge's token as every `..._API_KEY` that it names, and the model's alias."""
     keys = {"OPENAI_API_KEY", *re.findall(r"\b[A-Z][A-Z0-9_]*_API_KEY\b", source)}
