@@ -35,7 +35,7 @@ def tell(item, attempt):
     said = answer.read()
     connection.close()
     if answer.status != 200:
-        raise RuntimeError(f"the bridge refused the attempt: {said[:300]!r}")
+        raise RuntimeError(f"the bridge refused the attempt: {said[:300].decode(errors='replace')}")
 
 
 relay = load("bridge_relay", PLACES["relay"])

@@ -65,7 +65,9 @@ def test_openai_works_beside_the_model_and_every_call_is_recorded(table: Table) 
 
 
 def test_what_is_recorded_is_not_asked_again_and_a_seed_stays(table: Table) -> None:
+    trajectories(table.play(BOTH, ["dev1"], attempts=2))
     first = trajectories(table.play(BOTH, ["dev0", "dev1"], attempts=2))
+    assert len(table.policy.asked) == 10
     table.policy.asked.clear()
     again = trajectories(table.play(BOTH, ["dev0", "dev1", "dev2"], attempts=2))
     assert [one.answer for one in again[:4]] == [one.answer for one in first]
@@ -93,6 +95,12 @@ def test_a_call_outside_of_an_attempt_is_refused(table: Table) -> None:
     code = "import openai\nopenai.OpenAI().completions.create(model='policy', prompt='now')\ndef solve(*of): pass"
     (failed,) = table.play(code, ["dev0"])
     assert isinstance(failed, RolloutFailed) and failed.kind == "unloadable" and "call the model from within" in failed.reason
+
+
+def test_a_scaffold_cannot_take_another_items_turn(table: Table) -> None:
+    code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['tell']('dev1', 0)"
+    failed = table.play(code, ["dev0"], attempts=1)[0]
+    assert isinstance(failed, RolloutFailed) and "Attempt 0 at item 'dev1' cannot begin now" in failed.reason
 
 
 def test_a_program_is_played_attempt_by_attempt(table: Table) -> None:

@@ -156,10 +156,11 @@ def test_of_a_folder_only_plain_files_with_one_name_are_read(tmp_path: Path) -> 
     (work / "results").mkdir(parents=True)
     outside.mkdir()
     (outside / "gold.csv").write_text("gold")
+    (outside / "other.csv").write_text("gold")
     (work / "results" / "a.json").write_text("[]")
     (work / "submission.csv").symlink_to(outside / "gold.csv")
     (work / "folder").symlink_to(outside)
-    os.link(outside / "gold.csv", work / "hard.csv")
+    os.link(outside / "other.csv", work / "hard.csv")
     os.mkfifo(work / "fifo")
     (work / "large").write_bytes(b"x" * 101)
     assert program.read_folder(work, Caps(file=100)) == {"results/a.json": b"[]"}
