@@ -46,7 +46,8 @@ class ModelCalled(Fact, frozen=True, kw_only=True):
     request: str
     item: str
     ordinal: int
-    """The call's place among the different calls that the scaffold made for this item."""
+    """The call's place among the different calls that the scaffold made for this item; over a bridge, where threads race, a number from
+    2**48 on that follows from the attempt, what was asked, and how often it was asked before."""
     provider: str
     model: str
     adapter: str

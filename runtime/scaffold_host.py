@@ -121,7 +121,7 @@ class ScaffoldProcess:
         self._flooded = False
         work.mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.mkdtemp(dir=work)  # anew each time: nothing is to be found that an earlier process left
-        _open_to_all(scaffold)
+        open_to_all(scaffold)
         read, self._in = os.pipe()  # of our own: a sandbox's keeper holds standard input and output open when its command has closed them
         self._out, write = os.pipe()
         try:
@@ -261,7 +261,7 @@ class ScaffoldProcess:
         return ScaffoldStopped("crashed", f"the scaffold's process {how}{': ' + words[-1][:300] if words else ''}")
 
 
-def _open_to_all(folder: Path) -> None:
+def open_to_all(folder: Path) -> None:
     """Root's sandboxes run under another account, which must be able to read this folder whatever root's umask is."""
     if os.geteuid() == 0:
         for path in (folder, *folder.rglob("*")):

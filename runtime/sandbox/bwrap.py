@@ -1,7 +1,7 @@
 """The default profile: bubblewrap's options, and what it takes for them to work.
 
 Inside there are the interpreter's and the system's programs and libraries, the files that were bound, and nothing else of the host; one
-writable directory, /work, in memory and sized (with /dev/shm), and no network but an empty loopback. Nothing is mounted below a writable
+writable directory, /workdir, in memory and sized (with /dev/shm), and no network but an empty loopback. Nothing is mounted below a writable
 path: bubblewrap before 0.12 follows symbolic links that a scaffold may have left there (CVE-2026-87766). All options come through
 a descriptor, and bubblewrap's own environment is empty, since both can be read inside, in /proc/1.
 """
@@ -19,7 +19,7 @@ from events.errors import Misconfigured
 from runtime.sandbox.limits import Limits
 
 OLDEST = (0, 8)
-WORK = "/work"
+WORK = "/workdir"
 SHARED = "/dev/shm"
 SHARED_SIZE = 64 * 1024**2
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": WORK}

@@ -300,9 +300,9 @@ CALLS = {  # name: number on x86_64, on aarch64, then arguments
     "ptrace": (101, 117, 0, 0, 0, 0),
     "process_vm_readv": (310, 270, 1, 0, 0, 0, 0, 0),
     "process_vm_writev": (311, 271, 1, 0, 0, 0, 0, 0),
-    "mount": (165, 40, b"none", b"/work", b"tmpfs", 0, 0),
+    "mount": (165, 40, b"none", b"/workdir", b"tmpfs", 0, 0),
     "umount2": (166, 39, b"/proc", 0),
-    "pivot_root": (155, 41, b"/work", b"/work"),
+    "pivot_root": (155, 41, b"/workdir", b"/workdir"),
     "chroot": (161, 51, b"/"),
     "open_tree": (428, 428, -100, b"/", 1),
     "fsopen": (430, 430, b"tmpfs", 0),
@@ -327,7 +327,7 @@ CALLS = {  # name: number on x86_64, on aarch64, then arguments
     "seccomp": (317, 277, 0, 0, 0),
     "pidfd_getfd": (438, 438, 0, 0, 0),
     "process_madvise": (440, 440, 0, 0, 0, 0, 0),
-    "swapon": (167, 224, b"/work", 0),
+    "swapon": (167, 224, b"/workdir", 0),
     "acct": (163, 89, 0),
     "reboot": (169, 142, 0, 0, 0, 0),
     "sethostname": (170, 161, b"x", 1),
@@ -384,7 +384,7 @@ def test_another_architectures_calls_kill(sandbox: Sandbox) -> None:
 def test_nested_namespaces_and_set_uid_programs_give_nothing(sandbox: Sandbox) -> None:
     code = (
         "import os, subprocess\n"
-        "for words in (['unshare', '-Ur', 'id', '-u'], ['unshare', '-n', 'true'], ['mount', '-t', 'tmpfs', 'x', '/work']):\n"
+        "for words in (['unshare', '-Ur', 'id', '-u'], ['unshare', '-n', 'true'], ['mount', '-t', 'tmpfs', 'x', '/workdir']):\n"
         "  print(words[0], subprocess.run(words, stderr=subprocess.DEVNULL).returncode)\n"
         "try: os.setuid(0); print('ROOT')\n"
         "except OSError: print('no root')"

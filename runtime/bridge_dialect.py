@@ -1,0 +1,345 @@
+"""OpenAI's dialect as the bridge speaks it: what may be asked for, field by field, and how the answers are written.
+
+A field that is not named here is refused, so nothing that makes a provider reach out passes: no web search, no remote tool, no file,
+no address. `temperature`, `top_p` and the penalties are accepted as wishes: how the policy samples is the run's to say. Bodies hold no
+clock and no random number, so the same answer to the same call is the same bytes.
+"""
+
+import base64
+import hashlib
+import math
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from events.errors import UsageError
+from runtime.policies.interface import Sampled
+
+MOST_COMPLETIONS = 64
+MOST_TOKENS = 8192
+MOST_TEXTS = 256
+MOST_CHARACTERS = 200_000
+"""Characters of one prompt, and of all choices of one call together."""
+DEFAULT_TOKENS = 256
+"""Tokens of a completion where the client names no number."""
+DIMENSIONS = 256
+MOST_DIMENSIONS = 2048
+
+
+class BridgeCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call, as it is handed on. `key` (sha256 of the canonical body) and `occurrence` name it, in whatever order threads arrive."""
+
+    key: str
+    occurrence: int = 0
+    kind: Literal["chat", "completion", "embedding"]
+    model: str
+    """The alias that the client named."""
+    prompts: tuple[str, ...]
+    n: int = 1
+    max_tokens: int = 0
+    choices: tuple[str, ...] = ()
+    bias: tuple[float, ...] = ()
+    body: bytes = b""
+    """The canonical body, with the client's wishes."""
+    dimensions: int = DIMENSIONS
+
+    @property
+    def reserves(self) -> int:
+        """The most tokens that its completions can hold together."""
+        return len(self.prompts) * self.n * self.max_tokens
+
+
+class BridgeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a call: completions of each prompt, or a vector of each text."""
+
+    samples: tuple[Sampled, ...] = ()
+    vectors: tuple[tuple[float, ...], ...] = ()
+    prompt_tokens: int = 0
+    """Of an embedding; completions carry theirs in `samples`."""
+    micro_usd: int = 0
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Tokens read, and tokens written."""
+        return (
+            self.prompt_tokens + sum(one.prompt_tokens for one in self.samples),
+            sum(len(tokens) for one in self.samples for tokens in one.tokens),
+        )
+
+
+class _Strict(msgspec.Struct, forbid_unknown_fields=True):
+    """What is not named is refused, with its name."""
+
+
+class _Text(_Strict):
+    type: Literal["text"]
+    text: str
+
+
+class _Called(_Strict):
+    name: str
+    arguments: str
+
+
+class _ToolCall(_Strict):
+    id: str
+    type: Literal["function"]
+    function: _Called
+
+
+class Message(_Strict):
+    """One turn of a chat; the fields that must be null are those that a client hands back with an answer."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[_Text] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    refusal: None = None
+    audio: None = None
+    annotations: None = None
+    function_call: None = None
+
+
+class _Function(_Strict):
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class _Tool(_Strict):
+    type: Literal["function"]
+    function: _Function
+
+
+class _Name(_Strict):
+    name: str
+
+
+class _ToolChoice(_Strict):
+    type: Literal["function"]
+    function: _Name
+
+
+class _Format(_Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+
+class _StreamOptions(_Strict):
+    include_usage: bool = False
+
+
+class _Structured(_Strict):
+    choice: tuple[str, ...]
+
+
+class _Sampling(_Strict):
+    model: str
+    n: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    user: str | None = None
+    structured_outputs: _Structured | None = None
+    choice_bias: tuple[float, ...] = ()
+    """With `structured_outputs.choice`, vLLM's field, what is added to the logit of each choice."""
+
+
+class Chat(_Sampling, kw_only=True):
+    """The body of POST /v1/chat/completions."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: Literal[0, 1] | None = None
+    response_format: _Format | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class Completion(_Sampling, kw_only=True):
+    """The body of POST /v1/completions."""
+
+    prompt: str | list[str]
+    logprobs: Literal[0, 1] | None = None
+
+
+class Embedding(_Strict):
+    """The body of POST /v1/embeddings."""
+
+    model: str
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+
+
+Body = Chat | Completion | Embedding
+BODIES: dict[str, type[Body]] = {"/v1/chat/completions": Chat, "/v1/completions": Completion, "/v1/embeddings": Embedding}
+
+
+class Refusal(UsageError):
+    """A request that is refused as it stands; `param` names the field."""
+
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.param, self.reason = param, code
+
+
+def read(path: str, data: bytes) -> tuple[Body, BridgeCall]:
+    """What the bytes of a request ask for; raises `Refusal` for a field or a value that is not allowed."""
+    try:
+        body = msgspec.json.decode(data, type=BODIES[path])
+        canonical = msgspec.json.encode(msgspec.json.decode(data), order="deterministic")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+        named = re.search(r"unknown field `([^`]*)`", str(wrong)) or re.search(r"`\$\.?([^`]*)`", str(wrong))
+        code = "unknown_field" if "unknown field" in str(wrong) else "invalid_request"
+        raise Refusal(f"The body is refused: {wrong}.", named[1] if named else None, code) from wrong
+    key = hashlib.sha256(canonical).hexdigest()
+    match body:
+        case Embedding():
+            texts = _texts(body.input, "input")
+            dimensions = _within("dimensions", body.dimensions, DIMENSIONS, MOST_DIMENSIONS)
+            return body, BridgeCall(key=key, kind="embedding", model=body.model, prompts=texts, n=0, body=canonical, dimensions=dimensions)
+        case Chat():
+            if not body.messages:
+                raise Refusal("A chat without messages; give one at least.", "messages")
+            prompts = _texts(render(body.messages), "messages")
+            named_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        case Completion():
+            prompts, named_tokens = _texts(body.prompt, "prompt"), body.max_tokens
+    choices = body.structured_outputs.choice if body.structured_outputs else ()
+    if sum(map(len, choices)) > MOST_CHARACTERS:
+        raise Refusal(f"Choices of {sum(map(len, choices))} characters together, at most {MOST_CHARACTERS}.", "structured_outputs")
+    if body.choice_bias and len(body.choice_bias) != len(choices):
+        raise Refusal(f"{len(body.choice_bias)} biases for {len(choices)} choices; give one for each, or none.", "choice_bias")
+    return body, BridgeCall(
+        key=key,
+        kind="chat" if isinstance(body, Chat) else "completion",
+        model=body.model,
+        prompts=prompts,
+        n=_within("n", body.n, 1, MOST_COMPLETIONS),
+        max_tokens=_within("max_tokens", named_tokens, DEFAULT_TOKENS, MOST_TOKENS),
+        choices=choices,
+        bias=body.choice_bias,
+        body=canonical,
+    )
+
+
+def render(messages: Sequence[Message]) -> str:
+    """A chat as one prompt: a single user message as it is; otherwise a line `role: content` for each, and `assistant:` to go on from."""
+    if len(messages) == 1 and messages[0].role == "user":
+        return _content(messages[0])
+    return "\n".join([*(f"{message.role}: {_content(message)}" for message in messages), "assistant:"])
+
+
+def _content(message: Message) -> str:
+    said = message.content
+    parts = [said] if isinstance(said, str) else [part.text for part in said or ()]
+    return "\n".join(parts + [f"{call.function.name}({call.function.arguments})" for call in message.tool_calls or ()])
+
+
+def _texts(given: str | list[str], param: str) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not 1 <= len(texts) <= MOST_TEXTS:
+        raise Refusal(f"{param} holds {len(texts)} texts; give 1 to {MOST_TEXTS}.", param)
+    if (longest := max(map(len, texts))) > MOST_CHARACTERS:
+        raise Refusal(f"{param} holds a text of {longest} characters, at most {MOST_CHARACTERS}.", param)
+    return texts
+
+
+def _within(param: str, given: int | None, default: int, most: int) -> int:
+    value = default if given is None else given
+    if not 1 <= value <= most:
+        raise Refusal(f"{param} is {value}; give 1 to {most}.", param)
+    return value
+
+
+def hashed_ngrams(text: str, dimensions: int = DIMENSIONS) -> tuple[float, ...]:
+    """A vector of length 1 that holds the text's character 1-, 2- and 3-grams, lower case, each counted with the sign and at the place
+    that its CRC-32 gives (the hashing trick); no model. An empty text is all zeros."""
+    counts = [0] * dimensions
+    text = text.lower()
+    for size in (1, 2, 3):
+        for at in range(len(text) - size + 1):
+            hashed = zlib.crc32(text[at : at + size].encode())
+            counts[hashed % dimensions] += 1 if hashed >> 31 else -1
+    norm = math.sqrt(sum(count * count for count in counts)) or 1.0
+    return tuple(count / norm for count in counts)
+
+
+def write(body: Body, call: BridgeCall, answer: BridgeAnswer) -> tuple[str, bytes]:
+    """The reply as its content type and its bytes."""
+    read_tokens, written = answer.usage
+    usage = {"prompt_tokens": read_tokens, "total_tokens": read_tokens + written}
+    if isinstance(body, Embedding):
+        data = [
+            {"object": "embedding", "index": index, "embedding": _vector(vector, body.encoding_format)}
+            for index, vector in enumerate(answer.vectors)
+        ]
+        return "application/json", _json({"object": "list", "data": data, "model": body.model, "usage": usage})
+    usage["completion_tokens"] = written
+    chat = isinstance(body, Chat)
+    choices = [
+        _choice(body, call, len(one.texts) * place + index, text, tokens, logprobs)
+        for place, one in enumerate(answer.samples)
+        for index, (text, tokens, logprobs) in enumerate(zip(one.texts, one.tokens, one.logprobs, strict=True))
+    ]
+    name = f"{'chatcmpl' if chat else 'cmpl'}-{call.key[:24]}-{call.occurrence}"
+    head = {"id": name, "object": "chat.completion" if chat else "text_completion", "created": 0, "model": body.model}
+    if not body.stream:
+        return "application/json", _json({**head, "choices": choices, "usage": usage})
+    if chat:
+        head["object"] = "chat.completion.chunk"
+        for choice in choices:
+            choice["delta"] = choice.pop("message")
+    chunks: list[object] = [{**head, "choices": [choice]} for choice in choices]
+    if body.stream_options and body.stream_options.include_usage:
+        chunks.append({**head, "choices": [], "usage": usage})
+    return "text/event-stream", b"".join(b"data: " + line + b"\n\n" for line in [*map(_json, chunks), b"[DONE]"])
+
+
+def _choice(
+    body: Chat | Completion, call: BridgeCall, index: int, text: str, tokens: Sequence[int], logprobs: Sequence[float]
+) -> dict[str, Any]:
+    """Tokens are named `token_id:N`, as vLLM can, since a policy tells ids. A stop sequence shortens the text, not what was sampled."""
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    cuts = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    names = [f"token_id:{token}" for token in tokens]
+    finish = "stop" if cuts or len(tokens) < call.max_tokens else "length"
+    text = text[: min(cuts)] if cuts else text
+    choice: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": None}
+    if isinstance(body, Completion):
+        choice["text"] = text
+        if body.logprobs is not None:
+            choice["logprobs"] = {"tokens": names, "token_logprobs": logprobs, "top_logprobs": None, "text_offset": None}
+        return choice
+    choice["message"] = {"role": "assistant", "content": text}
+    if body.logprobs:
+        choice["logprobs"] = {
+            "content": [
+                {"token": name, "logprob": value, "bytes": None, "top_logprobs": []} for name, value in zip(names, logprobs, strict=True)
+            ]
+        }
+    return choice
+
+
+def _vector(vector: Sequence[float], how: str) -> object:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if how == "base64" else vector
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.encode(value)

@@ -1,0 +1,164 @@
+"""Runs a command beside a relay from 127.0.0.1 to the bridge's unix socket, so that `openai.OpenAI()` finds the model without a network.
+
+    python bridge_relay.py SOCKET PORT SECONDS TAR FOLDER COMMAND...
+
+A script for the inside of a sandbox; imports nothing of evolog. The command gets OPENAI_BASE_URL; OPENAI_API_KEY is set by whoever
+starts this. PORT 0 takes a free one. After SECONDS the command is killed. Then what is in FOLDER is written as a tar to the descriptor TAR,
+and this ends with the command's exit status (128 and the signal's number if it was killed, 124 for want of time).
+"""
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+
+CHUNK = 65536
+UNUSABLE = 71
+TIMED_OUT = 124
+
+
+class Pipe:
+    """One direction of one connection: what was read and is not yet written, at most CHUNK bytes."""
+
+    def __init__(self, source, target):
+        self.source, self.target = source, target
+        self.left = b""
+        self.ended = False
+        self.done = False
+
+    def move(self):
+        """Pass on what can be passed on without waiting."""
+        try:
+            if not self.left and not self.ended:
+                self.left = self.source.recv(CHUNK)
+                self.ended = not self.left
+            if self.left:
+                self.left = self.left[self.target.send(self.left) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.left, self.ended = b"", True
+        if self.ended and not self.left and not self.done:
+            self.done = True
+            try:
+                self.target.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+
+
+class Connection:
+    """A client's socket and the bridge's, until both directions have ended."""
+
+    def __init__(self, client, bridge):
+        self.ends = (client, bridge)
+        self.pipes = (Pipe(client, bridge), Pipe(bridge, client))
+
+    def wants(self, end):
+        """The events to wait for at one end."""
+        events = 0
+        for pipe in self.pipes:
+            if pipe.source is end and not pipe.ended and not pipe.left:
+                events |= selectors.EVENT_READ
+            if pipe.target is end and pipe.left:
+                events |= selectors.EVENT_WRITE
+        return events
+
+
+def listen(port):
+    """A listening socket on 127.0.0.1."""
+    server = socket.create_server(("127.0.0.1", port), backlog=512)
+    server.setblocking(False)
+    return server
+
+
+def relay(server, path):
+    """Pass bytes on for ever, one thread for all connections."""
+    selector = selectors.DefaultSelector()
+    selector.register(server, selectors.EVENT_READ)
+    watched = {}
+    while True:
+        for key, _ in selector.select():
+            if key.data is None:
+                connection = accept(server, path)
+            else:
+                connection = key.data
+                for pipe in connection.pipes:
+                    pipe.move()
+            if connection is not None:
+                watch(selector, watched, connection)
+
+
+def accept(server, path):
+    """A new connection, or None if the client has gone or there is no bridge."""
+    try:
+        client, _ = server.accept()
+    except OSError:
+        return None
+    bridge = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bridge.connect(path)
+    except OSError:
+        client.close()
+        bridge.close()
+        return None
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for end in (client, bridge):
+        end.setblocking(False)
+    return Connection(client, bridge)
+
+
+def watch(selector, watched, connection):
+    """Wait for what can happen next at either end; close both when nothing can."""
+    over = all(pipe.done for pipe in connection.pipes)
+    for end in connection.ends:
+        events = 0 if over else connection.wants(end)
+        if events == watched.get(end, 0):
+            continue
+        if not watched.get(end):
+            selector.register(end, events, connection)
+        elif not events:
+            selector.unregister(end)
+        else:
+            selector.modify(end, events, connection)
+        watched[end] = events
+    if over:
+        for end in connection.ends:
+            watched.pop(end, None)
+            end.close()
+
+
+def main(arguments):
+    """Relay while the command runs."""
+    path, port, seconds, tar, folder, *command = arguments
+    try:
+        server = listen(int(port))
+    except OSError as wrong:
+        print(f"bridge_relay: 127.0.0.1:{port} cannot be had ({wrong}); give a free port, or 0", file=sys.stderr)
+        return UNUSABLE
+    url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+    threading.Thread(target=relay, args=(server, path), daemon=True).start()
+    child = subprocess.Popen(command, env={**os.environ, "OPENAI_BASE_URL": url})
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: child.send_signal(number))
+    try:
+        code = child.wait(float(seconds))
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+        code = TIMED_OUT
+    with os.fdopen(int(tar), "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+        archive.add(folder, arcname=".", filter=plain)
+    return code if code >= 0 else 128 - code
+
+
+def plain(member):
+    """Files and folders alone; whoever reads the tar looks again."""
+    return member if member.isfile() or member.isdir() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
