@@ -76,6 +76,7 @@ def test_an_old_bubblewrap_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_landlock_is_used_only_where_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(choose, "_try", lambda kind: None)
+    monkeypatch.setattr(choose, "_equipped", lambda: None)
     monkeypatch.setattr(landlock, "version", lambda: 7)
     with pytest.raises(Misconfigured, match="EVOLOG_SANDBOX_ALLOW=bwrap,landlock"):
         choose.provide()
