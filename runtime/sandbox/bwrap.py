@@ -108,7 +108,7 @@ def visible() -> tuple[list[Path], dict[str, str]]:
 def _programs() -> Iterator[Path]:
     interpreter = Path(os.path.realpath(sys.executable))
     prefixes = {sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), str(interpreter.parent.parent)}
-    for prefix in sorted({"/usr", "/", *prefixes}):
+    for prefix in sorted({"/", "/usr", "/usr/local", *prefixes}):
         yield from (Path(prefix, part) for part in PARTS)
         yield Path(prefix, "pyvenv.cfg")
 

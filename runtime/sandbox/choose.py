@@ -6,6 +6,7 @@ A profile is tried before it is relied upon: a probe inside it must fail to read
 import functools
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def _unconfined() -> Profile:
             f"Without a sandbox, what a model wrote runs with all your rights: set {UNSANDBOXED}=1 too, for the command and for the "
             "services, if that is meant; else leave --sandbox none out."
         )
+    _equipped()
     return Profile("none", "none")
 
 
@@ -75,7 +77,7 @@ def _bwrap() -> Profile:
     if sys.platform != "linux":
         raise Misconfigured(f"Scaffolds cannot be confined on {sys.platform}: run evolog on Linux, or in a container.")
     bwrap.program()
-    _watched()
+    _equipped()
     group = delegated()
     text = f"bwrap {bwrap.version()}, seccomp {seccomp.digest(seccomp.program())}, memory by {group[0] if group else 'watchdog'}"
     try:
@@ -94,7 +96,7 @@ def _landlock() -> Profile:
             f"Scaffolds cannot be confined by Landlock: the kernel has ABI {abi}, and {landlock.OLDEST} (Linux 6.12) is needed. "
             f"{bwrap.INSTALL}."
         )
-    _watched()
+    _equipped()
     try:
         _try("landlock")
     except _Failed as failed:
@@ -106,7 +108,9 @@ def _landlock() -> Profile:
     return Profile("landlock", f"landlock ABI {abi}, seccomp {seccomp.digest(code)}, memory by watchdog")
 
 
-def _watched() -> None:
+def _equipped() -> None:
+    if missing := [name for name in ("prlimit", "setpriv") if shutil.which(name) is None]:
+        raise Misconfigured(f"Scaffolds cannot be held to limits without {' and '.join(missing)}: install util-linux.")
     if not counts_children():
         raise Misconfigured("Scaffolds cannot be held to limits: /proc does not say who a process's children are (CONFIG_PROC_CHILDREN).")
 

@@ -65,7 +65,8 @@ class Confined:
             if group and gate:
                 try:
                     self._group = Group(*group, f"evolog-{self._process.pid}", command.limits)
-                    self._group.take(tree(self._process.pid))
+                    self._group.take([self._process.pid])  # first, so that whatever it starts from here on is in it
+                    self._group.take(tree(self._process.pid)[1:])
                     os.write(gate[1], b"1")
                 except OSError as wrong:
                     self.kill()
@@ -118,17 +119,18 @@ class Confined:
     def _kill(self) -> None:
         root = self._process.pid
         if self._kind == "bwrap":
-            os.kill(root, signal.SIGSTOP)  # so that it starts nothing while it is looked at
+            self._process.send_signal(signal.SIGSTOP)  # so that it starts nothing while it is looked at
             if first := tree(root)[1:2]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(first[0], signal.SIGKILL)  # with it the kernel ends its whole process namespace
-                os.kill(root, signal.SIGCONT)
+                self._process.send_signal(signal.SIGCONT)
                 self._ends()
         elif self._kind == "landlock":
-            os.kill(root, signal.SIGTERM)  # the keeper kills all that is below it
+            self._process.send_signal(signal.SIGTERM)  # the keeper kills all that is below it
             self._ends()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(root, signal.SIGKILL)
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(root, signal.SIGKILL)
         self._process.wait()
 
     def _ends(self) -> None:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import holder
 import pytest
-from conftest import USER, Host, Sandbox, holder
+from attacked import USER, Host, Sandbox
 
 from runtime.scaffold_host import Data, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
 
@@ -472,16 +473,14 @@ def test_a_scaffold_over_its_memory_says_so(tmp_path: Path) -> None:
 def test_the_interpreters_packages_are_there_and_their_workers_work(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     code = (
-        "import tempfile, sqlite3, subprocess, sys, threading, multiprocessing, numpy\n"
+        "import tempfile, sqlite3, subprocess, sys, threading, multiprocessing, numpy, sklearn\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from sklearn.linear_model import LogisticRegression\n"
         "def double(x): return 2 * x\n"
         "def solve(item, model, data):\n"
-        "  fit = LogisticRegression().fit([[0.0], [1.0]], [0, 1])\n"
         "  with ProcessPoolExecutor(2, multiprocessing.get_context('fork')) as pool: doubled = list(pool.map(double, [1, 2]))\n"
         "  said = subprocess.run([sys.executable, '-c', 'print(5)'], capture_output=True, text=True).stdout.strip()\n"
         "  with tempfile.TemporaryFile() as file: file.write(b'x')\n"
-        "  return f'{fit.predict([[1.0]])} {doubled} {said} {numpy.ones(3) @ numpy.ones(3)}'"
+        "  return f'{sklearn.__name__} {doubled} {said} {numpy.ones(3) @ numpy.ones(3)}'"
     )
     outcome = solve(tmp_path, code, Limits(silence=60))
-    assert outcome.answer == "[1] [2, 4] 5 3.0", outcome.reason
+    assert outcome.answer == "sklearn [2, 4] 5 3.0", outcome.reason

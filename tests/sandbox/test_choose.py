@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from command import Place, one_sentence
 
 from events.errors import Misconfigured
 from runtime.sandbox import bwrap, choose, landlock, limits
+from runtime.sandbox.launch import Command, Confined
 from runtime.sandbox.limits import Group, Limits, delegated
 
 
@@ -76,6 +78,7 @@ def test_an_old_bubblewrap_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_landlock_is_used_only_where_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(choose, "_try", lambda kind: None)
+    monkeypatch.setattr(choose, "_equipped", lambda: None)
     monkeypatch.setattr(landlock, "version", lambda: 7)
     with pytest.raises(Misconfigured, match="EVOLOG_SANDBOX_ALLOW=bwrap,landlock"):
         choose.provide()
@@ -108,6 +111,33 @@ def test_none_needs_the_variable_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
         choose.provide("none")
     monkeypatch.setenv(choose.UNSANDBOXED, "1")
     assert choose.provide("none") == ("none", "none")
+
+
+def test_a_command_waits_until_all_of_its_sandbox_is_in_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.limit_in_bytes").touch()
+    monkeypatch.setenv(limits.CGROUP, str(tmp_path))
+    moved: list[int] = []
+    monkeypatch.setattr(Group, "take", lambda self, processes: moved.extend(processes))
+    running = Confined("bwrap", Command([sys.executable, "-IS", "-c", "print(5)"], {}, {}, tmp_path))
+    try:
+        assert running.communicate(10)[0] == b"5\n" and moved[0] == running.pid
+        assert list(tmp_path.glob("evolog-*")) == [tmp_path / f"evolog-{running.pid}"]
+    finally:
+        for setting in tmp_path.glob("evolog-*/*"):
+            setting.unlink()  # as the kernel's own files would not stand in the way of `rmdir`
+        running.close()
+    assert not list(tmp_path.glob("evolog-*"))
+
+
+def test_a_group_that_cannot_be_made_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(self: Group, version: str, parent: Path, name: str, limits: Limits) -> None:
+        raise OSError("no room")
+
+    (tmp_path / "memory.limit_in_bytes").touch()
+    monkeypatch.setenv(limits.CGROUP, str(tmp_path))
+    monkeypatch.setattr(Group, "__init__", none)
+    with pytest.raises(Misconfigured, match="EVOLOG_CGROUP"):
+        Confined("bwrap", Command(["sleep", "60"], {}, {}, tmp_path))
 
 
 def test_a_group_that_was_delegated_takes_memory_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
