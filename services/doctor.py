@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from events.errors import UserError
+from events.errors import Misconfigured, UserError
+from runtime.agents.providers import URLS, Model, base_url, require
 from runtime.sandbox.choose import provide
 from runtime.server import find_binary
 from services.node import Node
@@ -27,7 +29,7 @@ class Finding(NamedTuple):
 
 def examine(directory: Path) -> list[Finding]:
     """Everything that `evolog up` and the default run rely on."""
-    return [_python(), _server(), *_extras(), _data(), _room(directory), _sandbox(), _up(directory)]
+    return [_python(), _server(), *_extras(), *_models(), _data(), _room(directory), _sandbox(), _up(directory)]
 
 
 def _python() -> Finding:
@@ -48,6 +50,17 @@ def _extras() -> list[Finding]:
         name = {"sklearn": "scikit-learn"}.get(package, package)
         found = importlib.metadata.version(name) if there else f"not installed: pip install 'evolog[{extra}]'"
         findings.append(Finding(package, there, found))
+    return findings
+
+
+def _models() -> list[Finding]:
+    findings = []
+    for provider in URLS:
+        try:
+            require(Model(provider, "MODEL"), os.environ)
+            findings.append(Finding(provider, True, f"can be asked at {base_url(provider, os.environ)}", needed=False))
+        except Misconfigured as wrong:
+            findings.append(Finding(provider, False, str(wrong), needed=False))
     return findings
 
 

@@ -121,11 +121,12 @@ async def asked(
     desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started.seed)
     failed = {id: one for request in requested.probe_requests for id, one in (await failures(context.log, event.run, request)).items()}
     history = [one for one in await of_types(context.log, event.run, feedback_llm.TOLD) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
+    describing = Describing(context.blobs, loaded)
     tables = RunTables(lambda sql: query(context.node.directory, sql), event.run, event.id, loaded.public.train)
 
     def fetch(id: str) -> Shown | None:
         found = context.wait_for(of_ids(context.log, event.run, [id]))
-        return described(context.blobs, found[0], loaded) if found and found[0].recorded.split == "train" else None
+        return describing.ran(found[0]) if found and found[0].recorded.split == "train" else None
 
     def conversation() -> list[Fact]:
         scored = probe(context.blobs, played, loaded)
@@ -139,7 +140,7 @@ async def asked(
             budget_text(requested, loaded),
             history,
         )
-        shown = [described(context.blobs, one, loaded) for one in played] + [not_run(id, one, loaded) for id, one in failed.items()]
+        shown = [describing.ran(one) for one in played] + [describing.failed(id, one) for id, one in failed.items()]
         library = feedback_llm.Library(shown, fetch, tables.query, files)
         return feedback_llm.advise(desk, case, library, inspector(context, loaded, files), recorder(context, event, AGENT))
 
@@ -149,40 +150,43 @@ async def asked(
         tables.close()
 
 
-def described(blobs: Blobs, played: Attempted, loaded: Loaded) -> Shown:
-    """An attempt at a train item that ran, as an agent reads it."""
-    example = next(one for one in loaded.public.train if one.id == played.recorded.item)
-    calls = []
-    for use, call in zip(played.recorded.calls, played.calls, strict=True):
-        body = msgspec.json.decode(blobs.get(call.body), type=list[SampleRequest])[call.index]
-        calls.append(Said(body.prompt, body.choices, call.texts[use.completion]))
-    return Shown(
-        id=played.id,
-        item=example.id,
-        attempt=played.recorded.attempt,
-        prompt=example.prompt,
-        label=example.label,
-        answer=played.recorded.answer,
-        reward=played.reward,
-        outcome=played.outcome or "not scored",
-        calls=tuple(calls),
-    )
+class Describing:
+    """Attempts at train items as an agent reads them."""
 
+    def __init__(self, blobs: Blobs, loaded: Loaded) -> None:
+        self._blobs = blobs
+        self._examples = {example.id: example for example in loaded.public.train}
+        self._bodies: dict[str, list[SampleRequest]] = {}
 
-def not_run(id: str, failed: RolloutFailed, loaded: Loaded) -> Shown:
-    """An attempt at a train item that failed to run, as an agent reads it."""
-    example = next(one for one in loaded.public.train if one.id == failed.item)
-    return Shown(
-        id=id,
-        item=example.id,
-        attempt=failed.attempt,
-        prompt=example.prompt,
-        label=example.label,
-        answer=None,
-        reward=None,
-        outcome=failed.kind,
-        reason=failed.reason,
-    )
+    def ran(self, played: Attempted) -> Shown:
+        """One that ran, with its calls."""
+        calls = []
+        for use, call in zip(played.recorded.calls, played.calls, strict=True):
+            if call.body not in self._bodies:
+                self._bodies[call.body] = msgspec.json.decode(self._blobs.get(call.body), type=list[SampleRequest])
+            body = self._bodies[call.body][call.index]
+            calls.append(Said(body.prompt, body.choices, call.texts[use.completion]))
+        recorded = played.recorded
+        shown = self._shown(played.id, recorded.item, recorded.attempt, played.outcome or "not scored", "")
+        return msgspec.structs.replace(shown, answer=recorded.answer, reward=played.reward, calls=tuple(calls))
+
+    def failed(self, id: str, failed: RolloutFailed) -> Shown:
+        """One that did not run."""
+        return self._shown(id, failed.item, failed.attempt, failed.kind, failed.reason)
+
+    def _shown(self, id: str, item: str, attempt: int, outcome: str, reason: str) -> Shown:
+        of = self._examples[item]
+        return Shown(
+            id=id,
+            item=item,
+            attempt=attempt,
+            prompt=of.prompt,
+            label=of.label,
+            answer=None,
+            reward=None,
+            outcome=outcome,
+            reason=reason,
+        )
 
 
 def budget_text(requested: FeedbackRequested, loaded: Loaded) -> str:

@@ -162,6 +162,9 @@ class Reporter:
                 row.lever, row.change, row.reason, row.began = fact.lever, fact.action, fact.reason, time
             case ScaffoldProposed(generation=generation):
                 self.row(generation).change = fact.summary
+            case ProposalFailed(generation=generation):
+                row = self.row(generation)
+                row.lever, row.change = ("none" if generation and row.lever == "start" else row.lever), "no change came of it"
             case WeightUpdateRequested(generation=generation):
                 self.row(generation).change = f"{fact.algorithm}, up to {fact.rounds} rounds"
             case WeightUpdateFinished(generation=generation):

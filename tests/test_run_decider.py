@@ -7,7 +7,7 @@ from given import RUN, Story, given
 
 from events import codec
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
-from events.choice import FeedbackRequested, LeverChosen
+from events.choice import AgentCalled, FeedbackRequested, LeverChosen
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.play import RolloutFailed, RolloutsRequested
@@ -270,6 +270,37 @@ def test_the_agent_may_stop() -> None:
 def test_a_run_ends_after_its_generations() -> None:
     story = played(given(started(generations=0), proposed()), {"d1"})
     assert story.of(RunFinished)[0].score == 0.25
+
+
+@pytest.mark.parametrize(
+    ("budget", "price", "reason"),
+    [
+        (Budget(micro_usd=500), 499, None),
+        (Budget(micro_usd=500), 500, "budget exhausted"),
+        (Budget(tokens=110), None, "budget exhausted"),
+        (Budget(tokens=111), None, None),
+    ],
+)
+def test_what_the_agents_model_costs_counts_in_the_budget(budget: Budget, price: int | None, reason: str | None) -> None:
+    called = AgentCalled(
+        generation=0,
+        agent="meta_agent",
+        ordinal=0,
+        provider="openai",
+        model="m",
+        request="q",
+        response="a",
+        prompt_tokens=100,
+        completion_tokens=10,
+        micro_usd=price,
+        seconds=1.0,
+        attempts=1,
+        status="answered",
+    )
+    story = played(given(started(budget=budget), called, proposed()), {"d1"})
+    assert [finished.reason for finished in story.of(RunFinished)] == ([reason] if reason else [])
+    (evaluated,) = story.of(CandidateEvaluated)
+    assert (evaluated.tokens, evaluated.micro_usd) == (110, price or 0)
 
 
 @pytest.mark.parametrize(("rollouts", "reason"), [(6, "budget exhausted"), (11, "budget exhausted"), (12, None)])

@@ -1,5 +1,6 @@
 """What the services do between the log and the code that they call."""
 
+import os
 import sys
 from io import StringIO
 from pathlib import Path
@@ -31,9 +32,10 @@ from runtime.run_decider import batch_digest, decide, evolve, initial
 from services.auditor import cells_of
 from services.context import Loaded, trainer_back_end
 from services.feedback_agent import history
-from services.node import Node
+from services.node import Node, Running
 from services.report import Generation, Report
-from services.running import Order, check, plan
+from services.running import Order, check, check_agent, plan
+from services.supervisor import service_environment
 from services.tables import ablation_table, final_table, verdict_on_the_model
 from services.trainer import sealed_attempts, sources, update
 from tasks.contract import FOLDS, visible_train
@@ -108,6 +110,19 @@ def test_a_batch_that_is_not_what_was_sealed_is_not_trained_on(tmp_path: Path) -
     base = blobs.put_folder(prepare_base(text_scorer.KIND, load(str(TOY)).public(0), list))
     (failed,) = update(blobs, tmp_path / "work", {"q": played(blobs)}, sealed("0" * 64), base, no_task)
     assert isinstance(failed, WeightUpdateFailed) and failed.kind == "batch_differs"
+
+
+def test_services_that_are_up_without_a_key_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("anthropic")
+    order = Order(task=str(TOY), levers="both", seed=0, generations=None, budget="", agent="anthropic:claude-opus-5")
+    up = Running(pid=1, url="nats://127.0.0.1:4222", policy_url="", started="", version="", providers=("openai",))
+    with pytest.raises(Misconfigured, match=r"services that are up have no key.*ANTHROPIC_API_KEY"):
+        check_agent(order, up)
+    check_agent(order, msgspec.structs.replace(up, providers=("anthropic",)))
+    check_agent(order, msgspec.structs.replace(up, url="nats://broker.example:4222"))  # its agents may be elsewhere
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
+    check_agent(order, None)
+    assert "ANTHROPIC_API_KEY" in service_environment(os.environ)
 
 
 def no_task() -> Loaded:
