@@ -17,6 +17,7 @@ import msgspec
 from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, TryAgain, UserError
 from runtime import server
+from runtime.policies.client import engine_url
 from runtime.server import EmbeddedServer
 from services.context import accelerate_config, scaffold_limits, trainer_back_end
 from services.node import Node, Running, version
@@ -30,8 +31,9 @@ GRACE = 5.0
 START_LIMIT = 20.0
 STOP_LIMIT = 15.0
 
-_PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HF_HOME")
-_PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON")
+_PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VLLM_API_KEY")
+_PASSED_ON += ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+_PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "HF_")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,6 +78,7 @@ async def supervise(
     scaffold_limits()  # said here, once, rather than by every executor
     trainer_back_end()
     accelerate_config()
+    engine_url()
     with node.hold():
         node.node_json.unlink(missing_ok=True)
         node.log_folder.mkdir(exist_ok=True)
