@@ -94,7 +94,7 @@ class AdapterServed(Fact, frozen=True, kw_only=True):
     adapter: str
     batch: str
     error: float
-    """Largest absolute difference of the canary log-probabilities, in nats."""
+    """Largest absolute difference of a canary's log-probabilities, in nats; for a canary of several tokens, their mean."""
 
 
 class AdapterRejected(Fact, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -96,14 +97,7 @@ def judge(models: Models, published: AdapterPublished) -> Fact:
     }
     try:
         policy = models.find(model_name(published.base_model, published.adapter))
-        error = max(
-            (
-                abs(mine - theirs)
-                for canary in published.canary
-                for mine, theirs in zip(shown(policy, canary), canary.logprobs, strict=True)
-            ),
-            default=0.0,
-        )
+        error = max((apart(shown(policy, canary), canary) for canary in published.canary), default=0.0)
     except TryAgain:
         raise  # this is handed out again
     except Exception as wrong:  # whatever a folder of any content makes a loader raise
@@ -118,6 +112,12 @@ def judge(models: Models, published: AdapterPublished) -> Fact:
 def shown(policy: Model, canary: Canary) -> Sequence[float]:
     """What the policy says to a canary."""
     return policy.score(canary.prompt, canary.tokens) if isinstance(policy, Scores) else policy.log_probs(canary.prompt)
+
+
+def apart(shown: Sequence[float], canary: Canary) -> float:
+    """Nats: the mean over a canary's tokens, whose roundings differ by chance; the most of any first token."""
+    each = [abs(mine - theirs) for mine, theirs in zip(shown, canary.logprobs, strict=True)]
+    return fmean(each) if canary.tokens else max(each)
 
 
 async def serve(context: Context) -> None:

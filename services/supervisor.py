@@ -18,6 +18,7 @@ from events.catalogue import SERVICES
 from events.errors import Misconfigured, NotFound, TryAgain, UserError
 from runtime import server
 from runtime.agents.providers import with_key
+from runtime.policies.client import engine_url
 from runtime.sandbox.choose import UNSANDBOXED
 from runtime.server import EmbeddedServer
 from services.context import accelerate_config, scaffold_limits, trainer_back_end
@@ -32,8 +33,8 @@ GRACE = 5.0
 START_LIMIT = 20.0
 STOP_LIMIT = 15.0
 
-_PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HF_HOME")
-_PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "ANTHROPIC_", "OPENAI_")
+_PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VLLM_API_KEY")
+_PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "HF_", "ANTHROPIC_", "OPENAI_")
 _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +80,7 @@ async def supervise(
     scaffold_limits()  # said here, once, rather than by every executor
     trainer_back_end()
     accelerate_config()
+    engine_url()
     with node.hold():
         node.node_json.unlink(missing_ok=True)
         node.log_folder.mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("peft")
@@ -11,9 +12,11 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from algorithms.learning import algorithm
 from algorithms.learning.batch import Rollout
 from algorithms.learning.causal_lm import CausalTrainee, linear_layers
 from algorithms.learning.sampling import Ask, Sampler
+from algorithms.learning.update import Updated, update
 from events.errors import UsageError
 
 VOCABULARY, POSITIONS = 61, 64
@@ -154,3 +157,43 @@ class Bare(PreTrainedModel):
 def test_a_model_without_linear_layers_is_refused() -> None:
     with pytest.raises(UsageError, match="Bare has no linear layers"):
         linear_layers(Bare(Qwen3Config()))
+
+
+def updated(back_end: Any, trainee: CausalTrainee, of: str) -> Updated:
+    """One step on rollouts that the model sampled, as their log-probabilities say."""
+    with torch.no_grad():
+        logp = trainee.outputs(ROLLOUTS).logp
+    batch = [
+        msgspec.structs.replace(rollout, logprobs=tuple(row[: len(rollout.tokens)].tolist()), reward=place / 2)
+        for place, (rollout, row) in enumerate(zip(ROLLOUTS, logp, strict=True))
+    ]
+    done = back_end(trainee, algorithm(of), batch, {"max_grad_norm": 1e9, "epochs": 1}, seed=5, parent="")
+    assert isinstance(done, Updated)
+    return done
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "Gemma2"])
+@pytest.mark.parametrize("of", ["grpo", "dpo", "best_of_n"])
+def test_both_back_ends_give_the_same_loss_and_gradient(name: str, of: str) -> None:
+    pytest.importorskip("trl")
+    from runtime.policies import trl_backend
+
+    one, other = updated(update, trained(made(name)), of), updated(trl_backend.update, trained(made(name)), of)
+    assert one.steps[0].loss == pytest.approx(other.steps[0].loss, abs=1e-5)
+    moments = [key for key in one.state if key.startswith("exp_avg.")]
+    largest = max(float(one.state[key].abs().max()) for key in moments)
+    assert largest > 0
+    for key in moments:
+        assert float((one.state[key] - other.state[key]).abs().max()) < 1e-5 * largest, key
+
+
+@pytest.mark.parametrize("back_end", ["native", "trl"])
+def test_both_back_ends_checkpoint(back_end: str) -> None:
+    pytest.importorskip("trl")
+    from runtime.policies import trl_backend
+
+    trainee, seen = trained(made("Qwen3"), checkpointing=True), []
+    layer = next(each for each in trainee.model.modules() if hasattr(each, "self_attn"))
+    layer.register_forward_pre_hook(lambda module, given: seen.append(module.training and module.gradient_checkpointing))
+    updated(update if back_end == "native" else trl_backend.update, trainee, "grpo")
+    assert sum(seen) >= 2, "the layer is computed once forward, and once more in the backward pass"

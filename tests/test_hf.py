@@ -223,7 +223,30 @@ def test_the_server_speaks_as_vllm_does(model: Path, server: Engine) -> None:
 )
 def test_the_server_refuses_what_it_would_not_honour(server: Engine, path: str, changed: dict[str, Any], why: str) -> None:
     with pytest.raises((UsageError, NotFound), match=why):
-        server.ask("POST", path, {"model": server.base, "prompt": [5, 6], **changed})
+        server.ask("POST", path, changed if "lora" in path else {"model": server.base, "prompt": [5, 6], **changed})
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_a_server_of_another_model_or_at_no_address_is_refused(server: Engine, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOLOG_ENGINE_URL", server.url)
+    monkeypatch.setenv("VLLM_API_KEY", server._key)
+    words = hf.HFWords.load(base)
+    assert connect(words).base == server.base
+    words.folder = words.model_name = Path("/other")  # type: ignore[assignment]
+    with pytest.raises(Misconfigured, match="this run is of /other"):
+        connect(words)
+    monkeypatch.setenv("EVOLOG_ENGINE_URL", "localhost:8000")
+    with pytest.raises(Misconfigured, match="expected an address such as http"):
+        connect(words)
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_an_answer_that_ends_says_so_and_holds_its_end(server: Engine) -> None:
+    asked = {"model": server.base, "prompt": [5, 6], "n": 64, "max_tokens": 120, "seed": 1, "return_token_ids": True}
+    choices = json.loads(server.ask("POST", "/v1/completions", asked))["choices"]
+    ended = [choice for choice in choices if choice["finish_reason"] == "stop"]
+    assert ended and all(choice["token_ids"][-1] == 3 and 3 not in choice["token_ids"][:-1] for choice in ended)
+    assert all(len(choice["token_ids"]) == 120 for choice in choices if choice["finish_reason"] == "length")
 
 
 @pytest.mark.parametrize("model", ["qwen3"], indirect=True)
@@ -262,6 +285,21 @@ def test_checkpointing_gives_the_same_gradient(base: Path, monkeypatch: pytest.M
 
     for plain, again in zip(gradient("0"), gradient("1"), strict=True):
         assert torch.allclose(plain, again, atol=1e-6)
+
+
+def test_of_several_ends_an_answer_takes_the_tokenizers_and_a_model_without_any_is_refused(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    file = tmp_path / "m" / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": [1, 3]}))
+    assert hf.HFWords(tmp_path / "m", "").encode_completion("41")[-1] == 3
+    for name in ("generation_config.json", "tokenizer_config.json", "config.json"):
+        held = json.loads((tmp_path / "m" / name).read_text())
+        (tmp_path / "m" / name).write_text(json.dumps({key: value for key, value in held.items() if not key.startswith("eos_token")}))
+    with pytest.raises(CheckFailed, match="says no token that ends an answer"):
+        hf.describe(str(tmp_path / "m"), tmp_path / "base")
+    (tmp_path / "m" / "config.json").write_text("[]")
+    with pytest.raises(CheckFailed, match="cannot be loaded as a causal language model"):
+        hf.describe(str(tmp_path / "m"), tmp_path / "base")
 
 
 def test_a_host_whose_files_differ_refuses(base: Path, model: Path) -> None:

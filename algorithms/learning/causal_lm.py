@@ -145,8 +145,7 @@ class CausalTrainee:
             return read[-1]
 
         model = self.model.get_base_model()
-        for module in model.modules():  # transformers checkpoints in training mode only, and dropout is to stay off
-            module.training = self._checkpointing and torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False)
+        self.set_mode()
         hook = model.get_output_embeddings().register_forward_pre_hook(cut)
         try:
             logits = model(ids, use_cache=False).logits
@@ -157,6 +156,11 @@ class CausalTrainee:
                 f"{type(model).__name__} used its output embeddings {len(read)} times in a forward, expected once; use another model."
             )
         return logits, read[0]
+
+    def set_mode(self) -> None:
+        """Dropout off, and checkpointing on where it is wanted: transformers does it in training mode only."""
+        for module in self.model.modules():
+            module.training = self._checkpointing and torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False)
 
     def save(self, out: Path, card: str) -> None:
         """Write a peft folder with `card` as its README.md, in place of what was there; the same weights give the same bytes."""

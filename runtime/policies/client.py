@@ -2,19 +2,24 @@
 
 import http.client
 import json
+import os
 import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import msgspec
 
-from events.errors import TryAgain, UserError
+from events.errors import Misconfigured, TryAgain, UserError
 from runtime.policies.interface import Sampled, SampleRequest
 
 PATIENCE = 120.0
 """Seconds for which a policy server may be away, as while it starts again, before a call gives up."""
 
+LONGEST = 3600.0
+"""Seconds that a call may take: large models are slow, and whoever asks again asks for the same work once more."""
 BUSY = (429, 503)
+URL = "EVOLOG_ENGINE_URL"
+"""Where a server with vLLM's interface listens."""
 KEY = "VLLM_API_KEY"
 """The variable with what a server of vLLM's kind asks its callers for, if anything."""
 
@@ -50,12 +55,12 @@ def model_name(base: str, adapter: str) -> str:
 class Caller:
     """Asks one HTTP server in JSON, waiting for it while it is away; `who` names it where it stays away. For one thread."""
 
-    def __init__(self, url: str, token: str, who: str, *, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, token: str, who: str, *, patience: float = PATIENCE, timeout: float = 300.0) -> None:
         self._token, self._patience = token, patience
         self._away = f"No {who} answers at {url}"
         where = urlsplit(url)
         kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(where.hostname or "127.0.0.1", where.port, timeout=300)
+        self._connection = kind(where.hostname or "127.0.0.1", where.port, timeout=timeout)
         self._prefix = where.path.rstrip("/")
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
@@ -83,7 +88,7 @@ class PolicyClient:
     """Asks one policy server, waiting for it while it is away. For one thread."""
 
     def __init__(self, url: str, token: str, *, patience: float = PATIENCE) -> None:
-        self._caller = Caller(url, token, "policy server", patience=patience)
+        self._caller = Caller(url, token, "policy server", patience=patience, timeout=LONGEST)
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request by the named model; raises `UserError` if the server says that it cannot."""
@@ -122,3 +127,17 @@ def reason(data: bytes) -> str:
         return str(json.loads(data)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return repr(data[:200])
+
+
+def engine_url() -> str | None:
+    """The server that EVOLOG_ENGINE_URL names, if it does; raises Misconfigured for what is no address."""
+    if not (url := os.environ.get(URL)):
+        return None
+    try:
+        where = urlsplit(url)
+        good = where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise Misconfigured(f"{URL} is {url!r}; expected an address such as http://127.0.0.1:8000.")
+    return url

@@ -19,12 +19,10 @@ from pathlib import Path
 import msgspec
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
-from runtime.policies.client import KEY, PATIENCE, Caller, reason
-from runtime.policies.hf import HFWords
+from runtime.policies.client import KEY, LONGEST, PATIENCE, Caller, engine_url, reason
+from runtime.policies.hf import UNLIMITED, HFWords
 from runtime.policies.interface import Sampled, SampleRequest
 
-URL = "EVOLOG_ENGINE_URL"
-"""Where a server with vLLM's interface listens; its key, if it has one, is in VLLM_API_KEY."""
 ADAPTERS = 8
 """Adapters that a server is made to hold at once."""
 CONCURRENT = 64
@@ -55,7 +53,9 @@ class _Completion(msgspec.Struct):
 
 class _Model(msgspec.Struct):
     id: str
+    root: str | None = None
     parent: str | None = None
+    max_model_len: int | None = None
 
 
 class _Models(msgspec.Struct):
@@ -75,14 +75,15 @@ class Engine:
         self._loading = threading.Lock()
         self.pool = ThreadPoolExecutor(CONCURRENT)
         served = msgspec.json.decode(self.ask("GET", "/v1/models"), type=_Models).data
-        self.base = next(model.id for model in served if not model.parent)
+        base = next(model for model in served if not model.parent)
+        self.base, self.root, self.positions = base.id, base.root or base.id, base.max_model_len or UNLIMITED
         said = json.loads(self.ask("GET", "/version"))
         self.tolerance = EXACT if said.get("dtype") == "float32" else ROUNDED
 
     def ask(self, method: str, path: str, body: object = None) -> bytes:
         """The body of the answer; raises NotFound where the server knows no such model, UsageError for another refusal."""
         if not hasattr(self._mine, "caller"):
-            self._mine.caller = Caller(self.url, self._key, "inference server", patience=self._patience)
+            self._mine.caller = Caller(self.url, self._key, "inference server", patience=self._patience, timeout=LONGEST)
         status, answer = self._mine.caller.ask(method, path, body)
         if status == 200:
             return bytes(answer)
@@ -92,15 +93,20 @@ class Engine:
         """Have an adapter served under a name, unloading what was asked for least recently; raises UsageError where the server will not."""
         with self._loading:
             if name not in self._held:
-                with contextlib.suppress(NotFound, UsageError):  # one that an earlier process left there
-                    self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
-                self.ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+                self._forget(name)  # one that an earlier process left there
+                while len(self._held) >= ADAPTERS:
+                    self._forget(self._held.popitem(last=False)[0])
+                try:
+                    self.ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+                except NotFound as wrong:
+                    fix = "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, where the folder can be read"
+                    raise Misconfigured(f"{wrong} Adapters cannot be loaded there: {fix}.") from wrong
                 self._held[name] = folder
             self._held.move_to_end(name)
-            while len(self._held) > ADAPTERS:
-                old, _ = self._held.popitem(last=False)
-                with contextlib.suppress(NotFound):
-                    self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": old})
+
+    def _forget(self, name: str) -> None:
+        with contextlib.suppress(NotFound, UsageError):  # it was not there, or the server has let go of it already
+            self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
     def complete(self, name: str, folder: Path | None, body: dict[str, object]) -> _Completion:
         """A completion by the base, or by an adapter, which is loaded again where the server has forgotten it."""
@@ -117,7 +123,6 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the server."""
-        self.pool.shutdown(wait=False)
 
 
 class Spawned(Engine):
@@ -135,7 +140,11 @@ class Spawned(Engine):
         url = self._child.stdout.readline().decode().strip()
         if not url:
             raise CheckFailed(f"The model in {words.folder} could not be served (exit {self._child.wait()}); see logs/policy-0.log.")
-        super().__init__(url, key, patience=1.0)
+        try:
+            super().__init__(url, key, patience=1.0)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def alive(self) -> bool:  # type: ignore[override]
@@ -144,7 +153,6 @@ class Spawned(Engine):
 
     def close(self) -> None:
         """End the process."""
-        super().close()
         assert self._child.stdin and self._child.stdout
         self._child.stdin.close()
         self._child.wait()
@@ -153,9 +161,14 @@ class Spawned(Engine):
 
 def connect(words: HFWords) -> Engine:
     """The server that EVOLOG_ENGINE_URL names, or else one of our own for this model."""
-    if url := os.environ.get(URL):
-        return Engine(url, os.environ.get(KEY, ""))
-    return Spawned(words)
+    if (url := engine_url()) is None:
+        return Spawned(words)
+    engine = Engine(url, os.environ.get(KEY, ""))
+    if engine.root not in (str(words.folder), words.model_name):
+        raise Misconfigured(
+            f"The inference server at {url} serves {engine.root}, and this run is of {words.model_name}: start one that serves it."
+        )
+    return engine
 
 
 class EnginePolicy:
@@ -188,7 +201,7 @@ class EnginePolicy:
         body = {
             "prompt": prompt,
             "n": request.n,
-            "max_tokens": min(request.max_tokens, self._words.positions - len(prompt)),
+            "max_tokens": max(1, min(request.max_tokens, min(self._words.positions, self._engine.positions) - len(prompt))),
             "temperature": request.temperature,
             "seed": request.seed % SEEDS,
             "top_p": 1,

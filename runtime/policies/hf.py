@@ -20,6 +20,8 @@ KIND = "hf"
 PREFIX = "hf:"
 CHECKPOINTING = "EVOLOG_CHECKPOINTING"
 """Set to 1, training keeps no activations and computes them again in the backward pass."""
+SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
+"""Of the files that make a model."""
 UNLIMITED = 1 << 30
 """Positions of a model that says no number."""
 EDGE = 1 << 20
@@ -27,9 +29,10 @@ EDGE = 1 << 20
 
 
 def describe(named: str, into: Path) -> None:
-    """Write the base folder of a model, a path or an id; raises NotFound where the model is not to be had."""
+    """Write the base folder of a model, a path or an id; raises NotFound where it is not to be had, CheckFailed where it is none."""
     folder = resolve(named)
-    card = {"kind": KIND, "model": str(folder.resolve()) if Path(named).is_dir() else named, "digest": digest_of(folder)}
+    words = HFWords(folder, digest_of(folder))
+    card = {"kind": KIND, "model": str(folder.resolve()) if Path(named).is_dir() else named, "digest": words.digest}
     into.mkdir(parents=True, exist_ok=True)
     write_json(into / "base.json", card)
 
@@ -44,7 +47,7 @@ def resolve(named: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(named, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+        return Path(snapshot_download(named, allow_patterns=[f"*{suffix}" for suffix in SUFFIXES]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as wrong:
         why = (str(wrong).strip().splitlines() or [type(wrong).__name__])[0]
         raise NotFound(
@@ -56,7 +59,7 @@ def resolve(named: str) -> Path:
 def digest_of(folder: Path) -> str:
     """SHA-256 over the files that make a model what it is: name, size, and the first and last mebibyte of each."""
     of = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
         size = path.stat().st_size
         of.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
@@ -79,12 +82,15 @@ class HFWords:
                 generation: Any = GenerationConfig.from_pretrained(folder)
             else:
                 generation = GenerationConfig.from_model_config(config)
-        except (OSError, ValueError, KeyError) as wrong:
+        except Exception as wrong:  # whatever a folder of any content makes transformers raise
             raise _unreadable(folder, wrong) from wrong
-        self.folder, self.digest = folder, digest
+        self.folder, self.digest, self.model_name = folder, digest, str(folder)
         self.name = f"{KIND}@{digest[:16]}"
-        eos = self.tokenizer.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
-        self.ends = frozenset(eos if isinstance(eos, list) else [eos])
+        said, spoken = generation.eos_token_id, self.tokenizer.eos_token_id
+        self.ends = frozenset(said if isinstance(said, list) else [said if spoken is None or said is not None else spoken]) - {None}
+        if not self.ends:
+            raise CheckFailed(f"The model in {folder} says no token that ends an answer; set eos_token_id in its generation_config.json.")
+        self.end = spoken if spoken in self.ends else min(self.ends)
         text = config.get_text_config()
         self.positions = int(getattr(text, "max_position_embeddings", UNLIMITED))
         self.vocabulary = int(text.vocab_size)
@@ -100,7 +106,9 @@ class HFWords:
                 f"The model {card['model']} has digest {seen[:16]} on this host, the run was started on {card['digest'][:16]}; "
                 "fetch the same version here."
             )
-        return cls(folder, seen)
+        found = cls(folder, seen)
+        found.model_name = card["model"]
+        return found
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """The prompt as a user's turn in the model's chat template, or as it is where there is none; raises UsageError if too long."""
@@ -117,7 +125,7 @@ class HFWords:
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The tokens of a completion and the one that ends it."""
-        return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], min(self.ends))
+        return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
@@ -139,7 +147,7 @@ class HFModel(HFWords):
         cuda = torch.cuda.is_available()
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if cuda else torch.float32)
-        except (OSError, ValueError, KeyError) as wrong:
+        except Exception as wrong:
             raise _unreadable(folder, wrong) from wrong
         self.model = (model.cuda() if cuda else model).eval().requires_grad_(False)
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])

@@ -24,7 +24,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from algorithms.learning.causal_lm import linear_layers
-from algorithms.learning.sampling import Ask, Completion, Sampler
+from algorithms.learning.sampling import SLOTS, Ask, Completion, Sampler
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
 from runtime.policies.client import KEY
@@ -39,7 +39,7 @@ NONE = "none"
 class _Fields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str
     n: int = 1
-    max_tokens: int = 16
+    max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -66,18 +66,18 @@ class _Chat(_Fields, kw_only=True):
     logprobs: bool = False
 
 
-class _Tokenize(msgspec.Struct, kw_only=True):
+class _Tokenize(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str = ""
     prompt: str = ""
     messages: tuple[_Turn, ...] = ()
 
 
-class _Load(msgspec.Struct, kw_only=True):
+class _Load(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     lora_name: str
     lora_path: str
 
 
-class _Unload(msgspec.Struct, kw_only=True):
+class _Unload(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     lora_name: str
 
 
@@ -139,9 +139,13 @@ class Engine:
 
     def unload(self, name: str) -> None:
         """Forget an adapter."""
-        if name not in self.adapters:
-            raise NotFound(f"The lora adapter '{name}' cannot be found.")
-        self._alone(lambda: self._model.delete_adapter(self.adapters.pop(name).inner))
+
+        def work() -> None:
+            if name not in self.adapters:
+                raise NotFound(f"The lora adapter '{name}' cannot be found.")
+            self._model.delete_adapter(self.adapters.pop(name).inner)
+
+        self._alone(work)
 
     def _inner(self, name: str) -> str:
         if name == self.name:
@@ -194,7 +198,13 @@ class Engine:
                 if isinstance(job, _Job):
                     together.setdefault(job.adapter, []).append(job)
             for inner, jobs in together.items():
-                self._answer(inner, jobs)
+                while jobs:  # so that nobody waits for all
+                    part = [jobs.pop(0)]
+                    rows = len(part[0].asks)
+                    while jobs and rows + len(jobs[0].asks) <= SLOTS:
+                        rows += len(jobs[0].asks)
+                        part.append(jobs.pop(0))
+                    self._answer(inner, part)
             for job in taken:
                 if not isinstance(job, _Job):
                     job()
@@ -293,9 +303,14 @@ class Server(ThreadingHTTPServer):
             raise UsageError(f"This server ends a completion at {sorted(base.ends)} alone, not at all of {list(asked.stop_token_ids)}.")
         if not (1 <= asked.n <= 4096):
             raise UsageError(f"n is {asked.n}; ask for 1 to 4096 completions.")
+        rest = 16 if isinstance(asked, _Completions) else base.positions  # as vLLM has it
+
+        def most(prompt: tuple[int, ...]) -> int:
+            return min(rest, base.positions - len(prompt)) if asked.max_tokens is None else asked.max_tokens
+
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         asks = [
-            Ask(prompt=prompt, seed=seed, place=place, temperature=asked.temperature, max_tokens=asked.max_tokens)
+            Ask(prompt=prompt, seed=seed, place=place, temperature=asked.temperature, max_tokens=most(prompt))
             for prompt in prompts
             for place in range(asked.n)
         ]
@@ -342,7 +357,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer("POST", self.rfile.read(size))
 
     def _answer(self, method: str, body: bytes) -> None:
-        if self.server.key and not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {self.server.key}"):
+        if self.server.key and not hmac.compare_digest(
+            self.headers.get("Authorization", "").encode(), f"Bearer {self.server.key}".encode()
+        ):
             return self._refuse(401, "Unauthorized")
         try:
             self._say(200, self.server.answer(method, self.path, body))

@@ -168,7 +168,7 @@ def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path
 
 def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
     """What shows a server that it has these weights, for the first few prompts: of a large vocabulary, the recorded tokens alone."""
-    shown = {rollout.prompt: rollout.tokens[:CANARY_TOKENS] for rollout in reversed(rollouts)}
+    shown = {rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)}
     for prompt in list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]:
         if isinstance(model, Scores):
             yield Canary(prompt, tuple(model.score(prompt, shown[prompt])), shown[prompt])

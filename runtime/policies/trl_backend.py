@@ -114,7 +114,7 @@ class Recorded:
     """The recorded batch, as trl is to see it; the minibatches are the native loop's, in its order, of which each rank takes a part."""
 
     def __init__(self, model: CausalTrainee, algorithm: Algorithm, ready: Prepared, seed: int) -> None:
-        self.algorithm, self.ready = algorithm, ready
+        self.model, self.algorithm, self.ready = model, algorithm, ready
         self.rank, self.count = ranks()
         self.prompts = [model.encode(rollout.prompt) for rollout in ready.selected.rollouts]
         self.minibatches = minibatches(ready.selected, ready.how, seed)
@@ -260,7 +260,7 @@ class Fed:
     def compute_loss(self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         self.began = time.perf_counter()
         self.places, share = inputs.pop("places").tolist(), inputs.pop("share")
-        model.eval()  # without the base's dropout, as the native loop
+        self.recorded.model.set_mode()  # without the base's dropout, as the native loop
         loss = share * super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
         self.loss, self.counting = float(loss.detach()), len(self.places) if share else 0
         return loss
@@ -353,6 +353,7 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
         "per_device_train_batch_size": 2,  # of the placeholder; a step takes one minibatch, whatever its size
         "gradient_accumulation_steps": 1,
         "average_tokens_across_devices": False,
+        "router_aux_loss_coef": 0.0,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
