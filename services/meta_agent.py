@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested
 from events.codec import Event
-from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
+from events.errors import TryAgain, Unavailable, UserError
 from events.fact import Fact
 from runtime.agents.context import task_text
 from runtime.agents.meta import write_first
@@ -26,8 +26,11 @@ async def serve(context: Context) -> None:
             assert isinstance(event.data, ScaffoldRequested)
             try:
                 facts = await first(context, event, event.data)
-            except (NotFound, CheckFailed, Misconfigured, UsageError) as wrong:
-                facts = [ProposalFailed(generation=event.data.generation, reason=str(wrong))]
+            except (Unavailable, TryAgain):
+                raise  # this is handed out again
+            except Exception as wrong:  # the task's own code, or what an SDK did not foresee: again would be paid for again
+                why = str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"
+                facts = [ProposalFailed(generation=event.data.generation, reason=why)]
             outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 

@@ -80,7 +80,7 @@ def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> i
     check(order, node)
     with brought_up(node) as started_here:
         try:
-            report = asyncio.run(_run(node, order, detach=detach, out=Console(stderr=as_json)))
+            report = asyncio.run(_run(node, order, detach=detach, out=Console(stderr=as_json, markup=False)))
         except _Detached as detached:
             started_here.keep()
             if not detach:
@@ -114,7 +114,7 @@ def ablate_task(directory: Path, task: str, seeds: Sequence[int], generations: i
             for levers in ("scaffold", "weights", "both"):
                 order = Order(task=task, levers=levers, seed=seed, generations=generations, budget=budget)
                 try:
-                    reports.append(asyncio.run(_run(node, order, detach=False, out=Console(stderr=True))))
+                    reports.append(asyncio.run(_run(node, order, detach=False, out=Console(stderr=True, markup=False))))
                 except _Detached as detached:
                     started_here.keep()
                     return _goes_on(detached.run)
@@ -371,5 +371,5 @@ def _progress() -> Iterator[tuple[Progress | None, TaskID | None]]:
         yield None, None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rollouts"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as progress:
         yield progress, progress.add_task("", total=None)

@@ -28,8 +28,8 @@ T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def stdout() -> Console:
-    """Where tables go."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    """Where tables go; what a model wrote is never taken for markup."""
+    return Console(markup=False) if sys.stdout.isatty() else Console(width=WIDTH, markup=False)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,11 @@ class InStream(NamedTuple):
     kind: str = "overloaded_error"
 
 
-Step = Say | Fail | InStream
+class Stall(NamedTuple):
+    """No answer, until whoever asked has gone; `LlmServer.stalled` is set meanwhile."""
+
+
+Step = Say | Fail | InStream | Stall
 
 
 def call(tool: str, **arguments: Any) -> Say:
@@ -53,6 +57,7 @@ class LlmServer:
         self._steps = {provider: iter(steps) for provider, steps in lists.items()}
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.stalled = threading.Event()
         self._lock = threading.Lock()
         server = self
 
@@ -66,7 +71,12 @@ class LlmServer:
                     server.requests.append(body)
                     server.headers.append({name.lower(): value for name, value in self.headers.items()})
                     step = next(server._steps[provider], Fail(400, "the script is at its end"))
-                _answer(self, provider, step, body)
+                if isinstance(step, Stall):
+                    server.stalled.set()
+                    self.connection.settimeout(60)
+                    self.connection.recv(1)
+                else:
+                    _answer(self, provider, step, body)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -94,7 +104,7 @@ class LlmServer:
         return {f"{provider.upper()}_BASE_URL": self.url + suffix, f"{provider.upper()}_API_KEY": "sk-test-0123456789abcdef"}
 
 
-def _answer(handler: BaseHTTPRequestHandler, provider: str, step: Step, body: dict[str, Any]) -> None:
+def _answer(handler: BaseHTTPRequestHandler, provider: str, step: Say | Fail | InStream, body: dict[str, Any]) -> None:
     if isinstance(step, Fail):
         error = {"type": "error", "error": {"type": "scripted", "message": step.message}}
         payload = json.dumps(error).encode()

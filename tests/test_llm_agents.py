@@ -288,6 +288,12 @@ def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> Non
     assert office.blobs.get_tree(made.scaffold)["agent.py"].decode().count(MARKER) == 2
 
 
+def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -> None:
+    wrong = proposed(f"def solve(item, model, data):\n    raise KeyError(''.join({list(KEY)}))\n")
+    *_, failed = Office(tmp_path, [said(wrong), said(wrong)]).feedback()
+    assert isinstance(failed, ProposalFailed) and MARKER in failed.reason and KEY not in failed.reason
+
+
 def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
     evaluated = CandidateEvaluated(
         generation=0,

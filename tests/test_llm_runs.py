@@ -1,15 +1,17 @@
 """Whole runs of both levers by a language model, through each API, on a task whose hidden labels cannot be mistaken for anything else."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from command import Place, one_sentence
-from llm_server import Fail, LlmServer, Say, Step, call
+from command import Place, one_sentence, wait_for
+from llm_server import Fail, LlmServer, Say, Stall, Step, call
 from test_services import TOY
 
 pytest.importorskip("anthropic")
@@ -60,7 +62,7 @@ def hidden_toy(folder: Path) -> Path:
     return folder
 
 
-def script(task: Path) -> list[Step]:
+def script(task: Path, *stalls: Step) -> list[Step]:
     """A baseline as the first scaffold; then reading, a scaffold that steals, an honest one in its place; a weight update; the end."""
     return [
         Fail(429, after="0"),
@@ -71,6 +73,7 @@ def script(task: Path) -> list[Step]:
         Say("More?", (("query", {"sql": "SELECT * FROM trajectories WHERE purpose = 'dev'"}), ("query", {"sql": "FROM model_called"}))),
         Say("A long answer that is cut in the middle.", cut=True),
         Say("", (("query", {"sql": "SELECT purpose, count(*) FROM rewards GROUP BY ALL"}), ("read_trajectory", '{"id": oops'))),
+        *stalls,
         Say("", (("query", {"sql": f"FROM read_text('{task}/gold.py')"}), ("read_scaffold", {"path": "agent.py"}), ("guess", {}))),
         call(
             "propose_scaffold",
@@ -88,6 +91,14 @@ def script(task: Path) -> list[Step]:
     ]
 
 
+def process_of(place: Place, service: str) -> int:
+    """The process of a service, among the children of its supervisor."""
+    supervisor = place.node.holder()
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    (found,) = [int(pid) for pid in children if f"\0{service}\0" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return found
+
+
 class Recorded(NamedTuple):
     """Both runs, once they are audited."""
 
@@ -95,6 +106,7 @@ class Recorded(NamedTuple):
     events: dict[str, list[Event]]
     blobs: Blobs
     tables: dict[str, Any]
+    requests: dict[str, int]
 
     def of(self, run: str, kind: type[Fact]) -> list[Any]:
         return [event.data for event in self.events[run] if isinstance(event.data, kind)]
@@ -106,17 +118,19 @@ class Recorded(NamedTuple):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    """One run through each API, at the same time and by the same services."""
+    """One run through each API, at the same time and by the same services, of which one is killed in the middle of a conversation."""
     folder = tmp_path_factory.mktemp("llm")
     task = hidden_toy(folder / "task")
     (folder / "prices.toml").write_text("[anthropic]\nscripted = { input = 3, output = 15 }\n")
-    with LlmServer(dict.fromkeys(PROVIDERS, script(task))) as server:
+    with LlmServer({"anthropic": script(task, Stall()), "openai": script(task)}) as server:
         environment = server.environment("anthropic") | server.environment("openai")
         place = Place(folder / "place", **environment, EVOLOG_PRICES=str(folder / "prices.toml"))
         try:
             place.up()
             for provider in PROVIDERS:
                 place.evolog("run", str(task), "--agent", f"{provider}:scripted", "--generations", "3", "--name", provider, "--detach")
+            wait_for(server.stalled.is_set, "the agent waits for an answer")
+            os.kill(process_of(place, "feedback_agent"), signal.SIGKILL)
             place.audited(*PROVIDERS)
             reports = {run: json.loads(place.evolog("show", run, "--json").out) for run in PROVIDERS}
             sql = (
@@ -129,7 +143,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
                 events[event.run].append(event)
         finally:
             place.down()
-    yield Recorded(reports, events, Blobs(place.node.blobs), tables)
+    asked = {run: sum(("system" in body) == (run == "anthropic") for body in server.requests) for run in PROVIDERS}
+    yield Recorded(reports, events, Blobs(place.node.blobs), tables, asked)
 
 
 @BOTH
@@ -165,6 +180,11 @@ def test_every_call_is_recorded_with_its_tokens_and_cost(recorded: Recorded, pro
     if provider == "anthropic":
         assert recorded.tables["feedback_agent"]["calls"] == 8
         assert sum(row["micro_usd"] for row in recorded.tables.values()) == cost
+
+
+def test_a_killed_agent_pays_for_no_answer_twice(recorded: Recorded) -> None:
+    """The one that was killed asked for one answer that never came; every other was asked for as often as where nothing was killed."""
+    assert recorded.requests["anthropic"] == recorded.requests["openai"] + 1 == 13
 
 
 @BOTH

@@ -36,7 +36,7 @@ from services.node import Node, Running
 from services.report import Generation, Report
 from services.running import Order, check, check_agent, plan
 from services.supervisor import service_environment
-from services.tables import ablation_table, final_table, verdict_on_the_model
+from services.tables import ablation_table, final_table, stdout, verdict_on_the_model
 from services.trainer import sealed_attempts, sources, update
 from tasks.contract import FOLDS, visible_train
 from tasks.loading import load
@@ -123,6 +123,12 @@ def test_services_that_are_up_without_a_key_are_named(monkeypatch: pytest.Monkey
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
     check_agent(order, None)
     assert "ANTHROPIC_API_KEY" in service_environment(os.environ)
+
+
+def test_what_a_model_wrote_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    row = Generation(generation=1, lever="scaffold", change="[/b] [red]", reason="[/x]", accepted=True)
+    final_table(stdout(), Report(run="r", reason="[/oops]", generations=[row]))
+    assert "[/oops]" in capsys.readouterr().out
 
 
 def no_task() -> Loaded:

@@ -11,7 +11,7 @@ import msgspec
 
 from events.choice import AgentCalled
 from events.errors import CheckFailed
-from events.fact import derive_seed
+from events.fact import Fact, derive_seed
 from events.secret import Scanner
 from runtime.agents.prices import Price
 from runtime.agents.providers import Asked, Model, Speak, ask
@@ -28,6 +28,7 @@ READ_LIMIT = 240_000
 
 T = TypeVar("T")
 S = TypeVar("S")
+F = TypeVar("F", bound=Fact)
 
 
 class Unfit(Exception):
@@ -70,6 +71,10 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     def read(self, digest: str, kind: type[S]) -> S:
         """What a blob holds."""
         return msgspec.json.decode(self.blobs.get(digest), type=kind)
+
+    def clean(self, fact: F) -> F:
+        """The fact with secrets struck out of its texts."""
+        return msgspec.json.decode(self.scanner.redact(msgspec.json.encode(fact)), type=type(fact))
 
     def call(self, ordinal: int, request: Request) -> Turn:
         """Ask, record, and give the answer as it is recorded."""

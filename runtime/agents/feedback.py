@@ -161,7 +161,7 @@ def advise(desk: Desk, case: Case, library: Library, inspector: Inspector, recor
     record(assembled(desk, case.generation, parts, tuple(one.id for one in chosen)))
     tools = [*(tool(kind, name) for name, kind in READERS.items()), *(tool(KINDS[name], name) for name in names)]
     ended = converse(desk, parts["system"], opening, tools, library.readers(), endings(inspector, names))
-    return answered(desk, case, ended)
+    return [desk.clean(fact) for fact in answered(desk, case, ended)]
 
 
 def assembled(desk: Desk, generation: int, parts: Mapping[str, str], shown: tuple[str, ...]) -> ContextAssembled:
@@ -189,7 +189,7 @@ def answered(desk: Desk, case: Case, ended: Chosen[Ending] | Failed) -> list[Fac
         case Chosen(value=Proposal(files=files, summary=summary, report=report)):
             tree = desk.blobs.put_tree({path: text.encode() for path, text in files.items()})
             return [
-                chose("scaffold", "propose_scaffold", summary),
+                chose("scaffold", "propose_scaffold", report.strip().partition("\n")[0]),
                 ScaffoldProposed(generation=generation, scaffold=tree, parent=case.scaffold, summary=summary, reason=report),
             ]
         case Chosen(value=RequestWeightUpdate() as wanted):

@@ -39,7 +39,7 @@ def write_first(desk: Desk, task: str, reference: Mapping[str, str], inspector: 
         endings(inspector, ("propose_scaffold",)),
     )
     if isinstance(ended, Failed):
-        return [ProposalFailed(generation=desk.generation, reason=ended.reason)]
+        return [desk.clean(ProposalFailed(generation=desk.generation, reason=ended.reason))]
     assert isinstance(ended.value, Proposal)
     files, summary, report = ended.value
     tree = desk.blobs.put_tree({path: text.encode() for path, text in files.items()})
