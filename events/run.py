@@ -41,6 +41,8 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     strategy: str = "chain"
     agent: str = "rules"
     sandbox: str = "child-process"
+    max_tokens: int = 64
+    """The longest completion that a scaffold's call of the policy gives."""
     group_size: int = 8
     shard_size: int = 400
     parent_run: str = ""

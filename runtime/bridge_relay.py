@@ -3,7 +3,7 @@
     python bridge_relay.py SOCKET PORT SECONDS TAR FOLDER COMMAND...
 
 A script for the inside of a sandbox; imports nothing of evolog. The command gets OPENAI_BASE_URL; OPENAI_API_KEY is set by whoever
-starts this. PORT 0 takes a free one. After SECONDS the command is killed. Then what is in FOLDER is written as a tar to the descriptor TAR,
+starts this. PORT 0 takes a free one. After SECONDS the command is killed. Then what is in FOLDER is written as a tar to the descriptor TAR (-: to none),
 and this ends with the command's exit status (128 and the signal's number if it was killed, 124 for want of time).
 """
 
@@ -150,8 +150,9 @@ def main(arguments):
         child.kill()
         child.wait()
         code = TIMED_OUT
-    with os.fdopen(int(tar), "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
-        archive.add(folder, arcname=".", filter=plain)
+    if tar != "-":
+        with os.fdopen(int(tar), "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+            archive.add(folder, arcname=".", filter=plain)
     return code if code >= 0 else 128 - code
 
 

@@ -25,9 +25,9 @@ OverBridge = Callable[[str, int, BridgeCall], BridgeAnswer]
 """Records and answers a call that was made for an item in an attempt."""
 
 
-def attempt_budget() -> Budget:
+def attempt_budget(limits: Limits, seconds: float) -> Budget:
     """What one attempt may spend over its bridge; a run's own budget is kept by its controller."""
-    return Budget(calls=1000, tokens=4_000_000)
+    return Budget(calls=limits.calls, tokens=limits.tokens, seconds=seconds)
 
 
 def speaks_http(files: Mapping[str, bytes]) -> bool:
@@ -39,6 +39,7 @@ class BridgedScaffold:
     """Solves as a `ScaffoldProcess` does, one item at a time."""
 
     def __init__(self, scaffold: Path, data: Data, work: Path, limits: Limits = Limits(), kind: Kind = "bwrap") -> None:
+        self._limits = limits
         self._folder = Path(tempfile.mkdtemp(prefix="evolog-"))
         self._over_bridge: OverBridge | None = None
         self._item, self._attempts, self._attempt = "", 0, -1
@@ -87,7 +88,7 @@ class BridgedScaffold:
     def _begin(self, item: str, attempt: int) -> None:
         if item != self._item or not 0 <= attempt < self._attempts:
             raise UsageError(f"Attempt {attempt} at item {item!r} cannot begin now; it is the turn of {self._item!r}.")
-        self._bridge.budget, self._attempt = attempt_budget(), attempt
+        self._bridge.budget, self._attempt = attempt_budget(self._limits, self._limits.silence), attempt
 
     def _answer(self, call: BridgeCall) -> BridgeAnswer:
         if self._attempt < 0 or self._over_bridge is None:

@@ -72,6 +72,7 @@ class Shard(NamedTuple):
     recorded: Recorded
     record: Record
     hints: Mapping[str, str]
+    max_tokens: int
 
 
 class Player:
@@ -93,17 +94,19 @@ class Player:
         record: Record,
         hints: Mapping[str, str] | None = None,
         sandbox: str = "",
+        max_tokens: int = 64,
     ) -> list[Fact]:
         """A `TrajectoryRecorded` or `RolloutFailed` for each attempt; never raises for what a scaffold does. `hints` are by item.
 
-        `sandbox` is the profile as the run recorded it; raises Misconfigured if this host cannot give it.
+        `max_tokens` is the longest completion that `model.complete` gives. `sandbox` is the profile as the run recorded it; raises
+        Misconfigured if this host cannot give it.
         """
         kind = provide(sandbox).kind
         prompts = {item.id: item.prompt for items in (public.train, public.dev, public.test) for item in items}
         missing = [item for item in requested.items if item not in prompts]
         if missing:
             return failures(request_id, requested, "unloadable", f"item {missing[0]} is not in the task's data on this host")
-        shard = Shard(run, request_id, requested, model, recorded, record, hints or {})
+        shard = Shard(run, request_id, requested, model, recorded, record, hints or {}, max_tokens)
         items = [Item(item, prompts[item]) for item in requested.items]
         calls: Calls = {}
         uses: Uses = defaultdict(list)
@@ -192,7 +195,8 @@ class Player:
                     return over_bridge(program.owner(call.prompts[0], items), attempt, call)
 
                 began = time.monotonic()
-                with Bridge(folder / "bridge.sock", answer, token=token, models=MODELS, budget=attempt_budget()) as bridge:
+                budget = attempt_budget(self.limits, self.limits.cpu_seconds)
+                with Bridge(folder / "bridge.sock", answer, token=token, models=MODELS, budget=budget) as bridge:
                     launch = program.launcher(kind, folder / "scratch", bridge.path, self.limits.cpu_seconds, self.limits)
                     env = program.environment(source, token, MODELS[0])
                     ended = program.run(launch, folder / "code", entry, folder / "data", env)
@@ -231,6 +235,7 @@ class Player:
                 n=requested.attempts,
                 temperature=requested.temperature,
                 seed=derive_seed(requested.seed, ask.item, ask.ordinal),
+                max_tokens=shard.max_tokens,
             )
             for ask in asks
         }

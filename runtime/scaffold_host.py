@@ -46,12 +46,15 @@ ENVIRONMENT = {
 
 
 class Limits(NamedTuple):
-    """What one scaffold process may use. `silence` is the longest it may go without a word: fitting, or one group of items."""
+    """What one scaffold process may use. `silence` is the longest it may go without a word: fitting, or one group of items. `calls` and
+    `tokens` are for one attempt that calls the model over HTTP."""
 
     silence: float = 120.0
     memory: int = 8 * 1024**3
     file_size: int = 256 * 1024**2
     cpu_seconds: int = 3600
+    calls: int = 1000
+    tokens: int = 4_000_000
 
 
 class Data(NamedTuple):

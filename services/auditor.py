@@ -4,6 +4,7 @@ It alone reads the labels of test. Nothing of what it finds reaches the loop.
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -117,8 +118,8 @@ def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Ma
     )
     calls: list[ModelCalled] = []
     model = model_name(loaded.started.base_model, UNIFORM if cell.uniform else cell.adapter)
-    sandbox = loaded.started.sandbox
-    facts = player.play(run, f"audit-{cell.name}-{split}", requested, loaded.public, model, lambda ids: {}, calls.extend, sandbox=sandbox)
+    play = functools.partial(player.play, sandbox=loaded.started.sandbox, max_tokens=loaded.started.max_tokens)
+    facts = play(run, f"audit-{cell.name}-{split}", requested, loaded.public, model, lambda ids: {}, calls.extend)
     answers = {fact.item: fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)}
     blob = blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
     return _scored(

@@ -149,6 +149,7 @@ def run_options(function: Function) -> Function:
 @click.argument("task")
 @click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
 @click.option("--policy", default="", metavar="NAME", help="In place of the task's own: tiny-lm, or hf:PATH for a model of transformers.")
+@click.option("--max-tokens", type=click.IntRange(1, 100_000), help="The longest completion of the policy; the task has a default.")
 @click.option(
     "--sandbox",
     type=click.Choice(["auto", "none"]),
@@ -168,6 +169,7 @@ def run(
     task: str,
     levers: str,
     policy: str,
+    max_tokens: int | None,
     sandbox: str,
     agent: str,
     seed: int,
@@ -190,6 +192,7 @@ def run(
         name=name,
         policy=policy,
         sandbox="none" if sandbox == "none" else "",
+        max_tokens=max_tokens or 0,
         agent=agent,
     )
     return run_task(directory, order, detach=detach, as_json=as_json)

@@ -55,5 +55,6 @@ def inspector(context: Context, loaded: Loaded, present: dict[str, str], *, must
         context.work / "proposals",
         context.scanner,
         scaffold_limits(),
+        loaded.started.sandbox,
         must_change,
     )

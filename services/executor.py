@@ -42,7 +42,7 @@ async def serve(context: Context) -> None:
             context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
         model = model_name(loaded.started.base_model, requested.adapter)
-        play = functools.partial(player.play, hints=hints, sandbox=loaded.started.sandbox)
+        play = functools.partial(player.play, hints=hints, sandbox=loaded.started.sandbox, max_tokens=loaded.started.max_tokens)
         facts = await asyncio.to_thread(play, event.run, event.id, requested, loaded.public, model, recorded, record)
         await asyncio.sleep(random.uniform(0, jitter))
         return [answer(fact, event, "executor") for fact in facts]

@@ -66,6 +66,8 @@ class Order(NamedTuple):
     """In the place of the task's own."""
     sandbox: str = ""
     """`none`, or this host's own profile."""
+    max_tokens: int = 0
+    """In place of the task's own."""
     agent: str = RULES
 
 
@@ -252,6 +254,7 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
         agent=order.agent,
         base_model=base_model,
         sandbox=provide(order.sandbox).text,
+        max_tokens=order.max_tokens or task.max_tokens,
     )
     shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
     if shards >= BATCH_LIMIT:

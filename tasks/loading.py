@@ -51,6 +51,8 @@ class Task(msgspec.Struct, frozen=True):
     """The verifier's name and version."""
     signal: Literal["scores", "comparisons", "none"] = "scores"
     """What an answer to a train item can be judged by: task.py's SIGNAL, if it has one."""
+    max_tokens: int = 64
+    """The longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, if it has one."""
 
     def get(self, source: Path | None = None) -> Path:
         """Fetch the data, from `source` if given, and say where they are."""
@@ -206,6 +208,9 @@ def load(name: str) -> Task:
             raise Misconfigured(f"{module.__file__}: {constant} is {value!r:.60}; expected a string.")
     if type(task.GENERATIONS) is not int or task.GENERATIONS < 0:
         raise Misconfigured(f"{task.__file__}: GENERATIONS is {task.GENERATIONS!r:.60}; expected a whole number, 0 or more.")
+    max_tokens = getattr(task, "MAX_TOKENS", 64)
+    if type(max_tokens) is not int or max_tokens < 1:
+        raise Misconfigured(f"{task.__file__}: MAX_TOKENS is {max_tokens!r:.60}; expected a whole number, 1 or more.")
     signal = getattr(task, "SIGNAL", "scores")
     if signal not in ("scores", "comparisons", "none"):
         raise Misconfigured(f"{task.__file__}: SIGNAL is {signal!r:.60}; expected 'scores', 'comparisons' or 'none'.")
@@ -218,6 +223,7 @@ def load(name: str) -> Task:
         generations=task.GENERATIONS,
         verifier=f"{task.NAME}/{verifier.VERSION}",
         signal=signal,
+        max_tokens=max_tokens,
     )
 
 

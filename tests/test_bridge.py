@@ -73,7 +73,7 @@ def served(tmp_path: Path, policy: Policy) -> Iterator[Bridge]:
 def relayed(path: Path) -> Iterator[str]:
     """The base URL of a relay, a process of its own, which lasts as long as the command that it runs."""
     tell = "import os, sys; print(os.environ['OPENAI_BASE_URL'], flush=True); sys.stdin.read()"
-    command = [sys.executable, "-I", RELAY, str(path), "0", sys.executable, "-I", "-c", tell]
+    command = [sys.executable, "-I", RELAY, str(path), "0", "60", "-", ".", sys.executable, "-I", "-c", tell]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin and process.stdout
     try:
@@ -190,14 +190,16 @@ def test_a_program_needs_nothing_but_openai(served: Bridge, tmp_path: Path) -> N
         "said = openai.OpenAI().chat.completions.create(model='policy', messages=[{'role': 'user', 'content': 'hello'}])\n"
         "print(said.choices[0].message.content)\nsys.exit(3)\n"
     )
-    command = [sys.executable, "-I", RELAY, str(served.path), "0", sys.executable, str(program)]
+    command = [sys.executable, "-I", RELAY, str(served.path), "0", "60", "-", ".", sys.executable, str(program)]
     ended = subprocess.run(command, env={"OPENAI_API_KEY": TOKEN}, capture_output=True, text=True)
     assert (ended.stdout.strip(), ended.returncode) == ("olleh", 3), ended.stderr
 
 
 def test_the_relay_ends_as_its_command_does(tmp_path: Path) -> None:
     def run(code: str) -> int:
-        return subprocess.run([sys.executable, "-I", RELAY, str(tmp_path / "none"), "0", sys.executable, "-c", code]).returncode
+        return subprocess.run(
+            [sys.executable, "-I", RELAY, str(tmp_path / "none"), "0", "60", "-", ".", sys.executable, "-c", code]
+        ).returncode
 
     assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") == 128 + 9
     no_bridge = "import os, sys, urllib.request\ntry: urllib.request.urlopen(os.environ['OPENAI_BASE_URL'])\nexcept OSError: sys.exit(5)"

@@ -24,7 +24,7 @@ from runtime.agents.endings import Inspector, weight_update
 from runtime.agents.feedback import Case, Library, Table, advise
 from runtime.agents.meta import other_tasks, write_first
 from runtime.agents.prices import Price
-from runtime.agents.proposal import changed, look
+from runtime.agents.proposal import changed, look, try_out
 from runtime.agents.providers import Asked, Model, Speak
 from runtime.agents.talk import Call, Request, Turn, Usage
 from runtime.blobs import Blobs
@@ -291,7 +291,7 @@ def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> Non
 def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -> None:
     wrong = proposed(f"def solve(item, model, data):\n    raise KeyError(''.join({list(KEY)}))\n")
     *_, failed = Office(tmp_path, [said(wrong), said(wrong)]).feedback()
-    assert isinstance(failed, ProposalFailed) and MARKER in failed.reason and KEY not in failed.reason
+    assert isinstance(failed, ProposalFailed) and "held a known secret" in failed.reason and KEY not in failed.reason
 
 
 def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
@@ -405,3 +405,47 @@ def test_a_folder_may_have_modules_of_its_own() -> None:
     look({"agent.py": "from steps import vote\nimport tasks\n", "tasks.py": "x = 1\n"}, ())
     with pytest.raises(Unfit, match="imports services"):
         look({"agent.py": "__import__('services.auditor')\n"}, ())
+
+
+CUNNING = """
+import os
+def solve(item, model, data):
+    found = []
+    for folder in (%r, "/"):
+        for at, _, names in os.walk(folder):
+            found += [os.path.join(at, name) for name in names if name == "gold.py"]
+    if found or "ANTHROPIC_API_KEY" in os.environ:
+        return "seen"
+    raise LookupError("nothing to read")
+"""
+OVER_HTTP = """
+import openai
+def solve(item, model, data):
+    said = openai.OpenAI().chat.completions.create(model="policy", messages=[{"role": "user", "content": item.prompt}])
+    return said.choices[0].message.content
+"""
+PROGRAM = """
+import argparse, csv, os
+flags = argparse.ArgumentParser()
+flags.add_argument("--dataset_dir"), flags.add_argument("--working_dir")
+where = flags.parse_args()
+with open(os.path.join(where.dataset_dir, "test.csv")) as asked, open(os.path.join(where.working_dir, "submission.csv"), "w") as out:
+    rows = csv.writer(out)
+    rows.writerow(["id", "label"])
+    for row in csv.DictReader(asked):
+        rows.writerow([row["id"], "baker"])
+"""
+
+
+def test_a_proposal_that_would_read_labels_finds_nothing_and_is_given_back(tmp_path: Path) -> None:
+    halves = " + ".join(repr(half) for half in (str(TOY.folder)[:3], str(TOY.folder)[3:]))
+    cunning = CUNNING.replace("%r", halves)  # put together, so that no constant names it
+    with pytest.raises(Unfit, match="nothing to read"):
+        try_out({"agent.py": cunning}, PUBLIC, tmp_path / "work", Scanner([]))
+
+
+@pytest.mark.parametrize("source", [OVER_HTTP, PROGRAM], ids=["openai", "program"])
+def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path, source: str) -> None:
+    try_out({"agent.py": source}, PUBLIC, tmp_path / "work", Scanner([]))
+    with pytest.raises(Unfit, match=r"failed on a train item|answered a train item with None"):
+        try_out({"agent.py": source.replace("item.prompt", "item.nothing").replace('"baker"', '""')}, PUBLIC, tmp_path, Scanner([]))

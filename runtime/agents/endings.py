@@ -78,6 +78,8 @@ class Inspector(NamedTuple):
     work: Path
     scanner: Scanner
     limits: Limits = Limits()
+    sandbox: str = ""
+    """The run's profile."""
     must_change: bool = True
 
     def proposal(self, arguments: str) -> Proposal:
@@ -88,7 +90,7 @@ class Inspector(NamedTuple):
         if self.must_change and files == dict(self.present):
             raise Unfit("Nothing is changed by this proposal; write the files that differ, or choose another ending.")
         look(files, self.hidden)
-        try_out(files, self.public, self.work, self.limits)
+        try_out(files, self.public, self.work, self.scanner, self.limits, self.sandbox)
         return Proposal(files, asked.summary, asked.report)
 
 

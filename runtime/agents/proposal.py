@@ -8,10 +8,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from events.play import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner
 from runtime.agents.dialogue import Unfit
-from runtime.scaffold_host import Ask, Data, Limits, ScaffoldProcess, ScaffoldStopped
-from tasks.contract import FOLDS, Public, visible_train
+from runtime.blobs import Blobs
+from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts import Player
+from runtime.scaffold_host import Limits
+from tasks.contract import FOLDS, Public
 
 FILES, FILE_SIZE, SIZE = 64, 128 * 1024, 256 * 1024
 """Most files; most bytes of one, and of all."""
@@ -71,36 +75,52 @@ def look(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
                 raise Unfit(f"{path} names {found[0]}; a scaffold has its items and its train data in hand, and may read nothing else.")
 
 
-def try_out(files: Mapping[str, str], public: Public, work: Path, limits: Limits = Limits()) -> None:
-    """Raise `Unfit` unless the scaffold loads and answers two train items; a stub answers its calls of the model."""
+def try_out(files: Mapping[str, str], public: Public, work: Path, scanner: Scanner, limits: Limits = Limits(), sandbox: str = "") -> None:
+    """Raise `Unfit` unless the scaffold loads and answers two train items, in the sandbox, where a stub answers its calls of the model."""
     folds = [[example for example in public.train if example.fold == fold] for fold in range(FOLDS)]
     fold = max(range(FOLDS), key=lambda number: min(TRIED, len(folds[number])))
-    items = [(example.id, example.prompt) for example in folds[fold][:TRIED]]
-    data = Data(public.labels, [(example.prompt, example.label) for example in visible_train(public, fold)])
     work.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=work))
+    blobs = Blobs(folder / "blobs")
+    requested = RolloutsRequested(
+        generation=0,
+        purpose="try-out",
+        round=0,
+        shard=0,
+        scaffold=blobs.put_tree({path: text.encode() for path, text in files.items()}),
+        adapter="",
+        split="train",
+        fold=fold,
+        items=tuple(example.id for example in folds[fold][:TRIED]),
+        attempts=1,
+        temperature=1.0,
+        seed=0,
+    )
+    player = Player(blobs, folder, _Stub(public), scanner, limits)
     try:
-        for path, text in files.items():
-            (folder / "scaffold" / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "scaffold" / path).write_text(text, encoding="utf-8")
-        process = ScaffoldProcess(folder / "scaffold", data, folder / "scratch", limits)
-        try:
-            outcomes = process.solve(items, 1, lambda asks: [_stub(ask, public) for ask in asks])
-        finally:
-            process.close()
-    except ScaffoldStopped as stopped:
-        raise Unfit(f"The scaffold could not be started ({stopped.kind}): {stopped}") from stopped
+        facts = player.play("try-out", "try-out", requested, public, "stub", lambda ids: {}, lambda calls: None, sandbox=sandbox)
     finally:
+        player.close()
         shutil.rmtree(folder, ignore_errors=True)
-    for outcome in outcomes:
-        if outcome.kind:
-            raise Unfit(f"The scaffold failed on a train item ({outcome.kind}): {outcome.reason}")
-        if outcome.answer is None:
-            raise Unfit("solve returned None for a train item; it must return the answer as a string.")
+    for fact in facts:
+        if isinstance(fact, RolloutFailed):
+            what = "could not be started" if fact.kind == "unloadable" else "failed on a train item"
+            raise Unfit(f"The scaffold {what} ({fact.kind}): {fact.reason}")
+        if isinstance(fact, TrajectoryRecorded) and fact.answer is None:
+            raise Unfit("The scaffold answered a train item with None; it must give its answer as a string.")
 
 
-def _stub(ask: Ask, public: Public) -> tuple[str, ...]:
-    return (ask.choices[0] if ask.choices else public.labels[0],)
+class _Stub:
+    """Says the first choice, or the first label."""
+
+    def __init__(self, public: Public) -> None:
+        self._public = public
+
+    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        said = [request.choices[0] if request.choices else self._public.labels[0] for request in requests]
+        return [
+            Sampled((text,) * request.n, ((0,),) * request.n, ((0.0,),) * request.n) for text, request in zip(said, requests, strict=True)
+        ]
 
 
 def _size(path: str, text: str) -> int:
