@@ -3,8 +3,8 @@
     python bridge_relay.py SOCKET PORT SECONDS TAR FOLDER COMMAND...
 
 A script for the inside of a sandbox; imports nothing of evolog. The command gets OPENAI_BASE_URL; OPENAI_API_KEY is set by whoever
-starts this. PORT 0 takes a free one. After SECONDS the command is killed. Then what is in FOLDER is written as a tar to the descriptor TAR (-: to none),
-and this ends with the command's exit status (128 and the signal's number if it was killed, 124 for want of time).
+starts this. PORT 0 takes a free one. After SECONDS the command is killed. Then what is in FOLDER is written as a tar to the descriptor
+TAR (-: to none), and this ends with the command's exit status (128 and the signal's number if it was killed, 124 for want of time).
 """
 
 import os
