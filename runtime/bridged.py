@@ -44,13 +44,15 @@ class BridgedScaffold:
         self._over_bridge: OverBridge | None = None
         self._item, self._attempts, self._attempt = "", 0, -1
         token = secrets.token_urlsafe(24)
-        self._bridge = Bridge(self._folder / "bridge.sock", self._answer, token=token, models=MODELS, begin=self._begin)
+        shown = self._folder / "shown"  # what the sandbox's account may enter, in a folder that no other can
+        shown.mkdir()
+        self._bridge = Bridge(shown / "bridge.sock", self._answer, token=token, models=MODELS, begin=self._begin)
         try:
-            shutil.copytree(scaffold, self._folder / "scaffold")
-            shutil.copyfile(HERE / "bridge_relay.py", self._folder / "bridge_relay.py")
-            shutil.copyfile(HERE / "bridged_agent.py", self._folder / "agent.py")
-            (self._folder / "bridge.json").write_text(json.dumps({"token": token, "model": MODELS[0]}))
-            self._process = ScaffoldProcess(self._folder, data, work, limits, kind)
+            shutil.copytree(scaffold, shown / "scaffold")
+            shutil.copyfile(HERE / "bridge_relay.py", shown / "bridge_relay.py")
+            shutil.copyfile(HERE / "bridged_agent.py", shown / "agent.py")
+            (shown / "bridge.json").write_text(json.dumps({"token": token, "model": MODELS[0]}))
+            self._process = ScaffoldProcess(shown, data, work, limits, kind)
         except BaseException:
             self._clear()
             raise
@@ -61,8 +63,8 @@ class BridgedScaffold:
         found: list[Outcome] = []
         for item, prompt in items:
             if not self.alive:
-                last = found[-1]
-                found += [Outcome(item, attempt, kind=last.kind, reason=last.reason) for attempt in range(attempts)]
+                kind, reason = (found[-1].kind, found[-1].reason) if found else ("crashed", "the scaffold's process has ended")
+                found += [Outcome(item, attempt, kind=kind, reason=reason) for attempt in range(attempts)]
                 continue
             self._item, self._attempt = item, -1
             found += self._process.solve([(item, prompt)], attempts, answer_calls)
@@ -86,7 +88,7 @@ class BridgedScaffold:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _begin(self, item: str, attempt: int) -> None:
-        if item != self._item or not 0 <= attempt < self._attempts:
+        if item != self._item or attempt != self._attempt + 1 or attempt >= self._attempts:
             raise UsageError(f"Attempt {attempt} at item {item!r} cannot begin now; it is the turn of {self._item!r}.")
         self._bridge.budget, self._attempt = attempt_budget(self._limits, self._limits.silence), attempt
 

@@ -12,6 +12,8 @@ from events.codec import Event, encode
 from events.errors import CheckFailed
 from events.secret import Scanner
 
+EVENT_LIMIT = 2 * 1024 * 1024 - 16 * 1024
+"""Most bytes of an event: what the server takes of a message, less room for its headers."""
 BATCH_LIMIT = 1000
 """Most messages that the server takes in one atomic batch (NATS ADR-50)."""
 
@@ -104,6 +106,11 @@ async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> No
     In one atomic batch when nothing is there. A batch that is refused because some is there is followed by one of the rest.
     """
     messages = {slot(event.subject): Message(event.subject, encode(event)) for event in events}
+    for message in messages.values():
+        if len(message.payload) > EVENT_LIMIT:  # the broker would hang up, as if it were away
+            raise CheckFailed(
+                f"An event on {message.subject} has {len(message.payload):,} bytes, at most {EVENT_LIMIT:,}; it was not appended."
+            )
     scanner.check(b"\n".join(message.payload for message in messages.values()))  # at once: a third of the time of one by one
     waiting = list(messages.values())
     while waiting:

@@ -26,12 +26,15 @@ from runtime.blobs import Blobs
 from runtime.bridge import Bridge
 from runtime.bridge_dialect import BridgeAnswer, BridgeCall, hashed_ngrams
 from runtime.bridged import MODELS, BridgedScaffold, attempt_budget, speaks_http
+from runtime.log import EVENT_LIMIT
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.sandbox.choose import provide
 from runtime.sandbox.launch import Kind
 from runtime.scaffold_host import Ask, Data, Limits, Outcome, Refused, ScaffoldProcess, ScaffoldStopped
 from tasks.contract import Item, Public, visible_train
 
+CALL_USE = 48
+"""Bytes that a used completion takes in an event, and more."""
 PROCESSES = 6
 """Scaffold processes that an executor keeps: one for each train fold and one for all of train, so that each fits once."""
 
@@ -144,6 +147,7 @@ class Player:
             self._processes.popitem()[1].close()
 
     def _without_secrets(self, facts: Sequence[TrajectoryRecorded | RolloutFailed]) -> list[Fact]:
+        facts = [_within(fact) for fact in facts]
         payloads = [msgspec.json.encode(fact) for fact in facts]
         if self._clean(b"\n".join(payloads)):  # all at once, which is quicker
             return list(facts)
@@ -239,7 +243,8 @@ class Player:
             )
             for ask in asks
         }
-        found = self._answers(shard, asked, calls, self._sample)
+        with self._calling:
+            found = self._answers(shard, asked, calls, self._sample)
         return [of if isinstance(of := found[ask.item, ask.ordinal], Refused) else of.texts for ask in asks]
 
     def _over_bridge(self, shard: Shard, calls: Calls, uses: Uses, item: str, attempt: int, call: BridgeCall) -> BridgeAnswer:
@@ -323,8 +328,15 @@ class Player:
                     )
                     for index, (place, one) in enumerate(answered.items())
                 }
-                shard.record(list(facts.values()))
-                known |= facts
+                for place in answered:
+                    if (size := len(msgspec.json.encode(facts[ids[place]]))) > EVENT_LIMIT:
+                        del facts[ids[place]]
+                        refused[place] = Refused(
+                            "flooded", f"a call's completions are {size:,} bytes, at most {EVENT_LIMIT:,}: ask for less"
+                        )
+                if facts:
+                    shard.record(list(facts.values()))
+                    known |= facts
         calls.update({place: refused.get(place, id) for place, id in ids.items()})
         return {place: refused.get(place) or known[id] for place, id in ids.items()}
 
@@ -376,6 +388,14 @@ def _fact(request_id: str, requested: RolloutsRequested, outcome: Outcome, calls
         calls=tuple(CallUse(call, completion) for call, completion in used if isinstance(call, str)),
         seconds=outcome.seconds,
     )
+
+
+def _within(fact: TrajectoryRecorded | RolloutFailed) -> TrajectoryRecorded | RolloutFailed:
+    """The fact, or where an event cannot hold it, the failure that it is."""
+    if isinstance(fact, RolloutFailed) or len(fact.calls) * CALL_USE < EVENT_LIMIT:
+        return fact
+    reason = f"an attempt that used {len(fact.calls):,} completions, more than an event can hold"
+    return RolloutFailed(request=fact.request, item=fact.item, attempt=fact.attempt, purpose=fact.purpose, kind="flooded", reason=reason)
 
 
 def failures(request_id: str, requested: RolloutsRequested, kind: str, reason: str) -> list[Fact]:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -28,6 +29,8 @@ CHILD_INSIDE, SCAFFOLD_INSIDE = "/evolog/scaffold_child.py", "/evolog/scaffold"
 FRAME_LIMIT = 64 * 1024 * 1024
 CALLS_LIMIT = 8 * 1024 * 1024
 """Bytes of one frame of calls: whatever is in it, the policy's body stays below the server's limit."""
+ANSWER_LIMIT = 16 * 1024
+"""Characters of an answer, and of what is said of a failure."""
 PROMPT_LIMIT = 200_000
 """Characters of a prompt, and of all choices of one call together."""
 CHOICES_LIMIT = 10_000
@@ -161,6 +164,7 @@ class ScaffoldProcess:
         """An outcome for each attempt at each (id, prompt), in order. After a failure of the process, `alive` is False."""
         wanted = {(item, attempt) for item, _ in items for attempt in range(attempts)}
         found: dict[tuple[str, int], Outcome] = {}
+        known, asked = {item for item, _ in items}, Counter[str]()
         kind, reason = "nonsense", "the scaffold's process left this attempt out"
         try:
             self._send({"items": items, "attempts": attempts})
@@ -170,8 +174,14 @@ class ScaffoldProcess:
                 if frame.ask is not None:
                     for ask in frame.ask:
                         _check(ask)
+                        asked[ask.item] += 1
+                        if ask.item not in known or asked[ask.item] > self._limits.calls * attempts:
+                            most = self._limits.calls * attempts
+                            raise ScaffoldStopped("flooded", f"calls for no item of its own, or more than {most} for one")
                     self._send({"answers": [_said(answer) for answer in answer_calls(frame.ask)]})
                 elif frame.done is not None:
+                    for outcome in frame.done:
+                        self._check_outcome(outcome, attempts)
                     found |= {(outcome.item, outcome.attempt): outcome for outcome in frame.done}
                     more = frame.more
                 else:
@@ -183,6 +193,13 @@ class ScaffoldProcess:
             found.get((item, attempt)) or Outcome(item, attempt, kind=kind, reason=reason)
             for item, attempt in sorted(wanted, key=_order(items))
         ]
+
+    def _check_outcome(self, outcome: Outcome, attempts: int) -> None:
+        """The child keeps to all this; one whose own code was tampered with is stopped."""
+        strange = any(not 0 <= completion < attempts for _, completion in outcome.uses)
+        words = max(map(len, (outcome.answer or "", outcome.kind, outcome.reason)))
+        if strange or len(outcome.uses) > self._limits.calls or words > ANSWER_LIMIT:
+            raise ScaffoldStopped("nonsense", "the scaffold's process sent an outcome that none of its attempts can have")
 
     @property
     def alive(self) -> bool:

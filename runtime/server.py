@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from events.catalogue import SERVICES, published_by
 from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
+from runtime.log import EVENT_LIMIT
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
@@ -48,7 +49,7 @@ USUAL_PORT = 4222
 OLDEST_SERVER = (2, 14)
 LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
-MAX_MESSAGE = 2 * 1024 * 1024
+MAX_MESSAGE = EVENT_LIMIT + 16 * 1024
 DUPLICATE_WINDOW = 120.0
 ACK_WAIT = 5.0
 START_LIMIT = 60.0

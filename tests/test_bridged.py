@@ -1,6 +1,7 @@
 """Playing scaffolds that use `openai.OpenAI()`, and programs in SIA's style: what they ask is on the log as any other call is."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,6 +102,46 @@ def test_a_scaffold_cannot_take_another_items_turn(table: Table) -> None:
     code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['tell']('dev1', 0)"
     failed = table.play(code, ["dev0"], attempts=1)[0]
     assert isinstance(failed, RolloutFailed) and "Attempt 0 at item 'dev1' cannot begin now" in failed.reason
+
+
+def test_an_attempt_cannot_begin_again_with_its_budget(table: Table) -> None:
+    code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['tell'](item.id, 0)"
+    first, second = table.play(code, ["dev0"], attempts=2)
+    assert isinstance(first, RolloutFailed) and "Attempt 0 at item 'dev0' cannot begin now" in first.reason
+    assert isinstance(second, RolloutFailed) and "Attempt 0 at item 'dev0' cannot begin now" in second.reason
+
+
+def test_the_policy_is_asked_by_one_thread_at_a_time(tmp_path: Path) -> None:
+    class Alone(Numbers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.within = 0
+
+        def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+            self.within += 1
+            time.sleep(0.05)
+            assert self.within == 1
+            self.within -= 1
+            return super().sample(model, requests)
+
+    code = BOTH.replace("def solve", "import threading\n\ndef solve").replace(
+        "    first =",
+        "    aside = threading.Thread(target=lambda: [model.complete(f'{n}') for n in range(5)])\n    aside.start()\n    first =",
+        1,
+    )
+    trajectories(Table(tmp_path, Alone()).play(code.replace("    return", "    aside.join()\n    return"), ["dev0"]))
+
+
+def test_completions_that_no_event_can_hold_fail_the_attempt(tmp_path: Path) -> None:
+    class Wordy(Numbers):
+        def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+            return [Sampled(("x" * 50_000,) * of.n, ((1,),) * of.n, ((-0.5,),) * of.n, 3) for of in requests]
+
+    table = Table(tmp_path, Wordy())
+    code = BOTH.replace("n=2", "n=64").replace("again =", "again = first\n    return 'went on'\n    again =")
+    (failed,) = table.play(code, ["dev0"])
+    assert isinstance(failed, RolloutFailed) and failed.kind == "flooded" and "a call's completions are 3," in failed.reason
+    assert not table.recorded
 
 
 def test_a_program_is_played_attempt_by_attempt(table: Table) -> None:

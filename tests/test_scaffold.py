@@ -215,6 +215,25 @@ def test_a_flood_of_calls_is_stopped(stage: Stage) -> None:
     assert {outcome.kind for outcome in outcomes} == {"flooded"} and "in one frame" in outcomes[0].reason
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "reason"),
+    [
+        ("model.uses[:] = [[0, 999]]\n    return 'a'", "nonsense", "an outcome that none of its attempts can have"),
+        ("model.uses[:] = [[0, 0]] * 2000\n    return 'a'", "nonsense", "an outcome that none of its attempts can have"),
+        ("model._item = 'another'\n    return model.complete('q').text", "flooded", "calls for no item of its own"),
+        (
+            "import __main__\n    __main__.CALL_LIMIT = 10**9\n    [model.complete(str(n)) for n in range(30)]",
+            "flooded",
+            "more than 20 for one",
+        ),
+    ],
+)
+def test_a_child_that_was_tampered_with_is_stopped(stage: Stage, body: str, kind: str, reason: str) -> None:
+    code = f"def solve(item, model, data):\n    {body}\n"
+    outcomes = stage.play(code, items=1, limits=Limits(silence=20.0, calls=10))
+    assert {outcome.kind for outcome in outcomes} == {kind} and reason in outcomes[0].reason
+
+
 def test_memory_is_limited(stage: Stage) -> None:
     limits = Limits(silence=10.0, memory=500 * 1024**2)
     assert "MemoryError" in stage.play("def solve(item, model, data): return len(bytearray(10**9))", limits=limits)[0].reason
