@@ -28,12 +28,12 @@ run: .venv/run sandbox  ## the main job, from nothing to a finished run on real 
 test: .venv/dev sandbox lint  ## everything that must hold
 	$(BIN)/python -m pytest
 
-test-long: .venv/dev  ## what takes minutes, with its figures
+test-long: .venv/dev sandbox  ## what takes minutes, with its figures
 	$(BIN)/python -m pytest -m long -s
 
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/dev  ## the figures in the README, as ratios in one run
+bench: .venv/dev sandbox  ## the figures in the README, as ratios in one run
 	$(BIN)/python tests/bench/bench.py

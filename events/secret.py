@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_plus
 MARKER = "[a secret was here]"
 SHORTEST = 8
 """Characters that a value must have to count as a secret: shorter ones, such as `EMPTY` for a local server, would be found everywhere."""
-VARIABLES = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "VLLM_API_KEY", "HF_TOKEN")
+VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY", "HF_TOKEN")
 """Environment variables whose values are secrets of every service."""
 
 

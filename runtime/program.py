@@ -34,6 +34,7 @@ CODE, DATASET, WORKING = "/code", "/data", "/workdir"
 """Where a program finds things; a launcher binds them, or puts its own paths in their place."""
 ANSWER_LIMIT = 16 * 1024
 SAID_LIMIT = 4096
+NO_HTTP = "a program reaches the model over HTTP, which Landlock's profile cannot give; run it on a host whose profile is bubblewrap's"
 GRACE = 10.0
 """Seconds over a program's time for its results to be handed out."""
 
@@ -270,6 +271,8 @@ def launcher(kind: Kind, scratch: Path, socket: Path, seconds: float, limits: Li
     """Programs in a sandbox of this kind, over the bridge at `socket`. What they leave comes out through a pipe, however they ended."""
 
     def launch(arguments: Sequence[str], folders: Mapping[str, Path], env: Mapping[str, str]) -> Ended:
+        if kind == "landlock":
+            return Ended(1, {}, kind="unloadable", reason=NO_HTTP)
         for folder in folders.values():
             open_to_all(folder)
         with tempfile.TemporaryDirectory(dir=scratch) as working:

@@ -1,29 +1,33 @@
 """What both agents' services need to talk with a language model."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from events import codec
 from events.choice import AgentCalled
 from events.codec import Event
 from events.errors import Misconfigured
 from events.fact import Fact
+from events.judgement import CandidateEvaluated
+from events.run import Budget, RunStarted
 from runtime.agents.dialogue import CALLS, Desk
 from runtime.agents.endings import Inspector
+from runtime.agents.prices import Price
 from runtime.agents.providers import Model, price, speaker
-from runtime.lookup import by_id
+from runtime.lookup import by_id, of_types
 from runtime.worker import answer, insist
 from services.context import Context, Loaded, scaffold_limits
 
 ALWAYS = "The services read it when they start: `evolog down`, put that right, `evolog up`."
 
 
-async def open_desk(context: Context, event: Event, agent: str, generation: int, model: Model, seed: int) -> Desk:
+async def open_desk(context: Context, event: Event, agent: str, generation: int, model: Model, started: RunStarted) -> Desk:
     """The desk of one conversation, with what is recorded of it; raises `Misconfigured` where the model cannot be asked from here."""
     ids = [codec.event_id(event.run, AgentCalled, generation, agent, ordinal) for ordinal in range(CALLS)]
     known = await insist(lambda: by_id(context.log, event.run, AgentCalled, ids))
+    before = await insist(lambda: of_types(context.log, event.run, (AgentCalled, CandidateEvaluated)))
     try:
-        speak, cost = speaker(model, os.environ), price(model, os.environ)
+        speak, cost = speaker(model, os.environ), priced(model, started.budget)
     except Misconfigured as wrong:
         raise Misconfigured(f"{wrong} {ALWAYS}") from wrong
     return Desk(
@@ -34,10 +38,38 @@ async def open_desk(context: Context, event: Event, agent: str, generation: int,
         price=cost,
         blobs=context.blobs,
         scanner=context.scanner,
-        seed=seed,
+        seed=started.seed,
         known={call.ordinal: call for call in known.values()},
         record=recorder(context, event, agent),
+        budget=started.budget,
+        spent=spent(before, generation),
     )
+
+
+def priced(model: Model, budget: Budget) -> Price | None:
+    """What the model costs; raises `Misconfigured` where dollars are limited and that is not known in this process."""
+    found = price(model, os.environ)
+    if found is None and budget.micro_usd is not None:
+        raise Misconfigured(
+            f"The services know no price for {model.provider}:{model.name}, so the run's budget in usd cannot be kept: "
+            "name a price table with EVOLOG_PRICES."
+        )
+    return found
+
+
+def spent(events: Sequence[Event], generation: int) -> tuple[int, int]:
+    """Tokens and millionths of a dollar taken before this generation: the last evaluated candidate's sums, and agents' calls since.
+
+    What a weight update played after that candidate is not among them.
+    """
+    tokens = micro_usd = 0
+    for event in events:
+        match event.data:
+            case CandidateEvaluated() as evaluated if evaluated.generation < generation:
+                tokens, micro_usd = evaluated.tokens, evaluated.micro_usd
+            case AgentCalled() as called if called.generation < generation:
+                tokens, micro_usd = tokens + called.prompt_tokens + called.completion_tokens, micro_usd + (called.micro_usd or 0)
+    return tokens, micro_usd
 
 
 def recorder(context: Context, event: Event, agent: str) -> Callable[[Fact], None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from events.errors import Misconfigured, UserError
-from runtime.agents.providers import URLS, Model, base_url, require
+from runtime.agents.providers import URLS, Model, base_url, require, without_login
 from runtime.sandbox.choose import provide
 from runtime.server import find_binary
 from services.node import Node
@@ -58,7 +58,7 @@ def _models() -> list[Finding]:
     for provider in URLS:
         try:
             require(Model(provider, "MODEL"), os.environ)
-            findings.append(Finding(provider, True, f"can be asked at {base_url(provider, os.environ)}", needed=False))
+            findings.append(Finding(provider, True, f"can be asked at {without_login(base_url(provider, os.environ))}", needed=False))
         except Misconfigured as wrong:
             findings.append(Finding(provider, False, str(wrong), needed=False))
     return findings

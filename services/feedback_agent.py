@@ -118,7 +118,7 @@ async def asked(
     played: Sequence[Attempted],
 ) -> list[Fact]:
     """What a language model chose, and the change itself."""
-    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started.seed)
+    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started)
     failed = {id: one for request in requested.probe_requests for id, one in (await failures(context.log, event.run, request)).items()}
     history = [one for one in await of_types(context.log, event.run, feedback_llm.TOLD) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
     describing = Describing(context.blobs, loaded)

@@ -52,7 +52,7 @@ async def first(context: Context, event: Event, requested: ScaffoldRequested) ->
                 reason="a run of the rules agent starts from the reference",
             )
         ]
-    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started.seed)
+    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started)
     task = task_text(loaded.task.description, loaded.public, loaded.started.policy)
     checks = inspector(context, loaded, reference, must_change=False)
     return await asyncio.to_thread(write_first, desk, task, reference, checks, recorder(context, event, AGENT))

@@ -39,7 +39,7 @@ class Generation(msgspec.Struct, kw_only=True):
 
     generation: int
     lever: str = "start"
-    change: str = "the reference scaffold"
+    change: str = ""
     reason: str = ""
     score: float | None = None
     low: float | None = None
@@ -159,7 +159,8 @@ class Reporter:
                 self.row(0).began = time
             case LeverChosen(generation=generation):
                 row = self.row(generation)
-                row.lever, row.change, row.reason, row.began = fact.lever, fact.action, fact.reason, time
+                row.lever, row.reason, row.began = fact.lever, fact.reason, time
+                row.change = row.change or fact.action  # one look may find the change itself, and only the next what was chosen
             case ScaffoldProposed(generation=generation):
                 self.row(generation).change = fact.summary
             case ProposalFailed(generation=generation):

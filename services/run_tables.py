@@ -6,6 +6,7 @@ What is not in it cannot be asked for, whatever the SQL.
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import duckdb
@@ -13,7 +14,7 @@ import duckdb
 from events.errors import TryAgain, UserError
 from replay.projection import connect
 from runtime.agents.dialogue import Unfit
-from runtime.agents.feedback import Table
+from runtime.agents.feedback import ROWS, Table
 from services.query import Result, answer, collect
 from tasks.contract import Example
 
@@ -23,6 +24,8 @@ CURRENT = 15.0
 """Seconds that the archive is given to come up to date."""
 MOST = 200_000
 """Most rows of one table, the latest."""
+END = b'{"end":0}'
+"""Ends an answer that is not read to its own end."""
 TABLES = {
     "trajectories": "SELECT seq, generation, purpose, item, attempt, trajectory, scaffold, adapter, answer, reward, outcome, failure, "
     "seconds FROM trajectories WHERE run = '{run}' AND split = 'train' ORDER BY seq DESC",
@@ -47,15 +50,15 @@ class RunTables:
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def query(self, sql: str) -> Table:
-        """The answer to one SELECT; raises `Unfit` with the reason where there is none."""
+        """The answer to one SELECT, with one row more than is shown where there are more; raises `Unfit` where there is none, with why."""
         try:
             if self._connection is None:
                 self._connection = self._copied()
             with contextlib.closing(answer(self._connection, sql, SECONDS)) as lines:
-                found = collect(lines)
+                found = collect(chain(islice(lines, 2), [END]))  # columns, and one fetch of more rows than are shown
         except UserError as wrong:
             raise Unfit(f"The query cannot be answered: {wrong}") from wrong
-        return Table(found.columns, found.rows)
+        return Table(found.columns, found.rows[: ROWS + 1])
 
     def close(self) -> None:
         """Forget the tables."""

@@ -195,5 +195,5 @@ def test_what_holds_no_key_is_left_as_it_is() -> None:
 
 
 def test_keys_of_the_environment_are_secrets() -> None:
-    found = of_environment({"ANTHROPIC_API_KEY": " sk-1 ", "OPENAI_API_KEY": "", "PATH": "/bin"})
-    assert [secret.reveal() for secret in found] == ["sk-1"]
+    found = of_environment({"ANTHROPIC_API_KEY": " sk-1 ", "ANTHROPIC_AUTH_TOKEN": "t", "OPENAI_API_KEY": "", "PATH": "/bin"})
+    assert [secret.reveal() for secret in found] == ["sk-1", "t"]

@@ -1,8 +1,11 @@
-"""The agents as language models, without a log: what they are shown, how a conversation goes, and what becomes of a proposal."""
+"""The agents as language models, without a broker: what they are shown, how a conversation goes, and what becomes of a proposal."""
 
+import asyncio
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,11 +16,13 @@ from events import codec
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import AgentCalled, ContextAssembled, LeverChosen
 from events.codec import Event
+from events.errors import Misconfigured
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.population import CandidateRejected
+from events.run import Budget, Items, RunStarted
 from events.secret import MARKER, Scanner, Secret
-from runtime.agents import context, feedback
+from runtime.agents import context, feedback, proposal
 from runtime.agents.context import Said, Shown, brief, prompt, select
 from runtime.agents.dialogue import CALLS, READ_LIMIT, Desk, Unfit
 from runtime.agents.endings import Inspector, weight_update
@@ -28,6 +33,11 @@ from runtime.agents.proposal import changed, look, try_out
 from runtime.agents.providers import Asked, Model, Speak
 from runtime.agents.talk import Call, Request, Turn, Usage
 from runtime.blobs import Blobs
+from runtime.log import append_once
+from runtime.log_memory import MemoryLog, MemoryStream
+from services.desks import open_desk
+from services.query import Result
+from services.run_tables import RunTables
 from tasks.loading import load
 
 TOY = load(str(Path(__file__).parent / "toy"))
@@ -71,7 +81,7 @@ def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str =
 class Office:
     """A desk whose model answers from a list, and all that it recorded."""
 
-    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = ()) -> None:
+    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = (), **desk: Any) -> None:
         self.blobs = Blobs(folder / "blobs")
         self.folder = folder
         self.scanner = Scanner([Secret(KEY)])
@@ -96,6 +106,7 @@ class Office:
             known={one.ordinal: one for one in known},
             record=self.facts.append,
             asking=asking,
+            **desk,
         )
         self.attempts = [shown(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])]
         self.levers: tuple[str, ...] = ("scaffold", "weights")
@@ -128,6 +139,30 @@ def event(fact: Fact) -> Event:
     return codec.event(fact, run="r", source="test", cause="", time="")
 
 
+def evaluated(**more: Any) -> CandidateEvaluated:
+    return CandidateEvaluated(
+        **{
+            "generation": 0,
+            "candidate": "c",
+            "scaffold": "s",
+            "adapter": "",
+            "lever": "start",
+            "score": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "items": 4,
+            "failed": 0,
+            "pass_at_1": 0.25,
+            "pass_at_k": 0.5,
+            "tied_groups": 0.0,
+            "rollouts": 4,
+            "tokens": 4,
+            "micro_usd": 0,
+            **more,
+        }
+    )
+
+
 def test_a_good_proposal_becomes_a_scaffold(tmp_path: Path) -> None:
     office = Office(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(proposed(), text="I see.")])
     chosen, made = office.feedback()
@@ -154,6 +189,36 @@ def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
         again = Office(tmp_path, turns[known:], whole.calls()[:known])
         assert again.feedback() == ending
         assert len(again.calls()) == 3 - known and again.asked == whole.asked[max(0, known - 1) :]
+
+
+def test_an_answer_that_was_not_recorded_is_asked_for_again(tmp_path: Path) -> None:
+    turns = [said(("query", {"sql": "a"})), said(STOP)]
+    whole = Office(tmp_path, turns)
+    ending = whole.feedback()
+    again = Office(tmp_path, turns[1:], whole.calls()[:1])  # killed between the second answer and its fact
+    assert again.feedback() == ending and again.requests == whole.requests[1:]
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "calls", "words"),
+    [
+        (Budget(tokens=1_000), (780, 0), 2, "the run's budget of 1,000 tokens is spent (1,000 so far)"),
+        (Budget(micro_usd=5_000_000), (0, 4_999_500), 2, "the run's budget of $5.0000 is spent ($5.0001 so far)"),
+        (Budget(tokens=1_000, micro_usd=900), (0, 900), 0, "the run's budget of $0.0009 is spent"),
+    ],
+)
+def test_a_conversation_ends_where_the_budget_does(tmp_path: Path, budget: Budget, spent: tuple[int, int], calls: int, words: str) -> None:
+    turns = [said(("query", {"sql": "a"}))] * 5  # 110 tokens and 300 millionths of a dollar each
+    office = Office(tmp_path, turns, budget=budget, spent=spent)
+    (failed,) = office.feedback()
+    assert isinstance(failed, ProposalFailed) and failed.reason.startswith(words) and len(office.requests) == calls
+    again = Office(tmp_path, turns, office.calls()[:1], budget=budget, spent=spent)
+    assert again.feedback() == [failed] and len(again.requests) == max(0, calls - 1)
+
+
+def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> None:
+    (chosen,) = Office(tmp_path, [said(STOP)], budget=Budget(tokens=110)).feedback()
+    assert isinstance(chosen, LeverChosen)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +308,13 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
     assert "end now" in found[-1]
 
 
+def test_reading_is_bounded_within_one_answer(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(*[("query", {"sql": "a"})] * 200, ("x" * 10_000, {})), said(STOP)])
+    office.feedback()
+    assert READ_LIMIT < sum(map(len, office.heard())) < READ_LIMIT + 40_000 and "end now" in office.heard()[-1]
+    assert len(office.asked) < 20
+
+
 def test_tools_that_read(tmp_path: Path) -> None:
     reads = [
         ("list_trajectories", {"outcome": "right"}),
@@ -295,26 +367,8 @@ def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -
 
 
 def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
-    evaluated = CandidateEvaluated(
-        generation=0,
-        candidate="c",
-        scaffold="s",
-        adapter="",
-        lever="start",
-        score=0.5,
-        low=0.4,
-        high=0.6,
-        items=4,
-        failed=0,
-        pass_at_1=0.25,
-        pass_at_k=0.5,
-        tied_groups=0.0,
-        rollouts=4,
-        tokens=4,
-        micro_usd=0,
-    )
     office = Office(tmp_path, [said(STOP)])
-    office.told = [event(evaluated), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
+    office.told = [event(evaluated()), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
     office.told.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
     office.feedback()
     opening = office.requests[0].messages[0].text
@@ -449,3 +503,92 @@ def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path,
     try_out({"agent.py": source}, PUBLIC, tmp_path / "work", Scanner([]))
     with pytest.raises(Unfit, match=r"failed on a train item|answered a train item with None"):
         try_out({"agent.py": source.replace("item.prompt", "item.nothing").replace('"baker"', '""')}, PUBLIC, tmp_path, Scanner([]))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import time\ntime.sleep(60)\n" + PROGRAM, "def solve(item, model, data):\n    while True:\n        pass\n"],
+    ids=["program", "solve"],
+)
+def test_a_proposal_that_takes_too_long_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr(proposal, "SECONDS", 1)
+    began = time.monotonic()
+    with pytest.raises(Unfit):
+        try_out({"agent.py": source}, PUBLIC, tmp_path, Scanner([]))
+    assert time.monotonic() - began < 30
+
+
+def test_of_a_query_no_more_rows_are_read_than_are_shown() -> None:
+    tables = RunTables(lambda sql: Result(("n",), ("BIGINT",), [(1,)]), "r", "e", ())
+    began = time.monotonic()
+    found = tables.query("SELECT a.range AS n FROM range(100000) a, range(100000) b")
+    assert len(found.rows) == feedback.ROWS + 1 and time.monotonic() - began < 5
+    assert feedback.table_text(found).splitlines()[-1] == "[more rows]"
+    few = tables.query("SELECT range AS n FROM range(200)")
+    assert list(few.columns) == ["n"] and len(few.rows) == 200 and "more" not in feedback.table_text(few)
+    assert tables.query("SELECT 1 WHERE false").rows == []
+    with pytest.raises(Unfit, match="nowhere"):
+        tables.query("FROM nowhere")
+    tables.close()
+
+
+def opened(folder: Path, budget: Budget, *facts: Fact) -> Desk:
+    """The desk for generation 2 of a run in which these facts came."""
+    started = RunStarted(
+        task="toy",
+        seed=7,
+        levers=("scaffold",),
+        generations=3,
+        budget=budget,
+        items=Items(dev=(), folds=(), probe=()),
+        splits={},
+        verifier="v",
+        policy="p",
+        base_model="b",
+    )
+    log, scanner = MemoryLog(MemoryStream()), Scanner([])
+
+    async def opening() -> Desk:
+        for fact in facts:
+            await append_once(log, [event(fact)], scanner)
+        around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner)
+        return await open_desk(around, event(evaluated()), "feedback_agent", 2, Model("openai", "odd"), started)
+
+    return asyncio.run(opening())
+
+
+def called(generation: int, ordinal: int, agent: str = "feedback_agent") -> AgentCalled:
+    return AgentCalled(
+        generation=generation,
+        agent=agent,
+        ordinal=ordinal,
+        provider="openai",
+        model="odd",
+        request="q",
+        response="a",
+        prompt_tokens=100,
+        completion_tokens=10,
+        micro_usd=7,
+        seconds=1,
+        attempts=1,
+        status="answered",
+    )
+
+
+def test_a_desk_knows_what_the_run_spent_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    told = [called(0, 0, "meta_agent"), evaluated(tokens=5_000, micro_usd=50), called(1, 0), called(1, 1), called(2, 0)]
+    desk = opened(tmp_path, Budget(tokens=5_330), *told)
+    assert desk.spent == (5_220, 64) and set(desk.known) == {0}
+    assert desk.exhausted() == "the run's budget of 5,330 tokens is spent (5,330 so far)"
+    assert opened(tmp_path, Budget(tokens=5_331), *told).exhausted() == ""
+
+
+def test_services_that_know_no_price_ask_nothing_where_dollars_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://x.example/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with pytest.raises(Misconfigured, match=r"know no price for openai:odd, so the run's budget in usd.*EVOLOG_PRICES.*evolog up"):
+        opened(tmp_path, Budget(micro_usd=1))
+    assert opened(tmp_path, Budget()).price is None

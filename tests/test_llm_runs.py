@@ -242,3 +242,14 @@ def test_without_a_key_nothing_is_started(tmp_path: Path) -> None:
         "run", str(TOY), "--agent", "openai:odd", "--budget", "usd=5", code=78, OPENAI_API_KEY="k", OPENAI_BASE_URL="https://x.example/v1"
     )
     one_sentence(said, "No price is known for openai:odd", "EVOLOG_PRICES")
+
+
+def test_a_url_that_is_none_is_said_in_a_sentence(tmp_path: Path) -> None:
+    place = Place(tmp_path, OPENAI_BASE_URL="http://me:pw@[bad", ANTHROPIC_BASE_URL="https://me:pw@host.example", ANTHROPIC_API_KEY="k")
+    one_sentence(place.evolog("run", str(TOY), "--agent", "openai:m", code=78), "OPENAI_BASE_URL is 'http://[bad'; expected a URL")
+    said = place.evolog("doctor", "--json", EVOLOG_NATS_SERVER="/nowhere", code=78).out
+    findings = {finding["what"]: finding for finding in json.loads(said)["findings"]}
+    assert not findings["openai"]["ok"] and "OPENAI_BASE_URL is" in findings["openai"]["found"]
+    assert findings["anthropic"]["found"] == "can be asked at https://host.example" and "me:pw" not in said
+    place.up()
+    place.down()

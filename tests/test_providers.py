@@ -12,7 +12,7 @@ pytest.importorskip("openai")
 from events.errors import Misconfigured, UsageError
 from runtime.agents import providers
 from runtime.agents.prices import Price, price_of, prices
-from runtime.agents.providers import Asked, Model, ask, model_of, require, speaker, with_key
+from runtime.agents.providers import Asked, Model, ask, model_of, require, speaker, with_key, without_login
 from runtime.agents.talk import ANSWER_LIMIT, Message, Request, Result, Tool, Usage, failure_of
 from runtime.agents.talk import Call as ToolCall
 
@@ -166,6 +166,15 @@ def test_thoughts_are_given_back_as_they_were() -> None:
     assert asking.requests[0]["messages"][1]["content"][0] == turn.private[0]
 
 
+def test_a_thought_that_was_cut_off_is_not_given_back() -> None:
+    from runtime.agents.anthropic_api import _Heard
+
+    heard = _Heard()
+    heard.take({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}})
+    heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}})
+    assert heard.turn("length").private == ()
+
+
 def test_agents_are_named_by_provider_and_model() -> None:
     assert model_of("rules") is None
     assert model_of("anthropic:claude-opus-5") == Model("anthropic", "claude-opus-5")
@@ -186,6 +195,21 @@ def test_a_server_on_this_machine_needs_no_key_and_costs_nothing() -> None:
     assert require(Model("openai", "qwen3"), here).reveal() == "none" and with_key(here) == ("openai",)
     assert providers.price(Model("openai", "qwen3"), here) == Price(0, 0)
     assert providers.price(Model("openai", "qwen3"), {"OPENAI_BASE_URL": "https://openrouter.ai/api/v1"}) is None
+
+
+@BOTH
+@pytest.mark.parametrize("url", ["http://[bad", "http://me:pw@[bad", "https://host:port/v1", "localhost:11434", "http://", "ftp://host/v1"])
+def test_a_url_that_is_none_is_named(provider: str, url: str) -> None:
+    environment = {f"{provider.upper()}_BASE_URL": url, f"{provider.upper()}_API_KEY": "k"}
+    with pytest.raises(Misconfigured, match=rf"{provider.upper()}_BASE_URL is .*; expected a URL such as https") as wrong:
+        require(Model(provider, "m"), environment)
+    assert "pw" not in str(wrong.value)
+    assert with_key(environment) == ()
+
+
+def test_a_login_in_a_url_is_not_printed() -> None:
+    assert without_login("https://me:p@ss/w@host:8000/v1") == "https://host:8000/v1"
+    assert without_login("http://[::1]:8000/v1") == "http://[::1]:8000/v1" and without_login("me:pw@host") == "host"
 
 
 def test_a_package_that_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

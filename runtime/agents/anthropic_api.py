@@ -88,7 +88,9 @@ class _Heard:
             for block in blocks
             if block["type"] not in ("text", "tool_use")
         )
-        return Turn(status, text, calls if status == "answered" else (), self.usage, private)
+        if status != "answered":  # a call may be half said, and a thought without the signature that the API wants back
+            calls, private = (), ()
+        return Turn(status, text, calls, self.usage, private)
 
 
 def _body(request: Request) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One conversation of an agent with its language model: it reads with tools and ends with exactly one ending.
 
 Every call is recorded before its answer is acted on. Who begins again after a crash goes on from the last recorded call: what had been
-said to the model then is what its request blob holds, and nothing is paid for twice.
+said to the model then is what its request blob holds, and no recorded answer is paid for twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ import msgspec
 from events.choice import AgentCalled
 from events.errors import CheckFailed
 from events.fact import Fact, derive_seed
+from events.run import Budget
 from events.secret import Scanner
 from runtime.agents.prices import Price
 from runtime.agents.providers import Asked, Model, Speak, ask
@@ -50,7 +51,7 @@ class Chosen(NamedTuple, Generic[T]):
 
 
 class Desk(msgspec.Struct, frozen=True, kw_only=True):
-    """What a conversation needs from its service. `known` are the calls of it that stand in the log, by ordinal."""
+    """What a conversation needs from its service. `known` are the calls of it that stand in the log, by ordinal; it grows with each."""
 
     agent: str
     generation: int
@@ -60,9 +61,13 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     blobs: Blobs
     scanner: Scanner
     seed: int
-    known: Mapping[int, AgentCalled]
+    known: dict[int, AgentCalled]
     record: Callable[[AgentCalled], None]
     asking: Callable[[Speak, Request, int], Asked] = ask
+    budget: Budget = Budget()
+    """The run's."""
+    spent: tuple[int, int] = (0, 0)
+    """Tokens and millionths of a dollar that the run took before this conversation."""
 
     def keep(self, thing: Any) -> str:
         """A blob of something in JSON, secrets struck out; its digest."""
@@ -82,24 +87,35 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
         seed = derive_seed(self.seed, self.agent, self.generation, ordinal)
         asked = self.asking(self.speak, self.read(said, Request), seed)
         heard = self.keep(asked.turn)
-        self.record(
-            AgentCalled(
-                generation=self.generation,
-                agent=self.agent,
-                ordinal=ordinal,
-                provider=self.model.provider,
-                model=self.model.name,
-                request=said,
-                response=heard,
-                prompt_tokens=asked.usage.prompt,
-                completion_tokens=asked.usage.completion,
-                micro_usd=None if self.price is None else self.price.micro_usd(asked.usage),
-                seconds=asked.seconds,
-                attempts=asked.attempts,
-                status=asked.turn.status,
-            )
+        called = AgentCalled(
+            generation=self.generation,
+            agent=self.agent,
+            ordinal=ordinal,
+            provider=self.model.provider,
+            model=self.model.name,
+            request=said,
+            response=heard,
+            prompt_tokens=asked.usage.prompt,
+            completion_tokens=asked.usage.completion,
+            micro_usd=None if self.price is None else self.price.micro_usd(asked.usage),
+            seconds=asked.seconds,
+            attempts=asked.attempts,
+            status=asked.turn.status,
         )
+        self.record(called)
+        self.known[ordinal] = called
         return self.read(heard, Turn)
+
+    def exhausted(self) -> str:
+        """Which limit of the run's budget is spent, in words; empty while there is something left."""
+        calls = self.known.values()
+        tokens = self.spent[0] + sum(call.prompt_tokens + call.completion_tokens for call in calls)
+        micro_usd = self.spent[1] + sum(call.micro_usd or 0 for call in calls)
+        if self.budget.tokens is not None and tokens >= self.budget.tokens:
+            return f"the run's budget of {self.budget.tokens:,} tokens is spent ({tokens:,} so far)"
+        if self.budget.micro_usd is not None and micro_usd >= self.budget.micro_usd:
+            return f"the run's budget of ${self.budget.micro_usd / 1e6:,.4f} is spent (${micro_usd / 1e6:,.4f} so far)"
+        return ""
 
 
 def converse(
@@ -121,6 +137,8 @@ def converse(
         if ordinal in desk.known:
             request = desk.read(desk.known[ordinal].request, Request)
             turn = desk.read(desk.known[ordinal].response, Turn)
+        elif why := desk.exhausted():
+            return Failed(why)
         else:
             turn = desk.call(ordinal, request)
         if turn.status == "refused":
@@ -137,11 +155,15 @@ def converse(
             wrong = _without_ending(turn, readers, endings)
         if wrong and any(message.returned for message in request.messages):
             return Failed(f"twice without an ending that can be used: {wrong}"[:1000], ending.name if ending else "")
-        results = tuple(_result(one, wrong, readers, endings, request) for one in turn.calls)
+        read = sum(len(one.text) for message in request.messages for one in message.results)
+        results: list[Result] = []
+        for call in turn.calls:
+            results.append(_result(call, wrong, readers, endings, read))
+            read += len(results[-1].text)
         text = _remarks(wrong if not turn.calls else "", CALLS - ordinal - 1, endings)
         answer = Message("assistant", turn.text, turn.calls, private=turn.private)
         request = msgspec.structs.replace(
-            request, messages=(*request.messages, answer, Message("user", text, results=results, returned=bool(wrong)))
+            request, messages=(*request.messages, answer, Message("user", text, results=tuple(results), returned=bool(wrong)))
         )
     return Failed(f"no ending within {CALLS} calls")
 
@@ -195,13 +217,13 @@ def _without_ending(turn: Turn, readers: Mapping[str, object], endings: Mapping[
     return ""
 
 
-def _result(call: Call, wrong: str, readers: Mapping[str, Callable[[str], str]], endings: Mapping[str, object], request: Request) -> Result:
+def _result(call: Call, wrong: str, readers: Mapping[str, Callable[[str], str]], endings: Mapping[str, object], read: int) -> Result:
     if wrong:
         return Result(call.id, wrong, failed=True)
-    if call.name not in readers:
-        return Result(call.id, f"There is no tool {call.name!r}; there are {', '.join([*readers, *endings])}.", failed=True)
-    if sum(len(one.text) for message in request.messages for one in message.results) > READ_LIMIT:
+    if read > READ_LIMIT:
         return Result(call.id, f"You have read {READ_LIMIT:,} characters: end now, with one of {', '.join(endings)}.", failed=True)
+    if call.name not in readers:
+        return Result(call.id, f"There is no tool {call.name[:60]!r}; there are {', '.join([*readers, *endings])}.", failed=True)
     try:
         text = readers[call.name](call.arguments)
     except Unfit as unfit:

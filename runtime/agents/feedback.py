@@ -266,7 +266,7 @@ def _history_line(fact: Fact) -> str:
 def table_text(table: Table) -> str:
     """A query's answer as lines of JSON lists, the first of them the columns."""
     rows = [msgspec.json.encode([_cell(value) for value in row]).decode() for row in table.rows[:ROWS]]
-    more = [f"[{len(table.rows) - ROWS} more rows]"] if len(table.rows) > ROWS else []
+    more = ["[more rows]"] if len(table.rows) > ROWS else []
     return "\n".join([msgspec.json.encode(list(table.columns)).decode(), *rows, *more])
 
 

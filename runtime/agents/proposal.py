@@ -23,6 +23,8 @@ OWN = ("algorithms", "events", "replay", "runtime", "services", "tasks")
 """evolog's packages, among them the labels of every task."""
 TRIED = 2
 """Train items that a proposal must answer."""
+SECONDS = 300
+"""Processor time for that, and, for a program, time."""
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\Z")
 
 
@@ -96,6 +98,7 @@ def try_out(files: Mapping[str, str], public: Public, work: Path, scanner: Scann
         temperature=1.0,
         seed=0,
     )
+    limits = limits._replace(cpu_seconds=min(limits.cpu_seconds, SECONDS))
     player = Player(blobs, folder, _Stub(public), scanner, limits)
     try:
         facts = player.play("try-out", "try-out", requested, public, "stub", lambda ids: {}, lambda calls: None, sandbox=sandbox)

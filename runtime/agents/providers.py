@@ -7,6 +7,7 @@ own off: those here are counted, spread by a seed, and recorded.
 import importlib
 import importlib.util
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -60,8 +61,22 @@ def variable(provider: str, what: str) -> str:
 
 
 def base_url(provider: str, environment: Mapping[str, str]) -> str:
-    """Where the provider's API is: its variable, as its SDK knows it, or the provider itself."""
-    return environment.get(variable(provider, "BASE_URL"), "").strip() or URLS[provider]
+    """Where the provider's API is: its variable, as its SDK knows it, or the provider itself; raises `Misconfigured` for no URL."""
+    name = variable(provider, "BASE_URL")
+    url = environment.get(name, "").strip() or URLS[provider]
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # reading the port checks it
+    except ValueError:
+        usable = False
+    if not usable:
+        raise Misconfigured(f"{name} is {without_login(url)!r}; expected a URL such as {URLS[provider]}: correct it, or unset it.")
+    return url
+
+
+def without_login(url: str) -> str:
+    """The URL to print: what stands before its last @ may be a password."""
+    return re.sub(r"^(\w+://)?.*@", r"\1", url)
 
 
 def is_here(provider: str, environment: Mapping[str, str]) -> bool:
@@ -70,15 +85,26 @@ def is_here(provider: str, environment: Mapping[str, str]) -> bool:
 
 
 def key(provider: str, environment: Mapping[str, str]) -> Secret | None:
-    """The provider's key; None where it lacks and is needed. A server on this machine that speaks OpenAI's API needs none."""
+    """The provider's key; None where it lacks and is needed. A server on this machine that speaks OpenAI's API needs none.
+
+    Raises `Misconfigured` as `base_url`.
+    """
+    here = is_here(provider, environment)
     if found := environment.get(variable(provider, "API_KEY"), "").strip():
         return Secret(found)
-    return Secret("none") if provider == "openai" and is_here(provider, environment) else None
+    return Secret("none") if provider == "openai" and here else None
 
 
 def with_key(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The providers that can be asked from this environment."""
-    return tuple(provider for provider in URLS if key(provider, environment) is not None)
+
+    def can_be(provider: str) -> bool:
+        try:
+            return key(provider, environment) is not None
+        except Misconfigured:
+            return False
+
+    return tuple(filter(can_be, URLS))
 
 
 def require(model: Model, environment: Mapping[str, str]) -> Secret:

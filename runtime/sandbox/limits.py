@@ -79,7 +79,11 @@ class Watchdog:
     def _watch(self) -> None:
         began = time.monotonic()
         while not self._ended.wait(LOOK):
-            if passed := self._passed(time.monotonic() - began):
+            try:
+                passed = self._passed(time.monotonic() - began)
+            except Exception as wrong:  # what cannot be watched does not run on
+                passed = f"its limits could not be watched: {wrong!r}"
+            if passed:
                 return self._kill(passed)
 
     def _passed(self, seconds: float) -> str:
@@ -88,13 +92,14 @@ class Watchdog:
             [f"/proc/{first}/root{mount}" for first in processes[1:2] if _apart(first) for mount in self._mounts], self._folder
         )
         in_memory = 0 if self._folder else used
-        resident = 0
+        resident: dict[str, int] = {}
         for process in processes:
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                fields = _text(f"/proc/{process}/stat").rpartition(")")[2].split()
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                fields = _stat(f"/proc/{process}")
                 self._spent[process] = sum(map(int, fields[11:15])) / _TICK  # its own, and its children's that have ended
-                resident += int(fields[21]) * _PAGE
-        if resident + in_memory > limits.memory and (took := _proportional(processes, in_memory)) > limits.memory:
+                place, size = _resident(f"/proc/{process}", fields)
+                resident[place] = size
+        if sum(resident.values()) + in_memory > limits.memory and (took := _proportional(resident, in_memory)) > limits.memory:
             return f"its processes and files in memory took {_mib(took)} MiB together, at most {_mib(limits.memory)}"
         if (spent := sum(self._spent.values())) > limits.cpu_seconds:
             return f"its processes took {spent:.0f} s of processor time together, at most {limits.cpu_seconds}"
@@ -116,14 +121,33 @@ def _apart(process: int) -> bool:
     return False
 
 
-def _proportional(processes: Sequence[int], in_memory: int) -> int:
-    """Bytes of all processes, in which shared pages count once; resident bytes of those that do not say."""
+def _stat(place: str) -> list[str]:
+    """The fields of proc_pid_stat(5) after the name, which may hold anything."""
+    return _text(f"{place}/stat").rpartition(")")[2].split()
+
+
+def _resident(process: str, fields: Sequence[str]) -> tuple[str, int]:
+    """Where a process's memory is told, and its resident bytes: a first thread that ended before the others tells of none, they do."""
+    found = {process: int(fields[21]) * _PAGE}
+    if fields[0] == "Z":
+        for thread in os.listdir(f"{process}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found[f"{process}/task/{thread}"] = int(_stat(f"{process}/task/{thread}")[21]) * _PAGE
+    return max(found.items(), key=lambda item: item[1])
+
+
+def _proportional(resident: Mapping[str, int], in_memory: int) -> int:
+    """Bytes of all processes, in which shared pages count once; resident bytes of those whose maps cannot be read, or say too little."""
     private = shared = 0
-    for process in processes:
-        with contextlib.suppress(OSError):
-            rows = dict(line.split(":") for line in _text(f"/proc/{process}/smaps_rollup").splitlines()[1:])
-            private += int(rows["Pss_Anon"].split()[0]) * 1024
-            shared += int(rows["Pss_Shmem"].split()[0]) * 1024
+    for place, size in resident.items():
+        try:
+            rows = dict(line.split(":") for line in _text(f"{place}/smaps_rollup").splitlines()[1:])
+            own, common = (int(rows[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss_Shmem"))
+        except ProcessLookupError:
+            continue  # it has ended
+        except (OSError, KeyError):
+            own, common = size if os.path.exists(place) else 0, 0
+        private, shared = private + own, shared + common
     return private + max(shared, in_memory)
 
 
@@ -151,7 +175,7 @@ def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
 
 
 def _text(path: str) -> str:
-    with open(path) as file:
+    with open(path, errors="replace") as file:  # a process names itself as it likes
         return file.read()
 
 

@@ -21,7 +21,7 @@ read:0:63 write:1:64 open:2 close:3:57 stat:4 fstat:5:80 lstat:6 poll:7 lseek:8:
 rt_sigaction:13:134 rt_sigprocmask:14:135 rt_sigreturn:15:139 pread64:17:67 pwrite64:18:68 readv:19:65 writev:20:66 access:21 pipe:22
 select:23 sched_yield:24:124 mremap:25:216 msync:26:227 mincore:27:232 madvise:28:233 dup:32:23 dup2:33 pause:34 nanosleep:35:101
 getitimer:36:102 alarm:37 setitimer:38:103 getpid:39:172 sendfile:40:71 connect:42:203 accept:43:202 sendto:44:206 recvfrom:45:207
-sendmsg:46:211 recvmsg:47:212 shutdown:48:210 bind:49:200 listen:50:201 getsockname:51:204 getpeername:52:205 socketpair:53:199
+sendmsg:46:211 recvmsg:47:212 shutdown:48:210 bind:49:200 listen:50:201 getsockname:51:204 getpeername:52:205
 setsockopt:54:208 getsockopt:55:209 fork:57 vfork:58 execve:59:221 exit:60:93 wait4:61:260 kill:62:129 uname:63:160 fcntl:72:25
 flock:73:32 fsync:74:82 fdatasync:75:83 truncate:76:45 ftruncate:77:46 getdents:78 getcwd:79:17 chdir:80:49 fchdir:81:50 rename:82
 mkdir:83 rmdir:84 creat:85 link:86 unlink:87 symlink:88 readlink:89 chmod:90 fchmod:91:52 chown:92 fchown:93:55 lchown:94 umask:95:166
@@ -52,7 +52,7 @@ futex_waitv:449:449 fchmodat2:452:452 futex_wake:454:454 futex_wait:455:455 fute
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """AUDIT_ARCH_* (linux/audit.h), and the column in `CALLS`."""
-SOCKET, CLONE, IOCTL, CLONE3 = (41, 198), (56, 220), (16, 29), (435, 435)
+SOCKET, SOCKETPAIR, CLONE, IOCTL, CLONE3 = (41, 198), (53, 199), (56, 220), (16, 29), (435, 435)
 
 NAMESPACES = 0x7E020000
 """CLONE_NEW* for mounts, cgroups, UTS, IPC, users, processes and the network; that for time cannot be asked of clone."""
@@ -81,7 +81,8 @@ def program(machine: str = "", families: tuple[int, ...] = FAMILIES) -> bytes:
     code += _when(CLONE[column], [_argument(0), (_ANY_BIT, 0, 1, NAMESPACES), _returned(_EPERM), _returned(_ALLOW)])
     code += _when(IOCTL[column], [_argument(1), *_one_of(TERMINAL, _EPERM), _returned(_ALLOW)])
     socket = [_argument(0), *_none_of(families), _argument(1), (_AND, 0, 0, 0xF), *_none_of(TYPES), _argument(2), *_none_of(PROTOCOLS)]
-    code += _when(SOCKET[column], [*socket, _returned(_ALLOW)])
+    for call in (SOCKET, SOCKETPAIR):
+        code += _when(call[column], [*socket, _returned(_ALLOW)])
     for first, last in _ranges(numbers(machine)):
         code += [(_ABOVE, 3, 0, last), (_AT_LEAST, 0, 1, first), _returned(_ALLOW), _returned(_EPERM)]
     code += [_returned(_EPERM)]

@@ -13,6 +13,7 @@ import holder
 import pytest
 from attacked import USER, Host, Sandbox
 
+from runtime.sandbox.limits import Watchdog, _proportional
 from runtime.scaffold_host import Data, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
 
 MIB = 1024**2
@@ -243,6 +244,40 @@ def test_memory_is_summed_over_all_processes(sandbox: Sandbox) -> None:
         "for child in children: child and os.waitpid(child, 0)"
     )
     assert sandbox.attack(shared, memory=400 * MIB).out.count("fine") == 4  # pages that four processes share count once
+
+
+@pytest.mark.parametrize(
+    "hides",
+    [
+        "libc.prctl(4, 0, 0, 0, 0); hold()",  # PR_SET_DUMPABLE: its maps are no longer the launcher's to read
+        "libc.prctl(15, b'\\xff', 0, 0, 0); hold()",  # PR_SET_NAME, to what is no text
+        f"threading.Timer(0.3, hold).start(); libc.syscall({60 if X86 else 93}, 0)",  # its first thread ends
+    ],
+)
+def test_memory_is_not_hidden_from_the_sum(sandbox: Sandbox, hides: str) -> None:
+    code = (
+        "import ctypes, os, threading, time\n"
+        "libc = ctypes.CDLL(None)\n"
+        "def hold():\n"
+        "  held = bytearray(b'x') * (600 << 20); time.sleep(10)\n"
+        f"os.fork()\n{hides}"
+    )
+    ended = sandbox.attack(code, memory=1024 * MIB)
+    assert "memory" in ended.violation and "at most 1024" in ended.violation, ended
+
+
+def test_what_cannot_be_watched_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> str:
+        raise KeyError("Pss_Anon")
+
+    monkeypatch.setattr(Watchdog, "_passed", broken)
+    ended = holder.run("bwrap", "import time; time.sleep(10)", [], {})
+    assert ended["violation"] == "its limits could not be watched: KeyError('Pss_Anon')" and ended["code"] != 0
+
+
+def test_a_kernel_that_says_too_little_has_resident_pages_counted(tmp_path: Path) -> None:
+    (tmp_path / "smaps_rollup").write_text("0-1 ---p 00000000 00:00 0 [rollup]\nRss: 8 kB\n")
+    assert _proportional({str(tmp_path): 8192, str(tmp_path / "ended"): 4096}, 100) == 8292
 
 
 def test_one_process_cannot_take_more_memory_than_allowed(sandbox: Sandbox) -> None:

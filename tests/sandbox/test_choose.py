@@ -10,6 +10,7 @@ import pytest
 from command import Place, one_sentence
 
 from events.errors import Misconfigured
+from runtime import program
 from runtime.sandbox import bwrap, choose, landlock, limits
 from runtime.sandbox.launch import Command, Confined
 from runtime.sandbox.limits import Group, Limits, delegated
@@ -157,3 +158,10 @@ def test_a_group_that_was_delegated_takes_memory_over(tmp_path: Path, monkeypatc
     assert files == {"memory.max": "1000", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "7", "cgroup.procs": "41"}
     (group.folder / "memory.events").write_text("low 0\noom_kill 1\n")
     assert group.ran_out()
+
+
+def test_a_program_is_refused_under_landlock_in_words(tmp_path: Path) -> None:
+    launch = program.launcher("landlock", tmp_path, tmp_path / "bridge.sock", 1)
+    ended = program.run(launch, tmp_path, "main.py", tmp_path, {})
+    assert (ended.code, ended.kind, ended.files) == (1, "unloadable", {})
+    assert "over HTTP, which Landlock's profile cannot give" in ended.reason and "bubblewrap" in ended.reason
