@@ -11,23 +11,17 @@ from events.codec import Event
 from events.errors import TryAgain, Unavailable, UserError
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
-from events.play import RolloutFailed
 from events.population import CandidateAccepted
 from events.weights import WeightUpdateFinished
-from runtime.agents import feedback as feedback_llm
 from runtime.agents import rules
-from runtime.agents.context import Said, Shown, task_text
-from runtime.agents.providers import Model, model_of
+from runtime.agents.providers import model_of
 from runtime.agents.rules import Attempt, Choice, Tried
 from runtime.blobs import Blobs
-from runtime.lookup import Attempted, attempts, failures, of_ids, of_types
+from runtime.lookup import Attempted, attempts, of_types
 from runtime.policies.bases import CLOSED
 from runtime.policies.interface import SampleRequest
 from runtime.worker import answer, work
 from services.context import Context, Loaded
-from services.desks import inspector, open_desk, recorder
-from services.query import query
-from services.run_tables import RunTables
 from tasks.contract import Evidence
 
 AGENT = "feedback_agent"
@@ -52,7 +46,11 @@ async def serve(context: Context) -> None:
                 if model is None:
                     facts = await asyncio.to_thread(feedback, context.blobs, told, played, loaded, requested)
                 else:
-                    facts = await asked(context, event, requested, loaded, model, told, played)
+                    from services.advice import asked  # with all that it needs, for runs that have a model
+
+                    shown = probe(context.blobs, played, loaded)
+                    diagnosis = figures(evidence(shown, told, loaded, requested)) if shown else {}
+                    facts = await asked(context, event, requested, loaded, model, diagnosis, played)
             except (Unavailable, TryAgain):
                 raise  # this is handed out again
             except Exception as wrong:  # an edit is the task's own code
@@ -106,94 +104,6 @@ def evidence(shown: Sequence[Attempt], told: Sequence[Event], loaded: Loaded, re
         copies=loaded.task.has_copies,
         free=loaded.started.policy not in CLOSED,
     )
-
-
-async def asked(
-    context: Context,
-    event: Event,
-    requested: FeedbackRequested,
-    loaded: Loaded,
-    model: Model,
-    told: Sequence[Event],
-    played: Sequence[Attempted],
-) -> list[Fact]:
-    """What a language model chose, and the change itself."""
-    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started)
-    failed = {id: one for request in requested.probe_requests for id, one in (await failures(context.log, event.run, request)).items()}
-    history = [one for one in await of_types(context.log, event.run, feedback_llm.TOLD) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
-    describing = Describing(context.blobs, loaded)
-    tables = RunTables(lambda sql: query(context.node.directory, sql), event.run, event.id, loaded.public.train)
-
-    def fetch(id: str) -> Shown | None:
-        found = context.wait_for(of_ids(context.log, event.run, [id]))
-        return describing.ran(found[0]) if found and found[0].recorded.split == "train" else None
-
-    def conversation() -> list[Fact]:
-        scored = probe(context.blobs, played, loaded)
-        files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
-        case = feedback_llm.Case(
-            requested.generation,
-            requested.scaffold,
-            requested.levers,
-            task_text(loaded.task.description, loaded.public, loaded.started.policy),
-            figures(evidence(scored, told, loaded, requested)) if scored else {},
-            budget_text(requested, loaded),
-            history,
-        )
-        shown = [describing.ran(one) for one in played] + [describing.failed(id, one) for id, one in failed.items()]
-        library = feedback_llm.Library(shown, fetch, tables.query, files)
-        return feedback_llm.advise(desk, case, library, inspector(context, loaded, files), recorder(context, event, AGENT))
-
-    try:
-        return await asyncio.to_thread(conversation)
-    finally:
-        tables.close()
-
-
-class Describing:
-    """Attempts at train items as an agent reads them."""
-
-    def __init__(self, blobs: Blobs, loaded: Loaded) -> None:
-        self._blobs = blobs
-        self._examples = {example.id: example for example in loaded.public.train}
-        self._bodies: dict[str, list[SampleRequest]] = {}
-
-    def ran(self, played: Attempted) -> Shown:
-        """One that ran, with its calls."""
-        calls = []
-        for use, call in zip(played.recorded.calls, played.calls, strict=True):
-            if call.body not in self._bodies:
-                self._bodies[call.body] = msgspec.json.decode(self._blobs.get(call.body), type=list[SampleRequest])
-            body = self._bodies[call.body][call.index]
-            calls.append(Said(body.prompt, body.choices, call.texts[use.completion]))
-        recorded = played.recorded
-        shown = self._shown(played.id, recorded.item, recorded.attempt, played.outcome or "not scored", "")
-        return msgspec.structs.replace(shown, answer=recorded.answer, reward=played.reward, calls=tuple(calls))
-
-    def failed(self, id: str, failed: RolloutFailed) -> Shown:
-        """One that did not run."""
-        return self._shown(id, failed.item, failed.attempt, failed.kind, failed.reason)
-
-    def _shown(self, id: str, item: str, attempt: int, outcome: str, reason: str) -> Shown:
-        of = self._examples[item]
-        return Shown(
-            id=id,
-            item=item,
-            attempt=attempt,
-            prompt=of.prompt,
-            label=of.label,
-            answer=None,
-            reward=None,
-            outcome=outcome,
-            reason=reason,
-        )
-
-
-def budget_text(requested: FeedbackRequested, loaded: Loaded) -> str:
-    """What is left to spend, in a sentence."""
-    left = "no limit on rollouts" if requested.rollouts_left is None else f"{requested.rollouts_left:,} rollouts left"
-    round_cost = loaded.started.group_size * len(loaded.public.train)
-    return f"{requested.generations_left} generations left, {left}; a round of a weight update plays {round_cost:,}."
 
 
 def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Attempt]:

@@ -7,12 +7,9 @@ from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested
 from events.codec import Event
 from events.errors import TryAgain, Unavailable, UserError
 from events.fact import Fact
-from runtime.agents.context import task_text
-from runtime.agents.meta import write_first
 from runtime.agents.providers import model_of
 from runtime.worker import answer, work
 from services.context import Context
-from services.desks import inspector, open_desk, recorder
 
 AGENT = "meta_agent"
 
@@ -52,6 +49,10 @@ async def first(context: Context, event: Event, requested: ScaffoldRequested) ->
                 reason="a run of the rules agent starts from the reference",
             )
         ]
+    from runtime.agents.context import task_text  # for runs that have a model
+    from runtime.agents.meta import write_first
+    from services.desks import inspector, open_desk, recorder
+
     desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started)
     task = task_text(loaded.task.description, loaded.public, loaded.started.policy)
     checks = inspector(context, loaded, reference, must_change=False)
