@@ -14,8 +14,9 @@ from pathlib import Path
 from events.errors import UsageError
 from runtime.bridge import Bridge, Budget
 from runtime.bridge_dialect import BridgeAnswer, BridgeCall
+from runtime.program import NO_HTTP
 from runtime.sandbox.launch import Kind
-from runtime.scaffold_host import AnswerCalls, Data, Limits, Outcome, ScaffoldProcess
+from runtime.scaffold_host import AnswerCalls, Data, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
 
 MODELS = ("policy",)
 """Aliases of the policy that is being played."""
@@ -39,6 +40,8 @@ class BridgedScaffold:
     """Solves as a `ScaffoldProcess` does, one item at a time."""
 
     def __init__(self, scaffold: Path, data: Data, work: Path, limits: Limits = Limits(), kind: Kind = "bwrap") -> None:
+        if kind == "landlock":
+            raise ScaffoldStopped("unloadable", NO_HTTP)
         self._limits = limits
         self._folder = Path(tempfile.mkdtemp(prefix="evolog-"))
         self._over_bridge: OverBridge | None = None

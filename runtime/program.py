@@ -34,7 +34,7 @@ CODE, DATASET, WORKING = "/code", "/data", "/workdir"
 """Where a program finds things; a launcher binds them, or puts its own paths in their place."""
 ANSWER_LIMIT = 16 * 1024
 SAID_LIMIT = 4096
-NO_HTTP = "a program reaches the model over HTTP, which Landlock's profile cannot give; run it on a host whose profile is bubblewrap's"
+NO_HTTP = "it reaches the model over HTTP, which Landlock's profile cannot give; run it on a host whose profile is bubblewrap's"
 GRACE = 10.0
 """Seconds over a program's time for its results to be handed out."""
 

@@ -13,6 +13,7 @@ from test_rollouts import Fake, Table
 from events.errors import TryAgain
 from events.play import ModelCalled, RolloutFailed, TrajectoryRecorded
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.sandbox.choose import Profile
 
 BOTH = """
 import os
@@ -102,6 +103,13 @@ def test_a_scaffold_cannot_take_another_items_turn(table: Table) -> None:
     code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['tell']('dev1', 0)"
     failed = table.play(code, ["dev0"], attempts=1)[0]
     assert isinstance(failed, RolloutFailed) and "Attempt 0 at item 'dev1' cannot begin now" in failed.reason
+
+
+@pytest.mark.parametrize("code", [BOTH, ASKS_FOR_EACH], ids=["agent", "program"])
+def test_without_a_network_of_its_own_nothing_over_http_is_played(table: Table, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.rollouts.provide", lambda recorded: Profile("landlock", "landlock"))
+    (failed,) = table.play(code, ["dev0"])
+    assert isinstance(failed, RolloutFailed) and failed.kind == "unloadable" and "Landlock's profile cannot give" in failed.reason
 
 
 def test_an_attempt_cannot_begin_again_with_its_budget(table: Table) -> None:
