@@ -152,16 +152,7 @@ class Player:
         if self._clean(b"\n".join(payloads)):  # all at once, which is quicker
             return list(facts)
         return [
-            fact
-            if self._clean(payload)
-            else RolloutFailed(
-                request=fact.request,
-                item=fact.item,
-                attempt=fact.attempt,
-                purpose=fact.purpose,
-                kind="refused",
-                reason="what the scaffold said held a known secret",
-            )
+            fact if self._clean(payload) else _instead(fact, "refused", "what the scaffold said held a known secret")
             for fact, payload in zip(facts, payloads, strict=True)
         ]
 
@@ -394,8 +385,12 @@ def _within(fact: TrajectoryRecorded | RolloutFailed) -> TrajectoryRecorded | Ro
     """The fact, or where an event cannot hold it, the failure that it is."""
     if isinstance(fact, RolloutFailed) or len(fact.calls) * CALL_USE < EVENT_LIMIT:
         return fact
-    reason = f"an attempt that used {len(fact.calls):,} completions, more than an event can hold"
-    return RolloutFailed(request=fact.request, item=fact.item, attempt=fact.attempt, purpose=fact.purpose, kind="flooded", reason=reason)
+    return _instead(fact, "flooded", f"an attempt that used {len(fact.calls):,} completions, more than an event can hold")
+
+
+def _instead(fact: TrajectoryRecorded | RolloutFailed, kind: str, reason: str) -> RolloutFailed:
+    """The failure of the attempt that a fact is about."""
+    return RolloutFailed(request=fact.request, item=fact.item, attempt=fact.attempt, purpose=fact.purpose, kind=kind, reason=reason)
 
 
 def failures(request_id: str, requested: RolloutsRequested, kind: str, reason: str) -> list[Fact]:

@@ -17,6 +17,7 @@ from events.errors import Misconfigured, UsageError
 from events.secret import Secret
 from runtime.agents.prices import FREE, Price, price_of, prices
 from runtime.agents.talk import REPEATED, Failure, Request, Turn, Usage
+from runtime.policies.client import is_address
 
 RULES = "rules"
 URLS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
@@ -64,12 +65,7 @@ def base_url(provider: str, environment: Mapping[str, str]) -> str:
     """Where the provider's API is: its variable, as its SDK knows it, or the provider itself; raises `Misconfigured` for no URL."""
     name = variable(provider, "BASE_URL")
     url = environment.get(name, "").strip() or URLS[provider]
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # reading the port checks it
-    except ValueError:
-        usable = False
-    if not usable:
+    if not is_address(url):
         raise Misconfigured(f"{name} is {without_login(url)!r}; expected a URL such as {URLS[provider]}: correct it, or unset it.")
     return url
 

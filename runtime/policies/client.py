@@ -133,11 +133,15 @@ def engine_url() -> str | None:
     """The server that EVOLOG_ENGINE_URL names, if it does; raises Misconfigured for what is no address."""
     if not (url := os.environ.get(URL)):
         return None
-    try:
-        where = urlsplit(url)
-        good = where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    if not is_address(url):
         raise Misconfigured(f"{URL} is {url!r}; expected an address such as http://127.0.0.1:8000.")
     return url
+
+
+def is_address(url: str) -> bool:
+    """Whether this is the URL of an HTTP server."""
+    try:
+        where = urlsplit(url)
+        return where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0  # reading the port checks it
+    except ValueError:
+        return False
