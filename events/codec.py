@@ -13,6 +13,8 @@ from events.run import EventSetAside
 from events.subjects import LOG
 
 SET_ASIDE_BYTES = 64 * 1024
+NOW = 1 << 30
+"""A version of the decider after all others."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +80,12 @@ def event_id(run: str, fact: type[Fact], *key: str | int) -> str:
     return derive(run, fact.SLOT or fact.tag(), *key)
 
 
-def encode(of: Event) -> bytes:
-    """The event's one byte form."""
+def encode(of: Event, version: int = NOW) -> bytes:
+    """The event's one byte form; with a version, as decisions of that version of the decider were written."""
+    data = _encoder.encode(of.data)
+    if later := [name for name, since in of.data.SINCE.items() if since > version]:
+        fields = msgspec.json.decode(data)
+        data = msgspec.json.encode({name: value for name, value in fields.items() if name not in later})
     return _encoder.encode(
         _Envelope(
             specversion="1.0",
@@ -91,7 +97,7 @@ def encode(of: Event) -> bytes:
             run=of.run,
             cause=of.cause,
             version=of.data.VERSION,
-            data=msgspec.Raw(_encoder.encode(of.data)),
+            data=msgspec.Raw(data),
         )
     )
 

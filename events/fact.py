@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from typing import ClassVar, cast
 
 import msgspec
@@ -23,6 +24,8 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     SLOT: ClassVar[str] = ""
     """What is shared by types that exclude each other, such as an attempt recorded and an attempt failed: one key, one id, one of them."""
     VERSION: ClassVar[int] = 1
+    SINCE: ClassVar[Mapping[str, int]] = {}
+    """For a fact that is decided: the fields that it has gained, with the version of the decider that first wrote each."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

@@ -46,7 +46,14 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     group_size: int = 8
     shard_size: int = 400
     parent_run: str = ""
+    """The run that this one was forked from, whose events up to `parent_sequence` are its past."""
     parent_sequence: int = 0
+    parent_digest: str = ""
+    """SHA-256 over that past."""
+    algorithm: str = ""
+    """The learning algorithm of every weight update, in place of the agent's choice."""
+    verifier_code: str = ""
+    """Blob of the verifier's text, in place of the task's own."""
 
 
 class DecisionMade(Fact, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """Facts about the weights: batches sealed, steps applied, adapters published and served."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
@@ -11,6 +12,7 @@ class TrainingBatchSealed(Fact, frozen=True, kw_only=True):
     """The rollouts of a training round, fixed before they are used: the requests that they answered, and their digest."""
 
     KEY: ClassVar[tuple[str, ...]] = ("generation", "round")
+    SINCE: ClassVar[Mapping[str, int]] = {"parent_state": 2}
 
     generation: int
     round: int

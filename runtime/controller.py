@@ -6,16 +6,17 @@ refuses the slower one's decision, which then starts over from the log.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from events import codec, subjects
 from events.codec import Event
-from events.errors import CheckFailed, TryAgain, Unavailable
+from events.errors import CheckFailed, NotFound, TryAgain, Unavailable, UserError
 from events.run import DecisionMade, RunFinished, RunStarted
 from events.secret import Scanner
+from runtime import lineage
 from runtime.decider import Course, Decider, Decision
 from runtime.log import BATCH_LIMIT, Log, Refused, Stored, append_once
 from runtime.worker import PAUSE, decoded, insist
@@ -23,6 +24,7 @@ from runtime.worker import PAUSE, decoded, insist
 logger = logging.getLogger("evolog")
 
 READ = 5000
+EVERYTHING = 1 << 31
 BUSY_WAIT = 0.005
 IDLE_WAIT = 0.05
 """Seconds between looks at the end of the log, while events keep coming and when none has come for a while."""
@@ -30,11 +32,17 @@ IDLE_AFTER = 200
 
 
 class Head(msgspec.Struct):
-    """The last recorded decision of a run: its number, digest and sequence."""
+    """The last recorded decision of a run: its number, digest and sequence; and the version that each was made by."""
 
     number: int = 0
     digest: str = ""
     sequence: int = 0
+    versions: dict[int, int] = {}
+
+    def now(self, made: DecisionMade, sequence: int) -> None:
+        """This decision is the last."""
+        self.number, self.digest, self.sequence = made.number, made.digest, sequence
+        self.versions[made.number] = made.decider
 
 
 class _Stale(Exception):
@@ -120,10 +128,11 @@ class Controller:
         begins = {subjects.run_of(subject): stored.sequence for subject, stored in started.items()}
         open_runs = sorted(begins.keys() - self._closed)
         self._position = self._began = min([end, *(begins[run] - 1 for run in open_runs)])
-        for subject, stored in (await self.log.last([subjects.head(run) for run in open_runs])).items():
-            made = codec.decode_at(subject, stored.data).data
-            assert isinstance(made, DecisionMade)
-            self._heads[subjects.run_of(subject)] = Head(made.number, made.digest, stored.sequence)
+        for run in open_runs:
+            for stored in await self.log.read(begins[run], EVERYTHING, subjects.head(run)):
+                made = codec.decode_at(stored.subject, stored.data).data
+                assert isinstance(made, DecisionMade)
+                self._heads.setdefault(run, Head()).now(made, stored.sequence)
         self._loaded = True
 
     async def _take(self, stored: Stored) -> None:
@@ -131,26 +140,35 @@ class Controller:
         event = await self._decode(stored)
         if event is None or run in self._closed:
             return
-        course = self._courses.setdefault(run, Course(self.decider, run))
         head = self._heads.setdefault(run, Head())
+        course = self._courses.setdefault(run, Course(self.decider, run, versions=head.versions))
+        if isinstance(event.data, RunStarted) and event.data.parent_run:
+            try:
+                course.inherit(await self._past(run, event.data))
+            except (CheckFailed, NotFound) as wrong:
+                self._leave(run, wrong)
+                return
         decision = course.feed(stored, event)
         if decision is None:
             return
         if course.decisions > head.number:
             await self._append(run, head, decision)
-        elif course.decisions == head.number and _made(decision).digest != head.digest:
-            self._closed.add(run)
-            logger.error(
-                "%s",
-                CheckFailed(
-                    f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
-                    "Finish it with the version that started it, or fork it."
-                ),
-            )
+        elif course.decisions == head.number and decision.made.digest != head.digest:
+            why = f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
+            self._leave(run, CheckFailed(f"{why}Finish it with the version that started it, or fork it."))
             return
         if isinstance(decision.events[-1].data, RunFinished):
             self._closed.add(run)
             del self._courses[run]
+
+    async def _past(self, run: str, started: RunStarted) -> Iterator[Event]:
+        past = await lineage.past(self.log, run)
+        lineage.require(past, started)
+        return lineage.as_folded(past)
+
+    def _leave(self, run: str, why: UserError) -> None:
+        self._closed.add(run)
+        logger.error("%s", why)
 
     async def _decode(self, stored: Stored) -> Event | None:
         event, aside = decoded(stored, "controller")
@@ -163,11 +181,11 @@ class Controller:
             raise CheckFailed(f"A decision of {len(decision.events)} events does not fit one batch of {BATCH_LIMIT}; use larger shards.")
         messages = decision.messages(head.sequence)
         self.scanner.check(b"\n".join(message.payload for message in messages))
-        made = _made(decision)
+        made = decision.made
         while True:
             try:
                 end = await self.log.append(messages)
-                self._heads[run] = Head(made.number, made.digest, end - len(messages) + 1)
+                head.now(made, end - len(messages) + 1)
                 return
             except (Unavailable, TryAgain) as wrong:
                 logger.warning("%s", wrong)
@@ -175,12 +193,6 @@ class Controller:
             except Refused as refused:
                 stored = (await self.log.last([subjects.head(run)])).get(subjects.head(run))
                 if stored and stored.data == messages[0].payload:  # this very decision, whose confirmation was lost
-                    self._heads[run] = Head(made.number, made.digest, stored.sequence)
+                    head.now(made, stored.sequence)
                     return
                 raise _Stale(f"decision {made.number} of run {run} was made elsewhere: {refused}") from refused
-
-
-def _made(decision: Decision) -> DecisionMade:
-    made = decision.events[0].data
-    assert isinstance(made, DecisionMade)
-    return made

@@ -3,12 +3,12 @@
 `MemoryLog` (for tests and simulation) and `JetStreamLog` keep the same contract, and the same tests run on both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from events.codec import Event, encode
+from events.codec import Event, Unreadable, decode_at, encode
 from events.errors import CheckFailed
 from events.secret import Scanner
 
@@ -88,6 +88,17 @@ class Log(Protocol):
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """Up to `limit` deliveries for this account's workers; empty if there were none for `wait` seconds."""
+
+
+def readable(messages: Iterable[Stored]) -> list[Event]:
+    """The events of messages, without those that cannot be read; whoever is handed those as work sets them aside."""
+    events = []
+    for stored in messages:
+        try:
+            events.append(decode_at(stored.subject, stored.data))
+        except Unreadable:
+            continue
+    return events
 
 
 def require_contiguous(stored: Sequence[Stored], start: int) -> None:

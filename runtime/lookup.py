@@ -1,9 +1,10 @@
 """Recorded rollouts by the request that they answer.
 
-Every id is derived, so each message is asked for by its subject; nothing is scanned.
+Every id is derived, so each message is asked for by its subject; nothing is scanned. For a forked run, `past` names the spans of its
+ancestors, where what it refers to may stand.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from events import codec
@@ -13,7 +14,8 @@ from events.fact import Fact
 from events.judgement import TrajectoryScored
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.subjects import subject
-from runtime.log import Log, Stored
+from runtime.lineage import Span
+from runtime.log import Log, Stored, readable
 
 F = TypeVar("F", bound=Fact)
 
@@ -28,39 +30,35 @@ class Attempted(NamedTuple):
     calls: tuple[ModelCalled, ...]
 
 
-async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str]) -> dict[str, F]:
+async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], past: Sequence[Span] = ()) -> dict[str, F]:
     """Those of these events of one type that stand in the log."""
     found: dict[str, F] = {}
-    for where, stored in (await log.last([subject(log.stream, run, id, kind.tag()) for id in ids])).items():
-        event = codec.decode_at(where, stored.data)
+    for event in await _events(log, [Span(run), *past], [(id, kind.tag()) for id in ids]):
         if isinstance(event.data, kind):
             found[event.id] = event.data
     return found
 
 
-async def of_types(log: Log, run: str, kinds: Sequence[type[Fact]]) -> list[Event]:
+async def of_types(log: Log, run: str, kinds: Sequence[type[Fact]], past: Sequence[Span] = ()) -> list[Event]:
     """All events of these types of the run, in the order of the log; for types of which a run has few."""
-    found = await log.last([subject(log.stream, run, "*", kind.tag()) for kind in kinds])
-    return readable(sorted(found.values(), key=lambda stored: stored.sequence))
+    return await _events(log, [Span(run), *past], [("*", kind.tag()) for kind in kinds])
 
 
-def readable(messages: Iterable[Stored]) -> list[Event]:
-    """The events of messages, without those that cannot be read; whoever is handed those as work sets them aside."""
-    events = []
-    for stored in messages:
-        try:
-            events.append(codec.decode_at(stored.subject, stored.data))
-        except codec.Unreadable:
-            continue
-    return events
+async def _events(log: Log, spans: Sequence[Span], wanted: Sequence[tuple[str, str]]) -> list[Event]:
+    """The last readable event of each of these entities and tags in each span, in the order of the log."""
+    found: list[Stored] = []
+    for span in spans:
+        last = await log.last([subject(log.stream, span.run, *parts) for parts in wanted])
+        found += [stored for stored in last.values() if stored.sequence <= span.last]
+    return readable(sorted(found, key=lambda stored: stored.sequence))
 
 
-async def attempts(log: Log, run: str, request: str) -> list[Attempted]:
+async def attempts(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[Attempted]:
     """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no such request."""
-    requested = (await by_id(log, run, RolloutsRequested, [request])).get(request)
-    if requested is None:
-        raise CheckFailed(f"Request {request} of run {run} is not in the log.")
-    return await of_ids(log, run, attempt_ids(run, request, requested))
+    for span in (Span(run), *past):
+        if (requested := (await by_id(log, span.run, RolloutsRequested, [request])).get(request)) is not None:
+            return await of_ids(log, span.run, attempt_ids(span.run, request, requested))
+    raise CheckFailed(f"Request {request} of run {run} is not in the log.")
 
 
 def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[str]:
@@ -69,10 +67,12 @@ def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[st
     return [codec.event_id(run, TrajectoryRecorded, request, *place) for place in places]
 
 
-async def failures(log: Log, run: str, request: str) -> dict[str, RolloutFailed]:
+async def failures(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> dict[str, RolloutFailed]:
     """The attempts of one request that did not run."""
-    requested = (await by_id(log, run, RolloutsRequested, [request])).get(request)
-    return {} if requested is None else await by_id(log, run, RolloutFailed, attempt_ids(run, request, requested))
+    for span in (Span(run), *past):
+        if (requested := (await by_id(log, span.run, RolloutsRequested, [request])).get(request)) is not None:
+            return await by_id(log, span.run, RolloutFailed, attempt_ids(span.run, request, requested))
+    return {}
 
 
 async def of_ids(log: Log, run: str, ids: Sequence[str]) -> list[Attempted]:

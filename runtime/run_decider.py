@@ -2,6 +2,9 @@
 
 The state moves from barrier to barrier, and what is due at a barrier follows from the state alone, whichever event came last.
 So the order in which attempts are scored decides nothing.
+
+A forked run's past is folded first. Then its own `run_started` takes the place of its parent's, and what the past had asked for without
+an answer is asked for again, in the new run's name.
 """
 
 import hashlib
@@ -11,7 +14,6 @@ import msgspec
 
 from algorithms.search import chain
 from algorithms.search.estimate import group_statistics, mean_reward
-from events import codec
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
 from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
@@ -33,7 +35,7 @@ from runtime.decider import Decider
 SOLVED = 1.0
 """The reward from which an item counts as answered rightly."""
 
-Phase = Literal["new", "asked", "evaluate", "playing", "training", "serving", "round_done", "next", "finished"]
+Phase = Literal["new", "asked", "evaluate", "again", "playing", "seal", "training", "serving", "round_done", "next", "finished"]
 
 
 class Candidate(msgspec.Struct):
@@ -101,6 +103,8 @@ class RunState(msgspec.Struct):
     rollouts: int = 0
     tokens: int = 0
     micro_usd: int = 0
+    again: dict[str, RolloutsRequested] = {}
+    """Of a fork: its parent's requests that were not answered, to be asked again."""
     stop: str = ""
     rejected: str = ""
     """Why this generation gave no candidate, if it gave none."""
@@ -117,6 +121,8 @@ def evolve(state: RunState, event: Event) -> RunState:
         case RunStarted() as started:
             if state.started is None:
                 state.started = started
+            elif started.parent_run:
+                _fork(state, event.run, state.started, started)
         case RunPaused():
             state.paused = True
         case RunResumed():
@@ -134,7 +140,7 @@ def evolve(state: RunState, event: Event) -> RunState:
         case ScoringFailed(request=request, item=item, attempt=attempt) | RolloutFailed(request=request, item=item, attempt=attempt):
             _returned(state, request, (item, attempt), None)
         case RolloutsRequested() as requested:
-            _requested(state, codec.event_id(state.run, RolloutsRequested, *requested.key()), requested)
+            _requested(state, event.id, requested)
         case ScaffoldRequested() | FeedbackRequested():
             state.phase = "asked"
         case LeverChosen(generation=generation, lever="stop", reason=reason):
@@ -143,7 +149,7 @@ def evolve(state: RunState, event: Event) -> RunState:
         case ScaffoldProposed(generation=generation, scaffold=scaffold):
             if state.phase == "asked" and generation == state.generation:
                 adapter = state.best.adapter if state.best else ""
-                state.current = _candidate(state, scaffold, adapter, "scaffold" if generation else "start")
+                state.current = _candidate(event.run, state.generation, scaffold, adapter, "scaffold" if generation else "start")
                 state.current.state = state.best.state if state.best else ""
                 state.phase = "evaluate"
         case ProposalFailed(generation=generation, reason=reason):
@@ -180,7 +186,7 @@ def evolve(state: RunState, event: Event) -> RunState:
             if adapter == state.update.parent_adapter:
                 state.rejected, state.phase = f"the update changed nothing: {reason}", "next"
             else:
-                state.current = _candidate(state, state.best.scaffold, adapter, "weights")
+                state.current = _candidate(event.run, state.generation, state.best.scaffold, adapter, "weights")
                 state.current.state = state.update.state
                 state.phase = "evaluate"
             state.update = None
@@ -205,9 +211,9 @@ def evolve(state: RunState, event: Event) -> RunState:
     return state
 
 
-def decide(state: RunState, event: Event) -> list[Fact]:
+def decide(state: RunState, event: Event, version: int) -> list[Fact]:
     """What is due now; nothing while the run is paused, and nothing between barriers."""
-    del event  # what is due follows from the state
+    del event, version  # what is due follows from the state; version 2 knew more facts than version 1, and decided the same of those
     if state.started is None or state.paused:
         return []
     match state.phase:
@@ -215,10 +221,15 @@ def decide(state: RunState, event: Event) -> list[Fact]:
             return [ScaffoldRequested(generation=0, task=state.started.task)]
         case "evaluate":
             return list(_evaluation(state, state.started))
+        case "again":
+            return list(state.again.values())
         case "playing" if state.waiting == 0:
             if not state.update:
                 return _judgement(state, state.started)
             return list(_hints(state, state.update, state.started)) or [_sealed_batch(state, state.update, state.started)]
+        case "seal":
+            assert state.update
+            return [_sealed_batch(state, state.update, state.started)]
         case "round_done":
             return _next_round(state, state.started)
         case "next":
@@ -230,8 +241,38 @@ def decide(state: RunState, event: Event) -> list[Fact]:
 DECIDER = Decider(version=2, initial=initial, evolve=evolve, decide=decide)
 
 
-def _candidate(state: RunState, scaffold: str, adapter: str, lever: str) -> Candidate:
-    return Candidate(derive(state.run, "candidate", state.generation), state.generation, scaffold, adapter, lever)
+def _candidate(run: str, generation: int, scaffold: str, adapter: str, lever: str) -> Candidate:
+    return Candidate(derive(run, "candidate", generation), generation, scaffold, adapter, lever)
+
+
+def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) -> None:
+    """Go on in a new run from where its parent stood; where scores mean something else now, from its best candidate, judged anew."""
+    state.started, state.paused = started, False
+    if _judged_otherwise(before, started):
+        basis = state.best or state.current
+        state.best, state.update, state.shards, state.history, state.waiting, state.rejected = None, None, {}, {}, 0, ""
+        state.phase = "evaluate" if basis else "new"
+        if basis:
+            kept = started.base_model == before.base_model
+            state.current = _candidate(run, state.generation, basis.scaffold, basis.adapter if kept else "", "start")
+            state.current.state = basis.state if kept else ""
+        return
+    match state.phase:
+        case "finished":
+            state.stop, state.phase = "", "next"
+        case "asked":
+            state.phase = "next" if state.best else "new"
+            state.generation -= 1 if state.best else 0
+        case "playing":
+            state.again = {key: shard.requested for key, shard in state.shards.items() if not shard.complete}
+            state.waiting = 0
+            state.phase = "again" if state.again else "playing"
+        case "training" | "serving":
+            state.phase = "seal"
+
+
+def _judged_otherwise(before: RunStarted, started: RunStarted) -> bool:
+    return any(getattr(before, name) != getattr(started, name) for name in ("verifier", "verifier_code", "base_model", "max_tokens"))
 
 
 def _in_round(state: RunState, generation: int, round: int, phase: Phase) -> bool:
@@ -240,6 +281,9 @@ def _in_round(state: RunState, generation: int, round: int, phase: Phase) -> boo
 
 def _requested(state: RunState, request: str, requested: RolloutsRequested) -> None:
     state.phase = "playing"
+    if state.again:
+        _asked_again(state, request, requested)
+        return
     planned = len(requested.items) * requested.attempts
     state.rollouts += planned
     state.shards[request] = Shard(requested, {})
@@ -249,6 +293,16 @@ def _requested(state: RunState, request: str, requested: RolloutsRequested) -> N
         state.update.round = requested.round
         state.update.rollouts += planned
         state.update.requests.setdefault(requested.round, []).append(request)
+
+
+def _asked_again(state: RunState, request: str, requested: RolloutsRequested) -> None:
+    """The request takes the place of the parent's, in its order, and is not counted twice."""
+    before = next(key for key, other in state.again.items() if other == requested)
+    del state.again[before]
+    state.shards = {request if key == before else key: Shard(requested) if key == before else shard for key, shard in state.shards.items()}
+    state.waiting += 1
+    for requests in state.update.requests.values() if state.update else ():
+        requests[:] = [request if key == before else key for key in requests]
 
 
 def _returned(state: RunState, request: str, place: tuple[str, int], result: tuple[str, float] | None) -> None:
@@ -479,8 +533,8 @@ def _sealed_batch(state: RunState, update: Update, started: RunStarted) -> Train
     return TrainingBatchSealed(
         generation=state.generation,
         round=update.round,
-        algorithm=update.requested.algorithm,
-        hyper=update.requested.hyper,
+        algorithm=started.algorithm or update.requested.algorithm,
+        hyper=update.requested.hyper if started.algorithm in ("", update.requested.algorithm) else {},
         parent_adapter="" if update.requested.restart else update.adapter,
         parent_state="" if update.requested.restart else update.state,
         training_seed=derive_seed(started.seed, "training", state.generation, update.round),

@@ -13,6 +13,7 @@ from runtime.agents import feedback
 from runtime.agents.context import Said, Shown, task_text
 from runtime.agents.providers import Model
 from runtime.blobs import Blobs
+from runtime.lineage import Span
 from runtime.lookup import Attempted, failures, of_ids, of_types
 from runtime.policies.interface import SampleRequest
 from services.context import Context, Loaded
@@ -34,13 +35,14 @@ async def asked(
 ) -> list[Fact]:
     """What a language model chose, and the change itself. `diagnosis` are the figures of the probe."""
     desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started)
-    failed = {id: one for request in requested.probe_requests for id, one in (await failures(context.log, event.run, request)).items()}
-    history = [one for one in await of_types(context.log, event.run, feedback.TOLD) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
+    log, run, past = context.log, event.run, await context.past(event.run)
+    failed = {id: one for request in requested.probe_requests for id, one in (await failures(log, run, request, past)).items()}
+    history = [one for one in await of_types(log, run, feedback.TOLD, past) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
     describing = Describing(context.blobs, loaded)
-    tables = RunTables(lambda sql: query(context.node.directory, sql), event.run, event.id, loaded.public.train)
+    tables = RunTables(lambda sql: query(context.node.directory, sql), run, past, event.id, loaded.public.train)
 
     def fetch(id: str) -> Shown | None:
-        found = context.wait_for(of_ids(context.log, event.run, [id]))
+        found = [one for span in (Span(run), *past) for one in context.wait_for(of_ids(log, span.run, [id]))]
         return describing.ran(found[0]) if found and found[0].recorded.split == "train" else None
 
     def conversation() -> list[Fact]:

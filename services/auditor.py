@@ -211,9 +211,8 @@ async def _is_recorded(gold: Log, run: str, cell: str, split: str) -> bool:
 
 
 async def _start_scaffold(context: Context, run: str) -> str:
-    id = codec.event_id(run, ScaffoldProposed, 0)
-    found = (await by_id(context.log, run, ScaffoldProposed, [id])).get(id)
-    return found.scaffold if found else ""
+    proposed = [one.data for one in await of_types(context.log, run, [ScaffoldProposed], await context.past(run))]
+    return next((one.scaffold for one in proposed if isinstance(one, ScaffoldProposed) and one.generation == 0), "")
 
 
 async def _project(context: Context, gold: Log) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from events import codec
 from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, NotFound
 from events.play import ModelCalled
@@ -22,6 +21,7 @@ from events.secret import Scanner, of_environment
 from events.subjects import LOG
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection, connect
+from runtime.lineage import Span, ancestors, began
 from runtime.log import Log, append_once
 from runtime.lookup import by_id
 from runtime.scaffold_host import Limits
@@ -116,14 +116,17 @@ class Context:
         self.work = node.directory / "work" / f"{name}-{index}"
         self.loop = asyncio.get_running_loop()
         self._loaded: dict[str, Loaded] = {}
+        self._past: dict[str, tuple[Span, ...]] = {}
 
     async def started(self, run: str) -> RunStarted:
         """The event that began the run."""
-        id = codec.event_id(run, RunStarted)
-        found = (await by_id(self.log, run, RunStarted, [id])).get(id)
-        if found is None:
-            raise NotFound(f"There is no run {run!r} on this log; `evolog ls` shows those that there are.")
-        return found
+        return (await began(self.log, run))[1]
+
+    async def past(self, run: str) -> tuple[Span, ...]:
+        """Where the past of a forked run stands; nothing for one that is no fork."""
+        if run not in self._past:
+            self._past[run] = await ancestors(self.log, run)
+        return self._past[run]
 
     async def load(self, run: str) -> Loaded:
         """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""

@@ -3,18 +3,17 @@
 import os
 from collections.abc import Callable, Sequence
 
-from events import codec
 from events.choice import AgentCalled
 from events.codec import Event
 from events.errors import Misconfigured
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.run import Budget, RunStarted
-from runtime.agents.dialogue import CALLS, Desk
+from runtime.agents.dialogue import Desk
 from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
 from runtime.agents.providers import Model, price, speaker
-from runtime.lookup import by_id, of_types
+from runtime.lookup import of_types
 from runtime.worker import answer, insist
 from services.context import Context, Loaded, scaffold_limits
 
@@ -23,9 +22,9 @@ ALWAYS = "The services read it when they start: `evolog down`, put that right, `
 
 async def open_desk(context: Context, event: Event, agent: str, generation: int, model: Model, started: RunStarted) -> Desk:
     """The desk of one conversation, with what is recorded of it; raises `Misconfigured` where the model cannot be asked from here."""
-    ids = [codec.event_id(event.run, AgentCalled, generation, agent, ordinal) for ordinal in range(CALLS)]
-    known = await insist(lambda: by_id(context.log, event.run, AgentCalled, ids))
-    before = await insist(lambda: of_types(context.log, event.run, (AgentCalled, CandidateEvaluated)))
+    past = await context.past(event.run)
+    before = await insist(lambda: of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
+    known = [one.data for one in before if one.run == event.run and isinstance(one.data, AgentCalled)]
     try:
         speak, cost = speaker(model, os.environ), priced(model, started.budget)
     except Misconfigured as wrong:
@@ -39,7 +38,7 @@ async def open_desk(context: Context, event: Event, agent: str, generation: int,
         blobs=context.blobs,
         scanner=context.scanner,
         seed=started.seed,
-        known={call.ordinal: call for call in known.values()},
+        known={call.ordinal: call for call in known if call.agent == agent and call.generation == generation},
         record=recorder(context, event, agent),
         budget=started.budget,
         spent=spent(before, generation),

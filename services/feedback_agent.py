@@ -40,8 +40,10 @@ async def serve(context: Context) -> None:
             assert isinstance(requested, FeedbackRequested)
             loaded = await context.load(event.run)
             try:
-                told = await of_types(context.log, event.run, TOLD)
-                played = [attempt for request in requested.probe_requests for attempt in await attempts(context.log, event.run, request)]
+                where = context.log, event.run
+                past = await context.past(event.run)
+                told = await of_types(*where, TOLD, past)
+                played = [attempt for request in requested.probe_requests for attempt in await attempts(*where, request, past)]
                 model = model_of(loaded.started.agent)
                 if model is None:
                     facts = await asyncio.to_thread(feedback, context.blobs, told, played, loaded, requested)
@@ -69,7 +71,7 @@ def feedback(blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], l
         return [ProposalFailed(generation=requested.generation, reason="no attempt at the probe was scored, so there is nothing to go by")]
     tried = history(told, requested.generation)
     seen = evidence(shown, told, loaded, requested)
-    choice = rules.choose(seen, tried, requested.levers, loaded.task.edits())
+    choice = as_ordered(rules.choose(seen, tried, requested.levers, loaded.task.edits()), loaded.started.algorithm)
     blob = blobs.put(msgspec.json.encode({"evidence": seen, "attempts": shown, "history": tried}, order="deterministic"))
     return [
         ContextAssembled(generation=requested.generation, blob=blob, trajectories=len(shown)),
@@ -83,6 +85,14 @@ def feedback(blobs: Blobs, told: Sequence[Event], played: Sequence[Attempted], l
         ),
         *_change(blobs, loaded, requested, choice),
     ]
+
+
+def as_ordered(choice: Choice, algorithm: str) -> Choice:
+    """The choice, with the algorithm that the run was ordered to train by, and its default settings."""
+    if choice.lever != "weights" or algorithm in ("", choice.action):
+        return choice
+    why = f"{choice.reason} (The rules would take {choice.action}; this run is to train by {algorithm}.)"
+    return msgspec.structs.replace(choice, action=algorithm, hyper={}, reason=why)
 
 
 def evidence(shown: Sequence[Attempt], told: Sequence[Event], loaded: Loaded, requested: FeedbackRequested) -> Evidence:

@@ -13,8 +13,7 @@ from events import codec, subjects
 from events.errors import NotFound, UsageError
 from events.run import DecisionMade, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
-from runtime.log import Log, Stored
-from runtime.lookup import readable
+from runtime.log import Log, Stored, readable
 from runtime.wire import rfc3339
 from services.context import operator
 from services.node import Node

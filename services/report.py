@@ -15,8 +15,8 @@ from events.play import RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed, WeightUpdateFinished
-from runtime.log import Log, Stored, slot
-from runtime.lookup import readable
+from runtime.lineage import Span, ancestors
+from runtime.log import Log, Stored, readable, slot
 
 READ = 5000
 BY_OTHERS: tuple[type[Fact], ...] = (
@@ -65,6 +65,8 @@ class Report(msgspec.Struct, kw_only=True):
     seed: int = 0
     levers: tuple[str, ...] = ()
     sandbox: str = ""
+    parent: str = ""
+    """Of a fork: the run that it was made from, and where."""
     state: str = "unknown"
     """`running`, `paused`, `finished` (audit under way), `audited`."""
     reason: str = ""
@@ -89,43 +91,53 @@ class Reporter:
         self.report = Report(run=run, generations=[], cells=[], cells_failed=[], compared=[])
         self.done = 0
         """Rollouts of requests that are known to be answered."""
-        self._waiting: dict[str, RolloutsRequested] = {}
+        self._waiting: dict[str, tuple[str, RolloutsRequested]] = {}
+        self._asked: set[tuple[str | int, ...]] = set()
         self._taken: set[str] = set()
         self._position = 0
         self._began = 0
 
     async def follow(self, log: Log) -> list[Event]:
-        """Fold what came since the last look; those events, in the order of the log."""
-        run = self.report.run
+        """Fold what came since the last look, a forked run's past before all else; those events, in the order of the log."""
+        told: list[tuple[Event, int]] = []
+        if not self._taken:
+            for span in reversed(await ancestors(log, self.report.run)):
+                told += await self._look(log, span, 0)
+        told += await self._look(log, Span(self.report.run), self._position)
+        for event, time in told:
+            self._taken.add(event.id)
+            if isinstance(event.data, RolloutsRequested):
+                self._waiting[event.id] = event.run, event.data
+            self._fold(event, time)
+        return [event for event, _ in told]
+
+    async def _look(self, log: Log, span: Span, position: int) -> list[tuple[Event, int]]:
+        """What came after a position, with the time when it was stored."""
         fresh: dict[int, tuple[Event, int]] = {}
-        for head in await log.read(self._position + 1, READ, subjects.head(run)):
+        for head in await log.read(position + 1, READ, subjects.head(span.run)):
+            if head.sequence > span.last:
+                break
             made = codec.decode_at(head.subject, head.data).data
             assert isinstance(made, DecisionMade)
             self._position = head.sequence
             for stored in await log.read(head.sequence + 1, made.outputs):
                 fresh[stored.sequence] = codec.decode_at(stored.subject, stored.data), stored.time
         if fresh or not self._taken:
-            others = await log.last([subjects.subject(log.stream, run, "*", kind.tag()) for kind in BY_OTHERS])
+            others = await log.last([subjects.subject(log.stream, span.run, "*", kind.tag()) for kind in BY_OTHERS])
             for stored in others.values():
-                for event in readable([stored]):
+                for event in readable([stored] if stored.sequence <= span.last else []):
                     if event.id not in self._taken:
                         fresh[stored.sequence] = event, stored.time
-        told = [fresh[sequence] for sequence in sorted(fresh)]
-        for event, time in told:
-            self._taken.add(event.id)
-            if isinstance(event.data, RolloutsRequested):
-                self._waiting[event.id] = event.data
-            self._fold(event.data, time)
-        return [event for event, _ in told]
+        return [fresh[sequence] for sequence in sorted(fresh)]
 
     async def count(self, log: Log) -> None:
         """Bring `done` up to date: a request is answered when its last attempt stands in the log."""
-        run, wanted = self.report.run, {}
-        for request, requested in self._waiting.items():
+        wanted = {}
+        for request, (run, requested) in self._waiting.items():
             last = codec.event_id(run, TrajectoryRecorded, request, requested.items[-1], requested.attempts - 1)
             wanted[subjects.subject(log.stream, run, last, "*")] = request  # recorded or failed
         for where in await log.last(list(wanted)) if wanted else []:
-            requested = self._waiting.pop(wanted[slot(where)])
+            _, requested = self._waiting.pop(wanted[slot(where)])
             self.done += len(requested.items) * requested.attempts
 
     def take_gold(self, stored: Stored) -> None:
@@ -150,13 +162,14 @@ class Reporter:
             rows.append(Generation(generation=len(rows)))
         return rows[number]
 
-    def _fold(self, fact: Fact, time: int) -> None:
-        report = self.report
+    def _fold(self, event: Event, time: int) -> None:
+        report, fact = self.report, event.data
         match fact:
             case RunStarted():
+                report.parent = f"{fact.parent_run} up to sequence {fact.parent_sequence}" if fact.parent_run else ""
                 report.task, report.seed, report.levers, report.sandbox = fact.task, fact.seed, fact.levers, fact.sandbox
                 report.state, self._began = "running", time
-                self.row(0).began = time
+                self.row(0).began = self.row(0).began or time
             case LeverChosen(generation=generation):
                 row = self.row(generation)
                 row.lever, row.reason, row.began = fact.lever, fact.reason, time
@@ -170,7 +183,8 @@ class Reporter:
                 self.row(generation).change = f"{fact.algorithm}, up to {fact.rounds} rounds"
             case WeightUpdateFinished(generation=generation):
                 self.row(generation).change += f" ({fact.rounds} played, {fact.solved} items solved)"
-            case RolloutsRequested(generation=generation):
+            case RolloutsRequested(generation=generation) if fact.key() not in self._asked:  # a fork asks again for what it was not given
+                self._asked.add(fact.key())
                 planned = len(fact.items) * fact.attempts
                 self.row(generation).rollouts += planned
                 report.rollouts += planned

@@ -15,6 +15,7 @@ from events.errors import TryAgain, UserError
 from replay.projection import connect
 from runtime.agents.dialogue import Unfit
 from runtime.agents.feedback import ROWS, Table
+from runtime.lineage import Span
 from services.query import Result, answer, collect
 from tasks.contract import Example
 
@@ -28,25 +29,28 @@ END = b'{"end":0}'
 """Ends an answer that is not read to its own end."""
 TABLES = {
     "trajectories": "SELECT seq, generation, purpose, item, attempt, trajectory, scaffold, adapter, answer, reward, outcome, failure, "
-    "seconds FROM trajectories WHERE run = '{run}' AND split = 'train' ORDER BY seq DESC",
-    "rewards": "SELECT * EXCLUDE (run) FROM rewards WHERE run = '{run}' AND purpose <> 'dev'",
-    "candidates": "SELECT * EXCLUDE (run) FROM candidates WHERE run = '{run}'",
-    "generations": "SELECT * EXCLUDE (run) FROM generations WHERE run = '{run}'",
-    "levers": "SELECT * EXCLUDE (run, diagnosis), CAST(diagnosis AS VARCHAR) AS diagnosis FROM levers WHERE run = '{run}'",
-    "adapters": "SELECT * EXCLUDE (run, hyper, requests), CAST(hyper AS VARCHAR) AS hyper FROM adapters WHERE run = '{run}'",
-    "elections": "SELECT * EXCLUDE (run) FROM elections WHERE run = '{run}'",
-    "steps": "SELECT * EXCLUDE (run, seq, id, cause, time) FROM optimizer_step_applied WHERE run = '{run}'",
-    "cost": "SELECT * EXCLUDE (run) FROM cost WHERE run = '{run}'",
+    "seconds FROM trajectories WHERE ({mine}) AND split = 'train' ORDER BY seq DESC",
+    "rewards": "SELECT * EXCLUDE (run) FROM rewards WHERE ({mine}) AND purpose <> 'dev'",
+    "candidates": "SELECT * EXCLUDE (run) FROM candidates WHERE ({mine})",
+    "generations": "SELECT * EXCLUDE (run) FROM generations WHERE ({mine})",
+    "levers": "SELECT * EXCLUDE (run, diagnosis), CAST(diagnosis AS VARCHAR) AS diagnosis FROM levers WHERE ({mine})",
+    "adapters": "SELECT * EXCLUDE (run, hyper, requests), CAST(hyper AS VARCHAR) AS hyper FROM adapters WHERE ({mine})",
+    "elections": "SELECT * EXCLUDE (run) FROM elections WHERE ({mine})",
+    "steps": "SELECT * EXCLUDE (run, seq, id, cause, time) FROM optimizer_step_applied WHERE ({mine})",
+    "cost": "SELECT * EXCLUDE (run) FROM cost WHERE ({mine})",
 }
 
 Ask = Callable[[str], Result]
 
 
 class RunTables:
-    """The tables of one run, copied when they are first asked for. `ask` answers SQL over the archive; `event` must stand in it by then."""
+    """The tables of one run, copied when they are first asked for. `ask` answers SQL over the archive; `event` must stand in it by then.
 
-    def __init__(self, ask: Ask, run: str, event: str, train: Sequence[Example]) -> None:
-        self._ask, self._run, self._event, self._train = ask, run, event, train
+    Of a forked run's `past`, the generations before the run's own first are in them.
+    """
+
+    def __init__(self, ask: Ask, run: str, past: Sequence[Span], event: str, train: Sequence[Example]) -> None:
+        self._ask, self._run, self._past, self._event, self._train = ask, run, past, event, train
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def query(self, sql: str) -> Table:
@@ -72,13 +76,25 @@ class RunTables:
                 raise TryAgain("the archive is not up to date; ask again later, or do without.")
             time.sleep(0.1)
         connection = connect(Path(":memory:"))
+        mine = _mine(self._run, self._past)
         for name, sql in TABLES.items():
-            found = self._ask(f"SELECT * FROM ({sql.format(run=self._run)}) LIMIT {MOST}")
+            found = self._ask(f"SELECT * FROM ({sql.format(mine=mine)}) LIMIT {MOST}")
             types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in found.types]
             _make(connection, name, found.columns, types, found.rows)
         items = [(example.id, example.prompt, example.label, example.fold) for example in self._train]
         _make(connection, "items", ("item", "prompt", "label", "fold"), ("VARCHAR", "VARCHAR", "VARCHAR", "BIGINT"), items)
         return connection
+
+
+def _mine(run: str, past: Sequence[Span]) -> str:
+    """The condition on rows of this run and its past."""
+    found = [f"run = '{run}'"]
+    for span in past:
+        asked = ("rollouts_requested", "feedback_requested")
+        own = " UNION ALL ".join(f"SELECT generation FROM {table} WHERE run = '{run}'" for table in asked)
+        found.append(f"run = '{span.run}' AND generation < (SELECT min(generation) FROM ({own}))")
+        run = span.run
+    return " OR ".join(found)
 
 
 def _make(

@@ -30,8 +30,7 @@ from events.subjects import GOLD, LOG, check_run_name, run_of, subject
 from events.weights import AdapterPublished, WeightUpdateFailed
 from runtime.agents.providers import RULES, model_of, price, require, variable
 from runtime.blobs import Blobs
-from runtime.log import BATCH_LIMIT, Log, Refused, append_once
-from runtime.lookup import readable
+from runtime.log import BATCH_LIMIT, Log, Refused, append_once, readable
 from runtime.run_decider import evaluation_cost
 from runtime.sandbox.choose import UNSANDBOXED, provide
 from runtime.server import OPERATOR

@@ -38,7 +38,8 @@ async def serve(context: Context) -> None:
         for event in events:
             sealed = event.data
             assert isinstance(sealed, TrainingBatchSealed)
-            known = {request: known.get(request) or await attempts(context.log, event.run, request) for request in sealed.requests}
+            past = await context.past(event.run)
+            known = {request: known.get(request) or await attempts(context.log, event.run, request, past) for request in sealed.requests}
             started = await context.started(event.run)
 
             def load(run: str = event.run) -> Loaded:
