@@ -34,6 +34,7 @@ from runtime.agents.providers import Asked, Model, Speak
 from runtime.agents.talk import Call, Request, Turn, Usage
 from runtime.blobs import Blobs
 from runtime.log import append_once
+from runtime.lineage import Span
 from runtime.log_memory import MemoryLog, MemoryStream
 from services.desks import open_desk
 from services.query import Result
@@ -551,7 +552,11 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> Desk:
     async def opening() -> Desk:
         for fact in facts:
             await append_once(log, [event(fact)], scanner)
-        around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner)
+
+        async def past(run: str) -> tuple[Span, ...]:
+            return ()
+
+        around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner, past=past)
         return await open_desk(around, event(evaluated()), "feedback_agent", 2, Model("openai", "odd"), started)
 
     return asyncio.run(opening())
