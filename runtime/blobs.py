@@ -32,7 +32,7 @@ class Blobs:
     def put(self, data: bytes) -> str:
         """Keep the bytes; their digest. On disk, synced, before this returns."""
         digest = hashlib.sha256(data).hexdigest()
-        target = self._path(digest)
+        target = self.path(digest)
         if target.exists():
             return digest
         try:
@@ -56,7 +56,7 @@ class Blobs:
 
     def get(self, digest: str) -> bytes:
         """The bytes of that digest; raises `NotFound` if there are none and `CheckFailed` if they are damaged."""
-        path = self._path(digest)
+        path = self.path(digest)
         try:
             data = path.read_bytes()
         except FileNotFoundError as wrong:
@@ -116,7 +116,8 @@ class Blobs:
         self._unpacked.add(target)
         return target
 
-    def _path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Path:
+        """Where the bytes of that digest are, or would be."""
         if not _DIGEST.match(digest):
             raise CheckFailed(f"{digest!r} names no blob; expected the 64 hexadecimal digits of a SHA-256.")
         return self.root / "sha256" / digest[:2] / digest

@@ -267,6 +267,65 @@ def resume(run: str, directory: Path) -> None:
 
 
 @main.command()
+@click.argument("run")
+@directory
+@click.option("--to", "at", metavar="SEQ|TIME", help="Show the state that the run was in there, and decide nothing.")
+@click.option("--export", type=click.Path(path_type=Path), metavar="DIR", help="Write the run, log and blobs, into a new folder.")
+@as_json
+def replay(run: str, directory: Path, at: str | None, export: Path | None, as_json: bool) -> int:
+    """Decide a recorded run again, byte for byte. RUN is a name, or the folder of an export; nothing needs to be up."""
+    from services import replaying
+
+    if at and export:
+        raise UsageError("--to and --export are two different things to do: give one of them.")
+    if at:
+        replaying.show_state(directory, run, at, as_json)
+    elif export:
+        replaying.export_run(directory, run, export, as_json)
+    else:
+        return replaying.replay_run(directory, run, as_json)
+    return 0
+
+
+@main.command("import")
+@click.argument("source", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@directory
+@as_json
+def import_(source: Path, directory: Path, as_json: bool) -> None:
+    """Take a run that `evolog replay --export` wrote into this project directory, to be replayed, shown and compared."""
+    from services.replaying import import_run
+
+    import_run(directory, source, as_json)
+
+
+@main.command()
+@click.argument("run")
+@directory
+@click.option("--at", required=True, metavar="SEQ|TIME", help="The last event of the past that both share.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What goes another way, such as budget or verifier.")
+@click.option("--name", default="", help="The fork's name; by default made from its parent's.")
+@click.option("--detach", is_flag=True, help="Start the fork and return; print its name.")
+@as_json
+def fork(run: str, directory: Path, at: str, settings: tuple[str, ...], name: str, detach: bool, as_json: bool) -> int:
+    """Start a new run that shares RUN's past and goes its own way from there."""
+    from services.forking import fork_run
+
+    return fork_run(directory, run, at, settings, name, detach=detach, as_json=as_json)
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@directory
+@as_json
+def diff(first: str, second: str, directory: Path, as_json: bool) -> int:
+    """Compare two runs: configuration, decisions, scaffolds and scores. The exit code is 1 where they differ."""
+    from services.comparing import compare_runs
+
+    return compare_runs(directory, first, second, as_json)
+
+
+@main.command()
 @click.argument("query", required=False)
 @directory
 @click.option("--file", "-f", "file", type=click.Path(path_type=Path, dir_okay=False), help="Read the query from a file.")

@@ -133,6 +133,8 @@ class Context:
         if run not in self._loaded:
             started = await self.started(run)
             task = await asyncio.to_thread(load, started.task)
+            if started.verifier_code:
+                task = task.with_verifier(self.blobs.get(started.verifier_code).decode(), f"the verifier of run {run}")
             public = await asyncio.to_thread(task.public, started.seed)
             if public.digests != started.splits:
                 raise CheckFailed(

@@ -81,6 +81,11 @@ class Node:
         return self.directory / "gold.duckdb"
 
     @property
+    def imports(self) -> Path:
+        """Runs of other directories, each as it was exported."""
+        return self.directory / "imports"
+
+    @property
     def log_folder(self) -> Path:
         """What the processes print."""
         return self.directory / "logs"

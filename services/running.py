@@ -9,7 +9,7 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -79,9 +79,14 @@ def run_task(directory: Path, order: Order, *, detach: bool, as_json: bool) -> i
     """Order a run, follow it to its end, print its table; the exit code."""
     node = Node(directory)
     check(order, node)
+    return carry_out(node, lambda out: _run(node, order, detach=detach, out=out), detach=detach, as_json=as_json)
+
+
+def carry_out(node: Node, work: Callable[[Console], Coroutine[None, None, Report]], *, detach: bool, as_json: bool) -> int:
+    """With the services up, do what begins a run and follows it; print its table; the exit code."""
     with brought_up(node) as started_here:
         try:
-            report = asyncio.run(_run(node, order, detach=detach, out=Console(stderr=as_json, markup=False)))
+            report = asyncio.run(work(Console(stderr=as_json, markup=False)))
         except _Detached as detached:
             started_here.keep()
             if not detach:
@@ -276,19 +281,26 @@ def default_name(order: Order) -> str:
 
 
 async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Report:
-    from runtime.policies.bases import prepare_base  # with numpy, which `check` has looked for
-
     task = load(order.task)
     public = task.public(order.seed)
-    name = check_run_name(order.name or default_name(order))
-    blobs = Blobs(node.blobs)
+    started = plan(task, public, order, base_of(policy_of(order, task), task, public, Blobs(node.blobs)))
+    return await begin(node, check_run_name(order.name or default_name(order)), started, detach=detach, out=out)
+
+
+def base_of(policy: str, task: Task, public: Public, blobs: Blobs) -> str:
+    """The blob of a policy's base model, which is made if it is not in the cache."""
+    from runtime.policies.bases import prepare_base  # with numpy, which `check` has looked for
+
     with working("preparing the base model") as say:
 
         def progress(done: int, total: int, loss: float) -> None:
             say(f"pre-training the base model: step {done} of {total}, loss {loss:.3f}")
 
-        base = blobs.put_folder(prepare_base(policy_of(order, task), public, lambda: task.traces(PRETRAINING_SEED), progress))
-    started = plan(task, public, order, base)
+        return blobs.put_folder(prepare_base(policy, public, lambda: task.traces(PRETRAINING_SEED), progress))
+
+
+async def begin(node: Node, name: str, started: RunStarted, *, detach: bool, out: Console) -> Report:
+    """Append what begins a run, and follow the run to the end of its audit."""
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)
         event = codec.event(started, run=name, source=OPERATOR, cause="", time=now())

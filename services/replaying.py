@@ -1,0 +1,130 @@
+"""`evolog replay`, `evolog import`: a recorded run decided again, shown as it stood, or moved as files."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+import msgspec
+
+from events.errors import UsageError
+from replay import history
+from replay.history import History
+from replay.replayer import Difference, Redecided, point, redecide, state_at
+from runtime.log import Log
+from runtime.run_decider import RunState
+from services.node import Node, version
+from services.reading import runs_of
+from services.sources import imported, on_logs, recorded
+from services.tables import counting, working
+
+AROUND = 60
+"""Characters shown on each side of the place where two texts part."""
+
+
+def replay_run(directory: Path, name: str, as_json: bool) -> int:
+    """Decide a run again, and print the first difference; the exit code."""
+    run = read(directory, name)
+    with counting("deciding again", "events") as say:
+        found = redecide(run, say=say)
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        for line in lines(found):
+            click.echo(line)
+    return 3 if found.difference else 0
+
+
+def lines(found: Redecided) -> list[str]:
+    """What is said of a run that was decided again."""
+    if found.difference:
+        return different(found.difference)
+    end = "to its end" if found.finished else "as far as it has come"
+    said = [f"{found.run}: {found.decisions:,} decisions on {found.events:,} events come out the same, byte for byte, {end}."]
+    if found.next:
+        said.append(f"At sequence {found.next} this code decides, and nothing is recorded yet: the run goes on with `evolog up`.")
+    return said
+
+
+def different(found: Difference) -> list[str]:
+    """The first difference, with what stands around the place where the two part."""
+    shorter = min(len(found.recorded), len(found.decided))
+    place = next((place for place in range(shorter) if found.recorded[place] != found.decided[place]), shorter)
+    recorded, decided = (text[max(0, place - AROUND) : place + AROUND] or "nothing" for text in (found.recorded, found.decided))
+    return [f"first difference at sequence {found.sequence}: {found.why}.", f"  recorded: {recorded}", f"  decided:  {decided}"]
+
+
+def show_state(directory: Path, name: str, at: str, as_json: bool) -> None:
+    """Print the state that a run was in at a sequence or time."""
+    run = read(directory, name)
+    sequence = point(run.messages, at)
+    state = state_at(run, sequence)
+    if as_json:
+        click.echo(msgspec.json.encode({"version": 1, "run": run.run, "sequence": sequence, "state": state}).decode())
+        return
+    for line in state_lines(run.run, sequence, state):
+        click.echo(line)
+
+
+def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
+    """A state for people."""
+    best, current = state.best, state.current
+    open_shards = [shard for shard in state.shards.values() if not shard.complete]
+    attempts = sum(len(shard.requested.items) * shard.requested.attempts - len(shard.results) for shard in open_shards)
+    said = [
+        f"{run} at sequence {sequence}: generation {state.generation}, {'paused, ' if state.paused else ''}phase {state.phase}",
+        f"  spent: {state.rollouts:,} rollouts, {state.tokens:,} tokens, ${state.micro_usd / 1e6:.2f}",
+    ]
+    for name, candidate in (("best", best), ("judged now", current)):
+        if candidate:
+            score = "not scored" if candidate.score is None else f"dev {candidate.score:.4f}"
+            what = f"scaffold {candidate.scaffold[:12]}, adapter {candidate.adapter[:12] or 'none'}"
+            said.append(f"  {name}: {candidate.lever} of generation {candidate.generation}, {score}, {what}")
+    if state.update:
+        said.append(f"  weight update: {state.update.requested.algorithm}, round {state.update.round} of {state.update.requested.rounds}")
+    if open_shards:
+        said.append(f"  waiting for {attempts:,} attempts of {len(open_shards)} requests")
+    return said
+
+
+def export_run(directory: Path, name: str, target: Path, as_json: bool) -> None:
+    """Write a run, log and blobs, into a folder."""
+    run = read(directory, name)
+    with working(f"exporting {run.run}"):
+        manifest = history.write(run, target, version())
+    if as_json:
+        click.echo(msgspec.json.encode(manifest).decode())
+    else:
+        click.echo(f"{run.run}: {manifest.events:,} events and {manifest.gold} of the auditor, {manifest.blobs} blobs, in {target}")
+
+
+def import_run(directory: Path, source: Path, as_json: bool) -> None:
+    """Take an exported run into a project directory, as files that every reading command finds by the run's name."""
+    node = Node(directory)
+    with working(f"checking {source}"):
+        run = history.read(source)
+        blobs = history.check_blobs(run)
+    if run.run in imported(node) or (node.nats_dir.is_dir() and run.run in on_logs(directory, _runs)):
+        raise UsageError(f"There is a run {run.run!r} in {directory} already: import this one into another --dir.")
+    node.imports.mkdir(mode=0o700, parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(dir=node.imports, prefix="."))
+    try:
+        shutil.copytree(source, room / run.run)
+        (room / run.run).rename(node.imports / run.run)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+    if as_json:
+        click.echo(msgspec.json.encode(history.manifest_of(node.imports / run.run)).decode())
+    else:
+        click.echo(f"{run.run}: {len(run.everything):,} events and {blobs} blobs; `evolog replay {run.run}` decides it again.")
+
+
+async def _runs(log: Log, gold: Log) -> set[str]:
+    del gold
+    return set(await runs_of(log))
+
+
+def read(directory: Path, name: str) -> History:
+    """The run of that name, with a word on stderr while it is read."""
+    with working(f"reading {name}"):
+        return recorded(directory, name)

@@ -1,0 +1,73 @@
+"""Where a recorded run is read from: a broker that is up, one that is started for this alone, what was imported, or an export."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from events.errors import NotFound
+from events.subjects import GOLD, LOG
+from replay import history
+from replay.history import History
+from runtime.blobs import Blobs
+from runtime.jetstream import Connection
+from runtime.log import Log
+from runtime.server import BOOTSTRAP, EmbeddedServer, bootstrap
+from services.context import operator
+from services.node import Node
+from services.reading import find_run
+
+T = TypeVar("T")
+
+
+@contextlib.asynccontextmanager
+async def opened(node: Node) -> AsyncIterator[Connection]:
+    """The operator's connection to the broker of a directory, which is started for as long as this lasts if nothing is up.
+
+    Raises `NotFound` where the directory holds no log, and `TryAgain` while it is starting or stopping.
+    """
+    if node.alive():
+        async with operator(node) as connection:
+            yield connection
+        return
+    if not node.nats_dir.is_dir():
+        raise NotFound(f"There is no log in {node.directory}: name the directory of a run with --dir, or make one with `evolog run TASK`.")
+    with node.hold():
+        server = EmbeddedServer(node.directory)
+        await server.start()
+        try:
+            await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
+            async with operator(node) as connection:
+                yield connection
+        finally:
+            await server.stop()
+
+
+def on_logs(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:
+    """Do something with the two logs of a directory, whether or not it is up."""
+
+    async def within() -> T:
+        async with opened(Node(directory)) as connection:
+            return await work(connection.log(LOG), connection.log(GOLD))
+
+    return asyncio.run(within())
+
+
+def imported(node: Node) -> list[str]:
+    """The names of the runs that were imported."""
+    return sorted(path.name for path in node.imports.glob("*") if history.is_export(path))
+
+
+def recorded(directory: Path, name: str) -> History:
+    """The run of that name: an export's folder, an imported run, or one on the directory's log, by the beginning of its name too."""
+    node = Node(directory)
+    if history.is_export(Path(name)):
+        return history.read(Path(name))
+    if name in imported(node):
+        return history.read(node.imports / name)
+
+    async def look(log: Log, gold: Log) -> History:
+        return await history.of_log(log, gold, await find_run(log, name), Blobs(node.blobs), Blobs(node.gold_blobs))
+
+    return on_logs(directory, look)
