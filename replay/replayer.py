@@ -83,7 +83,8 @@ def redecide(history: History, decider: Decider[Any] = DECIDER, say: Say = lambd
             if decision.made.number not in recorded:
                 following = stored.sequence
                 break
-            difference = _compare(decision, recorded[decision.made.number], messages)
+            one = recorded[decision.made.number]
+            difference = _newer(one, decider.version) or _compare(decision, one, messages)
             same += difference is None
             finished = isinstance(decision.events[-1].data, RunFinished)
         if difference or following:
@@ -101,6 +102,13 @@ def decisions(messages: Sequence[Stored]) -> dict[int, _Recorded]:
                 assert isinstance(event.data, DecisionMade)
                 found[event.data.number] = _Recorded(event.data, messages[place : place + event.data.outputs + 1])
     return found
+
+
+def _newer(head: _Recorded, known: int) -> Difference | None:
+    if (version := head.made.decider) <= known:
+        return None
+    why = f"decision {head.made.number} was made by version {version} of the decider, and this code knows them up to {known}"
+    return Difference(sequence=head.sequence, decision=head.made.number, why=why, recorded=_text(head.messages[0]), decided="")
 
 
 def _missing(head: _Recorded) -> Difference:

@@ -153,13 +153,16 @@ class Controller:
             return
         if course.decisions > head.number:
             await self._append(run, head, decision)
-        elif course.decisions == head.number and decision.made.digest != head.digest:
+        elif course.decisions == head.number and not self._same(decision, head):
             why = f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
             self._leave(run, CheckFailed(f"{why}Finish it with the version that started it, or fork it."))
             return
         if isinstance(decision.events[-1].data, RunFinished):
             self._closed.add(run)
             del self._courses[run]
+
+    def _same(self, decision: Decision, head: Head) -> bool:
+        return decision.made.digest == head.digest and max(head.versions.values()) <= self.decider.version
 
     async def _past(self, run: str, started: RunStarted) -> Iterator[Event]:
         past = await lineage.past(self.log, run)

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -60,7 +61,7 @@ def show_state(directory: Path, name: str, at: str, as_json: bool) -> None:
     sequence = point(run.messages, at)
     state = state_at(run, sequence)
     if as_json:
-        click.echo(msgspec.json.encode({"version": 1, "run": run.run, "sequence": sequence, "state": state}).decode())
+        click.echo(msgspec.json.encode({"version": 1, "run": run.run, "sequence": sequence, "state": _fields(state)}).decode())
         return
     for line in state_lines(run.run, sequence, state):
         click.echo(line)
@@ -85,6 +86,20 @@ def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
     if open_shards:
         said.append(f"  waiting for {attempts:,} attempts of {len(open_shards)} requests")
     return said
+
+
+def _fields(state: RunState) -> dict[str, Any]:
+    """A state as JSON can hold it: the results of a shard as rows of item, attempt, trajectory and reward."""
+    fields = msgspec.structs.asdict(state)
+    for name in ("shards", "history"):
+        fields[name] = {
+            request: {
+                "requested": shard.requested,
+                "results": [(*place, *(result or (None, None))) for place, result in shard.results.items()],
+            }
+            for request, shard in fields[name].items()
+        }
+    return fields
 
 
 def export_run(directory: Path, name: str, target: Path, as_json: bool) -> None:

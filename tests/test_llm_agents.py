@@ -33,8 +33,8 @@ from runtime.agents.proposal import changed, look, try_out
 from runtime.agents.providers import Asked, Model, Speak
 from runtime.agents.talk import Call, Request, Turn, Usage
 from runtime.blobs import Blobs
-from runtime.log import append_once
 from runtime.lineage import Span
+from runtime.log import append_once
 from runtime.log_memory import MemoryLog, MemoryStream
 from services.desks import open_desk
 from services.query import Result
