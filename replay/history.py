@@ -22,7 +22,7 @@ import msgspec
 from events.codec import Event
 from events.errors import CheckFailed, NotFound, UsageError
 from events.run import RunFinished, RunStarted
-from events.subjects import LOG, run_of
+from events.subjects import LOG, head, run_of
 from runtime import lineage
 from runtime.blobs import Blobs, Tree
 from runtime.lineage import Span
@@ -86,6 +86,11 @@ class Manifest(msgspec.Struct, kw_only=True):
     gold: int
     blobs: int
     sha256: dict[str, str]
+    started: RunStarted
+    began: str
+    """When the first message was stored."""
+    finished: RunFinished | None
+    decisions: int
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -137,6 +142,10 @@ def write(history: History, target: Path, version: str) -> Manifest:
             gold=len(history.gold),
             blobs=copied,
             sha256=sums,
+            started=history.started,
+            began=rfc3339(history.messages[0].time),
+            finished=history.finished,
+            decisions=sum(stored.subject == head(history.run) for stored in history.messages),
         )
         (room / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         room.chmod(0o755)

@@ -12,6 +12,7 @@ import msgspec
 
 from events.codec import Event
 from events.errors import UserError
+from events.gold import GoldScored
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
 from events.subjects import GOLD
@@ -118,10 +119,7 @@ def _count(of: list[Any]) -> Any:
 
 
 def _parting(first: History, second: History) -> Parting | None:
-    decided = [
-        [event for event in run.events if event.source == "controller" and event.tag not in ("decision_made", "event_set_aside")]
-        for run in (first, second)
-    ]
+    decided = [_decided(run) for run in (first, second)]
     said = [[_said(event) for event in events] for events in decided]
     longest = max(map(len, said))
     for place in range(longest):
@@ -136,6 +134,15 @@ def _parting(first: History, second: History) -> Parting | None:
                 second_sequence=where[1],
             )
     return None
+
+
+def _decided(run: History) -> list[Event]:
+    """What was decided, in order; what a fork asked for again is left out."""
+    decided: dict[tuple[object, ...], Event] = {}
+    for event in run.events:
+        if event.source == "controller" and event.tag not in ("decision_made", "event_set_aside"):
+            decided.setdefault((event.tag, *event.data.key()), event)
+    return list(decided.values())
 
 
 def _said(event: Event) -> str:
@@ -196,13 +203,15 @@ def _code(first: History, second: History, one: str, other: str) -> str:
 
 
 def _scores(first: Report, second: Report) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
-    found = [
-        {f"{NAMES.get(cell.cell, cell.cell)}, {cell.split}": cell.score for cell in order_cells(report.cells)} for report in (first, second)
-    ]
-    for what in dict.fromkeys([*found[0], *found[1]]):
-        pair = found[0].get(what), found[1].get(what)
+    found, other = ({_cell(cell): cell.score for cell in order_cells(report.cells)} for report in (first, second))
+    for what in dict.fromkeys([*found, *other]):
+        pair = found.get(what), other.get(what)
         if pair[0] != pair[1]:
             yield what, pair
+
+
+def _cell(scored: GoldScored) -> str:
+    return f"{NAMES.get(scored.cell, scored.cell)}, {scored.split}"
 
 
 def _short(value: object) -> str:

@@ -6,23 +6,19 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 
 from algorithms.learning import NAMES
 from events.errors import NotFound, UsageError
 from events.run import RunStarted
-from events.subjects import GOLD, LOG, check_run_name
-from replay import history
-from replay.history import History
+from events.subjects import check_run_name
+from replay.history import History, is_export
 from replay.replayer import point
 from runtime import lineage
 from runtime.blobs import Blobs
 from runtime.sandbox.choose import provide
 from services import budget as budgets
-from services.context import operator
 from services.node import Node
-from services.reading import find_run
-from services.report import Report
+from services.replaying import read
 from services.running import Order, base_of, begin, carry_out, check
 from services.sources import imported
 from tasks.loading import load
@@ -39,20 +35,15 @@ def fork_run(directory: Path, name: str, at: str, settings: Sequence[str], new_n
     if new_name:
         check_run_name(new_name)
 
-    if name in imported(node):
-        raise UsageError(f"Run {name} was imported as files, and a fork shares its parent's log: fork it where it was run.")
-
-    async def work(out: Console) -> Report:
-        async with operator(node) as connection:
-            log, gold = connection.log(LOG), connection.log(GOLD)
-            parent = await history.of_log(log, gold, await find_run(log, name), Blobs(node.blobs), Blobs(node.gold_blobs))
-        sequence = point(parent.messages, at)
-        started = planned(node, parent, sequence, changes)
-        if str(sequence) != at:
-            click.echo(f"evolog: forked from {parent.run} at sequence {sequence}", err=True)
-        return await begin(node, new_name or _name_of(parent.run), started, detach=detach, out=out)
-
-    return carry_out(node, work, detach=detach, as_json=as_json)
+    if name in imported(node) or is_export(Path(name)):
+        raise UsageError(f"Run {name} is here as files, and a fork shares its parent's log: fork it where it was run.")
+    parent = read(directory, name)
+    sequence = point(parent.messages, at)
+    started = planned(node, parent, sequence, changes)
+    if str(sequence) != at:
+        click.echo(f"evolog: {parent.run} is forked at sequence {sequence}", err=True)
+    called = new_name or _name_of(parent.run)
+    return carry_out(node, lambda out: begin(node, called, started, detach=detach, out=out), detach=detach, as_json=as_json)
 
 
 def parse(settings: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from runtime.lookup import of_types
 from runtime.worker import now
 from services.context import operator
 from services.node import Node
-from services.reading import find_run
+from services.sources import find_run
 
 
 def pause(directory: Path, name: str, reason: str) -> str:

@@ -1,59 +1,25 @@
 """`evolog watch`, `ls` and `show`: what stands in the log, for a person or as JSON."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import click
 import msgspec
 from rich.table import Table
 
 from events import codec, subjects
-from events.errors import NotFound, UsageError
 from events.run import DecisionMade, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
+from replay import history
 from runtime.log import Log, Stored, readable
 from runtime.wire import rfc3339
-from services.context import operator
 from services.node import Node
 from services.report import Report, collect
+from services.sources import find_run, imported, on_logs, recorded, runs_of
 from services.tables import final_table, generations_table, stdout
 
-T = TypeVar("T")
 READ = 2000
 LOOK = 0.1
-
-
-def reading(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:
-    """Do something with the two logs of a directory that is up."""
-
-    async def within() -> T:
-        node = Node(directory)
-        node.require_up()
-        async with operator(node) as connection:
-            return await work(connection.log(LOG), connection.log(GOLD))
-
-    return asyncio.run(within())
-
-
-async def runs_of(log: Log) -> dict[str, Stored]:
-    """The message that began each run, in the order in which they began."""
-    found = await log.last([subjects.subject(LOG, "*", "*", RunStarted.tag())])
-    return {subjects.run_of(subject): stored for subject, stored in sorted(found.items(), key=lambda row: row[1].sequence)}
-
-
-async def find_run(log: Log, name: str) -> str:
-    """The run of that name, or the only one whose name begins so."""
-    runs = await runs_of(log)
-    if name in runs:
-        return name
-    having = [run for run in runs if run.startswith(name)]
-    if len(having) > 1:
-        raise UsageError(f"{name!r} begins the names of {len(having)} runs ({', '.join(having[:5])}); give more of it.")
-    if not having:
-        raise NotFound(f"There is no run {name!r} here; `evolog ls` shows those that there are.")
-    return having[0]
 
 
 class Listed(msgspec.Struct, kw_only=True):
@@ -71,39 +37,27 @@ class Listed(msgspec.Struct, kw_only=True):
 
 
 def list_runs(directory: Path, as_json: bool) -> None:
-    """Print the runs, oldest first."""
+    """Print the runs, oldest first, and then those that were imported."""
 
     async def look(log: Log, gold: Log) -> list[Listed]:
         del gold
-        runs = await runs_of(log)
         ends = await log.last([subjects.subject(LOG, "*", "*", RunFinished.tag()), subjects.head("*")])
         listed = []
-        for run, stored in runs.items():
+        for run, stored in (await runs_of(log)).items():
             started = _data(stored)
             if not isinstance(started, RunStarted):
                 continue
-            finished = next(
-                (_data(end) for where, end in ends.items() if where.startswith(f"evolog.{run}.") and where.endswith(RunFinished.tag())),
-                None,
-            )
-            made = ends.get(subjects.head(run))
-            head = _data(made) if made else None
-            listed.append(
-                Listed(
-                    run=run,
-                    task=started.task,
-                    seed=started.seed,
-                    levers=started.levers,
-                    started=rfc3339(stored.time)[:19] + "Z",
-                    state="finished" if finished else "running",
-                    decisions=head.number if isinstance(head, DecisionMade) else 0,
-                    score=finished.score if isinstance(finished, RunFinished) and finished.candidate else None,
-                    reason=finished.reason if isinstance(finished, RunFinished) else "",
-                )
-            )
+            mine = [_data(end) for where, end in ends.items() if subjects.run_of(where) == run]
+            finished = next((end for end in mine if isinstance(end, RunFinished)), None)
+            made = next((end.number for end in mine if isinstance(end, DecisionMade)), 0)
+            listed.append(_listed(run, started, rfc3339(stored.time), finished, made, "finished" if finished else "running"))
         return listed
 
-    listed = reading(directory, look)
+    node = Node(directory)
+    listed = on_logs(directory, look) if node.nats_dir.is_dir() or not imported(node) else []
+    for name in imported(node):
+        of = history.manifest_of(node.imports / name)
+        listed.append(_listed(name, of.started, of.began, of.finished, of.decisions, "imported"))
     if as_json:
         click.echo(msgspec.json.encode({"version": 1, "runs": listed}).decode())
         return
@@ -116,13 +70,32 @@ def list_runs(directory: Path, as_json: bool) -> None:
     stdout().print(table)
 
 
+def _listed(run: str, started: RunStarted, began: str, finished: RunFinished | None, decisions: int, state: str) -> Listed:
+    return Listed(
+        run=run,
+        task=started.task,
+        seed=started.seed,
+        levers=started.levers,
+        started=began[:19] + "Z",
+        state=state,
+        decisions=decisions,
+        score=finished.score if finished and finished.candidate else None,
+        reason=finished.reason if finished else "",
+    )
+
+
 def show_run(directory: Path, name: str, as_json: bool) -> None:
     """Print one run."""
 
     async def look(log: Log, gold: Log) -> Report:
         return await collect(log, gold, await find_run(log, name))
 
-    report = reading(directory, look)
+    node = Node(directory)
+    if name in imported(node) or history.is_export(Path(name)):
+        run = recorded(directory, name)
+        report = asyncio.run(collect(run.log, history.RecordedLog(run.gold, GOLD), run.run))
+    else:
+        report = on_logs(directory, look)
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
         return
@@ -138,6 +111,8 @@ def show_run(directory: Path, name: str, as_json: bool) -> None:
 
 def watch(directory: Path, name: str | None, since: int, follow: bool, as_json: bool) -> int:
     """Print events from a sequence on; ends with the run, or when interrupted."""
+
+    Node(directory).require_up()
 
     async def look(log: Log, gold: Log) -> int:
         del gold
@@ -158,7 +133,7 @@ def watch(directory: Path, name: str | None, since: int, follow: bool, as_json: 
                 await asyncio.sleep(LOOK)
 
     try:
-        return reading(directory, look)
+        return on_logs(directory, look)
     except KeyboardInterrupt:
         return 130
 

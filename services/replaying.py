@@ -15,8 +15,7 @@ from replay.replayer import Difference, Redecided, point, redecide, state_at
 from runtime.log import Log
 from runtime.run_decider import RunState
 from services.node import Node, version
-from services.reading import runs_of
-from services.sources import imported, on_logs, recorded
+from services.sources import imported, on_logs, recorded, runs_of
 from services.tables import counting, working
 
 AROUND = 60

@@ -14,7 +14,7 @@ from events.judgement import CandidateEvaluated
 from events.play import RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
-from events.weights import AdapterPublished, WeightUpdateFailed, WeightUpdateFinished
+from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from runtime.lineage import Span, ancestors
 from runtime.log import Log, Stored, readable, slot
 
@@ -181,6 +181,8 @@ class Reporter:
                 row.lever, row.change = ("none" if generation and row.lever == "start" else row.lever), "no change came of it"
             case WeightUpdateRequested(generation=generation):
                 self.row(generation).change = f"{fact.algorithm}, up to {fact.rounds} rounds"
+            case TrainingBatchSealed(generation=generation, algorithm=algorithm) if algorithm not in self.row(generation).change:
+                self.row(generation).change = f"{algorithm} in place of {self.row(generation).change}"
             case WeightUpdateFinished(generation=generation):
                 self.row(generation).change += f" ({fact.rounds} played, {fact.solved} items solved)"
             case RolloutsRequested(generation=generation) if fact.key() not in self._asked:  # a fork asks again for what it was not given

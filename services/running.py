@@ -38,8 +38,8 @@ from runtime.worker import now
 from services import budget as budgets
 from services.context import operator
 from services.node import Node, Running
-from services.reading import runs_of
 from services.report import Report, Reporter, follow_gold
+from services.sources import runs_of
 from services.tables import ablation_table, final_table, generation_lines, head_line, stdout, working
 from tasks.contract import FOLDS, Public
 from tasks.loading import Task, known, load

@@ -6,17 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from events.errors import NotFound
+from events import subjects
+from events.errors import NotFound, UsageError
+from events.run import RunStarted
 from events.subjects import GOLD, LOG
 from replay import history
 from replay.history import History
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection
-from runtime.log import Log
+from runtime.log import Log, Stored
 from runtime.server import BOOTSTRAP, EmbeddedServer, bootstrap
 from services.context import operator
 from services.node import Node
-from services.reading import find_run
 
 T = TypeVar("T")
 
@@ -52,6 +53,25 @@ def on_logs(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:
             return await work(connection.log(LOG), connection.log(GOLD))
 
     return asyncio.run(within())
+
+
+async def runs_of(log: Log) -> dict[str, Stored]:
+    """The message that began each run, in the order in which they began."""
+    found = await log.last([subjects.subject(LOG, "*", "*", RunStarted.tag())])
+    return {subjects.run_of(subject): stored for subject, stored in sorted(found.items(), key=lambda row: row[1].sequence)}
+
+
+async def find_run(log: Log, name: str) -> str:
+    """The run of that name, or the only one whose name begins so."""
+    runs = await runs_of(log)
+    if name in runs:
+        return name
+    having = [run for run in runs if run.startswith(name)]
+    if len(having) > 1:
+        raise UsageError(f"{name!r} begins the names of {len(having)} runs ({', '.join(having[:5])}); give more of it.")
+    if not having:
+        raise NotFound(f"There is no run {name!r} here; `evolog ls` shows those that there are.")
+    return having[0]
 
 
 def imported(node: Node) -> list[str]:

@@ -78,9 +78,19 @@ def test_without_up_sql_reads_the_file(stopped: Place) -> None:
     assert json.loads(stopped.evolog("sql", "select run from runs", "--json").out) == [{"run": "toy-a"}]
 
 
-@pytest.mark.parametrize("command", [("ls", "--json"), ("watch",), ("show", "toy-a")])
-def test_without_up_reading_says_how_to_start(stopped: Place, command: tuple[str, ...]) -> None:
-    one_sentence(stopped.evolog(*command, code=69), "No evolog is running in", "`evolog up --dir")
+def test_without_up_what_is_recorded_can_be_read(stopped: Place) -> None:
+    assert [row["run"] for row in json.loads(stopped.evolog("ls", "--json").out)["runs"]] == ["toy-a"]
+    assert json.loads(stopped.evolog("show", "toy", "--json").out)["state"] == "audited"
+    assert not stopped.node.alive()
+
+
+def test_without_up_there_is_nothing_to_watch(stopped: Place) -> None:
+    one_sentence(stopped.evolog("watch", code=69), "No evolog is running in", "`evolog up --dir")
+
+
+@pytest.mark.parametrize("command", [("ls",), ("show", "r"), ("replay", "r"), ("diff", "r", "s")])
+def test_where_there_is_no_log_the_commands_that_read_one_say_so(empty: Place, command: tuple[str, ...]) -> None:
+    one_sentence(empty.evolog(*command, code=4), "There is no log in")
 
 
 def test_without_up_there_is_nothing_to_stop(stopped: Place) -> None:
