@@ -156,7 +156,8 @@ def _text(stored: Stored) -> str:
 def point(messages: Sequence[Stored], at: str) -> int:
     """The sequence that is meant by `1234`, or by `2026-11-21T10:00:00Z`: that of the last message of the run that was stored by then.
 
-    A decision is stored whole, so what lies within one means its end; what lies behind the run, the run's end. Raises `UsageError` for what is neither, or lies before the run.
+    A decision is stored whole, so what lies within one means its end; what lies behind the run means the run's end. Raises `UsageError` for
+    what is neither, or lies before the run.
     """
     if at.isdigit():
         sequence = int(at)
