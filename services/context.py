@@ -48,6 +48,18 @@ class Loaded(NamedTuple):
     public: Public
 
 
+def load_run(run: str, started: RunStarted) -> Loaded:
+    """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
+    task = load(started.task)
+    public = task.public(started.seed)
+    if public.digests != started.splits:
+        raise CheckFailed(
+            f"The data of task {started.task!r} on this host is not what run {run} was started on; "
+            f"run `evolog data get {started.task}` here."
+        )
+    return Loaded(started, task, public)
+
+
 def trainer_back_end() -> Literal["native", "trl"]:
     """Whose trainer does the gradient work where both can, as EVOLOG_TRAINER says; raises Misconfigured for one that there is not."""
     match os.environ.get(TRAINER) or "native":
@@ -128,15 +140,7 @@ class Context:
     async def load(self, run: str) -> Loaded:
         """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
         if run not in self._loaded:
-            started = await self.started(run)
-            task = await asyncio.to_thread(load, started.task)
-            public = await asyncio.to_thread(task.public, started.seed)
-            if public.digests != started.splits:
-                raise CheckFailed(
-                    f"The data of task {started.task!r} on this host is not what run {run} was started on; "
-                    f"run `evolog data get {started.task}` here."
-                )
-            self._loaded[run] = Loaded(started, task, public)
+            self._loaded[run] = await asyncio.to_thread(load_run, run, await self.started(run))
         return self._loaded[run]
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
