@@ -23,10 +23,11 @@ from events.judgement import ScoringFailed, TrajectoryScored
 from events.play import ModelCalled, TrajectoryRecorded
 from events.run import RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed
-from replay.recorded import Recorded, Told
+from replay.recorded import Judged, Recorded, Told
 from runtime.agents.providers import model_of
 from runtime.blobs import Blobs
 from runtime.log import Stored
+from runtime.lookup import Attempted
 from runtime.policies.bases import HF, kind_of
 from runtime.policies.interface import SampleRequest
 from runtime.rollouts import EMBEDDINGS
@@ -34,6 +35,8 @@ from services import feedback_agent, meta_agent, verifier
 from services.context import Loaded, load_run
 from services.policy import Models, judge
 
+CHOSEN = (LeverChosen, ProposalFailed)
+"""One of these is in every answer to a request for feedback."""
 SHORT = 120
 """Characters of a value that is told."""
 ELSEWHERE = "a model of Hugging Face's format, and the log does not say on what device"
@@ -179,8 +182,8 @@ def _difference(asked: Told, recorded: Sequence[Told], now: Sequence[Fact]) -> D
         told, fact = was.get(slot), new.get(slot)
         sequence = (told or asked).sequence
         if told is None or fact is None or type(told.event.data) is not type(fact):
-            old, other = (_brief(of) if of else "nothing" for of in (told and told.event.data, fact))
-            return Difference(sequence=sequence, field="event", recorded=old, now=other)
+            both = [_brief(of) if of else "nothing" for of in (told and told.event.data, fact)]
+            return Difference(sequence=sequence, field="event", recorded=both[0], now=both[1])
         if apart := _apart("", _fields(told.event.data), _fields(fact)):
             field, old, other = apart
             return Difference(sequence=sequence, field=f"{fact.tag()}{field}", recorded=_brief(old), now=_brief(other))
@@ -243,18 +246,31 @@ def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
 
 def _feedback_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
     def choose(event: Event, answered: int) -> list[Fact]:
-        requested = event.data
-        assert isinstance(requested, FeedbackRequested)
         stage.require_rules(event.run)
-        loaded = stage.loaded(event.run)
-        told = [of.event for of in stage.recorded.events if of.sequence < answered and isinstance(of.event.data, feedback_agent.TOLD)]
-        played = [attempt for request in requested.probe_requests for attempt in stage.recorded.attempts(request, stage.recorded.judged)]
-        try:
-            return feedback_agent.feedback(stage.blobs, told, played, loaded, requested)
-        except Exception as wrong:
-            return [ProposalFailed(generation=requested.generation, reason=why(wrong))]
+        return choose_again(stage, event, told_before(stage.recorded, answered), stage.recorded.judged)
 
-    return _each(stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=(LeverChosen, ProposalFailed)), choose)
+    return _each(stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN), choose)
+
+
+def told_before(recorded: Recorded, sequence: int) -> list[Event]:
+    """What the Feedback-Agent is told of the run before a sequence."""
+    return [told.event for told in recorded.events if told.sequence < sequence and isinstance(told.event.data, feedback_agent.TOLD)]
+
+
+def probed(recorded: Recorded, requested: FeedbackRequested, judged: Judged) -> list[Attempted]:
+    """The attempts that show the Feedback-Agent how a candidate fares, with these rewards."""
+    return [attempt for request in requested.probe_requests for attempt in recorded.attempts(request, judged)]
+
+
+def choose_again(stage: Stage, event: Event, told: Sequence[Event], judged: Judged) -> list[Fact]:
+    """What the rules agent answers to a request for feedback, by these scores and rewards."""
+    requested = event.data
+    assert isinstance(requested, FeedbackRequested)
+    played, loaded = probed(stage.recorded, requested, judged), stage.loaded(event.run)
+    try:
+        return feedback_agent.feedback(stage.blobs, told, played, loaded, requested)
+    except Exception as wrong:
+        return [ProposalFailed(generation=requested.generation, reason=why(wrong))]
 
 
 def _meta_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
