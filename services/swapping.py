@@ -1,7 +1,8 @@
 """What would have come out differently with another verifier, or another table of rules, in the place of the one that a run had.
 
 Recorded trajectories are scored by the other verifier, and the decider goes through the run twice, side by side: with the rewards as
-recorded, and with the others, as far as both decide the same. Beyond that nothing is recorded; only a fork can tell. Nothing is written.
+recorded, and with the others, as far as both decide the same; the rules agent chooses twice likewise. Beyond that nothing is recorded,
+and only a fork can tell. Nothing is written where the run is.
 """
 
 from collections import Counter
@@ -27,9 +28,9 @@ from replay.recorded import Judged, Recorded, Told
 from runtime.agents.providers import model_of
 from runtime.agents.rules import Choice
 from runtime.blobs import Blobs
-from runtime.decider import Course, Decision
+from runtime.decider import Course
 from runtime.log import Stored
-from runtime.run_decider import DECIDER
+from runtime.run_decider import DECIDER, RunState
 from services import feedback_agent, verifier
 from services.context import Loaded
 from services.performing import CHOSEN, Stage, choose_again, probed, told_before
@@ -251,55 +252,62 @@ def _fork(recorded: Recorded, pairs: Sequence[Pair], path: Path) -> str:
     """The command that goes on from the last decision before the first reward that differs; rewards of two verifiers would not mix."""
     differing = {pair.told.event.id for pair in pairs if pair.differs}
     decided = 0
-    for told in recorded.events:
-        if told.event.cause in differing and told.event.source == "verifier":
-            return f"evolog fork {told.event.run} --at {decided} --set verifier={path}"
-        if told.event.source == "controller":
-            decided = told.sequence
+    for stored, event in recorded.events:
+        if isinstance(event.data, TrajectoryScored | ScoringFailed) and event.data.trajectory in differing:
+            return f"evolog fork {event.run} --at {decided} --set verifier={path}"
+        if event.source == "controller":
+            decided = stored.sequence
     return ""
 
 
 def _turn(stage: Stage, judged: Judged) -> tuple[Turn | None, str]:
-    """The first decision or choice that differs; and what is not known of those before it."""
+    """The first decision or choice that differs; and what is not known of the choices before it."""
     recorded, unknown = stage.recorded, ""
     run = next(iter(recorded.started))
+    agent = recorded.started[run].agent
     place = {told.event.id: told.sequence for told in recorded.events}
     answers = {told.event.id: said for told, said in recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)}
-    was, would = Course(DECIDER, run), Course(DECIDER, run)
-    told: list[Event] = []
-    for stored, event in recorded.events:
-        if event.run != run:
+    was, would = (Seen(Course(DECIDER, run), by, []) for by in (recorded.judged, judged))
+    for told in recorded.events:
+        if told.event.run != run:
             break  # a fork's own: it begins with its past, which is gone through here
-        old, new = was.feed(stored, event), would.feed(stored, _rejudged(event, judged))
-        if event.source != "controller":
-            told.append(event)
-        told += new.events if new else []
-        if words := _words(_facts(old), _facts(new)):
-            at = [place[of.id] for of in (old.events if old else []) if of.id in place]
-            return Turn(sequence=min(at, default=stored.sequence), words=words), unknown
-        for asked in new.events if new else []:
+        old, new = was.feed(told), would.feed(told)
+        if words := _words([event.data for event in old], [event.data for event in new]):
+            at = [place[event.id] for event in old if event.id in place]
+            return Turn(sequence=min(at, default=told.sequence), words=words), unknown
+        for asked in new:
             if not isinstance(asked.data, FeedbackRequested) or asked.id not in answers:
                 continue
-            agent, said = recorded.started[run].agent, answers[asked.id]
-            if model_of(agent) is None:
-                known = [of for of in told if isinstance(of.data, feedback_agent.TOLD)]
-                if words := _choice(asked.data.generation, [of.event.data for of in said], choose_again(stage, asked, known, judged)):
-                    return Turn(sequence=said[0].sequence, words=words), unknown
-            elif not unknown:
-                unknown = (
-                    f"What {agent} would have chosen in generation {asked.data.generation} and later, shown these rewards, is not known."
-                )
+            generation = asked.data.generation
+            if model_of(agent) is not None:
+                shown = f"What {agent} would have chosen from generation {generation} on, had it been shown these rewards, is not known."
+                unknown = unknown or shown
+            elif words := _choice(generation, *(choose_again(stage, asked, seen.told, seen.judged) for seen in (was, would))):
+                return Turn(sequence=answers[asked.id][0].sequence, words=words), unknown
     return None, unknown
+
+
+class Seen(NamedTuple):
+    """A run gone through with some rewards: its decider's course, and what its Feedback-Agent is told."""
+
+    course: Course[RunState]
+    judged: Judged
+    told: list[Event]
+
+    def feed(self, told: Told) -> list[Event]:
+        """What is decided at the next event."""
+        event = _rejudged(told.event, self.judged)
+        decision = self.course.feed(told.stored, event)
+        decided = decision.events[1:] if decision else []
+        fresh = [*decided] if event.source == "controller" else [event, *decided]
+        self.told.extend(of for of in fresh if isinstance(of.data, feedback_agent.TOLD))
+        return decided
 
 
 def _rejudged(event: Event, judged: Judged) -> Event:
     if isinstance(event.data, TrajectoryScored | ScoringFailed) and event.data.trajectory in judged:
         return msgspec.structs.replace(event, data=judged[event.data.trajectory])
     return event
-
-
-def _facts(decision: Decision | None) -> list[Fact]:
-    return [event.data for event in decision.events[1:]] if decision else []
 
 
 def _decided(fact: Fact) -> tuple[object, ...]:
