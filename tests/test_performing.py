@@ -16,7 +16,7 @@ pytest.importorskip("peft")
 from events import codec
 from events.change import ScaffoldProposed, WeightUpdateRequested
 from events.choice import FeedbackRequested, LeverChosen
-from events.errors import UsageError
+from events.errors import Misconfigured, NotFound, UsageError, UserError
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
@@ -32,25 +32,23 @@ from tasks.loading import load
 TOY = Path(__file__).parent / "toy"
 NUMBERS = Path(__file__).parent / "numbers"
 RULES = Path(__file__).parent.parent / "runtime" / "agents" / "rules.py"
-HALF = """
+GRADED = """
 from dataclasses import dataclass
 
 from tasks.contract import Scored
 
-VERSION = "half-1"
+VERSION = "graded-1"
 
 
 @dataclass
 class Worth:
-    right: "float"
+    of: "float"
 
 
 def score(answer, label):
-    if answer == "mason" and label == "mason":
-        return Scored(0.5, "right")
-    return Scored(Worth(1.0).right, "right") if answer == label else Scored(0.0, "wrong")
+    return Scored(Worth(0.9 if answer == label else 0.1).of, "right" if answer == label else "wrong")
 """
-"""The toy's verifier, but for one label."""
+"""Keeps every order, and says less."""
 FLIPPED = """
 from tasks.contract import Scored
 
@@ -59,6 +57,17 @@ VERSION = "flipped-1"
 
 def score(answer, label):
     return Scored(float(answer != label), "wrong")
+"""
+ONE_WORD = """
+from tasks.contract import Scored
+
+VERSION = "one-word-1"
+
+
+def score(answer, label):
+    if answer == "nobody":
+        raise KeyError(answer)
+    return Scored(1.0, "right")
 """
 GRPO = """
 from runtime.agents.rules import Choice
@@ -238,8 +247,8 @@ def test_no_other_kind_can_be_performed(toy: Run, tmp_path: Path) -> None:
         toy.perform(tmp_path, "verifier", "auditor")
 
 
-def story(folder: Path, agent: str = "rules") -> Run:
-    """Two candidates on four dev items: the start has one right and is kept, its edit has three right and is kept.
+def story(folder: Path, agent: str = "rules", first: int = 1, second: int = 3) -> Run:
+    """Two candidates on four dev items, the start with so many right and its edit.
 
     Of two attempts at the one item of the probe, the first is right both times.
     """
@@ -266,14 +275,14 @@ def story(folder: Path, agent: str = "rules") -> Run:
     )
     proposed = ScaffoldProposed(generation=0, scaffold=trees[0], parent="", summary="", reason="")
     log.say(proposed)
-    answered(log, 0, {*dev[:1]}, labels)
+    answered(log, 0, {*dev[:first]}, labels)
     chosen = LeverChosen(generation=1, lever="scaffold", action=edit.name, reason="", propensities={"scaffold": 1.0}, diagnosis={})
     edited = ScaffoldProposed(generation=1, scaffold=trees[1], parent=trees[0], summary=edit.summary, reason="")
     asked = codec.event_id(RUN, FeedbackRequested, 1)
     for fact in (chosen, edited):
         log.unheard.append(log.append(codec.event(fact, run=RUN, source="feedback_agent", cause=asked, time="")))
     log.hear()
-    answered(log, 1, {*dev[:3]}, labels)
+    answered(log, 1, {*dev[:second]}, labels)
     return Run(log.messages, folder)
 
 
@@ -323,3 +332,125 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
     assert swapped.fork == f"evolog fork {RUN} --at {asked} --set verifier={path}" and not swapped.unknown
     assert "  1  scaffold  0.7500 -> 0.2500  kept, as recorded" in "\n".join(swapped_lines(swapped))
     assert msgspec.json.decode(msgspec.json.encode(swapped), type=Swapped) == swapped
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text", "words"),
+    [
+        (3, 1, FLIPPED, "generation 1 would have been kept: 0.7500 on dev, the best so far was 0.2500"),
+        (1, 3, ONE_WORD, "generation 0 would have been dropped: 3 of 4 attempts failed to run, at most 5% may"),
+        (4, 0, ONE_WORD, "generation 1 could not have been evaluated: 4 of 4 attempts failed to run, at most 5% may"),
+    ],
+)
+def test_a_verdict_that_would_have_been_another_is_told_with_its_reason(
+    tmp_path: Path, first: int, second: int, text: str, words: str
+) -> None:
+    swapped = story(tmp_path / "blobs", first=first, second=second).swap(tmp_path / "work", "verifier", written(tmp_path, text))
+    assert swapped.turn and swapped.turn.words == words
+
+
+def test_a_verifier_that_keeps_every_order_changes_no_verdict(tmp_path: Path) -> None:
+    swapped = story(tmp_path / "blobs").swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
+    assert swapped.turn is None and swapped.differ == 12
+    assert [of.now for of in swapped.scores] == pytest.approx([0.3, 0.7])
+    assert "Every decision would have been the same." in swapped_lines(swapped)
+
+
+def test_the_same_verifier_by_its_task_folder_changes_nothing(toy: Run, tmp_path: Path) -> None:
+    before = files(toy.blobs)
+    swapped = toy.swap(tmp_path, "verifier", TOY)
+    assert swapped.performed and not swapped.differ and not swapped.examples and swapped.turn is None and not swapped.fork
+    assert swapped_lines(swapped)[-1] == "Nothing would have come out differently."
+    assert files(toy.blobs) == before
+
+
+def test_a_choice_of_the_rules_agent_that_would_have_been_another_comes_before_the_batch_that_it_led_to(toy: Run, tmp_path: Path) -> None:
+    swapped = toy.swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
+    assert swapped.turn and swapped.turn.words.startswith("in generation 2 the Feedback-Agent would have chosen weights ppo, ")
+    assert " and not weights best_of_n, 3 rounds, " in swapped.turn.words
+    assert (
+        swapped.turn.sequence
+        == next(stored.sequence for stored in reversed(toy.messages) if tag_of(stored.subject) in ("context_assembled", "lever_chosen")) - 1
+    )
+
+
+def test_a_batch_of_other_rewards_is_told_where_it_was_sealed(toy: Run, tmp_path: Path) -> None:
+    labels = load(str(TOY)).labels(0)
+    attempts = [codec.decode(stored.data).data for stored in toy.messages if tag_of(stored.subject) == TrajectoryRecorded.tag()]
+    pairs = [(of.purpose, (of.answer, labels[of.item])) for of in attempts if isinstance(of, TrajectoryRecorded)]
+    shown = {pair for purpose, pair in pairs if purpose != "train"}
+    rare = next(pair for _, pair in pairs if pair not in shown)
+    text = f"from tasks.contract import Scored\nVERSION = 'rare'\nRARE = {rare!r}\n"
+    text += "def score(answer, label): return Scored(0.5 if (answer, label) == RARE else float(answer == label), 'wrong')"
+    swapped = toy.swap(tmp_path / "work", "verifier", written(tmp_path, text))
+    assert swapped.differ == sum(pair == rare for _, pair in pairs)
+    at = next(stored.sequence for stored in toy.messages if tag_of(stored.subject) == "training_batch_sealed")
+    assert swapped.turn == Turn(sequence=at, words="the batch of generation 2, round 1, would have held other rewards")
+
+
+def test_what_a_language_model_would_have_chosen_is_not_known(tmp_path: Path) -> None:
+    run = story(tmp_path / "blobs", agent="openai:gpt")
+    swapped = run.swap(tmp_path / "work", "verifier", written(tmp_path, FLIPPED))
+    assert swapped.unknown.startswith("What openai:gpt would have chosen from generation 1 on")
+    assert swapped.unknown in swapped_lines(swapped) and swapped.turn
+
+
+def test_other_rules_are_asked_what_the_run_asked(toy: Run, tmp_path: Path) -> None:
+    path = written(tmp_path, GRPO)
+    swapped = toy.swap(tmp_path / "work", "feedback_agent", path)
+    assert (swapped.performed, swapped.differ) == (2, 2)
+    one, two = swapped.choices
+    assert (one.generation, one.recorded_lever, one.recorded_action, one.lever) == (1, "scaffold", "shared_words", "weights")
+    assert two.recorded_action.startswith("best_of_n, 3 rounds, dropout 0.5, ") and two.action.startswith("grpo, 2 rounds, ")
+    assert (one.reason, two.reason) == ("after 0 choices", "after 1 choices")
+    assert swapped_lines(swapped)[-1] == f"    now      weights {two.action}: after 1 choices"
+
+
+def test_the_same_rules_choose_the_same(toy: Run, tmp_path: Path) -> None:
+    swapped = toy.swap(tmp_path, "feedback_agent", RULES)
+    assert (swapped.performed, swapped.differ) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("service", "text", "error", "words"),
+    [
+        ("verifier", None, NotFound, r"verifier\.py cannot be read .*; give a Python file that is there"),
+        ("verifier", "def score(:", Misconfigured, r"verifier\.py cannot be imported \(SyntaxError: .*; mend it"),
+        ("verifier", "import nowhere", Misconfigured, r"cannot be imported \(ModuleNotFoundError: .*; mend it"),
+        ("verifier", "VERSION = '1'", Misconfigured, r"defines no 'score'; the contract asks it for score, VERSION"),
+        ("verifier", "VERSION = 1\ndef score(answer, label): ...", Misconfigured, r"VERSION is 1; expected a string"),
+        (
+            "verifier",
+            "VERSION = '1'\ndef score(answer, label): 1 / 0",
+            Misconfigured,
+            r"scored none of 12 .*verifier\.py: score raised ZeroDiv",
+        ),
+        ("verifier", "VERSION = '1'\ndef score(answer, label): ...", Misconfigured, r"scored none of 12 .*verifier\.py: score gave None"),
+        ("feedback_agent", "choices = 1", Misconfigured, r"defines no 'choose'"),
+        ("feedback_agent", "def choose(*seen): 1 / 0", Misconfigured, r"choose raised ZeroDivisionError: .* in generation 1; mend it"),
+        ("feedback_agent", "def choose(*seen): ...", Misconfigured, r"choose gave None; expected a Choice"),
+        ("feedback_agent", GRPO.replace('"weights"', '"luck"'), Misconfigured, r"choose gave Choice.*'luck'.*expected a Choice"),
+        ("feedback_agent", GRPO.replace('"weights"', '"scaffold"'), Misconfigured, r"named the edit 'grpo'; expected one of shared_words"),
+        ("trainer", "", UsageError, r"'trainer' cannot be swapped; expected verifier or feedback_agent"),
+    ],
+)
+def test_code_that_cannot_be_put_in_a_service_s_place_is_said_in_words(
+    tmp_path: Path, service: str, text: str | None, error: type[UserError], words: str
+) -> None:
+    path = tmp_path / "verifier.py" if text is None else written(tmp_path, text)
+    with pytest.raises(error, match=words):
+        story(tmp_path / "blobs").swap(tmp_path / "work", service, path)
+
+
+def test_a_task_with_another_verifier_is_scored_by_it_and_keeps_the_rest() -> None:
+    task = load(str(TOY))
+    other = task.with_verifier(FLIPPED, "blob 1234")
+    assert [of.score("a", "a").reward for of in (task, other)] == [1.0, 0.0]
+    assert (task.verifier, other.verifier) == ("toy/toy-1", "toy/flipped-1")
+    assert other.public(0) == task.public(0) and other.edits() == task.edits()
+
+
+def test_a_verifier_in_another_s_place_imports_what_its_task_has_and_is_named_in_errors() -> None:
+    text = "from . import data\nVERSION = '1'\ndef score(answer, label): return data.LABELS"
+    with pytest.raises(Misconfigured, match=r"^blob 1234: score gave \('baker', .* expected a Scored"):
+        load(str(TOY)).with_verifier(text, "blob 1234").score("a", "a")
