@@ -61,6 +61,10 @@ class Recorded:
                 case (TrajectoryScored() | ScoringFailed()) as said:
                     self.judged[said.trajectory] = said
 
+    def of(self, *kinds: type[Fact]) -> list[Event]:
+        """The events of these types."""
+        return [told.event for told in self.events if isinstance(told.event.data, kinds)]
+
     def asked(self, service: str, *kinds: type[Fact], answers: tuple[type[Fact], ...]) -> list[tuple[Told, list[Told]]]:
         """The events of these types that a service has answered with an event of one of the types `answers`, with all that it answered."""
         found = [(told, self._answers.get((told.event.id, service), [])) for told in self.events if isinstance(told.event.data, kinds)]

@@ -74,15 +74,15 @@ class Effect(NamedTuple):
 
 
 class Overlay(Blobs):
-    """Blobs that are read from two places and written to the first."""
+    """Blobs that are read in one place and written in another."""
 
     def __init__(self, root: Path, below: Blobs) -> None:
         super().__init__(root)
         self._below = below
 
     def get(self, digest: str) -> bytes:
-        """As `Blobs.get`, from below where this place has none."""
-        return super().get(digest) if self._path(digest).exists() else self._below.get(digest)
+        """As `Blobs.get`, of those below."""
+        return self._below.get(digest)
 
 
 class Stage:
@@ -221,12 +221,12 @@ def _brief(value: object) -> str:
     return said if len(said) <= SHORT else said[: SHORT - 3] + "..."
 
 
-def _each(asked: Sequence[tuple[Told, list[Told]]], perform_one: Callable[[Event, int], Sequence[Fact]]) -> tuple[int, Iterator[Effect]]:
-    """Perform one after the other; `perform_one` gets the event and the sequence of its first answer, and raises UserError if it cannot."""
+def _each(asked: Sequence[tuple[Told, list[Told]]], perform_one: Callable[[Event], Sequence[Fact]]) -> tuple[int, Iterator[Effect]]:
+    """Perform one after the other; `perform_one` raises UserError for one that cannot be."""
 
     def now(told: Told, recorded: Sequence[Told]) -> Sequence[Fact] | str:
         try:
-            return perform_one(told.event, recorded[0].sequence)
+            return perform_one(told.event)
         except UserError as wrong:
             return str(wrong)
 
@@ -234,7 +234,7 @@ def _each(asked: Sequence[tuple[Told, list[Told]]], perform_one: Callable[[Event
 
 
 def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    def score(event: Event, answered: int) -> list[Fact]:
+    def score(event: Event) -> list[Fact]:
         loaded, labels = stage.loaded(event.run), stage.labels(event.run)
         assert isinstance(event.data, TrajectoryRecorded)
         if loaded.task.verifier != loaded.started.verifier:
@@ -245,16 +245,13 @@ def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
 
 
 def _feedback_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    def choose(event: Event, answered: int) -> list[Fact]:
+    known = stage.recorded.of(*feedback_agent.TOLD)  # of what came after its question, the agent looks at nothing
+
+    def choose(event: Event) -> list[Fact]:
         stage.require_rules(event.run)
-        return choose_again(stage, event, told_before(stage.recorded, answered), stage.recorded.judged)
+        return choose_again(stage, event, known, stage.recorded.judged)
 
     return _each(stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN), choose)
-
-
-def told_before(recorded: Recorded, sequence: int) -> list[Event]:
-    """What the Feedback-Agent is told of the run before a sequence."""
-    return [told.event for told in recorded.events if told.sequence < sequence and isinstance(told.event.data, feedback_agent.TOLD)]
 
 
 def probed(recorded: Recorded, requested: FeedbackRequested, judged: Judged) -> list[Attempted]:
@@ -262,19 +259,19 @@ def probed(recorded: Recorded, requested: FeedbackRequested, judged: Judged) -> 
     return [attempt for request in requested.probe_requests for attempt in recorded.attempts(request, judged)]
 
 
-def choose_again(stage: Stage, event: Event, told: Sequence[Event], judged: Judged) -> list[Fact]:
+def choose_again(stage: Stage, event: Event, known: Sequence[Event], judged: Judged) -> list[Fact]:
     """What the rules agent answers to a request for feedback, by these scores and rewards."""
     requested = event.data
     assert isinstance(requested, FeedbackRequested)
     played, loaded = probed(stage.recorded, requested, judged), stage.loaded(event.run)
     try:
-        return feedback_agent.feedback(stage.blobs, told, played, loaded, requested)
+        return feedback_agent.feedback(stage.blobs, known, played, loaded, requested)
     except Exception as wrong:
         return [ProposalFailed(generation=requested.generation, reason=why(wrong))]
 
 
 def _meta_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    def propose(event: Event, answered: int) -> list[Fact]:
+    def propose(event: Event) -> list[Fact]:
         assert isinstance(event.data, ScaffoldRequested)
         stage.require_rules(event.run)
         return [meta_agent.reference(stage.blobs, stage.loaded(event.run), event.data)]
@@ -287,7 +284,7 @@ def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
     models = Models(stage.blobs, stage.work)
     calls = [told for told in stage.recorded.events if isinstance(told.event.data, ModelCalled)]
 
-    def vouch(event: Event, answered: int) -> list[Fact]:
+    def vouch(event: Event) -> list[Fact]:
         assert isinstance(event.data, AdapterPublished)
         stage.require_embedded(event.data.base_model)
         return [judge(models, event.data)]
@@ -342,7 +339,7 @@ def as_sent(request: SampleRequest) -> SampleRequest:
 def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
     from services.trainer import Played, update  # with torch, which only this needs
 
-    def train(event: Event, answered: int) -> list[Fact]:
+    def train(event: Event) -> list[Fact]:
         sealed = event.data
         assert isinstance(sealed, TrainingBatchSealed)
         base_model = stage.started(event.run).base_model

@@ -33,7 +33,7 @@ from runtime.log import Stored
 from runtime.run_decider import DECIDER, RunState
 from services import feedback_agent, verifier
 from services.context import Loaded
-from services.performing import CHOSEN, Stage, choose_again, probed, told_before
+from services.performing import CHOSEN, Stage, choose_again, probed
 from tasks.loading import from_source
 
 SERVICES = ("verifier", "feedback_agent")
@@ -229,7 +229,7 @@ def _rewards(pairs: Sequence[Pair]) -> Iterator[Rewards]:
 
 
 def _scores(recorded: Recorded, pairs: Sequence[Pair]) -> Iterator[Score]:
-    facts = [told.event.data for told in recorded.events]
+    facts = [event.data for event in recorded.of(CandidateEvaluated, CandidateAccepted)]
     kept = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
     for fact in facts:
         if isinstance(fact, CandidateEvaluated):
@@ -270,7 +270,7 @@ def _turn(stage: Stage, judged: Judged) -> tuple[Turn | None, str]:
     was, would = (Seen(Course(DECIDER, run), by, []) for by in (recorded.judged, judged))
     for told in recorded.events:
         if told.event.run != run:
-            break  # a fork's own: it begins with its past, which is gone through here
+            return None, f"{unknown} What {told.event.run}, a fork of {run}, decided itself has not been gone through.".lstrip()
         old, new = was.feed(told), would.feed(told)
         if words := _words([event.data for event in old], [event.data for event in new]):
             at = [place[event.id] for event in old if event.id in place]
@@ -392,12 +392,12 @@ def _order(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
 def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     choose = from_source(source, str(path), "evolog_rules", ["choose"]).choose
     asked = stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)
+    known = stage.recorded.of(*feedback_agent.TOLD)
     choices: list[Chosen] = []
     cannot: Counter[str] = Counter()
     for told, said in asked:
         requested, loaded = told.event.data, stage.loaded(told.event.run)
         assert isinstance(requested, FeedbackRequested)
-        known = told_before(stage.recorded, said[0].sequence)
         shown = feedback_agent.probe(stage.blobs, probed(stage.recorded, requested, stage.recorded.judged), loaded)
         if not shown:
             cannot["no attempt at the probe was scored, so there is nothing to go by"] += 1

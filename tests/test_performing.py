@@ -365,7 +365,9 @@ def test_the_same_verifier_by_its_task_folder_changes_nothing(toy: Run, tmp_path
 
 
 def test_a_choice_of_the_rules_agent_that_would_have_been_another_comes_before_the_batch_that_it_led_to(toy: Run, tmp_path: Path) -> None:
+    before = files(toy.blobs)
     swapped = toy.swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
+    assert files(toy.blobs) == before  # though the agent was shown what it had not been shown
     assert swapped.turn and swapped.turn.words.startswith("in generation 2 the Feedback-Agent would have chosen weights ppo, ")
     assert " and not weights best_of_n, 3 rounds, " in swapped.turn.words
     assert (
@@ -393,6 +395,31 @@ def test_what_a_language_model_would_have_chosen_is_not_known(tmp_path: Path) ->
     swapped = run.swap(tmp_path / "work", "verifier", written(tmp_path, FLIPPED))
     assert swapped.unknown.startswith("What openai:gpt would have chosen from generation 1 on")
     assert swapped.unknown in swapped_lines(swapped) and swapped.turn
+
+
+def test_a_fork_is_gone_through_with_its_past(tmp_path: Path) -> None:
+    run = story(tmp_path / "blobs")
+    messages = run.messages[:-1]  # the past did not end
+    began = codec.decode(messages[0].data)
+    (*_, played), (*_, scored) = (
+        [codec.decode(stored.data) for stored in messages if tag_of(stored.subject) == kind.tag()]
+        for kind in (TrajectoryRecorded, TrajectoryScored)
+    )
+    again = codec.event_id("f", TrajectoryRecorded, *played.data.key())
+    for fact, source, cause in (
+        (msgspec.structs.replace(began.data, parent_run=RUN, parent_sequence=len(messages)), "operator", ""),
+        (played.data, "executor", ""),
+        (msgspec.structs.replace(scored.data, trajectory=again), "verifier", again),
+    ):
+        event = codec.event(fact, run="f", source=source, cause=cause, time="")
+        messages.append(Stored(len(messages) + 1, 10**9, event.subject, codec.encode(event)))
+    fork = Run(messages, run.blobs)
+    (performed,) = fork.perform(tmp_path / "work", "verifier")
+    assert (performed.performed, performed.same) == (1, 1)
+    swapped = fork.swap(tmp_path / "swapped", "verifier", written(tmp_path, GRADED))
+    assert swapped.run == "f" and swapped.performed == 13 and swapped.turn is None
+    assert swapped.unknown == f"What f, a fork of {RUN}, decided itself has not been gone through."
+    assert swapped.fork.startswith(f"evolog fork {RUN} --at ")
 
 
 def test_other_rules_are_asked_what_the_run_asked(toy: Run, tmp_path: Path) -> None:
