@@ -3,6 +3,7 @@
 Everything is compared to the last bit, but for what took how long. Nothing is written where the run's blobs are.
 """
 
+import contextlib
 import functools
 import importlib.util
 import re
@@ -17,7 +18,7 @@ import msgspec
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested
 from events.choice import FeedbackRequested, LeverChosen
 from events.codec import Event
-from events.errors import CheckFailed, UsageError, UserError, why
+from events.errors import CheckFailed, NotFound, UsageError, UserError, why
 from events.fact import Fact
 from events.judgement import ScoringFailed, TrajectoryScored
 from events.play import ModelCalled, TrajectoryRecorded
@@ -266,6 +267,8 @@ def choose_again(stage: Stage, event: Event, known: Sequence[Event], judged: Jud
     played, loaded = probed(stage.recorded, requested, judged), stage.loaded(event.run)
     try:
         return feedback_agent.feedback(stage.blobs, known, played, loaded, requested)
+    except NotFound:
+        raise  # a blob that is not here
     except Exception as wrong:
         return [ProposalFailed(generation=requested.generation, reason=why(wrong))]
 
@@ -287,6 +290,8 @@ def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
     def vouch(event: Event) -> list[Fact]:
         assert isinstance(event.data, AdapterPublished)
         stage.require_embedded(event.data.base_model)
+        with contextlib.suppress(CheckFailed):  # of a damaged adapter, the policy says so
+            stage.blobs.unpack(event.data.adapter, stage.work / event.data.adapter)
         return [judge(models, event.data)]
 
     adapters, judged = _each(stage.recorded.asked("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)

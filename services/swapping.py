@@ -338,11 +338,8 @@ def _words(recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
                 else "other rewards"
             )
             return f"the batch of generation {old.generation}, round {old.round}, would have held {other}"
-        case RolloutsRequested() as old, RolloutsRequested() as new:
-            items = (
-                f"{len(new.items)} {new.purpose} items in round {new.round}, and not the {len(old.items)} {old.purpose} items that it did"
-            )
-            return f"generation {old.generation} would have played {items}"
+        case RolloutsRequested(generation=generation, purpose=purpose, round=number), RolloutsRequested():
+            return f"generation {generation} would have played other {purpose} items in round {number}"
         case old, new:
             tags = [of.tag() if of else "nothing" for of in (old, new)]
             return f"{tags[1]} would have been decided, and {tags[0]} was"
@@ -450,7 +447,7 @@ def _chosen(given: object, loaded: Loaded, path: Path) -> Wish:
     return Wish(choice.lever, _order(choice.action, choice) if choice.lever == "weights" else choice.action, choice.reason)
 
 
-def swapped_lines(swapped: Swapped) -> list[str]:
+def swap_lines(swapped: Swapped) -> list[str]:
     """What is said of it to a person."""
     lines = _verifier_lines(swapped) if swapped.service == "verifier" else _rules_lines(swapped)
     return lines + [f"  {count:,} could not be: {reason}" for reason, count in swapped.cannot.items()]

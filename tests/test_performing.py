@@ -26,7 +26,7 @@ from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
 from runtime.blobs import Blobs
 from runtime.log import Stored
 from services.performing import KINDS, Performed, perform, performed_lines
-from services.swapping import Rewards, Swapped, Turn, swap, swapped_lines
+from services.swapping import Rewards, Swapped, Turn, swap, swap_lines
 from tasks.loading import load
 
 TOY = Path(__file__).parent / "toy"
@@ -195,6 +195,15 @@ def test_an_adapter_or_state_of_other_bytes_is_found(
     assert (performed.first.sequence, performed.first.field) == (sequence, field)
 
 
+def test_what_comes_out_and_is_not_recorded_is_found(toy: Run, tmp_path: Path) -> None:
+    lost = next(stored for stored in toy.messages if tag_of(stored.subject) == "optimizer_step_applied")
+    (performed,) = Run([stored for stored in toy.messages if stored != lost], toy.blobs).perform(tmp_path, "trainer")
+    asked = next(stored.sequence for stored in toy.messages if tag_of(stored.subject) == "training_batch_sealed")
+    assert performed.same == 0 and performed.first
+    assert (performed.first.sequence, performed.first.field, performed.first.recorded) == (asked, "event", "nothing")
+    assert performed.first.now.startswith("optimizer_step_applied {")
+
+
 def test_of_several_that_come_out_otherwise_the_first_in_the_log_is_told(toy: Run, tmp_path: Path) -> None:
     last, _ = toy.changed(ModelCalled, nudged)
     both, sequence = last.changed(ModelCalled, nudged, 0)
@@ -218,6 +227,8 @@ def test_an_effect_that_was_not_answered_is_not_performed(toy: Run, tmp_path: Pa
         ("meta_agent", RunStarted, {"agent": "openai:gpt"}, "the agent is a language model, openai:gpt"),
         ("trainer", RunStarted, {"base_model": "0" * 64}, "Blob " + "0" * 64 + " is not in"),
         ("trainer", TrainingBatchSealed, {"parent_state": "0" * 64}, "Blob " + "0" * 64 + " is not in"),
+        ("policy", AdapterPublished, {"adapter": "0" * 64}, "Blob " + "0" * 64 + " is not in"),
+        ("policy", ModelCalled, {"body": "0" * 64}, "Blob " + "0" * 64 + " is not in"),
         ("trainer", AdapterPublished, {"processes": 8, "back_end": "trl"}, "trained by 8 processes"),
     ],
 )
@@ -225,9 +236,9 @@ def test_what_cannot_be_performed_again_says_why(
     toy: Run, tmp_path: Path, service: str, kind: type[Fact], change: dict[str, object], why: str
 ) -> None:
     (performed,) = toy.changed(kind, lambda of: change)[0].perform(tmp_path, service)
-    assert performed.performed == 0
+    assert performed.first is None and (performed.performed == 0 or service == "policy")
     ((reason, count),) = performed.cannot.items()
-    assert why in reason and count == {"feedback_agent": 2, "meta_agent": 1, "trainer": 1}.get(service, count)
+    assert why in reason and count == {"feedback_agent": 2, "verifier": 1144}.get(service, 1)
     assert performed_lines([performed])[-1] == f"  {count:,} cannot be performed again: {reason}"
 
 
@@ -330,7 +341,7 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
     assert swapped.turn == Turn(sequence=decided, words="generation 1 would have been dropped: 0.2500 on dev does not beat 0.7500")
     asked = max(sequence for sequence, fact in events if isinstance(fact, RolloutsRequested) and fact.generation == 0)
     assert swapped.fork == f"evolog fork {RUN} --at {asked} --set verifier={path}" and not swapped.unknown
-    assert "  1  scaffold  0.7500 -> 0.2500  kept, as recorded" in "\n".join(swapped_lines(swapped))
+    assert "  1  scaffold  0.7500 -> 0.2500  kept, as recorded" in "\n".join(swap_lines(swapped))
     assert msgspec.json.decode(msgspec.json.encode(swapped), type=Swapped) == swapped
 
 
@@ -353,14 +364,14 @@ def test_a_verifier_that_keeps_every_order_changes_no_verdict(tmp_path: Path) ->
     swapped = story(tmp_path / "blobs").swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
     assert swapped.turn is None and swapped.differ == 12
     assert [of.now for of in swapped.scores] == pytest.approx([0.3, 0.7])
-    assert "Every decision would have been the same." in swapped_lines(swapped)
+    assert "Every decision would have been the same." in swap_lines(swapped)
 
 
 def test_the_same_verifier_by_its_task_folder_changes_nothing(toy: Run, tmp_path: Path) -> None:
     before = files(toy.blobs)
     swapped = toy.swap(tmp_path, "verifier", TOY)
     assert swapped.performed and not swapped.differ and not swapped.examples and swapped.turn is None and not swapped.fork
-    assert swapped_lines(swapped)[-1] == "Nothing would have come out differently."
+    assert swap_lines(swapped)[-1] == "Nothing would have come out differently."
     assert files(toy.blobs) == before
 
 
@@ -394,7 +405,7 @@ def test_what_a_language_model_would_have_chosen_is_not_known(tmp_path: Path) ->
     run = story(tmp_path / "blobs", agent="openai:gpt")
     swapped = run.swap(tmp_path / "work", "verifier", written(tmp_path, FLIPPED))
     assert swapped.unknown.startswith("What openai:gpt would have chosen from generation 1 on")
-    assert swapped.unknown in swapped_lines(swapped) and swapped.turn
+    assert swapped.unknown in swap_lines(swapped) and swapped.turn
 
 
 def test_a_fork_is_gone_through_with_its_past(tmp_path: Path) -> None:
@@ -430,7 +441,7 @@ def test_other_rules_are_asked_what_the_run_asked(toy: Run, tmp_path: Path) -> N
     assert (one.generation, one.recorded_lever, one.recorded_action, one.lever) == (1, "scaffold", "shared_words", "weights")
     assert two.recorded_action.startswith("best_of_n, 3 rounds, dropout 0.5, ") and two.action.startswith("grpo, 2 rounds, ")
     assert (one.reason, two.reason) == ("after 0 choices", "after 1 choices")
-    assert swapped_lines(swapped)[-1] == f"    now      weights {two.action}: after 1 choices"
+    assert swap_lines(swapped)[-1] == f"    now      weights {two.action}: after 1 choices"
 
 
 def test_the_same_rules_choose_the_same(toy: Run, tmp_path: Path) -> None:
