@@ -242,6 +242,13 @@ def test_what_cannot_be_performed_again_says_why(
     assert performed_lines([performed])[-1] == f"  {count:,} cannot be performed again: {reason}"
 
 
+def test_a_trainer_that_asks_for_a_task_that_is_not_here_cannot_train_again(toy: Run, tmp_path: Path) -> None:
+    asking, _ = toy.changed(TrainingBatchSealed, lambda of: {"algorithm": "spin", "hyper": {}})
+    run, _ = asking.changed(RunStarted, lambda of: {"task": "/nonexistent"})
+    (performed,) = run.perform(tmp_path, "trainer")
+    assert performed.performed == 0 and "There is no task '/nonexistent'" in next(iter(performed.cannot))
+
+
 def test_a_model_with_a_server_of_its_own_is_not_asked_again(toy: Run, tmp_path: Path) -> None:
     blobs = Blobs(tmp_path / "blobs")
     base = blobs.put_tree({"base.json": b'{"kind": "hf"}'})
