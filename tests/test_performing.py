@@ -22,7 +22,7 @@ from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 from events.subjects import LOG, tag_of
-from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
+from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
 from runtime.blobs import Blobs
 from runtime.log import Stored
 from services.performing import KINDS, Performed, perform, performed_lines
@@ -260,6 +260,21 @@ def test_a_model_with_a_server_of_its_own_is_not_asked_again(toy: Run, tmp_path:
     assert all("Hugging Face" in reason for reason in (*policy.cannot, *trainer.cannot))
 
 
+def test_an_adapter_that_is_rejected_again_was_in_another_folder_then(toy: Run, tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs")
+    shutil.copytree(toy.blobs, blobs.root)
+    empty = blobs.put_tree({"README.md": b""})
+    run, _ = toy.changed(AdapterPublished, lambda of: {"adapter": empty})
+    published = next(codec.decode(stored.data) for stored in run.messages if tag_of(stored.subject) == "adapter_published")
+    at = next(number for number, stored in enumerate(run.messages) if tag_of(stored.subject) == "adapter_served")
+    why = f"The adapter folder /elsewhere/work/policy-0/{empty} lacks adapter_config.json; it is no peft adapter."
+    fact = AdapterRejected(generation=2, round=1, adapter=empty, batch=published.data.batch, reason=why)  # type: ignore[attr-defined]
+    event = codec.event(fact, run="r", source="policy", cause=published.id, time="")
+    run.messages[at] = msgspec.structs.replace(run.messages[at], subject=event.subject, data=codec.encode(event))
+    (policy,) = Run(run.messages, blobs.root).perform(tmp_path / "work", "policy")
+    assert policy.same == policy.performed and not policy.cannot
+
+
 def test_no_other_kind_can_be_performed(toy: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'auditor' cannot be performed again; expected one or more of verifier, "):
         toy.perform(tmp_path, "verifier", "auditor")
@@ -367,10 +382,11 @@ def test_a_verdict_that_would_have_been_another_is_told_with_its_reason(
     assert swapped.turn and swapped.turn.words == words
 
 
-def test_a_verifier_that_keeps_every_order_changes_no_verdict(tmp_path: Path) -> None:
-    swapped = story(tmp_path / "blobs").swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
+@pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
+def test_a_verifier_that_keeps_every_order_changes_no_verdict(tmp_path: Path, first: int, second: int) -> None:
+    swapped = story(tmp_path / "blobs", first=first, second=second).swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
     assert swapped.turn is None and swapped.differ == 12
-    assert [of.now for of in swapped.scores] == pytest.approx([0.3, 0.7])
+    assert [of.now for of in swapped.scores] == pytest.approx([0.1 + 0.2 * first, 0.1 + 0.2 * second])
     assert "Every decision would have been the same." in swap_lines(swapped)
 
 
