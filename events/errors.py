@@ -50,3 +50,8 @@ class Misconfigured(UserError):
     """The installation or a task folder does not keep its contract."""
 
     code = 78
+
+
+def why(wrong: Exception) -> str:
+    """What is recorded of an exception: a user's error in its own words, any other with its type."""
+    return str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"

@@ -269,17 +269,23 @@ def resume(run: str, directory: Path) -> None:
 @main.command()
 @click.argument("run")
 @directory
-@click.option("--to", "at", metavar="SEQ|TIME", help="Show the state that the run was in there, and decide nothing.")
+@click.option("--to", "at", metavar="SEQ|TIME", help="Show the state that the run was in there.")
+@click.option("--perform", metavar="KINDS", help="Perform effects again and compare: verifier,meta_agent,feedback_agent,policy,trainer.")
+@click.option("--swap", metavar="SERVICE=PATH", help="What would come out differently with this verifier, or feedback_agent.")
 @click.option("--export", type=click.Path(path_type=Path), metavar="DIR", help="Write the run, log and blobs, into a new folder.")
 @as_json
-def replay(run: str, directory: Path, at: str | None, export: Path | None, as_json: bool) -> int:
+def replay(run: str, directory: Path, at: str | None, perform: str | None, swap: str | None, export: Path | None, as_json: bool) -> int:
     """Decide a recorded run again, byte for byte. RUN is a name, or the folder of an export; nothing needs to be up."""
     from services import replaying
 
-    if at and export:
-        raise UsageError("--to and --export are two different things to do: give one of them.")
+    if sum(map(bool, (at, perform, swap, export))) > 1:
+        raise UsageError("--to, --perform, --swap and --export are different things to do: give one of them.")
     if at:
         replaying.show_state(directory, run, at, as_json)
+    elif perform:
+        return replaying.perform_again(directory, run, perform, as_json)
+    elif swap:
+        replaying.swap_service(directory, run, swap, as_json)
     elif export:
         replaying.export_run(directory, run, export, as_json)
     else:

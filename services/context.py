@@ -48,6 +48,20 @@ class Loaded(NamedTuple):
     public: Public
 
 
+def load_run(run: str, started: RunStarted, blobs: Blobs) -> Loaded:
+    """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
+    task = load(started.task)
+    if started.verifier_code:
+        task = task.with_verifier(blobs.get(started.verifier_code).decode(), f"the verifier of run {run}")
+    public = task.public(started.seed)
+    if public.digests != started.splits:
+        raise CheckFailed(
+            f"The data of task {started.task!r} on this host is not what run {run} was started on; "
+            f"run `evolog data get {started.task}` here."
+        )
+    return Loaded(started, task, public)
+
+
 def trainer_back_end() -> Literal["native", "trl"]:
     """Whose trainer does the gradient work where both can, as EVOLOG_TRAINER says; raises Misconfigured for one that there is not."""
     match os.environ.get(TRAINER) or "native":
@@ -131,17 +145,7 @@ class Context:
     async def load(self, run: str) -> Loaded:
         """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
         if run not in self._loaded:
-            started = await self.started(run)
-            task = await asyncio.to_thread(load, started.task)
-            if started.verifier_code:
-                task = task.with_verifier(self.blobs.get(started.verifier_code).decode(), f"the verifier of run {run}")
-            public = await asyncio.to_thread(task.public, started.seed)
-            if public.digests != started.splits:
-                raise CheckFailed(
-                    f"The data of task {started.task!r} on this host is not what run {run} was started on; "
-                    f"run `evolog data get {started.task}` here."
-                )
-            self._loaded[run] = Loaded(started, task, public)
+            self._loaded[run] = await asyncio.to_thread(load_run, run, await self.started(run), self.blobs)
         return self._loaded[run]
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:

@@ -8,7 +8,7 @@ import msgspec
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
 from events.codec import Event
-from events.errors import TryAgain, Unavailable, UserError
+from events.errors import TryAgain, Unavailable, why
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
@@ -56,8 +56,7 @@ async def serve(context: Context) -> None:
             except (Unavailable, TryAgain):
                 raise  # this is handed out again
             except Exception as wrong:  # an edit is the task's own code
-                why = str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"
-                facts = [ProposalFailed(generation=requested.generation, reason=why)]
+                facts = [ProposalFailed(generation=requested.generation, reason=why(wrong))]
             outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from events.codec import Event
-from events.errors import TryAgain, UserError
+from events.errors import TryAgain, why
 from events.fact import Fact
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
 from runtime.blobs import Blobs
@@ -101,8 +101,7 @@ def judge(models: Models, published: AdapterPublished) -> Fact:
     except TryAgain:
         raise  # this is handed out again
     except Exception as wrong:  # whatever a folder of any content makes a loader raise
-        why = str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"
-        return AdapterRejected(**place, reason=why)  # type: ignore[arg-type]
+        return AdapterRejected(**place, reason=why(wrong))  # type: ignore[arg-type]
     tolerance = getattr(policy, "tolerance", TOLERANCE)
     if not error <= tolerance:
         return AdapterRejected(**place, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {tolerance:g}")  # type: ignore[arg-type]

@@ -101,6 +101,33 @@ def _fields(state: RunState) -> dict[str, Any]:
     return fields
 
 
+def perform_again(directory: Path, name: str, kinds: str, as_json: bool) -> int:
+    """Perform recorded effects again, and print how they compare; the exit code."""
+    from services.performing import perform, performed_lines  # with the services' own code
+
+    run = read(directory, name)
+    with tempfile.TemporaryDirectory(prefix="evolog-") as room, counting("performing again", "effects") as say:
+        found = perform(run.everything, run.blobs, Path(room), kinds.split(","), lambda kind, done, total: say(done, total))
+    if as_json:
+        click.echo(msgspec.json.encode({"version": 1, "run": run.run, "performed": found}).decode())
+    else:
+        click.echo("\n".join(performed_lines(found)))
+    return 3 if any(one.first for one in found) else 0
+
+
+def swap_service(directory: Path, name: str, what: str, as_json: bool) -> None:
+    """Print what would have come out differently with other code in a service's place; the run stays as it is."""
+    from services.swapping import swap, swap_lines
+
+    service, equals, path = what.partition("=")
+    if not equals:
+        raise UsageError(f"{what!r} is nothing to --swap: write verifier=PATH or feedback_agent=PATH.")
+    run = read(directory, name)
+    with tempfile.TemporaryDirectory(prefix="evolog-") as room, working(f"asking {path}"):
+        found = swap(run.everything, run.blobs, Path(room), service, Path(path))
+    click.echo(msgspec.json.encode(found).decode() if as_json else "\n".join(swap_lines(found)))
+
+
 def export_run(directory: Path, name: str, target: Path, as_json: bool) -> None:
     """Write a run, log and blobs, into a folder."""
     run = read(directory, name)

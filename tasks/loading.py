@@ -1,5 +1,6 @@
 """Finds a task by name or by the path of a folder, and checks that the folder keeps the contract before anything runs."""
 
+import hashlib
 import importlib
 import re
 import sys
@@ -53,6 +54,18 @@ class Task(msgspec.Struct, frozen=True):
     """What an answer to a train item can be judged by: task.py's SIGNAL, if it has one."""
     max_tokens: int = 64
     """The longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, if it has one."""
+    judge: ModuleType | None = None
+    """The verifier in the place of the folder's own."""
+
+    def with_verifier(self, source: str, name: str) -> "Task":
+        """This task with another verifier, given as the text of a verifier.py, which `name` stands for in messages.
+
+        What it imports from the task's folder is this task's. Raises Misconfigured where it cannot be run or does not keep the contract.
+        """
+        judge = from_source(source, name, self.package, NAMES["verifier"])
+        if not isinstance(judge.VERSION, str):
+            raise Misconfigured(f"{name}: VERSION is {judge.VERSION!r:.60}; expected a string.")
+        return msgspec.structs.replace(self, judge=judge, verifier=f"{self.name}/{judge.VERSION}")
 
     def get(self, source: Path | None = None) -> Path:
         """Fetch the data, from `source` if given, and say where they are."""
@@ -167,10 +180,11 @@ class Task(msgspec.Struct, frozen=True):
         return dict(given)
 
     def _broken(self, part: str, what: str) -> Misconfigured:
-        return Misconfigured(f"{self.folder / part}.py: {what}; mend it and try again.")
+        file = self.judge.__file__ if self.judge and part == "verifier" else f"{self.folder / part}.py"
+        return Misconfigured(f"{file}: {what}; mend it and try again.")
 
     def _part(self, part: str, name: str) -> Any:
-        return getattr(_module(self.folder, self.package, part), name)
+        return getattr(self.judge if self.judge and part == "verifier" else _module(self.folder, self.package, part), name)
 
     def _call(self, part: str, name: str, *given: object) -> Any:
         function = self._part(part, name)
@@ -233,6 +247,19 @@ def read_tree(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in sorted(files)}
 
 
+def from_source(source: str, file: str, package: str, names: Sequence[str]) -> ModuleType:
+    """The module that a file's text makes in a package, which must define these names; raises Misconfigured where it does not."""
+    module = ModuleType(f"{package}.from_{hashlib.sha256(source.encode()).hexdigest()[:16]}")
+    module.__file__, module.__package__ = file, package
+    sys.modules[module.__name__] = module  # where dataclasses and structs look their annotations up
+    try:
+        exec(compile(source, file, "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[module.__name__]
+        raise _not_imported(file, error) from error
+    return _defining(module, file, names)
+
+
 def without_extra(error: Exception) -> Misconfigured | None:
     """What to install where a module of one of evolog's extras is missing; None for any other error."""
     if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] not in OF_EXTRAS:
@@ -269,9 +296,16 @@ def _module(folder: Path, package: str, part: str) -> ModuleType:
     try:
         module = importlib.import_module(f"{package}.{part}")
     except Exception as error:
-        why = f"{folder / part}.py cannot be imported ({type(error).__name__}: {error}); mend it and try again."
-        raise without_extra(error) or Misconfigured(why) from error
-    for name in NAMES.get(part, ()):
+        raise _not_imported(f"{folder / part}.py", error) from error
+    return _defining(module, f"{folder / part}.py", NAMES.get(part, ()))
+
+
+def _not_imported(file: str, error: Exception) -> Misconfigured:
+    return without_extra(error) or Misconfigured(f"{file} cannot be imported ({type(error).__name__}: {error}); mend it and try again.")
+
+
+def _defining(module: ModuleType, file: str, names: Sequence[str]) -> ModuleType:
+    for name in names:
         if not hasattr(module, name):
-            raise Misconfigured(f"{folder / part}.py defines no {name!r}; the contract asks it for {', '.join(NAMES[part])}.")
+            raise Misconfigured(f"{file} defines no {name!r}; the contract asks it for {', '.join(names)}.")
     return module
