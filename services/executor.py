@@ -20,9 +20,17 @@ JITTER = "EVOLOG_EXECUTOR_JITTER"
 
 async def serve(context: Context) -> None:
     """Share the shards with the other executors."""
-    jitter = float(os.environ.get(JITTER, "0"))
     policy = PolicyClient(context.node.policy_url(), context.policy_token())
     player = Player(context.blobs, context.work, policy, context.scanner, scaffold_limits())
+    try:
+        await play_shards(context, player)
+    finally:
+        player.close()
+
+
+async def play_shards(context: Context, player: Player) -> None:
+    """Play one shard after the other."""
+    jitter = float(os.environ.get(JITTER, "0"))
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         (event,) = events
@@ -47,10 +55,7 @@ async def serve(context: Context) -> None:
         await asyncio.sleep(random.uniform(0, jitter))
         return [answer(fact, event, "executor") for fact in facts]
 
-    try:
-        await work(context.log, perform, source="executor", scanner=context.scanner)
-    finally:
-        player.close()
+    await work(context.log, perform, source="executor", scanner=context.scanner)
 
 
 def hints_of(loaded: Loaded, requested: RolloutsRequested) -> dict[str, str]:
