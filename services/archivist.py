@@ -14,6 +14,7 @@ import msgspec
 from events.errors import CheckFailed, TryAgain, Unavailable, UsageError
 from events.subjects import LOG
 from replay.projection import Archive
+from runtime.log import Log
 from services.context import Context
 from services.query import SECONDS, SOCKET, Question, answer, listen_path, refusal, stop_listening
 
@@ -33,19 +34,24 @@ async def serve(context: Context) -> None:
     archive = await asyncio.to_thread(open_archive, context.node.archive)
     server = QueryServer(archive.connection, context.node.directory / SOCKET)
     try:
-        while True:
-            try:
-                read = await context.log.read(archive.cursor + 1, READ)
-            except Unavailable as wrong:
-                logger.warning("%s", wrong)
-                read = []
-            if read:
-                await asyncio.to_thread(archive.apply, read)
-            if len(read) < READ:
-                await asyncio.sleep(LOOK)
+        await follow(context.log, archive)
     finally:
         server.close()
         archive.close()
+
+
+async def follow(log: Log, archive: Archive) -> None:
+    """Project a log as it grows."""
+    while True:
+        try:
+            read = await log.read(archive.cursor + 1, READ)
+        except Unavailable as wrong:
+            logger.warning("%s", wrong)
+            read = []
+        if read:
+            await asyncio.to_thread(archive.apply, read)
+        if len(read) < READ:
+            await asyncio.sleep(LOOK)
 
 
 def open_archive(path: Path, stream: str = LOG) -> Archive:

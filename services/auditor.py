@@ -54,10 +54,16 @@ def cells_of(start: str, finished: RunFinished) -> list[Cell]:
 
 async def serve(context: Context) -> None:
     """Audit runs as they finish."""
-    gold = context.connection.log(GOLD)
-    blobs = Blobs(context.node.gold_blobs)
     policy = PolicyClient(context.node.policy_url(), context.policy_token())
     player = Player(context.blobs, context.work, policy, context.scanner, scaffold_limits())
+    try:
+        await audit_runs(context, context.connection.log(GOLD), Blobs(context.node.gold_blobs), player)
+    finally:
+        player.close()
+
+
+async def audit_runs(context: Context, gold: Log, blobs: Blobs, player: Player) -> None:
+    """Audit one finished run after the other."""
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         for event in events:
@@ -65,10 +71,7 @@ async def serve(context: Context) -> None:
         return []
 
     await _project(context, gold)
-    try:
-        await work(context.log, perform, source="auditor", scanner=context.scanner)
-    finally:
-        player.close()
+    await work(context.log, perform, source="auditor", scanner=context.scanner)
 
 
 async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event: Event) -> None:

@@ -20,9 +20,17 @@ JITTER = "EVOLOG_EXECUTOR_JITTER"
 
 async def serve(context: Context) -> None:
     """Share the shards with the other executors."""
-    jitter = float(os.environ.get(JITTER, "0"))
     policy = PolicyClient(context.node.policy_url(), context.policy_token())
     player = Player(context.blobs, context.work, policy, context.scanner, scaffold_limits())
+    try:
+        await play_shards(context, player)
+    finally:
+        player.close()
+
+
+async def play_shards(context: Context, player: Player) -> None:
+    """Play one shard after the other."""
+    jitter = float(os.environ.get(JITTER, "0"))
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         (event,) = events
@@ -38,8 +46,8 @@ async def serve(context: Context) -> None:
         def recorded(ids: Sequence[str]) -> dict[str, ModelCalled]:
             return context.wait_for(context.recorded_calls(event.run, ids))
 
-        def record(calls: Sequence[ModelCalled]) -> None:
-            context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
+        def record(calls: Sequence[ModelCalled]) -> bool:
+            return context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
         model = model_name(loaded.started.base_model, requested.adapter)
         play = functools.partial(player.play, hints=hints, sandbox=loaded.started.sandbox, max_tokens=loaded.started.max_tokens)
@@ -47,10 +55,7 @@ async def serve(context: Context) -> None:
         await asyncio.sleep(random.uniform(0, jitter))
         return [answer(fact, event, "executor") for fact in facts]
 
-    try:
-        await work(context.log, perform, source="executor", scanner=context.scanner)
-    finally:
-        player.close()
+    await work(context.log, perform, source="executor", scanner=context.scanner)
 
 
 def hints_of(loaded: Loaded, requested: RolloutsRequested) -> dict[str, str]:

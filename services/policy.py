@@ -125,6 +125,15 @@ async def serve(context: Context) -> None:
     port = urlsplit(context.node.policy_url()).port or 0
     server = PolicyServer(port, context.policy_token(), models.sample, models.names)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        await vouch(context, models)
+    finally:
+        server.shutdown()
+        models.close()
+
+
+async def vouch(context: Context, models: Models) -> None:
+    """Say of each published adapter whether it is served."""
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         outputs = []
@@ -133,8 +142,4 @@ async def serve(context: Context) -> None:
             outputs.append(answer(await asyncio.to_thread(judge, models, event.data), event, "policy"))
         return outputs
 
-    try:
-        await work(context.log, perform, source="policy", scanner=context.scanner)
-    finally:
-        server.shutdown()
-        models.close()
+    await work(context.log, perform, source="policy", scanner=context.scanner)
