@@ -1,8 +1,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 RUN_FLAGS ?=
+SEEDS ?= 10000
+SEED ?= 0
 
-.PHONY: run test test-long lint bench sandbox
+.PHONY: run test test-long sim lint bench sandbox
 .DELETE_ON_ERROR:
 
 .venv/run: pyproject.toml
@@ -30,6 +32,9 @@ test: .venv/dev sandbox lint  ## everything that must hold
 
 test-long: .venv/dev sandbox  ## what takes minutes, with its figures
 	$(BIN)/python -m pytest -m long -s
+
+sim: .venv/dev  ## the whole system in one process while everything goes wrong: SEEDS seeds, from SEED on
+	$(BIN)/python tests/simulation.py $(SEEDS) --first $(SEED)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
