@@ -100,8 +100,8 @@ def require_contiguous(stored: Sequence[Stored], start: int) -> None:
             )
 
 
-async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> None:
-    """Append events in whose slots something may stand already; what stands there is left as it is.
+async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> bool:
+    """Append events in whose slots something may stand already, which is left as it is; whether something did, and may say otherwise.
 
     In one atomic batch when nothing is there. A batch that is refused because some is there is followed by one of the rest.
     """
@@ -112,7 +112,7 @@ async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> No
                 f"An event on {message.subject} has {len(message.payload):,} bytes, at most {EVENT_LIMIT:,}; it was not appended."
             )
     scanner.check(b"\n".join(message.payload for message in messages.values()))  # at once: a third of the time of one by one
-    waiting = list(messages.values())
+    waiting, met = list(messages.values()), False
     while waiting:
         now, waiting = waiting[:BATCH_LIMIT], waiting[BATCH_LIMIT:]
         try:
@@ -122,4 +122,5 @@ async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> No
             rest = [message for message in now if slot(message.subject) not in known]
             if len(rest) == len(now):
                 raise
-            waiting = rest + waiting
+            waiting, met = rest + waiting, True
+    return met

@@ -44,8 +44,8 @@ REASON_LIMIT = 500
 
 Recorded = Callable[[Sequence[str]], Mapping[str, ModelCalled]]
 """The calls of these ids that stand in the log already."""
-Record = Callable[[Sequence[ModelCalled]], None]
-"""Append calls, and return when they are stored."""
+Record = Callable[[Sequence[ModelCalled]], bool | None]
+"""Append calls, and return when they are stored; whether some of them stood there already, which then count in place of these."""
 Calls = dict[tuple[str, int], str | Refused]
 """What became of the calls of a shard, by item and ordinal: the id of the recorded call, or why there is none."""
 Uses = dict[tuple[str, int], list[tuple[int, int]]]
@@ -325,9 +325,9 @@ class Player:
                         refused[place] = Refused(
                             "flooded", f"a call's completions are {size:,} bytes, at most {EVENT_LIMIT:,}: ask for less"
                         )
-                if facts:
-                    shard.record(list(facts.values()))
-                    known |= facts
+                if facts and shard.record(list(facts.values())):
+                    return self._answers(shard, asked, calls, sample)  # another executor was first, and may have been told otherwise
+                known |= facts
         calls.update({place: refused.get(place, id) for place, id in ids.items()})
         return {place: refused.get(place) or known[id] for place, id in ids.items()}
 

@@ -143,9 +143,9 @@ class Context:
         """From a thread: the result of a coroutine that runs on the service's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
-    async def record(self, events: Sequence[Event], log: Log | None = None) -> None:
-        """Append events of which some may be recorded already, and insist."""
-        await insist(lambda: append_once(log or self.log, events, self.scanner))
+    async def record(self, events: Sequence[Event], log: Log | None = None) -> bool:
+        """Append events of which some may be recorded already, and insist; whether some were, and may say otherwise."""
+        return await insist(lambda: append_once(log or self.log, events, self.scanner))
 
     async def recorded_calls(self, run: str, ids: Sequence[str]) -> dict[str, ModelCalled]:
         """Those of these calls of the policy that stand in the log already."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from events import codec
 from events.choice import AgentCalled
@@ -18,6 +19,7 @@ from runtime.lookup import by_id, of_types
 from runtime.worker import answer, insist
 from services.context import Context, Loaded, scaffold_limits
 
+F = TypeVar("F", bound=Fact)
 ALWAYS = "The services read it when they start: `evolog down`, put that right, `evolog up`."
 
 
@@ -72,9 +74,16 @@ def spent(events: Sequence[Event], generation: int) -> tuple[int, int]:
     return tokens, micro_usd
 
 
-def recorder(context: Context, event: Event, agent: str) -> Callable[[Fact], None]:
-    """From a thread: append a fact in answer to an event, at once."""
-    return lambda fact: context.wait_for(context.record([answer(fact, event, agent)]))
+def recorder(context: Context, event: Event, agent: str) -> Callable[[F], F | None]:
+    """From a thread: append a fact in answer to an event, at once; gives the one that stood there already, if one did."""
+
+    async def record(fact: F) -> F | None:
+        said = answer(fact, event, agent)
+        if not await context.record([said]):
+            return None
+        return (await insist(lambda: by_id(context.log, event.run, type(fact), [said.id]))).get(said.id)
+
+    return lambda fact: context.wait_for(record(fact))
 
 
 def inspector(context: Context, loaded: Loaded, present: dict[str, str], *, must_change: bool = True) -> Inspector:

@@ -46,8 +46,8 @@ async def play_shards(context: Context, player: Player) -> None:
         def recorded(ids: Sequence[str]) -> dict[str, ModelCalled]:
             return context.wait_for(context.recorded_calls(event.run, ids))
 
-        def record(calls: Sequence[ModelCalled]) -> None:
-            context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
+        def record(calls: Sequence[ModelCalled]) -> bool:
+            return context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
         model = model_name(loaded.started.base_model, requested.adapter)
         play = functools.partial(player.play, hints=hints, sandbox=loaded.started.sandbox, max_tokens=loaded.started.max_tokens)

@@ -191,6 +191,14 @@ def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
         assert len(again.calls()) == 3 - known and again.asked == whole.asked[max(0, known - 1) :]
 
 
+def test_what_stood_in_the_log_before_is_what_is_acted_on(tmp_path: Path) -> None:
+    """As when the request was handed to a second agent, to which the model said something else."""
+    first, second = (Office(tmp_path, [said(("stop", {"reason": reason}))]) for reason in ("enough", "too much"))
+    ending = first.feedback()
+    second.desk = msgspec.structs.replace(second.desk, record=lambda call: first.calls()[call.ordinal])
+    assert second.feedback() == ending
+
+
 def test_an_answer_that_was_not_recorded_is_asked_for_again(tmp_path: Path) -> None:
     turns = [said(("query", {"sql": "a"})), said(STOP)]
     whole = Office(tmp_path, turns)

@@ -130,9 +130,9 @@ def test_the_last_of_a_subject_is_found_by_name_and_by_pattern(on_log: OnLog) ->
 def test_appending_once_adds_only_what_is_missing(on_log: OnLog) -> None:
     async def check(log: Log, _: Log) -> None:
         none = Scanner([])
-        await append_once(log, [trajectory(attempt) for attempt in range(4)], none)
-        await append_once(log, [trajectory(attempt) for attempt in range(2500)], none)
-        await append_once(log, [trajectory(attempt) for attempt in range(2500)], none)
+        assert not await append_once(log, [trajectory(attempt) for attempt in range(4)], none)
+        assert await append_once(log, [trajectory(attempt) for attempt in range(2500)], none)
+        assert await append_once(log, [trajectory(attempt) for attempt in range(2500)], none)
         read = await log.read(1, 5000)
         assert len(read) == 2500 == len({stored.subject for stored in read})
 

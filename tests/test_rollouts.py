@@ -142,6 +142,21 @@ def test_nothing_is_released_that_could_not_be_recorded(tmp_path: Path) -> None:
     assert isinstance(facts[0], RolloutFailed) and facts[0].reason == "The log takes nothing."
 
 
+def test_what_another_executor_recorded_first_is_what_counts(tmp_path: Path) -> None:
+    """A policy need not say the same twice; else the attempt's answer would not be what its recorded call says."""
+
+    class Second(Table):
+        def record(self, calls: Sequence[ModelCalled]) -> bool:
+            first = [msgspec.structs.replace(call, texts=("said to the other",) * len(call.texts)) for call in calls]
+            super().record(first)
+            return True
+
+    table = Second(tmp_path, Fake())
+    facts = table.play(ASKS, ["dev0", "dev1"])
+    assert [fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)] == ["said to the other"] * 2
+    assert len(table.policy.asked) == 2
+
+
 def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Table) -> None:
     """The answer would be there for all of train if the scaffold were given all of train."""
     code = (

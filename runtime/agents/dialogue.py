@@ -62,7 +62,8 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     scanner: Scanner
     seed: int
     known: dict[int, AgentCalled]
-    record: Callable[[AgentCalled], None]
+    record: Callable[[AgentCalled], AgentCalled | None]
+    """Appends a call; gives the one that stood there already, if one did, which then counts in its place."""
     asking: Callable[[Speak, Request, int], Asked] = ask
     budget: Budget = Budget()
     """The run's."""
@@ -102,9 +103,8 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
             attempts=asked.attempts,
             status=asked.turn.status,
         )
-        self.record(called)
-        self.known[ordinal] = called
-        return self.read(heard, Turn)
+        self.known[ordinal] = called = self.record(called) or called
+        return self.read(called.response, Turn)
 
     def exhausted(self) -> str:
         """Which limit of the run's budget is spent, in words; empty while there is something left."""
