@@ -136,7 +136,7 @@ def once_only(stored: Sequence[Stored]) -> None:
         if isinstance(event.data, DecisionMade):
             decisions[event.run] += 1
             assert event.data.number == decisions[event.run], (
-                f"Decisions are counted, but decision {event.data.number} of run {event.run} is the {decisions[event.run]}th in the log."
+                f"Everything happens once, but decision {event.data.number} of run {event.run} is the {decisions[event.run]}th in the log."
             )
             continue
         first = slots.setdefault(slot(message.subject), message.sequence)

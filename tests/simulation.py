@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -170,7 +171,7 @@ class Life:
         self.check()
         fault = self.world.chaos.fault(operation)
         if fault:
-            self.world.tell(f"{self.name} {self.index}: {operation}: {fault}")
+            self.world.tell(fault, f"{self.name} {self.index}: {operation}: {fault}")
         if fault == "crash":
             self.kill()
             raise Killed
@@ -182,8 +183,10 @@ class Life:
         self.check()
 
     def compute(self) -> None:
-        """From a thread: take time, or die of it."""
-        self.world.loop.park(self.pause(self.fault("compute")))
+        """From a thread: take longer than an append does, or die of it."""
+        fault = self.fault("compute")
+        self.world.loop.park(asyncio.sleep(self.world.draw.random() * 0.4))
+        self.world.loop.park(self.pause(fault))
 
 
 LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("LIFE", default=None)
@@ -192,10 +195,11 @@ LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("LIFE", defau
 class Chaos:
     """What goes wrong, drawn from a seed: some kinds of fault, each with a rate of its own, until all is well again."""
 
-    def __init__(self, seed: int | None) -> None:
+    def __init__(self, seed: int | None, rates: Mapping[str, float] | None) -> None:
         self.draw = random.Random(f"chaos {seed}")
         self.on = seed is not None
-        self.rates = {kind: 10 ** self.draw.uniform(-3.0, -1.0) for kind in FAULTS if self.draw.random() < 0.6} if self.on else {}
+        drawn = {kind: 10 ** self.draw.uniform(-3.0, -1.0) for kind in FAULTS if self.draw.random() < 0.6}
+        self.rates = drawn | {"again": self.draw.random() ** 3} if rates is None else rates
         self.until = self.draw.uniform(10.0, 80.0) if self.on else 0.0
         self.outage = False
         self.kinds = {
@@ -261,7 +265,7 @@ class Consumer:
             if tag_of(messages[self._seen - 1].subject) in self.tags:
                 self.pending[self._seen] = 0.0
                 due.append(self._seen)
-        if world.chaos.on:
+        if world.chaos.on and fault != "again":
             world.draw.shuffle(due)
         for sequence in due[:limit]:
             self.pending[sequence] = now + ACK_WAIT
@@ -602,12 +606,13 @@ class Loop(VirtualLoop):
 class World:
     """Everything there is, for one seed; with no seed nothing goes wrong."""
 
-    def __init__(self, setting: Setting, seed: int | None, folder: Path) -> None:
+    def __init__(self, setting: Setting, seed: int | None, folder: Path, rates: Mapping[str, float] | None = None) -> None:
         self.setting, self.seed, self.folder = setting, seed, folder
         self.loop = Loop(seed or 0)
         self.draw = random.Random(f"world {seed}")
-        self.chaos = Chaos(seed)
+        self.chaos = Chaos(seed, rates)
         self.story: list[str] = []
+        self.happened: Counter[str] = Counter()
         self.trouble: list[str] = []
         self.offset = 0.0
         self.streams = {name: Stream(self, name) for name in (LOG, GOLD)}
@@ -619,8 +624,9 @@ class World:
         self.over = False
         self._adapters: dict[str, dict[str, Any]] = {"": {"trained": 0, "damaged": False}, "uniform": {"trained": 0, "damaged": False}}
 
-    def tell(self, what: str) -> None:
-        """Note what happens."""
+    def tell(self, kind: str, what: str) -> None:
+        """Note what goes wrong."""
+        self.happened[kind] += 1
         self.story.append(f"{self.loop.time():9.3f} {what}")
 
     def broker_clock(self) -> int:
@@ -689,11 +695,11 @@ class World:
             await asyncio.sleep(self.draw.uniform(0.0, 20.0))
             run = self.draw.choice(self.setting.runs)
             if not any(tag_of(stored.subject) == RunFinished.tag() and run_of(stored.subject) == run for stored in log.of.messages):
-                self.tell(f"run {run} is paused")
+                self.tell("pause", f"run {run} is paused")
                 await append_once(log, [self._said(run, RunPaused(number=number, reason="to see"))], Scanner([]))
                 await asyncio.sleep(self.draw.uniform(0.0, 20.0))
                 await append_once(log, [self._said(run, RunResumed(number=number))], Scanner([]))
-                self.tell(f"run {run} is resumed")
+                self.tell("resume", f"run {run} is resumed")
         if self.draw.random() < 0.3:
             tag = self.draw.choice(("trajectory_recorded", "rollouts_requested", "trajectory_scored"))
             await log.append([Message(f"evolog.{self.setting.runs[0]}.{self.draw.randrange(9)}.{tag}", b'{"half": ')])
@@ -705,20 +711,20 @@ class World:
             match self.draw.choice(("kill", "kill", "kill", "power", "outage", "clock")) if self.chaos.on else "":
                 case "kill":
                     life = self.draw.choice(list(self.lives.values()))
-                    self.tell(f"{life.name} {life.index} is killed")
+                    self.tell("kill", f"{life.name} {life.index} is killed")
                     life.kill()
                 case "power":
-                    self.tell("everything is killed")
+                    self.tell("power", "everything is killed")
                     for life in self.lives.values():
                         life.kill()
                 case "outage":
-                    self.tell("the broker is away")
+                    self.tell("outage", "the broker is away")
                     self.chaos.outage = True
                     await asyncio.sleep(self.draw.uniform(0.1, 6.0))
                     self.chaos.outage = False
                 case "clock":
                     self.offset += self.draw.uniform(-50.0, 50.0)
-                    self.tell(f"the broker's clock is off by {self.offset:.1f} s")
+                    self.tell("clock", f"the broker's clock is off by {self.offset:.1f} s")
 
     async def _keep(self, name: str, index: int) -> None:
         """What the supervisor does for one service."""
@@ -824,14 +830,14 @@ def answers_are_recorded(events: Sequence[Event]) -> None:
             assert event.data.answer == text, f"Answers are recorded before they are released, but {event.data.answer!r} is not {text!r}."
 
 
-def simulate(seed: int, projected: bool | None = None) -> World:
-    """One run under this seed, and all that must hold of it; raises `Broken`. Every `PROJECTED`th is projected unless it is said."""
+def simulate(seed: int, rates: Mapping[str, float] | None = None) -> World:
+    """One run under this seed, and all that must hold of it; raises `Broken`. `rates` are those of the faults, else they are drawn."""
     setting = random.Random(f"setting {seed}").choice(SETTINGS)
     with tempfile.TemporaryDirectory(prefix="evolog-") as folder, mock.patch.object(codec, "decode_at", _decode_at):
-        world = World(setting, seed, Path(folder))
+        world = World(setting, seed, Path(folder), rates)
         world.run()
         sentences = [*world.trouble, *broken(world, undisturbed(setting))]
-        if not sentences and (seed % PROJECTED == 0 if projected is None else projected):
+        if not sentences and seed % PROJECTED == 0:
             sentences += wrongs(lambda: projections_rebuild(world))
     if sentences:
         raise Broken(seed, sentences, world.story)
@@ -889,14 +895,28 @@ def projections_rebuild(world: World) -> None:
         invariants.projections_rebuild(stream.messages, world.folder, name, world.seed or 0)
 
 
-def tried(seed: int) -> tuple[int, Broken | None]:
-    """How many events a seed came to, and what broke."""
+class Tried(NamedTuple):
+    """What a seed came to: its events and what went wrong, by kind, and what broke, if something did."""
+
+    events: Counter[str]
+    happened: Counter[str]
+    broken: Broken | None
+
+
+def tried(seed: int) -> Tried:
+    """Simulate a seed, in a process of many."""
     logging.getLogger("evolog").setLevel(logging.CRITICAL)
     try:
         world = simulate(seed)
     except Broken as wrong:
-        return 0, wrong
-    return sum(len(stream.messages) for stream in world.streams.values()), None
+        return Tried(Counter(), Counter(), wrong)
+    return Tried(Counter(tag_of(of.subject) for stream in world.streams.values() for of in stream.messages), world.happened, None)
+
+
+def try_all(seeds: range) -> Iterator[Tried]:
+    """Simulate these seeds, as many at a time as there are processors."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        yield from pool.map(tried, seeds, chunksize=5)
 
 
 def main() -> int:
@@ -906,18 +926,17 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     options = parser.parse_args()
     console = Console(stderr=True, markup=False, highlight=False)
-    began, failed, events = time.monotonic(), 0, 0
-    with ProcessPoolExecutor() as pool:
-        seeds = range(options.first, options.first + options.seeds)
-        for came_to, wrong in track(pool.map(tried, seeds, chunksize=10), "seeds", options.seeds, console=console):
-            events += came_to
-            if wrong:
-                failed += 1
-                console.print(f"Seed {wrong.seed}: {wrong}", soft_wrap=True)
-                if options.seeds == 1:
-                    console.print(*wrong.story, sep="\n", soft_wrap=True)
+    began, failed, events, faults = time.monotonic(), 0, 0, 0
+    for done in track(try_all(range(options.first, options.first + options.seeds)), "seeds", options.seeds, console=console):
+        events, faults = events + done.events.total(), faults + done.happened.total()
+        if done.broken:
+            failed += 1
+            console.print(f"Seed {done.broken.seed}: {done.broken}", soft_wrap=True)
+            if options.seeds == 1:
+                console.print(*done.broken.story, sep="\n", soft_wrap=True)
     seconds = time.monotonic() - began
-    print(f"{options.seeds} seeds ({events:,} events) in {seconds:.0f} s, {options.seeds / seconds:.1f} a second; {failed} failed.")
+    rate = f"{options.seeds / seconds:.1f} a second"
+    print(f"{options.seeds:,} seeds in {seconds:.0f} s, {rate}: {events:,} events, {faults:,} faults; {failed} failed.")
     return 1 if failed else 0
 
 
