@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import invariants
 import msgspec
 import pytest
+from faulty import FAULTS
 
 pytest.importorskip("torch")
 
-from simulation import FAULTS, SETTINGS, Broken, World, broken, simulate, try_all, undisturbed
+from simulation import SETTINGS, Broken, System, broken, simulate, try_all, undisturbed
 
 import runtime.worker
 import services.feedback_agent
@@ -176,8 +177,8 @@ def test_a_planted_mistake_is_found(mistake: str) -> None:
 @pytest.mark.parametrize("mistake", [name for name, mistake in MISTAKES.items() if name != "an id that is drawn and not derived"])
 def test_without_faults_the_mistakes_would_not_be_seen(mistake: str) -> None:
     with planted(MISTAKES[mistake]):
-        world = undisturbed.__wrapped__(SETTINGS[0])
-    assert not broken(world, undisturbed(SETTINGS[0]))
+        system = undisturbed.__wrapped__(SETTINGS[0])
+    assert not broken(system, undisturbed(SETTINGS[0]))
 
 
 def test_the_same_seed_gives_the_same_log_to_the_byte(tmp_path: Path) -> None:
@@ -189,18 +190,18 @@ def test_the_same_seed_gives_the_same_log_to_the_byte(tmp_path: Path) -> None:
     assert digest(simulate(3)) != digest(simulate(4))
 
 
-def digest(world: World) -> str:
+def digest(system: System) -> str:
     """Of all that stands in both logs."""
-    return hashlib.sha256(msgspec.msgpack.encode([stream.messages for stream in world.streams.values()])).hexdigest()
+    return hashlib.sha256(msgspec.msgpack.encode([system.log(LOG), system.log(GOLD)])).hexdigest()
 
 
 def test_a_seed_that_fails_says_how_to_run_it_again() -> None:
     assert str(Broken(7, ["This and that."], [])) == "This and that.\nOnce more, with what happened: make sim SEED=7 SEEDS=1"
 
 
-def changed(world: World, tag: str, **fields: object) -> list[Stored]:
+def changed(system: System, tag: str, **fields: object) -> list[Stored]:
     """The log with the last event of a type changed."""
-    stored = list(world.streams[LOG].messages)
+    stored = list(system.log())
     place = max(place for place, of in enumerate(stored) if of.subject.endswith(f".{tag}"))
     event = codec.decode(stored[place].data)
     data = codec.encode(msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **fields)))
@@ -209,21 +210,24 @@ def changed(world: World, tag: str, **fields: object) -> list[Stored]:
 
 
 def test_what_was_changed_in_a_log_is_seen(tmp_path: Path) -> None:
-    world = undisturbed(SETTINGS[0])
-    log, gold = (world.streams[name].messages for name in (LOG, GOLD))
+    system = undisturbed(SETTINGS[0])
+    log, gold = system.log(), system.log(GOLD)
     events = readable(log)
-    reward = changed(world, "trajectory_scored", reward=0.25)
+    reward = changed(system, "trajectory_scored", reward=0.25)
     for check, words in (
         (lambda: invariants.check_all(reward, gold, None), "The chain of decisions holds, but"),
-        (lambda: invariants.nothing_counts_twice(readable(changed(world, "candidate_evaluated", score=0.1))), "The score of run r"),
+        (lambda: invariants.nothing_counts_twice(readable(changed(system, "candidate_evaluated", score=0.1))), "The score of run r"),
         (lambda: invariants.chains_hold(reward), "The chain of decisions holds, but"),
         (lambda: invariants.decisions_follow(reward), "Decisions follow from the log, but"),
         (lambda: invariants.same_decisions(readable(reward), events), "Every run ends as the undisturbed one, but"),
         (
-            lambda: invariants.budget_is_kept(readable(changed(world, RunStarted.tag(), budget=Budget(rollouts=9)))),
+            lambda: invariants.budget_is_kept(readable(changed(system, RunStarted.tag(), budget=Budget(rollouts=9)))),
             "The budget is kept, but",
         ),
-        (lambda: invariants.budget_is_kept(readable(changed(world, RunStarted.tag(), budget=Budget(tokens=9)))), "The budget is kept, but"),
+        (
+            lambda: invariants.budget_is_kept(readable(changed(system, RunStarted.tag(), budget=Budget(tokens=9)))),
+            "The budget is kept, but",
+        ),
         (lambda: invariants.every_request_is_answered(events[:-1]), "Every request is answered or failed, but not"),
         (lambda: invariants.causes_come_first(events[1:]), "Causes come first, but"),
         (lambda: invariants.once_only([*log, msgspec.structs.replace(log[-1], sequence=len(log) + 1)]), "Everything happens once, but"),
