@@ -29,7 +29,7 @@ BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 FAULTS = {
     "crash": "append read last end fetch ack blob apply compute",
     "crash after": "append ack blob apply",
-    "away": "append read last end",
+    "away": "append read last end compute",
     "unconfirmed": "append",
     "late": "append",
     "full": "append blob",
@@ -92,8 +92,10 @@ class Life:
         self.check()
 
     def compute(self) -> None:
-        """From a thread: take longer than an append does, or die of it."""
+        """From a thread: take longer than an append does, or die of it, or find no policy there."""
         fault = self.fault("compute")
+        if fault == "away":
+            raise TryAgain("no policy answers")
         self.world.loop.park(asyncio.sleep(self.world.draw.random() * 0.4))
         self.world.loop.park(self.pause(fault))
 

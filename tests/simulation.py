@@ -63,7 +63,7 @@ BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 PATIENCE = 900.0
 """Virtual seconds in which a run must be over once nothing goes wrong any more."""
 QUIET = 15.0
-"""Virtual seconds for which things go on after the last audit, so that late deliveries do what harm they can."""
+"""Virtual seconds for which things go on after the last audit, so that late deliveries do what harm they can, and then settle."""
 PROJECTED = 25
 """Every so many seeds the logs are projected into DuckDB too, which takes longer than all the rest of a seed."""
 
@@ -113,10 +113,11 @@ class System:
         keeping = [self.loop.create_task(self._keep(name, index)) for name, count in services_of.items() for index in range(count)]
         others = [self.loop.create_task(self._operate()), self.loop.create_task(self._strike())]
         while not self._audited() and self.loop.time() < self.chaos.until + PATIENCE:
-            if self.chaos.on and self.loop.time() > self.chaos.until:
-                self.chaos.on = self.chaos.outage = False
+            self.chaos.on = self.chaos.on and self.loop.time() < self.chaos.until
             await asyncio.sleep(1.0)
         if self._audited():
+            await asyncio.sleep(QUIET)
+            self.chaos.on = False
             await asyncio.sleep(QUIET)
         self.over = True
         for life in self.lives.values():

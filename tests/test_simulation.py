@@ -37,7 +37,7 @@ from runtime.log import Stored
 from runtime.lookup import readable
 from runtime.rollouts import Player
 
-SEEDS = 150
+SEEDS = 200
 PLANTED = 60
 """Seeds among which a planted mistake must be found; without it they are among those that are green."""
 ANSWERED = "Every request is answered or failed"
