@@ -23,7 +23,8 @@ from faulty import FAULTS
 
 pytest.importorskip("torch")
 
-from simulation import SETTINGS, Broken, System, broken, simulate, try_all, undisturbed
+import simulation
+from simulation import SETTINGS, Broken, System, Tried, broken, simulate, try_all, undisturbed
 
 import runtime.worker
 import services.feedback_agent
@@ -195,8 +196,13 @@ def digest(system: System) -> str:
     return hashlib.sha256(msgspec.msgpack.encode([system.log(LOG), system.log(GOLD)])).hexdigest()
 
 
-def test_a_seed_that_fails_says_how_to_run_it_again() -> None:
-    assert str(Broken(7, ["This and that."], [])) == "This and that.\nOnce more, with what happened: make sim SEED=7 SEEDS=1"
+def test_a_seed_that_fails_says_how_to_run_it_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = Tried(Counter(), Counter(), Broken(7, ["This and that."], ["1.000 executor 0: append: crash"]))
+    monkeypatch.setattr(simulation, "try_all", lambda seeds: iter([failed]))
+    monkeypatch.setattr(sys, "argv", ["simulation.py", "1", "--first", "7"])
+    assert simulation.main() == 1
+    said = capsys.readouterr().err
+    assert "Seed 7: This and that.\nOnce more, with what happened: make sim SEED=7 SEEDS=1\n" in said and "append: crash" in said
 
 
 def changed(system: System, tag: str, **fields: object) -> list[Stored]:
