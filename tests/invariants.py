@@ -167,7 +167,7 @@ def causes_come_first(events: Iterable[Event]) -> None:
 def same_decisions(events: Iterable[Event], undisturbed: Iterable[Event]) -> None:
     """What was decided, in its order, and every fact is what it is in the undisturbed run; times and digests of times aside."""
     found, expected = (_by_run(of) for of in (events, undisturbed))
-    assert found.keys() == expected.keys(), f"The runs are {sorted(found)}, undisturbed {sorted(expected)}."
+    assert found.keys() == expected.keys(), f"Every run ends as the undisturbed one, but there are {sorted(found)}, not {sorted(expected)}."
     for run, of in expected.items():
         decided, wanted = _decided(found[run]), _decided(of)
         for place, (mine, theirs) in enumerate(zip(decided, wanted, strict=False)):
