@@ -215,7 +215,7 @@ def changed(system: System, tag: str, **fields: object) -> list[Stored]:
     return stored
 
 
-def test_what_was_changed_in_a_log_is_seen(tmp_path: Path) -> None:
+def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = undisturbed(SETTINGS[0])
     log, gold = system.log(), system.log(GOLD)
     events = readable(log)
@@ -242,6 +242,8 @@ def test_what_was_changed_in_a_log_is_seen(tmp_path: Path) -> None:
         with pytest.raises(AssertionError) as raised:
             check()
         assert str(raised.value).startswith(words)
+    monkeypatch.setattr(system.world.rows[LOG], "rows", log[:-1])
+    assert broken(system, system) == [f"Archives follow the log, but that of EVOLOG has {len(log) - 1} of {len(log)}."]
     archives = []
     for name, rows in (("one", log), ("other", reward)):
         archives.append(Archive(tmp_path / name))
