@@ -1,0 +1,360 @@
+"""What must hold of every log, whatever happened to those who wrote it: one function each, which raises AssertionError with a sentence.
+
+They take messages (`stored`) or events in the order of the log, of any number of runs that are over.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import msgspec
+
+from events import codec, subjects
+from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
+from events.choice import AgentCalled, FeedbackRequested, LeverChosen
+from events.codec import Event
+from events.gold import AuditFinished
+from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
+from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.population import CandidateAccepted, CandidateRejected
+from events.run import DecisionMade, RunFinished, RunStarted
+from events.subjects import LOG
+from events.weights import (
+    AdapterPublished,
+    AdapterRejected,
+    AdapterServed,
+    OptimizerStepApplied,
+    TrainingBatchSealed,
+    WeightUpdateFailed,
+    WeightUpdateFinished,
+)
+from replay.chain import Chain
+from runtime.decider import Course
+from runtime.log import Stored, require_contiguous, slot
+from runtime.lookup import readable
+from runtime.run_decider import DECIDER, batch_digest
+
+BY_CHANCE = frozenset({"decision_made", "event_set_aside", "run_paused", "run_resumed"})
+"""Types of event that a disturbed run may have more or other of: heads hold digests of times, and an operator comes when he likes."""
+HOW = frozenset({"seconds", "body", "index"})
+"""Fields that say how long a thing took, or with what else it was asked."""
+
+
+def check_all(stored: Sequence[Stored], gold: Sequence[Stored] | None, undisturbed: Sequence[Event] | None) -> None:
+    """Every invariant but `projections_rebuild`; the audit's where `gold` is given, and sameness where there is an undisturbed run."""
+    once_only(stored)
+    events = readable(stored)
+    causes_come_first(events)
+    every_request_is_answered(events)
+    nothing_counts_twice(events)
+    no_step_twice(events)
+    budget_is_kept(events)
+    if undisturbed is not None:
+        same_decisions(events, undisturbed)
+    chains_hold(stored)
+    decisions_follow(stored)
+    if gold is not None:
+        once_only(gold)
+        audited_once(events, readable(gold))
+
+
+def every_request_is_answered(events: Iterable[Event]) -> None:
+    """Every request, and every run, is answered or failed."""
+    asked: dict[tuple[object, ...], Event] = {}
+    answered: set[tuple[object, ...]] = set()
+    for event in events:
+        for key in _asks(event):
+            asked[event.run, *key] = event
+        answered.update((event.run, *key) for key in _answers(event))
+    for key, event in asked.items():
+        assert key in answered, f"Every request is answered or failed, but not {_name(event)}: nothing came for {key[1:]}."
+
+
+def nothing_counts_twice(events: Iterable[Event]) -> None:
+    """No attempt, reward or call counts twice: what was decided on is what a count of the distinct facts gives."""
+    for run, of in _by_run(events).items():
+        _counts_once(run, of)
+
+
+def no_step_twice(events: Iterable[Event]) -> None:
+    """No optimiser step is taken twice or left out: a round's steps count from 0, on the batch and the parent that were sealed."""
+    for run, of in _by_run(events).items():
+        sealed = {(fact.generation, fact.round): fact for fact in _facts(of, TrainingBatchSealed)}
+        taken = Counter((step.generation, step.round, step.step) for step in _facts(of, OptimizerStepApplied))
+        twice = [place for place, times in taken.items() if times > 1]
+        assert not twice, f"No optimiser step is taken twice, but run {run} took the step (generation, round, step) {twice[0]} again."
+        for generation, number, _ in taken:
+            steps = sorted(step for of_generation, of_round, step in taken if (of_generation, of_round) == (generation, number))
+            assert steps == list(range(len(steps))), f"Run {run} left out a step of generation {generation}, round {number}: {steps}."
+        for fact in (*_facts(of, OptimizerStepApplied), *_facts(of, AdapterPublished)):
+            batch = sealed.get((fact.generation, fact.round))
+            assert batch and (batch.digest, batch.parent_adapter) == (fact.batch, fact.parent_adapter), (
+                f"Run {run} trained in generation {fact.generation}, round {fact.round} on what was not sealed for it: {fact}."
+            )
+        published = Counter((fact.generation, fact.round) for fact in _facts(of, AdapterPublished))
+        assert max(published.values(), default=1) == 1, f"Run {run} published two adapters of one round: {published}."
+
+
+def budget_is_kept(events: Iterable[Event]) -> None:
+    """No more rollouts are asked for than the budget has, and no generation begins once its tokens or dollars are spent."""
+    for run, of in _by_run(events).items():
+        started = next(iter(_facts(of, RunStarted)))
+        budget, planned, spent = started.budget, 0, {"": (0, 0)}
+        tokens = micro_usd = 0
+        for event in of:
+            match event.data:
+                case ModelCalled() | AgentCalled() as called:
+                    tokens += called.prompt_tokens + called.completion_tokens
+                    micro_usd += called.micro_usd or 0
+                case RolloutsRequested() as requested:
+                    planned += len(requested.items) * requested.attempts
+                case FeedbackRequested(generation=generation):
+                    used = spent.get(event.cause, (0, 0))
+                    for what, limit, by in (("tokens", budget.tokens, used[0]), ("micro_usd", budget.micro_usd, used[1])):
+                        assert limit is None or by < limit, (
+                            f"The budget is kept, but run {run} began generation {generation} with {by} of {limit} {what} spent."
+                        )
+            spent[event.id] = (tokens, micro_usd)
+        limit = budget.rollouts
+        assert limit is None or planned <= limit, f"The budget is kept, but run {run} asked for {planned} rollouts of {limit}."
+
+
+def once_only(stored: Sequence[Stored]) -> None:
+    """Each event stands once, under the id that follows from its key; of two outcomes of one thing only one does; nothing is missing."""
+    require_contiguous(stored, 1)
+    decisions: Counter[str] = Counter()
+    slots: dict[str, int] = {}
+    for message in stored:
+        event = codec.decode_at(message.subject, message.data)
+        derived = codec.event_id(event.run, type(event.data), *event.data.key())
+        assert event.id == derived, f"Ids are derived, but {_name(event)} at sequence {message.sequence} has another than {derived}."
+        if isinstance(event.data, DecisionMade):
+            decisions[event.run] += 1
+            assert event.data.number == decisions[event.run], (
+                f"Decisions are counted, but decision {event.data.number} of run {event.run} is the {decisions[event.run]}th in the log."
+            )
+            continue
+        first = slots.setdefault(slot(message.subject), message.sequence)
+        assert first == message.sequence, (
+            f"Everything happens once, but {_name(event)} at sequence {message.sequence} stands at sequence {first} already."
+        )
+
+
+def causes_come_first(events: Iterable[Event]) -> None:
+    """Whatever an event answers, and every call that an attempt was given, stands in the log before it."""
+    known: set[str] = {""}
+    for event in events:
+        assert event.cause in known, f"Causes come first, but {_name(event)} answers {event.cause}, which stands nowhere before it."
+        if isinstance(event.data, TrajectoryRecorded):
+            unknown = [use.call for use in event.data.calls if use.call not in known]
+            assert not unknown, f"A call is recorded before its answer is released, but {_name(event)} used {unknown[0]}, which is not."
+        known.add(event.id)
+
+
+def same_decisions(events: Iterable[Event], undisturbed: Iterable[Event]) -> None:
+    """What was decided, in its order, and every fact is what it is in the undisturbed run; times and digests of times aside."""
+    found, expected = (_by_run(of) for of in (events, undisturbed))
+    assert found.keys() == expected.keys(), f"The runs are {sorted(found)}, undisturbed {sorted(expected)}."
+    for run, of in expected.items():
+        decided, wanted = _decided(found[run]), _decided(of)
+        for place, (mine, theirs) in enumerate(zip(decided, wanted, strict=False)):
+            assert mine == theirs, f"Every run ends as the undisturbed one, but {run} decided {mine} where that decided {theirs} ({place})."
+        assert len(decided) == len(wanted), (
+            f"Every run ends as the undisturbed one, but {run} decided {len(decided)}, not {len(wanted)} facts."
+        )
+        facts, others = _told(found[run]), _told(of)
+        for id, fact in others.items():
+            assert id in facts, f"Every run ends as the undisturbed one, but {run} has no {fact}."
+            assert facts[id] == fact, f"Every run ends as the undisturbed one, but {run} has {facts[id]}, not {fact}."
+        more = [facts[id] for id in facts.keys() - others.keys()]
+        assert not more, f"Every run ends as the undisturbed one, but {run} has {more[0]} besides."
+
+
+def chains_hold(stored: Iterable[Stored]) -> None:
+    """Every decision was made on the events that stand before it."""
+    chains: dict[str, Chain] = {}
+    for message in stored:
+        run = subjects.run_of(message.subject)
+        if readable([message]):
+            broken = chains.setdefault(run, Chain(run)).take(message.sequence, message.subject, message.data)
+            assert broken is None, f"The chain of decisions holds, but: {broken}"
+
+
+def decisions_follow(stored: Iterable[Stored]) -> None:
+    """Whoever decides again from the log alone decides the same, to the byte."""
+    courses: dict[str, Course[Any]] = {}
+    due: dict[str, list[Event]] = defaultdict(list)
+    for message in stored:
+        for event in readable([message]):
+            if event.source == "controller" and event.tag != "event_set_aside":
+                expected = due[event.run].pop(0) if due[event.run] else None
+                assert expected is not None and codec.encode(expected) == message.data, (
+                    f"Decisions follow from the log, but {_name(event)} at sequence {message.sequence} does not: {expected} does."
+                )
+            if decision := courses.setdefault(event.run, Course(DECIDER, event.run)).feed(message, event):
+                due[event.run] += decision.events
+    left = [events[0] for events in due.values() if events]
+    assert not left, f"Decisions follow from the log, but {_name(left[0])} was never recorded."
+
+
+def audited_once(events: Iterable[Event], gold: Iterable[Event]) -> None:
+    """Every finished run is audited, once, and what was scored is counted right."""
+    audits, cells = Counter[str](), Counter[str]()
+    for event in gold:
+        cells[event.run] += event.tag == "gold_scored"
+        if isinstance(event.data, AuditFinished):
+            audits[event.run] += 1
+            assert event.data.cells == cells[event.run], (
+                f"The audit of {event.run} counts {event.data.cells}, not {cells[event.run]} cells."
+            )
+    for event in events:
+        if isinstance(event.data, RunFinished):
+            assert audits[event.run] == 1, f"Every finished run is audited once, but {event.run} was {audits[event.run]} times."
+
+
+def projections_rebuild(stored: Sequence[Stored], folder: Path, stream: str = LOG, seed: int = 0) -> None:
+    """The tables made from nothing in one batch are those made in random batches, some delivered again, by archives that came and went."""
+    from replay.projection import Archive  # with duckdb
+
+    draw = random.Random(seed)
+    archive = Archive(folder / f"{stream}-grown.duckdb", stream)
+    while archive.cursor < len(stored):
+        again = draw.randrange(4)
+        archive.apply(stored[max(0, archive.cursor - again) : archive.cursor + draw.randint(1, max(1, len(stored) // 4))])
+        if draw.random() < 0.2:
+            archive.close()
+            archive = Archive(folder / f"{stream}-grown.duckdb", stream)
+    rebuilt = Archive(folder / f"{stream}-rebuilt.duckdb", stream)
+    rebuilt.apply(stored)
+    try:
+        same_tables(archive, rebuilt)
+    finally:
+        archive.close()
+        rebuilt.close()
+
+
+def same_tables(grown: Any, rebuilt: Any) -> None:
+    """Two archives hold the same rows, table by table and view by view."""
+    names = (
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'main' AND table_name NOT IN ('incoming', 'made') ORDER BY 1"
+    )
+    tables = [name for (name,) in rebuilt.connection.execute(names).fetchall()]
+    assert "events" in tables
+    for table in tables:
+        rows, expected = (of.connection.execute(f'SELECT * FROM "{table}" ORDER BY ALL').fetchall() for of in (grown, rebuilt))
+        assert rows == expected, (
+            f"Every projection rebuilds identically, but {table} has {len(rows)} rows, rebuilt {len(expected)}, and differs."
+        )
+
+
+def _asks(event: Event) -> list[tuple[object, ...]]:
+    """The keys of what an event wants to see answered."""
+    match event.data:
+        case RunStarted():
+            return [("run",)]
+        case ScaffoldRequested(generation=generation):
+            return [("change", generation), ("verdict", generation)]
+        case FeedbackRequested(generation=generation):
+            return [("change", generation)]
+        case RolloutsRequested(items=items, attempts=attempts):
+            return [("attempt", event.id, item, attempt) for item in items for attempt in range(attempts)]
+        case TrajectoryRecorded():
+            return [("judgement", event.id)]
+        case WeightUpdateRequested(generation=generation):
+            return [("update", generation)]
+        case LeverChosen(generation=generation, lever=lever) if lever != "stop":
+            return [("verdict", generation)]
+        case TrainingBatchSealed(generation=generation, round=number):
+            return [("training", generation, number)]
+        case AdapterPublished(adapter=adapter, batch=batch):
+            return [("serving", adapter, batch)]
+    return []
+
+
+def _answers(event: Event) -> list[tuple[object, ...]]:
+    """The keys of what an event answers."""
+    match event.data:
+        case RunFinished():
+            return [("run",)]
+        case ScaffoldProposed(generation=generation) | ProposalFailed(generation=generation) | WeightUpdateRequested(generation=generation):
+            return [("change", generation)]
+        case LeverChosen(generation=generation, lever="stop"):
+            return [("change", generation)]
+        case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
+            return [("verdict", generation)]
+        case TrajectoryRecorded() | RolloutFailed() as attempted:
+            return [("attempt", attempted.request, attempted.item, attempted.attempt)]
+        case TrajectoryScored(trajectory=trajectory) | ScoringFailed(trajectory=trajectory):
+            return [("judgement", trajectory)]
+        case WeightUpdateFinished(generation=generation):
+            return [("update", generation)]
+        case AdapterPublished(generation=generation, round=number) | WeightUpdateFailed(generation=generation, round=number):
+            return [("training", generation, number)]
+        case AdapterServed(adapter=adapter, batch=batch) | AdapterRejected(adapter=adapter, batch=batch):
+            return [("serving", adapter, batch)]
+    return []
+
+
+def _counts_once(run: str, events: Sequence[Event]) -> None:
+    attempts = Counter((of.request, of.item, of.attempt) for of in (*_facts(events, TrajectoryRecorded), *_facts(events, RolloutFailed)))
+    twice = [place for place, times in attempts.items() if times > 1]
+    assert not twice, f"No trajectory counts twice, but run {run} has the attempt (request, item, number) {twice[0]} again."
+    judged = Counter(of.trajectory for of in (*_facts(events, TrajectoryScored), *_facts(events, ScoringFailed)))
+    assert max(judged.values(), default=1) == 1, f"No trajectory counts twice, but run {run} judged {judged.most_common(1)[0][0]} again."
+    requests = {event.id: event.data for event in events if isinstance(event.data, RolloutsRequested)}
+    rewards = {(of.request, of.item, of.attempt): (of.trajectory, of.reward) for of in _facts(events, TrajectoryScored)}
+
+    def scored(ids: Iterable[str]) -> list[tuple[str, float]]:
+        places = [(id, item, attempt) for id in ids for item in requests[id].items for attempt in range(requests[id].attempts)]
+        return [rewards[place] for place in places if place in rewards]
+
+    for batch in _facts(events, TrainingBatchSealed):
+        pairs = scored(batch.requests)
+        assert len(set(batch.requests)) == len(batch.requests) and len({id for id, _ in pairs}) == len(pairs) == batch.trajectories, (
+            f"No trajectory counts twice, but the batch of run {run}, round {batch.round}, holds {batch.trajectories}, not {len(pairs)}."
+        )
+        assert batch_digest(pairs) == batch.digest, f"A sealed batch of run {run} is not what was recorded: {batch}."
+    for of in _facts(events, CandidateEvaluated):
+        dev = [id for id, asked in requests.items() if (asked.generation, asked.purpose) == (of.generation, "dev")]
+        mean = fmean(reward for _, reward in scored(dev))
+        assert abs(of.score - mean) < 1e-9, f"The score of run {run}, generation {of.generation}, is {of.score}; recorded is {mean}."
+    called = [*_facts(events, ModelCalled), *_facts(events, AgentCalled)]
+    totals = (
+        sum(len(asked.items) * asked.attempts for asked in requests.values()),
+        sum(call.prompt_tokens + call.completion_tokens for call in called),
+        sum(call.micro_usd or 0 for call in called),
+    )
+    for finished in _facts(events, RunFinished):
+        counted = finished.rollouts, finished.tokens, finished.micro_usd
+        assert counted == totals, f"Nothing counts twice, but run {run} counted {counted} rollouts, tokens and micro-dollars, not {totals}."
+
+
+def _by_run(events: Iterable[Event]) -> dict[str, list[Event]]:
+    found: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        found[event.run].append(event)
+    return found
+
+
+def _facts(events: Iterable[Event], kind: type[Any]) -> list[Any]:
+    return [event.data for event in events if isinstance(event.data, kind)]
+
+
+def _decided(events: Iterable[Event]) -> list[tuple[str, object]]:
+    return [(event.tag, event.data) for event in events if event.source == "controller" and event.tag not in BY_CHANCE]
+
+
+def _told(events: Iterable[Event]) -> dict[str, tuple[str, dict[str, object]]]:
+    """Every fact by its id, without what took how long."""
+    return {
+        event.id: (event.tag, {name: value for name, value in msgspec.structs.asdict(event.data).items() if name not in HOW})
+        for event in events
+        if event.tag not in BY_CHANCE
+    }
+
+
+def _name(event: Event) -> str:
+    return f"{event.tag} {event.id} of run {event.run}"
