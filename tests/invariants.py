@@ -21,7 +21,7 @@ from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
 from events.run import DecisionMade, RunFinished, RunStarted
-from events.subjects import LOG
+from events.subjects import GOLD, LOG
 from events.weights import (
     AdapterPublished,
     AdapterRejected,
@@ -40,7 +40,7 @@ from runtime.run_decider import DECIDER, batch_digest
 BY_CHANCE = frozenset({"decision_made", "event_set_aside", "run_paused", "run_resumed"})
 """Types of event that a disturbed run may have more or other of: heads hold digests of times, and an operator comes when he likes."""
 HOW = frozenset({"seconds", "body", "index"})
-"""Fields that say how long a thing took, or with what else it was asked."""
+"""Fields that say how long a thing took, or with what else it was asked; so does the blob of an audit's cell."""
 
 
 def check_all(stored: Sequence[Stored], gold: Sequence[Stored] | None, undisturbed: Sequence[Event] | None) -> None:
@@ -127,8 +127,7 @@ def once_only(stored: Sequence[Stored]) -> None:
     require_contiguous(stored, 1)
     decisions: Counter[str] = Counter()
     slots: dict[str, int] = {}
-    for message in stored:
-        event = codec.decode_at(message.subject, message.data)
+    for message, event in ((found, event) for found in stored for event in readable([found])):
         derived = codec.event_id(event.run, type(event.data), *event.data.key())
         assert event.id == derived, f"Ids are derived, but {_name(event)} at sequence {message.sequence} has another than {derived}."
         if isinstance(event.data, DecisionMade):
@@ -244,7 +243,8 @@ def same_tables(grown: Any, rebuilt: Any) -> None:
     tables = [name for (name,) in rebuilt.connection.execute(names).fetchall()]
     assert "events" in tables
     for table in tables:
-        rows, expected = (of.connection.execute(f'SELECT * FROM "{table}" ORDER BY ALL').fetchall() for of in (grown, rebuilt))
+        columns = f'SELECT COLUMNS(*)::VARCHAR FROM "{table}" ORDER BY ALL'
+        rows, expected = (of.connection.execute(columns).fetchall() for of in (grown, rebuilt))
         assert rows == expected, (
             f"Every projection rebuilds identically, but {table} has {len(rows)} rows, rebuilt {len(expected)}, and differs."
         )
@@ -349,8 +349,12 @@ def _decided(events: Iterable[Event]) -> list[tuple[str, object]]:
 
 def _told(events: Iterable[Event]) -> dict[str, tuple[str, dict[str, object]]]:
     """Every fact by its id, without what took how long."""
+    blobs = {LOG: frozenset[str](), GOLD: frozenset({"blob"})}
     return {
-        event.id: (event.tag, {name: value for name, value in msgspec.structs.asdict(event.data).items() if name not in HOW})
+        event.id: (
+            event.tag,
+            {name: value for name, value in msgspec.structs.asdict(event.data).items() if name not in HOW | blobs[event.stream]},
+        )
         for event in events
         if event.tag not in BY_CHANCE
     }
