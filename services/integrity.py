@@ -116,7 +116,9 @@ class Examination:
             return
         self.events += 1
         self._runs.add(event.run)
-        self._form(stored, event)
+        if stored.data != (written := codec.encode(event)) and not _same_event(stored.data, written):
+            what = f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
+            self._faults.append(self._fault(stored.sequence, what))
         match event.data:
             case EventSetAside(sequence=sequence, size=size, bytes=kept) if sequence in self._unreadable:
                 data = self._unreadable[sequence][1]
@@ -162,14 +164,6 @@ class Examination:
         before = _place(self._last) if self._last.sequence else "the beginning"
         what = f"sequence {first} is missing" if count == 1 else f"{count:,} events are missing from sequence {first} to {upto - 1}"
         self._faults.append(Fault(self.stream, first, upto - 1, f"{what}, between {before} {after}; the server dropped what was damaged"))
-
-    def _form(self, stored: Stored, event: Event) -> None:
-        id = codec.event_id(event.run, type(event.data), *event.data.key())
-        where = f"sequence {stored.sequence} on {stored.subject}"
-        if event.id != id:
-            self._faults.append(self._fault(stored.sequence, f"{where} has the id {event.id}, and {id} follows from its key"))
-        elif stored.data != (expected := codec.encode(event)) and not _same_event(stored.data, expected):
-            self._faults.append(self._fault(stored.sequence, f"{where} does not have the bytes in which its event is written"))
 
     def _chain(self, stored: Stored, event: Event) -> None:
         chain = self._chains.setdefault(event.run, Chain(event.run))

@@ -7,50 +7,34 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import pytest
 from invariants import check_all, same_tables
+from system import PATIENCE, RUN, Client, System, audited, processes, running, wait_for
 
 from events import codec
 from events.catalogue import SERVICES
 from events.codec import Event
-from events.errors import UserError
 from events.run import RunResumed
-from events.subjects import GOLD, LOG, tag_of
+from events.subjects import LOG, tag_of
 from replay.projection import Archive
 from runtime.log import Message, Refused, Stored
-from runtime.lookup import readable
 from runtime.server import CONSUMERS
-from runtime.wire import Credentials, Wire
 from services.node import Node
 
-TOY = Path(__file__).parent / "toy"
-ROOT = Path(__file__).parent.parent
 SEED = int(os.environ.get("EVOLOG_KILL_SEED", "0"))
-PATIENCE = 120.0
 RESUMED = 30.0
 """Seconds within which a run must make its next progress, whatever was killed."""
 EXTRA = 2
 """Blows beyond one for each victim."""
 VICTIMS = (*SERVICES, "supervisor", "nats-server")
-RUN = "r"
 LEDGER = RunResumed.tag()
-
-PROGRAM = """
-from runtime import server
-server.USUAL_PORT = 0  # another nats-server could take the usual one between a death and a new start
-from services.cli import main
-main()
-"""
 
 
 class Blow(NamedTuple):
@@ -60,73 +44,6 @@ class Blow(NamedTuple):
     tag: str
     number: int
     later: float
-
-
-class System:
-    """An `evolog up` in a directory, as a user would have it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.node = Node(directory)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def up(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "up", "--dir", str(self.node.directory)],
-            cwd=ROOT,
-            env=os.environ | {"EVOLOG_EXECUTOR_JITTER": "0.05"},
-            stderr=subprocess.DEVNULL,
-        )
-        wait_for(lambda: self.node.alive(), "evolog is up")
-
-    def down(self) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(20)
-
-    def kill(self, victim: str) -> None:
-        """kill -9, without a warning, on every process of that service, on the broker, or on the supervisor, which is started again."""
-        if victim == "supervisor":
-            assert self.process
-            self.process.kill()
-            self.process.wait()
-            self.up()
-            return
-        for pid, command in processes(self.node.directory).items():
-            if "nats-server" in command[0] if victim == "nats-server" else command[3:5] == ["services.main", victim]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    def order(self, name: str) -> None:
-        flags = ["--name", name, "--dir", str(self.node.directory), "--detach"]
-        subprocess.run([sys.executable, "-m", "services.cli", "run", str(TOY), *flags], cwd=ROOT, check=True, capture_output=True)
-
-
-class Client:
-    """The operator's connection to one stream, made anew whenever it fails: passwords change with each `up`."""
-
-    def __init__(self, node: Node, stream: str) -> None:
-        self.node, self.stream = node, stream
-        self._wire: Wire | None = None
-
-    def ask(self, call: Callable[[Wire], list[Stored] | int]) -> list[Stored] | int | None:
-        """What the call gives; None where there is nobody to ask."""
-        try:
-            self._wire = self._wire or Wire(
-                msgspec.json.decode(self.node.credentials("operator").read_bytes(), type=Credentials), self.stream
-            )
-            return call(self._wire)
-        except (UserError, FileNotFoundError):
-            if self._wire:
-                self._wire.close()
-            self._wire = None
-            return None
-
-    def read(self, start: int = 1) -> list[Stored]:
-        end = time.monotonic() + PATIENCE
-        while not isinstance(found := self.ask(lambda wire: wire.read(start, 1_000_000)), list):
-            assert time.monotonic() < end, "the broker is away"
-            time.sleep(0.02)
-        return found
 
 
 class Ledger(threading.Thread):
@@ -165,46 +82,12 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s in vain until {what}"
-        time.sleep(0.02)
-
-
-def processes(directory: Path) -> dict[int, list[str]]:
-    """The command lines of all processes of a directory, but those of commands that were given it as it is."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if any(part.startswith(str(directory)) for part in command):
-                found[int(folder.name)] = command
-    return found
-
-
-@contextlib.contextmanager
-def running(directory: Path) -> Iterator[System]:
-    system = System(directory)
-    system.up()
-    try:
-        yield system
-    finally:
-        system.down()
-
-
-def audited(gold: Sequence[Stored]) -> bool:
-    return any(tag_of(stored.subject) == "audit_finished" for stored in gold)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     """The events of a run that nothing happened to."""
     with running(tmp_path_factory.mktemp("calm")) as system:
-        system.order(RUN)
-        gold = Client(system.node, GOLD)
-        wait_for(lambda: audited(gold.read()), "the audit is finished")
-        return readable(Client(system.node, LOG).read())
+        system.order()
+        return system.finished()
 
 
 def drawn(seed: int, calm: Sequence[Event]) -> list[Blow]:
@@ -223,17 +106,16 @@ def beaten(system: System, seed: int, calm: Sequence[Event]) -> Outcome:
     """A whole run under blows, with a client that appends all the while; fails where it stands still, or where anything is lost."""
     blows = drawn(seed, calm)
     waiting, counts = list(blows), Counter[str]()
-    log, gold_log = Client(system.node, LOG), Client(system.node, GOLD)
     seen: list[Stored] = []
     gold: list[Stored] = []
-    system.order(RUN)
+    system.order()
     ledger = Ledger(system.node)
     ledger.start()
     began = moved = time.monotonic()
     standstill = 0.0
     while waiting or not audited(gold):
-        new = log.read(len(seen) + 1)
-        scored = gold_log.read(len(gold) + 1)
+        new = system.log.read(len(seen) + 1)
+        scored = system.gold.read(len(gold) + 1)
         seen += new
         gold += scored
         tags = [tag for stored in new if (tag := tag_of(stored.subject)) != LEDGER]
@@ -249,11 +131,11 @@ def beaten(system: System, seed: int, calm: Sequence[Event]) -> Outcome:
         time.sleep(0.01)
     ledger.stop.set()
     ledger.join(PATIENCE)
-    stored = log.read()
+    stored = system.log.read()
     assert stored[: len(seen)] == seen, "what was read before is there no more, or is another"
     for sequence, data in ledger.acknowledged.items():
         assert stored[sequence - 1].data == data, f"the event that was acknowledged at sequence {sequence} is lost"
-    return Outcome(stored, gold_log.read(), blows, len(ledger.acknowledged), standstill, time.monotonic() - began)
+    return Outcome(stored, system.gold.read(), blows, len(ledger.acknowledged), standstill, time.monotonic() - began)
 
 
 def check(seed: int, calm: Sequence[Event], folder: Path) -> Outcome:
