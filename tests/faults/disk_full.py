@@ -12,10 +12,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from invariants import check_all
-from system import System, wait_for
+from system import RUN, System, wait_for
 
+from events import codec
+from events.errors import UserError
+from events.run import RunResumed
+from events.subjects import LOG
+from runtime.log import Message
 from runtime.server import FREE_TO_GO_ON
+from runtime.wire import Credentials, Wire
 
 MB = 10**6
 UNSANDBOXED = {"EVOLOG_ALLOW_UNSANDBOXED": "1"}
@@ -40,6 +47,19 @@ def stopped(system: System) -> str:
     print(f"  evolog up ended with exit code {system.process.returncode} after {time.monotonic() - began:.1f} s: {words}")
     assert system.process.returncode == 75 and "what is in the log is safe" in words and "free some space and start again" in words
     return words
+
+
+def refused(system: System) -> str:
+    """Append until that is refused, and why it is."""
+    login = msgspec.json.decode(system.node.credentials("operator").read_bytes(), type=Credentials)
+    wire = Wire(login, LOG)
+    for number in range(1, 100_000):
+        event = codec.event(RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z")
+        try:
+            wire.append([Message(event.subject, codec.encode(event))])
+        except UserError as wrong:
+            return str(wrong)
+    raise AssertionError("The disk has room.")
 
 
 def after(system: System, events: int) -> Callable[[], bool]:
@@ -73,10 +93,8 @@ def main(disk: Path) -> None:
     assert system.process
     os.kill(system.process.pid, signal.SIGSTOP)  # it does not look
     fill(ballast, 0)
-    log = system.node.log_folder / "nats-server.log"
-    wait_for(lambda: "no space left" in log.read_text(), "the server meets the end of the disk")
+    print(f"{shutil.disk_usage(disk).free / MB:.1f} MB left, and the server meets the end of it: {refused(system)}")
     time.sleep(3)
-    print(f"{shutil.disk_usage(disk).free / MB:.1f} MB left, and the server has met the end of it:")
     os.kill(system.process.pid, signal.SIGCONT)
     stopped(system)
     ballast.unlink()
