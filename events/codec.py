@@ -123,6 +123,8 @@ def decode(payload: bytes) -> Event:
     found = Event(id=envelope.id, run=envelope.run, source=envelope.source, cause=envelope.cause, time=envelope.time, data=data)
     if found.subject != envelope.subject:
         raise Unreadable(f"says that its subject is {envelope.subject!r}, expected {found.subject!r}")
+    if found.id != (id := event_id(found.run, entry.fact, *data.key())):
+        raise Unreadable(f"has the id {found.id!r}, and {id!r} follows from its key")
     return found
 
 

@@ -47,12 +47,12 @@ class Chain:
         self.digest = GENESIS
         self.broken: Broken | None = None
         self.finished = False
+        self.awaited = 0
+        """How many of the last decision's outputs are still to come."""
         self._folded: list[bytes] = []
         """What was folded since the last decision: ids with digests, the last decision's outputs first."""
         self._place: dict[str, int] = {}
         self._first = 0
-        self._outputs = 0
-        """How many of the last decision's outputs are still to come."""
         self._waiting: list[tuple[str, bytes]] = []
         """What stood before the last head, but was folded after its outputs."""
 
@@ -65,9 +65,9 @@ class Chain:
         if entity == HEAD:
             return self._decide(sequence, data)
         self._fold(entity, entity.encode() + hashlib.sha256(data).digest())
-        if self._outputs:
-            self._outputs -= 1
-            if not self._outputs:
+        if self.awaited:
+            self.awaited -= 1
+            if not self.awaited:
                 self.finished = subject.endswith(_FINISHED)
                 for waited in self._waiting:
                     self._fold(*waited)
@@ -80,8 +80,8 @@ class Chain:
 
     def _decide(self, sequence: int, data: bytes) -> Broken | None:
         made = _head_decoder.decode(data).data
-        if self._outputs:
-            return self._break(sequence, made, f"comes before the last {self._outputs} events of the decision before it")
+        if self.awaited:
+            return self._break(sequence, made, f"comes before the last {self.awaited} events of the decision before it")
         if made.number != self.decisions + 1:
             return self._break(sequence, made, f"comes after decision {self.decisions}")
         place = self._place.get(made.input)
@@ -93,7 +93,7 @@ class Chain:
             return self._break(
                 sequence, made, f"was made on other events than those before it: their digest is {digest[:12]}, recorded {made.digest[:12]}"
             )
-        self.decisions, self.digest, self._outputs = made.number, digest, made.outputs
+        self.decisions, self.digest, self.awaited = made.number, digest, made.outputs
         ids = list(self._place)
         self._waiting = list(zip(ids[place + 1 :], self._folded[place + 1 :], strict=True))
         self._folded, self._place, self._first = [], {}, 0 if not self._waiting else self._first

@@ -78,16 +78,17 @@ class Blobs:
 
     def get_tree(self, digest: str) -> dict[str, bytes]:
         """The files of a folder, as bytes by relative path."""
-        return {path: self.get(of) for path, of in self._tree(digest).files.items()}
+        return {path: self.get(of) for path, of in self.members(digest).items()}
 
-    def _tree(self, digest: str) -> Tree:
+    def members(self, digest: str) -> dict[str, str]:
+        """The digest of each file of a folder by its relative path."""
         try:
             tree = msgspec.json.decode(self.get(digest), type=Tree)
         except msgspec.DecodeError as wrong:
             raise CheckFailed(f"Blob {digest} in {self.root} is no folder: {wrong}.") from wrong
         for path in tree.files:
             _check_path(path)
-        return tree
+        return tree.files
 
     def unpack(self, digest: str, target: Path) -> Path:
         """Write a folder out at `target`, which appears whole.
@@ -97,7 +98,7 @@ class Blobs:
         if target in self._unpacked:
             return target
         if target.exists():
-            if _digests(target) == self._tree(digest).files:
+            if _digests(target) == self.members(digest):
                 self._unpacked.add(target)
                 return target
             shutil.rmtree(target)

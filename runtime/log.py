@@ -106,8 +106,8 @@ def require_contiguous(stored: Sequence[Stored], start: int) -> None:
     for expected, message in enumerate(stored, start):
         if message.sequence != expected:
             raise CheckFailed(
-                f"The log has a gap: sequence {message.sequence} came where {expected} was expected. Messages were lost or damaged; "
-                "restore the store from a copy."
+                f"The log has a gap: sequence {message.sequence} came where {expected} was expected. Messages were lost or damaged: "
+                "`evolog doctor --integrity` says which; restore the store from a copy."
             )
 
 

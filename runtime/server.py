@@ -467,7 +467,8 @@ class EmbeddedServer:
         except OSError:
             return False
         try:
-            greeting = await asyncio.wait_for(reader.readline(), 1)
+            async with asyncio.timeout(1):
+                greeting = await reader.readline()
         except (OSError, TimeoutError):
             return False
         finally:
@@ -492,12 +493,15 @@ async def end(process: asyncio.subprocess.Process, grace: float = 5.0) -> int:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), grace)
+        # not `wait_for`, which swallows a cancellation that comes as the process ends (Python 3.11)
+        async with asyncio.timeout(grace):
+            await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     return await process.wait()
 
 

@@ -374,9 +374,14 @@ def data_get(task: str, source: Path | None) -> None:
 
 @main.command()
 @directory
+@click.option("--integrity", is_flag=True, help="Read the whole log instead, and name the first event that is not as it was appended.")
 @as_json
-def doctor(directory: Path, as_json: bool) -> int:
+def doctor(directory: Path, integrity: bool, as_json: bool) -> int:
     """Look whether this host has what evolog needs, and say what to do about the rest."""
+    if integrity:
+        from services.integrity import check_integrity
+
+        return check_integrity(directory, as_json=as_json)
     from services.doctor import examine
 
     findings = examine(directory)

@@ -36,8 +36,8 @@ async def opened(node: Node) -> AsyncIterator[Connection]:
         raise NotFound(f"There is no log in {node.directory}: name the directory of a run with --dir, or make one with `evolog run TASK`.")
     with node.hold():
         server = EmbeddedServer(node.directory)
-        await server.start()
         try:
+            await server.start()
             await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
             async with operator(node) as connection:
                 yield connection

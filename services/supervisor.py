@@ -73,7 +73,7 @@ async def supervise(
     given a sentence for everything that happens. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`.
 
     Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable` without a server;
-    `Misconfigured` for a setting of a service that cannot be used.
+    `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has lost its end.
     """
     node = Node(directory)
     stop = asyncio.Event()
@@ -90,6 +90,10 @@ async def supervise(
         broker = EmbeddedServer(node.directory) if embedded else None
         try:
             url = await _prepare(node, broker, nats_url)
+            if node.archive.exists():
+                from services.integrity import require_end  # with duckdb
+
+                await require_end(node)
             policy_url = f"http://127.0.0.1:{server.free_port()}"
             environment = service_environment(os.environ) | {"EVOLOG_POLICY_URL": policy_url}
             services = _services(node, module, {"executor": executors, "verifier": verifiers}, environment)

@@ -128,6 +128,7 @@ def steps(folder: Path, case: str) -> list[Step]:
     return msgspec.json.decode((folder / case).read_bytes(), type=list[Step])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_take_the_steps_of_one(case: str, both: Path) -> None:
     alone, first, second = (load_file(both / name / f"{case}.safetensors") for name in ("alone", "0", "1"))
@@ -201,6 +202,7 @@ def test_a_round_by_two_processes_leaves_what_one_does(room: Path, tmp_path: Pat
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["adapter", "state"]
 
 
+@pytest.mark.long
 def test_what_a_user_did_wrong_comes_out_of_a_launch_as_it_was_said(room: Path, tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"no tensors")
     with pytest.raises(CheckFailed, match=r"^The training state state is damaged \(.*\); order the update without it\.$"):

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from events import codec
 from events.errors import Misconfigured
-from events.play import RolloutFailed, RolloutsRequested
+from events.play import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 from events.secret import Scanner
 from events.subjects import LOG
@@ -138,9 +138,44 @@ def order_elsewhere(place: Place) -> None:
     place.wire("operator", LOG).append([Message(event.subject, codec.encode(event))])
 
 
+def poison() -> dict[str, bytes]:
+    """Messages that stand where a trajectory should and are none, by what is said of them."""
+    recorded = TrajectoryRecorded(
+        request="q",
+        item="d0",
+        attempt=0,
+        purpose="dev",
+        split="dev",
+        generation=0,
+        scaffold="",
+        adapter="",
+        answer="",
+        calls=(),
+        seconds=0.0,
+    )
+    event, other = (codec.event(recorded, run=run, source="executor", cause="", time="2026-01-01T00:00:00Z") for run in ("odd", "even"))
+    whole, elsewhere = codec.encode(event), codec.encode(other)
+    return {
+        "not a CloudEvent: Object missing required field": b'{"specversion": "1.0"}',
+        "not a CloudEvent: JSON is malformed: trailing characters": whole + whole,
+        "not a CloudEvent: Input data was truncated": whole[:-1],
+        "has another shape: 'utf-8' codec": whole.replace(b'"d0"', b'"\xff"'),
+        "not a CloudEvent: maximum recursion depth exceeded": b'{"a":' + b"[" * 100_000,
+        "unknown event type 'trajectory_forgotten'": whole.replace(b'"type":"trajectory_recorded"', b'"type":"trajectory_forgotten"'),
+        "has version 99, this program knows 1": whole.replace(b'"version":1', b'"version":99'),
+        "has another shape: Expected `int`": whole.replace(b'"attempt":0', b'"attempt":"first"'),
+        "has another shape: Object contains unknown field": whole.replace(b'"attempt":0', b'"attempt":0,"reward":1'),
+        "follows from its key": whole.replace(event.id.encode(), b"0" * 24),
+        "says that its subject is": whole.replace(b'"run":"odd"', b'"run":"even"'),
+        "stands on subject": elsewhere,
+        "JSON is malformed: invalid character": b"\x00" * 2_000_000,
+    }
+
+
 def disturb(place: Place) -> None:
     """Messages in the midst of a run that have a service's tag and not its shape."""
-    place.wire("executor", LOG).append([Message("evolog.odd.x.trajectory_recorded", b'{"specversion": "1.0"}')])
+    for number, data in enumerate(poison().values()):
+        place.wire("executor", LOG).append([Message(f"evolog.odd.{number}.trajectory_recorded", data)])
     place.wire("feedback_agent", LOG).append([Message("evolog.odd.y.lever_chosen", b"\xff not JSON")])
 
 
@@ -212,10 +247,13 @@ def test_unreadable_messages_are_set_aside_and_disturb_nothing(place: Place) -> 
     even, odd = report(place, "even"), report(place, "odd")
     for what in ("reason", "score", "scaffold", "rollouts", "tokens"):
         assert even[what] == odd[what] is not None, what
-    assert (even["set_aside"], odd["set_aside"]) == (0, 2)
-    assert "2 messages could not be read and were set aside" in place.evolog("show", "odd").out
-    rows = asked(place, "select subject, reason, size from event_set_aside where run = 'odd' order by sequence")
-    assert [row["size"] for row in rows] == [22, 10] and all("not a CloudEvent" in str(row["reason"]) for row in rows)
+    kinds = len(poison()) + 1
+    assert (even["set_aside"], odd["set_aside"]) == (0, kinds)
+    assert f"{kinds} messages could not be read and were set aside" in place.evolog("show", "odd").out
+    rows = asked(place, "select reason, size from event_set_aside where run = 'odd' order by sequence")
+    expected = [*poison().items(), ("not a CloudEvent", b"\xff not JSON")]
+    for row, (reason, data) in zip(rows, expected, strict=True):
+        assert reason in str(row["reason"]) and row["size"] == len(data), row
     assert "UNREADABLE" in place.evolog("watch", "odd", "--no-follow").out
     assert "odd" in place.evolog("ls").out
 
@@ -312,11 +350,12 @@ REQUESTED = RolloutsRequested(
 )
 
 
-def damage(blobs: Blobs, digest: str) -> None:
-    """Change a blob's first byte."""
+def damage(blobs: Blobs, digest: str, how: str = "flipped") -> None:
+    """Flip one bit in the middle of a blob, or cut off its last byte."""
     (path,) = blobs.root.rglob(digest)
-    data = path.read_bytes()
-    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data if how == "flipped" else path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize("of", ["folder", "file"])
@@ -432,4 +471,18 @@ def test_a_bad_adapter_is_rejected_in_words_and_the_last_good_one_stays(adapters
         assert isinstance(fact, AdapterRejected) and words in fact.reason, fact
     wrong = adapters.judge(good, canary=(0.0, 0.0, 0.0))
     assert isinstance(wrong, AdapterRejected) and "canary differs" in wrong.reason
+    assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+@pytest.mark.parametrize("file", [text_scorer.ADAPTER, text_scorer.CONFIG])
+def test_one_wrong_bit_of_an_adapter_is_refused_by_its_digest(adapters: Adapters, how: str, file: str) -> None:
+    good, bad = adapters.adapter(), adapters.adapter(b=1.0)
+    hurt = adapters.blobs.members(bad)[file]
+    if hurt in adapters.blobs.members(good).values():
+        good = ""
+    damage(adapters.blobs, hurt, how)
+    for _ in range(2):  # it is not half loaded by the first try
+        fact = adapters.judge(bad)
+        assert isinstance(fact, AdapterRejected) and f"Blob {hurt} in " in fact.reason and "is damaged: its bytes hash to" in fact.reason
     assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")

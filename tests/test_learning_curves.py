@@ -33,13 +33,13 @@ def base(models: Path) -> Iterator[tiny_lm.TinyLM]:
     [
         ("ppo", toys.dense(), 5, {}, 0.1),
         ("grpo", toys.dense(), 5, {}, 0.1),
-        ("dr_grpo", toys.dense(), 5, {}, 0.1),
-        ("rloo", toys.dense(), 5, {}, 0.1),
-        ("reinforce", toys.dense(), 5, {}, 0.1),
-        ("entropic", toys.dense(), 5, {}, 0.1),
+        pytest.param("dr_grpo", toys.dense(), 5, {}, 0.1, marks=pytest.mark.long),
+        pytest.param("rloo", toys.dense(), 5, {}, 0.1, marks=pytest.mark.long),
+        pytest.param("reinforce", toys.dense(), 5, {}, 0.1, marks=pytest.mark.long),
+        pytest.param("entropic", toys.dense(), 5, {}, 0.1, marks=pytest.mark.long),
         ("best_of_n", toys.dense(), 4, {"best": 8.0}, 0.1),
         ("dpo", toys.dense(), 5, {"epochs": 4.0}, 0.07),
-        ("spin", toys.dense(), 5, {"epochs": 4.0}, 0.05),
+        pytest.param("spin", toys.dense(), 5, {"epochs": 4.0}, 0.05, marks=pytest.mark.long),
         ("ttrl", toys.quiz(), 4, {}, 0.2),
         ("star", toys.sparse(), 2, {}, 0.3),
         ("test_time", toys.shifted(), 4, {"epochs": 4.0, "lr": 2e-3}, 0.1),
@@ -56,7 +56,7 @@ def test_each_algorithm_learns_its_toy(
 
 def test_the_curves_cover_every_algorithm() -> None:
     marks = [mark for mark in test_each_algorithm_learns_its_toy.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
-    assert {row[0] for row in marks[0].args[1]} == set(learning.NAMES)
+    assert {getattr(row, "values", row)[0] for row in marks[0].args[1]} == set(learning.NAMES)
 
 
 def test_a_curve_is_the_same_for_a_seed_and_another_for_another(base: tiny_lm.TinyLM) -> None:

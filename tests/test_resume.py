@@ -1,146 +1,158 @@
-"""The whole system, killed: kill -9 on every service, on the broker and on the supervisor, and the same decisions at the end."""
+"""The whole system, killed: kill -9 on every service, on the broker and on the supervisor, and the same decisions at the end.
+
+EVOLOG_KILL_SEED=7 python -m pytest tests/test_resume.py    # another order of blows
+"""
 
 import contextlib
 import os
+import random
 import signal
-import subprocess
-import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
 import pytest
+from invariants import check_all, same_tables
+from system import PATIENCE, RUN, Client, System, audited, processes, running, wait_for
 
 from events import codec
+from events.catalogue import SERVICES
 from events.codec import Event
-from events.errors import UserError
-from events.subjects import GOLD, LOG, tag_of
-from runtime.log import Stored
-from runtime.wire import Credentials, Wire
+from events.run import RunResumed
+from events.subjects import LOG, tag_of
+from replay.projection import Archive
+from runtime.log import Message, Refused, Stored
+from runtime.server import CONSUMERS
 from services.node import Node
 
-TOY = Path(__file__).parent / "toy"
-ROOT = Path(__file__).parent.parent
-PATIENCE = 120.0
-AT_WORK = {
-    "scaffold_requested": "meta_agent",
-    "model_called": "executor",
-    "trajectory_recorded": "verifier",
-    "trajectory_scored": "controller",
-    "candidate_evaluated": "archivist",
-    "feedback_requested": "feedback_agent",
-    "training_batch_sealed": "trainer",
-    "adapter_published": "policy",
-    "run_finished": "auditor",
-}
-"""The first event of a type, and the service that is in the midst of its work then or soon after."""
+SEED = int(os.environ.get("EVOLOG_KILL_SEED", "0"))
+RESUMED = 30.0
+"""Seconds within which a run must make its next progress, whatever was killed."""
+EXTRA = 2
+"""Blows beyond one for each victim."""
+VICTIMS = (*SERVICES, "supervisor", "nats-server")
+LEDGER = RunResumed.tag()
 
 
-class System:
-    """An `evolog up` in a directory, as a user would have it."""
+class Blow(NamedTuple):
+    """Kill -9 on a victim, so many seconds after the run's event of that number; with a tag, the one of that number of its type."""
 
-    def __init__(self, directory: Path) -> None:
-        self.node = Node(directory)
-        self.process: subprocess.Popen[bytes] | None = None
-        self._wires: dict[str, Wire] = {}
-
-    def up(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.cli", "up", "--dir", str(self.node.directory)],
-            cwd=ROOT,
-            env=os.environ | {"EVOLOG_EXECUTOR_JITTER": "0.05"},
-            stderr=subprocess.DEVNULL,
-        )
-        wait_for(lambda: self.node.alive(), "evolog is up")
-        login = msgspec.json.decode(self.node.credentials("operator").read_bytes(), type=Credentials)
-        self._wires = {stream: Wire(login, stream) for stream in (LOG, GOLD)}
-
-    def down(self) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(20)
-
-    def kill(self, name: str) -> None:
-        """kill -9, without a warning, on every process of that service, on the broker, or on the supervisor."""
-        if name == "supervisor":
-            assert self.process
-            self.process.kill()
-            self.process.wait()
-            return
-        pattern = "nats-server.*" if name == "nats-server" else f"services.main {name} "
-        subprocess.run(["pkill", "-9", "-f", f"{pattern}.*{self.node.directory}"], check=False)
-
-    def order(self, name: str) -> None:
-        flags = ["--name", name, "--dir", str(self.node.directory), "--detach"]
-        subprocess.run([sys.executable, "-m", "services.cli", "run", str(TOY), *flags], cwd=ROOT, check=True, capture_output=True)
-
-    def read(self, stream: str = LOG, start: int = 1) -> list[Stored]:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self._wires[stream].read(start, 1_000_000)
-            except UserError:  # the broker is down, or has just come back on this connection's account
-                assert time.monotonic() < end
-                time.sleep(0.05)
-
-    def audited(self) -> bool:
-        return any(tag_of(stored.subject) == "audit_finished" for stored in self.read(GOLD))
+    victim: str
+    tag: str
+    number: int
+    later: float
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s in vain until {what}"
-        time.sleep(0.02)
+class Ledger(threading.Thread):
+    """Appends events all the while, one after the other, and keeps those that were acknowledged."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(daemon=True)
+        self.client = Client(node, LOG)
+        self.acknowledged: dict[int, bytes] = {}
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            event = codec.event(RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z")
+            message = Message(event.subject, codec.encode(event))
+            with contextlib.suppress(Refused):  # it is there; its acknowledgement was lost
+                while not self.stop.is_set():
+                    sequence = self.client.ask(lambda wire, message=message: wire.append([message]))  # type: ignore[misc]
+                    if isinstance(sequence, int):
+                        self.acknowledged[sequence] = message.payload
+                        break
+                    time.sleep(0.05)
+            time.sleep(0.03)
+
+
+class Outcome(NamedTuple):
+    """What came of a run under blows. The standstill is the longest between two events of the run, in seconds."""
+
+    stored: list[Stored]
+    gold: list[Stored]
+    blows: list[Blow]
+    acknowledged: int
+    standstill: float
+    seconds: float
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     """The events of a run that nothing happened to."""
     with running(tmp_path_factory.mktemp("calm")) as system:
-        system.order("r")
-        wait_for(system.audited, "the audit is finished")
-        return events(system.read())
+        system.order()
+        return system.finished()
 
 
-@contextlib.contextmanager
-def running(directory: Path) -> Iterator[System]:
-    system = System(directory)
-    system.up()
+def drawn(seed: int, calm: Sequence[Event]) -> list[Blow]:
+    """Blows at random points: services at one of the events that hand them work, or anywhere; the others anywhere."""
+    draw = random.Random(seed)
+    counts = Counter(event.tag for event in calm)
+    blows = []
+    for victim in (*VICTIMS, *draw.sample(VICTIMS, EXTRA)):
+        tag = draw.choice((*CONSUMERS.get(victim, ()), "" if victim != "auditor" else "run_finished"))
+        number = draw.randint(1, counts[tag] if tag else len(calm) - 1)
+        blows.append(Blow(victim, tag, number, round(draw.uniform(0.0, 0.2), 3)))
+    return blows
+
+
+def beaten(system: System, seed: int, calm: Sequence[Event]) -> Outcome:
+    """A whole run under blows, with a client that appends all the while; fails where it stands still, or where anything is lost."""
+    blows = drawn(seed, calm)
+    waiting, counts = list(blows), Counter[str]()
+    seen: list[Stored] = []
+    gold: list[Stored] = []
+    system.order()
+    ledger = Ledger(system.node)
+    ledger.start()
+    began = moved = time.monotonic()
+    standstill = 0.0
+    while waiting or not audited(gold):
+        new = system.log.read(len(seen) + 1)
+        scored = system.gold.read(len(gold) + 1)
+        seen += new
+        gold += scored
+        tags = [tag for stored in new if (tag := tag_of(stored.subject)) != LEDGER]
+        counts.update(tags)
+        now = time.monotonic()
+        if tags or scored:
+            standstill, moved = max(standstill, now - moved), now
+        assert now - moved < RESUMED, f"nothing has happened for {RESUMED:.0f} s; still to come: {waiting}"
+        for blow in [blow for blow in waiting if (counts[blow.tag] if blow.tag else counts.total()) >= blow.number]:
+            waiting.remove(blow)
+            time.sleep(blow.later)
+            system.kill(blow.victim)
+        time.sleep(0.01)
+    ledger.stop.set()
+    ledger.join(PATIENCE)
+    stored = system.log.read()
+    assert stored[: len(seen)] == seen, "what was read before is there no more, or is another"
+    for sequence, data in ledger.acknowledged.items():
+        assert stored[sequence - 1].data == data, f"the event that was acknowledged at sequence {sequence} is lost"
+    return Outcome(stored, system.gold.read(), blows, len(ledger.acknowledged), standstill, time.monotonic() - began)
+
+
+def check(seed: int, calm: Sequence[Event], folder: Path) -> Outcome:
+    """A run under the blows of a seed, and all that must hold of it."""
+    again = f"EVOLOG_KILL_SEED={seed} python -m pytest tests/test_resume.py -k every_part"
     try:
-        yield system
-    finally:
-        system.down()
-
-
-def events(stored: list[Stored]) -> list[Event]:
-    return [codec.decode_at(message.subject, message.data) for message in stored]
-
-
-def decisions(of: list[Event]) -> list[tuple[str, object]]:
-    """What was decided, in order; without the heads, which hold digests of times."""
-    return [
-        (event.id, event.data) for event in of if event.source == "controller" and event.tag not in ("decision_made", "event_set_aside")
-    ]
-
-
-def told(of: list[Event], tag: str) -> dict[str, tuple[object, ...]]:
-    """The facts of one type by id, without what took how long."""
-    return {
-        event.id: tuple(value for name, value in msgspec.structs.asdict(event.data).items() if name not in ("seconds", "body", "index"))
-        for event in of
-        if event.tag == tag
-    }
-
-
-def same(disturbed: list[Event], calm: list[Event]) -> None:
-    assert decisions(disturbed) == decisions(calm)
-    assert Counter(event.tag for event in disturbed) == Counter(event.tag for event in calm)
-    assert max(Counter(event.id for event in disturbed).values()) == 1
-    for tag in ("model_called", "trajectory_recorded", "trajectory_scored", "optimizer_step_applied", "adapter_published", "lever_chosen"):
-        assert told(disturbed, tag) == told(calm, tag), tag
+        with running(folder / "node") as system:
+            outcome = beaten(system, seed, calm)
+        check_all(outcome.stored, outcome.gold, calm)
+        grown, rebuilt = Archive(system.node.archive), Archive(folder / "rebuilt.duckdb")
+        with contextlib.closing(grown), contextlib.closing(rebuilt):
+            for archive in (grown, rebuilt):
+                archive.apply(outcome.stored)
+            same_tables(grown, rebuilt)
+    except AssertionError as wrong:
+        raise AssertionError(f"{wrong}\nblows: {drawn(seed, calm)}\nagain: {again}") from wrong
+    return outcome
 
 
 def test_an_undisturbed_run_uses_both_levers(undisturbed: list[Event]) -> None:
@@ -148,37 +160,29 @@ def test_an_undisturbed_run_uses_both_levers(undisturbed: list[Event]) -> None:
     assert tags["adapter_published"] >= 1 and tags["scaffold_proposed"] >= 2 and tags["run_finished"] == 1
 
 
-def test_every_service_killed_at_its_work_leaves_the_same_run(undisturbed: list[Event], tmp_path: Path) -> None:
-    with running(tmp_path / "node") as system:
-        system.order("r")
-        waiting, position = dict(AT_WORK), 0
-        end = time.monotonic() + PATIENCE
-        while waiting or not system.audited():
-            assert time.monotonic() < end, f"the run stands still; not yet killed: {waiting}"
-            for stored in system.read(start=position + 1):
-                position = stored.sequence
-                if service := waiting.pop(tag_of(stored.subject), None):
-                    system.kill(service)
-            time.sleep(0.01)
-        same(events(system.read()), undisturbed)
+def test_every_part_is_killed_at_least_once_and_some_are_twice(undisturbed: list[Event]) -> None:
+    victims = Counter(blow.victim for blow in drawn(SEED, undisturbed))
+    assert set(victims) == set(VICTIMS) and sorted(victims.values())[-EXTRA:] == [2] * EXTRA
 
 
-def test_the_broker_and_the_supervisor_killed_by_turns_leave_the_same_run(undisturbed: list[Event], tmp_path: Path) -> None:
-    blows = ("model_called", "nats-server"), ("trajectory_scored", "supervisor"), ("training_batch_sealed", "nats-server")
-    with running(tmp_path / "node") as system:
-        system.order("r")
-        for tag, victim in (*blows, ("adapter_published", "supervisor")):
-            wait_for(lambda tag=tag: any(tag_of(stored.subject) == tag for stored in system.read()), f"there is a {tag}")
-            system.kill(victim)
-            if victim == "supervisor":
-                system.up()
-        wait_for(system.audited, "the audit is finished")
-        same(events(system.read()), undisturbed)
+def test_every_part_killed_at_random_leaves_the_same_run_and_loses_nothing(undisturbed: list[Event], tmp_path: Path) -> None:
+    outcome = check(SEED, undisturbed, tmp_path)
+    assert outcome.acknowledged > 20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_many_orders_of_blows_leave_the_same_run(seed: int, undisturbed: list[Event], tmp_path: Path) -> None:
+    outcome = check(seed, undisturbed, tmp_path)
+    print(
+        f"\nseed {seed}: {len(outcome.blows)} kills in {outcome.seconds:.0f} s, {len(outcome.stored):,} events, "
+        f"{outcome.acknowledged} acknowledged to the client and none lost, longest standstill {outcome.standstill:.1f} s"
+    )
 
 
 def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
     with running(tmp_path / "node") as system:
-        assert system.process
+        assert system.process and processes(system.node.directory)
         os.kill(system.process.pid, signal.SIGKILL)
-        gone = ["pgrep", "-f", str(system.node.directory)]
-        wait_for(lambda: subprocess.run(gone, capture_output=True, check=False).returncode == 1, "every process is gone")
+        system.process.wait()
+        wait_for(lambda: not processes(system.node.directory), "every process is gone")

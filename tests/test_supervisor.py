@@ -1,5 +1,6 @@
 """`evolog up` with stand-ins for the services: who is started, started again, given up, and that nothing outlives its supervisor."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from events.errors import NotFound, TryAgain, Unavailable, UserError
-from runtime.server import USUAL_PORT
+from runtime.server import USUAL_PORT, end
 from services.node import Node
 from services.supervisor import service_environment, start_detached, stop
 
@@ -209,6 +210,24 @@ def test_a_service_that_does_not_heed_sigterm_is_killed(node: Node, monkeypatch:
     policy = processes(node)["policy-0"]
     stop(node.directory)
     wait_until(lambda: not lives(policy), 1)
+
+
+def test_a_stop_is_heeded_also_as_a_process_ends_by_itself() -> None:
+    async def check() -> None:
+        process = await asyncio.create_subprocess_exec("true", process_group=0)
+        await process.wait()
+
+        async def keep() -> None:
+            await end(process)
+            await asyncio.sleep(10)
+
+        keeper = asyncio.create_task(keep())
+        await asyncio.sleep(0)
+        keeper.cancel()
+        await asyncio.wait([keeper], timeout=2)
+        assert keeper.cancelled()
+
+    asyncio.run(check())
 
 
 def test_a_free_port_is_taken_where_the_usual_one_is_not(node: Node) -> None:

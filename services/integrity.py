@@ -1,0 +1,337 @@
+"""`evolog doctor --integrity`: reads the log from beginning to end and names the first event that is not as it was appended.
+
+A server drops a message whose bytes are damaged without a word, and what it can check says nothing of what was written by somebody else.
+So the sequences must have no gap, each event must have its one byte form and the id of its key, decisions must be made on the events
+before them, and blobs must hash to their names. The end of the log alone could be cut off unseen; the archive knows how far it had read.
+"""
+
+import asyncio
+import base64
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import msgspec
+
+from events import codec
+from events.change import ScaffoldProposed
+from events.choice import AgentCalled, ContextAssembled
+from events.codec import SET_ASIDE_BYTES, Event
+from events.errors import CheckFailed, NotFound, UserError
+from events.fact import Fact
+from events.gold import GoldScored
+from events.play import ModelCalled
+from events.run import DecisionMade, EventSetAside, RunStarted
+from events.subjects import GOLD, LOG
+from events.weights import AdapterPublished
+from replay.chain import Broken, Chain
+from runtime.blobs import Blobs
+from runtime.jetstream import Connection
+from runtime.log import Stored
+from runtime.server import API, FREE_AT_START, require_room
+from runtime.wire import rfc3339
+from services.context import operator
+from services.node import Node
+from services.query import query
+from services.sources import opened
+from services.tables import working
+
+READ = 5000
+SHOWN = 10
+"""Faults that are printed; all of them are in the JSON."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Something that is not as it was appended. What is wrong lies in the sequences `first` to `last`."""
+
+    stream: str
+    first: int
+    last: int
+    what: str
+    """A sentence, without its full stop."""
+
+    def __str__(self) -> str:
+        """For a person."""
+        return f"{self.stream}: {self.what}."
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What was read of a stream. `set_aside` counts messages that never were events, and stand aside as such."""
+
+    stream: str
+    events: int
+    runs: int
+    decisions: int
+    set_aside: int
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Both streams, and what is wrong in them, in the order of the streams and sequences."""
+
+    streams: list[Summary]
+    blobs: int
+    faults: list[Fault]
+
+
+class Named(NamedTuple):
+    """A blob, and the event that names it first."""
+
+    digest: str
+    folder: bool
+    sequence: int
+    tag: str
+
+
+class Examination:
+    """One stream, as its messages pass by in the order of their sequences."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.events = 0
+        self.set_aside = 0
+        self.blobs: dict[str, Named] = {}
+        self._runs: set[str] = set()
+        self._faults: list[Fault] = []
+        self._unreadable: dict[int, tuple[Fault, bytes]] = {}
+        self._chains: dict[str, Chain] = {}
+        self._heads: dict[str, int] = {}
+        """The sequence of each run's last decision up to which its chain holds."""
+        self._broken: list[Broken] = []
+        self._last = Stored(0, 0, "", b"")
+
+    def take(self, stored: Stored) -> None:
+        """The next message."""
+        if stored.sequence != self._last.sequence + 1:
+            self._gap(stored.sequence, f"and {_place(stored)}")
+        self._last = stored
+        try:
+            event = codec.decode_at(stored.subject, stored.data)
+        except codec.Unreadable as wrong:
+            fault = self._fault(stored.sequence, f"sequence {stored.sequence} on {stored.subject} cannot be read: {wrong}")
+            self._unreadable[stored.sequence] = fault, stored.data
+            return
+        self.events += 1
+        self._runs.add(event.run)
+        if stored.data != (written := codec.encode(event)) and not _same_event(stored.data, written):
+            what = f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
+            self._faults.append(self._fault(stored.sequence, what))
+        match event.data:
+            case EventSetAside(sequence=sequence, size=size, bytes=kept) if sequence in self._unreadable:
+                data = self._unreadable[sequence][1]
+                if (len(data), data[:SET_ASIDE_BYTES]) == (size, base64.b64decode(kept)):
+                    del self._unreadable[sequence]  # it came like this
+                    self.set_aside += 1
+        for digest, folder in blobs_of(event.data):
+            self.blobs.setdefault(digest, Named(digest, folder, stored.sequence, event.tag))
+        if self.stream == LOG:
+            self._chain(stored, event)
+
+    def end(self, last: int, messages: int, archived: int = 0) -> list[Fault]:
+        """All that is wrong; the server says that it has so many `messages`, up to `last`, and the archive has read to `archived`."""
+        if self._last.sequence < last:
+            self._gap(last + 1, "and the end of the log")
+        read = self.events + self.set_aside + len(self._unreadable)
+        if read == last and messages != last:
+            self._faults.append(self._fault(last, f"the server counts {messages} messages where {last} can be read"))
+        if archived > last:
+            self._faults.append(
+                Fault(
+                    self.stream,
+                    last + 1,
+                    archived,
+                    f"{archived - last:,} events are missing from its end: sequence {last + 1} is the first, since the archive had read "
+                    f"to {archived}, and the log now ends after {_place(self._last)}",
+                )
+            )
+        exact = [*self._faults, *(fault for fault, _ in self._unreadable.values())]
+        for run, chain in self._chains.items():
+            if chain.awaited and not chain.broken and not any(fault.last > self._heads[run] for fault in exact):
+                what = f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its events, which were appended with it"
+                exact.append(Fault(self.stream, last + 1, last + chain.awaited, what))
+        broken = [self._of(of) for of in self._broken if not any(self._explains(fault, of) for fault in exact)]
+        return sorted([*exact, *broken], key=lambda fault: fault.last if fault in broken else fault.first)
+
+    def summary(self) -> Summary:
+        """What was read."""
+        return Summary(self.stream, self.events, len(self._runs), sum(chain.decisions for chain in self._chains.values()), self.set_aside)
+
+    def _gap(self, upto: int, after: str) -> None:
+        first, count = self._last.sequence + 1, upto - 1 - self._last.sequence
+        before = _place(self._last) if self._last.sequence else "the beginning"
+        what = f"sequence {first} is missing" if count == 1 else f"{count:,} events are missing from sequence {first} to {upto - 1}"
+        self._faults.append(Fault(self.stream, first, upto - 1, f"{what}, between {before} {after}; the server dropped what was damaged"))
+
+    def _chain(self, stored: Stored, event: Event) -> None:
+        chain = self._chains.setdefault(event.run, Chain(event.run))
+        if broken := chain.take(stored.sequence, stored.subject, stored.data):
+            self._broken.append(broken)
+        elif isinstance(event.data, DecisionMade) and not chain.broken:
+            self._heads[event.run] = stored.sequence
+
+    def _explains(self, fault: Fault, broken: Broken) -> bool:
+        return fault.first <= broken.last and fault.last >= min(broken.first, self._heads.get(broken.run, 0))
+
+    def _of(self, broken: Broken) -> Fault:
+        what = f"{str(broken)[0].lower()}{str(broken).removesuffix('.')[1:]}; what was changed or lost lies in the sequences"
+        return Fault(self.stream, broken.first, broken.last, f"{what} {broken.first} to {broken.last}")
+
+    def _fault(self, sequence: int, what: str) -> Fault:
+        return Fault(self.stream, sequence, sequence, what)
+
+
+def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
+    """The blobs that were written for a fact before it was appended, and whether they are folders."""
+    match fact:
+        case RunStarted(base_model=folder) | ScaffoldProposed(scaffold=folder):
+            return [(folder, True)]
+        case AdapterPublished(adapter=folder, state=state):
+            return [(folder, True), *([(state, False)] if state else [])]
+        case ModelCalled(body=blob) | GoldScored(blob=blob):
+            return [(blob, False)] if blob else []
+        case ContextAssembled(blob=blob, parts=parts):
+            return [(digest, False) for digest in (blob, *parts.values())]
+        case AgentCalled(request=request, response=response):
+            return [(request, False), (response, False)]
+    return []
+
+
+def damaged(blobs: Blobs, named: Named) -> str:
+    """What is wrong with a blob, or with a file of a folder; empty where nothing is."""
+    try:
+        for digest in blobs.members(named.digest).values() if named.folder else (named.digest,):
+            blobs.get(digest)
+    except UserError as wrong:
+        return str(wrong).removesuffix(".")
+    return ""
+
+
+@contextlib.contextmanager
+def untouched(node: Node) -> Iterator[Node]:
+    """The directory while it is up, else a copy of its log: a server that starts on damaged files cuts them, and they may be all there is.
+
+    Raises `NotFound` for a directory without a log, and `TryAgain` without room for the copy.
+    """
+    if node.alive():
+        yield node
+        return
+    if not node.nats_dir.exists():
+        raise NotFound(f"There is no log in {node.directory}: name a directory that `evolog up` made, with --dir.")
+    with node.hold():
+        require_room(node.directory, FREE_AT_START + sum(path.stat().st_size for path in node.nats_dir.rglob("*")))
+        with tempfile.TemporaryDirectory(dir=node.directory, prefix="integrity-") as folder:
+            copy = Node(Path(folder))
+            shutil.copytree(node.nats_dir, copy.nats_dir)
+            yield copy
+
+
+async def examine(connection: Connection, node: Node, said: Callable[[str], None]) -> Health:
+    """Read both streams and every blob that they name."""
+    faults: list[Fault] = []
+    streams: list[Summary] = []
+    blobs = 0
+    archived = await asyncio.to_thread(archive_cursor, node)
+    for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
+        examination = Examination(stream)
+        log = connection.log(stream)
+        state = (await connection.client.jetstream(prefix=API).stream_info(stream)).state
+        position = 0
+        # a pattern, since a plain read stops at a gap
+        while read := await log.read(position + 1, READ, ">"):
+            for stored in read:
+                if stored.sequence <= state.last_seq:
+                    examination.take(stored)
+            position = read[-1].sequence
+            said(f"{stream}: {position:,} of {state.last_seq:,} events read")
+            if position >= state.last_seq:
+                break
+        found = examination.end(state.last_seq, state.messages, archived if stream == LOG else 0)
+        for number, named in enumerate(examination.blobs.values(), 1):
+            said(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
+            if why := await asyncio.to_thread(damaged, Blobs(root), named):
+                found.append(Fault(stream, named.sequence, named.sequence, f"sequence {named.sequence} ({named.tag}) names a blob: {why}"))
+        streams.append(examination.summary())
+        blobs += len(examination.blobs)
+        faults += sorted(found, key=lambda fault: fault.first)
+    return Health(streams, blobs, faults)
+
+
+def archive_cursor(node: Node) -> int:
+    """The last sequence that the archive has read; 0 where there is none that can be asked."""
+    try:
+        return int(query(node.directory, "SELECT seq FROM cursor").rows[0][0])
+    except UserError:
+        return 0
+
+
+async def require_end(node: Node) -> None:
+    """Raise `CheckFailed` where the log ends before what the archive has read: a server cuts off what is damaged at the end, silently."""
+    archived = await asyncio.to_thread(archive_cursor, node)
+    async with operator(node) as connection:
+        end = await connection.log(LOG).end()
+    if end < archived:
+        raise CheckFailed(
+            f"The log in {node.directory} ends at sequence {end}, and its archive has read to {archived}: {archived - end:,} events were "
+            f"lost, by a damaged file or a store put back from an older copy. Put back {node.nats_dir} from a copy that has them; "
+            f"or go on from what is left by deleting {node.archive}."
+        )
+
+
+def check_integrity(directory: Path, *, as_json: bool) -> int:
+    """Print whether the log is whole, else what is wrong from the first bad event on; the exit code."""
+    node = Node(directory)
+
+    async def within(place: Node, said: Callable[[str], None]) -> Health:
+        async with opened(place) as connection:
+            return await examine(connection, node, said)
+
+    with working("opening the log") as said, untouched(node) as place:
+        health = asyncio.run(within(place, said))
+    if as_json:
+        click.echo(msgspec.json.encode({"version": 1, "whole": not health.faults, **msgspec.structs.asdict(health)}).decode())
+    else:
+        for line in lines(health):
+            click.echo(line)
+    return CheckFailed.code if health.faults else 0
+
+
+def lines(health: Health) -> list[str]:
+    """The sentences for a person."""
+    said = [
+        f"{of.stream}: {_count(of.events, 'event')} of {_count(of.runs, 'run')}"
+        + (f", {_count(of.decisions, 'decision')}" if of.stream == LOG else "")
+        + (f", {of.set_aside:,} set aside" if of.set_aside else "")
+        + ("" if any(fault.stream == of.stream for fault in health.faults) else ": whole")
+        for of in health.streams
+    ]
+    if not health.faults:
+        return [*said, f"{_count(health.blobs, 'blob')}: whole"]
+    first, *more = health.faults
+    said += [f"The first bad event: {first}", *map(str, more[: SHOWN - 1])]
+    if len(more) >= SHOWN:
+        said.append(f"And {len(more) - SHOWN + 1:,} more; --json has them all.")
+    return said
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number:,} {of}{'' if number == 1 else 's'}"
+
+
+def _place(stored: Stored) -> str:
+    return f"sequence {stored.sequence} ({rfc3339(stored.time)}, {stored.subject})"
+
+
+def _same_event(data: bytes, now: bytes) -> bool:
+    """Whether the bytes differ in this only: a field with a default was added since, or 8.0 was written as 8."""
+    return msgspec.json.encode(_as_then(msgspec.json.decode(now), msgspec.json.decode(data))) == data
+
+
+def _as_then(now: Any, then: Any) -> Any:
+    if isinstance(now, dict) and isinstance(then, dict):
+        return {name: _as_then(value, then[name]) for name, value in now.items() if name in then}
+    if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
+        return [_as_then(value, other) for value, other in zip(now, then, strict=True)]
+    return then if now == then else now
