@@ -1,7 +1,7 @@
 """Logs of any length, as runs would leave them: the real decider decides, and what it asks for is answered from a seed.
 
-    for message in log(1_000_000): ...          # in memory, a batch at a time
-    fill(directory, log_batches(1_000_000))     # onto the disk of a real server, before it is started
+for message in log(1_000_000): ...          # in memory, a batch at a time
+fill(directory, log_batches(1_000_000))     # onto the disk of a real server, before it is started
 """
 
 import asyncio
@@ -37,7 +37,7 @@ FIRST_TIME = 1_767_225_600_000_000_000
 """2026-01-01, in nanoseconds since 1970: when the first message of a log in memory was stored; each later one a millisecond after."""
 MILLISECOND = 1_000_000
 VERIFIER = hashlib.sha256(b"verifier").hexdigest()
-_WORDS = "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which one you were".split()
+_WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "but", "at")
 
 Batch = list[tuple[str, bytes]]
 """Subjects and payloads that are appended together."""

@@ -123,7 +123,7 @@ def test_an_archive_is_the_same_whatever_the_batches_it_was_filled_in(tmp_path: 
         dumps.append(dump(archive))
         archive.close()
     assert dumps[0] == dumps[1] == dumps[2]
-    assert dumps[0]["cursor"] == [(LOG, str(len(rows)))]
+    assert dumps[0]["cursor"] == [(LOG, str(len(rows)), "")]
     assert len(dumps[0]["events"]) == len(rows) - 1
 
 
