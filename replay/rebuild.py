@@ -19,10 +19,10 @@ from replay.chain import Broken, Chain
 from replay.projection import Archive, Part
 from runtime.log import Stored, require_contiguous
 
-READ = 5000
+READ = 20_000
 COMMIT_ROWS, COMMIT_BYTES = 250_000, 512 * 1024 * 1024
 """A transaction ends when it holds as much: large ones are written to the disk once, small ones twice."""
-WAITING = 4
+WAITING = 2
 """Parts that are read ahead of those that are being written."""
 
 Read = Callable[[int, int], list[Stored]]
@@ -128,13 +128,14 @@ class _Rebuild:
             raise UsageError(f"{self.archive.path} was filled from another log, up to sequence {last[0]}: name another file.")
 
     def _check(self, part: Part) -> None:
+        chains = self.chains
         for stored in part.readable:
-            run = run_of(stored.subject)
-            chain = self.chains.get(run)
-            if chain is None:
-                chain = self.chains[run] = Chain(run)
-            broken = chain.take(stored.sequence, stored.subject, stored.data)
-            self.broken = self.broken or broken
+            subject = stored.subject
+            run = run_of(subject)
+            if (chain := chains.get(run)) is None:
+                chain = chains[run] = Chain(run)
+            if broken := chain.take(stored.sequence, subject, stored.data):
+                self.broken = self.broken or broken
 
     def _state(self, position: int) -> bytes:
         return msgspec.msgpack.encode(_State(position, [chain.saved() for chain in self.chains.values()], self.broken))

@@ -334,8 +334,7 @@ class Bulk(Wire):
 
     def _receive(self, found: list[Stored], limit: int) -> int:
         """Take apart what is here, until there are `limit` messages, and receive more where not one is; how many bytes were taken apart."""
-        read, at, sequence, asked, left = self._read, self._at, self._next, self._asked, self._left
-        before = len(found)
+        read, at, sequence, left = self._read, self._at, self._next, self._left
         while len(found) < limit:
             if handed := _HANDED_ON(read, at):
                 subject, number, time, pending, headers, size = handed.groups()
@@ -347,12 +346,9 @@ class Bulk(Wire):
                     raise _OutOfStep
                 found.append(Stored(sequence, int(time), subject.decode(), read[begin + int(headers) : end]))
                 at, sequence, left = end + 2, sequence + 1, int(pending)
-                first = next(iter(asked))
-                asked[first] -= 1
-                if not asked[first]:
-                    del asked[first]
             elif ended := _ENDED(read, at):  # a request came to its number, or to its bytes
-                asked.pop(ended[1], None)
+                self._count(sequence)
+                self._asked.pop(ended[1], None)
                 at = ended.end()
             elif (end := read.find(_CRLF, at)) < 0 or (read.startswith(b"HMSG ", at) and read.find(_CRLF * 2, at) < 0):
                 break
@@ -365,15 +361,25 @@ class Bulk(Wire):
             else:  # nothing came in time, or nobody hands anything on
                 raise _OutOfStep
         taken = at - self._at
-        self._next, self._left = sequence, left
-        self._read, self._at = read, at
-        if len(found) == before:
+        self._count(sequence)
+        self._left, self._read, self._at = left, read, at
+        if not taken:
             assert self._socket is not None
             more = self._socket.recv(1 << 20)
             if not more:
                 raise ConnectionResetError("the connection was closed")
             self._read, self._at = read[at:] + more, 0
         return taken
+
+    def _count(self, sequence: int) -> None:
+        """Those before this sequence have come; requests are answered in order."""
+        came, self._next = sequence - self._next, sequence
+        while came:
+            reply, count = next(iter(self._asked.items()))
+            self._asked[reply] = count - min(came, count)
+            came -= min(came, count)
+            if not self._asked[reply]:
+                del self._asked[reply]
 
 
 def expectation(of: Message) -> dict[str, str]:
