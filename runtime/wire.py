@@ -282,24 +282,41 @@ class Bulk(Wire):
         self._next = 0
         """The sequence of the message that is to come next."""
         self._left = 0
-        """How many messages there are from it on, as far as is known."""
+        """How many messages there are from it on, as far as is known; 0 where the consumer stands elsewhere."""
+        self._more_from = 0
+        """Where a direct get ended that found as many as it asked for."""
         self._asked: dict[bytes, int] = {}
         """How many are still to come of each request, by the subject that it is answered on."""
         self._read, self._at = b"", 0
         """What was received, and how far it was taken apart."""
 
     def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
-        """As `Wire.read`, or fewer where they are large; from where the last call ended, they are likely to be here already."""
-        if only:
-            return super().read(start, limit, only)
+        """As `Wire.read`, or fewer where they are many or large; from where the last call ended, they are likely to be here already."""
+        going_on = start == self._next and self._left
+        if only or not (going_on or start == self._more_from):
+            found = super().read(start, limit if only else min(limit, READ_BATCH), only)
+            if not only:
+                self._more_from = found[-1].sequence + 1 if len(found) == READ_BATCH else 0
+            return found
         try:
             with self._lock:
                 return self._guarded(lambda: self._next_ones(start, limit))
         except _OutOfStep:
-            return super().read(start, limit)
+            return super().read(start, min(limit, READ_BATCH))
+
+    def close(self) -> None:
+        """As `Wire.close`."""
+        super().close()
+        self._asked.clear()
+        self._read, self._at, self._left = b"", 0, 0
+
+    def _exchange(self, request: dict[str, object]) -> list[Stored]:
+        if self._asked or self._at < len(self._read):
+            self.close()  # with what was asked for and did not come
+        return super()._exchange(request)
 
     def _next_ones(self, start: int, limit: int) -> list[Stored]:
-        if self._socket is None or start != self._next or not self._left:
+        if start != self._next or not self._left:
             self._place(start)
         found: list[Stored] = []
         size = 0
@@ -310,10 +327,8 @@ class Bulk(Wire):
         return found
 
     def _place(self, start: int) -> None:
-        self.close()  # with whatever was asked for and did not come
+        self.close()
         connection = self._connect()
-        self._asked.clear()
-        self._read, self._at = b"", 0
         payload = json.dumps({"seq": start}).encode()
         connection.sendall(f"PUB {API}.CONSUMER.RESET.{self._stream}.{self._consumer} {self._inbox}.p {len(payload)}\r\n".encode())
         connection.sendall(payload + _CRLF)
@@ -372,10 +387,9 @@ class Bulk(Wire):
         return taken
 
     def _count(self, sequence: int) -> None:
-        """Those before this sequence have come; requests are answered in order."""
+        """Those before this sequence have come: requests are answered in order, but the end of one may be told before its last messages."""
         came, self._next = sequence - self._next, sequence
-        while came:
-            reply, count = next(iter(self._asked.items()))
+        for reply, count in list(self._asked.items()):
             self._asked[reply] = count - min(came, count)
             came -= min(came, count)
             if not self._asked[reply]:

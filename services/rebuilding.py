@@ -1,6 +1,5 @@
 """`evolog replay --into`: an archive made from the log from nothing, checked on the way, and given out as Parquet if wanted."""
 
-import asyncio
 import contextlib
 import sys
 import time
@@ -17,13 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from events.errors import CheckFailed, UsageError
 from events.subjects import LOG
 from replay.chain import Broken
-from replay.rebuild import Read, rebuild
+from replay.rebuild import Read
+from replay.rebuild import rebuild as rebuild_file
 from runtime.log import Log
 from runtime.server import OPERATOR
 from runtime.wire import Bulk
-from services.context import operator, read_credentials
+from services.context import read_credentials
 from services.node import Node
-from services.reading import find_run
+from services.reading import find_run, reading
 
 BOOKKEEPING = ("cursor", "made")
 """Tables that say what the file is, and hold no events."""
@@ -50,12 +50,12 @@ class Summary(msgspec.Struct, kw_only=True):
     """Those that hold anything."""
     seconds: float
     decisions: int
-    broken: Broken | None
+    broken: dict[str, str | int] | None
     gap: str
     parquet: str
 
 
-def rebuild_archive(directory: Path, run: str | None, into: Path, parquet: Path | None, as_json: bool) -> int:
+def rebuild(directory: Path, run: str | None, into: Path, parquet: Path | None, as_json: bool) -> int:
     """Bring the file to the end of the directory's log, from nothing or from where it stands; the exit code, 3 at a gap or broken chain.
 
     Raises `UsageError` where the file or the folder for Parquet holds something else.
@@ -65,7 +65,7 @@ def rebuild_archive(directory: Path, run: str | None, into: Path, parquet: Path 
     into.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with _source(directory, run or "") as source, _bar() as told:
-        found = rebuild(source.read, into, source.run, end=source.end, told=told)
+        found = rebuild_file(source.read, into, source.run, end=source.end, told=told)
     seconds = time.monotonic() - began
     if parquet is not None:
         write_parquet(into, parquet)
@@ -77,7 +77,7 @@ def rebuild_archive(directory: Path, run: str | None, into: Path, parquet: Path 
         tables=len(_tables(into)),
         seconds=round(seconds, 3),
         decisions=found.decisions,
-        broken=found.broken,
+        broken=_told(found.broken),
         gap=found.gap,
         parquet=str(parquet or ""),
     )
@@ -101,25 +101,19 @@ def write_parquet(archive: Path, folder: Path) -> None:
         for table in _tables(archive):
             run = ", split_part(subject, '.', 2) AS run" if table == "unreadable" else ""
             where = _quoted(folder / table)
-            sql = f'COPY (SELECT *{run} FROM archive."{table}" ORDER BY seq) TO {where} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (run))'
-            connection.execute(sql).fetchall()
+            rows = f'SELECT *{run} FROM archive."{table}" ORDER BY seq'
+            connection.execute(f"COPY ({rows}) TO {where} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (run))").fetchall()
 
 
 @contextlib.contextmanager
 def _source(directory: Path, run: str) -> Iterator[Source]:
     """The log of a directory that is up."""
-    node = Node(directory)
-    node.require_up()
 
-    async def look(log: Log) -> tuple[int, str]:
+    async def look(log: Log, gold: Log) -> tuple[int, str]:
         return await log.end(), await find_run(log, run) if run else ""
 
-    async def within() -> tuple[int, str]:
-        async with operator(node) as connection:
-            return await look(connection.log(LOG))
-
-    end, name = asyncio.run(within())
-    bulk = Bulk(read_credentials(node.credentials(OPERATOR)), LOG)
+    end, name = reading(directory, look)
+    bulk = Bulk(read_credentials(Node(directory).credentials(OPERATOR)), LOG)
     try:
         yield Source(bulk.read, end, name)
     finally:
@@ -150,13 +144,17 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
+def _told(broken: Broken | None) -> dict[str, str | int] | None:
+    return {**broken._asdict(), "text": str(broken)} if broken else None
+
+
 def _words(of: Summary) -> str:
     what = f"run {of.run}" if of.run else "all runs"
     rate = of.events / of.seconds if of.seconds else 0
     lines = [
         f"{of.into}: {what} up to sequence {of.sequence:,}; {of.events:,} events read in {of.seconds:.1f} s ({rate:,.0f} a second), "
         f"{of.tables} tables filled",
-        f"{of.decisions:,} decisions checked: " + (str(of.broken) if of.broken else "their hash chains hold"),
+        f"{of.decisions:,} decisions checked: " + (f"{of.broken['text']}" if of.broken else "their hash chains hold"),
     ]
     lines += [of.gap] if of.gap else []
     lines += [f"{of.parquet}: the tables as Parquet, one folder a run"] if of.parquet else []

@@ -54,7 +54,7 @@ def at(sequence: int, subject: str, data: bytes) -> Stored:
 
 
 def dump(archive: Archive) -> dict[str, list[tuple[Any, ...]]]:
-    names = archive.connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary").fetchall()
+    names = archive.connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND schema_name = 'main'").fetchall()
     return {name: archive.connection.execute(f'SELECT COLUMNS(*)::VARCHAR FROM "{name}" ORDER BY ALL').fetchall() for (name,) in names}
 
 
