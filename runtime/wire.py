@@ -289,6 +289,8 @@ class Bulk(Wire):
         """How many are still to come of each request, by the subject that it is answered on."""
         self._read, self._at = b"", 0
         """What was received, and how far it was taken apart."""
+        self._placed = False
+        """Whether the consumer hands its messages to this connection."""
 
     def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
         """As `Wire.read`, or fewer where they are many or large; from where the last call ended, they are likely to be here already."""
@@ -308,11 +310,11 @@ class Bulk(Wire):
         """As `Wire.close`."""
         super().close()
         self._asked.clear()
-        self._read, self._at, self._left = b"", 0, 0
+        self._read, self._at, self._left, self._placed = b"", 0, 0, False
 
     def _exchange(self, request: dict[str, object]) -> list[Stored]:
-        if self._asked or self._at < len(self._read):
-            self.close()  # with what was asked for and did not come
+        if self._placed:
+            self.close()  # with what was asked for and may still come
         return super()._exchange(request)
 
     def _next_ones(self, start: int, limit: int) -> list[Stored]:
@@ -336,7 +338,7 @@ class Bulk(Wire):
         found = _Reset() if header else msgspec.json.decode(data, type=_Reset)
         if header or found.error:
             raise _OutOfStep
-        self._next, self._left = start, found.num_pending
+        self._next, self._left, self._placed = start, found.num_pending, True
 
     def _ask_ahead(self) -> None:
         assert self._socket is not None
