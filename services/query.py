@@ -181,12 +181,13 @@ def render(result: Result, format: str, file: Path | None = None) -> None:
 
 def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
     statements = cursor.extract_statements(sql)
-    if len(statements) != 1 or statements[0].type not in _READS:
-        found = ", ".join(statement.type.name for statement in statements) or "nothing"
+    kinds = [_kind(statement) for statement in statements]
+    if len(kinds) != 1 or kinds[0] not in _READS:
+        found = ", ".join(kind.name if kind else "a statement without a name" for kind in kinds) or "nothing"
         raise UsageError(f"The archive is read-only and takes one SELECT or EXPLAIN at a time; found {found}.")
     statement = statements[0]
     cursor.execute("BEGIN TRANSACTION READ ONLY").fetchall()
-    if statement.type == duckdb.StatementType.SELECT:
+    if kinds[0] == duckdb.StatementType.SELECT:
         relation = cursor.sql(statement)
         columns, types = relation.columns, [str(kind) for kind in relation.types]
         values = ", ".join(_portable(f"#{place}", kind) for place, kind in enumerate(types, 1))
@@ -200,6 +201,14 @@ def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
         count += len(rows)
         yield _line(Line(rows=rows))
     yield _line(Line(end=count))
+
+
+def _kind(of: duckdb.Statement) -> duckdb.StatementType | None:
+    """None for a kind that DuckDB's Python does not know, such as UPDATE EXTENSIONS."""
+    try:
+        return of.type
+    except ValueError:
+        return None
 
 
 def _body(sql: str) -> str:
