@@ -35,7 +35,22 @@ class _Head(msgspec.Struct):
     data: DecisionMade
 
 
+class _Saved(msgspec.Struct):
+    run: str
+    decisions: int
+    digest: str
+    broken: Broken | None
+    finished: bool
+    _folded: list[bytes]
+    _first: int
+    _outputs: int
+    _waiting: list[tuple[str, bytes]]
+
+
 _head_decoder = msgspec.json.Decoder(_Head)
+_state_encoder = msgspec.msgpack.Encoder()
+_state_decoder = msgspec.msgpack.Decoder(_Saved)
+_DIGEST = hashlib.sha256().digest_size
 
 
 class Chain:
@@ -55,6 +70,19 @@ class Chain:
         self._first = 0
         self._waiting: list[tuple[str, bytes]] = []
         """What stood before the last head, but was folded after its outputs."""
+
+    def saved(self) -> bytes:
+        """All that `restored` needs to go on from here."""
+        return _state_encoder.encode({name: value for name, value in vars(self).items() if name != "_place"})
+
+    @classmethod
+    def restored(cls, saved: bytes) -> "Chain":
+        """The chain that was saved."""
+        state = _state_decoder.decode(saved)
+        chain = cls(state.run)
+        vars(chain).update(msgspec.structs.asdict(state))
+        chain._place = {folded[:-_DIGEST].decode(): place for place, folded in enumerate(state._folded)}
+        return chain
 
     def take(self, sequence: int, subject: str, data: bytes) -> Broken | None:
         """The next readable event of the run; how the chain is broken there, if it is."""

@@ -12,10 +12,11 @@ import msgspec
 from msgspec import inspect
 
 from events.catalogue import BY_TAG
-from events.codec import Unreadable, decode_at
-from events.errors import CheckFailed, NotFound, TryAgain
+from events.codec import Unreadable, plain_at
+from events.errors import CheckFailed, NotFound, TryAgain, UsageError
 from events.fact import Fact
-from events.subjects import LOG
+from events.run import DecisionMade
+from events.subjects import LOG, run_of, tag_of
 from runtime.log import Stored, require_contiguous
 
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -30,15 +31,19 @@ SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 
 VIEWS = {LOG: Path(__file__).with_name("views.sql")}
 
-_HEADER = "seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, source VARCHAR, size BIGINT"
+_INCOMING = "seq BIGINT, time BIGINT, subject VARCHAR, tag VARCHAR, head VARCHAR, cause VARCHAR, source VARCHAR, size BIGINT, data VARCHAR"
+"""What is appended of a message, as little as is needed: `time` is in microseconds since 1970, `head` the id of a head of decisions."""
+_TIME, _RUN, _ID = "make_timestamptz(time)", "split_part(subject, '.', 2)", "coalesce(head, split_part(subject, '.', 3))"
 _BOOKKEEPING = (
-    f"CREATE TABLE events ({_HEADER})",
+    "CREATE TABLE events (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, "
+    "source VARCHAR, size BIGINT)",
     "CREATE TABLE unreadable (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, reason VARCHAR, payload BLOB)",
-    "CREATE TABLE cursor (stream VARCHAR, seq BIGINT)",
+    "CREATE TABLE cursor (stream VARCHAR, seq BIGINT, run VARCHAR)",
     "CREATE TABLE made (tables VARCHAR, views VARCHAR)",
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_encoder = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
+_HEAD_TAG = DecisionMade.tag()
 
 
 class _Column(NamedTuple):
@@ -54,6 +59,16 @@ class _Column(NamedTuple):
 class _Table(NamedTuple):
     create: str
     insert: str
+
+
+class Part(NamedTuple):
+    """Messages, taken apart to be appended."""
+
+    last: int
+    """The sequence of the last of them."""
+    readable: list[Stored]
+    incoming: list[tuple[Any, ...]]
+    unreadable: list[tuple[Any, ...]]
 
 
 def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
@@ -78,22 +93,28 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
 
 
 class Archive:
-    """One stream as tables in one DuckDB file, which this process holds until `close`.
+    """One stream, or one run of it, as tables in one DuckDB file, which this process holds until `close`.
 
     A file whose tables another version of the catalogue made is emptied, to be filled again from the log: `cursor` says from where.
-    An integer that does not fit 64 bits is NULL here.
+    An integer that does not fit 64 bits is NULL here. Raises `UsageError` for a file that is something else.
     """
 
-    def __init__(self, path: Path, stream: str = LOG) -> None:
-        self.stream = stream
+    def __init__(self, path: Path, stream: str = LOG, run: str = "") -> None:
+        self.path, self.stream, self.run = path, stream, run
         self.connection = connect(path)
         self._tables = {tag: _table(entry.fact) for tag, entry in BY_TAG.items() if entry.stream == stream}
-        self._prepare()
-        self._run(f"CREATE TEMP TABLE incoming ({_HEADER}, data VARCHAR)")
+        self._open = False
+        """Whether a transaction has begun."""
+        try:
+            self._prepare()
+            self._run(f"CREATE TEMP TABLE incoming ({_INCOMING})")
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def cursor(self) -> int:
-        """The sequence of the last message in the archive; 0 where there is none."""
+        """The sequence of the last message in the archive, or of the last that was looked at for its run; 0 where there is none."""
         return int(self._run("SELECT seq FROM cursor")[0][0])
 
     def apply(self, rows: Sequence[Stored]) -> int:
@@ -106,43 +127,63 @@ class Archive:
         if not fresh:
             return 0
         require_contiguous(fresh, cursor + 1)
-        read, unreadable = self._read(fresh)
-        self.connection.begin()
+        self.add(self.read(fresh))
+        self.commit()
+        return len(fresh)
+
+    def read(self, rows: Sequence[Stored]) -> Part:
+        """Take messages apart. It touches no file, and can be done in another thread."""
+        part = Part(rows[-1].sequence, [], [], [])
+        wanted = [row for row in rows if run_of(row.subject) == self.run] if self.run else rows
+        for row in wanted:
+            sequence, time, subject, data = row.sequence, row.time // 1000, row.subject, row.data
+            try:
+                event = plain_at(subject, data)
+                tag = tag_of(subject)
+                if tag not in self._tables:
+                    raise Unreadable(f"{tag} belongs on the stream {BY_TAG[tag].stream}, found on {self.stream}")
+            except (Unreadable, RecursionError) as wrong:
+                part.unreadable.append((sequence, _EPOCH + timedelta(microseconds=time), subject, str(wrong), data))
+                continue
+            part.readable.append(row)
+            head = event.id if tag == _HEAD_TAG else None
+            text = _encode(event.data).decode()
+            part.incoming.append((sequence, time, subject, tag, head, event.cause, event.source, len(data), text))
+        return part
+
+    def add(self, part: Part) -> None:
+        """Append what was read, which follows on the cursor, within a transaction that `commit` ends; an error undoes all of it."""
+        if not self._open:
+            self.connection.begin()
+            self._open = True
         try:
-            self._append("unreadable", unreadable)
-            self._append("incoming", read)
-            self._run("INSERT INTO events SELECT * EXCLUDE (data) FROM incoming")
-            for tag in sorted({row[4] for row in read}):
+            self._append("unreadable", part.unreadable)
+            self._append("incoming", part.incoming)
+            self._run(f"INSERT INTO events SELECT seq, {_TIME}, subject, {_RUN}, tag, {_ID}, cause, source, size FROM incoming")
+            for tag in sorted({row[3] for row in part.incoming}):
                 self._run(self._tables[tag].insert)
             self._run("TRUNCATE incoming")
-            self._run(f"UPDATE cursor SET seq = {fresh[-1].sequence}")
+            self._run(f"UPDATE cursor SET seq = {part.last}")
+        except BaseException:
+            self._undo()
+            raise
+
+    def commit(self) -> None:
+        """Make what was added last."""
+        try:
             self.connection.commit()
         except BaseException:
-            self.connection.rollback()
+            self._undo()
             raise
-        return len(fresh)
+        self._open = False
+
+    def _undo(self) -> None:
+        self.connection.rollback()
+        self._open = False
 
     def close(self) -> None:
         """Let go of the file."""
         self.connection.close()
-
-    def _read(self, rows: Sequence[Stored]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-        """Rows for the table `incoming`, and rows for the table `unreadable`."""
-        read: list[tuple[Any, ...]] = []
-        unreadable: list[tuple[Any, ...]] = []
-        for row in rows:
-            time = _EPOCH + timedelta(microseconds=row.time // 1000)
-            try:
-                event = decode_at(row.subject, row.data)
-                tag = event.tag
-                if tag not in self._tables:
-                    raise Unreadable(f"{tag} belongs on the stream {event.stream}, found on {self.stream}")
-            except (Unreadable, RecursionError) as wrong:
-                unreadable.append((row.sequence, time, row.subject, str(wrong), row.data))
-                continue
-            header = (row.sequence, time, row.subject, event.run, tag, event.id, event.cause, event.source, len(row.data))
-            read.append((*header, _encoder.encode(event.data).decode()))
-        return read, unreadable
 
     def _append(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         if rows:
@@ -159,8 +200,15 @@ class Archive:
         views = VIEWS[self.stream].read_text() if self.stream in VIEWS else ""
         wanted = (_digest("\n".join(definitions)), _digest(views))
         there = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
+        if there["TABLE"] and "made" not in there["TABLE"]:
+            raise UsageError(f"{self.path} is a DuckDB file that evolog did not make, and is left as it is: name another file.")
         found = self._run("SELECT tables, views FROM made")[0] if "made" in there["TABLE"] else ("", "")
         if found == wanted:
+            ((stream, run),) = self._run("SELECT stream, run FROM cursor")
+            if (stream, run) != (self.stream, self.run):
+                raise UsageError(
+                    f"{self.path} holds {_what(stream, run)} and cannot go on with {_what(self.stream, self.run)}: name another file."
+                )
             return
         self.connection.begin()
         try:
@@ -171,7 +219,7 @@ class Archive:
                     self._run(f'DROP TABLE "{name}"')
                 for definition in definitions:
                     self._run(definition)
-                self._run(f"INSERT INTO cursor VALUES ('{self.stream}', 0)")
+                self._run(f"INSERT INTO cursor VALUES ('{self.stream}', 0, '{self.run}')")
                 self._run("INSERT INTO made VALUES ('', '')")
             for statement in self.connection.extract_statements(views):
                 self._run(statement.query)
@@ -183,9 +231,13 @@ class Archive:
 
 
 _NAMES = {
-    "TABLE": "SELECT table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary",
+    "TABLE": "SELECT table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary AND schema_name = 'main'",
     "VIEW": "SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary",
 }
+
+
+def _what(stream: str, run: str) -> str:
+    return f"run {run}" if run else f"all runs of {stream}"
 
 
 def _digest(text: str) -> str:
@@ -201,7 +253,7 @@ def _table(fact: type[Fact]) -> _Table:
     values = ", ".join(column.value.format(f'fact."{name}"') for name, column in columns.items())
     return _Table(
         create=f'CREATE TABLE "{tag}" (seq BIGINT, run VARCHAR, id VARCHAR, time TIMESTAMPTZ, cause VARCHAR, {types})',
-        insert=f'INSERT INTO "{tag}" SELECT seq, run, id, time, cause, {values} '
+        insert=f'INSERT INTO "{tag}" SELECT seq, {_RUN}, {_ID}, {_TIME}, cause, {values} '
         f"FROM (SELECT *, from_json(data, '{structure}') AS fact FROM incoming WHERE tag = '{tag}')",
     )
 

@@ -16,8 +16,8 @@ from events.errors import Misconfigured, Unavailable
 from events.secret import Scanner, Secret
 from events.subjects import LOG
 from runtime.log import Delivery, Message, Stored
-from runtime.server import API
-from runtime.wire import Credentials, Wire, expectation, sequence_in
+from runtime.server import API, READERS
+from runtime.wire import Bulk, Credentials, Wire, expectation, sequence_in
 
 logger = logging.getLogger("evolog")
 
@@ -102,7 +102,8 @@ class JetStreamLog:
         self._client = connection.client
         self._context = connection.client.jetstream(prefix=API)
         self._appending = Wire(connection.credentials, stream)
-        self._reading = Wire(connection.credentials, stream)
+        ahead = connection.credentials.user in READERS and stream == LOG
+        self._reading = (Bulk if ahead else Wire)(connection.credentials, stream)
         self._consumer = connection.credentials.user
         self._pull: JetStreamContext.PullSubscription | None = None
 

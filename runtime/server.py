@@ -70,6 +70,8 @@ CONSUMERS: dict[str, tuple[str, ...]] = {
 }
 """The tags that a service is handed as work, by the durable pull consumer of its name."""
 _MANY_AT_ONCE = ("executor", "verifier")
+READERS = ("archivist", OPERATOR)
+"""Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/wire.py`, `Bulk`)."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -185,7 +187,7 @@ def rights_of(user: str) -> list[str]:
     if user == BOOTSTRAP:
         return [
             *(f"$JS.API.STREAM.{verb}.{stream}" for stream in (LOG, GOLD) for verb in ("CREATE", "INFO")),
-            *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in CONSUMERS),
+            *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in (*CONSUMERS, *READERS)),
         ]
     allowed = [f"{PREFIX[stream]}.*.*.{tag}" for stream, tag in published_by(user)]
     if user in CONSUMERS:
@@ -195,6 +197,8 @@ def rights_of(user: str) -> list[str]:
             f"$JS.ACK.{LOG}.{user}.>",
             f"$JS.ACK.*.*.{LOG}.{user}.>",
         ]
+    if user in READERS:
+        allowed += [f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}", f"$JS.API.CONSUMER.RESET.{LOG}.{user}"]
     for stream in (LOG, GOLD) if user in ("auditor", OPERATOR) else (LOG,):
         allowed += [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", f"$JS.API.STREAM.INFO.{stream}"]
     return allowed
@@ -297,6 +301,8 @@ async def _make(context: "JetStreamContext", version: str) -> None:
                 max_deliver=-1,
             ),
         )
+    for durable in READERS:
+        await context.add_consumer(LOG, ConsumerConfig(name=durable, durable_name=durable, ack_policy=AckPolicy.NONE))
 
 
 async def _make_stream(context: "JetStreamContext", stream: str, version: str) -> None:

@@ -71,12 +71,17 @@ def query(directory: Path, sql: str) -> Result:
     """
     client = _dial(directory / SOCKET)
     if client is None:
-        with connect(directory / ARCHIVE, read_only=True) as connection, contextlib.closing(answer(connection, sql)) as lines:
-            return collect(lines)
+        return query_file(directory / ARCHIVE, sql)
     with client, client.makefile("rwb") as stream:
         stream.write(_encoder.encode(Question(sql)) + b"\n")
         stream.flush()
         return collect(stream)
+
+
+def query_file(archive: Path, sql: str) -> Result:
+    """As `query`, over this file: one that nobody holds, such as a rebuilt one."""
+    with connect(archive, read_only=True) as connection, contextlib.closing(answer(connection, sql)) as lines:
+        return collect(lines)
 
 
 def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SECONDS) -> Generator[bytes]:
@@ -176,12 +181,13 @@ def render(result: Result, format: str, file: Path | None = None) -> None:
 
 def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
     statements = cursor.extract_statements(sql)
-    if len(statements) != 1 or statements[0].type not in _READS:
-        found = ", ".join(statement.type.name for statement in statements) or "nothing"
+    kinds = [_kind(statement) for statement in statements]
+    if len(kinds) != 1 or kinds[0] not in _READS:
+        found = ", ".join(kind.name if kind else "a statement without a name" for kind in kinds) or "nothing"
         raise UsageError(f"The archive is read-only and takes one SELECT or EXPLAIN at a time; found {found}.")
     statement = statements[0]
     cursor.execute("BEGIN TRANSACTION READ ONLY").fetchall()
-    if statement.type == duckdb.StatementType.SELECT:
+    if kinds[0] == duckdb.StatementType.SELECT:
         relation = cursor.sql(statement)
         columns, types = relation.columns, [str(kind) for kind in relation.types]
         values = ", ".join(_portable(f"#{place}", kind) for place, kind in enumerate(types, 1))
@@ -195,6 +201,14 @@ def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
         count += len(rows)
         yield _line(Line(rows=rows))
     yield _line(Line(end=count))
+
+
+def _kind(of: duckdb.Statement) -> duckdb.StatementType | None:
+    """None for a kind that DuckDB's Python does not know, such as UPDATE EXTENSIONS."""
+    try:
+        return of.type
+    except ValueError:
+        return None
 
 
 def _body(sql: str) -> str:

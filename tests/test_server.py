@@ -29,6 +29,7 @@ from runtime.server import (
     BOOTSTRAP,
     CONSUMERS,
     OPERATOR,
+    READERS,
     USERS,
     USUAL_PORT,
     EmbeddedServer,
@@ -114,6 +115,9 @@ def erasures(stream: str) -> list[tuple[str, bytes]]:
         ("STREAM.SNAPSHOT.{}", {"deliver_subject": "_INBOX_thief"}),
         ("CONSUMER.DELETE.{}.executor", None),
         ("CONSUMER.RESET.{}.executor", {"seq": 1}),
+        ("CONSUMER.RESET.{}.controller", {"seq": 1}),
+        ("CONSUMER.PAUSE.{}.operator", {"pause_until": "2099-01-01T00:00:00Z"}),
+        ("CONSUMER.DELETE.{}.operator", None),
         ("CONSUMER.PAUSE.{}.executor", {"pause_until": "2099-01-01T00:00:00Z"}),
         ("CONSUMER.CREATE.{}.spy", {"stream_name": stream, "config": {"name": "spy", "durable_name": "spy"}}),
         ("CONSUMER.DURABLE.CREATE.{}.spy", {"stream_name": stream, "config": {"durable_name": "spy"}}),
@@ -139,7 +143,7 @@ def test_no_account_can_erase_anything(tmp_path: Path, user: str) -> None:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("user", ["executor", "controller", "auditor", OPERATOR, BOOTSTRAP])
+@pytest.mark.parametrize("user", ["executor", "controller", "auditor", "archivist", OPERATOR, BOOTSTRAP])
 def test_no_account_can_have_the_server_erase_or_write_by_naming_a_reply_subject(tmp_path: Path, user: str) -> None:
     async def check() -> None:
         async with broker(tmp_path) as server, plain(server, user) as (client, _):
@@ -152,6 +156,9 @@ def test_no_account_can_have_the_server_erase_or_write_by_naming_a_reply_subject
                 for sequence in (1, 2, 3):
                     await client.publish(f"{API}.DIRECT.GET.{LOG}", json.dumps({"seq": sequence}).encode(), reply=target)
                 await client.publish(f"{API}.STREAM.INFO.{LOG}", b"", reply=target)
+                if user in READERS:  # the consumer hands the log itself on, and its place is told
+                    await client.publish(f"{API}.CONSUMER.RESET.{LOG}.{user}", b'{"seq": 1}', reply=target)
+                    await client.publish(f"{API}.CONSUMER.MSG.NEXT.{LOG}.{user}", b'{"batch": 3, "no_wait": true}', reply=target)
                 if user == "executor":  # the server answers the first part of a batch with an empty message
                     headers = {"Nats-Batch-Id": target[:64], "Nats-Batch-Sequence": "1"}
                     await client.publish("evolog.r.batch.model_called", b"", reply=target, headers=headers)
@@ -168,9 +175,9 @@ def test_the_bootstrap_account_cannot_turn_a_consumer_into_a_hose(tmp_path: Path
             await fill(server)
             before = await shape(server)
             context = client.jetstream(prefix=API, timeout=1)
-            for name in ("executor", "spy"):
-                config = ConsumerConfig(name="executor", deliver_subject=f"$JS.API.STREAM.DELETE.{LOG}", deliver_policy=DeliverPolicy.ALL)
-                config = config.evolve(durable_name=name, headers_only=True)
+            for name, durable in (("executor", "executor"), ("executor", "spy"), (OPERATOR, OPERATOR)):
+                config = ConsumerConfig(name=name, deliver_subject=f"$JS.API.STREAM.DELETE.{LOG}", deliver_policy=DeliverPolicy.ALL)
+                config = config.evolve(durable_name=durable, headers_only=True)
                 with pytest.raises(nats.js.errors.APIError):
                     await context.add_consumer(LOG, config)
             assert await shape(server) == before
@@ -247,11 +254,11 @@ def test_gold_can_be_read_by(tmp_path: Path, user: str) -> None:
 def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user: str) -> None:
     async def check() -> None:
         async with broker(tmp_path) as server, plain(server, user) as (client, denied):
-            others = [name for name in CONSUMERS if name != user]
+            others = [name for name in (*CONSUMERS, *READERS) if name != user]
             asked = [
                 (f"{prefix}.CONSUMER.{verb}.{LOG}.{name}", b"")
                 for prefix in ("$JS.API", API)
-                for verb in ("MSG.NEXT", "INFO")
+                for verb in ("MSG.NEXT", "INFO", "RESET")
                 for name in others
             ]
             assert await answers(client, user, asked) == []

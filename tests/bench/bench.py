@@ -23,13 +23,30 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from broker import account, broker  # noqa: E402
+from generator import fill, log_batches  # noqa: E402
 
 from events import codec  # noqa: E402
 from events.judgement import TrajectoryScored  # noqa: E402
 from runtime.log import append_once  # noqa: E402
-from runtime.server import credentials_file  # noqa: E402
+from runtime.server import API, OPERATOR, credentials_file  # noqa: E402
 
 SINGLE, BATCHES, BATCH, REPEATS = 400, 12, 400, 7
+LOGGED, COMPARED = 200_000, 50_000
+"""Events of the log that is rebuilt, and of those the ones that both readers read."""
+QUESTIONS = {
+    "count by type": "SELECT tag, count(*) FROM events GROUP BY tag",
+    "mean seconds and tokens by run": "SELECT run, avg(seconds), sum(prompt_tokens) FROM model_called GROUP BY run",
+    "95th percentile of seconds by run": "SELECT run, quantile_cont(seconds, 0.95) FROM trajectory_recorded GROUP BY run",
+    "last event of each run": "SELECT run, max(seq), arg_max(tag, seq) FROM events GROUP BY run",
+    "generations of a run": "FROM generations WHERE run = 'run-0'",
+    "levers": "SELECT lever, action, count(*), avg(gain) FROM levers GROUP BY ALL",
+    "adapters": "FROM adapters",
+    "cost by purpose": "SELECT purpose, sum(rollouts), sum(tokens) FROM cost GROUP BY purpose",
+    "runs": "FROM runs",
+    "attempts of a run with their scores": "SELECT purpose, count(*), avg(reward) FROM trajectories WHERE run = 'run-0' GROUP BY purpose",
+    "attempts of all runs with their scores": "SELECT purpose, count(*), avg(reward) FROM trajectories GROUP BY purpose",
+    "items of a run that were never solved": "SELECT item FROM rewards WHERE run = 'run-0' GROUP BY item HAVING max(best) < 1",
+}
 
 
 def scored(run: str, number: int) -> codec.Event:
@@ -335,13 +352,64 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
 
 
-def main() -> None:
+async def rebuilt(events: int) -> list[tuple[str, str]]:
+    """A generated log of so many events, rebuilt from a real server into DuckDB, and what questions to that take."""
+    from replay.rebuild import rebuild
+    from runtime.wire import Bulk
+    from services.query import query_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory, into = Path(folder), Path(folder) / "rebuilt.duckdb"
+        await asyncio.to_thread(fill, directory, log_batches(events))
+        async with broker(directory) as server, account(server, OPERATOR) as operator:
+            end = await operator.log().end()
+            pulled = await operator.client.jetstream(prefix=API).pull_subscribe_bind(consumer=OPERATOR, stream="EVOLOG")
+            began, count = time.perf_counter(), 0
+            while count < COMPARED:
+                count += len(await pulled.fetch(1000, timeout=10))
+            theirs = time.perf_counter() - began
+            bulk = Bulk(operator.credentials, "EVOLOG")
+            began, count = time.perf_counter(), 0
+            while count < COMPARED:
+                count += len(await asyncio.to_thread(bulk.read, count + 1, 5000))
+            ours = time.perf_counter() - began
+            bulk.close()
+            began = time.perf_counter()
+            found = await asyncio.to_thread(rebuild, bulk.read, into, end=end)
+            whole = time.perf_counter() - began
+            bulk.close()
+        assert found.events == end and not found.broken and not found.gap, found
+        rows = [
+            (f"reading {COMPARED:,} events of the log: nats-py's seconds / ours", f"{theirs / ours:.1f}  ({COMPARED / ours:,.0f}/s)"),
+            (
+                f"seconds to rebuild the archive from {end:,} events of 1 kB, chains checked (goal 20 a million)",
+                f"{whole:.1f}  ({end / whole:,.0f}/s, {into.stat().st_size / 1e6:.0f} MB)",
+            ),
+        ]
+        for name, sql in QUESTIONS.items():
+            times = []
+            for _ in range(5):
+                began = time.perf_counter()
+                query_file(into, sql)
+                times.append((time.perf_counter() - began) * 1e3)
+            rows.append((f"milliseconds of SQL over it (goal 50): {name}", f"{statistics.median(times):.0f}"))
+    return rows
+
+
+def main(*rows: tuple[str, str]) -> None:
     table = Table(
         title=f"evolog bench: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", title_justify="left"
     )
     table.add_column("what")
     table.add_column("median [least, most]")
-    for what, figure in (*cold_help(), *sandbox_start(), *asyncio.run(appends()), *up_to_first_event(), *weights()):
+    for what, figure in rows or (
+        *cold_help(),
+        *sandbox_start(),
+        *asyncio.run(appends()),
+        *up_to_first_event(),
+        *asyncio.run(rebuilt(LOGGED)),
+        *weights(),
+    ):
         table.add_row(what, figure)
     Console(width=140).print(table)
 
@@ -349,5 +417,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
         print(peak(sys.argv[2], sys.argv[3] == "1"))
+    elif sys.argv[1:2] == ["--rebuild"]:  # these figures alone, over so many events
+        main(*asyncio.run(rebuilt(int(sys.argv[2]))))
     else:
         main()

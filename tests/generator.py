@@ -1,0 +1,328 @@
+"""Logs of any length, as runs would leave them: the real decider decides, and what it asks for is answered from a seed.
+
+for message in log(1_000_000): ...          # in memory, a batch at a time
+fill(directory, log_batches(1_000_000))     # onto the disk of a real server, before it is started
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import random
+import signal
+import subprocess
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import nats
+
+from events import codec
+from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
+from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
+from events.fact import Fact, derive
+from events.judgement import ScoringFailed, TrajectoryScored
+from events.play import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.run import Budget, Items, RunFinished, RunStarted
+from events.subjects import LOG
+from events.weights import AdapterPublished, AdapterServed, Canary, OptimizerStepApplied, TrainingBatchSealed
+from runtime import server
+from runtime.decider import Course
+from runtime.log import BATCH_LIMIT, Message, Stored
+from runtime.run_decider import DECIDER
+from runtime.wire import Credentials, Wire
+
+FOLDS, GROUP, STEPS = 5, 8, 30
+FIRST_TIME = 1_767_225_600_000_000_000
+"""2026-01-01, in nanoseconds since 1970: when the first message of a log in memory was stored; each later one a millisecond after."""
+MILLISECOND = 1_000_000
+VERIFIER = hashlib.sha256(b"verifier").hexdigest()
+_WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "but", "at")
+
+Batch = list[tuple[str, bytes]]
+"""Subjects and payloads that are appended together."""
+Batches = Generator[Batch, int, None]
+"""Gives batches, and is sent the time at which the log stored the last message of each: decisions carry it."""
+
+
+def log(events: int, *, runs: int = 8, items: int = 500, generations: int = 12, seed: int = 0) -> Iterator[Stored]:
+    """A log of `events` messages, or up to a batch more, of about 1 KB, in which so many runs at a time go on side by side.
+
+    Each run has so many train items, two fifths as many dev items, and so many generations; one that has finished is followed by another.
+    """
+    batches, sequence, time = log_batches(events, runs=runs, items=items, generations=generations, seed=seed), 0, 0
+    try:
+        batch = next(batches)
+        while True:
+            for subject, payload in batch:
+                sequence += 1
+                time = FIRST_TIME + sequence * MILLISECOND
+                yield Stored(sequence, time, subject, payload)
+            batch = batches.send(time)
+    except StopIteration:
+        return
+
+
+def log_batches(events: int, *, runs: int = 8, items: int = 500, generations: int = 12, seed: int = 0) -> Batches:
+    """As `log`, in the batches in which it is appended."""
+    names = (f"run-{number}" for number in range(events))
+    courses: list[tuple[Batches, Batch]] = []
+    count = 0
+    while count < events:
+        while len(courses) < runs:
+            course = run_batches(next(names), items=items, generations=generations, seed=seed)
+            courses.append((course, next(course)))
+        course, batch = courses.pop(0)
+        time = yield batch
+        count += len(batch)
+        with contextlib.suppress(StopIteration):
+            courses.append((course, course.send(time)))
+
+
+def run_batches(run: str, *, items: int, generations: int, seed: int) -> Batches:
+    """One run from its start to its end."""
+    world = _World(run, items, generations, seed)
+    waiting: list[list[tuple[Fact, str]]] = [[(world.started(), "")]]
+    course = Course(DECIDER, run)
+    sequence, time = 0, 0
+    while waiting:
+        facts = waiting.pop(0)
+        events = [codec.event(fact, run=run, source="generator", cause=cause, time="2026-01-01T00:00:00.000000Z") for fact, cause in facts]
+        batch = [(event.subject, codec.encode(event)) for event in events]
+        time = yield batch
+        for event, (subject, payload) in zip(events, batch, strict=True):
+            sequence += 1
+            decision = course.feed(Stored(sequence, time, subject, payload), event)
+            if decision is None:
+                continue
+            assert event is events[-1], "only the last message of a batch has a time that is known"
+            decided = [(message.subject, message.payload) for message in decision.messages(0)]
+            time = yield decided
+            for output, (subject, payload) in zip(decision.events, decided, strict=True):
+                sequence += 1
+                assert course.feed(Stored(sequence, time, subject, payload), output) is None
+                waiting += [[(fact, output.id) for fact in part] for part in world.answers(output)]
+
+
+class _World:
+    """What answers a run's requests."""
+
+    def __init__(self, run: str, items: int, generations: int, seed: int) -> None:
+        self.run, self.generations, self.seed = run, generations, seed
+        self.random = random.Random(f"{seed} {run}")
+        draw = self.random
+        self.text = " ".join(draw.choices(_WORDS, k=4000))
+        self.tokens = [draw.randrange(50_000) for _ in range(2000)]
+        self.logprobs = [-draw.expovariate(2.0) for _ in range(2000)]
+        self.train = [f"case-{number:05}" for number in range(items)]
+        self.dev = [f"case-{number:05}" for number in range(items, items + max(2, items * 2 // 5))]
+        self.skill = 0.3
+
+    def started(self) -> RunStarted:
+        folds = tuple(tuple(self.train[fold::FOLDS]) for fold in range(FOLDS))
+        probe = (tuple(folds[0][: max(1, len(self.train) // 25)]),)
+        return RunStarted(
+            task="generated",
+            seed=self.seed,
+            levers=("scaffold", "weights"),
+            generations=self.generations,
+            budget=Budget(),
+            items=Items(dev=tuple(self.dev), folds=folds, probe=probe),
+            splits={name: derive(name) for name in ("train", "dev", "test")},
+            verifier=VERIFIER,
+            policy="generated",
+            base_model=derive("base model"),
+            group_size=GROUP,
+        )
+
+    def answers(self, event: codec.Event) -> list[list[Fact]]:
+        """What services append in answer to a decision's output, in the batches in which they do."""
+        match event.data:
+            case ScaffoldRequested():
+                return [[self._scaffold(0, "")]]
+            case FeedbackRequested(generation=generation, scaffold=scaffold):
+                return self._feedback(generation, scaffold)
+            case RolloutsRequested() as requested:
+                return self._played(event.id, requested)
+            case TrainingBatchSealed() as sealed:
+                return self._trained(event.id, sealed)
+            case RunFinished():
+                return []
+        return []
+
+    def _name(self, *key: str | int) -> str:
+        return hashlib.sha256("/".join(map(str, (self.run, *key))).encode()).hexdigest()
+
+    def _words(self, size: int) -> str:
+        at = self.random.randrange(len(self.text) - size)
+        return self.text[at : at + size]
+
+    def _scaffold(self, generation: int, parent: str) -> ScaffoldProposed:
+        self.skill = min(0.95, max(0.05, self.skill + self.random.uniform(-0.05, 0.1)))
+        scaffold = self._name("scaffold", generation)
+        return ScaffoldProposed(generation=generation, scaffold=scaffold, parent=parent, summary=self._words(60), reason=self._words(120))
+
+    def _feedback(self, generation: int, scaffold: str) -> list[list[Fact]]:
+        lever = "weights" if generation % 2 else "scaffold"
+        action = ("grpo", "best_of_n")[generation % 4 // 2] if lever == "weights" else "retrieval_vote"
+        seen = ContextAssembled(generation=generation, blob=self._name("context", generation), trajectories=20)
+        chosen = LeverChosen(
+            generation=generation,
+            lever=lever,
+            action=action,
+            reason=self._words(150),
+            propensities={"scaffold": 0.5, "weights": 0.5},
+            diagnosis={"pass_at_1": self.random.random(), "pass_at_k": self.random.random()},
+        )
+        if self.random.random() < 0.02:
+            return [[seen], [ProposalFailed(generation=generation, reason=self._words(80))]]
+        if lever == "scaffold":
+            return [[seen, chosen], [self._scaffold(generation, scaffold)]]
+        wanted = WeightUpdateRequested(
+            generation=generation, algorithm=action, hyper={"lr": 1e-3}, rounds=2, resample="all", memory="round", reason=self._words(80)
+        )
+        return [[seen, chosen], [wanted]]
+
+    def _played(self, request: str, asked: RolloutsRequested) -> list[list[Fact]]:
+        calls: list[Fact] = []
+        attempts: list[Fact] = []
+        scores: list[Fact] = []
+        draw = self.random
+        body = self._name("body", request)
+        for index, item in enumerate(asked.items):
+            answers = [self._words(draw.randrange(60, 300)) for _ in range(asked.attempts)]
+            places = [draw.randrange(1970) for _ in answers]
+            lengths = [draw.randrange(10, 40) for _ in answers]
+            call = ModelCalled(
+                request=request,
+                item=item,
+                ordinal=0,
+                provider="generated",
+                model="generated",
+                adapter=asked.adapter,
+                body=body,
+                index=index,
+                sampling_seed=draw.getrandbits(62),
+                temperature=asked.temperature,
+                texts=tuple(answers),
+                tokens=tuple(tuple(self.tokens[at : at + size]) for at, size in zip(places, lengths, strict=True)),
+                logprobs=tuple(tuple(self.logprobs[at : at + size]) for at, size in zip(places, lengths, strict=True)),
+                prompt_tokens=draw.randrange(100, 900) * asked.attempts,
+                completion_tokens=sum(lengths),
+                micro_usd=0,
+                seconds=draw.random(),
+            )
+            calls.append(call)
+            called = codec.event_id(self.run, ModelCalled, *call.key())
+            for attempt, answer in enumerate(answers):
+                place: dict[str, Any] = {"request": request, "item": item, "attempt": attempt}
+                if draw.random() < 0.002:
+                    attempts.append(RolloutFailed(**place, purpose=asked.purpose, kind="crashed", reason=self._words(60)))
+                    continue
+                recorded = TrajectoryRecorded(
+                    **place,
+                    purpose=asked.purpose,
+                    split=asked.split,
+                    generation=asked.generation,
+                    scaffold=asked.scaffold,
+                    adapter=asked.adapter,
+                    answer=answer,
+                    calls=(CallUse(called, attempt),),
+                    seconds=draw.random() / 10,
+                )
+                attempts.append(recorded)
+                trajectory = codec.event_id(self.run, TrajectoryRecorded, *recorded.key())
+                if draw.random() < 0.001:
+                    scores.append(ScoringFailed(trajectory=trajectory, **place, reason=self._words(60)))
+                    continue
+                right = draw.random() < self.skill
+                outcome = "right" if right else "wrong"
+                scores.append(TrajectoryScored(trajectory=trajectory, **place, reward=float(right), outcome=outcome, verifier=VERIFIER))
+        return [facts[at : at + BATCH_LIMIT] for facts in (calls, attempts, scores) for at in range(0, len(facts), BATCH_LIMIT)]
+
+    def _trained(self, batch: str, sealed: TrainingBatchSealed) -> list[list[Fact]]:
+        place: dict[str, Any] = {"generation": sealed.generation, "round": sealed.round, "batch": batch}
+        adapter = self._name("adapter", batch)
+        draw = self.random
+        steps: list[Fact] = [
+            OptimizerStepApplied(
+                **place,
+                parent_adapter=sealed.parent_adapter,
+                step=step,
+                loss=2.0 / (1 + step) + draw.random() / 10,
+                kl_to_base=step * draw.random() / 100,
+                entropy=draw.random(),
+                clip_share=draw.random() / 10,
+                ratio_mean=1.0 + draw.random() / 100,
+                ratio_max=1.0 + draw.random(),
+                grad_norm=draw.random(),
+                tied_groups=draw.random(),
+                tokens=draw.randrange(10_000),
+                seconds=draw.random(),
+            )
+            for step in range(STEPS)
+        ]
+        published = AdapterPublished(
+            **place,
+            adapter=adapter,
+            parent_adapter=sealed.parent_adapter,
+            base_model=derive("base model"),
+            algorithm=sealed.algorithm,
+            canary=(Canary(prompt=self._words(100), logprobs=tuple(self.logprobs[:16])),),
+            trained_on=sealed.trajectories,
+        )
+        self.skill = min(0.95, self.skill + draw.uniform(-0.02, 0.05))
+        return [steps, [published], [AdapterServed(**place, adapter=adapter, error=draw.random() / 1e6)]]
+
+
+FILLER = Credentials(url="", user="filler", password="filler", inbox="_INBOX_filler")
+
+
+def fill(directory: Path, batches: Batches) -> int:
+    """Put a log onto the disk of a project directory whose server is not running; how many messages the stream has then.
+
+    A nats-server of its own does it, with the production configuration and stream but for a user within the streams' account, which
+    `evolog` never has, and for flushing to disk now and then. It stops in good order, and an `EmbeddedServer` finds the stream there.
+    """
+    port = server.free_port()
+    config = server.write_config(directory, port, server.draw_passwords())
+    changed = json.loads(config.read_text())
+    changed["jetstream"]["sync_interval"] = "2m"
+    changed["accounts"][server.KEEPER] |= {
+        "users": [{"user": FILLER.user, "password": FILLER.password}],
+        "mappings": {f"{server.API}.>": "$JS.API.>"},
+    }
+    server.write_private(config, json.dumps(changed))
+    process = subprocess.Popen([server.find_binary(), "-c", config], stderr=subprocess.DEVNULL)
+    try:
+        return _filled(f"nats://127.0.0.1:{port}", batches)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def _filled(url: str, batches: Batches) -> int:
+    asyncio.run(_make_stream(url))
+    wire = Wire(Credentials(url=url, user=FILLER.user, password=FILLER.password, inbox=FILLER.inbox), LOG)
+    heads: dict[str, int] = {}
+    end, time = 0, None
+    try:
+        while True:
+            batch = next(batches) if time is None else batches.send(time)
+            messages = [Message(subject, payload, heads.get(subject, 0)) for subject, payload in batch]
+            end = wire.append(messages)
+            heads |= {subject: end - len(batch) + 1 for subject, _ in batch[:1] if subject.endswith(".head.decision_made")}
+            (last,) = wire.read(end, 1)
+            time = last.time
+    except StopIteration:
+        return end
+    finally:
+        wire.close()
+
+
+async def _make_stream(url: str) -> None:
+    client = await nats.connect(url, user=FILLER.user, password=FILLER.password, reconnect_time_wait=0.05)
+    try:
+        await client.jetstream().add_stream(server._stream_config(LOG))
+    finally:
+        await client.close()
