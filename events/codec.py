@@ -99,7 +99,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 
 _plain_decoders = {
-    tag: (f"{subjects.PREFIX[entry.stream]}.", entry.fact.VERSION, _plain_decoder(entry.fact).decode) for tag, entry in BY_TAG.items()
+    tag: (f"{subjects.PREFIX[entry.stream]}.", entry.fact, _plain_decoder(entry.fact).decode) for tag, entry in BY_TAG.items()
 }
 
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -176,13 +176,14 @@ def plain_at(subject: str, payload: bytes) -> Plain | Event:
     """As `decode_at` at a quarter of the time; an event of an older shape, or one that cannot be read, goes that way."""
     tag = subjects.tag_of(subject)
     try:
-        prefix, version, decode_plain = _plain_decoders[tag]
+        prefix, fact, decode_plain = _plain_decoders[tag]
         found: Plain = decode_plain(payload)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return decode_at(subject, payload)
     entity = subjects.HEAD if tag == _HEAD_TAG else found.id
     stands_right = found.subject == subject == f"{prefix}{found.run}.{entity}.{tag}"
-    return found if stands_right and found.type == tag and found.version == version else decode_at(subject, payload)
+    follows = found.id == event_id(found.run, fact, *[getattr(found.data, name) for name in fact.KEY])
+    return found if stands_right and follows and found.type == tag and found.version == fact.VERSION else decode_at(subject, payload)
 
 
 def set_aside(sequence: int, subject: str, payload: bytes, reason: str, *, source: str, time: str) -> Event | None:

@@ -267,19 +267,41 @@ def resume(run: str, directory: Path) -> None:
 
 
 @main.command()
-@click.argument("run")
+@click.argument("run", required=False)
 @directory
 @click.option("--to", "at", metavar="SEQ|TIME", help="Show the state that the run was in there.")
 @click.option("--perform", metavar="KINDS", help="Perform effects again and compare: verifier,meta_agent,feedback_agent,policy,trainer.")
 @click.option("--swap", metavar="SERVICE=PATH", help="What would come out differently with this verifier, or feedback_agent.")
 @click.option("--export", type=click.Path(path_type=Path), metavar="DIR", help="Write the run, log and blobs, into a new folder.")
+@click.option(
+    "--into", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Rebuild the archive; of all runs without RUN."
+)
+@click.option("--parquet", type=click.Path(path_type=Path), metavar="DIR", help="With --into: the tables as Parquet too, by run.")
 @as_json
-def replay(run: str, directory: Path, at: str | None, perform: str | None, swap: str | None, export: Path | None, as_json: bool) -> int:
+def replay(
+    run: str | None,
+    directory: Path,
+    at: str | None,
+    perform: str | None,
+    swap: str | None,
+    export: Path | None,
+    into: Path | None,
+    parquet: Path | None,
+    as_json: bool,
+) -> int:
     """Decide a recorded run again, byte for byte. RUN is a name, or the folder of an export; nothing needs to be up."""
     from services import replaying
 
-    if sum(map(bool, (at, perform, swap, export))) > 1:
-        raise UsageError("--to, --perform, --swap and --export are different things to do: give one of them.")
+    if sum(map(bool, (at, perform, swap, export, into))) > 1:
+        raise UsageError("--to, --perform, --swap, --export and --into are different things to do: give one of them.")
+    if parquet and not into:
+        raise UsageError("--parquet writes the tables of a rebuilt archive: name its file with --into.")
+    if into:
+        from services.rebuilding import rebuild
+
+        return rebuild(directory, run, into, parquet, as_json)
+    if not run:
+        raise UsageError("Name a run, as in `evolog replay RUN`; `evolog ls` shows those that there are.")
     if at:
         replaying.show_state(directory, run, at, as_json)
     elif perform:
@@ -337,10 +359,11 @@ def diff(first: str, second: str, directory: Path, as_json: bool) -> int:
 @click.option("--file", "-f", "file", type=click.Path(path_type=Path, dir_okay=False), help="Read the query from a file.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "ndjson", "csv", "parquet"]), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def sql(query: str | None, directory: Path, file: Path | None, form: str, as_json: bool) -> None:
+@click.option("--archive", type=click.Path(path_type=Path, dir_okay=False), help="Ask this file, that `evolog replay --into` made.")
+def sql(query: str | None, directory: Path, file: Path | None, form: str, as_json: bool, archive: Path | None) -> None:
     """Ask the archive a question in SQL; read-only, also while a run goes on."""
     from services.query import query as ask
-    from services.query import render
+    from services.query import query_file, render
 
     if (query is None) == (file is None):
         raise UsageError('Give a query, as in `evolog sql "from runs"`, or a file with --file.')
@@ -350,7 +373,7 @@ def sql(query: str | None, directory: Path, file: Path | None, form: str, as_jso
         except (OSError, UnicodeDecodeError) as wrong:
             raise NotFound(f"{file} cannot be read ({wrong}).") from wrong
     assert query is not None
-    render(ask(directory, query), "json" if as_json else form)
+    render(query_file(archive, query) if archive else ask(directory, query), "json" if as_json else form)
 
 
 @main.group()

@@ -14,7 +14,7 @@ from runtime.agents.dialogue import Desk
 from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
 from runtime.agents.providers import Model, price, speaker
-from runtime.lookup import of_types
+from runtime.lookup import by_id, of_types
 from runtime.worker import answer, insist
 from services.context import Context, Loaded, scaffold_limits
 

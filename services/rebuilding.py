@@ -1,41 +1,30 @@
 """`evolog replay --into`: an archive made from the log from nothing, checked on the way, and given out as Parquet if wanted."""
 
-import contextlib
-import sys
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import duckdb
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from events.errors import CheckFailed, UsageError
 from events.subjects import LOG
 from replay.chain import Broken
-from replay.rebuild import Read
+from replay.history import History, is_export
+from replay.rebuild import Rebuilt
 from replay.rebuild import rebuild as rebuild_file
-from runtime.log import Log
-from runtime.server import OPERATOR
+from runtime.log import Stored
 from runtime.wire import Bulk
-from services.context import read_credentials
 from services.node import Node
-from services.reading import find_run, reading
+from services.sources import find_run, imported, opened, recorded
+from services.tables import counting
 
+Told = Callable[[int, int], None]
 BOOKKEEPING = ("cursor", "made")
 """Tables that say what the file is, and hold no events."""
-
-
-class Source(NamedTuple):
-    """A log to rebuild from."""
-
-    read: Read
-    end: int
-    run: str
-    """The whole name of the run that was asked for."""
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -64,15 +53,19 @@ def rebuild(directory: Path, run: str | None, into: Path, parquet: Path | None, 
         require_empty(parquet)
     into.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with _source(directory, run or "") as source, _bar() as told:
-        found = rebuild_file(source.read, into, source.run, end=source.end, told=told)
+    node = Node(directory)
+    with counting("rebuilding", "events") as told:
+        if run and (is_export(Path(run)) or run in imported(node)):
+            name, end, found = _of_files(recorded(directory, run), into, told)
+        else:
+            name, end, found = asyncio.run(_of_log(node, run or "", into, told))
     seconds = time.monotonic() - began
     if parquet is not None:
         write_parquet(into, parquet)
     summary = Summary(
         into=str(into),
-        run=source.run,
-        sequence=source.end,
+        run=name,
+        sequence=end,
         events=found.events,
         tables=len(_tables(into)),
         seconds=round(seconds, 3),
@@ -105,31 +98,28 @@ def write_parquet(archive: Path, folder: Path) -> None:
             connection.execute(f"COPY ({rows}) TO {where} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (run))").fetchall()
 
 
-@contextlib.contextmanager
-def _source(directory: Path, run: str) -> Iterator[Source]:
-    """The log of a directory that is up."""
-
-    async def look(log: Log, gold: Log) -> tuple[int, str]:
-        return await log.end(), await find_run(log, run) if run else ""
-
-    end, name = reading(directory, look)
-    bulk = Bulk(read_credentials(Node(directory).credentials(OPERATOR)), LOG)
-    try:
-        yield Source(bulk.read, end, name)
-    finally:
-        bulk.close()
+async def _of_log(node: Node, run: str, into: Path, told: Told) -> tuple[str, int, Rebuilt]:
+    """From the directory's log, up or not: the run's whole name, how far the log goes, and what was done."""
+    async with opened(node) as connection:
+        log = connection.log(LOG)
+        name, end = await find_run(log, run) if run else "", await log.end()
+        bulk = Bulk(connection.credentials, LOG)
+        try:
+            return name, end, await asyncio.to_thread(rebuild_file, bulk.read, into, name, end=end, told=told)
+        finally:
+            bulk.close()
 
 
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, and what moves it; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("events"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as progress:
-        bar = progress.add_task("rebuilding", total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+def _of_files(run: History, into: Path, told: Told) -> tuple[str, int, Rebuilt]:
+    """From an export, with the past of a forked run."""
+    messages = run.everything
+    sequences, end = [stored.sequence for stored in messages], messages[-1].sequence
+
+    def read(start: int, limit: int) -> list[Stored]:
+        first = bisect_left(sequences, start)
+        return messages[first : first + limit]
+
+    return run.run, end, rebuild_file(read, into, end=end, whole=False, told=told)
 
 
 def _tables(archive: Path) -> list[str]:

@@ -4,8 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from replay.projection import Archive
 from replay.rebuild import Read, Rebuilt, rebuild
 from runtime.log import Stored, require_contiguous
 from services import rebuilding
+from services.node import Node
 from services.query import query_file
 
 ROOT = Path(__file__).parent.parent
@@ -227,11 +227,10 @@ def ordered(rows: list[Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The command over these rows in place of a directory that is up."""
 
     def order(*, of: Sequence[Stored] = rows, run: str = "", parquet: Path | None = None, as_json: bool = False) -> int:
-        @contextmanager
-        def source(directory: Path, asked: str) -> Iterator[rebuilding.Source]:
-            yield rebuilding.Source(reader(of), of[-1].sequence, asked)
+        async def of_log(node: Node, run: str, into: Path, told: Any) -> tuple[str, int, Rebuilt]:
+            return run, of[-1].sequence, rebuild(reader(of), into, run, end=of[-1].sequence, told=told)
 
-        monkeypatch.setattr(rebuilding, "_source", source)
+        monkeypatch.setattr(rebuilding, "_of_log", of_log)
         return rebuilding.rebuild(tmp_path, run, tmp_path / "into" / "a.duckdb", parquet, as_json)
 
     return order
