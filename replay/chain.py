@@ -43,7 +43,7 @@ class _Saved(msgspec.Struct):
     finished: bool
     _folded: list[bytes]
     _first: int
-    _outputs: int
+    awaited: int
     _waiting: list[tuple[str, bytes]]
 
 
