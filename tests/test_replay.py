@@ -215,11 +215,11 @@ def test_an_export_that_was_changed_is_refused(whole: list[Stored], tmp_path: Pa
     assert redecide(history.read(tmp_path / "out")).finished
 
 
-def test_a_damaged_blob_of_an_export_is_named(tmp_path: Path) -> None:
+def test_a_damaged_blob_of_an_export_is_named(whole: list[Stored], tmp_path: Path) -> None:
     blobs = Blobs(tmp_path / "blobs")
     digest = blobs.put(b"adapter")
-    message = Stored(1, 1, f"evolog.{RUN}.x.y", f'{{"adapter":"{digest}"}}'.encode())
-    history.write(recorded([message], blobs.root), tmp_path / "out", "1.2.3")
+    named = Stored(9999, 1, f"evolog.{RUN}.x.y", f'{{"adapter":"{digest}"}}'.encode())
+    history.write(recorded([*whole, named], blobs.root), tmp_path / "out", "1.2.3")
     exported = history.read(tmp_path / "out")
     exported.blobs.path(digest).write_bytes(b"adaptor")
     with pytest.raises(CheckFailed, match=digest):
