@@ -12,7 +12,7 @@ from events.play import RolloutsRequested
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
 from runtime.decider import Course, Decider, Decision
 from runtime.lineage import as_folded
-from runtime.log import Stored
+from runtime.log import Stored, readable
 from runtime.run_decider import DECIDER
 
 RUN = "r"
@@ -89,7 +89,7 @@ class Told:
 
 def unanswered(messages: Sequence[Stored]) -> list[Fact]:
     """What services would say to all that is asked for in these messages and has no answer there. Answers follow from what is asked."""
-    events = [codec.decode(stored.data) for stored in messages]
+    events = readable(messages)
     found: list[Fact] = []
     there = {event.id for event in events}
     for event in events:

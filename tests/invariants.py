@@ -33,8 +33,7 @@ from events.weights import (
 )
 from replay.chain import Chain
 from runtime.decider import Course
-from runtime.log import Stored, require_contiguous, slot
-from runtime.lookup import readable
+from runtime.log import Stored, readable, require_contiguous, slot
 from runtime.run_decider import DECIDER, batch_digest
 
 BY_CHANCE = frozenset({"decision_made", "event_set_aside", "run_paused", "run_resumed"})

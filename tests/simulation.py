@@ -48,9 +48,8 @@ from events.play import ModelCalled, TrajectoryRecorded
 from events.run import Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.secret import Scanner
 from events.subjects import GOLD, LOG, run_of, tag_of
-from runtime.log import Message, Stored, append_once
+from runtime.log import Message, Stored, append_once, readable
 from runtime.log_memory import MemoryLog
-from runtime.lookup import readable
 from runtime.rollouts import Player
 from runtime.sandbox.choose import Profile
 from runtime.server import CONSUMERS
@@ -260,7 +259,7 @@ class Process(Context):
         self.blobs = Kept(life, world.kept)
         self.work = folder / f"{life.name}-{life.index}"
         self.node = SimpleNamespace(gold_archive=Path())  # type: ignore[assignment]
-        self._loaded = {}
+        self._loaded, self._past = {}, {}
 
     def wait_for(self, work: Any) -> Any:
         """As `Context.wait_for`, with the loop's own way to wait."""

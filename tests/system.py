@@ -14,8 +14,7 @@ import msgspec
 from events.codec import Event
 from events.errors import UserError
 from events.subjects import GOLD, LOG, tag_of
-from runtime.log import Stored
-from runtime.lookup import readable
+from runtime.log import Stored, readable
 from runtime.wire import Credentials, Wire
 from services.node import Node
 

@@ -19,7 +19,7 @@ from events import codec
 from events.codec import Event
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, WeightUpdateFinished
 from runtime.blobs import Blobs
-from runtime.lookup import readable
+from runtime.log import readable
 from runtime.server import ACK_WAIT
 
 SKEWED = """

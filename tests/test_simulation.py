@@ -34,8 +34,7 @@ from events.run import Budget, RunStarted
 from events.subjects import GOLD, LOG
 from replay.projection import Archive
 from runtime.decider import Decision
-from runtime.log import Stored
-from runtime.lookup import readable
+from runtime.log import Stored, readable
 from runtime.rollouts import Player
 
 SEEDS = 200
@@ -77,8 +76,8 @@ MISTAKES = {
         (
             (
                 services.feedback_agent.serve,
-                "told = await of_types(context.log, event.run, TOLD)",
-                "told = [of for of in await of_types(context.log, event.run, TOLD) if of.tag != 'lever_chosen' or of.id in vars(context)]",
+                "told = await of_types(*where, TOLD, past)",
+                "told = [of for of in await of_types(*where, TOLD, past) if of.tag != 'lever_chosen' or of.id in vars(context)]",
             ),
             (
                 services.feedback_agent.serve,
