@@ -66,10 +66,10 @@ MISTAKES = {
     ),
     "an id that is drawn and not derived": Mistake(
         ((runtime.worker.answer, f"return {STEP}", f"return __import__('test_simulation').with_drawn_id({STEP})"),),
-        "No optimiser step is taken twice",
+        "Every run ends as the undisturbed one",
     ),
     "an append that expects no sequence": Mistake(
-        ((Decision.messages, "head_sequence if place == 0 else 0", "None"),),
+        ((Decision.messages, "[head_sequence] + [0] * (len(subjects) - 1)", "[None] * len(subjects)"),),
         "Everything happens once",
     ),
     "a state that is carried outside the log": Mistake(
@@ -104,7 +104,7 @@ MISTAKES = {
             ),
         ),
         AS_RECORDED,
-        {"again": 0.5, "slow": 0.3},
+        {"again": 1.0, "slow": 0.05},
     ),
 }
 
