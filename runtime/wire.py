@@ -203,7 +203,7 @@ class Wire:
         while True:
             line = self._line()
             if line.startswith(b"HMSG "):
-                _, subject, _, header_size, size = line.split()
+                _, subject, *_, header_size, size = line.split()  # what a consumer hands on has a reply subject too
                 whole = self._take(int(size))
                 return subject, whole[: int(header_size)], whole[int(header_size) :]
             if line.startswith(b"MSG "):
