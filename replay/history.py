@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import msgspec
 from events.codec import Event
 from events.errors import CheckFailed, NotFound, UsageError
 from events.run import RunFinished, RunStarted
-from events.subjects import LOG, head, run_of
+from events.subjects import LOG, check_run_name, head, run_of
 from runtime import lineage
 from runtime.blobs import Blobs, Tree
 from runtime.lineage import Span
@@ -148,7 +149,6 @@ def write(history: History, target: Path, version: str) -> Manifest:
             decisions=sum(stored.subject == head(history.run) for stored in history.messages),
         )
         (room / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        room.chmod(0o755)
         if target.exists():
             target.rmdir()
         os.replace(room, target)
@@ -181,6 +181,7 @@ def manifest_of(folder: Path) -> Manifest:
         manifest = msgspec.json.decode(_bytes(folder / MANIFEST), type=Manifest)
     except msgspec.DecodeError as wrong:
         raise CheckFailed(f"{folder / MANIFEST} does not describe an export ({wrong}): export the run again.") from wrong
+    check_run_name(manifest.run)
     if manifest.format != FORMAT:
         raise CheckFailed(f"{folder} is an export of format {manifest.format}, this evolog reads {FORMAT}: use the evolog that wrote it.")
     return manifest
@@ -193,6 +194,8 @@ def check_blobs(history: History) -> int:
         for path in sorted(blobs.root.glob("sha256/*/*")):
             blobs.get(path.name)
             count += 1
+    if count != (named := manifest_of(history.blobs.root.parent).blobs):
+        raise CheckFailed(f"{history.blobs.root.parent} has {count} blobs, and {named} were exported: export the run again.")
     return count
 
 
@@ -202,7 +205,8 @@ def blobs_of(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
     found = {digest for digest in named if blobs.path(digest).exists()}
     for digest in list(found):
         if blobs.path(digest).stat().st_size < 1 << 20 and (data := blobs.get(digest)).startswith(b'{"files":'):
-            found |= set(msgspec.json.decode(data, type=Tree).files.values())
+            with suppress(msgspec.DecodeError):  # else it is no folder
+                found |= set(msgspec.json.decode(data, type=Tree).files.values())
     return found
 
 

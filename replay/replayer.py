@@ -81,7 +81,9 @@ def redecide(history: History, decider: Decider[Any] = DECIDER, say: Say = lambd
             if (decision := course.feed(stored, event)) is None:
                 continue
             if decision.made.number not in recorded:
-                following = stored.sequence
+                later = next((other for other in messages[place + 1 :] if other.subject.split(".", 3)[2] == HEAD), None)
+                difference = _unread(decision, later) if later else None
+                following = None if later else stored.sequence
                 break
             one = recorded[decision.made.number]
             difference = _newer(one, decider.version) or _compare(decision, one, messages)
@@ -102,6 +104,11 @@ def decisions(messages: Sequence[Stored]) -> dict[int, _Recorded]:
                 assert isinstance(event.data, DecisionMade)
                 found[event.data.number] = _Recorded(event.data, messages[place : place + event.data.outputs + 1])
     return found
+
+
+def _unread(decision: Decision, head: Stored) -> Difference:
+    why = f"decision {decision.made.number} of this code is not among the recorded ones that can be read"
+    return _difference(decision.made.number, head, decision.payloads[0], why)
 
 
 def _newer(head: _Recorded, known: int) -> Difference | None:
@@ -159,7 +166,7 @@ def point(messages: Sequence[Stored], at: str) -> int:
     A decision is stored whole, so what lies within one means its end; what lies behind the run means the run's end. Raises `UsageError` for
     what is neither, or lies before the run.
     """
-    if at.isdigit():
+    if at.isascii() and at.isdecimal():
         sequence = int(at)
     else:
         try:

@@ -130,7 +130,11 @@ class Controller:
         self._position = self._began = min([end, *(begins[run] - 1 for run in open_runs)])
         for run in open_runs:
             for stored in await self.log.read(begins[run], EVERYTHING, subjects.head(run)):
-                made = codec.decode_at(stored.subject, stored.data).data
+                try:
+                    made = codec.decode_at(stored.subject, stored.data).data
+                except codec.Unreadable as wrong:
+                    self._leave(run, CheckFailed(f"Sequence {stored.sequence}, a decision of run {run}, cannot be read: {wrong}."))
+                    break
                 assert isinstance(made, DecisionMade)
                 self._heads.setdefault(run, Head()).now(made, stored.sequence)
         self._loaded = True

@@ -105,6 +105,8 @@ class RunState(msgspec.Struct):
     micro_usd: int = 0
     again: dict[str, RolloutsRequested] = {}
     """Of a fork: its parent's requests that were not answered, to be asked again."""
+    judged_anew: int = 0
+    """Generations in which a fork changed nothing, and judged its best candidate as it means scores."""
     stop: str = ""
     rejected: str = ""
     """Why this generation gave no candidate, if it gave none."""
@@ -246,16 +248,25 @@ def _candidate(run: str, generation: int, scaffold: str, adapter: str, lever: st
 
 
 def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) -> None:
-    """Go on in a new run from where its parent stood; where scores mean something else now, from its best candidate, judged anew."""
+    """Go on in a new run from where its parent stood.
+
+    Where scores mean something else now, the best candidate is judged anew, in a generation of its own that counts for none.
+    """
     state.started, state.paused = started, False
     if _judged_otherwise(before, started):
         basis = state.best or state.current
-        state.best, state.update, state.shards, state.history, state.waiting, state.rejected = None, None, {}, {}, 0, ""
+        state.best, state.update, state.shards, state.history, state.again, state.waiting = None, None, {}, {}, {}, 0
+        state.stop = state.rejected = ""
         state.phase = "evaluate" if basis else "new"
         if basis:
             kept = started.base_model == before.base_model
+            state.generation, state.judged_anew = state.generation + 1, state.judged_anew + 1
             state.current = _candidate(run, state.generation, basis.scaffold, basis.adapter if kept else "", "start")
             state.current.state = basis.state if kept else ""
+        return
+    if state.update and "weights" not in started.levers:
+        state.update, state.shards, state.history, state.again, state.waiting = None, {}, {}, {}, 0
+        state.rejected, state.phase = "the fork may not change the weights", "next"
         return
     match state.phase:
         case "finished":
@@ -418,7 +429,8 @@ def _next_generation(state: RunState, started: RunStarted) -> list[Fact]:
         return [_finished(state, "the first scaffold could not be evaluated")]
     if state.stop:
         return [_finished(state, state.stop)]
-    if state.generation >= started.generations:
+    generations_left = started.generations + state.judged_anew - state.generation
+    if generations_left <= 0:
         return [_finished(state, f"all {started.generations} generations are done")]
     budget = started.budget
     if (
@@ -438,7 +450,7 @@ def _next_generation(state: RunState, started: RunStarted) -> list[Fact]:
             adapter=state.best.adapter,
             levers=started.levers,
             rollouts_left=rollouts_left,
-            generations_left=started.generations - state.generation,
+            generations_left=generations_left,
             probe_requests=state.best.probe_requests,
             dev_requests=state.best.dev_requests,
         ),

@@ -21,6 +21,8 @@ from services.query import SECONDS, SOCKET, Question, answer, listen_path, refus
 logger = logging.getLogger("evolog")
 
 READ = 5000
+FEW = 1000
+"""Fewer than these are the end of the log."""
 LOOK = 0.25
 """Seconds between two looks at the end of the log; small batches cost the archive most."""
 
@@ -50,7 +52,7 @@ async def follow(log: Log, archive: Archive) -> None:
             read = []
         if read:
             await asyncio.to_thread(archive.apply, read)
-        if len(read) < READ:
+        if len(read) < FEW:
             await asyncio.sleep(LOOK)
 
 

@@ -292,7 +292,7 @@ def replay(
     """Decide a recorded run again, byte for byte. RUN is a name, or the folder of an export; nothing needs to be up."""
     from services import replaying
 
-    if sum(map(bool, (at, perform, swap, export, into))) > 1:
+    if sum(asked is not None for asked in (at, perform, swap, export, into)) > 1:
         raise UsageError("--to, --perform, --swap, --export and --into are different things to do: give one of them.")
     if parquet and not into:
         raise UsageError("--parquet writes the tables of a rebuilt archive: name its file with --into.")
@@ -302,13 +302,13 @@ def replay(
         return rebuild(directory, run, into, parquet, as_json)
     if not run:
         raise UsageError("Name a run, as in `evolog replay RUN`; `evolog ls` shows those that there are.")
-    if at:
+    if at is not None:
         replaying.show_state(directory, run, at, as_json)
-    elif perform:
+    elif perform is not None:
         return replaying.perform_again(directory, run, perform, as_json)
-    elif swap:
+    elif swap is not None:
         replaying.swap_service(directory, run, swap, as_json)
-    elif export:
+    elif export is not None:
         replaying.export_run(directory, run, export, as_json)
     else:
         return replaying.replay_run(directory, run, as_json)

@@ -150,19 +150,25 @@ def history(events: Sequence[Event], generation: int) -> list[Tried]:
     chosen: dict[int, LeverChosen] = {}
     scores: dict[int, float] = {}
     accepted: set[int] = set()
+    starts: set[int] = set()
+    """Generations in which a candidate was judged that nothing was changed for."""
     for event in events:
         match event.data:
             case LeverChosen() as lever:
                 chosen[lever.generation] = lever
-            case CandidateEvaluated(generation=number, score=score):
+            case CandidateEvaluated(generation=number, score=score, lever=lever_of):
                 scores[number] = score
+                starts |= {number} if lever_of == "start" else set()
             case CandidateAccepted(generation=number):
                 accepted.add(number)
     tried = []
     best = scores.get(0, 0.0)
-    for number in sorted(chosen):
+    for number in sorted(chosen.keys() | starts):
         if number >= generation:
             break
+        if number in starts:  # the first, or a fork's, under which scores mean something else
+            best = scores[number]
+            continue
         kept = number in accepted
         after = scores.get(number, best)
         tried.append(Tried(lever=chosen[number].lever, action=chosen[number].action, accepted=kept, before=best, after=after))

@@ -107,7 +107,7 @@ def planned(node: Node, parent: History, sequence: int, changes: dict[str, str])
 
 def _whole(changes: dict[str, str], key: str, before: int, least: int) -> int:
     value = changes.get(key, str(before))
-    if not value.isdigit() or int(value) < least:
+    if not (value.isascii() and value.isdecimal()) or int(value) < least:
         raise UsageError(f"{key}={value} is no whole number of at least {least}.")
     return int(value)
 

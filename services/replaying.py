@@ -112,7 +112,9 @@ def perform_again(directory: Path, name: str, kinds: str, as_json: bool) -> int:
         click.echo(msgspec.json.encode({"version": 1, "run": run.run, "performed": found}).decode())
     else:
         click.echo("\n".join(performed_lines(found)))
-    return 3 if any(one.first for one in found) else 0
+    if any(one.first for one in found):
+        return 3
+    return 1 if any(one.cannot and not one.performed for one in found) else 0
 
 
 def swap_service(directory: Path, name: str, what: str, as_json: bool) -> None:
@@ -145,6 +147,8 @@ def import_run(directory: Path, source: Path, as_json: bool) -> None:
     with working(f"checking {source}"):
         run = history.read(source)
         blobs = history.check_blobs(run)
+        if any(path.is_symlink() for path in source.rglob("*")):
+            raise UsageError(f"{source} holds links, and an export holds none: import it as it was exported.")
     if run.run in imported(node) or (node.nats_dir.is_dir() and run.run in on_logs(directory, _runs)):
         raise UsageError(f"There is a run {run.run!r} in {directory} already: import this one into another --dir.")
     node.imports.mkdir(mode=0o700, parents=True, exist_ok=True)

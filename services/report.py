@@ -96,6 +96,8 @@ class Reporter:
         self._taken: set[str] = set()
         self._position = 0
         self._began = 0
+        self._forked = 0
+        """When a forked run itself began."""
 
     async def follow(self, log: Log) -> list[Event]:
         """Fold what came since the last look, a forked run's past before all else; those events, in the order of the log."""
@@ -169,7 +171,8 @@ class Reporter:
                 report.parent = f"{fact.parent_run} up to sequence {fact.parent_sequence}" if fact.parent_run else ""
                 report.task, report.seed, report.levers, report.sandbox = fact.task, fact.seed, fact.levers, fact.sandbox
                 report.state, self._began = "running", time
-                self.row(0).began = self.row(0).began or time
+                report.generations = report.generations or [Generation(generation=0, began=time)]
+                self._forked = time if fact.parent_run else 0
             case LeverChosen(generation=generation):
                 row = self.row(generation)
                 row.lever, row.reason, row.began = fact.lever, fact.reason, time
@@ -193,12 +196,14 @@ class Reporter:
             case CandidateEvaluated(generation=generation):
                 row = self.row(generation)
                 row.score, row.low, row.high, row.items, row.failed = fact.score, fact.low, fact.high, fact.items, fact.failed
+                if fact.lever == "start" and generation:
+                    row.change = "the best candidate so far, judged anew"
                 row.tokens, row.micro_usd = fact.tokens - report.tokens, fact.micro_usd - report.micro_usd
                 report.tokens, report.micro_usd = fact.tokens, fact.micro_usd
             case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
                 row = self.row(generation)
                 row.accepted, row.verdict = isinstance(fact, CandidateAccepted), fact.reason
-                row.seconds = (time - (row.began or time)) / 1e9
+                row.seconds = (time - (max(row.began, self._forked) or time)) / 1e9
             case RunPaused():
                 report.state = "paused"
             case RunResumed():
