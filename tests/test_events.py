@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-
 from test_projection import made
 
 from events import codec
