@@ -102,7 +102,7 @@ def _shape(fact: type[Fact], stream: str) -> _Shape:
         fact.__name__, fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=fact.__struct_config__.omit_defaults, gc=False
     )
     slot = {"slot": fact.SLOT or fact.tag()}
-    plain = msgspec.defstruct("Plain", [("data", data)], bases=(Plain,), namespace=slot, frozen=True, kw_only=True, gc=False)
+    plain: type[Any] = msgspec.defstruct("Plain", [("data", data)], bases=(Plain,), namespace=slot, frozen=True, kw_only=True, gc=False)
     key = attrgetter("run", "slot", *(f"data.{name}" for name in fact.KEY))
     return _Shape(f"{subjects.PREFIX[stream]}.", fact.VERSION, msgspec.json.Decoder(plain).decode, key)
 
