@@ -2,7 +2,8 @@
 
 import base64
 from collections.abc import Callable
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -59,14 +60,14 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
 
 
-class Plain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Plain(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename={"tag": "type"}):
     """An event for whoever passes it on: its envelope, and its data as an ordinary struct of the fact's fields."""
 
     id: str
     run: str
     source: str
     cause: str
-    type: str
+    tag: str
     version: int
     subject: str
     specversion: str
@@ -83,13 +84,27 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _data_decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(entry.fact) for tag, entry in BY_TAG.items()}
 
 
-def _plain_decoder(fact: type[Fact]) -> msgspec.json.Decoder[Any]:
+class _Shape(NamedTuple):
+    """How one type of event is read as `Plain`."""
+
+    prefix: str
+    """What its subjects begin with."""
+    version: int
+    decode: Callable[[bytes], Plain]
+    key: Callable[[Plain], tuple[str | int, ...]]
+    """What the event's id is derived from."""
+
+
+def _shape(fact: type[Fact], stream: str) -> _Shape:
     # a fact is made by way of __post_init__, which refuses numbers that JSON cannot hold
     fields = [(field.name, field.type, _default(field)) for field in msgspec.structs.fields(fact)]
     data = msgspec.defstruct(
         fact.__name__, fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=fact.__struct_config__.omit_defaults, gc=False
     )
-    return msgspec.json.Decoder(msgspec.defstruct("Plain", [("data", data)], bases=(Plain,), frozen=True, kw_only=True, gc=False))
+    slot = {"slot": fact.SLOT or fact.tag()}
+    plain: type[Any] = msgspec.defstruct("Plain", [("data", data)], bases=(Plain,), namespace=slot, frozen=True, kw_only=True, gc=False)
+    key = attrgetter("run", "slot", *(f"data.{name}" for name in fact.KEY))
+    return _Shape(f"{subjects.PREFIX[stream]}.", fact.VERSION, msgspec.json.Decoder(plain).decode, key)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:
@@ -98,9 +113,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
     return field.default
 
 
-_plain_decoders = {
-    tag: (f"{subjects.PREFIX[entry.stream]}.", entry.fact, _plain_decoder(entry.fact).decode) for tag, entry in BY_TAG.items()
-}
+_shapes = {tag: _shape(entry.fact, entry.stream) for tag, entry in BY_TAG.items()}
 
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From (tag, version as written) to a function that gives the data its present shape; a line of each old shape is in tests/histories."""
@@ -176,14 +189,14 @@ def plain_at(subject: str, payload: bytes) -> Plain | Event:
     """As `decode_at` at a quarter of the time; an event of an older shape, or one that cannot be read, goes that way."""
     tag = subjects.tag_of(subject)
     try:
-        prefix, fact, decode_plain = _plain_decoders[tag]
-        found: Plain = decode_plain(payload)
+        prefix, version, decode_plain, key = _shapes[tag]
+        found = decode_plain(payload)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return decode_at(subject, payload)
     entity = subjects.HEAD if tag == _HEAD_TAG else found.id
     stands_right = found.subject == subject == f"{prefix}{found.run}.{entity}.{tag}"
-    follows = found.id == event_id(found.run, fact, *[getattr(found.data, name) for name in fact.KEY])
-    return found if stands_right and follows and found.type == tag and found.version == fact.VERSION else decode_at(subject, payload)
+    follows = found.id == derive(*key(found))
+    return found if stands_right and follows and found.tag == tag and found.version == version else decode_at(subject, payload)
 
 
 def set_aside(sequence: int, subject: str, payload: bytes, reason: str, *, source: str, time: str) -> Event | None:

@@ -5,7 +5,7 @@ up to the event that the decision answers. What came between that event and the 
 controller did. Events that cannot be read are not folded.
 """
 
-import hashlib
+from hashlib import sha256
 from typing import NamedTuple
 
 import msgspec
@@ -44,13 +44,13 @@ class _Saved(msgspec.Struct):
     _folded: list[bytes]
     _first: int
     awaited: int
-    _waiting: list[tuple[str, bytes]]
+    _waiting: list[bytes]
 
 
 _head_decoder = msgspec.json.Decoder(_Head)
 _state_encoder = msgspec.msgpack.Encoder()
 _state_decoder = msgspec.msgpack.Decoder(_Saved)
-_DIGEST = hashlib.sha256().digest_size
+_DIGEST = sha256().digest_size
 
 
 class Chain:
@@ -66,14 +66,13 @@ class Chain:
         """How many of the last decision's outputs are still to come."""
         self._folded: list[bytes] = []
         """What was folded since the last decision: ids with digests, the last decision's outputs first."""
-        self._place: dict[str, int] = {}
         self._first = 0
-        self._waiting: list[tuple[str, bytes]] = []
+        self._waiting: list[bytes] = []
         """What stood before the last head, but was folded after its outputs."""
 
     def saved(self) -> bytes:
         """All that `restored` needs to go on from here."""
-        return _state_encoder.encode({name: value for name, value in vars(self).items() if name != "_place"})
+        return _state_encoder.encode(vars(self))
 
     @classmethod
     def restored(cls, saved: bytes) -> "Chain":
@@ -81,7 +80,6 @@ class Chain:
         state = _state_decoder.decode(saved)
         chain = cls(state.run)
         vars(chain).update(msgspec.structs.asdict(state))
-        chain._place = {folded[:-_DIGEST].decode(): place for place, folded in enumerate(state._folded)}
         return chain
 
     def take(self, sequence: int, subject: str, data: bytes) -> Broken | None:
@@ -92,19 +90,14 @@ class Chain:
         self._first = self._first or sequence
         if entity == HEAD:
             return self._decide(sequence, data)
-        self._fold(entity, entity.encode() + hashlib.sha256(data).digest())
+        self._folded.append(entity.encode() + sha256(data).digest())
         if self.awaited:
             self.awaited -= 1
             if not self.awaited:
                 self.finished = subject.endswith(_FINISHED)
-                for waited in self._waiting:
-                    self._fold(*waited)
+                self._folded += self._waiting
                 self._waiting = []
         return None
-
-    def _fold(self, id: str, entry: bytes) -> None:
-        self._place[id] = len(self._folded)
-        self._folded.append(entry)
 
     def _decide(self, sequence: int, data: bytes) -> Broken | None:
         made = _head_decoder.decode(data).data
@@ -112,19 +105,19 @@ class Chain:
             return self._break(sequence, made, f"comes before the last {self.awaited} events of the decision before it")
         if made.number != self.decisions + 1:
             return self._break(sequence, made, f"comes after decision {self.decisions}")
-        place = self._place.get(made.input)
+        answered = made.input.encode()
+        place = next((place for place in reversed(range(len(self._folded))) if self._folded[place][:-_DIGEST] == answered), None)
         if place is None:
             return self._break(sequence, made, f"answers event {made.input}, which does not stand since the decision before it")
-        folded = hashlib.sha256(b"".join(self._folded[: place + 1])).digest()
-        digest = hashlib.sha256(self.digest.encode() + folded).hexdigest()
+        folded = sha256(b"".join(self._folded[: place + 1])).digest()
+        digest = sha256(self.digest.encode() + folded).hexdigest()
         if digest != made.digest:
             return self._break(
                 sequence, made, f"was made on other events than those before it: their digest is {digest[:12]}, recorded {made.digest[:12]}"
             )
         self.decisions, self.digest, self.awaited = made.number, digest, made.outputs
-        ids = list(self._place)
-        self._waiting = list(zip(ids[place + 1 :], self._folded[place + 1 :], strict=True))
-        self._folded, self._place, self._first = [], {}, 0 if not self._waiting else self._first
+        self._folded, self._waiting = [], self._folded[place + 1 :]
+        self._first = self._first if self._waiting else 0
         return None
 
     def _break(self, sequence: int, made: DecisionMade, why: str) -> Broken:

@@ -12,11 +12,11 @@ import msgspec
 from msgspec import inspect
 
 from events.catalogue import BY_TAG
-from events.codec import Unreadable, plain_at
+from events.codec import Event, Plain, Unreadable, plain_at
 from events.errors import CheckFailed, NotFound, TryAgain, UsageError
 from events.fact import Fact
 from events.run import DecisionMade
-from events.subjects import LOG, run_of, tag_of
+from events.subjects import LOG, run_of
 from runtime.log import Stored, require_contiguous
 
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -34,6 +34,7 @@ VIEWS = {LOG: Path(__file__).with_name("views.sql")}
 _INCOMING = "seq BIGINT, time BIGINT, subject VARCHAR, tag VARCHAR, head VARCHAR, cause VARCHAR, source VARCHAR, size BIGINT, data VARCHAR"
 """What is appended of a message, as little as is needed: `time` is in microseconds since 1970, `head` the id of a head of decisions."""
 _TIME, _RUN, _ID = "make_timestamptz(time)", "split_part(subject, '.', 2)", "coalesce(head, split_part(subject, '.', 3))"
+_INSERT = f"INSERT INTO events SELECT seq, {_TIME}, subject, {_RUN}, tag, {_ID}, cause, source, size FROM incoming"
 _BOOKKEEPING = (
     "CREATE TABLE events (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, "
     "source VARCHAR, size BIGINT)",
@@ -66,7 +67,7 @@ class Part(NamedTuple):
 
     last: int
     """The sequence of the last of them."""
-    readable: list[Stored]
+    readable: list[tuple[Stored, Plain | Event]]
     incoming: list[tuple[Any, ...]]
     unreadable: list[tuple[Any, ...]]
 
@@ -139,13 +140,13 @@ class Archive:
             sequence, time, subject, data = row.sequence, row.time // 1000, row.subject, row.data
             try:
                 event = plain_at(subject, data)
-                tag = tag_of(subject)
+                tag = event.tag
                 if tag not in self._tables:
                     raise Unreadable(f"{tag} belongs on the stream {BY_TAG[tag].stream}, found on {self.stream}")
             except (Unreadable, RecursionError) as wrong:
                 part.unreadable.append((sequence, _EPOCH + timedelta(microseconds=time), subject, str(wrong), data))
                 continue
-            part.readable.append(row)
+            part.readable.append((row, event))
             head = event.id if tag == _HEAD_TAG else None
             text = _encode(event.data).decode()
             part.incoming.append((sequence, time, subject, tag, head, event.cause, event.source, len(data), text))
@@ -159,10 +160,9 @@ class Archive:
         try:
             self._append("unreadable", part.unreadable)
             self._append("incoming", part.incoming)
-            self._run(f"INSERT INTO events SELECT seq, {_TIME}, subject, {_RUN}, tag, {_ID}, cause, source, size FROM incoming")
-            for tag in sorted({row[3] for row in part.incoming}):
-                self._run(self._tables[tag].insert)
-            self._run("TRUNCATE incoming")
+            tags = sorted({row[3] for row in part.incoming})
+            # in one call, which gives up Python's lock once
+            self._run(";".join([_INSERT, *(self._tables[tag].insert for tag in tags), "TRUNCATE incoming"]))
             self._run(f"UPDATE cursor SET seq = {part.last}")
         except BaseException:
             self._undo()

@@ -5,6 +5,7 @@ What the chains stand at is kept in the file too (the schema `rebuild`) and move
 it, since the archivist filled it, that part of the log is read once more for the chains alone.
 """
 
+import gc
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from events.errors import CheckFailed, UsageError
-from events.subjects import LOG, run_of
+from events.subjects import LOG
 from replay.chain import Broken, Chain
 from replay.projection import Archive, Part
 from runtime.log import Stored, require_contiguous
@@ -58,10 +59,13 @@ def rebuild(
     Where the source is not `whole`, as an export of one run, sequences may be missing. `told` hears how far the log was read, and `end`.
     Raises what `Archive` does, and `UsageError` where the file holds another run or was filled from another log.
     """
-    archive = Archive(into, LOG, run)
+    archive, collected = Archive(into, LOG, run), gc.isenabled()
+    gc.disable()  # what is made here by the million has no cycles
     try:
         return _Rebuild(archive, read, end, whole, told).go_on()
     finally:
+        if collected:
+            gc.enable()
         archive.close()
 
 
@@ -129,12 +133,10 @@ class _Rebuild:
 
     def _check(self, part: Part) -> None:
         chains = self.chains
-        for stored in part.readable:
-            subject = stored.subject
-            run = run_of(subject)
-            if (chain := chains.get(run)) is None:
-                chain = chains[run] = Chain(run)
-            if broken := chain.take(stored.sequence, subject, stored.data):
+        for stored, event in part.readable:
+            if (chain := chains.get(event.run)) is None:
+                chain = chains[event.run] = Chain(event.run)
+            if broken := chain.take(stored.sequence, stored.subject, stored.data):
                 self.broken = self.broken or broken
 
     def _state(self, position: int) -> bytes:

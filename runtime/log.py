@@ -18,7 +18,7 @@ BATCH_LIMIT = 1000
 """Most messages that the server takes in one atomic batch (NATS ADR-50)."""
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A message as the log holds it; `time` is when the log stored it, in nanoseconds since 1970."""
 
     sequence: int
