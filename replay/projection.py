@@ -22,7 +22,7 @@ from runtime.log import Stored, require_contiguous
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
     "max_temp_directory_size": "8GB",
-    "threads": "1",
+    "threads": "2",
     "checkpoint_threshold": "64MB",
     "enable_external_access": "false",
     "python_enable_replacements": "false",
