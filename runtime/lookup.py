@@ -32,8 +32,12 @@ class Attempted(NamedTuple):
 
 async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], past: Sequence[Span] = ()) -> dict[str, F]:
     """Those of these events of one type that stand in the log."""
+    return await _by_id(log, [Span(run), *past], kind, ids)
+
+
+async def _by_id(log: Log, spans: Sequence[Span], kind: type[F], ids: Sequence[str]) -> dict[str, F]:
     found: dict[str, F] = {}
-    for event in await _events(log, [Span(run), *past], [(id, kind.tag()) for id in ids]):
+    for event in await _events(log, spans, [(id, kind.tag()) for id in ids]):
         if isinstance(event.data, kind):
             found[event.id] = event.data
     return found
@@ -56,8 +60,8 @@ async def _events(log: Log, spans: Sequence[Span], wanted: Sequence[tuple[str, s
 async def attempts(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[Attempted]:
     """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no such request."""
     for span in (Span(run), *past):
-        if (requested := (await by_id(log, span.run, RolloutsRequested, [request])).get(request)) is not None:
-            return await of_ids(log, span.run, attempt_ids(span.run, request, requested))
+        if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
+            return await of_ids(log, span, attempt_ids(span.run, request, requested))
     raise CheckFailed(f"Request {request} of run {run} is not in the log.")
 
 
@@ -70,17 +74,18 @@ def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[st
 async def failures(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> dict[str, RolloutFailed]:
     """The attempts of one request that did not run."""
     for span in (Span(run), *past):
-        if (requested := (await by_id(log, span.run, RolloutsRequested, [request])).get(request)) is not None:
-            return await by_id(log, span.run, RolloutFailed, attempt_ids(span.run, request, requested))
+        if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
+            return await _by_id(log, [span], RolloutFailed, attempt_ids(span.run, request, requested))
     return {}
 
 
-async def of_ids(log: Log, run: str, ids: Sequence[str]) -> list[Attempted]:
+async def of_ids(log: Log, span: Span, ids: Sequence[str]) -> list[Attempted]:
     """The attempts of these ids that ran, in this order."""
-    recorded = await by_id(log, run, TrajectoryRecorded, ids)
-    scores = await by_id(log, run, TrajectoryScored, [codec.event_id(run, TrajectoryScored, id) for id in recorded])
+    recorded = await _by_id(log, [span], TrajectoryRecorded, ids)
+    scores = await _by_id(log, [span], TrajectoryScored, [codec.event_id(span.run, TrajectoryScored, id) for id in recorded])
     of = {scored.trajectory: scored for scored in scores.values()}
-    calls = await by_id(log, run, ModelCalled, sorted({use.call for trajectory in recorded.values() for use in trajectory.calls}))
+    used = sorted({use.call for trajectory in recorded.values() for use in trajectory.calls})
+    calls = await _by_id(log, [span], ModelCalled, used)
     return [
         Attempted(
             id,

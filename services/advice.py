@@ -42,7 +42,7 @@ async def asked(
     tables = RunTables(lambda sql: query(context.node.directory, sql), run, past, event.id, loaded.public.train)
 
     def fetch(id: str) -> Shown | None:
-        found = [one for span in (Span(run), *past) for one in context.wait_for(of_ids(log, span.run, [id]))]
+        found = [one for span in (Span(run), *past) for one in context.wait_for(of_ids(log, span, [id]))]
         return describing.ran(found[0]) if found and found[0].recorded.split == "train" else None
 
     def conversation() -> list[Fact]:

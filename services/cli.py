@@ -373,6 +373,10 @@ def sql(query: str | None, directory: Path, file: Path | None, form: str, as_jso
         except (OSError, UnicodeDecodeError) as wrong:
             raise NotFound(f"{file} cannot be read ({wrong}).") from wrong
     assert query is not None
+    if archive:
+        from services.rebuilding import require_duckdb
+
+        require_duckdb(archive)
     render(query_file(archive, query) if archive else ask(directory, query), "json" if as_json else form)
 
 

@@ -11,7 +11,7 @@ from algorithms.learning import NAMES
 from events.errors import NotFound, UsageError
 from events.run import RunStarted
 from events.subjects import check_run_name
-from replay.history import History, is_export
+from replay.history import History
 from replay.replayer import point
 from runtime import lineage
 from runtime.blobs import Blobs
@@ -20,7 +20,7 @@ from services import budget as budgets
 from services.node import Node
 from services.replaying import read
 from services.running import Order, base_of, begin, carry_out, check
-from services.sources import imported
+from services.sources import as_files
 from tasks.loading import load
 
 LEVERS = {"both": ("scaffold", "weights"), "scaffold": ("scaffold",), "weights": ("weights",)}
@@ -35,7 +35,7 @@ def fork_run(directory: Path, name: str, at: str, settings: Sequence[str], new_n
     if new_name:
         check_run_name(new_name)
 
-    if name in imported(node) or is_export(Path(name)):
+    if as_files(node, name) is not None:
         raise UsageError(f"Run {name} is here as files, and a fork shares its parent's log: fork it where it was run.")
     parent = read(directory, name)
     sequence = point(parent.messages, at)

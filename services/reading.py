@@ -15,7 +15,7 @@ from runtime.log import Log, Stored, readable
 from runtime.wire import rfc3339
 from services.node import Node
 from services.report import Report, collect
-from services.sources import find_run, imported, on_logs, recorded, runs_of
+from services.sources import as_files, find_run, imported, on_logs, recorded, runs_of
 from services.tables import final_table, generations_table, stdout
 
 READ = 2000
@@ -91,7 +91,7 @@ def show_run(directory: Path, name: str, as_json: bool) -> None:
         return await collect(log, gold, await find_run(log, name))
 
     node = Node(directory)
-    if name in imported(node) or history.is_export(Path(name)):
+    if as_files(node, name) is not None:
         run = recorded(directory, name)
         report = asyncio.run(collect(run.log, history.RecordedLog(run.gold, GOLD), run.run))
     else:

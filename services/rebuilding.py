@@ -13,13 +13,13 @@ import msgspec
 from events.errors import CheckFailed, UsageError
 from events.subjects import LOG
 from replay.chain import Broken
-from replay.history import History, is_export
+from replay.history import History
 from replay.rebuild import Rebuilt
 from replay.rebuild import rebuild as rebuild_file
 from runtime.log import Stored
 from runtime.wire import Bulk
 from services.node import Node
-from services.sources import find_run, imported, opened, recorded
+from services.sources import as_files, find_run, opened, recorded
 from services.tables import counting
 
 Told = Callable[[int, int], None]
@@ -51,11 +51,12 @@ def rebuild(directory: Path, run: str | None, into: Path, parquet: Path | None, 
     """
     if parquet is not None:
         require_empty(parquet)
+    require_duckdb(into)
     into.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     node = Node(directory)
     with counting("rebuilding", "events") as told:
-        if run and (is_export(Path(run)) or run in imported(node)):
+        if run and as_files(node, run) is not None:
             name, end, found = _of_files(recorded(directory, run), into, told)
         else:
             name, end, found = asyncio.run(_of_log(node, run or "", into, told))
@@ -76,6 +77,12 @@ def rebuild(directory: Path, run: str | None, into: Path, parquet: Path | None, 
     )
     click.echo(msgspec.json.encode(summary).decode() if as_json else _words(summary))
     return CheckFailed.code if found.broken or found.gap else 0
+
+
+def require_duckdb(file: Path) -> None:
+    """Raise `UsageError` for a file that is there and is no DuckDB file."""
+    if file.is_file() and file.stat().st_size and file.open("rb").read(12)[8:] != b"DUCK":
+        raise UsageError(f"{file} is no DuckDB file, and is left as it is: name another.")
 
 
 def require_empty(folder: Path) -> None:
@@ -111,7 +118,7 @@ async def _of_log(node: Node, run: str, into: Path, told: Told) -> tuple[str, in
 
 
 def _of_files(run: History, into: Path, told: Told) -> tuple[str, int, Rebuilt]:
-    """From an export, with the past of a forked run."""
+    """From an export."""
     messages = run.everything
     sequences, end = [stored.sequence for stored in messages], messages[-1].sequence
 
@@ -119,7 +126,7 @@ def _of_files(run: History, into: Path, told: Told) -> tuple[str, int, Rebuilt]:
         first = bisect_left(sequences, start)
         return messages[first : first + limit]
 
-    return run.run, end, rebuild_file(read, into, end=end, whole=False, told=told)
+    return run.run, end, rebuild_file(read, into, run.run, end=end, whole=False, told=told)
 
 
 def _tables(archive: Path) -> list[str]:

@@ -79,13 +79,20 @@ def imported(node: Node) -> list[str]:
     return sorted(path.name for path in node.imports.glob("*") if history.is_export(path))
 
 
+def as_files(node: Node, name: str) -> Path | None:
+    """Where a run is that is here as files: an imported one by its name or the only one that begins so, or the path of an export."""
+    having = [run for run in imported(node) if run == name] or [run for run in imported(node) if run.startswith(name)]
+    if len(having) == 1:
+        return node.imports / having[0]
+    named = Path(name)
+    return named if history.is_export(named) and (len(named.parts) > 1 or not node.nats_dir.is_dir()) else None
+
+
 def recorded(directory: Path, name: str) -> History:
     """The run of that name: an export's folder, an imported run, or one on the directory's log, by the beginning of its name too."""
     node = Node(directory)
-    if history.is_export(Path(name)):
-        return history.read(Path(name))
-    if name in imported(node):
-        return history.read(node.imports / name)
+    if (folder := as_files(node, name)) is not None:
+        return history.read(folder)
 
     async def look(log: Log, gold: Log) -> History:
         return await history.of_log(log, gold, await find_run(log, name), Blobs(node.blobs), Blobs(node.gold_blobs))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from events import codec
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
 from events.codec import Event
@@ -29,6 +30,7 @@ from runtime.agents.providers import model_of
 from runtime.agents.rules import Choice
 from runtime.blobs import Blobs
 from runtime.decider import Course
+from runtime.lineage import as_folded
 from runtime.log import Stored
 from runtime.run_decider import DECIDER, RunState
 from services import feedback_agent, verifier
@@ -268,9 +270,10 @@ def _turn(stage: Stage, judged: Judged) -> tuple[Turn | None, str]:
     place = {told.event.id: told.sequence for told in recorded.events}
     answers = {told.event.id: said for told, said in recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)}
     was, would = (Seen(Course(DECIDER, run), by, []) for by in (recorded.judged, judged))
-    for told in recorded.events:
+    for number, told in enumerate(recorded.events):
         if told.event.run != run:
-            return None, f"{unknown} What {told.event.run}, a fork of {run}, decided itself has not been gone through.".lstrip()
+            run = told.event.run
+            was, would = (seen.forked(run, recorded.events[:number]) for seen in (was, would))
         old, new = was.feed(told), would.feed(told)
         if words := _words([event.data for event in old], [event.data for event in new]):
             at = [place[event.id] for event in old if event.id in place]
@@ -293,6 +296,14 @@ class Seen(NamedTuple):
     course: Course[RunState]
     judged: Judged
     told: list[Event]
+
+    def forked(self, run: str, past: Sequence[Told]) -> "Seen":
+        """The fork of that name, which goes on from this past."""
+        course = Course(DECIDER, run)
+        events = [_rejudged(told.event, self.judged) for told in past]
+        messages = [msgspec.structs.replace(told.stored, data=codec.encode(event)) for told, event in zip(past, events, strict=True)]
+        course.inherit(as_folded(messages))
+        return self._replace(course=course)
 
     def feed(self, told: Told) -> list[Event]:
         """What is decided at the next event."""
@@ -475,7 +486,7 @@ def _verifier_lines(swapped: Swapped) -> list[str]:
     if swapped.turn:
         lines.append(f"The first to come out differently, at sequence {swapped.turn.sequence}: {swapped.turn.words}.")
         lines.append(f"What follows from it is not recorded; `{swapped.fork}` plays on from before the first reward that differs.")
-    else:
+    elif not swapped.unknown:
         lines.append("Every decision would have been the same.")
     return [*lines, swapped.unknown] if swapped.unknown else lines
 

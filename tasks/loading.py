@@ -192,7 +192,7 @@ class Task(msgspec.Struct, frozen=True):
             return function(*given)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise without_extra(error) or self._broken(part, f"{name} raised {type(error).__name__}: {error}") from error
 
 
@@ -254,7 +254,7 @@ def from_source(source: str, file: str, package: str, names: Sequence[str]) -> M
     sys.modules[module.__name__] = module  # where dataclasses and structs look their annotations up
     try:
         exec(compile(source, file, "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         raise _not_imported(file, error) from error
     return _defining(module, file, names)

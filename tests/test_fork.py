@@ -11,6 +11,7 @@ from test_replay import recorded
 from test_run_decider import started
 
 from events import codec
+from events.choice import LeverChosen
 from events.errors import CheckFailed
 from events.judgement import CandidateEvaluated
 from events.play import RolloutsRequested
@@ -24,6 +25,7 @@ from runtime.log import Stored, append_once, readable
 from runtime.log_memory import MemoryLog, MemoryStream
 from runtime.lookup import attempt_ids, by_id, of_types
 from runtime.run_decider import DECIDER
+from services.feedback_agent import TOLD, history
 
 CHILD = "child"
 
@@ -174,3 +176,42 @@ def test_a_past_that_was_changed_is_refused(parent: list[Stored]) -> None:
     wrong = [msgspec.structs.replace(parent[5], data=parent[5].data + b" "), *parent[6:60]]
     with pytest.raises(CheckFailed, match="its fork was made from"):
         redecide(recorded(told.messages, run=told.run, past=[*parent[:5], *wrong]))
+
+
+def test_a_fork_of_what_waits_to_be_asked_again_may_be_judged_by_another_verifier(parent: list[Stored]) -> None:
+    first = forked(parent[: place_of_scores(parent) + 2])
+    past = [*parent[: place_of_scores(parent) + 2], *first.messages[:1]]  # the fork has begun, and has not asked again yet
+    told = forked(past, verifier="v2").go_on()
+    assert of(told.messages, RunFinished) and redecide(recorded(told.messages, run=told.run, past=past)).difference is None
+
+
+def place_of_scores(messages: Sequence[Stored]) -> int:
+    return next(place for place, stored in enumerate(messages) if stored.subject.endswith("trajectory_scored"))
+
+
+def test_a_run_that_its_agent_ended_goes_on_under_another_verifier() -> None:
+    told = Told()
+    told.say(started(generations=5))
+    while told.course.state.phase != "asked" or told.course.state.generation < 2:
+        told.say(unanswered(told.messages)[0])
+    told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
+    assert ended(told.messages)[-1] == "enough"
+    for changes in ({}, {"verifier": "v2"}, {"base_model": "c"}):
+        assert ended(forked(told.messages, **changes).go_on().messages)[-1] == "all 5 generations are done"
+
+
+def test_judging_anew_takes_a_generation_of_its_own_that_counts_for_none(parent: list[Stored]) -> None:
+    told = forked(parent, verifier="v2", generations=7).go_on()
+    evaluated = of(told.messages, CandidateEvaluated)
+    assert [(one.generation, one.lever) for one in evaluated] == [(6, "start"), (7, "weights"), (8, "weights")]
+    choice = LeverChosen(generation=7, lever="weights", action="grpo", reason="", propensities={}, diagnosis={})
+    known = [event for event in readable([*parent, *told.messages]) if isinstance(event.data, TOLD)]
+    known.append(codec.event(choice, run=told.run, source="feedback_agent", cause="", time=""))
+    (tried,) = history(known, 8)
+    assert (tried.before, tried.after) == (evaluated[0].score, evaluated[1].score)
+
+
+def test_a_fork_without_the_weights_ends_the_update_under_way(parent: list[Stored]) -> None:
+    trained = next(end for end in whole(parent) if any("adapter_served" in stored.subject for stored in parent[:end]))
+    told = forked(parent[:trained], levers=("scaffold",)).go_on()
+    assert not [one for one in of(told.messages, TrainingBatchSealed) if one.generation == 3] and of(told.messages, RunFinished)

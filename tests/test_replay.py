@@ -97,6 +97,14 @@ def test_one_changed_byte_of_a_decision_is_found_where_it_stands(tag: str, whole
     assert found and found.sequence == whole[place].sequence and found.decided == data.decode()
 
 
+def test_a_decision_whose_head_cannot_be_read_is_a_difference(whole: list[Stored]) -> None:
+    head = decisions(whole)[5]
+    place = whole.index(head.messages[0])
+    wrong = msgspec.structs.replace(whole[place], data=whole[place].data.replace(b'"number":5', b'"number":x'))
+    found = redecide(recorded([*whole[:place], wrong, *whole[place + 1 :]]))
+    assert found.difference and found.difference.sequence == head.sequence and found.decisions == 4
+
+
 def test_one_changed_byte_of_what_a_service_said_is_found_at_the_next_decision(whole: list[Stored]) -> None:
     place = place_of(whole, "trajectory_scored", 40)
     head = next(stored for stored in whole[place:] if stored.subject.endswith("decision_made"))
@@ -224,3 +232,14 @@ def test_a_damaged_blob_of_an_export_is_named(whole: list[Stored], tmp_path: Pat
     exported.blobs.path(digest).write_bytes(b"adaptor")
     with pytest.raises(CheckFailed, match=digest):
         history.check_blobs(exported)
+    exported.blobs.path(digest).unlink()
+    with pytest.raises(CheckFailed, match="has 0 blobs, and 1 were exported"):
+        history.check_blobs(exported)
+
+
+def test_an_export_cannot_name_a_place_elsewhere(whole: list[Stored], tmp_path: Path) -> None:
+    history.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
+    manifest = tmp_path / "out" / "export.json"
+    manifest.write_bytes(manifest.read_bytes().replace(f'"run": "{RUN}"'.encode(), b'"run": "../../out"'))
+    with pytest.raises(UsageError, match="cannot name a run"):
+        history.read(tmp_path / "out")
