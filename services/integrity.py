@@ -23,7 +23,7 @@ from events.fact import Fact
 from events.gold import GoldScored
 from events.play import ModelCalled
 from events.run import DecisionMade, EventSetAside, RunStarted
-from events.subjects import GOLD, LOG
+from events.subjects import GOLD, LOG, run_of
 from events.weights import AdapterPublished
 from replay.chain import Broken, Chain
 from runtime.blobs import Blobs
@@ -50,6 +50,8 @@ class Fault(msgspec.Struct, frozen=True):
     last: int
     what: str
     """A sentence, without its full stop."""
+    run: str = ""
+    """Whose events are wrong; empty for what is missing, which may have been any run's."""
 
     def __str__(self) -> str:
         """For a person."""
@@ -109,14 +111,15 @@ class Examination:
         try:
             event = codec.decode_at(stored.subject, stored.data)
         except codec.Unreadable as wrong:
-            fault = self._fault(stored.sequence, f"sequence {stored.sequence} on {stored.subject} cannot be read: {wrong}")
+            what = f"sequence {stored.sequence} on {stored.subject} cannot be read: {wrong}"
+            fault = self._fault(stored.sequence, what, run_of(stored.subject))
             self._unreadable[stored.sequence] = fault, stored.data
             return
         self.events += 1
         self._runs.add(event.run)
         if stored.data != (written := codec.encode(event)) and not _same_event(stored.data, written):
             what = f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
-            self._faults.append(self._fault(stored.sequence, what))
+            self._faults.append(self._fault(stored.sequence, what, event.run))
         match event.data:
             case EventSetAside(sequence=sequence, size=size, bytes=kept) if sequence in self._unreadable:
                 data = self._unreadable[sequence][1]
@@ -157,9 +160,9 @@ class Examination:
             self._faults.append(self._fault(last + 1, what))
         exact = [*self._faults, *(fault for fault, _ in self._unreadable.values())]
         for run, chain in self._chains.items():
-            if chain.awaited and not chain.broken and not any(fault.last > self._heads[run] for fault in exact):
+            if chain.awaited and not chain.broken and not any(fault.last > self._heads[run] and fault.run in ("", run) for fault in exact):
                 what = f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its events, which were appended with it"
-                exact.append(Fault(self.stream, last + 1, last + chain.awaited, what))
+                exact.append(Fault(self.stream, last + 1, last + chain.awaited, what, run))
         broken = [self._of(of) for of in self._broken if not any(self._explains(fault, of) for fault in exact)]
         return sorted([*exact, *broken], key=lambda fault: fault.last if fault in broken else fault.first)
 
@@ -182,14 +185,15 @@ class Examination:
             self._heads[event.run] = stored.sequence
 
     def _explains(self, fault: Fault, broken: Broken) -> bool:
-        return fault.first <= broken.last and fault.last >= min(broken.first, self._heads.get(broken.run, 0))
+        begins = min(broken.first, self._heads.get(broken.run, 0))
+        return fault.run in ("", broken.run) and fault.first <= broken.last and fault.last >= begins
 
     def _of(self, broken: Broken) -> Fault:
         what = f"{str(broken)[0].lower()}{str(broken).removesuffix('.')[1:]}; what was changed or lost lies in the sequences"
-        return Fault(self.stream, broken.first, broken.last, f"{what} {broken.first} to {broken.last}")
+        return Fault(self.stream, broken.first, broken.last, f"{what} {broken.first} to {broken.last}", broken.run)
 
-    def _fault(self, sequence: int, what: str) -> Fault:
-        return Fault(self.stream, sequence, sequence, what)
+    def _fault(self, sequence: int, what: str, run: str = "") -> Fault:
+        return Fault(self.stream, sequence, sequence, what, run)
 
 
 def blobs_of(fact: Fact) -> list[tuple[str, bool]]:

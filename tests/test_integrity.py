@@ -115,6 +115,20 @@ def test_a_changed_reward_is_found_by_the_chain() -> None:
     assert "decision 3 of run r, at sequence" in str(fault) and f"lies in the sequences {fault.first} to {fault.last}" in str(fault)
 
 
+def test_what_is_wrong_in_one_run_explains_nothing_of_another() -> None:
+    one = changed(a_run(), "trajectory_scored", b'"reward":', b'"reward":1')[1]
+    (broken,) = examined(one)
+    unreadable = Stored(broken.first, 1, "evolog.other.x.lever_chosen", b"\xff")
+    both = [*one[: broken.first - 1], unreadable, *(moved(stored, 1) for stored in one[broken.first - 1 :])]
+    assert [(fault.run, fault.first) for fault in examined(both)] == [("other", broken.first), (RUN, broken.first + 1)]
+    of_run = msgspec.structs.replace(unreadable, subject=f"evolog.{RUN}.x.lever_chosen")
+    assert [fault.run for fault in examined([of_run if stored is unreadable else stored for stored in both])] == [RUN]
+
+
+def moved(stored: Stored, by: int) -> Stored:
+    return msgspec.structs.replace(stored, sequence=stored.sequence + by)
+
+
 def test_what_never_was_an_event_and_was_set_aside_is_no_damage() -> None:
     messages = a_run()
     poison = Stored(len(messages) + 1, 1, f"evolog.{RUN}.x.lever_chosen", b"\xff no JSON")
