@@ -228,7 +228,45 @@ def _server_name(passwords: Mapping[str, str]) -> str:
 
 
 def _pid_file(directory: Path) -> Path:
+    # there from a server's start until it has ended in good order
     return store(directory) / "server.pid"
+
+
+def ended_well(directory: Path) -> bool:
+    """Whether the last server wrote out the indexes of its streams: else the next one makes them anew, and cuts off what is damaged."""
+    streams = {block.parent for block in _blocks(store(directory))}
+    return not _pid_file(directory).exists() and all((messages / "index.db").exists() for messages in streams)
+
+
+def cut(before: Path, after: Path) -> dict[str, int]:
+    """How many bytes less the files of each stream have in the second store than in the first, which is as it was before a server's start.
+
+    A message whose writing was broken off at the end of a file does not count: it was never acknowledged.
+    """
+    lost: dict[str, int] = {}
+    for block in _blocks(before):
+        now = after / block.relative_to(before)
+        size = now.stat().st_size if now.exists() else 0
+        if size < block.stat().st_size:
+            with block.open("rb") as file:
+                file.seek(size)
+                tail = file.read()
+            if not _broken_off(tail):
+                stream = block.parent.parent.name
+                lost[stream] = lost.get(stream, 0) + len(tail)
+    return lost
+
+
+def _blocks(of: Path) -> list[Path]:
+    return sorted(of.glob("jetstream/*/streams/*/msgs/*.blk"))
+
+
+def _broken_off(tail: bytes) -> bool:
+    # a record: its length (4 bytes, the highest bit for headers), its sequence (8), time, subject, data; so the next sequence follows no
+    # record that was broken off, whatever a damaged length says
+    length = int.from_bytes(tail[:4], "little") & 0x7FFFFFFF
+    following = (int.from_bytes(tail[4:12], "little") + 1).to_bytes(9, "little")[:8]
+    return not any(tail) or (length > len(tail) and following not in tail[12:])
 
 
 async def bootstrap(url: str, user: str, password: str) -> None:
@@ -424,7 +462,7 @@ class EmbeddedServer:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_room(self.directory, FREE_AT_START if self._process is None else FREE_TO_GO_ON)
         binary = find_binary()
-        await _end_left_over(self.directory)
+        await end_left_over(self.directory)
         while True:
             config = write_config(self.directory, self.port, self.passwords)
             try:
@@ -463,7 +501,7 @@ class EmbeddedServer:
                 return
             await asyncio.sleep(0.005)
         code = self._process.returncode
-        await self.stop()
+        await end(self._process)
         how = f"did not accept connections within {START_LIMIT:.0f} s" if code is None else f"ended with exit code {code}"
         raise Unavailable(f"nats-server {how}: {last_line(log)} (its log is {log}).")
 
@@ -490,8 +528,8 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """End it in good order, or by force after five seconds."""
-        if self._process is not None:
-            await end(self._process)
+        if self._process is not None and await end(self._process) == 0:
+            _pid_file(self.directory).unlink(missing_ok=True)
 
 
 async def end(process: asyncio.subprocess.Process, grace: float = 5.0) -> int:
@@ -519,8 +557,8 @@ def last_line(log: Path, start: int = 0) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-async def _end_left_over(directory: Path) -> None:
-    # a server whose supervisor was killed: on Linux it is gone or going, elsewhere it has to be stopped
+async def end_left_over(directory: Path) -> None:
+    """End a server whose supervisor was killed: on Linux it is gone or going, elsewhere it has to be stopped."""
     try:
         pid = int(_pid_file(directory).read_text())
     except (OSError, ValueError):

@@ -7,10 +7,7 @@ before them, and blobs must hash to their names. The end of the log alone could 
 
 import asyncio
 import base64
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,23 +18,23 @@ from events import codec
 from events.change import ScaffoldProposed
 from events.choice import AgentCalled, ContextAssembled
 from events.codec import SET_ASIDE_BYTES, Event
-from events.errors import CheckFailed, NotFound, UserError
+from events.errors import CheckFailed, UserError
 from events.fact import Fact
 from events.gold import GoldScored
 from events.play import ModelCalled
 from events.run import DecisionMade, EventSetAside, RunStarted
-from events.subjects import GOLD, LOG
+from events.subjects import GOLD, LOG, run_of
 from events.weights import AdapterPublished
 from replay.chain import Broken, Chain
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection
 from runtime.log import Stored
-from runtime.server import API, FREE_AT_START, require_room
+from runtime.server import API, cut
 from runtime.wire import rfc3339
 from services.context import operator
 from services.node import Node
 from services.query import query
-from services.sources import opened
+from services.sources import copied, require_log, served
 from services.tables import working
 
 READ = 5000
@@ -53,6 +50,8 @@ class Fault(msgspec.Struct, frozen=True):
     last: int
     what: str
     """A sentence, without its full stop."""
+    run: str = ""
+    """Whose events are wrong; empty for what is missing, which may have been any run's."""
 
     def __str__(self) -> str:
         """For a person."""
@@ -96,6 +95,7 @@ class Examination:
         self.blobs: dict[str, Named] = {}
         self._runs: set[str] = set()
         self._faults: list[Fault] = []
+        self._missing = False
         self._unreadable: dict[int, tuple[Fault, bytes]] = {}
         self._chains: dict[str, Chain] = {}
         self._heads: dict[str, int] = {}
@@ -111,14 +111,15 @@ class Examination:
         try:
             event = codec.decode_at(stored.subject, stored.data)
         except codec.Unreadable as wrong:
-            fault = self._fault(stored.sequence, f"sequence {stored.sequence} on {stored.subject} cannot be read: {wrong}")
+            what = f"sequence {stored.sequence} on {stored.subject} cannot be read: {wrong}"
+            fault = self._fault(stored.sequence, what, run_of(stored.subject))
             self._unreadable[stored.sequence] = fault, stored.data
             return
         self.events += 1
         self._runs.add(event.run)
         if stored.data != (written := codec.encode(event)) and not _same_event(stored.data, written):
             what = f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
-            self._faults.append(self._fault(stored.sequence, what))
+            self._faults.append(self._fault(stored.sequence, what, event.run))
         match event.data:
             case EventSetAside(sequence=sequence, size=size, bytes=kept) if sequence in self._unreadable:
                 data = self._unreadable[sequence][1]
@@ -130,8 +131,12 @@ class Examination:
         if self.stream == LOG:
             self._chain(stored, event)
 
-    def end(self, last: int, messages: int, archived: int = 0) -> list[Fault]:
-        """All that is wrong; the server says that it has so many `messages`, up to `last`, and the archive has read to `archived`."""
+    def end(self, last: int, messages: int, archived: int = 0, lost: int = 0) -> list[Fault]:
+        """All that is wrong.
+
+        The server says that it has so many `messages`, up to `last`, and has `lost` so many bytes of its files when it started; the archive
+        has read to `archived`.
+        """
         if self._last.sequence < last:
             self._gap(last + 1, "and the end of the log")
         read = self.events + self.set_aside + len(self._unreadable)
@@ -147,11 +152,17 @@ class Examination:
                     f"to {archived}, and the log now ends after {_place(self._last)}",
                 )
             )
+        elif lost and not self._missing:
+            what = (
+                f"events are missing from its end: sequence {last + 1} is the first, after {_place(self._last)}; {lost:,} bytes of its "
+                "files are damaged, or stand behind what is, and a server cuts them off"
+            )
+            self._faults.append(self._fault(last + 1, what))
         exact = [*self._faults, *(fault for fault, _ in self._unreadable.values())]
         for run, chain in self._chains.items():
-            if chain.awaited and not chain.broken and not any(fault.last > self._heads[run] for fault in exact):
+            if chain.awaited and not chain.broken and not any(fault.last > self._heads[run] and fault.run in ("", run) for fault in exact):
                 what = f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its events, which were appended with it"
-                exact.append(Fault(self.stream, last + 1, last + chain.awaited, what))
+                exact.append(Fault(self.stream, last + 1, last + chain.awaited, what, run))
         broken = [self._of(of) for of in self._broken if not any(self._explains(fault, of) for fault in exact)]
         return sorted([*exact, *broken], key=lambda fault: fault.last if fault in broken else fault.first)
 
@@ -163,6 +174,7 @@ class Examination:
         first, count = self._last.sequence + 1, upto - 1 - self._last.sequence
         before = _place(self._last) if self._last.sequence else "the beginning"
         what = f"sequence {first} is missing" if count == 1 else f"{count:,} events are missing from sequence {first} to {upto - 1}"
+        self._missing = True
         self._faults.append(Fault(self.stream, first, upto - 1, f"{what}, between {before} {after}; the server dropped what was damaged"))
 
     def _chain(self, stored: Stored, event: Event) -> None:
@@ -173,14 +185,15 @@ class Examination:
             self._heads[event.run] = stored.sequence
 
     def _explains(self, fault: Fault, broken: Broken) -> bool:
-        return fault.first <= broken.last and fault.last >= min(broken.first, self._heads.get(broken.run, 0))
+        begins = min(broken.first, self._heads.get(broken.run, 0))
+        return fault.run in ("", broken.run) and fault.first <= broken.last and fault.last >= begins
 
     def _of(self, broken: Broken) -> Fault:
         what = f"{str(broken)[0].lower()}{str(broken).removesuffix('.')[1:]}; what was changed or lost lies in the sequences"
-        return Fault(self.stream, broken.first, broken.last, f"{what} {broken.first} to {broken.last}")
+        return Fault(self.stream, broken.first, broken.last, f"{what} {broken.first} to {broken.last}", broken.run)
 
-    def _fault(self, sequence: int, what: str) -> Fault:
-        return Fault(self.stream, sequence, sequence, what)
+    def _fault(self, sequence: int, what: str, run: str = "") -> Fault:
+        return Fault(self.stream, sequence, sequence, what, run)
 
 
 def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
@@ -209,27 +222,8 @@ def damaged(blobs: Blobs, named: Named) -> str:
     return ""
 
 
-@contextlib.contextmanager
-def untouched(node: Node) -> Iterator[Node]:
-    """The directory while it is up, else a copy of its log: a server that starts on damaged files cuts them, and they may be all there is.
-
-    Raises `NotFound` for a directory without a log, and `TryAgain` without room for the copy.
-    """
-    if node.alive():
-        yield node
-        return
-    if not node.nats_dir.exists():
-        raise NotFound(f"There is no log in {node.directory}: name a directory that `evolog up` made, with --dir.")
-    with node.hold():
-        require_room(node.directory, FREE_AT_START + sum(path.stat().st_size for path in node.nats_dir.rglob("*")))
-        with tempfile.TemporaryDirectory(dir=node.directory, prefix="integrity-") as folder:
-            copy = Node(Path(folder))
-            shutil.copytree(node.nats_dir, copy.nats_dir)
-            yield copy
-
-
-async def examine(connection: Connection, node: Node, said: Callable[[str], None]) -> Health:
-    """Read both streams and every blob that they name."""
+async def examine(connection: Connection, node: Node, said: Callable[[str], None], lost: Mapping[str, int]) -> Health:
+    """Read both streams and every blob that they name; the server has `lost` so many bytes of a stream's files when it started."""
     faults: list[Fault] = []
     streams: list[Summary] = []
     blobs = 0
@@ -248,7 +242,7 @@ async def examine(connection: Connection, node: Node, said: Callable[[str], None
             said(f"{stream}: {position:,} of {state.last_seq:,} events read")
             if position >= state.last_seq:
                 break
-        found = examination.end(state.last_seq, state.messages, archived if stream == LOG else 0)
+        found = examination.end(state.last_seq, state.messages, archived if stream == LOG else 0, lost.get(stream, 0))
         for number, named in enumerate(examination.blobs.values(), 1):
             said(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
             if why := await asyncio.to_thread(damaged, Blobs(root), named):
@@ -284,12 +278,17 @@ def check_integrity(directory: Path, *, as_json: bool) -> int:
     """Print whether the log is whole, else what is wrong from the first bad event on; the exit code."""
     node = Node(directory)
 
-    async def within(place: Node, said: Callable[[str], None]) -> Health:
-        async with opened(place) as connection:
-            return await examine(connection, node, said)
+    async def within(said: Callable[[str], None]) -> Health:
+        if node.alive():
+            async with operator(node) as connection:
+                return await examine(connection, node, said, {})
+        require_log(node)
+        # a copy: a server that starts on damaged files cuts them, and they may be all there is
+        async with copied(node) as copy, served(copy) as connection:
+            return await examine(connection, node, said, cut(node.nats_dir, copy.nats_dir))
 
-    with working("opening the log") as said, untouched(node) as place:
-        health = asyncio.run(within(place, said))
+    with working("opening the log") as said:
+        health = asyncio.run(within(said))
     if as_json:
         click.echo(msgspec.json.encode({"version": 1, "whole": not health.faults, **msgspec.structs.asdict(health)}).decode())
     else:

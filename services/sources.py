@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +17,7 @@ from replay.history import History
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection
 from runtime.log import Log, Stored
-from runtime.server import BOOTSTRAP, EmbeddedServer, bootstrap
+from runtime.server import BOOTSTRAP, FREE_AT_START, EmbeddedServer, bootstrap, end_left_over, ended_well, require_room
 from services.context import operator
 from services.node import Node
 
@@ -26,23 +28,52 @@ T = TypeVar("T")
 async def opened(node: Node) -> AsyncIterator[Connection]:
     """The operator's connection to the broker of a directory, which is started for as long as this lasts if nothing is up.
 
-    Raises `NotFound` where the directory holds no log, and `TryAgain` while it is starting or stopping.
+    After an end that was not in good order it is started on a copy: a server would cut what is damaged, and reading changes nothing.
+    Raises `NotFound` where the directory holds no log, and `TryAgain` while it is starting or stopping, or without room for the copy.
     """
     if node.alive():
         async with operator(node) as connection:
             yield connection
         return
+    require_log(node)
+    if ended_well(node.directory):
+        with node.hold():
+            async with served(node) as connection:
+                yield connection
+    else:
+        async with copied(node) as copy, served(copy) as connection:
+            yield connection
+
+
+def require_log(node: Node) -> None:
+    """Raise `NotFound` where the directory holds no log."""
     if not node.nats_dir.is_dir():
         raise NotFound(f"There is no log in {node.directory}: name the directory of a run with --dir, or make one with `evolog run TASK`.")
+
+
+@contextlib.asynccontextmanager
+async def copied(node: Node) -> AsyncIterator[Node]:
+    """A copy of the log of a directory in which nothing is up, which is held meanwhile; raises `TryAgain` without room for it."""
     with node.hold():
-        server = EmbeddedServer(node.directory)
-        try:
-            await server.start()
-            await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
-            async with operator(node) as connection:
-                yield connection
-        finally:
-            await server.stop()
+        await end_left_over(node.directory)
+        require_room(node.directory, FREE_AT_START + sum(path.stat().st_size for path in node.nats_dir.rglob("*")))
+        with tempfile.TemporaryDirectory(dir=node.directory, prefix="copy-") as folder:
+            copy = Node(Path(folder))
+            shutil.copytree(node.nats_dir, copy.nats_dir)
+            yield copy
+
+
+@contextlib.asynccontextmanager
+async def served(node: Node) -> AsyncIterator[Connection]:
+    """The operator's connection to a broker that is started on a directory, whatever the files there are like."""
+    server = EmbeddedServer(node.directory)
+    try:
+        await server.start()
+        await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
+        async with operator(node) as connection:
+            yield connection
+    finally:
+        await server.stop()
 
 
 def on_logs(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from events.catalogue import SERVICES
-from events.errors import Misconfigured, NotFound, TryAgain, UserError
+from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, UserError
 from runtime import server
 from runtime.agents.providers import with_key
 from runtime.policies.client import engine_url
@@ -89,7 +90,12 @@ async def supervise(
             loop.add_signal_handler(number, stop.set)
         broker = EmbeddedServer(node.directory) if embedded else None
         try:
+            if broker is not None:
+                _require_undamaged(node)
+                await _keep_store(node, on_event)
             url = await _prepare(node, broker, nats_url)
+            if broker is not None:
+                _require_uncut(node)
             if node.archive.exists():
                 from services.integrity import require_end  # with duckdb
 
@@ -116,6 +122,49 @@ async def supervise(
                 loop.remove_signal_handler(number)
     if full is not None:
         raise full
+
+
+def _kept(node: Node) -> Path:
+    # the streams' files as they were before a start, until it is known that it cut nothing
+    return node.directory / "nats.before"
+
+
+def _damaged(node: Node) -> Path:
+    # those of a start that cut something
+    return node.directory / "nats.damaged"
+
+
+def _require_undamaged(node: Node) -> None:
+    if _damaged(node).exists():
+        raise CheckFailed(
+            f"The log in {node.directory} lost events: a part of its files is damaged, and the nats-server that was started on them cut "
+            f"it off with what stood behind it. {_damaged(node)} has the files as they were. Put back {node.nats_dir} from a copy of "
+            f"before the damage, or go on from what is left: then delete {_damaged(node)}."
+        )
+
+
+async def _keep_store(node: Node, report: Report) -> None:
+    # after an end that was not in good order the server reads all files anew, and what it cuts from damaged ones would be gone
+    if _kept(node).exists() or not node.nats_dir.exists() or server.ended_well(node.directory):
+        return
+    await server.end_left_over(node.directory)
+    beside = _kept(node).with_name(f"{_kept(node).name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    size = sum(path.stat().st_size for path in node.nats_dir.rglob("*"))
+    if server.free_bytes(node.directory) < server.FREE_AT_START + size:
+        report(f"The log is opened after an end that was not in good order, without a copy of it: {size / 1e6:.0f} MB are not to spare.")
+        return
+    await asyncio.to_thread(shutil.copytree, node.nats_dir, beside)
+    beside.rename(_kept(node))
+
+
+def _require_uncut(node: Node) -> None:
+    if not _kept(node).exists():
+        return
+    if server.cut(_kept(node), node.nats_dir):
+        _kept(node).rename(_damaged(node))
+        _require_undamaged(node)
+    shutil.rmtree(_kept(node))
 
 
 async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | None) -> str:

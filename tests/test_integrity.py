@@ -26,7 +26,7 @@ from events.subjects import GOLD, LOG, tag_of
 from runtime import server
 from runtime.blobs import Blobs
 from runtime.log import Message, Stored
-from runtime.server import credentials_file
+from runtime.server import credentials_file, ended_well
 from runtime.wire import Credentials, Wire
 from services.integrity import Examination, Fault, check_integrity
 from services.node import Node
@@ -115,6 +115,20 @@ def test_a_changed_reward_is_found_by_the_chain() -> None:
     assert "decision 3 of run r, at sequence" in str(fault) and f"lies in the sequences {fault.first} to {fault.last}" in str(fault)
 
 
+def test_what_is_wrong_in_one_run_explains_nothing_of_another() -> None:
+    one = changed(a_run(), "trajectory_scored", b'"reward":', b'"reward":1')[1]
+    (broken,) = examined(one)
+    unreadable = Stored(broken.first, 1, "evolog.other.x.lever_chosen", b"\xff")
+    both = [*one[: broken.first - 1], unreadable, *(moved(stored, 1) for stored in one[broken.first - 1 :])]
+    assert [(fault.run, fault.first) for fault in examined(both)] == [("other", broken.first), (RUN, broken.first + 1)]
+    of_run = msgspec.structs.replace(unreadable, subject=f"evolog.{RUN}.x.lever_chosen")
+    assert [fault.run for fault in examined([of_run if stored is unreadable else stored for stored in both])] == [RUN]
+
+
+def moved(stored: Stored, by: int) -> Stored:
+    return msgspec.structs.replace(stored, sequence=stored.sequence + by)
+
+
 def test_what_never_was_an_event_and_was_set_aside_is_no_damage() -> None:
     messages = a_run()
     poison = Stored(len(messages) + 1, 1, f"evolog.{RUN}.x.lever_chosen", b"\xff no JSON")
@@ -135,8 +149,8 @@ def test_a_directory_without_a_log_is_said(tmp_path: Path) -> None:
 class Damaged:
     """A copy of a directory in which a run was finished."""
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, node: Node, store: Path | None = None) -> None:
+        self.node, self.store = node, store or node.nats_dir
 
     def read(self, stream: str = LOG) -> list[Stored]:
         async def within() -> list[Stored]:
@@ -146,7 +160,7 @@ class Damaged:
         return asyncio.run(within())
 
     def blocks(self) -> list[Path]:
-        return sorted(self.node.nats_dir.glob(f"jetstream/*/streams/{LOG}/msgs/*.blk"), key=lambda path: int(path.stem))
+        return sorted(self.store.glob(f"jetstream/*/streams/{LOG}/msgs/*.blk"), key=lambda path: int(path.stem))
 
     def flip(self, message: Stored) -> None:
         """One bit of a message's bytes, wherever they stand in the stream's files."""
@@ -297,9 +311,51 @@ def test_an_end_that_a_killed_server_cuts_off_is_named_and_evolog_does_not_go_on
         code == 3
         and f"first bad event: EVOLOG: {lost:,} events are missing from its end: sequence {victim.sequence} is the first" in said[2]
     )
-    refused = Place(copy.node.directory.parent).evolog("up", code=3).err
+    place, damaged = Place(copy.node.directory.parent), copy.node.directory / "nats.damaged"
+    files = [block.read_bytes() for block in copy.blocks()]
+    for _ in range(2):
+        refused = place.evolog("up", code=3).err
+        assert "lost events" in refused and str(damaged) in refused
+    kept = Damaged(copy.node, damaged).blocks()
+    assert [block.read_bytes() for block in kept] == files != [block.read_bytes() for block in copy.blocks()]
+    shutil.rmtree(damaged)
+    refused = place.evolog("up", code=3).err
     assert f"ends at sequence {victim.sequence - 1}, and its archive has read to {len(messages)}: {lost:,} events were lost" in refused
     assert "Put back" in refused and "deleting" in refused
+
+
+def test_reading_cuts_nothing_from_damaged_files_and_the_doctor_needs_no_archive_to_miss_their_end(copy: Damaged, doctor: Say) -> None:
+    messages = copy.read()
+    victim = messages[len(messages) // 2]
+    event = codec.event(RunResumed(number=1), run=RUN, source="operator", cause="", time=NOW)
+    copy.killed(Message(event.subject, codec.encode(event)))
+    (copy.blocks()[0].parent / "index.db").unlink()
+    copy.flip(victim)
+    copy.node.archive.unlink()
+    (block,) = copy.blocks()
+    before = block.read_bytes()
+    assert copy.read()[-1].sequence == victim.sequence - 1
+    code, said = doctor()
+    assert block.read_bytes() == before
+    assert code == 3 and f"first bad event: EVOLOG: events are missing from its end: sequence {victim.sequence} is the first" in said[2]
+
+
+def test_after_a_kill_evolog_goes_on_with_files_that_are_whole_and_a_good_end_is_known(copy: Damaged, doctor: Say) -> None:
+    assert ended_well(copy.node.directory)
+    event = codec.event(RunResumed(number=1), run=RUN, source="operator", cause="", time=NOW)
+    copy.killed(Message(event.subject, codec.encode(event)))
+    assert not ended_well(copy.node.directory)
+    (block,) = copy.blocks()
+    with block.open("ab") as file:
+        file.write(block.read_bytes()[:100])  # one that was being written
+    assert doctor()[0] == 0
+    place = Place(copy.node.directory.parent)
+    try:
+        up = place.up()
+        assert up.poll() is None and not list(copy.node.directory.glob("nats.*"))
+    finally:
+        place.down()
+    assert ended_well(copy.node.directory)
 
 
 def test_a_log_written_anew_with_one_event_changed_is_named_by_the_chain(copy: Damaged, doctor: Say) -> None:

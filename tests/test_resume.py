@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +70,29 @@ class Ledger(threading.Thread):
                     time.sleep(0.05)
             time.sleep(0.03)
 
+    def end(self) -> None:
+        """Stop; fails where it has stopped of itself, and so has asked nothing since."""
+        assert self.is_alive(), f"the client that appends has died, after {len(self.acknowledged)} events"
+        self.stop.set()
+        self.join(PATIENCE)
+
+
+class Standstill:
+    """The longest time without progress, in seconds of the test's clock: what came while the test was busy counts from when it looked."""
+
+    def __init__(self, now: float) -> None:
+        self.longest, self._moved = 0.0, now
+
+    def look(self, moved: bool, now: float, blows: Sequence[Blow]) -> None:
+        """Whether there was progress since the last look; fails where it came too late, or has not come for too long."""
+        self.longest = max(self.longest, now - self._moved)
+        if moved:
+            self._moved = now
+        assert self.longest < RESUMED, (
+            f"for {self.longest:.0f} s nothing has happened, expected progress within {RESUMED:.0f} s; still to come: {blows}; "
+            f"the machine's load: {', '.join(f'{load:.1f}' for load in os.getloadavg())} on {os.cpu_count()} processors"
+        )
+
 
 class Outcome(NamedTuple):
     """What came of a run under blows. The standstill is the longest between two events of the run, in seconds."""
@@ -111,8 +134,8 @@ def beaten(system: System, seed: int, calm: Sequence[Event]) -> Outcome:
     system.order()
     ledger = Ledger(system.node)
     ledger.start()
-    began = moved = time.monotonic()
-    standstill = 0.0
+    began = time.monotonic()
+    standstill = Standstill(began)
     while waiting or not audited(gold):
         new = system.log.read(len(seen) + 1)
         scored = system.gold.read(len(gold) + 1)
@@ -120,22 +143,24 @@ def beaten(system: System, seed: int, calm: Sequence[Event]) -> Outcome:
         gold += scored
         tags = [tag for stored in new if (tag := tag_of(stored.subject)) != LEDGER]
         counts.update(tags)
-        now = time.monotonic()
-        if tags or scored:
-            standstill, moved = max(standstill, now - moved), now
-        assert now - moved < RESUMED, f"nothing has happened for {RESUMED:.0f} s; still to come: {waiting}"
+        standstill.look(bool(tags or scored), time.monotonic(), waiting)
         for blow in [blow for blow in waiting if (counts[blow.tag] if blow.tag else counts.total()) >= blow.number]:
             waiting.remove(blow)
             time.sleep(blow.later)
             system.kill(blow.victim)
         time.sleep(0.01)
-    ledger.stop.set()
-    ledger.join(PATIENCE)
+    ledger.end()
     stored = system.log.read()
     assert stored[: len(seen)] == seen, "what was read before is there no more, or is another"
-    for sequence, data in ledger.acknowledged.items():
-        assert stored[sequence - 1].data == data, f"the event that was acknowledged at sequence {sequence} is lost"
-    return Outcome(stored, system.gold.read(), blows, len(ledger.acknowledged), standstill, time.monotonic() - began)
+    none_lost(stored, ledger.acknowledged)
+    return Outcome(stored, system.gold.read(), blows, len(ledger.acknowledged), standstill.longest, time.monotonic() - began)
+
+
+def none_lost(stored: Sequence[Stored], acknowledged: Mapping[int, bytes]) -> None:
+    """Every acknowledged event stands where it was acknowledged."""
+    there = {message.sequence: message.data for message in stored}
+    for sequence, data in acknowledged.items():
+        assert there.get(sequence) == data, f"the event that was acknowledged at sequence {sequence} is lost; the log ends at {len(stored)}"
 
 
 def check(seed: int, calm: Sequence[Event], folder: Path) -> Outcome:
@@ -153,6 +178,17 @@ def check(seed: int, calm: Sequence[Event], folder: Path) -> Outcome:
     except AssertionError as wrong:
         raise AssertionError(f"{wrong}\nblows: {drawn(seed, calm)}\nagain: {again}") from wrong
     return outcome
+
+
+def test_progress_that_comes_too_late_a_dead_client_and_a_lost_end_are_failures(tmp_path: Path) -> None:
+    standstill = Standstill(0.0)
+    standstill.look(True, RESUMED - 1, [])
+    with pytest.raises(AssertionError, match=r"for 41 s nothing has happened, .* the machine's load"):
+        standstill.look(True, RESUMED + 40, [])
+    with pytest.raises(AssertionError, match="has died, after 0 events"):
+        Ledger(Node(tmp_path)).end()
+    with pytest.raises(AssertionError, match="sequence 2 is lost; the log ends at 1"):
+        none_lost([Stored(1, 1, "", b"1")], {1: b"1", 2: b"2"})
 
 
 def test_an_undisturbed_run_uses_both_levers(undisturbed: list[Event]) -> None:
