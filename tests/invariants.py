@@ -6,7 +6,6 @@ They take messages (`stored`) or events in the order of the log, of any number o
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -224,25 +223,24 @@ def audited_once(events: Iterable[Event], gold: Iterable[Event]) -> None:
             assert audits[event.run] == 1, f"Every finished run is audited once, but {event.run} was {audits[event.run]} times."
 
 
-def projections_rebuild(stored: Sequence[Stored], folder: Path, stream: str = LOG, seed: int = 0) -> None:
-    """The tables made from nothing in one batch are those made in random batches, some delivered again, by archives that came and went."""
-    from replay.projection import Archive  # with duckdb
-
+def projections_rebuild(stored: Sequence[Stored], grown: Any, rebuilt: Any, seed: int = 0) -> None:
+    """The tables made from nothing in one batch are those made in random batches, some delivered again; both archives are emptied first."""
+    for archive in (grown, rebuilt):
+        _empty(archive)
     draw = random.Random(seed)
-    archive = Archive(folder / f"{stream}-grown.duckdb", stream)
-    while archive.cursor < len(stored):
+    while grown.cursor < len(stored):
         again = draw.randrange(4)
-        archive.apply(stored[max(0, archive.cursor - again) : archive.cursor + draw.randint(1, max(1, len(stored) // 4))])
-        if draw.random() < 0.2:
-            archive.close()
-            archive = Archive(folder / f"{stream}-grown.duckdb", stream)
-    rebuilt = Archive(folder / f"{stream}-rebuilt.duckdb", stream)
+        grown.apply(stored[max(0, grown.cursor - again) : grown.cursor + draw.randint(1, len(stored))])
     rebuilt.apply(stored)
-    try:
-        same_tables(archive, rebuilt)
-    finally:
-        archive.close()
-        rebuilt.close()
+    same_tables(grown, rebuilt)
+
+
+def _empty(archive: Any) -> None:
+    """Which takes a tenth of the time of making it anew."""
+    filled = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND estimated_size > 0 AND table_name NOT IN ('cursor', 'made')"
+    for (table,) in archive.connection.execute(filled).fetchall():
+        archive.connection.execute(f'TRUNCATE "{table}"')
+    archive.connection.execute("UPDATE cursor SET seq = 0")
 
 
 def same_tables(grown: Any, rebuilt: Any) -> None:

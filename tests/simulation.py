@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import contextvars
-import datetime
 import functools
 import logging
 import random
@@ -48,6 +47,7 @@ from events.play import ModelCalled, TrajectoryRecorded
 from events.run import Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.secret import Scanner
 from events.subjects import GOLD, LOG, run_of, tag_of
+from replay.projection import Archive
 from runtime.log import Message, Stored, append_once, readable
 from runtime.log_memory import MemoryLog
 from runtime.rollouts import Player
@@ -58,13 +58,12 @@ from tasks.contract import FOLDS
 from tasks.loading import load
 
 TINY = Path(__file__).parent / "tiny"
-BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 PATIENCE = 900.0
 """Virtual seconds in which a run must be over once nothing goes wrong any more."""
 QUIET = 15.0
 """Virtual seconds for which things go on after the last audit, so that late deliveries do what harm they can, and then settle."""
-PROJECTED = 25
-"""Every so many seeds the logs are projected into DuckDB too, which takes longer than all the rest of a seed."""
+PROJECTED = 5
+"""Every so many seeds the logs are projected into DuckDB too, which takes more than twice as long as all the rest of a seed."""
 
 _decode_at = functools.lru_cache(8192)(codec.decode_at)
 
@@ -332,7 +331,13 @@ def archives_follow(system: System) -> None:
 def projections_rebuild(system: System, seed: int) -> None:
     """Both streams."""
     for name in (LOG, GOLD):
-        invariants.projections_rebuild(system.log(name), system.folder, name, seed)
+        invariants.projections_rebuild(system.log(name), *archives(name), seed)
+
+
+@functools.cache
+def archives(stream: str) -> tuple[Archive, Archive]:
+    """Two in memory, which this process keeps, as it takes long to make them."""
+    return Archive(Path(":memory:"), stream), Archive(Path(":memory:"), stream)
 
 
 class Tried(NamedTuple):
