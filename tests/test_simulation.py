@@ -3,6 +3,7 @@
 A mistake is planted by changing a line of the services' own code while the simulation runs. `make sim` runs as many seeds as one likes.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import inspect
@@ -24,9 +25,10 @@ from faulty import FAULTS
 pytest.importorskip("torch")
 
 import simulation
-from simulation import SETTINGS, Broken, System, Tried, broken, simulate, try_all, undisturbed
+from simulation import SETTINGS, Broken, System, Tried, broken, simulate, tried, try_all, undisturbed
 
 import runtime.worker
+import services.archivist
 import services.feedback_agent
 from events import codec
 from events.codec import Event
@@ -202,6 +204,31 @@ def test_a_seed_that_fails_says_how_to_run_it_again(monkeypatch: pytest.MonkeyPa
     assert simulation.main() == 1
     said = capsys.readouterr().err
     assert "Seed 7: This and that.\nOnce more, with what happened: make sim SEED=7 SEEDS=1\n" in said and "append: crash" in said
+
+
+def fails(*of: object) -> None:
+    """An invariant that is broken."""
+    raise TypeError("this and that")
+
+
+def test_a_seed_that_ends_of_anything_else_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invariants, "no_step_twice", fails)
+    assert str(tried(5).broken).splitlines() == ["TypeError: this and that", "Once more, with what happened: make sim SEED=5 SEEDS=1"]
+    monkeypatch.setattr(simulation, "undisturbed", undisturbed.__wrapped__)
+    assert [line[:30] for line in str(tried(5).broken).splitlines()] == ["The undisturbed run is whole, ", "Once more, with what happened:"]
+
+
+def test_a_seed_that_never_ends_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def spin(*_: object) -> None:
+        while True:
+            try:
+                await asyncio.sleep(0)
+            except Exception:  # whatever is raised here
+                continue
+
+    monkeypatch.setattr(simulation, "LIMIT", 1.0)
+    monkeypatch.setattr(services.archivist, "follow", spin)
+    assert "Endless: it did not end within 1.0 s" in str(tried(5).broken)
 
 
 def changed(system: System, tag: str, **fields: object) -> list[Stored]:
