@@ -19,7 +19,7 @@ from events.gold import AuditFinished
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
-from events.run import DecisionMade, RunFinished, RunStarted
+from events.run import DecisionMade, EventSetAside, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.weights import (
     AdapterPublished,
@@ -129,16 +129,18 @@ def budget_is_kept(events: Iterable[Event]) -> None:
 
 
 def once_only(stored: Sequence[Stored]) -> None:
-    """Each event stands once, under the id that follows from its key; of two outcomes of one thing only one does; nothing is missing."""
+    """Each event stands once; of two outcomes of one thing only one does; nothing is missing, and what cannot be read is set aside."""
     require_contiguous(stored, 1)
     decisions: Counter[str] = Counter()
     slots: dict[str, int] = {}
+    unread: dict[int, str] = {}
     for message in stored:
         if not (read := readable([message])):
+            unread[message.sequence] = message.subject
             continue
         event = read[0]
-        derived = codec.event_id(event.run, type(event.data), *event.data.key())
-        assert event.id == derived, f"Ids are derived, but {_name(event)} at sequence {message.sequence} has another than {derived}."
+        if isinstance(event.data, EventSetAside):
+            unread.pop(event.data.sequence, None)
         if isinstance(event.data, DecisionMade):
             decisions[event.run] += 1
             assert event.data.number == decisions[event.run], (
@@ -149,6 +151,7 @@ def once_only(stored: Sequence[Stored]) -> None:
         assert first == message.sequence, (
             f"Everything happens once, but {_name(event)} at sequence {message.sequence} stands at sequence {first} already."
         )
+    assert not unread, f"Every message can be read or is set aside, but not those at the sequences {unread}."
 
 
 def causes_come_first(events: Iterable[Event]) -> None:
@@ -357,10 +360,10 @@ def _decided(events: Iterable[Event]) -> list[tuple[str, object]]:
 
 
 def _told(events: Iterable[Event]) -> dict[str, tuple[str, dict[str, object]]]:
-    """Every fact by its id, without what took how long."""
+    """Every fact by the id that follows from its key, without what took how long."""
     blobs = {LOG: frozenset[str](), GOLD: frozenset({"blob"})}
     return {
-        event.id: (
+        codec.event_id(event.run, type(event.data), *event.data.key()): (
             event.tag,
             {name: value for name, value in msgspec.structs.asdict(event.data).items() if name not in HOW | blobs[event.stream]},
         )
