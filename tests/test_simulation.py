@@ -3,6 +3,7 @@
 A mistake is planted by changing a line of the services' own code while the simulation runs. `make sim` runs as many seeds as one likes.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import inspect
@@ -24,9 +25,10 @@ from faulty import FAULTS
 pytest.importorskip("torch")
 
 import simulation
-from simulation import SETTINGS, Broken, System, Tried, broken, simulate, try_all, undisturbed
+from simulation import SETTINGS, Broken, System, Tried, broken, simulate, tried, try_all, undisturbed
 
 import runtime.worker
+import services.archivist
 import services.feedback_agent
 from events import codec
 from events.codec import Event
@@ -64,9 +66,13 @@ MISTAKES = {
         ),
         ANSWERED,
     ),
+    # and read by those who take each id as it comes
     "an id that is drawn and not derived": Mistake(
-        ((runtime.worker.answer, f"return {STEP}", f"return __import__('test_simulation').with_drawn_id({STEP})"),),
-        "Every run ends as the undisturbed one",
+        (
+            (runtime.worker.answer, f"return {STEP}", f"return __import__('test_simulation').with_drawn_id({STEP})"),
+            (codec.decode, "if found.id != (id := event_id(found.run, entry.fact, *data.key())):", "if False:"),
+        ),
+        "No optimiser step is taken twice",
     ),
     "an append that expects no sequence": Mistake(
         ((Decision.messages, "[head_sequence] + [0] * (len(subjects) - 1)", "[None] * len(subjects)"),),
@@ -174,11 +180,11 @@ def test_a_planted_mistake_is_found(mistake: str) -> None:
     pytest.fail(f"{PLANTED} seeds did not find that; found instead: {found}")
 
 
-@pytest.mark.parametrize("mistake", [name for name, mistake in MISTAKES.items() if name != "an id that is drawn and not derived"])
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_without_faults_the_mistakes_would_not_be_seen(mistake: str) -> None:
     with planted(MISTAKES[mistake]):
         system = undisturbed.__wrapped__(SETTINGS[0])
-    assert not broken(system, undisturbed(SETTINGS[0]))
+        assert not broken(system, undisturbed(SETTINGS[0]))
 
 
 def test_the_same_seed_gives_the_same_log_to_the_byte(tmp_path: Path) -> None:
@@ -202,6 +208,31 @@ def test_a_seed_that_fails_says_how_to_run_it_again(monkeypatch: pytest.MonkeyPa
     assert simulation.main() == 1
     said = capsys.readouterr().err
     assert "Seed 7: This and that.\nOnce more, with what happened: make sim SEED=7 SEEDS=1\n" in said and "append: crash" in said
+
+
+def fails(*of: object) -> None:
+    """An invariant that is broken."""
+    raise TypeError("this and that")
+
+
+def test_a_seed_that_ends_of_anything_else_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invariants, "no_step_twice", fails)
+    assert str(tried(5).broken).splitlines() == ["TypeError: this and that", "Once more, with what happened: make sim SEED=5 SEEDS=1"]
+    monkeypatch.setattr(simulation, "undisturbed", undisturbed.__wrapped__)
+    assert [line[:30] for line in str(tried(5).broken).splitlines()] == ["The undisturbed run is whole, ", "Once more, with what happened:"]
+
+
+def test_a_seed_that_never_ends_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def spin(*_: object) -> None:
+        while True:
+            try:
+                await asyncio.sleep(0)
+            except Exception:  # whatever is raised here
+                continue
+
+    monkeypatch.setattr(simulation, "LIMIT", 1.0)
+    monkeypatch.setattr(services.archivist, "follow", spin)
+    assert "Endless: it did not end within 1.0 s" in str(tried(5).broken)
 
 
 def changed(system: System, tag: str, **fields: object) -> list[Stored]:
