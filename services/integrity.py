@@ -35,7 +35,7 @@ from runtime.server import API, cut
 from runtime.wire import rfc3339
 from services.context import operator
 from services.node import Node
-from services.query import query
+from services.query import query, query_file
 from services.sources import copied, require_log, runs_of, served
 from services.tables import working
 
@@ -296,7 +296,6 @@ async def examine(connection: Connection, node: Node, said: Callable[[str], None
     faults: list[Fault] = []
     streams: list[Summary] = []
     blobs = 0
-    archived = await asyncio.to_thread(archive_cursor, node)
     for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
         log = connection.log(stream)
         examination = Examination(stream, forks_of((await runs_of(log)).values()) if stream == LOG else {})
@@ -311,7 +310,7 @@ async def examine(connection: Connection, node: Node, said: Callable[[str], None
             said(f"{stream}: {position:,} of {state.last_seq:,} events read")
             if position >= state.last_seq:
                 break
-        found = examination.end(state.last_seq, state.messages, archived if stream == LOG else 0, lost.get(stream, 0))
+        found = examination.end(state.last_seq, state.messages, await asyncio.to_thread(archive_cursor, node, stream), lost.get(stream, 0))
         for number, named in enumerate(examination.blobs.values(), 1):
             said(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
             if why := await asyncio.to_thread(damaged, Blobs(root), named):
@@ -322,25 +321,27 @@ async def examine(connection: Connection, node: Node, said: Callable[[str], None
     return Health(streams, blobs, faults)
 
 
-def archive_cursor(node: Node) -> int:
-    """The last sequence that the archive has read; 0 where there is none that can be asked."""
+def archive_cursor(node: Node, stream: str) -> int:
+    """The last sequence that the stream's archive has read; 0 where there is none that can be asked."""
     try:
-        return int(query(node.directory, "SELECT seq FROM cursor").rows[0][0])
+        asked = "SELECT seq FROM cursor"
+        found = query(node.directory, asked) if stream == LOG else query_file(node.gold_archive, asked)
+        return int(found.rows[0][0])
     except UserError:
         return 0
 
 
 async def require_end(node: Node) -> None:
-    """Raise `CheckFailed` where the log ends before what the archive has read: a server cuts off what is damaged at the end, silently."""
-    archived = await asyncio.to_thread(archive_cursor, node)
+    """Raise `CheckFailed` where a stream ends before what its archive has read: a server cuts off what is damaged at the end, silently."""
     async with operator(node) as connection:
-        end = await connection.log(LOG).end()
-    if end < archived:
-        raise CheckFailed(
-            f"The log in {node.directory} ends at sequence {end}, and its archive has read to {archived}: {archived - end:,} events were "
-            f"lost, by a damaged file or a store put back from an older copy. Put back {node.nats_dir} from a copy that has them; "
-            f"or go on from what is left by deleting {node.archive}."
-        )
+        for stream, archive in ((LOG, node.archive), (GOLD, node.gold_archive)):
+            archived, end = await asyncio.to_thread(archive_cursor, node, stream), await connection.log(stream).end()
+            if end < archived:
+                raise CheckFailed(
+                    f"The stream {stream} in {node.directory} ends at sequence {end}, and its archive has read to {archived}: "
+                    f"{archived - end:,} events were lost, by a damaged file or a store put back from an older copy. Put back "
+                    f"{node.nats_dir} from a copy that has them; or go on from what is left by deleting {archive}."
+                )
 
 
 def check_integrity(directory: Path, *, as_json: bool) -> int:

@@ -385,6 +385,16 @@ def test_after_a_kill_evolog_goes_on_with_files_that_are_whole_and_a_good_end_is
     assert ended_well(copy.node.directory)
 
 
+def test_an_end_of_gold_that_its_archive_has_read_is_missed_and_evolog_does_not_go_on_from_there(copy: Damaged, doctor: Say) -> None:
+    count = len(copy.read(GOLD))
+    shutil.rmtree(next(copy.node.nats_dir.glob(f"jetstream/*/streams/{GOLD}")))
+    code, said = doctor()
+    assert code == 3 and f"first bad event: GOLD: {count} events are missing from its end: sequence 1 is the first" in said[2]
+    refused = Place(copy.node.directory.parent).evolog("up", code=3).err
+    assert f"GOLD in {copy.node.directory} ends at sequence 0, and its archive has read to {count}" in refused
+    assert f"deleting {copy.node.gold_archive}" in refused
+
+
 def test_a_log_written_anew_with_one_event_changed_is_named_by_the_chain(copy: Damaged, doctor: Say) -> None:
     sequence, messages = changed(copy.read(), "trajectory_scored", b'"reward":0.0', b'"reward":1.0')
     shutil.rmtree(copy.node.nats_dir)
