@@ -7,8 +7,10 @@ before them, and blobs must hash to their names. The end of the log alone could 
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import click
@@ -23,18 +25,18 @@ from events.fact import Fact
 from events.gold import GoldScored
 from events.play import ModelCalled
 from events.run import DecisionMade, EventSetAside, RunStarted
-from events.subjects import GOLD, LOG, run_of
+from events.subjects import GOLD, LOG, run_of, tag_of
 from events.weights import AdapterPublished
 from replay.chain import Broken, Chain
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection
-from runtime.log import Stored
+from runtime.log import Stored, readable
 from runtime.server import API, cut
 from runtime.wire import rfc3339
 from services.context import operator
 from services.node import Node
-from services.query import query
-from services.sources import copied, require_log, served
+from services.query import query, query_file
+from services.sources import copied, require_log, runs_of, served
 from services.tables import working
 
 READ = 5000
@@ -85,11 +87,57 @@ class Named(NamedTuple):
     tag: str
 
 
+class Pasts:
+    """The pasts of forked runs, one digest for each run that was forked, as the messages pass by; the `forks` are known beforehand."""
+
+    def __init__(self, forks: Mapping[str, RunStarted]) -> None:
+        self._forks = forks
+        self._ends: dict[str, set[int]] = {}
+        for started in forks.values():
+            self._ends.setdefault(started.parent_run, set()).add(started.parent_sequence)
+        self._totals = {"": hashlib.sha256()}
+        self._left = {("", 0): self._totals[""]}
+
+    def take(self, stored: Stored) -> None:
+        """The next message, of whatever run."""
+        run = run_of(stored.subject)
+        if run not in self._ends:
+            return
+        if tag_of(stored.subject) == RunStarted.tag() and (before := self._of(run)):
+            self._totals[run] = before.copy()
+        if total := self._totals.get(run):
+            for end in self._ends[run]:
+                if end < stored.sequence and (run, end) not in self._left:
+                    self._left[run, end] = total.copy()
+            # as `lineage.digest`
+            total.update(f"{stored.sequence} {stored.subject} {hashlib.sha256(stored.data).hexdigest()}\n".encode())
+
+    def digest(self, fork: str) -> str:
+        """Of what a fork was made from, as it is on the log; empty where a run of it does not begin there."""
+        past = self._of(fork)
+        return past.hexdigest() if past else ""
+
+    def ancestors(self, fork: str) -> set[str]:
+        """The runs that its past is made of."""
+        found = set[str]()
+        while (started := self._forks.get(fork)) and started.parent_run not in found:
+            found.add(fork := started.parent_run)
+        return found
+
+    def _of(self, run: str) -> "hashlib._Hash | None":
+        started = self._forks.get(run)
+        where = (started.parent_run, started.parent_sequence) if started else ("", 0)
+        return self._left.get(where) or self._totals.get(where[0])
+
+
 class Examination:
     """One stream, as its messages pass by in the order of their sequences."""
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, forks: Mapping[str, RunStarted] = MappingProxyType({})) -> None:
         self.stream = stream
+        self._pasts = Pasts(forks)
+        self._forks: list[tuple[set[str], Fault]] = []
+        """Of each fork whose past is another now: whose events that is, and the fault."""
         self.events = 0
         self.set_aside = 0
         self.blobs: dict[str, Named] = {}
@@ -108,6 +156,7 @@ class Examination:
         if stored.sequence != self._last.sequence + 1:
             self._gap(stored.sequence, f"and {_place(stored)}")
         self._last = stored
+        self._pasts.take(stored)
         try:
             event = codec.decode_at(stored.subject, stored.data)
         except codec.Unreadable as wrong:
@@ -130,6 +179,8 @@ class Examination:
             self.blobs.setdefault(digest, Named(digest, folder, stored.sequence, event.tag))
         if self.stream == LOG:
             self._chain(stored, event)
+        if isinstance(event.data, RunStarted) and event.data.parent_run:
+            self._fork(event.run, event.data)
 
     def end(self, last: int, messages: int, archived: int = 0, lost: int = 0) -> list[Fault]:
         """All that is wrong.
@@ -164,6 +215,9 @@ class Examination:
                 what = f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its events, which were appended with it"
                 exact.append(Fault(self.stream, last + 1, last + chain.awaited, what, run))
         broken = [self._of(of) for of in self._broken if not any(self._explains(fault, of) for fault in exact)]
+        for runs, fault in self._forks:
+            if not any(other.run in ("", *runs) and other.first <= fault.last for other in (*exact, *broken)):
+                broken.append(fault)
         return sorted([*exact, *broken], key=lambda fault: fault.last if fault in broken else fault.first)
 
     def summary(self) -> Summary:
@@ -184,6 +238,15 @@ class Examination:
         elif isinstance(event.data, DecisionMade) and not chain.broken:
             self._heads[event.run] = stored.sequence
 
+    def _fork(self, run: str, started: RunStarted) -> None:
+        if (found := self._pasts.digest(run)) != started.parent_digest:
+            parent, end = started.parent_run, started.parent_sequence
+            what = (
+                f"run {run} was forked from run {parent} as it was up to sequence {end}, with digest {started.parent_digest[:12]}, and now "
+                f"that is {found[:12] or 'not there'}; what was changed or lost lies in the sequences up to {end}"
+            )
+            self._forks.append((self._pasts.ancestors(run), Fault(self.stream, 1, end, what, parent)))
+
     def _explains(self, fault: Fault, broken: Broken) -> bool:
         begins = min(broken.first, self._heads.get(broken.run, 0))
         return fault.run in ("", broken.run) and fault.first <= broken.last and fault.last >= begins
@@ -194,6 +257,12 @@ class Examination:
 
     def _fault(self, sequence: int, what: str, run: str = "") -> Fault:
         return Fault(self.stream, sequence, sequence, what, run)
+
+
+def forks_of(messages: Iterable[Stored]) -> dict[str, RunStarted]:
+    """The runs among those that begin in these messages that are forks."""
+    begun = {event.run: event.data for event in readable(messages)}
+    return {run: fact for run, fact in begun.items() if isinstance(fact, RunStarted) and fact.parent_run}
 
 
 def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
@@ -227,10 +296,9 @@ async def examine(connection: Connection, node: Node, said: Callable[[str], None
     faults: list[Fault] = []
     streams: list[Summary] = []
     blobs = 0
-    archived = await asyncio.to_thread(archive_cursor, node)
     for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
-        examination = Examination(stream)
         log = connection.log(stream)
+        examination = Examination(stream, forks_of((await runs_of(log)).values()) if stream == LOG else {})
         state = (await connection.client.jetstream(prefix=API).stream_info(stream)).state
         position = 0
         # a pattern, since a plain read stops at a gap
@@ -242,7 +310,7 @@ async def examine(connection: Connection, node: Node, said: Callable[[str], None
             said(f"{stream}: {position:,} of {state.last_seq:,} events read")
             if position >= state.last_seq:
                 break
-        found = examination.end(state.last_seq, state.messages, archived if stream == LOG else 0, lost.get(stream, 0))
+        found = examination.end(state.last_seq, state.messages, await asyncio.to_thread(archive_cursor, node, stream), lost.get(stream, 0))
         for number, named in enumerate(examination.blobs.values(), 1):
             said(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
             if why := await asyncio.to_thread(damaged, Blobs(root), named):
@@ -253,25 +321,27 @@ async def examine(connection: Connection, node: Node, said: Callable[[str], None
     return Health(streams, blobs, faults)
 
 
-def archive_cursor(node: Node) -> int:
-    """The last sequence that the archive has read; 0 where there is none that can be asked."""
+def archive_cursor(node: Node, stream: str) -> int:
+    """The last sequence that the stream's archive has read; 0 where there is none that can be asked."""
     try:
-        return int(query(node.directory, "SELECT seq FROM cursor").rows[0][0])
+        asked = "SELECT seq FROM cursor"
+        found = query(node.directory, asked) if stream == LOG else query_file(node.gold_archive, asked)
+        return int(found.rows[0][0])
     except UserError:
         return 0
 
 
 async def require_end(node: Node) -> None:
-    """Raise `CheckFailed` where the log ends before what the archive has read: a server cuts off what is damaged at the end, silently."""
-    archived = await asyncio.to_thread(archive_cursor, node)
+    """Raise `CheckFailed` where a stream ends before what its archive has read: a server cuts off what is damaged at the end, silently."""
     async with operator(node) as connection:
-        end = await connection.log(LOG).end()
-    if end < archived:
-        raise CheckFailed(
-            f"The log in {node.directory} ends at sequence {end}, and its archive has read to {archived}: {archived - end:,} events were "
-            f"lost, by a damaged file or a store put back from an older copy. Put back {node.nats_dir} from a copy that has them; "
-            f"or go on from what is left by deleting {node.archive}."
-        )
+        for stream, archive in ((LOG, node.archive), (GOLD, node.gold_archive)):
+            archived, end = await asyncio.to_thread(archive_cursor, node, stream), await connection.log(stream).end()
+            if end < archived:
+                raise CheckFailed(
+                    f"The stream {stream} in {node.directory} ends at sequence {end}, and its archive has read to {archived}: "
+                    f"{archived - end:,} events were lost, by a damaged file or a store put back from an older copy. Put back "
+                    f"{node.nats_dir} from a copy that has them; or go on from what is left by deleting {archive}."
+                )
 
 
 def check_integrity(directory: Path, *, as_json: bool) -> int:

@@ -96,7 +96,7 @@ async def supervise(
             url = await _prepare(node, broker, nats_url)
             if broker is not None:
                 _require_uncut(node)
-            if node.archive.exists():
+            if node.archive.exists() or node.gold_archive.exists():
                 from services.integrity import require_end  # with duckdb
 
                 await require_end(node)

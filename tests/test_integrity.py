@@ -13,9 +13,10 @@ import nats
 import pytest
 from broker import broker
 from command import Place
-from given import RUN
+from given import RUN, Told, unanswered
 from test_bad_input import damage, tiny
 from test_chain import a_run
+from test_run_decider import proposed, started
 
 from events import codec
 from events.errors import NotFound
@@ -23,12 +24,12 @@ from events.fact import Fact
 from events.play import ModelCalled
 from events.run import RunResumed
 from events.subjects import GOLD, LOG, tag_of
-from runtime import server
+from runtime import lineage, server
 from runtime.blobs import Blobs
 from runtime.log import Message, Stored
 from runtime.server import credentials_file, ended_well
 from runtime.wire import Credentials, Wire
-from services.integrity import Examination, Fault, check_integrity
+from services.integrity import Examination, Fault, check_integrity, forks_of
 from services.node import Node
 from services.sources import opened
 
@@ -37,7 +38,7 @@ NOW = "2026-01-01T00:00:00Z"
 
 def examined(messages: Sequence[Stored], last: int | None = None, archived: int = 0) -> list[Fault]:
     """What is wrong with these messages, of which the server says that the last one has the sequence `last`."""
-    examination = Examination(LOG)
+    examination = Examination(LOG, forks_of(stored for stored in messages if tag_of(stored.subject) == "run_started"))
     for stored in messages:
         examination.take(stored)
     last = messages[-1].sequence if last is None else last
@@ -123,6 +124,32 @@ def test_what_is_wrong_in_one_run_explains_nothing_of_another() -> None:
     assert [(fault.run, fault.first) for fault in examined(both)] == [("other", broken.first), (RUN, broken.first + 1)]
     of_run = msgspec.structs.replace(unreadable, subject=f"evolog.{RUN}.x.lever_chosen")
     assert [fault.run for fault in examined([of_run if stored is unreadable else stored for stored in both])] == [RUN]
+
+
+def test_a_fork_whose_past_is_another_now_is_named() -> None:
+    def forked(run: str, past: list[Stored], parent: str) -> list[Stored]:
+        told = Told(run=run, past=past)
+        begun = {"parent_run": parent, "parent_sequence": past[-1].sequence, "parent_digest": lineage.digest(past)}
+        told.say(msgspec.structs.replace(started(generations=0), **begun))
+        told.go_on()
+        return told.messages
+
+    told = Told()
+    told.say(started(generations=0))
+    told.say(proposed())
+    told.say(*unanswered(told.messages)[:3])
+    parent = list(told.messages)  # its last events stand behind its last decision
+    child = forked("child", parent, RUN)
+    grandchild = forked("grandchild", parent + child, "child")
+    whole = [*parent, *child, *grandchild]
+    assert [stored.sequence for stored in whole] == list(range(1, len(whole) + 1)) and examined(whole) == []
+    sequence = max(stored.sequence for stored in parent if tag_of(stored.subject) == "trajectory_scored")
+    other = whole[sequence - 1].data.replace(b'"reward":', b'"reward":1', 1)
+    (fault,) = examined([*whole[: sequence - 1], msgspec.structs.replace(whole[sequence - 1], data=other), *whole[sequence:]])
+    assert fault.run == RUN and fault.last == len(parent)
+    assert f"run child was forked from run {RUN} as it was up to sequence {len(parent)}, with digest" in str(fault)
+    (gap,) = examined([*whole[: sequence - 1], *whole[sequence:]])
+    assert f"sequence {sequence} is missing" in str(gap)
 
 
 def moved(stored: Stored, by: int) -> Stored:
@@ -356,6 +383,16 @@ def test_after_a_kill_evolog_goes_on_with_files_that_are_whole_and_a_good_end_is
     finally:
         place.down()
     assert ended_well(copy.node.directory)
+
+
+def test_an_end_of_gold_that_its_archive_has_read_is_missed_and_evolog_does_not_go_on_from_there(copy: Damaged, doctor: Say) -> None:
+    count = len(copy.read(GOLD))
+    shutil.rmtree(next(copy.node.nats_dir.glob(f"jetstream/*/streams/{GOLD}")))
+    code, said = doctor()
+    assert code == 3 and f"first bad event: GOLD: {count} events are missing from its end: sequence 1 is the first" in said[2]
+    refused = Place(copy.node.directory.parent).evolog("up", code=3).err
+    assert f"GOLD in {copy.node.directory} ends at sequence 0, and its archive has read to {count}" in refused
+    assert f"deleting {copy.node.gold_archive}" in refused
 
 
 def test_a_log_written_anew_with_one_event_changed_is_named_by_the_chain(copy: Damaged, doctor: Say) -> None:
