@@ -32,6 +32,7 @@ import services.archivist
 import services.feedback_agent
 from events import codec
 from events.codec import Event
+from events.play import CallUse, TrajectoryRecorded
 from events.run import Budget, RunStarted
 from events.subjects import GOLD, LOG
 from replay.projection import Archive
@@ -236,12 +237,13 @@ def test_a_seed_that_never_ends_fails_too(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def changed(system: System, tag: str, **fields: object) -> list[Stored]:
-    """The log with the last event of a type changed."""
+    """The log with the last event of a type changed, and its id where that follows from what was changed."""
     stored = list(system.log())
     place = max(place for place, of in enumerate(stored) if of.subject.endswith(f".{tag}"))
     event = codec.decode(stored[place].data)
-    data = codec.encode(msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **fields)))
-    stored[place] = msgspec.structs.replace(stored[place], data=data)
+    fact = msgspec.structs.replace(event.data, **fields)
+    event = codec.event(fact, run=event.run, source=event.source, cause=event.cause, time=event.time)
+    stored[place] = msgspec.structs.replace(stored[place], subject=event.subject, data=codec.encode(event))
     return stored
 
 
@@ -250,6 +252,9 @@ def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.M
     log, gold = system.log(), system.log(GOLD)
     events = readable(log)
     reward = changed(system, "trajectory_scored", reward=0.25)
+    step = next(of for of in reversed(events) if of.tag == "optimizer_step_applied")
+    drawn = [msgspec.structs.replace(of, subject=of.subject.replace(step.id, "0" * 24)) for of in log]
+    uncalled = (CallUse(call="0" * 24, completion=0),)
     for check, words in (
         (lambda: invariants.check_all(reward, gold, None), "The chain of decisions holds, but"),
         (lambda: invariants.nothing_counts_twice(readable(changed(system, "candidate_evaluated", score=0.1))), "The score of run r"),
@@ -267,6 +272,14 @@ def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.M
         (lambda: invariants.every_request_is_answered(events[:-1]), "Every request is answered or failed, but not"),
         (lambda: invariants.causes_come_first(events[1:]), "Causes come first, but"),
         (lambda: invariants.once_only([*log, msgspec.structs.replace(log[-1], sequence=len(log) + 1)]), "Everything happens once, but"),
+        (lambda: invariants.once_only(drawn), "Every message can be read or is set aside, but"),
+        (lambda: invariants.no_step_twice([*events, step]), "No optimiser step is taken twice, but"),
+        (lambda: invariants.no_step_twice(readable(changed(system, step.tag, step=9))), "Run r left out a step of"),
+        (lambda: invariants.no_step_twice(readable(changed(system, step.tag, batch="0" * 64))), "Run r trained in"),
+        (
+            lambda: invariants.causes_come_first(readable(changed(system, TrajectoryRecorded.tag(), calls=uncalled))),
+            "A call is recorded before its answer is released, but",
+        ),
         (lambda: invariants.audited_once(events, readable(gold[:-1])), "Every finished run is audited once, but"),
     ):
         with pytest.raises(AssertionError) as raised:
