@@ -62,7 +62,7 @@ class System:
         return [
             pid
             for pid, command in processes(self.node.directory).items()
-            if ("nats-server" in command[0] if victim == "nats-server" else command[3:5] == ["services.main", victim])
+            if ("nats-server" in command[0] if victim == "nats-server" else command[2:3] == ["-m"] and command[4:5] == [victim])
         ]
 
     def kill(self, victim: str) -> None:

@@ -41,9 +41,32 @@ worker.now = lambda: datetime.datetime.fromtimestamp(skewed(), datetime.UTC).str
 main.main()
 """
 """A service whose clock is wrong by up to six hours, and is set back by some hours within its first seconds."""
-BY_ANOTHER_CLOCK = PROGRAM.replace(
-    "from services.cli", "from services import supervisor\nsupervisor.supervise.__kwdefaults__['module'] = 'skewed'\nfrom services.cli"
-)
+TELLING = """
+import os
+from pathlib import Path
+from runtime import worker
+from services import main
+
+append_once = worker.append_once
+
+
+async def telling(log, events, scanner):
+    met = await append_once(log, events, scanner)
+    with Path(os.environ["EVOLOG_TEST_TOLD"]).open("a") as file:
+        print(os.getpid(), "refused" if met else "appended", *(event.tag for event in events), file=file)
+    return met
+
+
+worker.append_once = telling
+main.main()
+"""
+"""A service that tells whether the broker took what it appended, or had it already."""
+
+
+def through(module: str) -> str:
+    """`evolog up` with services that start in another module."""
+    other = f"from services import supervisor\nsupervisor.supervise.__kwdefaults__['module'] = {module!r}\nfrom services.cli"
+    return PROGRAM.replace("from services.cli", other)
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +102,43 @@ def facts(events: Sequence[Event], kind: type) -> list:
     return [event.data for event in events if isinstance(event.data, kind)]
 
 
-def test_a_gpu_host_gone_for_longer_than_its_lease_trains_nothing_twice(system: System, undisturbed: list[Event], task: Path) -> None:
+def test_a_gpu_host_gone_for_longer_than_its_lease_trains_nothing_twice(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
+    told = tmp_path / "told"
+    (tmp_path / "telling.py").write_text(TELLING)
+    with running(tmp_path / "node", through("telling"), PYTHONPATH=str(tmp_path), EVOLOG_TEST_TOLD=str(told)) as system:
+        order(system, task)
+        trainer = stopped_in_its_work(system)  # the host is away
+        taken = system.count("adapter_published")
+
+        def refused() -> bool:
+            lines = [line.split() for line in told.read_text().splitlines()]
+            return any(line[:2] == [str(trainer), "refused"] and "adapter_published" in line for line in lines)
+
+        other = system.start("-m", "services.cli", "service", "trainer", "--index", "1")
+        try:
+            wait_for(lambda: system.count("adapter_published") > taken, f"another takes over, after {ACK_WAIT:.0f} s")
+            assert not refused()
+            os.kill(trainer, signal.SIGCONT)  # it comes back, and has its results
+            wait_for(refused, "its results are refused")
+            same(system, undisturbed)
+        finally:
+            other.kill()
+            other.wait()
+
+
+def stopped_in_its_work(system: System) -> int:
+    """The trainer's process, stopped while it trains on a batch."""
+
     def rooms() -> list[Path]:
         return list((system.node.directory / "work" / "trainer-0").glob("tmp*"))
 
-    order(system, task)
-    wait_for(lambda: rooms() != [], "a batch is being trained on")
-    (trainer,) = system.pids("trainer")
-    os.kill(trainer, signal.SIGSTOP)  # the host is away, in the midst of its work
-    taken = system.count("adapter_published")
-    assert rooms()
-    other = system.start("-m", "services.cli", "service", "trainer", "--index", "1")
-    try:
-        wait_for(lambda: system.count("adapter_published") > taken, f"another takes over, after {ACK_WAIT:.0f} s")
-        os.kill(trainer, signal.SIGCONT)  # it comes back, and has its results
-        wait_for(lambda: rooms() == [], "it has trained")
-        same(system, undisturbed)
-    finally:
-        other.kill()
-        other.wait()
+    while True:
+        wait_for(lambda: rooms() != [], "a batch is being trained on")
+        (trainer,) = system.pids("trainer")
+        os.kill(trainer, signal.SIGSTOP)
+        if rooms():
+            return trainer
+        os.kill(trainer, signal.SIGCONT)  # it had just finished
 
 
 def test_a_damaged_adapter_is_refused_by_its_digest_and_the_last_good_one_stays(system: System, task: Path) -> None:
@@ -123,7 +164,7 @@ def test_a_damaged_adapter_is_refused_by_its_digest_and_the_last_good_one_stays(
 
 def test_services_with_wrong_clocks_leave_the_same_run(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
     (tmp_path / "skewed.py").write_text(SKEWED)
-    with running(tmp_path / "node", BY_ANOTHER_CLOCK, PYTHONPATH=str(tmp_path)) as system:
+    with running(tmp_path / "node", through("skewed"), PYTHONPATH=str(tmp_path)) as system:
         order(system, task)
         same(system, undisturbed)
         stored = system.log.read()
