@@ -326,7 +326,8 @@ def test_a_model_that_is_not_there_stops_the_run_before_it_starts(tmp_path: Path
     one_sentence(said, "no folder here")
 
 
-@pytest.mark.parametrize("model", ["qwen3", pytest.param("llama", marks=pytest.mark.long)], indirect=True)
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["qwen3", "llama"], indirect=True)
 def test_a_run_by_the_models_path_is_sampled_trained_and_served(model: Path, tmp_path: Path) -> None:
     back_end, signal = {"qwen3": ("native", "scores"), "llama": ("trl", "comparisons")}[model.name]
     task = tmp_path / "letters"

@@ -70,6 +70,7 @@ def test_a_round_with_nothing_to_learn_from_says_so_and_changes_nothing(base: ti
     assert rounds[0].note.startswith("In each of 1 groups") and rounds[2].kl == 0.0
 
 
+@pytest.mark.long
 def test_the_module_draws_its_curve_and_writes_it_to_a_file(models: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "algorithms.learning.grpo", "--rounds", "2", "--plot", str(tmp_path / "curve.png")]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XDG_CACHE_HOME": str(models)}, capture_output=True, text=True, check=False)
