@@ -145,7 +145,8 @@ class Controller:
         if event is None or run in self._closed:
             return
         head = self._heads.setdefault(run, Head())
-        course = self._courses.setdefault(run, Course(self.decider, run, versions=head.versions))
+        if (course := self._courses.get(run)) is None:
+            course = self._courses[run] = Course(self.decider, run, versions=head.versions)
         if isinstance(event.data, RunStarted) and event.data.parent_run:
             try:
                 course.inherit(await self._past(run, event.data))

@@ -64,8 +64,13 @@ def digest(of: Iterable[Stored]) -> str:
     """SHA-256 over a past."""
     total = hashlib.sha256()
     for stored in of:
-        total.update(f"{stored.sequence} {stored.subject} {hashlib.sha256(stored.data).hexdigest()}\n".encode())
+        total.update(entry(stored))
     return total.hexdigest()
+
+
+def entry(stored: Stored) -> bytes:
+    """What one message adds to the digest of a past."""
+    return f"{stored.sequence} {stored.subject} {hashlib.sha256(stored.data).hexdigest()}\n".encode()
 
 
 def require(of: Sequence[Stored], started: RunStarted) -> None:

@@ -28,6 +28,7 @@ from events.run import DecisionMade, EventSetAside, RunStarted
 from events.subjects import GOLD, LOG, run_of, tag_of
 from events.weights import AdapterPublished
 from replay.chain import Broken, Chain
+from runtime import lineage
 from runtime.blobs import Blobs
 from runtime.jetstream import Connection
 from runtime.log import Stored, readable
@@ -110,7 +111,7 @@ class Pasts:
                 if end < stored.sequence and (run, end) not in self._left:
                     self._left[run, end] = total.copy()
             # as `lineage.digest`
-            total.update(f"{stored.sequence} {stored.subject} {hashlib.sha256(stored.data).hexdigest()}\n".encode())
+            total.update(lineage.entry(stored))
 
     def digest(self, fork: str) -> str:
         """Of what a fork was made from, as it is on the log; empty where a run of it does not begin there."""
