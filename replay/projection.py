@@ -15,7 +15,6 @@ from events.catalogue import BY_TAG
 from events.codec import Event, Plain, Unreadable, plain_at
 from events.errors import CheckFailed, NotFound, TryAgain, UsageError
 from events.fact import Fact
-from events.run import DecisionMade
 from events.subjects import LOG, run_of
 from runtime.log import Stored, require_contiguous
 
@@ -31,10 +30,13 @@ SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 
 VIEWS = {LOG: Path(__file__).with_name("views.sql")}
 
-_INCOMING = "seq BIGINT, time BIGINT, subject VARCHAR, tag VARCHAR, head VARCHAR, cause VARCHAR, source VARCHAR, size BIGINT, data VARCHAR"
-"""What is appended of a message, as little as is needed: `time` is in microseconds since 1970, `head` the id of a head of decisions."""
-_TIME, _RUN, _ID = "make_timestamptz(time)", "split_part(subject, '.', 2)", "coalesce(head, split_part(subject, '.', 3))"
-_INSERT = f"INSERT INTO events SELECT seq, {_TIME}, subject, {_RUN}, tag, {_ID}, cause, source, size FROM incoming"
+_INCOMING = (
+    "seq BIGINT, time BIGINT, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, source VARCHAR, "
+    "size BIGINT, data VARCHAR"
+)
+"""What is appended of a message: `time` is in microseconds since 1970."""
+_TIME = "make_timestamptz(time)"
+_INSERT = f"INSERT INTO events SELECT seq, {_TIME}, subject, run, tag, id, cause, source, size FROM incoming"
 _BOOKKEEPING = (
     "CREATE TABLE events (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, "
     "source VARCHAR, size BIGINT)",
@@ -44,7 +46,6 @@ _BOOKKEEPING = (
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder().encode
-_HEAD_TAG = DecisionMade.tag()
 
 
 class _Column(NamedTuple):
@@ -147,9 +148,8 @@ class Archive:
                 part.unreadable.append((sequence, _EPOCH + timedelta(microseconds=time), subject, str(wrong), data))
                 continue
             part.readable.append((row, event))
-            head = event.id if tag == _HEAD_TAG else None
             text = _encode(event.data).decode()
-            part.incoming.append((sequence, time, subject, tag, head, event.cause, event.source, len(data), text))
+            part.incoming.append((sequence, time, subject, event.run, tag, event.id, event.cause, event.source, len(data), text))
         return part
 
     def add(self, part: Part) -> None:
@@ -160,7 +160,7 @@ class Archive:
         try:
             self._append("unreadable", part.unreadable)
             self._append("incoming", part.incoming)
-            tags = sorted({row[3] for row in part.incoming})
+            tags = sorted({row[4] for row in part.incoming})
             # in one call, which gives up Python's lock once
             self._run(";".join([_INSERT, *(self._tables[tag].insert for tag in tags), "TRUNCATE incoming"]))
             self._run(f"UPDATE cursor SET seq = {part.last}")
@@ -253,7 +253,7 @@ def _table(fact: type[Fact]) -> _Table:
     values = ", ".join(column.value.format(f'fact."{name}"') for name, column in columns.items())
     return _Table(
         create=f'CREATE TABLE "{tag}" (seq BIGINT, run VARCHAR, id VARCHAR, time TIMESTAMPTZ, cause VARCHAR, {types})',
-        insert=f'INSERT INTO "{tag}" SELECT seq, {_RUN}, {_ID}, {_TIME}, cause, {values} '
+        insert=f'INSERT INTO "{tag}" SELECT seq, run, id, {_TIME}, cause, {values} '
         f"FROM (SELECT *, from_json(data, '{structure}') AS fact FROM incoming WHERE tag = '{tag}')",
     )
 

@@ -4,6 +4,7 @@ What is not in it cannot be asked for, whatever the SQL.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import duckdb
 
+from events.catalogue import BY_TAG
 from events.errors import TryAgain, UserError
-from replay.projection import connect
+from events.subjects import LOG
+from replay.projection import VIEWS, connect
 from runtime.agents.dialogue import Unfit
 from runtime.agents.feedback import ROWS, Table
 from runtime.lineage import Span
@@ -29,16 +32,19 @@ END = b'{"end":0}'
 """Ends an answer that is not read to its own end."""
 TABLES = {
     "trajectories": "SELECT seq, generation, purpose, item, attempt, trajectory, scaffold, adapter, answer, reward, outcome, failure, "
-    "seconds FROM trajectories WHERE ({mine}) AND split = 'train' ORDER BY seq DESC",
-    "rewards": "SELECT * EXCLUDE (run) FROM rewards WHERE ({mine}) AND purpose <> 'dev'",
-    "candidates": "SELECT * EXCLUDE (run) FROM candidates WHERE ({mine})",
-    "generations": "SELECT * EXCLUDE (run) FROM generations WHERE ({mine})",
-    "levers": "SELECT * EXCLUDE (run, diagnosis), CAST(diagnosis AS VARCHAR) AS diagnosis FROM levers WHERE ({mine})",
-    "adapters": "SELECT * EXCLUDE (run, hyper, requests), CAST(hyper AS VARCHAR) AS hyper FROM adapters WHERE ({mine})",
-    "elections": "SELECT * EXCLUDE (run) FROM elections WHERE ({mine})",
-    "steps": "SELECT * EXCLUDE (run, seq, id, cause, time) FROM optimizer_step_applied WHERE ({mine})",
-    "cost": "SELECT * EXCLUDE (run) FROM cost WHERE ({mine})",
+    "seconds FROM trajectories WHERE split = 'train' ORDER BY seq DESC",
+    "rewards": "SELECT * EXCLUDE (run) FROM rewards WHERE purpose <> 'dev'",
+    "candidates": "SELECT * EXCLUDE (run) FROM candidates",
+    "generations": "SELECT * EXCLUDE (run) FROM generations",
+    "levers": "SELECT * EXCLUDE (run, diagnosis), CAST(diagnosis AS VARCHAR) AS diagnosis FROM levers",
+    "adapters": "SELECT * EXCLUDE (run, hyper, requests), CAST(hyper AS VARCHAR) AS hyper FROM adapters",
+    "elections": "SELECT * EXCLUDE (run) FROM elections",
+    "steps": "SELECT * EXCLUDE (run, seq, id, cause, time) FROM optimizer_step_applied",
+    "cost": "SELECT * EXCLUDE (run) FROM cost",
 }
+"""Over the events of the run and its past alone, and the archive's views of those."""
+_EVENTS = sorted(tag for tag, entry in BY_TAG.items() if entry.stream == LOG)
+_VIEWS = re.findall(r"^CREATE VIEW (\w+) AS\n(.*?);$", VIEWS[LOG].read_text(), re.MULTILINE | re.DOTALL)
 
 Ask = Callable[[str], Result]
 
@@ -46,7 +52,7 @@ Ask = Callable[[str], Result]
 class RunTables:
     """The tables of one run, copied when they are first asked for. `ask` answers SQL over the archive; `event` must stand in it by then.
 
-    Of a forked run's `past`, the generations before the run's own first are in them.
+    A forked run's `past` is in them, as if it were the run's own; nothing is of what its ancestors did later.
     """
 
     def __init__(self, ask: Ask, run: str, past: Sequence[Span], event: str, train: Sequence[Example]) -> None:
@@ -76,9 +82,9 @@ class RunTables:
                 raise TryAgain("the archive is not up to date; ask again later, or do without.")
             time.sleep(0.1)
         connection = connect(Path(":memory:"))
-        mine = _mine(self._run, self._past)
+        views = _views(self._run, self._past)
         for name, sql in TABLES.items():
-            found = self._ask(f"SELECT * FROM ({sql.format(mine=mine)}) LIMIT {MOST}")
+            found = self._ask(f"{views} SELECT * FROM ({sql}) LIMIT {MOST}")
             types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in found.types]
             _make(connection, name, found.columns, types, found.rows)
         items = [(example.id, example.prompt, example.label, example.fold) for example in self._train]
@@ -86,15 +92,12 @@ class RunTables:
         return connection
 
 
-def _mine(run: str, past: Sequence[Span]) -> str:
-    """The condition on rows of this run and its past."""
-    found = [f"run = '{run}'"]
-    for span in past:
-        asked = ("rollouts_requested", "feedback_requested")
-        own = " UNION ALL ".join(f"SELECT generation FROM {table} WHERE run = '{run}'" for table in asked)
-        found.append(f"run = '{span.run}' AND generation < (SELECT min(generation) FROM ({own}))")
-        run = span.run
-    return " OR ".join(found)
+def _views(run: str, past: Sequence[Span]) -> str:
+    """Tables and views of the archive, by their names, as they were if there were nothing in it but this run and its past."""
+    spans = [Span(run), *past]
+    mine = " OR ".join(f"run = '{span.run}' AND seq <= {span.last}" for span in spans)
+    events = (f'"{tag}" AS (SELECT * REPLACE (\'{run}\' AS run) FROM main."{tag}" WHERE {mine})' for tag in _EVENTS)
+    return "WITH " + ", ".join(chain(events, (f"{name} AS ({body})" for name, body in _VIEWS if name != "runs")))
 
 
 def _make(

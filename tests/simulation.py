@@ -66,8 +66,10 @@ QUIET = 15.0
 """Virtual seconds for which things go on after the last audit, so that late deliveries do what harm they can, and then settle."""
 LIMIT = 120.0
 """Real seconds that a seed may take; it takes less than one."""
-PROJECTED = 5
-"""Every so many seeds the logs are projected into DuckDB too, which takes more than twice as long as all the rest of a seed."""
+TOGETHER = 10
+"""So many seeds' logs are projected into DuckDB one behind the other, since a projection takes as long as all the rest of a seed."""
+VIEWED = 5
+"""Every so many seeds one is projected alone, and the views are looked at too."""
 
 _GIVEN_UP: list[asyncio.Task[Any]] = []  # tasks of runs that did not end: kept, since collecting them would go on with them without a loop
 _decode_at = functools.lru_cache(8192)(codec.decode_at)
@@ -303,15 +305,15 @@ def answers_are_recorded(events: Sequence[Event]) -> None:
             assert event.data.answer == text, f"Answers are recorded before they are released, but {event.data.answer!r} is not {text!r}."
 
 
-def simulate(seed: int, rates: Mapping[str, float] | None = None) -> System:
+def simulate(seed: int, rates: Mapping[str, float] | None = None, *, projected: bool = True) -> System:
     """One run under this seed, and all that must hold of it; raises `Broken`. `rates` are those of the faults, else they are drawn."""
     setting = random.Random(f"setting {seed}").choice(SETTINGS)
     with tempfile.TemporaryDirectory(prefix="evolog-") as folder, mock.patch.object(codec, "decode_at", _decode_at), limited():
         system = System(setting, seed, Path(folder), rates)
         sentences = [*wrongs(system.run), *system.trouble]
         sentences += wrongs(lambda: undisturbed(setting)) or broken(system, undisturbed(setting))
-        if not sentences and seed % PROJECTED == 0:
-            sentences += wrongs(lambda: projections_rebuild(system, seed))
+        if projected and not sentences:
+            sentences += wrongs(lambda: projections_rebuild([system], seed, views=True))
     if sentences:
         raise Broken(seed, sentences, system.world.story)
     return system
@@ -356,10 +358,12 @@ def archives_follow(system: System) -> None:
         assert rows.rows == system.log(name), f"Archives follow the log, but that of {name} has {rows.cursor} of {len(system.log(name))}."
 
 
-def projections_rebuild(system: System, seed: int) -> None:
-    """Both streams."""
+def projections_rebuild(systems: Sequence[System], seed: int, *, views: bool) -> None:
+    """Both streams, those of several runs one behind the other; the views of one run alone mean something."""
     for name in (LOG, GOLD):
-        invariants.projections_rebuild(system.log(name), *archives(name), seed)
+        stored = [each for system in systems for each in system.log(name)]
+        numbered = [Stored(number, each.time, each.subject, each.data) for number, each in enumerate(stored, 1)]
+        invariants.projections_rebuild(numbered, *archives(name), seed, views)
 
 
 @functools.cache
@@ -378,18 +382,33 @@ class Tried(NamedTuple):
 
 def tried(seed: int) -> Tried:
     """Simulate a seed, in a process of many."""
+    return _tried(seed, projected=True)[0]
+
+
+def _tried(seed: int, *, projected: bool) -> tuple[Tried, System | None]:
     logging.getLogger("evolog").setLevel(logging.CRITICAL)
     try:
-        system = simulate(seed)
+        system = simulate(seed, projected=projected)
     except Broken as wrong:
-        return Tried(Counter(), Counter(), wrong)
-    return Tried(Counter(tag_of(of.subject) for of in (*system.log(), *system.log(GOLD))), system.world.happened, None)
+        return Tried(Counter(), Counter(), wrong), None
+    return Tried(Counter(tag_of(of.subject) for of in (*system.log(), *system.log(GOLD))), system.world.happened, None), system
+
+
+def tried_together(seeds: range) -> list[Tried]:
+    """Simulate some seeds; whose projections do not hold is found one by one, where those of all do not."""
+    found = [_tried(seed, projected=seed % VIEWED == 0) for seed in seeds]
+    systems = [system for _, system in found if system]
+    if wrongs(lambda: projections_rebuild(systems, seeds.start, views=False)):
+        return [tried(seed) for seed in seeds]
+    return [each for each, _ in found]
 
 
 def try_all(seeds: range) -> Iterator[Tried]:
     """Simulate these seeds, as many at a time as there are processors."""
+    parts = [seeds[start : start + TOGETHER] for start in range(0, len(seeds), TOGETHER)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        yield from pool.map(tried, seeds, chunksize=5)
+        for part in pool.map(tried_together, parts):
+            yield from part
 
 
 def main() -> int:
