@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -129,6 +130,12 @@ def hidden_in_sight(
     """
     ids = {id for id in hidden if len(id) >= SHORTEST_ID and not id.isdigit() and _ID.fullmatch(id)}
     stretches = _stretches(hidden, public)
+
+    @cache  # a run shows the same prompts over and over
+    def held_in(text: str) -> frozenset[str]:
+        named = {token.strip(".:/-") for token in _ID.findall(text)} & ids
+        return frozenset(named | {id for _, id in _shared(stretches, plain(text))})
+
     found = []
     seen: set[str] = set()
     for told in events:
@@ -141,10 +148,7 @@ def hidden_in_sight(
             if digest in blobs:
                 found.append(Finding(told.sequence, f"{what} is blob {digest[:12]} of the auditor's."))
                 continue
-            text = _text(read(digest))
-            held = {token.strip(".:/-") for token in _ID.findall(text)} & ids
-            held |= {id for _, id in _shared(stretches, plain(text))}
-            if held:
+            if held := {id for text in _texts(read(digest)) for id in held_in(text)}:
                 found.append(Finding(told.sequence, f"{what} (blob {digest[:12]}) holds the id or the text of {_some(held)}."))
     return found
 
@@ -416,12 +420,12 @@ def _shared(stretches: Mapping[int, Mapping[str, str]], text: str) -> set[tuple[
     }
 
 
-def _text(data: bytes) -> str:
-    """All strings in JSON, and in JSON within its strings; what is no JSON is text as a whole."""
+def _texts(data: bytes) -> set[str]:
+    """All strings in JSON, and in JSON within its strings; what is no JSON is one text."""
     try:
-        return "\n".join(_strings(msgspec.json.decode(data)))
+        return set(_strings(msgspec.json.decode(data)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return data.decode(errors="replace")
+        return {data.decode(errors="replace")}
 
 
 def _strings(value: object) -> Iterator[str]:
