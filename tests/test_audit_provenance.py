@@ -251,6 +251,7 @@ NESTED = msgspec.json.encode({"messages": [{"calls": [{"arguments": msgspec.json
     ("plant", "where", "words"),
     [
         (_hidden(b"see test-7.", "context", "blob"), "context", "What the agent saw in generation 1 (blob "),
+        (_hidden(b'{"test-7": "baker"}', "context", "blob"), "context", "such as 'test-7'"),
         (_hidden(HIDDEN["test-8"].encode(), "context", "parts"), "context", "such as 'test-8'"),
         (_hidden(NESTED, "agent", "request"), "agent", "What the agent was told in generation 1"),
         (
