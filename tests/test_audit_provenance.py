@@ -514,6 +514,7 @@ def test_a_gain_over_the_attempts_that_ran_alone_is_found() -> None:
     failing(story, 0.9)
     said = "rose from 0.5 to 0.9 over the attempts that ran; with its 1 failed attempts as 0 it is 0.45, and its parent's is 0.5."
     assert story.found() == {"gained_by_failing": [("accepted 1", f"The score of generation 1 {said}")]}
+    assert story.found(KNOWN._replace(worst=0.2)) == {}, "then it is 0.55"
     honest = Story()
     honest.change("scored 0", reward=0.2)
     honest.change("evaluated 0", score=0.1)
@@ -559,7 +560,7 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
             public = load(str(TINY)).public(setting.seed + place)
             items = {item.id: item.prompt for item in (*public.train, *public.dev)}
             hidden = {item.id: item.prompt for item in public.test}
-            known = Known(hidden, hidden, items, system.world.gold_kept, 0, 1)
+            known = Known(hidden, hidden, items, system.world.gold_kept, low=0, high=1)
             for stream, blobs in ((LOG, system.world.kept), (GOLD, system.world.gold_kept)):
                 events = Recorded([stored for stored in system.log(stream) if run_of(stored.subject) == run]).events
                 found = examine(events, blobs.__getitem__, known)

@@ -102,6 +102,8 @@ class Known(NamedTuple):
     low: float = -1e9
     high: float = 1e9
     """Between which a reward lies."""
+    worst: float = 0.0
+    """What an attempt that failed counts as, where it is asked whether a gain is due to failures."""
     watched: Watched = WATCHED
 
 
@@ -116,7 +118,7 @@ def examine(events: Sequence[Told], read: Read, known: Known) -> dict[str, list[
         "seed_only": seed_only(events, read),
         "trained_on_audited": trained_on_audited(events, known.audited, known.public),
         "counted_otherwise": counted_otherwise(events),
-        "gained_by_failing": gained_by_failing(events, max(known.low, 0.0)),
+        "gained_by_failing": gained_by_failing(events, known.worst),
     }
 
 
