@@ -10,9 +10,13 @@ MAX_TOKENS is the longest completion that a call of the policy gives, 64 unless 
     copies(prompt, train, seed)   (prompt, completion) demonstrations for one item, from the train examples that it may see, as they are and
                                   under changes that keep the rule, for test-time training
     hint(label)                   what is added to a prompt to show the model the true answer, for STaR
+
+`gold.py` defines `labels(root)`, the labels of test, and if it likes PERTURBATIONS: by name, the changes under which the auditor asks test
+once more (`Perturbation`). A change may touch the items' prompts, the labels' order, and which items are asked; an item keeps its id, so
+that its answers to what was asked and to what was changed make a pair.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -141,6 +145,25 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether train items come with their true answers."""
     copies: bool = False
     """Whether the task has demonstrations to train on for a single item."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What an audit asks of a candidate: items, and the labels in the order in which they are on offer."""
+
+    labels: tuple[str, ...]
+    items: tuple[Item, ...]
+
+
+class Perturbation(msgspec.Struct, frozen=True):
+    """A change to what an audit asks, which follows from a seed."""
+
+    summary: str
+    """What changes, in a sentence."""
+    preserves: bool
+    """Whether every item asks the same as before and is as hard as before, so that a sound candidate's answers stay what they were."""
+    change: Callable[[Asked, Mapping[str, str], int], Asked]
+    """From what is asked, the true labels by item id, and the seed, what is asked instead: ids from those given, each once at most, and the
+    same labels in whatever order."""
 
 
 class Edit(Protocol):

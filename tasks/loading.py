@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from events.errors import Misconfigured, NotFound, UserError
-from tasks.contract import FOLDS, Edit, Example, Item, Outcome, Public, Scored
+from tasks.contract import FOLDS, Asked, Edit, Example, Item, Outcome, Perturbation, Public, Scored
 
 FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
 HINT = "\nThe answer is {label}."
@@ -100,6 +100,28 @@ class Task(msgspec.Struct, frozen=True):
         """The labels of test by item id, whatever the seed. Only the auditor may call this."""
         labels = self._call("gold", "labels", self._call("data", "default_root"))
         return self._labelled("gold", "labels", labels, [item.id for item in self.public(seed).test])
+
+    def perturbations(self) -> dict[str, Perturbation]:
+        """The changes under which test may be asked once more, by name; none where gold.py has none. Only the auditor may call this."""
+        found = getattr(_module(self.folder, self.package, "gold"), "PERTURBATIONS", {})
+        if not isinstance(found, Mapping) or not all(isinstance(p, Perturbation) for p in found.values()):
+            raise self._broken("gold", f"PERTURBATIONS is {found!r:.60}; expected a dict of Perturbations by name")
+        return dict(found)
+
+    def perturbed(self, name: str, asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+        """What is asked under the perturbation `name`; raises Misconfigured where it fails or gives other ids or labels than it may."""
+        try:
+            changed = self.perturbations()[name].change(asked, truth, seed)
+            labels, ids = sorted(changed.labels), [item.id for item in changed.items]
+        except UserError:
+            raise
+        except Exception as error:
+            raise without_extra(error) or self._broken("gold", f"{name} raised {type(error).__name__}: {error}") from error
+        if labels != sorted(asked.labels):
+            raise self._broken("gold", f"{name} gave {len(labels)} labels; expected the {len(asked.labels)} that were given, in any order")
+        if not ids or len(set(ids)) < len(ids) or not set(ids) <= {item.id for item in asked.items}:
+            raise self._broken("gold", f"{name} gave {len(ids)} items; expected one at least, of those that were given, each once at most")
+        return changed
 
     def score(self, answer: str | None, label: str) -> Scored:
         """The verifier's judgement of an answer; raises Misconfigured where it fails or gives no number that can be summed."""

@@ -4,6 +4,7 @@ import hashlib
 import re
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import lawbench_standin
@@ -13,7 +14,7 @@ import pytest
 from algorithms.search.estimate import mean_reward
 from events.errors import CheckFailed, Misconfigured, NotFound, Unavailable
 from tasks import loading
-from tasks.contract import Data, Item, Public, Reply, visible_train
+from tasks.contract import Asked, Data, Item, Public, Reply, visible_train
 from tasks.lawbench import baselines, data, gold, splitting
 from tasks.lawbench.verifier import score
 
@@ -75,6 +76,111 @@ def test_the_verifier_reads_the_labelled_cases_and_the_auditor_alone_the_rest(ro
     assert set(known) == {item.id for item in (*public.train, *public.dev)}
     assert set(hidden) == {item.id for item in public.test}
     assert all(known[example.id] == example.label for example in public.train)
+
+
+def test_a_duplicate_id_a_missing_one_and_an_unknown_one_are_refused(public: Public) -> None:
+    answers: list[tuple[str, str | None]] = [(item.id, "盗窃") for item in public.test]
+    assert gold.require_exact(reversed(answers), public.test) == dict(answers)
+    for wrong, why in (
+        (answers + [answers[3]] * 2000, r"1 ids are answered more than once, such as 'test-3' 2,001 times; expected each of the 12 ids"),
+        (answers[1:], "1 ids of test have no answer, such as 'test-0'"),
+        ([*answers[1:], ("test-00", "盗窃")], "1 ids are none of test's, such as 'test-00'"),
+        (answers[2:] + [answers[2]] * 2, "answered more than once"),
+    ):
+        with pytest.raises(CheckFailed, match=why):
+            gold.require_exact(wrong, public.test)
+
+
+def test_the_subset_leaves_out_what_train_nearly_holds() -> None:
+    def items(*texts: str) -> list[Item]:
+        return [Item(str(place), text) for place, text in enumerate(texts)]
+
+    train = items("abcdefghijklmnop", "zyxwvutsrqponmlk")
+    # 12 shingles against 12, of which 12, 11 of 13, 4 of 20 and 3 of 21, and none are shared
+    test = items("abcdefghijklmnop", "abcdefghijklmnoq", "zyxwvutsABCDEFGH", "zyxwvutABCDEFGHI", "0123456789012345")
+    similar = [{i.prompt[at : at + 5] for at in range(12)} for i in test]
+    known = {train[place].prompt[at : at + 5] for place in (0, 1) for at in range(12)}
+    assert [len(of & known) for of in similar] == [12, 11, 4, 3, 0]
+    assert gold.subset(train, test) == ("2", "3", "4")  # type: ignore[arg-type]
+    assert gold.subset(train, test, 0.2) == ("3", "4")  # type: ignore[arg-type]
+    assert gold.subset(train, test, 0.1) == ("4",)  # type: ignore[arg-type]
+
+
+def test_a_near_duplicate_within_test_or_within_train_is_none_between_them(public: Public) -> None:
+    assert gold.subset(public.train, public.test) == tuple(item.id for item in public.test)
+    copied = [*public.test[:-1], Item("x", public.train[5].prompt + "。"), Item("y", public.test[0].prompt)]
+    assert gold.subset(public.train, copied) == tuple(item.id for item in copied if item.id != "x")
+
+
+CASES = (
+    "甲撬门。乙望风！经审理查明，丙销赃；证据充分。",
+    "一句而已",
+    "其行为构成盗窃罪。",
+    "他犯罪后投案。应以××罪追究刑事责任。触犯《中华人民共和国刑法》××之规定；事后退赃",
+)
+TRUTH = {"test-0": "盗窃", "test-1": "失火", "test-2": "盗窃", "test-3": "失火", "test-4": "失火", "test-5": "放火"}
+
+
+def asked() -> Asked:
+    texts = (*CASES, "子" * 300 + "丑" * 300, "寅")
+    return Asked(("盗窃", "失火", "放火", "诈骗"), tuple(Item(f"test-{i}", text) for i, text in enumerate(texts)))
+
+
+def changed(name: str, seed: int = 0) -> Asked:
+    return loading.load("lawbench").perturbed(name, asked(), TRUTH, seed)
+
+
+@pytest.mark.parametrize("name", gold.PERTURBATIONS)
+def test_a_perturbation_follows_from_its_seed_and_keeps_ids(name: str, root: Path, public: Public) -> None:
+    given, truth = Asked(public.labels, public.test), gold.labels(root)
+    task = loading.load("lawbench")
+    found = task.perturbed(name, given, truth, 3)
+    assert found == task.perturbed(name, given, truth, 3)
+    ids = [item.id for item in found.items]
+    assert ids == [item.id for item in given.items if item.id in ids]
+    assert sorted(found.labels) == sorted(given.labels)
+    assert gold.PERTURBATIONS[name].summary.endswith(".")
+
+
+def test_shuffled_sentences_are_the_same_sentences() -> None:
+    orders = {changed("sentence_shuffle", seed).items[0].prompt for seed in range(20)}
+    sentences = ["甲撬门。", "乙望风！", "经审理查明，丙销赃；", "证据充分。"]
+    assert len(orders) > 5
+    assert all(sorted(re.findall("[^。！；]+[。！；]", text)) == sorted(sentences) for text in orders)
+    assert all(changed("sentence_shuffle", seed) == changed("sentence_shuffle", seed) for seed in range(5))
+    assert changed("sentence_shuffle").items[1].prompt == "一句而已"
+    assert changed("sentence_shuffle").labels == asked().labels
+
+
+def test_truncation_leaves_an_end() -> None:
+    long = [changed(name).items[4].prompt for name in ("first_200", "last_200")]
+    assert long == ["子" * 200, "丑" * 200]
+    assert changed("first_200").items[0] == asked().items[0]
+
+
+def test_conclusions_are_the_sentences_that_name_a_charge_or_an_article() -> None:
+    prompts = [item.prompt for item in changed("no_conclusions").items]
+    assert prompts[3] == "他犯罪后投案。事后退赃"
+    assert prompts[:3] == list(CASES[:3]), "a case that is nothing but a conclusion stays"
+
+
+def test_another_order_of_the_classes_changes_nothing_else() -> None:
+    assert len({changed("class_order", seed).labels for seed in range(20)}) > 5
+    assert changed("class_order").items == asked().items
+
+
+def test_common_charges_make_up_their_share(root: Path) -> None:
+    chosen = [TRUTH[item.id] for item in changed("common_charges").items]
+    assert Counter(chosen)["盗窃"] == 2 and len(chosen) == 3
+    assert len({tuple(item.id for item in changed("common_charges", seed).items) for seed in range(20)}) > 1
+    many = tuple(Item(str(i), "") for i in range(913))
+    truth = {item.id: gold.COMMON[int(item.id) // 5] if int(item.id) < 50 else "失火" for item in many}
+    shares = [truth[item.id] in gold.COMMON for item in gold.PERTURBATIONS["common_charges"].change(Asked((), many), truth, 0).items]
+    assert sum(shares) == 50 and sum(shares) / len(shares) == pytest.approx(gold.COMMON_SHARE, abs=0.005)
+
+
+def test_uniform_charges_are_as_many_of_each_as_of_the_rarest() -> None:
+    assert sorted(TRUTH[item.id] for item in changed("uniform_charges").items) == ["失火", "放火", "盗窃"]
 
 
 def test_scores() -> None:
@@ -239,6 +345,7 @@ def test_a_folder_that_breaks_the_contract_says_what_is_missing(tmp_path: Path, 
         ("data.py", '"d": "b"', "", "labels gave no label for 1 items, such as 'd'"),
         ("gold.py", "'t'", "'u'", r"gold\.py: labels gave no label for 1 items, such as 't'"),
         ("gold.py", "{'t': 'a'}", "['a']", "labels gave a list; expected a dict"),
+        ("gold.py", "def", "PERTURBATIONS = {'x': 1}\ndef", r"gold\.py: PERTURBATIONS is {'x': 1}; expected a dict of Perturbations"),
         ("baselines.py", "{'a': ", "{'a': 1, 'b': ", "BASELINES is .* expected a dict of functions by name"),
         ("baselines.py", "{item.id: 'a' for item in items}", "'a'", "a gave a str; expected a dict"),
         ("task.py", "1\n", "'1'\n", r"task\.py: GENERATIONS is '1'; expected a whole number, 0 or more"),
@@ -254,9 +361,35 @@ def test_what_a_task_gives_is_checked(tmp_path: Path, file: str, old: str, new: 
     (folder / file).write_text(text.replace(old, new, 1))
     with pytest.raises(Misconfigured, match=why):
         task = loading.load(str(folder))
-        task.labels(0), task.gold(0)
+        task.labels(0), task.gold(0), task.perturbations()
         public = task.public(0)
         [predict(public, public.dev) for predict in task.baselines().values()]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("asked", ""),
+        ("Asked(asked.labels, asked.items * 2)", "x gave 2 items; expected one at least, of those that were given, each once"),
+        ("Asked(asked.labels, ())", "x gave 0 items"),
+        ("Asked(asked.labels, (Item('u', ''),))", "of those that were given"),
+        ("Asked(asked.labels[1:], asked.items)", "x gave 1 labels; expected the 2 that were given"),
+        ("None", "x raised AttributeError"),
+    ],
+)
+def test_what_a_perturbation_gives_is_checked(tmp_path: Path, change: str, why: str) -> None:
+    folder = task_folder(tmp_path / "changed")
+    code = f"PERTURBATIONS = {{'x': Perturbation('', True, lambda asked, truth, seed: {change})}}"
+    (folder / "gold.py").write_text(
+        f"from tasks.contract import Asked, Item, Perturbation\ndef labels(root): return {{'t': 'a'}}\n{code}\n"
+    )
+    task = loading.load(str(folder))
+    given = Asked(("a", "b"), (Item("t", "t"),))
+    if not why:
+        assert task.perturbed("x", given, task.gold(), 0) == given
+        return
+    with pytest.raises(Misconfigured, match=rf"gold\.py: .*{why}"):
+        task.perturbed("x", given, task.gold(), 0)
 
 
 @pytest.mark.parametrize("reward", ["1e200", "-1e308", "1.01e9", "10**400", "float('inf')", "float('nan')"])

@@ -1,10 +1,128 @@
-"""The answers of test, for the auditor and for nobody else."""
+"""What the auditor alone knows of LawBench: the answers of test, what counts as answering it, and the changes that it is asked under."""
 
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from events.errors import CheckFailed
+from tasks.contract import Asked, Item, Labelled, Perturbation
 from tasks.lawbench import data
+from tasks.lawbench.splitting import SIMILAR, with_near_duplicate
+
+SHOWN = 200
+"""Characters that truncation leaves."""
+COMMON = (
+    "危险驾驶",
+    "盗窃",
+    "诈骗",
+    "寻衅滋事",
+    "故意伤害",
+    "[走私、贩卖、运输、制造]毒品",
+    "交通肇事",
+    "开设赌场",
+    "聚众斗殴",
+    "强奸",
+)
+"""The ten charges that most people were prosecuted for in China in 2019, as the Supreme People's Procuratorate gave them on 2 June 2020."""
+COMMON_SHARE = 0.66
+"""Of those prosecuted, the share that these ten make up (17.7, 13.7, 6.6, 6.3, 6.1, 4.4, 3.9, 3.9, 1.9 and 1.5 %)."""
+
+_SENTENCE = re.compile(r"[^。！？；]*[。！？；]+|[^。！？；]+\Z")
+_CHARGE = re.compile(r"(?<![犯余漏新定有无认悔])罪(?![犯行嫌责过证])")
+"""A charge is named: `盗窃罪`, or `××罪` where the publisher masked it; not `犯罪`, `罪犯` and the like."""
+_ARTICLE = re.compile(r"《[^》]*(?:法|条例|解释|规定)》|刑法|第[\d〇零一二三四五六七八九十百×xX]+条")
 
 
 def labels(root: Path) -> dict[str, str]:
     """The label of each test item, by item id. Raises NotFound or CheckFailed as `data.load` does."""
     return {data.TEST_ID + row["id"]: row["label"] for row in data.rows(root, "private/test.csv")}
+
+
+def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item]) -> dict[str, str | None]:
+    """The answers by item id, if they answer each item of test once and nothing else; raises CheckFailed where they do not.
+
+    The published evaluator merges answers with labels by id, so an id given twice counts twice: 20 sure ids given 2,000 times score .995.
+    """
+    pairs = list(answers)
+    times = Counter(id for id, _ in pairs)
+    expected = {item.id for item in test}
+    owed = f"expected each of the {len(expected):,} ids of test once; answer those again"
+    if repeated := [id for id, count in times.items() if count > 1]:
+        worst = max(repeated, key=lambda id: times[id])
+        raise CheckFailed(f"{len(repeated):,} ids are answered more than once, such as {worst!r} {times[worst]:,} times; {owed}.")
+    if unknown := [id for id in times if id not in expected]:
+        raise CheckFailed(f"{len(unknown):,} ids are none of test's, such as {unknown[0]!r:.60}; {owed}.")
+    if missing := [item.id for item in test if item.id not in times]:
+        raise CheckFailed(f"{len(missing):,} ids of test have no answer, such as {missing[0]!r}; {owed}.")
+    return dict(pairs)
+
+
+def subset(train: Sequence[Labelled], test: Sequence[Item], similar: float = SIMILAR) -> tuple[str, ...]:
+    """The ids of those test items to which no train text has a Jaccard index of character 5-grams of at least `similar`, in order."""
+    near = with_near_duplicate([item.prompt for item in test], [example.prompt for example in train], similar)
+    return tuple(item.id for place, item in enumerate(test) if place not in near)
+
+
+def _prompts(changed: Callable[[str, random.Random], str]) -> Callable[[Asked, Mapping[str, str], int], Asked]:
+    """A change to each prompt by itself, whatever else is asked."""
+
+    def change(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+        return Asked(asked.labels, tuple(Item(i.id, changed(i.prompt, random.Random(f"{seed} {i.id}"))) for i in asked.items))
+
+    return change
+
+
+def _shuffled(text: str, draw: random.Random) -> str:
+    sentences = _SENTENCE.findall(text)
+    draw.shuffle(sentences)
+    return "".join(sentences)
+
+
+def _without_conclusions(text: str, draw: random.Random) -> str:
+    return "".join(s for s in _SENTENCE.findall(text) if not _CHARGE.search(s) and not _ARTICLE.search(s)) or text
+
+
+def _other_order(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+    return Asked(tuple(random.Random(seed).sample(asked.labels, len(asked.labels))), asked.items)
+
+
+def _common(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+    common = [item for item in asked.items if truth[item.id] in COMMON]
+    others = [item for item in asked.items if truth[item.id] not in COMMON]
+    room = min(len(others), round(len(common) * (1 - COMMON_SHARE) / COMMON_SHARE))
+    return _only(asked, [*common, *random.Random(seed).sample(others, room)])
+
+
+def _uniform(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+    of: dict[str, list[Item]] = defaultdict(list)
+    for item in asked.items:
+        of[truth[item.id]].append(item)
+    draw = random.Random(seed)
+    rarest = min(map(len, of.values()), default=0)
+    return _only(asked, [item for items in of.values() for item in draw.sample(items, rarest)])
+
+
+def _only(asked: Asked, chosen: Sequence[Item]) -> Asked:
+    ids = {item.id for item in chosen}
+    return Asked(asked.labels, tuple(item for item in asked.items if item.id in ids))
+
+
+PERTURBATIONS: Mapping[str, Perturbation] = {
+    "sentence_shuffle": Perturbation("The sentences of each case come in another order.", True, _prompts(_shuffled)),
+    "first_200": Perturbation(f"Of each case the first {SHOWN} characters.", False, _prompts(lambda text, _: text[:SHOWN])),
+    "last_200": Perturbation(f"Of each case the last {SHOWN} characters.", False, _prompts(lambda text, _: text[-SHOWN:])),
+    "no_conclusions": Perturbation(
+        "Sentences that name a charge or an article of law are gone; a case that is nothing else stays as it is.",
+        False,
+        _prompts(_without_conclusions),
+    ),
+    "class_order": Perturbation("The labels come in another order; the score must stay exactly what it was.", True, _other_order),
+    "common_charges": Perturbation(
+        f"The ten commonest charges make up {COMMON_SHARE:.0%} of the cases, as they do in courts: all of theirs, and some of the others.",
+        False,
+        _common,
+    ),
+    "uniform_charges": Perturbation("Of each charge as many cases as of the rarest.", False, _uniform),
+}

@@ -1,8 +1,12 @@
 """Splits labelled texts into dev and train folds so that near-duplicates stay together and each label keeps its share."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 SHINGLE = 5
 SIMILAR = 0.5
@@ -14,14 +18,9 @@ LIKELY = 0.05
 
 def near_duplicates(texts: Sequence[str]) -> list[int]:
     """The group of each text: the lowest index of those it is linked to by a Jaccard index of character 5-grams of at least .5."""
-    from scipy import sparse
-
-    shingles: dict[str, int] = {}
-    columns = [np.array([shingles.setdefault(s, len(shingles)) for s in sorted(_shingles(t))]) for t in texts]
+    has, columns = _shingled(texts)
     sizes = np.array([len(c) for c in columns])
-    row, column = np.repeat(np.arange(len(texts)), sizes), np.concatenate(columns)
-    has = sparse.csr_matrix((np.ones(len(row), np.float32), (row, column)), shape=(len(texts), len(shingles)))
-    spread = np.bincount(column, minlength=len(shingles))
+    spread = np.bincount(np.concatenate(columns))
     rare = has[:, (spread > 1) & (spread <= COMMON)]
     pairs = (rare @ rare.T).tocoo()
     smaller, larger = np.minimum(sizes[pairs.row], sizes[pairs.col]), np.maximum(sizes[pairs.row], sizes[pairs.col])
@@ -33,6 +32,16 @@ def near_duplicates(texts: Sequence[str]) -> list[int]:
         if root_a != root_b and _similar(sets[a], sets[b]):
             parent[max(root_a, root_b)] = min(root_a, root_b)
     return [_root(parent, i) for i in range(len(texts))]
+
+
+def with_near_duplicate(texts: Sequence[str], others: Sequence[str], similar: float = SIMILAR) -> set[int]:
+    """The places of those texts to which one of the others has a Jaccard index of character 5-grams of at least `similar`."""
+    has, columns = _shingled([*texts, *others])
+    sizes = np.array([len(c) for c in columns])
+    both = (has[: len(texts)] @ has[len(texts) :].T).tocoo()  # every pair that shares a shingle
+    shared = both.data.astype(float)
+    near = shared / (sizes[both.row] + sizes[len(texts) + both.col] - shared) >= similar
+    return set(both.row[near].tolist())
 
 
 def split(labels: Sequence[str], groups: Sequence[int], seed: int, share: float, folds: int) -> tuple[list[bool], list[int]]:
@@ -61,6 +70,17 @@ def split(labels: Sequence[str], groups: Sequence[int], seed: int, share: float,
         for i in texts:
             fold[i] = least
     return dev, fold
+
+
+def _shingled(texts: Sequence[str]) -> tuple["sparse.csr_matrix", list[np.ndarray]]:
+    """Which shingles each text has: as a matrix of ones, and as their columns in it by text."""
+    from scipy import sparse
+
+    shingles: dict[str, int] = {}
+    columns = [np.array([shingles.setdefault(s, len(shingles)) for s in sorted(_shingles(t))]) for t in texts]
+    row = np.repeat(np.arange(len(texts)), [len(c) for c in columns])
+    ones = np.ones(len(row), np.float32)
+    return sparse.csr_matrix((ones, (row, np.concatenate(columns))), shape=(len(texts), len(shingles))), columns
 
 
 def _shingles(text: str) -> set[str]:
