@@ -16,6 +16,9 @@ from typing import Self
 import msgspec
 import numpy as np
 
+TIE = 1e-12
+"""One task won and none lost is a step of exactly s / sqrt(n) = 1 / n, which is not below it, whichever way floats round."""
+
 
 class Ladder(msgspec.Struct, frozen=True, kw_only=True):
     """What has been released. `eta` is the step in loss units; None is the parameter-free Ladder. Raises ValueError for a step <= 0."""
@@ -45,7 +48,7 @@ class Ladder(msgspec.Struct, frozen=True, kw_only=True):
         else:
             differences = np.subtract(losses, self.incumbent or losses)
             step, grain = float(differences.std(ddof=1)) / sqrt(n) if n > 1 else 0.0, 1 / n
-        if not loss < self.released - step:
+        if not loss < self.released - step - TIE:
             return self
         return msgspec.structs.replace(self, released=round(loss / grain) * grain, incumbent=tuple(losses))
 
