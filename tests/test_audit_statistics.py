@@ -33,12 +33,13 @@ def test_bca_of_three_items() -> None:
     Below the sum 6: 11, at it: 6, so z_0 = Phi^-1((11 + 3) / 27) = .0464. Without one item: 3, 2.5, .5, so d = -1, -.5, 1.5 and
     a = (-1 - .125 + 3.375) / (6 (1 + .25 + 2.25)^1.5) = 2.25 / 39.29 = .0573.
     Level .5: alpha_1 = Phi(.0464 + (.0464 - .6745) / (1 + .0573 .6281)) = Phi(-.5598) = .288, and 7/27 < .288 < 8/27: the sum 3.
-    alpha_2 = Phi(.0464 + .7209 / (1 - .0573 .7209)) = Phi(.7984) = .788, and 20/27 < .788 < 23/27: the sum 10. Quantiles: 2 and 10.
-    Level .9: alpha_2 = Phi(.0464 + 1.6913 / (1 - .0573 1.6913)) = Phi(1.9191) = .973 > 26/27: the sum 15; with a = 0, .959: the sum 11.
+    alpha_2 = Phi(.0464 + .7209 / (1 - .0573 .7209)) = Phi(.7984) = .788, and 20/27 < .788 < 23/27: the sum 10.
+    Level .88: alpha_2 = Phi(.0464 + 1.6012 / (1 - .0573 1.6012)) = Phi(1.8093) = .9648, and 26/27 = .9630: the sum 15. Without a, .950,
+    and without the first z_0, .961: the sum 11. Level .85: alpha_2 = Phi(.0464 + 1.6242) = .9526, the sum 11; with twice the a, .965.
+    Their alpha_1 are Phi(.0464 - 1.5083 / 1.0864) = .090 and .107, and 1/27 < both < 4/27: the sum 1.
     """
-    half = bca([one_each(0, 1, 5)], MEAN, level=0.5, draws=200_000)[0]
-    assert (half.value, half.low, half.high) == pytest.approx((2, 3 / 3, 10 / 3))
-    assert bca([one_each(0, 1, 5)], MEAN, level=0.9, draws=200_000)[0].high == pytest.approx(15 / 3)
+    ends = [bca([one_each(0, 1, 5)], MEAN, level=level, draws=500_000)[0] for level in (0.5, 0.88, 0.85)]
+    assert [3 * one for end in ends for one in end[:3]] == pytest.approx([6, 3, 10, 6, 1, 15, 6, 1, 11])
 
 
 def test_the_error_of_a_mean_with_and_without_attempts_drawn_inside() -> None:
@@ -49,9 +50,9 @@ def test_the_error_of_a_mean_with_and_without_attempts_drawn_inside() -> None:
 
 
 def test_attempts_of_items_with_fewer_are_drawn_from_those_they_have() -> None:
-    """Item a has the one attempt 0, item b 1 and 1: however attempts are drawn, item means are 0 and 1."""
-    found = bca([{"a": [0.0], "b": [1.0, 1.0]}], MEAN, inside=True, draws=20_000)[0]
-    assert found.error == pytest.approx(sqrt(0.25 / 2), rel=0.02)
+    """Item a has the one attempt 1, item b 0 and 0: however attempts are drawn, item means are 1 and 0."""
+    found = bca([{"a": [1.0], "b": [0.0, 0.0]}], MEAN, inside=True, draws=20_000)[0]
+    assert (found.value, found.error) == pytest.approx((0.5, sqrt(0.25 / 2)), rel=0.02)
 
 
 def test_what_is_measured_on_the_same_items_is_paired_and_what_is_not_is_not() -> None:
