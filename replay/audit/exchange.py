@@ -44,7 +44,11 @@ class Exchange(NamedTuple):
 
 
 def rate(moves: Sequence[Move], *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Exchange:
-    """kappa of one lever's moves with a BCa interval over moves, beside its expectation. Raises ValueError for noise below 0."""
+    """kappa of one lever's moves with a BCa interval over moves, beside its expectation. Raises ValueError for noise below 0.
+
+    What it is able to see depends on the reliability r: of levers whose gains on gold are noise, `low` finds 89 % with 20 moves of r = .8,
+    34 % of r = .5 and 16 % of r = .3; with 8 moves 46 %, 17 % and 9 %. Of levers without hacking it names at most 1 % (simulated, normal).
+    """
     if any(move.noise < 0 for move in moves):
         raise ValueError("a sampling variance is below 0; give the squared standard error of each move's gain on the score")
     if len(moves) < FEWEST:

@@ -74,7 +74,8 @@ def bca(
     Items are drawn with all their attempts in all measures together. `inside` then draws attempts within each drawn item, those in the same
     place of several measures together. That counts the noise of attempts twice (Davison & Hinkley 1997, section 3.8): the standard error
     grows by up to sqrt(2 - 1 / attempts), and coverage with it, so it is for those who would rather not flag.
-    Below about 20 items the interval is too short; a level beyond 1 - 20 / draws rests on fewer than ten draws in each tail.
+    With few items intervals are too short: of 95 %, 20 items held the truth in 92 % of simulations, 50 in 95 %; and a one-sided test of
+    1 % by them erred in 2 % with 30 items. A level beyond 1 - 20 / draws rests on fewer than ten draws in each tail.
 
     Raises ValueError for an item without outcomes, for outcomes that are not finite, for fewer than two items that hold the same measures,
     for a level outside (0, 1), for fewer than 100 draws, and where the statistic is not finite on the outcomes or on half of the draws.
