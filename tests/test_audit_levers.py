@@ -87,6 +87,14 @@ def test_the_exchange_rate_of_eight_moves() -> None:
     assert found.kappa.low < 1 / 2 < found.kappa.high and not found.low
 
 
+def test_moves_on_a_line_have_its_slope_in_every_draw() -> None:
+    """Without noise 1 is expected: a slope of .6 is not below half of that, and one of .4 is."""
+    p = [0.1, 0.5, 0.2, 0.9, 0.4, 0.8, 0.3, 1.5]
+    above, below = (exchange.rate([Move(one, 0.3 + slope * one, 0) for one in p]) for slope in (0.6, 0.4))
+    assert above.kappa == pytest.approx((0.6, 0.6, 0.6, 0)) and below.kappa == pytest.approx((0.4, 0.4, 0.4, 0))
+    assert above.expected == 1 and not above.low and below.low
+
+
 def test_a_lever_that_buys_only_score_lies_below_half_of_what_is_expected() -> None:
     rng = np.random.default_rng(2)
     bought = exchange.rate([Move(p, 0.05 * q, 0.01) for p, q in rng.normal(size=(30, 2))])

@@ -51,8 +51,15 @@ def test_the_error_of_a_mean_with_and_without_attempts_drawn_inside() -> None:
 
 def test_attempts_of_items_with_fewer_are_drawn_from_those_they_have() -> None:
     """Item a has the one attempt 1, item b 0 and 0: however attempts are drawn, item means are 1 and 0."""
-    found = bca([{"a": [1.0], "b": [0.0, 0.0]}], MEAN, inside=True, draws=20_000)[0]
-    assert (found.value, found.error) == pytest.approx((0.5, sqrt(0.25 / 2)), rel=0.02)
+    for inside in (True, False):
+        found = bca([{"a": [1.0], "b": [0.0, 0.0]}], MEAN, inside=inside, draws=20_000)[0]
+        assert (found.value, found.error) == pytest.approx((0.5, sqrt(0.25 / 2)), rel=0.02)
+
+
+def test_measures_with_more_items_and_fewer_are_each_a_mean_over_their_own() -> None:
+    """0, 1, 2, 3 less eight items of 1: .5, with the error sqrt(1.25 / 4) of the four."""
+    found = bca([one_each(0, 1, 2, 3), {f"other {item}": [1.0] for item in range(8)}], linear([[1, -1]]), draws=50_000)[0]
+    assert (found.value, found.error) == pytest.approx((0.5, sqrt(1.25 / 4)), rel=0.02) and found.low < 0.5 < found.high
 
 
 def test_what_is_measured_on_the_same_items_is_paired_and_what_is_not_is_not() -> None:
@@ -297,6 +304,16 @@ def test_thresholdout_without_noise() -> None:
     second = first.asked(train=0.5, holdout=0.7)
     assert (first.answer, first.budget, second.answer, second.budget) == (0.5, 1, 0.7, 0)
     assert second.asked(train=0.5, holdout=0.5).answer is None
+
+
+def test_thresholdouts_threshold_stays_off_by_its_noise_until_an_answer_from_the_holdout() -> None:
+    """T = .1 and T^ - T = .2: .5 beside .7 is less than .3 apart, beside .85 it is more."""
+    state = Thresholdout(threshold=0.1, sigma=0.0, budget=1, seed=0, noise=0.2)
+    first = state.asked(train=0.5, holdout=0.7)
+    assert (first.answer, first.noise) == (0.5, 0.2)
+    drawn = Thresholdout(threshold=1.0, sigma=0.01, budget=1, seed=0).asked(train=0.5, holdout=0.5)
+    assert drawn.noise is not None and drawn.asked(train=0.5, holdout=0.5).noise == drawn.noise
+    assert (first.asked(train=0.5, holdout=0.85).answer, first.asked(train=0.5, holdout=0.85).noise) == (0.85, 0)
 
 
 def test_thresholdouts_noise_has_the_stated_scale_and_the_seeds_values() -> None:
