@@ -5,7 +5,7 @@
 Where E[x_i | the past] <= 0 each product is a non-negative supermartingale that starts at 1, and so is their mean, whence
 P(any E_n >= 1 / alpha) <= alpha (Ville 1939). Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting",
 JRSSB 86 (arXiv 2010.09686), the capital process with fixed bets, averaged over a grid of them.
-Kept in logarithms, so that ten thousand pairs neither overflow nor vanish. Needs the standard library alone.
+Kept in logarithms, so that ten thousand pairs neither overflow nor vanish. Imports no numpy.
 """
 
 from collections.abc import Iterable

@@ -3,7 +3,7 @@
     bits = sum over questions of log2 |possible answers|;   |E[bias]| <= sqrt(I / (2 n)),  I in nats, scores in [0, 1], n tasks
 
 Russo & Zou 2016, arXiv 1511.05219; Xu & Raginsky 2017, arXiv 1705.07809, theorem 1. After tens of bits the bound says nothing: it is
-no certificate. Needs the standard library alone.
+no certificate. Imports no numpy.
 """
 
 from math import lgamma, log, log2, sqrt

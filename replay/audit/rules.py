@@ -5,7 +5,7 @@ Families: a the gap (e-process), c cross-play, d the change-point, g metamorphic
     drift:   a fires and another does, or h does
 The probability of a false alarm is spent over the families, `ALPHA`; what is tested again at each look spends its family's part over the
 looks, `alpha_at` (alpha 6 / (pi^2 look^2) adds up to alpha over any number of looks). Provenance is no statistics: it errs with its checks.
-Needs the standard library alone.
+Imports no numpy.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@
 
 The bound is the maximal inequality for 1/4-sub-Gaussian scores (Boucheron, Lugosi & Massart 2013, theorem 2.5). The nats are
 KL(best of k || one of them) (Stiennon 2020, arXiv 2009.01325, appendix G.3). Independence is the worst case: candidates on the same tasks
-differ by less, so `sd` may be that of their paired differences over sqrt 2. Needs the standard library alone.
+differ by less, so `sd` may be that of their paired differences over sqrt 2. Imports no numpy.
 """
 
 from math import exp, fsum, lgamma, log, log1p, sqrt
