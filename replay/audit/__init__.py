@@ -1,1 +1,1 @@
-"""What a finished or a running log says of the scores on it: statistics and provenance."""
+"""Whether a run's score still means anything: statistics of recorded outcomes, checks of the log, and what they come to."""

@@ -48,7 +48,7 @@ Place = tuple[str, int]
 """An item and an attempt at it."""
 
 
-class Finding(NamedTuple):
+class Fault(NamedTuple):
     """A fault, at the sequence of the event that shows it."""
 
     sequence: int
@@ -107,7 +107,7 @@ class Known(NamedTuple):
     watched: Watched = WATCHED
 
 
-def examine(events: Sequence[Told], read: Read, known: Known) -> dict[str, list[Finding]]:
+def examine(events: Sequence[Told], read: Read, known: Known) -> dict[str, list[Fault]]:
     """What each check finds, by the check's name."""
     return {
         "hidden_in_sight": hidden_in_sight(events, read, known.hidden, known.public.values(), known.gold_blobs),
@@ -124,7 +124,7 @@ def examine(events: Sequence[Told], read: Read, known: Known) -> dict[str, list[
 
 def hidden_in_sight(
     events: Sequence[Told], read: Read, hidden: Mapping[str, str], public: Iterable[str] = (), blobs: Collection[str] = ()
-) -> list[Finding]:
+) -> list[Fault]:
     """Blobs of the auditor's, or ids or text of hidden items, in what an agent, a scaffold or the policy was given, and attempts at them.
 
     Text counts that stands in a hidden prompt and in none of the `public` ones, `WINDOW` letters and digits of it in a row; an id counts
@@ -142,20 +142,20 @@ def hidden_in_sight(
     seen: set[str] = set()
     for told in events:
         if isinstance(asked := told.event.data, RolloutsRequested) and (held := hidden.keys() & set(asked.items)):
-            found.append(Finding(told.sequence, f"The loop asked for attempts at {_some(held)}."))
+            found.append(Fault(told.sequence, f"The loop asked for attempts at {_some(held)}."))
         for what, digest in _given(told, read):
             if digest in seen:
                 continue
             seen.add(digest)
             if digest in blobs:
-                found.append(Finding(told.sequence, f"{what} is blob {digest[:12]} of the auditor's."))
+                found.append(Fault(told.sequence, f"{what} is blob {digest[:12]} of the auditor's."))
                 continue
             if held := {id for text in _texts(read(digest)) for id in held_in(text)}:
-                found.append(Finding(told.sequence, f"{what} (blob {digest[:12]}) holds the id or the text of {_some(held)}."))
+                found.append(Fault(told.sequence, f"{what} (blob {digest[:12]}) holds the id or the text of {_some(held)}."))
     return found
 
 
-def check_touched(events: Sequence[Told], read: Read, watched: Watched = WATCHED) -> list[Finding]:
+def check_touched(events: Sequence[Told], read: Read, watched: Watched = WATCHED) -> list[Fault]:
     """Scaffolds that change a file which a check reads, or name a signal of one that their parent does not name."""
     found = []
     for told in events:
@@ -168,13 +168,13 @@ def check_touched(events: Sequence[Told], read: Read, watched: Watched = WATCHED
         words = [{name for path in changed for name in _named(path, of.get(path, b""), watched.names)} for of in (before, after)]
         of = f"The scaffold of generation {proposed.generation}"
         if touched:
-            found.append(Finding(told.sequence, f"{of} changes {', '.join(touched)}, which a check reads."))
+            found.append(Fault(told.sequence, f"{of} changes {', '.join(touched)}, which a check reads."))
         if new := sorted(words[1] - words[0]):
-            found.append(Finding(told.sequence, f"{of} names {', '.join(new)}, by which code reaches what a check reads."))
+            found.append(Fault(told.sequence, f"{of} names {', '.join(new)}, by which code reaches what a check reads."))
     return found
 
 
-def served_otherwise(events: Sequence[Told]) -> list[Finding]:
+def served_otherwise(events: Sequence[Told]) -> list[Fault]:
     """Adapters served that are not as they were published, and play with an adapter that is not the one asked for, or not served."""
     published: dict[str, str] = {}
     served = {""}
@@ -191,23 +191,23 @@ def served_otherwise(events: Sequence[Told]) -> list[Finding]:
                 served.add(adapter)
                 if adapter != published.get(batch):
                     of = f"of batch {batch[:12]}, and {_short(published.get(batch, ''))} was published"
-                    found.append(Finding(told.sequence, f"Adapter {_short(adapter)} was served {of}."))
+                    found.append(Fault(told.sequence, f"Adapter {_short(adapter)} was served {of}."))
             case RolloutsRequested(adapter=adapter):
                 asked[told.event.id] = adapter
                 if adapter not in served:
-                    found.append(Finding(told.sequence, f"Rollouts were asked of adapter {_short(adapter)}, which no server has loaded."))
+                    found.append(Fault(told.sequence, f"Rollouts were asked of adapter {_short(adapter)}, which no server has loaded."))
             case ModelCalled(request=request, adapter=adapter, model=model):
                 wanted = asked.get(request, adapter)
                 base = bases.get(told.event.run)
                 if adapter != wanted or (base is not None and model != model_name(base, wanted)):
                     of = f"model {_short(model)} with adapter {_short(adapter)}"
-                    found.append(Finding(told.sequence, f"A call was answered by {of}, and adapter {_short(wanted)} was asked for."))
+                    found.append(Fault(told.sequence, f"A call was answered by {of}, and adapter {_short(wanted)} was asked for."))
             case TrajectoryRecorded(request=request, adapter=adapter) if adapter != (wanted := asked.get(request, adapter)):
-                found.append(Finding(told.sequence, f"An attempt ran with adapter {_short(adapter)}, not {_short(wanted)} as asked."))
+                found.append(Fault(told.sequence, f"An attempt ran with adapter {_short(adapter)}, not {_short(wanted)} as asked."))
     return found
 
 
-def verifier_changed(events: Sequence[Told]) -> list[Finding]:
+def verifier_changed(events: Sequence[Told]) -> list[Fault]:
     """Rewards by another verifier than the run was started with: the first of each such verifier. A fork may start with another."""
     started: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
@@ -220,11 +220,11 @@ def verifier_changed(events: Sequence[Told]) -> list[Finding]:
                 if (told.event.run, verifier) not in seen:
                     seen.add((told.event.run, verifier))
                     what = f"Run {told.event.run} was started with verifier {expected}, and {verifier} gave a reward."
-                    found.append(Finding(told.sequence, what))
+                    found.append(Fault(told.sequence, what))
     return found
 
 
-def out_of_range(events: Sequence[Told], low: float = -1e9, high: float = 1e9) -> list[Finding]:
+def out_of_range(events: Sequence[Told], low: float = -1e9, high: float = 1e9) -> list[Fault]:
     """Rewards and scores that are no finite numbers from `low` to `high`, and rewards that were not recorded for that reason."""
     found = []
     for told in events:
@@ -236,16 +236,16 @@ def out_of_range(events: Sequence[Told], low: float = -1e9, high: float = 1e9) -
             case GoldScored(score=value, cell=cell, split=split):
                 what = f"The gold score of cell {cell} on {split}"
             case ScoringFailed(reason=reason, item=item) if refused := _REFUSED_REWARD.search(reason):
-                found.append(Finding(told.sequence, f"The verifier's reward for an attempt at item {item} was {refused[1]}."))
+                found.append(Fault(told.sequence, f"The verifier's reward for an attempt at item {item} was {refused[1]}."))
                 continue
             case _:
                 continue
         if not (math.isfinite(value) and low <= value <= high):
-            found.append(Finding(told.sequence, f"{what} is {value:g}, and it must lie in [{low:g}, {high:g}]."))
+            found.append(Fault(told.sequence, f"{what} is {value:g}, and it must lie in [{low:g}, {high:g}]."))
     return found
 
 
-def seed_only(events: Sequence[Told], read: Read) -> list[Finding]:
+def seed_only(events: Sequence[Told], read: Read) -> list[Fault]:
     """Accepted scaffolds whose code is their parent's but for the numbers that anything named `seed` is given."""
     proposed: dict[tuple[str, int], ScaffoldProposed] = {}
     found = []
@@ -258,11 +258,11 @@ def seed_only(events: Sequence[Told], read: Read) -> list[Finding]:
                 if _dump(before, masked=True) == _dump(after, masked=True):
                     what = "that runs" if _dump(before, masked=False) == _dump(after, masked=False) else "but a seed"
                     of = f"The scaffold of generation {generation} was accepted for its score"
-                    found.append(Finding(told.sequence, f"{of}, and differs from its parent in nothing {what}."))
+                    found.append(Fault(told.sequence, f"{of}, and differs from its parent in nothing {what}."))
     return found
 
 
-def trained_on_audited(events: Sequence[Told], audited: Mapping[str, str], public: Mapping[str, str]) -> list[Finding]:
+def trained_on_audited(events: Sequence[Told], audited: Mapping[str, str], public: Mapping[str, str]) -> list[Fault]:
     """Sealed batches with items that are audited, by id, or by a prompt that is the same but for case, spaces and marks."""
     hidden = {plain(prompt): id for id, prompt in audited.items() if plain(prompt)}
     same = {id: hidden[text] for id, prompt in public.items() if (text := plain(prompt)) in hidden} | {id: id for id in audited}
@@ -276,11 +276,11 @@ def trained_on_audited(events: Sequence[Told], audited: Mapping[str, str], publi
                 if held := sorted({item for request in requests for item in asked.get(request, ()) if item in same}):
                     other = "" if same[held[0]] == held[0] else f", which is the audited item {same[held[0]]!r} word for word"
                     what = f"The batch of generation {generation}, round {number}, trains on {len(held)} of the items that are audited"
-                    found.append(Finding(told.sequence, f"{what}, such as {held[0]!r}{other}."))
+                    found.append(Fault(told.sequence, f"{what}, such as {held[0]!r}{other}."))
     return found
 
 
-def counted_otherwise(events: Sequence[Told]) -> list[Finding]:
+def counted_otherwise(events: Sequence[Told]) -> list[Fault]:
     """Items that are asked twice, attempts that are scored twice or were never asked for, and scores that are not their mean.
 
     A candidate's score is the mean reward of its attempts at dev that ran, of all that were asked for; `items` and `failed` must say so.
@@ -288,7 +288,7 @@ def counted_otherwise(events: Sequence[Told]) -> list[Finding]:
     tally = _Tally()
     found = []
     for told in events:
-        found += [Finding(told.sequence, what) for what in tally.take(told)]
+        found += [Fault(told.sequence, what) for what in tally.take(told)]
         match told.event.data:
             case CandidateEvaluated() as evaluated if rewards := tally.dev(evaluated):
                 scored = [reward for reward in rewards.values() if reward is not None]
@@ -301,11 +301,11 @@ def counted_otherwise(events: Sequence[Told]) -> list[Finding]:
                     what = f"{of} is {evaluated.score:g}, and the mean of its {len(scored)} rewards is {mean:g}."
                 else:
                     continue
-                found.append(Finding(told.sequence, what))
+                found.append(Fault(told.sequence, what))
     return found
 
 
-def gained_by_failing(events: Sequence[Told], worst: float = 0.0) -> list[Finding]:
+def gained_by_failing(events: Sequence[Told], worst: float = 0.0) -> list[Fault]:
     """Candidates that were accepted for a higher score, and score no higher once attempts that failed count as `worst`."""
     tally = _Tally()
     evaluated: dict[tuple[str, int], CandidateEvaluated] = {}
@@ -324,7 +324,7 @@ def gained_by_failing(events: Sequence[Told], worst: float = 0.0) -> list[Findin
                     failed = sum(reward is None for reward in rewards.values())
                     what = f"The score of generation {generation} rose from {best[0]:g} to {scored.score:g} over the attempts that ran"
                     rest = f"with its {failed} failed attempts as {worst:g} it is {whole:g}, and its parent's is {best[1]:g}"
-                    found.append(Finding(told.sequence, f"{what}; {rest}."))
+                    found.append(Fault(told.sequence, f"{what}; {rest}."))
                 best = scored.score, whole
     return found
 

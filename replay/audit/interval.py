@@ -1,0 +1,176 @@
+"""Intervals that know that an item's attempts are no independent evidence: the BCa bootstrap over items, with their attempts inside.
+
+    low, high = quantiles alpha_1, alpha_2 of the draws,  alpha_j = Phi(z_0 + (z_0 + z_j) / (1 - a (z_0 + z_j)))
+    z_0 = Phi^-1(share of draws below the estimate),  a = sum_i d_i^3 / (6 (sum_i d_i^2)^(3/2)),  d_i = mean theta_(.) - theta_(i)
+
+Efron 1987, "Better bootstrap confidence intervals", JASA 82, equations 2.3 and 7.3 (a by the jackknife over items: Efron & Tibshirani 1993,
+equation 14.15). Draws equal to the estimate count half below it: outcomes of 0 and 1 tie often. Ours: items that hold the same measures
+make a stratum that is resampled on its own, so measures on the same items stay paired and measures on other items stay independent.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Outcomes = Mapping[str, Sequence[float]]
+"""The outcomes of a measure: the scores of each item's attempts, by the item's id."""
+Statistic = Callable[[Array], Array]
+"""From means (..., measures) to figures (..., figures)."""
+
+DRAWS = 10_000
+_AT_ONCE = 2_000_000
+"""How many outcomes are drawn at once, for the memory's sake."""
+_NORMAL = NormalDist()
+
+
+class Interval(NamedTuple):
+    """An estimate with a two-sided interval, and its standard error by the same draws."""
+
+    value: float
+    low: float
+    high: float
+    error: float
+
+
+class _Stratum(NamedTuple):
+    measures: list[int]
+    values: Array
+    """(measures, items, attempts), 0 past an item's last attempt."""
+    counts: npt.NDArray[np.int64]
+    """Attempts: (measures, items)."""
+
+    def item_means(self) -> Array:
+        """(measures, items)."""
+        means: Array = self.values.sum(2) / self.counts
+        return means
+
+
+def mean(outcomes: Outcomes) -> float:
+    """The mean over items of each item's mean over its attempts. Raises ValueError without items, or for an item without outcomes."""
+    return float(_means([outcomes])[0])
+
+
+def linear(rows: Sequence[Sequence[float]]) -> Statistic:
+    """The statistic whose figures are weighted sums of the means: one row of weights for each figure."""
+    weights = np.array(rows, dtype=float).T
+    return lambda means: means @ weights
+
+
+def bca(
+    measures: Sequence[Outcomes],
+    statistic: Statistic,
+    *,
+    inside: bool = False,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Interval]:
+    """Intervals of `level` for the figures of `statistic`, a function of the measures' means over items of means over attempts.
+
+    Items are drawn with all their attempts in all measures together. `inside` then draws attempts within each drawn item, those in the same
+    place of several measures together. That counts the noise of attempts twice (Davison & Hinkley 1997, section 3.8): the standard error
+    grows by up to sqrt(2 - 1 / attempts), and coverage with it, so it is for those who would rather not flag.
+    With few items intervals are too short: of 95 %, 20 items held the truth in 92 % of simulations, 50 in 95 %; and a one-sided test of
+    1 % by them erred in 2 % with 30 items. A level beyond 1 - 20 / draws rests on fewer than ten draws in each tail.
+
+    Raises ValueError for an item without outcomes, for outcomes that are not finite, for fewer than two items that hold the same measures,
+    for a level outside (0, 1), for fewer than 100 draws, and where the statistic is not finite on the outcomes or on half of the draws.
+    """
+    if not 0 < level < 1 or draws < 100:
+        raise ValueError(f"an interval needs a level inside (0, 1) and 100 draws or more, not level {level} and {draws} draws")
+    strata = _strata(measures)
+    estimates = statistic(_means(measures))
+    if not np.isfinite(estimates).all():
+        raise ValueError(f"the statistic is {estimates.tolist()} on the outcomes themselves; give outcomes on which it is defined")
+    sizes = np.array([len(outcomes) for outcomes in measures])
+    rng = np.random.default_rng(seed)
+    sums = np.zeros((draws, len(measures)))
+    for stratum in strata:
+        sums[:, stratum.measures] += _drawn_sums(stratum, rng, draws, inside)
+    drawn = statistic(sums / sizes)
+    influence = np.concatenate([_jackknife(stratum, measures, statistic) for stratum in strata])
+    return [_interval(float(estimates[k]), drawn[:, k], influence[:, k], level) for k in range(len(estimates))]
+
+
+def _means(measures: Sequence[Outcomes]) -> Array:
+    for outcomes in measures:
+        if not outcomes:
+            raise ValueError("no items to take a mean over")
+        for item, found in outcomes.items():
+            if not len(found) or not np.isfinite(found).all():
+                raise ValueError(f"item {item} has the outcomes {list(found)}; leave out items without a finite outcome and count them")
+    return np.array([np.mean([np.mean(found) for found in outcomes.values()]) for outcomes in measures])
+
+
+def _strata(measures: Sequence[Outcomes]) -> list[_Stratum]:
+    _means(measures)
+    by_holders: dict[tuple[int, ...], list[str]] = {}
+    for item in sorted({item for outcomes in measures for item in outcomes}):
+        holders = tuple(m for m, outcomes in enumerate(measures) if item in outcomes)
+        by_holders.setdefault(holders, []).append(item)
+    strata = []
+    for holders, items in sorted(by_holders.items()):
+        if len(items) < 2:
+            raise ValueError(f"item {items[0]} is alone in holding measures {list(holders)} and no others; resampling needs two such items")
+        counts = np.array([[len(measures[m][item]) for item in items] for m in holders])
+        values = np.zeros((len(holders), len(items), counts.max()))
+        for place, m in enumerate(holders):
+            for row, item in enumerate(items):
+                values[place, row, : counts[place, row]] = measures[m][item]
+        strata.append(_Stratum(list(holders), values, counts))
+    return strata
+
+
+def _drawn_sums(stratum: _Stratum, rng: np.random.Generator, draws: int, inside: bool) -> Array:
+    """Sums over drawn items of means over attempts: (draws, measures)."""
+    held, items, attempts = stratum.values.shape
+    means, parts = stratum.item_means(), []
+    at_once = max(1, _AT_ONCE // stratum.values.size)
+    for begun in range(0, draws, at_once):
+        chosen = rng.integers(items, size=(min(at_once, draws - begun), items))
+        if not inside or attempts == 1:
+            parts.append(means[:, chosen].sum(2).T)
+            continue
+        counts = stratum.counts[:, chosen][..., None]
+        places = (rng.random((*chosen.shape, attempts)) * counts).astype(np.int64)
+        values = stratum.values[np.arange(held)[:, None, None, None], chosen[None, :, :, None], places]
+        parts.append(((values * (np.arange(attempts) < counts)).sum(3) / counts[..., 0]).sum(2).T)
+    return np.concatenate(parts)
+
+
+def _jackknife(stratum: _Stratum, measures: Sequence[Outcomes], statistic: Statistic) -> Array:
+    """The statistic without each item of the stratum in turn, taken from their mean: (items, figures)."""
+    means = stratum.item_means()
+    left_out = np.tile(_means(measures), (means.shape[1], 1))
+    for place, m in enumerate(stratum.measures):
+        size = len(measures[m])
+        left_out[:, m] = (left_out[:, m] * size - means[place]) / (size - 1)
+    without = statistic(left_out)
+    centred: Array = without.mean(0) - without
+    return centred
+
+
+def _interval(estimate: float, drawn: Array, influence: Array, level: float) -> Interval:
+    finite = drawn[np.isfinite(drawn)]
+    if 2 * len(finite) < len(drawn) or not np.isfinite(influence).all():
+        raise ValueError(f"the statistic is defined on {len(finite)} of {len(drawn)} draws, or not without some item; give more items")
+    tie = 1e-12 * max(1.0, abs(estimate))
+    error = float(finite.std(ddof=1))
+    if error <= tie:
+        return Interval(estimate, estimate, estimate, 0.0)
+    below = (np.sum(finite < estimate - tie) + np.sum(finite <= estimate + tie)) / 2 / len(finite)
+    z0 = _NORMAL.inv_cdf(min(max(float(below), 0.5 / len(finite)), 1 - 0.5 / len(finite)))
+    squares = float((influence**2).sum())
+    a = float((influence**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
+    low, high = np.quantile(finite, [_adjusted(z0, _NORMAL.inv_cdf(tail), a) for tail in ((1 - level) / 2, (1 + level) / 2)])
+    return Interval(estimate, float(low), float(high), error)
+
+
+def _adjusted(z0: float, z: float, a: float) -> float:
+    """alpha_j; past the pole of the transformation, the end of the draws."""
+    scale = 1 - a * (z0 + z)
+    return _NORMAL.cdf(z0 + (z0 + z) / scale) if scale > 0 else float(z > 0)
