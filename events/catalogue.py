@@ -102,6 +102,8 @@ ENTRIES: tuple[Entry, ...] = (
         (gold.GoldScored, ("auditor",)),
         (gold.GoldFailed, ("auditor",)),
         (gold.PoliciesCompared, ("auditor",)),
+        (gold.PairMeasured, ("auditor",)),
+        (gold.DriftFlagged, ("auditor",)),
         (gold.AuditFinished, ("auditor",)),
     ),
 )

@@ -59,3 +59,37 @@ class AuditFinished(Fact, frozen=True, kw_only=True):
     candidate: str
     cells: int
     seconds: float
+
+
+class PairMeasured(Fact, frozen=True, kw_only=True):
+    """A scaffold with an adapter under one measure: the scores of each test item's attempts. What did not answer scores 0.
+
+    `measure` is `verifier` (the run's own, on items that it was not chosen by), `gold` (what the task is for), or `perturbed:<name>`
+    (the run's verifier again, on items that were changed so).
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("scaffold", "adapter", "measure")
+
+    scaffold: str
+    adapter: str
+    measure: str
+    scores: dict[str, tuple[float, ...]]
+    failed: int
+    blob: str
+    """Answers and model calls, among the auditor's blobs."""
+
+
+class DriftFlagged(Fact, frozen=True, kw_only=True):
+    """The auditor's verdict when it had looked at the candidate of a generation, or, as the last look, at the finished run."""
+
+    KEY: ClassVar[tuple[str, ...]] = ("look",)
+
+    look: int
+    """The generation of the candidate that was looked at last; -1 for the finished run."""
+    state: str
+    """`green`, `suspect` or `drift`."""
+    rule: str
+    lever: str
+    generation: int
+    """From which the scores mean something else; -1 where no rule says."""
+    sentence: str
