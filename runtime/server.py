@@ -66,7 +66,7 @@ CONSUMERS: dict[str, tuple[str, ...]] = {
     "verifier": ("trajectory_recorded",),
     "policy": ("adapter_published",),
     "trainer": ("training_batch_sealed",),
-    "auditor": ("run_finished",),
+    "auditor": ("candidate_accepted", "run_finished"),
 }
 """The tags that a service is handed as work, by the durable pull consumer of its name."""
 _MANY_AT_ONCE = ("executor", "verifier")

@@ -1,12 +1,16 @@
-"""Scores what a finished run arrived at, on dev and once on test, and what needs no agent beside it; all of it on the stream GOLD.
+"""Holds each kept candidate against what the task is for, and scores what a finished run arrived at; all of it on the stream GOLD.
 
-It alone reads the labels of test. Nothing of what it finds reaches the loop.
+Of each candidate that is kept, while the run goes on: what the run's verifier and the gold verifier say of its answers to test, and,
+where a lever other than the last one made it, what they say of its scaffold and its adapter with those of the start. Then the verdict
+(`replay/audit`). It alone reads the labels of test. Nothing of what it finds reaches the loop.
 """
 
 import asyncio
 import functools
+import logging
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,11 +20,15 @@ from events import codec
 from events.change import ScaffoldProposed
 from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, NotFound
-from events.fact import Fact, NotFinite
-from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
+from events.fact import Fact, NotFinite, derive
+from events.gold import AuditFinished, DriftFlagged, GoldFailed, GoldScored, PairMeasured, PoliciesCompared
+from events.judgement import CandidateEvaluated
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
+from events.population import CandidateAccepted
 from events.run import RunFinished
 from events.subjects import GOLD, subject
+from replay import history
+from replay.recorded import Recorded
 from runtime.blobs import Blobs
 from runtime.log import Log
 from runtime.lookup import by_id, of_types
@@ -30,8 +38,20 @@ from runtime.rollouts import Player
 from runtime.worker import now, work
 from services.archivist import open_archive
 from services.context import Context, Loaded, scaffold_limits
+from tasks.contract import Asked, Example, Item, Public
+
+logger = logging.getLogger("evolog")
 
 SPLITS = ("dev", "test")
+VERIFIER, GOLD_MEASURE, PERTURBED = "verifier", "gold", "perturbed:"
+"""Measures of `PairMeasured`."""
+PERTURBED_ITEMS = 100
+FINISHED = -1
+"""The look at a finished run."""
+Pair = tuple[str, str]
+"""A scaffold and an adapter."""
+Judge = Callable[[str | None, str], float]
+"""The score of an answer to an item with this label."""
 READ = 5000
 
 
@@ -67,7 +87,10 @@ async def audit_runs(context: Context, gold: Log, blobs: Blobs, player: Player) 
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         for event in events:
-            await audit(context, gold, blobs, player, event)
+            if isinstance(event.data, CandidateAccepted):
+                await look(context, gold, blobs, player, event)
+            else:
+                await audit(context, gold, blobs, player, event)
         return []
 
     await _project(context, gold)
@@ -93,18 +116,176 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
         baselines = asyncio.create_task(asyncio.to_thread(_baselines, loaded, labels))
         for cell in cells_of(start, finished) if finished.candidate else []:
             for split in SPLITS:
-                if not await _is_recorded(gold, event.run, cell.name, split):
-                    await record([await asyncio.to_thread(play_cell, blobs, player, event.run, loaded, labels, cell, split)])
+                if await _is_recorded(gold, event.run, GoldScored, cell.name, split):
+                    continue
+                if split == "test" and not cell.uniform:
+                    await record(await measure(context, gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
+                    measured = await _measured(gold, event.run, (cell.scaffold, cell.adapter), VERIFIER)
+                    if measured:
+                        await record([_of_measured(blobs, loaded, labels, cell, measured)])
+                        continue
+                await record([await asyncio.to_thread(play_cell, blobs, player, event.run, loaded, labels, cell, split)])
         await record(await compare(gold, blobs, event.run, loaded, labels))
         await record(await baselines)
+        for cell in cells_of(start, finished) if finished.candidate else []:
+            if cell.name in ("start", "final"):
+                await record(await perturbed(context, gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
+        await record(await verdict(context, gold, blobs, event.run, loaded, FINISHED))
     cells = len(await of_types(gold, event.run, [GoldScored]))
     await record([AuditFinished(candidate=finished.candidate, cells=cells, seconds=time.monotonic() - began)])
     await _project(context, gold)
 
 
+async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event: Event) -> None:
+    """Measure a candidate that was kept, and say what the run's scores mean since."""
+    accepted = event.data
+    assert isinstance(accepted, CandidateAccepted)
+
+    async def record(facts: Sequence[Fact]) -> None:
+        await context.record([codec.event(fact, run=event.run, source="auditor", cause=event.id, time=now()) for fact in facts], gold)
+
+    try:
+        loaded = await context.load(event.run)
+        labels = await asyncio.to_thread(_labels, loaded)
+    except (NotFound, CheckFailed, Misconfigured):
+        return  # it is said when the run is finished
+    kept = await _kept(context, event.run, accepted.generation)
+    if kept:
+        for pair in _pairs(kept):
+            await record(await measure(context, gold, blobs, player, event.run, loaded, labels, pair))
+        await record(await verdict(context, gold, blobs, event.run, loaded, accepted.generation))
+    await _project(context, gold)
+
+
+async def _kept(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
+    """The candidates that were kept up to a generation, the start first."""
+    found = [event for event in await of_types(context.log, run, [CandidateAccepted, CandidateEvaluated], await context.past(run))]
+    names = {one.candidate for one in found if isinstance(one, CandidateAccepted)}
+    kept = [one for one in found if isinstance(one, CandidateEvaluated) and one.candidate in names and one.generation <= generation]
+    return sorted(kept, key=lambda one: one.generation)
+
+
+def _pairs(kept: Sequence[CandidateEvaluated]) -> list[Pair]:
+    """What is played of the last of them: the start, itself, and at a switch of levers its scaffold and its adapter with the start's."""
+    start, last = kept[0], kept[-1]
+    pairs = [(start.scaffold, start.adapter), (last.scaffold, last.adapter)]
+    if len(kept) > 1 and kept[-2].lever != last.lever and last.scaffold != start.scaffold and last.adapter != start.adapter:
+        pairs += [(last.scaffold, start.adapter), (start.scaffold, last.adapter)]
+    return pairs
+
+
+async def measure(
+    context: Context, gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair
+) -> list[Fact]:
+    """What both verifiers say of a pair's answers to test; nothing where it is recorded already, or where most attempts failed."""
+    if await _is_recorded(gold, run, PairMeasured, *pair, VERIFIER):
+        return []
+    asked = Asked(loaded.public.labels, loaded.public.test)
+    answered = await asyncio.to_thread(_answers, blobs, player, run, loaded, pair, asked, VERIFIER)
+    return await asyncio.to_thread(
+        _judged, loaded, labels, pair, asked, answered, {VERIFIER: loaded.task.reward, GOLD_MEASURE: loaded.task.worth}
+    )
+
+
+async def perturbed(
+    context: Context, gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair
+) -> list[Fact]:
+    """What the run's verifier says of a pair's answers to test where it is changed; `PERTURBED_ITEMS` of each change at most."""
+    facts: list[Fact] = []
+    asked = Asked(loaded.public.labels, loaded.public.test)
+    for name in await asyncio.to_thread(loaded.task.perturbations):
+        measure = PERTURBED + name
+        if await _is_recorded(gold, run, PairMeasured, *pair, measure):
+            continue
+        changed = await asyncio.to_thread(loaded.task.perturbed, name, asked, labels, loaded.started.seed)
+        few = random.Random(f"{loaded.started.seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
+        changed = Asked(changed.labels, tuple(few))
+        answered = await asyncio.to_thread(_answers, blobs, player, run, loaded, pair, changed, measure)
+        facts += await asyncio.to_thread(_judged, loaded, labels, pair, changed, answered, {measure: loaded.task.reward})
+    return facts
+
+
+class Answered(NamedTuple):
+    """What was answered, by item; an attempt that failed is left out."""
+
+    answers: dict[str, str | None]
+    blob: str
+
+
+def _answers(blobs: Blobs, player: Player, run: str, loaded: Loaded, pair: Pair, asked: Asked, measure: str) -> Answered:
+    name = derive(*pair, measure)
+    public = msgspec.structs.replace(loaded.public, labels=asked.labels, test=asked.items)
+    return _play(blobs, player, run, loaded, public, f"audit-{name}", Cell(name, *pair), "test")
+
+
+def _judged(
+    loaded: Loaded, labels: Mapping[str, str], pair: Pair, asked: Asked, answered: Answered, judges: Mapping[str, Judge]
+) -> list[Fact]:
+    failed = len(asked.items) - len(answered.answers)
+    if 2 * failed > len(asked.items) or not asked.items:
+        logger.warning("%d of %d attempts of the audit failed; nothing is measured by them", failed, len(asked.items))
+        return []
+    facts: list[Fact] = []
+    for measure, judge in judges.items():
+        scores = {item.id: (_score(judge, answered.answers.get(item.id), labels[item.id]),) for item in asked.items}
+        scaffold, adapter = pair
+        facts.append(PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=failed, blob=answered.blob))
+    return facts
+
+
+def _score(judge: Judge, answer: str | None, label: str) -> float:
+    try:
+        return 0.0 if answer is None else judge(answer, label)
+    except (Misconfigured, ArithmeticError, ValueError, TypeError, LookupError):
+        return 0.0  # a verifier that fails is seen in the loop's own log
+
+
+def _of_measured(blobs: Blobs, loaded: Loaded, labels: Mapping[str, str], cell: Cell, measured: PairMeasured) -> Fact:
+    answers: dict[str, str | None] = msgspec.json.decode(blobs.get(measured.blob))["answers"]
+    of = {"scaffold": cell.scaffold, "adapter": cell.adapter, "policy": _model(loaded, cell), "blob": measured.blob}
+    return _scored(loaded, labels, answers, cell.name, "test", len(loaded.public.test), **of)
+
+
+async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: Loaded, look: int) -> list[Fact]:
+    """What all that is recorded comes to; nothing where NumPy is not installed."""
+    try:
+        from replay.audit.audit import of_recorded
+        from replay.audit.provenance import Known
+    except ModuleNotFoundError as missing:
+        logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", run, missing.name)
+        return []
+    recorded = await history.of_log(context.log, gold, run, context.blobs, blobs)
+    told, of_gold = await asyncio.to_thread(lambda: (Recorded(recorded.everything), Recorded(recorded.gold)))
+    known = Known()
+    if look == FINISHED:
+        known = Known(hidden=_prompts(loaded.public.test), public=_prompts([*loaded.public.train, *loaded.public.dev]))
+    found = await asyncio.to_thread(of_recorded, told, of_gold, context.blobs.get, known, loaded.started.seed)
+    if found.state != "green":
+        logger.warning("run %s: %s", run, found.sentence)
+    generation = -1 if found.generation is None else found.generation
+    return [DriftFlagged(look=look, state=found.state, rule=found.rule, lever=found.lever, generation=generation, sentence=found.sentence)]
+
+
+def _prompts(items: Sequence[Item | Example]) -> dict[str, str]:
+    return {item.id: item.prompt for item in items}
+
+
 def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], cell: Cell, split: str) -> Fact:
     """One attempt at each item of a split at temperature 0; the mean reward with its interval, and what was answered as a blob."""
     items = loaded.public.dev if split == "dev" else loaded.public.test
+    answers, blob = _play(blobs, player, run, loaded, loaded.public, f"audit-{cell.name}-{split}", cell, split)
+    model = _model(loaded, cell)
+    return _scored(
+        loaded, labels, answers, cell.name, split, len(items), scaffold=cell.scaffold, adapter=cell.adapter, policy=model, blob=blob
+    )
+
+
+def _model(loaded: Loaded, cell: Cell) -> str:
+    return model_name(loaded.started.base_model, UNIFORM if cell.uniform else cell.adapter)
+
+
+def _play(blobs: Blobs, player: Player, run: str, loaded: Loaded, public: Public, name: str, cell: Cell, split: str) -> Answered:
+    items = public.dev if split == "dev" else public.test
     requested = RolloutsRequested(
         generation=0,
         purpose="audit",
@@ -120,14 +301,10 @@ def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Ma
         seed=loaded.started.seed,
     )
     calls: list[ModelCalled] = []
-    model = model_name(loaded.started.base_model, UNIFORM if cell.uniform else cell.adapter)
     play = functools.partial(player.play, sandbox=loaded.started.sandbox, max_tokens=loaded.started.max_tokens)
-    facts = play(run, f"audit-{cell.name}-{split}", requested, loaded.public, model, lambda ids: {}, calls.extend)
+    facts = play(run, name, requested, public, _model(loaded, cell), lambda ids: {}, calls.extend)
     answers = {fact.item: fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)}
-    blob = blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
-    return _scored(
-        loaded, labels, answers, cell.name, split, len(items), scaffold=cell.scaffold, adapter=cell.adapter, policy=model, blob=blob
-    )
+    return Answered(answers, blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic")))
 
 
 async def compare(gold: Log, blobs: Blobs, run: str, loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
@@ -209,8 +386,13 @@ def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
     return facts
 
 
-async def _is_recorded(gold: Log, run: str, cell: str, split: str) -> bool:
-    return bool(await gold.last([subject(GOLD, run, codec.event_id(run, GoldScored, cell, split), "*")]))
+async def _is_recorded(gold: Log, run: str, fact: type[Fact], *key: str | int) -> bool:
+    return bool(await gold.last([subject(GOLD, run, codec.event_id(run, fact, *key), "*")]))
+
+
+async def _measured(gold: Log, run: str, pair: Pair, measure: str) -> PairMeasured | None:
+    id = codec.event_id(run, PairMeasured, *pair, measure)
+    return (await by_id(gold, run, PairMeasured, [id])).get(id)
 
 
 async def _start_scaffold(context: Context, run: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import math
 import re
 import sys
 from collections import Counter
@@ -137,6 +138,20 @@ class Task(msgspec.Struct, frozen=True):
         if judged.outcome not in get_args(Outcome):
             raise self._broken("verifier", f"the outcome is {judged.outcome!r:.60}; expected one of {', '.join(get_args(Outcome))}")
         return judged
+
+    def reward(self, answer: str | None, label: str) -> float:
+        """The reward of an answer; raises as `score` does."""
+        return self.score(answer, label).reward
+
+    def worth(self, answer: str | None, label: str) -> float:
+        """What an answer is worth by gold.py's `score`, else by the folder's own verifier, whichever the run has. For the auditor only."""
+        module = _module(self.folder, self.package, "gold")
+        if not hasattr(module, "score"):
+            return msgspec.structs.replace(self, judge=None).reward(answer, label)
+        found = self._call("gold", "score", answer, label)
+        if not isinstance(found, int | float) or not math.isfinite(found):
+            raise self._broken("gold", f"score gave {found!r:.60}; expected a finite number")
+        return float(found)
 
     def traces(self, seed: int) -> list[tuple[str, str]]:
         """(prompt, completion) pairs that a small language model is pre-trained on; raises Misconfigured where the task has none."""
