@@ -159,7 +159,7 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
 
 async def _kept(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
     """The candidates that were kept up to a generation, the start first."""
-    found = [event for event in await of_types(context.log, run, [CandidateAccepted, CandidateEvaluated], await context.past(run))]
+    found = [event.data for event in await of_types(context.log, run, [CandidateAccepted, CandidateEvaluated], await context.past(run))]
     names = {one.candidate for one in found if isinstance(one, CandidateAccepted)}
     kept = [one for one in found if isinstance(one, CandidateEvaluated) and one.candidate in names and one.generation <= generation]
     return sorted(kept, key=lambda one: one.generation)
