@@ -28,14 +28,13 @@ from tasks.denoise.simulate import simulate
 
 SIZES = {"train": 20, "dev": 12, "test": 12}
 CELLS, GENES = 200, 1200
-TRIES = 4
+TRIES = 3
 LEAN = 0.4
 """How often a word of a trace is its try's own rather than any."""
 HABITS = (
     "rev sqrt k5 t3 p100 d1 blend0",
-    "std sqrt k8 t2 p20 d2 cut1",
-    "std log k12 t4 p10 d4 round6",
-    "rev log k5 t1 p50 d1 power0",
+    "rev sqrt k12 t3 p20 d2 power0",
+    "std lin k12 t3 p20 d2 scale2",
 )
 """What the untrained policy leans to at each try; the first is MAGIC as OpenProblems runs it, in reversed order."""
 EDGES = {"depth": (710, 810), "zeros": (0.765, 0.785), "gap": (1.15, 1.32)}

@@ -61,25 +61,22 @@ def parse(text: str) -> Program:
 
 
 class Workshop:
-    """Runs programs on one matrix of counts, and keeps what several of them need."""
+    """Runs programs on one matrix of counts, and keeps the principal components, which several of them need."""
 
     def __init__(self, counts: Matrix) -> None:
         self._counts = counts
-        self._kept: dict[tuple[str, str], tuple[Matrix, Matrix, Matrix]] = {}
+        self._components: dict[tuple[str, str], Matrix] = {}
 
     def run(self, program: Program) -> Matrix:
         """The output (cells, genes), entries of 0 and more."""
-        scaled, sums, components = self._prepared(program.order, program.norm)
-        walk = magic.transitions(components[:, : program.n_pca], program.knn, program.decay)
+        scaled, sums = magic.normalised(self._counts, program.order, program.norm)
+        made_by = program.order, program.norm
+        if made_by not in self._components:
+            most = min(max(COMPONENTS), *(side - 1 for side in scaled.shape))
+            self._components[made_by] = magic.principal_components(scaled, most)[0]
+        walk = magic.transitions(self._components[made_by][:, : program.n_pca], program.knn, program.decay)
         output = magic.restored(magic.walked(walk, scaled, program.t), sums, program.norm)
         return processed(output, program.operation, program.level) if program.operation else output
-
-    def _prepared(self, order: magic.Order, norm: magic.Norm) -> tuple[Matrix, Matrix, Matrix]:
-        if (order, norm) not in self._kept:
-            scaled, sums = magic.normalised(self._counts, order, norm)
-            components, _, _ = magic.principal_components(scaled, min(max(COMPONENTS), *(side - 1 for side in scaled.shape)))
-            self._kept[order, norm] = scaled, sums, components
-        return self._kept[order, norm]
 
 
 def processed(output: Matrix, operation: str, level: int) -> Matrix:
