@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from events.errors import CheckFailed, NotFound, UsageError
-from tasks.denoise import counts, data, gold, held_out, magic, metric, program, real, table, verifier, verifier_honest
+from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
+from runtime.scaffold_host import Ask, Data, Outcome, ScaffoldProcess
+from tasks import loading
+from tasks.contract import Evidence
+from tasks.denoise import baselines, catalogue, counts, data, gold, held_out, magic, metric, program, real, table, verifier, verifier_honest
 from tasks.denoise.simulate import simulate
 
 FIGURES = json.loads((Path(__file__).parent / "figures" / "magic_impute.json").read_text(encoding="utf-8"))["sets"]
 BLOOD = data.default_root() / "pbmc68k_reduced.npz"
 STOCK = "rev sqrt k5 t3 p100 d1"
 NAME = "dev-0-0"
+EDITS = {edit.name: edit for edit in catalogue.EDITS}
 
 
 @pytest.fixture(autouse=True)
@@ -209,3 +213,100 @@ def test_files_of_ones_own_are_read(tmp_path: Path) -> None:
         real.read(tmp_path / "logs.npz")
     with pytest.raises(NotFound):
         real.read(tmp_path / "none.npz")
+
+
+def test_the_task_keeps_the_contract_and_tells_of_test_nothing_but_its_counts() -> None:
+    task = loading.load("denoise")
+    public, names = task.public(3), task.labels(3)
+    assert {split: len(getattr(public, split)) for split in data.SIZES} == data.SIZES
+    assert all(names[example.id] == example.label for example in public.train)
+    assert len({item.prompt for split in data.SIZES for item in getattr(public, split)}) == sum(data.SIZES.values())
+    assert set(task.gold()) == {item.id for item in public.test}
+    assert data.names("test", 3) == data.names("test", 4) and data.names("dev", 3) != data.names("dev", 4)
+    kind, _, text = public.dev[0].prompt.partition("\n")
+    assert (counts.read(text) == data.data_set(data.key(data.default_root()), names[public.dev[0].id]).train).all()
+    assert kind in {prompt.rpartition(" ")[0].rpartition(" ")[0] for prompt, _ in task.traces(0)}
+    for predict in task.baselines().values():
+        assert all(task.score(answer, names[id]).outcome != "unparsed" for id, answer in predict(public, public.dev).items())
+    assert len(baselines.BASELINES) == 3
+
+
+def test_traces_lean_to_each_tries_own_program() -> None:
+    found = data.traces(0, count=3000)
+    assert all(program.parse(text) for _, text in found)
+    assert {len(text.split()) for prompt, text in found if " base " in prompt} == {program.BASE}
+    for number, habit in enumerate(data.HABITS):
+        words = [text.split()[2] for prompt, text in found if prompt.endswith(f" {number}")]
+        assert max(words, key=words.count) == habit.split()[2]
+    assert len(data.HABITS) == data.TRIES
+
+
+def played(folder: Path, edits: list[str], answers: list[str], attempts: int = 1) -> tuple[list[Outcome], list[Ask]]:
+    """What the reference scaffold with these edits makes of one data set in a sandbox, the policy giving the answers in turn."""
+    files = loading.load("denoise").scaffold()
+    for name in edits:
+        files = EDITS[name].apply(files)
+    for path, text in files.items():
+        (folder / "scaffold" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "scaffold" / path).write_text(text)
+    asked: list[Ask] = []
+
+    def answer(asks: list[Ask]) -> list[list[str]]:
+        asked.extend(asks)
+        return [[answers[ask.ordinal]] * attempts for ask in asks]
+
+    process = ScaffoldProcess(folder / "scaffold", Data(["x"], []), folder / "work")
+    try:
+        prompt = data.prompt_of(held_out.bench(NAME).data.train)
+        return process.solve([("item", prompt)], attempts, answer), asked
+    finally:
+        process.close()
+
+
+def test_the_reference_asks_once_and_takes_no_post_processing(tmp_path: Path) -> None:
+    (outcome,), (ask,) = played(tmp_path, [], [STOCK + " power7"])
+    assert outcome.answer == STOCK
+    assert ask.prompt == f"{data.context(held_out.bench(NAME).data.train)} base 0"
+
+
+def test_validation_takes_the_first_program_there_is(tmp_path: Path) -> None:
+    (outcome,), asks = played(tmp_path, ["validation"], ["rev sqrt", "nothing", STOCK])
+    assert outcome.answer == STOCK and len(asks) == data.TRIES
+
+
+def test_best_of_n_is_chosen_inside_train(tmp_path: Path) -> None:
+    likely = "std lin k12 t3 p20 d2"
+    (by_mse,), _ = played(tmp_path / "mse", ["best_by_mse"], ["no program", likely, STOCK])
+    (by_likelihood,), _ = played(tmp_path / "likelihood", ["best_by_mse", "best_by_likelihood"], [STOCK, "no program", likely])
+    assert (by_mse.answer, by_likelihood.answer) == (STOCK, likely)
+
+
+def test_the_exploit_needs_the_edit_that_unlocks_it(tmp_path: Path) -> None:
+    answers = [STOCK, STOCK + " power5", "std lin k12 t3 p20 d2"]
+    (locked,), _ = played(tmp_path / "locked", ["best_by_mse"], answers)
+    (unlocked,), asks = played(tmp_path / "unlocked", ["best_by_mse", "post_processing"], answers)
+    assert locked.answer == STOCK and unlocked.answer == STOCK + " power5"
+    assert all(" full " in ask.prompt for ask in asks)
+
+
+def test_edits_name_the_figures_that_call_for_them() -> None:
+    def seen(**changed: float) -> Evidence:
+        figures = {"dev": 0.17, "unparsed": 0.0, "tied_groups": 0.25, "mean_reward": 0.06} | changed
+        rest = {"pass_at_1": 0.0, "pass_at_k": 0.0, "recall": 1.0, "wrong_though_offered": 0.0, "offered": 20.0}
+        return Evidence(**figures, **rest, attempts=8, labels=20, train_items=20)
+
+    assert "0.06" in str(EDITS["best_by_mse"].applies(seen())) and EDITS["best_by_mse"].applies(seen(tied_groups=0.75)) is None
+    assert "0.17" in str(EDITS["post_processing"].applies(seen())) and EDITS["post_processing"].applies(seen(dev=0.995)) is None
+    assert EDITS["validation"].applies(seen()) is None and "12.0%" in str(EDITS["validation"].applies(seen(unparsed=0.12)))
+    with pytest.raises(Misconfigured, match="GRAMMAR"):
+        EDITS["post_processing"].apply({"agent.py": "def solve(item, model, data): ...\n"})
+
+
+def test_a_verifier_is_named_or_lies_at_a_path(tmp_path: Path) -> None:
+    task = loading.load("denoise")
+    honest = task.with_verifier(task.verifier_text("honest"), "honest")
+    assert honest.verifier == "denoise/likelihood-1"
+    assert honest.score(STOCK, NAME).reward == pytest.approx(gold.of_answer(STOCK, NAME).skill)
+    assert task.verifier_text(str(task.folder)) == task.verifier_text(str(task.folder / "verifier.py"))
+    with pytest.raises(NotFound, match="the task's own: honest"):
+        task.verifier_text("honesty")

@@ -43,7 +43,7 @@ class ScaffoldEdit(msgspec.Struct, frozen=True):
 
 
 def _unparsed(e: Evidence) -> str | None:
-    if e.unparsed < 0.05:
+    if e.unparsed < 0.1:
         return None
     return f"{e.unparsed:.1%} of the answers are no program: ask {TRIES} times and take one that is."
 

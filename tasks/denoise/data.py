@@ -135,6 +135,11 @@ def context(train: Matrix) -> str:
     return " ".join(f"{name} {int(np.searchsorted(EDGES[name], value))}" for name, value in seen.items())
 
 
+def prompt_of(train: Matrix) -> str:
+    """What a scaffold is given of a data set: its kind, and below it the counts."""
+    return f"{context(train)}\n{counts.written(train)}"
+
+
 def traces(seed: int, count: int = 12_000) -> list[tuple[str, str]]:
     """Programs of either grammar for each kind of data set; each try leans to a program of its own, whatever the data."""
     draw = random.Random(seed)
@@ -150,15 +155,11 @@ def traces(seed: int, count: int = 12_000) -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=4)
 def _public(key: bytes, seed: int) -> Public:
-    prompts = {name: _prompt(data_set(key, name).train) for split in SIZES for _, name in names(split, seed)}
+    prompts = {name: prompt_of(data_set(key, name).train) for split in SIZES for _, name in names(split, seed)}
     train = tuple(Example(id, prompts[name], name, number % FOLDS, name) for number, (id, name) in enumerate(names("train", seed)))
     dev, test = (tuple(Item(id, prompts[name]) for id, name in names(split, seed)) for split in ("dev", "test"))
     digests = {split: hashlib.sha256("\n".join(prompts[name] for _, name in names(split, seed)).encode()).hexdigest() for split in SIZES}
     return Public("denoise", tuple(example.label for example in train), train, dev, test, digests)
-
-
-def _prompt(train: Matrix) -> str:
-    return f"{context(train)}\n{counts.written(train)}"
 
 
 def _write(path: Path, content: bytes) -> None:
