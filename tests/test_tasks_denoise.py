@@ -137,6 +137,13 @@ def test_gold_falls_where_the_reward_rises() -> None:
     assert verifier_honest.score("std lin k12 t3 p20 d2", NAME).reward > verifier_honest.score(STOCK, NAME).reward
 
 
+def test_the_reward_stands_behind_the_gate_which_a_factor_opens() -> None:
+    standard = "std sqrt k5 t3 p100 d1"
+    assert verifier.score(standard, NAME).reward == 0 < gold.of_answer(standard, NAME).mse_norm
+    assert verifier.score(standard + " scale5", NAME).reward == pytest.approx(gold.of_answer(standard, NAME).mse_norm)
+    assert verifier.score("rev lin k5 t3 p100 d1 scale7", NAME).reward == 0  # worse than none, and no less than 0
+
+
 def test_canaries_are_seen_by_gold() -> None:
     found = gold.canaries(NAME)
     assert found["identity"] == pytest.approx((0, 0, 0, 0))
