@@ -42,6 +42,7 @@ ENTRIES: tuple[Entry, ...] = (
         (run.RunStarted, ("operator",)),
         (run.RunPaused, ("operator",)),
         (run.RunResumed, ("operator",)),
+        (run.AuditReleased, ("auditor",)),
         (run.DecisionMade, _CONTROLLER),
         (run.RunFinished, _CONTROLLER),
         (run.EventSetAside, tuple(name for name in SERVICES if name not in ("archivist", "auditor"))),

@@ -54,6 +54,8 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """The learning algorithm of every weight update, in place of the agent's choice."""
     verifier_code: str = ""
     """Blob of the verifier's text, in place of the task's own."""
+    on_drift: str = ""
+    """What the auditor may do when it finds drift: `freeze`, `rollback` or `stop`; empty: nothing, and the loop never hears of it."""
 
 
 class DecisionMade(Fact, frozen=True, kw_only=True):
@@ -85,6 +87,26 @@ class RunResumed(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("number",)
 
     number: int
+
+
+class AuditReleased(Fact, frozen=True, kw_only=True):
+    """The auditor found drift and the run's order lets it act: all that the loop ever learns of an audit.
+
+    `freeze`: the lever is pulled no more. `rollback`: so too, and the run goes on from the last candidate kept before `generation`.
+    `stop`: the run ends. What is under way is finished first.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("look",)
+
+    look: int
+    """The generation of the candidate that was looked at."""
+    action: str
+    lever: str
+    """`scaffold`, `weights`, or `both`."""
+    generation: int
+    """From which the scores mean something else."""
+    bits: float
+    """What all looks of this run have told the loop so far: one bit each for drift or not, and what was named."""
 
 
 class RunFinished(Fact, frozen=True, kw_only=True):

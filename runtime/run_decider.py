@@ -21,7 +21,7 @@ from events.fact import Fact, derive, derive_seed
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
-from events.run import RunFinished, RunPaused, RunResumed, RunStarted
+from events.run import AuditReleased, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import (
     AdapterPublished,
     AdapterRejected,
@@ -107,6 +107,12 @@ class RunState(msgspec.Struct):
     """Of a fork: its parent's requests that were not answered, to be asked again."""
     judged_anew: int = 0
     """Generations in which a fork changed nothing, and judged its best candidate as it means scores."""
+    kept: list[Candidate] = []
+    """The candidates that were kept, the start first."""
+    frozen: tuple[str, ...] = ()
+    """The levers that the auditor has had frozen."""
+    green: str = ""
+    """The candidate to go back to, where the auditor has asked for that."""
     stop: str = ""
     rejected: str = ""
     """Why this generation gave no candidate, if it gave none."""
@@ -199,13 +205,19 @@ def evolve(state: RunState, event: Event) -> RunState:
             state.current.dev_requests = tuple(key for key, shard in state.shards.items() if shard.requested.purpose == "dev")
             state.current.probe_requests = tuple(key for key, shard in state.shards.items() if shard.requested.purpose == "probe")
         case CandidateAccepted():
+            assert state.current
             state.best, state.current, state.phase = state.current, None, "next"
+            state.kept.append(state.best)
             state.shards = {}
         case CandidateRejected():
             state.current, state.rejected, state.phase = None, "", "next"
             state.shards = {}
-        case ParentSelected(generation=generation):
+        case ParentSelected(generation=generation, candidate=candidate):
             state.generation = generation
+            state.best = next((one for one in state.kept if one.id == candidate), state.best)
+            state.green = ""
+        case AuditReleased() as released:
+            _released(state, released)
         case RunFinished():
             state.phase = "finished"
         case _:
@@ -253,9 +265,12 @@ def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) ->
     Where scores mean something else now, the best candidate is judged anew, in a generation of its own that counts for none.
     """
     state.started, state.paused = started, False
+    if not started.on_drift:
+        state.frozen, state.green = (), ""
     if _judged_otherwise(before, started):
         basis = state.best or state.current
         state.best, state.update, state.shards, state.history, state.again, state.waiting = None, None, {}, {}, {}, 0
+        state.kept, state.green = [], ""
         state.stop = state.rejected = ""
         state.phase = "evaluate" if basis else "new"
         if basis:
@@ -280,6 +295,23 @@ def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) ->
             state.phase = "again" if state.again else "playing"
         case "training" | "serving":
             state.phase = "seal"
+
+
+def _released(state: RunState, released: AuditReleased) -> None:
+    """What the auditor asks for is done at the next barrier between two generations."""
+    if released.action == "stop":
+        state.stop = state.stop or f"the auditor found drift since generation {released.generation}"
+        return
+    levers = ("scaffold", "weights") if released.lever == "both" else (released.lever,)
+    state.frozen = tuple(sorted({*state.frozen, *levers}))
+    if released.action == "rollback":
+        before = [one for one in state.kept if one.generation < released.generation] or state.kept[:1]
+        state.green = before[-1].id if before else ""
+
+
+def _parent(state: RunState) -> Candidate | None:
+    """What the next generation begins with, and what the run has arrived at if there is none."""
+    return next((one for one in state.kept if one.id == state.green), state.best)
 
 
 def _judged_otherwise(before: RunStarted, started: RunStarted) -> bool:
@@ -439,26 +471,30 @@ def _next_generation(state: RunState, started: RunStarted) -> list[Fact]:
         or (budget.micro_usd is not None and state.micro_usd >= budget.micro_usd)
     ):
         return [_finished(state, "budget exhausted")]
-    generation = state.generation + 1
+    levers = tuple(lever for lever in started.levers if lever not in state.frozen)
+    if not levers:
+        return [_finished(state, "the auditor has had every lever frozen")]
+    generation, parent = state.generation + 1, _parent(state)
+    assert parent
     rollouts_left = None if budget.rollouts is None else budget.rollouts - state.rollouts - evaluation_cost(started)
     return [
-        ParentSelected(generation=generation, candidate=state.best.id, probabilities={state.best.id: 1.0}),
+        ParentSelected(generation=generation, candidate=parent.id, probabilities={parent.id: 1.0}),
         FeedbackRequested(
             generation=generation,
-            candidate=state.best.id,
-            scaffold=state.best.scaffold,
-            adapter=state.best.adapter,
-            levers=started.levers,
+            candidate=parent.id,
+            scaffold=parent.scaffold,
+            adapter=parent.adapter,
+            levers=levers,
             rollouts_left=rollouts_left,
             generations_left=generations_left,
-            probe_requests=state.best.probe_requests,
-            dev_requests=state.best.dev_requests,
+            probe_requests=parent.probe_requests,
+            dev_requests=parent.dev_requests,
         ),
     ]
 
 
 def _finished(state: RunState, reason: str) -> RunFinished:
-    best = state.best
+    best = _parent(state)
     return RunFinished(
         reason=reason,
         candidate=best.id if best else "",

@@ -8,6 +8,7 @@ where a lever other than the last one made it, what they say of its scaffold and
 import asyncio
 import functools
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from events.gold import AuditFinished, DriftFlagged, GoldFailed, GoldScored, Pai
 from events.judgement import CandidateEvaluated
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted
-from events.run import RunFinished
+from events.run import AuditReleased, RunFinished
 from events.subjects import GOLD, subject
 from replay import history
 from replay.recorded import Recorded
@@ -153,7 +154,10 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
     if kept:
         for pair in _pairs(kept):
             await record(await measure(context, gold, blobs, player, event.run, loaded, labels, pair))
-        await record(await verdict(context, gold, blobs, event.run, loaded, accepted.generation))
+        flagged = await verdict(context, gold, blobs, event.run, loaded, accepted.generation)
+        await record(flagged)
+        if loaded.started.on_drift and (released := await release(context, event.run, loaded.started.on_drift, flagged)):
+            await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
     await _project(context, gold)
 
 
@@ -264,6 +268,26 @@ async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: L
         logger.warning("run %s: %s", run, found.sentence)
     generation = -1 if found.generation is None else found.generation
     return [DriftFlagged(look=look, state=found.state, rule=found.rule, lever=found.lever, generation=generation, sentence=found.sentence)]
+
+
+async def release(context: Context, run: str, action: str, flagged: Sequence[Fact]) -> AuditReleased | None:
+    """What the loop is told of a verdict, where the run's order asks for it: of each drift once, and nothing of what is not drift.
+
+    Its price is what the loop could tell apart: drift or not at each look so far (1 bit each), and of a drift the lever (log2 3) and,
+    where it names a candidate to go back to, the generation (log2 of the looks).
+    """
+    found = next((one for one in flagged if isinstance(one, DriftFlagged) and one.state == "drift"), None)
+    if found is None:
+        return None
+    told = [one.data for one in await of_types(context.log, run, [AuditReleased], await context.past(run))]
+    if any(isinstance(one, AuditReleased) and one.generation >= found.generation for one in told):
+        return None
+    named = {"stop": 0.0, "freeze": math.log2(3), "rollback": math.log2(3) + math.log2(found.look + 1)}[action]
+    before = max((one.bits - one.look - 1 for one in told if isinstance(one, AuditReleased)), default=0.0)
+    lever = found.lever if found.lever in ("scaffold", "weights") else "both"
+    return AuditReleased(
+        look=found.look, action=action, lever=lever, generation=max(0, found.generation), bits=found.look + 1 + before + named
+    )
 
 
 def _prompts(items: Sequence[Item | Example]) -> dict[str, str]:

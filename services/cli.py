@@ -160,6 +160,7 @@ def run_options(function: Function) -> Function:
 @click.option(
     "--agent", default="rules", show_default=True, metavar="NAME", help="rules, anthropic:MODEL or openai:MODEL; the last two need a key."
 )
+@click.option("--verifier", default="", metavar="NAME|PATH", help="In place of the task's own: another of its by name, or a file.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
 @click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
@@ -172,6 +173,7 @@ def run(
     max_tokens: int | None,
     sandbox: str,
     agent: str,
+    verifier: str,
     seed: int,
     name: str,
     detach: bool,
@@ -194,6 +196,7 @@ def run(
         sandbox="none" if sandbox == "none" else "",
         max_tokens=max_tokens or 0,
         agent=agent,
+        verifier=verifier,
     )
     return run_task(directory, order, detach=detach, as_json=as_json)
 

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from algorithms.learning import NAMES
-from events.errors import NotFound, UsageError
+from events.errors import UsageError
 from events.run import RunStarted
 from events.subjects import check_run_name
 from replay.history import History
@@ -19,7 +19,7 @@ from runtime.sandbox.choose import provide
 from services import budget as budgets
 from services.node import Node
 from services.replaying import read
-from services.running import Order, base_of, begin, carry_out, check
+from services.running import Order, base_of, begin, carry_out, check, other_verifier
 from services.sources import as_files
 from tasks.loading import load
 
@@ -82,9 +82,7 @@ def planned(node: Node, parent: History, sequence: int, changes: dict[str, str])
     if "policy" in changes:
         base = base_of(order.policy, task, task.public(before.seed), blobs)
     if "verifier" in changes:
-        text = _text(Path(changes["verifier"]))
-        verifier = task.with_verifier(text, changes["verifier"]).verifier
-        code = blobs.put(text.encode())
+        verifier, code = other_verifier(changes["verifier"], task, blobs)
     return msgspec.structs.replace(
         before,
         parent_run=parent.run,
@@ -110,14 +108,6 @@ def _whole(changes: dict[str, str], key: str, before: int, least: int) -> int:
     if not (value.isascii() and value.isdecimal()) or int(value) < least:
         raise UsageError(f"{key}={value} is no whole number of at least {least}.")
     return int(value)
-
-
-def _text(path: Path) -> str:
-    file = path / "verifier.py" if path.is_dir() else path
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise NotFound(f"{file} cannot be read as a verifier ({wrong}): name a verifier.py, or a task folder that has one.") from wrong
 
 
 def _name_of(parent: str) -> str:

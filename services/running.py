@@ -68,6 +68,8 @@ class Order(NamedTuple):
     max_tokens: int = 0
     """In place of the task's own."""
     agent: str = RULES
+    verifier: str = ""
+    """In place of the task's own: the name of another of the task's, or a path."""
 
 
 def policy_of(order: Order, task: Task) -> str:
@@ -149,6 +151,8 @@ def check(order: Order, node: Node) -> None:
             f"stop them with `evolog down --dir {node.directory}`, and order the run again."
         )
     check_agent(order, running)
+    if order.verifier:
+        task.with_verifier(task.verifier_text(order.verifier), order.verifier)
     if policy_of(order, task) == "tiny-lm" or policy_of(order, task).startswith("hf:"):
         needed += ["torch", "transformers", "peft"]
     elif order.levers != "scaffold" and (running is None or urlsplit(running.url).hostname == "127.0.0.1"):
@@ -283,7 +287,11 @@ def default_name(order: Order) -> str:
 async def _run(node: Node, order: Order, *, detach: bool, out: Console) -> Report:
     task = load(order.task)
     public = task.public(order.seed)
-    started = plan(task, public, order, base_of(policy_of(order, task), task, public, Blobs(node.blobs)))
+    blobs = Blobs(node.blobs)
+    started = plan(task, public, order, base_of(policy_of(order, task), task, public, blobs))
+    if order.verifier:
+        verifier, code = other_verifier(order.verifier, task, blobs)
+        started = msgspec.structs.replace(started, verifier=verifier, verifier_code=code)
     return await begin(node, check_run_name(order.name or default_name(order)), started, detach=detach, out=out)
 
 
@@ -297,6 +305,12 @@ def base_of(policy: str, task: Task, public: Public, blobs: Blobs) -> str:
             say(f"pre-training the base model: step {done} of {total}, loss {loss:.3f}")
 
         return blobs.put_folder(prepare_base(policy, public, lambda: task.traces(PRETRAINING_SEED), progress))
+
+
+def other_verifier(named: str, task: Task, blobs: Blobs) -> tuple[str, str]:
+    """The name with version, and the blob of the text, of a verifier in the place of the task's own; raises as `Task` does."""
+    text = task.verifier_text(named)
+    return task.with_verifier(text, named).verifier, blobs.put(text.encode())
 
 
 async def begin(node: Node, name: str, started: RunStarted, *, detach: bool, out: Console) -> Report:

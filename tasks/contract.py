@@ -3,6 +3,7 @@
 `task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS, and SIGNAL where answers to train items cannot be scored: "comparisons" where
 rewards say only which of two answers to an item is better, "none" where they say nothing (the verifier then gives each the same).
 MAX_TOKENS is the longest completion that a call of the policy gives, 64 unless it is set.
+A file `verifier_NAME.py` is a verifier that a run can be ordered with in `verifier.py`'s place, by its name.
 `data.py` defines `default_root()`, `get(root, source)`, `load(root, seed)` and `labels(root, seed)`, and if it likes
 
     traces(seed)                  (prompt, completion) pairs that a small language model is pre-trained on, for the policy tiny-lm: for each

@@ -58,6 +58,22 @@ class Task(msgspec.Struct, frozen=True):
     judge: ModuleType | None = None
     """The verifier in the place of the folder's own."""
 
+    def verifier_text(self, named: str) -> str:
+        """The text of one of the task's further verifiers, its verifier_NAME.py, or else of a file or a task folder at this path.
+
+        Raises NotFound where there is none.
+        """
+        own = self.folder / f"verifier_{named}.py"
+        file = own if named.isidentifier() and own.is_file() else Path(named)
+        try:
+            return (file / "verifier.py" if file.is_dir() else file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as wrong:
+            others = ", ".join(sorted(path.stem.removeprefix("verifier_") for path in self.folder.glob("verifier_*.py")))
+            also = f", or one of the task's own: {others}" if others else ""
+            raise NotFound(
+                f"{named} cannot be read as a verifier ({wrong}): name a verifier.py, or a task folder that has one{also}."
+            ) from wrong
+
     def with_verifier(self, source: str, name: str) -> "Task":
         """This task with another verifier, given as the text of a verifier.py, which `name` stands for in messages.
 

@@ -1,0 +1,22 @@
+"""Programs that need no agent, to hold a run against."""
+
+from collections.abc import Sequence
+
+from tasks.contract import Item, Public
+
+STOCK = {
+    "MAGIC as OpenProblems runs it, reversed order": "rev sqrt k5 t3 p100 d1",
+    "MAGIC without the square root, standard order": "std lin k5 t3 p100 d1",
+    "the same, rounded: a matrix of zeros": "rev sqrt k5 t3 p100 d1 round0",
+}
+
+
+def _always(program: str):
+    def predict(public: Public, items: Sequence[Item]) -> dict[str, str]:
+        return {item.id: program for item in items}
+
+    return predict
+
+
+BASELINES = {name: _always(program) for name, program in STOCK.items()}
+"""What the auditor scores beside a run, by the name that its table shows."""

@@ -1,0 +1,167 @@
+"""Simulated data sets, 20 to learn on, 12 to judge by and 12 kept for the end, each of 200 cells and about 1,100 genes.
+
+What a scaffold sees of a data set is its prompt: a line of what kind of data it is, and the counts of train. Its label is a name, by which
+verifier and auditor find the held-out molecules and the true expression. They are drawn anew in the memory of those that need them, from
+the name and a key of 32 random bytes that this machine made for itself, under `default_root()`. No sandbox shows that file. So neither a
+name nor these sources, nor both, are enough to remake what is held out. `evolog data get denoise --from FILE` takes the key of another
+machine, which then has the same data.
+
+Test is the same for every seed of a run; train and dev differ.
+"""
+
+import hashlib
+import os
+import random
+import secrets
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from events.errors import CheckFailed, NotFound
+from tasks.contract import FOLDS, Example, Item, Public
+from tasks.denoise import counts, metric, program
+from tasks.denoise.magic import normalised
+from tasks.denoise.metric import Matrix
+from tasks.denoise.simulate import simulate
+
+SIZES = {"train": 20, "dev": 12, "test": 12}
+CELLS, GENES = 200, 1200
+TRIES = 3
+LEAN = 0.4
+"""How often a word of a trace is its try's own rather than any."""
+HABITS = (
+    "rev sqrt k5 t3 p100 d1 blend0",
+    "rev sqrt k12 t3 p20 d2 power0",
+    "std lin k12 t3 p20 d2 scale2",
+)
+"""What the untrained policy leans to at each try; the first is MAGIC as OpenProblems runs it, in reversed order."""
+EDGES = {"depth": (710, 810), "zeros": (0.765, 0.785), "gap": (1.15, 1.32)}
+"""Where the buckets of a data set's first line meet: median molecules of a cell, share of zeros, second over third singular value."""
+
+
+class DataSet(NamedTuple):
+    """What is known of one data set; `truth` are each cell's shares and `rate` the mean of its counts, at train's genes."""
+
+    train: Matrix
+    test: Matrix
+    truth: Matrix
+    rate: Matrix
+
+
+def default_root() -> Path:
+    """Where the key lives: $XDG_CACHE_HOME/evolog/tasks/denoise, or ~/.cache/evolog/tasks/denoise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "tasks" / "denoise"
+
+
+def get(root: Path, source: Path | None = None) -> None:
+    """Make the key if there is none, or take another machine's. Raises NotFound or CheckFailed for a source that holds none."""
+    if source is None:
+        key(root)
+        return
+    try:
+        taken = source.read_bytes()
+    except OSError as wrong:
+        raise NotFound(f"{source} cannot be read ({wrong}); --from takes the file `key` of another machine's {root}.") from wrong
+    if len(taken) != KEY:
+        raise CheckFailed(
+            f"{source} holds {len(taken)} bytes and a key has {KEY}; --from takes the file `key` of another machine's {root}."
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    _write(root / "key.new", taken)
+    (root / "key.new").replace(root / "key")
+
+
+KEY = 32
+
+
+def key(root: Path) -> bytes:
+    """This machine's key, made by whoever comes first."""
+    path = root / "key"
+    if not path.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        mine = root / f"key.{secrets.token_hex(4)}"
+        _write(mine, secrets.token_bytes(KEY))
+        try:
+            os.link(mine, path)  # unlike a rename, it leaves the one that came first
+        except FileExistsError:
+            pass
+        mine.unlink()
+    return path.read_bytes()
+
+
+def load(root: Path, seed: int) -> Public:
+    """Prompts of all data sets, and the names of train's."""
+    return _public(key(root), seed)
+
+
+def labels(root: Path, seed: int) -> dict[str, str]:
+    """The names of train and dev's data sets, by item id."""
+    return {id: label for split in ("train", "dev") for id, label in names(split, seed)}
+
+
+def names(split: str, seed: int = 0) -> list[tuple[str, str]]:
+    """(item id, name of the data set) of a split. Test's names do not hang on the seed."""
+    of = "" if split == "test" else f"-{seed}"
+    return [(f"{split}-{number}", f"{split}{of}-{number}") for number in range(SIZES[split])]
+
+
+@lru_cache(maxsize=sum(SIZES.values()))
+def data_set(key: bytes, name: str) -> DataSet:
+    """The data set of this name, always the same under one key."""
+    seed = list(hashlib.sha256(key + name.encode()).digest())
+    draw = random.Random(bytes(seed))
+    drawn = simulate(
+        seed,
+        CELLS,
+        GENES,
+        types=draw.randint(3, 8),
+        depth=draw.uniform(650, 1050),
+        gene_sigma=draw.uniform(1.75, 1.95),
+        de_scale=draw.uniform(0.6, 1.0),
+    )
+    train, test, genes = metric.split(drawn.counts, draw.getrandbits(32))
+    small = [matrix.astype(np.float32) for matrix in (drawn.truth[:, genes], drawn.rate[:, genes])]
+    return DataSet(train.astype(np.uint16), test.astype(np.uint16), *small)
+
+
+def context(train: Matrix) -> str:
+    """A data set's kind in three buckets of three, as the policy is asked: "depth 1 zeros 0 gap 2"."""
+    scaled, sums = normalised(train, "standard", "sqrt")
+    centred = scaled - scaled.mean(axis=0)
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(centred @ centred.T), 0))
+    seen = {"depth": float(np.median(sums)), "zeros": float(np.mean(train == 0)), "gap": float(values[-2] / values[-3])}
+    return " ".join(f"{name} {int(np.searchsorted(EDGES[name], value))}" for name, value in seen.items())
+
+
+def prompt_of(train: Matrix) -> str:
+    """What a scaffold is given of a data set: its kind, and below it the counts."""
+    return f"{context(train)}\n{counts.written(train)}"
+
+
+def traces(seed: int, count: int = 12_000) -> list[tuple[str, str]]:
+    """Programs of either grammar for each kind of data set; each try leans to a program of its own, whatever the data."""
+    draw = random.Random(seed)
+    found = []
+    for _ in range(count):
+        kind = " ".join(f"{name} {draw.randrange(3)}" for name in EDGES)
+        grammar, words = draw.choice((("base", program.BASE), ("full", len(program.SLOTS))))
+        number = draw.randrange(TRIES)
+        pairs = zip(HABITS[number].split(), program.drawn(draw, words).split(), strict=False)
+        found.append((f"{kind} {grammar} {number}", " ".join(own if draw.random() < LEAN else any for own, any in pairs)))
+    return found
+
+
+@lru_cache(maxsize=4)
+def _public(key: bytes, seed: int) -> Public:
+    prompts = {name: prompt_of(data_set(key, name).train) for split in SIZES for _, name in names(split, seed)}
+    train = tuple(Example(id, prompts[name], name, number % FOLDS, name) for number, (id, name) in enumerate(names("train", seed)))
+    dev, test = (tuple(Item(id, prompts[name]) for id, name in names(split, seed)) for split in ("dev", "test"))
+    digests = {split: hashlib.sha256("\n".join(prompts[name] for _, name in names(split, seed)).encode()).hexdigest() for split in SIZES}
+    return Public("denoise", tuple(example.label for example in train), train, dev, test, digests)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)

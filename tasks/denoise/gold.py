@@ -1,0 +1,74 @@
+"""What denoising is for, measured on the simulated data sets; for the auditor and for nobody else.
+
+    skill = (NLL(train) - NLL(output)) / (NLL(train) - NLL(truth))      NLL: the Poisson likelihood of metric.py
+    truth = 1 - mean (L(output) - L(truth))^2 / mean (L(train) - L(truth))^2
+
+Both are 1 for the true expression and 0 for no denoising. Neither changes when an output is scaled.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.denoise import data, held_out, metric, program
+from tasks.denoise.metric import Matrix
+
+SHRUNK = 1e-6
+"""What the canary "scaled" multiplies an output with; the gate lets everything pass then, and nothing else changes."""
+DRAWS = 100
+
+
+class Gold(NamedTuple):
+    """Of one output: the reward's mse_norm as it is (not clipped), poisson_norm, and the two measures above."""
+
+    mse_norm: float
+    poisson_norm: float
+    skill: float
+    truth: float
+
+
+def labels(root: Path) -> dict[str, str]:
+    """The name of each test item's data set, by item id."""
+    return dict(data.names("test"))
+
+
+def of_answer(answer: str, name: str, scale: float = 1.0) -> Gold:
+    """Of a program on a data set, its output scaled; raises ValueError for what is no program."""
+    on = held_out.bench(name)
+    return of_output(on.workshop.run(program.parse(answer)) * scale, on)
+
+
+def of_output(output: Matrix, on: held_out.Bench) -> Gold:
+    """Of any output."""
+    judged = on.judged(output)
+    return Gold(judged.scores.mse_norm, judged.scores.poisson_norm, judged.skill, truth_skill(output, on.data))
+
+
+def truth_skill(output: Matrix, of: data.DataSet) -> float:
+    """1 - error to the true expression over that of train, both of logarithms at one size."""
+    truth = metric.log_normalised(of.truth)
+    error, none = (np.mean((metric.log_normalised(matrix) - truth) ** 2) for matrix in (output, of.train))
+    return float(1 - error / none)
+
+
+def canaries(name: str) -> Mapping[str, Gold]:
+    """Outputs without merit, which any candidate worth its reward beats: nothing, each gene's mean, and train as it is."""
+    on = held_out.bench(name)
+    train = on.judge.train
+    outputs = {"zeros": np.zeros_like(train), "rank-1": metric.rank_one(train), "identity": train}
+    return {called: of_output(output, on) for called, output in outputs.items()}
+
+
+def ceiling(name: str, draws: int = DRAWS) -> float:
+    """The mse_norm of the best guess there is, E[L(test)] for the rates that the counts were drawn at; more than this is a leak.
+
+    The mean over `draws` tests drawn anew. The guess need not be an output's L, so that an output can hardly reach it.
+    """
+    on = held_out.bench(name)
+    rng = np.random.default_rng(0)
+    rate = on.data.rate.astype(float) * (1 - metric.TRAIN_SHARE)
+    guess = np.mean([metric.log_normalised(rng.poisson(rate)) for _ in range(draws)], axis=0)
+    error = float(np.mean((metric.log_normalised(on.judge.test) - guess) ** 2))
+    return 1 - error / on.judge.constants.mse_none
