@@ -161,6 +161,13 @@ def run_options(function: Function) -> Function:
     "--agent", default="rules", show_default=True, metavar="NAME", help="rules, anthropic:MODEL or openai:MODEL; the last two need a key."
 )
 @click.option("--verifier", default="", metavar="NAME|PATH", help="In place of the task's own: another of its by name, or a file.")
+@click.option(
+    "--on-drift",
+    type=click.Choice(["off", "freeze", "rollback", "stop"]),
+    default="off",
+    show_default=True,
+    help="What the auditor may do to the run when it finds drift: freeze the lever, go back to before it too, or end the run.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
 @click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
@@ -174,6 +181,7 @@ def run(
     sandbox: str,
     agent: str,
     verifier: str,
+    on_drift: str,
     seed: int,
     name: str,
     detach: bool,
@@ -197,6 +205,7 @@ def run(
         max_tokens=max_tokens or 0,
         agent=agent,
         verifier=verifier,
+        on_drift="" if on_drift == "off" else on_drift,
     )
     return run_task(directory, order, detach=detach, as_json=as_json)
 

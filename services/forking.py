@@ -19,12 +19,12 @@ from runtime.sandbox.choose import provide
 from services import budget as budgets
 from services.node import Node
 from services.replaying import read
-from services.running import Order, base_of, begin, carry_out, check, other_verifier
+from services.running import ON_DRIFT, Order, base_of, begin, carry_out, check, other_verifier
 from services.sources import as_files
 from tasks.loading import load
 
 LEVERS = {"both": ("scaffold", "weights"), "scaffold": ("scaffold",), "weights": ("weights",)}
-SETTINGS = ("agent", "algorithm", "budget", "generations", "group_size", "levers", "max_tokens", "policy", "verifier")
+SETTINGS = ("agent", "algorithm", "budget", "generations", "group_size", "levers", "max_tokens", "on_drift", "policy", "verifier")
 """What a fork may change."""
 
 
@@ -64,6 +64,8 @@ def planned(node: Node, parent: History, sequence: int, changes: dict[str, str])
         raise UsageError(f"levers={changes['levers']} is none; expected {', '.join(LEVERS)}.")
     if changes.get("algorithm", NAMES[0]) not in NAMES:
         raise UsageError(f"There is no algorithm {changes['algorithm']!r}; there are {', '.join(NAMES)}.")
+    if changes.get("on_drift", "off") not in ("off", *ON_DRIFT):
+        raise UsageError(f"on_drift={changes['on_drift']} is none; expected off, {', '.join(ON_DRIFT)}.")
     levers = LEVERS[changes["levers"]] if "levers" in changes else before.levers
     order = Order(
         task=before.task,
@@ -100,6 +102,7 @@ def planned(node: Node, parent: History, sequence: int, changes: dict[str, str])
         algorithm=changes.get("algorithm", before.algorithm),
         verifier=verifier,
         verifier_code=code,
+        on_drift=changes.get("on_drift", before.on_drift).replace("off", ""),
     )
 
 

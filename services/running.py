@@ -52,6 +52,9 @@ PROBE_ITEMS = 100
 """Train items, of one fold, on which each candidate shows the agent how it fails."""
 
 
+ON_DRIFT = ("freeze", "rollback", "stop")
+
+
 class Order(NamedTuple):
     """What the command line asks for."""
 
@@ -70,6 +73,8 @@ class Order(NamedTuple):
     agent: str = RULES
     verifier: str = ""
     """In place of the task's own: the name of another of the task's, or a path."""
+    on_drift: str = ""
+    """What the auditor may do: nothing, or one of `ON_DRIFT`."""
 
 
 def policy_of(order: Order, task: Task) -> str:
@@ -263,6 +268,7 @@ def plan(task: Task, public: Public, order: Order, base_model: str) -> RunStarte
         base_model=base_model,
         sandbox=provide(order.sandbox).text,
         max_tokens=order.max_tokens or task.max_tokens,
+        on_drift=order.on_drift,
     )
     shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
     if shards >= BATCH_LIMIT:

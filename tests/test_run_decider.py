@@ -12,7 +12,7 @@ from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.play import RolloutFailed, RolloutsRequested
 from events.population import CandidateAccepted, CandidateRejected
-from events.run import Budget, Items, RunFinished, RunPaused, RunResumed, RunStarted
+from events.run import AuditReleased, Budget, Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 
 DEV = ("d1", "d2", "d3", "d4")
@@ -330,3 +330,35 @@ def test_decisions_form_a_chain_that_depends_on_all_that_was_folded() -> None:
 def test_a_later_word_about_an_earlier_generation_changes_nothing() -> None:
     story = played(accepted_start().when(chosen(1, "scaffold"), proposed(1, "s1")), {"d1", "d2"})
     assert story.when(proposed(1, "s1"), update(1), chosen(1, "stop")).decided == []
+
+
+def released(action: str, lever: str = "scaffold", generation: int = 1) -> AuditReleased:
+    return AuditReleased(look=1, action=action, lever=lever, generation=generation, bits=2.0)
+
+
+def improved() -> Story:
+    """The start, and a better scaffold in generation 1; feedback is asked for generation 2."""
+    return played(accepted_start().when(chosen(1, "scaffold"), proposed(1, "s1")), {"d1", "d2"})
+
+
+def test_a_run_that_the_auditor_stops_ends_at_the_next_barrier() -> None:
+    story = played(improved().when(released("stop"), proposed(2, "s2")), set())
+    (finished,) = story.of(RunFinished)
+    assert finished.reason == "the auditor found drift since generation 1" and finished.scaffold == "s1"
+
+
+def test_a_lever_that_the_auditor_has_frozen_is_not_offered_again() -> None:
+    (asked,) = played(improved().when(released("freeze"), proposed(2, "s2")), set()).of(FeedbackRequested)
+    assert (asked.levers, asked.scaffold) == (("weights",), "s1")
+    (finished,) = played(improved().when(released("freeze", "both"), proposed(2, "s2")), set()).of(RunFinished)
+    assert finished.reason == "the auditor has had every lever frozen"
+
+
+def test_a_run_goes_back_to_before_the_drift_and_stays_there() -> None:
+    story = played(improved().when(released("rollback"), proposed(2, "s2")), set())
+    (asked,) = story.of(FeedbackRequested)
+    assert (asked.levers, asked.scaffold) == (("weights",), "s0")
+    (finished,) = story.when(chosen(3, "stop")).of(RunFinished)
+    assert finished.scaffold == "s0"
+    (finished,) = improved().when(released("rollback"), chosen(2, "stop")).of(RunFinished)
+    assert finished.scaffold == "s0"  # also where no further generation begins
