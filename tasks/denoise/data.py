@@ -37,7 +37,7 @@ HABITS = (
     "std lin k12 t3 p20 d2 scale2",
 )
 """What the untrained policy leans to at each try; the first is MAGIC as OpenProblems runs it, in reversed order."""
-EDGES = {"depth": (710, 810), "zeros": (0.765, 0.785), "gap": (1.15, 1.32)}
+EDGES = {"depth": (630, 720), "zeros": (0.762, 0.783), "gap": (1.15, 1.28)}
 """Where the buckets of a data set's first line meet: median molecules of a cell, share of zeros, second over third singular value."""
 
 
@@ -117,8 +117,8 @@ def data_set(key: bytes, name: str) -> DataSet:
         CELLS,
         GENES,
         types=draw.randint(3, 8),
-        depth=draw.uniform(650, 1050),
-        gene_sigma=draw.uniform(1.75, 1.95),
+        depth=draw.uniform(600, 900),
+        gene_sigma=draw.uniform(1.7, 1.85),
         de_scale=draw.uniform(0.6, 1.0),
     )
     train, test, genes = metric.split(drawn.counts, draw.getrandbits(32))
