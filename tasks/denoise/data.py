@@ -1,4 +1,4 @@
-"""Simulated data sets, 20 to learn on, 12 to judge by and 12 kept for the end, each of 200 cells and about 1,100 genes.
+"""Simulated data sets, 20 to learn on, 12 to judge by and 32 kept for the end, each of 200 cells and about 1,100 genes.
 
 What a scaffold sees of a data set is its prompt: a line of what kind of data it is, and the counts of train. Its label is a name, by which
 verifier and auditor find the held-out molecules and the true expression. They are drawn anew in the memory of those that need them, from
@@ -26,7 +26,7 @@ from tasks.denoise.magic import normalised
 from tasks.denoise.metric import Matrix
 from tasks.denoise.simulate import simulate
 
-SIZES = {"train": 20, "dev": 12, "test": 12}
+SIZES = {"train": 20, "dev": 12, "test": 32}
 CELLS, GENES = 200, 1200
 TRIES = 3
 LEAN = 0.4

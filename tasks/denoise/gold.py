@@ -34,6 +34,14 @@ def labels(root: Path) -> dict[str, str]:
     return dict(data.names("test"))
 
 
+def score(answer: str | None, label: str) -> float:
+    """The skill of a program's output, cut to [0, 1]; 0 for what is no program."""
+    try:
+        return min(1.0, max(0.0, of_answer(answer or "", label).skill))
+    except ValueError:
+        return 0.0
+
+
 def of_answer(answer: str, name: str, scale: float = 1.0) -> Gold:
     """Of a program on a data set, its output scaled; raises ValueError for what is no program."""
     on = held_out.bench(name)
