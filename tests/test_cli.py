@@ -28,6 +28,16 @@ from tasks.loading import OF_EXTRAS
 pytest.importorskip("torch")
 
 TOY = Path(__file__).parent / "toy"
+KIND = '''"""Half for everything."""
+
+from tasks.contract import Scored
+
+VERSION = "kind-1"
+
+
+def score(answer: str | None, label: str) -> Scored:
+    return Scored(0.5, "wrong")
+'''
 COUNT = "select state, count(*) as n from runs group by all"
 
 
@@ -224,6 +234,21 @@ def test_a_budget_that_no_event_can_hold_is_refused(budget: str) -> None:
 def test_a_bad_order_is_refused_before_anything_starts(empty: Place, flag: str) -> None:
     one_sentence(empty.evolog("run", str(TOY), flag, code=2), flag.split("=")[-1])
     assert not empty.node.directory.exists()
+
+
+def test_a_verifier_that_is_none_is_refused_before_anything_starts(empty: Place) -> None:
+    one_sentence(empty.evolog("run", str(TOY), "--verifier", "kind", code=4), "kind cannot be read as a verifier")
+    (empty.folder / "kind.py").write_text("VERSION = 'kind-1'\n")
+    one_sentence(empty.evolog("run", str(TOY), "--verifier", "kind.py", code=78), "defines no 'score'")
+    assert not empty.node.directory.exists()
+
+
+def test_a_run_may_be_judged_by_another_verifier(place: Place) -> None:
+    (place.folder / "kind.py").write_text(KIND)
+    place.evolog("run", str(TOY), "--verifier", "kind.py", "--generations", "0", "--name", "kind")
+    shown = json.loads(place.evolog("sql", "from rewards where run = 'kind'", "--json").out)
+    assert shown and all(row["best"] == 0.5 for row in shown)
+    assert json.loads(place.evolog("show", "kind", "--json").out)["score"] == 0.5
 
 
 def test_a_budget_below_the_first_evaluation_is_refused(place: Place) -> None:

@@ -317,3 +317,18 @@ def test_a_verifier_is_named_or_lies_at_a_path(tmp_path: Path) -> None:
     assert task.verifier_text(str(task.folder)) == task.verifier_text(str(task.folder / "verifier.py"))
     with pytest.raises(NotFound, match="the task's own: honest"):
         task.verifier_text("honesty")
+
+
+def test_an_h5ad_is_read_by_layer_and_by_column(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "mine.h5ad", "w") as file:
+        file["X"] = np.array([[0.5, 0.1], [0.2, 0.3]])
+        layer = file.create_group("layers/counts")
+        layer.attrs["encoding-type"], layer.attrs["shape"] = "csr_matrix", (2, 2)
+        layer["data"], layer["indices"], layer["indptr"] = [2, 3, 4], [0, 0, 1], [0, 1, 3]
+        tech = file.create_group("obs/tech")
+        tech["categories"], tech["codes"] = [b"celseq", b"inDrop1"], [0, 1]
+    assert real.read(tmp_path / "mine.h5ad").tolist() == [[2, 0], [3, 4]]
+    assert real.read(tmp_path / "mine.h5ad", only="tech=inDrop1").tolist() == [[3, 4]]
+    with pytest.raises(UsageError, match="no molecule where tech=x"):
+        real.read(tmp_path / "mine.h5ad", only="tech=x")
