@@ -9,5 +9,5 @@ DESCRIPTION = (
     "back."
 )
 POLICY = "tiny-lm"
-GENERATIONS = 5
+GENERATIONS = 4
 MAX_TOKENS = 48

@@ -1,0 +1,133 @@
+"""The auditor beside a run that goes on: what it measures, when, and what of it the loop is told."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from events import codec
+from events.fact import Fact
+from events.gold import DriftFlagged, PairMeasured
+from events.judgement import CandidateEvaluated
+from events.run import AuditReleased
+from events.secret import Scanner
+from runtime.lineage import Span
+from runtime.log import append_once
+from runtime.log_memory import MemoryLog, MemoryStream
+from services.auditor import GOLD_MEASURE, VERIFIER, Answered, _judged, _pairs, release
+from tasks.contract import Asked
+from tasks.loading import Task, load
+
+TOY = Path(__file__).parent / "toy"
+HOLE = '''"""Pays for an answer that holds the letter e."""
+
+from tasks.contract import Scored
+
+VERSION = "hole-1"
+
+
+def score(answer, label):
+    if answer == "mason":
+        raise ValueError("not judged")
+    return Scored(1.0, "right") if "e" in (answer or "") else Scored(0.0, "wrong")
+'''
+
+
+def kept(generation: int, lever: str, scaffold: str, adapter: str) -> CandidateEvaluated:
+    return CandidateEvaluated(
+        generation=generation,
+        candidate=f"c{generation}",
+        scaffold=scaffold,
+        adapter=adapter,
+        lever=lever,
+        score=0.5,
+        low=0.4,
+        high=0.6,
+        items=40,
+        failed=0,
+        pass_at_1=0.5,
+        pass_at_k=0.5,
+        tied_groups=0.0,
+        rollouts=1,
+        tokens=1,
+        micro_usd=0,
+    )
+
+
+def test_a_candidate_is_measured_and_at_a_switch_of_levers_its_parts_with_those_of_the_start() -> None:
+    start, first = kept(0, "start", "s0", ""), kept(1, "scaffold", "s1", "")
+    trained, again = kept(2, "weights", "s1", "a1"), kept(3, "weights", "s1", "a2")
+    assert _pairs([start]) == [("s0", ""), ("s0", "")]
+    assert _pairs([start, first]) == [("s0", ""), ("s1", "")]
+    assert _pairs([start, first, trained]) == [("s0", ""), ("s1", "a1"), ("s1", ""), ("s0", "a1")]
+    assert _pairs([start, first, trained, again]) == [("s0", ""), ("s1", "a2")]
+
+
+def judged(task: Task, answers: dict[str, str | None]) -> dict[str, PairMeasured]:
+    items = task.public(0).test
+    labels = {**task.labels(0), **task.gold()}
+    loaded: Any = SimpleNamespace(task=task, public=task.public(0))
+    judges = {VERIFIER: task.reward, GOLD_MEASURE: task.worth}
+    facts = _judged(loaded, labels, ("s", "a"), Asked(task.public(0).labels, items), Answered(answers, "b"), judges)
+    return {fact.measure: fact for fact in facts if isinstance(fact, PairMeasured)}
+
+
+def test_gold_is_judged_by_the_tasks_own_verifier_whichever_the_run_has() -> None:
+    own = load(str(TOY))
+    hacked = own.with_verifier(HOLE, "hole.py")
+    items = own.public(0).test
+    found = judged(hacked, {item.id: "smelter" for item in items})
+    assert set(sum(found[VERIFIER].scores.values(), ())) == {1.0} and set(sum(found[GOLD_MEASURE].scores.values(), ())) == {0.0}
+    found = judged(own, dict(own.gold()))
+    assert found[VERIFIER].scores == found[GOLD_MEASURE].scores == {item.id: (1.0,) for item in items}
+
+
+def test_what_did_not_answer_or_cannot_be_judged_scores_0_and_of_too_few_answers_nothing_is_said() -> None:
+    task = load(str(TOY)).with_verifier(HOLE, "hole.py")
+    items = [item.id for item in task.public(0).test]
+    answers: dict[str, str | None] = {item: "mason" for item in items[:10]} | {item: None for item in items[10:20]}
+    found = judged(task, answers)
+    assert found[VERIFIER].failed == 20 and set(found[VERIFIER].scores) == set(items)
+    assert sum(map(sum, found[VERIFIER].scores.values())) == 0.0
+    assert judged(task, dict(list(answers.items())[:19])) == {}
+
+
+def released(action: str, flagged: DriftFlagged, *before: AuditReleased) -> AuditReleased | None:
+    log, scanner = MemoryLog(MemoryStream()), Scanner([])
+
+    async def past(run: str) -> tuple[Span, ...]:
+        return ()
+
+    async def asked() -> AuditReleased | None:
+        events = [codec.event(fact, run="r", source="auditor", cause="", time="2026-01-01T00:00:00Z") for fact in before]
+        for event in events:
+            await append_once(log, [event], scanner)
+        context: Any = SimpleNamespace(log=log, past=past)
+        facts: Sequence[Fact] = [flagged]
+        return await release(context, "r", action, facts)
+
+    return asyncio.run(asked())
+
+
+def flagged(look: int, state: str = "drift", generation: int = 2, lever: str = "weights") -> DriftFlagged:
+    return DriftFlagged(look=look, state=state, rule="gap", lever=lever, generation=generation, sentence="")
+
+
+@pytest.mark.parametrize(("action", "named"), [("stop", 0.0), ("freeze", math.log2(3)), ("rollback", math.log2(3) + math.log2(4))])
+def test_the_loop_is_told_of_drift_alone_at_a_price_in_bits(action: str, named: float) -> None:
+    for quiet in ("green", "suspect"):
+        assert released(action, flagged(3, quiet)) is None
+    told = released(action, flagged(3))
+    assert told and (told.action, told.lever, told.generation) == (action, "weights", 2)
+    assert told.bits == pytest.approx(4 + named)  # four looks, drift or not: 0, 1, 2 and 3
+
+
+def test_of_each_drift_the_loop_is_told_once() -> None:
+    first = released("freeze", flagged(3))
+    assert first and released("freeze", flagged(4), first) is None
+    second = released("freeze", flagged(5, generation=5), first)
+    assert second and second.bits == pytest.approx(6 + 2 * math.log2(3))
