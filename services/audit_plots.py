@@ -50,7 +50,9 @@ def generations(audit: Audit) -> Picture:
     kept = [row for row in audit.rows if row.accepted]
     upper.plot([row.generation for row in kept], [row.score for row in kept], color=CHOSEN, linestyle="--", marker="o", markersize=4)
     dropped = [row for row in audit.rows if not row.accepted]
-    upper.plot([row.generation for row in dropped], [row.score for row in dropped], "o", color=CHOSEN, markerfacecolor="white", markersize=5)
+    upper.plot(
+        [row.generation for row in dropped], [row.score for row in dropped], "o", color=CHOSEN, markerfacecolor="white", markersize=5
+    )
     legend = [Line2D([], [], color=CHOSEN, linestyle="--", marker="o", markersize=4, label="P_sel: dev, chosen by")]
     if dropped:
         legend.append(
@@ -66,15 +68,15 @@ def generations(audit: Audit) -> Picture:
     _mark(upper, audit)
     _unit(upper, [of for row in audit.rows for of in (row.score, *_ends(row.fresh), *_ends(row.gold))])
     upper.margins(x=0.03)
-    upper.set(title=f"{audit.run}: score and gold", ylabel="mean score")
+    upper.set_ylabel("mean score")
+    upper.set_title(f"{audit.run}: score and gold", pad=32)  # the marks' words are below
     upper.grid(alpha=0.25)
-    upper.legend(handles=legend, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=len(legend), frameon=False, fontsize=9)
     for row in audit.rows:
         colour = LEVERS.get(row.lever, CHOSEN)
         lower.plot(row.generation, 0, "s", color=colour, markerfacecolor=colour if row.accepted else "white", markersize=9, clip_on=False)
     used = [lever for lever in LEVERS if any(row.lever == lever for row in audit.rows)]
-    squares = [Line2D([], [], color=LEVERS[lever], marker="s", linestyle="", markersize=8, label=lever) for lever in used]
-    lower.legend(handles=squares, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9, handletextpad=0.2)
+    legend += [Line2D([], [], color=LEVERS[lever], marker="s", linestyle="", markersize=8, label=lever) for lever in used]
+    figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     lower.set(xlabel="generation (hollow: dropped)", yticks=[], ylim=(-1, 1))
     lower.spines["left"].set_visible(False)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -96,11 +98,15 @@ def pressure(audit: Audit) -> Picture:
     said = []
     for panel, lever in zip(panels, FORMS, strict=True):
         panel.set(title=f"{lever} lever", xlabel="pressure d = √(nats spent)")
-        panel.grid(alpha=0.25)
         if not rows:
             _say(panel, "no candidate has been measured")
             continue
+        panel.grid(alpha=0.25)
+        mine = [row for row in rows if row.lever in (lever, "start")]
         for of, colour, marker in (("fresh", SCORE, "o"), ("gold", GOLD, "D")):
+            panel.plot(
+                [row.nats[lever] ** 0.5 for row in mine], [getattr(row, of).value for row in mine], color=colour, linewidth=1, alpha=0.4
+            )
             for row in rows:
                 _point(panel, row, lever, getattr(row, of), colour, marker)
         if len(rows) <= LABELLED:
@@ -117,7 +123,9 @@ def pressure(audit: Audit) -> Picture:
     ]
     if rows:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    alt = f"P_new and gold of {len(rows)} candidates against the square root of the nats that each lever had spent. {' '.join(said)}".strip()
+    alt = (
+        f"P_new and gold of {len(rows)} candidates against the square root of the nats that each lever had spent. {' '.join(said)}".strip()
+    )
     return Picture("pressure", "Score and gold against pressure", alt, _png(figure))
 
 
@@ -127,7 +135,6 @@ def cross_play(audit: Audit) -> Picture:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     if one is None:
         panel = figure.subplots()
-        panel.set(xticks=[], yticks=[])
         _say(panel, "no cross-play has been measured")
         return Picture("cross-play", "Cross-play", "No cross-play has been measured.", _png(figure))
     panels = figure.subplots(1, 2)
@@ -139,9 +146,11 @@ def cross_play(audit: Audit) -> Picture:
         for i, j in np.ndindex(2, 2):
             bright = (table[i][j] - low) / (high - low) > 0.5
             panel.text(j, i, f"{table[i][j]:.3f}", ha="center", va="center", fontsize=15, color="black" if bright else "white")
-        panel.set_xticks([0, 1], ["first adapter", f"generation {one.generation}'s adapter"])
-        panel.set_yticks([0, 1], ["first\nscaffold", f"generation\n{one.generation}'s\nscaffold"])
+        panel.set_xticks([0, 1], ["first\nadapter", f"generation {one.generation}'s\nadapter"])
+        panel.set_yticks([0, 1], ["first\nscaffold", f"generation {one.generation}'s\nscaffold"])
         panel.tick_params(length=0)
+        panel.axvline(0.5, color="white", linewidth=4)
+        panel.axhline(0.5, color="white", linewidth=4)
         panel.spines[:].set_visible(False)
         panel.set_title(f"on {what}: I = {signed(together)}", fontsize=10)
     assert image is not None
@@ -159,7 +168,7 @@ def _band(axes: "Axes", points: Sequence[tuple[int, Interval]], colour: str, mar
 
 
 def _mark(axes: "Axes", audit: Audit) -> None:
-    """Lines where the scores began to mean something else and where that was first seen, with words at their upper ends."""
+    """Lines where the scores began to mean something else and where that was first seen, with words above."""
     marks: dict[int, list[str]] = {}
     if audit.generation is not None:
         lever = f" ({audit.lever})" if audit.lever else ""
@@ -174,13 +183,11 @@ def _mark(axes: "Axes", audit: Audit) -> None:
             ", ".join(words),
             (generation, 1),
             xycoords=("data", "axes fraction"),
-            xytext=(-5 if late else 5, -5 - 13 * height),
+            xytext=(4 if late else -4, 4 + 13 * height),
             textcoords="offset points",
             ha="right" if late else "left",
-            va="top",
             color=ALARM,
             fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
 
 
@@ -205,10 +212,10 @@ def _label(axes: "Axes", rows: Sequence[Row], lever: str) -> None:
     """The generation beside each point that the lever moved."""
     for row in rows:
         if row.lever in (lever, "start"):
-            for of, colour in ((row.fresh, SCORE), (row.gold, GOLD)):
+            for of, colour, up in ((row.fresh, SCORE, 3), (row.gold, GOLD, -10)):
                 assert of
                 where = (row.nats[lever] ** 0.5, of.value)
-                axes.annotate(str(row.generation), where, xytext=(6, 3), textcoords="offset points", fontsize=8, color=colour)
+                axes.annotate(str(row.generation), where, xytext=(6, up), textcoords="offset points", fontsize=8, color=colour)
 
 
 def _fitted(axes: "Axes", lever: str, curve: Curve | None, start: float, reach: float) -> str:
@@ -223,15 +230,26 @@ def _fitted(axes: "Axes", lever: str, curve: Curve | None, start: float, reach: 
         return f"Gold's curve for the {lever} lever has no peak within what was spent."
     axes.axvline(curve.peak, color=GOLD, linestyle=":", linewidth=1.2)
     axes.annotate(
-        f"d* = {curve.peak:.2f}", (curve.peak, 1), xycoords=("data", "axes fraction"), xytext=(4, -4), textcoords="offset points", va="top", color=GOLD
+        f"d* = {curve.peak:.2f}",
+        (curve.peak, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, -4),
+        textcoords="offset points",
+        va="top",
+        color=GOLD,
     )
     return f"Gold's curve for the {lever} lever peaks at d* = {curve.peak:.2f}; it stands at {curve.now:.2f}."
 
 
 def _told(one: Cross) -> str:
-    names = ("the first scaffold", f"generation {one.generation}'s scaffold"), ("the first adapter", f"generation {one.generation}'s adapter")
+    names = (
+        ("the first scaffold", f"generation {one.generation}'s scaffold"),
+        ("the first adapter", f"generation {one.generation}'s adapter"),
+    )
     said = [
-        f"{names[0][i]} with {names[1][j]} {one.score[i][j]:.3f} on the score and {one.gold[i][j]:.3f} on gold" for i in (0, 1) for j in (0, 1)
+        f"{names[0][i]} with {names[1][j]} {one.score[i][j]:.3f} on the score and {one.gold[i][j]:.3f} on gold"
+        for i in (0, 1)
+        for j in (0, 1)
     ]
     return f"Two heat maps of mean scores: {'; '.join(said)}. Lambda is {signed(one.excess)}."
 
@@ -243,6 +261,7 @@ def _unit(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def _say(axes: "Axes", words: str) -> None:
+    axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=CHOSEN)
 
 

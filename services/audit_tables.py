@@ -22,9 +22,9 @@ class Table(NamedTuple):
     """Rows under a title; `notes` are sentences that belong below."""
 
     title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    notes: list[str]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
 
 
 def headline(audit: Audit) -> str:
@@ -80,9 +80,7 @@ def information(audit: Audit) -> str:
 
 def tables(audit: Audit) -> list[Table]:
     """Those tables that there is something to put in."""
-    return [
-        table for table in (generations(audit), cross_play(audit), levers(audit), perturbations(audit)) if table.rows
-    ]
+    return [table for table in (generations(audit), cross_play(audit), levers(audit), perturbations(audit)) if table.rows]
 
 
 def generations(audit: Audit) -> Table:
@@ -94,8 +92,8 @@ def generations(audit: Audit) -> Table:
         kept = "yes" if row.accepted else "no"
         rows.append((str(row.generation), row.lever, kept, f"{row.score:.4f}", fresh, gold, growth, evidence))
     notes = [
-        "P_sel: dev, by which candidates are chosen. P_new: the same verifier on test. Q: gold on the same answers. Gap growth: P_new - Q less "
-        f"that of the start. Evidence that score and gold part: e^{-math.log(ALPHA['a']):.1f} is needed. 95 % intervals over items."
+        "P_sel: dev, by which candidates are chosen. P_new: the same verifier on test. Q: gold on the same answers. "
+        f"Gap growth: P_new - Q less that of the start. Evidence that score and gold part: e^{-math.log(ALPHA['a']):.1f} is needed. 95 % intervals over items."
     ]
     columns = ("gen", "lever", "kept", "P_sel", "P_new", "Q", "gap growth", "evidence")
     return Table("Score and gold of each generation", columns, rows, notes)
@@ -115,8 +113,8 @@ def cross_play(audit: Audit) -> Table:
         rows.append((str(one.generation), "Lambda", *[""] * 6, signed(one.excess), f"{one.detectable:.2f}"))
     columns = ("gen", "on", "start", "scaffold", "adapter", "both", "φ scaffold", "φ adapter", "interaction", "detectable")
     notes = [
-        "Means of the start, of the generation's scaffold or adapter alone, and of both; φ: Shapley's shares of what both gain. Lambda, the score's "
-        "interaction less gold's, is what the two score together and gold does not see; one as large as `detectable` is found 4 times in 5."
+        "Means of the start, of the generation's scaffold or adapter alone, and of both; φ: Shapley's shares of what both gain. "
+        "Lambda, the score's interaction less gold's, is what the two score together and gold does not see; one as large as `detectable` is found 4 times in 5."
     ]
     return Table("Cross-play: scaffold and adapter apart and together", columns, rows, notes)
 

@@ -1,7 +1,7 @@
 """`evolog audit`: whether a run's score still means anything, from what is recorded, for a person, a script or a browser."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -67,20 +67,21 @@ def audit_run(directory: Path, name: str, *, as_json: bool, fail_on: FailOn, htm
     run = read(directory, name)
     with working(f"auditing {run.run}"):
         found = audited(run)
+    if html or plots:
+        write(found, html, plots)
     if as_json:
         click.echo(msgspec.json.encode(found.audit).decode())
         for note in found.notes:
             click.echo(f"note: {note}", err=True)
     else:
         show(found)
-    if html or plots:
-        write(found, html, plots)
     return exit_code(found.audit.state, fail_on)
 
 
 def audit_all(directory: Path, *, as_json: bool, fail_on: FailOn) -> int:
     """Print a line for each run of a directory, and for each that was imported; the exit code of the worst."""
-    listed = _listed(directory)
+    with working(f"auditing the runs of {directory}"):
+        listed = asyncio.run(_listed(Node(directory)))
     if as_json:
         click.echo(msgspec.json.encode({"version": 1, "runs": listed}).decode())
     else:
@@ -187,7 +188,7 @@ def _known(run: History, events: Sequence[Told], gold: Sequence[Told]) -> tuple[
     return known._replace(
         hidden=hidden,
         audited={id: prompt for id, prompt in hidden.items() if plain(prompt) not in of_train},
-        public={item.id: item.prompt for item in (*public.train, *public.dev)},
+        public={one.id: one.prompt for split in (public.train, public.dev) for one in split},
     ), notes
 
 
@@ -203,27 +204,21 @@ def _of(gold: Recorded, kind: type[F]) -> list[F]:
     return [told.event.data for told in gold.events if isinstance(told.event.data, kind)]
 
 
-def _listed(directory: Path) -> list[Listed]:
+async def _listed(node: Node) -> list[Listed]:
     """The runs on the log, the oldest first, and then those that were imported."""
-    node = Node(directory)
-
-    async def on_log() -> list[Listed]:
+    names = imported(node)
+    rows = []
+    if node.nats_dir.is_dir() or not names:
         async with opened(node) as connection:
             log, gold = connection.log(LOG), connection.log(GOLD)
-            rows = []
             for name in await runs_of(log):
-                run = await history.of_log(log, gold, name, Blobs(node.blobs), Blobs(node.gold_blobs))
-                rows.append(await asyncio.to_thread(_row, name, lambda run=run: run))  # the connection stays alive meanwhile
-            return rows
-
-    with working(f"auditing the runs of {directory}"):
-        rows = asyncio.run(on_log()) if node.nats_dir.is_dir() or not imported(node) else []
-        return rows + [_row(name, lambda name=name: history.read(node.imports / name)) for name in imported(node)]
+                rows.append(await _row(name, history.of_log(log, gold, name, Blobs(node.blobs), Blobs(node.gold_blobs))))
+    return rows + [await _row(name, asyncio.to_thread(history.read, node.imports / name)) for name in names]
 
 
-def _row(name: str, get: Callable[[], History]) -> Listed:
+async def _row(name: str, reading: Awaitable[History]) -> Listed:
     try:
-        audit = audited(get()).audit
+        audit = (await asyncio.to_thread(audited, await reading)).audit  # so that the connection stays alive meanwhile
     except UserError as wrong:
         return Listed(run=name, error=str(wrong))
     return Listed(

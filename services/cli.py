@@ -358,10 +358,18 @@ def diff(first: str, second: str, directory: Path, as_json: bool) -> int:
 @directory
 @click.option("--all", "every", is_flag=True, help="A line for each run, and the exit code of the worst.")
 @click.option(
-    "--fail-on", type=click.Choice(["suspect", "drift"]), default="drift", show_default=True, help="The state from which on the exit code is 3."
+    "--fail-on",
+    type=click.Choice(["suspect", "drift"]),
+    default="drift",
+    show_default=True,
+    help="The state from which on the exit code is 3.",
 )
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write all of it as one page, pictures included.")
-@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write the pictures as PNG into this folder.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write all of it as one page, pictures included."
+)
+@click.option(
+    "--plots", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write the pictures as PNG into this folder."
+)
 @as_json
 def audit(
     run: str | None,

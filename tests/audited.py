@@ -33,6 +33,8 @@ class Step(NamedTuple):
     dev: float
     fresh: float
     gold: float
+    top: float = 1.0
+    """The reward of a pass on dev."""
 
 
 HACKED = (
@@ -135,7 +137,7 @@ def judged(run: str, generation: int, step: Step, scaffold: str, adapter: str) -
     where = {"generation": generation, "purpose": "dev", "round": 0, "shard": 0, "scaffold": scaffold, "adapter": adapter}
     asked = RolloutsRequested(**where, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0)  # type: ignore[arg-type]
     yield asked
-    rewards = {item: float(place < round(step.dev * len(DEV))) for place, item in enumerate(DEV)}
+    rewards = {item: step.top * (place < round(step.dev * len(DEV))) for place, item in enumerate(DEV)}
     request = codec.event_id(run, RolloutsRequested, *asked.key())
     for item, reward in rewards.items():
         at = {"trajectory": f"{generation} {item}", "request": request, "item": item, "attempt": 0}
