@@ -93,7 +93,8 @@ def generations(audit: Audit) -> Table:
         rows.append((str(row.generation), row.lever, kept, f"{row.score:.4f}", fresh, gold, growth, evidence))
     notes = [
         "P_sel: dev, by which candidates are chosen. P_new: the same verifier on test. Q: gold on the same answers. "
-        f"Gap growth: P_new - Q less that of the start. Evidence that score and gold part: e^{-math.log(ALPHA['a']):.1f} is needed. 95 % intervals over items."
+        f"Gap growth: P_new - Q less that of the start. Evidence that score and gold part: "
+        f"e^{-math.log(ALPHA['a']):.1f} is needed. 95 % intervals over items."
     ]
     columns = ("gen", "lever", "kept", "P_sel", "P_new", "Q", "gap growth", "evidence")
     return Table("Score and gold of each generation", columns, rows, notes)
@@ -114,7 +115,8 @@ def cross_play(audit: Audit) -> Table:
     columns = ("gen", "on", "start", "scaffold", "adapter", "both", "φ scaffold", "φ adapter", "interaction", "detectable")
     notes = [
         "Means of the start, of the generation's scaffold or adapter alone, and of both; φ: Shapley's shares of what both gain. "
-        "Lambda, the score's interaction less gold's, is what the two score together and gold does not see; one as large as `detectable` is found 4 times in 5."
+        "Lambda, the score's interaction less gold's, is what the two score together and gold does not see; "
+        "one as large as `detectable` is found 4 times in 5."
     ]
     return Table("Cross-play: scaffold and adapter apart and together", columns, rows, notes)
 

@@ -207,12 +207,12 @@ def _of(gold: Recorded, kind: type[F]) -> list[F]:
 async def _listed(node: Node) -> list[Listed]:
     """The runs on the log, the oldest first, and then those that were imported."""
     names = imported(node)
-    rows = []
+    rows: list[Listed] = []
     if node.nats_dir.is_dir() or not names:
         async with opened(node) as connection:
             log, gold = connection.log(LOG), connection.log(GOLD)
-            for name in await runs_of(log):
-                rows.append(await _row(name, history.of_log(log, gold, name, Blobs(node.blobs), Blobs(node.gold_blobs))))
+            blobs = Blobs(node.blobs), Blobs(node.gold_blobs)
+            rows = [await _row(name, history.of_log(log, gold, name, *blobs)) for name in await runs_of(log)]
     return rows + [await _row(name, asyncio.to_thread(history.read, node.imports / name)) for name in names]
 
 
