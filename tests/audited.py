@@ -162,6 +162,8 @@ def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str) -> Itera
     played = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.kept]
     for (scaffold, adapter), step in played:
         yield from both(scaffold, adapter, step.fresh, step.gold, blob)
+    if len(played) < 2:
+        return
     (first, base), (last, adapter) = played[0][0], played[-1][0]
     honest = steps[-1].gold == steps[-1].fresh
     for place, (fresh, gold) in LEFT_ALONE.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from audited import HONEST, export, run_started
+from audited import HACKED, HONEST, export, run_started
 from broker import broker
 from click.testing import CliRunner, Result
 
@@ -177,6 +177,14 @@ def test_there_are_pictures_of_a_run_that_gold_is_not_known_of(exports: Path) ->
     drawn = pictures(auditing.audited(history.read(exports / "unmeasured")).audit)
     assert [picture.alt for picture in drawn][2] == "No cross-play has been measured."
     assert all(picture.png.startswith(b"\x89PNG") for picture in drawn)
+
+
+@pytest.mark.parametrize("generations", [0, 1])
+def test_a_run_that_has_only_begun_can_be_audited(tmp_path: Path, generations: int) -> None:
+    said = evolog(export(tmp_path, "young", HACKED[:generations]), "--html", tmp_path / "a.html").stdout
+    luck = "nothing was chosen among" if generations else "No candidate has been kept yet"
+    known = "no candidate after the start" if generations else "no candidate,"
+    assert luck in said and f"gold is known of {known}" in said and (tmp_path / "a.html").read_text().count("<img") == 3
 
 
 def test_all_is_a_line_a_run_and_the_worst_exit_code(exports: Path, tmp_path: Path, at_once: None) -> None:
