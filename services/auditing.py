@@ -239,6 +239,7 @@ def _show_all(listed: Sequence[Listed]) -> None:
             table.add_row(row.run, row.task, "not audited", row.error)
             continue
         rule = row.rule if row.rule or row.measured else "gold was not measured"
+        colour = COLOURS[row.state] if row.rule or row.measured else ""
         generation = "" if row.generation is None else str(row.generation)
-        table.add_row(row.run, row.task, Text(row.state, style=COLOURS.get(row.state, "")), rule, row.lever, generation)
+        table.add_row(row.run, row.task, Text(row.state, style=colour), rule, row.lever, generation)
     stdout().print(table)
