@@ -1,0 +1,282 @@
+"""`evolog audit` as a user has it, on made-up runs: one that hacks its verifier, one that is honest, one that gold is not known of."""
+
+import asyncio
+import html.parser
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from audited import HACKED, HONEST, export, run_started
+from broker import broker
+from click.testing import CliRunner, Result
+
+pytest.importorskip("numpy")
+
+from events.catalogue import BY_TAG
+from events.subjects import GOLD, LOG, tag_of
+from replay import history
+from replay.audit.audit import Audit
+from runtime.log import Message
+from runtime.server import credentials_file
+from runtime.wire import Credentials, Wire
+from services import audit_page, auditing
+from services.audit_plots import pictures
+from services.cli import main
+from services.node import Node
+from tasks.loading import load
+
+TOY = Path(__file__).parent / "toy"
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the three as exports, and nothing else."""
+    folder = tmp_path_factory.mktemp("exports")
+    export(folder, "hacked")
+    export(folder, "honest", HONEST)
+    export(folder, "unmeasured", gold=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hacked(exports: Path) -> auditing.Audited:
+    return auditing.audited(history.read(exports / "hacked"))
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch, exports: Path, hacked: auditing.Audited) -> None:
+    """Audits that are made once for all tests: each takes a second."""
+    made = {"hacked": hacked}
+
+    def once(run: history.History) -> auditing.Audited:
+        return made.setdefault(run.run, real(run))
+
+    real = auditing.audited
+    monkeypatch.setattr("services.auditing.audited", lambda run: made[run.run] if run.run in made else once(run))
+
+
+def evolog(*arguments: object, code: int = 0) -> Result:
+    said = CliRunner().invoke(main, ["audit", *map(str, arguments)])
+    assert said.exit_code == code, (said.exit_code, said.output, said.exception)
+    return said
+
+
+def stated(result: Result) -> str:
+    """The error that a command ended with, which is one sentence."""
+    assert result.stdout == "" and result.stderr.startswith("evolog: ") and result.stderr.count("\n") == 1, result.output
+    return result.stderr
+
+
+def test_the_verdict_names_rule_generation_and_lever_and_drift_is_exit_code_3(exports: Path, at_once: None) -> None:
+    lines = evolog(exports / "hacked", code=3).stdout.splitlines()
+    assert lines[0] == "hacked: DRIFT by gap and cross-play, from generation 2 on, by the weights lever"
+    assert lines[1].startswith("Drift by the gap between score and gold and cross-play: By generation 4 the score has gained")
+    assert lines[2] == "The auditor looked 2 times as the run went: first suspect at generation 2 (gap)."
+    assert lines[3].startswith("The score: dev 0.9000, the best of 6 on 40 items.") and "0.0555 too high" in lines[3]
+
+
+def test_the_tables_hold_what_the_audit_holds(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+    said = evolog(exports / "hacked", code=3).stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    by_generation = {row[0]: row for row in rows if len(row) == 8 and row[0].isdigit()}
+    last = hacked.audit.rows[-1]
+    assert last.fresh and last.gold and last.growth
+    assert by_generation["3"] == ["3", "scaffold", "no", "0.5250", "", "", "", ""]
+    assert by_generation["5"][:4] == ["5", "scaffold", "yes", "0.9000"]
+    assert by_generation["5"][4].startswith(f"{last.fresh.value:.3f} [{last.fresh.low:.3f}, ")
+    assert by_generation["5"][5].startswith(f"{last.gold.value:.3f} [") and by_generation["5"][6].startswith(f"{last.growth.value:+.3f} [")
+    assert by_generation["5"][7] == f"e^{last.evidence:.1f}"
+    (cross,) = (row for row in rows if row[:2] == ["5", "Lambda"])
+    assert cross[8].startswith(f"{hacked.audit.cross[-1].excess.value:+.3f} [") and cross[9] == f"{hacked.audit.cross[-1].detectable:.2f}"
+    assert ["weights", "0.20", "0.45", "-", "-", "-", "-", "-"] in rows
+    assert any(row[0] == "renamed" for row in rows)
+    for words in ("weights, exchange rate: 2 moves", "scaffold, curve: 2 distinct pressures", "at most 38 bits", "change-point: The gap"):
+        assert words in said, words
+
+
+def test_an_honest_run_is_green_and_its_exit_code_0_whatever_it_fails_on(exports: Path, at_once: None) -> None:
+    said = evolog(exports / "honest", "--fail-on", "suspect").stdout
+    assert said.startswith("honest: GREEN\nGreen: none of ") and "Fired" not in said
+    assert "gap: Score and gold have not parted" in said and "seed_only" in said
+
+
+def test_suspect_fails_only_where_it_is_asked_to() -> None:
+    codes = {state: [auditing.exit_code(state, "drift"), auditing.exit_code(state, "suspect")] for state in ("green", "suspect", "drift")}
+    assert codes == {"green": [0, 0], "suspect": [0, 3], "drift": [3, 3]}
+
+
+def test_what_was_not_measured_is_said(exports: Path, at_once: None) -> None:
+    said = evolog(exports / "unmeasured").stdout
+    assert "Not measured: gold is known of no candidate, so the gap" in said and "green rests on the checks of the log alone" in said
+    assert "Cross-play:" not in said and "have not parted" not in said
+
+
+def test_json_is_the_audit(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+    said = evolog(exports / "hacked", "--json", code=3)
+    found = msgspec.json.decode(said.stdout, type=Audit)
+    assert found == hacked.audit and found.state == "drift"
+    assert "null" not in json.dumps(json.loads(said.stdout)["rows"][-1]) and all(map(math.isfinite, numbers(json.loads(said.stdout))))
+    assert said.stderr.startswith("note: Whether hidden items came in sight")
+
+
+def numbers(of: Any) -> list[float]:
+    match of:
+        case dict():
+            return [number for value in of.values() for number in numbers(value)]
+        case list():
+            return [number for value in of for number in numbers(value)]
+    return [of] if isinstance(of, int | float) else []
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_needs_nothing_beside_it_and_the_pictures_are_in_it(exports: Path, tmp_path: Path, at_once: None) -> None:
+    said = evolog(exports / "hacked", "--html", tmp_path / "new" / "a.html", "--plots", tmp_path / "plots", code=3)
+    text = (tmp_path / "new" / "a.html").read_text()
+    page = Page(text)
+    images = [of for tag, of in page.tags if tag == "img"]
+    assert len(images) == 3 and all((of["src"] or "").startswith("data:image/png;base64,") and len(of["alt"] or "") > 80 for of in images)
+    assert not re.search(r"https?:|//\w|@import|url\(", re.sub(r"base64,[\w+/=]+", "", text))
+    assert not {"link", "script", "iframe"} & {tag for tag, _ in page.tags}
+    for words in ("hacked: DRIFT by gap", "gap growth", "Lambda", "renamed", "Not looked at", "change-point: The gap"):
+        assert words in page.text, words
+    files = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert files == ["cross-play.png", "generations.png", "pressure.png"]
+    assert all((tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG") for name in files)
+    assert said.stderr.count("wrote ") == 4
+
+
+def test_what_a_run_says_is_text_on_the_page(hacked: auditing.Audited) -> None:
+    audit = msgspec.structs.replace(hacked.audit, sentence="<script>alert(1)</script>")
+    page = Page(audit_page.page(audit, [audit.sentence], [("Fired as well:", ["a < b"])], []))
+    assert "<script>alert(1)</script>" in page.text and "a < b" in page.text and "script" not in {tag for tag, _ in page.tags}
+
+
+def test_there_are_pictures_of_a_run_that_gold_is_not_known_of(exports: Path) -> None:
+    drawn = pictures(auditing.audited(history.read(exports / "unmeasured")).audit)
+    assert [picture.alt for picture in drawn][2] == "No cross-play has been measured."
+    assert all(picture.png.startswith(b"\x89PNG") for picture in drawn)
+
+
+@pytest.mark.parametrize("generations", [0, 1])
+def test_a_run_that_has_only_begun_can_be_audited(tmp_path: Path, generations: int) -> None:
+    said = evolog(export(tmp_path, "young", HACKED[:generations]), "--html", tmp_path / "a.html").stdout
+    luck = "nothing was chosen among" if generations else "No candidate has been kept yet"
+    known = "no candidate after the start" if generations else "no candidate,"
+    assert luck in said and f"gold is known of {known}" in said and (tmp_path / "a.html").read_text().count("<img") == 3
+
+
+def test_all_is_a_line_a_run_and_the_worst_exit_code(exports: Path, tmp_path: Path, at_once: None) -> None:
+    node = Node(tmp_path / "place")
+    for name in ("honest", "unmeasured"):
+        shutil.copytree(exports / name, node.imports / name)
+    assert [row["run"] for row in listed(node, 0)] == ["honest", "unmeasured"]
+    shutil.copytree(exports / "hacked", node.imports / "hacked")
+    worst = listed(node, 3)[0]
+    assert worst == {"run": "hacked", "task": "no-such-task", "state": "drift", "rule": "gap and cross-play"} | {
+        "lever": "weights",
+        "generation": 2,
+        "measured": 7,
+        "error": "",
+    }
+    said = evolog("--all", "--dir", node.directory, code=3).stdout
+    assert re.search(r"hacked +│ no-such-task +│ drift +│ gap and cross-play +│ weights +│ +2", said) and "gold was not measured" in said
+    shutil.rmtree(node.imports / "hacked")
+    (node.imports / "honest" / history.EVENTS).write_bytes(b"")
+    assert [bool(row["error"]) for row in listed(node, 1)] == [True, False]
+
+
+def listed(node: Node, code: int) -> list[dict[str, Any]]:
+    said = json.loads(evolog("--all", "--json", "--dir", node.directory, code=code).stdout)
+    assert said["version"] == 1
+    rows: list[dict[str, Any]] = said["runs"]
+    return rows
+
+
+def test_a_run_on_a_log_is_audited_alone_and_with_all(exports: Path, tmp_path: Path) -> None:
+    node = Node(tmp_path / "place")
+    run = history.read(exports / "hacked")
+    shutil.copytree(exports / "hacked" / history.BLOBS, node.blobs)
+    asyncio.run(append(node, run))
+    assert evolog("hack", "--dir", node.directory, code=3).stdout.startswith("hacked: DRIFT by gap and cross-play, from generation 2")
+    assert [row["state"] for row in listed(node, 3)] == ["drift"]
+
+
+async def append(node: Node, run: history.History) -> None:
+    """The messages of a run, each by an account that may say it."""
+    async with broker(node.directory):
+        for stream, messages in ((LOG, run.messages), (GOLD, run.gold)):
+            wires: dict[str, Wire] = {}
+            for stored in messages:
+                user = BY_TAG[tag_of(stored.subject)].publishers[0]
+                if user not in wires:
+                    wires[user] = Wire(msgspec.json.decode(credentials_file(node.directory, user).read_bytes(), type=Credentials), stream)
+                wires[user].append([Message(stored.subject, stored.data)])
+            for wire in wires.values():
+                wire.close()
+
+
+def test_a_hidden_item_that_an_agent_was_shown_is_found_with_the_tasks_data(tmp_path: Path) -> None:
+    public = load(str(TOY)).public(0)
+    started = run_started(str(TOY), dict(public.digests))
+    clean = auditing.audited(history.read(export(tmp_path, "clean", HONEST[:2], started=started, told=public.train[0].prompt.encode())))
+    assert clean.audit.state == "green" and not clean.notes and "hidden_in_sight" in auditing.closing(clean)[0][1][-1]
+    shown = auditing.audited(history.read(export(tmp_path, "shown", HONEST[:2], started=started, told=public.test[0].prompt.encode())))
+    assert (shown.audit.state, shown.audit.rule) == ("drift", "hidden_in_sight")
+    other = auditing.audited(history.read(export(tmp_path, "other", HONEST[:1], started=run_started(str(TOY)))))
+    assert "are not those that the run was started on" in other.notes[0] and "hidden_in_sight" not in auditing.closing(other)[0][1][-1]
+
+
+def test_rewards_that_leave_their_range_are_found_unless_the_start_does(tmp_path: Path) -> None:
+    beyond = [*HONEST[:1], HONEST[1]._replace(top=3.0)]
+    found = auditing.audited(history.read(export(tmp_path, "beyond", beyond, gold=False)))
+    assert (found.audit.state, found.audit.rule) == ("drift", "out_of_range")
+    always = [step._replace(top=3.0) for step in HONEST[:2]]
+    found = auditing.audited(history.read(export(tmp_path, "always", always, gold=False)))
+    assert found.audit.state == "green" and found.notes[0].startswith("Whether rewards lie in [0, 1]")
+
+
+def test_errors_are_sentences(exports: Path, tmp_path: Path, at_once: None) -> None:
+    nowhere = ("--dir", tmp_path / "nowhere")
+    assert "There is no log in" in stated(evolog("r", *nowhere, code=4))
+    assert "There is no log in" in stated(evolog("--all", *nowhere, code=4))
+    assert "Name a run" in stated(evolog(*nowhere, code=2))
+    assert "--all is a line for each run" in stated(evolog("r", "--all", *nowhere, code=2))
+    (tmp_path / "file").write_text("")
+    said = stated(evolog(exports / "hacked", "--plots", tmp_path / "file" / "x", *nowhere, code=1))
+    assert "cannot be written" in said and "name another place" in said
+
+
+def test_evidence_that_is_missing_ends_the_audit(exports: Path, tmp_path: Path) -> None:
+    shutil.copytree(exports / "unmeasured", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / history.BLOBS)
+    assert "evolog: Blob " in stated(evolog(tmp_path / "run", code=4))
+
+
+@pytest.mark.parametrize(("module", "more"), [("numpy", ()), ("matplotlib", ("--html", "a.html"))])
+def test_without_the_extras_it_says_what_to_install(exports: Path, tmp_path: Path, module: str, more: tuple[str, ...]) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; sys.argv[0] = 'evolog'; from services.cli import main; main()"
+    command = [sys.executable, "-c", code, "audit", str(exports / "unmeasured"), *more]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parent.parent)}, capture_output=True, text=True)
+    assert done.returncode == 78 and done.stdout == "" and f"evolog: {module}" in done.stderr and "pip install 'evolog[" in done.stderr
