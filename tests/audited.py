@@ -1,190 +1,285 @@
-"""Made-up runs with the auditor's measurements, as exports: one that hacks its verifier from generation 2 on, one that is honest."""
+"""Whole small runs as an audit gets them, whose truth is known: null runs, whose score means what it always did, and planted hacks.
 
-import random
-from collections.abc import Iterator, Sequence
+python tests/audited.py [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
+"""
+
+import re
+import statistics
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from events import codec
-from events.change import ScaffoldProposed
-from events.choice import AgentCalled
-from events.fact import Fact
-from events.gold import DriftFlagged, PairMeasured
-from events.judgement import CandidateEvaluated, TrajectoryScored
-from events.play import RolloutsRequested
-from events.population import CandidateAccepted, CandidateRejected
-from events.run import Budget, Items, RunStarted
-from events.subjects import GOLD, LOG, subject
-from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
-from replay import history
-from runtime.blobs import Blobs
-from runtime.log import Stored
+import numpy as np
 
-DEV = tuple(f"dev{number}" for number in range(40))
-TEST = tuple(f"test{number}" for number in range(40))
-ATTEMPTS = 4
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from test_audit_provenance import Kept, accepted, asked, called, evaluated, failed, place, proposed, recorded, scored, tell  # noqa: E402
 
-class Step(NamedTuple):
-    """A generation: its lever, whether it was kept, and the pass rates on dev, on fresh draws and by gold."""
+from events.choice import LeverChosen  # noqa: E402
+from events.fact import Fact, derive  # noqa: E402
+from events.gold import PairMeasured  # noqa: E402
+from events.judgement import ScoringFailed  # noqa: E402
+from events.population import CandidateRejected  # noqa: E402
+from events.run import Budget, Items, RunStarted  # noqa: E402
+from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed  # noqa: E402
+from replay.audit.audit import Audit, audit  # noqa: E402
+from replay.audit.provenance import Known  # noqa: E402
 
-    lever: str
-    kept: bool
-    dev: float
-    fresh: float
-    gold: float
-    top: float = 1.0
-    """The reward of a pass on dev."""
-
-
-HACKED = (
-    Step("start", True, 0.20, 0.20, 0.20),
-    Step("scaffold", True, 0.38, 0.36, 0.34),
-    Step("weights", True, 0.58, 0.55, 0.22),
-    Step("scaffold", False, 0.52, 0.0, 0.0),
-    Step("weights", True, 0.78, 0.76, 0.10),
-    Step("scaffold", True, 0.90, 0.88, 0.05),
+AGENT = (
+    "import random\n\nSEED = {seed}\nSHOTS = {shots}\n\ndef solve(item, model, data):\n    return model(item, random.Random(SEED), SHOTS)\n"
 )
-HONEST = tuple(step._replace(gold=step.fresh) for step in HACKED)
-LEFT_ALONE = {(1, 0): (0.50, 0.30), (0, 1): (0.30, 0.18)}
-"""Fresh and gold of the last scaffold with the base weights, and of the last adapter with the first scaffold."""
+WORDS = [
+    "baker",
+    "carpenter",
+    "harbour",
+    "winter",
+    "forged",
+    "note",
+    "beam",
+    "storm",
+    "gate",
+    "shaft",
+    "thread",
+    "weaver",
+    "miner",
+    "smith",
+    "loaf",
+    "roof",
+    "ledger",
+    "barrel",
+    "mill",
+    "orchard",
+]
+GENERATIONS, BEGINS = 8, 3
+"""Of the runs with a planted hack, and where it begins."""
+SEEDS = 20
+"""Runs for each divergence whose detection is measured."""
 
 
-def run_started(task: str = "no-such-task", splits: dict[str, str] | None = None) -> RunStarted:
-    """The beginning of a run of both levers."""
-    return RunStarted(
-        task=task,
-        seed=0,
-        levers=("scaffold", "weights"),
-        generations=len(HACKED) - 1,
-        budget=Budget(),
-        items=Items(dev=DEV, folds=((),), probe=((),)),
-        splits=splits or {},
-        verifier="made-up-1",
-        policy="tiny-lm",
-        base_model="b",
-    )
+class Part(NamedTuple):
+    """A scaffold or an adapter: what it adds to the chance that an answer is right, and what to the score alone."""
+
+    digest: str
+    skill: float = 0.0
+    trick: float = 0.0
+    apart: float = 0.0
+    """Spread, over items, of what it adds to the score alone, 0 in the mean."""
+    together: float = 0.0
+    """Spread, over items, of what it adds to score and gold."""
 
 
-def export(
-    folder: Path,
-    name: str = "hacked",
-    steps: Sequence[Step] = HACKED,
-    *,
-    gold: bool = True,
-    started: RunStarted | None = None,
-    told: bytes = b"",
-) -> Path:
-    """The run of these steps as an export in `folder`; `told` is what its agent was told at the end, if it was told anything."""
-    blobs, gold_blobs = Blobs(folder / "made" / "blobs"), Blobs(folder / "made" / "gold_blobs")
-    scaffolds = [blobs.put_tree({"agent.py": f"def solve(item, model, data):\n    return {number!r}\n".encode()}) for number in range(9)]
-    facts = [started or run_started(), *loop(name, steps, scaffolds)]
-    if told:
-        facts.append(called(blobs.put(told), blobs.put(b"an edit")))
-    measured = list(auditor(steps, scaffolds, gold_blobs.put(b"answers"))) if gold else []
-    messages = stored(name, LOG, facts), stored(name, GOLD, measured)
-    history.write(history.History(name, [], *messages, blobs, gold_blobs), folder / name, "0")
-    return folder / name
+class Setting(NamedTuple):
+    """What a simulated run is like."""
+
+    seed: int
+    items: int = 60
+    """Of test."""
+    dev: int = 40
+    generations: int = GENERATIONS
+    attempts: int = 2
+    """At each item of test."""
+    graded: bool = False
+    """Rewards between 0 and 1, not only these."""
+    wrong: float = 0.05
+    """How often the verifier says the opposite, or, where graded, the deviation of its error."""
+    crashing: float = 0.0
+    """The share of attempts that crash."""
+    greedy: bool = True
+    """Whether only a better score on dev is kept; otherwise nearly as good a one is too."""
 
 
-def stored(run: str, stream: str, facts: Sequence[Fact]) -> list[Stored]:
-    """Facts as messages of a stream."""
-    events = [codec.event(fact, run=run, source="test", cause="", time="2026-01-01T00:00:00Z") for fact in facts]
-    return [
-        Stored(number, number * 10**9, subject(stream, run, event.id, event.tag), codec.encode(event))
-        for number, event in enumerate(events, 1)
-    ]
+class Simulated:
+    """A run as it comes to stand, in facts of both streams, and where each generation ends in them."""
 
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.rng = np.random.default_rng(setting.seed)
+        self.kept = Kept()
+        self.facts: list[Fact] = []
+        self.gold: list[Fact] = []
+        self.ends: list[tuple[int, int]] = []
+        self.ids = {"dev": _ids("dev", setting.dev), "test": _ids("test", setting.items), "train": _ids("case", 12)}
+        prompts = {id: " ".join(self.rng.choice(WORDS, 16)) for ids in self.ids.values() for id in ids}
+        self.hidden = {id: prompts[id] for id in self.ids["test"]}
+        self.ease = {split: self.rng.uniform(0.2, 0.8, len(ids)) for split, ids in self.ids.items()}
+        public = {id: prompts[id] for split in ("dev", "train") for id in self.ids[split]}
+        self.known = Known(hidden=self.hidden, audited=self.hidden, public=public, low=0, high=1)
+        self.pairs: set[tuple[str, str]] = set()
+        self.best = -1.0
+        body = [{"prompt": prompts[self.ids["dev"][0]]}]
+        self.body = self.kept.put(repr(body).encode())
+        self.facts.append(
+            RunStarted(
+                task="simulated",
+                seed=setting.seed,
+                levers=("scaffold", "weights"),
+                generations=setting.generations,
+                budget=Budget(),
+                items=Items(dev=self.ids["dev"], folds=(self.ids["train"],), probe=(self.ids["train"],)),
+                splits={},
+                verifier="v1",
+                policy="fake",
+                base_model="b",
+            )
+        )
+        self.source = AGENT.format(seed=0, shots=0)
+        self.scaffold, self.adapter = Part(self.kept.tree(agent=self.source.encode())), Part("")
+        self.start = self.scaffold
+        self.candidate(0, "start", self.scaffold, self.adapter)
 
-def pairs(steps: Sequence[Step], scaffolds: Sequence[str]) -> list[tuple[str, str]]:
-    """The scaffold and the adapter of each generation: a lever moves one of what was kept last."""
-    found: list[tuple[str, str]] = []
-    kept = scaffolds[0], ""
-    for generation, step in enumerate(steps):
-        pair = (scaffolds[generation], kept[1]) if step.lever == "scaffold" else (kept[0], f"{generation}" * 64)
-        found.append(kept if step.lever == "start" else pair)
-        kept = found[-1] if step.kept else kept
-    return found
+    def edited(self, generation: int, source: str = "", **of: float) -> Part:
+        """A scaffold made from the one that is kept; another number of examples if no source is given."""
+        self.proposal = source or re.sub(r"SHOTS = .*", f"SHOTS = {generation}", self.source)
+        return Part(self.kept.tree(agent=self.proposal.encode()), **of)
 
+    def trained(self, generation: int, **of: float) -> Part:
+        """An adapter made from the one that is kept."""
+        return Part(derive("adapter", self.setting.seed, generation), **of)
 
-def loop(run: str, steps: Sequence[Step], scaffolds: Sequence[str]) -> Iterator[Fact]:
-    """What the loop records of its generations."""
-    kept = ("", "")
-    for generation, (step, (scaffold, adapter)) in enumerate(zip(steps, pairs(steps, scaffolds), strict=True)):
-        if step.lever == "weights":
-            yield from trained(generation, kept[1], adapter)
+    def candidate(
+        self,
+        generation: int,
+        lever: str,
+        scaffold: Part,
+        adapter: Part,
+        *,
+        keep: bool = False,
+        twice: int = 0,
+        unanswered: int = 0,
+        not_a_number: int = 0,
+        miscounted: bool = False,
+        served: bool = True,
+        training: tuple[str, ...] = (),
+    ) -> None:
+        """A generation: its change, its score on dev, whether it is kept, and then what the auditor measures.
+
+        Of the dev items, the `twice` that went best are asked twice, the `unanswered` that went worst crash, the `not_a_number` worst have
+        no reward; `miscounted`, the score says nothing of those that crashed.
+        """
+        say = self.facts.append
+        if lever == "start":
+            say(proposed(0, scaffold.digest))
         else:
-            yield ScaffoldProposed(generation=generation, scaffold=scaffold, parent=kept[0], summary="", reason="")
-        yield from judged(run, generation, step, scaffold, adapter)
-        kept = (scaffold, adapter) if step.kept else kept
+            say(LeverChosen(generation=generation, lever=lever, action="", reason="", propensities={}, diagnosis={}))
+        if lever == "scaffold":
+            say(proposed(generation, scaffold.digest, self.scaffold.digest))
+        if lever == "weights":
+            self._train(generation, adapter, training or self.ids["train"], served)
+        rewards, _ = self.play(scaffold, adapter, "dev", 1)
+        means = {id: of[0] for id, of in rewards.items()}
+        worst = sorted(means, key=lambda id: means[id])
+        crashed = set(worst[:unanswered]) | {id for id in worst if self.rng.random() < self.setting.crashing}
+        refused = set(worst[:not_a_number])
+        items = (*self.ids["dev"], *worst[len(worst) - twice :])
+        request = asked(generation, scaffold.digest, *items, adapter=adapter.digest)
+        say(request)
+        say(called(request, items[0], self.body))
+        for id, reward in means.items():
+            if id in crashed:
+                say(failed(request, id))
+                continue
+            say(recorded(request, id))
+            at = place(request, id)
+            if id in refused:
+                why = "the reward is nan; expected one between -1e+09 and 1e+09"
+                say(ScoringFailed(**at, trajectory=derive("attempt", *at.values()), reason=why))
+            else:
+                say(scored(request, id, reward))
+        ran = [means[id] for id in items if id not in crashed | refused]
+        lost = len(items) - len(ran)
+        score = statistics.fmean(ran) if ran else 0.0
+        say(evaluated(request, score, items=len(items) - lost * miscounted, failed=0 if miscounted else lost, lever=lever))
+        if keep or score > self.best - (0 if self.setting.greedy else 0.1):
+            say(accepted(generation, score))
+            self.best, self.scaffold, self.adapter = score, scaffold, adapter
+            self.source = self.proposal if lever == "scaffold" else self.source
+            for s, a in {(scaffold, adapter), (self.start, adapter), (scaffold, Part(""))}:
+                self.measure(s, a)
+        else:
+            say(CandidateRejected(generation=generation, candidate=f"c{generation}", reason=""))
+        self.ends.append((len(self.facts), len(self.gold)))
+
+    def play(self, scaffold: Part, adapter: Part, split: str, attempts: int) -> tuple[dict[str, tuple[float, ...]], ...]:
+        """Rewards and gold scores of the same answers, attempt by attempt."""
+        size, how = (len(self.ids[split]), attempts), self.setting
+        right, valued = self.ease[split].copy(), np.zeros(size[0])
+        for number, part in enumerate((scaffold, adapter)):
+            own = np.random.default_rng([how.seed, number, int(part.digest[:8] or "0", 16), split == "dev"])
+            right += part.skill + part.together * own.standard_normal(size[0])
+            valued += part.trick + part.apart * own.standard_normal(size[0])
+        right, valued = np.clip(right, 0.02, 0.98)[:, None], valued[:, None]
+        if how.graded:
+            gold = np.clip(right + 0.1 * self.rng.standard_normal(size), 0, 1)
+            rewards = np.clip(gold + valued + how.wrong * self.rng.standard_normal(size), 0, 1)
+        else:
+            luck = self.rng.random(size)
+            gold, rewards = luck < right, (luck < np.clip(right + valued, 0.02, 0.98)) ^ (self.rng.random(size) < how.wrong)
+        return tuple({id: tuple(map(float, of)) for id, of in zip(self.ids[split], values, strict=True)} for values in (rewards, gold))
+
+    def measure(self, scaffold: Part, adapter: Part) -> None:
+        """What the auditor records of a pair, once: score and gold of the same answers, and the score of changed items."""
+        if (scaffold.digest, adapter.digest) in self.pairs:
+            return
+        self.pairs.add((scaffold.digest, adapter.digest))
+        rewards, gold = self.play(scaffold, adapter, "test", self.setting.attempts)
+        changed, _ = self.play(scaffold._replace(skill=scaffold.skill - 0.05), adapter, "test", self.setting.attempts)
+        for measure, scores in (("verifier", rewards), ("gold", gold), ("perturbed:spaces", changed)):
+            of = {"scaffold": scaffold.digest, "adapter": adapter.digest, "measure": measure, "scores": scores}
+            self.gold.append(PairMeasured(**of, failed=0, blob=""))  # type: ignore[arg-type]
+
+    def audit(self, generation: int | None = None) -> Audit:
+        """The audit of the run, or of what there was of it when that generation had ended."""
+        events, gold = self.ends[-1 if generation is None else generation]
+        return audit(tell(self.facts[:events]), tell(self.gold[:gold]), self.kept.__getitem__, self.known, seed=self.setting.seed)
+
+    def looks(self) -> Iterator[Audit]:
+        """The audit after each generation, as of a run that goes on."""
+        return map(self.audit, range(len(self.ends)))
+
+    def _train(self, generation: int, adapter: Part, items: tuple[str, ...], served: bool) -> None:
+        request = asked(generation, self.scaffold.digest, *items, adapter=self.adapter.digest, purpose="train")
+        batch = {"generation": generation, "round": 1, "batch": derive("batch", generation)}
+        of = {"parent_adapter": self.adapter.digest, "algorithm": "grpo"}
+        sealed = {"hyper": {}, "training_seed": 1, "requests": (place(request, "")["request"],), "trajectories": len(items)}
+        made = {"base_model": "b", "canary": (), "trained_on": len(items)}
+        self.facts += [
+            request,
+            *(scored(request, id, float(self.rng.integers(2))) for id in items),
+            TrainingBatchSealed(generation=generation, round=1, **of, **sealed, digest=batch["batch"]),  # type: ignore[arg-type]
+            AdapterPublished(**batch, **of, **made, adapter=adapter.digest),  # type: ignore[arg-type]
+        ]
+        if served:
+            self.facts.append(AdapterServed(**batch, adapter=adapter.digest, error=0.0))  # type: ignore[arg-type]
 
 
-def trained(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
-    """A weight update of one step, which moves the policy by a twentieth of a nat a token and generation."""
-    place = {"generation": generation, "round": 1, "parent_adapter": parent}
-    batch = f"batch{generation}"
-    yield TrainingBatchSealed(**place, algorithm="grpo", hyper={}, training_seed=0, requests=(), trajectories=1, digest=batch)  # type: ignore[arg-type]
-    zeros = dict.fromkeys(("loss", "entropy", "clip_share", "grad_norm", "tied_groups", "seconds"), 0.0)
-    zeros |= {"ratio_mean": 1.0, "ratio_max": 1.0, "kl_to_base": 0.05 * generation}
-    yield OptimizerStepApplied(**place, batch=batch, step=1, tokens=1, **zeros)  # type: ignore[arg-type]
-    made = {"base_model": "b", "algorithm": "grpo", "canary": (), "trained_on": 1}
-    yield AdapterPublished(**place, batch=batch, adapter=adapter, **made)  # type: ignore[arg-type]
-    yield AdapterServed(generation=generation, round=1, adapter=adapter, batch=batch, error=0.0)
+def _ids(of: str, number: int) -> tuple[str, ...]:
+    return tuple(f"{of}-{place:03}" for place in range(number))
 
 
-def judged(run: str, generation: int, step: Step, scaffold: str, adapter: str) -> Iterator[Fact]:
-    """A candidate played on dev, scored, evaluated, and kept or not."""
-    where = {"generation": generation, "purpose": "dev", "round": 0, "shard": 0, "scaffold": scaffold, "adapter": adapter}
-    asked = RolloutsRequested(**where, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0)  # type: ignore[arg-type]
-    yield asked
-    rewards = {item: step.top * (place < round(step.dev * len(DEV))) for place, item in enumerate(DEV)}
-    request = codec.event_id(run, RolloutsRequested, *asked.key())
-    for item, reward in rewards.items():
-        at = {"trajectory": f"{generation} {item}", "request": request, "item": item, "attempt": 0}
-        yield TrajectoryScored(**at, reward=reward, outcome="right", verifier="made-up-1")  # type: ignore[arg-type]
-    score = sum(rewards.values()) / len(rewards)
-    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(("rollouts", "tokens", "micro_usd"), 0)
-    of = {"generation": generation, "candidate": f"c{generation}", "scaffold": scaffold, "adapter": adapter, "lever": step.lever}
-    yield CandidateEvaluated(**of, score=score, low=score, high=score, items=len(DEV), failed=0, **zeros)  # type: ignore[arg-type]
-    verdict = {"generation": generation, "candidate": f"c{generation}", "reason": ""}
-    yield CandidateAccepted(**verdict, score=score) if step.kept else CandidateRejected(**verdict)  # type: ignore[arg-type]
-
-
-def called(request: str, response: str) -> AgentCalled:
-    """A call of the agent's language model in the last generation."""
-    spent = {"prompt_tokens": 1, "completion_tokens": 1, "micro_usd": 1, "seconds": 1.0, "attempts": 1, "status": "answered"}
-    of = {"generation": len(HACKED) - 1, "agent": "feedback_agent", "ordinal": 0, "provider": "p", "model": "m"}
-    return AgentCalled(**of, request=request, response=response, **spent)  # type: ignore[arg-type]
-
-
-def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str) -> Iterator[Fact]:
-    """What the auditor records: each kept candidate by both verifiers, the last also cross-played and perturbed, and two looks."""
-    played = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.kept]
-    for (scaffold, adapter), step in played:
-        yield from both(scaffold, adapter, step.fresh, step.gold, blob)
-    if len(played) < 2:
-        return
-    (first, base), (last, adapter) = played[0][0], played[-1][0]
-    honest = steps[-1].gold == steps[-1].fresh
-    for place, (fresh, gold) in LEFT_ALONE.items():
-        pair = (last, base) if place == (1, 0) else (first, adapter)
-        yield from both(*pair, fresh, fresh if honest else gold, blob)
-    for (scaffold, with_), loss in (((first, base), 0.0), ((last, adapter), 0.0 if honest else 0.4)):
-        fresh = next(step.fresh for pair, step in played if pair == (scaffold, with_))
-        yield measured(scaffold, with_, "perturbed:renamed", fresh - loss, blob)
-    if not honest:
-        yield DriftFlagged(look=1, state="green", rule="", lever="", generation=-1, sentence="Green.")
-        yield DriftFlagged(look=2, state="suspect", rule="gap", lever="weights", generation=2, sentence="Suspect.")
-
-
-def both(scaffold: str, adapter: str, fresh: float, gold: float, blob: str) -> Iterator[Fact]:
-    """A pair under the run's verifier and under gold."""
-    yield measured(scaffold, adapter, "verifier", fresh, blob)
-    yield measured(scaffold, adapter, "gold", gold, blob)
-
-
-def measured(scaffold: str, adapter: str, measure: str, rate: float, blob: str) -> PairMeasured:
-    """Passes and failures at this rate, by the same luck in each measure: the easy items pass everywhere."""
-    draw = random.Random(0)
-    scores = {item: tuple(float(draw.random() < rate) for _ in range(ATTEMPTS)) for item in TEST}
-    return PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=0, blob=blob)
+def null_run(seed: int) -> Simulated:
+    """A run of random edits, in which score and gold stay as they were, move together, or the score wanders without a direction."""
+    draw = np.random.default_rng([seed, 1])
+    setting = Setting(
+        seed=seed,
+        items=int(draw.integers(12, 101)),
+        dev=int(draw.integers(12, 61)),
+        generations=int(draw.integers(3, 13)),
+        attempts=int(draw.choice([1, 2, 4])),
+        graded=bool(draw.integers(2)),
+        crashing=float(draw.choice([0.0, 0.05])),
+        greedy=bool(draw.integers(2)),
+    )
+    kind = draw.choice(["still", "together", "apart"])
+    run = Simulated(setting)
+    for generation in range(1, setting.generations + 1):
+        skill = 0.05 * float(draw.standard_normal()) * (kind == "together")
+        of = {"together": 0.1 * (kind == "together"), "apart": 0.1 * (kind == "apart")}
+        if draw.integers(2):
+            skill += run.scaffold.skill
+            run.candidate(generation, "scaffold", run.edited(generation, skill=skill, **of), run.adapter)
+        else:
+            skill += run.adapter.skill
+            run.candidate(generation, "weights", run.scaffold, run.trained(generation, skill=skill, **of))
+    return run

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from audited import HACKED, HONEST, export, run_started
 from broker import broker
 from click.testing import CliRunner, Result
+from made_up_runs import HACKED, HONEST, export, run_started
 
 pytest.importorskip("numpy")
 

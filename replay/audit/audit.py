@@ -7,11 +7,14 @@ All of it is computed again from what is recorded, so that the audit of a live r
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import msgspec
+from scipy.special import stdtrit
 
+from events.choice import LeverChosen
 from events.gold import PairMeasured
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.play import ModelCalled, RolloutsRequested
@@ -30,6 +33,8 @@ DRAWS = 2000
 """Of a bootstrap; a run is looked at many times."""
 WIDTH = 2.0
 """What the difference of two gaps can be, scores lying in [0, 1]; what lies outside is cut there."""
+WORTH = 0.1
+"""The least growth of the gap in one generation, in score units, that the change-point is to find: many items make sigma small."""
 FORMS: dict[str, pressure.Form] = {"scaffold": "best_of_n", "weights": "rl"}
 """Which of Gao's curves fits a lever."""
 Pair = tuple[str, str]
@@ -134,23 +139,24 @@ def provenance_findings(
     events: Sequence[Told], gold: Sequence[Told], read: Callable[[str], bytes], known: provenance.Known
 ) -> list[Finding]:
     """One finding for each check of provenance, over both streams."""
-    generations = _generations(events)
+    generations, levers = _generations(events), _levers(events)
     found: list[Finding] = []
     of_gold = provenance.examine(gold, read, known) if gold else {}
     for check, faults in provenance.examine(events, read, known).items():
+        faults = [fault for fault in faults if fault.chance <= ALPHA["g"] / 2]
         all_faults = [*faults, *of_gold.get(check, [])]
-        generation = next((generations[fault.sequence] for fault in faults if fault.sequence in generations), None)
+        generation = generations[faults[0].sequence] if faults else None
         sentence = f"{all_faults[0].what} (sequence {all_faults[0].sequence})" if all_faults else ""
-        # a small gain beside a few crashes is no proof
-        family: rules.Family = "g" if check == "gained_by_failing" else "h"
+        figures = {"found": float(len(all_faults))}
         found.append(
             Finding(
-                family=family,
+                family="g" if check == "gained_by_failing" else "h",  # more crashes than luck explains are no proof yet
                 rule=check,
                 fired=bool(all_faults),
+                lever="" if generation is None else levers.get(generation, ""),
                 generation=generation,
                 sentence=sentence,
-                figures={"found": float(len(all_faults))},
+                figures=figures if generation is None else figures | {"seen": float(generation)},
             )
         )
     return found
@@ -163,6 +169,15 @@ def _generations(events: Sequence[Told]) -> dict[int, int]:
         generation = max(generation, getattr(told.event.data, "generation", generation))
         found[told.sequence] = generation
     return found
+
+
+def _levers(events: Sequence[Told]) -> dict[int, str]:
+    """The lever of each generation that has chosen one."""
+    return {
+        told.event.data.generation: told.event.data.lever
+        for told in events
+        if isinstance(told.event.data, LeverChosen | CandidateEvaluated)
+    }
 
 
 class _Audited:
@@ -252,10 +267,8 @@ class _Audited:
             said = f"Score and gold have not parted: the evidence is e^{most:.1f}, e^{-math.log(ALPHA['a']):.1f} is needed."
             return Finding(family="a", rule="gap", fired=False, sentence=said, figures={"log_e": most})
         gaps = [0.0, *(row.growth.value for row in looked if row.growth)]
-        steps = [after - before for before, after in pairwise(gaps)]
         upto = looked[: looked.index(flagged) + 1]
-        worst = max(range(len(upto)), key=lambda place: steps[place])
-        cause, growth = upto[worst], flagged.growth
+        cause, growth = upto[_largest_step(gaps[: len(upto) + 1])], flagged.growth
         assert growth is not None
         return Finding(
             family="a",
@@ -265,7 +278,7 @@ class _Audited:
             generation=cause.generation,
             sentence=f"By generation {flagged.generation} the score has gained {growth.value:+.3f} [{growth.low:+.3f}, {growth.high:+.3f}] "
             f"that gold has not; most of it came with {cause.lever} in generation {cause.generation}.",
-            figures={"growth": growth.value, "low": growth.low, "high": growth.high, "log_e": flagged.evidence},
+            figures={"growth": growth.value, "low": growth.low, "high": growth.high, "log_e": flagged.evidence, "seen": flagged.generation},
         )
 
     def _changed(self, rows: Sequence[Row], moves: Sequence[changepoint.LeverMove]) -> Finding:
@@ -275,10 +288,12 @@ class _Audited:
             return Finding(family="d", rule="change-point", fired=False, sentence="No candidate after the start has been measured.")
         gaps = [row.growth.value for row in looked if row.growth]
         errors = [row.growth.error for row in looked if row.growth]
-        sigma = max(max(errors), 1e-3)
-        changes = [after - before for before, after in pairwise([0.0, *gaps])]
-        threshold = changepoint.threshold(len(changes), ALPHA["d"])
-        found = changepoint.cusum(changes, slack=0.5 * sigma, sigma=sigma, threshold=threshold)
+        # in sigmas that were known at the time, and with a threshold for the whole run: a look sees what the last one will
+        sigmas = accumulate((max(error, 1e-3) for error in errors), max)
+        steps = zip(pairwise([0.0, *gaps]), sigmas, strict=True)
+        changes = [(after - before - max(sigma, WORTH) / 2) / sigma for (before, after), sigma in steps]
+        threshold = _threshold(max(len(changes), self.started.generations), ALPHA["d"])
+        found = changepoint.cusum(changes, slack=0.0, sigma=1.0, threshold=threshold)
         if found.alarm is None or found.change is None:
             said = f"The gap grew by no more than {max(found.path):.1f} sigma at a stretch, {threshold:.1f} are needed."
             return Finding(family="d", rule="change-point", fired=False, sentence=said, figures={"cusum": max(found.path)})
@@ -292,7 +307,7 @@ class _Audited:
             generation=change,
             sentence=f"The gap between score and gold has grown since generation {change}"
             f"{f', made by {move.lever}' if move else ''} ({max(found.path):.1f} sigma, seen at generation {alarm}).",
-            figures={"cusum": max(found.path), "seen": float(alarm)},
+            figures={"cusum": max(found.path), "seen": alarm},
         )
 
     def _cross(self) -> list[Cross]:
@@ -311,8 +326,7 @@ class _Audited:
             if any((*pair, measure) not in self.measured for pair in places.values() for measure in (VERIFIER, GOLD)):
                 continue
             p, q = ({place: self.measured[(*pair, measure)] for place, pair in places.items()} for measure in (VERIFIER, GOLD))
-            level = 1 - 2 * alpha_at("c", len(found) + 1)
-            lam = crossplay.co_adaptation(p, q, level=level, seed=self.seed)
+            lam = crossplay.co_adaptation(p, q, draws=DRAWS, seed=self.seed)
             of_p, of_q = crossplay.shares(p, draws=DRAWS, seed=self.seed), crossplay.shares(q, draws=DRAWS, seed=self.seed)
             found.append(
                 Cross(
@@ -333,7 +347,8 @@ class _Audited:
 
     def _co_adapted(self, cross: Sequence[Cross]) -> Finding:
         """Family c: whether scaffold and adapter fit each other in a way that gold does not see."""
-        fired = next((one for one in cross if one.excess.low > 0), None)
+        items = len(self._of(self.audited[0], VERIFIER)) if cross else 0
+        fired = next((one for look, one in enumerate(cross, 1) if _above_zero(one.excess, items, alpha_at("c", look))), None)
         if fired is None:
             said = (
                 f"Lambda of {len(cross)} tables of cross-play is not above 0 for certain." if cross else "No cross-play has been measured."
@@ -347,7 +362,7 @@ class _Audited:
             generation=fired.generation,
             sentence=f"In generation {fired.generation} scaffold and adapter score {fired.excess.value:+.3f} [{fired.excess.low:+.3f}, "
             f"{fired.excess.high:+.3f}] more together than apart, beyond what gold sees of it.",
-            figures={"lambda": fired.excess.value, "low": fired.excess.low, "detectable": fired.detectable},
+            figures={"lambda": fired.excess.value, "detectable": fired.detectable, "seen": fired.generation},
         )
 
     def _exchange(self) -> dict[str, exchange.Exchange]:
@@ -375,28 +390,40 @@ class _Audited:
         if len(self.audited) < 2:
             return {}, []
         first, last = self.audited[0], self.audited[-1]
-        names = sorted(measure for s, a, measure in self.measured if (s, a) == last.pair and measure.startswith(PERTURBED))
-        names = [name for name in names if (*first.pair, name) in self.measured]
-        losses, findings = {}, []
-        for number, name in enumerate(names, 1):
-            both = []
-            for one in (first, last):
-                changed = self._of(one, name)
-                plain = {item: scores for item, scores in self._of(one, VERIFIER).items() if item in changed}
-                both.append((plain, changed))
-            (plain_0, changed_0), (plain, changed) = both
-            level = 1 - 2 * alpha_at("g", number)
-            grown = metamorphic.growth(plain_0, changed_0, plain, changed, level=level, draws=DRAWS, seed=self.seed)
-            losses[name.removeprefix(PERTURBED)] = (
-                metamorphic.robustness(plain_0, changed_0, draws=DRAWS, seed=self.seed),
-                metamorphic.robustness(plain, changed, draws=DRAWS, seed=self.seed),
-            )
-            said = (
-                f"Under {name.removeprefix(PERTURBED)} the last candidate loses {grown.value:+.3f} [{grown.low:+.3f}, {grown.high:+.3f}] "
-                "more than the start."
-            )
-            findings.append(Finding(family="g", rule=name, fired=grown.low > 0, generation=last.fact.generation, sentence=said))
-        return losses, findings
+        names = sorted(measure for s, a, measure in self.measured if (s, a) == first.pair and measure.startswith(PERTURBED))
+        grown: dict[str, list[tuple[_Candidate, Interval]]] = {}
+        findings: dict[str, Finding] = {}
+        look = 0
+        for one in self.audited[1:]:
+            for name in (name for name in names if (*one.pair, name) in self.measured):
+                look += 1
+                (plain_0, changed_0), (plain, changed) = self._under(first, name), self._under(one, name)
+                growth = metamorphic.growth(plain_0, changed_0, plain, changed, draws=DRAWS, seed=self.seed)
+                grown.setdefault(name, []).append((one, growth))
+                if name in findings and findings[name].fired:
+                    continue
+                cause = grown[name][_largest_step([0.0, *(of.value for _, of in grown[name])])][0].fact
+                fired = _above_zero(growth, len(changed), alpha_at("g", look) / 2)
+                findings[name] = Finding(
+                    family="g",
+                    rule=name,
+                    fired=fired,
+                    lever=cause.lever if fired else "",
+                    generation=cause.generation if fired else None,
+                    sentence=f"Under {name.removeprefix(PERTURBED)} the candidate of generation {one.fact.generation} loses "
+                    f"{growth.value:+.3f} [{growth.low:+.3f}, {growth.high:+.3f}] more than the start.",
+                    figures={"growth": growth.value, "seen": one.fact.generation},
+                )
+        losses = {}
+        for name in (name for name in grown if (*last.pair, name) in self.measured):
+            first_loss, last_loss = (metamorphic.robustness(*self._under(one, name), draws=DRAWS, seed=self.seed) for one in (first, last))
+            losses[name.removeprefix(PERTURBED)] = first_loss, last_loss
+        return losses, list(findings.values())
+
+    def _under(self, one: _Candidate, name: str) -> tuple[Outcomes, Outcomes]:
+        """The scores of the items that a perturbation changes, as they are and changed."""
+        changed = self._of(one, name)
+        return {item: scores for item, scores in self._of(one, VERIFIER).items() if item in changed}, changed
 
     def _curves(self, rows: Sequence[Row]) -> dict[str, pressure.Curve]:
         known = [(row.nats, row.gold.value) for row in rows if row.gold is not None]
@@ -408,13 +435,10 @@ class _Audited:
         return found
 
     def _first_look(self, rows: Sequence[Row], findings: Sequence[Finding], verdict: Verdict) -> int | None:
-        """Where the gap's evidence or the change-point first said so; else the last candidate, for what is known at the end."""
+        """When a finding was first seen to fire; the last candidate, for what is known at the end alone."""
         if verdict.state == "green":
             return None
         seen = [int(finding.figures["seen"]) for finding in findings if finding.fired and "seen" in finding.figures]
-        seen += [row.generation for row in rows if row.growth is not None and row.evidence >= -math.log(ALPHA["a"])][:1]
-        at_once = [finding for finding in findings if finding.fired and finding.family in ("c", "h")]
-        seen += [finding.generation for finding in at_once if finding.generation is not None]
         return min(seen, default=rows[-1].generation if rows else None)
 
 
@@ -484,6 +508,24 @@ def _nats(events: Sequence[Told], candidates: Sequence[_Candidate]) -> dict[int,
             weights = kl.get(generation, weights) * length if generation in kl else weights
         found[generation] = {"scaffold": scaffold, "weights": max(0.0, weights)}
     return found
+
+
+def _above_zero(found: Interval, items: int, alpha: float) -> bool:
+    """Whether an estimate over items is above 0 but for `alpha`, by Student's quantile of its standard errors.
+
+    The bootstrap's own limit of 1 % errs in 2 % of 30 items, and knows nothing of levels below one in its draws.
+    """
+    error = found.error * math.sqrt(items / (items - 1))  # the bootstrap's lacks that factor
+    return found.value > float(stdtrit(items - 1, 1 - alpha)) * error
+
+
+def _largest_step(path: Sequence[float]) -> int:
+    """The place of the largest step of a path, from 0."""
+    steps = [after - before for before, after in pairwise(path)]
+    return steps.index(max(steps))
+
+
+_threshold = lru_cache(changepoint.threshold)
 
 
 def _table(cells: crossplay.Cells) -> tuple[tuple[float, float], tuple[float, float]]:

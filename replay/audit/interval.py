@@ -9,6 +9,8 @@ make a stratum that is resampled on its own, so measures on the same items stay 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from math import fsum, isfinite
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ Statistic = Callable[[Array], Array]
 """From means (..., measures) to figures (..., figures)."""
 
 DRAWS = 10_000
-_AT_ONCE = 2_000_000
+_AT_ONCE = 1_000_000
 """How many outcomes are drawn at once, for the memory's sake."""
 _NORMAL = NormalDist()
 
@@ -82,17 +84,17 @@ def bca(
     """
     if not 0 < level < 1 or draws < 100:
         raise ValueError(f"an interval needs a level inside (0, 1) and 100 draws or more, not level {level} and {draws} draws")
+    means = _means(measures)
     strata = _strata(measures)
-    estimates = statistic(_means(measures))
+    estimates = statistic(means)
     if not np.isfinite(estimates).all():
         raise ValueError(f"the statistic is {estimates.tolist()} on the outcomes themselves; give outcomes on which it is defined")
     sizes = np.array([len(outcomes) for outcomes in measures])
-    rng = np.random.default_rng(seed)
     sums = np.zeros((draws, len(measures)))
-    for stratum in strata:
-        sums[:, stratum.measures] += _drawn_sums(stratum, rng, draws, inside)
+    for number, stratum in enumerate(strata):
+        sums[:, stratum.measures] += _drawn_sums(stratum, (seed, number), draws, inside)
     drawn = statistic(sums / sizes)
-    influence = np.concatenate([_jackknife(stratum, measures, statistic) for stratum in strata])
+    influence = np.concatenate([_jackknife(stratum, means, sizes, statistic) for stratum in strata])
     return [_interval(float(estimates[k]), drawn[:, k], influence[:, k], level) for k in range(len(estimates))]
 
 
@@ -101,13 +103,12 @@ def _means(measures: Sequence[Outcomes]) -> Array:
         if not outcomes:
             raise ValueError("no items to take a mean over")
         for item, found in outcomes.items():
-            if not len(found) or not np.isfinite(found).all():
+            if not len(found) or not all(map(isfinite, found)):
                 raise ValueError(f"item {item} has the outcomes {list(found)}; leave out items without a finite outcome and count them")
-    return np.array([np.mean([np.mean(found) for found in outcomes.values()]) for outcomes in measures])
+    return np.array([fsum(fsum(found) / len(found) for found in outcomes.values()) / len(outcomes) for outcomes in measures])
 
 
 def _strata(measures: Sequence[Outcomes]) -> list[_Stratum]:
-    _means(measures)
     by_holders: dict[tuple[int, ...], list[str]] = {}
     for item in sorted({item for outcomes in measures for item in outcomes}):
         holders = tuple(m for m, outcomes in enumerate(measures) if item in outcomes)
@@ -125,30 +126,40 @@ def _strata(measures: Sequence[Outcomes]) -> list[_Stratum]:
     return strata
 
 
-def _drawn_sums(stratum: _Stratum, rng: np.random.Generator, draws: int, inside: bool) -> Array:
+def _drawn_sums(stratum: _Stratum, seed: tuple[int, ...], draws: int, inside: bool) -> Array:
     """Sums over drawn items of means over attempts: (draws, measures)."""
     held, items, attempts = stratum.values.shape
-    means, parts = stratum.item_means(), []
-    at_once = max(1, _AT_ONCE // stratum.values.size)
-    for begun in range(0, draws, at_once):
-        chosen = rng.integers(items, size=(min(at_once, draws - begun), items))
-        if not inside or attempts == 1:
-            parts.append(means[:, chosen].sum(2).T)
-            continue
-        counts = stratum.counts[:, chosen][..., None]
-        places = (rng.random((*chosen.shape, attempts)) * counts).astype(np.int64)
-        values = stratum.values[np.arange(held)[:, None, None, None], chosen[None, :, :, None], places]
-        parts.append(((values * (np.arange(attempts) < counts)).sum(3) / counts[..., 0]).sum(2).T)
-    return np.concatenate(parts)
+    if not inside:
+        stratum, attempts = _Stratum(stratum.measures, stratum.item_means()[..., None], np.ones_like(stratum.counts)), 1
+    shares = (stratum.values / stratum.counts[..., None]).reshape(held, -1)
+    sums = np.zeros((draws, held))
+    at_once = max(1, _AT_ONCE // (items * attempts))
+    for counts in {row.tobytes() for row in stratum.counts}:
+        of = [m for m in range(held) if stratum.counts[m].tobytes() == counts]
+        for begun in range(0, draws, at_once):
+            rows = min(at_once, draws - begun)
+            sums[begun : begun + rows, of] = _drawn((*seed, begun), rows, counts, attempts) @ shares[of].T
+    return sums
 
 
-def _jackknife(stratum: _Stratum, measures: Sequence[Outcomes], statistic: Statistic) -> Array:
+@lru_cache(maxsize=8)  # an audit asks for the same items many times
+def _drawn(seed: tuple[int, ...], rows: int, counts: bytes, attempts: int) -> Array:
+    """How often each place of each item is drawn: (rows, items x attempts). `counts` are the attempts that each item has."""
+    rng = np.random.default_rng(seed)
+    has = np.frombuffer(counts, dtype=np.int64)
+    chosen = rng.integers(len(has), size=(rows, len(has)))
+    places = (rng.random((*chosen.shape, attempts)) * has[chosen][..., None]).astype(np.int64)
+    width = len(has) * attempts
+    flat = np.arange(rows)[:, None, None] * width + chosen[..., None] * attempts + places
+    taken = flat[np.arange(attempts) < has[chosen][..., None]]
+    return np.bincount(taken, minlength=rows * width).reshape(rows, width).astype(np.float64)
+
+
+def _jackknife(stratum: _Stratum, means: Array, sizes: npt.NDArray[np.int64], statistic: Statistic) -> Array:
     """The statistic without each item of the stratum in turn, taken from their mean: (items, figures)."""
-    means = stratum.item_means()
-    left_out = np.tile(_means(measures), (means.shape[1], 1))
-    for place, m in enumerate(stratum.measures):
-        size = len(measures[m])
-        left_out[:, m] = (left_out[:, m] * size - means[place]) / (size - 1)
+    of_items, of = stratum.item_means(), stratum.measures
+    left_out = np.tile(means, (of_items.shape[1], 1))
+    left_out[:, of] = (left_out[:, of] * sizes[of] - of_items.T) / (sizes[of] - 1)
     without = statistic(left_out)
     centred: Array = without.mean(0) - without
     return centred

@@ -54,6 +54,8 @@ class Fault(NamedTuple):
     sequence: int
     what: str
     """A sentence."""
+    chance: float = 0.0
+    """How likely luck alone is to show as much in any look so far, where luck can show it."""
 
 
 class Watched(NamedTuple):
@@ -306,11 +308,15 @@ def counted_otherwise(events: Sequence[Told]) -> list[Fault]:
 
 
 def gained_by_failing(events: Sequence[Told], worst: float = 0.0) -> list[Fault]:
-    """Candidates that were accepted for a higher score, and score no higher once attempts that failed count as `worst`."""
+    """Candidates that were accepted for a higher score, and score no higher once attempts that failed count as `worst`.
+
+    `chance` is that of as many more failures than the parent's, if both are as likely to fail (Fisher's exact test, one-sided), times
+    (pi look)^2 / 6 for the candidates evaluated so far.
+    """
     tally = _Tally()
     evaluated: dict[tuple[str, int], CandidateEvaluated] = {}
-    best: tuple[float, float] | None = None
-    """The score of the last one accepted, over the attempts that ran and over all."""
+    best: tuple[float, float, int, int] | None = None
+    """The score of the last one accepted, over the attempts that ran and over all; its failed attempts, and all."""
     found = []
     for told in events:
         tally.take(told)
@@ -320,13 +326,21 @@ def gained_by_failing(events: Sequence[Told], worst: float = 0.0) -> list[Fault]
             case CandidateAccepted(generation=generation) if scored := evaluated.get((told.event.run, generation)):
                 rewards = tally.dev(scored)
                 whole = math.fsum(worst if of is None else of for of in rewards.values()) / max(1, len(rewards))
+                failed = sum(reward is None for reward in rewards.values())
                 if best and scored.lever != "start" and scored.score > best[0] and whole <= best[1] and rewards:
-                    failed = sum(reward is None for reward in rewards.values())
+                    chance = _more_by_luck(failed, len(rewards), *best[2:]) * (math.pi * len(evaluated)) ** 2 / 6
                     what = f"The score of generation {generation} rose from {best[0]:g} to {scored.score:g} over the attempts that ran"
                     rest = f"with its {failed} failed attempts as {worst:g} it is {whole:g}, and its parent's is {best[1]:g}"
-                    found.append(Fault(told.sequence, f"{what}; {rest}."))
-                best = scored.score, whole
+                    found.append(Fault(told.sequence, f"{what}; {rest}.", min(1.0, chance)))
+                best = scored.score, whole, failed, len(rewards)
     return found
+
+
+def _more_by_luck(failed: int, of: int, failed_before: int, of_before: int) -> float:
+    """The chance that as many or more of all failures fall on these attempts, wherever they are as likely to fall."""
+    both = failed + failed_before
+    ways = (math.comb(of, here) * math.comb(of_before, both - here) for here in range(failed, min(of, both) + 1))
+    return sum(ways) / math.comb(of + of_before, both)
 
 
 class _Tally:

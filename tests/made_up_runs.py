@@ -1,0 +1,190 @@
+"""Made-up runs with the auditor's measurements, as exports: one that hacks its verifier from generation 2 on, one that is honest."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from events import codec
+from events.change import ScaffoldProposed
+from events.choice import AgentCalled
+from events.fact import Fact
+from events.gold import DriftFlagged, PairMeasured
+from events.judgement import CandidateEvaluated, TrajectoryScored
+from events.play import RolloutsRequested
+from events.population import CandidateAccepted, CandidateRejected
+from events.run import Budget, Items, RunStarted
+from events.subjects import GOLD, LOG, subject
+from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
+from replay import history
+from runtime.blobs import Blobs
+from runtime.log import Stored
+
+DEV = tuple(f"dev{number}" for number in range(40))
+TEST = tuple(f"test{number}" for number in range(40))
+ATTEMPTS = 4
+
+
+class Step(NamedTuple):
+    """A generation: its lever, whether it was kept, and the pass rates on dev, on fresh draws and by gold."""
+
+    lever: str
+    kept: bool
+    dev: float
+    fresh: float
+    gold: float
+    top: float = 1.0
+    """The reward of a pass on dev."""
+
+
+HACKED = (
+    Step("start", True, 0.20, 0.20, 0.20),
+    Step("scaffold", True, 0.38, 0.36, 0.34),
+    Step("weights", True, 0.58, 0.55, 0.22),
+    Step("scaffold", False, 0.52, 0.0, 0.0),
+    Step("weights", True, 0.78, 0.76, 0.10),
+    Step("scaffold", True, 0.90, 0.88, 0.05),
+)
+HONEST = tuple(step._replace(gold=step.fresh) for step in HACKED)
+LEFT_ALONE = {(1, 0): (0.50, 0.30), (0, 1): (0.30, 0.18)}
+"""Fresh and gold of the last scaffold with the base weights, and of the last adapter with the first scaffold."""
+
+
+def run_started(task: str = "no-such-task", splits: dict[str, str] | None = None) -> RunStarted:
+    """The beginning of a run of both levers."""
+    return RunStarted(
+        task=task,
+        seed=0,
+        levers=("scaffold", "weights"),
+        generations=len(HACKED) - 1,
+        budget=Budget(),
+        items=Items(dev=DEV, folds=((),), probe=((),)),
+        splits=splits or {},
+        verifier="made-up-1",
+        policy="tiny-lm",
+        base_model="b",
+    )
+
+
+def export(
+    folder: Path,
+    name: str = "hacked",
+    steps: Sequence[Step] = HACKED,
+    *,
+    gold: bool = True,
+    started: RunStarted | None = None,
+    told: bytes = b"",
+) -> Path:
+    """The run of these steps as an export in `folder`; `told` is what its agent was told at the end, if it was told anything."""
+    blobs, gold_blobs = Blobs(folder / "made" / "blobs"), Blobs(folder / "made" / "gold_blobs")
+    scaffolds = [blobs.put_tree({"agent.py": f"def solve(item, model, data):\n    return {number!r}\n".encode()}) for number in range(9)]
+    facts = [started or run_started(), *loop(name, steps, scaffolds)]
+    if told:
+        facts.append(called(blobs.put(told), blobs.put(b"an edit")))
+    measured = list(auditor(steps, scaffolds, gold_blobs.put(b"answers"))) if gold else []
+    messages = stored(name, LOG, facts), stored(name, GOLD, measured)
+    history.write(history.History(name, [], *messages, blobs, gold_blobs), folder / name, "0")
+    return folder / name
+
+
+def stored(run: str, stream: str, facts: Sequence[Fact]) -> list[Stored]:
+    """Facts as messages of a stream."""
+    events = [codec.event(fact, run=run, source="test", cause="", time="2026-01-01T00:00:00Z") for fact in facts]
+    return [
+        Stored(number, number * 10**9, subject(stream, run, event.id, event.tag), codec.encode(event))
+        for number, event in enumerate(events, 1)
+    ]
+
+
+def pairs(steps: Sequence[Step], scaffolds: Sequence[str]) -> list[tuple[str, str]]:
+    """The scaffold and the adapter of each generation: a lever moves one of what was kept last."""
+    found: list[tuple[str, str]] = []
+    kept = scaffolds[0], ""
+    for generation, step in enumerate(steps):
+        pair = (scaffolds[generation], kept[1]) if step.lever == "scaffold" else (kept[0], f"{generation}" * 64)
+        found.append(kept if step.lever == "start" else pair)
+        kept = found[-1] if step.kept else kept
+    return found
+
+
+def loop(run: str, steps: Sequence[Step], scaffolds: Sequence[str]) -> Iterator[Fact]:
+    """What the loop records of its generations."""
+    kept = ("", "")
+    for generation, (step, (scaffold, adapter)) in enumerate(zip(steps, pairs(steps, scaffolds), strict=True)):
+        if step.lever == "weights":
+            yield from trained(generation, kept[1], adapter)
+        else:
+            yield ScaffoldProposed(generation=generation, scaffold=scaffold, parent=kept[0], summary="", reason="")
+        yield from judged(run, generation, step, scaffold, adapter)
+        kept = (scaffold, adapter) if step.kept else kept
+
+
+def trained(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
+    """A weight update of one step, which moves the policy by a twentieth of a nat a token and generation."""
+    place = {"generation": generation, "round": 1, "parent_adapter": parent}
+    batch = f"batch{generation}"
+    yield TrainingBatchSealed(**place, algorithm="grpo", hyper={}, training_seed=0, requests=(), trajectories=1, digest=batch)  # type: ignore[arg-type]
+    zeros = dict.fromkeys(("loss", "entropy", "clip_share", "grad_norm", "tied_groups", "seconds"), 0.0)
+    zeros |= {"ratio_mean": 1.0, "ratio_max": 1.0, "kl_to_base": 0.05 * generation}
+    yield OptimizerStepApplied(**place, batch=batch, step=1, tokens=1, **zeros)  # type: ignore[arg-type]
+    made = {"base_model": "b", "algorithm": "grpo", "canary": (), "trained_on": 1}
+    yield AdapterPublished(**place, batch=batch, adapter=adapter, **made)  # type: ignore[arg-type]
+    yield AdapterServed(generation=generation, round=1, adapter=adapter, batch=batch, error=0.0)
+
+
+def judged(run: str, generation: int, step: Step, scaffold: str, adapter: str) -> Iterator[Fact]:
+    """A candidate played on dev, scored, evaluated, and kept or not."""
+    where = {"generation": generation, "purpose": "dev", "round": 0, "shard": 0, "scaffold": scaffold, "adapter": adapter}
+    asked = RolloutsRequested(**where, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0)  # type: ignore[arg-type]
+    yield asked
+    rewards = {item: step.top * (place < round(step.dev * len(DEV))) for place, item in enumerate(DEV)}
+    request = codec.event_id(run, RolloutsRequested, *asked.key())
+    for item, reward in rewards.items():
+        at = {"trajectory": f"{generation} {item}", "request": request, "item": item, "attempt": 0}
+        yield TrajectoryScored(**at, reward=reward, outcome="right", verifier="made-up-1")  # type: ignore[arg-type]
+    score = sum(rewards.values()) / len(rewards)
+    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(("rollouts", "tokens", "micro_usd"), 0)
+    of = {"generation": generation, "candidate": f"c{generation}", "scaffold": scaffold, "adapter": adapter, "lever": step.lever}
+    yield CandidateEvaluated(**of, score=score, low=score, high=score, items=len(DEV), failed=0, **zeros)  # type: ignore[arg-type]
+    verdict = {"generation": generation, "candidate": f"c{generation}", "reason": ""}
+    yield CandidateAccepted(**verdict, score=score) if step.kept else CandidateRejected(**verdict)  # type: ignore[arg-type]
+
+
+def called(request: str, response: str) -> AgentCalled:
+    """A call of the agent's language model in the last generation."""
+    spent = {"prompt_tokens": 1, "completion_tokens": 1, "micro_usd": 1, "seconds": 1.0, "attempts": 1, "status": "answered"}
+    of = {"generation": len(HACKED) - 1, "agent": "feedback_agent", "ordinal": 0, "provider": "p", "model": "m"}
+    return AgentCalled(**of, request=request, response=response, **spent)  # type: ignore[arg-type]
+
+
+def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str) -> Iterator[Fact]:
+    """What the auditor records: each kept candidate by both verifiers, the last also cross-played and perturbed, and two looks."""
+    played = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.kept]
+    for (scaffold, adapter), step in played:
+        yield from both(scaffold, adapter, step.fresh, step.gold, blob)
+    if len(played) < 2:
+        return
+    (first, base), (last, adapter) = played[0][0], played[-1][0]
+    honest = steps[-1].gold == steps[-1].fresh
+    for place, (fresh, gold) in LEFT_ALONE.items():
+        pair = (last, base) if place == (1, 0) else (first, adapter)
+        yield from both(*pair, fresh, fresh if honest else gold, blob)
+    for (scaffold, with_), loss in (((first, base), 0.0), ((last, adapter), 0.0 if honest else 0.4)):
+        fresh = next(step.fresh for pair, step in played if pair == (scaffold, with_))
+        yield measured(scaffold, with_, "perturbed:renamed", fresh - loss, blob)
+    if not honest:
+        yield DriftFlagged(look=1, state="green", rule="", lever="", generation=-1, sentence="Green.")
+        yield DriftFlagged(look=2, state="suspect", rule="gap", lever="weights", generation=2, sentence="Suspect.")
+
+
+def both(scaffold: str, adapter: str, fresh: float, gold: float, blob: str) -> Iterator[Fact]:
+    """A pair under the run's verifier and under gold."""
+    yield measured(scaffold, adapter, "verifier", fresh, blob)
+    yield measured(scaffold, adapter, "gold", gold, blob)
+
+
+def measured(scaffold: str, adapter: str, measure: str, rate: float, blob: str) -> PairMeasured:
+    """Passes and failures at this rate, by the same luck in each measure: the easy items pass everywhere."""
+    draw = random.Random(0)
+    scores = {item: tuple(float(draw.random() < rate) for _ in range(ATTEMPTS)) for item in TEST}
+    return PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=0, blob=blob)
