@@ -38,7 +38,7 @@ class Picture(NamedTuple):
 
 def pictures(audit: Audit) -> list[Picture]:
     """The three pictures; what was not measured is said in its place."""
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         return [generations(audit), pressure(audit), cross_play(audit)]
 
 
