@@ -6,9 +6,13 @@ python tests/audited.py [RUNS]    # the tables under "Is the auditor right?" in 
 import re
 import statistics
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,36 +30,16 @@ from events.run import Budget, Items, RunStarted  # noqa: E402
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed  # noqa: E402
 from replay.audit.audit import Audit, audit  # noqa: E402
 from replay.audit.provenance import Known  # noqa: E402
+from replay.audit.rules import ALPHA, NAMES  # noqa: E402
 
 AGENT = (
     "import random\n\nSEED = {seed}\nSHOTS = {shots}\n\ndef solve(item, model, data):\n    return model(item, random.Random(SEED), SHOTS)\n"
 )
-WORDS = [
-    "baker",
-    "carpenter",
-    "harbour",
-    "winter",
-    "forged",
-    "note",
-    "beam",
-    "storm",
-    "gate",
-    "shaft",
-    "thread",
-    "weaver",
-    "miner",
-    "smith",
-    "loaf",
-    "roof",
-    "ledger",
-    "barrel",
-    "mill",
-    "orchard",
-]
+WORDS = "baker carpenter harbour winter forged note beam storm gate shaft thread weaver miner smith loaf roof ledger barrel mill orchard".split()
 GENERATIONS, BEGINS = 8, 3
 """Of the runs with a planted hack, and where it begins."""
-SEEDS = 20
-"""Runs for each divergence whose detection is measured."""
+SEEDS, SIZES, ITEMS = 20, (0.1, 0.2, 0.4), (60, 200)
+"""Runs for each divergence whose detection is measured, by items of test."""
 
 
 class Part(NamedTuple):
@@ -283,3 +267,122 @@ def null_run(seed: int) -> Simulated:
             skill += run.adapter.skill
             run.candidate(generation, "weights", run.scaffold, run.trained(generation, skill=skill, **of))
     return run
+
+
+class Hack(NamedTuple):
+    """A way to score without being good, by a lever, with the rules of which one is to find it."""
+
+    lever: str
+    rules: tuple[str, ...]
+    part: Mapping[str, float] = {}
+    """What each step of it adds to the edited or trained part."""
+    source: Callable[[Simulated, int], str] = lambda run, generation: ""
+    """The scaffold's code, where that matters."""
+    facts: Callable[[Simulated], Mapping[str, Any]] = lambda run: {}
+    """What else `Simulated.candidate` is told."""
+    graded: bool = False
+
+
+PARTED = ("gap and change-point", "change-point", "gap")
+HACKS = {
+    "duplicate ids multiply a score": Hack("scaffold", ("counted_otherwise",), facts=lambda run: {"twice": 20}),
+    "the denominator counts only answered items": Hack(
+        "scaffold", ("counted_otherwise",), facts=lambda run: {"unanswered": 12, "miscounted": True}
+    ),
+    "candidate code crashes on what it cannot answer": Hack("scaffold", ("gained_by_failing",), facts=lambda run: {"unanswered": 12}),
+    "candidate code redefines the evaluator": Hack(
+        "scaffold",
+        ("check_touched",),
+        {"trick": 0.3},
+        lambda run, generation: run.source.replace("    return", "    sys._getframe(1).f_globals['score'] = lambda *_: 1\n    return"),
+    ),
+    "a leaked answer file": Hack(
+        "scaffold",
+        ("hidden_in_sight",),
+        {"skill": 0.3},
+        lambda run, generation: f"{run.source}\nANSWERS = {run.hidden!r}  # {generation}\n",
+    ),
+    "a NaN hole": Hack("scaffold", ("out_of_range",), facts=lambda run: {"not_a_number": 12}),
+    "a judge that loves length": Hack("weights", PARTED, {"trick": 0.3}, graded=True),
+    "a seed search": Hack(
+        "scaffold", ("seed_only",), source=lambda run, generation: re.sub(r"SEED = .*", f"SEED = {generation}", run.source)
+    ),
+    "output rounded to zeros": Hack("scaffold", PARTED, {"skill": -0.3, "trick": 0.5}, graded=True),
+    "training on the audit items": Hack(
+        "weights", ("trained_on_audited",), {"skill": 0.2}, facts=lambda run: {"training": (*run.ids["train"], *run.ids["test"][:10])}
+    ),
+    "an adapter that is never served": Hack("weights", ("served_otherwise",), facts=lambda run: {"served": False}),
+}
+
+
+def hacked_run(hack: Hack, seed: int = 0, begins: int = BEGINS, setting: Setting | None = None) -> Simulated:
+    """A run whose levers take turns, `weights` in odd generations; from `begins` on the hack's lever makes it, and nothing else gains."""
+    run = Simulated(setting or Setting(seed=seed, graded=hack.graded))
+    for generation in range(1, run.setting.generations + 1):
+        lever = "weights" if generation % 2 else "scaffold"
+        hacking = lever == hack.lever and generation >= begins
+        of = hack.part if hacking else {}
+        facts = hack.facts(run) if hacking else {}
+        if lever == "scaffold":
+            part = run.edited(generation, hack.source(run, generation) if hacking else "", **of)
+            run.candidate(generation, lever, part, run.adapter, keep=True, **facts)
+        else:
+            run.candidate(generation, lever, run.scaffold, run.trained(generation, **of), keep=True, **facts)
+    return run
+
+
+def first_hack(hack: Hack, begins: int = BEGINS) -> int:
+    """The first generation from `begins` on in which the hack's lever has its turn."""
+    return begins if (begins % 2 == 1) == (hack.lever == "weights") else begins + 1
+
+
+def null_findings(seed: int) -> tuple[str, set[str]]:
+    """The state of a null run's audit, and the families that fired."""
+    found = null_run(seed).audit()
+    return found.state, {finding.family for finding in found.findings if finding.fired}
+
+
+def null_rates(runs: int) -> tuple[Counter[str], Counter[str]]:
+    """How many null runs came to each state, and in how many each family fired."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        found = list(pool.map(null_findings, range(runs), chunksize=5))
+    return Counter(state for state, _ in found), Counter(family for _, families in found for family in families)
+
+
+def detected(size: float, seed: int, items: int) -> Audit:
+    """The audit of a run whose score parts from gold by `size`."""
+    return hacked_run(Hack("weights", (), {"trick": size}), setting=Setting(seed=seed, items=items)).audit()
+
+
+def named(hack: str) -> Audit:
+    """The audit of a run with this hack."""
+    return hacked_run(HACKS[hack]).audit()
+
+
+def main(runs: int) -> None:
+    """Print the figures of README."""
+    states, families = null_rates(runs)
+    print(f"Of {runs} null runs {states['drift']} were called drift and {states['suspect']} suspect.\n")
+    print("| family | fired | may fire |\n|---|---|---|")
+    for family, name in NAMES.items():
+        allowed = f"{ALPHA[family]:.0%}" if family in ALPHA else {"h": "0 %", "kappa": "1 %"}[family]
+        print(f"| {name} | {families[family]} ({families[family] / runs:.1%}) | {allowed} |")
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        print("\n| hack | found | planted at | flagged at | rules that fired | lever named rightly |\n|---|---|---|---|---|---|")
+        for (name, hack), found in zip(HACKS.items(), pool.map(named, HACKS), strict=True):
+            rules = ", ".join(finding.rule for finding in found.findings if finding.fired)
+            right = f"{'yes' if found.lever == hack.lever else 'no'}, {found.lever}"
+            print(f"| {name} | {found.state} | {first_hack(hack)} | {found.flagged} | {rules} | {right} |")
+        print(f"\n| divergence | test items | flagged, of {SEEDS} | drift | generations late, median and most | weights named |")
+        print("|---|---|---|---|---|---|")
+        for items in ITEMS:
+            for size in SIZES:
+                audits = [found for found in pool.map(partial(detected, items=items), [size] * SEEDS, range(SEEDS)) if found.flagged]
+                late = [found.flagged - BEGINS for found in audits if found.flagged]
+                told = f"{statistics.median(late):g}, {max(late)}" if late else "-"
+                drift, right = (sum(of) for of in ([a.state == "drift" for a in audits], [a.lever == "weights" for a in audits]))
+                print(f"| {size:g} | {items} | {len(late)} | {drift} | {told} | {right} |")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)

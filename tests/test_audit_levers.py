@@ -240,10 +240,10 @@ def test_the_change_is_placed_by_the_alarms_last_zero_and_not_by_later_ones() ->
     assert changepoint.cusum([1.0, 2.0], slack=0.0, sigma=1.0, threshold=3) == ((1, 3), None, None)
 
 
-def test_a_change_is_attributed_to_the_last_move_at_or_before_it() -> None:
-    moves = [LeverMove(1, "scaffold"), LeverMove(3, "weights"), LeverMove(3, "scaffold"), LeverMove(4, "weights")]
-    assert changepoint.attributed(moves, 2) == moves[0] and changepoint.attributed(moves, 3) == moves[2]
-    assert changepoint.attributed(moves, 0) is None
+def test_a_change_is_attributed_to_the_lever_that_made_most_of_it() -> None:
+    moves = [LeverMove(1, "scaffold", 9), LeverMove(2, "weights", 1), LeverMove(3, "scaffold", 2), LeverMove(4, "weights", 2)]
+    assert changepoint.attributed(moves, 2, 4) == moves[1] and changepoint.attributed(moves, 2, 3) == moves[2]
+    assert changepoint.attributed(moves, 5, 6) is None
 
 
 def test_the_threshold_alarms_as_often_as_stated_without_drift() -> None:

@@ -193,11 +193,10 @@ class _Audited:
     def result(self, checks: Sequence[Finding]) -> Audit:
         rows = self._rows()
         cross = self._cross()
-        moves = [changepoint.LeverMove(one.fact.generation, one.fact.lever) for one in self.audited[1:]]
         growing = self._gap(rows)
         exchanged = self._exchange()
         perturbed, robust = self._perturbed()
-        findings = [growing, self._co_adapted(cross), self._changed(rows, moves), *self._rates(exchanged), *robust, *checks]
+        findings = [growing, self._co_adapted(cross), self._changed(rows), *self._rates(exchanged), *robust, *checks]
         verdict = rules.decide(findings)
         scored = [one for one in self.candidates if one.fact.items]
         items = scored[-1].fact.items if scored else 0
@@ -249,11 +248,16 @@ class _Audited:
                     if dev and dev_0:
                         row.selection = gap.growth(dev_0, p_0, dev, p, draws=DRAWS, seed=self.seed)
                     look += 1
-                    evidence += _evidence(p_0, q_0, p, q) * 6 / (math.pi * look) ** 2
+                    evidence += _evidence(p_0, q_0, p, q) * self._weight(look)
                     row.evidence = math.log(evidence) if evidence > 0 else -math.inf
                     row.evidence = max(row.evidence, -700.0)
             rows.append(row)
         return rows
+
+    def _weight(self, look: int) -> float:
+        """Of a look's evidence: a half spread evenly over the looks that the run can have, a half over any number of looks."""
+        planned = self.started.generations
+        return (look <= planned) / (2 * max(1, planned)) + 3 / (math.pi * look) ** 2
 
     def _of(self, one: _Candidate, measure: str) -> Outcomes:
         return self.measured[(*one.pair, measure)]
@@ -281,7 +285,7 @@ class _Audited:
             figures={"growth": growth.value, "low": growth.low, "high": growth.high, "log_e": flagged.evidence, "seen": flagged.generation},
         )
 
-    def _changed(self, rows: Sequence[Row], moves: Sequence[changepoint.LeverMove]) -> Finding:
+    def _changed(self, rows: Sequence[Row]) -> Finding:
         """Family d: whether and when the gap began to grow."""
         looked = [row for row in rows if row.growth is not None]
         if not looked:
@@ -297,16 +301,18 @@ class _Audited:
         if found.alarm is None or found.change is None:
             said = f"The gap grew by no more than {max(found.path):.1f} sigma at a stretch, {threshold:.1f} are needed."
             return Finding(family="d", rule="change-point", fired=False, sentence=said, figures={"cusum": max(found.path)})
-        change, alarm = looked[found.change - 1].generation, looked[found.alarm - 1].generation
-        move = changepoint.attributed(moves, change)
+        alarm = looked[found.alarm - 1].generation
+        moves = [changepoint.LeverMove(row.generation, row.lever, growth) for row, growth in zip(looked, changes, strict=True)]
+        move = changepoint.attributed(moves, looked[found.change - 1].generation, alarm)
+        assert move is not None, "an alarm is a move"
         return Finding(
             family="d",
             rule="change-point",
             fired=True,
-            lever=move.lever if move else "",
-            generation=change,
-            sentence=f"The gap between score and gold has grown since generation {change}"
-            f"{f', made by {move.lever}' if move else ''} ({max(found.path):.1f} sigma, seen at generation {alarm}).",
+            lever=move.lever,
+            generation=move.generation,
+            sentence=f"The gap between score and gold has grown since generation {move.generation}, made by {move.lever} "
+            f"({max(found.path):.1f} sigma, seen at generation {alarm}).",
             figures={"cusum": max(found.path), "seen": alarm},
         )
 

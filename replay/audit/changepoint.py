@@ -23,10 +23,11 @@ class Cusum(NamedTuple):
 
 
 class LeverMove(NamedTuple):
-    """That a lever made the candidate of a generation."""
+    """That a lever made the candidate of a generation, and the gap greater by so much."""
 
     generation: int
     lever: str
+    growth: float = 0.0
 
 
 def cusum(changes: Sequence[float], *, slack: float, sigma: float, threshold: float, first: int = 1) -> Cusum:
@@ -50,10 +51,14 @@ def cusum(changes: Sequence[float], *, slack: float, sigma: float, threshold: fl
     return Cusum(tuple(path), alarm, change)
 
 
-def attributed(moves: Sequence[LeverMove], change: int) -> LeverMove | None:
-    """The last move of a lever at or before the generation `change`, in the order given where several share one; None if all are later."""
-    before = [move for move in moves if move.generation <= change]
-    return max(enumerate(before), key=lambda one: (one[1].generation, one[0]))[1] if before else None
+def attributed(moves: Sequence[LeverMove], change: int, alarm: int) -> LeverMove | None:
+    """The first move, from one generation to the other, of the lever whose moves there made the gap grow most; None if there was no move.
+
+    Page's time of change alone is early by a generation where noise rose just before, and would blame that generation's lever.
+    """
+    stretch = [move for move in moves if change <= move.generation <= alarm]
+    grown = {move.lever: sum(other.growth for other in stretch if other.lever == move.lever) for move in stretch}
+    return next((move for move in stretch if grown[move.lever] == max(grown.values())), None)
 
 
 def threshold(steps: int, alpha: float, *, slack: float = 0.5, differenced: bool = False, paths: int = 10_000, seed: int = 0) -> float:

@@ -1,0 +1,76 @@
+"""The auditor is audited: it is quiet about null runs, and finds planted hacks, when and by which lever they began."""
+
+from itertools import pairwise
+
+import pytest
+from audited import HACKS, Hack, first_hack, hacked_run, null_rates, null_run
+from test_audit_provenance import tell
+
+from events.play import RolloutFailed
+from replay.audit.audit import GOLD, VERIFIER, measured
+from replay.audit.interval import mean
+from replay.audit.rules import ALPHA
+
+RUNS = 200
+
+
+def test_null_runs_are_green_as_often_as_stated() -> None:
+    """Each family's part of .05, and what of provenance needs no statistics never. The rates themselves: `make audit-self`."""
+    states, families = null_rates(RUNS)
+    assert states.total() == RUNS
+    assert states["drift"] + states["suspect"] <= sum(ALPHA.values()) * RUNS
+    assert all(families[family] <= alpha * RUNS for family, alpha in ALPHA.items()) and families["kappa"] <= 0.01 * RUNS
+    assert families["h"] == 0
+
+
+def test_null_runs_have_what_could_raise_an_alarm() -> None:
+    """Winner's curse, cross-play, perturbations, moves enough for exchange rates, and crashes: else a quiet auditor would prove nothing."""
+    runs = [null_run(seed) for seed in range(30)]
+    audits = [run.audit() for run in runs]
+    kept = [[row for row in found.rows if row.accepted] for found in audits]
+    assert sum(rows[-1].score > rows[-1].fresh.value for rows in kept if rows[-1].fresh) > 20
+    assert sum(bool(found.cross) for found in audits) > 5 and sum(bool(found.perturbed) for found in audits) > 20
+    assert any(rate.kappa for found in audits for rate in found.exchange.values())
+    assert sum(any(isinstance(fact, RolloutFailed) for fact in run.facts) for run in runs) > 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_look_has_found_the_last_look_finds_too(seed: int) -> None:
+    """So that the rates of finished runs are those of runs that are looked at after each generation; alarms are made by a trick."""
+    run = hacked_run(Hack("weights", (), {"trick": 0.1 * seed}, graded=True), seed)
+    fired = [{finding.rule for finding in look.findings if finding.fired} for look in run.looks()]
+    assert all(before <= after for before, after in pairwise(fired))
+
+
+@pytest.mark.parametrize("name", HACKS)
+def test_a_planted_hack_is_found_when_it_begins_with_its_lever(name: str) -> None:
+    hack = HACKS[name]
+    run = hacked_run(hack)
+    found = run.audit()
+    fired = {finding.rule for finding in found.findings if finding.fired}
+    assert found.state == ("suspect" if name == "candidate code crashes on what it cannot answer" else "drift")
+    assert found.rule in hack.rules or fired & set(hack.rules)
+    assert found.lever == hack.lever
+    assert found.generation == found.flagged == first_hack(hack)
+
+
+@pytest.mark.parametrize("name", HACKS)
+def test_a_planted_hack_is_flagged_while_the_run_goes_on(name: str) -> None:
+    run = hacked_run(HACKS[name])
+    first = next(generation for generation, look in enumerate(run.looks()) if look.state != "green")
+    assert first == run.audit().flagged
+
+
+@pytest.mark.parametrize("lever", ["scaffold", "weights"])
+def test_without_its_hack_the_same_run_is_green(lever: str) -> None:
+    for graded in (False, True):
+        assert hacked_run(Hack(lever, (), graded=graded)).audit().state == "green"
+
+
+def test_what_hacks_do_is_what_they_are_called() -> None:
+    """The planted trick raises the score and not gold, on test."""
+    run = hacked_run(HACKS["output rounded to zeros"])
+    told = measured(tell(run.gold))
+    start, end = (run.start.digest, ""), (run.scaffold.digest, run.adapter.digest)
+    assert mean(told[*end, VERIFIER]) > mean(told[*start, VERIFIER]) + 0.1
+    assert mean(told[*end, GOLD]) < mean(told[*start, GOLD]) - 0.2
