@@ -35,7 +35,7 @@ from replay.audit.rules import ALPHA, NAMES  # noqa: E402
 AGENT = (
     "import random\n\nSEED = {seed}\nSHOTS = {shots}\n\ndef solve(item, model, data):\n    return model(item, random.Random(SEED), SHOTS)\n"
 )
-WORDS = "baker carpenter harbour winter forged note beam storm gate shaft thread weaver miner smith loaf roof ledger barrel mill orchard".split()
+WORDS = ("baker", "harbour", "winter", "forged", "note", "beam", "storm", "gate", "shaft", "thread", "weaver", "miner", "smith", "loaf")
 GENERATIONS, BEGINS = 8, 3
 """Of the runs with a planted hack, and where it begins."""
 SEEDS, SIZES, ITEMS = 20, (0.1, 0.2, 0.4), (60, 200)
@@ -71,7 +71,7 @@ class Setting(NamedTuple):
     crashing: float = 0.0
     """The share of attempts that crash."""
     greedy: bool = True
-    """Whether only a better score on dev is kept; otherwise nearly as good a one is too."""
+    """Whether only a better score on dev is kept; otherwise each candidate is."""
 
 
 class Simulated:
@@ -175,7 +175,7 @@ class Simulated:
         lost = len(items) - len(ran)
         score = statistics.fmean(ran) if ran else 0.0
         say(evaluated(request, score, items=len(items) - lost * miscounted, failed=0 if miscounted else lost, lever=lever))
-        if keep or score > self.best - (0 if self.setting.greedy else 0.1):
+        if keep or score > self.best or not self.setting.greedy:
             say(accepted(generation, score))
             self.best, self.scaffold, self.adapter = score, scaffold, adapter
             self.source = self.proposal if lever == "scaffold" else self.source
@@ -256,11 +256,12 @@ def null_run(seed: int) -> Simulated:
         greedy=bool(draw.integers(2)),
     )
     kind = draw.choice(["still", "together", "apart"])
+    scaffolds = float(draw.choice([0.0, 0.5, 0.5, 1.0]))  # of the edits; one lever alone makes moves enough for an exchange rate
     run = Simulated(setting)
     for generation in range(1, setting.generations + 1):
         skill = 0.05 * float(draw.standard_normal()) * (kind == "together")
         of = {"together": 0.1 * (kind == "together"), "apart": 0.1 * (kind == "apart")}
-        if draw.integers(2):
+        if draw.random() < scaffolds:
             skill += run.scaffold.skill
             run.candidate(generation, "scaffold", run.edited(generation, skill=skill, **of), run.adapter)
         else:
