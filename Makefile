@@ -4,7 +4,7 @@ RUN_FLAGS ?=
 SEEDS ?= 10000
 SEED ?= 0
 
-.PHONY: run test test-long sim lint bench sandbox
+.PHONY: run test test-long sim audit-self lint bench sandbox
 .DELETE_ON_ERROR:
 
 .venv/run: pyproject.toml
@@ -35,6 +35,9 @@ test-long: .venv/dev sandbox  ## what takes minutes, with its figures
 
 sim: .venv/dev  ## the whole system in one process while everything goes wrong: SEEDS seeds, from SEED on
 	$(BIN)/python tests/simulation.py $(SEEDS) --first $(SEED)
+
+audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted hacks, power, as in the README
+	$(BIN)/python tests/audited.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -531,7 +531,10 @@ def _largest_step(path: Sequence[float]) -> int:
     return steps.index(max(steps))
 
 
-_threshold = lru_cache(changepoint.threshold)
+@lru_cache
+def _threshold(looks: int, alpha: float) -> float:
+    """The change-point's threshold: G_t is measured anew each time, from the one start, so that its changes are differences."""
+    return changepoint.threshold(looks, alpha, differenced=True)
 
 
 def _table(cells: crossplay.Cells) -> tuple[tuple[float, float], tuple[float, float]]:
