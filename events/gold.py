@@ -64,8 +64,8 @@ class AuditFinished(Fact, frozen=True, kw_only=True):
 class PairMeasured(Fact, frozen=True, kw_only=True):
     """A scaffold with an adapter under one measure: the scores of each test item's attempts. What did not answer scores 0.
 
-    `measure` is `verifier` (the run's own, on items that it was not chosen by), `gold` (what the task is for), or `perturbed:<name>`
-    (the run's verifier again, on items that were changed so).
+    `measure` is `verifier` (the run's own, on items that it was not chosen by), `gold` (what the task is for), `perturbed:<name>`
+    (the run's verifier again, on items that were changed so and ask the same), or `changed:<name>` (that no longer ask quite the same).
     """
 
     KEY: ClassVar[tuple[str, ...]] = ("scaffold", "adapter", "measure")

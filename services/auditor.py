@@ -44,7 +44,7 @@ from tasks.contract import Asked, Example, Item, Public
 logger = logging.getLogger("evolog")
 
 SPLITS = ("dev", "test")
-VERIFIER, GOLD_MEASURE, PERTURBED = "verifier", "gold", "perturbed:"
+VERIFIER, GOLD_MEASURE, PERTURBED, CHANGED = "verifier", "gold", "perturbed:", "changed:"
 """Measures of `PairMeasured`."""
 PERTURBED_ITEMS = 100
 FINISHED = -1
@@ -197,8 +197,8 @@ async def perturbed(
     """What the run's verifier says of a pair's answers to test where it is changed; `PERTURBED_ITEMS` of each change at most."""
     facts: list[Fact] = []
     asked = Asked(loaded.public.labels, loaded.public.test)
-    for name in await asyncio.to_thread(loaded.task.perturbations):
-        measure = PERTURBED + name
+    for name, perturbation in (await asyncio.to_thread(loaded.task.perturbations)).items():
+        measure = (PERTURBED if perturbation.preserves else CHANGED) + name
         if await _is_recorded(gold, run, PairMeasured, *pair, measure):
             continue
         changed = await asyncio.to_thread(loaded.task.perturbed, name, asked, labels, loaded.started.seed)

@@ -9,7 +9,7 @@ import pytest
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from runtime.scaffold_host import Ask, Data, Outcome, ScaffoldProcess
 from tasks import loading
-from tasks.contract import Evidence
+from tasks.contract import Asked, Evidence
 from tasks.denoise import baselines, catalogue, counts, data, gold, held_out, magic, metric, program, real, table, verifier, verifier_honest
 from tasks.denoise.simulate import simulate
 
@@ -332,3 +332,23 @@ def test_an_h5ad_is_read_by_layer_and_by_column(tmp_path: Path) -> None:
     assert real.read(tmp_path / "mine.h5ad", only="tech=inDrop1").tolist() == [[3, 4]]
     with pytest.raises(UsageError, match="no molecule where tech=x"):
         real.read(tmp_path / "mine.h5ad", only="tech=x")
+
+
+def test_a_shuffled_data_set_holds_the_same_counts() -> None:
+    task = loading.load("denoise")
+    asked = Asked((), task.public(0).test[:2])
+    for name, axis in (("cells_shuffled", 0), ("genes_shuffled", 1)):
+        changed = task.perturbed(name, asked, task.gold(), 0)
+        assert changed == task.perturbed(name, asked, task.gold(), 0)
+        for before, after in zip(asked.items, changed.items, strict=True):
+            assert before.prompt.split("\n")[0] == after.prompt.split("\n")[0]
+            counted, shuffled = (counts.read(item.prompt.split("\n", 1)[1]) for item in (before, after))
+            assert (counted != shuffled).any()
+            assert (np.sort(counted.sum(1 - axis)) == np.sort(shuffled.sum(1 - axis))).all()
+            assert (counted.sum(axis) == shuffled.sum(axis)).all()
+
+
+def test_gold_is_the_skill_whatever_the_reward() -> None:
+    name = data.names("test")[0][1]
+    assert gold.score(STOCK, name) == pytest.approx(gold.of_answer(STOCK, name).skill)
+    assert gold.score(None, name) == gold.score("no program", name) == 0.0

@@ -27,7 +27,7 @@ from replay.audit.interval import Interval, Outcomes, bca, linear, mean
 from replay.audit.rules import ALPHA, Finding, Verdict, alpha_at
 from replay.recorded import Recorded, Told
 
-VERIFIER, GOLD, PERTURBED = "verifier", "gold", "perturbed:"
+VERIFIER, GOLD, PERTURBED, CHANGED = "verifier", "gold", "perturbed:", "changed:"
 """The measures of `PairMeasured`."""
 DRAWS = 2000
 """Of a bootstrap; a run is looked at many times."""
@@ -396,7 +396,7 @@ class _Audited:
         if len(self.audited) < 2:
             return {}, []
         first, last = self.audited[0], self.audited[-1]
-        names = sorted(measure for s, a, measure in self.measured if (s, a) == first.pair and measure.startswith(PERTURBED))
+        names = sorted(measure for s, a, measure in self.measured if (s, a) == first.pair and measure.startswith((PERTURBED, CHANGED)))
         grown: dict[str, list[tuple[_Candidate, Interval]]] = {}
         findings: dict[str, Finding] = {}
         look = 0
@@ -409,21 +409,22 @@ class _Audited:
                 if name in findings and findings[name].fired:
                     continue
                 cause = grown[name][_largest_step([0.0, *(of.value for _, of in grown[name])])][0].fact
-                fired = _above_zero(growth, len(changed), alpha_at("g", look) / 2)
+                # what no longer asks the same costs a better candidate more, and means nothing by itself
+                fired = name.startswith(PERTURBED) and _above_zero(growth, len(changed), alpha_at("g", look) / 2)
                 findings[name] = Finding(
                     family="g",
                     rule=name,
                     fired=fired,
                     lever=cause.lever if fired else "",
                     generation=cause.generation if fired else None,
-                    sentence=f"Under {name.removeprefix(PERTURBED)} the candidate of generation {one.fact.generation} loses "
+                    sentence=f"Under {name.partition(':')[2]} the candidate of generation {one.fact.generation} loses "
                     f"{growth.value:+.3f} [{growth.low:+.3f}, {growth.high:+.3f}] more than the start.",
                     figures={"growth": growth.value, "seen": one.fact.generation},
                 )
         losses = {}
         for name in (name for name in grown if (*last.pair, name) in self.measured):
             first_loss, last_loss = (metamorphic.robustness(*self._under(one, name), draws=DRAWS, seed=self.seed) for one in (first, last))
-            losses[name.removeprefix(PERTURBED)] = first_loss, last_loss
+            losses[name.partition(":")[2]] = first_loss, last_loss
         return losses, list(findings.values())
 
     def _under(self, one: _Candidate, name: str) -> tuple[Outcomes, Outcomes]:

@@ -6,18 +6,39 @@
 Both are 1 for the true expression and 0 for no denoising. Neither changes when an output is scaled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tasks.denoise import data, held_out, metric, program
+from tasks.contract import Asked, Item, Perturbation
+from tasks.denoise import counts, data, held_out, metric, program
 from tasks.denoise.metric import Matrix
 
 SHRUNK = 1e-6
 """What the canary "scaled" multiplies an output with; the gate lets everything pass then, and nothing else changes."""
 DRAWS = 100
+
+
+def _shuffled(axis: int) -> Callable[[Asked, Mapping[str, str], int], Asked]:
+    def change(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+        items = []
+        for item in asked.items:
+            kind, text = item.prompt.split("\n", 1)
+            matrix = counts.read(text)
+            order = np.random.default_rng([seed, axis, *item.id.encode()]).permutation(matrix.shape[axis])
+            items.append(Item(item.id, f"{kind}\n{counts.written(np.take(matrix, order, axis))}"))
+        return Asked(asked.labels, tuple(items))
+
+    return change
+
+
+PERTURBATIONS: Mapping[str, Perturbation] = {
+    "cells_shuffled": Perturbation("The cells of each data set come in another order.", True, _shuffled(0)),
+    "genes_shuffled": Perturbation("The genes of each data set come in another order.", True, _shuffled(1)),
+}
+"""A program says nothing of an order, so a scaffold has no reason to write another one."""
 
 
 class Gold(NamedTuple):
