@@ -120,7 +120,7 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
                 if await _is_recorded(gold, event.run, GoldScored, cell.name, split):
                     continue
                 if split == "test" and not cell.uniform:
-                    await record(await measure(context, gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
+                    await record(await measure(gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
                     measured = await _measured(gold, event.run, (cell.scaffold, cell.adapter), VERIFIER)
                     if measured:
                         await record([_of_measured(blobs, loaded, labels, cell, measured)])
@@ -130,7 +130,11 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
         await record(await baselines)
         for cell in cells_of(start, finished) if finished.candidate else []:
             if cell.name in ("start", "final"):
-                await record(await perturbed(context, gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
+                try:
+                    facts = await perturbed(gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter))
+                except Misconfigured as wrong:  # the task's own perturbations
+                    facts = [GoldFailed(cell=f"perturbed:{cell.name}", split="test", reason=str(wrong))]
+                await record(facts)
         await record(await verdict(context, gold, blobs, event.run, loaded, FINISHED))
     cells = len(await of_types(gold, event.run, [GoldScored]))
     await record([AuditFinished(candidate=finished.candidate, cells=cells, seconds=time.monotonic() - began)])
@@ -153,7 +157,7 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
     kept = await _kept(context, event.run, accepted.generation)
     if kept:
         for pair in _pairs(kept):
-            await record(await measure(context, gold, blobs, player, event.run, loaded, labels, pair))
+            await record(await measure(gold, blobs, player, event.run, loaded, labels, pair))
         flagged = await verdict(context, gold, blobs, event.run, loaded, accepted.generation)
         await record(flagged)
         if loaded.started.on_drift and (released := await release(context, event.run, loaded.started.on_drift, flagged)):
@@ -178,9 +182,7 @@ def _pairs(kept: Sequence[CandidateEvaluated]) -> list[Pair]:
     return pairs
 
 
-async def measure(
-    context: Context, gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair
-) -> list[Fact]:
+async def measure(gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair) -> list[Fact]:
     """What both verifiers say of a pair's answers to test; nothing where it is recorded already, or where most attempts failed."""
     if await _is_recorded(gold, run, PairMeasured, *pair, VERIFIER):
         return []
@@ -191,9 +193,7 @@ async def measure(
     )
 
 
-async def perturbed(
-    context: Context, gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair
-) -> list[Fact]:
+async def perturbed(gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair) -> list[Fact]:
     """What the run's verifier says of a pair's answers to test where it is changed; `PERTURBED_ITEMS` of each change at most."""
     facts: list[Fact] = []
     asked = Asked(loaded.public.labels, loaded.public.test)
@@ -263,7 +263,11 @@ async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: L
     known = Known()
     if look == FINISHED:
         known = Known(hidden=_prompts(loaded.public.test), public=_prompts([*loaded.public.train, *loaded.public.dev]))
-    found = await asyncio.to_thread(of_recorded, told, of_gold, context.blobs.get, known, loaded.started.seed)
+    try:
+        found = await asyncio.to_thread(of_recorded, told, of_gold, context.blobs.get, known, loaded.started.seed)
+    except (ValueError, NotFound) as wrong:  # too few items for an interval, or a blob that is gone: the table is scored all the same
+        logger.warning("no verdict on run %s: %s", run, wrong)
+        return []
     if found.state != "green":
         logger.warning("run %s: %s", run, found.sentence)
     generation = -1 if found.generation is None else found.generation
