@@ -33,7 +33,7 @@ DRAWS = 2000
 """Of a bootstrap; a run is looked at many times."""
 WIDTH = 2.0
 """What the difference of two gaps can be, scores lying in [0, 1]; what lies outside is cut there."""
-WORTH = 0.1
+WORTH = 0.06
 """The least growth of the gap in one generation, in score units, that the change-point is to find: many items make sigma small."""
 FORMS: dict[str, pressure.Form] = {"scaffold": "best_of_n", "weights": "rl"}
 """Which of Gao's curves fits a lever."""
