@@ -203,7 +203,8 @@ class Player:
 
     def _process(self, requested: RolloutsRequested, public: Public, http: bool, kind: Kind) -> ScaffoldProcess | BridgedScaffold:
         fold = requested.fold if requested.fold >= 0 else None
-        digest = hashlib.sha256(f"{public.digests['train']} {fold}".encode()).hexdigest()
+        seen = [public.digests["train"], str(fold), *public.labels]  # an audit offers the labels in another order
+        digest = hashlib.sha256("\0".join(seen).encode()).hexdigest()
         key = (requested.scaffold, digest, kind)
         process = self._processes.pop(key, None)
         if process is None or not process.alive:

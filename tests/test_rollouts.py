@@ -103,6 +103,19 @@ def test_every_attempt_becomes_a_trajectory_with_its_call(table: Table) -> None:
     assert len(table.policy.asked) == 2 and table.policy.asked[0].n == 3
 
 
+def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = table.public.dev[0].id
+    first, last = table.public.labels[0], table.public.labels[-1]
+    with monkeypatch.context() as kept:
+        kept.setattr(table.player, "close", lambda: None)  # its processes live on
+        table.play(ASKS, [item])
+        table.public = msgspec.structs.replace(table.public, labels=table.public.labels[::-1])
+        table.recorded = {}
+        (played,) = table.play(ASKS, [item])
+    table.player.close()
+    assert isinstance(played, TrajectoryRecorded) and played.answer == last != first
+
+
 def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: Table) -> None:
     item, other = (example.id for example in table.public.train[:2])
     table.play(ASKS, [item, other], hints={item: " Hint: baker."})
