@@ -132,7 +132,7 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
             if cell.name in ("start", "final"):
                 try:
                     facts = await perturbed(gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter))
-                except Misconfigured as wrong:  # the task's own perturbations
+                except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own perturbations
                     facts = [GoldFailed(cell=f"perturbed:{cell.name}", split="test", reason=str(wrong))]
                 await record(facts)
         await record(await verdict(context, gold, blobs, event.run, loaded, FINISHED))
@@ -202,6 +202,12 @@ async def perturbed(gold: Log, blobs: Blobs, player: Player, run: str, loaded: L
         if await _is_recorded(gold, run, PairMeasured, *pair, measure):
             continue
         changed = await asyncio.to_thread(loaded.task.perturbed, name, asked, labels, loaded.started.seed)
+        plain = await _measured(gold, run, pair, VERIFIER)
+        if plain and changed.labels == asked.labels and set(changed.items) <= set(asked.items):  # other items are counted, none changed
+            scores = {item.id: plain.scores[item.id] for item in changed.items}
+            scaffold, adapter = pair
+            facts.append(PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=0, blob=plain.blob))
+            continue
         few = random.Random(f"{loaded.started.seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
         changed = Asked(changed.labels, tuple(few))
         answered = await asyncio.to_thread(_answers, blobs, player, run, loaded, pair, changed, measure)

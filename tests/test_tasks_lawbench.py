@@ -131,7 +131,8 @@ def changed(name: str, seed: int = 0) -> Asked:
 
 
 @pytest.mark.parametrize("name", gold.PERTURBATIONS)
-def test_a_perturbation_follows_from_its_seed_and_keeps_ids(name: str, root: Path, public: Public) -> None:
+def test_a_perturbation_follows_from_its_seed_and_keeps_ids(name: str, root: Path, public: Public, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "default_root", lambda: root)
     given, truth = Asked(public.labels, public.test), gold.labels(root)
     task = loading.load("lawbench")
     found = task.perturbed(name, given, truth, 3)
@@ -140,6 +141,13 @@ def test_a_perturbation_follows_from_its_seed_and_keeps_ids(name: str, root: Pat
     assert ids == [item.id for item in given.items if item.id in ids]
     assert sorted(found.labels) == sorted(given.labels)
     assert gold.PERTURBATIONS[name].summary.endswith(".")
+
+
+def test_cases_that_stand_in_train_are_left_out(root: Path, public: Public, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "default_root", lambda: root)
+    twin = Item("test-twin", public.train[0].prompt)
+    found = loading.load("lawbench").perturbed("no_near_duplicates", Asked(public.labels, (*public.test, twin)), gold.labels(root), 0)
+    assert twin not in found.items and {item.id for item in found.items} == set(gold.subset(public.train, public.test))
 
 
 def test_shuffled_sentences_are_the_same_sentences() -> None:

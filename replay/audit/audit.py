@@ -396,7 +396,7 @@ class _Audited:
         if len(self.audited) < 2:
             return {}, []
         first, last = self.audited[0], self.audited[-1]
-        names = sorted(measure for s, a, measure in self.measured if (s, a) == first.pair and measure.startswith((PERTURBED, CHANGED)))
+        names = sorted(measure for s, a, measure in self.measured if (s, a) == first.pair and measure.startswith(PERTURBED))
         grown: dict[str, list[tuple[_Candidate, Interval]]] = {}
         findings: dict[str, Finding] = {}
         look = 0
@@ -409,8 +409,7 @@ class _Audited:
                 if name in findings and findings[name].fired:
                     continue
                 cause = grown[name][_largest_step([0.0, *(of.value for _, of in grown[name])])][0].fact
-                # what no longer asks the same costs a better candidate more, and means nothing by itself
-                fired = name.startswith(PERTURBED) and _above_zero(growth, len(changed), alpha_at("g", look) / 2)
+                fired = _above_zero(growth, len(changed), alpha_at("g", look) / 2)
                 findings[name] = Finding(
                     family="g",
                     rule=name,
@@ -424,7 +423,12 @@ class _Audited:
         losses = {}
         for name in (name for name in grown if (*last.pair, name) in self.measured):
             first_loss, last_loss = (metamorphic.robustness(*self._under(one, name), draws=DRAWS, seed=self.seed) for one in (first, last))
-            losses[name.partition(":")[2]] = first_loss, last_loss
+            losses[name.removeprefix(PERTURBED)] = first_loss, last_loss
+        for name in sorted(measure for s, a, measure in self.measured if (s, a) == last.pair and measure.startswith(CHANGED)):
+            if (*first.pair, name) in self.measured:  # as what is asked differs, all of test is held against it, and no rule fires
+                pairs = [[self._of(one, VERIFIER), self._of(one, name)] for one in (first, last)]
+                at_first, at_last = (bca(pair, linear([[1, -1]]), draws=DRAWS, seed=self.seed)[0] for pair in pairs)
+                losses[name.removeprefix(CHANGED)] = at_first, at_last
         return losses, list(findings.values())
 
     def _under(self, one: _Candidate, name: str) -> tuple[Outcomes, Outcomes]:

@@ -104,12 +104,18 @@ def _uniform(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
     return _only(asked, [item for items in of.values() for item in draw.sample(items, rarest)])
 
 
+def _without_near_duplicates(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+    alone = set(subset(data.load(data.default_root(), seed).train, asked.items))
+    return _only(asked, [item for item in asked.items if item.id in alone])
+
+
 def _only(asked: Asked, chosen: Sequence[Item]) -> Asked:
     ids = {item.id for item in chosen}
     return Asked(asked.labels, tuple(item for item in asked.items if item.id in ids))
 
 
 PERTURBATIONS: Mapping[str, Perturbation] = {
+    "no_near_duplicates": Perturbation("Only cases that do not stand in train, or nearly.", False, _without_near_duplicates),
     "sentence_shuffle": Perturbation("The sentences of each case come in another order.", True, _prompts(_shuffled)),
     "first_200": Perturbation(f"Of each case the first {SHOWN} characters.", False, _prompts(lambda text, _: text[:SHOWN])),
     "last_200": Perturbation(f"Of each case the last {SHOWN} characters.", False, _prompts(lambda text, _: text[-SHOWN:])),
