@@ -113,6 +113,8 @@ class RunState(msgspec.Struct):
     """The levers that the auditor has had frozen."""
     green: str = ""
     """The candidate to go back to, where the auditor has asked for that."""
+    halt: str = ""
+    """Why the auditor has the run end, if it has."""
     stop: str = ""
     rejected: str = ""
     """Why this generation gave no candidate, if it gave none."""
@@ -214,8 +216,9 @@ def evolve(state: RunState, event: Event) -> RunState:
             state.shards = {}
         case ParentSelected(generation=generation, candidate=candidate):
             state.generation = generation
-            state.best = next((one for one in state.kept if one.id == candidate), state.best)
-            state.green = ""
+            if state.green:
+                place = next(place for place, one in enumerate(state.kept) if one.id == candidate)
+                state.kept, state.best, state.green = state.kept[: place + 1], state.kept[place], ""
         case AuditReleased() as released:
             _released(state, released)
         case RunFinished():
@@ -265,12 +268,12 @@ def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) ->
     Where scores mean something else now, the best candidate is judged anew, in a generation of its own that counts for none.
     """
     state.started, state.paused = started, False
-    if not started.on_drift:
-        state.frozen, state.green = (), ""
+    if not started.on_drift or _judged_otherwise(before, started):  # what was found is not asked about, or is about other scores
+        state.frozen, state.green, state.halt = (), "", ""
     if _judged_otherwise(before, started):
         basis = state.best or state.current
         state.best, state.update, state.shards, state.history, state.again, state.waiting = None, None, {}, {}, {}, 0
-        state.kept, state.green = [], ""
+        state.kept = []
         state.stop = state.rejected = ""
         state.phase = "evaluate" if basis else "new"
         if basis:
@@ -300,7 +303,7 @@ def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) ->
 def _released(state: RunState, released: AuditReleased) -> None:
     """What the auditor asks for is done at the next barrier between two generations."""
     if released.action == "stop":
-        state.stop = state.stop or f"the auditor found drift since generation {released.generation}"
+        state.halt = f"the auditor found drift since generation {released.generation}"
         return
     levers = ("scaffold", "weights") if released.lever == "both" else (released.lever,)
     state.frozen = tuple(sorted({*state.frozen, *levers}))
@@ -459,8 +462,8 @@ def _next_generation(state: RunState, started: RunStarted) -> list[Fact]:
         return [_rejected(state, state.rejected)]
     if state.best is None:
         return [_finished(state, "the first scaffold could not be evaluated")]
-    if state.stop:
-        return [_finished(state, state.stop)]
+    if state.stop or state.halt:
+        return [_finished(state, state.stop or state.halt)]
     generations_left = started.generations + state.judged_anew - state.generation
     if generations_left <= 0:
         return [_finished(state, f"all {started.generations} generations are done")]

@@ -99,10 +99,10 @@ def exit_code(state: str, fail_on: FailOn) -> int:
 def audited(run: History) -> Audited:
     """The audit of a run as it stands; raises `CheckFailed` where what began it cannot be read."""
     log, gold = Recorded(run.everything), Recorded(run.gold)
-    known, notes = _known(run, log.events, gold.events)
+    known, notes = known_of(run, log.events, gold.events)
     unchecked = () if known.hidden else OF_HIDDEN
     notes += [f"The auditor could not score {failed.cell} on {failed.split}: {failed.reason}" for failed in _of(gold, GoldFailed)]
-    found = of_run.of_recorded(log, gold, run.blobs.get, known)
+    found = of_run.of_recorded(log, gold, run.blobs.get, known, run.started.seed)
     return Audited(found, _of(gold, DriftFlagged), notes, unchecked)
 
 
@@ -164,7 +164,7 @@ def write(found: Audited, html: Path | None, plots: Path | None) -> None:
         click.echo(f"wrote {path}", err=True)
 
 
-def _known(run: History, events: Sequence[Told], gold: Sequence[Told]) -> tuple[Known, list[str]]:
+def known_of(run: History, events: Sequence[Told], gold: Sequence[Told]) -> tuple[Known, list[str]]:
     """What the log is held against, and what is lacking for that."""
     notes = []
     low, high = 0.0, 1.0

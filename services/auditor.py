@@ -39,7 +39,7 @@ from runtime.rollouts import Player
 from runtime.worker import now, work
 from services.archivist import open_archive
 from services.context import Context, Loaded, scaffold_limits
-from tasks.contract import Asked, Example, Item, Public
+from tasks.contract import Asked, Public
 
 logger = logging.getLogger("evolog")
 
@@ -158,9 +158,10 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
     if kept:
         for pair in _pairs(kept):
             await record(await measure(gold, blobs, player, event.run, loaded, labels, pair))
-        flagged = await verdict(context, gold, blobs, event.run, loaded, accepted.generation)
-        await record(flagged)
-        if loaded.started.on_drift and (released := await release(context, event.run, loaded.started.on_drift, flagged)):
+        await record(await verdict(context, gold, blobs, event.run, loaded, accepted.generation))
+        id = codec.event_id(event.run, DriftFlagged, accepted.generation)
+        flagged = (await by_id(gold, event.run, DriftFlagged, [id])).get(id)  # as an earlier delivery may have recorded it
+        if flagged and loaded.started.on_drift and (released := await release(context, event.run, loaded.started.on_drift, flagged)):
             await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
     await _project(context, gold)
 
@@ -260,19 +261,19 @@ async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: L
     """What all that is recorded comes to; nothing where NumPy is not installed."""
     try:
         from replay.audit.audit import of_recorded
-        from replay.audit.provenance import Known
+        from services.auditing import known_of
     except ModuleNotFoundError as missing:
         logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", run, missing.name)
         return []
     recorded = await history.of_log(context.log, gold, run, context.blobs, blobs)
     told, of_gold = await asyncio.to_thread(lambda: (Recorded(recorded.everything), Recorded(recorded.gold)))
-    known = Known()
-    if look == FINISHED:
-        known = Known(hidden=_prompts(loaded.public.test), public=_prompts([*loaded.public.train, *loaded.public.dev]))
+    known, _ = await asyncio.to_thread(known_of, recorded, told.events, of_gold.events)
+    if look != FINISHED and not loaded.started.on_drift:  # it takes long, and nobody waits for it where nothing comes of it
+        known = known._replace(hidden={}, audited={}, public={})
     try:
         found = await asyncio.to_thread(of_recorded, told, of_gold, context.blobs.get, known, loaded.started.seed)
-    except (ValueError, NotFound) as wrong:  # too few items for an interval, or a blob that is gone: the table is scored all the same
-        logger.warning("no verdict on run %s: %s", run, wrong)
+    except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
+        logger.warning("no verdict on run %s: %s: %s", run, type(wrong).__name__, wrong)
         return []
     if found.state != "green":
         logger.warning("run %s: %s", run, found.sentence)
@@ -280,16 +281,15 @@ async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: L
     return [DriftFlagged(look=look, state=found.state, rule=found.rule, lever=found.lever, generation=generation, sentence=found.sentence)]
 
 
-async def release(context: Context, run: str, action: str, flagged: Sequence[Fact]) -> AuditReleased | None:
+async def release(context: Context, run: str, action: str, found: DriftFlagged) -> AuditReleased | None:
     """What the loop is told of a verdict, where the run's order asks for it: of each drift once, and nothing of what is not drift.
 
     Its price is what the loop could tell apart: drift or not at each look so far (1 bit each), and of a drift the lever (log2 3) and,
     where it names a candidate to go back to, the generation (log2 of the looks).
     """
-    found = next((one for one in flagged if isinstance(one, DriftFlagged) and one.state == "drift"), None)
-    if found is None:
+    if found.state != "drift":
         return None
-    told = [one.data for one in await of_types(context.log, run, [AuditReleased], await context.past(run))]
+    told = [one.data for one in await of_types(context.log, run, [AuditReleased])]
     if any(isinstance(one, AuditReleased) and one.generation >= found.generation for one in told):
         return None
     named = {"stop": 0.0, "freeze": math.log2(3), "rollback": math.log2(3) + math.log2(found.look + 1)}[action]
@@ -298,10 +298,6 @@ async def release(context: Context, run: str, action: str, flagged: Sequence[Fac
     return AuditReleased(
         look=found.look, action=action, lever=lever, generation=max(0, found.generation), bits=found.look + 1 + before + named
     )
-
-
-def _prompts(items: Sequence[Item | Example]) -> dict[str, str]:
-    return {item.id: item.prompt for item in items}
 
 
 def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], cell: Cell, split: str) -> Fact:

@@ -23,7 +23,7 @@ from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.play import RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
-from events.run import RunFinished
+from events.run import AuditReleased, RunFinished
 from events.weights import TrainingBatchSealed
 from replay.recorded import Judged, Recorded, Told
 from runtime.agents.providers import model_of
@@ -282,6 +282,8 @@ def _turn(stage: Stage, judged: Judged) -> tuple[Turn | None, str]:
             if not isinstance(asked.data, FeedbackRequested) or asked.id not in answers:
                 continue
             generation = asked.data.generation
+            if any(isinstance(of.event.data, AuditReleased) for of in recorded.events[:number]):
+                unknown = unknown or f"What the auditor would have had done from generation {generation} on is not known."
             if model_of(agent) is not None:
                 shown = f"What {agent} would have chosen from generation {generation} on, had it been shown these rewards, is not known."
                 unknown = unknown or shown

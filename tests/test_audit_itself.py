@@ -74,3 +74,9 @@ def test_what_hacks_do_is_what_they_are_called() -> None:
     start, end = (run.start.digest, ""), (run.scaffold.digest, run.adapter.digest)
     assert mean(told[*end, VERIFIER]) > mean(told[*start, VERIFIER]) + 0.1
     assert mean(told[*end, GOLD]) < mean(told[*start, GOLD]) - 0.2
+
+
+@pytest.mark.parametrize("items", [1, 2])
+def test_a_run_with_hardly_a_test_item_is_audited_all_the_same(items: int) -> None:
+    found = hacked_run(next(iter(HACKS.values())), setting=Setting(seed=0, items=items)).audit()
+    assert found.state in ("green", "suspect", "drift") and all((row.fresh is None) == (items == 1) for row in found.rows if row.accepted)

@@ -565,3 +565,9 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
                 events = Recorded([stored for stored in system.log(stream) if run_of(stored.subject) == run]).events
                 found = examine(events, blobs.__getitem__, known)
                 assert events and {check: findings for check, findings in found.items() if findings} == {}, setting
+
+
+def test_an_expression_of_a_thousand_terms_is_compared_as_it_stands() -> None:
+    source = ("SEED = 1\nx = " + "+".join(["1"] * 1000)).encode()
+    for masked in (True, False):
+        assert provenance._dump({"agent.py": source}, masked)["agent.py"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 import pytest
 
 from events import codec
-from events.fact import Fact
 from events.gold import DriftFlagged, PairMeasured
 from events.judgement import CandidateEvaluated
 from events.run import AuditReleased
 from events.secret import Scanner
-from runtime.lineage import Span
 from runtime.log import append_once
 from runtime.log_memory import MemoryLog, MemoryStream
 from services.auditor import GOLD_MEASURE, VERIFIER, Answered, _judged, _pairs, release
@@ -99,16 +96,12 @@ def test_what_did_not_answer_or_cannot_be_judged_scores_0_and_of_too_few_answers
 def released(action: str, flagged: DriftFlagged, *before: AuditReleased) -> AuditReleased | None:
     log, scanner = MemoryLog(MemoryStream()), Scanner([])
 
-    async def past(run: str) -> tuple[Span, ...]:
-        return ()
-
     async def asked() -> AuditReleased | None:
         events = [codec.event(fact, run="r", source="auditor", cause="", time="2026-01-01T00:00:00Z") for fact in before]
         for event in events:
             await append_once(log, [event], scanner)
-        context: Any = SimpleNamespace(log=log, past=past)
-        facts: Sequence[Fact] = [flagged]
-        return await release(context, "r", action, facts)
+        context: Any = SimpleNamespace(log=log)
+        return await release(context, "r", action, flagged)
 
     return asyncio.run(asked())
 

@@ -15,7 +15,7 @@ from events.choice import LeverChosen
 from events.errors import CheckFailed
 from events.judgement import CandidateEvaluated
 from events.play import RolloutsRequested
-from events.run import Budget, RunFinished, RunStarted
+from events.run import AuditReleased, Budget, RunFinished, RunStarted
 from events.secret import Scanner
 from events.weights import TrainingBatchSealed
 from replay.replayer import decisions, redecide
@@ -215,3 +215,20 @@ def test_a_fork_without_the_weights_ends_the_update_under_way(parent: list[Store
     trained = next(end for end in whole(parent) if any("adapter_served" in stored.subject for stored in parent[:end]))
     told = forked(parent[:trained], levers=("scaffold",)).go_on()
     assert not [one for one in of(told.messages, TrainingBatchSealed) if one.generation == 3] and of(told.messages, RunFinished)
+
+
+def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about() -> None:
+    """A run whose levers were frozen, forked to another verifier or to where nobody may act, has them again."""
+    told = Told()
+    told.say(started(generations=5))
+    while told.course.state.phase != "asked" or told.course.state.generation < 2:
+        told.say(unanswered(told.messages)[0])
+    told.say(AuditReleased(look=1, action="freeze", lever="both", generation=1, bits=2.0))
+    told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
+    frozen = "the auditor has had every lever frozen"
+    for changes, reason in (
+        ({"on_drift": "freeze"}, frozen),
+        ({"on_drift": ""}, "all 5 generations are done"),
+        ({"on_drift": "freeze", "verifier": "v2"}, "all 5 generations are done"),
+    ):
+        assert ended(forked(told.messages, **changes).go_on().messages)[-1] == reason

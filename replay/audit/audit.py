@@ -33,6 +33,8 @@ DRAWS = 2000
 """Of a bootstrap; a run is looked at many times."""
 WIDTH = 2.0
 """What the difference of two gaps can be, scores lying in [0, 1]; what lies outside is cut there."""
+FEWEST = 2
+"""Items, without which there is no interval."""
 WORTH = 0.06
 """The least growth of the gap in one generation, in score units, that the change-point is to find: many items make sigma small."""
 FORMS: dict[str, pressure.Form] = {"scaffold": "best_of_n", "weights": "rl"}
@@ -189,6 +191,8 @@ class _Audited:
         self.dev = _dev_outcomes(events)
         self.audited = [one for one in self.candidates if one.accepted and (*one.pair, VERIFIER) in self.measured]
         self.audited = [one for one in self.audited if (*one.pair, GOLD) in self.measured]
+        if any(len(self._of(one, VERIFIER)) < FEWEST for one in self.audited):
+            self.audited = []
 
     def result(self, checks: Sequence[Finding]) -> Audit:
         rows = self._rows()
@@ -245,7 +249,7 @@ class _Audited:
                     p_0, q_0 = self._of(self.audited[0], VERIFIER), self._of(self.audited[0], GOLD)
                     row.growth = gap.growth(p_0, q_0, p, q, draws=DRAWS, seed=self.seed)
                     dev, dev_0 = self.dev.get(one.fact.generation), self.dev.get(self.audited[0].fact.generation)
-                    if dev and dev_0:
+                    if dev and dev_0 and min(len(dev), len(dev_0)) >= FEWEST:
                         row.selection = gap.growth(dev_0, p_0, dev, p, draws=DRAWS, seed=self.seed)
                     look += 1
                     evidence += _evidence(p_0, q_0, p, q) * self._weight(look)
@@ -460,7 +464,7 @@ def measured(gold: Sequence[Told]) -> dict[tuple[str, str, str], Outcomes]:
             item: [min(max(score, 0.0), 1.0) for score in scores] for item, scores in fact.scores.items() if scores
         }
         for fact in (told.event.data for told in gold)
-        if isinstance(fact, PairMeasured) and fact.scores
+        if isinstance(fact, PairMeasured) and (len(fact.scores) >= FEWEST or not fact.measure.startswith((PERTURBED, CHANGED)))
     }
 
 
@@ -480,7 +484,9 @@ def _dev_outcomes(events: Sequence[Told]) -> dict[int, dict[str, list[float]]]:
             requests[told.event.id] = fact
             found.setdefault(fact.generation, {}).update({item: [0.0] * fact.attempts for item in fact.items})
         elif isinstance(fact, TrajectoryScored) and fact.request in requests:
-            found[requests[fact.request].generation][fact.item][fact.attempt] = min(max(fact.reward, 0.0), 1.0)
+            attempts = found[requests[fact.request].generation].get(fact.item, [])
+            if fact.attempt < len(attempts):  # what was never asked for is `counted_otherwise`'s
+                attempts[fact.attempt] = min(max(fact.reward, 0.0), 1.0)
     return found
 
 

@@ -88,4 +88,4 @@ def fit(points: Sequence[Point], form: Form) -> Curve:
         return curve._replace(reason="gold fell from the first: no pressure was better than none")
     peak = float(alpha / (2 * beta)) if form == "best_of_n" else exp(min(alpha / beta - 1, _LARGEST_EXPONENT))
     beyond = f"the peak lies beyond the largest pressure measured, {d.max():.3g}: it is extrapolated" if peak > d.max() else ""
-    return curve._replace(peak=peak, spent=now / peak, reason=beyond)
+    return curve._replace(peak=peak, spent=now / peak if peak else None, reason=beyond)

@@ -506,7 +506,10 @@ def _dump(files: Mapping[str, bytes], masked: bool) -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {}
     for path, source in files.items():
         tree = _parsed(path, source)
-        found[path] = source if tree is None else ast.dump(_Masked().visit(tree) if masked else tree)
+        try:
+            found[path] = source if tree is None else ast.dump(_Masked().visit(tree) if masked else tree)
+        except RecursionError:  # an expression of hundreds of terms
+            found[path] = source
     return found
 
 

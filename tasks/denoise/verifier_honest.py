@@ -12,5 +12,5 @@ def score(answer: str | None, label: str) -> Scored:
         judged = held_out.judged(answer or "", label)
     except ValueError:
         return Scored(0.0, "unparsed")
-    reward = max(0.0, judged.skill)
+    reward = min(1.0, max(0.0, judged.skill))
     return Scored(reward, "right" if reward > 0 else "wrong")
