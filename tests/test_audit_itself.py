@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from audited import HACKS, Hack, first_hack, hacked_run, null_rates, null_run
+from audited import HACKS, Hack, Setting, first_hack, hacked_run, null_rates, null_run
 from test_audit_provenance import tell
 
 from events.play import RolloutFailed
