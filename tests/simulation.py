@@ -68,7 +68,7 @@ LIMIT = 120.0
 """Real seconds that a seed may take; it takes less than one."""
 TOGETHER = 10
 """So many seeds' logs are projected into DuckDB one behind the other, since a projection takes as long as all the rest of a seed."""
-VIEWED = 5
+VIEWED = 10
 """Every so many seeds one is projected alone, and the views are looked at too."""
 
 _GIVEN_UP: list[asyncio.Task[Any]] = []  # tasks of runs that did not end: kept, since collecting them would go on with them without a loop

@@ -27,6 +27,7 @@ def _key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     root.mkdir(exist_ok=True)
     (root / "key").write_bytes(b"k" * data.KEY)
     monkeypatch.setattr(data, "default_root", lambda: root)
+    monkeypatch.setattr(data, "SIZES", {"train": 6, "dev": 3, "test": 4})
 
 
 def by_hand() -> metric.Judge:
