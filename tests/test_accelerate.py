@@ -187,6 +187,7 @@ def round_of(room: Path, out: Path, accelerate: Path | None, state: Path | None 
     return train(order, attempts(room), Sources(str, lambda items: {}), out / "adapter", out / "state")
 
 
+@pytest.mark.long
 def test_a_round_by_two_processes_leaves_what_one_does(room: Path, tmp_path: Path) -> None:
     one = round_of(room, tmp_path / "one", None)
     two = round_of(room, tmp_path / "two", accelerate_file(tmp_path))

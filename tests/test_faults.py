@@ -162,6 +162,7 @@ def test_a_damaged_adapter_is_refused_by_its_digest_and_the_last_good_one_stays(
     assert bad not in {event.data.adapter for event in events if event.tag in ("model_called", "rollouts_requested", "run_finished")}
 
 
+@pytest.mark.long
 def test_services_with_wrong_clocks_leave_the_same_run(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
     (tmp_path / "skewed.py").write_text(SKEWED)
     with running(tmp_path / "node", through("skewed"), PYTHONPATH=str(tmp_path)) as system:

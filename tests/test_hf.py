@@ -249,6 +249,7 @@ def test_an_answer_that_ends_says_so_and_holds_its_end(server: Engine) -> None:
     assert all(len(choice["token_ids"]) == 120 for choice in choices if choice["finish_reason"] == "length")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["qwen3"], indirect=True)
 def test_a_server_that_died_is_started_again(base: Path, tmp_path: Path) -> None:
     blobs = Blobs(tmp_path / "blobs")
@@ -321,6 +322,7 @@ def test_a_model_that_is_not_to_be_had_is_named(tmp_path: Path, monkeypatch: pyt
         hf.describe("nobody/nothing", tmp_path / "base")
 
 
+@pytest.mark.long
 def test_a_model_that_is_not_there_stops_the_run_before_it_starts(tmp_path: Path) -> None:
     said = Place(tmp_path).evolog("run", str(NUMBERS), "--policy", f"hf:{tmp_path}/no", code=4, HF_HUB_OFFLINE="1")
     one_sentence(said, "no folder here")

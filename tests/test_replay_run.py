@@ -81,6 +81,7 @@ def test_code_that_decides_otherwise_is_found_out_with_exit_code_3(place: Place,
     assert "  recorded: " in said.out and "  decided:  " in said.out
 
 
+@pytest.mark.long
 def test_a_fork_shares_the_past_and_goes_its_own_way(place: Place, tmp_path: Path) -> None:
     (tmp_path / "verifier.py").write_text(STRICT)
     asked = sequences(place, "feedback_requested")[-1]

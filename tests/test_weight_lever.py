@@ -176,6 +176,7 @@ def base_folder(models: Path) -> Path:
     return tiny_lm.cached(toys.traces(0), models / "evolog" / "models")
 
 
+@pytest.mark.long
 def test_a_run_of_the_tiny_language_model_learns_by_the_algorithm_that_the_rules_pick(models: Path, tmp_path: Path) -> None:
     base_folder(models)
     place = Place(tmp_path, XDG_CACHE_HOME=str(models))
