@@ -104,9 +104,7 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
     finished = event.data
     assert isinstance(finished, RunFinished)
 
-    async def record(facts: Sequence[Fact]) -> None:
-        await context.record([codec.event(fact, run=event.run, source="auditor", cause=event.id, time=now()) for fact in facts], gold)
-
+    record = functools.partial(_record, context, gold, event)
     try:
         loaded = await context.load(event.run)
         labels = await asyncio.to_thread(_labels, loaded)
@@ -146,9 +144,7 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
     accepted = event.data
     assert isinstance(accepted, CandidateAccepted)
 
-    async def record(facts: Sequence[Fact]) -> None:
-        await context.record([codec.event(fact, run=event.run, source="auditor", cause=event.id, time=now()) for fact in facts], gold)
-
+    record = functools.partial(_record, context, gold, event)
     try:
         loaded = await context.load(event.run)
         labels = await asyncio.to_thread(_labels, loaded)
@@ -164,6 +160,10 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
         if flagged and loaded.started.on_drift and (released := await release(context, event.run, loaded.started.on_drift, flagged)):
             await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
     await _project(context, gold)
+
+
+async def _record(context: Context, gold: Log, answered: Event, facts: Sequence[Fact]) -> None:
+    await context.record([codec.event(fact, run=answered.run, source="auditor", cause=answered.id, time=now()) for fact in facts], gold)
 
 
 async def _kept(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
