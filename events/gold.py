@@ -61,6 +61,10 @@ class AuditFinished(Fact, frozen=True, kw_only=True):
     seconds: float
 
 
+VERIFIER, GOLD, PERTURBED, CHANGED = "verifier", "gold", "perturbed:", "changed:"
+"""The measures of `PairMeasured`; the last two begin its name."""
+
+
 class PairMeasured(Fact, frozen=True, kw_only=True):
     """A scaffold with an adapter under one measure: the scores of each test item's attempts. What did not answer scores 0.
 

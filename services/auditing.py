@@ -102,7 +102,7 @@ def audited(run: History) -> Audited:
     known, notes = known_of(run, log.events, gold.events)
     unchecked = () if known.hidden else OF_HIDDEN
     notes += [f"The auditor could not score {failed.cell} on {failed.split}: {failed.reason}" for failed in _of(gold, GoldFailed)]
-    found = of_run.of_recorded(log, gold, run.blobs.get, known, run.started.seed)
+    found = of_run.audit(log.events, gold.events, run.blobs.get, known, run.started.seed)
     return Audited(found, _of(gold, DriftFlagged), notes, unchecked)
 
 

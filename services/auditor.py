@@ -22,7 +22,8 @@ from events.change import ScaffoldProposed
 from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, NotFound
 from events.fact import Fact, NotFinite, derive
-from events.gold import AuditFinished, DriftFlagged, GoldFailed, GoldScored, PairMeasured, PoliciesCompared
+from events.gold import CHANGED, PERTURBED, VERIFIER, AuditFinished, DriftFlagged, GoldFailed, GoldScored, PairMeasured, PoliciesCompared
+from events.gold import GOLD as GOLD_MEASURE
 from events.judgement import CandidateEvaluated
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted
@@ -44,8 +45,6 @@ from tasks.contract import Asked, Public
 logger = logging.getLogger("evolog")
 
 SPLITS = ("dev", "test")
-VERIFIER, GOLD_MEASURE, PERTURBED, CHANGED = "verifier", "gold", "perturbed:", "changed:"
-"""Measures of `PairMeasured`."""
 PERTURBED_ITEMS = 100
 FINISHED = -1
 """The look at a finished run."""
@@ -260,7 +259,7 @@ def _of_measured(blobs: Blobs, loaded: Loaded, labels: Mapping[str, str], cell: 
 async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: Loaded, look: int) -> list[Fact]:
     """What all that is recorded comes to; nothing where NumPy is not installed."""
     try:
-        from replay.audit.audit import of_recorded
+        from replay.audit import audit as of_run
         from services.auditing import known_of
     except ModuleNotFoundError as missing:
         logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", run, missing.name)
@@ -271,7 +270,7 @@ async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: L
     if look != FINISHED and not loaded.started.on_drift:  # it takes long, and nobody waits for it where nothing comes of it
         known = known._replace(hidden={}, audited={}, public={})
     try:
-        found = await asyncio.to_thread(of_recorded, told, of_gold, context.blobs.get, known, loaded.started.seed)
+        found = await asyncio.to_thread(of_run.audit, told.events, of_gold.events, context.blobs.get, known, loaded.started.seed)
     except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
         logger.warning("no verdict on run %s: %s: %s", run, type(wrong).__name__, wrong)
         return []

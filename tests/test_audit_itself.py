@@ -6,8 +6,9 @@ import pytest
 from audited import HACKS, Hack, Setting, first_hack, hacked_run, null_rates, null_run
 from test_audit_provenance import tell
 
+from events.gold import GOLD, VERIFIER
 from events.play import RolloutFailed
-from replay.audit.audit import GOLD, VERIFIER, measured
+from replay.audit.audit import measured
 from replay.audit.interval import mean
 from replay.audit.rules import ALPHA
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from events import codec
-from events.gold import DriftFlagged, PairMeasured
+from events.gold import GOLD as GOLD_MEASURE
+from events.gold import VERIFIER, DriftFlagged, PairMeasured
 from events.judgement import CandidateEvaluated
 from events.run import AuditReleased
 from events.secret import Scanner
 from runtime.log import append_once
 from runtime.log_memory import MemoryLog, MemoryStream
-from services.auditor import GOLD_MEASURE, VERIFIER, Answered, _judged, _pairs, release
+from services.auditor import Answered, _judged, _pairs, release
 from tasks.contract import Asked
 from tasks.loading import Task, load
 

@@ -15,7 +15,7 @@ import msgspec
 from scipy.special import stdtrit
 
 from events.choice import LeverChosen
-from events.gold import PairMeasured
+from events.gold import CHANGED, GOLD, PERTURBED, VERIFIER, PairMeasured
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.play import ModelCalled, RolloutsRequested
 from events.population import CandidateAccepted
@@ -25,10 +25,8 @@ from replay.audit import changepoint, crossplay, exchange, gap, information, met
 from replay.audit.eprocess import EProcess
 from replay.audit.interval import Interval, Outcomes, bca, linear, mean
 from replay.audit.rules import ALPHA, Finding, Verdict, alpha_at
-from replay.recorded import Recorded, Told
+from replay.recorded import Told
 
-VERIFIER, GOLD, PERTURBED, CHANGED = "verifier", "gold", "perturbed:", "changed:"
-"""The measures of `PairMeasured`."""
 DRAWS = 2000
 """Of a bootstrap; a run is looked at many times."""
 WIDTH = 2.0
@@ -550,8 +548,3 @@ def _threshold(looks: int, alpha: float) -> float:
 
 def _table(cells: crossplay.Cells) -> tuple[tuple[float, float], tuple[float, float]]:
     return (mean(cells[0, 0]), mean(cells[0, 1])), (mean(cells[1, 0]), mean(cells[1, 1]))
-
-
-def of_recorded(run: Recorded, gold: Recorded, read: Callable[[str], bytes], known: provenance.Known, seed: int = 0) -> Audit:
-    """`audit` of messages taken apart."""
-    return audit(run.events, gold.events, read, known, seed)

