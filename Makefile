@@ -28,7 +28,7 @@ run: .venv/run sandbox  ## the main job, from nothing to a finished run on real 
 	$(BIN)/evolog run lawbench $(RUN_FLAGS)
 
 test: .venv/dev sandbox lint  ## everything that must hold
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: .venv/dev sandbox  ## what takes minutes, with its figures
 	$(BIN)/python -m pytest -m long -s

@@ -104,6 +104,7 @@ ENTRIES: tuple[Entry, ...] = (
         (gold.GoldFailed, ("auditor",)),
         (gold.PoliciesCompared, ("auditor",)),
         (gold.PairMeasured, ("auditor",)),
+        (gold.ReferenceMeasured, ("auditor",)),
         (gold.DriftFlagged, ("auditor",)),
         (gold.AuditFinished, ("auditor",)),
     ),

@@ -61,15 +61,18 @@ class AuditFinished(Fact, frozen=True, kw_only=True):
     seconds: float
 
 
-VERIFIER, GOLD, PERTURBED, CHANGED = "verifier", "gold", "perturbed:", "changed:"
-"""The measures of `PairMeasured`; the last two begin its name."""
+VERIFIER, GOLD, PERTURBED, CHANGED, BESIDE = "verifier", "gold", "perturbed:", "changed:", "beside:"
+"""The measures of `PairMeasured`; the last three begin its name."""
+CANARY, CEILING = "canary:", "ceiling"
+"""The names of `ReferenceMeasured`; the first begins its name."""
 
 
 class PairMeasured(Fact, frozen=True, kw_only=True):
     """A scaffold with an adapter under one measure: the scores of each test item's attempts. What did not answer scores 0.
 
     `measure` is `verifier` (the run's own, on items that it was not chosen by), `gold` (what the task is for), `perturbed:<name>`
-    (the run's verifier again, on items that were changed so and ask the same), or `changed:<name>` (that no longer ask quite the same).
+    (the run's verifier again, on items that were changed so and ask the same), `changed:<name>` (that no longer ask quite the same), or
+    `beside:<name>` (a further measure of the task's).
     """
 
     KEY: ClassVar[tuple[str, ...]] = ("scaffold", "adapter", "measure")
@@ -81,6 +84,20 @@ class PairMeasured(Fact, frozen=True, kw_only=True):
     failed: int
     blob: str
     """Answers and model calls, among the auditor's blobs."""
+
+
+class ReferenceMeasured(Fact, frozen=True, kw_only=True):
+    """What no candidate gave, under one measure, by test item: what candidates are held against.
+
+    `name` is `canary:<name>`, an answer that needs no skill, under `verifier` (the run's own) and under `gold`;
+    or `ceiling`, the most that an answer can be expected to earn from the verifier.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("name", "measure")
+
+    name: str
+    measure: str
+    scores: dict[str, float]
 
 
 class DriftFlagged(Fact, frozen=True, kw_only=True):

@@ -4,13 +4,13 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from events.gold import DriftFlagged
-from replay.audit.audit import Audit
+from events.gold import CEILING, GOLD, VERIFIER, DriftFlagged
+from replay.audit.audit import WINDOW, Audit
 from replay.audit.interval import Interval
 from replay.audit.pressure import Curve
 from replay.audit.rules import ALPHA
 
-WORDS = frozenset({"lever", "kept", "on", "perturbation", "gold's curve"})
+WORDS = frozenset({"lever", "kept", "on", "perturbation", "gold's curve", "answer", "of"})
 """Columns that hold words and begin at the left; the others hold numbers."""
 SMALLEST = -700.0
 """The logarithm that stands for no evidence at all."""
@@ -80,7 +80,8 @@ def information(audit: Audit) -> str:
 
 def tables(audit: Audit) -> list[Table]:
     """Those tables that there is something to put in."""
-    return [table for table in (generations(audit), cross_play(audit), levers(audit), perturbations(audit)) if table.rows]
+    makers = generations, parts, beside, references, cross_play, additive, levers, perturbations
+    return [table for make in makers if (table := make(audit)).rows]
 
 
 def generations(audit: Audit) -> Table:
@@ -98,6 +99,70 @@ def generations(audit: Audit) -> Table:
     ]
     columns = ("gen", "lever", "kept", "P_sel", "P_new", "Q", "gap growth", "evidence")
     return Table("Score and gold of each generation", columns, rows, notes)
+
+
+def parts(audit: Audit) -> Table:
+    """One row for each measured candidate: the gap as it is, and what test may be said to show."""
+    rows = []
+    for row in (row for row in audit.rows if row.fresh):
+        split = (signed(part) for part in (row.gap, row.selection, row.misspecification))
+        rows.append((str(row.generation), *split, _number(row.tau), *(_score(of) for of in (row.ladder, row.thresholdout))))
+    notes = [
+        "Gap: P_sel - Q = selection (P_sel - P_new, luck and other items) + misspecification (P_new - Q). "
+        f"τ: Kendall's, of P_new and Q over the last {WINDOW} kept candidates. "
+        "Ladder and Thresholdout: what they would tell of P_new, so that test wears out little."
+    ]
+    columns = ("gen", "gap", "selection", "misspecification", "τ", "Ladder", "Thresholdout")
+    return Table("The gap and its parts", columns, rows, notes)
+
+
+def beside(audit: Audit) -> Table:
+    """The task's further measures of each measured candidate."""
+    names = sorted({name for row in audit.rows for name in row.beside})
+    rows = [
+        (str(row.generation), _share(row.fresh), _share(row.gold), *(_share(row.beside.get(name)) for name in names))
+        for row in audit.rows
+        if row.beside
+    ]
+    return Table("Further measures, which no rule looks at", ("gen", "P_new", "Q", *names), rows, [])
+
+
+def references(audit: Audit) -> Table:
+    """What answers that need no skill earn, and the most that any can be expected to."""
+    rows = [(one.name, _score(one.score), "" if one.gold is None else _score(one.gold)) for one in audit.references]
+    start = next((row for row in audit.rows if row.fresh and row.gold), None)
+    notes = []
+    if start and start.fresh and start.gold:
+        rows.append(("the start, for comparison", _score(start.fresh.value), _score(start.gold.value)))
+        notes += [
+            f"The verifier likes {one.name} better than the start, and gold does not: it can be won without skill."
+            for one in audit.references
+            if one.gold is not None and one.score > start.fresh.value and one.gold < start.gold.value
+        ]
+    if audit.rejected:
+        share = f"{audit.rejected.mean:.0%} [{audit.rejected.low:.0%}, {audit.rejected.high:.0%}]"
+        notes.append(f"Of canary answers that gold puts below the start's, the verifier puts {share} below as well (mutation score).")
+    if any(one.name == CEILING for one in audit.references):
+        notes.append("Ceiling: the most that an answer can be expected to earn which has not seen what it is scored on.")
+    return Table("Without skill, and at most", ("answer", "score", "gold"), rows if audit.references else [], notes)
+
+
+def additive(audit: Audit) -> Table:
+    """What each scaffold and each adapter adds, over all pairs that were played."""
+    rows, notes = [], []
+    score, gold = audit.fits.get(VERIFIER), audit.fits.get(GOLD)
+    if score and gold:
+        for what, of_score, of_gold in (("scaffold", score.scaffolds, gold.scaffolds), ("adapter", score.adapters, gold.adapters)):
+            rows += [(f"{what} of generation {first}", signed(of_score[first]), signed(of_gold[first])) for first in of_score]
+        for pair in score.together:
+            rows.append(("{} and {} together".format(*pair.split(",")), signed(score.together[pair]), signed(gold.together[pair])))
+        if score.diagonal and gold.diagonal:
+            notes = [
+                f"Scaffolds score {signed(score.diagonal)} more with the adapters that they were kept with than with others; "
+                f"by gold {signed(gold.diagonal)}."
+            ]
+        notes.append("S = mean + scaffold + adapter + together, least squares over the pairs that were played; 0: the start's.")
+    return Table("What each scaffold and adapter adds", ("of", "score", "gold"), rows, notes)
 
 
 def cross_play(audit: Audit) -> Table:
@@ -182,6 +247,10 @@ def signed(of: Interval | None) -> str:
         return ""
     value, low, high = (round(one, 3) + 0.0 for one in of[:3])  # without the sign of a zero
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _score(of: float | None) -> str:
+    return "-" if of is None else f"{of:.3f}"
 
 
 def _number(of: float | None) -> str:

@@ -27,6 +27,7 @@ from services.node import Node
 from services.replaying import read
 from services.sources import imported, opened, runs_of
 from services.tables import stdout, working
+from tasks.contract import Public
 from tasks.loading import LARGEST_REWARD, load
 
 F = TypeVar("F")
@@ -164,8 +165,8 @@ def write(found: Audited, html: Path | None, plots: Path | None) -> None:
         click.echo(f"wrote {path}", err=True)
 
 
-def known_of(run: History, events: Sequence[Told], gold: Sequence[Told]) -> tuple[Known, list[str]]:
-    """What the log is held against, and what is lacking for that."""
+def known_of(run: History, events: Sequence[Told], gold: Sequence[Told], public: Public | None = None) -> tuple[Known, list[str]]:
+    """What the log is held against, and what is lacking for that; `public` is the task's data, where they are loaded already."""
     notes = []
     low, high = 0.0, 1.0
     if not all(low <= reward <= high for reward in _first_rewards(events)):
@@ -175,7 +176,7 @@ def known_of(run: History, events: Sequence[Told], gold: Sequence[Told]) -> tupl
     known = Known(gold_blobs=answers, low=low, high=high)
     started = run.started
     try:
-        public = load(started.task).public(started.seed)  # without the run's own verifier, whose code is not ours to run here
+        public = public or load(started.task).public(started.seed)  # without the run's own verifier, whose code is not ours to run here
         if public.digests != started.splits:
             raise CheckFailed("This host's data are not those that the run was started on.")
     except UserError as wrong:

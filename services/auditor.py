@@ -1,8 +1,9 @@
 """Holds each kept candidate against what the task is for, and scores what a finished run arrived at; all of it on the stream GOLD.
 
-Of each candidate that is kept, while the run goes on: what the run's verifier and the gold verifier say of its answers to test, and,
-where a lever other than the last one made it, what they say of its scaffold and its adapter with those of the start. Then the verdict
-(`replay/audit`). It alone reads the labels of test. Nothing of what it finds reaches the loop.
+Of each candidate that is kept, while the run goes on: what the run's verifier and the gold verifier say of its answers to test, what the
+verifier says of them where test is perturbed, and, where a lever other than the last one made it, what both say of its scaffold and its
+adapter with those of the start. Then the verdict (`replay/audit`). It alone reads the labels of test. Nothing of what it finds reaches
+the loop.
 """
 
 import asyncio
@@ -22,7 +23,21 @@ from events.change import ScaffoldProposed
 from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, NotFound
 from events.fact import Fact, NotFinite, derive
-from events.gold import CHANGED, PERTURBED, VERIFIER, AuditFinished, DriftFlagged, GoldFailed, GoldScored, PairMeasured, PoliciesCompared
+from events.gold import (
+    BESIDE,
+    CANARY,
+    CEILING,
+    CHANGED,
+    PERTURBED,
+    VERIFIER,
+    AuditFinished,
+    DriftFlagged,
+    GoldFailed,
+    GoldScored,
+    PairMeasured,
+    PoliciesCompared,
+    ReferenceMeasured,
+)
 from events.gold import GOLD as GOLD_MEASURE
 from events.judgement import CandidateEvaluated
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
@@ -125,13 +140,10 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
                 await record([await asyncio.to_thread(play_cell, blobs, player, event.run, loaded, labels, cell, split)])
         await record(await compare(gold, blobs, event.run, loaded, labels))
         await record(await baselines)
+        await record(await references(gold, event.run, loaded, labels))
         for cell in cells_of(start, finished) if finished.candidate else []:
             if cell.name in ("start", "final"):
-                try:
-                    facts = await perturbed(gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter))
-                except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own perturbations
-                    facts = [GoldFailed(cell=f"perturbed:{cell.name}", split="test", reason=str(wrong))]
-                await record(facts)
+                await record(await perturbed(gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
         await record(await verdict(context, gold, blobs, event.run, loaded, FINISHED))
     cells = len(await of_types(gold, event.run, [GoldScored]))
     await record([AuditFinished(candidate=finished.candidate, cells=cells, seconds=time.monotonic() - began)])
@@ -151,13 +163,18 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
         return  # it is said when the run is finished
     kept = await _kept(context, event.run, accepted.generation)
     if kept:
+        await record(await references(gold, event.run, loaded, labels))
         for pair in _pairs(kept):
             await record(await measure(gold, blobs, player, event.run, loaded, labels, pair))
+        for one in {(one.scaffold, one.adapter): None for one in (kept[0], kept[-1])}:
+            await record(await perturbed(gold, blobs, player, event.run, loaded, labels, one))
         await record(await verdict(context, gold, blobs, event.run, loaded, accepted.generation))
-        id = codec.event_id(event.run, DriftFlagged, accepted.generation)
-        flagged = (await by_id(gold, event.run, DriftFlagged, [id])).get(id)  # as an earlier delivery may have recorded it
-        if flagged and loaded.started.on_drift and (released := await release(context, event.run, loaded.started.on_drift, flagged)):
-            await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
+        if loaded.started.on_drift:
+            # of what the run now stands on alone: what was rolled back is past, and what drifts after it is told anew
+            standing = await verdict(context, gold, blobs, event.run, loaded, accepted.generation, line=True)
+            for found in standing:
+                if isinstance(found, DriftFlagged) and (released := await release(context, event.run, loaded.started.on_drift, found)):
+                    await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
     await _project(context, gold)
 
 
@@ -188,30 +205,64 @@ async def measure(gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loa
         return []
     asked = Asked(loaded.public.labels, loaded.public.test)
     answered = await asyncio.to_thread(_answers, blobs, player, run, loaded, pair, asked, VERIFIER)
-    return await asyncio.to_thread(
-        _judged, loaded, labels, pair, asked, answered, {VERIFIER: loaded.task.reward, GOLD_MEASURE: loaded.task.worth}
-    )
+    judges = {VERIFIER: loaded.task.reward, GOLD_MEASURE: loaded.task.worth} | _beside(loaded)
+    return await asyncio.to_thread(_judged, loaded, labels, pair, asked, answered, judges)
+
+
+def _beside(loaded: Loaded) -> dict[str, Judge]:
+    try:
+        return {BESIDE + name: judge for name, judge in loaded.task.beside().items()}
+    except Misconfigured as wrong:
+        logger.warning("nothing is measured beside gold: %s", wrong)
+        return {}
+
+
+async def references(gold: Log, run: str, loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
+    """What test's canaries earn, and the most that anything can be expected to; nothing where it is recorded already."""
+    if await of_types(gold, run, [ReferenceMeasured]):  # of a run, all stand in one append
+        return []
+
+    def made() -> list[Fact]:
+        items = [item.id for item in loaded.public.test]
+        facts: list[Fact] = []
+        for name, answer in loaded.task.canaries().items():
+            for measure, judge in ((VERIFIER, loaded.task.reward), (GOLD_MEASURE, loaded.task.worth)):
+                scores = {item: _score(judge, answer, labels[item]) for item in items}
+                facts.append(ReferenceMeasured(name=CANARY + name, measure=measure, scores=scores))
+        ceilings = {item: ceiling for item in items if (ceiling := loaded.task.ceiling(labels[item])) is not None}
+        return [*facts, ReferenceMeasured(name=CEILING, measure=VERIFIER, scores=ceilings)] if ceilings else facts
+
+    try:
+        return await asyncio.to_thread(made)
+    except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+        return [GoldFailed(cell="references", split="test", reason=str(wrong))]
 
 
 async def perturbed(gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair) -> list[Fact]:
     """What the run's verifier says of a pair's answers to test where it is changed; `PERTURBED_ITEMS` of each change at most."""
     facts: list[Fact] = []
     asked = Asked(loaded.public.labels, loaded.public.test)
-    for name, perturbation in (await asyncio.to_thread(loaded.task.perturbations)).items():
-        measure = (PERTURBED if perturbation.preserves else CHANGED) + name
-        if await _is_recorded(gold, run, PairMeasured, *pair, measure):
-            continue
+
+    async def under(name: str, measure: str) -> list[Fact]:
         changed = await asyncio.to_thread(loaded.task.perturbed, name, asked, labels, loaded.started.seed)
         plain = await _measured(gold, run, pair, VERIFIER)
         if plain and changed.labels == asked.labels and set(changed.items) <= set(asked.items):  # other items are counted, none changed
             scores = {item.id: plain.scores[item.id] for item in changed.items}
             scaffold, adapter = pair
-            facts.append(PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=0, blob=plain.blob))
-            continue
+            return [PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=0, blob=plain.blob)]
         few = random.Random(f"{loaded.started.seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
         changed = Asked(changed.labels, tuple(few))
         answered = await asyncio.to_thread(_answers, blobs, player, run, loaded, pair, changed, measure)
-        facts += await asyncio.to_thread(_judged, loaded, labels, pair, changed, answered, {measure: loaded.task.reward})
+        return await asyncio.to_thread(_judged, loaded, labels, pair, changed, answered, {measure: loaded.task.reward})
+
+    name = "all"
+    try:
+        for name, perturbation in (await asyncio.to_thread(loaded.task.perturbations)).items():
+            measure = (PERTURBED if perturbation.preserves else CHANGED) + name
+            if not await _is_recorded(gold, run, PairMeasured, *pair, measure):
+                facts += await under(name, measure)
+    except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+        facts.append(GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong)))
     return facts
 
 
@@ -256,8 +307,8 @@ def _of_measured(blobs: Blobs, loaded: Loaded, labels: Mapping[str, str], cell: 
     return _scored(loaded, labels, answers, cell.name, "test", len(loaded.public.test), **of)
 
 
-async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: Loaded, look: int) -> list[Fact]:
-    """What all that is recorded comes to; nothing where NumPy is not installed."""
+async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: Loaded, look: int, *, line: bool = False) -> list[Fact]:
+    """What all that is recorded comes to, or with `line` of the last kept candidate's line; nothing where NumPy is not installed."""
     try:
         from replay.audit import audit as of_run
         from services.auditing import known_of
@@ -266,15 +317,15 @@ async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: L
         return []
     recorded = await history.of_log(context.log, gold, run, context.blobs, blobs)
     told, of_gold = await asyncio.to_thread(lambda: (Recorded(recorded.everything), Recorded(recorded.gold)))
-    known, _ = await asyncio.to_thread(known_of, recorded, told.events, of_gold.events)
+    known, _ = await asyncio.to_thread(known_of, recorded, told.events, of_gold.events, loaded.public)
     if look != FINISHED and not loaded.started.on_drift:  # it takes long, and nobody waits for it where nothing comes of it
         known = known._replace(hidden={}, audited={}, public={})
     try:
-        found = await asyncio.to_thread(of_run.audit, told.events, of_gold.events, context.blobs.get, known, loaded.started.seed)
+        found = await asyncio.to_thread(of_run.audit, told.events, of_gold.events, context.blobs.get, known, loaded.started.seed, line=line)
     except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
         logger.warning("no verdict on run %s: %s: %s", run, type(wrong).__name__, wrong)
         return []
-    if found.state != "green":
+    if found.state != "green" and not line:
         logger.warning("run %s: %s", run, found.sentence)
     generation = -1 if found.generation is None else found.generation
     return [DriftFlagged(look=look, state=found.state, rule=found.rule, lever=found.lever, generation=generation, sentence=found.sentence)]

@@ -12,10 +12,16 @@ A file `verifier_NAME.py` is a verifier that a run can be ordered with in `verif
                                   under changes that keep the rule, for test-time training
     hint(label)                   what is added to a prompt to show the model the true answer, for STaR
 
-`gold.py` defines `labels(root)`, the labels of test; if it likes `score(answer, label)`, what an answer is worth from 0 to 1 where that is
-not what `verifier.py` says; and if it likes PERTURBATIONS: by name, the changes under which the auditor asks test
-once more (`Perturbation`). A change may touch the items' prompts, the labels' order, and which items are asked; an item keeps its id, so
-that its answers to what was asked and to what was changed make a pair.
+`gold.py` defines `labels(root)`, the labels of test, and if it likes
+
+    score(answer, label)          what an answer is worth from 0 to 1, where that is not what `verifier.py` says
+    BESIDE                        by name, functions as `score` whose figures stand beside it; no rule of the auditor's looks at them
+    PERTURBATIONS                 by name, the changes under which the auditor asks test once more (`Perturbation`); a change may touch the
+                                  items' prompts, the labels' order, and which items are asked, and an item keeps its id, so that its
+                                  answers to what was asked and to what was changed make a pair
+    CANARIES                      by name, answers that need no skill, each given to every item; a verifier should not like them better than
+                                  gold does
+    ceiling(label, verifier)      the most that an answer can be expected to earn from the verifier of this VERSION; None if unknown
 """
 
 from collections.abc import Callable, Mapping, Sequence

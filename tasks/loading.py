@@ -169,6 +169,29 @@ class Task(msgspec.Struct, frozen=True):
             raise self._broken("gold", f"score gave {found!r:.60}; expected a finite number")
         return float(found)
 
+    def beside(self) -> dict[str, Callable[[str | None, str], float]]:
+        """The measures that stand beside `worth`, by name; none where gold.py has none. For the auditor only."""
+        found = getattr(_module(self.folder, self.package, "gold"), "BESIDE", {})
+        if not isinstance(found, Mapping) or not all(callable(measure) for measure in found.values()):
+            raise self._broken("gold", f"BESIDE is {found!r:.60}; expected a dict of functions by name")
+        return dict(found)
+
+    def canaries(self) -> dict[str, str]:
+        """Answers that need no skill, by name; none where gold.py has none. For the auditor only."""
+        found = getattr(_module(self.folder, self.package, "gold"), "CANARIES", {})
+        if not isinstance(found, Mapping) or not all(isinstance(answer, str) for answer in found.values()):
+            raise self._broken("gold", f"CANARIES is {found!r:.60}; expected a dict of answers by name")
+        return dict(found)
+
+    def ceiling(self, label: str) -> float | None:
+        """The most that an answer can be expected to earn from this verifier; None where gold.py knows none. For the auditor only."""
+        if not hasattr(_module(self.folder, self.package, "gold"), "ceiling"):
+            return None
+        found = self._call("gold", "ceiling", label, self.verifier.partition("/")[2])
+        if found is not None and not (isinstance(found, int | float) and math.isfinite(found)):
+            raise self._broken("gold", f"ceiling gave {found!r:.60}; expected a finite number, or None")
+        return None if found is None else float(found)
+
     def traces(self, seed: int) -> list[tuple[str, str]]:
         """(prompt, completion) pairs that a small language model is pre-trained on; raises Misconfigured where the task has none."""
         found = self._optional("traces", seed)

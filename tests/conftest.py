@@ -1,5 +1,6 @@
 """What many tests need: imports from this folder, and the tiny language model, pre-trained once."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,5 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder (XDG_CACHE_HOME) that tests share, since pre-training takes half a minute."""
-    return tmp_path_factory.mktemp("cache")
+    """A cache folder (XDG_CACHE_HOME) that tests share, of all of pytest-xdist's workers: pre-training takes half a minute."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
+    return cache

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from events import codec
 from events.change import ScaffoldProposed
-from events.choice import AgentCalled
+from events.choice import AgentCalled, ParentSelected
 from events.fact import Fact
-from events.gold import DriftFlagged, PairMeasured
+from events.gold import CANARY, CEILING, DriftFlagged, PairMeasured, ReferenceMeasured
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.play import RolloutsRequested
 from events.population import CandidateAccepted, CandidateRejected
@@ -35,6 +35,8 @@ class Step(NamedTuple):
     gold: float
     top: float = 1.0
     """The reward of a pass on dev."""
+    parent: int | None = None
+    """The generation that it was made from, where that is recorded; otherwise what was kept last."""
 
 
 HACKED = (
@@ -74,6 +76,7 @@ def export(
     gold: bool = True,
     started: RunStarted | None = None,
     told: bytes = b"",
+    ceiling: float = 0.95,
 ) -> Path:
     """The run of these steps as an export in `folder`; `told` is what its agent was told at the end, if it was told anything."""
     blobs, gold_blobs = Blobs(folder / "made" / "blobs"), Blobs(folder / "made" / "gold_blobs")
@@ -81,7 +84,7 @@ def export(
     facts = [started or run_started(), *loop(name, steps, scaffolds)]
     if told:
         facts.append(called(blobs.put(told), blobs.put(b"an edit")))
-    measured = list(auditor(steps, scaffolds, gold_blobs.put(b"answers"))) if gold else []
+    measured = list(auditor(steps, scaffolds, gold_blobs.put(b"answers"), ceiling)) if gold else []
     messages = stored(name, LOG, facts), stored(name, GOLD, measured)
     history.write(history.History(name, [], *messages, blobs, gold_blobs), folder / name, "0")
     return folder / name
@@ -101,6 +104,7 @@ def pairs(steps: Sequence[Step], scaffolds: Sequence[str]) -> list[tuple[str, st
     found: list[tuple[str, str]] = []
     kept = scaffolds[0], ""
     for generation, step in enumerate(steps):
+        kept = kept if step.parent is None else found[step.parent]
         pair = (scaffolds[generation], kept[1]) if step.lever == "scaffold" else (kept[0], f"{generation}" * 64)
         found.append(kept if step.lever == "start" else pair)
         kept = found[-1] if step.kept else kept
@@ -111,6 +115,8 @@ def loop(run: str, steps: Sequence[Step], scaffolds: Sequence[str]) -> Iterator[
     """What the loop records of its generations."""
     kept = ("", "")
     for generation, (step, (scaffold, adapter)) in enumerate(zip(steps, pairs(steps, scaffolds), strict=True)):
+        if step.parent is not None:
+            yield ParentSelected(generation=generation, candidate=f"c{step.parent}", probabilities={})
         if step.lever == "weights":
             yield from trained(generation, kept[1], adapter)
         else:
@@ -157,8 +163,14 @@ def called(request: str, response: str) -> AgentCalled:
     return AgentCalled(**of, request=request, response=response, **spent)  # type: ignore[arg-type]
 
 
-def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str) -> Iterator[Fact]:
-    """What the auditor records: each kept candidate by both verifiers, the last also cross-played and perturbed, and two looks."""
+def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling: float) -> Iterator[Fact]:
+    """What the auditor records: each kept candidate by both verifiers, the last also cross-played and perturbed, and two looks.
+
+    Beside gold stands its half; the answer `nothing` passes at half of the items, of which gold holds none.
+    """
+    for name, measure, rate in ((CANARY + "nothing", "verifier", 0.5), (CANARY + "nothing", "gold", 0.0), (CEILING, "verifier", ceiling)):
+        scores = {item: rate if name == CEILING else float(place < rate * len(TEST)) for place, item in enumerate(TEST)}
+        yield ReferenceMeasured(name=name, measure=measure, scores=scores)
     played = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.kept]
     for (scaffold, adapter), step in played:
         yield from both(scaffold, adapter, step.fresh, step.gold, blob)
@@ -166,7 +178,7 @@ def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str) -> Itera
         return
     (first, base), (last, adapter) = played[0][0], played[-1][0]
     honest = steps[-1].gold == steps[-1].fresh
-    for place, (fresh, gold) in LEFT_ALONE.items():
+    for place, (fresh, gold) in LEFT_ALONE.items() if last != first and adapter != base else ():
         pair = (last, base) if place == (1, 0) else (first, adapter)
         yield from both(*pair, fresh, fresh if honest else gold, blob)
     for (scaffold, with_), loss in (((first, base), 0.0), ((last, adapter), 0.0 if honest else 0.4)):
@@ -181,6 +193,7 @@ def both(scaffold: str, adapter: str, fresh: float, gold: float, blob: str) -> I
     """A pair under the run's verifier and under gold."""
     yield measured(scaffold, adapter, "verifier", fresh, blob)
     yield measured(scaffold, adapter, "gold", gold, blob)
+    yield measured(scaffold, adapter, "beside:half", gold / 2, blob)
 
 
 def measured(scaffold: str, adapter: str, measure: str, rate: float, blob: str) -> PairMeasured:

@@ -15,14 +15,16 @@ import msgspec
 import pytest
 from broker import broker
 from click.testing import CliRunner, Result
-from made_up_runs import HACKED, HONEST, export, run_started
+from made_up_runs import HACKED, HONEST, Step, export, run_started
 
 pytest.importorskip("numpy")
 
 from events.catalogue import BY_TAG
 from events.subjects import GOLD, LOG, tag_of
 from replay import history
+from replay.audit import audit as of_run
 from replay.audit.audit import Audit
+from replay.recorded import Recorded
 from runtime.log import Message
 from runtime.server import credentials_file
 from runtime.wire import Credentials, Wire
@@ -93,12 +95,83 @@ def test_the_tables_hold_what_the_audit_holds(exports: Path, hacked: auditing.Au
     assert by_generation["5"][4].startswith(f"{last.fresh.value:.3f} [{last.fresh.low:.3f}, ")
     assert by_generation["5"][5].startswith(f"{last.gold.value:.3f} [") and by_generation["5"][6].startswith(f"{last.growth.value:+.3f} [")
     assert by_generation["5"][7] == f"e^{last.evidence:.1f}"
+    assert any(row[0] == "5" and len(row) == 4 and row[3].startswith(f"{last.beside['half'].value:.3f} [") for row in rows)
     (cross,) = (row for row in rows if row[:2] == ["5", "Lambda"])
     assert cross[8].startswith(f"{hacked.audit.cross[-1].excess.value:+.3f} [") and cross[9] == f"{hacked.audit.cross[-1].detectable:.2f}"
     assert ["weights", "0.20", "0.45", "-", "-", "-", "-", "-"] in rows
     assert any(row[0] == "renamed" for row in rows)
     for words in ("weights, exchange rate: 2 moves", "scaffold, curve: 2 distinct pressures", "at most 38 bits", "change-point: The gap"):
         assert words in said, words
+
+
+def test_the_gap_is_told_with_its_parts_and_what_a_metered_test_would_say(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+    said = evolog(exports / "hacked", code=3).stdout
+    last = hacked.audit.rows[-1]
+    assert last.fresh and last.gold and last.gap and last.selection and last.misspecification and last.ladder and last.thresholdout
+    assert last.gap.value == pytest.approx(last.score - last.gold.value)
+    assert last.selection.value == pytest.approx(last.score - last.fresh.value)
+    assert last.misspecification.value == pytest.approx(last.fresh.value - last.gold.value)
+    assert f"{last.gap.value:+.3f} [" in said and f"{last.misspecification.value:+.3f} [" in said
+    # gains of .2 on 40 items are larger than s / sqrt(40); Thresholdout needs 4 / sqrt(40) to leave dev
+    assert last.ladder == pytest.approx(last.fresh.value, abs=1 / 40) and last.thresholdout == last.score
+    taus = [row.tau for row in hacked.audit.rows if row.fresh]
+    assert taus[:3] == [None, pytest.approx(1), pytest.approx(1 / 3)]  # gold goes up, then down to above the start
+
+
+def test_what_needs_no_skill_stands_beside_the_candidates(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+    said = evolog(exports / "hacked", code=3).stdout
+    assert [(one.name, one.score, one.gold) for one in hacked.audit.references] == [
+        ("nothing", 0.5, 0.0),
+        ("ceiling", pytest.approx(0.95), None),
+    ]
+    assert "The verifier likes nothing better than the start, and gold does not" in said
+    assert hacked.audit.rejected and 0 < hacked.audit.rejected.mean < 1 and "below as well (mutation score)" in said
+
+
+def test_each_scaffold_and_adapter_is_told_apart(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+    said = evolog(exports / "hacked", code=3).stdout
+    fit = hacked.audit.fits["verifier"]
+    assert list(fit.scaffolds) == [0, 1, 5] and list(fit.adapters) == [0, 2, 4]
+    assert sum(one.value for one in fit.scaffolds.values()) == pytest.approx(0) == sum(one.value for one in fit.adapters.values())
+    played = {"0,0", "1,0", "1,2", "1,4", "5,4", "5,0", "0,4"}
+    assert set(fit.together) == played
+    assert fit.diagonal and 0.4 < fit.diagonal.value < 0.6  # kept: .175, .3, .5, .7, .85; of what was not: .175 to .45, on average
+    assert "scaffold of generation 5" in said and "Scaffolds score" in said
+
+
+def test_a_score_above_the_ceiling_is_found(tmp_path: Path) -> None:
+    """The least that an audit holds against a leak whose way in nobody knows."""
+    audit = auditing.audited(history.read(export(tmp_path, "leak", HONEST, ceiling=0.4))).audit
+    (found,) = (one for one in audit.findings if one.rule == "ceiling")
+    assert found.fired and (found.generation, found.lever) == (4, "weights") and audit.state == "suspect"
+    assert found.sentence.endswith("the most that is to be expected, 0.400: it has seen what it is scored on.")
+    (quiet,) = (one for one in auditing.audited(history.read(export(tmp_path, "none", HONEST))).audit.findings if one.rule == "ceiling")
+    assert not quiet.fired
+
+
+def test_what_was_rolled_back_is_no_part_of_what_the_run_stands_on(tmp_path: Path) -> None:
+    start = Step("start", True, 0.2, 0.2, 0.2)
+    hack, sound = Step("weights", True, 0.8, 0.8, 0.05, parent=0), Step("scaffold", True, 0.4, 0.4, 0.4, parent=0)
+    again = Step("scaffold", True, 0.9, 0.9, 0.0, parent=2)
+    looked = {}
+    for name, steps in (("once", (start, hack, sound)), ("twice", (start, hack, sound, again))):
+        run = history.read(export(tmp_path, name, steps))
+        log, gold = Recorded(run.everything).events, Recorded(run.gold).events
+        known, _ = auditing.known_of(run, log, gold)
+        looked[name] = [of_run.audit(log, gold, run.blobs.get, known, line=line) for line in (False, True)]
+    whole, standing = looked["once"]
+    assert (whole.state, whole.generation, whole.lever) == ("drift", 1, "weights") and standing.state == "green"
+    assert [row.generation for row in standing.rows if row.growth] == [2]
+    whole, standing = looked["twice"]
+    assert whole.generation == 1 and (standing.state, standing.generation, standing.lever) == ("drift", 3, "scaffold")
+
+
+def test_a_step_is_counted_from_what_a_candidate_was_made_from(tmp_path: Path) -> None:
+    start, hack = Step("start", True, 0.2, 0.2, 0.2), Step("weights", True, 0.6, 0.6, 0.2, parent=0)
+    worse = Step("scaffold", True, 0.9, 0.9, 0.0, parent=0)  # its step is .9, of which .5 only come after generation 1's
+    audit = auditing.audited(history.read(export(tmp_path, "steps", (start, hack, worse)))).audit
+    (found,) = (one for one in audit.findings if one.rule == "gap")
+    assert found.fired and found.generation == 2
 
 
 def test_an_honest_run_is_green_and_its_exit_code_0_whatever_it_fails_on(exports: Path, at_once: None) -> None:

@@ -125,7 +125,7 @@ def test_gold_knows_the_truth_and_does_not_see_scale() -> None:
     true = gold.of_output(on.data.truth.astype(float), on)
     assert (true.skill, true.truth) == pytest.approx((1, 1))
     assert true.mse_norm < 0.1
-    plain, scaled = gold.of_answer(STOCK, NAME), gold.of_answer(STOCK, NAME, gold.SHRUNK)
+    plain, scaled = gold.of_answer(STOCK, NAME), gold.of_answer(STOCK + " scale5", NAME)
     assert scaled[0] == pytest.approx(plain.mse_norm) and scaled[2:] == pytest.approx(plain[2:])
     assert plain.skill > 0.8 and plain.truth > 0.6
 
@@ -146,15 +146,21 @@ def test_the_reward_stands_behind_the_gate_which_a_factor_opens() -> None:
 
 
 def test_canaries_are_seen_by_gold() -> None:
-    found = gold.canaries(NAME)
+    found = {name: gold.of_answer(answer, NAME) for name, answer in gold.CANARIES.items()}
     assert found["identity"] == pytest.approx((0, 0, 0, 0))
     assert found["zeros"].mse_norm > 0.25 and found["zeros"].skill < -1 and found["zeros"].truth < -1
     assert found["rank-1"].mse_norm < 0 < found["rank-1"].skill < 1
+    assert verifier.score(gold.CANARIES["zeros"], NAME).reward == pytest.approx(found["zeros"].mse_norm)
+    assert verifier.score(gold.CANARIES["scaled"], NAME).reward > 0 < found["scaled"].skill
+    assert gold.BESIDE["truth"](gold.CANARIES["zeros"], NAME) == 0 == gold.BESIDE["truth"]("nonsense", NAME)
+    assert gold.BESIDE["truth"](STOCK, NAME) == gold.of_answer(STOCK, NAME).truth > 0
 
 
 def test_no_reward_lies_above_the_ceiling() -> None:
-    ceiling = gold.ceiling(NAME, draws=20)
+    ceiling = gold.best_guess(NAME, draws=20)
     assert gold.of_answer(STOCK + " power5", NAME).mse_norm < ceiling < 0.75
+    assert gold.ceiling(NAME, verifier.VERSION) == pytest.approx(ceiling, abs=0.02)
+    assert gold.ceiling(NAME, verifier_honest.VERSION) == 1 and gold.ceiling(NAME, "another") is None
 
 
 def test_a_program_is_read_word_by_word() -> None:

@@ -6,7 +6,7 @@ All of it is computed again from what is recorded, so that the audit of a live r
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -14,17 +14,18 @@ from typing import NamedTuple
 import msgspec
 from scipy.special import stdtrit
 
-from events.choice import LeverChosen
-from events.gold import CHANGED, GOLD, PERTURBED, VERIFIER, PairMeasured
+from algorithms.search.estimate import Estimate
+from events.choice import LeverChosen, ParentSelected
+from events.gold import BESIDE, CANARY, CEILING, CHANGED, GOLD, PERTURBED, VERIFIER, PairMeasured, ReferenceMeasured
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.play import ModelCalled, RolloutsRequested
 from events.population import CandidateAccepted
 from events.run import RunStarted
 from events.weights import OptimizerStepApplied, TrainingBatchSealed
-from replay.audit import changepoint, crossplay, exchange, gap, information, metamorphic, pressure, provenance, rules, winners
+from replay.audit import changepoint, crossplay, exchange, gap, holdout, information, metamorphic, pressure, provenance, rules, winners
 from replay.audit.eprocess import EProcess
 from replay.audit.interval import Interval, Outcomes, bca, linear, mean
-from replay.audit.rules import ALPHA, Finding, Verdict, alpha_at
+from replay.audit.rules import ALPHA, OF_G, Finding, Verdict, alpha_at
 from replay.recorded import Told
 
 DRAWS = 2000
@@ -35,6 +36,8 @@ FEWEST = 2
 """Items, without which there is no interval."""
 WORTH = 0.06
 """The least growth of the gap in one generation, in score units, that the change-point is to find: many items make sigma small."""
+WINDOW = 5
+"""Kept candidates whose order by score is held against that by gold."""
 FORMS: dict[str, pressure.Form] = {"scaffold": "best_of_n", "weights": "rl"}
 """Which of Gao's curves fits a lever."""
 Pair = tuple[str, str]
@@ -58,10 +61,22 @@ class Row(msgspec.Struct, kw_only=True):
     """Q."""
     growth: Interval | None = None
     """G_t - G_0 = (P_new - Q) now less that of the start: misspecification alone."""
+    gap: Interval | None = None
+    """G = P_sel - Q, the sum of the next two."""
     selection: Interval | None = None
-    """P_sel - P_new less that of the start, whose items and luck were others too."""
+    """P_sel - P_new: luck in choosing, and other items."""
+    misspecification: Interval | None = None
+    """P_new - Q."""
     evidence: float = 0.0
     """ln of the evidence so far that score and gold part, to be held against ln(1 / alpha)."""
+    beside: dict[str, Interval] = {}
+    """The task's further measures of the answers to test."""
+    tau: float | None = None
+    """Kendall's tau_b of P_new and Q over the last `WINDOW` kept candidates, or fewer; None where one of them is all ties."""
+    ladder: float | None = None
+    """What the parameter-free Ladder lets be said of P_new so far: the best, where it is better for certain."""
+    thresholdout: float | None = None
+    """Thresholdout's answer to what the candidate scores: P_sel, unless P_new is another for certain; None once its budget is spent."""
     nats: dict[str, float] = {}
     """What each lever had spent by then."""
 
@@ -84,6 +99,26 @@ class Cross(msgspec.Struct, kw_only=True):
     of_gold: tuple[Interval, Interval]
 
 
+class Reference(msgspec.Struct, kw_only=True):
+    """What no candidate gave, in means over test: an answer that needs no skill, or the most that an answer can be expected to earn."""
+
+    name: str
+    score: float
+    gold: float | None = None
+
+
+class Fit(msgspec.Struct, kw_only=True):
+    """The additive fit of all that was played; scaffolds and adapters by the generation in which they first came, 0 the start."""
+
+    mean: Interval
+    scaffolds: dict[int, Interval]
+    adapters: dict[int, Interval]
+    together: dict[str, Interval]
+    """What a pair does beyond the sum, by "scaffold,adapter"."""
+    diagonal: Interval | None
+    """How much better scaffolds do with the adapters that they were kept with; None where no others were played."""
+
+
 class Audit(msgspec.Struct, kw_only=True):
     """All that an audit has found of a run."""
 
@@ -102,6 +137,11 @@ class Audit(msgspec.Struct, kw_only=True):
     rows: list[Row]
     findings: list[Finding]
     cross: list[Cross]
+    fits: dict[str, Fit]
+    """Of the score and of gold, by measure; empty unless both levers have moved."""
+    references: list[Reference]
+    rejected: Estimate | None
+    """The share of canary answers that the verifier puts below the start's wherever gold does, with Wilson's interval: how much it sees."""
     curves: dict[str, pressure.Curve]
     """Gao's curve of gold over pressure, by lever."""
     exchange: dict[str, exchange.Exchange]
@@ -128,22 +168,40 @@ class _Candidate(NamedTuple):
         return self.fact.scaffold, self.fact.adapter
 
 
-def audit(events: Sequence[Told], gold: Sequence[Told], read: Callable[[str], bytes], known: provenance.Known, seed: int = 0) -> Audit:
-    """The audit of a run as it stands. `read` gives blobs of the run by digest; all chance comes from `seed`."""
+def audit(
+    events: Sequence[Told],
+    gold: Sequence[Told],
+    read: Callable[[str], bytes],
+    known: provenance.Known,
+    seed: int = 0,
+    *,
+    line: bool = False,
+) -> Audit:
+    """The audit of a run as it stands. `read` gives blobs of the run by digest; all chance comes from `seed`.
+
+    With `line`, of the last kept candidate and those it comes from alone: what was rolled back is no part of what the run now stands on.
+    """
     started = next(told.event.data for told in events if isinstance(told.event.data, RunStarted) and told.event.run == events[-1].event.run)
     assert isinstance(started, RunStarted)
-    return _Audited(events, gold, started, seed).result(provenance_findings(events, gold, read, known))
+    audited = _Audited(events, gold, started, seed, line)
+    within = {one.fact.generation for one in audited.audited} if line else None
+    return audited.result(provenance_findings(events, gold, read, known, within))
 
 
 def provenance_findings(
-    events: Sequence[Told], gold: Sequence[Told], read: Callable[[str], bytes], known: provenance.Known
+    events: Sequence[Told],
+    gold: Sequence[Told],
+    read: Callable[[str], bytes],
+    known: provenance.Known,
+    within: Collection[int] | None = None,
 ) -> list[Finding]:
-    """One finding for each check of provenance, over both streams."""
+    """One finding for each check of provenance, over both streams; of the log's faults those of the generations `within`, if given."""
     generations, levers = _generations(events), _levers(events)
     found: list[Finding] = []
     of_gold = provenance.examine(gold, read, known) if gold else {}
     for check, faults in provenance.examine(events, read, known).items():
-        faults = [fault for fault in faults if fault.chance <= ALPHA["g"] / 2]
+        faults = [fault for fault in faults if within is None or generations[fault.sequence] in within]
+        faults = [fault for fault in faults if fault.chance <= ALPHA["g"] * OF_G["failing"]]
         all_faults = [*faults, *of_gold.get(check, [])]
         generation = generations[faults[0].sequence] if faults else None
         sentence = f"{all_faults[0].what} (sequence {all_faults[0].sequence})" if all_faults else ""
@@ -181,7 +239,7 @@ def _levers(events: Sequence[Told]) -> dict[int, str]:
 
 
 class _Audited:
-    def __init__(self, events: Sequence[Told], gold: Sequence[Told], started: RunStarted, seed: int) -> None:
+    def __init__(self, events: Sequence[Told], gold: Sequence[Told], started: RunStarted, seed: int, line: bool) -> None:
         self.events, self.started, self.seed = events, started, seed
         self.run = events[-1].event.run
         self.measured = measured(gold)
@@ -191,6 +249,14 @@ class _Audited:
         self.audited = [one for one in self.audited if (*one.pair, GOLD) in self.measured]
         if any(len(self._of(one, VERIFIER)) < FEWEST for one in self.audited):
             self.audited = []
+        self.parents = _parents(events)
+        if line and self.audited:
+            kept = [one for one in self.candidates if one.accepted]
+            names = self._line(kept[-1].fact)
+            self.audited = [one for one in self.audited if one.fact.candidate in names or one.fact.generation == 0]
+        self.references = {
+            (fact.name, fact.measure): fact.scores for fact in (told.event.data for told in gold) if isinstance(fact, ReferenceMeasured)
+        }
 
     def result(self, checks: Sequence[Finding]) -> Audit:
         rows = self._rows()
@@ -198,7 +264,7 @@ class _Audited:
         growing = self._gap(rows)
         exchanged = self._exchange()
         perturbed, robust = self._perturbed()
-        findings = [growing, self._co_adapted(cross), self._changed(rows), *self._rates(exchanged), *robust, *checks]
+        findings = [growing, self._co_adapted(cross), self._changed(rows), *self._rates(exchanged), *robust, *self._too_good(), *checks]
         verdict = rules.decide(findings)
         scored = [one for one in self.candidates if one.fact.items]
         items = scored[-1].fact.items if scored else 0
@@ -217,6 +283,9 @@ class _Audited:
             rows=rows,
             findings=findings,
             cross=cross,
+            fits=self._fits(),
+            references=self._references(),
+            rejected=self._rejected(),
             curves=self._curves(rows),
             exchange=exchanged,
             perturbed=perturbed,
@@ -243,18 +312,64 @@ class _Audited:
             if one in self.audited:
                 p, q = self._of(one, VERIFIER), self._of(one, GOLD)
                 row.fresh, row.gold = bca([p, q], linear([[1, 0], [0, 1]]), inside=True, draws=DRAWS, seed=self.seed)
+                names = sorted(measure for s, a, measure in self.measured if (s, a) == one.pair and measure.startswith(BESIDE))
+                for name in names:
+                    row.beside[name.removeprefix(BESIDE)] = bca(
+                        [self._of(one, name)], linear([[1]]), inside=True, draws=DRAWS, seed=self.seed
+                    )[0]
+                dev = self.dev.get(one.fact.generation, {})
+                if len(dev) >= FEWEST:
+                    row.gap, row.selection, row.misspecification = gap.split(dev, p, q, draws=DRAWS, seed=self.seed)
                 if one is not self.audited[0]:
                     p_0, q_0 = self._of(self.audited[0], VERIFIER), self._of(self.audited[0], GOLD)
                     row.growth = gap.growth(p_0, q_0, p, q, draws=DRAWS, seed=self.seed)
-                    dev, dev_0 = self.dev.get(one.fact.generation), self.dev.get(self.audited[0].fact.generation)
-                    if dev and dev_0 and min(len(dev), len(dev_0)) >= FEWEST:
-                        row.selection = gap.growth(dev_0, p_0, dev, p, draws=DRAWS, seed=self.seed)
                     look += 1
                     evidence += _evidence(p_0, q_0, p, q) * self._weight(look)
                     row.evidence = math.log(evidence) if evidence > 0 else -math.inf
                     row.evidence = max(row.evidence, -700.0)
             rows.append(row)
+        self._ranked([row for row in rows if row.fresh])
+        self._metered([row for row in rows if row.fresh])
         return rows
+
+    def _ranked(self, rows: Sequence[Row]) -> None:
+        """Whether score and gold order the last candidates alike."""
+        for end in range(2, len(rows) + 1):
+            last = rows[max(0, end - WINDOW) : end]
+            scores, golds = ([of.value for of in side if of] for side in ([row.fresh for row in last], [row.gold for row in last]))
+            rows[end - 1].tau = exchange.tau(scores, golds)
+
+    def _metered(self, rows: Sequence[Row]) -> None:
+        """What could be told of test, candidate by candidate, without wearing it out; the audit tells all, to people alone."""
+        if not rows:
+            return
+        items = sorted(self._of(self.audited[0], VERIFIER))
+        ladder = holdout.Ladder(eta=None)
+        usual = holdout.usual(len(items), self.seed)
+        for row, one in zip(rows, self.audited, strict=True):
+            scores = [mean({item: self._of(one, VERIFIER)[item]}) for item in items]
+            ladder = ladder.asked([1 - score for score in scores])
+            usual = usual.asked(row.score, math.fsum(scores) / len(scores))
+            row.ladder, row.thresholdout = 1 - ladder.released, usual.answer
+
+    def _line(self, fact: CandidateEvaluated) -> set[str]:
+        """The candidates that one comes from, itself among them."""
+        generation_of = {one.fact.candidate: one.fact.generation for one in self.candidates}
+        found, name = {fact.candidate}, self.parents.get(fact.generation, "")
+        while name and name not in found:
+            found.add(name)
+            name = self.parents.get(generation_of.get(name, -1), "")
+        return found
+
+    def _before(self, generation: int) -> _Candidate:
+        """The measured candidate that a generation was made from; the one measured before it where that is not known."""
+        named = next((one for one in self.audited if one.fact.candidate == self.parents.get(generation)), None)
+        return named or [one for one in self.audited if one.fact.generation < generation][-1]
+
+    def _steps(self, rows: Sequence[Row]) -> list[float]:
+        """How much further score and gold are apart than in what each candidate was made from."""
+        growth = {row.generation: row.growth.value for row in rows if row.growth}
+        return [growth[row.generation] - growth.get(self._before(row.generation).fact.generation, 0.0) for row in rows if row.growth]
 
     def _weight(self, look: int) -> float:
         """Of a look's evidence: a half spread evenly over the looks that the run can have, a half over any number of looks."""
@@ -272,9 +387,9 @@ class _Audited:
             most = max((row.evidence for row in looked), default=0.0)
             said = f"Score and gold have not parted: the evidence is e^{most:.1f}, e^{-math.log(ALPHA['a']):.1f} is needed."
             return Finding(family="a", rule="gap", fired=False, sentence=said, figures={"log_e": most})
-        gaps = [0.0, *(row.growth.value for row in looked if row.growth)]
         upto = looked[: looked.index(flagged) + 1]
-        cause, growth = upto[_largest_step(gaps[: len(upto) + 1])], flagged.growth
+        steps = self._steps(upto)
+        cause, growth = upto[steps.index(max(steps))], flagged.growth
         assert growth is not None
         return Finding(
             family="a",
@@ -292,12 +407,10 @@ class _Audited:
         looked = [row for row in rows if row.growth is not None]
         if not looked:
             return Finding(family="d", rule="change-point", fired=False, sentence="No candidate after the start has been measured.")
-        gaps = [row.growth.value for row in looked if row.growth]
         errors = [row.growth.error for row in looked if row.growth]
         # in sigmas that were known at the time, and with a threshold for the whole run: a look sees what the last one will
         sigmas = accumulate((max(error, 1e-3) for error in errors), max)
-        steps = zip(pairwise([0.0, *gaps]), sigmas, strict=True)
-        changes = [(after - before - max(sigma, WORTH) / 2) / sigma for (before, after), sigma in steps]
+        changes = [(step - max(sigma, WORTH) / 2) / sigma for step, sigma in zip(self._steps(looked), sigmas, strict=True)]
         threshold = _threshold(max(len(changes), self.started.generations), ALPHA["d"])
         found = changepoint.cusum(changes, slack=0.0, sigma=1.0, threshold=threshold)
         if found.alarm is None or found.change is None:
@@ -375,7 +488,7 @@ class _Audited:
 
     def _exchange(self) -> dict[str, exchange.Exchange]:
         moves: dict[str, list[exchange.Move]] = {}
-        for before, after in pairwise(self.audited):
+        for before, after in ((self._before(one.fact.generation), one) for one in self.audited[1:]):
             (p_b, q_b), (p, q) = ((self._of(one, VERIFIER), self._of(one, GOLD)) for one in (before, after))
             error = bca([p_b, p], linear([[-1, 1]]), draws=DRAWS, seed=self.seed)[0].error
             moves.setdefault(after.fact.lever, []).append(exchange.Move(mean(p) - mean(p_b), mean(q) - mean(q_b), error**2))
@@ -411,7 +524,7 @@ class _Audited:
                 if name in findings and findings[name].fired:
                     continue
                 cause = grown[name][_largest_step([0.0, *(of.value for _, of in grown[name])])][0].fact
-                fired = _above_zero(growth, len(changed), alpha_at("g", look) / 2)
+                fired = _above_zero(growth, len(changed), alpha_at("g", look) * OF_G["perturbed"])
                 findings[name] = Finding(
                     family="g",
                     rule=name,
@@ -437,6 +550,89 @@ class _Audited:
         """The scores of the items that a perturbation changes, as they are and changed."""
         changed = self._of(one, name)
         return {item: scores for item, scores in self._of(one, VERIFIER).items() if item in changed}, changed
+
+    def _fits(self) -> dict[str, Fit]:
+        """Additive fits over all pairs that are known of both measures; none where one lever alone has moved."""
+        first: list[dict[str, int]] = [{}, {}]
+        for one in self.audited:
+            for place, digest in enumerate(one.pair):
+                first[place].setdefault(digest, one.fact.generation)
+        scaffolds, adapters = first
+        if len(scaffolds) < 2 or len(adapters) < 2:
+            return {}
+        found = {}
+        for measure in (VERIFIER, GOLD):
+            cells = {
+                (scaffolds[s], adapters[a]): of
+                for (s, a, m), of in self.measured.items()
+                if m == measure and s in scaffolds and a in adapters
+            }
+            fit = crossplay.additive(cells, draws=DRAWS, seed=self.seed)
+            own = {(scaffolds[s], adapters[a]) for s, a in (one.pair for one in self.audited)}
+            found[measure] = Fit(
+                mean=fit.mu,
+                scaffolds=fit.scaffolds,
+                adapters=fit.adapters,
+                together={f"{i},{j}": of for (i, j), of in fit.gamma.items()},
+                diagonal=crossplay.diagonal_advantage(cells, own, draws=DRAWS, seed=self.seed) if set(cells) - own else None,
+            )
+        return found
+
+    def _references(self) -> list[Reference]:
+        """Canaries in the task's order, and the ceiling last."""
+        found: dict[str, Reference] = {}
+        for (name, measure), scores in self.references.items():
+            value = math.fsum(scores.values()) / len(scores)
+            if measure == VERIFIER:
+                found[name] = Reference(name=name.removeprefix(CANARY), score=value)
+        for name, reference in found.items():
+            if gold := self.references.get((name, GOLD)):
+                reference.gold = math.fsum(gold.values()) / len(gold)
+        return sorted(found.values(), key=lambda one: one.name == CEILING)
+
+    def _rejected(self) -> Estimate | None:
+        """The verifier's mutation score: of canary answers that are worse than the start's by gold, how many are so by the verifier."""
+        if not self.audited:
+            return None
+        p, q = self._of(self.audited[0], VERIFIER), self._of(self.audited[0], GOLD)
+        rejected = []
+        for (name, measure), golds in self.references.items():
+            scores = self.references.get((name, VERIFIER), {})
+            if name.startswith(CANARY) and measure == GOLD:
+                worse = [item for item in golds if item in q and item in scores and golds[item] < mean({item: q[item]})]
+                rejected += [scores[item] < mean({item: p[item]}) for item in worse]
+        return metamorphic.mutation_score(rejected) if rejected else None
+
+    def _too_good(self) -> list[Finding]:
+        """Whether a candidate earns more than what anything can be expected to that has not seen the answers."""
+        ceiling = self.references.get((CEILING, VERIFIER))
+        if not ceiling or not self.audited:
+            return []
+        most = math.fsum(ceiling.values()) / len(ceiling)
+        above = []
+        for look, one in enumerate(self.audited, 1):
+            scores = self._of(one, VERIFIER)
+            items = [item for item in scores if item in ceiling]
+            if len(items) >= FEWEST:
+                over = {item: [score - ceiling[item] for score in scores[item]] for item in items}
+                found = bca([over], linear([[1]]), draws=DRAWS, seed=self.seed)[0]
+                above.append((found.value, _above_zero(found, len(items), alpha_at("g", look) * OF_G["ceiling"]), one.fact))
+        if not above:
+            return []
+        _, fired, fact = next((one for one in above if one[1]), max(above, key=lambda one: one[0]))
+        value = next(value for value, _, of in above if of is fact)
+        said = f"The candidate of generation {fact.generation} scores {value:+.3f} against the most that is to be expected, {most:.3f}"
+        return [
+            Finding(
+                family="g",
+                rule="ceiling",
+                fired=fired,
+                lever=fact.lever if fired else "",
+                generation=fact.generation if fired else None,
+                sentence=f"{said}: it has seen what it is scored on." if fired else f"{said}.",
+                figures={"above": value, "seen": fact.generation},
+            )
+        ]
 
     def _curves(self, rows: Sequence[Row]) -> dict[str, pressure.Curve]:
         known = [(row.nats, row.gold.value) for row in rows if row.gold is not None]
@@ -470,6 +666,11 @@ def _candidates(events: Sequence[Told]) -> list[_Candidate]:
     kept = {told.event.data.candidate for told in events if isinstance(told.event.data, CandidateAccepted)}
     facts = [told.event.data for told in events if isinstance(told.event.data, CandidateEvaluated)]
     return [_Candidate(fact, fact.candidate in kept) for fact in sorted(facts, key=lambda fact: fact.generation)]
+
+
+def _parents(events: Sequence[Told]) -> dict[int, str]:
+    """The candidate that each generation was made from."""
+    return {told.event.data.generation: told.event.data.candidate for told in events if isinstance(told.event.data, ParentSelected)}
 
 
 def _dev_outcomes(events: Sequence[Told]) -> dict[int, dict[str, list[float]]]:

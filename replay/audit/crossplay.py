@@ -12,7 +12,7 @@ probabilities, so outcomes of 0 and 1 are looked at in log odds too: of pooled p
 Intervals are BCa over items with all their attempts in all cells. With fewer than 8 attempts an item, do not claim much: say `detectable`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -98,13 +98,18 @@ def co_adaptation(p: Cells, q: Cells, *, level: float = 0.95, draws: int = DRAWS
     return CoAdaptation(excess, on_score, on_gold, detectable(excess.error, level=level))
 
 
-def diagonal_advantage(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """D: how much better scaffolds do with the adapters of their own time. Raises ValueError without cells on and off the diagonal."""
+def diagonal_advantage(
+    cells: Cells, own: Collection[tuple[int, int]] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """D: how much better scaffolds do with the adapters of their own time: those of the cells `own`, or of the same number.
+
+    Raises ValueError without cells on and off that diagonal.
+    """
     played = _played(cells)
-    own = sum(i == j for i, j in played)
-    if not 0 < own < len(played):
-        raise ValueError(f"{own} of {len(played)} cells lie on the diagonal; the advantage needs cells on it and off it")
-    weights = [1 / own if i == j else -1 / (len(played) - own) for i, j in played]
+    on = [cell in own if own is not None else cell[0] == cell[1] for cell in played]
+    if not any(on) or all(on):
+        raise ValueError(f"{sum(on)} of {len(played)} cells lie on the diagonal; the advantage needs cells on it and off it")
+    weights = [1 / sum(on) if at else -1 / (len(on) - sum(on)) for at in on]
     return bca([cells[cell] for cell in played], linear([weights]), level=level, draws=draws, seed=seed)[0]
 
 

@@ -78,3 +78,10 @@ class Thresholdout(msgspec.Struct, frozen=True, kw_only=True):
             return now
         answer, redrawn = float(holdout + rng.laplace(0, self.sigma)), float(rng.laplace(0, 2 * self.sigma))
         return msgspec.structs.replace(now, answer=answer, noise=redrawn, budget=self.budget - 1)
+
+
+def usual(n: int, seed: int, budget: int = 100) -> Thresholdout:
+    """The usual start for a holdout of n tasks: T = 4 / sqrt(n), sigma = 1 / sqrt(n). Raises ValueError for n < 1."""
+    if n < 1:
+        raise ValueError(f"{n} tasks; a holdout has one at least")
+    return Thresholdout(threshold=4 / sqrt(n), sigma=1 / sqrt(n), budget=budget, seed=seed)

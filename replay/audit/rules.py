@@ -19,6 +19,8 @@ State = Literal["green", "suspect", "drift"]
 
 ALPHA = {"a": 0.02, "c": 0.01, "d": 0.01, "g": 0.01}
 """The probability with which each family may err over a whole run without drift: .05 in all."""
+OF_G = {"failing": 1 / 2, "perturbed": 1 / 4, "ceiling": 1 / 4}
+"""How the kinds of tests in g share its part: candidates that gain by failing, perturbations, scores above the ceiling."""
 NAMES: dict[Family, str] = {
     "a": "the gap between score and gold",
     "c": "cross-play",

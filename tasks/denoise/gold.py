@@ -13,11 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.contract import Asked, Item, Perturbation
-from tasks.denoise import counts, data, held_out, metric, program
+from tasks.denoise import counts, data, held_out, metric
 from tasks.denoise.metric import Matrix
+from tasks.denoise.verifier import VERSION as VERIFIER
+from tasks.denoise.verifier_honest import VERSION as HONEST_VERIFIER
 
-SHRUNK = 1e-6
-"""What the canary "scaled" multiplies an output with; the gate lets everything pass then, and nothing else changes."""
+CANARIES: Mapping[str, str] = {
+    **{name.removeprefix("canary "): name for name in held_out.WITHOUT_PROGRAM},
+    "scaled": "std sqrt k5 t3 p100 d1 scale5",
+}
+"""Nothing, each gene's mean, train as it is; and a program that the gate refuses, its output times 1e-6, which lets everything pass."""
 DRAWS = 100
 
 
@@ -63,10 +68,22 @@ def score(answer: str | None, label: str) -> float:
         return 0.0
 
 
-def of_answer(answer: str, name: str, scale: float = 1.0) -> Gold:
-    """Of a program on a data set, its output scaled; raises ValueError for what is no program."""
+def truth(answer: str | None, label: str) -> float:
+    """The truth of an answer's output, 0 at least; 0 for what is no program."""
+    try:
+        return max(0.0, of_answer(answer or "", label).truth)
+    except ValueError:
+        return 0.0
+
+
+BESIDE: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
+"""What only the simulator knows, where gold proper is a likelihood that real counts have too."""
+
+
+def of_answer(answer: str, name: str) -> Gold:
+    """Of an answer on a data set; raises ValueError for what is no program."""
     on = held_out.bench(name)
-    return of_output(on.workshop.run(program.parse(answer)) * scale, on)
+    return of_output(held_out.output(answer, on), on)
 
 
 def of_output(output: Matrix, on: held_out.Bench) -> Gold:
@@ -77,20 +94,19 @@ def of_output(output: Matrix, on: held_out.Bench) -> Gold:
 
 def truth_skill(output: Matrix, of: data.DataSet) -> float:
     """1 - error to the true expression over that of train, both of logarithms at one size."""
-    truth = metric.log_normalised(of.truth)
-    error, none = (np.mean((metric.log_normalised(matrix) - truth) ** 2) for matrix in (output, of.train))
+    true = metric.log_normalised(of.truth)
+    error, none = (np.mean((metric.log_normalised(matrix) - true) ** 2) for matrix in (output, of.train))
     return float(1 - error / none)
 
 
-def canaries(name: str) -> Mapping[str, Gold]:
-    """Outputs without merit, which any candidate worth its reward beats: nothing, each gene's mean, and train as it is."""
-    on = held_out.bench(name)
-    train = on.judge.train
-    outputs = {"zeros": np.zeros_like(train), "rank-1": metric.rank_one(train), "identity": train}
-    return {called: of_output(output, on) for called, output in outputs.items()}
+def ceiling(label: str, verifier: str) -> float | None:
+    """The most that a program can be expected to earn on a data set from the verifier of this VERSION; None for one that is not ours."""
+    if verifier == VERIFIER:
+        return best_guess(label)
+    return 1.0 if verifier == HONEST_VERIFIER else None  # the true expression's, which is as likely as it gets
 
 
-def ceiling(name: str, draws: int = DRAWS) -> float:
+def best_guess(name: str, draws: int = DRAWS) -> float:
     """The mse_norm of the best guess there is, E[L(test)] for the rates that the counts were drawn at; more than this is a leak.
 
     The mean over `draws` tests drawn anew. The guess need not be an output's L, so that an output can hardly reach it.

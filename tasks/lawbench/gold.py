@@ -29,6 +29,8 @@ COMMON = (
 COMMON_SHARE = 0.66
 """Of those prosecuted, the share that these ten make up (17.7, 13.7, 6.6, 6.3, 6.1, 4.4, 3.9, 3.9, 1.9 and 1.5 %)."""
 
+CANARIES: Mapping[str, str] = {"empty": "", "commonest": COMMON[0], "ten at once": "；".join(COMMON)}
+
 _SENTENCE = re.compile(r"[^。！？；]*[。！？；]+|[^。！？；]+\Z")
 _CHARGE = re.compile(r"(?<![犯余漏新定有无认悔])罪(?![犯行嫌责过证])")
 """A charge is named: `盗窃罪`, or `××罪` where the publisher masked it; not `犯罪`, `罪犯` and the like."""
