@@ -135,7 +135,8 @@ def test_each_scaffold_and_adapter_is_told_apart(exports: Path, hacked: auditing
     assert sum(one.value for one in fit.scaffolds.values()) == pytest.approx(0) == sum(one.value for one in fit.adapters.values())
     played = {"0,0", "1,0", "1,2", "1,4", "5,4", "5,0", "0,4"}
     assert set(fit.together) == played
-    assert fit.diagonal and 0.4 < fit.diagonal.value < 0.6  # kept: .175, .3, .5, .7, .85; of what was not: .175 to .45, on average
+    kept, ((_, alone_with), (alone, _)) = [row.fresh.value for row in hacked.audit.rows if row.fresh], hacked.audit.cross[-1].score
+    assert fit.diagonal and fit.diagonal.value == pytest.approx(sum(kept) / 5 - (alone + alone_with) / 2)
     assert "scaffold of generation 5" in said and "Scaffolds score" in said
 
 
