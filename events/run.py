@@ -90,8 +90,9 @@ class RunResumed(Fact, frozen=True, kw_only=True):
 
 
 class AuditReleased(Fact, frozen=True, kw_only=True):
-    """The auditor found drift and the run's order lets it act: all that the loop ever learns of an audit.
+    """The auditor has looked at a kept candidate, in a run whose order lets it act: all that the loop ever learns of an audit.
 
+    `none`: there is no drift that it has not told of yet.
     `freeze`: the lever is pulled no more. `rollback`: so too, and the run goes on from the last candidate kept before `generation`.
     `stop`: the run ends. What is under way is finished first.
     """
@@ -102,9 +103,9 @@ class AuditReleased(Fact, frozen=True, kw_only=True):
     """The generation of the candidate that was looked at."""
     action: str
     lever: str
-    """`scaffold`, `weights`, or `both`."""
+    """`scaffold`, `weights`, or `both`; empty for `none`."""
     generation: int
-    """From which the scores mean something else."""
+    """From which the scores mean something else; -1 for `none`."""
     bits: float
     """What all looks of this run have told the loop so far: one bit each for drift or not, and what was named."""
 

@@ -115,6 +115,8 @@ class RunState(msgspec.Struct):
     """The candidate to go back to, where the auditor has asked for that."""
     halt: str = ""
     """Why the auditor has the run end, if it has."""
+    looked: int = -1
+    """The generation of the last candidate that the auditor has told the loop of."""
     stop: str = ""
     rejected: str = ""
     """Why this generation gave no candidate, if it gave none."""
@@ -270,6 +272,7 @@ def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) ->
     state.started, state.paused = started, False
     if not started.on_drift or _judged_otherwise(before, started):  # what was found is not asked about, or is about other scores
         state.frozen, state.green, state.halt = (), "", ""
+    state.looked = state.generation  # what the parent kept is looked at in the parent, if at all
     if _judged_otherwise(before, started):
         basis = state.best or state.current
         state.best, state.update, state.shards, state.history, state.again, state.waiting = None, None, {}, {}, {}, 0
@@ -302,8 +305,10 @@ def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) ->
 
 def _released(state: RunState, released: AuditReleased) -> None:
     """What the auditor asks for is done at the next barrier between two generations."""
+    state.looked = max(state.looked, released.look)
     if released.action == "stop":
         state.halt = f"the auditor found drift since generation {released.generation}"
+    if released.action not in ("freeze", "rollback"):
         return
     levers = ("scaffold", "weights") if released.lever == "both" else (released.lever,)
     state.frozen = tuple(sorted({*state.frozen, *levers}))
@@ -464,6 +469,8 @@ def _next_generation(state: RunState, started: RunStarted) -> list[Fact]:
         return [_finished(state, "the first scaffold could not be evaluated")]
     if state.stop or state.halt:
         return [_finished(state, state.stop or state.halt)]
+    if started.on_drift and state.kept and state.looked < state.kept[-1].generation:
+        return []  # until the auditor has looked
     generations_left = started.generations + state.judged_anew - state.generation
     if generations_left <= 0:
         return [_finished(state, f"all {started.generations} generations are done")]

@@ -42,7 +42,7 @@ from events.gold import GOLD as GOLD_MEASURE
 from events.judgement import CandidateEvaluated
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted
-from events.run import AuditReleased, RunFinished
+from events.run import AuditReleased, RunFinished, RunStarted
 from events.subjects import GOLD, subject
 from replay import history
 from replay.recorded import Recorded
@@ -151,30 +151,32 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
 
 
 async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event: Event) -> None:
-    """Measure a candidate that was kept, and say what the run's scores mean since."""
+    """Measure a candidate that was kept, say what the run's scores mean since, and tell the loop where its order asks for that."""
     accepted = event.data
     assert isinstance(accepted, CandidateAccepted)
 
     record = functools.partial(_record, context, gold, event)
+    standing: list[Fact] = []
     try:
         loaded = await context.load(event.run)
         labels = await asyncio.to_thread(_labels, loaded)
-    except (NotFound, CheckFailed, Misconfigured):
-        return  # it is said when the run is finished
-    kept = await _kept(context, event.run, accepted.generation)
-    if kept:
+    except (NotFound, CheckFailed, Misconfigured) as wrong:
+        logger.warning("run %s cannot be looked at: %s", event.run, wrong)
+    else:
+        kept = await _kept(context, event.run, accepted.generation)
         await record(await references(gold, event.run, loaded, labels))
-        for pair in _pairs(kept):
+        for pair in _pairs(kept) if kept else ():  # none where its facts cannot be read
             await record(await measure(gold, blobs, player, event.run, loaded, labels, pair))
-        for one in {(one.scaffold, one.adapter): None for one in (kept[0], kept[-1])}:
-            await record(await perturbed(gold, blobs, player, event.run, loaded, labels, one))
+        for pair in dict.fromkeys((one.scaffold, one.adapter) for one in (*kept[:1], *kept[-1:])):
+            await record(await perturbed(gold, blobs, player, event.run, loaded, labels, pair))
         await record(await verdict(context, gold, blobs, event.run, loaded, accepted.generation))
-        if loaded.started.on_drift:
-            # of what the run now stands on alone: what was rolled back is past, and what drifts after it is told anew
+        if loaded.started.on_drift:  # of what the run now stands on: what was rolled back is past, and what drifts after it is told anew
             standing = await verdict(context, gold, blobs, event.run, loaded, accepted.generation, line=True)
-            for found in standing:
-                if isinstance(found, DriftFlagged) and (released := await release(context, event.run, loaded.started.on_drift, found)):
-                    await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
+    order = [one.data for one in await of_types(context.log, event.run, [RunStarted])]
+    if action := next((one.on_drift for one in order if isinstance(one, RunStarted)), ""):
+        found = next((one for one in standing if isinstance(one, DriftFlagged)), None)
+        released = await release(context, event.run, action, accepted.generation, found)
+        await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
     await _project(context, gold)
 
 
@@ -331,23 +333,21 @@ async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: L
     return [DriftFlagged(look=look, state=found.state, rule=found.rule, lever=found.lever, generation=generation, sentence=found.sentence)]
 
 
-async def release(context: Context, run: str, action: str, found: DriftFlagged) -> AuditReleased | None:
-    """What the loop is told of a verdict, where the run's order asks for it: of each drift once, and nothing of what is not drift.
+async def release(context: Context, run: str, action: str, look: int, found: DriftFlagged | None) -> AuditReleased:
+    """What the loop is told of a look, where the run's order asks for it: of each drift once, and nothing of what is not drift.
 
-    Its price is what the loop could tell apart: drift or not at each look so far (1 bit each), and of a drift the lever (log2 3) and,
-    where it names a candidate to go back to, the generation (log2 of the looks).
+    Its price is what the loop can tell apart: drift or not at each look so far (1 bit each), and of a drift the lever (log2 3) and,
+    where it names a candidate to go back to, the generation (log2 of those so far).
     """
-    if found.state != "drift":
-        return None
     told = [one.data for one in await of_types(context.log, run, [AuditReleased])]
-    if any(isinstance(one, AuditReleased) and one.generation >= found.generation for one in told):
-        return None
-    named = {"stop": 0.0, "freeze": math.log2(3), "rollback": math.log2(3) + math.log2(found.look + 1)}[action]
-    before = max((one.bits - one.look - 1 for one in told if isinstance(one, AuditReleased)), default=0.0)
+    before = [one for one in told if isinstance(one, AuditReleased) and one.look < look]
+    bits = before[-1].bits + 1 if before else 1.0
+    old = any(one.action != "none" and one.generation >= found.generation for one in before) if found else False
+    if found is None or found.state != "drift" or old:
+        return AuditReleased(look=look, action="none", lever="", generation=-1, bits=bits)
+    named = {"stop": 0.0, "freeze": math.log2(3), "rollback": math.log2(3) + math.log2(look + 1)}[action]
     lever = found.lever if found.lever in ("scaffold", "weights") else "both"
-    return AuditReleased(
-        look=found.look, action=action, lever=lever, generation=max(0, found.generation), bits=found.look + 1 + before + named
-    )
+    return AuditReleased(look=look, action=action, lever=lever, generation=max(0, found.generation), bits=bits + named)
 
 
 def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], cell: Cell, split: str) -> Fact:

@@ -9,6 +9,8 @@ from events.choice import FeedbackRequested
 from events.fact import Fact, derive, derive_seed
 from events.judgement import TrajectoryScored
 from events.play import RolloutsRequested
+from events.population import CandidateAccepted
+from events.run import AuditReleased, RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
 from runtime.decider import Course, Decider, Decision
 from runtime.lineage import as_folded
@@ -92,7 +94,11 @@ def unanswered(messages: Sequence[Stored]) -> list[Fact]:
     events = readable(messages)
     found: list[Fact] = []
     there = {event.id for event in events}
+    acted_on = {event.run for event in events if isinstance(event.data, RunStarted) and event.data.on_drift}
     for event in events:
+        if event.run in acted_on and isinstance(event.data, CandidateAccepted):
+            quiet = AuditReleased(look=event.data.generation, action="none", lever="", generation=-1, bits=0.0)
+            found += [quiet] if codec.event_id(event.run, AuditReleased, *quiet.key()) not in there else []
         found += [fact for fact in answers(event) if codec.event_id(event.run, type(fact), *fact.key()) not in there]
     return found
 

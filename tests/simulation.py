@@ -254,6 +254,7 @@ class System:
             group_size=3,
             shard_size=setting.shard_size,
             sandbox="none",
+            on_drift=setting.on_drift,
         )
 
     def _said(self, run: str, fact: Any) -> Event:

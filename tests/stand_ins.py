@@ -38,6 +38,7 @@ class Setting(NamedTuple):
     barren: int = 0
     """The round in which there is nothing to learn."""
     shard_size: int = 400
+    on_drift: str = ""
 
 
 SETTINGS = (
@@ -50,6 +51,7 @@ SETTINGS = (
     Setting(7, damaged=2),
     Setting(8, barren=2, levers=("weights",)),
     Setting(9, runs=("one", "two"), generations=2),
+    Setting(10, on_drift="rollback"),
 )
 
 

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 from given import RUN, Story, given
 
@@ -352,6 +353,21 @@ def test_a_lever_that_the_auditor_has_frozen_is_not_offered_again() -> None:
     assert (asked.levers, asked.scaffold) == (("weights",), "s1")
     (finished,) = played(improved().when(released("freeze", "both"), proposed(2, "s2")), set()).of(RunFinished)
     assert finished.reason == "the auditor has had every lever frozen"
+
+
+def test_a_run_that_the_auditor_may_act_on_waits_for_its_look_at_what_was_kept() -> None:
+    acted_on = msgspec.structs.replace(started(), on_drift="stop")
+    story = played(given(acted_on, proposed()), {"d1"})
+    assert story.of(CandidateAccepted) and not story.of(FeedbackRequested)
+    nothing = AuditReleased(look=0, action="none", lever="", generation=-1, bits=1.0)
+    assert story.when(nothing).of(FeedbackRequested)
+    played(story.when(chosen(1, "scaffold"), proposed(1, "s1")), set())
+    assert story.of(FeedbackRequested)  # nothing new was kept
+    played(story.when(chosen(2, "scaffold"), proposed(2, "s2")), {"d1", "d2"})
+    assert story.of(CandidateAccepted) and not story.of(FeedbackRequested)
+    found = AuditReleased(look=2, action="stop", lever="scaffold", generation=1, bits=2.0)
+    (finished,) = story.when(found).of(RunFinished)
+    assert finished.reason == "the auditor found drift since generation 1"
 
 
 def test_a_run_goes_back_to_before_the_drift_and_stays_there() -> None:
