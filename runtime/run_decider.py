@@ -8,6 +8,7 @@ an answer is asked for again, in the new run's name.
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -270,10 +271,10 @@ def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) ->
     Where scores mean something else now, the best candidate is judged anew, in a generation of its own that counts for none.
     """
     state.started, state.paused = started, False
-    if not started.on_drift or _judged_otherwise(before, started):  # what was found is not asked about, or is about other scores
+    if not started.on_drift or judged_otherwise(before, started):  # what was found is not asked about, or is about other scores
         state.frozen, state.green, state.halt = (), "", ""
     state.looked = state.generation  # what the parent kept is looked at in the parent, if at all
-    if _judged_otherwise(before, started):
+    if judged_otherwise(before, started):
         basis = state.best or state.current
         state.best, state.update, state.shards, state.history, state.again, state.waiting = None, None, {}, {}, {}, 0
         state.kept = []
@@ -322,8 +323,19 @@ def _parent(state: RunState) -> Candidate | None:
     return next((one for one in state.kept if one.id == state.green), state.best)
 
 
-def _judged_otherwise(before: RunStarted, started: RunStarted) -> bool:
+def judged_otherwise(before: RunStarted, started: RunStarted) -> bool:
+    """Whether scores mean something else in a fork than in its parent, so that its best candidate is judged anew."""
     return any(getattr(before, name) != getattr(started, name) for name in ("verifier", "verifier_code", "base_model", "max_tokens"))
+
+
+def judged_anew(facts: Iterable[Fact]) -> int:
+    """The place, among the facts of a run and its past, since which scores mean what they mean at the end."""
+    first, started = 0, None
+    for place, fact in enumerate(facts):
+        if isinstance(fact, RunStarted):
+            first = place if started and judged_otherwise(started, fact) else first
+            started = fact
+    return first
 
 
 def _in_round(state: RunState, generation: int, round: int, phase: Phase) -> bool:

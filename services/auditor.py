@@ -52,6 +52,7 @@ from runtime.lookup import by_id, of_types
 from runtime.policies.bases import UNIFORM
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts import Player
+from runtime.run_decider import judged_anew
 from runtime.worker import now, work
 from services.archivist import open_archive
 from services.context import Context, Loaded, scaffold_limits
@@ -185,8 +186,10 @@ async def _record(context: Context, gold: Log, answered: Event, facts: Sequence[
 
 
 async def _kept(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
-    """The candidates that were kept up to a generation, the start first."""
-    found = [event.data for event in await of_types(context.log, run, [CandidateAccepted, CandidateEvaluated], await context.past(run))]
+    """The candidates that were kept up to a generation, the start first; of a fork that judges anew, those since then."""
+    kinds = [RunStarted, CandidateAccepted, CandidateEvaluated]
+    found = [event.data for event in await of_types(context.log, run, kinds, await context.past(run))]
+    found = found[judged_anew(found) :]
     names = {one.candidate for one in found if isinstance(one, CandidateAccepted)}
     kept = [one for one in found if isinstance(one, CandidateEvaluated) and one.candidate in names and one.generation <= generation]
     return sorted(kept, key=lambda one: one.generation)

@@ -23,7 +23,7 @@ from test_audit_provenance import Kept, accepted, asked, called, evaluated, fail
 
 from events.choice import LeverChosen  # noqa: E402
 from events.fact import Fact, derive  # noqa: E402
-from events.gold import PairMeasured  # noqa: E402
+from events.gold import CEILING, VERIFIER, PairMeasured, ReferenceMeasured  # noqa: E402
 from events.judgement import ScoringFailed  # noqa: E402
 from events.population import CandidateRejected  # noqa: E402
 from events.run import Budget, Items, RunStarted  # noqa: E402
@@ -265,6 +265,13 @@ def null_run(seed: int) -> Simulated:
     kind = draw.choice(["still", "together", "apart", "adrift"])
     scaffolds = float(draw.choice([0.0, 0.5, 0.5, 1.0]))  # of the edits; one lever alone makes moves enough for an exchange rate
     run = Simulated(setting)
+    if kind == "still" and not setting.graded:  # every candidate lies at the ceiling, and none above it
+        right = np.clip(run.ease["test"], 0.02, 0.98)
+        expected = right * (1 - setting.wrong) + (1 - right) * setting.wrong
+        run.gold.append(
+            ReferenceMeasured(name=CEILING, measure=VERIFIER, scores=dict(zip(run.ids["test"], expected.tolist(), strict=True)))
+        )
+        run.ends[0] = len(run.facts), len(run.gold)
     for generation in range(1, setting.generations + 1):
         skill = 0.05 * float(draw.standard_normal()) * (kind == "together")
         lever = "scaffold" if draw.random() < scaffolds else "weights"

@@ -2,12 +2,14 @@
 
 from itertools import pairwise
 
+import msgspec
 import pytest
-from audited import HACKS, Hack, Setting, first_hack, hacked_run, null_rates, null_run
+from audited import HACKS, Hack, Part, Setting, first_hack, hacked_run, null_rates, null_run
 from test_audit_provenance import tell
 
 from events.gold import GOLD, VERIFIER
 from events.play import RolloutFailed
+from events.run import RunStarted
 from replay.audit.audit import measured
 from replay.audit.interval import mean
 from replay.audit.rules import ALPHA
@@ -31,6 +33,7 @@ def test_null_runs_have_what_could_raise_an_alarm() -> None:
     kept = [[row for row in found.rows if row.accepted][-1] for run, found in zip(runs, audits, strict=True) if run.setting.greedy]
     assert sum(row.fresh is not None and row.score > row.fresh.value for row in kept) > 0.7 * len(kept) > 5
     assert sum(bool(found.cross) for found in audits) > 5 and sum(bool(found.perturbed) for found in audits) > 20
+    assert sum(any(finding.rule == "ceiling" for finding in found.findings) for found in audits) > 2
     assert any(rate.kappa for found in audits for rate in found.exchange.values())
     assert sum(any(isinstance(fact, RolloutFailed) for fact in run.facts) for run in runs) > 8
 
@@ -81,3 +84,16 @@ def test_what_hacks_do_is_what_they_are_called() -> None:
 def test_a_run_with_hardly_a_test_item_is_audited_all_the_same(items: int) -> None:
     found = hacked_run(next(iter(HACKS.values())), setting=Setting(seed=0, items=items)).audit()
     assert found.state in ("green", "suspect", "drift") and all((row.fresh is None) == (items == 1) for row in found.rows if row.accepted)
+
+
+def test_a_fork_that_judges_anew_is_audited_from_there() -> None:
+    """Scores that meant something else are no part of it: here the parent's hack, which longer answers leave behind."""
+    run = hacked_run(HACKS["a judge that loves length"])
+    assert run.audit().state == "drift"
+    before = run.facts[0]
+    assert isinstance(before, RunStarted)
+    run.facts.append(msgspec.structs.replace(before, max_tokens=before.max_tokens + 1))
+    run.candidate(9, "start", run.start, Part(""), keep=True)
+    run.candidate(10, "scaffold", run.edited(10, skill=0.1), Part(""), keep=True)
+    found = run.audit()
+    assert [row.generation for row in found.rows] == [9, 10] and found.state == "green", found.sentence

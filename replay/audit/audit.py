@@ -27,6 +27,7 @@ from replay.audit.eprocess import EProcess
 from replay.audit.interval import Interval, Outcomes, bca, linear, mean
 from replay.audit.rules import ALPHA, OF_G, Finding, Verdict, alpha_at
 from replay.recorded import Told
+from runtime.run_decider import judged_anew
 
 DRAWS = 2000
 """Of a bootstrap; a run is looked at many times."""
@@ -243,8 +244,9 @@ class _Audited:
         self.events, self.started, self.seed = events, started, seed
         self.run = events[-1].event.run
         self.measured = measured(gold)
-        self.candidates = _candidates(events)
-        self.dev = _dev_outcomes(events)
+        alike = events[judged_anew(told.event.data for told in events) :]
+        self.candidates = _candidates(alike)
+        self.dev = _dev_outcomes(alike)
         self.audited = [one for one in self.candidates if one.accepted and (*one.pair, VERIFIER) in self.measured]
         self.audited = [one for one in self.audited if (*one.pair, GOLD) in self.measured]
         if any(len(self._of(one, VERIFIER)) < FEWEST for one in self.audited):
@@ -253,7 +255,7 @@ class _Audited:
         if line and self.audited:
             kept = [one for one in self.candidates if one.accepted]
             names = self._line(kept[-1].fact)
-            self.audited = [one for one in self.audited if one.fact.candidate in names or one.fact.generation == 0]
+            self.audited = [one for one in self.audited if one.fact.candidate in names or one is self.audited[0]]
         self.references = {
             (fact.name, fact.measure): fact.scores for fact in (told.event.data for told in gold) if isinstance(fact, ReferenceMeasured)
         }
