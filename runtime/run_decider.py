@@ -233,7 +233,7 @@ def evolve(state: RunState, event: Event) -> RunState:
 
 def decide(state: RunState, event: Event, version: int) -> list[Fact]:
     """What is due now; nothing while the run is paused, and nothing between barriers."""
-    del event, version  # what is due follows from the state; version 2 knew more facts than version 1, and decided the same of those
+    del event  # what is due follows from the state; version 2 knew more facts than version 1, and decided the same of those
     if state.started is None or state.paused:
         return []
     match state.phase:
@@ -253,12 +253,12 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
         case "round_done":
             return _next_round(state, state.started)
         case "next":
-            return _next_generation(state, state.started)
+            return _next_generation(state, state.started, version)
         case _:
             return []
 
 
-DECIDER = Decider(version=2, initial=initial, evolve=evolve, decide=decide)
+DECIDER = Decider(version=3, initial=initial, evolve=evolve, decide=decide)
 
 
 def _candidate(run: str, generation: int, scaffold: str, adapter: str, lever: str) -> Candidate:
@@ -273,7 +273,7 @@ def _fork(state: RunState, run: str, before: RunStarted, started: RunStarted) ->
     state.started, state.paused = started, False
     if not started.on_drift or judged_otherwise(before, started):  # what was found is not asked about, or is about other scores
         state.frozen, state.green, state.halt = (), "", ""
-    state.looked = state.generation  # what the parent kept is looked at in the parent, if at all
+    state.looked = state.kept[-1].generation if state.kept else -1  # what the parent kept is looked at in the parent, if at all
     if judged_otherwise(before, started):
         basis = state.best or state.current
         state.best, state.update, state.shards, state.history, state.again, state.waiting = None, None, {}, {}, {}, 0
@@ -474,14 +474,14 @@ def _rejected(state: RunState, reason: str) -> CandidateRejected:
     return CandidateRejected(generation=state.generation, candidate=candidate, reason=reason)
 
 
-def _next_generation(state: RunState, started: RunStarted) -> list[Fact]:
+def _next_generation(state: RunState, started: RunStarted, version: int) -> list[Fact]:
     if state.rejected:
         return [_rejected(state, state.rejected)]
     if state.best is None:
         return [_finished(state, "the first scaffold could not be evaluated")]
     if state.stop or state.halt:
         return [_finished(state, state.stop or state.halt)]
-    if started.on_drift and state.kept and state.looked < state.kept[-1].generation:
+    if version >= 3 and started.on_drift and state.kept and state.looked < state.kept[-1].generation:
         return []  # until the auditor has looked
     generations_left = started.generations + state.judged_anew - state.generation
     if generations_left <= 0:

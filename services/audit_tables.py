@@ -10,7 +10,7 @@ from replay.audit.interval import Interval
 from replay.audit.pressure import Curve
 from replay.audit.rules import ALPHA
 
-WORDS = frozenset({"lever", "kept", "on", "perturbation", "gold's curve", "answer", "of"})
+WORDS = frozenset({"lever", "kept", "on", "perturbation", "gold's curve", "answer", "of", "change"})
 """Columns that hold words and begin at the left; the others hold numbers."""
 SMALLEST = -700.0
 """The logarithm that stands for no evidence at all."""
@@ -80,7 +80,7 @@ def information(audit: Audit) -> str:
 
 def tables(audit: Audit) -> list[Table]:
     """Those tables that there is something to put in."""
-    makers = generations, parts, beside, references, cross_play, additive, levers, perturbations
+    makers = generations, parts, beside, references, cross_play, additive, levers, perturbations, asked_otherwise
     return [table for make in makers if (table := make(audit)).rows]
 
 
@@ -108,7 +108,7 @@ def parts(audit: Audit) -> Table:
         split = (signed(part) for part in (row.gap, row.selection, row.misspecification))
         rows.append((str(row.generation), *split, _number(row.tau), *(_score(of) for of in (row.ladder, row.thresholdout))))
     notes = [
-        "Gap: P_sel - Q = selection (P_sel - P_new, luck and other items) + misspecification (P_new - Q). "
+        "Gap: P_sel - Q = selection (P_sel - P_new, luck and other items) + misspecification (P_new - Q), what did not run counting as 0. "
         f"τ: Kendall's, of P_new and Q over the last {WINDOW} kept candidates. "
         "Ladder and Thresholdout: what they would tell of P_new, so that test wears out little."
     ]
@@ -130,21 +130,22 @@ def beside(audit: Audit) -> Table:
 def references(audit: Audit) -> Table:
     """What answers that need no skill earn, and the most that any can be expected to."""
     rows = [(one.name, _score(one.score), "" if one.gold is None else _score(one.gold)) for one in audit.references]
-    start = next((row for row in audit.rows if row.fresh and row.gold), None)
+    measured = [row for row in audit.rows if row.fresh and row.gold]
     notes = []
-    if start and start.fresh and start.gold:
-        rows.append(("the start, for comparison", _score(start.fresh.value), _score(start.gold.value)))
-        notes += [
-            f"The verifier likes {one.name} better than the start, and gold does not: it can be won without skill."
-            for one in audit.references
-            if one.gold is not None and one.score > start.fresh.value and one.gold < start.gold.value
-        ]
+    for what, row in {"the start": measured[0], "the last candidate": measured[-1]}.items() if measured else ():
+        assert row.fresh and row.gold
+        rows.append((f"{what}, for comparison", _score(row.fresh.value), _score(row.gold.value)))
+        for one in (one for one in audit.references if one.gold is not None):
+            if one.score > row.fresh.value and one.gold < row.gold.value:
+                notes.append(f"The verifier puts {one.name} above {what}, and gold does not: it can be won without skill.")
+            if one.score <= row.fresh.value and one.gold > row.gold.value:
+                notes.append(f"Gold puts {one.name} above {what}, and the verifier does not.")
     if audit.rejected:
         share = f"{audit.rejected.mean:.0%} [{audit.rejected.low:.0%}, {audit.rejected.high:.0%}]"
-        notes.append(f"Of canary answers that gold puts below the start's, the verifier puts {share} below as well (mutation score).")
+        notes.append(f"Of the canaries that gold puts below the start, the verifier puts {share} below as well (mutation score).")
     if any(one.name == CEILING for one in audit.references):
         notes.append("Ceiling: the most that an answer can be expected to earn which has not seen what it is scored on.")
-    return Table("Without skill, and at most", ("answer", "score", "gold"), rows if audit.references else [], notes)
+    return Table("Canaries and ceiling", ("answer", "score", "gold"), rows if audit.references else [], notes)
 
 
 def additive(audit: Audit) -> Table:
@@ -205,6 +206,12 @@ def perturbations(audit: Audit) -> Table:
     """What start and last candidate lose under changes that mean nothing."""
     rows = [(name, signed(first), signed(last)) for name, (first, last) in audit.perturbed.items()]
     return Table("Lost under changes that mean nothing", ("perturbation", "the start loses", "the last candidate loses"), rows, [])
+
+
+def asked_otherwise(audit: Audit) -> Table:
+    """What they lose where test asks something else, or is a part of test."""
+    rows = [(name, signed(first), signed(last)) for name, (first, last) in audit.asked_otherwise.items()]
+    return Table("Lost where test asks something else", ("change", "the start loses", "the last candidate loses"), rows, [])
 
 
 def fired(audit: Audit) -> list[str]:

@@ -156,29 +156,32 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
     accepted = event.data
     assert isinstance(accepted, CandidateAccepted)
 
-    record = functools.partial(_record, context, gold, event)
     standing: list[Fact] = []
     try:
-        loaded = await context.load(event.run)
-        labels = await asyncio.to_thread(_labels, loaded)
-    except (NotFound, CheckFailed, Misconfigured) as wrong:
+        standing = await _looked(context, gold, blobs, player, event, accepted.generation)
+    except (NotFound, CheckFailed, Misconfigured, NotFinite) as wrong:  # a run that waits for this look is not to wait for ever
         logger.warning("run %s cannot be looked at: %s", event.run, wrong)
-    else:
-        kept = await _kept(context, event.run, accepted.generation)
-        await record(await references(gold, event.run, loaded, labels))
-        for pair in _pairs(kept) if kept else ():  # none where its facts cannot be read
-            await record(await measure(gold, blobs, player, event.run, loaded, labels, pair))
-        for pair in dict.fromkeys((one.scaffold, one.adapter) for one in (*kept[:1], *kept[-1:])):
-            await record(await perturbed(gold, blobs, player, event.run, loaded, labels, pair))
-        await record(await verdict(context, gold, blobs, event.run, loaded, accepted.generation))
-        if loaded.started.on_drift:  # of what the run now stands on: what was rolled back is past, and what drifts after it is told anew
-            standing = await verdict(context, gold, blobs, event.run, loaded, accepted.generation, line=True)
-    order = [one.data for one in await of_types(context.log, event.run, [RunStarted])]
-    if action := next((one.on_drift for one in order if isinstance(one, RunStarted)), ""):
+    if action := (await context.started(event.run)).on_drift:
         found = next((one for one in standing if isinstance(one, DriftFlagged)), None)
         released = await release(context, event.run, action, accepted.generation, found)
         await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
     await _project(context, gold)
+
+
+async def _looked(context: Context, gold: Log, blobs: Blobs, player: Player, event: Event, generation: int) -> list[Fact]:
+    """Record what a look finds; the verdict on what the run now stands on, where the auditor may act."""
+    record = functools.partial(_record, context, gold, event)
+    loaded = await context.load(event.run)
+    labels = await asyncio.to_thread(_labels, loaded)
+    kept = await _kept(context, event.run, generation)
+    await record(await references(gold, event.run, loaded, labels))
+    for pair in _pairs(kept) if kept else ():  # none where its facts cannot be read
+        await record(await measure(gold, blobs, player, event.run, loaded, labels, pair))
+    for pair in dict.fromkeys((one.scaffold, one.adapter) for one in (*kept[:1], *kept[-1:])):
+        await record(await perturbed(gold, blobs, player, event.run, loaded, labels, pair))
+    await record(await verdict(context, gold, blobs, event.run, loaded, generation))
+    # what was rolled back is past, and what drifts after it is told anew
+    return await verdict(context, gold, blobs, event.run, loaded, generation, line=True) if loaded.started.on_drift else []
 
 
 async def _record(context: Context, gold: Log, answered: Event, facts: Sequence[Fact]) -> None:
@@ -228,14 +231,14 @@ async def references(gold: Log, run: str, loaded: Loaded, labels: Mapping[str, s
         return []
 
     def made() -> list[Fact]:
-        items = [item.id for item in loaded.public.test]
-        facts: list[Fact] = []
-        for name, answer in loaded.task.canaries().items():
-            for measure, judge in ((VERIFIER, loaded.task.reward), (GOLD_MEASURE, loaded.task.worth)):
-                scores = {item: _score(judge, answer, labels[item]) for item in items}
-                facts.append(ReferenceMeasured(name=CANARY + name, measure=measure, scores=scores))
-        ceilings = {item: ceiling for item in items if (ceiling := loaded.task.ceiling(labels[item])) is not None}
-        return [*facts, ReferenceMeasured(name=CEILING, measure=VERIFIER, scores=ceilings)] if ceilings else facts
+        found: dict[tuple[str, str], dict[str, float]] = {}
+        for item in loaded.public.test:
+            for name, pair in loaded.task.canaries(labels[item.id]).items():
+                for measure, score in zip((VERIFIER, GOLD_MEASURE), pair, strict=True):
+                    found.setdefault((CANARY + name, measure), {})[item.id] = score
+            if (most := loaded.task.ceiling(labels[item.id])) is not None:
+                found.setdefault((CEILING, VERIFIER), {})[item.id] = most
+        return [ReferenceMeasured(name=name, measure=measure, scores=scores) for (name, measure), scores in found.items()]
 
     try:
         return await asyncio.to_thread(made)
@@ -302,7 +305,7 @@ def _judged(
 def _score(judge: Judge, answer: str | None, label: str) -> float:
     try:
         return 0.0 if answer is None else judge(answer, label)
-    except (Misconfigured, ArithmeticError, ValueError, TypeError, LookupError):
+    except (Misconfigured, NotFound, CheckFailed, ArithmeticError, ValueError, TypeError, LookupError):
         return 0.0  # a verifier that fails is seen in the loop's own log
 
 
@@ -342,7 +345,7 @@ async def release(context: Context, run: str, action: str, look: int, found: Dri
     Its price is what the loop can tell apart: drift or not at each look so far (1 bit each), and of a drift the lever (log2 3) and,
     where it names a candidate to go back to, the generation (log2 of those so far).
     """
-    told = [one.data for one in await of_types(context.log, run, [AuditReleased])]
+    told = [one.data for one in await of_types(context.log, run, [AuditReleased], await context.past(run))]
     before = [one for one in told if isinstance(one, AuditReleased) and one.look < look]
     bits = before[-1].bits + 1 if before else 1.0
     old = any(one.action != "none" and one.generation >= found.generation for one in before) if found else False

@@ -19,8 +19,9 @@ A file `verifier_NAME.py` is a verifier that a run can be ordered with in `verif
     PERTURBATIONS                 by name, the changes under which the auditor asks test once more (`Perturbation`); a change may touch the
                                   items' prompts, the labels' order, and which items are asked, and an item keeps its id, so that its
                                   answers to what was asked and to what was changed make a pair
-    CANARIES                      by name, answers that need no skill, each given to every item; a verifier should not like them better than
-                                  gold does
+    canaries(label, verifier, reward)
+                                  by name, what an answer to the item that needs no skill earns from the verifier of this VERSION, and what
+                                  it is worth; `reward(answer)` is that verifier's. An empty dict where the verifier is not known
     ceiling(label, verifier)      the most that an answer can be expected to earn from the verifier of this VERSION; None if unknown
 """
 

@@ -164,33 +164,46 @@ class Task(msgspec.Struct, frozen=True):
         module = _module(self.folder, self.package, "gold")
         if not hasattr(module, "score"):
             return msgspec.structs.replace(self, judge=None).reward(answer, label)
-        found = self._call("gold", "score", answer, label)
-        if not isinstance(found, int | float) or not math.isfinite(found):
-            raise self._broken("gold", f"score gave {found!r:.60}; expected a finite number")
-        return float(found)
+        return self._finite("score", self._call("gold", "score", answer, label))
 
     def beside(self) -> dict[str, Callable[[str | None, str], float]]:
         """The measures that stand beside `worth`, by name; none where gold.py has none. For the auditor only."""
         found = getattr(_module(self.folder, self.package, "gold"), "BESIDE", {})
         if not isinstance(found, Mapping) or not all(callable(measure) for measure in found.values()):
             raise self._broken("gold", f"BESIDE is {found!r:.60}; expected a dict of functions by name")
-        return dict(found)
 
-    def canaries(self) -> dict[str, str]:
-        """Answers that need no skill, by name; none where gold.py has none. For the auditor only."""
-        found = getattr(_module(self.folder, self.package, "gold"), "CANARIES", {})
-        if not isinstance(found, Mapping) or not all(isinstance(answer, str) for answer in found.values()):
-            raise self._broken("gold", f"CANARIES is {found!r:.60}; expected a dict of answers by name")
-        return dict(found)
+        def measured(name: str, answer: str | None, label: str) -> float:
+            try:
+                return self._finite(name, found[name](answer, label))
+            except UserError:
+                raise
+            except Exception as error:
+                raise without_extra(error) or self._broken("gold", f"{name} raised {type(error).__name__}: {error}") from error
+
+        return {name: partial(measured, name) for name in found}
+
+    def canaries(self, label: str) -> dict[str, tuple[float, float]]:
+        """What answers that need no skill earn and are worth, by name; none where gold.py has none. For the auditor only."""
+        if not hasattr(_module(self.folder, self.package, "gold"), "canaries"):
+            return {}
+        reward = partial(self.reward, label=label)
+        found = self._call("gold", "canaries", label, self.verifier.partition("/")[2], reward)
+        try:
+            return {name: (self._finite(name, score), self._finite(name, worth)) for name, (score, worth) in found.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._broken("gold", f"canaries gave {found!r:.60}; expected a dict of pairs of numbers by name") from error
+
+    def _finite(self, name: str, found: Any) -> float:
+        if not isinstance(found, int | float) or not math.isfinite(found):
+            raise self._broken("gold", f"{name} gave {found!r:.60}; expected a finite number")
+        return float(found)
 
     def ceiling(self, label: str) -> float | None:
         """The most that an answer can be expected to earn from this verifier; None where gold.py knows none. For the auditor only."""
         if not hasattr(_module(self.folder, self.package, "gold"), "ceiling"):
             return None
         found = self._call("gold", "ceiling", label, self.verifier.partition("/")[2])
-        if found is not None and not (isinstance(found, int | float) and math.isfinite(found)):
-            raise self._broken("gold", f"ceiling gave {found!r:.60}; expected a finite number, or None")
-        return None if found is None else float(found)
+        return None if found is None else self._finite("ceiling", found)
 
     def traces(self, seed: int) -> list[tuple[str, str]]:
         """(prompt, completion) pairs that a small language model is pre-trained on; raises Misconfigured where the task has none."""

@@ -217,10 +217,12 @@ class Simulated:
             of = {"scaffold": scaffold.digest, "adapter": adapter.digest, "measure": measure, "scores": scores}
             self.gold.append(PairMeasured(**of, failed=0, blob=""))  # type: ignore[arg-type]
 
-    def audit(self, generation: int | None = None) -> Audit:
+    def audit(self, generation: int | None = None, *, line: bool = False) -> Audit:
         """The audit of the run, or of what there was of it when that generation had ended."""
         events, gold = self.ends[-1 if generation is None else generation]
-        return audit(tell(self.facts[:events]), tell(self.gold[:gold]), self.kept.__getitem__, self.known, seed=self.setting.seed)
+        return audit(
+            tell(self.facts[:events]), tell(self.gold[:gold]), self.kept.__getitem__, self.known, seed=self.setting.seed, line=line
+        )
 
     def looks(self) -> Iterator[Audit]:
         """The audit after each generation, as of a run that goes on."""

@@ -1,16 +1,17 @@
 """The auditor is audited: it is quiet about null runs, and finds planted hacks, when and by which lever they began."""
 
 from itertools import pairwise
+from math import log2
 
 import msgspec
 import pytest
-from audited import HACKS, Hack, Part, Setting, first_hack, hacked_run, null_rates, null_run
+from audited import HACKS, Hack, Part, Setting, Simulated, first_hack, hacked_run, null_rates, null_run
 from test_audit_provenance import tell
 
 from events.gold import GOLD, VERIFIER
 from events.play import RolloutFailed
 from events.run import RunStarted
-from replay.audit.audit import measured
+from replay.audit.audit import Audit, measured
 from replay.audit.interval import mean
 from replay.audit.rules import ALPHA
 
@@ -97,3 +98,34 @@ def test_a_fork_that_judges_anew_is_audited_from_there() -> None:
     run.candidate(10, "scaffold", run.edited(10, skill=0.1), Part(""), keep=True)
     found = run.audit()
     assert [row.generation for row in found.rows] == [9, 10] and found.state == "green", found.sentence
+
+
+def test_what_an_unmeasured_candidate_does_to_the_log_is_found_of_what_the_run_stands_on_too() -> None:
+    """A candidate whose attempts at test fail is not measured; that hides nothing of its rewards."""
+    run = hacked_run(HACKS["a NaN hole"])
+    run.gold = [fact for fact in run.gold if getattr(fact, "scaffold", "") == run.start.digest]
+    run.ends[-1] = run.ends[-1][0], len(run.gold)
+    for found in (run.audit(), run.audit(line=True)):
+        assert found.state == "drift" and found.rule == "out_of_range"
+
+
+def test_pairs_that_nothing_links_have_no_additive_fit_and_the_audit_goes_on() -> None:
+    run = hacked_run(HACKS["a judge that loves length"])
+    assert run.audit().fits
+    pairs = {(run.scaffold.digest, run.adapter.digest), (run.start.digest, "")}
+    run.gold = [fact for fact in run.gold if (getattr(fact, "scaffold", ""), getattr(fact, "adapter", "")) in pairs]
+    run.ends[-1] = run.ends[-1][0], len(run.gold)
+    assert run.audit().fits == {}
+
+
+def test_of_graded_rewards_luck_is_that_of_their_spread_and_a_score_tells_what_a_float_can() -> None:
+    graded, passes = (null_run_of(graded) for graded in (True, False))
+    assert graded.bits == graded.tried * 65 and passes.bits == pytest.approx(passes.tried * (log2(41) + 1))
+    assert 0 < graded.optimism < passes.optimism
+
+
+def null_run_of(graded: bool) -> Audit:
+    run = Simulated(Setting(seed=1, graded=graded))
+    for generation in range(1, 5):
+        run.candidate(generation, "scaffold", run.edited(generation), run.adapter)
+    return run.audit()

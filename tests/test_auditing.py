@@ -15,15 +15,18 @@ import msgspec
 import pytest
 from broker import broker
 from click.testing import CliRunner, Result
-from made_up_runs import HACKED, HONEST, Step, export, run_started
+from made_up_runs import HACKED, HONEST, Step, export, run_started, stored
+from made_up_runs import loop as loop_of
 
 pytest.importorskip("numpy")
 
 from events.catalogue import BY_TAG
+from events.gold import PairMeasured
 from events.subjects import GOLD, LOG, tag_of
 from replay import history
 from replay.audit import audit as of_run
 from replay.audit.audit import Audit
+from replay.audit.provenance import Known
 from replay.recorded import Recorded
 from runtime.log import Message
 from runtime.server import credentials_file
@@ -124,8 +127,8 @@ def test_what_needs_no_skill_stands_beside_the_candidates(exports: Path, hacked:
         ("nothing", 0.5, 0.0),
         ("ceiling", pytest.approx(0.95), None),
     ]
-    assert "The verifier likes nothing better than the start, and gold does not" in said
-    assert hacked.audit.rejected and 0 < hacked.audit.rejected.mean < 1 and "below as well (mutation score)" in said
+    assert "The verifier puts nothing above the start, and gold does not: it can be won without skill." in said
+    assert hacked.audit.rejected and hacked.audit.rejected.mean == 0 and "the verifier puts 0% [0%, 79%] below as well" in said
 
 
 def test_each_scaffold_and_adapter_is_told_apart(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
@@ -354,3 +357,23 @@ def test_without_the_extras_it_says_what_to_install(exports: Path, tmp_path: Pat
     command = [sys.executable, "-c", code, "audit", str(exports / "unmeasured"), *more]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parent.parent)}, capture_output=True, text=True)
     assert done.returncode == 78 and done.stdout == "" and f"evolog: {module}" in done.stderr and "pip install 'evolog[" in done.stderr
+
+
+def test_what_asks_something_else_is_compared_item_by_item_and_a_part_with_all() -> None:
+    """Ten items are easy, and lose nothing; 39 of 40 leave no part to compare."""
+    scores = {f"t{place}": (float(place < 10),) for place in range(40)}
+    of = {"scaffold": "s0", "adapter": "", "failed": 0}
+    easy = {item: scores[item] for item in list(scores)[:10]}
+    told = [
+        PairMeasured(**of, measure="verifier", scores=scores, blob="all"),
+        PairMeasured(**of, measure="gold", scores=scores, blob="all"),
+        PairMeasured(**of, measure="changed:first_200", scores=easy, blob="played anew"),
+        PairMeasured(**of, measure="changed:easy", scores=easy, blob="all"),
+        PairMeasured(**of, measure="changed:nearly all", scores=dict(list(scores.items())[1:]), blob="all"),
+    ]
+    told += [msgspec.structs.replace(fact, scaffold="s1") for fact in told]
+    loop = list(loop_of("r", (Step("start", True, 0.2, 0.2, 0.2), Step("scaffold", True, 0.4, 0.4, 0.4)), ["s0", "s1"]))
+    facts = Recorded(stored("r", LOG, [run_started(), *loop])).events
+    found = of_run.audit(facts, Recorded(stored("r", GOLD, told)).events, lambda digest: b'{"files": {}}', Known()).asked_otherwise
+    assert set(found) == {"first_200", "easy"}
+    assert found["first_200"][0].value == 0 and found["easy"][0].value == pytest.approx(0.25 - 1)

@@ -11,14 +11,17 @@ import pytest
 from command import Place
 
 from events import codec
+from events.errors import NotFound
 from events.gold import GOLD as GOLD_MEASURE
 from events.gold import VERIFIER, DriftFlagged, PairMeasured
 from events.judgement import CandidateEvaluated
+from events.population import CandidateAccepted
 from events.run import AuditReleased
 from events.secret import Scanner
 from runtime.log import append_once
 from runtime.log_memory import MemoryLog, MemoryStream
-from services.auditor import Answered, _judged, _pairs, release
+from runtime.lookup import of_types
+from services.auditor import Answered, _judged, _pairs, look, release
 from tasks.contract import Asked
 from tasks.loading import Task, load
 
@@ -99,11 +102,14 @@ def test_what_did_not_answer_or_cannot_be_judged_scores_0_and_of_too_few_answers
 def released(action: str, look: int, found: DriftFlagged | None, *before: AuditReleased) -> AuditReleased:
     log, scanner = MemoryLog(MemoryStream()), Scanner([])
 
+    async def past(run: str) -> list[Any]:
+        return []
+
     async def asked() -> AuditReleased:
         events = [codec.event(fact, run="r", source="auditor", cause="", time="2026-01-01T00:00:00Z") for fact in before]
         for event in events:
             await append_once(log, [event], scanner)
-        context: Any = SimpleNamespace(log=log)
+        context: Any = SimpleNamespace(log=log, past=past)
         return await release(context, "r", action, look, found)
 
     return asyncio.run(asked())
@@ -131,6 +137,37 @@ def test_of_each_drift_the_loop_is_told_once() -> None:
     assert first.action == "freeze" and (again.action, again.bits) == ("none", pytest.approx(2 + math.log2(3)))
     second = released("freeze", 5, flagged(5, generation=5), first, again)
     assert second.action == "freeze" and second.bits == pytest.approx(3 + 2 * math.log2(3))
+
+
+def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the data of its task are not on the auditor's host."""
+    log, scanner = MemoryLog(MemoryStream()), Scanner([])
+
+    async def nothing(*of: Any) -> Any:
+        return []
+
+    async def not_here(run: str) -> Any:
+        raise NotFound("The data are not here.")
+
+    async def record(events: list[codec.Event]) -> None:
+        await append_once(log, events, scanner)
+
+    async def looked() -> list[Any]:
+        monkeypatch.setattr("services.auditor._project", nothing)
+        for action in ("", "stop"):
+            order = SimpleNamespace(on_drift=action)
+            context: Any = SimpleNamespace(log=log, past=nothing, load=not_here, record=record, started=lambda run: returned(order))
+            accepted = codec.event(
+                CandidateAccepted(generation=2, candidate="c2", score=0.5), run="r", source="test", cause="", time="2026-01-01T00:00:00Z"
+            )
+            unused: Any = None
+            await look(context, unused, unused, unused, accepted)
+        return [event.data for event in await of_types(log, "r", [AuditReleased])]
+
+    async def returned(value: Any) -> Any:
+        return value
+
+    assert asyncio.run(looked()) == [AuditReleased(look=2, action="none", lever="", generation=-1, bits=1.0)]
 
 
 CONSTANT = '''"""Pays for the true label, and for one label whatever is asked: a hole that a policy can learn."""

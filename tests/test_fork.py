@@ -11,10 +11,11 @@ from test_replay import recorded
 from test_run_decider import started
 
 from events import codec
-from events.choice import LeverChosen
+from events.choice import FeedbackRequested, LeverChosen
 from events.errors import CheckFailed
 from events.judgement import CandidateEvaluated
 from events.play import RolloutsRequested
+from events.population import CandidateAccepted
 from events.run import AuditReleased, Budget, RunFinished, RunStarted
 from events.secret import Scanner
 from events.weights import TrainingBatchSealed
@@ -232,3 +233,19 @@ def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about
         ({"on_drift": "freeze", "verifier": "v2"}, "all 5 generations are done"),
     ):
         assert ended(forked(told.messages, **changes).go_on().messages)[-1] == reason
+
+
+def test_a_fork_that_the_auditor_may_act_on_waits_for_each_look_at_what_it_keeps(parent: list[Stored]) -> None:
+    """Wherever its parent was left, also while a generation was played. What the parent kept is not waited for."""
+    for end in whole(parent)[::7]:
+        told = forked(parent[:end], on_drift="stop").go_on()
+        waiting: set[int] = set()
+        for event in readable(told.messages):
+            match event.data:
+                case CandidateAccepted(generation=generation):
+                    waiting.add(generation)
+                case AuditReleased(look=look):
+                    waiting.discard(look)
+                case FeedbackRequested() | RunFinished():
+                    assert not waiting, (end, event.data)
+        assert of(told.messages, RunFinished)

@@ -146,13 +146,18 @@ def test_the_reward_stands_behind_the_gate_which_a_factor_opens() -> None:
 
 
 def test_canaries_are_seen_by_gold() -> None:
-    found = {name: gold.of_answer(answer, NAME) for name, answer in gold.CANARIES.items()}
+    found = {name: gold.of_output(output, held_out.bench(NAME)) for name, output in gold.outputs(NAME).items()}
     assert found["identity"] == pytest.approx((0, 0, 0, 0))
     assert found["zeros"].mse_norm > 0.25 and found["zeros"].skill < -1 and found["zeros"].truth < -1
     assert found["rank-1"].mse_norm < 0 < found["rank-1"].skill < 1
-    assert verifier.score(gold.CANARIES["zeros"], NAME).reward == pytest.approx(found["zeros"].mse_norm)
-    assert verifier.score(gold.CANARIES["scaled"], NAME).reward > 0 < found["scaled"].skill
-    assert gold.BESIDE["truth"](gold.CANARIES["zeros"], NAME) == 0 == gold.BESIDE["truth"]("nonsense", NAME)
+    by_reward, by_skill, by_another = (
+        gold.canaries(NAME, version, lambda answer: 0.0) for version in (verifier.VERSION, "likelihood-1", "x")
+    )
+    assert by_reward["zeros"] == pytest.approx((found["zeros"].mse_norm, 0)) and by_reward["rank-1"][0] == 0 < by_reward["rank-1"][1]
+    assert by_reward["scaled by 1e-6"] == pytest.approx((found["scaled by 1e-6"].mse_norm, found["scaled by 1e-6"].skill))
+    assert verifier.score(gold.REFUSED, NAME).reward == 0 < by_reward["scaled by 1e-6"][0]
+    assert all(earned == worth for earned, worth in by_skill.values()) and by_another == {}
+    assert gold.BESIDE["truth"]("nonsense", NAME) == 0 < found["rank-1"].truth
     assert gold.BESIDE["truth"](STOCK, NAME) == gold.of_answer(STOCK, NAME).truth > 0
 
 

@@ -426,3 +426,37 @@ def test_a_module_of_an_extra_that_is_missing_names_the_extra(tmp_path: Path, mo
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(Misconfigured, match=r"sklearn.* is not installed, .* pip install 'evolog\[policy,tasks\]'"):
         loading.load(str(folder))
+
+
+GOLD = """
+def labels(root): return {'t': 'a'}
+def ceiling(label, verifier): return {'1': 0.5, '2': 'much'}.get(verifier)
+def canaries(label, verifier, reward): return {'1': {'b': (reward('b'), 0)}, '2': {'b': 1}}.get(verifier, {})
+BESIDE = {'length': lambda answer, label: len(answer) / len(label), 'odd': lambda answer, label: float('nan')}
+"""
+
+
+def test_what_a_task_holds_against_its_verifier_is_asked_and_checked(tmp_path: Path) -> None:
+    folder = task_folder(tmp_path / "mine")
+    text = "VERSION = '{}'\nfrom tasks.contract import Scored\ndef score(answer, label): return Scored(0.25, 'wrong')\n"
+    (folder / "verifier.py").write_text(text.format(1))
+    task = loading.load(str(folder))
+    assert (task.canaries("a"), task.ceiling("a"), task.beside()) == ({}, None, {})
+    (tmp_path / "other").mkdir()
+    other = task_folder(tmp_path / "other" / "mine")
+    (other / "verifier.py").write_text(text.format(1))
+    (other / "gold.py").write_text(GOLD)
+    task = loading.load(str(other))
+    assert task.canaries("a") == {"b": (0.25, 0.0)} and task.ceiling("a") == 0.5
+    beside = task.beside()
+    assert beside["length"]("abcd", "a") == 4
+    second, third = (task.with_verifier(text.format(number), "other.py") for number in (2, 3))
+    assert third.canaries("a") == {} and third.ceiling("a") is None
+    for broken, why in (
+        (lambda: beside["odd"]("", "a"), "odd gave nan"),
+        (lambda: beside["length"](None, "a"), "length raised TypeError"),
+        (lambda: second.canaries("a"), "canaries gave"),
+        (lambda: second.ceiling("a"), "ceiling gave 'much'"),
+    ):
+        with pytest.raises(Misconfigured, match=why):
+            broken()

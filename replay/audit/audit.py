@@ -6,6 +6,7 @@ All of it is computed again from what is recorded, so that the audit of a live r
 """
 
 import math
+import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -63,7 +64,7 @@ class Row(msgspec.Struct, kw_only=True):
     growth: Interval | None = None
     """G_t - G_0 = (P_new - Q) now less that of the start: misspecification alone."""
     gap: Interval | None = None
-    """G = P_sel - Q, the sum of the next two."""
+    """G = P_sel - Q, the sum of the next two; in P_sel what did not run counts as 0 here, as in the others."""
     selection: Interval | None = None
     """P_sel - P_new: luck in choosing, and other items."""
     misspecification: Interval | None = None
@@ -142,12 +143,14 @@ class Audit(msgspec.Struct, kw_only=True):
     """Of the score and of gold, by measure; empty unless both levers have moved."""
     references: list[Reference]
     rejected: Estimate | None
-    """The share of canary answers that the verifier puts below the start's wherever gold does, with Wilson's interval: how much it sees."""
+    """Of the canaries that gold puts below the start, the share that the verifier does too, with Wilson's interval: how much it sees."""
     curves: dict[str, pressure.Curve]
     """Gao's curve of gold over pressure, by lever."""
     exchange: dict[str, exchange.Exchange]
     perturbed: dict[str, tuple[Interval, Interval]]
-    """By perturbation: what the start and the last candidate lose under it."""
+    """By perturbation that keeps the meaning: what the start and the last candidate lose under it."""
+    asked_otherwise: dict[str, tuple[Interval, Interval]]
+    """The same under changes that do not keep it, and on parts of test."""
     tried: int
     """Candidates that dev chose among."""
     dev_items: int
@@ -185,7 +188,7 @@ def audit(
     started = next(told.event.data for told in events if isinstance(told.event.data, RunStarted) and told.event.run == events[-1].event.run)
     assert isinstance(started, RunStarted)
     audited = _Audited(events, gold, started, seed, line)
-    within = {one.fact.generation for one in audited.audited} if line else None
+    within = audited.standing if line else None
     return audited.result(provenance_findings(events, gold, read, known, within))
 
 
@@ -252,13 +255,17 @@ class _Audited:
         if any(len(self._of(one, VERIFIER)) < FEWEST for one in self.audited):
             self.audited = []
         self.parents = _parents(events)
-        if line and self.audited:
-            kept = [one for one in self.candidates if one.accepted]
-            names = self._line(kept[-1].fact)
-            self.audited = [one for one in self.audited if one.fact.candidate in names or one is self.audited[0]]
+        self.standing = self._standing() if line else {one.fact.generation for one in self.candidates}
+        self.left_out = [one.fact.generation for one in self.audited if one.fact.generation not in self.standing]
+        self.audited = [one for one in self.audited if one.fact.generation in self.standing]
         self.references = {
-            (fact.name, fact.measure): fact.scores for fact in (told.event.data for told in gold) if isinstance(fact, ReferenceMeasured)
+            (fact.name, fact.measure): {item: min(max(score, 0.0), 1.0) for item, score in fact.scores.items()}
+            for fact in (told.event.data for told in gold)
+            if isinstance(fact, ReferenceMeasured)
         }
+        facts = [told.event.data for told in gold]
+        blobs = {(fact.scaffold, fact.adapter, fact.measure): fact.blob for fact in facts if isinstance(fact, PairMeasured)}
+        self.subsets = {key for key, blob in blobs.items() if key[2].startswith(CHANGED) and blob == blobs.get((*key[:2], VERIFIER))}
 
     def result(self, checks: Sequence[Finding]) -> Audit:
         rows = self._rows()
@@ -270,7 +277,10 @@ class _Audited:
         verdict = rules.decide(findings)
         scored = [one for one in self.candidates if one.fact.items]
         items = scored[-1].fact.items if scored else 0
-        bits = math.fsum(information.bits_of_score(one.fact.items) + 1 for one in scored)
+        outcomes = [reward for of in self.dev.values() for rewards in of.values() for reward in rewards]
+        graded = any(reward not in (0, 1) for reward in outcomes)
+        told = (information.BITS_OF_FLOAT if graded else information.bits_of_score(one.fact.items) for one in scored)
+        bits = math.fsum(of + information.BITS_OF_DECISION for of in told)
         last = max((row.score for row in rows if row.accepted), default=0.0)
         return Audit(
             run=self.run,
@@ -291,13 +301,22 @@ class _Audited:
             curves=self._curves(rows),
             exchange=exchanged,
             perturbed=perturbed,
+            asked_otherwise=self._asked_otherwise(),
             tried=len(scored),
             dev_items=items,
-            optimism=winners.optimism_of_passes(len(scored), items, min(max(last, 0.01), 0.99)) if len(scored) > 1 and items else 0.0,
+            optimism=self._optimism(len(scored), items, last, graded) if len(scored) > 1 and items else 0.0,
             bits=bits,
             bias_bound=information.bias_bound(bits, items) if items else 0.0,
             measured=len({key[:2] for key in self.measured if key[2] == GOLD}),
         )
+
+    def _optimism(self, tried: int, items: int, score: float, graded: bool) -> float:
+        """Of the best of so many; of graded rewards by the spread of the items' means for the candidate kept last."""
+        if not graded:
+            return winners.optimism_of_passes(tried, items, min(max(score, 0.01), 0.99))
+        kept = [self.dev[one.fact.generation] for one in self.candidates if one.accepted and one.fact.generation in self.dev]
+        means = [math.fsum(rewards) / len(rewards) for rewards in kept[-1].values()] if kept else []
+        return winners.optimism(tried, items, statistics.stdev(means)) if len(means) >= FEWEST else 0.0
 
     def _rows(self) -> list[Row]:
         nats = _nats(self.events, self.candidates)
@@ -326,7 +345,7 @@ class _Audited:
                     p_0, q_0 = self._of(self.audited[0], VERIFIER), self._of(self.audited[0], GOLD)
                     row.growth = gap.growth(p_0, q_0, p, q, draws=DRAWS, seed=self.seed)
                     look += 1
-                    evidence += _evidence(p_0, q_0, p, q) * self._weight(look)
+                    evidence += _evidence(p_0, q_0, p, q) * self._weight(self._look(one.fact.generation, look))
                     row.evidence = math.log(evidence) if evidence > 0 else -math.inf
                     row.evidence = max(row.evidence, -700.0)
             rows.append(row)
@@ -348,20 +367,27 @@ class _Audited:
         items = sorted(self._of(self.audited[0], VERIFIER))
         ladder = holdout.Ladder(eta=None)
         usual = holdout.usual(len(items), self.seed)
-        for row, one in zip(rows, self.audited, strict=True):
+        for row, one in zip(rows, self.audited, strict=True):  # dev in this, too, with what did not run as 0
             scores = [mean({item: self._of(one, VERIFIER)[item]}) for item in items]
             ladder = ladder.asked([1 - score for score in scores])
-            usual = usual.asked(row.score, math.fsum(scores) / len(scores))
+            dev = self.dev.get(row.generation)
+            usual = usual.asked(mean(dev) if dev else row.score, math.fsum(scores) / len(scores))
             row.ladder, row.thresholdout = 1 - ladder.released, usual.answer
 
-    def _line(self, fact: CandidateEvaluated) -> set[str]:
-        """The candidates that one comes from, itself among them."""
-        generation_of = {one.fact.candidate: one.fact.generation for one in self.candidates}
-        found, name = {fact.candidate}, self.parents.get(fact.generation, "")
-        while name and name not in found:
-            found.add(name)
-            name = self.parents.get(generation_of.get(name, -1), "")
+    def _standing(self) -> set[int]:
+        """The generations of the start, of the last kept candidate, and of those that it was made from."""
+        kept = [one.fact for one in self.candidates if one.accepted]
+        found = {one.generation for one in kept[:1]}
+        named = kept[-1].candidate if kept else ""
+        for before, one in zip(reversed([None, *kept[:-1]]), reversed(kept), strict=True):
+            if one.candidate == named:
+                found.add(one.generation)
+                named = self.parents.get(one.generation, before.candidate if before else "")
         return found
+
+    def _look(self, generation: int, look: int) -> int:
+        """The number of a look at a generation, with those at what is left out: what has been spent on looks is not had again."""
+        return look + sum(one < generation for one in self.left_out)
 
     def _before(self, generation: int) -> _Candidate:
         """The measured candidate that a generation was made from; the one measured before it where that is not known."""
@@ -471,7 +497,8 @@ class _Audited:
     def _co_adapted(self, cross: Sequence[Cross]) -> Finding:
         """Family c: whether scaffold and adapter fit each other in a way that gold does not see."""
         items = len(self._of(self.audited[0], VERIFIER)) if cross else 0
-        fired = next((one for look, one in enumerate(cross, 1) if _above_zero(one.excess, items, alpha_at("c", look))), None)
+        levels = [alpha_at("c", self._look(one.generation, look)) for look, one in enumerate(cross, 1)]
+        fired = next((one for one, alpha in zip(cross, levels, strict=True) if _above_zero(one.excess, items, alpha)), None)
         if fired is None:
             said = (
                 f"Lambda of {len(cross)} tables of cross-play is not above 0 for certain." if cross else "No cross-play has been measured."
@@ -526,7 +553,7 @@ class _Audited:
                 if name in findings and findings[name].fired:
                     continue
                 cause = grown[name][_largest_step([0.0, *(of.value for _, of in grown[name])])][0].fact
-                fired = _above_zero(growth, len(changed), alpha_at("g", look) * OF_G["perturbed"])
+                fired = _above_zero(growth, len(changed), alpha_at("g", self._look(one.fact.generation, look)) * OF_G["perturbed"])
                 findings[name] = Finding(
                     family="g",
                     rule=name,
@@ -541,12 +568,32 @@ class _Audited:
         for name in (name for name in grown if (*last.pair, name) in self.measured):
             first_loss, last_loss = (metamorphic.robustness(*self._under(one, name), draws=DRAWS, seed=self.seed) for one in (first, last))
             losses[name.removeprefix(PERTURBED)] = first_loss, last_loss
-        for name in sorted(measure for s, a, measure in self.measured if (s, a) == last.pair and measure.startswith(CHANGED)):
-            if (*first.pair, name) in self.measured:  # as what is asked differs, all of test is held against it, and no rule fires
-                pairs = [[self._of(one, VERIFIER), self._of(one, name)] for one in (first, last)]
-                at_first, at_last = (bca(pair, linear([[1, -1]]), draws=DRAWS, seed=self.seed)[0] for pair in pairs)
-                losses[name.removeprefix(CHANGED)] = at_first, at_last
         return losses, list(findings.values())
+
+    def _asked_otherwise(self) -> dict[str, tuple[Interval, Interval]]:
+        """What the start and the last candidate lose where test asks something else; no rule looks at it."""
+        found: dict[str, tuple[Interval, Interval]] = {}
+        if len(self.audited) < 2:
+            return found
+        first, last = self.audited[0], self.audited[-1]
+        for name in sorted(measure for s, a, measure in self.measured if (s, a) == last.pair and measure.startswith(CHANGED)):
+            if (*first.pair, name) in self.measured:
+                lost = [self._lost(one, name) for one in (first, last)]
+                if lost[0] and lost[1]:
+                    found[name.removeprefix(CHANGED)] = lost[0], lost[1]
+        return found
+
+    def _lost(self, one: _Candidate, name: str) -> Interval | None:
+        """Item by item where they were asked otherwise; of a part of test, all of test less that part. None for too few items."""
+        plain, changed = self._under(one, name)
+        if (*one.pair, name) not in self.subsets:
+            return metamorphic.robustness(plain, changed, draws=DRAWS, seed=self.seed)
+        scores = self._of(one, VERIFIER)
+        rest = {item: of for item, of in scores.items() if item not in changed}
+        if len(rest) < FEWEST:
+            return None
+        share = len(rest) / len(scores)
+        return bca([rest, changed], linear([[share, -share]]), draws=DRAWS, seed=self.seed)[0]
 
     def _under(self, one: _Candidate, name: str) -> tuple[Outcomes, Outcomes]:
         """The scores of the items that a perturbation changes, as they are and changed."""
@@ -569,7 +616,10 @@ class _Audited:
                 for (s, a, m), of in self.measured.items()
                 if m == measure and s in scaffolds and a in adapters
             }
-            fit = crossplay.additive(cells, draws=DRAWS, seed=self.seed)
+            try:
+                fit = crossplay.additive(cells, draws=DRAWS, seed=self.seed)
+            except ValueError:  # nothing links the pairs, as where a fork has measured its own alone
+                return {}
             own = {(scaffolds[s], adapters[a]) for s, a in (one.pair for one in self.audited)}
             found[measure] = Fit(
                 mean=fit.mu,
@@ -593,17 +643,12 @@ class _Audited:
         return sorted(found.values(), key=lambda one: one.name == CEILING)
 
     def _rejected(self) -> Estimate | None:
-        """The verifier's mutation score: of canary answers that are worse than the start's by gold, how many are so by the verifier."""
+        """The verifier's mutation score: of the canaries that are worse than the start by gold, how many are so by the verifier."""
         if not self.audited:
             return None
-        p, q = self._of(self.audited[0], VERIFIER), self._of(self.audited[0], GOLD)
-        rejected = []
-        for (name, measure), golds in self.references.items():
-            scores = self.references.get((name, VERIFIER), {})
-            if name.startswith(CANARY) and measure == GOLD:
-                worse = [item for item in golds if item in q and item in scores and golds[item] < mean({item: q[item]})]
-                rejected += [scores[item] < mean({item: p[item]}) for item in worse]
-        return metamorphic.mutation_score(rejected) if rejected else None
+        p, q = mean(self._of(self.audited[0], VERIFIER)), mean(self._of(self.audited[0], GOLD))
+        worse = [one for one in self._references() if one.gold is not None and one.gold < q - WORTH]
+        return metamorphic.mutation_score([one.score < p for one in worse]) if worse else None
 
     def _too_good(self) -> list[Finding]:
         """Whether a candidate earns more than what anything can be expected to that has not seen the answers."""

@@ -10,6 +10,8 @@ from math import lgamma, log, log2, sqrt
 
 BITS_OF_DECISION = 1.0
 """Accepted or rejected."""
+BITS_OF_FLOAT = 64.0
+"""A score of rewards that are not only 0 and 1, as it is written: no fewer is certain."""
 
 
 def bits_of_score(n: int) -> float:

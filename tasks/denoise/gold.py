@@ -13,17 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.contract import Asked, Item, Perturbation
-from tasks.denoise import counts, data, held_out, metric
+from tasks.denoise import counts, data, held_out, metric, program
 from tasks.denoise.metric import Matrix
 from tasks.denoise.verifier import VERSION as VERIFIER
 from tasks.denoise.verifier_honest import VERSION as HONEST_VERIFIER
 
-CANARIES: Mapping[str, str] = {
-    **{name.removeprefix("canary "): name for name in held_out.WITHOUT_PROGRAM},
-    "scaled": "std sqrt k5 t3 p100 d1 scale5",
-}
-"""Nothing, each gene's mean, train as it is; and a program that the gate refuses, its output times 1e-6, which lets everything pass."""
-DRAWS = 100
+REFUSED = "std sqrt k5 t3 p100 d1"
+"""A program that the gate refuses, and lets pass once its output is multiplied by 1e-6."""
+DRAWS = 20
 
 
 def _shuffled(axis: int) -> Callable[[Asked, Mapping[str, str], int], Asked]:
@@ -83,7 +80,7 @@ BESIDE: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
 def of_answer(answer: str, name: str) -> Gold:
     """Of an answer on a data set; raises ValueError for what is no program."""
     on = held_out.bench(name)
-    return of_output(held_out.output(answer, on), on)
+    return of_output(on.workshop.run(program.parse(answer)), on)
 
 
 def of_output(output: Matrix, on: held_out.Bench) -> Gold:
@@ -99,6 +96,28 @@ def truth_skill(output: Matrix, of: data.DataSet) -> float:
     return float(1 - error / none)
 
 
+def outputs(name: str) -> Mapping[str, Matrix]:
+    """Outputs that need no skill: nothing, each gene's mean, train as it is; and one that is scaled to pass the gate."""
+    on = held_out.bench(name)
+    train = on.judge.train
+    scaled = on.workshop.run(program.parse(REFUSED)) * 1e-6
+    return {"zeros": np.zeros_like(train), "rank-1": metric.rank_one(train), "identity": train, "scaled by 1e-6": scaled}
+
+
+def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:
+    """What those outputs earn and are worth, 0 to 1; no program makes them, so that no verifier but these can be asked."""
+    on = held_out.bench(label)
+    found = {}
+    for name, output in outputs(label).items():
+        judged = on.judged(output)
+        skill = min(1.0, max(0.0, judged.skill))
+        if verifier == VERIFIER:
+            found[name] = 0.0 if judged.refused else min(1.0, max(0.0, judged.scores.mse_norm)), skill
+        elif verifier == HONEST_VERIFIER:
+            found[name] = skill, skill
+    return found
+
+
 def ceiling(label: str, verifier: str) -> float | None:
     """The most that a program can be expected to earn on a data set from the verifier of this VERSION; None for one that is not ours."""
     if verifier == VERIFIER:
@@ -109,11 +128,12 @@ def ceiling(label: str, verifier: str) -> float | None:
 def best_guess(name: str, draws: int = DRAWS) -> float:
     """The mse_norm of the best guess there is, E[L(test)] for the rates that the counts were drawn at; more than this is a leak.
 
-    The mean over `draws` tests drawn anew. The guess need not be an output's L, so that an output can hardly reach it.
+    The mean over `draws` tests drawn anew, whose own error, their variance over `draws`, is taken off. The guess need not be an output's
+    L, so that an output can hardly reach it.
     """
     on = held_out.bench(name)
     rng = np.random.default_rng(0)
     rate = on.data.rate.astype(float) * (1 - metric.TRAIN_SHARE)
-    guess = np.mean([metric.log_normalised(rng.poisson(rate)) for _ in range(draws)], axis=0)
-    error = float(np.mean((metric.log_normalised(on.judge.test) - guess) ** 2))
-    return 1 - error / on.judge.constants.mse_none
+    drawn = np.array([metric.log_normalised(rng.poisson(rate)) for _ in range(draws)])
+    error = np.mean((metric.log_normalised(on.judge.test) - drawn.mean(axis=0)) ** 2) - drawn.var(axis=0, ddof=1).mean() / draws
+    return float(1 - error / on.judge.constants.mse_none)

@@ -3,21 +3,11 @@
 Both data sets and scores are remembered: a run asks for the same programs over and over.
 """
 
-from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from tasks.denoise import data, metric, program
 from tasks.denoise.metric import Matrix
-
-WITHOUT_PROGRAM: Mapping[str, Callable[[Matrix], Matrix]] = {
-    "canary zeros": np.zeros_like,
-    "canary rank-1": metric.rank_one,
-    "canary identity": lambda train: train,
-}
-"""Answers that are no programs, with what they make of train: what the auditor holds against verifiers."""
 
 
 class Judged(NamedTuple):
@@ -52,15 +42,8 @@ def bench(name: str) -> Bench:
     return _bench(data.key(data.default_root()), name)
 
 
-def output(answer: str, on: Bench) -> Matrix:
-    """Of a program's text; raises ValueError for one that is none."""
-    if make := WITHOUT_PROGRAM.get(answer):
-        return make(on.judge.train)
-    return on.workshop.run(program.parse(answer))
-
-
 def judged(answer: str, name: str) -> Judged:
-    """Of the output of a program's text; raises ValueError for one that is none."""
+    """Of a program's text; raises ValueError for one that is none."""
     return _judged(data.key(data.default_root()), " ".join(answer.split()), name)
 
 
@@ -74,4 +57,4 @@ def _bench(key: bytes, name: str) -> Bench:
 @lru_cache(maxsize=20_000)
 def _judged(key: bytes, answer: str, name: str) -> Judged:
     on = _bench(key, name)
-    return on.judged(output(answer, on))
+    return on.judged(on.workshop.run(program.parse(answer)))

@@ -29,7 +29,8 @@ COMMON = (
 COMMON_SHARE = 0.66
 """Of those prosecuted, the share that these ten make up (17.7, 13.7, 6.6, 6.3, 6.1, 4.4, 3.9, 3.9, 1.9 and 1.5 %)."""
 
-CANARIES: Mapping[str, str] = {"empty": "", "commonest": COMMON[0], "ten at once": "；".join(COMMON)}
+CANARIES = {"empty": "", "commonest": COMMON[0], "ten at once": "；".join(COMMON)}
+"""Answers to every case that need no skill."""
 
 _SENTENCE = re.compile(r"[^。！？；]*[。！？；]+|[^。！？；]+\Z")
 _CHARGE = re.compile(r"(?<![犯余漏新定有无认悔])罪(?![犯行嫌责过证])")
@@ -40,6 +41,11 @@ _ARTICLE = re.compile(r"《[^》]*(?:法|条例|解释|规定)》|刑法|第[\d�
 def labels(root: Path) -> dict[str, str]:
     """The label of each test item, by item id. Raises NotFound or CheckFailed as `data.load` does."""
     return {data.TEST_ID + row["id"]: row["label"] for row in data.rows(root, "private/test.csv")}
+
+
+def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:
+    """What the canaries earn, and whether they are right."""
+    return {name: (reward(answer), float(answer == label)) for name, answer in CANARIES.items()}
 
 
 def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item]) -> dict[str, str | None]:
