@@ -21,7 +21,8 @@ from events.secret import Scanner
 from runtime.log import append_once
 from runtime.log_memory import MemoryLog, MemoryStream
 from runtime.lookup import of_types
-from services.auditor import Answered, _judged, _pairs, look, release
+from services import auditor
+from services.auditor import Answered, _judged, _pairs, release
 from tasks.contract import Asked
 from tasks.loading import Task, load
 
@@ -152,20 +153,20 @@ def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: py
     async def record(events: list[codec.Event]) -> None:
         await append_once(log, events, scanner)
 
-    async def looked() -> list[Any]:
-        monkeypatch.setattr("services.auditor._project", nothing)
-        for action in ("", "stop"):
-            order = SimpleNamespace(on_drift=action)
-            context: Any = SimpleNamespace(log=log, past=nothing, load=not_here, record=record, started=lambda run: returned(order))
-            accepted = codec.event(
-                CandidateAccepted(generation=2, candidate="c2", score=0.5), run="r", source="test", cause="", time="2026-01-01T00:00:00Z"
-            )
-            unused: Any = None
-            await look(context, unused, unused, unused, accepted)
-        return [event.data for event in await of_types(log, "r", [AuditReleased])]
+    async def look_at(action: str) -> None:
+        async def started(run: str) -> Any:
+            return SimpleNamespace(on_drift=action)
 
-    async def returned(value: Any) -> Any:
-        return value
+        context: Any = SimpleNamespace(log=log, past=nothing, load=not_here, record=record, started=started)
+        kept = CandidateAccepted(generation=2, candidate="c2", score=0.5, reason="")
+        unused: Any = None
+        await auditor.look(context, unused, unused, unused, codec.event(kept, run="r", source="test", cause="", time=""))
+
+    async def looked() -> list[Any]:
+        monkeypatch.setattr(auditor, "_project", nothing)
+        await look_at("")
+        await look_at("stop")
+        return [event.data for event in await of_types(log, "r", [AuditReleased])]
 
     assert asyncio.run(looked()) == [AuditReleased(look=2, action="none", lever="", generation=-1, bits=1.0)]
 
