@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from events.errors import CheckFailed
@@ -113,8 +114,12 @@ def _uniform(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
 
 
 def _without_near_duplicates(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
-    alone = set(subset(data.load(data.default_root(), seed).train, asked.items))
-    return _only(asked, [item for item in asked.items if item.id in alone])
+    return _only(asked, [item for item in asked.items if item.id in _alone(seed, asked.items)])
+
+
+@lru_cache(maxsize=2)
+def _alone(seed: int, items: tuple[Item, ...]) -> frozenset[str]:
+    return frozenset(subset(data.load(data.default_root(), seed).train, items))  # takes seconds, and each kept candidate is asked
 
 
 def _only(asked: Asked, chosen: Sequence[Item]) -> Asked:
