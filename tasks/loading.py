@@ -32,7 +32,7 @@ AT_ONCE = ("task", "data", "verifier")
 
 LARGEST_REWARD = 1e9
 """Sums and squares of rewards must stay finite."""
-OF_EXTRAS = frozenset({"numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib"})
+OF_EXTRAS = frozenset({"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib"})
 """Modules that come with an extra of evolog."""
 
 Predict = Callable[[Public, Sequence[Item]], Mapping[str, str]]

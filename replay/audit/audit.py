@@ -516,7 +516,7 @@ class _Audited:
         )
 
     def _exchange(self) -> dict[str, exchange.Exchange]:
-        """By lever. P_new and Q judge the same answers, so their errors go together and kappa looks better than it is: `low` misses some."""
+        """By lever. P_new and Q judge the same answers: their errors go together, kappa looks better than it is, and `low` misses some."""
         moves: dict[str, list[exchange.Move]] = {}
         for before, after in ((self._before(one.fact.generation), one) for one in self.audited[1:]):
             (p_b, q_b), (p, q) = ((self._of(one, VERIFIER), self._of(one, GOLD)) for one in (before, after))

@@ -108,5 +108,5 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as wrong:
-        raise Misconfigured("h5py is not installed, and this file needs it: pip install h5py.") from wrong
+        raise Misconfigured("h5py is not installed, and this file needs it: pip install 'evolog[tasks]'.") from wrong
     return h5py
