@@ -14,6 +14,7 @@ from events.errors import CheckFailed, UserError
 from events.gold import DriftFlagged, GoldFailed
 from events.judgement import TrajectoryScored
 from events.play import RolloutsRequested
+from events.run import RunStarted
 from events.subjects import GOLD, LOG
 from replay import history
 from replay.audit import audit as of_run
@@ -100,7 +101,7 @@ def exit_code(state: str, fail_on: FailOn) -> int:
 def audited(run: History) -> Audited:
     """The audit of a run as it stands; raises `CheckFailed` where what began it cannot be read."""
     log, gold = Recorded(run.everything), Recorded(run.gold)
-    known, notes = known_of(run, log.events, gold.events)
+    known, notes = known_of(run.started, log.events, gold.events)
     unchecked = () if known.hidden else OF_HIDDEN
     notes += [f"The auditor could not score {failed.cell} on {failed.split}: {failed.reason}" for failed in _of(gold, GoldFailed)]
     found = of_run.audit(log.events, gold.events, run.blobs.get, known, run.started.seed)
@@ -165,7 +166,7 @@ def write(found: Audited, html: Path | None, plots: Path | None) -> None:
         click.echo(f"wrote {path}", err=True)
 
 
-def known_of(run: History, events: Sequence[Told], gold: Sequence[Told], public: Public | None = None) -> tuple[Known, list[str]]:
+def known_of(started: RunStarted, events: Sequence[Told], gold: Sequence[Told], public: Public | None = None) -> tuple[Known, list[str]]:
     """What the log is held against, and what is lacking for that; `public` is the task's data, where they are loaded already."""
     notes = []
     low, high = 0.0, 1.0
@@ -174,7 +175,6 @@ def known_of(run: History, events: Sequence[Told], gold: Sequence[Told], public:
         notes.append("Whether rewards lie in [0, 1]: those of the start do not, so the task's own range is another.")
     answers = {blob for told in gold if (blob := getattr(told.event.data, "blob", ""))}
     known = Known(gold_blobs=answers, low=low, high=high)
-    started = run.started
     try:
         public = public or load(started.task).public(started.seed)  # without the run's own verifier, whose code is not ours to run here
         if public.digests != started.splits:

@@ -43,10 +43,10 @@ from events.judgement import CandidateEvaluated
 from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted
 from events.run import AuditReleased, RunFinished, RunStarted
-from events.subjects import GOLD, subject
-from replay import history
-from replay.recorded import Recorded
+from events.subjects import GOLD, run_of, subject
+from replay.recorded import Recorded, Told
 from runtime.blobs import Blobs
+from runtime.lineage import began, past
 from runtime.log import Log
 from runtime.lookup import by_id, of_types
 from runtime.policies.bases import UNIFORM
@@ -88,6 +88,30 @@ def cells_of(start: str, finished: RunFinished) -> list[Cell]:
     return [*cells, Cell("final", finished.scaffold, finished.adapter), Cell("uniform_policy", finished.scaffold, "", uniform=True)]
 
 
+class Heard:
+    """What is recorded of the run that was looked at last; a look reads on from where the one before it ended."""
+
+    def __init__(self, context: Context, gold: Log) -> None:
+        self._logs = context.log, gold
+        self._run = ""
+        self._ends = [0, 0]
+        self._told: tuple[list[Told], list[Told]] = [], []
+
+    async def of(self, run: str) -> tuple[Sequence[Told], Sequence[Told]]:
+        """All that can be read of a run and its past on the log, and of the run on GOLD."""
+        log, _ = self._logs
+        if run != self._run:
+            start, _ = await began(log, run)
+            before = await past(log, run)
+            self._run, self._ends, self._told = run, [start.sequence - 1, 0], (Recorded(before).events, [])
+        for place, log in enumerate(self._logs):
+            while read := await log.read(self._ends[place] + 1, READ):
+                own = [stored for stored in read if run_of(stored.subject) == run]
+                self._told[place].extend((await asyncio.to_thread(Recorded, own)).events)
+                self._ends[place] = read[-1].sequence
+        return self._told
+
+
 async def serve(context: Context) -> None:
     """Audit runs as they finish."""
     policy = PolicyClient(context.node.policy_url(), context.policy_token())
@@ -99,21 +123,22 @@ async def serve(context: Context) -> None:
 
 
 async def audit_runs(context: Context, gold: Log, blobs: Blobs, player: Player) -> None:
-    """Audit one finished run after the other."""
+    """Look at what runs keep, and audit one finished run after the other."""
+    heard = Heard(context, gold)
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         for event in events:
             if isinstance(event.data, CandidateAccepted):
-                await look(context, gold, blobs, player, event)
+                await look(context, gold, blobs, player, heard, event)
             else:
-                await audit(context, gold, blobs, player, event)
+                await audit(context, gold, blobs, player, heard, event)
         return []
 
     await _project(context, gold)
     await work(context.log, perform, source="auditor", scanner=context.scanner)
 
 
-async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event: Event) -> None:
+async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, heard: Heard, event: Event) -> None:
     """Score every cell that is not recorded yet, each as soon as it is known, then say that the audit is finished."""
     began = time.monotonic()
     finished = event.data
@@ -145,20 +170,20 @@ async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, event
         for cell in cells_of(start, finished) if finished.candidate else []:
             if cell.name in ("start", "final"):
                 await record(await perturbed(gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
-        await record(await verdict(context, gold, blobs, event.run, loaded, FINISHED))
+        await record(await verdict(context, heard, event.run, loaded, FINISHED))
     cells = len(await of_types(gold, event.run, [GoldScored]))
     await record([AuditFinished(candidate=finished.candidate, cells=cells, seconds=time.monotonic() - began)])
     await _project(context, gold)
 
 
-async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event: Event) -> None:
+async def look(context: Context, gold: Log, blobs: Blobs, player: Player, heard: Heard, event: Event) -> None:
     """Measure a candidate that was kept, say what the run's scores mean since, and tell the loop where its order asks for that."""
     accepted = event.data
     assert isinstance(accepted, CandidateAccepted)
 
     standing: list[Fact] = []
     try:
-        standing = await _looked(context, gold, blobs, player, event, accepted.generation)
+        standing = await _looked(context, gold, blobs, player, heard, event, accepted.generation)
     except (NotFound, CheckFailed, Misconfigured, NotFinite) as wrong:  # a run that waits for this look is not to wait for ever
         logger.warning("run %s cannot be looked at: %s", event.run, wrong)
     if action := (await context.started(event.run)).on_drift:
@@ -168,7 +193,7 @@ async def look(context: Context, gold: Log, blobs: Blobs, player: Player, event:
     await _project(context, gold)
 
 
-async def _looked(context: Context, gold: Log, blobs: Blobs, player: Player, event: Event, generation: int) -> list[Fact]:
+async def _looked(context: Context, gold: Log, blobs: Blobs, player: Player, heard: Heard, event: Event, generation: int) -> list[Fact]:
     """Record what a look finds; the verdict on what the run now stands on, where the auditor may act."""
     record = functools.partial(_record, context, gold, event)
     loaded = await context.load(event.run)
@@ -179,9 +204,9 @@ async def _looked(context: Context, gold: Log, blobs: Blobs, player: Player, eve
         await record(await measure(gold, blobs, player, event.run, loaded, labels, pair))
     for pair in dict.fromkeys((one.scaffold, one.adapter) for one in (*kept[:1], *kept[-1:])):
         await record(await perturbed(gold, blobs, player, event.run, loaded, labels, pair))
-    await record(await verdict(context, gold, blobs, event.run, loaded, generation))
+    await record(await verdict(context, heard, event.run, loaded, generation))
     # what was rolled back is past, and what drifts after it is told anew
-    return await verdict(context, gold, blobs, event.run, loaded, generation, line=True) if loaded.started.on_drift else []
+    return await verdict(context, heard, event.run, loaded, generation, line=True) if loaded.started.on_drift else []
 
 
 async def _record(context: Context, gold: Log, answered: Event, facts: Sequence[Fact]) -> None:
@@ -315,7 +340,7 @@ def _of_measured(blobs: Blobs, loaded: Loaded, labels: Mapping[str, str], cell: 
     return _scored(loaded, labels, answers, cell.name, "test", len(loaded.public.test), **of)
 
 
-async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: Loaded, look: int, *, line: bool = False) -> list[Fact]:
+async def verdict(context: Context, heard: Heard, run: str, loaded: Loaded, look: int, *, line: bool = False) -> list[Fact]:
     """What all that is recorded comes to, or with `line` of the last kept candidate's line; nothing where NumPy is not installed."""
     try:
         from replay.audit import audit as of_run
@@ -323,13 +348,12 @@ async def verdict(context: Context, gold: Log, blobs: Blobs, run: str, loaded: L
     except ModuleNotFoundError as missing:
         logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", run, missing.name)
         return []
-    recorded = await history.of_log(context.log, gold, run, context.blobs, blobs)
-    told, of_gold = await asyncio.to_thread(lambda: (Recorded(recorded.everything), Recorded(recorded.gold)))
-    known, _ = await asyncio.to_thread(known_of, recorded, told.events, of_gold.events, loaded.public)
+    told, of_gold = await heard.of(run)
+    known, _ = await asyncio.to_thread(known_of, loaded.started, told, of_gold, loaded.public)
     if look != FINISHED and not loaded.started.on_drift:  # it takes long, and nobody waits for it where nothing comes of it
         known = known._replace(hidden={}, audited={}, public={})
     try:
-        found = await asyncio.to_thread(of_run.audit, told.events, of_gold.events, context.blobs.get, known, loaded.started.seed, line=line)
+        found = await asyncio.to_thread(of_run.audit, told, of_gold, context.blobs.get, known, loaded.started.seed, line=line)
     except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
         logger.warning("no verdict on run %s: %s: %s", run, type(wrong).__name__, wrong)
         return []

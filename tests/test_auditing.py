@@ -161,7 +161,7 @@ def test_what_was_rolled_back_is_no_part_of_what_the_run_stands_on(tmp_path: Pat
     for name, steps in (("once", (start, hack, sound)), ("twice", (start, hack, sound, again))):
         run = history.read(export(tmp_path, name, steps))
         log, gold = Recorded(run.everything).events, Recorded(run.gold).events
-        known, _ = auditing.known_of(run, log, gold)
+        known, _ = auditing.known_of(run.started, log, gold)
         looked[name] = [of_run.audit(log, gold, run.blobs.get, known, line=line) for line in (False, True)]
     whole, standing = looked["once"]
     assert (whole.state, whole.generation, whole.lever) == ("drift", 1, "weights") and standing.state == "green"

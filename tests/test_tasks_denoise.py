@@ -333,6 +333,7 @@ def test_a_verifier_is_named_or_lies_at_a_path(tmp_path: Path) -> None:
 
 def test_an_h5ad_is_read_by_layer_and_by_column(tmp_path: Path) -> None:
     import h5py
+
     with h5py.File(tmp_path / "mine.h5ad", "w") as file:
         file["X"] = np.array([[0.5, 0.1], [0.2, 0.3]])
         layer = file.create_group("layers/counts")

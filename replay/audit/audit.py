@@ -124,7 +124,7 @@ class Fit(msgspec.Struct, kw_only=True):
 class Audit(msgspec.Struct, kw_only=True):
     """All that an audit has found of a run."""
 
-    version: int = 1
+    version: int = 2
     run: str
     task: str
     verifier: str
