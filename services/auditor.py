@@ -45,8 +45,8 @@ from events.population import CandidateAccepted
 from events.run import AuditReleased, RunFinished, RunStarted
 from events.subjects import GOLD, run_of, subject
 from replay.recorded import Recorded, Told
+from runtime import lineage
 from runtime.blobs import Blobs
-from runtime.lineage import began, past
 from runtime.log import Log
 from runtime.lookup import by_id, of_types
 from runtime.policies.bases import UNIFORM
@@ -101,8 +101,8 @@ class Heard:
         """All that can be read of a run and its past on the log, and of the run on GOLD."""
         log, _ = self._logs
         if run != self._run:
-            start, _ = await began(log, run)
-            before = await past(log, run)
+            start, _ = await lineage.began(log, run)
+            before = await lineage.past(log, run)
             self._run, self._ends, self._told = run, [start.sequence - 1, 0], (Recorded(before).events, [])
         for place, log in enumerate(self._logs):
             while read := await log.read(self._ends[place] + 1, READ):
