@@ -664,7 +664,8 @@ class _Audited:
             if len(items) >= FEWEST:
                 over = {item: [score - ceiling[item] for score in scores[item]] for item in items}
                 found = bca([over], linear([[1]]), draws=DRAWS, seed=self.seed)[0]
-                above.append((found.value, _above_zero(found, len(items), alpha_at("g", look) * OF_G["ceiling"]), one.fact))
+                alpha = alpha_at("g", self._look(one.fact.generation, look)) * OF_G["ceiling"]
+                above.append((found.value, _above_zero(found, len(items), alpha), one.fact))
         if not above:
             return []
         _, fired, fact = next((one for one in above if one[1]), max(above, key=lambda one: one[0]))
