@@ -160,7 +160,7 @@ def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: py
         context: Any = SimpleNamespace(log=log, past=nothing, load=not_here, record=record, started=started)
         kept = CandidateAccepted(generation=2, candidate="c2", score=0.5, reason="")
         unused: Any = None
-        await auditor.look(context, unused, unused, unused, codec.event(kept, run="r", source="test", cause="", time=""))
+        await auditor.look(context, unused, unused, unused, unused, codec.event(kept, run="r", source="test", cause="", time=""))
 
     async def looked() -> list[Any]:
         monkeypatch.setattr(auditor, "_project", nothing)
