@@ -233,7 +233,7 @@ def evolve(state: RunState, event: Event) -> RunState:
 
 def decide(state: RunState, event: Event, version: int) -> list[Fact]:
     """What is due now; nothing while the run is paused, and nothing between barriers."""
-    del event  # what is due follows from the state; version 2 knew more facts than version 1, and decided the same of those
+    del event  # what is due follows from the state; version 2 knew more facts than version 1, version 3 waits for the auditor
     if state.started is None or state.paused:
         return []
     match state.phase:
