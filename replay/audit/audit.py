@@ -258,12 +258,12 @@ class _Audited:
         self.standing = self._standing() if line else {one.fact.generation for one in self.candidates}
         self.left_out = [one.fact.generation for one in self.audited if one.fact.generation not in self.standing]
         self.audited = [one for one in self.audited if one.fact.generation in self.standing]
+        facts = [told.event.data for told in gold]
         self.references = {
             (fact.name, fact.measure): {item: min(max(score, 0.0), 1.0) for item, score in fact.scores.items()}
-            for fact in (told.event.data for told in gold)
+            for fact in facts
             if isinstance(fact, ReferenceMeasured)
         }
-        facts = [told.event.data for told in gold]
         blobs = {(fact.scaffold, fact.adapter, fact.measure): fact.blob for fact in facts if isinstance(fact, PairMeasured)}
         self.subsets = {key for key, blob in blobs.items() if key[2].startswith(CHANGED) and blob == blobs.get((*key[:2], VERIFIER))}
 

@@ -114,7 +114,8 @@ def _uniform(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
 
 
 def _without_near_duplicates(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
-    return _only(asked, [item for item in asked.items if item.id in _alone(seed, asked.items)])
+    alone = _alone(seed, asked.items)
+    return _only(asked, [item for item in asked.items if item.id in alone])
 
 
 @lru_cache(maxsize=2)
