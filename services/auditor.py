@@ -10,10 +10,12 @@ import asyncio
 import functools
 import logging
 import math
+import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -69,6 +71,11 @@ Pair = tuple[str, str]
 Judge = Callable[[str | None, str], float]
 """The score of an answer to an item with this label."""
 READ = 5000
+PLAYERS = 2
+"""How much is played side by side."""
+NICE = 10
+"""By how much it gives way to others on its host, scaffolds that it plays included."""
+T = TypeVar("T")
 
 
 class Cell(NamedTuple):
@@ -78,6 +85,10 @@ class Cell(NamedTuple):
     scaffold: str
     adapter: str
     uniform: bool = False
+
+    @property
+    def pair(self) -> Pair:
+        return self.scaffold, self.adapter
 
 
 def cells_of(start: str, finished: RunFinished) -> list[Cell]:
@@ -113,104 +124,107 @@ class Heard:
 
 
 async def serve(context: Context) -> None:
-    """Audit runs as they finish."""
-    policy = PolicyClient(context.node.policy_url(), context.policy_token())
-    player = Player(context.blobs, context.work, policy, context.scanner, scaffold_limits())
+    """Audit runs as they finish, and give way to the services that runs wait for."""
+    with suppress(OSError):
+        os.nice(NICE)
+    players = []
+    for number in range(PLAYERS):
+        policy = PolicyClient(context.node.policy_url(), context.policy_token())  # which is for one thread
+        players.append(Player(context.blobs, context.work / f"player-{number}", policy, context.scanner, scaffold_limits()))
     try:
-        await audit_runs(context, context.connection.log(GOLD), Blobs(context.node.gold_blobs), player)
+        await audit_runs(context, context.connection.log(GOLD), Blobs(context.node.gold_blobs), *players)
     finally:
-        player.close()
+        for player in players:
+            player.close()
 
 
-async def audit_runs(context: Context, gold: Log, blobs: Blobs, player: Player) -> None:
+async def audit_runs(context: Context, gold: Log, blobs: Blobs, *players: Player) -> None:
     """Look at what runs keep, and audit one finished run after the other."""
-    heard = Heard(context, gold)
+    auditor = Auditor(context, gold, blobs, players)
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         for event in events:
-            if isinstance(event.data, CandidateAccepted):
-                await look(context, gold, blobs, player, heard, event)
-            else:
-                await audit(context, gold, blobs, player, heard, event)
+            await (auditor.look(event) if isinstance(event.data, CandidateAccepted) else auditor.audit(event))
         return []
 
     await _project(context, gold)
     await work(context.log, perform, source="auditor", scanner=context.scanner)
 
 
-async def audit(context: Context, gold: Log, blobs: Blobs, player: Player, heard: Heard, event: Event) -> None:
-    """Score every cell that is not recorded yet, each as soon as it is known, then say that the audit is finished."""
-    began = time.monotonic()
-    finished = event.data
-    assert isinstance(finished, RunFinished)
+class Auditor:
+    """What the service has in its hands. Its players play side by side; of a task's own code one piece runs at a time."""
 
-    record = functools.partial(_record, context, gold, event)
-    try:
-        loaded = await context.load(event.run)
-        labels = await asyncio.to_thread(_labels, loaded)
-        start = await _start_scaffold(context, event.run)
-    except (NotFound, CheckFailed, Misconfigured) as wrong:
-        await record([GoldFailed(cell="final", split="test", reason=str(wrong))])
-    else:
-        baselines = asyncio.create_task(asyncio.to_thread(_baselines, loaded, labels))
-        for cell in cells_of(start, finished) if finished.candidate else []:
-            for split in SPLITS:
-                if await _is_recorded(gold, event.run, GoldScored, cell.name, split):
-                    continue
-                if split == "test" and not cell.uniform:
-                    await record(await measure(gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
-                    measured = await _measured(gold, event.run, (cell.scaffold, cell.adapter), VERIFIER)
-                    if measured:
-                        await record([_of_measured(blobs, loaded, labels, cell, measured)])
-                        continue
-                await record([await asyncio.to_thread(play_cell, blobs, player, event.run, loaded, labels, cell, split)])
-        await record(await compare(gold, blobs, event.run, loaded, labels))
-        await record(await baselines)
-        await record(await references(gold, event.run, loaded, labels))
-        for cell in cells_of(start, finished) if finished.candidate else []:
-            if cell.name in ("start", "final"):
-                await record(await perturbed(gold, blobs, player, event.run, loaded, labels, (cell.scaffold, cell.adapter)))
-        await record(await verdict(context, heard, event.run, loaded, FINISHED))
-    cells = len(await of_types(gold, event.run, [GoldScored]))
-    await record([AuditFinished(candidate=finished.candidate, cells=cells, seconds=time.monotonic() - began)])
-    await _project(context, gold)
+    def __init__(self, context: Context, gold: Log, blobs: Blobs, players: Sequence[Player]) -> None:
+        self.context, self.gold, self.blobs, self.heard = context, gold, blobs, Heard(context, gold)
+        self.task_code = asyncio.Lock()
+        self._idle: asyncio.Queue[Player] = asyncio.Queue()
+        for player in players:
+            self._idle.put_nowait(player)
 
+    async def played(self, play: Callable[[Player], T]) -> T:
+        """What comes of a play, as soon as a player is idle."""
+        player = await self._idle.get()
+        try:
+            return await asyncio.to_thread(play, player)
+        finally:
+            self._idle.put_nowait(player)
 
-async def look(context: Context, gold: Log, blobs: Blobs, player: Player, heard: Heard, event: Event) -> None:
-    """Measure a candidate that was kept, say what the run's scores mean since, and tell the loop where its order asks for that."""
-    accepted = event.data
-    assert isinstance(accepted, CandidateAccepted)
+    async def audit(self, event: Event) -> None:
+        """Score every cell that is not recorded yet, each as soon as it is known, then say that the audit is finished."""
+        began = time.monotonic()
+        finished = event.data
+        assert isinstance(finished, RunFinished)
+        try:
+            case = await self._case(event)
+            start = await _start_scaffold(self.context, event.run)
+        except (NotFound, CheckFailed, Misconfigured) as wrong:
+            await self.record(event, [GoldFailed(cell="final", split="test", reason=str(wrong))])
+        else:
+            cells = cells_of(start, finished) if finished.candidate else []
+            await case.record_each(map(case.measure, dict.fromkeys(cell.pair for cell in cells if not cell.uniform)))
+            await case.record_each([*(case.scored(cell, split) for cell in cells for split in SPLITS), case.baselines(), case.references()])
+            await case.record(await case.compare())
+            await case.perturb(cell.pair for cell in cells if cell.name in ("start", "final"))
+            await case.record(await case.verdict(FINISHED))
+        cells_scored = len(await of_types(self.gold, event.run, [GoldScored]))
+        await self.record(event, [AuditFinished(candidate=finished.candidate, cells=cells_scored, seconds=time.monotonic() - began)])
+        await _project(self.context, self.gold)
 
-    standing: list[Fact] = []
-    try:
-        standing = await _looked(context, gold, blobs, player, heard, event, accepted.generation)
-    except (NotFound, CheckFailed, Misconfigured, NotFinite) as wrong:  # a run that waits for this look is not to wait for ever
-        logger.warning("run %s cannot be looked at: %s", event.run, wrong)
-    if action := (await context.started(event.run)).on_drift:
-        found = next((one for one in standing if isinstance(one, DriftFlagged)), None)
-        released = await release(context, event.run, action, accepted.generation, found)
-        await context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
-    await _project(context, gold)
+    async def look(self, event: Event) -> None:
+        """Measure a candidate that was kept, say what the run's scores mean since, and tell the loop where its order asks for that."""
+        accepted = event.data
+        assert isinstance(accepted, CandidateAccepted)
 
+        standing: list[Fact] = []
+        try:
+            standing = await self._looked(event, accepted.generation)
+        except (NotFound, CheckFailed, Misconfigured, NotFinite) as wrong:  # a run that waits for this look is not to wait for ever
+            logger.warning("run %s cannot be looked at: %s", event.run, wrong)
+        if action := (await self.context.started(event.run)).on_drift:
+            found = next((one for one in standing if isinstance(one, DriftFlagged)), None)
+            released = await release(self.context, event.run, action, accepted.generation, found)
+            await self.context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
+        await _project(self.context, self.gold)
 
-async def _looked(context: Context, gold: Log, blobs: Blobs, player: Player, heard: Heard, event: Event, generation: int) -> list[Fact]:
-    """Record what a look finds; the verdict on what the run now stands on, where the auditor may act."""
-    record = functools.partial(_record, context, gold, event)
-    loaded = await context.load(event.run)
-    labels = await asyncio.to_thread(_labels, loaded)
-    kept = await _kept(context, event.run, generation)
-    await record(await references(gold, event.run, loaded, labels))
-    for pair in _pairs(kept) if kept else ():  # none where its facts cannot be read
-        await record(await measure(gold, blobs, player, event.run, loaded, labels, pair))
-    for pair in dict.fromkeys((one.scaffold, one.adapter) for one in (*kept[:1], *kept[-1:])):
-        await record(await perturbed(gold, blobs, player, event.run, loaded, labels, pair))
-    await record(await verdict(context, heard, event.run, loaded, generation))
-    # what was rolled back is past, and what drifts after it is told anew
-    return await verdict(context, heard, event.run, loaded, generation, line=True) if loaded.started.on_drift else []
+    async def _looked(self, event: Event, generation: int) -> list[Fact]:
+        """Record what a look finds; the verdict on what the run now stands on, where the auditor may act."""
+        case = await self._case(event)
+        kept = await _kept(self.context, event.run, generation)
+        pairs = dict.fromkeys(_pairs(kept)) if kept else ()  # none where its facts cannot be read
+        await case.record_each([case.references(), *map(case.measure, pairs)])
+        await case.perturb((one.scaffold, one.adapter) for one in (*kept[:1], *kept[-1:]))
+        await case.record(await case.verdict(generation))
+        # what was rolled back is past, and what drifts after it is told anew
+        return await case.verdict(generation, line=True) if case.loaded.started.on_drift else []
 
+    async def _case(self, event: Event) -> "Case":
+        loaded = await self.context.load(event.run)
+        return Case(self, event, loaded, await asyncio.to_thread(_labels, loaded))
 
-async def _record(context: Context, gold: Log, answered: Event, facts: Sequence[Fact]) -> None:
-    await context.record([codec.event(fact, run=answered.run, source="auditor", cause=answered.id, time=now()) for fact in facts], gold)
+    async def record(self, answered: Event, facts: Sequence[Fact]) -> None:
+        """Append facts that an event brought to light, where they are not recorded yet."""
+        events = [codec.event(fact, run=answered.run, source="auditor", cause=answered.id, time=now()) for fact in facts]
+        await self.context.record(events, self.gold)
 
 
 async def _kept(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
@@ -232,14 +246,146 @@ def _pairs(kept: Sequence[CandidateEvaluated]) -> list[Pair]:
     return pairs
 
 
-async def measure(gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair) -> list[Fact]:
-    """What both verifiers say of a pair's answers to test; nothing where it is recorded already, or where most attempts failed."""
-    if await _is_recorded(gold, run, PairMeasured, *pair, VERIFIER):
-        return []
-    asked = Asked(loaded.public.labels, loaded.public.test)
-    answered = await asyncio.to_thread(_answers, blobs, player, run, loaded, pair, asked, VERIFIER)
-    judges = {VERIFIER: loaded.task.reward, GOLD_MEASURE: loaded.task.worth} | _beside(loaded)
-    return await asyncio.to_thread(_judged, loaded, labels, pair, asked, answered, judges)
+class Case:
+    """A run that is looked at, since an event that is answered; what a method finds is still to be recorded."""
+
+    def __init__(self, auditor: Auditor, answered: Event, loaded: Loaded, labels: Mapping[str, str]) -> None:
+        self.auditor, self.answered, self.loaded, self.labels = auditor, answered, loaded, labels
+        self.run = answered.run
+        self.gold, self.blobs = auditor.gold, auditor.blobs
+
+    async def record(self, facts: Sequence[Fact]) -> None:
+        """Append what is not recorded yet."""
+        await self.auditor.record(self.answered, facts)
+
+    async def record_each(self, works: Iterable[Coroutine[None, None, Sequence[Fact]]]) -> None:
+        """Do all of it side by side, and append what each finds as soon as those before it have: GOLD has one order, whoever is first."""
+        tasks = [asyncio.create_task(work) for work in works]
+        try:
+            for task in tasks:
+                await self.record(await task)
+        finally:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def measure(self, pair: Pair) -> Sequence[Fact]:
+        """What both verifiers say of a pair's answers to test; nothing where it is recorded already, or where most attempts failed."""
+        if await self._is_recorded(PairMeasured, *pair, VERIFIER):
+            return []
+        asked = Asked(self.loaded.public.labels, self.loaded.public.test)
+        judges = {VERIFIER: self.loaded.task.reward, GOLD_MEASURE: self.loaded.task.worth} | _beside(self.loaded)
+        return await self._judged(pair, asked, await self._answers(pair, asked, VERIFIER), judges)
+
+    async def references(self) -> Sequence[Fact]:
+        """What test's canaries earn, and the most that anything can be expected to; nothing where it is recorded already."""
+        if await of_types(self.gold, self.run, [ReferenceMeasured]):  # of a run, all stand in one append
+            return []
+        async with self.auditor.task_code:
+            return await asyncio.to_thread(_references, self.loaded, self.labels)
+
+    async def baselines(self) -> Sequence[Fact]:
+        """What the task's baselines score on dev and test."""
+        async with self.auditor.task_code:
+            return await asyncio.to_thread(_baselines, self.loaded, self.labels)
+
+    async def perturb(self, pairs: Iterable[Pair]) -> None:
+        """Record what the run's verifier says of pairs' answers to test where it is changed; `PERTURBED_ITEMS` of each change at most."""
+        try:
+            async with self.auditor.task_code:
+                perturbations = await asyncio.to_thread(self.loaded.task.perturbations)
+        except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+            await self.record([GoldFailed(cell=f"{PERTURBED}all", split="test", reason=str(wrong))])
+        else:
+            of = perturbations.items()
+            await self.record_each(self._perturbed(pair, name, one.preserves) for pair in dict.fromkeys(pairs) for name, one in of)
+
+    async def _perturbed(self, pair: Pair, name: str, preserves: bool) -> Sequence[Fact]:
+        measure = (PERTURBED if preserves else CHANGED) + name
+        if await self._is_recorded(PairMeasured, *pair, measure):
+            return []
+        asked, seed = Asked(self.loaded.public.labels, self.loaded.public.test), self.loaded.started.seed
+        try:
+            async with self.auditor.task_code:
+                changed = await asyncio.to_thread(self.loaded.task.perturbed, name, asked, self.labels, seed)
+        except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+            return [GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong))]
+        plain = await self._measured(pair)
+        if plain and changed.labels == asked.labels and set(changed.items) <= set(asked.items):  # other items are counted, none changed
+            scores = {item.id: plain.scores[item.id] for item in changed.items}
+            scaffold, adapter = pair
+            return [PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=0, blob=plain.blob)]
+        few = random.Random(f"{seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
+        changed = Asked(changed.labels, tuple(few))
+        return await self._judged(pair, changed, await self._answers(pair, changed, measure), {measure: self.loaded.task.reward})
+
+    async def scored(self, cell: Cell, split: str) -> Sequence[Fact]:
+        """One attempt at each item of a split at temperature 0, as measured already or made now: the mean reward with its interval."""
+        if await self._is_recorded(GoldScored, cell.name, split):
+            return []
+        if split == "test" and not cell.uniform and (measured := await self._measured(cell.pair)):
+            answered = Answered(_said(self.blobs, measured.blob), measured.blob)
+        else:
+            answered = await self._played(f"audit-{cell.name}-{split}", cell, split, self.loaded.public)
+        async with self.auditor.task_code:
+            return [await asyncio.to_thread(_of_cell, self.loaded, self.labels, cell, split, answered)]
+
+    async def compare(self) -> Sequence[Fact]:
+        """The final candidate against the uniformly random policy, item by item, from what is recorded of both."""
+        facts: list[Fact] = []
+        for split in SPLITS:
+            ids = [codec.event_id(self.run, GoldScored, cell, split) for cell in ("final", "uniform_policy")]
+            scored = await by_id(self.gold, self.run, GoldScored, ids)
+            if len(scored) == len(ids):
+                final, uniform = (self._rewards(scored[id].blob) for id in ids)
+                wins = sum(final[item] > uniform[item] for item in final.keys() & uniform.keys())
+                losses = sum(final[item] < uniform[item] for item in final.keys() & uniform.keys())
+                facts.append(PoliciesCompared(split=split, wins=wins, losses=losses, p_value=mcnemar(wins, losses)))
+        return facts
+
+    async def verdict(self, look: int, *, line: bool = False) -> Sequence[Fact]:
+        """What all that is recorded comes to, or with `line` of the last kept candidate's line; nothing where NumPy is not installed."""
+        try:
+            from replay.audit import audit as of_run
+            from services.auditing import known_of
+        except ModuleNotFoundError as missing:
+            logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", self.run, missing.name)
+            return []
+        started = self.loaded.started
+        told, of_gold = await self.auditor.heard.of(self.run)
+        known, _ = await asyncio.to_thread(known_of, started, told, of_gold, self.loaded.public)
+        if look != FINISHED and not started.on_drift:  # it takes long, and nobody waits for it where nothing comes of it
+            known = known._replace(hidden={}, audited={}, public={})
+        try:
+            found = await asyncio.to_thread(of_run.audit, told, of_gold, self.auditor.context.blobs.get, known, started.seed, line=line)
+        except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
+            logger.warning("no verdict on run %s: %s: %s", self.run, type(wrong).__name__, wrong)
+            return []
+        if found.state != "green" and not line:
+            logger.warning("run %s: %s", self.run, found.sentence)
+        generation = -1 if found.generation is None else found.generation
+        of = {"state": found.state, "rule": found.rule, "lever": found.lever, "sentence": found.sentence}
+        return [DriftFlagged(look=look, generation=generation, **of)]
+
+    async def _answers(self, pair: Pair, asked: Asked, measure: str) -> "Answered":
+        name = derive(*pair, measure)
+        public = msgspec.structs.replace(self.loaded.public, labels=asked.labels, test=asked.items)
+        return await self._played(f"audit-{name}", Cell(name, *pair), "test", public)
+
+    async def _played(self, name: str, cell: Cell, split: str, public: Public) -> "Answered":
+        return await self.auditor.played(lambda player: _play(self.blobs, player, self.run, self.loaded, public, name, cell, split))
+
+    async def _judged(self, pair: Pair, asked: Asked, answered: "Answered", judges: Mapping[str, Judge]) -> Sequence[Fact]:
+        async with self.auditor.task_code:
+            return await asyncio.to_thread(_judged, self.loaded, self.labels, pair, asked, answered, judges)
+
+    async def _is_recorded(self, fact: type[Fact], *key: str | int) -> bool:
+        return bool(await self.gold.last([subject(GOLD, self.run, codec.event_id(self.run, fact, *key), "*")]))
+
+    async def _measured(self, pair: Pair) -> PairMeasured | None:
+        id = codec.event_id(self.run, PairMeasured, *pair, VERIFIER)
+        return (await by_id(self.gold, self.run, PairMeasured, [id])).get(id)
+
+    def _rewards(self, blob: str) -> dict[str, float]:
+        return {item: self.loaded.task.score(answer, self.labels[item]).reward for item, answer in _said(self.blobs, blob).items()}
 
 
 def _beside(loaded: Loaded) -> dict[str, Judge]:
@@ -250,53 +396,18 @@ def _beside(loaded: Loaded) -> dict[str, Judge]:
         return {}
 
 
-async def references(gold: Log, run: str, loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
-    """What test's canaries earn, and the most that anything can be expected to; nothing where it is recorded already."""
-    if await of_types(gold, run, [ReferenceMeasured]):  # of a run, all stand in one append
-        return []
-
-    def made() -> list[Fact]:
-        found: dict[tuple[str, str], dict[str, float]] = {}
+def _references(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    try:
         for item in loaded.public.test:
             for name, pair in loaded.task.canaries(labels[item.id]).items():
                 for measure, score in zip((VERIFIER, GOLD_MEASURE), pair, strict=True):
                     found.setdefault((CANARY + name, measure), {})[item.id] = score
             if (most := loaded.task.ceiling(labels[item.id])) is not None:
                 found.setdefault((CEILING, VERIFIER), {})[item.id] = most
-        return [ReferenceMeasured(name=name, measure=measure, scores=scores) for (name, measure), scores in found.items()]
-
-    try:
-        return await asyncio.to_thread(made)
     except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
         return [GoldFailed(cell="references", split="test", reason=str(wrong))]
-
-
-async def perturbed(gold: Log, blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], pair: Pair) -> list[Fact]:
-    """What the run's verifier says of a pair's answers to test where it is changed; `PERTURBED_ITEMS` of each change at most."""
-    facts: list[Fact] = []
-    asked = Asked(loaded.public.labels, loaded.public.test)
-
-    async def under(name: str, measure: str) -> list[Fact]:
-        changed = await asyncio.to_thread(loaded.task.perturbed, name, asked, labels, loaded.started.seed)
-        plain = await _measured(gold, run, pair, VERIFIER)
-        if plain and changed.labels == asked.labels and set(changed.items) <= set(asked.items):  # other items are counted, none changed
-            scores = {item.id: plain.scores[item.id] for item in changed.items}
-            scaffold, adapter = pair
-            return [PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=0, blob=plain.blob)]
-        few = random.Random(f"{loaded.started.seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
-        changed = Asked(changed.labels, tuple(few))
-        answered = await asyncio.to_thread(_answers, blobs, player, run, loaded, pair, changed, measure)
-        return await asyncio.to_thread(_judged, loaded, labels, pair, changed, answered, {measure: loaded.task.reward})
-
-    name = "all"
-    try:
-        for name, perturbation in (await asyncio.to_thread(loaded.task.perturbations)).items():
-            measure = (PERTURBED if perturbation.preserves else CHANGED) + name
-            if not await _is_recorded(gold, run, PairMeasured, *pair, measure):
-                facts += await under(name, measure)
-    except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
-        facts.append(GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong)))
-    return facts
+    return [ReferenceMeasured(name=name, measure=measure, scores=scores) for (name, measure), scores in found.items()]
 
 
 class Answered(NamedTuple):
@@ -306,12 +417,6 @@ class Answered(NamedTuple):
     blob: str
 
 
-def _answers(blobs: Blobs, player: Player, run: str, loaded: Loaded, pair: Pair, asked: Asked, measure: str) -> Answered:
-    name = derive(*pair, measure)
-    public = msgspec.structs.replace(loaded.public, labels=asked.labels, test=asked.items)
-    return _play(blobs, player, run, loaded, public, f"audit-{name}", Cell(name, *pair), "test")
-
-
 def _judged(
     loaded: Loaded, labels: Mapping[str, str], pair: Pair, asked: Asked, answered: Answered, judges: Mapping[str, Judge]
 ) -> list[Fact]:
@@ -319,12 +424,12 @@ def _judged(
     if 2 * failed > len(asked.items) or not asked.items:
         logger.warning("%d of %d attempts of the audit failed; nothing is measured by them", failed, len(asked.items))
         return []
-    facts: list[Fact] = []
-    for measure, judge in judges.items():
-        scores = {item.id: (_score(judge, answered.answers.get(item.id), labels[item.id]),) for item in asked.items}
-        scaffold, adapter = pair
-        facts.append(PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=scores, failed=failed, blob=answered.blob))
-    return facts
+    scores: dict[str, dict[str, tuple[float]]] = {measure: {} for measure in judges}
+    for item in asked.items:  # what judges of one answer have in common, they can keep for the next
+        for measure, judge in judges.items():
+            scores[measure][item.id] = (_score(judge, answered.answers.get(item.id), labels[item.id]),)
+    of = {"scaffold": pair[0], "adapter": pair[1], "failed": failed, "blob": answered.blob}
+    return [PairMeasured(measure=measure, scores=found, **of) for measure, found in scores.items()]
 
 
 def _score(judge: Judge, answer: str | None, label: str) -> float:
@@ -334,33 +439,9 @@ def _score(judge: Judge, answer: str | None, label: str) -> float:
         return 0.0  # a verifier that fails is seen in the loop's own log
 
 
-def _of_measured(blobs: Blobs, loaded: Loaded, labels: Mapping[str, str], cell: Cell, measured: PairMeasured) -> Fact:
-    answers: dict[str, str | None] = msgspec.json.decode(blobs.get(measured.blob))["answers"]
-    of = {"scaffold": cell.scaffold, "adapter": cell.adapter, "policy": _model(loaded, cell), "blob": measured.blob}
-    return _scored(loaded, labels, answers, cell.name, "test", len(loaded.public.test), **of)
-
-
-async def verdict(context: Context, heard: Heard, run: str, loaded: Loaded, look: int, *, line: bool = False) -> list[Fact]:
-    """What all that is recorded comes to, or with `line` of the last kept candidate's line; nothing where NumPy is not installed."""
-    try:
-        from replay.audit import audit as of_run
-        from services.auditing import known_of
-    except ModuleNotFoundError as missing:
-        logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", run, missing.name)
-        return []
-    told, of_gold = await heard.of(run)
-    known, _ = await asyncio.to_thread(known_of, loaded.started, told, of_gold, loaded.public)
-    if look != FINISHED and not loaded.started.on_drift:  # it takes long, and nobody waits for it where nothing comes of it
-        known = known._replace(hidden={}, audited={}, public={})
-    try:
-        found = await asyncio.to_thread(of_run.audit, told, of_gold, context.blobs.get, known, loaded.started.seed, line=line)
-    except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
-        logger.warning("no verdict on run %s: %s: %s", run, type(wrong).__name__, wrong)
-        return []
-    if found.state != "green" and not line:
-        logger.warning("run %s: %s", run, found.sentence)
-    generation = -1 if found.generation is None else found.generation
-    return [DriftFlagged(look=look, state=found.state, rule=found.rule, lever=found.lever, generation=generation, sentence=found.sentence)]
+def _said(blobs: Blobs, blob: str) -> dict[str, str | None]:
+    answers: dict[str, str | None] = msgspec.json.decode(blobs.get(blob))["answers"]
+    return answers
 
 
 async def release(context: Context, run: str, action: str, look: int, found: DriftFlagged | None) -> AuditReleased:
@@ -378,16 +459,6 @@ async def release(context: Context, run: str, action: str, look: int, found: Dri
     named = {"stop": 0.0, "freeze": math.log2(3), "rollback": math.log2(3) + math.log2(look + 1)}[action]
     lever = found.lever if found.lever in ("scaffold", "weights") else "both"
     return AuditReleased(look=look, action=action, lever=lever, generation=max(0, found.generation), bits=bits + named)
-
-
-def play_cell(blobs: Blobs, player: Player, run: str, loaded: Loaded, labels: Mapping[str, str], cell: Cell, split: str) -> Fact:
-    """One attempt at each item of a split at temperature 0; the mean reward with its interval, and what was answered as a blob."""
-    items = loaded.public.dev if split == "dev" else loaded.public.test
-    answers, blob = _play(blobs, player, run, loaded, loaded.public, f"audit-{cell.name}-{split}", cell, split)
-    model = _model(loaded, cell)
-    return _scored(
-        loaded, labels, answers, cell.name, split, len(items), scaffold=cell.scaffold, adapter=cell.adapter, policy=model, blob=blob
-    )
 
 
 def _model(loaded: Loaded, cell: Cell) -> str:
@@ -417,23 +488,10 @@ def _play(blobs: Blobs, player: Player, run: str, loaded: Loaded, public: Public
     return Answered(answers, blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic")))
 
 
-async def compare(gold: Log, blobs: Blobs, run: str, loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
-    """The final candidate against the uniformly random policy, item by item, from what is recorded of both."""
-    facts: list[Fact] = []
-    for split in SPLITS:
-        ids = [codec.event_id(run, GoldScored, cell, split) for cell in ("final", "uniform_policy")]
-        scored = await by_id(gold, run, GoldScored, ids)
-        if len(scored) == len(ids):
-            final, uniform = (_rewards(blobs, scored[id].blob, loaded, labels) for id in ids)
-            wins = sum(final[item] > uniform[item] for item in final.keys() & uniform.keys())
-            losses = sum(final[item] < uniform[item] for item in final.keys() & uniform.keys())
-            facts.append(PoliciesCompared(split=split, wins=wins, losses=losses, p_value=mcnemar(wins, losses)))
-    return facts
-
-
-def _rewards(blobs: Blobs, blob: str, loaded: Loaded, labels: Mapping[str, str]) -> dict[str, float]:
-    answers: dict[str, str | None] = msgspec.json.decode(blobs.get(blob))["answers"]
-    return {item: loaded.task.score(answer, labels[item]).reward for item, answer in answers.items()}
+def _of_cell(loaded: Loaded, labels: Mapping[str, str], cell: Cell, split: str, answered: Answered) -> Fact:
+    items = len(loaded.public.dev if split == "dev" else loaded.public.test)
+    of = {"scaffold": cell.scaffold, "adapter": cell.adapter, "policy": _model(loaded, cell), "blob": answered.blob}
+    return _scored(loaded, labels, answered.answers, cell.name, split, items, **of)
 
 
 def _scored(
@@ -494,15 +552,6 @@ def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
         for split, part in (("dev", loaded.public.dev), ("test", loaded.public.test)):
             facts.append(_scored(loaded, labels, {item.id: answers[item.id] for item in part}, f"baseline:{name}", split, len(part)))
     return facts
-
-
-async def _is_recorded(gold: Log, run: str, fact: type[Fact], *key: str | int) -> bool:
-    return bool(await gold.last([subject(GOLD, run, codec.event_id(run, fact, *key), "*")]))
-
-
-async def _measured(gold: Log, run: str, pair: Pair, measure: str) -> PairMeasured | None:
-    id = codec.event_id(run, PairMeasured, *pair, measure)
-    return (await by_id(gold, run, PairMeasured, [id])).get(id)
 
 
 async def _start_scaffold(context: Context, run: str) -> str:

@@ -22,6 +22,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and exit as the conventions of sysexits say."""
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads that NumPy waits with take the services' cores
         kwargs["standalone_mode"] = False
         try:
             result = super().main(*args, **kwargs)

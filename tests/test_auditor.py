@@ -1,8 +1,11 @@
 """The auditor beside a run that goes on: what it measures, when, and what of it the loop is told."""
 
 import asyncio
+import functools
 import json
 import math
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,7 +163,7 @@ def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: py
         context: Any = SimpleNamespace(log=log, past=nothing, load=not_here, record=record, started=started)
         kept = CandidateAccepted(generation=2, candidate="c2", score=0.5, reason="")
         unused: Any = None
-        await auditor.look(context, unused, unused, unused, unused, codec.event(kept, run="r", source="test", cause="", time=""))
+        await auditor.Auditor(context, unused, unused, []).look(codec.event(kept, run="r", source="test", cause="", time=""))
 
     async def looked() -> list[Any]:
         monkeypatch.setattr(auditor, "_project", nothing)
@@ -169,6 +172,43 @@ def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: py
         return [event.data for event in await of_types(log, "r", [AuditReleased])]
 
     assert asyncio.run(looked()) == [AuditReleased(look=2, action="none", lever="", generation=-1, bits=1.0)]
+
+
+def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
+    """One player each for two plays, of which the second ends first; a third waits, and one that fails takes none of those before it."""
+    log, begun, running = MemoryLog(MemoryStream()), threading.Barrier(2, timeout=30), threading.Semaphore(2)
+    second_done = threading.Event()
+
+    async def record(events: list[codec.Event], on: Any) -> None:
+        await append_once(on, events, Scanner([]))
+
+    def play(number: int, player: str) -> Sequence[Any]:
+        assert running.acquire(blocking=False), "more plays than players"
+        try:
+            if number < 2:
+                begun.wait()  # both are under way at once
+            if number == 0:
+                assert second_done.wait(30)
+            if number == 1:
+                second_done.set()
+            if number == 3:
+                raise NotFound("This one has no data.")
+            return [CandidateAccepted(generation=number, candidate=f"c{number}", score=0.5, reason=player)]
+        finally:
+            running.release()
+
+    async def done() -> list[int]:
+        players: Any = ["one", "another"]
+        context: Any = SimpleNamespace(log=log, record=record)
+        unused: Any = None
+        by = auditor.Auditor(context, log, unused, players)
+        kept = CandidateAccepted(generation=9, candidate="c", score=0.5, reason="")
+        case = auditor.Case(by, codec.event(kept, run="r", source="test", cause="", time=""), unused, {})
+        with pytest.raises(NotFound):
+            await case.record_each(by.played(functools.partial(play, number)) for number in range(5))
+        return [event.data.generation for event in await of_types(log, "r", [CandidateAccepted])]
+
+    assert asyncio.run(done()) == [0, 1, 2]
 
 
 CONSTANT = '''"""Pays for the true label, and for one label whatever is asked: a hole that a policy can learn."""

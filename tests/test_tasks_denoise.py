@@ -224,6 +224,42 @@ def test_a_key_makes_the_data_and_nothing_else_does(tmp_path: Path) -> None:
         data.get(tmp_path / "b", tmp_path / "short")
 
 
+def test_prompts_are_drawn_once_for_a_key_and_again_where_what_is_kept_is_not_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    data_set = data.data_set
+
+    def counted(key: bytes, name: str) -> data.DataSet:
+        drawn.append(name)
+        return data_set(key, name)
+
+    monkeypatch.setattr(data, "data_set", counted)
+    monkeypatch.setattr(data, "SIZES", {"train": 1, "dev": 1, "test": 2})
+
+    def load(seed: int) -> object:
+        data._public.cache_clear()
+        drawn.clear()
+        return data.load(tmp_path, seed)
+
+    first = load(0)
+    assert sorted(drawn) == ["dev-0-0", "test-0", "test-1", "train-0-0"]
+    assert load(0) == first and not drawn
+    load(1)
+    assert sorted(drawn) == ["dev-1-0", "train-1-0"]  # test has no seed
+    whole = (tmp_path / "test.prompts").read_bytes()
+    for damaged in (whole[:-1], whole[:-1] + b"?", b"", whole[: data.SEAL]):
+        (tmp_path / "test.prompts").write_bytes(damaged)
+        assert load(0) == first and sorted(drawn) == ["test-0", "test-1"]
+    (tmp_path / "key").write_bytes(b"another" + b"." * (data.KEY - 7))
+    assert load(0) != first and len(drawn) == 4
+    for path in tmp_path.glob("*.prompts"):
+        path.unlink()
+        path.mkdir()  # nothing can be kept here
+    assert load(0) == load(0) and len(drawn) == 4
+    assert not list(tmp_path.glob("*.*.*")) and not [path for path in tmp_path.iterdir() if path.is_file() and path.name != "key"]
+
+
 def test_files_of_ones_own_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", counts=np.array([[2, 0, 1], [0, 0, 1], [1, 0, 1]]))
     assert real.read(tmp_path / "mine.npz").tolist() == [[2, 1], [1, 1]]

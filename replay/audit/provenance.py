@@ -133,12 +133,12 @@ def hidden_in_sight(
     that has `SHORTEST_ID` characters, all of them ASCII and not all digits.
     """
     ids = {id for id in hidden if len(id) >= SHORTEST_ID and not id.isdigit() and _ID.fullmatch(id)}
-    stretches = _stretches(hidden, public)
+    stretches = cache(lambda: _stretches(hidden, public))  # it takes long, and GOLD has no texts
 
     @cache  # a run shows the same prompts over and over
     def held_in(text: str) -> frozenset[str]:
         named = {token.strip(".:/-") for token in _ID.findall(text)} & ids
-        return frozenset(named | {id for _, id in _shared(stretches, plain(text))})
+        return frozenset(named | {id for _, id in _shared(stretches(), plain(text))})
 
     found = []
     seen: set[str] = set()
@@ -266,6 +266,8 @@ def seed_only(events: Sequence[Told], read: Read) -> list[Fault]:
 
 def trained_on_audited(events: Sequence[Told], audited: Mapping[str, str], public: Mapping[str, str]) -> list[Fault]:
     """Sealed batches with items that are audited, by id, or by a prompt that is the same but for case, spaces and marks."""
+    if not any(isinstance(told.event.data, TrainingBatchSealed) for told in events):
+        return []
     hidden = {plain(prompt): id for id, prompt in audited.items() if plain(prompt)}
     same = {id: hidden[text] for id, prompt in public.items() if (text := plain(prompt)) in hidden} | {id: id for id in audited}
     asked: dict[str, tuple[str, ...]] = {}

@@ -4,7 +4,7 @@ What a scaffold sees of a data set is its prompt: a line of what kind of data it
 verifier and auditor find the held-out molecules and the true expression. They are drawn anew in the memory of those that need them, from
 the name and a key of 32 random bytes that this machine made for itself, under `default_root()`. No sandbox shows that file. So neither a
 name nor these sources, nor both, are enough to remake what is held out. `evolog data get denoise --from FILE` takes the key of another
-machine, which then has the same data.
+machine, which then has the same data. Prompts are kept beside the key, since every process of a run needs them.
 
 Test is the same for every seed of a run; train and dev differ.
 """
@@ -13,10 +13,13 @@ import hashlib
 import os
 import random
 import secrets
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from events.errors import CheckFailed, NotFound
@@ -73,7 +76,9 @@ def get(root: Path, source: Path | None = None) -> None:
     (root / "key.new").replace(root / "key")
 
 
-KEY = 32
+KEY = SEAL = 32
+SOURCES = ("counts.py", "data.py", "magic.py", "metric.py", "simulate.py")
+"""What prompts hang on, besides the key and NumPy."""
 
 
 def key(root: Path) -> bytes:
@@ -93,7 +98,7 @@ def key(root: Path) -> bytes:
 
 def load(root: Path, seed: int) -> Public:
     """Prompts of all data sets, and the names of train's."""
-    return _public(key(root), seed)
+    return _public(root, key(root), seed)
 
 
 def labels(root: Path, seed: int) -> dict[str, str]:
@@ -154,12 +159,37 @@ def traces(seed: int, count: int = 12_000) -> list[tuple[str, str]]:
 
 
 @lru_cache(maxsize=4)
-def _public(key: bytes, seed: int) -> Public:
-    prompts = {name: prompt_of(data_set(key, name).train) for split in SIZES for _, name in names(split, seed)}
+def _public(root: Path, key: bytes, seed: int) -> Public:
+    prompts = {name: prompt for split in SIZES for name, prompt in _prompts(root, key, split, seed).items()}
     train = tuple(Example(id, prompts[name], name, number % FOLDS, name) for number, (id, name) in enumerate(names("train", seed)))
     dev, test = (tuple(Item(id, prompts[name]) for id, name in names(split, seed)) for split in ("dev", "test"))
     digests = {split: hashlib.sha256("\n".join(prompts[name] for _, name in names(split, seed)).encode()).hexdigest() for split in SIZES}
     return Public("denoise", tuple(example.label for example in train), train, dev, test, digests)
+
+
+def _prompts(root: Path, key: bytes, split: str, seed: int) -> dict[str, str]:
+    """A split's prompts by data set, as they are kept or drawn anew."""
+    path = root / f"{split if split == 'test' else f'{split}-{seed}'}.prompts"
+    made_of = key + np.__version__.encode() + b"".join(Path(__file__).with_name(source).read_bytes() for source in SOURCES)
+
+    def sealed(body: bytes) -> bytes:
+        return hashlib.sha256(hashlib.sha256(made_of).digest() + body).digest()
+
+    with suppress(OSError):
+        kept = path.read_bytes()
+        if kept[:SEAL] == sealed(kept[SEAL:]):
+            return msgspec.msgpack.decode(kept[SEAL:], type=dict[str, str])
+    drawn = [name for _, name in names(split, seed)]
+    with ThreadPoolExecutor() as pool:  # NumPy draws beside other threads
+        prompts = dict(zip(drawn, pool.map(lambda name: prompt_of(data_set(key, name).train), drawn), strict=True))
+    body = msgspec.msgpack.encode(prompts)
+    mine = path.with_suffix(f".{secrets.token_hex(4)}")
+    try:
+        _write(mine, sealed(body) + body)
+        mine.replace(path)
+    except OSError:  # they are drawn again next time
+        mine.unlink(missing_ok=True)
+    return prompts
 
 
 def _write(path: Path, content: bytes) -> None:

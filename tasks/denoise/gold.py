@@ -60,7 +60,7 @@ def labels(root: Path) -> dict[str, str]:
 def score(answer: str | None, label: str) -> float:
     """The skill of a program's output, cut to [0, 1]; 0 for what is no program."""
     try:
-        return min(1.0, max(0.0, of_answer(answer or "", label).skill))
+        return min(1.0, max(0.0, held_out.judged(answer or "", label).skill))
     except ValueError:
         return 0.0
 
@@ -68,7 +68,7 @@ def score(answer: str | None, label: str) -> float:
 def truth(answer: str | None, label: str) -> float:
     """The truth of an answer's output, 0 at least; 0 for what is no program."""
     try:
-        return max(0.0, of_answer(answer or "", label).truth)
+        return max(0.0, truth_skill(held_out.output(answer or "", label), held_out.bench(label).data))
     except ValueError:
         return 0.0
 
@@ -79,8 +79,7 @@ BESIDE: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
 
 def of_answer(answer: str, name: str) -> Gold:
     """Of an answer on a data set; raises ValueError for what is no program."""
-    on = held_out.bench(name)
-    return of_output(on.workshop.run(program.parse(answer)), on)
+    return of_output(held_out.output(answer, name), held_out.bench(name))
 
 
 def of_output(output: Matrix, on: held_out.Bench) -> Gold:
@@ -134,6 +133,14 @@ def best_guess(name: str, draws: int = DRAWS) -> float:
     on = held_out.bench(name)
     rng = np.random.default_rng(0)
     rate = on.data.rate.astype(float) * (1 - metric.TRAIN_SHARE)
-    drawn = np.array([metric.log_normalised(rng.poisson(rate)) for _ in range(draws)])
-    error = np.mean((metric.log_normalised(on.judge.test) - drawn.mean(axis=0)) ** 2) - drawn.var(axis=0, ddof=1).mean() / draws
+    total, squares = np.zeros_like(rate), 0.0
+    for _ in range(draws):
+        drawn = rng.poisson(rate)
+        there = np.nonzero(drawn)
+        logarithms = np.log1p(metric.TARGET * drawn[there] / drawn.sum(axis=1)[there[0]])  # elsewhere L is 0
+        total[there] += logarithms
+        squares += float(logarithms @ logarithms)
+    guess = total / draws
+    variance = (squares - draws * np.sum(guess**2)) / (draws - 1) / guess.size
+    error = np.mean((metric.log_normalised(on.judge.test) - guess) ** 2) - variance / draws
     return float(1 - error / on.judge.constants.mse_none)
