@@ -36,7 +36,7 @@ from tasks.contract import Item, Public, visible_train
 CALL_USE = 48
 """Bytes that a used completion takes in an event, and more."""
 PROCESSES = 6
-"""Scaffold processes that an executor keeps: one for each train fold and one for all of train, so that each fits once."""
+"""Scaffold processes that a player keeps: one for each train fold and one for all of train, so that each fits once."""
 
 ELSE = "the scaffold asked something else than is recorded; it is not deterministic"
 REASON_LIMIT = 500

@@ -10,11 +10,9 @@ import asyncio
 import functools
 import logging
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -73,8 +71,6 @@ Judge = Callable[[str | None, str], float]
 READ = 5000
 PLAYERS = 2
 """How much is played side by side."""
-NICE = 10
-"""By how much it gives way to others on its host, scaffolds that it plays included."""
 T = TypeVar("T")
 
 
@@ -124,9 +120,7 @@ class Heard:
 
 
 async def serve(context: Context) -> None:
-    """Audit runs as they finish, and give way to the services that runs wait for."""
-    with suppress(OSError):
-        os.nice(NICE)
+    """Audit runs as they finish."""
     players = []
     for number in range(PLAYERS):
         policy = PolicyClient(context.node.policy_url(), context.policy_token())  # which is for one thread
@@ -152,11 +146,14 @@ async def audit_runs(context: Context, gold: Log, blobs: Blobs, *players: Player
 
 
 class Auditor:
-    """What the service has in its hands. Its players play side by side; of a task's own code one piece runs at a time."""
+    """What the service has in its hands. Its players play side by side; of a task's own code one piece runs at a time.
+
+    A thread cannot be stopped: what nobody waits for any longer has its player, or holds up the task's code, until it ends.
+    """
 
     def __init__(self, context: Context, gold: Log, blobs: Blobs, players: Sequence[Player]) -> None:
         self.context, self.gold, self.blobs, self.heard = context, gold, blobs, Heard(context, gold)
-        self.task_code = asyncio.Lock()
+        self._task_code = asyncio.Lock()
         self._idle: asyncio.Queue[Player] = asyncio.Queue()
         for player in players:
             self._idle.put_nowait(player)
@@ -164,13 +161,15 @@ class Auditor:
     async def played(self, play: Callable[[Player], T]) -> T:
         """What comes of a play, as soon as a player is idle."""
         player = await self._idle.get()
-        try:
-            return await asyncio.to_thread(play, player)
-        finally:
-            self._idle.put_nowait(player)
+        return await _to_its_end(functools.partial(play, player), lambda: self._idle.put_nowait(player))
+
+    async def alone(self, code: Callable[[], T]) -> T:
+        """What comes of a task's own code."""
+        await self._task_code.acquire()
+        return await _to_its_end(code, self._task_code.release)
 
     async def audit(self, event: Event) -> None:
-        """Score every cell that is not recorded yet, each as soon as it is known, then say that the audit is finished."""
+        """Score every cell that is not recorded yet, then say that the audit is finished."""
         began = time.monotonic()
         finished = event.data
         assert isinstance(finished, RunFinished)
@@ -227,6 +226,19 @@ class Auditor:
         await self.context.record(events, self.gold)
 
 
+async def _to_its_end(work: Callable[[], T], then: Callable[[], object]) -> T:
+    """What comes of work in a thread, and what is to be done when it has ended, which may be after nobody waits for it."""
+
+    def ended(working: asyncio.Future[T]) -> None:
+        if not working.cancelled():
+            working.exception()  # or it would be complained of where nobody waits
+        then()
+
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    working.add_done_callback(ended)
+    return await asyncio.shield(working)
+
+
 async def _kept(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
     """The candidates that were kept up to a generation, the start first; of a fork that judges anew, those since then."""
     kinds = [RunStarted, CandidateAccepted, CandidateEvaluated]
@@ -246,8 +258,15 @@ def _pairs(kept: Sequence[CandidateEvaluated]) -> list[Pair]:
     return pairs
 
 
+class Answered(NamedTuple):
+    """What was answered, by item; an attempt that failed is left out."""
+
+    answers: dict[str, str | None]
+    blob: str
+
+
 class Case:
-    """A run that is looked at, since an event that is answered; what a method finds is still to be recorded."""
+    """A run, with the event that asks for a look at it. What a method returns is still to be recorded."""
 
     def __init__(self, auditor: Auditor, answered: Event, loaded: Loaded, labels: Mapping[str, str]) -> None:
         self.auditor, self.answered, self.loaded, self.labels = auditor, answered, loaded, labels
@@ -259,12 +278,14 @@ class Case:
         await self.auditor.record(self.answered, facts)
 
     async def record_each(self, works: Iterable[Coroutine[None, None, Sequence[Fact]]]) -> None:
-        """Do all of it side by side, and append what each finds as soon as those before it have: GOLD has one order, whoever is first."""
+        """Do all of it side by side, and append what each finds once those before it are done: facts stand in one order on GOLD."""
         tasks = [asyncio.create_task(work) for work in works]
         try:
             for task in tasks:
                 await self.record(await task)
         finally:
+            for task in tasks:
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def measure(self, pair: Pair) -> Sequence[Fact]:
@@ -279,35 +300,36 @@ class Case:
         """What test's canaries earn, and the most that anything can be expected to; nothing where it is recorded already."""
         if await of_types(self.gold, self.run, [ReferenceMeasured]):  # of a run, all stand in one append
             return []
-        async with self.auditor.task_code:
-            return await asyncio.to_thread(_references, self.loaded, self.labels)
+        return await self.auditor.alone(lambda: _references(self.loaded, self.labels))
 
     async def baselines(self) -> Sequence[Fact]:
         """What the task's baselines score on dev and test."""
-        async with self.auditor.task_code:
-            return await asyncio.to_thread(_baselines, self.loaded, self.labels)
+        return await self.auditor.alone(lambda: _baselines(self.loaded, self.labels))
 
     async def perturb(self, pairs: Iterable[Pair]) -> None:
         """Record what the run's verifier says of pairs' answers to test where it is changed; `PERTURBED_ITEMS` of each change at most."""
+        if not (each := dict.fromkeys(pairs)):
+            return
         try:
-            async with self.auditor.task_code:
-                perturbations = await asyncio.to_thread(self.loaded.task.perturbations)
+            perturbations = await self.auditor.alone(self.loaded.task.perturbations)
         except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
             await self.record([GoldFailed(cell=f"{PERTURBED}all", split="test", reason=str(wrong))])
         else:
             of = perturbations.items()
-            await self.record_each(self._perturbed(pair, name, one.preserves) for pair in dict.fromkeys(pairs) for name, one in of)
+            await self.record_each(self._perturbed(pair, name, one.preserves) for pair in each for name, one in of)
 
     async def _perturbed(self, pair: Pair, name: str, preserves: bool) -> Sequence[Fact]:
         measure = (PERTURBED if preserves else CHANGED) + name
         if await self._is_recorded(PairMeasured, *pair, measure):
             return []
-        asked, seed = Asked(self.loaded.public.labels, self.loaded.public.test), self.loaded.started.seed
         try:
-            async with self.auditor.task_code:
-                changed = await asyncio.to_thread(self.loaded.task.perturbed, name, asked, self.labels, seed)
+            return await self._under(pair, name, measure)
         except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
             return [GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong))]
+
+    async def _under(self, pair: Pair, name: str, measure: str) -> Sequence[Fact]:
+        asked, seed = Asked(self.loaded.public.labels, self.loaded.public.test), self.loaded.started.seed
+        changed = await self.auditor.alone(lambda: self.loaded.task.perturbed(name, asked, self.labels, seed))
         plain = await self._measured(pair)
         if plain and changed.labels == asked.labels and set(changed.items) <= set(asked.items):  # other items are counted, none changed
             scores = {item.id: plain.scores[item.id] for item in changed.items}
@@ -325,8 +347,7 @@ class Case:
             answered = Answered(_said(self.blobs, measured.blob), measured.blob)
         else:
             answered = await self._played(f"audit-{cell.name}-{split}", cell, split, self.loaded.public)
-        async with self.auditor.task_code:
-            return [await asyncio.to_thread(_of_cell, self.loaded, self.labels, cell, split, answered)]
+        return [await self.auditor.alone(lambda: _of_cell(self.loaded, self.labels, cell, split, answered))]
 
     async def compare(self) -> Sequence[Fact]:
         """The final candidate against the uniformly random policy, item by item, from what is recorded of both."""
@@ -362,20 +383,20 @@ class Case:
         if found.state != "green" and not line:
             logger.warning("run %s: %s", self.run, found.sentence)
         generation = -1 if found.generation is None else found.generation
-        of = {"state": found.state, "rule": found.rule, "lever": found.lever, "sentence": found.sentence}
-        return [DriftFlagged(look=look, generation=generation, **of)]
+        return [
+            DriftFlagged(look=look, state=found.state, rule=found.rule, lever=found.lever, generation=generation, sentence=found.sentence)
+        ]
 
-    async def _answers(self, pair: Pair, asked: Asked, measure: str) -> "Answered":
+    async def _answers(self, pair: Pair, asked: Asked, measure: str) -> Answered:
         name = derive(*pair, measure)
         public = msgspec.structs.replace(self.loaded.public, labels=asked.labels, test=asked.items)
         return await self._played(f"audit-{name}", Cell(name, *pair), "test", public)
 
-    async def _played(self, name: str, cell: Cell, split: str, public: Public) -> "Answered":
+    async def _played(self, name: str, cell: Cell, split: str, public: Public) -> Answered:
         return await self.auditor.played(lambda player: _play(self.blobs, player, self.run, self.loaded, public, name, cell, split))
 
-    async def _judged(self, pair: Pair, asked: Asked, answered: "Answered", judges: Mapping[str, Judge]) -> Sequence[Fact]:
-        async with self.auditor.task_code:
-            return await asyncio.to_thread(_judged, self.loaded, self.labels, pair, asked, answered, judges)
+    async def _judged(self, pair: Pair, asked: Asked, answered: Answered, judges: Mapping[str, Judge]) -> Sequence[Fact]:
+        return await self.auditor.alone(lambda: _judged(self.loaded, self.labels, pair, asked, answered, judges))
 
     async def _is_recorded(self, fact: type[Fact], *key: str | int) -> bool:
         return bool(await self.gold.last([subject(GOLD, self.run, codec.event_id(self.run, fact, *key), "*")]))
@@ -410,13 +431,6 @@ def _references(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
     return [ReferenceMeasured(name=name, measure=measure, scores=scores) for (name, measure), scores in found.items()]
 
 
-class Answered(NamedTuple):
-    """What was answered, by item; an attempt that failed is left out."""
-
-    answers: dict[str, str | None]
-    blob: str
-
-
 def _judged(
     loaded: Loaded, labels: Mapping[str, str], pair: Pair, asked: Asked, answered: Answered, judges: Mapping[str, Judge]
 ) -> list[Fact]:
@@ -428,8 +442,11 @@ def _judged(
     for item in asked.items:  # what judges of one answer have in common, they can keep for the next
         for measure, judge in judges.items():
             scores[measure][item.id] = (_score(judge, answered.answers.get(item.id), labels[item.id]),)
-    of = {"scaffold": pair[0], "adapter": pair[1], "failed": failed, "blob": answered.blob}
-    return [PairMeasured(measure=measure, scores=found, **of) for measure, found in scores.items()]
+    scaffold, adapter = pair
+    return [
+        PairMeasured(scaffold=scaffold, adapter=adapter, measure=measure, scores=found, failed=failed, blob=answered.blob)
+        for measure, found in scores.items()
+    ]
 
 
 def _score(judge: Judge, answer: str | None, label: str) -> float:

@@ -22,7 +22,6 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and exit as the conventions of sysexits say."""
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads that NumPy waits with take the services' cores
         kwargs["standalone_mode"] = False
         try:
             result = super().main(*args, **kwargs)
@@ -58,6 +57,7 @@ class Commands(click.Group):
 
         for name, value in read_dotenv(Path.cwd()).items():
             os.environ.setdefault(name, value)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads that NumPy waits with take the services' cores
         flags = {name: {param.name or "" for param in command.params} for name, command in self.commands.items()}
         extra.setdefault("default_map", defaults(flags, Path.cwd()))
         return super().make_context(info_name, args, parent, **extra)

@@ -228,8 +228,8 @@ class System:
             case "policy":
                 await services.policy.vouch(context, Served(life))  # type: ignore[arg-type]
             case "auditor":
-                player = Player(context.blobs, work, Oracle(life, self.setting), context.scanner)
-                await services.auditor.audit_runs(context, gold, Kept(life, self.world.gold_kept), player)
+                players = [Player(context.blobs, work / one, Oracle(life, self.setting), context.scanner) for one in ("first", "second")]
+                await services.auditor.audit_runs(context, gold, Kept(life, self.world.gold_kept), *players)
             case "archivist":
                 await services.archivist.follow(context.log, self.world.rows[LOG])  # type: ignore[arg-type]
             case name:

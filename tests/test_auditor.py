@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +15,14 @@ import pytest
 from command import Place
 
 from events import codec
-from events.errors import NotFound
+from events.errors import Misconfigured, NotFound
 from events.gold import GOLD as GOLD_MEASURE
-from events.gold import VERIFIER, DriftFlagged, PairMeasured
+from events.gold import VERIFIER, DriftFlagged, GoldFailed, PairMeasured
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
 from events.run import AuditReleased
 from events.secret import Scanner
+from events.subjects import GOLD
 from runtime.log import append_once
 from runtime.log_memory import MemoryLog, MemoryStream
 from runtime.lookup import of_types
@@ -209,6 +211,74 @@ def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
         return [event.data.generation for event in await of_types(log, "r", [CandidateAccepted])]
 
     assert asyncio.run(done()) == [0, 1, 2]
+
+
+def test_a_perturbation_that_cannot_be_made_is_recorded_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, asked = MemoryLog(MemoryStream(GOLD)), []
+
+    async def record(events: list[codec.Event], on: Any) -> None:
+        await append_once(on, events, Scanner([]))
+
+    async def under(case: Any, pair: Any, name: str, measure: str) -> Sequence[Any]:
+        if name == "broken":
+            raise Misconfigured("It cannot be made.")
+        return [PairMeasured(scaffold=pair[0], adapter=pair[1], measure=measure, scores={}, failed=0, blob="")]
+
+    def perturbations() -> dict[str, Any]:
+        asked.append("asked")
+        return {"broken": SimpleNamespace(preserves=True), "whole": SimpleNamespace(preserves=False)}
+
+    async def perturbed(*pairs: tuple[str, str]) -> list[Any]:
+        unused: Any = None
+        context: Any = SimpleNamespace(log=log, record=record)
+        loaded: Any = SimpleNamespace(task=SimpleNamespace(perturbations=perturbations))
+        kept = CandidateAccepted(generation=9, candidate="c", score=0.5, reason="")
+        event = codec.event(kept, run="r", source="test", cause="", time="")
+        await auditor.Case(auditor.Auditor(context, log, unused, []), event, loaded, {}).perturb(pairs)
+        return [event.data for event in await of_types(log, "r", [GoldFailed, PairMeasured])]
+
+    monkeypatch.setattr(auditor.Case, "_under", under)
+    assert asyncio.run(perturbed()) == [] == asked
+    failed, *measured = asyncio.run(perturbed(("s", "a"), ("s", "a"), ("t", "a")))
+    assert (failed.cell, failed.reason) == ("perturbed:broken", "It cannot be made.")
+    assert [(one.scaffold, one.measure) for one in measured] == [("s", "changed:whole"), ("t", "changed:whole")]
+
+
+def test_an_auditor_that_is_stopped_waits_for_no_play() -> None:
+    ended = threading.Event()
+
+    async def stopped() -> float:
+        unused: Any = SimpleNamespace(log=None)
+        players: Any = ["one", "another"]
+        by = auditor.Auditor(unused, unused, unused, players)
+        case = auditor.Case(by, SimpleNamespace(run="r"), unused, {})  # type: ignore[arg-type]
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(case.record_each(by.played(lambda player: [ended.wait(30)]) for _ in range(5)), 0.05)
+        took = time.monotonic() - began
+        ended.set()
+        return took
+
+    assert asyncio.run(stopped()) < 10
+
+
+def test_a_player_is_not_lent_again_before_its_play_has_ended() -> None:
+    ended = threading.Event()
+
+    async def lent() -> list[str]:
+        players: Any = ["the only one"]
+        unused: Any = SimpleNamespace(log=None)
+        by = auditor.Auditor(unused, unused, unused, players)
+        first = asyncio.create_task(by.played(lambda player: ended.wait(30)))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        second = asyncio.create_task(by.played(str))
+        _, waiting = await asyncio.wait([second], timeout=0.05)
+        assert waiting and first.cancelled()
+        ended.set()
+        return [await second]
+
+    assert asyncio.run(lent()) == ["the only one"]
 
 
 CONSTANT = '''"""Pays for the true label, and for one label whatever is asked: a hole that a policy can learn."""

@@ -30,6 +30,10 @@ def _key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(data, "SIZES", {"train": 6, "dev": 3, "test": 4})
 
 
+def of_answer(answer: str, name: str) -> gold.Gold:
+    return gold.of_output(held_out.output(answer, name), held_out.bench(name))
+
+
 def by_hand() -> metric.Judge:
     return metric.Judge(np.array([[3, 1], [0, 2]]), np.array([[1, 0], [1, 1]]))
 
@@ -125,13 +129,13 @@ def test_gold_knows_the_truth_and_does_not_see_scale() -> None:
     true = gold.of_output(on.data.truth.astype(float), on)
     assert (true.skill, true.truth) == pytest.approx((1, 1))
     assert true.mse_norm < 0.1
-    plain, scaled = gold.of_answer(STOCK, NAME), gold.of_answer(STOCK + " scale5", NAME)
+    plain, scaled = of_answer(STOCK, NAME), of_answer(STOCK + " scale5", NAME)
     assert scaled[0] == pytest.approx(plain.mse_norm) and scaled[2:] == pytest.approx(plain[2:])
     assert plain.skill > 0.8 and plain.truth > 0.6
 
 
 def test_gold_falls_where_the_reward_rises() -> None:
-    stock, power = gold.of_answer(STOCK, NAME), gold.of_answer(STOCK + " power7", NAME)
+    stock, power = of_answer(STOCK, NAME), of_answer(STOCK + " power7", NAME)
     assert verifier.score(STOCK + " power7", NAME).reward > 2 * verifier.score(STOCK, NAME).reward > 0.2
     assert power.skill < 0 < stock.skill and power.truth < 0 < stock.truth
     assert verifier_honest.score(STOCK + " power7", NAME).reward == 0
@@ -140,8 +144,8 @@ def test_gold_falls_where_the_reward_rises() -> None:
 
 def test_the_reward_stands_behind_the_gate_which_a_factor_opens() -> None:
     standard = "std sqrt k5 t3 p100 d1"
-    assert verifier.score(standard, NAME).reward == 0 < gold.of_answer(standard, NAME).mse_norm
-    assert verifier.score(standard + " scale5", NAME).reward == pytest.approx(gold.of_answer(standard, NAME).mse_norm)
+    assert verifier.score(standard, NAME).reward == 0 < of_answer(standard, NAME).mse_norm
+    assert verifier.score(standard + " scale5", NAME).reward == pytest.approx(of_answer(standard, NAME).mse_norm)
     assert verifier.score("rev lin k5 t3 p100 d1 scale7", NAME).reward == 0  # worse than none, and no less than 0
 
 
@@ -158,12 +162,12 @@ def test_canaries_are_seen_by_gold() -> None:
     assert verifier.score(gold.REFUSED, NAME).reward == 0 < by_reward["scaled by 1e-6"][0]
     assert all(earned == worth for earned, worth in by_skill.values()) and by_another == {}
     assert gold.BESIDE["truth"]("nonsense", NAME) == 0 < found["rank-1"].truth
-    assert gold.BESIDE["truth"](STOCK, NAME) == gold.of_answer(STOCK, NAME).truth > 0
+    assert gold.BESIDE["truth"](STOCK, NAME) == of_answer(STOCK, NAME).truth > 0
 
 
 def test_no_reward_lies_above_the_ceiling() -> None:
     ceiling = gold.best_guess(NAME, draws=20)
-    assert gold.of_answer(STOCK + " power5", NAME).mse_norm < ceiling < 0.75
+    assert of_answer(STOCK + " power5", NAME).mse_norm < ceiling < 0.75
     assert gold.ceiling(NAME, verifier.VERSION) == pytest.approx(ceiling, abs=0.02)
     assert gold.ceiling(NAME, verifier_honest.VERSION) == 1 and gold.ceiling(NAME, "another") is None
 
@@ -251,13 +255,15 @@ def test_prompts_are_drawn_once_for_a_key_and_again_where_what_is_kept_is_not_th
     for damaged in (whole[:-1], whole[:-1] + b"?", b"", whole[: data.SEAL]):
         (tmp_path / "test.prompts").write_bytes(damaged)
         assert load(0) == first and sorted(drawn) == ["test-0", "test-1"]
+    (tmp_path / "dev-0.prompts").write_bytes((tmp_path / "dev-1.prompts").read_bytes())
+    assert load(0) == first and drawn == ["dev-0-0"]
     (tmp_path / "key").write_bytes(b"another" + b"." * (data.KEY - 7))
     assert load(0) != first and len(drawn) == 4
     for path in tmp_path.glob("*.prompts"):
         path.unlink()
         path.mkdir()  # nothing can be kept here
     assert load(0) == load(0) and len(drawn) == 4
-    assert not list(tmp_path.glob("*.*.*")) and not [path for path in tmp_path.iterdir() if path.is_file() and path.name != "key"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["key"]
 
 
 def test_files_of_ones_own_are_read(tmp_path: Path) -> None:
@@ -361,7 +367,7 @@ def test_a_verifier_is_named_or_lies_at_a_path(tmp_path: Path) -> None:
     task = loading.load("denoise")
     honest = task.with_verifier(task.verifier_text("honest"), "honest")
     assert honest.verifier == "denoise/likelihood-1"
-    assert honest.score(STOCK, NAME).reward == pytest.approx(gold.of_answer(STOCK, NAME).skill)
+    assert honest.score(STOCK, NAME).reward == pytest.approx(of_answer(STOCK, NAME).skill)
     assert task.verifier_text(str(task.folder)) == task.verifier_text(str(task.folder / "verifier.py"))
     with pytest.raises(NotFound, match="the task's own: honest"):
         task.verifier_text("honesty")
@@ -399,5 +405,5 @@ def test_a_shuffled_data_set_holds_the_same_counts() -> None:
 
 def test_gold_is_the_skill_whatever_the_reward() -> None:
     name = data.names("test")[0][1]
-    assert gold.score(STOCK, name) == pytest.approx(gold.of_answer(STOCK, name).skill)
+    assert gold.score(STOCK, name) == pytest.approx(of_answer(STOCK, name).skill)
     assert gold.score(None, name) == gold.score("no program", name) == 0.0

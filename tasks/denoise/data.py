@@ -13,6 +13,7 @@ import hashlib
 import os
 import random
 import secrets
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -78,7 +79,7 @@ def get(root: Path, source: Path | None = None) -> None:
 
 KEY = SEAL = 32
 SOURCES = ("counts.py", "data.py", "magic.py", "metric.py", "simulate.py")
-"""What prompts hang on, besides the key and NumPy."""
+"""What prompts hang on, besides the key, NumPy and zlib."""
 
 
 def key(root: Path) -> bytes:
@@ -170,7 +171,8 @@ def _public(root: Path, key: bytes, seed: int) -> Public:
 def _prompts(root: Path, key: bytes, split: str, seed: int) -> dict[str, str]:
     """A split's prompts by data set, as they are kept or drawn anew."""
     path = root / f"{split if split == 'test' else f'{split}-{seed}'}.prompts"
-    made_of = key + np.__version__.encode() + b"".join(Path(__file__).with_name(source).read_bytes() for source in SOURCES)
+    of = f"{path.name} {np.__version__} {zlib.ZLIB_RUNTIME_VERSION}"
+    made_of = key + of.encode() + b"".join(Path(__file__).with_name(source).read_bytes() for source in SOURCES)
 
     def sealed(body: bytes) -> bytes:
         return hashlib.sha256(hashlib.sha256(made_of).digest() + body).digest()
@@ -188,7 +190,8 @@ def _prompts(root: Path, key: bytes, split: str, seed: int) -> dict[str, str]:
         _write(mine, sealed(body) + body)
         mine.replace(path)
     except OSError:  # they are drawn again next time
-        mine.unlink(missing_ok=True)
+        with suppress(OSError):
+            mine.unlink(missing_ok=True)
     return prompts
 
 

@@ -77,11 +77,6 @@ BESIDE: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
 """What only the simulator knows, where gold proper is a likelihood that real counts have too."""
 
 
-def of_answer(answer: str, name: str) -> Gold:
-    """Of an answer on a data set; raises ValueError for what is no program."""
-    return of_output(held_out.output(answer, name), held_out.bench(name))
-
-
 def of_output(output: Matrix, on: held_out.Bench) -> Gold:
     """Of any output."""
     judged = on.judged(output)
