@@ -166,15 +166,20 @@ def write(found: Audited, html: Path | None, plots: Path | None) -> None:
         click.echo(f"wrote {path}", err=True)
 
 
-def known_of(started: RunStarted, events: Sequence[Told], gold: Sequence[Told], public: Public | None = None) -> tuple[Known, list[str]]:
-    """What the log is held against, and what is lacking for that; `public` is the task's data, where they are loaded already."""
+def known_of_log(events: Sequence[Told], gold: Sequence[Told]) -> tuple[Known, list[str]]:
+    """What the log is held against without the task's data."""
     notes = []
     low, high = 0.0, 1.0
     if not all(low <= reward <= high for reward in _first_rewards(events)):
         low, high = -LARGEST_REWARD, LARGEST_REWARD
         notes.append("Whether rewards lie in [0, 1]: those of the start do not, so the task's own range is another.")
     answers = {blob for told in gold if (blob := getattr(told.event.data, "blob", ""))}
-    known = Known(gold_blobs=answers, low=low, high=high)
+    return Known(gold_blobs=answers, low=low, high=high), notes
+
+
+def known_of(started: RunStarted, events: Sequence[Told], gold: Sequence[Told], public: Public | None = None) -> tuple[Known, list[str]]:
+    """What the log is held against, and what is lacking for that; `public` is the task's data, where they are loaded already."""
+    known, notes = known_of_log(events, gold)
     try:
         public = public or load(started.task).public(started.seed)  # without the run's own verifier, whose code is not ours to run here
         if public.digests != started.splits:

@@ -202,7 +202,7 @@ class Auditor:
         if action := (await self.context.started(event.run)).on_drift:
             found = next((one for one in standing if isinstance(one, DriftFlagged)), None)
             released = await release(self.context, event.run, action, accepted.generation, found)
-            await self.context.record([codec.event(released, run=event.run, source="auditor", cause=event.id, time=now())])
+            await self.record(event, [released], self.context.log)
         await _project(self.context, self.gold)
 
     async def _looked(self, event: Event, generation: int) -> list[Fact]:
@@ -220,10 +220,10 @@ class Auditor:
         loaded = await self.context.load(event.run)
         return Case(self, event, loaded, await asyncio.to_thread(_labels, loaded))
 
-    async def record(self, answered: Event, facts: Sequence[Fact]) -> None:
-        """Append facts that an event brought to light, where they are not recorded yet."""
+    async def record(self, answered: Event, facts: Sequence[Fact], log: Log | None = None) -> None:
+        """Append facts that an event brought to light, where they are not recorded yet; on GOLD, or on another log."""
         events = [codec.event(fact, run=answered.run, source="auditor", cause=answered.id, time=now()) for fact in facts]
-        await self.context.record(events, self.gold)
+        await self.context.record(events, log or self.gold)
 
 
 async def _to_its_end(work: Callable[[], T], then: Callable[[], object]) -> T:
@@ -366,15 +366,16 @@ class Case:
         """What all that is recorded comes to, or with `line` of the last kept candidate's line; nothing where NumPy is not installed."""
         try:
             from replay.audit import audit as of_run
-            from services.auditing import known_of
+            from services.auditing import known_of, known_of_log
         except ModuleNotFoundError as missing:
             logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", self.run, missing.name)
             return []
         started = self.loaded.started
         told, of_gold = await self.auditor.heard.of(self.run)
-        known, _ = await asyncio.to_thread(known_of, started, told, of_gold, self.loaded.public)
-        if look != FINISHED and not started.on_drift:  # it takes long, and nobody waits for it where nothing comes of it
-            known = known._replace(hidden={}, audited={}, public={})
+        if look == FINISHED or started.on_drift:
+            known, _ = await asyncio.to_thread(known_of, started, told, of_gold, self.loaded.public)
+        else:  # to look for hidden items takes long, and nothing would come of it
+            known, _ = known_of_log(told, of_gold)
         try:
             found = await asyncio.to_thread(of_run.audit, told, of_gold, self.auditor.context.blobs.get, known, started.seed, line=line)
         except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict

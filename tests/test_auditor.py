@@ -145,9 +145,19 @@ def test_of_each_drift_the_loop_is_told_once() -> None:
     assert second.action == "freeze" and second.bits == pytest.approx(3 + 2 * math.log2(3))
 
 
+def accepted() -> codec.Event:
+    kept = CandidateAccepted(generation=2, candidate="c2", score=0.5, reason="")
+    return codec.event(kept, run="r", source="test", cause="", time="")
+
+
+async def record(events: list[codec.Event], on: Any) -> None:
+    """As a context's."""
+    await append_once(on, events, Scanner([]))
+
+
 def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the data of its task are not on the auditor's host."""
-    log, scanner = MemoryLog(MemoryStream()), Scanner([])
+    log = MemoryLog(MemoryStream())
 
     async def nothing(*of: Any) -> Any:
         return []
@@ -155,17 +165,13 @@ def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: py
     async def not_here(run: str) -> Any:
         raise NotFound("The data are not here.")
 
-    async def record(events: list[codec.Event]) -> None:
-        await append_once(log, events, scanner)
-
     async def look_at(action: str) -> None:
         async def started(run: str) -> Any:
             return SimpleNamespace(on_drift=action)
 
         context: Any = SimpleNamespace(log=log, past=nothing, load=not_here, record=record, started=started)
-        kept = CandidateAccepted(generation=2, candidate="c2", score=0.5, reason="")
         unused: Any = None
-        await auditor.Auditor(context, unused, unused, []).look(codec.event(kept, run="r", source="test", cause="", time=""))
+        await auditor.Auditor(context, unused, unused, []).look(accepted())
 
     async def looked() -> list[Any]:
         monkeypatch.setattr(auditor, "_project", nothing)
@@ -180,9 +186,6 @@ def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
     """One player each for two plays, of which the second ends first; a third waits, and one that fails takes none of those before it."""
     log, begun, running = MemoryLog(MemoryStream()), threading.Barrier(2, timeout=30), threading.Semaphore(2)
     second_done = threading.Event()
-
-    async def record(events: list[codec.Event], on: Any) -> None:
-        await append_once(on, events, Scanner([]))
 
     def play(number: int, player: str) -> Sequence[Any]:
         assert running.acquire(blocking=False), "more plays than players"
@@ -204,8 +207,7 @@ def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
         context: Any = SimpleNamespace(log=log, record=record)
         unused: Any = None
         by = auditor.Auditor(context, log, unused, players)
-        kept = CandidateAccepted(generation=9, candidate="c", score=0.5, reason="")
-        case = auditor.Case(by, codec.event(kept, run="r", source="test", cause="", time=""), unused, {})
+        case = auditor.Case(by, accepted(), unused, {})
         with pytest.raises(NotFound):
             await case.record_each(by.played(functools.partial(play, number)) for number in range(5))
         return [event.data.generation for event in await of_types(log, "r", [CandidateAccepted])]
@@ -215,9 +217,6 @@ def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
 
 def test_a_perturbation_that_cannot_be_made_is_recorded_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     log, asked = MemoryLog(MemoryStream(GOLD)), []
-
-    async def record(events: list[codec.Event], on: Any) -> None:
-        await append_once(on, events, Scanner([]))
 
     async def under(case: Any, pair: Any, name: str, measure: str) -> Sequence[Any]:
         if name == "broken":
@@ -232,9 +231,7 @@ def test_a_perturbation_that_cannot_be_made_is_recorded_and_stops_no_other(monke
         unused: Any = None
         context: Any = SimpleNamespace(log=log, record=record)
         loaded: Any = SimpleNamespace(task=SimpleNamespace(perturbations=perturbations))
-        kept = CandidateAccepted(generation=9, candidate="c", score=0.5, reason="")
-        event = codec.event(kept, run="r", source="test", cause="", time="")
-        await auditor.Case(auditor.Auditor(context, log, unused, []), event, loaded, {}).perturb(pairs)
+        await auditor.Case(auditor.Auditor(context, log, unused, []), accepted(), loaded, {}).perturb(pairs)
         return [event.data for event in await of_types(log, "r", [GoldFailed, PairMeasured])]
 
     monkeypatch.setattr(auditor.Case, "_under", under)
