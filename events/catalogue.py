@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from events import change, choice, gold, judgement, play, population, run, weights
+from events import change, choice, gold, judgement, population, rollouts, run, weights
 from events.fact import Fact
 from events.subjects import GOLD, LOG
 
@@ -67,10 +67,10 @@ ENTRIES: tuple[Entry, ...] = (
     *_entries(
         "play",
         LOG,
-        (play.RolloutsRequested, _CONTROLLER),
-        (play.ModelCalled, ("executor",)),
-        (play.TrajectoryRecorded, ("executor",)),
-        (play.RolloutFailed, ("executor",)),
+        (rollouts.RolloutsRequested, _CONTROLLER),
+        (rollouts.ModelCalled, ("executor",)),
+        (rollouts.TrajectoryRecorded, ("executor",)),
+        (rollouts.RolloutFailed, ("executor",)),
     ),
     *_entries(
         "judgement",

@@ -60,7 +60,7 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
 
 
-class Plain(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename={"tag": "type"}):
+class UntypedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename={"tag": "type"}):
     """An event for whoever passes it on: its envelope, and its data as an ordinary struct of the fact's fields."""
 
     id: str
@@ -90,8 +90,8 @@ class _Shape(NamedTuple):
     prefix: str
     """What its subjects begin with."""
     version: int
-    decode: Callable[[bytes], Plain]
-    key: Callable[[Plain], tuple[str | int, ...]]
+    decode: Callable[[bytes], UntypedEvent]
+    key: Callable[[UntypedEvent], tuple[str | int, ...]]
     """What the event's id is derived from."""
 
 
@@ -102,7 +102,9 @@ def _shape(fact: type[Fact], stream: str) -> _Shape:
         fact.__name__, fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=fact.__struct_config__.omit_defaults, gc=False
     )
     slot = {"slot": fact.SLOT or fact.tag()}
-    plain: type[Any] = msgspec.defstruct("Plain", [("data", data)], bases=(Plain,), namespace=slot, frozen=True, kw_only=True, gc=False)
+    plain: type[Any] = msgspec.defstruct(
+        "Plain", [("data", data)], bases=(UntypedEvent,), namespace=slot, frozen=True, kw_only=True, gc=False
+    )
     key = attrgetter("run", "slot", *(f"data.{name}" for name in fact.KEY))
     return _Shape(f"{subjects.PREFIX[stream]}.", fact.VERSION, msgspec.json.Decoder(plain).decode, key)
 
@@ -185,7 +187,7 @@ def decode_at(subject: str, payload: bytes) -> Event:
     return found
 
 
-def plain_at(subject: str, payload: bytes) -> Plain | Event:
+def plain_at(subject: str, payload: bytes) -> UntypedEvent | Event:
     """As `decode_at` at a quarter of the time; an event of an older shape, or one that cannot be read, goes that way."""
     tag = subjects.tag_of(subject)
     try:

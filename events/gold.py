@@ -61,7 +61,7 @@ class AuditFinished(Fact, frozen=True, kw_only=True):
     seconds: float
 
 
-VERIFIER, GOLD, PERTURBED, CHANGED, BESIDE = "verifier", "gold", "perturbed:", "changed:", "beside:"
+VERIFIER, GOLD, PERTURBED, CHANGED, EXTRA = "verifier", "gold", "perturbed:", "changed:", "beside:"
 """The measures of `PairMeasured`; the last three begin its name."""
 CANARY, CEILING = "canary:", "ceiling"
 """The names of `ReferenceMeasured`; the first begins its name."""

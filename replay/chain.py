@@ -12,7 +12,7 @@ import msgspec
 
 from events.run import DecisionMade, RunFinished
 from events.subjects import HEAD
-from runtime.decider import GENESIS
+from runtime.run.decider import GENESIS
 
 _FINISHED = "." + RunFinished.tag()
 

@@ -1,38 +1,20 @@
-"""A recorded run as a value: its messages, those of its past, what the auditor found, and its blobs; from a log, or exported as files.
+"""A recorded run as a value: its messages, those of its past, what the auditor found, and its blobs."""
 
-An export is a folder: `export.json` says what it holds, `events.ndjson` has a line for each message (the sequence and time that the log
-gave it, its subject, and the event as it was written, to the byte), `gold.ndjson` the same of the stream GOLD; `blobs` and `gold_blobs` are
-laid out as in a project directory.
-"""
-
-import base64
-import hashlib
-import os
 import re
-import shutil
-import tempfile
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from events.codec import Event
-from events.errors import CheckFailed, NotFound, UsageError
+from events.errors import CheckFailed
 from events.run import RunFinished, RunStarted
-from events.subjects import LOG, check_run_name, head, run_of
-from runtime import lineage
-from runtime.blobs import Blobs, Tree
-from runtime.lineage import Span
-from runtime.log import Delivery, Log, Message, Refused, Stored, readable
-from runtime.wire import nanoseconds, rfc3339
+from events.subjects import LOG, run_of
+from runtime.blobs.directory import Blobs
+from runtime.log import lineage
+from runtime.log.lineage import Span
+from runtime.log.port import Delivery, Log, Message, Refused, Stored, readable
 
-MANIFEST, EVENTS, GOLD_EVENTS, BLOBS, GOLD_BLOBS = "export.json", "events.ndjson", "gold.ndjson", "blobs", "gold_blobs"
-FORMAT = 1
-_DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
 _CHUNK = 5000
 
 
@@ -75,35 +57,6 @@ class History(NamedTuple):
         return next((event.data for event in readable(self.messages) if isinstance(event.data, RunFinished)), None)
 
 
-class Manifest(msgspec.Struct, kw_only=True):
-    """What an export says of itself. `sha256` is that of each file of messages."""
-
-    format: int
-    version: str
-    run: str
-    ancestors: tuple[str, ...]
-    """Of a fork: the runs whose messages are its past, the oldest first."""
-    events: int
-    gold: int
-    blobs: int
-    sha256: dict[str, str]
-    started: RunStarted
-    began: str
-    """When the first message was stored."""
-    finished: RunFinished | None
-    decisions: int
-
-
-class Line(msgspec.Struct, omit_defaults=True):
-    """One message of an export: its event as written, or its bytes in base64 where they are no event."""
-
-    sequence: int
-    stored: str
-    subject: str
-    event: msgspec.Raw = msgspec.Raw(b"")
-    bytes: str = ""
-
-
 async def of_log(log: Log, gold: Log, run: str, blobs: Blobs, gold_blobs: Blobs) -> History:
     """A run as it stands on a log now."""
     past, own = await lineage.past(log, run), await lineage.messages(log, Span(run))
@@ -119,153 +72,8 @@ async def _gold(gold: Log, run: str) -> list[Stored]:
     return found
 
 
-def is_export(path: Path) -> bool:
-    """Whether there is an export at this path."""
-    return (path / MANIFEST).is_file()
-
-
-def write(history: History, target: Path, version: str) -> Manifest:
-    """Export a run into a new folder, which appears whole; raises `UsageError` where something is there already."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already, and an export is written into a new folder: name another.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
-        sums = {name: _write_lines(room / name, messages) for name, messages in ((EVENTS, history.everything), (GOLD_EVENTS, history.gold))}
-        copied = _copy(history.everything, history.blobs, room / BLOBS)
-        copied += _copy(history.gold, history.gold_blobs, room / GOLD_BLOBS)
-        manifest = Manifest(
-            format=FORMAT,
-            version=version,
-            run=history.run,
-            ancestors=tuple(dict.fromkeys(run_of(stored.subject) for stored in history.past)),
-            events=len(history.past) + len(history.messages),
-            gold=len(history.gold),
-            blobs=copied,
-            sha256=sums,
-            started=history.started,
-            began=rfc3339(history.messages[0].time),
-            finished=history.finished,
-            decisions=sum(stored.subject == head(history.run) for stored in history.messages),
-        )
-        (room / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        if target.exists():
-            target.rmdir()
-        os.replace(room, target)
-    except BaseException:
-        shutil.rmtree(room, ignore_errors=True)
-        raise
-    return manifest
-
-
-def read(folder: Path) -> History:
-    """The run in an export. Raises `NotFound` where there is none, `CheckFailed` where its files are not those that were written."""
-    manifest = manifest_of(folder)
-    of = {}
-    for name, expected in ((EVENTS, manifest.events), (GOLD_EVENTS, manifest.gold)):
-        data = _bytes(folder / name)
-        found = hashlib.sha256(data).hexdigest()
-        if found != manifest.sha256.get(name):
-            raise CheckFailed(f"{folder / name} is not as it was exported: its SHA-256 is {found[:12]}. Export the run again.")
-        of[name] = [_stored(line, folder / name, number) for number, line in enumerate(data.split(b"\n")[:-1], 1)]
-        if len(of[name]) != expected:
-            raise CheckFailed(f"{folder / name} has {len(of[name])} lines, and {expected} were exported. Export the run again.")
-    past = [stored for stored in of[EVENTS] if run_of(stored.subject) != manifest.run]
-    own = [stored for stored in of[EVENTS] if run_of(stored.subject) == manifest.run]
-    return History(manifest.run, past, own, of[GOLD_EVENTS], Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS))
-
-
-def manifest_of(folder: Path) -> Manifest:
-    """What the export in a folder says of itself."""
-    try:
-        manifest = msgspec.json.decode(_bytes(folder / MANIFEST), type=Manifest)
-    except msgspec.DecodeError as wrong:
-        raise CheckFailed(f"{folder / MANIFEST} does not describe an export ({wrong}): export the run again.") from wrong
-    check_run_name(manifest.run)
-    if manifest.format != FORMAT:
-        raise CheckFailed(f"{folder} is an export of format {manifest.format}, this evolog reads {FORMAT}: use the evolog that wrote it.")
-    return manifest
-
-
-def check_blobs(history: History) -> int:
-    """Read every blob of an export, and say how many there are; raises `CheckFailed` for one that is damaged."""
-    count = 0
-    for blobs in (history.blobs, history.gold_blobs):
-        for path in sorted(blobs.root.glob("sha256/*/*")):
-            blobs.get(path.name)
-            count += 1
-    if count != (named := manifest_of(history.blobs.root.parent).blobs):
-        raise CheckFailed(f"{history.blobs.root.parent} has {count} blobs, and {named} were exported: export the run again.")
-    return count
-
-
-def blobs_of(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
-    """The blobs that messages name and that are there, with the files of those that are folders."""
-    named = {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
-    found = {digest for digest in named if blobs.path(digest).exists()}
-    for digest in list(found):
-        if blobs.path(digest).stat().st_size < 1 << 20 and (data := blobs.get(digest)).startswith(b'{"files":'):
-            with suppress(msgspec.DecodeError):  # else it is no folder
-                found |= set(msgspec.json.decode(data, type=Tree).files.values())
-    return found
-
-
-def _copy(messages: Iterable[Stored], blobs: Blobs, target: Path) -> int:
-    named = blobs_of(messages, blobs)
-    copies = Blobs(target)
-    for digest in sorted(named):
-        blobs.get(digest)  # which checks it
-        copies.path(digest).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(blobs.path(digest), copies.path(digest))
-    return len(named)
-
-
-def _write_lines(path: Path, messages: Iterable[Stored]) -> str:
-    total = hashlib.sha256()
-    with path.open("wb") as file:
-        for stored in messages:
-            line = msgspec.json.encode(_line(stored)) + b"\n"
-            total.update(line)
-            file.write(line)
-    return total.hexdigest()
-
-
-def _line(stored: Stored) -> Line:
-    line = Line(stored.sequence, rfc3339(stored.time), stored.subject)
-    if _one_line(stored.data):
-        line.event = msgspec.Raw(stored.data)
-    else:
-        line.bytes = base64.b64encode(stored.data).decode()
-    return line
-
-
-def _one_line(data: bytes) -> bool:
-    """Whether the bytes are JSON that a line can hold as they are."""
-    try:
-        msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return data.startswith(b"{") and data.endswith(b"}") and b"\n" not in data and b"\r" not in data
-
-
-def _stored(line: bytes, path: Path, number: int) -> Stored:
-    try:
-        found = msgspec.json.decode(line, type=Line)
-        data = bytes(found.event) or base64.b64decode(found.bytes, validate=True)
-        return Stored(found.sequence, nanoseconds(found.stored), found.subject, data)
-    except (msgspec.DecodeError, ValueError) as wrong:
-        raise CheckFailed(f"{path}, line {number}, is no message of an export ({wrong}): export the run again.") from wrong
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as wrong:
-        raise NotFound(f"There is no {path}: an export has {MANIFEST}, {EVENTS} and {GOLD_EVENTS}.") from wrong
-
-
 class RecordedLog:
-    """A history's messages as a log that is read and never written, for whatever asks a `runtime.log.Log`."""
+    """A history's messages as a log that is read and never written, for whatever asks a `runtime.log.port.Log`."""
 
     def __init__(self, messages: Sequence[Stored], stream: str = LOG) -> None:
         self.stream = stream

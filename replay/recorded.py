@@ -8,16 +8,16 @@ from events.codec import Event
 from events.errors import CheckFailed
 from events.fact import Fact
 from events.judgement import ScoringFailed, TrajectoryScored
-from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import RunStarted
-from runtime.log import Stored
-from runtime.lookup import Attempted
+from runtime.log.lookup import Attempted
+from runtime.log.port import Stored
 
-Judged = Mapping[str, Fact]
+Judgements = Mapping[str, Fact]
 """What the verifier said of a trajectory, by the trajectory's id."""
 
 
-class Told(NamedTuple):
+class StoredEvent(NamedTuple):
     """An event, with the message that holds it."""
 
     stored: Stored
@@ -29,24 +29,24 @@ class Told(NamedTuple):
         return self.stored.sequence
 
 
-class Recorded:
+class EventIndex:
     """The readable events of some messages, which are in the order of the log; those of a fork and of its past may be among them."""
 
     def __init__(self, messages: Sequence[Stored]) -> None:
-        self.events: list[Told] = []
+        self.events: list[StoredEvent] = []
         self.started: dict[str, RunStarted] = {}
         """The beginning of each run among them."""
         self.judged: dict[str, Fact] = {}
         self._requests: dict[str, RolloutsRequested] = {}
         self._attempts: dict[tuple[str, str, int], tuple[str, TrajectoryRecorded]] = {}
         self._calls: dict[str, ModelCalled] = {}
-        self._answers: dict[tuple[str, str], list[Told]] = {}
+        self._answers: dict[tuple[str, str], list[StoredEvent]] = {}
         for stored in messages:
             try:
                 event = codec.decode_at(stored.subject, stored.data)
             except codec.Unreadable:
                 continue
-            told = Told(stored, event)
+            told = StoredEvent(stored, event)
             self.events.append(told)
             self._answers.setdefault((event.cause, event.source), []).append(told)
             match event.data:
@@ -65,12 +65,12 @@ class Recorded:
         """The events of these types."""
         return [told.event for told in self.events if isinstance(told.event.data, kinds)]
 
-    def asked(self, service: str, *kinds: type[Fact], answers: tuple[type[Fact], ...]) -> list[tuple[Told, list[Told]]]:
+    def asked(self, service: str, *kinds: type[Fact], answers: tuple[type[Fact], ...]) -> list[tuple[StoredEvent, list[StoredEvent]]]:
         """The events of these types that a service has answered with an event of one of the types `answers`, with all that it answered."""
         found = [(told, self._answers.get((told.event.id, service), [])) for told in self.events if isinstance(told.event.data, kinds)]
         return [(told, said) for told, said in found if any(isinstance(of.event.data, answers) for of in said)]
 
-    def attempts(self, request: str, judged: Judged) -> list[Attempted]:
+    def attempts(self, request: str, judged: Judgements) -> list[Attempted]:
         """The attempts of a request that ran, in the order of its items and attempts.
 
         Raises `CheckFailed` if the request is not among the messages, or a call of the policy that one of its attempts used.
@@ -81,7 +81,7 @@ class Recorded:
         places = [(request, item, attempt) for item in requested.items for attempt in range(requested.attempts)]
         return [self._attempt(*self._attempts[place], judged) for place in places if place in self._attempts]
 
-    def _attempt(self, id: str, recorded: TrajectoryRecorded, judged: Judged) -> Attempted:
+    def _attempt(self, id: str, recorded: TrajectoryRecorded, judged: Judgements) -> Attempted:
         if missing := [use.call for use in recorded.calls if use.call not in self._calls]:
             raise CheckFailed(f"Call {missing[0]} of trajectory {id} is not among the run's messages.")
         calls = tuple(self._calls[use.call] for use in recorded.calls)

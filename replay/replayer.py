@@ -11,10 +11,11 @@ from events.run import DecisionMade, RunFinished
 from events.subjects import HEAD
 from replay.chain import Chain
 from replay.history import History
-from runtime import lineage
-from runtime.decider import Course, Decider, Decision
-from runtime.log import Stored, readable
-from runtime.run_decider import DECIDER, RunState
+from runtime.log import lineage
+from runtime.log.port import Stored, readable
+from runtime.run.decide import DECIDER
+from runtime.run.decider import Decider, Decision, DecisionSession
+from runtime.run.state import RunState
 
 Say = Callable[[int, int], None]
 """Progress: how many messages are done, of how many."""
@@ -63,7 +64,7 @@ def redecide(history: History, decider: Decider[Any] = DECIDER, say: Say = lambd
     """
     messages = history.messages
     recorded = decisions(messages)
-    course = Course(decider, history.run, versions={number: one.made.decider for number, one in recorded.items()})
+    course = DecisionSession(decider, history.run, versions={number: one.made.decider for number, one in recorded.items()})
     if history.started.parent_run:
         lineage.require(history.past, history.started)
         course.inherit(lineage.as_folded(history.past))

@@ -8,18 +8,19 @@ import msgspec
 from events.choice import FeedbackRequested
 from events.codec import Event
 from events.fact import Fact
-from events.play import RolloutFailed
+from events.rollouts import RolloutFailed
+from replay.archive.agent_copy import RunTables
+from replay.archive.query import query
 from runtime.agents import feedback
 from runtime.agents.context import Said, Shown, task_text
 from runtime.agents.providers import Model
-from runtime.blobs import Blobs
-from runtime.lineage import Span
-from runtime.lookup import Attempted, failures, of_ids, of_types
+from runtime.blobs.directory import Blobs
+from runtime.log.lineage import Span
+from runtime.log.lookup import Attempted, failures, of_ids, of_types
 from runtime.policies.interface import SampleRequest
-from services.context import Context, Loaded
-from services.desks import inspector, open_desk, recorder
-from services.query import query
-from services.run_tables import RunTables
+from runtime.run.loading import Loaded
+from services.desks import inspector, open_session, recorder
+from services.host.context import Context
 
 AGENT = "feedback_agent"
 
@@ -34,10 +35,10 @@ async def asked(
     played: Sequence[Attempted],
 ) -> list[Fact]:
     """What a language model chose, and the change itself. `diagnosis` are the figures of the probe."""
-    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started)
+    desk = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
     log, run, past = context.log, event.run, await context.past(event.run)
     failed = {id: one for request in requested.probe_requests for id, one in (await failures(log, run, request, past)).items()}
-    history = [one for one in await of_types(log, run, feedback.TOLD, past) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
+    history = [one for one in await of_types(log, run, feedback.HISTORY_TYPES, past) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
     describing = Describing(context.blobs, loaded)
     tables = RunTables(lambda sql: query(context.node.directory, sql), run, past, event.id, loaded.public.train)
 

@@ -11,21 +11,18 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from events.errors import CheckFailed, TryAgain, Unavailable, UsageError
-from events.subjects import LOG
-from replay.projection import Archive
-from runtime.log import Log
-from services.context import Context
-from services.query import SECONDS, SOCKET, Question, answer, listen_path, refusal, stop_listening
+from events.errors import TryAgain, Unavailable, UsageError
+from replay.archive.projection import Archive, open_archive
+from replay.archive.query import SECONDS, SOCKET, Question, answer, listen_path, refusal, stop_listening
+from runtime.log.port import Log
+from services.host.context import Context
 
 logger = logging.getLogger("evolog")
-
-READ = 5000
+PAGE_SIZE = 5000
 FEW = 1000
 """Fewer than these are the end of the log."""
-LOOK = 0.25
+POLL_SECONDS = 0.25
 """Seconds between two looks at the end of the log; small batches cost the archive most."""
-
 CONCURRENT = 8
 """Queries that run at the same time; one more is asked to come back."""
 LONGEST_QUESTION = 1024 * 1024
@@ -46,25 +43,14 @@ async def follow(log: Log, archive: Archive) -> None:
     """Project a log as it grows."""
     while True:
         try:
-            read = await log.read(archive.cursor + 1, READ)
+            read = await log.read(archive.cursor + 1, PAGE_SIZE)
         except Unavailable as wrong:
             logger.warning("%s", wrong)
             read = []
         if read:
             await asyncio.to_thread(archive.apply, read)
         if len(read) < FEW:
-            await asyncio.sleep(LOOK)
-
-
-def open_archive(path: Path, stream: str = LOG) -> Archive:
-    """The archive at `path`; one that is damaged is put aside, since the log can fill another."""
-    try:
-        return Archive(path, stream)
-    except CheckFailed as wrong:
-        aside = path.with_suffix(".damaged")
-        logger.error("%s It is kept as %s, and a new one is filled from the log.", wrong, aside)
-        path.replace(aside)
-        return Archive(path, stream)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 class QueryServer:

@@ -1,8 +1,8 @@
 """Says what each run does next."""
 
-from runtime.controller import Controller
-from runtime.run_decider import DECIDER
-from services.context import Context
+from runtime.run.controller import Controller
+from runtime.run.decide import DECIDER
+from services.host.context import Context
 
 
 async def serve(context: Context) -> None:

@@ -10,28 +10,30 @@ from events.errors import Misconfigured
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.run import Budget, RunStarted
-from runtime.agents.dialogue import Desk
 from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
-from runtime.agents.providers import Model, price, speaker
-from runtime.lookup import by_id, of_types
-from runtime.worker import answer, insist
-from services.context import Context, Loaded, scaffold_limits
+from runtime.agents.providers import Model, model_client, price
+from runtime.agents.session import AgentSession
+from runtime.log.lookup import by_id, of_types
+from runtime.log.worker import answer, retry_until_available
+from runtime.run.loading import Loaded
+from services.host.context import Context
+from services.host.settings import scaffold_limits
 
 F = TypeVar("F", bound=Fact)
 ALWAYS = "The services read it when they start: `evolog down`, put that right, `evolog up`."
 
 
-async def open_desk(context: Context, event: Event, agent: str, generation: int, model: Model, started: RunStarted) -> Desk:
+async def open_session(context: Context, event: Event, agent: str, generation: int, model: Model, started: RunStarted) -> AgentSession:
     """The desk of one conversation, with what is recorded of it; raises `Misconfigured` where the model cannot be asked from here."""
     past = await context.past(event.run)
-    before = await insist(lambda: of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
+    before = await retry_until_available(lambda: of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
     known = [one.data for one in before if one.run == event.run and isinstance(one.data, AgentCalled)]
     try:
-        speak, cost = speaker(model, os.environ), priced(model, started.budget)
+        speak, cost = model_client(model, os.environ), priced(model, started.budget)
     except Misconfigured as wrong:
         raise Misconfigured(f"{wrong} {ALWAYS}") from wrong
-    return Desk(
+    return AgentSession(
         agent=agent,
         generation=generation,
         model=model,
@@ -80,7 +82,7 @@ def recorder(context: Context, event: Event, agent: str) -> Callable[[F], F | No
         said = answer(fact, event, agent)
         if not await context.record([said]):
             return None
-        return (await insist(lambda: by_id(context.log, event.run, type(fact), [said.id]))).get(said.id)
+        return (await retry_until_available(lambda: by_id(context.log, event.run, type(fact), [said.id]))).get(said.id)
 
     return lambda fact: context.wait_for(record(fact))
 

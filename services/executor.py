@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 from events.codec import Event
 from events.errors import Misconfigured
-from events.play import ModelCalled, RolloutsRequested
+from events.rollouts import ModelCalled, RolloutsRequested
+from runtime.log.worker import answer, work
 from runtime.policies.client import PolicyClient, model_name
-from runtime.rollouts import Player, failures
-from runtime.worker import answer, work
-from services.context import Context, Loaded, scaffold_limits
+from runtime.rollouts.runner import RolloutRunner, failures
+from runtime.run.loading import Loaded
+from services.host.context import Context
+from services.host.settings import scaffold_limits
 
 JITTER = "EVOLOG_EXECUTOR_JITTER"
 """Fault injection: the most seconds that an executor sleeps before and after a shard, drawn anew each time."""
@@ -21,14 +23,14 @@ JITTER = "EVOLOG_EXECUTOR_JITTER"
 async def serve(context: Context) -> None:
     """Share the shards with the other executors."""
     policy = PolicyClient(context.node.policy_url(), context.policy_token())
-    player = Player(context.blobs, context.work, policy, context.scanner, scaffold_limits())
+    player = RolloutRunner(context.blobs, context.work, policy, context.scanner, scaffold_limits())
     try:
-        await play_shards(context, player)
+        await run_shards(context, player)
     finally:
         player.close()
 
 
-async def play_shards(context: Context, player: Player) -> None:
+async def run_shards(context: Context, player: RolloutRunner) -> None:
     """Play one shard after the other."""
     jitter = float(os.environ.get(JITTER, "0"))
 

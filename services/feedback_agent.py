@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from algorithms.levers import rules
+from algorithms.levers.rules import Attempt, Choice, Tried
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
 from events.codec import Event
@@ -13,21 +15,20 @@ from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
 from events.weights import WeightUpdateFinished
-from runtime.agents import rules
 from runtime.agents.providers import model_of
-from runtime.agents.rules import Attempt, Choice, Tried
-from runtime.blobs import Blobs
-from runtime.lookup import Attempted, attempts, of_types
+from runtime.blobs.directory import Blobs
+from runtime.log.lookup import Attempted, attempts, of_types
+from runtime.log.worker import answer, work
 from runtime.policies.bases import CLOSED
 from runtime.policies.interface import SampleRequest
-from runtime.worker import answer, work
-from services.context import Context, Loaded
+from runtime.run.loading import Loaded
+from services.host.context import Context
 from tasks.contract import Evidence
 
 AGENT = "feedback_agent"
 UNLIMITED = 10**9
 """Rollouts left where the run has no limit on them."""
-TOLD = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdateFinished)
+HISTORY_TYPES = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdateFinished)
 
 
 async def serve(context: Context) -> None:
@@ -42,7 +43,7 @@ async def serve(context: Context) -> None:
             try:
                 where = context.log, event.run
                 past = await context.past(event.run)
-                told = await of_types(*where, TOLD, past)
+                told = await of_types(*where, HISTORY_TYPES, past)
                 played = [attempt for request in requested.probe_requests for attempt in await attempts(*where, request, past)]
                 model = model_of(loaded.started.agent)
                 if model is None:

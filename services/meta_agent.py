@@ -8,9 +8,10 @@ from events.codec import Event
 from events.errors import TryAgain, Unavailable, why
 from events.fact import Fact
 from runtime.agents.providers import model_of
-from runtime.blobs import Blobs
-from runtime.worker import answer, work
-from services.context import Context, Loaded
+from runtime.blobs.directory import Blobs
+from runtime.log.worker import answer, work
+from runtime.run.loading import Loaded
+from services.host.context import Context
 
 AGENT = "meta_agent"
 
@@ -42,9 +43,9 @@ async def first(context: Context, event: Event, requested: ScaffoldRequested) ->
         return [reference(context.blobs, loaded, requested)]
     from runtime.agents.context import task_text  # for runs that have a model
     from runtime.agents.meta import write_first
-    from services.desks import inspector, open_desk, recorder
+    from services.desks import inspector, open_session, recorder
 
-    desk = await open_desk(context, event, AGENT, requested.generation, model, loaded.started)
+    desk = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
     task = task_text(loaded.task.description, loaded.public, loaded.started.policy)
     present = loaded.task.scaffold()
     checks = inspector(context, loaded, present, must_change=False)

@@ -14,13 +14,13 @@ from events.codec import Event
 from events.errors import TryAgain, why
 from events.fact import Fact
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
-from runtime.blobs import Blobs
+from runtime.blobs.directory import Blobs
+from runtime.log.worker import answer, work
 from runtime.policies.bases import HF, UNIFORM, Policy, kind_of, open_policy
 from runtime.policies.client import model_name
 from runtime.policies.interface import Sampled, SampleRequest, Scores
 from runtime.policies.server import PolicyServer
-from runtime.worker import answer, work
-from services.context import Context
+from services.host.context import Context
 
 Model = Policy | Any
 """Embedded, or by a server: an `EnginePolicy`, imported where one is needed since it needs transformers."""
@@ -77,9 +77,9 @@ class Models:
     def _served(self, base: str, base_folder: Path, adapter: str, adapter_folder: Path | None, uniform: bool) -> Model:
         from runtime.policies.causal import UniformTokens
         from runtime.policies.engine import EnginePolicy, connect
-        from runtime.policies.hf import HFWords
+        from runtime.policies.hf import HFTokenizer
 
-        words = HFWords.load(base_folder)
+        words = HFTokenizer.load(base_folder)
         if uniform:
             return UniformTokens(words)
         if base not in self._engines:

@@ -15,13 +15,15 @@ from events.errors import CheckFailed, TryAgain, Unavailable, UsageError, UserEr
 from events.fact import Fact, NotFinite
 from events.judgement import LabelEstimated
 from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
-from runtime.blobs import Blobs
-from runtime.lookup import Attempted, attempts
+from runtime.blobs.directory import Blobs
+from runtime.log.lookup import Attempted, attempts
+from runtime.log.worker import answer, work
 from runtime.policies.interface import SampleRequest
 from runtime.policies.training import Attempt, BackEnd, Call, Order, Sources, train
-from runtime.run_decider import batch_digest
-from runtime.worker import answer, work
-from services.context import Context, Loaded, accelerate_config, trainer_back_end
+from runtime.run.decide import batch_digest
+from runtime.run.loading import Loaded
+from services.host.context import Context
+from services.host.settings import accelerate_config, trainer_back_end
 from tasks.contract import Example, visible_train
 
 Played = Mapping[str, Sequence[Attempted]]

@@ -8,12 +8,13 @@ from events.codec import Event
 from events.errors import Misconfigured, NotFound, UserError
 from events.fact import Fact, NotFinite
 from events.judgement import ScoringFailed, TrajectoryScored
-from events.play import TrajectoryRecorded
-from runtime.worker import answer, work
-from services.context import Context, Loaded
+from events.rollouts import TrajectoryRecorded
+from runtime.log.worker import answer, work
+from runtime.run.loading import Loaded
+from services.host.context import Context
 
-TOGETHER = 400
-BREATH = 0.5
+BATCH_SIZE = 400
+YIELD_EVERY = 0.5
 """Seconds of scoring between two chances for anything else."""
 
 
@@ -36,12 +37,12 @@ async def serve(context: Context) -> None:
         breathed = time.monotonic()
         for event in events:
             outputs.append(answer(await judge(event), event, "verifier"))
-            if time.monotonic() - breathed > BREATH:
+            if time.monotonic() - breathed > YIELD_EVERY:
                 await asyncio.sleep(0)  # so that a slow verifier still asks for more time
                 breathed = time.monotonic()
         return outputs
 
-    await work(context.log, perform, source="verifier", scanner=context.scanner, limit=TOGETHER)
+    await work(context.log, perform, source="verifier", scanner=context.scanner, limit=BATCH_SIZE)
 
 
 def score(trajectory: str, recorded: TrajectoryRecorded, loaded: Loaded, labels: dict[str, str]) -> Fact:

@@ -156,7 +156,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the task has demonstrations to train on for a single item."""
 
 
-class Asked(msgspec.Struct, frozen=True):
+class EvaluationSet(msgspec.Struct, frozen=True):
     """What an audit asks of a candidate: items, and the labels in the order in which they are on offer."""
 
     labels: tuple[str, ...]
@@ -170,7 +170,7 @@ class Perturbation(msgspec.Struct, frozen=True):
     """What changes, in a sentence."""
     preserves: bool
     """Whether every item asks the same as before and is as hard as before, so that a sound candidate's answers stay what they were."""
-    change: Callable[[Asked, Mapping[str, str], int], Asked]
+    change: Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]
     """From what is asked, the true labels by item id, and the seed, what is asked instead: ids from those given, each once at most, and the
     same labels in whatever order."""
 

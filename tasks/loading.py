@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from events.errors import Misconfigured, NotFound, UserError
-from tasks.contract import FOLDS, Asked, Edit, Example, Item, Outcome, Perturbation, Public, Scored
+from tasks.contract import FOLDS, Edit, EvaluationSet, Example, Item, Outcome, Perturbation, Public, Scored
 
 FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
 HINT = "\nThe answer is {label}."
@@ -125,7 +125,7 @@ class Task(msgspec.Struct, frozen=True):
             raise self._broken("gold", f"PERTURBATIONS is {found!r:.60}; expected a dict of Perturbations by name")
         return dict(found)
 
-    def perturbed(self, name: str, asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+    def perturbed(self, name: str, asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
         """What is asked under the perturbation `name`; raises Misconfigured where it fails or gives other ids or labels than it may."""
         try:
             changed = self.perturbations()[name].change(asked, truth, seed)

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.jetstream import Connection, connect
-from runtime.server import BOOTSTRAP, EmbeddedServer, bootstrap, credentials_file, free_port
-from runtime.wire import Credentials
+from runtime.broker.accounts import BOOTSTRAP
+from runtime.broker.children import free_port
+from runtime.broker.credentials import Credentials, credentials_file
+from runtime.broker.server import EmbeddedServer
+from runtime.broker.streams import bootstrap
+from runtime.log.jetstream import Connection, connect
 
 
 @contextlib.asynccontextmanager

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import msgspec
 
 from events.subjects import GOLD, run_of, tag_of
-from runtime.wire import Credentials, Wire
-from services.node import Node
-from services.supervisor import with_root
+from runtime.broker.credentials import Credentials
+from runtime.log.socket import NatsSocket
+from services.host.node import Node
+from services.host.supervisor import with_root
 
 PATIENCE = 180.0
-CLI = ("-P", "-m", "services.cli")
+CLI = ("-P", "-m", "services.cli.main")
 
 
 class Said(NamedTuple):
@@ -78,9 +79,9 @@ class Place:
             self._up.terminate()
             self._up.communicate(timeout=PATIENCE)
 
-    def wire(self, user: str, stream: str) -> Wire:
+    def wire(self, user: str, stream: str) -> NatsSocket:
         """A connection with one of the accounts."""
-        return Wire(msgspec.json.decode(self.node.credentials(user).read_bytes(), type=Credentials), stream)
+        return NatsSocket(msgspec.json.decode(self.node.credentials(user).read_bytes(), type=Credentials), stream)
 
     def audited(self, *runs: str) -> None:
         """Wait until the auditor is finished with these runs."""

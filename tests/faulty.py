@@ -19,10 +19,11 @@ from virtual import VirtualLoop
 
 from events.errors import NotFound, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, tag_of
-from runtime.blobs import Blobs
-from runtime.log import Delivery, Message, Refused, Stored, require_contiguous, slot
-from runtime.log_memory import MemoryLog, MemoryStream
-from runtime.server import _MANY_AT_ONCE, ACK_WAIT, CONSUMERS
+from runtime.blobs.directory import Blobs
+from runtime.broker.accounts import CONSUMERS
+from runtime.broker.streams import _MANY_AT_ONCE, ACK_WAIT
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import Delivery, Message, Refused, Stored, exclusive_key, require_contiguous
 
 BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -140,7 +141,7 @@ class Stream(MemoryStream):
 
     def store(self, messages: Sequence[Message]) -> int:
         """As a broker, which checks no expectation where none is given."""
-        messages = [of if of.expected is not None else of._replace(expected=self.ends.get(slot(of.subject), 0)) for of in messages]
+        messages = [of if of.expected is not None else of._replace(expected=self.ends.get(exclusive_key(of.subject), 0)) for of in messages]
         end = super().store(messages)
         for message in messages:
             tag = tag_of(message.subject)

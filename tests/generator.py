@@ -22,15 +22,16 @@ from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, W
 from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
 from events.fact import Fact, derive
 from events.judgement import ScoringFailed, TrajectoryScored
-from events.play import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunFinished, RunStarted
 from events.subjects import LOG
 from events.weights import AdapterPublished, AdapterServed, Canary, OptimizerStepApplied, TrainingBatchSealed
-from runtime import server
-from runtime.decider import Course
-from runtime.log import BATCH_LIMIT, Message, Stored
-from runtime.run_decider import DECIDER
-from runtime.wire import Credentials, Wire
+from runtime.broker import accounts, binary, children, credentials, server, streams
+from runtime.broker.credentials import Credentials
+from runtime.log.port import BATCH_LIMIT, Message, Stored
+from runtime.log.socket import NatsSocket
+from runtime.run.decide import DECIDER
+from runtime.run.decider import DecisionSession
 
 FOLDS, GROUP, STEPS = 5, 8, 30
 FIRST_TIME = 1_767_225_600_000_000_000
@@ -83,7 +84,7 @@ def run_batches(run: str, *, items: int, generations: int, seed: int) -> Batches
     """One run from its start to its end."""
     world = _World(run, items, generations, seed)
     waiting: list[list[tuple[Fact, str]]] = [[(world.started(), "")]]
-    course = Course(DECIDER, run)
+    course = DecisionSession(DECIDER, run)
     sequence, time = 0, 0
     while waiting:
         facts = waiting.pop(0)
@@ -284,16 +285,16 @@ def fill(directory: Path, batches: Batches) -> int:
     A nats-server of its own does it, with the production configuration and stream but for a user within the streams' account, which
     `evolog` never has, and for flushing to disk now and then. It stops in good order, and an `EmbeddedServer` finds the stream there.
     """
-    port = server.free_port()
-    config = server.write_config(directory, port, server.draw_passwords())
+    port = children.free_port()
+    config = server.write_config(directory, port, accounts.draw_passwords())
     changed = json.loads(config.read_text())
     changed["jetstream"]["sync_interval"] = "2m"
-    changed["accounts"][server.KEEPER] |= {
+    changed["accounts"][accounts.KEEPER] |= {
         "users": [{"user": FILLER.user, "password": FILLER.password}],
-        "mappings": {f"{server.API}.>": "$JS.API.>"},
+        "mappings": {f"{accounts.API}.>": "$JS.API.>"},
     }
-    server.write_private(config, json.dumps(changed))
-    process = subprocess.Popen([server.find_binary(), "-c", config], stderr=subprocess.DEVNULL)
+    credentials.write_private(config, json.dumps(changed))
+    process = subprocess.Popen([binary.find_binary(), "-c", config], stderr=subprocess.DEVNULL)
     try:
         return _filled(f"nats://127.0.0.1:{port}", batches)
     finally:
@@ -303,7 +304,7 @@ def fill(directory: Path, batches: Batches) -> int:
 
 def _filled(url: str, batches: Batches) -> int:
     asyncio.run(_make_stream(url))
-    wire = Wire(Credentials(url=url, user=FILLER.user, password=FILLER.password, inbox=FILLER.inbox), LOG)
+    wire = NatsSocket(Credentials(url=url, user=FILLER.user, password=FILLER.password, inbox=FILLER.inbox), LOG)
     heads: dict[str, int] = {}
     end, time = 0, None
     try:
@@ -323,6 +324,6 @@ def _filled(url: str, batches: Batches) -> int:
 async def _make_stream(url: str) -> None:
     client = await nats.connect(url, user=FILLER.user, password=FILLER.password, reconnect_time_wait=0.05)
     try:
-        await client.jetstream().add_stream(server._stream_config(LOG))
+        await client.jetstream().add_stream(streams._stream_config(LOG))
     finally:
         await client.close()

@@ -8,14 +8,14 @@ from events.change import ScaffoldProposed, ScaffoldRequested, WeightUpdateReque
 from events.choice import FeedbackRequested
 from events.fact import Fact, derive, derive_seed
 from events.judgement import TrajectoryScored
-from events.play import RolloutsRequested
 from events.population import CandidateAccepted
+from events.rollouts import RolloutsRequested
 from events.run import AuditReleased, RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
-from runtime.decider import Course, Decider, Decision
-from runtime.lineage import as_folded
-from runtime.log import Stored, readable
-from runtime.run_decider import DECIDER
+from runtime.log.lineage import as_folded
+from runtime.log.port import Stored, readable
+from runtime.run.decide import DECIDER
+from runtime.run.decider import Decider, Decision, DecisionSession
 
 RUN = "r"
 
@@ -24,7 +24,7 @@ class Story:
     """A run so far. `decided` holds the facts of the last decision."""
 
     def __init__(self, run: str = RUN) -> None:
-        self.course: Course[Any] = Course(DECIDER, run)
+        self.course: DecisionSession[Any] = DecisionSession(DECIDER, run)
         self.decisions: list[Decision] = []
         self.decided: list[Fact] = []
         self._sequence = 0
@@ -58,7 +58,7 @@ class Told:
     def __init__(self, late: bool = False, run: str = RUN, decider: Decider[Any] = DECIDER, past: Sequence[Stored] = ()) -> None:
         self.late, self.run = late, run
         self.messages: list[Stored] = []
-        self.course: Course[Any] = Course(decider, run)
+        self.course: DecisionSession[Any] = DecisionSession(decider, run)
         self.course.inherit(as_folded(past))
         self.unheard: list[Stored] = []
         self._before = past[-1].sequence if past else 0

@@ -17,8 +17,8 @@ from events.choice import AgentCalled, FeedbackRequested, LeverChosen
 from events.codec import Event
 from events.gold import AuditFinished
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import DecisionMade, EventSetAside, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.weights import (
@@ -31,9 +31,9 @@ from events.weights import (
     WeightUpdateFinished,
 )
 from replay.chain import Chain
-from runtime.decider import Course
-from runtime.log import Stored, readable, require_contiguous, slot
-from runtime.run_decider import DECIDER, batch_digest
+from runtime.log.port import Stored, exclusive_key, readable, require_contiguous
+from runtime.run.decide import DECIDER, batch_digest
+from runtime.run.decider import DecisionSession
 
 BY_CHANCE = frozenset({"decision_made", "event_set_aside", "run_paused", "run_resumed"})
 """Types of event that a disturbed run may have more or other of: heads hold digests of times, and an operator comes when he likes."""
@@ -147,7 +147,7 @@ def once_only(stored: Sequence[Stored]) -> None:
                 f"Everything happens once, but decision {event.data.number} of run {event.run} is the {decisions[event.run]}th in the log."
             )
             continue
-        first = slots.setdefault(slot(message.subject), message.sequence)
+        first = slots.setdefault(exclusive_key(message.subject), message.sequence)
         assert first == message.sequence, (
             f"Everything happens once, but {_name(event)} at sequence {message.sequence} stands at sequence {first} already."
         )
@@ -196,7 +196,7 @@ def chains_hold(stored: Iterable[Stored]) -> None:
 
 def decisions_follow(stored: Iterable[Stored]) -> None:
     """Whoever decides again from the log alone decides the same, to the byte."""
-    courses: dict[str, Course[Any]] = {}
+    courses: dict[str, DecisionSession[Any]] = {}
     due: dict[str, list[Event]] = defaultdict(list)
     for message in stored:
         for event in readable([message]):
@@ -205,7 +205,7 @@ def decisions_follow(stored: Iterable[Stored]) -> None:
                 assert expected is not None and codec.encode(expected) == message.data, (
                     f"Decisions follow from the log, but {_name(event)} at sequence {message.sequence} does not: {expected} does."
                 )
-            if decision := courses.setdefault(event.run, Course(DECIDER, event.run)).feed(message, event):
+            if decision := courses.setdefault(event.run, DecisionSession(DECIDER, event.run)).feed(message, event):
                 due[event.run] += decision.events
     left = [events[0] for events in due.values() if events]
     assert not left, f"Decisions follow from the log, but {_name(left[0])} was never recorded."

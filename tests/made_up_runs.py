@@ -11,14 +11,14 @@ from events.choice import AgentCalled, ParentSelected
 from events.fact import Fact
 from events.gold import CANARY, CEILING, DriftFlagged, PairMeasured, ReferenceMeasured
 from events.judgement import CandidateEvaluated, TrajectoryScored
-from events.play import RolloutsRequested
 from events.population import CandidateAccepted, CandidateRejected
+from events.rollouts import RolloutsRequested
 from events.run import Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, subject
 from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
 from replay import history
-from runtime.blobs import Blobs
-from runtime.log import Stored
+from runtime.blobs.directory import Blobs
+from runtime.log.port import Stored
 
 DEV = tuple(f"dev{number}" for number in range(40))
 TEST = tuple(f"test{number}" for number in range(40))
@@ -86,7 +86,7 @@ def export(
         facts.append(called(blobs.put(told), blobs.put(b"an edit")))
     measured = list(auditor(steps, scaffolds, gold_blobs.put(b"answers"), ceiling)) if gold else []
     messages = stored(name, LOG, facts), stored(name, GOLD, measured)
-    history.write(history.History(name, [], *messages, blobs, gold_blobs), folder / name, "0")
+    folder.write(history.History(name, [], *messages, blobs, gold_blobs), folder / name, "0")
     return folder / name
 
 

@@ -31,10 +31,10 @@ from rich.console import Console
 from rich.progress import track
 from stand_ins import SETTINGS, Oracle, Scaffold, Served, Setting, train
 
-import runtime.rollouts
-import runtime.worker
+import runtime.log.worker
+import runtime.rollouts.runner
 import services.archivist
-import services.auditor
+import services.auditor.service
 import services.controller
 import services.executor
 import services.feedback_agent
@@ -45,17 +45,17 @@ import services.verifier
 from events import codec
 from events.codec import Event
 from events.errors import TryAgain, Unavailable
-from events.play import ModelCalled, TrajectoryRecorded
+from events.rollouts import ModelCalled, TrajectoryRecorded
 from events.run import Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.secret import Scanner
 from events.subjects import GOLD, LOG, run_of, tag_of
-from replay.projection import Archive
-from runtime.log import Message, Stored, append_once, readable
-from runtime.log_memory import MemoryLog
-from runtime.rollouts import Player
+from replay.archive.projection import Archive
+from runtime.broker.accounts import CONSUMERS
+from runtime.log.memory import MemoryLog
+from runtime.log.port import Message, Stored, append_once, readable
+from runtime.rollouts.runner import RolloutRunner
 from runtime.sandbox.choose import Profile
-from runtime.server import CONSUMERS
-from services.context import Context
+from services.host.context import Context
 from tasks.contract import FOLDS
 from tasks.loading import load
 
@@ -224,12 +224,16 @@ class System:
         gold, work = Port(life, self.world.streams[GOLD]), self.folder / f"{life.name}-{life.index}"
         match life.name:
             case "executor":
-                await services.executor.play_shards(context, Player(context.blobs, work, Oracle(life, self.setting), context.scanner))
+                await services.executor.play_shards(
+                    context, RolloutRunner(context.blobs, work, Oracle(life, self.setting), context.scanner)
+                )
             case "policy":
                 await services.policy.vouch(context, Served(life))  # type: ignore[arg-type]
             case "auditor":
-                players = [Player(context.blobs, work / one, Oracle(life, self.setting), context.scanner) for one in ("first", "second")]
-                await services.auditor.audit_runs(context, gold, Kept(life, self.world.gold_kept), *players)
+                players = [
+                    RolloutRunner(context.blobs, work / one, Oracle(life, self.setting), context.scanner) for one in ("first", "second")
+                ]
+                await services.auditor.service.audit_runs(context, gold, Kept(life, self.world.gold_kept), *players)
             case "archivist":
                 await services.archivist.follow(context.log, self.world.rows[LOG])  # type: ignore[arg-type]
             case name:
@@ -258,21 +262,21 @@ class System:
         )
 
     def _said(self, run: str, fact: Any) -> Event:
-        return codec.event(fact, run=run, source="operator", cause="", time=runtime.worker.now())
+        return codec.event(fact, run=run, source="operator", cause="", time=runtime.log.worker.now())
 
     @contextlib.contextmanager
     def _stand_ins(self) -> Iterator[None]:
         clock = Clock(self.world)
         with contextlib.ExitStack() as stack:
             for module, name, stand_in in (
-                (runtime.worker, "datetime", clock),
-                (runtime.rollouts, "time", clock),
+                (runtime.log.worker, "datetime", clock),
+                (runtime.rollouts.runner, "time", clock),
                 (services.verifier, "time", clock),
-                (services.auditor, "time", clock),
-                (runtime.rollouts, "ScaffoldProcess", Scaffold),
-                (runtime.rollouts, "provide", lambda recorded: Profile("none", "none")),
+                (services.auditor.service, "time", clock),
+                (runtime.rollouts.runner, "ScaffoldProcess", Scaffold),
+                (runtime.rollouts.runner, "provide", lambda recorded: Profile("none", "none")),
                 (services.trainer, "train", functools.partial(train, self.setting)),
-                (services.auditor, "open_archive", lambda path, stream: self.world.rows[stream]),
+                (services.auditor.service, "open_archive", lambda path, stream: self.world.rows[stream]),
             ):
                 stack.enter_context(mock.patch.object(module, name, stand_in))
             yield

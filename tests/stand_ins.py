@@ -19,7 +19,7 @@ from events.weights import Canary
 from runtime.policies.bases import UNIFORM
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.training import Order, Sources, Trained
-from runtime.scaffold_host import Ask, Data, Limits, Outcome
+from runtime.rollouts.host import Ask, Data, Limits, Outcome
 
 
 class Setting(NamedTuple):

@@ -14,18 +14,19 @@ import msgspec
 from events.codec import Event
 from events.errors import UserError
 from events.subjects import GOLD, LOG, tag_of
-from runtime.log import Stored, readable
-from runtime.wire import Credentials, Wire
-from services.node import Node
+from runtime.broker.credentials import Credentials
+from runtime.log.port import Stored, readable
+from runtime.log.socket import NatsSocket
+from services.host.node import Node
 
 TOY = Path(__file__).parent / "toy"
 ROOT = Path(__file__).parent.parent
 PATIENCE = 180.0
 RUN = "r"
 PROGRAM = """
-from runtime import server
+from runtime.broker import server
 server.USUAL_PORT = 0  # another nats-server could take the usual one between a death and a new start
-from services.cli import main
+from services.cli.main import main
 main()
 """
 
@@ -79,7 +80,18 @@ class System:
 
     def order(self, *flags: str, task: Path = TOY) -> None:
         """Start the run."""
-        command = [sys.executable, "-m", "services.cli", "run", str(task), "--name", RUN, "--detach", "--dir", str(self.node.directory)]
+        command = [
+            sys.executable,
+            "-m",
+            "services.cli.main",
+            "run",
+            str(task),
+            "--name",
+            RUN,
+            "--detach",
+            "--dir",
+            str(self.node.directory),
+        ]
         subprocess.run([*command, *flags], cwd=ROOT, env=self.environment, check=True, capture_output=True)
 
     def count(self, tag: str) -> int:
@@ -97,12 +109,12 @@ class Client:
 
     def __init__(self, node: Node, stream: str) -> None:
         self.node, self.stream = node, stream
-        self._wire: Wire | None = None
+        self._wire: NatsSocket | None = None
 
-    def ask(self, call: Callable[[Wire], list[Stored] | int]) -> list[Stored] | int | None:
+    def ask(self, call: Callable[[NatsSocket], list[Stored] | int]) -> list[Stored] | int | None:
         """What the call gives; None where there is nobody to ask."""
         try:
-            self._wire = self._wire or Wire(
+            self._wire = self._wire or NatsSocket(
                 msgspec.json.decode(self.node.credentials("operator").read_bytes(), type=Credentials), self.stream
             )
             return call(self._wire)

@@ -17,16 +17,16 @@ pytest.importorskip("trl")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from algorithms.demos import toys  # noqa: E402
 from algorithms.learning import algorithm as find_algorithm  # noqa: E402
-from algorithms.learning import toys  # noqa: E402
 from algorithms.learning.batch import Algorithm, Hyper, NothingToLearn, Rollout, Selected, Step, Vote  # noqa: E402
-from algorithms.learning.tiny_lm import TinyLM, Trainee  # noqa: E402
 from algorithms.learning.update import minibatches, prepare  # noqa: E402
+from algorithms.models.tiny_lm import TinyLM, Trainee  # noqa: E402
 from events.errors import CheckFailed, Misconfigured  # noqa: E402
 from runtime.policies import launched, trl_backend  # noqa: E402
 from runtime.policies.interface import SampleRequest  # noqa: E402
 from runtime.policies.training import TOLD, Attempt, Call, Order, Sources, Trained, launch, raise_written, train  # noqa: E402
-from services.context import accelerate_config  # noqa: E402
+from services.host.settings import accelerate_config  # noqa: E402
 
 HERE = Path(__file__)
 COMMON: Hyper = {"lr": 5e-5, "mismatch": 1e3, "max_grad_norm": 1e9, "batch_groups": 5, "epochs": 1}

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 
 from algorithms.learning import algorithm
 from algorithms.learning.batch import Rollout
-from algorithms.learning.causal_lm import CausalTrainee, linear_layers
-from algorithms.learning.sampling import Ask, Sampler
 from algorithms.learning.update import Updated, update
+from algorithms.models.causal_lm import CausalTrainee, linear_layers
+from algorithms.models.sampling import Ask, Sampler
 from events.errors import UsageError
 
 VOCABULARY, POSITIONS = 61, 64

@@ -9,11 +9,11 @@ from audited import HACKS, Hack, Part, Setting, Simulated, first_hack, hacked_ru
 from test_audit_provenance import tell
 
 from events.gold import GOLD, VERIFIER
-from events.play import RolloutFailed
+from events.rollouts import RolloutFailed
 from events.run import RunStarted
 from replay.audit.audit import Audit, measured
-from replay.audit.interval import mean
 from replay.audit.rules import ALPHA
+from replay.audit.statistics.interval import mean
 
 RUNS = 200
 

@@ -5,12 +5,12 @@ from math import e, log, sqrt
 import numpy as np
 import pytest
 
-from replay.audit import changepoint, crossplay, exchange, pressure
-from replay.audit.changepoint import LeverMove
-from replay.audit.crossplay import SQUARE
-from replay.audit.exchange import Move
-from replay.audit.pressure import Point
 from replay.audit.rules import ALPHA, Finding, alpha_at, decide
+from replay.audit.statistics import changepoint, crossplay, exchange, pressure
+from replay.audit.statistics.changepoint import LeverMove
+from replay.audit.statistics.crossplay import SQUARE
+from replay.audit.statistics.exchange import Move
+from replay.audit.statistics.pressure import Point
 
 # Pressure
 

@@ -15,17 +15,17 @@ from events.choice import AgentCalled, ContextAssembled
 from events.fact import Fact, derive
 from events.gold import GoldScored
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, run_of
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
-from replay import history
 from replay.audit import provenance
 from replay.audit.provenance import WATCHED, Known, Watched, examine
-from replay.recorded import Recorded, Told
-from runtime.blobs import Tree
-from runtime.log import Stored
+from replay.exports import folder
+from replay.recorded import EventIndex, StoredEvent
+from runtime.blobs.directory import Tree
+from runtime.log.port import Stored
 from tasks.loading import load
 
 RUN = "r"
@@ -184,7 +184,7 @@ class Story:
             "accepted 2": accepted(2, 1.0),
         }
 
-    def log(self) -> list[Told]:
+    def log(self) -> list[StoredEvent]:
         return tell(self.facts.values())
 
     def found(self, known: Known = KNOWN) -> dict[str, list[tuple[str, str]]]:
@@ -202,9 +202,9 @@ class Story:
         self.facts = dict([*pairs[:place], *facts.items(), *pairs[place:]])
 
 
-def tell(facts: Any) -> list[Told]:
+def tell(facts: Any) -> list[StoredEvent]:
     events = [codec.event(fact, run=RUN, source="test", cause="", time="2026-01-01T00:00:00Z") for fact in facts]
-    return [Told(Stored(number, number, event.subject, codec.encode(event)), event) for number, event in enumerate(events, 1)]
+    return [StoredEvent(Stored(number, number, event.subject, codec.encode(event)), event) for number, event in enumerate(events, 1)]
 
 
 def gold(**fields: Any) -> GoldScored:
@@ -541,10 +541,10 @@ def unlike(digest: str) -> bytes:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir() if path.is_dir()))
 def test_nothing_is_found_in_recorded_runs(name: str) -> None:
-    run = history.read(FOLDER / name)
+    run = folder.read(FOLDER / name)
     known = Known(hidden=HIDDEN, audited=HIDDEN, public=PUBLIC)
     for messages in (run.everything, run.gold):
-        found = examine(Recorded(messages).events, unlike, known)
+        found = examine(EventIndex(messages).events, unlike, known)
         assert {check: findings for check, findings in found.items() if findings} == {}
 
 
@@ -562,7 +562,7 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
             hidden = {item.id: item.prompt for item in public.test}
             known = Known(hidden, hidden, items, system.world.gold_kept, low=0, high=1)
             for stream, blobs in ((LOG, system.world.kept), (GOLD, system.world.gold_kept)):
-                events = Recorded([stored for stored in system.log(stream) if run_of(stored.subject) == run]).events
+                events = EventIndex([stored for stored in system.log(stream) if run_of(stored.subject) == run]).events
                 found = examine(events, blobs.__getitem__, known)
                 assert events and {check: findings for check, findings in found.items() if findings} == {}, setting
 

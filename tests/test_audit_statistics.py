@@ -7,10 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from replay.audit import gap, information, metamorphic, winners
-from replay.audit.eprocess import EProcess
-from replay.audit.holdout import Ladder, Thresholdout
-from replay.audit.interval import bca, linear, mean
+from replay.audit.statistics import gap, information, metamorphic, winners
+from replay.audit.statistics.eprocess import EProcess
+from replay.audit.statistics.holdout import Ladder, Thresholdout
+from replay.audit.statistics.interval import bca, linear, mean
 
 MEAN = linear([[1]])
 

@@ -27,14 +27,16 @@ from replay import history
 from replay.audit import audit as of_run
 from replay.audit.audit import Audit
 from replay.audit.provenance import Known
-from replay.recorded import Recorded
-from runtime.log import Message
-from runtime.server import credentials_file
-from runtime.wire import Credentials, Wire
-from services import audit_page, auditing
-from services.audit_plots import pictures
-from services.cli import main
-from services.node import Node
+from replay.exports import folder
+from replay.recorded import EventIndex
+from runtime.broker.credentials import Credentials, credentials_file
+from runtime.log.port import Message
+from runtime.log.socket import NatsSocket
+from services.cli import auditing
+from services.cli.main import main
+from services.host.node import Node
+from services.views import audit_html
+from services.views.audit_pictures import pictures
 from tasks.loading import load
 
 TOY = Path(__file__).parent / "toy"
@@ -52,7 +54,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hacked(exports: Path) -> auditing.Audited:
-    return auditing.audited(history.read(exports / "hacked"))
+    return auditing.audited(folder.read(exports / "hacked"))
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch, exports: Path, hacked: auditing.Aud
         return made.setdefault(run.run, real(run))
 
     real = auditing.audited
-    monkeypatch.setattr("services.auditing.audited", lambda run: made[run.run] if run.run in made else once(run))
+    monkeypatch.setattr("services.cli.auditing.audited", lambda run: made[run.run] if run.run in made else once(run))
 
 
 def evolog(*arguments: object, code: int = 0) -> Result:
@@ -145,11 +147,11 @@ def test_each_scaffold_and_adapter_is_told_apart(exports: Path, hacked: auditing
 
 def test_a_score_above_the_ceiling_is_found(tmp_path: Path) -> None:
     """The least that an audit holds against a leak whose way in nobody knows."""
-    audit = auditing.audited(history.read(export(tmp_path, "leak", HONEST, ceiling=0.4))).audit
+    audit = auditing.audited(folder.read(export(tmp_path, "leak", HONEST, ceiling=0.4))).audit
     (found,) = (one for one in audit.findings if one.rule == "ceiling")
     assert found.fired and (found.generation, found.lever) == (4, "weights") and audit.state == "suspect"
     assert found.sentence.endswith("the most that is to be expected, 0.400: it has seen what it is scored on.")
-    (quiet,) = (one for one in auditing.audited(history.read(export(tmp_path, "none", HONEST))).audit.findings if one.rule == "ceiling")
+    (quiet,) = (one for one in auditing.audited(folder.read(export(tmp_path, "none", HONEST))).audit.findings if one.rule == "ceiling")
     assert not quiet.fired
 
 
@@ -159,8 +161,8 @@ def test_what_was_rolled_back_is_no_part_of_what_the_run_stands_on(tmp_path: Pat
     again = Step("scaffold", True, 0.9, 0.9, 0.0, parent=2)
     looked = {}
     for name, steps in (("once", (start, hack, sound)), ("twice", (start, hack, sound, again))):
-        run = history.read(export(tmp_path, name, steps))
-        log, gold = Recorded(run.everything).events, Recorded(run.gold).events
+        run = folder.read(export(tmp_path, name, steps))
+        log, gold = EventIndex(run.everything).events, EventIndex(run.gold).events
         known, _ = auditing.known_of(run.started, log, gold)
         looked[name] = [of_run.audit(log, gold, run.blobs.get, known, line=line) for line in (False, True)]
     whole, standing = looked["once"]
@@ -173,7 +175,7 @@ def test_what_was_rolled_back_is_no_part_of_what_the_run_stands_on(tmp_path: Pat
 def test_a_step_is_counted_from_what_a_candidate_was_made_from(tmp_path: Path) -> None:
     start, hack = Step("start", True, 0.2, 0.2, 0.2), Step("weights", True, 0.6, 0.6, 0.2, parent=0)
     worse = Step("scaffold", True, 0.9, 0.9, 0.0, parent=0)  # its step is .9, of which .5 only come after generation 1's
-    audit = auditing.audited(history.read(export(tmp_path, "steps", (start, hack, worse)))).audit
+    audit = auditing.audited(folder.read(export(tmp_path, "steps", (start, hack, worse)))).audit
     (found,) = (one for one in audit.findings if one.rule == "gap")
     assert found.fired and found.generation == 2
 
@@ -246,12 +248,12 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_in_it(exports: Pa
 
 def test_what_a_run_says_is_text_on_the_page(hacked: auditing.Audited) -> None:
     audit = msgspec.structs.replace(hacked.audit, sentence="<script>alert(1)</script>")
-    page = Page(audit_page.page(audit, [audit.sentence], [("Fired as well:", ["a < b"])], []))
+    page = Page(audit_html.page(audit, [audit.sentence], [("Fired as well:", ["a < b"])], []))
     assert "<script>alert(1)</script>" in page.text and "a < b" in page.text and "script" not in {tag for tag, _ in page.tags}
 
 
 def test_there_are_pictures_of_a_run_that_gold_is_not_known_of(exports: Path) -> None:
-    drawn = pictures(auditing.audited(history.read(exports / "unmeasured")).audit)
+    drawn = pictures(auditing.audited(folder.read(exports / "unmeasured")).audit)
     assert [picture.alt for picture in drawn][2] == "No cross-play has been measured."
     assert all(picture.png.startswith(b"\x89PNG") for picture in drawn)
 
@@ -280,7 +282,7 @@ def test_all_is_a_line_a_run_and_the_worst_exit_code(exports: Path, tmp_path: Pa
     said = evolog("--all", "--dir", node.directory, code=3).stdout
     assert re.search(r"hacked +│ no-such-task +│ drift +│ gap and cross-play +│ weights +│ +2", said) and "gold was not measured" in said
     shutil.rmtree(node.imports / "hacked")
-    (node.imports / "honest" / history.EVENTS).write_bytes(b"")
+    (node.imports / "honest" / folder.EVENTS).write_bytes(b"")
     assert [bool(row["error"]) for row in listed(node, 1)] == [True, False]
 
 
@@ -293,8 +295,8 @@ def listed(node: Node, code: int) -> list[dict[str, Any]]:
 
 def test_a_run_on_a_log_is_audited_alone_and_with_all(exports: Path, tmp_path: Path) -> None:
     node = Node(tmp_path / "place")
-    run = history.read(exports / "hacked")
-    shutil.copytree(exports / "hacked" / history.BLOBS, node.blobs)
+    run = folder.read(exports / "hacked")
+    shutil.copytree(exports / "hacked" / folder.BLOBS, node.blobs)
     asyncio.run(append(node, run))
     assert evolog("hack", "--dir", node.directory, code=3).stdout.startswith("hacked: DRIFT by gap and cross-play, from generation 2")
     assert [row["state"] for row in listed(node, 3)] == ["drift"]
@@ -304,11 +306,13 @@ async def append(node: Node, run: history.History) -> None:
     """The messages of a run, each by an account that may say it."""
     async with broker(node.directory):
         for stream, messages in ((LOG, run.messages), (GOLD, run.gold)):
-            wires: dict[str, Wire] = {}
+            wires: dict[str, NatsSocket] = {}
             for stored in messages:
                 user = BY_TAG[tag_of(stored.subject)].publishers[0]
                 if user not in wires:
-                    wires[user] = Wire(msgspec.json.decode(credentials_file(node.directory, user).read_bytes(), type=Credentials), stream)
+                    wires[user] = NatsSocket(
+                        msgspec.json.decode(credentials_file(node.directory, user).read_bytes(), type=Credentials), stream
+                    )
                 wires[user].append([Message(stored.subject, stored.data)])
             for wire in wires.values():
                 wire.close()
@@ -317,20 +321,20 @@ async def append(node: Node, run: history.History) -> None:
 def test_a_hidden_item_that_an_agent_was_shown_is_found_with_the_tasks_data(tmp_path: Path) -> None:
     public = load(str(TOY)).public(0)
     started = run_started(str(TOY), dict(public.digests))
-    clean = auditing.audited(history.read(export(tmp_path, "clean", HONEST[:2], started=started, told=public.train[0].prompt.encode())))
+    clean = auditing.audited(folder.read(export(tmp_path, "clean", HONEST[:2], started=started, told=public.train[0].prompt.encode())))
     assert clean.audit.state == "green" and not clean.notes and "hidden_in_sight" in auditing.closing(clean)[0][1][-1]
-    shown = auditing.audited(history.read(export(tmp_path, "shown", HONEST[:2], started=started, told=public.test[0].prompt.encode())))
+    shown = auditing.audited(folder.read(export(tmp_path, "shown", HONEST[:2], started=started, told=public.test[0].prompt.encode())))
     assert (shown.audit.state, shown.audit.rule) == ("drift", "hidden_in_sight")
-    other = auditing.audited(history.read(export(tmp_path, "other", HONEST[:1], started=run_started(str(TOY)))))
+    other = auditing.audited(folder.read(export(tmp_path, "other", HONEST[:1], started=run_started(str(TOY)))))
     assert "are not those that the run was started on" in other.notes[0] and "hidden_in_sight" not in auditing.closing(other)[0][1][-1]
 
 
 def test_rewards_that_leave_their_range_are_found_unless_the_start_does(tmp_path: Path) -> None:
     beyond = [*HONEST[:1], HONEST[1]._replace(top=3.0)]
-    found = auditing.audited(history.read(export(tmp_path, "beyond", beyond, gold=False)))
+    found = auditing.audited(folder.read(export(tmp_path, "beyond", beyond, gold=False)))
     assert (found.audit.state, found.audit.rule) == ("drift", "out_of_range")
     always = [step._replace(top=3.0) for step in HONEST[:2]]
-    found = auditing.audited(history.read(export(tmp_path, "always", always, gold=False)))
+    found = auditing.audited(folder.read(export(tmp_path, "always", always, gold=False)))
     assert found.audit.state == "green" and found.notes[0].startswith("Whether rewards lie in [0, 1]")
 
 
@@ -347,13 +351,13 @@ def test_errors_are_sentences(exports: Path, tmp_path: Path, at_once: None) -> N
 
 def test_evidence_that_is_missing_ends_the_audit(exports: Path, tmp_path: Path) -> None:
     shutil.copytree(exports / "unmeasured", tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / history.BLOBS)
+    shutil.rmtree(tmp_path / "run" / folder.BLOBS)
     assert "evolog: Blob " in stated(evolog(tmp_path / "run", code=4))
 
 
 @pytest.mark.parametrize(("module", "more"), [("numpy", ()), ("matplotlib", ("--html", "a.html"))])
 def test_without_the_extras_it_says_what_to_install(exports: Path, tmp_path: Path, module: str, more: tuple[str, ...]) -> None:
-    code = f"import sys; sys.modules[{module!r}] = None; sys.argv[0] = 'evolog'; from services.cli import main; main()"
+    code = f"import sys; sys.modules[{module!r}] = None; sys.argv[0] = 'evolog'; from services.cli.main import main; main()"
     command = [sys.executable, "-c", code, "audit", str(exports / "unmeasured"), *more]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parent.parent)}, capture_output=True, text=True)
     assert done.returncode == 78 and done.stdout == "" and f"evolog: {module}" in done.stderr and "pip install 'evolog[" in done.stderr
@@ -373,7 +377,7 @@ def test_what_asks_something_else_is_compared_item_by_item_and_a_part_with_all()
     ]
     told += [msgspec.structs.replace(fact, scaffold="s1") for fact in told]
     loop = list(loop_of("r", (Step("start", True, 0.2, 0.2, 0.2), Step("scaffold", True, 0.4, 0.4, 0.4)), ["s0", "s1"]))
-    facts = Recorded(stored("r", LOG, [run_started(), *loop])).events
-    found = of_run.audit(facts, Recorded(stored("r", GOLD, told)).events, lambda digest: b'{"files": {}}', Known()).asked_otherwise
+    facts = EventIndex(stored("r", LOG, [run_started(), *loop])).events
+    found = of_run.audit(facts, EventIndex(stored("r", GOLD, told)).events, lambda digest: b'{"files": {}}', Known()).asked_otherwise
     assert set(found) == {"first_200", "easy"}
     assert found["first_200"][0].value == 0 and found["easy"][0].value == pytest.approx(0.25 - 1)

@@ -23,12 +23,12 @@ from events.population import CandidateAccepted
 from events.run import AuditReleased
 from events.secret import Scanner
 from events.subjects import GOLD
-from runtime.log import append_once
-from runtime.log_memory import MemoryLog, MemoryStream
-from runtime.lookup import of_types
-from services import auditor
-from services.auditor import Answered, _judged, _pairs, release
-from tasks.contract import Asked
+from runtime.log.lookup import of_types
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import append_once
+from services.auditor import service
+from services.auditor.service import Answered, _judged, _pairs, release
+from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
 
 TOY = Path(__file__).parent / "toy"
@@ -81,7 +81,7 @@ def judged(task: Task, answers: dict[str, str | None]) -> dict[str, PairMeasured
     labels = {**task.labels(0), **task.gold()}
     loaded: Any = SimpleNamespace(task=task, public=task.public(0))
     judges = {VERIFIER: task.reward, GOLD_MEASURE: task.worth}
-    facts = _judged(loaded, labels, ("s", "a"), Asked(task.public(0).labels, items), Answered(answers, "b"), judges)
+    facts = _judged(loaded, labels, ("s", "a"), EvaluationSet(task.public(0).labels, items), Answered(answers, "b"), judges)
     return {fact.measure: fact for fact in facts if isinstance(fact, PairMeasured)}
 
 
@@ -171,10 +171,10 @@ def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: py
 
         context: Any = SimpleNamespace(log=log, past=nothing, load=not_here, record=record, started=started)
         unused: Any = None
-        await auditor.Auditor(context, unused, unused, []).look(accepted())
+        await service.Auditor(context, unused, unused, []).look(accepted())
 
     async def looked() -> list[Any]:
-        monkeypatch.setattr(auditor, "_project", nothing)
+        monkeypatch.setattr(service, "_project", nothing)
         await look_at("")
         await look_at("stop")
         return [event.data for event in await of_types(log, "r", [AuditReleased])]
@@ -206,8 +206,8 @@ def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
         players: Any = ["one", "another"]
         context: Any = SimpleNamespace(log=log, record=record)
         unused: Any = None
-        by = auditor.Auditor(context, log, unused, players)
-        case = auditor.Case(by, accepted(), unused, {})
+        by = service.Auditor(context, log, unused, players)
+        case = service.Case(by, accepted(), unused, {})
         with pytest.raises(NotFound):
             await case.record_each(by.played(functools.partial(play, number)) for number in range(5))
         return [event.data.generation for event in await of_types(log, "r", [CandidateAccepted])]
@@ -231,10 +231,10 @@ def test_a_perturbation_that_cannot_be_made_is_recorded_and_stops_no_other(monke
         unused: Any = None
         context: Any = SimpleNamespace(log=log, record=record)
         loaded: Any = SimpleNamespace(task=SimpleNamespace(perturbations=perturbations))
-        await auditor.Case(auditor.Auditor(context, log, unused, []), accepted(), loaded, {}).perturb(pairs)
+        await service.Case(service.Auditor(context, log, unused, []), accepted(), loaded, {}).perturb(pairs)
         return [event.data for event in await of_types(log, "r", [GoldFailed, PairMeasured])]
 
-    monkeypatch.setattr(auditor.Case, "_under", under)
+    monkeypatch.setattr(service.Case, "_under", under)
     assert asyncio.run(perturbed()) == [] == asked
     failed, *measured = asyncio.run(perturbed(("s", "a"), ("s", "a"), ("t", "a")))
     assert (failed.cell, failed.reason) == ("perturbed:broken", "It cannot be made.")
@@ -247,8 +247,8 @@ def test_an_auditor_that_is_stopped_waits_for_no_play() -> None:
     async def stopped() -> float:
         unused: Any = SimpleNamespace(log=None)
         players: Any = ["one", "another"]
-        by = auditor.Auditor(unused, unused, unused, players)
-        case = auditor.Case(by, SimpleNamespace(run="r"), unused, {})  # type: ignore[arg-type]
+        by = service.Auditor(unused, unused, unused, players)
+        case = service.Case(by, SimpleNamespace(run="r"), unused, {})  # type: ignore[arg-type]
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(case.record_each(by.played(lambda player: [ended.wait(30)]) for _ in range(5)), 0.05)
@@ -265,7 +265,7 @@ def test_a_player_is_not_lent_again_before_its_play_has_ended() -> None:
     async def lent() -> list[str]:
         players: Any = ["the only one"]
         unused: Any = SimpleNamespace(log=None)
-        by = auditor.Auditor(unused, unused, unused, players)
+        by = service.Auditor(unused, unused, unused, players)
         first = asyncio.create_task(by.played(lambda player: ended.wait(30)))
         await asyncio.sleep(0.01)
         first.cancel()

@@ -16,20 +16,20 @@ from safetensors.numpy import save_file
 
 from events import codec
 from events.errors import Misconfigured
-from events.play import RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 from events.secret import Scanner
 from events.subjects import LOG
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
-from runtime.blobs import Blobs
-from runtime.log import Message
+from runtime.blobs.directory import Blobs
+from runtime.log.port import Message
 from runtime.policies import text_scorer
 from runtime.policies.client import model_name
-from runtime.rollouts import Player
-from runtime.scaffold_host import Ask, Data, ScaffoldProcess
-from services.context import scaffold_limits
+from runtime.rollouts.host import Ask, Data, ScaffoldProcess
+from runtime.rollouts.runner import RolloutRunner
+from services.cli.running import Order, run_task
+from services.host.settings import scaffold_limits
 from services.policy import Models, judge
-from services.running import Order, run_task
 from tasks.contract import FOLDS, Example, Public
 from tasks.loading import load
 
@@ -61,7 +61,7 @@ def tiny(folder: Path, **files: str) -> Path:
 
 
 NEARLY_FULL = """
-from services.cli import main
+from services.cli.main import main
 from runtime import server
 server.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
 main()
@@ -367,7 +367,7 @@ def test_a_damaged_scaffold_fails_its_attempts_and_names_the_blob(tmp_path: Path
     damage(blobs, hurt)
     train = tuple(Example(f"t{number}", "x", "a", number % FOLDS, "g") for number in range(5))
     public = Public("p", LABELS, train, (), (), {"train": "0"})
-    player = Player(blobs, tmp_path / "work", policy=None, scanner=Scanner([]))  # type: ignore[arg-type]
+    player = RolloutRunner(blobs, tmp_path / "work", policy=None, scanner=Scanner([]))  # type: ignore[arg-type]
     facts = player.play("r", "q", msgspec.structs.replace(REQUESTED, scaffold=scaffold), public, "m", lambda ids: {}, lambda calls: None)
     assert len(facts) == 4 and {type(fact) for fact in facts} == {RolloutFailed}
     assert all(fact.kind == "unloadable" and hurt in fact.reason and "damaged" in fact.reason for fact in facts)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from events.errors import CheckFailed, NotFound, TryAgain
-from runtime.blobs import Blobs
+from runtime.blobs.directory import Blobs
 
 
 def test_bytes_come_back_under_their_digest(tmp_path: Path) -> None:

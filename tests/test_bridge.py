@@ -16,12 +16,12 @@ import openai
 import pytest
 
 from events.errors import Misconfigured, TryAgain, Unavailable, UsageError
-from runtime import bridge, bridge_dialect, bridge_relay
-from runtime.bridge import Answer, Bridge, Budget, Exhausted, Overloaded, Recorded
-from runtime.bridge_dialect import BridgeAnswer, BridgeCall, hashed_ngrams
 from runtime.policies.interface import Sampled
+from runtime.rollouts.openai import dialect, relay, server
+from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
+from runtime.rollouts.openai.server import Answer, Bridge, Budget, Exhausted, Overloaded, Recorded
 
-RELAY = bridge_relay.__file__
+RELAY = relay.__file__
 TOKEN = "a-token-of-one-attempt"
 CHAT: dict[str, Any] = {"model": "policy", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -294,7 +294,7 @@ def test_a_body_without_a_length_or_too_large_is_not_read(served: Bridge) -> Non
 
 
 def test_one_connection_too_many_is_told_to_come_back(served: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "CONNECTIONS", 1)
+    monkeypatch.setattr(server, "CONNECTIONS", 1)
     with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
         for end in (first, second):
             end.connect(str(served.path))
@@ -530,7 +530,7 @@ def test_a_replay_names_its_first_miss(tmp_path: Path, policy: Policy) -> None:
 
 def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, policy: Policy, served: Bridge) -> None:
     begins = {"item": "a", "attempt": 1}
-    assert post(served.path, begins, bridge.ATTEMPT)[0] == 404
+    assert post(served.path, begins, server.ATTEMPT)[0] == 404
     begun: list[tuple[str, int]] = []
 
     def begin(item: str, attempt: int) -> None:
@@ -540,12 +540,12 @@ def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, po
 
     with Bridge(tmp_path / "c.sock", policy, token=TOKEN, models=["policy"], begin=begin) as several:
         for attempt in (0, 1):
-            assert post(several.path, {**begins, "attempt": attempt}, bridge.ATTEMPT)[0] == 200
+            assert post(several.path, {**begins, "attempt": attempt}, server.ATTEMPT)[0] == 200
             post(several.path, CHAT)
             post(several.path, CHAT)
-        assert post(several.path, {**begins, "item": "b"}, bridge.ATTEMPT)[2]["error"]["message"] == "It is the turn of 'a'."
-        assert post(several.path, begins, bridge.ATTEMPT, token="x")[0] == 401
-        assert post(several.path, b"[", bridge.ATTEMPT)[0] == 400
+        assert post(several.path, {**begins, "item": "b"}, server.ATTEMPT)[2]["error"]["message"] == "It is the turn of 'a'."
+        assert post(several.path, begins, server.ATTEMPT, token="x")[0] == 401
+        assert post(several.path, b"[", server.ATTEMPT)[0] == 400
     assert begun == [("a", 0), ("a", 1)] and [call.occurrence for call in policy.calls] == [0, 1, 0, 1]
 
 
@@ -554,7 +554,7 @@ def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, po
 
 def test_a_body_is_one_key_however_it_is_written() -> None:
     plain, spaced = ({**CHAT, "n": 1}, {"n": 1, **CHAT})
-    read = bridge_dialect.read
+    read = dialect.read
     keys = {read("/v1/chat/completions", json.dumps(body, indent=i).encode())[1].key for i, body in enumerate((plain, spaced))}
     assert len(keys) == 1
 

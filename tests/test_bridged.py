@@ -11,7 +11,7 @@ from test_program import ASKS_FOR_EACH
 from test_rollouts import Fake, Table
 
 from events.errors import TryAgain
-from events.play import ModelCalled, RolloutFailed, TrajectoryRecorded
+from events.rollouts import ModelCalled, RolloutFailed, TrajectoryRecorded
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.sandbox.choose import Profile
 
@@ -107,7 +107,7 @@ def test_a_scaffold_cannot_take_another_items_turn(table: Table) -> None:
 
 @pytest.mark.parametrize("code", [BOTH, ASKS_FOR_EACH], ids=["agent", "program"])
 def test_without_a_network_of_its_own_nothing_over_http_is_played(table: Table, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.rollouts.provide", lambda recorded: Profile("landlock", "landlock"))
+    monkeypatch.setattr("runtime.rollouts.runner.provide", lambda recorded: Profile("landlock", "landlock"))
     (failed,) = table.play(code, ["dev0"])
     assert isinstance(failed, RolloutFailed) and failed.kind == "unloadable" and "Landlock's profile cannot give" in failed.reason
 

@@ -8,7 +8,7 @@ from given import RUN, Told, unanswered
 from test_run_decider import proposed, started
 
 from replay.chain import Broken, Chain
-from runtime.log import Stored
+from runtime.log.port import Stored
 
 
 def a_run(late: bool = False) -> list[Stored]:

@@ -20,9 +20,9 @@ from command import CLI, PATIENCE, Place, Said, one_sentence
 
 from events.errors import UsageError
 from events.subjects import check_run_name
-from services.budget import parse
-from services.cli import main
-from services.running import Order, brought_up, default_name
+from runtime.run.budget import parse
+from services.cli.main import main
+from services.cli.running import Order, brought_up, default_name
 from tasks.loading import OF_EXTRAS
 
 pytest.importorskip("torch")
@@ -291,7 +291,7 @@ def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(module: st
     def fail(*arguments: object, **options: object) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr("services.reading.list_runs", fail)
+    monkeypatch.setattr("services.cli.reading.list_runs", fail)
     result = CliRunner().invoke(main, ["ls"])
     if module == "own_module":
         assert isinstance(result.exception, ModuleNotFoundError)

@@ -11,10 +11,10 @@ from events.fact import Fact
 from events.run import DecisionMade, EventSetAside
 from events.secret import Scanner
 from events.subjects import tag_of
-from runtime.controller import Controller
-from runtime.log import Message, append_once
-from runtime.log_memory import MemoryLog, MemoryStream
-from runtime.run_decider import DECIDER
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import Message, append_once
+from runtime.run.controller import Controller
+from runtime.run.decide import DECIDER
 
 
 async def say(log: MemoryLog, *facts: Fact) -> None:
@@ -106,13 +106,13 @@ def test_a_confirmation_that_is_lost_does_not_make_a_second_decision() -> None:
     async def check() -> None:
         log = Forgetful(MemoryStream())
         await say(log, started())
-        import runtime.controller
+        import runtime.run.controller
 
-        pause, runtime.controller.PAUSE = runtime.controller.PAUSE, 0.0
+        pause, runtime.run.controller.PAUSE = runtime.run.controller.PAUSE, 0.0
         try:
             await drive(controller(log))
         finally:
-            runtime.controller.PAUSE = pause
+            runtime.run.controller.PAUSE = pause
         assert decisions(log) == ["decision_made", "scaffold_requested"]
 
     asyncio.run(check())

@@ -3,7 +3,7 @@
 import pytest
 
 from algorithms.search.chain import judge
-from algorithms.search.estimate import group_statistics, mcnemar, mean_reward
+from algorithms.statistics import group_statistics, mcnemar, mean_reward
 
 
 def test_wilsons_interval_of_eight_in_ten() -> None:

@@ -12,11 +12,11 @@ from test_projection import made
 from events import codec
 from events.catalogue import BY_FACT, BY_TAG, SERVICES, published_by
 from events.choice import ContextAssembled
-from events.codec import Event, Plain, Unreadable
+from events.codec import Event, Unreadable, UntypedEvent
 from events.errors import UsageError
 from events.fact import NotFinite, derive, derive_seed
 from events.judgement import TrajectoryScored
-from events.play import RolloutFailed
+from events.rollouts import RolloutFailed
 from events.run import DecisionMade, EventSetAside
 from events.secret import MARKER, Scanner, Secret, SecretFound, encodings, of_environment
 from events.subjects import check_run_name, run_of, tag_of
@@ -54,7 +54,7 @@ def test_an_id_follows_from_run_type_and_key_and_from_nothing_else() -> None:
 def test_an_event_of_any_type_is_read_the_short_way_by_the_id_that_follows_from_its_key(tag: str) -> None:
     told = codec.event(made(BY_TAG[tag].fact), run="r", source="s", cause="c", time="2026-01-01T00:00:00Z")
     found = codec.plain_at(told.subject, codec.encode(told))
-    assert isinstance(found, Plain) and (found.id, found.tag) == (told.id, tag)
+    assert isinstance(found, UntypedEvent) and (found.id, found.tag) == (told.id, tag)
     other = msgspec.structs.replace(told, run="other")
     with pytest.raises(Unreadable, match="follows from its key"):
         codec.plain_at(other.subject, codec.encode(other))

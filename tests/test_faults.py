@@ -18,9 +18,9 @@ from test_bad_input import damage, tiny
 from events import codec
 from events.codec import Event
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, WeightUpdateFinished
-from runtime.blobs import Blobs
-from runtime.log import readable
-from runtime.server import ACK_WAIT
+from runtime.blobs.directory import Blobs
+from runtime.broker.streams import ACK_WAIT
+from runtime.log.port import readable
 
 SKEWED = """
 import datetime, random, sys, time
@@ -65,7 +65,7 @@ main.main()
 
 def through(module: str) -> str:
     """`evolog up` with services that start in another module."""
-    other = f"from services import supervisor\nsupervisor.supervise.__kwdefaults__['module'] = {module!r}\nfrom services.cli"
+    other = f"from services.host import supervisor\nsupervisor.supervise.__kwdefaults__['module'] = {module!r}\nfrom services.cli"
     return PROGRAM.replace("from services.cli", other)
 
 
@@ -114,7 +114,7 @@ def test_a_gpu_host_gone_for_longer_than_its_lease_trains_nothing_twice(tmp_path
             lines = [line.split() for line in told.read_text().splitlines()]
             return any(line[:2] == [str(trainer), "refused"] and "adapter_published" in line for line in lines)
 
-        other = system.start("-m", "services.cli", "service", "trainer", "--index", "1")
+        other = system.start("-m", "services.cli.main", "service", "trainer", "--index", "1")
         try:
             wait_for(lambda: system.count("adapter_published") > taken, f"another takes over, after {ACK_WAIT:.0f} s")
             assert not refused()

@@ -14,19 +14,19 @@ from events import codec
 from events.choice import FeedbackRequested, LeverChosen
 from events.errors import CheckFailed
 from events.judgement import CandidateEvaluated
-from events.play import RolloutsRequested
 from events.population import CandidateAccepted
+from events.rollouts import RolloutsRequested
 from events.run import AuditReleased, Budget, RunFinished, RunStarted
 from events.secret import Scanner
 from events.weights import TrainingBatchSealed
 from replay.replayer import decisions, redecide
-from runtime import lineage
-from runtime.controller import Controller
-from runtime.log import Stored, append_once, readable
-from runtime.log_memory import MemoryLog, MemoryStream
-from runtime.lookup import attempt_ids, by_id, of_types
-from runtime.run_decider import DECIDER
-from services.feedback_agent import TOLD, history
+from runtime.log import lineage
+from runtime.log.lookup import attempt_ids, by_id, of_types
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import Stored, append_once, readable
+from runtime.run.controller import Controller
+from runtime.run.decide import DECIDER
+from services.feedback_agent import HISTORY_TYPES, history
 
 CHILD = "child"
 
@@ -206,7 +206,7 @@ def test_judging_anew_takes_a_generation_of_its_own_that_counts_for_none(parent:
     evaluated = of(told.messages, CandidateEvaluated)
     assert [(one.generation, one.lever) for one in evaluated] == [(6, "start"), (7, "weights"), (8, "weights")]
     choice = LeverChosen(generation=7, lever="weights", action="grpo", reason="", propensities={}, diagnosis={})
-    known = [event for event in readable([*parent, *told.messages]) if isinstance(event.data, TOLD)]
+    known = [event for event in readable([*parent, *told.messages]) if isinstance(event.data, HISTORY_TYPES)]
     known.append(codec.event(choice, run=told.run, source="feedback_agent", cause="", time=""))
     (tried,) = history(known, 8)
     assert (tried.before, tried.after) == (evaluated[0].score, evaluated[1].score)

@@ -12,23 +12,23 @@ from generator import fill, log, log_batches
 from events import codec
 from events.run import DecisionMade, RunFinished
 from replay.chain import Chain
-from runtime.decider import Course
-from runtime.log import Stored
-from runtime.run_decider import DECIDER
+from runtime.log.port import Stored
+from runtime.run.decide import DECIDER
+from runtime.run.decider import DecisionSession
 
 SMALL: dict[str, Any] = {"runs": 2, "items": 20, "generations": 3}
 
 
 def decided_again(rows: Iterable[Stored]) -> int:
     """How many decisions today's decider makes of the log; each must stand in it, byte for byte."""
-    courses: dict[str, Course[Any]] = {}
+    courses: dict[str, DecisionSession[Any]] = {}
     expected: dict[str, list[bytes]] = {}
     count = 0
     for stored in rows:
         event = codec.decode_at(stored.subject, stored.data)
         if due := expected.get(event.run):
             assert stored.data == due.pop(0)
-        course = courses.setdefault(event.run, Course(DECIDER, event.run))
+        course = courses.setdefault(event.run, DecisionSession(DECIDER, event.run))
         if decision := course.feed(stored, event):
             assert not due
             expected[event.run] = [message.payload for message in decision.messages(0)]

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from algorithms.learning import toys
+from algorithms.demos import toys
 from algorithms.learning.batch import Rollout
-from algorithms.learning.tiny_lm import TinyLM
+from algorithms.models.tiny_lm import TinyLM
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
-from runtime.blobs import Blobs
+from runtime.blobs.directory import Blobs
 from runtime.policies import hf
 from runtime.policies.bases import kind_of
 from runtime.policies.client import Caller

@@ -21,17 +21,20 @@ from test_run_decider import proposed, started
 from events import codec
 from events.errors import NotFound
 from events.fact import Fact
-from events.play import ModelCalled
+from events.rollouts import ModelCalled
 from events.run import RunResumed
 from events.subjects import GOLD, LOG, tag_of
-from runtime import lineage, server
-from runtime.blobs import Blobs
-from runtime.log import Message, Stored
-from runtime.server import credentials_file, ended_well
-from runtime.wire import Credentials, Wire
-from services.integrity import Examination, Fault, check_integrity, forks_of
-from services.node import Node
-from services.sources import opened
+from replay.integrity import Examination, Fault, forks_of
+from runtime.blobs.directory import Blobs
+from runtime.broker import accounts, server
+from runtime.broker.credentials import Credentials, credentials_file
+from runtime.broker.store import ended_well
+from runtime.log import lineage
+from runtime.log.port import Message, Stored
+from runtime.log.socket import NatsSocket
+from services.cli.integrity import check_integrity
+from services.host.node import Node
+from services.host.sources import opened
 
 NOW = "2026-01-01T00:00:00Z"
 
@@ -201,7 +204,7 @@ class Damaged:
 
         async def within() -> None:
             async with broker(self.node.directory) as running:
-                wire = Wire(msgspec.json.decode(credentials_file(self.node.directory, user).read_bytes(), type=Credentials), LOG)
+                wire = NatsSocket(msgspec.json.decode(credentials_file(self.node.directory, user).read_bytes(), type=Credentials), LOG)
                 for message in messages:
                     wire.append([message])
                 wire.close()
@@ -407,14 +410,14 @@ def test_a_log_written_anew_with_one_event_changed_is_named_by_the_chain(copy: D
 async def forge(directory: Path, messages: Sequence[Stored]) -> None:
     """The log anew, as somebody makes it who has the files: by a server that lets him append whatever he likes."""
     with pytest.MonkeyPatch.context() as patch:
-        accounts = server._accounts
+        make = accounts.accounts_of
 
         def open_to_all(passwords: Mapping[str, str]) -> dict[str, Any]:
-            made: dict[str, Any] = accounts(passwords)
-            made[server.KEEPER]["users"] = [{"user": "me", "password": "me"}]
+            made: dict[str, Any] = make(passwords)
+            made[accounts.KEEPER]["users"] = [{"user": "me", "password": "me"}]
             return made
 
-        patch.setattr(server, "_accounts", open_to_all)
+        patch.setattr(server, "accounts_of", open_to_all)
         async with broker(directory) as running:
             client = await nats.connect(running.url, user="me", password="me")
             for stored in messages:

@@ -19,7 +19,8 @@ torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from algorithms.learning import credit, kernels  # noqa: E402
+from algorithms.learning import credit
+from algorithms.models import kernels  # noqa: E402
 
 EXACT = 2e-5
 """What float32 may lose against float64: exp and log each miss by some 1e-7 of logits up to 40; the worst seen is 6e-6, of dK."""

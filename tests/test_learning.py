@@ -10,7 +10,8 @@ from algorithms.learning.batch import NothingToLearn, Rollout, Turn, merge
 
 torch = pytest.importorskip("torch")
 
-from algorithms.learning import credit, terms, test_time, toys  # noqa: E402
+from algorithms.demos import toys
+from algorithms.learning import credit, terms, test_time  # noqa: E402
 from algorithms.learning.batch import Before, Terms  # noqa: E402
 
 

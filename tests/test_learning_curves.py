@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("peft")
 
 from algorithms import learning
-from algorithms.learning import curve, tiny_lm, toys
+from algorithms.demos import curves, toys
+from algorithms.models import tiny_lm
 
 ROOT = Path(__file__).parent.parent
 T7 = 2.365
@@ -25,7 +26,7 @@ T7 = 2.365
 def base(models: Path) -> Iterator[tiny_lm.TinyLM]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(models))
-        yield curve.base_model()
+        yield curves.base_model()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_each_algorithm_learns_its_toy(
     base: tiny_lm.TinyLM, name: str, toy: toys.Toy, rounds: int, hyper: dict[str, float], gain: float
 ) -> None:
     star = name == "star"
-    curve_of = list(curve.learn(name, toy, base, seed=0, rounds=rounds, hyper=hyper, restart=star, hints=star))
+    curve_of = list(curves.learn(name, toy, base, seed=0, rounds=rounds, hyper=hyper, restart=star, hints=star))
     assert curve_of[-1].reward > curve_of[0].reward + gain, [round(one.reward, 3) for one in curve_of]
     assert curve_of[-1].kl > 0
 
@@ -60,41 +61,41 @@ def test_the_curves_cover_every_algorithm() -> None:
 
 
 def test_a_curve_is_the_same_for_a_seed_and_another_for_another(base: tiny_lm.TinyLM) -> None:
-    one, same, other = ([r.reward for r in curve.learn("ppo", toys.dense(), base, seed=s, rounds=2, hyper={})] for s in (3, 3, 4))
+    one, same, other = ([r.reward for r in curves.learn("ppo", toys.dense(), base, seed=s, rounds=2, hyper={})] for s in (3, 3, 4))
     assert one == same != other
 
 
 def test_a_round_with_nothing_to_learn_from_says_so_and_changes_nothing(base: tiny_lm.TinyLM) -> None:
     sparse = toys.sparse(target=(0, 99))
-    rounds = list(curve.learn("grpo", sparse, base, seed=0, rounds=2, hyper={}))
+    rounds = list(curves.learn("grpo", sparse, base, seed=0, rounds=2, hyper={}))
     assert rounds[0].note.startswith("In each of 1 groups") and rounds[2].kl == 0.0
 
 
 @pytest.mark.long
 def test_the_module_draws_its_curve_and_writes_it_to_a_file(models: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "algorithms.learning.grpo", "--rounds", "2", "--plot", str(tmp_path / "curve.png")]
+    command = [sys.executable, "-m", "algorithms.learning.grpo", "--rounds", "2", "--plot", str(tmp_path / "curves.png")]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XDG_CACHE_HOME": str(models)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "grpo on the toy dense, seed 0: reward" in done.stdout and "KL to base" in done.stdout
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_plot_that_cannot_be_written_is_a_sentence(base: tiny_lm.TinyLM, tmp_path: Path) -> None:
-    with pytest.raises(curve.click.ClickException, match="The plot could not be written"):
-        curve.write("title", list(curve.learn("grpo", toys.dense(), base, seed=0, rounds=1, hyper={})), tmp_path / "no" / "such.png")
+    with pytest.raises(curves.click.ClickException, match="The plot could not be written"):
+        curves.write("title", list(curves.learn("grpo", toys.dense(), base, seed=0, rounds=1, hyper={})), tmp_path / "no" / "such.png")
 
 
 def played(name: str, toy_name: str, seed: int, rounds: int, hyper: dict[str, float]) -> list[float]:
     """The rewards of one curve, in a process of its own."""
     toy = getattr(toys, toy_name)()
-    return [one.reward for one in curve.learn(name, toy, curve.base_model(), seed=seed, rounds=rounds, hyper=hyper)]
+    return [one.reward for one in curves.learn(name, toy, curves.base_model(), seed=seed, rounds=rounds, hyper=hyper)]
 
 
 def final_rewards(models: Path, name: str, toy: str, rounds: int, seeds: int = 8, **hyper: float) -> list[float]:
     """The mean reward of the last three rounds for each seed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(models))
-        curve.base_model()
+        curves.base_model()
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             runs = [pool.submit(played, name, toy, seed, rounds, hyper) for seed in range(seeds)]
             return [fmean(run.result()[-3:]) for run in runs]

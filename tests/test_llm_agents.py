@@ -22,23 +22,23 @@ from events.judgement import CandidateEvaluated
 from events.population import CandidateRejected
 from events.run import Budget, Items, RunStarted
 from events.secret import MARKER, Scanner, Secret
+from replay.archive.agent_copy import RunTables
+from replay.archive.query import Result
 from runtime.agents import context, feedback, proposal
 from runtime.agents.context import Said, Shown, brief, prompt, select
-from runtime.agents.dialogue import CALLS, READ_LIMIT, Desk, Unfit
+from runtime.agents.conversation import Call, Request, Turn, Usage
 from runtime.agents.endings import Inspector, weight_update
-from runtime.agents.feedback import Case, Library, Table, advise
+from runtime.agents.feedback import FeedbackInput, Library, Table, advise
 from runtime.agents.meta import other_tasks, write_first
 from runtime.agents.prices import Price
-from runtime.agents.proposal import changed, look, try_out
-from runtime.agents.providers import Asked, Model, Speak
-from runtime.agents.talk import Call, Request, Turn, Usage
-from runtime.blobs import Blobs
-from runtime.lineage import Span
-from runtime.log import append_once
-from runtime.log_memory import MemoryLog, MemoryStream
-from services.desks import open_desk
-from services.query import Result
-from services.run_tables import RunTables
+from runtime.agents.proposal import changed, try_out, validate_source
+from runtime.agents.providers import CallResult, Model, Speak
+from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, Unfit
+from runtime.blobs.directory import Blobs
+from runtime.log.lineage import Span
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import append_once
+from services.desks import open_session
 from tasks.loading import load
 
 TOY = load(str(Path(__file__).parent / "toy"))
@@ -90,12 +90,12 @@ class Office:
         self.facts: list[Fact] = []
         answers = iter(turns)
 
-        def asking(speak: Speak, request: Request, seed: int) -> Asked:
+        def asking(speak: Speak, request: Request, seed: int) -> CallResult:
             self.requests.append(request)
             turn = next(answers)
-            return Asked(turn, 1, 0.5, turn.usage)
+            return CallResult(turn, 1, 0.5, turn.usage)
 
-        self.desk = Desk(
+        self.desk = AgentSession(
             agent="feedback_agent",
             generation=1,
             model=Model("openai", "m"),
@@ -124,7 +124,7 @@ class Office:
         return Table(("n",), [(number, "x" * 1000) for number in range(300)])
 
     def feedback(self) -> list[Fact]:
-        case = Case(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.told)
+        case = FeedbackInput(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.told)
         library = Library(self.attempts, {"far": shown(99)}.get, self.query, {"agent.py": ANSWER})
         return advise(self.desk, case, library, self.inspector(), self.facts.append)
 
@@ -465,9 +465,9 @@ def test_files_are_changed_and_taken_away() -> None:
 
 
 def test_a_folder_may_have_modules_of_its_own() -> None:
-    look({"agent.py": "from steps import vote\nimport tasks\n", "tasks.py": "x = 1\n"}, ())
+    validate_source({"agent.py": "from steps import vote\nimport tasks\n", "tasks.py": "x = 1\n"}, ())
     with pytest.raises(Unfit, match="imports services"):
-        look({"agent.py": "__import__('services.auditor')\n"}, ())
+        validate_source({"agent.py": "__import__('services.auditor.service')\n"}, ())
 
 
 CUNNING = """
@@ -541,7 +541,7 @@ def test_of_a_query_no_more_rows_are_read_than_are_shown() -> None:
     tables.close()
 
 
-def opened(folder: Path, budget: Budget, *facts: Fact) -> Desk:
+def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
     """The desk for generation 2 of a run in which these facts came."""
     started = RunStarted(
         task="toy",
@@ -557,7 +557,7 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> Desk:
     )
     log, scanner = MemoryLog(MemoryStream()), Scanner([])
 
-    async def opening() -> Desk:
+    async def opening() -> AgentSession:
         for fact in facts:
             await append_once(log, [event(fact)], scanner)
 
@@ -565,7 +565,7 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> Desk:
             return ()
 
         around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner, past=past)
-        return await open_desk(around, event(evaluated()), "feedback_agent", 2, Model("openai", "odd"), started)
+        return await open_session(around, event(evaluated()), "feedback_agent", 2, Model("openai", "odd"), started)
 
     return asyncio.run(opening())
 

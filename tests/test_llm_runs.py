@@ -23,8 +23,8 @@ from events.choice import AgentCalled, ContextAssembled
 from events.codec import Event
 from events.fact import Fact
 from events.subjects import LOG
-from runtime.agents.talk import Request
-from runtime.blobs import Blobs
+from runtime.agents.conversation import Request
+from runtime.blobs.directory import Blobs
 
 PROVIDERS = ("anthropic", "openai")
 BOTH = pytest.mark.parametrize("provider", PROVIDERS)

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from broker import account, broker
 
-import runtime.server
+import runtime.broker.streams
 from events import codec
 from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, Unavailable
-from events.play import RolloutFailed, TrajectoryRecorded
+from events.rollouts import RolloutFailed, TrajectoryRecorded
 from events.secret import Scanner, Secret, SecretFound
 from events.subjects import LOG
-from runtime.log import Log, Message, Refused, Stored, append_once, require_contiguous
-from runtime.log_memory import MemoryLog, MemoryStream
-from runtime.wire import Wire
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import Log, Message, Refused, Stored, append_once, require_contiguous
+from runtime.log.socket import NatsSocket
 
 Check = Callable[[Log, Log], Awaitable[None]]
 
@@ -181,7 +181,7 @@ def test_a_gap_in_the_log_is_said() -> None:
 
 def test_once_holds_after_the_duplicate_window_and_over_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The window in which the server remembers message ids, two minutes otherwise, is made short and let pass."""
-    monkeypatch.setattr(runtime.server, "DUPLICATE_WINDOW", 0.1)
+    monkeypatch.setattr(runtime.broker.streams, "DUPLICATE_WINDOW", 0.1)
 
     async def check() -> None:
         async with broker(tmp_path) as server, account(server, "executor") as executor:
@@ -233,17 +233,17 @@ def test_more_than_a_thousand_events_match_a_pattern(on_log: OnLog) -> None:
 def test_no_two_calls_wait_for_the_same_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an answer that comes after its call has given up would be taken for a later call's."""
     replies: list[bytes] = []
-    appended = Wire._appended
+    appended = NatsSocket._appended
 
-    def remember(wire: Wire, frames: bytes, reply: bytes, count: int) -> int:
+    def remember(wire: NatsSocket, frames: bytes, reply: bytes, count: int) -> int:
         replies.append(reply)
         return appended(wire, frames, reply, count)
 
-    monkeypatch.setattr(Wire, "_appended", remember)
+    monkeypatch.setattr(NatsSocket, "_appended", remember)
 
     async def check() -> None:
         async with broker(tmp_path) as server, account(server, "executor") as executor:
-            wires = [Wire(executor.credentials, LOG) for _ in range(2)]
+            wires = [NatsSocket(executor.credentials, LOG) for _ in range(2)]
             for attempt in range(6):
                 wires[attempt % 2].append([message(attempt)])
                 wires[0].close()  # the inbox outlives a connection

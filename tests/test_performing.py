@@ -19,14 +19,14 @@ from events.choice import FeedbackRequested, LeverChosen
 from events.errors import Misconfigured, NotFound, UsageError, UserError
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, TrajectoryScored
-from events.play import ModelCalled, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 from events.subjects import LOG, tag_of
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
-from runtime.blobs import Blobs
-from runtime.log import Stored
-from services.performing import KINDS, Performed, perform, performed_lines
-from services.swapping import Rewards, Swapped, Turn, swap, swap_lines
+from replay.perform import KINDS, Performed, perform, performed_lines
+from replay.swap import Rewards, Swapped, Turn, swap, swap_lines
+from runtime.blobs.directory import Blobs
+from runtime.log.port import Stored
 from tasks.loading import load
 
 TOY = Path(__file__).parent / "toy"

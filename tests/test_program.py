@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from test_bridge import TOKEN, Policy, serving
 
-from runtime import program
-from runtime.bridge_dialect import BridgeCall
-from runtime.program import Caps, Ended, TooMuch
+from runtime.rollouts import program
+from runtime.rollouts.host import Data
+from runtime.rollouts.openai.dialect import BridgeCall
+from runtime.rollouts.program import Caps, Ended, TooMuch
 from runtime.sandbox.launch import Kind
-from runtime.scaffold_host import Data
 from tasks.contract import Item
 
 DATA = Data(("theft", 'a "fraud",\nlarge'), [("took a cow", "theft"), ("sold\r\nnothing, twice", 'a "fraud",\nlarge')])

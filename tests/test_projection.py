@@ -18,13 +18,13 @@ from events.choice import FeedbackRequested, LeverChosen
 from events.errors import CheckFailed, TryAgain
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, LabelEstimated, TrajectoryScored
-from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted, CandidateRejected
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
-from replay.projection import Archive
-from runtime.log import Stored
+from replay.archive.projection import Archive
+from runtime.log.port import Stored
 
 RUN = "demo"
 

@@ -11,10 +11,10 @@ pytest.importorskip("openai")
 
 from events.errors import Misconfigured, UsageError
 from runtime.agents import providers
+from runtime.agents.conversation import ANSWER_LIMIT, Message, Request, Result, Tool, Usage, failure_of
+from runtime.agents.conversation import Call as ToolCall
 from runtime.agents.prices import Price, price_of, prices
-from runtime.agents.providers import Asked, Model, ask, model_of, require, speaker, with_key, without_login
-from runtime.agents.talk import ANSWER_LIMIT, Message, Request, Result, Tool, Usage, failure_of
-from runtime.agents.talk import Call as ToolCall
+from runtime.agents.providers import CallResult, Model, ask, model_client, model_of, require, with_key, without_login
 
 BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
 STOP = Tool("stop", "End here.", {"type": "object", "properties": {"reason": {"type": "string"}}, "required": ["reason"]})
@@ -27,8 +27,8 @@ class Asking:
     def __init__(self, provider: str, steps: Sequence[Step], request: Request = REQUEST) -> None:
         self.pauses: list[float] = []
         with LlmServer(steps) as server:
-            speak = speaker(Model(provider, "m"), server.environment(provider))
-            self.asked: Asked = ask(speak, request, seed=7, pause=self.pauses.append)
+            speak = model_client(Model(provider, "m"), server.environment(provider))
+            self.asked: CallResult = ask(speak, request, seed=7, pause=self.pauses.append)
         self.requests, self.headers = server.requests, server.headers
         self.turn = self.asked.turn
 
@@ -123,7 +123,7 @@ def test_a_seed_spreads_the_pauses_the_same_way_again() -> None:
 def test_a_server_that_is_not_there_is_a_cut_connection(provider: str) -> None:
     with LlmServer([]) as server:
         environment = server.environment(provider)
-    asked = ask(speaker(Model(provider, "m"), environment), REQUEST, seed=0, pause=lambda seconds: None)
+    asked = ask(model_client(Model(provider, "m"), environment), REQUEST, seed=0, pause=lambda seconds: None)
     assert asked.turn.status == "cut"
 
 

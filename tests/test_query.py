@@ -16,10 +16,11 @@ import pytest
 from events import codec
 from events.errors import NotFound, TryAgain, UsageError, UserError
 from events.run import RunPaused
-from replay.projection import Archive
-from runtime.log import Stored
+from replay.archive.projection import Archive
+from replay.archive.query import ARCHIVE, SOCKET, Result, connect_path, listen_path, query, stop_listening
+from runtime.log.port import Stored
 from services.archivist import CONCURRENT, QueryServer
-from services.query import ARCHIVE, FORMATS, SOCKET, Result, connect_path, listen_path, query, render, stop_listening
+from services.views.query_result import FORMATS, render
 
 FORBIDDEN = [
     "COPY events TO '{here}/out.csv'",

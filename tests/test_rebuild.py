@@ -15,13 +15,13 @@ from generator import log
 from test_projection import dump
 
 from events.errors import CheckFailed, NotFound, UsageError
-from replay import rebuild as module
-from replay.projection import Archive
-from replay.rebuild import Read, Rebuilt, rebuild
-from runtime.log import Stored, require_contiguous
-from services import rebuilding
-from services.node import Node
-from services.query import query_file
+from replay.archive import rebuild as module
+from replay.archive.projection import Archive
+from replay.archive.query import query_file
+from replay.archive.rebuild import Read, Rebuilt, rebuild
+from runtime.log.port import Stored, require_contiguous
+from services.cli import rebuilding
+from services.host.node import Node
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, Any] = {"runs": 2, "items": 20, "generations": 2}
@@ -74,7 +74,7 @@ def made(rows: Sequence[Stored], into: Path, run: str = "") -> Rebuilt:
 def test_a_rebuilt_archive_equals_the_live_one(
     read: int, commit: int, rows: list[Stored], live: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "READ", read)
+    monkeypatch.setattr(module, "PAGE_SIZE", read)
     monkeypatch.setattr(module, "COMMIT_ROWS", commit)
     found = made(rows, tmp_path / "a.duckdb")
     assert (found.events, found.broken, found.gap) == (len(rows), None, "")
@@ -83,7 +83,7 @@ def test_a_rebuilt_archive_equals_the_live_one(
 
 
 def test_rows_stand_in_the_order_of_the_log(rows: list[Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "READ", 700)
+    monkeypatch.setattr(module, "PAGE_SIZE", 700)
     made(rows, tmp_path / "a.duckdb")
     with duckdb.connect(str(tmp_path / "a.duckdb")) as connection:
         for table in ("events", "trajectory_scored", "model_called", "decision_made"):
@@ -96,7 +96,7 @@ import os, pickle, signal, sys
 from pathlib import Path
 from replay import rebuild as module
 rows = pickle.loads(Path(sys.argv[1]).read_bytes())
-module.READ, module.COMMIT_ROWS = 700, 1000
+module.PAGE_SIZE, module.COMMIT_ROWS = 700, 1000
 
 def read(start, limit):
     if start > 3000:

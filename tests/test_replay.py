@@ -10,20 +10,21 @@ import pytest
 from given import RUN, Told
 from test_run_decider import started
 
-from algorithms.search import estimate
+from algorithms import statistics
 from events import codec
 from events.codec import Event
 from events.errors import CheckFailed, NotFound, UsageError
 from events.fact import Fact
 from events.run import RunPaused, RunResumed
-from replay import history
+from replay.exports import folder
 from replay.history import History
 from replay.replayer import decisions, point, redecide, state_at
-from runtime import run_decider
-from runtime.blobs import Blobs
-from runtime.decider import Decider
-from runtime.log import Stored, readable
-from runtime.run_decider import DECIDER, RunState
+from runtime.blobs.directory import Blobs
+from runtime.log.port import Stored, readable
+from runtime.run import decide
+from runtime.run.decide import DECIDER
+from runtime.run.decider import Decider
+from runtime.run.state import RunState
 
 
 def recorded(messages: Sequence[Stored], blobs: Path = Path("nowhere"), run: str = RUN, past: Sequence[Stored] = ()) -> History:
@@ -64,7 +65,7 @@ def test_a_run_under_way_is_decided_again_as_far_as_it_has_come(whole: list[Stor
 
 
 def test_a_changed_constant_is_found_at_the_first_decision_that_it_changes(whole: list[Stored], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "Z95", 1.96)
+    monkeypatch.setattr(statistics, "Z95", 1.96)
     found = redecide(recorded(whole)).difference
     first = whole[place_of(whole, "candidate_evaluated")]
     assert found and found.sequence == first.sequence and found.recorded == first.data.decode()
@@ -74,7 +75,7 @@ def test_a_changed_constant_is_found_at_the_first_decision_that_it_changes(whole
 def test_a_rule_that_decides_nothing_any_more_is_found_where_its_decision_stands(
     whole: list[Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_decider, "_hints", lambda *given: [])
+    monkeypatch.setattr(decide, "_hints", lambda *given: [])
     found = redecide(recorded(whole)).difference
     hint = next(place for place, stored in enumerate(whole) if b'"purpose":"hint"' in stored.data and b"rollouts_requested" in stored.data)
     assert found and found.sequence == whole[hint].sequence and "training_batch_sealed" in found.decided
@@ -197,49 +198,49 @@ def test_an_export_holds_a_run_to_the_byte_and_is_replayed_alone(whole: list[Sto
     first = msgspec.structs.replace(whole[0], data=whole[0].data.replace(b'"base_model":"b"', f'"base_model":"{tree}"'.encode()))
     told = [Stored(4, 9, f"gold.{RUN}.x.gold_scored", f'{{"blob":"{gold_blobs.put(b"answers")}"}}'.encode())]
     before = History(RUN, [], [first, *shaken(whole[1:])], told, blobs, gold_blobs)
-    manifest = history.write(before, tmp_path / "out", "1.2.3")
+    manifest = folder.write(before, tmp_path / "out", "1.2.3")
     (tmp_path / "blobs").rename(tmp_path / "elsewhere")
-    after = history.read(tmp_path / "out")
+    after = folder.read(tmp_path / "out")
     assert (after.run, after.past, after.messages, after.gold) == (RUN, before.past, before.messages, before.gold)
     assert after.blobs.get_tree(tree) == {"agent.py": b"pass", "steps/one.py": b"1"}
-    assert manifest.blobs == 4 == history.check_blobs(after) and manifest.events == len(before.messages)
+    assert manifest.blobs == 4 == folder.check_blobs(after) and manifest.events == len(before.messages)
     assert redecide(after).decisions == 0  # the first event was changed for this test
 
 
 def test_an_export_that_was_changed_is_refused(whole: list[Stored], tmp_path: Path) -> None:
-    history.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
+    folder.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
     with pytest.raises(UsageError, match="there already"):
-        history.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
+        folder.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
     for name in ("events.ndjson", "gold.ndjson", "export.json"):
         file = tmp_path / "out" / name
         kept = file.read_bytes()
         file.write_bytes(kept[:-20] + b"?" * 20)
         with pytest.raises(CheckFailed):
-            history.read(tmp_path / "out")
+            folder.read(tmp_path / "out")
         file.unlink()
         with pytest.raises(NotFound):
-            history.read(tmp_path / "out")
+            folder.read(tmp_path / "out")
         file.write_bytes(kept)
-    assert redecide(history.read(tmp_path / "out")).finished
+    assert redecide(folder.read(tmp_path / "out")).finished
 
 
 def test_a_damaged_blob_of_an_export_is_named(whole: list[Stored], tmp_path: Path) -> None:
     blobs = Blobs(tmp_path / "blobs")
     digest = blobs.put(b"adapter")
     named = Stored(9999, 1, f"evolog.{RUN}.x.y", f'{{"adapter":"{digest}"}}'.encode())
-    history.write(recorded([*whole, named], blobs.root), tmp_path / "out", "1.2.3")
-    exported = history.read(tmp_path / "out")
+    folder.write(recorded([*whole, named], blobs.root), tmp_path / "out", "1.2.3")
+    exported = folder.read(tmp_path / "out")
     exported.blobs.path(digest).write_bytes(b"adaptor")
     with pytest.raises(CheckFailed, match=digest):
-        history.check_blobs(exported)
+        folder.check_blobs(exported)
     exported.blobs.path(digest).unlink()
     with pytest.raises(CheckFailed, match="has 0 blobs, and 1 were exported"):
-        history.check_blobs(exported)
+        folder.check_blobs(exported)
 
 
 def test_an_export_cannot_name_a_place_elsewhere(whole: list[Stored], tmp_path: Path) -> None:
-    history.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
+    folder.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
     manifest = tmp_path / "out" / "export.json"
     manifest.write_bytes(manifest.read_bytes().replace(f'"run": "{RUN}"'.encode(), b'"run": "../../out"'))
     with pytest.raises(UsageError, match="cannot name a run"):
-        history.read(tmp_path / "out")
+        folder.read(tmp_path / "out")

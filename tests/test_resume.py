@@ -23,10 +23,10 @@ from events.catalogue import SERVICES
 from events.codec import Event
 from events.run import RunResumed
 from events.subjects import LOG, tag_of
-from replay.projection import Archive
-from runtime.log import Message, Refused, Stored
-from runtime.server import CONSUMERS
-from services.node import Node
+from replay.archive.projection import Archive
+from runtime.broker.accounts import CONSUMERS
+from runtime.log.port import Message, Refused, Stored
+from services.host.node import Node
 
 SEED = int(os.environ.get("EVOLOG_KILL_SEED", "0"))
 RESUMED = 30.0

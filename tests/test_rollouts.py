@@ -9,12 +9,12 @@ import pytest
 from events import codec
 from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact
-from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner, Secret
-from runtime.blobs import Blobs
+from runtime.blobs.directory import Blobs
 from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
-from runtime.rollouts import Player
+from runtime.rollouts.runner import RolloutRunner
 from tasks.contract import Public
 from tasks.loading import load
 
@@ -56,7 +56,7 @@ class Table:
     def __init__(self, folder: Path, policy: Fake) -> None:
         self.policy = policy
         self.blobs = Blobs(folder / "blobs")
-        self.player = Player(self.blobs, folder / "work", policy, Scanner([Secret("hunter2hunter2")]))
+        self.player = RolloutRunner(self.blobs, folder / "work", policy, Scanner([Secret("hunter2hunter2")]))
         self.recorded: dict[str, ModelCalled] = {}
         self.public: Public = load(str(TOY)).public(0)
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from runtime.agents.rules import COMPARE, EXPLORE, REFINE, Attempt, Choice, Tried, choose, evidence
+from algorithms.levers.rules import COMPARE, EXPLORE, REFINE, Attempt, Choice, Tried, choose, evidence
 from tasks.contract import Evidence
 from tasks.lawbench.catalogue import EDITS
 

@@ -11,11 +11,11 @@ from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, W
 from events.choice import AgentCalled, FeedbackRequested, LeverChosen
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.play import RolloutFailed, RolloutsRequested
 from events.population import CandidateAccepted, CandidateRejected
+from events.rollouts import RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, Budget, Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
-from runtime.run_decider import judged_anew
+from runtime.run.fork import comparable_from
 
 DEV = ("d1", "d2", "d3", "d4")
 FOLDS = (("t1", "t2"), ("t3",))
@@ -384,6 +384,6 @@ def test_a_run_goes_back_to_before_the_drift_and_stays_there() -> None:
 def test_scores_mean_what_they_mean_since_the_last_fork_that_judges_otherwise() -> None:
     run, fact = started(), proposed()
     longer, other = msgspec.structs.replace(run, generations=9), msgspec.structs.replace(run, verifier="v2")
-    assert judged_anew([run, fact]) == judged_anew([run, fact, longer, fact]) == 0
-    assert judged_anew([run, fact, longer, fact, other, fact]) == 4
-    assert judged_anew([run, other, fact, msgspec.structs.replace(other, generations=9)]) == 1
+    assert comparable_from([run, fact]) == comparable_from([run, fact, longer, fact]) == 0
+    assert comparable_from([run, fact, longer, fact, other, fact]) == 4
+    assert comparable_from([run, other, fact, msgspec.structs.replace(other, generations=9)]) == 1

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from events.subjects import run_of
-from replay import history
-from replay.projection import Archive
-from runtime.lineage import Span
-from runtime.log import Stored
-from services.query import Result, answer, collect
-from services.run_tables import TABLES, RunTables
+from replay.archive.agent_copy import TABLES, RunTables
+from replay.archive.projection import Archive
+from replay.archive.query import Result, answer, collect
+from replay.exports import folder
+from runtime.log.lineage import Span
+from runtime.log.port import Stored
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -44,7 +44,7 @@ def contents(of: RunTables) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("part", [0.2, 0.45, 0.7, 0.9])
 def test_a_forks_past_ends_where_its_parent_was_left(part: float) -> None:
-    parent = history.read(HISTORIES / "decider-version-2")
+    parent = folder.read(HISTORIES / "decider-version-2")
     before = parent.messages[: int(part * len(parent.messages))]
     with tables(before, parent.run, ()) as then:
         expected = contents(then)
@@ -54,7 +54,7 @@ def test_a_forks_past_ends_where_its_parent_was_left(part: float) -> None:
 
 
 def test_each_generation_of_a_fork_of_a_fork_is_there_once() -> None:
-    run = history.read(HISTORIES / "fork-of-a-fork")
+    run = folder.read(HISTORIES / "fork-of-a-fork")
     names = list(dict.fromkeys(run_of(stored.subject) for stored in reversed(run.past)))
     last = {run_of(stored.subject): stored.sequence for stored in run.past}
     assert len(names) == 2

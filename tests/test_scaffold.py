@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.scaffold_host import Ask, Data, Limits, Outcome, Refused, ScaffoldProcess, ScaffoldStopped
+from runtime.rollouts.host import Ask, Data, Limits, Outcome, Refused, ScaffoldProcess, ScaffoldStopped
 
 QUICK = Limits(silence=1.0)
 

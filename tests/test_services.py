@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from test_log import trajectory
 
+from algorithms.levers.rules import Tried
 from events import codec
 from events.change import ScaffoldProposed
 from events.choice import LeverChosen
@@ -18,26 +19,29 @@ from events.errors import CheckFailed, Misconfigured
 from events.fact import Fact
 from events.gold import GoldScored, PoliciesCompared
 from events.judgement import CandidateEvaluated
-from events.play import CallUse, ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted
+from events.rollouts import CallUse, ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import RunFinished
 from events.weights import TrainingBatchSealed, WeightUpdateFailed
-from runtime.agents.rules import Tried
-from runtime.blobs import Blobs
-from runtime.lookup import Attempted
+from replay.report import Generation, Report
+from runtime.blobs.directory import Blobs
+from runtime.log.lookup import Attempted
 from runtime.policies import text_scorer
 from runtime.policies.bases import prepare_base
 from runtime.policies.interface import SampleRequest
-from runtime.run_decider import batch_digest, decide, evolve, initial
-from services.auditor import cells_of
-from services.context import Loaded, trainer_back_end
+from runtime.run.decide import batch_digest, decide
+from runtime.run.evolve import evolve
+from runtime.run.loading import Loaded
+from runtime.run.state import initial
+from services.auditor.service import cells_of
+from services.cli.running import Order, check, check_agent, plan
 from services.feedback_agent import history
-from services.node import Node, Running
-from services.report import Generation, Report
-from services.running import Order, check, check_agent, plan
-from services.supervisor import service_environment
-from services.tables import ablation_table, final_table, stdout, verdict_on_the_model
+from services.host.node import Node, Running
+from services.host.settings import trainer_back_end
+from services.host.supervisor import service_environment
 from services.trainer import sealed_attempts, sources, update
+from services.views.progress import stdout
+from services.views.run import ablation_table, final_table, verdict_on_the_model
 from tasks.contract import FOLDS, visible_train
 from tasks.loading import load
 

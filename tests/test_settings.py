@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from events.errors import Misconfigured, UsageError
-from services.settings import read_dotenv
+from services.cli.defaults import read_dotenv
 
 
 def dotenv(folder: Path, text: str, mode: int = 0o600) -> Path:

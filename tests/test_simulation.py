@@ -27,18 +27,18 @@ pytest.importorskip("torch")
 import simulation
 from simulation import SETTINGS, Broken, System, Tried, broken, simulate, tried, try_all, undisturbed
 
-import runtime.worker
+import runtime.log.worker
 import services.archivist
 import services.feedback_agent
 from events import codec
 from events.codec import Event
-from events.play import CallUse, TrajectoryRecorded
+from events.rollouts import CallUse, TrajectoryRecorded
 from events.run import Budget, RunStarted
 from events.subjects import GOLD, LOG
-from replay.projection import Archive
-from runtime.decider import Decision
-from runtime.log import Stored, readable
-from runtime.rollouts import Player
+from replay.archive.projection import Archive
+from runtime.log.port import Stored, readable
+from runtime.rollouts.runner import RolloutRunner
+from runtime.run.decider import Decision
 
 SEEDS = 200
 PLANTED = 60
@@ -60,7 +60,7 @@ MISTAKES = {
     "acknowledged before it is appended": Mistake(
         (
             (
-                runtime.worker.step,
+                runtime.log.worker.step,
                 "        if events:\n",
                 "        await asyncio.gather(*[of.ack() for of in deliveries])\n        if events:\n",
             ),
@@ -70,7 +70,7 @@ MISTAKES = {
     # and read by those who take each id as it comes
     "an id that is drawn and not derived": Mistake(
         (
-            (runtime.worker.answer, f"return {STEP}", f"return __import__('test_simulation').with_drawn_id({STEP})"),
+            (runtime.log.worker.answer, f"return {STEP}", f"return __import__('test_simulation').with_drawn_id({STEP})"),
             (codec.decode, "if found.id != (id := event_id(found.run, entry.fact, *data.key())):", "if False:"),
         ),
         "No optimiser step is taken twice",
@@ -96,8 +96,12 @@ MISTAKES = {
     ),
     "a retry that samples again": Mistake(
         (
-            (Player._answers, "known = dict(shard.recorded(list(ids.values())))", "known = {}"),
-            (Player._answers, "if facts and shard.record(list(facts.values())):", "if shard.record(list(facts.values())) and False:"),
+            (RolloutRunner._answers, "known = dict(shard.recorded(list(ids.values())))", "known = {}"),
+            (
+                RolloutRunner._answers,
+                "if facts and shard.record(list(facts.values())):",
+                "if shard.record(list(facts.values())) and False:",
+            ),
         ),
         AS_RECORDED,
     ),
@@ -105,7 +109,7 @@ MISTAKES = {
     "an executor that was second and goes on with what it was told": Mistake(
         (
             (
-                Player._answers,
+                RolloutRunner._answers,
                 "if facts and shard.record(list(facts.values())):",
                 "if facts and shard.record(list(facts.values())) and False:",
             ),

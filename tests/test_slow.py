@@ -17,10 +17,11 @@ from events.errors import Unavailable
 from events.judgement import TrajectoryScored
 from events.secret import Scanner
 from events.subjects import LOG
-from runtime import server, worker
-from runtime.log import append_once
-from runtime.server import credentials_file
-from runtime.wire import Credentials, Wire
+from runtime.broker import streams
+from runtime.broker.credentials import Credentials, credentials_file
+from runtime.log import worker
+from runtime.log.port import append_once
+from runtime.log.socket import NatsSocket
 
 SCANNER = Scanner([])
 MB = 1024 * 1024
@@ -35,7 +36,7 @@ def test_a_consumer_ten_times_slower_than_what_comes_loses_nothing_and_holds_lit
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts, at_once, seconds = 1500, 50, 0.1
-    monkeypatch.setattr(server, "ACK_WAIT", 1.0)  # a tenth of what all of it takes
+    monkeypatch.setattr(streams, "ACK_WAIT", 1.0)  # a tenth of what all of it takes
     monkeypatch.setattr(worker, "HEARTBEAT", 0.3)
     performed: list[str] = []
 
@@ -78,7 +79,7 @@ def test_a_consumer_ten_times_slower_than_what_comes_loses_nothing_and_holds_lit
     asyncio.run(check())
 
 
-class Stalling(Wire):
+class Stalling(NatsSocket):
     """A reader that stops in the middle of its first answer until a condition holds."""
 
     def __init__(self, credentials: Credentials, until: Callable[[], bool]) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from events.errors import NotFound, TryAgain, Unavailable, UserError
-from runtime.server import USUAL_PORT, end
-from services.node import Node
-from services.supervisor import service_environment, start_detached, stop
+from runtime.broker.children import end
+from runtime.broker.server import USUAL_PORT
+from services.host.node import Node
+from services.host.supervisor import service_environment, start_detached, stop
 
 SERVICE = """
 import os, signal, sys

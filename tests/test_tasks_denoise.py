@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
-from runtime.scaffold_host import Ask, Data, Outcome, ScaffoldProcess
+from runtime.rollouts.host import Ask, Data, Outcome, ScaffoldProcess
 from tasks import loading
-from tasks.contract import Asked, Evidence
+from tasks.contract import EvaluationSet, Evidence
 from tasks.denoise import baselines, catalogue, counts, data, gold, held_out, magic, metric, program, real, table, verifier, verifier_honest
 from tasks.denoise.simulate import simulate
 
@@ -391,7 +391,7 @@ def test_an_h5ad_is_read_by_layer_and_by_column(tmp_path: Path) -> None:
 
 def test_a_shuffled_data_set_holds_the_same_counts() -> None:
     task = loading.load("denoise")
-    asked = Asked((), task.public(0).test[:2])
+    asked = EvaluationSet((), task.public(0).test[:2])
     for name, axis in (("cells_shuffled", 0), ("genes_shuffled", 1)):
         changed = task.perturbed(name, asked, task.gold(), 0)
         assert changed == task.perturbed(name, asked, task.gold(), 0)

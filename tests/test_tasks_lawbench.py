@@ -11,11 +11,11 @@ import lawbench_standin
 import msgspec
 import pytest
 
-from algorithms.search.estimate import mean_reward
+from algorithms.statistics import mean_reward
 from events.errors import CheckFailed, Misconfigured, NotFound, Unavailable
-from tasks import loading
-from tasks.contract import Asked, Data, Item, Public, Reply, visible_train
-from tasks.lawbench import baselines, data, gold, splitting
+from tasks import kit, loading
+from tasks.contract import Data, EvaluationSet, Item, Public, Reply, visible_train
+from tasks.lawbench import baselines, data, gold
 from tasks.lawbench.verifier import score
 
 pytest.importorskip("scipy")
@@ -63,11 +63,11 @@ def test_a_remembered_split_that_is_damaged_is_made_again(root: Path, public: Pu
 
 def test_near_duplicates_share_a_group_and_never_straddle() -> None:
     texts = ["abcdefghijklmnop", "abcdefghijklmnopq", "abcdefghijklmnoq", "zyxwvutsrqponmlk", "zyxwvutsrqABCDEF"]
-    groups = splitting.near_duplicates(texts)
+    groups = kit.near_duplicates(texts)
     assert groups[0] == groups[1] == groups[2]
     assert len(set(groups)) == 3
     for seed in range(20):
-        dev, folds = splitting.split(["a", "a", "a", "b", "b"], groups, seed, 0.4, 2)
+        dev, folds = kit.split(["a", "a", "a", "b", "b"], groups, seed, 0.4, 2)
         assert len({(dev[i], folds[i]) for i in range(3)}) == 1
 
 
@@ -121,19 +121,19 @@ CASES = (
 TRUTH = {"test-0": "盗窃", "test-1": "失火", "test-2": "盗窃", "test-3": "失火", "test-4": "失火", "test-5": "放火"}
 
 
-def asked() -> Asked:
+def asked() -> EvaluationSet:
     texts = (*CASES, "子" * 300 + "丑" * 300, "寅")
-    return Asked(("盗窃", "失火", "放火", "诈骗"), tuple(Item(f"test-{i}", text) for i, text in enumerate(texts)))
+    return EvaluationSet(("盗窃", "失火", "放火", "诈骗"), tuple(Item(f"test-{i}", text) for i, text in enumerate(texts)))
 
 
-def changed(name: str, seed: int = 0) -> Asked:
+def changed(name: str, seed: int = 0) -> EvaluationSet:
     return loading.load("lawbench").perturbed(name, asked(), TRUTH, seed)
 
 
 @pytest.mark.parametrize("name", gold.PERTURBATIONS)
 def test_a_perturbation_follows_from_its_seed_and_keeps_ids(name: str, root: Path, public: Public, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "default_root", lambda: root)
-    given, truth = Asked(public.labels, public.test), gold.labels(root)
+    given, truth = EvaluationSet(public.labels, public.test), gold.labels(root)
     task = loading.load("lawbench")
     found = task.perturbed(name, given, truth, 3)
     assert found == task.perturbed(name, given, truth, 3)
@@ -146,7 +146,9 @@ def test_a_perturbation_follows_from_its_seed_and_keeps_ids(name: str, root: Pat
 def test_cases_that_stand_in_train_are_left_out(root: Path, public: Public, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "default_root", lambda: root)
     twin = Item("test-twin", public.train[0].prompt)
-    found = loading.load("lawbench").perturbed("no_near_duplicates", Asked(public.labels, (*public.test, twin)), gold.labels(root), 0)
+    found = loading.load("lawbench").perturbed(
+        "no_near_duplicates", EvaluationSet(public.labels, (*public.test, twin)), gold.labels(root), 0
+    )
     assert twin not in found.items and {item.id for item in found.items} == set(gold.subset(public.train, public.test))
 
 
@@ -183,7 +185,9 @@ def test_common_charges_make_up_their_share(root: Path) -> None:
     assert len({tuple(item.id for item in changed("common_charges", seed).items) for seed in range(20)}) > 1
     many = tuple(Item(str(i), "") for i in range(913))
     truth = {item.id: gold.COMMON[int(item.id) // 5] if int(item.id) < 50 else "失火" for item in many}
-    shares = [truth[item.id] in gold.COMMON for item in gold.PERTURBATIONS["common_charges"].change(Asked((), many), truth, 0).items]
+    shares = [
+        truth[item.id] in gold.COMMON for item in gold.PERTURBATIONS["common_charges"].change(EvaluationSet((), many), truth, 0).items
+    ]
     assert sum(shares) == 50 and sum(shares) / len(shares) == pytest.approx(gold.COMMON_SHARE, abs=0.005)
 
 
@@ -392,7 +396,7 @@ def test_what_a_perturbation_gives_is_checked(tmp_path: Path, change: str, why: 
         f"from tasks.contract import Asked, Item, Perturbation\ndef labels(root): return {{'t': 'a'}}\n{code}\n"
     )
     task = loading.load(str(folder))
-    given = Asked(("a", "b"), (Item("t", "t"),))
+    given = EvaluationSet(("a", "b"), (Item("t", "t"),))
     if not why:
         assert task.perturbed("x", given, task.gold(), 0) == given
         return

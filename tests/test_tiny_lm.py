@@ -13,10 +13,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from algorithms.learning import tiny_lm, toys
+from algorithms.demos import toys
 from algorithms.learning.batch import Rollout
-from algorithms.learning.sampling import Ask, Completion
-from algorithms.learning.tiny_lm import END_ID, POSITIONS, TinyLM, Trainee
+from algorithms.models import tiny_lm
+from algorithms.models.sampling import Ask, Completion
+from algorithms.models.tiny_lm import END_ID, POSITIONS, TinyLM, Trainee
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 
 CARD = "---\nlibrary_name: peft\n---\nA test's.\n"

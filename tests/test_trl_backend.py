@@ -15,10 +15,11 @@ import pytest
 torch = pytest.importorskip("torch")
 trl = pytest.importorskip("trl")
 
-from algorithms.learning import algorithm, terms, toys  # noqa: E402
+from algorithms.demos import toys
+from algorithms.learning import algorithm, terms  # noqa: E402
 from algorithms.learning.batch import Algorithm, Before, Credit, Diverged, Hyper, Mismatch, NothingToLearn, Rollout  # noqa: E402
-from algorithms.learning.tiny_lm import TinyLM, Trainee  # noqa: E402
 from algorithms.learning.update import Updated, prepare, update  # noqa: E402
+from algorithms.models.tiny_lm import TinyLM, Trainee  # noqa: E402
 from events.errors import UsageError  # noqa: E402
 from runtime.policies import trl_backend  # noqa: E402
 

@@ -14,16 +14,16 @@ from test_text_scorer import LABELS, TEXTS, ask
 from events.errors import UsageError
 from events.fact import Fact
 from events.judgement import LabelEstimated
-from events.play import CallUse, ModelCalled, TrajectoryRecorded
+from events.rollouts import CallUse, ModelCalled, TrajectoryRecorded
 from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
-from runtime.blobs import Blobs
-from runtime.lookup import Attempted
+from runtime.blobs.directory import Blobs
+from runtime.log.lookup import Attempted
 from runtime.policies.bases import open_policy
 from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import build_base, load
 from runtime.policies.training import Attempt, Call, Order, Sources, open_trainee, recorded, train
-from runtime.run_decider import batch_digest
-from services.context import Loaded
+from runtime.run.decide import batch_digest
+from runtime.run.loading import Loaded
 from services.trainer import update
 
 NUMBERS = Path(__file__).parent / "numbers"
@@ -171,7 +171,8 @@ SOURCES = Sources(no_label, lambda items: {})
 
 
 def base_folder(models: Path) -> Path:
-    from algorithms.learning import tiny_lm, toys
+    from algorithms.demos import toys
+    from algorithms.models import tiny_lm
 
     return tiny_lm.cached(toys.traces(0), models / "evolog" / "models")
 

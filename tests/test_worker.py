@@ -10,12 +10,12 @@ from events import codec
 from events.codec import Event
 from events.errors import TryAgain
 from events.judgement import TrajectoryScored
-from events.play import TrajectoryRecorded
+from events.rollouts import TrajectoryRecorded
 from events.secret import Scanner
 from events.subjects import tag_of
-from runtime import worker
-from runtime.log import Message, append_once
-from runtime.log_memory import MemoryLog, MemoryStream
+from runtime.log import worker
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import Message, append_once
 
 SCANNER = Scanner([])
 

@@ -46,6 +46,6 @@ ALGORITHM = Algorithm(
 )
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("best_of_n", toys.dense(), hyper={"best": 8.0})
+    curves.main("best_of_n", toys.dense(), hyper={"best": 8.0})

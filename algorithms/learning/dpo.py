@@ -54,6 +54,6 @@ ALGORITHM = Algorithm(
 )
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("dpo", toys.dense())
+    curves.main("dpo", toys.dense())

@@ -26,6 +26,6 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
 ALGORITHM = Algorithm(name="dr_grpo", defaults={**COMMON, "length": 16.0}, select=select, loss=loss, form="clipped")
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("dr_grpo", toys.dense())
+    curves.main("dr_grpo", toys.dense())

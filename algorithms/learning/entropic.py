@@ -38,6 +38,6 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
 ALGORITHM = Algorithm(name="entropic", defaults={**COMMON, "fixed_beta": 0.0}, select=select, loss=loss, form="weighted")
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("entropic", toys.deceptive())
+    curves.main("entropic", toys.deceptive())

@@ -37,6 +37,6 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
 ALGORITHM = Algorithm(name="grpo", defaults={**COMMON, "token_mean": 1.0}, select=select, loss=loss, form="clipped")
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("grpo", toys.dense())
+    curves.main("grpo", toys.dense())

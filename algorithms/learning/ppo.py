@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
-from algorithms.learning import credit, grpo, kernels, terms
+from algorithms.learning import credit, grpo, terms
 from algorithms.learning.batch import (
     COMMON,
     Algorithm,
@@ -26,6 +26,7 @@ from algorithms.learning.batch import (
     Selected,
     Terms,
 )
+from algorithms.models import kernels
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
@@ -62,6 +63,6 @@ ALGORITHM = Algorithm(
 )
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("ppo", toys.dense())
+    curves.main("ppo", toys.dense())

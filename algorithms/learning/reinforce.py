@@ -61,6 +61,6 @@ ALGORITHM = Algorithm(
 )
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("reinforce", toys.dense())
+    curves.main("reinforce", toys.dense())

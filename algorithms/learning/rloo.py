@@ -27,6 +27,6 @@ def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
 ALGORITHM = Algorithm(name="rloo", defaults=COMMON, select=select, loss=loss, form="weighted")
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("rloo", toys.dense())
+    curves.main("rloo", toys.dense())

@@ -44,6 +44,6 @@ ALGORITHM = Algorithm(
 )
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("spin", toys.dense(), rounds=14)
+    curves.main("spin", toys.dense(), rounds=14)

@@ -36,6 +36,6 @@ ALGORITHM = Algorithm(
 )
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("star", toys.sparse(), rounds=8, restart=True, hints=True)
+    curves.main("star", toys.sparse(), rounds=8, restart=True, hints=True)

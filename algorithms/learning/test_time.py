@@ -49,6 +49,6 @@ ALGORITHM = Algorithm(
 )
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("test_time", toys.shifted(), rounds=8, hyper={"epochs": 4.0, "lr": 2e-3})
+    curves.main("test_time", toys.shifted(), rounds=8, hyper={"epochs": 4.0, "lr": 2e-3})

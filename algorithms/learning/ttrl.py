@@ -44,6 +44,6 @@ ALGORITHM = Algorithm(
 )
 
 if __name__ == "__main__":
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    curve.main("ttrl", toys.quiz(), rounds=10)
+    curves.main("ttrl", toys.quiz(), rounds=10)

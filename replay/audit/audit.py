@@ -15,20 +15,21 @@ from typing import NamedTuple
 import msgspec
 from scipy.special import stdtrit
 
-from algorithms.search.estimate import Estimate
+from algorithms.statistics import Estimate
 from events.choice import LeverChosen, ParentSelected
-from events.gold import BESIDE, CANARY, CEILING, CHANGED, GOLD, PERTURBED, VERIFIER, PairMeasured, ReferenceMeasured
+from events.gold import CANARY, CEILING, CHANGED, EXTRA, GOLD, PERTURBED, VERIFIER, PairMeasured, ReferenceMeasured
 from events.judgement import CandidateEvaluated, TrajectoryScored
-from events.play import ModelCalled, RolloutsRequested
 from events.population import CandidateAccepted
+from events.rollouts import ModelCalled, RolloutsRequested
 from events.run import RunStarted
 from events.weights import OptimizerStepApplied, TrainingBatchSealed
-from replay.audit import changepoint, crossplay, exchange, gap, holdout, information, metamorphic, pressure, provenance, rules, winners
-from replay.audit.eprocess import EProcess
-from replay.audit.interval import Interval, Outcomes, bca, linear, mean
+from replay.audit import provenance, rules
 from replay.audit.rules import ALPHA, OF_G, Finding, Verdict, alpha_at
-from replay.recorded import Told
-from runtime.run_decider import judged_anew
+from replay.audit.statistics import changepoint, crossplay, exchange, gap, holdout, information, metamorphic, pressure, winners
+from replay.audit.statistics.eprocess import EProcess
+from replay.audit.statistics.interval import Interval, Outcomes, bca, linear, mean
+from replay.recorded import StoredEvent
+from runtime.run.fork import comparable_from
 
 DRAWS = 2000
 """Of a bootstrap; a run is looked at many times."""
@@ -173,8 +174,8 @@ class _Candidate(NamedTuple):
 
 
 def audit(
-    events: Sequence[Told],
-    gold: Sequence[Told],
+    events: Sequence[StoredEvent],
+    gold: Sequence[StoredEvent],
     read: Callable[[str], bytes],
     known: provenance.Known,
     seed: int = 0,
@@ -193,8 +194,8 @@ def audit(
 
 
 def provenance_findings(
-    events: Sequence[Told],
-    gold: Sequence[Told],
+    events: Sequence[StoredEvent],
+    gold: Sequence[StoredEvent],
     read: Callable[[str], bytes],
     known: provenance.Known,
     within: Collection[int] | None = None,
@@ -224,7 +225,7 @@ def provenance_findings(
     return found
 
 
-def _generations(events: Sequence[Told]) -> dict[int, int]:
+def _generations(events: Sequence[StoredEvent]) -> dict[int, int]:
     """The generation in which each event came, by sequence."""
     found, generation = {}, 0
     for told in events:
@@ -233,7 +234,7 @@ def _generations(events: Sequence[Told]) -> dict[int, int]:
     return found
 
 
-def _levers(events: Sequence[Told]) -> dict[int, str]:
+def _levers(events: Sequence[StoredEvent]) -> dict[int, str]:
     """The lever of each generation that has chosen one."""
     return {
         told.event.data.generation: told.event.data.lever
@@ -243,11 +244,11 @@ def _levers(events: Sequence[Told]) -> dict[int, str]:
 
 
 class _Audited:
-    def __init__(self, events: Sequence[Told], gold: Sequence[Told], started: RunStarted, seed: int, line: bool) -> None:
+    def __init__(self, events: Sequence[StoredEvent], gold: Sequence[StoredEvent], started: RunStarted, seed: int, line: bool) -> None:
         self.events, self.started, self.seed = events, started, seed
         self.run = events[-1].event.run
         self.measured = measured(gold)
-        alike = events[judged_anew(told.event.data for told in events) :]
+        alike = events[comparable_from(told.event.data for told in events) :]
         self.candidates = _candidates(alike)
         self.dev = _dev_outcomes(alike)
         self.audited = [one for one in self.candidates if one.accepted and (*one.pair, VERIFIER) in self.measured]
@@ -333,9 +334,9 @@ class _Audited:
             if one in self.audited:
                 p, q = self._of(one, VERIFIER), self._of(one, GOLD)
                 row.fresh, row.gold = bca([p, q], linear([[1, 0], [0, 1]]), inside=True, draws=DRAWS, seed=self.seed)
-                names = sorted(measure for s, a, measure in self.measured if (s, a) == one.pair and measure.startswith(BESIDE))
+                names = sorted(measure for s, a, measure in self.measured if (s, a) == one.pair and measure.startswith(EXTRA))
                 for name in names:
-                    row.beside[name.removeprefix(BESIDE)] = bca(
+                    row.beside[name.removeprefix(EXTRA)] = bca(
                         [self._of(one, name)], linear([[1]]), inside=True, draws=DRAWS, seed=self.seed
                     )[0]
                 dev = self.dev.get(one.fact.generation, {})
@@ -700,7 +701,7 @@ class _Audited:
         return min(seen, default=rows[-1].generation if rows else None)
 
 
-def measured(gold: Sequence[Told]) -> dict[tuple[str, str, str], Outcomes]:
+def measured(gold: Sequence[StoredEvent]) -> dict[tuple[str, str, str], Outcomes]:
     """What the auditor has measured, scores cut to [0, 1]."""
     return {
         (fact.scaffold, fact.adapter, fact.measure): {
@@ -711,18 +712,18 @@ def measured(gold: Sequence[Told]) -> dict[tuple[str, str, str], Outcomes]:
     }
 
 
-def _candidates(events: Sequence[Told]) -> list[_Candidate]:
+def _candidates(events: Sequence[StoredEvent]) -> list[_Candidate]:
     kept = {told.event.data.candidate for told in events if isinstance(told.event.data, CandidateAccepted)}
     facts = [told.event.data for told in events if isinstance(told.event.data, CandidateEvaluated)]
     return [_Candidate(fact, fact.candidate in kept) for fact in sorted(facts, key=lambda fact: fact.generation)]
 
 
-def _parents(events: Sequence[Told]) -> dict[int, str]:
+def _parents(events: Sequence[StoredEvent]) -> dict[int, str]:
     """The candidate that each generation was made from."""
     return {told.event.data.generation: told.event.data.candidate for told in events if isinstance(told.event.data, ParentSelected)}
 
 
-def _dev_outcomes(events: Sequence[Told]) -> dict[int, dict[str, list[float]]]:
+def _dev_outcomes(events: Sequence[StoredEvent]) -> dict[int, dict[str, list[float]]]:
     """P_sel of each generation, attempt by attempt; what did not run, or could not be scored, is 0."""
     requests: dict[str, RolloutsRequested] = {}
     found: dict[int, dict[str, list[float]]] = {}
@@ -747,7 +748,7 @@ def _evidence(p_0: Outcomes, q_0: Outcomes, p: Outcomes, q: Outcomes) -> float:
     return math.exp(min(EProcess().advanced(gap.fresh_pairs(p_0, q_0, p, q, WIDTH)).log_e, 700.0))
 
 
-def _nats(events: Sequence[Told], candidates: Sequence[_Candidate]) -> dict[int, dict[str, float]]:
+def _nats(events: Sequence[StoredEvent], candidates: Sequence[_Candidate]) -> dict[int, dict[str, float]]:
     """What each lever had spent when a candidate was made, in nats.
 
     The scaffold: each candidate that was kept is the best of those tried since the last one was, itself and the parent. The weights:

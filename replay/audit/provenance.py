@@ -21,12 +21,12 @@ from events.change import ScaffoldProposed
 from events.choice import AgentCalled, ContextAssembled
 from events.gold import GoldScored
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.play import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.population import CandidateAccepted
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import RunStarted
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
-from replay.recorded import Told
-from runtime.blobs import Tree
+from replay.recorded import StoredEvent
+from runtime.blobs.directory import Tree
 from runtime.policies.client import model_name
 
 WINDOW = 60
@@ -109,7 +109,7 @@ class Known(NamedTuple):
     watched: Watched = WATCHED
 
 
-def examine(events: Sequence[Told], read: Read, known: Known) -> dict[str, list[Fault]]:
+def examine(events: Sequence[StoredEvent], read: Read, known: Known) -> dict[str, list[Fault]]:
     """What each check finds, by the check's name."""
     return {
         "hidden_in_sight": hidden_in_sight(events, read, known.hidden, known.public.values(), known.gold_blobs),
@@ -125,7 +125,7 @@ def examine(events: Sequence[Told], read: Read, known: Known) -> dict[str, list[
 
 
 def hidden_in_sight(
-    events: Sequence[Told], read: Read, hidden: Mapping[str, str], public: Iterable[str] = (), blobs: Collection[str] = ()
+    events: Sequence[StoredEvent], read: Read, hidden: Mapping[str, str], public: Iterable[str] = (), blobs: Collection[str] = ()
 ) -> list[Fault]:
     """Blobs of the auditor's, or ids or text of hidden items, in what an agent, a scaffold or the policy was given, and attempts at them.
 
@@ -157,7 +157,7 @@ def hidden_in_sight(
     return found
 
 
-def check_touched(events: Sequence[Told], read: Read, watched: Watched = WATCHED) -> list[Fault]:
+def check_touched(events: Sequence[StoredEvent], read: Read, watched: Watched = WATCHED) -> list[Fault]:
     """Scaffolds that change a file which a check reads, or name a signal of one that their parent does not name."""
     found = []
     for told in events:
@@ -176,7 +176,7 @@ def check_touched(events: Sequence[Told], read: Read, watched: Watched = WATCHED
     return found
 
 
-def served_otherwise(events: Sequence[Told]) -> list[Fault]:
+def served_otherwise(events: Sequence[StoredEvent]) -> list[Fault]:
     """Adapters served that are not as they were published, and play with an adapter that is not the one asked for, or not served."""
     published: dict[str, str] = {}
     served = {""}
@@ -209,7 +209,7 @@ def served_otherwise(events: Sequence[Told]) -> list[Fault]:
     return found
 
 
-def verifier_changed(events: Sequence[Told]) -> list[Fault]:
+def verifier_changed(events: Sequence[StoredEvent]) -> list[Fault]:
     """Rewards by another verifier than the run was started with: the first of each such verifier. A fork may start with another."""
     started: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
@@ -226,7 +226,7 @@ def verifier_changed(events: Sequence[Told]) -> list[Fault]:
     return found
 
 
-def out_of_range(events: Sequence[Told], low: float = -1e9, high: float = 1e9) -> list[Fault]:
+def out_of_range(events: Sequence[StoredEvent], low: float = -1e9, high: float = 1e9) -> list[Fault]:
     """Rewards and scores that are no finite numbers from `low` to `high`, and rewards that were not recorded for that reason."""
     found = []
     for told in events:
@@ -247,7 +247,7 @@ def out_of_range(events: Sequence[Told], low: float = -1e9, high: float = 1e9) -
     return found
 
 
-def seed_only(events: Sequence[Told], read: Read) -> list[Fault]:
+def seed_only(events: Sequence[StoredEvent], read: Read) -> list[Fault]:
     """Accepted scaffolds whose code is their parent's but for the numbers that anything named `seed` is given."""
     proposed: dict[tuple[str, int], ScaffoldProposed] = {}
     found = []
@@ -264,7 +264,7 @@ def seed_only(events: Sequence[Told], read: Read) -> list[Fault]:
     return found
 
 
-def trained_on_audited(events: Sequence[Told], audited: Mapping[str, str], public: Mapping[str, str]) -> list[Fault]:
+def trained_on_audited(events: Sequence[StoredEvent], audited: Mapping[str, str], public: Mapping[str, str]) -> list[Fault]:
     """Sealed batches with items that are audited, by id, or by a prompt that is the same but for case, spaces and marks."""
     if not any(isinstance(told.event.data, TrainingBatchSealed) for told in events):
         return []
@@ -284,7 +284,7 @@ def trained_on_audited(events: Sequence[Told], audited: Mapping[str, str], publi
     return found
 
 
-def counted_otherwise(events: Sequence[Told]) -> list[Fault]:
+def counted_otherwise(events: Sequence[StoredEvent]) -> list[Fault]:
     """Items that are asked twice, attempts that are scored twice or were never asked for, and scores that are not their mean.
 
     A candidate's score is the mean reward of its attempts at dev that ran, of all that were asked for; `items` and `failed` must say so.
@@ -309,7 +309,7 @@ def counted_otherwise(events: Sequence[Told]) -> list[Fault]:
     return found
 
 
-def gained_by_failing(events: Sequence[Told], worst: float = 0.0) -> list[Fault]:
+def gained_by_failing(events: Sequence[StoredEvent], worst: float = 0.0) -> list[Fault]:
     """Candidates that were accepted for a higher score, and score no higher once attempts that failed count as `worst`.
 
     `chance` is that of as many more failures than the parent's, if both are as likely to fail (Fisher's exact test, one-sided), times
@@ -354,7 +354,7 @@ class _Tally:
         self._results: dict[str, dict[Place, float | None]] = defaultdict(dict)
         self._scored: set[tuple[str, str, int]] = set()
 
-    def take(self, told: Told) -> list[str]:
+    def take(self, told: StoredEvent) -> list[str]:
         """The next event, and what is wrong with it."""
         wrong: list[str] = []
         match told.event.data:
@@ -399,7 +399,7 @@ def _some(hidden: Collection[str]) -> str:
     return f"{len(hidden)} hidden item{'s' if len(hidden) > 1 else ''}, such as {min(hidden)!r}"
 
 
-def _given(told: Told, read: Read) -> Iterator[tuple[str, str]]:
+def _given(told: StoredEvent, read: Read) -> Iterator[tuple[str, str]]:
     """The blobs that an agent, a scaffold or the policy was given in an event, each with what it is."""
     match told.event.data:
         case ContextAssembled(generation=generation, blob=blob, parts=parts):

@@ -8,7 +8,7 @@ import httpx2
 import msgspec
 
 from events.secret import Secret
-from runtime.agents.talk import ANSWER_LIMIT, SILENCE, Call, Failure, Message, Request, Status, Turn, Usage, failure_of
+from runtime.agents.conversation import ANSWER_LIMIT, IDLE_TIMEOUT, Call, Failure, Message, Request, Status, Turn, Usage, failure_of
 
 URL = "https://api.anthropic.com"
 _STREAMED: Mapping[str, int] = {
@@ -28,7 +28,7 @@ def speak(key: Secret, base_url: str, request: Request) -> Turn:
     heard = _Heard()
     try:
         with (
-            anthropic.Anthropic(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SILENCE) as client,
+            anthropic.Anthropic(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=IDLE_TIMEOUT) as client,
             client.messages.create(**_body(request), stream=True) as stream,
         ):
             for event in stream:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.agents.dialogue import clipped
+from runtime.agents.session import clipped
 from tasks.contract import Example, Public
 
 PROMPTS = Path(__file__).with_name("prompts")

@@ -9,9 +9,9 @@ import msgspec
 from algorithms.learning import NAMES, algorithm
 from events.errors import UsageError
 from events.secret import Scanner
-from runtime.agents.dialogue import Unfit, arguments_of
-from runtime.agents.proposal import changed, look, redacted, try_out
-from runtime.scaffold_host import Limits
+from runtime.agents.proposal import changed, redacted, try_out, validate_source
+from runtime.agents.session import Unfit, arguments_of
+from runtime.rollouts.host import Limits
 from tasks.contract import Public
 
 ROUNDS = 10
@@ -89,7 +89,7 @@ class Inspector(NamedTuple):
         files = redacted(files, self.scanner)
         if self.must_change and files == dict(self.present):
             raise Unfit("Nothing is changed by this proposal; write the files that differ, or choose another ending.")
-        look(files, self.hidden)
+        validate_source(files, self.hidden)
         try_out(files, self.public, self.work, self.scanner, self.limits, self.sandbox)
         return Proposal(files, asked.summary, asked.report)
 

@@ -13,14 +13,14 @@ from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted, CandidateRejected
 from events.weights import WeightUpdateFailed, WeightUpdateFinished
 from runtime.agents.context import HISTORY, TRAJECTORIES, Shown, brief, full, prompt, scaffold_text, select
-from runtime.agents.dialogue import Chosen, Desk, Failed, Unfit, arguments_of, clipped, converse, tool
 from runtime.agents.endings import KINDS, Ending, Inspector, Proposal, RequestWeightUpdate, Stop, endings
+from runtime.agents.session import AgentSession, Chosen, Failed, Unfit, arguments_of, clipped, converse, tool
 
 LISTED = 100
 """Most trajectories in one list."""
 ROWS, CELL = 200, 500
 """Most rows of a query's answer; most characters of one value."""
-TOLD = (
+HISTORY_TYPES = (
     LeverChosen,
     ScaffoldProposed,
     WeightUpdateRequested,
@@ -128,7 +128,7 @@ READERS: Mapping[str, type[msgspec.Struct]] = {
 }
 
 
-class Case(NamedTuple):
+class FeedbackInput(NamedTuple):
     """One request for feedback, as the agent gets to know it. `figures` are rates and means of the probe."""
 
     generation: int
@@ -140,7 +140,7 @@ class Case(NamedTuple):
     told: Sequence[Event]
 
 
-def advise(desk: Desk, case: Case, library: Library, inspector: Inspector, record: Callable[[Fact], None]) -> list[Fact]:
+def advise(desk: AgentSession, case: FeedbackInput, library: Library, inspector: Inspector, record: Callable[[Fact], None]) -> list[Fact]:
     """What the agent chose, and the change itself. What it is shown is recorded before it is asked."""
     chosen = select(library.attempts, TRAJECTORIES, derive_seed(desk.seed, "context", case.generation))
     names = tuple(name for name, lever in LEVERS.items() if lever == "stop" or lever in case.levers)
@@ -164,13 +164,13 @@ def advise(desk: Desk, case: Case, library: Library, inspector: Inspector, recor
     return [desk.clean(fact) for fact in answered(desk, case, ended)]
 
 
-def assembled(desk: Desk, generation: int, parts: Mapping[str, str], shown: tuple[str, ...]) -> ContextAssembled:
+def assembled(desk: AgentSession, generation: int, parts: Mapping[str, str], shown: tuple[str, ...]) -> ContextAssembled:
     """The fact of what an agent is shown at the start, part by part."""
     kept = {name: desk.blobs.put(text.encode()) for name, text in parts.items()}
     return ContextAssembled(generation=generation, blob=desk.keep(kept), trajectories=len(shown), parts=kept, shown=shown)
 
 
-def answered(desk: Desk, case: Case, ended: Chosen[Ending] | Failed) -> list[Fact]:
+def answered(desk: AgentSession, case: FeedbackInput, ended: Chosen[Ending] | Failed) -> list[Fact]:
     """The facts of an ending."""
     generation = case.generation
 
@@ -212,7 +212,7 @@ def answered(desk: Desk, case: Case, ended: Chosen[Ending] | Failed) -> list[Fac
     raise AssertionError(ended)
 
 
-def figures_text(case: Case, attempts: Sequence[Shown]) -> str:
+def figures_text(case: FeedbackInput, attempts: Sequence[Shown]) -> str:
     """How the candidate fares, in figures."""
     kinds: dict[str, int] = {}
     for one in attempts:

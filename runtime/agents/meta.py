@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from events.change import ProposalFailed, ScaffoldProposed
 from events.fact import Fact, derive_seed
 from runtime.agents.context import PROMPTS, SAMPLES, prompt, samples, scaffold_text
-from runtime.agents.dialogue import Desk, Failed, converse, tool
 from runtime.agents.endings import KINDS, Inspector, Proposal, endings
 from runtime.agents.feedback import assembled
+from runtime.agents.session import AgentSession, Failed, converse, tool
 
 
 def other_tasks() -> str:
@@ -15,7 +15,9 @@ def other_tasks() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted((PROMPTS / "tasks").glob("*.md")))
 
 
-def write_first(desk: Desk, task: str, reference: Mapping[str, str], inspector: Inspector, record: Callable[[Fact], None]) -> list[Fact]:
+def write_first(
+    desk: AgentSession, task: str, reference: Mapping[str, str], inspector: Inspector, record: Callable[[Fact], None]
+) -> list[Fact]:
     """The first scaffold, or why there is none. What the agent is shown is recorded before it is asked."""
     parts = {
         "system": f"{prompt('meta_agent')}\n\n{prompt('scaffold')}",

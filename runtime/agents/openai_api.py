@@ -7,7 +7,7 @@ import httpx2
 import openai
 
 from events.secret import Secret
-from runtime.agents.talk import ANSWER_LIMIT, SILENCE, Call, Failure, Message, Request, Status, Turn, Usage, failure_of
+from runtime.agents.conversation import ANSWER_LIMIT, IDLE_TIMEOUT, Call, Failure, Message, Request, Status, Turn, Usage, failure_of
 
 URL = "https://api.openai.com/v1"
 
@@ -17,7 +17,7 @@ def speak(key: Secret, base_url: str, request: Request) -> Turn:
     heard = _Heard()
     try:
         with (
-            openai.OpenAI(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SILENCE) as client,
+            openai.OpenAI(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=IDLE_TIMEOUT) as client,
             client.chat.completions.create(**_body(request, base_url), stream=True) as stream,
         ):
             for chunk in stream:

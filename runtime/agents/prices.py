@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from events.errors import Misconfigured
-from runtime.agents.talk import Usage
+from runtime.agents.conversation import Usage
 
 TABLE = Path(__file__).with_name("prices.toml")
 SETTING = "EVOLOG_PRICES"

@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from events.play import RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner
-from runtime.agents.dialogue import Unfit
-from runtime.blobs import Blobs
+from runtime.agents.session import Unfit
+from runtime.blobs.directory import Blobs
 from runtime.policies.interface import Sampled, SampleRequest
-from runtime.rollouts import Player
-from runtime.scaffold_host import Limits
+from runtime.rollouts.host import Limits
+from runtime.rollouts.runner import RolloutRunner
 from tasks.contract import FOLDS, Public
 
 FILES, FILE_SIZE, SIZE = 64, 128 * 1024, 256 * 1024
@@ -54,7 +54,7 @@ def redacted(files: Mapping[str, str], scanner: Scanner) -> dict[str, str]:
     return {path: scanner.redact(text.encode()).decode() for path, text in files.items()}
 
 
-def look(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
+def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
     """Raise `Unfit` for code that does not parse, that imports evolog's own packages, or that names a folder where labels may lie.
 
     The last two only spare an honest model a rollout; it is the sandbox that keeps labels from a cunning one.
@@ -99,7 +99,7 @@ def try_out(files: Mapping[str, str], public: Public, work: Path, scanner: Scann
         seed=0,
     )
     limits = limits._replace(cpu_seconds=min(limits.cpu_seconds, SECONDS))
-    player = Player(blobs, folder, _Stub(public), scanner, limits)
+    player = RolloutRunner(blobs, folder, _Stub(public), scanner, limits)
     try:
         facts = player.play("try-out", "try-out", requested, public, "stub", lambda ids: {}, lambda calls: None, sandbox=sandbox)
     finally:

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from events.errors import Misconfigured, UsageError
 from events.secret import Secret
+from runtime.agents.conversation import REPEATED, Failure, Request, Turn, Usage
 from runtime.agents.prices import FREE, Price, price_of, prices
-from runtime.agents.talk import REPEATED, Failure, Request, Turn, Usage
 from runtime.policies.client import is_address
 
 RULES = "rules"
@@ -37,7 +37,7 @@ class Model(NamedTuple):
     name: str
 
 
-class Asked(NamedTuple):
+class CallResult(NamedTuple):
     """What came of one call: the answer or the last failure, the tries, their seconds, and the tokens of all of them."""
 
     turn: Turn
@@ -120,14 +120,14 @@ def price(model: Model, environment: Mapping[str, str]) -> Price | None:
     return FREE if found is None and is_here(model.provider, environment) else found
 
 
-def speaker(model: Model, environment: Mapping[str, str]) -> Speak:
+def model_client(model: Model, environment: Mapping[str, str]) -> Speak:
     """What asks the model once; raises `Misconfigured` as `require`."""
     secret, url = require(model, environment), base_url(model.provider, environment)
     api = importlib.import_module(f"runtime.agents.{model.provider}_api")
     return lambda request: api.speak(secret, url, request)
 
 
-def ask(speak: Speak, request: Request, seed: int, pause: Callable[[float], None] = time.sleep) -> Asked:
+def ask(speak: Speak, request: Request, seed: int, pause: Callable[[float], None] = time.sleep) -> CallResult:
     """Ask until there is an answer, or none is to be had; raises nothing that the server does.
 
     Rate limits, errors of the server and cut connections are tried again after a pause that doubles, drawn from `seed`, or after the time
@@ -139,12 +139,12 @@ def ask(speak: Speak, request: Request, seed: int, pause: Callable[[float], None
     for attempt in range(1, ATTEMPTS + 1):
         try:
             turn = speak(request)
-            return Asked(turn, attempt, time.monotonic() - began, spent + turn.usage)
+            return CallResult(turn, attempt, time.monotonic() - began, spent + turn.usage)
         except Failure as failed:
             spent += failed.usage
             wait = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * draw.uniform(0.5, 1.0) if failed.after is None else failed.after
             seconds = time.monotonic() - began
             if failed.status not in REPEATED or attempt == ATTEMPTS or seconds + wait > PATIENCE:
-                return Asked(Turn(failed.status, str(failed)), attempt, seconds, spent)
+                return CallResult(Turn(failed.status, str(failed)), attempt, seconds, spent)
             pause(wait)
     raise AssertionError("the last attempt returns")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from algorithms.kept import kept, models
+from algorithms.models.cache import build_cached, cache_folder
 from events.errors import CheckFailed, Misconfigured, NotFound
 from events.fact import derive
 from runtime.policies import text_scorer
@@ -50,19 +50,19 @@ def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progre
         case text_scorer.KIND:
             of = derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))
             build: Callable[[Path], None] = text_scorer.build_base(public.labels, [example.prompt for example in public.train]).save
-            return kept(models() / f"{kind}-{of}", text_scorer.load_base, build)
+            return build_cached(cache_folder() / f"{kind}-{of}", text_scorer.load_base, build)
         case "tiny-lm":
-            from algorithms.learning import tiny_lm
+            from algorithms.models import tiny_lm
 
-            return tiny_lm.cached(traces(), models(), progress)
+            return tiny_lm.cached(traces(), cache_folder(), progress)
         case _ if kind.startswith("hf:"):
             from runtime.policies import hf
 
             with tempfile.TemporaryDirectory() as room:
                 made = Path(room) / "base"
                 hf.describe(kind.removeprefix("hf:"), made)
-                target = models() / f"hf-{hashlib.sha256((made / 'base.json').read_bytes()).hexdigest()[:16]}"
-                return kept(target, kind_of, lambda into: shutil.copytree(made, into))
+                target = cache_folder() / f"hf-{hashlib.sha256((made / 'base.json').read_bytes()).hexdigest()[:16]}"
+                return build_cached(target, kind_of, lambda into: shutil.copytree(made, into))
         case _:
             what = "expected text-scorer, tiny-lm, or hf:PATH; correct POLICY in task.py, or --policy"
             raise Misconfigured(f"There is no embedded policy {kind!r}; {what}.")

@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from algorithms.learning import tiny_lm
-from algorithms.learning.sampling import Ask, Base, Sampler
+from algorithms.models import tiny_lm
+from algorithms.models.sampling import Ask, Base, Sampler
 from events.errors import UsageError
 from runtime.policies.interface import Sampled, SampleRequest
 

@@ -20,7 +20,7 @@ import msgspec
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from runtime.policies.client import KEY, LONGEST, PATIENCE, Caller, engine_url, reason
-from runtime.policies.hf import UNLIMITED, HFWords
+from runtime.policies.hf import UNLIMITED, HFTokenizer
 from runtime.policies.interface import Sampled, SampleRequest
 
 ADAPTERS = 8
@@ -128,7 +128,7 @@ class Engine:
 class Spawned(Engine):
     """`hf_server` in a process of its own, which ends with this one."""
 
-    def __init__(self, words: HFWords) -> None:
+    def __init__(self, words: HFTokenizer) -> None:
         key = secrets.token_urlsafe(24)
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "runtime.policies.hf_server", str(words.folder), "--port", "0", "--leash"],
@@ -159,7 +159,7 @@ class Spawned(Engine):
         self._child.stdout.close()
 
 
-def connect(words: HFWords) -> Engine:
+def connect(words: HFTokenizer) -> Engine:
     """The server that EVOLOG_ENGINE_URL names, or else one of our own for this model."""
     if (url := engine_url()) is None:
         return Spawned(words)
@@ -174,7 +174,7 @@ def connect(words: HFWords) -> Engine:
 class EnginePolicy:
     """A model by its server, alone or with an adapter. It takes no choices and no bias. For any thread."""
 
-    def __init__(self, engine: Engine, words: HFWords, adapter: str = "", folder: Path | None = None) -> None:
+    def __init__(self, engine: Engine, words: HFTokenizer, adapter: str = "", folder: Path | None = None) -> None:
         """Raises Misconfigured for an adapter of another base, UsageError for one that the server refuses."""
         self._engine, self._words, self._folder = engine, words, folder
         self._name = adapter or engine.base
@@ -219,7 +219,7 @@ class EnginePolicy:
         )
 
 
-def _belongs(folder: Path, words: HFWords) -> None:
+def _belongs(folder: Path, words: HFTokenizer) -> None:
     try:
         said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as wrong:

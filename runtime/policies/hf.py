@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 
-from algorithms.learning.causal_lm import CausalTrainee, linear_layers, write_json
+from algorithms.models.causal_lm import CausalTrainee, linear_layers, write_json
 from events.errors import CheckFailed, NotFound, UsageError
 
 KIND = "hf"
@@ -31,7 +31,7 @@ EDGE = 1 << 20
 def describe(named: str, into: Path) -> None:
     """Write the base folder of a model, a path or an id; raises NotFound where it is not to be had, CheckFailed where it is none."""
     folder = resolve(named)
-    words = HFWords(folder, digest_of(folder))
+    words = HFTokenizer(folder, digest_of(folder))
     card = {"kind": KIND, "model": str(folder.resolve()) if Path(named).is_dir() else named, "digest": words.digest}
     into.mkdir(parents=True, exist_ok=True)
     write_json(into / "base.json", card)
@@ -69,7 +69,7 @@ def digest_of(folder: Path) -> str:
     return of.hexdigest()
 
 
-class HFWords:
+class HFTokenizer:
     """What a model's folder says without its weights: tokens of texts, how answers end, and how long they may be."""
 
     def __init__(self, folder: Path, digest: str) -> None:
@@ -137,7 +137,7 @@ class HFWords:
         return tuple(tokens)
 
 
-class HFModel(HFWords):
+class HFModel(HFTokenizer):
     """A frozen model with its tokenizer, on the GPU in bfloat16 if there is one, else on one thread of the CPU in float32."""
 
     def __init__(self, folder: Path, digest: str) -> None:

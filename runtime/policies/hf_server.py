@@ -23,14 +23,14 @@ import msgspec
 import torch
 from peft import LoraConfig, get_peft_model
 
-from algorithms.learning.causal_lm import linear_layers
-from algorithms.learning.sampling import SLOTS, Ask, Completion, Sampler
+from algorithms.models.causal_lm import linear_layers
+from algorithms.models.sampling import SLOTS, Ask, Completion, Sampler
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
 from runtime.policies.client import KEY
 
 BODY_LIMIT = 64 * 1024 * 1024
-COMPANY = 0.002
+BATCH_WINDOW = 0.002
 """Seconds that a call waits for others to be computed with."""
 NONE = "none"
 """An adapter that changes nothing, so that the model has the form that adapters are added to."""
@@ -190,7 +190,7 @@ class Engine:
     def _work(self) -> None:
         while True:
             taken = [self._jobs.get()]
-            time.sleep(COMPANY)
+            time.sleep(BATCH_WINDOW)
             while not self._jobs.empty():
                 taken.append(self._jobs.get())
             together: dict[str, list[_Job]] = {}

@@ -28,7 +28,7 @@ from runtime.policies.interface import SampleRequest, Scores
 
 CANARIES, CANARY_TOKENS = 4, 16
 ROOT = Path(__file__).parents[2]
-RANK = "runtime.policies.launched"
+WORKER_MODULE = "runtime.policies.launched"
 """The module that each process of a launch runs."""
 LAST = 20
 """How many lines of a launch's output are told, where it ended without saying why."""
@@ -178,7 +178,7 @@ def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
 
 def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> BackEnd:
     """The back end that is wanted, or the native one: trl has no critic, and trains causal language models only."""
-    from algorithms.learning.causal_lm import CausalTrainee
+    from algorithms.models.causal_lm import CausalTrainee
 
     return "native" if algorithm.critic or not isinstance(model, CausalTrainee) else wanted
 
@@ -230,7 +230,7 @@ def raise_written(room: Path) -> None:
     raise RuntimeError(f"{wrong.kind}: {wrong.reason}")
 
 
-def launch(config: Path, room: Path, module: str = RANK) -> None:
+def launch(config: Path, room: Path, module: str = WORKER_MODULE) -> None:
     """Run `module ROOM` in as many processes as an accelerate configuration says, until they end.
 
     They end when this process does, since their standard input ends then. Raises what the first that failed wrote into the room, or
@@ -265,7 +265,7 @@ def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Tr
         from runtime.policies import hf
 
         return hf.Trainee(hf.HFModel.load(base), parent, seed, critic)
-    from algorithms.learning import tiny_lm
+    from algorithms.models import tiny_lm
 
     return tiny_lm.Trainee(tiny_lm.load(base), parent, seed, critic)
 

@@ -35,8 +35,8 @@ from transformers import PreTrainedTokenizerFast
 
 from algorithms.learning import terms
 from algorithms.learning.batch import Algorithm, Hyper, Rollout, Step, Terms
-from algorithms.learning.causal_lm import CausalTrainee, padded
 from algorithms.learning.update import Outputs, Prepared, Updated, adam, finished, minibatches, prepare, report, settings, steered
+from algorithms.models.causal_lm import CausalTrainee, padded
 from events.errors import UsageError
 
 trl: Any = importlib.import_module("trl")  # so, since its types are partial and of another strictness
@@ -58,7 +58,7 @@ Inputs = dict[str, torch.Tensor]
 T = TypeVar("T")
 
 
-class Laid(msgspec.Struct, frozen=True):
+class PaddedBatch(msgspec.Struct, frozen=True):
     """Some rollouts as rows of token ids after their prompts, padded on the right with 0.
 
     ids and real (B, L), real being 1 on tokens that are there; what `of` and `own` hold of a token stands at its place less 1, (B, L - 1),
@@ -88,7 +88,7 @@ def gathered(value: T) -> list[T]:
     return found
 
 
-class Divided:
+class ShardedModel:
     """A model of which each rank asks its part of the rows, and hears the others' from them."""
 
     def __init__(self, model: CausalTrainee) -> None:
@@ -120,7 +120,7 @@ class Recorded:
         self.minibatches = minibatches(ready.selected, ready.how, seed)
         self._device = model.adapter[0].device
 
-    def lay(self, places: Sequence[int]) -> Laid:
+    def lay(self, places: Sequence[int]) -> PaddedBatch:
         """These rollouts in rows."""
         rollouts = [self.ready.selected.rollouts[place] for place in places]
         rows = [self.prompts[place] + rollout.tokens for place, rollout in zip(places, rollouts, strict=True)]
@@ -137,7 +137,7 @@ class Recorded:
         mask = spread(before.mask)
         base = torch.where(mask > 0, spread(before.base), FAR)
         nothing = torch.zeros_like(mask)
-        return Laid(
+        return PaddedBatch(
             ids=ids.to(self._device),
             real=padded([(1,) * len(row) for row in rows]).to(self._device),
             shared=min(len(self.prompts[place]) for place in places),
@@ -198,7 +198,7 @@ def _mean(algorithm: Algorithm, how: Hyper) -> Literal["tokens", "answers", "len
             return "tokens"
 
 
-def _policy(laid: Laid, algorithm: Algorithm, how: Hyper, ranks: int) -> Inputs:
+def _policy(laid: PaddedBatch, algorithm: Algorithm, how: Hyper, ranks: int) -> Inputs:
     """Prompts end where the shortest does: so no row is padded on the left, and positions are those that the policy was asked at."""
     of, at = laid.of, laid.shared
     clipped = algorithm.form == "clipped"
@@ -219,7 +219,7 @@ def _policy(laid: Laid, algorithm: Algorithm, how: Hyper, ranks: int) -> Inputs:
     }
 
 
-def _pairs(laid: Laid, algorithm: Algorithm) -> Inputs:
+def _pairs(laid: PaddedBatch, algorithm: Algorithm) -> Inputs:
     reference = laid.of.old if algorithm.reference == "old" else laid.of.base
     chosen, rejected = terms.kept(reference, laid.of.mask).sum(1).chunk(2)
     return {
@@ -231,12 +231,12 @@ def _pairs(laid: Laid, algorithm: Algorithm) -> Inputs:
     }
 
 
-def _clones(laid: Laid) -> Inputs:
+def _clones(laid: PaddedBatch) -> Inputs:
     learned = torch.nn.functional.pad(laid.of.mask, (1, 0)) > 0
     return {"input_ids": laid.ids, "attention_mask": laid.real, "labels": laid.ids.masked_fill(~learned, -100)}
 
 
-class Fed:
+class RecordedTrainer:
     """What the three trainers are made to do alike: take recorded minibatches as they come, and tell of each step.
 
     `feed` comes before `train()`; after it, `done` holds each step and the weight of KL after it.
@@ -286,7 +286,7 @@ def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
-class FedGRPO(Fed, trl.GRPOTrainer):  # type: ignore[misc]
+class RecordedGRPOTrainer(RecordedTrainer, trl.GRPOTrainer):  # type: ignore[misc]
     """Completions that were generated and scored before."""
 
     def _generate_and_score_completions(self, inputs: Inputs) -> Inputs:
@@ -294,14 +294,14 @@ class FedGRPO(Fed, trl.GRPOTrainer):  # type: ignore[misc]
         return inputs
 
 
-class FedDPO(Fed, trl.DPOTrainer):  # type: ignore[misc]
+class RecordedDPOTrainer(RecordedTrainer, trl.DPOTrainer):  # type: ignore[misc]
     """Pairs that are token ids already."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
 
 
-class FedSFT(Fed, trl.SFTTrainer):  # type: ignore[misc]
+class RecordedSFTTrainer(RecordedTrainer, trl.SFTTrainer):  # type: ignore[misc]
     """Token ids with labels."""
 
 
@@ -327,7 +327,7 @@ def update(
         raise UsageError(f"The trl back end has no KL term for cloning, and kl is {how['kl']:g}; order kl 0, or {NATIVE}.")
     if how["dropout"]:
         raise UsageError(f"The trl back end has no dropout, and {how['dropout']:g} was ordered; order dropout 0.")
-    asked = model if ranks()[1] == 1 else Divided(model)
+    asked = model if ranks()[1] == 1 else ShardedModel(model)
     ready = prepare(asked, algorithm, rollouts, hyper, parent=parent, state=state)
     optimiser = adam(model, ready.how, state)
     with tempfile.TemporaryDirectory() as room, _lent(model):
@@ -369,13 +369,15 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
     match algorithm.form:
         case "preference":
             nothing = datasets.Dataset.from_dict({"prompt": [""], "chosen": [""], "rejected": [""]})
-            pairs: Any = FedDPO(args=_one_device(trl.DPOConfig(**shared, beta=how["beta"])), train_dataset=nothing, **given)
+            pairs: Any = RecordedDPOTrainer(args=_one_device(trl.DPOConfig(**shared, beta=how["beta"])), train_dataset=nothing, **given)
             model.model.delete_adapter("ref")
             pairs.precompute_ref_logps = True
             return pairs
         case "cloning":
             skip = trl.SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
-            return FedSFT(args=_one_device(skip), train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **given)
+            return RecordedSFTTrainer(
+                args=_one_device(skip), train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **given
+            )
         case _:
             clipped = algorithm.form == "clipped"
             args = trl.GRPOConfig(
@@ -390,7 +392,7 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
                 steps_per_generation=1,
             )
             nothing = datasets.Dataset.from_dict({"prompt": [""] * 2})
-            policy: Any = FedGRPO(reward_funcs=_unasked, args=_one_device(args), train_dataset=nothing, **given)
+            policy: Any = RecordedGRPOTrainer(reward_funcs=_unasked, args=_one_device(args), train_dataset=nothing, **given)
             policy.max_completion_length = how.get("length", 1.0)
             return policy
 

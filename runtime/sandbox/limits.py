@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-LOOK = 0.1
+POLL_SECONDS = 0.1
 """Seconds between two looks of the watchdog."""
 CGROUP = "EVOLOG_CGROUP"
 """Names the directory of a control group under which sandboxes may have theirs; without it, one that systemd delegated is looked for."""
@@ -78,7 +78,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         began = time.monotonic()
-        while not self._ended.wait(LOOK):
+        while not self._ended.wait(POLL_SECONDS):
             try:
                 passed = self._passed(time.monotonic() - began)
             except Exception as wrong:  # what cannot be watched does not run on

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.contract import Asked, Item, Perturbation
+from tasks.contract import EvaluationSet, Item, Perturbation
 from tasks.denoise import counts, data, held_out, metric, program
 from tasks.denoise.metric import Matrix
 from tasks.denoise.verifier import VERSION as VERIFIER
@@ -23,15 +23,15 @@ REFUSED = "std sqrt k5 t3 p100 d1"
 DRAWS = 20
 
 
-def _shuffled(axis: int) -> Callable[[Asked, Mapping[str, str], int], Asked]:
-    def change(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+def _shuffled(axis: int) -> Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]:
+    def change(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
         items = []
         for item in asked.items:
             kind, text = item.prompt.split("\n", 1)
             matrix = counts.read(text)
             order = np.random.default_rng([seed, axis, *item.id.encode()]).permutation(matrix.shape[axis])
             items.append(Item(item.id, f"{kind}\n{counts.written(np.take(matrix, order, axis))}"))
-        return Asked(asked.labels, tuple(items))
+        return EvaluationSet(asked.labels, tuple(items))
 
     return change
 

@@ -15,7 +15,7 @@ import msgspec
 
 from events.errors import CheckFailed, NotFound
 from tasks.contract import FOLDS, Example, Item, Public
-from tasks.lawbench.splitting import SHINGLE, SIMILAR, near_duplicates, split
+from tasks.kit import SHINGLE, SIMILAR, near_duplicates, split
 from tasks.wheels import download
 
 PACKAGE = "sia-agent==0.6.0"

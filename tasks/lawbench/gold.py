@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from events.errors import CheckFailed
-from tasks.contract import Asked, Item, Labelled, Perturbation
+from tasks.contract import EvaluationSet, Item, Labelled, Perturbation
+from tasks.kit import SIMILAR, with_near_duplicate
 from tasks.lawbench import data
-from tasks.lawbench.splitting import SIMILAR, with_near_duplicate
 
 SHOWN = 200
 """Characters that truncation leaves."""
@@ -74,11 +74,11 @@ def subset(train: Sequence[Labelled], test: Sequence[Item], similar: float = SIM
     return tuple(item.id for place, item in enumerate(test) if place not in near)
 
 
-def _prompts(changed: Callable[[str, random.Random], str]) -> Callable[[Asked, Mapping[str, str], int], Asked]:
+def _prompts(changed: Callable[[str, random.Random], str]) -> Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]:
     """A change to each prompt by itself, whatever else is asked."""
 
-    def change(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
-        return Asked(asked.labels, tuple(Item(i.id, changed(i.prompt, random.Random(f"{seed} {i.id}"))) for i in asked.items))
+    def change(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+        return EvaluationSet(asked.labels, tuple(Item(i.id, changed(i.prompt, random.Random(f"{seed} {i.id}"))) for i in asked.items))
 
     return change
 
@@ -93,18 +93,18 @@ def _without_conclusions(text: str, draw: random.Random) -> str:
     return "".join(s for s in _SENTENCE.findall(text) if not _CHARGE.search(s) and not _ARTICLE.search(s)) or text
 
 
-def _other_order(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
-    return Asked(tuple(random.Random(seed).sample(asked.labels, len(asked.labels))), asked.items)
+def _other_order(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+    return EvaluationSet(tuple(random.Random(seed).sample(asked.labels, len(asked.labels))), asked.items)
 
 
-def _common(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+def _common(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
     common = [item for item in asked.items if truth[item.id] in COMMON]
     others = [item for item in asked.items if truth[item.id] not in COMMON]
     room = min(len(others), round(len(common) * (1 - COMMON_SHARE) / COMMON_SHARE))
     return _only(asked, [*common, *random.Random(seed).sample(others, room)])
 
 
-def _uniform(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+def _uniform(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
     of: dict[str, list[Item]] = defaultdict(list)
     for item in asked.items:
         of[truth[item.id]].append(item)
@@ -113,7 +113,7 @@ def _uniform(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
     return _only(asked, [item for items in of.values() for item in draw.sample(items, rarest)])
 
 
-def _without_near_duplicates(asked: Asked, truth: Mapping[str, str], seed: int) -> Asked:
+def _without_near_duplicates(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
     alone = _alone(seed, asked.items)
     return _only(asked, [item for item in asked.items if item.id in alone])
 
@@ -123,9 +123,9 @@ def _alone(seed: int, items: tuple[Item, ...]) -> frozenset[str]:
     return frozenset(subset(data.load(data.default_root(), seed).train, items))  # takes seconds, and each kept candidate is asked
 
 
-def _only(asked: Asked, chosen: Sequence[Item]) -> Asked:
+def _only(asked: EvaluationSet, chosen: Sequence[Item]) -> EvaluationSet:
     ids = {item.id for item in chosen}
-    return Asked(asked.labels, tuple(item for item in asked.items if item.id in ids))
+    return EvaluationSet(asked.labels, tuple(item for item in asked.items if item.id in ids))
 
 
 PERTURBATIONS: Mapping[str, Perturbation] = {

@@ -27,8 +27,9 @@ from generator import fill, log_batches  # noqa: E402
 
 from events import codec  # noqa: E402
 from events.judgement import TrajectoryScored  # noqa: E402
-from runtime.log import append_once  # noqa: E402
-from runtime.server import API, OPERATOR, credentials_file  # noqa: E402
+from runtime.broker.accounts import API, OPERATOR
+from runtime.broker.credentials import credentials_file  # noqa: E402
+from runtime.log.port import append_once  # noqa: E402
 
 SINGLE, BATCHES, BATCH, REPEATS = 400, 12, 400, 7
 LOGGED, COMPARED = 200_000, 50_000
@@ -204,7 +205,7 @@ def _spread(of: list[float]) -> str:
 
 
 def _epoch(stored: str) -> float:
-    from runtime.wire import nanoseconds
+    from events.time import nanoseconds
 
     return nanoseconds(stored) / 1e9
 
@@ -229,12 +230,13 @@ def weights() -> list[tuple[str, str]]:
     """The tiny language model: sampling in company against alone, and a training round against the forward and backward that it needs."""
     import torch
 
-    from algorithms.learning import algorithm, curve, toys
-    from algorithms.learning.sampling import Ask
-    from algorithms.learning.tiny_lm import Trainee
+    from algorithms.demos import curves, toys
+    from algorithms.learning import algorithm
     from algorithms.learning.update import update
+    from algorithms.models.sampling import Ask
+    from algorithms.models.tiny_lm import Trainee
 
-    base = curve.base_model()
+    base = curves.base_model()
     sampler, question = base.sampler(), toys.dense().questions[0]
     alone, together = [], []
     for repeat in range(REPEATS):
@@ -242,7 +244,7 @@ def weights() -> list[tuple[str, str]]:
             asks = [Ask(prompt=base.encode(question.prompt), seed=repeat, place=place, max_tokens=16) for place in range(rows)]
             began = time.perf_counter()
             rates.append(sum(len(one.tokens) for one in sampler.sample(asks)) / (time.perf_counter() - began))
-    batch = curve.ask(sampler, base, question, 0, curve.SAMPLES, 0)
+    batch = curves.ask(sampler, base, question, 0, curves.SAMPLES, 0)
     ratios, rounds = [], []
     for _ in range(REPEATS):
         model = Trainee(base, None, 0)
@@ -277,25 +279,26 @@ def tiny() -> tuple[Any, Any]:
     """The tiny language model, on the GPU if there is one, and 64 of its answers."""
     import torch
 
-    from algorithms.learning import curve, toys
+    from algorithms.demos import curves, toys
 
-    base = curve.base_model()
+    base = curves.base_model()
     base.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return base, curve.ask(base.sampler(), base, toys.dense().questions[0], 0, curve.SAMPLES, 0)
+    return base, curves.ask(base.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
 
 
 def update_by(back_end: str, base: Any, batch: Any, sampling: bool) -> Callable[[], None]:
     """A GRPO update of so many steps that is ready to be made, on a model of its own, which answers 64 times first where `sampling`."""
-    from algorithms.learning import algorithm, curve, toys
-    from algorithms.learning.tiny_lm import Trainee
+    from algorithms.demos import curves, toys
+    from algorithms.learning import algorithm
     from algorithms.learning.update import update
+    from algorithms.models.tiny_lm import Trainee
     from runtime.policies import trl_backend
 
     model, descend = Trainee(base, None, 0), {"native": update, "trl": trl_backend.update}[back_end]
 
     def made() -> None:
         if sampling:
-            curve.ask(model.sampler(), base, toys.dense().questions[0], 0, curve.SAMPLES, 0)
+            curves.ask(model.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
         descend(model, algorithm("grpo"), batch, {"epochs": STEPS}, seed=0, parent="0")
 
     return made
@@ -354,9 +357,9 @@ def _resident(field: str) -> int:
 
 async def rebuilt(events: int) -> list[tuple[str, str]]:
     """A generated log of so many events, rebuilt from a real server into DuckDB, and what questions to that take."""
-    from replay.rebuild import rebuild
-    from runtime.wire import Bulk
-    from services.query import query_file
+    from replay.archive.query import query_file
+    from replay.archive.rebuild import rebuild
+    from runtime.log.socket import BulkReader
 
     with tempfile.TemporaryDirectory() as folder:
         directory, into = Path(folder), Path(folder) / "rebuilt.duckdb"
@@ -368,7 +371,7 @@ async def rebuilt(events: int) -> list[tuple[str, str]]:
             while count < COMPARED:
                 count += len(await pulled.fetch(1000, timeout=10))
             theirs = time.perf_counter() - began
-            bulk = Bulk(operator.credentials, "EVOLOG")
+            bulk = BulkReader(operator.credentials, "EVOLOG")
             began, count = time.perf_counter(), 0
             while count < COMPARED:
                 count += len(await asyncio.to_thread(bulk.read, count + 1, 5000))

@@ -12,7 +12,8 @@ from rich.table import Table
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from algorithms.learning import credit, kernels  # noqa: E402
+from algorithms.learning import credit
+from algorithms.models import kernels  # noqa: E402
 
 DEVICE = "cuda"
 ROWS, VOCABULARY, CHECKED = 4096, 201_088, 64

@@ -20,9 +20,10 @@ from events import codec
 from events.errors import UserError
 from events.run import RunResumed
 from events.subjects import LOG
-from runtime.log import Message
-from runtime.server import FREE_TO_GO_ON
-from runtime.wire import Credentials, Wire
+from runtime.broker.credentials import Credentials
+from runtime.broker.store import FREE_TO_GO_ON
+from runtime.log.port import Message
+from runtime.log.socket import NatsSocket
 
 MB = 10**6
 UNSANDBOXED = {"EVOLOG_ALLOW_UNSANDBOXED": "1"}
@@ -52,7 +53,7 @@ def stopped(system: System) -> str:
 def refused(system: System) -> str:
     """Append until that is refused, and why it is."""
     login = msgspec.json.decode(system.node.credentials("operator").read_bytes(), type=Credentials)
-    wire = Wire(login, LOG)
+    wire = NatsSocket(login, LOG)
     for number in range(1, 100_000):
         event = codec.event(RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z")
         try:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from algorithms.learning import toys
+from algorithms.demos import toys
 from tasks.contract import FOLDS, Example, Item, Public
 
 TARGETS = ("72 15", "68 22", "25 60", "40 85")

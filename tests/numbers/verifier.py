@@ -1,6 +1,6 @@
 """The nearer the better."""
 
-from algorithms.learning import toys
+from algorithms.demos import toys
 from tasks.contract import Scored
 
 VERSION = "numbers-1"

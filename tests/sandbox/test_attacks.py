@@ -13,8 +13,8 @@ import holder
 import pytest
 from attacked import USER, Host, Sandbox
 
+from runtime.rollouts.host import Data, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
 from runtime.sandbox.limits import Watchdog, _proportional
-from runtime.scaffold_host import Data, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
 
 MIB = 1024**2
 X86 = platform.machine() == "x86_64"

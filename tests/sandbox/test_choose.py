@@ -10,7 +10,7 @@ import pytest
 from command import Place, one_sentence
 
 from events.errors import Misconfigured
-from runtime import program
+from runtime.rollouts import program
 from runtime.sandbox import bwrap, choose, landlock, limits
 from runtime.sandbox.launch import Command, Confined
 from runtime.sandbox.limits import Group, Limits, delegated

@@ -1,0 +1,220 @@
+"""A learning curve: an algorithm on its toy, with the tiny language model. Run as `python -m algorithms.learning.NAME`.
+
+sample 64 answers  ->  reward  ->  one weight update  ->  sample again
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from algorithms.demos import toys
+from algorithms.demos.toys import Question, Toy
+from algorithms.learning import algorithm as find
+from algorithms.learning import test_time
+from algorithms.learning.batch import Hyper, NothingToLearn, Rollout, demonstration
+from algorithms.learning.update import State, update
+from algorithms.models import sampling, tiny_lm
+from algorithms.models.cache import cache_folder
+from events.fact import derive_seed
+
+SAMPLES = 64
+"""Answers a round, shared out among the questions."""
+TRACES_SEED = 0
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """What a round sampled before its update: mean and best reward; and the KL to the base (nats a token) at the update's last step.
+
+    `note` says why there was no update, where there was none.
+    """
+
+    round: int
+    reward: float
+    best: float
+    kl: float
+    entropy: float
+    seconds: float
+    note: str = ""
+
+
+def base_model(progress: Callable[[int, int, float], None] = lambda done, total, loss: None) -> tiny_lm.TinyLM:
+    """The toys' base policy, pre-trained once for a machine and kept in the cache."""
+    return tiny_lm.TinyLM.load(tiny_lm.cached(toys.traces(TRACES_SEED), cache_folder(), progress))
+
+
+def learn(
+    name: str, toy: Toy, base: tiny_lm.TinyLM, *, seed: int, rounds: int, hyper: Hyper, restart: bool = False, hints: bool = False
+) -> Iterator[Round]:
+    """Rounds 0 to `rounds`, the last of which samples only. `restart`: every update starts from the base; `hints`: as STaR's.
+
+    An algorithm that learns from copies of an item makes an adapter for each; the rounds are then the means over items.
+    """
+    how = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
+    if "copies" in find(name).needs and len(toy.questions) > 1:
+        each = [learn(name, Toy(toy.name, (question,)), base, **how) for question in toy.questions]  # type: ignore[arg-type]
+        yield from map(_mean, zip(*each, strict=True))
+        return
+    algorithm = find(name)
+    model = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic)
+    state: State | None = None
+    kl, entropy = 0.0, 0.0
+    for number in range(rounds + 1):
+        began = time.perf_counter()
+        sampler = model.sampler()
+        count = SAMPLES // len(toy.questions)
+        sampled = [r for question in toy.questions for r in ask(sampler, base, question, derive_seed(seed, number), count, number)]
+        rewards, note = [r.reward for r in sampled], ""
+        if number < rounds:
+            batch = sampled
+            if hints:
+                batch = batch + hinted(sampler, base, toy, sampled, derive_seed(seed, "hint", number), number)
+            if "copies" in algorithm.needs:
+                batch = [copy for question in toy.questions for copy in copies(base, question)]
+            if restart:
+                model, state = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic), None
+            parent = "" if restart else str(number)
+            try:
+                done = update(model, algorithm, batch, hyper, seed=derive_seed(seed, "training", number), parent=parent, state=state)
+                state, kl, entropy = done.state, done.steps[-1].kl_to_base, done.steps[-1].entropy
+            except NothingToLearn as nothing:
+                note = str(nothing)
+        seconds = time.perf_counter() - began
+        mean = sum(rewards) / len(rewards)
+        yield Round(round=number, reward=mean, best=max(rewards), kl=kl, entropy=entropy, seconds=seconds, note=note)
+
+
+def _mean(rounds: Sequence[Round]) -> Round:
+    def of(field: str) -> float:
+        return fmean(getattr(one, field) for one in rounds)
+
+    return Round(
+        round=rounds[0].round,
+        reward=of("reward"),
+        best=max(one.best for one in rounds),
+        kl=of("kl"),
+        entropy=of("entropy"),
+        seconds=sum(one.seconds for one in rounds),
+        note=" ".join(one.note for one in rounds if one.note),
+    )
+
+
+def ask(
+    sampler: sampling.Sampler, base: tiny_lm.TinyLM, question: Question, seed: int, count: int, version: int, hint: str = ""
+) -> list[Rollout]:
+    """So many recorded answers to a question; with a hint they are no longer the policy's own."""
+    prompt = base.encode(question.prompt + hint)
+    said = sampler.sample([sampling.Ask(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)])
+    return [
+        Rollout(
+            group=question.prompt,
+            item=question.prompt,
+            prompt=question.prompt,
+            tokens=one.tokens,
+            logprobs=one.logprobs,
+            reward=question.score(one.text),
+            answer=one.text,
+            real=base.encode_completion(question.truth),
+            adapter=str(version),
+            own=not hint,
+        )
+        for one in said
+    ]
+
+
+def hinted(sampler: sampling.Sampler, base: tiny_lm.TinyLM, toy: Toy, sampled: Sequence[Rollout], seed: int, version: int) -> list[Rollout]:
+    """Answers with the true one in sight, to the questions that nobody answered rightly."""
+    solved = {r.item for r in sampled if r.reward >= 1}
+    open_ = [question for question in toy.questions if question.prompt not in solved]
+    return [r for q in open_ for r in ask(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")]
+
+
+def copies(base: tiny_lm.TinyLM, question: Question) -> list[Rollout]:
+    """The question's demonstrations and the same moved by a few, as they are to be answered."""
+    augment = [partial(toys.moved, by=by) for by in (-9, -5, 5, 9)]
+    pairs = test_time.copies(question.demonstrations, lambda shown, asked: asked, augment)
+    return [demonstration(question.prompt, prompt, base.encode_completion(completion)) for prompt, completion in pairs]
+
+
+def main(name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, restart: bool = False, hints: bool = False) -> None:
+    """The command line of an algorithm's module."""
+
+    @click.command(help=f"Run {name} on its toy, {toy.name}, and draw reward and KL.")
+    @click.option("--seed", default=0, show_default=True, help="Of the adapter, the samples and the minibatches.")
+    @click.option("--rounds", "count", default=rounds, show_default=True, type=click.IntRange(1), help="Weight updates.")
+    @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the curve to this file too (.png, .svg, .pdf).")
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object a round on stdout, and no drawing.")
+    def command(seed: int, count: int, plot: Path | None, as_json: bool) -> None:
+        if plot and not plot.parent.is_dir():
+            raise click.BadParameter(f"there is no folder {plot.parent}; give a file in one that is there", param_hint="--plot")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        found: list[Round] = []
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("pre-training the tiny language model", total=None)
+            base = base_model(lambda done, total, loss: progress.update(task, completed=done, total=total))
+            progress.reset(task, description=name, total=count + 1)
+            for one in learn(name, toy, base, seed=seed, rounds=count, hyper=hyper or {}, restart=restart, hints=hints):
+                found.append(one)
+                progress.update(task, advance=1, description=f"{name}: reward {one.reward:.3f}, KL {one.kl:.3f}")
+                if as_json:
+                    click.echo(msgspec.json.encode(one).decode())
+        title = f"{name} on the toy {toy.name}, seed {seed}"
+        if not as_json:
+            draw(title, found)
+        if plot:
+            write(title, found, plot)
+
+    command()
+
+
+def draw(title: str, rounds: Sequence[Round]) -> None:
+    """Reward and KL by round, in the terminal."""
+    import plotext
+
+    numbers = [one.round for one in rounds]
+    for label, values, colour in (
+        ("reward", [r.reward for r in rounds], "green"),
+        ("KL to base, nats a token", [r.kl for r in rounds], "orange"),
+    ):
+        plotext.clear_figure()
+        plotext.theme("clear")
+        plotext.plot_size(90, 14)
+        plotext.title(f"{title}: {label}")
+        plotext.plot(numbers, values, color=colour, marker="braille")
+        click.echo(plotext.build())
+    first, last = rounds[0], rounds[-1]
+    idle = sum(bool(one.note) for one in rounds)
+    click.echo(
+        f"{title}: reward {first.reward:.3f} -> {last.reward:.3f} in {len(rounds) - 1} rounds of {SAMPLES} answers, KL {last.kl:.3f}, "
+        f"{sum(one.seconds for one in rounds):.1f} s" + (f"; {idle} rounds had nothing to learn from" if idle else "")
+    )
+
+
+def write(title: str, rounds: Sequence[Round], path: Path) -> None:
+    """The same as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (upper, lower) = pyplot.subplots(2, 1, sharex=True, figsize=(7, 5), layout="constrained")
+    numbers = [one.round for one in rounds]
+    upper.plot(numbers, [one.reward for one in rounds], color="tab:green")
+    upper.set(title=title, ylabel="mean reward")
+    lower.plot(numbers, [one.kl for one in rounds], color="tab:orange")
+    lower.set(xlabel="round", ylabel="KL to base, nats a token")
+    for axis in (upper, lower):
+        axis.grid(alpha=0.3)
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as wrong:
+        raise click.ClickException(
+            f"The plot could not be written to {path} ({wrong}); give --plot a .png, .svg or .pdf in a folder that is there."
+        ) from wrong
+    click.echo(f"wrote {path}", err=True)

@@ -1,0 +1,314 @@
+"""The archive: the log as typed DuckDB tables, one for each type of event, appended exactly once and ready for SQL."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import msgspec
+from msgspec import inspect
+
+from events.catalogue import BY_TAG
+from events.codec import Event, Unreadable, UntypedEvent, plain_at
+from events.errors import CheckFailed, NotFound, TryAgain, UsageError
+from events.fact import Fact
+from events.subjects import LOG, run_of
+from runtime.log.port import Stored, require_contiguous
+
+logger = logging.getLogger("evolog")
+
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": "2GB",
+    "max_temp_directory_size": "8GB",
+    "threads": "2",
+    "checkpoint_threshold": "64MB",
+    "enable_external_access": "false",
+    "python_enable_replacements": "false",
+}
+"""Memory has a bound, and no file, extension or Python variable is within reach of SQL."""
+
+VIEWS = {LOG: Path(__file__).with_name("views.sql")}
+
+_INCOMING = (
+    "seq BIGINT, time BIGINT, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, source VARCHAR, "
+    "size BIGINT, data VARCHAR"
+)
+"""What is appended of a message: `time` is in microseconds since 1970."""
+_TIME = "make_timestamptz(time)"
+_INSERT = f"INSERT INTO events SELECT seq, {_TIME}, subject, run, tag, id, cause, source, size FROM incoming"
+_BOOKKEEPING = (
+    "CREATE TABLE events (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, "
+    "source VARCHAR, size BIGINT)",
+    "CREATE TABLE unreadable (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, reason VARCHAR, payload BLOB)",
+    "CREATE TABLE cursor (stream VARCHAR, seq BIGINT, run VARCHAR)",
+    "CREATE TABLE made (tables VARCHAR, views VARCHAR)",
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_encode = msgspec.json.Encoder().encode
+
+
+class _Column(NamedTuple):
+    """How values of one type are kept, and how they are got out of JSON."""
+
+    type: str
+    structure: Any
+    """What DuckDB's `from_json` is told to expect."""
+    value: str = "{}"
+    """An expression over what `from_json` found."""
+
+
+class _Table(NamedTuple):
+    create: str
+    insert: str
+
+
+class Part(NamedTuple):
+    """Messages, taken apart to be appended."""
+
+    last: int
+    """The sequence of the last of them."""
+    readable: list[tuple[Stored, UntypedEvent | Event]]
+    incoming: list[tuple[Any, ...]]
+    unreadable: list[tuple[Any, ...]]
+
+
+def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """A connection to the file under `SETTINGS`, locked, in UTC.
+
+    Raises `TryAgain` where another process holds the file, `NotFound` where it is to be read and is not there, and
+    `CheckFailed` where it is damaged.
+    """
+    if read_only and not path.exists():
+        raise NotFound(f"There is no archive at {path}: start the services, which make it, or name the directory that it is in.")
+    try:
+        connection = duckdb.connect(str(path), read_only=read_only, config=SETTINGS)
+    except duckdb.IOException as failed:
+        if "lock on file" in str(failed):
+            raise TryAgain(f"{path} is held by another process, such as an archivist that is starting or stopping; try again.") from failed
+        if "not a valid DuckDB database file" in str(failed):
+            raise CheckFailed(f"{path} is damaged; all that it held is in the log, so delete it to have it made anew.") from failed
+        raise
+    connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()
+    connection.execute("SET GLOBAL lock_configuration = true").fetchall()
+    return connection
+
+
+class Archive:
+    """One stream, or one run of it, as tables in one DuckDB file, which this process holds until `close`.
+
+    A file whose tables another version of the catalogue made is emptied, to be filled again from the log: `cursor` says from where.
+    An integer that does not fit 64 bits is NULL here. Raises `UsageError` for a file that is something else.
+    """
+
+    def __init__(self, path: Path, stream: str = LOG, run: str = "") -> None:
+        self.path, self.stream, self.run = path, stream, run
+        self.connection = connect(path)
+        self._tables = {tag: _table(entry.fact) for tag, entry in BY_TAG.items() if entry.stream == stream}
+        self._open = False
+        """Whether a transaction has begun."""
+        try:
+            self._prepare()
+            self._run(f"CREATE TEMP TABLE incoming ({_INCOMING})")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def cursor(self) -> int:
+        """The sequence of the last message in the archive, or of the last that was looked at for its run; 0 where there is none."""
+        return int(self._run("SELECT seq FROM cursor")[0][0])
+
+    def apply(self, rows: Sequence[Stored]) -> int:
+        """Append messages and move the cursor in one transaction; how many were new. Those at or below the cursor are skipped.
+
+        Raises `CheckFailed` where sequences are missing; then, as after any other error, nothing has changed.
+        """
+        cursor = self.cursor
+        fresh = [row for row in rows if row.sequence > cursor]
+        if not fresh:
+            return 0
+        require_contiguous(fresh, cursor + 1)
+        self.add(self.read(fresh))
+        self.commit()
+        return len(fresh)
+
+    def read(self, rows: Sequence[Stored]) -> Part:
+        """Take messages apart. It touches no file, and can be done in another thread."""
+        part = Part(rows[-1].sequence, [], [], [])
+        wanted = [row for row in rows if run_of(row.subject) == self.run] if self.run else rows
+        for row in wanted:
+            sequence, time, subject, data = row.sequence, row.time // 1000, row.subject, row.data
+            try:
+                event = plain_at(subject, data)
+                tag = event.tag
+                if tag not in self._tables:
+                    raise Unreadable(f"{tag} belongs on the stream {BY_TAG[tag].stream}, found on {self.stream}")
+            except (Unreadable, RecursionError) as wrong:
+                part.unreadable.append((sequence, _EPOCH + timedelta(microseconds=time), subject, str(wrong), data))
+                continue
+            part.readable.append((row, event))
+            text = _encode(event.data).decode()
+            part.incoming.append((sequence, time, subject, event.run, tag, event.id, event.cause, event.source, len(data), text))
+        return part
+
+    def add(self, part: Part) -> None:
+        """Append what was read, which follows on the cursor, within a transaction that `commit` ends; an error undoes all of it."""
+        if not self._open:
+            self.connection.begin()
+            self._open = True
+        try:
+            self._append("unreadable", part.unreadable)
+            self._append("incoming", part.incoming)
+            tags = sorted({row[4] for row in part.incoming})
+            # in one call, which gives up Python's lock once
+            self._run(";".join([_INSERT, *(self._tables[tag].insert for tag in tags), "TRUNCATE incoming"]))
+            self._run(f"UPDATE cursor SET seq = {part.last}")
+        except BaseException:
+            self._undo()
+            raise
+
+    def commit(self) -> None:
+        """Make what was added last."""
+        try:
+            self.connection.commit()
+        except BaseException:
+            self._undo()
+            raise
+        self._open = False
+
+    def _undo(self) -> None:
+        self.connection.rollback()
+        self._open = False
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    def _append(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        if rows:
+            appender = self.connection.appender(table)
+            appender.append_rows(rows)
+            appender.flush()
+
+    def _run(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(sql).fetchall()
+
+    def _prepare(self) -> None:
+        """Make what is not there yet: the tables, anew if their definitions changed, and the views, anew if their text did."""
+        definitions = [*_BOOKKEEPING, *(table.create for table in self._tables.values())]
+        views = VIEWS[self.stream].read_text() if self.stream in VIEWS else ""
+        wanted = (_digest("\n".join(definitions)), _digest(views))
+        there = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
+        if there["TABLE"] and "made" not in there["TABLE"]:
+            raise UsageError(f"{self.path} is a DuckDB file that evolog did not make, and is left as it is: name another file.")
+        found = self._run("SELECT tables, views FROM made")[0] if "made" in there["TABLE"] else ("", "")
+        if found == wanted:
+            ((stream, run),) = self._run("SELECT stream, run FROM cursor")
+            if (stream, run) != (self.stream, self.run):
+                raise UsageError(
+                    f"{self.path} holds {_what(stream, run)} and cannot go on with {_what(self.stream, self.run)}: name another file."
+                )
+            return
+        self.connection.begin()
+        try:
+            for name in there["VIEW"]:
+                self._run(f'DROP VIEW "{name}"')
+            if found[0] != wanted[0]:
+                for name in there["TABLE"]:
+                    self._run(f'DROP TABLE "{name}"')
+                for definition in definitions:
+                    self._run(definition)
+                self._run(f"INSERT INTO cursor VALUES ('{self.stream}', 0, '{self.run}')")
+                self._run("INSERT INTO made VALUES ('', '')")
+            for statement in self.connection.extract_statements(views):
+                self._run(statement.query)
+            self._run(f"UPDATE made SET tables = '{wanted[0]}', views = '{wanted[1]}'")
+            self.connection.commit()
+        except BaseException:
+            self.connection.rollback()
+            raise
+
+
+_NAMES = {
+    "TABLE": "SELECT table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary AND schema_name = 'main'",
+    "VIEW": "SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary",
+}
+
+
+def _what(stream: str, run: str) -> str:
+    return f"run {run}" if run else f"all runs of {stream}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _table(fact: type[Fact]) -> _Table:
+    """The table of one type of event: its definition, and the statement that fills it from `incoming`."""
+    tag = fact.tag()
+    columns = _fields(inspect.type_info(fact))
+    types = ", ".join(f'"{name}" {column.type}' for name, column in columns.items())
+    structure = json.dumps({name: column.structure for name, column in columns.items()}).replace("'", "''")
+    values = ", ".join(column.value.format(f'fact."{name}"') for name, column in columns.items())
+    return _Table(
+        create=f'CREATE TABLE "{tag}" (seq BIGINT, run VARCHAR, id VARCHAR, time TIMESTAMPTZ, cause VARCHAR, {types})',
+        insert=f'INSERT INTO "{tag}" SELECT seq, run, id, {_TIME}, cause, {values} '
+        f"FROM (SELECT *, from_json(data, '{structure}') AS fact FROM incoming WHERE tag = '{tag}')",
+    )
+
+
+def _fields(struct: inspect.Type) -> dict[str, _Column]:
+    if not isinstance(struct, inspect.StructType):
+        raise TypeError(f"{struct} is no struct")
+    return {field.name: _column(field.type) for field in struct.fields}
+
+
+def _column(kind: inspect.Type) -> _Column:
+    """The column for values of one type. Raises `TypeError` for a type that no event has used so far."""
+    match kind:
+        case inspect.StrType():
+            return _Column("VARCHAR", "VARCHAR")
+        case inspect.IntType():
+            return _Column("BIGINT", "BIGINT")
+        case inspect.FloatType():
+            return _Column("DOUBLE", "DOUBLE")
+        case inspect.BoolType():
+            return _Column("BOOLEAN", "BOOLEAN")
+        case inspect.UnionType(types=types) if len(rest := [one for one in types if not isinstance(one, inspect.NoneType)]) == 1:
+            return _column(rest[0])
+        case inspect.DictType(key_type=key, value_type=value):
+            name = f"MAP({_column(key).type}, {_column(value).type})"
+            return _Column(name, name)
+        case inspect.VarTupleType(item_type=inspect.StructType(array_like=True) as struct):
+            fields = _fields(struct)
+            parts = ", ".join(
+                f'"{name}" := TRY_CAST(part[{place}] AS {field.type})' for place, (name, field) in enumerate(fields.items(), 1)
+            )
+            return _Column(f"{_struct(fields)}[]", [["VARCHAR"]], f"list_transform({{}}, lambda part: struct_pack({parts}))")
+        case inspect.VarTupleType(item_type=item):
+            inner = _column(item)
+            return _Column(f"{inner.type}[]", [inner.structure])
+        case inspect.StructType(array_like=False):
+            fields = _fields(kind)
+            return _Column(_struct(fields), {name: field.structure for name, field in fields.items()})
+        case _:
+            raise TypeError(f"events hold values of type {kind}, for which the archive has no column")
+
+
+def _struct(fields: dict[str, _Column]) -> str:
+    return "STRUCT(" + ", ".join(f'"{name}" {field.type}' for name, field in fields.items()) + ")"
+
+
+def open_archive(path: Path, stream: str = LOG) -> Archive:
+    """The archive at `path`; one that is damaged is put aside, since the log can fill another."""
+    try:
+        return Archive(path, stream)
+    except CheckFailed as wrong:
+        aside = path.with_suffix(".damaged")
+        logger.error("%s It is kept as %s, and a new one is filled from the log.", wrong, aside)
+        path.replace(aside)
+        return Archive(path, stream)

@@ -1,0 +1,146 @@
+"""Scaffolds played with other adapters than their own: whether a pair wins by fitting each other, and whether gold sees it too.
+
+    S_ij = mu + a_i + b_j + gamma_ij,  sums of a, of b and of gamma over rows and over columns 0;   i scaffold, j adapter
+    I = S11 - S10 - S01 + S00
+    phi_scaffold = ((S10 - S00) + (S11 - S01)) / 2,  phi_adapter = ((S01 - S00) + (S11 - S10)) / 2,  phi_s + phi_a = S11 - S00
+    Lambda = I_P - I_Q,   D = mean S_ii - mean S_ij (i != j),   detectable |I| = (z_{1-alpha/2} + z_power) SE(I)
+
+Two-way analysis of variance (Fisher 1925); Shapley 1953 for two players. Lambda > 0: the pair wins on the score in a way that gold does
+not see. I_Q > 0 with Lambda near 0 is healthy fit, I_Q < 0 interference. A ceiling makes interaction out of nothing on the scale of
+probabilities, so outcomes of 0 and 1 are looked at in log odds too: of pooled pass rates, with 1/2 added to passes and failures (Haldane
+1956), where a mixed model would take items apart; that attenuates, and keeps additive what is additive, nearly.
+Intervals are BCa over items with all their attempts in all cells. With fewer than 8 attempts an item, do not claim much: say `detectable`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.audit.statistics.interval import DRAWS, Array, Interval, Outcomes, bca, linear
+
+Cells = Mapping[tuple[int, int], Outcomes]
+"""The outcomes of (scaffold, adapter), each on the same items."""
+SQUARE = ((0, 0), (1, 0), (0, 1), (1, 1))
+"""The cells of a 2 x 2 table, in the order of the weights below; 0 is before, 1 after."""
+_INTERACTION = (1.0, -1.0, -1.0, 1.0)
+_WEIGHTS = (_INTERACTION, (-0.5, 0.5, -0.5, 0.5), (-0.5, -0.5, 0.5, 0.5), (-1.0, 0.0, 0.0, 1.0))
+
+
+class Additive(NamedTuple):
+    """The additive fit, in score units. `gamma` is what scaffold and adapter do together; cells that were not played have none."""
+
+    mu: Interval
+    scaffolds: dict[int, Interval]
+    adapters: dict[int, Interval]
+    gamma: dict[tuple[int, int], Interval]
+
+
+class Shares(NamedTuple):
+    """A 2 x 2 table told in four figures: `scaffold` and `adapter` add up to `total` = S11 - S00. `detectable` is the least |I| found 4
+    times in 5."""
+
+    interaction: Interval
+    scaffold: Interval
+    adapter: Interval
+    total: Interval
+    detectable: float
+
+
+class CoAdaptation(NamedTuple):
+    """Lambda with the two interactions that it is the difference of, and the least |Lambda| found 4 times in 5."""
+
+    excess: Interval
+    """Lambda = I_P - I_Q."""
+    on_score: Interval
+    on_gold: Interval
+    detectable: float
+
+
+def detectable(error: float, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest effect that an interval of `level` leaves 0 out for with probability `power`, its standard error being `error`."""
+    normal = NormalDist()
+    return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)) * error
+
+
+def additive(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Additive:
+    """The least-squares additive fit. Cells may be missing as long as columns link all rows, as the diagonal with its lagged cells does.
+
+    Raises ValueError where they are not linked, or items differ between cells.
+    """
+    played = _played(cells)
+    rows, columns = sorted({i for i, _ in played}), sorted({j for _, j in played})
+    # scaffolds and adapters as deviations, the last of each being minus the sum of the others
+    design = np.array([[1.0, *_deviation(rows, i), *_deviation(columns, j)] for i, j in played])
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        raise ValueError("the cells fall into parts that share no scaffold and no adapter; play cells that link them")
+    solve = np.linalg.pinv(design)
+    a, b = solve[1 : len(rows)], solve[len(rows) :]
+    gamma = np.eye(len(played)) - design @ solve
+    weights = np.concatenate([solve[:1], a, -a.sum(0, keepdims=True), b, -b.sum(0, keepdims=True), gamma])
+    found = iter(bca([cells[cell] for cell in played], linear(weights.tolist()), level=level, draws=draws, seed=seed))
+    return Additive(next(found), {i: next(found) for i in rows}, {j: next(found) for j in columns}, {cell: next(found) for cell in played})
+
+
+def shares(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Shares:
+    """Interaction, Shapley shares and total of a 2 x 2 table. Raises ValueError unless its cells are `SQUARE`'s, on the same items."""
+    found = bca(_square(cells), linear(_WEIGHTS), level=level, draws=draws, seed=seed)
+    interaction, scaffold, adapter, total = found
+    return Shares(interaction, scaffold, adapter, total, detectable(interaction.error, level=level))
+
+
+def co_adaptation(p: Cells, q: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> CoAdaptation:
+    """Lambda of a 2 x 2 table of scores and one of gold. Raises ValueError unless both hold `SQUARE`'s cells, on the same items each."""
+    rows = [[*_INTERACTION, *(-one for one in _INTERACTION)], [*_INTERACTION, *[0.0] * 4], [*[0.0] * 4, *_INTERACTION]]
+    found = bca([*_square(p), *_square(q)], linear(rows), level=level, draws=draws, seed=seed)
+    excess, on_score, on_gold = found
+    return CoAdaptation(excess, on_score, on_gold, detectable(excess.error, level=level))
+
+
+def diagonal_advantage(
+    cells: Cells, own: Collection[tuple[int, int]] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """D: how much better scaffolds do with the adapters of their own time: those of the cells `own`, or of the same number.
+
+    Raises ValueError without cells on and off that diagonal.
+    """
+    played = _played(cells)
+    on = [cell in own if own is not None else cell[0] == cell[1] for cell in played]
+    if not any(on) or all(on):
+        raise ValueError(f"{sum(on)} of {len(played)} cells lie on the diagonal; the advantage needs cells on it and off it")
+    weights = [1 / sum(on) if at else -1 / (len(on) - sum(on)) for at in on]
+    return bca([cells[cell] for cell in played], linear([weights]), level=level, draws=draws, seed=seed)[0]
+
+
+def logit_interaction(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """I in log odds, from outcomes of 0 and 1 in `SQUARE`'s cells. Raises ValueError for other cells or outcomes."""
+    measures = _square(cells)
+    if any(one not in (0, 1) for outcomes in measures for found in outcomes.values() for one in found):
+        raise ValueError("log odds are of passes and failures; give outcomes of 0 and 1")
+    counts = np.array([sum(map(len, outcomes.values())) for outcomes in measures])
+
+    def interaction(means: Array) -> Array:
+        odds = (means * counts + 0.5) / ((1 - means) * counts + 0.5)
+        found: Array = np.log(odds) @ np.array(_INTERACTION)
+        return found[..., None]
+
+    return bca(measures, interaction, level=level, draws=draws, seed=seed)[0]
+
+
+def _played(cells: Cells) -> list[tuple[int, int]]:
+    played = sorted(cells)
+    for cell in played:
+        if set(cells[cell]) != set(cells[played[0]]):
+            raise ValueError(f"cells {played[0]} and {cell} were played on other items; compare cells on the same ones")
+    return played
+
+
+def _square(cells: Cells) -> list[Outcomes]:
+    if set(_played(cells)) != set(SQUARE):
+        raise ValueError(f"a 2 x 2 table has the cells {list(SQUARE)}, not {sorted(cells)}")
+    return [cells[cell] for cell in SQUARE]
+
+
+def _deviation(levels: Sequence[int], level: int) -> list[float]:
+    return [float(one == level) - float(level == levels[-1]) for one in levels[:-1]]

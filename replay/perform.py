@@ -1,0 +1,396 @@
+"""Performs recorded effects again, by the code of the services that performed them, and compares what comes out with what is recorded.
+
+Everything is compared to the last bit, but for what took how long. Nothing is written where the run's blobs are.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested
+from events.choice import FeedbackRequested, LeverChosen
+from events.codec import Event
+from events.errors import CheckFailed, NotFound, UsageError, UserError, why
+from events.fact import Fact
+from events.judgement import ScoringFailed, TrajectoryScored
+from events.rollouts import ModelCalled, TrajectoryRecorded
+from events.run import RunStarted
+from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed
+from replay.recorded import EventIndex, Judgements, StoredEvent
+from runtime.agents.providers import model_of
+from runtime.blobs.directory import Blobs
+from runtime.log.lookup import Attempted
+from runtime.log.port import Stored
+from runtime.policies.bases import HF, kind_of
+from runtime.policies.interface import SampleRequest
+from runtime.rollouts.runner import EMBEDDINGS
+from runtime.run.loading import Loaded, load_run
+from services import feedback_agent, meta_agent, verifier
+from services.policy import Models, judge
+
+CHOSEN = (LeverChosen, ProposalFailed)
+"""One of these is in every answer to a request for feedback."""
+SHORT = 120
+"""Characters of a value that is told."""
+ELSEWHERE = "a model of Hugging Face's format, and the log does not say on what device"
+
+Say = Callable[[str, int, int], None]
+"""Is told of each kind how many effects of how many are done."""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A recorded event that comes out differently: its sequence, the field of its data, and both values."""
+
+    sequence: int
+    field: str
+    recorded: str
+    now: str
+
+
+class Performed(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of performing all effects of one kind again: how many were, how many came out the same, and the first that did not."""
+
+    kind: str
+    performed: int
+    same: int
+    cannot: dict[str, int]
+    """How many cannot be performed again, by the reason."""
+    first: Difference | None
+
+
+class Effect(NamedTuple):
+    """One effect: the event that asked for it, what is recorded of it, and what it gives now, or why it cannot be performed."""
+
+    asked: StoredEvent
+    recorded: Sequence[StoredEvent]
+    now: Sequence[Fact] | str
+
+
+class Overlay(Blobs):
+    """Blobs that are read in one place and written in another."""
+
+    def __init__(self, root: Path, below: Blobs) -> None:
+        super().__init__(root)
+        self._below = below
+
+    def get(self, digest: str) -> bytes:
+        """As `Blobs.get`, of those below."""
+        return self._below.get(digest)
+
+
+class Stage:
+    """Where effects are performed again: the recorded run, its blobs, its tasks as this host has them, and a folder to work in."""
+
+    def __init__(self, recorded: EventIndex, blobs: Blobs, work: Path) -> None:
+        self.recorded, self.blobs, self.work = recorded, Overlay(work / "blobs", blobs), work
+        self._loaded: dict[str, Loaded | UserError] = {}
+        self._labels: dict[str, dict[str, str]] = {}
+
+    def started(self, run: str) -> RunStarted:
+        """The beginning of a run; raises CheckFailed if it is not among the messages."""
+        if run not in self.recorded.started:
+            raise CheckFailed(f"The event that began run {run} is not among the messages.")
+        return self.recorded.started[run]
+
+    def loaded(self, run: str) -> Loaded:
+        """A run with its task; raises UserError where this host's is not what the run was started on."""
+        if run not in self._loaded:
+            try:
+                self._loaded[run] = load_run(run, self.started(run), self.blobs)
+            except UserError as wrong:
+                self._loaded[run] = wrong
+        found = self._loaded[run]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def labels(self, run: str) -> dict[str, str]:
+        """The labels of train and dev, as the verifier has them."""
+        if run not in self._labels:
+            loaded = self.loaded(run)
+            self._labels[run] = loaded.task.labels(loaded.started.seed)
+        return self._labels[run]
+
+    def require_embedded(self, base_model: str) -> None:
+        """Raise UserError for a base model that is not here or that this machine may compute otherwise."""
+        if kind_of(self.blobs.unpack(base_model, self.work / base_model)) == HF:
+            raise CheckFailed(ELSEWHERE)
+
+    def require_rules(self, run: str) -> None:
+        """Raise CheckFailed where the run's agent is a language model."""
+        agent = self.started(run).agent
+        if model_of(agent) is not None:
+            raise CheckFailed(f"the agent is a language model, {agent}")
+
+
+def perform(messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequence[str], say: Say) -> list[Performed]:
+    """Perform all recorded effects of these kinds again, in a folder that is no one else's.
+
+    The messages are one run's, in the order of the log, with those of its past first if it is a fork. Raises UsageError for a kind that
+    cannot be performed again, whatever is recorded.
+    """
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UsageError(f"{unknown[0]!r} cannot be performed again; expected one or more of {', '.join(KINDS)}.")
+    stage = Stage(EventIndex(messages), blobs, work)
+    return [_compared(kind, KINDS[kind](stage), functools.partial(say, kind)) for kind in dict.fromkeys(kinds)]
+
+
+def performed_lines(performed: Sequence[Performed]) -> list[str]:
+    """What is said of it to a person."""
+    lines = []
+    for of in performed:
+        differ = of.performed - of.same
+        lines.append(f"{of.kind}: {of.performed:,} performed again, {f'{differ:,} come out differently' if differ else 'all the same'}")
+        if not of.performed:
+            lines[-1] = f"{of.kind}: none performed again"
+        if of.first:
+            lines.append(f"  first at sequence {of.first.sequence}, {of.first.field}:")
+            lines += [f"    recorded {of.first.recorded}", f"    now      {of.first.now}"]
+        lines += [f"  {count:,} cannot be performed again: {reason}" for reason, count in of.cannot.items()]
+    return lines
+
+
+def _compared(kind: str, effects: tuple[int, Iterator[Effect]], say: Callable[[int, int], None]) -> Performed:
+    total, found = effects
+    performed = same = 0
+    cannot: Counter[str] = Counter()
+    first: Difference | None = None
+    for done, effect in enumerate(found, 1):
+        if isinstance(effect.now, str):
+            cannot[effect.now] += 1
+        else:
+            performed += 1
+            difference = _difference(effect.asked, effect.recorded, effect.now)
+            same += difference is None
+            if difference and (first is None or difference.sequence < first.sequence):
+                first = difference
+        say(done, total)
+    return Performed(kind=kind, performed=performed, same=same, cannot=dict(cannot), first=first)
+
+
+def _difference(asked: StoredEvent, recorded: Sequence[StoredEvent], now: Sequence[Fact]) -> Difference | None:
+    was = {_slot(told.event.data): told for told in recorded}
+    new = {_slot(fact): fact for fact in now}
+    for slot in [*was, *(slot for slot in new if slot not in was)]:
+        told, fact = was.get(slot), new.get(slot)
+        sequence = (told or asked).sequence
+        if told is None or fact is None or type(told.event.data) is not type(fact):
+            both = [_brief(of) if of else "nothing" for of in (told and told.event.data, fact)]
+            return Difference(sequence=sequence, field="event", recorded=both[0], now=both[1])
+        if apart := _apart("", _fields(told.event.data), _fields(fact)):
+            field, old, other = apart
+            return Difference(sequence=sequence, field=f"{fact.tag()}{field}", recorded=_brief(old), now=_brief(other))
+    return None
+
+
+def _slot(fact: Fact) -> tuple[str | int, ...]:
+    return fact.SLOT or fact.tag(), *fact.key()
+
+
+def _fields(fact: Fact) -> dict[str, Any]:
+    """What must be the same: all but the seconds that it took, and the folder in which a thing lay that a reason names."""
+    found: dict[str, Any] = msgspec.to_builtins(fact)
+    found.pop("seconds", None)
+    if "reason" in found:
+        found["reason"] = re.sub(r"\S*/(?=[0-9a-f]{64}\b)", "", found["reason"])
+    return found
+
+
+def _apart(path: str, recorded: Any, now: Any) -> tuple[str, object, object] | None:
+    """The first place in which two values differ, and what stands there."""
+    if recorded == now:
+        return None
+    if isinstance(recorded, dict) and isinstance(now, dict) and recorded.keys() == now.keys():
+        parts = [(f".{name}", recorded[name], now[name]) for name in recorded]
+    elif isinstance(recorded, list | tuple) and isinstance(now, list | tuple) and len(recorded) == len(now):
+        parts = [(f"[{place}]", *pair) for place, pair in enumerate(zip(recorded, now, strict=True))]
+    else:
+        return path, recorded, now
+    return next(found for name, old, new in parts if (found := _apart(path + name, old, new)))
+
+
+def _brief(value: object) -> str:
+    said = f"{value.tag()} {msgspec.json.encode(value).decode()}" if isinstance(value, Fact) else repr(value)
+    return said if len(said) <= SHORT else said[: SHORT - 3] + "..."
+
+
+def _each(
+    asked: Sequence[tuple[StoredEvent, list[StoredEvent]]], perform_one: Callable[[Event], Sequence[Fact]]
+) -> tuple[int, Iterator[Effect]]:
+    """Perform one after the other; `perform_one` raises UserError for one that cannot be."""
+
+    def now(told: StoredEvent, recorded: Sequence[StoredEvent]) -> Sequence[Fact] | str:
+        try:
+            return perform_one(told.event)
+        except UserError as wrong:
+            return str(wrong)
+
+    return len(asked), (Effect(told, recorded, now(told, recorded)) for told, recorded in asked)
+
+
+def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
+    def score(event: Event) -> list[Fact]:
+        loaded, labels = stage.loaded(event.run), stage.labels(event.run)
+        assert isinstance(event.data, TrajectoryRecorded)
+        if loaded.task.verifier != loaded.started.verifier:
+            raise CheckFailed(f"the run was scored by {loaded.started.verifier}, and the task has {loaded.task.verifier} now")
+        return [verifier.score(event.id, event.data, loaded, labels)]
+
+    return _each(stage.recorded.asked("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)), score)
+
+
+def _feedback_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
+    known = stage.recorded.of(*feedback_agent.HISTORY_TYPES)  # of what came after its question, the agent looks at nothing
+
+    def choose(event: Event) -> list[Fact]:
+        stage.require_rules(event.run)
+        return choose_again(stage, event, known, stage.recorded.judged)
+
+    return _each(stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN), choose)
+
+
+def probed(recorded: EventIndex, requested: FeedbackRequested, judged: Judgements) -> list[Attempted]:
+    """The attempts that show the Feedback-Agent how a candidate fares, with these rewards."""
+    return [attempt for request in requested.probe_requests for attempt in recorded.attempts(request, judged)]
+
+
+def choose_again(stage: Stage, event: Event, known: Sequence[Event], judged: Judgements) -> list[Fact]:
+    """What the rules agent answers to a request for feedback, by these scores and rewards."""
+    requested = event.data
+    assert isinstance(requested, FeedbackRequested)
+    played, loaded = probed(stage.recorded, requested, judged), stage.loaded(event.run)
+    try:
+        return feedback_agent.feedback(stage.blobs, known, played, loaded, requested)
+    except NotFound:
+        raise  # a blob that is not here
+    except Exception as wrong:
+        return [ProposalFailed(generation=requested.generation, reason=why(wrong))]
+
+
+def _meta_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
+    def propose(event: Event) -> list[Fact]:
+        assert isinstance(event.data, ScaffoldRequested)
+        stage.require_rules(event.run)
+        return [meta_agent.reference(stage.blobs, stage.loaded(event.run), event.data)]
+
+    return _each(stage.recorded.asked(meta_agent.AGENT, ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)), propose)
+
+
+def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
+    """The calls of each model together, those of a group commit at once; then what was said of the adapters."""
+    models = Models(stage.blobs, stage.work)
+    calls = [told for told in stage.recorded.events if isinstance(told.event.data, ModelCalled)]
+
+    def vouch(event: Event) -> list[Fact]:
+        assert isinstance(event.data, AdapterPublished)
+        stage.require_embedded(event.data.base_model)
+        with contextlib.suppress(CheckFailed):  # of a damaged adapter, the policy says so
+            stage.blobs.unpack(event.data.adapter, stage.work / event.data.adapter)
+        return [judge(models, event.data)]
+
+    adapters, judged = _each(stage.recorded.asked("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
+
+    def effects() -> Iterator[Effect]:
+        for (model, body), group in groupby(sorted(calls, key=_model_and_body), key=_model_and_body):
+            yield from _sampled(stage, models, model, body, list(group))
+        yield from judged
+
+    return len(calls) + adapters, effects()
+
+
+def _model_and_body(told: StoredEvent) -> tuple[str, str]:
+    assert isinstance(told.event.data, ModelCalled)
+    return told.event.data.model, told.event.data.body
+
+
+def _sampled(stage: Stage, models: Models, model: str, body: str, calls: Sequence[StoredEvent]) -> Iterator[Effect]:
+    facts = [told.event.data for told in calls if isinstance(told.event.data, ModelCalled)]
+    try:
+        if model == EMBEDDINGS:
+            raise CheckFailed("the vectors of embeddings are not recorded")
+        stage.require_embedded(model.partition("@")[0])
+        policy = models.find(model)
+        bodies = msgspec.json.decode(stage.blobs.get(body), type=list[SampleRequest])
+        requests = [bodies[fact.index] for fact in facts]
+    except UserError as wrong:
+        yield from (Effect(told, [told], str(wrong)) for told in calls)
+        return
+    try:
+        sampled = policy.sample([as_sent(request) for request in requests])
+    except UserError:
+        if len(calls) > 1:
+            for told in calls:
+                yield from _sampled(stage, models, model, body, [told])
+        else:
+            yield Effect(calls[0], calls, [])
+        return
+    for told, fact, request, one in zip(calls, facts, requests, sampled, strict=True):
+        given = {"texts": one.texts, "tokens": one.tokens, "logprobs": one.logprobs, "prompt_tokens": one.prompt_tokens}
+        asked = {"sampling_seed": request.seed, "temperature": request.temperature, "completion_tokens": sum(map(len, one.tokens))}
+        yield Effect(told, [told], [msgspec.structs.replace(fact, **given, **asked)])
+
+
+def as_sent(request: SampleRequest) -> SampleRequest:
+    """A request as the policy's server reads it, to which the client has sent prompt and hint as one."""
+    return msgspec.structs.replace(request, prompt=request.prompt + request.hint, hint="")
+
+
+def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
+    from services.trainer import Played, update  # with torch, which only this needs
+
+    def train(event: Event) -> list[Fact]:
+        sealed = event.data
+        assert isinstance(sealed, TrainingBatchSealed)
+        base_model = stage.started(event.run).base_model
+        stage.require_embedded(base_model)
+        if sealed.parent_adapter:
+            stage.blobs.unpack(sealed.parent_adapter, stage.work / sealed.parent_adapter)
+        if sealed.parent_state:
+            stage.blobs.get(sealed.parent_state)
+        played: Played = {request: stage.recorded.attempts(request, stage.recorded.judged) for request in sealed.requests}
+        lacking: list[UserError] = []
+
+        def load() -> Loaded:
+            try:
+                return stage.loaded(event.run)
+            except UserError as wrong:
+                lacking.append(wrong)
+                raise
+
+        facts = update(stage.blobs, stage.work, played, sealed, base_model, load, _back_end(published.get(event.id)))
+        if lacking:
+            raise lacking[0]
+        return facts
+
+    asked = stage.recorded.asked("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
+    published = {told.event.id: of.event.data for told, answers in asked for of in answers if isinstance(of.event.data, AdapterPublished)}
+    return _each(asked, train)
+
+
+def _back_end(published: AdapterPublished | None) -> Literal["native", "trl"]:
+    """Which back end trained; raises CheckFailed where it is not to be had here."""
+    if published is None or published.back_end == "native":
+        return "native"
+    if published.processes > 1:
+        raise CheckFailed(f"it was trained by {published.processes} processes, whose accelerate configuration the log does not hold")
+    if importlib.util.find_spec("trl") is None:
+        raise CheckFailed("it was trained by trl, which is not installed: pip install 'evolog[train]'")
+    return "trl"
+
+
+KINDS: dict[str, Callable[[Stage], tuple[int, Iterator[Effect]]]] = {
+    "verifier": _verifier,
+    "meta_agent": _meta_agent,
+    "feedback_agent": _feedback_agent,
+    "policy": _policy,
+    "trainer": _trainer,
+}
+"""What can be performed again, by the service that performed it."""

@@ -1,0 +1,255 @@
+"""What came of a run, gathered from its log: one row a generation, and the auditor's final table."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from events import codec, subjects
+from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
+from events.choice import LeverChosen
+from events.codec import Event
+from events.fact import Fact
+from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
+from events.judgement import CandidateEvaluated
+from events.population import CandidateAccepted, CandidateRejected
+from events.rollouts import RolloutsRequested, TrajectoryRecorded
+from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
+from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
+from runtime.log.lineage import Span, ancestors
+from runtime.log.port import Log, Stored, exclusive_key, readable
+
+PAGE_SIZE = 5000
+BY_OTHERS: tuple[type[Fact], ...] = (
+    LeverChosen,
+    ScaffoldProposed,
+    WeightUpdateRequested,
+    ProposalFailed,
+    AdapterPublished,
+    WeightUpdateFailed,
+    RunStarted,
+    RunPaused,
+    RunResumed,
+    EventSetAside,
+)
+"""Types of event that a report is made of besides what the controller decides. A run has few of each."""
+
+
+class Generation(msgspec.Struct, kw_only=True):
+    """One step of a run: what was changed and why, and what it scored on dev."""
+
+    generation: int
+    lever: str = "start"
+    change: str = ""
+    reason: str = ""
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    items: int = 0
+    failed: int = 0
+    accepted: bool = False
+    verdict: str = ""
+    rollouts: int = 0
+    """Rollouts of this generation alone, training and evaluation."""
+    tokens: int = 0
+    micro_usd: int = 0
+    seconds: float = 0.0
+    began: int = 0
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """All of a run that a person asks for first. `cells` is the auditor's table."""
+
+    version: int = 1
+    run: str
+    task: str = ""
+    seed: int = 0
+    levers: tuple[str, ...] = ()
+    sandbox: str = ""
+    parent: str = ""
+    """Of a fork: the run that it was made from, and where."""
+    state: str = "unknown"
+    """`running`, `paused`, `finished` (audit under way), `audited`."""
+    reason: str = ""
+    generations: list[Generation] = []
+    rollouts: int = 0
+    tokens: int = 0
+    micro_usd: int = 0
+    set_aside: int = 0
+    score: float | None = None
+    scaffold: str = ""
+    adapter: str = ""
+    cells: list[GoldScored] = []
+    cells_failed: list[GoldFailed] = []
+    compared: list[PoliciesCompared] = []
+    seconds: float = 0.0
+
+
+class Reporter:
+    """Builds a report from a run's decisions and the few other events that matter; the many rollouts are never read."""
+
+    def __init__(self, run: str) -> None:
+        self.report = Report(run=run, generations=[], cells=[], cells_failed=[], compared=[])
+        self.done = 0
+        """Rollouts of requests that are known to be answered."""
+        self._waiting: dict[str, tuple[str, RolloutsRequested]] = {}
+        self._asked: set[tuple[str | int, ...]] = set()
+        self._taken: set[str] = set()
+        self._position = 0
+        self._began = 0
+        self._forked = 0
+        """When a forked run itself began."""
+
+    async def follow(self, log: Log) -> list[Event]:
+        """Fold what came since the last look, a forked run's past before all else; those events, in the order of the log."""
+        told: list[tuple[Event, int]] = []
+        if not self._taken:
+            for span in reversed(await ancestors(log, self.report.run)):
+                told += await self._look(log, span, 0)
+        told += await self._look(log, Span(self.report.run), self._position)
+        for event, time in told:
+            self._taken.add(event.id)
+            if isinstance(event.data, RolloutsRequested):
+                self._waiting[event.id] = event.run, event.data
+            self._fold(event, time)
+        return [event for event, _ in told]
+
+    async def _look(self, log: Log, span: Span, position: int) -> list[tuple[Event, int]]:
+        """What came after a position, with the time when it was stored."""
+        fresh: dict[int, tuple[Event, int]] = {}
+        for head in await log.read(position + 1, PAGE_SIZE, subjects.head(span.run)):
+            if head.sequence > span.last:
+                break
+            made = codec.decode_at(head.subject, head.data).data
+            assert isinstance(made, DecisionMade)
+            self._position = head.sequence
+            for stored in await log.read(head.sequence + 1, made.outputs):
+                fresh[stored.sequence] = codec.decode_at(stored.subject, stored.data), stored.time
+        if fresh or not self._taken:
+            others = await log.last([subjects.subject(log.stream, span.run, "*", kind.tag()) for kind in BY_OTHERS])
+            for stored in others.values():
+                for event in readable([stored] if stored.sequence <= span.last else []):
+                    if event.id not in self._taken:
+                        fresh[stored.sequence] = event, stored.time
+        return [fresh[sequence] for sequence in sorted(fresh)]
+
+    async def count(self, log: Log) -> None:
+        """Bring `done` up to date: a request is answered when its last attempt stands in the log."""
+        wanted = {}
+        for request, (run, requested) in self._waiting.items():
+            last = codec.event_id(run, TrajectoryRecorded, request, requested.items[-1], requested.attempts - 1)
+            wanted[subjects.subject(log.stream, run, last, "*")] = request  # recorded or failed
+        for where in await log.last(list(wanted)) if wanted else []:
+            _, requested = self._waiting.pop(wanted[exclusive_key(where)])
+            self.done += len(requested.items) * requested.attempts
+
+    def take_gold(self, stored: Stored) -> None:
+        """Fold one message of the gold stream."""
+        if subjects.run_of(stored.subject) != self.report.run:
+            return
+        match codec.decode_at(stored.subject, stored.data).data:
+            case GoldScored() as scored:
+                self.report.cells.append(scored)
+            case GoldFailed() as failed:
+                self.report.cells_failed.append(failed)
+            case PoliciesCompared() as compared:
+                self.report.compared.append(compared)
+            case AuditFinished():
+                self.report.state = "audited"
+                self.report.seconds = (stored.time - self._began) / 1e9
+
+    def row(self, number: int) -> Generation:
+        """The row of a generation, made if it is not there."""
+        rows = self.report.generations
+        while len(rows) <= number:
+            rows.append(Generation(generation=len(rows)))
+        return rows[number]
+
+    def _fold(self, event: Event, time: int) -> None:
+        report, fact = self.report, event.data
+        match fact:
+            case RunStarted():
+                report.parent = f"{fact.parent_run} up to sequence {fact.parent_sequence}" if fact.parent_run else ""
+                report.task, report.seed, report.levers, report.sandbox = fact.task, fact.seed, fact.levers, fact.sandbox
+                report.state, self._began = "running", time
+                report.generations = report.generations or [Generation(generation=0, began=time)]
+                self._forked = time if fact.parent_run else 0
+            case LeverChosen(generation=generation):
+                row = self.row(generation)
+                row.lever, row.reason, row.began = fact.lever, fact.reason, time
+                row.change = row.change or fact.action  # one look may find the change itself, and only the next what was chosen
+            case ScaffoldProposed(generation=generation):
+                self.row(generation).change = fact.summary
+            case ProposalFailed(generation=generation):
+                row = self.row(generation)
+                row.lever, row.change = ("none" if generation and row.lever == "start" else row.lever), "no change came of it"
+            case WeightUpdateRequested(generation=generation):
+                self.row(generation).change = f"{fact.algorithm}, up to {fact.rounds} rounds"
+            case TrainingBatchSealed(generation=generation, algorithm=algorithm) if algorithm not in self.row(generation).change:
+                self.row(generation).change = f"{algorithm} in place of {self.row(generation).change}"
+            case WeightUpdateFinished(generation=generation):
+                self.row(generation).change += f" ({fact.rounds} played, {fact.solved} items solved)"
+            case RolloutsRequested(generation=generation) if fact.key() not in self._asked:  # a fork asks again for what it was not given
+                self._asked.add(fact.key())
+                planned = len(fact.items) * fact.attempts
+                self.row(generation).rollouts += planned
+                report.rollouts += planned
+            case CandidateEvaluated(generation=generation):
+                row = self.row(generation)
+                row.score, row.low, row.high, row.items, row.failed = fact.score, fact.low, fact.high, fact.items, fact.failed
+                if fact.lever == "start" and generation:
+                    row.change = "the best candidate so far, judged anew"
+                row.tokens, row.micro_usd = fact.tokens - report.tokens, fact.micro_usd - report.micro_usd
+                report.tokens, report.micro_usd = fact.tokens, fact.micro_usd
+            case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
+                row = self.row(generation)
+                row.accepted, row.verdict = isinstance(fact, CandidateAccepted), fact.reason
+                row.seconds = (time - (max(row.began, self._forked) or time)) / 1e9
+            case RunPaused():
+                report.state = "paused"
+            case RunResumed():
+                report.state = "running"
+            case RunFinished():
+                report.state, report.reason, report.score = "finished", fact.reason, fact.score if fact.candidate else None
+                report.scaffold, report.adapter = fact.scaffold, fact.adapter
+                report.rollouts, report.tokens, report.micro_usd = fact.rollouts, fact.tokens, fact.micro_usd
+                report.seconds = (time - self._began) / 1e9
+                if report.generations and report.generations[-1].lever == "stop":
+                    report.generations.pop()
+            case EventSetAside():
+                report.set_aside += 1
+
+
+async def follow_gold(gold: Log, reporter: Reporter, position: int) -> int:
+    """Read on to the end of the gold stream; the new position."""
+    while read := await gold.read(position + 1, PAGE_SIZE):
+        for stored in read:
+            reporter.take_gold(stored)
+        position = read[-1].sequence
+    return position
+
+
+async def collect(log: Log, gold: Log, run: str) -> Report:
+    """The report of one run as its log stands now."""
+    reporter = Reporter(run)
+    await reporter.follow(log)
+    await follow_gold(gold, reporter, 0)
+    return reporter.report
+
+
+CELLS = ("start", "scaffold", "weights", "final", "uniform_policy")
+
+
+CELL_NAMES = {
+    "start": "start: reference scaffold, base weights",
+    "scaffold": "scaffold lever alone: final scaffold, base weights",
+    "weights": "weights lever alone: reference scaffold, the final adapter",
+    "final": "final candidate: what the levers arrived at together",
+    "uniform_policy": "final scaffold, uniformly random policy",
+    "baselines": "what needs no agent",
+}
+"""The cells in words."""
+
+
+def order_cells(cells: Iterable[GoldScored]) -> list[GoldScored]:
+    """The cells as they are shown: what the levers did, then what needs no model, then what needs no agent."""
+    return sorted(cells, key=lambda cell: (CELLS.index(cell.cell) if cell.cell in CELLS else len(CELLS), cell.cell, cell.split))

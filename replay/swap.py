@@ -1,0 +1,510 @@
+"""What would have come out differently with another verifier, or another table of rules, in the place of the one that a run had.
+
+Recorded trajectories are scored by the other verifier, and the decider goes through the run twice, side by side: with the rewards as
+recorded, and with the others, as far as both decide the same; the rules agent chooses twice likewise. Beyond that nothing is recorded,
+and only a fork can tell. Nothing is written where the run is.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from math import fsum
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from algorithms.levers.rules import Choice
+from events import codec
+from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
+from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
+from events.codec import Event
+from events.errors import Misconfigured, NotFound, UsageError, why
+from events.fact import Fact
+from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
+from events.population import CandidateAccepted, CandidateRejected
+from events.rollouts import RolloutsRequested, TrajectoryRecorded
+from events.run import AuditReleased, RunFinished
+from events.weights import TrainingBatchSealed
+from replay.perform import CHOSEN, Stage, choose_again, probed
+from replay.recorded import EventIndex, Judgements, StoredEvent
+from runtime.agents.providers import model_of
+from runtime.blobs.directory import Blobs
+from runtime.log.lineage import as_folded
+from runtime.log.port import Stored
+from runtime.run.decide import DECIDER
+from runtime.run.decider import DecisionSession
+from runtime.run.loading import Loaded
+from runtime.run.state import RunState
+from services import feedback_agent, verifier
+from tasks.loading import from_source
+
+SERVICES = ("verifier", "feedback_agent")
+EXAMPLES = 5
+FIGURES: Mapping[type[Fact], tuple[str, ...]] = {
+    CandidateEvaluated: ("score", "low", "high", "failed", "pass_at_1", "pass_at_k", "tied_groups"),
+    CandidateAccepted: ("score", "reason"),
+    CandidateRejected: ("reason",),
+    RunFinished: ("score",),
+    LeverChosen: ("reason", "diagnosis"),
+    ScaffoldProposed: ("reason",),
+    WeightUpdateRequested: ("reason",),
+}
+"""What of a fact is told of scores, and is not what was decided."""
+
+
+class Rewards(msgspec.Struct, frozen=True, kw_only=True):
+    """The rewards of all attempts of one purpose: how many differ, and the means of those that each verifier could score."""
+
+    purpose: str
+    attempts: int
+    differ: int
+    recorded: float | None
+    now: float | None
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt whose reward differs; None: it could not be scored."""
+
+    sequence: int
+    purpose: str
+    item: str
+    answer: str | None
+    recorded: float | None
+    now: float | None
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate's mean reward on dev."""
+
+    generation: int
+    candidate: str
+    lever: str
+    accepted: bool
+    recorded: float
+    now: float | None
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """The first decision or choice that would have come out differently: where it is recorded, and what, in words."""
+
+    sequence: int
+    words: str
+
+
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """What the Feedback-Agent was asked, recorded to have chosen, and would choose."""
+
+    sequence: int
+    generation: int
+    recorded_lever: str
+    recorded_action: str
+    recorded_reason: str
+    lever: str
+    action: str
+    reason: str
+
+
+class Swapped(msgspec.Struct, frozen=True, kw_only=True):
+    """What would have come out differently. Of the two services, what concerns the other is empty."""
+
+    run: str
+    service: str
+    path: str
+    performed: int
+    """Trajectories scored, or requests for feedback answered."""
+    differ: int
+    cannot: dict[str, int] = {}
+    """What could not be: how many, by the reason."""
+    recorded_name: str = ""
+    name: str = ""
+    """Of the verifiers, with their versions."""
+    rewards: list[Rewards] = []
+    examples: list[Example] = []
+    scores: list[Score] = []
+    turn: Turn | None = None
+    fork: str = ""
+    """The command that goes on from where nothing has come out differently yet."""
+    unknown: str = ""
+    """What is not known of choices before the turn."""
+    choices: list[Chosen] = []
+    """Those that differ."""
+
+
+def swap(messages: Sequence[Stored], blobs: Blobs, work: Path, service: str, path: Path) -> Swapped:
+    """Put the code at `path` in a service's place: a verifier.py or a task folder with one, or a Python file with `choose`.
+
+    The messages are one run's, in the order of the log, with those of its past first if it is a fork; `work` is a folder that is no one
+    else's. Raises UsageError for another service, NotFound where nothing is at the path, and Misconfigured where it is no such code.
+    """
+    if service not in SERVICES:
+        raise UsageError(f"{service!r} cannot be swapped; expected {' or '.join(SERVICES)}, as in --swap verifier=PATH.")
+    if service == "verifier" and path.is_dir():
+        path /= "verifier.py"
+    source = _read(path)
+    stage = Stage(EventIndex(messages), blobs, work)
+    if not stage.recorded.started:
+        raise NotFound("There is no beginning of a run among the messages.")
+    run = list(stage.recorded.started)[-1]  # a fork's own comes after those of its past
+    return _verifier(stage, run, source, path) if service == "verifier" else _rules(stage, run, source, path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise NotFound(f"{path} cannot be read ({wrong}); give a Python file that is there.") from wrong
+
+
+class Pair(NamedTuple):
+    """An attempt with both rewards; None where it could not be scored."""
+
+    told: StoredEvent
+    attempt: TrajectoryRecorded
+    recorded: float | None
+    now: float | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether they do."""
+        return self.recorded != self.now
+
+
+def _verifier(stage: Stage, run: str, source: str, path: Path) -> Swapped:
+    loaded, labels = stage.loaded(run), stage.labels(run)
+    other = loaded._replace(task=loaded.task.with_verifier(source, str(path)))
+    judged: dict[str, Fact] = {}
+    pairs: list[Pair] = []
+    for told in stage.recorded.events:
+        attempt, recorded = told.event.data, stage.recorded.judged.get(told.event.id)
+        if isinstance(attempt, TrajectoryRecorded) and recorded:
+            judged[told.event.id] = now = verifier.score(told.event.id, attempt, other, labels)
+            pairs.append(Pair(told, attempt, _reward(recorded), _reward(now)))
+    failed = Counter(fact.reason for fact in judged.values() if isinstance(fact, ScoringFailed))
+    if failed and failed.total() == len(pairs):
+        raise Misconfigured(f"{path} scored none of {len(pairs):,} trajectories. {next(iter(failed))}")
+    turn, unknown = _turn(stage, judged)
+    return Swapped(
+        run=run,
+        service="verifier",
+        path=str(path),
+        performed=len(pairs) - failed.total(),
+        differ=sum(pair.differs for pair in pairs),
+        cannot=dict(failed),
+        recorded_name=loaded.started.verifier,
+        name=other.task.verifier,
+        rewards=list(_rewards(pairs)),
+        examples=list(_examples([pair for pair in pairs if pair.differs])),
+        scores=list(_scores(stage.recorded, pairs)),
+        turn=turn,
+        unknown=unknown,
+        fork=_fork(stage.recorded, pairs, path),
+    )
+
+
+def _reward(judged: Fact) -> float | None:
+    return judged.reward if isinstance(judged, TrajectoryScored) else None
+
+
+def _mean(rewards: Sequence[float | None]) -> float | None:
+    given = [reward for reward in rewards if reward is not None]
+    return fsum(given) / len(given) if given else None
+
+
+def _examples(differing: Sequence[Pair]) -> Iterator[Example]:
+    """The first few that differ otherwise than those before them."""
+    firsts = {(pair.recorded, pair.now): pair for pair in reversed(differing)}
+    for pair in sorted(firsts.values(), key=lambda pair: pair.told.sequence)[:EXAMPLES]:
+        of = pair.attempt
+        yield Example(sequence=pair.told.sequence, purpose=of.purpose, item=of.item, answer=of.answer, recorded=pair.recorded, now=pair.now)
+
+
+def _rewards(pairs: Sequence[Pair]) -> Iterator[Rewards]:
+    for purpose in dict.fromkeys(pair.attempt.purpose for pair in pairs):
+        of = [pair for pair in pairs if pair.attempt.purpose == purpose]
+        yield Rewards(
+            purpose=purpose,
+            attempts=len(of),
+            differ=sum(pair.differs for pair in of),
+            recorded=_mean([pair.recorded for pair in of]),
+            now=_mean([pair.now for pair in of]),
+        )
+
+
+def _scores(recorded: EventIndex, pairs: Sequence[Pair]) -> Iterator[Score]:
+    facts = [event.data for event in recorded.of(CandidateEvaluated, CandidateAccepted)]
+    kept = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
+    for fact in facts:
+        if isinstance(fact, CandidateEvaluated):
+            played = {  # by place, since a fork plays again what its past had not finished
+                (pair.attempt.item, pair.attempt.attempt): pair.now
+                for pair in pairs
+                if pair.attempt.purpose == "dev" and pair.attempt.generation == fact.generation
+            }
+            yield Score(
+                generation=fact.generation,
+                candidate=fact.candidate,
+                lever=fact.lever,
+                accepted=fact.candidate in kept,
+                recorded=fact.score,
+                now=_mean(list(played.values())),
+            )
+
+
+def _fork(recorded: EventIndex, pairs: Sequence[Pair], path: Path) -> str:
+    """The command that goes on from the last decision before the first reward that differs; rewards of two verifiers would not mix."""
+    differing = {pair.told.event.id for pair in pairs if pair.differs}
+    decided = 0
+    for stored, event in recorded.events:
+        if isinstance(event.data, TrajectoryScored | ScoringFailed) and event.data.trajectory in differing:
+            return f"evolog fork {event.run} --at {decided} --set verifier={path}"
+        if event.source == "controller":
+            decided = stored.sequence
+    return ""
+
+
+def _turn(stage: Stage, judged: Judgements) -> tuple[Turn | None, str]:
+    """The first decision or choice that differs; and what is not known of the choices before it."""
+    recorded, unknown = stage.recorded, ""
+    run = next(iter(recorded.started))
+    agent = recorded.started[run].agent
+    place = {told.event.id: told.sequence for told in recorded.events}
+    answers = {told.event.id: said for told, said in recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)}
+    was, would = (Seen(DecisionSession(DECIDER, run), by, []) for by in (recorded.judged, judged))
+    for number, told in enumerate(recorded.events):
+        if told.event.run != run:
+            run = told.event.run
+            was, would = (seen.forked(run, recorded.events[:number]) for seen in (was, would))
+        old, new = was.feed(told), would.feed(told)
+        if words := _words([event.data for event in old], [event.data for event in new]):
+            at = [place[event.id] for event in old if event.id in place]
+            return Turn(sequence=min(at, default=told.sequence), words=words), unknown
+        for asked in new:
+            if not isinstance(asked.data, FeedbackRequested) or asked.id not in answers:
+                continue
+            generation = asked.data.generation
+            if any(isinstance(of.event.data, AuditReleased) for of in recorded.events[:number]):
+                unknown = unknown or f"What the auditor would have had done from generation {generation} on is not known."
+            if model_of(agent) is not None:
+                shown = f"What {agent} would have chosen from generation {generation} on, had it been shown these rewards, is not known."
+                unknown = unknown or shown
+            elif words := _choice(generation, *(choose_again(stage, asked, seen.told, seen.judged) for seen in (was, would))):
+                return Turn(sequence=answers[asked.id][0].sequence, words=words), unknown
+    return None, unknown
+
+
+class Seen(NamedTuple):
+    """A run gone through with some rewards: its decider's course, and what its Feedback-Agent is told."""
+
+    course: DecisionSession[RunState]
+    judged: Judgements
+    told: list[Event]
+
+    def forked(self, run: str, past: Sequence[StoredEvent]) -> "Seen":
+        """The fork of that name, which goes on from this past."""
+        course = DecisionSession(DECIDER, run)
+        events = [_rejudged(told.event, self.judged) for told in past]
+        messages = [msgspec.structs.replace(told.stored, data=codec.encode(event)) for told, event in zip(past, events, strict=True)]
+        course.inherit(as_folded(messages))
+        return self._replace(course=course)
+
+    def feed(self, told: StoredEvent) -> list[Event]:
+        """What is decided at the next event."""
+        event = _rejudged(told.event, self.judged)
+        decision = self.course.feed(told.stored, event)
+        decided = decision.events[1:] if decision else []
+        fresh = [*decided] if event.source == "controller" else [event, *decided]
+        self.told.extend(of for of in fresh if isinstance(of.data, feedback_agent.HISTORY_TYPES))
+        return decided
+
+
+def _rejudged(event: Event, judged: Judgements) -> Event:
+    if isinstance(event.data, TrajectoryScored | ScoringFailed) and event.data.trajectory in judged:
+        return msgspec.structs.replace(event, data=judged[event.data.trajectory])
+    return event
+
+
+def _decided(fact: Fact) -> tuple[object, ...]:
+    """What was decided, without the scores that are told with it."""
+    return type(fact), *(getattr(fact, name) for name in fact.__struct_fields__ if name not in FIGURES.get(type(fact), ()))
+
+
+def _apart(recorded: Sequence[Fact], now: Sequence[Fact]) -> tuple[Fact | None, Fact | None] | None:
+    pairs = zip_longest(recorded, now)
+    return next(((old, new) for old, new in pairs if old is None or new is None or _decided(old) != _decided(new)), None)
+
+
+def _words(recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
+    """What would have been decided and was not, in a sentence; empty if both are the same but for scores."""
+    match _apart(recorded, now):
+        case None:
+            return ""
+        case CandidateAccepted(generation=generation), CandidateRejected(reason=reason):
+            return f"generation {generation} would have been dropped: {reason}"
+        case CandidateRejected(generation=generation), CandidateAccepted(reason=reason):
+            return f"generation {generation} would have been kept: {reason}"
+        case CandidateEvaluated(generation=generation), CandidateRejected(reason=reason):
+            return f"generation {generation} could not have been evaluated: {reason}"
+        case TrainingBatchSealed() as old, TrainingBatchSealed() as new:
+            other = (
+                f"{new.trajectories:,} trajectories in place of {old.trajectories:,}"
+                if old.trajectories != new.trajectories
+                else "other rewards"
+            )
+            return f"the batch of generation {old.generation}, round {old.round}, would have held {other}"
+        case RolloutsRequested(generation=generation, purpose=purpose, round=number), RolloutsRequested():
+            return f"generation {generation} would have played other {purpose} items in round {number}"
+        case old, new:
+            tags = [of.tag() if of else "nothing" for of in (old, new)]
+            return f"{tags[1]} would have been decided, and {tags[0]} was"
+
+
+def _choice(generation: int, recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
+    """The same of a choice."""
+    shown = [[fact for fact in facts if not isinstance(fact, ContextAssembled)] for facts in (recorded, now)]
+    if _apart(*shown) is None:
+        return ""
+    old, new = map(_wish, shown)
+    return f"in generation {generation} the Feedback-Agent would have chosen {new.what} and not {old.what}: {new.reason}"
+
+
+class Wish(NamedTuple):
+    """What a Feedback-Agent asks for."""
+
+    lever: str
+    action: str
+    reason: str
+
+    @property
+    def what(self) -> str:
+        """Lever and action."""
+        return f"{self.lever} {self.action}".strip()
+
+
+def _wish(facts: Sequence[Fact]) -> Wish:
+    found = Wish("", "nothing", "")
+    for fact in facts:
+        match fact:
+            case LeverChosen(lever=lever, action=action, reason=reason):
+                found = Wish(lever, action, reason)
+            case WeightUpdateRequested(algorithm=algorithm) as update:
+                found = found._replace(action=_order(algorithm, update))
+            case ProposalFailed(reason=reason):
+                found = found._replace(reason=reason)
+    return found
+
+
+def _order(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
+    said = [algorithm, f"{update.rounds} rounds", *(f"{name} {value!r}" for name, value in sorted(update.hyper.items()))]
+    said += [f"items {update.resample}", f"memory {update.memory}"]
+    return ", ".join(said + ["from the base"] * update.restart + ["with hints"] * update.hints)
+
+
+def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
+    choose = from_source(source, str(path), "evolog_rules", ["choose"]).choose
+    asked = stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)
+    known = stage.recorded.of(*feedback_agent.HISTORY_TYPES)
+    choices: list[Chosen] = []
+    cannot: Counter[str] = Counter()
+    for told, said in asked:
+        requested, loaded = told.event.data, stage.loaded(told.event.run)
+        assert isinstance(requested, FeedbackRequested)
+        shown = feedback_agent.probe(stage.blobs, probed(stage.recorded, requested, stage.recorded.judged), loaded)
+        if not shown:
+            cannot["no attempt at the probe was scored, so there is nothing to go by"] += 1
+            continue
+        evidence, history = feedback_agent.evidence(shown, known, loaded, requested), feedback_agent.history(known, requested.generation)
+        try:
+            given = choose(evidence, history, requested.levers, loaded.task.edits())
+        except Exception as wrong:
+            raise Misconfigured(
+                f"{path}: choose raised {why(wrong)} in generation {requested.generation}; mend it and try again."
+            ) from wrong
+        new, old = _chosen(given, loaded, path), _wish([of.event.data for of in said])
+        if new[:2] != old[:2]:
+            choices.append(
+                Chosen(
+                    sequence=said[0].sequence,
+                    generation=requested.generation,
+                    recorded_lever=old.lever,
+                    recorded_action=old.action,
+                    recorded_reason=old.reason,
+                    lever=new.lever,
+                    action=new.action,
+                    reason=new.reason,
+                )
+            )
+    performed = len(asked) - cannot.total()
+    return Swapped(
+        run=run,
+        service="feedback_agent",
+        path=str(path),
+        performed=performed,
+        differ=len(choices),
+        cannot=dict(cannot),
+        choices=choices,
+    )
+
+
+def _chosen(given: object, loaded: Loaded, path: Path) -> Wish:
+    try:
+        choice = msgspec.convert(msgspec.to_builtins(given), Choice)  # a file may have a Choice of its own
+    except (msgspec.ValidationError, TypeError) as wrong:
+        raise Misconfigured(
+            f"{path}: choose gave {given!r:.100}; expected a Choice as runtime/agents/rules.py has it ({wrong}); mend it and try again."
+        ) from wrong
+    edits = [edit.name for edit in loaded.task.edits()]
+    if choice.lever == "scaffold" and choice.action not in edits:
+        raise Misconfigured(
+            f"{path}: choose named the edit {choice.action!r}; expected one of {', '.join(edits) or 'none'}; mend it and try again."
+        )
+    return Wish(choice.lever, _order(choice.action, choice) if choice.lever == "weights" else choice.action, choice.reason)
+
+
+def swap_lines(swapped: Swapped) -> list[str]:
+    """What is said of it to a person."""
+    lines = _verifier_lines(swapped) if swapped.service == "verifier" else _rules_lines(swapped)
+    return lines + [f"  {count:,} could not be: {reason}" for reason, count in swapped.cannot.items()]
+
+
+def _verifier_lines(swapped: Swapped) -> list[str]:
+    lines = [
+        f"{swapped.run}: {swapped.performed:,} trajectories scored by {swapped.name} ({swapped.path}) in place of {swapped.recorded_name}; "
+        f"{swapped.differ:,} rewards differ"
+    ]
+    lines += [
+        f"  {of.purpose:<6} {of.differ:>7,} of {of.attempts:>7,} differ, mean {_number(of.recorded)} -> {_number(of.now)}"
+        for of in swapped.rewards
+    ]
+    if not swapped.differ:
+        return [*lines, "Nothing would have come out differently."]
+    lines.append("such as")
+    for one in swapped.examples:
+        answer = "no answer" if one.answer is None else f"{one.answer!r:.60}"
+        lines.append(f"  {one.item} ({one.purpose}, sequence {one.sequence}), {answer}: {_number(one.recorded)} -> {_number(one.now)}")
+    lines.append("candidates on dev")
+    for score in swapped.scores:
+        verdict = "kept" if score.accepted else "dropped"
+        lines.append(f"  {score.generation:>3}  {score.lever:<9} {_number(score.recorded)} -> {_number(score.now)}  {verdict}, as recorded")
+    if swapped.turn:
+        lines.append(f"The first to come out differently, at sequence {swapped.turn.sequence}: {swapped.turn.words}.")
+        lines.append(f"What follows from it is not recorded; `{swapped.fork}` plays on from before the first reward that differs.")
+    elif not swapped.unknown:
+        lines.append("Every decision would have been the same.")
+    return [*lines, swapped.unknown] if swapped.unknown else lines
+
+
+def _rules_lines(swapped: Swapped) -> list[str]:
+    lines = [
+        f"{swapped.run}: {swapped.performed:,} requests for feedback answered by {swapped.path}, each as the run had come to it; "
+        f"{swapped.differ:,} choices differ"
+    ]
+    for of in swapped.choices:
+        lines.append(f"  generation {of.generation}, sequence {of.sequence}")
+        lines.append(f"    recorded {of.recorded_lever} {of.recorded_action}: {of.recorded_reason}")
+        lines.append(f"    now      {of.lever} {of.action}: {of.reason}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "  none" if value is None else f"{value:.4f}"

@@ -1,0 +1,241 @@
+"""One conversation of an agent with its language model: it reads with tools and ends with exactly one ending.
+
+Every call is recorded before its answer is acted on. Who begins again after a crash goes on from the last recorded call: what had been
+said to the model then is what its request blob holds, and no recorded answer is paid for twice.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from events.choice import AgentCalled
+from events.errors import CheckFailed
+from events.fact import Fact, derive_seed
+from events.run import Budget
+from events.secret import Scanner
+from runtime.agents.conversation import Call, Message, Request, Result, Tool, Turn
+from runtime.agents.prices import Price
+from runtime.agents.providers import CallResult, Model, Speak, ask
+from runtime.blobs.directory import Blobs
+
+CALLS = 24
+"""Most calls in one conversation."""
+MAX_TOKENS = 16_000
+RESULT_LIMIT = 16_000
+"""Characters of one tool's answer."""
+READ_LIMIT = 240_000
+"""Characters of all tools' answers; then the model must end."""
+
+T = TypeVar("T")
+S = TypeVar("S")
+F = TypeVar("F", bound=Fact)
+
+
+class Unfit(Exception):
+    """What the model asked for cannot be had, or its ending cannot be used; the text is for the model."""
+
+
+class Failed(NamedTuple):
+    """The conversation came to no ending that can be used. `ending` is the tool that was last tried, if one was."""
+
+    reason: str
+    ending: str = ""
+
+
+class Chosen(NamedTuple, Generic[T]):
+    """The ending, checked."""
+
+    name: str
+    value: T
+
+
+class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversation needs from its service. `known` are the calls of it that stand in the log, by ordinal; it grows with each."""
+
+    agent: str
+    generation: int
+    model: Model
+    speak: Speak
+    price: Price | None
+    blobs: Blobs
+    scanner: Scanner
+    seed: int
+    known: dict[int, AgentCalled]
+    record: Callable[[AgentCalled], AgentCalled | None]
+    """Appends a call; gives the one that stood there already, if one did, which then counts in its place."""
+    asking: Callable[[Speak, Request, int], CallResult] = ask
+    budget: Budget = Budget()
+    """The run's."""
+    spent: tuple[int, int] = (0, 0)
+    """Tokens and millionths of a dollar that the run took before this conversation."""
+
+    def keep(self, thing: Any) -> str:
+        """A blob of something in JSON, secrets struck out; its digest."""
+        return self.blobs.put(self.scanner.redact(msgspec.json.encode(thing, order="deterministic")))
+
+    def read(self, digest: str, kind: type[S]) -> S:
+        """What a blob holds."""
+        return msgspec.json.decode(self.blobs.get(digest), type=kind)
+
+    def clean(self, fact: F) -> F:
+        """The fact with secrets struck out of its texts."""
+        return msgspec.json.decode(self.scanner.redact(msgspec.json.encode(fact)), type=type(fact))
+
+    def call(self, ordinal: int, request: Request) -> Turn:
+        """Ask, record, and give the answer as it is recorded."""
+        said = self.keep(request)
+        seed = derive_seed(self.seed, self.agent, self.generation, ordinal)
+        asked = self.asking(self.speak, self.read(said, Request), seed)
+        heard = self.keep(asked.turn)
+        called = AgentCalled(
+            generation=self.generation,
+            agent=self.agent,
+            ordinal=ordinal,
+            provider=self.model.provider,
+            model=self.model.name,
+            request=said,
+            response=heard,
+            prompt_tokens=asked.usage.prompt,
+            completion_tokens=asked.usage.completion,
+            micro_usd=None if self.price is None else self.price.micro_usd(asked.usage),
+            seconds=asked.seconds,
+            attempts=asked.attempts,
+            status=asked.turn.status,
+        )
+        self.known[ordinal] = called = self.record(called) or called
+        return self.read(called.response, Turn)
+
+    def exhausted(self) -> str:
+        """Which limit of the run's budget is spent, in words; empty while there is something left."""
+        calls = self.known.values()
+        tokens = self.spent[0] + sum(call.prompt_tokens + call.completion_tokens for call in calls)
+        micro_usd = self.spent[1] + sum(call.micro_usd or 0 for call in calls)
+        if self.budget.tokens is not None and tokens >= self.budget.tokens:
+            return f"the run's budget of {self.budget.tokens:,} tokens is spent ({tokens:,} so far)"
+        if self.budget.micro_usd is not None and micro_usd >= self.budget.micro_usd:
+            return f"the run's budget of ${self.budget.micro_usd / 1e6:,.4f} is spent (${micro_usd / 1e6:,.4f} so far)"
+        return ""
+
+
+def converse(
+    desk: AgentSession,
+    system: str,
+    opening: str,
+    tools: Sequence[Tool],
+    readers: Mapping[str, Callable[[str], str]],
+    endings: Mapping[str, Callable[[str], T]],
+) -> Chosen[T] | Failed:
+    """Talk until one ending can be used. `readers` and `endings` are given a call's arguments as JSON, and raise `Unfit`.
+
+    An ending that cannot be used goes back to the model once, with the reason; so does an answer without an ending or without room.
+    """
+    request = Request(desk.model.name, system, (Message("user", opening),), tuple(tools), MAX_TOKENS)
+    for ordinal in range(CALLS):
+        if ordinal + 1 in desk.known:
+            continue  # what came of this call stands in the next one's request
+        if ordinal in desk.known:
+            request = desk.read(desk.known[ordinal].request, Request)
+            turn = desk.read(desk.known[ordinal].response, Turn)
+        elif why := desk.exhausted():
+            return Failed(why)
+        else:
+            turn = desk.call(ordinal, request)
+        if turn.status == "refused":
+            return Failed(f"the model refused: {turn.text[:500] or 'it gave no reason'}")
+        if turn.status not in ("answered", "length"):
+            return Failed(f"the model could not be asked ({turn.status}): {turn.text[:500]}")
+        ending = _ending(turn, endings)
+        if ending:
+            try:
+                return Chosen(ending.name, endings[ending.name](ending.arguments))
+            except Unfit as unfit:
+                wrong: str = str(unfit)
+        else:
+            wrong = _without_ending(turn, readers, endings)
+        if wrong and any(message.returned for message in request.messages):
+            return Failed(f"twice without an ending that can be used: {wrong}"[:1000], ending.name if ending else "")
+        read = sum(len(one.text) for message in request.messages for one in message.results)
+        results: list[Result] = []
+        for call in turn.calls:
+            results.append(_result(call, wrong, readers, endings, read))
+            read += len(results[-1].text)
+        text = _remarks(wrong if not turn.calls else "", CALLS - ordinal - 1, endings)
+        answer = Message("assistant", turn.text, turn.calls, private=turn.private)
+        request = msgspec.structs.replace(
+            request, messages=(*request.messages, answer, Message("user", text, results=tuple(results), returned=bool(wrong)))
+        )
+    return Failed(f"no ending within {CALLS} calls")
+
+
+def arguments_of(kind: type[S], arguments: str) -> S:
+    """A call's arguments; raises `Unfit` for those that are no JSON or of another shape."""
+    try:
+        return msgspec.json.decode(arguments, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+        raise Unfit(f"The arguments cannot be read ({wrong}); they were: {arguments[:300]}") from wrong
+
+
+def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """JSON Schema of a tool's arguments, without references, which not every server follows."""
+    (top,), parts = msgspec.json.schema_components([kind], ref_template="{name}")
+
+    def inlined(of: Any) -> Any:
+        match of:
+            case {"$ref": str(name), **more}:
+                return inlined(parts[name]) | more
+            case dict():
+                return {name: inlined(value) for name, value in of.items() if name != "title"}
+            case list() | tuple():
+                return [inlined(one) for one in of]
+        return of
+
+    found = inlined(top)
+    if not isinstance(found, dict):
+        raise CheckFailed(f"{kind.__name__} has no schema that is an object.")
+    return found
+
+
+def tool(kind: type[msgspec.Struct], name: str) -> Tool:
+    """The tool whose arguments are this struct and whose description is its docstring."""
+    return Tool(name, " ".join((kind.__doc__ or "").split()), schema(kind))
+
+
+def _ending(turn: Turn, endings: Mapping[str, object]) -> Call | None:
+    return turn.calls[0] if len(turn.calls) == 1 and turn.calls[0].name in endings else None
+
+
+def _without_ending(turn: Turn, readers: Mapping[str, object], endings: Mapping[str, object]) -> str:
+    """What is wrong with an answer that is no ending; nothing if it only reads."""
+    names = ", ".join(endings)
+    if turn.status == "length":
+        return f"Your answer had no room left before its end. Be briefer, and end with one call of: {names}."
+    if not turn.calls:
+        return f"You called no tool. End with exactly one call of: {names}."
+    if any(call.name in endings for call in turn.calls):
+        return f"You called {len(turn.calls)} tools at once. An ending ({names}) stands alone in its answer."
+    return ""
+
+
+def _result(call: Call, wrong: str, readers: Mapping[str, Callable[[str], str]], endings: Mapping[str, object], read: int) -> Result:
+    if wrong:
+        return Result(call.id, wrong, failed=True)
+    if read > READ_LIMIT:
+        return Result(call.id, f"You have read {READ_LIMIT:,} characters: end now, with one of {', '.join(endings)}.", failed=True)
+    if call.name not in readers:
+        return Result(call.id, f"There is no tool {call.name[:60]!r}; there are {', '.join([*readers, *endings])}.", failed=True)
+    try:
+        text = readers[call.name](call.arguments)
+    except Unfit as unfit:
+        return Result(call.id, str(unfit)[:RESULT_LIMIT], failed=True)
+    return Result(call.id, clipped(text, RESULT_LIMIT))
+
+
+def _remarks(wrong: str, left: int, endings: Mapping[str, object]) -> str:
+    last = f"{left} answers are left to you: end with one of {', '.join(endings)}." if left <= 2 else ""
+    return "\n".join(filter(None, (wrong, last)))
+
+
+def clipped(text: str, limit: int) -> str:
+    """The text, or as much of it as fits, and how much was left off."""
+    return text if len(text) <= limit else f"{text[:limit]}\n[{len(text) - limit:,} more characters]"

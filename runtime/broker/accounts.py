@@ -1,0 +1,101 @@
+"""Which account may do what on the broker, and the work that each service is handed.
+
+The rights, not good manners, keep the log append-only: nobody may update, purge, delete or restore a stream, and a service may append
+only the tags that `events/catalogue.py` gives it. Each service has an account of its own and reaches the streams through what it imports.
+"""
+
+import secrets
+from collections.abc import Mapping
+
+from events.catalogue import SERVICES, published_by
+from events.subjects import GOLD, LOG, PREFIX
+
+OPERATOR = "operator"
+"""The account of the command line."""
+BOOTSTRAP = "bootstrap"
+"""The account that makes the streams and consumers, and can do nothing else."""
+KEEPER = "keeper"
+"""The NATS account that the streams stand in."""
+API = "$JS.keeper.API"
+"""The prefix under which a user finds the part of the JetStream API that it may use (nats-py: `client.jetstream(prefix=API)`)."""
+USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
+LONGEST_FETCH = 60.0
+"""Seconds that a service may wait in one fetch."""
+CONSUMERS: dict[str, tuple[str, ...]] = {
+    "meta_agent": ("scaffold_requested",),
+    "feedback_agent": ("feedback_requested",),
+    "executor": ("rollouts_requested",),
+    "verifier": ("trajectory_recorded",),
+    "policy": ("adapter_published",),
+    "trainer": ("training_batch_sealed",),
+    "auditor": ("candidate_accepted", "run_finished"),
+}
+"""The tags that a service is handed as work, by the durable pull consumer of its name."""
+READERS = ("archivist", OPERATOR)
+"""Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/wire.py`, `Bulk`)."""
+
+
+def draw_passwords() -> dict[str, str]:
+    """A new random password for every account."""
+    return {user: secrets.token_urlsafe(24) for user in USERS}
+
+
+def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
+    # The streams stand in an account that has no user, and every user in one of its own that imports its rights and nothing else.
+    # Permissions alone would not do: JetStream sends its answer to whatever reply subject a request names, and asks nobody's leave:
+    # with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had the log deleted (nats-server 2.15.1).
+    # Across accounts the answer comes out in the asker's own account, where nothing listens.
+    rights = {user: rights_of(user) for user in USERS}
+    granted: dict[str, list[str]] = {}
+    for user, subjects in rights.items():
+        for subject in subjects:
+            granted.setdefault(subject, []).append(user)
+    exports = [{"service": subject, "accounts": users, **_way_back(subject)} for subject, users in granted.items()]
+    accounts: dict[str, object] = {KEEPER: {"jetstream": "enabled", "exports": exports}}
+    for user, subjects in rights.items():
+        permissions = {"publish": {"allow": [_local(subject) for subject in subjects]}, "subscribe": {"allow": [f"{inbox_of(user)}.>"]}}
+        accounts[user] = {
+            "users": [{"user": user, "password": passwords[user], "permissions": permissions}],
+            "imports": [{"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects],
+        }
+    return accounts
+
+
+def rights_of(user: str) -> list[str]:
+    """The subjects, as the streams' account names them, to which a user may publish."""
+    if user == BOOTSTRAP:
+        return [
+            *(f"$JS.API.STREAM.{verb}.{stream}" for stream in (LOG, GOLD) for verb in ("CREATE", "INFO")),
+            *(f"$JS.API.CONSUMER.CREATE.{LOG}.{durable}" for durable in (*CONSUMERS, *READERS)),
+        ]
+    allowed = [f"{PREFIX[stream]}.*.*.{tag}" for stream, tag in published_by(user)]
+    if user in CONSUMERS:
+        allowed += [
+            f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}",
+            f"$JS.API.CONSUMER.INFO.{LOG}.{user}",
+            f"$JS.ACK.{LOG}.{user}.>",
+            f"$JS.ACK.*.*.{LOG}.{user}.>",
+        ]
+    if user in READERS:
+        allowed += [f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{user}", f"$JS.API.CONSUMER.RESET.{LOG}.{user}"]
+    for stream in (LOG, GOLD) if user in ("auditor", OPERATOR) else (LOG,):
+        allowed += [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", f"$JS.API.STREAM.INFO.{stream}"]
+    return allowed
+
+
+def _local(subject: str) -> str:
+    # every account has a `$JS.API` of its own, which would answer first
+    return subject.replace("$JS.API.", f"{API}.")
+
+
+def _way_back(subject: str) -> dict[str, str]:
+    # several answers to one request; the server keeps the way back for as long as the last one is no older than this
+    if ".MSG.NEXT." in subject:
+        return {"response": "stream", "response_threshold": f"{2 * LONGEST_FETCH:.0f}s"}
+    if ".DIRECT.GET." in subject:
+        return {"response": "stream", "response_threshold": "10s"}
+    return {"response": "singleton"}
+
+
+def inbox_of(user: str) -> str:
+    return f"_INBOX_{user}"

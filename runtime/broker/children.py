@@ -1,0 +1,65 @@
+"""Child processes that end with this one, and what they leave behind."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from events.errors import TryAgain
+
+_PR_SET_PDEATHSIG = 1
+
+
+def free_port(usual: int = 0) -> int:
+    """The usual port if nothing listens there, else one that the system picks."""
+    for port in (usual, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise TryAgain("The system has no free port on 127.0.0.1: close some programs and start again.")
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """What a child must call before it becomes its program, so that a SIGKILL of this process ends it too (Linux; elsewhere nothing)."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def in_child() -> None:
+        library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # the parent died before the call
+
+    return in_child
+
+
+async def end(process: asyncio.subprocess.Process, grace: float = 5.0) -> int:
+    """SIGTERM, and SIGKILL for whatever of its group is left when it ended or the grace is over; the exit code."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        # not `wait_for`, which swallows a cancellation that comes as the process ends (Python 3.11)
+        async with asyncio.timeout(grace):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return await process.wait()
+
+
+def last_line(log: Path, start: int = 0) -> str:
+    """The last line with something on it that a log holds from a byte on."""
+    with log.open("rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - 8192))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

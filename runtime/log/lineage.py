@@ -1,0 +1,101 @@
+"""A forked run's past: the events of its ancestors up to where each was left, shared by reference and read before its own."""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from events import codec
+from events.codec import Event
+from events.errors import CheckFailed, NotFound
+from events.run import DecisionMade, RunStarted
+from events.subjects import run_of, subject
+from runtime.log.port import Log, Stored, readable
+
+PAGE_SIZE = 5000
+FOREVER = sys.maxsize
+
+
+class Span(NamedTuple):
+    """The events of a run up to a sequence."""
+
+    run: str
+    last: int = FOREVER
+
+
+async def began(log: Log, run: str) -> tuple[Stored, RunStarted]:
+    """The message that began a run; raises `NotFound` where there is none."""
+    where = subject(log.stream, run, codec.event_id(run, RunStarted), RunStarted.tag())
+    stored = (await log.last([where])).get(where)
+    started = next((event.data for event in readable([stored] if stored else [])), None)
+    if stored is None or not isinstance(started, RunStarted):
+        raise NotFound(f"There is no run {run!r} on this log; `evolog ls` shows those that there are.")
+    return stored, started
+
+
+async def ancestors(log: Log, run: str) -> tuple[Span, ...]:
+    """The spans that a run's past is made of, its parent's first; none for a run that is no fork."""
+    spans: list[Span] = []
+    while True:
+        _, started = await began(log, spans[-1].run if spans else run)
+        if not started.parent_run:
+            return tuple(spans)
+        spans.append(Span(started.parent_run, started.parent_sequence))
+
+
+async def messages(log: Log, span: Span) -> list[Stored]:
+    """All messages of a span, in the order of the log."""
+    start, _ = await began(log, span.run)
+    found: list[Stored] = []
+    position, end = start.sequence, min(span.last, await log.end())
+    while position <= end:
+        read = await log.read(position, min(PAGE_SIZE, end - position + 1))
+        found += [stored for stored in read if run_of(stored.subject) == span.run]
+        position = read[-1].sequence + 1 if read else end + 1
+    return found
+
+
+async def past(log: Log, run: str) -> list[Stored]:
+    """The messages of a run's past, oldest first."""
+    return [stored for span in reversed(await ancestors(log, run)) for stored in await messages(log, span)]
+
+
+def digest(of: Iterable[Stored]) -> str:
+    """SHA-256 over a past."""
+    total = hashlib.sha256()
+    for stored in of:
+        total.update(entry(stored))
+    return total.hexdigest()
+
+
+def entry(stored: Stored) -> bytes:
+    """What one message adds to the digest of a past."""
+    return f"{stored.sequence} {stored.subject} {hashlib.sha256(stored.data).hexdigest()}\n".encode()
+
+
+def require(of: Sequence[Stored], started: RunStarted) -> None:
+    """Raise `CheckFailed` unless these messages are the past that the run was forked from."""
+    if (found := digest(of)) != started.parent_digest:
+        raise CheckFailed(
+            f"What is on the log of run {started.parent_run} up to sequence {started.parent_sequence} has digest {found[:12]}, and its "
+            f"fork was made from {started.parent_digest[:12]}: `evolog doctor --integrity` looks for the damage."
+        )
+
+
+def as_folded(of: Iterable[Stored]) -> Iterator[Event]:
+    """The readable events of runs in the order in which their decider folded them: a decision's right after the event that it answers."""
+    events: list[Event] = []
+    decided: dict[str, list[Event]] = {}
+    place: list[Event] | None = None
+    left = 0
+    for event in readable(of):
+        if isinstance(event.data, DecisionMade):
+            place, left = decided.setdefault(event.data.input, []), event.data.outputs
+        elif left and place is not None:
+            place.append(event)
+            left -= 1
+        else:
+            events.append(event)
+    for event in events:
+        yield event
+        yield from decided.get(event.id, ())

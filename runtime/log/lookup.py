@@ -1,0 +1,99 @@
+"""Recorded rollouts by the request that they answer.
+
+Every id is derived, so each message is asked for by its subject; nothing is scanned. For a forked run, `past` names the spans of its
+ancestors, where what it refers to may stand.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+from events import codec
+from events.codec import Event
+from events.errors import CheckFailed
+from events.fact import Fact
+from events.judgement import TrajectoryScored
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.subjects import subject
+from runtime.log.lineage import Span
+from runtime.log.port import Log, Stored, readable
+
+F = TypeVar("F", bound=Fact)
+
+
+class Attempted(NamedTuple):
+    """One attempt that ran: its trajectory's id, what happened, its reward (None if it could not be scored), and the calls it used."""
+
+    id: str
+    recorded: TrajectoryRecorded
+    reward: float | None
+    outcome: str
+    calls: tuple[ModelCalled, ...]
+
+
+async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], past: Sequence[Span] = ()) -> dict[str, F]:
+    """Those of these events of one type that stand in the log."""
+    return await _by_id(log, [Span(run), *past], kind, ids)
+
+
+async def _by_id(log: Log, spans: Sequence[Span], kind: type[F], ids: Sequence[str]) -> dict[str, F]:
+    found: dict[str, F] = {}
+    for event in await _events(log, spans, [(id, kind.tag()) for id in ids]):
+        if isinstance(event.data, kind):
+            found[event.id] = event.data
+    return found
+
+
+async def of_types(log: Log, run: str, kinds: Sequence[type[Fact]], past: Sequence[Span] = ()) -> list[Event]:
+    """All events of these types of the run, in the order of the log; for types of which a run has few."""
+    return await _events(log, [Span(run), *past], [("*", kind.tag()) for kind in kinds])
+
+
+async def _events(log: Log, spans: Sequence[Span], wanted: Sequence[tuple[str, str]]) -> list[Event]:
+    """The last readable event of each of these entities and tags in each span, in the order of the log."""
+    found: list[Stored] = []
+    for span in spans:
+        last = await log.last([subject(log.stream, span.run, *parts) for parts in wanted])
+        found += [stored for stored in last.values() if stored.sequence <= span.last]
+    return readable(sorted(found, key=lambda stored: stored.sequence))
+
+
+async def attempts(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[Attempted]:
+    """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no such request."""
+    for span in (Span(run), *past):
+        if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
+            return await of_ids(log, span, attempt_ids(span.run, request, requested))
+    raise CheckFailed(f"Request {request} of run {run} is not in the log.")
+
+
+def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[str]:
+    """The ids that the attempts of a request have, recorded or failed, in the order of its items and attempts."""
+    places = [(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
+    return [codec.event_id(run, TrajectoryRecorded, request, *place) for place in places]
+
+
+async def failures(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> dict[str, RolloutFailed]:
+    """The attempts of one request that did not run."""
+    for span in (Span(run), *past):
+        if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
+            return await _by_id(log, [span], RolloutFailed, attempt_ids(span.run, request, requested))
+    return {}
+
+
+async def of_ids(log: Log, span: Span, ids: Sequence[str]) -> list[Attempted]:
+    """The attempts of these ids that ran, in this order."""
+    recorded = await _by_id(log, [span], TrajectoryRecorded, ids)
+    scores = await _by_id(log, [span], TrajectoryScored, [codec.event_id(span.run, TrajectoryScored, id) for id in recorded])
+    of = {scored.trajectory: scored for scored in scores.values()}
+    used = sorted({use.call for trajectory in recorded.values() for use in trajectory.calls})
+    calls = await _by_id(log, [span], ModelCalled, used)
+    return [
+        Attempted(
+            id,
+            recorded[id],
+            of[id].reward if id in of else None,
+            of[id].outcome if id in of else "",
+            tuple(calls[use.call] for use in recorded[id].calls),
+        )
+        for id in ids
+        if id in recorded
+    ]

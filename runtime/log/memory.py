@@ -1,0 +1,126 @@
+"""The log in memory: for unit tests and simulation only."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from events.subjects import LOG, tag_of
+from runtime.log.port import BATCH_LIMIT, Delivery, Message, Refused, Stored, exclusive_key
+
+
+class MemoryStream:
+    """What a server would keep: the messages, and what each consumer has acknowledged."""
+
+    def __init__(self, name: str = LOG, clock: Callable[[], int] = time.time_ns) -> None:
+        self.name = name
+        self.clock = clock
+        self.messages: list[Stored] = []
+        self.last_of: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
+        self.grown = asyncio.Event()
+
+    def store(self, messages: Sequence[Message]) -> int:
+        """Store all or none, as `Log.append` says."""
+        if len(messages) > BATCH_LIMIT or len({exclusive_key(message.subject) for message in messages}) != len(messages):
+            raise ValueError(f"a batch holds at most {BATCH_LIMIT} messages, each to a slot of its own")
+        for message in messages:
+            ends = self.ends.get(exclusive_key(message.subject), 0)
+            if ends != message.expected:
+                raise Refused(f"{exclusive_key(message.subject)} ends at {ends}, expected {message.expected}")
+        for message in messages:
+            self.messages.append(Stored(len(self.messages) + 1, self.clock(), message.subject, message.payload))
+            self.last_of[message.subject] = self.ends[exclusive_key(message.subject)] = len(self.messages)
+        self.grown.set()
+        self.grown = asyncio.Event()
+        return len(self.messages)
+
+
+class MemoryDelivery:
+    """A delivery that comes again when `MemoryLog.redeliver` is called and it was not acknowledged."""
+
+    def __init__(self, stored: Stored, pending: dict[int, Stored]) -> None:
+        self.stored = stored
+        self._pending = pending
+
+    async def ack(self) -> None:
+        """Forget the delivery."""
+        self._pending.pop(self.stored.sequence, None)
+
+    async def in_progress(self) -> None:
+        """Nothing runs out here."""
+
+
+class MemoryLog:
+    """One consumer's view of a `MemoryStream`; `tags` are the types of event that it is handed."""
+
+    def __init__(self, of: MemoryStream, tags: Sequence[str] = ()) -> None:
+        self.of = of
+        self.stream = of.name
+        self.tags = frozenset(tags)
+        self.pending: dict[int, Stored] = {}
+        self._next = 0
+        self._again: list[Stored] = []
+
+    async def append(self, messages: Sequence[Message]) -> int:
+        """As `Log.append`."""
+        return self.of.store(messages)
+
+    async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+        """As `Log.read`."""
+        if only:
+            return [stored for stored in self.of.messages[max(start, 1) - 1 :] if stored.subject == only][:limit]
+        return self.of.messages[max(start, 1) - 1 : max(start, 1) - 1 + limit]
+
+    async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
+        """As `Log.last`."""
+        found: dict[str, Stored] = {}
+        for pattern in subjects:
+            if "*" not in pattern:
+                if (sequence := self.of.last_of.get(pattern)) is not None:
+                    found[pattern] = self.of.messages[sequence - 1]
+                continue
+            if pattern in self.of.ends:  # one entity, whatever the tag
+                stored = self.of.messages[self.of.ends[pattern] - 1]
+                found[stored.subject] = stored
+                continue
+            wanted = pattern.split(".")
+            for subject, sequence in self.of.last_of.items():
+                parts = subject.split(".")
+                if len(parts) == len(wanted) and all(want in ("*", part) for want, part in zip(wanted, parts, strict=True)):
+                    found[subject] = self.of.messages[sequence - 1]
+        return found
+
+    async def end(self) -> int:
+        """As `Log.end`."""
+        return len(self.of.messages)
+
+    async def fetch(self, limit: int, wait: float) -> list[Delivery]:
+        """As `Log.fetch`."""
+        found = self._take(limit)
+        if not found and wait > 0:
+            try:
+                await asyncio.wait_for(self.of.grown.wait(), wait)
+            except TimeoutError:
+                return []
+            found = self._take(limit)
+        return found
+
+    def redeliver(self) -> None:
+        """Hand out again all that was not acknowledged, as a server does when `ack_wait` has passed."""
+        self._again = list(self.pending.values())
+
+    def _take(self, limit: int) -> list[Delivery]:
+        found: list[Delivery] = []
+        while len(found) < limit:
+            if self._again:
+                stored = self._again.pop(0)
+            elif self._next < len(self.of.messages):
+                stored = self.of.messages[self._next]
+                self._next += 1
+                if tag_of(stored.subject) not in self.tags:
+                    continue
+            else:
+                break
+            self.pending[stored.sequence] = stored
+            found.append(MemoryDelivery(stored, self.pending))
+        return found

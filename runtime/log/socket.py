@@ -1,0 +1,424 @@
+"""Bulk appends and reads over a plain socket: a message costs a tenth or less of what it costs in nats-py.
+
+It speaks the little of the NATS protocol that atomic batches (ADR-50) and batched direct get (ADR-31) need. nats-py does the rest.
+"""
+
+import itertools
+import json
+import re
+import socket
+import ssl
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from events.errors import Misconfigured, TryAgain, Unavailable
+from events.time import nanoseconds
+from runtime.broker.accounts import API
+from runtime.broker.credentials import Credentials
+from runtime.log.port import BATCH_LIMIT, Message, Refused, Stored, exclusive_key, require_contiguous
+
+READ_BATCH = 2000
+LAST_BATCH = 500
+EVERYTHING = 1 << 62
+_CRLF = b"\r\n"
+PART, AHEAD = 4000, 12000
+"""Messages that a bulk read asks for at a time, and the most that it has asked for before they are wanted."""
+PART_BYTES = 16 * 1024 * 1024
+"""Most bytes of such a part; a server hangs up on whoever leaves 64 MiB unread."""
+PATIENCE = 5.0
+"""Seconds after which messages that were asked for and are not there are given up."""
+# subject, subscription, reply ($JS.ACK.<stream>.<consumer>.<times>.<sequence>.<of the consumer>.<time>.<pending>), bytes of headers, of all
+_HANDED_ON = re.compile(rb"HMSG (\S+) \d+ \$JS\.ACK\.[^. ]+\.[^. ]+\.\d+\.(\d+)\.\d+\.(\d+)\.(\d+) (\d+) (\d+)\r\n").match
+_ENDED = re.compile(rb"HMSG (\S+) \d+  ?\d+ \d+\r\nNATS/1\.0 409 (?:[^\r]+\r\n)+\r\n\r\n").match
+T = TypeVar("T")
+_WRONG_LAST_SEQUENCE = (10060, 10070, 10071, 10164)
+_NO_SPACE = (10023, 10025, 10047, 10077)
+
+
+class _Problem(msgspec.Struct):
+    err_code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    seq: int = 0
+    count: int = 0
+    error: _Problem | None = None
+
+
+class _Reset(msgspec.Struct):
+    num_pending: int = 0
+    error: _Problem | None = None
+
+
+class _OutOfStep(Exception):
+    """A bulk read was not given the message that comes next."""
+
+
+class _TooMany(Exception):
+    """More than 1,024 subjects match a pattern, the most whose last messages the server gives to one request."""
+
+
+class NatsSocket:
+    """A blocking connection to one stream, made when it is needed. Safe to call from several threads, one call at a time."""
+
+    def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:
+        self._account, self._stream, self._timeout = credentials, stream, timeout
+        self._where = credentials.url
+        self._inbox = f"{credentials.inbox}.{uuid.uuid4().hex[:12]}"
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray()
+        self._numbers = itertools.count()
+        """An answer that comes late must not be taken for another call's: no reply subject is used twice."""
+        self._lock = threading.Lock()
+
+    def append(self, messages: Sequence[Message]) -> int:
+        """Store all the messages or none: one as a plain publish, more as an atomic batch; the last one's sequence.
+
+        Raises `Refused` at an expectation that does not hold, `TryAgain` where the disk is full, `Misconfigured` where the account
+        may not append this, and `Unavailable` where no answer came, after which the messages may be stored or not.
+        """
+        if not 0 < len(messages) <= BATCH_LIMIT:
+            raise ValueError(f"an append holds 1 to {BATCH_LIMIT} messages, not {len(messages)}")
+        batch = uuid.uuid4().hex if len(messages) > 1 else ""
+        frames = bytearray()
+        reply = ""
+        for place, message in enumerate(messages, 1):
+            header = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in expectation(message).items())
+            if batch:
+                header += f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {place}\r\n"
+            if place == len(messages):
+                reply = f"{self._inbox}.a{next(self._numbers)}"
+                header += "Nats-Batch-Commit: 1\r\n\r\n" if batch else "\r\n"
+            else:
+                header += "\r\n"
+            sizes = f"{len(header)} {len(header) + len(message.payload)}"
+            frames += f"HPUB {message.subject} {reply + ' ' if reply else ''}{sizes}\r\n{header}".encode()
+            frames += message.payload
+            frames += _CRLF
+        with self._lock:
+            return self._guarded(lambda: self._appended(bytes(frames), reply.encode(), len(messages)))
+
+    def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+        """Up to `limit` messages from sequence `start` on; raises `CheckFailed` at a gap, `Unavailable` if the server is gone."""
+        found: list[Stored] = []
+        while len(found) < limit:
+            at = found[-1].sequence + 1 if found else start
+            # `next_by_subj` is what makes this a read forward; a wildcard takes every subject.
+            part = self._ask({"seq": at, "batch": min(READ_BATCH, limit - len(found)), "next_by_subj": only or ">"})
+            if not part:
+                break
+            if not only:
+                require_contiguous(part, at)
+            found += part
+        return found
+
+    def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
+        """The last message of each of these subjects that has one."""
+        found: dict[str, Stored] = {}
+        wide = [pattern for pattern in subjects if "*" in pattern.split(".")[1:3]]
+        narrow = [pattern for pattern in subjects if pattern not in wide]
+        for at in range(0, len(narrow), LAST_BATCH):
+            wanted = narrow[at : at + LAST_BATCH]
+            found |= {stored.subject: stored for stored in self._ask({"multi_last": wanted, "batch": 1024})}
+        for pattern in wide:
+            try:
+                matching = self._ask({"multi_last": [pattern], "batch": 1024})
+            except _TooMany:
+                matching = self.read(1, EVERYTHING, pattern)
+            found |= {stored.subject: stored for stored in matching}
+        return found
+
+    def close(self) -> None:
+        """Drop the connection; the next call makes a new one."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+
+    def _ask(self, request: dict[str, object]) -> list[Stored]:
+        with self._lock:
+            return self._guarded(lambda: self._exchange(request))
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        # an answer that was not read to its end would be taken for the next call's: after any failure the connection is made anew
+        try:
+            return call()
+        except (Refused, TryAgain, _TooMany):
+            raise
+        except OSError as wrong:
+            self.close()
+            raise Unavailable(f"No answer from the broker at {self._where} ({wrong}); `evolog up` starts one.") from wrong
+        except BaseException:
+            self.close()
+            raise
+
+    def _appended(self, frames: bytes, reply: bytes, count: int) -> int:
+        connection = self._socket or self._connect()
+        connection.sendall(frames)
+        while True:
+            subject, header, data = self._message()
+            if subject == reply:
+                break
+        if header:
+            raise Unavailable(f"No stream at {self._where} takes this append: the broker has no {self._stream}, or is starting.")
+        return sequence_in(data, count)
+
+    def _exchange(self, request: dict[str, object]) -> list[Stored]:
+        connection = self._socket or self._connect()
+        reply = f"{self._inbox}.r{next(self._numbers)}"
+        payload = json.dumps(request).encode()
+        connection.sendall(f"PUB {API}.DIRECT.GET.{self._stream} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
+        found: list[Stored] = []
+        wanted = reply.encode()
+        while True:
+            subject, header, data = self._message()
+            if subject != wanted:
+                continue  # an answer that an earlier, broken-off call left behind
+            if not header:
+                raise Unavailable(f"The broker at {self._where} gave an answer that is no message: {data[:200]!r}.")
+            status = header[: header.index(_CRLF)].removeprefix(b"NATS/1.0").strip()
+            if status[:3] in (b"204", b"404"):  # the end of the batch; nothing there
+                return found
+            if status[:3] == b"413":
+                raise _TooMany
+            if status:
+                raise Unavailable(f"The broker at {self._where} refused to read {self._stream}: {status.decode()}.")
+            found.append(_stored(header, data))
+
+    def _message(self) -> tuple[bytes, bytes, bytes]:
+        while True:
+            line = self._line()
+            if line.startswith(b"HMSG "):
+                _, subject, *_, header_size, size = line.split()  # what a consumer hands on has a reply subject too
+                whole = self._take(int(size))
+                return subject, whole[: int(header_size)], whole[int(header_size) :]
+            if line.startswith(b"MSG "):
+                parts = line.split()
+                return parts[1], b"", self._take(int(parts[-1]))
+            if line == b"PING":
+                assert self._socket is not None
+                self._socket.sendall(b"PONG\r\n")
+            elif line.startswith(b"-ERR"):
+                raise self._refusal(line)
+
+    def _refusal(self, line: bytes) -> Unavailable | Misconfigured:
+        said = line[5:].decode(errors="replace").strip("'")
+        if "permissions violation" in said.lower():
+            return Misconfigured(f"The account {self._account.user!r} may not do this at {self._where}: {said}.")
+        return Unavailable(f"The broker at {self._where} answered: {said}.")
+
+    def _line(self) -> bytes:
+        while (end := self._buffer.find(_CRLF)) < 0:
+            self._fill()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size + 2:
+            self._fill()
+        data = bytes(self._buffer[:size])
+        del self._buffer[: size + 2]
+        return data
+
+    def _fill(self) -> None:
+        assert self._socket is not None
+        more = self._socket.recv(1 << 18)
+        if not more:
+            raise ConnectionResetError("the connection was closed")
+        self._buffer += more
+
+    def _connect(self) -> socket.socket:
+        where = urlsplit(self._where)
+        self._buffer.clear()
+        self._socket = connection = socket.create_connection((where.hostname or "127.0.0.1", where.port or 4222), self._timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._line()  # INFO
+        if where.scheme == "tls":
+            self._socket = connection = ssl.create_default_context().wrap_socket(connection, server_hostname=where.hostname)
+        options = {
+            "verbose": False,
+            "pedantic": False,
+            "headers": True,
+            "no_responders": True,
+            "lang": "evolog",
+            "version": "1",
+            "protocol": 1,
+            "user": self._account.user,
+            "pass": self._account.password,
+        }
+        connection.sendall(f"CONNECT {json.dumps(options)}\r\nSUB {self._inbox}.* 1\r\nPING\r\n".encode())
+        while (line := self._line()) != b"PONG":
+            if line.startswith(b"-ERR"):
+                raise self._refusal(line)
+        return connection
+
+
+class BulkReader(NatsSocket):
+    """A connection that reads a whole stream, in order: more is asked for before it is wanted, and a message costs the server a third of
+    what a direct get costs it, which copies the message's headers anew for each header that it adds.
+
+    The messages come by the account's consumer in `runtime.broker.accounts.READERS`, which has one place: where another connection of the account
+    has moved it, or messages are missing, this one goes on by direct gets, which find out.
+    """
+
+    def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:
+        super().__init__(credentials, stream, timeout=timeout)
+        self._consumer = credentials.user
+        self._next = 0
+        """The sequence of the message that is to come next."""
+        self._left = 0
+        """How many messages there are from it on, as far as is known; 0 where the consumer stands elsewhere."""
+        self._more_from = 0
+        """Where a direct get ended that found as many as it asked for."""
+        self._asked: dict[bytes, int] = {}
+        """How many are still to come of each request, by the subject that it is answered on."""
+        self._read, self._at = b"", 0
+        """What was received, and how far it was taken apart."""
+        self._placed = False
+        """Whether the consumer hands its messages to this connection."""
+
+    def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+        """As `Wire.read`, or fewer where they are many or large; from where the last call ended, they are likely to be here already."""
+        going_on = start == self._next and self._left
+        if only or not (going_on or start == self._more_from):
+            found = super().read(start, limit if only else min(limit, READ_BATCH), only)
+            if not only:
+                self._more_from = found[-1].sequence + 1 if len(found) == READ_BATCH else 0
+            return found
+        try:
+            with self._lock:
+                return self._guarded(lambda: self._next_ones(start, limit))
+        except _OutOfStep:
+            return super().read(start, min(limit, READ_BATCH))
+
+    def close(self) -> None:
+        """As `Wire.close`."""
+        super().close()
+        self._asked.clear()
+        self._read, self._at, self._left, self._placed = b"", 0, 0, False
+
+    def _exchange(self, request: dict[str, object]) -> list[Stored]:
+        if self._placed:
+            self.close()  # with what was asked for and may still come
+        return super()._exchange(request)
+
+    def _next_ones(self, start: int, limit: int) -> list[Stored]:
+        if start != self._next or not self._left:
+            self._place(start)
+        found: list[Stored] = []
+        size = 0
+        while len(found) < limit and self._left and size < PART_BYTES:
+            self._ask_ahead()
+            size += self._receive(found, limit)
+        self._ask_ahead()
+        return found
+
+    def _place(self, start: int) -> None:
+        self.close()
+        connection = self._connect()
+        payload = json.dumps({"seq": start}).encode()
+        connection.sendall(f"PUB {API}.CONSUMER.RESET.{self._stream}.{self._consumer} {self._inbox}.p {len(payload)}\r\n".encode())
+        connection.sendall(payload + _CRLF)
+        _, header, data = self._message()
+        found = _Reset() if header else msgspec.json.decode(data, type=_Reset)
+        if header or found.error:
+            raise _OutOfStep
+        self._next, self._left, self._placed = start, found.num_pending, True
+
+    def _ask_ahead(self) -> None:
+        assert self._socket is not None
+        while (count := min(PART, self._left - (asked := sum(self._asked.values())))) > 0 and asked + count <= AHEAD:
+            reply = f"{self._inbox}.n{next(self._numbers)}"
+            self._asked[reply.encode()] = count
+            payload = json.dumps({"batch": count, "max_bytes": PART_BYTES, "expires": int(PATIENCE * 1e9)}).encode()
+            subject = f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+            self._socket.sendall(f"PUB {subject} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
+
+    def _receive(self, found: list[Stored], limit: int) -> int:
+        """Take apart what is here, until there are `limit` messages, and receive more where not one is; how many bytes were taken apart."""
+        read, at, sequence, left = self._read, self._at, self._next, self._left
+        while len(found) < limit:
+            if handed := _HANDED_ON(read, at):
+                subject, number, time, pending, headers, size = handed.groups()
+                begin = handed.end()
+                end = begin + int(size)
+                if end + 2 > len(read):
+                    break
+                if int(number) != sequence:
+                    raise _OutOfStep
+                found.append(Stored(sequence, int(time), subject.decode(), read[begin + int(headers) : end]))
+                at, sequence, left = end + 2, sequence + 1, int(pending)
+            elif ended := _ENDED(read, at):  # a request came to its number, or to its bytes
+                self._count(sequence)
+                self._asked.pop(ended[1], None)
+                at = ended.end()
+            elif (end := read.find(_CRLF, at)) < 0 or (read.startswith(b"HMSG ", at) and read.find(_CRLF * 2, at) < 0):
+                break
+            elif read.startswith(b"PING", at):
+                assert self._socket is not None
+                self._socket.sendall(b"PONG\r\n")
+                at = end + 2
+            elif read.startswith(b"-ERR", at):
+                raise self._refusal(read[at:end])
+            else:  # nothing came in time, or nobody hands anything on
+                raise _OutOfStep
+        taken = at - self._at
+        self._count(sequence)
+        self._left, self._read, self._at = left, read, at
+        if not taken:
+            assert self._socket is not None
+            more = self._socket.recv(1 << 20)
+            if not more:
+                raise ConnectionResetError("the connection was closed")
+            self._read, self._at = read[at:] + more, 0
+        return taken
+
+    def _count(self, sequence: int) -> None:
+        """Those before this sequence have come: requests are answered in order, but the end of one may be told before its last messages."""
+        came, self._next = sequence - self._next, sequence
+        for reply, count in list(self._asked.items()):
+            self._asked[reply] = count - min(came, count)
+            came -= min(came, count)
+            if not self._asked[reply]:
+                del self._asked[reply]
+
+
+def expectation(of: Message) -> dict[str, str]:
+    """The headers that make the server refuse a message unless its slot ends where it is expected to."""
+    return {
+        "Nats-Expected-Last-Subject-Sequence": str(of.expected),
+        "Nats-Expected-Last-Subject-Sequence-Subject": exclusive_key(of.subject),
+    }
+
+
+def sequence_in(answer: bytes, count: int) -> int:
+    """The sequence of the last of `count` messages in the server's answer to an append; raises what the answer says went wrong."""
+    said = msgspec.json.decode(answer, type=_Answer)
+    if said.error is not None:
+        why = f"{said.error.description} (error {said.error.err_code})"
+        if said.error.err_code in _WRONG_LAST_SEQUENCE:
+            raise Refused(why)
+        if said.error.err_code in _NO_SPACE or "space left" in why:
+            raise TryAgain(f"The broker has no room left for the log: {why}. Free disk space, and the run goes on by itself.")
+        raise Unavailable(f"The broker refused an append: {why}.")
+    if count > 1 and said.count != count:
+        raise Unavailable(f"The broker stored {said.count} of a batch of {count}; servers before 2.14 do not keep batches whole.")
+    return said.seq
+
+
+def _stored(header: bytes, data: bytes) -> Stored:
+    # Nats-Stream, Nats-Subject, Nats-Sequence and Nats-Time-Stamp, after the headers that the publisher set
+    subject = _field(header, b"\r\nNats-Subject: ")
+    sequence = int(_field(header, b"\r\nNats-Sequence: "))
+    return Stored(sequence, nanoseconds(_field(header, b"\r\nNats-Time-Stamp: ").decode()), subject.decode(), data)
+
+
+def _field(header: bytes, name: bytes) -> bytes:
+    at = header.rindex(name) + len(name)  # the last: a publisher may have set a header of that name, which comes first
+    return header[at : header.index(_CRLF, at)]

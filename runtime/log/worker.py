@@ -1,0 +1,91 @@
+"""The loop of an effect service: take work from the log, perform it, append what came of it once, acknowledge.
+
+If the process dies anywhere in here, the work is handed out again, what is recorded is found, and the rest is done.
+"""
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from events import codec
+from events.codec import Event
+from events.errors import TryAgain, Unavailable
+from events.fact import Fact
+from events.secret import Scanner
+from runtime.log.port import Delivery, Log, Stored, append_once
+
+logger = logging.getLogger("evolog")
+
+HEARTBEAT = 1.5
+"""Seconds between two requests for more time; the server hands work out again after five."""
+PAUSE = 1.0
+"""Seconds before a failed append is tried again."""
+
+T = TypeVar("T")
+Perform = Callable[[list[Event]], Awaitable[Sequence[Event]]]
+
+
+def now() -> str:
+    """The present time as events carry it."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def answer(fact: Fact, to: Event, source: str) -> Event:
+    """The event of a fact that an effect service found out in answer to another event."""
+    return codec.event(fact, run=to.run, source=source, cause=to.id, time=now())
+
+
+async def work(log: Log, perform: Perform, *, source: str, scanner: Scanner, limit: int = 1, stop: asyncio.Event | None = None) -> None:
+    """Work until `stop` is set. `perform` gets up to `limit` events at a time and gives back what is to be appended."""
+    while stop is None or not stop.is_set():
+        deliveries = await log.fetch(limit, 1.0)
+        if deliveries:
+            await step(log, deliveries, perform, source=source, scanner=scanner)
+
+
+async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, source: str, scanner: Scanner) -> None:
+    """One turn of the loop: unreadable messages are set aside, the others performed, the outputs appended, all acknowledged."""
+    events: list[Event] = []
+    outputs: list[Event] = []
+    for delivery in deliveries:
+        event, aside = decoded(delivery.stored, source)
+        events += [event] if event else []
+        outputs += [aside] if aside else []
+    beating = asyncio.create_task(_heartbeat(deliveries))
+    try:
+        if events:
+            outputs += await perform(events)
+        if outputs:
+            await retry_until_available(lambda: append_once(log, outputs, scanner))
+        for delivery in deliveries:
+            await delivery.ack()
+    finally:
+        beating.cancel()
+
+
+def decoded(stored: Stored, source: str) -> tuple[Event | None, Event | None]:
+    """The event in a message; or, of one that cannot be read, the event that sets it aside, where it can be set aside."""
+    try:
+        return codec.decode_at(stored.subject, stored.data), None
+    except codec.Unreadable as wrong:
+        logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
+        return None, codec.set_aside(stored.sequence, stored.subject, stored.data, str(wrong), source=source, time=now())
+
+
+async def retry_until_available(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Try until the broker is there and has room: an effect that was performed must not be lost for want of a server."""
+    while True:
+        try:
+            return await attempt()
+        except (Unavailable, TryAgain) as wrong:
+            logger.warning("%s", wrong)
+            await asyncio.sleep(PAUSE)
+
+
+async def _heartbeat(deliveries: Sequence[Delivery]) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT)
+        for delivery in deliveries:
+            await delivery.in_progress()

@@ -1,0 +1,274 @@
+"""Runs a scaffold in a process of its own. Started by `runtime/scaffold_host.py` as a script; imports nothing of evolog.
+
+It speaks JSON lines over the two descriptors that its arguments name. `solve` of many items runs in threads; when all of them wait
+for the model, their calls are asked for together. All attempts at one item that ask the same share one call, and each is given
+the completion that bears its number. A scaffold may call from threads of its own, but a call's ordinal is then its place of arrival.
+"""
+
+import ctypes
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+
+BATCH_SIZE = 64
+ANSWER_LIMIT = 16 * 1024
+CALL_LIMIT = 1000
+PROMPT_LIMIT = 200_000
+CHOICES_LIMIT = 10_000
+FRAME_SIZE = 4 * 1024 * 1024
+GRACE = 1.0
+"""Seconds without a new call after which those that are there are asked for, though some attempts wait for something else."""
+
+
+class Reply:
+    """What the model said."""
+
+    def __init__(self, text):
+        self.text = text
+
+
+class Item:
+    """What is to be answered."""
+
+    def __init__(self, id, prompt):
+        self.id = id
+        self.prompt = prompt
+
+
+class Example:
+    """A train item with its label."""
+
+    def __init__(self, prompt, label):
+        self.prompt = prompt
+        self.label = label
+
+
+class Data:
+    """What a scaffold may learn from."""
+
+    def __init__(self, labels, train):
+        self.labels = tuple(labels)
+        self.train = tuple(Example(prompt, label) for prompt, label in train)
+
+
+class CallBatcher:
+    """Where attempts wait for the model: `active` counts attempts at work, `blocked` the threads that wait, which may be more."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.active = 0
+        self.blocked = 0
+        self.asks = []
+        self.known = {}
+        self.counts = {}
+
+    def ask(self, item, key, request):
+        """The entry of a call, once it is answered."""
+        with self.changed:
+            entry = self.known.get((item, key))
+            if entry is None:
+                ordinal = self.counts[item] = self.counts.get(item, -1) + 1
+                entry = self.known[item, key] = {"ordinal": ordinal, "answer": None, "waiting": 0}
+                self.asks.append((entry, {"item": item, "ordinal": ordinal, **request}))
+            if entry["answer"] is None:
+                self.blocked += 1
+                entry["waiting"] += 1
+                self.changed.notify_all()
+                while entry["answer"] is None:
+                    self.changed.wait()
+            return entry
+
+    def take(self):
+        """The calls to ask for, as soon as no attempt can go on without; none when all attempts are done."""
+        with self.changed:
+            while self.active and not (self.asks and self.blocked >= self.active):
+                if not self.changed.wait(GRACE if self.asks else None):
+                    break
+            asks, self.asks = self.asks, []
+            return sorted(asks, key=lambda ask: (ask[1]["item"], ask[1]["ordinal"])) if self.active else []
+
+    def release(self, asks, answers):
+        """Let those go on that waited for these calls."""
+        with self.changed:
+            for (entry, _), answer in zip(asks, answers, strict=True):
+                entry["answer"] = answer
+                self.blocked -= entry["waiting"]
+            self.changed.notify_all()
+
+
+class Model:
+    """The policy, as one attempt sees it."""
+
+    def __init__(self, desk, item, attempt):
+        self._desk = desk
+        self._item = item
+        self._attempt = attempt
+        self.uses = []
+
+    def complete(self, prompt, choices=(), bias=()):
+        """One completion of the prompt: one of `choices` if there are any, `bias` added to their logits.
+
+        Raises ValueError for a call that is none, and RuntimeError, with the reason, for one that is refused.
+        """
+        request = {
+            "prompt": str(prompt),
+            "choices": [str(choice) for choice in choices],
+            "bias": [float(value) for value in bias],
+        }
+        check(**request)
+        if len(self.uses) >= CALL_LIMIT:
+            raise RuntimeError(f"more than {CALL_LIMIT} calls of the model in one attempt")
+        entry = self._desk.ask(self._item, json.dumps(request), request)
+        self.uses.append([entry["ordinal"], self._attempt])
+        if isinstance(entry["answer"], dict):
+            raise RuntimeError(entry["answer"]["error"])
+        return Reply(entry["answer"][self._attempt])
+
+
+def check(prompt, choices, bias):
+    """Raise ValueError for a call that the host would not take."""
+    if len(prompt) > PROMPT_LIMIT:
+        raise ValueError(f"a prompt of {len(prompt)} characters, at most {PROMPT_LIMIT}")
+    if len(choices) > CHOICES_LIMIT:
+        raise ValueError(f"{len(choices)} choices, at most {CHOICES_LIMIT}")
+    if (together := sum(map(len, choices))) > PROMPT_LIMIT:
+        raise ValueError(f"choices of {together} characters together, at most {PROMPT_LIMIT}")
+    if bias and len(bias) != len(choices):
+        raise ValueError(f"{len(bias)} biases for {len(choices)} choices; give one for each, or none")
+    if not all(map(math.isfinite, bias)):
+        raise ValueError("a bias is not finite; leave a label out of the choices to rule it out")
+    if not all(map(is_text, (prompt, *choices))):
+        raise ValueError("the prompt or a choice is no valid Unicode text")
+
+
+def is_text(text):
+    """Whether UTF-8 can hold it: it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def attempt_all(desk, solve, data, item, attempts, results):
+    """All attempts at one item, one after the other."""
+    try:
+        for attempt in range(attempts):
+            model = Model(desk, item.id, attempt)
+            began = time.monotonic()
+            outcome = {"item": item.id, "attempt": attempt, "uses": model.uses}
+            try:
+                answer = solve(item, model, data)
+                if answer is not None and not isinstance(answer, str):
+                    outcome |= {"kind": "nonsense", "reason": f"solve returned {type(answer).__name__}, expected str or None"}
+                elif answer is not None and len(answer) > ANSWER_LIMIT:
+                    outcome |= {"kind": "nonsense", "reason": f"an answer of {len(answer)} characters, at most {ANSWER_LIMIT}"}
+                elif answer is not None and not is_text(answer):
+                    outcome |= {"kind": "nonsense", "reason": "the answer is no valid Unicode text"}
+                else:
+                    outcome["answer"] = answer
+            except BaseException as wrong:
+                outcome |= {"kind": "crashed", "reason": last_words(wrong)}
+            outcome["seconds"] = time.monotonic() - began
+            results.append(outcome)
+    finally:
+        with desk.changed:
+            desk.active -= 1
+            desk.changed.notify_all()
+
+
+def last_words(wrong):
+    """The exception and where in the scaffold it came from, in one line."""
+    frames = traceback.extract_tb(wrong.__traceback__)
+    where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return f"{type(wrong).__name__}: {wrong}{where}"[:500].encode(errors="replace").decode()
+
+
+def frames(asks):
+    """The calls in parts that each fit one frame."""
+    part, size = [], 0
+    for ask in asks:
+        more = len(json.dumps(ask[1]))
+        if part and size + more > FRAME_SIZE:
+            yield part
+            part, size = [], 0
+        part.append(ask)
+        size += more
+    if part:
+        yield part
+
+
+def solve_all(channel, solve, data, items, attempts):
+    """Solve the items in groups of `TOGETHER`; say what came of each group as soon as it is done."""
+    for at in range(0, len(items), BATCH_SIZE):
+        desk, results = CallBatcher(), []
+        group = [Item(*item) for item in items[at : at + BATCH_SIZE]]
+        desk.active = len(group)
+        for item in group:
+            threading.Thread(target=attempt_all, args=(desk, solve, data, item, attempts, results), daemon=True).start()
+        while asks := desk.take():
+            for part in frames(asks):
+                channel.send({"ask": [request for _, request in part]})
+                desk.release(part, channel.receive()["answers"])
+        channel.send({"done": results, "more": at + BATCH_SIZE < len(items)})
+
+
+class Channel:
+    """JSON lines to and from the host, on descriptors that the scaffold's prints cannot reach."""
+
+    def __init__(self):
+        read, write = map(int, sys.argv[1:])
+        self._in, self._out = os.fdopen(read, "rb"), os.fdopen(write, "wb")
+        for descriptor in (read, write):
+            os.set_inheritable(descriptor, False)
+        os.dup2(2, 1)
+
+    def send(self, frame):
+        """Write one frame."""
+        self._out.write(json.dumps(frame).encode() + b"\n")
+        self._out.flush()
+
+    def receive(self):
+        """Read one frame; the end of the host is the end of this process."""
+        line = self._in.readline()
+        if not line:
+            os._exit(0)
+        return json.loads(line)
+
+
+def settle():
+    """Die with the host, and import nothing from outside the interpreter's folders."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+    roots = (sys.prefix + os.sep, sys.base_prefix + os.sep)
+    sys.path[:] = [path for path in sys.path if path.startswith(roots)]
+
+
+def main():
+    """Serve the host until it hangs up."""
+    channel = Channel()
+    order = channel.receive()
+    settle()
+    try:
+        data = Data(order["labels"], order["train"])
+        sys.path.insert(0, order["scaffold"])
+        import agent
+
+        solve = agent.solve
+    except BaseException as wrong:
+        channel.send({"failed": last_words(wrong)})
+        return
+    channel.send({"ready": True})
+    while True:
+        order = channel.receive()
+        solve_all(channel, solve, data, order["items"], order["attempts"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Drives every unfinished run: reads the log from where the oldest of them began, folds, decides, and appends what is not recorded yet.
+
+After a restart it decides again what is recorded, and goes on where the record ends. Two controllers do no harm: the head of a run
+refuses the slower one's decision, which then starts over from the log.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from events import codec, subjects
+from events.codec import Event
+from events.errors import CheckFailed, NotFound, TryAgain, Unavailable, UserError
+from events.run import DecisionMade, RunFinished, RunStarted
+from events.secret import Scanner
+from runtime.log import lineage
+from runtime.log.port import BATCH_LIMIT, Log, Refused, Stored, append_once
+from runtime.log.worker import PAUSE, decoded, retry_until_available
+from runtime.run.decider import Decider, Decision, DecisionSession
+
+logger = logging.getLogger("evolog")
+
+PAGE_SIZE = 5000
+EVERYTHING = 1 << 31
+BUSY_WAIT = 0.005
+IDLE_WAIT = 0.05
+"""Seconds between looks at the end of the log, while events keep coming and when none has come for a while."""
+IDLE_AFTER = 200
+
+
+class Head(msgspec.Struct):
+    """The last recorded decision of a run: its number, digest and sequence; and the version that each was made by."""
+
+    number: int = 0
+    digest: str = ""
+    sequence: int = 0
+    versions: dict[int, int] = {}
+
+    def now(self, made: DecisionMade, sequence: int) -> None:
+        """This decision is the last."""
+        self.number, self.digest, self.sequence = made.number, made.digest, sequence
+        self.versions[made.number] = made.decider
+
+
+class _Stale(Exception):
+    """Somebody else decided; what this controller holds is out of date."""
+
+
+class Controller:
+    """The live shell around a decider, for all runs of one log."""
+
+    def __init__(self, log: Log, decider: Decider[Any], scanner: Scanner) -> None:
+        self.log, self.decider, self.scanner = log, decider, scanner
+        self._loaded = False
+        self._began = 0
+        self._position = 0
+        self._courses: dict[str, DecisionSession[Any]] = {}
+        self._heads: dict[str, Head] = {}
+        self._closed: set[str] = set()
+
+    async def serve(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Drive the runs until `stop` says so."""
+        sweeping = asyncio.create_task(self.sweep())
+        try:
+            await self._drive(stop)
+        finally:
+            sweeping.cancel()
+
+    async def sweep(self) -> None:
+        """Set aside what cannot be read before the oldest unfinished run, where driving the runs never looks."""
+        while not self._loaded:
+            await asyncio.sleep(BUSY_WAIT)
+        position, end = 0, self._began
+        while position < end:
+            try:
+                read = await self.log.read(position + 1, min(PAGE_SIZE, end - position))
+            except Unavailable:
+                await asyncio.sleep(PAUSE)
+                continue
+            for stored in read:
+                await self._decode(stored)
+            position = read[-1].sequence if read else end
+
+    async def _drive(self, stop: Callable[[], bool]) -> None:
+        idle = 0
+        while not stop():
+            try:
+                moved = await self.step()
+            except (Unavailable, TryAgain) as wrong:
+                logger.warning("%s", wrong)
+                await asyncio.sleep(PAUSE)
+                self._reset()
+                continue
+            idle = 0 if moved else idle + 1
+            if not moved:
+                await asyncio.sleep(BUSY_WAIT if idle < IDLE_AFTER else IDLE_WAIT)
+
+    async def step(self) -> bool:
+        """Read on, and decide; whether there was anything to read."""
+        try:
+            if not self._loaded:
+                await self._load()
+            read = await self.log.read(self._position + 1, PAGE_SIZE)
+            for stored in read:
+                await self._take(stored)
+                self._position = stored.sequence
+        except _Stale as stale:
+            logger.warning("%s", stale)
+            self._reset()
+            return True
+        return bool(read)
+
+    def _reset(self) -> None:
+        self._loaded = False
+        self._position = 0
+        self._courses.clear()
+        self._heads.clear()
+        self._closed.clear()
+
+    async def _load(self) -> None:
+        end = await self.log.end()
+        finished = await self.log.last([subjects.subject(self.log.stream, "*", "*", RunFinished.tag())])
+        self._closed = {subjects.run_of(subject) for subject in finished}
+        started = await self.log.last([subjects.subject(self.log.stream, "*", "*", RunStarted.tag())])
+        begins = {subjects.run_of(subject): stored.sequence for subject, stored in started.items()}
+        open_runs = sorted(begins.keys() - self._closed)
+        self._position = self._began = min([end, *(begins[run] - 1 for run in open_runs)])
+        for run in open_runs:
+            for stored in await self.log.read(begins[run], EVERYTHING, subjects.head(run)):
+                try:
+                    made = codec.decode_at(stored.subject, stored.data).data
+                except codec.Unreadable as wrong:
+                    self._leave(run, CheckFailed(f"Sequence {stored.sequence}, a decision of run {run}, cannot be read: {wrong}."))
+                    break
+                assert isinstance(made, DecisionMade)
+                self._heads.setdefault(run, Head()).now(made, stored.sequence)
+        self._loaded = True
+
+    async def _take(self, stored: Stored) -> None:
+        run = subjects.run_of(stored.subject)
+        event = await self._decode(stored)
+        if event is None or run in self._closed:
+            return
+        head = self._heads.setdefault(run, Head())
+        if (course := self._courses.get(run)) is None:
+            course = self._courses[run] = DecisionSession(self.decider, run, versions=head.versions)
+        if isinstance(event.data, RunStarted) and event.data.parent_run:
+            try:
+                course.inherit(await self._past(run, event.data))
+            except (CheckFailed, NotFound) as wrong:
+                self._leave(run, wrong)
+                return
+        decision = course.feed(stored, event)
+        if decision is None:
+            return
+        if course.decisions > head.number:
+            await self._append(run, head, decision)
+        elif course.decisions == head.number and not self._same(decision, head):
+            why = f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
+            self._leave(run, CheckFailed(f"{why}Finish it with the version that started it, or fork it."))
+            return
+        if isinstance(decision.events[-1].data, RunFinished):
+            self._closed.add(run)
+            del self._courses[run]
+
+    def _same(self, decision: Decision, head: Head) -> bool:
+        return decision.made.digest == head.digest and max(head.versions.values()) <= self.decider.version
+
+    async def _past(self, run: str, started: RunStarted) -> Iterator[Event]:
+        past = await lineage.past(self.log, run)
+        lineage.require(past, started)
+        return lineage.as_folded(past)
+
+    def _leave(self, run: str, why: UserError) -> None:
+        self._closed.add(run)
+        logger.error("%s", why)
+
+    async def _decode(self, stored: Stored) -> Event | None:
+        event, aside = decoded(stored, "controller")
+        if aside:
+            await retry_until_available(lambda: append_once(self.log, [aside], self.scanner))
+        return event
+
+    async def _append(self, run: str, head: Head, decision: Decision) -> None:
+        if len(decision.events) > BATCH_LIMIT:
+            raise CheckFailed(f"A decision of {len(decision.events)} events does not fit one batch of {BATCH_LIMIT}; use larger shards.")
+        messages = decision.messages(head.sequence)
+        self.scanner.check(b"\n".join(message.payload for message in messages))
+        made = decision.made
+        while True:
+            try:
+                end = await self.log.append(messages)
+                head.now(made, end - len(messages) + 1)
+                return
+            except (Unavailable, TryAgain) as wrong:
+                logger.warning("%s", wrong)
+                await asyncio.sleep(PAUSE)
+            except Refused as refused:
+                stored = (await self.log.last([subjects.head(run)])).get(subjects.head(run))
+                if stored and stored.data == messages[0].payload:  # this very decision, whose confirmation was lost
+                    head.now(made, stored.sequence)
+                    return
+                raise _Stale(f"decision {made.number} of run {run} was made elsewhere: {refused}") from refused

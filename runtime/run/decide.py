@@ -1,0 +1,286 @@
+"""What a run does next: start, evaluate, ask for feedback, play and train, keep the best, finish.
+
+The state moves from barrier to barrier, and what is due at a barrier follows from the state alone, whichever event came last.
+So the order in which attempts are scored decides nothing.
+"""
+
+import hashlib
+
+from algorithms.search import chain
+from algorithms.statistics import group_statistics, mean_reward
+from events.change import ScaffoldRequested
+from events.choice import FeedbackRequested, ParentSelected
+from events.codec import Event
+from events.fact import Fact, derive, derive_seed
+from events.judgement import CandidateEvaluated
+from events.population import CandidateAccepted, CandidateRejected
+from events.rollouts import RolloutsRequested
+from events.run import RunFinished, RunStarted
+from events.weights import TrainingBatchSealed, WeightUpdateFinished
+from runtime.run.decider import Decider
+from runtime.run.evolve import evolve, solved_items
+from runtime.run.state import RunState, Shard, Update, initial, next_parent
+
+
+def decide(state: RunState, event: Event, version: int) -> list[Fact]:
+    """What is due now; nothing while the run is paused, and nothing between barriers."""
+    del event  # what is due follows from the state; version 2 knew more facts than version 1, version 3 waits for the auditor
+    if state.started is None or state.paused:
+        return []
+    match state.phase:
+        case "new":
+            return [ScaffoldRequested(generation=0, task=state.started.task)]
+        case "evaluate":
+            return list(_evaluation(state, state.started))
+        case "again":
+            return list(state.again.values())
+        case "playing" if state.waiting == 0:
+            if not state.update:
+                return _judgement(state, state.started)
+            return list(_hints(state, state.update, state.started)) or [_sealed_batch(state, state.update, state.started)]
+        case "seal":
+            assert state.update
+            return [_sealed_batch(state, state.update, state.started)]
+        case "round_done":
+            return _next_round(state, state.started)
+        case "next":
+            return _next_generation(state, state.started, version)
+        case _:
+            return []
+
+
+DECIDER = Decider(version=3, initial=initial, evolve=evolve, decide=decide)
+
+
+def _evaluation(state: RunState, started: RunStarted) -> list[RolloutsRequested]:
+    assert state.current
+    scaffold, adapter = state.current.scaffold, state.current.adapter
+    return [
+        *_shards(state, started, "dev", 1, scaffold, adapter, [(-1, started.items.dev)], attempts=1, temperature=0.0),
+        *_shards(state, started, "probe", 1, scaffold, adapter, list(enumerate(started.items.probe)), started.group_size, 1.0),
+    ]
+
+
+def _shards(
+    state: RunState,
+    started: RunStarted,
+    purpose: str,
+    round: int,
+    scaffold: str,
+    adapter: str,
+    folds: list[tuple[int, tuple[str, ...]]],
+    attempts: int,
+    temperature: float,
+) -> list[RolloutsRequested]:
+    width = max(1, started.shard_size // attempts)
+    parts = [(fold, items[at : at + width]) for fold, items in folds for at in range(0, len(items), width)]
+    return [
+        RolloutsRequested(
+            generation=state.generation,
+            purpose=purpose,
+            round=round,
+            shard=number,
+            scaffold=scaffold,
+            adapter=adapter,
+            split="dev" if purpose == "dev" else "train",
+            fold=fold,
+            items=items,
+            attempts=attempts,
+            temperature=temperature,
+            seed=derive_seed(started.seed, purpose, state.generation, round),
+        )
+        for number, (fold, items) in enumerate(parts)
+    ]
+
+
+def evaluation_cost(started: RunStarted) -> int:
+    """Rollouts that it takes to judge one candidate."""
+    return len(started.items.dev) + started.group_size * sum(map(len, started.items.probe))
+
+
+def _affordable(state: RunState, started: RunStarted, rollouts: int) -> bool:
+    limit = started.budget.rollouts
+    return limit is None or state.rollouts + rollouts <= limit
+
+
+def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
+    assert state.current
+    dev = [result for shard in state.shards.values() if shard.requested.purpose == "dev" for result in shard.results.values()]
+    rewards = [result[1] for result in dev if result is not None]
+    failed = len(dev) - len(rewards)
+    estimate = mean_reward(rewards) if rewards else None
+    probe = group_statistics(
+        [
+            [result[1] for attempt in range(shard.requested.attempts) if (result := shard.results[item, attempt]) is not None]
+            for shard in state.shards.values()
+            if shard.requested.purpose == "probe"
+            for item in shard.requested.items
+        ]
+    )
+    verdict = chain.judge(estimate.mean if estimate else 0.0, state.best.score if state.best else None, failed, len(dev))
+    if not estimate:
+        return [_rejected(state, verdict.reason)]
+    evaluated = CandidateEvaluated(
+        generation=state.generation,
+        candidate=state.current.id,
+        scaffold=state.current.scaffold,
+        adapter=state.current.adapter,
+        lever=state.current.lever,
+        score=estimate.mean,
+        low=estimate.low,
+        high=estimate.high,
+        items=len(dev),
+        failed=failed,
+        pass_at_1=probe.pass_at_1,
+        pass_at_k=probe.pass_at_k,
+        tied_groups=probe.tied,
+        rollouts=state.rollouts,
+        tokens=state.tokens,
+        micro_usd=state.micro_usd,
+    )
+    if not verdict.accepted:
+        return [evaluated, _rejected(state, verdict.reason)]
+    accepted = CandidateAccepted(generation=state.generation, candidate=state.current.id, score=estimate.mean, reason=verdict.reason)
+    return [evaluated, accepted]
+
+
+def _rejected(state: RunState, reason: str) -> CandidateRejected:
+    candidate = state.current.id if state.current else derive(state.run, "candidate", state.generation)
+    return CandidateRejected(generation=state.generation, candidate=candidate, reason=reason)
+
+
+def _next_generation(state: RunState, started: RunStarted, version: int) -> list[Fact]:
+    if state.rejected:
+        return [_rejected(state, state.rejected)]
+    if state.best is None:
+        return [_finished(state, "the first scaffold could not be evaluated")]
+    if state.stop or state.halt:
+        return [_finished(state, state.stop or state.halt)]
+    if version >= 3 and started.on_drift and state.kept and state.looked < state.kept[-1].generation:
+        return []  # until the auditor has looked
+    generations_left = started.generations + state.rebaselined - state.generation
+    if generations_left <= 0:
+        return [_finished(state, f"all {started.generations} generations are done")]
+    budget = started.budget
+    if (
+        not _affordable(state, started, evaluation_cost(started))
+        or (budget.tokens is not None and state.tokens >= budget.tokens)
+        or (budget.micro_usd is not None and state.micro_usd >= budget.micro_usd)
+    ):
+        return [_finished(state, "budget exhausted")]
+    levers = tuple(lever for lever in started.levers if lever not in state.frozen)
+    if not levers:
+        return [_finished(state, "the auditor has had every lever frozen")]
+    generation, parent = state.generation + 1, next_parent(state)
+    assert parent
+    rollouts_left = None if budget.rollouts is None else budget.rollouts - state.rollouts - evaluation_cost(started)
+    return [
+        ParentSelected(generation=generation, candidate=parent.id, probabilities={parent.id: 1.0}),
+        FeedbackRequested(
+            generation=generation,
+            candidate=parent.id,
+            scaffold=parent.scaffold,
+            adapter=parent.adapter,
+            levers=levers,
+            rollouts_left=rollouts_left,
+            generations_left=generations_left,
+            probe_requests=parent.probe_requests,
+            dev_requests=parent.dev_requests,
+        ),
+    ]
+
+
+def _finished(state: RunState, reason: str) -> RunFinished:
+    best = next_parent(state)
+    return RunFinished(
+        reason=reason,
+        candidate=best.id if best else "",
+        scaffold=best.scaffold if best else "",
+        adapter=best.adapter if best else "",
+        score=best.score if best and best.score is not None else 0.0,
+        generations=state.generation,
+        rollouts=state.rollouts,
+        tokens=state.tokens,
+        micro_usd=state.micro_usd,
+    )
+
+
+def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
+    update = state.update
+    assert update and state.best
+    number = update.round + 1
+    folds = [
+        (fold, tuple(item for item in items if update.requested.resample == "all" or item not in update.solved))
+        for fold, items in enumerate(started.items.folds)
+    ]
+    cost = started.group_size * sum(len(items) for _, items in folds)
+    if update.ended:
+        reason = update.ended
+    elif number > update.requested.rounds:
+        reason = f"all {update.requested.rounds} rounds are done"
+    elif not cost:
+        reason = "every train item is solved"
+    elif not _affordable(state, started, cost + evaluation_cost(started)):
+        reason = f"the budget has no room for {cost} more rollouts"
+    else:
+        scaffold = state.best.scaffold
+        return list(_shards(state, started, "train", number, scaffold, update.adapter, folds, started.group_size, 1.0))
+    return [
+        WeightUpdateFinished(
+            generation=state.generation,
+            adapter=update.adapter,
+            rounds=update.round,
+            rollouts=update.rollouts,
+            solved=len(update.solved),
+            reason=reason,
+        )
+    ]
+
+
+def _hints(state: RunState, update: Update, started: RunStarted) -> list[RolloutsRequested]:
+    """One attempt at each item that this round did not solve, with the true answer in sight; none if not ordered, done, or too dear."""
+    solved = solved_items(state.shards)
+    folds = [(fold, tuple(item for item in items if item not in solved)) for fold, items in _folds_played(state.shards)]
+    cost = sum(len(items) for _, items in folds)
+    if not update.requested.hints or update.hinted or not _affordable(state, started, cost + evaluation_cost(started)):
+        return []
+    assert state.best
+    return _shards(state, started, "hint", update.round, state.best.scaffold, update.adapter, folds, attempts=1, temperature=1.0)
+
+
+def _folds_played(shards: dict[str, Shard]) -> list[tuple[int, tuple[str, ...]]]:
+    return [(shard.requested.fold, shard.requested.items) for shard in shards.values()]
+
+
+def _sealed_batch(state: RunState, update: Update, started: RunStarted) -> TrainingBatchSealed:
+    """The batch of the round that has just been played, over the rounds that the update's memory covers."""
+    everything = state.history | state.shards
+    rounds = range(1, update.round + 1) if update.requested.memory == "update" else [update.round]
+    requests = tuple(request for number in rounds for request in update.requests[number])
+    results = [
+        everything[request].results[item, attempt]
+        for request in requests
+        for item in everything[request].requested.items
+        for attempt in range(everything[request].requested.attempts)
+    ]
+    scored = [result for result in results if result is not None]
+    return TrainingBatchSealed(
+        generation=state.generation,
+        round=update.round,
+        algorithm=started.algorithm or update.requested.algorithm,
+        hyper=update.requested.hyper if started.algorithm in ("", update.requested.algorithm) else {},
+        parent_adapter="" if update.requested.restart else update.adapter,
+        parent_state="" if update.requested.restart else update.state,
+        training_seed=derive_seed(started.seed, "training", state.generation, update.round),
+        requests=requests,
+        trajectories=len(scored),
+        digest=batch_digest(scored),
+    )
+
+
+def batch_digest(scored: list[tuple[str, float]]) -> str:
+    """SHA-256 over (trajectory, reward) pairs in the batch's order."""
+    total = hashlib.sha256()
+    for trajectory, reward in scored:
+        total.update(f"{trajectory} {reward!r}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,114 @@
+"""What a decider is, and the shell that makes one live: it folds the log, decides, and appends fenced batches.
+
+A decider is three pure functions: `initial(run)`, `evolve(state, event) -> state` and `decide(state, event, version) -> facts`; evolve
+comes first. Everything it needs from outside arrives in events. The shell folds a decision's own outputs at once and skips them when
+they come back from the log; so does every replay, which is why both arrive at the same bytes.
+
+A deliberate change of what is decided is a step of the version, and `decide` goes on knowing the rules before it: a recorded decision is
+decided again under the version in its head, a new one under the present version. So a run that older code began goes on, by the new
+rules from its next decision on. A field that decided facts gain is left out of decisions of versions before it (`Fact.SINCE`).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from events import codec
+from events.codec import Event
+from events.fact import Fact
+from events.run import DecisionMade
+from events.time import rfc3339
+from runtime.log.port import Message, Stored
+
+State = TypeVar("State")
+
+GENESIS = hashlib.sha256(b"evolog decisions").hexdigest()
+"""The digest that the first decision of a run chains on."""
+
+
+class Decider(NamedTuple, Generic[State]):
+    """The three functions, and the version of the rules that new decisions are made by."""
+
+    version: int
+    initial: Callable[[str], State]
+    evolve: Callable[[State, Event], State]
+    decide: Callable[[State, Event, int], list[Fact]]
+
+
+class Decision(NamedTuple):
+    """What was decided at one input: the events in order, the head first, with their bytes."""
+
+    cause: Event
+    events: list[Event]
+    payloads: list[bytes]
+
+    @property
+    def made(self) -> DecisionMade:
+        """What the head says."""
+        made = self.events[0].data
+        assert isinstance(made, DecisionMade)
+        return made
+
+    def messages(self, head_sequence: int) -> list[Message]:
+        """The atomic batch. Its first message is fenced by the last sequence on the run's head; the others must be new."""
+        subjects = [event.subject for event in self.events]
+        expected = [head_sequence] + [0] * (len(subjects) - 1)
+        return [Message(*parts) for parts in zip(subjects, self.payloads, expected, strict=True)]
+
+
+class DecisionSession(Generic[State]):
+    """One run as its decider sees it: fed with the run's events in the order of the log, it gives the decisions in order.
+
+    `versions` are those of the recorded decisions by number.
+    """
+
+    def __init__(self, decider: Decider[State], run: str, source: str = "controller", versions: Mapping[int, int] | None = None) -> None:
+        self.decider = decider
+        self.run = run
+        self.source = source
+        self.versions = versions or {}
+        self.state = decider.initial(run)
+        self.decisions = 0
+        self._own: set[str] = set()
+        self._chain = GENESIS
+        self._folded = hashlib.sha256()
+
+    def inherit(self, past: Iterable[Event]) -> None:
+        """Fold what a forked run goes on from, as `runtime.log.port.lineage.as_folded` has it; this run's chain holds its digest only."""
+        for event in past:
+            self.state = self.decider.evolve(self.state, event)
+
+    def feed(self, stored: Stored, event: Event) -> Decision | None:
+        """Fold one event of the log; the decision that it leads to, if it leads to one."""
+        if event.id in self._own:
+            self._own.discard(event.id)
+            return None
+        self._fold(event, stored.data)
+        version = self.versions.get(self.decisions + 1, self.decider.version)
+        facts = self.decider.decide(self.state, event, version)
+        return self._decision(event, rfc3339(stored.time), facts, version) if facts else None
+
+    def _decision(self, cause: Event, time: str, facts: Sequence[Fact], version: int) -> Decision:
+        """Fold what was decided and decide again, until nothing more is due; all of it is one decision."""
+        self._chain = hashlib.sha256(self._chain.encode() + self._folded.digest()).hexdigest()
+        self._folded = hashlib.sha256()
+        self.decisions += 1
+        events: list[Event] = []
+        payloads: list[bytes] = []
+        while facts:
+            for fact in facts:
+                events.append(self._event(fact, cause, time))
+                payloads.append(codec.encode(events[-1], version))
+                self._fold(events[-1], payloads[-1])
+            facts = self.decider.decide(self.state, cause, version)
+        made = DecisionMade(number=self.decisions, input=cause.id, decider=version, digest=self._chain, outputs=len(events))
+        head = self._event(made, cause, time)
+        self._own.update(event.id for event in (head, *events))
+        return Decision(cause, [head, *events], [codec.encode(head, version), *payloads])
+
+    def _event(self, fact: Fact, cause: Event, time: str) -> Event:
+        return codec.event(fact, run=self.run, source=self.source, cause=cause.id, time=time)
+
+    def _fold(self, event: Event, data: bytes) -> None:
+        self._folded.update(event.id.encode() + hashlib.sha256(data).digest())
+        self.state = self.decider.evolve(self.state, event)

@@ -1,0 +1,100 @@
+"""What every service has in its hands: its account on the log, the blobs, a place to work in, and what runs say of themselves."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from events.codec import Event
+from events.rollouts import ModelCalled
+from events.run import RunStarted
+from events.secret import Scanner, of_environment
+from events.subjects import LOG
+from runtime.blobs.directory import Blobs
+from runtime.broker.accounts import OPERATOR
+from runtime.broker.credentials import read_credentials, write_private
+from runtime.log.jetstream import Connection, connect
+from runtime.log.lineage import Span, ancestors, began
+from runtime.log.lookup import by_id
+from runtime.log.port import Log, append_once
+from runtime.log.worker import retry_until_available
+from runtime.run.loading import Loaded, load_run
+from services.host.node import Node
+
+T = TypeVar("T")
+
+
+class Context:
+    """One service's connections and folders. The blocking methods are for the threads that effects run in."""
+
+    def __init__(self, name: str, index: int, node: Node, connection: Connection) -> None:
+        self.name, self.index, self.node, self.connection = name, index, node, connection
+        self.log: Log = connection.log(LOG)
+        self.policy_token()  # made before the secrets are gathered, so that it is one of them
+        self.scanner = Scanner(connection.scanner.secrets + node.secrets() + of_environment(os.environ))
+        self.blobs = Blobs(node.blobs)
+        self.work = node.directory / "work" / f"{name}-{index}"
+        self.loop = asyncio.get_running_loop()
+        self._loaded: dict[str, Loaded] = {}
+        self._past: dict[str, tuple[Span, ...]] = {}
+
+    async def started(self, run: str) -> RunStarted:
+        """The event that began the run."""
+        return (await began(self.log, run))[1]
+
+    async def past(self, run: str) -> tuple[Span, ...]:
+        """Where the past of a forked run stands; nothing for one that is no fork."""
+        if run not in self._past:
+            self._past[run] = await ancestors(self.log, run)
+        return self._past[run]
+
+    async def load(self, run: str) -> Loaded:
+        """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
+        if run not in self._loaded:
+            self._loaded[run] = await asyncio.to_thread(load_run, run, await self.started(run), self.blobs)
+        return self._loaded[run]
+
+    def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """From a thread: the result of a coroutine that runs on the service's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    async def record(self, events: Sequence[Event], log: Log | None = None) -> bool:
+        """Append events of which some may be recorded already, and insist; whether some were, and may say otherwise."""
+        return await retry_until_available(lambda: append_once(log or self.log, events, self.scanner))
+
+    async def recorded_calls(self, run: str, ids: Sequence[str]) -> dict[str, ModelCalled]:
+        """Those of these calls of the policy that stand in the log already."""
+        return await retry_until_available(lambda: by_id(self.log, run, ModelCalled, ids))
+
+    def policy_token(self) -> str:
+        """The secret between the policy's endpoint and those that ask it; made by whoever comes first."""
+        path = self.node.credentials("policy_token").with_suffix("")
+        if not path.exists():
+            mine = path.with_name(f".policy_token.{self.name}-{self.index}")
+            write_private(mine, secrets.token_urlsafe(24))
+            with contextlib.suppress(FileExistsError):
+                os.link(mine, path)  # unlike a rename, it leaves the one that came first
+            mine.unlink()
+        return path.read_text()
+
+
+@contextlib.asynccontextmanager
+async def operator(node: Node) -> AsyncIterator[Connection]:
+    """A connection as the command line's account."""
+    connection = await connect(read_credentials(node.credentials(OPERATOR)))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def open_context(name: str, index: int, node: Node) -> Context:
+    """Connect as one service, to the broker that EVOLOG_NATS_URL names or else the credentials do."""
+    credentials = read_credentials(node.credentials(name))
+    if url := os.environ.get("EVOLOG_NATS_URL"):
+        credentials = msgspec.structs.replace(credentials, url=url)
+    return Context(name, index, node, await connect(credentials))

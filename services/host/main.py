@@ -1,0 +1,61 @@
+"""One service as a process: `python -m services.host.main executor --dir .evolog --index 0`."""
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from events.catalogue import SERVICES
+from events.errors import UserError
+
+logger = logging.getLogger("evolog")
+
+
+async def _serve(name: str, index: int, directory: Path) -> None:
+    from services.host.context import open_context
+    from services.host.node import Node
+
+    context = await open_context(name, index, Node(directory))
+    service = importlib.import_module(f"services.{name}")
+    serving = asyncio.ensure_future(service.serve(context))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    await serving
+
+
+async def _live(name: str, index: int, directory: Path) -> None:
+    """Serve, and end the process from within: `asyncio.run` would wait for threads first, such as one that trains."""
+    code = 0
+    try:
+        await _serve(name, index, directory)
+    except asyncio.CancelledError:
+        pass
+    except UserError as wrong:
+        logger.error("%s", wrong)
+        code = wrong.code
+    except Exception:
+        logger.exception("%s ended", name)
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # what a thread has not recorded will be handed out again
+
+
+def main() -> None:
+    """Run until told to stop; a user's error is one line in the log and its exit code."""
+    parser = argparse.ArgumentParser(prog="evolog service")
+    parser.add_argument("name", choices=SERVICES)
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--index", type=int, default=0)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for noisy in ("nats", "httpx", "httpx2", "anthropic", "openai", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    asyncio.run(_live(options.name, options.index, options.dir.resolve()))
+
+
+if __name__ == "__main__":
+    main()

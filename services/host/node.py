@@ -1,0 +1,170 @@
+"""The layout of a project directory, and what is running in it: every path that services and the command line share is named here."""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from events.errors import TryAgain, Unavailable
+from events.secret import Secret
+from runtime.broker import credentials, store
+
+_LOCK_WAIT = 0.5
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor says of itself once everything is up; `started` is RFC 3339 in UTC."""
+
+    pid: int
+    url: str
+    policy_url: str
+    started: str
+    version: str
+    unsandboxed: bool = False
+    """Whether its executors would run a scaffold without a sandbox."""
+    providers: tuple[str, ...] = ()
+    """Of language models for the agents: those that the services have a key for."""
+
+
+def version() -> str:
+    """The version that is installed."""
+    try:
+        return metadata.version("evolog")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+class Node:
+    """A project directory. Naming a path creates nothing."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+
+    @property
+    def lock(self) -> Path:
+        """Held by the supervisor as long as it lives; its text is the supervisor's process id."""
+        return self.directory / "lock"
+
+    @property
+    def node_json(self) -> Path:
+        """There while everything is up."""
+        return self.directory / "node.json"
+
+    @property
+    def nats_dir(self) -> Path:
+        """The streams and the server's configuration."""
+        return store.store(self.directory)
+
+    @property
+    def blobs(self) -> Path:
+        """Blobs that every service may read."""
+        return self.directory / "blobs"
+
+    @property
+    def gold_blobs(self) -> Path:
+        """The auditor's blobs."""
+        return self.directory / "gold_blobs"
+
+    @property
+    def archive(self) -> Path:
+        """The log as DuckDB tables; the archivist owns it."""
+        return self.directory / "archive.duckdb"
+
+    @property
+    def gold_archive(self) -> Path:
+        """The stream GOLD as DuckDB tables."""
+        return self.directory / "gold.duckdb"
+
+    @property
+    def imports(self) -> Path:
+        """Runs of other directories, each as it was exported."""
+        return self.directory / "imports"
+
+    @property
+    def log_folder(self) -> Path:
+        """What the processes print."""
+        return self.directory / "logs"
+
+    def logs(self, service: str, index: int = 0) -> Path:
+        """What one process of a service prints."""
+        return self.log_folder / f"{service}-{index}.log"
+
+    def credentials(self, user: str) -> Path:
+        """The account's address and password, drawn anew whenever the server is started with `evolog up`."""
+        return credentials.credentials_file(self.directory, user)
+
+    def secrets(self) -> list[Secret]:
+        """The passwords and tokens of this directory that this user can read, so that none of them is ever appended."""
+        found = []
+        for path in sorted((self.directory / "credentials").glob("*")):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                text = path.read_text()
+                found.append(Secret(msgspec.json.decode(text, type=dict[str, str])["password"] if path.suffix == ".json" else text))
+        return found
+
+    def policy_url(self) -> str:
+        """Where the policy's endpoint listens: EVOLOG_POLICY_URL, else as the supervisor says; raises `Unavailable` where none is up."""
+        return os.environ.get("EVOLOG_POLICY_URL") or self.require_up().policy_url
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Make the directory and hold its lock; raises `TryAgain` while another process does."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.lock.open("a+") as file:
+            limit = time.monotonic() + _LOCK_WAIT  # `holder` takes the lock for an instant when it looks
+            while not _try_lock(file.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() > limit:
+                    raise TryAgain(
+                        f"evolog is already running in {self.directory} (process {self.holder() or 'unknown'}): use it as it is, "
+                        f"or stop it with `evolog down --dir {self.directory}` and start again."
+                    )
+                time.sleep(0.02)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def holder(self) -> int | None:
+        """The process id of the supervisor that holds the lock, whether or not everything is up yet."""
+        try:
+            with self.lock.open() as file:
+                if _try_lock(file.fileno(), fcntl.LOCK_SH):
+                    return None
+                return int(file.read() or 0) or None
+        except FileNotFoundError:
+            return None
+
+    def write(self, running: Running) -> None:
+        """Say that everything is up."""
+        credentials.write_private(self.node_json, msgspec.json.encode(running).decode())
+
+    def running(self) -> Running | None:
+        """What the supervisor says of itself; None where none is up, or a killed one left its words behind."""
+        try:
+            found = msgspec.json.decode(self.node_json.read_bytes(), type=Running)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return found if self.holder() == found.pid else None
+
+    def alive(self) -> bool:
+        """Whether everything is up."""
+        return self.running() is not None
+
+    def require_up(self) -> Running:
+        """What the supervisor says of itself; raises `Unavailable` where none is up."""
+        if (found := self.running()) is None:
+            raise Unavailable(f"No evolog is running in {self.directory}: start it with `evolog up --dir {self.directory}`.")
+        return found
+
+
+def _try_lock(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""The settings that services read from the environment."""
+
+import importlib.util
+import math
+import os
+from pathlib import Path
+from typing import Literal
+
+from events.errors import Misconfigured
+from runtime.rollouts.host import Limits
+
+IDLE_TIMEOUT_VARIABLE = "EVOLOG_SCAFFOLD_SILENCE"
+TRAINER_VARIABLE = "EVOLOG_TRAINER"
+ACCELERATE_VARIABLE = "EVOLOG_ACCELERATE"
+DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU")
+"""The ways of accelerate in which each process holds the whole model."""
+
+
+def trainer_back_end() -> Literal["native", "trl"]:
+    """Whose trainer does the gradient work where both can, as EVOLOG_TRAINER says; raises Misconfigured for one that there is not."""
+    match os.environ.get(TRAINER_VARIABLE) or "native":
+        case "native":
+            return "native"
+        case "trl":
+            if importlib.util.find_spec("trl") is None:
+                raise Misconfigured(f"{TRAINER_VARIABLE} is trl, and trl is not installed: pip install 'evolog[train]'.")
+            return "trl"
+        case other:
+            raise Misconfigured(f"{TRAINER_VARIABLE} is {other!r}; expected native or trl.")
+
+
+def accelerate_config() -> Path | None:
+    """The accelerate configuration under which trl's gradient work is launched, as EVOLOG_ACCELERATE names it; None for none.
+
+    Raises Misconfigured for one that cannot be used, and where the back end is not trl.
+    """
+    named = os.environ.get(ACCELERATE_VARIABLE)
+    if not named:
+        return None
+    if (back_end := trainer_back_end()) != "trl":
+        raise Misconfigured(
+            f"{ACCELERATE_VARIABLE} is {named} and the trainer is {back_end}; set {TRAINER_VARIABLE}=trl too, or unset {ACCELERATE_VARIABLE}."
+        )
+    yaml = importlib.import_module("yaml")
+    path = Path(named).resolve()
+    try:
+        said = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as wrong:
+        why = " ".join(str(wrong).split())
+        raise Misconfigured(
+            f"{ACCELERATE_VARIABLE} is {named}, which cannot be read ({why}); write one with `accelerate config`."
+        ) from wrong
+    if not isinstance(said, dict):
+        raise Misconfigured(f"{ACCELERATE_VARIABLE} is {named}, which holds no YAML mapping; write one with `accelerate config`.")
+    if (kind := said.get("distributed_type")) not in DATA_PARALLEL:
+        raise Misconfigured(
+            f"{named} has distributed_type {kind!r}; expected one of {', '.join(map(repr, DATA_PARALLEL))}, in which each process holds "
+            "the whole model: write one with `accelerate config`."
+        )
+    if (machines := said.get("num_machines", 1)) != 1:
+        raise Misconfigured(f"{named} has num_machines {machines!r}; expected 1, since training goes over the devices of one host.")
+    return path
+
+
+def scaffold_limits() -> Limits:
+    """What scaffolds may use; EVOLOG_SCAFFOLD_SILENCE sets the longest, in seconds, that one may go without a word."""
+    named = os.environ.get(IDLE_TIMEOUT_VARIABLE)
+    if named is None:
+        return Limits()
+    try:
+        seconds = float(named)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise Misconfigured(
+            f"{IDLE_TIMEOUT_VARIABLE} is {named!r}; expected seconds above 0, such as {Limits().silence:g}: correct it, or unset it."
+        )
+    return Limits(silence=seconds)

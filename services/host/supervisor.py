@@ -1,0 +1,355 @@
+"""`evolog up`: the nats-server and every service, each a process of its own; started, watched, revived, and stopped together."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from events.catalogue import SERVICES
+from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, UserError
+from runtime.agents.providers import with_key
+from runtime.broker import accounts, children, credentials, server, store, streams
+from runtime.broker.server import EmbeddedServer
+from runtime.policies.client import engine_url
+from runtime.sandbox.choose import UNSANDBOXED
+from services.host.node import Node, Running, version
+from services.host.settings import accelerate_config, scaffold_limits, trainer_back_end
+
+MISCONFIGURED = Misconfigured.code
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+LONG_LIFE = 30.0
+"""Seconds after which a process that dies counts as one that had worked."""
+GRACE = 5.0
+"""Seconds from SIGTERM to SIGKILL."""
+START_LIMIT = 20.0
+STOP_LIMIT = 15.0
+
+_PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VLLM_API_KEY")
+_PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "HF_", "ANTHROPIC_", "OPENAI_")
+_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ROOT = Path(__file__).resolve().parent.parent
+
+Report = Callable[[str], None]
+
+
+class _Service(NamedTuple):
+    """One process to keep alive."""
+
+    name: str
+    number: int
+    log: Path
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def to_stderr(sentence: str) -> None:
+    """Where the supervisor's sentences go unless a caller says otherwise."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+async def supervise(
+    directory: Path,
+    *,
+    executors: int = 2,
+    verifiers: int = 1,
+    embedded: bool = True,
+    nats_url: str | None = None,
+    on_event: Report = to_stderr,
+    module: str = "services.host.main",
+) -> None:
+    """Run everything until SIGTERM or SIGINT.
+
+    With `embedded` off, the server at `nats_url` is used; the credentials files of its accounts must be in the directory. `on_event` is
+    given a sentence for everything that happens. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`.
+
+    Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable` without a server;
+    `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has lost its end.
+    """
+    node = Node(directory)
+    stop = asyncio.Event()
+    scaffold_limits()  # said here, once, rather than by every executor
+    trainer_back_end()
+    accelerate_config()
+    engine_url()
+    with node.hold():
+        node.node_json.unlink(missing_ok=True)
+        node.log_folder.mkdir(exist_ok=True)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        broker = EmbeddedServer(node.directory) if embedded else None
+        try:
+            if broker is not None:
+                _require_undamaged(node)
+                await _keep_store(node, on_event)
+            url = await _prepare(node, broker, nats_url)
+            if broker is not None:
+                _require_uncut(node)
+            if node.archive.exists() or node.gold_archive.exists():
+                from services.host.integrity import require_end  # with duckdb
+
+                await require_end(node)
+            policy_url = f"http://127.0.0.1:{children.free_port()}"
+            environment = service_environment(os.environ) | {"EVOLOG_POLICY_URL": policy_url}
+            services = _services(node, module, {"executor": executors, "verifier": verifiers}, environment)
+            started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            running = Running(
+                pid=os.getpid(),
+                url=url,
+                policy_url=policy_url,
+                started=started,
+                version=version(),
+                unsandboxed=os.environ.get(UNSANDBOXED) == "1",
+                providers=with_key(environment),
+            )
+            full = await _keep_all(node, broker, services, running, stop, on_event)
+        finally:
+            node.node_json.unlink(missing_ok=True)
+            if broker is not None:
+                await broker.stop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+    if full is not None:
+        raise full
+
+
+def _kept(node: Node) -> Path:
+    # the streams' files as they were before a start, until it is known that it cut nothing
+    return node.directory / "nats.before"
+
+
+def _damaged(node: Node) -> Path:
+    # those of a start that cut something
+    return node.directory / "nats.damaged"
+
+
+def _require_undamaged(node: Node) -> None:
+    if _damaged(node).exists():
+        raise CheckFailed(
+            f"The log in {node.directory} lost events: a part of its files is damaged, and the nats-server that was started on them cut "
+            f"it off with what stood behind it. {_damaged(node)} has the files as they were. Put back {node.nats_dir} from a copy of "
+            f"before the damage, or go on from what is left: then delete {_damaged(node)}."
+        )
+
+
+async def _keep_store(node: Node, report: Report) -> None:
+    # after an end that was not in good order the server reads all files anew, and what it cuts from damaged ones would be gone
+    if _kept(node).exists() or not node.nats_dir.exists() or store.ended_well(node.directory):
+        return
+    await server.end_left_over(node.directory)
+    beside = _kept(node).with_name(f"{_kept(node).name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    size = sum(path.stat().st_size for path in node.nats_dir.rglob("*"))
+    if store.free_bytes(node.directory) < store.FREE_AT_START + size:
+        report(f"The log is opened after an end that was not in good order, without a copy of it: {size / 1e6:.0f} MB are not to spare.")
+        return
+    await asyncio.to_thread(shutil.copytree, node.nats_dir, beside)
+    beside.rename(_kept(node))
+
+
+def _require_uncut(node: Node) -> None:
+    if not _kept(node).exists():
+        return
+    if store.bytes_lost(_kept(node), node.nats_dir):
+        _kept(node).rename(_damaged(node))
+        _require_undamaged(node)
+    shutil.rmtree(_kept(node))
+
+
+async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | None) -> str:
+    if broker is not None:
+        await broker.start()
+        await streams.bootstrap(broker.url, accounts.BOOTSTRAP, broker.passwords[accounts.BOOTSTRAP])
+        return broker.url
+    if nats_url is None:
+        raise Misconfigured("Without the embedded server, evolog must be told which nats-server to use: give its address with --nats.")
+    if missing := [user for user in accounts.USERS if not node.credentials(user).exists()]:
+        raise Misconfigured(
+            f"There are no credentials for {', '.join(missing)} in {node.directory / 'credentials'}: copy the files that were made with "
+            f"the configuration of the nats-server at {nats_url}."
+        )
+    for user in accounts.USERS:
+        login = msgspec.json.decode(node.credentials(user).read_bytes(), type=dict[str, str])
+        credentials.write_private(node.credentials(user), msgspec.json.encode(login | {"url": nats_url}).decode())
+    login = msgspec.json.decode(node.credentials(accounts.BOOTSTRAP).read_bytes(), type=dict[str, str])
+    await streams.bootstrap(nats_url, login["user"], login["password"])
+    return nats_url
+
+
+def _services(node: Node, module: str, counts: Mapping[str, int], environment: Mapping[str, str]) -> list[_Service]:
+    return [
+        _Service(
+            name,
+            index,
+            node.logs(name, index),
+            # -P: the user's folder may hold a `tasks` or `services` of its own
+            (sys.executable, "-P", "-m", module, name, "--dir", str(node.directory), "--index", str(index)),
+            environment,
+        )
+        for name in SERVICES
+        for index in range(counts.get(name, 1))
+    ]
+
+
+def service_environment(of: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that services get, and one thread for each numerical library."""
+    kept = {
+        name: value for name, value in of.items() if name in _PASSED_ON or name.upper() in _NETWORK or name.startswith(_PASSED_ON_PREFIXES)
+    }
+    return with_root(kept) | dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"}
+
+
+def with_root(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, with this program's own packages to be found first."""
+    already = environment.get("PYTHONPATH")
+    return {**environment, "PYTHONPATH": f"{_ROOT}{os.pathsep}{already}" if already else str(_ROOT)}
+
+
+async def _keep_all(
+    node: Node, broker: EmbeddedServer | None, services: Sequence[_Service], running: Running, stop: asyncio.Event, report: Report
+) -> TryAgain | None:
+    # why all was stopped, unless it was asked for
+    async with asyncio.TaskGroup() as group:
+        keepers = [group.create_task(_keep(service, report)) for service in services]
+        if broker is not None:
+            keepers.append(group.create_task(_keep_server(broker, report)))
+        node.write(running)
+        report(f"evolog is up in {node.directory}: {len(services)} services, the log at {running.url}.")
+        full: TryAgain | None = None
+        while full is None and not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 1)
+            try:
+                store.require_room(node.directory, store.FREE_TO_GO_ON)
+            except TryAgain as wrong:
+                full = wrong
+        node.node_json.unlink(missing_ok=True)
+        report(f"evolog is stopping in {node.directory}" + (" because the disk is nearly full." if full else "."))
+        for keeper in keepers:
+            keeper.cancel()
+    return full
+
+
+async def _keep(service: _Service, report: Report) -> None:
+    async def live() -> str | None:
+        code = await _run(service)
+        ended = f"{service.name} {service.number} ended with exit code {code} (its log: {children.last_line(service.log)})"
+        if code == MISCONFIGURED:
+            report(f"{ended}; it is not started again: put that right, then `evolog down` and `evolog up`.")
+            return None
+        return ended
+
+    await _again_and_again(live, report)
+
+
+async def _keep_server(broker: EmbeddedServer, report: Report) -> None:
+    async def live() -> str:
+        if broker.pid is None:
+            await broker.start()
+        return f"nats-server ended with exit code {await broker.wait()}"
+
+    await _again_and_again(live, report)
+
+
+async def _again_and_again(live: Callable[[], Awaitable[str | None]], report: Report) -> None:
+    # until a life ends with None, which says that another would be no better
+    pause = FIRST_PAUSE
+    while True:
+        began = time.monotonic()
+        try:
+            ended = await live()
+        except (UserError, OSError) as wrong:
+            ended = str(wrong)
+        if ended is None:
+            return
+        if time.monotonic() - began > LONG_LIFE:
+            pause = FIRST_PAUSE
+        report(f"{ended.removesuffix('.')}; it is started again in {pause:.1f} s.")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def _run(service: _Service) -> int:
+    with service.log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *service.command,
+            env=service.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+            preexec_fn=children.die_with_parent(),
+        )
+    try:
+        return await process.wait()
+    finally:
+        await children.end(process, GRACE)
+
+
+def start_detached(
+    directory: Path, *, arguments: Sequence[str] = (), module: str = "services.cli.main", limit: float = START_LIMIT
+) -> None:
+    """Start `evolog up --dir DIRECTORY ARGUMENTS` in a session of its own and return when everything is up; at once if it is already.
+
+    Raises the child's own last words with its exit code if it fails, `TryAgain` if it is not up within `limit` seconds.
+    """
+    node = Node(directory)
+    if node.alive():
+        return
+    node.log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = node.log_folder / "up.log"
+    log.touch()
+    before = log.stat().st_size
+    child = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-m", module, "up", "--dir", str(node.directory), *arguments],
+        with_root(os.environ),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_APPEND, 0),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    end = time.monotonic() + limit
+    code: int | None = None
+    while not node.alive():
+        if code is None:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if ended else None
+        if code is not None and not (code == TryAgain.code and node.holder()):  # else another `up` came first and is starting
+            raise UserError(children.last_line(log, before).removeprefix("evolog: "), code=code if code > 0 else 1)
+        if time.monotonic() > end:
+            if code is None:
+                os.kill(child, signal.SIGTERM)
+            raise TryAgain(f"evolog was not up in {node.directory} within {limit:.0f} s: see {log}, then start again.")
+        time.sleep(0.02)
+    if code is None and node.holder() != child:  # another came first; this one must not take over when that one ends
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+
+
+def stop(directory: Path, *, limit: float = STOP_LIMIT) -> None:
+    """Ask the supervisor of a directory to stop and wait until it has; raises `NotFound` where none is running."""
+    node = Node(directory)
+    pid = node.holder()
+    if pid is None:
+        raise NotFound(f"No evolog is running in {node.directory}: there is nothing to stop.")
+    end = time.monotonic() + limit
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    while node.holder() == pid:
+        if time.monotonic() > end:
+            raise TryAgain(f"evolog (process {pid}) has not stopped within {limit:.0f} s: see {node.log_folder}, and ask again.")
+        time.sleep(0.02)

@@ -1,0 +1,104 @@
+"""A query's result as a table, JSON, CSV or Parquet."""
+
+import base64
+import csv
+import sys
+import tempfile
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from events.errors import UsageError
+from replay.archive.query import Result, _encoder, _sentence
+
+FORMATS = ("table", "json", "ndjson", "csv", "parquet")
+_NUMBERS = ("BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "FLOAT", "DECIMAL")
+
+
+def render(result: Result, format: str, file: Path | None = None) -> None:
+    """Write a result in one of `FORMATS` to a file, or to standard output. In CSV, NULL is an empty field and nested values are JSON.
+
+    Raises `UsageError` for another format, and for a type that Parquet cannot hold.
+    """
+    match format:
+        case "table":
+            data = _table(result, to_terminal=file is None)
+        case "json":
+            data = msgspec.json.format(_encoder.encode(_objects(result))) + b"\n"
+        case "ndjson":
+            data = b"".join(_encoder.encode(row) + b"\n" for row in _objects(result))
+        case "csv":
+            data = _csv(result)
+        case "parquet":
+            try:
+                data = _parquet(result)
+            except duckdb.Error as wrong:
+                raise UsageError(f"The result does not fit into Parquet ({_sentence(wrong)}): cast that column to VARCHAR.") from wrong
+        case _:
+            raise UsageError(f"{format!r} is no format of a table: use one of {', '.join(FORMATS)}.")
+    if file is not None:
+        file.write_bytes(data)
+    else:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def _objects(result: Result) -> list[dict[str, Any]]:
+    return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+
+
+def _field(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case _:
+            return _encoder.encode(value).decode()
+
+
+def _csv(result: Result) -> bytes:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(result.columns)
+    writer.writerows([_field(value) for value in row] for row in result.rows)
+    return text.getvalue().encode()
+
+
+def _table(result: Result, *, to_terminal: bool) -> bytes:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, kind in zip(result.columns, result.types, strict=True):
+        table.add_column(Text(name), justify="right" if kind.startswith(_NUMBERS) else "left", overflow="fold")
+    for row in result.rows:
+        table.add_row(*(Text("NULL", style="dim") if value is None else Text(_field(value)) for value in row))
+    console = Console() if to_terminal else Console(file=StringIO())
+    if not console.is_terminal:
+        console.width = max(console.measure(table, options=console.options.update(width=1_000_000)).maximum, 1)
+    with console.capture() as text:
+        console.print(table)
+    return text.get().encode()
+
+
+def _parquet(result: Result) -> bytes:
+    types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in result.types]
+    names = ['"' + name.replace('"', '""') + '"' for name in result.columns]
+    blobs = {place for place, kind in enumerate(types) if kind == "BLOB"}
+    with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
+        path = Path(directory) / "result.parquet"
+        connection.execute(f"CREATE TABLE result ({', '.join(map(' '.join, zip(names, types, strict=True)))})").fetchall()
+        appender = connection.appender("result")
+        appender.append_rows(
+            tuple(base64.b64decode(value) if value is not None and place in blobs else value for place, value in enumerate(row))
+            for row in result.rows
+        )
+        appender.flush()
+        connection.execute(f"COPY result TO '{path}' (FORMAT parquet, COMPRESSION zstd)").fetchall()
+        return path.read_bytes()
