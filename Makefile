@@ -34,14 +34,14 @@ test-long: .venv/dev sandbox  ## what takes minutes, with its figures
 	$(BIN)/python -m pytest -m long -s
 
 sim: .venv/dev  ## the whole system in one process while everything goes wrong: SEEDS seeds, from SEED on
-	$(BIN)/python tests/simulation.py $(SEEDS) --first $(SEED)
+	$(BIN)/python -m tests.simulation.simulation $(SEEDS) --first $(SEED)
 
 audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted hacks, power, as in the README
-	$(BIN)/python tests/audited.py
+	$(BIN)/python -m tests.replay.audit.power
 
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 bench: .venv/dev sandbox  ## the figures in the README, as ratios in one run
-	$(BIN)/python tests/bench/bench.py
+	$(BIN)/python -m tests.bench.bench

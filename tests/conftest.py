@@ -1,12 +1,9 @@
-"""What many tests need: imports from this folder, and the tiny language model, pre-trained once."""
+"""What many tests need: the tiny language model, pre-trained once."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

@@ -180,16 +180,16 @@ def audit(
     known: provenance.Known,
     seed: int = 0,
     *,
-    line: bool = False,
+    lineage_only: bool = False,
 ) -> Audit:
     """The audit of a run as it stands. `read` gives blobs of the run by digest; all chance comes from `seed`.
 
-    With `line`, of the last kept candidate and those it comes from alone: what was rolled back is no part of what the run now stands on.
+    With `lineage_only`, of the last accepted candidate and its ancestors alone: what was rolled back is no part of what the run stands on.
     """
     started = next(told.event.data for told in events if isinstance(told.event.data, RunStarted) and told.event.run == events[-1].event.run)
     assert isinstance(started, RunStarted)
-    audited = _Audited(events, gold, started, seed, line)
-    within = audited.standing if line else None
+    audited = _Audited(events, gold, started, seed, lineage_only)
+    within = audited.standing if lineage_only else None
     return audited.result(provenance_findings(events, gold, read, known, within))
 
 
@@ -244,7 +244,9 @@ def _levers(events: Sequence[StoredEvent]) -> dict[int, str]:
 
 
 class _Audited:
-    def __init__(self, events: Sequence[StoredEvent], gold: Sequence[StoredEvent], started: RunStarted, seed: int, line: bool) -> None:
+    def __init__(
+        self, events: Sequence[StoredEvent], gold: Sequence[StoredEvent], started: RunStarted, seed: int, lineage_only: bool
+    ) -> None:
         self.events, self.started, self.seed = events, started, seed
         self.run = events[-1].event.run
         self.measured = measured(gold)
@@ -256,7 +258,7 @@ class _Audited:
         if any(len(self._of(one, VERIFIER)) < FEWEST for one in self.audited):
             self.audited = []
         self.parents = _parents(events)
-        self.standing = self._standing() if line else {one.fact.generation for one in self.candidates}
+        self.standing = self._standing() if lineage_only else {one.fact.generation for one in self.candidates}
         self.left_out = [one.fact.generation for one in self.audited if one.fact.generation not in self.standing]
         self.audited = [one for one in self.audited if one.fact.generation in self.standing]
         facts = [told.event.data for told in gold]

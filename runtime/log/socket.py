@@ -263,8 +263,8 @@ class BulkReader(NatsSocket):
     """A connection that reads a whole stream, in order: more is asked for before it is wanted, and a message costs the server a third of
     what a direct get costs it, which copies the message's headers anew for each header that it adds.
 
-    The messages come by the account's consumer in `runtime.broker.accounts.READERS`, which has one place: where another connection of the account
-    has moved it, or messages are missing, this one goes on by direct gets, which find out.
+    The messages come by the account's consumer in `runtime.broker.accounts.READERS`, which has one place. Where another connection of the
+    account has moved it, or messages are missing, this one goes on by direct gets, which find out.
     """
 
     def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:

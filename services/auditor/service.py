@@ -216,7 +216,7 @@ class Auditor:
         await case.perturb((one.scaffold, one.adapter) for one in (*kept[:1], *kept[-1:]))
         await case.record(await case.verdict(generation))
         # what was rolled back is past, and what drifts after it is told anew
-        return await case.verdict(generation, line=True) if case.loaded.started.on_drift else []
+        return await case.verdict(generation, lineage_only=True) if case.loaded.started.on_drift else []
 
     async def _case(self, event: Event) -> "RunAudit":
         loaded = await self.context.load(event.run)
@@ -364,11 +364,11 @@ class RunAudit:
                 facts.append(PoliciesCompared(split=split, wins=wins, losses=losses, p_value=mcnemar(wins, losses)))
         return facts
 
-    async def verdict(self, look: int, *, line: bool = False) -> Sequence[Fact]:
-        """What all that is recorded comes to, or with `line` of the last kept candidate's line; nothing where NumPy is not installed."""
+    async def verdict(self, look: int, *, lineage_only: bool = False) -> Sequence[Fact]:
+        """The verdict on all that is recorded, or on the last candidate's lineage alone; nothing where NumPy is not installed."""
         try:
             from replay.audit import audit as of_run
-            from services.cli.auditing import known_of, known_of_log
+            from replay.audit.known import known_of, known_of_log
         except ModuleNotFoundError as missing:
             logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", self.run, missing.name)
             return []
@@ -379,11 +379,13 @@ class RunAudit:
         else:  # to look for hidden items takes long, and nothing would come of it
             known, _ = known_of_log(told, of_gold)
         try:
-            found = await asyncio.to_thread(of_run.audit, told, of_gold, self.auditor.context.blobs.get, known, started.seed, line=line)
+            found = await asyncio.to_thread(
+                of_run.audit, told, of_gold, self.auditor.context.blobs.get, known, started.seed, lineage_only=lineage_only
+            )
         except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
             logger.warning("no verdict on run %s: %s: %s", self.run, type(wrong).__name__, wrong)
             return []
-        if found.state != "green" and not line:
+        if found.state != "green" and not lineage_only:
             logger.warning("run %s: %s", self.run, found.sentence)
         generation = -1 if found.generation is None else found.generation
         return [

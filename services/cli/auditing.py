@@ -1,7 +1,7 @@
 """`evolog audit`: whether a run's score still means anything, from what is recorded, for a person, a script or a browser."""
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -10,31 +10,34 @@ import msgspec
 from rich import table as rich_table
 from rich.text import Text
 
-from events.errors import CheckFailed, UserError
+from events.errors import UserError
 from events.gold import DriftFlagged, GoldFailed
-from events.judgement import TrajectoryScored
-from events.rollouts import RolloutsRequested
-from events.run import RunStarted
 from events.subjects import GOLD, LOG
 from replay import history
 from replay.audit import audit as of_run
 from replay.audit.audit import Audit
-from replay.audit.provenance import Known, plain
+from replay.audit.known import known_of
 from replay.exports import folder
 from replay.history import History
-from replay.recorded import EventIndex, StoredEvent
+from replay.recorded import EventIndex
 from runtime.blobs.directory import Blobs
 from services.cli.replaying import read
 from services.host.node import Node
 from services.host.sources import imported, opened, runs_of
 from services.views.progress import stdout, working
-from tasks.contract import Public
-from tasks.loading import LARGEST_REWARD, load
 
 F = TypeVar("F")
+
+
 COLOURS: Mapping[str, str] = {"green": "bold green", "suspect": "bold yellow", "drift": "bold red"}
+
+
 FailOn = Literal["suspect", "drift"]
+
+
 FAILED = 3
+
+
 OF_HIDDEN = ("hidden_in_sight", "trained_on_audited")
 """The checks that need the task's hidden items."""
 
@@ -164,46 +167,6 @@ def write(found: Audited, html: Path | None, plots: Path | None) -> None:
         except OSError as wrong:
             raise UserError(f"{path} cannot be written ({wrong.strerror}): name another place for --html and --plots.") from wrong
         click.echo(f"wrote {path}", err=True)
-
-
-def known_of_log(events: Sequence[StoredEvent], gold: Sequence[StoredEvent]) -> tuple[Known, list[str]]:
-    """What the log is held against without the task's data."""
-    notes = []
-    low, high = 0.0, 1.0
-    if not all(low <= reward <= high for reward in _first_rewards(events)):
-        low, high = -LARGEST_REWARD, LARGEST_REWARD
-        notes.append("Whether rewards lie in [0, 1]: those of the start do not, so the task's own range is another.")
-    answers = {blob for told in gold if (blob := getattr(told.event.data, "blob", ""))}
-    return Known(gold_blobs=answers, low=low, high=high), notes
-
-
-def known_of(
-    started: RunStarted, events: Sequence[StoredEvent], gold: Sequence[StoredEvent], public: Public | None = None
-) -> tuple[Known, list[str]]:
-    """What the log is held against, and what is lacking for that; `public` is the task's data, where they are loaded already."""
-    known, notes = known_of_log(events, gold)
-    try:
-        public = public or load(started.task).public(started.seed)  # without the run's own verifier, whose code is not ours to run here
-        if public.digests != started.splits:
-            raise CheckFailed("This host's data are not those that the run was started on.")
-    except UserError as wrong:
-        notes.append(f"Whether hidden items came in sight or were trained on, which needs the data of task {started.task!r}: {wrong}")
-        return known, notes
-    hidden = {item.id: item.prompt for item in public.test}
-    of_train = {plain(example.prompt) for example in public.train}
-    return known._replace(
-        hidden=hidden,
-        audited={id: prompt for id, prompt in hidden.items() if plain(prompt) not in of_train},
-        public={one.id: one.prompt for split in (public.train, public.dev) for one in split},
-    ), notes
-
-
-def _first_rewards(events: Sequence[StoredEvent]) -> Iterator[float]:
-    """The rewards of the start, which nothing has been optimised for."""
-    first = {told.event.id for told in events if isinstance(told.event.data, RolloutsRequested) and told.event.data.generation == 0}
-    for told in events:
-        if isinstance(told.event.data, TrajectoryScored) and told.event.data.request in first:
-            yield told.event.data.reward
 
 
 def _of(gold: EventIndex, kind: type[F]) -> list[F]:

@@ -39,7 +39,8 @@ def accelerate_config() -> Path | None:
         return None
     if (back_end := trainer_back_end()) != "trl":
         raise Misconfigured(
-            f"{ACCELERATE_VARIABLE} is {named} and the trainer is {back_end}; set {TRAINER_VARIABLE}=trl too, or unset {ACCELERATE_VARIABLE}."
+            f"{ACCELERATE_VARIABLE} is {named} and the trainer is {back_end}; "
+            f"set {TRAINER_VARIABLE}=trl too, or unset {ACCELERATE_VARIABLE}."
         )
     yaml = importlib.import_module("yaml")
     path = Path(named).resolve()

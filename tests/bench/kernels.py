@@ -12,7 +12,7 @@ from rich.table import Table
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from algorithms.learning import credit
+from algorithms.learning import credit  # noqa: E402
 from algorithms.models import kernels  # noqa: E402
 
 DEVICE = "cuda"

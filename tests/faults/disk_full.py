@@ -1,6 +1,6 @@
 """A whole run whose disk is full twice: once the supervisor sees it coming, once the nats-server meets it.
 
-PYTHONPATH=.:tests python tests/faults/disk_full.py DISK    # an empty folder with a file system of its own of about 900 MB
+python -m tests.faults.disk_full DISK    # an empty folder with a file system of its own of about 900 MB
 """
 
 import os
@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from invariants import check_all
-from system import RUN, System, wait_for
 
 from events import codec
 from events.errors import UserError
@@ -24,6 +22,8 @@ from runtime.broker.credentials import Credentials
 from runtime.broker.store import FREE_TO_GO_ON
 from runtime.log.port import Message
 from runtime.log.socket import NatsSocket
+from tests.harness.invariants import check_all
+from tests.harness.system import RUN, System, wait_for
 
 MB = 10**6
 UNSANDBOXED = {"EVOLOG_ALLOW_UNSANDBOXED": "1"}

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import holder
 import pytest
+
+from tests.sandbox import holder
 
 ROOT = Path(__file__).parents[2]
 USER = 20_002

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import holder
 import pytest
-from attacked import USER, Host, Sandbox
 
 from runtime.rollouts.host import Data, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
 from runtime.sandbox.limits import Watchdog, _proportional
+from tests.sandbox import holder
+from tests.sandbox.attacked import USER, Host, Sandbox
 
 MIB = 1024**2
 X86 = platform.machine() == "x86_64"

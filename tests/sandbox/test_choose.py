@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import Place, one_sentence
 
 from events.errors import Misconfigured
 from runtime.rollouts import program
 from runtime.sandbox import bwrap, choose, landlock, limits
 from runtime.sandbox.launch import Command, Confined
 from runtime.sandbox.limits import Group, Limits, delegated
+from tests.harness.command import Place, one_sentence
+from tests.harness.places import TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def test_bubblewrap_is_in_force_here() -> None:
 
 
 def test_without_it_a_run_is_refused_with_the_cause_and_the_fix(tmp_path: Path) -> None:
-    said = Place(tmp_path).evolog("run", str(Path(__file__).parents[1] / "toy"), PATH="/nowhere", code=78)
+    said = Place(tmp_path).evolog("run", str(TASKS / "toy"), PATH="/nowhere", code=78)
     one_sentence(said, "bubblewrap (bwrap) is not installed", "apt-get install bubblewrap")
 
 
@@ -105,7 +106,7 @@ def test_a_probe_that_gets_out_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_none_needs_the_variable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = Place(tmp_path).evolog("run", str(Path(__file__).parents[1] / "toy"), "--sandbox", "none", code=78)
+    said = Place(tmp_path).evolog("run", str(TASKS / "toy"), "--sandbox", "none", code=78)
     one_sentence(said, "EVOLOG_ALLOW_UNSANDBOXED=1")
     monkeypatch.delenv(choose.UNSANDBOXED, raising=False)
     with pytest.raises(Misconfigured, match="EVOLOG_ALLOW_UNSANDBOXED=1"):

@@ -1,0 +1,210 @@
+"""What a simulation has in the place of scaffolds' processes, of a policy, and of the gradient work; each is as quick as it is small."""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import msgspec
+
+from algorithms.learning.batch import NothingToLearn, Step
+from events.run import Budget
+from events.subjects import LOG
+from events.weights import Canary
+from runtime.policies.bases import UNIFORM
+from runtime.policies.interface import Sampled, SampleRequest
+from runtime.policies.training import Order, Sources, Trained
+from runtime.rollouts.host import Ask, Data, Limits, Outcome
+from tests.harness.faulty import LIFE, Kept, Life
+from tests.harness.tasks.tiny import data as tiny
+
+
+class Setting(NamedTuple):
+    """A run, or two at once, that is undisturbed or not. `skill` is how often the policy is right, of 100."""
+
+    seed: int
+    skill: int = 40
+    runs: tuple[str, ...] = ("r",)
+    levers: tuple[str, ...] = ("scaffold", "weights")
+    generations: int = 3
+    budget: Budget = Budget()
+    rough: int = 0
+    """Of 100 answers, those that a scaffold or the verifier does not survive."""
+    damaged: int = 0
+    """The round whose adapter is rejected."""
+    barren: int = 0
+    """The round in which there is nothing to learn."""
+    shard_size: int = 400
+    on_drift: str = ""
+
+
+SETTINGS = (
+    Setting(1),
+    Setting(2, shard_size=6),
+    Setting(3, skill=0, levers=("weights",), generations=2),
+    Setting(4, budget=Budget(rollouts=50)),
+    Setting(5, budget=Budget(tokens=60), shard_size=6),
+    Setting(6, rough=12),
+    Setting(7, damaged=2),
+    Setting(8, barren=2, levers=("weights",)),
+    Setting(9, runs=("one", "two"), generations=2),
+    Setting(10, on_drift="rollback"),
+)
+
+
+class Scaffold:
+    """A scaffold in this process: `solve` begins anew whenever a call of its is answered."""
+
+    alive = True
+
+    def __init__(self, folder: Path, data: Data, work: Path, limits: Limits, kind: str) -> None:
+        life = LIFE.get()
+        assert life
+        names: dict[str, Any] = {}
+        exec(Kept(life, life.world.kept).get_tree(folder.name)["agent.py"], names)
+        self._solve, self._data = names["solve"], data
+
+    def solve(self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: Callable[[list[Ask]], Sequence[Any]]) -> list[Outcome]:
+        """As `ScaffoldProcess.solve`; calls are asked for three at a time."""
+        desk = _Desk()
+        done: dict[tuple[str, int], Outcome] = {}
+        while True:
+            for item, prompt in items:
+                for attempt in range(attempts):
+                    if (item, attempt) not in done and (outcome := self._attempt(desk, item, prompt, attempt)):
+                        done[item, attempt] = outcome
+            asks = desk.take()
+            if not asks:
+                return [done[item, attempt] for item, _ in items for attempt in range(attempts)]
+            for at in range(0, len(asks), 3):
+                desk.release(asks[at : at + 3], answer_calls(asks[at : at + 3]))
+
+    def _attempt(self, desk: "_Desk", item: str, prompt: str, attempt: int) -> Outcome | None:
+        uses: list[tuple[int, int]] = []
+
+        def complete(prompt: str, choices: Sequence[str] = ()) -> SimpleNamespace:
+            ordinal, texts = desk.ask(item, prompt, tuple(choices))
+            uses.append((ordinal, attempt))
+            if not isinstance(texts, Sequence):
+                raise RuntimeError(texts.reason)
+            return SimpleNamespace(text=texts[attempt])
+
+        try:
+            answer = self._solve(SimpleNamespace(id=item, prompt=prompt), SimpleNamespace(complete=complete), self._data)
+        except _Unanswered:
+            return None
+        except Exception as wrong:
+            return Outcome(item, attempt, tuple(uses), kind="crashed", reason=str(wrong))
+        return Outcome(item, attempt, tuple(uses), answer=answer)
+
+    def close(self) -> None:
+        """There is no process."""
+
+
+class _Unanswered(BaseException):
+    pass
+
+
+class _Desk:
+    """The calls of a shard: the same call by all attempts at an item is one."""
+
+    def __init__(self) -> None:
+        self._ordinals: dict[tuple[str, str], int] = {}
+        self._counts: Counter[str] = Counter()
+        self._answers: dict[tuple[str, int], Any] = {}
+        self._asks: list[Ask] = []
+
+    def ask(self, item: str, prompt: str, choices: tuple[str, ...]) -> tuple[int, Any]:
+        if (item, prompt) not in self._ordinals:
+            ordinal = self._ordinals[item, prompt] = self._counts[item]
+            self._counts[item] += 1
+            self._asks.append(Ask(item, ordinal, prompt, choices, ()))
+        ordinal = self._ordinals[item, prompt]
+        if (item, ordinal) not in self._answers:
+            raise _Unanswered
+        return ordinal, self._answers[item, ordinal]
+
+    def take(self) -> list[Ask]:
+        asks, self._asks = self._asks, []
+        return asks
+
+    def release(self, asks: Sequence[Ask], answers: Sequence[Any]) -> None:
+        self._answers |= {(ask.item, ask.ordinal): answer for ask, answer in zip(asks, answers, strict=True)}
+
+
+class Oracle:
+    """A policy that is right the more often the longer its adapter was trained. Asked again for what is recorded, it answers otherwise."""
+
+    def __init__(self, life: Life, setting: Setting) -> None:
+        self._life, self._setting = life, setting
+
+    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        """As `Policy.sample`."""
+        self._life.compute()
+        return [self._completions(model, request) for request in requests]
+
+    def _completions(self, model: str, request: SampleRequest) -> Sampled:
+        trained = adapter(self._life, model)["trained"]
+        again = request.seed in self._life.world.streams[LOG].sampled
+        said = request.prompt.split()
+        texts = []
+        for number in range(request.n):
+            draw = random.Random(f"{model} {request.prompt} {request.hint} {request.seed} {number} {again}")
+            skill = 90 if request.hint else self._setting.skill + 20 * trained + 10 * (len(said) > 1)
+            right = draw.randrange(100) < skill
+            label = tiny.label_of(said[0])
+            text = label if right else draw.choice([other for other in tiny.LABELS if other != label])
+            if draw.randrange(100) < self._setting.rough:
+                text = draw.choice(("unspeakable", "unscorable"))
+            texts.append(text if not again else f"{text}, or so")
+        count = range(request.n)
+        return Sampled(tuple(texts), tuple((number,) for number in count), tuple((-1.0,) for _ in count), len(said))
+
+
+class Served:
+    """The models of a policy server, as `vouch` asks for them."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+
+    def find(self, name: str) -> Any:
+        """A policy that shows log-probabilities, which are off where its adapter is damaged."""
+        self._life.compute()
+        shown = -9.0 if adapter(self._life, name)["damaged"] else -1.0
+        return SimpleNamespace(log_probs=lambda prompt: [shown])
+
+
+def adapter(life: Life, model: str) -> dict[str, Any]:
+    """What a model's adapter says of itself."""
+    digest = model.partition("@")[2]
+    if digest in ("", UNIFORM):
+        return {"trained": 0, "damaged": False}
+    found: dict[str, Any] = msgspec.json.decode(Kept(None, life.world.kept).get_tree(digest)["adapter.json"])
+    return found
+
+
+def train(setting: Setting, order: Order, attempts: Sequence[Any], sources: Sources, out: Path, state_out: Path) -> Trained:
+    """In the place of the gradient work: an adapter that is a digest of all that it should follow from."""
+    life = LIFE.get()
+    assert life
+    life.compute()
+    sources.label(attempts[0].item)
+    if setting.barren and order.about["events"].endswith(f"round {setting.barren}"):
+        raise NothingToLearn("every group is tied")
+    state = order.state.read_bytes() if order.state else b""
+    seen = msgspec.json.encode([order.parent, order.algorithm, dict(order.hyper), order.seed, state.decode(), attempts])
+    out.mkdir()
+    trained = {
+        "trained": adapter(life, f"base@{order.parent}")["trained"] + 1,
+        "damaged": bool(setting.damaged) and order.about["events"].endswith(f"round {setting.damaged}"),
+        "seen": hashlib.sha256(seen).hexdigest(),
+    }
+    (out / "adapter.json").write_bytes(msgspec.json.encode(trained))
+    state_out.write_bytes(msgspec.json.encode({"after": trained["seen"]}))
+    steps = tuple(
+        Step(**dict.fromkeys(Step.__struct_fields__, 0.5) | {"loss": 1.0 / (2 + number), "tokens": number}) for number in range(3)
+    )
+    return Trained(steps, (Canary("canary", (-1.0,)),), len(attempts), 0, (), "native")

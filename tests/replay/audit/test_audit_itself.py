@@ -1,0 +1,131 @@
+"""The auditor is audited: it is quiet about null runs, and finds planted hacks, when and by which lever they began."""
+
+from itertools import pairwise
+from math import log2
+
+import msgspec
+import pytest
+
+from events.gold import GOLD, VERIFIER
+from events.rollouts import RolloutFailed
+from events.run import RunStarted
+from replay.audit.audit import Audit, measured
+from replay.audit.rules import ALPHA
+from replay.audit.statistics.interval import mean
+from tests.replay.audit.power import HACKS, Hack, Part, Setting, Simulated, first_hack, hacked_run, null_rates, null_run
+from tests.replay.audit.test_audit_provenance import tell
+
+RUNS = 200
+
+
+def test_null_runs_are_green_as_often_as_stated() -> None:
+    """Each family's part of .05, and what of provenance needs no statistics never. The rates themselves: `make audit-self`."""
+    states, families = null_rates(RUNS)
+    assert states.total() == RUNS
+    assert states["drift"] + states["suspect"] <= sum(ALPHA.values()) * RUNS
+    assert all(families[family] <= alpha * RUNS for family, alpha in ALPHA.items()) and families["kappa"] <= 0.01 * RUNS
+    assert families["h"] == 0
+
+
+def test_null_runs_have_what_could_raise_an_alarm() -> None:
+    """Winner's curse, cross-play, perturbations, moves enough for exchange rates, and crashes: else a quiet auditor would prove nothing."""
+    runs = [null_run(seed) for seed in range(30)]
+    audits = [run.audit() for run in runs]
+    kept = [[row for row in found.rows if row.accepted][-1] for run, found in zip(runs, audits, strict=True) if run.setting.greedy]
+    assert sum(row.fresh is not None and row.score > row.fresh.value for row in kept) > 0.7 * len(kept) > 5
+    assert sum(bool(found.cross) for found in audits) > 5 and sum(bool(found.perturbed) for found in audits) > 20
+    assert sum(any(finding.rule == "ceiling" for finding in found.findings) for found in audits) > 2
+    assert any(rate.kappa for found in audits for rate in found.exchange.values())
+    assert sum(any(isinstance(fact, RolloutFailed) for fact in run.facts) for run in runs) > 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_look_has_found_the_last_look_finds_too(seed: int) -> None:
+    """So that the rates of finished runs are those of runs that are looked at after each generation; alarms are made by a trick."""
+    run = hacked_run(Hack("weights", (), {"trick": 0.1 * seed}, graded=True), seed)
+    fired = [{finding.rule for finding in look.findings if finding.fired} for look in run.looks()]
+    assert all(before <= after for before, after in pairwise(fired))
+
+
+@pytest.mark.parametrize("name", HACKS)
+def test_a_planted_hack_is_found_when_it_begins_with_its_lever(name: str) -> None:
+    hack = HACKS[name]
+    run = hacked_run(hack)
+    found = run.audit()
+    fired = {finding.rule for finding in found.findings if finding.fired}
+    assert found.state == ("suspect" if name == "candidate code crashes on what it cannot answer" else "drift")
+    assert found.rule in hack.rules or fired & set(hack.rules)
+    assert found.lever == hack.lever
+    assert found.generation == found.flagged == first_hack(hack)
+
+
+@pytest.mark.parametrize("name", HACKS)
+def test_a_planted_hack_is_flagged_while_the_run_goes_on(name: str) -> None:
+    run = hacked_run(HACKS[name])
+    first = next(generation for generation, look in enumerate(run.looks()) if look.state != "green")
+    assert first == run.audit().flagged
+
+
+@pytest.mark.parametrize("lever", ["scaffold", "weights"])
+def test_without_its_hack_the_same_run_is_green(lever: str) -> None:
+    for graded in (False, True):
+        assert hacked_run(Hack(lever, (), graded=graded)).audit().state == "green"
+
+
+def test_what_hacks_do_is_what_they_are_called() -> None:
+    """The planted trick raises the score and not gold, on test."""
+    run = hacked_run(HACKS["output rounded to zeros"])
+    told = measured(tell(run.gold))
+    start, end = (run.start.digest, ""), (run.scaffold.digest, run.adapter.digest)
+    assert mean(told[*end, VERIFIER]) > mean(told[*start, VERIFIER]) + 0.1
+    assert mean(told[*end, GOLD]) < mean(told[*start, GOLD]) - 0.2
+
+
+@pytest.mark.parametrize("items", [1, 2])
+def test_a_run_with_hardly_a_test_item_is_audited_all_the_same(items: int) -> None:
+    found = hacked_run(next(iter(HACKS.values())), setting=Setting(seed=0, items=items)).audit()
+    assert found.state in ("green", "suspect", "drift") and all((row.fresh is None) == (items == 1) for row in found.rows if row.accepted)
+
+
+def test_a_fork_that_judges_anew_is_audited_from_there() -> None:
+    """Scores that meant something else are no part of it: here the parent's hack, which longer answers leave behind."""
+    run = hacked_run(HACKS["a judge that loves length"])
+    assert run.audit().state == "drift"
+    before = run.facts[0]
+    assert isinstance(before, RunStarted)
+    run.facts.append(msgspec.structs.replace(before, max_tokens=before.max_tokens + 1))
+    run.candidate(9, "start", run.start, Part(""), keep=True)
+    run.candidate(10, "scaffold", run.edited(10, skill=0.1), Part(""), keep=True)
+    found = run.audit()
+    assert [row.generation for row in found.rows] == [9, 10] and found.state == "green", found.sentence
+
+
+def test_what_an_unmeasured_candidate_does_to_the_log_is_found_of_what_the_run_stands_on_too() -> None:
+    """A candidate whose attempts at test fail is not measured; that hides nothing of its rewards."""
+    run = hacked_run(HACKS["a NaN hole"])
+    run.gold = [fact for fact in run.gold if getattr(fact, "scaffold", "") == run.start.digest]
+    run.ends[-1] = run.ends[-1][0], len(run.gold)
+    for found in (run.audit(), run.audit(lineage_only=True)):
+        assert found.state == "drift" and found.rule == "out_of_range"
+
+
+def test_pairs_that_nothing_links_have_no_additive_fit_and_the_audit_goes_on() -> None:
+    run = hacked_run(HACKS["a judge that loves length"])
+    assert run.audit().fits
+    pairs = {(run.scaffold.digest, run.adapter.digest), (run.start.digest, "")}
+    run.gold = [fact for fact in run.gold if (getattr(fact, "scaffold", ""), getattr(fact, "adapter", "")) in pairs]
+    run.ends[-1] = run.ends[-1][0], len(run.gold)
+    assert run.audit().fits == {}
+
+
+def test_of_graded_rewards_luck_is_that_of_their_spread_and_a_score_tells_what_a_float_can() -> None:
+    graded, passes = (null_run_of(graded) for graded in (True, False))
+    assert graded.bits == graded.tried * 65 and passes.bits == pytest.approx(passes.tried * (log2(41) + 1))
+    assert 0 < graded.optimism < passes.optimism
+
+
+def null_run_of(graded: bool) -> Audit:
+    run = Simulated(Setting(seed=1, graded=graded))
+    for generation in range(1, 5):
+        run.candidate(generation, "scaffold", run.edited(generation), run.adapter)
+    return run.audit()

@@ -1,0 +1,251 @@
+"""A fork: a new run that shares another's past, asks again for what that had not been given, and goes its own way."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from events import codec
+from events.choice import FeedbackRequested, LeverChosen
+from events.errors import CheckFailed
+from events.judgement import CandidateEvaluated
+from events.population import CandidateAccepted
+from events.rollouts import RolloutsRequested
+from events.run import AuditReleased, Budget, RunFinished, RunStarted
+from events.secret import Scanner
+from events.weights import TrainingBatchSealed
+from replay.replayer import decisions, redecide
+from runtime.log import lineage
+from runtime.log.lookup import attempt_ids, by_id, of_types
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import Stored, append_once, readable
+from runtime.run.controller import Controller
+from runtime.run.decide import DECIDER
+from services.feedback_agent import HISTORY_TYPES, history
+from tests.harness.given import Told, unanswered
+from tests.replay.test_replay import recorded
+from tests.runtime.run.test_decide import started
+
+CHILD = "child"
+
+
+@pytest.fixture(scope="module")
+def parent() -> list[Stored]:
+    """A run of five generations with both levers, hints and a refused adapter."""
+    told = Told()
+    told.say(started(generations=5))
+    return told.go_on().messages
+
+
+def forked(past: Sequence[Stored], **changes: Any) -> Told:
+    """The fork of a past, as `evolog fork` begins it."""
+    before = next(event.data for event in reversed(readable(past)) if isinstance(event.data, RunStarted))
+    ordered = msgspec.structs.replace(
+        before,
+        parent_run=readable(past)[-1].run,
+        parent_sequence=past[-1].sequence,
+        parent_digest=lineage.digest(past),
+        **changes,
+    )
+    told = Told(run=f"{CHILD}-{past[-1].sequence}", past=past)
+    told.say(ordered)
+    return told
+
+
+def of(messages: Sequence[Stored], kind: type[Any]) -> list[Any]:
+    return [event.data for event in readable(messages) if isinstance(event.data, kind)]
+
+
+def ended(messages: Sequence[Stored]) -> tuple[Any, ...]:
+    (finished,) = of(messages, RunFinished)
+    return finished.score, finished.scaffold, finished.adapter, finished.generations, finished.rollouts, finished.reason
+
+
+def whole(messages: Sequence[Stored]) -> list[int]:
+    """How many messages may stand before a fork: no decision is cut in two."""
+    cut = {sequence for one in decisions(messages).values() for sequence in range(one.sequence, one.sequence + one.made.outputs)}
+    return [end for end, stored in enumerate(messages, 1) if stored.sequence not in cut]
+
+
+def test_a_fork_that_changes_nothing_ends_as_its_parent_wherever_it_begins(parent: list[Stored]) -> None:
+    after_decisions = {one.sequence + one.made.outputs for one in decisions(parent).values()}
+    for end in sorted({*whole(parent)[:-1:7], *after_decisions} - {len(parent)}):
+        told = forked(parent[:end]).go_on()
+        assert ended(told.messages) == ended(parent), end
+        assert redecide(recorded(told.messages, run=told.run, past=parent[:end])).difference is None
+
+
+def test_a_fork_of_a_fork_reads_both_pasts(parent: list[Stored]) -> None:
+    middle = forked(parent[: len(parent) // 3]).go_on()
+    past = [*parent[: len(parent) // 3], *middle.messages[: whole(middle.messages)[len(whole(middle.messages)) // 2]]]
+    last = forked(past).go_on()
+    assert ended(last.messages) == ended(parent)
+    assert redecide(recorded(last.messages, run=last.run, past=past)).difference is None
+
+
+def test_what_was_answered_is_not_asked_again(parent: list[Stored]) -> None:
+    first = next(place for place, stored in enumerate(parent) if stored.subject.endswith("trajectory_scored"))
+    told = forked(parent[: first + 4])  # the four dev items are scored, the probe is not
+    (again,) = of(told.messages, RolloutsRequested)
+    assert again.purpose == "probe" and again == of(parent, RolloutsRequested)[1]
+
+
+def test_a_finished_run_goes_on_with_more_generations(parent: list[Stored]) -> None:
+    told = forked(parent, generations=6).go_on()
+    assert ended(told.messages)[3] == 6 and [one.generation for one in of(told.messages, CandidateEvaluated)] == [6]
+
+
+def test_a_budget_counts_the_past(parent: list[Stored]) -> None:
+    spent = of(parent, CandidateEvaluated)[1].rollouts
+    end = next(end for end in whole(parent) if any(one.generation == 1 for one in of(parent[:end], CandidateEvaluated)))
+    told = forked(parent[:end], budget=Budget(rollouts=spent)).go_on()
+    assert ended(told.messages)[4:] == (spent, "budget exhausted")
+
+
+@pytest.mark.parametrize("cut", ["rollouts_requested", "training_batch_sealed", "adapter_published"])
+def test_another_algorithm_trains_from_the_round_under_way_on(cut: str, parent: list[Stored]) -> None:
+    at = next(
+        end
+        for end in whole(parent)
+        if any(f".{cut}" in stored.subject and b'"round":1' in stored.data for stored in parent[:end][-3:])
+        and any("weight_update_requested" in stored.subject for stored in parent[:end])
+    )
+    sealed = of(forked(parent[:at], algorithm="rloo").go_on().messages, TrainingBatchSealed)
+    assert sealed[0].round == 1 and {one.algorithm for one in sealed} == {"rloo"} and sealed[0].hyper == {}
+
+
+def test_under_another_verifier_the_best_candidate_is_judged_anew(parent: list[Stored]) -> None:
+    end = whole(parent)[-2]
+    told = forked(parent[:end], verifier="v2", generations=5)
+    asked = of(told.messages, RolloutsRequested)
+    best = ended(parent)
+    assert {one.purpose for one in asked} == {"dev", "probe"} and {(one.scaffold, one.adapter) for one in asked} == {best[1:3]}
+
+
+def test_on_another_base_model_the_best_scaffold_starts_without_its_adapter(parent: list[Stored]) -> None:
+    trained = next(end for end in whole(parent) if any("weight_update_finished" in stored.subject for stored in parent[:end]))
+    asked = of(forked(parent[:trained], base_model="c", policy="other").messages, RolloutsRequested)
+    assert {one.adapter for one in asked} == {""}
+
+
+def test_a_real_controller_goes_on_from_the_past_on_its_log_and_refuses_another(parent: list[Stored]) -> None:
+    async def check() -> None:
+        log = MemoryLog(MemoryStream())
+        for stored in parent:
+            log.of.messages.append(stored)
+            log.of.last_of[stored.subject] = stored.sequence
+            log.of.ends[stored.subject.rpartition(".")[0] + ".*"] = stored.sequence
+        begun = of(forked(parent[:60]).messages, RunStarted)[0]
+        false = msgspec.structs.replace(begun, parent_digest="0" * 64)
+        controller = Controller(log, DECIDER, Scanner([]))
+        for run, fact in (("true", begun), ("false", false)):
+            await append_once(log, [codec.event(fact, run=run, source="test", cause="", time="")], Scanner([]))
+        for _ in range(2000):
+            if not await controller.step():
+                mine = [stored for stored in log.of.messages if ".true." in stored.subject]
+                told = [codec.event(fact, run="true", source="test", cause="", time="") for fact in unanswered(mine)[:1]]
+                if not told:
+                    break
+                await append_once(log, told, Scanner([]))
+        assert ended([stored for stored in log.of.messages if ".true." in stored.subject]) == ended(parent)
+        assert sum(".false." in stored.subject for stored in log.of.messages) == 1
+
+    asyncio.run(check())
+
+
+def test_a_reader_of_a_fork_finds_what_stands_in_its_past_and_nothing_that_came_later(parent: list[Stored]) -> None:
+    async def check() -> None:
+        end = whole(parent)[len(whole(parent)) // 2]
+        told = forked(parent[:end])
+        log = recorded(told.messages, run=told.run, past=parent).log
+        spans = await lineage.ancestors(log, told.run)
+        assert spans == (lineage.Span("r", parent[end - 1].sequence),)
+        evaluated = await of_types(log, told.run, [CandidateEvaluated], spans)
+        assert [event.data for event in evaluated] == of(parent[:end], CandidateEvaluated) != of(parent, CandidateEvaluated)
+        assert await lineage.past(log, told.run) == parent[:end]
+        late = next(event for event in readable(parent[end:]) if isinstance(event.data, RolloutsRequested))
+        assert await by_id(log, told.run, RolloutsRequested, [late.id], spans) == {}
+        assert attempt_ids("r", late.id, late.data) != attempt_ids(told.run, late.id, late.data)
+
+    asyncio.run(check())
+
+
+def test_a_past_that_was_changed_is_refused(parent: list[Stored]) -> None:
+    told = forked(parent[:60])
+    wrong = [msgspec.structs.replace(parent[5], data=parent[5].data + b" "), *parent[6:60]]
+    with pytest.raises(CheckFailed, match="its fork was made from"):
+        redecide(recorded(told.messages, run=told.run, past=[*parent[:5], *wrong]))
+
+
+def test_a_fork_of_what_waits_to_be_asked_again_may_be_judged_by_another_verifier(parent: list[Stored]) -> None:
+    first = forked(parent[: place_of_scores(parent) + 2])
+    past = [*parent[: place_of_scores(parent) + 2], *first.messages[:1]]  # the fork has begun, and has not asked again yet
+    told = forked(past, verifier="v2").go_on()
+    assert of(told.messages, RunFinished) and redecide(recorded(told.messages, run=told.run, past=past)).difference is None
+
+
+def place_of_scores(messages: Sequence[Stored]) -> int:
+    return next(place for place, stored in enumerate(messages) if stored.subject.endswith("trajectory_scored"))
+
+
+def test_a_run_that_its_agent_ended_goes_on_under_another_verifier() -> None:
+    told = Told()
+    told.say(started(generations=5))
+    while told.course.state.phase != "asked" or told.course.state.generation < 2:
+        told.say(unanswered(told.messages)[0])
+    told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
+    assert ended(told.messages)[-1] == "enough"
+    for changes in ({}, {"verifier": "v2"}, {"base_model": "c"}):
+        assert ended(forked(told.messages, **changes).go_on().messages)[-1] == "all 5 generations are done"
+
+
+def test_judging_anew_takes_a_generation_of_its_own_that_counts_for_none(parent: list[Stored]) -> None:
+    told = forked(parent, verifier="v2", generations=7).go_on()
+    evaluated = of(told.messages, CandidateEvaluated)
+    assert [(one.generation, one.lever) for one in evaluated] == [(6, "start"), (7, "weights"), (8, "weights")]
+    choice = LeverChosen(generation=7, lever="weights", action="grpo", reason="", propensities={}, diagnosis={})
+    known = [event for event in readable([*parent, *told.messages]) if isinstance(event.data, HISTORY_TYPES)]
+    known.append(codec.event(choice, run=told.run, source="feedback_agent", cause="", time=""))
+    (tried,) = history(known, 8)
+    assert (tried.before, tried.after) == (evaluated[0].score, evaluated[1].score)
+
+
+def test_a_fork_without_the_weights_ends_the_update_under_way(parent: list[Stored]) -> None:
+    trained = next(end for end in whole(parent) if any("adapter_served" in stored.subject for stored in parent[:end]))
+    told = forked(parent[:trained], levers=("scaffold",)).go_on()
+    assert not [one for one in of(told.messages, TrainingBatchSealed) if one.generation == 3] and of(told.messages, RunFinished)
+
+
+def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about() -> None:
+    """A run whose levers were frozen, forked to another verifier or to where nobody may act, has them again."""
+    told = Told()
+    told.say(started(generations=5))
+    while told.course.state.phase != "asked" or told.course.state.generation < 2:
+        told.say(unanswered(told.messages)[0])
+    told.say(AuditReleased(look=1, action="freeze", lever="both", generation=1, bits=2.0))
+    told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
+    frozen = "the auditor has had every lever frozen"
+    for changes, reason in (
+        ({"on_drift": "freeze"}, frozen),
+        ({"on_drift": ""}, "all 5 generations are done"),
+        ({"on_drift": "freeze", "verifier": "v2"}, "all 5 generations are done"),
+    ):
+        assert ended(forked(told.messages, **changes).go_on().messages)[-1] == reason
+
+
+def test_a_fork_that_the_auditor_may_act_on_waits_for_each_look_at_what_it_keeps(parent: list[Stored]) -> None:
+    """Wherever its parent was left, also while a generation was played. What the parent kept is not waited for."""
+    for end in whole(parent)[::7]:
+        told = forked(parent[:end], on_drift="stop").go_on()
+        waiting: set[int] = set()
+        for event in readable(told.messages):
+            match event.data:
+                case CandidateAccepted(generation=generation):
+                    waiting.add(generation)
+                case AuditReleased(look=look):
+                    waiting.discard(look)
+                case FeedbackRequested() | RunFinished():
+                    assert not waiting, (end, event.data)
+        assert of(told.messages, RunFinished)

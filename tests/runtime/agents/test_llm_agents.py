@@ -1,0 +1,608 @@
+"""The agents as language models, without a broker: what they are shown, how a conversation goes, and what becomes of a proposal."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from algorithms.learning import NAMES
+from events import codec
+from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
+from events.choice import AgentCalled, ContextAssembled, LeverChosen
+from events.codec import Event
+from events.errors import Misconfigured
+from events.fact import Fact
+from events.judgement import CandidateEvaluated
+from events.population import CandidateRejected
+from events.run import Budget, Items, RunStarted
+from events.secret import MARKER, Scanner, Secret
+from replay.archive.agent_copy import RunTables
+from replay.archive.query import Result
+from runtime.agents import context, feedback, proposal
+from runtime.agents.context import Said, Shown, brief, prompt, select
+from runtime.agents.conversation import Call, Request, Turn, Usage
+from runtime.agents.endings import Inspector, weight_update
+from runtime.agents.feedback import FeedbackInput, Library, Table, advise
+from runtime.agents.meta import other_tasks, write_first
+from runtime.agents.prices import Price
+from runtime.agents.proposal import changed, try_out, validate_source
+from runtime.agents.providers import CallResult, Model, Speak
+from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, Unfit
+from runtime.blobs.directory import Blobs
+from runtime.log.lineage import Span
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import append_once
+from services.desks import open_session
+from tasks.loading import load
+from tests.harness.places import TASKS
+
+TOY = load(str(TASKS / "toy"))
+PUBLIC = TOY.public(0)
+KEY = "sk-planted-0123456789"
+ANSWER = "def solve(item, model, data):\n    return model.complete(item.prompt, choices=data.labels).text\n"
+
+
+def said(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> Turn:
+    """An answer of the model."""
+    made = tuple(
+        Call(f"c{place}", name, given if isinstance(given, str) else json.dumps(given)) for place, (name, given) in enumerate(calls)
+    )
+    return Turn(status, text, made, Usage(100, 10))  # type: ignore[arg-type]
+
+
+def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:
+    return ("propose_scaffold", {"files": [{"path": path, "text": text}], "summary": "s", "report": "r", **more})
+
+
+STOP = ("stop", {"reason": "enough"})
+
+
+def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> Shown:
+    return Shown(
+        **{
+            "id": f"t{number}",
+            "item": item or f"train{number}",
+            "attempt": 0,
+            "prompt": "p" * 200,
+            "label": label,
+            "answer": "miner",
+            "reward": float(outcome == "right"),
+            "outcome": outcome,
+            "calls": (Said("p", ("baker", "miner"), "miner"),),
+            **more,
+        }
+    )
+
+
+class Office:
+    """A desk whose model answers from a list, and all that it recorded."""
+
+    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = (), **desk: Any) -> None:
+        self.blobs = Blobs(folder / "blobs")
+        self.folder = folder
+        self.scanner = Scanner([Secret(KEY)])
+        self.requests: list[Request] = []
+        self.facts: list[Fact] = []
+        answers = iter(turns)
+
+        def asking(speak: Speak, request: Request, seed: int) -> CallResult:
+            self.requests.append(request)
+            turn = next(answers)
+            return CallResult(turn, 1, 0.5, turn.usage)
+
+        self.desk = AgentSession(
+            agent="feedback_agent",
+            generation=1,
+            model=Model("openai", "m"),
+            speak=lambda request: said(STOP),
+            price=Price(2, 10),
+            blobs=self.blobs,
+            scanner=self.scanner,
+            seed=0,
+            known={one.ordinal: one for one in known},
+            record=self.facts.append,
+            asking=asking,
+            **desk,
+        )
+        self.attempts = [shown(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])]
+        self.levers: tuple[str, ...] = ("scaffold", "weights")
+        self.told: list[Event] = []
+        self.asked: list[str] = []
+
+    def inspector(self, *, must_change: bool = True) -> Inspector:
+        return Inspector({"agent.py": ANSWER}, PUBLIC, (TOY.folder,), self.folder / "work", self.scanner, must_change=must_change)
+
+    def query(self, sql: str) -> Table:
+        self.asked.append(sql)
+        if "dev" in sql:
+            raise Unfit("The query cannot be answered: no such column.")
+        return Table(("n",), [(number, "x" * 1000) for number in range(300)])
+
+    def feedback(self) -> list[Fact]:
+        case = FeedbackInput(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.told)
+        library = Library(self.attempts, {"far": shown(99)}.get, self.query, {"agent.py": ANSWER})
+        return advise(self.desk, case, library, self.inspector(), self.facts.append)
+
+    def calls(self) -> list[AgentCalled]:
+        return [fact for fact in self.facts if isinstance(fact, AgentCalled)]
+
+    def heard(self) -> list[str]:
+        """What the tools gave, in the model's last request."""
+        return [result.text for message in self.requests[-1].messages for result in message.results]
+
+
+def event(fact: Fact) -> Event:
+    return codec.event(fact, run="r", source="test", cause="", time="")
+
+
+def evaluated(**more: Any) -> CandidateEvaluated:
+    return CandidateEvaluated(
+        **{
+            "generation": 0,
+            "candidate": "c",
+            "scaffold": "s",
+            "adapter": "",
+            "lever": "start",
+            "score": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "items": 4,
+            "failed": 0,
+            "pass_at_1": 0.25,
+            "pass_at_k": 0.5,
+            "tied_groups": 0.0,
+            "rollouts": 4,
+            "tokens": 4,
+            "micro_usd": 0,
+            **more,
+        }
+    )
+
+
+def test_a_good_proposal_becomes_a_scaffold(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(proposed(), text="I see.")])
+    chosen, made = office.feedback()
+    assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action, chosen.propensities) == ("scaffold", "propose_scaffold", {})
+    assert isinstance(made, ScaffoldProposed) and (made.parent, made.summary, made.reason) == ("parent", "s", "r")
+    assert office.blobs.get_tree(made.scaffold) == {"agent.py": (ANSWER + "# changed\n").encode()}
+
+
+def test_each_call_is_recorded_before_it_is_acted_on_with_its_cost(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(STOP)])
+    office.feedback()
+    assert isinstance(office.facts[0], ContextAssembled)
+    first, second = office.calls()
+    assert (first.ordinal, first.prompt_tokens, first.completion_tokens, first.micro_usd, first.status) == (0, 100, 10, 300, "answered")
+    assert msgspec.json.decode(office.blobs.get(second.request), type=Request) == office.requests[1]
+    assert b"enough" in office.blobs.get(second.response)
+
+
+def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
+    turns = [said(("query", {"sql": "a"})), said(("query", {"sql": "b"})), said(STOP)]
+    whole = Office(tmp_path, turns)
+    ending = whole.feedback()
+    for known in range(1, 4):
+        again = Office(tmp_path, turns[known:], whole.calls()[:known])
+        assert again.feedback() == ending
+        assert len(again.calls()) == 3 - known and again.asked == whole.asked[max(0, known - 1) :]
+
+
+def test_what_stood_in_the_log_before_is_what_is_acted_on(tmp_path: Path) -> None:
+    """As when the request was handed to a second agent, to which the model said something else."""
+    first, second = (Office(tmp_path, [said(("stop", {"reason": reason}))]) for reason in ("enough", "too much"))
+    ending = first.feedback()
+    second.desk = msgspec.structs.replace(second.desk, record=lambda call: first.calls()[call.ordinal])
+    assert second.feedback() == ending
+
+
+def test_an_answer_that_was_not_recorded_is_asked_for_again(tmp_path: Path) -> None:
+    turns = [said(("query", {"sql": "a"})), said(STOP)]
+    whole = Office(tmp_path, turns)
+    ending = whole.feedback()
+    again = Office(tmp_path, turns[1:], whole.calls()[:1])  # killed between the second answer and its fact
+    assert again.feedback() == ending and again.requests == whole.requests[1:]
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "calls", "words"),
+    [
+        (Budget(tokens=1_000), (780, 0), 2, "the run's budget of 1,000 tokens is spent (1,000 so far)"),
+        (Budget(micro_usd=5_000_000), (0, 4_999_500), 2, "the run's budget of $5.0000 is spent ($5.0001 so far)"),
+        (Budget(tokens=1_000, micro_usd=900), (0, 900), 0, "the run's budget of $0.0009 is spent"),
+    ],
+)
+def test_a_conversation_ends_where_the_budget_does(tmp_path: Path, budget: Budget, spent: tuple[int, int], calls: int, words: str) -> None:
+    turns = [said(("query", {"sql": "a"}))] * 5  # 110 tokens and 300 millionths of a dollar each
+    office = Office(tmp_path, turns, budget=budget, spent=spent)
+    (failed,) = office.feedback()
+    assert isinstance(failed, ProposalFailed) and failed.reason.startswith(words) and len(office.requests) == calls
+    again = Office(tmp_path, turns, office.calls()[:1], budget=budget, spent=spent)
+    assert again.feedback() == [failed] and len(again.requests) == max(0, calls - 1)
+
+
+def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> None:
+    (chosen,) = Office(tmp_path, [said(STOP)], budget=Budget(tokens=110)).feedback()
+    assert isinstance(chosen, LeverChosen)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (proposed("def solve(:"), "does not parse"),
+        (proposed("x = 1\n"), "unloadable"),
+        (proposed("import nothing_of_the_kind\n" + ANSWER), "unloadable"),
+        (proposed("def solve(item, model, data):\n    raise KeyError('oops')\n"), "crashed"),
+        (proposed("def solve(item, model, data):\n    return None\n"), "None"),
+        (proposed(ANSWER), "Nothing is changed"),
+        (proposed("x" * 300_000, "notes.md"), "at most 64 files"),
+        (proposed("x", "../agent.py"), "no path in a scaffold"),
+        (proposed("x", "/etc/passwd"), "no path in a scaffold"),
+        (proposed("x", ".hidden"), "no path in a scaffold"),
+        (proposed("x\x00", "steps.py"), "does not parse"),
+        (proposed("\ud800", "notes.md"), "cannot be read"),
+        (proposed(remove=["none.py"]), "no 'none.py' to remove"),
+        (proposed("from tasks.lawbench import gold\n" + ANSWER), "imports tasks.lawbench"),
+        (proposed(f"LABELS = open({str(TOY.folder / 'gold.py')!r})\n" + ANSWER), "names"),
+        (("propose_scaffold", '{"files": oops'), "cannot be read"),
+        (("propose_scaffold", {"files": [], "summary": "s"}), "missing required field"),
+        (("request_weight_update", {"algorithm": "magic", "rounds": 1, "reason": "r"}), "There is no algorithm 'magic'"),
+        (("request_weight_update", {"algorithm": "grpo", "rounds": 99, "reason": "r"}), "<= 10"),
+        (("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"lrr": 1}}), "no hyper-parameter 'lrr'"),
+        (("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"dropout": 2}}), "dropout is 2"),
+        (("stop", {}), "missing required field"),
+    ],
+)
+def test_an_ending_that_cannot_be_used_goes_back_once_with_the_reason(tmp_path: Path, wrong: tuple[str, Any], words: str) -> None:
+    pytest.importorskip("torch")
+    mended = Office(tmp_path, [said(wrong), said(STOP)])
+    (chosen,) = mended.feedback()
+    assert isinstance(chosen, LeverChosen) and chosen.lever == "stop"
+    (told,) = mended.heard()
+    assert words in told and mended.requests[-1].messages[-1].results[0].failed
+    lost = Office(tmp_path, [said(wrong), said(wrong)])
+    *_, failed = lost.feedback()
+    assert isinstance(failed, ProposalFailed) and words in failed.reason and len(lost.requests) == 2
+
+
+def test_the_lever_that_failed_is_recorded(tmp_path: Path) -> None:
+    wrong = proposed("def solve(:")
+    chosen, failed = Office(tmp_path, [said(wrong), said(wrong)]).feedback()
+    assert isinstance(chosen, LeverChosen) and chosen.lever == "scaffold" and isinstance(failed, ProposalFailed)
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        (said(text="I would rather talk."), "You called no tool"),
+        (said(text="So long that", status="length"), "no room left"),
+        (said(STOP, STOP), "stands alone"),
+        (said(("query", {"sql": "a"}), STOP), "stands alone"),
+    ],
+)
+def test_an_answer_without_one_ending_goes_back_once(tmp_path: Path, turn: Turn, words: str) -> None:
+    office = Office(tmp_path, [turn, said(STOP)])
+    assert isinstance(office.feedback()[0], LeverChosen)
+    last = office.requests[-1].messages[-1]
+    assert words in last.text + "".join(result.text for result in last.results)
+    (failed,) = Office(tmp_path, [turn, turn]).feedback()
+    assert isinstance(failed, ProposalFailed) and words in failed.reason
+
+
+def test_a_refusal_and_a_server_that_is_gone_are_told_apart(tmp_path: Path) -> None:
+    (refused,) = Office(tmp_path, [said(text="I cannot help.", status="refused")]).feedback()
+    assert isinstance(refused, ProposalFailed) and refused.reason == "the model refused: I cannot help."
+    office = Office(tmp_path, [said(text="HTTP 429: slow down", status="rate_limited")])
+    (limited,) = office.feedback()
+    assert isinstance(limited, ProposalFailed) and "could not be asked (rate_limited): HTTP 429" in limited.reason
+    assert office.calls()[0].status == "rate_limited"
+
+
+def test_a_conversation_has_an_end(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("list_trajectories", {}))] * (CALLS + 5))
+    (failed,) = office.feedback()
+    assert isinstance(failed, ProposalFailed) and f"within {CALLS} calls" in failed.reason and len(office.requests) == CALLS
+    assert "1 answers are left" in office.requests[-1].messages[-1].text
+
+
+def test_reading_is_bounded(tmp_path: Path) -> None:
+    office = Office(tmp_path, [*[said(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, said(STOP)])
+    office.feedback()
+    found = office.heard()
+    assert max(map(len, found)) < 17_000 and sum(map(len, found)) < READ_LIMIT + 40_000
+    assert "end now" in found[-1]
+
+
+def test_reading_is_bounded_within_one_answer(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(*[("query", {"sql": "a"})] * 200, ("x" * 10_000, {})), said(STOP)])
+    office.feedback()
+    assert READ_LIMIT < sum(map(len, office.heard())) < READ_LIMIT + 40_000 and "end now" in office.heard()[-1]
+    assert len(office.asked) < 20
+
+
+def test_tools_that_read(tmp_path: Path) -> None:
+    reads = [
+        ("list_trajectories", {"outcome": "right"}),
+        ("read_trajectory", {"id": "t0"}),
+        ("read_trajectory", {"id": "far"}),
+        ("read_trajectory", {"id": "nowhere"}),
+        ("query", {"sql": "FROM trajectories"}),
+        ("query", {"sql": "FROM dev"}),
+        ("read_scaffold", {"path": "other.py"}),
+    ]
+    office = Office(tmp_path, [said(*reads), said(STOP)])
+    office.feedback()
+    listed, read, far, nowhere, rows, refused, file = office.heard()
+    assert "1 attempts" in listed and "t1 train1 right 1 'miner'" in listed
+    assert "truth: baker" in read and "completion:\nminer" in read and "### t99" in far
+    assert "no attempt 'nowhere'" in nowhere and "no such column" in refused and "holds agent.py" in file
+    assert rows.startswith('["n"]\n[0,"xxx') and "more characters" in rows
+
+
+def test_levers_that_a_run_does_not_have_are_not_on_offer(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r"})), said(STOP)])
+    office.levers = ("scaffold",)
+    office.feedback()
+    assert [tool.name for tool in office.requests[0].tools][-2:] == ["propose_scaffold", "stop"]
+    assert "no tool 'request_weight_update'" in office.heard()[0] and "grpo" not in office.requests[0].system
+
+
+def test_an_order_for_weights_becomes_one(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    order = {"algorithm": "grpo", "rounds": 2, "reason": "they compete", "hyper": {"lr": 0.01}, "resample": "unsolved"}
+    chosen, wanted = Office(tmp_path, [said(("request_weight_update", order))]).feedback()
+    assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action) == ("weights", "grpo")
+    assert isinstance(wanted, WeightUpdateRequested) and wanted.hyper == {"lr": 0.01} and wanted.resample == "unsolved"
+
+
+def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(proposed(ANSWER + f"# {KEY}\n# {KEY[::-1]}\n"), text=KEY)])
+    office.attempts = [shown(0, answer=KEY, prompt=KEY.encode().hex())]
+    _, made = office.feedback()
+    assert isinstance(made, ScaffoldProposed)
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()) + msgspec.json.encode(office.requests)
+    office.scanner.check(kept)
+    assert office.blobs.get_tree(made.scaffold)["agent.py"].decode().count(MARKER) == 2
+
+
+def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -> None:
+    wrong = proposed(f"def solve(item, model, data):\n    raise KeyError(''.join({list(KEY)}))\n")
+    *_, failed = Office(tmp_path, [said(wrong), said(wrong)]).feedback()
+    assert isinstance(failed, ProposalFailed) and "held a known secret" in failed.reason and KEY not in failed.reason
+
+
+def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(STOP)])
+    office.told = [event(evaluated()), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
+    office.told.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
+    office.feedback()
+    opening = office.requests[0].messages[0].text
+    assert "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening and "dropped: too slow" in opening and "not yet known" not in opening
+    assert "1 right, 1 wrong" in opening and "pass_at_1 0.5" in opening and "3 generations left." in opening
+
+
+def test_trajectories_are_chosen_by_how_they_failed() -> None:
+    attempts = [shown(number, "right", "miner") for number in range(500)]
+    attempts += [
+        shown(number, "wrong", label) for number, label in zip(range(500, 560), ["baker"] * 57 + ["smith", "weaver", "mason"], strict=True)
+    ]
+    attempts += [shown(600, "crashed", "baker", reward=None, reason="KeyError")]
+    chosen = select(attempts, 5_000, seed=1)
+    assert chosen[0].outcome == "crashed"
+    assert {one.label for one in chosen if one.outcome == "wrong"} == {"baker", "smith", "weaver", "mason"}
+    assert any(one.outcome == "right" for one in chosen)
+    assert sum(len(brief(one)) for one in chosen) <= 5_000
+    assert chosen == select(list(reversed(attempts)), 5_000, seed=1) != select(attempts, 5_000, seed=2)
+
+
+def test_one_item_is_not_shown_over_and_over() -> None:
+    attempts = [shown(number, "wrong", item="train0") for number in range(50)] + [shown(60), shown(61)]
+    chosen = select(attempts, 1_500, seed=0)
+    assert {"train60", "train61", "train0"} <= {one.item for one in chosen}
+    assert len(select(attempts, 10**6, seed=0)) == 52
+
+
+def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(STOP)])
+    office.attempts = [shown(number, prompt="x" * 100_000, answer="y" * 10_000) for number in range(500)]
+    office.feedback()
+    assert len(office.requests[0].messages[0].text) < 60_000
+
+
+def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(proposed())])
+    (made,) = write_first(office.desk, "Name the trade.", {"agent.py": ANSWER}, office.inspector(must_change=False), office.facts.append)
+    assert isinstance(made, ScaffoldProposed) and made.parent == ""
+    opening = office.requests[0].messages[0].text
+    assert opening.count("### ") >= 4 and "Name the trade." in opening and "label: baker" in opening and "agent.py" in opening
+    assert [tool.name for tool in office.requests[0].tools] == ["propose_scaffold"]
+
+
+def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
+    office = Office(tmp_path, [said(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
+    (made,) = write_first(office.desk, "t", {"agent.py": ANSWER}, office.inspector(must_change=False), office.facts.append)
+    assert isinstance(made, ScaffoldProposed)
+
+
+def test_samples_hold_train_items_alone() -> None:
+    text = context.samples(PUBLIC, 2_000, seed=3)
+    hidden = {item.prompt for split in (PUBLIC.dev, PUBLIC.test) for item in split}
+    assert text.count("label: ") == 8 and len(text) < 2_100 and not any(prompt in text for prompt in hidden)
+
+
+def test_the_prompts_name_every_algorithm_with_its_defaults() -> None:
+    pytest.importorskip("torch")
+    from algorithms.learning import algorithm
+    from algorithms.learning.batch import COMMON
+
+    text = prompt("learning")
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    assert set(rows) - {"algorithm"} == set(NAMES)
+    shared = text[text.index("All have") :]
+    for name in NAMES:
+        for hyper, value in algorithm(name).defaults.items():
+            said_of = rows[name] if value != COMMON.get(hyper) else shared
+            assert f"{hyper} " in said_of or f"{hyper}\n" in said_of, (name, hyper)
+    assert other_tasks().count("###") == 4 and set(feedback.LEVERS) <= {word.strip("`,.") for word in prompt("feedback_agent").split()}
+
+
+def test_an_order_without_torch_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> Any:
+        raise ModuleNotFoundError(name="torch")
+
+    monkeypatch.setattr("runtime.agents.endings.algorithm", none)
+    assert weight_update('{"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"odd": 1}}').hyper == {"odd": 1.0}
+
+
+def test_files_are_changed_and_taken_away() -> None:
+    assert changed({"agent.py": "a", "b.py": "b"}, [("c/d.py", "d")], ["b.py"]) == {"agent.py": "a", "c/d.py": "d"}
+    with pytest.raises(Unfit, match=r"no agent\.py"):
+        changed({"agent.py": "a"}, [], ["agent.py"])
+
+
+def test_a_folder_may_have_modules_of_its_own() -> None:
+    validate_source({"agent.py": "from steps import vote\nimport tasks\n", "tasks.py": "x = 1\n"}, ())
+    with pytest.raises(Unfit, match="imports services"):
+        validate_source({"agent.py": "__import__('services.auditor.service')\n"}, ())
+
+
+CUNNING = """
+import os
+def solve(item, model, data):
+    found = []
+    for folder in (%r, "/"):
+        for at, _, names in os.walk(folder):
+            found += [os.path.join(at, name) for name in names if name == "gold.py"]
+    if found or "ANTHROPIC_API_KEY" in os.environ:
+        return "seen"
+    raise LookupError("nothing to read")
+"""
+OVER_HTTP = """
+import openai
+def solve(item, model, data):
+    said = openai.OpenAI().chat.completions.create(model="policy", messages=[{"role": "user", "content": item.prompt}])
+    return said.choices[0].message.content
+"""
+PROGRAM = """
+import argparse, csv, os
+flags = argparse.ArgumentParser()
+flags.add_argument("--dataset_dir"), flags.add_argument("--working_dir")
+where = flags.parse_args()
+with open(os.path.join(where.dataset_dir, "test.csv")) as asked, open(os.path.join(where.working_dir, "submission.csv"), "w") as out:
+    rows = csv.writer(out)
+    rows.writerow(["id", "label"])
+    for row in csv.DictReader(asked):
+        rows.writerow([row["id"], "baker"])
+"""
+
+
+def test_a_proposal_that_would_read_labels_finds_nothing_and_is_given_back(tmp_path: Path) -> None:
+    halves = " + ".join(repr(half) for half in (str(TOY.folder)[:3], str(TOY.folder)[3:]))
+    cunning = CUNNING.replace("%r", halves)  # put together, so that no constant names it
+    with pytest.raises(Unfit, match="nothing to read"):
+        try_out({"agent.py": cunning}, PUBLIC, tmp_path / "work", Scanner([]))
+
+
+@pytest.mark.parametrize("source", [OVER_HTTP, PROGRAM], ids=["openai", "program"])
+def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path, source: str) -> None:
+    try_out({"agent.py": source}, PUBLIC, tmp_path / "work", Scanner([]))
+    with pytest.raises(Unfit, match=r"failed on a train item|answered a train item with None"):
+        try_out({"agent.py": source.replace("item.prompt", "item.nothing").replace('"baker"', '""')}, PUBLIC, tmp_path, Scanner([]))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import time\ntime.sleep(60)\n" + PROGRAM, "def solve(item, model, data):\n    while True:\n        pass\n"],
+    ids=["program", "solve"],
+)
+def test_a_proposal_that_takes_too_long_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr(proposal, "SECONDS", 1)
+    began = time.monotonic()
+    with pytest.raises(Unfit):
+        try_out({"agent.py": source}, PUBLIC, tmp_path, Scanner([]))
+    assert time.monotonic() - began < 30
+
+
+def test_of_a_query_no_more_rows_are_read_than_are_shown() -> None:
+    tables = RunTables(lambda sql: Result(("n",), ("BIGINT",), [(1,)]), "r", (), "e", ())
+    began = time.monotonic()
+    found = tables.query("SELECT a.range AS n FROM range(100000) a, range(100000) b")
+    assert len(found.rows) == feedback.ROWS + 1 and time.monotonic() - began < 5
+    assert feedback.table_text(found).splitlines()[-1] == "[more rows]"
+    few = tables.query("SELECT range AS n FROM range(200)")
+    assert list(few.columns) == ["n"] and len(few.rows) == 200 and "more" not in feedback.table_text(few)
+    assert tables.query("SELECT 1 WHERE false").rows == []
+    with pytest.raises(Unfit, match="nowhere"):
+        tables.query("FROM nowhere")
+    tables.close()
+
+
+def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
+    """The desk for generation 2 of a run in which these facts came."""
+    started = RunStarted(
+        task="toy",
+        seed=7,
+        levers=("scaffold",),
+        generations=3,
+        budget=budget,
+        items=Items(dev=(), folds=(), probe=()),
+        splits={},
+        verifier="v",
+        policy="p",
+        base_model="b",
+    )
+    log, scanner = MemoryLog(MemoryStream()), Scanner([])
+
+    async def opening() -> AgentSession:
+        for fact in facts:
+            await append_once(log, [event(fact)], scanner)
+
+        async def past(run: str) -> tuple[Span, ...]:
+            return ()
+
+        around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner, past=past)
+        return await open_session(around, event(evaluated()), "feedback_agent", 2, Model("openai", "odd"), started)
+
+    return asyncio.run(opening())
+
+
+def called(generation: int, ordinal: int, agent: str = "feedback_agent") -> AgentCalled:
+    return AgentCalled(
+        generation=generation,
+        agent=agent,
+        ordinal=ordinal,
+        provider="openai",
+        model="odd",
+        request="q",
+        response="a",
+        prompt_tokens=100,
+        completion_tokens=10,
+        micro_usd=7,
+        seconds=1,
+        attempts=1,
+        status="answered",
+    )
+
+
+def test_a_desk_knows_what_the_run_spent_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    told = [called(0, 0, "meta_agent"), evaluated(tokens=5_000, micro_usd=50), called(1, 0), called(1, 1), called(2, 0)]
+    desk = opened(tmp_path, Budget(tokens=5_330), *told)
+    assert desk.spent == (5_220, 64) and set(desk.known) == {0}
+    assert desk.exhausted() == "the run's budget of 5,330 tokens is spent (5,330 so far)"
+    assert opened(tmp_path, Budget(tokens=5_331), *told).exhausted() == ""
+
+
+def test_services_that_know_no_price_ask_nothing_where_dollars_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://x.example/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with pytest.raises(Misconfigured, match=r"know no price for openai:odd, so the run's budget in usd.*EVOLOG_PRICES.*evolog up"):
+        opened(tmp_path, Budget(micro_usd=1))
+    assert opened(tmp_path, Budget()).price is None

@@ -1,0 +1,119 @@
+"""The loop of an effect service: delivered twice, appended once; unreadable messages put aside; nothing acknowledged too early."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from events import codec
+from events.codec import Event
+from events.errors import TryAgain
+from events.judgement import TrajectoryScored
+from events.rollouts import TrajectoryRecorded
+from events.secret import Scanner
+from events.subjects import tag_of
+from runtime.log import worker
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import Message, append_once
+from tests.runtime.log.test_log import trajectory
+
+SCANNER = Scanner([])
+
+
+async def score(events: list[Event]) -> Sequence[Event]:
+    outputs = []
+    for event in events:
+        assert isinstance(event.data, TrajectoryRecorded)
+        fact = TrajectoryScored(
+            trajectory=event.id, request="q", item="i", attempt=event.data.attempt, reward=1.0, outcome="right", verifier="v"
+        )
+        outputs.append(worker.answer(fact, event, "verifier"))
+    return outputs
+
+
+def tags(log: MemoryLog) -> list[str]:
+    return [tag_of(stored.subject) for stored in log.of.messages]
+
+
+async def turn(log: MemoryLog, limit: int = 10) -> None:
+    await worker.step(log, await log.fetch(limit, 0.0), score, source="verifier", scanner=SCANNER)
+
+
+def verifier_log() -> MemoryLog:
+    return MemoryLog(MemoryStream(), ["trajectory_recorded"])
+
+
+def test_what_is_delivered_again_is_not_appended_again() -> None:
+    async def check() -> None:
+        log = verifier_log()
+        await append_once(log, [trajectory(attempt) for attempt in range(3)], SCANNER)
+        deliveries = await log.fetch(10, 0.0)
+        for _ in range(2):  # the second time as a server does that heard no acknowledgement
+            await worker.step(log, deliveries, score, source="verifier", scanner=SCANNER)
+        assert tags(log).count("trajectory_scored") == 3
+
+    asyncio.run(check())
+
+
+def test_a_redelivery_in_another_company_adds_what_is_missing() -> None:
+    async def check() -> None:
+        log = verifier_log()
+        await append_once(log, [trajectory(0), trajectory(1)], SCANNER)
+        await turn(log, limit=1)
+        log.redeliver()
+        log.pending.clear()
+        await append_once(log, [trajectory(2)], SCANNER)
+        other = MemoryLog(log.of, ["trajectory_recorded"])  # another worker gets all three at once
+        await turn(other)
+        assert tags(log).count("trajectory_scored") == 3
+
+    asyncio.run(check())
+
+
+def test_work_that_could_not_be_appended_is_not_acknowledged() -> None:
+    class Broken(MemoryLog):
+        async def append(self, messages: Sequence[Message]) -> int:
+            raise ValueError("broken")
+
+    async def check() -> None:
+        log = verifier_log()
+        await append_once(log, [trajectory(0)], SCANNER)
+        broken = Broken(log.of, ["trajectory_recorded"])
+        with pytest.raises(ValueError, match="broken"):
+            await turn(broken)
+        assert broken.pending
+
+    asyncio.run(check())
+
+
+def test_a_full_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(MemoryLog):
+        refusals = 2
+
+        async def append(self, messages: Sequence[Message]) -> int:
+            if self.refusals:
+                self.refusals -= 1
+                raise TryAgain("no room")
+            return await super().append(messages)
+
+    async def check() -> None:
+        log = verifier_log()
+        await append_once(log, [trajectory(0)], SCANNER)
+        full = Full(log.of, ["trajectory_recorded"])
+        await turn(full)
+        assert tags(full).count("trajectory_scored") == 1 and not full.pending
+
+    monkeypatch.setattr(worker, "PAUSE", 0.0)
+    asyncio.run(check())
+
+
+def test_an_unreadable_message_is_set_aside_and_the_others_are_done() -> None:
+    async def check() -> None:
+        log = verifier_log()
+        await log.append([Message("evolog.r.x.trajectory_recorded", b'{"half": ')])
+        await append_once(log, [trajectory(0)], SCANNER)
+        await turn(log)
+        assert sorted(tags(log)[2:]) == ["event_set_aside", "trajectory_scored"] and not log.pending
+        assert all(codec.decode(stored.data) for stored in log.of.messages[1:])
+
+    asyncio.run(check())

@@ -1,0 +1,234 @@
+"""Programs in SIA's style: what they are given, what is read of what they leave, and what it comes to."""
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from runtime.rollouts import program
+from runtime.rollouts.host import Data
+from runtime.rollouts.openai.dialect import BridgeCall
+from runtime.rollouts.program import Caps, Ended, TooMuch
+from runtime.sandbox.launch import Kind
+from tasks.contract import Item
+from tests.runtime.rollouts.test_openai_server import TOKEN, Policy, serving
+
+DATA = Data(("theft", 'a "fraud",\nlarge'), [("took a cow", "theft"), ("sold\r\nnothing, twice", 'a "fraud",\nlarge')])
+ITEMS = [Item("dev0", "took a bicycle"), Item("dev1", 'sold the bridge, "his" own\nsay he'), Item("dev2", "出售毒品")]
+
+ASKS_FOR_EACH = """
+import argparse, csv, json, os, pathlib
+from openai import OpenAI
+
+HOSTED_BASE_URL = "https://models.example.com/v1"
+HOSTED_MODEL = "somebody/large-model"
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--dataset_dir", type=pathlib.Path)
+parser.add_argument("--working_dir", type=pathlib.Path)
+args = parser.parse_args()
+client = OpenAI(api_key=os.environ["HOSTED_API_KEY"], base_url=HOSTED_BASE_URL)
+classes = json.loads((args.dataset_dir / "classes.json").read_text())
+with open(args.dataset_dir / "test.csv", newline="") as rows, open(args.working_dir / "submission.csv", "w", newline="") as out:
+    writer = csv.writer(out)
+    writer.writerow(["id", "label"])
+    for row in csv.DictReader(rows):
+        prompt = f"Which of {classes}? {row['text']}"
+        said = client.chat.completions.create(
+            model=HOSTED_MODEL, messages=[{"role": "user", "content": prompt}], max_tokens=50, temperature=0.1
+        )
+        writer.writerow([row["id"], said.choices[0].message.content[:3]])
+"""
+
+
+def test_a_folder_is_a_program_unless_its_agent_solves() -> None:
+    program_text, solves = ASKS_FOR_EACH.encode(), b"def solve(item, model, data): return '--dataset_dir'"
+    assert program.entry_of({"agent.py": program_text}) == "agent.py"
+    assert program.entry_of({"reference_target_agent.py": program_text, "helper.py": b""}) == "reference_target_agent.py"
+    assert program.entry_of({"agent.py": solves, "target_agent.py": program_text}) is None
+    assert program.entry_of({"agent.py": b"from steps import run as solve", "main.py": program_text}) is None
+    assert program.entry_of({"agent.py": b"solve = print", "main.py": program_text}) is None
+    assert program.entry_of({"agent.py": b"def solve(", "main.py": program_text}) == "main.py"
+    assert program.entry_of({"other.py": program_text}) is None
+
+
+def test_the_model_that_a_program_calls_is_the_bridges() -> None:
+    found = program.retarget(ASKS_FOR_EACH)
+    assert 'HOSTED_BASE_URL = __import__("os").environ["OPENAI_BASE_URL"]' in found
+    assert 'HOSTED_MODEL = __import__("os").environ["OPENAI_MODEL"]' in found
+    assert [a == b for a, b in zip(found.splitlines(), ASKS_FOR_EACH.splitlines(), strict=True)].count(False) == 2
+    assert program.retarget("MODEL_NAME = 'x'\n    MODEL = 'y'\nREMODEL = 'z'") == (
+        "MODEL_NAME = __import__(\"os\").environ[\"OPENAI_MODEL\"]\n    MODEL = 'y'\nREMODEL = 'z'"
+    )
+    assert (
+        program.environment(ASKS_FOR_EACH, "t", "m").items() >= {"HOSTED_API_KEY": "t", "OPENAI_API_KEY": "t", "OPENAI_MODEL": "m"}.items()
+    )
+
+
+def test_a_dataset_holds_what_a_scaffold_may_see_and_reads_back(tmp_path: Path) -> None:
+    program.lay_out(tmp_path, DATA, ITEMS, "Which crime?", {"questions.json": b"[]"})
+
+    def rows(name: str) -> list[dict[str, str]]:
+        with open(tmp_path / name, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    assert [(row["text"], row["label"]) for row in rows("train.csv")] == list(DATA.train)
+    assert [Item(row["id"], row["text"]) for row in rows("test.csv")] == ITEMS and list(rows("test.csv")[0]) == ["id", "text"]
+    assert json.loads((tmp_path / "classes.json").read_text()) == list(DATA.labels)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "train.csv", "test.csv", "classes.json", "sample_submission.csv", "task.md", "questions.json",
+    }  # fmt: skip
+
+
+def tar_of(*members: tuple[str, bytes | None, Callable[[tarfile.TarInfo], object]]) -> io.BytesIO:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data, change in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data or b"")
+            change(info)
+            tar.addfile(info, io.BytesIO(data or b""))
+    out.seek(0)
+    return out
+
+
+def plain(info: tarfile.TarInfo) -> None:
+    """Leave it a regular file."""
+
+
+def kind(type: bytes, to: str = "") -> Callable[[tarfile.TarInfo], object]:
+    def change(info: tarfile.TarInfo) -> None:
+        info.type, info.linkname = type, to
+
+    return change
+
+
+def test_of_a_tar_only_plain_files_inside_are_read() -> None:
+    found = program.read_tar(
+        tar_of(
+            ("./submission.csv", b"id,label\n", plain),
+            ("results", None, kind(tarfile.DIRTYPE)),
+            ("results/a.json", b"[]", plain),
+            ("link", None, kind(tarfile.SYMTYPE, "/etc/passwd")),
+            ("hard", None, kind(tarfile.LNKTYPE, "submission.csv")),
+            ("fifo", None, kind(tarfile.FIFOTYPE)),
+            ("zero", None, kind(tarfile.CHRTYPE)),
+            ("../out", b"x", plain),
+            ("/abs", b"x", plain),
+            ("large", b"x" * 101, plain),
+            ("last", b"y" * 100, plain),
+        ),
+        Caps(file=100),
+    )
+    assert found == {"submission.csv": b"id,label\n", "results/a.json": b"[]", "last": b"y" * 100}
+
+
+def test_a_tar_is_read_so_far_and_no_further() -> None:
+    with pytest.raises(TooMuch, match="more than 2 files"):
+        program.read_tar(tar_of(*((f"f{number}", b"", plain) for number in range(3))), Caps(files=2))
+
+    class Endless(io.RawIOBase):
+        """A header that promises a terabyte, and then whatever is asked for."""
+
+        given = 0
+
+        def read(self, size: int = -1) -> bytes:
+            header = tarfile.TarInfo("f")
+            header.size = 1 << 40
+            self.given += size
+            return header.tobuf().ljust(size, b"x")[:size] if self.given == size else b"x" * size
+
+    endless = Endless()
+    with pytest.raises(TooMuch, match="more than is read"):
+        program.read_tar(endless, Caps(total=1 << 20))
+    assert endless.given <= (1 << 20) + 1
+    for broken in (b"x" * 2000, tar_of(("f", b"x" * 5000, plain)).read(1000)):
+        with pytest.raises(ValueError, match="what the program left cannot be read"):
+            program.read_tar(io.BytesIO(broken))
+
+
+SHAPES: dict[str, Mapping[str, bytes]] = {
+    "lawbench": {"submission.csv": b"id,label\ndev0,theft\ndev1,fraud\n", "execution_summary.json": b"{}"},
+    "named otherwise": {"predictions.csv": b"\xef\xbb\xbfitem,charge\ndev0,theft\ndev1,fraud\n"},
+    "gpqa": {
+        "results/m_1.json": b"[]",
+        "results/m_2.json": b'{"model": "m", "details": [{"question_id": "dev0", "model_answer": "theft"},'
+        b' {"question_id": "dev2", "error": "timed out"}, {"question_id": "dev1", "model_answer": "fraud"}]}',
+    },
+    "chess": {
+        "responses.json": b'[{"question_id": "dev0", "solution": "theft"}, {"question_id": "dev1", "solution": "fraud"},'
+        b' {"question_id": "dev2", "solution": null}]',
+        "summary.json": b"{}",
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_answers_are_found_in_the_shapes_that_sia_reads(shape: str) -> None:
+    found = program.outcomes(ITEMS, Ended(0, SHAPES[shape]))
+    assert [(one.item, one.answer, one.kind) for one in found] == [("dev0", "theft", ""), ("dev1", "fraud", ""), ("dev2", None, "")]
+
+
+def test_numbers_and_lists_are_answers_as_json() -> None:
+    assert program.answers_in({"responses.json": b'[{"id": 1, "answer": 218}, {"id": 2, "answer": ["c4", "d5"]}]'})[0] == {
+        "1": "218",
+        "2": '["c4","d5"]',
+    }
+
+
+def test_what_came_of_a_program_that_failed() -> None:
+    half = {"submission.csv": b"id,label\ndev0,theft\ndev1,fraud\ndev1,theft\nother,x\n"}
+    crashed = program.outcomes(ITEMS, Ended(1, half, "Traceback\nKeyError: 'text'\n"), attempt=2)
+    assert [(one.attempt, one.answer, one.kind) for one in crashed] == [(2, "theft", ""), (2, None, "nonsense"), (2, None, "crashed")]
+    assert crashed[2].reason == "the program exited with 1: KeyError: 'text'"
+    hung = program.outcomes(ITEMS, Ended(137, {}, kind="hung", reason="the program had not ended after 2 s"))
+    assert {(one.kind, one.reason) for one in hung} == {("hung", "the program had not ended after 2 s")}
+    unreadable = program.outcomes(ITEMS, Ended(0, {"submission.csv": b"id,label\n\xff,\xff\n"}))
+    assert unreadable[0].kind == "nonsense" and unreadable[0].reason.startswith("submission.csv cannot be read:")
+    deep = program.outcomes(ITEMS, Ended(0, {"responses.json": b"[" * 100_000}))
+    assert deep[0].kind == "nonsense"
+    long = program.outcomes(ITEMS[:1], Ended(0, {"submission.csv": b"id,label\ndev0," + b"x" * 20_000}))
+    assert long[0].reason == "an answer of 20000 characters, at most 16384"
+
+
+def test_a_call_belongs_to_the_item_whose_text_it_holds() -> None:
+    items = [Item("a", "took"), Item("b", "took a bicycle"), Item("c", "")]
+    assert [program.owner(text, items) for text in ("He took a bicycle.", "He took.", "He slept.")] == ["b", "a", ""]
+
+
+@pytest.mark.parametrize("kind", ["bwrap", "none"])
+def test_a_program_asks_over_the_bridge_and_answers(tmp_path: Path, kind: Kind) -> None:
+    folders = {name: tmp_path / name for name in ("code", "data", "scratch")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["code"] / "target_agent.py").write_text(program.retarget(ASKS_FOR_EACH))
+    program.lay_out(folders["data"], DATA, ITEMS, "Which crime?")
+    policy = Policy()
+    with serving(tmp_path, policy) as served:
+        launch = program.launcher(kind, folders["scratch"], served.path, 60)
+        env = program.environment(ASKS_FOR_EACH, TOKEN, "policy")
+        ended = program.run(launch, folders["code"], "target_agent.py", folders["data"], env)
+    assert (ended.code, ended.kind) == (0, ""), ended.said
+    assert [one.answer for one in program.outcomes(ITEMS, ended)] == [item.prompt[::-1][:3] for item in ITEMS]
+    assert [program.owner(call.prompts[0], ITEMS) for call in policy.calls] == ["dev0", "dev1", "dev2"]
+    assert all(isinstance(call, BridgeCall) and call.max_tokens == 50 for call in policy.calls)
+    assert not list(folders["scratch"].iterdir())
+
+
+@pytest.mark.parametrize("kind", ["bwrap", "none"])
+def test_a_program_that_hangs_or_crashes_is_ended_and_what_it_wrote_is_kept(tmp_path: Path, kind: Kind) -> None:
+    (tmp_path / "code").mkdir()
+    starts = "import sys, time, pathlib\npathlib.Path(sys.argv[4], 'submission.csv').write_text('id,label\\ndev0,theft\\n')\n"
+    for name, last in (("hangs.py", "print('going', flush=True)\ntime.sleep(60)"), ("crashes.py", "raise KeyError('text')")):
+        (tmp_path / "code" / name).write_text(starts + last)
+    (tmp_path / "none.sock").touch()
+    (tmp_path / "data").mkdir()
+    launch = program.launcher(kind, tmp_path, tmp_path / "none.sock", 2)
+    hangs, crashes = (program.run(launch, tmp_path / "code", name, tmp_path / "data", {}) for name in ("hangs.py", "crashes.py"))
+    assert (hangs.kind, hangs.said) == ("hung", "going\n")
+    assert crashes.code == 1 and program.outcomes(ITEMS, crashes)[1].reason == "the program exited with 1: KeyError: 'text'"
+    assert [program.outcomes(ITEMS, ended)[0].answer for ended in (hangs, crashes)] == ["theft", "theft"]
