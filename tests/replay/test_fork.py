@@ -193,7 +193,7 @@ def place_of_scores(messages: Sequence[Stored]) -> int:
 def test_a_run_that_its_agent_ended_goes_on_under_another_verifier() -> None:
     told = Told()
     told.say(started(generations=5))
-    while told.course.state.phase != "asked" or told.course.state.generation < 2:
+    while told.course.state.phase != "proposing" or told.course.state.generation < 2:
         told.say(unanswered(told.messages)[0])
     told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
     assert ended(told.messages)[-1] == "enough"
@@ -222,7 +222,7 @@ def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about
     """A run whose levers were frozen, forked to another verifier or to where nobody may act, has them again."""
     told = Told()
     told.say(started(generations=5))
-    while told.course.state.phase != "asked" or told.course.state.generation < 2:
+    while told.course.state.phase != "proposing" or told.course.state.generation < 2:
         told.say(unanswered(told.messages)[0])
     told.say(AuditReleased(look=1, action="freeze", lever="both", generation=1, bits=2.0))
     told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
