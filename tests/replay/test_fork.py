@@ -17,13 +17,13 @@ from events.run import AuditReleased, Budget, RunFinished, RunStarted
 from events.secret import Scanner
 from events.weights import TrainingBatchSealed
 from replay.replayer import decisions, redecide
+from runtime.effects.choose import HISTORY_TYPES, earlier_choices
 from runtime.log import lineage
 from runtime.log.lookup import attempt_ids, by_id, of_types
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored, append_once, readable
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
-from services.feedback_agent import HISTORY_TYPES, history
 from tests.harness.given import Told, unanswered
 from tests.replay.test_replay import recorded
 from tests.runtime.run.test_decide import started
@@ -208,7 +208,7 @@ def test_judging_anew_takes_a_generation_of_its_own_that_counts_for_none(parent:
     choice = LeverChosen(generation=7, lever="weights", action="grpo", reason="", propensities={}, diagnosis={})
     known = [event for event in readable([*parent, *told.messages]) if isinstance(event.data, HISTORY_TYPES)]
     known.append(codec.event(choice, run=told.run, source="feedback_agent", cause="", time=""))
-    (tried,) = history(known, 8)
+    (tried,) = earlier_choices(known, 8)
     assert (tried.before, tried.after) == (evaluated[0].score, evaluated[1].score)
 
 
