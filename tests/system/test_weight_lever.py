@@ -38,7 +38,7 @@ class Hall:
         build_base(LABELS, TEXTS).save(folder / "base")
         self.base = self.blobs.put_folder(folder / "base")
 
-    def train_round(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
+    def update(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
         """A round in which attempt k at the first text answers with label k; `shift` is added to the recorded log-probabilities."""
         logs = load(self.folder / "base").log_probs(TEXTS[0])
         body = self.blobs.put(msgspec.json.encode([ask(TEXTS[0], n=len(rewards))]))
