@@ -57,7 +57,7 @@ from tasks.contract import FOLDS
 from tasks.loading import load
 from tests.harness import invariants
 from tests.harness.faulty import LIFE, Clock, Kept, Killed, Life, Port, World
-from tests.harness.places import TASKS
+from tests.harness.paths import TASKS
 from tests.harness.stand_ins import SETTINGS, Oracle, Scaffold, Served, Setting, train
 
 TINY = TASKS / "tiny"
