@@ -9,12 +9,12 @@ from events.fact import Fact
 from events.rollouts import CallUse, ModelCalled, TrajectoryRecorded
 from events.weights import TrainingBatchSealed
 from runtime.blobs.directory import Blobs
-from runtime.log.lookup import Attempted
+from runtime.effects.train import TrainingHost, train_round
 from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import build_base, load
+from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.decide import batch_digest
 from runtime.run.loading import Loaded
-from services.trainer import update
 
 LABELS = ("盗窃", "诈骗", "抢劫", "[生产、销售]假药", "失火")
 TEXTS = ["被告人盗窃手机一部", "虚构事实诈骗钱财", "持刀抢劫路人财物", "生产销售假药牟利", "用火不慎引起失火"]
@@ -33,7 +33,7 @@ class TrainerHarness:
         build_base(LABELS, TEXTS).save(folder / "base")
         self.base = self.blobs.put_folder(folder / "base")
 
-    def update(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
+    def train_round(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
         """A round in which attempt k at the first text answers with label k; `shift` is added to the recorded log-probabilities."""
         logs = load(self.folder / "base").log_probs(TEXTS[0])
         body = self.blobs.put(msgspec.json.encode([ask(TEXTS[0], n=len(rewards))]))
@@ -56,7 +56,7 @@ class TrainerHarness:
             micro_usd=0,
             seconds=0.0,
         )
-        played = [Attempted(f"t{k}", self.recorded(k, call.texts[k]), reward, "", (call,)) for k, reward in enumerate(rewards)]
+        played = [RecordedAttempt(f"t{k}", self.recorded(k, call.texts[k]), reward, "", (call,)) for k, reward in enumerate(rewards)]
         sealed = TrainingBatchSealed(
             **{
                 "generation": 1,
@@ -71,7 +71,7 @@ class TrainerHarness:
                 **order,
             }
         )
-        return update(self.blobs, self.folder / "work", {"q": played}, sealed, self.base, self.no_task)
+        return train_round(TrainingHost(self.blobs, self.folder / "work"), {"q": played}, sealed, self.base, self.no_task)
 
     @staticmethod
     def recorded(attempt: int, answer: str) -> TrajectoryRecorded:

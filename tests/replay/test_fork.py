@@ -17,13 +17,13 @@ from events.run import AuditReleased, Budget, RunFinished, RunStarted
 from events.secret import Scanner
 from events.weights import TrainingBatchSealed
 from replay.replayer import decisions, redecide
+from runtime.effects.choose import HISTORY_TYPES, earlier_choices
 from runtime.log import lineage
 from runtime.log.lookup import attempt_ids, by_id, of_types
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored, append_once, readable
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
-from services.feedback_agent import HISTORY_TYPES, history
 from tests.harness.decided_log import DecidedLog, as_history, long_run, missing_answers
 from tests.harness.facts import started
 
@@ -190,7 +190,7 @@ def place_of_scores(messages: Sequence[Stored]) -> int:
 def test_a_run_that_its_agent_ended_goes_on_under_another_verifier() -> None:
     told = DecidedLog()
     told.say(started(generations=5))
-    while told.session.state.phase != "asked" or told.session.state.generation < 2:
+    while told.session.state.phase != "proposing" or told.session.state.generation < 2:
         told.say(missing_answers(told.messages)[0])
     told.say(LeverChosen(generation=told.session.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
     assert ended(told.messages)[-1] == "enough"
@@ -205,7 +205,7 @@ def test_judging_anew_takes_a_generation_of_its_own_that_counts_for_none(parent:
     choice = LeverChosen(generation=7, lever="weights", action="grpo", reason="", propensities={}, diagnosis={})
     known = [event for event in readable([*parent, *told.messages]) if isinstance(event.data, HISTORY_TYPES)]
     known.append(codec.event(choice, run=told.run, source="feedback_agent", cause="", time=""))
-    (tried,) = history(known, 8)
+    (tried,) = earlier_choices(known, 8)
     assert (tried.before, tried.after) == (evaluated[0].score, evaluated[1].score)
 
 
@@ -219,7 +219,7 @@ def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about
     """A run whose levers were frozen, forked to another verifier or to where nobody may act, has them again."""
     told = DecidedLog()
     told.say(started(generations=5))
-    while told.session.state.phase != "asked" or told.session.state.generation < 2:
+    while told.session.state.phase != "proposing" or told.session.state.generation < 2:
         told.say(missing_answers(told.messages)[0])
     told.say(AuditReleased(look=1, action="freeze", lever="both", generation=1, bits=2.0))
     told.say(LeverChosen(generation=told.session.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))

@@ -27,20 +27,20 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> TrainerHarness:
 
 
 def test_a_round_appends_its_steps_and_an_adapter_with_what_the_next_goes_on_from(trainer: TrainerHarness) -> None:
-    *steps, published = trainer.update("grpo", [0.0, 0.0, 1.0, 0.0], hyper={"epochs": 3})
+    *steps, published = trainer.train_round("grpo", [0.0, 0.0, 1.0, 0.0], hyper={"epochs": 3})
     assert [step.step for step in steps if isinstance(step, OptimizerStepApplied)] == [0, 1, 2]
     assert isinstance(published, AdapterPublished) and published.trained_on == 4
-    second = trainer.update("grpo", [0.0, 0.0, 1.0, 0.0], parent_adapter=published.adapter, parent_state=published.state)
+    second = trainer.train_round("grpo", [0.0, 0.0, 1.0, 0.0], parent_adapter=published.adapter, parent_state=published.state)
     assert isinstance(second[-1], AdapterPublished) and second[-1].adapter != published.adapter
 
 
 def test_the_same_round_gives_the_same_adapter_and_state(trainer: TrainerHarness) -> None:
-    one, two = (trainer.update("ppo", [0.0, 0.2, 1.0, 0.0])[-1] for _ in range(2))
+    one, two = (trainer.train_round("ppo", [0.0, 0.2, 1.0, 0.0])[-1] for _ in range(2))
     assert isinstance(one, AdapterPublished) and one == two
 
 
 def test_elected_labels_are_recorded_and_the_task_is_not_asked(trainer: TrainerHarness) -> None:
-    vote, *_, published = trainer.update("ttrl", [0.0] * 6)
+    vote, *_, published = trainer.train_round("ttrl", [0.0] * 6)
     assert vote == LabelEstimated(generation=1, round=1, batch=vote.batch, request="q", item="i", answer=LABELS[0], votes=2, answers=6)  # type: ignore[attr-defined]
     assert isinstance(published, AdapterPublished)
 
@@ -60,7 +60,7 @@ def test_elected_labels_are_recorded_and_the_task_is_not_asked(trainer: TrainerH
 def test_a_round_that_cannot_be_learned_from_says_why_and_publishes_nothing(
     trainer: TrainerHarness, algorithm: str, rewards: list[float], more: dict[str, object], kind: str, why: str
 ) -> None:
-    (failed,) = trainer.update(algorithm, rewards, **more)  # type: ignore[arg-type]
+    (failed,) = trainer.train_round(algorithm, rewards, **more)  # type: ignore[arg-type]
     assert isinstance(failed, WeightUpdateFailed) and failed.kind == kind and why in failed.reason
 
 
