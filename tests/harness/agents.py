@@ -29,12 +29,14 @@ ANSWER = "def solve(item, model, data):\n    return model.complete(item.prompt, 
 def said(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> Turn:
     """An answer of the model."""
     made = tuple(
-        Call(f"c{place}", name, given if isinstance(given, str) else json.dumps(given)) for place, (name, given) in enumerate(calls)
+        Call(f"c{number}", name, arguments if isinstance(arguments, str) else json.dumps(arguments))
+        for number, (name, arguments) in enumerate(calls)
     )
     return Turn(status, text, made, Usage(100, 10))  # type: ignore[arg-type]
 
 
 def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:
+    """A call of the tool that proposes a scaffold of one file."""
     return ("propose_scaffold", {"files": [{"path": path, "text": text}], "summary": "s", "report": "r", **more})
 
 
@@ -42,6 +44,7 @@ STOP = ("stop", {"reason": "enough"})
 
 
 def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> Shown:
+    """An attempt as the agent sees it; `more` replaces fields."""
     return Shown(
         **{
             "id": f"t{number}",
@@ -61,7 +64,7 @@ def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str =
 class AgentHarness:
     """A session of the feedback agent whose model answers from a list, and all that it recorded."""
 
-    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = (), **desk: Any) -> None:
+    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = (), **session: Any) -> None:
         self.blobs = Blobs(folder / "blobs")
         self.folder = folder
         self.scanner = Scanner([Secret(KEY)])
@@ -74,7 +77,7 @@ class AgentHarness:
             turn = next(answers)
             return CallResult(turn, 1, 0.5, turn.usage)
 
-        self.desk = AgentSession(
+        self.session = AgentSession(
             agent="feedback_agent",
             generation=1,
             model=Model("openai", "m"),
@@ -86,30 +89,34 @@ class AgentHarness:
             known={one.ordinal: one for one in known},
             record=self.facts.append,
             asking=asking,
-            **desk,
+            **session,
         )
         self.attempts = [shown(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])]
         self.levers: tuple[str, ...] = ("scaffold", "weights")
-        self.told: list[Event] = []
-        self.asked: list[str] = []
+        self.history: list[Event] = []
+        self.queries: list[str] = []
 
     def inspector(self, *, must_change: bool = True) -> Inspector:
+        """What tries a proposal out."""
         return Inspector({"agent.py": ANSWER}, PUBLIC, (TOY.folder,), self.folder / "work", self.scanner, must_change=must_change)
 
     def query(self, sql: str) -> Table:
-        self.asked.append(sql)
+        """300 rows of a kilobyte, or `Unfit` for whatever names dev."""
+        self.queries.append(sql)
         if "dev" in sql:
             raise Unfit("The query cannot be answered: no such column.")
         return Table(("n",), [(number, "x" * 1000) for number in range(300)])
 
     def feedback(self) -> list[Fact]:
-        case = FeedbackInput(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.told)
+        """The facts that end the conversation."""
+        context = FeedbackInput(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.history)
         library = Library(self.attempts, {"far": shown(99)}.get, self.query, {"agent.py": ANSWER})
-        return advise(self.desk, case, library, self.inspector(), self.facts.append)
+        return advise(self.session, context, library, self.inspector(), self.facts.append)
 
     def calls(self) -> list[AgentCalled]:
+        """The calls that were recorded."""
         return [fact for fact in self.facts if isinstance(fact, AgentCalled)]
 
-    def heard(self) -> list[str]:
+    def tool_results(self) -> list[str]:
         """What the tools gave, in the model's last request."""
         return [result.text for message in self.requests[-1].messages for result in message.results]

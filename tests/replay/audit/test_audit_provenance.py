@@ -505,8 +505,8 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
             public = load(str(TINY)).public(setting.seed + number)
             items = {item.id: item.prompt for item in (*public.train, *public.dev)}
             hidden = {item.id: item.prompt for item in public.test}
-            known = Known(hidden, hidden, items, system.world.gold_kept, low=0, high=1)
-            for stream, blobs in ((LOG, system.world.kept), (GOLD, system.world.gold_kept)):
+            known = Known(hidden, hidden, items, system.world.gold_blobs, low=0, high=1)
+            for stream, blobs in ((LOG, system.world.blobs), (GOLD, system.world.gold_blobs)):
                 events = EventIndex([stored for stored in system.log(stream) if run_of(stored.subject) == run]).events
                 found = examine(events, blobs.__getitem__, known)
                 assert events and {check: findings for check, findings in found.items() if findings} == {}, setting

@@ -91,14 +91,14 @@ def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
     for known in range(1, 4):
         again = AgentHarness(tmp_path, turns[known:], whole.calls()[:known])
         assert again.feedback() == ending
-        assert len(again.calls()) == 3 - known and again.asked == whole.asked[max(0, known - 1) :]
+        assert len(again.calls()) == 3 - known and again.queries == whole.queries[max(0, known - 1) :]
 
 
 def test_what_stood_in_the_log_before_is_what_is_acted_on(tmp_path: Path) -> None:
     """As when the request was handed to a second agent, to which the model said something else."""
     first, second = (AgentHarness(tmp_path, [said(("stop", {"reason": reason}))]) for reason in ("enough", "too much"))
     ending = first.feedback()
-    second.desk = msgspec.structs.replace(second.desk, record=lambda call: first.calls()[call.ordinal])
+    second.session = msgspec.structs.replace(second.session, record=lambda call: first.calls()[call.ordinal])
     assert second.feedback() == ending
 
 
@@ -164,7 +164,7 @@ def test_an_ending_that_cannot_be_used_goes_back_once_with_the_reason(tmp_path: 
     mended = AgentHarness(tmp_path, [said(wrong), said(STOP)])
     (chosen,) = mended.feedback()
     assert isinstance(chosen, LeverChosen) and chosen.lever == "stop"
-    (told,) = mended.heard()
+    (told,) = mended.tool_results()
     assert words in told and mended.requests[-1].messages[-1].results[0].failed
     lost = AgentHarness(tmp_path, [said(wrong), said(wrong)])
     *_, failed = lost.feedback()
@@ -214,7 +214,7 @@ def test_a_conversation_has_an_end(tmp_path: Path) -> None:
 def test_reading_is_bounded(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [*[said(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, said(STOP)])
     agent.feedback()
-    found = agent.heard()
+    found = agent.tool_results()
     assert max(map(len, found)) < 17_000 and sum(map(len, found)) < READ_LIMIT + 40_000
     assert "end now" in found[-1]
 
@@ -222,8 +222,8 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
 def test_reading_is_bounded_within_one_answer(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [said(*[("query", {"sql": "a"})] * 200, ("x" * 10_000, {})), said(STOP)])
     agent.feedback()
-    assert READ_LIMIT < sum(map(len, agent.heard())) < READ_LIMIT + 40_000 and "end now" in agent.heard()[-1]
-    assert len(agent.asked) < 20
+    assert READ_LIMIT < sum(map(len, agent.tool_results())) < READ_LIMIT + 40_000 and "end now" in agent.tool_results()[-1]
+    assert len(agent.queries) < 20
 
 
 def test_tools_that_read(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_tools_that_read(tmp_path: Path) -> None:
     ]
     agent = AgentHarness(tmp_path, [said(*reads), said(STOP)])
     agent.feedback()
-    listed, read, far, nowhere, rows, refused, file = agent.heard()
+    listed, read, far, nowhere, rows, refused, file = agent.tool_results()
     assert "1 attempts" in listed and "t1 train1 right 1 'miner'" in listed
     assert "truth: baker" in read and "completion:\nminer" in read and "### t99" in far
     assert "no attempt 'nowhere'" in nowhere and "no such column" in refused and "holds agent.py" in file
@@ -250,7 +250,7 @@ def test_levers_that_a_run_does_not_have_are_not_on_offer(tmp_path: Path) -> Non
     agent.levers = ("scaffold",)
     agent.feedback()
     assert [tool.name for tool in agent.requests[0].tools][-2:] == ["propose_scaffold", "stop"]
-    assert "no tool 'request_weight_update'" in agent.heard()[0] and "grpo" not in agent.requests[0].system
+    assert "no tool 'request_weight_update'" in agent.tool_results()[0] and "grpo" not in agent.requests[0].system
 
 
 def test_an_order_for_weights_becomes_one(tmp_path: Path) -> None:
@@ -279,8 +279,8 @@ def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -
 
 def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [said(STOP)])
-    agent.told = [event(evaluated()), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
-    agent.told.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
+    agent.history = [event(evaluated()), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
+    agent.history.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
     agent.feedback()
     opening = agent.requests[0].messages[0].text
     assert "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening and "dropped: too slow" in opening and "not yet known" not in opening
@@ -317,7 +317,7 @@ def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
 
 def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [said(proposed())])
-    (made,) = write_first(agent.desk, "Name the trade.", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
+    (made,) = write_first(agent.session, "Name the trade.", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
     assert isinstance(made, ScaffoldProposed) and made.parent == ""
     opening = agent.requests[0].messages[0].text
     assert opening.count("### ") >= 4 and "Name the trade." in opening and "label: baker" in opening and "agent.py" in opening
@@ -326,7 +326,7 @@ def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: P
 
 def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [said(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
-    (made,) = write_first(agent.desk, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
+    (made,) = write_first(agent.session, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
     assert isinstance(made, ScaffoldProposed)
 
 
