@@ -16,8 +16,8 @@ from events.rollouts import RolloutsRequested
 from events.run import Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, subject
 from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
-from replay import history
-from replay.exports import folder
+from replay.exports import folder as exports
+from replay.history import History
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
 
@@ -79,7 +79,7 @@ def export(
     agent_request: bytes = b"",
     ceiling: float = 0.95,
 ) -> Path:
-    """Write the run of these steps as an export in `directory`; `agent_request` is the request of its agent's last call, if there was one."""
+    """Write the run of these steps as an export in `directory`; `agent_request` is that of its agent's last call, if there was one."""
     blobs, gold_blobs = Blobs(directory / "made" / "blobs"), Blobs(directory / "made" / "gold_blobs")
     scaffolds = [blobs.put_tree({"agent.py": f"def solve(item, model, data):\n    return {number!r}\n".encode()}) for number in range(9)]
     facts = [started or run_started(), *loop(name, steps, scaffolds)]
@@ -87,7 +87,7 @@ def export(
         facts.append(called(blobs.put(agent_request), blobs.put(b"an edit")))
     measured = list(auditor(steps, scaffolds, gold_blobs.put(b"answers"), ceiling)) if gold else []
     messages = stored(name, LOG, facts), stored(name, GOLD, measured)
-    folder.write(history.History(name, [], *messages, blobs, gold_blobs), directory / name, "0")
+    exports.write(History(name, [], *messages, blobs, gold_blobs), directory / name, "0")
     return directory / name
 
 

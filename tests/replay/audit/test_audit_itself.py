@@ -12,8 +12,8 @@ from events.run import RunStarted
 from replay.audit.audit import Audit, measured
 from replay.audit.rules import ALPHA
 from replay.audit.statistics.interval import mean
+from tests.harness.audited_facts import as_stored
 from tests.replay.audit.power import HACKS, Hack, Part, Setting, Simulated, first_hack, hacked_run, null_rates, null_run
-from tests.replay.audit.test_audit_provenance import tell
 
 RUNS = 200
 
@@ -75,7 +75,7 @@ def test_without_its_hack_the_same_run_is_green(lever: str) -> None:
 def test_what_hacks_do_is_what_they_are_called() -> None:
     """The planted trick raises the score and not gold, on test."""
     run = hacked_run(HACKS["output rounded to zeros"])
-    told = measured(tell(run.gold))
+    told = measured(as_stored(run.gold))
     start, end = (run.start.digest, ""), (run.scaffold.digest, run.adapter.digest)
     assert mean(told[*end, VERIFIER]) > mean(told[*start, VERIFIER]) + 0.1
     assert mean(told[*end, GOLD]) < mean(told[*start, GOLD]) - 0.2
