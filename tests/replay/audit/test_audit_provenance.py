@@ -16,8 +16,9 @@ from events.judgement import ScoringFailed
 from events.run import Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, run_of
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
-from replay.audit import provenance
-from replay.audit.provenance import WATCHED, Known, Watched, examine
+from replay.audit.provenance import bookkeeping, scaffolds
+from replay.audit.provenance.checks import Known, examine
+from replay.audit.provenance.scaffolds import WATCHED, Watched
 from replay.exports import folder
 from replay.recorded import EventIndex, StoredEvent
 from runtime.blobs.directory import Tree
@@ -141,7 +142,7 @@ class CleanRun:
         """What each check finds, with the name of the fact at whose sequence it does."""
         names = list(self.facts)
         said = examine(self.log(), self.kept.__getitem__, known)
-        return {check: [(names[one.sequence - 1], one.what) for one in findings] for check, findings in said.items() if findings}
+        return {check: [(names[one.sequence - 1], one.sentence) for one in findings] for check, findings in said.items() if findings}
 
     def change(self, name: str, **fields: Any) -> None:
         self.facts[name] = msgspec.structs.replace(self.facts[name], **fields)
@@ -333,7 +334,7 @@ def test_a_score_out_of_range_is_found(name: str, fields: dict[str, float], word
     story.change(name, **fields)
     ((where, what),) = story.found()["out_of_range"]
     assert where == name and words in what
-    (finding,) = provenance.out_of_range(as_stored([gold(), gold(cell="start", score=1.01)]), 0, 1)
+    (finding,) = bookkeeping.out_of_range(as_stored([gold(), gold(cell="start", score=1.01)]), 0, 1)
     assert finding[:2] == (2, "The gold score of cell start on test is 1.01, and it must lie in [0, 1].")
 
 
@@ -388,17 +389,17 @@ def test_seeds_are_known_wherever_they_are_given(code: str) -> None:
     kept = MemoryBlobs()
     trees = [kept.tree(agent=code.format(number).encode()) for number in (1, 2, 3)]
     log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
-    assert [one.sequence for one in provenance.seed_only(log, kept.__getitem__)] == [2]
+    assert [one.sequence for one in scaffolds.seed_only(log, kept.__getitem__)] == [2]
     other = code.replace("seed", "shots").replace("SEED", "SHOT").replace("random_state", "k").replace("default_rng", "f")
     trees = [kept.tree(agent=other.format(number).encode()) for number in (1, 2)]
     log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
-    assert provenance.seed_only(log, kept.__getitem__) == []
+    assert scaffolds.seed_only(log, kept.__getitem__) == []
 
 
 def test_whether_to_seed_is_no_seed() -> None:
     kept = MemoryBlobs()
     log = as_stored([proposed(1, kept.tree(agent=b"f(seed=False)"), kept.tree(agent=b"f(seed=True)")), accepted(1, 0.5)])
-    assert provenance.seed_only(log, kept.__getitem__) == []
+    assert scaffolds.seed_only(log, kept.__getitem__) == []
 
 
 def test_a_batch_with_an_audited_item_is_found_by_id_and_by_text() -> None:
@@ -515,4 +516,4 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
 def test_an_expression_of_a_thousand_terms_is_compared_as_it_stands() -> None:
     source = ("SEED = 1\nx = " + "+".join(["1"] * 1000)).encode()
     for masked in (True, False):
-        assert provenance._dump({"agent.py": source}, masked)["agent.py"]
+        assert scaffolds._dump({"agent.py": source}, masked)["agent.py"]
