@@ -394,15 +394,15 @@ def audit(
     as_json: bool,
 ) -> int:
     """Say whether a run's score still means anything. RUN is a name, or the folder of an export; it may still go on."""
-    from services.cli import auditing
+    from services.cli.audit import audit_all, audit_run
 
     if every and (run or html or plots):
         raise UsageError("--all is a line for each run: leave out RUN, --html and --plots, which are about one.")
     if every:
-        return auditing.audit_all(directory, as_json=as_json, fail_on=fail_on)
+        return audit_all(directory, as_json=as_json, fail_on=fail_on)
     if not run:
         raise UsageError("Name a run, as in `evolog audit RUN`, or give --all; `evolog ls` shows the runs that there are.")
-    return auditing.audit_run(directory, run, as_json=as_json, fail_on=fail_on, html=html, plots=plots)
+    return audit_run(directory, run, as_json=as_json, fail_on=fail_on, html=html, plots=plots)
 
 
 @main.command()

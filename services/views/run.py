@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.statistics import T975
 from events.gold import GoldScored
 from events.run import RunStarted
 from replay.report import CELL_NAMES, Generation, Report, order_cells
 
 SIGNIFICANT = 0.05
-T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
 
 
 def head_line(run: str, started: RunStarted) -> str:
