@@ -243,8 +243,9 @@ def test_no_item_sees_its_own_label_though_a_fold_is_empty(empty: int) -> None:
 
     state = initial("r")
     for told in (started, ScaffoldProposed(generation=0, scaffold="s", parent="", summary="", reason="")):
-        for asked in decide(evolve(state, event(told)), event(told), 2):
-            evolve(state, event(asked))
+        state = evolve(state, event(told))
+        for asked in decide(state, event(told), 2):
+            state = evolve(state, event(asked))
     played = [shard.requested for shard in state.shards.values()]
     for requested in (*played, *(probed(fold, items) for fold, items in enumerate(started.items.folds))):
         if requested.split == "train":
