@@ -21,7 +21,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 from events.catalogue import BY_TAG, SERVICES, published_by
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
-from runtime.broker import accounts, server, store
+from runtime.broker import accounts, store
 from runtime.broker.accounts import API, BOOTSTRAP, CONSUMERS, OPERATOR, READERS, USERS, draw_passwords
 from runtime.broker.binary import find_binary
 from runtime.broker.children import free_port
