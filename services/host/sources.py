@@ -126,8 +126,8 @@ def find_export(node: Node, name: str) -> Path | None:
 def recorded(directory: Path, name: str) -> History:
     """The run of that name: an export's folder, an imported run, or one on the directory's log, by the beginning of its name too."""
     node = Node(directory)
-    if (folder := find_export(node, name)) is not None:
-        return folder.read(folder)
+    if (export := find_export(node, name)) is not None:
+        return folder.read(export)
 
     async def look(log: Log, gold: Log) -> History:
         return await history.of_log(log, gold, await find_run(log, name), Blobs(node.blobs), Blobs(node.gold_blobs))

@@ -38,7 +38,7 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH"
 _PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "HF_", "ANTHROPIC_", "OPENAI_")
 _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 Report = Callable[[str], None]
 

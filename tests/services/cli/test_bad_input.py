@@ -63,8 +63,8 @@ def tiny(folder: Path, **files: str) -> Path:
 
 NEARLY_FULL = """
 from services.cli.main import main
-from runtime import server
-server.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
+from runtime.broker import store
+store.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
 main()
 """
 
