@@ -244,17 +244,17 @@ def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
             raise CheckFailed(f"the run was scored by {loaded.started.verifier}, and the task has {loaded.task.verifier} now")
         return [verifier.score(event.id, event.data, loaded, labels)]
 
-    return _each(stage.recorded.asked("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)), score)
+    return _each(stage.recorded.answered_requests("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)), score)
 
 
 def _feedback_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    known = stage.recorded.of(*feedback_agent.HISTORY_TYPES)  # of what came after its question, the agent looks at nothing
+    known = stage.recorded.of_types(*feedback_agent.HISTORY_TYPES)  # of what came after its question, the agent looks at nothing
 
     def choose(event: Event) -> list[Fact]:
         stage.require_rules(event.run)
-        return choose_again(stage, event, known, stage.recorded.judged)
+        return choose_again(stage, event, known, stage.recorded.judgements)
 
-    return _each(stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN), choose)
+    return _each(stage.recorded.answered_requests(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN), choose)
 
 
 def probed(recorded: EventIndex, requested: FeedbackRequested, judged: Judgements) -> list[Attempted]:
@@ -281,7 +281,7 @@ def _meta_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
         stage.require_rules(event.run)
         return [meta_agent.reference(stage.blobs, stage.loaded(event.run), event.data)]
 
-    return _each(stage.recorded.asked(meta_agent.AGENT, ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)), propose)
+    return _each(stage.recorded.answered_requests(meta_agent.AGENT, ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)), propose)
 
 
 def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
@@ -296,7 +296,7 @@ def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(event.data.adapter, stage.work / event.data.adapter)
         return [judge(models, event.data)]
 
-    adapters, judged = _each(stage.recorded.asked("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
+    adapters, judged = _each(stage.recorded.answered_requests("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
 
     def effects() -> Iterator[Effect]:
         for (model, body), group in groupby(sorted(calls, key=_model_and_body), key=_model_and_body):
@@ -355,7 +355,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(sealed.parent_adapter, stage.work / sealed.parent_adapter)
         if sealed.parent_state:
             stage.blobs.get(sealed.parent_state)
-        played: Played = {request: stage.recorded.attempts(request, stage.recorded.judged) for request in sealed.requests}
+        played: Played = {request: stage.recorded.attempts(request, stage.recorded.judgements) for request in sealed.requests}
         lacking: list[UserError] = []
 
         def load() -> Loaded:
@@ -370,7 +370,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
             raise lacking[0]
         return facts
 
-    asked = stage.recorded.asked("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
+    asked = stage.recorded.answered_requests("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
     published = {told.event.id: of.event.data for told, answers in asked for of in answers if isinstance(of.event.data, AdapterPublished)}
     return _each(asked, train)
 

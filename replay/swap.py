@@ -176,7 +176,7 @@ def _verifier(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     judged: dict[str, Fact] = {}
     pairs: list[Pair] = []
     for told in stage.recorded.events:
-        attempt, recorded = told.event.data, stage.recorded.judged.get(told.event.id)
+        attempt, recorded = told.event.data, stage.recorded.judgements.get(told.event.id)
         if isinstance(attempt, TrajectoryRecorded) and recorded:
             judged[told.event.id] = now = verifier.score(told.event.id, attempt, other, labels)
             pairs.append(Pair(told, attempt, _reward(recorded), _reward(now)))
@@ -232,7 +232,7 @@ def _rewards(pairs: Sequence[Pair]) -> Iterator[Rewards]:
 
 
 def _scores(recorded: EventIndex, pairs: Sequence[Pair]) -> Iterator[Score]:
-    facts = [event.data for event in recorded.of(CandidateEvaluated, CandidateAccepted)]
+    facts = [event.data for event in recorded.of_types(CandidateEvaluated, CandidateAccepted)]
     kept = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
     for fact in facts:
         if isinstance(fact, CandidateEvaluated):
@@ -269,8 +269,8 @@ def _turn(stage: Stage, judged: Judgements) -> tuple[Turn | None, str]:
     run = next(iter(recorded.started))
     agent = recorded.started[run].agent
     place = {told.event.id: told.sequence for told in recorded.events}
-    answers = {told.event.id: said for told, said in recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)}
-    was, would = (Seen(DecisionSession(DECIDER, run), by, []) for by in (recorded.judged, judged))
+    answers = {told.event.id: said for told, said in recorded.answered_requests(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)}
+    was, would = (Seen(DecisionSession(DECIDER, run), by, []) for by in (recorded.judgements, judged))
     for number, told in enumerate(recorded.events):
         if told.event.run != run:
             run = told.event.run
@@ -402,14 +402,14 @@ def _order(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
 
 def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     choose = from_source(source, str(path), "evolog_rules", ["choose"]).choose
-    asked = stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)
-    known = stage.recorded.of(*feedback_agent.HISTORY_TYPES)
+    asked = stage.recorded.answered_requests(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)
+    known = stage.recorded.of_types(*feedback_agent.HISTORY_TYPES)
     choices: list[Chosen] = []
     cannot: Counter[str] = Counter()
     for told, said in asked:
         requested, loaded = told.event.data, stage.loaded(told.event.run)
         assert isinstance(requested, FeedbackRequested)
-        shown = feedback_agent.probe(stage.blobs, probed(stage.recorded, requested, stage.recorded.judged), loaded)
+        shown = feedback_agent.probe(stage.blobs, probed(stage.recorded, requested, stage.recorded.judgements), loaded)
         if not shown:
             cannot["no attempt at the probe was scored, so there is nothing to go by"] += 1
             continue

@@ -13,7 +13,7 @@ import msgspec
 
 from events.errors import TryAgain, Unavailable, UsageError
 from replay.archive.projection import Archive, open_archive
-from replay.archive.query import SECONDS, SOCKET, Question, answer, listen_path, refusal, stop_listening
+from replay.archive.query import SECONDS, SOCKET, QueryRequest, answer, listen_path, refusal, stop_listening
 from runtime.log.port import Log
 from services.host.context import Context
 
@@ -101,7 +101,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def _lines(self) -> Generator[bytes]:
         try:
-            question = msgspec.json.decode(self.rfile.readline(LONGEST_QUESTION), type=Question)
+            question = msgspec.json.decode(self.rfile.readline(LONGEST_QUESTION), type=QueryRequest)
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
             yield refusal(UsageError(f'A question is one line of JSON, such as {{"sql": "FROM runs"}}; this one is not: {wrong}.'))
             return

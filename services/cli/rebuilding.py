@@ -12,9 +12,9 @@ import msgspec
 
 from events.errors import CheckFailed, UsageError
 from events.subjects import LOG
-from replay.archive.rebuild import Rebuilt
+from replay.archive.rebuild import RebuildResult
 from replay.archive.rebuild import rebuild as rebuild_file
-from replay.chain import Broken
+from replay.chain import ChainBreak
 from replay.history import History
 from runtime.log.port import Stored
 from runtime.log.socket import BulkReader
@@ -105,7 +105,7 @@ def write_parquet(archive: Path, folder: Path) -> None:
             connection.execute(f"COPY ({rows}) TO {where} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (run))").fetchall()
 
 
-async def _of_log(node: Node, run: str, into: Path, told: Progress) -> tuple[str, int, Rebuilt]:
+async def _of_log(node: Node, run: str, into: Path, told: Progress) -> tuple[str, int, RebuildResult]:
     """From the directory's log, up or not: the run's whole name, how far the log goes, and what was done."""
     async with opened(node) as connection:
         log = connection.log(LOG)
@@ -117,7 +117,7 @@ async def _of_log(node: Node, run: str, into: Path, told: Progress) -> tuple[str
             bulk.close()
 
 
-def _of_files(run: History, into: Path, told: Progress) -> tuple[str, int, Rebuilt]:
+def _of_files(run: History, into: Path, told: Progress) -> tuple[str, int, RebuildResult]:
     """From an export."""
     messages = run.everything
     sequences, end = [stored.sequence for stored in messages], messages[-1].sequence
@@ -141,7 +141,7 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-def _told(broken: Broken | None) -> dict[str, str | int] | None:
+def _told(broken: ChainBreak | None) -> dict[str, str | int] | None:
     return {**broken._asdict(), "text": str(broken)} if broken else None
 
 

@@ -11,7 +11,7 @@ import msgspec
 from events.errors import UsageError
 from replay.exports import folder
 from replay.history import History
-from replay.replayer import Difference, Redecided, point, redecide, state_at
+from replay.replayer import DecisionDifference, ReplayResult, find_sequence, redecide, state_at
 from runtime.log.port import Log
 from runtime.run.state import RunState
 from services.host.node import Node, version
@@ -35,7 +35,7 @@ def replay_run(directory: Path, name: str, as_json: bool) -> int:
     return 3 if found.difference else 0
 
 
-def lines(found: Redecided) -> list[str]:
+def lines(found: ReplayResult) -> list[str]:
     """What is said of a run that was decided again."""
     if found.difference:
         return different(found.difference)
@@ -46,7 +46,7 @@ def lines(found: Redecided) -> list[str]:
     return said
 
 
-def different(found: Difference) -> list[str]:
+def different(found: DecisionDifference) -> list[str]:
     """The first difference, with what stands around the place where the two part."""
     shorter = min(len(found.recorded), len(found.decided))
     place = next((place for place in range(shorter) if found.recorded[place] != found.decided[place]), shorter)
@@ -57,7 +57,7 @@ def different(found: Difference) -> list[str]:
 def show_state(directory: Path, name: str, at: str, as_json: bool) -> None:
     """Print the state that a run was in at a sequence or time."""
     run = read(directory, name)
-    sequence = point(run.messages, at)
+    sequence = find_sequence(run.messages, at)
     state = state_at(run, sequence)
     if as_json:
         click.echo(msgspec.json.encode({"version": 1, "run": run.run, "sequence": sequence, "state": _fields(state)}).decode())

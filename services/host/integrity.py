@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from events.errors import CheckFailed, UserError
 from events.subjects import GOLD, LOG
 from replay.archive.query import query, query_file
-from replay.integrity import Examination, Fault, Health, Summary, damaged, forks_of
+from replay.integrity import Examination, Health, LogFault, StreamSummary, damaged, forks_of
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import API
 from runtime.log.jetstream import Connection
@@ -19,8 +19,8 @@ PAGE_SIZE = 5000
 
 async def examine(connection: Connection, node: Node, said: Callable[[str], None], lost: Mapping[str, int]) -> Health:
     """Read both streams and every blob that they name; the server has `lost` so many bytes of a stream's files when it started."""
-    faults: list[Fault] = []
-    streams: list[Summary] = []
+    faults: list[LogFault] = []
+    streams: list[StreamSummary] = []
     blobs = 0
     for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
         log = connection.log(stream)
@@ -40,7 +40,9 @@ async def examine(connection: Connection, node: Node, said: Callable[[str], None
         for number, named in enumerate(examination.blobs.values(), 1):
             said(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
             if why := await asyncio.to_thread(damaged, Blobs(root), named):
-                found.append(Fault(stream, named.sequence, named.sequence, f"sequence {named.sequence} ({named.tag}) names a blob: {why}"))
+                found.append(
+                    LogFault(stream, named.sequence, named.sequence, f"sequence {named.sequence} ({named.tag}) names a blob: {why}")
+                )
         streams.append(examination.summary())
         blobs += len(examination.blobs)
         faults += sorted(found, key=lambda fault: fault.first)

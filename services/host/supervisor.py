@@ -40,7 +40,7 @@ _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parents[2]
 
-Report = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
 class _Service(NamedTuple):
@@ -65,7 +65,7 @@ async def supervise(
     verifiers: int = 1,
     embedded: bool = True,
     nats_url: str | None = None,
-    on_event: Report = to_stderr,
+    on_event: Announce = to_stderr,
     module: str = "services.host.main",
 ) -> None:
     """Run everything until SIGTERM or SIGINT.
@@ -143,7 +143,7 @@ def _require_undamaged(node: Node) -> None:
         )
 
 
-async def _keep_store(node: Node, report: Report) -> None:
+async def _keep_store(node: Node, report: Announce) -> None:
     # after an end that was not in good order the server reads all files anew, and what it cuts from damaged ones would be gone
     if _kept(node).exists() or not node.nats_dir.exists() or store.ended_well(node.directory):
         return
@@ -217,7 +217,7 @@ def with_root(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _keep_all(
-    node: Node, broker: EmbeddedServer | None, services: Sequence[_Service], running: Running, stop: asyncio.Event, report: Report
+    node: Node, broker: EmbeddedServer | None, services: Sequence[_Service], running: Running, stop: asyncio.Event, report: Announce
 ) -> TryAgain | None:
     # why all was stopped, unless it was asked for
     async with asyncio.TaskGroup() as group:
@@ -241,7 +241,7 @@ async def _keep_all(
     return full
 
 
-async def _keep(service: _Service, report: Report) -> None:
+async def _keep(service: _Service, report: Announce) -> None:
     async def live() -> str | None:
         code = await _run(service)
         ended = f"{service.name} {service.number} ended with exit code {code} (its log: {children.last_line(service.log)})"
@@ -253,7 +253,7 @@ async def _keep(service: _Service, report: Report) -> None:
     await _again_and_again(live, report)
 
 
-async def _keep_server(broker: EmbeddedServer, report: Report) -> None:
+async def _keep_server(broker: EmbeddedServer, report: Announce) -> None:
     async def live() -> str:
         if broker.pid is None:
             await broker.start()
@@ -262,7 +262,7 @@ async def _keep_server(broker: EmbeddedServer, report: Report) -> None:
     await _again_and_again(live, report)
 
 
-async def _again_and_again(live: Callable[[], Awaitable[str | None]], report: Report) -> None:
+async def _again_and_again(live: Callable[[], Awaitable[str | None]], report: Announce) -> None:
     # until a life ends with None, which says that another would be no better
     pause = FIRST_PAUSE
     while True:

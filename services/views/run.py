@@ -8,7 +8,7 @@ from rich.table import Table
 
 from events.gold import GoldScored
 from events.run import RunStarted
-from replay.report import CELL_NAMES, Generation, Report, order_cells
+from replay.report import CELL_NAMES, Generation, Report, sort_cells
 
 SIGNIFICANT = 0.05
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -51,7 +51,7 @@ def final_table(console: Console, report: Report) -> None:
     for column in ("dev", "dev 95 %", "test", "test 95 %", "rollouts"):
         table.add_column(column, justify="right", no_wrap=True)
     names: dict[str, dict[str, GoldScored]] = {}
-    for cell in order_cells(report.cells):
+    for cell in sort_cells(report.cells):
         names.setdefault(cell.cell, {})[cell.split] = cell
     spent = rollouts_spent(report)
     for name, splits in names.items():

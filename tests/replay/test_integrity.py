@@ -18,7 +18,7 @@ from events.fact import Fact
 from events.rollouts import ModelCalled
 from events.run import RunResumed
 from events.subjects import GOLD, LOG, tag_of
-from replay.integrity import Examination, Fault, forks_of
+from replay.integrity import Examination, LogFault, forks_among
 from runtime.blobs.directory import Blobs
 from runtime.broker import accounts, server
 from runtime.broker.credentials import Credentials, credentials_file
@@ -39,9 +39,9 @@ from tests.services.cli.test_bad_input import damage, tiny
 NOW = "2026-01-01T00:00:00Z"
 
 
-def examined(messages: Sequence[Stored], last: int | None = None, archived: int = 0) -> list[Fault]:
+def examined(messages: Sequence[Stored], last: int | None = None, archived: int = 0) -> list[LogFault]:
     """What is wrong with these messages, of which the server says that the last one has the sequence `last`."""
-    examination = Examination(LOG, forks_of(stored for stored in messages if tag_of(stored.subject) == "run_started"))
+    examination = Examination(LOG, forks_among(stored for stored in messages if tag_of(stored.subject) == "run_started"))
     for stored in messages:
         examination.take(stored)
     last = messages[-1].sequence if last is None else last
