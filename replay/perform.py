@@ -143,21 +143,6 @@ def perform(messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequenc
     return [_compared(kind, KINDS[kind](stage), functools.partial(say, kind)) for kind in dict.fromkeys(kinds)]
 
 
-def performed_lines(performed: Sequence[Performed]) -> list[str]:
-    """What is said of it to a person."""
-    lines = []
-    for of in performed:
-        differ = of.performed - of.same
-        lines.append(f"{of.kind}: {of.performed:,} performed again, {f'{differ:,} come out differently' if differ else 'all the same'}")
-        if not of.performed:
-            lines[-1] = f"{of.kind}: none performed again"
-        if of.first:
-            lines.append(f"  first at sequence {of.first.sequence}, {of.first.field}:")
-            lines += [f"    recorded {of.first.recorded}", f"    now      {of.first.now}"]
-        lines += [f"  {count:,} cannot be performed again: {reason}" for reason, count in of.cannot.items()]
-    return lines
-
-
 def _compared(kind: str, effects: tuple[int, Iterator[Effect]], say: Callable[[int, int], None]) -> Performed:
     total, found = effects
     performed = same = 0

@@ -13,17 +13,16 @@ from rich.text import Text
 from events.errors import UserError
 from events.gold import DriftFlagged, GoldFailed
 from events.subjects import GOLD, LOG
-from replay import history
 from replay.audit import audit as of_run
 from replay.audit.audit import Audit
 from replay.audit.known import known_of
 from replay.exports import folder
-from replay.history import History
+from replay.history import History, read_history
 from replay.recorded import EventIndex
 from runtime.blobs.directory import Blobs
-from services.cli.replaying import read
+from services.cli.reading import read_run
 from services.host.node import Node
-from services.host.sources import imported, opened, runs_of
+from services.host.sources import imported_runs, open_logs, run_starts
 from services.views.progress import stdout, working
 
 F = TypeVar("F")
@@ -69,7 +68,7 @@ class Listed(msgspec.Struct, kw_only=True):
 
 def audit_run(directory: Path, name: str, *, as_json: bool, fail_on: FailOn, html: Path | None, plots: Path | None) -> int:
     """Print the audit of a run, and write its pictures and page where they are wanted; the exit code."""
-    run = read(directory, name)
+    run = read_run(directory, name)
     with working(f"auditing {run.run}"):
         found = audited(run)
     if html or plots:
@@ -175,13 +174,13 @@ def _of(gold: EventIndex, kind: type[F]) -> list[F]:
 
 async def _listed(node: Node) -> list[Listed]:
     """The runs on the log, the oldest first, and then those that were imported."""
-    names = imported(node)
+    names = imported_runs(node)
     rows: list[Listed] = []
     if node.nats_dir.is_dir() or not names:
-        async with opened(node) as connection:
+        async with open_logs(node) as connection:
             log, gold = connection.log(LOG), connection.log(GOLD)
             blobs = Blobs(node.blobs), Blobs(node.gold_blobs)
-            rows = [await _row(name, history.of_log(log, gold, name, *blobs)) for name in await runs_of(log)]
+            rows = [await _row(name, read_history(log, gold, name, *blobs)) for name in await run_starts(log)]
     return rows + [await _row(name, asyncio.to_thread(folder.read, node.imports / name)) for name in names]
 
 

@@ -297,9 +297,7 @@ async def _run(service: _Service) -> int:
         await children.end(process, GRACE)
 
 
-def start_detached(
-    directory: Path, *, arguments: Sequence[str] = (), module: str = "services.cli.main", limit: float = START_LIMIT
-) -> None:
+def start_detached(directory: Path, *, arguments: Sequence[str] = (), module: str = "services.cli", limit: float = START_LIMIT) -> None:
     """Start `evolog up --dir DIRECTORY ARGUMENTS` in a session of its own and return when everything is up; at once if it is already.
 
     Raises the child's own last words with its exit code if it fails, `TryAgain` if it is not up within `limit` seconds.

@@ -17,7 +17,7 @@ from services.host.node import Node
 from services.host.supervisor import with_root
 
 PATIENCE = 180.0
-CLI = ("-P", "-m", "services.cli.main")
+CLI = ("-P", "-m", "services.cli")
 
 
 class Said(NamedTuple):

@@ -84,7 +84,7 @@ class System:
         command = [
             sys.executable,
             "-m",
-            "services.cli.main",
+            "services.cli",
             "run",
             str(task),
             "--name",

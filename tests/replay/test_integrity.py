@@ -26,9 +26,9 @@ from runtime.broker.store import ended_well
 from runtime.log import lineage
 from runtime.log.port import Message, Stored
 from runtime.log.socket import NatsSocket
-from services.cli.integrity import check_integrity
+from services.cli.doctor import check_integrity
 from services.host.node import Node
-from services.host.sources import opened
+from services.host.sources import open_logs
 from tests.harness.broker import broker
 from tests.harness.command import Place
 from tests.harness.given import RUN, Told, unanswered
@@ -184,7 +184,7 @@ class Damaged:
 
     def read(self, stream: str = LOG) -> list[Stored]:
         async def within() -> list[Stored]:
-            async with opened(self.node) as connection:
+            async with open_logs(self.node) as connection:
                 return await connection.log(stream).read(1, 1_000_000)
 
         return asyncio.run(within())

@@ -114,7 +114,7 @@ def test_a_gpu_host_gone_for_longer_than_its_lease_trains_nothing_twice(tmp_path
             lines = [line.split() for line in told.read_text().splitlines()]
             return any(line[:2] == [str(trainer), "refused"] and "adapter_published" in line for line in lines)
 
-        other = system.start("-m", "services.cli.main", "service", "trainer", "--index", "1")
+        other = system.start("-m", "services.cli", "service", "trainer", "--index", "1")
         try:
             wait_for(lambda: system.count("adapter_published") > taken, f"another takes over, after {ACK_WAIT:.0f} s")
             assert not refused()

@@ -18,7 +18,8 @@ from replay.archive.projection import Archive
 from replay.archive.query import query_file
 from replay.archive.rebuild import ReadMessages, RebuildResult, rebuild
 from runtime.log.port import Stored, require_contiguous
-from services.cli import rebuilding
+from services.cli.replay import rebuild as rebuild_command
+from services.host import rebuild as host
 from services.host.node import Node
 from tests.harness.generator import log
 from tests.replay.archive.test_projection import dump
@@ -227,11 +228,11 @@ def ordered(rows: list[Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The command over these rows in place of a directory that is up."""
 
     def order(*, of: Sequence[Stored] = rows, run: str = "", parquet: Path | None = None, as_json: bool = False) -> int:
-        async def of_log(node: Node, run: str, into: Path, told: Any) -> tuple[str, int, RebuildResult]:
-            return run, of[-1].sequence, rebuild(reader(of), into, run, end=of[-1].sequence, progress=told)
+        async def from_log(node: Node, run: str, into: Path, progress: Any) -> tuple[str, int, RebuildResult]:
+            return run, of[-1].sequence, rebuild(reader(of), into, run, end=of[-1].sequence, progress=progress)
 
-        monkeypatch.setattr(rebuilding, "_of_log", of_log)
-        return rebuilding.rebuild(tmp_path, run, tmp_path / "into" / "a.duckdb", parquet, as_json)
+        monkeypatch.setattr(host, "_from_log", from_log)
+        return rebuild_command(tmp_path, run, tmp_path / "into" / "a.duckdb", parquet, as_json)
 
     return order
 

@@ -25,7 +25,8 @@ from runtime.policies import text_scorer
 from runtime.policies.client import model_name
 from runtime.rollouts.host import Ask, Data, ScaffoldProcess
 from runtime.rollouts.runner import RolloutRunner
-from services.cli.running import Order, run_task
+from runtime.run.order import RunOrder
+from services.cli.live import run_task
 from services.host.settings import scaffold_limits
 from services.policy import Models, judge
 from tasks.contract import FOLDS, Example, Public
@@ -95,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Stop
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_CACHE_HOME", place.environment["XDG_CACHE_HOME"])
             for name, task in runs.items():
-                order = Order(task=str(task), levers="scaffold", seed=0, generations=None, budget="", name=name)
+                order = RunOrder(task=str(task), levers="scaffold", seed=0, generations=None, budget="", name=name)
                 run_task(place.node.directory, order, detach=True, as_json=False)
         disturb(place)
         run = place.start("run", str(folder / "good"), "--name", "watched", "--levers", "scaffold")
@@ -209,9 +210,9 @@ def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: Place) -> None:
     assert report(place, "verifier-raising")["reason"] == NOTHING
 
 
-def test_a_run_that_comes_to_nothing_exits_with_1_and_says_where_to_look(place: Place) -> None:
+def test_a_run_that_fails_exits_with_1_and_says_where_to_look(place: Place) -> None:
     said = place.evolog("run", str(place.folder / "nonsense"), "--generations", "0", "--name", "nothing", code=1)
-    assert f"run nothing came to nothing: {NOTHING} (8 of 8 attempts failed" in said.err
+    assert f"run nothing failed: {NOTHING} (8 of 8 attempts failed" in said.err
     query = said.err.split('`evolog sql "')[1].split('"`')[0]
     assert asked(place, query)[0]["outcome"] == "nonsense"
 
