@@ -95,7 +95,7 @@ def test_rows_stand_in_the_order_of_the_log(rows: list[Stored], tmp_path: Path, 
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from replay import rebuild as module
+from replay.archive import rebuild as module
 rows = pickle.loads(Path(sys.argv[1]).read_bytes())
 module.PAGE_SIZE, module.COMMIT_ROWS = 700, 1000
 
