@@ -174,7 +174,7 @@ def _code(first: History, second: History, one: str, other: str) -> str:
         trees = [run.blobs.get_tree(digest) if digest else {} for run, digest in ((first, one), (second, other))]
     except UserError as wrong:
         return f"{one[:12]} | {other[:12]}: the code cannot be shown. {wrong}"
-    text = []
+    text: list[str] = []
     for path in sorted(trees[0].keys() | trees[1].keys()):
         old, new = (tree.get(path, b"").decode(errors="replace").splitlines(keepends=True) for tree in trees)
         text += difflib.unified_diff(old, new, f"{first.run}/{path}", f"{second.run}/{path}")

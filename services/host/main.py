@@ -13,6 +13,8 @@ from events.catalogue import SERVICES
 from events.errors import UserError
 
 logger = logging.getLogger("evolog")
+MODULES = {name: f"services.{name}" for name in SERVICES} | {"auditor": "services.auditor.service"}
+"""The module of each service, which has `serve(context)`."""
 
 
 async def _serve(name: str, index: int, directory: Path) -> None:
@@ -20,7 +22,7 @@ async def _serve(name: str, index: int, directory: Path) -> None:
     from services.host.node import Node
 
     context = await open_context(name, index, Node(directory))
-    service = importlib.import_module(f"services.{name}")
+    service = importlib.import_module(MODULES[name])
     serving = asyncio.ensure_future(service.serve(context))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
