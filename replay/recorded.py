@@ -10,8 +10,8 @@ from events.fact import Fact
 from events.judgement import ScoringFailed, TrajectoryScored
 from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import RunStarted
-from runtime.log.lookup import Attempted
 from runtime.log.port import Stored
+from runtime.rollouts.attempt import RecordedAttempt
 
 Judgements = Mapping[str, Fact]
 """The verifier's answer on each trajectory, by the trajectory's id: `TrajectoryScored` or `ScoringFailed`."""
@@ -76,7 +76,7 @@ class EventIndex:
         pairs = [(row, self._answers.get((row.event.id, service), [])) for row in self.events if isinstance(row.event.data, kinds)]
         return [(request, replies) for request, replies in pairs if any(isinstance(reply.event.data, answers) for reply in replies)]
 
-    def attempts(self, request: str, judgements: Judgements) -> list[Attempted]:
+    def attempts(self, request: str, judgements: Judgements) -> list[RecordedAttempt]:
         """The attempts of a request that ran, in the order of its items and attempts, scored by these judgements.
 
         Raises `CheckFailed` if the request is not among the messages, or a call of the policy that one of its attempts used.
@@ -87,11 +87,11 @@ class EventIndex:
         keys = [(request, item, attempt) for item in requested.items for attempt in range(requested.attempts)]
         return [self._attempt(*self._attempts[key], judgements) for key in keys if key in self._attempts]
 
-    def _attempt(self, id: str, recorded: TrajectoryRecorded, judgements: Judgements) -> Attempted:
+    def _attempt(self, id: str, recorded: TrajectoryRecorded, judgements: Judgements) -> RecordedAttempt:
         if missing := [use.call for use in recorded.calls if use.call not in self._calls]:
             raise CheckFailed(f"Call {missing[0]} of trajectory {id} is not among the run's messages.")
         calls = tuple(self._calls[use.call] for use in recorded.calls)
         judgement = judgements.get(id)
         if isinstance(judgement, TrajectoryScored):
-            return Attempted(id, recorded, judgement.reward, judgement.outcome, calls)
-        return Attempted(id, recorded, None, "", calls)
+            return RecordedAttempt(id, recorded, judgement.reward, judgement.outcome, calls)
+        return RecordedAttempt(id, recorded, None, "", calls)

@@ -73,7 +73,7 @@ def score(answer, label):
     return Scored(1.0, "right")
 """
 GRPO = """
-from runtime.agents.rules import Choice
+from algorithms.levers.rules import Choice
 
 
 def choose(evidence, history, levers, edits):
