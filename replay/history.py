@@ -70,12 +70,12 @@ async def read_history(log: Log, gold: Log, run: str, blobs: Blobs, gold_blobs: 
 
 
 async def _gold(gold: Log, run: str) -> list[Stored]:
-    found: list[Stored] = []
+    messages: list[Stored] = []
     position = 0
-    while read := await gold.read(position + 1, PAGE_SIZE):
-        found += [stored for stored in read if run_of(stored.subject) == run]
-        position = read[-1].sequence
-    return found
+    while page := await gold.read(position + 1, PAGE_SIZE):
+        messages += [stored for stored in page if run_of(stored.subject) == run]
+        position = page[-1].sequence
+    return messages
 
 
 class RecordedLog:

@@ -73,7 +73,7 @@ def test_torch_is_known_where_weights_are() -> None:
 
 def test_the_command_line_starts_light() -> None:
     code = (
-        "import sys, services.cli; print([name for name in ('nats', 'duckdb', 'torch', 'rich', 'msgspec', 'numpy') if name in sys.modules])"
+        "import sys, services.cli.main; print([name for name in ('nats', 'duckdb', 'torch', 'rich', 'msgspec', 'numpy') if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"

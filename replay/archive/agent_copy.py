@@ -96,8 +96,8 @@ class RunTables:
 def _views(run: str, past: Sequence[Span]) -> str:
     """A WITH clause that gives the archive's tables and views as if it held this run and its past alone."""
     spans = [Span(run), *past]
-    mine = " OR ".join(f"run = '{span.run}' AND seq <= {span.last}" for span in spans)
-    events = (f'"{tag}" AS (SELECT * REPLACE (\'{run}\' AS run) FROM main."{tag}" WHERE {mine})' for tag in _EVENTS)
+    own = " OR ".join(f"run = '{span.run}' AND seq <= {span.last}" for span in spans)
+    events = (f'"{tag}" AS (SELECT * REPLACE (\'{run}\' AS run) FROM main."{tag}" WHERE {own})' for tag in _EVENTS)
     return "WITH " + ", ".join(chain(events, (f"{name} AS ({body})" for name, body in _VIEWS if name != "runs")))
 
 

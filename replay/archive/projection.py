@@ -208,10 +208,10 @@ class Archive:
         definitions = [*_BOOKKEEPING, *(table.create for table in self._tables.values())]
         views = VIEWS[self.stream].read_text() if self.stream in VIEWS else ""
         wanted = (_digest("\n".join(definitions)), _digest(views))
-        there = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
-        if there["TABLE"] and "made" not in there["TABLE"]:
+        existing = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
+        if existing["TABLE"] and "made" not in existing["TABLE"]:
             raise UsageError(f"{self.path} is a DuckDB file that evolog did not make, and is left as it is: name another file.")
-        found = self._run("SELECT tables, views FROM made")[0] if "made" in there["TABLE"] else ("", "")
+        found = self._run("SELECT tables, views FROM made")[0] if "made" in existing["TABLE"] else ("", "")
         if found == wanted:
             ((stream, run),) = self._run("SELECT stream, run FROM cursor")
             if (stream, run) != (self.stream, self.run):
@@ -221,10 +221,10 @@ class Archive:
             return
         self.connection.begin()
         try:
-            for name in there["VIEW"]:
+            for name in existing["VIEW"]:
                 self._run(f'DROP VIEW "{name}"')
             if found[0] != wanted[0]:
-                for name in there["TABLE"]:
+                for name in existing["TABLE"]:
                     self._run(f'DROP TABLE "{name}"')
                 for definition in definitions:
                     self._run(definition)

@@ -18,7 +18,6 @@ def data_get(task: str, source: Path | None) -> None:
     from services.views.progress import working
     from tasks.loading import load
 
-    found = load(task)
     with working(f"fetching the data of {task}"):
-        where = found.get(source)
-    click.echo(f"{task}: {where}")
+        folder = load(task).get(source)
+    click.echo(f"{task}: {folder}")

@@ -124,7 +124,7 @@ async def _unfinished(node: Node) -> list[str]:
             runs = await run_starts(connection.log(LOG))
     except UserError:
         return []
-    audited = {run_of(where) for where in ends}
+    audited = {run_of(end) for end in ends}
     return [run for run, began in runs.items() if run not in audited and any(readable([began]))]
 
 

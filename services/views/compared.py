@@ -9,25 +9,25 @@ def comparison_lines(comparison: RunComparison) -> list[str]:
     """The comparison for people."""
     if comparison.same:
         return [f"{comparison.first} and {comparison.second} are the same in configuration, decisions, scaffolds and scores."]
-    said = [f"--- {comparison.first}", f"+++ {comparison.second}"]
+    lines = [f"--- {comparison.first}", f"+++ {comparison.second}"]
     if comparison.config:
-        said += ["configuration:"]
+        lines += ["configuration:"]
         for key, (one, other) in comparison.config.items():
-            said += [f"  {key}: {_short(one)} | {_short(other)}"]
+            lines += [f"  {key}: {_short(one)} | {_short(other)}"]
     if comparison.parting:
         parting = comparison.parting
-        said += [f"decisions: the first {parting.place:,} are the same, then"]
-        said += [f"  - {_at(parting.first_sequence)}{parting.first}", f"  + {_at(parting.second_sequence)}{parting.second}"]
+        lines += [f"decisions: the first {parting.place:,} are the same, then"]
+        lines += [f"  - {_at(parting.first_sequence)}{parting.first}", f"  + {_at(parting.second_sequence)}{parting.second}"]
     if comparison.generations:
-        said += ["generations:"]
+        lines += ["generations:"]
         for number, fields in comparison.generations.items():
-            said += [f"  {number}: " + "; ".join(f"{key} {_short(one)} | {_short(other)}" for key, (one, other) in fields.items())]
+            lines += [f"  {number}: " + "; ".join(f"{key} {_short(one)} | {_short(other)}" for key, (one, other) in fields.items())]
     if comparison.scores:
-        said += ["the auditor's scores:"]
-        said += [f"  {what}: {_number(one)} | {_number(other)}" for what, (one, other) in comparison.scores.items()]
+        lines += ["the auditor's scores:"]
+        lines += [f"  {what}: {_number(one)} | {_number(other)}" for what, (one, other) in comparison.scores.items()]
     for number, text in comparison.scaffolds.items():
-        said += [f"scaffold of generation {number}:", text.rstrip("\n")]
-    return said
+        lines += [f"scaffold of generation {number}:", text.rstrip("\n")]
+    return lines
 
 
 def _short(value: object) -> str:

@@ -9,7 +9,7 @@ SHOWN_FAULTS = 10
 
 def health_lines(health: Health) -> list[str]:
     """A line for each stream, then for the blobs or the first faults."""
-    said = [
+    lines = [
         f"{summary.stream}: {_count(summary.events, 'event')} of {_count(summary.runs, 'run')}"
         + (f", {_count(summary.decisions, 'decision')}" if summary.stream == LOG else "")
         + (f", {summary.set_aside:,} set aside" if summary.set_aside else "")
@@ -17,12 +17,12 @@ def health_lines(health: Health) -> list[str]:
         for summary in health.streams
     ]
     if not health.faults:
-        return [*said, f"{_count(health.blobs, 'blob')}: whole"]
+        return [*lines, f"{_count(health.blobs, 'blob')}: whole"]
     first, *more = health.faults
-    said += [f"The first bad event: {first}", *map(str, more[: SHOWN_FAULTS - 1])]
+    lines += [f"The first bad event: {first}", *map(str, more[: SHOWN_FAULTS - 1])]
     if len(more) >= SHOWN_FAULTS:
-        said.append(f"And {len(more) - SHOWN_FAULTS + 1:,} more; --json has them all.")
-    return said
+        lines.append(f"And {len(more) - SHOWN_FAULTS + 1:,} more; --json has them all.")
+    return lines
 
 
 def _count(number: int, unit: str) -> str:

@@ -22,10 +22,10 @@ def replay_lines(result: ReplayResult) -> list[str]:
     if result.difference:
         return _difference_lines(result.difference)
     end = "to its end" if result.finished else "as far as it has come"
-    said = [f"{result.run}: {result.decisions:,} decisions on {result.events:,} events come out the same, byte for byte, {end}."]
+    lines = [f"{result.run}: {result.decisions:,} decisions on {result.events:,} events come out the same, byte for byte, {end}."]
     if result.next:
-        said.append(f"At sequence {result.next} this code decides, and nothing is recorded yet: the run goes on with `evolog up`.")
-    return said
+        lines.append(f"At sequence {result.next} this code decides, and nothing is recorded yet: the run goes on with `evolog up`.")
+    return lines
 
 
 def _difference_lines(difference: DecisionDifference) -> list[str]:
@@ -41,7 +41,7 @@ def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
     best, current = state.best, state.current
     open_shards = [shard for shard in state.shards.values() if not shard.complete]
     attempts = sum(len(shard.requested.items) * shard.requested.attempts - len(shard.results) for shard in open_shards)
-    said = [
+    lines = [
         f"{run} at sequence {sequence}: generation {state.generation}, {'paused, ' if state.paused else ''}phase {state.phase}",
         f"  spent: {state.rollouts:,} rollouts, {state.tokens:,} tokens, ${state.micro_usd / 1e6:.2f}",
     ]
@@ -49,12 +49,12 @@ def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
         if candidate:
             score = "not scored" if candidate.score is None else f"dev {candidate.score:.4f}"
             what = f"scaffold {candidate.scaffold[:12]}, adapter {candidate.adapter[:12] or 'none'}"
-            said.append(f"  {name}: {candidate.lever} of generation {candidate.generation}, {score}, {what}")
+            lines.append(f"  {name}: {candidate.lever} of generation {candidate.generation}, {score}, {what}")
     if state.update:
-        said.append(f"  weight update: {state.update.requested.algorithm}, round {state.update.round} of {state.update.requested.rounds}")
+        lines.append(f"  weight update: {state.update.requested.algorithm}, round {state.update.round} of {state.update.requested.rounds}")
     if open_shards:
-        said.append(f"  waiting for {attempts:,} attempts of {len(open_shards)} requests")
-    return said
+        lines.append(f"  waiting for {attempts:,} attempts of {len(open_shards)} requests")
+    return lines
 
 
 def state_fields(state: RunState) -> dict[str, Any]:

@@ -457,7 +457,7 @@ def adapters(tmp_path: Path) -> Adapters:
 
 def test_a_bad_adapter_is_rejected_in_words_and_the_last_good_one_stays(adapters: Adapters) -> None:
     good = adapters.adapter()
-    assert isinstance(adapters.judge(good), AdapterServed)
+    assert isinstance(adapters.check_adapter(good), AdapterServed)
     damaged = adapters.adapter(b=1.0)
     damage(adapters.blobs, damaged)
     cases = {
@@ -469,9 +469,9 @@ def test_a_bad_adapter_is_rejected_in_words_and_the_last_good_one_stays(adapters
         "f" * 64: "is not in",
     }
     for adapter, words in cases.items():
-        fact = adapters.judge(adapter)
+        fact = adapters.check_adapter(adapter)
         assert isinstance(fact, AdapterRejected) and words in fact.reason, fact
-    wrong = adapters.judge(good, canary=(0.0, 0.0, 0.0))
+    wrong = adapters.check_adapter(good, canary=(0.0, 0.0, 0.0))
     assert isinstance(wrong, AdapterRejected) and "canary differs" in wrong.reason
     assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")
 
@@ -485,6 +485,6 @@ def test_one_wrong_bit_of_an_adapter_is_refused_by_its_digest(adapters: Adapters
         good = ""
     damage(adapters.blobs, hurt, how)
     for _ in range(2):  # it is not half loaded by the first try
-        fact = adapters.judge(bad)
+        fact = adapters.check_adapter(bad)
         assert isinstance(fact, AdapterRejected) and f"Blob {hurt} in " in fact.reason and "is damaged: its bytes hash to" in fact.reason
     assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")
