@@ -16,7 +16,8 @@ from events.rollouts import RolloutsRequested
 from events.run import Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, subject
 from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
-from replay import history
+from replay.exports import folder as exports
+from replay.history import History
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
 
@@ -86,7 +87,7 @@ def export(
         facts.append(called(blobs.put(told), blobs.put(b"an edit")))
     measured = list(auditor(steps, scaffolds, gold_blobs.put(b"answers"), ceiling)) if gold else []
     messages = stored(name, LOG, facts), stored(name, GOLD, measured)
-    folder.write(history.History(name, [], *messages, blobs, gold_blobs), folder / name, "0")
+    exports.write(History(name, [], *messages, blobs, gold_blobs), folder / name, "0")
     return folder / name
 
 

@@ -29,8 +29,8 @@ from services.auditor import service
 from services.auditor.service import Answered, _judged, _pairs, release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
-from tests.harness.command import Place
-from tests.harness.places import TASKS
+from tests.harness.cli import CliHarness
+from tests.harness.paths import TASKS
 
 TOY = TASKS / "toy"
 HOLE = '''"""Pays for an answer that holds the letter e."""
@@ -252,7 +252,7 @@ def test_an_auditor_that_is_stopped_waits_for_no_play() -> None:
         case = service.Case(by, SimpleNamespace(run="r"), unused, {})  # type: ignore[arg-type]
         began = time.monotonic()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(case.record_each(by.played(lambda player: [ended.wait(30)]) for _ in range(5)), 0.05)
+            await asyncio.wait_until(case.record_each(by.played(lambda player: [ended.wait(30)]) for _ in range(5)), 0.05)
         took = time.monotonic() - began
         ended.set()
         return took
@@ -293,7 +293,7 @@ def score(answer, label):
 
 def test_a_run_that_learns_its_verifiers_hole_goes_back_to_before_the_drift(tmp_path: Path, models: Path) -> None:
     """The whole of it, with real services: the policy is trained to say one label, and the auditor alone knows what that is worth."""
-    place = Place(tmp_path, XDG_CACHE_HOME=str(models))
+    place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
     (tmp_path / "constant.py").write_text(CONSTANT)
     order = ("--verifier", "constant.py", "--on-drift", "rollback", "--levers", "weights", "--generations", "4", "--name", "r")
     said = place.evolog("run", str(TOY), *order)

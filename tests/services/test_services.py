@@ -44,8 +44,8 @@ from services.views.progress import stdout
 from services.views.run import ablation_table, final_table, verdict_on_the_model
 from tasks.contract import FOLDS, visible_train
 from tasks.loading import load
-from tests.harness.places import TASKS
-from tests.runtime.log.test_log import trajectory
+from tests.harness.facts import trajectory
+from tests.harness.paths import TASKS
 
 TOY = TASKS / "toy"
 

@@ -21,8 +21,8 @@ from runtime.log.port import Stored, require_contiguous
 from services.cli.replay import rebuild as rebuild_command
 from services.host import rebuild as host
 from services.host.node import Node
+from tests.harness.archives import dump
 from tests.harness.generator import log
-from tests.replay.archive.test_projection import dump
 
 ROOT = Path(__file__).parents[3]
 SMALL: dict[str, Any] = {"runs": 2, "items": 20, "generations": 2}

@@ -1,6 +1,6 @@
 """Whole small runs as an audit gets them, whose truth is known: null runs, whose score means what it always did, and planted hacks.
 
-python tests/audited.py [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
+python -m tests.replay.audit.power [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
 """
 
 import re
@@ -28,9 +28,10 @@ from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed 
 from replay.audit.audit import Audit, audit  # noqa: E402
 from replay.audit.provenance import Known  # noqa: E402
 from replay.audit.rules import ALPHA, NAMES  # noqa: E402
-from tests.replay.audit.test_audit_provenance import (  # noqa: E402
-    Kept,
+from tests.harness.audited_facts import (  # noqa: E402
+    MemoryBlobs,
     accepted,
+    as_stored,
     asked,
     called,
     evaluated,
@@ -39,7 +40,6 @@ from tests.replay.audit.test_audit_provenance import (  # noqa: E402
     proposed,
     recorded,
     scored,
-    tell,
 )
 
 AGENT = (
@@ -92,7 +92,7 @@ class Simulated:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.rng = np.random.default_rng(setting.seed)
-        self.kept = Kept()
+        self.kept = MemoryBlobs()
         self.facts: list[Fact] = []
         self.gold: list[Fact] = []
         self.ends: list[tuple[int, int]] = []
@@ -231,8 +231,8 @@ class Simulated:
         """The audit of the run, or of what there was of it when that generation had ended."""
         events, gold = self.ends[-1 if generation is None else generation]
         return audit(
-            tell(self.facts[:events]),
-            tell(self.gold[:gold]),
+            as_stored(self.facts[:events]),
+            as_stored(self.gold[:gold]),
             self.kept.__getitem__,
             self.known,
             seed=self.setting.seed,

@@ -12,8 +12,8 @@ from events.run import RunStarted
 from replay.audit.audit import Audit, measured
 from replay.audit.rules import ALPHA
 from replay.audit.statistics.interval import mean
+from tests.harness.audited_facts import as_stored
 from tests.replay.audit.power import HACKS, Hack, Part, Setting, Simulated, first_hack, hacked_run, null_rates, null_run
-from tests.replay.audit.test_audit_provenance import tell
 
 RUNS = 200
 
@@ -39,12 +39,12 @@ def test_null_runs_have_what_could_raise_an_alarm() -> None:
     assert sum(any(isinstance(fact, RolloutFailed) for fact in run.facts) for run in runs) > 8
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(1, 5))
 def test_what_a_look_has_found_the_last_look_finds_too(seed: int) -> None:
     """So that the rates of finished runs are those of runs that are looked at after each generation; alarms are made by a trick."""
     run = hacked_run(Hack("weights", (), {"trick": 0.1 * seed}, graded=True), seed)
     fired = [{finding.rule for finding in look.findings if finding.fired} for look in run.looks()]
-    assert all(before <= after for before, after in pairwise(fired))
+    assert fired[0] == set() != fired[-1] and all(before <= after for before, after in pairwise(fired))
 
 
 @pytest.mark.parametrize("name", HACKS)
@@ -75,7 +75,7 @@ def test_without_its_hack_the_same_run_is_green(lever: str) -> None:
 def test_what_hacks_do_is_what_they_are_called() -> None:
     """The planted trick raises the score and not gold, on test."""
     run = hacked_run(HACKS["output rounded to zeros"])
-    told = measured(tell(run.gold))
+    told = measured(as_stored(run.gold))
     start, end = (run.start.digest, ""), (run.scaffold.digest, run.adapter.digest)
     assert mean(told[*end, VERIFIER]) > mean(told[*start, VERIFIER]) + 0.1
     assert mean(told[*end, GOLD]) < mean(told[*start, GOLD]) - 0.2
@@ -84,7 +84,9 @@ def test_what_hacks_do_is_what_they_are_called() -> None:
 @pytest.mark.parametrize("items", [1, 2])
 def test_a_run_with_hardly_a_test_item_is_audited_all_the_same(items: int) -> None:
     found = hacked_run(next(iter(HACKS.values())), setting=Setting(seed=0, items=items)).audit()
-    assert found.state in ("green", "suspect", "drift") and all((row.fresh is None) == (items == 1) for row in found.rows if row.accepted)
+    assert (found.state, found.rule) == ("drift", "counted_otherwise")  # which needs no test item
+    rows = [row for row in found.rows if row.accepted]
+    assert len(rows) > 1 and all((row.fresh is None) == (items == 1) for row in rows)
 
 
 def test_a_fork_that_judges_anew_is_audited_from_there() -> None:

@@ -15,7 +15,7 @@ from events.subjects import tag_of
 from runtime.log import worker
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
-from tests.runtime.log.test_log import trajectory
+from tests.harness.facts import trajectory
 
 SCANNER = Scanner([])
 

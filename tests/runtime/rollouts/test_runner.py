@@ -1,47 +1,28 @@
 """Playing shards: calls recorded before their answers are released, none asked twice, and nothing to be looked up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from events import codec
 from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
-from events.fact import Fact
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
-from events.secret import Scanner, Secret
-from runtime.blobs.directory import Blobs
 from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
-from runtime.rollouts.runner import RolloutRunner
-from tasks.contract import Public
-from tasks.loading import load
-from tests.harness.places import TASKS
+from tests.harness.runner import FirstChoicePolicy, RunnerHarness
 
-TOY = TASKS / "toy"
 ASKS = "def solve(item, model, data): return model.complete(item.prompt, choices=data.labels).text"
 
 
-class Fake:
-    """A policy that answers with the first choice and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[SampleRequest] = []
-
-    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        self.asked += requests
-        return [Sampled((of.choices[0],) * of.n, ((0,),) * of.n, ((-0.5,),) * of.n) for of in requests]
-
-
-class Refusing(Fake):
+class Refusing(FirstChoicePolicy):
     """A policy that does not know its choices."""
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         raise UsageError("The choice 'x' is not one of this policy's labels.")
 
 
-class Strict(Fake):
+class Strict(FirstChoicePolicy):
     """A policy that refuses all that it is asked at once if one of it is no label."""
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
@@ -51,51 +32,12 @@ class Strict(Fake):
         return super().sample(model, requests)
 
 
-class Table:
-    """A player with its blobs, and what it recorded."""
-
-    def __init__(self, folder: Path, policy: Fake) -> None:
-        self.policy = policy
-        self.blobs = Blobs(folder / "blobs")
-        self.player = RolloutRunner(self.blobs, folder / "work", policy, Scanner([Secret("hunter2hunter2")]))
-        self.recorded: dict[str, ModelCalled] = {}
-        self.public: Public = load(str(TOY)).public(0)
-
-    def record(self, calls: Sequence[ModelCalled]) -> None:
-        self.recorded |= {codec.event_id("r", ModelCalled, *call.key()): call for call in calls}
-
-    def known(self, ids: Sequence[str]) -> Mapping[str, ModelCalled]:
-        return {id: self.recorded[id] for id in ids if id in self.recorded}
-
-    def play(
-        self, code: str, items: Sequence[str], fold: int = -1, attempts: int = 1, hints: Mapping[str, str] | None = None
-    ) -> list[Fact]:
-        requested = RolloutsRequested(
-            generation=0,
-            purpose="train" if fold >= 0 else "dev",
-            round=1,
-            shard=0,
-            scaffold=self.blobs.put_tree({"agent.py": code.encode()}),
-            adapter="",
-            split="train" if fold >= 0 else "dev",
-            fold=fold,
-            items=tuple(items),
-            attempts=attempts,
-            temperature=1.0,
-            seed=1,
-        )
-        try:
-            return self.player.play("r", "q", requested, self.public, "m", self.known, self.record, hints)
-        finally:
-            self.player.close()
-
-
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
-    return Table(tmp_path, Fake())
+def table(tmp_path: Path) -> RunnerHarness:
+    return RunnerHarness(tmp_path, FirstChoicePolicy())
 
 
-def test_every_attempt_becomes_a_trajectory_with_its_call(table: Table) -> None:
+def test_every_attempt_becomes_a_trajectory_with_its_call(table: RunnerHarness) -> None:
     facts = table.play(ASKS, ["dev0", "dev1"], attempts=3)
     assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 6
     assert {(use.call, use.completion) for fact in facts if isinstance(fact, TrajectoryRecorded) for use in fact.calls} == {
@@ -104,7 +46,9 @@ def test_every_attempt_becomes_a_trajectory_with_its_call(table: Table) -> None:
     assert len(table.policy.asked) == 2 and table.policy.asked[0].n == 3
 
 
-def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(
+    table: RunnerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     item = table.public.dev[0].id
     first, last = table.public.labels[0], table.public.labels[-1]
     with monkeypatch.context() as kept:
@@ -117,7 +61,7 @@ def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(
     assert isinstance(played, TrajectoryRecorded) and played.answer == last != first
 
 
-def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: Table) -> None:
+def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: RunnerHarness) -> None:
     item, other = (example.id for example in table.public.train[:2])
     table.play(ASKS, [item, other], hints={item: " Hint: baker."})
     hints = {request.prompt: request.hint for request in table.policy.asked}
@@ -128,7 +72,7 @@ def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: Table
     assert body["prompt"] == request.prompt + " Hint: baker." and "Hint" not in request.prompt
 
 
-def test_a_call_that_is_recorded_is_not_made_again(table: Table) -> None:
+def test_a_call_that_is_recorded_is_not_made_again(table: RunnerHarness) -> None:
     first = table.play(ASKS, ["dev0", "dev1"])
     table.policy.asked.clear()
     again = table.play(ASKS, ["dev0", "dev1", "dev2"])
@@ -137,7 +81,7 @@ def test_a_call_that_is_recorded_is_not_made_again(table: Table) -> None:
     assert answers[1][:2] == answers[0]
 
 
-def test_a_seed_belongs_to_the_item_and_not_to_what_is_played_beside_it(table: Table) -> None:
+def test_a_seed_belongs_to_the_item_and_not_to_what_is_played_beside_it(table: RunnerHarness) -> None:
     table.play(ASKS, ["dev0", "dev1"])
     alone = {request.prompt: request.seed for request in table.policy.asked}
     table.recorded.clear()
@@ -148,30 +92,30 @@ def test_a_seed_belongs_to_the_item_and_not_to_what_is_played_beside_it(table: T
 
 
 def test_nothing_is_released_that_could_not_be_recorded(tmp_path: Path) -> None:
-    class Full(Table):
+    class Full(RunnerHarness):
         def record(self, calls: Sequence[ModelCalled]) -> None:
             raise UsageError("The log takes nothing.")
 
-    facts = Full(tmp_path, Fake()).play(ASKS, ["dev0"])
+    facts = Full(tmp_path, FirstChoicePolicy()).play(ASKS, ["dev0"])
     assert isinstance(facts[0], RolloutFailed) and facts[0].reason == "The log takes nothing."
 
 
 def test_what_another_executor_recorded_first_is_what_counts(tmp_path: Path) -> None:
     """A policy need not say the same twice; else the attempt's answer would not be what its recorded call says."""
 
-    class Second(Table):
+    class Second(RunnerHarness):
         def record(self, calls: Sequence[ModelCalled]) -> bool:
             first = [msgspec.structs.replace(call, texts=("said to the other",) * len(call.texts)) for call in calls]
             super().record(first)
             return True
 
-    table = Second(tmp_path, Fake())
+    table = Second(tmp_path, FirstChoicePolicy())
     facts = table.play(ASKS, ["dev0", "dev1"])
     assert [fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)] == ["said to the other"] * 2
     assert len(table.policy.asked) == 2
 
 
-def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Table) -> None:
+def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: RunnerHarness) -> None:
     """The answer would be there for all of train if the scaffold were given all of train."""
     code = (
         "def solve(item, model, data):\n"
@@ -186,7 +130,7 @@ def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Tabl
 
 
 def test_a_policy_that_refuses_fails_the_attempts_in_its_words(tmp_path: Path) -> None:
-    facts = Table(tmp_path, Refusing()).play(ASKS, ["dev0"])
+    facts = RunnerHarness(tmp_path, Refusing()).play(ASKS, ["dev0"])
     assert isinstance(facts[0], RolloutFailed) and facts[0].kind == "refused" and "not one of this policy's labels" in facts[0].reason
 
 
@@ -194,7 +138,7 @@ SOME_REFUSED = "def solve(item, model, data): return model.complete(item.prompt,
 
 
 def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
-    table = Table(tmp_path, Strict())
+    table = RunnerHarness(tmp_path, Strict())
     facts = table.play(SOME_REFUSED, ["dev0", "dev1", "dev2"], attempts=2)
     assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 2 + [RolloutFailed] * 2 + [TrajectoryRecorded] * 2
     assert all(fact.kind == "refused" and "not one of this policy's" in fact.reason for fact in facts if isinstance(fact, RolloutFailed))
@@ -206,33 +150,33 @@ def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
 
 
 def test_a_refused_call_is_asked_again_on_resume(tmp_path: Path) -> None:
-    table = Table(tmp_path, Strict())
+    table = RunnerHarness(tmp_path, Strict())
     table.play(SOME_REFUSED, ["dev0", "dev1"])
-    table.player.policy = table.policy = Fake()
+    table.player.policy = table.policy = FirstChoicePolicy()
     facts = table.play(SOME_REFUSED, ["dev0", "dev1"])
     assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 2 and [request.choices for request in table.policy.asked] == [("x",)]
 
 
 def test_an_attempt_that_swallows_a_refusal_has_failed_all_the_same(tmp_path: Path) -> None:
     code = "def solve(item, model, data):\n  try: model.complete('', ['x'])\n  except RuntimeError: return 'a'"
-    (fact,) = Table(tmp_path, Strict()).play(code, ["dev0"])
+    (fact,) = RunnerHarness(tmp_path, Strict()).play(code, ["dev0"])
     assert isinstance(fact, RolloutFailed) and fact.kind == "refused"
 
 
 @pytest.mark.parametrize("error", [TryAgain("later"), Unavailable("away")])
 def test_a_policy_that_is_away_is_no_failure_of_a_shard(tmp_path: Path, error: UserError) -> None:
-    class Away(Fake):
+    class Away(FirstChoicePolicy):
         def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
             raise error
 
     with pytest.raises(type(error)):
-        Table(tmp_path, Away()).play(ASKS, ["dev0", "dev1"])
+        RunnerHarness(tmp_path, Away()).play(ASKS, ["dev0", "dev1"])
 
 
 @pytest.mark.parametrize(
     "change", ["item.prompt + '!', data.labels", "item.prompt, data.labels[:2]", "item.prompt, data.labels, [1.0] * len(data.labels)"]
 )
-def test_a_recorded_call_answers_no_other_question(table: Table, change: str) -> None:
+def test_a_recorded_call_answers_no_other_question(table: RunnerHarness, change: str) -> None:
     table.play(ASKS, ["dev0", "dev1"])
     recorded, asked = dict(table.recorded), len(table.policy.asked)
     code = f"def solve(item, model, data): return model.complete(*([{change}] if item.id == 'dev1' else [item.prompt, data.labels])).text"
@@ -245,18 +189,18 @@ def test_a_recorded_call_answers_no_other_question(table: Table, change: str) ->
 @pytest.mark.parametrize(
     "body", ["return 'hunter2' * 2", "raise ValueError('hunter2' * 2)", "return model.complete('hunter2' * 2, choices=data.labels).text"]
 )
-def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: Table, body: str) -> None:
+def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: RunnerHarness, body: str) -> None:
     (fact,) = table.play(f"def solve(item, model, data): {body}", ["dev0"])
     assert isinstance(fact, RolloutFailed) and fact.kind == "refused" and "secret" in fact.reason and not table.recorded
     assert not any(b"hunter2hunter2" in path.read_bytes() for path in table.blobs.root.rglob("*") if path.is_file())
 
 
-def test_an_item_that_this_host_does_not_have_fails_the_shard(table: Table) -> None:
+def test_an_item_that_this_host_does_not_have_fails_the_shard(table: RunnerHarness) -> None:
     facts = table.play(ASKS, ["dev0", "case-7"])
     assert all(isinstance(fact, RolloutFailed) and "case-7" in fact.reason for fact in facts) and len(facts) == 2
 
 
-def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(table: RunnerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EVOLOG_ALLOW_UNSANDBOXED", raising=False)
     requested = RolloutsRequested(
         generation=0,

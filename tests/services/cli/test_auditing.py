@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from tests.harness.broker import broker
 from tests.harness.made_up_runs import HACKED, HONEST, Step, export, run_started, stored
 from tests.harness.made_up_runs import loop as loop_of
-from tests.harness.places import TASKS
+from tests.harness.paths import TASKS
 
 pytest.importorskip("numpy")
 
