@@ -13,8 +13,7 @@ from events.errors import UserError
 from events.gold import GoldScored
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
-from events.subjects import GOLD
-from replay.history import History, RecordedLog
+from replay.history import History
 from replay.report import CELL_NAMES, Generation, Report, collect, sort_cells
 
 RUN_SPECIFIC = frozenset({"candidate", "digest", "probe_requests", "dev_requests", "requests", "probabilities", "number", "input"})
@@ -74,7 +73,7 @@ class RunComparison(msgspec.Struct, kw_only=True):
 def compare(first: History, second: History) -> RunComparison:
     """Compare two runs."""
     both = first, second
-    reports = [asyncio.run(collect(run.log, RecordedLog(run.gold, GOLD), run.run)) for run in both]
+    reports = [asyncio.run(collect(run.log, run.gold_log, run.run)) for run in both]
     configs = [_config(run) for run in both]
     return RunComparison(
         first=first.run,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from events.codec import Event
 from events.errors import CheckFailed
 from events.run import RunFinished, RunStarted
-from events.subjects import LOG, run_of
+from events.subjects import GOLD, LOG, run_of
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.log.lineage import Span
@@ -48,6 +48,11 @@ class History(NamedTuple):
     def log(self) -> Log:
         """The messages of the past and the run's own as a log that can only be read."""
         return RecordedLog(self.everything)
+
+    @property
+    def gold_log(self) -> Log:
+        """The auditor's messages as a log that can only be read."""
+        return RecordedLog(self.gold, GOLD)
 
     @property
     def started(self) -> RunStarted:

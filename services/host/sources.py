@@ -17,7 +17,7 @@ from events.subjects import GOLD, LOG
 from events.time import rfc3339
 from replay.exports import folder
 from replay.exports.folder import Manifest
-from replay.history import History, RecordedLog, read_history
+from replay.history import History, read_history
 from replay.report import Report, collect
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import BOOTSTRAP
@@ -167,7 +167,7 @@ def load_report(directory: Path, name: str) -> Report:
     """The report of the run of that name, found as by `load_history`."""
     if find_export(Node(directory), name) is not None:
         run = load_history(directory, name)
-        return asyncio.run(collect(run.log, RecordedLog(run.gold, GOLD), run.run))
+        return asyncio.run(collect(run.log, run.gold_log, run.run))
 
     async def work(log: Log, gold: Log) -> Report:
         return await collect(log, gold, await find_run(log, name))
