@@ -151,7 +151,7 @@ def test_the_pure_core_touches_no_socket(module: str) -> None:
 
 
 def test_the_command_line_starts_light() -> None:
-    assert loaded_by("import services.cli", "nats", "duckdb", "torch", "rich", "msgspec", "numpy") == []
+    assert loaded_by("import services.cli.main", "nats", "duckdb", "torch", "rich", "msgspec", "numpy") == []
 
 
 def test_no_service_needs_torch_to_start_but_the_trainer() -> None:
