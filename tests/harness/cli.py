@@ -23,7 +23,7 @@ from services.host.supervisor import with_root
 from tests.harness.paths import TOY
 from tests.harness.polling import INTERVAL, PATIENCE, wait_until
 
-CLI = ("-P", "-m", "services.cli.main")
+CLI = ("-P", "-m", "services.cli")
 """The command line, as arguments of Python."""
 FREE_PORT = """
 from runtime.broker import server

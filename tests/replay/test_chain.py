@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from replay.chain import Broken, Chain
+from replay.chain import Chain, ChainBreak
 from runtime.log.port import Stored
 from tests.harness.decided_log import short_run
 from tests.harness.facts import RUN
@@ -31,7 +31,7 @@ def test_a_changed_event_breaks_the_chain_at_the_next_decision(late: bool) -> No
     head = next(stored for stored in messages[place:] if stored.subject.endswith("decision_made"))
     messages[place] = msgspec.structs.replace(messages[place], data=messages[place].data.replace(b'"reward":', b'"reward":1'))
     broken = checked(messages).broken
-    assert isinstance(broken, Broken) and broken.last == head.sequence and broken.first <= messages[place].sequence
+    assert isinstance(broken, ChainBreak) and broken.last == head.sequence and broken.first <= messages[place].sequence
     assert "was made on other events" in str(broken)
 
 

@@ -18,7 +18,7 @@ from events.fact import Fact
 from events.rollouts import ModelCalled
 from events.run import RunResumed
 from events.subjects import GOLD, LOG, tag_of
-from replay.integrity import Examination, Fault, forks_of
+from replay.integrity import Examination, LogFault, forks_among
 from runtime.blobs.directory import Blobs
 from runtime.broker import accounts, server
 from runtime.broker.credentials import Credentials, credentials_file
@@ -26,9 +26,9 @@ from runtime.broker.store import ended_well
 from runtime.log import lineage
 from runtime.log.port import Message, Stored
 from runtime.log.socket import NatsSocket
-from services.cli.integrity import check_integrity
+from services.cli.doctor import check_integrity
 from services.host.node import Node
-from services.host.sources import opened
+from services.host.sources import open_logs
 from tests.harness.broker import broker
 from tests.harness.cli import CliHarness
 from tests.harness.decided_log import DecidedLog, missing_answers, short_run
@@ -39,9 +39,9 @@ from tests.harness.tasks.smaller import small_toy
 NOW = "2026-01-01T00:00:00Z"
 
 
-def examined(messages: Sequence[Stored], last: int | None = None, archived: int = 0) -> list[Fault]:
+def examined(messages: Sequence[Stored], last: int | None = None, archived: int = 0) -> list[LogFault]:
     """What is wrong with these messages, of which the server says that the last one has the sequence `last`."""
-    examination = Examination(LOG, forks_of(stored for stored in messages if tag_of(stored.subject) == "run_started"))
+    examination = Examination(LOG, forks_among(stored for stored in messages if tag_of(stored.subject) == "run_started"))
     for stored in messages:
         examination.take(stored)
     last = messages[-1].sequence if last is None else last
@@ -184,7 +184,7 @@ class Damaged:
 
     def read(self, stream: str = LOG) -> list[Stored]:
         async def within() -> list[Stored]:
-            async with opened(self.node) as connection:
+            async with open_logs(self.node) as connection:
                 return await connection.log(stream).read(1, 1_000_000)
 
         return asyncio.run(within())

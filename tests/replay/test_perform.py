@@ -26,10 +26,11 @@ from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 from events.subjects import LOG, tag_of
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
-from replay.perform import KINDS, Performed, perform, performed_lines
-from replay.swap import Rewards, Swapped, Turn, swap, swap_lines
+from replay.perform import KINDS, Performed, perform
+from replay.swap import Rewards, Swapped, Turn, swap
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
+from services.views.replayed import performed_lines, swap_lines
 from tasks.loading import load
 
 TOY = TASKS / "toy"
@@ -73,7 +74,7 @@ def score(answer, label):
     return Scored(1.0, "right")
 """
 GRPO = """
-from runtime.agents.rules import Choice
+from algorithms.levers.rules import Choice
 
 
 def choose(evidence, history, levers, edits):
@@ -366,7 +367,7 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
     assert swapped.turn == Turn(sequence=decided, words="generation 1 would have been dropped: 0.2500 on dev does not beat 0.7500")
     asked = max(sequence for sequence, fact in events if isinstance(fact, RolloutsRequested) and fact.generation == 0)
     assert swapped.fork == f"evolog fork {RUN} --at {asked} --set verifier={path}" and not swapped.unknown
-    assert "  1  scaffold  0.7500 -> 0.2500  kept, as recorded" in "\n".join(swap_lines(swapped))
+    assert "  1  scaffold  0.7500 -> 0.2500  accepted, as recorded" in "\n".join(swap_lines(swapped))
     assert msgspec.json.decode(msgspec.json.encode(swapped), type=Swapped) == swapped
 
 

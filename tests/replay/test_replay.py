@@ -16,7 +16,7 @@ from events.fact import Fact
 from events.run import RunPaused, RunResumed
 from replay.exports import folder
 from replay.history import History
-from replay.replayer import decisions, point, redecide, state_at
+from replay.replayer import decisions, find_sequence, redecide, state_at
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored, readable
 from runtime.run import decide
@@ -159,7 +159,7 @@ def test_the_state_at_a_sequence_is_the_one_that_the_decider_had(whole: list[Sto
         seen[stored.sequence] = copy.deepcopy(told.session.state)
     answered = {one.sequence - 1 for one in decisions(whole).values()}  # the decision at these is in the decider, and not yet on the log
     for sequence in seen.keys() - answered:
-        at = point(whole, str(sequence))
+        at = find_sequence(whole, str(sequence))
         assert state_at(as_history(whole), at) == seen[at], sequence
 
 
@@ -167,11 +167,11 @@ def test_a_point_is_a_sequence_or_a_time_and_never_the_middle_of_a_decision(whol
     second = decisions(whole)[2]
     assert second.made.outputs == 2
     for at in (second.sequence, second.sequence + 1, second.sequence + 2):
-        assert point(whole, str(at)) == second.sequence + 2
-    assert point(whole, "1970-01-01T00:00:02Z") == point(whole, "1970-01-01T00:00:02.5") == 3
+        assert find_sequence(whole, str(at)) == second.sequence + 2
+    assert find_sequence(whole, "1970-01-01T00:00:02Z") == find_sequence(whole, "1970-01-01T00:00:02.5") == 3
     for wrong in ("0", "soon", "1969-01-01"):
         with pytest.raises(UsageError):
-            point(whole, wrong)
+            find_sequence(whole, wrong)
 
 
 def shaken(messages: Sequence[Stored]) -> list[Stored]:

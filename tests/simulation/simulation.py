@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import hashlib
 import logging
 import random
 import signal
@@ -25,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+import msgspec
 from rich.console import Console
 from rich.progress import track
 
@@ -283,6 +285,11 @@ class System:
             ):
                 stack.enter_context(mock.patch.object(module, name, stand_in))
             yield
+
+
+def digest(system: System) -> str:
+    """SHA-256 of all that stands in both logs."""
+    return hashlib.sha256(msgspec.msgpack.encode([system.log(LOG), system.log(GOLD)])).hexdigest()
 
 
 class Process(Context):

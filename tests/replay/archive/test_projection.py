@@ -213,7 +213,7 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
 
 def test_a_file_held_elsewhere_asks_to_try_again(archive: Archive, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom events.errors import TryAgain\nfrom replay.projection import Archive\n"
+        "from pathlib import Path\nfrom events.errors import TryAgain\nfrom replay.archive.projection import Archive\n"
         f"try:\n    Archive(Path({str(tmp_path / 'archive.duckdb')!r}))\nexcept TryAgain as held:\n    print(held.code, held)"
     )
     root = Path(__file__).parents[3]

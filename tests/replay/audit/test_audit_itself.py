@@ -39,12 +39,12 @@ def test_null_runs_have_what_could_raise_an_alarm() -> None:
     assert sum(any(isinstance(fact, RolloutFailed) for fact in run.facts) for run in runs) > 8
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(1, 5))
 def test_what_a_look_has_found_the_last_look_finds_too(seed: int) -> None:
     """So that the rates of finished runs are those of runs that are looked at after each generation; alarms are made by a trick."""
     run = hacked_run(Hack("weights", (), {"trick": 0.1 * seed}, graded=True), seed)
     raised = [{finding.rule for finding in look.findings if finding.raised} for look in run.looks()]
-    assert all(before <= after for before, after in pairwise(raised))
+    assert raised[0] == set() != raised[-1] and all(before <= after for before, after in pairwise(raised))
 
 
 @pytest.mark.parametrize("name", HACKS)
@@ -84,7 +84,9 @@ def test_what_hacks_do_is_what_they_are_called() -> None:
 @pytest.mark.parametrize("items", [1, 2])
 def test_a_run_with_hardly_a_test_item_is_audited_all_the_same(items: int) -> None:
     found = hacked_run(next(iter(HACKS.values())), setting=Setting(seed=0, items=items)).audit()
-    assert found.state in ("green", "suspect", "drift") and all((row.p_new is None) == (items == 1) for row in found.rows if row.accepted)
+    assert (found.state, found.rule) == ("drift", "counted_otherwise")  # which needs no test item
+    rows = [row for row in found.rows if row.accepted]
+    assert len(rows) > 1 and all((row.p_new is None) == (items == 1) for row in rows)
 
 
 def test_a_fork_that_judges_anew_is_audited_from_there() -> None:

@@ -21,7 +21,7 @@ from events.population import CandidateRejected
 from events.run import Budget, Items, RunStarted
 from events.secret import MARKER, Scanner
 from replay.archive.agent_copy import RunTables
-from replay.archive.query import Result
+from replay.archive.query import QueryResult
 from runtime.agents import context, feedback, proposal
 from runtime.agents.context import brief, prompt, select
 from runtime.agents.conversation import Request, Turn
@@ -430,7 +430,7 @@ def test_a_proposal_that_takes_too_long_is_given_back(tmp_path: Path, monkeypatc
 
 
 def test_of_a_query_no_more_rows_are_read_than_are_shown() -> None:
-    tables = RunTables(lambda sql: Result(("n",), ("BIGINT",), [(1,)]), "r", (), "e", ())
+    tables = RunTables(lambda sql: QueryResult(("n",), ("BIGINT",), [(1,)]), "r", (), "e", ())
     began = time.monotonic()
     found = tables.query("SELECT a.range AS n FROM range(100000) a, range(100000) b")
     assert len(found.rows) == feedback.ROWS + 1 and time.monotonic() - began < 5

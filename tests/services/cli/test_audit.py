@@ -34,7 +34,7 @@ from replay.recorded import EventIndex
 from runtime.broker.credentials import Credentials, credentials_file
 from runtime.log.port import Message
 from runtime.log.socket import NatsSocket
-from services.cli.audit import exit_code
+from services.cli.audit_runs import exit_code
 from services.cli.main import main
 from services.host.node import Node
 from services.views import audit_html
@@ -69,7 +69,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch, exports: Path, hacked: AuditReport)
         return made.setdefault(run.run, real(run))
 
     real = audit_history
-    monkeypatch.setattr("services.cli.audit.audit_history", lambda run: made[run.run] if run.run in made else once(run))
+    monkeypatch.setattr("services.cli.audit_runs.audit_history", lambda run: made[run.run] if run.run in made else once(run))
 
 
 def evolog(*arguments: object, code: int = 0) -> Result:

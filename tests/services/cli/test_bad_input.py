@@ -26,7 +26,8 @@ from runtime.policies import text_scorer
 from runtime.policies.client import model_name
 from runtime.rollouts.host import Ask, Data, ScaffoldProcess
 from runtime.rollouts.runner import RolloutRunner
-from services.cli.running import Order, run_task
+from runtime.run.order import RunOrder
+from services.cli.live import run_task
 from services.host.settings import scaffold_limits
 from tasks.contract import FOLDS, Example, Public
 from tasks.loading import load
@@ -86,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CliHarness,
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_CACHE_HOME", place.environment["XDG_CACHE_HOME"])
             for name, task in runs.items():
-                order = Order(task=str(task), levers="scaffold", seed=0, generations=None, budget="", name=name)
+                order = RunOrder(task=str(task), levers="scaffold", seed=0, generations=None, budget="", name=name)
                 run_task(place.node.directory, order, detach=True, as_json=False)
         disturb(place)
         run = place.start("run", str(folder / "good"), "--name", "watched", "--levers", "scaffold")
@@ -200,9 +201,9 @@ def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: CliHarness) -> 
     assert report(place, "verifier-raising")["reason"] == NOTHING
 
 
-def test_a_run_that_comes_to_nothing_exits_with_1_and_says_where_to_look(place: CliHarness) -> None:
+def test_a_run_that_fails_exits_with_1_and_says_where_to_look(place: CliHarness) -> None:
     said = place.evolog("run", str(place.folder / "nonsense"), "--generations", "0", "--name", "nothing", code=1)
-    assert f"run nothing came to nothing: {NOTHING} (8 of 8 attempts failed" in said.err
+    assert f"run nothing failed: {NOTHING} (8 of 8 attempts failed" in said.err
     query = said.err.split('`evolog sql "')[1].split('"`')[0]
     assert asked(place, query)[0]["outcome"] == "nonsense"
 
@@ -439,7 +440,7 @@ def adapters(tmp_path: Path) -> Adapters:
 
 def test_a_bad_adapter_is_rejected_in_words_and_the_last_good_one_stays(adapters: Adapters) -> None:
     good = adapters.adapter()
-    assert isinstance(adapters.judge(good), AdapterServed)
+    assert isinstance(adapters.check_adapter(good), AdapterServed)
     damaged = adapters.adapter(b=1.0)
     damage(adapters.blobs, damaged)
     cases = {
@@ -451,9 +452,9 @@ def test_a_bad_adapter_is_rejected_in_words_and_the_last_good_one_stays(adapters
         "f" * 64: "is not in",
     }
     for adapter, words in cases.items():
-        fact = adapters.judge(adapter)
+        fact = adapters.check_adapter(adapter)
         assert isinstance(fact, AdapterRejected) and words in fact.reason, fact
-    wrong = adapters.judge(good, canary=(0.0, 0.0, 0.0))
+    wrong = adapters.check_adapter(good, canary=(0.0, 0.0, 0.0))
     assert isinstance(wrong, AdapterRejected) and "canary differs" in wrong.reason
     assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")
 
@@ -467,6 +468,6 @@ def test_one_wrong_bit_of_an_adapter_is_refused_by_its_digest(adapters: Adapters
         good = ""
     damage(adapters.blobs, hurt, how)
     for _ in range(2):  # it is not half loaded by the first try
-        fact = adapters.judge(bad)
+        fact = adapters.check_adapter(bad)
         assert isinstance(fact, AdapterRejected) and f"Blob {hurt} in " in fact.reason and "is damaged: its bytes hash to" in fact.reason
     assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")

@@ -20,8 +20,9 @@ from click.testing import CliRunner
 from events.errors import UsageError
 from events.subjects import check_run_name
 from runtime.run.budget import parse
+from runtime.run.order import RunOrder, default_name
 from services.cli.main import main
-from services.cli.running import Order, brought_up, default_name
+from services.host.orders import services_up
 from tasks.loading import OF_EXTRAS
 from tests.harness.cli import CLI, CliHarness, CommandResult, one_sentence
 from tests.harness.paths import TASKS
@@ -260,7 +261,7 @@ def test_a_budget_below_the_first_evaluation_is_refused(place: CliHarness) -> No
 
 @pytest.mark.parametrize("task", ["lawbench", ".", "my tasks/toy.v2", "/x/" + "y" * 99])
 def test_every_task_gives_a_name_that_a_run_can_have(task: str) -> None:
-    order = Order(task=task, levers="both", seed=0, generations=None, budget="")
+    order = RunOrder(task=task, levers="both", seed=0, generations=None, budget="")
     assert check_run_name(default_name(order)).count("-s0-") == 1
 
 
@@ -270,7 +271,7 @@ def test_doctor_says_what_is_there_and_what_is_not(empty: CliHarness) -> None:
     assert json.loads(said.out)["version"] == 1
     assert findings["python"]["ok"] and not findings["nats-server"]["ok"] and "/nowhere" in findings["nats-server"]["found"]
     lines = empty.evolog("doctor", EVOLOG_NATS_SERVER="/nowhere", code=78).out.splitlines()
-    assert all(line[:4] in ("ok  ", "MISS", "note") for line in lines)
+    assert {line[:4] for line in lines} == {"ok  ", "MISS", "note"}
 
 
 @pytest.fixture
@@ -293,7 +294,7 @@ def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(module: st
     def fail(*arguments: object, **options: object) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr("services.cli.reading.list_runs", fail)
+    monkeypatch.setattr("services.host.sources.list_runs", fail)
     result = CliRunner().invoke(main, ["ls"])
     if module == "own_module":
         assert isinstance(result.exception, ModuleNotFoundError)
@@ -301,27 +302,26 @@ def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(module: st
         assert result.exit_code == 78 and "scipy.sparse is not installed" in result.output
 
 
-def test_services_stay_up_for_a_run_that_is_not_finished(
-    empty: CliHarness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_services_stay_up_for_a_run_that_is_not_finished(empty: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", empty.environment["XDG_CACHE_HOME"])
-    with brought_up(empty.node):
+    sentences: list[str] = []
+    with services_up(empty.node, sentences.append):
         empty.evolog("run", str(TOY), "--name", "second", "--levers", "scaffold", "--generations", "1", "--detach")
     try:
         assert empty.node.alive()
-        assert "the services go on for second, not finished; `evolog down --dir" in capsys.readouterr().err
+        assert "the services go on for second, not finished; `evolog down --dir" in sentences[0]
         empty.wait_until_audited("second")
     finally:
         empty.evolog("down")
 
 
-def test_an_ablation_whose_runs_come_to_nothing_says_so(place: CliHarness) -> None:
+def test_an_ablation_whose_runs_fail_says_so(place: CliHarness) -> None:
     shutil.copytree(TOY, place.folder / "mute", ignore=shutil.ignore_patterns("__pycache__"))
     (place.folder / "mute/scaffold/agent.py").write_text("def solve(item, model, data):\n    return 5\n")
     said = place.evolog("ablate", "./mute", "--seeds", "1", "--generations", "0", code=1)
     (row,) = (line for line in said.out.splitlines() if "weights only" in line)
     assert row.count(" - ") == 2 and "0.0000" not in row
-    assert said.err.count("came to nothing: the first scaffold could not be evaluated") == 3
+    assert said.err.count("failed: the first scaffold could not be evaluated") == 3
 
 
 def test_version(empty: CliHarness) -> None:

@@ -39,9 +39,9 @@ COMMAND = """
 import asyncio, sys
 from pathlib import Path
 from events.errors import UserError
-from services import supervisor
+from services.host import supervisor
 supervisor.GRACE = 0.3
-supervisor.server.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
+supervisor.store.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
 try:
     asyncio.run(supervisor.supervise(Path(sys.argv[3]), module="stand_in_service"))
 except UserError as wrong:
@@ -239,7 +239,7 @@ def test_a_free_port_is_taken_where_the_usual_one_is_not(node: Node) -> None:
 
 def test_two_that_are_started_at_once_end_up_as_one(node: Node) -> None:
     code = (
-        "from pathlib import Path; from services.supervisor import start_detached; "
+        "from pathlib import Path; from services.host.supervisor import start_detached; "
         f"start_detached(Path({str(node.directory)!r}), module='stand_in_command')"
     )
     environment = os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{Path(__file__).parents[3]}"}
