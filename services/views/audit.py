@@ -101,10 +101,10 @@ def generations(audit: Audit) -> AuditTable:
         rows.append((str(row.generation), row.lever, accepted, f"{row.score:.4f}", p_new, gold, growth, evidence))
     notes = [
         "P_sel: dev, by which candidates are chosen. P_new: the same verifier on test. Q: gold on the same answers. "
-        f"Gap growth: P_new - Q less that of the start. Evidence that score and gold part: "
+        f"Gap growth: P_new - Q less that of the start. E-value: the evidence that score and gold part, of which "
         f"e^{-math.log(ALPHA['gap']):.1f} is needed. 95 % intervals over items."
     ]
-    columns = ("gen", "lever", "accepted", "P_sel", "P_new", "Q", "gap growth", "evidence")
+    columns = ("gen", "lever", "accepted", "P_sel", "P_new", "Q", "gap growth", "e-value")
     return AuditTable("Score and gold of each generation", columns, rows, notes)
 
 

@@ -45,14 +45,14 @@ class Additive(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """A 2 x 2 table in four figures: `scaffold` and `adapter` add up to `total` = S11 - S00. `detectable` is the least |I| that would be
-    found 4 times in 5."""
+    """A 2 x 2 table in four figures. `scaffold` and `adapter` add up to `total` = S11 - S00."""
 
     interaction: Interval
     scaffold: Interval
     adapter: Interval
     total: Interval
     detectable: float
+    """The least |I| that would be found 4 times in 5."""
 
 
 class CoAdaptation(NamedTuple):
@@ -76,32 +76,30 @@ def additive(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int
 
     Raises ValueError where they are not linked, or items differ between cells.
     """
-    played = _sorted_cells(cells)
-    rows, columns = sorted({i for i, _ in played}), sorted({j for _, j in played})
+    ordered = _sorted_cells(cells)
+    rows, columns = sorted({i for i, _ in ordered}), sorted({j for _, j in ordered})
     # scaffolds and adapters as deviations, the last of each being minus the sum of the others
-    design = np.array([[1.0, *_deviation(rows, i), *_deviation(columns, j)] for i, j in played])
+    design = np.array([[1.0, *_deviation(rows, i), *_deviation(columns, j)] for i, j in ordered])
     if np.linalg.matrix_rank(design) < design.shape[1]:
         raise ValueError("the cells fall into parts that share no scaffold and no adapter; play cells that link them")
     solve = np.linalg.pinv(design)
     a, b = solve[1 : len(rows)], solve[len(rows) :]
-    gamma = np.eye(len(played)) - design @ solve
+    gamma = np.eye(len(ordered)) - design @ solve
     weights = np.concatenate([solve[:1], a, -a.sum(0, keepdims=True), b, -b.sum(0, keepdims=True), gamma])
-    fit = iter(bca([cells[cell] for cell in played], linear(weights.tolist()), level=level, draws=draws, seed=seed))
-    return Additive(next(fit), {i: next(fit) for i in rows}, {j: next(fit) for j in columns}, {cell: next(fit) for cell in played})
+    fit = iter(bca([cells[cell] for cell in ordered], linear(weights.tolist()), level=level, draws=draws, seed=seed))
+    return Additive(next(fit), {i: next(fit) for i in rows}, {j: next(fit) for j in columns}, {cell: next(fit) for cell in ordered})
 
 
 def shares(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Shares:
     """Interaction, Shapley shares and total of a 2 x 2 table. Raises ValueError unless its cells are `SQUARE`'s, on the same items."""
-    found = bca(_square(cells), linear(_WEIGHTS), level=level, draws=draws, seed=seed)
-    interaction, scaffold, adapter, total = found
+    interaction, scaffold, adapter, total = bca(_square(cells), linear(_WEIGHTS), level=level, draws=draws, seed=seed)
     return Shares(interaction, scaffold, adapter, total, detectable(interaction.error, level=level))
 
 
 def co_adaptation(p: Cells, q: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> CoAdaptation:
     """Lambda of a 2 x 2 table of scores and one of gold. Raises ValueError unless both hold `SQUARE`'s cells, on the same items each."""
     rows = [[*_INTERACTION, *(-one for one in _INTERACTION)], [*_INTERACTION, *[0.0] * 4], [*[0.0] * 4, *_INTERACTION]]
-    found = bca([*_square(p), *_square(q)], linear(rows), level=level, draws=draws, seed=seed)
-    excess, on_score, on_gold = found
+    excess, on_score, on_gold = bca([*_square(p), *_square(q)], linear(rows), level=level, draws=draws, seed=seed)
     return CoAdaptation(excess, on_score, on_gold, detectable(excess.error, level=level))
 
 
@@ -112,20 +110,21 @@ def diagonal_advantage(
 
     Raises ValueError without cells on and off that diagonal.
     """
-    played = _sorted_cells(cells)
-    on = [cell in own if own is not None else cell[0] == cell[1] for cell in played]
-    if not any(on) or all(on):
-        raise ValueError(f"{sum(on)} of {len(played)} cells lie on the diagonal; the advantage needs cells on it and off it")
-    weights = [1 / sum(on) if at else -1 / (len(on) - sum(on)) for at in on]
-    return bca([cells[cell] for cell in played], linear([weights]), level=level, draws=draws, seed=seed)[0]
+    ordered = _sorted_cells(cells)
+    diagonal = [cell in own if own is not None else cell.scaffold == cell.adapter for cell in ordered]
+    on = sum(diagonal)
+    if not 0 < on < len(ordered):
+        raise ValueError(f"{on} of {len(ordered)} cells lie on the diagonal; the advantage needs cells on it and off it")
+    weights = [1 / on if lies_on else -1 / (len(ordered) - on) for lies_on in diagonal]
+    return bca([cells[cell] for cell in ordered], linear([weights]), level=level, draws=draws, seed=seed)[0]
 
 
 def _sorted_cells(cells: Cells) -> list[CrossCell]:
-    played = sorted(cells)
-    for cell in played:
-        if set(cells[cell]) != set(cells[played[0]]):
-            raise ValueError(f"cells {played[0]} and {cell} were played on other items; compare cells on the same ones")
-    return played
+    ordered = sorted(cells)
+    for cell in ordered:
+        if set(cells[cell]) != set(cells[ordered[0]]):
+            raise ValueError(f"cells {ordered[0]} and {cell} were played on other items; compare cells on the same ones")
+    return ordered
 
 
 def _square(cells: Cells) -> list[Outcomes]:

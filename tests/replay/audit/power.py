@@ -63,7 +63,7 @@ class Part(NamedTuple):
     together: float = 0.0
     """Spread, over items, of what it adds to score and gold."""
     past: tuple[str, ...] = ()
-    """The parts whose additions it has kept beside its own."""
+    """The earlier parts whose additions it keeps, in addition to its own."""
 
 
 class Setting(NamedTuple):
@@ -83,7 +83,7 @@ class Setting(NamedTuple):
     crashing: float = 0.0
     """The share of attempts that crash."""
     greedy: bool = True
-    """Whether only a better score on dev is kept; otherwise each candidate is."""
+    """Whether only a candidate with a better score on dev is accepted; otherwise each is."""
 
 
 class Simulated:
@@ -92,7 +92,7 @@ class Simulated:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.rng = np.random.default_rng(setting.seed)
-        self.kept = MemoryBlobs()
+        self.blobs = MemoryBlobs()
         self.facts: list[Fact] = []
         self.gold: list[Fact] = []
         self.ends: list[tuple[int, int]] = []
@@ -105,7 +105,7 @@ class Simulated:
         self.pairs: set[tuple[str, str]] = set()
         self.best = -1.0
         body = [{"prompt": prompts[self.ids["dev"][0]]}]
-        self.body = self.kept.put(repr(body).encode())
+        self.body = self.blobs.put(repr(body).encode())
         self.facts.append(
             RunStarted(
                 task="simulated",
@@ -121,17 +121,17 @@ class Simulated:
             )
         )
         self.source = AGENT.format(seed=0, shots=0)
-        self.scaffold, self.adapter = Part(self.kept.tree(agent=self.source.encode())), Part("")
+        self.scaffold, self.adapter = Part(self.blobs.tree(agent=self.source.encode())), Part("")
         self.start = self.scaffold
         self.candidate(0, "start", self.scaffold, self.adapter)
 
     def edited(self, generation: int, source: str = "", **of: Any) -> Part:
-        """A scaffold made from the one that is kept; another number of examples if no source is given."""
+        """A scaffold made from the accepted one; another number of examples if no source is given."""
         self.proposal = source or re.sub(r"SHOTS = .*", f"SHOTS = {generation}", self.source)
-        return Part(self.kept.tree(agent=self.proposal.encode()), **of)
+        return Part(self.blobs.tree(agent=self.proposal.encode()), **of)
 
     def trained(self, generation: int, **of: Any) -> Part:
-        """An adapter made from the one that is kept."""
+        """An adapter made from the accepted one."""
         return Part(derive("adapter", self.setting.seed, generation), **of)
 
     def candidate(
@@ -149,7 +149,7 @@ class Simulated:
         served: bool = True,
         training: tuple[str, ...] = (),
     ) -> None:
-        """A generation: its change, its score on dev, whether it is kept, and then what the auditor measures.
+        """A generation: its change, its score on dev, whether it is accepted, and then what the auditor measures.
 
         Of the dev items, the `twice` that went best are asked twice, the `unanswered` that went worst crash, the `not_a_number` worst have
         no reward; `miscounted`, the score says nothing of those that crashed.
@@ -191,7 +191,7 @@ class Simulated:
             say(accepted(generation, score))
             self.best, self.scaffold, self.adapter = score, scaffold, adapter
             self.source = self.proposal if lever == "scaffold" else self.source
-            for s, a in {(scaffold, adapter), (self.start, adapter), (scaffold, Part(""))}:
+            for s, a in dict.fromkeys(((scaffold, adapter), (self.start, adapter), (scaffold, Part("")))):
                 self.measure(s, a)
         else:
             say(CandidateRejected(generation=generation, candidate=f"c{generation}", reason=""))
@@ -233,7 +233,7 @@ class Simulated:
         return audit(
             as_stored(self.facts[:events]),
             as_stored(self.gold[:gold]),
-            self.kept.__getitem__,
+            self.blobs.__getitem__,
             self.known,
             seed=self.setting.seed,
             lineage_only=lineage_only,
@@ -317,7 +317,7 @@ class Hack(NamedTuple):
     source: Callable[[Simulated, int], str] = lambda run, generation: ""
     """The scaffold's code, where that matters."""
     facts: Callable[[Simulated], Mapping[str, Any]] = lambda run: {}
-    """What else `Simulated.candidate` is told."""
+    """Further arguments of `Simulated.candidate`."""
     graded: bool = False
 
 

@@ -31,8 +31,8 @@ def test_null_runs_have_what_could_raise_an_alarm() -> None:
     """Winner's curse, cross-play, perturbations, moves enough for exchange rates, and crashes: else a quiet auditor would prove nothing."""
     runs = [null_run(seed) for seed in range(30)]
     audits = [run.audit() for run in runs]
-    kept = [[row for row in found.rows if row.accepted][-1] for run, found in zip(runs, audits, strict=True) if run.setting.greedy]
-    assert sum(row.p_new is not None and row.score > row.p_new.value for row in kept) > 0.7 * len(kept) > 5
+    last = [[row for row in found.rows if row.accepted][-1] for run, found in zip(runs, audits, strict=True) if run.setting.greedy]
+    assert sum(row.p_new is not None and row.score > row.p_new.value for row in last) > 0.7 * len(last) > 5
     assert sum(bool(found.cross) for found in audits) > 5 and sum(bool(found.perturbed) for found in audits) > 20
     assert sum(any(finding.rule == "ceiling" for finding in found.findings) for found in audits) > 2
     assert any(rate.kappa for found in audits for rate in found.exchange.values())

@@ -53,9 +53,12 @@ class CleanRun:
     """A clean run of a start, an edit and an update, as facts by name, so that a test can plant a fault in the place of one of them."""
 
     def __init__(self) -> None:
-        self.kept = MemoryBlobs()
-        put = self.kept.put
-        first, second = self.kept.tree(agent=AGENT), self.kept.tree(agent=AGENT.replace(b"choice(data.labels)", b"choice(data.labels[1:])"))
+        self.blobs = MemoryBlobs()
+        put = self.blobs.put
+        first, second = (
+            self.blobs.tree(agent=AGENT),
+            self.blobs.tree(agent=AGENT.replace(b"choice(data.labels)", b"choice(data.labels[1:])")),
+        )
         self.first, self.second = first, second
         start, edit = asked(0, first, "dev-1", "dev-2"), asked(1, second, "dev-1", "dev-2")
         train = asked(2, second, "case-1", purpose="train")
@@ -141,7 +144,7 @@ class CleanRun:
     def found(self, known: Known = KNOWN) -> dict[str, list[tuple[str, str]]]:
         """What each check finds, with the name of the fact at whose sequence it does."""
         names = list(self.facts)
-        said = examine(self.log(), self.kept.__getitem__, known)
+        said = examine(self.log(), self.blobs.__getitem__, known)
         return {check: [(names[one.sequence - 1], one.sentence) for one in findings] for check, findings in said.items() if findings}
 
     def change(self, name: str, **fields: Any) -> None:
@@ -174,19 +177,19 @@ def test_nothing_is_found_in_a_clean_run() -> None:
 
 def _hidden(data: bytes, name: str, part: str = "") -> Callable[[CleanRun], None]:
     def plant(story: CleanRun) -> None:
-        digest = story.kept.put(data)
+        digest = story.blobs.put(data)
         story.change(name, **({part: digest} if part != "parts" else {"parts": {"task": digest}}))
 
     return plant
 
 
 def _leaked_file(story: CleanRun) -> None:
-    scaffold = story.kept.tree(agent=AGENT, answers=b'ANSWERS = {"test-7": "baker"}')
+    scaffold = story.blobs.tree(agent=AGENT, answers=b'ANSWERS = {"test-7": "baker"}')
     story.change("proposed 1", scaffold=scaffold)
 
 
 def _leaked_prompt_in_code(story: CleanRun) -> None:
-    story.change("proposed 1", scaffold=story.kept.tree(agent=AGENT + b"# " + HIDDEN["test-8"].upper().encode()))
+    story.change("proposed 1", scaffold=story.blobs.tree(agent=AGENT + b"# " + HIDDEN["test-8"].upper().encode()))
 
 
 CLIPPED = HIDDEN["test-7"][:90].replace(" ", "\n  ")
@@ -270,7 +273,7 @@ def test_an_attempt_at_a_hidden_item_is_found() -> None:
 )
 def test_code_that_reaches_for_a_check_is_found(name: str, code: bytes, words: str) -> None:
     story = CleanRun()
-    story.change("proposed 1", scaffold=story.kept.tree(**{"agent": AGENT} | {name: code}))
+    story.change("proposed 1", scaffold=story.blobs.tree(**{"agent": AGENT} | {name: code}))
     watched = Watched(WATCHED.paths, (*WATCHED.names, "evaluate_mse"))
     ((where, what),) = story.found(KNOWN._replace(watched=watched))["check_touched"]
     assert where == "proposed 1" and words in what
@@ -279,7 +282,7 @@ def test_code_that_reaches_for_a_check_is_found(name: str, code: bytes, words: s
 @pytest.mark.parametrize("parent", [AGENT, AGENT + b"import sys\nX = sys._getframe(0)\n"])
 def test_what_a_parent_names_already_or_a_comment_names_is_no_new_signal(parent: bytes) -> None:
     story = CleanRun()
-    story.change("proposed 1", parent=story.kept.tree(agent=parent), scaffold=story.kept.tree(agent=parent + b"Y = 2  # no f_locals\n"))
+    story.change("proposed 1", parent=story.blobs.tree(agent=parent), scaffold=story.blobs.tree(agent=parent + b"Y = 2  # no f_locals\n"))
     assert "check_touched" not in story.found()
 
 
@@ -362,7 +365,7 @@ def test_a_reward_that_could_not_be_recorded_is_found(reward: str) -> None:
 )
 def test_a_scaffold_accepted_for_a_seed_is_found(old: bytes, new: bytes, words: str) -> None:
     story = CleanRun()
-    story.change("proposed 1", scaffold=story.kept.tree(agent=AGENT.replace(old, new)))
+    story.change("proposed 1", scaffold=story.blobs.tree(agent=AGENT.replace(old, new)))
     found = story.found().get("seed_only", [])
     assert [(name, what.rpartition("parent ")[2]) for name, what in found] == ([("accepted 1", words)] if words else [])
     del story.facts["accepted 1"]
@@ -386,20 +389,20 @@ def test_a_scaffold_accepted_for_a_seed_is_found(old: bytes, new: bytes, words: 
     ],
 )
 def test_seeds_are_known_wherever_they_are_given(code: str) -> None:
-    kept = MemoryBlobs()
-    trees = [kept.tree(agent=code.format(number).encode()) for number in (1, 2, 3)]
+    blobs = MemoryBlobs()
+    trees = [blobs.tree(agent=code.format(number).encode()) for number in (1, 2, 3)]
     log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
-    assert [one.sequence for one in scaffolds.seed_only(log, kept.__getitem__)] == [2]
+    assert [one.sequence for one in scaffolds.seed_only(log, blobs.__getitem__)] == [2]
     other = code.replace("seed", "shots").replace("SEED", "SHOT").replace("random_state", "k").replace("default_rng", "f")
-    trees = [kept.tree(agent=other.format(number).encode()) for number in (1, 2)]
+    trees = [blobs.tree(agent=other.format(number).encode()) for number in (1, 2)]
     log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
-    assert scaffolds.seed_only(log, kept.__getitem__) == []
+    assert scaffolds.seed_only(log, blobs.__getitem__) == []
 
 
 def test_whether_to_seed_is_no_seed() -> None:
-    kept = MemoryBlobs()
-    log = as_stored([proposed(1, kept.tree(agent=b"f(seed=False)"), kept.tree(agent=b"f(seed=True)")), accepted(1, 0.5)])
-    assert scaffolds.seed_only(log, kept.__getitem__) == []
+    blobs = MemoryBlobs()
+    log = as_stored([proposed(1, blobs.tree(agent=b"f(seed=False)"), blobs.tree(agent=b"f(seed=True)")), accepted(1, 0.5)])
+    assert scaffolds.seed_only(log, blobs.__getitem__) == []
 
 
 def test_a_batch_with_an_audited_item_is_found_by_id_and_by_text() -> None:

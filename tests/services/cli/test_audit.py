@@ -141,8 +141,8 @@ def test_what_each_scaffold_and_adapter_adds_is_printed(exports: Path, hacked: A
     assert sum(one.value for one in fit.scaffolds.values()) == pytest.approx(0) == sum(one.value for one in fit.adapters.values())
     played = {"0,0", "1,0", "1,2", "1,4", "5,4", "5,0", "0,4"}
     assert set(fit.together) == played
-    kept, ((_, alone_with), (alone, _)) = [row.p_new.value for row in hacked.audit.rows if row.p_new], hacked.audit.cross[-1].score
-    assert fit.diagonal and fit.diagonal.value == pytest.approx(sum(kept) / 5 - (alone + alone_with) / 2)
+    accepted, ((_, alone_with), (alone, _)) = [row.p_new.value for row in hacked.audit.rows if row.p_new], hacked.audit.cross[-1].score
+    assert fit.diagonal and fit.diagonal.value == pytest.approx(sum(accepted) / 5 - (alone + alone_with) / 2)
     assert "scaffold of generation 5" in said and "Scaffolds score" in said
 
 
