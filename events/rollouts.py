@@ -5,23 +5,23 @@ from typing import ClassVar
 import msgspec
 
 from events.fact import Fact
+from events.kinds import Purpose, RolloutFailure, Split
 
 
 class RolloutsRequested(Fact, frozen=True, kw_only=True):
     """One shard of attempts: so many at each item, by one scaffold and one adapter. Its outputs fit one batch."""
 
+    TAG: ClassVar[str] = "rollouts_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "purpose", "round", "shard")
 
     generation: int
-    purpose: str
-    """`dev` (judges the candidate), `probe` (shows the agent how it fails), `train` (feeds a weight update), `hint` (so too, but the
-    model is shown the true answer after its prompt)."""
+    purpose: Purpose
     round: int
     shard: int
     scaffold: str
     adapter: str
     """Digest of the adapter's folder; empty for the base model."""
-    split: str
+    split: Split
     fold: int
     """The train fold that the items are from and that the scaffold's data lacks; -1 for items outside train."""
     items: tuple[str, ...]
@@ -41,6 +41,7 @@ class CallUse(msgspec.Struct, frozen=True, array_like=True):
 class ModelCalled(Fact, frozen=True, kw_only=True):
     """One call of the policy, with all its completions; appended before any of them is released."""
 
+    TAG: ClassVar[str] = "model_called"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "ordinal")
 
     request: str
@@ -69,14 +70,15 @@ class ModelCalled(Fact, frozen=True, kw_only=True):
 class TrajectoryRecorded(Fact, frozen=True, kw_only=True):
     """One attempt at one item: what was called, and what the scaffold answered (None: it said nothing)."""
 
+    TAG: ClassVar[str] = "trajectory_recorded"
     SLOT: ClassVar[str] = "attempt"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "attempt")
 
     request: str
     item: str
     attempt: int
-    purpose: str
-    split: str
+    purpose: Purpose
+    split: Split
     generation: int
     scaffold: str
     adapter: str
@@ -89,13 +91,13 @@ class TrajectoryRecorded(Fact, frozen=True, kw_only=True):
 class RolloutFailed(Fact, frozen=True, kw_only=True):
     """An attempt that did not run to its end. It is not a score of 0; it has no score."""
 
+    TAG: ClassVar[str] = "rollout_failed"
     SLOT: ClassVar[str] = "attempt"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "attempt")
 
     request: str
     item: str
     attempt: int
-    purpose: str
-    kind: str
-    """`crashed`, `hung`, `flooded`, `nonsense`, `unloadable`, or `refused` (by the policy, or for a secret that it held)."""
+    purpose: Purpose
+    kind: RolloutFailure
     reason: str

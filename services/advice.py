@@ -8,6 +8,7 @@ import msgspec
 from events.choice import FeedbackRequested
 from events.codec import Event
 from events.fact import Fact
+from events.kinds import AgentName
 from events.rollouts import RolloutFailed
 from replay.archive.agent_copy import RunTables
 from replay.archive.query import query
@@ -22,7 +23,7 @@ from runtime.run.loading import Loaded
 from services.desks import inspector, open_session, recorder
 from services.host.context import Context
 
-AGENT = "feedback_agent"
+AGENT: AgentName = "feedback_agent"
 
 
 async def asked(

@@ -13,6 +13,7 @@ from events.codec import Event
 from events.errors import TryAgain, Unavailable, why
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
+from events.kinds import AgentName
 from events.population import CandidateAccepted
 from events.weights import WeightUpdateFinished
 from runtime.agents.providers import model_of
@@ -25,7 +26,7 @@ from runtime.run.loading import Loaded
 from services.host.context import Context
 from tasks.contract import Evidence
 
-AGENT = "feedback_agent"
+AGENT: AgentName = "feedback_agent"
 UNLIMITED = 10**9
 """Rollouts left where the run has no limit on them."""
 HISTORY_TYPES = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdateFinished)

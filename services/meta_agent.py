@@ -7,13 +7,14 @@ from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested
 from events.codec import Event
 from events.errors import TryAgain, Unavailable, why
 from events.fact import Fact
+from events.kinds import AgentName
 from runtime.agents.providers import model_of
 from runtime.blobs.directory import Blobs
 from runtime.log.worker import answer, work
 from runtime.run.loading import Loaded
 from services.host.context import Context
 
-AGENT = "meta_agent"
+AGENT: AgentName = "meta_agent"
 
 
 async def serve(context: Context) -> None:

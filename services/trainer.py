@@ -14,12 +14,13 @@ from events.codec import Event
 from events.errors import CheckFailed, TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact, NotFinite
 from events.judgement import LabelEstimated
+from events.kinds import BackEnd, WeightUpdateFailure
 from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs.directory import Blobs
 from runtime.log.lookup import Attempted, attempts
 from runtime.log.worker import answer, work
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Attempt, BackEnd, Call, Order, Sources, train
+from runtime.policies.training import Attempt, Call, Order, Sources, train
 from runtime.run.decide import batch_digest
 from runtime.run.loading import Loaded
 from services.host.context import Context
@@ -199,7 +200,7 @@ def _written(blobs: Blobs, digest: str, room: Path) -> Path:
     return path
 
 
-def _failed(sealed: TrainingBatchSealed, kind: str, wrong: Exception) -> WeightUpdateFailed:
+def _failed(sealed: TrainingBatchSealed, kind: WeightUpdateFailure, wrong: Exception) -> WeightUpdateFailed:
     return WeightUpdateFailed(
         generation=sealed.generation, round=sealed.round, batch=sealed.digest, kind=kind, reason=str(wrong) or type(wrong).__name__
     )

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 import torch
@@ -21,6 +21,7 @@ from algorithms.learning.batch import Algorithm, Diverged, Mismatch, NothingToLe
 from algorithms.learning.update import State, Trainable, Updated, update
 from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, Unavailable, UsageError, UserError
 from events.fact import NotFinite
+from events.kinds import BackEnd
 from events.weights import Canary
 from runtime.policies import text_scorer
 from runtime.policies.bases import HF, kind_of
@@ -37,7 +38,6 @@ TOLD: tuple[type[Exception], ...] = (
     *(Diverged, Mismatch, NotFinite, NothingToLearn),
 )
 """The exceptions that come out of a launch as they were raised in it."""
-BackEnd = Literal["native", "trl"]
 
 
 class Trainee(Trainable, Protocol):

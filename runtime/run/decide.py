@@ -13,6 +13,7 @@ from events.choice import FeedbackRequested, ParentSelected
 from events.codec import Event
 from events.fact import Fact, derive, derive_seed
 from events.judgement import CandidateEvaluated
+from events.kinds import Purpose
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutsRequested
 from events.run import RunFinished, RunStarted
@@ -64,7 +65,7 @@ def _evaluation(state: RunState, started: RunStarted) -> list[RolloutsRequested]
 def _shards(
     state: RunState,
     started: RunStarted,
-    purpose: str,
+    purpose: Purpose,
     round: int,
     scaffold: str,
     adapter: str,

@@ -6,6 +6,7 @@ import msgspec
 
 from events.change import WeightUpdateRequested
 from events.fact import derive
+from events.kinds import CandidateOrigin
 from events.rollouts import RolloutsRequested
 from events.run import RunStarted
 
@@ -19,7 +20,7 @@ class Candidate(msgspec.Struct):
     generation: int
     scaffold: str
     adapter: str
-    lever: str
+    lever: CandidateOrigin
     state: str = ""
     """What the training that gave the adapter left for the next."""
     score: float | None = None
@@ -101,7 +102,7 @@ def initial(run: str) -> RunState:
     return RunState(run)
 
 
-def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever: str) -> Candidate:
+def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever: CandidateOrigin) -> Candidate:
     return Candidate(derive(run, "candidate", generation), generation, scaffold, adapter, lever)
 
 

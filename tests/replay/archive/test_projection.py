@@ -39,6 +39,8 @@ def made(kind: Any, name: str = "", **known: Any) -> Any:
         return (made(arguments[0], name), made(arguments[0], name + "'"))
     if origin is dict:
         return {f"{name} ü": made(arguments[1], name), "key": made(arguments[1], "value")}
+    if origin is typing.Literal:
+        return arguments[-1]
     if arguments:  # X | None
         return made(arguments[0], name)
     return {str: f"{name} 'ü' \"\n", int: 2**62 + len(name), float: len(name) / 3 - 1e-300, bool: True}[kind]
@@ -231,7 +233,7 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
 
 def test_a_file_held_elsewhere_asks_to_try_again(archive: Archive, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom events.errors import TryAgain\nfrom replay.projection import Archive\n"
+        "from pathlib import Path\nfrom events.errors import TryAgain\nfrom replay.archive.projection import Archive\n"
         f"try:\n    Archive(Path({str(tmp_path / 'archive.duckdb')!r}))\nexcept TryAgain as held:\n    print(held.code, held)"
     )
     root = Path(__file__).parents[3]
