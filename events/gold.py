@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from events.fact import Fact
-from events.kinds import DriftState, Split
+from events.kinds import DriftState, SplitName
 
 
 class GoldScored(Fact, frozen=True, kw_only=True):
@@ -15,7 +15,7 @@ class GoldScored(Fact, frozen=True, kw_only=True):
 
     cell: str
     """`start`, `scaffold` and `weights` (one lever's gain alone), `final`, `uniform_policy`, or `baseline:<name>`."""
-    split: Split
+    split: SplitName
     scaffold: str
     adapter: str
     policy: str
@@ -37,7 +37,7 @@ class GoldFailed(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
-    split: Split
+    split: SplitName
     reason: str
 
 
@@ -51,7 +51,7 @@ class PoliciesCompared(Fact, frozen=True, kw_only=True):
     TAG: ClassVar[str] = "policies_compared"
     KEY: ClassVar[tuple[str, ...]] = ("split",)
 
-    split: Split
+    split: SplitName
     wins: int
     losses: int
     p_value: float

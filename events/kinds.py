@@ -6,7 +6,7 @@ a provider or a policy brings with it, such as a verifier's outcomes, are plain 
 
 from typing import Literal
 
-Split = Literal["train", "dev", "test"]
+SplitName = Literal["train", "dev", "test"]
 """`train` has labels that a scaffold may read, `dev` steers the run, `test` is scored by the auditor alone."""
 
 Purpose = Literal["dev", "probe", "train", "hint"]

@@ -5,7 +5,7 @@ from typing import ClassVar
 import msgspec
 
 from events.fact import Fact
-from events.kinds import Purpose, RolloutFailure, Split
+from events.kinds import Purpose, RolloutFailure, SplitName
 
 
 class RolloutsRequested(Fact, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class RolloutsRequested(Fact, frozen=True, kw_only=True):
     scaffold: str
     adapter: str
     """Digest of the adapter's folder; empty for the base model."""
-    split: Split
+    split: SplitName
     fold: int
     """The train fold that the items are from and that the scaffold's data lacks; -1 for items outside train."""
     items: tuple[str, ...]
@@ -78,7 +78,7 @@ class TrajectoryRecorded(Fact, frozen=True, kw_only=True):
     item: str
     attempt: int
     purpose: Purpose
-    split: Split
+    split: SplitName
     generation: int
     scaffold: str
     adapter: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from algorithms.levers import rules
-from algorithms.levers.rules import Attempt, Choice, Tried
+from algorithms.levers.rules import Choice, PastChoice, ProbeAttempt
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
 from events.codec import Event
@@ -96,7 +96,7 @@ def as_ordered(choice: Choice, algorithm: str) -> Choice:
     return msgspec.structs.replace(choice, action=algorithm, hyper={}, reason=why)
 
 
-def evidence(shown: Sequence[Attempt], told: Sequence[Event], loaded: Loaded, requested: FeedbackRequested) -> Evidence:
+def evidence(shown: Sequence[ProbeAttempt], told: Sequence[Event], loaded: Loaded, requested: FeedbackRequested) -> Evidence:
     """What the probe's attempts show, with the run's own figures."""
     scores = {event.data.candidate: event.data for event in told if isinstance(event.data, CandidateEvaluated)}
     updates = [
@@ -117,7 +117,7 @@ def evidence(shown: Sequence[Attempt], told: Sequence[Event], loaded: Loaded, re
     )
 
 
-def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Attempt]:
+def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[ProbeAttempt]:
     """The scored attempts at train items, each with the choices that its last call of the model offered."""
     labels = {example.id: example.label for example in loaded.public.train}
     bodies: dict[str, list[SampleRequest]] = {}
@@ -133,7 +133,7 @@ def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Att
             choices = bodies[call.body][call.index].choices
         item = scored.recorded.item
         shown.append(
-            Attempt(
+            ProbeAttempt(
                 item=item,
                 reward=scored.reward,
                 outcome=scored.outcome,
@@ -147,7 +147,7 @@ def probe(blobs: Blobs, played: Sequence[Attempted], loaded: Loaded) -> list[Att
     return shown
 
 
-def history(events: Sequence[Event], generation: int) -> list[Tried]:
+def history(events: Sequence[Event], generation: int) -> list[PastChoice]:
     """The choices before this generation, and what came of each."""
     chosen: dict[int, LeverChosen] = {}
     scores: dict[int, float] = {}
@@ -173,7 +173,7 @@ def history(events: Sequence[Event], generation: int) -> list[Tried]:
             continue
         kept = number in accepted
         after = scores.get(number, best)
-        tried.append(Tried(lever=chosen[number].lever, action=chosen[number].action, accepted=kept, before=best, after=after))
+        tried.append(PastChoice(lever=chosen[number].lever, action=chosen[number].action, accepted=kept, before=best, after=after))
         best = after if kept else best
     return tried
 

@@ -16,13 +16,13 @@ from events.fact import Fact
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
 from runtime.blobs.directory import Blobs
 from runtime.log.worker import answer, work
-from runtime.policies.bases import HF, UNIFORM, Policy, kind_of, open_policy
+from runtime.policies.bases import HF, UNIFORM, EmbeddedPolicy, kind_of, open_policy
 from runtime.policies.client import model_name
-from runtime.policies.interface import Sampled, SampleRequest, Scores
+from runtime.policies.interface import Sampled, SampleRequest, TokenScorer
 from runtime.policies.server import PolicyServer
 from services.host.context import Context
 
-Model = Policy | Any
+Model = EmbeddedPolicy | Any
 """Embedded, or by a server: an `EnginePolicy`, imported where one is needed since it needs transformers."""
 KEPT = 8
 """Models held in memory."""
@@ -42,7 +42,7 @@ class Models:
     def sample(self, name: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request by the model of that name; an embedded one computes one call at a time."""
         policy = self.find(name)
-        with contextlib.nullcontext() if isinstance(policy, Scores) else self._computing:
+        with contextlib.nullcontext() if isinstance(policy, TokenScorer) else self._computing:
             return policy.sample(requests)
 
     def find(self, name: str) -> Model:
@@ -110,7 +110,7 @@ def judge(models: Models, published: AdapterPublished) -> Fact:
 
 def shown(policy: Model, canary: Canary) -> Sequence[float]:
     """What the policy says to a canary."""
-    return policy.score(canary.prompt, canary.tokens) if isinstance(policy, Scores) else policy.log_probs(canary.prompt)
+    return policy.score(canary.prompt, canary.tokens) if isinstance(policy, TokenScorer) else policy.log_probs(canary.prompt)
 
 
 def apart(shown: Sequence[float], canary: Canary) -> float:

@@ -20,7 +20,7 @@ from runtime.blobs.directory import Blobs
 from runtime.log.lookup import Attempted, attempts
 from runtime.log.worker import answer, work
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Attempt, Call, Order, Sources, train
+from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, train
 from runtime.run.decide import batch_digest
 from runtime.run.loading import Loaded
 from services.host.context import Context
@@ -77,7 +77,7 @@ def update(
     work_folder.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(dir=work_folder))
     try:
-        order = Order(
+        order = TrainingOrder(
             base=blobs.unpack(base_model, work_folder / base_model),
             parent=sealed.parent_adapter,
             parent_folder=blobs.unpack(sealed.parent_adapter, work_folder / sealed.parent_adapter) if sealed.parent_adapter else None,
@@ -126,7 +126,7 @@ def update(
         shutil.rmtree(room, ignore_errors=True)
 
 
-def sealed_attempts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -> list[Attempt]:
+def sealed_attempts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -> list[TrainingAttempt]:
     """The batch as recorded; raises `CheckFailed` unless it is the batch that was sealed."""
     scored = [(attempt, attempt.reward) for request in sealed.requests for attempt in played[request] if attempt.reward is not None]
     digest = batch_digest([(attempt.id, reward) for attempt, reward in scored])
@@ -143,7 +143,7 @@ def sealed_attempts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -
         return bodies[body][index]
 
     return [
-        Attempt(
+        TrainingAttempt(
             id=attempt.id,
             group=f"{attempt.recorded.request} {attempt.recorded.item}",
             item=attempt.recorded.item,
@@ -151,7 +151,7 @@ def sealed_attempts(blobs: Blobs, played: Played, sealed: TrainingBatchSealed) -
             answer=attempt.recorded.answer,
             reward=reward,
             calls=tuple(
-                Call(asked(call.body, call.index), call.tokens[use.completion], call.logprobs[use.completion])
+                TrainingCall(asked(call.body, call.index), call.tokens[use.completion], call.logprobs[use.completion])
                 for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True)
             ),
             hinted=attempt.recorded.purpose == "hint",

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from algorithms.demos import toys
-from algorithms.demos.toys import Question, Toy
+from algorithms.demos.toys import Toy, ToyQuestion
 from algorithms.learning import algorithm as find
 from algorithms.learning import test_time
 from algorithms.learning.batch import Hyper, NothingToLearn, Rollout, demonstration
-from algorithms.learning.update import State, update
+from algorithms.learning.update import TrainingState, update
 from algorithms.models import sampling, tiny_lm
 from algorithms.models.cache import cache_folder
 from events.fact import derive_seed
@@ -46,7 +46,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 def base_model(progress: Callable[[int, int, float], None] = lambda done, total, loss: None) -> tiny_lm.TinyLM:
     """The toys' base policy, pre-trained once for a machine and kept in the cache."""
-    return tiny_lm.TinyLM.load(tiny_lm.cached(toys.traces(TRACES_SEED), cache_folder(), progress))
+    return tiny_lm.TinyLM.load(tiny_lm.pretrain_cached(toys.traces(TRACES_SEED), cache_folder(), progress))
 
 
 def learn(
@@ -62,8 +62,8 @@ def learn(
         yield from map(_mean, zip(*each, strict=True))
         return
     algorithm = find(name)
-    model = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic)
-    state: State | None = None
+    model = tiny_lm.TinyTrainee(base, None, derive_seed(seed, "adapter"), algorithm.critic)
+    state: TrainingState | None = None
     kl, entropy = 0.0, 0.0
     for number in range(rounds + 1):
         began = time.perf_counter()
@@ -78,7 +78,7 @@ def learn(
             if "copies" in algorithm.needs:
                 batch = [copy for question in toy.questions for copy in copies(base, question)]
             if restart:
-                model, state = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic), None
+                model, state = tiny_lm.TinyTrainee(base, None, derive_seed(seed, "adapter"), algorithm.critic), None
             parent = "" if restart else str(number)
             try:
                 done = update(model, algorithm, batch, hyper, seed=derive_seed(seed, "training", number), parent=parent, state=state)
@@ -106,11 +106,11 @@ def _mean(rounds: Sequence[Round]) -> Round:
 
 
 def ask(
-    sampler: sampling.Sampler, base: tiny_lm.TinyLM, question: Question, seed: int, count: int, version: int, hint: str = ""
+    sampler: sampling.Sampler, base: tiny_lm.TinyLM, question: ToyQuestion, seed: int, count: int, version: int, hint: str = ""
 ) -> list[Rollout]:
     """So many recorded answers to a question; with a hint they are no longer the policy's own."""
     prompt = base.encode(question.prompt + hint)
-    said = sampler.sample([sampling.Ask(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)])
+    said = sampler.sample([sampling.CompletionRequest(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)])
     return [
         Rollout(
             group=question.prompt,
@@ -135,9 +135,9 @@ def hinted(sampler: sampling.Sampler, base: tiny_lm.TinyLM, toy: Toy, sampled: S
     return [r for q in open_ for r in ask(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")]
 
 
-def copies(base: tiny_lm.TinyLM, question: Question) -> list[Rollout]:
+def copies(base: tiny_lm.TinyLM, question: ToyQuestion) -> list[Rollout]:
     """The question's demonstrations and the same moved by a few, as they are to be answered."""
-    augment = [partial(toys.moved, by=by) for by in (-9, -5, 5, 9)]
+    augment = [partial(toys.move_pair, by=by) for by in (-9, -5, 5, 9)]
     pairs = test_time.copies(question.demonstrations, lambda shown, asked: asked, augment)
     return [demonstration(question.prompt, prompt, base.encode_completion(completion)) for prompt, completion in pairs]
 

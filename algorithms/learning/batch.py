@@ -115,7 +115,7 @@ class Vote(msgspec.Struct, frozen=True):
     answers: int
 
 
-class Selected(msgspec.Struct, frozen=True):
+class Selection(msgspec.Struct, frozen=True):
     """What an algorithm trains on.
 
     `advantages`: one for each rollout. `tied_groups`: the share of groups whose rewards are all the same. `units`: places of rollouts that
@@ -129,7 +129,7 @@ class Selected(msgspec.Struct, frozen=True):
     votes: tuple[Vote, ...] = ()
 
 
-class Before(msgspec.Struct, frozen=True):
+class InitialBatch(msgspec.Struct, frozen=True):
     """The batch as it stands before the first step; tensors (N, T) but for the rewards and the advantages (N,)."""
 
     rewards: torch.Tensor
@@ -184,13 +184,13 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     defaults: Hyper
-    select: Callable[[Sequence[Rollout], Hyper], Selected]
+    select: Callable[[Sequence[Rollout], Hyper], Selection]
     loss: Callable[[Terms, Hyper], torch.Tensor]
     form: Literal["clipped", "weighted", "preference", "cloning", "actor_critic"]
     """What the loss is like, for a back end that computes it by means of its own."""
     reference: Literal["base", "old", ""] = "base"
     """What the loss measures from (for KL or a preference), as named in Terms; empty: from nothing."""
-    credit: Callable[[Before, Hyper], Credit] | None = None
+    credit: Callable[[InitialBatch, Hyper], Credit] | None = None
     """Advantages token by token, where they need more than rewards; None: each rollout's advantage holds for all of its tokens."""
     critic: bool = False
     """Whether a value head is trained beside the adapter."""
@@ -229,9 +229,9 @@ def attempt_rewards(rollouts: Sequence[Rollout], places: Sequence[int]) -> dict[
     return {rollouts[place].attempt or str(place): rollouts[place].reward for place in places}
 
 
-def compared(
+def select_groups(
     rollouts: Sequence[Rollout], advantages: Callable[[list[float]], list[float] | None], why: str = "all attempts have the same reward"
-) -> Selected:
+) -> Selection:
     """The rollouts of the groups to which `advantages` gives some, each with its attempt's.
 
     `advantages` gives None for a group that it cannot learn from: it is dropped and counted. Raises NothingToLearn if no group is left.
@@ -250,10 +250,10 @@ def compared(
             given += [of[rollouts[i].attempt or str(i)] for i in places]
     if not live:
         raise NothingToLearn(f"In each of {len(groups)} groups {why}.")
-    return Selected(tuple(kept), tuple(given), 1 - live / len(groups))
+    return Selection(tuple(kept), tuple(given), 1 - live / len(groups))
 
 
-class Turn(msgspec.Struct, frozen=True):
+class PolicyTurn(msgspec.Struct, frozen=True):
     """One call of the policy within an attempt, in token ids."""
 
     prompt: tuple[int, ...]
@@ -261,7 +261,7 @@ class Turn(msgspec.Struct, frozen=True):
     logprobs: tuple[float, ...]
 
 
-class Merged(msgspec.Struct, frozen=True):
+class MergedTurns(msgspec.Struct, frozen=True):
     """Turns as one sequence after the prompt of the first; `first` is that turn's place."""
 
     first: int
@@ -270,9 +270,9 @@ class Merged(msgspec.Struct, frozen=True):
     mask: tuple[int, ...]
 
 
-def merge(turns: Sequence[Turn]) -> list[Merged]:
+def merge(turns: Sequence[PolicyTurn]) -> list[MergedTurns]:
     """Join each turn to the one before if its prompt goes on from there, token by token; what the policy was told in between has mask 0."""
-    merged: list[Merged] = []
+    merged: list[MergedTurns] = []
     so_far: tuple[int, ...] = ()
     for place, turn in enumerate(turns):
         own = (1,) * len(turn.tokens)
@@ -281,7 +281,7 @@ def merge(turns: Sequence[Turn]) -> list[Merged]:
             last = merged.pop()
             zeros = (0,) * len(told)
             merged.append(
-                Merged(
+                MergedTurns(
                     last.first,
                     last.tokens + told + turn.tokens,
                     last.logprobs + (0.0,) * len(told) + turn.logprobs,
@@ -289,6 +289,6 @@ def merge(turns: Sequence[Turn]) -> list[Merged]:
                 )
             )
         else:
-            merged.append(Merged(place, turn.tokens, turn.logprobs, own))
+            merged.append(MergedTurns(place, turn.tokens, turn.logprobs, own))
         so_far = turn.prompt + turn.tokens
     return merged

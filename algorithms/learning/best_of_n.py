@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selection, Terms
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The first rollout of each distinct best answer of each item; raises NothingToLearn if no reward is positive."""
     distinct: dict[tuple[str, str, tuple[int, ...]], Rollout] = {}
     for rollout in rollouts:
@@ -29,7 +29,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     kept = tuple(r for r in distinct.values() if r.reward > 0 and r.reward >= floor[r.item])
     if not kept:
         raise NothingToLearn(f"None of {len(rollouts)} attempts at {len(rewards)} items has a positive reward.")
-    return Selected(kept, (1.0,) * len(kept), credit.tied_groups(rollouts))
+    return Selection(kept, (1.0,) * len(kept), credit.tied_groups(rollouts))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:

@@ -92,7 +92,7 @@ def majority(answers_G: Sequence[str]) -> tuple[str, int]:
     return votes.most_common(1)[0] if votes else ("", 0)
 
 
-def at_end(rewards_B: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+def rewards_at_end(rewards_B: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """Rewards (B, T): each sequence's on the last token that the policy produced, 0 elsewhere."""
     places = torch.arange(1, mask_BT.shape[1] + 1)
     last = ((mask_BT > 0) * places).argmax(1)

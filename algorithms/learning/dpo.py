@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
+from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selection, Terms
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The pairs of each prompt of each group; raises NothingToLearn if there is none."""
     asked: dict[tuple[object, ...], list[Rollout]] = {}
     for rollout in rollouts:
@@ -32,7 +32,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
         rows += [row for pair in pairs[: int(hyper["pairs"])] for row in pair]
     if not rows:
         raise NothingToLearn(f"To none of {len(asked)} prompts are there two answers of which one is better.")
-    return Selected(tuple(rows), (1.0, -1.0) * (len(rows) // 2), without / len(asked), in_pairs(len(rows)))
+    return Selection(tuple(rows), (1.0, -1.0) * (len(rows) // 2), without / len(asked), in_pairs(len(rows)))
 
 
 def in_pairs(count: int) -> tuple[tuple[int, ...], ...]:

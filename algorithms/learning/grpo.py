@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selected, Terms, compared
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selection, Terms, select_groups
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The rollouts of groups with differing rewards, group-normalised advantages; raises NothingToLearn if there is no such group."""
-    return compared(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.normalised(rewards_G))
+    return select_groups(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.normalised(rewards_G))
 
 
 def per_token(of: Terms, hyper: Hyper) -> torch.Tensor:

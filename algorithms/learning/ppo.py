@@ -18,27 +18,27 @@ from algorithms.learning import credit, grpo, terms
 from algorithms.learning.batch import (
     COMMON,
     Algorithm,
-    Before,
     Credit,
     Hyper,
+    InitialBatch,
     NothingToLearn,
     Rollout,
-    Selected,
+    Selection,
     Terms,
 )
 from algorithms.models import kernels
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """All rollouts: a critic needs no group. Raises NothingToLearn if all rewards of the batch are the same."""
     if credit.tied([r.reward for r in rollouts]):
         raise NothingToLearn(f"All {len(rollouts)} attempts have the reward {rollouts[0].reward:g}.")
-    return Selected(tuple(rollouts), tuple(r.reward for r in rollouts), credit.tied_groups(rollouts))
+    return Selection(tuple(rollouts), tuple(r.reward for r in rollouts), credit.tied_groups(rollouts))
 
 
-def estimated(before: Before, hyper: Hyper) -> Credit:
+def estimated(before: InitialBatch, hyper: Hyper) -> Credit:
     """Standardised A_t, and R_t = A_t + V_t from before they were standardised."""
-    rewards_NT = credit.at_end(before.rewards, before.mask)
+    rewards_NT = credit.rewards_at_end(before.rewards, before.mask)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch_NT = (rewards_NT.to(device), before.values.to(device), before.mask.to(device))
     advantages_NT = kernels.gae(*batch_NT, hyper["gamma"], hyper["lam"]).cpu()

@@ -15,31 +15,31 @@ from algorithms.learning import credit, terms
 from algorithms.learning.batch import (
     COMMON,
     Algorithm,
-    Before,
     Credit,
     Hyper,
+    InitialBatch,
     NothingToLearn,
     Rollout,
-    Selected,
+    Selection,
     Terms,
     attempt_rewards,
     by_group,
 )
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """All rollouts; raises NothingToLearn if every group is tied and kl is 0."""
     groups = by_group(rollouts)
     ties = {group: credit.tied(list(attempt_rewards(rollouts, places).values())) for group, places in groups.items()}
     kept = [r for r in rollouts if hyper["kl"] or not ties[r.group]]
     if not kept:
         raise NothingToLearn(f"In each of {len(groups)} groups all attempts have the same reward, and kl is 0.")
-    return Selected(tuple(kept), tuple(r.reward for r in kept), sum(ties.values()) / len(groups))
+    return Selection(tuple(kept), tuple(r.reward for r in kept), sum(ties.values()) / len(groups))
 
 
-def penalised(before: Before, hyper: Hyper) -> Credit:
+def penalised(before: InitialBatch, hyper: Hyper) -> Credit:
     """A_i on every token of the attempt's sequences; an attempt counts once, with the drift of all of them."""
-    drift_N = terms.kept(before.sampled - before.base, before.mask).sum(1).tolist()
+    drift_N = terms.masked(before.sampled - before.base, before.mask).sum(1).tolist()
     rewards_N = before.rewards.tolist()
     shaped: dict[str, dict[str, float]] = {}
     for place, (group, attempt) in enumerate(before.attempts):

@@ -18,14 +18,14 @@ from algorithms.learning import terms
 from algorithms.learning.batch import (
     RANGES,
     Algorithm,
-    Before,
     Credit,
     Diverged,
     Hyper,
+    InitialBatch,
     Mismatch,
     NothingToLearn,
     Rollout,
-    Selected,
+    Selection,
     Step,
     Terms,
     Vote,
@@ -41,7 +41,7 @@ BETAS = (0.9, 0.999)
 KL_GAIN, KL_CLIP = 0.1, 0.2
 """How fast the weight of KL follows its target, and how far off it may seem at once (Ziegler 2019, section 2.2)."""
 
-State = dict[str, torch.Tensor]
+TrainingState = dict[str, torch.Tensor]
 """What an update leaves for the next: the optimiser's moments, the critic's weights, and the weight of KL where it is steered."""
 
 
@@ -68,21 +68,21 @@ class Trainable(Protocol):
         """What the model says of these sequences, T that of the longest; `base`: without the adapter."""
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class PreparedBatch(msgspec.Struct, frozen=True):
     """What a batch came to before the first step; `how` is every hyper-parameter, `left_out` counts the rollouts left out as stale."""
 
     how: Hyper
-    selected: Selected
-    before: Before
+    selected: Selection
+    before: InitialBatch
     credit: Credit
     left_out: int
 
 
-class Updated(msgspec.Struct, frozen=True):
+class UpdateResult(msgspec.Struct, frozen=True):
     """What an update did. `trained_on` counts the sequences that carried a gradient, `left_out` those of older adapters that did not."""
 
     steps: tuple[Step, ...]
-    state: State
+    state: TrainingState
     trained_on: int
     left_out: int
     votes: tuple[Vote, ...]
@@ -112,7 +112,7 @@ def update(
     seed: int,
     parent: str,
     state: Mapping[str, torch.Tensor] | None = None,
-) -> Updated:
+) -> UpdateResult:
     """Train `model` in place. `parent` is the digest of the adapter that it starts with, `state` what the update before left.
 
     The same arguments give the same weights, to the bit (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or
@@ -120,7 +120,7 @@ def update(
     """
     ready = prepare(model, algorithm, rollouts, hyper, parent=parent, state=state)
     optimiser = adam(model, ready.how, state)
-    return finished(model, ready, optimiser, _descend(model, algorithm, ready, optimiser, seed))
+    return finish(model, ready, optimiser, _descend(model, algorithm, ready, optimiser, seed))
 
 
 def prepare(
@@ -131,7 +131,7 @@ def prepare(
     *,
     parent: str,
     state: Mapping[str, torch.Tensor] | None = None,
-) -> Prepared:
+) -> PreparedBatch:
     """Select from the rollouts, look at them once and give credit; a critic is set to what the state says. Raises as `update` does."""
     how = settings(algorithm, hyper)
     fresh = [r for r in rollouts if how["stale"] or not r.own or r.adapter == parent]
@@ -147,20 +147,20 @@ def prepare(
     before, credit = _before(model, algorithm, selected, how, parent)
     if not (credit.advantages.abs() >= SAME).any():
         raise NothingToLearn(f"None of {len(selected.rollouts)} sequences did better or worse than was to be expected.", selected.votes)
-    return Prepared(how, selected, before, credit, len(rollouts) - len(fresh))
+    return PreparedBatch(how, selected, before, credit, len(rollouts) - len(fresh))
 
 
-def finished(model: Trainable, ready: Prepared, optimiser: torch.optim.Optimizer, steps: Sequence[tuple[Step, float]]) -> Updated:
+def finish(model: Trainable, ready: PreparedBatch, optimiser: torch.optim.Optimizer, steps: Sequence[tuple[Step, float]]) -> UpdateResult:
     """What the steps came to, each with the weight of KL after it; raises Diverged if they left weights that are not finite."""
     if not all(bool(torch.isfinite(parameter).all()) for parameter in [*model.adapter, *model.critic]):
         raise Diverged("The last step left weights that are not finite; order a smaller learning rate.")
     left = _state(model, optimiser)
     if ready.how.get("kl_target"):
         left["kl"] = torch.tensor(steps[-1][1], dtype=torch.float64)
-    return Updated(tuple(step for step, _ in steps), left, len(ready.selected.rollouts), ready.left_out, ready.selected.votes)
+    return UpdateResult(tuple(step for step, _ in steps), left, len(ready.selected.rollouts), ready.left_out, ready.selected.votes)
 
 
-def minibatches(selected: Selected, how: Hyper, seed: int) -> list[list[int]]:
+def minibatches(selected: Selection, how: Hyper, seed: int) -> list[list[int]]:
     """The places of the rollouts of each step, in order: units are drawn anew each epoch and never parted."""
     units = list(selected.units) or [tuple(places) for places in by_group(selected.rollouts).values()]
     size = int(how["batch_groups"])
@@ -169,7 +169,7 @@ def minibatches(selected: Selected, how: Hyper, seed: int) -> list[list[int]]:
     return [[place for unit in order[at : at + size] for place in units[unit]] for order in orders for at in range(0, len(order), size)]
 
 
-def steered(kl: float, step: Step, how: Hyper) -> float:
+def steer_kl(kl: float, step: Step, how: Hyper) -> float:
     """The weight of KL after a step: nearer to its target, or as it was where there is none (Ziegler 2019, section 2.2)."""
     if not how.get("kl_target"):
         return kl
@@ -184,7 +184,7 @@ def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     return table
 
 
-def _before(model: Trainable, algorithm: Algorithm, selected: Selected, how: Hyper, parent: str) -> tuple[Before, Credit]:
+def _before(model: Trainable, algorithm: Algorithm, selected: Selection, how: Hyper, parent: str) -> tuple[InitialBatch, Credit]:
     of = selected.rollouts
     width = max(len(r.tokens) for r in of)
     with torch.no_grad():
@@ -199,7 +199,7 @@ def _before(model: Trainable, algorithm: Algorithm, selected: Selected, how: Hyp
     own = torch.tensor([r.own for r in of]).unsqueeze(1)
     recorded = rows([r.logprobs if r.own else () for r in of], width)
     _same_policy(recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in of]).unsqueeze(1), how)
-    before = Before(
+    before = InitialBatch(
         rewards=torch.tensor([r.reward for r in of]),
         advantages=torch.tensor(selected.advantages),
         sampled=torch.where(own & (mask > 0), recorded, old),
@@ -227,7 +227,7 @@ def _same_policy(recorded: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, 
 
 
 def _descend(
-    model: Trainable, algorithm: Algorithm, ready: Prepared, optimiser: torch.optim.Optimizer, seed: int
+    model: Trainable, algorithm: Algorithm, ready: PreparedBatch, optimiser: torch.optim.Optimizer, seed: int
 ) -> list[tuple[Step, float]]:
     how, of = ready.how, ready.selected
     torch.manual_seed(seed)  # dropout's
@@ -244,12 +244,12 @@ def _descend(
         norm = nn.utils.clip_grad_norm_(parameters, how["max_grad_norm"])
         step = report(part, ready.before.own[places], float(loss.detach()), float(norm), of.tied_groups, how, began)
         optimiser.step()
-        kl = steered(kl, step, how)
+        kl = steer_kl(kl, step, how)
         done.append((step, kl))
     return done
 
 
-def _terms(now: Outputs, before: Before, credit: Credit, places: list[int]) -> Terms:
+def _terms(now: Outputs, before: InitialBatch, credit: Credit, places: list[int]) -> Terms:
     width = now.logp.shape[1]
 
     def part(table: torch.Tensor) -> torch.Tensor:
@@ -281,7 +281,7 @@ def report(of: Terms, own: torch.Tensor, loss: float, norm: float, tied: float, 
             entropy=float(terms.masked_mean(of.entropy, of.mask)),
             clip_share=float(terms.clip_share(terms.ratio(of.logp, of.old), of.mask, how["clip_low"], how["clip_high"])),
             ratio_mean=float(terms.masked_mean(rho, of.mask)),
-            ratio_max=float(terms.kept(rho, of.mask).max()),
+            ratio_max=float(terms.masked(rho, of.mask).max()),
             grad_norm=norm,
             tied_groups=tied,
             tokens=int(of.mask.sum()),
@@ -310,8 +310,8 @@ def adam(model: Trainable, how: Hyper, state: Mapping[str, torch.Tensor] | None)
     return optimiser
 
 
-def _state(model: Trainable, optimiser: torch.optim.Optimizer) -> State:
-    state: State = {}
+def _state(model: Trainable, optimiser: torch.optim.Optimizer) -> TrainingState:
+    state: TrainingState = {}
     for number, parameter in enumerate([*model.adapter, *model.critic]):
         for name, value in optimiser.state[parameter].items():
             state[f"{name}.{number}"] = value.detach().clone()

@@ -57,7 +57,7 @@ COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "weight_decay": 0.1}
 """For a policy that picks labels. No dropout where ratios are clipped: it would be taken for a step."""
 
 
-class Tried(msgspec.Struct, frozen=True, kw_only=True):
+class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
     """An earlier choice of the run and what came of it; `before` and `after` are dev scores (`after` is `before` where it failed)."""
 
     lever: str
@@ -81,7 +81,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     hints: bool = False
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a train item of the probe.
 
     `choices` are those that it was offered (none: all labels), `label` is the truth, `tokens` the policy wrote for it, `read` it read.
@@ -97,7 +97,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     read: int = 0
 
 
-def choose(evidence: Evidence, history: Sequence[Tried], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
+def choose(evidence: Evidence, history: Sequence[PastChoice], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
     """The choice that the table above makes. Pure."""
     if "scaffold" in levers:
         done = {tried.action for tried in history if tried.lever == "scaffold"}
@@ -111,7 +111,7 @@ def choose(evidence: Evidence, history: Sequence[Tried], levers: Collection[str]
 
 
 def evidence(
-    attempts: Sequence[Attempt],
+    attempts: Sequence[ProbeAttempt],
     *,
     dev: float,
     labels: int,
@@ -170,7 +170,7 @@ def _tail(groups: Sequence[Sequence[float]]) -> float:
     return fmean(alone) if alone else 0.0
 
 
-def _train(e: Evidence, tried: Sequence[Tried]) -> Choice:
+def _train(e: Evidence, tried: Sequence[PastChoice]) -> Choice:
     round_cost = e.attempts * e.train_items
     if e.rollouts_left < round_cost:
         return _stop(f"{e.rollouts_left:,} rollouts are left, a round over {e.train_items:,} train items takes {round_cost:,}.")
@@ -189,7 +189,7 @@ def _train(e: Evidence, tried: Sequence[Tried]) -> Choice:
             return _right_or_wrong(e) if e.graded < BINARY else _graded(e)
 
 
-def _second(e: Evidence, tried: Sequence[Tried]) -> Choice:
+def _second(e: Evidence, tried: Sequence[PastChoice]) -> Choice:
     last, live = tried[-1].action, 1 - e.tied_groups
     if len(tried) > 1 or live < LIVE or e.signal != "scores":
         return _stop(f"{last} brought nothing more; {e.tied_groups:.0%} of the groups are tied ({_figures(e)}).")
@@ -292,7 +292,7 @@ def _figures(e: Evidence) -> str:
     return f"pass@1 {e.pass_at_1:.2f}, pass@{e.attempts} {e.pass_at_k:.2f}"
 
 
-def _on_this_scaffold(history: Sequence[Tried]) -> list[Tried]:
+def _on_this_scaffold(history: Sequence[PastChoice]) -> list[PastChoice]:
     last = max((i for i, tried in enumerate(history) if tried.lever == "scaffold" and tried.accepted), default=-1)
     return [tried for tried in history[last + 1 :] if tried.lever == "weights"]
 

@@ -25,7 +25,7 @@ ROUTERS = {"router", "gate", "shared_expert_gate"}
 """What transformers names the part of a mixture that chooses experts; a layer in such a part gets no adapter."""
 
 
-class Words(Protocol):
+class BaseTokenizer(Protocol):
     """What a trained model's base says of itself and of texts."""
 
     @property
@@ -64,7 +64,7 @@ class CausalTrainee:
 
     def __init__(
         self,
-        words: Words,
+        words: BaseTokenizer,
         model: Any,
         targets: Sequence[str],
         adapter: Path | None,
@@ -118,9 +118,9 @@ class CausalTrainee:
             raise UsageError(f"{self.name} has no dropout and {dropout:g} was ordered; order dropout 0.")
         prompts = [self.encode(rollout.prompt) for rollout in rollouts]
         sequences = [prompt + rollout.tokens for prompt, rollout in zip(prompts, rollouts, strict=True)]
-        ids = padded(sequences, getattr(self.model.config.get_text_config(), "max_position_embeddings", None))
-        target = padded([rollout.tokens for rollout in rollouts])
-        mask = padded([(1,) * len(rollout.tokens) for rollout in rollouts])
+        ids = pad(sequences, getattr(self.model.config.get_text_config(), "max_position_embeddings", None))
+        target = pad([rollout.tokens for rollout in rollouts])
+        mask = pad([(1,) * len(rollout.tokens) for rollout in rollouts])
         before = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(target.shape[1])
         before = before.clamp(max=ids.shape[1] - 2)
         device = self.model.device
@@ -194,7 +194,7 @@ class CausalTrainee:
                 value.copy_(tensors[name])
 
 
-def padded(sequences: Sequence[Sequence[int]], limit: int | None = None) -> torch.Tensor:
+def pad(sequences: Sequence[Sequence[int]], limit: int | None = None) -> torch.Tensor:
     """Token ids (rows, longest), zeros on the right; raises UsageError for a row longer than `limit`."""
     longest = max(map(len, sequences))
     if limit is not None and longest > limit:

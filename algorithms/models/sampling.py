@@ -20,7 +20,7 @@ SLOTS, PREFILL_SLOTS = 32, 8
 """Rows of every forward while sampling and while reading prompts. Another number would change the last bits of log-probabilities."""
 
 
-class Base(Protocol):
+class SamplerBase(Protocol):
     """What a sampler must know of a model: its words."""
 
     @property
@@ -42,7 +42,7 @@ class Base(Protocol):
         """The text of tokens, without the special ones."""
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One completion that is wanted, of a prompt in token ids.
 
     `place` tells apart those of one prompt and seed; a temperature of 0 takes the most probable, the first of equals.
@@ -55,7 +55,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int = 64
 
 
-class Completion(msgspec.Struct, frozen=True):
+class SampledCompletion(msgspec.Struct, frozen=True):
     """Tokens with the one that ends them where it was reached, natural log-probabilities at temperature 1, and the text of it all."""
 
     tokens: tuple[int, ...]
@@ -66,11 +66,11 @@ class Completion(msgspec.Struct, frozen=True):
 class Sampler:
     """A model that can be asked, its weights fixed when it was made."""
 
-    def __init__(self, base: Base, model: Any) -> None:
+    def __init__(self, base: SamplerBase, model: Any) -> None:
         torch.set_num_threads(1)
         self.base, self._model = base, model.eval().requires_grad_(False)
 
-    def sample(self, asks: Sequence[Ask]) -> list[Completion]:
+    def sample(self, asks: Sequence[CompletionRequest]) -> list[SampledCompletion]:
         """A completion of each, in order; raises UsageError for a prompt, temperature or length out of range.
 
         A completion also stops where prompt and completion fill the model's positions.
@@ -83,7 +83,7 @@ class Sampler:
                     f"{ask.temperature}; ask for 1 to {self.base.positions - 1}, 1 or more, and a finite temperature of 0 or more."
                 )
             of_length.setdefault(len(ask.prompt), []).append(place)
-        found: dict[int, Completion] = {}
+        found: dict[int, SampledCompletion] = {}
         for places in of_length.values():
             for start in range(0, len(places), SLOTS):
                 part = places[start : start + SLOTS]
@@ -96,7 +96,7 @@ class Sampler:
         return [float(value) for value in _log_softmax(logits)[0]]
 
     @torch.inference_mode()
-    def _slots(self, asks: Sequence[Ask]) -> list[Completion]:
+    def _slots(self, asks: Sequence[CompletionRequest]) -> list[SampledCompletion]:
         """Completions of at most SLOTS prompts of one length. Copies of the first fill the slots; a row that has ended goes on unheard."""
         filled = [*asks, *[asks[0]] * (SLOTS - len(asks))]
         room = [min(ask.max_tokens, self.base.positions - len(ask.prompt)) for ask in asks]
@@ -117,11 +117,11 @@ class Sampler:
             logits = said.logits[:, -1].double().cpu().numpy()
         return [self._completion(row, room[row], tokens, logprobs) for row in range(len(asks))]
 
-    def _completion(self, row: int, room: int, tokens: Sequence[np.ndarray], logprobs: Sequence[np.ndarray]) -> Completion:
+    def _completion(self, row: int, room: int, tokens: Sequence[np.ndarray], logprobs: Sequence[np.ndarray]) -> SampledCompletion:
         said = [int(step[row]) for step in tokens[:room]]
         end = next((place for place, token in enumerate(said) if token in self.base.ends), len(said))
         said = said[: end + 1]
-        return Completion(tuple(said), tuple(float(step[row]) for step in logprobs[: len(said)]), self.base.decode(said))
+        return SampledCompletion(tuple(said), tuple(float(step[row]) for step in logprobs[: len(said)]), self.base.decode(said))
 
     @torch.inference_mode()
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, DynamicCache]:
@@ -141,7 +141,7 @@ class Sampler:
         return torch.cat([one.logits[:, -1] for one in read])[rows].double().cpu().numpy(), cache
 
 
-def _uniforms(ask: Ask, count: int) -> np.ndarray:
+def _uniforms(ask: CompletionRequest, count: int) -> np.ndarray:
     """Uniform numbers in [0, 1), one for each token: 53 bits of Philox, whose key is a hash of seed and place."""
     key = int.from_bytes(hashlib.sha256(f"{ask.seed}:{ask.place}".encode()).digest()[:16], "big")
     numbers: np.ndarray = (np.random.Philox(key=key).random_raw(count) >> np.uint64(11)) * 2.0**-53

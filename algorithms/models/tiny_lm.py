@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from algorithms.models.cache import build_cached
-from algorithms.models.causal_lm import CausalTrainee, padded, write_json
+from algorithms.models.causal_lm import CausalTrainee, pad, write_json
 from algorithms.models.sampling import Sampler
 from events.errors import CheckFailed, NotFound, UsageError
 
@@ -93,7 +93,7 @@ class TinyLM:
             torch.manual_seed(seed)
             base = cls(_model(tokenizer), tokenizer)
         pairs = [(base.encode(prompt), base.encode_completion(completion)) for prompt, completion in traces]
-        ids, wanted = padded([p + c for p, c in pairs], POSITIONS), padded([(0,) * len(p) + (1,) * len(c) for p, c in pairs])
+        ids, wanted = pad([p + c for p, c in pairs], POSITIONS), pad([(0,) * len(p) + (1,) * len(c) for p, c in pairs])
         lengths = torch.tensor([len(p) + len(c) for p, c in pairs])
         model = base.model.train().requires_grad_(True)
         optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
@@ -131,7 +131,7 @@ class TinyLM:
 
     def sampler(self, adapter: Path | None = None) -> "Sampler":
         """What can be asked, with the adapter of a peft folder merged in; raises as Trainee does."""
-        return Trainee(self, adapter, seed=0).sampler() if adapter else Sampler(self, self.model)
+        return TinyTrainee(self, adapter, seed=0).sampler() if adapter else Sampler(self, self.model)
 
     def save(self, folder: Path) -> None:
         """Write a transformers folder and base.json; the same base gives the same bytes."""
@@ -175,7 +175,7 @@ class TinyLM:
         return {name: tensor for name, tensor in self.model.state_dict().items() if name != "lm_head.weight"}  # it is the embedding
 
 
-class Trainee(CausalTrainee):
+class TinyTrainee(CausalTrainee):
     """The base under a LoRA adapter that is trained; see `CausalTrainee`."""
 
     def __init__(self, base: TinyLM, adapter: Path | None, seed: int, critic: bool = False) -> None:
@@ -194,7 +194,7 @@ class Trainee(CausalTrainee):
 load = TinyLM.load
 
 
-def cached(traces: Sequence[tuple[str, str]], cache: Path, progress: Callable[[int, int, float], None] | None = None) -> Path:
+def pretrain_cached(traces: Sequence[tuple[str, str]], cache: Path, progress: Callable[[int, int, float], None] | None = None) -> Path:
     """The folder under `cache` of a base pre-trained on these traces (seed 0), made where it is missing or damaged."""
     made_of = [KIND, SHAPE, VOCABULARY, HIDDEN, INIT, THETA, STEPS, BATCH, LR, WARM_UP, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM, list(traces)]
     target = cache / f"{KIND}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"

@@ -6,19 +6,19 @@ FAILED_LIMIT = 0.05
 """Share of attempts that may fail to run before a candidate is refused, whatever the rest of them scored."""
 
 
-class Verdict(NamedTuple):
+class Acceptance(NamedTuple):
     """Whether a candidate is kept, and why."""
 
     accepted: bool
     reason: str
 
 
-def judge(score: float, best: float | None, failed: int, items: int) -> Verdict:
+def judge(score: float, best: float | None, failed: int, items: int) -> Acceptance:
     """Keep the candidate if nearly all of its attempts ran and its mean reward beats the best so far."""
     if items == 0 or failed > FAILED_LIMIT * items:
-        return Verdict(False, f"{failed} of {items} attempts failed to run, at most {FAILED_LIMIT:.0%} may")
+        return Acceptance(False, f"{failed} of {items} attempts failed to run, at most {FAILED_LIMIT:.0%} may")
     if best is None:
-        return Verdict(True, f"the start, {score:.4f} on dev")
+        return Acceptance(True, f"the start, {score:.4f} on dev")
     if score > best:
-        return Verdict(True, f"{score:.4f} on dev, the best so far was {best:.4f}")
-    return Verdict(False, f"{score:.4f} on dev does not beat {best:.4f}")
+        return Acceptance(True, f"{score:.4f} on dev, the best so far was {best:.4f}")
+    return Acceptance(False, f"{score:.4f} on dev does not beat {best:.4f}")

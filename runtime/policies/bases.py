@@ -26,10 +26,10 @@ CLOSED = (text_scorer.KIND,)
 """Those whose answer is one of a closed set of labels, in one token."""
 Traces = Sequence[tuple[str, str]]
 """(prompt, completion) pairs."""
-Progress = Callable[[int, int, float], None]
+BuildProgress = Callable[[int, int, float], None]
 
 
-class Policy(Protocol):
+class EmbeddedPolicy(Protocol):
     """A model that can be asked, and that shows its log-probabilities for a canary."""
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
@@ -39,7 +39,7 @@ class Policy(Protocol):
         """The log-probability of each completion of one token."""
 
 
-def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progress: Progress = lambda done, total, loss: None) -> Path:
+def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progress: BuildProgress = lambda done, total, loss: None) -> Path:
     """The folder of the base model of this kind for a task, kept in the cache by the digest of what it is made from.
 
     The text scorer is made from label names and unlabelled texts; tiny-lm is pre-trained on the task's traces, for half a minute, of which
@@ -54,7 +54,7 @@ def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progre
         case "tiny-lm":
             from algorithms.models import tiny_lm
 
-            return tiny_lm.cached(traces(), cache_folder(), progress)
+            return tiny_lm.pretrain_cached(traces(), cache_folder(), progress)
         case _ if kind.startswith("hf:"):
             from runtime.policies import hf
 
@@ -81,7 +81,7 @@ def kind_of(base: Path) -> str:
     return str(kind)
 
 
-def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> Policy:
+def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> EmbeddedPolicy:
     """The embedded policy of a base folder, with the adapter of a peft folder if one is given; of any kind but `hf`, which has a server."""
     if kind_of(base) == text_scorer.KIND:
         return Uniform(text_scorer.load_base(base).labels) if uniform else text_scorer.load(base, adapter)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from algorithms.models import tiny_lm
-from algorithms.models.sampling import Ask, Base, Sampler
+from algorithms.models.sampling import CompletionRequest, Sampler, SamplerBase
 from events.errors import UsageError
 from runtime.policies.interface import Sampled, SampleRequest
 
@@ -25,7 +25,7 @@ class CausalPolicy:
         base = self._sampler.base
         prompts = [base.encode(request.prompt) for request in requests]
         asks = [
-            Ask(prompt=prompt, seed=request.seed, place=place, temperature=request.temperature, max_tokens=request.max_tokens)
+            CompletionRequest(prompt=prompt, seed=request.seed, place=place, temperature=request.temperature, max_tokens=request.max_tokens)
             for request, prompt in zip(requests, prompts, strict=True)
             for place in range(request.n)
         ]
@@ -51,7 +51,7 @@ class CausalPolicy:
 class UniformTokens:
     """The policy that knows nothing: every token of the vocabulary is as probable as the next, those that end an answer included."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: SamplerBase) -> None:
         self._base = base
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:

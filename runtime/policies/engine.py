@@ -125,7 +125,7 @@ class Engine:
         """Let go of the server."""
 
 
-class Spawned(Engine):
+class SpawnedEngine(Engine):
     """`hf_server` in a process of its own, which ends with this one."""
 
     def __init__(self, words: HFTokenizer) -> None:
@@ -162,7 +162,7 @@ class Spawned(Engine):
 def connect(words: HFTokenizer) -> Engine:
     """The server that EVOLOG_ENGINE_URL names, or else one of our own for this model."""
     if (url := engine_url()) is None:
-        return Spawned(words)
+        return SpawnedEngine(words)
     engine = Engine(url, os.environ.get(KEY, ""))
     if engine.root not in (str(words.folder), words.model_name):
         raise Misconfigured(

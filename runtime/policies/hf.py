@@ -153,7 +153,7 @@ class HFModel(HFTokenizer):
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
 
 
-class Trainee(CausalTrainee):
+class HFTrainee(CausalTrainee):
     """A model under a LoRA adapter that is trained; see `CausalTrainee`. It takes the model over."""
 
     def __init__(self, base: HFModel, adapter: Path | None, seed: int, critic: bool = False) -> None:

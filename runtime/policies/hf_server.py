@@ -24,7 +24,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from algorithms.models.causal_lm import linear_layers
-from algorithms.models.sampling import SLOTS, Ask, Completion, Sampler
+from algorithms.models.sampling import SLOTS, CompletionRequest, SampledCompletion, Sampler
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
 from runtime.policies.client import KEY
@@ -81,7 +81,7 @@ class _Unload(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     lora_name: str
 
 
-class Held(NamedTuple):
+class LoadedAdapter(NamedTuple):
     """An adapter in memory: the name that peft knows it by, and where it came from."""
 
     inner: str
@@ -90,16 +90,16 @@ class Held(NamedTuple):
 
 class _Job(NamedTuple):
     adapter: str
-    asks: list[Ask]
-    done: "Future[list[Completion]]"
+    asks: list[CompletionRequest]
+    done: "Future[list[SampledCompletion]]"
 
 
-class Engine:
+class HFEngine:
     """One model and the adapters beside it. Any thread may ask; one computes."""
 
     def __init__(self, base: hf.HFModel, name: str) -> None:
         self.base, self.name = base, name
-        self.adapters: dict[str, Held] = {}
+        self.adapters: dict[str, LoadedAdapter] = {}
         targets = list(linear_layers(base.model))
         self._model: Any = get_peft_model(base.model, LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM"), adapter_name=NONE)
         self._sampler = Sampler(base, self._model)
@@ -111,12 +111,12 @@ class Engine:
         """The base's name, then the adapters'."""
         return [self.name, *self.adapters]
 
-    def complete(self, name: str, asks: list[Ask]) -> list[Completion]:
+    def complete(self, name: str, asks: list[CompletionRequest]) -> list[SampledCompletion]:
         """A completion of each; raises NotFound for a name that is not served, UsageError for one that cannot be made."""
         for ask in asks:
             if len(ask.prompt) >= self.base.positions or not ask.prompt:
                 raise UsageError(f"A prompt has {len(ask.prompt)} tokens; the model reads 1 to {self.base.positions - 1}.")
-        done: Future[list[Completion]] = Future()
+        done: Future[list[SampledCompletion]] = Future()
         self._jobs.put(_Job(self._inner(name), asks, done))
         return done.result()
 
@@ -166,7 +166,7 @@ class Engine:
             if inner in self._model.peft_config:
                 self._model.delete_adapter(inner)
             raise UsageError(f"The lora adapter in {path} cannot be loaded ({type(wrong).__name__}: {wrong!s:.300}).") from wrong
-        self.adapters[name] = Held(inner, path)
+        self.adapters[name] = LoadedAdapter(inner, path)
         self._model.requires_grad_(False)
 
     def _with(self, inner: str) -> Any:
@@ -227,7 +227,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, engine: Engine, host: str = "127.0.0.1", port: int = 0, key: str = "") -> None:
+    def __init__(self, engine: HFEngine, host: str = "127.0.0.1", port: int = 0, key: str = "") -> None:
         self.engine, self.key = engine, key
         super().__init__((host, port), _Handler)
 
@@ -310,7 +310,7 @@ class Server(ThreadingHTTPServer):
 
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         asks = [
-            Ask(prompt=prompt, seed=seed, place=place, temperature=asked.temperature, max_tokens=most(prompt))
+            CompletionRequest(prompt=prompt, seed=seed, place=place, temperature=asked.temperature, max_tokens=most(prompt))
             for prompt in prompts
             for place in range(asked.n)
         ]
@@ -399,7 +399,7 @@ def main() -> None:
     chosen = parser.parse_args()
     try:
         folder = hf.resolve(chosen.model)
-        engine = Engine(hf.HFModel(folder, hf.digest_of(folder)), chosen.served_model_name or chosen.model)
+        engine = HFEngine(hf.HFModel(folder, hf.digest_of(folder)), chosen.served_model_name or chosen.model)
         server = Server(engine, chosen.host, chosen.port, os.environ.get(KEY, ""))
     except (UserError, OSError) as wrong:
         raise SystemExit(str(wrong)) from None

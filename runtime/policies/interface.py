@@ -41,7 +41,7 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
-class Scores(Protocol):
+class TokenScorer(Protocol):
     """A policy of so large a vocabulary that it shows log-probabilities of given tokens alone."""
 
     def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:

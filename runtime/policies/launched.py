@@ -17,7 +17,7 @@ import torch
 
 from algorithms.learning import algorithm as find_algorithm
 from algorithms.learning.batch import NothingToLearn
-from runtime.policies.training import Wrong, back_end_for, descend, keep, open_trainee, read_task
+from runtime.policies.training import LaunchFailure, back_end_for, open_trainee, read_task, run_update, save_result
 
 accelerate: Any = importlib.import_module("accelerate")  # so, since its types are partial and of another strictness
 
@@ -42,9 +42,9 @@ def train(room: Path, rank: int, count: int) -> None:
     algorithm = find_algorithm(order.algorithm)
     model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
     back_end = back_end_for(order.back_end, model, algorithm)
-    done = descend(order, back_end, model, algorithm, rollouts)
+    done = run_update(order, back_end, model, algorithm, rollouts)
     if rank == 0:
-        trained = keep(order, back_end, model, done, room / "adapter", room / "state")
+        trained = save_result(order, back_end, model, done, room / "adapter", room / "state")
         (room / "trained").write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(trained, processes=count)))
 
 
@@ -52,7 +52,7 @@ def write(room: Path, wrong: Exception) -> None:
     """Say in the room what went wrong, whole and once: the others fail soon after, of this one's absence."""
     votes = wrong.votes if isinstance(wrong, NothingToLearn) else ()
     mine = room / f"wrong.{os.getpid()}"
-    mine.write_bytes(msgspec.msgpack.encode(Wrong(type(wrong).__name__, str(wrong), votes)))
+    mine.write_bytes(msgspec.msgpack.encode(LaunchFailure(type(wrong).__name__, str(wrong), votes)))
     try:
         os.link(mine, room / "wrong")
     except FileExistsError:

@@ -15,7 +15,7 @@ from events.errors import TryAgain, UserError
 from runtime.policies.interface import Sampled, SampleRequest
 
 BODY_LIMIT = 64 * 1024 * 1024
-Sample = Callable[[str, Sequence[SampleRequest]], list[Sampled]]
+SampleByModel = Callable[[str, Sequence[SampleRequest]], list[Sampled]]
 
 
 class _Structured(msgspec.Struct):
@@ -42,7 +42,7 @@ class PolicyServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, port: int, token: str, sample: Sample, names: Callable[[], list[str]]) -> None:
+    def __init__(self, port: int, token: str, sample: SampleByModel, names: Callable[[], list[str]]) -> None:
         self.token, self.sample, self.names = token, sample, names
         super().__init__(("127.0.0.1", port), _Handler)
 

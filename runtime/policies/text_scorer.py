@@ -35,7 +35,7 @@ _REMEMBERED_LENGTH = 20_000
 """Characters of the longest prompt that is remembered."""
 
 
-class Base:
+class TextScorerBase:
     """The frozen part: labels, the idf of each bucket, and the scores of the label names as (bucket, label, value) triples."""
 
     def __init__(self, labels: Sequence[str], idf: np.ndarray, bucket: np.ndarray, label: np.ndarray, value: np.ndarray) -> None:
@@ -81,21 +81,21 @@ class Base:
         return of.hexdigest()
 
 
-def build_base(labels: Sequence[str], texts: Sequence[str]) -> Base:
+def build_base(labels: Sequence[str], texts: Sequence[str]) -> TextScorerBase:
     """A base for `labels`, its idf counted over `texts` (no labels of theirs are used)."""
     spread = np.zeros(BUCKETS)
     for text in texts:
         spread[_buckets(text)[0]] += 1
     idf = (np.log((1 + len(texts)) / (1 + spread)) + 1).astype(np.float32)
-    empty = Base(labels, idf, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    empty = TextScorerBase(labels, idf, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     names = [empty.features(label.replace("[", "").replace("]", "")) for label in labels]
     bucket = np.concatenate([buckets for buckets, _ in names])
     label = np.repeat(np.arange(len(labels)), [len(buckets) for buckets, _ in names])
     value = (SCALE * np.concatenate([weights for _, weights in names])).astype(np.float32)
-    return Base(labels, idf, bucket, label, value)
+    return TextScorerBase(labels, idf, bucket, label, value)
 
 
-def load_base(folder: Path) -> Base:
+def load_base(folder: Path) -> TextScorerBase:
     """The base in `folder`; raises NotFound or CheckFailed."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -103,7 +103,7 @@ def load_base(folder: Path) -> Base:
     try:
         card = json.loads((folder / "base.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "base.safetensors")
-        base = Base(card["labels"], arrays["idf"], arrays["bucket"], arrays["label"], arrays["value"])
+        base = TextScorerBase(card["labels"], arrays["idf"], arrays["bucket"], arrays["label"], arrays["value"])
         said = str(card["digest"])
     except FileNotFoundError as missing:
         raise NotFound(f"The base model folder {folder} lacks {Path(str(missing.filename)).name}; build the base again.") from missing
@@ -121,7 +121,7 @@ class Adapter:
         self.a, self.b, self.scale = a, b, scale
 
 
-def load_adapter(folder: Path, base: Base) -> Adapter:
+def load_adapter(folder: Path, base: TextScorerBase) -> Adapter:
     """The adapter in a peft folder; raises NotFound, or Misconfigured where it was made for another base."""
     from safetensors.numpy import load_file
 
@@ -142,7 +142,7 @@ def load_adapter(folder: Path, base: Base) -> Adapter:
     return Adapter(np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), float(config["lora_alpha"]) / rank)
 
 
-def base_name(base: Base) -> str:
+def base_name(base: TextScorerBase) -> str:
     """The name under which an adapter's config refers to its base."""
     return f"{KIND}@{base.digest}"
 
@@ -150,7 +150,7 @@ def base_name(base: Base) -> str:
 class TextScorer:
     """The policy: a base, with an adapter or without. One thread at a time."""
 
-    def __init__(self, base: Base, adapter: Adapter | None = None) -> None:
+    def __init__(self, base: TextScorerBase, adapter: Adapter | None = None) -> None:
         self.base, self.adapter = base, adapter
         self._labels = {label: token for token, label in enumerate(base.labels)}
         self._memo = lru_cache(maxsize=_REMEMBERED)(self._score)

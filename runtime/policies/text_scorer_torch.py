@@ -21,7 +21,7 @@ from algorithms.learning.batch import Rollout
 from algorithms.learning.update import Outputs
 from runtime.policies import closed_vocabulary
 from runtime.policies.interface import SampleRequest
-from runtime.policies.text_scorer import ADAPTER, CONFIG, KEY_A, KEY_B, Base, base_name, load_adapter, load_base
+from runtime.policies.text_scorer import ADAPTER, CONFIG, KEY_A, KEY_B, TextScorerBase, base_name, load_adapter, load_base
 
 RANK, ALPHA, SPREAD = 32, 320, 0.1
 """LoRA rank, its alpha (so the update is scaled by 10), and the standard deviation at which A starts; B starts at 0."""
@@ -39,7 +39,7 @@ class Features(msgspec.Struct, frozen=True):
 class Scorer(nn.Module):
     """z = sum_f w_f scores(f) as a plain module, which peft can wrap."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: TextScorerBase) -> None:
         super().__init__()
         self.name_or_path = base_name(base)  # peft copies it into the adapter's config
         self.scores = nn.Embedding(len(base.idf), len(base.labels), _weight=torch.from_numpy(base.table()), _freeze=True)
@@ -50,7 +50,7 @@ class Scorer(nn.Module):
         return scores
 
 
-def wrapped(base: Base, seed: int) -> PeftModel:
+def with_adapter(base: TextScorerBase, seed: int) -> PeftModel:
     """The scorer under a fresh peft adapter, drawn from `seed`."""
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=["scores"])
     model = get_peft_model(Scorer(base), config)
@@ -69,7 +69,7 @@ def factors(model: PeftModel) -> tuple[nn.Parameter, nn.Parameter]:
 class Prompts:
     """The features of prompts, each computed once."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: TextScorerBase) -> None:
         self._base = base
         self._found: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
@@ -96,20 +96,20 @@ def hidden_sums(of: Features, a: torch.Tensor) -> torch.Tensor:
     return sums
 
 
-def scored(of: Features, hidden: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def adapted_scores(of: Features, hidden: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The scores (U, labels) with the adapter, from the sums and B (labels, RANK)."""
     scores: torch.Tensor = of.base + ALPHA / RANK * (hidden @ b.T)
     return scores
 
 
-class Trainee:
+class TextScorerTrainee:
     """A base with an adapter under training, and a value head on the adapter's inner sums if it is wanted."""
 
     def __init__(self, base_folder: Path, parent: Path | None, seed: int, critic: bool) -> None:
         """Loads the parent's adapter or draws a fresh one; raises NotFound, CheckFailed or Misconfigured where something does not fit."""
         torch.set_num_threads(1)
         self.base = load_base(base_folder)
-        self._model = wrapped(self.base, seed)
+        self._model = with_adapter(self.base, seed)
         if parent is not None:
             held = load_adapter(parent, self.base)
             _set(self._model, torch.from_numpy(held.a), torch.from_numpy(held.b.T))
@@ -145,7 +145,7 @@ class Trainee:
                 values = self._head(hidden.detach())[index]
             if dropout:
                 hidden = hidden * (torch.rand(hidden.shape) >= dropout) / (1 - dropout)
-            scores = scored(of, hidden, self._b)
+            scores = adapted_scores(of, hidden, self._b)
         tilt = torch.from_numpy(np.stack([_tilt(self._labels, r) for r in rollouts]))
         logs = torch.log_softmax(scores[index] + tilt, 1)
         return Outputs(
@@ -166,7 +166,7 @@ class Trainee:
         """The log-probability of each label."""
         with torch.no_grad():
             of = self._prompts.rows([prompt])
-            logs: list[float] = torch.log_softmax(scored(of, hidden_sums(of, self._a), self._b), 1)[0].tolist()
+            logs: list[float] = torch.log_softmax(adapted_scores(of, hidden_sums(of, self._a), self._b), 1)[0].tolist()
         return logs
 
     def save(self, out: Path, card: str) -> None:

@@ -17,23 +17,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from algorithms.learning import algorithm as find_algorithm
-from algorithms.learning.batch import Algorithm, Diverged, Mismatch, NothingToLearn, Rollout, Step, Turn, Vote, demonstration, merge
-from algorithms.learning.update import State, Trainable, Updated, update
+from algorithms.learning.batch import Algorithm, Diverged, Mismatch, NothingToLearn, PolicyTurn, Rollout, Step, Vote, demonstration, merge
+from algorithms.learning.update import Trainable, TrainingState, UpdateResult, update
 from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, Unavailable, UsageError, UserError
 from events.fact import NotFinite
 from events.kinds import BackEnd
 from events.weights import Canary
 from runtime.policies import text_scorer
 from runtime.policies.bases import HF, kind_of
-from runtime.policies.interface import SampleRequest, Scores
+from runtime.policies.interface import SampleRequest, TokenScorer
 
 CANARIES, CANARY_TOKENS = 4, 16
 ROOT = Path(__file__).parents[2]
 WORKER_MODULE = "runtime.policies.launched"
 """The module that each process of a launch runs."""
-LAST = 20
+OUTPUT_LINES = 20
 """How many lines of a launch's output are told, where it ended without saying why."""
-TOLD: tuple[type[Exception], ...] = (
+RERAISED: tuple[type[Exception], ...] = (
     *(UserError, UsageError, CheckFailed, NotFound, Unavailable, TryAgain, Misconfigured),
     *(Diverged, Mismatch, NotFinite, NothingToLearn),
 )
@@ -60,7 +60,7 @@ class Trainee(Trainable, Protocol):
         """Write an ordinary peft folder."""
 
 
-class Call(msgspec.Struct, frozen=True):
+class TrainingCall(msgspec.Struct, frozen=True):
     """One call of the policy within an attempt: what was asked, and the completion that the attempt was given."""
 
     request: SampleRequest
@@ -68,7 +68,7 @@ class Call(msgspec.Struct, frozen=True):
     logprobs: tuple[float, ...]
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One recorded attempt: its trajectory's id, the group that it competes in, and what it did."""
 
     id: str
@@ -77,7 +77,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str
     answer: str | None
     reward: float
-    calls: tuple[Call, ...]
+    calls: tuple[TrainingCall, ...]
     hinted: bool = False
 
 
@@ -90,7 +90,7 @@ class Sources(msgspec.Struct, frozen=True):
     """(prompt, completion) demonstrations for each of these items."""
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be trained, from what; `parent` is a digest, empty for the base model."""
 
     base: Path
@@ -109,7 +109,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """An accelerate configuration, under which trl's gradient work is launched; None: it is done in this process."""
 
 
-class Trained(msgspec.Struct, frozen=True):
+class TrainingResult(msgspec.Struct, frozen=True):
     """The optimiser's steps, canaries, and what the batch came to."""
 
     steps: tuple[Step, ...]
@@ -123,14 +123,14 @@ class Trained(msgspec.Struct, frozen=True):
     """How many shared it."""
 
 
-class Task(msgspec.Struct, frozen=True):
+class LaunchTask(msgspec.Struct, frozen=True):
     """What each process of a launch is given."""
 
-    order: Order
+    order: TrainingOrder
     rollouts: tuple[Rollout, ...]
 
 
-class Wrong(msgspec.Struct, frozen=True):
+class LaunchFailure(msgspec.Struct, frozen=True):
     """What the process of a launch that failed first says of it."""
 
     kind: str
@@ -138,7 +138,7 @@ class Wrong(msgspec.Struct, frozen=True):
     votes: tuple[Vote, ...] = ()
 
 
-def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path, state_out: Path) -> Trained:
+def train(order: TrainingOrder, attempts: Sequence[TrainingAttempt], sources: Sources, out: Path, state_out: Path) -> TrainingResult:
     """One round: a peft folder at `out`, and at `state_out` what the optimiser, the critic and the weight of KL arrived at.
 
     The same arguments give the same bytes (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or a UserError for
@@ -149,7 +149,7 @@ def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path
     except KeyError as wrong:
         raise UsageError(str(wrong.args[0])) from wrong
     model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
-    rollouts = recorded(attempts, algorithm, sources, model)
+    rollouts = rollouts_from(attempts, algorithm, sources, model)
     if not rollouts:
         raise NothingToLearn(f"None of {len(attempts)} attempts asked the policy anything.")
     back_end = back_end_for(order.back_end, model, algorithm)
@@ -157,11 +157,11 @@ def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path
         del model  # the processes of the launch need its memory
         gc.collect()
         torch.cuda.empty_cache()
-        trained = by_launch(order.accelerate, Task(order, tuple(rollouts)), out, state_out)
+        trained = train_in_processes(order.accelerate, LaunchTask(order, tuple(rollouts)), out, state_out)
         model = open_trainee(order.base, out, order.seed, algorithm.critic)
     else:
-        done = descend(order, back_end, model, algorithm, rollouts)
-        trained = keep(order, back_end, model, done, out, state_out)
+        done = run_update(order, back_end, model, algorithm, rollouts)
+        trained = save_result(order, back_end, model, done, out, state_out)
     canary = tuple(canaries(model, rollouts))
     return msgspec.structs.replace(trained, canary=canary)
 
@@ -170,7 +170,7 @@ def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
     """What shows a server that it has these weights, for the first few prompts: of a large vocabulary, the recorded tokens alone."""
     shown = {rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)}
     for prompt in list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]:
-        if isinstance(model, Scores):
+        if isinstance(model, TokenScorer):
             yield Canary(prompt, tuple(model.score(prompt, shown[prompt])), shown[prompt])
         else:
             yield Canary(prompt, tuple(model.log_probs(prompt)))
@@ -183,10 +183,10 @@ def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> BackE
     return "native" if algorithm.critic or not isinstance(model, CausalTrainee) else wanted
 
 
-def descend(order: Order, back_end: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]) -> Updated:
+def run_update(order: TrainingOrder, back_end: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]) -> UpdateResult:
     """The update by this back end, in this process or shared with the others of its process group; raises as `train` does."""
     state = load_state(order.state, algorithm.name) if order.state else None
-    by: Callable[..., Updated] = update
+    by: Callable[..., UpdateResult] = update
     if back_end == "trl":
         from runtime.policies import trl_backend
 
@@ -194,14 +194,14 @@ def descend(order: Order, back_end: BackEnd, model: Trainee, algorithm: Algorith
     return by(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
 
 
-def keep(order: Order, back_end: BackEnd, model: Trainee, done: Updated, out: Path, state_out: Path) -> Trained:
+def save_result(order: TrainingOrder, back_end: BackEnd, model: Trainee, done: UpdateResult, out: Path, state_out: Path) -> TrainingResult:
     """Write the peft folder and the state; what is left to tell but for the canaries."""
     model.save(out, card(order, model, done.trained_on))
     save_state(state_out, done.state, order.algorithm)
-    return Trained(done.steps, (), done.trained_on, done.left_out, done.votes, back_end)
+    return TrainingResult(done.steps, (), done.trained_on, done.left_out, done.votes, back_end)
 
 
-def by_launch(config: Path, task: Task, out: Path, state_out: Path) -> Trained:
+def train_in_processes(config: Path, task: LaunchTask, out: Path, state_out: Path) -> TrainingResult:
     """`descend` and `keep`, in the processes of an accelerate configuration; raises as they do, and as `launch`."""
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         room = Path(name)
@@ -209,22 +209,22 @@ def by_launch(config: Path, task: Task, out: Path, state_out: Path) -> Trained:
         launch(config, room)
         (room / "adapter").rename(out)
         (room / "state").rename(state_out)
-        return msgspec.msgpack.decode((room / "trained").read_bytes(), type=Trained)
+        return msgspec.msgpack.decode((room / "trained").read_bytes(), type=TrainingResult)
 
 
-def read_task(room: Path) -> Task:
+def read_task(room: Path) -> LaunchTask:
     """What a launch was given in its room."""
-    return msgspec.msgpack.decode((room / "task").read_bytes(), type=Task, dec_hook=lambda kind, said: kind(said))
+    return msgspec.msgpack.decode((room / "task").read_bytes(), type=LaunchTask, dec_hook=lambda kind, said: kind(said))
 
 
 def raise_written(room: Path) -> None:
     """Raise what a process wrote into the room, if one did: the same exception, or a RuntimeError that names one that is none of `TOLD`."""
     if not (room / "wrong").exists():
         return
-    wrong = msgspec.msgpack.decode((room / "wrong").read_bytes(), type=Wrong)
+    wrong = msgspec.msgpack.decode((room / "wrong").read_bytes(), type=LaunchFailure)
     if wrong.kind == NothingToLearn.__name__:
         raise NothingToLearn(wrong.reason, wrong.votes)
-    for kind in TOLD:
+    for kind in RERAISED:
         if kind.__name__ == wrong.kind:
             raise kind(wrong.reason)
     raise RuntimeError(f"{wrong.kind}: {wrong.reason}")
@@ -250,7 +250,7 @@ def launch(config: Path, room: Path, module: str = WORKER_MODULE) -> None:
         code = child.wait()
     raise_written(room)
     if code:
-        last = (room / "said").read_text(encoding="utf-8", errors="replace").splitlines()[-LAST:]
+        last = (room / "said").read_text(encoding="utf-8", errors="replace").splitlines()[-OUTPUT_LINES:]
         raise RuntimeError("\n".join([f"accelerate launch with {config} ended with code {code}:", *last]))
 
 
@@ -260,17 +260,17 @@ def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Tr
     if kind == text_scorer.KIND:
         from runtime.policies import text_scorer_torch
 
-        return text_scorer_torch.Trainee(base, parent, seed, critic)
+        return text_scorer_torch.TextScorerTrainee(base, parent, seed, critic)
     if kind == HF:
         from runtime.policies import hf
 
-        return hf.Trainee(hf.HFModel.load(base), parent, seed, critic)
+        return hf.HFTrainee(hf.HFModel.load(base), parent, seed, critic)
     from algorithms.models import tiny_lm
 
-    return tiny_lm.Trainee(tiny_lm.load(base), parent, seed, critic)
+    return tiny_lm.TinyTrainee(tiny_lm.load(base), parent, seed, critic)
 
 
-def recorded(attempts: Sequence[Attempt], algorithm: Algorithm, sources: Sources, model: Trainee) -> list[Rollout]:
+def rollouts_from(attempts: Sequence[TrainingAttempt], algorithm: Algorithm, sources: Sources, model: Trainee) -> list[Rollout]:
     """The sequences of the attempts, carrying what the algorithm asks for and nothing else: no reward for one that asks for none."""
     if "copies" in algorithm.needs:
         return _copies(attempts, sources, model)
@@ -305,16 +305,16 @@ def recorded(attempts: Sequence[Attempt], algorithm: Algorithm, sources: Sources
     return found
 
 
-def _sequences(attempt: Attempt, model: Trainee) -> list[tuple[int, tuple[int, ...], tuple[float, ...], tuple[int, ...]]]:
+def _sequences(attempt: TrainingAttempt, model: Trainee) -> list[tuple[int, tuple[int, ...], tuple[float, ...], tuple[int, ...]]]:
     """(place of the first call, tokens, log-probabilities, mask): turns that go on from each other are one sequence."""
     prompts = [model.encode(call.request.prompt) for call in attempt.calls]
-    turns = [Turn(p, call.tokens, call.logprobs) for p, call in zip(prompts, attempt.calls, strict=True) if p is not None]
+    turns = [PolicyTurn(p, call.tokens, call.logprobs) for p, call in zip(prompts, attempt.calls, strict=True) if p is not None]
     if len(turns) < len(attempt.calls):
         return [(place, call.tokens, call.logprobs, ()) for place, call in enumerate(attempt.calls) if call.tokens]
     return [(one.first, one.tokens, one.logprobs, one.mask) for one in merge(turns) if any(one.mask)]
 
 
-def _copies(attempts: Sequence[Attempt], sources: Sources, model: Trainee) -> list[Rollout]:
+def _copies(attempts: Sequence[TrainingAttempt], sources: Sources, model: Trainee) -> list[Rollout]:
     items = list(dict.fromkeys(attempt.item for attempt in attempts))
     found = []
     for item, pairs in sources.copies(items).items():
@@ -325,7 +325,7 @@ def _copies(attempts: Sequence[Attempt], sources: Sources, model: Trainee) -> li
     return found
 
 
-def card(order: Order, model: Trainee, trained_on: int) -> str:
+def card(order: TrainingOrder, model: Trainee, trained_on: int) -> str:
     """The adapter's README.md: front matter as model hubs read it, then where it comes from. Nothing in it differs between equal runs."""
     hyper = json.dumps(dict(sorted(order.hyper.items())))
     lines = [
@@ -340,7 +340,7 @@ def card(order: Order, model: Trainee, trained_on: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save_state(path: Path, state: State, algorithm: str) -> None:
+def save_state(path: Path, state: TrainingState, algorithm: str) -> None:
     """Write what an update leaves for the next, under the algorithm's name."""
     save_file(dict(sorted(state.items())), path, metadata={"algorithm": algorithm})
 

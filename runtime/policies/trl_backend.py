@@ -35,8 +35,8 @@ from transformers import PreTrainedTokenizerFast
 
 from algorithms.learning import terms
 from algorithms.learning.batch import Algorithm, Hyper, Rollout, Step, Terms
-from algorithms.learning.update import Outputs, Prepared, Updated, adam, finished, minibatches, prepare, report, settings, steered
-from algorithms.models.causal_lm import CausalTrainee, padded
+from algorithms.learning.update import Outputs, PreparedBatch, UpdateResult, adam, finish, minibatches, prepare, report, settings, steer_kl
+from algorithms.models.causal_lm import CausalTrainee, pad
 from events.errors import UsageError
 
 trl: Any = importlib.import_module("trl")  # so, since its types are partial and of another strictness
@@ -79,7 +79,7 @@ def ranks() -> tuple[int, int]:
     return 0, 1
 
 
-def gathered(value: T) -> list[T]:
+def gather(value: T) -> list[T]:
     """What each rank gives, in their order; its tensors are to be on the CPU."""
     _, count = ranks()
     found = [value] * count
@@ -99,7 +99,7 @@ class ShardedModel:
         """As the model's."""
         rank, count = ranks()
         mine = rollouts[rank::count]
-        parts = [part for part in gathered(self._model.outputs(mine, base=base, dropout=dropout) if mine else None) if part]
+        parts = [part for part in gather(self._model.outputs(mine, base=base, dropout=dropout) if mine else None) if part]
 
         def joined(tables: Sequence[torch.Tensor]) -> torch.Tensor:
             whole = torch.zeros(len(rollouts), max(table.shape[1] for table in tables))
@@ -110,10 +110,10 @@ class ShardedModel:
         return Outputs(*(joined([getattr(part, name) for part in parts]) for name in Outputs.__struct_fields__))
 
 
-class Recorded:
+class RecordedBatch:
     """The recorded batch, as trl is to see it; the minibatches are the native loop's, in its order, of which each rank takes a part."""
 
-    def __init__(self, model: CausalTrainee, algorithm: Algorithm, ready: Prepared, seed: int) -> None:
+    def __init__(self, model: CausalTrainee, algorithm: Algorithm, ready: PreparedBatch, seed: int) -> None:
         self.model, self.algorithm, self.ready = model, algorithm, ready
         self.rank, self.count = ranks()
         self.prompts = [model.encode(rollout.prompt) for rollout in ready.selected.rollouts]
@@ -124,7 +124,7 @@ class Recorded:
         """These rollouts in rows."""
         rollouts = [self.ready.selected.rollouts[place] for place in places]
         rows = [self.prompts[place] + rollout.tokens for place, rollout in zip(places, rollouts, strict=True)]
-        ids = padded(rows)
+        ids = pad(rows)
 
         def spread(table_NT: torch.Tensor) -> torch.Tensor:
             spread_BL = torch.zeros(len(rows), ids.shape[1] - 1)
@@ -139,12 +139,12 @@ class Recorded:
         nothing = torch.zeros_like(mask)
         return PaddedBatch(
             ids=ids.to(self._device),
-            real=padded([(1,) * len(row) for row in rows]).to(self._device),
+            real=pad([(1,) * len(row) for row in rows]).to(self._device),
             shared=min(len(self.prompts[place]) for place in places),
             of=Terms(
                 logp=nothing,
-                sampled=terms.kept(spread(before.sampled), mask),
-                old=terms.kept(spread(before.old), mask),
+                sampled=terms.masked(spread(before.sampled), mask),
+                old=terms.masked(spread(before.old), mask),
                 base=base,
                 advantages=spread(credit.advantages),
                 mask=mask,
@@ -221,7 +221,7 @@ def _policy(laid: PaddedBatch, algorithm: Algorithm, how: Hyper, ranks: int) -> 
 
 def _pairs(laid: PaddedBatch, algorithm: Algorithm) -> Inputs:
     reference = laid.of.old if algorithm.reference == "old" else laid.of.base
-    chosen, rejected = terms.kept(reference, laid.of.mask).sum(1).chunk(2)
+    chosen, rejected = terms.masked(reference, laid.of.mask).sum(1).chunk(2)
     return {
         "input_ids": laid.ids,
         "attention_mask": laid.real,
@@ -242,7 +242,7 @@ class RecordedTrainer:
     `feed` comes before `train()`; after it, `done` holds each step and the weight of KL after it.
     """
 
-    def feed(self, recorded: Recorded) -> None:
+    def feed(self, recorded: RecordedBatch) -> None:
         self.recorded = recorded
         self.processing_class = None  # or train() would give the model its special tokens
         self.kl = recorded.ready.how.get("kl", 0.0)
@@ -270,11 +270,11 @@ class RecordedTrainer:
         if "grad_norm" not in logs:
             return
         mine = (table[: self.counting].detach().cpu() for table in (self.said.log_probs, self.said.entropy))
-        losses, places, logps, entropies = zip(*gathered((self.loss, self.places[: self.counting], *mine)), strict=True)
+        losses, places, logps, entropies = zip(*gather((self.loss, self.places[: self.counting], *mine)), strict=True)
         ready, laid = self.recorded.ready, self.recorded.lay([place for part in places for place in part])
         of = msgspec.structs.replace(laid.of, logp=_stack(logps).to(laid.own.device), entropy=_stack(entropies).to(laid.own.device))
         step = report(of, laid.own, sum(losses) / len(losses), logs["grad_norm"], ready.selected.tied_groups, ready.how, self.began)
-        self.kl = steered(self.kl, step, ready.how)
+        self.kl = steer_kl(self.kl, step, ready.how)
         self.done.append((step, self.kl))
 
     def _send_telemetry(self) -> None:
@@ -314,7 +314,7 @@ def update(
     seed: int,
     parent: str,
     state: Mapping[str, torch.Tensor] | None = None,
-) -> Updated:
+) -> UpdateResult:
     """Train `model` in place, as `algorithms.learning.update.update` does and by trl; what it returns and raises is the same.
 
     In a process group, every rank is to call this with the same arguments, and has the same weights and returns the same in the end.
@@ -330,15 +330,15 @@ def update(
     asked = model if ranks()[1] == 1 else ShardedModel(model)
     ready = prepare(asked, algorithm, rollouts, hyper, parent=parent, state=state)
     optimiser = adam(model, ready.how, state)
-    with tempfile.TemporaryDirectory() as room, _lent(model):
+    with tempfile.TemporaryDirectory() as room, _restoring(model):
         trainer = _trainer(model, algorithm, ready.how, optimiser, seed, room)
-        trainer.feed(Recorded(model, algorithm, ready, seed))
+        trainer.feed(RecordedBatch(model, algorithm, ready, seed))
         hook = model.model.register_forward_hook(trainer.hear)
         try:
             trainer.train()
         finally:
             hook.remove()
-    return finished(model, ready, optimiser, trainer.done)
+    return finish(model, ready, optimiser, trainer.done)
 
 
 def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: torch.optim.Optimizer, seed: int, room: str) -> Any:
@@ -414,7 +414,7 @@ def _placeholder() -> PreTrainedTokenizerFast:
 
 
 @contextmanager
-def _lent(model: CausalTrainee) -> Iterator[None]:
+def _restoring(model: CausalTrainee) -> Iterator[None]:
     """Undo what trl's constructors change of a model beside its weights: its forward, tags, padding token, and adapters."""
     base = model.model.get_base_model()
     held = [(each, dict(vars(each))) for each in (base, model.model, base.config, base.generation_config)]

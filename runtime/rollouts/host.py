@@ -134,7 +134,7 @@ class ScaffoldProcess:
         try:
             argv = [sys.executable, "-s", "-P", seen_at(kind, CHILD_INSIDE, CHILD), str(read), str(write)]
             binds = {CHILD_INSIDE: CHILD, SCAFFOLD_INSIDE: scaffold}
-            resources = sandbox.Limits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
+            resources = sandbox.ResourceLimits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
             self._child = Confined(kind, Command(argv, binds, ENVIRONMENT, Path(self._folder), resources, (read, write)))
         except BaseException:
             os.close(self._in)

@@ -284,7 +284,7 @@ def launcher(kind: Kind, scratch: Path, socket: Path, seconds: float, limits: Li
             relay = [places[RELAY_INSIDE], places[SOCKET_INSIDE], "0", f"{seconds:g}", str(write), places[WORKING]]
             argv = [sys.executable, "-I", *relay, sys.executable, "-s", "-u", *(_placed(argument, places) for argument in arguments)]
             environment = {**env, "HOME": places[WORKING]}
-            resources = sandbox.Limits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
+            resources = sandbox.ResourceLimits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
             child = Confined(kind, Command(argv, binds, environment, Path(working), resources, (write,)))
             os.close(write)
             try:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from events.errors import Misconfigured
-from runtime.sandbox.limits import Limits
+from runtime.sandbox.limits import ResourceLimits
 
 OLDEST = (0, 8)
 WORK = "/workdir"
@@ -50,7 +50,7 @@ def _numbers(of: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", of)[:2]))
 
 
-def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: Limits) -> list[str]:
+def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: ResourceLimits) -> list[str]:
     """All options but the descriptors'. `binds` are read-only, and by their path inside."""
     out = [f"--unshare-{what}" for what in ("ipc", "pid", "net", "uts", "cgroup")]
     out += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]

@@ -14,7 +14,7 @@ from typing import IO, Literal, NamedTuple
 
 from events.errors import Misconfigured
 from runtime.sandbox import bwrap, landlock, seccomp
-from runtime.sandbox.limits import CGROUP, Group, Limits, Watchdog, delegated, rlimits, tree
+from runtime.sandbox.limits import CGROUP, Group, ResourceLimits, Watchdog, delegated, rlimits, tree
 
 Kind = Literal["bwrap", "landlock", "none"]
 UIDS = 1_900_000_000
@@ -30,7 +30,7 @@ class Command(NamedTuple):
     binds: Mapping[str, Path]
     environment: Mapping[str, str]
     work: Path
-    limits: Limits = Limits()
+    limits: ResourceLimits = ResourceLimits()
     pass_fds: tuple[int, ...] = ()
 
 

@@ -19,7 +19,7 @@ CGROUP = "EVOLOG_CGROUP"
 _TICK, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
-class Limits(NamedTuple):
+class ResourceLimits(NamedTuple):
     """Bytes, seconds and counts. `memory` holds for each process's address space and for all processes and files in memory together."""
 
     memory: int = 8 * 1024**3
@@ -32,7 +32,7 @@ class Limits(NamedTuple):
     files: int = 20_000
 
 
-def rlimits(limits: Limits, processes: bool) -> list[str]:
+def rlimits(limits: ResourceLimits, processes: bool) -> list[str]:
     """The beginning of a command that puts the rlimits on what follows; `processes` where they are counted for the sandbox alone."""
     options = {
         "as": limits.memory,
@@ -63,7 +63,7 @@ def counts_children() -> bool:
 class Watchdog:
     """Looks at all processes of a sandbox until `stop`, and calls `kill` with a sentence about the limit that was passed."""
 
-    def __init__(self, root: int, limits: Limits, mounts: Sequence[str], folder: Path | None, kill: Callable[[str], None]) -> None:
+    def __init__(self, root: int, limits: ResourceLimits, mounts: Sequence[str], folder: Path | None, kill: Callable[[str], None]) -> None:
         self._root, self._limits, self._mounts, self._folder, self._kill = root, limits, mounts, folder, kill
         self._spent: dict[int, float] = {}
         self._ended = threading.Event()
@@ -212,7 +212,7 @@ def _own_groups() -> Iterator[Path]:
 class Group:
     """A control group for one sandbox."""
 
-    def __init__(self, version: str, parent: Path, name: str, limits: Limits) -> None:
+    def __init__(self, version: str, parent: Path, name: str, limits: ResourceLimits) -> None:
         self.folder = parent / name
         self.folder.mkdir()
         if version == "cgroup v1":

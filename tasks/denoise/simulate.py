@@ -14,7 +14,7 @@ import numpy as np
 from tasks.denoise.metric import Matrix
 
 
-class Simulated(NamedTuple):
+class SimulatedCounts(NamedTuple):
     """Counts (cells, genes), each cell's true share of each gene, and the mean of its counts, noise of the cell included."""
 
     counts: Matrix
@@ -35,7 +35,7 @@ def simulate(
     de_scale: float = 0.8,
     between: float = 0.3,
     bcv: float = 0.15,
-) -> Simulated:
+) -> SimulatedCounts:
     """Draw a data set; the same seed gives the same counts. Genes seen in no cell, and cells of under two molecules, are left out.
 
     `depth` is the median of a cell's molecules; `between` the share of cells on the way from a type to its parent; `bcv` the biological
@@ -58,4 +58,4 @@ def simulate(
     counts = rng.poisson(rate)
     kept_cells, kept_genes = counts.sum(axis=1) >= 2, counts.sum(axis=0) >= 1
     where = np.ix_(kept_cells, kept_genes)
-    return Simulated(counts[where], truth[where], rate[where])
+    return SimulatedCounts(counts[where], truth[where], rate[where])

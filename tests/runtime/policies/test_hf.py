@@ -27,7 +27,7 @@ from runtime.policies.bases import kind_of
 from runtime.policies.client import Caller
 from runtime.policies.engine import Engine, EnginePolicy, connect
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Attempt, Call, Order, Sources, Trained, open_trainee, train
+from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, TrainingResult, open_trainee, train
 from services.policy import Models
 
 NUMBERS = TASKS / "numbers"
@@ -98,22 +98,22 @@ def policy(server: Engine, base: Path) -> EnginePolicy:
     return EnginePolicy(server, hf.HFWords.load(base))
 
 
-def trained(base: Path, policy: EnginePolicy, out: Path, seed: int = 0) -> Trained:
+def trained(base: Path, policy: EnginePolicy, out: Path, seed: int = 0) -> TrainingResult:
     """An adapter of one PPO update, the first of eight answers being rewarded."""
     (sampled,) = policy.sample([SampleRequest(prompt="task 0", n=8, max_tokens=6)])
     attempts = [
-        Attempt(
+        TrainingAttempt(
             id=str(place),
             group="g",
             item="i",
             adapter="",
             answer=sampled.texts[place],
             reward=float(place == 0),
-            calls=(Call(SampleRequest(prompt="task 0"), sampled.tokens[place], sampled.logprobs[place]),),
+            calls=(TrainingCall(SampleRequest(prompt="task 0"), sampled.tokens[place], sampled.logprobs[place]),),
         )
         for place in range(8)
     ]
-    order = Order(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={"lr": 0.01}, seed=seed, about={})
+    order = TrainingOrder(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={"lr": 0.01}, seed=seed, about={})
     return train(order, attempts, Sources(str, lambda items: {}), out, out.with_suffix(".left"))
 
 
@@ -147,7 +147,7 @@ def test_adapters_share_one_base_and_are_served_as_they_were_trained(
         assert mine == pytest.approx(canary.logprobs, abs=1e-4)
         assert other != pytest.approx(canary.logprobs, abs=1e-3) and none != pytest.approx(canary.logprobs, abs=1e-3)
     again = open_trainee(base, tmp_path / "adapter0", 0, False)
-    assert isinstance(again, hf.Trainee) and again.score("task 0", done[0].canary[0].tokens) == pytest.approx(
+    assert isinstance(again, hf.HFTrainee) and again.score("task 0", done[0].canary[0].tokens) == pytest.approx(
         done[0].canary[0].logprobs, abs=1e-5
     )
     assert policy.sample([SampleRequest(prompt="task 0", n=4, max_tokens=6)]) == alone
@@ -158,7 +158,7 @@ def test_adapters_share_one_base_and_are_served_as_they_were_trained(
 
 
 def again_scored(base: Path, adapter: Path) -> list[float]:
-    return hf.Trainee(hf.HFModel.load(base), adapter, 0).score("task 0", (5, 6))
+    return hf.HFTrainee(hf.HFModel.load(base), adapter, 0).score("task 0", (5, 6))
 
 
 def test_an_adapter_that_is_not_this_models_is_refused(base: Path, server: Engine, policy: EnginePolicy, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_no_one_without_the_key_is_answered(server: Engine) -> None:
 def test_checkpointing_gives_the_same_gradient(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient(checkpointing: str) -> "list[torch.Tensor]":
         monkeypatch.setenv("EVOLOG_CHECKPOINTING", checkpointing)
-        model = hf.Trainee(hf.HFModel.load(base), None, seed=0)
+        model = hf.HFTrainee(hf.HFModel.load(base), None, seed=0)
         with torch.no_grad():
             for number, parameter in enumerate(model.adapter):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
