@@ -25,7 +25,7 @@ from events.kinds import RolloutFailure
 from runtime.sandbox import limits as sandbox
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 
-CHILD = Path(__file__).with_name("scaffold_child.py")
+CHILD = Path(__file__).with_name("child.py")
 CHILD_INSIDE, SCAFFOLD_INSIDE = "/evolog/scaffold_child.py", "/evolog/scaffold"
 FRAME_LIMIT = 64 * 1024 * 1024
 CALLS_LIMIT = 8 * 1024 * 1024

@@ -29,7 +29,7 @@ from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 from tasks.contract import Item
 
 ENTRIES = ("target_agent.py", "reference_target_agent.py", "agent.py", "main.py")
-RELAY = Path(__file__).with_name("bridge_relay.py")
+RELAY = Path(__file__).with_name("openai") / "relay.py"
 RELAY_INSIDE, SOCKET_INSIDE = "/evolog/bridge_relay.py", "/evolog/bridge.sock"
 CODE, DATASET, WORKING = "/code", "/data", "/workdir"
 """Where a program finds things; a launcher binds them, or puts its own paths in their place."""

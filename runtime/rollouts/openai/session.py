@@ -52,8 +52,8 @@ class BridgedScaffold:
         self._bridge = Bridge(shown / "bridge.sock", self._answer, token=token, models=MODELS, begin=self._begin)
         try:
             shutil.copytree(scaffold, shown / "scaffold")
-            shutil.copyfile(HERE / "bridge_relay.py", shown / "bridge_relay.py")
-            shutil.copyfile(HERE / "bridged_agent.py", shown / "agent.py")
+            shutil.copyfile(HERE / "relay.py", shown / "bridge_relay.py")
+            shutil.copyfile(HERE / "child.py", shown / "agent.py")
             (shown / "bridge.json").write_text(json.dumps({"token": token, "model": MODELS[0]}))
             self._process = ScaffoldProcess(shown, data, work, limits, kind)
         except BaseException:
