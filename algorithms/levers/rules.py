@@ -43,9 +43,9 @@ from typing import Literal
 
 import msgspec
 
+from events.kinds import LeverChoice, Memory, Resample
 from tasks.contract import Edit, Evidence
 
-Lever = Literal["scaffold", "weights", "stop"]
 GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
 """pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices that are many."""
 BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD, AGREED = 0.05, 0.75, 0.5, 0.8, 0.9, 4000.0, 4, 0.5, 0.2
@@ -70,13 +70,13 @@ class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """The next lever. `action` is the edit's or the algorithm's name, empty for stop; the rest says how to train."""
 
-    lever: Lever
+    lever: LeverChoice
     action: str
     reason: str
     hyper: dict[str, float] = {}
     rounds: int = 0
-    resample: Literal["all", "unsolved"] = "all"
-    memory: Literal["round", "update"] = "round"
+    resample: Resample = "all"
+    memory: Memory = "round"
     restart: bool = False
     hints: bool = False
 
@@ -270,8 +270,8 @@ def _update(
     *,
     rounds: int = 5,
     hyper: Mapping[str, float] = {},
-    resample: Literal["all", "unsolved"] = "all",
-    memory: Literal["round", "update"] = "round",
+    resample: Resample = "all",
+    memory: Memory = "round",
     restart: bool = False,
     hints: bool = False,
 ) -> Choice:

@@ -33,13 +33,6 @@ class Sampled(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
 
 
-class Sampler(Protocol):
-    """A policy that can be asked."""
-
-    def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request; the same for the same request, whatever else is asked with it."""
-
-
 @runtime_checkable
 class TokenScorer(Protocol):
     """A policy of so large a vocabulary that it shows log-probabilities of given tokens alone."""

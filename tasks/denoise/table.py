@@ -17,7 +17,7 @@ from tasks.denoise import data, magic, metric, real
 from tasks.denoise.metric import Matrix
 
 
-class Row(NamedTuple):
+class BaselineScores(NamedTuple):
     """A baseline and its scores; `refused` says why it earns nothing, if so."""
 
     name: str
@@ -40,14 +40,14 @@ BASELINES: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
 """Outputs made of train; only the last has seen test."""
 
 
-def table(counts: Matrix, seed: int = 0) -> list[Row]:
+def table(counts: Matrix, seed: int = 0) -> list[BaselineScores]:
     """A row for each baseline, on one split of the counts."""
     train, test, _ = metric.split(counts, seed)
     judge = metric.Judge(train, test)
     rows = []
     for name, make in BASELINES.items():
         output = make(judge.train, judge.test)
-        rows.append(Row(name, judge.scores(output), judge.refused(output)))
+        rows.append(BaselineScores(name, judge.scores(output), judge.refused(output)))
     return rows
 
 
