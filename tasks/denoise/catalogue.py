@@ -12,7 +12,10 @@ from tasks.denoise.data import TRIES
 
 _HERE = Path(__file__).parent
 _SHARED = ("counts", "magic", "metric", "program")
-"""Modules of this folder that steps use; in a scaffold they are the package `denoising`."""
+"""Modules of this folder that steps use; in a scaffold they are the package `denoising`.
+
+Their text is part of scaffolds, whose digests are recorded: a change to one of them, or to `__init__.py`, changes those digests.
+"""
 
 
 class ScaffoldEdit(msgspec.Struct, frozen=True):

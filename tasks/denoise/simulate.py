@@ -1,4 +1,4 @@
-"""Counts of single cells whose true expression is known.
+"""Simulated counts of single cells, whose true expression is known.
 
     mu_g ~ LogNormal(0, gene_sigma),  type k: mu_g times LogNormal(0, de_scale)^(+-1) exp(.3 N(0, 1)) for each gene with probability de_prob
     P_cg = row-normalised profile of the cell's type, or of a place between a type and its parent on a random tree
@@ -15,7 +15,10 @@ from tasks.denoise.metric import Matrix
 
 
 class SimulatedCounts(NamedTuple):
-    """Counts (cells, genes), each cell's true share of each gene, and the mean of its counts, noise of the cell included."""
+    """Three matrices (cells, genes): counts, each cell's true share of each gene, and the means that its counts were drawn at.
+
+    These means hold the noise of the cell, the Gamma factor above; the shares do not.
+    """
 
     counts: Matrix
     truth: Matrix
