@@ -25,15 +25,15 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     rewards: dict[str, list[float]] = {}
     for rollout in distinct.values():
         rewards.setdefault(rollout.item, []).append(rollout.reward)
-    floor = {item: sorted(of, reverse=True)[: int(hyper["best"])][-1] for item, of in rewards.items()}
-    kept = tuple(r for r in distinct.values() if r.reward > 0 and r.reward >= floor[r.item])
-    if not kept:
+    floor = {item: sorted(each, reverse=True)[: int(hyper["best"])][-1] for item, each in rewards.items()}
+    best = tuple(r for r in distinct.values() if r.reward > 0 and r.reward >= floor[r.item])
+    if not best:
         raise NothingToLearn(f"None of {len(rollouts)} attempts at {len(rewards)} items has a positive reward.")
-    return Selection(kept, (1.0,) * len(kept), credit.tied_groups(rollouts))
+    return Selection(best, (1.0,) * len(best), credit.tied_groups(rollouts))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     return terms.masked_mean(-of.logp + hyper["kl"] * terms.k3(of.logp, of.base), of.mask)
 
 

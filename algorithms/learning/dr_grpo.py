@@ -19,7 +19,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     return terms.constant_mean(grpo.per_token(of, hyper), of.mask, hyper["length"])
 
 

@@ -21,7 +21,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
 
 
 def per_token(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss of each token (B, T)."""
+    """The loss of each token (B, T), before the mean over the mask."""
     weight_BT = terms.truncated(of.old, of.sampled, hyper["truncation"])
     rho_BT = terms.ratio(of.logp, of.old)
     clipped_BT = terms.clipped(rho_BT, of.advantages, hyper["clip_low"], hyper["clip_high"])
@@ -29,7 +29,7 @@ def per_token(of: Terms, hyper: Hyper) -> torch.Tensor:
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     mean = terms.masked_mean if hyper["token_mean"] else terms.sequence_mean
     return mean(per_token(of, hyper), of.mask)
 

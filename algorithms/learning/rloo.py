@@ -19,7 +19,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     rho_BT = terms.truncated(of.logp, of.sampled, hyper["truncation"])
     return terms.masked_mean(-rho_BT * of.advantages * of.logp + hyper["kl"] * terms.k3(of.logp, of.base), of.mask)
 

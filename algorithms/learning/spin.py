@@ -29,7 +29,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     return terms.preference(terms.pair_margin(of.logp, of.old, of.mask), hyper["beta"]).mean()
 
 

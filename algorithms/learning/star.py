@@ -17,13 +17,13 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The distinct right answers of each item; raises NothingToLearn if there is none."""
     right = [r for r in rollouts if r.reward >= hyper["right"]]
     unaided = {r.item for r in right if r.own}
-    kept: dict[tuple[str, str, tuple[int, ...]], Rollout] = {}
+    distinct: dict[tuple[str, str, tuple[int, ...]], Rollout] = {}
     for rollout in right:
         if rollout.own or rollout.item not in unaided:
-            kept.setdefault((rollout.item, rollout.prompt, rollout.tokens), rollout)
-    if not kept:
+            distinct.setdefault((rollout.item, rollout.prompt, rollout.tokens), rollout)
+    if not distinct:
         raise NothingToLearn(f"None of {len(rollouts)} answers is right, with a hint or without.")
-    return Selection(tuple(kept.values()), (1.0,) * len(kept), credit.tied_groups(rollouts))
+    return Selection(tuple(distinct.values()), (1.0,) * len(distinct), credit.tied_groups(rollouts))
 
 
 ALGORITHM = Algorithm(

@@ -1,4 +1,8 @@
-"""Pieces that losses over tokens share. Tensors have shape (B, T); every mean is over the tokens of the mask."""
+"""Pieces that losses over tokens share.
+
+Names end in their shape: B sequences, T tokens, P pairs. Log-probabilities are natural. A mask is 1 on the tokens that a loss is about, and
+every mean is over those.
+"""
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -25,7 +29,7 @@ def constant_mean(values_BT: torch.Tensor, mask_BT: torch.Tensor, length: float)
 
 
 def ratio(logp_BT: torch.Tensor, other_BT: torch.Tensor) -> torch.Tensor:
-    """rho = pi / pi_other."""
+    """rho = pi / pi_other, from two log-probabilities (B, T)."""
     return torch.exp(logp_BT - other_BT)
 
 
@@ -63,5 +67,5 @@ def pair_margin(logp_BT: torch.Tensor, reference_BT: torch.Tensor, mask_BT: torc
 
 
 def clip_share(rho_BT: torch.Tensor, mask_BT: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """The share of masked tokens whose ratio lies outside the clip range."""
+    """The share of masked tokens, a scalar, whose ratio lies outside 1 - low to 1 + high."""
     return masked_mean(((rho_BT < 1 - low) | (rho_BT > 1 + high)).to(mask_BT.dtype), mask_BT)

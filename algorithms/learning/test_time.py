@@ -23,14 +23,14 @@ def copies(
 ) -> list[Demonstration]:
     """(prompt, completion) for each demonstration left out in turn, as it is and under each augmentation; each pair once.
 
-    `render` writes a prompt from the demonstrations shown and the question.
+    `render` writes a prompt from the demonstrations that are its context and the question. Each of `augment` changes a demonstration.
     """
-    found: dict[Demonstration, None] = {}
+    pairs: dict[Demonstration, None] = {}
     for change in (lambda pair: pair, *augment):
         changed = [change(pair) for pair in demonstrations]
         for place, (question, answer) in enumerate(changed):
-            found[render(changed[:place] + changed[place + 1 :], question), answer] = None
-    return list(found)
+            pairs[render(changed[:place] + changed[place + 1 :], question), answer] = None
+    return list(pairs)
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:

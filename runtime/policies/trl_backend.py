@@ -133,7 +133,7 @@ class RecordedBatch:
                 spread_BL[row, at : at + count] = table_NT[place, :count]
             return spread_BL.to(self._device)
 
-        before, credit = self.ready.before, self.ready.credit
+        before, credit = self.ready.initial, self.ready.credit
         mask = spread(before.mask)
         base = torch.where(mask > 0, spread(before.base), FAR)
         nothing = torch.zeros_like(mask)
@@ -171,7 +171,7 @@ class RecordedBatch:
     def _size(self, places: Sequence[int]) -> float:
         """How many of what the loss is the mean of."""
         of = _mean(self.algorithm, self.ready.how)
-        return float(self.ready.before.mask[list(places)].sum()) if of == "tokens" else len(places)
+        return float(self.ready.initial.mask[list(places)].sum()) if of == "tokens" else len(places)
 
     def inputs(self, places: Sequence[int]) -> Inputs:
         """This rank's part of a minibatch, in the names of its trainer; `places` tells which rollout each row is, `share` as `part`."""
