@@ -58,7 +58,10 @@ COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "weight_decay": 0.1}
 
 
 class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """An earlier choice of the run and what came of it; `before` and `after` are dev scores (`after` is `before` where it failed)."""
+    """An earlier choice of the run, and whether its candidate was accepted.
+
+    `before` and `after` are mean rewards on dev, of the parent and of the candidate. They are equal where there was no candidate.
+    """
 
     lever: str
     action: str
@@ -68,7 +71,7 @@ class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The next lever. `action` is the edit's or the algorithm's name, empty for stop; the rest says how to train."""
+    """The next lever. `action` is the name of the edit or of the algorithm, empty for stop; the fields after `reason` say how to train."""
 
     lever: LeverChoice
     action: str
@@ -84,7 +87,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 class ProbeAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a train item of the probe.
 
-    `choices` are those that it was offered (none: all labels), `label` is the truth, `tokens` the policy wrote for it, `read` it read.
+    `choices` are the labels on offer to the model (none: all), `label` is the true one. `tokens` counts what the policy wrote for the
+    attempt, `read` what it read.
     """
 
     item: str
@@ -98,7 +102,7 @@ class ProbeAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose(evidence: Evidence, history: Sequence[PastChoice], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
-    """The choice that the table above makes. Pure."""
+    """The choice that the table above makes, from a probe's evidence, all earlier choices, the run's levers and the task's edits. Pure."""
     if "scaffold" in levers:
         done = {tried.action for tried in history if tried.lever == "scaffold"}
         for edit in edits:
@@ -124,7 +128,10 @@ def evidence(
     copies: bool = False,
     free: bool = False,
 ) -> Evidence:
-    """The evidence of a probe's attempts. Raises ValueError if there are none."""
+    """The figures that the table is read by, from the attempts of a probe; the other arguments are fields of `Evidence`.
+
+    Raises ValueError if there are no attempts.
+    """
     if not attempts:
         raise ValueError("The probe has no scored attempt; nothing can be said of the candidate.")
     groups: dict[str, list[float]] = {}

@@ -245,7 +245,7 @@ def weights() -> list[tuple[str, str]]:
             ]
             began = time.perf_counter()
             rates.append(sum(len(one.tokens) for one in sampler.sample(asks)) / (time.perf_counter() - began))
-    batch = curves.ask(sampler, base, question, 0, curves.SAMPLES, 0)
+    batch = curves.answer_question(sampler, base, question, 0, curves.SAMPLES, 0)
     ratios, rounds = [], []
     for _ in range(REPEATS):
         model = TinyTrainee(base, None, 0)
@@ -284,7 +284,7 @@ def tiny() -> tuple[Any, Any]:
 
     base = curves.base_model()
     base.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return base, curves.ask(base.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
+    return base, curves.answer_question(base.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
 
 
 def update_by(back_end: str, base: Any, batch: Any, sampling: bool) -> Callable[[], None]:
@@ -299,7 +299,7 @@ def update_by(back_end: str, base: Any, batch: Any, sampling: bool) -> Callable[
 
     def made() -> None:
         if sampling:
-            curves.ask(model.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
+            curves.answer_question(model.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
         descend(model, algorithm("grpo"), batch, {"epochs": STEPS}, seed=0, parent="0")
 
     return made

@@ -200,7 +200,7 @@ def test_a_run_whose_answers_earn_nothing_learns_with_hints_from_the_base(models
     verifier = (task / "verifier.py").read_text()
     told = "    return Scored(toys.closeness(numbers, target),"
     assert told in verifier
-    (task / "verifier.py").write_text(verifier.replace(told, "    return Scored(float(toys.hit(numbers, target, 4)),"))
+    (task / "verifier.py").write_text(verifier.replace(told, "    return Scored(float(toys.is_hit(numbers, target, 4)),"))
     place = Place(tmp_path, XDG_CACHE_HOME=str(models))
     place.evolog("run", str(task), "--levers", "weights", "--name", "n", "--json")
     chosen = json.loads(place.evolog("sql", "SELECT action FROM lever_chosen", "--format", "json").out)
