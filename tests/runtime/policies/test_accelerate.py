@@ -33,7 +33,7 @@ from runtime.policies.training import (  # noqa: E402
     TrainingOrder,
     TrainingResult,
     launch,
-    raise_written,
+    raise_failure,
     train,
 )
 from services.host.settings import accelerate_config  # noqa: E402
@@ -232,17 +232,17 @@ WRONGS = [NothingToLearn("why, and what next.", VOTES), *(kind("why, and what ne
 
 @pytest.mark.parametrize("wrong", WRONGS, ids=lambda wrong: type(wrong).__name__)
 def test_an_error_is_the_same_after_it_was_written_and_read(wrong: Exception, tmp_path: Path) -> None:
-    launched.write(tmp_path, wrong)
-    launched.write(tmp_path, ValueError("the other process is gone"))
+    launched.write_failure(tmp_path, wrong)
+    launched.write_failure(tmp_path, ValueError("the other process is gone"))
     with pytest.raises(type(wrong), match=str(wrong)) as raised:
-        raise_written(tmp_path)
+        raise_failure(tmp_path)
     assert type(raised.value) is type(wrong) and getattr(raised.value, "votes", ()) == getattr(wrong, "votes", ())
 
 
 def test_an_error_that_nobody_expects_is_named(tmp_path: Path) -> None:
-    launched.write(tmp_path, MemoryError("8 GiB"))
+    launched.write_failure(tmp_path, MemoryError("8 GiB"))
     with pytest.raises(RuntimeError, match=r"^MemoryError: 8 GiB$"):
-        raise_written(tmp_path)
+        raise_failure(tmp_path)
 
 
 ORPHANED = """

@@ -150,7 +150,7 @@ def test_the_fast_forward_equals_pefts(folder: Path) -> None:
     a, b = trainer.factors(model)
     with torch.no_grad():
         b.copy_(torch.randn(b.shape, generator=torch.Generator().manual_seed(2)))
-        of = trainer.Prompts(base).rows(TEXTS)
+        of = trainer.PromptFeatures(base).rows(TEXTS)
         fast = trainer.adapted_scores(of, trainer.hidden_sums(of, a.T.contiguous()), b)
         for row, text in zip(fast, TEXTS, strict=True):
             buckets, weights = base.features(text)

@@ -189,13 +189,13 @@ def test_an_advantage_scaled_in_one_back_end_is_noticed(
 def test_a_mask_shifted_in_one_back_end_is_noticed(
     name: str, hyper: Hyper, model: TinyTrainee, batch: list[Rollout], native: Callable[..., UpdateResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = trl_backend.RecordedBatch.lay
+    right = trl_backend.RecordedBatch.padded
 
-    def wrong(self: trl_backend.RecordedBatch, places: Sequence[int]) -> trl_backend.Laid:
-        laid = right(self, places)
-        return msgspec.structs.replace(laid, of=msgspec.structs.replace(laid.of, mask=laid.of.mask.roll(1, 1)))
+    def wrong(self: trl_backend.RecordedBatch, places: Sequence[int]) -> trl_backend.PaddedBatch:
+        rows = right(self, places)
+        return msgspec.structs.replace(rows, terms=msgspec.structs.replace(rows.terms, mask=rows.terms.mask.roll(1, 1)))
 
-    monkeypatch.setattr(trl_backend.RecordedBatch, "lay", wrong)
+    monkeypatch.setattr(trl_backend.RecordedBatch, "padded", wrong)
     assert apart(native(name, hyper), run(trl_backend.update, name, model, given(name, batch), **hyper)) > 100 * TOLERANCE
 
 
@@ -320,7 +320,7 @@ def test_nothing_is_printed_or_logged(
 def test_what_stands_outside_the_mask_never_overflows(logp: float, model: TinyTrainee, batch: list[Rollout]) -> None:
     """trl multiplies by the mask, so infinity there would make the loss NaN; the native losses cut it out."""
     ready = prepare(model, algorithm("grpo"), batch, {"kl": 1.0}, parent=PARENT)
-    of = trl_backend.RecordedBatch(model, algorithm("grpo"), ready, 0).lay(range(len(batch))).of
+    of = trl_backend.RecordedBatch(model, algorithm("grpo"), ready, 0).padded(range(len(batch))).terms
     now, outside = torch.full_like(of.mask, logp), of.mask == 0
     for seen in (terms.k3(now, of.base), terms.ratio(now, of.old), terms.ratio(now, of.sampled)):
         assert outside.any() and torch.isfinite(seen[outside]).all()
