@@ -50,11 +50,11 @@ class WeightUpdateRequested(Fact, frozen=True, kw_only=True):
     hyper: dict[str, float]
     rounds: int
     resample: Resample
-    """Which train items a later round plays."""
+    """The train items of later rounds."""
     memory: Memory
-    """Which trajectories a round trains on."""
+    """The trajectories that a round trains on."""
     reason: str
     restart: bool = False
     """Whether each round trains from the base model again, and not from the adapter that answered."""
     hints: bool = False
-    """Whether items that a round did not solve are played once more with the true answer in sight."""
+    """Whether items that a round did not solve are asked once more with the true answer in sight."""

@@ -1,4 +1,4 @@
-"""The base of every fact: a frozen struct that knows its own logical key and refuses a non-finite number."""
+"""The base of every fact: a frozen struct with a tag and a logical key, which refuses a number that is not finite."""
 
 import hashlib
 import math
@@ -9,7 +9,7 @@ import msgspec
 
 
 class NotFinite(ValueError):
-    """A fact was about to be made with NaN or an infinity in it."""
+    """A fact cannot be made with NaN or an infinity in it."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,10 +23,10 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     TAG: ClassVar[str] = ""
     KEY: ClassVar[tuple[str, ...]] = ()
     SLOT: ClassVar[str] = ""
-    """What is shared by types that exclude each other, such as an attempt recorded and an attempt failed: one key, one id, one of them."""
+    """A name that types share which exclude each other, such as a recorded and a failed attempt: of equal keys, one alone can be stored."""
     VERSION: ClassVar[int] = 1
     SINCE: ClassVar[Mapping[str, int]] = {}
-    """For a fact that is decided: the fields that it has gained, with the version of the decider that first wrote each."""
+    """For a fact that the decider makes: fields that were added, with the version of the decider that first wrote each."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -1,4 +1,4 @@
-"""Facts about the population: which candidates were kept."""
+"""Facts about the population: which candidates were accepted."""
 
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ class CandidateAccepted(Fact, frozen=True, kw_only=True):
 
 
 class CandidateRejected(Fact, frozen=True, kw_only=True):
-    """The candidate was not kept; a change that never became a candidate is named by its generation alone."""
+    """The candidate was not accepted. A change that never became a candidate is named by its generation alone."""
 
     TAG: ClassVar[str] = "candidate_rejected"
     SLOT: ClassVar[str] = "verdict"

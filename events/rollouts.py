@@ -1,4 +1,4 @@
-"""Facts about playing: rollouts asked for, model calls, trajectories, and attempts that failed to run."""
+"""Facts about rollouts: requests for them, model calls, trajectories, and attempts that failed to run."""
 
 from typing import ClassVar
 

@@ -28,7 +28,7 @@ class TrainingBatchSealed(Fact, frozen=True, kw_only=True):
     digest: str
     """SHA-256 over the ids and rewards of the trajectories, in the order of requests, items and attempts."""
     parent_state: str = ""
-    """Blob of what the parent's training left: the optimiser's moments, the critic, the weight of KL. Empty for a fresh start."""
+    """Blob of the parent training's state: the optimiser's moments, the critic, the weight of KL. Empty for a fresh start."""
 
 
 class OptimizerStepApplied(Fact, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class Canary(msgspec.Struct, frozen=True):
     prompt: str
     logprobs: tuple[float, ...]
     tokens: tuple[int, ...] = ()
-    """Whose log-probabilities these are, one after the other; every first token's where there are none."""
+    """The tokens that the log-probabilities are of, one after the other; empty where they are of every first token."""
 
 
 class AdapterPublished(Fact, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
     processes: int = 1
     """How many processes, each with a device of its own, shared the gradient work."""
     state: str = ""
-    """Blob of what this training leaves for the next: the optimiser's moments, the critic, the weight of KL."""
+    """Blob of the state for the next training: the optimiser's moments, the critic, the weight of KL."""
 
 
 class AdapterServed(Fact, frozen=True, kw_only=True):
