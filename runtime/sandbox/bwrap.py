@@ -1,9 +1,9 @@
 """The default profile: the options that bubblewrap is started with, and what to do where it does not work.
 
 Inside are the interpreter's and the system's programs and libraries, the files that were bound, and nothing else of the host. There is one
-writable directory of limited size, /workdir, in memory (and /dev/shm). There is no network but an empty loopback. Nothing is mounted below a writable
-path: bubblewrap before 0.12 follows symbolic links that a scaffold may have left there (CVE-2026-87766). All options come through
-a descriptor, and bubblewrap's own environment is empty, since both can be read inside, in /proc/1.
+writable directory of limited size, /workdir, in memory (and /dev/shm). There is no network but an empty loopback. Nothing is mounted below
+a writable path: bubblewrap before 0.12 follows symbolic links that a scaffold may have left there (CVE-2026-87766). All options come
+through a descriptor, and bubblewrap's own environment is empty, since both can be read inside, in /proc/1.
 """
 
 import functools
