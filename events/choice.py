@@ -37,7 +37,7 @@ class FeedbackRequested(Fact, frozen=True, kw_only=True):
 
 
 class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):
-    """The digest of everything that the agent saw before it answered, kept as one blob."""
+    """Everything that the agent saw before it answered, as one blob."""
 
     TAG: ClassVar[str] = "context_assembled"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
@@ -46,9 +46,9 @@ class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):
     blob: str
     trajectories: int
     parts: dict[str, str] = msgspec.field(default_factory=dict)
-    """Blob of each part of it by name, for an agent that is a language model."""
+    """The blob of each part by name, for an agent that is a language model."""
     shown: tuple[str, ...] = ()
-    """The trajectories among them. What the agent reads later stands in the requests of its calls."""
+    """The ids of the trajectories in it. What the agent reads later stands in the requests of its calls."""
 
 
 class AgentCalled(Fact, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class AgentCalled(Fact, frozen=True, kw_only=True):
     request: str
     """Blob of all that was said to the model, a `Request` of `runtime/agents/conversation.py`."""
     response: str
-    """Blob of what it answered, or of why there is no answer."""
+    """Blob of its answer, or of the reason why there is none."""
     prompt_tokens: int
     completion_tokens: int
     micro_usd: int | None

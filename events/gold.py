@@ -109,16 +109,17 @@ class ReferenceMeasured(Fact, frozen=True, kw_only=True):
 
 
 class DriftFlagged(Fact, frozen=True, kw_only=True):
-    """The auditor's verdict when it had looked at the candidate of a generation, or, as the last look, at the finished run."""
+    """The auditor's verdict after the audit of an accepted candidate, or, as the last one, of the finished run."""
 
     TAG: ClassVar[str] = "drift_flagged"
     KEY: ClassVar[tuple[str, ...]] = ("look",)
 
     look: int
-    """The generation of the candidate that was looked at last; -1 for the finished run."""
+    """The generation of the candidate that was audited last; -1 for the finished run."""
     state: DriftState
     rule: str
     lever: str
+    """The lever that the rule points at, `both`, or empty where it points at none."""
     generation: int
     """From which the scores mean something else; -1 where no rule says."""
     sentence: str

@@ -38,7 +38,7 @@ hyper-parameter. `adapter_unusable`: a base, adapter or state does not fit. `cra
 """
 
 Resample = Literal["all", "unsolved"]
-"""Which train items a later round plays: all, or those without a right answer in this update."""
+"""The train items of later rounds: all, or those without a right answer in this update."""
 
 Memory = Literal["round", "update"]
 """Which trajectories a round trains on: its own (on-policy), or all of this update's so far."""
@@ -56,9 +56,9 @@ OnDrift = Literal["", "freeze", "rollback", "stop"]
 """What the auditor may do when it finds drift; empty: nothing, and the loop never hears of it."""
 
 AuditAction = Literal["none", "freeze", "rollback", "stop"]
-"""What the loop is told of an audit.
+"""What the loop learns of an audit.
 
-`none`: there is no drift that it has not been told of. `freeze`: the lever is pulled no more. `rollback`: so too, and the run goes on from
+`none`: there is no drift that it has not learned of. `freeze`: the lever is pulled no more. `rollback`: so too, and the run goes on from
 an earlier candidate. `stop`: the run ends.
 """
 

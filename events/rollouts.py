@@ -48,7 +48,7 @@ class ModelCalled(Fact, frozen=True, kw_only=True):
     item: str
     ordinal: int
     """The call's place among the different calls that the scaffold made for this item; over a bridge, where threads race, a number from
-    2**48 on that follows from the attempt, what was asked, and how often it was asked before."""
+    2**48 on that follows from the attempt, the call's content, and how often the attempt made that call before."""
     provider: str
     model: str
     adapter: str

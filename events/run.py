@@ -17,7 +17,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Items(msgspec.Struct, frozen=True, kw_only=True):
-    """The ids of the items that the loop may play: dev, train by cross-validation fold, and the train items that are probed."""
+    """The ids of the items that a run may use: dev, train by cross-validation fold, and the train items of the probe, by fold too."""
 
     dev: tuple[str, ...]
     folds: tuple[tuple[str, ...], ...]
@@ -25,7 +25,7 @@ class Items(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunStarted(Fact, frozen=True, kw_only=True):
-    """A run was ordered. Everything that its decisions depend on from outside is in here."""
+    """A run was started. All that its decisions depend on from outside is in here."""
 
     TAG: ClassVar[str] = "run_started"
 
@@ -54,9 +54,9 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     parent_digest: str = ""
     """SHA-256 over that past."""
     algorithm: str = ""
-    """The learning algorithm of every weight update, in place of the agent's choice."""
+    """The learning algorithm of every weight update, in place of the agent's choice; empty: the agent chooses."""
     verifier_code: str = ""
-    """Blob of the verifier's text, in place of the task's own."""
+    """Blob of the text of a verifier that is used in place of the task's own; empty: the task's own."""
     on_drift: OnDrift = ""
     """What the auditor may do when it finds drift."""
 
@@ -105,13 +105,13 @@ class AuditReleased(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("look",)
 
     look: int
-    """The generation of the candidate that was looked at."""
+    """The generation of the candidate that was audited."""
     action: AuditAction
     lever: AuditLever
     generation: int
     """From which the scores mean something else; -1 for `none`."""
     bits: float
-    """What all looks of this run have told the loop so far, in bits: one for each look, drift or not, and more for what was named."""
+    """All that the looks of this run have told the loop so far, in bits: one for each look, drift or not, and more for what was named."""
 
 
 class RunFinished(Fact, frozen=True, kw_only=True):

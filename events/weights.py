@@ -80,7 +80,7 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
     trained_on: int
     """Sequences that carried a gradient."""
     left_out: int = 0
-    """Sequences of older adapters that the order's staleness rule left out."""
+    """Sequences of older adapters that were left out as stale."""
     back_end: BackEnd = "native"
     """Whose trainer did the gradient work."""
     processes: int = 1
