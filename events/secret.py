@@ -60,16 +60,16 @@ class Scanner:
 
     def __init__(self, secrets: Sequence[Secret]) -> None:
         self.secrets = list(secrets)
-        found = {
+        needles = {
             needle: None
             for secret in secrets
             if len(secret.reveal()) >= SHORTEST
-            for needles in encodings(secret.reveal()).values()
-            for needle in needles
+            for forms in encodings(secret.reveal()).values()
+            for needle in forms
         }
         rare = {b"%": (b"%",), b"\\u00": (b"\\u00", b"\\\\u00")}  # what a text must hold before it can hold these needles
-        self._rare = [(sign, [needle for needle in found if needle.startswith(begins)]) for sign, begins in rare.items()]
-        self._common = [needle for needle in found if not any(needle in needles for _, needles in self._rare)]
+        self._rare = [(sign, [needle for needle in needles if needle.startswith(begins)]) for sign, begins in rare.items()]
+        self._common = [needle for needle in needles if not any(needle in rare_needles for _, rare_needles in self._rare)]
 
     def check(self, payload: bytes) -> None:
         """Raise `SecretFound` if the payload holds a known secret."""

@@ -147,7 +147,7 @@ def answer_with_hints(
 def demonstration_copies(base: tiny_lm.TinyLM, question: ToyQuestion) -> list[Rollout]:
     """The question's demonstrations, and copies of them with all numbers moved, as rollouts to learn from."""
     augment = [partial(toys.move_pair, by=by) for by in (-9, -5, 5, 9)]
-    pairs = test_time.copies(question.demonstrations, lambda shown, asked: asked, augment)
+    pairs = test_time.copies(question.demonstrations, lambda context, question: question, augment)
     return [demonstration(question.prompt, prompt, base.encode_completion(completion)) for prompt, completion in pairs]
 
 
@@ -163,21 +163,21 @@ def main(name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, r
         if plot and not plot.parent.is_dir():
             raise click.BadParameter(f"there is no folder {plot.parent}; give a file in one that is there", param_hint="--plot")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        found: list[Round] = []
+        curve: list[Round] = []
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("pre-training the tiny language model", total=None)
             base = base_model(lambda done, total, loss: progress.update(task, completed=done, total=total))
             progress.reset(task, description=name, total=count + 1)
             for one in learn(name, toy, base, seed=seed, rounds=count, hyper=hyper or {}, restart=restart, hints=hints):
-                found.append(one)
+                curve.append(one)
                 progress.update(task, advance=1, description=f"{name}: reward {one.reward:.3f}, KL {one.kl:.3f}")
                 if as_json:
                     click.echo(msgspec.json.encode(one).decode())
         title = f"{name} on the toy {toy.name}, seed {seed}"
         if not as_json:
-            print_curve(title, found)
+            print_curve(title, curve)
         if plot:
-            save_picture(title, found, plot)
+            save_picture(title, curve, plot)
 
     command()
 

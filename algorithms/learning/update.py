@@ -93,14 +93,14 @@ def settings(algorithm: Algorithm, hyper: Hyper) -> Hyper:
     unknown = sorted(set(hyper) - set(algorithm.defaults))
     if unknown:
         raise UsageError(f"{algorithm.name} has no hyper-parameter {unknown[0]!r}; it has {', '.join(sorted(algorithm.defaults))}.")
-    found = {**algorithm.defaults, **hyper}
-    for name, value in found.items():
+    values = {**algorithm.defaults, **hyper}
+    for name, value in values.items():
         least, most = RANGES.get(name, (0, 1e30))
         if not least <= value <= most:  # so that NaN is refused too
             raise UsageError(f"The hyper-parameter {name} is {value:g}; expected {least:g} to {most:g}.")
-    if found.get("kl_target") and not found["kl"]:
+    if values.get("kl_target") and not values["kl"]:
         raise UsageError("kl_target is set and kl is 0; kl is the weight that steering starts from, so give one, such as 0.05.")
-    return found
+    return values
 
 
 def update(

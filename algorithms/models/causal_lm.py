@@ -179,9 +179,9 @@ class CausalTrainee:
             raise NotFound(f"The adapter folder {folder} lacks a file ({missing}); name a whole peft adapter.") from missing
         except (SafetensorError, ValueError) as wrong:
             raise CheckFailed(f"The adapter in {folder} is damaged ({type(wrong).__name__}: {wrong}); train it anew.") from wrong
-        said = config.get("base_model_name_or_path")
-        if said != self.name:
-            raise Misconfigured(f"The adapter in {folder} was made for the base {said}, not for {self.name}; train it anew.")
+        base_name = config.get("base_model_name_or_path")
+        if base_name != self.name:
+            raise Misconfigured(f"The adapter in {folder} was made for the base {base_name}, not for {self.name}; train it anew.")
         own = {name.replace(".default", ""): value for name, value in self.model.named_parameters() if value.requires_grad}
         shapes = {name: tuple(value.shape) for name, value in own.items()}
         scale = (config.get("r"), config.get("lora_alpha"), bool(config.get("use_rslora")))

@@ -95,7 +95,7 @@ class TinyLM:
             torch.manual_seed(seed)
             base = cls(_model(tokenizer), tokenizer)
         pairs = [(base.encode(prompt), base.encode_completion(completion)) for prompt, completion in traces]
-        ids, wanted = pad([p + c for p, c in pairs], POSITIONS), pad([(0,) * len(p) + (1,) * len(c) for p, c in pairs])
+        ids, completion = pad([p + c for p, c in pairs], POSITIONS), pad([(0,) * len(p) + (1,) * len(c) for p, c in pairs])
         lengths = torch.tensor([len(p) + len(c) for p, c in pairs])
         model = base.model.train().requires_grad_(True)
         optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
@@ -106,7 +106,7 @@ class TinyLM:
             for group in optimiser.param_groups:
                 group["lr"] = LR * min(1.0, (step + 1) / WARM_UP) * (0.525 + 0.475 * math.cos(math.pi * step / steps))
             hidden = model.model(ids[chosen, : width - 1], use_cache=False).last_hidden_state
-            learned = wanted[chosen, 1:width] > 0
+            learned = completion[chosen, 1:width] > 0
             loss = functional.cross_entropy(model.lm_head(hidden[learned]), ids[chosen, 1:width][learned])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -27,12 +27,12 @@ class CausalPolicy:
                 raise UsageError("This policy answers freely and takes no choices and no bias; ask it with the prompt alone.")
         base = self._sampler.base
         prompts = [base.encode(request.prompt) for request in requests]
-        wanted = [
+        completion_requests = [
             CompletionRequest(prompt=prompt, seed=request.seed, place=place, temperature=request.temperature, max_tokens=request.max_tokens)
             for request, prompt in zip(requests, prompts, strict=True)
             for place in range(request.n)
         ]
-        done = iter(self._sampler.sample(wanted))
+        done = iter(self._sampler.sample(completion_requests))
         sampled = []
         for request, prompt in zip(requests, prompts, strict=True):
             mine = [next(done) for _ in range(request.n)]

@@ -78,8 +78,8 @@ class Engine:
         served = msgspec.json.decode(self.ask("GET", "/v1/models"), type=_Models).data
         base = next(model for model in served if not model.parent)
         self.base, self.root, self.positions = base.id, base.root or base.id, base.max_model_len or UNLIMITED
-        said = json.loads(self.ask("GET", "/version"))
-        self.tolerance = EXACT if said.get("dtype") == "float32" else ROUNDED
+        version = json.loads(self.ask("GET", "/version"))
+        self.tolerance = EXACT if version.get("dtype") == "float32" else ROUNDED
 
     def ask(self, method: str, path: str, body: object = None) -> bytes:
         """The body of the answer to a call; raises NotFound where the server knows no such model, UsageError for another refusal."""
@@ -225,8 +225,8 @@ class EnginePolicy:
 
 def _belongs(folder: Path, tokenizer: HFTokenizer) -> None:
     try:
-        said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base_name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as wrong:
         raise CheckFailed(f"The adapter in {folder} has no readable adapter_config.json ({wrong}); train it anew.") from wrong
-    if said != tokenizer.name:
-        raise Misconfigured(f"The adapter in {folder} was made for the base {said}, not for {tokenizer.name}; train it anew.")
+    if base_name != tokenizer.name:
+        raise Misconfigured(f"The adapter in {folder} was made for the base {base_name}, not for {tokenizer.name}; train it anew.")

@@ -131,8 +131,8 @@ class HFEngine:
                 return hf.log_probs_of(self._model, tokens[:1], tokens[1:])
 
         inner = self._inner(name)
-        found: list[float] = self._alone(work)
-        return found
+        logprobs: list[float] = self._alone(work)
+        return logprobs
 
     def load(self, name: str, path: str) -> None:
         """Add an adapter from a peft folder; raises UsageError where the name is taken or the folder is no adapter of this model."""
@@ -215,9 +215,9 @@ class HFEngine:
     def _answer(self, inner: str, jobs: Sequence[_Job]) -> None:
         try:
             with self._with(inner):
-                found = iter(self._sampler.sample([request for job in jobs for request in job.requests]))
+                completions = iter(self._sampler.sample([request for job in jobs for request in job.requests]))
             for job in jobs:
-                job.done.set_result([next(found) for _ in job.requests])
+                job.done.set_result([next(completions) for _ in job.requests])
         except BaseException as wrong:  # the next jobs are computed all the same
             for job in jobs:
                 if not job.done.done():
@@ -317,9 +317,9 @@ class Server(ThreadingHTTPServer):
             for prompt in prompts
             for place in range(call.n)
         ]
-        found = self.engine.complete(call.model, requests)
+        completions = self.engine.complete(call.model, requests)
         choices = []
-        for index, (request, one) in enumerate(zip(requests, found, strict=True)):
+        for index, (request, one) in enumerate(zip(requests, completions, strict=True)):
             ended = one.tokens[-1] in base.ends
             choice: dict[str, Any] = {
                 "index": index,
@@ -335,7 +335,7 @@ class Server(ThreadingHTTPServer):
                 named = zip(request.prompt[1:], logs, strict=True)
                 choice["prompt_logprobs"] = [None, *({str(token): {"logprob": logprob}} for token, logprob in named)]
             choices.append(choice)
-        prompt_tokens, completion_tokens = sum(map(len, prompts)), sum(len(one.tokens) for one in found)
+        prompt_tokens, completion_tokens = sum(map(len, prompts)), sum(len(one.tokens) for one in completions)
         total = prompt_tokens + completion_tokens
         return choices, {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 

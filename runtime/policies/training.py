@@ -222,7 +222,7 @@ def train_in_processes(config: Path, task: LaunchTask, out: Path, state_out: Pat
 
 def read_task(room: Path) -> LaunchTask:
     """The task in the folder of a launch."""
-    return msgspec.msgpack.decode((room / "task").read_bytes(), type=LaunchTask, dec_hook=lambda kind, said: kind(said))
+    return msgspec.msgpack.decode((room / "task").read_bytes(), type=LaunchTask, dec_hook=lambda kind, value: kind(value))
 
 
 def raise_failure(room: Path) -> None:

