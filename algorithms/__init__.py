@@ -1,1 +1,1 @@
-"""How candidates are chosen and how weights are trained; neither knows a task, a service or the log."""
+"""Pure methods: how candidates are searched, which lever is pulled, how weights learn. None knows a service or the log."""

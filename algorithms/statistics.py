@@ -1,4 +1,4 @@
-"""Scores with their uncertainty, as pure functions of the rewards."""
+"""Means of rewards with their intervals, figures of groups of attempts, and McNemar's test. The one module of statistics for all."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 class Estimate(NamedTuple):
-    """A mean reward with its two-sided 95 % interval."""
+    """A mean reward with the ends of its two-sided 95 % interval, in units of reward."""
 
     mean: float
     low: float
@@ -39,7 +39,7 @@ def mean_reward(rewards: Sequence[float]) -> Estimate:
 
 
 class GroupStatistics(NamedTuple):
-    """What groups of attempts at the same items show: mean reward, mean of each group's best, share of groups without variance."""
+    """Figures of groups of attempts, each at one item: the mean of groups' means and of their best, and the share of tied groups."""
 
     pass_at_1: float
     pass_at_k: float
@@ -47,7 +47,10 @@ class GroupStatistics(NamedTuple):
 
 
 def group_statistics(groups: Sequence[Sequence[float]]) -> GroupStatistics:
-    """Statistics over the groups that have at least one reward; zeros where there is none."""
+    """The statistics over those groups of rewards that are not empty; all zeros where there are none.
+
+    A group is tied where its rewards are all equal.
+    """
     groups = [group for group in groups if group]
     if not groups:
         return GroupStatistics(0.0, 0.0, 0.0)
@@ -60,7 +63,7 @@ def group_statistics(groups: Sequence[Sequence[float]]) -> GroupStatistics:
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """The two-sided exact p-value that two classifiers err equally often, from the items on which only one of them is right.
+    """The exact two-sided p-value for two classifiers being right equally often, from the items on which only one of them is right.
 
     McNemar 1947, in its exact binomial form: 2 P(X <= min(wins, losses)) with X ~ Binomial(wins + losses, 1/2), at most 1.
     """

@@ -1,1 +1,1 @@
-"""What can be said on the log: the facts, how they are named, addressed and written as bytes."""
+"""The events of the log: facts by family, their names and subjects, and their bytes."""

@@ -1,4 +1,4 @@
-"""Which types of event there are, on which stream, and who may publish them; the accounts' rights are made from this table."""
+"""The table of all types of event: their streams and who may publish them. The accounts' rights are generated from it."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ SERVICES = (
 
 
 class Entry(NamedTuple):
-    """One type of event."""
+    """One type of event: its struct, its family, the stream that it is on, and the accounts that may publish it."""
 
     fact: type[Fact]
     family: str
@@ -65,7 +65,7 @@ ENTRIES: tuple[Entry, ...] = (
         (change.WeightUpdateRequested, ("feedback_agent",)),
     ),
     *_entries(
-        "play",
+        "rollouts",
         LOG,
         (rollouts.RolloutsRequested, _CONTROLLER),
         (rollouts.ModelCalled, ("executor",)),

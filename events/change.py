@@ -3,11 +3,13 @@
 from typing import ClassVar
 
 from events.fact import Fact
+from events.kinds import Memory, Resample
 
 
 class ScaffoldRequested(Fact, frozen=True, kw_only=True):
     """The Meta-Agent is asked for the first scaffold of a run."""
 
+    TAG: ClassVar[str] = "scaffold_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
@@ -17,6 +19,7 @@ class ScaffoldRequested(Fact, frozen=True, kw_only=True):
 class ScaffoldProposed(Fact, frozen=True, kw_only=True):
     """A scaffold, as the digest of its folder, with what was changed against its parent and why."""
 
+    TAG: ClassVar[str] = "scaffold_proposed"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
@@ -29,6 +32,7 @@ class ScaffoldProposed(Fact, frozen=True, kw_only=True):
 class ProposalFailed(Fact, frozen=True, kw_only=True):
     """The agent was asked for a change and could not give one."""
 
+    TAG: ClassVar[str] = "proposal_failed"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
@@ -38,18 +42,19 @@ class ProposalFailed(Fact, frozen=True, kw_only=True):
 class WeightUpdateRequested(Fact, frozen=True, kw_only=True):
     """The agent ordered a weight update: which algorithm, with what hyper-parameters, in how many rounds of rollouts."""
 
+    TAG: ClassVar[str] = "weight_update_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
     algorithm: str
     hyper: dict[str, float]
     rounds: int
-    resample: str
-    """Which train items a later round plays: `all`, or `unsolved` (those without a right answer in this update)."""
-    memory: str
-    """Which trajectories a round trains on: `round` (on-policy), or `update` (all of this update's so far)."""
+    resample: Resample
+    """The train items of later rounds."""
+    memory: Memory
+    """The trajectories that a round trains on."""
     reason: str
     restart: bool = False
     """Whether each round trains from the base model again, and not from the adapter that answered."""
     hints: bool = False
-    """Whether items that a round did not solve are played once more with the true answer in sight."""
+    """Whether items that a round did not solve are asked once more with the true answer in sight."""

@@ -5,11 +5,13 @@ from typing import ClassVar
 import msgspec
 
 from events.fact import Fact
+from events.kinds import AgentName, CallStatus, Lever, LeverChoice
 
 
 class ParentSelected(Fact, frozen=True, kw_only=True):
     """The candidate that the next generation starts from, with the probability of every candidate that could have been."""
 
+    TAG: ClassVar[str] = "parent_selected"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
@@ -20,13 +22,14 @@ class ParentSelected(Fact, frozen=True, kw_only=True):
 class FeedbackRequested(Fact, frozen=True, kw_only=True):
     """The Feedback-Agent is asked for the next change to a candidate, with the requests whose trajectories show how it fared."""
 
+    TAG: ClassVar[str] = "feedback_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
     candidate: str
     scaffold: str
     adapter: str
-    levers: tuple[str, ...]
+    levers: tuple[Lever, ...]
     rollouts_left: int | None
     generations_left: int
     probe_requests: tuple[str, ...]
@@ -34,34 +37,35 @@ class FeedbackRequested(Fact, frozen=True, kw_only=True):
 
 
 class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):
-    """The digest of everything that the agent saw before it answered, kept as one blob."""
+    """Everything that the agent saw before it answered, as one blob."""
 
+    TAG: ClassVar[str] = "context_assembled"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
     blob: str
     trajectories: int
     parts: dict[str, str] = msgspec.field(default_factory=dict)
-    """Blob of each part of it by name, for an agent that is a language model."""
+    """The blob of each part by name, for an agent that is a language model."""
     shown: tuple[str, ...] = ()
-    """The trajectories among them. What the agent reads later stands in the requests of its calls."""
+    """The ids of the trajectories in it. What the agent reads later stands in the requests of its calls."""
 
 
 class AgentCalled(Fact, frozen=True, kw_only=True):
     """One call of the language model behind an agent, appended before its answer is acted on."""
 
+    TAG: ClassVar[str] = "agent_called"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "agent", "ordinal")
 
     generation: int
-    agent: str
-    """`meta_agent` or `feedback_agent`."""
+    agent: AgentName
     ordinal: int
     provider: str
     model: str
     request: str
-    """Blob of all that was said to the model, as `runtime/agents/talk.py` has it."""
+    """Blob of all that was said to the model, a `Request` of `runtime/agents/conversation.py`."""
     response: str
-    """Blob of what it answered, or of why there is no answer."""
+    """Blob of its answer, or of the reason why there is none."""
     prompt_tokens: int
     completion_tokens: int
     micro_usd: int | None
@@ -69,19 +73,17 @@ class AgentCalled(Fact, frozen=True, kw_only=True):
     seconds: float
     attempts: int
     """Tries, with those that failed and were repeated."""
-    status: str
-    """`answered`, `length` (it had no more room), `refused`; or, without an answer, `rate_limited`, `server_error`, `cut`, `bad_request`,
-    `unauthenticated`."""
+    status: CallStatus
 
 
 class LeverChosen(Fact, frozen=True, kw_only=True):
     """The agent chose a lever, or to stop, and said why. `diagnosis` holds the figures that it went by."""
 
+    TAG: ClassVar[str] = "lever_chosen"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
-    lever: str
-    """`scaffold`, `weights` or `stop`."""
+    lever: LeverChoice
     action: str
     """The edit's name, or the learning algorithm's."""
     reason: str

@@ -15,7 +15,7 @@ from events.subjects import LOG
 
 SET_ASIDE_BYTES = 64 * 1024
 NOW = 1 << 30
-"""A version of the decider after all others."""
+"""A version of the decider that is after all others."""
 _HEAD_TAG = DecisionMade.tag()
 
 
@@ -61,7 +61,10 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UntypedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename={"tag": "type"}):
-    """An event for whoever passes it on: its envelope, and its data as an ordinary struct of the fact's fields."""
+    """An event for readers that only pass it on: its envelope, and its data as an ordinary struct with the fact's fields.
+
+    It is decoded at a quarter of the time, since no `Fact` is made.
+    """
 
     id: str
     run: str
@@ -76,7 +79,7 @@ class UntypedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename={
 
 
 class Unreadable(ValueError):
-    """A message on the log is no event that this version knows; the text says why."""
+    """A message is no event that this version of the program can read; the text says why."""
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -85,28 +88,28 @@ _data_decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decode
 
 
 class _Shape(NamedTuple):
-    """How one type of event is read as `Plain`."""
+    """How one type of event is read as an `UntypedEvent`."""
 
     prefix: str
-    """What its subjects begin with."""
+    """The beginning of its subjects."""
     version: int
     decode: Callable[[bytes], UntypedEvent]
     key: Callable[[UntypedEvent], tuple[str | int, ...]]
-    """What the event's id is derived from."""
+    """The values that the event's id is derived from."""
 
 
 def _shape(fact: type[Fact], stream: str) -> _Shape:
-    # a fact is made by way of __post_init__, which refuses numbers that JSON cannot hold
+    # no __post_init__ is needed: JSON cannot hold the numbers that it refuses
     fields = [(field.name, field.type, _default(field)) for field in msgspec.structs.fields(fact)]
     data = msgspec.defstruct(
         fact.__name__, fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=fact.__struct_config__.omit_defaults, gc=False
     )
     slot = {"slot": fact.SLOT or fact.tag()}
-    plain: type[Any] = msgspec.defstruct(
-        "Plain", [("data", data)], bases=(UntypedEvent,), namespace=slot, frozen=True, kw_only=True, gc=False
+    untyped: type[Any] = msgspec.defstruct(
+        "Untyped", [("data", data)], bases=(UntypedEvent,), namespace=slot, frozen=True, kw_only=True, gc=False
     )
     key = attrgetter("run", "slot", *(f"data.{name}" for name in fact.KEY))
-    return _Shape(f"{subjects.PREFIX[stream]}.", fact.VERSION, msgspec.json.Decoder(plain).decode, key)
+    return _Shape(f"{subjects.PREFIX[stream]}.", fact.VERSION, msgspec.json.Decoder(untyped).decode, key)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:
@@ -118,7 +121,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 _shapes = {tag: _shape(entry.fact, entry.stream) for tag, entry in BY_TAG.items()}
 
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""From (tag, version as written) to a function that gives the data its present shape; a line of each old shape is in tests/histories."""
+"""By (tag, version as written), functions that give old data the present shape. A line of each old shape is in tests/histories."""
 
 
 def event(fact: Fact, *, run: str, source: str, cause: str, time: str) -> Event:
@@ -131,23 +134,23 @@ def event_id(run: str, fact: type[Fact], *key: str | int) -> str:
     return derive(run, fact.SLOT or fact.tag(), *key)
 
 
-def encode(of: Event, version: int = NOW) -> bytes:
-    """The event's one byte form; with a version, as decisions of that version of the decider were written."""
-    data = _encoder.encode(of.data)
-    if later := [name for name, since in of.data.SINCE.items() if since > version]:
+def encode(event: Event, version: int = NOW) -> bytes:
+    """The event's bytes; equal events have equal bytes. With a version of the decider, fields that came later are left out."""
+    data = _encoder.encode(event.data)
+    if later := [name for name, since in event.data.SINCE.items() if since > version]:
         fields = msgspec.json.decode(data)
         data = msgspec.json.encode({name: value for name, value in fields.items() if name not in later})
     return _encoder.encode(
         _Envelope(
             specversion="1.0",
-            id=of.id,
-            source=of.source,
-            type=of.tag,
-            time=of.time,
-            subject=of.subject,
-            run=of.run,
-            cause=of.cause,
-            version=of.data.VERSION,
+            id=event.id,
+            source=event.source,
+            type=event.tag,
+            time=event.time,
+            subject=event.subject,
+            run=event.run,
+            cause=event.cause,
+            version=event.data.VERSION,
             data=msgspec.Raw(data),
         )
     )
@@ -171,38 +174,38 @@ def decode(payload: bytes) -> Event:
             raise Unreadable(f"{envelope.type} has version {envelope.version}, this program knows {entry.fact.VERSION}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise Unreadable(f"{envelope.type} has another shape: {wrong}") from wrong
-    found = Event(id=envelope.id, run=envelope.run, source=envelope.source, cause=envelope.cause, time=envelope.time, data=data)
-    if found.subject != envelope.subject:
-        raise Unreadable(f"says that its subject is {envelope.subject!r}, expected {found.subject!r}")
-    if found.id != (id := event_id(found.run, entry.fact, *data.key())):
-        raise Unreadable(f"has the id {found.id!r}, and {id!r} follows from its key")
-    return found
+    decoded = Event(id=envelope.id, run=envelope.run, source=envelope.source, cause=envelope.cause, time=envelope.time, data=data)
+    if decoded.subject != envelope.subject:
+        raise Unreadable(f"says that its subject is {envelope.subject!r}, expected {decoded.subject!r}")
+    if decoded.id != (id := event_id(decoded.run, entry.fact, *data.key())):
+        raise Unreadable(f"has the id {decoded.id!r}, and {id!r} follows from its key")
+    return decoded
 
 
 def decode_at(subject: str, payload: bytes) -> Event:
-    """As `decode`, and the event must stand where it says that it stands."""
-    found = decode(payload)
-    if found.subject != subject:
-        raise Unreadable(f"stands on subject {subject!r}, expected {found.subject!r}")
-    return found
+    """As `decode`; raises `Unreadable` also where the event says that it stands on another subject than `subject`."""
+    decoded = decode(payload)
+    if decoded.subject != subject:
+        raise Unreadable(f"stands on subject {subject!r}, expected {decoded.subject!r}")
+    return decoded
 
 
 def plain_at(subject: str, payload: bytes) -> UntypedEvent | Event:
-    """As `decode_at` at a quarter of the time; an event of an older shape, or one that cannot be read, goes that way."""
+    """As `decode_at` at a quarter of the time. An event of an older shape, or one that cannot be read, goes to `decode_at`."""
     tag = subjects.tag_of(subject)
     try:
-        prefix, version, decode_plain, key = _shapes[tag]
-        found = decode_plain(payload)
+        prefix, version, decode_untyped, key = _shapes[tag]
+        decoded = decode_untyped(payload)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return decode_at(subject, payload)
-    entity = subjects.HEAD if tag == _HEAD_TAG else found.id
-    stands_right = found.subject == subject == f"{prefix}{found.run}.{entity}.{tag}"
-    follows = found.id == derive(*key(found))
-    return found if stands_right and follows and found.tag == tag and found.version == version else decode_at(subject, payload)
+    entity = subjects.HEAD if tag == _HEAD_TAG else decoded.id
+    stands_right = decoded.subject == subject == f"{prefix}{decoded.run}.{entity}.{tag}"
+    follows = decoded.id == derive(*key(decoded))
+    return decoded if stands_right and follows and decoded.tag == tag and decoded.version == version else decode_at(subject, payload)
 
 
 def set_aside(sequence: int, subject: str, payload: bytes, reason: str, *, source: str, time: str) -> Event | None:
-    """The event that keeps an unreadable message in sight; None where its subject names no run to keep it under."""
+    """The `EventSetAside` that records an unreadable message of the log; None where its subject names no run."""
     run = subjects.run_of(subject)
     if not run or not subject.startswith(subjects.PREFIX[LOG]):
         return None

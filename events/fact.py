@@ -1,31 +1,37 @@
-"""The base of every fact: a frozen struct that knows its own logical key and refuses a non-finite number."""
+"""The base of every fact: a frozen struct with a tag and a logical key, which refuses a number that is not finite."""
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 
 
 class NotFinite(ValueError):
-    """A fact was about to be made with NaN or an infinity in it."""
+    """A fact cannot be made with NaN or an infinity in it."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Something that happened, in the past tense.
 
+    `TAG` is the type's name on the wire. It is written by hand and stays, whatever becomes of the class's name.
     `KEY` names the fields that identify it within its run; two facts of one type with equal keys are the same fact.
     `VERSION` counts changes of shape: a field added with a default keeps it, anything else is a new type.
     """
 
+    TAG: ClassVar[str] = ""
     KEY: ClassVar[tuple[str, ...]] = ()
     SLOT: ClassVar[str] = ""
-    """What is shared by types that exclude each other, such as an attempt recorded and an attempt failed: one key, one id, one of them."""
+    """A name that types share which exclude each other, such as a recorded and a failed attempt: of equal keys, one alone can be stored."""
     VERSION: ClassVar[int] = 1
     SINCE: ClassVar[Mapping[str, int]] = {}
-    """For a fact that is decided: the fields that it has gained, with the version of the decider that first wrote each."""
+    """For a fact that the decider makes: fields that were added, with the version of the decider that first wrote each."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__dict__.get("TAG"):
+            raise TypeError(f"{cls.__name__} is a fact without a TAG of its own: write the name that it is to have on the wire.")
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -33,18 +39,12 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @classmethod
     def tag(cls) -> str:
-        """The type's name on the wire: `TrajectoryScored` is `trajectory_scored`."""
-        found = _TAGS.get(cls)
-        if found is None:
-            found = _TAGS[cls] = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-        return found
+        """The type's name on the wire."""
+        return cls.TAG
 
     def key(self) -> tuple[str | int, ...]:
         """The values of the fields that identify this fact within its run."""
         return tuple(cast("str | int", getattr(self, name)) for name in self.KEY)
-
-
-_TAGS: dict[type[Fact], str] = {}
 
 
 def _require_finite(value: object, fact: Fact, field: str) -> None:

@@ -3,17 +3,19 @@
 from typing import ClassVar
 
 from events.fact import Fact
+from events.kinds import DriftState, SplitName
 
 
 class GoldScored(Fact, frozen=True, kw_only=True):
     """One cell of the final table: a scaffold with a policy, or a baseline without an agent, on one split."""
 
+    TAG: ClassVar[str] = "gold_scored"
     SLOT: ClassVar[str] = "cell"
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
     """`start`, `scaffold` and `weights` (one lever's gain alone), `final`, `uniform_policy`, or `baseline:<name>`."""
-    split: str
+    split: SplitName
     scaffold: str
     adapter: str
     policy: str
@@ -30,11 +32,12 @@ class GoldScored(Fact, frozen=True, kw_only=True):
 class GoldFailed(Fact, frozen=True, kw_only=True):
     """A cell of the final table that could not be scored, and why."""
 
+    TAG: ClassVar[str] = "gold_failed"
     SLOT: ClassVar[str] = "cell"
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
-    split: str
+    split: SplitName
     reason: str
 
 
@@ -45,9 +48,10 @@ class PoliciesCompared(Fact, frozen=True, kw_only=True):
     two-sided one of McNemar's test that both are as likely.
     """
 
+    TAG: ClassVar[str] = "policies_compared"
     KEY: ClassVar[tuple[str, ...]] = ("split",)
 
-    split: str
+    split: SplitName
     wins: int
     losses: int
     p_value: float
@@ -55,6 +59,8 @@ class PoliciesCompared(Fact, frozen=True, kw_only=True):
 
 class AuditFinished(Fact, frozen=True, kw_only=True):
     """The auditor has scored everything that it will score of this run."""
+
+    TAG: ClassVar[str] = "audit_finished"
 
     candidate: str
     cells: int
@@ -75,6 +81,7 @@ class PairMeasured(Fact, frozen=True, kw_only=True):
     `beside:<name>` (a further measure of the task's).
     """
 
+    TAG: ClassVar[str] = "pair_measured"
     KEY: ClassVar[tuple[str, ...]] = ("scaffold", "adapter", "measure")
 
     scaffold: str
@@ -93,6 +100,7 @@ class ReferenceMeasured(Fact, frozen=True, kw_only=True):
     or `ceiling`, the most that an answer can be expected to earn from the verifier.
     """
 
+    TAG: ClassVar[str] = "reference_measured"
     KEY: ClassVar[tuple[str, ...]] = ("name", "measure")
 
     name: str
@@ -101,16 +109,17 @@ class ReferenceMeasured(Fact, frozen=True, kw_only=True):
 
 
 class DriftFlagged(Fact, frozen=True, kw_only=True):
-    """The auditor's verdict when it had looked at the candidate of a generation, or, as the last look, at the finished run."""
+    """The auditor's verdict after the audit of an accepted candidate, or, as the last one, of the finished run."""
 
+    TAG: ClassVar[str] = "drift_flagged"
     KEY: ClassVar[tuple[str, ...]] = ("look",)
 
     look: int
-    """The generation of the candidate that was looked at last; -1 for the finished run."""
-    state: str
-    """`green`, `suspect` or `drift`."""
+    """The generation of the candidate that was audited last; -1 for the finished run."""
+    state: DriftState
     rule: str
     lever: str
+    """The lever that the rule points at, `both`, or empty where it points at none."""
     generation: int
     """From which the scores mean something else; -1 where no rule says."""
     sentence: str

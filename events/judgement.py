@@ -3,11 +3,13 @@
 from typing import ClassVar
 
 from events.fact import Fact
+from events.kinds import CandidateOrigin
 
 
 class TrajectoryScored(Fact, frozen=True, kw_only=True):
     """The verifier's reward for one attempt. `outcome` is its word for how the answer fared."""
 
+    TAG: ClassVar[str] = "trajectory_scored"
     SLOT: ClassVar[str] = "judgement"
     KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
 
@@ -23,6 +25,7 @@ class TrajectoryScored(Fact, frozen=True, kw_only=True):
 class ScoringFailed(Fact, frozen=True, kw_only=True):
     """The verifier could not give a finite reward for one attempt."""
 
+    TAG: ClassVar[str] = "scoring_failed"
     SLOT: ClassVar[str] = "judgement"
     KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
 
@@ -39,6 +42,7 @@ class LabelEstimated(Fact, frozen=True, kw_only=True):
     How often the elected label is true: join `request`, `item` and `answer` with the trajectories' rewards, which this took no part in.
     """
 
+    TAG: ClassVar[str] = "label_estimated"
     KEY: ClassVar[tuple[str, ...]] = ("batch", "request", "item")
 
     generation: int
@@ -57,13 +61,14 @@ class CandidateEvaluated(Fact, frozen=True, kw_only=True):
     `score` is the mean reward of the attempts that ran; `failed` counts those that did not.
     """
 
+    TAG: ClassVar[str] = "candidate_evaluated"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
     candidate: str
     scaffold: str
     adapter: str
-    lever: str
+    lever: CandidateOrigin
     score: float
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""Facts about the population: which candidates were kept."""
+"""Facts about the population: which candidates were accepted."""
 
 from typing import ClassVar
 
@@ -8,6 +8,7 @@ from events.fact import Fact
 class CandidateAccepted(Fact, frozen=True, kw_only=True):
     """The candidate became the one to build on."""
 
+    TAG: ClassVar[str] = "candidate_accepted"
     SLOT: ClassVar[str] = "verdict"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
@@ -18,8 +19,9 @@ class CandidateAccepted(Fact, frozen=True, kw_only=True):
 
 
 class CandidateRejected(Fact, frozen=True, kw_only=True):
-    """The candidate was not kept; a change that never became a candidate is named by its generation alone."""
+    """The candidate was not accepted. A change that never became a candidate is named by its generation alone."""
 
+    TAG: ClassVar[str] = "candidate_rejected"
     SLOT: ClassVar[str] = "verdict"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 

@@ -1,27 +1,27 @@
-"""Facts about playing: rollouts asked for, model calls, trajectories, and attempts that failed to run."""
+"""Facts about rollouts: requests for them, model calls, trajectories, and attempts that failed to run."""
 
 from typing import ClassVar
 
 import msgspec
 
 from events.fact import Fact
+from events.kinds import Purpose, RolloutFailure, SplitName
 
 
 class RolloutsRequested(Fact, frozen=True, kw_only=True):
     """One shard of attempts: so many at each item, by one scaffold and one adapter. Its outputs fit one batch."""
 
+    TAG: ClassVar[str] = "rollouts_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "purpose", "round", "shard")
 
     generation: int
-    purpose: str
-    """`dev` (judges the candidate), `probe` (shows the agent how it fails), `train` (feeds a weight update), `hint` (so too, but the
-    model is shown the true answer after its prompt)."""
+    purpose: Purpose
     round: int
     shard: int
     scaffold: str
     adapter: str
     """Digest of the adapter's folder; empty for the base model."""
-    split: str
+    split: SplitName
     fold: int
     """The train fold that the items are from and that the scaffold's data lacks; -1 for items outside train."""
     items: tuple[str, ...]
@@ -41,13 +41,14 @@ class CallUse(msgspec.Struct, frozen=True, array_like=True):
 class ModelCalled(Fact, frozen=True, kw_only=True):
     """One call of the policy, with all its completions; appended before any of them is released."""
 
+    TAG: ClassVar[str] = "model_called"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "ordinal")
 
     request: str
     item: str
     ordinal: int
     """The call's place among the different calls that the scaffold made for this item; over a bridge, where threads race, a number from
-    2**48 on that follows from the attempt, what was asked, and how often it was asked before."""
+    2**48 on that follows from the attempt, the call's content, and how often the attempt made that call before."""
     provider: str
     model: str
     adapter: str
@@ -69,14 +70,15 @@ class ModelCalled(Fact, frozen=True, kw_only=True):
 class TrajectoryRecorded(Fact, frozen=True, kw_only=True):
     """One attempt at one item: what was called, and what the scaffold answered (None: it said nothing)."""
 
+    TAG: ClassVar[str] = "trajectory_recorded"
     SLOT: ClassVar[str] = "attempt"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "attempt")
 
     request: str
     item: str
     attempt: int
-    purpose: str
-    split: str
+    purpose: Purpose
+    split: SplitName
     generation: int
     scaffold: str
     adapter: str
@@ -89,13 +91,13 @@ class TrajectoryRecorded(Fact, frozen=True, kw_only=True):
 class RolloutFailed(Fact, frozen=True, kw_only=True):
     """An attempt that did not run to its end. It is not a score of 0; it has no score."""
 
+    TAG: ClassVar[str] = "rollout_failed"
     SLOT: ClassVar[str] = "attempt"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "attempt")
 
     request: str
     item: str
     attempt: int
-    purpose: str
-    kind: str
-    """`crashed`, `hung`, `flooded`, `nonsense`, `unloadable`, or `refused` (by the policy, or for a secret that it held)."""
+    purpose: Purpose
+    kind: RolloutFailure
     reason: str

@@ -5,6 +5,7 @@ from typing import ClassVar
 import msgspec
 
 from events.fact import Fact
+from events.kinds import AuditAction, AuditLever, Lever, OnDrift
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +17,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Items(msgspec.Struct, frozen=True, kw_only=True):
-    """The ids of the items that the loop may play: dev, train by cross-validation fold, and the train items that are probed."""
+    """The ids of the items that a run may use: dev, train by cross-validation fold, and the train items of the probe, by fold too."""
 
     dev: tuple[str, ...]
     folds: tuple[tuple[str, ...], ...]
@@ -24,11 +25,13 @@ class Items(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunStarted(Fact, frozen=True, kw_only=True):
-    """A run was ordered. Everything that its decisions depend on from outside is in here."""
+    """A run was started. All that its decisions depend on from outside is in here."""
+
+    TAG: ClassVar[str] = "run_started"
 
     task: str
     seed: int
-    levers: tuple[str, ...]
+    levers: tuple[Lever, ...]
     generations: int
     budget: Budget
     items: Items
@@ -51,16 +54,17 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     parent_digest: str = ""
     """SHA-256 over that past."""
     algorithm: str = ""
-    """The learning algorithm of every weight update, in place of the agent's choice."""
+    """The learning algorithm of every weight update, in place of the agent's choice; empty: the agent chooses."""
     verifier_code: str = ""
-    """Blob of the verifier's text, in place of the task's own."""
-    on_drift: str = ""
-    """What the auditor may do when it finds drift: `freeze`, `rollback` or `stop`; empty: nothing, and the loop never hears of it."""
+    """Blob of the text of a verifier that is used in place of the task's own; empty: the task's own."""
+    on_drift: OnDrift = ""
+    """What the auditor may do when it finds drift."""
 
 
 class DecisionMade(Fact, frozen=True, kw_only=True):
     """The head of a decision's batch: which input it answers, and the digest of all that was folded since the last."""
 
+    TAG: ClassVar[str] = "decision_made"
     KEY: ClassVar[tuple[str, ...]] = ("number",)
 
     number: int
@@ -75,6 +79,7 @@ class DecisionMade(Fact, frozen=True, kw_only=True):
 class RunPaused(Fact, frozen=True, kw_only=True):
     """The operator asked the run to make no further decision."""
 
+    TAG: ClassVar[str] = "run_paused"
     KEY: ClassVar[tuple[str, ...]] = ("number",)
 
     number: int
@@ -84,34 +89,35 @@ class RunPaused(Fact, frozen=True, kw_only=True):
 class RunResumed(Fact, frozen=True, kw_only=True):
     """The operator let a paused run go on."""
 
+    TAG: ClassVar[str] = "run_resumed"
     KEY: ClassVar[tuple[str, ...]] = ("number",)
 
     number: int
 
 
 class AuditReleased(Fact, frozen=True, kw_only=True):
-    """The auditor has looked at a kept candidate, in a run whose order lets it act: all that the loop ever learns of an audit.
+    """The auditor has looked at an accepted candidate, in a run that lets it act. It is all that the loop ever learns of an audit.
 
-    `none`: there is no drift that it has not told of yet.
-    `freeze`: the lever is pulled no more. `rollback`: so too, and the run goes on from the last candidate kept before `generation`.
-    `stop`: the run ends. What is under way is finished first.
+    After `rollback`, the run goes on from the last candidate that was accepted before `generation`. What is under way is finished first.
     """
 
+    TAG: ClassVar[str] = "audit_released"
     KEY: ClassVar[tuple[str, ...]] = ("look",)
 
     look: int
-    """The generation of the candidate that was looked at."""
-    action: str
-    lever: str
-    """`scaffold`, `weights`, or `both`; empty for `none`."""
+    """The generation of the candidate that was audited."""
+    action: AuditAction
+    lever: AuditLever
     generation: int
     """From which the scores mean something else; -1 for `none`."""
     bits: float
-    """What all looks of this run have told the loop so far: one bit each for drift or not, and what was named."""
+    """All that the looks of this run have told the loop so far, in bits: one for each look, drift or not, and more for what was named."""
 
 
 class RunFinished(Fact, frozen=True, kw_only=True):
     """The run has nothing more to decide; the auditor may look at test."""
+
+    TAG: ClassVar[str] = "run_finished"
 
     reason: str
     candidate: str
@@ -127,6 +133,7 @@ class RunFinished(Fact, frozen=True, kw_only=True):
 class EventSetAside(Fact, frozen=True, kw_only=True):
     """A message on the log could not be read: where it stands, why, and its bytes (base64, the first 64 KiB)."""
 
+    TAG: ClassVar[str] = "event_set_aside"
     KEY: ClassVar[tuple[str, ...]] = ("sequence",)
 
     sequence: int

@@ -1,4 +1,4 @@
-"""Values that must never be written down: `Secret` has no encoder, so that a fact holding one cannot be made into bytes."""
+"""Values that must never be stored: `Secret` has no encoder, so that a fact with one in it has no bytes; `Scanner` finds known ones."""
 
 import base64
 import codecs
@@ -39,9 +39,9 @@ def of_environment(environment: Mapping[str, str]) -> list[Secret]:
 
 
 def encodings(value: str) -> dict[str, tuple[bytes, ...]]:
-    """The nine forms in which a secret is looked for, by name; those of base64 hold what is the same whatever stands before and after."""
+    """The nine forms in which a secret is searched for, by name. Those of base64 are the characters that no neighbour changes."""
     plain = value.encode()
-    every = "".join(f"\\u{ord(of):04x}" for of in value)
+    every = "".join(f"\\u{ord(letter):04x}" for letter in value)
     return {
         "as it is": _texts(value),
         "reversed": _texts(value[::-1]),
@@ -56,20 +56,20 @@ def encodings(value: str) -> dict[str, tuple[bytes, ...]]:
 
 
 class Scanner:
-    """Looks for known secrets, in any of the nine encodings, in bytes that are about to be kept."""
+    """Searches bytes that are about to be stored for known secrets, in any of the nine encodings."""
 
     def __init__(self, secrets: Sequence[Secret]) -> None:
         self.secrets = list(secrets)
-        found = {
+        needles = {
             needle: None
             for secret in secrets
             if len(secret.reveal()) >= SHORTEST
-            for needles in encodings(secret.reveal()).values()
-            for needle in needles
+            for forms in encodings(secret.reveal()).values()
+            for needle in forms
         }
         rare = {b"%": (b"%",), b"\\u00": (b"\\u00", b"\\\\u00")}  # what a text must hold before it can hold these needles
-        self._rare = [(sign, [needle for needle in found if needle.startswith(begins)]) for sign, begins in rare.items()]
-        self._common = [needle for needle in found if not any(needle in needles for _, needles in self._rare)]
+        self._rare = [(sign, [needle for needle in needles if needle.startswith(begins)]) for sign, begins in rare.items()]
+        self._common = [needle for needle in needles if not any(needle in rare_needles for _, rare_needles in self._rare)]
 
     def check(self, payload: bytes) -> None:
         """Raise `SecretFound` if the payload holds a known secret."""

@@ -1,4 +1,4 @@
-"""Where an event stands: `evolog.<run>.<entity>.<tag>` and `gold.<run>.<entity>.<tag>`, four tokens always."""
+"""The subjects that events stand on: `evolog.<run>.<entity>.<tag>` and `gold.<run>.<entity>.<tag>`, four tokens always."""
 
 import re
 
@@ -8,7 +8,7 @@ LOG = "EVOLOG"
 GOLD = "GOLD"
 PREFIX = {LOG: "evolog", GOLD: "gold"}
 HEAD = "head"
-"""The entity of the one subject of a run that is used again: its chain of decisions."""
+"""The entity of a run's chain of decisions, on the one subject that is used more than once."""
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 
@@ -23,15 +23,15 @@ def head(run: str) -> str:
     return f"evolog.{run}.{HEAD}.decision_made"
 
 
-def run_of(of_subject: str) -> str:
+def run_of(subject: str) -> str:
     """The run's name in a subject, or an empty string where the subject has not four tokens."""
-    parts = of_subject.split(".")
+    parts = subject.split(".")
     return parts[1] if len(parts) == 4 else ""
 
 
-def tag_of(of_subject: str) -> str:
+def tag_of(subject: str) -> str:
     """The tag in a subject."""
-    return of_subject.rsplit(".", 1)[-1]
+    return subject.rsplit(".", 1)[-1]
 
 
 def check_run_name(name: str) -> str:

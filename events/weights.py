@@ -6,11 +6,13 @@ from typing import ClassVar
 import msgspec
 
 from events.fact import Fact
+from events.kinds import BackEnd, WeightUpdateFailure
 
 
 class TrainingBatchSealed(Fact, frozen=True, kw_only=True):
     """The rollouts of a training round, fixed before they are used: the requests that they answered, and their digest."""
 
+    TAG: ClassVar[str] = "training_batch_sealed"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "round")
     SINCE: ClassVar[Mapping[str, int]] = {"parent_state": 2}
 
@@ -26,12 +28,13 @@ class TrainingBatchSealed(Fact, frozen=True, kw_only=True):
     digest: str
     """SHA-256 over the ids and rewards of the trajectories, in the order of requests, items and attempts."""
     parent_state: str = ""
-    """Blob of what the parent's training left: the optimiser's moments, the critic, the weight of KL. Empty for a fresh start."""
+    """Blob of the parent training's state: the optimiser's moments, the critic, the weight of KL. Empty for a fresh start."""
 
 
 class OptimizerStepApplied(Fact, frozen=True, kw_only=True):
     """One optimiser step of a training round, as its algorithm reports it."""
 
+    TAG: ClassVar[str] = "optimizer_step_applied"
     KEY: ClassVar[tuple[str, ...]] = ("parent_adapter", "batch", "step")
 
     generation: int
@@ -57,12 +60,13 @@ class Canary(msgspec.Struct, frozen=True):
     prompt: str
     logprobs: tuple[float, ...]
     tokens: tuple[int, ...] = ()
-    """Whose log-probabilities these are, one after the other; every first token's where there are none."""
+    """The tokens that the log-probabilities are of, one after the other; empty where they are of every first token."""
 
 
 class AdapterPublished(Fact, frozen=True, kw_only=True):
     """A LoRA adapter, as the digest of an ordinary peft folder."""
 
+    TAG: ClassVar[str] = "adapter_published"
     KEY: ClassVar[tuple[str, ...]] = ("parent_adapter", "batch")
 
     generation: int
@@ -76,18 +80,19 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
     trained_on: int
     """Sequences that carried a gradient."""
     left_out: int = 0
-    """Sequences of older adapters that the order's staleness rule left out."""
-    back_end: str = "native"
-    """`native` or `trl`: whose trainer did the gradient work."""
+    """Sequences of older adapters that were left out as stale."""
+    back_end: BackEnd = "native"
+    """Whose trainer did the gradient work."""
     processes: int = 1
     """How many processes, each with a device of its own, shared the gradient work."""
     state: str = ""
-    """Blob of what this training leaves for the next: the optimiser's moments, the critic, the weight of KL."""
+    """Blob of the state for the next training: the optimiser's moments, the critic, the weight of KL."""
 
 
 class AdapterServed(Fact, frozen=True, kw_only=True):
     """A policy server loaded the adapter, and its canary log-probabilities match the trainer's."""
 
+    TAG: ClassVar[str] = "adapter_served"
     SLOT: ClassVar[str] = "serving"
     KEY: ClassVar[tuple[str, ...]] = ("adapter", "batch")
 
@@ -102,6 +107,7 @@ class AdapterServed(Fact, frozen=True, kw_only=True):
 class AdapterRejected(Fact, frozen=True, kw_only=True):
     """A policy server refused the adapter: damaged, made for another base model, or its canary disagrees."""
 
+    TAG: ClassVar[str] = "adapter_rejected"
     SLOT: ClassVar[str] = "serving"
     KEY: ClassVar[tuple[str, ...]] = ("adapter", "batch")
 
@@ -115,6 +121,7 @@ class AdapterRejected(Fact, frozen=True, kw_only=True):
 class WeightUpdateFinished(Fact, frozen=True, kw_only=True):
     """All rounds of a weight update are done; `adapter` is what they arrived at."""
 
+    TAG: ClassVar[str] = "weight_update_finished"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
@@ -130,11 +137,11 @@ class WeightUpdateFinished(Fact, frozen=True, kw_only=True):
 class WeightUpdateFailed(Fact, frozen=True, kw_only=True):
     """A training round changed nothing, and why."""
 
+    TAG: ClassVar[str] = "weight_update_failed"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "round")
 
     generation: int
     round: int
     batch: str
-    kind: str
-    """`diverged`, `nothing_to_learn`, `batch_differs`, `logprobs_differ`, `refused`, `adapter_unusable`, `crashed`."""
+    kind: WeightUpdateFailure
     reason: str

@@ -7,6 +7,7 @@ import msgspec
 
 from algorithms.learning import NAMES
 from events.errors import UsageError
+from events.kinds import Lever
 from events.run import RunStarted
 from replay.history import History
 from runtime.blobs.directory import Blobs
@@ -17,7 +18,7 @@ from runtime.sandbox.choose import provide
 from tasks.loading import load
 
 if TYPE_CHECKING:
-    from runtime.policies.bases import Progress
+    from runtime.policies.bases import BuildProgress
 
 SETTINGS = ("agent", "algorithm", "budget", "generations", "group_size", "levers", "max_tokens", "on_drift", "policy", "verifier")
 """The settings that a fork may change."""
@@ -40,8 +41,8 @@ def order_of_fork(before: RunStarted, changes: Mapping[str, str]) -> RunOrder:
         raise UsageError(f"levers={changes['levers']} is none; expected {', '.join(LEVERS)}.")
     if changes.get("algorithm", NAMES[0]) not in NAMES:
         raise UsageError(f"There is no algorithm {changes['algorithm']!r}; there are {', '.join(NAMES)}.")
-    if changes.get("on_drift", "off") not in ("off", *ON_DRIFT):
-        raise UsageError(f"on_drift={changes['on_drift']} is none; expected off, {', '.join(ON_DRIFT)}.")
+    if changes.get("on_drift", "off") not in ON_DRIFT:
+        raise UsageError(f"on_drift={changes['on_drift']} is none; expected {', '.join(ON_DRIFT)}.")
     levers = _levers(before, changes)
     return RunOrder(
         task=before.task,
@@ -57,7 +58,7 @@ def order_of_fork(before: RunStarted, changes: Mapping[str, str]) -> RunOrder:
 
 
 def plan_fork(
-    parent: History, sequence: int, order: RunOrder, changes: Mapping[str, str], blobs: Blobs, progress: "Progress"
+    parent: History, sequence: int, order: RunOrder, changes: Mapping[str, str], blobs: Blobs, progress: "BuildProgress"
 ) -> RunStarted:
     """The event that begins a fork of `parent` after this sequence, with the blobs that it names.
 
@@ -86,11 +87,11 @@ def plan_fork(
         algorithm=changes.get("algorithm", before.algorithm),
         verifier=verifier,
         verifier_code=code,
-        on_drift=changes.get("on_drift", before.on_drift).replace("off", ""),
+        on_drift=ON_DRIFT[changes["on_drift"]] if "on_drift" in changes else before.on_drift,
     )
 
 
-def _levers(before: RunStarted, changes: Mapping[str, str]) -> tuple[str, ...]:
+def _levers(before: RunStarted, changes: Mapping[str, str]) -> tuple[Lever, ...]:
     return LEVERS[changes["levers"]] if "levers" in changes else before.levers
 
 

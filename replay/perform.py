@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,7 @@ from events.codec import Event
 from events.errors import CheckFailed, NotFound, UsageError, UserError, why
 from events.fact import Fact
 from events.judgement import ScoringFailed, TrajectoryScored
+from events.kinds import BackEnd
 from events.rollouts import ModelCalled, TrajectoryRecorded
 from events.run import RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed
@@ -362,7 +363,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
     return _each(asked, train)
 
 
-def _back_end(published: AdapterPublished | None) -> Literal["native", "trl"]:
+def _back_end(published: AdapterPublished | None) -> BackEnd:
     """Which back end trained; raises CheckFailed where it is not to be had here."""
     if published is None or published.back_end == "native":
         return "native"

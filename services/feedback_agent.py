@@ -9,6 +9,7 @@ from events.choice import FeedbackRequested
 from events.codec import Event
 from events.errors import TryAgain, Unavailable, why
 from events.fact import Fact
+from events.kinds import AgentName
 from runtime.agents import feedback
 from runtime.agents.providers import Model, model_of
 from runtime.effects.choose import HISTORY_TYPES, choose_by_model, choose_by_rules, diagnosis, evidence, probe_attempts
@@ -20,7 +21,7 @@ from runtime.run.loading import Loaded
 from services.host.agent_session import inspector, open_session, recorder
 from services.host.context import Context
 
-AGENT = "feedback_agent"
+AGENT: AgentName = "feedback_agent"
 
 
 async def serve(context: Context) -> None:

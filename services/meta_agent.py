@@ -7,6 +7,7 @@ from events.change import ProposalFailed, ScaffoldRequested
 from events.codec import Event
 from events.errors import TryAgain, Unavailable, why
 from events.fact import Fact
+from events.kinds import AgentName
 from runtime.agents.providers import Model, model_of
 from runtime.effects.propose import reference_scaffold, scaffold_by_model
 from runtime.log.worker import answer, work
@@ -14,7 +15,7 @@ from runtime.run.loading import Loaded
 from services.host.agent_session import inspector, open_session, recorder
 from services.host.context import Context
 
-AGENT = "meta_agent"
+AGENT: AgentName = "meta_agent"
 
 
 async def serve(context: Context) -> None:

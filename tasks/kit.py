@@ -1,23 +1,48 @@
-"""Splits labelled texts into dev and train folds so that near-duplicates stay together and each label keeps its share."""
+"""What a task of labelled texts needs to make its splits: near-duplicates, dev and train folds, digests, and a folder for its files.
 
+Two texts are near-duplicates where their sets of character 5-grams have a Jaccard index of at least .5. Near-duplicates must not stand on
+both sides of a split or of a fold: a scaffold could look the answer up. So they form groups, and a group is never divided.
+
+A task's `data.py` calls `near_duplicate_groups`, then `split_by_label`, and reports each split's `digest`.
+"""
+
+import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 SHINGLE = 5
+"""Characters of a shingle."""
 SIMILAR = 0.5
+"""The least Jaccard index of near-duplicates."""
 COMMON = 60
 """Shingles in more texts than this propose no pair (they still count in the Jaccard index)."""
 LIKELY = 0.05
 """Pairs are compared when they share this part of the shorter one's shingles among the less common ones."""
 
 
-def near_duplicates(texts: Sequence[str]) -> list[int]:
-    """The group of each text: the lowest index of those it is linked to by a Jaccard index of character 5-grams of at least .5."""
+def data_folder(task: str) -> Path:
+    """Where the files of a task live: $XDG_CACHE_HOME/evolog/tasks/TASK, or ~/.cache/evolog/tasks/TASK."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "tasks" / task
+
+
+def digest(items: object) -> str:
+    """The SHA-256 of a split, a tuple of `Example` or `Item`, over its JSON."""
+    return hashlib.sha256(msgspec.json.encode(items)).hexdigest()
+
+
+def near_duplicate_groups(texts: Sequence[str]) -> list[int]:
+    """The group of each text, named by the lowest index in it. Near-duplicates are in one group, and so are theirs.
+
+    Pairs that share no more than very common shingles are not compared. Needs scipy.
+    """
     has, columns = _shingled(texts)
     sizes = np.array([len(c) for c in columns])
     spread = np.bincount(np.concatenate(columns))
@@ -34,8 +59,8 @@ def near_duplicates(texts: Sequence[str]) -> list[int]:
     return [_root(parent, i) for i in range(len(texts))]
 
 
-def with_near_duplicate(texts: Sequence[str], others: Sequence[str], similar: float = SIMILAR) -> set[int]:
-    """The places of those texts to which one of the others has a Jaccard index of character 5-grams of at least `similar`."""
+def near_duplicates_in(texts: Sequence[str], others: Sequence[str], similar: float = SIMILAR) -> set[int]:
+    """The indices of those texts of which `others` holds a near-duplicate; `similar` is the least Jaccard index. Needs scipy."""
     has, columns = _shingled([*texts, *others])
     sizes = np.array([len(c) for c in columns])
     both = (has[: len(texts)] @ has[len(texts) :].T).tocoo()  # every pair that shares a shingle
@@ -44,8 +69,12 @@ def with_near_duplicate(texts: Sequence[str], others: Sequence[str], similar: fl
     return set(both.row[near].tolist())
 
 
-def split(labels: Sequence[str], groups: Sequence[int], seed: int, share: float, folds: int) -> tuple[list[bool], list[int]]:
-    """Which texts are dev, and the fold of each other text (-1 in dev). A group goes where its first text's label has room."""
+def split_by_label(labels: Sequence[str], groups: Sequence[int], seed: int, share: float, folds: int) -> tuple[list[bool], list[int]]:
+    """Divide texts into dev and train folds, so that each label keeps its share and no group is divided.
+
+    `labels` and `groups` are of each text, `share` is dev's part of each label. Returns whether each text is in dev, and its fold from
+    0 to `folds` - 1, or -1 in dev. A group goes where its first text's label has room. The same arguments give the same split.
+    """
     rng = np.random.default_rng(seed)
     names = sorted(set(labels))
     count = np.array([labels.count(name) for name in names], float)
@@ -73,7 +102,7 @@ def split(labels: Sequence[str], groups: Sequence[int], seed: int, share: float,
 
 
 def _shingled(texts: Sequence[str]) -> tuple["sparse.csr_matrix", list[np.ndarray]]:
-    """Which shingles each text has: as a matrix of ones, and as their columns in it by text."""
+    """Which shingles each text has: a matrix of ones (texts, shingles), and each text's columns in it."""
     from scipy import sparse
 
     shingles: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Published packages whose wheels hold data that a task needs."""
+"""Data that tasks take from wheels of published packages."""
 
 import subprocess
 import sys
@@ -8,7 +8,10 @@ from events.errors import Unavailable
 
 
 def download(package: str, folder: Path, otherwise: str) -> Path:
-    """The wheel of `package`, such as "scanpy==1.12", in `folder`; raises Unavailable, with what to do `otherwise`, where pip gets none."""
+    """Download the wheel of a package, such as "scanpy==1.12", by pip into `folder`, and return its path.
+
+    Raises Unavailable where pip gets none; `otherwise` is the end of that sentence, and says what to do instead.
+    """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest", str(folder), package]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))

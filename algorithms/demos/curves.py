@@ -1,6 +1,6 @@
-"""A learning curve: an algorithm on its toy, with the tiny language model. Run as `python -m algorithms.learning.NAME`.
+"""Learning curves: an algorithm trains the tiny language model on its toy. Run as `python -m algorithms.learning.NAME`.
 
-sample 64 answers  ->  reward  ->  one weight update  ->  sample again
+A round: sample 64 answers  ->  reward  ->  one weight update.
 """
 
 import time
@@ -15,24 +15,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from algorithms.demos import toys
-from algorithms.demos.toys import Question, Toy
+from algorithms.demos.toys import Toy, ToyQuestion
 from algorithms.learning import algorithm as find
 from algorithms.learning import test_time
 from algorithms.learning.batch import Hyper, NothingToLearn, Rollout, demonstration
-from algorithms.learning.update import State, update
+from algorithms.learning.update import TrainingState, update
 from algorithms.models import sampling, tiny_lm
 from algorithms.models.cache import cache_folder
 from events.fact import derive_seed
 
 SAMPLES = 64
-"""Answers a round, shared out among the questions."""
+"""Answers of a round, in equal parts for each question."""
 TRACES_SEED = 0
+"""The seed of the traces that the base policy is pre-trained on."""
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """What a round sampled before its update: mean and best reward; and the KL to the base (nats a token) at the update's last step.
+    """A point of the curve: the mean and best reward of a round's answers, which were sampled before its update.
 
-    `note` says why there was no update, where there was none.
+    `kl` (to the base) and `entropy` are of the last optimiser step so far, in nats a token. `note` says why there was no update, where
+    there was none.
     """
 
     round: int
@@ -45,16 +47,17 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def base_model(progress: Callable[[int, int, float], None] = lambda done, total, loss: None) -> tiny_lm.TinyLM:
-    """The toys' base policy, pre-trained once for a machine and kept in the cache."""
-    return tiny_lm.TinyLM.load(tiny_lm.cached(toys.traces(TRACES_SEED), cache_folder(), progress))
+    """The base policy of all toys. It is pre-trained once for a machine and cached; `progress` is as in `TinyLM.pretrain`."""
+    return tiny_lm.TinyLM.load(tiny_lm.pretrain_cached(toys.traces(TRACES_SEED), cache_folder(), progress))
 
 
 def learn(
     name: str, toy: Toy, base: tiny_lm.TinyLM, *, seed: int, rounds: int, hyper: Hyper, restart: bool = False, hints: bool = False
 ) -> Iterator[Round]:
-    """Rounds 0 to `rounds`, the last of which samples only. `restart`: every update starts from the base; `hints`: as STaR's.
+    """The rounds of a run, from 0 to `rounds`; the last one samples and does not update.
 
-    An algorithm that learns from copies of an item makes an adapter for each; the rounds are then the means over items.
+    With `restart`, every update starts from the base. With `hints`, questions that nobody answered rightly are asked again with the answer
+    in sight, as STaR does. An algorithm that learns from copies of an item trains an adapter for each item; its rounds are means over them.
     """
     how = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
     if "copies" in find(name).needs and len(toy.questions) > 1:
@@ -62,23 +65,25 @@ def learn(
         yield from map(_mean, zip(*each, strict=True))
         return
     algorithm = find(name)
-    model = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic)
-    state: State | None = None
+    model = tiny_lm.TinyTrainee(base, None, derive_seed(seed, "adapter"), algorithm.critic)
+    state: TrainingState | None = None
     kl, entropy = 0.0, 0.0
     for number in range(rounds + 1):
         began = time.perf_counter()
         sampler = model.sampler()
         count = SAMPLES // len(toy.questions)
-        sampled = [r for question in toy.questions for r in ask(sampler, base, question, derive_seed(seed, number), count, number)]
+        sampled = [
+            r for question in toy.questions for r in answer_question(sampler, base, question, derive_seed(seed, number), count, number)
+        ]
         rewards, note = [r.reward for r in sampled], ""
         if number < rounds:
             batch = sampled
             if hints:
-                batch = batch + hinted(sampler, base, toy, sampled, derive_seed(seed, "hint", number), number)
+                batch = batch + answer_with_hints(sampler, base, toy, sampled, derive_seed(seed, "hint", number), number)
             if "copies" in algorithm.needs:
-                batch = [copy for question in toy.questions for copy in copies(base, question)]
+                batch = [copy for question in toy.questions for copy in demonstration_copies(base, question)]
             if restart:
-                model, state = tiny_lm.Trainee(base, None, derive_seed(seed, "adapter"), algorithm.critic), None
+                model, state = tiny_lm.TinyTrainee(base, None, derive_seed(seed, "adapter"), algorithm.critic), None
             parent = "" if restart else str(number)
             try:
                 done = update(model, algorithm, batch, hyper, seed=derive_seed(seed, "training", number), parent=parent, state=state)
@@ -91,26 +96,28 @@ def learn(
 
 
 def _mean(rounds: Sequence[Round]) -> Round:
-    def of(field: str) -> float:
+    def mean(field: str) -> float:
         return fmean(getattr(one, field) for one in rounds)
 
     return Round(
         round=rounds[0].round,
-        reward=of("reward"),
+        reward=mean("reward"),
         best=max(one.best for one in rounds),
-        kl=of("kl"),
-        entropy=of("entropy"),
+        kl=mean("kl"),
+        entropy=mean("entropy"),
         seconds=sum(one.seconds for one in rounds),
         note=" ".join(one.note for one in rounds if one.note),
     )
 
 
-def ask(
-    sampler: sampling.Sampler, base: tiny_lm.TinyLM, question: Question, seed: int, count: int, version: int, hint: str = ""
+def answer_question(
+    sampler: sampling.Sampler, base: tiny_lm.TinyLM, question: ToyQuestion, seed: int, count: int, version: int, hint: str = ""
 ) -> list[Rollout]:
-    """So many recorded answers to a question; with a hint they are no longer the policy's own."""
+    """`count` sampled answers to a question. Given with a hint, they do not count as the policy's own."""
     prompt = base.encode(question.prompt + hint)
-    said = sampler.sample([sampling.Ask(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)])
+    completions = sampler.sample(
+        [sampling.CompletionRequest(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)]
+    )
     return [
         Rollout(
             group=question.prompt,
@@ -124,26 +131,28 @@ def ask(
             adapter=str(version),
             own=not hint,
         )
-        for one in said
+        for one in completions
     ]
 
 
-def hinted(sampler: sampling.Sampler, base: tiny_lm.TinyLM, toy: Toy, sampled: Sequence[Rollout], seed: int, version: int) -> list[Rollout]:
-    """Answers with the true one in sight, to the questions that nobody answered rightly."""
+def answer_with_hints(
+    sampler: sampling.Sampler, base: tiny_lm.TinyLM, toy: Toy, sampled: Sequence[Rollout], seed: int, version: int
+) -> list[Rollout]:
+    """Answers, given with the true one in sight, to the questions that `sampled` has no right answer to."""
     solved = {r.item for r in sampled if r.reward >= 1}
     open_ = [question for question in toy.questions if question.prompt not in solved]
-    return [r for q in open_ for r in ask(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")]
+    return [r for q in open_ for r in answer_question(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")]
 
 
-def copies(base: tiny_lm.TinyLM, question: Question) -> list[Rollout]:
-    """The question's demonstrations and the same moved by a few, as they are to be answered."""
-    augment = [partial(toys.moved, by=by) for by in (-9, -5, 5, 9)]
-    pairs = test_time.copies(question.demonstrations, lambda shown, asked: asked, augment)
+def demonstration_copies(base: tiny_lm.TinyLM, question: ToyQuestion) -> list[Rollout]:
+    """The question's demonstrations, and copies of them with all numbers moved, as rollouts to learn from."""
+    augment = [partial(toys.move_pair, by=by) for by in (-9, -5, 5, 9)]
+    pairs = test_time.copies(question.demonstrations, lambda context, question: question, augment)
     return [demonstration(question.prompt, prompt, base.encode_completion(completion)) for prompt, completion in pairs]
 
 
 def main(name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, restart: bool = False, hints: bool = False) -> None:
-    """The command line of an algorithm's module."""
+    """The command line of an algorithm's module: run it on a toy and print the curve."""
 
     @click.command(help=f"Run {name} on its toy, {toy.name}, and draw reward and KL.")
     @click.option("--seed", default=0, show_default=True, help="Of the adapter, the samples and the minibatches.")
@@ -154,27 +163,27 @@ def main(name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, r
         if plot and not plot.parent.is_dir():
             raise click.BadParameter(f"there is no folder {plot.parent}; give a file in one that is there", param_hint="--plot")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        found: list[Round] = []
+        curve: list[Round] = []
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("pre-training the tiny language model", total=None)
             base = base_model(lambda done, total, loss: progress.update(task, completed=done, total=total))
             progress.reset(task, description=name, total=count + 1)
             for one in learn(name, toy, base, seed=seed, rounds=count, hyper=hyper or {}, restart=restart, hints=hints):
-                found.append(one)
+                curve.append(one)
                 progress.update(task, advance=1, description=f"{name}: reward {one.reward:.3f}, KL {one.kl:.3f}")
                 if as_json:
                     click.echo(msgspec.json.encode(one).decode())
         title = f"{name} on the toy {toy.name}, seed {seed}"
         if not as_json:
-            draw(title, found)
+            print_curve(title, curve)
         if plot:
-            write(title, found, plot)
+            save_picture(title, curve, plot)
 
     command()
 
 
-def draw(title: str, rounds: Sequence[Round]) -> None:
-    """Reward and KL by round, in the terminal."""
+def print_curve(title: str, rounds: Sequence[Round]) -> None:
+    """Print reward and KL by round in the terminal."""
     import plotext
 
     numbers = [one.round for one in rounds]
@@ -196,8 +205,8 @@ def draw(title: str, rounds: Sequence[Round]) -> None:
     )
 
 
-def write(title: str, rounds: Sequence[Round], path: Path) -> None:
-    """The same as a picture."""
+def save_picture(title: str, rounds: Sequence[Round], path: Path) -> None:
+    """Save reward and KL by round as a picture; raises ClickException where the file cannot be written."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Toys on which an algorithm is seen to learn: short questions, and a reward for each answer. Most answers are two numbers, "41 07".
+"""Toys: short questions with a reward for each answer, on which an algorithm learns in seconds. Most answers are two numbers, "41 07".
 
 dense      1 at the target, less the further off                           the reward says which way to go
 sparse     1 within 2 of the target in both, else 0                        a base policy finds it about once in 400 answers
@@ -13,66 +13,67 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 FIELDS, LARGEST, TASKS, QUIZ = 2, 99, 4, 8
+"""Numbers of an answer, the largest of them, tasks that the base policy has habits for, and quiz questions."""
 NEAR, SPREAD = 4, 30
 """How far a mutation goes from its parent; the standard deviation of a task's habitual answers."""
 HIT, PEAK = 2, 6
 """Numbers this near to the target count as hits, and those this near to a deceptive toy's peak."""
 KNOWN = 0.45
-"""How often the base policy's habits answer a quiz question rightly."""
+"""The share of quiz traces whose answer is right; the others' answers are random digits."""
 
-Answer = tuple[int, ...]
-Pair = tuple[str, str]
+Numbers = tuple[int, ...]
+PromptCompletion = tuple[str, str]
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """One item: its prompt, the true answer, the reward of any answer, and what it shows for test-time training."""
+class ToyQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """One item: its prompt, the true answer, the reward of any answer, and demonstrations for test-time training."""
 
     prompt: str
     truth: str
     score: Callable[[str], float]
-    demonstrations: tuple[Pair, ...] = ()
+    demonstrations: tuple[PromptCompletion, ...] = ()
 
 
 class Toy(msgspec.Struct, frozen=True):
     """Questions that are asked equally often."""
 
     name: str
-    questions: tuple[Question, ...]
+    questions: tuple[ToyQuestion, ...]
 
 
-def traces(seed: int, count: int = 16_000) -> list[Pair]:
-    """(prompt, completion) of the habits that a base policy is to have.
+def traces(seed: int, count: int = 16_000) -> list[PromptCompletion]:
+    """(prompt, completion) pairs that a base policy is pre-trained on.
 
-    Numbers about a task's centre, mutations of a parent (alone or after a task), and quiz answers, mostly wrong.
+    They are numbers about a task's centre, mutations of a parent (alone or after a task), and quiz answers, mostly wrong.
     """
     draw = random.Random(seed)
     centres = [tuple(draw.randint(20, 80) for _ in range(FIELDS)) for _ in range(TASKS)]
-    found = []
+    pairs = []
     for _ in range(count):
         kind = draw.random()
         task, parent = draw.randrange(TASKS), tuple(draw.randint(0, LARGEST) for _ in range(FIELDS))
-        mutation = written([number + draw.randint(-NEAR, NEAR) for number in parent])
+        mutation = format_numbers([number + draw.randint(-NEAR, NEAR) for number in parent])
         if kind < 0.4:
             numbers = [draw.randint(0, LARGEST) if draw.random() < 0.5 else round(draw.gauss(centre, SPREAD)) for centre in centres[task]]
-            found.append((f"task {task}", written(numbers)))
+            pairs.append((f"task {task}", format_numbers(numbers)))
         elif kind < 0.65:
-            found.append((near(parent), mutation))
+            pairs.append((near_prompt(parent), mutation))
         elif kind < 0.8:
-            found.append((f"task {task} {near(parent)}", mutation))
+            pairs.append((f"task {task} {near_prompt(parent)}", mutation))
         else:
             number = draw.randrange(QUIZ)
-            found.append((quiz_prompt(number), quiz_truth(number) if draw.random() < KNOWN else str(draw.randint(0, 9))))
-    return found
+            pairs.append((quiz_prompt(number), quiz_truth(number) if draw.random() < KNOWN else str(draw.randint(0, 9))))
+    return pairs
 
 
-def written(numbers: Sequence[int]) -> str:
-    """Two digits each, kept within 0 and 99."""
+def format_numbers(numbers: Sequence[int]) -> str:
+    """Numbers as text, two digits each, clipped to 0 and 99."""
     return " ".join(f"{min(LARGEST, max(0, number)):02d}" for number in numbers)
 
 
-def near(parent: Sequence[int]) -> str:
+def near_prompt(parent: Sequence[int]) -> str:
     """The prompt that asks for a mutation of the parent."""
-    return f"near {written(parent)}"
+    return f"near {format_numbers(parent)}"
 
 
 def quiz_prompt(number: int) -> str:
@@ -85,81 +86,81 @@ def quiz_truth(number: int) -> str:
     return str((3 * number + 1) % 10)
 
 
-def read(answer: str) -> Answer | None:
+def parse_numbers(answer: str) -> Numbers | None:
     """The numbers of an answer; None if it is not two numbers of two digits."""
     words = answer.split(" ")
     well = len(words) == FIELDS and all(len(word) == 2 and word.isascii() and word.isdigit() for word in words)
     return tuple(map(int, words)) if well else None
 
 
-def closeness(numbers: Answer, target: Answer, width: float = 75) -> float:
-    """1 - the mean distance over `width`, at least 0."""
+def closeness(numbers: Numbers, target: Numbers, width: float = 75) -> float:
+    """A reward from 0 to 1: one less the mean distance of the numbers over `width`."""
     return max(0.0, 1 - sum(abs(a - b) for a, b in zip(numbers, target, strict=True)) / FIELDS / width)
 
 
-def hit(numbers: Answer, target: Answer, width: int = HIT) -> bool:
-    """Whether both numbers are near the target's."""
+def is_hit(numbers: Numbers, target: Numbers, width: int = HIT) -> bool:
+    """Whether no number is further than `width` from the target's."""
     return all(abs(a - b) <= width for a, b in zip(numbers, target, strict=True))
 
 
-def dense(target: Answer = (72, 15), task: int = 0) -> Toy:
-    """The reward grows with every step towards the target."""
+def dense(target: Numbers = (72, 15), task: int = 0) -> Toy:
+    """One question whose reward grows with every step towards the target."""
     return _one("dense", f"task {task}", target, lambda numbers: closeness(numbers, target))
 
 
-def sparse(target: Answer = (68, 22), task: int = 1) -> Toy:
-    """All or nothing."""
-    return _one("sparse", f"task {task}", target, lambda numbers: float(hit(numbers, target)))
+def sparse(target: Numbers = (68, 22), task: int = 1) -> Toy:
+    """One question whose reward is 1 at the target and 0 elsewhere."""
+    return _one("sparse", f"task {task}", target, lambda numbers: float(is_hit(numbers, target)))
 
 
-def deceptive(peak: Answer = (25, 60), basin: Answer = (75, 25), task: int = 2) -> Toy:
-    """A broad basin worth .5 at most, and a rare peak worth 1."""
-    return _one("deceptive", f"task {task}", peak, lambda numbers: 1.0 if hit(numbers, peak, PEAK) else 0.5 * closeness(numbers, basin))
+def deceptive(peak: Numbers = (25, 60), basin: Numbers = (75, 25), task: int = 2) -> Toy:
+    """One question with a broad basin worth .5 at most, and a rare peak worth 1."""
+    return _one("deceptive", f"task {task}", peak, lambda numbers: 1.0 if is_hit(numbers, peak, PEAK) else 0.5 * closeness(numbers, basin))
 
 
 def quiz() -> Toy:
-    """Eight questions."""
+    """Eight questions that are answered right or wrong."""
     return Toy("quiz", tuple(_quiz_question(number) for number in range(QUIZ)))
 
 
 def shifted(seed: int = 0, items: int = 2, demonstrations: int = 4) -> Toy:
-    """Items with a hidden shift each: two numbers and the same moved by the shift, shown a few times, then asked for."""
+    """Items with a hidden shift each. Demonstrations show two numbers and the same moved by the shift; the question asks for one more."""
     draw = random.Random(seed)
     questions = []
     for _ in range(items):
         shift = [draw.choice((-1, 1)) * draw.randint(12, 20) for _ in range(FIELDS)]
         parents = [[draw.randint(25, 74) for _ in range(FIELDS)] for _ in range(demonstrations + 1)]
-        *shown, (prompt, truth) = [(near(p), written([a + s for a, s in zip(p, shift, strict=True)])) for p in parents]
-        questions.append(Question(prompt=prompt, truth=truth, score=_towards(truth), demonstrations=tuple(shown)))
+        *pairs, (prompt, truth) = [(near_prompt(p), format_numbers([a + s for a, s in zip(p, shift, strict=True)])) for p in parents]
+        questions.append(ToyQuestion(prompt=prompt, truth=truth, score=_towards(truth), demonstrations=tuple(pairs)))
     return Toy("shifted", tuple(questions))
 
 
-def moved(pair: Pair, by: int) -> Pair:
+def move_pair(pair: PromptCompletion, by: int) -> PromptCompletion:
     """A demonstration of `shifted` whose question and answer are both moved: the rule still holds."""
-    question, answer = (read(text.removeprefix("near ")) for text in pair)
+    question, answer = (parse_numbers(text.removeprefix("near ")) for text in pair)
     assert question and answer
-    return near([n + by for n in question]), written([n + by for n in answer])
+    return near_prompt([n + by for n in question]), format_numbers([n + by for n in answer])
 
 
-def _one(name: str, prompt: str, target: Answer, reward: Callable[[Answer], float]) -> Toy:
+def _one(name: str, prompt: str, target: Numbers, reward: Callable[[Numbers], float]) -> Toy:
     def score(answer: str) -> float:
-        numbers = read(answer)
+        numbers = parse_numbers(answer)
         return 0.0 if numbers is None else reward(numbers)
 
-    return Toy(name, (Question(prompt=prompt, truth=written(target), score=score),))
+    return Toy(name, (ToyQuestion(prompt=prompt, truth=format_numbers(target), score=score),))
 
 
-def _quiz_question(number: int) -> Question:
+def _quiz_question(number: int) -> ToyQuestion:
     truth = quiz_truth(number)
-    return Question(prompt=quiz_prompt(number), truth=truth, score=lambda answer: float(answer == truth))
+    return ToyQuestion(prompt=quiz_prompt(number), truth=truth, score=lambda answer: float(answer == truth))
 
 
 def _towards(truth: str) -> Callable[[str], float]:
-    target = read(truth)
+    target = parse_numbers(truth)
     assert target
 
     def score(answer: str) -> float:
-        numbers = read(answer)
+        numbers = parse_numbers(answer)
         return 0.0 if numbers is None else closeness(numbers, target, 30)
 
     return score

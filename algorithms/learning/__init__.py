@@ -1,15 +1,15 @@
-"""The learning algorithms by name. Whoever trains looks one up here and knows none of them."""
+"""The learning algorithms, each a module, looked up by name. The trainer knows none of them."""
 
 import importlib
 
 from algorithms.learning.batch import Algorithm
 
 NAMES = ("best_of_n", "dpo", "dr_grpo", "entropic", "grpo", "ppo", "reinforce", "rloo", "spin", "star", "test_time", "ttrl")
-"""The algorithms there are; each is a module of this package."""
+"""The names of the algorithms."""
 
 
 def algorithm(name: str) -> Algorithm:
-    """The algorithm `name`; raises KeyError, naming the known ones. Imports torch."""
+    """The algorithm of this name. Raises KeyError, with the known names, for another. Imports torch."""
     if name not in NAMES:
         raise KeyError(f"There is no learning algorithm {name!r}; the known ones are {', '.join(NAMES)}.")
     found: Algorithm = importlib.import_module(f"algorithms.learning.{name}").ALGORITHM

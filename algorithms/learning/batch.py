@@ -1,4 +1,7 @@
-"""Recorded rollouts, what an algorithm keeps of them, and what an optimiser step reports."""
+"""The values that a weight update passes along: recorded rollouts, an algorithm's selection of them, a loss's terms, a step's report.
+
+Shapes: N sequences of the batch, B of a minibatch, T tokens after the prompt. Log-probabilities, KL and entropy are in nats.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 Hyper = Mapping[str, float]
+"""Hyper-parameters by name."""
 
 COMMON: Hyper = {
     "lr": 1e-3,
@@ -54,11 +58,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
 
 
 class Diverged(Exception):
-    """A loss, gradient or ratio is not finite; nothing of the update may be kept."""
+    """A loss, gradient or ratio is not finite, so the whole update is thrown away."""
 
 
 class NothingToLearn(Exception):
-    """No rollout carries a gradient. `votes` are what an election came to all the same."""
+    """No rollout carries a gradient. `votes` are the labels that were elected, where the algorithm elects any."""
 
     def __init__(self, reason: str, votes: tuple[Vote, ...] = ()) -> None:
         super().__init__(reason)
@@ -83,7 +87,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     bias: tuple[float, ...] = ()
     tokens: tuple[int, ...]
-    """What the policy produced and, between two turns of its own, what it was told."""
+    """The policy's tokens and, between two of its turns, those that it was shown, such as tool output."""
     logprobs: tuple[float, ...]
     """Natural, when the token was sampled; 0 where the mask is 0."""
     mask: tuple[int, ...] = ()
@@ -91,7 +95,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     reward: float
     """NaN for an algorithm that does not ask for rewards."""
     answer: str = ""
-    """What the attempt answered in the end."""
+    """The attempt's final answer."""
     real: tuple[int, ...] = ()
     """The true answer's tokens, for an algorithm that asks for labels."""
     adapter: str = ""
@@ -101,7 +105,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def demonstration(item: str, prompt: str, tokens: tuple[int, ...]) -> Rollout:
-    """A sequence that nobody sampled, to be learned as it is."""
+    """A rollout of tokens that no policy sampled, such as a demonstration of the task, to be learned as it is."""
     return Rollout(group=item, item=item, prompt=prompt, tokens=tokens, logprobs=(0.0,) * len(tokens), reward=float("nan"), own=False)
 
 
@@ -115,8 +119,8 @@ class Vote(msgspec.Struct, frozen=True):
     answers: int
 
 
-class Selected(msgspec.Struct, frozen=True):
-    """What an algorithm trains on.
+class Selection(msgspec.Struct, frozen=True):
+    """The rollouts that an algorithm trains on.
 
     `advantages`: one for each rollout. `tied_groups`: the share of groups whose rewards are all the same. `units`: places of rollouts that
     must share a minibatch, such as a pair; empty: those of a group do.
@@ -129,8 +133,8 @@ class Selected(msgspec.Struct, frozen=True):
     votes: tuple[Vote, ...] = ()
 
 
-class Before(msgspec.Struct, frozen=True):
-    """The batch as it stands before the first step; tensors (N, T) but for the rewards and the advantages (N,)."""
+class InitialBatch(msgspec.Struct, frozen=True):
+    """The batch before the first step: tensors (N, T), but rewards and advantages (N,)."""
 
     rewards: torch.Tensor
     advantages: torch.Tensor
@@ -159,7 +163,7 @@ class Credit(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What a loss is made of; tensors of shape (B, T). `mask` is 1 on tokens that the policy produced."""
+    """The tensors that a loss is computed from, each (B, T). `mask` is 1 on tokens that the policy produced."""
 
     logp: torch.Tensor
     """Log-probability now, with gradient."""
@@ -180,22 +184,26 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
-    """`select` decides what to learn from (raising NothingToLearn); `loss` is the scalar that a minibatch's step descends."""
+    """A learning algorithm as data: all that the trainer asks of one.
+
+    `select` chooses what to learn from, and raises NothingToLearn where there is nothing. `loss` is the scalar that a minibatch's step
+    descends.
+    """
 
     name: str
     defaults: Hyper
-    select: Callable[[Sequence[Rollout], Hyper], Selected]
+    select: Callable[[Sequence[Rollout], Hyper], Selection]
     loss: Callable[[Terms, Hyper], torch.Tensor]
     form: Literal["clipped", "weighted", "preference", "cloning", "actor_critic"]
-    """What the loss is like, for a back end that computes it by means of its own."""
+    """The loss's form, by which a back end finds the trainer that has such a loss."""
     reference: Literal["base", "old", ""] = "base"
     """What the loss measures from (for KL or a preference), as named in Terms; empty: from nothing."""
-    credit: Callable[[Before, Hyper], Credit] | None = None
+    credit: Callable[[InitialBatch, Hyper], Credit] | None = None
     """Advantages token by token, where they need more than rewards; None: each rollout's advantage holds for all of its tokens."""
     critic: bool = False
     """Whether a value head is trained beside the adapter."""
     needs: frozenset[str] = frozenset({"rewards"})
-    """What it is given: `rewards`, `labels` (tokens of the true answer), `hints` (hinted answers too), `copies` (in place of rollouts)."""
+    """What rollouts carry for it: `rewards`, `labels` (tokens of the true answer), `hints` (hinted answers too), `copies` (no others)."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +216,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     clip_share: float
     """The share of tokens whose ratio to the parent adapter lies outside the clip range."""
     ratio_mean: float
-    """Of the ratio to whoever sampled the token."""
+    """The mean ratio to the policy that sampled the token."""
     ratio_max: float
     grad_norm: float
     tied_groups: float
@@ -225,35 +233,36 @@ def by_group(rollouts: Sequence[Rollout]) -> dict[str, list[int]]:
 
 
 def attempt_rewards(rollouts: Sequence[Rollout], places: Sequence[int]) -> dict[str, float]:
-    """The reward of each attempt among these places, once."""
+    """Each attempt's reward by the attempt's id, among the rollouts at these places."""
     return {rollouts[place].attempt or str(place): rollouts[place].reward for place in places}
 
 
-def compared(
+def select_groups(
     rollouts: Sequence[Rollout], advantages: Callable[[list[float]], list[float] | None], why: str = "all attempts have the same reward"
-) -> Selected:
-    """The rollouts of the groups to which `advantages` gives some, each with its attempt's.
+) -> Selection:
+    """The rollouts of the groups that something can be learned from, each with its attempt's advantage.
 
-    `advantages` gives None for a group that it cannot learn from: it is dropped and counted. Raises NothingToLearn if no group is left.
+    `advantages` is called with the rewards of a group's attempts. It returns an advantage for each, or None for a group that nothing can be
+    learned from, which is dropped and counted as tied. Raises NothingToLearn, with the reason `why`, if no group is left.
     """
     groups = by_group(rollouts)
-    kept: list[Rollout] = []
-    given: list[float] = []
+    selected: list[Rollout] = []
+    selected_advantages: list[float] = []
     live = 0
     for places in groups.values():
         rewards = attempt_rewards(rollouts, places)
-        found = advantages(list(rewards.values()))
-        if found is not None:
+        group_advantages = advantages(list(rewards.values()))
+        if group_advantages is not None:
             live += 1
-            of = dict(zip(rewards, found, strict=True))
-            kept += [rollouts[i] for i in places]
-            given += [of[rollouts[i].attempt or str(i)] for i in places]
+            by_attempt = dict(zip(rewards, group_advantages, strict=True))
+            selected += [rollouts[i] for i in places]
+            selected_advantages += [by_attempt[rollouts[i].attempt or str(i)] for i in places]
     if not live:
         raise NothingToLearn(f"In each of {len(groups)} groups {why}.")
-    return Selected(tuple(kept), tuple(given), 1 - live / len(groups))
+    return Selection(tuple(selected), tuple(selected_advantages), 1 - live / len(groups))
 
 
-class Turn(msgspec.Struct, frozen=True):
+class PolicyTurn(msgspec.Struct, frozen=True):
     """One call of the policy within an attempt, in token ids."""
 
     prompt: tuple[int, ...]
@@ -261,8 +270,8 @@ class Turn(msgspec.Struct, frozen=True):
     logprobs: tuple[float, ...]
 
 
-class Merged(msgspec.Struct, frozen=True):
-    """Turns as one sequence after the prompt of the first; `first` is that turn's place."""
+class MergedTurns(msgspec.Struct, frozen=True):
+    """Consecutive turns as one sequence after the prompt of the first. `first` is the index of that turn."""
 
     first: int
     tokens: tuple[int, ...]
@@ -270,25 +279,28 @@ class Merged(msgspec.Struct, frozen=True):
     mask: tuple[int, ...]
 
 
-def merge(turns: Sequence[Turn]) -> list[Merged]:
-    """Join each turn to the one before if its prompt goes on from there, token by token; what the policy was told in between has mask 0."""
-    merged: list[Merged] = []
+def merge(turns: Sequence[PolicyTurn]) -> list[MergedTurns]:
+    """Join turns into sequences: a turn continues the one before if its prompt begins with all the tokens so far.
+
+    The tokens that the policy was shown in between have mask 0 and log-probability 0.
+    """
+    merged: list[MergedTurns] = []
     so_far: tuple[int, ...] = ()
     for place, turn in enumerate(turns):
         own = (1,) * len(turn.tokens)
         if merged and turn.prompt[: len(so_far)] == so_far:
-            told = turn.prompt[len(so_far) :]
+            shown = turn.prompt[len(so_far) :]
             last = merged.pop()
-            zeros = (0,) * len(told)
+            zeros = (0,) * len(shown)
             merged.append(
-                Merged(
+                MergedTurns(
                     last.first,
-                    last.tokens + told + turn.tokens,
-                    last.logprobs + (0.0,) * len(told) + turn.logprobs,
+                    last.tokens + shown + turn.tokens,
+                    last.logprobs + (0.0,) * len(shown) + turn.logprobs,
                     last.mask + zeros + own,
                 )
             )
         else:
-            merged.append(Merged(place, turn.tokens, turn.logprobs, own))
+            merged.append(MergedTurns(place, turn.tokens, turn.logprobs, own))
         so_far = turn.prompt + turn.tokens
     return merged

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selection, Terms
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The first rollout of each distinct best answer of each item; raises NothingToLearn if no reward is positive."""
     distinct: dict[tuple[str, str, tuple[int, ...]], Rollout] = {}
     for rollout in rollouts:
@@ -25,15 +25,15 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     rewards: dict[str, list[float]] = {}
     for rollout in distinct.values():
         rewards.setdefault(rollout.item, []).append(rollout.reward)
-    floor = {item: sorted(of, reverse=True)[: int(hyper["best"])][-1] for item, of in rewards.items()}
-    kept = tuple(r for r in distinct.values() if r.reward > 0 and r.reward >= floor[r.item])
-    if not kept:
+    floor = {item: sorted(each, reverse=True)[: int(hyper["best"])][-1] for item, each in rewards.items()}
+    best = tuple(r for r in distinct.values() if r.reward > 0 and r.reward >= floor[r.item])
+    if not best:
         raise NothingToLearn(f"None of {len(rollouts)} attempts at {len(rewards)} items has a positive reward.")
-    return Selected(kept, (1.0,) * len(kept), credit.tied_groups(rollouts))
+    return Selection(best, (1.0,) * len(best), credit.tied_groups(rollouts))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     return terms.masked_mean(-of.logp + hyper["kl"] * terms.k3(of.logp, of.base), of.mask)
 
 

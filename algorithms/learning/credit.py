@@ -1,4 +1,7 @@
-"""From rewards to advantages: pure functions over the rewards of one group, and, where they need the model, over tokens."""
+"""From rewards to advantages: pure functions over the rewards of one group, or, where a critic or a KL takes part, over tokens.
+
+Names end in their shape: G attempts of a group, B sequences, T tokens.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +14,9 @@ from algorithms.learning.batch import Rollout, attempt_rewards, by_group
 SAME = 1e-6
 """Rewards that differ by less are the same."""
 LARGEST_BETA, BISECTIONS = 1e6, 60
+"""Where the search for beta ends, and how often it halves its interval."""
 LARGEST_ADVANTAGE = 50.0
+"""The most that an entropic advantage may be."""
 
 
 def tied(rewards_G: Sequence[float]) -> bool:
@@ -92,8 +97,8 @@ def majority(answers_G: Sequence[str]) -> tuple[str, int]:
     return votes.most_common(1)[0] if votes else ("", 0)
 
 
-def at_end(rewards_B: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-    """Rewards (B, T): each sequence's on the last token that the policy produced, 0 elsewhere."""
+def rewards_at_end(rewards_B: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """Rewards by token (B, T), from those of sequences (B,): on the last token that the policy produced, 0 elsewhere."""
     places = torch.arange(1, mask_BT.shape[1] + 1)
     last = ((mask_BT > 0) * places).argmax(1)
     ends = torch.zeros_like(mask_BT)
@@ -102,9 +107,10 @@ def at_end(rewards_B: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
 
 
 def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
-    """A_t = delta_t + gamma lambda A_{t+1}, delta_t = r_t + gamma V_{t+1} - V_t (Schulman 2016, arXiv 1506.02438, eq. 16).
+    """Advantages (B, T), 0 outside the mask: A_t = delta_t + gamma lambda A_{t+1}, delta_t = r_t + gamma V_{t+1} - V_t.
 
-    t + 1 is the next token that the policy produced: what it was told in between is no step of its. V is 0 after the last.
+    Schulman 2016, arXiv 1506.02438, eq. 16. t + 1 is the next token that the policy produced, so tool output in between is no step. V is 0
+    after the last.
     """
     advantages = torch.zeros_like(values_BT)
     ahead = torch.zeros_like(values_BT[:, 0])
@@ -119,7 +125,7 @@ def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor
 
 
 def standardised(values_BT: torch.Tensor, mask_BT: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
-    """Masked tokens with mean 0 and standard deviation 1; a single one stays as it is."""
+    """The values (B, T) of masked tokens shifted and scaled to mean 0 and standard deviation 1; a single one stays as it is."""
     count = mask_BT.sum()
     if count < 2:
         return values_BT * mask_BT

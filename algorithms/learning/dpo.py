@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
+from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selection, Terms
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The pairs of each prompt of each group; raises NothingToLearn if there is none."""
-    asked: dict[tuple[object, ...], list[Rollout]] = {}
+    by_prompt: dict[tuple[object, ...], list[Rollout]] = {}
     for rollout in rollouts:
-        asked.setdefault((rollout.group, rollout.prompt, rollout.choices, rollout.bias), []).append(rollout)
+        by_prompt.setdefault((rollout.group, rollout.prompt, rollout.choices, rollout.bias), []).append(rollout)
     rows: list[Rollout] = []
     without = 0
-    for answers in asked.values():
+    for answers in by_prompt.values():
         ranked = sorted(answers, key=lambda r: -r.reward)  # stable, so equals keep the log's order
         pairs = [
             (better, worse)
@@ -31,17 +31,17 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
         without += not pairs
         rows += [row for pair in pairs[: int(hyper["pairs"])] for row in pair]
     if not rows:
-        raise NothingToLearn(f"To none of {len(asked)} prompts are there two answers of which one is better.")
-    return Selected(tuple(rows), (1.0, -1.0) * (len(rows) // 2), without / len(asked), in_pairs(len(rows)))
+        raise NothingToLearn(f"To none of {len(by_prompt)} prompts are there two answers of which one is better.")
+    return Selection(tuple(rows), (1.0, -1.0) * (len(rows) // 2), without / len(by_prompt), in_pairs(len(rows)))
 
 
 def in_pairs(count: int) -> tuple[tuple[int, ...], ...]:
-    """The units of rows that are laid out in pairs."""
+    """The units of `count` rows of which each two form a pair: (0, 1), (2, 3) and so on."""
     return tuple((place, place + 1) for place in range(0, count, 2))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     return terms.preference(terms.pair_margin(of.logp, of.base, of.mask), hyper["beta"]).mean()
 
 

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, grpo, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selected, Terms, compared
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selection, Terms, select_groups
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The rollouts of groups with differing rewards, centred advantages; raises NothingToLearn if there is no such group."""
-    return compared(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.centred(rewards_G))
+    return select_groups(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.centred(rewards_G))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     return terms.constant_mean(grpo.per_token(of, hyper), of.mask, hyper["length"])
 
 

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, rloo
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selected, Terms, compared
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selection, Terms, select_groups
 
 SMALLEST_GROUP = 3
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The rollouts of groups of three and more with differing rewards; raises NothingToLearn if there is no such group."""
 
     def advantages(rewards_G: list[float]) -> list[float] | None:
@@ -27,7 +27,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
             return None
         return credit.entropic(rewards_G, hyper["fixed_beta"] or None)
 
-    return compared(rollouts, advantages, f"all attempts have the same reward, or there are fewer than {SMALLEST_GROUP}")
+    return select_groups(rollouts, advantages, f"all attempts have the same reward, or there are fewer than {SMALLEST_GROUP}")
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selected, Terms, compared
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selection, Terms, select_groups
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The rollouts of groups with differing rewards, group-normalised advantages; raises NothingToLearn if there is no such group."""
-    return compared(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.normalised(rewards_G))
+    return select_groups(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.normalised(rewards_G))
 
 
 def per_token(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss of each token (B, T)."""
+    """The loss of each token (B, T), before the mean over the mask."""
     weight_BT = terms.truncated(of.old, of.sampled, hyper["truncation"])
     rho_BT = terms.ratio(of.logp, of.old)
     clipped_BT = terms.clipped(rho_BT, of.advantages, hyper["clip_low"], hyper["clip_high"])
@@ -29,7 +29,7 @@ def per_token(of: Terms, hyper: Hyper) -> torch.Tensor:
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     mean = terms.masked_mean if hyper["token_mean"] else terms.sequence_mean
     return mean(per_token(of, hyper), of.mask)
 

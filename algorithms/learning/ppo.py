@@ -18,35 +18,35 @@ from algorithms.learning import credit, grpo, terms
 from algorithms.learning.batch import (
     COMMON,
     Algorithm,
-    Before,
     Credit,
     Hyper,
+    InitialBatch,
     NothingToLearn,
     Rollout,
-    Selected,
+    Selection,
     Terms,
 )
 from algorithms.models import kernels
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """All rollouts: a critic needs no group. Raises NothingToLearn if all rewards of the batch are the same."""
     if credit.tied([r.reward for r in rollouts]):
         raise NothingToLearn(f"All {len(rollouts)} attempts have the reward {rollouts[0].reward:g}.")
-    return Selected(tuple(rollouts), tuple(r.reward for r in rollouts), credit.tied_groups(rollouts))
+    return Selection(tuple(rollouts), tuple(r.reward for r in rollouts), credit.tied_groups(rollouts))
 
 
-def estimated(before: Before, hyper: Hyper) -> Credit:
-    """Standardised A_t, and R_t = A_t + V_t from before they were standardised."""
-    rewards_NT = credit.at_end(before.rewards, before.mask)
+def estimate_advantages(initial: InitialBatch, hyper: Hyper) -> Credit:
+    """Standardised A_t, and R_t = A_t + V_t of the A_t before they were standardised; (N, T) each."""
+    rewards_NT = credit.rewards_at_end(initial.rewards, initial.mask)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    batch_NT = (rewards_NT.to(device), before.values.to(device), before.mask.to(device))
+    batch_NT = (rewards_NT.to(device), initial.values.to(device), initial.mask.to(device))
     advantages_NT = kernels.gae(*batch_NT, hyper["gamma"], hyper["lam"]).cpu()
-    return Credit(credit.standardised(advantages_NT, before.mask), advantages_NT + before.values)
+    return Credit(credit.standardised(advantages_NT, initial.mask), advantages_NT + initial.values)
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     value_BT = terms.clipped_value(of.values, of.old_values, of.returns, hyper["clip_value"])
     per_token_BT = grpo.per_token(of, hyper) + hyper["value"] * value_BT - hyper["entropy"] * of.entropy
     return terms.masked_mean(per_token_BT, of.mask)
@@ -58,7 +58,7 @@ ALGORITHM = Algorithm(
     select=select,
     loss=loss,
     form="actor_critic",
-    credit=estimated,
+    credit=estimate_advantages,
     critic=True,
 )
 

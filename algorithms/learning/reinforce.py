@@ -15,49 +15,49 @@ from algorithms.learning import credit, terms
 from algorithms.learning.batch import (
     COMMON,
     Algorithm,
-    Before,
     Credit,
     Hyper,
+    InitialBatch,
     NothingToLearn,
     Rollout,
-    Selected,
+    Selection,
     Terms,
     attempt_rewards,
     by_group,
 )
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """All rollouts; raises NothingToLearn if every group is tied and kl is 0."""
     groups = by_group(rollouts)
     ties = {group: credit.tied(list(attempt_rewards(rollouts, places).values())) for group, places in groups.items()}
-    kept = [r for r in rollouts if hyper["kl"] or not ties[r.group]]
-    if not kept:
+    selected = [r for r in rollouts if hyper["kl"] or not ties[r.group]]
+    if not selected:
         raise NothingToLearn(f"In each of {len(groups)} groups all attempts have the same reward, and kl is 0.")
-    return Selected(tuple(kept), tuple(r.reward for r in kept), sum(ties.values()) / len(groups))
+    return Selection(tuple(selected), tuple(r.reward for r in selected), sum(ties.values()) / len(groups))
 
 
-def penalised(before: Before, hyper: Hyper) -> Credit:
-    """A_i on every token of the attempt's sequences; an attempt counts once, with the drift of all of them."""
-    drift_N = terms.kept(before.sampled - before.base, before.mask).sum(1).tolist()
-    rewards_N = before.rewards.tolist()
+def penalise_drift(initial: InitialBatch, hyper: Hyper) -> Credit:
+    """A_i (N, T) on every token of an attempt's sequences. An attempt counts once, with the drift of all its sequences."""
+    drift_N = terms.masked(initial.sampled - initial.base, initial.mask).sum(1).tolist()
+    rewards_N = initial.rewards.tolist()
     shaped: dict[str, dict[str, float]] = {}
-    for place, (group, attempt) in enumerate(before.attempts):
+    for place, (group, attempt) in enumerate(initial.attempts):
         of_group = shaped.setdefault(group, {})
         of_group[attempt] = of_group.get(attempt, rewards_N[place]) - hyper["kl"] * drift_N[place]
-    means = {group: sum(of.values()) / len(of) for group, of in shaped.items()}
-    advantages = torch.tensor([shaped[group][attempt] - means[group] for group, attempt in before.attempts], dtype=before.mask.dtype)
-    return Credit(advantages.unsqueeze(1) * before.mask, torch.zeros_like(before.mask))
+    means = {group: sum(rewards.values()) / len(rewards) for group, rewards in shaped.items()}
+    advantages = torch.tensor([shaped[group][attempt] - means[group] for group, attempt in initial.attempts], dtype=initial.mask.dtype)
+    return Credit(advantages.unsqueeze(1) * initial.mask, torch.zeros_like(initial.mask))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     rho_BT = terms.truncated(of.logp, of.sampled, hyper["truncation"])
     return terms.masked_mean(-rho_BT * of.advantages * of.logp, of.mask)
 
 
 ALGORITHM = Algorithm(
-    name="reinforce", defaults={**COMMON, "kl": 0.02}, select=select, loss=loss, form="weighted", reference="", credit=penalised
+    name="reinforce", defaults={**COMMON, "kl": 0.02}, select=select, loss=loss, form="weighted", reference="", credit=penalise_drift
 )
 
 if __name__ == "__main__":

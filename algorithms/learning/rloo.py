@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.learning import credit, terms
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selected, Terms, compared
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selection, Terms, select_groups
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The rollouts of groups with differing rewards; raises NothingToLearn if there is no such group."""
-    return compared(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.leave_one_out(rewards_G))
+    return select_groups(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.leave_one_out(rewards_G))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     rho_BT = terms.truncated(of.logp, of.sampled, hyper["truncation"])
     return terms.masked_mean(-rho_BT * of.advantages * of.logp + hyper["kl"] * terms.k3(of.logp, of.base), of.mask)
 

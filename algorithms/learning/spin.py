@@ -12,10 +12,10 @@ import msgspec
 import torch
 
 from algorithms.learning import dpo, terms
-from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selected, Terms
+from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selection, Terms
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """(real, own) for each own answer that is not the true one; raises NothingToLearn if all are."""
     rows: list[Rollout] = []
     for own in rollouts:
@@ -25,11 +25,11 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
     if not rows:
         raise NothingToLearn(f"All {len(rollouts)} answers are the true ones, or none is known.")
     advantages = (1.0, -1.0) * (len(rows) // 2)
-    return Selected(tuple(rows), advantages, 0.0, dpo.in_pairs(len(rows)))
+    return Selection(tuple(rows), advantages, 0.0, dpo.in_pairs(len(rows)))
 
 
 def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
-    """The loss above, a scalar."""
+    """The loss L above, a scalar."""
     return terms.preference(terms.pair_margin(of.logp, of.old, of.mask), hyper["beta"]).mean()
 
 

@@ -10,20 +10,20 @@ count once. Right is a reward of `right` or more. The epochs are many, since an 
 from collections.abc import Sequence
 
 from algorithms.learning import best_of_n, credit
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selection
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """The distinct right answers of each item; raises NothingToLearn if there is none."""
     right = [r for r in rollouts if r.reward >= hyper["right"]]
     unaided = {r.item for r in right if r.own}
-    kept: dict[tuple[str, str, tuple[int, ...]], Rollout] = {}
+    distinct: dict[tuple[str, str, tuple[int, ...]], Rollout] = {}
     for rollout in right:
         if rollout.own or rollout.item not in unaided:
-            kept.setdefault((rollout.item, rollout.prompt, rollout.tokens), rollout)
-    if not kept:
+            distinct.setdefault((rollout.item, rollout.prompt, rollout.tokens), rollout)
+    if not distinct:
         raise NothingToLearn(f"None of {len(rollouts)} answers is right, with a hint or without.")
-    return Selected(tuple(kept.values()), (1.0,) * len(kept), credit.tied_groups(rollouts))
+    return Selection(tuple(distinct.values()), (1.0,) * len(distinct), credit.tied_groups(rollouts))
 
 
 ALGORITHM = Algorithm(

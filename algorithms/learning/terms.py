@@ -1,31 +1,35 @@
-"""Pieces that losses over tokens share. Tensors have shape (B, T); every mean is over the tokens of the mask."""
+"""Pieces that losses over tokens share.
+
+Names end in their shape: B sequences, T tokens, P pairs. Log-probabilities are natural. A mask is 1 on the tokens that a loss is about, and
+every mean is over those.
+"""
 
 import torch
 from torch.nn.functional import logsigmoid
 
 
-def kept(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+def masked(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """The values on masked tokens and 0 elsewhere, whatever stands there, infinity included."""
     return torch.where(mask_BT > 0, values_BT, 0.0)
 
 
 def masked_mean(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """The mean over masked tokens, of the batch and not of each sequence (Yu 2025, DAPO, arXiv 2503.14476, section 3.3)."""
-    return kept(values_BT, mask_BT).sum() / mask_BT.sum()
+    return masked(values_BT, mask_BT).sum() / mask_BT.sum()
 
 
 def sequence_mean(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """The mean over sequences of each one's mean over masked tokens (Shao 2024, eq. 3)."""
-    return (kept(values_BT, mask_BT).sum(1) / mask_BT.sum(1)).mean()
+    return (masked(values_BT, mask_BT).sum(1) / mask_BT.sum(1)).mean()
 
 
 def constant_mean(values_BT: torch.Tensor, mask_BT: torch.Tensor, length: float) -> torch.Tensor:
     """The mean over sequences of each one's sum over masked tokens, over a constant length (Liu 2025, Dr. GRPO, section 3.2)."""
-    return (kept(values_BT, mask_BT).sum(1) / length).mean()
+    return (masked(values_BT, mask_BT).sum(1) / length).mean()
 
 
 def ratio(logp_BT: torch.Tensor, other_BT: torch.Tensor) -> torch.Tensor:
-    """rho = pi / pi_other."""
+    """rho = pi / pi_other, from two log-probabilities (B, T)."""
     return torch.exp(logp_BT - other_BT)
 
 
@@ -58,10 +62,10 @@ def preference(margin_P: torch.Tensor, beta: float) -> torch.Tensor:
 
 def pair_margin(logp_BT: torch.Tensor, reference_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """log pi/pi_ref of rows 0, 2, ... less that of rows 1, 3, ..., summed over masked tokens: (B,) rows give (B / 2,) pairs."""
-    gain_B = kept(logp_BT - reference_BT, mask_BT).sum(1)
+    gain_B = masked(logp_BT - reference_BT, mask_BT).sum(1)
     return gain_B[0::2] - gain_B[1::2]
 
 
 def clip_share(rho_BT: torch.Tensor, mask_BT: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """The share of masked tokens whose ratio lies outside the clip range."""
+    """The share of masked tokens, a scalar, whose ratio lies outside 1 - low to 1 + high."""
     return masked_mean(((rho_BT < 1 - low) | (rho_BT > 1 + high)).to(mask_BT.dtype), mask_BT)

@@ -10,33 +10,35 @@ from that item's copies, as the toy does. Departure, in a run: a candidate has o
 from collections.abc import Callable, Sequence
 
 from algorithms.learning import best_of_n
-from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selected
+from algorithms.learning.batch import COMMON, Algorithm, Hyper, NothingToLearn, Rollout, Selection
 
-Pair = tuple[str, str]
+Demonstration = tuple[str, str]
 """A question and its answer."""
 
 
 def copies(
-    demonstrations: Sequence[Pair], render: Callable[[Sequence[Pair], str], str], augment: Sequence[Callable[[Pair], Pair]] = ()
-) -> list[Pair]:
+    demonstrations: Sequence[Demonstration],
+    render: Callable[[Sequence[Demonstration], str], str],
+    augment: Sequence[Callable[[Demonstration], Demonstration]] = (),
+) -> list[Demonstration]:
     """(prompt, completion) for each demonstration left out in turn, as it is and under each augmentation; each pair once.
 
-    `render` writes a prompt from the demonstrations shown and the question.
+    `render` writes a prompt from the demonstrations that are its context and the question. Each of `augment` changes a demonstration.
     """
-    found: dict[Pair, None] = {}
+    pairs: dict[Demonstration, None] = {}
     for change in (lambda pair: pair, *augment):
         changed = [change(pair) for pair in demonstrations]
         for place, (question, answer) in enumerate(changed):
-            found[render(changed[:place] + changed[place + 1 :], question), answer] = None
-    return list(found)
+            pairs[render(changed[:place] + changed[place + 1 :], question), answer] = None
+    return list(pairs)
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """All copies; raises NothingToLearn if there is none."""
     copied = tuple(r for r in rollouts if not r.own)
     if not copied:
         raise NothingToLearn("No item has demonstrations to train on.")
-    return Selected(copied, (1.0,) * len(copied), 0.0, tuple((place,) for place in range(len(copied))))
+    return Selection(copied, (1.0,) * len(copied), 0.0, tuple((place,) for place in range(len(copied))))
 
 
 ALGORITHM = Algorithm(

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import msgspec
 
 from algorithms.learning import credit, grpo
-from algorithms.learning.batch import Algorithm, Hyper, NothingToLearn, Rollout, Selected, Vote, by_group
+from algorithms.learning.batch import Algorithm, Hyper, NothingToLearn, Rollout, Selection, Vote, by_group
 
 
-def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """GRPO's selection on elected rewards; raises NothingToLearn if no group disagrees."""
     rewarded: list[Rollout] = []
     votes: list[Vote] = []

@@ -1,7 +1,7 @@
 """One weight update: from a batch of recorded rollouts to optimiser steps, whatever the model and the algorithm.
 
-It looks at the batch once before the first step (log-probabilities under the parent adapter and under the base model, the critic's values),
-refuses one that the parent did not sample, and then descends the algorithm's loss minibatch by minibatch.
+Before the first step, the whole batch is scored once: log-probabilities under the parent adapter and under the base model, and the critic's
+values. A batch that the parent did not sample is refused. Then the algorithm's loss is descended minibatch by minibatch.
 """
 
 import math
@@ -18,14 +18,14 @@ from algorithms.learning import terms
 from algorithms.learning.batch import (
     RANGES,
     Algorithm,
-    Before,
     Credit,
     Diverged,
     Hyper,
+    InitialBatch,
     Mismatch,
     NothingToLearn,
     Rollout,
-    Selected,
+    Selection,
     Step,
     Terms,
     Vote,
@@ -35,14 +35,14 @@ from algorithms.learning.credit import SAME
 from events.errors import UsageError
 
 CHUNK = 512
-"""Sequences that are looked at together where nothing is learned from them."""
+"""Sequences of one forward pass without gradient."""
 BETAS = (0.9, 0.999)
-"""AdamW's."""
+"""AdamW's decay rates of the first and second moment."""
 KL_GAIN, KL_CLIP = 0.1, 0.2
-"""How fast the weight of KL follows its target, and how far off it may seem at once (Ziegler 2019, section 2.2)."""
+"""How fast the weight of KL follows its target, and at which relative error that stops growing (Ziegler 2019, section 2.2)."""
 
-State = dict[str, torch.Tensor]
-"""What an update leaves for the next: the optimiser's moments, the critic's weights, and the weight of KL where it is steered."""
+TrainingState = dict[str, torch.Tensor]
+"""What the next update continues from, by name: the optimiser's moments, the critic's weights, and the weight of KL where it is steered."""
 
 
 class Outputs(msgspec.Struct, frozen=True):
@@ -65,24 +65,24 @@ class Trainable(Protocol):
         """The value head's parameters; none where there is no critic."""
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """What the model says of these sequences, T that of the longest; `base`: without the adapter."""
+        """The model's outputs for the tokens of B rollouts, T those of the longest. With `base`, those of the model without the adapter."""
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """What a batch came to before the first step; `how` is every hyper-parameter, `left_out` counts the rollouts left out as stale."""
+class PreparedBatch(msgspec.Struct, frozen=True):
+    """A batch that is ready for the first step. `how` has every hyper-parameter, `left_out` counts the rollouts left out as stale."""
 
     how: Hyper
-    selected: Selected
-    before: Before
+    selected: Selection
+    initial: InitialBatch
     credit: Credit
     left_out: int
 
 
-class Updated(msgspec.Struct, frozen=True):
-    """What an update did. `trained_on` counts the sequences that carried a gradient, `left_out` those of older adapters that did not."""
+class UpdateResult(msgspec.Struct, frozen=True):
+    """An update's steps and state. `trained_on` counts the sequences with a gradient, `left_out` those of older adapters without one."""
 
     steps: tuple[Step, ...]
-    state: State
+    state: TrainingState
     trained_on: int
     left_out: int
     votes: tuple[Vote, ...]
@@ -93,14 +93,14 @@ def settings(algorithm: Algorithm, hyper: Hyper) -> Hyper:
     unknown = sorted(set(hyper) - set(algorithm.defaults))
     if unknown:
         raise UsageError(f"{algorithm.name} has no hyper-parameter {unknown[0]!r}; it has {', '.join(sorted(algorithm.defaults))}.")
-    found = {**algorithm.defaults, **hyper}
-    for name, value in found.items():
+    values = {**algorithm.defaults, **hyper}
+    for name, value in values.items():
         least, most = RANGES.get(name, (0, 1e30))
         if not least <= value <= most:  # so that NaN is refused too
             raise UsageError(f"The hyper-parameter {name} is {value:g}; expected {least:g} to {most:g}.")
-    if found.get("kl_target") and not found["kl"]:
+    if values.get("kl_target") and not values["kl"]:
         raise UsageError("kl_target is set and kl is 0; kl is the weight that steering starts from, so give one, such as 0.05.")
-    return found
+    return values
 
 
 def update(
@@ -112,15 +112,15 @@ def update(
     seed: int,
     parent: str,
     state: Mapping[str, torch.Tensor] | None = None,
-) -> Updated:
-    """Train `model` in place. `parent` is the digest of the adapter that it starts with, `state` what the update before left.
+) -> UpdateResult:
+    """Train `model` in place. `parent` is the digest of the adapter that it starts with, `state` the previous update's state.
 
     The same arguments give the same weights, to the bit (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or
     UsageError for a hyper-parameter that there is not.
     """
     ready = prepare(model, algorithm, rollouts, hyper, parent=parent, state=state)
     optimiser = adam(model, ready.how, state)
-    return finished(model, ready, optimiser, _descend(model, algorithm, ready, optimiser, seed))
+    return finish(model, ready, optimiser, _descend(model, algorithm, ready, optimiser, seed))
 
 
 def prepare(
@@ -131,8 +131,8 @@ def prepare(
     *,
     parent: str,
     state: Mapping[str, torch.Tensor] | None = None,
-) -> Prepared:
-    """Select from the rollouts, look at them once and give credit; a critic is set to what the state says. Raises as `update` does."""
+) -> PreparedBatch:
+    """Select from the rollouts, score the selection and give credit. A critic takes its weights from `state`. Raises as `update` does."""
     how = settings(algorithm, hyper)
     fresh = [r for r in rollouts if how["stale"] or not r.own or r.adapter == parent]
     if not fresh:
@@ -144,24 +144,24 @@ def prepare(
         with torch.no_grad():
             for number, parameter in enumerate(model.critic):
                 parameter.copy_(state[f"critic.{number}"])
-    before, credit = _before(model, algorithm, selected, how, parent)
+    initial, credit = _score(model, algorithm, selected, how, parent)
     if not (credit.advantages.abs() >= SAME).any():
         raise NothingToLearn(f"None of {len(selected.rollouts)} sequences did better or worse than was to be expected.", selected.votes)
-    return Prepared(how, selected, before, credit, len(rollouts) - len(fresh))
+    return PreparedBatch(how, selected, initial, credit, len(rollouts) - len(fresh))
 
 
-def finished(model: Trainable, ready: Prepared, optimiser: torch.optim.Optimizer, steps: Sequence[tuple[Step, float]]) -> Updated:
-    """What the steps came to, each with the weight of KL after it; raises Diverged if they left weights that are not finite."""
+def finish(model: Trainable, ready: PreparedBatch, optimiser: torch.optim.Optimizer, steps: Sequence[tuple[Step, float]]) -> UpdateResult:
+    """The result of the steps, each given with the weight of KL after it. Raises Diverged if the weights are not finite."""
     if not all(bool(torch.isfinite(parameter).all()) for parameter in [*model.adapter, *model.critic]):
         raise Diverged("The last step left weights that are not finite; order a smaller learning rate.")
-    left = _state(model, optimiser)
+    state = _state(model, optimiser)
     if ready.how.get("kl_target"):
-        left["kl"] = torch.tensor(steps[-1][1], dtype=torch.float64)
-    return Updated(tuple(step for step, _ in steps), left, len(ready.selected.rollouts), ready.left_out, ready.selected.votes)
+        state["kl"] = torch.tensor(steps[-1][1], dtype=torch.float64)
+    return UpdateResult(tuple(step for step, _ in steps), state, len(ready.selected.rollouts), ready.left_out, ready.selected.votes)
 
 
-def minibatches(selected: Selected, how: Hyper, seed: int) -> list[list[int]]:
-    """The places of the rollouts of each step, in order: units are drawn anew each epoch and never parted."""
+def minibatches(selected: Selection, how: Hyper, seed: int) -> list[list[int]]:
+    """The indices of each step's rollouts, in order. Each epoch shuffles the units by `seed`, and no unit is divided between steps."""
     units = list(selected.units) or [tuple(places) for places in by_group(selected.rollouts).values()]
     size = int(how["batch_groups"])
     shuffle = np.random.default_rng(seed)
@@ -169,8 +169,8 @@ def minibatches(selected: Selected, how: Hyper, seed: int) -> list[list[int]]:
     return [[place for unit in order[at : at + size] for place in units[unit]] for order in orders for at in range(0, len(order), size)]
 
 
-def steered(kl: float, step: Step, how: Hyper) -> float:
-    """The weight of KL after a step: nearer to its target, or as it was where there is none (Ziegler 2019, section 2.2)."""
+def steer_kl(kl: float, step: Step, how: Hyper) -> float:
+    """The weight of KL after a step, moved so that KL nears its target; unchanged where there is no target (Ziegler 2019, section 2.2)."""
     if not how.get("kl_target"):
         return kl
     return kl * (1 + KL_GAIN * min(KL_CLIP, max(-KL_CLIP, step.kl_to_base / how["kl_target"] - 1)))
@@ -184,23 +184,24 @@ def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     return table
 
 
-def _before(model: Trainable, algorithm: Algorithm, selected: Selected, how: Hyper, parent: str) -> tuple[Before, Credit]:
-    of = selected.rollouts
-    width = max(len(r.tokens) for r in of)
+def _score(model: Trainable, algorithm: Algorithm, selected: Selection, how: Hyper, parent: str) -> tuple[InitialBatch, Credit]:
+    """The selection's tensors before the first step, and the credit of each token."""
+    rollouts = selected.rollouts
+    width = max(len(r.tokens) for r in rollouts)
     with torch.no_grad():
-        parts = [of[at : at + CHUNK] for at in range(0, len(of), CHUNK)]
-        seen = [model.outputs(part) for part in parts]
-        old = _stack([one.logp for one in seen], width)
-        values = _stack([one.values for one in seen], width)
+        parts = [rollouts[at : at + CHUNK] for at in range(0, len(rollouts), CHUNK)]
+        outputs = [model.outputs(part) for part in parts]
+        old = _stack([part.logp for part in outputs], width)
+        values = _stack([part.values for part in outputs], width)
         base = _stack([model.outputs(part, base=True).logp for part in parts], width)
-    mask = rows([r.mask or (1,) * len(r.tokens) for r in of], width)
-    if not all(math.isfinite(value) for r in of for value in r.logprobs):
+    mask = rows([r.mask or (1,) * len(r.tokens) for r in rollouts], width)
+    if not all(math.isfinite(value) for r in rollouts for value in r.logprobs):
         raise Mismatch("A recorded log-probability is not finite, so no ratio to it can be; look for what the policy server recorded.")
-    own = torch.tensor([r.own for r in of]).unsqueeze(1)
-    recorded = rows([r.logprobs if r.own else () for r in of], width)
-    _same_policy(recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in of]).unsqueeze(1), how)
-    before = Before(
-        rewards=torch.tensor([r.reward for r in of]),
+    own = torch.tensor([r.own for r in rollouts]).unsqueeze(1)
+    recorded = rows([r.logprobs if r.own else () for r in rollouts], width)
+    _same_policy(recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in rollouts]).unsqueeze(1), how)
+    initial = InitialBatch(
+        rewards=torch.tensor([r.reward for r in rollouts]),
         advantages=torch.tensor(selected.advantages),
         sampled=torch.where(own & (mask > 0), recorded, old),
         old=old,
@@ -208,11 +209,11 @@ def _before(model: Trainable, algorithm: Algorithm, selected: Selected, how: Hyp
         values=values,
         mask=mask,
         own=own.expand_as(mask) & (mask > 0),
-        attempts=tuple((r.group, r.attempt or str(place)) for place, r in enumerate(of)),
+        attempts=tuple((r.group, r.attempt or str(place)) for place, r in enumerate(rollouts)),
     )
     if algorithm.credit:
-        return before, algorithm.credit(before, how)
-    return before, Credit(before.advantages.unsqueeze(1) * mask, torch.zeros_like(mask))
+        return initial, algorithm.credit(initial, how)
+    return initial, Credit(initial.advantages.unsqueeze(1) * mask, torch.zeros_like(mask))
 
 
 def _same_policy(recorded: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, how: Hyper) -> None:
@@ -227,7 +228,7 @@ def _same_policy(recorded: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, 
 
 
 def _descend(
-    model: Trainable, algorithm: Algorithm, ready: Prepared, optimiser: torch.optim.Optimizer, seed: int
+    model: Trainable, algorithm: Algorithm, ready: PreparedBatch, optimiser: torch.optim.Optimizer, seed: int
 ) -> list[tuple[Step, float]]:
     how, of = ready.how, ready.selected
     torch.manual_seed(seed)  # dropout's
@@ -237,19 +238,19 @@ def _descend(
     for places in minibatches(of, how, seed):
         began = time.perf_counter()
         now = model.outputs([of.rollouts[place] for place in places], dropout=how["dropout"])
-        part = _terms(now, ready.before, ready.credit, places)
+        part = _terms(now, ready.initial, ready.credit, places)
         loss = algorithm.loss(part, {**how, "kl": kl})
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(parameters, how["max_grad_norm"])
-        step = report(part, ready.before.own[places], float(loss.detach()), float(norm), of.tied_groups, how, began)
+        step = report(part, ready.initial.own[places], float(loss.detach()), float(norm), of.tied_groups, how, began)
         optimiser.step()
-        kl = steered(kl, step, how)
+        kl = steer_kl(kl, step, how)
         done.append((step, kl))
     return done
 
 
-def _terms(now: Outputs, before: Before, credit: Credit, places: list[int]) -> Terms:
+def _terms(now: Outputs, initial: InitialBatch, credit: Credit, places: list[int]) -> Terms:
     width = now.logp.shape[1]
 
     def part(table: torch.Tensor) -> torch.Tensor:
@@ -257,20 +258,24 @@ def _terms(now: Outputs, before: Before, credit: Credit, places: list[int]) -> T
 
     return Terms(
         logp=now.logp,
-        sampled=part(before.sampled),
-        old=part(before.old),
-        base=part(before.base),
+        sampled=part(initial.sampled),
+        old=part(initial.old),
+        base=part(initial.base),
         advantages=part(credit.advantages),
-        mask=part(before.mask),
+        mask=part(initial.mask),
         entropy=now.entropy,
         values=now.values,
-        old_values=part(before.values),
+        old_values=part(initial.values),
         returns=part(credit.returns),
     )
 
 
 def report(of: Terms, own: torch.Tensor, loss: float, norm: float, tied: float, how: Hyper, began: float) -> Step:
-    """A step as the log tells it; `own` is (B, T) or wider, `began` by the performance counter. Raises Diverged for what is not finite."""
+    """A step's report for the log. Raises Diverged if one of its figures is not finite.
+
+    `own`, (B, T) or wider, says which tokens the policy sampled itself. `loss` and `norm` are the step's, `tied` the batch's share of tied
+    groups, and `began` is when the step began, by `time.perf_counter`.
+    """
     with torch.no_grad():
         rho = terms.ratio(of.logp, of.sampled)
         sampled = own[:, : rho.shape[1]].to(rho.dtype)
@@ -281,7 +286,7 @@ def report(of: Terms, own: torch.Tensor, loss: float, norm: float, tied: float, 
             entropy=float(terms.masked_mean(of.entropy, of.mask)),
             clip_share=float(terms.clip_share(terms.ratio(of.logp, of.old), of.mask, how["clip_low"], how["clip_high"])),
             ratio_mean=float(terms.masked_mean(rho, of.mask)),
-            ratio_max=float(terms.kept(rho, of.mask).max()),
+            ratio_max=float(terms.masked(rho, of.mask).max()),
             grad_norm=norm,
             tied_groups=tied,
             tokens=int(of.mask.sum()),
@@ -298,7 +303,7 @@ def _stack(parts: Sequence[torch.Tensor], width: int) -> torch.Tensor:
 
 
 def adam(model: Trainable, how: Hyper, state: Mapping[str, torch.Tensor] | None) -> torch.optim.AdamW:
-    """The optimiser of the adapter and the critic, going on from what the update before left."""
+    """The optimiser of the adapter and the critic, with the moments of the previous update's state if there is one."""
     groups: list[dict[str, object]] = [{"params": model.adapter, "lr": how["lr"], "weight_decay": how["weight_decay"]}]
     if model.critic:
         groups.append({"params": model.critic, "lr": how["critic_lr"], "weight_decay": 0.0})
@@ -310,8 +315,8 @@ def adam(model: Trainable, how: Hyper, state: Mapping[str, torch.Tensor] | None)
     return optimiser
 
 
-def _state(model: Trainable, optimiser: torch.optim.Optimizer) -> State:
-    state: State = {}
+def _state(model: Trainable, optimiser: torch.optim.Optimizer) -> TrainingState:
+    state: TrainingState = {}
     for number, parameter in enumerate([*model.adapter, *model.critic]):
         for name, value in optimiser.state[parameter].items():
             state[f"{name}.{number}"] = value.detach().clone()

@@ -43,9 +43,9 @@ from typing import Literal
 
 import msgspec
 
+from events.kinds import LeverChoice, Memory, Resample
 from tasks.contract import Edit, Evidence
 
-Lever = Literal["scaffold", "weights", "stop"]
 GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
 """pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices that are many."""
 BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD, AGREED = 0.05, 0.75, 0.5, 0.8, 0.9, 4000.0, 4, 0.5, 0.2
@@ -57,8 +57,11 @@ COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "weight_decay": 0.1}
 """For a policy that picks labels. No dropout where ratios are clipped: it would be taken for a step."""
 
 
-class Tried(msgspec.Struct, frozen=True, kw_only=True):
-    """An earlier choice of the run and what came of it; `before` and `after` are dev scores (`after` is `before` where it failed)."""
+class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """An earlier choice of the run, and whether its candidate was accepted.
+
+    `before` and `after` are mean rewards on dev, of the parent and of the candidate. They are equal where there was no candidate.
+    """
 
     lever: str
     action: str
@@ -68,23 +71,24 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The next lever. `action` is the edit's or the algorithm's name, empty for stop; the rest says how to train."""
+    """The next lever. `action` is the name of the edit or of the algorithm, empty for stop; the fields after `reason` say how to train."""
 
-    lever: Lever
+    lever: LeverChoice
     action: str
     reason: str
     hyper: dict[str, float] = {}
     rounds: int = 0
-    resample: Literal["all", "unsolved"] = "all"
-    memory: Literal["round", "update"] = "round"
+    resample: Resample = "all"
+    memory: Memory = "round"
     restart: bool = False
     hints: bool = False
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a train item of the probe.
 
-    `choices` are those that it was offered (none: all labels), `label` is the truth, `tokens` the policy wrote for it, `read` it read.
+    `choices` are the labels on offer to the model (none: all), `label` is the true one. `tokens` counts what the policy wrote for the
+    attempt, `read` what it read.
     """
 
     item: str
@@ -97,8 +101,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     read: int = 0
 
 
-def choose(evidence: Evidence, history: Sequence[Tried], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
-    """The choice that the table above makes. Pure."""
+def choose(evidence: Evidence, history: Sequence[PastChoice], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
+    """The choice that the table above makes, from a probe's evidence, all earlier choices, the run's levers and the task's edits. Pure."""
     if "scaffold" in levers:
         done = {tried.action for tried in history if tried.lever == "scaffold"}
         for edit in edits:
@@ -111,7 +115,7 @@ def choose(evidence: Evidence, history: Sequence[Tried], levers: Collection[str]
 
 
 def evidence(
-    attempts: Sequence[Attempt],
+    attempts: Sequence[ProbeAttempt],
     *,
     dev: float,
     labels: int,
@@ -124,7 +128,10 @@ def evidence(
     copies: bool = False,
     free: bool = False,
 ) -> Evidence:
-    """The evidence of a probe's attempts. Raises ValueError if there are none."""
+    """The figures that the table is read by, from the attempts of a probe; the other arguments are fields of `Evidence`.
+
+    Raises ValueError if there are no attempts.
+    """
     if not attempts:
         raise ValueError("The probe has no scored attempt; nothing can be said of the candidate.")
     groups: dict[str, list[float]] = {}
@@ -170,7 +177,7 @@ def _tail(groups: Sequence[Sequence[float]]) -> float:
     return fmean(alone) if alone else 0.0
 
 
-def _train(e: Evidence, tried: Sequence[Tried]) -> Choice:
+def _train(e: Evidence, tried: Sequence[PastChoice]) -> Choice:
     round_cost = e.attempts * e.train_items
     if e.rollouts_left < round_cost:
         return _stop(f"{e.rollouts_left:,} rollouts are left, a round over {e.train_items:,} train items takes {round_cost:,}.")
@@ -189,7 +196,7 @@ def _train(e: Evidence, tried: Sequence[Tried]) -> Choice:
             return _right_or_wrong(e) if e.graded < BINARY else _graded(e)
 
 
-def _second(e: Evidence, tried: Sequence[Tried]) -> Choice:
+def _second(e: Evidence, tried: Sequence[PastChoice]) -> Choice:
     last, live = tried[-1].action, 1 - e.tied_groups
     if len(tried) > 1 or live < LIVE or e.signal != "scores":
         return _stop(f"{last} brought nothing more; {e.tied_groups:.0%} of the groups are tied ({_figures(e)}).")
@@ -270,8 +277,8 @@ def _update(
     *,
     rounds: int = 5,
     hyper: Mapping[str, float] = {},
-    resample: Literal["all", "unsolved"] = "all",
-    memory: Literal["round", "update"] = "round",
+    resample: Resample = "all",
+    memory: Memory = "round",
     restart: bool = False,
     hints: bool = False,
 ) -> Choice:
@@ -292,7 +299,7 @@ def _figures(e: Evidence) -> str:
     return f"pass@1 {e.pass_at_1:.2f}, pass@{e.attempts} {e.pass_at_k:.2f}"
 
 
-def _on_this_scaffold(history: Sequence[Tried]) -> list[Tried]:
+def _on_this_scaffold(history: Sequence[PastChoice]) -> list[PastChoice]:
     last = max((i for i, tried in enumerate(history) if tried.lever == "scaffold" and tried.accepted), default=-1)
     return [tried for tried in history[last + 1 :] if tried.lever == "weights"]
 

@@ -1,4 +1,4 @@
-"""A causal language model of transformers under a LoRA adapter: log-probabilities, entropy and values of recorded tokens, to be trained."""
+"""A causal language model of transformers under a LoRA adapter that is trained: log-probabilities, entropies and values of tokens."""
 
 import json
 import shutil
@@ -20,30 +20,31 @@ from algorithms.models import kernels
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 
 RANK, ALPHA = 32, 32
+"""Of LoRA: the update of a weight is alpha / rank times the product of its factors."""
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ROUTERS = {"router", "gate", "shared_expert_gate"}
-"""What transformers names the part of a mixture that chooses experts; a layer in such a part gets no adapter."""
+"""Names in transformers of the part of a mixture that chooses experts; a layer in such a part gets no adapter."""
 
 
-class Words(Protocol):
-    """What a trained model's base says of itself and of texts."""
+class BaseTokenizer(Protocol):
+    """The base model's name and its tokenizer."""
 
     @property
     def name(self) -> str:
-        """How an adapter's config refers to it."""
+        """The name by which an adapter's config refers to the base."""
 
     def encode(self, prompt: str) -> tuple[int, ...]:
-        """The tokens of a prompt, as the policy reads it."""
+        """The tokens of a prompt as the policy reads it, role tokens included."""
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        """The tokens of a completion and the one that ends it."""
+        """The tokens of a completion and the token that ends it."""
 
 
 def linear_layers(model: Any) -> tuple[str, ...]:
-    """The last names of the linear layers (nn.Linear, Conv1D) of a model's decoder, in order: what peft is to put adapters into.
+    """The layers of a model's decoder that get an adapter: the last parts of the names of its nn.Linear and Conv1D layers, in order.
 
-    Without the output embeddings and a mixture's routers. The experts of a mixture are stacked tensors in transformers and so left out
-    too; its attention, and the layers that all tokens pass through, are not. Raises UsageError if there are no linear layers.
+    The output embeddings and a mixture's routers get none. Nor do the experts of a mixture, which transformers stacks into one tensor; its
+    attention, and the layers that all tokens pass through, do. Raises UsageError if there are no linear layers.
     """
     head = model.get_output_embeddings()
     layers = [path for path, each in model.base_model.named_modules() if isinstance(each, nn.Linear | Conv1D) and each is not head]
@@ -54,17 +55,17 @@ def linear_layers(model: Any) -> tuple[str, ...]:
 
 
 class CausalTrainee:
-    """A frozen model under a LoRA adapter, and a value head where `critic`: a linear map of the last hidden state, zero at first.
+    """A frozen model under a LoRA adapter. With `critic` it has a value head too, a linear map of the last hidden state, zero at first.
 
-    `model` is changed in place: peft puts the adapter into its `targets`, the names of linear layers. The adapter is drawn from `seed`, or
-    read from a peft folder. `words` are the base's. `checkpointing` computes activations anew in the backward
-    pass and does not keep them: the same gradient for less memory and more time. Raises NotFound if the folder lacks a file, CheckFailed if
-    one is damaged, and Misconfigured if the adapter was made for another base or has other shapes.
+    `tokenizer` is the base's. `model` is changed in place: peft puts the adapter into its `targets`, names of linear layers. The adapter is
+    read from the peft folder `adapter`, or drawn from `seed` where that is None. With `checkpointing`, activations are not stored but
+    computed again in the backward pass: the same gradient for less memory and more time. Raises NotFound if the folder lacks a file,
+    CheckFailed if one is damaged, and Misconfigured if the adapter was made for another base or has other shapes.
     """
 
     def __init__(
         self,
-        words: Words,
+        tokenizer: BaseTokenizer,
         model: Any,
         targets: Sequence[str],
         adapter: Path | None,
@@ -73,7 +74,7 @@ class CausalTrainee:
         checkpointing: bool = False,
     ) -> None:
         torch.set_num_threads(1)
-        self.name, self.encode, self.encode_completion = words.name, words.encode, words.encode_completion
+        self.name, self.encode, self.encode_completion = tokenizer.name, tokenizer.encode, tokenizer.encode_completion
         self._targets = tuple(targets)
         self._checkpointing = checkpointing
         if checkpointing:
@@ -109,61 +110,61 @@ class CausalTrainee:
         return list(self._head.parameters()) if self._head else []
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """What the model says of each rollout's tokens after its prompt, (B, T); `base`: without the adapter.
+        """The model's outputs for each rollout's tokens after its prompt, (B, T); with `base`, those of the model without the adapter.
 
         A value belongs to the state before its token, and its gradient stops at the head. Raises UsageError for a sequence that is too
-        long, or for dropout, which there is none of.
+        long, and for a dropout above 0, since these models have none.
         """
         if dropout > 0:
             raise UsageError(f"{self.name} has no dropout and {dropout:g} was ordered; order dropout 0.")
         prompts = [self.encode(rollout.prompt) for rollout in rollouts]
         sequences = [prompt + rollout.tokens for prompt, rollout in zip(prompts, rollouts, strict=True)]
-        ids = padded(sequences, getattr(self.model.config.get_text_config(), "max_position_embeddings", None))
-        target = padded([rollout.tokens for rollout in rollouts])
-        mask = padded([(1,) * len(rollout.tokens) for rollout in rollouts])
+        ids = pad(sequences, getattr(self.model.config.get_text_config(), "max_position_embeddings", None))
+        target = pad([rollout.tokens for rollout in rollouts])
+        mask = pad([(1,) * len(rollout.tokens) for rollout in rollouts])
         before = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(target.shape[1])
         before = before.clamp(max=ids.shape[1] - 2)
         device = self.model.device
         ids, target, before = ids.to(device), target.to(device), before.to(device)
         with self.model.disable_adapter() if base else nullcontext():
-            logits, hidden = self._said(ids[:, :-1], before)
+            logits, hidden = self._logits_at(ids[:, :-1], before)
         logp, entropy, _ = (each.view(target.shape) for each in kernels.joint(logits.flatten(0, 1), None, target.flatten()))
         values = self._head(hidden.detach().float())[:, :, 0] if self._head else torch.zeros_like(logp)
         return Outputs(logp=logp.cpu() * mask, entropy=entropy.cpu() * mask, values=values.cpu() * mask)
 
-    def _said(self, ids: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's own logits at `places` (B, T) and the states (B, T, hidden) that they are made from; there are no others.
+    def _logits_at(self, ids: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's logits (B, T, vocabulary) at `places` (B, T), and the states (B, T, hidden) that they are computed from.
 
-        Its forward is cut down to these places where the output embeddings begin, so that what it does to logits after them, such as
-        Gemma's soft cap or Granite's scale, is done. Raises UsageError if it has no such place.
+        Only the states at these places enter the output embeddings, so that no other logits are computed. What the model does to logits
+        after them, such as Gemma's soft cap or Granite's scale, is done. Raises UsageError unless they are used once in a forward.
         """
         rows = torch.arange(len(ids), device=ids.device)[:, None]
-        read: list[torch.Tensor] = []
+        states: list[torch.Tensor] = []
 
-        def cut(head: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
-            read.append(given[0][rows, places])
-            return read[-1]
+        def select(head: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+            states.append(inputs[0][rows, places])
+            return states[-1]
 
         model = self.model.get_base_model()
         self.set_mode()
-        hook = model.get_output_embeddings().register_forward_pre_hook(cut)
+        hook = model.get_output_embeddings().register_forward_pre_hook(select)
         try:
             logits = model(ids, use_cache=False).logits
         finally:
             hook.remove()
-        if len(read) != 1:
+        if len(states) != 1:
             raise UsageError(
-                f"{type(model).__name__} used its output embeddings {len(read)} times in a forward, expected once; use another model."
+                f"{type(model).__name__} used its output embeddings {len(states)} times in a forward, expected once; use another model."
             )
-        return logits, read[0]
+        return logits, states[0]
 
     def set_mode(self) -> None:
-        """Dropout off, and checkpointing on where it is wanted: transformers does it in training mode only."""
+        """Turn dropout off, and checkpointing on where it was asked for, which transformers does in training mode only."""
         for module in self.model.modules():
             module.training = self._checkpointing and torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False)
 
     def save(self, out: Path, card: str) -> None:
-        """Write a peft folder with `card` as its README.md, in place of what was there; the same weights give the same bytes."""
+        """Write a peft folder with `card` as its README.md; a folder `out` that is there is replaced. Equal weights give equal bytes."""
         shutil.rmtree(out, ignore_errors=True)
         self.model.save_pretrained(str(out), save_embedding_layers=False)
         config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
@@ -178,9 +179,9 @@ class CausalTrainee:
             raise NotFound(f"The adapter folder {folder} lacks a file ({missing}); name a whole peft adapter.") from missing
         except (SafetensorError, ValueError) as wrong:
             raise CheckFailed(f"The adapter in {folder} is damaged ({type(wrong).__name__}: {wrong}); train it anew.") from wrong
-        said = config.get("base_model_name_or_path")
-        if said != self.name:
-            raise Misconfigured(f"The adapter in {folder} was made for the base {said}, not for {self.name}; train it anew.")
+        base_name = config.get("base_model_name_or_path")
+        if base_name != self.name:
+            raise Misconfigured(f"The adapter in {folder} was made for the base {base_name}, not for {self.name}; train it anew.")
         own = {name.replace(".default", ""): value for name, value in self.model.named_parameters() if value.requires_grad}
         shapes = {name: tuple(value.shape) for name, value in own.items()}
         scale = (config.get("r"), config.get("lora_alpha"), bool(config.get("use_rslora")))
@@ -194,8 +195,8 @@ class CausalTrainee:
                 value.copy_(tensors[name])
 
 
-def padded(sequences: Sequence[Sequence[int]], limit: int | None = None) -> torch.Tensor:
-    """Token ids (rows, longest), zeros on the right; raises UsageError for a row longer than `limit`."""
+def pad(sequences: Sequence[Sequence[int]], limit: int | None = None) -> torch.Tensor:
+    """The sequences as rows (sequences, longest), padded with zeros on the right; raises UsageError for one longer than `limit`."""
     longest = max(map(len, sequences))
     if limit is not None and longest > limit:
         raise UsageError(f"A prompt and its completion have {longest} tokens and the model reads at most {limit}; shorten them.")
@@ -203,5 +204,5 @@ def padded(sequences: Sequence[Sequence[int]], limit: int | None = None) -> torc
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Keys in order, so that the same value gives the same bytes."""
+    """Write a value as JSON with sorted keys, so that equal values give equal bytes."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

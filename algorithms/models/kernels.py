@@ -1,4 +1,4 @@
-"""Triton kernels behind two functions that also run in plain torch: the masked GAE scan, and what a loss asks of 200,000 logits a token.
+"""Two functions that run as Triton kernels or in plain torch: the masked GAE scan, and what a loss needs of large rows of logits.
 
 `gae` and `joint` take the Triton path where `available` says so, on a GPU or under Triton's interpreter, and the torch path elsewhere.
 Triton is optional; this module imports without it.
@@ -46,20 +46,20 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TOKENS, TILE = 1024, 4096
 """Tokens that the scan takes at once, and logits; powers of two."""
 LAUNCH = {"num_warps": 8, "enable_fp_fusion": True}
-"""Said rather than left to Triton, whose default for fused multiply-adds changes between releases."""
+"""Options of a launch. Triton's own default for fused multiply-adds changes between releases."""
 LOWEST = tl.constexpr(-1e30) if tl else -1e30
 """Below every logit that counts; not -inf, whose product with a sum of 0 is no number."""
 
 
 def available(tensor: torch.Tensor) -> bool:
-    """Whether `gae` and `joint` use Triton for this tensor: Triton is there, it can run where the tensor is, and it reads its type."""
+    """Whether `gae` and `joint` use Triton for this tensor: it is installed, can run on that device, and reads the tensor's type."""
     return triton is not None and (tensor.is_cuda or INTERPRETED) and tensor.dtype in DTYPES
 
 
 def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
-    """Advantages (B, T) as `credit.gae` gives them, 0 where the mask is, from one kernel instead of some launches a token.
+    """Advantages (B, T) as `credit.gae` gives them, 0 where the mask is 0, from one kernel instead of several launches a token.
 
-    Without gradient. Triton computes in float32; the result has the values' type. Raises ValueError if the shapes differ.
+    They carry no gradient. Triton computes in float32; the result has the values' type. Raises ValueError if the shapes differ.
     """
     if not available(values_BT):
         return credit.gae(rewards_BT, values_BT, mask_BT, gamma, lam)
@@ -98,7 +98,7 @@ def joint(
 def joint_torch(
     logits_NV: torch.Tensor, base_logits_NV: torch.Tensor | None, tokens_N: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `joint` gives, in plain torch: some tensors of (N, V) in float32, forward and for backward."""
+    """The results of `joint` in plain torch, which holds several tensors (N, V) in float32 for the backward pass."""
     logp_NV = _log_softmax(logits_NV, temperature)
     p_NV = logp_NV.exp()
     logp_N = logp_NV.gather(1, tokens_N.unsqueeze(1)).squeeze(1)

@@ -3,8 +3,8 @@
 A prompt reads `<|user|>prompt<|assistant|>` and a completion ends with `<|end|>`. Role tokens written in a prompt are those tokens, so a
 transcript of several turns is a prompt too: "q<|assistant|>a<|end|><|user|>what the tool said". Digits are single tokens.
 
-A base is an ordinary transformers folder beside a base.json with its digest; an adapter is an ordinary peft folder that names this digest.
-The same request gives the same tokens and log-probabilities, to the bit, whatever else is asked with it (`sampling.py`).
+A base is an ordinary transformers folder with a base.json that holds its digest. An adapter is an ordinary peft folder that names this
+digest. Equal requests give equal tokens and log-probabilities, to the bit, whatever else is asked with them (`sampling.py`).
 """
 
 import copy
@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from algorithms.models.cache import build_cached
-from algorithms.models.causal_lm import CausalTrainee, padded, write_json
+from algorithms.models.causal_lm import CausalTrainee, pad, write_json
 from algorithms.models.sampling import Sampler
 from events.errors import CheckFailed, NotFound, UsageError
 
@@ -33,15 +33,17 @@ PAD, USER, ASSISTANT, END = SPECIALS = ("<|pad|>", "<|user|>", "<|assistant|>", 
 """Their ids are 0 to 3."""
 END_ID = SPECIALS.index(END)
 VOCABULARY = 280
-"""At most: the specials, 256 bytes, and as many merges as the traces have."""
+"""The most tokens of the tokenizer: the special ones, 256 bytes, and merges that are learned from the traces."""
 HIDDEN, POSITIONS = 128, 512
 SHAPE = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 384}
 INIT, THETA = 0.14, 100.0
 """The spread of the first weights and the base of the rotary angles; at Qwen's own, copying a number takes several times the steps."""
 STEPS, BATCH = 160, 64
+"""Optimiser steps of pre-training, and traces of each."""
 LR, WARM_UP, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-3, 20, (0.9, 0.95), 0.01, 1.0
-"""AdamW's while pre-training; the learning rate falls along a cosine to a twentieth."""
+"""Settings of AdamW in pre-training; the learning rate falls along a cosine to a twentieth."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The layers that get an adapter."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|end|>"
@@ -51,7 +53,7 @@ CHAT_TEMPLATE = (
 
 
 class TinyLM:
-    """The base: a frozen model and its tokenizer."""
+    """The base model: frozen weights and a tokenizer."""
 
     ends = frozenset({END_ID})
     positions = POSITIONS
@@ -63,15 +65,15 @@ class TinyLM:
         self.vocabulary: int = tokenizer.get_vocab_size()
         self._plain = Tokenizer.from_str(tokenizer.to_str())
         self._plain.encode_special_tokens = True  # in a completion, "<|end|>" is text like any other
-        of = hashlib.sha256()
+        total = hashlib.sha256()
         for name, tensor in sorted(self._tensors().items()):
-            of.update(name.encode() + tensor.numpy().tobytes())
-        of.update(tokenizer.to_str(pretty=True).encode())
-        self.digest = of.hexdigest()
+            total.update(name.encode() + tensor.numpy().tobytes())
+        total.update(tokenizer.to_str(pretty=True).encode())
+        self.digest = total.hexdigest()
 
     @property
     def name(self) -> str:
-        """The name under which an adapter's config refers to this base."""
+        """The name by which an adapter's config refers to this base."""
         return f"{KIND}@{self.digest[:16]}"
 
     @classmethod
@@ -82,10 +84,10 @@ class TinyLM:
         steps: int = STEPS,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> "TinyLM":
-        """A base that has learned these (prompt, completion) pairs; the same arguments give the same bytes on one kind of machine.
+        """Train a base on (prompt, completion) pairs; the same arguments give the same bytes on one kind of machine.
 
-        The loss is the mean of -log p over the completions' tokens. `progress` is told the step from 1, the steps, and the loss in
-        nats a token. Raises UsageError for a pair that is too long.
+        The loss is the mean of -log p over the completions' tokens. `progress` is called after each step with its number from 1, the
+        number of steps, and the loss in nats a token. Raises UsageError for a pair that is too long.
         """
         torch.set_num_threads(1)
         tokenizer = _train_tokenizer(traces)
@@ -93,7 +95,7 @@ class TinyLM:
             torch.manual_seed(seed)
             base = cls(_model(tokenizer), tokenizer)
         pairs = [(base.encode(prompt), base.encode_completion(completion)) for prompt, completion in traces]
-        ids, wanted = padded([p + c for p, c in pairs], POSITIONS), padded([(0,) * len(p) + (1,) * len(c) for p, c in pairs])
+        ids, completion = pad([p + c for p, c in pairs], POSITIONS), pad([(0,) * len(p) + (1,) * len(c) for p, c in pairs])
         lengths = torch.tensor([len(p) + len(c) for p, c in pairs])
         model = base.model.train().requires_grad_(True)
         optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
@@ -104,7 +106,7 @@ class TinyLM:
             for group in optimiser.param_groups:
                 group["lr"] = LR * min(1.0, (step + 1) / WARM_UP) * (0.525 + 0.475 * math.cos(math.pi * step / steps))
             hidden = model.model(ids[chosen, : width - 1], use_cache=False).last_hidden_state
-            learned = wanted[chosen, 1:width] > 0
+            learned = completion[chosen, 1:width] > 0
             loss = functional.cross_entropy(model.lm_head(hidden[learned]), ids[chosen, 1:width][learned])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -115,7 +117,7 @@ class TinyLM:
         return cls(model, tokenizer)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
-        """The tokens of a prompt between its role tokens; raises UsageError if they leave no room for a completion."""
+        """The tokens of a prompt with the role tokens around it; raises UsageError if they leave no room for a completion."""
         tokens = tuple(self.tokenizer.encode(USER + prompt + ASSISTANT, add_special_tokens=False).ids)
         if len(tokens) >= POSITIONS:
             raise UsageError(f"A prompt has {len(tokens)} tokens and {KIND} reads at most {POSITIONS - 1}; shorten it.")
@@ -130,8 +132,8 @@ class TinyLM:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def sampler(self, adapter: Path | None = None) -> "Sampler":
-        """What can be asked, with the adapter of a peft folder merged in; raises as Trainee does."""
-        return Trainee(self, adapter, seed=0).sampler() if adapter else Sampler(self, self.model)
+        """A sampler of the base, or of the base with the adapter of a peft folder merged in; raises as `TinyTrainee` does."""
+        return TinyTrainee(self, adapter, seed=0).sampler() if adapter else Sampler(self, self.model)
 
     def save(self, folder: Path) -> None:
         """Write a transformers folder and base.json; the same base gives the same bytes."""
@@ -156,7 +158,7 @@ class TinyLM:
     def load(cls, folder: Path) -> "TinyLM":
         """The base in `folder`; raises NotFound for a missing file, CheckFailed for a damaged one."""
         try:
-            said = json.loads((folder / "base.json").read_text(encoding="utf-8"))["digest"]
+            stored = json.loads((folder / "base.json").read_text(encoding="utf-8"))["digest"]
             tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
             tensors = load_file(folder / "model.safetensors")
             with torch.random.fork_rng(devices=[]):
@@ -167,15 +169,15 @@ class TinyLM:
             raise NotFound(f"The base model folder {folder} lacks a file ({missing}); pre-train the base again.") from missing
         except Exception as wrong:  # tokenizers raises nothing narrower
             raise CheckFailed(f"The base model in {folder} is damaged ({type(wrong).__name__}: {wrong}); pre-train it again.") from wrong
-        if base.digest != said:
-            raise CheckFailed(f"The base model in {folder} has digest {base.digest[:16]}, its card says {said[:16]}; pre-train it again.")
+        if base.digest != stored:
+            raise CheckFailed(f"The base model in {folder} has digest {base.digest[:16]}, its card says {stored[:16]}; pre-train it again.")
         return base
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in self.model.state_dict().items() if name != "lm_head.weight"}  # it is the embedding
 
 
-class Trainee(CausalTrainee):
+class TinyTrainee(CausalTrainee):
     """The base under a LoRA adapter that is trained; see `CausalTrainee`."""
 
     def __init__(self, base: TinyLM, adapter: Path | None, seed: int, critic: bool = False) -> None:
@@ -183,21 +185,39 @@ class Trainee(CausalTrainee):
         super().__init__(base, copy.deepcopy(base.model), TARGETS, adapter, seed, critic)
 
     def log_probs(self, prompt: str) -> list[float]:
-        """As the sampler's `next_log_probs`, with the weights as they are now."""
+        """The natural log-probability of each token as the first after a prompt, with the weights as they are now."""
         return self.sampler().next_log_probs(prompt)
 
     def sampler(self) -> Sampler:
-        """The weights as they are now, to be asked; training on does not change it."""
+        """A sampler of a copy of the weights as they are now; further training does not change it."""
         return Sampler(self._base, copy.deepcopy(self.model).merge_and_unload())
 
 
 load = TinyLM.load
 
 
-def cached(traces: Sequence[tuple[str, str]], cache: Path, progress: Callable[[int, int, float], None] | None = None) -> Path:
-    """The folder under `cache` of a base pre-trained on these traces (seed 0), made where it is missing or damaged."""
-    made_of = [KIND, SHAPE, VOCABULARY, HIDDEN, INIT, THETA, STEPS, BATCH, LR, WARM_UP, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM, list(traces)]
-    target = cache / f"{KIND}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"
+def pretrain_cached(traces: Sequence[tuple[str, str]], cache: Path, progress: Callable[[int, int, float], None] | None = None) -> Path:
+    """The folder under `cache` of a base pre-trained on these (prompt, completion) traces with seed 0, built if missing or damaged.
+
+    The folder's name holds a digest of the traces and of all constants above that shape the base. `progress` is as in `pretrain`.
+    """
+    inputs = [
+        KIND,
+        SHAPE,
+        VOCABULARY,
+        HIDDEN,
+        INIT,
+        THETA,
+        STEPS,
+        BATCH,
+        LR,
+        WARM_UP,
+        BETAS,
+        WEIGHT_DECAY,
+        MAX_GRAD_NORM,
+        list(traces),
+    ]
+    target = cache / f"{KIND}-{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]}"
     return build_cached(target, load, lambda into: TinyLM.pretrain(traces, 0, STEPS, progress).save(into))
 
 

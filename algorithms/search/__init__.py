@@ -1,1 +1,1 @@
-"""Ways of choosing and accepting candidates. Now one: SIA's chain that keeps the best."""
+"""Strategies: how candidates are chosen and accepted. There is one, SIA's chain of the best so far."""

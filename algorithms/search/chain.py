@@ -1,24 +1,28 @@
-"""SIA's strategy (arXiv 2605.27276): one chain of candidates, each made from the best so far and kept only if it scores higher on dev."""
+"""SIA's strategy (arXiv 2605.27276): a chain of candidates. Each is made from the best so far, and accepted if it scores higher on dev."""
 
 from typing import NamedTuple
 
 FAILED_LIMIT = 0.05
-"""Share of attempts that may fail to run before a candidate is refused, whatever the rest of them scored."""
+"""The share of dev attempts that may fail to run. With more, a candidate is rejected, whatever the rest of them scored."""
 
 
-class Verdict(NamedTuple):
-    """Whether a candidate is kept, and why."""
+class Acceptance(NamedTuple):
+    """Whether a candidate is accepted, and the sentence that is recorded as the reason."""
 
     accepted: bool
     reason: str
 
 
-def judge(score: float, best: float | None, failed: int, items: int) -> Verdict:
-    """Keep the candidate if nearly all of its attempts ran and its mean reward beats the best so far."""
+def judge(score: float, best: float | None, failed: int, items: int) -> Acceptance:
+    """Accept a candidate if nearly all of its dev attempts ran and its mean reward beats the best so far.
+
+    `score` is the mean reward of the attempts that ran, `best` that of the best candidate so far (None: this is the first), `failed` how
+    many of the `items` dev attempts did not run.
+    """
     if items == 0 or failed > FAILED_LIMIT * items:
-        return Verdict(False, f"{failed} of {items} attempts failed to run, at most {FAILED_LIMIT:.0%} may")
+        return Acceptance(False, f"{failed} of {items} attempts failed to run, at most {FAILED_LIMIT:.0%} may")
     if best is None:
-        return Verdict(True, f"the start, {score:.4f} on dev")
+        return Acceptance(True, f"the start, {score:.4f} on dev")
     if score > best:
-        return Verdict(True, f"{score:.4f} on dev, the best so far was {best:.4f}")
-    return Verdict(False, f"{score:.4f} on dev does not beat {best:.4f}")
+        return Acceptance(True, f"{score:.4f} on dev, the best so far was {best:.4f}")
+    return Acceptance(False, f"{score:.4f} on dev does not beat {best:.4f}")

@@ -278,6 +278,8 @@ def _column(kind: inspect.Type) -> _Column:
     match kind:
         case inspect.StrType():
             return _Column("VARCHAR", "VARCHAR")
+        case inspect.LiteralType(values=values) if all(isinstance(value, str) for value in values):
+            return _Column("VARCHAR", "VARCHAR")
         case inspect.IntType():
             return _Column("BIGINT", "BIGINT")
         case inspect.FloatType():

@@ -7,8 +7,9 @@ import anthropic
 import httpx2
 import msgspec
 
+from events.kinds import CallStatus
 from events.secret import Secret
-from runtime.agents.conversation import ANSWER_LIMIT, IDLE_TIMEOUT, Call, Failure, Message, Request, Status, Turn, Usage, failure_of
+from runtime.agents.conversation import ANSWER_LIMIT, IDLE_TIMEOUT, Call, Failure, Message, Request, Turn, Usage, failure_of
 
 URL = "https://api.anthropic.com"
 _STREAMED: Mapping[str, int] = {
@@ -20,7 +21,7 @@ _STREAMED: Mapping[str, int] = {
     "permission_error": 403,
 }
 """The HTTP status that an error within a stream would have had outside one."""
-_STATUS: Mapping[str, Status] = {"refusal": "refused", "max_tokens": "length", "model_context_window_exceeded": "length"}
+_STATUS: Mapping[str, CallStatus] = {"refusal": "refused", "max_tokens": "length", "model_context_window_exceeded": "length"}
 
 
 def speak(key: Secret, base_url: str, request: Request) -> Turn:
@@ -75,7 +76,7 @@ class _Heard:
             case {"type": "message_stop"}:
                 self.ended = True
 
-    def turn(self, status: Status) -> Turn:
+    def turn(self, status: CallStatus) -> Turn:
         blocks = [self._blocks[index] for index in sorted(self._blocks)]
         text = "".join(block.get("text") or "" for block in blocks if block["type"] == "text")[:ANSWER_LIMIT]
         calls = tuple(

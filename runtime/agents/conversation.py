@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import msgspec
 
-Status = Literal["answered", "length", "refused", "rate_limited", "server_error", "cut", "bad_request", "unauthenticated"]
-REPEATED: tuple[Status, ...] = ("rate_limited", "server_error", "cut")
+from events.kinds import CallStatus
+
+REPEATED: tuple[CallStatus, ...] = ("rate_limited", "server_error", "cut")
 """Failures that another try may not have."""
 ANSWER_LIMIT = 1_000_000
 """Characters of one answer; a longer one is left off there."""
@@ -78,7 +79,7 @@ class Usage(msgspec.Struct, frozen=True):
 class Turn(msgspec.Struct, frozen=True):
     """What the model answered; where `status` is a failure, `text` says what went wrong."""
 
-    status: Status
+    status: CallStatus
     text: str = ""
     calls: tuple[Call, ...] = ()
     usage: Usage = Usage()
@@ -88,7 +89,7 @@ class Turn(msgspec.Struct, frozen=True):
 class Failure(Exception):
     """There is no answer. `after` is how many seconds the server asks to be left alone, `usage` what it may charge all the same."""
 
-    def __init__(self, status: Status, reason: str, after: float | None = None, usage: Usage = Usage()) -> None:
+    def __init__(self, status: CallStatus, reason: str, after: float | None = None, usage: Usage = Usage()) -> None:
         super().__init__(reason)
         self.status, self.after, self.usage = status, after, usage
 

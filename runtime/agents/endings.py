@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from algorithms.learning import NAMES, algorithm
 from events.errors import UsageError
+from events.kinds import Memory, Resample
 from events.secret import Scanner
 from runtime.agents.proposal import changed, redacted, try_out, validate_source
 from runtime.agents.session import Unfit, arguments_of
@@ -42,12 +43,10 @@ class RequestWeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=4000, description="Why this algorithm and these settings.")]
     hyper: Annotated[dict[str, float], msgspec.Meta(description="Hyper-parameters that differ from the defaults.")] = {}
     resample: Annotated[
-        Literal["all", "unsolved"],
+        Resample,
         msgspec.Meta(description="Whether later rounds play all train items or those not yet solved."),
     ] = "all"
-    memory: Annotated[
-        Literal["round", "update"], msgspec.Meta(description="What a round trains on: its own rollouts, or all of this update's.")
-    ] = "round"
+    memory: Annotated[Memory, msgspec.Meta(description="What a round trains on: its own rollouts, or all of this update's.")] = "round"
     restart: Annotated[bool, msgspec.Meta(description="Train each round from the base model again.")] = False
     hints: Annotated[bool, msgspec.Meta(description="Play unsolved items once more with the true answer in sight (star).")] = False
 

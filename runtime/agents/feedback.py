@@ -10,6 +10,7 @@ from events.choice import ContextAssembled, LeverChosen
 from events.codec import Event
 from events.fact import Fact, derive_seed
 from events.judgement import CandidateEvaluated
+from events.kinds import LeverChoice
 from events.population import CandidateAccepted, CandidateRejected
 from events.weights import WeightUpdateFailed, WeightUpdateFinished
 from runtime.agents.context import HISTORY, TRAJECTORIES, Shown, brief, full, prompt, scaffold_text, select
@@ -32,7 +33,7 @@ HISTORY_TYPES = (
     WeightUpdateFailed,
 )
 """What its history is made of."""
-LEVERS = {"propose_scaffold": "scaffold", "request_weight_update": "weights", "stop": "stop"}
+LEVERS: dict[str, LeverChoice] = {"propose_scaffold": "scaffold", "request_weight_update": "weights", "stop": "stop"}
 
 
 class ListTrajectories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,7 +141,7 @@ class FeedbackInput(NamedTuple):
     told: Sequence[Event]
 
 
-def advise(desk: AgentSession, case: FeedbackInput, library: Library, inspector: Inspector, record: Callable[[Fact], None]) -> list[Fact]:
+def advise(desk: AgentSession, case: FeedbackInput, library: Library, inspector: Inspector, record: Callable[[Fact], object]) -> list[Fact]:
     """What the agent chose, and the change itself. What it is shown is recorded before it is asked."""
     chosen = select(library.attempts, TRAJECTORIES, derive_seed(desk.seed, "context", case.generation))
     names = tuple(name for name, lever in LEVERS.items() if lever == "stop" or lever in case.levers)
@@ -174,7 +175,7 @@ def answered(desk: AgentSession, case: FeedbackInput, ended: Chosen[Ending] | Fa
     """The facts of an ending."""
     generation = case.generation
 
-    def chose(lever: str, action: str, reason: str) -> LeverChosen:
+    def chose(lever: LeverChoice, action: str, reason: str) -> LeverChosen:
         # how likely a model was to choose this is not known
         return LeverChosen(generation=generation, lever=lever, action=action, reason=reason, propensities={}, diagnosis=dict(case.figures))
 

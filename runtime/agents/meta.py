@@ -16,7 +16,7 @@ def other_tasks() -> str:
 
 
 def write_first(
-    desk: AgentSession, task: str, reference: Mapping[str, str], inspector: Inspector, record: Callable[[Fact], None]
+    desk: AgentSession, task: str, reference: Mapping[str, str], inspector: Inspector, record: Callable[[Fact], object]
 ) -> list[Fact]:
     """The first scaffold, or why there is none. What the agent is shown is recorded before it is asked."""
     parts = {

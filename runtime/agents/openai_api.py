@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
+from events.kinds import CallStatus
 from events.secret import Secret
-from runtime.agents.conversation import ANSWER_LIMIT, IDLE_TIMEOUT, Call, Failure, Message, Request, Status, Turn, Usage, failure_of
+from runtime.agents.conversation import ANSWER_LIMIT, IDLE_TIMEOUT, Call, Failure, Message, Request, Turn, Usage, failure_of
 
 URL = "https://api.openai.com/v1"
 
@@ -68,7 +69,7 @@ class _Heard:
         self._text.append(text)
         self.size += len(text)
 
-    def turn(self, status: Status) -> Turn:
+    def turn(self, status: CallStatus) -> Turn:
         calls = tuple(
             Call(call["id"] or f"call_{place}", call["name"], call["arguments"] or "{}") for place, call in sorted(self._calls.items())
         )

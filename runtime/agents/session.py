@@ -12,6 +12,7 @@ import msgspec
 from events.choice import AgentCalled
 from events.errors import CheckFailed
 from events.fact import Fact, derive_seed
+from events.kinds import AgentName
 from events.run import Budget
 from events.secret import Scanner
 from runtime.agents.conversation import Call, Message, Request, Result, Tool, Turn
@@ -53,7 +54,7 @@ class Chosen(NamedTuple, Generic[T]):
 class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
     """What a conversation needs from its service. `known` are the calls of it that stand in the log, by ordinal; it grows with each."""
 
-    agent: str
+    agent: AgentName
     generation: int
     model: Model
     speak: Speak

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from algorithms.levers import rules
-from algorithms.levers.rules import Attempt, Choice, Tried
+from algorithms.levers.rules import Choice, PastChoice, ProbeAttempt
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
 from events.codec import Event
@@ -67,7 +67,7 @@ def with_ordered_algorithm(choice: Choice, algorithm: str) -> Choice:
     return msgspec.structs.replace(choice, action=algorithm, hyper={}, reason=why)
 
 
-def evidence(probe: Sequence[Attempt], history: Sequence[Event], loaded: Loaded, requested: FeedbackRequested) -> Evidence:
+def evidence(probe: Sequence[ProbeAttempt], history: Sequence[Event], loaded: Loaded, requested: FeedbackRequested) -> Evidence:
     """What the probe's attempts show, with the run's own figures."""
     scores = {event.data.candidate: event.data for event in history if isinstance(event.data, CandidateEvaluated)}
     updates = [
@@ -88,12 +88,12 @@ def evidence(probe: Sequence[Attempt], history: Sequence[Event], loaded: Loaded,
     )
 
 
-def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: Loaded) -> list[Attempt]:
+def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: Loaded) -> list[ProbeAttempt]:
     """The scored attempts at train items, each with the choices that its last call of the policy offered."""
     labels = {example.id: example.label for example in loaded.public.train}
     request_of = request_reader(blobs)
     return [
-        Attempt(
+        ProbeAttempt(
             item=attempt.recorded.item,
             reward=attempt.reward,
             outcome=attempt.outcome,
@@ -108,7 +108,7 @@ def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: Lo
     ]
 
 
-def earlier_choices(history: Sequence[Event], generation: int) -> list[Tried]:
+def earlier_choices(history: Sequence[Event], generation: int) -> list[PastChoice]:
     """The choices before this generation, and what came of each."""
     chosen: dict[int, LeverChosen] = {}
     scores: dict[int, float] = {}
@@ -134,7 +134,7 @@ def earlier_choices(history: Sequence[Event], generation: int) -> list[Tried]:
             continue
         after = scores.get(number, best)
         choice = chosen[number]
-        tried.append(Tried(lever=choice.lever, action=choice.action, accepted=number in accepted, before=best, after=after))
+        tried.append(PastChoice(lever=choice.lever, action=choice.action, accepted=number in accepted, before=best, after=after))
         best = after if number in accepted else best
     return tried
 

@@ -11,11 +11,11 @@ from typing import Any
 from events.errors import TryAgain, why
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
 from runtime.blobs.directory import Blobs
-from runtime.policies.bases import HF, UNIFORM, Policy, kind_of, open_policy
+from runtime.policies.bases import HF, UNIFORM, EmbeddedPolicy, kind_of, open_policy
 from runtime.policies.client import model_name
-from runtime.policies.interface import Sampled, SampleRequest, Scores
+from runtime.policies.interface import Sampled, SampleRequest, TokenScorer
 
-ServedModel = Policy | Any
+ServedModel = EmbeddedPolicy | Any
 """Embedded, or reached through a server: an `EnginePolicy`, imported only where one is needed since it needs transformers."""
 MODELS_HELD = 8
 """Models held in memory."""
@@ -35,7 +35,7 @@ class ServedModels:
     def sample(self, name: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request by the model of that name; an embedded model computes one call at a time."""
         policy = self.find(name)
-        with contextlib.nullcontext() if isinstance(policy, Scores) else self._computing:
+        with contextlib.nullcontext() if isinstance(policy, TokenScorer) else self._computing:
             return policy.sample(requests)
 
     def find(self, name: str) -> ServedModel:
@@ -106,7 +106,7 @@ def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterS
 
 def canary_log_probs(policy: ServedModel, canary: Canary) -> Sequence[float]:
     """The policy's log-probabilities, in nats, of a canary's tokens, or of every first token where it has none."""
-    return policy.score(canary.prompt, canary.tokens) if isinstance(policy, Scores) else policy.log_probs(canary.prompt)
+    return policy.score(canary.prompt, canary.tokens) if isinstance(policy, TokenScorer) else policy.log_probs(canary.prompt)
 
 
 def canary_error(log_probs: Sequence[float], canary: Canary) -> float:

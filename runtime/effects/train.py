@@ -13,9 +13,10 @@ from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn, Vote
 from events.errors import CheckFailed, TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact, NotFinite
 from events.judgement import LabelEstimated
+from events.kinds import BackEnd, WeightUpdateFailure
 from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs.directory import Blobs
-from runtime.policies.training import Attempt, BackEnd, Call, Order, Sources, train
+from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, train
 from runtime.rollouts.attempt import RecordedAttempt, request_reader
 from runtime.run.decide import batch_digest
 from runtime.run.loading import Loaded
@@ -52,7 +53,7 @@ def train_round(
     work.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(dir=work))
     try:
-        order = Order(
+        order = TrainingOrder(
             base=blobs.unpack(base_model, work / base_model),
             parent=sealed.parent_adapter,
             parent_folder=blobs.unpack(sealed.parent_adapter, work / sealed.parent_adapter) if sealed.parent_adapter else None,
@@ -101,7 +102,7 @@ def train_round(
         shutil.rmtree(room, ignore_errors=True)
 
 
-def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingBatchSealed) -> list[Attempt]:
+def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingBatchSealed) -> list[TrainingAttempt]:
     """The scored attempts of a sealed batch, in its order; raises `CheckFailed` unless their digest is the one that was sealed."""
     scored = [(attempt, attempt.reward) for request in sealed.requests for attempt in attempts[request] if attempt.reward is not None]
     digest = batch_digest([(attempt.id, reward) for attempt, reward in scored])
@@ -112,7 +113,7 @@ def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingB
         )
     request_of = request_reader(blobs)
     return [
-        Attempt(
+        TrainingAttempt(
             id=attempt.id,
             group=f"{attempt.recorded.request} {attempt.recorded.item}",
             item=attempt.recorded.item,
@@ -120,7 +121,7 @@ def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingB
             answer=attempt.recorded.answer,
             reward=reward,
             calls=tuple(
-                Call(request_of(call), call.tokens[use.completion], call.logprobs[use.completion])
+                TrainingCall(request_of(call), call.tokens[use.completion], call.logprobs[use.completion])
                 for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True)
             ),
             hinted=attempt.recorded.purpose == "hint",
@@ -169,7 +170,7 @@ def _written(blobs: Blobs, digest: str, room: Path) -> Path:
     return path
 
 
-def _failed(sealed: TrainingBatchSealed, kind: str, wrong: Exception) -> WeightUpdateFailed:
+def _failed(sealed: TrainingBatchSealed, kind: WeightUpdateFailure, wrong: Exception) -> WeightUpdateFailed:
     return WeightUpdateFailed(
         generation=sealed.generation, round=sealed.round, batch=sealed.digest, kind=kind, reason=str(wrong) or type(wrong).__name__
     )

@@ -1,4 +1,4 @@
-"""The embedded policies by kind: how a base model is made for a task, and opened with an adapter."""
+"""The kinds of base model: how one is built for a task, and how it is opened with an adapter as a policy."""
 
 import hashlib
 import json
@@ -17,59 +17,58 @@ from runtime.policies.uniform import Uniform
 from tasks.contract import Public
 
 UNIFORM = "uniform"
-"""In an adapter's place: the same vocabulary, with every label as probable as the next."""
-
-
+"""In place of an adapter's digest: the same vocabulary, with every label as probable as the next."""
 HF = "hf"
 KINDS = (text_scorer.KIND, "tiny-lm", HF)
 CLOSED = (text_scorer.KIND,)
-"""Those whose answer is one of a closed set of labels, in one token."""
+"""The kinds whose answer is one of a closed set of labels, in one token."""
 Traces = Sequence[tuple[str, str]]
 """(prompt, completion) pairs."""
-Progress = Callable[[int, int, float], None]
+BuildProgress = Callable[[int, int, float], None]
+"""Called with the steps done, the steps in all, and the loss in nats a token."""
 
 
-class Policy(Protocol):
-    """A model that can be asked, and that shows its log-probabilities for a canary."""
+class EmbeddedPolicy(Protocol):
+    """A policy in this process. Its log-probabilities are compared with a canary's."""
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request."""
+        """The completions of each request. Equal requests get equal completions, whatever else is asked with them."""
 
     def log_probs(self, prompt: str) -> list[float]:
-        """The log-probability of each completion of one token."""
+        """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
 
 
-def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progress: Progress = lambda done, total, loss: None) -> Path:
-    """The folder of the base model of this kind for a task, kept in the cache by the digest of what it is made from.
+def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progress: BuildProgress = lambda done, total, loss: None) -> Path:
+    """The folder of a task's base model of this kind, built unless it is cached by the digest of all that it is built from.
 
-    The text scorer is made from label names and unlabelled texts; tiny-lm is pre-trained on the task's traces, for half a minute, of which
-    `progress` is told (steps done, steps in all, loss); hf:PATH names a model of transformers, by folder or id. Raises Misconfigured
-    where the kind is unknown or the task has no traces, NotFound where a named model is not to be had.
+    The text scorer is built from label names and unlabelled texts. tiny-lm is pre-trained on the task's traces, which takes half a minute.
+    hf:PATH names a model of transformers by its folder or its id on the hub. Raises Misconfigured for an unknown kind or a task without
+    traces, and NotFound for a named model that cannot be had.
     """
     match kind:
         case text_scorer.KIND:
-            of = derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))
+            digest = derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))
             build: Callable[[Path], None] = text_scorer.build_base(public.labels, [example.prompt for example in public.train]).save
-            return build_cached(cache_folder() / f"{kind}-{of}", text_scorer.load_base, build)
+            return build_cached(cache_folder() / f"{kind}-{digest}", text_scorer.load_base, build)
         case "tiny-lm":
             from algorithms.models import tiny_lm
 
-            return tiny_lm.cached(traces(), cache_folder(), progress)
+            return tiny_lm.pretrain_cached(traces(), cache_folder(), progress)
         case _ if kind.startswith("hf:"):
             from runtime.policies import hf
 
             with tempfile.TemporaryDirectory() as room:
-                made = Path(room) / "base"
-                hf.describe(kind.removeprefix("hf:"), made)
-                target = cache_folder() / f"hf-{hashlib.sha256((made / 'base.json').read_bytes()).hexdigest()[:16]}"
-                return build_cached(target, kind_of, lambda into: shutil.copytree(made, into))
+                new = Path(room) / "base"
+                hf.write_base(kind.removeprefix("hf:"), new)
+                target = cache_folder() / f"hf-{hashlib.sha256((new / 'base.json').read_bytes()).hexdigest()[:16]}"
+                return build_cached(target, kind_of, lambda into: shutil.copytree(new, into))
         case _:
             what = "expected text-scorer, tiny-lm, or hf:PATH; correct POLICY in task.py, or --policy"
             raise Misconfigured(f"There is no embedded policy {kind!r}; {what}.")
 
 
 def kind_of(base: Path) -> str:
-    """Which kind of base model a folder holds; raises NotFound or CheckFailed."""
+    """The kind of the base model in a folder; raises NotFound for a folder without base.json, CheckFailed for a damaged or unknown one."""
     try:
         kind = json.loads((base / "base.json").read_text(encoding="utf-8"))["kind"]
     except FileNotFoundError:
@@ -81,8 +80,12 @@ def kind_of(base: Path) -> str:
     return str(kind)
 
 
-def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> Policy:
-    """The embedded policy of a base folder, with the adapter of a peft folder if one is given; of any kind but `hf`, which has a server."""
+def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> EmbeddedPolicy:
+    """Open the policy of a base folder, with the adapter of a peft folder if one is given. Of any kind but `hf`, which has a server.
+
+    With `uniform`, it is the policy that knows nothing, over the same vocabulary. Raises NotFound, CheckFailed or Misconfigured for a
+    folder that is missing, damaged or of another base.
+    """
     if kind_of(base) == text_scorer.KIND:
         return Uniform(text_scorer.load_base(base).labels) if uniform else text_scorer.load(base, adapter)
     from runtime.policies import causal

@@ -1,4 +1,4 @@
-"""Causal language models as policies, in this process: the base alone, with an adapter, or with nothing but chance."""
+"""Language models as policies in this process: a base alone, a base with an adapter, or its vocabulary with nothing but chance."""
 
 import math
 import random
@@ -6,34 +6,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from algorithms.models import tiny_lm
-from algorithms.models.sampling import Ask, Base, Sampler
+from algorithms.models.sampling import CompletionRequest, Sampler, SamplerBase
 from events.errors import UsageError
 from runtime.policies.interface import Sampled, SampleRequest
 
 
 class CausalPolicy:
-    """Answers freely: it takes no choices and no bias. One thread at a time."""
+    """A language model that answers freely: it takes no choices and no bias. For one thread at a time."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request; the same for the same request, whatever else is asked with it."""
+        """The completions of each request. Equal requests get equal completions, whatever else is asked with them.
+
+        Raises UsageError for a request with choices or a bias, or whose prompt is too long.
+        """
         for request in requests:
             if request.choices or request.bias:
                 raise UsageError("This policy answers freely and takes no choices and no bias; ask it with the prompt alone.")
         base = self._sampler.base
         prompts = [base.encode(request.prompt) for request in requests]
-        asks = [
-            Ask(prompt=prompt, seed=request.seed, place=place, temperature=request.temperature, max_tokens=request.max_tokens)
+        completion_requests = [
+            CompletionRequest(prompt=prompt, seed=request.seed, place=place, temperature=request.temperature, max_tokens=request.max_tokens)
             for request, prompt in zip(requests, prompts, strict=True)
             for place in range(request.n)
         ]
-        done = iter(self._sampler.sample(asks))
-        found = []
+        done = iter(self._sampler.sample(completion_requests))
+        sampled = []
         for request, prompt in zip(requests, prompts, strict=True):
             mine = [next(done) for _ in range(request.n)]
-            found.append(
+            sampled.append(
                 Sampled(
                     tuple(one.text for one in mine),
                     tuple(one.tokens for one in mine),
@@ -41,17 +44,17 @@ class CausalPolicy:
                     len(prompt),
                 )
             )
-        return found
+        return sampled
 
     def log_probs(self, prompt: str) -> list[float]:
-        """The log-probability of each first token."""
+        """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
         return self._sampler.next_log_probs(prompt)
 
 
 class UniformTokens:
     """The policy that knows nothing: every token of the vocabulary is as probable as the next, those that end an answer included."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: SamplerBase) -> None:
         self._base = base
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
@@ -59,23 +62,26 @@ class UniformTokens:
         return [self._one(request) for request in requests]
 
     def log_probs(self, prompt: str) -> list[float]:
-        """The log-probability of each first token."""
+        """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
         return [-math.log(self._base.vocabulary)] * self._base.vocabulary
 
     def _one(self, request: SampleRequest) -> Sampled:
-        found = []
+        completions = []
         for place in range(request.n):
             draw = random.Random(f"{request.seed} {place} {request.prompt}")
             tokens: list[int] = []
             while len(tokens) < request.max_tokens and not self._base.ends.intersection(tokens[-1:]):
                 tokens.append(draw.randrange(self._base.vocabulary))
-            found.append(tuple(tokens))
-        texts = tuple(self._base.decode(tokens) for tokens in found)
-        logprobs = tuple((-math.log(self._base.vocabulary),) * len(tokens) for tokens in found)
-        return Sampled(texts, tuple(found), logprobs, len(self._base.encode(request.prompt)))
+            completions.append(tuple(tokens))
+        texts = tuple(self._base.decode(tokens) for tokens in completions)
+        logprobs = tuple((-math.log(self._base.vocabulary),) * len(tokens) for tokens in completions)
+        return Sampled(texts, tuple(completions), logprobs, len(self._base.encode(request.prompt)))
 
 
 def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> CausalPolicy | UniformTokens:
-    """The embedded language model of a base folder and, if given, a peft folder; raises NotFound, CheckFailed or Misconfigured."""
+    """Open tiny-lm from a base folder, with the adapter of a peft folder if one is given; `uniform` as `bases.open_policy` has it.
+
+    Raises NotFound, CheckFailed or Misconfigured for a folder that is missing, damaged or of another base.
+    """
     model = tiny_lm.TinyLM.load(base)
     return UniformTokens(model) if uniform else CausalPolicy(model.sampler(adapter))

@@ -1,4 +1,4 @@
-"""The policy's HTTP endpoint, from the side that asks: OpenAI's completions, a list of them in one body."""
+"""The client of the policy's HTTP endpoint: OpenAI's completions, with a list of requests in one body."""
 
 import http.client
 import json
@@ -13,15 +13,15 @@ from events.errors import Misconfigured, TryAgain, UserError
 from runtime.policies.interface import Sampled, SampleRequest
 
 PATIENCE = 120.0
-"""Seconds for which a policy server may be away, as while it starts again, before a call gives up."""
-
-LONGEST = 3600.0
-"""Seconds that a call may take: large models are slow, and whoever asks again asks for the same work once more."""
+"""Seconds that a call waits for a server that is away, as while it starts again, before it gives up."""
+CALL_TIMEOUT = 3600.0
+"""Seconds that a call may take. They are many: large models are slow, and a call that is repeated does the same work again."""
 BUSY = (429, 503)
-URL = "EVOLOG_ENGINE_URL"
-"""Where a server with vLLM's interface listens."""
-KEY = "VLLM_API_KEY"
-"""The variable with what a server of vLLM's kind asks its callers for, if anything."""
+"""HTTP statuses of a server that is busy, which is waited for like one that is away."""
+URL_VARIABLE = "EVOLOG_ENGINE_URL"
+"""The environment variable with the address of a server with vLLM's interface."""
+KEY_VARIABLE = "VLLM_API_KEY"
+"""The environment variable with the key of that server, if it asks for one."""
 
 
 class _Logprobs(msgspec.Struct):
@@ -48,12 +48,15 @@ _decoder = msgspec.json.Decoder(list[_Completion])
 
 
 def model_name(base: str, adapter: str) -> str:
-    """The name under which a server offers a base model with an adapter (both digests; no adapter is the base alone)."""
+    """The name under which a server offers a base model with an adapter, from their digests; an empty adapter is the base alone."""
     return f"{base}@{adapter}" if adapter else base
 
 
 class Caller:
-    """Asks one HTTP server in JSON, waiting for it while it is away; `who` names it where it stays away. For one thread."""
+    """A client of one HTTP server that speaks JSON. It waits for a server that is away. For one thread.
+
+    `who` names the server in errors; `patience` and `timeout` are the seconds to wait for it, and for an answer.
+    """
 
     def __init__(self, url: str, token: str, who: str, *, patience: float = PATIENCE, timeout: float = 300.0) -> None:
         self._token, self._patience = token, patience
@@ -64,7 +67,7 @@ class Caller:
         self._prefix = where.path.rstrip("/")
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """The status and body of the answer; raises TryAgain where none comes."""
+        """The status and body of the answer; raises TryAgain where none comes within the patience."""
         deadline = time.monotonic() + self._patience
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
@@ -72,10 +75,10 @@ class Caller:
             try:
                 self._connection.request(method, self._prefix + path, data, headers)
                 answer = self._connection.getresponse()
-                status, said = answer.status, answer.read()
+                status, content = answer.status, answer.read()
                 if status not in BUSY:
-                    return status, said
-                why = reason(said)
+                    return status, content
+                why = reason(content)
             except (OSError, http.client.HTTPException) as wrong:
                 self._connection.close()
                 why = str(wrong)
@@ -85,13 +88,16 @@ class Caller:
 
 
 class PolicyClient:
-    """Asks one policy server, waiting for it while it is away. For one thread."""
+    """A client of one policy server, which it waits for while the server is away. For one thread."""
 
     def __init__(self, url: str, token: str, *, patience: float = PATIENCE) -> None:
-        self._caller = Caller(url, token, "policy server", patience=patience, timeout=LONGEST)
+        self._caller = Caller(url, token, "policy server", patience=patience, timeout=CALL_TIMEOUT)
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request by the named model; raises `UserError` if the server says that it cannot."""
+        """The completions of each request by the named model.
+
+        Raises UserError where the server refuses a request, and TryAgain where it stays away.
+        """
         status, answer = self._caller.ask("POST", "/v1/completions", [_body(model, request) for request in requests])
         if status != 200:
             raise UserError(f"The policy server refused a call: {reason(answer)}")
@@ -122,7 +128,7 @@ def _body(model: str, request: SampleRequest) -> dict[str, object]:
 
 
 def reason(data: bytes) -> str:
-    """What an answer that is an error says."""
+    """The message in the body of an error answer, or the beginning of the body."""
     try:
         return str(json.loads(data)["error"]["message"])
     except (ValueError, KeyError, TypeError):
@@ -130,11 +136,11 @@ def reason(data: bytes) -> str:
 
 
 def engine_url() -> str | None:
-    """The server that EVOLOG_ENGINE_URL names, if it does; raises Misconfigured for what is no address."""
-    if not (url := os.environ.get(URL)):
+    """The address in EVOLOG_ENGINE_URL, or None where it is not set; raises Misconfigured for what is no address."""
+    if not (url := os.environ.get(URL_VARIABLE)):
         return None
     if not is_address(url):
-        raise Misconfigured(f"{URL} is {url!r}; expected an address such as http://127.0.0.1:8000.")
+        raise Misconfigured(f"{URL_VARIABLE} is {url!r}; expected an address such as http://127.0.0.1:8000.")
     return url
 
 

@@ -1,7 +1,7 @@
-"""From scores over a closed vocabulary to completions: the arithmetic that the embedded policies share.
+"""From scores over a closed vocabulary to completions: the arithmetic that the policies of labels share.
 
-A completion is one token, one of the labels. Choices and bias narrow and tilt the scores; the draw is by inverse transform from a number
-in [0, 1) that is a hash of the request and of the completion's place, so it depends on nothing else that is asked.
+A completion is one token, one of the labels. Choices leave scores out, and biases are added to them. A label is drawn by inverse transform
+from a number in [0, 1), a hash of the request and of the completion's place. So it depends on nothing else that is asked.
 """
 
 import hashlib
@@ -14,10 +14,11 @@ from events.errors import UsageError
 from runtime.policies.interface import Sampled, SampleRequest
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
+"""One float64 for each label."""
 
 
 def offered(labels: Mapping[str, int], request: SampleRequest) -> tuple[list[int], Vector]:
-    """The token ids on offer and the bias of each; raises UsageError for a choice that is no label or a bias that does not fit."""
+    """The token ids on offer and their biases, as many; raises UsageError for a choice that is no label or a bias that does not fit."""
     unknown = [choice for choice in request.choices if choice not in labels]
     if unknown:
         raise UsageError(f"The choice {unknown[0]!r} is not one of this policy's {len(labels)} labels; offer labels only.")
@@ -31,7 +32,7 @@ def offered(labels: Mapping[str, int], request: SampleRequest) -> tuple[list[int
 
 
 def log_softmax(scores: Vector) -> Vector:
-    """Natural log-probabilities."""
+    """Natural log-probabilities (labels,) from scores (labels,)."""
     shifted: Vector = scores - scores.max()
     logs: Vector = shifted - np.log(np.exp(shifted).sum())
     return logs
@@ -40,7 +41,11 @@ def log_softmax(scores: Vector) -> Vector:
 def complete(
     labels: Mapping[str, int], score: Callable[[str], Vector], request: SampleRequest, best: Callable[[Vector, float], int]
 ) -> Sampled:
-    """The completions of one request. `best` picks the place of the answer at temperature 0, from the scores and a number in [0, 1)."""
+    """The completions of one request, from a function that scores all labels (labels,) for a prompt.
+
+    `best` chooses the index of the answer at temperature 0, from the scores on offer and a number in [0, 1). Raises UsageError as `offered`
+    does.
+    """
     names = list(labels)
     tokens, bias = offered(labels, request)
     scores: Vector = score(request.prompt)[tokens] + bias

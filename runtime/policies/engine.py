@@ -1,4 +1,4 @@
-"""A server with vLLM's interface as a policy: vLLM itself, or the small one of `hf_server`, started here where none is named.
+"""A policy behind a server with vLLM's interface: vLLM itself, or the small server of `hf_server`, started here where none is named.
 
 Prompts go as token ids, so that the server reads what the trainer trains on; each adapter version is loaded under a name and from a path of
 its own, as vLLM's prefix cache needs (vllm#42125).
@@ -19,17 +19,18 @@ from pathlib import Path
 import msgspec
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
-from runtime.policies.client import KEY, LONGEST, PATIENCE, Caller, engine_url, reason
+from runtime.policies.client import CALL_TIMEOUT, KEY_VARIABLE, PATIENCE, Caller, engine_url, reason
 from runtime.policies.hf import UNLIMITED, HFTokenizer
 from runtime.policies.interface import Sampled, SampleRequest
 
 ADAPTERS = 8
-"""Adapters that a server is made to hold at once."""
+"""The most adapters that are loaded into a server at once."""
 CONCURRENT = 64
-"""Calls in flight: what vLLM batches by itself."""
+"""The most calls in flight; vLLM batches them."""
 EXACT, ROUNDED = 1e-3, 0.1
-"""Nats by which log-probabilities may differ from the trainer's: in float32, and in bfloat16, in which no two kernels round alike."""
+"""The most nats by which a log-probability may differ from the trainer's: in float32, and in bfloat16, where kernels round differently."""
 SEEDS = 2**63
+"""Seeds go to the server modulo this."""
 
 
 class _Logprobs(msgspec.Struct):
@@ -63,53 +64,56 @@ class _Models(msgspec.Struct):
 
 
 class Engine:
-    """One server of one base model. For any thread."""
+    """A client of one server of one base model. For any thread. Raises TryAgain where the server does not answer."""
 
     alive = True
-    """Whether it is worth asking again."""
+    """Whether the server may still answer."""
 
     def __init__(self, url: str, key: str, patience: float = PATIENCE) -> None:
         self.url, self._key, self._patience = url, key, patience
         self._mine = threading.local()
-        self._held: OrderedDict[str, Path] = OrderedDict()
+        self._loaded: OrderedDict[str, Path] = OrderedDict()
         self._loading = threading.Lock()
         self.pool = ThreadPoolExecutor(CONCURRENT)
         served = msgspec.json.decode(self.ask("GET", "/v1/models"), type=_Models).data
         base = next(model for model in served if not model.parent)
         self.base, self.root, self.positions = base.id, base.root or base.id, base.max_model_len or UNLIMITED
-        said = json.loads(self.ask("GET", "/version"))
-        self.tolerance = EXACT if said.get("dtype") == "float32" else ROUNDED
+        version = json.loads(self.ask("GET", "/version"))
+        self.tolerance = EXACT if version.get("dtype") == "float32" else ROUNDED
 
     def ask(self, method: str, path: str, body: object = None) -> bytes:
-        """The body of the answer; raises NotFound where the server knows no such model, UsageError for another refusal."""
+        """The body of the answer to a call; raises NotFound where the server knows no such model, UsageError for another refusal."""
         if not hasattr(self._mine, "caller"):
-            self._mine.caller = Caller(self.url, self._key, "inference server", patience=self._patience, timeout=LONGEST)
+            self._mine.caller = Caller(self.url, self._key, "inference server", patience=self._patience, timeout=CALL_TIMEOUT)
         status, answer = self._mine.caller.ask(method, path, body)
         if status == 200:
             return bytes(answer)
         raise (NotFound if status == 404 else UsageError)(f"The inference server at {self.url} refused {path}: {reason(answer)}")
 
     def load(self, name: str, folder: Path) -> None:
-        """Have an adapter served under a name, unloading what was asked for least recently; raises UsageError where the server will not."""
+        """Load an adapter under a name, in place of the least recently used where there are too many.
+
+        Raises Misconfigured for a server that loads no adapters, and UsageError where it refuses this one.
+        """
         with self._loading:
-            if name not in self._held:
-                self._forget(name)  # one that an earlier process left there
-                while len(self._held) >= ADAPTERS:
-                    self._forget(self._held.popitem(last=False)[0])
+            if name not in self._loaded:
+                self._unload(name)  # one that an earlier process left there
+                while len(self._loaded) >= ADAPTERS:
+                    self._unload(self._loaded.popitem(last=False)[0])
                 try:
                     self.ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
                 except NotFound as wrong:
                     fix = "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, where the folder can be read"
                     raise Misconfigured(f"{wrong} Adapters cannot be loaded there: {fix}.") from wrong
-                self._held[name] = folder
-            self._held.move_to_end(name)
+                self._loaded[name] = folder
+            self._loaded.move_to_end(name)
 
-    def _forget(self, name: str) -> None:
+    def _unload(self, name: str) -> None:
         with contextlib.suppress(NotFound, UsageError):  # it was not there, or the server has let go of it already
             self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
     def complete(self, name: str, folder: Path | None, body: dict[str, object]) -> _Completion:
-        """A completion by the base, or by an adapter, which is loaded again where the server has forgotten it."""
+        """A completion by the base, or by the adapter in `folder`, which is loaded again where the server has dropped it."""
         call = {**body, "model": name}
         if folder:
             self.load(name, folder)
@@ -117,29 +121,29 @@ class Engine:
                 return msgspec.json.decode(self.ask("POST", "/v1/completions", call), type=_Completion)
             except NotFound:
                 with self._loading:
-                    self._held.pop(name, None)
+                    self._loaded.pop(name, None)
                 self.load(name, folder)
         return msgspec.json.decode(self.ask("POST", "/v1/completions", call), type=_Completion)
 
     def close(self) -> None:
-        """Let go of the server."""
+        """Close the client; a server that somebody else started goes on."""
 
 
-class Spawned(Engine):
-    """`hf_server` in a process of its own, which ends with this one."""
+class SpawnedEngine(Engine):
+    """An `hf_server` started in a process of its own, which ends with this one."""
 
-    def __init__(self, words: HFTokenizer) -> None:
+    def __init__(self, tokenizer: HFTokenizer) -> None:
         key = secrets.token_urlsafe(24)
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "runtime.policies.hf_server", str(words.folder), "--port", "0", "--leash"],
+            [sys.executable, "-P", "-m", "runtime.policies.hf_server", str(tokenizer.folder), "--port", "0", "--leash"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", KEY: key},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", KEY_VARIABLE: key},
         )
         assert self._child.stdout
         url = self._child.stdout.readline().decode().strip()
         if not url:
-            raise CheckFailed(f"The model in {words.folder} could not be served (exit {self._child.wait()}); see logs/policy-0.log.")
+            raise CheckFailed(f"The model in {tokenizer.folder} could not be served (exit {self._child.wait()}); see logs/policy-0.log.")
         try:
             super().__init__(url, key, patience=1.0)
         except BaseException:
@@ -159,37 +163,37 @@ class Spawned(Engine):
         self._child.stdout.close()
 
 
-def connect(words: HFTokenizer) -> Engine:
-    """The server that EVOLOG_ENGINE_URL names, or else one of our own for this model."""
+def connect(tokenizer: HFTokenizer) -> Engine:
+    """The server that EVOLOG_ENGINE_URL names, or else a new `hf_server` for this model; raises Misconfigured for one of another model."""
     if (url := engine_url()) is None:
-        return Spawned(words)
-    engine = Engine(url, os.environ.get(KEY, ""))
-    if engine.root not in (str(words.folder), words.model_name):
+        return SpawnedEngine(tokenizer)
+    engine = Engine(url, os.environ.get(KEY_VARIABLE, ""))
+    if engine.root not in (str(tokenizer.folder), tokenizer.model_name):
         raise Misconfigured(
-            f"The inference server at {url} serves {engine.root}, and this run is of {words.model_name}: start one that serves it."
+            f"The inference server at {url} serves {engine.root}, and this run is of {tokenizer.model_name}: start one that serves it."
         )
     return engine
 
 
 class EnginePolicy:
-    """A model by its server, alone or with an adapter. It takes no choices and no bias. For any thread."""
+    """A model behind a server, alone or with an adapter, as a policy. It takes no choices and no bias. For any thread."""
 
-    def __init__(self, engine: Engine, words: HFTokenizer, adapter: str = "", folder: Path | None = None) -> None:
+    def __init__(self, engine: Engine, tokenizer: HFTokenizer, adapter: str = "", folder: Path | None = None) -> None:
         """Raises Misconfigured for an adapter of another base, UsageError for one that the server refuses."""
-        self._engine, self._words, self._folder = engine, words, folder
+        self._engine, self._tokenizer, self._folder = engine, tokenizer, folder
         self._name = adapter or engine.base
         self.tolerance = engine.tolerance
         if folder:
-            _belongs(folder, words)
+            _belongs(folder, tokenizer)
             engine.load(adapter, folder)
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request, all asked at once."""
+        """The completions of each request, in parallel; raises UsageError for one with choices or a bias, or that the server refuses."""
         return list(self._engine.pool.map(self._one, requests))
 
     def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
-        """The natural log-probability of each of the tokens after a prompt, by the server's account."""
-        ids = [*self._words.encode(prompt), *tokens]
+        """The natural log-probability of each of the tokens after a prompt, as the server computes it."""
+        ids = [*self._tokenizer.encode(prompt), *tokens]
         body = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1, "prompt_logprobs": 0, "return_token_ids": True}
         logs = self._engine.complete(self._name, self._folder, body).choices[0].prompt_logprobs or ()
         return [logs[place][str(ids[place])].logprob for place in range(len(ids) - len(tokens), len(ids))]  # type: ignore[index]
@@ -197,16 +201,16 @@ class EnginePolicy:
     def _one(self, request: SampleRequest) -> Sampled:
         if request.choices or request.bias:
             raise UsageError("This policy answers freely and takes no choices and no bias; ask it with the prompt alone.")
-        prompt = self._words.encode(request.prompt)
+        prompt = self._tokenizer.encode(request.prompt)
         body = {
             "prompt": prompt,
             "n": request.n,
-            "max_tokens": max(1, min(request.max_tokens, min(self._words.positions, self._engine.positions) - len(prompt))),
+            "max_tokens": max(1, min(request.max_tokens, min(self._tokenizer.positions, self._engine.positions) - len(prompt))),
             "temperature": request.temperature,
             "seed": request.seed % SEEDS,
             "top_p": 1,
             "top_k": 0,
-            "stop_token_ids": sorted(self._words.ends),
+            "stop_token_ids": sorted(self._tokenizer.ends),
             "logprobs": 1,
             "return_token_ids": True,
         }
@@ -219,10 +223,10 @@ class EnginePolicy:
         )
 
 
-def _belongs(folder: Path, words: HFTokenizer) -> None:
+def _belongs(folder: Path, tokenizer: HFTokenizer) -> None:
     try:
-        said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base_name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as wrong:
         raise CheckFailed(f"The adapter in {folder} has no readable adapter_config.json ({wrong}); train it anew.") from wrong
-    if said != words.name:
-        raise Misconfigured(f"The adapter in {folder} was made for the base {said}, not for {words.name}; train it anew.")
+    if base_name != tokenizer.name:
+        raise Misconfigured(f"The adapter in {folder} was made for the base {base_name}, not for {tokenizer.name}; train it anew.")

@@ -1,7 +1,7 @@
-"""Any causal language model of Hugging Face's format as a policy, by the path of its folder or its id on the hub.
+"""Any causal language model of Hugging Face's format as a base model, by the path of its folder or its id on the hub.
 
-The base that a run names is a small folder that says which model is meant and how its files looked, not the model itself: weights of many
-gigabytes stay where they are, and a host whose files differ refuses.
+The base folder of a run is small: it holds the model's path or id and a digest of its files. The weights, many gigabytes, stay where they
+are. A host on which the files have another digest refuses.
 """
 
 import hashlib
@@ -19,26 +19,29 @@ from events.errors import CheckFailed, NotFound, UsageError
 KIND = "hf"
 PREFIX = "hf:"
 CHECKPOINTING = "EVOLOG_CHECKPOINTING"
-"""Set to 1, training keeps no activations and computes them again in the backward pass."""
+"""An environment variable. Set to 1, training stores no activations and computes them again in the backward pass."""
 SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
-"""Of the files that make a model."""
+"""Endings of the files of a model."""
 UNLIMITED = 1 << 30
-"""Positions of a model that says no number."""
+"""The positions of a model whose config says no number."""
 EDGE = 1 << 20
-"""Bytes of a large file's beginning and end that its digest covers, beside its size."""
+"""Bytes of a file's beginning, and of its end, that the digest covers."""
 
 
-def describe(named: str, into: Path) -> None:
-    """Write the base folder of a model, a path or an id; raises NotFound where it is not to be had, CheckFailed where it is none."""
+def write_base(named: str, into: Path) -> None:
+    """Write the base folder of a model that is named by a path or an id.
+
+    Raises NotFound for a model that cannot be had, and CheckFailed for one that is no causal language model.
+    """
     folder = resolve(named)
-    words = HFTokenizer(folder, digest_of(folder))
-    card = {"kind": KIND, "model": str(folder.resolve()) if Path(named).is_dir() else named, "digest": words.digest}
+    tokenizer = HFTokenizer(folder, digest_of(folder))
+    card = {"kind": KIND, "model": str(folder.resolve()) if Path(named).is_dir() else named, "digest": tokenizer.digest}
     into.mkdir(parents=True, exist_ok=True)
     write_json(into / "base.json", card)
 
 
 def resolve(named: str) -> Path:
-    """The folder of a model, fetched from the hub if it is no folder here; raises NotFound in words that name it."""
+    """The folder of a model that is named by a path or an id, fetched from the hub if it is no folder here; raises NotFound."""
     if Path(named).is_dir():
         if not (Path(named) / "config.json").is_file():
             raise NotFound(f"The folder {named} holds no config.json, so it is no model of transformers; give the folder that does.")
@@ -57,20 +60,23 @@ def resolve(named: str) -> Path:
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over the files that make a model what it is: name, size, and the first and last mebibyte of each."""
-    of = hashlib.sha256()
+    """SHA-256 over the files of a model: the name, the size, and the first and last mebibyte of each."""
+    total = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
         size = path.stat().st_size
-        of.update(f"{path.name} {size} ".encode())
+        total.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
-            of.update(file.read(EDGE))
+            total.update(file.read(EDGE))
             file.seek(max(0, size - EDGE))
-            of.update(file.read(EDGE))
-    return of.hexdigest()
+            total.update(file.read(EDGE))
+    return total.hexdigest()
 
 
 class HFTokenizer:
-    """What a model's folder says without its weights: tokens of texts, how answers end, and how long they may be."""
+    """A model without its weights: its tokenizer, the tokens that end an answer, and how many positions it has.
+
+    Raises CheckFailed for a folder that transformers cannot read or that names no token to end an answer.
+    """
 
     def __init__(self, folder: Path, digest: str) -> None:
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -86,45 +92,48 @@ class HFTokenizer:
             raise _unreadable(folder, wrong) from wrong
         self.folder, self.digest, self.model_name = folder, digest, str(folder)
         self.name = f"{KIND}@{digest[:16]}"
-        said, spoken = generation.eos_token_id, self.tokenizer.eos_token_id
-        self.ends = frozenset(said if isinstance(said, list) else [said if spoken is None or said is not None else spoken]) - {None}
+        configured, own = generation.eos_token_id, self.tokenizer.eos_token_id
+        self.ends = frozenset(configured if isinstance(configured, list) else [own if configured is None else configured]) - {None}
         if not self.ends:
             raise CheckFailed(f"The model in {folder} says no token that ends an answer; set eos_token_id in its generation_config.json.")
-        self.end = spoken if spoken in self.ends else min(self.ends)
+        self.end = own if own in self.ends else min(self.ends)
         text = config.get_text_config()
         self.positions = int(getattr(text, "max_position_embeddings", UNLIMITED))
         self.vocabulary = int(text.vocab_size)
 
     @classmethod
     def load(cls, base: Path) -> Self:
-        """Those of the model that a base folder names; raises NotFound, or CheckFailed where this host's files are not the run's."""
+        """Load the model that a base folder names.
+
+        Raises NotFound for a model that cannot be had, and CheckFailed where this host's files have another digest than the folder says.
+        """
         card = json.loads((base / "base.json").read_text(encoding="utf-8"))
         folder = resolve(card["model"])
-        seen = digest_of(folder)
-        if seen != card["digest"]:
+        digest = digest_of(folder)
+        if digest != card["digest"]:
             raise CheckFailed(
-                f"The model {card['model']} has digest {seen[:16]} on this host, the run was started on {card['digest'][:16]}; "
+                f"The model {card['model']} has digest {digest[:16]} on this host, the run was started on {card['digest'][:16]}; "
                 "fetch the same version here."
             )
-        found = cls(folder, seen)
-        found.model_name = card["model"]
-        return found
+        loaded = cls(folder, digest)
+        loaded.model_name = card["model"]
+        return loaded
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """The prompt as a user's turn in the model's chat template, or as it is where there is none; raises UsageError if too long."""
         return self.encode_turns([{"role": "user", "content": prompt}]) if self.tokenizer.chat_template else self.encode_plain(prompt)
 
     def encode_turns(self, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """A conversation in the model's chat template, up to where the model is to speak."""
+        """The tokens of a conversation in the model's chat template, up to the model's turn; raises UsageError if they are too many."""
         text = self.tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, tokenize=False)
         return self._fitting(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
-        """A text as it is, with what the tokenizer puts before every text."""
+        """The tokens of a text outside any template, with those that the tokenizer puts before every text; raises UsageError as above."""
         return self._fitting(self.tokenizer(text)["input_ids"])
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        """The tokens of a completion and the one that ends it."""
+        """The tokens of a completion and the token that ends it."""
         return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -153,8 +162,8 @@ class HFModel(HFTokenizer):
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
 
 
-class Trainee(CausalTrainee):
-    """A model under a LoRA adapter that is trained; see `CausalTrainee`. It takes the model over."""
+class HFTrainee(CausalTrainee):
+    """A model under a LoRA adapter that is trained; see `CausalTrainee`. It changes the base's model, which must not be used further."""
 
     def __init__(self, base: HFModel, adapter: Path | None, seed: int, critic: bool = False) -> None:
         checkpointing = os.environ.get(CHECKPOINTING, "") not in ("", "0")
@@ -162,7 +171,7 @@ class Trainee(CausalTrainee):
 
     @torch.no_grad()
     def log_probs(self, prompt: str) -> list[float]:
-        """The natural log-probability of each first token, with the weights as they are now."""
+        """The natural log-probability (vocabulary,) of each token as the first after a prompt, with the weights as they are now."""
         ids = torch.tensor([self.encode(prompt)], device=self.model.device)
         logits = self.model(ids, logits_to_keep=1).logits[0, -1].double()
         return [float(value) for value in torch.log_softmax(logits, 0)]
@@ -174,7 +183,7 @@ class Trainee(CausalTrainee):
 
 
 def log_probs_of(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """The natural log-probability of each of the tokens, one after the other, after a prompt."""
+    """The natural log-probabilities (tokens,) of these tokens, one after the other, after a prompt."""
     ids = torch.tensor([[*prompt, *tokens]], device=model.device)
     logits = model(ids[:, :-1], logits_to_keep=len(tokens)).logits[0].double()
     logs = torch.log_softmax(logits, 1)[torch.arange(len(tokens)), list(tokens)]

@@ -1,8 +1,8 @@
 """A small HTTP server on transformers and peft with vLLM's interface: completions, chat, tokens, adapters loaded while it runs.
 
-`python -m runtime.policies.hf_server MODEL --port N` serves a model by the path of its folder or its id on the hub. One base is in
-memory, and the adapters beside it. Of vLLM's fields it takes those that it honours and refuses any other. A completion is the same for the
-same adapter, prompt, seed and place, whatever is asked at the same time (on one thread of a CPU).
+`python -m runtime.policies.hf_server MODEL --port N` serves a model by the path of its folder or its id on the hub. One base model and its
+adapters are in memory. A request with a field of vLLM's that this server does not honour is refused. Equal adapter, prompt, seed and place
+give equal completions, whatever is asked at the same time (on one thread of a CPU).
 """
 
 import argparse
@@ -24,16 +24,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from algorithms.models.causal_lm import linear_layers
-from algorithms.models.sampling import SLOTS, Ask, Completion, Sampler
+from algorithms.models.sampling import SLOTS, CompletionRequest, SampledCompletion, Sampler
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
-from runtime.policies.client import KEY
+from runtime.policies.client import KEY_VARIABLE
 
 BODY_LIMIT = 64 * 1024 * 1024
 BATCH_WINDOW = 0.002
-"""Seconds that a call waits for others to be computed with."""
+"""Seconds that calls are collected for, to be computed in one batch."""
 NONE = "none"
-"""An adapter that changes nothing, so that the model has the form that adapters are added to."""
+"""The name of an adapter that changes nothing. It gives the model the form that peft adds further adapters to."""
 
 
 class _Fields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -81,8 +81,8 @@ class _Unload(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     lora_name: str
 
 
-class Held(NamedTuple):
-    """An adapter in memory: the name that peft knows it by, and where it came from."""
+class LoadedAdapter(NamedTuple):
+    """An adapter in memory: its name within peft, and the folder that it was loaded from."""
 
     inner: str
     path: str
@@ -90,16 +90,16 @@ class Held(NamedTuple):
 
 class _Job(NamedTuple):
     adapter: str
-    asks: list[Ask]
-    done: "Future[list[Completion]]"
+    requests: list[CompletionRequest]
+    done: "Future[list[SampledCompletion]]"
 
 
-class Engine:
-    """One model and the adapters beside it. Any thread may ask; one computes."""
+class HFEngine:
+    """One base model and its adapters. Any thread may call it; one thread computes."""
 
     def __init__(self, base: hf.HFModel, name: str) -> None:
         self.base, self.name = base, name
-        self.adapters: dict[str, Held] = {}
+        self.adapters: dict[str, LoadedAdapter] = {}
         targets = list(linear_layers(base.model))
         self._model: Any = get_peft_model(base.model, LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM"), adapter_name=NONE)
         self._sampler = Sampler(base, self._model)
@@ -111,25 +111,28 @@ class Engine:
         """The base's name, then the adapters'."""
         return [self.name, *self.adapters]
 
-    def complete(self, name: str, asks: list[Ask]) -> list[Completion]:
-        """A completion of each; raises NotFound for a name that is not served, UsageError for one that cannot be made."""
-        for ask in asks:
-            if len(ask.prompt) >= self.base.positions or not ask.prompt:
-                raise UsageError(f"A prompt has {len(ask.prompt)} tokens; the model reads 1 to {self.base.positions - 1}.")
-        done: Future[list[Completion]] = Future()
-        self._jobs.put(_Job(self._inner(name), asks, done))
+    def complete(self, name: str, requests: list[CompletionRequest]) -> list[SampledCompletion]:
+        """A completion for each request by the model of this name.
+
+        Raises NotFound for a name that is not served, UsageError for a prompt that is empty or too long.
+        """
+        for request in requests:
+            if len(request.prompt) >= self.base.positions or not request.prompt:
+                raise UsageError(f"A prompt has {len(request.prompt)} tokens; the model reads 1 to {self.base.positions - 1}.")
+        done: Future[list[SampledCompletion]] = Future()
+        self._jobs.put(_Job(self._inner(name), requests, done))
         return done.result()
 
     def score(self, name: str, tokens: Sequence[int]) -> list[float]:
-        """The natural log-probability of each token but the first."""
+        """The natural log-probability (tokens - 1,) of each token but the first, after those before it."""
 
         def work() -> list[float]:
             with torch.inference_mode(), self._with(inner):
                 return hf.log_probs_of(self._model, tokens[:1], tokens[1:])
 
         inner = self._inner(name)
-        found: list[float] = self._alone(work)
-        return found
+        logprobs: list[float] = self._alone(work)
+        return logprobs
 
     def load(self, name: str, path: str) -> None:
         """Add an adapter from a peft folder; raises UsageError where the name is taken or the folder is no adapter of this model."""
@@ -138,7 +141,7 @@ class Engine:
         self._alone(lambda: self._load(name, path))
 
     def unload(self, name: str) -> None:
-        """Forget an adapter."""
+        """Remove an adapter; raises NotFound for a name that is not loaded."""
 
         def work() -> None:
             if name not in self.adapters:
@@ -166,7 +169,7 @@ class Engine:
             if inner in self._model.peft_config:
                 self._model.delete_adapter(inner)
             raise UsageError(f"The lora adapter in {path} cannot be loaded ({type(wrong).__name__}: {wrong!s:.300}).") from wrong
-        self.adapters[name] = Held(inner, path)
+        self.adapters[name] = LoadedAdapter(inner, path)
         self._model.requires_grad_(False)
 
     def _with(self, inner: str) -> Any:
@@ -200,9 +203,9 @@ class Engine:
             for inner, jobs in together.items():
                 while jobs:  # so that nobody waits for all
                     part = [jobs.pop(0)]
-                    rows = len(part[0].asks)
-                    while jobs and rows + len(jobs[0].asks) <= SLOTS:
-                        rows += len(jobs[0].asks)
+                    rows = len(part[0].requests)
+                    while jobs and rows + len(jobs[0].requests) <= SLOTS:
+                        rows += len(jobs[0].requests)
                         part.append(jobs.pop(0))
                     self._answer(inner, part)
             for job in taken:
@@ -212,9 +215,9 @@ class Engine:
     def _answer(self, inner: str, jobs: Sequence[_Job]) -> None:
         try:
             with self._with(inner):
-                found = iter(self._sampler.sample([ask for job in jobs for ask in job.asks]))
+                completions = iter(self._sampler.sample([request for job in jobs for request in job.requests]))
             for job in jobs:
-                job.done.set_result([next(found) for _ in job.asks])
+                job.done.set_result([next(completions) for _ in job.requests])
         except BaseException as wrong:  # the next jobs are computed all the same
             for job in jobs:
                 if not job.done.done():
@@ -222,17 +225,17 @@ class Engine:
 
 
 class Server(ThreadingHTTPServer):
-    """The engine over HTTP, on loopback unless another address is given; behind a key where there is one."""
+    """An engine over HTTP, on loopback unless another address is given. Where `key` is not empty, callers must have it."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, engine: Engine, host: str = "127.0.0.1", port: int = 0, key: str = "") -> None:
+    def __init__(self, engine: HFEngine, host: str = "127.0.0.1", port: int = 0, key: str = "") -> None:
         self.engine, self.key = engine, key
         super().__init__((host, port), _Handler)
 
     def answer(self, method: str, path: str, body: bytes) -> object:
-        """What a call is answered; raises NotFound, UsageError or ValueError."""
+        """The JSON answer to a call; raises NotFound, UsageError or ValueError."""
         match method, path:
             case "GET", "/health":
                 return {}
@@ -241,8 +244,8 @@ class Server(ThreadingHTTPServer):
             case "GET", "/v1/models":
                 first = {"id": self.engine.name, "object": "model", "root": str(self.engine.base.folder), "parent": None}
                 rest = [
-                    {"id": name, "object": "model", "root": held.path, "parent": self.engine.name}
-                    for name, held in self.engine.adapters.items()
+                    {"id": name, "object": "model", "root": adapter.path, "parent": self.engine.name}
+                    for name, adapter in self.engine.adapters.items()
                 ]
                 return {"object": "list", "data": [{**first, "max_model_len": self.engine.base.positions}, *rest]}
             case "POST", "/v1/completions":
@@ -250,8 +253,8 @@ class Server(ThreadingHTTPServer):
             case "POST", "/v1/chat/completions":
                 return self._chat(msgspec.json.decode(body, type=_Chat))
             case "POST", "/tokenize":
-                asked = msgspec.json.decode(body, type=_Tokenize)
-                tokens = self._turns(asked.messages) if asked.messages else self.engine.base.encode_plain(asked.prompt)
+                text = msgspec.json.decode(body, type=_Tokenize)
+                tokens = self._turns(text.messages) if text.messages else self.engine.base.encode_plain(text.prompt)
                 return {"count": len(tokens), "max_model_len": self.engine.base.positions, "tokens": tokens}
             case "POST", "/v1/load_lora_adapter":
                 load = msgspec.json.decode(body, type=_Load)
@@ -269,54 +272,54 @@ class Server(ThreadingHTTPServer):
             raise UsageError("This model has no chat template; ask /v1/completions.")
         return self.engine.base.encode_turns([{"role": turn.role, "content": turn.content} for turn in turns])
 
-    def _completions(self, asked: _Completions) -> object:
-        whole = isinstance(asked.prompt, str) or all(isinstance(one, int) for one in asked.prompt)
-        prompts: Sequence[Any] = [asked.prompt] if whole else asked.prompt
+    def _completions(self, call: _Completions) -> object:
+        whole = isinstance(call.prompt, str) or all(isinstance(one, int) for one in call.prompt)
+        prompts: Sequence[Any] = [call.prompt] if whole else call.prompt
         read = [self.engine.base.encode_plain(one) if isinstance(one, str) else tuple(one) for one in prompts]
-        choices, usage = self._sampled(asked, read)
+        choices, usage = self._sampled(call, read)
         for choice in choices:
-            told = {"token_logprobs": choice.pop("logprobs"), "tokens": choice.pop("tokens")}
-            choice |= {"logprobs": told if asked.logprobs is not None else None}
-        return {**_head(asked.model, "text_completion"), "choices": choices, "usage": usage}
+            logprobs = {"token_logprobs": choice.pop("logprobs"), "tokens": choice.pop("tokens")}
+            choice |= {"logprobs": logprobs if call.logprobs is not None else None}
+        return {**_head(call.model, "text_completion"), "choices": choices, "usage": usage}
 
-    def _chat(self, asked: _Chat) -> object:
-        prompt = self._turns(asked.messages)
-        choices, usage = self._sampled(asked, [prompt])
+    def _chat(self, call: _Chat) -> object:
+        prompt = self._turns(call.messages)
+        choices, usage = self._sampled(call, [prompt])
         for choice in choices:
-            told = [
+            logprobs = [
                 {"token": token, "logprob": logprob, "top_logprobs": []}
                 for token, logprob in zip(choice.pop("tokens"), choice.pop("logprobs"), strict=True)
             ]
             choice |= {
                 "message": {"role": "assistant", "content": choice.pop("text")},
-                "logprobs": {"content": told} if asked.logprobs else None,
+                "logprobs": {"content": logprobs} if call.logprobs else None,
             }
             choice.pop("prompt_token_ids", None)
-        extra = {"prompt_token_ids": prompt} if asked.return_token_ids else {}
-        return {**_head(asked.model, "chat.completion"), **extra, "choices": choices, "usage": usage}
+        extra = {"prompt_token_ids": prompt} if call.return_token_ids else {}
+        return {**_head(call.model, "chat.completion"), **extra, "choices": choices, "usage": usage}
 
-    def _sampled(self, asked: _Fields, prompts: Sequence[tuple[int, ...]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    def _sampled(self, call: _Fields, prompts: Sequence[tuple[int, ...]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
         base = self.engine.base
-        if asked.top_p != 1 or asked.top_k not in (0, -1) or asked.stream or (asked.prompt_logprobs or 0) > 0:
+        if call.top_p != 1 or call.top_k not in (0, -1) or call.stream or (call.prompt_logprobs or 0) > 0:
             raise UsageError("This server samples from all of the distribution, shows one log-probability a token, and does not stream.")
-        if not base.ends.issuperset(asked.stop_token_ids):
-            raise UsageError(f"This server ends a completion at {sorted(base.ends)} alone, not at all of {list(asked.stop_token_ids)}.")
-        if not (1 <= asked.n <= 4096):
-            raise UsageError(f"n is {asked.n}; ask for 1 to 4096 completions.")
-        rest = 16 if isinstance(asked, _Completions) else base.positions  # as vLLM has it
+        if not base.ends.issuperset(call.stop_token_ids):
+            raise UsageError(f"This server ends a completion at {sorted(base.ends)} alone, not at all of {list(call.stop_token_ids)}.")
+        if not (1 <= call.n <= 4096):
+            raise UsageError(f"n is {call.n}; ask for 1 to 4096 completions.")
+        rest = 16 if isinstance(call, _Completions) else base.positions  # as vLLM has it
 
         def most(prompt: tuple[int, ...]) -> int:
-            return min(rest, base.positions - len(prompt)) if asked.max_tokens is None else asked.max_tokens
+            return min(rest, base.positions - len(prompt)) if call.max_tokens is None else call.max_tokens
 
-        seed = secrets.randbits(62) if asked.seed is None else asked.seed
-        asks = [
-            Ask(prompt=prompt, seed=seed, place=place, temperature=asked.temperature, max_tokens=most(prompt))
+        seed = secrets.randbits(62) if call.seed is None else call.seed
+        requests = [
+            CompletionRequest(prompt=prompt, seed=seed, place=place, temperature=call.temperature, max_tokens=most(prompt))
             for prompt in prompts
-            for place in range(asked.n)
+            for place in range(call.n)
         ]
-        found = self.engine.complete(asked.model, asks)
+        completions = self.engine.complete(call.model, requests)
         choices = []
-        for index, (ask, one) in enumerate(zip(asks, found, strict=True)):
+        for index, (request, one) in enumerate(zip(requests, completions, strict=True)):
             ended = one.tokens[-1] in base.ends
             choice: dict[str, Any] = {
                 "index": index,
@@ -325,14 +328,14 @@ class Server(ThreadingHTTPServer):
                 "logprobs": one.logprobs,
                 "finish_reason": "stop" if ended else "length",
             }
-            if asked.return_token_ids:
-                choice |= {"token_ids": one.tokens, "prompt_token_ids": ask.prompt}
-            if asked.prompt_logprobs is not None:
-                logs = self.engine.score(asked.model, ask.prompt) if len(ask.prompt) > 1 else []
-                named = zip(ask.prompt[1:], logs, strict=True)
+            if call.return_token_ids:
+                choice |= {"token_ids": one.tokens, "prompt_token_ids": request.prompt}
+            if call.prompt_logprobs is not None:
+                logs = self.engine.score(call.model, request.prompt) if len(request.prompt) > 1 else []
+                named = zip(request.prompt[1:], logs, strict=True)
                 choice["prompt_logprobs"] = [None, *({str(token): {"logprob": logprob}} for token, logprob in named)]
             choices.append(choice)
-        prompt_tokens, completion_tokens = sum(map(len, prompts)), sum(len(one.tokens) for one in found)
+        prompt_tokens, completion_tokens = sum(map(len, prompts)), sum(len(one.tokens) for one in completions)
         total = prompt_tokens + completion_tokens
         return choices, {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 
@@ -385,7 +388,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Whoever asks records what was asked."""
+        """Log nothing: callers record their own calls."""
 
 
 def main() -> None:
@@ -399,8 +402,8 @@ def main() -> None:
     chosen = parser.parse_args()
     try:
         folder = hf.resolve(chosen.model)
-        engine = Engine(hf.HFModel(folder, hf.digest_of(folder)), chosen.served_model_name or chosen.model)
-        server = Server(engine, chosen.host, chosen.port, os.environ.get(KEY, ""))
+        engine = HFEngine(hf.HFModel(folder, hf.digest_of(folder)), chosen.served_model_name or chosen.model)
+        server = Server(engine, chosen.host, chosen.port, os.environ.get(KEY_VARIABLE, ""))
     except (UserError, OSError) as wrong:
         raise SystemExit(str(wrong)) from None
     print(f"http://{chosen.host}:{server.server_port}", flush=True)

@@ -1,4 +1,4 @@
-"""What every policy offers: completions of a prompt, with token ids and the log-probabilities at which they were sampled."""
+"""The interface of every policy: requests for completions, and completions with their token ids and log-probabilities."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -7,10 +7,10 @@ import msgspec
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One call: `n` completions of a prompt.
+    """One call of a policy, for `n` completions of a prompt.
 
-    `choices` restricts the completion to one of these texts (empty: whatever the model's vocabulary allows), and `bias` is added to
-    their logits, as OpenAI's `logit_bias` is to those of tokens. A temperature of 0 takes the most probable.
+    `choices` restricts the completion to one of these texts (empty: whatever the model's vocabulary allows). `bias` is added to their
+    logits, as OpenAI's `logit_bias` is to those of tokens. A temperature of 0 takes the most probable.
     """
 
     prompt: str
@@ -21,11 +21,14 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     max_tokens: int = 64
     hint: str = ""
-    """What the model is shown after the prompt and does not learn to need: the client joins them, training takes the prompt alone."""
+    """A text that the model is shown after the prompt. The client joins the two; training takes the prompt alone, and so needs no hint."""
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """The completions of one call. `logprobs` are natural, of the tokens as sampled at temperature 1 from what was on offer."""
+    """The completions of one call: each one's text, token ids and natural log-probabilities.
+
+    The log-probabilities are those at temperature 1 among the choices on offer, whatever the temperature of the request.
+    """
 
     texts: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
@@ -33,16 +36,9 @@ class Sampled(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
 
 
-class Sampler(Protocol):
-    """A policy that can be asked."""
-
-    def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request; the same for the same request, whatever else is asked with it."""
-
-
 @runtime_checkable
-class Scores(Protocol):
-    """A policy of so large a vocabulary that it shows log-probabilities of given tokens alone."""
+class TokenScorer(Protocol):
+    """A policy that gives the log-probabilities of given tokens, since its vocabulary is too large for those of all."""
 
     def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
         """The natural log-probability of each of the tokens, one after the other, after a prompt."""

@@ -1,7 +1,7 @@
 """One process of a training round that `training.launch` starts: `python -m runtime.policies.launched ROOM`, in a process group.
 
-Each reads the same task from the room and makes the same update, on a device of its own and with its part of the rows; the first writes
-what comes of it. What goes wrong first is written too, for the process that waits.
+ROOM is the folder that the processes share. Each reads the same task from it and does the same update, on a device of its own and with its
+share of the rows; the process of rank 0 writes the result. The failure of the first that fails is written too, for the process that waits.
 """
 
 import importlib
@@ -17,13 +17,13 @@ import torch
 
 from algorithms.learning import algorithm as find_algorithm
 from algorithms.learning.batch import NothingToLearn
-from runtime.policies.training import Wrong, back_end_for, descend, keep, open_trainee, read_task
+from runtime.policies.training import LaunchFailure, back_end_for, open_trainee, read_task, run_update, save_result
 
 accelerate: Any = importlib.import_module("accelerate")  # so, since its types are partial and of another strictness
 
 
 def main(room: Path, work: Callable[[Path, int, int], None]) -> None:
-    """Do the work as one of its processes: it is given the room, this process's number, and how many they are."""
+    """Join the process group and call `work(room, rank, count)`. Any failure is written into the room, and ends the process with code 1."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         place = accelerate.PartialState(cpu=not torch.cuda.is_available())
@@ -32,29 +32,29 @@ def main(room: Path, work: Callable[[Path, int, int], None]) -> None:
         work(room, place.process_index, place.num_processes)
         place.destroy_process_group()
     except Exception as wrong:
-        write(room, wrong)
+        write_failure(room, wrong)
         os._exit(1)  # no waiting for the others, who wait for this one
 
 
-def train(room: Path, rank: int, count: int) -> None:
-    """The update that the room's task orders."""
+def train_share(room: Path, rank: int, count: int) -> None:
+    """This process's share of the update that the room's task asks for."""
     order, rollouts = msgspec.structs.astuple(read_task(room))
     algorithm = find_algorithm(order.algorithm)
     model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
     back_end = back_end_for(order.back_end, model, algorithm)
-    done = descend(order, back_end, model, algorithm, rollouts)
+    done = run_update(order, back_end, model, algorithm, rollouts)
     if rank == 0:
-        trained = keep(order, back_end, model, done, room / "adapter", room / "state")
+        trained = save_result(order, back_end, model, done, room / "adapter", room / "state")
         (room / "trained").write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(trained, processes=count)))
 
 
-def write(room: Path, wrong: Exception) -> None:
-    """Say in the room what went wrong, whole and once: the others fail soon after, of this one's absence."""
+def write_failure(room: Path, wrong: Exception) -> None:
+    """Write the failure into the room, unless one is there: the other processes fail soon after the first, for want of it."""
     votes = wrong.votes if isinstance(wrong, NothingToLearn) else ()
-    mine = room / f"wrong.{os.getpid()}"
-    mine.write_bytes(msgspec.msgpack.encode(Wrong(type(wrong).__name__, str(wrong), votes)))
+    mine = room / f"failure.{os.getpid()}"
+    mine.write_bytes(msgspec.msgpack.encode(LaunchFailure(type(wrong).__name__, str(wrong), votes)))
     try:
-        os.link(mine, room / "wrong")
+        os.link(mine, room / "failure")
     except FileExistsError:
         pass
     mine.unlink()
@@ -67,4 +67,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), train)
+    main(Path(sys.argv[1]), train_share)

@@ -15,7 +15,9 @@ from events.errors import TryAgain, UserError
 from runtime.policies.interface import Sampled, SampleRequest
 
 BODY_LIMIT = 64 * 1024 * 1024
-Sample = Callable[[str, Sequence[SampleRequest]], list[Sampled]]
+"""The most bytes of a request's body."""
+SampleByModel = Callable[[str, Sequence[SampleRequest]], list[Sampled]]
+"""From a model's name and requests to their completions."""
 
 
 class _Structured(msgspec.Struct):
@@ -37,25 +39,28 @@ _decoder = msgspec.json.Decoder(list[_Body] | _Body)
 
 
 class PolicyServer(ThreadingHTTPServer):
-    """Serves what `sample` gives for a model's name and requests."""
+    """The HTTP server, on a port of 127.0.0.1 (0: any), for callers that have the token.
+
+    `sample` completes requests, and `names` lists the models on offer.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, port: int, token: str, sample: Sample, names: Callable[[], list[str]]) -> None:
+    def __init__(self, port: int, token: str, sample: SampleByModel, names: Callable[[], list[str]]) -> None:
         self.token, self.sample, self.names = token, sample, names
         super().__init__(("127.0.0.1", port), _Handler)
 
     def complete(self, body: bytes) -> object:
-        """The answer to the body of a request."""
+        """The JSON answer to the body of a completions request; raises UserError for a body that is none, and what `sample` raises."""
         try:
-            asked = _decoder.decode(body)
+            decoded = _decoder.decode(body)
         except msgspec.DecodeError as wrong:
             raise UserError(f"the body is no completions request: {wrong}") from wrong
-        bodies = asked if isinstance(asked, list) else [asked]
+        bodies = decoded if isinstance(decoded, list) else [decoded]
         by_model: dict[str, list[int]] = {}
-        for place, of in enumerate(bodies):
-            by_model.setdefault(of.model, []).append(place)
+        for place, one in enumerate(bodies):
+            by_model.setdefault(one.model, []).append(place)
         answers: list[object] = [None] * len(bodies)
         for model, places in by_model.items():
             sampled = self.sample(model, [_request(bodies[place]) for place in places])
@@ -75,7 +80,7 @@ class PolicyServer(ThreadingHTTPServer):
                     ],
                     "usage": {"prompt_tokens": one.prompt_tokens, "completion_tokens": sum(map(len, one.tokens))},
                 }
-        return answers if isinstance(asked, list) else answers[0]
+        return answers if isinstance(decoded, list) else answers[0]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,9 +1,10 @@
-"""The text scorer: scores of a closed set of labels, from hashed character n-grams, with a LoRA adapter on top. Inference is numpy alone.
+"""The text scorer, a policy for classification: it scores labels from hashed character n-grams. Inference needs numpy alone.
 
     z(prompt) = sum_f w_f (E[f] + alpha / r A[f] B),   w = L2-normalised tf-idf weights of the prompt's unigrams and bigrams
 
-E[f] (labels) is `SCALE` times the tf-idf weight of f in each label's name, so the base answers with the label whose name is nearest.
-A base is a folder of base.json and base.safetensors; an adapter is an ordinary peft folder, which names the digest of its base.
+E[f] (labels,) is `SCALE` times the tf-idf weight of f in each label's name, so the base answers with the label whose name is nearest.
+A (BUCKETS, r) and B (r, labels) are the factors of a LoRA adapter. A base is a folder of base.json and base.safetensors; an adapter is an
+ordinary peft folder, which names the digest of its base.
 """
 
 import hashlib
@@ -23,20 +24,22 @@ from runtime.policies.interface import Sampled, SampleRequest
 KIND = "text-scorer"
 BITS = 16
 BUCKETS = 1 << BITS
+"""Hash buckets of n-grams."""
 SCALE = 20.0
+"""What turns a cosine of a prompt and a label's name into a score."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """Knuth's multiplicative hashing, 2^64 over the golden ratio."""
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 KEY_A = "base_model.model.scores.lora_embedding_A"
 KEY_B = "base_model.model.scores.lora_embedding_B"
-_REMEMBERED = 8192
-_REMEMBERED_LENGTH = 20_000
-"""Characters of the longest prompt that is remembered."""
+_CACHED_PROMPTS = 8192
+_CACHED_LENGTH = 20_000
+"""Characters of the longest prompt whose scores are cached."""
 
 
-class Base:
-    """The frozen part: labels, the idf of each bucket, and the scores of the label names as (bucket, label, value) triples."""
+class TextScorerBase:
+    """The base model: labels, the idf of each bucket (BUCKETS,), and the nonzero entries of E as (bucket, label, value) triples."""
 
     def __init__(self, labels: Sequence[str], idf: np.ndarray, bucket: np.ndarray, label: np.ndarray, value: np.ndarray) -> None:
         self.labels = tuple(labels)
@@ -44,13 +47,13 @@ class Base:
         self.digest = self._digest()
 
     def features(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """The buckets of `text`, ascending (int64), and their weights (float32)."""
+        """The buckets (F,) of a text, ascending int64, and their weights w (F,), float32."""
         buckets, counts = _buckets(text)
         weights = (1 + np.log(counts)) * self.idf[buckets]
         return buckets, (weights / max(float(np.sqrt((weights * weights).sum())), 1e-12)).astype(np.float32)
 
     def scores(self, buckets: np.ndarray, weights: np.ndarray) -> Vector:
-        """The base's score of each label, in float64."""
+        """The base's scores (labels,) in float64, from a prompt's features."""
         spread = np.zeros(BUCKETS)
         spread[buckets] = weights
         scores: Vector = np.bincount(self.label, weights=spread[self.bucket] * self.value, minlength=len(self.labels)).astype(np.float64)
@@ -75,54 +78,54 @@ class Base:
         return {"bucket": self.bucket, "idf": self.idf, "label": self.label, "value": self.value}
 
     def _digest(self) -> str:
-        of = hashlib.sha256(json.dumps([KIND, BUCKETS, SCALE, self.labels], ensure_ascii=False).encode())
+        total = hashlib.sha256(json.dumps([KIND, BUCKETS, SCALE, self.labels], ensure_ascii=False).encode())
         for name, array in self._arrays().items():
-            of.update(name.encode() + array.tobytes())
-        return of.hexdigest()
+            total.update(name.encode() + array.tobytes())
+        return total.hexdigest()
 
 
-def build_base(labels: Sequence[str], texts: Sequence[str]) -> Base:
-    """A base for `labels`, its idf counted over `texts` (no labels of theirs are used)."""
+def build_base(labels: Sequence[str], texts: Sequence[str]) -> TextScorerBase:
+    """Build a base for these labels. The idf is counted over `texts`, whose own labels are not used."""
     spread = np.zeros(BUCKETS)
     for text in texts:
         spread[_buckets(text)[0]] += 1
     idf = (np.log((1 + len(texts)) / (1 + spread)) + 1).astype(np.float32)
-    empty = Base(labels, idf, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    empty = TextScorerBase(labels, idf, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     names = [empty.features(label.replace("[", "").replace("]", "")) for label in labels]
     bucket = np.concatenate([buckets for buckets, _ in names])
     label = np.repeat(np.arange(len(labels)), [len(buckets) for buckets, _ in names])
     value = (SCALE * np.concatenate([weights for _, weights in names])).astype(np.float32)
-    return Base(labels, idf, bucket, label, value)
+    return TextScorerBase(labels, idf, bucket, label, value)
 
 
-def load_base(folder: Path) -> Base:
-    """The base in `folder`; raises NotFound or CheckFailed."""
+def load_base(folder: Path) -> TextScorerBase:
+    """The base in a folder; raises NotFound for a missing file, CheckFailed for a damaged one."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         card = json.loads((folder / "base.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "base.safetensors")
-        base = Base(card["labels"], arrays["idf"], arrays["bucket"], arrays["label"], arrays["value"])
-        said = str(card["digest"])
+        base = TextScorerBase(card["labels"], arrays["idf"], arrays["bucket"], arrays["label"], arrays["value"])
+        recorded = str(card["digest"])
     except FileNotFoundError as missing:
         raise NotFound(f"The base model folder {folder} lacks {Path(str(missing.filename)).name}; build the base again.") from missing
     except (SafetensorError, ValueError, KeyError, TypeError) as wrong:
         raise CheckFailed(f"The base model in {folder} is damaged ({type(wrong).__name__}: {wrong}); build it again.") from wrong
-    if base.digest != said:
-        raise CheckFailed(f"The base model in {folder} has digest {base.digest[:12]}, its card says {said[:12]}; build it again.")
+    if base.digest != recorded:
+        raise CheckFailed(f"The base model in {folder} has digest {base.digest[:12]}, its card says {recorded[:12]}; build it again.")
     return base
 
 
 class Adapter:
-    """The LoRA factors: A (BUCKETS, r), B (r, labels), both float32, and their scale alpha / r."""
+    """A LoRA adapter: the factors A (BUCKETS, r) and B (r, labels), both float32, and their scale alpha / r."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, scale: float) -> None:
         self.a, self.b, self.scale = a, b, scale
 
 
-def load_adapter(folder: Path, base: Base) -> Adapter:
-    """The adapter in a peft folder; raises NotFound, or Misconfigured where it was made for another base."""
+def load_adapter(folder: Path, base: TextScorerBase) -> Adapter:
+    """The adapter in a peft folder; raises NotFound for a missing file, Misconfigured for one of another base or other shapes."""
     from safetensors.numpy import load_file
 
     try:
@@ -142,29 +145,32 @@ def load_adapter(folder: Path, base: Base) -> Adapter:
     return Adapter(np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), float(config["lora_alpha"]) / rank)
 
 
-def base_name(base: Base) -> str:
-    """The name under which an adapter's config refers to its base."""
+def base_name(base: TextScorerBase) -> str:
+    """The name by which an adapter's config refers to its base."""
     return f"{KIND}@{base.digest}"
 
 
 class TextScorer:
-    """The policy: a base, with an adapter or without. One thread at a time."""
+    """The policy of a base, with an adapter or without. For one thread at a time. Scores of prompts are cached."""
 
-    def __init__(self, base: Base, adapter: Adapter | None = None) -> None:
+    def __init__(self, base: TextScorerBase, adapter: Adapter | None = None) -> None:
         self.base, self.adapter = base, adapter
         self._labels = {label: token for token, label in enumerate(base.labels)}
-        self._memo = lru_cache(maxsize=_REMEMBERED)(self._score)
+        self._memo = lru_cache(maxsize=_CACHED_PROMPTS)(self._score)
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request; at temperature 0 the highest score, the first of equals."""
-        return [closed_vocabulary.complete(self._labels, self._remembered, request, _first_best) for request in requests]
+        """The completions of each request; at temperature 0 the label of the highest score, the first of equals.
+
+        Raises UsageError for a choice that is no label, or a bias that does not fit.
+        """
+        return [closed_vocabulary.complete(self._labels, self._cached_scores, request, _first_best) for request in requests]
 
     def log_probs(self, prompt: str) -> list[float]:
-        """The log-probability of each label, all of them on offer and none favoured."""
-        return closed_vocabulary.log_softmax(self._remembered(prompt)).tolist()
+        """The natural log-probability (labels,) of each label, with all on offer and no bias."""
+        return closed_vocabulary.log_softmax(self._cached_scores(prompt)).tolist()
 
-    def _remembered(self, prompt: str) -> Vector:
-        return self._memo(prompt) if len(prompt) <= _REMEMBERED_LENGTH else self._score(prompt)
+    def _cached_scores(self, prompt: str) -> Vector:
+        return self._memo(prompt) if len(prompt) <= _CACHED_LENGTH else self._score(prompt)
 
     def _score(self, prompt: str) -> Vector:
         buckets, weights = self.base.features(prompt)
@@ -176,7 +182,10 @@ class TextScorer:
 
 
 def load(base_folder: Path, adapter_folder: Path | None = None) -> TextScorer:
-    """The policy of a base folder and, if given, a peft folder."""
+    """Open the policy of a base folder, with the adapter of a peft folder if one is given.
+
+    Raises NotFound, CheckFailed or Misconfigured for a folder that is missing, damaged or of another base.
+    """
     base = load_base(base_folder)
     return TextScorer(base, None if adapter_folder is None else load_adapter(adapter_folder, base))
 

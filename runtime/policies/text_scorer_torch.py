@@ -1,4 +1,4 @@
-"""The text scorer as something to train: a torch module under peft's adapter.
+"""The text scorer in training: a torch module under peft's LoRA adapter.
 
 The loss needs sum_f w_f (A[f] B) only, so the forward sums over the features first and multiplies by B once, with the adapter's own
 factors; a test holds it equal to peft's forward.
@@ -21,14 +21,14 @@ from algorithms.learning.batch import Rollout
 from algorithms.learning.update import Outputs
 from runtime.policies import closed_vocabulary
 from runtime.policies.interface import SampleRequest
-from runtime.policies.text_scorer import ADAPTER, CONFIG, KEY_A, KEY_B, Base, base_name, load_adapter, load_base
+from runtime.policies.text_scorer import ADAPTER, CONFIG, KEY_A, KEY_B, TextScorerBase, base_name, load_adapter, load_base
 
 RANK, ALPHA, SPREAD = 32, 320, 0.1
 """LoRA rank, its alpha (so the update is scaled by 10), and the standard deviation at which A starts; B starts at 0."""
 
 
 class Features(msgspec.Struct, frozen=True):
-    """U prompts, their buckets and weights (N,) end to end, where each begins (U,), and the base's scores of them (U, labels)."""
+    """Features of U prompts: buckets and weights (N,) end to end, where each prompt begins (U,), and the base's scores (U, labels)."""
 
     buckets: torch.Tensor
     weights: torch.Tensor
@@ -37,9 +37,9 @@ class Features(msgspec.Struct, frozen=True):
 
 
 class Scorer(nn.Module):
-    """z = sum_f w_f scores(f) as a plain module, which peft can wrap."""
+    """The base's scores z = sum_f w_f E[f] as a plain torch module, which peft can wrap."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: TextScorerBase) -> None:
         super().__init__()
         self.name_or_path = base_name(base)  # peft copies it into the adapter's config
         self.scores = nn.Embedding(len(base.idf), len(base.labels), _weight=torch.from_numpy(base.table()), _freeze=True)
@@ -50,8 +50,8 @@ class Scorer(nn.Module):
         return scores
 
 
-def wrapped(base: Base, seed: int) -> PeftModel:
-    """The scorer under a fresh peft adapter, drawn from `seed`."""
+def with_adapter(base: TextScorerBase, seed: int) -> PeftModel:
+    """The scorer of a base under a fresh peft adapter, whose A is drawn from `seed` and whose B is 0."""
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=["scores"])
     model = get_peft_model(Scorer(base), config)
     assert isinstance(model, PeftModel)
@@ -66,60 +66,63 @@ def factors(model: PeftModel) -> tuple[nn.Parameter, nn.Parameter]:
     return layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
 
 
-class Prompts:
-    """The features of prompts, each computed once."""
+class PromptFeatures:
+    """A cache of prompts' features."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: TextScorerBase) -> None:
         self._base = base
-        self._found: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._cache: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def rows(self, prompts: Sequence[str]) -> Features:
-        """The features and the base's scores of these prompts."""
-        found = [self._of(prompt) for prompt in prompts]
+        """The features of these prompts, in order."""
+        parts = [self._of(prompt) for prompt in prompts]
         return Features(
-            buckets=torch.from_numpy(np.concatenate([buckets for buckets, _, _ in found])),
-            weights=torch.from_numpy(np.concatenate([weights for _, weights, _ in found])),
-            starts=torch.from_numpy(np.cumsum([0, *(len(buckets) for buckets, _, _ in found[:-1])])),
-            base=torch.from_numpy(np.stack([scores for _, _, scores in found])),
+            buckets=torch.from_numpy(np.concatenate([buckets for buckets, _, _ in parts])),
+            weights=torch.from_numpy(np.concatenate([weights for _, weights, _ in parts])),
+            starts=torch.from_numpy(np.cumsum([0, *(len(buckets) for buckets, _, _ in parts[:-1])])),
+            base=torch.from_numpy(np.stack([scores for _, _, scores in parts])),
         )
 
     def _of(self, prompt: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if prompt not in self._found:
+        if prompt not in self._cache:
             features = self._base.features(prompt)
-            self._found[prompt] = (*features, self._base.scores(*features).astype(np.float32))
-        return self._found[prompt]
+            self._cache[prompt] = (*features, self._base.scores(*features).astype(np.float32))
+        return self._cache[prompt]
 
 
 def hidden_sums(of: Features, a: torch.Tensor) -> torch.Tensor:
-    """The sums (U, RANK) of A's rows, transposed (BUCKETS, RANK), by weight."""
+    """The sums (U, RANK) over each prompt's features of w_f A[f], from A transposed, `a` (BUCKETS, RANK)."""
     sums: torch.Tensor = nn.functional.embedding_bag(of.buckets, a, of.starts, mode="sum", per_sample_weights=of.weights)
     return sums
 
 
-def scored(of: Features, hidden: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The scores (U, labels) with the adapter, from the sums and B (labels, RANK)."""
+def adapted_scores(of: Features, hidden: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The scores (U, labels) with the adapter, from `hidden_sums` and B, `b` (labels, RANK)."""
     scores: torch.Tensor = of.base + ALPHA / RANK * (hidden @ b.T)
     return scores
 
 
-class Trainee:
-    """A base with an adapter under training, and a value head on the adapter's inner sums if it is wanted."""
+class TextScorerTrainee:
+    """A base with an adapter in training, and with `critic` a value head on the adapter's inner sums."""
 
     def __init__(self, base_folder: Path, parent: Path | None, seed: int, critic: bool) -> None:
-        """Loads the parent's adapter or draws a fresh one; raises NotFound, CheckFailed or Misconfigured where something does not fit."""
+        """Load the parent's adapter, or draw a fresh one from `seed` where it is None.
+
+        Raises NotFound, CheckFailed or Misconfigured for a folder that is missing, damaged or of another base.
+        """
         torch.set_num_threads(1)
         self.base = load_base(base_folder)
-        self._model = wrapped(self.base, seed)
+        self._model = with_adapter(self.base, seed)
         if parent is not None:
-            held = load_adapter(parent, self.base)
-            _set(self._model, torch.from_numpy(held.a), torch.from_numpy(held.b.T))
+            adapter = load_adapter(parent, self.base)
+            _set(self._model, torch.from_numpy(adapter.a), torch.from_numpy(adapter.b.T))
         a, b = (factor.detach() for factor in factors(self._model))
         self._a, self._b = nn.Parameter(a.T.contiguous()), nn.Parameter(b.clone())
         self._head = nn.Linear(RANK, 1) if critic else None
         if self._head is not None:
             nn.init.zeros_(self._head.weight)
             nn.init.zeros_(self._head.bias)
-        self._prompts = Prompts(self.base)
+        self._prompts = PromptFeatures(self.base)
         self._labels = {label: token for token, label in enumerate(self.base.labels)}
 
     @property
@@ -133,7 +136,7 @@ class Trainee:
         return [] if self._head is None else [self._head.weight, self._head.bias]
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """What the model says of these sequences of one token each; dropout falls on the inner sums."""
+        """The model's outputs (B, 1) for rollouts of one token each; with `base`, without the adapter. Dropout is on the inner sums."""
         places: dict[str, int] = {}
         index = torch.tensor([places.setdefault(r.prompt, len(places)) for r in rollouts])
         of = self._prompts.rows(list(places))
@@ -145,7 +148,7 @@ class Trainee:
                 values = self._head(hidden.detach())[index]
             if dropout:
                 hidden = hidden * (torch.rand(hidden.shape) >= dropout) / (1 - dropout)
-            scores = scored(of, hidden, self._b)
+            scores = adapted_scores(of, hidden, self._b)
         tilt = torch.from_numpy(np.stack([_tilt(self._labels, r) for r in rollouts]))
         logs = torch.log_softmax(scores[index] + tilt, 1)
         return Outputs(
@@ -155,7 +158,7 @@ class Trainee:
         )
 
     def encode(self, prompt: str) -> tuple[int, ...] | None:
-        """None: a prompt is features here, and no sequence of tokens that a later turn could go on from."""
+        """Always None: a prompt is a set of features here and no token sequence, so that no turn can continue another."""
         return None
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
@@ -163,14 +166,14 @@ class Trainee:
         return (self._labels[text],) if text in self._labels else ()
 
     def log_probs(self, prompt: str) -> list[float]:
-        """The log-probability of each label."""
+        """The natural log-probability (labels,) of each label, with all on offer and no bias."""
         with torch.no_grad():
             of = self._prompts.rows([prompt])
-            logs: list[float] = torch.log_softmax(scored(of, hidden_sums(of, self._a), self._b), 1)[0].tolist()
+            logs: list[float] = torch.log_softmax(adapted_scores(of, hidden_sums(of, self._a), self._b), 1)[0].tolist()
         return logs
 
     def save(self, out: Path, card: str) -> None:
-        """An ordinary peft folder; the same weights and card give the same bytes."""
+        """Write an ordinary peft folder; the same weights and card give the same bytes."""
         shutil.rmtree(out, ignore_errors=True)
         _set(self._model, self._a.detach(), self._b.detach())
         self._model.save_pretrained(str(out), save_embedding_layers=False)
@@ -182,12 +185,12 @@ class Trainee:
 
     @property
     def name(self) -> str:
-        """The base's name in the adapter's config."""
+        """The name by which an adapter's config refers to the base."""
         return base_name(self.base)
 
 
 def _set(model: PeftModel, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Give the adapter these factors, A transposed (BUCKETS, RANK) and B (labels, RANK)."""
+    """Set the adapter's factors, from A transposed (BUCKETS, RANK) and B (labels, RANK)."""
     with torch.no_grad():
         for factor, value in zip(factors(model), (a.T, b), strict=True):
             factor.copy_(value)

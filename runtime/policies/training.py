@@ -1,4 +1,8 @@
-"""One training round, whatever the policy and the algorithm: from recorded attempts to a peft folder, and what the next goes on from."""
+"""One training round, whatever the policy and the algorithm: from recorded attempts to a peft folder and the state for the next round.
+
+`train` does it in this process, or starts several processes by an accelerate configuration and waits for them. These share a folder: the
+task, the result, and the failure of the first that failed are files in it.
+"""
 
 import gc
 import importlib
@@ -9,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 import torch
@@ -17,59 +21,60 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from algorithms.learning import algorithm as find_algorithm
-from algorithms.learning.batch import Algorithm, Diverged, Mismatch, NothingToLearn, Rollout, Step, Turn, Vote, demonstration, merge
-from algorithms.learning.update import State, Trainable, Updated, update
+from algorithms.learning.batch import Algorithm, Diverged, Mismatch, NothingToLearn, PolicyTurn, Rollout, Step, Vote, demonstration, merge
+from algorithms.learning.update import Trainable, TrainingState, UpdateResult, update
 from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, Unavailable, UsageError, UserError
 from events.fact import NotFinite
+from events.kinds import BackEnd
 from events.weights import Canary
 from runtime.policies import text_scorer
 from runtime.policies.bases import HF, kind_of
-from runtime.policies.interface import SampleRequest, Scores
+from runtime.policies.interface import SampleRequest, TokenScorer
 
 CANARIES, CANARY_TOKENS = 4, 16
+"""Canaries of an adapter, and the tokens of each."""
 ROOT = Path(__file__).parents[2]
 WORKER_MODULE = "runtime.policies.launched"
 """The module that each process of a launch runs."""
-LAST = 20
-"""How many lines of a launch's output are told, where it ended without saying why."""
-TOLD: tuple[type[Exception], ...] = (
+OUTPUT_LINES = 20
+"""The last lines of a launch's output that an error shows, where no process wrote a failure."""
+RERAISED: tuple[type[Exception], ...] = (
     *(UserError, UsageError, CheckFailed, NotFound, Unavailable, TryAgain, Misconfigured),
     *(Diverged, Mismatch, NotFinite, NothingToLearn),
 )
-"""The exceptions that come out of a launch as they were raised in it."""
-BackEnd = Literal["native", "trl"]
+"""Exceptions that `train` raises as they were raised in a process of a launch. They are recognised by the names of their classes."""
 
 
 class Trainee(Trainable, Protocol):
-    """A policy under training."""
+    """A policy in training: what a training round needs of a base model with an adapter, whatever its kind."""
 
     @property
     def name(self) -> str:
-        """The base's name in the adapter's config."""
+        """The name by which an adapter's config refers to the base."""
 
     def encode(self, prompt: str) -> tuple[int, ...] | None:
-        """The tokens of a prompt; None where a prompt is no sequence that a later turn could go on from."""
+        """The tokens of a prompt. None for a policy whose prompts are no token sequences, so that no turn can continue another."""
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        """The tokens of an answer, its end included; none where the policy cannot give that answer."""
+        """The tokens of an answer, its end included; empty where the policy cannot give that answer."""
 
     def log_probs(self, prompt: str) -> list[float]:
-        """The log-probability of each first token after a prompt."""
+        """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
 
     def save(self, out: Path, card: str) -> None:
-        """Write an ordinary peft folder."""
+        """Write an ordinary peft folder, with `card` as its README.md."""
 
 
-class Call(msgspec.Struct, frozen=True):
-    """One call of the policy within an attempt: what was asked, and the completion that the attempt was given."""
+class TrainingCall(msgspec.Struct, frozen=True):
+    """One call of the policy within an attempt: the request, and the tokens of the completion that the attempt got."""
 
     request: SampleRequest
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One recorded attempt: its trajectory's id, the group that it competes in, and what it did."""
+class TrainingAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded attempt, as training reads it: `id` is its trajectory's, and attempts of one `group` are compared with each other."""
 
     id: str
     group: str
@@ -77,12 +82,12 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str
     answer: str | None
     reward: float
-    calls: tuple[Call, ...]
+    calls: tuple[TrainingCall, ...]
     hinted: bool = False
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """Where an algorithm that asks for more than rewards finds it; none of it is called for one that does not."""
+    """Functions that give an algorithm more than rewards. One is called only if the algorithm needs what it gives."""
 
     label: Callable[[str], str]
     """The true answer of a train item."""
@@ -90,27 +95,27 @@ class Sources(msgspec.Struct, frozen=True):
     """(prompt, completion) demonstrations for each of these items."""
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be trained, from what; `parent` is a digest, empty for the base model."""
+class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A training round's parameters. `base` and `parent_folder` are folders; `parent` is the adapter's digest, empty for the base model."""
 
     base: Path
     parent: str
     parent_folder: Path | None
     state: Path | None
-    """The file that the parent's training left; None to begin with a fresh optimiser."""
+    """The state file of the parent's training; None to begin with a fresh optimiser."""
     algorithm: str
     hyper: Mapping[str, float]
     seed: int
     about: Mapping[str, str]
     """Further lines of the adapter's card."""
     back_end: BackEnd = "native"
-    """Whose gradient work is wanted; what trl cannot do is done natively."""
+    """The back end that is asked for; a model or algorithm that trl cannot train is trained natively."""
     accelerate: Path | None = None
-    """An accelerate configuration, under which trl's gradient work is launched; None: it is done in this process."""
+    """An accelerate configuration, by which trl's gradient work is launched; None: it is done in this process."""
 
 
-class Trained(msgspec.Struct, frozen=True):
-    """The optimiser's steps, canaries, and what the batch came to."""
+class TrainingResult(msgspec.Struct, frozen=True):
+    """The result of a round: the optimiser's steps, the adapter's canaries, and counts of the batch, as in `UpdateResult`."""
 
     steps: tuple[Step, ...]
     canary: tuple[Canary, ...]
@@ -118,28 +123,28 @@ class Trained(msgspec.Struct, frozen=True):
     left_out: int
     votes: tuple[Vote, ...]
     back_end: BackEnd
-    """Which did the work."""
+    """The back end that did the work."""
     processes: int = 1
-    """How many shared it."""
+    """The number of processes that shared it."""
 
 
-class Task(msgspec.Struct, frozen=True):
-    """What each process of a launch is given."""
+class LaunchTask(msgspec.Struct, frozen=True):
+    """The input of each process of a launch."""
 
-    order: Order
+    order: TrainingOrder
     rollouts: tuple[Rollout, ...]
 
 
-class Wrong(msgspec.Struct, frozen=True):
-    """What the process of a launch that failed first says of it."""
+class LaunchFailure(msgspec.Struct, frozen=True):
+    """The failure of a launch: `kind` is the class of the exception in the process that failed first, `reason` its text."""
 
     kind: str
     reason: str
     votes: tuple[Vote, ...] = ()
 
 
-def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path, state_out: Path) -> Trained:
-    """One round: a peft folder at `out`, and at `state_out` what the optimiser, the critic and the weight of KL arrived at.
+def train(order: TrainingOrder, attempts: Sequence[TrainingAttempt], sources: Sources, out: Path, state_out: Path) -> TrainingResult:
+    """Train one round: write a peft folder at `out`, and at `state_out` the state of the optimiser, the critic and the weight of KL.
 
     The same arguments give the same bytes (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or a UserError for
     an algorithm or hyper-parameter that there is not, or a base, adapter or state that does not fit.
@@ -149,7 +154,7 @@ def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path
     except KeyError as wrong:
         raise UsageError(str(wrong.args[0])) from wrong
     model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
-    rollouts = recorded(attempts, algorithm, sources, model)
+    rollouts = rollouts_from(attempts, algorithm, sources, model)
     if not rollouts:
         raise NothingToLearn(f"None of {len(attempts)} attempts asked the policy anything.")
     back_end = back_end_for(order.back_end, model, algorithm)
@@ -157,84 +162,90 @@ def train(order: Order, attempts: Sequence[Attempt], sources: Sources, out: Path
         del model  # the processes of the launch need its memory
         gc.collect()
         torch.cuda.empty_cache()
-        trained = by_launch(order.accelerate, Task(order, tuple(rollouts)), out, state_out)
+        trained = train_in_processes(order.accelerate, LaunchTask(order, tuple(rollouts)), out, state_out)
         model = open_trainee(order.base, out, order.seed, algorithm.critic)
     else:
-        done = descend(order, back_end, model, algorithm, rollouts)
-        trained = keep(order, back_end, model, done, out, state_out)
+        done = run_update(order, back_end, model, algorithm, rollouts)
+        trained = save_result(order, back_end, model, done, out, state_out)
     canary = tuple(canaries(model, rollouts))
     return msgspec.structs.replace(trained, canary=canary)
 
 
 def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
-    """What shows a server that it has these weights, for the first few prompts: of a large vocabulary, the recorded tokens alone."""
-    shown = {rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)}
+    """Canaries for the first few prompts, by which a server shows that it has the model's weights.
+
+    They hold the log-probabilities of all first tokens; for a model of a large vocabulary, those of the first recorded tokens.
+    """
+    recorded_tokens = {rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)}
     for prompt in list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]:
-        if isinstance(model, Scores):
-            yield Canary(prompt, tuple(model.score(prompt, shown[prompt])), shown[prompt])
+        if isinstance(model, TokenScorer):
+            yield Canary(prompt, tuple(model.score(prompt, recorded_tokens[prompt])), recorded_tokens[prompt])
         else:
             yield Canary(prompt, tuple(model.log_probs(prompt)))
 
 
 def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> BackEnd:
-    """The back end that is wanted, or the native one: trl has no critic, and trains causal language models only."""
+    """The back end to use: the one that is wanted, or the native one, since trl has no critic and trains causal language models only."""
     from algorithms.models.causal_lm import CausalTrainee
 
     return "native" if algorithm.critic or not isinstance(model, CausalTrainee) else wanted
 
 
-def descend(order: Order, back_end: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]) -> Updated:
-    """The update by this back end, in this process or shared with the others of its process group; raises as `train` does."""
+def run_update(order: TrainingOrder, back_end: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]) -> UpdateResult:
+    """Do the update by this back end, in this process or shared with the others of its process group; raises as `train` does."""
     state = load_state(order.state, algorithm.name) if order.state else None
-    by: Callable[..., Updated] = update
+    backend_update: Callable[..., UpdateResult] = update
     if back_end == "trl":
         from runtime.policies import trl_backend
 
-        by = trl_backend.update
-    return by(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
+        backend_update = trl_backend.update
+    return backend_update(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
 
 
-def keep(order: Order, back_end: BackEnd, model: Trainee, done: Updated, out: Path, state_out: Path) -> Trained:
-    """Write the peft folder and the state; what is left to tell but for the canaries."""
+def save_result(order: TrainingOrder, back_end: BackEnd, model: Trainee, done: UpdateResult, out: Path, state_out: Path) -> TrainingResult:
+    """Write the peft folder and the state file; returns the result, without canaries."""
     model.save(out, card(order, model, done.trained_on))
     save_state(state_out, done.state, order.algorithm)
-    return Trained(done.steps, (), done.trained_on, done.left_out, done.votes, back_end)
+    return TrainingResult(done.steps, (), done.trained_on, done.left_out, done.votes, back_end)
 
 
-def by_launch(config: Path, task: Task, out: Path, state_out: Path) -> Trained:
-    """`descend` and `keep`, in the processes of an accelerate configuration; raises as they do, and as `launch`."""
+def train_in_processes(config: Path, task: LaunchTask, out: Path, state_out: Path) -> TrainingResult:
+    """`run_update` and `save_result` in the processes of an accelerate configuration; raises as they and `launch` do."""
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         room = Path(name)
         (room / "task").write_bytes(msgspec.msgpack.encode(task, enc_hook=str))
         launch(config, room)
         (room / "adapter").rename(out)
         (room / "state").rename(state_out)
-        return msgspec.msgpack.decode((room / "trained").read_bytes(), type=Trained)
+        return msgspec.msgpack.decode((room / "trained").read_bytes(), type=TrainingResult)
 
 
-def read_task(room: Path) -> Task:
-    """What a launch was given in its room."""
-    return msgspec.msgpack.decode((room / "task").read_bytes(), type=Task, dec_hook=lambda kind, said: kind(said))
+def read_task(room: Path) -> LaunchTask:
+    """The task in the folder of a launch."""
+    return msgspec.msgpack.decode((room / "task").read_bytes(), type=LaunchTask, dec_hook=lambda kind, value: kind(value))
 
 
-def raise_written(room: Path) -> None:
-    """Raise what a process wrote into the room, if one did: the same exception, or a RuntimeError that names one that is none of `TOLD`."""
-    if not (room / "wrong").exists():
+def raise_failure(room: Path) -> None:
+    """Raise the failure that a process wrote into the folder of a launch, if one did.
+
+    It is the same exception, or for one that is none of `RERAISED` a RuntimeError that names it.
+    """
+    if not (room / "failure").exists():
         return
-    wrong = msgspec.msgpack.decode((room / "wrong").read_bytes(), type=Wrong)
-    if wrong.kind == NothingToLearn.__name__:
-        raise NothingToLearn(wrong.reason, wrong.votes)
-    for kind in TOLD:
-        if kind.__name__ == wrong.kind:
-            raise kind(wrong.reason)
-    raise RuntimeError(f"{wrong.kind}: {wrong.reason}")
+    failure = msgspec.msgpack.decode((room / "failure").read_bytes(), type=LaunchFailure)
+    if failure.kind == NothingToLearn.__name__:
+        raise NothingToLearn(failure.reason, failure.votes)
+    for kind in RERAISED:
+        if kind.__name__ == failure.kind:
+            raise kind(failure.reason)
+    raise RuntimeError(f"{failure.kind}: {failure.reason}")
 
 
 def launch(config: Path, room: Path, module: str = WORKER_MODULE) -> None:
-    """Run `module ROOM` in as many processes as an accelerate configuration says, until they end.
+    """Run `python -m MODULE ROOM` in as many processes as an accelerate configuration says, until they end.
 
-    They end when this process does, since their standard input ends then. Raises what the first that failed wrote into the room, or
-    RuntimeError with the last lines that they said.
+    `room` is the folder that they share. They end when this process does, since their standard input ends then. Raises the failure that
+    one wrote into the folder, or RuntimeError with the last lines of their output.
     """
     kind = importlib.import_module("yaml").safe_load(config.read_bytes())["distributed_type"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -244,37 +255,40 @@ def launch(config: Path, room: Path, module: str = WORKER_MODULE) -> None:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *flags, "-m", module, str(room)]
     with (
-        (room / "said").open("wb") as said,
-        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=said, stderr=said) as child,
+        (room / "output").open("wb") as output,
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output) as child,
     ):
         code = child.wait()
-    raise_written(room)
+    raise_failure(room)
     if code:
-        last = (room / "said").read_text(encoding="utf-8", errors="replace").splitlines()[-LAST:]
+        last = (room / "output").read_text(encoding="utf-8", errors="replace").splitlines()[-OUTPUT_LINES:]
         raise RuntimeError("\n".join([f"accelerate launch with {config} ended with code {code}:", *last]))
 
 
 def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Trainee:
-    """The policy of a base folder with a parent's adapter, or a fresh one drawn from `seed`."""
+    """The policy of a base folder, to be trained from the parent's adapter, or from a fresh one drawn from `seed` where it is None.
+
+    Raises NotFound, CheckFailed or Misconfigured for a base or adapter that does not fit.
+    """
     kind = kind_of(base)
     if kind == text_scorer.KIND:
         from runtime.policies import text_scorer_torch
 
-        return text_scorer_torch.Trainee(base, parent, seed, critic)
+        return text_scorer_torch.TextScorerTrainee(base, parent, seed, critic)
     if kind == HF:
         from runtime.policies import hf
 
-        return hf.Trainee(hf.HFModel.load(base), parent, seed, critic)
+        return hf.HFTrainee(hf.HFModel.load(base), parent, seed, critic)
     from algorithms.models import tiny_lm
 
-    return tiny_lm.Trainee(tiny_lm.load(base), parent, seed, critic)
+    return tiny_lm.TinyTrainee(tiny_lm.load(base), parent, seed, critic)
 
 
-def recorded(attempts: Sequence[Attempt], algorithm: Algorithm, sources: Sources, model: Trainee) -> list[Rollout]:
-    """The sequences of the attempts, carrying what the algorithm asks for and nothing else: no reward for one that asks for none."""
+def rollouts_from(attempts: Sequence[TrainingAttempt], algorithm: Algorithm, sources: Sources, model: Trainee) -> list[Rollout]:
+    """The attempts as rollouts, which carry what the algorithm needs and nothing else: no reward for one that needs none."""
     if "copies" in algorithm.needs:
         return _copies(attempts, sources, model)
-    found: list[Rollout] = []
+    rollouts: list[Rollout] = []
     for attempt in attempts:
         if attempt.hinted and "hints" not in algorithm.needs:
             continue
@@ -284,7 +298,7 @@ def recorded(attempts: Sequence[Attempt], algorithm: Algorithm, sources: Sources
             if "labels" in algorithm.needs:
                 label = sources.label(attempt.item)
                 real = model.encode_completion(label) if label in request.choices or not request.choices else ()
-            found.append(
+            rollouts.append(
                 Rollout(
                     group=attempt.group,
                     item=attempt.item,
@@ -302,31 +316,31 @@ def recorded(attempts: Sequence[Attempt], algorithm: Algorithm, sources: Sources
                     own=not attempt.hinted,
                 )
             )
-    return found
+    return rollouts
 
 
-def _sequences(attempt: Attempt, model: Trainee) -> list[tuple[int, tuple[int, ...], tuple[float, ...], tuple[int, ...]]]:
-    """(place of the first call, tokens, log-probabilities, mask): turns that go on from each other are one sequence."""
+def _sequences(attempt: TrainingAttempt, model: Trainee) -> list[tuple[int, tuple[int, ...], tuple[float, ...], tuple[int, ...]]]:
+    """(index of the first call, tokens, log-probabilities, mask) of each sequence; turns that continue each other are one."""
     prompts = [model.encode(call.request.prompt) for call in attempt.calls]
-    turns = [Turn(p, call.tokens, call.logprobs) for p, call in zip(prompts, attempt.calls, strict=True) if p is not None]
+    turns = [PolicyTurn(p, call.tokens, call.logprobs) for p, call in zip(prompts, attempt.calls, strict=True) if p is not None]
     if len(turns) < len(attempt.calls):
         return [(place, call.tokens, call.logprobs, ()) for place, call in enumerate(attempt.calls) if call.tokens]
     return [(one.first, one.tokens, one.logprobs, one.mask) for one in merge(turns) if any(one.mask)]
 
 
-def _copies(attempts: Sequence[Attempt], sources: Sources, model: Trainee) -> list[Rollout]:
+def _copies(attempts: Sequence[TrainingAttempt], sources: Sources, model: Trainee) -> list[Rollout]:
     items = list(dict.fromkeys(attempt.item for attempt in attempts))
-    found = []
+    rollouts = []
     for item, pairs in sources.copies(items).items():
         for prompt, completion in pairs:
             tokens = model.encode_completion(completion)
             if tokens:
-                found.append(demonstration(item, prompt, tokens))
-    return found
+                rollouts.append(demonstration(item, prompt, tokens))
+    return rollouts
 
 
-def card(order: Order, model: Trainee, trained_on: int) -> str:
-    """The adapter's README.md: front matter as model hubs read it, then where it comes from. Nothing in it differs between equal runs."""
+def card(order: TrainingOrder, model: Trainee, trained_on: int) -> str:
+    """The adapter's README.md: front matter as model hubs read it, then where it comes from. Equal runs give equal cards."""
     hyper = json.dumps(dict(sorted(order.hyper.items())))
     lines = [
         *("---", f"base_model: {model.name}", "library_name: peft", f"tags: [evolog, lora, {order.algorithm}]", "---"),
@@ -340,17 +354,20 @@ def card(order: Order, model: Trainee, trained_on: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save_state(path: Path, state: State, algorithm: str) -> None:
-    """Write what an update leaves for the next, under the algorithm's name."""
+def save_state(path: Path, state: TrainingState, algorithm: str) -> None:
+    """Write an update's state for the next one, with the algorithm's name."""
     save_file(dict(sorted(state.items())), path, metadata={"algorithm": algorithm})
 
 
 def load_state(path: Path, algorithm: str) -> dict[str, torch.Tensor] | None:
-    """What the update before left; None if another algorithm did, whose moments mean something else. Raises CheckFailed for a bad file."""
+    """The state that the previous update wrote; None if it was another algorithm's, whose moments mean something else.
+
+    Raises CheckFailed for a damaged file.
+    """
     try:
-        with safe_open(path, "pt") as held:
-            if (held.metadata() or {}).get("algorithm") != algorithm:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("algorithm") != algorithm:
                 return None
-            return {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 (not a dict)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as wrong:
         raise CheckFailed(f"The training state {path.name} is damaged ({wrong}); order the update without it.") from wrong

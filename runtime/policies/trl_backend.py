@@ -1,7 +1,7 @@
-"""The same update as `algorithms.learning.update`, its gradient work done by trl's trainers: another back end, not another algorithm.
+"""A back end for weight updates: the update of `algorithms.learning.update`, with the gradient work done by trl's trainers.
 
 Ours: which rollouts are learned from, staleness and mismatch, advantages, reference log-probabilities, the optimiser and its state, which
-rows share a step, and how a step is told. trl's: the forward, the loss, the backward, the clipping of the gradient, and the loop of
+rows share a step, and a step's report. trl's: the forward, the loss, the backward, the clipping of the gradient, and the loop of
 `train()` that steps our optimiser. Each algorithm declares its loss's form, and that finds the trainer:
 
     clipped      GRPOTrainer, loss_type bnpo (mean over tokens), grpo (within each answer first) or dr_grpo (over a constant length)
@@ -9,7 +9,7 @@ rows share a step, and how a step is told. trl's: the forward, the loss, the bac
     preference   DPOTrainer, with our reference log-probabilities in place of its own reference model
     cloning      SFTTrainer
 
-What trl 1.16 does otherwise, and must not here: given a PeftModel, it adds a frozen copy of the adapter, "ref", and measures KL from that;
+What trl 1.16 does by itself, and must not here: given a PeftModel, it adds a frozen copy of the adapter, "ref", and measures KL from that;
 we hand it log-probabilities under the base, GRPOTrainer is built with beta 0 so that it adds none, and DPOTrainer's is deleted.
 Its KL carries the ratio as a factor unless told not to (use_bias_correction_kl); ours is k3 as it stands.
 It multiplies by the mask, and 0 times infinity is no number, so what stands outside the mask is chosen such that no exponential overflows.
@@ -35,71 +35,72 @@ from transformers import PreTrainedTokenizerFast
 
 from algorithms.learning import terms
 from algorithms.learning.batch import Algorithm, Hyper, Rollout, Step, Terms
-from algorithms.learning.update import Outputs, Prepared, Updated, adam, finished, minibatches, prepare, report, settings, steered
-from algorithms.models.causal_lm import CausalTrainee, padded
+from algorithms.learning.update import Outputs, PreparedBatch, UpdateResult, adam, finish, minibatches, prepare, report, settings, steer_kl
+from algorithms.models.causal_lm import CausalTrainee, pad
 from events.errors import UsageError
 
 trl: Any = importlib.import_module("trl")  # so, since its types are partial and of another strictness
 datasets: Any = importlib.import_module("datasets")
 
 FAR = -1e4
-"""The log-probability under the base outside the mask: so low that k3 is finite whatever the policy says."""
+"""The log-probability under the base outside the mask, so low that k3 is finite whatever the policy's is."""
 NATIVE = "the native back end"
 MEANS = {"tokens": "bnpo", "answers": "grpo", "length": "dr_grpo"}
-"""trl's words for what the mean of a clipped loss is over."""
+"""trl's names for the means of `_mean`, for a clipped loss."""
 PRIVATE: Mapping[str, tuple[str, ...]] = {
     "GRPOTrainer._generate_and_score_completions": ("self", "inputs"),
     "DPOTrainer._prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
     "GRPOTrainer._send_telemetry": ("self",),
 }
-"""What is overridden of trl's private methods, with their parameters; why trl's minor version is pinned."""
+"""The private methods of trl that are overridden here, with their parameters. They are why trl's minor version is pinned."""
 
 Inputs = dict[str, torch.Tensor]
 T = TypeVar("T")
 
 
 class PaddedBatch(msgspec.Struct, frozen=True):
-    """Some rollouts as rows of token ids after their prompts, padded on the right with 0.
+    """B rollouts as rows of L token ids, the prompt's and the completion's, padded on the right with 0.
 
-    ids and real (B, L), real being 1 on tokens that are there; what `of` and `own` hold of a token stands at its place less 1, (B, L - 1),
-    as the model's logits do. `shared` is the length of the shortest prompt. The log-probabilities of now are not known: zeros.
+    `ids` and `attention` are (B, L); `attention` is 1 on tokens and 0 on padding. Tensors in `terms` and `own` are (B, L - 1): the entry of
+    a token stands one place before it, as in the model's logits. `shared` is the length of the shortest prompt. The model's present
+    log-probabilities are not known yet: zeros.
     """
 
     ids: torch.Tensor
-    real: torch.Tensor
+    attention: torch.Tensor
     shared: int
-    of: Terms
+    terms: Terms
     own: torch.Tensor
 
 
 def ranks() -> tuple[int, int]:
-    """The number of this process among those that train together, and how many they are."""
+    """The rank of this process among those that train together, and their number; (0, 1) without a process group."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
 
-def gathered(value: T) -> list[T]:
-    """What each rank gives, in their order; its tensors are to be on the CPU."""
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in the order of ranks; tensors in them must be on the CPU."""
     _, count = ranks()
-    found = [value] * count
+    values = [value] * count
     if count > 1:
-        torch.distributed.all_gather_object(found, value)
-    return found
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 class ShardedModel:
-    """A model of which each rank asks its part of the rows, and hears the others' from them."""
+    """A model whose outputs are computed by all ranks, each for its part of the rows, and then exchanged."""
 
     def __init__(self, model: CausalTrainee) -> None:
         self._model = model
         self.adapter, self.critic = model.adapter, model.critic
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """As the model's."""
+        """The model's outputs for all rows, on every rank."""
         rank, count = ranks()
         mine = rollouts[rank::count]
-        parts = [part for part in gathered(self._model.outputs(mine, base=base, dropout=dropout) if mine else None) if part]
+        parts = [part for part in gather(self._model.outputs(mine, base=base, dropout=dropout) if mine else None) if part]
 
         def joined(tables: Sequence[torch.Tensor]) -> torch.Tensor:
             whole = torch.zeros(len(rollouts), max(table.shape[1] for table in tables))
@@ -110,21 +111,24 @@ class ShardedModel:
         return Outputs(*(joined([getattr(part, name) for part in parts]) for name in Outputs.__struct_fields__))
 
 
-class Recorded:
-    """The recorded batch, as trl is to see it; the minibatches are the native loop's, in its order, of which each rank takes a part."""
+class RecordedBatch:
+    """The recorded batch in the form that trl's trainers take. Its minibatches and their order are those of the native loop.
 
-    def __init__(self, model: CausalTrainee, algorithm: Algorithm, ready: Prepared, seed: int) -> None:
+    Each rank takes a part of every minibatch.
+    """
+
+    def __init__(self, model: CausalTrainee, algorithm: Algorithm, ready: PreparedBatch, seed: int) -> None:
         self.model, self.algorithm, self.ready = model, algorithm, ready
         self.rank, self.count = ranks()
         self.prompts = [model.encode(rollout.prompt) for rollout in ready.selected.rollouts]
         self.minibatches = minibatches(ready.selected, ready.how, seed)
         self._device = model.adapter[0].device
 
-    def lay(self, places: Sequence[int]) -> PaddedBatch:
-        """These rollouts in rows."""
+    def padded(self, places: Sequence[int]) -> PaddedBatch:
+        """The rollouts at these indices as padded rows."""
         rollouts = [self.ready.selected.rollouts[place] for place in places]
         rows = [self.prompts[place] + rollout.tokens for place, rollout in zip(places, rollouts, strict=True)]
-        ids = padded(rows)
+        ids = pad(rows)
 
         def spread(table_NT: torch.Tensor) -> torch.Tensor:
             spread_BL = torch.zeros(len(rows), ids.shape[1] - 1)
@@ -133,33 +137,33 @@ class Recorded:
                 spread_BL[row, at : at + count] = table_NT[place, :count]
             return spread_BL.to(self._device)
 
-        before, credit = self.ready.before, self.ready.credit
-        mask = spread(before.mask)
-        base = torch.where(mask > 0, spread(before.base), FAR)
-        nothing = torch.zeros_like(mask)
+        initial, credit = self.ready.initial, self.ready.credit
+        mask = spread(initial.mask)
+        base = torch.where(mask > 0, spread(initial.base), FAR)
+        zeros = torch.zeros_like(mask)
         return PaddedBatch(
             ids=ids.to(self._device),
-            real=padded([(1,) * len(row) for row in rows]).to(self._device),
+            attention=pad([(1,) * len(row) for row in rows]).to(self._device),
             shared=min(len(self.prompts[place]) for place in places),
-            of=Terms(
-                logp=nothing,
-                sampled=terms.kept(spread(before.sampled), mask),
-                old=terms.kept(spread(before.old), mask),
+            terms=Terms(
+                logp=zeros,
+                sampled=terms.masked(spread(initial.sampled), mask),
+                old=terms.masked(spread(initial.old), mask),
                 base=base,
                 advantages=spread(credit.advantages),
                 mask=mask,
-                entropy=nothing,
-                values=nothing,
-                old_values=nothing,
-                returns=nothing,
+                entropy=zeros,
+                values=zeros,
+                old_values=zeros,
+                returns=zeros,
             ),
-            own=spread(before.own) > 0,
+            own=spread(initial.own) > 0,
         )
 
     def part(self, places: Sequence[int]) -> tuple[list[int], float]:
-        """This rank's rows of a minibatch, whole pairs where it is made of such, and what their mean loss counts for in the ranks' average.
+        """This rank's rows of a minibatch, and the weight of their mean loss in the average over ranks. Pairs are not divided.
 
-        With fewer rows than ranks, one that has none takes the first, which counts for nothing.
+        With fewer rows than ranks, a rank without any takes the first, with weight 0.
         """
         width = 2 if self.algorithm.form == "preference" else 1
         units = [places[at : at + width] for at in range(0, len(places), width)]
@@ -169,26 +173,26 @@ class Recorded:
         return mine, self.count * self._size(mine) / self._size(places)
 
     def _size(self, places: Sequence[int]) -> float:
-        """How many of what the loss is the mean of."""
-        of = _mean(self.algorithm, self.ready.how)
-        return float(self.ready.before.mask[list(places)].sum()) if of == "tokens" else len(places)
+        """How many tokens or rows the loss of these rows is the mean of."""
+        unit = _mean(self.algorithm, self.ready.how)
+        return float(self.ready.initial.mask[list(places)].sum()) if unit == "tokens" else len(places)
 
     def inputs(self, places: Sequence[int]) -> Inputs:
-        """This rank's part of a minibatch, in the names of its trainer; `places` tells which rollout each row is, `share` as `part`."""
+        """This rank's part of a minibatch, by its trainer's names for the tensors. `places` are the rows' indices, `share` as in `part`."""
         places, share = self.part(places)
         match self.algorithm.form:
             case "clipped" | "weighted":
-                found = _policy(self.lay(places), self.algorithm, self.ready.how, self.count)
+                inputs = _policy(self.padded(places), self.algorithm, self.ready.how, self.count)
             case "preference":
                 places = [*places[0::2], *places[1::2]]  # trl's order: all the chosen, then all the rejected
-                found = _pairs(self.lay(places), self.algorithm)
+                inputs = _pairs(self.padded(places), self.algorithm)
             case _:
-                found = _clones(self.lay(places))
-        return {**found, "places": torch.tensor(places), "share": torch.tensor(share)}
+                inputs = _clones(self.padded(places))
+        return {**inputs, "places": torch.tensor(places), "share": torch.tensor(share)}
 
 
 def _mean(algorithm: Algorithm, how: Hyper) -> Literal["tokens", "answers", "length", "pairs"]:
-    """What a minibatch's loss is the mean over: `length` is the sum over tokens divided by a constant, then the mean over answers."""
+    """What the loss of a minibatch is the mean of; `length` is each answer's sum over tokens divided by a constant, then their mean."""
     match algorithm.form:
         case "clipped":
             return "length" if "length" in how else "tokens" if how.get("token_mean") else "answers"
@@ -198,9 +202,12 @@ def _mean(algorithm: Algorithm, how: Hyper) -> Literal["tokens", "answers", "len
             return "tokens"
 
 
-def _policy(laid: PaddedBatch, algorithm: Algorithm, how: Hyper, ranks: int) -> Inputs:
-    """Prompts end where the shortest does: so no row is padded on the left, and positions are those that the policy was asked at."""
-    of, at = laid.of, laid.shared
+def _policy(batch: PaddedBatch, algorithm: Algorithm, how: Hyper, ranks: int) -> Inputs:
+    """The inputs of GRPOTrainer. All prompts are cut at the length of the shortest, the rest of a longer one going to its completion.
+
+    So no row is padded on the left, and positions are those at which the policy sampled.
+    """
+    of, at = batch.terms, batch.shared
     clipped = algorithm.form == "clipped"
     weight = terms.truncated(of.old, of.sampled, how["truncation"]) if clipped else torch.ones_like(of.mask)
     tables = {
@@ -210,49 +217,49 @@ def _policy(laid: PaddedBatch, algorithm: Algorithm, how: Hyper, ranks: int) -> 
         "ref_per_token_logps": of.base,
     }
     return {
-        "prompt_ids": laid.ids[:, :at],
-        "prompt_mask": laid.real[:, :at],
-        "completion_ids": laid.ids[:, at:],
-        "completion_mask": laid.real[:, at:],
+        "prompt_ids": batch.ids[:, :at],
+        "prompt_mask": batch.attention[:, :at],
+        "completion_ids": batch.ids[:, at:],
+        "completion_mask": batch.attention[:, at:],
         **{name: table[:, at - 1 :] for name, table in tables.items()},
         "num_items_in_batch": of.mask.sum() * ranks,  # cispo divides it by them
     }
 
 
-def _pairs(laid: PaddedBatch, algorithm: Algorithm) -> Inputs:
-    reference = laid.of.old if algorithm.reference == "old" else laid.of.base
-    chosen, rejected = terms.kept(reference, laid.of.mask).sum(1).chunk(2)
+def _pairs(batch: PaddedBatch, algorithm: Algorithm) -> Inputs:
+    reference = batch.terms.old if algorithm.reference == "old" else batch.terms.base
+    chosen, rejected = terms.masked(reference, batch.terms.mask).sum(1).chunk(2)
     return {
-        "input_ids": laid.ids,
-        "attention_mask": laid.real,
-        "completion_mask": torch.nn.functional.pad(laid.of.mask, (1, 0)).long(),
+        "input_ids": batch.ids,
+        "attention_mask": batch.attention,
+        "completion_mask": torch.nn.functional.pad(batch.terms.mask, (1, 0)).long(),
         "ref_chosen_logps": chosen,
         "ref_rejected_logps": rejected,
     }
 
 
-def _clones(laid: PaddedBatch) -> Inputs:
-    learned = torch.nn.functional.pad(laid.of.mask, (1, 0)) > 0
-    return {"input_ids": laid.ids, "attention_mask": laid.real, "labels": laid.ids.masked_fill(~learned, -100)}
+def _clones(batch: PaddedBatch) -> Inputs:
+    learned = torch.nn.functional.pad(batch.terms.mask, (1, 0)) > 0
+    return {"input_ids": batch.ids, "attention_mask": batch.attention, "labels": batch.ids.masked_fill(~learned, -100)}
 
 
 class RecordedTrainer:
-    """What the three trainers are made to do alike: take recorded minibatches as they come, and tell of each step.
+    """What the three trainers below have in common: they train on recorded minibatches, in the given order, and report each step.
 
-    `feed` comes before `train()`; after it, `done` holds each step and the weight of KL after it.
+    Call `set_batch` before `train()`. After it, `done` holds each step and the weight of KL after it.
     """
 
-    def feed(self, recorded: Recorded) -> None:
+    def set_batch(self, recorded: RecordedBatch) -> None:
         self.recorded = recorded
         self.processing_class = None  # or train() would give the model its special tokens
         self.kl = recorded.ready.how.get("kl", 0.0)
         self.done: list[tuple[Step, float]] = []
-        self.said: Any = None
+        self.output: Any = None
         self.accelerator.gather = lambda tensor: tensor  # type: ignore[attr-defined]
 
-    def hear(self, module: object, args: object, output: Any) -> None:
-        """The model's forward hook: the log-probabilities and entropies (B, L - 1) that the loss is made from."""
-        self.said = output
+    def keep_output(self, module: object, args: object, output: Any) -> None:
+        """The model's forward hook. It keeps the log-probabilities and entropies (B, L - 1) that the loss is computed from."""
+        self.output = output
 
     def get_train_dataloader(self) -> Any:
         return DataLoader(self.recorded.minibatches, batch_size=None, collate_fn=self.recorded.inputs)  # type: ignore[arg-type]
@@ -269,12 +276,12 @@ class RecordedTrainer:
         """Called after each step, and once more at the end; nothing is printed."""
         if "grad_norm" not in logs:
             return
-        mine = (table[: self.counting].detach().cpu() for table in (self.said.log_probs, self.said.entropy))
-        losses, places, logps, entropies = zip(*gathered((self.loss, self.places[: self.counting], *mine)), strict=True)
-        ready, laid = self.recorded.ready, self.recorded.lay([place for part in places for place in part])
-        of = msgspec.structs.replace(laid.of, logp=_stack(logps).to(laid.own.device), entropy=_stack(entropies).to(laid.own.device))
-        step = report(of, laid.own, sum(losses) / len(losses), logs["grad_norm"], ready.selected.tied_groups, ready.how, self.began)
-        self.kl = steered(self.kl, step, ready.how)
+        mine = (table[: self.counting].detach().cpu() for table in (self.output.log_probs, self.output.entropy))
+        losses, places, logps, entropies = zip(*gather((self.loss, self.places[: self.counting], *mine)), strict=True)
+        ready, batch = self.recorded.ready, self.recorded.padded([place for part in places for place in part])
+        of = msgspec.structs.replace(batch.terms, logp=_stack(logps).to(batch.own.device), entropy=_stack(entropies).to(batch.own.device))
+        step = report(of, batch.own, sum(losses) / len(losses), logs["grad_norm"], ready.selected.tied_groups, ready.how, self.began)
+        self.kl = steer_kl(self.kl, step, ready.how)
         self.done.append((step, self.kl))
 
     def _send_telemetry(self) -> None:
@@ -287,7 +294,7 @@ def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class RecordedGRPOTrainer(RecordedTrainer, trl.GRPOTrainer):  # type: ignore[misc]
-    """Completions that were generated and scored before."""
+    """GRPOTrainer over completions that are already generated and scored."""
 
     def _generate_and_score_completions(self, inputs: Inputs) -> Inputs:
         self.beta = self.kl if self.recorded.algorithm.reference else 0.0
@@ -295,14 +302,14 @@ class RecordedGRPOTrainer(RecordedTrainer, trl.GRPOTrainer):  # type: ignore[mis
 
 
 class RecordedDPOTrainer(RecordedTrainer, trl.DPOTrainer):  # type: ignore[misc]
-    """Pairs that are token ids already."""
+    """DPOTrainer over pairs that are already token ids."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
 
 
 class RecordedSFTTrainer(RecordedTrainer, trl.SFTTrainer):  # type: ignore[misc]
-    """Token ids with labels."""
+    """SFTTrainer over token ids with labels."""
 
 
 def update(
@@ -314,11 +321,11 @@ def update(
     seed: int,
     parent: str,
     state: Mapping[str, torch.Tensor] | None = None,
-) -> Updated:
-    """Train `model` in place, as `algorithms.learning.update.update` does and by trl; what it returns and raises is the same.
+) -> UpdateResult:
+    """Train `model` in place by trl. Arguments, results and errors are those of `algorithms.learning.update.update`.
 
-    In a process group, every rank is to call this with the same arguments, and has the same weights and returns the same in the end.
-    Raises UsageError too for what trl has no loss for: PPO, and cloning with a KL term; and for dropout in the adapter.
+    In a process group, every rank must call this with the same arguments; all have the same weights and results in the end. Raises
+    UsageError also for losses that trl does not have, PPO's and cloning's with a KL term, and for dropout in the adapter.
     """
     how = settings(algorithm, hyper)
     if algorithm.form == "actor_critic":
@@ -327,18 +334,18 @@ def update(
         raise UsageError(f"The trl back end has no KL term for cloning, and kl is {how['kl']:g}; order kl 0, or {NATIVE}.")
     if how["dropout"]:
         raise UsageError(f"The trl back end has no dropout, and {how['dropout']:g} was ordered; order dropout 0.")
-    asked = model if ranks()[1] == 1 else ShardedModel(model)
-    ready = prepare(asked, algorithm, rollouts, hyper, parent=parent, state=state)
+    scorer = model if ranks()[1] == 1 else ShardedModel(model)
+    ready = prepare(scorer, algorithm, rollouts, hyper, parent=parent, state=state)
     optimiser = adam(model, ready.how, state)
-    with tempfile.TemporaryDirectory() as room, _lent(model):
+    with tempfile.TemporaryDirectory() as room, _restoring(model):
         trainer = _trainer(model, algorithm, ready.how, optimiser, seed, room)
-        trainer.feed(Recorded(model, algorithm, ready, seed))
-        hook = model.model.register_forward_hook(trainer.hear)
+        trainer.set_batch(RecordedBatch(model, algorithm, ready, seed))
+        hook = model.model.register_forward_hook(trainer.keep_output)
         try:
             trainer.train()
         finally:
             hook.remove()
-    return finished(model, ready, optimiser, trainer.done)
+    return finish(model, ready, optimiser, trainer.done)
 
 
 def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: torch.optim.Optimizer, seed: int, room: str) -> Any:
@@ -361,22 +368,22 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
         "report_to": "none",
         "disable_tqdm": True,
     }
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "model": model.model,
         "processing_class": _placeholder(),
         "optimizers": (optimiser, LambdaLR(optimiser, lambda step: 1.0)),
     }
     match algorithm.form:
         case "preference":
-            nothing = datasets.Dataset.from_dict({"prompt": [""], "chosen": [""], "rejected": [""]})
-            pairs: Any = RecordedDPOTrainer(args=_one_device(trl.DPOConfig(**shared, beta=how["beta"])), train_dataset=nothing, **given)
+            empty = datasets.Dataset.from_dict({"prompt": [""], "chosen": [""], "rejected": [""]})
+            pairs: Any = RecordedDPOTrainer(args=_one_device(trl.DPOConfig(**shared, beta=how["beta"])), train_dataset=empty, **arguments)
             model.model.delete_adapter("ref")
             pairs.precompute_ref_logps = True
             return pairs
         case "cloning":
             skip = trl.SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
             return RecordedSFTTrainer(
-                args=_one_device(skip), train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **given
+                args=_one_device(skip), train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **arguments
             )
         case _:
             clipped = algorithm.form == "clipped"
@@ -391,14 +398,14 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
                 num_iterations=1,
                 steps_per_generation=1,
             )
-            nothing = datasets.Dataset.from_dict({"prompt": [""] * 2})
-            policy: Any = RecordedGRPOTrainer(reward_funcs=_unasked, args=_one_device(args), train_dataset=nothing, **given)
+            empty = datasets.Dataset.from_dict({"prompt": [""] * 2})
+            policy: Any = RecordedGRPOTrainer(reward_funcs=_unasked, args=_one_device(args), train_dataset=empty, **arguments)
             policy.max_completion_length = how.get("length", 1.0)
             return policy
 
 
 def _one_device(args: Any) -> Any:
-    """However many devices this process sees, it uses one; transformers would spread a model over all, which trl refuses."""
+    """Let trl use one device, however many this process sees: transformers would spread a model over all, which trl refuses."""
     args._n_gpu = min(args.n_gpu, 1)
     return args
 
@@ -408,22 +415,22 @@ def _unasked(**columns: object) -> list[float]:
 
 
 def _placeholder() -> PreTrainedTokenizerFast:
-    """A tokenizer for trl's constructors, which insist on one; no text reaches it. Its padding is token 0, as that of our rows."""
-    words = Tokenizer(models.WordLevel({"-": 0}, "-"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="-", eos_token="-")  # type: ignore[no-untyped-call]
+    """A tokenizer for trl's constructors, which need one; it never tokenizes anything. Its padding is token 0, like that of our rows."""
+    tokenizer = Tokenizer(models.WordLevel({"-": 0}, "-"))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="-", eos_token="-")  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _lent(model: CausalTrainee) -> Iterator[None]:
-    """Undo what trl's constructors change of a model beside its weights: its forward, tags, padding token, and adapters."""
+def _restoring(model: CausalTrainee) -> Iterator[None]:
+    """On exit, undo all that trl's constructors change of a model but its weights: its forward, tags, padding token, and adapters."""
     base = model.model.get_base_model()
-    held = [(each, dict(vars(each))) for each in (base, model.model, base.config, base.generation_config)]
+    attributes = [(each, dict(vars(each))) for each in (base, model.model, base.config, base.generation_config)]
     try:
         yield
     finally:
-        for each, were in held:
+        for each, original in attributes:
             vars(each).clear()
-            vars(each).update(were)
+            vars(each).update(original)
         if "ref" in model.model.peft_config:
             model.model.delete_adapter("ref")
         model.model.eval()

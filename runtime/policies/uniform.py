@@ -1,4 +1,4 @@
-"""The policy that knows nothing: every label scores 0, so what is left is the scaffold's own doing."""
+"""The policy that knows nothing: every label scores 0. What a scaffold earns with it is the scaffold's own doing."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from runtime.policies.interface import Sampled, SampleRequest
 
 
 class Uniform:
-    """Answers with one of the labels on offer by the bias alone; at temperature 0 with one of the highest, drawn evenly."""
+    """Answers with one of the labels on offer, by their biases alone; at temperature 0 with one of the highest, drawn evenly."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = {label: token for token, label in enumerate(labels)}
@@ -20,7 +20,7 @@ class Uniform:
         return [closed_vocabulary.complete(self._labels, self._score, request, _any_best) for request in requests]
 
     def log_probs(self, prompt: str) -> list[float]:
-        """The log-probability of each label."""
+        """The natural log-probability (labels,) of each label, which is the same for all."""
         return closed_vocabulary.log_softmax(self._score(prompt)).tolist()
 
     def _score(self, prompt: str) -> Vector:

@@ -17,10 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import msgspec
 
+from events.kinds import RolloutFailure
 from runtime.sandbox import limits as sandbox
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 
@@ -80,7 +81,7 @@ class Ask(msgspec.Struct):
 class Refused(msgspec.Struct, frozen=True):
     """A call that gets no completions: the kind of failure that its attempts come to, and why."""
 
-    kind: str
+    kind: RolloutFailure
     reason: str
 
 
@@ -91,7 +92,7 @@ class Outcome(msgspec.Struct, frozen=True):
     attempt: int
     uses: tuple[tuple[int, int], ...] = ()
     answer: str | None = None
-    kind: str = ""
+    kind: RolloutFailure | Literal[""] = ""
     reason: str = ""
     seconds: float = 0.0
 
@@ -112,7 +113,7 @@ AnswerCalls = Callable[[list[Ask]], Sequence[Sequence[str] | Refused]]
 class ScaffoldStopped(Exception):
     """The child can do no more; `kind` and the text say what became of it."""
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: RolloutFailure, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
 
@@ -133,7 +134,7 @@ class ScaffoldProcess:
         try:
             argv = [sys.executable, "-s", "-P", seen_at(kind, CHILD_INSIDE, CHILD), str(read), str(write)]
             binds = {CHILD_INSIDE: CHILD, SCAFFOLD_INSIDE: scaffold}
-            resources = sandbox.Limits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
+            resources = sandbox.ResourceLimits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
             self._child = Confined(kind, Command(argv, binds, ENVIRONMENT, Path(self._folder), resources, (read, write)))
         except BaseException:
             os.close(self._in)
@@ -165,7 +166,8 @@ class ScaffoldProcess:
         wanted = {(item, attempt) for item, _ in items for attempt in range(attempts)}
         found: dict[tuple[str, int], Outcome] = {}
         known, asked = {item for item, _ in items}, Counter[str]()
-        kind, reason = "nonsense", "the scaffold's process left this attempt out"
+        kind: RolloutFailure = "nonsense"
+        reason = "the scaffold's process left this attempt out"
         try:
             self._send({"items": items, "attempts": attempts})
             more = True

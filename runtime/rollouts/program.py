@@ -17,10 +17,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import msgspec
 
+from events.kinds import RolloutFailure
 from runtime.rollouts.host import ENVIRONMENT, Data, Limits, Outcome, open_to_all
 from runtime.sandbox import limits as sandbox
 from runtime.sandbox.bwrap import WORK
@@ -57,7 +58,7 @@ class Ended(NamedTuple):
     code: int
     files: Mapping[str, bytes]
     said: str = ""
-    kind: str = ""
+    kind: RolloutFailure | Literal[""] = ""
     reason: str = ""
 
 
@@ -283,7 +284,7 @@ def launcher(kind: Kind, scratch: Path, socket: Path, seconds: float, limits: Li
             relay = [places[RELAY_INSIDE], places[SOCKET_INSIDE], "0", f"{seconds:g}", str(write), places[WORKING]]
             argv = [sys.executable, "-I", *relay, sys.executable, "-s", "-u", *(_placed(argument, places) for argument in arguments)]
             environment = {**env, "HOME": places[WORKING]}
-            resources = sandbox.Limits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
+            resources = sandbox.ResourceLimits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
             child = Confined(kind, Command(argv, binds, environment, Path(working), resources, (write,)))
             os.close(write)
             try:
@@ -303,7 +304,8 @@ def _ended(child: Confined, read: int, seconds: float, caps: Caps) -> Ended:
     for each in (late, *listeners):
         each.start()
     child.stdin.close()
-    kind, reason, files = "", "", {}
+    kind: RolloutFailure | Literal[""] = ""
+    reason, files = "", {}
     try:
         with os.fdopen(read, "rb") as stream:
             files = read_tar(stream, caps)

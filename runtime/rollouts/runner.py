@@ -19,6 +19,7 @@ import msgspec
 from events import codec
 from events.errors import TryAgain, Unavailable, UsageError, UserError
 from events.fact import Fact, derive, derive_seed
+from events.kinds import RolloutFailure
 from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner, SecretFound
 from runtime.blobs.directory import Blobs
@@ -358,14 +359,15 @@ def _fact(request_id: str, requested: RolloutsRequested, outcome: Outcome, calls
     pairs = [*outcome.uses, *uses.get((outcome.item, outcome.attempt), ())]
     used = [(calls.get((outcome.item, ordinal)), completion) for ordinal, completion in pairs]
     refused = next((call for call, _ in used if isinstance(call, Refused)), None)
-    if outcome.kind or refused:
+    kind, reason = (refused.kind, refused.reason) if refused else (outcome.kind, outcome.reason)
+    if kind:
         return RolloutFailed(
             request=request_id,
             item=outcome.item,
             attempt=outcome.attempt,
             purpose=requested.purpose,
-            kind=refused.kind if refused else outcome.kind,
-            reason=refused.reason if refused else outcome.reason,
+            kind=kind,
+            reason=reason,
         )
     return TrajectoryRecorded(
         request=request_id,
@@ -389,12 +391,12 @@ def _within(fact: TrajectoryRecorded | RolloutFailed) -> TrajectoryRecorded | Ro
     return _instead(fact, "flooded", f"an attempt that used {len(fact.calls):,} completions, more than an event can hold")
 
 
-def _instead(fact: TrajectoryRecorded | RolloutFailed, kind: str, reason: str) -> RolloutFailed:
+def _instead(fact: TrajectoryRecorded | RolloutFailed, kind: RolloutFailure, reason: str) -> RolloutFailed:
     """The failure of the attempt that a fact is about."""
     return RolloutFailed(request=fact.request, item=fact.item, attempt=fact.attempt, purpose=fact.purpose, kind=kind, reason=reason)
 
 
-def failures(request_id: str, requested: RolloutsRequested, kind: str, reason: str) -> list[Fact]:
+def failures(request_id: str, requested: RolloutsRequested, kind: RolloutFailure, reason: str) -> list[Fact]:
     """The failure of every attempt of a shard, for one reason."""
     return [
         RolloutFailed(request=request_id, item=item, attempt=attempt, purpose=requested.purpose, kind=kind, reason=reason)

@@ -15,6 +15,7 @@ from events.choice import FeedbackRequested, ParentSelected
 from events.codec import Event
 from events.fact import Fact, derive, derive_seed
 from events.judgement import CandidateEvaluated
+from events.kinds import Purpose
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutsRequested
 from events.run import RunFinished, RunStarted
@@ -66,7 +67,7 @@ DECIDER = Decider(version=3, initial=initial, evolve=evolve, decide=decide)
 class _Rollouts(NamedTuple):
     """What is played, by whom, and how often."""
 
-    purpose: str
+    purpose: Purpose
     round: int
     scaffold: str
     adapter: str

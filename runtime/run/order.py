@@ -12,6 +12,7 @@ import msgspec
 
 from events.errors import Misconfigured, UsageError
 from events.fact import derive_seed
+from events.kinds import Lever, OnDrift
 from events.run import Items, RunStarted
 from events.subjects import check_run_name
 from runtime.agents.providers import RULES
@@ -24,12 +25,12 @@ from tasks.contract import FOLDS, Public
 from tasks.loading import Task, known, load
 
 if TYPE_CHECKING:
-    from runtime.policies.bases import Progress
+    from runtime.policies.bases import BuildProgress
 
-LEVERS: Mapping[str, tuple[str, ...]] = {"both": ("scaffold", "weights"), "scaffold": ("scaffold",), "weights": ("weights",)}
+LEVERS: Mapping[str, tuple[Lever, ...]] = {"both": ("scaffold", "weights"), "scaffold": ("scaffold",), "weights": ("weights",)}
 """The levers by the name of their choice."""
-ON_DRIFT = ("freeze", "rollback", "stop")
-"""What the auditor may be allowed to do to a run when it finds drift."""
+ON_DRIFT: Mapping[str, OnDrift] = {"off": "", "freeze": "freeze", "rollback": "rollback", "stop": "stop"}
+"""What the auditor may do to a run when it finds drift, by the name of its choice."""
 PRETRAINING_SEED = 0
 """Base models are made once for a task, whatever a run's seed."""
 PROBE_ITEMS = 100
@@ -57,8 +58,8 @@ class RunOrder(NamedTuple):
     agent: str = RULES
     verifier: str = ""
     """The name of another verifier of the task, or a path."""
-    on_drift: str = ""
-    """One of `ON_DRIFT`; empty for nothing."""
+    on_drift: OnDrift = ""
+    """What the auditor may do when it finds drift."""
 
 
 def policy_of(order: RunOrder, task: Task) -> str:
@@ -103,7 +104,7 @@ def check_packages(order: RunOrder, task: Task, *, trained_here: bool) -> None:
         raise Misconfigured(f"A run with --levers {order.levers} needs {' and '.join(missing)}: pip install 'evolog[policy,tasks]'{less}.")
 
 
-def put_base_model(policy: str, task: Task, public: Public, blobs: Blobs, progress: "Progress") -> str:
+def put_base_model(policy: str, task: Task, public: Public, blobs: Blobs, progress: "BuildProgress") -> str:
     """Put a policy's base model among the blobs; the digest of its folder. It is pre-trained first if it is not in the cache.
 
     `progress` hears the step, the number of steps and the loss.
@@ -119,7 +120,7 @@ def put_verifier(named: str, task: Task, blobs: Blobs) -> tuple[str, str]:
     return task.with_verifier(text, named).verifier, blobs.put(text.encode())
 
 
-def order_run(order: RunOrder, blobs: Blobs, progress: "Progress") -> RunStarted:
+def order_run(order: RunOrder, blobs: Blobs, progress: "BuildProgress") -> RunStarted:
     """The event that begins an ordered run, with the blobs that it names. Raises as `plan`."""
     task = load(order.task)
     public = task.public(order.seed)

@@ -7,6 +7,7 @@ import msgspec
 
 from events.change import WeightUpdateRequested
 from events.fact import derive
+from events.kinds import CandidateOrigin
 from events.rollouts import RolloutsRequested
 from events.run import RunStarted
 
@@ -33,7 +34,7 @@ class Candidate(msgspec.Struct, frozen=True):
     generation: int
     scaffold: str
     adapter: str
-    lever: str
+    lever: CandidateOrigin
     optimizer_state: str = ""
     """Blob of what the training of the adapter left for the next: moments, critic, weight of KL."""
     score: float | None = None
@@ -126,7 +127,7 @@ def initial(run: str) -> RunState:
     return RunState(run)
 
 
-def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever: str, optimizer_state: str) -> Candidate:
+def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever: CandidateOrigin, optimizer_state: str) -> Candidate:
     """A candidate without a score; its id follows from the run and the generation."""
     return Candidate(derive(run, "candidate", generation), generation, scaffold, adapter, lever, optimizer_state)
 

@@ -1,9 +1,9 @@
-"""The default profile: bubblewrap's options, and what it takes for them to work.
+"""The default profile: the options that bubblewrap is started with, and what to do where it does not work.
 
-Inside there are the interpreter's and the system's programs and libraries, the files that were bound, and nothing else of the host; one
-writable directory, /workdir, in memory and sized (with /dev/shm), and no network but an empty loopback. Nothing is mounted below a writable
-path: bubblewrap before 0.12 follows symbolic links that a scaffold may have left there (CVE-2026-87766). All options come through
-a descriptor, and bubblewrap's own environment is empty, since both can be read inside, in /proc/1.
+Inside are the interpreter's and the system's programs and libraries, the files that were bound, and nothing else of the host. There is one
+writable directory of limited size, /workdir, in memory (and /dev/shm). There is no network but an empty loopback. Nothing is mounted below
+a writable path: bubblewrap before 0.12 follows symbolic links that a scaffold may have left there (CVE-2026-87766). All options come
+through a descriptor, and bubblewrap's own environment is empty, since both can be read inside, in /proc/1.
 """
 
 import functools
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from events.errors import Misconfigured
-from runtime.sandbox.limits import Limits
+from runtime.sandbox.limits import ResourceLimits
 
 OLDEST = (0, 8)
 WORK = "/workdir"
@@ -25,13 +25,13 @@ SHARED_SIZE = 64 * 1024**2
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": WORK}
 PARTS = ("bin", "lib", "lib32", "lib64", "libexec")
 PACKAGES = ("events", "algorithms", "tasks", "runtime", "replay", "services")
-"""Ours, hidden where they are installed beside what scaffolds may import."""
+"""evolog's packages, which are hidden where they are installed among those that scaffolds may import."""
 INSTALL = "Install bubblewrap: `apt-get install bubblewrap` on Debian and Ubuntu, `dnf install bubblewrap` on Fedora"
 
 
 @functools.cache
 def program() -> str:
-    """Where bubblewrap is; raises Misconfigured where it is not, or is too old."""
+    """The path of bubblewrap; raises Misconfigured where it is not installed or too old."""
     if (path := shutil.which("bwrap")) is None:
         raise Misconfigured(f"Scaffolds cannot be confined, because bubblewrap (bwrap) is not installed. {INSTALL}.")
     if _numbers(version()) < OLDEST:
@@ -42,16 +42,16 @@ def program() -> str:
 @functools.cache
 def version() -> str:
     """The installed version, such as 0.8.0."""
-    said = subprocess.run([shutil.which("bwrap") or "bwrap", "--version"], capture_output=True, text=True, check=False).stdout
-    return said.split()[-1] if said.split() else "0"
+    output = subprocess.run([shutil.which("bwrap") or "bwrap", "--version"], capture_output=True, text=True, check=False).stdout
+    return output.split()[-1] if output.split() else "0"
 
 
 def _numbers(of: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", of)[:2]))
 
 
-def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: Limits) -> list[str]:
-    """All options but the descriptors'. `binds` are read-only, and by their path inside."""
+def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: ResourceLimits) -> list[str]:
+    """All options but those with file descriptors. `binds` are read-only, by their path inside."""
     out = [f"--unshare-{what}" for what in ("ipc", "pid", "net", "uts", "cgroup")]
     out += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
     if os.geteuid() == 0:
@@ -87,14 +87,14 @@ def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: L
 
 
 def dropped(uid: int) -> list[str]:
-    """The beginning of a command that, for root, gives up being root for an account that nothing else runs under."""
+    """The beginning of a command line that changes from root to the account `uid`; empty where this process is not root's."""
     if os.geteuid() != 0:
         return []
     return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
 
 
 def visible() -> tuple[list[Path], dict[str, str]]:
-    """The host's paths that are there inside as they are, and symbolic links: the system's libraries and the interpreter's two prefixes."""
+    """The host's paths that are visible inside, and symbolic links there: the system's libraries and the interpreter's two prefixes."""
     sources: list[Path] = [path for path in (Path("/etc/ld.so.cache"), Path("/etc/alternatives")) if path.exists()]
     links: dict[str, str] = {}
     for path in _programs():
@@ -121,7 +121,7 @@ def _ours(sources: list[Path]) -> list[str]:
 
 
 def why_not(said: str) -> str:
-    """What bubblewrap's complaint means here, and what to do."""
+    """The sentences of an error that explains a message of bubblewrap's, and says what to do."""
     last = (said.strip().splitlines() or ["it said nothing"])[-1].removeprefix("bwrap: ")
     if "uid map" in last:
         fix = "Allow it user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or an AppArmor profile for bwrap"

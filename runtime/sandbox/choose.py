@@ -1,6 +1,6 @@
-"""Which profile scaffolds run in on this host: bubblewrap; else Landlock where that is allowed; else none at all is started.
+"""The choice of the profile that scaffolds run in on this host: bubblewrap, or Landlock where that is allowed. Else no scaffold is started.
 
-A profile is tried before it is relied upon: a probe inside it must fail to read a file of the host and to reach two of its sockets.
+A profile is tested before it is used: a probe inside it must fail to read a file of the host and to reach its sockets.
 """
 
 import functools
@@ -21,24 +21,25 @@ from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 from runtime.sandbox.limits import counts_children, delegated
 
 ALLOW = "EVOLOG_SANDBOX_ALLOW"
-"""Profiles that may be used, separated by commas; bwrap alone where it is not set."""
+"""An environment variable: the profiles that may be used, separated by commas; bwrap alone where it is not set."""
 UNSANDBOXED = "EVOLOG_ALLOW_UNSANDBOXED"
-"""Must be 1 for `--sandbox none`, wherever a scaffold of such a run is started."""
+"""An environment variable: must be 1 for `--sandbox none`, on every host where a scaffold of such a run is started."""
 PATIENCE = 20.0
+"""Seconds that a probe may take."""
 PROBE = Path(__file__).with_name("probe.py")
 
 
 class Profile(NamedTuple):
-    """A way to run scaffolds, and what the log says of it."""
+    """A way to run scaffolds, and its description in the log."""
 
     kind: Kind
     text: str
 
 
 def provide(recorded: str = "") -> Profile:
-    """The profile that a run was started with, by what it recorded, or this host's own for a run to be started.
+    """The profile of a run that recorded this description, or where it is empty, the strongest allowed one that this host has.
 
-    Raises Misconfigured, with the cause and the fix, where this host cannot give it: never is something weaker given instead.
+    Raises Misconfigured, with the cause and the fix, where this host does not have it; a weaker one is never given instead.
     """
     match recorded.split(" ")[0].rstrip(","):
         case "none":
@@ -116,7 +117,7 @@ def _equipped() -> None:
 
 
 class _Failed(Exception):
-    """What the probe, or whatever should have started it, said."""
+    """The probe failed, or could not be started; the text is what it printed."""
 
 
 def _try(kind: Kind) -> None:

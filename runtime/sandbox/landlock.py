@@ -1,9 +1,9 @@
 """The fallback profile, for containers that forbid namespaces: Landlock and seccomp. Run as a script; imports nothing of evolog.
 
-The script stays behind as the command's keeper: it takes in what loses its parent, and when the command ends, or the launcher does, or says
-SIGTERM, it kills what is left. What this profile lacks beside bubblewrap: processes see the host's process ids and clock, though they
-cannot signal or trace what is outside; paths that are not readable can still be seen to exist by `stat`; sockets in files are closed to
-DAC's rules alone; the work folder lies on the host's disk, and its size is looked at and not enforced.
+The script stays as the parent of all that the command starts: orphans become its children. When the command ends, the launcher ends, or
+SIGTERM comes, it kills what is left. What this profile lacks that bubblewrap has: processes see the host's process ids and clock, though
+they cannot signal or trace processes outside; `stat` shows that unreadable paths exist; sockets in files are protected by their permissions
+alone; the work folder lies on the host's disk, and its size is checked by the watchdog and not enforced.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ def version() -> int:
 
 
 def order(readable: "Sequence[os.PathLike[str]]", work: "os.PathLike[str]", filter_fd: int, uid: int) -> str:
-    """The script's first argument; the command follows. `uid` 0 stays who it is."""
+    """The script's first argument, after which the command follows. With `uid` 0 the account is not changed."""
     return json.dumps({"readable": [os.fspath(path) for path in readable], "work": os.fspath(work), "filter_fd": filter_fd, "uid": uid})
 
 
@@ -106,10 +106,10 @@ def _keep(command: int) -> int:
 
 
 def main() -> None:
-    """Start the command confined, and keep it."""
+    """Start the command confined, and exit with its code once it and all that it started have ended."""
     wanted, argv = json.loads(sys.argv[1]), sys.argv[2:]
 
-    def told(*_: object) -> None:
+    def on_terminate(*_: object) -> None:
         _end_all()
         os._exit(128 + signal.SIGKILL)
 
@@ -123,7 +123,7 @@ def main() -> None:
         except BaseException as wrong:
             print(f"landlock: {wrong}", file=sys.stderr, flush=True)
         os._exit(126)
-    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGTERM, on_terminate)
     _libc.prctl(_DEATH_SIGNAL, signal.SIGTERM)
     code = _keep(command)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

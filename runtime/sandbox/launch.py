@@ -1,4 +1,4 @@
-"""Starts a command in one of the profiles, and holds it to its limits until it has ended."""
+"""Starts a command in a sandbox of one of the profiles, and enforces its limits until it has ended."""
 
 import contextlib
 import itertools
@@ -14,33 +14,40 @@ from typing import IO, Literal, NamedTuple
 
 from events.errors import Misconfigured
 from runtime.sandbox import bwrap, landlock, seccomp
-from runtime.sandbox.limits import CGROUP, Group, Limits, Watchdog, delegated, rlimits, tree
+from runtime.sandbox.limits import CGROUP, Group, ResourceLimits, Watchdog, delegated, rlimits, tree
 
 Kind = Literal["bwrap", "landlock", "none"]
 UIDS = 1_900_000_000
-"""Root's sandboxes each run under an account of their own from here on: nobody's, by systemd's list of uids."""
+"""The first of the accounts that root's sandboxes run under, each one of its own. By systemd's list of uids they belong to nobody."""
 _KILL_PATIENCE = 5.0
 _numbers = itertools.count()
 
 
 class Command(NamedTuple):
-    """What to start. `binds` are read-only, by their path inside; `work` is a folder of the host, for profiles that need one."""
+    """A command to start. `binds` are read-only files and folders by their path inside; `work` is a folder of the host to write in.
+
+    bubblewrap does not use `work`: its work directory is in memory.
+    """
 
     argv: Sequence[str]
     binds: Mapping[str, Path]
     environment: Mapping[str, str]
     work: Path
-    limits: Limits = Limits()
+    limits: ResourceLimits = ResourceLimits()
     pass_fds: tuple[int, ...] = ()
 
 
 def seen_at(kind: Kind, inside: str, source: Path) -> str:
-    """Under which path a bound file is there: only bubblewrap can give it another."""
+    """The path at which a bound file is seen inside the sandbox: only bubblewrap can give it another than the host's."""
     return inside if kind == "bwrap" else str(source)
 
 
 class Confined:
-    """A running command. `violation` says which limit it was stopped at, if it was. It dies when the thread that started it does."""
+    """A command that runs in a sandbox; it dies with the thread that started it.
+
+    `violation` is the sentence of the limit that it was stopped at, and empty otherwise. Raises Misconfigured where no control group can be
+    made, though one is delegated.
+    """
 
     def __init__(self, kind: Kind, command: Command) -> None:
         self.violation = ""
@@ -48,9 +55,9 @@ class Confined:
         self._lock = threading.Lock()
         self._kind = kind
         group = delegated() if kind == "bwrap" else None
-        with contextlib.ExitStack() as held:
-            gate = held.enter_context(_pipe()) if group else None
-            argv, environment, fds = _prepared(kind, command, held, gate[0] if gate else None)
+        with contextlib.ExitStack() as resources:
+            gate = resources.enter_context(_pipe()) if group else None
+            argv, environment, fds = _prepare(kind, command, resources, gate[0] if gate else None)
             folder = command.work if kind != "bwrap" else Path("/")
             self._process = subprocess.Popen(
                 argv,
@@ -87,7 +94,7 @@ class Confined:
         return self._translated(self._process.poll())
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, once it has ended; raises subprocess.TimeoutExpired."""
+        """Wait for the end, and return the exit code; raises subprocess.TimeoutExpired after `timeout` seconds."""
         code = self._translated(self._process.wait(timeout))
         assert code is not None
         if self._group and not self.violation and self._group.ran_out():
@@ -95,7 +102,7 @@ class Confined:
         return code
 
     def kill(self) -> None:
-        """Kill it and all that it started, and return when they have gone."""
+        """Kill it and all that it started, and return when they have ended."""
         with self._lock:
             if self._process.poll() is None:
                 self._kill()
@@ -104,11 +111,11 @@ class Confined:
                 os.killpg(self._process.pid, signal.SIGKILL)  # what it left in its group
 
     def communicate(self, timeout: float) -> tuple[bytes, bytes]:
-        """All that it prints, once it has ended; raises subprocess.TimeoutExpired."""
+        """Wait for the end, and return standard output and error; raises subprocess.TimeoutExpired after `timeout` seconds."""
         return self._process.communicate(timeout=timeout)
 
     def close(self) -> None:
-        """Kill it, and put away what was made for it."""
+        """Kill it, and remove its control group."""
         self.kill()
         self._process.wait()
         if self._watchdog:
@@ -119,14 +126,14 @@ class Confined:
     def _kill(self) -> None:
         root = self._process.pid
         if self._kind == "bwrap":
-            self._process.send_signal(signal.SIGSTOP)  # so that it starts nothing while it is looked at
+            self._process.send_signal(signal.SIGSTOP)  # so that it starts nothing while its children are listed
             if first := tree(root)[1:2]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(first[0], signal.SIGKILL)  # with it the kernel ends its whole process namespace
                 self._process.send_signal(signal.SIGCONT)
                 self._ends()
         elif self._kind == "landlock":
-            self._process.send_signal(signal.SIGTERM)  # the keeper kills all that is below it
+            self._process.send_signal(signal.SIGTERM)  # landlock.py's script kills all its descendants
             self._ends()
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -145,13 +152,15 @@ class Confined:
         return 128 - code if code is not None and 128 < code <= 192 and self._kind != "none" else code
 
 
-def _prepared(kind: Kind, command: Command, held: contextlib.ExitStack, gate: int | None) -> tuple[list[str], dict[str, str], list[int]]:
-    """The whole command, its environment, and the descriptors that it needs."""
+def _prepare(
+    kind: Kind, command: Command, resources: contextlib.ExitStack, gate: int | None
+) -> tuple[list[str], dict[str, str], list[int]]:
+    """The whole command line, its environment, and the file descriptors that it needs, which `resources` closes."""
     limits, uid = command.limits, UIDS + next(_numbers) % 4096 * 4096 + secrets.randbelow(4096)
     if kind == "none":
         return [*rlimits(limits, processes=False), *command.argv], {**command.environment}, []
     code = seccomp.program(families=seccomp.FAMILIES if kind == "bwrap" else (seccomp.UNIX,))
-    filter_fd = held.enter_context(_file(code))
+    filter_fd = resources.enter_context(_file(code))
     if kind == "landlock":
         readable = [*command.binds.values(), *bwrap.visible()[0]]
         order = landlock.order(readable, command.work, filter_fd, uid if os.geteuid() == 0 else 0)
@@ -160,7 +169,7 @@ def _prepared(kind: Kind, command: Command, held: contextlib.ExitStack, gate: in
     options = [*bwrap.options(command.binds, command.environment, limits), "--seccomp", str(filter_fd)]
     if gate is not None:
         options += ["--block-fd", str(gate)]
-    words = held.enter_context(_file(b"".join(os.fsencode(word) + b"\0" for word in options)))
+    words = resources.enter_context(_file(b"".join(os.fsencode(word) + b"\0" for word in options)))
     argv = [bwrap.program(), "--args", str(words), "--", *rlimits(limits, _counted_apart()), *bwrap.dropped(uid), *command.argv]
     return argv, {}, [filter_fd, words, *([] if gate is None else [gate])]
 

@@ -1,7 +1,7 @@
-"""What one sandbox may use, over all its processes, and who holds it to that: a control group that was delegated, or else a watchdog.
+"""The limits of a sandbox over all its processes, and what enforces them: a control group that was delegated, or else a watchdog.
 
-The kernel itself holds each process to its rlimits, and the sized work directory to its size, at once and exactly. What no rlimit sums up
-(memory, processor time, files) is held by a control group at once, and by the watchdog within about a tenth of a second.
+The kernel enforces each process's rlimits and the size of the work directory, at once and exactly. Sums over processes (memory, processor
+time, files) are enforced by a control group at once, or by the watchdog within about a tenth of a second.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 POLL_SECONDS = 0.1
-"""Seconds between two looks of the watchdog."""
+"""Seconds between two checks of the watchdog."""
 CGROUP = "EVOLOG_CGROUP"
-"""Names the directory of a control group under which sandboxes may have theirs; without it, one that systemd delegated is looked for."""
+"""An environment variable: the directory of a control group that sandboxes' own are made under. Without it, one that systemd delegated."""
 _TICK, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
-class Limits(NamedTuple):
+class ResourceLimits(NamedTuple):
     """Bytes, seconds and counts. `memory` holds for each process's address space and for all processes and files in memory together."""
 
     memory: int = 8 * 1024**3
@@ -32,8 +32,11 @@ class Limits(NamedTuple):
     files: int = 20_000
 
 
-def rlimits(limits: Limits, processes: bool) -> list[str]:
-    """The beginning of a command that puts the rlimits on what follows; `processes` where they are counted for the sandbox alone."""
+def rlimits(limits: ResourceLimits, processes: bool) -> list[str]:
+    """The beginning of a command line that sets the rlimits of the command after it.
+
+    `processes` says whether the kernel counts processes for the sandbox alone, so that their number can be limited.
+    """
     options = {
         "as": limits.memory,
         "cpu": limits.cpu_seconds,
@@ -46,24 +49,24 @@ def rlimits(limits: Limits, processes: bool) -> list[str]:
 
 
 def tree(root: int) -> list[int]:
-    """The process and its descendants; all of a process namespace, if it is the one that made it."""
-    found = [root]
-    for process in found:
+    """The ids of a process and all its descendants, the process first."""
+    processes = [root]
+    for process in processes:
         with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{process}/task"):
-                found += map(int, _text(f"/proc/{process}/task/{thread}/children").split())
-    return found
+                processes += map(int, _text(f"/proc/{process}/task/{thread}/children").split())
+    return processes
 
 
 def counts_children() -> bool:
-    """Whether the kernel says who a process's children are."""
+    """Whether the kernel lists the children of processes in /proc."""
     return os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 
 
 class Watchdog:
-    """Looks at all processes of a sandbox until `stop`, and calls `kill` with a sentence about the limit that was passed."""
+    """Checks all processes of a sandbox in a thread of its own until `stop`. Calls `kill` with a sentence once a limit is passed."""
 
-    def __init__(self, root: int, limits: Limits, mounts: Sequence[str], folder: Path | None, kill: Callable[[str], None]) -> None:
+    def __init__(self, root: int, limits: ResourceLimits, mounts: Sequence[str], folder: Path | None, kill: Callable[[str], None]) -> None:
         self._root, self._limits, self._mounts, self._folder, self._kill = root, limits, mounts, folder, kill
         self._spent: dict[int, float] = {}
         self._ended = threading.Event()
@@ -71,7 +74,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the thread."""
         self._ended.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -127,17 +130,20 @@ def _stat(place: str) -> list[str]:
 
 
 def _resident(process: str, fields: Sequence[str]) -> tuple[str, int]:
-    """Where a process's memory is told, and its resident bytes: a first thread that ended before the others tells of none, they do."""
-    found = {process: int(fields[21]) * _PAGE}
+    """The folder in /proc that shows a process's memory, and its resident bytes.
+
+    It is the process's own, or, where its first thread has ended before the others, that of one of these.
+    """
+    sizes = {process: int(fields[21]) * _PAGE}
     if fields[0] == "Z":
         for thread in os.listdir(f"{process}/task"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found[f"{process}/task/{thread}"] = int(_stat(f"{process}/task/{thread}")[21]) * _PAGE
-    return max(found.items(), key=lambda item: item[1])
+                sizes[f"{process}/task/{thread}"] = int(_stat(f"{process}/task/{thread}")[21]) * _PAGE
+    return max(sizes.items(), key=lambda item: item[1])
 
 
 def _proportional(resident: Mapping[str, int], in_memory: int) -> int:
-    """Bytes of all processes, in which shared pages count once; resident bytes of those whose maps cannot be read, or say too little."""
+    """Bytes of memory of all processes, shared pages counted once. Where a process's maps cannot be read, its resident bytes count."""
     private = shared = 0
     for place, size in resident.items():
         try:
@@ -184,7 +190,7 @@ def _mib(size: int) -> int:
 
 
 def delegated(environment: Mapping[str, str] = os.environ) -> tuple[str, Path] | None:
-    """The version and directory of a control group under which this process may make others, with memory and pids to share out."""
+    """The version and directory of a control group under which this process may make others that limit memory and processes, if any."""
     named = environment.get(CGROUP)
     for folder in [Path(named)] if named else _own_groups():
         if os.access(folder, os.W_OK):
@@ -210,9 +216,9 @@ def _own_groups() -> Iterator[Path]:
 
 
 class Group:
-    """A control group for one sandbox."""
+    """A control group for one sandbox, with its limits. Raises OSError where it cannot be made."""
 
-    def __init__(self, version: str, parent: Path, name: str, limits: Limits) -> None:
+    def __init__(self, version: str, parent: Path, name: str, limits: ResourceLimits) -> None:
         self.folder = parent / name
         self.folder.mkdir()
         if version == "cgroup v1":
@@ -224,13 +230,13 @@ class Group:
                 (self.folder / name).write_text(str(value))
 
     def take(self, processes: Sequence[int]) -> None:
-        """Move processes in; what they start later is in it by itself."""
+        """Move processes into the group; processes that they start later are in it too."""
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 (self.folder / "cgroup.procs").write_text(str(process))
 
     def ran_out(self) -> bool:
-        """Whether the kernel killed for want of memory."""
+        """Whether the kernel has killed one of its processes for want of memory."""
         for name in ("memory.events", "memory.oom_control"):
             with contextlib.suppress(OSError):
                 rows = dict(line.split() for line in (self.folder / name).read_text().splitlines())
@@ -238,7 +244,7 @@ class Group:
         return False
 
     def remove(self) -> None:
-        """Remove it, once its last process is reaped."""
+        """Remove the group, once its last process is reaped."""
         for _ in range(50):
             try:
                 return self.folder.rmdir()

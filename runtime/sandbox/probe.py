@@ -1,4 +1,4 @@
-"""Run inside a sandbox: prints, as JSON, what it could reach of the host. It should be nothing."""
+"""A script that runs inside a sandbox and prints, as JSON, what it could reach of the host. It should be nothing."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> None:
-    """Try each way out."""
+    """Try each way out of the sandbox."""
     secret, port, name = sys.argv[1:]
     ways = {
         "a file of the host": lambda: open(secret).close(),

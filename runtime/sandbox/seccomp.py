@@ -1,4 +1,4 @@
-"""Which system calls a scaffold may make: an allow-list, assembled to classic BPF for the kernel's seccomp filter.
+"""The system calls that a scaffold may make: an allow-list, assembled to classic BPF for the kernel's seccomp filter.
 
 What is not on the list fails with EPERM, so that a library that merely tries goes on. `clone3` fails with ENOSYS, because a filter cannot
 read its flags, and the C library then uses `clone`, whose flags are checked. A call through another architecture's table kills.
@@ -60,7 +60,7 @@ TYPES = (1, 2, 5)
 """SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET: nothing raw."""
 PROTOCOLS = (0, 6, 17)
 TERMINAL = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX, which put words in a terminal's mouth."""
+"""TIOCSTI and TIOCLINUX, which type into a terminal."""
 
 _LOAD, _EQUAL, _ABOVE, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
@@ -90,7 +90,7 @@ def program(machine: str = "", families: tuple[int, ...] = FAMILIES) -> bytes:
 
 
 def digest(code: bytes) -> str:
-    """What the filter is called in the log."""
+    """The first 8 digits of the filter's SHA-256, by which the log names it."""
     return hashlib.sha256(code).hexdigest()[:8]
 
 
@@ -126,10 +126,10 @@ def _none_of(values: tuple[int, ...]) -> list[_Instruction]:
 
 
 def _ranges(calls: dict[str, int]) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for number in sorted(calls.values()):
-        if found and number == found[-1][1] + 1:
-            found[-1] = (found[-1][0], number)
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], number)
         else:
-            found.append((number, number))
-    return found
+            ranges.append((number, number))
+    return ranges

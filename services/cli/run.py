@@ -53,7 +53,7 @@ def run(
     as_json: bool,
 ) -> int:
     """Run TASK from its reference scaffold until nothing more is to be gained, and show the auditor's table."""
-    from runtime.run.order import RunOrder
+    from runtime.run.order import ON_DRIFT, RunOrder
     from services.cli.live import run_task
 
     order = RunOrder(
@@ -68,6 +68,6 @@ def run(
         max_tokens=max_tokens or 0,
         agent=agent,
         verifier=verifier,
-        on_drift="" if on_drift == "off" else on_drift,
+        on_drift=ON_DRIFT[on_drift],
     )
     return run_task(directory, order, detach=detach, as_json=as_json)

@@ -9,6 +9,7 @@ from events.codec import Event
 from events.errors import Misconfigured
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
+from events.kinds import AgentName
 from events.run import Budget, RunStarted
 from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
@@ -24,7 +25,9 @@ F = TypeVar("F", bound=Fact)
 RESTART = "The services read it when they start: `evolog down`, put that right, `evolog up`."
 
 
-async def open_session(context: Context, event: Event, agent: str, generation: int, model: Model, started: RunStarted) -> AgentSession:
+async def open_session(
+    context: Context, event: Event, agent: AgentName, generation: int, model: Model, started: RunStarted
+) -> AgentSession:
     """The session of one conversation, with the calls of it that are recorded.
 
     Raises `Misconfigured` where the model cannot be asked from here.

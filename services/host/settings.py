@@ -4,9 +4,9 @@ import importlib.util
 import math
 import os
 from pathlib import Path
-from typing import Literal
 
 from events.errors import Misconfigured
+from events.kinds import BackEnd
 from runtime.rollouts.host import Limits
 
 IDLE_TIMEOUT_VARIABLE = "EVOLOG_SCAFFOLD_SILENCE"
@@ -16,7 +16,7 @@ DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU")
 """The ways of accelerate in which each process holds the whole model."""
 
 
-def trainer_back_end() -> Literal["native", "trl"]:
+def trainer_back_end() -> BackEnd:
     """Whose trainer does the gradient work where both can, as EVOLOG_TRAINER says; raises Misconfigured for one that there is not."""
     match os.environ.get(TRAINER_VARIABLE) or "native":
         case "native":

@@ -1,4 +1,4 @@
-"""Programs that need no agent, to hold a run against."""
+"""Baselines that a run is compared with: programs that need no agent."""
 
 from collections.abc import Sequence
 
@@ -19,4 +19,4 @@ def _always(program: str):
 
 
 BASELINES = {name: _always(program) for name, program in STOCK.items()}
-"""What the auditor scores beside a run, by the name that its table shows."""
+"""What the auditor scores in addition to a run, by the name that its table shows."""

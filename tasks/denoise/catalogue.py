@@ -12,7 +12,10 @@ from tasks.denoise.data import TRIES
 
 _HERE = Path(__file__).parent
 _SHARED = ("counts", "magic", "metric", "program")
-"""Modules of this folder that steps use; in a scaffold they are the package `denoising`."""
+"""Modules of this folder that steps use; in a scaffold they are the package `denoising`.
+
+Their text is part of scaffolds, whose digests are recorded: a change to one of them, or to `__init__.py`, changes those digests.
+"""
 
 
 class ScaffoldEdit(msgspec.Struct, frozen=True):
@@ -32,8 +35,8 @@ class ScaffoldEdit(msgspec.Struct, frozen=True):
         """The folder as edited; raises Misconfigured where agent.py has no line for a constant."""
         agent = files.get("agent.py", "")
         for constant, value in self.constants.items():
-            agent, found = re.subn(rf"^({constant}(?:: [^=]+)?) = .*$", lambda line, value=value: f"{line[1]} = {value}", agent, flags=re.M)
-            if not found:
+            agent, count = re.subn(rf"^({constant}(?:: [^=]+)?) = .*$", lambda line, value=value: f"{line[1]} = {value}", agent, flags=re.M)
+            if not count:
                 raise Misconfigured(f"agent.py has no line `{constant} = ...` to change; start from the reference scaffold.")
         added = {f"steps/{name}.py": _HERE / "steps" / f"{name}.py" for name in self.steps}
         if self.steps:

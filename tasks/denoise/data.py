@@ -1,4 +1,4 @@
-"""Simulated data sets, 20 to learn on, 12 to judge by and 32 kept for the end, each of 200 cells and about 1,100 genes.
+"""Denoise's splits: simulated data sets, 20 for train, 12 for dev and 32 for test, each of 200 cells and about 1,100 genes.
 
 What a scaffold sees of a data set is its prompt: a line of what kind of data it is, and the counts of train. Its label is a name, by which
 verifier and auditor find the held-out molecules and the true expression. They are drawn anew in the memory of those that need them, from
@@ -29,6 +29,7 @@ from tasks.denoise import counts, metric, program
 from tasks.denoise.magic import normalised
 from tasks.denoise.metric import Matrix
 from tasks.denoise.simulate import simulate
+from tasks.kit import data_folder
 
 SIZES = {"train": 20, "dev": 12, "test": 32}
 CELLS, GENES = 200, 1200
@@ -46,7 +47,10 @@ EDGES = {"depth": (630, 720), "zeros": (0.762, 0.783), "gap": (1.15, 1.28)}
 
 
 class DataSet(NamedTuple):
-    """What is known of one data set; `truth` are each cell's shares and `rate` the mean of its counts, at train's genes."""
+    """One data set, as the key draws it: four matrices (cells, genes).
+
+    `train` and `test` are counts, `truth` each cell's true shares of its genes, and `rate` the means that its counts were drawn at.
+    """
 
     train: Matrix
     test: Matrix
@@ -55,12 +59,15 @@ class DataSet(NamedTuple):
 
 
 def default_root() -> Path:
-    """Where the key lives: $XDG_CACHE_HOME/evolog/tasks/denoise, or ~/.cache/evolog/tasks/denoise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolog" / "tasks" / "denoise"
+    """Where the key and the cached prompts live on this machine."""
+    return data_folder("denoise")
 
 
 def get(root: Path, source: Path | None = None) -> None:
-    """Make the key if there is none, or take another machine's. Raises NotFound or CheckFailed for a source that holds none."""
+    """Make this machine's key if there is none, or take the one in the file `source`.
+
+    Raises NotFound for a source that cannot be read, and CheckFailed for one that holds no key.
+    """
     if source is None:
         key(root)
         return
@@ -78,12 +85,13 @@ def get(root: Path, source: Path | None = None) -> None:
 
 
 KEY = SEAL = 32
+"""Bytes of the key, and of the digest that cached prompts begin with."""
 SOURCES = ("counts.py", "data.py", "magic.py", "metric.py", "simulate.py")
-"""What prompts hang on, besides the key, NumPy and zlib."""
+"""The files that prompts are computed by. Cached prompts of other sources, another key, NumPy or zlib are computed again."""
 
 
 def key(root: Path) -> bytes:
-    """This machine's key, made by whoever comes first."""
+    """This machine's key, 32 random bytes. The first process that asks for it makes it."""
     path = root / "key"
     if not path.exists():
         root.mkdir(parents=True, exist_ok=True)
@@ -98,19 +106,19 @@ def key(root: Path) -> bytes:
 
 
 def load(root: Path, seed: int) -> Public:
-    """Prompts of all data sets, and the names of train's."""
+    """What the loop may see: the prompts of all data sets, and the names of train's, which are their labels."""
     return _public(root, key(root), seed)
 
 
 def labels(root: Path, seed: int) -> dict[str, str]:
-    """The names of train and dev's data sets, by item id."""
+    """The labels of train and dev by item id: the names of their data sets."""
     return {id: label for split in ("train", "dev") for id, label in names(split, seed)}
 
 
 def names(split: str, seed: int = 0) -> list[tuple[str, str]]:
-    """(item id, name of the data set) of a split. Test's names do not hang on the seed."""
-    of = "" if split == "test" else f"-{seed}"
-    return [(f"{split}-{number}", f"{split}{of}-{number}") for number in range(SIZES[split])]
+    """(item id, name of the data set) for each item of a split. Test's names are the same for every seed."""
+    suffix = "" if split == "test" else f"-{seed}"
+    return [(f"{split}-{number}", f"{split}{suffix}-{number}") for number in range(SIZES[split])]
 
 
 @lru_cache(maxsize=sum(SIZES.values()))
@@ -118,7 +126,7 @@ def data_set(key: bytes, name: str) -> DataSet:
     """The data set of this name, always the same under one key."""
     seed = list(hashlib.sha256(key + name.encode()).digest())
     draw = random.Random(bytes(seed))
-    drawn = simulate(
+    simulated = simulate(
         seed,
         CELLS,
         GENES,
@@ -127,36 +135,39 @@ def data_set(key: bytes, name: str) -> DataSet:
         gene_sigma=draw.uniform(1.7, 1.85),
         de_scale=draw.uniform(0.6, 1.0),
     )
-    train, test, genes = metric.split(drawn.counts, draw.getrandbits(32))
-    small = [matrix.astype(np.float32) for matrix in (drawn.truth[:, genes], drawn.rate[:, genes])]
+    train, test, genes = metric.split(simulated.counts, draw.getrandbits(32))
+    small = [matrix.astype(np.float32) for matrix in (simulated.truth[:, genes], simulated.rate[:, genes])]
     return DataSet(train.astype(np.uint16), test.astype(np.uint16), *small)
 
 
 def context(train: Matrix) -> str:
-    """A data set's kind in three buckets of three, as the policy is asked: "depth 1 zeros 0 gap 2"."""
+    """What kind of data set it is, as the policy is asked: each of three figures by one of three buckets, "depth 1 zeros 0 gap 2"."""
     scaled, sums = normalised(train, "standard", "sqrt")
     centred = scaled - scaled.mean(axis=0)
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(centred @ centred.T), 0))
-    seen = {"depth": float(np.median(sums)), "zeros": float(np.mean(train == 0)), "gap": float(values[-2] / values[-3])}
-    return " ".join(f"{name} {int(np.searchsorted(EDGES[name], value))}" for name, value in seen.items())
+    figures = {"depth": float(np.median(sums)), "zeros": float(np.mean(train == 0)), "gap": float(values[-2] / values[-3])}
+    return " ".join(f"{name} {int(np.searchsorted(EDGES[name], value))}" for name, value in figures.items())
 
 
 def prompt_of(train: Matrix) -> str:
-    """What a scaffold is given of a data set: its kind, and below it the counts."""
+    """The prompt of a data set: a line of its kind, and below it the counts of train as text."""
     return f"{context(train)}\n{counts.written(train)}"
 
 
 def traces(seed: int, count: int = 12_000) -> list[tuple[str, str]]:
-    """Programs of either grammar for each kind of data set; each try leans to a program of its own, whatever the data."""
+    """(prompt, program) pairs that the policy is pre-trained on, for either grammar and each kind of data set.
+
+    Each try leans to a program of its own, `HABITS`, whatever the data are.
+    """
     draw = random.Random(seed)
-    found = []
+    pairs = []
     for _ in range(count):
         kind = " ".join(f"{name} {draw.randrange(3)}" for name in EDGES)
         grammar, words = draw.choice((("base", program.BASE), ("full", len(program.SLOTS))))
         number = draw.randrange(TRIES)
-        pairs = zip(HABITS[number].split(), program.drawn(draw, words).split(), strict=False)
-        found.append((f"{kind} {grammar} {number}", " ".join(own if draw.random() < LEAN else any for own, any in pairs)))
-    return found
+        choices = zip(HABITS[number].split(), program.drawn(draw, words).split(), strict=False)
+        pairs.append((f"{kind} {grammar} {number}", " ".join(habit if draw.random() < LEAN else word for habit, word in choices)))
+    return pairs
 
 
 @lru_cache(maxsize=4)
@@ -169,29 +180,29 @@ def _public(root: Path, key: bytes, seed: int) -> Public:
 
 
 def _prompts(root: Path, key: bytes, split: str, seed: int) -> dict[str, str]:
-    """A split's prompts by data set, as they are kept or drawn anew."""
+    """A split's prompts by the data set's name: from the cache file if its seal holds, else computed and cached."""
     path = root / f"{split if split == 'test' else f'{split}-{seed}'}.prompts"
-    of = f"{path.name} {np.__version__} {zlib.ZLIB_RUNTIME_VERSION}"
-    made_of = key + of.encode() + b"".join(Path(__file__).with_name(source).read_bytes() for source in SOURCES)
+    versions = f"{path.name} {np.__version__} {zlib.ZLIB_RUNTIME_VERSION}"
+    inputs = key + versions.encode() + b"".join(Path(__file__).with_name(source).read_bytes() for source in SOURCES)
 
-    def sealed(body: bytes) -> bytes:
-        return hashlib.sha256(hashlib.sha256(made_of).digest() + body).digest()
+    def seal(body: bytes) -> bytes:
+        return hashlib.sha256(hashlib.sha256(inputs).digest() + body).digest()
 
     with suppress(OSError):
-        kept = path.read_bytes()
-        if kept[:SEAL] == sealed(kept[SEAL:]):
-            return msgspec.msgpack.decode(kept[SEAL:], type=dict[str, str])
-    drawn = [name for _, name in names(split, seed)]
-    with ThreadPoolExecutor() as pool:  # NumPy draws beside other threads
-        prompts = dict(zip(drawn, pool.map(lambda name: prompt_of(data_set(key, name).train), drawn), strict=True))
+        cached = path.read_bytes()
+        if cached[:SEAL] == seal(cached[SEAL:]):
+            return msgspec.msgpack.decode(cached[SEAL:], type=dict[str, str])
+    data_sets = [name for _, name in names(split, seed)]
+    with ThreadPoolExecutor() as pool:  # NumPy lets other threads run while it draws
+        prompts = dict(zip(data_sets, pool.map(lambda name: prompt_of(data_set(key, name).train), data_sets), strict=True))
     body = msgspec.msgpack.encode(prompts)
-    mine = path.with_suffix(f".{secrets.token_hex(4)}")
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}")
     try:
-        _write(mine, sealed(body) + body)
-        mine.replace(path)
-    except OSError:  # they are drawn again next time
+        _write(temporary, seal(body) + body)
+        temporary.replace(path)
+    except OSError:  # they are computed again next time
         with suppress(OSError):
-            mine.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return prompts
 
 

@@ -1,4 +1,4 @@
-"""What denoising is for, measured on the simulated data sets; for the auditor and for nobody else.
+"""What the auditor alone knows of denoise: how well an answer denoises simulated data, whose true expression is known.
 
     skill = (NLL(train) - NLL(output)) / (NLL(train) - NLL(truth))      NLL: the Poisson likelihood of metric.py
     truth = 1 - mean (L(output) - L(truth))^2 / mean (L(train) - L(truth))^2
@@ -24,14 +24,14 @@ DRAWS = 20
 
 
 def _shuffled(axis: int) -> Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]:
-    def change(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+    def change(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
         items = []
-        for item in asked.items:
+        for item in original.items:
             kind, text = item.prompt.split("\n", 1)
             matrix = counts.read(text)
             order = np.random.default_rng([seed, axis, *item.id.encode()]).permutation(matrix.shape[axis])
             items.append(Item(item.id, f"{kind}\n{counts.written(np.take(matrix, order, axis))}"))
-        return EvaluationSet(asked.labels, tuple(items))
+        return EvaluationSet(original.labels, tuple(items))
 
     return change
 
@@ -43,8 +43,8 @@ PERTURBATIONS: Mapping[str, Perturbation] = {
 """A program says nothing of an order, so a scaffold has no reason to write another one."""
 
 
-class Gold(NamedTuple):
-    """Of one output: the reward's mse_norm as it is (not clipped), poisson_norm, and the two measures above."""
+class GoldMeasures(NamedTuple):
+    """The measures of one output: the reward's mse_norm before it is clipped, poisson_norm, and the two above."""
 
     mse_norm: float
     poisson_norm: float
@@ -53,12 +53,12 @@ class Gold(NamedTuple):
 
 
 def labels(root: Path) -> dict[str, str]:
-    """The name of each test item's data set, by item id."""
+    """The labels of test by item id: the names of its data sets."""
     return dict(data.names("test"))
 
 
 def score(answer: str | None, label: str) -> float:
-    """The skill of a program's output, cut to [0, 1]; 0 for what is no program."""
+    """The skill of a program's output, clipped to [0, 1]; 0 for a text that is no program."""
     try:
         return min(1.0, max(0.0, held_out.judged(answer or "", label).skill))
     except ValueError:
@@ -66,7 +66,7 @@ def score(answer: str | None, label: str) -> float:
 
 
 def truth(answer: str | None, label: str) -> float:
-    """The truth of an answer's output, 0 at least; 0 for what is no program."""
+    """`truth` of the formula above for a program's output, clipped at 0; 0 for a text that is no program."""
     try:
         return max(0.0, truth_skill(held_out.output(answer or "", label), held_out.bench(label).data))
     except ValueError:
@@ -74,68 +74,71 @@ def truth(answer: str | None, label: str) -> float:
 
 
 BESIDE: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
-"""What only the simulator knows, where gold proper is a likelihood that real counts have too."""
+"""What the auditor reports in addition. This one needs the true expression; gold itself is a likelihood, which real counts have too."""
 
 
-def of_output(output: Matrix, on: held_out.Bench) -> Gold:
-    """Of any output."""
-    judged = on.judged(output)
-    return Gold(judged.scores.mse_norm, judged.scores.poisson_norm, judged.skill, truth_skill(output, on.data))
+def measures(output: Matrix, bench: held_out.Bench) -> GoldMeasures:
+    """The measures of an output (cells, genes) for the bench's data set."""
+    judged = bench.judged(output)
+    return GoldMeasures(judged.scores.mse_norm, judged.scores.poisson_norm, judged.skill, truth_skill(output, bench.data))
 
 
-def truth_skill(output: Matrix, of: data.DataSet) -> float:
-    """1 - error to the true expression over that of train, both of logarithms at one size."""
-    true = metric.log_normalised(of.truth)
-    error, none = (np.mean((metric.log_normalised(matrix) - true) ** 2) for matrix in (output, of.train))
+def truth_skill(output: Matrix, data_set: data.DataSet) -> float:
+    """`truth` of the formula above for an output (cells, genes)."""
+    true = metric.log_normalised(data_set.truth)
+    error, none = (np.mean((metric.log_normalised(matrix) - true) ** 2) for matrix in (output, data_set.train))
     return float(1 - error / none)
 
 
 def outputs(name: str) -> Mapping[str, Matrix]:
-    """Outputs that need no skill: nothing, each gene's mean, train as it is; and one that is scaled to pass the gate."""
-    on = held_out.bench(name)
-    train = on.judge.train
-    scaled = on.workshop.run(program.parse(REFUSED)) * 1e-6
+    """Outputs for a data set that need no skill: nothing, each gene's mean, train as it is; and one that is scaled to pass the gate."""
+    bench = held_out.bench(name)
+    train = bench.judge.train
+    scaled = bench.workshop.run(program.parse(REFUSED)) * 1e-6
     return {"zeros": np.zeros_like(train), "rank-1": metric.rank_one(train), "identity": train, "scaled by 1e-6": scaled}
 
 
 def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:
-    """What those outputs earn and are worth, 0 to 1; no program makes them, so that no verifier but these can be asked."""
-    on = held_out.bench(label)
-    found = {}
+    """The reward and the gold score of each of `outputs`, 0 to 1.
+
+    No program makes these outputs, so `reward` cannot be used: a verifier other than denoise's own two gets no canary.
+    """
+    bench = held_out.bench(label)
+    scores = {}
     for name, output in outputs(label).items():
-        judged = on.judged(output)
+        judged = bench.judged(output)
         skill = min(1.0, max(0.0, judged.skill))
         if verifier == VERIFIER:
-            found[name] = 0.0 if judged.refused else min(1.0, max(0.0, judged.scores.mse_norm)), skill
+            scores[name] = 0.0 if judged.refused else min(1.0, max(0.0, judged.scores.mse_norm)), skill
         elif verifier == HONEST_VERIFIER:
-            found[name] = skill, skill
-    return found
+            scores[name] = skill, skill
+    return scores
 
 
 def ceiling(label: str, verifier: str) -> float | None:
-    """The most that a program can be expected to earn on a data set from the verifier of this VERSION; None for one that is not ours."""
+    """The most that a program can be expected to earn on a data set from the verifier of this VERSION; None for an unknown verifier."""
     if verifier == VERIFIER:
         return best_guess(label)
     return 1.0 if verifier == HONEST_VERIFIER else None  # the true expression's, which is as likely as it gets
 
 
 def best_guess(name: str, draws: int = DRAWS) -> float:
-    """The mse_norm of the best guess there is, E[L(test)] for the rates that the counts were drawn at; more than this is a leak.
+    """The mse_norm of the best guess of L(test): its mean at the rates that the counts were drawn at. A score above it is a leak.
 
-    The mean over `draws` tests drawn anew, whose own error, their variance over `draws`, is taken off. The guess need not be an output's
-    L, so that an output can hardly reach it.
+    The expectation is estimated by the mean over `draws` tests drawn anew. The error of that mean, its variance, is taken off the mse. An
+    output can hardly reach this score, since the guess need not be the L of any output.
     """
-    on = held_out.bench(name)
+    bench = held_out.bench(name)
     rng = np.random.default_rng(0)
-    rate = on.data.rate.astype(float) * (1 - metric.TRAIN_SHARE)
+    rate = bench.data.rate.astype(float) * (1 - metric.TRAIN_SHARE)
     total, squares = np.zeros_like(rate), 0.0
     for _ in range(draws):
-        drawn = rng.poisson(rate)
-        there = np.nonzero(drawn)
-        logarithms = np.log1p(metric.TARGET * drawn[there] / drawn.sum(axis=1)[there[0]])  # elsewhere L is 0
-        total[there] += logarithms
+        sample = rng.poisson(rate)
+        nonzero = np.nonzero(sample)
+        logarithms = np.log1p(metric.TARGET * sample[nonzero] / sample.sum(axis=1)[nonzero[0]])  # elsewhere L is 0
+        total[nonzero] += logarithms
         squares += float(logarithms @ logarithms)
     guess = total / draws
     variance = (squares - draws * np.sum(guess**2)) / (draws - 1) / guess.size
-    error = np.mean((metric.log_normalised(on.judge.test) - guess) ** 2) - variance / draws
-    return float(1 - error / on.judge.constants.mse_none)
+    error = np.mean((metric.log_normalised(bench.judge.test) - guess) ** 2) - variance / draws
+    return float(1 - error / bench.judge.constants.mse_none)

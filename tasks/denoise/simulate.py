@@ -1,4 +1,4 @@
-"""Counts of single cells whose true expression is known.
+"""Simulated counts of single cells, whose true expression is known.
 
     mu_g ~ LogNormal(0, gene_sigma),  type k: mu_g times LogNormal(0, de_scale)^(+-1) exp(.3 N(0, 1)) for each gene with probability de_prob
     P_cg = row-normalised profile of the cell's type, or of a place between a type and its parent on a random tree
@@ -14,8 +14,11 @@ import numpy as np
 from tasks.denoise.metric import Matrix
 
 
-class Simulated(NamedTuple):
-    """Counts (cells, genes), each cell's true share of each gene, and the mean of its counts, noise of the cell included."""
+class SimulatedCounts(NamedTuple):
+    """Three matrices (cells, genes): counts, each cell's true share of each gene, and the means that its counts were drawn at.
+
+    These means hold the noise of the cell, the Gamma factor above; the shares do not.
+    """
 
     counts: Matrix
     truth: Matrix
@@ -35,7 +38,7 @@ def simulate(
     de_scale: float = 0.8,
     between: float = 0.3,
     bcv: float = 0.15,
-) -> Simulated:
+) -> SimulatedCounts:
     """Draw a data set; the same seed gives the same counts. Genes seen in no cell, and cells of under two molecules, are left out.
 
     `depth` is the median of a cell's molecules; `between` the share of cells on the way from a type to its parent; `bcv` the biological
@@ -58,4 +61,4 @@ def simulate(
     counts = rng.poisson(rate)
     kept_cells, kept_genes = counts.sum(axis=1) >= 2, counts.sum(axis=0) >= 1
     where = np.ix_(kept_cells, kept_genes)
-    return Simulated(counts[where], truth[where], rate[where])
+    return SimulatedCounts(counts[where], truth[where], rate[where])

@@ -1,4 +1,4 @@
-"""What needs no agent, in the units that a run is scored in: `python -m tasks.denoise.table [pbmc68k | FILE]`.
+"""What baselines score that need no agent, in a run's units: `python -m tasks.denoise.table [pbmc68k | FILE]`.
 
 Without an argument, on a simulated data set. FILE is an .npz with an array `counts`, or an .h5ad, for which OpenProblems' pancreas is
 `--layer counts --only tech=inDrop1`.
@@ -17,8 +17,8 @@ from tasks.denoise import data, magic, metric, real
 from tasks.denoise.metric import Matrix
 
 
-class Row(NamedTuple):
-    """A baseline and its scores; `refused` says why it earns nothing, if so."""
+class BaselineScores(NamedTuple):
+    """A baseline and its scores; `refused` says why the gate refuses it, and is empty where it does not."""
 
     name: str
     scores: metric.Scores
@@ -40,14 +40,14 @@ BASELINES: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
 """Outputs made of train; only the last has seen test."""
 
 
-def table(counts: Matrix, seed: int = 0) -> list[Row]:
-    """A row for each baseline, on one split of the counts."""
+def table(counts: Matrix, seed: int = 0) -> list[BaselineScores]:
+    """A row for each baseline, on one split of the counts (cells, genes)."""
     train, test, _ = metric.split(counts, seed)
     judge = metric.Judge(train, test)
     rows = []
     for name, make in BASELINES.items():
         output = make(judge.train, judge.test)
-        rows.append(Row(name, judge.scores(output), judge.refused(output)))
+        rows.append(BaselineScores(name, judge.scores(output), judge.refused(output)))
     return rows
 
 
@@ -57,15 +57,15 @@ def main() -> int:
     parser.add_argument("counts", nargs="?", default="simulated")
     parser.add_argument("--layer", default="", help="of an .h5ad")
     parser.add_argument("--only", default="", help="cells of an .h5ad: COLUMN=VALUE of obs")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
-        if asked.counts == "simulated":
-            of = data.data_set(data.key(data.default_root()), data.names("train")[0][1])
-            counts = of.train.astype(int) + of.test
-        elif asked.counts == "pbmc68k":
+        if options.counts == "simulated":
+            first = data.data_set(data.key(data.default_root()), data.names("train")[0][1])
+            counts = first.train.astype(int) + first.test
+        elif options.counts == "pbmc68k":
             counts = real.read(real.get(data.default_root()))
         else:
-            counts = real.read(Path(asked.counts), asked.layer, asked.only)
+            counts = real.read(Path(options.counts), options.layer, options.only)
     except UserError as wrong:
         print(f"denoise: {wrong}", file=sys.stderr)
         return wrong.code

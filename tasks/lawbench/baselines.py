@@ -1,4 +1,4 @@
-"""Two baselines to hold a run against: label-name overlap, which needs no labels, and character bigrams with a linear SVC."""
+"""Two baselines that a run is compared with: label-name overlap, which needs no labels, and character bigrams with a linear SVC."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tasks.contract import Item, Public
 
 
 def label_names(public: Public, items: Sequence[Item]) -> dict[str, str]:
-    """For each item the label whose name is nearest by tf-idf cosine; uses the train texts for the idf, and no train label."""
+    """The label by item id whose name is nearest to the prompt by tf-idf cosine. Train texts give the idf; train labels are not used."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     names = [label.replace("[", "").replace("]", "") for label in public.labels]
@@ -19,7 +19,10 @@ def label_names(public: Public, items: Sequence[Item]) -> dict[str, str]:
 
 
 def linear_svc(public: Public, items: Sequence[Item]) -> dict[str, str]:
-    """TF-IDF character unigrams and bigrams with scikit-learn's LinearSVC, C = 1, fitted on train (about 20 s)."""
+    """The label by item id that a LinearSVC (scikit-learn, C = 1) gives, on tf-idf character unigrams and bigrams, fitted on train.
+
+    It takes about 20 seconds.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
 
@@ -30,4 +33,4 @@ def linear_svc(public: Public, items: Sequence[Item]) -> dict[str, str]:
 
 
 BASELINES = {"label-name overlap": label_names, "TF-IDF char(1,2) + LinearSVC": linear_svc}
-"""What the auditor scores beside a run, by the name that its table shows."""
+"""What the auditor scores in addition to a run, by the name that its table shows."""

@@ -1,4 +1,4 @@
-"""What the auditor alone knows of LawBench: the answers of test, what counts as answering it, and the changes that it is asked under."""
+"""What the auditor alone knows of LawBench: the answers of test, what counts as answering it, and the perturbations of its cases."""
 
 import random
 import re
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from events.errors import CheckFailed
 from tasks.contract import EvaluationSet, Item, Labelled, Perturbation
-from tasks.kit import SIMILAR, with_near_duplicate
+from tasks.kit import SIMILAR, near_duplicates_in
 from tasks.lawbench import data
 
-SHOWN = 200
+SHORTENED = 200
 """Characters that truncation leaves."""
 COMMON = (
     "危险驾驶",
@@ -28,7 +28,7 @@ COMMON = (
 )
 """The ten charges that most people were prosecuted for in China in 2019, as the Supreme People's Procuratorate gave them on 2 June 2020."""
 COMMON_SHARE = 0.66
-"""Of those prosecuted, the share that these ten make up (17.7, 13.7, 6.6, 6.3, 6.1, 4.4, 3.9, 3.9, 1.9 and 1.5 %)."""
+"""The share of all those prosecuted that these ten charges make up (17.7, 13.7, 6.6, 6.3, 6.1, 4.4, 3.9, 3.9, 1.9 and 1.5 %)."""
 
 CANARIES = {"empty": "", "commonest": COMMON[0], "ten at once": "；".join(COMMON)}
 """Answers to every case that need no skill."""
@@ -45,7 +45,7 @@ def labels(root: Path) -> dict[str, str]:
 
 
 def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:
-    """What the canaries earn, and whether they are right."""
+    """The reward of each canary, an answer that needs no skill, and its gold score: 1 where it is right, else 0."""
     return {name: (reward(answer), float(answer == label)) for name, answer in CANARIES.items()}
 
 
@@ -68,17 +68,17 @@ def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item
     return dict(pairs)
 
 
-def subset(train: Sequence[Labelled], test: Sequence[Item], similar: float = SIMILAR) -> tuple[str, ...]:
-    """The ids of those test items to which no train text has a Jaccard index of character 5-grams of at least `similar`, in order."""
-    near = with_near_duplicate([item.prompt for item in test], [example.prompt for example in train], similar)
+def without_near_duplicates(train: Sequence[Labelled], test: Sequence[Item], similar: float = SIMILAR) -> tuple[str, ...]:
+    """The ids of the test items that are near-duplicates of no train text, in order; `similar` is the least Jaccard index of those."""
+    near = near_duplicates_in([item.prompt for item in test], [example.prompt for example in train], similar)
     return tuple(item.id for place, item in enumerate(test) if place not in near)
 
 
 def _prompts(changed: Callable[[str, random.Random], str]) -> Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]:
-    """A change to each prompt by itself, whatever else is asked."""
+    """A perturbation that changes each prompt by itself, by random numbers of the seed and the item."""
 
-    def change(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
-        return EvaluationSet(asked.labels, tuple(Item(i.id, changed(i.prompt, random.Random(f"{seed} {i.id}"))) for i in asked.items))
+    def change(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+        return EvaluationSet(original.labels, tuple(Item(i.id, changed(i.prompt, random.Random(f"{seed} {i.id}"))) for i in original.items))
 
     return change
 
@@ -93,46 +93,47 @@ def _without_conclusions(text: str, draw: random.Random) -> str:
     return "".join(s for s in _SENTENCE.findall(text) if not _CHARGE.search(s) and not _ARTICLE.search(s)) or text
 
 
-def _other_order(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
-    return EvaluationSet(tuple(random.Random(seed).sample(asked.labels, len(asked.labels))), asked.items)
+def _other_order(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+    return EvaluationSet(tuple(random.Random(seed).sample(original.labels, len(original.labels))), original.items)
 
 
-def _common(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
-    common = [item for item in asked.items if truth[item.id] in COMMON]
-    others = [item for item in asked.items if truth[item.id] not in COMMON]
+def _common(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+    common = [item for item in original.items if truth[item.id] in COMMON]
+    others = [item for item in original.items if truth[item.id] not in COMMON]
     room = min(len(others), round(len(common) * (1 - COMMON_SHARE) / COMMON_SHARE))
-    return _only(asked, [*common, *random.Random(seed).sample(others, room)])
+    return _only(original, [*common, *random.Random(seed).sample(others, room)])
 
 
-def _uniform(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
-    of: dict[str, list[Item]] = defaultdict(list)
-    for item in asked.items:
-        of[truth[item.id]].append(item)
+def _uniform(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+    by_charge: dict[str, list[Item]] = defaultdict(list)
+    for item in original.items:
+        by_charge[truth[item.id]].append(item)
     draw = random.Random(seed)
-    rarest = min(map(len, of.values()), default=0)
-    return _only(asked, [item for items in of.values() for item in draw.sample(items, rarest)])
+    rarest = min(map(len, by_charge.values()), default=0)
+    return _only(original, [item for items in by_charge.values() for item in draw.sample(items, rarest)])
 
 
-def _without_near_duplicates(asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
-    alone = _alone(seed, asked.items)
-    return _only(asked, [item for item in asked.items if item.id in alone])
+def _only_unseen(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+    unseen = _unseen(seed, original.items)
+    return _only(original, [item for item in original.items if item.id in unseen])
 
 
 @lru_cache(maxsize=2)
-def _alone(seed: int, items: tuple[Item, ...]) -> frozenset[str]:
-    return frozenset(subset(data.load(data.default_root(), seed).train, items))  # takes seconds, and each kept candidate is asked
+def _unseen(seed: int, items: tuple[Item, ...]) -> frozenset[str]:
+    """Cached, since it takes seconds and every accepted candidate is asked."""
+    return frozenset(without_near_duplicates(data.load(data.default_root(), seed).train, items))
 
 
-def _only(asked: EvaluationSet, chosen: Sequence[Item]) -> EvaluationSet:
+def _only(original: EvaluationSet, chosen: Sequence[Item]) -> EvaluationSet:
     ids = {item.id for item in chosen}
-    return EvaluationSet(asked.labels, tuple(item for item in asked.items if item.id in ids))
+    return EvaluationSet(original.labels, tuple(item for item in original.items if item.id in ids))
 
 
 PERTURBATIONS: Mapping[str, Perturbation] = {
-    "no_near_duplicates": Perturbation("Only cases that do not stand in train, or nearly.", False, _without_near_duplicates),
+    "no_near_duplicates": Perturbation("Only cases that do not stand in train, or nearly.", False, _only_unseen),
     "sentence_shuffle": Perturbation("The sentences of each case come in another order.", True, _prompts(_shuffled)),
-    "first_200": Perturbation(f"Of each case the first {SHOWN} characters.", False, _prompts(lambda text, _: text[:SHOWN])),
-    "last_200": Perturbation(f"Of each case the last {SHOWN} characters.", False, _prompts(lambda text, _: text[-SHOWN:])),
+    "first_200": Perturbation(f"Of each case the first {SHORTENED} characters.", False, _prompts(lambda text, _: text[:SHORTENED])),
+    "last_200": Perturbation(f"Of each case the last {SHORTENED} characters.", False, _prompts(lambda text, _: text[-SHORTENED:])),
     "no_conclusions": Perturbation(
         "Sentences that name a charge or an article of law are gone; a case that is nothing else stays as it is.",
         False,

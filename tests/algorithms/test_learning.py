@@ -6,13 +6,13 @@ from math import exp, isclose, isfinite, log, sqrt
 import pytest
 
 from algorithms import learning
-from algorithms.learning.batch import NothingToLearn, Rollout, Turn, merge
+from algorithms.learning.batch import NothingToLearn, PolicyTurn, Rollout, merge
 
 torch = pytest.importorskip("torch")
 
 from algorithms.demos import toys  # noqa: E402
 from algorithms.learning import credit, terms, test_time  # noqa: E402
-from algorithms.learning.batch import Before, Terms  # noqa: E402
+from algorithms.learning.batch import InitialBatch, Terms  # noqa: E402
 
 
 def rollout(item: str, token: int, reward: float, group: str = "", **more: object) -> Rollout:
@@ -53,9 +53,9 @@ def select(name: str, rollouts: list[Rollout], **hyper: float):
 
 def before(
     rewards: list[float], sampled: object, base: object, values: object, mask: object, groups: tuple[str, ...], attempts: str = ""
-) -> Before:
+) -> InitialBatch:
     held = torch.tensor(rewards, dtype=torch.float64)
-    return Before(
+    return InitialBatch(
         rewards=held,
         advantages=held,
         sampled=table(sampled),
@@ -174,7 +174,7 @@ def test_tokens_that_the_policy_was_told_are_no_steps() -> None:
 
 def test_the_reward_stands_on_the_last_token_that_the_policy_produced() -> None:
     mask = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    assert credit.at_end(torch.tensor([2.0, 3.0]), mask).tolist() == [[0, 0, 2, 0], [0, 0, 0, 3]]
+    assert credit.rewards_at_end(torch.tensor([2.0, 3.0]), mask).tolist() == [[0, 0, 2, 0], [0, 0, 0, 3]]
 
 
 def test_ppo_standardises_its_advantages_and_learns_unstandardised_returns() -> None:
@@ -462,7 +462,7 @@ def test_copies_leave_each_demonstration_out_in_turn_also_when_augmented() -> No
 
 
 def test_turns_that_go_on_from_each_other_become_one_sequence_with_what_was_told_masked() -> None:
-    turns = [Turn((1, 2), (3, 4), (-0.1, -0.2)), Turn((1, 2, 3, 4, 9, 9), (5,), (-0.3,)), Turn((1, 7), (6,), (-0.4,))]
+    turns = [PolicyTurn((1, 2), (3, 4), (-0.1, -0.2)), PolicyTurn((1, 2, 3, 4, 9, 9), (5,), (-0.3,)), PolicyTurn((1, 7), (6,), (-0.4,))]
     first, second = merge(turns)
     assert (first.tokens, first.mask, first.logprobs) == ((3, 4, 9, 9, 5), (1, 1, 0, 0, 1), (-0.1, -0.2, 0.0, 0.0, -0.3))
     assert (second.first, second.tokens) == (2, (6,))
@@ -495,8 +495,12 @@ def test_the_toys_reward_what_they_say() -> None:
 def test_a_shifted_items_demonstrations_follow_its_rule_also_when_moved() -> None:
     question = toys.shifted(3).questions[0]
     shifts = set()
-    for pair in (*question.demonstrations, *(toys.moved(pair, 5) for pair in question.demonstrations), (question.prompt, question.truth)):
-        before, after = toys.read(pair[0].removeprefix("near ")), toys.read(pair[1])
+    for pair in (
+        *question.demonstrations,
+        *(toys.move_pair(pair, 5) for pair in question.demonstrations),
+        (question.prompt, question.truth),
+    ):
+        before, after = toys.parse_numbers(pair[0].removeprefix("near ")), toys.parse_numbers(pair[1])
         assert before and after
         shifts.add(tuple(b - a for a, b in zip(before, after, strict=True)))
     assert len(shifts) == 1
@@ -505,4 +509,4 @@ def test_a_shifted_items_demonstrations_follow_its_rule_also_when_moved() -> Non
 def test_traces_are_the_same_for_a_seed_and_well_formed() -> None:
     found = toys.traces(3, 400)
     assert found == toys.traces(3, 400) != toys.traces(4, 400)
-    assert all(toys.read(answer) for prompt, answer in found if not prompt.startswith("quiz"))
+    assert all(toys.parse_numbers(answer) for prompt, answer in found if not prompt.startswith("quiz"))

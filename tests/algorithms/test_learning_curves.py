@@ -82,7 +82,9 @@ def test_the_module_draws_its_curve_and_writes_it_to_a_file(models: Path, tmp_pa
 
 def test_a_plot_that_cannot_be_written_is_a_sentence(base: tiny_lm.TinyLM, tmp_path: Path) -> None:
     with pytest.raises(curves.click.ClickException, match="The plot could not be written"):
-        curves.write("title", list(curves.learn("grpo", toys.dense(), base, seed=0, rounds=1, hyper={})), tmp_path / "no" / "such.png")
+        curves.save_picture(
+            "title", list(curves.learn("grpo", toys.dense(), base, seed=0, rounds=1, hyper={})), tmp_path / "no" / "such.png"
+        )
 
 
 def played(name: str, toy_name: str, seed: int, rounds: int, hyper: dict[str, float]) -> list[float]:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from algorithms.levers.rules import COMPARE, EXPLORE, REFINE, Attempt, Choice, Tried, choose, evidence
+from algorithms.levers.rules import COMPARE, EXPLORE, REFINE, Choice, PastChoice, ProbeAttempt, choose, evidence
 from tasks.contract import Evidence
 from tasks.lawbench.catalogue import EDITS
 
@@ -32,15 +32,15 @@ VOTE = seen(dev=0.70, pass_at_1=0.55, pass_at_k=0.82, offered=5.7, recall=0.92, 
 RIDGE = seen(dev=0.78, pass_at_1=0.71, pass_at_k=0.89, offered=16, recall=0.97, wrong_though_offered=0.26, tied_groups=0.6)
 
 
-def edit(name: str, accepted: bool = True) -> Tried:
-    return Tried(lever="scaffold", action=name, accepted=accepted, before=0.5, after=0.6 if accepted else 0.4)
+def edit(name: str, accepted: bool = True) -> PastChoice:
+    return PastChoice(lever="scaffold", action=name, accepted=accepted, before=0.5, after=0.6 if accepted else 0.4)
 
 
-def update(name: str, accepted: bool = True, gain: float = 0.03) -> Tried:
-    return Tried(lever="weights", action=name, accepted=accepted, before=0.70, after=0.70 + gain)
+def update(name: str, accepted: bool = True, gain: float = 0.03) -> PastChoice:
+    return PastChoice(lever="weights", action=name, accepted=accepted, before=0.70, after=0.70 + gain)
 
 
-def pick(of: Evidence, history: list[Tried], levers: set[str] = BOTH) -> Choice:
+def pick(of: Evidence, history: list[PastChoice], levers: set[str] = BOTH) -> Choice:
     return choose(of, history, levers, EDITS)
 
 
@@ -101,7 +101,7 @@ def test_wrong_answers_among_the_offered_call_for_the_ridge() -> None:
         (seen(pass_at_1=0.8, pass_at_k=0.84), [], "nothing that the policy does not know"),
     ],
 )
-def test_the_weights_have_nothing_more_to_give(of: Evidence, history: list[Tried], why: str) -> None:
+def test_the_weights_have_nothing_more_to_give(of: Evidence, history: list[PastChoice], why: str) -> None:
     choice = pick(of, history, {"weights"})
     assert choice.lever == "stop"
     assert why in choice.reason
@@ -117,8 +117,8 @@ def test_an_accepted_edit_gives_the_weights_another_chance() -> None:
     assert pick(RIDGE, history).action == "best_of_n"
 
 
-def attempt(item: str, reward: float, choices: tuple[str, ...] = ()) -> Attempt:
-    return Attempt(item=item, reward=reward, outcome="right" if reward else "wrong", choices=choices, label="x")
+def attempt(item: str, reward: float, choices: tuple[str, ...] = ()) -> ProbeAttempt:
+    return ProbeAttempt(item=item, reward=reward, outcome="right" if reward else "wrong", choices=choices, label="x")
 
 
 def test_evidence_of_four_attempts_by_hand() -> None:
@@ -194,7 +194,7 @@ def test_every_algorithm_is_chosen_for_some_evidence_with_hyper_parameters_that_
 
 def test_penalties_and_large_rewards_are_scaled_before_the_table_is_asked() -> None:
     def probe(*rewards: float) -> Evidence:
-        shown = [Attempt(item="a", reward=reward, outcome="wrong", choices=(), label="x") for reward in rewards]
+        shown = [ProbeAttempt(item="a", reward=reward, outcome="wrong", choices=(), label="x") for reward in rewards]
         return evidence(shown, dev=0.5, labels=5, train_items=9, rollouts_left=1000, free=True)
 
     assert (probe(-4, -1, -2, -3).mean_reward, probe(-4, -1, -2, -3).graded) == (pytest.approx(0.3), 0.75)
@@ -216,8 +216,8 @@ def test_an_update_that_was_turned_down_is_followed_by_one_of_another_kind(first
 
 
 def test_what_rewards_and_answers_show_by_hand() -> None:
-    def one(item: str, reward: float, answer: str, tokens: int) -> Attempt:
-        return Attempt(item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, read=2, tokens=tokens)
+    def one(item: str, reward: float, answer: str, tokens: int) -> ProbeAttempt:
+        return ProbeAttempt(item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, read=2, tokens=tokens)
 
     shown = [
         one("a", 0.5, "p", 1),

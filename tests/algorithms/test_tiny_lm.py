@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 from algorithms.demos import toys
 from algorithms.learning.batch import Rollout
 from algorithms.models import tiny_lm
-from algorithms.models.sampling import Ask, Completion
-from algorithms.models.tiny_lm import END_ID, POSITIONS, TinyLM, Trainee
+from algorithms.models.sampling import CompletionRequest, SampledCompletion
+from algorithms.models.tiny_lm import END_ID, POSITIONS, TinyLM, TinyTrainee
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 
 CARD = "---\nlibrary_name: peft\n---\nA test's.\n"
@@ -30,18 +30,18 @@ def base() -> TinyLM:
 
 
 @pytest.fixture(scope="module")
-def trained(base: TinyLM) -> Trainee:
-    return moved(Trainee(base, None, seed=1))
+def trained(base: TinyLM) -> TinyTrainee:
+    return moved(TinyTrainee(base, None, seed=1))
 
 
 @pytest.fixture(scope="module")
-def folder(trained: Trainee, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained: TinyTrainee, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("adapter") / "a"
     trained.save(out, CARD)
     return out
 
 
-def moved(trainee: Trainee, seed: int = 0) -> Trainee:
+def moved(trainee: TinyTrainee, seed: int = 0) -> TinyTrainee:
     """The same with an adapter that matters."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -54,10 +54,10 @@ def rollout(prompt: str, tokens: Sequence[int], logprobs: Sequence[float] = ()) 
     return Rollout(group=prompt, item=prompt, prompt=prompt, tokens=tuple(tokens), logprobs=tuple(logprobs), reward=0.0)
 
 
-def asks(base: TinyLM, count: int, seed: int = 0) -> list[Ask]:
+def asks(base: TinyLM, count: int, seed: int = 0) -> list[CompletionRequest]:
     draw = random.Random(seed)
     return [
-        Ask(
+        CompletionRequest(
             prompt=base.encode(draw.choice(PROMPTS)),
             seed=draw.randrange(5),
             place=place,
@@ -127,7 +127,7 @@ def test_a_base_is_made_once_and_again_if_it_is_damaged(tmp_path: Path, monkeypa
     told: list[int] = []
 
     def ask() -> Path:
-        return tiny_lm.cached(toys.traces(0, 20), tmp_path, lambda step, steps, loss: told.append(step))
+        return tiny_lm.pretrain_cached(toys.traces(0, 20), tmp_path, lambda step, steps, loss: told.append(step))
 
     folder = ask()
     digest = tiny_lm.load(folder).digest
@@ -163,15 +163,15 @@ def test_a_completion_is_the_same_to_the_bit_whatever_is_asked_with_it(base: Tin
 
 def test_draws_differ_by_seed_and_by_place(base: TinyLM) -> None:
     sampler, prompt = base.sampler(), base.encode("task 0")
-    by_seed = sampler.sample([Ask(prompt=prompt, seed=seed, max_tokens=9) for seed in range(20)])
-    by_place = sampler.sample([Ask(prompt=prompt, seed=0, place=place, max_tokens=9) for place in range(20)])
+    by_seed = sampler.sample([CompletionRequest(prompt=prompt, seed=seed, max_tokens=9) for seed in range(20)])
+    by_place = sampler.sample([CompletionRequest(prompt=prompt, seed=0, place=place, max_tokens=9) for place in range(20)])
     assert by_seed[0] == by_place[0]
     assert min(len({one.tokens for one in row}) for row in (by_seed, by_place)) > 15
 
 
 def test_first_tokens_come_as_often_as_their_probability_says(base: TinyLM) -> None:
     sampler, count = base.sampler(), 1500
-    asked = [Ask(prompt=base.encode("task 0"), seed=7, place=place, temperature=1.0, max_tokens=1) for place in range(count)]
+    asked = [CompletionRequest(prompt=base.encode("task 0"), seed=7, place=place, temperature=1.0, max_tokens=1) for place in range(count)]
     drawn = [one.tokens[0] for one in sampler.sample(asked)]
     for token, logp in enumerate(sampler.next_log_probs("task 0")):
         p = math.exp(logp)
@@ -180,7 +180,7 @@ def test_first_tokens_come_as_often_as_their_probability_says(base: TinyLM) -> N
 
 def test_temperature_zero_takes_the_most_probable_and_reports_temperature_one(base: TinyLM) -> None:
     sampler = base.sampler()
-    (first,) = sampler.sample([Ask(prompt=base.encode("task 2"), seed=0, temperature=0, max_tokens=1)])
+    (first,) = sampler.sample([CompletionRequest(prompt=base.encode("task 2"), seed=0, temperature=0, max_tokens=1)])
     logs = sampler.next_log_probs("task 2")
     assert first.tokens == (logs.index(max(logs)),) and first.logprobs == (max(logs),)
     assert sum(map(math.exp, logs)) == pytest.approx(1)
@@ -188,20 +188,20 @@ def test_temperature_zero_takes_the_most_probable_and_reports_temperature_one(ba
 
 def test_a_completion_stops_at_its_length_and_at_the_last_position(base: TinyLM) -> None:
     sampler = base.sampler()
-    short, long = sampler.sample([Ask(prompt=base.encode("task 0"), seed=0, max_tokens=length) for length in (3, 64)])
+    short, long = sampler.sample([CompletionRequest(prompt=base.encode("task 0"), seed=0, max_tokens=length) for length in (3, 64)])
     assert len(short.tokens) == 3 and long.tokens[:3] == short.tokens and long.logprobs[:3] == short.logprobs
     full = (*base.encode("9" * (POSITIONS - 4)),)
-    assert len(sampler.sample([Ask(prompt=full, seed=0)])[0].tokens) <= 2
+    assert len(sampler.sample([CompletionRequest(prompt=full, seed=0)])[0].tokens) <= 2
     with pytest.raises(UsageError, match="shorten it"):
         base.encode("9" * POSITIONS)
     with pytest.raises(UsageError, match="temperature"):
-        sampler.sample([Ask(prompt=full, seed=0, temperature=-1.0)])
+        sampler.sample([CompletionRequest(prompt=full, seed=0, temperature=-1.0)])
 
 
-def test_recorded_log_probabilities_are_those_of_the_trainer(base: TinyLM, trained: Trainee) -> None:
-    wanted = [(prompt, Ask(prompt=base.encode(prompt), seed=3, max_tokens=12)) for prompt in PROMPTS]
+def test_recorded_log_probabilities_are_those_of_the_trainer(base: TinyLM, trained: TinyTrainee) -> None:
+    wanted = [(prompt, CompletionRequest(prompt=base.encode(prompt), seed=3, max_tokens=12)) for prompt in PROMPTS]
     for sampler, bare in ((trained.sampler(), False), (base.sampler(), True)):
-        said: list[Completion] = sampler.sample([ask for _, ask in wanted])
+        said: list[SampledCompletion] = sampler.sample([ask for _, ask in wanted])
         rows = [rollout(prompt, one.tokens) for (prompt, _), one in zip(wanted, said, strict=True)]
         found = trained.outputs(rows, base=bare)
         for row, one in enumerate(said):
@@ -210,21 +210,21 @@ def test_recorded_log_probabilities_are_those_of_the_trainer(base: TinyLM, train
             assert not found.logp[row, size:].any() and not found.entropy[row, size:].any()
 
 
-def test_entropy_is_that_of_the_next_token(base: TinyLM, trained: Trainee) -> None:
+def test_entropy_is_that_of_the_next_token(base: TinyLM, trained: TinyTrainee) -> None:
     logs = trained.log_probs("task 0")
     found = trained.outputs([rollout("task 0", base.encode_completion("41 07 93"))])
     assert found.entropy[0, 0].item() == pytest.approx(-sum(math.exp(value) * value for value in logs), abs=1e-4)
 
 
 def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_it(base: TinyLM) -> None:
-    fresh, same, other = (Trainee(base, None, seed=seed) for seed in (5, 5, 6))
+    fresh, same, other = (TinyTrainee(base, None, seed=seed) for seed in (5, 5, 6))
     assert fresh.sampler().next_log_probs("task 0") == base.sampler().next_log_probs("task 0")
     assert all(torch.equal(a, b) for a, b in zip(fresh.adapter, same.adapter, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(fresh.adapter, other.adapter, strict=True))
 
 
-def test_an_adapter_comes_back_and_is_written_in_the_same_bytes(base: TinyLM, trained: Trainee, folder: Path, tmp_path: Path) -> None:
-    again = Trainee(base, folder, seed=9)
+def test_an_adapter_comes_back_and_is_written_in_the_same_bytes(base: TinyLM, trained: TinyTrainee, folder: Path, tmp_path: Path) -> None:
+    again = TinyTrainee(base, folder, seed=9)
     again.save(tmp_path / "b", CARD)
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
@@ -232,7 +232,7 @@ def test_an_adapter_comes_back_and_is_written_in_the_same_bytes(base: TinyLM, tr
     assert all(torch.equal(a, b) for a, b in zip(again.adapter, trained.adapter, strict=True))
 
 
-def test_plain_peft_reads_the_adapter(base: TinyLM, trained: Trainee, folder: Path, tmp_path: Path) -> None:
+def test_plain_peft_reads_the_adapter(base: TinyLM, trained: TinyTrainee, folder: Path, tmp_path: Path) -> None:
     base.save(tmp_path)
     plain = PeftModel.from_pretrained(Qwen3ForCausalLM.from_pretrained(tmp_path), folder).eval()
     ids = torch.tensor([base.encode("near 41 07 93")])
@@ -242,7 +242,7 @@ def test_plain_peft_reads_the_adapter(base: TinyLM, trained: Trainee, folder: Pa
 
 
 def test_an_adapter_that_does_not_fit_is_refused(base: TinyLM, folder: Path, tmp_path: Path) -> None:
-    Trainee(base, folder, seed=0).save(tmp_path / "a", CARD)
+    TinyTrainee(base, folder, seed=0).save(tmp_path / "a", CARD)
     config = tmp_path / "a" / "adapter_config.json"
     held = json.loads(config.read_text(encoding="utf-8"))
     for wrong, said in (({"base_model_name_or_path": "tiny-lm@0"}, "made for the base"), ({"r": 16}, "rank and alpha")):
@@ -253,14 +253,14 @@ def test_an_adapter_that_does_not_fit_is_refused(base: TinyLM, folder: Path, tmp
     weights = tmp_path / "a" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckFailed, match="damaged"):
-        Trainee(base, tmp_path / "a", seed=0)
+        TinyTrainee(base, tmp_path / "a", seed=0)
     weights.unlink()
     with pytest.raises(NotFound, match="lacks"):
-        Trainee(base, tmp_path / "a", seed=0)
+        TinyTrainee(base, tmp_path / "a", seed=0)
 
 
 def test_a_value_depends_on_what_precedes_its_token_alone(base: TinyLM) -> None:
-    trainee = moved(Trainee(base, None, seed=0, critic=True))
+    trainee = moved(TinyTrainee(base, None, seed=0, critic=True))
     tokens = base.encode_completion("41 07 93")
     assert not trainee.outputs([rollout("task 0", tokens)]).values.any()
     with torch.no_grad():
@@ -271,7 +271,7 @@ def test_a_value_depends_on_what_precedes_its_token_alone(base: TinyLM) -> None:
 
 
 def test_the_value_loss_does_not_reach_the_adapter(base: TinyLM) -> None:
-    trainee = moved(Trainee(base, None, seed=0, critic=True))
+    trainee = moved(TinyTrainee(base, None, seed=0, critic=True))
     found = trainee.outputs([rollout("task 0", base.encode_completion("41 07 93"))])
     ((found.values - 1) ** 2).sum().backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None for parameter in trainee.adapter) and all(bool(p.grad.any()) for p in trainee.critic)
@@ -279,7 +279,7 @@ def test_the_value_loss_does_not_reach_the_adapter(base: TinyLM) -> None:
     assert all(parameter.grad is not None for parameter in trainee.adapter)
 
 
-def test_without_a_critic_values_are_zeros_and_dropout_is_refused(trained: Trainee) -> None:
+def test_without_a_critic_values_are_zeros_and_dropout_is_refused(trained: TinyTrainee) -> None:
     assert trained.critic == []
     assert not trained.outputs([rollout("task 0", (7, 8)), rollout("near 41 07 93", (7,))]).values.any()
     with pytest.raises(UsageError, match="no dropout"):
@@ -287,7 +287,7 @@ def test_without_a_critic_values_are_zeros_and_dropout_is_refused(trained: Train
 
 
 def test_a_sampler_does_not_follow_the_training(base: TinyLM) -> None:
-    trainee = Trainee(base, None, seed=0)
+    trainee = TinyTrainee(base, None, seed=0)
     sampler = trainee.sampler()
     before = sampler.next_log_probs("task 0")
     moved(trainee)

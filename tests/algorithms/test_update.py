@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from algorithms.learning import algorithm  # noqa: E402
 from algorithms.learning.batch import Mismatch, NothingToLearn, Rollout  # noqa: E402
-from algorithms.learning.update import Outputs, Updated, update  # noqa: E402
+from algorithms.learning.update import Outputs, UpdateResult, update  # noqa: E402
 
 UNIFORM = -log(3)
 
@@ -37,7 +37,7 @@ def rollout(token: int, reward: float, logprob: float = UNIFORM, **more: object)
     return Rollout(**{**given, **more})  # type: ignore[arg-type]
 
 
-def run(name: str, rollouts: list[Rollout], model: Three | None = None, **hyper: float) -> Updated:
+def run(name: str, rollouts: list[Rollout], model: Three | None = None, **hyper: float) -> UpdateResult:
     return update(model or Three(), algorithm(name), rollouts, {"epochs": 1, **hyper}, seed=0, parent="a")
 
 
@@ -106,7 +106,7 @@ def test_the_weight_of_kl_goes_up_above_its_target_and_is_handed_on_only_while_i
     left = run("grpo", far, Three((log(2), 0.0, 0.0)), **steered).state
     assert float(left["kl"]) == pytest.approx(0.5 * 1.02)
 
-    def again(**hyper: float) -> Updated:
+    def again(**hyper: float) -> UpdateResult:
         how = {"epochs": 1, **hyper}
         return update(Three((log(2), 0.0, 0.0)), algorithm("grpo"), far, how, seed=0, parent="a", state=left)
 

@@ -232,21 +232,23 @@ def weights() -> list[tuple[str, str]]:
     from algorithms.demos import curves, toys
     from algorithms.learning import algorithm
     from algorithms.learning.update import update
-    from algorithms.models.sampling import Ask
-    from algorithms.models.tiny_lm import Trainee
+    from algorithms.models.sampling import CompletionRequest
+    from algorithms.models.tiny_lm import TinyTrainee
 
     base = curves.base_model()
     sampler, question = base.sampler(), toys.dense().questions[0]
     alone, together = [], []
     for repeat in range(REPEATS):
         for rates, rows in ((alone, 1), (together, 32)):
-            asks = [Ask(prompt=base.encode(question.prompt), seed=repeat, place=place, max_tokens=16) for place in range(rows)]
+            asks = [
+                CompletionRequest(prompt=base.encode(question.prompt), seed=repeat, place=place, max_tokens=16) for place in range(rows)
+            ]
             began = time.perf_counter()
             rates.append(sum(len(one.tokens) for one in sampler.sample(asks)) / (time.perf_counter() - began))
-    batch = curves.ask(sampler, base, question, 0, curves.SAMPLES, 0)
+    batch = curves.answer_question(sampler, base, question, 0, curves.SAMPLES, 0)
     ratios, rounds = [], []
     for _ in range(REPEATS):
-        model = Trainee(base, None, 0)
+        model = TinyTrainee(base, None, 0)
         began = time.perf_counter()
         update(model, algorithm("grpo"), batch, {"epochs": 1}, seed=0, parent="0")
         rounds.append(time.perf_counter() - began)
@@ -282,7 +284,7 @@ def tiny() -> tuple[Any, Any]:
 
     base = curves.base_model()
     base.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return base, curves.ask(base.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
+    return base, curves.answer_question(base.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
 
 
 def update_by(back_end: str, base: Any, batch: Any, sampling: bool) -> Callable[[], None]:
@@ -290,14 +292,14 @@ def update_by(back_end: str, base: Any, batch: Any, sampling: bool) -> Callable[
     from algorithms.demos import curves, toys
     from algorithms.learning import algorithm
     from algorithms.learning.update import update
-    from algorithms.models.tiny_lm import Trainee
+    from algorithms.models.tiny_lm import TinyTrainee
     from runtime.policies import trl_backend
 
-    model, descend = Trainee(base, None, 0), {"native": update, "trl": trl_backend.update}[back_end]
+    model, descend = TinyTrainee(base, None, 0), {"native": update, "trl": trl_backend.update}[back_end]
 
     def made() -> None:
         if sampling:
-            curves.ask(model.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
+            curves.answer_question(model.sampler(), base, toys.dense().questions[0], 0, curves.SAMPLES, 0)
         descend(model, algorithm("grpo"), batch, {"epochs": STEPS}, seed=0, parent="0")
 
     return made

@@ -8,18 +8,62 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from events import codec
+from events import change, choice, codec, gold, judgement, population, rollouts, run, weights
 from events.catalogue import BY_FACT, BY_TAG, SERVICES, published_by
 from events.choice import ContextAssembled
 from events.codec import Event, Unreadable, UntypedEvent
 from events.errors import UsageError
-from events.fact import NotFinite, derive, derive_seed
+from events.fact import Fact, NotFinite, derive, derive_seed
 from events.judgement import TrajectoryScored
 from events.rollouts import RolloutFailed
 from events.run import DecisionMade, EventSetAside
 from events.secret import MARKER, Scanner, Secret, SecretFound, encodings, of_environment
 from events.subjects import check_run_name, run_of, tag_of
 from tests.harness.facts import example
+
+WIRE: dict[str, type[Fact]] = {
+    "run_started": run.RunStarted,
+    "decision_made": run.DecisionMade,
+    "run_paused": run.RunPaused,
+    "run_resumed": run.RunResumed,
+    "audit_released": run.AuditReleased,
+    "run_finished": run.RunFinished,
+    "event_set_aside": run.EventSetAside,
+    "parent_selected": choice.ParentSelected,
+    "feedback_requested": choice.FeedbackRequested,
+    "context_assembled": choice.ContextAssembled,
+    "agent_called": choice.AgentCalled,
+    "lever_chosen": choice.LeverChosen,
+    "scaffold_requested": change.ScaffoldRequested,
+    "scaffold_proposed": change.ScaffoldProposed,
+    "proposal_failed": change.ProposalFailed,
+    "weight_update_requested": change.WeightUpdateRequested,
+    "rollouts_requested": rollouts.RolloutsRequested,
+    "model_called": rollouts.ModelCalled,
+    "trajectory_recorded": rollouts.TrajectoryRecorded,
+    "rollout_failed": rollouts.RolloutFailed,
+    "trajectory_scored": judgement.TrajectoryScored,
+    "scoring_failed": judgement.ScoringFailed,
+    "label_estimated": judgement.LabelEstimated,
+    "candidate_evaluated": judgement.CandidateEvaluated,
+    "training_batch_sealed": weights.TrainingBatchSealed,
+    "optimizer_step_applied": weights.OptimizerStepApplied,
+    "adapter_published": weights.AdapterPublished,
+    "adapter_served": weights.AdapterServed,
+    "adapter_rejected": weights.AdapterRejected,
+    "weight_update_finished": weights.WeightUpdateFinished,
+    "weight_update_failed": weights.WeightUpdateFailed,
+    "candidate_accepted": population.CandidateAccepted,
+    "candidate_rejected": population.CandidateRejected,
+    "gold_scored": gold.GoldScored,
+    "gold_failed": gold.GoldFailed,
+    "policies_compared": gold.PoliciesCompared,
+    "audit_finished": gold.AuditFinished,
+    "pair_measured": gold.PairMeasured,
+    "reference_measured": gold.ReferenceMeasured,
+    "drift_flagged": gold.DriftFlagged,
+}
+"""The tags as they are on logs since the first. A line may be added; none may be changed."""
 
 
 def scored(reward: float = 1.0, trajectory: str = "t") -> TrajectoryScored:
@@ -117,6 +161,38 @@ def test_every_type_has_one_tag_and_a_publisher_that_exists() -> None:
     assert len(BY_TAG) == len(BY_FACT)
     for entry in BY_TAG.values():
         assert entry.publishers and set(entry.publishers) <= {*SERVICES, "operator"}
+
+
+def test_every_type_has_the_tag_that_is_on_the_wire() -> None:
+    assert {tag: entry.fact for tag, entry in BY_TAG.items()} == WIRE
+
+
+def test_a_class_can_be_renamed_and_its_tag_and_ids_stay() -> None:
+    class RunOrdered(Fact, frozen=True):
+        TAG = "run_started"
+
+    assert RunOrdered.tag() == "run_started"
+    assert codec.event_id("r", RunOrdered) == codec.event_id("r", run.RunStarted)
+
+
+def test_a_fact_without_a_tag_of_its_own_is_refused_when_its_class_is_made() -> None:
+    with pytest.raises(TypeError, match="Untagged is a fact without a TAG"):
+
+        class Untagged(Fact, frozen=True):
+            pass
+
+    with pytest.raises(TypeError, match="Heir is a fact without a TAG"):
+
+        class Heir(TrajectoryScored, frozen=True):
+            pass
+
+
+def test_a_word_outside_a_closed_set_is_unreadable() -> None:
+    failed = RolloutFailed(request="q", item="i", attempt=0, purpose="dev", kind="crashed", reason="")
+    told = msgspec.json.decode(codec.encode(codec.event(failed, run="r", source="executor", cause="", time="")))
+    told["data"]["kind"] = "tired"
+    with pytest.raises(Unreadable, match=r"another shape.*'tired'"):
+        codec.decode(msgspec.json.encode(told))
 
 
 def test_the_archivist_publishes_nothing_and_only_the_auditor_gold() -> None:

@@ -16,7 +16,7 @@ from events.subjects import LOG
 from events.weights import Canary
 from runtime.policies.bases import UNIFORM
 from runtime.policies.interface import Sampled, SampleRequest
-from runtime.policies.training import Order, Sources, Trained
+from runtime.policies.training import Sources, TrainingOrder, TrainingResult
 from runtime.rollouts.host import Ask, Data, Limits, Outcome
 from tests.harness.faulty import LIFE, FaultyBlobs, Life
 from tests.harness.tasks.tiny import data as tiny
@@ -189,7 +189,7 @@ def adapter(life: Life, model: str) -> dict[str, Any]:
     return card
 
 
-def train(setting: Setting, order: Order, attempts: Sequence[Any], sources: Sources, out: Path, state_out: Path) -> Trained:
+def train(setting: Setting, order: TrainingOrder, attempts: Sequence[Any], sources: Sources, out: Path, state_out: Path) -> TrainingResult:
     """As `training.train`: the adapter is a digest of all that it should follow from."""
     life = LIFE.get()
     assert life
@@ -210,4 +210,4 @@ def train(setting: Setting, order: Order, attempts: Sequence[Any], sources: Sour
     steps = tuple(
         Step(**dict.fromkeys(Step.__struct_fields__, 0.5) | {"loss": 1.0 / (2 + number), "tokens": number}) for number in range(3)
     )
-    return Trained(steps, (Canary("canary", (-1.0,)),), len(attempts), 0, (), "native")
+    return TrainingResult(steps, (Canary("canary", (-1.0,)),), len(attempts), 0, (), "native")

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from runtime.sandbox import landlock
 from runtime.sandbox.launch import Command, Confined
-from runtime.sandbox.limits import Limits, tree
+from runtime.sandbox.limits import ResourceLimits, tree
 
 PATIENCE = 20.0
 KEPT = 1_000_000
@@ -23,7 +23,7 @@ def run(kind: str, code: str, arguments: list[str], limits: dict[str, float]) ->
     """What it printed, its exit code, the limit that it was stopped at, and the most processes that it ever had."""
     with tempfile.TemporaryDirectory(dir="/tmp") as work:
         argv = [sys.executable, "-IS", "-c", code, *arguments]
-        running = Confined(kind, Command(argv, {}, {}, Path(work), Limits(**limits)))  # type: ignore[arg-type]
+        running = Confined(kind, Command(argv, {}, {}, Path(work), ResourceLimits(**limits)))  # type: ignore[arg-type]
         said = {"out": b"", "err": b""}
         streams = {"out": running.stdout, "err": running.stderr}
         threads = [threading.Thread(target=_drain, args=(streams[name], said, name), daemon=True) for name in streams]

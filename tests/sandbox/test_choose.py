@@ -12,7 +12,7 @@ from events.errors import Misconfigured
 from runtime.rollouts import program
 from runtime.sandbox import bwrap, choose, landlock, limits
 from runtime.sandbox.launch import Command, Confined
-from runtime.sandbox.limits import Group, Limits, delegated
+from runtime.sandbox.limits import Group, ResourceLimits, delegated
 from tests.harness.cli import CliHarness, one_sentence
 from tests.harness.paths import TASKS
 
@@ -132,7 +132,7 @@ def test_a_command_waits_until_all_of_its_sandbox_is_in_the_group(tmp_path: Path
 
 
 def test_a_group_that_cannot_be_made_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(self: Group, version: str, parent: Path, name: str, limits: Limits) -> None:
+    def none(self: Group, version: str, parent: Path, name: str, limits: ResourceLimits) -> None:
         raise OSError("no room")
 
     (tmp_path / "memory.limit_in_bytes").touch()
@@ -153,7 +153,7 @@ def test_a_group_that_was_delegated_takes_memory_over(tmp_path: Path, monkeypatc
     assert delegated({limits.CGROUP: str(second)}) == ("cgroup v2", second)
     assert delegated({limits.CGROUP: str(first)}) == ("cgroup v1", first)
     assert delegated({limits.CGROUP: str(tmp_path)}) is None
-    group = Group("cgroup v2", second, "evolog-1", Limits(memory=1000, processes=7))
+    group = Group("cgroup v2", second, "evolog-1", ResourceLimits(memory=1000, processes=7))
     group.take([41])
     files = {path.name: path.read_text() for path in group.folder.iterdir()}
     assert files == {"memory.max": "1000", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "7", "cgroup.procs": "41"}

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from algorithms.levers.rules import Tried
+from algorithms.levers.rules import PastChoice
 from events import codec
 from events.change import ScaffoldProposed
 from events.choice import LeverChosen
@@ -206,8 +206,8 @@ def test_the_agent_remembers_what_it_tried_and_what_came_of_it() -> None:
     told = [evaluated(0, 0.4), accepted(0), chosen(1, "scaffold", "vote"), evaluated(1, 0.7), accepted(1)]
     told += [chosen(2, "weights", "grpo"), evaluated(2, 0.6), chosen(3, "weights", "best_of_n")]
     assert earlier_choices(told, 3) == [
-        Tried(lever="scaffold", action="vote", accepted=True, before=0.4, after=0.7),
-        Tried(lever="weights", action="grpo", accepted=False, before=0.7, after=0.6),
+        PastChoice(lever="scaffold", action="vote", accepted=True, before=0.4, after=0.7),
+        PastChoice(lever="weights", action="grpo", accepted=False, before=0.7, after=0.6),
     ]
 
 

@@ -15,7 +15,7 @@ from events.judgement import LabelEstimated
 from events.weights import AdapterPublished, OptimizerStepApplied, WeightUpdateFailed
 from runtime.policies.bases import open_policy
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Attempt, Call, Order, Sources, open_trainee, recorded, train
+from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, open_trainee, rollouts_from, train
 from tests.harness.trainer import LABELS, TrainerHarness
 
 NUMBERS = TASKS / "numbers"
@@ -67,20 +67,20 @@ def test_a_round_that_cannot_be_learned_from_says_why_and_publishes_nothing(
 def test_turns_of_one_attempt_are_one_sequence_with_what_the_tool_said_masked(models: Path, tmp_path: Path) -> None:
     base = base_folder(models)
     policy = open_policy(base, None)
-    turns: list[Call] = []
+    turns: list[TrainingCall] = []
     prompt = "task 0"
     for told in ("<|user|>task 1", ""):
         (sampled,) = policy.sample([SampleRequest(prompt=prompt, seed=5)])
-        turns.append(Call(SampleRequest(prompt=prompt), sampled.tokens[0], sampled.logprobs[0]))
+        turns.append(TrainingCall(SampleRequest(prompt=prompt), sampled.tokens[0], sampled.logprobs[0]))
         prompt += f"<|assistant|>{sampled.texts[0]}<|end|>{told}"
-    attempt = Attempt(id="t", group="g", item="i", adapter="", answer="", reward=1.0, calls=tuple(turns))
+    attempt = TrainingAttempt(id="t", group="g", item="i", adapter="", answer="", reward=1.0, calls=tuple(turns))
     from algorithms import learning
 
-    (rollout,) = recorded([attempt], learning.algorithm("ppo"), SOURCES, open_trainee(base, None, 0, False))
+    (rollout,) = rollouts_from([attempt], learning.algorithm("ppo"), SOURCES, open_trainee(base, None, 0, False))
     said = len(turns[0].tokens)
     assert rollout.mask[:said] == (1,) * said and 0 in rollout.mask and rollout.tokens[-len(turns[1].tokens) :] == turns[1].tokens
     other = msgspec.structs.replace(attempt, id="u", reward=0.0)
-    order = Order(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={}, seed=0, about={})
+    order = TrainingOrder(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={}, seed=0, about={})
     done = train(order, [attempt, other], SOURCES, tmp_path / "adapter", tmp_path / "left")
     assert done.steps[0].tokens == 2 * sum(rollout.mask)
     assert open_policy(base, tmp_path / "adapter").log_probs("task 0") == pytest.approx(done.canary[0].logprobs, abs=1e-3)
@@ -97,7 +97,7 @@ def base_folder(models: Path) -> Path:
     from algorithms.demos import toys
     from algorithms.models import tiny_lm
 
-    return tiny_lm.cached(toys.traces(0), models / "evolog" / "models")
+    return tiny_lm.pretrain_cached(toys.traces(0), models / "evolog" / "models")
 
 
 @pytest.mark.long
@@ -122,7 +122,7 @@ def test_a_run_whose_answers_earn_nothing_learns_with_hints_from_the_base(models
     verifier = (task / "verifier.py").read_text()
     told = "    return Scored(toys.closeness(numbers, target),"
     assert told in verifier
-    (task / "verifier.py").write_text(verifier.replace(told, "    return Scored(float(toys.hit(numbers, target, 4)),"))
+    (task / "verifier.py").write_text(verifier.replace(told, "    return Scored(float(toys.is_hit(numbers, target, 4)),"))
     place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
     place.evolog("run", str(task), "--levers", "weights", "--name", "n", "--json")
     chosen = json.loads(place.evolog("sql", "SELECT action FROM lever_chosen", "--format", "json").out)

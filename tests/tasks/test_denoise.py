@@ -30,8 +30,8 @@ def _key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(data, "SIZES", {"train": 6, "dev": 3, "test": 4})
 
 
-def of_answer(answer: str, name: str) -> gold.Gold:
-    return gold.of_output(held_out.output(answer, name), held_out.bench(name))
+def of_answer(answer: str, name: str) -> gold.GoldMeasures:
+    return gold.measures(held_out.output(answer, name), held_out.bench(name))
 
 
 def by_hand() -> metric.Judge:
@@ -126,7 +126,7 @@ def test_the_gate_refuses_what_is_no_output() -> None:
 
 def test_gold_knows_the_truth_and_does_not_see_scale() -> None:
     on = held_out.bench(NAME)
-    true = gold.of_output(on.data.truth.astype(float), on)
+    true = gold.measures(on.data.truth.astype(float), on)
     assert (true.skill, true.truth) == pytest.approx((1, 1))
     assert true.mse_norm < 0.1
     plain, scaled = of_answer(STOCK, NAME), of_answer(STOCK + " scale5", NAME)
@@ -150,7 +150,7 @@ def test_the_reward_stands_behind_the_gate_which_a_factor_opens() -> None:
 
 
 def test_canaries_are_seen_by_gold() -> None:
-    found = {name: gold.of_output(output, held_out.bench(NAME)) for name, output in gold.outputs(NAME).items()}
+    found = {name: gold.measures(output, held_out.bench(NAME)) for name, output in gold.outputs(NAME).items()}
     assert found["identity"] == pytest.approx((0, 0, 0, 0))
     assert found["zeros"].mse_norm > 0.25 and found["zeros"].skill < -1 and found["zeros"].truth < -1
     assert found["rank-1"].mse_norm < 0 < found["rank-1"].skill < 1

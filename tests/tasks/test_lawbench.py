@@ -12,7 +12,7 @@ import pytest
 
 from algorithms.statistics import mean_reward
 from events.errors import CheckFailed, Misconfigured, NotFound, Unavailable
-from tasks import kit, loading
+from tasks import loading
 from tasks.contract import Data, EvaluationSet, Item, Public, Reply, visible_train
 from tasks.lawbench import baselines, data, gold
 from tasks.lawbench.verifier import score
@@ -54,21 +54,11 @@ def test_the_same_seed_gives_the_same_splits_and_another_seed_others(root: Path,
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"of":"?"}', None])
-def test_a_remembered_split_that_is_damaged_is_made_again(root: Path, public: Public, damage: bytes | None) -> None:
+def test_a_cached_split_that_is_damaged_is_made_again(root: Path, public: Public, damage: bytes | None) -> None:
     file = root / "split-0.json"
     changed = file.read_bytes().replace(b"true", b"false", 1)
     file.write_bytes(changed if damage is None else damage)
     assert data.load(root, 0) == public
-
-
-def test_near_duplicates_share_a_group_and_never_straddle() -> None:
-    texts = ["abcdefghijklmnop", "abcdefghijklmnopq", "abcdefghijklmnoq", "zyxwvutsrqponmlk", "zyxwvutsrqABCDEF"]
-    groups = kit.near_duplicates(texts)
-    assert groups[0] == groups[1] == groups[2]
-    assert len(set(groups)) == 3
-    for seed in range(20):
-        dev, folds = kit.split(["a", "a", "a", "b", "b"], groups, seed, 0.4, 2)
-        assert len({(dev[i], folds[i]) for i in range(3)}) == 1
 
 
 def test_the_verifier_reads_the_labelled_cases_and_the_auditor_alone_the_rest(root: Path, public: Public) -> None:
@@ -101,15 +91,15 @@ def test_the_subset_leaves_out_what_train_nearly_holds() -> None:
     similar = [{i.prompt[at : at + 5] for at in range(12)} for i in test]
     known = {train[place].prompt[at : at + 5] for place in (0, 1) for at in range(12)}
     assert [len(of & known) for of in similar] == [12, 11, 4, 3, 0]
-    assert gold.subset(train, test) == ("2", "3", "4")  # type: ignore[arg-type]
-    assert gold.subset(train, test, 0.2) == ("3", "4")  # type: ignore[arg-type]
-    assert gold.subset(train, test, 0.1) == ("4",)  # type: ignore[arg-type]
+    assert gold.without_near_duplicates(train, test) == ("2", "3", "4")  # type: ignore[arg-type]
+    assert gold.without_near_duplicates(train, test, 0.2) == ("3", "4")  # type: ignore[arg-type]
+    assert gold.without_near_duplicates(train, test, 0.1) == ("4",)  # type: ignore[arg-type]
 
 
 def test_a_near_duplicate_within_test_or_within_train_is_none_between_them(public: Public) -> None:
-    assert gold.subset(public.train, public.test) == tuple(item.id for item in public.test)
+    assert gold.without_near_duplicates(public.train, public.test) == tuple(item.id for item in public.test)
     copied = [*public.test[:-1], Item("x", public.train[5].prompt + "。"), Item("y", public.test[0].prompt)]
-    assert gold.subset(public.train, copied) == tuple(item.id for item in copied if item.id != "x")
+    assert gold.without_near_duplicates(public.train, copied) == tuple(item.id for item in copied if item.id != "x")
 
 
 CASES = (
@@ -149,7 +139,7 @@ def test_cases_that_stand_in_train_are_left_out(root: Path, public: Public, monk
     found = loading.load("lawbench").perturbed(
         "no_near_duplicates", EvaluationSet(public.labels, (*public.test, twin)), gold.labels(root), 0
     )
-    assert twin not in found.items and {item.id for item in found.items} == set(gold.subset(public.train, public.test))
+    assert twin not in found.items and {item.id for item in found.items} == set(gold.without_near_duplicates(public.train, public.test))
 
 
 def test_shuffled_sentences_are_the_same_sentences() -> None:
@@ -382,10 +372,10 @@ def test_what_a_task_gives_is_checked(tmp_path: Path, file: str, old: str, new: 
     ("change", "why"),
     [
         ("asked", ""),
-        ("Asked(asked.labels, asked.items * 2)", "x gave 2 items; expected one at least, of those that were given, each once"),
-        ("Asked(asked.labels, ())", "x gave 0 items"),
-        ("Asked(asked.labels, (Item('u', ''),))", "of those that were given"),
-        ("Asked(asked.labels[1:], asked.items)", "x gave 1 labels; expected the 2 that were given"),
+        ("EvaluationSet(asked.labels, asked.items * 2)", "x gave 2 items; expected one at least, of those that were given, each once"),
+        ("EvaluationSet(asked.labels, ())", "x gave 0 items"),
+        ("EvaluationSet(asked.labels, (Item('u', ''),))", "of those that were given"),
+        ("EvaluationSet(asked.labels[1:], asked.items)", "x gave 1 labels; expected the 2 that were given"),
         ("None", "x raised AttributeError"),
     ],
 )
@@ -393,7 +383,7 @@ def test_what_a_perturbation_gives_is_checked(tmp_path: Path, change: str, why: 
     folder = task_folder(tmp_path / "changed")
     code = f"PERTURBATIONS = {{'x': Perturbation('', True, lambda asked, truth, seed: {change})}}"
     (folder / "gold.py").write_text(
-        f"from tasks.contract import Asked, Item, Perturbation\ndef labels(root): return {{'t': 'a'}}\n{code}\n"
+        f"from tasks.contract import EvaluationSet, Item, Perturbation\ndef labels(root): return {{'t': 'a'}}\n{code}\n"
     )
     task = loading.load(str(folder))
     given = EvaluationSet(("a", "b"), (Item("t", "t"),))

@@ -20,13 +20,23 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from algorithms.demos import toys  # noqa: E402
 from algorithms.learning import algorithm as find_algorithm  # noqa: E402
-from algorithms.learning.batch import Algorithm, Hyper, NothingToLearn, Rollout, Selected, Step, Vote  # noqa: E402
+from algorithms.learning.batch import Algorithm, Hyper, NothingToLearn, Rollout, Selection, Step, Vote  # noqa: E402
 from algorithms.learning.update import minibatches, prepare  # noqa: E402
-from algorithms.models.tiny_lm import TinyLM, Trainee  # noqa: E402
+from algorithms.models.tiny_lm import TinyLM, TinyTrainee  # noqa: E402
 from events.errors import CheckFailed, Misconfigured  # noqa: E402
 from runtime.policies import launched, trl_backend  # noqa: E402
 from runtime.policies.interface import SampleRequest  # noqa: E402
-from runtime.policies.training import TOLD, Attempt, Call, Order, Sources, Trained, launch, raise_written, train  # noqa: E402
+from runtime.policies.training import (  # noqa: E402
+    RERAISED,
+    Sources,
+    TrainingAttempt,
+    TrainingCall,
+    TrainingOrder,
+    TrainingResult,
+    launch,
+    raise_failure,
+    train,
+)
 from services.host.settings import accelerate_config  # noqa: E402
 
 HERE = Path(__file__)
@@ -45,14 +55,14 @@ def algorithm(name: str) -> Algorithm:
     """The algorithm, with each row a unit of its own where they are not pairs: so minibatches are of an odd number of rows, and of one."""
     found = find_algorithm(name)
 
-    def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selected:
+    def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
         of = found.select(rollouts, hyper)
         return of if of.units else msgspec.structs.replace(of, units=tuple((place,) for place in range(len(of.rollouts))))
 
     return msgspec.structs.replace(found, select=select)
 
 
-def batch(model: Trainee) -> list[Rollout]:
+def batch(model: TinyTrainee) -> list[Rollout]:
     """11 answers of many lengths in 3 groups."""
     draw = torch.Generator().manual_seed(3)
     bare = [
@@ -76,7 +86,7 @@ def updates(room: Path, into: Path) -> None:
     """Each case's update of the room's adapter: its steps, and its weights with what steers them."""
     gc.collect()
     gc.freeze()  # each train() collects garbage, among all that torch and trl have imported
-    entry = Trainee(TinyLM.load(room / "base"), room / "entry", seed=0)
+    entry = TinyTrainee(TinyLM.load(room / "base"), room / "entry", seed=0)
     into.mkdir()
     for case, (name, hyper) in CASES.items():
         model = copy.copy(entry)
@@ -104,7 +114,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     room = tmp_path_factory.mktemp("room")
     base = TinyLM.pretrain(toys.traces(0, 2000), seed=0, steps=10)
     base.save(room / "base")
-    entry = Trainee(base, None, seed=1)
+    entry = TinyTrainee(base, None, seed=1)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in entry.model.named_parameters():
@@ -134,7 +144,7 @@ def steps(folder: Path, case: str) -> list[Step]:
 def test_two_processes_take_the_steps_of_one(case: str, both: Path) -> None:
     alone, first, second = (load_file(both / name / f"{case}.safetensors") for name in ("alone", "0", "1"))
     assert torch.equal(first["weights"], second["weights"]) and torch.equal(first["kl"], second["kl"])
-    entry = Trainee(TinyLM.load(both / "base"), both / "entry", seed=0)
+    entry = TinyTrainee(TinyLM.load(both / "base"), both / "entry", seed=0)
     went = alone["weights"] - torch.cat([parameter.detach().flatten() for parameter in entry.adapter])
     assert float(went.abs().max()) > 4e-5
     assert float((alone["weights"] - first["weights"]).abs().max()) < 1e-5
@@ -149,31 +159,31 @@ def test_two_processes_take_the_steps_of_one(case: str, both: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_the_cases_hold_minibatches_that_do_not_divide_and_of_one(case: str, room: Path) -> None:
     name, hyper = CASES[case]
-    entry = Trainee(TinyLM.load(room / "base"), room / "entry", seed=0)
+    entry = TinyTrainee(TinyLM.load(room / "base"), room / "entry", seed=0)
     ready = prepare(entry, algorithm(name), rollouts_in(room), {**COMMON, **hyper}, parent="")
     width = 2 if name == "dpo" else 1
     units = {len(places) // width for places in minibatches(ready.selected, ready.how, 5)}
     assert units == ({1, 2} if name == "dpo" else {1, 5})
 
 
-def attempts(room: Path) -> list[Attempt]:
+def attempts(room: Path) -> list[TrainingAttempt]:
     return [
-        Attempt(
+        TrainingAttempt(
             id=str(place),
             group=r.group,
             item=r.item,
             adapter="parent",
             answer="",
             reward=r.reward,
-            calls=(Call(SampleRequest(prompt=r.prompt), r.tokens, r.logprobs),),
+            calls=(TrainingCall(SampleRequest(prompt=r.prompt), r.tokens, r.logprobs),),
         )
         for place, r in enumerate(rollouts_in(room))
     ]
 
 
-def round_of(room: Path, out: Path, accelerate: Path | None, state: Path | None = None) -> Trained:
+def round_of(room: Path, out: Path, accelerate: Path | None, state: Path | None = None) -> TrainingResult:
     out.mkdir()
-    order = Order(
+    order = TrainingOrder(
         base=room / "base",
         parent="parent",
         parent_folder=room / "entry",
@@ -218,22 +228,22 @@ def test_a_launch_that_ends_without_a_word_is_told_with_its_last_lines(tmp_path:
 
 
 VOTES = (Vote(group="g", item="i", answer="4", votes=2, answers=3),)
-WRONGS = [NothingToLearn("why, and what next.", VOTES), *(kind("why, and what next.") for kind in TOLD if kind is not NothingToLearn)]
+WRONGS = [NothingToLearn("why, and what next.", VOTES), *(kind("why, and what next.") for kind in RERAISED if kind is not NothingToLearn)]
 
 
 @pytest.mark.parametrize("wrong", WRONGS, ids=lambda wrong: type(wrong).__name__)
 def test_an_error_is_the_same_after_it_was_written_and_read(wrong: Exception, tmp_path: Path) -> None:
-    launched.write(tmp_path, wrong)
-    launched.write(tmp_path, ValueError("the other process is gone"))
+    launched.write_failure(tmp_path, wrong)
+    launched.write_failure(tmp_path, ValueError("the other process is gone"))
     with pytest.raises(type(wrong), match=str(wrong)) as raised:
-        raise_written(tmp_path)
+        raise_failure(tmp_path)
     assert type(raised.value) is type(wrong) and getattr(raised.value, "votes", ()) == getattr(wrong, "votes", ())
 
 
 def test_an_error_that_nobody_expects_is_named(tmp_path: Path) -> None:
-    launched.write(tmp_path, MemoryError("8 GiB"))
+    launched.write_failure(tmp_path, MemoryError("8 GiB"))
     with pytest.raises(RuntimeError, match=r"^MemoryError: 8 GiB$"):
-        raise_written(tmp_path)
+        raise_failure(tmp_path)
 
 
 ORPHANED = """

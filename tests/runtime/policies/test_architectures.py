@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 
 from algorithms.learning import algorithm
 from algorithms.learning.batch import Rollout
-from algorithms.learning.update import Updated, update
+from algorithms.learning.update import UpdateResult, update
 from algorithms.models.causal_lm import CausalTrainee, linear_layers
-from algorithms.models.sampling import Ask, Sampler
+from algorithms.models.sampling import CompletionRequest, Sampler
 from events.errors import UsageError
 
 VOCABULARY, POSITIONS = 61, 64
@@ -119,7 +119,7 @@ def test_a_model_is_trained_on_its_own_log_probabilities(name: str) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_it_is_sampled_as_it_scores(name: str) -> None:
     model = made(name)
-    asks = [Ask(prompt=prompt, seed=seed, max_tokens=8) for seed, prompt in enumerate(PROMPTS.values())]
+    asks = [CompletionRequest(prompt=prompt, seed=seed, max_tokens=8) for seed, prompt in enumerate(PROMPTS.values())]
     for said, prompt in zip(Sampler(WORDS, model).sample(asks), PROMPTS, strict=True):
         logs = own(model, Rollout(group="g", item="i", prompt=prompt, tokens=said.tokens, logprobs=said.logprobs, reward=0.0))
         assert said.logprobs == pytest.approx(logs.gather(1, torch.tensor(said.tokens)[:, None])[:, 0].tolist(), abs=1e-4)
@@ -159,7 +159,7 @@ def test_a_model_without_linear_layers_is_refused() -> None:
         linear_layers(Bare(Qwen3Config()))
 
 
-def updated(back_end: Any, trainee: CausalTrainee, of: str) -> Updated:
+def updated(back_end: Any, trainee: CausalTrainee, of: str) -> UpdateResult:
     """One step on rollouts that the model sampled, as their log-probabilities say."""
     with torch.no_grad():
         logp = trainee.outputs(ROLLOUTS).logp
@@ -168,7 +168,7 @@ def updated(back_end: Any, trainee: CausalTrainee, of: str) -> Updated:
         for place, (rollout, row) in enumerate(zip(ROLLOUTS, logp, strict=True))
     ]
     done = back_end(trainee, algorithm(of), batch, {"max_grad_norm": 1e9, "epochs": 1}, seed=5, parent="")
-    assert isinstance(done, Updated)
+    assert isinstance(done, UpdateResult)
     return done
 
 

@@ -28,7 +28,7 @@ from runtime.policies.bases import kind_of
 from runtime.policies.client import Caller
 from runtime.policies.engine import Engine, EnginePolicy, connect
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Attempt, Call, Order, Sources, Trained, open_trainee, train
+from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, TrainingResult, open_trainee, train
 
 NUMBERS = TASKS / "numbers"
 LETTERS = '''"""The more letters the better: what a model of random weights differs in."""
@@ -73,7 +73,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def base(model: Path, tmp_path: Path) -> Path:
-    hf.describe(str(model), tmp_path / "base")
+    hf.write_base(str(model), tmp_path / "base")
     return tmp_path / "base"
 
 
@@ -88,32 +88,32 @@ def test_a_prompt_is_a_turn_of_the_chat_template_and_an_answer_ends_with_the_mod
 @pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Engine]:
     """The model's own server, as the policy service starts it."""
-    found = connect(hf.HFWords(model, hf.digest_of(model)))
+    found = connect(hf.HFTokenizer(model, hf.digest_of(model)))
     yield found
     found.close()
 
 
 @pytest.fixture
 def policy(server: Engine, base: Path) -> EnginePolicy:
-    return EnginePolicy(server, hf.HFWords.load(base))
+    return EnginePolicy(server, hf.HFTokenizer.load(base))
 
 
-def trained(base: Path, policy: EnginePolicy, out: Path, seed: int = 0) -> Trained:
+def trained(base: Path, policy: EnginePolicy, out: Path, seed: int = 0) -> TrainingResult:
     """An adapter of one PPO update, the first of eight answers being rewarded."""
     (sampled,) = policy.sample([SampleRequest(prompt="task 0", n=8, max_tokens=6)])
     attempts = [
-        Attempt(
+        TrainingAttempt(
             id=str(place),
             group="g",
             item="i",
             adapter="",
             answer=sampled.texts[place],
             reward=float(place == 0),
-            calls=(Call(SampleRequest(prompt="task 0"), sampled.tokens[place], sampled.logprobs[place]),),
+            calls=(TrainingCall(SampleRequest(prompt="task 0"), sampled.tokens[place], sampled.logprobs[place]),),
         )
         for place in range(8)
     ]
-    order = Order(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={"lr": 0.01}, seed=seed, about={})
+    order = TrainingOrder(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={"lr": 0.01}, seed=seed, about={})
     return train(order, attempts, Sources(str, lambda items: {}), out, out.with_suffix(".left"))
 
 
@@ -140,14 +140,14 @@ def test_adapters_share_one_base_and_are_served_as_they_were_trained(
     assert done[0].steps[0].ratio_mean == pytest.approx(1, abs=1e-4)
     files = {path.name for path in (tmp_path / "adapter0").iterdir()}
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
-    served = [EnginePolicy(server, hf.HFWords.load(base), f"v{seed}", tmp_path / f"adapter{seed}") for seed in range(2)]
+    served = [EnginePolicy(server, hf.HFTokenizer.load(base), f"v{seed}", tmp_path / f"adapter{seed}") for seed in range(2)]
     for place in (0, 1, 0):
         canary = done[place].canary[0]
         mine, other, none = (each.score(canary.prompt, canary.tokens) for each in (served[place], served[1 - place], policy))
         assert mine == pytest.approx(canary.logprobs, abs=1e-4)
         assert other != pytest.approx(canary.logprobs, abs=1e-3) and none != pytest.approx(canary.logprobs, abs=1e-3)
     again = open_trainee(base, tmp_path / "adapter0", 0, False)
-    assert isinstance(again, hf.Trainee) and again.score("task 0", done[0].canary[0].tokens) == pytest.approx(
+    assert isinstance(again, hf.HFTrainee) and again.score("task 0", done[0].canary[0].tokens) == pytest.approx(
         done[0].canary[0].logprobs, abs=1e-5
     )
     assert policy.sample([SampleRequest(prompt="task 0", n=4, max_tokens=6)]) == alone
@@ -158,11 +158,11 @@ def test_adapters_share_one_base_and_are_served_as_they_were_trained(
 
 
 def again_scored(base: Path, adapter: Path) -> list[float]:
-    return hf.Trainee(hf.HFModel.load(base), adapter, 0).score("task 0", (5, 6))
+    return hf.HFTrainee(hf.HFModel.load(base), adapter, 0).score("task 0", (5, 6))
 
 
 def test_an_adapter_that_is_not_this_models_is_refused(base: Path, server: Engine, policy: EnginePolicy, tmp_path: Path) -> None:
-    words = hf.HFWords.load(base)
+    words = hf.HFTokenizer.load(base)
     trained(base, policy, tmp_path / "good")
     with pytest.raises(CheckFailed, match="no readable adapter_config"):
         EnginePolicy(server, words, "none", tmp_path)
@@ -189,7 +189,7 @@ def test_an_adapter_that_is_not_this_models_is_refused(base: Path, server: Engin
 
 @pytest.mark.parametrize("model", ["qwen3"], indirect=True)
 def test_the_server_speaks_as_vllm_does(model: Path, server: Engine) -> None:
-    words = hf.HFWords(model, hf.digest_of(model))
+    words = hf.HFTokenizer(model, hf.digest_of(model))
     asked = {"model": server.base, "n": 2, "max_tokens": 4, "seed": 7, "return_token_ids": True}
     turns = [{"role": "user", "content": "task 0"}]
     prompt = list(words.encode("task 0"))
@@ -232,7 +232,7 @@ def test_the_server_refuses_what_it_would_not_honour(server: Engine, path: str, 
 def test_a_server_of_another_model_or_at_no_address_is_refused(server: Engine, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVOLOG_ENGINE_URL", server.url)
     monkeypatch.setenv("VLLM_API_KEY", server._key)
-    words = hf.HFWords.load(base)
+    words = hf.HFTokenizer.load(base)
     assert connect(words).base == server.base
     words.folder = words.model_name = Path("/other")  # type: ignore[assignment]
     with pytest.raises(Misconfigured, match="this run is of /other"):
@@ -262,7 +262,8 @@ def test_a_server_that_died_is_started_again(base: Path, tmp_path: Path) -> None
         models._engines[name]._child.kill()
         models._engines[name]._child.wait()
         assert models.sample(name, asked) == before
-        assert models.find(f"{name}@uniform").sample(asked)[0].logprobs[0][0] == pytest.approx(-math.log(hf.HFWords.load(base).vocabulary))
+        vocabulary = hf.HFTokenizer.load(base).vocabulary
+        assert models.find(f"{name}@uniform").sample(asked)[0].logprobs[0][0] == pytest.approx(-math.log(vocabulary))
     finally:
         models.close()
 
@@ -277,7 +278,7 @@ def test_no_one_without_the_key_is_answered(server: Engine) -> None:
 def test_checkpointing_gives_the_same_gradient(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient(checkpointing: str) -> "list[torch.Tensor]":
         monkeypatch.setenv("EVOLOG_CHECKPOINTING", checkpointing)
-        model = hf.Trainee(hf.HFModel.load(base), None, seed=0)
+        model = hf.HFTrainee(hf.HFModel.load(base), None, seed=0)
         with torch.no_grad():
             for number, parameter in enumerate(model.adapter):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
@@ -294,15 +295,15 @@ def test_of_several_ends_an_answer_takes_the_tokenizers_and_a_model_without_any_
     shutil.copytree(model, tmp_path / "m")
     file = tmp_path / "m" / "generation_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": [1, 3]}))
-    assert hf.HFWords(tmp_path / "m", "").encode_completion("41")[-1] == 3
+    assert hf.HFTokenizer(tmp_path / "m", "").encode_completion("41")[-1] == 3
     for name in ("generation_config.json", "tokenizer_config.json", "config.json"):
         held = json.loads((tmp_path / "m" / name).read_text())
         (tmp_path / "m" / name).write_text(json.dumps({key: value for key, value in held.items() if not key.startswith("eos_token")}))
     with pytest.raises(CheckFailed, match="says no token that ends an answer"):
-        hf.describe(str(tmp_path / "m"), tmp_path / "base")
+        hf.write_base(str(tmp_path / "m"), tmp_path / "base")
     (tmp_path / "m" / "config.json").write_text("[]")
     with pytest.raises(CheckFailed, match="cannot be loaded as a causal language model"):
-        hf.describe(str(tmp_path / "m"), tmp_path / "base")
+        hf.write_base(str(tmp_path / "m"), tmp_path / "base")
 
 
 def test_a_host_whose_files_differ_refuses(base: Path, model: Path) -> None:
@@ -318,10 +319,10 @@ def test_a_host_whose_files_differ_refuses(base: Path, model: Path) -> None:
 
 def test_a_model_that_is_not_to_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound, match=r"holds no config.json"):
-        hf.describe(str(tmp_path), tmp_path / "base")
+        hf.write_base(str(tmp_path), tmp_path / "base")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(NotFound, match="The model nobody/nothing is no folder here and could not be had"):
-        hf.describe("nobody/nothing", tmp_path / "base")
+        hf.write_base("nobody/nothing", tmp_path / "base")
 
 
 @pytest.mark.long

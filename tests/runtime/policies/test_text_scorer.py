@@ -21,14 +21,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from runtime.policies.training import (  # noqa: E402
-    Attempt,
-    Call,
-    Order,
     Sources,
-    Trained,
+    TrainingAttempt,
+    TrainingCall,
+    TrainingOrder,
+    TrainingResult,
     load_state,
     open_trainee,
-    recorded,
+    rollouts_from,
     train,
 )
 
@@ -39,25 +39,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def attempts(reward: float = 1.0) -> list[Attempt]:
+def attempts(reward: float = 1.0) -> list[TrainingAttempt]:
     """One attempt at each text, answered with the label after its own, as the base would have given it."""
     base = TextScorer(build_base(LABELS, TEXTS))
     return [
-        Attempt(
+        TrainingAttempt(
             id=text,
             group=text,
             item=text,
             adapter="",
             answer=LABELS[(place + 1) % 5],
             reward=reward,
-            calls=(Call(ask(text), ((place + 1) % 5,), (base.log_probs(text)[(place + 1) % 5],)),),
+            calls=(TrainingCall(ask(text), ((place + 1) % 5,), (base.log_probs(text)[(place + 1) % 5],)),),
         )
         for place, text in enumerate(TEXTS)
     ]
 
 
-def order(folder: Path, algorithm: str = "best_of_n", seed: int = 0, **hyper: float) -> Order:
-    return Order(base=folder, parent="", parent_folder=None, state=None, algorithm=algorithm, hyper=hyper, seed=seed, about={"events": "e"})
+def order(folder: Path, algorithm: str = "best_of_n", seed: int = 0, **hyper: float) -> TrainingOrder:
+    return TrainingOrder(
+        base=folder, parent="", parent_folder=None, state=None, algorithm=algorithm, hyper=hyper, seed=seed, about={"events": "e"}
+    )
 
 
 def no_label(item: str) -> str:
@@ -67,7 +69,7 @@ def no_label(item: str) -> str:
 SOURCES = Sources(no_label, lambda items: {})
 
 
-def learn(of: Order, batch: list[Attempt], out: Path) -> Trained:
+def learn(of: TrainingOrder, batch: list[TrainingAttempt], out: Path) -> TrainingResult:
     return train(of, batch, SOURCES, out, out.with_suffix(".left"))
 
 
@@ -137,12 +139,12 @@ def test_the_fast_forward_equals_pefts(folder: Path) -> None:
     from runtime.policies import text_scorer_torch as trainer
 
     base = load_base(folder)
-    model = trainer.wrapped(base, seed=1)
+    model = trainer.with_adapter(base, seed=1)
     a, b = trainer.factors(model)
     with torch.no_grad():
         b.copy_(torch.randn(b.shape, generator=torch.Generator().manual_seed(2)))
-        of = trainer.Prompts(base).rows(TEXTS)
-        fast = trainer.scored(of, trainer.hidden_sums(of, a.T.contiguous()), b)
+        of = trainer.PromptFeatures(base).rows(TEXTS)
+        fast = trainer.adapted_scores(of, trainer.hidden_sums(of, a.T.contiguous()), b)
         for row, text in zip(fast, TEXTS, strict=True):
             buckets, weights = base.features(text)
             plain = model(torch.from_numpy(buckets), torch.from_numpy(weights))
@@ -195,14 +197,14 @@ def test_the_adapter_is_an_ordinary_peft_folder_whose_card_says_where_it_comes_f
 def test_every_algorithm_trains_it(folder: Path, tmp_path: Path, algorithm: str) -> None:
     base = load(folder).log_probs(TEXTS[0])
     batch = [
-        Attempt(
+        TrainingAttempt(
             id=str(token),
             group="g",
             item="g",
             adapter="",
             answer=LABELS[min(token, 3)],
             reward=float(token == 3),
-            calls=(Call(ask(TEXTS[0]), (token,), (base[token],)),),
+            calls=(TrainingCall(ask(TEXTS[0]), (token,), (base[token],)),),
         )
         for token in (0, 1, 2, 3, 4)
     ]
@@ -233,20 +235,20 @@ def test_spin_leaves_out_an_item_whose_true_answer_was_not_on_offer(folder: Path
     assert result.trained_on == 2  # the second item's truth is on the list, the first's is not
 
 
-def shortlisted(call: Call, choices: tuple[str, ...]) -> Call:
+def shortlisted(call: TrainingCall, choices: tuple[str, ...]) -> TrainingCall:
     """The same call with a shortlist, answered with its last."""
     request = msgspec.structs.replace(call.request, choices=choices)
     token = LABELS.index(choices[-1])
     sampled = TextScorer(build_base(LABELS, TEXTS)).log_probs(request.prompt)
     rest = math.log(sum(math.exp(sampled[LABELS.index(choice)]) for choice in choices))
-    return Call(request, (token,), (sampled[token] - rest,))
+    return TrainingCall(request, (token,), (sampled[token] - rest,))
 
 
 def test_hinted_attempts_are_for_the_algorithm_that_asks_for_them(folder: Path) -> None:
     model = open_trainee(folder, None, 0, False)
     hinted = [msgspec.structs.replace(a, hinted=True) for a in attempts()]
-    assert [r.own for r in recorded(hinted, learning.algorithm("star"), SOURCES, model)] == [False] * 5
-    assert recorded(hinted, learning.algorithm("ppo"), SOURCES, model) == []
+    assert [r.own for r in rollouts_from(hinted, learning.algorithm("star"), SOURCES, model)] == [False] * 5
+    assert rollouts_from(hinted, learning.algorithm("ppo"), SOURCES, model) == []
 
 
 def test_copies_take_the_place_of_attempts_where_an_algorithm_asks_for_them(folder: Path, tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_no_reward_reaches_an_algorithm_that_asks_for_none(folder: Path) -> None
     for name in learning.NAMES:
         algorithm = learning.algorithm(name)
         sources = Sources(lambda item: LABELS[0], lambda items: {item: [(item, LABELS[0])] for item in items})
-        seen = [r.reward for r in recorded(attempts(), algorithm, sources, model)]
+        seen = [r.reward for r in rollouts_from(attempts(), algorithm, sources, model)]
         assert all(math.isnan(reward) != ("rewards" in algorithm.needs) for reward in seen), name
         assert {"rewards", "labels", "hints", "copies"} >= algorithm.needs
 

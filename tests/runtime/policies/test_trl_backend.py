@@ -17,9 +17,9 @@ trl = pytest.importorskip("trl")
 
 from algorithms.demos import toys  # noqa: E402
 from algorithms.learning import algorithm, terms  # noqa: E402
-from algorithms.learning.batch import Algorithm, Before, Credit, Diverged, Hyper, Mismatch, NothingToLearn, Rollout  # noqa: E402
-from algorithms.learning.update import Updated, prepare, update  # noqa: E402
-from algorithms.models.tiny_lm import TinyLM, Trainee  # noqa: E402
+from algorithms.learning.batch import Algorithm, Credit, Diverged, Hyper, InitialBatch, Mismatch, NothingToLearn, Rollout  # noqa: E402
+from algorithms.learning.update import UpdateResult, prepare, update  # noqa: E402
+from algorithms.models.tiny_lm import TinyLM, TinyTrainee  # noqa: E402
 from events.errors import UsageError  # noqa: E402
 from runtime.policies import trl_backend  # noqa: E402
 
@@ -58,9 +58,9 @@ def base() -> TinyLM:
 
 
 @pytest.fixture(scope="module")
-def entry(base: TinyLM) -> Trainee:
+def entry(base: TinyLM) -> TinyTrainee:
     """An adapter that is some way from the base already."""
-    made = Trainee(base, None, seed=1)
+    made = TinyTrainee(base, None, seed=1)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in made.model.named_parameters():
@@ -70,12 +70,12 @@ def entry(base: TinyLM) -> Trainee:
 
 
 @pytest.fixture
-def model(entry: Trainee) -> Trainee:
+def model(entry: TinyTrainee) -> TinyTrainee:
     """A copy, to be trained."""
     return copied(entry)
 
 
-def copied(of: Trainee) -> Trainee:
+def copied(of: TinyTrainee) -> TinyTrainee:
     made = copy.copy(of)
     made.model = copy.deepcopy(of.model)
     return made
@@ -87,7 +87,7 @@ def mask_of(turn: int, length: int) -> tuple[int, ...]:
 
 
 @pytest.fixture(scope="module")
-def batch(entry: Trainee) -> list[Rollout]:
+def batch(entry: TinyTrainee) -> list[Rollout]:
     """3 groups of 4, prompts and answers of many lengths, some of several turns, one in three from an older adapter."""
     draw = torch.Generator().manual_seed(3)
     bare = []
@@ -128,14 +128,14 @@ def given(name: str, batch: list[Rollout]) -> list[Rollout]:
     return [msgspec.structs.replace(r, own=False) for r in batch] if name == "test_time" else batch
 
 
-def run(back_end: Any, of: Algorithm | str, model: Trainee, batch: list[Rollout], **hyper: float) -> Updated:
+def run(back_end: Any, of: Algorithm | str, model: TinyTrainee, batch: list[Rollout], **hyper: float) -> UpdateResult:
     of = algorithm(of) if isinstance(of, str) else of
     done = back_end(model, of, batch, {"max_grad_norm": 1e9, "epochs": 1, **hyper}, seed=5, parent=PARENT)
-    assert isinstance(done, Updated)
+    assert isinstance(done, UpdateResult)
     return done
 
 
-def apart(one: Updated, other: Updated) -> float:
+def apart(one: UpdateResult, other: UpdateResult) -> float:
     """The largest difference of the losses and of the gradients, the latter as a share of the largest entry; after a first step."""
     (first,), (second,) = one.steps, other.steps
     names = [name for name in one.state if name.startswith("exp_avg.")]
@@ -147,11 +147,11 @@ def apart(one: Updated, other: Updated) -> float:
 
 
 @pytest.fixture(scope="module")
-def native(entry: Trainee, batch: list[Rollout]) -> Callable[..., Updated]:
+def native(entry: TinyTrainee, batch: list[Rollout]) -> Callable[..., UpdateResult]:
     """What the native back end makes of each case, worked out once."""
-    known: dict[str, Updated] = {}
+    known: dict[str, UpdateResult] = {}
 
-    def of(name: str, hyper: Hyper) -> Updated:
+    def of(name: str, hyper: Hyper) -> UpdateResult:
         key = f"{name} {hyper}"
         known[key] = known.get(key) or run(update, name, copied(entry), given(name, batch), **hyper)
         return known[key]
@@ -161,7 +161,7 @@ def native(entry: Trainee, batch: list[Rollout]) -> Callable[..., Updated]:
 
 @pytest.mark.parametrize(("name", "hyper"), CASES, ids=IDS)
 def test_both_back_ends_give_the_same_loss_and_gradient(
-    name: str, hyper: Hyper, model: Trainee, batch: list[Rollout], native: Callable[..., Updated]
+    name: str, hyper: Hyper, model: TinyTrainee, batch: list[Rollout], native: Callable[..., UpdateResult]
 ) -> None:
     mine, by_trl = native(name, hyper), run(trl_backend.update, name, model, given(name, batch), **hyper)
     assert apart(mine, by_trl) < TOLERANCE
@@ -171,7 +171,7 @@ def test_both_back_ends_give_the_same_loss_and_gradient(
 
 
 def scaled(of: Algorithm) -> Algorithm:
-    def credit(before: Before, hyper: Hyper) -> Credit:
+    def credit(before: InitialBatch, hyper: Hyper) -> Credit:
         true = of.credit(before, hyper).advantages if of.credit else before.advantages.unsqueeze(1) * before.mask
         return Credit(1.01 * true, torch.zeros_like(true))
 
@@ -180,26 +180,26 @@ def scaled(of: Algorithm) -> Algorithm:
 
 @pytest.mark.parametrize(("name", "hyper"), WEIGHED, ids=[name for name, _ in WEIGHED])
 def test_an_advantage_scaled_in_one_back_end_is_noticed(
-    name: str, hyper: Hyper, model: Trainee, batch: list[Rollout], native: Callable[..., Updated]
+    name: str, hyper: Hyper, model: TinyTrainee, batch: list[Rollout], native: Callable[..., UpdateResult]
 ) -> None:
     assert apart(native(name, hyper), run(trl_backend.update, scaled(algorithm(name)), model, batch, **hyper)) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "hyper"), CASES, ids=IDS)
 def test_a_mask_shifted_in_one_back_end_is_noticed(
-    name: str, hyper: Hyper, model: Trainee, batch: list[Rollout], native: Callable[..., Updated], monkeypatch: pytest.MonkeyPatch
+    name: str, hyper: Hyper, model: TinyTrainee, batch: list[Rollout], native: Callable[..., UpdateResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = trl_backend.Recorded.lay
+    right = trl_backend.RecordedBatch.padded
 
-    def wrong(self: trl_backend.Recorded, places: Sequence[int]) -> trl_backend.Laid:
-        laid = right(self, places)
-        return msgspec.structs.replace(laid, of=msgspec.structs.replace(laid.of, mask=laid.of.mask.roll(1, 1)))
+    def wrong(self: trl_backend.RecordedBatch, places: Sequence[int]) -> trl_backend.PaddedBatch:
+        rows = right(self, places)
+        return msgspec.structs.replace(rows, terms=msgspec.structs.replace(rows.terms, mask=rows.terms.mask.roll(1, 1)))
 
-    monkeypatch.setattr(trl_backend.Recorded, "lay", wrong)
+    monkeypatch.setattr(trl_backend.RecordedBatch, "padded", wrong)
     assert apart(native(name, hyper), run(trl_backend.update, name, model, given(name, batch), **hyper)) > 100 * TOLERANCE
 
 
-def same_way(one: Trainee, other: Trainee, entry: Trainee) -> None:
+def same_way(one: TinyTrainee, other: TinyTrainee, entry: TinyTrainee) -> None:
     """Both adapters are where the other is, as a share of how far they went too."""
     here, there, start = (torch.cat([parameter.detach().flatten() for parameter in each.adapter]) for each in (one, other, entry))
     assert float((here - there).abs().max()) < 1e-4
@@ -207,7 +207,9 @@ def same_way(one: Trainee, other: Trainee, entry: Trainee) -> None:
 
 
 @pytest.mark.parametrize("name", ["grpo", "reinforce", "spin", "best_of_n"])
-def test_three_steps_and_the_state_that_they_leave_are_the_same(name: str, entry: Trainee, model: Trainee, batch: list[Rollout]) -> None:
+def test_three_steps_and_the_state_that_they_leave_are_the_same(
+    name: str, entry: TinyTrainee, model: TinyTrainee, batch: list[Rollout]
+) -> None:
     rollouts, other = given(name, batch), copied(model)
     hyper = {"batch_groups": 4.0 if name == "spin" else 1.0, "max_grad_norm": 0.5, "lr": 3e-4, "weight_decay": 0.01}
     mine, by_trl = run(update, name, other, rollouts, **hyper), run(trl_backend.update, name, model, rollouts, **hyper)
@@ -217,7 +219,9 @@ def test_three_steps_and_the_state_that_they_leave_are_the_same(name: str, entry
     same_way(other, model, entry)
 
 
-def test_a_second_update_goes_on_from_the_state_of_the_first_with_kl_steered(entry: Trainee, model: Trainee, batch: list[Rollout]) -> None:
+def test_a_second_update_goes_on_from_the_state_of_the_first_with_kl_steered(
+    entry: TinyTrainee, model: TinyTrainee, batch: list[Rollout]
+) -> None:
     other = copied(model)
     hyper = {"batch_groups": 1.0, "kl": 0.5, "kl_target": 1e-3, "mismatch": 1e3, "lr": 3e-4}
     left = []
@@ -230,7 +234,7 @@ def test_a_second_update_goes_on_from_the_state_of_the_first_with_kl_steered(ent
 
 @pytest.mark.parametrize("name", ["grpo", "dpo", "best_of_n"])
 def test_the_model_is_handed_back_as_it_was_lent_with_one_adapter_to_save(
-    name: str, model: Trainee, batch: list[Rollout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, model: TinyTrainee, batch: list[Rollout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -249,7 +253,7 @@ def test_the_model_is_handed_back_as_it_was_lent_with_one_adapter_to_save(
     assert (tmp_path / "saved" / "README.md").read_text() == "card"
 
 
-def test_kl_is_to_the_base_and_not_to_the_adapter_that_the_update_starts_with(model: Trainee, batch: list[Rollout]) -> None:
+def test_kl_is_to_the_base_and_not_to_the_adapter_that_the_update_starts_with(model: TinyTrainee, batch: list[Rollout]) -> None:
     one = [msgspec.structs.replace(r, adapter=PARENT) for r in batch[:2]]
     two = [msgspec.structs.replace(r, group="g", item="i", reward=float(place)) for place, r in enumerate(one)]
     with torch.no_grad():
@@ -268,12 +272,12 @@ def test_kl_is_to_the_base_and_not_to_the_adapter_that_the_update_starts_with(mo
     assert step.kl_to_base == pytest.approx(sum(k3) / len(k3), rel=1e-4)
 
 
-def test_dpo_measures_from_the_base_and_spin_from_the_parent(model: Trainee, batch: list[Rollout]) -> None:
+def test_dpo_measures_from_the_base_and_spin_from_the_parent(model: TinyTrainee, batch: list[Rollout]) -> None:
     assert run(trl_backend.update, "spin", copied(model), batch).steps[0].loss == pytest.approx(0.693147, abs=1e-5)
     assert abs(run(trl_backend.update, "dpo", model, given("dpo", batch), beta=0.7).steps[0].loss - 0.693147) > 1e-3
 
 
-def test_what_trl_has_no_loss_for_is_refused_in_words(model: Trainee, batch: list[Rollout]) -> None:
+def test_what_trl_has_no_loss_for_is_refused_in_words(model: TinyTrainee, batch: list[Rollout]) -> None:
     for name, hyper, words in (
         ("ppo", {}, r"no loss with a critic, which ppo needs; order the native back end\."),
         ("best_of_n", {"kl": 0.1}, r"no KL term for cloning, and kl is 0\.1; order kl 0, or the native back end\."),
@@ -284,7 +288,7 @@ def test_what_trl_has_no_loss_for_is_refused_in_words(model: Trainee, batch: lis
             run(trl_backend.update, name, model, batch, **hyper)
 
 
-def test_a_batch_is_refused_as_natively(model: Trainee, batch: list[Rollout]) -> None:
+def test_a_batch_is_refused_as_natively(model: TinyTrainee, batch: list[Rollout]) -> None:
     with pytest.raises(NothingToLearn, match="all attempts have the same reward"):
         run(trl_backend.update, "grpo", model, [msgspec.structs.replace(r, reward=1.0) for r in batch])
     with pytest.raises(Mismatch, match="not the parent adapter's"):
@@ -292,19 +296,19 @@ def test_a_batch_is_refused_as_natively(model: Trainee, batch: list[Rollout]) ->
 
 
 @pytest.mark.parametrize("name", ["grpo", "dpo"])
-def test_a_diverged_update_says_so_and_leaves_one_adapter(name: str, model: Trainee, batch: list[Rollout]) -> None:
+def test_a_diverged_update_says_so_and_leaves_one_adapter(name: str, model: TinyTrainee, batch: list[Rollout]) -> None:
     with pytest.raises(Diverged, match="order a smaller learning rate"):
         run(trl_backend.update, name, model, given(name, batch), lr=1e30, epochs=3)
     assert list(model.model.peft_config) == ["default"] and "forward" not in vars(model.model.get_base_model())
 
 
-def test_stale_rollouts_are_left_out_where_that_was_ordered(model: Trainee, batch: list[Rollout]) -> None:
+def test_stale_rollouts_are_left_out_where_that_was_ordered(model: TinyTrainee, batch: list[Rollout]) -> None:
     done = run(trl_backend.update, "grpo", model, batch, stale=0)
     assert (done.trained_on, done.left_out) == (8, 4)
 
 
 def test_nothing_is_printed_or_logged(
-    model: Trainee, batch: list[Rollout], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    model: TinyTrainee, batch: list[Rollout], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         for name in ("grpo", "dpo", "best_of_n"):
@@ -313,10 +317,10 @@ def test_nothing_is_printed_or_logged(
 
 
 @pytest.mark.parametrize("logp", [-1e3, 0.0])
-def test_what_stands_outside_the_mask_never_overflows(logp: float, model: Trainee, batch: list[Rollout]) -> None:
+def test_what_stands_outside_the_mask_never_overflows(logp: float, model: TinyTrainee, batch: list[Rollout]) -> None:
     """trl multiplies by the mask, so infinity there would make the loss NaN; the native losses cut it out."""
     ready = prepare(model, algorithm("grpo"), batch, {"kl": 1.0}, parent=PARENT)
-    of = trl_backend.Recorded(model, algorithm("grpo"), ready, 0).lay(range(len(batch))).of
+    of = trl_backend.RecordedBatch(model, algorithm("grpo"), ready, 0).padded(range(len(batch))).terms
     now, outside = torch.full_like(of.mask, logp), of.mask == 0
     for seen in (terms.k3(now, of.base), terms.ratio(now, of.old), terms.ratio(now, of.sampled)):
         assert outside.any() and torch.isfinite(seen[outside]).all()
