@@ -31,7 +31,10 @@ MAY_NAME_PATHS = {
     "replay/audit/provenance": ("gold.py",),
     "tasks/loading.py": ("gold.py",),
 }
-"""Who may write where gold is, by how the file's path begins: the node's layout, the export's, the check that no scaffold names it, and the contract of a task folder."""
+"""Who may write where gold is, by how a file's path begins.
+
+They are the node's layout, the export's, the check that no scaffold names it, and the contract of a task folder.
+"""
 MAY_USE_PATHS = ("replay/", "services/cli/", "services/host/")
 """Who may use the node's path of the auditor's blobs and archive: what an operator exports, audits or examines."""
 
@@ -58,7 +61,7 @@ def test_imports_go_one_way(package: str) -> None:
 
 def is_process(module: str) -> bool:
     """A service: each module that stands in `services` itself, the auditor's room, and the program that runs them."""
-    return module.count(".") == 1 and module.startswith("services.") or within(module, "services.auditor", "services.host.main")
+    return (module.count(".") == 1 and module.startswith("services.")) or within(module, "services.auditor", "services.host.main")
 
 
 def test_nobody_imports_the_command_line_but_itself() -> None:
@@ -67,7 +70,7 @@ def test_nobody_imports_the_command_line_but_itself() -> None:
 
 def test_a_process_and_its_host_know_nothing_of_what_a_user_sees() -> None:
     def of(module: str) -> bool:
-        return is_process(module) and not within(module, "services.cli", "services.views") or within(module, "services.host")
+        return (is_process(module) and not within(module, "services.cli", "services.views")) or within(module, "services.host")
 
     assert wrong_imports(of, lambda other: within(other, "services.views", "services.cli")) == []
 
@@ -171,7 +174,7 @@ METHODS = gold_methods((ROOT / "tasks/loading.py").read_text(encoding="utf-8"))
 
 
 def test_what_reads_gold_is_known() -> None:
-    assert len(METHODS) == 7 and METHODS >= {"gold", "perturbations", "perturbed", "canaries", "ceiling"}
+    assert len(METHODS) == 7 and {"gold", "perturbations", "perturbed", "canaries", "ceiling"} <= METHODS
 
 
 def test_gold_is_reached_by_the_auditor_alone() -> None:

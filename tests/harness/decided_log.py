@@ -23,7 +23,10 @@ from tests.harness.facts import RUN, proposed, started
 
 
 class DecidedLog:
-    """A run's log that grows by what services say and by what the decider decides at it. A `late` controller reads facts only once all are appended."""
+    """A run's log that grows by what services say and by what the decider decides at it.
+
+    A `late` controller reads facts only once all are appended. `past` is what a fork goes on from.
+    """
 
     def __init__(self, late: bool = False, run: str = RUN, decider: Decider[Any] = DECIDER, past: Sequence[Stored] = ()) -> None:
         self.late, self.run = late, run

@@ -35,11 +35,12 @@ def reaches(source: str, methods: Collection[str], fields_of: Collection[str] = 
     tree = ast.parse(source)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    found = []
-    for node in ast.walk(tree):
-        for what in _reach(node, methods, fields_of, may, id(node) in called, id(node) in prose):
-            found.append(f"{node.lineno}: {what}")  # type: ignore[attr-defined]
-    return sorted(set(found), key=lambda line: int(line.partition(":")[0]))
+    found = {
+        (node.lineno, what)  # type: ignore[attr-defined]
+        for node in ast.walk(tree)
+        for what in _reach(node, methods, fields_of, may, id(node) in called, id(node) in prose)
+    }
+    return [f"{line}: {what}" for line, what in sorted(found)]
 
 
 def _reach(
