@@ -31,7 +31,7 @@ from runtime.log.lookup import Attempted
 from runtime.log.port import Stored
 from runtime.policies.bases import HF, kind_of
 from runtime.policies.interface import SampleRequest
-from runtime.rollouts.runner import EMBEDDINGS
+from runtime.rollouts.calls import EMBEDDINGS
 from runtime.run.loading import Loaded, load_run
 from services import feedback_agent, meta_agent, verifier
 from services.policy import Models, judge

@@ -31,7 +31,7 @@ from runtime.agents.endings import Inspector, weight_update
 from runtime.agents.feedback import FeedbackInput, Library, Table, advise
 from runtime.agents.meta import other_tasks, write_first
 from runtime.agents.prices import Price
-from runtime.agents.proposal import changed, try_out, validate_source
+from runtime.agents.proposal import try_out, validate_source, with_changes
 from runtime.agents.providers import CallResult, Model, Speak
 from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, Unfit
 from runtime.blobs.directory import Blobs
@@ -460,9 +460,9 @@ def test_an_order_without_torch_is_taken_at_its_word(monkeypatch: pytest.MonkeyP
 
 
 def test_files_are_changed_and_taken_away() -> None:
-    assert changed({"agent.py": "a", "b.py": "b"}, [("c/d.py", "d")], ["b.py"]) == {"agent.py": "a", "c/d.py": "d"}
+    assert with_changes({"agent.py": "a", "b.py": "b"}, [("c/d.py", "d")], ["b.py"]) == {"agent.py": "a", "c/d.py": "d"}
     with pytest.raises(Unfit, match=r"no agent\.py"):
-        changed({"agent.py": "a"}, [], ["agent.py"])
+        with_changes({"agent.py": "a"}, [], ["agent.py"])
 
 
 def test_a_folder_may_have_modules_of_its_own() -> None:
