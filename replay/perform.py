@@ -1,4 +1,4 @@
-"""Performs recorded effects again, by the code of the services that performed them, and compares what comes out with what is recorded.
+"""Performs recorded effects again, by the code in `runtime/effects` that performed them, and compares the outcome with the record.
 
 Everything is compared to the last bit, but for what took how long. Nothing is written where the run's blobs are.
 """
@@ -27,14 +27,16 @@ from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Tra
 from replay.recorded import EventIndex, Judgements, StoredEvent
 from runtime.agents.providers import model_of
 from runtime.blobs.directory import Blobs
-from runtime.log.lookup import Attempted
+from runtime.effects.choose import HISTORY_TYPES, choose_by_rules
+from runtime.effects.propose import reference_scaffold
+from runtime.effects.score import score
+from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.port import Stored
 from runtime.policies.bases import HF, kind_of
 from runtime.policies.interface import SampleRequest
+from runtime.rollouts.attempt import RecordedAttempt
 from runtime.rollouts.calls import EMBEDDINGS
 from runtime.run.loading import Loaded, load_run
-from services import feedback_agent, meta_agent, verifier
-from services.policy import Models, judge
 
 CHOSEN = (LeverChosen, ProposalFailed)
 """One of these is in every answer to a request for feedback."""
@@ -237,27 +239,27 @@ def _each(
 
 
 def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    def score(event: Event) -> list[Fact]:
+    def scored(event: Event) -> list[Fact]:
         loaded, labels = stage.loaded(event.run), stage.labels(event.run)
         assert isinstance(event.data, TrajectoryRecorded)
         if loaded.task.verifier != loaded.started.verifier:
             raise CheckFailed(f"the run was scored by {loaded.started.verifier}, and the task has {loaded.task.verifier} now")
-        return [verifier.score(event.id, event.data, loaded, labels)]
+        return [score(event.id, event.data, loaded, labels)]
 
-    return _each(stage.recorded.asked("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)), score)
+    return _each(stage.recorded.asked("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)), scored)
 
 
 def _feedback_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    known = stage.recorded.of(*feedback_agent.HISTORY_TYPES)  # of what came after its question, the agent looks at nothing
+    known = stage.recorded.of(*HISTORY_TYPES)  # of what came after its question, the agent looks at nothing
 
     def choose(event: Event) -> list[Fact]:
         stage.require_rules(event.run)
         return choose_again(stage, event, known, stage.recorded.judged)
 
-    return _each(stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN), choose)
+    return _each(stage.recorded.asked("feedback_agent", FeedbackRequested, answers=CHOSEN), choose)
 
 
-def probed(recorded: EventIndex, requested: FeedbackRequested, judged: Judgements) -> list[Attempted]:
+def probed(recorded: EventIndex, requested: FeedbackRequested, judged: Judgements) -> list[RecordedAttempt]:
     """The attempts that show the Feedback-Agent how a candidate fares, with these rewards."""
     return [attempt for request in requested.probe_requests for attempt in recorded.attempts(request, judged)]
 
@@ -268,7 +270,7 @@ def choose_again(stage: Stage, event: Event, known: Sequence[Event], judged: Jud
     assert isinstance(requested, FeedbackRequested)
     played, loaded = probed(stage.recorded, requested, judged), stage.loaded(event.run)
     try:
-        return feedback_agent.feedback(stage.blobs, known, played, loaded, requested)
+        return choose_by_rules(stage.blobs, known, played, loaded, requested)
     except NotFound:
         raise  # a blob that is not here
     except Exception as wrong:
@@ -279,14 +281,14 @@ def _meta_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
     def propose(event: Event) -> list[Fact]:
         assert isinstance(event.data, ScaffoldRequested)
         stage.require_rules(event.run)
-        return [meta_agent.reference(stage.blobs, stage.loaded(event.run), event.data)]
+        return [reference_scaffold(stage.blobs, stage.loaded(event.run), event.data)]
 
-    return _each(stage.recorded.asked(meta_agent.AGENT, ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)), propose)
+    return _each(stage.recorded.asked("meta_agent", ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)), propose)
 
 
 def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
     """The calls of each model together, those of a group commit at once; then what was said of the adapters."""
-    models = Models(stage.blobs, stage.work)
+    models = ServedModels(stage.blobs, stage.work)
     calls = [told for told in stage.recorded.events if isinstance(told.event.data, ModelCalled)]
 
     def vouch(event: Event) -> list[Fact]:
@@ -294,7 +296,7 @@ def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
         stage.require_embedded(event.data.base_model)
         with contextlib.suppress(CheckFailed):  # of a damaged adapter, the policy says so
             stage.blobs.unpack(event.data.adapter, stage.work / event.data.adapter)
-        return [judge(models, event.data)]
+        return [check_adapter(models, event.data)]
 
     adapters, judged = _each(stage.recorded.asked("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
 
@@ -311,7 +313,7 @@ def _model_and_body(told: StoredEvent) -> tuple[str, str]:
     return told.event.data.model, told.event.data.body
 
 
-def _sampled(stage: Stage, models: Models, model: str, body: str, calls: Sequence[StoredEvent]) -> Iterator[Effect]:
+def _sampled(stage: Stage, models: ServedModels, model: str, body: str, calls: Sequence[StoredEvent]) -> Iterator[Effect]:
     facts = [told.event.data for told in calls if isinstance(told.event.data, ModelCalled)]
     try:
         if model == EMBEDDINGS:
@@ -344,7 +346,7 @@ def as_sent(request: SampleRequest) -> SampleRequest:
 
 
 def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    from services.trainer import Played, update  # with torch, which only this needs
+    from runtime.effects.train import AttemptsByRequest, TrainingHost, train_round  # with torch, which only this needs
 
     def train(event: Event) -> list[Fact]:
         sealed = event.data
@@ -355,7 +357,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(sealed.parent_adapter, stage.work / sealed.parent_adapter)
         if sealed.parent_state:
             stage.blobs.get(sealed.parent_state)
-        played: Played = {request: stage.recorded.attempts(request, stage.recorded.judged) for request in sealed.requests}
+        played: AttemptsByRequest = {request: stage.recorded.attempts(request, stage.recorded.judged) for request in sealed.requests}
         lacking: list[UserError] = []
 
         def load() -> Loaded:
@@ -365,7 +367,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
                 lacking.append(wrong)
                 raise
 
-        facts = update(stage.blobs, stage.work, played, sealed, base_model, load, _back_end(published.get(event.id)))
+        facts = train_round(TrainingHost(stage.blobs, stage.work, _back_end(published.get(event.id))), played, sealed, base_model, load)
         if lacking:
             raise lacking[0]
         return facts

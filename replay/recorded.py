@@ -10,8 +10,8 @@ from events.fact import Fact
 from events.judgement import ScoringFailed, TrajectoryScored
 from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import RunStarted
-from runtime.log.lookup import Attempted
 from runtime.log.port import Stored
+from runtime.rollouts.attempt import RecordedAttempt
 
 Judgements = Mapping[str, Fact]
 """What the verifier said of a trajectory, by the trajectory's id."""
@@ -70,7 +70,7 @@ class EventIndex:
         found = [(told, self._answers.get((told.event.id, service), [])) for told in self.events if isinstance(told.event.data, kinds)]
         return [(told, said) for told, said in found if any(isinstance(of.event.data, answers) for of in said)]
 
-    def attempts(self, request: str, judged: Judgements) -> list[Attempted]:
+    def attempts(self, request: str, judged: Judgements) -> list[RecordedAttempt]:
         """The attempts of a request that ran, in the order of its items and attempts.
 
         Raises `CheckFailed` if the request is not among the messages, or a call of the policy that one of its attempts used.
@@ -81,11 +81,11 @@ class EventIndex:
         places = [(request, item, attempt) for item in requested.items for attempt in range(requested.attempts)]
         return [self._attempt(*self._attempts[place], judged) for place in places if place in self._attempts]
 
-    def _attempt(self, id: str, recorded: TrajectoryRecorded, judged: Judgements) -> Attempted:
+    def _attempt(self, id: str, recorded: TrajectoryRecorded, judged: Judgements) -> RecordedAttempt:
         if missing := [use.call for use in recorded.calls if use.call not in self._calls]:
             raise CheckFailed(f"Call {missing[0]} of trajectory {id} is not among the run's messages.")
         calls = tuple(self._calls[use.call] for use in recorded.calls)
         said = judged.get(id)
         if isinstance(said, TrajectoryScored):
-            return Attempted(id, recorded, said.reward, said.outcome, calls)
-        return Attempted(id, recorded, None, "", calls)
+            return RecordedAttempt(id, recorded, said.reward, said.outcome, calls)
+        return RecordedAttempt(id, recorded, None, "", calls)

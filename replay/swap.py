@@ -30,13 +30,14 @@ from replay.perform import CHOSEN, Stage, choose_again, probed
 from replay.recorded import EventIndex, Judgements, StoredEvent
 from runtime.agents.providers import model_of
 from runtime.blobs.directory import Blobs
+from runtime.effects.choose import HISTORY_TYPES, earlier_choices, evidence, probe_attempts
+from runtime.effects.score import score
 from runtime.log.lineage import as_folded
 from runtime.log.port import Stored
 from runtime.run.decide import DECIDER
 from runtime.run.decider import DecisionSession
 from runtime.run.loading import Loaded
 from runtime.run.state import RunState
-from services import feedback_agent, verifier
 from tasks.loading import from_source
 
 SERVICES = ("verifier", "feedback_agent")
@@ -178,7 +179,7 @@ def _verifier(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     for told in stage.recorded.events:
         attempt, recorded = told.event.data, stage.recorded.judged.get(told.event.id)
         if isinstance(attempt, TrajectoryRecorded) and recorded:
-            judged[told.event.id] = now = verifier.score(told.event.id, attempt, other, labels)
+            judged[told.event.id] = now = score(told.event.id, attempt, other, labels)
             pairs.append(Pair(told, attempt, _reward(recorded), _reward(now)))
     failed = Counter(fact.reason for fact in judged.values() if isinstance(fact, ScoringFailed))
     if failed and failed.total() == len(pairs):
@@ -269,7 +270,7 @@ def _turn(stage: Stage, judged: Judgements) -> tuple[Turn | None, str]:
     run = next(iter(recorded.started))
     agent = recorded.started[run].agent
     place = {told.event.id: told.sequence for told in recorded.events}
-    answers = {told.event.id: said for told, said in recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)}
+    answers = {told.event.id: said for told, said in recorded.asked("feedback_agent", FeedbackRequested, answers=CHOSEN)}
     was, would = (Seen(DecisionSession(DECIDER, run), by, []) for by in (recorded.judged, judged))
     for number, told in enumerate(recorded.events):
         if told.event.run != run:
@@ -314,7 +315,7 @@ class Seen(NamedTuple):
         decision = self.course.feed(told.stored, event)
         decided = decision.events[1:] if decision else []
         fresh = [*decided] if event.source == "controller" else [event, *decided]
-        self.told.extend(of for of in fresh if isinstance(of.data, feedback_agent.HISTORY_TYPES))
+        self.told.extend(of for of in fresh if isinstance(of.data, HISTORY_TYPES))
         return decided
 
 
@@ -402,20 +403,20 @@ def _order(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
 
 def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     choose = from_source(source, str(path), "evolog_rules", ["choose"]).choose
-    asked = stage.recorded.asked(feedback_agent.AGENT, FeedbackRequested, answers=CHOSEN)
-    known = stage.recorded.of(*feedback_agent.HISTORY_TYPES)
+    asked = stage.recorded.asked("feedback_agent", FeedbackRequested, answers=CHOSEN)
+    known = stage.recorded.of(*HISTORY_TYPES)
     choices: list[Chosen] = []
     cannot: Counter[str] = Counter()
     for told, said in asked:
         requested, loaded = told.event.data, stage.loaded(told.event.run)
         assert isinstance(requested, FeedbackRequested)
-        shown = feedback_agent.probe(stage.blobs, probed(stage.recorded, requested, stage.recorded.judged), loaded)
+        shown = probe_attempts(stage.blobs, probed(stage.recorded, requested, stage.recorded.judged), loaded)
         if not shown:
             cannot["no attempt at the probe was scored, so there is nothing to go by"] += 1
             continue
-        evidence, history = feedback_agent.evidence(shown, known, loaded, requested), feedback_agent.history(known, requested.generation)
+        seen, history = evidence(shown, known, loaded, requested), earlier_choices(known, requested.generation)
         try:
-            given = choose(evidence, history, requested.levers, loaded.task.edits())
+            given = choose(seen, history, requested.levers, loaded.task.edits())
         except Exception as wrong:
             raise Misconfigured(
                 f"{path}: choose raised {why(wrong)} in generation {requested.generation}; mend it and try again."
@@ -451,7 +452,7 @@ def _chosen(given: object, loaded: Loaded, path: Path) -> Wish:
         choice = msgspec.convert(msgspec.to_builtins(given), Choice)  # a file may have a Choice of its own
     except (msgspec.ValidationError, TypeError) as wrong:
         raise Misconfigured(
-            f"{path}: choose gave {given!r:.100}; expected a Choice as runtime/agents/rules.py has it ({wrong}); mend it and try again."
+            f"{path}: choose gave {given!r:.100}; expected a Choice as algorithms/levers/rules.py has it ({wrong}); mend it and try again."
         ) from wrong
     edits = [edit.name for edit in loaded.task.edits()]
     if choice.lever == "scaffold" and choice.action not in edits:
@@ -483,9 +484,9 @@ def _verifier_lines(swapped: Swapped) -> list[str]:
         answer = "no answer" if one.answer is None else f"{one.answer!r:.60}"
         lines.append(f"  {one.item} ({one.purpose}, sequence {one.sequence}), {answer}: {_number(one.recorded)} -> {_number(one.now)}")
     lines.append("candidates on dev")
-    for score in swapped.scores:
-        verdict = "kept" if score.accepted else "dropped"
-        lines.append(f"  {score.generation:>3}  {score.lever:<9} {_number(score.recorded)} -> {_number(score.now)}  {verdict}, as recorded")
+    for of in swapped.scores:
+        verdict = "kept" if of.accepted else "dropped"
+        lines.append(f"  {of.generation:>3}  {of.lever:<9} {_number(of.recorded)} -> {_number(of.now)}  {verdict}, as recorded")
     if swapped.turn:
         lines.append(f"The first to come out differently, at sequence {swapped.turn.sequence}: {swapped.turn.words}.")
         lines.append(f"What follows from it is not recorded; `{swapped.fork}` plays on from before the first reward that differs.")

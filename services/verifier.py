@@ -5,15 +5,16 @@ import time
 from collections.abc import Sequence
 
 from events.codec import Event
-from events.errors import Misconfigured, NotFound, UserError
-from events.fact import Fact, NotFinite
-from events.judgement import ScoringFailed, TrajectoryScored
+from events.errors import Misconfigured
+from events.fact import Fact
 from events.rollouts import TrajectoryRecorded
+from runtime.effects.score import score, scoring_failed
 from runtime.log.worker import answer, work
-from runtime.run.loading import Loaded
 from services.host.context import Context
 
 BATCH_SIZE = 400
+
+
 YIELD_EVERY = 0.5
 """Seconds of scoring between two chances for anything else."""
 
@@ -29,7 +30,7 @@ async def serve(context: Context) -> None:
             if event.run not in labels:
                 labels[event.run] = await asyncio.to_thread(loaded.task.labels, loaded.started.seed)
         except Misconfigured as wrong:  # the task's; where only this host lacks the data, another one may have it
-            return _failed(event.id, event.data, str(wrong))
+            return scoring_failed(event.id, event.data, str(wrong))
         return score(event.id, event.data, loaded, labels[event.run])
 
     async def perform(events: list[Event]) -> Sequence[Event]:
@@ -43,26 +44,3 @@ async def serve(context: Context) -> None:
         return outputs
 
     await work(context.log, perform, source="verifier", scanner=context.scanner, limit=BATCH_SIZE)
-
-
-def score(trajectory: str, recorded: TrajectoryRecorded, loaded: Loaded, labels: dict[str, str]) -> Fact:
-    """The reward of one attempt, or why it could not be given; a verifier that fails or gives no finite number is a failure, not a 0."""
-    try:
-        if recorded.item not in labels:
-            raise NotFound(f"item {recorded.item} has no label on this host")
-        scored = loaded.task.score(recorded.answer, labels[recorded.item])
-        return TrajectoryScored(
-            trajectory=trajectory,
-            request=recorded.request,
-            item=recorded.item,
-            attempt=recorded.attempt,
-            reward=scored.reward,
-            outcome=scored.outcome,
-            verifier=loaded.started.verifier,
-        )
-    except (UserError, NotFinite) as wrong:  # whatever else a verifier raises comes as Misconfigured
-        return _failed(trajectory, recorded, str(wrong))
-
-
-def _failed(trajectory: str, recorded: TrajectoryRecorded, reason: str) -> ScoringFailed:
-    return ScoringFailed(trajectory=trajectory, request=recorded.request, item=recorded.item, attempt=recorded.attempt, reason=reason)

@@ -5,7 +5,7 @@ ancestors, where what it refers to may stand.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from events import codec
 from events.codec import Event
@@ -16,18 +16,9 @@ from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, Traje
 from events.subjects import subject
 from runtime.log.lineage import Span
 from runtime.log.port import Log, Stored, readable
+from runtime.rollouts.attempt import RecordedAttempt
 
 F = TypeVar("F", bound=Fact)
-
-
-class Attempted(NamedTuple):
-    """One attempt that ran: its trajectory's id, what happened, its reward (None if it could not be scored), and the calls it used."""
-
-    id: str
-    recorded: TrajectoryRecorded
-    reward: float | None
-    outcome: str
-    calls: tuple[ModelCalled, ...]
 
 
 async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], past: Sequence[Span] = ()) -> dict[str, F]:
@@ -57,7 +48,7 @@ async def _events(log: Log, spans: Sequence[Span], wanted: Sequence[tuple[str, s
     return readable(sorted(found, key=lambda stored: stored.sequence))
 
 
-async def attempts(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[Attempted]:
+async def attempts(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[RecordedAttempt]:
     """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no such request."""
     for span in (Span(run), *past):
         if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
@@ -79,7 +70,7 @@ async def failures(log: Log, run: str, request: str, past: Sequence[Span] = ()) 
     return {}
 
 
-async def of_ids(log: Log, span: Span, ids: Sequence[str]) -> list[Attempted]:
+async def of_ids(log: Log, span: Span, ids: Sequence[str]) -> list[RecordedAttempt]:
     """The attempts of these ids that ran, in this order."""
     recorded = await _by_id(log, [span], TrajectoryRecorded, ids)
     scores = await _by_id(log, [span], TrajectoryScored, [codec.event_id(span.run, TrajectoryScored, id) for id in recorded])
@@ -87,7 +78,7 @@ async def of_ids(log: Log, span: Span, ids: Sequence[str]) -> list[Attempted]:
     used = sorted({use.call for trajectory in recorded.values() for use in trajectory.calls})
     calls = await _by_id(log, [span], ModelCalled, used)
     return [
-        Attempted(
+        RecordedAttempt(
             id,
             recorded[id],
             of[id].reward if id in of else None,

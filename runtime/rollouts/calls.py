@@ -20,6 +20,7 @@ from events.secret import Scanner, SecretFound
 from runtime.blobs.directory import Blobs
 from runtime.log.port import EVENT_LIMIT
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts.attempt import request_reader
 from runtime.rollouts.host import AttemptOutcome, RefusedCall, ScaffoldCall
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
 from runtime.rollouts.shard import AttemptKey, AttemptResult, RolloutShard
@@ -75,11 +76,11 @@ class CallRecorder:
         """
         ids = {key: codec.event_id(shard.run, ModelCalled, shard.id, *key) for key in requests}
         recorded = dict(log.find(list(ids.values())))
-        recorded_requests = self._requests(recorded)
+        request_of = request_reader(self.blobs)
         refused = {
             key: RefusedCall("nonsense", NOT_DETERMINISTIC)
             for key, id in ids.items()
-            if id in recorded and recorded_requests[id] != requests[key]
+            if id in recorded and request_of(recorded[id]) != requests[key]
         }
         missing = [key for key, id in ids.items() if id not in recorded]
         if missing:
@@ -145,13 +146,6 @@ class CallRecorder:
             )
             for index, (key, completions) in enumerate(sampled.items())
         }
-
-    def _requests(self, calls: Mapping[str, ModelCalled]) -> dict[str, SampleRequest]:
-        """The requests of recorded calls, by the calls' ids."""
-        bodies = {
-            body: msgspec.json.decode(self.blobs.get(body), type=list[SampleRequest]) for body in {call.body for call in calls.values()}
-        }
-        return {id: bodies[call.body][call.index] for id, call in calls.items()}
 
 
 class ShardCalls:

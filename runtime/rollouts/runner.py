@@ -59,7 +59,7 @@ class RolloutRunner:
     def run(self, shard: RolloutShard, public: Public, log: CallLog) -> list[AttemptResult]:
         """A result for each attempt, by item in the shard's order; a scaffold that fails is a result and never an exception.
 
-        Raises `Misconfigured` if this host cannot give the shard's sandbox, `TryAgain` or `Unavailable` where policy or log does not answer.
+        Raises `Misconfigured` if this host cannot give the shard's sandbox, `TryAgain` or `Unavailable` where the policy or log is away.
         """
         kind = provide(shard.sandbox).kind
         prompts = {item.id: item.prompt for items in (public.train, public.dev, public.test) for item in items}

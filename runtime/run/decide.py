@@ -5,6 +5,8 @@ So the order in which attempts are scored decides nothing.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, assert_never
 
 from algorithms.search import chain
 from algorithms.statistics import group_statistics, mean_reward
@@ -19,75 +21,90 @@ from events.run import RunFinished, RunStarted
 from events.weights import TrainingBatchSealed, WeightUpdateFinished
 from runtime.run.decider import Decider
 from runtime.run.evolve import evolve, solved_items
-from runtime.run.state import RunState, Shard, Update, initial, next_parent
+from runtime.run.state import RunState, ShardProgress, WeightUpdate, initial, next_parent
 
 
 def decide(state: RunState, event: Event, version: int) -> list[Fact]:
-    """What is due now; nothing while the run is paused, and nothing between barriers."""
-    del event  # what is due follows from the state; version 2 knew more facts than version 1, version 3 waits for the auditor
-    if state.started is None or state.paused:
+    """What is due now; nothing while the run is paused, and nothing between barriers.
+
+    What is due follows from the state alone, so `event` decides nothing. Rules by version: 2 seals batches with the parent's optimiser
+    state, 3 waits for the auditor where it may act.
+    """
+    del event
+    started = state.started
+    if started is None or state.paused:
         return []
     match state.phase:
         case "new":
-            return [ScaffoldRequested(generation=0, task=state.started.task)]
+            return [ScaffoldRequested(generation=0, task=started.task)]
         case "evaluate":
-            return list(_evaluation(state, state.started))
-        case "again":
-            return list(state.again.values())
-        case "playing" if state.waiting == 0:
-            if not state.update:
-                return _judgement(state, state.started)
-            return list(_hints(state, state.update, state.started)) or [_sealed_batch(state, state.update, state.started)]
+            return list(_evaluation(state, started))
+        case "reissue":
+            return list(state.reissued.values())
+        case "playing" if state.waiting:
+            return []
+        case "playing" if state.update:
+            return list(_hints(state, state.update, started)) or [_sealed_batch(state, state.update, started)]
+        case "playing":
+            return _judgement(state, started)
         case "seal":
             assert state.update
-            return [_sealed_batch(state, state.update, state.started)]
+            return [_sealed_batch(state, state.update, started)]
         case "round_done":
-            return _next_round(state, state.started)
+            return _next_round(state, started)
         case "next":
-            return _next_generation(state, state.started, version)
-        case _:
+            return _next_generation(state, started, version)
+        case "proposing" | "training" | "serving" | "finished":
             return []
+        case _:
+            assert_never(state.phase)
 
 
 DECIDER = Decider(version=3, initial=initial, evolve=evolve, decide=decide)
 
 
+class _Rollouts(NamedTuple):
+    """What is played, by whom, and how often."""
+
+    purpose: str
+    round: int
+    scaffold: str
+    adapter: str
+    attempts: int
+    temperature: float
+
+
+_Folds = Sequence[tuple[int, Sequence[str]]]
+"""Items by the train fold that they are from; -1 for dev."""
+
+
 def _evaluation(state: RunState, started: RunStarted) -> list[RolloutsRequested]:
     assert state.current
-    scaffold, adapter = state.current.scaffold, state.current.adapter
+    pair = state.current.scaffold, state.current.adapter
     return [
-        *_shards(state, started, "dev", 1, scaffold, adapter, [(-1, started.items.dev)], attempts=1, temperature=0.0),
-        *_shards(state, started, "probe", 1, scaffold, adapter, list(enumerate(started.items.probe)), started.group_size, 1.0),
+        *_requests(state, started, _Rollouts("dev", 1, *pair, attempts=1, temperature=0.0), [(-1, started.items.dev)]),
+        *_requests(state, started, _Rollouts("probe", 1, *pair, started.group_size, temperature=1.0), list(enumerate(started.items.probe))),
     ]
 
 
-def _shards(
-    state: RunState,
-    started: RunStarted,
-    purpose: str,
-    round: int,
-    scaffold: str,
-    adapter: str,
-    folds: list[tuple[int, tuple[str, ...]]],
-    attempts: int,
-    temperature: float,
-) -> list[RolloutsRequested]:
-    width = max(1, started.shard_size // attempts)
-    parts = [(fold, items[at : at + width]) for fold, items in folds for at in range(0, len(items), width)]
+def _requests(state: RunState, started: RunStarted, of: _Rollouts, folds: _Folds) -> list[RolloutsRequested]:
+    """The rollouts in shards of at most `shard_size` attempts, each within one fold."""
+    width = max(1, started.shard_size // of.attempts)
+    parts = [(fold, tuple(items[at : at + width])) for fold, items in folds for at in range(0, len(items), width)]
     return [
         RolloutsRequested(
             generation=state.generation,
-            purpose=purpose,
-            round=round,
+            purpose=of.purpose,
+            round=of.round,
             shard=number,
-            scaffold=scaffold,
-            adapter=adapter,
-            split="dev" if purpose == "dev" else "train",
+            scaffold=of.scaffold,
+            adapter=of.adapter,
+            split="dev" if of.purpose == "dev" else "train",
             fold=fold,
             items=items,
-            attempts=attempts,
-            temperature=temperature,
-            seed=derive_seed(started.seed, purpose, state.generation, round),
+            attempts=of.attempts,
+            temperature=of.temperature,
+            seed=derive_seed(started.seed, of.purpose, state.generation, of.round),
         )
         for number, (fold, items) in enumerate(parts)
     ]
@@ -106,12 +123,12 @@ def _affordable(state: RunState, started: RunStarted, rollouts: int) -> bool:
 def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
     assert state.current
     dev = [result for shard in state.shards.values() if shard.requested.purpose == "dev" for result in shard.results.values()]
-    rewards = [result[1] for result in dev if result is not None]
+    rewards = [result.reward for result in dev if result is not None]
     failed = len(dev) - len(rewards)
     estimate = mean_reward(rewards) if rewards else None
     probe = group_statistics(
         [
-            [result[1] for attempt in range(shard.requested.attempts) if (result := shard.results[item, attempt]) is not None]
+            [result.reward for attempt in range(shard.requested.attempts) if (result := shard.results[item, attempt]) is not None]
             for shard in state.shards.values()
             if shard.requested.purpose == "probe"
             for item in shard.requested.items
@@ -150,13 +167,13 @@ def _rejected(state: RunState, reason: str) -> CandidateRejected:
 
 
 def _next_generation(state: RunState, started: RunStarted, version: int) -> list[Fact]:
-    if state.rejected:
-        return [_rejected(state, state.rejected)]
+    if state.rejection:
+        return [_rejected(state, state.rejection)]
     if state.best is None:
         return [_finished(state, "the first scaffold could not be evaluated")]
-    if state.stop or state.halt:
-        return [_finished(state, state.stop or state.halt)]
-    if version >= 3 and started.on_drift and state.kept and state.looked < state.kept[-1].generation:
+    if state.stop_reason or state.audit_stop_reason:
+        return [_finished(state, state.stop_reason or state.audit_stop_reason)]
+    if version >= 3 and started.on_drift and state.accepted and state.last_audited_generation < state.accepted[-1].generation:
         return []  # until the auditor has looked
     generations_left = started.generations + state.rebaselined - state.generation
     if generations_left <= 0:
@@ -214,8 +231,8 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
         for fold, items in enumerate(started.items.folds)
     ]
     cost = started.group_size * sum(len(items) for _, items in folds)
-    if update.ended:
-        reason = update.ended
+    if update.end_reason:
+        reason = update.end_reason
     elif number > update.requested.rounds:
         reason = f"all {update.requested.rounds} rounds are done"
     elif not cost:
@@ -223,8 +240,8 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
     elif not _affordable(state, started, cost + evaluation_cost(started)):
         reason = f"the budget has no room for {cost} more rollouts"
     else:
-        scaffold = state.best.scaffold
-        return list(_shards(state, started, "train", number, scaffold, update.adapter, folds, started.group_size, 1.0))
+        rollouts = _Rollouts("train", number, state.best.scaffold, update.adapter, started.group_size, temperature=1.0)
+        return list(_requests(state, started, rollouts, folds))
     return [
         WeightUpdateFinished(
             generation=state.generation,
@@ -237,24 +254,25 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
     ]
 
 
-def _hints(state: RunState, update: Update, started: RunStarted) -> list[RolloutsRequested]:
+def _hints(state: RunState, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
     """One attempt at each item that this round did not solve, with the true answer in sight; none if not ordered, done, or too dear."""
-    solved = solved_items(state.shards)
+    solved = solved_items(state.shards.values())
     folds = [(fold, tuple(item for item in items if item not in solved)) for fold, items in _folds_played(state.shards)]
     cost = sum(len(items) for _, items in folds)
     if not update.requested.hints or update.hinted or not _affordable(state, started, cost + evaluation_cost(started)):
         return []
     assert state.best
-    return _shards(state, started, "hint", update.round, state.best.scaffold, update.adapter, folds, attempts=1, temperature=1.0)
+    rollouts = _Rollouts("hint", update.round, state.best.scaffold, update.adapter, attempts=1, temperature=1.0)
+    return _requests(state, started, rollouts, folds)
 
 
-def _folds_played(shards: dict[str, Shard]) -> list[tuple[int, tuple[str, ...]]]:
+def _folds_played(shards: Mapping[str, ShardProgress]) -> list[tuple[int, tuple[str, ...]]]:
     return [(shard.requested.fold, shard.requested.items) for shard in shards.values()]
 
 
-def _sealed_batch(state: RunState, update: Update, started: RunStarted) -> TrainingBatchSealed:
+def _sealed_batch(state: RunState, update: WeightUpdate, started: RunStarted) -> TrainingBatchSealed:
     """The batch of the round that has just been played, over the rounds that the update's memory covers."""
-    everything = state.history | state.shards
+    everything = {**state.history, **state.shards}
     rounds = range(1, update.round + 1) if update.requested.memory == "update" else [update.round]
     requests = tuple(request for number in rounds for request in update.requests[number])
     results = [
@@ -270,7 +288,7 @@ def _sealed_batch(state: RunState, update: Update, started: RunStarted) -> Train
         algorithm=started.algorithm or update.requested.algorithm,
         hyper=update.requested.hyper if started.algorithm in ("", update.requested.algorithm) else {},
         parent_adapter="" if update.requested.restart else update.adapter,
-        parent_state="" if update.requested.restart else update.state,
+        parent_state="" if update.requested.restart else update.optimizer_state,
         training_seed=derive_seed(started.seed, "training", state.generation, update.round),
         requests=requests,
         trajectories=len(scored),
@@ -278,7 +296,7 @@ def _sealed_batch(state: RunState, update: Update, started: RunStarted) -> Train
     )
 
 
-def batch_digest(scored: list[tuple[str, float]]) -> str:
+def batch_digest(scored: Sequence[tuple[str, float]]) -> str:
     """SHA-256 over (trajectory, reward) pairs in the batch's order."""
     total = hashlib.sha256()
     for trajectory, reward in scored:

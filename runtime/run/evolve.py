@@ -1,182 +1,194 @@
-"""The state after an event."""
+"""The state after an event: a pure function, which gives a new state and changes nothing."""
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
 
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
 from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.population import CandidateAccepted, CandidateRejected
-from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from runtime.run.fork import forked
-from runtime.run.state import Phase, RunState, Shard, Update, new_candidate
+from runtime.run.state import Phase, RunState, ScoredAttempt, ShardProgress, WeightUpdate, new_candidate
 
 SOLVED = 1.0
 """The reward from which an item counts as answered rightly."""
 
 
 def evolve(state: RunState, event: Event) -> RunState:
-    """The state after the event. The state is changed in place: it belongs to whoever folds."""
+    """The state after the event. Facts that no decision depends on leave it as it is, and so do answers that come too late."""
     match event.data:
-        case RunStarted() as started:
-            if state.started is None:
-                state.started = started
-            elif started.parent_run:
-                forked(state, event.run, state.started, started)
-        case RunPaused():
-            state.paused = True
-        case RunResumed():
-            state.paused = False
-        case ModelCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=micro_usd):
-            state.tokens += prompt + completion
-            state.micro_usd += micro_usd
-        case AgentCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=price):
-            state.tokens += prompt + completion
-            state.micro_usd += price or 0
-        case TrajectoryRecorded():
-            pass
+        # the many come first
+        case ModelCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=price):
+            return replace(state, tokens=state.tokens + prompt + completion, micro_usd=state.micro_usd + price)
         case TrajectoryScored(request=request, item=item, attempt=attempt, trajectory=trajectory, reward=reward):
-            _returned(state, request, (item, attempt), (trajectory, reward))
+            return _with_result(state, request, (item, attempt), ScoredAttempt(trajectory, reward))
         case ScoringFailed(request=request, item=item, attempt=attempt) | RolloutFailed(request=request, item=item, attempt=attempt):
-            _returned(state, request, (item, attempt), None)
-        case RolloutsRequested() as requested:
-            _requested(state, event.id, requested)
+            return _with_result(state, request, (item, attempt), None)
+        # the run
+        case RunStarted() as started if state.started is None:
+            return replace(state, started=started)
+        case RunStarted() as started if started.parent_run and state.started:
+            return forked(state, event.run, state.started, started)
+        case RunPaused():
+            return replace(state, paused=True)
+        case RunResumed():
+            return replace(state, paused=False)
+        case RunFinished():
+            return replace(state, phase="finished")
+        case AuditReleased() as released:
+            return _with_release(state, released)
+        # choice and change
+        case ParentSelected(generation=generation, candidate=candidate):
+            return _with_parent(replace(state, generation=generation), candidate)
         case ScaffoldRequested() | FeedbackRequested():
-            state.phase = "asked"
-        case LeverChosen(generation=generation, lever="stop", reason=reason):
-            if state.phase == "asked" and generation == state.generation:
-                state.stop, state.phase = reason, "next"
-        case ScaffoldProposed(generation=generation, scaffold=scaffold):
-            if state.phase == "asked" and generation == state.generation:
-                adapter = state.best.adapter if state.best else ""
-                state.current = new_candidate(event.run, state.generation, scaffold, adapter, "scaffold" if generation else "start")
-                state.current.state = state.best.state if state.best else ""
-                state.phase = "evaluate"
-        case ProposalFailed(generation=generation, reason=reason):
-            if state.phase == "asked" and generation == state.generation:
-                state.rejected, state.phase = reason, "next"
-        case WeightUpdateRequested(generation=generation) as wanted:
-            if state.phase == "asked" and generation == state.generation and state.best:
-                state.update = Update(wanted, state.best.adapter, state.best.adapter, state.best.state)
-                state.phase = "round_done"
+            return replace(state, phase="proposing")
+        case AgentCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price):
+            return replace(state, tokens=state.tokens + prompt + completion, micro_usd=state.micro_usd + (known_price or 0))
+        case LeverChosen(generation=generation, lever="stop", reason=reason) if _proposing(state, generation):
+            return replace(state, stop_reason=reason, phase="next")
+        case ProposalFailed(generation=generation, reason=reason) if _proposing(state, generation):
+            return replace(state, rejection=reason, phase="next")
+        case ScaffoldProposed(generation=generation, scaffold=scaffold) if _proposing(state, generation):
+            adapter, optimizer_state = (state.best.adapter, state.best.optimizer_state) if state.best else ("", "")
+            current = new_candidate(event.run, generation, scaffold, adapter, "scaffold" if generation else "start", optimizer_state)
+            return replace(state, current=current, phase="evaluate")
+        case WeightUpdateRequested(generation=generation) as wanted if _proposing(state, generation) and state.best:
+            update = WeightUpdate(wanted, state.best.adapter, state.best.adapter, state.best.optimizer_state)
+            return replace(state, update=update, phase="round_done")
+        # rollouts and weights
+        case RolloutsRequested() as requested:
+            return _with_request(replace(state, phase="playing"), event.id, requested)
         case TrainingBatchSealed():
             assert state.update
-            state.update.solved |= solved_items(state.shards)
-            state.update.hinted = False
-            state.history |= state.shards
-            state.shards = {}
-            state.phase = "training"
-        case AdapterPublished(generation=generation, round=round, state=left):
-            if _in_round(state, generation, round, "training"):
-                assert state.update
-                state.update.published, state.phase = left, "serving"
-        case AdapterServed(generation=generation, round=round, adapter=adapter):
-            if _in_round(state, generation, round, "serving"):
-                assert state.update
-                state.update.adapter, state.update.state, state.phase = adapter, state.update.published, "round_done"
+            update = replace(state.update, solved=state.update.solved | solved_items(state.shards.values()), hinted=False)
+            return replace(state, update=update, history={**state.history, **state.shards}, shards={}, phase="training")
+        case AdapterPublished(generation=generation, round=number, state=left) if _in_round(state, generation, number, "training"):
+            assert state.update
+            return replace(state, update=replace(state.update, published_state=left), phase="serving")
+        case AdapterServed(generation=generation, round=number, adapter=adapter) if _in_round(state, generation, number, "serving"):
+            assert state.update
+            update = replace(state.update, adapter=adapter, optimizer_state=state.update.published_state)
+            return replace(state, update=update, phase="round_done")
         case (
-            AdapterRejected(generation=generation, round=round, reason=reason)
-            | WeightUpdateFailed(generation=generation, round=round, reason=reason)
-        ):
-            if _in_round(state, generation, round, "serving") or _in_round(state, generation, round, "training"):
-                assert state.update
-                state.update.ended, state.phase = reason, "round_done"
-        case WeightUpdateFinished(adapter=adapter, reason=reason):
-            assert state.update and state.best
-            if adapter == state.update.parent_adapter:
-                state.rejected, state.phase = f"the update changed nothing: {reason}", "next"
-            else:
-                state.current = new_candidate(event.run, state.generation, state.best.scaffold, adapter, "weights")
-                state.current.state = state.update.state
-                state.phase = "evaluate"
-            state.update = None
-            state.history = {}
+            AdapterRejected(generation=generation, round=number, reason=reason)
+            | WeightUpdateFailed(generation=generation, round=number, reason=reason)
+        ) if _in_round(state, generation, number, "training", "serving"):
+            assert state.update
+            return replace(state, update=replace(state.update, end_reason=reason), phase="round_done")
+        case WeightUpdateFinished() as finished:
+            return _with_finished_update(replace(state, update=None, history={}), event.run, state.update, finished)
+        # judgement
         case CandidateEvaluated(score=score):
             assert state.current
-            state.current.score = score
-            state.current.dev_requests = tuple(key for key, shard in state.shards.items() if shard.requested.purpose == "dev")
-            state.current.probe_requests = tuple(key for key, shard in state.shards.items() if shard.requested.purpose == "probe")
+            current = replace(
+                state.current,
+                score=score,
+                dev_requests=tuple(id for id, shard in state.shards.items() if shard.requested.purpose == "dev"),
+                probe_requests=tuple(id for id, shard in state.shards.items() if shard.requested.purpose == "probe"),
+            )
+            return replace(state, current=current)
         case CandidateAccepted():
             assert state.current
-            state.best, state.current, state.phase = state.current, None, "next"
-            state.kept.append(state.best)
-            state.shards = {}
+            accepted = (*state.accepted, state.current)
+            return replace(state, best=state.current, accepted=accepted, current=None, shards={}, phase="next")
         case CandidateRejected():
-            state.current, state.rejected, state.phase = None, "", "next"
-            state.shards = {}
-        case ParentSelected(generation=generation, candidate=candidate):
-            state.generation = generation
-            if state.green:
-                place = next(place for place, one in enumerate(state.kept) if one.id == candidate)
-                state.kept, state.best, state.green = state.kept[: place + 1], state.kept[place], ""
-        case AuditReleased() as released:
-            _released(state, released)
-        case RunFinished():
-            state.phase = "finished"
+            return replace(state, current=None, rejection="", shards={}, phase="next")
         case _:
-            pass
+            return state
+
+
+def _proposing(state: RunState, generation: int) -> bool:
+    return state.phase == "proposing" and generation == state.generation
+
+
+def _in_round(state: RunState, generation: int, number: int, *phases: Phase) -> bool:
+    return state.phase in phases and state.update is not None and generation == state.generation and number == state.update.round
+
+
+def _with_result(state: RunState, request: str, place: tuple[str, int], result: ScoredAttempt | None) -> RunState:
+    """An attempt is scored or has failed; of two outcomes of one attempt the first counts."""
+    shard = state.shards.get(request)
+    if shard is None or place in shard.results:
+        return state
+    shard = ShardProgress(shard.requested, {**shard.results, place: result})
+    return replace(state, shards={**state.shards, request: shard}, waiting=state.waiting - shard.complete)
+
+
+def _with_request(state: RunState, id: str, requested: RolloutsRequested) -> RunState:
+    state = replace(state, waiting=state.waiting + 1)
+    if state.reissued:
+        return _with_reissue(state, id, requested)
+    rollouts = len(requested.items) * requested.attempts
+    update = state.update
+    if update and requested.purpose in ("train", "hint"):
+        number = requested.round
+        update = replace(
+            update,
+            hinted=requested.purpose == "hint",
+            round=number,
+            rollouts=update.rollouts + rollouts,
+            requests={**update.requests, number: (*update.requests.get(number, ()), id)},
+        )
+    return replace(state, rollouts=state.rollouts + rollouts, shards={**state.shards, id: ShardProgress(requested)}, update=update)
+
+
+def _with_reissue(state: RunState, id: str, requested: RolloutsRequested) -> RunState:
+    """A fork's request takes the place of its parent's, in its order, and is not counted twice."""
+    before = next(old for old, other in state.reissued.items() if other == requested)
+    update = state.update
+    if update:
+        requests = {number: tuple(id if old == before else old for old in ids) for number, ids in update.requests.items()}
+        update = replace(update, requests=requests)
+    return replace(
+        state,
+        reissued={old: other for old, other in state.reissued.items() if old != before},
+        shards=dict((id, ShardProgress(requested)) if old == before else (old, shard) for old, shard in state.shards.items()),
+        update=update,
+    )
+
+
+def _with_finished_update(state: RunState, run: str, update: WeightUpdate | None, finished: WeightUpdateFinished) -> RunState:
+    assert update and state.best
+    if finished.adapter == update.parent_adapter:
+        return replace(state, rejection=f"the update changed nothing: {finished.reason}", phase="next")
+    current = new_candidate(run, state.generation, state.best.scaffold, finished.adapter, "weights", update.optimizer_state)
+    return replace(state, current=current, phase="evaluate")
+
+
+def _with_release(state: RunState, released: AuditReleased) -> RunState:
+    """What the auditor asks for is done at the next barrier between two generations."""
+    state = replace(state, last_audited_generation=max(state.last_audited_generation, released.look))
+    if released.action == "stop":
+        return replace(state, audit_stop_reason=f"the auditor found drift since generation {released.generation}")
+    if released.action not in ("freeze", "rollback"):
+        return state
+    levers = ("scaffold", "weights") if released.lever == "both" else (released.lever,)
+    state = replace(state, frozen=tuple(sorted({*state.frozen, *levers})))
+    if released.action == "rollback":
+        before = [one for one in state.accepted if one.generation < released.generation] or state.accepted[:1]
+        state = replace(state, rollback_to=before[-1].id if before else "")
     return state
 
 
-def _released(state: RunState, released: AuditReleased) -> None:
-    """What the auditor asks for is done at the next barrier between two generations."""
-    state.looked = max(state.looked, released.look)
-    if released.action == "stop":
-        state.halt = f"the auditor found drift since generation {released.generation}"
-    if released.action not in ("freeze", "rollback"):
-        return
-    levers = ("scaffold", "weights") if released.lever == "both" else (released.lever,)
-    state.frozen = tuple(sorted({*state.frozen, *levers}))
-    if released.action == "rollback":
-        before = [one for one in state.kept if one.generation < released.generation] or state.kept[:1]
-        state.green = before[-1].id if before else ""
+def _with_parent(state: RunState, candidate: str) -> RunState:
+    """A parent is selected: where a rollback was asked for, what came after it is no longer accepted."""
+    if not state.rollback_to:
+        return state
+    index = next(index for index, one in enumerate(state.accepted) if one.id == candidate)
+    return replace(state, accepted=state.accepted[: index + 1], best=state.accepted[index], rollback_to="")
 
 
-def _in_round(state: RunState, generation: int, round: int, phase: Phase) -> bool:
-    return state.phase == phase and state.update is not None and generation == state.generation and round == state.update.round
-
-
-def _requested(state: RunState, request: str, requested: RolloutsRequested) -> None:
-    state.phase = "playing"
-    if state.again:
-        _asked_again(state, request, requested)
-        return
-    planned = len(requested.items) * requested.attempts
-    state.rollouts += planned
-    state.shards[request] = Shard(requested, {})
-    state.waiting += 1
-    if state.update and requested.purpose in ("train", "hint"):
-        state.update.hinted = requested.purpose == "hint"
-        state.update.round = requested.round
-        state.update.rollouts += planned
-        state.update.requests.setdefault(requested.round, []).append(request)
-
-
-def _asked_again(state: RunState, request: str, requested: RolloutsRequested) -> None:
-    """The request takes the place of the parent's, in its order, and is not counted twice."""
-    before = next(key for key, other in state.again.items() if other == requested)
-    del state.again[before]
-    state.shards = {request if key == before else key: Shard(requested) if key == before else shard for key, shard in state.shards.items()}
-    state.waiting += 1
-    for requests in state.update.requests.values() if state.update else ():
-        requests[:] = [request if key == before else key for key in requests]
-
-
-def _returned(state: RunState, request: str, place: tuple[str, int], result: tuple[str, float] | None) -> None:
-    shard = state.shards.get(request)
-    if shard is None or place in shard.results:
-        return
-    shard.results[place] = result
-    if shard.complete:
-        state.waiting -= 1
-
-
-def solved_items(shards: dict[str, Shard]) -> set[str]:
-    """The items that were answered rightly, and without a hint."""
-    return {
+def solved_items(shards: Iterable[ShardProgress]) -> frozenset[str]:
+    """The train items that were answered rightly, and without a hint."""
+    return frozenset(
         item
-        for shard in shards.values()
+        for shard in shards
         if shard.requested.purpose == "train"
         for (item, _), result in shard.results.items()
-        if result is not None and result[1] >= SOLVED
-    }
+        if result is not None and result.reward >= SOLVED
+    )

@@ -1,61 +1,74 @@
-"""How a fork goes on from its parent's state, and since when scores can be compared."""
+"""How a fork goes on from its parent's state, and from where on its scores can be compared.
+
+A fork's past is folded first. Then its own `run_started` takes the place of its parent's, and what the past had asked for without
+an answer is asked for again, in the fork's name.
+"""
 
 from collections.abc import Iterable
+
+from msgspec.structs import replace
 
 from events.fact import Fact
 from events.run import RunStarted
 from runtime.run.state import RunState, new_candidate
 
 
-def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -> None:
-    """Go on in a new run from where its parent stood.
+def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -> RunState:
+    """The state in which a fork begins; `state` and `before` are its parent's.
 
-    Where scores mean something else now, the best candidate is judged anew, in a generation of its own that counts for none.
+    Where scores mean something else in the fork, its first generation changes nothing and evaluates the best candidate again. That
+    generation counts for none.
     """
-    state.started, state.paused = started, False
-    if not started.on_drift or scores_not_comparable(before, started):  # what was found is not asked about, or is about other scores
-        state.frozen, state.green, state.halt = (), "", ""
-    state.looked = state.kept[-1].generation if state.kept else -1  # what the parent kept is looked at in the parent, if at all
-    if scores_not_comparable(before, started):
-        basis = state.best or state.current
-        state.best, state.update, state.shards, state.history, state.again, state.waiting = None, None, {}, {}, {}, 0
-        state.kept = []
-        state.stop = state.rejected = ""
-        state.phase = "evaluate" if basis else "new"
-        if basis:
-            kept = started.base_model == before.base_model
-            state.generation, state.rebaselined = state.generation + 1, state.rebaselined + 1
-            state.current = new_candidate(run, state.generation, basis.scaffold, basis.adapter if kept else "", "start")
-            state.current.state = basis.state if kept else ""
-        return
+    rebaseline = scores_not_comparable(before, started)
+    # what the parent accepted is audited in the parent, if at all
+    state = replace(state, started=started, paused=False, last_audited_generation=state.accepted[-1].generation if state.accepted else -1)
+    if rebaseline or not started.on_drift:  # what the auditor found is about other scores, or is not asked about
+        state = replace(state, frozen=(), rollback_to="", audit_stop_reason="")
+    if rebaseline:
+        return _rebaselined(state, run, keep_adapter=started.base_model == before.base_model)
     if state.update and "weights" not in started.levers:
-        state.update, state.shards, state.history, state.again, state.waiting = None, {}, {}, {}, 0
-        state.rejected, state.phase = "the fork may not change the weights", "next"
-        return
+        return replace(_without_rollouts(state), rejection="the fork may not change the weights", phase="next")
     match state.phase:
         case "finished":
-            state.stop, state.phase = "", "next"
-        case "asked":
-            state.phase = "next" if state.best else "new"
-            state.generation -= 1 if state.best else 0
+            return replace(state, stop_reason="", phase="next")
+        case "proposing" if state.best:
+            return replace(state, generation=state.generation - 1, phase="next")
+        case "proposing":
+            return replace(state, phase="new")
         case "playing":
-            state.again = {key: shard.requested for key, shard in state.shards.items() if not shard.complete}
-            state.waiting = 0
-            state.phase = "again" if state.again else "playing"
+            unanswered = {id: shard.requested for id, shard in state.shards.items() if not shard.complete}
+            return replace(state, reissued=unanswered, waiting=0, phase="reissue" if unanswered else "playing")
         case "training" | "serving":
-            state.phase = "seal"
+            return replace(state, phase="seal")
+        case _:  # at a barrier, from which the fork decides by itself
+            return state
+
+
+def _rebaselined(state: RunState, run: str, *, keep_adapter: bool) -> RunState:
+    basis = state.best or state.current
+    state = replace(_without_rollouts(state), best=None, accepted=(), stop_reason="", rejection="")
+    if basis is None:
+        return replace(state, phase="new")
+    generation = state.generation + 1
+    adapter, optimizer_state = (basis.adapter, basis.optimizer_state) if keep_adapter else ("", "")
+    current = new_candidate(run, generation, basis.scaffold, adapter, "start", optimizer_state)
+    return replace(state, phase="evaluate", generation=generation, rebaselined=state.rebaselined + 1, current=current)
+
+
+def _without_rollouts(state: RunState) -> RunState:
+    return replace(state, update=None, shards={}, history={}, reissued={}, waiting=0)
 
 
 def scores_not_comparable(before: RunStarted, started: RunStarted) -> bool:
-    """Whether scores mean something else in a fork than in its parent, so that its best candidate is judged anew."""
+    """Whether scores mean something else in a fork than in its parent: another verifier, base model, or length of completions."""
     return any(getattr(before, name) != getattr(started, name) for name in ("verifier", "verifier_code", "base_model", "max_tokens"))
 
 
 def comparable_from(facts: Iterable[Fact]) -> int:
-    """The place, among the facts of a run and its past, since which scores mean what they mean at the end."""
+    """The index, among the facts of a run and its past, from which on scores mean what they mean at the end."""
     first, started = 0, None
-    for place, fact in enumerate(facts):
+    for index, fact in enumerate(facts):
         if isinstance(fact, RunStarted):
-            first = place if started and scores_not_comparable(started, fact) else first
+            first = index if started and scores_not_comparable(started, fact) else first
             started = fact
     return first

@@ -1,6 +1,7 @@
-"""The state of a run: all that its next decision depends on."""
+"""The state of a run: all that its next decision depends on. A state is a value: `evolve` makes the next one and changes none."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -9,29 +10,49 @@ from events.fact import derive
 from events.rollouts import RolloutsRequested
 from events.run import RunStarted
 
-Phase = Literal["new", "asked", "evaluate", "again", "playing", "seal", "training", "serving", "round_done", "next", "finished"]
+Phase = Literal[
+    "new",  # nothing has been asked for yet
+    "proposing",  # an agent is asked for a change
+    "evaluate",  # a candidate is there, and its rollouts are to be requested
+    "playing",  # rollouts are under way
+    "reissue",  # of a fork: its parent's unanswered requests are to be made again
+    "seal",  # of a fork: the batch that its parent had sealed is to be sealed again
+    "training",
+    "serving",  # an adapter is published, and a policy server is to show that it loaded it
+    "round_done",  # a round of a weight update is over
+    "next",  # between two generations
+    "finished",
+]
+"""Where a run stands between two barriers."""
 
 
-class Candidate(msgspec.Struct):
-    """A (scaffold, adapter) pair, and the dev score once it has one."""
+class Candidate(msgspec.Struct, frozen=True):
+    """A (scaffold, adapter) pair, with its mean reward on dev once it has one."""
 
     id: str
     generation: int
     scaffold: str
     adapter: str
     lever: str
-    state: str = ""
-    """What the training that gave the adapter left for the next."""
+    optimizer_state: str = ""
+    """Blob of what the training of the adapter left for the next: moments, critic, weight of KL."""
     score: float | None = None
     dev_requests: tuple[str, ...] = ()
     probe_requests: tuple[str, ...] = ()
 
 
-class Shard(msgspec.Struct):
-    """One request for rollouts, and what has come back of it: (trajectory, reward) by item and attempt, None for a failure."""
+class ScoredAttempt(NamedTuple):
+    """A trajectory's id and its reward."""
+
+    trajectory: str
+    reward: float
+
+
+class ShardProgress(msgspec.Struct, frozen=True):
+    """A request for rollouts, and what has come back of it: by item and attempt a score, or None for a failure."""
 
     requested: RolloutsRequested
-    results: dict[tuple[str, int], tuple[str, float] | None] = {}
+    results: Mapping[tuple[str, int], ScoredAttempt | None] = {}
 
     @property
     def complete(self) -> bool:
@@ -39,26 +60,27 @@ class Shard(msgspec.Struct):
         return len(self.results) == len(self.requested.items) * self.requested.attempts
 
 
-class Update(msgspec.Struct):
+class WeightUpdate(msgspec.Struct, frozen=True):
     """A weight update that is under way."""
 
     requested: WeightUpdateRequested
     parent_adapter: str
     adapter: str
-    state: str
-    published: str = ""
-    """The state of the adapter that waits to be served."""
+    optimizer_state: str
+    published_state: str = ""
+    """The optimiser state of the adapter that waits to be served."""
     round: int = 0
     hinted: bool = False
     """Whether this round's unsolved items are being played with hints, or have been."""
-    requests: dict[int, list[str]] = {}
-    solved: set[str] = set()
+    requests: Mapping[int, tuple[str, ...]] = {}
+    """The requests of each round."""
+    solved: frozenset[str] = frozenset()
     rollouts: int = 0
-    ended: str = ""
+    end_reason: str = ""
     """Why there will be no further round, if something stopped it."""
 
 
-class RunState(msgspec.Struct):
+class RunState(msgspec.Struct, frozen=True):
     """All that the next decision depends on."""
 
     run: str
@@ -68,31 +90,34 @@ class RunState(msgspec.Struct):
     generation: int = 0
     best: Candidate | None = None
     current: Candidate | None = None
-    update: Update | None = None
-    shards: dict[str, Shard] = {}
+    """The candidate that is being evaluated."""
+    update: WeightUpdate | None = None
+    shards: Mapping[str, ShardProgress] = {}
+    """The requests for rollouts that are under way, by id."""
     waiting: int = 0
-    """Shards of the present play that are not complete."""
-    history: dict[str, Shard] = {}
-    """Complete shards of the update under way."""
+    """How many of them are not complete."""
+    history: Mapping[str, ShardProgress] = {}
+    """Complete requests of earlier rounds of the update under way."""
     rollouts: int = 0
     tokens: int = 0
     micro_usd: int = 0
-    again: dict[str, RolloutsRequested] = {}
-    """Of a fork: its parent's requests that were not answered, to be asked again."""
+    reissued: Mapping[str, RolloutsRequested] = {}
+    """Of a fork: its parent's requests that were not answered, by id, to be made again."""
     rebaselined: int = 0
-    """Generations in which a fork changed nothing, and judged its best candidate as it means scores."""
-    kept: list[Candidate] = []
-    """The candidates that were kept, the start first."""
+    """Generations in which a fork changed nothing, and evaluated its best candidate by scores that mean something else."""
+    accepted: tuple[Candidate, ...] = ()
+    """The candidates that were accepted, the start first."""
     frozen: tuple[str, ...] = ()
     """The levers that the auditor has had frozen."""
-    green: str = ""
+    rollback_to: str = ""
     """The candidate to go back to, where the auditor has asked for that."""
-    halt: str = ""
+    audit_stop_reason: str = ""
     """Why the auditor has the run end, if it has."""
-    looked: int = -1
-    """The generation of the last candidate that the auditor has told the loop of."""
-    stop: str = ""
-    rejected: str = ""
+    last_audited_generation: int = -1
+    """The generation of the last candidate of which the auditor has told the loop something."""
+    stop_reason: str = ""
+    """Why the Feedback-Agent has the run end, if it has."""
+    rejection: str = ""
     """Why this generation gave no candidate, if it gave none."""
 
 
@@ -101,10 +126,11 @@ def initial(run: str) -> RunState:
     return RunState(run)
 
 
-def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever: str) -> Candidate:
-    return Candidate(derive(run, "candidate", generation), generation, scaffold, adapter, lever)
+def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever: str, optimizer_state: str) -> Candidate:
+    """A candidate without a score; its id follows from the run and the generation."""
+    return Candidate(derive(run, "candidate", generation), generation, scaffold, adapter, lever, optimizer_state)
 
 
 def next_parent(state: RunState) -> Candidate | None:
-    """What the next generation begins with, and what the run has arrived at if there is none."""
-    return next((one for one in state.kept if one.id == state.green), state.best)
+    """The candidate that the next generation starts from, and that a run ends with; None before the first is accepted."""
+    return next((one for one in state.accepted if one.id == state.rollback_to), state.best)

@@ -165,7 +165,7 @@ class Oracle:
 
 
 class Served:
-    """The models of a policy server, as `vouch` asks for them."""
+    """The models of a policy server, as `check_adapters` asks for them."""
 
     def __init__(self, life: Life) -> None:
         self._life = life

@@ -17,13 +17,13 @@ from events.run import AuditReleased, Budget, RunFinished, RunStarted
 from events.secret import Scanner
 from events.weights import TrainingBatchSealed
 from replay.replayer import decisions, redecide
+from runtime.effects.choose import HISTORY_TYPES, earlier_choices
 from runtime.log import lineage
 from runtime.log.lookup import attempt_ids, by_id, of_types
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored, append_once, readable
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
-from services.feedback_agent import HISTORY_TYPES, history
 from tests.harness.given import Told, unanswered
 from tests.replay.test_replay import recorded
 from tests.runtime.run.test_decide import started
@@ -193,7 +193,7 @@ def place_of_scores(messages: Sequence[Stored]) -> int:
 def test_a_run_that_its_agent_ended_goes_on_under_another_verifier() -> None:
     told = Told()
     told.say(started(generations=5))
-    while told.course.state.phase != "asked" or told.course.state.generation < 2:
+    while told.course.state.phase != "proposing" or told.course.state.generation < 2:
         told.say(unanswered(told.messages)[0])
     told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
     assert ended(told.messages)[-1] == "enough"
@@ -208,7 +208,7 @@ def test_judging_anew_takes_a_generation_of_its_own_that_counts_for_none(parent:
     choice = LeverChosen(generation=7, lever="weights", action="grpo", reason="", propensities={}, diagnosis={})
     known = [event for event in readable([*parent, *told.messages]) if isinstance(event.data, HISTORY_TYPES)]
     known.append(codec.event(choice, run=told.run, source="feedback_agent", cause="", time=""))
-    (tried,) = history(known, 8)
+    (tried,) = earlier_choices(known, 8)
     assert (tried.before, tried.after) == (evaluated[0].score, evaluated[1].score)
 
 
@@ -222,7 +222,7 @@ def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about
     """A run whose levers were frozen, forked to another verifier or to where nobody may act, has them again."""
     told = Told()
     told.say(started(generations=5))
-    while told.course.state.phase != "asked" or told.course.state.generation < 2:
+    while told.course.state.phase != "proposing" or told.course.state.generation < 2:
         told.say(unanswered(told.messages)[0])
     told.say(AuditReleased(look=1, action="freeze", lever="both", generation=1, bits=2.0))
     told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))

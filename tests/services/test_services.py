@@ -24,21 +24,21 @@ from events.run import RunFinished
 from events.weights import TrainingBatchSealed, WeightUpdateFailed
 from replay.report import Generation, Report
 from runtime.blobs.directory import Blobs
-from runtime.log.lookup import Attempted
+from runtime.effects.choose import earlier_choices
+from runtime.effects.train import TrainingHost, sealed_attempts, sources, train_round
 from runtime.policies import text_scorer
 from runtime.policies.bases import prepare_base
 from runtime.policies.interface import SampleRequest
+from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.decide import batch_digest, decide
 from runtime.run.evolve import evolve
 from runtime.run.loading import Loaded
 from runtime.run.state import initial
 from services.auditor.service import cells_of
 from services.cli.running import Order, check, check_agent, plan
-from services.feedback_agent import history
 from services.host.node import Node, Running
 from services.host.settings import trainer_back_end
 from services.host.supervisor import service_environment
-from services.trainer import sealed_attempts, sources, update
 from services.views.progress import stdout
 from services.views.run import ablation_table, final_table, verdict_on_the_model
 from tasks.contract import FOLDS, visible_train
@@ -75,7 +75,7 @@ def call(body: str) -> ModelCalled:
     )
 
 
-def played(blobs: Blobs) -> list[Attempted]:
+def played(blobs: Blobs) -> list[RecordedAttempt]:
     """Two attempts at one item, which were given the two completions of one call."""
     made = call(blobs.put(msgspec.json.encode([SampleRequest(prompt="p", choices=("a", "b"), bias=(0.5, 0.0), n=2)])))
     attempts = []
@@ -83,7 +83,7 @@ def played(blobs: Blobs) -> list[Attempted]:
         recorded = trajectory(number).data
         assert isinstance(recorded, TrajectoryRecorded)
         recorded = msgspec.structs.replace(recorded, calls=(CallUse("c", number),))
-        attempts.append(Attempted(f"t{number}", recorded, float(number == 0), "", (made,)))
+        attempts.append(RecordedAttempt(f"t{number}", recorded, float(number == 0), "", (made,)))
     return attempts
 
 
@@ -113,7 +113,7 @@ def test_a_batch_that_is_not_what_was_sealed_is_not_trained_on(tmp_path: Path) -
     with pytest.raises(CheckFailed, match="over 2 trajectories, sealed was"):
         sealed_attempts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 1.0)])))
     base = blobs.put_folder(prepare_base(text_scorer.KIND, load(str(TOY)).public(0), list))
-    (failed,) = update(blobs, tmp_path / "work", {"q": played(blobs)}, sealed("0" * 64), base, no_task)
+    (failed,) = train_round(TrainingHost(blobs, tmp_path / "work"), {"q": played(blobs)}, sealed("0" * 64), base, no_task)
     assert isinstance(failed, WeightUpdateFailed) and failed.kind == "batch_differs"
 
 
@@ -204,7 +204,7 @@ def accepted(generation: int) -> Event:
 def test_the_agent_remembers_what_it_tried_and_what_came_of_it() -> None:
     told = [evaluated(0, 0.4), accepted(0), chosen(1, "scaffold", "vote"), evaluated(1, 0.7), accepted(1)]
     told += [chosen(2, "weights", "grpo"), evaluated(2, 0.6), chosen(3, "weights", "best_of_n")]
-    assert history(told, 3) == [
+    assert earlier_choices(told, 3) == [
         Tried(lever="scaffold", action="vote", accepted=True, before=0.4, after=0.7),
         Tried(lever="weights", action="grpo", accepted=False, before=0.7, after=0.6),
     ]

@@ -28,6 +28,7 @@ from unittest import mock
 from rich.console import Console
 from rich.progress import track
 
+import runtime.effects.train
 import runtime.log.worker
 import runtime.rollouts.runner
 import services.archivist
@@ -225,11 +226,9 @@ class System:
         gold, work = Port(life, self.world.streams[GOLD]), self.folder / f"{life.name}-{life.index}"
         match life.name:
             case "executor":
-                await services.executor.play_shards(
-                    context, RolloutRunner(context.blobs, work, Oracle(life, self.setting), context.scanner)
-                )
+                await services.executor.run_shards(context, RolloutRunner(context.blobs, work, Oracle(life, self.setting), context.scanner))
             case "policy":
-                await services.policy.vouch(context, Served(life))  # type: ignore[arg-type]
+                await services.policy.check_adapters(context, Served(life))  # type: ignore[arg-type]
             case "auditor":
                 players = [
                     RolloutRunner(context.blobs, work / one, Oracle(life, self.setting), context.scanner) for one in ("first", "second")
@@ -276,7 +275,7 @@ class System:
                 (services.auditor.service, "time", clock),
                 (runtime.rollouts.runner, "ScaffoldProcess", Scaffold),
                 (runtime.rollouts.runner, "provide", lambda recorded: Profile("none", "none")),
-                (services.trainer, "train", functools.partial(train, self.setting)),
+                (runtime.effects.train, "train", functools.partial(train, self.setting)),
                 (services.auditor.service, "open_archive", lambda path, stream: self.world.rows[stream]),
             ):
                 stack.enter_context(mock.patch.object(module, name, stand_in))

@@ -87,8 +87,9 @@ MISTAKES = {
         (
             (
                 services.feedback_agent.serve,
-                "told = await of_types(*where, TOLD, past)",
-                "told = [of for of in await of_types(*where, TOLD, past) if of.tag != 'lever_chosen' or of.id in vars(context)]",
+                "history = await of_types(context.log, event.run, HISTORY_TYPES, past)",
+                "history = [of for of in await of_types(context.log, event.run, HISTORY_TYPES, past)"
+                " if of.tag != 'lever_chosen' or of.id in vars(context)]",
             ),
             (
                 services.feedback_agent.serve,

@@ -17,14 +17,14 @@ from events.judgement import LabelEstimated
 from events.rollouts import CallUse, ModelCalled, TrajectoryRecorded
 from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs.directory import Blobs
-from runtime.log.lookup import Attempted
+from runtime.effects.train import TrainingHost, train_round
 from runtime.policies.bases import open_policy
 from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import build_base, load
 from runtime.policies.training import Attempt, Call, Order, Sources, open_trainee, recorded, train
+from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.decide import batch_digest
 from runtime.run.loading import Loaded
-from services.trainer import update
 from tests.runtime.policies.test_text_scorer import LABELS, TEXTS, ask
 
 NUMBERS = TASKS / "numbers"
@@ -38,7 +38,7 @@ class Hall:
         build_base(LABELS, TEXTS).save(folder / "base")
         self.base = self.blobs.put_folder(folder / "base")
 
-    def update(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
+    def train_round(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
         """A round in which attempt k at the first text answers with label k; `shift` is added to the recorded log-probabilities."""
         logs = load(self.folder / "base").log_probs(TEXTS[0])
         body = self.blobs.put(msgspec.json.encode([ask(TEXTS[0], n=len(rewards))]))
@@ -61,7 +61,7 @@ class Hall:
             micro_usd=0,
             seconds=0.0,
         )
-        played = [Attempted(f"t{k}", self.recorded(k, call.texts[k]), reward, "", (call,)) for k, reward in enumerate(rewards)]
+        played = [RecordedAttempt(f"t{k}", self.recorded(k, call.texts[k]), reward, "", (call,)) for k, reward in enumerate(rewards)]
         sealed = TrainingBatchSealed(
             **{
                 "generation": 1,
@@ -76,7 +76,7 @@ class Hall:
                 **order,
             }
         )
-        return update(self.blobs, self.folder / "work", {"q": played}, sealed, self.base, self.no_task)
+        return train_round(TrainingHost(self.blobs, self.folder / "work"), {"q": played}, sealed, self.base, self.no_task)
 
     @staticmethod
     def recorded(attempt: int, answer: str) -> TrajectoryRecorded:

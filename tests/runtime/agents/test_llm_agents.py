@@ -38,7 +38,7 @@ from runtime.blobs.directory import Blobs
 from runtime.log.lineage import Span
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
-from services.desks import open_session
+from services.host.agent_session import open_session
 from tasks.loading import load
 from tests.harness.places import TASKS
 

@@ -22,13 +22,13 @@ from algorithms.learning.batch import Rollout
 from algorithms.models.tiny_lm import TinyLM
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from runtime.blobs.directory import Blobs
+from runtime.effects.serve import ServedModels
 from runtime.policies import hf
 from runtime.policies.bases import kind_of
 from runtime.policies.client import Caller
 from runtime.policies.engine import Engine, EnginePolicy, connect
 from runtime.policies.interface import SampleRequest
 from runtime.policies.training import Attempt, Call, Order, Sources, Trained, open_trainee, train
-from services.policy import Models
 
 NUMBERS = TASKS / "numbers"
 LETTERS = '''"""The more letters the better: what a model of random weights differs in."""
@@ -256,7 +256,7 @@ def test_an_answer_that_ends_says_so_and_holds_its_end(server: Engine) -> None:
 def test_a_server_that_died_is_started_again(base: Path, tmp_path: Path) -> None:
     blobs = Blobs(tmp_path / "blobs")
     name, asked = blobs.put_folder(base), [SampleRequest(prompt="task 0", max_tokens=4)]
-    models = Models(blobs, tmp_path / "work")
+    models = ServedModels(blobs, tmp_path / "work")
     try:
         before = models.sample(name, asked)
         models._engines[name]._child.kill()

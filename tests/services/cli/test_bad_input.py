@@ -20,6 +20,7 @@ from events.secret import Scanner
 from events.subjects import LOG
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
 from runtime.blobs.directory import Blobs
+from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.port import Message
 from runtime.policies import text_scorer
 from runtime.policies.client import model_name
@@ -29,7 +30,6 @@ from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard
 from services.cli.running import Order, run_task
 from services.host.settings import scaffold_limits
-from services.policy import Models, judge
 from tasks.contract import FOLDS, Example, Public
 from tasks.loading import load
 from tests.harness import lawbench_standin
@@ -399,7 +399,7 @@ class Adapters:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.blobs = folder, Blobs(folder / "blobs")
-        self.models = Models(self.blobs, folder / "work")
+        self.models = ServedModels(self.blobs, folder / "work")
         self.base = self.save("base", LABELS)
         self.other = self.save("other", (*LABELS, "d"))
 
@@ -420,7 +420,7 @@ class Adapters:
         (folder / text_scorer.CONFIG).write_text(json.dumps(config))
         return self.blobs.put_folder(folder)
 
-    def judge(self, adapter: str, canary: tuple[float, ...] | None = None) -> AdapterServed | AdapterRejected:
+    def check_adapter(self, adapter: str, canary: tuple[float, ...] | None = None) -> AdapterServed | AdapterRejected:
         shown = canary or tuple(self.models.find(self.base).log_probs("a b"))
         published = AdapterPublished(
             generation=1,
@@ -433,7 +433,7 @@ class Adapters:
             canary=(Canary("a b", shown),),
             trained_on=1,
         )
-        fact = judge(self.models, published)
+        fact = check_adapter(self.models, published)
         assert isinstance(fact, AdapterServed | AdapterRejected)
         return fact
 

@@ -1,4 +1,4 @@
-"""What both agents' services need to talk with a language model."""
+"""What the services of both agents need to hold a conversation with a language model."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,36 +21,39 @@ from services.host.context import Context
 from services.host.settings import scaffold_limits
 
 F = TypeVar("F", bound=Fact)
-ALWAYS = "The services read it when they start: `evolog down`, put that right, `evolog up`."
+RESTART = "The services read it when they start: `evolog down`, put that right, `evolog up`."
 
 
 async def open_session(context: Context, event: Event, agent: str, generation: int, model: Model, started: RunStarted) -> AgentSession:
-    """The desk of one conversation, with what is recorded of it; raises `Misconfigured` where the model cannot be asked from here."""
+    """The session of one conversation, with the calls of it that are recorded.
+
+    Raises `Misconfigured` where the model cannot be asked from here.
+    """
     past = await context.past(event.run)
     before = await retry_until_available(lambda: of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
-    known = [one.data for one in before if one.run == event.run and isinstance(one.data, AgentCalled)]
+    calls = [one.data for one in before if one.run == event.run and isinstance(one.data, AgentCalled)]
     try:
-        speak, cost = model_client(model, os.environ), priced(model, started.budget)
+        client, cost = model_client(model, os.environ), required_price(model, started.budget)
     except Misconfigured as wrong:
-        raise Misconfigured(f"{wrong} {ALWAYS}") from wrong
+        raise Misconfigured(f"{wrong} {RESTART}") from wrong
     return AgentSession(
         agent=agent,
         generation=generation,
         model=model,
-        speak=speak,
+        speak=client,
         price=cost,
         blobs=context.blobs,
         scanner=context.scanner,
         seed=started.seed,
-        known={call.ordinal: call for call in known if call.agent == agent and call.generation == generation},
+        known={call.ordinal: call for call in calls if call.agent == agent and call.generation == generation},
         record=recorder(context, event, agent),
         budget=started.budget,
-        spent=spent(before, generation),
+        spent=spent_before(before, generation),
     )
 
 
-def priced(model: Model, budget: Budget) -> Price | None:
-    """What the model costs; raises `Misconfigured` where dollars are limited and that is not known in this process."""
+def required_price(model: Model, budget: Budget) -> Price | None:
+    """The model's price; raises `Misconfigured` where dollars are limited and the price is not known in this process."""
     found = price(model, os.environ)
     if found is None and budget.micro_usd is not None:
         raise Misconfigured(
@@ -60,10 +63,11 @@ def priced(model: Model, budget: Budget) -> Price | None:
     return found
 
 
-def spent(events: Sequence[Event], generation: int) -> tuple[int, int]:
-    """Tokens and millionths of a dollar taken before this generation: the last evaluated candidate's sums, and agents' calls since.
+def spent_before(events: Sequence[Event], generation: int) -> tuple[int, int]:
+    """Tokens and millionths of a dollar that the run took before this generation.
 
-    What a weight update played after that candidate is not among them.
+    They are the last evaluated candidate's sums and the agents' calls since. What a weight update played after that candidate is not among
+    them.
     """
     tokens = micro_usd = 0
     for event in events:
@@ -76,19 +80,19 @@ def spent(events: Sequence[Event], generation: int) -> tuple[int, int]:
 
 
 def recorder(context: Context, event: Event, agent: str) -> Callable[[F], F | None]:
-    """From a thread: append a fact in answer to an event, at once; gives the one that stood there already, if one did."""
+    """For threads: appends a fact in answer to an event, at once; gives the fact that stood there already, if one did."""
 
     async def record(fact: F) -> F | None:
-        said = answer(fact, event, agent)
-        if not await context.record([said]):
+        output = answer(fact, event, agent)
+        if not await context.record([output]):
             return None
-        return (await retry_until_available(lambda: by_id(context.log, event.run, type(fact), [said.id]))).get(said.id)
+        return (await retry_until_available(lambda: by_id(context.log, event.run, type(fact), [output.id]))).get(output.id)
 
     return lambda fact: context.wait_for(record(fact))
 
 
 def inspector(context: Context, loaded: Loaded, present: dict[str, str], *, must_change: bool = True) -> Inspector:
-    """What proposals for this run are checked against."""
+    """What proposals for this run are checked against; `present` holds the files of the scaffold that is to be changed."""
     hidden = (loaded.task.folder, context.node.directory, loaded.task.root)
     return Inspector(
         present,

@@ -1,0 +1,118 @@
+"""Serving: models by name, loaded from blobs, and whether a published adapter is loaded as it was trained."""
+
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from events.errors import TryAgain, why
+from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
+from runtime.blobs.directory import Blobs
+from runtime.policies.bases import HF, UNIFORM, Policy, kind_of, open_policy
+from runtime.policies.client import model_name
+from runtime.policies.interface import Sampled, SampleRequest, Scores
+
+ServedModel = Policy | Any
+"""Embedded, or reached through a server: an `EnginePolicy`, imported only where one is needed since it needs transformers."""
+MODELS_HELD = 8
+"""Models held in memory."""
+TOLERANCE = 1e-3
+"""Nats by which a canary's log-probabilities may differ from the trainer's: torch sums in another order than numpy."""
+
+
+class ServedModels:
+    """Models by name, loaded from blobs when they are first asked for; those of Hugging Face's format have a server of their own."""
+
+    def __init__(self, blobs: Blobs, folder: Path) -> None:
+        self._blobs, self._folder = blobs, folder
+        self._loaded: OrderedDict[str, ServedModel] = OrderedDict()
+        self._engines: dict[str, Any] = {}
+        self._loading, self._computing = threading.RLock(), threading.Lock()
+
+    def sample(self, name: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        """The completions of each request by the model of that name; an embedded model computes one call at a time."""
+        policy = self.find(name)
+        with contextlib.nullcontext() if isinstance(policy, Scores) else self._computing:
+            return policy.sample(requests)
+
+    def find(self, name: str) -> ServedModel:
+        """The model of that name; raises `UserError` if its blobs are missing, damaged or do not belong together."""
+        with self._loading:
+            base, _, adapter = name.partition("@")
+            if base in self._engines and not self._engines[base].alive:
+                self._engines.pop(base).close()
+                self._loaded = OrderedDict((other, model) for other, model in self._loaded.items() if not other.startswith(base))
+            if name not in self._loaded:
+                uniform, adapter = adapter == UNIFORM, "" if adapter == UNIFORM else adapter
+                base_folder = self._blobs.unpack(base, self._folder / base)
+                adapter_folder = self._blobs.unpack(adapter, self._folder / adapter) if adapter else None
+                if kind_of(base_folder) == HF:
+                    self._loaded[name] = self._through_server(base, base_folder, adapter, adapter_folder, uniform)
+                else:
+                    self._loaded[name] = open_policy(base_folder, adapter_folder, uniform=uniform)
+                while len(self._loaded) > MODELS_HELD:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(name)
+            return self._loaded[name]
+
+    def names(self) -> list[str]:
+        """The models that are loaded."""
+        return list(self._loaded)
+
+    def close(self) -> None:
+        """Stop the servers of models of Hugging Face's format."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def _through_server(self, base: str, base_folder: Path, adapter: str, adapter_folder: Path | None, uniform: bool) -> ServedModel:
+        from runtime.policies.causal import UniformTokens
+        from runtime.policies.engine import EnginePolicy, connect
+        from runtime.policies.hf import HFTokenizer
+
+        tokenizer = HFTokenizer.load(base_folder)
+        if uniform:
+            return UniformTokens(tokenizer)
+        if base not in self._engines:
+            self._engines[base] = connect(tokenizer)
+        return EnginePolicy(self._engines[base], tokenizer, adapter, adapter_folder)
+
+
+def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterServed | AdapterRejected:
+    """Load a published adapter and compare its canary prompts with the trainer's log-probabilities: served, or rejected with the reason.
+
+    Raises `TryAgain` where there is no room or server for the moment.
+    """
+    place = {
+        "generation": published.generation,
+        "round": published.round,
+        "adapter": published.adapter,
+        "batch": published.batch,
+    }
+    try:
+        policy = models.find(model_name(published.base_model, published.adapter))
+        error = max((canary_error(canary_log_probs(policy, canary), canary) for canary in published.canary), default=0.0)
+    except TryAgain:
+        raise  # the adapter is handed out again
+    except Exception as wrong:  # whatever a folder of any content makes a loader raise
+        return AdapterRejected(**place, reason=why(wrong))  # type: ignore[arg-type]
+    tolerance = getattr(policy, "tolerance", TOLERANCE)
+    if not error <= tolerance:
+        return AdapterRejected(**place, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {tolerance:g}")  # type: ignore[arg-type]
+    return AdapterServed(**place, error=error)  # type: ignore[arg-type]
+
+
+def canary_log_probs(policy: ServedModel, canary: Canary) -> Sequence[float]:
+    """The policy's log-probabilities, in nats, of a canary's tokens, or of every first token where it has none."""
+    return policy.score(canary.prompt, canary.tokens) if isinstance(policy, Scores) else policy.log_probs(canary.prompt)
+
+
+def canary_error(log_probs: Sequence[float], canary: Canary) -> float:
+    """How far log-probabilities are from the trainer's, in nats.
+
+    Over a canary's tokens, whose roundings differ by chance, the mean of the absolute differences; over first tokens the largest.
+    """
+    differences = [abs(mine - theirs) for mine, theirs in zip(log_probs, canary.logprobs, strict=True)]
+    return fmean(differences) if canary.tokens else max(differences)

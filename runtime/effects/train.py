@@ -1,0 +1,175 @@
+"""Training: from a sealed batch of recorded attempts to an adapter, or why there is none. It knows no algorithm by name."""
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn, Vote
+from events.errors import CheckFailed, TryAgain, Unavailable, UsageError, UserError
+from events.fact import Fact, NotFinite
+from events.judgement import LabelEstimated
+from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
+from runtime.blobs.directory import Blobs
+from runtime.policies.training import Attempt, BackEnd, Call, Order, Sources, train
+from runtime.rollouts.attempt import RecordedAttempt, request_reader
+from runtime.run.decide import batch_digest
+from runtime.run.loading import Loaded
+from tasks.contract import Example, visible_train
+
+AttemptsByRequest = Mapping[str, Sequence[RecordedAttempt]]
+"""The attempts of each request."""
+
+
+class TrainingHost(NamedTuple):
+    """Where training is done, and by whose trainer."""
+
+    blobs: Blobs
+    work: Path
+    """A folder for base models, adapters and what is being written."""
+    back_end: BackEnd = "native"
+    accelerate: Path | None = None
+    """An accelerate configuration, under which trl's gradient work is launched."""
+
+
+def train_round(
+    host: TrainingHost, attempts: AttemptsByRequest, sealed: TrainingBatchSealed, base_model: str, load: Callable[[], Loaded]
+) -> list[Fact]:
+    """One round of training: its optimiser steps and its adapter, or why there is none.
+
+    The same batch gives the same adapter, to the byte (one thread, one kind of machine). `load` gives the run's task, and is called only
+    where the algorithm asks for labels or demonstrations. Raises `TryAgain` and `Unavailable`, after which the batch is handed out again.
+    """
+    blobs, work = host.blobs, host.work
+    try:
+        batch = sealed_attempts(blobs, attempts, sealed)
+    except CheckFailed as wrong:
+        return [_failed(sealed, "batch_differs", wrong)]
+    work.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(dir=work))
+    try:
+        order = Order(
+            base=blobs.unpack(base_model, work / base_model),
+            parent=sealed.parent_adapter,
+            parent_folder=blobs.unpack(sealed.parent_adapter, work / sealed.parent_adapter) if sealed.parent_adapter else None,
+            state=_written(blobs, sealed.parent_state, room) if sealed.parent_state else None,
+            algorithm=sealed.algorithm,
+            hyper=sealed.hyper,
+            seed=sealed.training_seed,
+            back_end=host.back_end,
+            accelerate=host.accelerate,
+            about={"events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round {sealed.round}"},
+        )
+        done = train(order, batch, sources(load, sealed.training_seed), room / "adapter", room / "left")
+        place = {"generation": sealed.generation, "round": sealed.round, "parent_adapter": sealed.parent_adapter, "batch": sealed.digest}
+        steps: list[Fact] = [
+            OptimizerStepApplied(**place, step=number, **msgspec.structs.asdict(step))  # type: ignore[arg-type]
+            for number, step in enumerate(done.steps)
+        ]
+        published = AdapterPublished(
+            **place,  # type: ignore[arg-type]
+            adapter=blobs.put_folder(room / "adapter"),
+            base_model=base_model,
+            algorithm=sealed.algorithm,
+            canary=done.canary,
+            trained_on=done.trained_on,
+            left_out=done.left_out,
+            back_end=done.back_end,
+            processes=done.processes,
+            state=blobs.put((room / "left").read_bytes()),
+        )
+        return [*_elected(sealed, done.votes), *steps, published]
+    except (Diverged, NotFinite) as wrong:
+        return [_failed(sealed, "diverged", wrong)]
+    except NothingToLearn as wrong:
+        return [*_elected(sealed, wrong.votes), _failed(sealed, "nothing_to_learn", wrong)]
+    except Mismatch as wrong:
+        return [_failed(sealed, "logprobs_differ", wrong)]
+    except UsageError as wrong:
+        return [_failed(sealed, "refused", wrong)]
+    except (TryAgain, Unavailable):
+        raise  # no room or no broker for the moment: the batch is handed out again
+    except UserError as wrong:
+        return [_failed(sealed, "adapter_unusable", wrong)]
+    except Exception as wrong:  # whatever it is, it would come again with the same batch
+        return [_failed(sealed, "crashed", wrong)]
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingBatchSealed) -> list[Attempt]:
+    """The scored attempts of a sealed batch, in its order; raises `CheckFailed` unless their digest is the one that was sealed."""
+    scored = [(attempt, attempt.reward) for request in sealed.requests for attempt in attempts[request] if attempt.reward is not None]
+    digest = batch_digest([(attempt.id, reward) for attempt, reward in scored])
+    if digest != sealed.digest:
+        raise CheckFailed(
+            f"The recorded batch has digest {digest[:12]} over {len(scored)} trajectories, "
+            f"sealed was {sealed.digest[:12]} over {sealed.trajectories}."
+        )
+    request_of = request_reader(blobs)
+    return [
+        Attempt(
+            id=attempt.id,
+            group=f"{attempt.recorded.request} {attempt.recorded.item}",
+            item=attempt.recorded.item,
+            adapter=attempt.recorded.adapter,
+            answer=attempt.recorded.answer,
+            reward=reward,
+            calls=tuple(
+                Call(request_of(call), call.tokens[use.completion], call.logprobs[use.completion])
+                for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True)
+            ),
+            hinted=attempt.recorded.purpose == "hint",
+        )
+        for attempt, reward in scored
+    ]
+
+
+def sources(load: Callable[[], Loaded], seed: int) -> Sources:
+    """The true answers of train items and the task's demonstrations for them; the task is loaded when one is first needed."""
+    loaded = functools.cache(load)
+
+    @functools.cache
+    def train() -> dict[str, Example]:
+        return {example.id: example for example in loaded().public.train}
+
+    def label(item: str) -> str:
+        return train()[item].label
+
+    def copies(items: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+        task, public = loaded().task, loaded().public
+        return {item: task.copies(train()[item].prompt, visible_train(public, train()[item].fold), seed) for item in items}
+
+    return Sources(label, copies)
+
+
+def _elected(sealed: TrainingBatchSealed, votes: Sequence[Vote]) -> list[Fact]:
+    return [
+        LabelEstimated(
+            generation=sealed.generation,
+            round=sealed.round,
+            batch=sealed.digest,
+            request=vote.group.partition(" ")[0],
+            item=vote.item,
+            answer=vote.answer,
+            votes=vote.votes,
+            answers=vote.answers,
+        )
+        for vote in votes
+    ]
+
+
+def _written(blobs: Blobs, digest: str, room: Path) -> Path:
+    path = room / "state"
+    path.write_bytes(blobs.get(digest))
+    return path
+
+
+def _failed(sealed: TrainingBatchSealed, kind: str, wrong: Exception) -> WeightUpdateFailed:
+    return WeightUpdateFailed(
+        generation=sealed.generation, round=sealed.round, batch=sealed.digest, kind=kind, reason=str(wrong) or type(wrong).__name__
+    )
