@@ -2,5 +2,5 @@
 
 `shard` says what is run together and what comes of each attempt. `runner` runs a shard. `calls` finds, samples, records or refuses its
 calls of the model. `host` starts a scaffold's process and speaks with `child`, the script inside it. `program` runs scaffolds that are
-programs in SIA's style. `openai` lets a scaffold reach the model by `openai.OpenAI()`. `attempt` is an attempt as others read it from the log.
+programs in SIA's style. `openai` lets a scaffold reach the model by `openai.OpenAI()`. `attempt` is an attempt as read from the log.
 """

@@ -73,7 +73,7 @@ def truth(answer: str | None, label: str) -> float:
         return 0.0
 
 
-BESIDE: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
+EXTRA_METRICS: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
 """What only the simulator knows, where gold proper is a likelihood that real counts have too."""
 
 

@@ -17,7 +17,7 @@ from events.weights import Canary
 from runtime.policies.bases import UNIFORM
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.training import Order, Sources, Trained
-from runtime.rollouts.host import Ask, Data, Limits, Outcome
+from runtime.rollouts.host import AttemptOutcome, ScaffoldCall, ScaffoldData, ScaffoldLimits
 from tests.harness.faulty import LIFE, Kept, Life
 from tests.harness.tasks.tiny import data as tiny
 
@@ -60,33 +60,35 @@ class Scaffold:
 
     alive = True
 
-    def __init__(self, folder: Path, data: Data, work: Path, limits: Limits, kind: str) -> None:
+    def __init__(self, folder: Path, data: ScaffoldData, work: Path, limits: ScaffoldLimits, kind: str) -> None:
         life = LIFE.get()
         assert life
         names: dict[str, Any] = {}
         exec(Kept(life, life.world.kept).get_tree(folder.name)["agent.py"], names)
         self._solve, self._data = names["solve"], data
 
-    def solve(self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: Callable[[list[Ask]], Sequence[Any]]) -> list[Outcome]:
+    def solve(
+        self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: Callable[[list[ScaffoldCall]], Sequence[Any]]
+    ) -> list[AttemptOutcome]:
         """As `ScaffoldProcess.solve`; calls are asked for three at a time."""
-        desk = _Desk()
-        done: dict[tuple[str, int], Outcome] = {}
+        batcher = _CallBatcher()
+        done: dict[tuple[str, int], AttemptOutcome] = {}
         while True:
             for item, prompt in items:
                 for attempt in range(attempts):
-                    if (item, attempt) not in done and (outcome := self._attempt(desk, item, prompt, attempt)):
+                    if (item, attempt) not in done and (outcome := self._attempt(batcher, item, prompt, attempt)):
                         done[item, attempt] = outcome
-            asks = desk.take()
+            asks = batcher.take()
             if not asks:
                 return [done[item, attempt] for item, _ in items for attempt in range(attempts)]
             for at in range(0, len(asks), 3):
-                desk.release(asks[at : at + 3], answer_calls(asks[at : at + 3]))
+                batcher.release(asks[at : at + 3], answer_calls(asks[at : at + 3]))
 
-    def _attempt(self, desk: "_Desk", item: str, prompt: str, attempt: int) -> Outcome | None:
+    def _attempt(self, batcher: "_CallBatcher", item: str, prompt: str, attempt: int) -> AttemptOutcome | None:
         uses: list[tuple[int, int]] = []
 
         def complete(prompt: str, choices: Sequence[str] = ()) -> SimpleNamespace:
-            ordinal, texts = desk.ask(item, prompt, tuple(choices))
+            ordinal, texts = batcher.ask(item, prompt, tuple(choices))
             uses.append((ordinal, attempt))
             if not isinstance(texts, Sequence):
                 raise RuntimeError(texts.reason)
@@ -97,8 +99,8 @@ class Scaffold:
         except _Unanswered:
             return None
         except Exception as wrong:
-            return Outcome(item, attempt, tuple(uses), kind="crashed", reason=str(wrong))
-        return Outcome(item, attempt, tuple(uses), answer=answer)
+            return AttemptOutcome(item, attempt, tuple(uses), kind="crashed", reason=str(wrong))
+        return AttemptOutcome(item, attempt, tuple(uses), answer=answer)
 
     def close(self) -> None:
         """There is no process."""
@@ -108,30 +110,30 @@ class _Unanswered(BaseException):
     pass
 
 
-class _Desk:
+class _CallBatcher:
     """The calls of a shard: the same call by all attempts at an item is one."""
 
     def __init__(self) -> None:
         self._ordinals: dict[tuple[str, str], int] = {}
         self._counts: Counter[str] = Counter()
         self._answers: dict[tuple[str, int], Any] = {}
-        self._asks: list[Ask] = []
+        self._asks: list[ScaffoldCall] = []
 
     def ask(self, item: str, prompt: str, choices: tuple[str, ...]) -> tuple[int, Any]:
         if (item, prompt) not in self._ordinals:
             ordinal = self._ordinals[item, prompt] = self._counts[item]
             self._counts[item] += 1
-            self._asks.append(Ask(item, ordinal, prompt, choices, ()))
+            self._asks.append(ScaffoldCall(item, ordinal, prompt, choices, ()))
         ordinal = self._ordinals[item, prompt]
         if (item, ordinal) not in self._answers:
             raise _Unanswered
         return ordinal, self._answers[item, ordinal]
 
-    def take(self) -> list[Ask]:
+    def take(self) -> list[ScaffoldCall]:
         asks, self._asks = self._asks, []
         return asks
 
-    def release(self, asks: Sequence[Ask], answers: Sequence[Any]) -> None:
+    def release(self, asks: Sequence[ScaffoldCall], answers: Sequence[Any]) -> None:
         self._answers |= {(ask.item, ask.ordinal): answer for ask, answer in zip(asks, answers, strict=True)}
 
 

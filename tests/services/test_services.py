@@ -34,7 +34,7 @@ from runtime.run.decide import batch_digest, decide
 from runtime.run.evolve import evolve
 from runtime.run.loading import Loaded
 from runtime.run.state import initial
-from services.auditor.service import cells_of
+from services.auditor.final_table import cells_of
 from services.cli.running import Order, check, check_agent, plan
 from services.host.node import Node, Running
 from services.host.settings import trainer_back_end

@@ -30,6 +30,7 @@ from rich.progress import track
 
 import runtime.effects.train
 import runtime.log.worker
+import runtime.rollouts.calls
 import runtime.rollouts.runner
 import services.archivist
 import services.auditor.service
@@ -230,10 +231,10 @@ class System:
             case "policy":
                 await services.policy.check_adapters(context, Served(life))  # type: ignore[arg-type]
             case "auditor":
-                players = [
+                runners = [
                     RolloutRunner(context.blobs, work / one, Oracle(life, self.setting), context.scanner) for one in ("first", "second")
                 ]
-                await services.auditor.service.audit_runs(context, gold, Kept(life, self.world.gold_kept), *players)
+                await services.auditor.service.audit_runs(context, gold, Kept(life, self.world.gold_kept), *runners)
             case "archivist":
                 await services.archivist.follow(context.log, self.world.rows[LOG])  # type: ignore[arg-type]
             case name:
@@ -270,6 +271,7 @@ class System:
         with contextlib.ExitStack() as stack:
             for module, name, stand_in in (
                 (runtime.log.worker, "datetime", clock),
+                (runtime.rollouts.calls, "time", clock),
                 (runtime.rollouts.runner, "time", clock),
                 (services.verifier, "time", clock),
                 (services.auditor.service, "time", clock),

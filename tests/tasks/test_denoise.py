@@ -161,8 +161,8 @@ def test_canaries_are_seen_by_gold() -> None:
     assert by_reward["scaled by 1e-6"] == pytest.approx((found["scaled by 1e-6"].mse_norm, found["scaled by 1e-6"].skill))
     assert verifier.score(gold.REFUSED, NAME).reward == 0 < by_reward["scaled by 1e-6"][0]
     assert all(earned == worth for earned, worth in by_skill.values()) and by_another == {}
-    assert gold.BESIDE["truth"]("nonsense", NAME) == 0 < found["rank-1"].truth
-    assert gold.BESIDE["truth"](STOCK, NAME) == of_answer(STOCK, NAME).truth > 0
+    assert gold.EXTRA_METRICS["truth"]("nonsense", NAME) == 0 < found["rank-1"].truth
+    assert gold.EXTRA_METRICS["truth"](STOCK, NAME) == of_answer(STOCK, NAME).truth > 0
 
 
 def test_no_reward_lies_above_the_ceiling() -> None:

@@ -508,11 +508,11 @@ def test_a_replay_gives_the_same_bytes_in_any_order(tmp_path: Path, policy: Poli
     bodies.append({"model": "policy", "input": "the cat"})
     asked = [(route, json.dumps(body).encode()) for route, body in zip(routes, bodies, strict=True)]
     with serving(tmp_path, policy) as served:
-        first = [served.ask(*one, False) for one in asked]
+        first = [served.reply(*one, False) for one in asked]
     replayed = RecordedAnswers(policy.record)
     with serving(tmp_path, replayed) as served:
         order = [4, 3, 0, 1, 2]
-        again = {place: served.ask(*asked[place], False) for place in order}
+        again = {place: served.reply(*asked[place], False) for place in order}
     assert [again[place] for place in range(5)] == first and first[0] != first[2]
     assert len(policy.record) == 5 and not replayed.first_miss
 

@@ -22,7 +22,7 @@ from events.subjects import check_run_name
 from runtime.run.budget import parse
 from services.cli.main import main
 from services.cli.running import Order, brought_up, default_name
-from tasks.loading import OF_EXTRAS
+from tasks.loading import EXTRA_MODULES
 from tests.harness.command import CLI, PATIENCE, Place, Said, one_sentence
 from tests.harness.places import TASKS
 
@@ -275,7 +275,7 @@ def test_doctor_says_what_is_there_and_what_is_not(empty: Place) -> None:
 @pytest.fixture
 def core(empty: Place) -> Place:
     """As where evolog is installed without its extras."""
-    (empty.folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(OF_EXTRAS)}))\n")
+    (empty.folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(EXTRA_MODULES)}))\n")
     empty.environment["PYTHONPATH"] += f"{os.pathsep}{empty.folder}"
     return empty
 
