@@ -319,7 +319,7 @@ def load(name: str) -> Task:
     max_tokens = getattr(task, "MAX_TOKENS", 64)
     if type(max_tokens) is not int or max_tokens < 1:
         raise Misconfigured(f"{task.__file__}: MAX_TOKENS is {max_tokens!r:.60}; expected a whole number, 1 or more.")
-    signal = getattr(task, "SIGNAL", "scores")
+    signal: Any = getattr(task, "SIGNAL", "scores")
     if signal not in ("scores", "comparisons", "none"):
         raise Misconfigured(f"{task.__file__}: SIGNAL is {signal!r:.60}; expected 'scores', 'comparisons' or 'none'.")
     return Task(
@@ -354,7 +354,7 @@ def from_source(source: str, file: str, package: str, names: Sequence[str]) -> M
     return _with_names(module, file, names)
 
 
-def without_extra(error: Exception) -> Misconfigured | None:
+def without_extra(error: BaseException) -> Misconfigured | None:
     """What to install where a module of one of evolog's extras is missing; None for any other error."""
     if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] not in EXTRA_MODULES:
         return None
@@ -394,7 +394,7 @@ def _module(folder: Path, package: str, part: str) -> ModuleType:
     return _with_names(module, f"{folder / part}.py", REQUIRED_NAMES.get(part, ()))
 
 
-def _not_imported(file: str, error: Exception) -> Misconfigured:
+def _not_imported(file: str, error: BaseException) -> Misconfigured:
     return without_extra(error) or Misconfigured(f"{file} cannot be imported ({type(error).__name__}: {error}); mend it and try again.")
 
 

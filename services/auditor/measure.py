@@ -224,7 +224,7 @@ async def accepted_evaluations(context: Context, run: str, generation: int) -> l
 
     Of a fork whose scores cannot be compared with those before it, the candidates since then.
     """
-    kinds = [RunStarted, CandidateAccepted, CandidateEvaluated]
+    kinds: list[type[Fact]] = [RunStarted, CandidateAccepted, CandidateEvaluated]
     facts = [event.data for event in await of_types(context.log, run, kinds, await context.past(run))]
     facts = facts[comparable_from(facts) :]
     names = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
@@ -266,7 +266,7 @@ def score_pair(
     if 2 * failed > len(questions.items) or not questions.items:
         logger.warning("%d of %d attempts of the audit failed; nothing is measured by them", failed, len(questions.items))
         return []
-    by_measure: dict[str, dict[str, tuple[float]]] = {measure: {} for measure in scores}
+    by_measure: dict[str, dict[str, tuple[float, ...]]] = {measure: {} for measure in scores}
     for item in questions.items:  # one answer by all measures in turn: they may keep what they have in common
         for measure, score in scores.items():
             by_measure[measure][item.id] = (_score_or_zero(score, sheet.answers.get(item.id), labels[item.id]),)

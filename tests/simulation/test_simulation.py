@@ -199,7 +199,7 @@ def test_without_faults_the_mistakes_would_not_be_seen(mistake: str) -> None:
 
 def test_the_same_seed_gives_the_same_log_to_the_byte(tmp_path: Path) -> None:
     """In another process too, where sets of strings have another order."""
-    code = "import logging, test_simulation as t; logging.disable(); print(t.digest(t.simulate(3)))"
+    code = "import logging; from tests.simulation import test_simulation as t; logging.disable(); print(t.digest(t.simulate(3)))"
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert digest(simulate(3)) == digest(simulate(3)) == other.stdout.strip(), other.stderr

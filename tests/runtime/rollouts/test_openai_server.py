@@ -415,8 +415,8 @@ def test_a_client_that_is_cut_off_after_the_record_asks_again_and_pays_once(serv
 def test_a_spent_budget_is_said_at_once_and_never_asked_again(tmp_path: Path, policy: Policy) -> None:
     with serving(tmp_path, policy, CallBudget(calls=1)) as served, relayed(served.path) as url:
         arrived: list[str] = []
-        ask = served.ask
-        served.ask = lambda path, data, retry: arrived.append(path) or ask(path, data, retry)  # type: ignore[method-assign, func-returns-value]
+        reply = served.reply
+        served.reply = lambda path, data, retry: arrived.append(path) or reply(path, data, retry)  # type: ignore[method-assign, func-returns-value]
         with openai.OpenAI(base_url=url, api_key=TOKEN, max_retries=5) as client:
             client.chat.completions.create(**CHAT)
             with pytest.raises(openai.APIStatusError, match="The budget of 1 calls is spent: 1 were used") as caught:
