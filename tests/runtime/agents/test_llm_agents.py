@@ -521,7 +521,7 @@ def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path,
     ids=["program", "solve"],
 )
 def test_a_proposal_that_takes_too_long_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    monkeypatch.setattr(proposal, "SECONDS", 1)
+    monkeypatch.setattr(proposal, "TRIAL_SECONDS", 1)
     began = time.monotonic()
     with pytest.raises(Unfit):
         try_out({"agent.py": source}, PUBLIC, tmp_path, Scanner([]))
