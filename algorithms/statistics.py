@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
+T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""The 97.5 % quantiles of Student's t distribution with 1, 2, ..., 10 degrees of freedom."""
 
 
 class Estimate(NamedTuple):
@@ -65,3 +67,13 @@ def mcnemar(wins: int, losses: int) -> float:
     n = wins + losses
     tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
     return min(1.0, 2 * tail / (1 << n))
+
+
+def more_failures(failed: int, attempts: int, failed_before: int, attempts_before: int) -> float:
+    """The one-sided exact p-value that attempts fail no more often than earlier ones: P(as many or more of all failures among them).
+
+    Fisher 1922, "On the interpretation of chi-squared from contingency tables", in its exact hypergeometric form.
+    """
+    both = failed + failed_before
+    ways = (math.comb(attempts, here) * math.comb(attempts_before, both - here) for here in range(failed, min(attempts, both) + 1))
+    return sum(ways) / math.comb(attempts + attempts_before, both)

@@ -1,25 +1,31 @@
-"""A recorded run as a value: its messages, those of its past, what the auditor found, and its blobs."""
+"""A recorded run as a value: its messages, those of its past, the auditor's, and the blobs that they name."""
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from events.codec import Event
 from events.errors import CheckFailed
 from events.run import RunFinished, RunStarted
-from events.subjects import LOG, run_of
+from events.subjects import GOLD, LOG, run_of
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.log.lineage import Span
 from runtime.log.port import Delivery, Log, Message, Refused, Stored, readable
 
-_CHUNK = 5000
+PAGE_SIZE = 5000
+EventProgress = Callable[[int, int], None]
+"""Hears how many events of how many are done."""
 
 
 class History(NamedTuple):
-    """One run. `past` holds the messages of its ancestors that it goes on from, oldest first; `messages` its own."""
+    """One run and all that is recorded of it.
+
+    `past` holds the messages of its ancestors up to where the run was forked, the oldest first, and is empty for a run that is no fork.
+    `messages` are the run's own, `gold` the auditor's on the stream GOLD.
+    """
 
     run: str
     past: Sequence[Stored]
@@ -30,22 +36,27 @@ class History(NamedTuple):
 
     @property
     def everything(self) -> list[Stored]:
-        """Past and present, in the order of the log."""
+        """The messages of the past and the run's own, in the order of the log."""
         return [*self.past, *self.messages]
 
     @property
     def events(self) -> list[Event]:
-        """What of it can be read."""
+        """The events among these messages that can be read."""
         return readable(self.everything)
 
     @property
     def log(self) -> Log:
-        """Past and present as a log."""
+        """The messages of the past and the run's own as a log that can only be read."""
         return RecordedLog(self.everything)
 
     @property
+    def gold_log(self) -> Log:
+        """The auditor's messages as a log that can only be read."""
+        return RecordedLog(self.gold, GOLD)
+
+    @property
     def started(self) -> RunStarted:
-        """What began the run; raises `CheckFailed` where that cannot be read."""
+        """The event that began the run; raises `CheckFailed` where it cannot be read."""
         for event in readable(self.messages):
             if isinstance(event.data, RunStarted):
                 return event.data
@@ -53,27 +64,27 @@ class History(NamedTuple):
 
     @property
     def finished(self) -> RunFinished | None:
-        """How the run ended, if it has."""
+        """The event that ended the run; None while it goes on."""
         return next((event.data for event in readable(self.messages) if isinstance(event.data, RunFinished)), None)
 
 
-async def of_log(log: Log, gold: Log, run: str, blobs: Blobs, gold_blobs: Blobs) -> History:
-    """A run as it stands on a log now."""
+async def read_history(log: Log, gold: Log, run: str, blobs: Blobs, gold_blobs: Blobs) -> History:
+    """Read a run from the two logs as they are now."""
     past, own = await lineage.past(log, run), await lineage.messages(log, Span(run))
     return History(run, past, own, await _gold(gold, run), blobs, gold_blobs)
 
 
 async def _gold(gold: Log, run: str) -> list[Stored]:
-    found: list[Stored] = []
+    messages: list[Stored] = []
     position = 0
-    while read := await gold.read(position + 1, _CHUNK):
-        found += [stored for stored in read if run_of(stored.subject) == run]
-        position = read[-1].sequence
-    return found
+    while page := await gold.read(position + 1, PAGE_SIZE):
+        messages += [stored for stored in page if run_of(stored.subject) == run]
+        position = page[-1].sequence
+    return messages
 
 
 class RecordedLog:
-    """A history's messages as a log that is read and never written, for whatever asks a `runtime.log.port.Log`."""
+    """Recorded messages as a `runtime.log.port.Log` that can only be read. Sequences may be missing."""
 
     def __init__(self, messages: Sequence[Stored], stream: str = LOG) -> None:
         self.stream = stream
@@ -82,11 +93,11 @@ class RecordedLog:
         self._last = {stored.subject: stored for stored in messages}
 
     async def append(self, messages: Sequence[Message]) -> int:
-        """Nothing can be appended."""
+        """Raise `Refused`."""
         raise Refused("a recorded run is read only")
 
     async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
-        """As `Log.read`, over the sequences that there are."""
+        """As `Log.read`; sequences that are missing are passed over."""
         rest = islice(self._messages, bisect_left(self._sequences, start), None)
         return list(islice((stored for stored in rest if not only or stored.subject == only), limit))
 
@@ -106,5 +117,5 @@ class RecordedLog:
         return self._sequences[-1] if self._sequences else 0
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
-        """No work is handed out."""
+        """As `Log.fetch`, of which nothing ever comes."""
         return []

@@ -1,4 +1,4 @@
-"""Whether a stream is as it was appended: reads its messages in order and names the first that is not."""
+"""Checks whether a stream is as it was appended: reads its messages in order and names the first that is not."""
 
 import base64
 import hashlib
@@ -20,14 +20,14 @@ from events.run import DecisionMade, EventSetAside, RunStarted
 from events.subjects import LOG, run_of, tag_of
 from events.time import rfc3339
 from events.weights import AdapterPublished
-from replay.chain import Broken, Chain
+from replay.chain import Chain, ChainBreak
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.log.port import Stored, readable
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """Something that is not as it was appended. What is wrong lies in the sequences `first` to `last`."""
+class LogFault(msgspec.Struct, frozen=True):
+    """Damage to a stream, which lies in the sequences `first` to `last`."""
 
     stream: str
     first: int
@@ -35,15 +35,15 @@ class Fault(msgspec.Struct, frozen=True):
     what: str
     """A sentence, without its full stop."""
     run: str = ""
-    """Whose events are wrong; empty for what is missing, which may have been any run's."""
+    """The run whose events are damaged; empty for missing events, which may have been any run's."""
 
     def __str__(self) -> str:
-        """For a person."""
+        """A sentence for a person."""
         return f"{self.stream}: {self.what}."
 
 
-class Summary(msgspec.Struct, frozen=True):
-    """What was read of a stream. `set_aside` counts messages that never were events, and stand aside as such."""
+class StreamSummary(msgspec.Struct, frozen=True):
+    """The number of events, runs and decisions of a stream. `set_aside` counts messages that were recorded as no events when they came."""
 
     stream: str
     events: int
@@ -53,15 +53,15 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Both streams, and what is wrong in them, in the order of the streams and sequences."""
+    """The state of both streams, the number of blobs that they name, and all damage in the order of the streams and sequences."""
 
-    streams: list[Summary]
+    streams: list[StreamSummary]
     blobs: int
-    faults: list[Fault]
+    faults: list[LogFault]
 
 
-class Named(NamedTuple):
-    """A blob, and the event that names it first."""
+class BlobReference(NamedTuple):
+    """A blob, with the sequence and tag of the first event that names it."""
 
     digest: str
     folder: bool
@@ -69,8 +69,8 @@ class Named(NamedTuple):
     tag: str
 
 
-class Pasts:
-    """The pasts of forked runs, one digest for each run that was forked, as the messages pass by; the `forks` are known beforehand."""
+class ForkPasts:
+    """Computes the digest of each forked run's past as the messages pass by. The `forks` must be known beforehand."""
 
     def __init__(self, forks: Mapping[str, RunStarted]) -> None:
         self._forks = forks
@@ -81,11 +81,11 @@ class Pasts:
         self._left = {("", 0): self._totals[""]}
 
     def take(self, stored: Stored) -> None:
-        """The next message, of whatever run."""
+        """Feed the next message, of any run."""
         run = run_of(stored.subject)
         if run not in self._ends:
             return
-        if tag_of(stored.subject) == RunStarted.tag() and (before := self._of(run)):
+        if tag_of(stored.subject) == RunStarted.tag() and (before := self._past_of(run)):
             self._totals[run] = before.copy()
         if total := self._totals.get(run):
             for end in self._ends[run]:
@@ -95,48 +95,48 @@ class Pasts:
             total.update(lineage.entry(stored))
 
     def digest(self, fork: str) -> str:
-        """Of what a fork was made from, as it is on the log; empty where a run of it does not begin there."""
-        past = self._of(fork)
+        """The digest of a fork's past as the log has it now; empty where a run of that past does not begin there."""
+        past = self._past_of(fork)
         return past.hexdigest() if past else ""
 
     def ancestors(self, fork: str) -> set[str]:
-        """The runs that its past is made of."""
+        """The runs that the fork's past is made of."""
         found = set[str]()
         while (started := self._forks.get(fork)) and started.parent_run not in found:
             found.add(fork := started.parent_run)
         return found
 
-    def _of(self, run: str) -> "hashlib._Hash | None":
+    def _past_of(self, run: str) -> "hashlib._Hash | None":
         started = self._forks.get(run)
         where = (started.parent_run, started.parent_sequence) if started else ("", 0)
         return self._left.get(where) or self._totals.get(where[0])
 
 
 class Examination:
-    """One stream, as its messages pass by in the order of their sequences."""
+    """Examines one stream, fed with its messages in the order of their sequences."""
 
     def __init__(self, stream: str, forks: Mapping[str, RunStarted] = MappingProxyType({})) -> None:
         self.stream = stream
-        self._pasts = Pasts(forks)
-        self._forks: list[tuple[set[str], Fault]] = []
-        """Of each fork whose past is another now: whose events that is, and the fault."""
+        self._pasts = ForkPasts(forks)
+        self._forks: list[tuple[set[str], LogFault]] = []
+        """For each fork whose past is another now: the runs that the past is made of, and the fault."""
         self.events = 0
         self.set_aside = 0
-        self.blobs: dict[str, Named] = {}
+        self.blobs: dict[str, BlobReference] = {}
         self._runs: set[str] = set()
-        self._faults: list[Fault] = []
+        self._faults: list[LogFault] = []
         self._missing = False
-        self._unreadable: dict[int, tuple[Fault, bytes]] = {}
+        self._unreadable: dict[int, tuple[LogFault, bytes]] = {}
         self._chains: dict[str, Chain] = {}
         self._heads: dict[str, int] = {}
-        """The sequence of each run's last decision up to which its chain holds."""
-        self._broken: list[Broken] = []
+        """For each run, the sequence of the last decision up to which its chain holds."""
+        self._broken: list[ChainBreak] = []
         self._last = Stored(0, 0, "", b"")
 
     def take(self, stored: Stored) -> None:
-        """The next message."""
+        """Feed the next message."""
         if stored.sequence != self._last.sequence + 1:
-            self._gap(stored.sequence, f"and {_place(stored)}")
+            self._gap(stored.sequence, f"and {_describe(stored)}")
         self._last = stored
         self._pasts.take(stored)
         try:
@@ -148,27 +148,27 @@ class Examination:
             return
         self.events += 1
         self._runs.add(event.run)
-        if stored.data != (written := codec.encode(event)) and not _same_event(stored.data, written):
+        if stored.data != (encoded := codec.encode(event)) and not _same_event(stored.data, encoded):
             what = f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
             self._faults.append(self._fault(stored.sequence, what, event.run))
         match event.data:
-            case EventSetAside(sequence=sequence, size=size, bytes=kept) if sequence in self._unreadable:
+            case EventSetAside(sequence=sequence, size=size, bytes=written) if sequence in self._unreadable:
                 data = self._unreadable[sequence][1]
-                if (len(data), data[:SET_ASIDE_BYTES]) == (size, base64.b64decode(kept)):
+                if (len(data), data[:SET_ASIDE_BYTES]) == (size, base64.b64decode(written)):
                     del self._unreadable[sequence]  # it came like this
                     self.set_aside += 1
         for digest, folder in blobs_of(event.data):
-            self.blobs.setdefault(digest, Named(digest, folder, stored.sequence, event.tag))
+            self.blobs.setdefault(digest, BlobReference(digest, folder, stored.sequence, event.tag))
         if self.stream == LOG:
             self._chain(stored, event)
         if isinstance(event.data, RunStarted) and event.data.parent_run:
             self._fork(event.run, event.data)
 
-    def end(self, last: int, messages: int, archived: int = 0, lost: int = 0) -> list[Fault]:
-        """All that is wrong.
+    def end(self, last: int, messages: int, archived: int = 0, lost: int = 0) -> list[LogFault]:
+        """Finish, and return all damage in the order of the sequences.
 
-        The server says that it has so many `messages`, up to `last`, and has `lost` so many bytes of its files when it started; the archive
-        has read to `archived`.
+        By the server's account there are `messages` messages up to sequence `last`, and it cut off `lost` bytes of its files when it
+        started. The archive has read up to sequence `archived`.
         """
         if self._last.sequence < last:
             self._gap(last + 1, "and the end of the log")
@@ -177,17 +177,17 @@ class Examination:
             self._faults.append(self._fault(last, f"the server counts {messages} messages where {last} can be read"))
         if archived > last:
             self._faults.append(
-                Fault(
+                LogFault(
                     self.stream,
                     last + 1,
                     archived,
                     f"{archived - last:,} events are missing from its end: sequence {last + 1} is the first, since the archive had read "
-                    f"to {archived}, and the log now ends after {_place(self._last)}",
+                    f"to {archived}, and the log now ends after {_describe(self._last)}",
                 )
             )
         elif lost and not self._missing:
             what = (
-                f"events are missing from its end: sequence {last + 1} is the first, after {_place(self._last)}; {lost:,} bytes of its "
+                f"events are missing from its end: sequence {last + 1} is the first, after {_describe(self._last)}; {lost:,} bytes of its "
                 "files are damaged, or stand behind what is, and a server cuts them off"
             )
             self._faults.append(self._fault(last + 1, what))
@@ -195,23 +195,27 @@ class Examination:
         for run, chain in self._chains.items():
             if chain.awaited and not chain.broken and not any(fault.last > self._heads[run] and fault.run in ("", run) for fault in exact):
                 what = f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its events, which were appended with it"
-                exact.append(Fault(self.stream, last + 1, last + chain.awaited, what, run))
-        broken = [self._of(of) for of in self._broken if not any(self._explains(fault, of) for fault in exact)]
+                exact.append(LogFault(self.stream, last + 1, last + chain.awaited, what, run))
+        broken = [self._chain_fault(found) for found in self._broken if not any(self._explains(fault, found) for fault in exact)]
         for runs, fault in self._forks:
             if not any(other.run in ("", *runs) and other.first <= fault.last for other in (*exact, *broken)):
                 broken.append(fault)
         return sorted([*exact, *broken], key=lambda fault: fault.last if fault in broken else fault.first)
 
-    def summary(self) -> Summary:
-        """What was read."""
-        return Summary(self.stream, self.events, len(self._runs), sum(chain.decisions for chain in self._chains.values()), self.set_aside)
+    def summary(self) -> StreamSummary:
+        """The counts of what was read."""
+        return StreamSummary(
+            self.stream, self.events, len(self._runs), sum(chain.decisions for chain in self._chains.values()), self.set_aside
+        )
 
     def _gap(self, upto: int, after: str) -> None:
         first, count = self._last.sequence + 1, upto - 1 - self._last.sequence
-        before = _place(self._last) if self._last.sequence else "the beginning"
+        before = _describe(self._last) if self._last.sequence else "the beginning"
         what = f"sequence {first} is missing" if count == 1 else f"{count:,} events are missing from sequence {first} to {upto - 1}"
         self._missing = True
-        self._faults.append(Fault(self.stream, first, upto - 1, f"{what}, between {before} {after}; the server dropped what was damaged"))
+        self._faults.append(
+            LogFault(self.stream, first, upto - 1, f"{what}, between {before} {after}; the server dropped what was damaged")
+        )
 
     def _chain(self, stored: Stored, event: Event) -> None:
         chain = self._chains.setdefault(event.run, Chain(event.run))
@@ -227,28 +231,28 @@ class Examination:
                 f"run {run} was forked from run {parent} as it was up to sequence {end}, with digest {started.parent_digest[:12]}, and now "
                 f"that is {found[:12] or 'not there'}; what was changed or lost lies in the sequences up to {end}"
             )
-            self._forks.append((self._pasts.ancestors(run), Fault(self.stream, 1, end, what, parent)))
+            self._forks.append((self._pasts.ancestors(run), LogFault(self.stream, 1, end, what, parent)))
 
-    def _explains(self, fault: Fault, broken: Broken) -> bool:
+    def _explains(self, fault: LogFault, broken: ChainBreak) -> bool:
         begins = min(broken.first, self._heads.get(broken.run, 0))
         return fault.run in ("", broken.run) and fault.first <= broken.last and fault.last >= begins
 
-    def _of(self, broken: Broken) -> Fault:
+    def _chain_fault(self, broken: ChainBreak) -> LogFault:
         what = f"{str(broken)[0].lower()}{str(broken).removesuffix('.')[1:]}; what was changed or lost lies in the sequences"
-        return Fault(self.stream, broken.first, broken.last, f"{what} {broken.first} to {broken.last}", broken.run)
+        return LogFault(self.stream, broken.first, broken.last, f"{what} {broken.first} to {broken.last}", broken.run)
 
-    def _fault(self, sequence: int, what: str, run: str = "") -> Fault:
-        return Fault(self.stream, sequence, sequence, what, run)
+    def _fault(self, sequence: int, what: str, run: str = "") -> LogFault:
+        return LogFault(self.stream, sequence, sequence, what, run)
 
 
-def forks_of(messages: Iterable[Stored]) -> dict[str, RunStarted]:
-    """The runs among those that begin in these messages that are forks."""
+def forks_among(messages: Iterable[Stored]) -> dict[str, RunStarted]:
+    """The forks among the runs that these messages begin, by name."""
     begun = {event.run: event.data for event in readable(messages)}
     return {run: fact for run, fact in begun.items() if isinstance(fact, RunStarted) and fact.parent_run}
 
 
 def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
-    """The blobs that were written for a fact before it was appended, and whether they are folders."""
+    """The digests of the blobs that a fact names, each with whether it is a folder."""
     match fact:
         case RunStarted(base_model=folder) | ScaffoldProposed(scaffold=folder):
             return [(folder, True)]
@@ -263,28 +267,28 @@ def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
     return []
 
 
-def damaged(blobs: Blobs, named: Named) -> str:
-    """What is wrong with a blob, or with a file of a folder; empty where nothing is."""
+def find_damage(blobs: Blobs, reference: BlobReference) -> str:
+    """Read a blob, with the files of a folder, and say what is wrong with it; empty where nothing is."""
     try:
-        for digest in blobs.members(named.digest).values() if named.folder else (named.digest,):
+        for digest in blobs.members(reference.digest).values() if reference.folder else (reference.digest,):
             blobs.get(digest)
     except UserError as wrong:
         return str(wrong).removesuffix(".")
     return ""
 
 
-def _place(stored: Stored) -> str:
+def _describe(stored: Stored) -> str:
     return f"sequence {stored.sequence} ({rfc3339(stored.time)}, {stored.subject})"
 
 
 def _same_event(data: bytes, now: bytes) -> bool:
-    """Whether the bytes differ in this only: a field with a default was added since, or 8.0 was written as 8."""
-    return msgspec.json.encode(_as_then(msgspec.json.decode(now), msgspec.json.decode(data))) == data
+    """Whether the bytes differ only by fields with defaults that were added since, or by 8.0 that was written as 8."""
+    return msgspec.json.encode(_with_fields_of(msgspec.json.decode(now), msgspec.json.decode(data))) == data
 
 
-def _as_then(now: Any, then: Any) -> Any:
+def _with_fields_of(now: Any, then: Any) -> Any:
     if isinstance(now, dict) and isinstance(then, dict):
-        return {name: _as_then(value, then[name]) for name, value in now.items() if name in then}
+        return {name: _with_fields_of(value, then[name]) for name, value in now.items() if name in then}
     if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
-        return [_as_then(value, other) for value, other in zip(now, then, strict=True)]
+        return [_with_fields_of(value, other) for value, other in zip(now, then, strict=True)]
     return then if now == then else now

@@ -145,21 +145,6 @@ def perform(messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequenc
     return [_compared(kind, KINDS[kind](stage), functools.partial(say, kind)) for kind in dict.fromkeys(kinds)]
 
 
-def performed_lines(performed: Sequence[Performed]) -> list[str]:
-    """What is said of it to a person."""
-    lines = []
-    for of in performed:
-        differ = of.performed - of.same
-        lines.append(f"{of.kind}: {of.performed:,} performed again, {f'{differ:,} come out differently' if differ else 'all the same'}")
-        if not of.performed:
-            lines[-1] = f"{of.kind}: none performed again"
-        if of.first:
-            lines.append(f"  first at sequence {of.first.sequence}, {of.first.field}:")
-            lines += [f"    recorded {of.first.recorded}", f"    now      {of.first.now}"]
-        lines += [f"  {count:,} cannot be performed again: {reason}" for reason, count in of.cannot.items()]
-    return lines
-
-
 def _compared(kind: str, effects: tuple[int, Iterator[Effect]], say: Callable[[int, int], None]) -> Performed:
     total, found = effects
     performed = same = 0
@@ -246,17 +231,17 @@ def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
             raise CheckFailed(f"the run was scored by {loaded.started.verifier}, and the task has {loaded.task.verifier} now")
         return [score(event.id, event.data, loaded, labels)]
 
-    return _each(stage.recorded.asked("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)), scored)
+    return _each(stage.recorded.answered_requests("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)), scored)
 
 
 def _feedback_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    known = stage.recorded.of(*HISTORY_TYPES)  # of what came after its question, the agent looks at nothing
+    known = stage.recorded.of_types(*HISTORY_TYPES)  # of what came after its question, the agent looks at nothing
 
     def choose(event: Event) -> list[Fact]:
         stage.require_rules(event.run)
-        return choose_again(stage, event, known, stage.recorded.judged)
+        return choose_again(stage, event, known, stage.recorded.judgements)
 
-    return _each(stage.recorded.asked("feedback_agent", FeedbackRequested, answers=CHOSEN), choose)
+    return _each(stage.recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN), choose)
 
 
 def probed(recorded: EventIndex, requested: FeedbackRequested, judged: Judgements) -> list[RecordedAttempt]:
@@ -283,7 +268,7 @@ def _meta_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
         stage.require_rules(event.run)
         return [reference_scaffold(stage.blobs, stage.loaded(event.run), event.data)]
 
-    return _each(stage.recorded.asked("meta_agent", ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)), propose)
+    return _each(stage.recorded.answered_requests("meta_agent", ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)), propose)
 
 
 def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
@@ -298,7 +283,7 @@ def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(event.data.adapter, stage.work / event.data.adapter)
         return [check_adapter(models, event.data)]
 
-    adapters, judged = _each(stage.recorded.asked("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
+    adapters, judged = _each(stage.recorded.answered_requests("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
 
     def effects() -> Iterator[Effect]:
         for (model, body), group in groupby(sorted(calls, key=_model_and_body), key=_model_and_body):
@@ -357,7 +342,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(sealed.parent_adapter, stage.work / sealed.parent_adapter)
         if sealed.parent_state:
             stage.blobs.get(sealed.parent_state)
-        played: AttemptsByRequest = {request: stage.recorded.attempts(request, stage.recorded.judged) for request in sealed.requests}
+        played: AttemptsByRequest = {request: stage.recorded.attempts(request, stage.recorded.judgements) for request in sealed.requests}
         lacking: list[UserError] = []
 
         def load() -> Loaded:
@@ -372,7 +357,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
             raise lacking[0]
         return facts
 
-    asked = stage.recorded.asked("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
+    asked = stage.recorded.answered_requests("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
     published = {told.event.id: of.event.data for told, answers in asked for of in answers if isinstance(of.event.data, AdapterPublished)}
     return _each(asked, train)
 

@@ -1,4 +1,4 @@
-"""A run's messages in memory, by what they are about: what was asked of each service, what came back, and the attempts of each request."""
+"""An index over a run's events in memory: the requests to each service with its answers, the attempts of each request, and the scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from runtime.log.port import Stored
 from runtime.rollouts.attempt import RecordedAttempt
 
 Judgements = Mapping[str, Fact]
-"""What the verifier said of a trajectory, by the trajectory's id."""
+"""The verifier's answer on each trajectory, by the trajectory's id: `TrajectoryScored` or `ScoringFailed`."""
 
 
 class StoredEvent(NamedTuple):
@@ -25,18 +25,19 @@ class StoredEvent(NamedTuple):
 
     @property
     def sequence(self) -> int:
-        """Where it stands."""
+        """The sequence that the log gave the message."""
         return self.stored.sequence
 
 
 class EventIndex:
-    """The readable events of some messages, which are in the order of the log; those of a fork and of its past may be among them."""
+    """The readable events of some messages, which must be in the order of the log. A fork's past may be among them."""
 
     def __init__(self, messages: Sequence[Stored]) -> None:
         self.events: list[StoredEvent] = []
         self.started: dict[str, RunStarted] = {}
-        """The beginning of each run among them."""
-        self.judged: dict[str, Fact] = {}
+        """The event that began each run among them."""
+        self.judgements: dict[str, Fact] = {}
+        """See `Judgements`."""
         self._requests: dict[str, RolloutsRequested] = {}
         self._attempts: dict[tuple[str, str, int], tuple[str, TrajectoryRecorded]] = {}
         self._calls: dict[str, ModelCalled] = {}
@@ -46,9 +47,9 @@ class EventIndex:
                 event = codec.decode_at(stored.subject, stored.data)
             except codec.Unreadable:
                 continue
-            told = StoredEvent(stored, event)
-            self.events.append(told)
-            self._answers.setdefault((event.cause, event.source), []).append(told)
+            row = StoredEvent(stored, event)
+            self.events.append(row)
+            self._answers.setdefault((event.cause, event.source), []).append(row)
             match event.data:
                 case RunStarted() as started:
                     self.started[event.run] = started
@@ -58,34 +59,39 @@ class EventIndex:
                     self._calls[event.id] = called
                 case TrajectoryRecorded() as recorded:
                     self._attempts[recorded.request, recorded.item, recorded.attempt] = event.id, recorded
-                case (TrajectoryScored() | ScoringFailed()) as said:
-                    self.judged[said.trajectory] = said
+                case (TrajectoryScored() | ScoringFailed()) as judgement:
+                    self.judgements[judgement.trajectory] = judgement
 
-    def of(self, *kinds: type[Fact]) -> list[Event]:
-        """The events of these types."""
-        return [told.event for told in self.events if isinstance(told.event.data, kinds)]
+    def of_types(self, *kinds: type[Fact]) -> list[Event]:
+        """The events of these types, in the order of the log."""
+        return [row.event for row in self.events if isinstance(row.event.data, kinds)]
 
-    def asked(self, service: str, *kinds: type[Fact], answers: tuple[type[Fact], ...]) -> list[tuple[StoredEvent, list[StoredEvent]]]:
-        """The events of these types that a service has answered with an event of one of the types `answers`, with all that it answered."""
-        found = [(told, self._answers.get((told.event.id, service), [])) for told in self.events if isinstance(told.event.data, kinds)]
-        return [(told, said) for told, said in found if any(isinstance(of.event.data, answers) for of in said)]
+    def answered_requests(
+        self, service: str, *kinds: type[Fact], answers: tuple[type[Fact], ...]
+    ) -> list[tuple[StoredEvent, list[StoredEvent]]]:
+        """The requests that a service has answered, each with everything that the service appended in answer.
 
-    def attempts(self, request: str, judged: Judgements) -> list[RecordedAttempt]:
-        """The attempts of a request that ran, in the order of its items and attempts.
+        A request is an event of one of the types `kinds`. It is answered when one of the types `answers` is among the answers.
+        """
+        pairs = [(row, self._answers.get((row.event.id, service), [])) for row in self.events if isinstance(row.event.data, kinds)]
+        return [(request, replies) for request, replies in pairs if any(isinstance(reply.event.data, answers) for reply in replies)]
+
+    def attempts(self, request: str, judgements: Judgements) -> list[RecordedAttempt]:
+        """The attempts of a request that ran, in the order of its items and attempts, scored by these judgements.
 
         Raises `CheckFailed` if the request is not among the messages, or a call of the policy that one of its attempts used.
         """
         requested = self._requests.get(request)
         if requested is None:
             raise CheckFailed(f"Request {request} is not among the run's messages.")
-        places = [(request, item, attempt) for item in requested.items for attempt in range(requested.attempts)]
-        return [self._attempt(*self._attempts[place], judged) for place in places if place in self._attempts]
+        keys = [(request, item, attempt) for item in requested.items for attempt in range(requested.attempts)]
+        return [self._attempt(*self._attempts[key], judgements) for key in keys if key in self._attempts]
 
-    def _attempt(self, id: str, recorded: TrajectoryRecorded, judged: Judgements) -> RecordedAttempt:
+    def _attempt(self, id: str, recorded: TrajectoryRecorded, judgements: Judgements) -> RecordedAttempt:
         if missing := [use.call for use in recorded.calls if use.call not in self._calls]:
             raise CheckFailed(f"Call {missing[0]} of trajectory {id} is not among the run's messages.")
         calls = tuple(self._calls[use.call] for use in recorded.calls)
-        said = judged.get(id)
-        if isinstance(said, TrajectoryScored):
-            return RecordedAttempt(id, recorded, said.reward, said.outcome, calls)
+        judgement = judgements.get(id)
+        if isinstance(judgement, TrajectoryScored):
+            return RecordedAttempt(id, recorded, judgement.reward, judgement.outcome, calls)
         return RecordedAttempt(id, recorded, None, "", calls)

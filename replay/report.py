@@ -1,4 +1,4 @@
-"""What came of a run, gathered from its log: one row a generation, and the auditor's final table."""
+"""The report of a run, built from its log: one row for each generation, and the auditor's final scores."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,7 @@ from runtime.log.lineage import Span, ancestors
 from runtime.log.port import Log, Stored, exclusive_key, readable
 
 PAGE_SIZE = 5000
-BY_OTHERS: tuple[type[Fact], ...] = (
+REPORTED_TYPES: tuple[type[Fact], ...] = (
     LeverChosen,
     ScaffoldProposed,
     WeightUpdateRequested,
@@ -31,11 +31,11 @@ BY_OTHERS: tuple[type[Fact], ...] = (
     RunResumed,
     EventSetAside,
 )
-"""Types of event that a report is made of besides what the controller decides. A run has few of each."""
+"""Types of event that a report needs besides the controller's decisions. A run has few of each."""
 
 
 class Generation(msgspec.Struct, kw_only=True):
-    """One step of a run: what was changed and why, and what it scored on dev."""
+    """One generation of a run: its change, the reason for it, its score on dev with 95 % interval, and its cost."""
 
     generation: int
     lever: str = "start"
@@ -49,15 +49,16 @@ class Generation(msgspec.Struct, kw_only=True):
     accepted: bool = False
     verdict: str = ""
     rollouts: int = 0
-    """Rollouts of this generation alone, training and evaluation."""
+    """Rollouts of this generation alone, for training and evaluation."""
     tokens: int = 0
     micro_usd: int = 0
     seconds: float = 0.0
     began: int = 0
+    """When its change was chosen, in nanoseconds since 1970."""
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """All of a run that a person asks for first. `cells` is the auditor's table."""
+    """A run in figures: its generations, its cost, its outcome, and the auditor's scores (`cells`)."""
 
     version: int = 1
     run: str
@@ -66,9 +67,9 @@ class Report(msgspec.Struct, kw_only=True):
     levers: tuple[str, ...] = ()
     sandbox: str = ""
     parent: str = ""
-    """Of a fork: the run that it was made from, and where."""
+    """Of a fork: the run that it was made from, and up to which sequence."""
     state: str = "unknown"
-    """`running`, `paused`, `finished` (audit under way), `audited`."""
+    """`unknown` before the run has begun; `running`, `paused`, `finished` (the audit is under way) or `audited`."""
     reason: str = ""
     generations: list[Generation] = []
     rollouts: int = 0
@@ -85,36 +86,36 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class Reporter:
-    """Builds a report from a run's decisions and the few other events that matter; the many rollouts are never read."""
+    """Builds a run's report from its decisions and a few other events. The many rollouts are never read."""
 
     def __init__(self, run: str) -> None:
         self.report = Report(run=run, generations=[], cells=[], cells_failed=[], compared=[])
         self.done = 0
-        """Rollouts of requests that are known to be answered."""
+        """Rollouts of the requests that are answered, as of the last `count`."""
         self._waiting: dict[str, tuple[str, RolloutsRequested]] = {}
-        self._asked: set[tuple[str | int, ...]] = set()
-        self._taken: set[str] = set()
+        self._counted: set[tuple[str | int, ...]] = set()
+        self._folded_ids: set[str] = set()
         self._position = 0
         self._began = 0
         self._forked = 0
-        """When a forked run itself began."""
+        """When a forked run itself began, in nanoseconds since 1970."""
 
     async def follow(self, log: Log) -> list[Event]:
-        """Fold what came since the last look, a forked run's past before all else; those events, in the order of the log."""
-        told: list[tuple[Event, int]] = []
-        if not self._taken:
+        """Fold the events appended since the last call, and return them in the order of the log. A forked run's past comes first."""
+        fresh: list[tuple[Event, int]] = []
+        if not self._folded_ids:
             for span in reversed(await ancestors(log, self.report.run)):
-                told += await self._look(log, span, 0)
-        told += await self._look(log, Span(self.report.run), self._position)
-        for event, time in told:
-            self._taken.add(event.id)
+                fresh += await self._read_new(log, span, 0)
+        fresh += await self._read_new(log, Span(self.report.run), self._position)
+        for event, time in fresh:
+            self._folded_ids.add(event.id)
             if isinstance(event.data, RolloutsRequested):
                 self._waiting[event.id] = event.run, event.data
             self._fold(event, time)
-        return [event for event, _ in told]
+        return [event for event, _ in fresh]
 
-    async def _look(self, log: Log, span: Span, position: int) -> list[tuple[Event, int]]:
-        """What came after a position, with the time when it was stored."""
+    async def _read_new(self, log: Log, span: Span, position: int) -> list[tuple[Event, int]]:
+        """The events after a position, each with the time when it was stored, in nanoseconds since 1970."""
         fresh: dict[int, tuple[Event, int]] = {}
         for head in await log.read(position + 1, PAGE_SIZE, subjects.head(span.run)):
             if head.sequence > span.last:
@@ -124,26 +125,26 @@ class Reporter:
             self._position = head.sequence
             for stored in await log.read(head.sequence + 1, made.outputs):
                 fresh[stored.sequence] = codec.decode_at(stored.subject, stored.data), stored.time
-        if fresh or not self._taken:
-            others = await log.last([subjects.subject(log.stream, span.run, "*", kind.tag()) for kind in BY_OTHERS])
+        if fresh or not self._folded_ids:
+            others = await log.last([subjects.subject(log.stream, span.run, "*", kind.tag()) for kind in REPORTED_TYPES])
             for stored in others.values():
                 for event in readable([stored] if stored.sequence <= span.last else []):
-                    if event.id not in self._taken:
+                    if event.id not in self._folded_ids:
                         fresh[stored.sequence] = event, stored.time
         return [fresh[sequence] for sequence in sorted(fresh)]
 
     async def count(self, log: Log) -> None:
-        """Bring `done` up to date: a request is answered when its last attempt stands in the log."""
+        """Bring `done` up to date. A request is answered when its last attempt is in the log, recorded or failed."""
         wanted = {}
         for request, (run, requested) in self._waiting.items():
             last = codec.event_id(run, TrajectoryRecorded, request, requested.items[-1], requested.attempts - 1)
-            wanted[subjects.subject(log.stream, run, last, "*")] = request  # recorded or failed
-        for where in await log.last(list(wanted)) if wanted else []:
-            _, requested = self._waiting.pop(wanted[exclusive_key(where)])
+            wanted[subjects.subject(log.stream, run, last, "*")] = request
+        for subject in await log.last(list(wanted)) if wanted else []:
+            _, requested = self._waiting.pop(wanted[exclusive_key(subject)])
             self.done += len(requested.items) * requested.attempts
 
-    def take_gold(self, stored: Stored) -> None:
-        """Fold one message of the gold stream."""
+    def fold_gold(self, stored: Stored) -> None:
+        """Fold one message of the stream GOLD."""
         if subjects.run_of(stored.subject) != self.report.run:
             return
         match codec.decode_at(stored.subject, stored.data).data:
@@ -158,7 +159,7 @@ class Reporter:
                 self.report.seconds = (stored.time - self._began) / 1e9
 
     def row(self, number: int) -> Generation:
-        """The row of a generation, made if it is not there."""
+        """The row of a generation, which is added if it is missing."""
         rows = self.report.generations
         while len(rows) <= number:
             rows.append(Generation(generation=len(rows)))
@@ -176,7 +177,7 @@ class Reporter:
             case LeverChosen(generation=generation):
                 row = self.row(generation)
                 row.lever, row.reason, row.began = fact.lever, fact.reason, time
-                row.change = row.change or fact.action  # one look may find the change itself, and only the next what was chosen
+                row.change = row.change or fact.action  # one call may read the change itself, and only the next the choice
             case ScaffoldProposed(generation=generation):
                 self.row(generation).change = fact.summary
             case ProposalFailed(generation=generation):
@@ -188,8 +189,10 @@ class Reporter:
                 self.row(generation).change = f"{algorithm} in place of {self.row(generation).change}"
             case WeightUpdateFinished(generation=generation):
                 self.row(generation).change += f" ({fact.rounds} played, {fact.solved} items solved)"
-            case RolloutsRequested(generation=generation) if fact.key() not in self._asked:  # a fork asks again for what it was not given
-                self._asked.add(fact.key())
+            case RolloutsRequested(generation=generation) if (
+                fact.key() not in self._counted
+            ):  # a fork asks again for what its parent was not given
+                self._counted.add(fact.key())
                 planned = len(fact.items) * fact.attempts
                 self.row(generation).rollouts += planned
                 report.rollouts += planned
@@ -220,16 +223,16 @@ class Reporter:
 
 
 async def follow_gold(gold: Log, reporter: Reporter, position: int) -> int:
-    """Read on to the end of the gold stream; the new position."""
+    """Fold what stands on the stream GOLD after a position; returns the new position."""
     while read := await gold.read(position + 1, PAGE_SIZE):
         for stored in read:
-            reporter.take_gold(stored)
+            reporter.fold_gold(stored)
         position = read[-1].sequence
     return position
 
 
 async def collect(log: Log, gold: Log, run: str) -> Report:
-    """The report of one run as its log stands now."""
+    """The report of one run as the two logs are now."""
     reporter = Reporter(run)
     await reporter.follow(log)
     await follow_gold(gold, reporter, 0)
@@ -237,7 +240,7 @@ async def collect(log: Log, gold: Log, run: str) -> Report:
 
 
 CELLS = ("start", "scaffold", "weights", "final", "uniform_policy")
-
+"""The auditor's cells that every run has, in the order in which they are shown; the baselines follow."""
 
 CELL_NAMES = {
     "start": "start: reference scaffold, base weights",
@@ -247,9 +250,9 @@ CELL_NAMES = {
     "uniform_policy": "final scaffold, uniformly random policy",
     "baselines": "what needs no agent",
 }
-"""The cells in words."""
+"""Each cell in words."""
 
 
-def order_cells(cells: Iterable[GoldScored]) -> list[GoldScored]:
-    """The cells as they are shown: what the levers did, then what needs no model, then what needs no agent."""
+def sort_cells(cells: Iterable[GoldScored]) -> list[GoldScored]:
+    """The cells in the order of `CELLS`, then the baselines by name."""
     return sorted(cells, key=lambda cell: (CELLS.index(cell.cell) if cell.cell in CELLS else len(CELLS), cell.cell, cell.split))

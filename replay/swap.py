@@ -177,7 +177,7 @@ def _verifier(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     judged: dict[str, Fact] = {}
     pairs: list[Pair] = []
     for told in stage.recorded.events:
-        attempt, recorded = told.event.data, stage.recorded.judged.get(told.event.id)
+        attempt, recorded = told.event.data, stage.recorded.judgements.get(told.event.id)
         if isinstance(attempt, TrajectoryRecorded) and recorded:
             judged[told.event.id] = now = score(told.event.id, attempt, other, labels)
             pairs.append(Pair(told, attempt, _reward(recorded), _reward(now)))
@@ -233,7 +233,7 @@ def _rewards(pairs: Sequence[Pair]) -> Iterator[Rewards]:
 
 
 def _scores(recorded: EventIndex, pairs: Sequence[Pair]) -> Iterator[Score]:
-    facts = [event.data for event in recorded.of(CandidateEvaluated, CandidateAccepted)]
+    facts = [event.data for event in recorded.of_types(CandidateEvaluated, CandidateAccepted)]
     kept = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
     for fact in facts:
         if isinstance(fact, CandidateEvaluated):
@@ -270,8 +270,8 @@ def _turn(stage: Stage, judged: Judgements) -> tuple[Turn | None, str]:
     run = next(iter(recorded.started))
     agent = recorded.started[run].agent
     place = {told.event.id: told.sequence for told in recorded.events}
-    answers = {told.event.id: said for told, said in recorded.asked("feedback_agent", FeedbackRequested, answers=CHOSEN)}
-    was, would = (Seen(DecisionSession(DECIDER, run), by, []) for by in (recorded.judged, judged))
+    answers = {told.event.id: said for told, said in recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)}
+    was, would = (Seen(DecisionSession(DECIDER, run), by, []) for by in (recorded.judgements, judged))
     for number, told in enumerate(recorded.events):
         if told.event.run != run:
             run = told.event.run
@@ -403,14 +403,14 @@ def _order(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
 
 def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     choose = from_source(source, str(path), "evolog_rules", ["choose"]).choose
-    asked = stage.recorded.asked("feedback_agent", FeedbackRequested, answers=CHOSEN)
-    known = stage.recorded.of(*HISTORY_TYPES)
+    asked = stage.recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)
+    known = stage.recorded.of_types(*HISTORY_TYPES)
     choices: list[Chosen] = []
     cannot: Counter[str] = Counter()
     for told, said in asked:
         requested, loaded = told.event.data, stage.loaded(told.event.run)
         assert isinstance(requested, FeedbackRequested)
-        shown = probe_attempts(stage.blobs, probed(stage.recorded, requested, stage.recorded.judged), loaded)
+        shown = probe_attempts(stage.blobs, probed(stage.recorded, requested, stage.recorded.judgements), loaded)
         if not shown:
             cannot["no attempt at the probe was scored, so there is nothing to go by"] += 1
             continue
@@ -460,52 +460,3 @@ def _chosen(given: object, loaded: Loaded, path: Path) -> Wish:
             f"{path}: choose named the edit {choice.action!r}; expected one of {', '.join(edits) or 'none'}; mend it and try again."
         )
     return Wish(choice.lever, _order(choice.action, choice) if choice.lever == "weights" else choice.action, choice.reason)
-
-
-def swap_lines(swapped: Swapped) -> list[str]:
-    """What is said of it to a person."""
-    lines = _verifier_lines(swapped) if swapped.service == "verifier" else _rules_lines(swapped)
-    return lines + [f"  {count:,} could not be: {reason}" for reason, count in swapped.cannot.items()]
-
-
-def _verifier_lines(swapped: Swapped) -> list[str]:
-    lines = [
-        f"{swapped.run}: {swapped.performed:,} trajectories scored by {swapped.name} ({swapped.path}) in place of {swapped.recorded_name}; "
-        f"{swapped.differ:,} rewards differ"
-    ]
-    lines += [
-        f"  {of.purpose:<6} {of.differ:>7,} of {of.attempts:>7,} differ, mean {_number(of.recorded)} -> {_number(of.now)}"
-        for of in swapped.rewards
-    ]
-    if not swapped.differ:
-        return [*lines, "Nothing would have come out differently."]
-    lines.append("such as")
-    for one in swapped.examples:
-        answer = "no answer" if one.answer is None else f"{one.answer!r:.60}"
-        lines.append(f"  {one.item} ({one.purpose}, sequence {one.sequence}), {answer}: {_number(one.recorded)} -> {_number(one.now)}")
-    lines.append("candidates on dev")
-    for of in swapped.scores:
-        verdict = "kept" if of.accepted else "dropped"
-        lines.append(f"  {of.generation:>3}  {of.lever:<9} {_number(of.recorded)} -> {_number(of.now)}  {verdict}, as recorded")
-    if swapped.turn:
-        lines.append(f"The first to come out differently, at sequence {swapped.turn.sequence}: {swapped.turn.words}.")
-        lines.append(f"What follows from it is not recorded; `{swapped.fork}` plays on from before the first reward that differs.")
-    elif not swapped.unknown:
-        lines.append("Every decision would have been the same.")
-    return [*lines, swapped.unknown] if swapped.unknown else lines
-
-
-def _rules_lines(swapped: Swapped) -> list[str]:
-    lines = [
-        f"{swapped.run}: {swapped.performed:,} requests for feedback answered by {swapped.path}, each as the run had come to it; "
-        f"{swapped.differ:,} choices differ"
-    ]
-    for of in swapped.choices:
-        lines.append(f"  generation {of.generation}, sequence {of.sequence}")
-        lines.append(f"    recorded {of.recorded_lever} {of.recorded_action}: {of.recorded_reason}")
-        lines.append(f"    now      {of.lever} {of.action}: {of.reason}")
-    return lines
-
-
-def _number(value: float | None) -> str:
-    return "  none" if value is None else f"{value:.4f}"

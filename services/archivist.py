@@ -1,4 +1,4 @@
-"""Keeps the archive current with the log, and answers SQL about it on a unix socket; it alone holds the file open."""
+"""The archivist: projects the log into the archive as it grows, and answers SQL on a unix socket. It alone holds the file open."""
 
 import asyncio
 import logging
@@ -13,23 +13,24 @@ import msgspec
 
 from events.errors import TryAgain, Unavailable, UsageError
 from replay.archive.projection import Archive, open_archive
-from replay.archive.query import SECONDS, SOCKET, Question, answer, listen_path, refusal, stop_listening
+from replay.archive.query import SECONDS, SOCKET, QueryRequest, answer, listen_path, refusal, stop_listening
 from runtime.log.port import Log
 from services.host.context import Context
 
 logger = logging.getLogger("evolog")
 PAGE_SIZE = 5000
-FEW = 1000
-"""Fewer than these are the end of the log."""
+SMALL_PAGE = 1000
+"""A page with fewer messages ends at the log's end; the next read then waits."""
 POLL_SECONDS = 0.25
-"""Seconds between two looks at the end of the log; small batches cost the archive most."""
+"""Seconds between two reads at the end of the log. Small transactions are what costs the archive most."""
 CONCURRENT = 8
-"""Queries that run at the same time; one more is asked to come back."""
-LONGEST_QUESTION = 1024 * 1024
+"""Queries that run at the same time; one more is refused with `TryAgain`."""
+LONGEST_REQUEST = 1024 * 1024
+"""Bytes of a request's line."""
 
 
 async def serve(context: Context) -> None:
-    """Project the log into DuckDB as it grows."""
+    """Run the service: project the log into its archive, and answer queries."""
     archive = await asyncio.to_thread(open_archive, context.node.archive)
     server = QueryServer(archive.connection, context.node.directory / SOCKET)
     try:
@@ -40,23 +41,23 @@ async def serve(context: Context) -> None:
 
 
 async def follow(log: Log, archive: Archive) -> None:
-    """Project a log as it grows."""
+    """Project a log into an archive, without end."""
     while True:
         try:
-            read = await log.read(archive.cursor + 1, PAGE_SIZE)
+            page = await log.read(archive.cursor + 1, PAGE_SIZE)
         except Unavailable as wrong:
             logger.warning("%s", wrong)
-            read = []
-        if read:
-            await asyncio.to_thread(archive.apply, read)
-        if len(read) < FEW:
+            page = []
+        if page:
+            await asyncio.to_thread(archive.apply, page)
+        if len(page) < SMALL_PAGE:
             await asyncio.sleep(POLL_SECONDS)
 
 
 class QueryServer:
     """Answers queries over an archive's connection on a unix socket, each in a thread and a read-only transaction of its own.
 
-    The connection's owner goes on writing meanwhile; each query sees the archive as it was when the query began.
+    The connection's owner may write meanwhile: each query sees the archive as it was when the query began.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, wanted: Path, seconds: float = SECONDS) -> None:
@@ -66,7 +67,7 @@ class QueryServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more questions, and take the socket away."""
+        """Stop answering, and remove the socket."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -80,7 +81,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, seconds: float) -> None:
         self.connection = connection
         self.seconds = seconds
-        self.places = threading.BoundedSemaphore(CONCURRENT)
+        self.permits = threading.BoundedSemaphore(CONCURRENT)
         self._path = path
         super().__init__(str(path), _Handler)
 
@@ -101,14 +102,14 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def _lines(self) -> Generator[bytes]:
         try:
-            question = msgspec.json.decode(self.rfile.readline(LONGEST_QUESTION), type=Question)
+            request = msgspec.json.decode(self.rfile.readline(LONGEST_REQUEST), type=QueryRequest)
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
             yield refusal(UsageError(f'A question is one line of JSON, such as {{"sql": "FROM runs"}}; this one is not: {wrong}.'))
             return
-        if not self.server.places.acquire(blocking=False):
+        if not self.server.permits.acquire(blocking=False):
             yield refusal(TryAgain(f"{CONCURRENT} queries are being answered already; try again."))
             return
         try:
-            yield from answer(self.server.connection, question.sql, self.server.seconds)
+            yield from answer(self.server.connection, request.sql, self.server.seconds)
         finally:
-            self.server.places.release()
+            self.server.permits.release()

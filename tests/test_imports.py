@@ -3,84 +3,251 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable
 
-ROOT = Path(__file__).parents[1]
-MAY_IMPORT = {
-    "events": {"events"},
-    "algorithms": {"events", "algorithms"},
-    "tasks": {"events", "tasks"},
-    "runtime": {"events", "algorithms", "tasks", "runtime"},
-    "replay": {"events", "algorithms", "tasks", "runtime", "replay"},
-    "services": {"events", "algorithms", "tasks", "runtime", "replay", "services"},
+import pytest
+
+from tests.harness.gold_access import PATHS, gold_methods, reaches
+from tests.harness.import_graph import PACKAGES, cycles, import_graph, module_name, names_imported, public_types, source_files
+from tests.harness.paths import ROOT, TESTS
+
+BELOW = {
+    "events": (),
+    "algorithms": ("events", "tasks.contract"),
+    "tasks": ("events",),
+    "runtime": ("events", "algorithms", "tasks"),
+    "replay": ("events", "algorithms", "tasks", "runtime"),
 }
+"""What each package may import besides itself; services may import them all."""
+CHILDREN = ("runtime/rollouts/child.py", "runtime/rollouts/openai/child.py", "runtime/rollouts/openai/relay.py")
+"""Scripts that run in the sandbox, where nothing of this program is: they define again what they share with it."""
+FIELDS_OF = ("row", "rows[0]", "one", "first", "last", "reference", "audit", "table", "run", "history", "manifest")
+"""Expressions whose fields of gold's name are figures: an audit's rows and tables, and a run's events on the stream GOLD."""
+HAVE_SUCH_FIELDS = ("replay/", "services/views/", "services/cli/", "services/host/sources.py")
+MAY_NAME_PATHS = {
+    "services/host/node.py": ("gold_blobs", "gold.duckdb"),
+    "replay/exports/folder.py": ("gold_blobs",),
+    "replay/audit/provenance": ("gold.py",),
+    "tasks/loading.py": ("gold.py",),
+}
+"""Who may write where gold is, by how the file's path begins: the node's layout, the export's, the check that no scaffold names it, and the contract of a task folder."""
+MAY_USE_PATHS = ("replay/", "services/cli/", "services/host/")
+"""Who may use the node's path of the auditor's blobs and archive: what an operator exports, audits or examines."""
+
+GRAPH = import_graph()
+AT_IMPORT = import_graph(lazy=False)
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+def within(module: str, *names: str) -> bool:
+    """Whether a module is one of these or inside one of these."""
+    return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
-def files(package: str) -> list[Path]:
-    return [path for path in sorted((ROOT / package).rglob("*.py")) if "scaffold" not in path.parent.name and path.parent.name != "steps"]
+def wrong_imports(of: Callable[[str], bool], forbidden: Callable[[str], bool]) -> list[str]:
+    """The imports that must not be, of the modules in question, of which there must be some."""
+    assert any(map(of, GRAPH)) and any(map(forbidden, GRAPH))
+    return [f"{module} imports {other}" for module in GRAPH if of(module) for other in sorted(GRAPH[module]) if forbidden(other)]
 
 
-def test_imports_go_one_way() -> None:
-    for package, allowed in MAY_IMPORT.items():
-        for path in files(package):
-            wrong = {name for name in imports(path) if name.split(".")[0] in MAY_IMPORT and name.split(".")[0] not in allowed}
-            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+@pytest.mark.parametrize("package", BELOW)
+def test_imports_go_one_way(package: str) -> None:
+    allowed = (package, *BELOW[package])
+    assert wrong_imports(lambda module: within(module, package), lambda other: not within(other, *allowed)) == []
 
 
-def test_only_the_auditor_asks_for_gold() -> None:
-    for package in MAY_IMPORT:
-        for path in files(package):
-            if path.name == "gold.py" or path == ROOT / "services" / "auditor.py":
+def is_process(module: str) -> bool:
+    """A service: each module that stands in `services` itself, the auditor's room, and the program that runs them."""
+    return module.count(".") == 1 and module.startswith("services.") or within(module, "services.auditor", "services.host.main")
+
+
+def test_nobody_imports_the_command_line_but_itself() -> None:
+    assert wrong_imports(lambda module: not within(module, "services.cli"), lambda other: within(other, "services.cli")) == []
+
+
+def test_a_process_and_its_host_know_nothing_of_what_a_user_sees() -> None:
+    def of(module: str) -> bool:
+        return is_process(module) and not within(module, "services.cli", "services.views") or within(module, "services.host")
+
+    assert wrong_imports(of, lambda other: within(other, "services.views", "services.cli")) == []
+
+
+def test_the_supervisor_does_not_know_the_doctor() -> None:
+    assert wrong_imports(lambda module: module == "services.host.supervisor", lambda other: other == "services.host.doctor") == []
+
+
+def test_effects_know_neither_log_nor_replay_nor_service() -> None:
+    assert wrong_imports(lambda module: within(module, "runtime.effects"), lambda other: within(other, "runtime.log")) == []
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Imports inside functions count too."""
+    pairs = {tuple(sorted((module, other))) for module, others in GRAPH.items() for other in others if module in GRAPH[other]}
+    assert pairs == set()
+
+
+def test_no_import_goes_round_in_a_circle() -> None:
+    assert cycles(AT_IMPORT) == []
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "d"}, "e": {"d"}}) == [["a", "b", "c"], ["d"]]
+
+
+def test_no_type_has_the_name_of_another() -> None:
+    """Tasks may share names among themselves: the contract prescribes some."""
+    where = defaultdict(list)
+    for package in PACKAGES:
+        for path in source_files(package):
+            relative = path.relative_to(ROOT).as_posix()
+            if relative in CHILDREN or (package == "tasks" and len(path.relative_to(ROOT).parts) > 2):
                 continue
-            wrong = {name for name in imports(path) if name.startswith("tasks.") and name.split(".")[-1] == "gold"}
-            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
-            if package == "services":
-                text = path.read_text(encoding="utf-8")
-                assert not any(
-                    call in text for call in (".gold()", ".perturbations(", ".perturbed(", ".worth(", ".beside(", ".canaries(", ".ceiling(")
-                ), path
+            for name in public_types(path.read_text(encoding="utf-8")):
+                where[name].append(relative)
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
+
+
+def knowing(*libraries: str) -> set[str]:
+    """The files that import one of these libraries, at once or later."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in source_files(package)
+        if any(within(name, *libraries) for name in names_imported(path.read_text(encoding="utf-8"), module_name(path)))
+    }
 
 
 def test_nats_is_known_in_two_modules() -> None:
-    knowing = {
-        path.relative_to(ROOT).as_posix()
-        for package in MAY_IMPORT
-        for path in files(package)
-        if any(name.split(".")[0] == "nats" for name in imports(path))
-    }
-    assert knowing == {"runtime/jetstream.py", "runtime/server.py"}
+    assert knowing("nats") == {"runtime/log/jetstream.py", "runtime/broker/streams.py"}
 
 
 def test_torch_is_known_where_weights_are() -> None:
-    knowing = {
-        path.relative_to(ROOT).as_posix()
-        for package in MAY_IMPORT
-        for path in files(package)
-        if any(name.split(".")[0] in ("torch", "peft") for name in imports(path))
-    }
-    assert all(name.startswith(("algorithms/learning/", "runtime/policies/")) for name in knowing), knowing
+    rooms = ("algorithms/learning/", "algorithms/models/", "algorithms/demos/", "runtime/policies/")
+    assert [file for file in knowing("torch", "peft") if not file.startswith(rooms)] == []
+
+
+def loaded_by(code: str, *modules: str) -> list[str]:
+    """Which of these modules a new process has loaded after this code."""
+    tell = f"{code}\nimport sys\nprint([name for name in {modules!r} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", tell], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names: list[str] = ast.literal_eval(out)
+    return names
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "runtime.run.decide",
+        "runtime.run.evolve",
+        "runtime.run.fork",
+        "events.catalogue",
+        "algorithms.search.chain",
+        "algorithms.statistics",
+    ],
+)
+def test_the_pure_core_touches_no_socket(module: str) -> None:
+    """`_socket` is no sign of one: typing_extensions, which msgspec needs, imports that C module for a type."""
+    assert loaded_by(f"import {module}", "socket", "ssl", "select", "asyncio", "nats", "subprocess") == []
 
 
 def test_the_command_line_starts_light() -> None:
-    code = (
-        "import sys, services.cli; print([name for name in ('nats', 'duckdb', 'torch', 'rich', 'msgspec', 'numpy') if name in sys.modules])"
-    )
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "[]"
+    assert loaded_by("import services.cli.main", "nats", "duckdb", "torch", "rich", "msgspec", "numpy") == []
 
 
 def test_no_service_needs_torch_to_start_but_the_trainer() -> None:
-    names = ("controller", "executor", "verifier", "archivist", "meta_agent", "feedback_agent", "auditor", "policy")
-    code = f"import sys, importlib\nfor name in {names}: importlib.import_module('services.' + name)\nprint('torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "False"
+    names = ("controller", "executor", "verifier", "archivist", "meta_agent", "feedback_agent", "auditor.service", "policy")
+    assert loaded_by("\n".join(f"import services.{name}" for name in names), "torch") == []
+
+
+def test_no_test_imports_another() -> None:
+    wrong = []
+    for path in sorted(TESTS.rglob("*.py")):
+        names = names_imported(path.read_text(encoding="utf-8"), module_name(path))
+        wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in names if within(name, "tests") and ".test_" in f".{name}"]
+    assert wrong == []
+
+
+METHODS = gold_methods((ROOT / "tasks/loading.py").read_text(encoding="utf-8"))
+
+
+def test_what_reads_gold_is_known() -> None:
+    assert len(METHODS) == 7 and METHODS >= {"gold", "perturbations", "perturbed", "canaries", "ceiling"}
+
+
+def test_gold_is_reached_by_the_auditor_alone() -> None:
+    found = {}
+    for package in PACKAGES:
+        for path in source_files(package):
+            relative = path.relative_to(ROOT).as_posix()
+            if relative.startswith("services/auditor/") or relative == "tasks/loading.py" or path.match("tasks/*/gold.py"):
+                continue
+            fields = FIELDS_OF if relative.startswith(HAVE_SUCH_FIELDS) else ()
+            may = {word for start, words in MAY_NAME_PATHS.items() if relative.startswith(start) for word in words}
+            may |= PATHS if relative.startswith(MAY_USE_PATHS) else set()
+            if lines := reaches(path.read_text(encoding="utf-8"), METHODS, fields, may):
+                found[relative] = lines
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "task.gold(0)",
+        "load('lawbench').gold()",
+        "labels = context.loaded.task.gold\nlabels()",
+        "getattr(load(name), 'gold')(0)",
+        "operator.methodcaller('ceiling', label)(task)",
+        "from tasks.lawbench import gold",
+        "from tasks.lawbench.gold import labels",
+        "def later():\n    import tasks.lawbench.gold as answers",
+        "from . import gold",
+        "importlib.import_module('tasks.lawbench.gold')",
+        "importlib.import_module(f'{task.package}.gold')",
+        "__import__(package + '.gold')",
+        "loading._module(folder, package, 'gold')",
+        "(task.folder / 'gold.py').read_text()",
+        "(task.folder / 'gold').with_suffix('.py')",
+        "open(f'{folder}/gold.py')",
+        "open(folder + '/go' + 'ld.py')",
+        "duckdb.connect('.evolog/gold.duckdb')",
+        "Blobs(node.directory / 'gold_blobs')",
+        "Blobs(node.gold_blobs)",
+        "task.perturbed('renamed', asked, truth, 0)",
+        "{name: measure for name, measure in task.canaries(label).items()}",
+    ],
+)
+def test_each_way_to_gold_is_found(source: str) -> None:
+    assert reaches(source, METHODS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from events.gold import GOLD, GoldScored",
+        "import events.gold",
+        "from events.subjects import GOLD, LOG\nsubject(GOLD, run, id, tag)",
+        "'''What gold.py says is for the auditor.'''",
+        "headings = ('of', 'score', 'gold')",
+        "history = History(run, past, messages, gold, blobs, gold_blobs)",
+        "task.labels(0)",
+        "golden = task.golden",
+    ],
+)
+def test_what_only_sounds_like_gold_is_not(source: str) -> None:
+    assert reaches(source, METHODS) == []
+
+
+def test_a_figure_named_gold_is_no_way_to_it_where_figures_are() -> None:
+    assert reaches("_share(row.gold)", METHODS, FIELDS_OF) == []
+    assert reaches("_share(row.gold)", METHODS) and reaches("row.gold()", METHODS, FIELDS_OF) and reaches("task.gold", METHODS, FIELDS_OF)
+
+
+def test_names_are_found_however_they_are_imported() -> None:
+    source = "import a.b\nfrom c import d\nfrom .. import e\nfrom .f import g\ndef later():\n    import h\n"
+    everything = {"a.b", "c", "c.d", "x", "x.e", "x.y.f", "x.y.f.g", "h"}
+    assert names_imported(source, "x.y.z") == everything and names_imported(source, "x.y.z", lazy=False) == everything - {"h"}
+
+
+def test_types_are_classes_and_aliases_in_camel_case() -> None:
+    source = "class A: ...\nclass _B: ...\nFoo = int\nFOO = 1\nfoo = 2\nbar: Foo = 3\nBar: object = 4\nState = TypeVar('State')\n"
+    assert public_types(source) == {"A", "Foo", "Bar"}

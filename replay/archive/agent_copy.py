@@ -1,6 +1,6 @@
-"""One run's tables as an agent may query them: copied out of the archive into a database of their own, without dev, test or other runs.
+"""The tables of one run that its Feedback-Agent may query, copied out of the archive into a database of their own.
 
-What is not in it cannot be asked for, whatever the SQL.
+The copy holds no dev or test item and no other run, so no SQL can reach them.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from events.catalogue import BY_TAG
 from events.errors import TryAgain, UserError
 from events.subjects import LOG
 from replay.archive.projection import VIEWS, connect
-from replay.archive.query import Result, answer, collect
+from replay.archive.query import QueryResult, answer, collect
 from runtime.agents.feedback import ROWS, Table
 from runtime.agents.session import Unfit
 from runtime.log.lineage import Span
 from tasks.contract import Example
 
 SECONDS = 10.0
-"""How long one query of an agent may take."""
-CURRENT = 15.0
-"""Seconds that the archive is given to come up to date."""
-MOST = 200_000
-"""Most rows of one table, the latest."""
+"""The longest that one query of an agent may take."""
+CATCH_UP_SECONDS = 15.0
+"""The longest wait for the archive to come up to date."""
+ROW_LIMIT = 200_000
+"""Most rows of one table; the latest are copied."""
 END = b'{"end":0}'
-"""Ends an answer that is not read to its own end."""
+"""Stands for the last line of an answer that is read in part."""
 TABLES = {
     "trajectories": "SELECT seq, generation, purpose, item, attempt, trajectory, scaffold, adapter, answer, reward, outcome, failure, "
     "seconds FROM trajectories WHERE split = 'train' ORDER BY seq DESC",
@@ -42,28 +42,29 @@ TABLES = {
     "steps": "SELECT * EXCLUDE (run, seq, id, cause, time) FROM optimizer_step_applied",
     "cost": "SELECT * EXCLUDE (run) FROM cost",
 }
-"""Over the events of the run and its past alone, and the archive's views of those."""
+"""The SELECT that fills each table. Its tables and views hold the events of the run and its past alone."""
 _EVENTS = sorted(tag for tag, entry in BY_TAG.items() if entry.stream == LOG)
 _VIEWS = re.findall(r"^CREATE VIEW (\w+) AS\n(.*?);$", VIEWS[LOG].read_text(), re.MULTILINE | re.DOTALL)
 
-Ask = Callable[[str], Result]
+QueryFunction = Callable[[str], QueryResult]
 
 
 class RunTables:
-    """The tables of one run, copied when they are first asked for. `ask` answers SQL over the archive; `event` must stand in it by then.
+    """The tables of one run, copied at the first query.
 
-    A forked run's `past` is in them, as if it were the run's own; nothing is of what its ancestors did later.
+    `ask` answers SQL over the archive. The copy waits until the event with id `event` is in the archive. The `past` of a forked run is
+    copied as if it were the run's own; what its ancestors did later is left out.
     """
 
-    def __init__(self, ask: Ask, run: str, past: Sequence[Span], event: str, train: Sequence[Example]) -> None:
+    def __init__(self, ask: QueryFunction, run: str, past: Sequence[Span], event: str, train: Sequence[Example]) -> None:
         self._ask, self._run, self._past, self._event, self._train = ask, run, past, event, train
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def query(self, sql: str) -> Table:
-        """The answer to one SELECT, with one row more than is shown where there are more; raises `Unfit` where there is none, with why."""
+        """The answer to one SELECT: at most `ROWS` rows, and one more as a sign of more. Raises `Unfit` where there is no answer."""
         try:
             if self._connection is None:
-                self._connection = self._copied()
+                self._connection = self._copy()
             with contextlib.closing(answer(self._connection, sql, SECONDS)) as lines:
                 found = collect(chain(islice(lines, 2), [END]))  # columns, and one fetch of more rows than are shown
         except UserError as wrong:
@@ -71,12 +72,12 @@ class RunTables:
         return Table(found.columns, found.rows[: ROWS + 1])
 
     def close(self) -> None:
-        """Forget the tables."""
+        """Drop the tables."""
         if self._connection is not None:
             self._connection.close()
 
-    def _copied(self) -> duckdb.DuckDBPyConnection:
-        end = time.monotonic() + CURRENT
+    def _copy(self) -> duckdb.DuckDBPyConnection:
+        end = time.monotonic() + CATCH_UP_SECONDS
         while not self._ask(f"SELECT 1 FROM events WHERE run = '{self._run}' AND id = '{self._event}'").rows:
             if time.monotonic() > end:
                 raise TryAgain("the archive is not up to date; ask again later, or do without.")
@@ -84,7 +85,7 @@ class RunTables:
         connection = connect(Path(":memory:"))
         views = _views(self._run, self._past)
         for name, sql in TABLES.items():
-            found = self._ask(f"{views} SELECT * FROM ({sql}) LIMIT {MOST}")
+            found = self._ask(f"{views} SELECT * FROM ({sql}) LIMIT {ROW_LIMIT}")
             types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in found.types]
             _make(connection, name, found.columns, types, found.rows)
         items = [(example.id, example.prompt, example.label, example.fold) for example in self._train]
@@ -93,10 +94,10 @@ class RunTables:
 
 
 def _views(run: str, past: Sequence[Span]) -> str:
-    """Tables and views of the archive, by their names, as they were if there were nothing in it but this run and its past."""
+    """A WITH clause that gives the archive's tables and views as if it held this run and its past alone."""
     spans = [Span(run), *past]
-    mine = " OR ".join(f"run = '{span.run}' AND seq <= {span.last}" for span in spans)
-    events = (f'"{tag}" AS (SELECT * REPLACE (\'{run}\' AS run) FROM main."{tag}" WHERE {mine})' for tag in _EVENTS)
+    own = " OR ".join(f"run = '{span.run}' AND seq <= {span.last}" for span in spans)
+    events = (f'"{tag}" AS (SELECT * REPLACE (\'{run}\' AS run) FROM main."{tag}" WHERE {own})' for tag in _EVENTS)
     return "WITH " + ", ".join(chain(events, (f"{name} AS ({body})" for name, body in _VIEWS if name != "runs")))
 
 

@@ -1,4 +1,4 @@
-"""The archive: the log as typed DuckDB tables, one for each type of event, appended exactly once and ready for SQL."""
+"""The archive: projects the log into a DuckDB file with one typed table for each type of event, each event exactly once."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
 }
-"""Memory has a bound, and no file, extension or Python variable is within reach of SQL."""
+"""DuckDB's settings: memory has a bound, and SQL reaches no file, extension or Python variable."""
 
 VIEWS = {LOG: Path(__file__).with_name("views.sql")}
 
@@ -37,7 +37,7 @@ _INCOMING = (
     "seq BIGINT, time BIGINT, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, source VARCHAR, "
     "size BIGINT, data VARCHAR"
 )
-"""What is appended of a message: `time` is in microseconds since 1970."""
+"""The columns appended for each message; `time` is in microseconds since 1970."""
 _TIME = "make_timestamptz(time)"
 _INSERT = f"INSERT INTO events SELECT seq, {_TIME}, subject, run, tag, id, cause, source, size FROM incoming"
 _BOOKKEEPING = (
@@ -52,13 +52,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Column(NamedTuple):
-    """How values of one type are kept, and how they are got out of JSON."""
+    """The DuckDB type for values of one Python type, and how they are taken out of JSON."""
 
     type: str
     structure: Any
-    """What DuckDB's `from_json` is told to expect."""
+    """The structure that DuckDB's `from_json` expects."""
     value: str = "{}"
-    """An expression over what `from_json` found."""
+    """A SQL expression over the value from `from_json`, which stands in for {}."""
 
 
 class _Table(NamedTuple):
@@ -66,8 +66,8 @@ class _Table(NamedTuple):
     insert: str
 
 
-class Part(NamedTuple):
-    """Messages, taken apart to be appended."""
+class ParsedMessages(NamedTuple):
+    """Messages parsed into the rows that are appended."""
 
     last: int
     """The sequence of the last of them."""
@@ -77,7 +77,7 @@ class Part(NamedTuple):
 
 
 def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """A connection to the file under `SETTINGS`, locked, in UTC.
+    """A connection to a DuckDB file under `SETTINGS`, which SQL cannot change any more, in UTC.
 
     Raises `TryAgain` where another process holds the file, `NotFound` where it is to be read and is not there, and
     `CheckFailed` where it is damaged.
@@ -97,8 +97,14 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
     return connection
 
 
+def require_duckdb(file: Path) -> None:
+    """Raise `UsageError` for a file that is there and is no DuckDB file."""
+    if file.is_file() and file.stat().st_size and file.open("rb").read(12)[8:] != b"DUCK":
+        raise UsageError(f"{file} is no DuckDB file, and is left as it is: name another.")
+
+
 class Archive:
-    """One stream, or one run of it, as tables in one DuckDB file, which this process holds until `close`.
+    """The tables of one stream, or of one run of it, in one DuckDB file, which this process holds until `close`.
 
     A file whose tables another version of the catalogue made is emptied, to be filled again from the log: `cursor` says from where.
     An integer that does not fit 64 bits is NULL here. Raises `UsageError` for a file that is something else.
@@ -119,11 +125,11 @@ class Archive:
 
     @property
     def cursor(self) -> int:
-        """The sequence of the last message in the archive, or of the last that was looked at for its run; 0 where there is none."""
+        """The sequence up to which the stream was projected; 0 at first."""
         return int(self._run("SELECT seq FROM cursor")[0][0])
 
     def apply(self, rows: Sequence[Stored]) -> int:
-        """Append messages and move the cursor in one transaction; how many were new. Those at or below the cursor are skipped.
+        """Append messages and move the cursor in one transaction. Returns how many were new: those at or below the cursor are skipped.
 
         Raises `CheckFailed` where sequences are missing; then, as after any other error, nothing has changed.
         """
@@ -136,9 +142,9 @@ class Archive:
         self.commit()
         return len(fresh)
 
-    def read(self, rows: Sequence[Stored]) -> Part:
-        """Take messages apart. It touches no file, and can be done in another thread."""
-        part = Part(rows[-1].sequence, [], [], [])
+    def read(self, rows: Sequence[Stored]) -> ParsedMessages:
+        """Parse messages. Touches no file, so another thread may do it."""
+        parsed = ParsedMessages(rows[-1].sequence, [], [], [])
         wanted = [row for row in rows if run_of(row.subject) == self.run] if self.run else rows
         for row in wanted:
             sequence, time, subject, data = row.sequence, row.time // 1000, row.subject, row.data
@@ -148,31 +154,31 @@ class Archive:
                 if tag not in self._tables:
                     raise Unreadable(f"{tag} belongs on the stream {BY_TAG[tag].stream}, found on {self.stream}")
             except (Unreadable, RecursionError) as wrong:
-                part.unreadable.append((sequence, _EPOCH + timedelta(microseconds=time), subject, str(wrong), data))
+                parsed.unreadable.append((sequence, _EPOCH + timedelta(microseconds=time), subject, str(wrong), data))
                 continue
-            part.readable.append((row, event))
+            parsed.readable.append((row, event))
             text = _encode(event.data).decode()
-            part.incoming.append((sequence, time, subject, event.run, tag, event.id, event.cause, event.source, len(data), text))
-        return part
+            parsed.incoming.append((sequence, time, subject, event.run, tag, event.id, event.cause, event.source, len(data), text))
+        return parsed
 
-    def add(self, part: Part) -> None:
-        """Append what was read, which follows on the cursor, within a transaction that `commit` ends; an error undoes all of it."""
+    def add(self, parsed: ParsedMessages) -> None:
+        """Append the messages that follow the cursor, within a transaction that `commit` ends; an error rolls all of it back."""
         if not self._open:
             self.connection.begin()
             self._open = True
         try:
-            self._append("unreadable", part.unreadable)
-            self._append("incoming", part.incoming)
-            tags = sorted({row[4] for row in part.incoming})
+            self._append("unreadable", parsed.unreadable)
+            self._append("incoming", parsed.incoming)
+            tags = sorted({row[4] for row in parsed.incoming})
             # in one call, which gives up Python's lock once
             self._run(";".join([_INSERT, *(self._tables[tag].insert for tag in tags), "TRUNCATE incoming"]))
-            self._run(f"UPDATE cursor SET seq = {part.last}")
+            self._run(f"UPDATE cursor SET seq = {parsed.last}")
         except BaseException:
             self._undo()
             raise
 
     def commit(self) -> None:
-        """Make what was added last."""
+        """Commit what was added since the last commit."""
         try:
             self.connection.commit()
         except BaseException:
@@ -185,7 +191,7 @@ class Archive:
         self._open = False
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.connection.close()
 
     def _append(self, table: str, rows: list[tuple[Any, ...]]) -> None:
@@ -198,14 +204,14 @@ class Archive:
         return self.connection.execute(sql).fetchall()
 
     def _prepare(self) -> None:
-        """Make what is not there yet: the tables, anew if their definitions changed, and the views, anew if their text did."""
+        """Make the tables and views that are missing; both are made anew if their definitions have changed."""
         definitions = [*_BOOKKEEPING, *(table.create for table in self._tables.values())]
         views = VIEWS[self.stream].read_text() if self.stream in VIEWS else ""
         wanted = (_digest("\n".join(definitions)), _digest(views))
-        there = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
-        if there["TABLE"] and "made" not in there["TABLE"]:
+        existing = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
+        if existing["TABLE"] and "made" not in existing["TABLE"]:
             raise UsageError(f"{self.path} is a DuckDB file that evolog did not make, and is left as it is: name another file.")
-        found = self._run("SELECT tables, views FROM made")[0] if "made" in there["TABLE"] else ("", "")
+        found = self._run("SELECT tables, views FROM made")[0] if "made" in existing["TABLE"] else ("", "")
         if found == wanted:
             ((stream, run),) = self._run("SELECT stream, run FROM cursor")
             if (stream, run) != (self.stream, self.run):
@@ -215,10 +221,10 @@ class Archive:
             return
         self.connection.begin()
         try:
-            for name in there["VIEW"]:
+            for name in existing["VIEW"]:
                 self._run(f'DROP VIEW "{name}"')
             if found[0] != wanted[0]:
-                for name in there["TABLE"]:
+                for name in existing["TABLE"]:
                     self._run(f'DROP TABLE "{name}"')
                 for definition in definitions:
                     self._run(definition)
@@ -286,7 +292,7 @@ def _column(kind: inspect.Type) -> _Column:
         case inspect.VarTupleType(item_type=inspect.StructType(array_like=True) as struct):
             fields = _fields(struct)
             parts = ", ".join(
-                f'"{name}" := TRY_CAST(part[{place}] AS {field.type})' for place, (name, field) in enumerate(fields.items(), 1)
+                f'"{name}" := TRY_CAST(part[{number}] AS {field.type})' for number, (name, field) in enumerate(fields.items(), 1)
             )
             return _Column(f"{_struct(fields)}[]", [["VARCHAR"]], f"list_transform({{}}, lambda part: struct_pack({parts}))")
         case inspect.VarTupleType(item_type=item):
@@ -304,7 +310,7 @@ def _struct(fields: dict[str, _Column]) -> str:
 
 
 def open_archive(path: Path, stream: str = LOG) -> Archive:
-    """The archive at `path`; one that is damaged is put aside, since the log can fill another."""
+    """The archive at `path`. A damaged one is renamed to `.damaged`, and a new one is begun, which the log can fill."""
     try:
         return Archive(path, stream)
     except CheckFailed as wrong:

@@ -1,6 +1,6 @@
-"""SQL over the archive that can only read: asked of the archivist while it runs, else of the file itself.
+"""Read-only SQL over the archive: answered by the archivist while it runs, else from the file itself.
 
-An answer is JSON lines, the same from the archivist's socket as from the file: the columns, chunks of rows, then the end or an error.
+An answer is lines of JSON, the same from the archivist's socket as from the file: the columns, chunks of rows, then the end or an error.
 """
 
 import contextlib
@@ -20,28 +20,28 @@ from replay.archive.projection import connect
 ARCHIVE = "archive.duckdb"
 SOCKET = "query.sock"
 SECONDS = 30.0
-"""How long one query may take, the sending of its rows included."""
+"""The longest that one query may take, the sending of its rows included."""
 _CHUNK = 1000
 _LONGEST_SOCKET_PATH = 100
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
-class Result(NamedTuple):
-    """A query's answer. Values are those of JSON: times are ISO 8601 in UTC, bytes are base64, a number that is not finite is None."""
+class QueryResult(NamedTuple):
+    """A query's answer. Values are as in JSON: times are ISO 8601 in UTC, bytes are base64, a non-finite number is None."""
 
     columns: tuple[str, ...]
     types: tuple[str, ...]
-    """DuckDB's names of the columns' types."""
+    """The columns' types, by DuckDB's names."""
     rows: list[tuple[Any, ...]]
 
 
-class Question(msgspec.Struct, frozen=True):
-    """What a client sends, as one line."""
+class QueryRequest(msgspec.Struct, frozen=True):
+    """The one line that a client sends."""
 
     sql: str
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+class AnswerLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of an answer; `end` counts the rows sent, `error` is a sentence and `code` its exit code."""
 
     columns: tuple[str, ...] = ()
@@ -52,11 +52,11 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     code: int = 0
 
 
-_encoder = msgspec.json.Encoder(enc_hook=str, decimal_format="number")
-_decoder = msgspec.json.Decoder(Line)
+JSON_ENCODER = msgspec.json.Encoder(enc_hook=str, decimal_format="number")
+_decoder = msgspec.json.Decoder(AnswerLine)
 
 
-def query(directory: Path, sql: str) -> Result:
+def query(directory: Path, sql: str) -> QueryResult:
     """The answer to one SELECT or EXPLAIN over the archive in this directory.
 
     Raises `UsageError` for SQL that is wrong or not allowed, `NotFound` where there is no archive, `TryAgain` where it is busy,
@@ -66,19 +66,19 @@ def query(directory: Path, sql: str) -> Result:
     if client is None:
         return query_file(directory / ARCHIVE, sql)
     with client, client.makefile("rwb") as stream:
-        stream.write(_encoder.encode(Question(sql)) + b"\n")
+        stream.write(JSON_ENCODER.encode(QueryRequest(sql)) + b"\n")
         stream.flush()
         return collect(stream)
 
 
-def query_file(archive: Path, sql: str) -> Result:
-    """As `query`, over this file: one that nobody holds, such as a rebuilt one."""
+def query_file(archive: Path, sql: str) -> QueryResult:
+    """As `query`, over a file that no process holds, such as a rebuilt archive."""
     with connect(archive, read_only=True) as connection, contextlib.closing(answer(connection, sql)) as lines:
         return collect(lines)
 
 
 def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SECONDS) -> Generator[bytes]:
-    """The lines of the answer to a query, which runs on a cursor of its own in a transaction that cannot write.
+    """Answer a query, line by line. It runs on a cursor of its own, in a transaction that cannot write.
 
     The connection must come from `replay.archive.projection.connect`, which puts files, extensions and settings out of reach.
     """
@@ -100,7 +100,7 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SEC
     except duckdb.InterruptException:
         yield refusal(UserError(f"The query was stopped after {seconds:g} s: narrow it, or ask for fewer rows.", code=124))
     except duckdb.Error as wrong:
-        yield refusal(UsageError(_sentence(wrong)))
+        yield refusal(UsageError(error_sentence(wrong)))
     except UserError as wrong:
         yield refusal(wrong)
     finally:
@@ -110,11 +110,11 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SEC
 
 def refusal(wrong: UserError) -> bytes:
     """The line that ends an answer with an error."""
-    return _line(Line(error=str(wrong), code=wrong.code))
+    return _line(AnswerLine(error=str(wrong), code=wrong.code))
 
 
 def listen_path(wanted: Path) -> Path:
-    """Where to listen so that clients find the socket at `wanted`, freed of what an earlier listener left there.
+    """The path to listen at, so that clients who look at `wanted` find the socket. Removes what an earlier listener left there.
 
     A path too long for a unix socket is replaced by one in a new directory that only this user can enter; a file beside
     `wanted` then names it.
@@ -129,13 +129,13 @@ def listen_path(wanted: Path) -> Path:
 
 
 def connect_path(wanted: Path) -> Path:
-    """Where the socket that clients look for at `wanted` is."""
+    """The path of the socket that clients look for at `wanted`."""
     note = _note(wanted)
     return Path(note.read_text()) if note.exists() else wanted
 
 
 def stop_listening(wanted: Path) -> None:
-    """Take away the socket at `wanted`, with the directory and the file that `listen_path` made for it."""
+    """Remove the socket at `wanted`, with the directory and the file that `listen_path` made for it."""
     path = connect_path(wanted)
     path.unlink(missing_ok=True)
     if path != wanted:
@@ -155,36 +155,36 @@ def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
     if kinds[0] == duckdb.StatementType.SELECT:
         relation = cursor.sql(statement)
         columns, types = relation.columns, [str(kind) for kind in relation.types]
-        values = ", ".join(_portable(f"#{place}", kind) for place, kind in enumerate(types, 1))
+        values = ", ".join(_portable(f"#{number}", kind) for number, kind in enumerate(types, 1))
         cursor.execute(f"SELECT {values} FROM (\n{_body(statement.query)}\n)")
     else:
         cursor.execute(statement)
         columns, types = [column[0] for column in cursor.description], [str(column[1]) for column in cursor.description]
-    yield _line(Line(columns=_distinct(columns), types=tuple(types)))
+    yield _line(AnswerLine(columns=_distinct(columns), types=tuple(types)))
     count = 0
     while rows := cursor.fetchmany(_CHUNK):
         count += len(rows)
-        yield _line(Line(rows=rows))
-    yield _line(Line(end=count))
+        yield _line(AnswerLine(rows=rows))
+    yield _line(AnswerLine(end=count))
 
 
-def _kind(of: duckdb.Statement) -> duckdb.StatementType | None:
+def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
     """None for a kind that DuckDB's Python does not know, such as UPDATE EXTENSIONS."""
     try:
-        return of.type
+        return statement.type
     except ValueError:
         return None
 
 
 def _body(sql: str) -> str:
-    """One statement without the semicolon that ends it and what stands behind that."""
+    """One statement, without its closing semicolon and what follows it."""
     operator = duckdb.token_type.operator
-    return sql[: next((place for place, kind in duckdb.tokenize(sql) if kind == operator and sql[place] == ";"), len(sql))]
+    return sql[: next((offset for offset, kind in duckdb.tokenize(sql) if kind == operator and sql[offset] == ";"), len(sql))]
 
 
-def _line(line: Line) -> bytes:
+def _line(line: AnswerLine) -> bytes:
     try:
-        return _encoder.encode(line) + b"\n"
+        return JSON_ENCODER.encode(line) + b"\n"
     except TypeError as wrong:
         raise UsageError(f"A value cannot be given out as it is ({wrong}): cast it to VARCHAR.") from wrong
 
@@ -201,7 +201,7 @@ def _portable(value: str, kind: str) -> str:
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, with a number added to those that came before."""
+    """The names, made unique by a number behind those that repeat."""
     found: dict[str, None] = {}
     for name in names:
         unique, number = name, 0
@@ -212,12 +212,12 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _sentence(wrong: duckdb.Error) -> str:
-    """DuckDB's message without its picture of where in the SQL it was."""
+def error_sentence(wrong: duckdb.Error) -> str:
+    """DuckDB's message as one line, without its excerpt of the SQL."""
     return " ".join(str(wrong).split("\n\nLINE")[0].split())
 
 
-def collect(lines: Iterable[bytes]) -> Result:
+def collect(lines: Iterable[bytes]) -> QueryResult:
     """The result in the lines of an answer; raises the error that they end with."""
     columns: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -225,12 +225,12 @@ def collect(lines: Iterable[bytes]) -> Result:
     for text in lines:
         line = _decoder.decode(text)
         match line:
-            case Line(error="", end=-1):
+            case AnswerLine(error="", end=-1):
                 columns, types = columns or line.columns, types or line.types
                 rows.extend(line.rows)
-            case Line(error=""):
-                return Result(columns, types, rows)
-            case Line(code=UsageError.code):
+            case AnswerLine(error=""):
+                return QueryResult(columns, types, rows)
+            case AnswerLine(code=UsageError.code):
                 raise UsageError(line.error)
             case _:
                 raise UserError(line.error, code=line.code)

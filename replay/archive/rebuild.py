@@ -1,11 +1,12 @@
-"""The archive, made from the log from nothing, with every gap and every run's hash chain looked at on the way.
+"""Rebuilds the archive from the log, and checks on the way that no sequence is missing and that every run's hash chain holds.
 
-Whatever the parts in which the log is read, the tables are those of the live archive, and a rebuild that is killed goes on from its cursor.
-What the chains stand at is kept in the file too (the schema `rebuild`) and moves with the cursor in one transaction. For a file that lacks
-it, since the archivist filled it, that part of the log is read once more for the chains alone.
+The tables are those of the live archive, whatever the size of the pages in which the log is read. A rebuild that is killed goes on from its
+cursor: the state of the chains is saved in the same file (the schema `rebuild`) and moves with the cursor in one transaction. A file that
+the archivist filled lacks that state; its part of the log is then read once more for the chains alone.
 """
 
 import gc
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,76 +17,95 @@ import msgspec
 
 from events.errors import CheckFailed, UsageError
 from events.subjects import LOG
-from replay.archive.projection import Archive, Part
-from replay.chain import Broken, Chain
+from replay.archive.projection import Archive, ParsedMessages
+from replay.chain import Chain, ChainBreak
+from replay.history import EventProgress, History
 from runtime.log.port import Stored, require_contiguous
 
 PAGE_SIZE = 20_000
 COMMIT_ROWS, COMMIT_BYTES = 250_000, 512 * 1024 * 1024
-"""A transaction ends when it holds as much: large ones are written to the disk once, small ones twice."""
-WAITING = 2
-"""Parts that are read ahead of those that are being written."""
+"""A transaction is committed when it holds that many rows or bytes: DuckDB writes large ones to the disk once, small ones twice."""
+READ_AHEAD = 2
+"""Pages that are read ahead of the one that is being written."""
 
-Read = Callable[[int, int], list[Stored]]
-"""Up to so many messages from a sequence on, in order; none at the end of the log."""
+ReadMessages = Callable[[int, int], list[Stored]]
+"""Reads messages in order: from a sequence on (first argument), at most so many (second); an empty list at the end of the log."""
 
 
-class Rebuilt(NamedTuple):
-    """What a rebuild did."""
+class RebuildResult(NamedTuple):
+    """What a rebuild read and found."""
 
     events: int
-    """Messages that it read and that were new to the file."""
+    """Messages that were new to the file."""
     decisions: int
-    """Decisions whose digests were found right, those of earlier rebuilds of this file included."""
-    broken: Broken | None
-    """The first decision of all runs that does not hold."""
+    """Decisions whose digests are right, those that earlier rebuilds of this file checked included."""
+    broken: ChainBreak | None
+    """The first break of any run's chain."""
     gap: str
-    """What is missing in the log, as a sentence; nothing behind it was read."""
+    """The first gap of the log as a sentence; nothing behind it was read. Empty where there is none."""
 
 
-class _State(msgspec.Struct):
-    """The chains as they stand at a sequence of the log."""
+class _SavedChains(msgspec.Struct):
+    """All chains as they are at a sequence of the log."""
 
     sequence: int = 0
     chains: list[bytes] = []
-    broken: Broken | None = None
+    broken: ChainBreak | None = None
 
 
 def rebuild(
-    read: Read, into: Path, run: str = "", *, end: int, whole: bool = True, told: Callable[[int, int], None] = lambda done, total: None
-) -> Rebuilt:
-    """Bring the file from where it stands to the sequence `end` of the log: all runs, or one of them.
+    read: ReadMessages,
+    into: Path,
+    run: str = "",
+    *,
+    end: int,
+    whole: bool = True,
+    progress: EventProgress = lambda done, total: None,
+) -> RebuildResult:
+    """Bring the archive file `into` from its cursor to the sequence `end` of the log: all runs, or the one named.
 
-    Where the source is not `whole`, as an export of one run, sequences may be missing. `told` hears how far the log was read, and `end`.
+    A source that is not `whole`, such as an export of one run, may lack sequences.
     Raises what `Archive` does, and `UsageError` where the file holds another run or was filled from another log.
     """
     archive, collected = Archive(into, LOG, run), gc.isenabled()
     gc.disable()  # what is made here by the million has no cycles
     try:
-        return _Rebuild(archive, read, end, whole, told).go_on()
+        return _Rebuild(archive, read, end, whole, progress).go_on()
     finally:
         if collected:
             gc.enable()
         archive.close()
 
 
-class _Rebuild:
-    def __init__(self, archive: Archive, read: Read, end: int, whole: bool, told: Callable[[int, int], None]) -> None:
-        self.archive, self.source, self.end, self.whole, self.told = archive, read, end, whole, told
-        self.chains: dict[str, Chain] = {}
-        self.broken: Broken | None = None
+def rebuild_from_history(history: History, into: Path, progress: EventProgress = lambda done, total: None) -> RebuildResult:
+    """As `rebuild`, from a run in memory, such as an export of one."""
+    messages = history.everything
+    sequences = [stored.sequence for stored in messages]
 
-    def go_on(self) -> Rebuilt:
+    def read(start: int, limit: int) -> list[Stored]:
+        first = bisect_left(sequences, start)
+        return messages[first : first + limit]
+
+    return rebuild(read, into, history.run, end=sequences[-1], whole=False, progress=progress)
+
+
+class _Rebuild:
+    def __init__(self, archive: Archive, read: ReadMessages, end: int, whole: bool, progress: EventProgress) -> None:
+        self.archive, self.source, self.end, self.whole, self.progress = archive, read, end, whole, progress
+        self.chains: dict[str, Chain] = {}
+        self.broken: ChainBreak | None = None
+
+    def go_on(self) -> RebuildResult:
         cursor = self.archive.cursor
         self._require_same_log()
         position, gap, rows, size = self._restore(cursor), "", 0, 0
         written: deque[Future[None]] = deque()
-        # one thread reads and takes apart, one writes: the database works outside of Python's lock
+        # one thread reads and parses, one writes: the database works outside of Python's lock
         with ThreadPoolExecutor(1, "writing") as writer:
 
             def later(work: Callable[..., None], *arguments: object) -> None:
                 written.append(writer.submit(work, *arguments))
-                if len(written) > WAITING:
+                if len(written) > READ_AHEAD:
                     written.popleft().result()
 
             while position < self.end:
@@ -97,12 +117,12 @@ class _Rebuild:
                 if not read:
                     break
                 position = read[-1].sequence
-                part = self.archive.read(read)
-                self._check(part)
-                self.told(position, self.end)
+                parsed = self.archive.read(read)
+                self._check(parsed)
+                self.progress(position, self.end)
                 if position <= cursor:
                     continue
-                later(self.archive.add, part)
+                later(self.archive.add, parsed)
                 rows, size = rows + len(read), size + sum(len(stored.data) for stored in read)
                 if rows >= COMMIT_ROWS or size >= COMMIT_BYTES:
                     later(self._commit, self._state(position))
@@ -111,7 +131,7 @@ class _Rebuild:
                 later(self._commit, self._state(position))
             while written:
                 written.popleft().result()
-        return Rebuilt(max(0, position - cursor), sum(chain.decisions for chain in self.chains.values()), self.broken, gap)
+        return RebuildResult(max(0, position - cursor), sum(chain.decisions for chain in self.chains.values()), self.broken, gap)
 
     def _read(self, start: int, limit: int) -> list[Stored]:
         """The next messages, those before a gap first; raises `CheckFailed` where the very next is missing."""
@@ -131,32 +151,32 @@ class _Rebuild:
         if last and found != [last]:
             raise UsageError(f"{self.archive.path} was filled from another log, up to sequence {last[0]}: name another file.")
 
-    def _check(self, part: Part) -> None:
+    def _check(self, parsed: ParsedMessages) -> None:
         chains = self.chains
-        for stored, event in part.readable:
+        for stored, event in parsed.readable:
             if (chain := chains.get(event.run)) is None:
                 chain = chains[event.run] = Chain(event.run)
             if broken := chain.take(stored.sequence, stored.subject, stored.data):
                 self.broken = self.broken or broken
 
     def _state(self, position: int) -> bytes:
-        return msgspec.msgpack.encode(_State(position, [chain.saved() for chain in self.chains.values()], self.broken))
+        return msgspec.msgpack.encode(_SavedChains(position, [chain.save() for chain in self.chains.values()], self.broken))
 
     def _commit(self, state: bytes) -> None:
         self.archive.connection.execute("UPDATE rebuild.chains SET state = $1", [state]).fetchall()
         self.archive.commit()
 
     def _restore(self, cursor: int) -> int:
-        """The sequence up to which the chains are known."""
+        """Load the chains from the file; the sequence up to which they are known."""
         connection = self.archive.connection
         connection.execute("CREATE SCHEMA IF NOT EXISTS rebuild").fetchall()
         connection.execute("CREATE TABLE IF NOT EXISTS rebuild.chains (state BLOB)").fetchall()
         found = connection.execute("FROM rebuild.chains").fetchone()
-        state = msgspec.msgpack.decode(found[0], type=_State) if found else _State()
+        state = msgspec.msgpack.decode(found[0], type=_SavedChains) if found else _SavedChains()
         if not found:
             connection.execute("INSERT INTO rebuild.chains VALUES ($1)", [msgspec.msgpack.encode(state)]).fetchall()
         if state.sequence != cursor:
             return 0
-        self.chains = {chain.run: chain for chain in map(Chain.restored, state.chains)}
+        self.chains = {chain.run: chain for chain in map(Chain.restore, state.chains)}
         self.broken = state.broken
         return cursor

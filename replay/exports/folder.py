@@ -1,8 +1,9 @@
-"""A recorded run as a folder of files.
+"""Writes and reads exports: a recorded run as a folder of files.
 
-An export is a folder: `export.json` says what it holds, `events.ndjson` has a line for each message (the sequence and time that the log
-gave it, its subject, and the event as it was written, to the byte), `gold.ndjson` the same of the stream GOLD; `blobs` and `gold_blobs` are
-laid out as in a project directory.
+- `export.json` says what the export holds.
+- `events.ndjson` has a line for each message: sequence and time by the log, subject, and the event as it was written, to the byte.
+- `gold.ndjson` has the same for the stream GOLD.
+- `blobs` and `gold_blobs` are laid out as in a project directory.
 """
 
 import base64
@@ -31,26 +32,26 @@ _DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """What an export says of itself. `sha256` is that of each file of messages."""
+    """The description of an export, `export.json`. `sha256` holds the digest of each file of messages."""
 
     format: int
     version: str
     run: str
     ancestors: tuple[str, ...]
-    """Of a fork: the runs whose messages are its past, the oldest first."""
+    """The runs whose messages are a fork's past, the oldest first; none for a run that is no fork."""
     events: int
     gold: int
     blobs: int
     sha256: dict[str, str]
     started: RunStarted
     began: str
-    """When the first message was stored."""
+    """When the first message was stored, in RFC 3339."""
     finished: RunFinished | None
     decisions: int
 
 
-class Line(msgspec.Struct, omit_defaults=True):
-    """One message of an export: its event as written, or its bytes in base64 where they are no event."""
+class ExportLine(msgspec.Struct, omit_defaults=True):
+    """One message of an export. `event` is the event as it was written; a message that is no JSON has its `bytes` in base64 instead."""
 
     sequence: int
     stored: str
@@ -65,15 +66,17 @@ def is_export(path: Path) -> bool:
 
 
 def write(history: History, target: Path, version: str) -> Manifest:
-    """Export a run into a new folder, which appears whole; raises `UsageError` where something is there already."""
+    """Export a run into a new folder, which appears at once and whole; raises `UsageError` for a folder that is not empty."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already, and an export is written into a new folder: name another.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
-        sums = {name: _write_lines(room / name, messages) for name, messages in ((EVENTS, history.everything), (GOLD_EVENTS, history.gold))}
-        copied = _copy(history.everything, history.blobs, room / BLOBS)
-        copied += _copy(history.gold, history.gold_blobs, room / GOLD_BLOBS)
+        sums = {
+            name: _write_lines(temporary / name, messages) for name, messages in ((EVENTS, history.everything), (GOLD_EVENTS, history.gold))
+        }
+        copied = _copy(history.everything, history.blobs, temporary / BLOBS)
+        copied += _copy(history.gold, history.gold_blobs, temporary / GOLD_BLOBS)
         manifest = Manifest(
             format=FORMAT,
             version=version,
@@ -88,35 +91,35 @@ def write(history: History, target: Path, version: str) -> Manifest:
             finished=history.finished,
             decisions=sum(stored.subject == head(history.run) for stored in history.messages),
         )
-        (room / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        (temporary / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         if target.exists():
             target.rmdir()
-        os.replace(room, target)
+        os.replace(temporary, target)
     except BaseException:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     return manifest
 
 
 def read(folder: Path) -> History:
-    """The run in an export. Raises `NotFound` where there is none, `CheckFailed` where its files are not those that were written."""
-    manifest = manifest_of(folder)
-    of = {}
+    """Read an export. Raises `NotFound` where there is none, `CheckFailed` where its files are not as they were written."""
+    manifest = read_manifest(folder)
+    messages = {}
     for name, expected in ((EVENTS, manifest.events), (GOLD_EVENTS, manifest.gold)):
         data = _bytes(folder / name)
         found = hashlib.sha256(data).hexdigest()
         if found != manifest.sha256.get(name):
             raise CheckFailed(f"{folder / name} is not as it was exported: its SHA-256 is {found[:12]}. Export the run again.")
-        of[name] = [_stored(line, folder / name, number) for number, line in enumerate(data.split(b"\n")[:-1], 1)]
-        if len(of[name]) != expected:
-            raise CheckFailed(f"{folder / name} has {len(of[name])} lines, and {expected} were exported. Export the run again.")
-    past = [stored for stored in of[EVENTS] if run_of(stored.subject) != manifest.run]
-    own = [stored for stored in of[EVENTS] if run_of(stored.subject) == manifest.run]
-    return History(manifest.run, past, own, of[GOLD_EVENTS], Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS))
+        messages[name] = [_stored(line, folder / name, number) for number, line in enumerate(data.split(b"\n")[:-1], 1)]
+        if len(messages[name]) != expected:
+            raise CheckFailed(f"{folder / name} has {len(messages[name])} lines, and {expected} were exported. Export the run again.")
+    past = [stored for stored in messages[EVENTS] if run_of(stored.subject) != manifest.run]
+    own = [stored for stored in messages[EVENTS] if run_of(stored.subject) == manifest.run]
+    return History(manifest.run, past, own, messages[GOLD_EVENTS], Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS))
 
 
-def manifest_of(folder: Path) -> Manifest:
-    """What the export in a folder says of itself."""
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the description of the export in a folder; raises as `read`."""
     try:
         manifest = msgspec.json.decode(_bytes(folder / MANIFEST), type=Manifest)
     except msgspec.DecodeError as wrong:
@@ -128,19 +131,19 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def check_blobs(history: History) -> int:
-    """Read every blob of an export, and say how many there are; raises `CheckFailed` for one that is damaged."""
+    """Read every blob of an export and return their number; raises `CheckFailed` for a damaged or missing one."""
     count = 0
     for blobs in (history.blobs, history.gold_blobs):
         for path in sorted(blobs.root.glob("sha256/*/*")):
             blobs.get(path.name)
             count += 1
-    if count != (named := manifest_of(history.blobs.root.parent).blobs):
+    if count != (named := read_manifest(history.blobs.root.parent).blobs):
         raise CheckFailed(f"{history.blobs.root.parent} has {count} blobs, and {named} were exported: export the run again.")
     return count
 
 
-def blobs_of(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
-    """The blobs that messages name and that are there, with the files of those that are folders."""
+def named_blobs(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
+    """The digests of the blobs that messages name and that exist, with those of the files in folders."""
     named = {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
     found = {digest for digest in named if blobs.path(digest).exists()}
     for digest in list(found):
@@ -151,7 +154,7 @@ def blobs_of(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
 
 
 def _copy(messages: Iterable[Stored], blobs: Blobs, target: Path) -> int:
-    named = blobs_of(messages, blobs)
+    named = named_blobs(messages, blobs)
     copies = Blobs(target)
     for digest in sorted(named):
         blobs.get(digest)  # which checks it
@@ -170,8 +173,8 @@ def _write_lines(path: Path, messages: Iterable[Stored]) -> str:
     return total.hexdigest()
 
 
-def _line(stored: Stored) -> Line:
-    line = Line(stored.sequence, rfc3339(stored.time), stored.subject)
+def _line(stored: Stored) -> ExportLine:
+    line = ExportLine(stored.sequence, rfc3339(stored.time), stored.subject)
     if _one_line(stored.data):
         line.event = msgspec.Raw(stored.data)
     else:
@@ -180,7 +183,7 @@ def _line(stored: Stored) -> Line:
 
 
 def _one_line(data: bytes) -> bool:
-    """Whether the bytes are JSON that a line can hold as they are."""
+    """Whether the bytes are a JSON object that fits on a line as they are."""
     try:
         msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -190,7 +193,7 @@ def _one_line(data: bytes) -> bool:
 
 def _stored(line: bytes, path: Path, number: int) -> Stored:
     try:
-        found = msgspec.json.decode(line, type=Line)
+        found = msgspec.json.decode(line, type=ExportLine)
         data = bytes(found.event) or base64.b64decode(found.bytes, validate=True)
         return Stored(found.sequence, nanoseconds(found.stored), found.subject, data)
     except (msgspec.DecodeError, ValueError) as wrong:

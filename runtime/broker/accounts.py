@@ -32,7 +32,7 @@ CONSUMERS: dict[str, tuple[str, ...]] = {
 }
 """The tags that a service is handed as work, by the durable pull consumer of its name."""
 READERS = ("archivist", OPERATOR)
-"""Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/wire.py`, `Bulk`)."""
+"""Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`, `BulkReader`)."""
 
 
 def draw_passwords() -> dict[str, str]:
@@ -98,4 +98,5 @@ def _way_back(subject: str) -> dict[str, str]:
 
 
 def inbox_of(user: str) -> str:
+    """The prefix of the subjects on which a user is answered."""
     return f"_INBOX_{user}"

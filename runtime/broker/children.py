@@ -26,7 +26,7 @@ def free_port(usual: int = 0) -> int:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """What a child must call before it becomes its program, so that a SIGKILL of this process ends it too (Linux; elsewhere nothing)."""
+    """The `preexec_fn` of a child that is to end even if this process is killed by SIGKILL; None where only Linux could do it."""
     if sys.platform != "linux":
         return None
     library = ctypes.CDLL(None, use_errno=True)
@@ -41,7 +41,7 @@ def die_with_parent() -> Callable[[], None] | None:
 
 
 async def end(process: asyncio.subprocess.Process, grace: float = 5.0) -> int:
-    """SIGTERM, and SIGKILL for whatever of its group is left when it ended or the grace is over; the exit code."""
+    """End a process group: SIGTERM, then SIGKILL for what is left when the leader has ended or `grace` seconds are over; the exit code."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:

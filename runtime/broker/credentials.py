@@ -9,7 +9,7 @@ from events.errors import NotFound
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What one account needs to connect, as it stands in its file."""
+    """What one account needs to connect; `inbox` is the prefix of the subjects on which it is answered."""
 
     url: str
     user: str
@@ -24,15 +24,15 @@ def credentials_file(directory: Path, user: str) -> Path:
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file's text at once, readable by its owner alone."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def read_credentials(path: Path) -> Credentials:
-    """The account's credentials in a file."""
+    """The account's credentials in a file; raises `NotFound` where there is no such file."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Credentials)
     except FileNotFoundError as wrong:

@@ -17,7 +17,7 @@ def store(directory: Path) -> Path:
 
 
 def pid_file(directory: Path) -> Path:
-    # there from a server's start until it has ended in good order
+    """The server's process id; the file is there from a server's start until it has ended in good order."""
     return store(directory) / "server.pid"
 
 
@@ -28,7 +28,7 @@ def ended_well(directory: Path) -> bool:
 
 
 def bytes_lost(before: Path, after: Path) -> dict[str, int]:
-    """How many bytes less the files of each stream have in the second store than in the first, which is as it was before a server's start.
+    """How many bytes a server's start has cut from the files of each stream: `before` is the store before the start, `after` behind it.
 
     A message whose writing was broken off at the end of a file does not count: it was never acknowledged.
     """

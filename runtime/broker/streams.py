@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
     from nats.js.api import StreamConfig
 
-
 MAX_MESSAGE = EVENT_LIMIT + 16 * 1024
+"""Bytes of a message, its headers included."""
 DUPLICATE_WINDOW = 120.0
 ACK_WAIT = 5.0
+"""Seconds after which work that was not acknowledged is handed out again."""
 _MANY_AT_ONCE = ("executor", "verifier")
 
 

@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Fact)
 
 
 async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], past: Sequence[Span] = ()) -> dict[str, F]:
-    """Those of these events of one type that stand in the log."""
+    """The facts of one type that stand in the log under these ids, by id."""
     return await _by_id(log, [Span(run), *past], kind, ids)
 
 

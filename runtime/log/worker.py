@@ -1,6 +1,7 @@
-"""The loop of an effect service: take work from the log, perform it, append what came of it once, acknowledge.
+"""The loop of an effect service: take work from the log, perform it, append its outcome once, acknowledge.
 
-If the process dies anywhere in here, the work is handed out again, what is recorded is found, and the rest is done.
+An executor, or any effect service, may die anywhere in here. The work is then handed out again, what is recorded is found, and the rest
+is done: no model call is paid twice, no optimiser step is applied twice.
 """
 
 import asyncio
@@ -33,12 +34,12 @@ def now() -> str:
 
 
 def answer(fact: Fact, to: Event, source: str) -> Event:
-    """The event of a fact that an effect service found out in answer to another event."""
+    """The event by which an effect service answers another event, which becomes its cause."""
     return codec.event(fact, run=to.run, source=source, cause=to.id, time=now())
 
 
 async def work(log: Log, perform: Perform, *, source: str, scanner: Scanner, limit: int = 1, stop: asyncio.Event | None = None) -> None:
-    """Work until `stop` is set. `perform` gets up to `limit` events at a time and gives back what is to be appended."""
+    """Work until `stop` is set. `perform` gets up to `limit` events at a time and gives back the events to append."""
     while stop is None or not stop.is_set():
         deliveries = await log.fetch(limit, 1.0)
         if deliveries:
@@ -66,7 +67,7 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
 
 
 def decoded(stored: Stored, source: str) -> tuple[Event | None, Event | None]:
-    """The event in a message; or, of one that cannot be read, the event that sets it aside, where it can be set aside."""
+    """The event in a message; or of one that cannot be read, the event that keeps it in sight, where its subject names a run."""
     try:
         return codec.decode_at(stored.subject, stored.data), None
     except codec.Unreadable as wrong:

@@ -1,4 +1,4 @@
-"""A budget as the command line takes it: `rollouts=100000,tokens=2M,usd=20`."""
+"""Parses a budget as a user writes it: `rollouts=100000,tokens=2M,usd=20`."""
 
 import math
 import re
@@ -12,7 +12,7 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)\Z")
 
 
 def parse(text: str) -> Budget:
-    """The budget in these words; nothing is no limit. Raises `UsageError` with an example."""
+    """The budget that a text describes; an empty text sets no limit. k and M are thousands and millions. Raises `UsageError`."""
     limits: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, amount = part.partition("=")

@@ -39,8 +39,8 @@ class Head(msgspec.Struct):
     sequence: int = 0
     versions: dict[int, int] = {}
 
-    def now(self, made: DecisionMade, sequence: int) -> None:
-        """This decision is the last."""
+    def advance(self, made: DecisionMade, sequence: int) -> None:
+        """This decision is the last that is recorded."""
         self.number, self.digest, self.sequence = made.number, made.digest, sequence
         self.versions[made.number] = made.decider
 
@@ -57,7 +57,7 @@ class Controller:
         self._loaded = False
         self._began = 0
         self._position = 0
-        self._courses: dict[str, DecisionSession[Any]] = {}
+        self._sessions: dict[str, DecisionSession[Any]] = {}
         self._heads: dict[str, Head] = {}
         self._closed: set[str] = set()
 
@@ -105,7 +105,7 @@ class Controller:
                 await self._load()
             read = await self.log.read(self._position + 1, PAGE_SIZE)
             for stored in read:
-                await self._take(stored)
+                await self._feed(stored)
                 self._position = stored.sequence
         except _Stale as stale:
             logger.warning("%s", stale)
@@ -116,7 +116,7 @@ class Controller:
     def _reset(self) -> None:
         self._loaded = False
         self._position = 0
-        self._courses.clear()
+        self._sessions.clear()
         self._heads.clear()
         self._closed.clear()
 
@@ -133,38 +133,38 @@ class Controller:
                 try:
                     made = codec.decode_at(stored.subject, stored.data).data
                 except codec.Unreadable as wrong:
-                    self._leave(run, CheckFailed(f"Sequence {stored.sequence}, a decision of run {run}, cannot be read: {wrong}."))
+                    self._abandon(run, CheckFailed(f"Sequence {stored.sequence}, a decision of run {run}, cannot be read: {wrong}."))
                     break
                 assert isinstance(made, DecisionMade)
-                self._heads.setdefault(run, Head()).now(made, stored.sequence)
+                self._heads.setdefault(run, Head()).advance(made, stored.sequence)
         self._loaded = True
 
-    async def _take(self, stored: Stored) -> None:
+    async def _feed(self, stored: Stored) -> None:
         run = subjects.run_of(stored.subject)
         event = await self._decode(stored)
         if event is None or run in self._closed:
             return
         head = self._heads.setdefault(run, Head())
-        if (course := self._courses.get(run)) is None:
-            course = self._courses[run] = DecisionSession(self.decider, run, versions=head.versions)
+        if (session := self._sessions.get(run)) is None:
+            session = self._sessions[run] = DecisionSession(self.decider, run, versions=head.versions)
         if isinstance(event.data, RunStarted) and event.data.parent_run:
             try:
-                course.inherit(await self._past(run, event.data))
+                session.inherit(await self._past(run, event.data))
             except (CheckFailed, NotFound) as wrong:
-                self._leave(run, wrong)
+                self._abandon(run, wrong)
                 return
-        decision = course.feed(stored, event)
+        decision = session.feed(stored, event)
         if decision is None:
             return
-        if course.decisions > head.number:
+        if session.decisions > head.number:
             await self._append(run, head, decision)
-        elif course.decisions == head.number and not self._same(decision, head):
+        elif session.decisions == head.number and not self._same(decision, head):
             why = f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
-            self._leave(run, CheckFailed(f"{why}Finish it with the version that started it, or fork it."))
+            self._abandon(run, CheckFailed(f"{why}Finish it with the version that started it, or fork it."))
             return
         if isinstance(decision.events[-1].data, RunFinished):
             self._closed.add(run)
-            del self._courses[run]
+            del self._sessions[run]
 
     def _same(self, decision: Decision, head: Head) -> bool:
         return decision.made.digest == head.digest and max(head.versions.values()) <= self.decider.version
@@ -174,7 +174,7 @@ class Controller:
         lineage.require(past, started)
         return lineage.as_folded(past)
 
-    def _leave(self, run: str, why: UserError) -> None:
+    def _abandon(self, run: str, why: UserError) -> None:
         self._closed.add(run)
         logger.error("%s", why)
 
@@ -193,7 +193,7 @@ class Controller:
         while True:
             try:
                 end = await self.log.append(messages)
-                head.now(made, end - len(messages) + 1)
+                head.advance(made, end - len(messages) + 1)
                 return
             except (Unavailable, TryAgain) as wrong:
                 logger.warning("%s", wrong)
@@ -201,6 +201,6 @@ class Controller:
             except Refused as refused:
                 stored = (await self.log.last([subjects.head(run)])).get(subjects.head(run))
                 if stored and stored.data == messages[0].payload:  # this very decision, whose confirmation was lost
-                    head.now(made, stored.sequence)
+                    head.advance(made, stored.sequence)
                     return
                 raise _Stale(f"decision {made.number} of run {run} was made elsewhere: {refused}") from refused

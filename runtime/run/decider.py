@@ -1,8 +1,8 @@
-"""What a decider is, and the shell that makes one live: it folds the log, decides, and appends fenced batches.
+"""What a decider is, and the session that feeds it one run's events and gives its decisions as batches of bytes.
 
 A decider is three pure functions: `initial(run)`, `evolve(state, event) -> state` and `decide(state, event, version) -> facts`; evolve
-comes first. Everything it needs from outside arrives in events. The shell folds a decision's own outputs at once and skips them when
-they come back from the log; so does every replay, which is why both arrive at the same bytes.
+comes first. Everything it needs from outside arrives in events. The session folds a decision's own outputs at once and skips them when
+they come back from the log. Every replay does the same, which is why both arrive at the same bytes.
 
 A deliberate change of what is decided is a step of the version, and `decide` goes on knowing the rules before it: a recorded decision is
 decided again under the version in its head, a new one under the present version. So a run that older code began goes on, by the new
@@ -59,7 +59,7 @@ class Decision(NamedTuple):
 class DecisionSession(Generic[State]):
     """One run as its decider sees it: fed with the run's events in the order of the log, it gives the decisions in order.
 
-    `versions` are those of the recorded decisions by number.
+    `versions` are those of the recorded decisions by number: a recorded decision is made again by its own rules.
     """
 
     def __init__(self, decider: Decider[State], run: str, source: str = "controller", versions: Mapping[int, int] | None = None) -> None:
@@ -74,7 +74,7 @@ class DecisionSession(Generic[State]):
         self._folded = hashlib.sha256()
 
     def inherit(self, past: Iterable[Event]) -> None:
-        """Fold what a forked run goes on from, as `runtime.log.port.lineage.as_folded` has it; this run's chain holds its digest only."""
+        """Fold a forked run's past, in the order that `runtime.log.lineage.as_folded` gives; this run's chain holds its digest only."""
         for event in past:
             self.state = self.decider.evolve(self.state, event)
 

@@ -1,1 +1,1 @@
-""""""
+"""The command line: one file for each verb, and what they share."""

@@ -1,6 +1,7 @@
-"""Where a setting comes from: flags, EVOLOG_* variables, .env, evolog.toml, pyproject.toml, the user's and the system's file.
+"""Reads the defaults of flags from files.
 
-The files hold the flags by command, as `[run]` with `seed = 1`; what stands at the top holds for every command that has such a flag.
+A setting comes from, the nearest first: flags, EVOLOG_* variables, .env, evolog.toml, pyproject.toml, the user's and the system's file.
+The files set flags by command, such as `seed = 1` under `[run]`. A flag at a file's top is set for every command that has it.
 """
 
 import os
@@ -12,7 +13,10 @@ from events.errors import Misconfigured, UsageError
 
 
 def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, Any]]:
-    """For each command the flags that the files set, the nearest file winning; raises `UsageError` for a file that cannot be used."""
+    """The flags that the files set, for each command of `commands`, which names its flags. The nearest file to `start` wins.
+
+    Raises `UsageError` for a file that cannot be used.
+    """
     merged: dict[str, dict[str, Any]] = {command: {} for command in commands}
     for path, values in reversed(list(_files(start))):
         # the top of a file first: it gives way to the sections of that file, and overrides the files further away
@@ -27,10 +31,10 @@ def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, 
                         raise UsageError(f"{path} sets {flag!r} for `evolog {name}`, which has no such flag; see `evolog {name} --help`.")
                     merged[name][flag.replace("-", "_")] = setting
             else:
-                having = [command for command, flags in commands.items() if name.replace("-", "_") in flags]
-                if not having:
+                commands_with_flag = [command for command, flags in commands.items() if name.replace("-", "_") in flags]
+                if not commands_with_flag:
                     raise UsageError(f"{path} sets {name!r}, which is no flag of any command.")
-                for command in having:
+                for command in commands_with_flag:
                     merged[command][name.replace("-", "_")] = value
     return merged
 
@@ -43,17 +47,17 @@ def read_dotenv(folder: Path) -> dict[str, str]:
     path = folder / ".env"
     if not path.is_file():
         return {}
-    found = {}
+    variables = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         name, equals, value = line.strip().removeprefix("export ").partition("=")
         if not name.startswith("EVOLOG_"):
             continue  # a comment, or another program's
         if not equals:
             raise UsageError(f"{path}:{number} is no setting: {line!r}; write NAME=value.")
-        found[name.strip()] = value.strip().strip("\"'")
-    if found and path.stat().st_mode & 0o077:
+        variables[name.strip()] = value.strip().strip("\"'")
+    if variables and path.stat().st_mode & 0o077:
         raise Misconfigured(f"{path} sets EVOLOG_* variables and others can read it; run `chmod 600 {path}`.")
-    return found
+    return variables
 
 
 def _files(start: Path) -> list[tuple[Path, dict[str, Any]]]:

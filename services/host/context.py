@@ -1,4 +1,4 @@
-"""What every service has in its hands: its account on the log, the blobs, a place to work in, and what runs say of themselves."""
+"""What every service is given: its account on the log, the blobs, a folder to work in, and runs with their tasks."""
 
 import asyncio
 import contextlib

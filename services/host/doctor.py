@@ -1,4 +1,4 @@
-"""What a host needs, looked at one by one."""
+"""Checks one by one whether this host has what evolog needs, for `evolog doctor`."""
 
 import importlib.metadata
 import importlib.util
@@ -14,12 +14,12 @@ from runtime.broker.binary import find_binary
 from runtime.sandbox.choose import provide
 from services.host.node import Node
 
-ROOM = 2 * 1024**3
-"""Bytes free below which doctor says so; a default run takes about a quarter of it."""
+FREE_BYTES = 2 * 1024**3
+"""The least free disk that passes the check; a default run takes about a quarter of it."""
 
 
-class Finding(NamedTuple):
-    """One thing looked at. What is not `needed` is a note."""
+class HostCheck(NamedTuple):
+    """The outcome of one check: `what` was checked, whether it is `ok`, and what was `found`. A check that is not `needed` is a note."""
 
     what: str
     ok: bool
@@ -27,68 +27,68 @@ class Finding(NamedTuple):
     needed: bool = True
 
 
-def examine(directory: Path) -> list[Finding]:
-    """Everything that `evolog up` and the default run rely on."""
-    return [_python(), _server(), *_extras(), *_models(), _data(), _room(directory), _sandbox(), _up(directory)]
+def check_host(directory: Path) -> list[HostCheck]:
+    """Check everything that `evolog up` and the default run rely on."""
+    return [_python(), _server(), *_extras(), *_models(), _data(), _disk(directory), _sandbox(), _up(directory)]
 
 
-def _python() -> Finding:
-    return Finding("python", sys.version_info >= (3, 11), sys.version.split()[0])
+def _python() -> HostCheck:
+    return HostCheck("python", sys.version_info >= (3, 11), sys.version.split()[0])
 
 
-def _server() -> Finding:
+def _server() -> HostCheck:
     try:
-        return Finding("nats-server", True, str(find_binary()))
+        return HostCheck("nats-server", True, str(find_binary()))
     except UserError as wrong:
-        return Finding("nats-server", False, str(wrong))
+        return HostCheck("nats-server", False, str(wrong))
 
 
-def _extras() -> list[Finding]:
-    findings = []
+def _extras() -> list[HostCheck]:
+    checks = []
     for extra, package in (("tasks", "sklearn"), ("policy", "torch"), ("policy", "peft")):
-        there = importlib.util.find_spec(package) is not None
+        installed = importlib.util.find_spec(package) is not None
         name = {"sklearn": "scikit-learn"}.get(package, package)
-        found = importlib.metadata.version(name) if there else f"not installed: pip install 'evolog[{extra}]'"
-        findings.append(Finding(package, there, found))
-    return findings
+        found = importlib.metadata.version(name) if installed else f"not installed: pip install 'evolog[{extra}]'"
+        checks.append(HostCheck(package, installed, found))
+    return checks
 
 
-def _models() -> list[Finding]:
-    findings = []
+def _models() -> list[HostCheck]:
+    checks = []
     for provider in URLS:
         try:
             require(Model(provider, "MODEL"), os.environ)
-            findings.append(Finding(provider, True, f"can be asked at {without_login(base_url(provider, os.environ))}", needed=False))
+            checks.append(HostCheck(provider, True, f"can be asked at {without_login(base_url(provider, os.environ))}", needed=False))
         except Misconfigured as wrong:
-            findings.append(Finding(provider, False, str(wrong), needed=False))
-    return findings
+            checks.append(HostCheck(provider, False, str(wrong), needed=False))
+    return checks
 
 
-def _data() -> Finding:
+def _data() -> HostCheck:
     from tasks.loading import load
 
     try:
         load("lawbench").public(0)
     except UserError as wrong:
-        return Finding("lawbench data", False, str(wrong), needed=False)
-    return Finding("lawbench data", True, "there, and as expected")
+        return HostCheck("lawbench data", False, str(wrong), needed=False)
+    return HostCheck("lawbench data", True, "there, and as expected")
 
 
-def _room(directory: Path) -> Finding:
-    there = directory.resolve()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    return Finding("disk", free >= ROOM, f"{free / 1024**3:.1f} GiB free at {there}")
+def _disk(directory: Path) -> HostCheck:
+    existing = directory.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    return HostCheck("disk", free >= FREE_BYTES, f"{free / 1024**3:.1f} GiB free at {existing}")
 
 
-def _sandbox() -> Finding:
+def _sandbox() -> HostCheck:
     try:
-        return Finding("sandbox", True, provide().text)
+        return HostCheck("sandbox", True, provide().text)
     except UserError as wrong:
-        return Finding("sandbox", False, str(wrong))
+        return HostCheck("sandbox", False, str(wrong))
 
 
-def _up(directory: Path) -> Finding:
+def _up(directory: Path) -> HostCheck:
     running = Node(directory).running()
-    return Finding("evolog", running is not None, running.url if running else f"not running in {directory}: `evolog up`", needed=False)
+    return HostCheck("evolog", running is not None, running.url if running else f"not running in {directory}: `evolog up`", needed=False)

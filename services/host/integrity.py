@@ -1,4 +1,4 @@
-"""Reads the log of a directory from beginning to end, and every blob that it names."""
+"""Examines the log of a project directory: reads both streams from end to end, and every blob that they name."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -6,53 +6,75 @@ from collections.abc import Callable, Mapping
 from events.errors import CheckFailed, UserError
 from events.subjects import GOLD, LOG
 from replay.archive.query import query, query_file
-from replay.integrity import Examination, Fault, Health, Summary, damaged, forks_of
+from replay.integrity import Examination, Health, LogFault, StreamSummary, find_damage, forks_among
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import API
+from runtime.broker.store import bytes_lost
 from runtime.log.jetstream import Connection
 from services.host.context import operator
 from services.host.node import Node
-from services.host.sources import runs_of
+from services.host.sources import copy_logs, require_log, run_starts, temporary_server
 
 PAGE_SIZE = 5000
 
 
-async def examine(connection: Connection, node: Node, said: Callable[[str], None], lost: Mapping[str, int]) -> Health:
-    """Read both streams and every blob that they name; the server has `lost` so many bytes of a stream's files when it started."""
-    faults: list[Fault] = []
-    streams: list[Summary] = []
+async def examine(node: Node, say: Callable[[str], None]) -> Health:
+    """The state of a directory's log and blobs. `say` hears how far the reading has come.
+
+    Raises `NotFound` where there is no log, and `TryAgain` without room for a copy of it.
+    """
+    if node.alive():
+        async with operator(node) as connection:
+            return await _examine(connection, node, say, {})
+    require_log(node)
+    # a copy: a server that starts on damaged files cuts them, and they may be all there is
+    async with copy_logs(node) as copy, temporary_server(copy) as connection:
+        return await _examine(connection, node, say, bytes_lost(node.nats_dir, copy.nats_dir))
+
+
+async def _examine(connection: Connection, node: Node, say: Callable[[str], None], lost: Mapping[str, int]) -> Health:
+    # the server cut off `lost` bytes of a stream's files when it started
+    faults: list[LogFault] = []
+    streams: list[StreamSummary] = []
     blobs = 0
     for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
         log = connection.log(stream)
-        examination = Examination(stream, forks_of((await runs_of(log)).values()) if stream == LOG else {})
+        examination = Examination(stream, forks_among((await run_starts(log)).values()) if stream == LOG else {})
         state = (await connection.client.jetstream(prefix=API).stream_info(stream)).state
         position = 0
         # a pattern, since a plain read stops at a gap
-        while read := await log.read(position + 1, PAGE_SIZE, ">"):
-            for stored in read:
+        while page := await log.read(position + 1, PAGE_SIZE, ">"):
+            for stored in page:
                 if stored.sequence <= state.last_seq:
                     examination.take(stored)
-            position = read[-1].sequence
-            said(f"{stream}: {position:,} of {state.last_seq:,} events read")
+            position = page[-1].sequence
+            say(f"{stream}: {position:,} of {state.last_seq:,} events read")
             if position >= state.last_seq:
                 break
-        found = examination.end(state.last_seq, state.messages, await asyncio.to_thread(archive_cursor, node, stream), lost.get(stream, 0))
-        for number, named in enumerate(examination.blobs.values(), 1):
-            said(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
-            if why := await asyncio.to_thread(damaged, Blobs(root), named):
-                found.append(Fault(stream, named.sequence, named.sequence, f"sequence {named.sequence} ({named.tag}) names a blob: {why}"))
+        damage = examination.end(state.last_seq, state.messages, await asyncio.to_thread(archive_cursor, node, stream), lost.get(stream, 0))
+        for number, reference in enumerate(examination.blobs.values(), 1):
+            say(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
+            if why := await asyncio.to_thread(find_damage, Blobs(root), reference):
+                damage.append(
+                    LogFault(
+                        stream,
+                        reference.sequence,
+                        reference.sequence,
+                        f"sequence {reference.sequence} ({reference.tag}) names a blob: {why}",
+                    )
+                )
         streams.append(examination.summary())
         blobs += len(examination.blobs)
-        faults += sorted(found, key=lambda fault: fault.first)
+        faults += sorted(damage, key=lambda fault: fault.first)
     return Health(streams, blobs, faults)
 
 
 def archive_cursor(node: Node, stream: str) -> int:
-    """The last sequence that the stream's archive has read; 0 where there is none that can be asked."""
+    """The last sequence that the stream's archive has read; 0 where no archive answers."""
     try:
-        asked = "SELECT seq FROM cursor"
-        found = query(node.directory, asked) if stream == LOG else query_file(node.gold_archive, asked)
-        return int(found.rows[0][0])
+        sql = "SELECT seq FROM cursor"
+        result = query(node.directory, sql) if stream == LOG else query_file(node.gold_archive, sql)
+        return int(result.rows[0][0])
     except UserError:
         return 0
 

@@ -1,4 +1,4 @@
-"""One service as a process: `python -m services.host.main executor --dir .evolog --index 0`."""
+"""Runs one service as a process: `python -m services.host.main executor --dir .evolog --index 0`."""
 
 import argparse
 import asyncio
@@ -13,6 +13,8 @@ from events.catalogue import SERVICES
 from events.errors import UserError
 
 logger = logging.getLogger("evolog")
+MODULES = {name: f"services.{name}" for name in SERVICES} | {"auditor": "services.auditor.service"}
+"""The module of each service, which has `serve(context)`."""
 
 
 async def _serve(name: str, index: int, directory: Path) -> None:
@@ -20,15 +22,15 @@ async def _serve(name: str, index: int, directory: Path) -> None:
     from services.host.node import Node
 
     context = await open_context(name, index, Node(directory))
-    service = importlib.import_module(f"services.{name}")
+    service = importlib.import_module(MODULES[name])
     serving = asyncio.ensure_future(service.serve(context))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     await serving
 
 
-async def _live(name: str, index: int, directory: Path) -> None:
-    """Serve, and end the process from within: `asyncio.run` would wait for threads first, such as one that trains."""
+async def _run(name: str, index: int, directory: Path) -> None:
+    """Serve, and end the process without waiting for its threads, such as one that trains, as `asyncio.run` would."""
     code = 0
     try:
         await _serve(name, index, directory)
@@ -41,11 +43,11 @@ async def _live(name: str, index: int, directory: Path) -> None:
         logger.exception("%s ended", name)
         code = 1
     sys.stderr.flush()
-    os._exit(code)  # what a thread has not recorded will be handed out again
+    os._exit(code)  # work that a thread has not recorded will be delivered again
 
 
 def main() -> None:
-    """Run until told to stop; a user's error is one line in the log and its exit code."""
+    """Run one service until SIGTERM or SIGINT. A user's error is one line in its log, and its exit code."""
     parser = argparse.ArgumentParser(prog="evolog service")
     parser.add_argument("name", choices=SERVICES)
     parser.add_argument("--dir", type=Path, required=True)
@@ -54,7 +56,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("nats", "httpx", "httpx2", "anthropic", "openai", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    asyncio.run(_live(options.name, options.index, options.dir.resolve()))
+    asyncio.run(_run(options.name, options.index, options.dir.resolve()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The layout of a project directory, and what is running in it: every path that services and the command line share is named here."""
+"""A project directory: its paths, and the supervisor that runs in it. Every path that services and the command line share is named here."""
 
 import contextlib
 import fcntl
@@ -15,10 +15,11 @@ from events.secret import Secret
 from runtime.broker import credentials, store
 
 _LOCK_WAIT = 0.5
+"""Seconds that `Node.hold` waits for the lock."""
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor says of itself once everything is up; `started` is RFC 3339 in UTC."""
+    """The supervisor's description of itself, written once everything is up. `started` is RFC 3339 in UTC."""
 
     pid: int
     url: str
@@ -26,13 +27,13 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     version: str
     unsandboxed: bool = False
-    """Whether its executors would run a scaffold without a sandbox."""
+    """Whether its executors may run scaffolds without a sandbox."""
     providers: tuple[str, ...] = ()
-    """Of language models for the agents: those that the services have a key for."""
+    """The providers of language models that the services have a key for."""
 
 
 def version() -> str:
-    """The version that is installed."""
+    """The installed version of evolog."""
     try:
         return metadata.version("evolog")
     except metadata.PackageNotFoundError:
@@ -52,7 +53,7 @@ class Node:
 
     @property
     def node_json(self) -> Path:
-        """There while everything is up."""
+        """The supervisor's `Running`; the file exists while everything is up."""
         return self.directory / "node.json"
 
     @property
@@ -87,19 +88,19 @@ class Node:
 
     @property
     def log_folder(self) -> Path:
-        """What the processes print."""
+        """The folder of the processes' output."""
         return self.directory / "logs"
 
     def logs(self, service: str, index: int = 0) -> Path:
-        """What one process of a service prints."""
+        """The output of one process of a service."""
         return self.log_folder / f"{service}-{index}.log"
 
     def credentials(self, user: str) -> Path:
-        """The account's address and password, drawn anew whenever the server is started with `evolog up`."""
+        """The file with an account's address and password. The password is new at each start of the embedded server."""
         return credentials.credentials_file(self.directory, user)
 
     def secrets(self) -> list[Secret]:
-        """The passwords and tokens of this directory that this user can read, so that none of them is ever appended."""
+        """The passwords and tokens of this directory that this user can read. They must never be appended."""
         found = []
         for path in sorted((self.directory / "credentials").glob("*")):
             with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -108,7 +109,7 @@ class Node:
         return found
 
     def policy_url(self) -> str:
-        """Where the policy's endpoint listens: EVOLOG_POLICY_URL, else as the supervisor says; raises `Unavailable` where none is up."""
+        """The address of the policy's endpoint: EVOLOG_POLICY_URL, else the supervisor's; raises `Unavailable` where none is up."""
         return os.environ.get("EVOLOG_POLICY_URL") or self.require_up().policy_url
 
     @contextlib.contextmanager
@@ -130,7 +131,7 @@ class Node:
             yield
 
     def holder(self) -> int | None:
-        """The process id of the supervisor that holds the lock, whether or not everything is up yet."""
+        """The process id of the supervisor that holds the lock, even before everything is up; None for no supervisor."""
         try:
             with self.lock.open() as file:
                 if _try_lock(file.fileno(), fcntl.LOCK_SH):
@@ -140,11 +141,11 @@ class Node:
             return None
 
     def write(self, running: Running) -> None:
-        """Say that everything is up."""
+        """Write the description of a supervisor that has everything up."""
         credentials.write_private(self.node_json, msgspec.json.encode(running).decode())
 
     def running(self) -> Running | None:
-        """What the supervisor says of itself; None where none is up, or a killed one left its words behind."""
+        """The description of the supervisor that is up; None where there is none, or only the file of one that was killed."""
         try:
             found = msgspec.json.decode(self.node_json.read_bytes(), type=Running)
         except (FileNotFoundError, msgspec.DecodeError):
@@ -156,7 +157,7 @@ class Node:
         return self.running() is not None
 
     def require_up(self) -> Running:
-        """What the supervisor says of itself; raises `Unavailable` where none is up."""
+        """The description of the supervisor that is up; raises `Unavailable` where there is none."""
         if (found := self.running()) is None:
             raise Unavailable(f"No evolog is running in {self.directory}: start it with `evolog up --dir {self.directory}`.")
         return found

@@ -1,4 +1,4 @@
-"""Where a recorded run is read from: a broker that is up, one that is started for this alone, what was imported, or an export."""
+"""Reads the runs of a project directory, whether it is up or not, and runs that are here as files: imported ones and exports."""
 
 import asyncio
 import contextlib
@@ -8,29 +8,50 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from events import subjects
 from events.errors import NotFound, UsageError
-from events.run import RunStarted
+from events.run import DecisionMade, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
-from replay import history
+from events.time import rfc3339
 from replay.exports import folder
-from replay.history import History
+from replay.exports.folder import Manifest
+from replay.history import History, read_history
+from replay.report import Report, collect
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import BOOTSTRAP
 from runtime.broker.server import EmbeddedServer, end_left_over
 from runtime.broker.store import FREE_AT_START, ended_well, require_room
 from runtime.broker.streams import bootstrap
 from runtime.log.jetstream import Connection
-from runtime.log.port import Log, Stored
+from runtime.log.port import Log, Stored, readable
 from services.host.context import operator
 from services.host.node import Node
 
 T = TypeVar("T")
+PAGE_SIZE = 2000
+POLL_SECONDS = 0.1
+"""Seconds between two reads of the log's end."""
+
+
+class ListedRun(msgspec.Struct, kw_only=True):
+    """One run in the list of a directory's runs. `started` is RFC 3339 to the second; `state` is running, finished or imported."""
+
+    run: str
+    task: str
+    seed: int
+    levers: tuple[str, ...]
+    started: str
+    state: str
+    decisions: int
+    score: float | None
+    reason: str
 
 
 @contextlib.asynccontextmanager
-async def opened(node: Node) -> AsyncIterator[Connection]:
-    """The operator's connection to the broker of a directory, which is started for as long as this lasts if nothing is up.
+async def open_logs(node: Node) -> AsyncIterator[Connection]:
+    """The operator's connection to a directory's broker, which is started for as long as this lasts if nothing is up.
 
     After an end that was not in good order it is started on a copy: a server would cut what is damaged, and reading changes nothing.
     Raises `NotFound` where the directory holds no log, and `TryAgain` while it is starting or stopping, or without room for the copy.
@@ -45,7 +66,7 @@ async def opened(node: Node) -> AsyncIterator[Connection]:
             async with temporary_server(node) as connection:
                 yield connection
     else:
-        async with copied(node) as copy, temporary_server(copy) as connection:
+        async with copy_logs(node) as copy, temporary_server(copy) as connection:
             yield connection
 
 
@@ -56,20 +77,23 @@ def require_log(node: Node) -> None:
 
 
 @contextlib.asynccontextmanager
-async def copied(node: Node) -> AsyncIterator[Node]:
-    """A copy of the log of a directory in which nothing is up, which is held meanwhile; raises `TryAgain` without room for it."""
+async def copy_logs(node: Node) -> AsyncIterator[Node]:
+    """A temporary copy of the streams of a directory in which nothing is up. The directory is locked meanwhile.
+
+    Raises `TryAgain` without room for the copy.
+    """
     with node.hold():
         await end_left_over(node.directory)
         require_room(node.directory, FREE_AT_START + sum(path.stat().st_size for path in node.nats_dir.rglob("*")))
-        with tempfile.TemporaryDirectory(dir=node.directory, prefix="copy-") as folder:
-            copy = Node(Path(folder))
+        with tempfile.TemporaryDirectory(dir=node.directory, prefix="copy-") as temporary:
+            copy = Node(Path(temporary))
             shutil.copytree(node.nats_dir, copy.nats_dir)
             yield copy
 
 
 @contextlib.asynccontextmanager
 async def temporary_server(node: Node) -> AsyncIterator[Connection]:
-    """The operator's connection to a broker that is started on a directory, whatever the files there are like."""
+    """The operator's connection to a broker that is started on a directory, whatever the state of the files there."""
     server = EmbeddedServer(node.directory)
     try:
         await server.start()
@@ -81,55 +105,160 @@ async def temporary_server(node: Node) -> AsyncIterator[Connection]:
 
 
 def with_logs(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:
-    """Do something with the two logs of a directory, whether or not it is up."""
+    """Call `work` with the two logs of a directory, whether or not it is up: the loop's and the auditor's."""
 
     async def within() -> T:
-        async with opened(Node(directory)) as connection:
+        async with open_logs(Node(directory)) as connection:
             return await work(connection.log(LOG), connection.log(GOLD))
 
     return asyncio.run(within())
 
 
-async def runs_of(log: Log) -> dict[str, Stored]:
-    """The message that began each run, in the order in which they began."""
+async def run_starts(log: Log) -> dict[str, Stored]:
+    """The message that began each run, by the run's name, in the order in which they began."""
     found = await log.last([subjects.subject(LOG, "*", "*", RunStarted.tag())])
     return {subjects.run_of(subject): stored for subject, stored in sorted(found.items(), key=lambda row: row[1].sequence)}
 
 
 async def find_run(log: Log, name: str) -> str:
-    """The run of that name, or the only one whose name begins so."""
-    runs = await runs_of(log)
+    """The run of that name, or the only one whose name begins so. Raises `NotFound` for none, `UsageError` for several."""
+    runs = await run_starts(log)
     if name in runs:
         return name
-    having = [run for run in runs if run.startswith(name)]
-    if len(having) > 1:
-        raise UsageError(f"{name!r} begins the names of {len(having)} runs ({', '.join(having[:5])}); give more of it.")
-    if not having:
+    matching = [run for run in runs if run.startswith(name)]
+    if len(matching) > 1:
+        raise UsageError(f"{name!r} begins the names of {len(matching)} runs ({', '.join(matching[:5])}); give more of it.")
+    if not matching:
         raise NotFound(f"There is no run {name!r} here; `evolog ls` shows those that there are.")
-    return having[0]
+    return matching[0]
 
 
-def imported(node: Node) -> list[str]:
+def imported_runs(node: Node) -> list[str]:
     """The names of the runs that were imported."""
     return sorted(path.name for path in node.imports.glob("*") if folder.is_export(path))
 
 
 def find_export(node: Node, name: str) -> Path | None:
-    """Where a run is that is here as files: an imported one by its name or the only one that begins so, or the path of an export."""
-    having = [run for run in imported(node) if run == name] or [run for run in imported(node) if run.startswith(name)]
-    if len(having) == 1:
-        return node.imports / having[0]
-    named = Path(name)
-    return named if folder.is_export(named) and (len(named.parts) > 1 or not node.nats_dir.is_dir()) else None
+    """The folder of a run that is here as files; None where it is not.
+
+    That is an imported run by its name, or the only one whose name begins so; or else an export, whose path `name` is.
+    """
+    runs = imported_runs(node)
+    matching = [run for run in runs if run == name] or [run for run in runs if run.startswith(name)]
+    if len(matching) == 1:
+        return node.imports / matching[0]
+    path = Path(name)
+    return path if folder.is_export(path) and (len(path.parts) > 1 or not node.nats_dir.is_dir()) else None
 
 
-def recorded(directory: Path, name: str) -> History:
+def load_history(directory: Path, name: str) -> History:
     """The run of that name: an export's folder, an imported run, or one on the directory's log, by the beginning of its name too."""
     node = Node(directory)
-    if (folder := find_export(node, name)) is not None:
-        return folder.read(folder)
+    if (export := find_export(node, name)) is not None:
+        return folder.read(export)
 
-    async def look(log: Log, gold: Log) -> History:
-        return await history.of_log(log, gold, await find_run(log, name), Blobs(node.blobs), Blobs(node.gold_blobs))
+    async def work(log: Log, gold: Log) -> History:
+        return await read_history(log, gold, await find_run(log, name), Blobs(node.blobs), Blobs(node.gold_blobs))
 
-    return with_logs(directory, look)
+    return with_logs(directory, work)
+
+
+def load_report(directory: Path, name: str) -> Report:
+    """The report of the run of that name, found as by `load_history`."""
+    if find_export(Node(directory), name) is not None:
+        run = load_history(directory, name)
+        return asyncio.run(collect(run.log, run.gold_log, run.run))
+
+    async def work(log: Log, gold: Log) -> Report:
+        return await collect(log, gold, await find_run(log, name))
+
+    return with_logs(directory, work)
+
+
+def list_runs(directory: Path) -> list[ListedRun]:
+    """The runs of a directory, the oldest first, and then those that were imported."""
+    node = Node(directory)
+    names = imported_runs(node)
+    listed = with_logs(directory, _list_log) if node.nats_dir.is_dir() or not names else []
+    return listed + [_listed_export(name, folder.read_manifest(node.imports / name)) for name in names]
+
+
+async def _list_log(log: Log, gold: Log) -> list[ListedRun]:
+    del gold
+    ends = await log.last([subjects.subject(LOG, "*", "*", RunFinished.tag()), subjects.head("*")])
+    listed = []
+    for run, stored in (await run_starts(log)).items():
+        started = _fact(stored)
+        if not isinstance(started, RunStarted):
+            continue
+        own = [_fact(end) for subject, end in ends.items() if subjects.run_of(subject) == run]
+        finished = next((end for end in own if isinstance(end, RunFinished)), None)
+        decisions = next((end.number for end in own if isinstance(end, DecisionMade)), 0)
+        listed.append(_listed(run, started, rfc3339(stored.time), finished, decisions, "finished" if finished else "running"))
+    return listed
+
+
+def _listed_export(name: str, manifest: Manifest) -> ListedRun:
+    return _listed(name, manifest.started, manifest.began, manifest.finished, manifest.decisions, "imported")
+
+
+def _listed(run: str, started: RunStarted, began: str, finished: RunFinished | None, decisions: int, state: str) -> ListedRun:
+    return ListedRun(
+        run=run,
+        task=started.task,
+        seed=started.seed,
+        levers=started.levers,
+        started=began[:19] + "Z",
+        state=state,
+        decisions=decisions,
+        score=finished.score if finished and finished.candidate else None,
+        reason=finished.reason if finished else "",
+    )
+
+
+def _fact(stored: Stored) -> object:
+    return next((event.data for event in readable([stored])), None)
+
+
+async def tail(log: Log, since: int, *, run: str | None, follow: bool) -> AsyncIterator[Stored]:
+    """The messages of one run, or of all, from a sequence on. Ends with the run; without `follow`, at the end of the log."""
+    position = since - 1
+    while True:
+        page = await log.read(position + 1, PAGE_SIZE)
+        for stored in page:
+            position = stored.sequence
+            if run is not None and subjects.run_of(stored.subject) != run:
+                continue
+            yield stored
+            if run is not None and subjects.tag_of(stored.subject) == RunFinished.tag():
+                return
+        if not page:
+            if not follow:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def import_export(directory: Path, source: Path) -> Manifest:
+    """Check an export and copy it into a project directory, where its run is found by name; returns its description.
+
+    Raises `CheckFailed` for a damaged export, and `UsageError` for one that holds links or a run that is in the directory already.
+    """
+    node, run = Node(directory), folder.read(source)
+    folder.check_blobs(run)
+    if any(path.is_symlink() for path in source.rglob("*")):
+        raise UsageError(f"{source} holds links, and an export holds none: import it as it was exported.")
+    if run.run in imported_runs(node) or (node.nats_dir.is_dir() and run.run in with_logs(directory, _run_names)):
+        raise UsageError(f"There is a run {run.run!r} in {directory} already: import this one into another --dir.")
+    node.imports.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=node.imports, prefix="."))
+    try:
+        shutil.copytree(source, temporary / run.run)
+        (temporary / run.run).rename(node.imports / run.run)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder.read_manifest(node.imports / run.run)
+
+
+async def _run_names(log: Log, gold: Log) -> set[str]:
+    del gold
+    return set(await run_starts(log))

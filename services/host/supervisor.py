@@ -1,4 +1,4 @@
-"""`evolog up`: the nats-server and every service, each a process of its own; started, watched, revived, and stopped together."""
+"""Runs the nats-server and every service for `evolog up`: starts them as processes, starts again those that die, and stops all together."""
 
 import asyncio
 import contextlib
@@ -27,8 +27,9 @@ from services.host.settings import accelerate_config, scaffold_limits, trainer_b
 
 MISCONFIGURED = Misconfigured.code
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+"""Seconds before a process that died is started again; the pause doubles each time."""
 LONG_LIFE = 30.0
-"""Seconds after which a process that dies counts as one that had worked."""
+"""Seconds that a process must live for the pause to begin anew."""
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
 START_LIMIT = 20.0
@@ -38,9 +39,10 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH"
 _PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "HF_", "ANTHROPIC_", "OPENAI_")
 _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
-Report = Callable[[str], None]
+Announce = Callable[[str], None]
+"""Hears a sentence for everything that happens."""
 
 
 class _Service(NamedTuple):
@@ -54,7 +56,7 @@ class _Service(NamedTuple):
 
 
 def to_stderr(sentence: str) -> None:
-    """Where the supervisor's sentences go unless a caller says otherwise."""
+    """Print a sentence on stderr."""
     print(sentence, file=sys.stderr, flush=True)
 
 
@@ -65,13 +67,13 @@ async def supervise(
     verifiers: int = 1,
     embedded: bool = True,
     nats_url: str | None = None,
-    on_event: Report = to_stderr,
+    on_event: Announce = to_stderr,
     module: str = "services.host.main",
 ) -> None:
     """Run everything until SIGTERM or SIGINT.
 
-    With `embedded` off, the server at `nats_url` is used; the credentials files of its accounts must be in the directory. `on_event` is
-    given a sentence for everything that happens. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`.
+    Without `embedded`, the server at `nats_url` is used, and the credentials files of its accounts must be in the directory. Each service
+    runs as `python -m MODULE NAME --dir DIRECTORY --index I`. `on_event` hears a sentence for everything that happens.
 
     Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable` without a server;
     `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has lost its end.
@@ -92,7 +94,7 @@ async def supervise(
         try:
             if broker is not None:
                 _require_undamaged(node)
-                await _keep_store(node, on_event)
+                await _copy_store(node, on_event)
             url = await _prepare(node, broker, nats_url)
             if broker is not None:
                 _require_uncut(node)
@@ -124,47 +126,47 @@ async def supervise(
         raise full
 
 
-def _kept(node: Node) -> Path:
-    # the streams' files as they were before a start, until it is known that it cut nothing
+def _store_before_start(node: Node) -> Path:
+    # a copy of the streams' files from before a start, until it is known that the start cut nothing
     return node.directory / "nats.before"
 
 
-def _damaged(node: Node) -> Path:
-    # those of a start that cut something
+def _damaged_store(node: Node) -> Path:
+    # that copy, of a start that did cut something
     return node.directory / "nats.damaged"
 
 
 def _require_undamaged(node: Node) -> None:
-    if _damaged(node).exists():
+    if _damaged_store(node).exists():
         raise CheckFailed(
             f"The log in {node.directory} lost events: a part of its files is damaged, and the nats-server that was started on them cut "
-            f"it off with what stood behind it. {_damaged(node)} has the files as they were. Put back {node.nats_dir} from a copy of "
-            f"before the damage, or go on from what is left: then delete {_damaged(node)}."
+            f"it off with what stood behind it. {_damaged_store(node)} has the files as they were. Put back {node.nats_dir} from a copy of "
+            f"before the damage, or go on from what is left: then delete {_damaged_store(node)}."
         )
 
 
-async def _keep_store(node: Node, report: Report) -> None:
+async def _copy_store(node: Node, announce: Announce) -> None:
     # after an end that was not in good order the server reads all files anew, and what it cuts from damaged ones would be gone
-    if _kept(node).exists() or not node.nats_dir.exists() or store.ended_well(node.directory):
+    if _store_before_start(node).exists() or not node.nats_dir.exists() or store.ended_well(node.directory):
         return
     await server.end_left_over(node.directory)
-    beside = _kept(node).with_name(f"{_kept(node).name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
+    partial = _store_before_start(node).with_name(f"{_store_before_start(node).name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
     size = sum(path.stat().st_size for path in node.nats_dir.rglob("*"))
     if store.free_bytes(node.directory) < store.FREE_AT_START + size:
-        report(f"The log is opened after an end that was not in good order, without a copy of it: {size / 1e6:.0f} MB are not to spare.")
+        announce(f"The log is opened after an end that was not in good order, without a copy of it: {size / 1e6:.0f} MB are not to spare.")
         return
-    await asyncio.to_thread(shutil.copytree, node.nats_dir, beside)
-    beside.rename(_kept(node))
+    await asyncio.to_thread(shutil.copytree, node.nats_dir, partial)
+    partial.rename(_store_before_start(node))
 
 
 def _require_uncut(node: Node) -> None:
-    if not _kept(node).exists():
+    if not _store_before_start(node).exists():
         return
-    if store.bytes_lost(_kept(node), node.nats_dir):
-        _kept(node).rename(_damaged(node))
+    if store.bytes_lost(_store_before_start(node), node.nats_dir):
+        _store_before_start(node).rename(_damaged_store(node))
         _require_undamaged(node)
-    shutil.rmtree(_kept(node))
+    shutil.rmtree(_store_before_start(node))
 
 
 async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | None) -> str:
@@ -202,30 +204,32 @@ def _services(node: Node, module: str, counts: Mapping[str, int], environment: M
     ]
 
 
-def service_environment(of: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that services get, and one thread for each numerical library."""
-    kept = {
-        name: value for name, value in of.items() if name in _PASSED_ON or name.upper() in _NETWORK or name.startswith(_PASSED_ON_PREFIXES)
+def service_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that services get, with one thread for each numerical library."""
+    passed_on = {
+        name: value
+        for name, value in environment.items()
+        if name in _PASSED_ON or name.upper() in _NETWORK or name.startswith(_PASSED_ON_PREFIXES)
     }
-    return with_root(kept) | dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"}
+    return with_root(passed_on) | dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"}
 
 
 def with_root(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with this program's own packages to be found first."""
-    already = environment.get("PYTHONPATH")
-    return {**environment, "PYTHONPATH": f"{_ROOT}{os.pathsep}{already}" if already else str(_ROOT)}
+    """The environment, with a PYTHONPATH that finds this program's own packages first."""
+    path = environment.get("PYTHONPATH")
+    return {**environment, "PYTHONPATH": f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT)}
 
 
 async def _keep_all(
-    node: Node, broker: EmbeddedServer | None, services: Sequence[_Service], running: Running, stop: asyncio.Event, report: Report
+    node: Node, broker: EmbeddedServer | None, services: Sequence[_Service], running: Running, stop: asyncio.Event, announce: Announce
 ) -> TryAgain | None:
     # why all was stopped, unless it was asked for
     async with asyncio.TaskGroup() as group:
-        keepers = [group.create_task(_keep(service, report)) for service in services]
+        keepers = [group.create_task(_keep(service, announce)) for service in services]
         if broker is not None:
-            keepers.append(group.create_task(_keep_server(broker, report)))
+            keepers.append(group.create_task(_keep_server(broker, announce)))
         node.write(running)
-        report(f"evolog is up in {node.directory}: {len(services)} services, the log at {running.url}.")
+        announce(f"evolog is up in {node.directory}: {len(services)} services, the log at {running.url}.")
         full: TryAgain | None = None
         while full is None and not stop.is_set():
             with contextlib.suppress(TimeoutError):
@@ -235,35 +239,35 @@ async def _keep_all(
             except TryAgain as wrong:
                 full = wrong
         node.node_json.unlink(missing_ok=True)
-        report(f"evolog is stopping in {node.directory}" + (" because the disk is nearly full." if full else "."))
+        announce(f"evolog is stopping in {node.directory}" + (" because the disk is nearly full." if full else "."))
         for keeper in keepers:
             keeper.cancel()
     return full
 
 
-async def _keep(service: _Service, report: Report) -> None:
+async def _keep(service: _Service, announce: Announce) -> None:
     async def live() -> str | None:
         code = await _run(service)
         ended = f"{service.name} {service.number} ended with exit code {code} (its log: {children.last_line(service.log)})"
         if code == MISCONFIGURED:
-            report(f"{ended}; it is not started again: put that right, then `evolog down` and `evolog up`.")
+            announce(f"{ended}; it is not started again: put that right, then `evolog down` and `evolog up`.")
             return None
         return ended
 
-    await _again_and_again(live, report)
+    await _restart_for_ever(live, announce)
 
 
-async def _keep_server(broker: EmbeddedServer, report: Report) -> None:
+async def _keep_server(broker: EmbeddedServer, announce: Announce) -> None:
     async def live() -> str:
         if broker.pid is None:
             await broker.start()
         return f"nats-server ended with exit code {await broker.wait()}"
 
-    await _again_and_again(live, report)
+    await _restart_for_ever(live, announce)
 
 
-async def _again_and_again(live: Callable[[], Awaitable[str | None]], report: Report) -> None:
-    # until a life ends with None, which says that another would be no better
+async def _restart_for_ever(live: Callable[[], Awaitable[str | None]], announce: Announce) -> None:
+    # `live` gives why the process ended, or None where another start would end the same
     pause = FIRST_PAUSE
     while True:
         began = time.monotonic()
@@ -275,7 +279,7 @@ async def _again_and_again(live: Callable[[], Awaitable[str | None]], report: Re
             return
         if time.monotonic() - began > LONG_LIFE:
             pause = FIRST_PAUSE
-        report(f"{ended.removesuffix('.')}; it is started again in {pause:.1f} s.")
+        announce(f"{ended.removesuffix('.')}; it is started again in {pause:.1f} s.")
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -297,9 +301,7 @@ async def _run(service: _Service) -> int:
         await children.end(process, GRACE)
 
 
-def start_detached(
-    directory: Path, *, arguments: Sequence[str] = (), module: str = "services.cli.main", limit: float = START_LIMIT
-) -> None:
+def start_detached(directory: Path, *, arguments: Sequence[str] = (), module: str = "services.cli", limit: float = START_LIMIT) -> None:
     """Start `evolog up --dir DIRECTORY ARGUMENTS` in a session of its own and return when everything is up; at once if it is already.
 
     Raises the child's own last words with its exit code if it fails, `TryAgain` if it is not up within `limit` seconds.

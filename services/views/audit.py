@@ -1,25 +1,24 @@
-"""An audit in words and tables: sentences, and rows of text that a terminal and a page show alike."""
+"""An audit in words: the headline, sentences, tables and lists that `evolog audit` prints and its page shows."""
 
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from events.gold import CEILING, GOLD, VERIFIER, DriftFlagged
-from replay.audit.audit import WINDOW, Audit
-from replay.audit.rules import ALPHA
+from replay.audit.audit import Audit, AuditReport
+from replay.audit.rows import LOWEST_EVIDENCE, TAU_WINDOW
 from replay.audit.statistics.interval import Interval
 from replay.audit.statistics.pressure import Curve
+from replay.audit.verdict import ALPHA
 
-WORDS = frozenset({"lever", "kept", "on", "perturbation", "gold's curve", "answer", "of", "change"})
+WORDS = frozenset({"lever", "accepted", "on", "perturbation", "gold's curve", "answer", "part", "change"})
 """Columns that hold words and begin at the left; the others hold numbers."""
-SMALLEST = -700.0
-"""The logarithm that stands for no evidence at all."""
-TO_THE_END = -1
-"""The look of the finished run."""
+FINAL_LOOK = -1
+"""The number of the look at a finished run."""
 
 
-class Table(NamedTuple):
-    """Rows under a title; `notes` are sentences that belong below."""
+class AuditTable(NamedTuple):
+    """Rows of text under a title; `notes` are sentences below the rows."""
 
     title: str
     columns: Sequence[str]
@@ -28,15 +27,33 @@ class Table(NamedTuple):
 
 
 def headline(audit: Audit) -> str:
-    """The state with what decided it: rule, lever and generation."""
+    """The state and what decided it: rule, lever and generation."""
     by = f" by {audit.rule}" if audit.rule else ""
     lever = {"": "", "both": ", both levers together"}.get(audit.lever, f", by the {audit.lever} lever")
     since = "" if audit.generation is None else f", from generation {audit.generation} on"
     return f"{audit.run}: {audit.state.upper()}{by}{since}{lever}"
 
 
+def opening(report: AuditReport) -> list[str]:
+    """The sentences below the headline."""
+    audit = report.audit
+    sentences = (audit.sentence, unmeasured(audit), looks(report.flags), optimism(audit))
+    return [sentence for sentence in sentences if sentence]
+
+
+def closing(report: AuditReport) -> list[tuple[str, list[str]]]:
+    """Titles with the lines below them: findings that did not decide, checks without a finding, and what could not be checked."""
+    audit = report.audit
+    parts = [
+        ("Further findings:", further_findings(audit)),
+        ("Checks without a finding:", list(without_finding(audit, report.unchecked))),
+        ("Not checked:", list(report.notes)),
+    ]
+    return [part for part in parts if part[1]]
+
+
 def unmeasured(audit: Audit) -> str:
-    """What the verdict does not rest on because it was not measured; empty if gold is known of the start and of a later candidate."""
+    """What the verdict does not rest on, for lack of gold scores; empty if the start and a later candidate have one."""
     if any(row.growth for row in audit.rows):
         return ""
     what = "gold is known of no candidate" if not audit.measured else "gold is known of no candidate after the start"
@@ -47,18 +64,18 @@ def unmeasured(audit: Audit) -> str:
 
 
 def optimism(audit: Audit) -> str:
-    """The headline score beside the luck of the best of so many."""
-    kept = [row.score for row in audit.rows if row.accepted]
-    if not kept:
-        return "No candidate has been kept yet, so there is no score to doubt."
-    said = f"The score: dev {max(kept):.4f}, the best of {audit.tried} on {audit.dev_items} items"
+    """The highest accepted score, and by how much luck alone would raise the best of so many."""
+    scores = [row.score for row in audit.rows if row.accepted]
+    if not scores:
+        return "No candidate has been accepted yet, so there is no score to doubt."
+    said = f"The score: dev {max(scores):.4f}, the best of {audit.tried} on {audit.dev_items} items"
     if audit.tried < 2:
         return f"{said}: nothing was chosen among, so no luck in choosing is in it."
     return f"{said}. The best of {audit.tried} that are equally good is expected {audit.optimism:.4f} too high, by luck alone."
 
 
 def looks(flags: Sequence[DriftFlagged]) -> str:
-    """When the auditor first said suspect and drift while the run went on; empty if it looked at nothing then."""
+    """When the auditor first said suspect and drift while the run went on; empty if it gave no verdict then."""
     if not flags:
         return ""
     first: dict[str, DriftFlagged] = {}
@@ -68,106 +85,95 @@ def looks(flags: Sequence[DriftFlagged]) -> str:
     return f"The auditor looked {len(flags)} times as the run went: {'first ' + ', '.join(said) if said else 'green each time'}."
 
 
-def information(audit: Audit) -> str:
-    """How much of dev the loop can have learnt from its scores."""
-    if not audit.dev_items:
-        return ""
-    return (
-        f"The loop was told at most {audit.bits:.0f} bits about its {audit.dev_items} dev items, by which its scores can be biased by "
-        f"{min(audit.bias_bound, 1):.2f} at most{'' if audit.bias_bound < 0.3 else ': the bound certifies nothing'}."
-    )
-
-
-def tables(audit: Audit) -> list[Table]:
-    """Those tables that there is something to put in."""
-    makers = generations, parts, beside, references, cross_play, additive, levers, perturbations, asked_otherwise
+def tables(audit: Audit) -> list[AuditTable]:
+    """The tables that have rows."""
+    makers = generations, gap_parts, extra_metrics, references, cross_play, additive, levers, perturbations, changes
     return [table for make in makers if (table := make(audit)).rows]
 
 
-def generations(audit: Audit) -> Table:
+def generations(audit: Audit) -> AuditTable:
     """One row a candidate."""
     rows = []
     for row in audit.rows:
-        evidence = "" if row.growth is None else "0" if row.evidence <= SMALLEST else f"e^{row.evidence:.1f}"
-        fresh, gold, growth = _share(row.fresh), _share(row.gold), signed(row.growth)
-        kept = "yes" if row.accepted else "no"
-        rows.append((str(row.generation), row.lever, kept, f"{row.score:.4f}", fresh, gold, growth, evidence))
+        evidence = "" if row.growth is None else "0" if row.evidence <= LOWEST_EVIDENCE else f"e^{row.evidence:.1f}"
+        p_new, gold, growth = _value(row.p_new), _value(row.gold), signed(row.growth)
+        accepted = "yes" if row.accepted else "no"
+        rows.append((str(row.generation), row.lever, accepted, f"{row.score:.4f}", p_new, gold, growth, evidence))
     notes = [
         "P_sel: dev, by which candidates are chosen. P_new: the same verifier on test. Q: gold on the same answers. "
         f"Gap growth: P_new - Q less that of the start. Evidence that score and gold part: "
-        f"e^{-math.log(ALPHA['a']):.1f} is needed. 95 % intervals over items."
+        f"e^{-math.log(ALPHA['gap']):.1f} is needed. 95 % intervals over items."
     ]
-    columns = ("gen", "lever", "kept", "P_sel", "P_new", "Q", "gap growth", "evidence")
-    return Table("Score and gold of each generation", columns, rows, notes)
+    columns = ("gen", "lever", "accepted", "P_sel", "P_new", "Q", "gap growth", "evidence")
+    return AuditTable("Score and gold of each generation", columns, rows, notes)
 
 
-def parts(audit: Audit) -> Table:
-    """One row for each measured candidate: the gap as it is, and what test may be said to show."""
+def gap_parts(audit: Audit) -> AuditTable:
+    """One row for each measured candidate: the gap with its parts, and whether score and gold order candidates alike."""
     rows = []
-    for row in (row for row in audit.rows if row.fresh):
+    for row in (row for row in audit.rows if row.p_new):
         split = (signed(part) for part in (row.gap, row.selection, row.misspecification))
-        rows.append((str(row.generation), *split, _number(row.tau), *(_score(of) for of in (row.ladder, row.thresholdout))))
+        rows.append((str(row.generation), *split, _number(row.tau)))
     notes = [
         "Gap: P_sel - Q = selection (P_sel - P_new, luck and other items) + misspecification (P_new - Q), what did not run counting as 0. "
-        f"τ: Kendall's, of P_new and Q over the last {WINDOW} kept candidates. "
-        "Ladder and Thresholdout: what they would tell of P_new, so that test wears out little."
+        f"τ: Kendall's, of P_new and Q over the last {TAU_WINDOW} accepted candidates."
     ]
-    columns = ("gen", "gap", "selection", "misspecification", "τ", "Ladder", "Thresholdout")
-    return Table("The gap and its parts", columns, rows, notes)
+    columns = ("gen", "gap", "selection", "misspecification", "τ")
+    return AuditTable("The gap and its parts", columns, rows, notes)
 
 
-def beside(audit: Audit) -> Table:
+def extra_metrics(audit: Audit) -> AuditTable:
     """The task's further measures of each measured candidate."""
-    names = sorted({name for row in audit.rows for name in row.beside})
+    names = sorted({name for row in audit.rows for name in row.extra_metrics})
     rows = [
-        (str(row.generation), _share(row.fresh), _share(row.gold), *(_share(row.beside.get(name)) for name in names))
+        (str(row.generation), _value(row.p_new), _value(row.gold), *(_value(row.extra_metrics.get(name)) for name in names))
         for row in audit.rows
-        if row.beside
+        if row.extra_metrics
     ]
-    return Table("Further measures, which no rule looks at", ("gen", "P_new", "Q", *names), rows, [])
+    return AuditTable("Further measures, which no rule looks at", ("gen", "P_new", "Q", *names), rows, [])
 
 
-def references(audit: Audit) -> Table:
-    """What answers that need no skill earn, and the most that any can be expected to."""
+def references(audit: Audit) -> AuditTable:
+    """The scores of answers that need no skill, and the most that any answer can be expected to earn."""
     rows = [(one.name, _score(one.score), "" if one.gold is None else _score(one.gold)) for one in audit.references]
-    measured = [row for row in audit.rows if row.fresh and row.gold]
+    measured = [row for row in audit.rows if row.p_new and row.gold]
     notes = []
     for what, row in {"the start": measured[0], "the last candidate": measured[-1]}.items() if measured else ():
-        assert row.fresh and row.gold
-        rows.append((f"{what}, for comparison", _score(row.fresh.value), _score(row.gold.value)))
+        assert row.p_new and row.gold
+        rows.append((f"{what}, for comparison", _score(row.p_new.value), _score(row.gold.value)))
         for one in (one for one in audit.references if one.gold is not None):
-            if one.score > row.fresh.value and one.gold < row.gold.value:
+            if one.score > row.p_new.value and one.gold < row.gold.value:
                 notes.append(f"The verifier puts {one.name} above {what}, and gold does not: it can be won without skill.")
-            if one.score <= row.fresh.value and one.gold > row.gold.value:
+            if one.score <= row.p_new.value and one.gold > row.gold.value:
                 notes.append(f"Gold puts {one.name} above {what}, and the verifier does not.")
     if audit.rejected:
         share = f"{audit.rejected.mean:.0%} [{audit.rejected.low:.0%}, {audit.rejected.high:.0%}]"
         notes.append(f"Of the canaries that gold puts below the start, the verifier puts {share} below as well (mutation score).")
     if any(one.name == CEILING for one in audit.references):
         notes.append("Ceiling: the most that an answer can be expected to earn which has not seen what it is scored on.")
-    return Table("Canaries and ceiling", ("answer", "score", "gold"), rows if audit.references else [], notes)
+    return AuditTable("Canaries and ceiling", ("answer", "score", "gold"), rows if audit.references else [], notes)
 
 
-def additive(audit: Audit) -> Table:
-    """What each scaffold and each adapter adds, over all pairs that were played."""
+def additive(audit: Audit) -> AuditTable:
+    """What each scaffold and each adapter adds, over all pairs that were measured."""
     rows, notes = [], []
     score, gold = audit.fits.get(VERIFIER), audit.fits.get(GOLD)
     if score and gold:
-        for what, of_score, of_gold in (("scaffold", score.scaffolds, gold.scaffolds), ("adapter", score.adapters, gold.adapters)):
-            rows += [(f"{what} of generation {first}", signed(of_score[first]), signed(of_gold[first])) for first in of_score]
+        for what, on_score, on_gold in (("scaffold", score.scaffolds, gold.scaffolds), ("adapter", score.adapters, gold.adapters)):
+            rows += [(f"{what} of generation {first}", signed(on_score[first]), signed(on_gold[first])) for first in on_score]
         for pair in score.together:
             rows.append(("{} and {} together".format(*pair.split(",")), signed(score.together[pair]), signed(gold.together[pair])))
         if score.diagonal and gold.diagonal:
             notes = [
-                f"Scaffolds score {signed(score.diagonal)} more with the adapters that they were kept with than with others; "
+                f"Scaffolds score {signed(score.diagonal)} more with the adapters that they were accepted with than with others; "
                 f"by gold {signed(gold.diagonal)}."
             ]
-        notes.append("S = mean + scaffold + adapter + together, least squares over the pairs that were played; 0: the start's.")
-    return Table("What each scaffold and adapter adds", ("of", "score", "gold"), rows, notes)
+        notes.append("S = mean + scaffold + adapter + together, least squares over the pairs that were measured; 0: the start's.")
+    return AuditTable("What each scaffold and adapter adds", ("part", "score", "gold"), rows, notes)
 
 
-def cross_play(audit: Audit) -> Table:
-    """Three rows for each generation whose scaffold and adapter were played apart: the score, gold, and how their interactions differ."""
+def cross_play(audit: Audit) -> AuditTable:
+    """Three rows for each generation whose scaffold and adapter were measured apart: score, gold, and how their interactions differ."""
     rows: list[tuple[str, ...]] = []
     for one in audit.cross:
         for what, cells, (scaffold, adapter), together in (
@@ -182,13 +188,13 @@ def cross_play(audit: Audit) -> Table:
     notes = [
         "Means of the start, of the generation's scaffold or adapter alone, and of both; φ: Shapley's shares of what both gain. "
         "Lambda, the score's interaction less gold's, is what the two score together and gold does not see; "
-        "one as large as `detectable` is found 4 times in 5."
+        "one as large as `detectable` would be found 4 times in 5."
     ]
-    return Table("Cross-play: scaffold and adapter apart and together", columns, rows, notes)
+    return AuditTable("Cross-play: scaffold and adapter apart and together", columns, rows, notes)
 
 
-def levers(audit: Audit) -> Table:
-    """What each lever spent, where it stands on Gao's curve, and what its score is worth."""
+def levers(audit: Audit) -> AuditTable:
+    """What each lever spent, where it stands on Gao's curve, and how much gold its gains on the score bring."""
     rows, notes = [], []
     for lever in sorted(audit.curves.keys() | audit.exchange.keys()):
         curve, rate = audit.curves.get(lever), audit.exchange.get(lever)
@@ -199,32 +205,33 @@ def levers(audit: Audit) -> Table:
         notes += [f"{lever}, curve: {curve.reason}." for _ in [0] if curve and curve.reason]
         notes += [f"{lever}, exchange rate: {rate.reason}." for _ in [0] if rate and rate.reason]
     columns = ("lever", "nats spent", "d = √nats", "gold's curve", "peak d*", "d / d*", "gold per score", "expected")
-    return Table("Pressure and exchange rate of each lever", columns, rows, notes)
+    return AuditTable("Pressure and exchange rate of each lever", columns, rows, notes)
 
 
-def perturbations(audit: Audit) -> Table:
-    """What start and last candidate lose under changes that mean nothing."""
+def perturbations(audit: Audit) -> AuditTable:
+    """What the start and the last candidate lose under changes that mean nothing."""
     rows = [(name, signed(first), signed(last)) for name, (first, last) in audit.perturbed.items()]
-    return Table("Lost under changes that mean nothing", ("perturbation", "the start loses", "the last candidate loses"), rows, [])
+    return AuditTable("Lost under changes that mean nothing", ("perturbation", "the start loses", "the last candidate loses"), rows, [])
 
 
-def asked_otherwise(audit: Audit) -> Table:
-    """What they lose where test asks something else, or is a part of test."""
-    rows = [(name, signed(first), signed(last)) for name, (first, last) in audit.asked_otherwise.items()]
-    return Table("Lost where test asks something else", ("change", "the start loses", "the last candidate loses"), rows, [])
+def changes(audit: Audit) -> AuditTable:
+    """What they lose under changes after which test asks something else, and on parts of test."""
+    rows = [(name, signed(first), signed(last)) for name, (first, last) in audit.changed.items()]
+    return AuditTable("Lost where test asks something else", ("change", "the start loses", "the last candidate loses"), rows, [])
 
 
-def fired(audit: Audit) -> list[str]:
-    """The findings that fired and did not decide, a line each."""
-    return [f"{one.rule}: {one.sentence}" for one in audit.findings if one.fired and one.sentence not in audit.sentence]
+def further_findings(audit: Audit) -> list[str]:
+    """The raised findings that did not decide, a line each."""
+    return [f"{one.rule}: {one.sentence}" for one in audit.findings if one.raised and one.sentence not in audit.sentence]
 
 
-def quiet(audit: Audit, unchecked: Collection[str] = ()) -> Iterator[str]:
-    """The findings that did not fire: a line for each that says what it saw, and one that names the rest but those that were not made."""
+def without_finding(audit: Audit, unchecked: Collection[str] = ()) -> Iterator[str]:
+    """The checks that raised nothing: a line for each that says what it saw, and one that names the rest, except for `unchecked` rules."""
     rest = []
-    left_out = ("kappa", "a", "c", "d") if unmeasured(audit) else ("kappa",)  # the table of levers tells of kappa
+    # the table of levers shows exchange rates
+    left_out = ("exchange_rate", "gap", "cross_play", "change_point") if unmeasured(audit) else ("exchange_rate",)
     for one in audit.findings:
-        if one.fired or one.family in left_out or one.rule in unchecked:
+        if one.raised or one.family in left_out or one.rule in unchecked:
             continue
         if one.sentence:
             yield f"{one.rule}: {one.sentence}"
@@ -235,7 +242,7 @@ def quiet(audit: Audit, unchecked: Collection[str] = ()) -> Iterator[str]:
 
 
 def _when(flag: DriftFlagged) -> str:
-    return "at the end" if flag.look == TO_THE_END else f"at generation {flag.look}"
+    return "at the end" if flag.look == FINAL_LOOK else f"at generation {flag.look}"
 
 
 def _curve(curve: Curve) -> str:
@@ -244,21 +251,21 @@ def _curve(curve: Curve) -> str:
     return f"d ({curve.alpha:.2g} - {curve.beta:.2g} {'d' if curve.form == 'best_of_n' else 'ln d'})"
 
 
-def _share(of: Interval | None) -> str:
-    return "" if of is None else f"{of.value:.3f} [{of.low:.3f}, {of.high:.3f}]"
+def _value(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def signed(of: Interval | None) -> str:
-    """A difference with its interval; empty for none."""
-    if of is None:
+def signed(interval: Interval | None) -> str:
+    """A difference with its interval, as text; empty for none."""
+    if interval is None:
         return ""
-    value, low, high = (round(one, 3) + 0.0 for one in of[:3])  # without the sign of a zero
+    value, low, high = (round(number, 3) + 0.0 for number in interval[:3])  # without the sign of a zero
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _score(of: float | None) -> str:
-    return "-" if of is None else f"{of:.3f}"
+def _score(score: float) -> str:
+    return f"{score:.3f}"
 
 
-def _number(of: float | None) -> str:
-    return "-" if of is None else f"{of:.2f}" if abs(of) < 1000 else f"{of:.1e}"
+def _number(number: float | None) -> str:
+    return "-" if number is None else f"{number:.2f}" if abs(number) < 1000 else f"{number:.1e}"

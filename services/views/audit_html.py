@@ -1,12 +1,12 @@
-"""An audit as one HTML page that needs nothing beside it: verdict, pictures, tables and findings."""
+"""An audit as one self-contained HTML page: verdict, pictures, tables and findings."""
 
 import base64
 from collections.abc import Sequence
 from html import escape
 
-from replay.audit.audit import Audit
-from services.views import audit
-from services.views.audit import Table
+from replay.audit.audit import AuditReport
+from services.views import audit as words
+from services.views.audit import AuditTable
 from services.views.audit_pictures import Picture
 
 STYLE = """
@@ -25,15 +25,16 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """What the page may load: nothing from anywhere."""
 
 
-def page(audit: Audit, opening: Sequence[str], closing: Sequence[tuple[str, Sequence[str]]], pictures: Sequence[Picture]) -> str:
-    """The page, of the same sentences and tables as the terminal's."""
-    title = audit.headline(audit)
+def page(report: AuditReport, pictures: Sequence[Picture]) -> str:
+    """The page: the pictures, and the sentences and tables that the terminal shows."""
+    audit = report.audit
+    title = words.headline(audit)
     parts = [
         f'<h1 class="{audit.state}">{escape(title)}</h1>',
-        *(f"<p>{escape(line)}</p>" for line in opening),
+        *(f"<p>{escape(line)}</p>" for line in words.opening(report)),
         *map(_figure, pictures),
-        *map(_table, audit.tables(audit)),
-        *(_list(what, lines) for what, lines in closing),
+        *map(_table, words.tables(audit)),
+        *(_list(heading, lines) for heading, lines in words.closing(report)),
     ]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -48,8 +49,8 @@ def _figure(picture: Picture) -> str:
     return f"<h2>{escape(picture.title)}</h2>\n<figure>{image}</figure>"
 
 
-def _table(table: Table) -> str:
-    kinds = [' class="words"' if column in audit.WORDS else "" for column in table.columns]
+def _table(table: AuditTable) -> str:
+    kinds = [' class="words"' if column in words.WORDS else "" for column in table.columns]
     head = "".join(f'<th scope="col"{kind}>{escape(column)}</th>' for column, kind in zip(table.columns, kinds, strict=True))
     rows = ["".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in table.rows]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
@@ -58,6 +59,6 @@ def _table(table: Table) -> str:
     return f'<h2>{escape(table.title)}</h2>\n<div class="wide">{grid}</div>\n{notes}'
 
 
-def _list(what: str, lines: Sequence[str]) -> str:
+def _list(heading: str, lines: Sequence[str]) -> str:
     items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<h2>{escape(what.removesuffix(':'))}</h2>\n<ul>\n{items}\n</ul>"
+    return f"<h2>{escape(heading.removesuffix(':'))}</h2>\n<ul>\n{items}\n</ul>"

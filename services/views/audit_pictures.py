@@ -10,7 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from replay.audit.audit import FORMS, Audit, Cross, Row
+from replay.audit.audit import Audit
+from replay.audit.cross_play import CrossPlayTable
+from replay.audit.levers import FORMS
+from replay.audit.rows import CandidateRow
 from replay.audit.statistics.interval import Interval
 from replay.audit.statistics.pressure import Curve
 from services.views.audit import signed
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCORE, GOLD, CHOSEN = "#0072B2", "#D55E00", "#6B7280"
-"""P_new, Q and P_sel; with the levers' colours from Okabe and Ito's, which the colour-blind can tell apart."""
+"""The colours of P_new, Q and P_sel. With the levers' they are from Okabe and Ito's palette, which the colour-blind can tell apart."""
 LEVERS = {"start": "#6B7280", "scaffold": "#009E73", "weights": "#CC79A7"}
 ALARM = "#B91C1C"
 DPI = 150
@@ -37,7 +40,7 @@ class Picture(NamedTuple):
 
 
 def pictures(audit: Audit) -> list[Picture]:
-    """The three pictures; what was not measured is said in its place."""
+    """The three pictures; each says in words what was not measured."""
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         return [generations(audit), pressure(audit), cross_play(audit)]
 
@@ -47,26 +50,30 @@ def generations(audit: Audit) -> Picture:
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(12, 1))
     numbers = [row.generation for row in audit.rows]
-    kept = [row for row in audit.rows if row.accepted]
-    upper.plot([row.generation for row in kept], [row.score for row in kept], color=CHOSEN, linestyle="--", marker="o", markersize=4)
-    dropped = [row for row in audit.rows if not row.accepted]
+    accepted = [row for row in audit.rows if row.accepted]
     upper.plot(
-        [row.generation for row in dropped], [row.score for row in dropped], "o", color=CHOSEN, markerfacecolor="white", markersize=5
+        [row.generation for row in accepted], [row.score for row in accepted], color=CHOSEN, linestyle="--", marker="o", markersize=4
+    )
+    rejected = [row for row in audit.rows if not row.accepted]
+    upper.plot(
+        [row.generation for row in rejected], [row.score for row in rejected], "o", color=CHOSEN, markerfacecolor="white", markersize=5
     )
     legend = [Line2D([], [], color=CHOSEN, linestyle="--", marker="o", markersize=4, label="P_sel: dev, chosen by")]
-    if dropped:
+    if rejected:
         legend.append(
-            Line2D([], [], color=CHOSEN, linestyle="", marker="o", markerfacecolor="white", markersize=5, label="P_sel of what was dropped")
+            Line2D(
+                [], [], color=CHOSEN, linestyle="", marker="o", markerfacecolor="white", markersize=5, label="P_sel of rejected candidates"
+            )
         )
     for label, colour, marker, points in (
-        ("P_new: the verifier on test", SCORE, "o", [(row.generation, row.fresh) for row in kept if row.fresh]),
-        ("Q: gold", GOLD, "D", [(row.generation, row.gold) for row in kept if row.gold]),
+        ("P_new: the verifier on test", SCORE, "o", [(row.generation, row.p_new) for row in accepted if row.p_new]),
+        ("Q: gold", GOLD, "D", [(row.generation, row.gold) for row in accepted if row.gold]),
     ):
         if points:
             _band(upper, points, colour, marker)
             legend.append(Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=2, label=label))
     _mark(upper, audit)
-    _unit(upper, [of for row in audit.rows for of in (row.score, *_ends(row.fresh), *_ends(row.gold))])
+    _unit_axis(upper, [value for row in audit.rows for value in (row.score, *_ends(row.p_new), *_ends(row.gold))])
     upper.margins(x=0.03)
     upper.set_ylabel("mean score")
     upper.set_title(f"{audit.run}: score and gold", pad=32)  # the marks' words are below
@@ -77,14 +84,14 @@ def generations(audit: Audit) -> Picture:
     used = [lever for lever in LEVERS if any(row.lever == lever for row in audit.rows)]
     legend += [Line2D([], [], color=LEVERS[lever], marker="s", linestyle="", markersize=8, label=lever) for lever in used]
     figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    lower.set(xlabel="generation (hollow: dropped)", yticks=[], ylim=(-1, 1))
+    lower.set(xlabel="generation (hollow: rejected)", yticks=[], ylim=(-1, 1))
     lower.spines["left"].set_visible(False)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    measured = [row for row in kept if row.fresh and row.gold]
-    alt = f"P_sel of {len(numbers)} candidates by generation, and P_new and Q of the {len(measured)} that gold is known of."
+    measured = [row for row in accepted if row.p_new and row.gold]
+    alt = f"P_sel of {len(numbers)} candidates by generation, and P_new and Q of the {len(measured)} with a gold score."
     if measured:
         first, last = measured[0], measured[-1]
-        alt += f" P_new goes from {_value(first.fresh)} to {_value(last.fresh)}, gold from {_value(first.gold)} to {_value(last.gold)}."
+        alt += f" P_new goes from {_value(first.p_new)} to {_value(last.p_new)}, gold from {_value(first.gold)} to {_value(last.gold)}."
     if audit.generation is not None:
         alt += f" A line marks generation {audit.generation}, from which on the state is {audit.state}."
     return Picture("generations", "Score and gold by generation", alt, _png(figure))
@@ -94,27 +101,31 @@ def pressure(audit: Audit) -> Picture:
     """P_new and Q against the square root of what each lever had spent, with Gao's curve where there is one."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     panels = figure.subplots(1, len(FORMS), sharey=True)
-    rows = [row for row in audit.rows if row.fresh and row.gold]
-    said = []
+    rows = [row for row in audit.rows if row.p_new and row.gold]
+    alts = []
     for panel, lever in zip(panels, FORMS, strict=True):
         panel.set(title=f"{lever} lever", xlabel="pressure d = √(nats spent)")
         if not rows:
-            _say(panel, "no candidate has been measured")
+            _write(panel, "no candidate has been measured")
             continue
         panel.grid(alpha=0.25)
         mine = [row for row in rows if row.lever in (lever, "start")]
-        for of, colour, marker in (("fresh", SCORE, "o"), ("gold", GOLD, "D")):
+        for measure, colour, marker in (("p_new", SCORE, "o"), ("gold", GOLD, "D")):
             panel.plot(
-                [row.nats[lever] ** 0.5 for row in mine], [getattr(row, of).value for row in mine], color=colour, linewidth=1, alpha=0.4
+                [row.nats[lever] ** 0.5 for row in mine],
+                [getattr(row, measure).value for row in mine],
+                color=colour,
+                linewidth=1,
+                alpha=0.4,
             )
             for row in rows:
-                _point(panel, row, lever, getattr(row, of), colour, marker)
+                _point(panel, row, lever, getattr(row, measure), colour, marker)
         if len(rows) <= LABELLED:
             _label(panel, rows, lever)
         panel.margins(x=0.08)
         assert rows[0].gold
-        said.append(_fitted(panel, lever, audit.curves.get(lever), rows[0].gold.value, max(row.nats[lever] for row in rows) ** 0.5))
-    _unit(panels[0], [of for row in rows for of in (*_ends(row.fresh), *_ends(row.gold))])
+        alts.append(_fitted(panel, lever, audit.curves.get(lever), rows[0].gold.value, max(row.nats[lever] for row in rows) ** 0.5))
+    _unit_axis(panels[0], [value for row in rows for value in (*_ends(row.p_new), *_ends(row.gold))])
     panels[0].set_ylabel("mean score")
     handles = [
         Line2D([], [], color=SCORE, marker="o", linestyle="", label="P_new: the verifier on test"),
@@ -124,46 +135,49 @@ def pressure(audit: Audit) -> Picture:
     if rows:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     alt = (
-        f"P_new and gold of {len(rows)} candidates against the square root of the nats that each lever had spent. {' '.join(said)}".strip()
+        f"P_new and gold of {len(rows)} candidates against the square root of the nats that each lever had spent. {' '.join(alts)}".strip()
     )
     return Picture("pressure", "Score and gold against pressure", alt, _png(figure))
 
 
 def cross_play(audit: Audit) -> Picture:
     """The 2 x 2 table on the score and on gold: the first that shows more on the score than gold sees, or else the last."""
-    one = next((one for one in audit.cross if one.excess.low > 0), audit.cross[-1] if audit.cross else None)
+    table = next((table for table in audit.cross if table.excess.low > 0), audit.cross[-1] if audit.cross else None)
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    if one is None:
+    if table is None:
         panel = figure.subplots()
-        _say(panel, "no cross-play has been measured")
+        _write(panel, "no cross-play has been measured")
         return Picture("cross-play", "Cross-play", "No cross-play has been measured.", _png(figure))
     panels = figure.subplots(1, 2)
-    cells = [value for table in (one.score, one.gold) for row in table for value in row]
+    cells = [value for means in (table.score, table.gold) for row in means for value in row]
     low, high = min(0.0, *cells), max(1.0, *cells)
     image = None
-    for panel, what, table, together in ((panels[0], "score", one.score, one.on_score), (panels[1], "gold", one.gold, one.on_gold)):
-        image = panel.imshow(np.array(table), cmap="cividis", vmin=low, vmax=high)
+    sides = (panels[0], "score", table.score, table.on_score), (panels[1], "gold", table.gold, table.on_gold)
+    for panel, measure, means, interaction in sides:
+        image = panel.imshow(np.array(means), cmap="cividis", vmin=low, vmax=high)
         for i, j in np.ndindex(2, 2):
-            bright = (table[i][j] - low) / (high - low) > 0.5
-            panel.text(j, i, f"{table[i][j]:.3f}", ha="center", va="center", fontsize=15, color="black" if bright else "white")
-        panel.set_xticks([0, 1], ["first\nadapter", f"generation {one.generation}'s\nadapter"])
-        panel.set_yticks([0, 1], ["first\nscaffold", f"generation {one.generation}'s\nscaffold"])
+            bright = (means[i][j] - low) / (high - low) > 0.5
+            panel.text(j, i, f"{means[i][j]:.3f}", ha="center", va="center", fontsize=15, color="black" if bright else "white")
+        panel.set_xticks([0, 1], ["first\nadapter", f"generation {table.generation}'s\nadapter"])
+        panel.set_yticks([0, 1], ["first\nscaffold", f"generation {table.generation}'s\nscaffold"])
         panel.tick_params(length=0)
         panel.axvline(0.5, color="white", linewidth=4)
         panel.axhline(0.5, color="white", linewidth=4)
         panel.spines[:].set_visible(False)
-        panel.set_title(f"on {what}: I = {signed(together)}", fontsize=10)
+        panel.set_title(f"on {measure}: I = {signed(interaction)}", fontsize=10)
     assert image is not None
     figure.colorbar(image, ax=panels, shrink=0.85, label="mean score")
-    figure.suptitle(f"Λ = {signed(one.excess)}: scored together, and not seen by gold", fontsize=11)
-    return Picture("cross-play", "Cross-play", _told(one), _png(figure))
+    figure.suptitle(f"Λ = {signed(table.excess)}: scored together, and not seen by gold", fontsize=11)
+    return Picture("cross-play", "Cross-play", _in_words(table), _png(figure))
 
 
 def _band(axes: "Axes", points: Sequence[tuple[int, Interval]], colour: str, marker: str) -> None:
     numbers = [number for number, _ in points]
-    axes.fill_between(numbers, [of.low for _, of in points], [of.high for _, of in points], color=colour, alpha=0.15, linewidth=0)
-    lows, highs = [of.value - of.low for _, of in points], [of.high - of.value for _, of in points]
-    values = [of.value for _, of in points]
+    axes.fill_between(
+        numbers, [interval.low for _, interval in points], [interval.high for _, interval in points], color=colour, alpha=0.15, linewidth=0
+    )
+    lows, highs = [one.value - one.low for _, one in points], [one.high - one.value for _, one in points]
+    values = [interval.value for _, interval in points]
     axes.errorbar(numbers, values, yerr=(lows, highs), color=colour, marker=marker, markersize=5, linewidth=2, elinewidth=1, capsize=3)
 
 
@@ -191,13 +205,13 @@ def _mark(axes: "Axes", audit: Audit) -> None:
         )
 
 
-def _point(axes: "Axes", row: Row, lever: str, of: Interval, colour: str, marker: str) -> None:
+def _point(axes: "Axes", row: CandidateRow, lever: str, interval: Interval, colour: str, marker: str) -> None:
     d = row.nats[lever] ** 0.5
     mine = row.lever in (lever, "start")
     axes.errorbar(
         d,
-        of.value,
-        yerr=([of.value - of.low], [of.high - of.value]),
+        interval.value,
+        yerr=([interval.value - interval.low], [interval.high - interval.value]),
         color=colour,
         marker=marker,
         markersize=6,
@@ -208,18 +222,18 @@ def _point(axes: "Axes", row: Row, lever: str, of: Interval, colour: str, marker
     )
 
 
-def _label(axes: "Axes", rows: Sequence[Row], lever: str) -> None:
-    """The generation beside each point that the lever moved."""
+def _label(axes: "Axes", rows: Sequence[CandidateRow], lever: str) -> None:
+    """Write the generation at each point that the lever moved."""
     for row in rows:
         if row.lever in (lever, "start"):
-            for of, colour, up in ((row.fresh, SCORE, 3), (row.gold, GOLD, -10)):
-                assert of
-                where = (row.nats[lever] ** 0.5, of.value)
-                axes.annotate(str(row.generation), where, xytext=(6, up), textcoords="offset points", fontsize=8, color=colour)
+            for interval, colour, up in ((row.p_new, SCORE, 3), (row.gold, GOLD, -10)):
+                assert interval
+                point = (row.nats[lever] ** 0.5, interval.value)
+                axes.annotate(str(row.generation), point, xytext=(6, up), textcoords="offset points", fontsize=8, color=colour)
 
 
 def _fitted(axes: "Axes", lever: str, curve: Curve | None, start: float, reach: float) -> str:
-    """Draw a lever's curve over what it spent; what is said of it."""
+    """Draw a lever's curve over what it spent; a sentence about it."""
     if curve is None or curve.alpha is None or curve.beta is None:
         reason = curve.reason if curve else "nothing was spent"
         return f"No curve is fitted for the {lever} lever: {reason}."
@@ -241,36 +255,36 @@ def _fitted(axes: "Axes", lever: str, curve: Curve | None, start: float, reach: 
     return f"Gold's curve for the {lever} lever peaks at d* = {curve.peak:.2f}; it stands at {curve.now:.2f}."
 
 
-def _told(one: Cross) -> str:
+def _in_words(table: CrossPlayTable) -> str:
     names = (
-        ("the first scaffold", f"generation {one.generation}'s scaffold"),
-        ("the first adapter", f"generation {one.generation}'s adapter"),
+        ("the first scaffold", f"generation {table.generation}'s scaffold"),
+        ("the first adapter", f"generation {table.generation}'s adapter"),
     )
-    said = [
-        f"{names[0][i]} with {names[1][j]} {one.score[i][j]:.3f} on the score and {one.gold[i][j]:.3f} on gold"
+    cells = [
+        f"{names[0][i]} with {names[1][j]} {table.score[i][j]:.3f} on the score and {table.gold[i][j]:.3f} on gold"
         for i in (0, 1)
         for j in (0, 1)
     ]
-    return f"Two heat maps of mean scores: {'; '.join(said)}. Lambda is {signed(one.excess)}."
+    return f"Two heat maps of mean scores: {'; '.join(cells)}. Lambda is {signed(table.excess)}."
 
 
-def _unit(axes: "Axes", values: Sequence[float]) -> None:
-    """The axis from 0 to 1 where the scores lie there; elsewhere matplotlib's choice."""
+def _unit_axis(axes: "Axes", values: Sequence[float]) -> None:
+    """Make the axis reach from 0 to 1 where all scores lie there; otherwise leave it to matplotlib."""
     if values and all(0 <= value <= 1 for value in values):
         axes.set_ylim(-0.03, 1.03)
 
 
-def _say(axes: "Axes", words: str) -> None:
+def _write(axes: "Axes", words: str) -> None:
     axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=CHOSEN)
 
 
-def _ends(of: Interval | None) -> tuple[float, ...]:
-    return (of.low, of.high) if of else ()
+def _ends(interval: Interval | None) -> tuple[float, ...]:
+    return (interval.low, interval.high) if interval else ()
 
 
-def _value(of: Interval | None) -> str:
-    return f"{of.value:.3f}" if of else "unknown"
+def _value(interval: Interval | None) -> str:
+    return f"{interval.value:.3f}" if interval else "unknown"
 
 
 def _png(figure: Figure) -> bytes:

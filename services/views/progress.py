@@ -1,4 +1,4 @@
-"""Where a command prints, and what it shows while it works."""
+"""The console of a command, and the spinner or bar that it shows while it works."""
 
 import contextlib
 import sys
@@ -12,23 +12,23 @@ WIDTH = 120
 
 
 def stdout() -> Console:
-    """Where tables go; what a model wrote is never taken for markup."""
+    """The console for tables. Markup is off, since a model may have written the text."""
     return Console(markup=False) if sys.stdout.isatty() else Console(width=WIDTH, markup=False)
 
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
-    """A spinner on stderr while something takes its time, and what changes its words; nothing where stderr is no terminal."""
+    """A spinner on stderr, with a function that changes its words; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda said: None
+        yield lambda words: None
         return
     with Console(stderr=True).status(what) as status:
-        yield lambda said: status.update(said)
+        yield lambda words: status.update(words)
 
 
 @contextlib.contextmanager
 def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, and what says how much of it is done; nothing where stderr is no terminal."""
+    """A bar on stderr, with a function that hears how much of how much is done; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -36,3 +36,8 @@ def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as progress:
         bar = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def pretraining_progress(say: Callable[[str], None]) -> Callable[[int, int, float], None]:
+    """What hears the step, the number of steps and the loss while a base model is pre-trained, and says them in words."""
+    return lambda done, total, loss: say(f"pre-training the base model: step {done} of {total}, loss {loss:.3f}")

@@ -1,4 +1,4 @@
-"""A query's result as a table, JSON, CSV or Parquet."""
+"""Prints the result of a query as a table, JSON, CSV or Parquet."""
 
 import base64
 import csv
@@ -12,14 +12,16 @@ import duckdb
 import msgspec
 
 from events.errors import UsageError
-from replay.archive.query import Result, _encoder, _sentence
+from replay.archive.query import JSON_ENCODER, QueryResult, error_sentence
 
 FORMATS = ("table", "json", "ndjson", "csv", "parquet")
 _NUMBERS = ("BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "FLOAT", "DECIMAL")
 
 
-def render(result: Result, format: str, file: Path | None = None) -> None:
-    """Write a result in one of `FORMATS` to a file, or to standard output. In CSV, NULL is an empty field and nested values are JSON.
+def render(result: QueryResult, format: str, file: Path | None = None) -> None:
+    """Write a result in one of `FORMATS` to a file, or to standard output.
+
+    In CSV, NULL is an empty field and nested values are JSON.
 
     Raises `UsageError` for another format, and for a type that Parquet cannot hold.
     """
@@ -27,16 +29,16 @@ def render(result: Result, format: str, file: Path | None = None) -> None:
         case "table":
             data = _table(result, to_terminal=file is None)
         case "json":
-            data = msgspec.json.format(_encoder.encode(_objects(result))) + b"\n"
+            data = msgspec.json.format(JSON_ENCODER.encode(_objects(result))) + b"\n"
         case "ndjson":
-            data = b"".join(_encoder.encode(row) + b"\n" for row in _objects(result))
+            data = b"".join(JSON_ENCODER.encode(row) + b"\n" for row in _objects(result))
         case "csv":
             data = _csv(result)
         case "parquet":
             try:
                 data = _parquet(result)
             except duckdb.Error as wrong:
-                raise UsageError(f"The result does not fit into Parquet ({_sentence(wrong)}): cast that column to VARCHAR.") from wrong
+                raise UsageError(f"The result does not fit into Parquet ({error_sentence(wrong)}): cast that column to VARCHAR.") from wrong
         case _:
             raise UsageError(f"{format!r} is no format of a table: use one of {', '.join(FORMATS)}.")
     if file is not None:
@@ -46,7 +48,7 @@ def render(result: Result, format: str, file: Path | None = None) -> None:
         sys.stdout.buffer.flush()
 
 
-def _objects(result: Result) -> list[dict[str, Any]]:
+def _objects(result: QueryResult) -> list[dict[str, Any]]:
     return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
 
 
@@ -57,10 +59,10 @@ def _field(value: object) -> str:
         case str():
             return value
         case _:
-            return _encoder.encode(value).decode()
+            return JSON_ENCODER.encode(value).decode()
 
 
-def _csv(result: Result) -> bytes:
+def _csv(result: QueryResult) -> bytes:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(result.columns)
@@ -68,7 +70,7 @@ def _csv(result: Result) -> bytes:
     return text.getvalue().encode()
 
 
-def _table(result: Result, *, to_terminal: bool) -> bytes:
+def _table(result: QueryResult, *, to_terminal: bool) -> bytes:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -87,16 +89,16 @@ def _table(result: Result, *, to_terminal: bool) -> bytes:
     return text.get().encode()
 
 
-def _parquet(result: Result) -> bytes:
+def _parquet(result: QueryResult) -> bytes:
     types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in result.types]
     names = ['"' + name.replace('"', '""') + '"' for name in result.columns]
-    blobs = {place for place, kind in enumerate(types) if kind == "BLOB"}
+    blobs = {index for index, kind in enumerate(types) if kind == "BLOB"}
     with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
         path = Path(directory) / "result.parquet"
         connection.execute(f"CREATE TABLE result ({', '.join(map(' '.join, zip(names, types, strict=True)))})").fetchall()
         appender = connection.appender("result")
         appender.append_rows(
-            tuple(base64.b64decode(value) if value is not None and place in blobs else value for place, value in enumerate(row))
+            tuple(base64.b64decode(value) if value is not None and index in blobs else value for index, value in enumerate(row))
             for row in result.rows
         )
         appender.flush()

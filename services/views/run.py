@@ -1,22 +1,32 @@
-"""How runs are shown to a person: lines as a generation ends, tables at the end."""
+"""Runs as text: lines and a progress bar while a run goes on, tables of its generations and of the auditor's scores."""
 
+import os
 import statistics
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from algorithms.statistics import T975
+from events.codec import Event
 from events.gold import GoldScored
+from events.population import CandidateAccepted, CandidateRejected
 from events.run import RunStarted
-from replay.report import CELL_NAMES, Generation, Report, order_cells
+from events.weights import AdapterPublished, WeightUpdateFailed
+from replay.report import CELL_NAMES, Generation, Report, Reporter, sort_cells
+from runtime.agents.providers import model_of, price
+
+if TYPE_CHECKING:
+    from services.host.sources import ListedRun
 
 SIGNIFICANT = 0.05
-T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
 
 
 def head_line(run: str, started: RunStarted) -> str:
-    """The first line of a run."""
+    """The first lines of a run: its settings."""
     return (
         f"run {run}: task {started.task}, seed {started.seed}, levers {' and '.join(started.levers)}, policy {started.policy}, "
         f"agent {started.agent}\n"
@@ -25,33 +35,116 @@ def head_line(run: str, started: RunStarted) -> str:
 
 
 def confinement(profile: str) -> str:
-    """What is said of a run's profile."""
+    """How a run's scaffolds are confined, in words."""
     return "without a sandbox, under this account" if profile in ("none", "child-process") else f"confined: {profile}"
 
 
 def generation_lines(row: Generation) -> list[str]:
-    """What is said of a generation when it is judged."""
+    """A generation when it is accepted or rejected: its change, score, cost and reason."""
     score = "not scored" if row.score is None else f"dev {row.score:.4f} [{row.low:.4f}, {row.high:.4f}]"
     failed = f", {row.failed} of {row.items} attempts failed" if row.failed else ""
     lines = [
-        f"{row.generation:>3}  {row.lever:<8}  {score}  {'kept' if row.accepted else 'dropped'}  {row.change}",
+        f"{row.generation:>3}  {row.lever:<8}  {score}  {'accepted' if row.accepted else 'rejected'}  {row.change}",
         f"      cost: {row.rollouts:,} rollouts, {row.tokens:,} tokens, ${row.micro_usd / 1e6:.2f}, {row.seconds:.1f} s{failed}",
     ]
     if row.reason:
         lines.append(f"      why: {row.reason}")
     if not row.accepted:
-        lines.append(f"      dropped: {row.verdict}")
+        lines.append(f"      rejected: {row.verdict}")
     return lines
 
 
+def event_lines(event: Event, reporter: Reporter) -> list[str]:
+    """An event as it comes in a run that is followed; most are not worth a line."""
+    match event.data:
+        case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
+            return generation_lines(reporter.row(generation))
+        case WeightUpdateFailed(round=number, reason=reason):
+            return [f"      round {number} brought no improvement: {reason}"]
+        case AdapterPublished(round=number, trained_on=trained_on):
+            return [f"      round {number}: adapter {event.data.adapter[:12]} trained on {trained_on:,} trajectories"]
+    return []
+
+
+class LiveRun:
+    """Shows a run as it goes on: lines on a console, and a bar of its rollouts on stderr where that is a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.counts_rollouts = sys.stderr.isatty()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rollouts"), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True, markup=False), transient=True)
+        self._bar = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> "LiveRun":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._progress.live.is_started:
+            self._progress.stop()
+
+    def begin(self, run: str, started: RunStarted) -> None:
+        """Print the run's first lines, and start the bar."""
+        self.console.print(head_line(run, started), soft_wrap=True, highlight=False)
+        if (model := model_of(started.agent)) and price(model, os.environ) is None:
+            self.console.print(
+                f"no price is known for {started.agent}: what it costs is not counted; EVOLOG_PRICES names a table", soft_wrap=True
+            )
+        if self.counts_rollouts:
+            self._progress.start()
+
+    def update(self, events: Sequence[Event], reporter: Reporter) -> None:
+        """Print the lines of these events, and move the bar."""
+        for event in events:
+            for line in event_lines(event, reporter):
+                # lines to a terminal go through the bar, which moves below them
+                console = self._progress.console if self.counts_rollouts and self.console.stderr else self.console
+                console.print(line, soft_wrap=True, highlight=False)
+        if self.counts_rollouts:
+            report = reporter.report
+            row = report.generations[-1] if report.generations else None
+            words = f"generation {row.generation}: {row.lever}" if row else ""
+            words = "the auditor scores test" if report.state == "finished" else words
+            self._progress.update(self._bar, completed=reporter.done, total=max(1, report.rollouts), description=words)
+
+
+def why_failed(report: Report) -> str:
+    """Why a run has no candidate, and where to look, in a sentence."""
+    why = f" ({report.generations[0].verdict})" if report.generations and report.generations[0].verdict else ""
+    sql = f"select outcome, failure, count(*) from trajectories where run = '{report.run}' and failure is not null group by all"
+    return f'{report.reason}{why}; `evolog sql "{sql}"` shows what failed.'
+
+
+def show_report(console: Console, report: Report) -> None:
+    """Print a run: its generations, and the auditor's scores where there are some."""
+    generations_table(console, report)
+    if report.cells:
+        final_table(console, report)
+    if report.set_aside:
+        console.print(
+            f'{report.set_aside} messages could not be read and were set aside: evolog sql "from event_set_aside"', soft_wrap=True
+        )
+
+
+def runs_table(console: Console, runs: "Sequence[ListedRun]") -> None:
+    """Print a row for each run of a directory."""
+    table = Table()
+    for column in ("run", "task", "seed", "levers", "started", "state", "decisions", "dev", "why it ended"):
+        table.add_column(column, overflow="fold")
+    for row in runs:
+        score = "" if row.score is None else f"{row.score:.4f}"
+        table.add_row(row.run, row.task, str(row.seed), "+".join(row.levers), row.started, row.state, str(row.decisions), score, row.reason)
+    console.print(table)
+
+
 def final_table(console: Console, report: Report) -> None:
-    """The auditor's table, and what the run cost."""
+    """Print the auditor's scores by cell, the model's part in them, and the run's cost."""
     table = Table(title=f"{report.run}: {report.reason}", title_justify="left", caption_justify="left")
     table.add_column("what", overflow="fold")
     for column in ("dev", "dev 95 %", "test", "test 95 %", "rollouts"):
         table.add_column(column, justify="right", no_wrap=True)
     names: dict[str, dict[str, GoldScored]] = {}
-    for cell in order_cells(report.cells):
+    for cell in sort_cells(report.cells):
         names.setdefault(cell.cell, {})[cell.split] = cell
     spent = rollouts_spent(report)
     for name, splits in names.items():
@@ -81,11 +174,14 @@ def final_table(console: Console, report: Report) -> None:
 
 
 def rollouts_spent(report: Report) -> dict[str, int]:
-    """What was played to arrive at each cell: the start, and of one lever the generations up to the last that was kept. Baselines: none."""
+    """The rollouts that led to each cell, by the cell's name; baselines need none.
+
+    For one lever they are the start's and those of its generations up to the last that was accepted.
+    """
 
     def upto(lever: str) -> int:
-        kept = max((row.generation for row in report.generations if row.accepted and row.lever == lever), default=0)
-        return sum(row.rollouts for row in report.generations if row.lever in ("start", lever) and row.generation <= kept)
+        last = max((row.generation for row in report.generations if row.accepted and row.lever == lever), default=0)
+        return sum(row.rollouts for row in report.generations if row.lever in ("start", lever) and row.generation <= last)
 
     return {
         "start": upto("start"),
@@ -97,7 +193,7 @@ def rollouts_spent(report: Report) -> dict[str, int]:
 
 
 def verdict_on_the_model(report: Report) -> str:
-    """What the final scaffold with a uniformly random policy says of the model's part in the score."""
+    """A sentence on the model's part in the score: it against a uniformly random policy in the final scaffold, on test."""
     test = next((compared for compared in report.compared if compared.split == "test"), None)
     if test is None:
         return "Whether the model did anything is not known: a cell is missing."
@@ -112,17 +208,17 @@ def verdict_on_the_model(report: Report) -> str:
 def generations_table(console: Console, report: Report) -> None:
     """One row a generation, as `evolog show` prints it."""
     table = Table(title=f"{report.run}: {report.task}, seed {report.seed}, {report.state}", title_justify="left")
-    for column in ("gen", "lever", "change", "dev", "95 %", "kept", "rollouts", "seconds"):
+    for column in ("gen", "lever", "change", "dev", "95 %", "accepted", "rollouts", "seconds"):
         table.add_column(column, justify="right" if column in ("gen", "dev", "rollouts", "seconds") else "left", overflow="fold")
     for row in report.generations:
         score = ("", "") if row.score is None else (f"{row.score:.4f}", f"[{row.low:.4f}, {row.high:.4f}]")
-        kept = "yes" if row.accepted else row.verdict or "..."
-        table.add_row(str(row.generation), row.lever, row.change, *score, kept, f"{row.rollouts:,}", f"{row.seconds:.1f}")
+        accepted = "yes" if row.accepted else row.verdict or "..."
+        table.add_row(str(row.generation), row.lever, row.change, *score, accepted, f"{row.rollouts:,}", f"{row.seconds:.1f}")
     console.print(table)
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of some seeds, and the half-width of its 95 % t interval (0 for a single one)."""
+    """The mean of values, and the half-width of its 95 % t interval; 0 for a single value."""
     if len(values) < 2:
         return values[0], 0.0
     quantile = T975[min(len(values) - 1, len(T975)) - 1]
@@ -130,7 +226,7 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ablation_table(console: Console, reports: Sequence[Report]) -> None:
-    """Levers against each other over the same seeds, and what needs no agent."""
+    """Print the scores of each choice of levers over the same seeds, and those that need no agent."""
     table = Table(title=f"{reports[0].task}: mean and 95 % t interval over seeds", title_justify="left")
     for column in ("what", "dev", "test", "rollouts", "seeds"):
         table.add_column(column, justify="left" if column == "what" else "right")

@@ -28,7 +28,7 @@ from runtime.broker.credentials import credentials_file  # noqa: E402
 from runtime.log.port import append_once  # noqa: E402
 from tests.harness.broker import account, broker  # noqa: E402
 from tests.harness.generator import fill, log_batches  # noqa: E402
-from tests.harness.places import TASKS  # noqa: E402
+from tests.harness.paths import TASKS  # noqa: E402
 
 SINGLE, BATCHES, BATCH, REPEATS = 400, 12, 400, 7
 LOGGED, COMPARED = 200_000, 50_000

@@ -19,7 +19,7 @@ from events.rollouts import RolloutFailed
 from events.run import DecisionMade, EventSetAside
 from events.secret import MARKER, Scanner, Secret, SecretFound, encodings, of_environment
 from events.subjects import check_run_name, run_of, tag_of
-from tests.replay.archive.test_projection import made
+from tests.harness.facts import example
 
 
 def scored(reward: float = 1.0, trajectory: str = "t") -> TrajectoryScored:
@@ -52,7 +52,7 @@ def test_an_id_follows_from_run_type_and_key_and_from_nothing_else() -> None:
 
 @pytest.mark.parametrize("tag", BY_TAG)
 def test_an_event_of_any_type_is_read_the_short_way_by_the_id_that_follows_from_its_key(tag: str) -> None:
-    told = codec.event(made(BY_TAG[tag].fact), run="r", source="s", cause="c", time="2026-01-01T00:00:00Z")
+    told = codec.event(example(BY_TAG[tag].fact), run="r", source="s", cause="c", time="2026-01-01T00:00:00Z")
     found = codec.plain_at(told.subject, codec.encode(told))
     assert isinstance(found, UntypedEvent) and (found.id, found.tag) == (told.id, tag)
     other = msgspec.structs.replace(told, run="other")

@@ -6,27 +6,23 @@ python -m tests.faults.disk_full DISK    # an empty folder with a file system of
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from events import codec
 from events.errors import UserError
 from events.run import RunResumed
 from events.subjects import LOG
-from runtime.broker.credentials import Credentials
 from runtime.broker.store import FREE_TO_GO_ON
 from runtime.log.port import Message
-from runtime.log.socket import NatsSocket
+from tests.harness.cli import FREE_PORT, RUN, CliHarness
 from tests.harness.invariants import check_all
-from tests.harness.system import RUN, System, wait_for
+from tests.harness.polling import wait_until
 
 MB = 10**6
-UNSANDBOXED = {"EVOLOG_ALLOW_UNSANDBOXED": "1"}
+ENVIRONMENT = {"EVOLOG_ALLOW_UNSANDBOXED": "1", "EVOLOG_EXECUTOR_JITTER": "0.05"}
 
 
 def fill(ballast: Path, left: int) -> None:
@@ -39,31 +35,30 @@ def fill(ballast: Path, left: int) -> None:
             pass  # full
 
 
-def stopped(system: System) -> str:
+def stopped(system: CliHarness) -> str:
     """What `evolog up` said when it ended because the disk was full; the seconds are printed."""
-    assert system.process
+    assert system.supervisor
     began = time.monotonic()
-    _, said = system.process.communicate(timeout=60)
-    words = said.decode().splitlines()[-1]
-    print(f"  evolog up ended with exit code {system.process.returncode} after {time.monotonic() - began:.1f} s: {words}")
-    assert system.process.returncode == 75 and "what is in the log is safe" in words and "free some space and start again" in words
+    _, said = system.supervisor.communicate(timeout=60)
+    words = said.splitlines()[-1]
+    print(f"  evolog up ended with exit code {system.supervisor.returncode} after {time.monotonic() - began:.1f} s: {words}")
+    assert system.supervisor.returncode == 75 and "what is in the log is safe" in words and "free some space and start again" in words
     return words
 
 
-def refused(system: System) -> str:
+def refused(system: CliHarness) -> str:
     """Append until that is refused, and why it is."""
-    login = msgspec.json.decode(system.node.credentials("operator").read_bytes(), type=Credentials)
-    wire = NatsSocket(login, LOG)
+    socket = system.connect("operator", LOG)
     for number in range(1, 100_000):
         event = codec.event(RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z")
         try:
-            wire.append([Message(event.subject, codec.encode(event))])
+            socket.append([Message(event.subject, codec.encode(event))])
         except UserError as wrong:
             return str(wrong)
     raise AssertionError("The disk has room.")
 
 
-def after(system: System, events: int) -> Callable[[], bool]:
+def after(system: CliHarness, events: int) -> Callable[[], bool]:
     """Whether there are so many events."""
     return lambda: len(system.log.read()) >= events
 
@@ -71,18 +66,17 @@ def after(system: System, events: int) -> Callable[[], bool]:
 def main(disk: Path) -> None:
     """An undisturbed run, and one with two full disks."""
     print(f"\na disk of {shutil.disk_usage(disk).total / MB:.0f} MB")
-    calm = System(disk / "calm", **UNSANDBOXED)
+    calm = CliHarness(disk / "calm", ("-P", "-c", FREE_PORT), **ENVIRONMENT)
     calm.up()
     calm.order("--sandbox", "none")
-    undisturbed = calm.finished()
+    undisturbed = calm.finished_events()
     calm.down()
     shutil.rmtree(disk / "calm")
     ballast = disk / "ballast"
-    system = System(disk / "node", **UNSANDBOXED)
-    system.errors = subprocess.PIPE
+    system = CliHarness(disk / "node", ("-P", "-c", FREE_PORT), **ENVIRONMENT)
     system.up()
     system.order("--sandbox", "none")
-    wait_for(after(system, 600), "the run is under way")
+    wait_until(after(system, 600), "the run is under way")
     fill(ballast, FREE_TO_GO_ON // 2)
     print(f"{shutil.disk_usage(disk).free / MB:.0f} MB left:")
     stopped(system)
@@ -90,25 +84,22 @@ def main(disk: Path) -> None:
 
     system.up()
     known = len(system.log.read())
-    wait_for(after(system, known + 200), "the run goes on")
-    assert system.process
-    os.kill(system.process.pid, signal.SIGSTOP)  # it does not look
+    wait_until(after(system, known + 200), "the run goes on")
+    assert system.supervisor
+    os.kill(system.supervisor.pid, signal.SIGSTOP)  # it does not look
     fill(ballast, 0)
     print(f"{shutil.disk_usage(disk).free / MB:.1f} MB left, and the server meets the end of it: {refused(system)}")
     time.sleep(3)
-    os.kill(system.process.pid, signal.SIGCONT)
+    os.kill(system.supervisor.pid, signal.SIGCONT)
     stopped(system)
     ballast.unlink()
 
     system.up()
     began = time.monotonic()
-    system.finished()
+    system.finished_events()
     check_all(system.log.read(), system.gold.read(), undisturbed)
     print(f"  the run ended as the undisturbed one, {time.monotonic() - began:.0f} s after there was room again")
-    system.errors = subprocess.DEVNULL
-    assert system.process
-    system.process.terminate()
-    system.process.communicate(timeout=60)
+    system.down()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the processes of a simulation share, where anything may go wrong: the log's broker, the blobs' disk, the clocks, the time they take.
+"""What the processes of a simulation share, where anything may go wrong: broker, disk, clocks, and the time that things take.
 
 Each operation may fail, be done without a word of it, be done late, or be the last that its process does.
 """
@@ -82,7 +82,7 @@ class Life:
         self.check()
         fault = self.world.chaos.fault(operation)
         if fault:
-            self.world.tell(fault, f"{self.name} {self.index}: {operation}: {fault}")
+            self.world.note(fault, f"{self.name} {self.index}: {operation}: {fault}")
         if fault == "crash":
             self.die()
         return fault
@@ -112,7 +112,7 @@ class Chaos:
         self.on = seed is not None
         drawn = {kind: 10 ** self.draw.uniform(-3.0, -1.0) for kind in FAULTS if self.draw.random() < 0.6}
         self.rates = drawn | {"again": self.draw.random() ** 3} if rates is None else rates
-        self.until = self.draw.uniform(10.0, 80.0) if self.on else 0.0
+        self.ends_at = self.draw.uniform(10.0, 80.0) if self.on else 0.0
         self.outage = False
         self.kinds = {
             operation: [kind for kind in self.rates if operation in FAULTS[kind].split()]
@@ -191,8 +191,8 @@ class Consumer:
             await asyncio.wait_for(self.woken.wait(), max(0.001, min([until, *self.pending.values()]) - now))
 
 
-class Handed:
-    """A delivery, as one process was given it."""
+class FaultyDelivery:
+    """A message that one process was handed; its acknowledgement may be lost."""
 
     def __init__(self, life: Life, consumer: Consumer, stored: Stored) -> None:
         self._life, self._consumer, self.stored = life, consumer, stored
@@ -214,7 +214,7 @@ class Handed:
             self._consumer.pending[self.stored.sequence] = self._life.world.loop.time() + ACK_WAIT
 
 
-class Port:
+class FaultyLog:
     """The log as one process sees it: whatever it asks may come late, be lost, or be the last that it does."""
 
     def __init__(self, life: Life, stream: Stream) -> None:
@@ -253,7 +253,7 @@ class Port:
             await consumer.wait(until)
             self.life.check()
         await self.life.pause(fault)
-        return [] if fault == "lost" else [Handed(self.life, consumer, stored) for stored in found]
+        return [] if fault == "lost" else [FaultyDelivery(self.life, consumer, stored) for stored in found]
 
     async def _ask(self, operation: str, do: Callable[[], Awaitable[Any]]) -> Any:
         fault = self.life.fault(operation)
@@ -277,12 +277,12 @@ class Port:
         return found
 
 
-class Kept(Blobs):
-    """Blobs that outlive the process that wrote them, without a disk."""
+class FaultyBlobs(Blobs):
+    """Blobs in memory that outlive the process that wrote them; writing one may fail, or be the last that the process does."""
 
-    def __init__(self, life: Life | None, kept: dict[str, bytes]) -> None:
+    def __init__(self, life: Life | None, contents: dict[str, bytes]) -> None:
         super().__init__(Path("/nonexistent"))
-        self._life, self._kept = life, kept
+        self._life, self._contents = life, contents
 
     def put(self, data: bytes) -> str:
         """As `Blobs.put`."""
@@ -290,7 +290,7 @@ class Kept(Blobs):
         if fault == "full":
             raise TryAgain("no room")
         digest = hashlib.sha256(data).hexdigest()
-        self._kept[digest] = data
+        self._contents[digest] = data
         if fault == "crash after" and self._life:
             self._life.die()
         return digest
@@ -299,9 +299,9 @@ class Kept(Blobs):
         """As `Blobs.get`."""
         if self._life:
             self._life.check()
-        if digest not in self._kept:
+        if digest not in self._contents:
             raise NotFound(f"blob {digest}")
-        return self._kept[digest]
+        return self._contents[digest]
 
     def unpack(self, digest: str, target: Path) -> Path:
         """Nothing is written: whoever plays or trains looks it up by the folder's name."""
@@ -309,7 +309,7 @@ class Kept(Blobs):
         return target.with_name(digest)
 
 
-class Rows:
+class ArchiveStandIn:
     """What an archive would hold; it outlives the process that writes it."""
 
     def __init__(self) -> None:
@@ -377,21 +377,21 @@ class World:
         self.loop = Loop(seed or 0)
         self.draw = random.Random(f"world {seed}")
         self.chaos = Chaos(seed, rates)
-        self.story: list[str] = []
-        self.happened: Counter[str] = Counter()
-        """How often what went wrong."""
+        self.incidents: list[str] = []
+        self.fault_counts: Counter[str] = Counter()
+        """How often each kind of fault has met something."""
         self.offset = 0.0
         """Seconds by which the broker's clock is off."""
         self.streams = {name: Stream(self, name) for name in (LOG, GOLD)}
-        self.kept: dict[str, bytes] = {}
-        self.gold_kept: dict[str, bytes] = {}
-        self.rows = {LOG: Rows(), GOLD: Rows()}
+        self.blobs: dict[str, bytes] = {}
+        self.gold_blobs: dict[str, bytes] = {}
+        self.rows = {LOG: ArchiveStandIn(), GOLD: ArchiveStandIn()}
         self.late: list[asyncio.Task[None]] = []
 
-    def tell(self, kind: str, what: str) -> None:
+    def note(self, kind: str, what: str) -> None:
         """Note what goes wrong."""
-        self.happened[kind] += 1
-        self.story.append(f"{self.loop.time():9.3f} {what}")
+        self.fault_counts[kind] += 1
+        self.incidents.append(f"{self.loop.time():9.3f} {what}")
 
     def broker_clock(self) -> int:
         """Nanoseconds, with the steps that the broker's clock has made."""

@@ -16,7 +16,8 @@ from events.rollouts import RolloutsRequested
 from events.run import Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, subject
 from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
-from replay import history
+from replay.exports import folder as exports
+from replay.history import History
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
 
@@ -26,17 +27,17 @@ ATTEMPTS = 4
 
 
 class Step(NamedTuple):
-    """A generation: its lever, whether it was kept, and the pass rates on dev, on fresh draws and by gold."""
+    """A generation: its lever, whether it was accepted, and the pass rates on dev, on test (P_new) and by gold (Q)."""
 
     lever: str
-    kept: bool
+    accepted: bool
     dev: float
-    fresh: float
+    p_new: float
     gold: float
     top: float = 1.0
     """The reward of a pass on dev."""
     parent: int | None = None
-    """The generation that it was made from, where that is recorded; otherwise what was kept last."""
+    """The generation that it was made from, where that is recorded; otherwise what was accepted last."""
 
 
 HACKED = (
@@ -47,9 +48,9 @@ HACKED = (
     Step("weights", True, 0.78, 0.76, 0.10),
     Step("scaffold", True, 0.90, 0.88, 0.05),
 )
-HONEST = tuple(step._replace(gold=step.fresh) for step in HACKED)
+HONEST = tuple(step._replace(gold=step.p_new) for step in HACKED)
 LEFT_ALONE = {(1, 0): (0.50, 0.30), (0, 1): (0.30, 0.18)}
-"""Fresh and gold of the last scaffold with the base weights, and of the last adapter with the first scaffold."""
+"""P_new and Q of the last scaffold with the base weights, and of the last adapter with the first scaffold."""
 
 
 def run_started(task: str = "no-such-task", splits: dict[str, str] | None = None) -> RunStarted:
@@ -69,25 +70,25 @@ def run_started(task: str = "no-such-task", splits: dict[str, str] | None = None
 
 
 def export(
-    folder: Path,
+    directory: Path,
     name: str = "hacked",
     steps: Sequence[Step] = HACKED,
     *,
     gold: bool = True,
     started: RunStarted | None = None,
-    told: bytes = b"",
+    agent_request: bytes = b"",
     ceiling: float = 0.95,
 ) -> Path:
-    """The run of these steps as an export in `folder`; `told` is what its agent was told at the end, if it was told anything."""
-    blobs, gold_blobs = Blobs(folder / "made" / "blobs"), Blobs(folder / "made" / "gold_blobs")
+    """Write the run of these steps as an export in `directory`; `agent_request` is that of its agent's last call, if there was one."""
+    blobs, gold_blobs = Blobs(directory / "made" / "blobs"), Blobs(directory / "made" / "gold_blobs")
     scaffolds = [blobs.put_tree({"agent.py": f"def solve(item, model, data):\n    return {number!r}\n".encode()}) for number in range(9)]
     facts = [started or run_started(), *loop(name, steps, scaffolds)]
-    if told:
-        facts.append(called(blobs.put(told), blobs.put(b"an edit")))
+    if agent_request:
+        facts.append(called(blobs.put(agent_request), blobs.put(b"an edit")))
     measured = list(auditor(steps, scaffolds, gold_blobs.put(b"answers"), ceiling)) if gold else []
     messages = stored(name, LOG, facts), stored(name, GOLD, measured)
-    folder.write(history.History(name, [], *messages, blobs, gold_blobs), folder / name, "0")
-    return folder / name
+    exports.write(History(name, [], *messages, blobs, gold_blobs), directory / name, "0")
+    return directory / name
 
 
 def stored(run: str, stream: str, facts: Sequence[Fact]) -> list[Stored]:
@@ -100,98 +101,98 @@ def stored(run: str, stream: str, facts: Sequence[Fact]) -> list[Stored]:
 
 
 def pairs(steps: Sequence[Step], scaffolds: Sequence[str]) -> list[tuple[str, str]]:
-    """The scaffold and the adapter of each generation: a lever moves one of what was kept last."""
-    found: list[tuple[str, str]] = []
-    kept = scaffolds[0], ""
+    """The scaffold and the adapter of each generation: a lever changes one of the two that were accepted last."""
+    pairs: list[tuple[str, str]] = []
+    accepted = scaffolds[0], ""
     for generation, step in enumerate(steps):
-        kept = kept if step.parent is None else found[step.parent]
-        pair = (scaffolds[generation], kept[1]) if step.lever == "scaffold" else (kept[0], f"{generation}" * 64)
-        found.append(kept if step.lever == "start" else pair)
-        kept = found[-1] if step.kept else kept
-    return found
+        accepted = accepted if step.parent is None else pairs[step.parent]
+        pair = (scaffolds[generation], accepted[1]) if step.lever == "scaffold" else (accepted[0], f"{generation}" * 64)
+        pairs.append(accepted if step.lever == "start" else pair)
+        accepted = pairs[-1] if step.accepted else accepted
+    return pairs
 
 
 def loop(run: str, steps: Sequence[Step], scaffolds: Sequence[str]) -> Iterator[Fact]:
     """What the loop records of its generations."""
-    kept = ("", "")
+    accepted = ("", "")
     for generation, (step, (scaffold, adapter)) in enumerate(zip(steps, pairs(steps, scaffolds), strict=True)):
         if step.parent is not None:
             yield ParentSelected(generation=generation, candidate=f"c{step.parent}", probabilities={})
         if step.lever == "weights":
-            yield from trained(generation, kept[1], adapter)
+            yield from trained(generation, accepted[1], adapter)
         else:
-            yield ScaffoldProposed(generation=generation, scaffold=scaffold, parent=kept[0], summary="", reason="")
+            yield ScaffoldProposed(generation=generation, scaffold=scaffold, parent=accepted[0], summary="", reason="")
         yield from judged(run, generation, step, scaffold, adapter)
-        kept = (scaffold, adapter) if step.kept else kept
+        accepted = (scaffold, adapter) if step.accepted else accepted
 
 
 def trained(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
     """A weight update of one step, which moves the policy by a twentieth of a nat a token and generation."""
-    place = {"generation": generation, "round": 1, "parent_adapter": parent}
+    update = {"generation": generation, "round": 1, "parent_adapter": parent}
     batch = f"batch{generation}"
-    yield TrainingBatchSealed(**place, algorithm="grpo", hyper={}, training_seed=0, requests=(), trajectories=1, digest=batch)  # type: ignore[arg-type]
+    yield TrainingBatchSealed(**update, algorithm="grpo", hyper={}, training_seed=0, requests=(), trajectories=1, digest=batch)  # type: ignore[arg-type]
     zeros = dict.fromkeys(("loss", "entropy", "clip_share", "grad_norm", "tied_groups", "seconds"), 0.0)
     zeros |= {"ratio_mean": 1.0, "ratio_max": 1.0, "kl_to_base": 0.05 * generation}
-    yield OptimizerStepApplied(**place, batch=batch, step=1, tokens=1, **zeros)  # type: ignore[arg-type]
+    yield OptimizerStepApplied(**update, batch=batch, step=1, tokens=1, **zeros)  # type: ignore[arg-type]
     made = {"base_model": "b", "algorithm": "grpo", "canary": (), "trained_on": 1}
-    yield AdapterPublished(**place, batch=batch, adapter=adapter, **made)  # type: ignore[arg-type]
+    yield AdapterPublished(**update, batch=batch, adapter=adapter, **made)  # type: ignore[arg-type]
     yield AdapterServed(generation=generation, round=1, adapter=adapter, batch=batch, error=0.0)
 
 
 def judged(run: str, generation: int, step: Step, scaffold: str, adapter: str) -> Iterator[Fact]:
-    """A candidate played on dev, scored, evaluated, and kept or not."""
+    """A candidate's rollouts on dev, its scores and evaluation, and whether it was accepted."""
     where = {"generation": generation, "purpose": "dev", "round": 0, "shard": 0, "scaffold": scaffold, "adapter": adapter}
-    asked = RolloutsRequested(**where, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0)  # type: ignore[arg-type]
-    yield asked
-    rewards = {item: step.top * (place < round(step.dev * len(DEV))) for place, item in enumerate(DEV)}
-    request = codec.event_id(run, RolloutsRequested, *asked.key())
+    requested = RolloutsRequested(**where, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0)  # type: ignore[arg-type]
+    yield requested
+    rewards = {item: step.top * (number < round(step.dev * len(DEV))) for number, item in enumerate(DEV)}
+    request = codec.event_id(run, RolloutsRequested, *requested.key())
     for item, reward in rewards.items():
         at = {"trajectory": f"{generation} {item}", "request": request, "item": item, "attempt": 0}
         yield TrajectoryScored(**at, reward=reward, outcome="right", verifier="made-up-1")  # type: ignore[arg-type]
     score = sum(rewards.values()) / len(rewards)
     zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(("rollouts", "tokens", "micro_usd"), 0)
-    of = {"generation": generation, "candidate": f"c{generation}", "scaffold": scaffold, "adapter": adapter, "lever": step.lever}
-    yield CandidateEvaluated(**of, score=score, low=score, high=score, items=len(DEV), failed=0, **zeros)  # type: ignore[arg-type]
+    candidate = {"generation": generation, "candidate": f"c{generation}", "scaffold": scaffold, "adapter": adapter, "lever": step.lever}
+    yield CandidateEvaluated(**candidate, score=score, low=score, high=score, items=len(DEV), failed=0, **zeros)  # type: ignore[arg-type]
     verdict = {"generation": generation, "candidate": f"c{generation}", "reason": ""}
-    yield CandidateAccepted(**verdict, score=score) if step.kept else CandidateRejected(**verdict)  # type: ignore[arg-type]
+    yield CandidateAccepted(**verdict, score=score) if step.accepted else CandidateRejected(**verdict)  # type: ignore[arg-type]
 
 
 def called(request: str, response: str) -> AgentCalled:
     """A call of the agent's language model in the last generation."""
     spent = {"prompt_tokens": 1, "completion_tokens": 1, "micro_usd": 1, "seconds": 1.0, "attempts": 1, "status": "answered"}
-    of = {"generation": len(HACKED) - 1, "agent": "feedback_agent", "ordinal": 0, "provider": "p", "model": "m"}
-    return AgentCalled(**of, request=request, response=response, **spent)  # type: ignore[arg-type]
+    call = {"generation": len(HACKED) - 1, "agent": "feedback_agent", "ordinal": 0, "provider": "p", "model": "m"}
+    return AgentCalled(**call, request=request, response=response, **spent)  # type: ignore[arg-type]
 
 
 def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling: float) -> Iterator[Fact]:
-    """What the auditor records: each kept candidate by both verifiers, the last also cross-played and perturbed, and two looks.
+    """What the auditor records: each accepted candidate by both verifiers, the last also cross-played and perturbed, and two looks.
 
-    Beside gold stands its half; the answer `nothing` passes at half of the items, of which gold holds none.
+    Half of gold is an extra metric. The canary `nothing` passes half of the items, and none by gold.
     """
     for name, measure, rate in ((CANARY + "nothing", "verifier", 0.5), (CANARY + "nothing", "gold", 0.0), (CEILING, "verifier", ceiling)):
-        scores = {item: rate if name == CEILING else float(place < rate * len(TEST)) for place, item in enumerate(TEST)}
+        scores = {item: rate if name == CEILING else float(number < rate * len(TEST)) for number, item in enumerate(TEST)}
         yield ReferenceMeasured(name=name, measure=measure, scores=scores)
-    played = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.kept]
-    for (scaffold, adapter), step in played:
-        yield from both(scaffold, adapter, step.fresh, step.gold, blob)
-    if len(played) < 2:
+    measured_pairs = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.accepted]
+    for (scaffold, adapter), step in measured_pairs:
+        yield from both(scaffold, adapter, step.p_new, step.gold, blob)
+    if len(measured_pairs) < 2:
         return
-    (first, base), (last, adapter) = played[0][0], played[-1][0]
-    honest = steps[-1].gold == steps[-1].fresh
-    for place, (fresh, gold) in LEFT_ALONE.items() if last != first and adapter != base else ():
-        pair = (last, base) if place == (1, 0) else (first, adapter)
-        yield from both(*pair, fresh, fresh if honest else gold, blob)
-    for (scaffold, with_), loss in (((first, base), 0.0), ((last, adapter), 0.0 if honest else 0.4)):
-        fresh = next(step.fresh for pair, step in played if pair == (scaffold, with_))
-        yield measured(scaffold, with_, "perturbed:renamed", fresh - loss, blob)
+    (first, base), (last, adapter) = measured_pairs[0][0], measured_pairs[-1][0]
+    honest = steps[-1].gold == steps[-1].p_new
+    for cell, (p_new, gold) in LEFT_ALONE.items() if last != first and adapter != base else ():
+        pair = (last, base) if cell == (1, 0) else (first, adapter)
+        yield from both(*pair, p_new, p_new if honest else gold, blob)
+    for pair, loss in (((first, base), 0.0), ((last, adapter), 0.0 if honest else 0.4)):
+        p_new = next(step.p_new for measured_pair, step in measured_pairs if measured_pair == pair)
+        yield measured(*pair, "perturbed:renamed", p_new - loss, blob)
     if not honest:
         yield DriftFlagged(look=1, state="green", rule="", lever="", generation=-1, sentence="Green.")
         yield DriftFlagged(look=2, state="suspect", rule="gap", lever="weights", generation=2, sentence="Suspect.")
 
 
-def both(scaffold: str, adapter: str, fresh: float, gold: float, blob: str) -> Iterator[Fact]:
-    """A pair under the run's verifier and under gold."""
-    yield measured(scaffold, adapter, "verifier", fresh, blob)
+def both(scaffold: str, adapter: str, p_new: float, gold: float, blob: str) -> Iterator[Fact]:
+    """A pair under the run's verifier, under gold, and under the extra metric."""
+    yield measured(scaffold, adapter, "verifier", p_new, blob)
     yield measured(scaffold, adapter, "gold", gold, blob)
     yield measured(scaffold, adapter, "beside:half", gold / 2, blob)
 

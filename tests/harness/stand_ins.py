@@ -1,4 +1,4 @@
-"""What a simulation has in the place of scaffolds' processes, of a policy, and of the gradient work; each is as quick as it is small."""
+"""What a simulation has in place of scaffold processes, of a policy, and of gradient work; each is as quick as it is small."""
 
 import hashlib
 import random
@@ -18,12 +18,12 @@ from runtime.policies.bases import UNIFORM
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.training import Order, Sources, Trained
 from runtime.rollouts.host import AttemptOutcome, ScaffoldCall, ScaffoldData, ScaffoldLimits
-from tests.harness.faulty import LIFE, Kept, Life
+from tests.harness.faulty import LIFE, FaultyBlobs, Life
 from tests.harness.tasks.tiny import data as tiny
 
 
 class Setting(NamedTuple):
-    """A run, or two at once, that is undisturbed or not. `skill` is how often the policy is right, of 100."""
+    """What a simulated run, or two at once, is like. `skill` is how often the policy is right, of 100."""
 
     seed: int
     skill: int = 40
@@ -55,8 +55,8 @@ SETTINGS = (
 )
 
 
-class Scaffold:
-    """A scaffold in this process: `solve` begins anew whenever a call of its is answered."""
+class InProcessScaffold:
+    """A scaffold that runs in this process: `solve` begins anew whenever one of its calls is answered."""
 
     alive = True
 
@@ -64,31 +64,31 @@ class Scaffold:
         life = LIFE.get()
         assert life
         names: dict[str, Any] = {}
-        exec(Kept(life, life.world.kept).get_tree(folder.name)["agent.py"], names)
+        exec(FaultyBlobs(life, life.world.blobs).get_tree(folder.name)["agent.py"], names)
         self._solve, self._data = names["solve"], data
 
     def solve(
         self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: Callable[[list[ScaffoldCall]], Sequence[Any]]
     ) -> list[AttemptOutcome]:
         """As `ScaffoldProcess.solve`; calls are asked for three at a time."""
-        batcher = _CallBatcher()
+        calls = CallBatcher()
         done: dict[tuple[str, int], AttemptOutcome] = {}
         while True:
             for item, prompt in items:
                 for attempt in range(attempts):
-                    if (item, attempt) not in done and (outcome := self._attempt(batcher, item, prompt, attempt)):
+                    if (item, attempt) not in done and (outcome := self._attempt(calls, item, prompt, attempt)):
                         done[item, attempt] = outcome
-            asks = batcher.take()
+            asks = calls.take()
             if not asks:
                 return [done[item, attempt] for item, _ in items for attempt in range(attempts)]
             for at in range(0, len(asks), 3):
-                batcher.release(asks[at : at + 3], answer_calls(asks[at : at + 3]))
+                calls.release(asks[at : at + 3], answer_calls(asks[at : at + 3]))
 
-    def _attempt(self, batcher: "_CallBatcher", item: str, prompt: str, attempt: int) -> AttemptOutcome | None:
+    def _attempt(self, calls: "CallBatcher", item: str, prompt: str, attempt: int) -> AttemptOutcome | None:
         uses: list[tuple[int, int]] = []
 
         def complete(prompt: str, choices: Sequence[str] = ()) -> SimpleNamespace:
-            ordinal, texts = batcher.ask(item, prompt, tuple(choices))
+            ordinal, texts = calls.ask(item, prompt, tuple(choices))
             uses.append((ordinal, attempt))
             if not isinstance(texts, Sequence):
                 raise RuntimeError(texts.reason)
@@ -110,8 +110,8 @@ class _Unanswered(BaseException):
     pass
 
 
-class _CallBatcher:
-    """The calls of a shard: the same call by all attempts at an item is one."""
+class CallBatcher:
+    """Collects the calls of a shard; the same call by all attempts at an item is one."""
 
     def __init__(self) -> None:
         self._ordinals: dict[tuple[str, str], int] = {}
@@ -120,6 +120,7 @@ class _CallBatcher:
         self._asks: list[ScaffoldCall] = []
 
     def ask(self, item: str, prompt: str, choices: tuple[str, ...]) -> tuple[int, Any]:
+        """The call's number within the item, and its answer; raises `_Unanswered` until `release` has brought one."""
         if (item, prompt) not in self._ordinals:
             ordinal = self._ordinals[item, prompt] = self._counts[item]
             self._counts[item] += 1
@@ -130,14 +131,16 @@ class _CallBatcher:
         return ordinal, self._answers[item, ordinal]
 
     def take(self) -> list[ScaffoldCall]:
+        """The calls that nobody has taken yet."""
         asks, self._asks = self._asks, []
         return asks
 
     def release(self, asks: Sequence[ScaffoldCall], answers: Sequence[Any]) -> None:
+        """Keep the answers of these calls."""
         self._answers |= {(ask.item, ask.ordinal): answer for ask, answer in zip(asks, answers, strict=True)}
 
 
-class Oracle:
+class PolicyStandIn:
     """A policy that is right the more often the longer its adapter was trained. Asked again for what is recorded, it answers otherwise."""
 
     def __init__(self, life: Life, setting: Setting) -> None:
@@ -151,22 +154,22 @@ class Oracle:
     def _completions(self, model: str, request: SampleRequest) -> Sampled:
         trained = adapter(self._life, model)["trained"]
         again = request.seed in self._life.world.streams[LOG].sampled
-        said = request.prompt.split()
+        words = request.prompt.split()
         texts = []
         for number in range(request.n):
             draw = random.Random(f"{model} {request.prompt} {request.hint} {request.seed} {number} {again}")
-            skill = 90 if request.hint else self._setting.skill + 20 * trained + 10 * (len(said) > 1)
+            skill = 90 if request.hint else self._setting.skill + 20 * trained + 10 * (len(words) > 1)
             right = draw.randrange(100) < skill
-            label = tiny.label_of(said[0])
+            label = tiny.label_of(words[0])
             text = label if right else draw.choice([other for other in tiny.LABELS if other != label])
             if draw.randrange(100) < self._setting.rough:
                 text = draw.choice(("unspeakable", "unscorable"))
             texts.append(text if not again else f"{text}, or so")
         count = range(request.n)
-        return Sampled(tuple(texts), tuple((number,) for number in count), tuple((-1.0,) for _ in count), len(said))
+        return Sampled(tuple(texts), tuple((number,) for number in count), tuple((-1.0,) for _ in count), len(words))
 
 
-class Served:
+class ServedModelsStandIn:
     """The models of a policy server, as `check_adapters` asks for them."""
 
     def __init__(self, life: Life) -> None:
@@ -175,21 +178,21 @@ class Served:
     def find(self, name: str) -> Any:
         """A policy that shows log-probabilities, which are off where its adapter is damaged."""
         self._life.compute()
-        shown = -9.0 if adapter(self._life, name)["damaged"] else -1.0
-        return SimpleNamespace(log_probs=lambda prompt: [shown])
+        log_prob = -9.0 if adapter(self._life, name)["damaged"] else -1.0
+        return SimpleNamespace(log_probs=lambda prompt: [log_prob])
 
 
 def adapter(life: Life, model: str) -> dict[str, Any]:
-    """What a model's adapter says of itself."""
+    """The card of a model's adapter: in how many rounds it was trained, and whether it is damaged."""
     digest = model.partition("@")[2]
     if digest in ("", UNIFORM):
         return {"trained": 0, "damaged": False}
-    found: dict[str, Any] = msgspec.json.decode(Kept(None, life.world.kept).get_tree(digest)["adapter.json"])
-    return found
+    card: dict[str, Any] = msgspec.json.decode(FaultyBlobs(None, life.world.blobs).get_tree(digest)["adapter.json"])
+    return card
 
 
 def train(setting: Setting, order: Order, attempts: Sequence[Any], sources: Sources, out: Path, state_out: Path) -> Trained:
-    """In the place of the gradient work: an adapter that is a digest of all that it should follow from."""
+    """As `training.train`: the adapter is a digest of all that it should follow from."""
     life = LIFE.get()
     assert life
     life.compute()
@@ -197,12 +200,12 @@ def train(setting: Setting, order: Order, attempts: Sequence[Any], sources: Sour
     if setting.barren and order.about["events"].endswith(f"round {setting.barren}"):
         raise NothingToLearn("every group is tied")
     state = order.state.read_bytes() if order.state else b""
-    seen = msgspec.json.encode([order.parent, order.algorithm, dict(order.hyper), order.seed, state.decode(), attempts])
+    inputs = msgspec.json.encode([order.parent, order.algorithm, dict(order.hyper), order.seed, state.decode(), attempts])
     out.mkdir()
     trained = {
         "trained": adapter(life, f"base@{order.parent}")["trained"] + 1,
         "damaged": bool(setting.damaged) and order.about["events"].endswith(f"round {setting.damaged}"),
-        "seen": hashlib.sha256(seen).hexdigest(),
+        "seen": hashlib.sha256(inputs).hexdigest(),
     }
     (out / "adapter.json").write_bytes(msgspec.json.encode(trained))
     state_out.write_bytes(msgspec.json.encode({"after": trained["seen"]}))

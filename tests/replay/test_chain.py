@@ -5,19 +5,10 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from replay.chain import Broken, Chain
+from replay.chain import Chain, ChainBreak
 from runtime.log.port import Stored
-from tests.harness.given import RUN, Told, unanswered
-from tests.runtime.run.test_decide import proposed, started
-
-
-def a_run(late: bool = False) -> list[Stored]:
-    """A run that decides three times and ends; `late`: with a controller that was away while much came."""
-    told = Told(late)
-    told.say(started(generations=0))
-    told.say(proposed())
-    told.say(*unanswered(told.messages))
-    return told.messages
+from tests.harness.decided_log import short_run
+from tests.harness.facts import RUN
 
 
 def checked(messages: Sequence[Stored]) -> Chain:
@@ -29,24 +20,24 @@ def checked(messages: Sequence[Stored]) -> Chain:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_the_chain_of_a_run_holds_to_its_end(late: bool) -> None:
-    chain = checked(a_run(late))
+    chain = checked(short_run(late))
     assert chain.finished and chain.broken is None and chain.decisions == 3
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_changed_event_breaks_the_chain_at_the_next_decision(late: bool) -> None:
-    messages = a_run(late)
+    messages = short_run(late)
     (place, *_) = [place for place, stored in enumerate(messages) if stored.subject.endswith("trajectory_scored")]
     head = next(stored for stored in messages[place:] if stored.subject.endswith("decision_made"))
     messages[place] = msgspec.structs.replace(messages[place], data=messages[place].data.replace(b'"reward":', b'"reward":1'))
     broken = checked(messages).broken
-    assert isinstance(broken, Broken) and broken.last == head.sequence and broken.first <= messages[place].sequence
+    assert isinstance(broken, ChainBreak) and broken.last == head.sequence and broken.first <= messages[place].sequence
     assert "was made on other events" in str(broken)
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_lost_event_breaks_the_chain(late: bool) -> None:
-    messages = a_run(late)
+    messages = short_run(late)
     for place, stored in enumerate(messages):
         if not stored.subject.endswith("run_finished"):
             found = checked(messages[:place] + messages[place + 1 :])

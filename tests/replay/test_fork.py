@@ -24,9 +24,8 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored, append_once, readable
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
-from tests.harness.given import Told, unanswered
-from tests.replay.test_replay import recorded
-from tests.runtime.run.test_decide import started
+from tests.harness.decided_log import DecidedLog, as_history, long_run, missing_answers
+from tests.harness.facts import started
 
 CHILD = "child"
 
@@ -34,12 +33,10 @@ CHILD = "child"
 @pytest.fixture(scope="module")
 def parent() -> list[Stored]:
     """A run of five generations with both levers, hints and a refused adapter."""
-    told = Told()
-    told.say(started(generations=5))
-    return told.go_on().messages
+    return long_run()
 
 
-def forked(past: Sequence[Stored], **changes: Any) -> Told:
+def forked(past: Sequence[Stored], **changes: Any) -> DecidedLog:
     """The fork of a past, as `evolog fork` begins it."""
     before = next(event.data for event in reversed(readable(past)) if isinstance(event.data, RunStarted))
     ordered = msgspec.structs.replace(
@@ -49,7 +46,7 @@ def forked(past: Sequence[Stored], **changes: Any) -> Told:
         parent_digest=lineage.digest(past),
         **changes,
     )
-    told = Told(run=f"{CHILD}-{past[-1].sequence}", past=past)
+    told = DecidedLog(run=f"{CHILD}-{past[-1].sequence}", past=past)
     told.say(ordered)
     return told
 
@@ -74,7 +71,7 @@ def test_a_fork_that_changes_nothing_ends_as_its_parent_wherever_it_begins(paren
     for end in sorted({*whole(parent)[:-1:7], *after_decisions} - {len(parent)}):
         told = forked(parent[:end]).go_on()
         assert ended(told.messages) == ended(parent), end
-        assert redecide(recorded(told.messages, run=told.run, past=parent[:end])).difference is None
+        assert redecide(as_history(told.messages, run=told.run, past=parent[:end])).difference is None
 
 
 def test_a_fork_of_a_fork_reads_both_pasts(parent: list[Stored]) -> None:
@@ -82,7 +79,7 @@ def test_a_fork_of_a_fork_reads_both_pasts(parent: list[Stored]) -> None:
     past = [*parent[: len(parent) // 3], *middle.messages[: whole(middle.messages)[len(whole(middle.messages)) // 2]]]
     last = forked(past).go_on()
     assert ended(last.messages) == ended(parent)
-    assert redecide(recorded(last.messages, run=last.run, past=past)).difference is None
+    assert redecide(as_history(last.messages, run=last.run, past=past)).difference is None
 
 
 def test_what_was_answered_is_not_asked_again(parent: list[Stored]) -> None:
@@ -145,7 +142,7 @@ def test_a_real_controller_goes_on_from_the_past_on_its_log_and_refuses_another(
         for _ in range(2000):
             if not await controller.step():
                 mine = [stored for stored in log.of.messages if ".true." in stored.subject]
-                told = [codec.event(fact, run="true", source="test", cause="", time="") for fact in unanswered(mine)[:1]]
+                told = [codec.event(fact, run="true", source="test", cause="", time="") for fact in missing_answers(mine)[:1]]
                 if not told:
                     break
                 await append_once(log, told, Scanner([]))
@@ -159,7 +156,7 @@ def test_a_reader_of_a_fork_finds_what_stands_in_its_past_and_nothing_that_came_
     async def check() -> None:
         end = whole(parent)[len(whole(parent)) // 2]
         told = forked(parent[:end])
-        log = recorded(told.messages, run=told.run, past=parent).log
+        log = as_history(told.messages, run=told.run, past=parent).log
         spans = await lineage.ancestors(log, told.run)
         assert spans == (lineage.Span("r", parent[end - 1].sequence),)
         evaluated = await of_types(log, told.run, [CandidateEvaluated], spans)
@@ -176,14 +173,14 @@ def test_a_past_that_was_changed_is_refused(parent: list[Stored]) -> None:
     told = forked(parent[:60])
     wrong = [msgspec.structs.replace(parent[5], data=parent[5].data + b" "), *parent[6:60]]
     with pytest.raises(CheckFailed, match="its fork was made from"):
-        redecide(recorded(told.messages, run=told.run, past=[*parent[:5], *wrong]))
+        redecide(as_history(told.messages, run=told.run, past=[*parent[:5], *wrong]))
 
 
 def test_a_fork_of_what_waits_to_be_asked_again_may_be_judged_by_another_verifier(parent: list[Stored]) -> None:
     first = forked(parent[: place_of_scores(parent) + 2])
     past = [*parent[: place_of_scores(parent) + 2], *first.messages[:1]]  # the fork has begun, and has not asked again yet
     told = forked(past, verifier="v2").go_on()
-    assert of(told.messages, RunFinished) and redecide(recorded(told.messages, run=told.run, past=past)).difference is None
+    assert of(told.messages, RunFinished) and redecide(as_history(told.messages, run=told.run, past=past)).difference is None
 
 
 def place_of_scores(messages: Sequence[Stored]) -> int:
@@ -191,11 +188,11 @@ def place_of_scores(messages: Sequence[Stored]) -> int:
 
 
 def test_a_run_that_its_agent_ended_goes_on_under_another_verifier() -> None:
-    told = Told()
+    told = DecidedLog()
     told.say(started(generations=5))
-    while told.course.state.phase != "proposing" or told.course.state.generation < 2:
-        told.say(unanswered(told.messages)[0])
-    told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
+    while told.session.state.phase != "proposing" or told.session.state.generation < 2:
+        told.say(missing_answers(told.messages)[0])
+    told.say(LeverChosen(generation=told.session.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
     assert ended(told.messages)[-1] == "enough"
     for changes in ({}, {"verifier": "v2"}, {"base_model": "c"}):
         assert ended(forked(told.messages, **changes).go_on().messages)[-1] == "all 5 generations are done"
@@ -220,12 +217,12 @@ def test_a_fork_without_the_weights_ends_the_update_under_way(parent: list[Store
 
 def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about() -> None:
     """A run whose levers were frozen, forked to another verifier or to where nobody may act, has them again."""
-    told = Told()
+    told = DecidedLog()
     told.say(started(generations=5))
-    while told.course.state.phase != "proposing" or told.course.state.generation < 2:
-        told.say(unanswered(told.messages)[0])
+    while told.session.state.phase != "proposing" or told.session.state.generation < 2:
+        told.say(missing_answers(told.messages)[0])
     told.say(AuditReleased(look=1, action="freeze", lever="both", generation=1, bits=2.0))
-    told.say(LeverChosen(generation=told.course.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
+    told.say(LeverChosen(generation=told.session.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
     frozen = "the auditor has had every lever frozen"
     for changes, reason in (
         ({"on_drift": "freeze"}, frozen),

@@ -18,7 +18,7 @@ from events.fact import Fact
 from events.rollouts import ModelCalled
 from events.run import RunResumed
 from events.subjects import GOLD, LOG, tag_of
-from replay.integrity import Examination, Fault, forks_of
+from replay.integrity import Examination, LogFault, forks_among
 from runtime.blobs.directory import Blobs
 from runtime.broker import accounts, server
 from runtime.broker.credentials import Credentials, credentials_file
@@ -26,22 +26,22 @@ from runtime.broker.store import ended_well
 from runtime.log import lineage
 from runtime.log.port import Message, Stored
 from runtime.log.socket import NatsSocket
-from services.cli.integrity import check_integrity
+from services.cli.doctor import check_integrity
 from services.host.node import Node
-from services.host.sources import opened
+from services.host.sources import open_logs
 from tests.harness.broker import broker
-from tests.harness.command import Place
-from tests.harness.given import RUN, Told, unanswered
-from tests.replay.test_chain import a_run
-from tests.runtime.run.test_decide import proposed, started
-from tests.services.cli.test_bad_input import damage, tiny
+from tests.harness.cli import CliHarness
+from tests.harness.decided_log import DecidedLog, missing_answers, short_run
+from tests.harness.facts import RUN, proposed, started
+from tests.harness.faults import damage
+from tests.harness.tasks.smaller import small_toy
 
 NOW = "2026-01-01T00:00:00Z"
 
 
-def examined(messages: Sequence[Stored], last: int | None = None, archived: int = 0) -> list[Fault]:
+def examined(messages: Sequence[Stored], last: int | None = None, archived: int = 0) -> list[LogFault]:
     """What is wrong with these messages, of which the server says that the last one has the sequence `last`."""
-    examination = Examination(LOG, forks_of(stored for stored in messages if tag_of(stored.subject) == "run_started"))
+    examination = Examination(LOG, forks_among(stored for stored in messages if tag_of(stored.subject) == "run_started"))
     for stored in messages:
         examination.take(stored)
     last = messages[-1].sequence if last is None else last
@@ -62,11 +62,11 @@ def changed(messages: list[Stored], tag: str, old: bytes, new: bytes) -> tuple[i
 
 
 def test_a_log_as_it_was_appended_is_whole() -> None:
-    assert examined(a_run()) == examined(a_run(late=True)) == []
+    assert examined(short_run()) == examined(short_run(late=True)) == []
 
 
 def test_a_gap_is_named_by_its_first_sequence_and_is_the_only_fault() -> None:
-    messages = a_run()
+    messages = short_run()
     (fault,) = examined([*messages[:5], *messages[8:]])
     assert (fault.first, fault.last) == (6, 8)
     assert "3 events are missing from sequence 6 to 8, between sequence 5 (1970-01-01T00:00:05" in str(fault)
@@ -77,12 +77,12 @@ def test_a_gap_is_named_by_its_first_sequence_and_is_the_only_fault() -> None:
 
 
 def test_an_end_that_the_archive_has_read_is_missed() -> None:
-    (fault,) = examined(a_run()[:4], archived=9)
+    (fault,) = examined(short_run()[:4], archived=9)
     assert (fault.first, fault.last) == (5, 9) and "5 events are missing from its end: sequence 5 is the first" in str(fault)
 
 
 def test_an_end_within_a_decision_is_missed() -> None:
-    messages = a_run()
+    messages = short_run()
     head = next(stored.sequence for stored in messages if tag_of(stored.subject) == "decision_made")
     (fault,) = examined(messages[:head])
     assert fault.first == head + 1 and "decision 1 of run r lacks the last 1 of its events" in str(fault)
@@ -97,13 +97,13 @@ def test_an_end_within_a_decision_is_missed() -> None:
     ],
 )
 def test_a_message_that_is_no_event_as_it_is_written_is_named_exactly(tag: str, old: bytes, new: bytes, words: str) -> None:
-    sequence, messages = changed(a_run(), tag, old, new)
+    sequence, messages = changed(short_run(), tag, old, new)
     (fault,) = examined(messages)
     assert (fault.first, fault.last) == (sequence, sequence) and words in str(fault)
 
 
 def test_an_event_of_a_time_before_a_field_was_added_is_whole() -> None:
-    messages = a_run()
+    messages = short_run()
     called = dict.fromkeys(("request", "item", "provider", "model", "adapter", "body"), "") | {"ordinal": 1, "index": 0, "sampling_seed": 0}
     called |= {"texts": (), "tokens": (), "logprobs": (), "prompt_tokens": 0, "completion_tokens": 0, "micro_usd": 0}
     float_as_integer = of(ModelCalled(**called, temperature=1.0, seconds=2.0), len(messages) + 1)  # type: ignore[arg-type]
@@ -113,14 +113,14 @@ def test_an_event_of_a_time_before_a_field_was_added_is_whole() -> None:
 
 
 def test_a_changed_reward_is_found_by_the_chain() -> None:
-    sequence, messages = changed(a_run(), "trajectory_scored", b'"reward":', b'"reward":1')
+    sequence, messages = changed(short_run(), "trajectory_scored", b'"reward":', b'"reward":1')
     (fault,) = examined(messages)
     assert fault.first <= sequence < fault.last
     assert "decision 3 of run r, at sequence" in str(fault) and f"lies in the sequences {fault.first} to {fault.last}" in str(fault)
 
 
 def test_what_is_wrong_in_one_run_explains_nothing_of_another() -> None:
-    one = changed(a_run(), "trajectory_scored", b'"reward":', b'"reward":1')[1]
+    one = changed(short_run(), "trajectory_scored", b'"reward":', b'"reward":1')[1]
     (broken,) = examined(one)
     unreadable = Stored(broken.first, 1, "evolog.other.x.lever_chosen", b"\xff")
     both = [*one[: broken.first - 1], unreadable, *(moved(stored, 1) for stored in one[broken.first - 1 :])]
@@ -131,16 +131,16 @@ def test_what_is_wrong_in_one_run_explains_nothing_of_another() -> None:
 
 def test_a_fork_whose_past_is_another_now_is_named() -> None:
     def forked(run: str, past: list[Stored], parent: str) -> list[Stored]:
-        told = Told(run=run, past=past)
+        told = DecidedLog(run=run, past=past)
         begun = {"parent_run": parent, "parent_sequence": past[-1].sequence, "parent_digest": lineage.digest(past)}
         told.say(msgspec.structs.replace(started(generations=0), **begun))
         told.go_on()
         return told.messages
 
-    told = Told()
+    told = DecidedLog()
     told.say(started(generations=0))
     told.say(proposed())
-    told.say(*unanswered(told.messages)[:3])
+    told.say(*missing_answers(told.messages)[:3])
     parent = list(told.messages)  # its last events stand behind its last decision
     child = forked("child", parent, RUN)
     grandchild = forked("grandchild", parent + child, "child")
@@ -160,7 +160,7 @@ def moved(stored: Stored, by: int) -> Stored:
 
 
 def test_what_never_was_an_event_and_was_set_aside_is_no_damage() -> None:
-    messages = a_run()
+    messages = short_run()
     poison = Stored(len(messages) + 1, 1, f"evolog.{RUN}.x.lever_chosen", b"\xff no JSON")
     aside = codec.set_aside(poison.sequence, poison.subject, poison.data, "no JSON", source="controller", time=NOW)
     assert aside is not None
@@ -184,7 +184,7 @@ class Damaged:
 
     def read(self, stream: str = LOG) -> list[Stored]:
         async def within() -> list[Stored]:
-            async with opened(self.node) as connection:
+            async with open_logs(self.node) as connection:
                 return await connection.log(stream).read(1, 1_000_000)
 
         return asyncio.run(within())
@@ -216,15 +216,15 @@ class Damaged:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
     """A place with a run of both levers."""
-    place = Place(tmp_path_factory.mktemp("whole"))
-    place.evolog("run", str(tiny(place.folder / "task")), "--name", RUN, "--generations", "2")
+    place = CliHarness(tmp_path_factory.mktemp("whole"))
+    place.evolog("run", str(small_toy(place.folder / "task")), "--name", RUN, "--generations", "2")
     yield place
 
 
 @pytest.fixture
-def copy(finished: Place, tmp_path: Path) -> Damaged:
+def copy(finished: CliHarness, tmp_path: Path) -> Damaged:
     shutil.copytree(finished.node.directory, tmp_path / ".evolog", ignore=shutil.ignore_patterns("work", "*.sock*"))
     return Damaged(Node(tmp_path / ".evolog"))
 
@@ -293,7 +293,7 @@ def test_a_bit_flipped_in_a_stream_file_is_named_after_a_restart(copy: Damaged, 
 def test_a_bit_flipped_under_a_running_server_is_named(copy: Damaged) -> None:
     messages = copy.read()
     early, late = messages[len(messages) // 3], messages[len(messages) // 2]
-    place = Place(copy.node.directory.parent)
+    place = CliHarness(copy.node.directory.parent)
     try:
         place.up()
         assert place.evolog("doctor", "--integrity").out.count("whole") == 3
@@ -341,7 +341,7 @@ def test_an_end_that_a_killed_server_cuts_off_is_named_and_evolog_does_not_go_on
         code == 3
         and f"first bad event: EVOLOG: {lost:,} events are missing from its end: sequence {victim.sequence} is the first" in said[2]
     )
-    place, damaged = Place(copy.node.directory.parent), copy.node.directory / "nats.damaged"
+    place, damaged = CliHarness(copy.node.directory.parent), copy.node.directory / "nats.damaged"
     files = [block.read_bytes() for block in copy.blocks()]
     for _ in range(2):
         refused = place.evolog("up", code=3).err
@@ -379,7 +379,7 @@ def test_after_a_kill_evolog_goes_on_with_files_that_are_whole_and_a_good_end_is
     with block.open("ab") as file:
         file.write(block.read_bytes()[:100])  # one that was being written
     assert doctor()[0] == 0
-    place = Place(copy.node.directory.parent)
+    place = CliHarness(copy.node.directory.parent)
     try:
         up = place.up()
         assert up.poll() is None and not list(copy.node.directory.glob("nats.*"))
@@ -393,7 +393,7 @@ def test_an_end_of_gold_that_its_archive_has_read_is_missed_and_evolog_does_not_
     shutil.rmtree(next(copy.node.nats_dir.glob(f"jetstream/*/streams/{GOLD}")))
     code, said = doctor()
     assert code == 3 and f"first bad event: GOLD: {count} events are missing from its end: sequence 1 is the first" in said[2]
-    refused = Place(copy.node.directory.parent).evolog("up", code=3).err
+    refused = CliHarness(copy.node.directory.parent).evolog("up", code=3).err
     assert f"GOLD in {copy.node.directory} ends at sequence 0, and its archive has read to {count}" in refused
     assert f"deleting {copy.node.gold_archive}" in refused
 

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.harness.command import Place, wait_for
-from tests.harness.given import RUN
-from tests.harness.places import TASKS
-from tests.replay.test_chain import Told as Log
+from tests.harness.cli import CliHarness
+from tests.harness.decided_log import DecidedLog
+from tests.harness.facts import RUN
+from tests.harness.paths import TASKS
+from tests.harness.polling import wait_until
 
 pytest.importorskip("peft")
 
@@ -25,10 +26,11 @@ from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 from events.subjects import LOG, tag_of
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
-from replay.perform import KINDS, Performed, perform, performed_lines
-from replay.swap import Rewards, Swapped, Turn, swap, swap_lines
+from replay.perform import KINDS, Performed, perform
+from replay.swap import Rewards, Swapped, Turn, swap
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
+from services.views.replayed import performed_lines, swap_lines
 from tasks.loading import load
 
 TOY = TASKS / "toy"
@@ -72,7 +74,7 @@ def score(answer, label):
     return Scored(1.0, "right")
 """
 GRPO = """
-from runtime.agents.rules import Choice
+from algorithms.levers.rules import Choice
 
 
 def choose(evidence, history, levers, edits):
@@ -107,13 +109,13 @@ class Run:
         return Run(self.messages[:end], self.blobs)
 
 
-def ran(place: Place, *flags: str) -> Run:
+def ran(place: CliHarness, *flags: str) -> Run:
     """What a run of real processes left."""
     place.up()
     try:
         place.evolog("run", *flags, "--name", "r", "--detach")
-        wire = place.wire("operator", LOG)
-        wait_for(lambda: any(tag_of(stored.subject) == "run_finished" for stored in wire.read(1, 100_000)), "the run is finished")
+        wire = place.connect("operator", LOG)
+        wait_until(lambda: any(tag_of(stored.subject) == "run_finished" for stored in wire.read(1, 100_000)), "the run is finished")
         return Run(wire.read(1, 100_000), place.node.blobs)
     finally:
         place.down()
@@ -122,7 +124,7 @@ def ran(place: Place, *flags: str) -> Run:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of both levers, with room for one training round."""
-    return ran(Place(tmp_path_factory.mktemp("toy")), str(TOY), "--budget", "rollouts=1150")
+    return ran(CliHarness(tmp_path_factory.mktemp("toy")), str(TOY), "--budget", "rollouts=1150")
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -149,7 +151,7 @@ def test_every_effect_of_a_run_comes_out_the_same_and_its_blobs_are_left_alone(t
 
 @pytest.mark.long
 def test_every_effect_of_a_language_model_comes_out_the_same(models: Path, tmp_path: Path) -> None:
-    run = ran(Place(tmp_path / "place", XDG_CACHE_HOME=str(models)), str(NUMBERS), "--levers", "weights")
+    run = ran(CliHarness(tmp_path / "place", XDG_CACHE_HOME=str(models)), str(NUMBERS), "--levers", "weights")
     performed = run.perform(tmp_path / "work", *KINDS)
     assert same(performed), performed_lines(performed)
 
@@ -287,7 +289,7 @@ def story(folder: Path, agent: str = "rules", first: int = 1, second: int = 3) -
 
     Of two attempts at the one item of the probe, the first is right both times.
     """
-    task, blobs, log = load(str(TOY)), Blobs(folder), Log()
+    task, blobs, log = load(str(TOY)), Blobs(folder), DecidedLog()
     public, labels = task.public(0), task.labels(0)
     files, (edit, *_) = task.scaffold(), task.edits()
     trees = [blobs.put_tree({path: text.encode() for path, text in of.items()}) for of in (files, edit.apply(files))]
@@ -321,7 +323,7 @@ def story(folder: Path, agent: str = "rules", first: int = 1, second: int = 3) -
     return Run(log.messages, folder)
 
 
-def answered(log: Log, generation: int, right: set[str], labels: dict[str, str]) -> None:
+def answered(log: DecidedLog, generation: int, right: set[str], labels: dict[str, str]) -> None:
     """The attempts that a candidate was asked for: right at these dev items, and in the first attempt at all others."""
     events = [codec.decode(stored.data) for stored in log.messages]
     for request in events:
@@ -365,7 +367,7 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
     assert swapped.turn == Turn(sequence=decided, words="generation 1 would have been dropped: 0.2500 on dev does not beat 0.7500")
     asked = max(sequence for sequence, fact in events if isinstance(fact, RolloutsRequested) and fact.generation == 0)
     assert swapped.fork == f"evolog fork {RUN} --at {asked} --set verifier={path}" and not swapped.unknown
-    assert "  1  scaffold  0.7500 -> 0.2500  kept, as recorded" in "\n".join(swap_lines(swapped))
+    assert "  1  scaffold  0.7500 -> 0.2500  accepted, as recorded" in "\n".join(swap_lines(swapped))
     assert msgspec.json.decode(msgspec.json.encode(swapped), type=Swapped) == swapped
 
 

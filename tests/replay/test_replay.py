@@ -16,31 +16,21 @@ from events.fact import Fact
 from events.run import RunPaused, RunResumed
 from replay.exports import folder
 from replay.history import History
-from replay.replayer import decisions, point, redecide, state_at
+from replay.replayer import decisions, find_sequence, redecide, state_at
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored, readable
 from runtime.run import decide
 from runtime.run.decide import DECIDER
 from runtime.run.decider import Decider
 from runtime.run.state import RunState
-from tests.harness.given import RUN, Told
-from tests.runtime.run.test_decide import started
-
-
-def recorded(messages: Sequence[Stored], blobs: Path = Path("nowhere"), run: str = RUN, past: Sequence[Stored] = ()) -> History:
-    return History(run, past, messages, [], Blobs(blobs), Blobs(blobs))
+from tests.harness.decided_log import DecidedLog, as_history, long_run
+from tests.harness.facts import RUN, started
 
 
 @pytest.fixture(scope="module")
 def whole() -> list[Stored]:
     """A run of five generations with both levers."""
-    return a_run()
-
-
-def a_run() -> list[Stored]:
-    told = Told()
-    told.say(started(generations=5))
-    return told.go_on().messages
+    return long_run()
 
 
 def changed(messages: Sequence[Stored], place: int, old: bytes, new: bytes) -> list[Stored]:
@@ -53,20 +43,20 @@ def place_of(messages: Sequence[Stored], tag: str, number: int = 0) -> int:
 
 
 def test_a_recorded_run_is_decided_again_to_its_last_byte(whole: list[Stored]) -> None:
-    found = redecide(recorded(whole))
+    found = redecide(as_history(whole))
     assert found.difference is None and found.finished and found.decisions == len(decisions(whole)) > 15
 
 
 def test_a_run_under_way_is_decided_again_as_far_as_it_has_come(whole: list[Stored]) -> None:
     for end in range(1, len(whole)):
-        found = redecide(recorded(whole[:end]))
+        found = redecide(as_history(whole[:end]))
         in_a_decision = any(one.sequence <= end < one.sequence + one.made.outputs for one in decisions(whole).values())
         assert in_a_decision or (found.difference is None and not found.finished), (end, found)
 
 
 def test_a_changed_constant_is_found_at_the_first_decision_that_it_changes(whole: list[Stored], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "Z95", 1.96)
-    found = redecide(recorded(whole)).difference
+    found = redecide(as_history(whole)).difference
     first = whole[place_of(whole, "candidate_evaluated")]
     assert found and found.sequence == first.sequence and found.recorded == first.data.decode()
     assert found.decided != found.recorded and '"low":' in found.decided
@@ -76,14 +66,14 @@ def test_a_rule_that_decides_nothing_any_more_is_found_where_its_decision_stands
     whole: list[Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decide, "_hints", lambda *given: [])
-    found = redecide(recorded(whole)).difference
+    found = redecide(as_history(whole)).difference
     hint = next(place for place, stored in enumerate(whole) if b'"purpose":"hint"' in stored.data and b"rollouts_requested" in stored.data)
     assert found and found.sequence == whole[hint].sequence and "training_batch_sealed" in found.decided
 
 
 def test_a_decision_that_this_code_does_not_make_is_named(whole: list[Stored]) -> None:
     silent = DECIDER._replace(decide=lambda state, event, version: [] if state.generation else DECIDER.decide(state, event, version))
-    found = redecide(recorded(whole), silent).difference
+    found = redecide(as_history(whole), silent).difference
     assert found and found.decided == "" and "this code decides nothing there" in found.why
 
 
@@ -94,7 +84,7 @@ def test_one_changed_byte_of_a_decision_is_found_where_it_stands(tag: str, whole
     at = data.index(b'"data":{') + 12
     wrong = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
     messages = [*whole[:place], msgspec.structs.replace(whole[place], data=wrong), *whole[place + 1 :]]
-    found = redecide(recorded(messages)).difference
+    found = redecide(as_history(messages)).difference
     assert found and found.sequence == whole[place].sequence and found.decided == data.decode()
 
 
@@ -102,14 +92,14 @@ def test_a_decision_whose_head_cannot_be_read_is_a_difference(whole: list[Stored
     head = decisions(whole)[5]
     place = whole.index(head.messages[0])
     wrong = msgspec.structs.replace(whole[place], data=whole[place].data.replace(b'"number":5', b'"number":x'))
-    found = redecide(recorded([*whole[:place], wrong, *whole[place + 1 :]]))
+    found = redecide(as_history([*whole[:place], wrong, *whole[place + 1 :]]))
     assert found.difference and found.difference.sequence == head.sequence and found.decisions == 4
 
 
 def test_one_changed_byte_of_what_a_service_said_is_found_at_the_next_decision(whole: list[Stored]) -> None:
     place = place_of(whole, "trajectory_scored", 40)
     head = next(stored for stored in whole[place:] if stored.subject.endswith("decision_made"))
-    found = redecide(recorded(changed(whole, place, b'"verifier":"v1"', b'"verifier":"v2"'))).difference
+    found = redecide(as_history(changed(whole, place, b'"verifier":"v1"', b'"verifier":"v2"'))).difference
     assert found and found.sequence == head.sequence and "was made on other events" in found.why
     first, last = map(int, re.search(r"sequences (\d+) to (\d+)", found.why).groups())  # type: ignore[union-attr]
     assert first <= whole[place].sequence < last == head.sequence
@@ -118,7 +108,7 @@ def test_one_changed_byte_of_what_a_service_said_is_found_at_the_next_decision(w
 def test_a_message_that_cannot_be_read_is_not_folded(whole: list[Stored]) -> None:
     place = place_of(whole, "trajectory_scored", 3)
     poison = msgspec.structs.replace(whole[place], subject=f"evolog.{RUN}.x.unheard_of", data=b"{}")
-    found = redecide(recorded([*whole[:place], poison, *whole[place:]]))
+    found = redecide(as_history([*whole[:place], poison, *whole[place:]]))
     assert found.difference is None and found.finished
 
 
@@ -149,39 +139,39 @@ def speaking(version: int) -> Decider[Counting]:
 
 
 def test_a_deliberate_change_is_a_version_step_that_holds_from_the_next_decision_on() -> None:
-    told = Told(decider=speaking(1))
+    told = DecidedLog(decider=speaking(1))
     told.say(started(), *(RunPaused(number=number, reason="") for number in range(1, 6)))
-    told.course.decider = speaking(2)
+    told.session.decider = speaking(2)
     told.say(*(RunPaused(number=number, reason="") for number in range(6, 13)))
     made = [one.made.decider for one in decisions(told.messages).values()]
     spoken = [event.data.number for event in readable(told.messages) if isinstance(event.data, RunResumed)]
     assert made == [1, 1, 2, 2, 2] and spoken == [2, 4, 6, 9, 12]
-    assert redecide(recorded(told.messages), speaking(2)).difference is None
-    newer = redecide(recorded(told.messages), speaking(1)).difference
+    assert redecide(as_history(told.messages), speaking(2)).difference is None
+    newer = redecide(as_history(told.messages), speaking(1)).difference
     assert newer and newer.sequence == decisions(told.messages)[3].sequence and "this code knows them up to 1" in newer.why
 
 
 def test_the_state_at_a_sequence_is_the_one_that_the_decider_had(whole: list[Stored]) -> None:
-    told = Told()
+    told = DecidedLog()
     seen: dict[int, RunState] = {}
     for stored in whole:
-        told.course.feed(stored, codec.decode(stored.data))
-        seen[stored.sequence] = copy.deepcopy(told.course.state)
+        told.session.feed(stored, codec.decode(stored.data))
+        seen[stored.sequence] = copy.deepcopy(told.session.state)
     answered = {one.sequence - 1 for one in decisions(whole).values()}  # the decision at these is in the decider, and not yet on the log
     for sequence in seen.keys() - answered:
-        at = point(whole, str(sequence))
-        assert state_at(recorded(whole), at) == seen[at], sequence
+        at = find_sequence(whole, str(sequence))
+        assert state_at(as_history(whole), at) == seen[at], sequence
 
 
 def test_a_point_is_a_sequence_or_a_time_and_never_the_middle_of_a_decision(whole: list[Stored]) -> None:
     second = decisions(whole)[2]
     assert second.made.outputs == 2
     for at in (second.sequence, second.sequence + 1, second.sequence + 2):
-        assert point(whole, str(at)) == second.sequence + 2
-    assert point(whole, "1970-01-01T00:00:02Z") == point(whole, "1970-01-01T00:00:02.5") == 3
+        assert find_sequence(whole, str(at)) == second.sequence + 2
+    assert find_sequence(whole, "1970-01-01T00:00:02Z") == find_sequence(whole, "1970-01-01T00:00:02.5") == 3
     for wrong in ("0", "soon", "1969-01-01"):
         with pytest.raises(UsageError):
-            point(whole, wrong)
+            find_sequence(whole, wrong)
 
 
 def shaken(messages: Sequence[Stored]) -> list[Stored]:
@@ -208,9 +198,9 @@ def test_an_export_holds_a_run_to_the_byte_and_is_replayed_alone(whole: list[Sto
 
 
 def test_an_export_that_was_changed_is_refused(whole: list[Stored], tmp_path: Path) -> None:
-    folder.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
+    folder.write(as_history(whole, tmp_path), tmp_path / "out", "1.2.3")
     with pytest.raises(UsageError, match="there already"):
-        folder.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
+        folder.write(as_history(whole, tmp_path), tmp_path / "out", "1.2.3")
     for name in ("events.ndjson", "gold.ndjson", "export.json"):
         file = tmp_path / "out" / name
         kept = file.read_bytes()
@@ -228,7 +218,7 @@ def test_a_damaged_blob_of_an_export_is_named(whole: list[Stored], tmp_path: Pat
     blobs = Blobs(tmp_path / "blobs")
     digest = blobs.put(b"adapter")
     named = Stored(9999, 1, f"evolog.{RUN}.x.y", f'{{"adapter":"{digest}"}}'.encode())
-    folder.write(recorded([*whole, named], blobs.root), tmp_path / "out", "1.2.3")
+    folder.write(as_history([*whole, named], blobs.root), tmp_path / "out", "1.2.3")
     exported = folder.read(tmp_path / "out")
     exported.blobs.path(digest).write_bytes(b"adaptor")
     with pytest.raises(CheckFailed, match=digest):
@@ -239,7 +229,7 @@ def test_a_damaged_blob_of_an_export_is_named(whole: list[Stored], tmp_path: Pat
 
 
 def test_an_export_cannot_name_a_place_elsewhere(whole: list[Stored], tmp_path: Path) -> None:
-    folder.write(recorded(whole, tmp_path), tmp_path / "out", "1.2.3")
+    folder.write(as_history(whole, tmp_path), tmp_path / "out", "1.2.3")
     manifest = tmp_path / "out" / "export.json"
     manifest.write_bytes(manifest.read_bytes().replace(f'"run": "{RUN}"'.encode(), b'"run": "../../out"'))
     with pytest.raises(UsageError, match="cannot name a run"):

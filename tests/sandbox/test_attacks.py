@@ -13,6 +13,7 @@ import pytest
 
 from runtime.rollouts.host import AttemptOutcome, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
 from runtime.sandbox.limits import Watchdog, _proportional
+from tests.harness.polling import wait_until
 from tests.sandbox import holder
 from tests.sandbox.attacked import USER, Host, Sandbox
 
@@ -32,12 +33,8 @@ def named(marker: str) -> list[int]:
     return found
 
 
-def gone(marker: str) -> bool:
-    """Whether they are gone within five seconds."""
-    end = time.monotonic() + 5
-    while named(marker) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not named(marker)
+def wait_until_gone(marker: str) -> None:
+    wait_until(lambda: not named(marker), "every process of that name is gone", 5)
 
 
 @pytest.fixture
@@ -200,7 +197,7 @@ def test_nothing_outlives_the_command(sandbox: Sandbox, marker: str) -> None:
         "import time; time.sleep(0.3); print('done')"
     )
     assert "done" in sandbox.attack(code, marker).out
-    assert gone(marker)
+    wait_until_gone(marker)
     sandbox.unconfined(code, marker)
     assert named(marker)
 
@@ -213,12 +210,9 @@ def test_nothing_outlives_a_launcher_that_is_killed(sandbox: Sandbox, marker: st
         assert launcher.stdin
         launcher.stdin.write(json.dumps({"code": code, "arguments": [marker], "limits": {}}))
         launcher.stdin.close()
-        end = time.monotonic() + 10
-        while len(named(marker)) < 2 and time.monotonic() < end:
-            time.sleep(0.02)
-        assert len(named(marker)) == 2
+        wait_until(lambda: len(named(marker)) == 2, "both processes sleep", 10)
         launcher.kill()
-    assert gone(marker)
+    wait_until_gone(marker)
 
 
 def test_a_process_flood_is_held_and_ends(sandbox: Sandbox, marker: str) -> None:
@@ -226,7 +220,7 @@ def test_a_process_flood_is_held_and_ends(sandbox: Sandbox, marker: str) -> None
     began = time.monotonic()
     ended = sandbox.attack(code, marker, processes=40, wall_seconds=1)
     assert ended.violation and time.monotonic() - began < 10
-    assert gone(marker)
+    wait_until_gone(marker)
     if sandbox.kind == "bwrap":
         assert 20 < ended.most < 50
 

@@ -13,8 +13,8 @@ from runtime.rollouts import program
 from runtime.sandbox import bwrap, choose, landlock, limits
 from runtime.sandbox.launch import Command, Confined
 from runtime.sandbox.limits import Group, Limits, delegated
-from tests.harness.command import Place, one_sentence
-from tests.harness.places import TASKS
+from tests.harness.cli import CliHarness, one_sentence
+from tests.harness.paths import TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +43,12 @@ def test_bubblewrap_is_in_force_here() -> None:
 
 
 def test_without_it_a_run_is_refused_with_the_cause_and_the_fix(tmp_path: Path) -> None:
-    said = Place(tmp_path).evolog("run", str(TASKS / "toy"), PATH="/nowhere", code=78)
+    said = CliHarness(tmp_path).evolog("run", str(TASKS / "toy"), PATH="/nowhere", code=78)
     one_sentence(said, "bubblewrap (bwrap) is not installed", "apt-get install bubblewrap")
 
 
 def test_doctor_says_what_is_in_force_or_why_nothing_is(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = CliHarness(tmp_path)
     assert f"sandbox: bwrap {bwrap.version()}, seccomp " in place.evolog("doctor").out
     assert "bwrap) is not installed" in place.evolog("doctor", PATH="/nowhere", code=78).out
 
@@ -106,7 +106,7 @@ def test_a_probe_that_gets_out_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_none_needs_the_variable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = Place(tmp_path).evolog("run", str(TASKS / "toy"), "--sandbox", "none", code=78)
+    said = CliHarness(tmp_path).evolog("run", str(TASKS / "toy"), "--sandbox", "none", code=78)
     one_sentence(said, "EVOLOG_ALLOW_UNSANDBOXED=1")
     monkeypatch.delenv(choose.UNSANDBOXED, raising=False)
     with pytest.raises(Misconfigured, match="EVOLOG_ALLOW_UNSANDBOXED=1"):

@@ -30,8 +30,8 @@ from services.auditor.measure import AnswerSheet, AuditedPair, AuditHost, RunAud
 from services.auditor.release import release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
-from tests.harness.command import Place
-from tests.harness.places import TASKS
+from tests.harness.cli import CliHarness
+from tests.harness.paths import TASKS
 
 TOY = TASKS / "toy"
 HOLE = '''"""Pays for an answer that holds the letter e."""
@@ -292,7 +292,7 @@ def score(answer, label):
 
 def test_a_run_that_learns_its_verifiers_hole_goes_back_to_before_the_drift(tmp_path: Path, models: Path) -> None:
     """The whole of it, with real services: the policy is trained to say one label, and the auditor alone knows what that is worth."""
-    place = Place(tmp_path, XDG_CACHE_HOME=str(models))
+    place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
     (tmp_path / "constant.py").write_text(CONSTANT)
     order = ("--verifier", "constant.py", "--on-drift", "rollback", "--levers", "weights", "--generations", "4", "--name", "r")
     said = place.evolog("run", str(TOY), *order)

@@ -33,18 +33,19 @@ from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.decide import batch_digest, decide
 from runtime.run.evolve import evolve
 from runtime.run.loading import Loaded
+from runtime.run.order import RunOrder, plan
 from runtime.run.state import initial
 from services.auditor.final_table import cells_of
-from services.cli.running import Order, check, check_agent, plan
 from services.host.node import Node, Running
+from services.host.orders import check, check_agent
 from services.host.settings import trainer_back_end
 from services.host.supervisor import service_environment
 from services.views.progress import stdout
 from services.views.run import ablation_table, final_table, verdict_on_the_model
 from tasks.contract import FOLDS, visible_train
 from tasks.loading import load
-from tests.harness.places import TASKS
-from tests.runtime.log.test_log import trajectory
+from tests.harness.facts import trajectory
+from tests.harness.paths import TASKS
 
 TOY = TASKS / "toy"
 
@@ -119,7 +120,7 @@ def test_a_batch_that_is_not_what_was_sealed_is_not_trained_on(tmp_path: Path) -
 
 def test_services_that_are_up_without_a_key_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("anthropic")
-    order = Order(task=str(TOY), levers="both", seed=0, generations=None, budget="", agent="anthropic:claude-opus-5")
+    order = RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget="", agent="anthropic:claude-opus-5")
     up = Running(pid=1, url="nats://127.0.0.1:4222", policy_url="", started="", version="", providers=("openai",))
     with pytest.raises(Misconfigured, match=r"services that are up have no key.*ANTHROPIC_API_KEY"):
         check_agent(order, up)
@@ -147,7 +148,7 @@ def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
 
     def loaded() -> Loaded:
         loads.append(1)
-        return Loaded(plan(task, public, Order(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b"), task, public)
+        return Loaded(plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b"), task, public)
 
     found = sources(loaded, 0)
     assert not loads
@@ -224,7 +225,7 @@ def test_each_lever_is_scored_alone_where_both_moved() -> None:
 
 def test_a_run_is_planned_from_its_task_and_seed_alone() -> None:
     task = load(str(TOY))
-    order = Order(task=str(TOY), levers="weights", seed=0, generations=None, budget="rollouts=1k")
+    order = RunOrder(task=str(TOY), levers="weights", seed=0, generations=None, budget="rollouts=1k")
     one, other = (plan(task, task.public(0), order, "b") for _ in range(2))
     assert one == other and one.levers == ("weights",) and one.budget.rollouts == 1000
     assert sum(map(len, one.items.folds)) == len(task.public(0).train)
@@ -238,13 +239,14 @@ def test_no_item_sees_its_own_label_though_a_fold_is_empty(empty: int) -> None:
     filled = [fold for fold in range(FOLDS) if fold != empty]
     train = tuple(msgspec.structs.replace(example, fold=filled[number % len(filled)]) for number, example in enumerate(public.train))
     public = msgspec.structs.replace(public, train=train)
-    started = plan(task, public, Order(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b")
+    started = plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b")
     assert [len(items) for items in started.items.folds] == [0 if fold == empty else 20 for fold in range(FOLDS)]
 
     state = initial("r")
     for told in (started, ScaffoldProposed(generation=0, scaffold="s", parent="", summary="", reason="")):
-        for asked in decide(evolve(state, event(told)), event(told), 2):
-            evolve(state, event(asked))
+        state = evolve(state, event(told))
+        for asked in decide(state, event(told), 2):
+            state = evolve(state, event(asked))
     played = [shard.requested for shard in state.shards.values()]
     for requested in (*played, *(probed(fold, items) for fold, items in enumerate(started.items.folds))):
         if requested.split == "train":
@@ -282,7 +284,7 @@ def test_an_order_says_what_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, levers: str, words: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    order = Order(task=str(TOY), levers=levers, seed=0, generations=None, budget="")
+    order = RunOrder(task=str(TOY), levers=levers, seed=0, generations=None, budget="")
     if not words:
         check(order, Node(tmp_path))
         return

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import hashlib
 import logging
 import random
 import signal
@@ -25,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+import msgspec
 from rich.console import Console
 from rich.progress import track
 
@@ -58,9 +60,9 @@ from services.host.context import Context
 from tasks.contract import FOLDS
 from tasks.loading import load
 from tests.harness import invariants
-from tests.harness.faulty import LIFE, Clock, Kept, Killed, Life, Port, World
-from tests.harness.places import TASKS
-from tests.harness.stand_ins import SETTINGS, Oracle, Scaffold, Served, Setting, train
+from tests.harness.faulty import LIFE, Clock, FaultyBlobs, FaultyLog, Killed, Life, World
+from tests.harness.paths import TASKS
+from tests.harness.stand_ins import SETTINGS, InProcessScaffold, PolicyStandIn, ServedModelsStandIn, Setting, train
 
 TINY = TASKS / "tiny"
 PATIENCE = 900.0
@@ -81,9 +83,9 @@ _decode_at = functools.lru_cache(8192)(codec.decode_at)
 class Broken(AssertionError):
     """Invariants that do not hold, as sentences, and what happened."""
 
-    def __init__(self, seed: int, sentences: Sequence[str], story: Sequence[str]) -> None:
-        super().__init__(seed, sentences, story)  # as a pickle gives them back
-        self.seed, self.sentences, self.story = seed, sentences, story
+    def __init__(self, seed: int, sentences: Sequence[str], incidents: Sequence[str]) -> None:
+        super().__init__(seed, sentences, incidents)  # as a pickle gives them back
+        self.seed, self.sentences, self.incidents = seed, sentences, incidents
 
     def __str__(self) -> str:
         """The sentences, and how to see it again."""
@@ -143,8 +145,8 @@ class System:
             services_of = {name: count + (self.draw.random() < 0.3) for name, count in services_of.items()} | {"archivist": 1, "auditor": 1}
         keeping = [self.loop.create_task(self._keep(name, index)) for name, count in services_of.items() for index in range(count)]
         others = [self.loop.create_task(self._operate()), self.loop.create_task(self._strike())]
-        while not self._audited() and self.loop.time() < self.chaos.until + PATIENCE:
-            self.chaos.on = self.chaos.on and self.loop.time() < self.chaos.until
+        while not self._audited() and self.loop.time() < self.chaos.ends_at + PATIENCE:
+            self.chaos.on = self.chaos.on and self.loop.time() < self.chaos.ends_at
             await asyncio.sleep(1.0)
         if self._audited():
             await asyncio.sleep(QUIET)
@@ -173,11 +175,11 @@ class System:
             await asyncio.sleep(self.draw.uniform(0.0, 20.0))
             run = self.draw.choice(self.setting.runs)
             if not any(tag_of(stored.subject) == RunFinished.tag() and run_of(stored.subject) == run for stored in log.of.messages):
-                self.world.tell("pause", f"run {run} is paused")
+                self.world.note("pause", f"run {run} is paused")
                 await append_once(log, [self._said(run, RunPaused(number=number, reason="to see"))], Scanner([]))
                 await asyncio.sleep(self.draw.uniform(0.0, 20.0))
                 await append_once(log, [self._said(run, RunResumed(number=number))], Scanner([]))
-                self.world.tell("resume", f"run {run} is resumed")
+                self.world.note("resume", f"run {run} is resumed")
         if self.draw.random() < 0.3:
             tag = self.draw.choice(("trajectory_recorded", "rollouts_requested", "trajectory_scored"))
             await log.append([Message(f"evolog.{self.setting.runs[0]}.{self.draw.randrange(9)}.{tag}", b'{"half": ')])
@@ -189,20 +191,20 @@ class System:
             match self.draw.choice(("kill", "kill", "kill", "power", "outage", "clock")) if self.chaos.on else "":
                 case "kill":
                     life = self.draw.choice(list(self.lives.values()))
-                    self.world.tell("kill", f"{life.name} {life.index} is killed")
+                    self.world.note("kill", f"{life.name} {life.index} is killed")
                     life.kill()
                 case "power":
-                    self.world.tell("power", "everything is killed")
+                    self.world.note("power", "everything is killed")
                     for life in self.lives.values():
                         life.kill()
                 case "outage":
-                    self.world.tell("outage", "the broker is away")
+                    self.world.note("outage", "the broker is away")
                     self.chaos.outage = True
                     await asyncio.sleep(self.draw.uniform(0.1, 6.0))
                     self.chaos.outage = False
                 case "clock":
                     self.world.offset += self.draw.uniform(-50.0, 50.0)
-                    self.world.tell("clock", f"the broker's clock is off by {self.world.offset:.1f} s")
+                    self.world.note("clock", f"the broker's clock is off by {self.world.offset:.1f} s")
 
     async def _keep(self, name: str, index: int) -> None:
         """What the supervisor does for one service."""
@@ -224,17 +226,20 @@ class System:
     async def _serve(self, life: Life) -> None:
         await life.pause()
         context = Process(life, self.folder)
-        gold, work = Port(life, self.world.streams[GOLD]), self.folder / f"{life.name}-{life.index}"
+        gold, work = FaultyLog(life, self.world.streams[GOLD]), self.folder / f"{life.name}-{life.index}"
         match life.name:
             case "executor":
-                await services.executor.run_shards(context, RolloutRunner(context.blobs, work, Oracle(life, self.setting), context.scanner))
+                await services.executor.run_shards(
+                    context, RolloutRunner(context.blobs, work, PolicyStandIn(life, self.setting), context.scanner)
+                )
             case "policy":
-                await services.policy.check_adapters(context, Served(life))  # type: ignore[arg-type]
+                await services.policy.check_adapters(context, ServedModelsStandIn(life))  # type: ignore[arg-type]
             case "auditor":
                 runners = [
-                    RolloutRunner(context.blobs, work / one, Oracle(life, self.setting), context.scanner) for one in ("first", "second")
+                    RolloutRunner(context.blobs, work / one, PolicyStandIn(life, self.setting), context.scanner)
+                    for one in ("first", "second")
                 ]
-                await services.auditor.service.audit_runs(context, gold, Kept(life, self.world.gold_kept), *runners)
+                await services.auditor.service.audit_runs(context, gold, FaultyBlobs(life, self.world.gold_blobs), *runners)
             case "archivist":
                 await services.archivist.follow(context.log, self.world.rows[LOG])  # type: ignore[arg-type]
             case name:
@@ -255,7 +260,7 @@ class System:
             splits=dict(public.digests),
             verifier=task.verifier,
             policy=task.policy,
-            base_model=Kept(None, self.world.kept).put_tree({"base": b""}),
+            base_model=FaultyBlobs(None, self.world.blobs).put_tree({"base": b""}),
             group_size=3,
             shard_size=setting.shard_size,
             sandbox="none",
@@ -275,7 +280,7 @@ class System:
                 (runtime.rollouts.runner, "time", clock),
                 (services.verifier, "time", clock),
                 (services.auditor.service, "time", clock),
-                (runtime.rollouts.runner, "ScaffoldProcess", Scaffold),
+                (runtime.rollouts.runner, "ScaffoldProcess", InProcessScaffold),
                 (runtime.rollouts.runner, "provide", lambda recorded: Profile("none", "none")),
                 (runtime.effects.train, "train", functools.partial(train, self.setting)),
                 (services.auditor.service, "open_archive", lambda path, stream: self.world.rows[stream]),
@@ -284,15 +289,20 @@ class System:
             yield
 
 
+def digest(system: System) -> str:
+    """SHA-256 of all that stands in both logs."""
+    return hashlib.sha256(msgspec.msgpack.encode([system.log(LOG), system.log(GOLD)])).hexdigest()
+
+
 class Process(Context):
     """The `Context` of one process."""
 
     def __init__(self, life: Life, folder: Path) -> None:
         world = life.world
         self.name, self.index, self.loop = life.name, life.index, world.loop
-        self.log = Port(life, world.streams[LOG])
+        self.log = FaultyLog(life, world.streams[LOG])
         self.scanner = Scanner([])
-        self.blobs = Kept(life, world.kept)
+        self.blobs = FaultyBlobs(life, world.blobs)
         self.work = folder / f"{life.name}-{life.index}"
         self.node = SimpleNamespace(gold_archive=Path())  # type: ignore[assignment]
         self._loaded, self._past = {}, {}
@@ -322,7 +332,7 @@ def simulate(seed: int, rates: Mapping[str, float] | None = None, *, projected: 
         if projected and not sentences:
             sentences += wrongs(lambda: projections_rebuild([system], seed, views=True))
     if sentences:
-        raise Broken(seed, sentences, system.world.story)
+        raise Broken(seed, sentences, system.world.incidents)
     return system
 
 
@@ -398,7 +408,7 @@ def _tried(seed: int, *, projected: bool) -> tuple[Tried, System | None]:
         system = simulate(seed, projected=projected)
     except Broken as wrong:
         return Tried(Counter(), Counter(), wrong), None
-    return Tried(Counter(tag_of(of.subject) for of in (*system.log(), *system.log(GOLD))), system.world.happened, None), system
+    return Tried(Counter(tag_of(of.subject) for of in (*system.log(), *system.log(GOLD))), system.world.fault_counts, None), system
 
 
 def tried_together(seeds: range) -> list[Tried]:
@@ -432,7 +442,7 @@ def main() -> int:
             failed += 1
             console.print(f"Seed {done.broken.seed}: {done.broken}", soft_wrap=True)
             if options.seeds == 1:
-                console.print(*done.broken.story, sep="\n", soft_wrap=True)
+                console.print(*done.broken.incidents, sep="\n", soft_wrap=True)
     seconds = time.monotonic() - began
     rate = f"{options.seeds / seconds:.1f} a second"
     print(f"{options.seeds:,} seeds in {seconds:.0f} s, {rate}: {events:,} events, {faults:,} faults; {failed} failed.")

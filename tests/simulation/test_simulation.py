@@ -5,7 +5,6 @@ A mistake is planted by changing a line of the services' own code while the simu
 
 import asyncio
 import contextlib
-import hashlib
 import inspect
 import logging
 import os
@@ -38,7 +37,7 @@ from runtime.log.port import Stored, readable
 from runtime.rollouts.calls import CallRecorder
 from runtime.run.decider import Decision
 from tests.simulation import simulation
-from tests.simulation.simulation import SETTINGS, Broken, System, Tried, broken, simulate, tried, try_all, undisturbed
+from tests.simulation.simulation import SETTINGS, Broken, System, Tried, broken, digest, simulate, tried, try_all, undisturbed
 
 SEEDS = 200
 PLANTED = 60
@@ -199,16 +198,11 @@ def test_without_faults_the_mistakes_would_not_be_seen(mistake: str) -> None:
 
 def test_the_same_seed_gives_the_same_log_to_the_byte(tmp_path: Path) -> None:
     """In another process too, where sets of strings have another order."""
-    code = "import logging; from tests.simulation import test_simulation as t; logging.disable(); print(t.digest(t.simulate(3)))"
+    code = "import logging; from tests.simulation.simulation import digest, simulate; logging.disable(); print(digest(simulate(3)))"
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert digest(simulate(3)) == digest(simulate(3)) == other.stdout.strip(), other.stderr
     assert digest(simulate(3)) != digest(simulate(4))
-
-
-def digest(system: System) -> str:
-    """Of all that stands in both logs."""
-    return hashlib.sha256(msgspec.msgpack.encode([system.log(LOG), system.log(GOLD)])).hexdigest()
 
 
 def test_a_seed_that_fails_says_how_to_run_it_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,14 +18,17 @@ from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Wei
 from runtime.blobs.directory import Blobs
 from runtime.broker.streams import ACK_WAIT
 from runtime.log.port import readable
+from tests.harness.cli import FREE_PORT, CliHarness, running
+from tests.harness.faults import damage
 from tests.harness.invariants import check_all
-from tests.harness.system import PROGRAM, ROOT, System, running, wait_for
-from tests.services.cli.test_bad_input import damage, tiny
+from tests.harness.paths import ROOT
+from tests.harness.polling import wait_until
+from tests.harness.tasks.smaller import small_toy
 
 SKEWED = """
 import datetime, random, sys, time
-from runtime import worker
-from services import main
+from runtime.log import worker
+from services.host import main
 
 service = " ".join(sys.argv[1:2] + sys.argv[-1:])
 real, born, draw = time.time, time.monotonic(), random.Random(service)
@@ -44,8 +47,8 @@ main.main()
 TELLING = """
 import os
 from pathlib import Path
-from runtime import worker
-from services import main
+from runtime.log import worker
+from services.host import main
 
 append_once = worker.append_once
 
@@ -66,15 +69,15 @@ main.main()
 def through(module: str) -> str:
     """`evolog up` with services that start in another module."""
     other = f"from services.host import supervisor\nsupervisor.supervise.__kwdefaults__['module'] = {module!r}\nfrom services.cli"
-    return PROGRAM.replace("from services.cli", other)
+    return FREE_PORT.replace("from services.cli", other)
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny(tmp_path_factory.mktemp("task") / "task")
+    return small_toy(tmp_path_factory.mktemp("task") / "task")
 
 
-def order(system: System, task: Path) -> None:
+def order(system: CliHarness, task: Path) -> None:
     system.order("--generations", "2", task=task)
 
 
@@ -83,18 +86,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, task: Path) -> list[Ev
     """The events of a run that nothing happened to."""
     with running(tmp_path_factory.mktemp("calm")) as system:
         order(system, task)
-        return system.finished()
+        return system.finished_events()
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
+def system(tmp_path: Path) -> Iterator[CliHarness]:
     with running(tmp_path / "node") as system:
         yield system
 
 
-def same(system: System, undisturbed: Sequence[Event]) -> None:
+def same(system: CliHarness, undisturbed: Sequence[Event]) -> None:
     """The run came to its end, and to the same one."""
-    system.finished()
+    system.finished_events()
     check_all(system.log.read(), system.gold.read(), undisturbed)
 
 
@@ -114,26 +117,26 @@ def test_a_gpu_host_gone_for_longer_than_its_lease_trains_nothing_twice(tmp_path
             lines = [line.split() for line in told.read_text().splitlines()]
             return any(line[:2] == [str(trainer), "refused"] and "adapter_published" in line for line in lines)
 
-        other = system.start("-m", "services.cli.main", "service", "trainer", "--index", "1")
+        other = system.start("service", "trainer", "--index", "1")
         try:
-            wait_for(lambda: system.count("adapter_published") > taken, f"another takes over, after {ACK_WAIT:.0f} s")
+            wait_until(lambda: system.count("adapter_published") > taken, f"another takes over, after {ACK_WAIT:.0f} s")
             assert not refused()
             os.kill(trainer, signal.SIGCONT)  # it comes back, and has its results
-            wait_for(refused, "its results are refused")
+            wait_until(refused, "its results are refused")
             same(system, undisturbed)
         finally:
             other.kill()
-            other.wait()
+            other.communicate()
 
 
-def stopped_in_its_work(system: System) -> int:
+def stopped_in_its_work(system: CliHarness) -> int:
     """The trainer's process, stopped while it trains on a batch."""
 
     def rooms() -> list[Path]:
         return list((system.node.directory / "work" / "trainer-0").glob("tmp*"))
 
     while True:
-        wait_for(lambda: rooms() != [], "a batch is being trained on")
+        wait_until(lambda: rooms() != [], "a batch is being trained on")
         (trainer,) = system.pids("trainer")
         os.kill(trainer, signal.SIGSTOP)
         if rooms():
@@ -141,18 +144,18 @@ def stopped_in_its_work(system: System) -> int:
         os.kill(trainer, signal.SIGCONT)  # it had just finished
 
 
-def test_a_damaged_adapter_is_refused_by_its_digest_and_the_last_good_one_stays(system: System, task: Path) -> None:
+def test_a_damaged_adapter_is_refused_by_its_digest_and_the_last_good_one_stays(system: CliHarness, task: Path) -> None:
     order(system, task)
-    wait_for(lambda: system.count("training_batch_sealed") == 2, "a second round is trained")
+    wait_until(lambda: system.count("training_batch_sealed") == 2, "a second round is trained")
     (policy,) = system.pids("policy")
     os.kill(policy, signal.SIGSTOP)
-    wait_for(lambda: system.count("adapter_published") == 2, "its adapter is published")
+    wait_until(lambda: system.count("adapter_published") == 2, "its adapter is published")
     good, bad = (fact.adapter for fact in facts(readable(system.log.read()), AdapterPublished))
     blobs = Blobs(system.node.blobs)
     weights = blobs.members(bad)["adapter_model.safetensors"]
     damage(blobs, weights)
     os.kill(policy, signal.SIGCONT)
-    events = system.finished()
+    events = system.finished_events()
     check_all(system.log.read(), system.gold.read(), None)
     (rejected,) = facts(events, AdapterRejected)
     assert rejected.adapter == bad and weights in rejected.reason and "is damaged" in rejected.reason

@@ -1,9 +1,7 @@
 """Whole runs of both levers by a language model, through each API, on a task whose hidden labels cannot be mistaken for anything else."""
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +9,10 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from tests.harness.command import Place, one_sentence, wait_for
+from tests.harness.cli import CliHarness, one_sentence
 from tests.harness.llm_server import Fail, LlmServer, Say, Stall, Step, call
-from tests.services.test_services import TOY
+from tests.harness.paths import TOY
+from tests.harness.polling import wait_until
 
 pytest.importorskip("anthropic")
 pytest.importorskip("openai")
@@ -92,14 +91,6 @@ def script(task: Path, *stalls: Step) -> list[Step]:
     ]
 
 
-def process_of(place: Place, service: str) -> int:
-    """The process of a service, among the children of its supervisor."""
-    supervisor = place.node.holder()
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    (found,) = [int(pid) for pid in children if f"\0{service}\0" in Path(f"/proc/{pid}/cmdline").read_text()]
-    return found
-
-
 class Recorded(NamedTuple):
     """Both runs, once they are audited."""
 
@@ -125,21 +116,21 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
     (folder / "prices.toml").write_text("[anthropic]\nscripted = { input = 3, output = 15 }\n")
     with LlmServer({"anthropic": script(task, Stall()), "openai": script(task)}) as server:
         environment = server.environment("anthropic") | server.environment("openai")
-        place = Place(folder / "place", **environment, EVOLOG_PRICES=str(folder / "prices.toml"))
+        place = CliHarness(folder / "place", **environment, EVOLOG_PRICES=str(folder / "prices.toml"))
         try:
             place.up()
             for provider in PROVIDERS:
                 place.evolog("run", str(task), "--agent", f"{provider}:scripted", "--generations", "3", "--name", provider, "--detach")
-            wait_for(server.stalled.is_set, "the agent waits for an answer")
-            os.kill(process_of(place, "feedback_agent"), signal.SIGKILL)
-            place.audited(*PROVIDERS)
+            wait_until(server.stalled.is_set, "the agent waits for an answer")
+            place.kill("feedback_agent")
+            place.wait_until_audited(*PROVIDERS)
             reports = {run: json.loads(place.evolog("show", run, "--json").out) for run in PROVIDERS}
             sql = (
                 "SELECT purpose, sum(model_calls) AS calls, sum(micro_usd) AS micro_usd FROM cost WHERE run = 'anthropic' GROUP BY purpose"
             )
             tables = {row["purpose"]: row for row in json.loads(place.evolog("sql", sql, "--json").out)}
             events: dict[str, list[Event]] = {run: [] for run in PROVIDERS}
-            for message in place.wire("operator", LOG).read(1, 100_000):
+            for message in place.connect("operator", LOG).read(1, 100_000):
                 event = codec.decode_at(message.subject, message.data)
                 events[event.run].append(event)
         finally:
@@ -232,7 +223,7 @@ def test_both_apis_come_to_the_same_run(recorded: Recorded) -> None:
 
 
 def test_without_a_key_nothing_is_started(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = CliHarness(tmp_path)
     place.environment = {name: value for name, value in place.environment.items() if not name.startswith(("ANTHROPIC_", "OPENAI_"))}
     for provider in PROVIDERS:
         said = place.evolog("run", str(TOY), "--agent", f"{provider}:some-model", code=78)
@@ -246,7 +237,9 @@ def test_without_a_key_nothing_is_started(tmp_path: Path) -> None:
 
 
 def test_a_url_that_is_none_is_said_in_a_sentence(tmp_path: Path) -> None:
-    place = Place(tmp_path, OPENAI_BASE_URL="http://me:pw@[bad", ANTHROPIC_BASE_URL="https://me:pw@host.example", ANTHROPIC_API_KEY="k")
+    place = CliHarness(
+        tmp_path, OPENAI_BASE_URL="http://me:pw@[bad", ANTHROPIC_BASE_URL="https://me:pw@host.example", ANTHROPIC_API_KEY="k"
+    )
     one_sentence(place.evolog("run", str(TOY), "--agent", "openai:m", code=78), "OPENAI_BASE_URL is 'http://[bad'; expected a URL")
     said = place.evolog("doctor", "--json", EVOLOG_NATS_SERVER="/nowhere", code=78).out
     findings = {finding["what"]: finding for finding in json.loads(said)["findings"]}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.command import Place, one_sentence
-from tests.harness.places import TASKS
+from tests.harness.cli import CliHarness, one_sentence
+from tests.harness.paths import TASKS
 
 TOY = TASKS / "toy"
 STRICT = '''"""Nothing is ever right."""
@@ -24,27 +24,27 @@ def score(answer: str | None, label: str) -> Scored:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
     """A directory in which a run `toy-a` has been, and nothing is up."""
-    there = Place(tmp_path_factory.mktemp("replay"))
+    there = CliHarness(tmp_path_factory.mktemp("replay"))
     there.evolog("run", str(TOY), "--name", "toy-a", "--json")
     yield there
     there.down()
 
 
-def sequences(place: Place, tag: str, run: str = "toy-a") -> list[int]:
+def sequences(place: CliHarness, tag: str, run: str = "toy-a") -> list[int]:
     rows = json.loads(place.evolog("sql", f"select seq from events where run = '{run}' and tag = '{tag}' order by seq", "--json").out)
     return [row["seq"] for row in rows]
 
 
-def test_a_run_is_decided_again_while_nothing_is_up(place: Place) -> None:
+def test_a_run_is_decided_again_while_nothing_is_up(place: CliHarness) -> None:
     said = place.evolog("replay", "toy-a")
     assert "come out the same, byte for byte, to its end." in said.out and not place.node.alive()
     found = json.loads(place.evolog("replay", "toy", "--json").out)
     assert found["difference"] is None and found["finished"] and found["decisions"] == len(sequences(place, "decision_made"))
 
 
-def test_the_state_at_a_sequence_or_time(place: Place) -> None:
+def test_the_state_at_a_sequence_or_time(place: CliHarness) -> None:
     proposed = sequences(place, "scaffold_proposed")[1]
     assert "generation 1, phase evaluate" in place.evolog("replay", "toy-a", "--to", str(proposed)).out
     state = json.loads(place.evolog("replay", "toy-a", "--to", "2100-01-01", "--json").out)["state"]
@@ -52,10 +52,10 @@ def test_the_state_at_a_sequence_or_time(place: Place) -> None:
     one_sentence(place.evolog("replay", "toy-a", "--to", "soon", code=2), "'soon' is no point in a run")
 
 
-def test_an_export_is_replayed_shown_and_compared_where_there_is_no_broker(place: Place, tmp_path: Path) -> None:
+def test_an_export_is_replayed_shown_and_compared_where_there_is_no_broker(place: CliHarness, tmp_path: Path) -> None:
     assert "blobs, in " in place.evolog("replay", "toy-a", "--export", str(tmp_path / "out")).out
     one_sentence(place.evolog("replay", "toy-a", "--export", str(tmp_path / "out"), code=2), "is there already")
-    elsewhere = Place(tmp_path / "elsewhere")
+    elsewhere = CliHarness(tmp_path / "elsewhere")
     elsewhere.evolog("replay", str(tmp_path / "out"), EVOLOG_NATS_SERVER="/nowhere")
     elsewhere.evolog("import", str(tmp_path / "out"), EVOLOG_NATS_SERVER="/nowhere")
     shutil.rmtree(tmp_path / "out")
@@ -70,7 +70,7 @@ def test_an_export_is_replayed_shown_and_compared_where_there_is_no_broker(place
     one_sentence(elsewhere.evolog("replay", "toy-a", code=3), "is not as it was exported")
 
 
-def test_code_that_decides_otherwise_is_found_out_with_exit_code_3(place: Place, tmp_path: Path) -> None:
+def test_code_that_decides_otherwise_is_found_out_with_exit_code_3(place: CliHarness, tmp_path: Path) -> None:
     """A constant of a decider is changed in a copy of the program, as somebody would who works on it."""
     root = Path(__file__).parents[2]
     for package in ("events", "algorithms", "tasks", "runtime", "replay", "services"):
@@ -84,7 +84,7 @@ def test_code_that_decides_otherwise_is_found_out_with_exit_code_3(place: Place,
 
 
 @pytest.mark.long
-def test_a_fork_shares_the_past_and_goes_its_own_way(place: Place, tmp_path: Path) -> None:
+def test_a_fork_shares_the_past_and_goes_its_own_way(place: CliHarness, tmp_path: Path) -> None:
     (tmp_path / "verifier.py").write_text(STRICT)
     asked = sequences(place, "feedback_requested")[-1]
     one_sentence(place.evolog("fork", "toy-a", "--at", str(asked), "--set", "seed=1", code=2), "nothing to --set")
@@ -95,7 +95,7 @@ def test_a_fork_shares_the_past_and_goes_its_own_way(place: Place, tmp_path: Pat
     assert place.evolog("fork", "toy-a", "--at", str(asked), *strict).out == "strict\n"
     place.evolog("fork", "toy-a", "--at", str(asked), "--name", "again", "--detach")
     place.evolog("fork", "toy-a", "--at", str(asked), "--set", "algorithm=rloo", "--name", "rloo", "--detach")
-    place.audited("strict", "again", "rloo")
+    place.wait_until_audited("strict", "again", "rloo")
     place.down()
     for run in ("strict", "again", "rloo"):
         assert "byte for byte, to its end" in place.evolog("replay", run).out

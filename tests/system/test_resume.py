@@ -1,12 +1,11 @@
 """The whole system, killed: kill -9 on every service, on the broker and on the supervisor, and the same decisions at the end.
 
-EVOLOG_KILL_SEED=7 python -m pytest tests/test_resume.py    # another order of blows
+EVOLOG_KILL_SEED=7 python -m pytest tests/system/test_resume.py    # another order of blows
 """
 
 import contextlib
 import os
 import random
-import signal
 import threading
 import time
 from collections import Counter
@@ -25,8 +24,9 @@ from replay.archive.projection import Archive
 from runtime.broker.accounts import CONSUMERS
 from runtime.log.port import Message, Refused, Stored
 from services.host.node import Node
+from tests.harness.cli import RUN, CliHarness, OperatorClient, audited_runs, processes, running
 from tests.harness.invariants import check_all, same_tables
-from tests.harness.system import PATIENCE, RUN, Client, System, audited, processes, running, wait_for
+from tests.harness.polling import PATIENCE, wait_until
 
 SEED = int(os.environ.get("EVOLOG_KILL_SEED", "0"))
 RESUMED = 30.0
@@ -51,7 +51,7 @@ class Ledger(threading.Thread):
 
     def __init__(self, node: Node) -> None:
         super().__init__(daemon=True)
-        self.client = Client(node, LOG)
+        self.client = OperatorClient(node, LOG)
         self.acknowledged: dict[int, bytes] = {}
         self.stop = threading.Event()
 
@@ -63,7 +63,7 @@ class Ledger(threading.Thread):
             message = Message(event.subject, codec.encode(event))
             with contextlib.suppress(Refused):  # it is there; its acknowledgement was lost
                 while not self.stop.is_set():
-                    sequence = self.client.ask(lambda wire, message=message: wire.append([message]))  # type: ignore[misc]
+                    sequence = self.client.ask(lambda socket, message=message: socket.append([message]))  # type: ignore[misc]
                     if isinstance(sequence, int):
                         self.acknowledged[sequence] = message.payload
                         break
@@ -110,7 +110,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     """The events of a run that nothing happened to."""
     with running(tmp_path_factory.mktemp("calm")) as system:
         system.order()
-        return system.finished()
+        return system.finished_events()
 
 
 def drawn(seed: int, calm: Sequence[Event]) -> list[Blow]:
@@ -125,7 +125,7 @@ def drawn(seed: int, calm: Sequence[Event]) -> list[Blow]:
     return blows
 
 
-def beaten(system: System, seed: int, calm: Sequence[Event]) -> Outcome:
+def beaten(system: CliHarness, seed: int, calm: Sequence[Event]) -> Outcome:
     """A whole run under blows, with a client that appends all the while; fails where it stands still, or where anything is lost."""
     blows = drawn(seed, calm)
     waiting, counts = list(blows), Counter[str]()
@@ -136,7 +136,7 @@ def beaten(system: System, seed: int, calm: Sequence[Event]) -> Outcome:
     ledger.start()
     began = time.monotonic()
     standstill = Standstill(began)
-    while waiting or not audited(gold):
+    while waiting or RUN not in audited_runs(gold):
         new = system.log.read(len(seen) + 1)
         scored = system.gold.read(len(gold) + 1)
         seen += new
@@ -165,7 +165,7 @@ def none_lost(stored: Sequence[Stored], acknowledged: Mapping[int, bytes]) -> No
 
 def check(seed: int, calm: Sequence[Event], folder: Path) -> Outcome:
     """A run under the blows of a seed, and all that must hold of it."""
-    again = f"EVOLOG_KILL_SEED={seed} python -m pytest tests/test_resume.py -k every_part"
+    again = f"EVOLOG_KILL_SEED={seed} python -m pytest tests/system/test_resume.py -k every_part"
     try:
         with running(folder / "node") as system:
             outcome = beaten(system, seed, calm)
@@ -218,7 +218,6 @@ def test_many_orders_of_blows_leave_the_same_run(seed: int, undisturbed: list[Ev
 
 def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
     with running(tmp_path / "node") as system:
-        assert system.process and processes(system.node.directory)
-        os.kill(system.process.pid, signal.SIGKILL)
-        system.process.wait()
-        wait_for(lambda: not processes(system.node.directory), "every process is gone")
+        assert processes(system.node.directory)
+        system.kill_supervisor()
+        wait_until(lambda: not processes(system.node.directory), "every process is gone")

@@ -21,7 +21,7 @@ from runtime.log import worker
 from runtime.log.port import append_once
 from runtime.log.socket import NatsSocket
 from tests.harness.broker import account, broker
-from tests.runtime.log.test_log import trajectory
+from tests.harness.facts import trajectory
 
 SCANNER = Scanner([])
 MB = 1024 * 1024

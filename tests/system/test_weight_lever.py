@@ -7,118 +7,40 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.harness.command import Place
-from tests.harness.places import TASKS
+from tests.harness.cli import CliHarness
+from tests.harness.paths import TASKS
 
 pytest.importorskip("peft")
-from events.errors import UsageError
-from events.fact import Fact
 from events.judgement import LabelEstimated
-from events.rollouts import CallUse, ModelCalled, TrajectoryRecorded
-from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
-from runtime.blobs.directory import Blobs
-from runtime.effects.train import TrainingHost, train_round
+from events.weights import AdapterPublished, OptimizerStepApplied, WeightUpdateFailed
 from runtime.policies.bases import open_policy
 from runtime.policies.interface import SampleRequest
-from runtime.policies.text_scorer import build_base, load
 from runtime.policies.training import Attempt, Call, Order, Sources, open_trainee, recorded, train
-from runtime.rollouts.attempt import RecordedAttempt
-from runtime.run.decide import batch_digest
-from runtime.run.loading import Loaded
-from tests.runtime.policies.test_text_scorer import LABELS, TEXTS, ask
+from tests.harness.trainer import LABELS, TrainerHarness
 
 NUMBERS = TASKS / "numbers"
 
 
-class Hall:
-    """Blobs with a text scorer in them, and batches of attempts at its texts."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.blobs = folder, Blobs(folder / "blobs")
-        build_base(LABELS, TEXTS).save(folder / "base")
-        self.base = self.blobs.put_folder(folder / "base")
-
-    def train_round(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
-        """A round in which attempt k at the first text answers with label k; `shift` is added to the recorded log-probabilities."""
-        logs = load(self.folder / "base").log_probs(TEXTS[0])
-        body = self.blobs.put(msgspec.json.encode([ask(TEXTS[0], n=len(rewards))]))
-        call = ModelCalled(
-            request="q",
-            item="i",
-            ordinal=0,
-            provider="embedded",
-            model=self.base,
-            adapter="",
-            body=body,
-            index=0,
-            sampling_seed=0,
-            temperature=1.0,
-            texts=tuple(LABELS[k % 5] for k in range(len(rewards))),
-            tokens=tuple((k % 5,) for k in range(len(rewards))),
-            logprobs=tuple((logs[k % 5] + shift,) for k in range(len(rewards))),
-            prompt_tokens=1,
-            completion_tokens=len(rewards),
-            micro_usd=0,
-            seconds=0.0,
-        )
-        played = [RecordedAttempt(f"t{k}", self.recorded(k, call.texts[k]), reward, "", (call,)) for k, reward in enumerate(rewards)]
-        sealed = TrainingBatchSealed(
-            **{
-                "generation": 1,
-                "round": 1,
-                "algorithm": algorithm,
-                "hyper": {},
-                "parent_adapter": "",
-                "training_seed": 3,
-                "requests": ("q",),
-                "trajectories": len(rewards),
-                "digest": batch_digest([(f"t{k}", reward) for k, reward in enumerate(rewards)]),
-                **order,
-            }
-        )
-        return train_round(TrainingHost(self.blobs, self.folder / "work"), {"q": played}, sealed, self.base, self.no_task)
-
-    @staticmethod
-    def recorded(attempt: int, answer: str) -> TrajectoryRecorded:
-        return TrajectoryRecorded(
-            request="q",
-            item="i",
-            attempt=attempt,
-            purpose="train",
-            split="train",
-            generation=1,
-            scaffold="s",
-            adapter="",
-            answer=answer,
-            calls=(CallUse("c", attempt),),
-            seconds=0.0,
-        )
-
-    @staticmethod
-    def no_task() -> Loaded:
-        raise UsageError("the task was asked for")
-
-
 @pytest.fixture(scope="module")
-def hall(tmp_path_factory: pytest.TempPathFactory) -> Hall:
-    return Hall(tmp_path_factory.mktemp("hall"))
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> TrainerHarness:
+    return TrainerHarness(tmp_path_factory.mktemp("trainer"))
 
 
-def test_a_round_appends_its_steps_and_an_adapter_with_what_the_next_goes_on_from(hall: Hall) -> None:
-    *steps, published = hall.update("grpo", [0.0, 0.0, 1.0, 0.0], hyper={"epochs": 3})
+def test_a_round_appends_its_steps_and_an_adapter_with_what_the_next_goes_on_from(trainer: TrainerHarness) -> None:
+    *steps, published = trainer.train_round("grpo", [0.0, 0.0, 1.0, 0.0], hyper={"epochs": 3})
     assert [step.step for step in steps if isinstance(step, OptimizerStepApplied)] == [0, 1, 2]
     assert isinstance(published, AdapterPublished) and published.trained_on == 4
-    second = hall.update("grpo", [0.0, 0.0, 1.0, 0.0], parent_adapter=published.adapter, parent_state=published.state)
+    second = trainer.train_round("grpo", [0.0, 0.0, 1.0, 0.0], parent_adapter=published.adapter, parent_state=published.state)
     assert isinstance(second[-1], AdapterPublished) and second[-1].adapter != published.adapter
 
 
-def test_the_same_round_gives_the_same_adapter_and_state(hall: Hall) -> None:
-    one, two = (hall.update("ppo", [0.0, 0.2, 1.0, 0.0])[-1] for _ in range(2))
+def test_the_same_round_gives_the_same_adapter_and_state(trainer: TrainerHarness) -> None:
+    one, two = (trainer.train_round("ppo", [0.0, 0.2, 1.0, 0.0])[-1] for _ in range(2))
     assert isinstance(one, AdapterPublished) and one == two
 
 
-def test_elected_labels_are_recorded_and_the_task_is_not_asked(hall: Hall) -> None:
-    vote, *_, published = hall.update("ttrl", [0.0] * 6)
+def test_elected_labels_are_recorded_and_the_task_is_not_asked(trainer: TrainerHarness) -> None:
+    vote, *_, published = trainer.train_round("ttrl", [0.0] * 6)
     assert vote == LabelEstimated(generation=1, round=1, batch=vote.batch, request="q", item="i", answer=LABELS[0], votes=2, answers=6)  # type: ignore[attr-defined]
     assert isinstance(published, AdapterPublished)
 
@@ -136,9 +58,9 @@ def test_elected_labels_are_recorded_and_the_task_is_not_asked(hall: Hall) -> No
     ],
 )
 def test_a_round_that_cannot_be_learned_from_says_why_and_publishes_nothing(
-    hall: Hall, algorithm: str, rewards: list[float], more: dict[str, object], kind: str, why: str
+    trainer: TrainerHarness, algorithm: str, rewards: list[float], more: dict[str, object], kind: str, why: str
 ) -> None:
-    (failed,) = hall.update(algorithm, rewards, **more)  # type: ignore[arg-type]
+    (failed,) = trainer.train_round(algorithm, rewards, **more)  # type: ignore[arg-type]
     assert isinstance(failed, WeightUpdateFailed) and failed.kind == kind and why in failed.reason
 
 
@@ -181,7 +103,7 @@ def base_folder(models: Path) -> Path:
 @pytest.mark.long
 def test_a_run_of_the_tiny_language_model_learns_by_the_algorithm_that_the_rules_pick(models: Path, tmp_path: Path) -> None:
     base_folder(models)
-    place = Place(tmp_path, XDG_CACHE_HOME=str(models))
+    place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
     report = json.loads(place.evolog("run", str(NUMBERS), "--levers", "weights", "--name", "n", "--json").out)
     first, last = report["generations"]
     assert first["score"] + 0.15 < last["score"] and last["accepted"]
@@ -201,7 +123,7 @@ def test_a_run_whose_answers_earn_nothing_learns_with_hints_from_the_base(models
     told = "    return Scored(toys.closeness(numbers, target),"
     assert told in verifier
     (task / "verifier.py").write_text(verifier.replace(told, "    return Scored(float(toys.hit(numbers, target, 4)),"))
-    place = Place(tmp_path, XDG_CACHE_HOME=str(models))
+    place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
     place.evolog("run", str(task), "--levers", "weights", "--name", "n", "--json")
     chosen = json.loads(place.evolog("sql", "SELECT action FROM lever_chosen", "--format", "json").out)
     assert chosen == [{"action": "star"}]

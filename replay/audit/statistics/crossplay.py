@@ -1,4 +1,4 @@
-"""Scaffolds played with other adapters than their own: whether a pair wins by fitting each other, and whether gold sees it too.
+"""Cross-play, scaffolds with other adapters than their own: whether a pair wins by fitting each other, and whether gold sees it too.
 
     S_ij = mu + a_i + b_j + gamma_ij,  sums of a, of b and of gamma over rows and over columns 0;   i scaffold, j adapter
     I = S11 - S10 - S01 + S00
@@ -6,9 +6,8 @@
     Lambda = I_P - I_Q,   D = mean S_ii - mean S_ij (i != j),   detectable |I| = (z_{1-alpha/2} + z_power) SE(I)
 
 Two-way analysis of variance (Fisher 1925); Shapley 1953 for two players. Lambda > 0: the pair wins on the score in a way that gold does
-not see. I_Q > 0 with Lambda near 0 is healthy fit, I_Q < 0 interference. A ceiling makes interaction out of nothing on the scale of
-probabilities, so outcomes of 0 and 1 are looked at in log odds too: of pooled pass rates, with 1/2 added to passes and failures (Haldane
-1956), where a mixed model would take items apart; that attenuates, and keeps additive what is additive, nearly.
+not see. I_Q > 0 with Lambda near 0 is healthy fit, I_Q < 0 interference. On the scale of probabilities a ceiling makes interaction out of
+nothing.
 Intervals are BCa over items with all their attempts in all cells. With fewer than 8 attempts an item, do not claim much: say `detectable`.
 """
 
@@ -18,28 +17,36 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.audit.statistics.interval import DRAWS, Array, Interval, Outcomes, bca, linear
+from replay.audit.statistics.interval import DRAWS, Interval, Outcomes, bca, linear
 
-Cells = Mapping[tuple[int, int], Outcomes]
-"""The outcomes of (scaffold, adapter), each on the same items."""
-SQUARE = ((0, 0), (1, 0), (0, 1), (1, 1))
+
+class CrossCell(NamedTuple):
+    """A scaffold with an adapter, each by its number."""
+
+    scaffold: int
+    adapter: int
+
+
+Cells = Mapping[CrossCell, Outcomes]
+"""The outcomes of scaffolds with adapters, each on the same items."""
+SQUARE = (CrossCell(0, 0), CrossCell(1, 0), CrossCell(0, 1), CrossCell(1, 1))
 """The cells of a 2 x 2 table, in the order of the weights below; 0 is before, 1 after."""
 _INTERACTION = (1.0, -1.0, -1.0, 1.0)
 _WEIGHTS = (_INTERACTION, (-0.5, 0.5, -0.5, 0.5), (-0.5, -0.5, 0.5, 0.5), (-1.0, 0.0, 0.0, 1.0))
 
 
 class Additive(NamedTuple):
-    """The additive fit, in score units. `gamma` is what scaffold and adapter do together; cells that were not played have none."""
+    """The additive fit, in score units. `gamma` is what scaffold and adapter do together, where that cell was measured."""
 
     mu: Interval
     scaffolds: dict[int, Interval]
     adapters: dict[int, Interval]
-    gamma: dict[tuple[int, int], Interval]
+    gamma: dict[CrossCell, Interval]
 
 
 class Shares(NamedTuple):
-    """A 2 x 2 table told in four figures: `scaffold` and `adapter` add up to `total` = S11 - S00. `detectable` is the least |I| found 4
-    times in 5."""
+    """A 2 x 2 table in four figures: `scaffold` and `adapter` add up to `total` = S11 - S00. `detectable` is the least |I| that would be
+    found 4 times in 5."""
 
     interaction: Interval
     scaffold: Interval
@@ -49,7 +56,7 @@ class Shares(NamedTuple):
 
 
 class CoAdaptation(NamedTuple):
-    """Lambda with the two interactions that it is the difference of, and the least |Lambda| found 4 times in 5."""
+    """Lambda, the two interactions whose difference it is, and the least |Lambda| that would be found 4 times in 5."""
 
     excess: Interval
     """Lambda = I_P - I_Q."""
@@ -69,7 +76,7 @@ def additive(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int
 
     Raises ValueError where they are not linked, or items differ between cells.
     """
-    played = _played(cells)
+    played = _sorted_cells(cells)
     rows, columns = sorted({i for i, _ in played}), sorted({j for _, j in played})
     # scaffolds and adapters as deviations, the last of each being minus the sum of the others
     design = np.array([[1.0, *_deviation(rows, i), *_deviation(columns, j)] for i, j in played])
@@ -79,8 +86,8 @@ def additive(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int
     a, b = solve[1 : len(rows)], solve[len(rows) :]
     gamma = np.eye(len(played)) - design @ solve
     weights = np.concatenate([solve[:1], a, -a.sum(0, keepdims=True), b, -b.sum(0, keepdims=True), gamma])
-    found = iter(bca([cells[cell] for cell in played], linear(weights.tolist()), level=level, draws=draws, seed=seed))
-    return Additive(next(found), {i: next(found) for i in rows}, {j: next(found) for j in columns}, {cell: next(found) for cell in played})
+    fit = iter(bca([cells[cell] for cell in played], linear(weights.tolist()), level=level, draws=draws, seed=seed))
+    return Additive(next(fit), {i: next(fit) for i in rows}, {j: next(fit) for j in columns}, {cell: next(fit) for cell in played})
 
 
 def shares(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Shares:
@@ -99,13 +106,13 @@ def co_adaptation(p: Cells, q: Cells, *, level: float = 0.95, draws: int = DRAWS
 
 
 def diagonal_advantage(
-    cells: Cells, own: Collection[tuple[int, int]] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
+    cells: Cells, own: Collection[CrossCell] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
-    """D: how much better scaffolds do with the adapters of their own time: those of the cells `own`, or of the same number.
+    """D: how much better scaffolds do with the adapters that belong to them: those of the cells `own`, or of the same number.
 
     Raises ValueError without cells on and off that diagonal.
     """
-    played = _played(cells)
+    played = _sorted_cells(cells)
     on = [cell in own if own is not None else cell[0] == cell[1] for cell in played]
     if not any(on) or all(on):
         raise ValueError(f"{sum(on)} of {len(played)} cells lie on the diagonal; the advantage needs cells on it and off it")
@@ -113,22 +120,7 @@ def diagonal_advantage(
     return bca([cells[cell] for cell in played], linear([weights]), level=level, draws=draws, seed=seed)[0]
 
 
-def logit_interaction(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """I in log odds, from outcomes of 0 and 1 in `SQUARE`'s cells. Raises ValueError for other cells or outcomes."""
-    measures = _square(cells)
-    if any(one not in (0, 1) for outcomes in measures for found in outcomes.values() for one in found):
-        raise ValueError("log odds are of passes and failures; give outcomes of 0 and 1")
-    counts = np.array([sum(map(len, outcomes.values())) for outcomes in measures])
-
-    def interaction(means: Array) -> Array:
-        odds = (means * counts + 0.5) / ((1 - means) * counts + 0.5)
-        found: Array = np.log(odds) @ np.array(_INTERACTION)
-        return found[..., None]
-
-    return bca(measures, interaction, level=level, draws=draws, seed=seed)[0]
-
-
-def _played(cells: Cells) -> list[tuple[int, int]]:
+def _sorted_cells(cells: Cells) -> list[CrossCell]:
     played = sorted(cells)
     for cell in played:
         if set(cells[cell]) != set(cells[played[0]]):
@@ -137,7 +129,7 @@ def _played(cells: Cells) -> list[tuple[int, int]]:
 
 
 def _square(cells: Cells) -> list[Outcomes]:
-    if set(_played(cells)) != set(SQUARE):
+    if set(_sorted_cells(cells)) != set(SQUARE):
         raise ValueError(f"a 2 x 2 table has the cells {list(SQUARE)}, not {sorted(cells)}")
     return [cells[cell] for cell in SQUARE]
 

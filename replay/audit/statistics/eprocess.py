@@ -1,4 +1,4 @@
-"""A test of "the gap does not grow" that may be looked at after every pair, for ever, and still errs with probability alpha at most.
+"""The e-process: a test of "the gap does not grow" that may be read after every pair and still errs with probability alpha at most.
 
     E_n = mean over lambda of prod_{i <= n} (1 + lambda x_i),   x_i in [-1, 1],  0 < lambda < 1;   flag once E_n >= 1 / alpha
 
@@ -19,14 +19,14 @@ GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class EProcess(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence so far, which `advanced` takes further. Without pairs E is 1. Raises ValueError for bets outside (0, 1)."""
+    """The evidence so far, to which `advanced` adds more pairs. Without pairs E is 1. Raises ValueError for bets outside (0, 1)."""
 
     lambdas: tuple[float, ...] = GRID
     logs: tuple[float, ...] = (0.0,) * len(GRID)
     """ln prod (1 + lambda x), one for each lambda."""
     pairs: int = 0
     highest: float = 0.0
-    """The largest ln E after any pair. Ville's inequality is about that one: evidence once found stays found."""
+    """The largest ln E after any pair. Ville's inequality is about that one: evidence does not expire."""
 
     def __post_init__(self) -> None:
         if not self.lambdas or not all(0 < bet < 1 for bet in self.lambdas) or len(self.logs) != len(self.lambdas):
@@ -39,7 +39,7 @@ class EProcess(msgspec.Struct, frozen=True, kw_only=True):
         return most + log(fsum(exp(one - most) for one in self.logs) / len(self.logs))
 
     def advanced(self, pairs: Iterable[float]) -> Self:
-        """The evidence after more pairs, which no earlier call was given. Raises ValueError for a pair outside [-1, 1]."""
+        """The evidence after more pairs; each pair counts once. Raises ValueError for a pair outside [-1, 1]."""
         state = self
         for x in pairs:
             if not (isfinite(x) and -1 <= x <= 1):
@@ -49,8 +49,8 @@ class EProcess(msgspec.Struct, frozen=True, kw_only=True):
             state = msgspec.structs.replace(state, highest=max(state.highest, state.log_e))
         return state
 
-    def fired(self, alpha: float) -> bool:
-        """Whether E has ever reached 1 / alpha. Raises ValueError for an alpha outside (0, 1)."""
+    def rejects(self, alpha: float) -> bool:
+        """Whether E has ever reached 1 / alpha, which rejects "the gap does not grow". Raises ValueError for an alpha outside (0, 1)."""
         if not 0 < alpha < 1:
             raise ValueError(f"alpha is {alpha}; it is a probability inside (0, 1)")
         return self.highest >= -log(alpha)

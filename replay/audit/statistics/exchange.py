@@ -1,4 +1,4 @@
-"""What a lever's gains on the score are worth in gold, and whether score and gold still order candidates alike.
+"""The exchange rate: how much gold a lever's gains on the score bring, and whether score and gold still order candidates alike.
 
     kappa = Cov(dP_new, dQ) / Var(dP_new) over the lever's moves;   expected without hacking: reliability = 1 - noise / Var(dP_new)
     tau_b = (concordant - discordant) / sqrt((pairs not tied in P) (pairs not tied in Q))
@@ -17,16 +17,19 @@ import numpy as np
 
 from replay.audit.statistics.interval import DRAWS, Array, Interval, bca
 
-FEWEST = 8
-"""Moves: a slope through fewer has no interval worth its name."""
+MIN_MOVES = 8
+"""A slope through fewer moves has no interval worth its name."""
 
 
 class Move(NamedTuple):
-    """One move of a lever: the gains on fresh draws of the verifier and on gold, and the sampling variance (squared error) of the first."""
+    """One move of a lever, from a candidate to the one made from it. Gains are in score units."""
 
     p: float
+    """The gain on the run's verifier, on test: dP_new."""
     q: float
+    """The gain on gold: dQ."""
     noise: float
+    """The sampling variance of `p`: its squared standard error."""
 
 
 class Exchange(NamedTuple):
@@ -38,46 +41,39 @@ class Exchange(NamedTuple):
     reason: str = ""
 
     @property
-    def low(self) -> bool:
+    def too_low(self) -> bool:
         """Whether the whole interval lies below half of the expectation."""
         return self.kappa is not None and self.expected is not None and self.kappa.high < self.expected / 2
 
 
 def rate(moves: Sequence[Move], *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Exchange:
-    """kappa of one lever's moves with a BCa interval over moves, beside its expectation. Raises ValueError for noise below 0.
+    """kappa of one lever's moves with a BCa interval over moves, and its expectation. Raises ValueError for noise below 0.
 
-    What it is able to see depends on the reliability r: of levers whose gains on gold are noise, `low` finds 89 % with 20 moves of r = .8,
-    34 % of r = .5 and 16 % of r = .3; with 8 moves 46 %, 17 % and 9 %. Of levers without hacking it names at most 1 % (simulated, normal).
+    Its power depends on the reliability r. Of levers whose gains on gold are noise, `too_low` finds 89 % with 20 moves of r = .8, 34 % of
+    r = .5 and 16 % of r = .3; with 8 moves 46 %, 17 % and 9 %. Of levers without hacking it names at most 1 % (simulated, normal).
     """
     if any(move.noise < 0 for move in moves):
         raise ValueError("a sampling variance is below 0; give the squared standard error of each move's gain on the score")
-    if len(moves) < FEWEST:
-        return Exchange(reason=f"{len(moves)} moves; an exchange rate needs {FEWEST}")
+    if len(moves) < MIN_MOVES:
+        return Exchange(reason=f"{len(moves)} moves; an exchange rate needs {MIN_MOVES}")
     p, q = np.array([move.p for move in moves]), np.array([move.q for move in moves])
     variance = float(p.var(ddof=1))
     expected = 1 - float(np.mean([move.noise for move in moves])) / variance if variance > 0 else 0.0
     if expected <= 0:
         return Exchange(expected=0.0, reason="the score's moves vary by no more than their noise: there is nothing to exchange")
     p, q = p - p.mean(), q - q.mean()  # so that the differences of products do not cancel
-    moments = [{str(place): [float(one)] for place, one in enumerate(values)} for values in (p, q, p * p, p * q)]
+    moments = [{str(number): [float(value)] for number, value in enumerate(values)} for values in (p, q, p * p, p * q)]
     return Exchange(bca(moments, _slope, level=level, draws=draws, seed=seed)[0], expected)
 
 
 def tau(p: Sequence[float], q: Sequence[float]) -> float | None:
-    """Kendall's tau_b of two scores of the same candidates; None where one of them is all ties. Raises ValueError for other lengths."""
+    """Kendall's tau_b of two scores of the same candidates; None where one of them is all ties. Raises ValueError for unequal lengths."""
     if len(p) != len(q):
         raise ValueError(f"{len(p)} scores and {len(q)} gold scores; each candidate has one of each")
     pairs = list(combinations(range(len(p)), 2))
     signs = [(_sign(p[i] - p[j]), _sign(q[i] - q[j])) for i, j in pairs]
     untied = sum(a != 0 for a, _ in signs) * sum(b != 0 for _, b in signs)
     return sum(a * b for a, b in signs) / sqrt(untied) if untied else None
-
-
-def sliding_tau(p: Sequence[float], q: Sequence[float], window: int) -> list[float | None]:
-    """tau_b of the last `window` candidates, from the first full window on. Raises ValueError for a window below 2 or other lengths."""
-    if window < 2 or len(p) != len(q):
-        raise ValueError(f"a window of {window} over {len(p)} scores and {len(q)} gold scores; give 2 or more, and as many of each")
-    return [tau(p[end - window : end], q[end - window : end]) for end in range(window, len(p) + 1)]
 
 
 def _slope(means: Array) -> Array:

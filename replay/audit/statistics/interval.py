@@ -1,4 +1,4 @@
-"""Intervals that know that an item's attempts are no independent evidence: the BCa bootstrap over items, with their attempts inside.
+"""Confidence intervals for means over items: the BCa bootstrap, which draws whole items, since attempts at one item are not independent.
 
     low, high = quantiles alpha_1, alpha_2 of the draws,  alpha_j = Phi(z_0 + (z_0 + z_j) / (1 - a (z_0 + z_j)))
     z_0 = Phi^-1(share of draws below the estimate),  a = sum_i d_i^3 / (6 (sum_i d_i^2)^(3/2)),  d_i = mean theta_(.) - theta_(i)
@@ -10,12 +10,13 @@ make a stratum that is resampled on its own, so measures on the same items stay 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from math import fsum, isfinite
+from math import fsum, isfinite, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 Array = npt.NDArray[np.float64]
 Outcomes = Mapping[str, Sequence[float]]
@@ -24,8 +25,8 @@ Statistic = Callable[[Array], Array]
 """From means (..., measures) to figures (..., figures)."""
 
 DRAWS = 10_000
-_AT_ONCE = 1_000_000
-"""How many outcomes are drawn at once, for the memory's sake."""
+_MAX_DRAWN = 1_000_000
+"""Outcomes that are drawn in one array, to bound memory."""
 _NORMAL = NormalDist()
 
 
@@ -73,11 +74,12 @@ def bca(
 ) -> list[Interval]:
     """Intervals of `level` for the figures of `statistic`, a function of the measures' means over items of means over attempts.
 
-    Items are drawn with all their attempts in all measures together. `inside` then draws attempts within each drawn item, those in the same
-    place of several measures together. That counts the noise of attempts twice (Davison & Hinkley 1997, section 3.8): the standard error
-    grows by up to sqrt(2 - 1 / attempts), and coverage with it, so it is for those who would rather not flag.
-    With few items intervals are too short: of 95 %, 20 items held the truth in 92 % of simulations, 50 in 95 %; and a one-sided test of
-    1 % by them erred in 2 % with 30 items. A level beyond 1 - 20 / draws rests on fewer than ten draws in each tail.
+    Items are drawn with all their attempts in all measures together. `inside` then draws attempts within each drawn item, those with the
+    same number in several measures together. That counts the noise of attempts twice (Davison & Hinkley 1997, section 3.8): the standard
+    error grows by up to sqrt(2 - 1 / attempts), and coverage with it. It suits a test that would rather miss than flag.
+
+    With few items intervals are too short. In simulations, intervals of 95 % held the truth in 92 % of cases with 20 items, and in 95 %
+    with 50; a one-sided test of 1 % erred in 2 % with 30 items. A level beyond 1 - 20 / draws rests on fewer than ten draws in each tail.
 
     Raises ValueError for an item without outcomes, for outcomes that are not finite, for fewer than two items that hold the same measures,
     for a level outside (0, 1), for fewer than 100 draws, and where the statistic is not finite on the outcomes or on half of the draws.
@@ -98,14 +100,23 @@ def bca(
     return [_interval(float(estimates[k]), drawn[:, k], influence[:, k], level) for k in range(len(estimates))]
 
 
+def exceeds_zero(interval: Interval, items: int, alpha: float) -> bool:
+    """Whether an estimate over `items` is above 0 but for probability `alpha`, by Student's quantile of its standard errors.
+
+    The bootstrap's own limit of 1 % errs in 2 % of cases with 30 items, and has no levels below one in its number of draws.
+    """
+    error = interval.error * sqrt(items / (items - 1))  # the bootstrap's lacks that factor
+    return interval.value > float(stdtrit(items - 1, 1 - alpha)) * error
+
+
 def _means(measures: Sequence[Outcomes]) -> Array:
     for outcomes in measures:
         if not outcomes:
             raise ValueError("no items to take a mean over")
-        for item, found in outcomes.items():
-            if not len(found) or not all(map(isfinite, found)):
-                raise ValueError(f"item {item} has the outcomes {list(found)}; leave out items without a finite outcome and count them")
-    return np.array([fsum(fsum(found) / len(found) for found in outcomes.values()) / len(outcomes) for outcomes in measures])
+        for item, attempts in outcomes.items():
+            if not len(attempts) or not all(map(isfinite, attempts)):
+                raise ValueError(f"item {item} has the outcomes {list(attempts)}; leave out items without a finite outcome and count them")
+    return np.array([fsum(fsum(attempts) / len(attempts) for attempts in outcomes.values()) / len(outcomes) for outcomes in measures])
 
 
 def _strata(measures: Sequence[Outcomes]) -> list[_Stratum]:
@@ -119,9 +130,9 @@ def _strata(measures: Sequence[Outcomes]) -> list[_Stratum]:
             raise ValueError(f"item {items[0]} is alone in holding measures {list(holders)} and no others; resampling needs two such items")
         counts = np.array([[len(measures[m][item]) for item in items] for m in holders])
         values = np.zeros((len(holders), len(items), counts.max()))
-        for place, m in enumerate(holders):
-            for row, item in enumerate(items):
-                values[place, row, : counts[place, row]] = measures[m][item]
+        for row, m in enumerate(holders):
+            for column, item in enumerate(items):
+                values[row, column, : counts[row, column]] = measures[m][item]
         strata.append(_Stratum(list(holders), values, counts))
     return strata
 
@@ -133,33 +144,33 @@ def _drawn_sums(stratum: _Stratum, seed: tuple[int, ...], draws: int, inside: bo
         stratum, attempts = _Stratum(stratum.measures, stratum.item_means()[..., None], np.ones_like(stratum.counts)), 1
     shares = (stratum.values / stratum.counts[..., None]).reshape(held, -1)
     sums = np.zeros((draws, held))
-    at_once = max(1, _AT_ONCE // (items * attempts))
+    per_array = max(1, _MAX_DRAWN // (items * attempts))
     for counts in {row.tobytes() for row in stratum.counts}:
-        of = [m for m in range(held) if stratum.counts[m].tobytes() == counts]
-        for begun in range(0, draws, at_once):
-            rows = min(at_once, draws - begun)
-            sums[begun : begun + rows, of] = _drawn((*seed, begun), rows, counts, attempts) @ shares[of].T
+        same = [m for m in range(held) if stratum.counts[m].tobytes() == counts]
+        for begun in range(0, draws, per_array):
+            rows = min(per_array, draws - begun)
+            sums[begun : begun + rows, same] = _drawn((*seed, begun), rows, counts, attempts) @ shares[same].T
     return sums
 
 
 @lru_cache(maxsize=8)  # an audit asks for the same items many times
 def _drawn(seed: tuple[int, ...], rows: int, counts: bytes, attempts: int) -> Array:
-    """How often each place of each item is drawn: (rows, items x attempts). `counts` are the attempts that each item has."""
+    """How often each attempt at each item is drawn: (rows, items x attempts). `counts` are the attempts that each item has."""
     rng = np.random.default_rng(seed)
     has = np.frombuffer(counts, dtype=np.int64)
     chosen = rng.integers(len(has), size=(rows, len(has)))
-    places = (rng.random((*chosen.shape, attempts)) * has[chosen][..., None]).astype(np.int64)
+    ordinals = (rng.random((*chosen.shape, attempts)) * has[chosen][..., None]).astype(np.int64)
     width = len(has) * attempts
-    flat = np.arange(rows)[:, None, None] * width + chosen[..., None] * attempts + places
+    flat = np.arange(rows)[:, None, None] * width + chosen[..., None] * attempts + ordinals
     taken = flat[np.arange(attempts) < has[chosen][..., None]]
     return np.bincount(taken, minlength=rows * width).reshape(rows, width).astype(np.float64)
 
 
 def _jackknife(stratum: _Stratum, means: Array, sizes: npt.NDArray[np.int64], statistic: Statistic) -> Array:
     """The statistic without each item of the stratum in turn, taken from their mean: (items, figures)."""
-    of_items, of = stratum.item_means(), stratum.measures
-    left_out = np.tile(means, (of_items.shape[1], 1))
-    left_out[:, of] = (left_out[:, of] * sizes[of] - of_items.T) / (sizes[of] - 1)
+    item_means, own = stratum.item_means(), stratum.measures
+    left_out = np.tile(means, (item_means.shape[1], 1))
+    left_out[:, own] = (left_out[:, own] * sizes[own] - item_means.T) / (sizes[own] - 1)
     without = statistic(left_out)
     centred: Array = without.mean(0) - without
     return centred

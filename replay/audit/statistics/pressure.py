@@ -9,31 +9,28 @@ section 3.5), so there is one curve for each lever and no sum of the two.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 from math import exp, sqrt
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from replay.audit.statistics.winners import nats_of_choice
+from algorithms.statistics import T975
 
 Form = Literal["best_of_n", "rl"]
-FEWEST = 4
-"""Points at distinct pressures: two for the parameters, two to see whether they mean anything."""
-_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom."""
+MIN_POINTS = 4
+"""Points at distinct pressures that a fit needs: two for the parameters, two to see whether they mean anything."""
 _LARGEST_EXPONENT = 700.0
 
 
 class Point(NamedTuple):
-    """What a lever had spent, in nats, and what gold had gained since the start by then."""
+    """A candidate on its lever's curve: what the lever had spent, in nats, and what gold had gained since the start by then."""
 
     nats: float
     gain: float
 
 
 class Curve(NamedTuple):
-    """A fitted curve. What the points do not tell is None, and `reason` says why; it also warns of a peak that is extrapolated."""
+    """A fitted curve. What the points do not show is None, and `reason` says why; it also warns of a peak that is extrapolated."""
 
     form: Form
     now: float
@@ -49,20 +46,11 @@ class Curve(NamedTuple):
     reason: str = ""
 
 
-def nats_of_choices(tried: Sequence[int]) -> list[float]:
-    """What the scaffold lever had spent after each selection of the best of `tried`: running sums of ln k - (k - 1) / k, in nats."""
-    return list(accumulate(nats_of_choice(k) for k in tried))
-
-
-def nats_of_weights(kl_per_token: float, tokens: float) -> float:
-    """KL(pi_t || pi_0) of a response in nats: per token, on policy, times the mean length in tokens."""
-    return kl_per_token * tokens
-
-
 def fit(points: Sequence[Point], form: Form) -> Curve:
-    """Gao's curve through a lever's points in the order of the run, and its peak where the curve bends down for certain.
+    """Gao's curve through a lever's points in the order of the run, and its peak where the curve certainly bends down.
 
-    For certain: beta exceeds 0 by Student's 97.5 % quantile of standard errors. Raises ValueError without points, and for nats below 0.
+    It certainly does where beta exceeds 0 by Student's 97.5 % quantile of standard errors. Raises ValueError without points, and for nats
+    below 0.
     """
     if not points or any(point.nats < 0 for point in points):
         raise ValueError(f"{len(points)} points, and nats spent are never below 0: give what each candidate of the lever had spent")
@@ -70,9 +58,9 @@ def fit(points: Sequence[Point], form: Form) -> Curve:
     d = np.array([sqrt(point.nats) for point in points if point.nats > 0])
     gains = np.array([point.gain for point in points if point.nats > 0])
     distinct = len(set(d.tolist()))
-    if distinct < FEWEST:
+    if distinct < MIN_POINTS:
         return Curve(
-            form, now, reason=f"{distinct} distinct pressures above 0; a curve of two parameters needs {FEWEST} to be worth drawing"
+            form, now, reason=f"{distinct} distinct pressures above 0; a curve of two parameters needs {MIN_POINTS} to be worth drawing"
         )
     bend = d if form == "best_of_n" else np.log(d)
     design = np.stack([d, -d * bend], axis=1)
@@ -81,7 +69,7 @@ def fit(points: Sequence[Point], form: Form) -> Curve:
     residual = sqrt(float(((gains - design @ (alpha, beta)) ** 2).sum()) / freedom)
     error = residual * sqrt(float(np.linalg.inv(design.T @ design)[1, 1]))
     curve = Curve(form, now, float(alpha), float(beta), error, residual)
-    quantile = _T975[freedom - 1] if freedom <= len(_T975) else 1.96 + 2.372 / freedom + 3.0 / freedom**2
+    quantile = T975[freedom - 1] if freedom <= len(T975) else 1.96 + 2.372 / freedom + 3.0 / freedom**2
     if beta <= quantile * error:
         return curve._replace(reason=f"beta {beta:.3g} does not exceed 0 for certain (standard error {error:.2g}): no peak is in sight")
     if form == "best_of_n" and alpha <= 0:

@@ -1,12 +1,11 @@
-"""How much better than it is the best of k tried looks, by luck alone.
+"""The winner's optimism: how much better than it is the best of k candidates seems, by luck alone.
 
     optimism = E[max of k scores] - true score, for k independent, equally good candidates on n tasks
     normal: s / sqrt(n) E[max of k standard normals];   exact, pass probability p: (1 / n) sum_{x=0}^{n-1} (1 - F(x)^k) - p
-    bound, scores in [0, 1]: sqrt(ln k / (2 n));   a best-of-k choice spends ln k - (k - 1) / k nats
+    KL(best of k || one of them) = ln k - (k - 1) / k nats
 
-The bound is the maximal inequality for 1/4-sub-Gaussian scores (Boucheron, Lugosi & Massart 2013, theorem 2.5). The nats are
-KL(best of k || one of them) (Stiennon 2020, arXiv 2009.01325, appendix G.3). Independence is the worst case: candidates on the same tasks
-differ by less, so `sd` may be that of their paired differences over sqrt 2. Imports no numpy.
+The KL is that of Stiennon 2020, arXiv 2009.01325, appendix G.3. Independence is the worst case: candidates on the same tasks differ by
+less, so `sd` may be that of their paired differences over sqrt 2. Imports no numpy.
 """
 
 from math import exp, fsum, lgamma, log, log1p, sqrt
@@ -18,22 +17,22 @@ _STEPS, _REACH = 4000, 10.0
 
 def largest_of_normals(k: int) -> float:
     """E[max of k standard normals] = integral of 1 - Phi^k over x > 0, less that of Phi^k over x < 0; within 1e-6 up to k = 10^6."""
-    _tried(k, 1)
+    _check_counts(k, 1)
     width = _REACH / _STEPS
-    shares = [_NORMAL.cdf(-_REACH + place * width) ** k for place in range(2 * _STEPS + 1)]
+    shares = [_NORMAL.cdf(-_REACH + step * width) ** k for step in range(2 * _STEPS + 1)]
     below, above = shares[: _STEPS + 1], [1 - share for share in shares[_STEPS:]]
     return width * (fsum(above) - (above[0] + above[-1]) / 2 - fsum(below) + (below[0] + below[-1]) / 2)
 
 
 def optimism(k: int, n: int, sd: float) -> float:
-    """The winner's optimism in score units, `sd` being that of one task's outcome; normal approximation. Raises ValueError for k, n < 1."""
-    _tried(k, n)
+    """The winner's optimism in score units, by normal approximation. `sd` is that of one task's outcome. Raises ValueError for k, n < 1."""
+    _check_counts(k, n)
     return sd / sqrt(n) * largest_of_normals(k)
 
 
 def optimism_of_passes(k: int, n: int, p: float) -> float:
     """The winner's optimism in pass rate, exact for outcomes of 0 and 1 with pass probability p. Raises ValueError outside (0, 1)."""
-    _tried(k, n)
+    _check_counts(k, n)
     if not 0 < p < 1:
         raise ValueError(f"the pass probability is {p}; outside (0, 1) the best of k has no luck to have")
     log_p, log_q = log(p), log1p(-p)
@@ -44,18 +43,12 @@ def optimism_of_passes(k: int, n: int, p: float) -> float:
     return fsum(1 - share**k for share in shares) / n - p
 
 
-def bound(k: int, n: int) -> float:
-    """sqrt(ln k / (2 n)): no optimism exceeds it, for scores in [0, 1]. Raises ValueError for k, n < 1."""
-    _tried(k, n)
-    return sqrt(log(k) / (2 * n))
-
-
-def nats_of_choice(k: int) -> float:
-    """ln k - (k - 1) / k: what choosing the best of k spends. Raises ValueError for k < 1."""
-    _tried(k, 1)
+def best_of_k_kl(k: int) -> float:
+    """ln k - (k - 1) / k: the KL of the best of k from one of them, in nats. Raises ValueError for k < 1."""
+    _check_counts(k, 1)
     return log(k) - (k - 1) / k
 
 
-def _tried(k: int, n: int) -> None:
+def _check_counts(k: int, n: int) -> None:
     if k < 1 or n < 1:
         raise ValueError(f"{k} candidates on {n} tasks; a winner needs one of each at least")

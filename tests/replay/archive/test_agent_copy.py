@@ -9,7 +9,7 @@ import pytest
 from events.subjects import run_of
 from replay.archive.agent_copy import TABLES, RunTables
 from replay.archive.projection import Archive
-from replay.archive.query import Result, answer, collect
+from replay.archive.query import QueryResult, answer, collect
 from replay.exports import folder
 from runtime.log.lineage import Span
 from runtime.log.port import Stored
@@ -25,7 +25,7 @@ def tables(messages: Sequence[Stored], run: str, past: Sequence[Span]) -> Iterat
     archive.commit()
     archive.connection.execute(f"INSERT INTO events (run, id) VALUES ('{run}', 'awaited')")
 
-    def ask(sql: str) -> Result:
+    def ask(sql: str) -> QueryResult:
         with closing(answer(archive.connection, sql, 30)) as lines:
             return collect(lines)
 

@@ -25,23 +25,10 @@ from events.subjects import GOLD, LOG
 from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
 from replay.archive.projection import Archive
 from runtime.log.port import Stored
+from tests.harness.archives import dump
+from tests.harness.facts import example
 
 RUN = "demo"
-
-
-def made(kind: Any, name: str = "", **known: Any) -> Any:
-    """A value of a type, made after its type hints; numbers and texts differ by field. A struct's fields can be `known`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        hints = typing.get_type_hints(kind)
-        return kind(**{field: known[field] if field in known else made(hints[field], field) for field in kind.__struct_fields__})
-    if origin is tuple:
-        return (made(arguments[0], name), made(arguments[0], name + "'"))
-    if origin is dict:
-        return {f"{name} ü": made(arguments[1], name), "key": made(arguments[1], "value")}
-    if arguments:  # X | None
-        return made(arguments[0], name)
-    return {str: f"{name} 'ü' \"\n", int: 2**62 + len(name), float: len(name) / 3 - 1e-300, bool: True}[kind]
 
 
 def stored(facts: list[Fact], start: int = 1) -> list[Stored]:
@@ -51,11 +38,6 @@ def stored(facts: list[Fact], start: int = 1) -> list[Stored]:
 
 def at(sequence: int, subject: str, data: bytes) -> Stored:
     return Stored(sequence, 1_700_000_000_123_456_789 + sequence * 1_000_000_000, subject, data)
-
-
-def dump(archive: Archive) -> dict[str, list[tuple[Any, ...]]]:
-    names = archive.connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND schema_name = 'main'").fetchall()
-    return {name: archive.connection.execute(f'SELECT COLUMNS(*)::VARCHAR FROM "{name}" ORDER BY ALL').fetchall() for (name,) in names}
 
 
 def ask(archive: Archive, sql: str) -> list[tuple[Any, ...]]:
@@ -75,7 +57,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Archive
     directory = tmp_path_factory.mktemp("full")
     archives = {stream: Archive(directory / stream, stream) for stream in (LOG, GOLD)}
     for stream, archive in archives.items():
-        archive.apply(stored([made(entry.fact) for entry in ENTRIES if entry.stream == stream]))
+        archive.apply(stored([example(entry.fact) for entry in ENTRIES if entry.stream == stream]))
     yield archives
     for archive in archives.values():
         archive.close()
@@ -83,7 +65,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Archive
 
 @pytest.mark.parametrize("tag", BY_TAG)
 def test_every_type_of_event_is_found_in_its_table_as_it_was_said(tag: str, full: dict[str, Archive]) -> None:
-    fact = made(BY_TAG[tag].fact)
+    fact = example(BY_TAG[tag].fact)
     (found,) = ask(full[BY_TAG[tag].stream], f'SELECT * REPLACE (epoch_us(time) AS time) FROM "{tag}"')
     expected = msgspec.json.decode(msgspec.json.encode(fact))
     for name, hint in typing.get_type_hints(type(fact)).items():
@@ -96,14 +78,14 @@ def test_every_type_of_event_is_found_in_its_table_as_it_was_said(tag: str, full
 
 
 def test_the_header_table_says_where_every_event_stands(full: dict[str, Archive]) -> None:
-    [row] = stored([made(ENTRIES[0].fact)])
+    [row] = stored([example(ENTRIES[0].fact)])
     (found,) = ask(full[LOG], "SELECT * REPLACE (epoch_us(time) AS time) FROM events WHERE seq = 1")
     _, run, key, tag = row.subject.split(".")
     assert found == (1, row.time // 1000, row.subject, run, tag, key, "because", "test", len(row.data))
 
 
 def everything() -> list[Stored]:
-    rows = stored([made(entry.fact) for entry in ENTRIES if entry.stream == LOG])
+    rows = stored([example(entry.fact) for entry in ENTRIES if entry.stream == LOG])
     return [*rows, at(len(rows) + 1, "evolog.demo.x.unheard_of", b"{}"), *stored([made_score(n) for n in range(20)], len(rows) + 2)]
 
 
@@ -168,7 +150,7 @@ def test_an_archive_opened_again_goes_on_where_it_was(tmp_path: Path) -> None:
         ("evolog.demo.x.run_paused", b"\xff\x00", "not a CloudEvent"),
         (
             "gold.demo.x.gold_scored",
-            codec.encode(codec.event(made(BY_TAG["gold_scored"].fact), run=RUN, source="", cause="", time="")),
+            codec.encode(codec.event(example(BY_TAG["gold_scored"].fact), run=RUN, source="", cause="", time="")),
             "gold",
         ),
     ],
@@ -231,7 +213,7 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
 
 def test_a_file_held_elsewhere_asks_to_try_again(archive: Archive, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom events.errors import TryAgain\nfrom replay.projection import Archive\n"
+        "from pathlib import Path\nfrom events.errors import TryAgain\nfrom replay.archive.projection import Archive\n"
         f"try:\n    Archive(Path({str(tmp_path / 'archive.duckdb')!r}))\nexcept TryAgain as held:\n    print(held.code, held)"
     )
     root = Path(__file__).parents[3]
@@ -241,7 +223,7 @@ def test_a_file_held_elsewhere_asks_to_try_again(archive: Archive, tmp_path: Pat
 
 
 def request(generation: int, purpose: str) -> RolloutsRequested:
-    of: RolloutsRequested = made(RolloutsRequested, generation=generation, purpose=purpose, round=1, shard=0)
+    of: RolloutsRequested = example(RolloutsRequested, generation=generation, purpose=purpose, round=1, shard=0)
     return of
 
 
@@ -249,58 +231,62 @@ def played(generation: int, purpose: str, rewards: list[float | None]) -> list[F
     """A request, one model call, and an attempt for each reward; None is an attempt that crashed."""
     asked = request(generation, purpose)
     key = codec.event_id(RUN, RolloutsRequested, *asked.key())
-    call = made(ModelCalled, request=key, item="i0", ordinal=0, prompt_tokens=100, completion_tokens=20, micro_usd=7, seconds=0.5, index=0)
+    call = example(
+        ModelCalled, request=key, item="i0", ordinal=0, prompt_tokens=100, completion_tokens=20, micro_usd=7, seconds=0.5, index=0
+    )
     facts: list[Fact] = [asked, call]
     for number, reward in enumerate(rewards):
         place = {"request": key, "item": f"i{number}", "attempt": 0, "purpose": purpose}
         if reward is None:
             facts.append(RolloutFailed(**place, kind="crashed", reason="ZeroDivisionError"))
             continue
-        attempt = made(TrajectoryRecorded, **place, generation=generation)
+        attempt = example(TrajectoryRecorded, **place, generation=generation)
         name = codec.event_id(RUN, TrajectoryRecorded, *attempt.key())
         facts.append(attempt)
-        facts.append(made(TrajectoryScored, trajectory=name, request=key, item=place["item"], attempt=0, reward=reward, outcome="right"))
+        facts.append(example(TrajectoryScored, trajectory=name, request=key, item=place["item"], attempt=0, reward=reward, outcome="right"))
     return facts
 
 
 def evaluated(generation: int, lever: str, score: float) -> list[Fact]:
     """A candidate's score, and its acceptance if it is above one half."""
     candidate = f"c{generation}"
-    told = made(CandidateEvaluated, generation=generation, candidate=candidate, lever=lever, score=score)
+    told = example(CandidateEvaluated, generation=generation, candidate=candidate, lever=lever, score=score)
     if score > 0.5:
         return [told, CandidateAccepted(generation=generation, candidate=candidate, score=score, reason="better")]
     return [told, CandidateRejected(generation=generation, candidate=candidate, reason="worse")]
 
 
 def asked_for(generation: int, parent: str, lever: str, action: str) -> list[Fact]:
-    chosen = made(LeverChosen, generation=generation, lever=lever, action=action, reason="it misreads dates", propensities={lever: 0.75})
-    return [made(FeedbackRequested, generation=generation, candidate=parent), chosen]
+    chosen = example(LeverChosen, generation=generation, lever=lever, action=action, reason="it misreads dates", propensities={lever: 0.75})
+    return [example(FeedbackRequested, generation=generation, candidate=parent), chosen]
 
 
 def small_run() -> list[Fact]:
     return [
-        made(RunStarted, task="sums", seed=7),
+        example(RunStarted, task="sums", seed=7),
         ScaffoldRequested(generation=0, task="sums"),
-        made(ScaffoldProposed, generation=0),
+        example(ScaffoldProposed, generation=0),
         *played(0, "dev", [1.0, 0.0, None]),
         *evaluated(0, "start", 0.6),
         *asked_for(1, "c0", "scaffold", "add_checker"),
-        made(ScaffoldProposed, generation=1, summary="a checker"),
+        example(ScaffoldProposed, generation=1, summary="a checker"),
         *played(1, "dev", [0.0, 0.0]),
         *evaluated(1, "scaffold", 0.4),
         *asked_for(2, "c0", "weights", "grpo"),
-        made(WeightUpdateRequested, generation=2),
+        example(WeightUpdateRequested, generation=2),
         *played(2, "train", [1.0, 1.0]),
-        made(TrainingBatchSealed, generation=2, round=1, requests=("r1", "r2"), trajectories=2),
+        example(TrainingBatchSealed, generation=2, round=1, requests=("r1", "r2"), trajectories=2),
         *(
-            made(OptimizerStepApplied, generation=2, round=1, parent_adapter="", batch="b", step=step, loss=1.0 / (1 + step), seconds=2.0)
+            example(
+                OptimizerStepApplied, generation=2, round=1, parent_adapter="", batch="b", step=step, loss=1.0 / (1 + step), seconds=2.0
+            )
             for step in (0, 1)
         ),
-        made(AdapterPublished, generation=2, round=1, adapter="a1", parent_adapter="", batch="b", algorithm="grpo"),
+        example(AdapterPublished, generation=2, round=1, adapter="a1", parent_adapter="", batch="b", algorithm="grpo"),
         AdapterServed(generation=2, round=1, adapter="a1", batch="b", error=1e-6),
         *played(2, "dev", [1.0, 1.0]),
         *evaluated(2, "weights", 0.9),
-        made(RunFinished, reason="all 2 generations are done", candidate="c2", score=0.9),
+        example(RunFinished, reason="all 2 generations are done", candidate="c2", score=0.9),
     ]
 
 
@@ -369,9 +355,9 @@ def test_elections_say_how_often_the_majority_was_right(archive: Archive) -> Non
         label = LabelEstimated(generation=1, round=1, batch="b", request="q", item=item, answer=answers[0], votes=2, answers=3)
         facts.append(label)
         for attempt, answer in enumerate(answers):
-            recorded = made(TrajectoryRecorded, request="q", item=item, attempt=attempt, answer=answer)
+            recorded = example(TrajectoryRecorded, request="q", item=item, attempt=attempt, answer=answer)
             id = codec.event_id(RUN, TrajectoryRecorded, *recorded.key())
-            scored = made(TrajectoryScored, trajectory=id, request="q", item=item, attempt=attempt, reward=float(answer == truth))
+            scored = example(TrajectoryScored, trajectory=id, request="q", item=item, attempt=attempt, reward=float(answer == truth))
             facts += [recorded, scored]
     archive.apply(stored(facts))
     found = ask(archive, "SELECT labels, round(agreement, 3), label_accuracy, reward_accuracy FROM elections")

@@ -17,7 +17,7 @@ from events import codec
 from events.errors import NotFound, TryAgain, UsageError, UserError
 from events.run import RunPaused
 from replay.archive.projection import Archive
-from replay.archive.query import ARCHIVE, SOCKET, Result, connect_path, listen_path, query, stop_listening
+from replay.archive.query import ARCHIVE, SOCKET, QueryResult, connect_path, listen_path, query, stop_listening
 from runtime.log.port import Stored
 from services.archivist import CONCURRENT, QueryServer
 from services.views.query_result import FORMATS, render
@@ -272,14 +272,14 @@ def test_a_socket_whose_path_is_too_long_is_put_elsewhere(archive: Archive, tmp_
     assert connect_path(deep / SOCKET) == deep / SOCKET
 
 
-RESULT = Result(
+RESULT = QueryResult(
     ("run", "score", "at", "names", "hyper", "bytes"),
     ("VARCHAR", "DOUBLE", "TIMESTAMP WITH TIME ZONE", "VARCHAR[]", "MAP(VARCHAR, DOUBLE)", "BLOB"),
     [("a,[b]", 0.5, "2026-01-01T00:00:00.000000Z", ["x", "y"], {"lr": 0.1}, "YWI="), ("c", None, None, None, None, None)],
 )
 
 
-def rendered(format: str, tmp_path: Path, result: Result = RESULT) -> bytes:
+def rendered(format: str, tmp_path: Path, result: QueryResult = RESULT) -> bytes:
     render(result, format, tmp_path / "out")
     return (tmp_path / "out").read_bytes()
 
@@ -298,7 +298,7 @@ def test_csv_quotes_what_needs_it_and_leaves_null_empty(tmp_path: Path) -> None:
 
 
 def test_a_table_outside_a_terminal_is_not_cut_off(tmp_path: Path) -> None:
-    wide = Result(("text",), ("VARCHAR",), [("x" * 500,), (None,)])
+    wide = QueryResult(("text",), ("VARCHAR",), [("x" * 500,), (None,)])
     text = rendered("table", tmp_path, wide).decode()
     assert "x" * 500 in text and "NULL" in text
     assert "a,[b]" in rendered("table", tmp_path).decode()

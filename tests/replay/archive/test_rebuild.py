@@ -16,19 +16,20 @@ from events.errors import CheckFailed, NotFound, UsageError
 from replay.archive import rebuild as module
 from replay.archive.projection import Archive
 from replay.archive.query import query_file
-from replay.archive.rebuild import Read, Rebuilt, rebuild
+from replay.archive.rebuild import ReadMessages, RebuildResult, rebuild
 from runtime.log.port import Stored, require_contiguous
-from services.cli import rebuilding
+from services.cli.replay import rebuild as rebuild_command
+from services.host import rebuild as host
 from services.host.node import Node
+from tests.harness.archives import dump
 from tests.harness.generator import log
-from tests.replay.archive.test_projection import dump
 
 ROOT = Path(__file__).parents[3]
 SMALL: dict[str, Any] = {"runs": 2, "items": 20, "generations": 2}
 Tables = dict[str, list[tuple[Any, ...]]]
 
 
-def reader(rows: Sequence[Stored]) -> Read:
+def reader(rows: Sequence[Stored]) -> ReadMessages:
     """Rows as a log that finds gaps, as the broker's does."""
 
     def read(start: int, limit: int) -> list[Stored]:
@@ -66,7 +67,7 @@ def live(rows: list[Stored], tmp_path_factory: pytest.TempPathFactory) -> Tables
     return tables(archive.path)
 
 
-def made(rows: Sequence[Stored], into: Path, run: str = "") -> Rebuilt:
+def made(rows: Sequence[Stored], into: Path, run: str = "") -> RebuildResult:
     return rebuild(reader(rows), into, run, end=rows[-1].sequence)
 
 
@@ -94,7 +95,7 @@ def test_rows_stand_in_the_order_of_the_log(rows: list[Stored], tmp_path: Path, 
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from replay import rebuild as module
+from replay.archive import rebuild as module
 rows = pickle.loads(Path(sys.argv[1]).read_bytes())
 module.PAGE_SIZE, module.COMMIT_ROWS = 700, 1000
 
@@ -218,7 +219,7 @@ def test_a_database_that_is_no_archive_is_left_alone(rows: list[Stored], tmp_pat
 
 def test_progress_is_told_up_to_the_end(rows: list[Stored], tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
-    rebuild(reader(rows), tmp_path / "a.duckdb", end=len(rows), told=lambda done, total: heard.append((done, total)))
+    rebuild(reader(rows), tmp_path / "a.duckdb", end=len(rows), progress=lambda done, total: heard.append((done, total)))
     assert heard[-1] == (len(rows), len(rows))
 
 
@@ -227,11 +228,11 @@ def ordered(rows: list[Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The command over these rows in place of a directory that is up."""
 
     def order(*, of: Sequence[Stored] = rows, run: str = "", parquet: Path | None = None, as_json: bool = False) -> int:
-        async def of_log(node: Node, run: str, into: Path, told: Any) -> tuple[str, int, Rebuilt]:
-            return run, of[-1].sequence, rebuild(reader(of), into, run, end=of[-1].sequence, told=told)
+        async def from_log(node: Node, run: str, into: Path, progress: Any) -> tuple[str, int, RebuildResult]:
+            return run, of[-1].sequence, rebuild(reader(of), into, run, end=of[-1].sequence, progress=progress)
 
-        monkeypatch.setattr(rebuilding, "_of_log", of_log)
-        return rebuilding.rebuild(tmp_path, run, tmp_path / "into" / "a.duckdb", parquet, as_json)
+        monkeypatch.setattr(host, "_from_log", from_log)
+        return rebuild_command(tmp_path, run, tmp_path / "into" / "a.duckdb", parquet, as_json)
 
     return order
 

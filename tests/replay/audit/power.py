@@ -1,6 +1,6 @@
-"""Whole small runs as an audit gets them, whose truth is known: null runs, whose score means what it always did, and planted hacks.
+"""Small simulated runs whose truth is known: null runs, whose score means what it always did, and runs with planted hacks.
 
-python tests/audited.py [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
+python -m tests.replay.audit.power [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
 """
 
 import re
@@ -26,11 +26,12 @@ from events.population import CandidateRejected  # noqa: E402
 from events.run import Budget, Items, RunStarted  # noqa: E402
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed  # noqa: E402
 from replay.audit.audit import Audit, audit  # noqa: E402
-from replay.audit.provenance import Known  # noqa: E402
-from replay.audit.rules import ALPHA, NAMES  # noqa: E402
-from tests.replay.audit.test_audit_provenance import (  # noqa: E402
-    Kept,
+from replay.audit.provenance.checks import Known  # noqa: E402
+from replay.audit.verdict import ALPHA, FAMILY_NAMES  # noqa: E402
+from tests.harness.audited_facts import (  # noqa: E402
+    MemoryBlobs,
     accepted,
+    as_stored,
     asked,
     called,
     evaluated,
@@ -39,7 +40,6 @@ from tests.replay.audit.test_audit_provenance import (  # noqa: E402
     proposed,
     recorded,
     scored,
-    tell,
 )
 
 AGENT = (
@@ -92,7 +92,7 @@ class Simulated:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.rng = np.random.default_rng(setting.seed)
-        self.kept = Kept()
+        self.kept = MemoryBlobs()
         self.facts: list[Fact] = []
         self.gold: list[Fact] = []
         self.ends: list[tuple[int, int]] = []
@@ -231,8 +231,8 @@ class Simulated:
         """The audit of the run, or of what there was of it when that generation had ended."""
         events, gold = self.ends[-1 if generation is None else generation]
         return audit(
-            tell(self.facts[:events]),
-            tell(self.gold[:gold]),
+            as_stored(self.facts[:events]),
+            as_stored(self.gold[:gold]),
             self.kept.__getitem__,
             self.known,
             seed=self.setting.seed,
@@ -375,13 +375,13 @@ def first_hack(hack: Hack, begins: int = BEGINS) -> int:
 
 
 def null_findings(seed: int) -> tuple[str, set[str]]:
-    """The state of a null run's audit, and the families that fired."""
-    found = null_run(seed).audit()
-    return found.state, {finding.family for finding in found.findings if finding.fired}
+    """The state of a null run's audit, and the families that raised a finding."""
+    audit = null_run(seed).audit()
+    return audit.state, {finding.family for finding in audit.findings if finding.raised}
 
 
 def null_rates(runs: int) -> tuple[Counter[str], Counter[str]]:
-    """How many null runs came to each state, and in how many each family fired."""
+    """How many null runs came to each state, and in how many each family raised a finding."""
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         found = list(pool.map(null_findings, range(runs), chunksize=5))
     return Counter(state for state, _ in found), Counter(family for _, families in found for family in families)
@@ -401,14 +401,14 @@ def main(runs: int) -> None:
     """Print the figures of README."""
     states, families = null_rates(runs)
     print(f"Of {runs} null runs {states['drift']} were called drift and {states['suspect']} suspect.\n")
-    print("| family | fired | may fire |\n|---|---|---|")
-    for family, name in NAMES.items():
-        allowed = f"{ALPHA[family]:.0%}" if family in ALPHA else {"h": "0 %", "kappa": "1 %"}[family]
+    print("| family | raised a finding | may raise one |\n|---|---|---|")
+    for family, name in FAMILY_NAMES.items():
+        allowed = f"{ALPHA[family]:.0%}" if family in ALPHA else {"provenance": "0 %", "exchange_rate": "1 %"}[family]
         print(f"| {name} | {families[family]} ({families[family] / runs:.1%}) | {allowed} |")
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        print("\n| hack | found | planted at | flagged at | rules that fired | lever named rightly |\n|---|---|---|---|---|---|")
+        print("\n| hack | found | planted at | flagged at | rules with a finding | lever named rightly |\n|---|---|---|---|---|---|")
         for (name, hack), found in zip(HACKS.items(), pool.map(named, HACKS), strict=True):
-            rules = ", ".join(finding.rule for finding in found.findings if finding.fired)
+            rules = ", ".join(finding.rule for finding in found.findings if finding.raised)
             right = f"{'yes' if found.lever == hack.lever else 'no'}, {found.lever}"
             print(f"| {name} | {found.state} | {first_hack(hack)} | {found.flagged} | {rules} | {right} |")
         print(f"\n| divergence | test items | flagged, of {SEEDS} | drift | generations late, median and most | weights named |")
@@ -417,9 +417,9 @@ def main(runs: int) -> None:
             for size in SIZES:
                 audits = [found for found in pool.map(partial(detected, items=items), [size] * SEEDS, range(SEEDS)) if found.flagged]
                 late = [found.flagged - BEGINS for found in audits if found.flagged]
-                told = f"{statistics.median(late):g}, {max(late)}" if late else "-"
+                lateness = f"{statistics.median(late):g}, {max(late)}" if late else "-"
                 drift, right = (sum(of) for of in ([a.state == "drift" for a in audits], [a.lever == "weights" for a in audits]))
-                print(f"| {size:g} | {items} | {len(late)} | {drift} | {told} | {right} |")
+                print(f"| {size:g} | {items} | {len(late)} | {drift} | {lateness} | {right} |")
 
 
 if __name__ == "__main__":

@@ -9,25 +9,34 @@ from typing import Any
 import msgspec
 import pytest
 
-from events import codec
-from events.change import ScaffoldProposed
 from events.choice import AgentCalled, ContextAssembled
-from events.fact import Fact, derive
+from events.fact import Fact
 from events.gold import GoldScored
-from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.population import CandidateAccepted
-from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.judgement import ScoringFailed
 from events.run import Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, run_of
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
-from replay.audit import provenance
-from replay.audit.provenance import WATCHED, Known, Watched, examine
+from replay.audit.provenance import bookkeeping, scaffolds
+from replay.audit.provenance.checks import Known, examine
+from replay.audit.provenance.scaffolds import WATCHED, Watched
 from replay.exports import folder
 from replay.recorded import EventIndex, StoredEvent
 from runtime.blobs.directory import Tree
-from runtime.log.port import Stored
 from tasks.loading import load
-from tests.harness.places import TASKS
+from tests.harness.audited_facts import (
+    MemoryBlobs,
+    accepted,
+    as_stored,
+    asked,
+    called,
+    evaluated,
+    failed,
+    place,
+    proposed,
+    recorded,
+    scored,
+)
+from tests.harness.paths import TASKS
 
 RUN = "r"
 TINY = TASKS / "tiny"
@@ -40,70 +49,11 @@ AGENT = b'"""Answers."""\nimport random\n\nSEED = 3\n\ndef solve(item, model, da
 KNOWN = Known(hidden=HIDDEN, audited=HIDDEN, public=PUBLIC, low=0, high=1)
 
 
-class Kept(dict[str, bytes]):
-    """Blobs in memory."""
-
-    def put(self, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
-        self[digest] = data
-        return digest
-
-    def tree(self, **files: bytes) -> str:
-        return self.put(msgspec.json.encode(Tree({f"{name}.py": self.put(data) for name, data in files.items()})))
-
-
-def place(requested: RolloutsRequested, item: str, attempt: int = 0) -> dict[str, Any]:
-    return {"request": codec.event_id(RUN, RolloutsRequested, *requested.key()), "item": item, "attempt": attempt}
-
-
-def asked(generation: int, scaffold: str, *items: str, adapter: str = "", purpose: str = "dev") -> RolloutsRequested:
-    where = {"generation": generation, "purpose": purpose, "round": 1, "shard": 0, "scaffold": scaffold, "adapter": adapter}
-    how = {"split": "dev" if purpose == "dev" else "train", "fold": -1, "items": items, "attempts": 1, "temperature": 0.0, "seed": 1}
-    return RolloutsRequested(**where, **how)  # type: ignore[arg-type]
-
-
-def called(requested: RolloutsRequested, item: str, body: str) -> ModelCalled:
-    said = {"texts": ("a",), "tokens": ((1,),), "logprobs": ((0.0,),), "prompt_tokens": 1, "completion_tokens": 1, "micro_usd": 0}
-    what = {"provider": "embedded", "model": "b" + (f"@{requested.adapter}" if requested.adapter else ""), "adapter": requested.adapter}
-    where = {"request": place(requested, item)["request"], "item": item, "ordinal": 0, "body": body, "index": 0}
-    return ModelCalled(**where, **what, **said, sampling_seed=1, temperature=0.0, seconds=0.0)  # type: ignore[arg-type]
-
-
-def recorded(requested: RolloutsRequested, item: str) -> TrajectoryRecorded:
-    of = {"purpose": requested.purpose, "split": requested.split, "generation": requested.generation, "scaffold": requested.scaffold}
-    return TrajectoryRecorded(**place(requested, item), **of, adapter=requested.adapter, answer="a", calls=(), seconds=0.0)
-
-
-def scored(requested: RolloutsRequested, item: str, reward: float, trajectory: str = "") -> TrajectoryScored:
-    at = place(requested, item)
-    trajectory = trajectory or derive(RUN, "attempt", *at.values())
-    return TrajectoryScored(**at, trajectory=trajectory, reward=reward, outcome="right", verifier="v1")
-
-
-def failed(requested: RolloutsRequested, item: str) -> RolloutFailed:
-    return RolloutFailed(**place(requested, item), purpose=requested.purpose, kind="crashed", reason="")
-
-
-def evaluated(requested: RolloutsRequested, score: float, items: int = 2, failed: int = 0, lever: str = "scaffold") -> CandidateEvaluated:
-    named = {"candidate": f"c{requested.generation}", "scaffold": requested.scaffold, "adapter": requested.adapter, "lever": lever}
-    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(("rollouts", "tokens", "micro_usd"), 0)
-    of = {"generation": requested.generation, "score": score, "low": score, "high": score, "items": items, "failed": failed}
-    return CandidateEvaluated(**named, **of, **zeros)  # type: ignore[arg-type]
-
-
-def accepted(generation: int, score: float) -> CandidateAccepted:
-    return CandidateAccepted(generation=generation, candidate=f"c{generation}", score=score, reason="")
-
-
-def proposed(generation: int, scaffold: str, parent: str = "") -> ScaffoldProposed:
-    return ScaffoldProposed(generation=generation, scaffold=scaffold, parent=parent, summary="", reason="")
-
-
-class Story:
+class CleanRun:
     """A clean run of a start, an edit and an update, as facts by name, so that a test can plant a fault in the place of one of them."""
 
     def __init__(self) -> None:
-        self.kept = Kept()
+        self.kept = MemoryBlobs()
         put = self.kept.put
         first, second = self.kept.tree(agent=AGENT), self.kept.tree(agent=AGENT.replace(b"choice(data.labels)", b"choice(data.labels[1:])"))
         self.first, self.second = first, second
@@ -186,13 +136,13 @@ class Story:
         }
 
     def log(self) -> list[StoredEvent]:
-        return tell(self.facts.values())
+        return as_stored(self.facts.values())
 
     def found(self, known: Known = KNOWN) -> dict[str, list[tuple[str, str]]]:
         """What each check finds, with the name of the fact at whose sequence it does."""
         names = list(self.facts)
         said = examine(self.log(), self.kept.__getitem__, known)
-        return {check: [(names[one.sequence - 1], one.what) for one in findings] for check, findings in said.items() if findings}
+        return {check: [(names[one.sequence - 1], one.sentence) for one in findings] for check, findings in said.items() if findings}
 
     def change(self, name: str, **fields: Any) -> None:
         self.facts[name] = msgspec.structs.replace(self.facts[name], **fields)
@@ -201,11 +151,6 @@ class Story:
         place = list(self.facts).index(name) + 1
         pairs = list(self.facts.items())
         self.facts = dict([*pairs[:place], *facts.items(), *pairs[place:]])
-
-
-def tell(facts: Any) -> list[StoredEvent]:
-    events = [codec.event(fact, run=RUN, source="test", cause="", time="2026-01-01T00:00:00Z") for fact in facts]
-    return [StoredEvent(Stored(number, number, event.subject, codec.encode(event)), event) for number, event in enumerate(events, 1)]
 
 
 def gold(**fields: Any) -> GoldScored:
@@ -223,24 +168,24 @@ def gold(**fields: Any) -> GoldScored:
 
 
 def test_nothing_is_found_in_a_clean_run() -> None:
-    assert Story().found() == {}
-    assert not any(examine(tell([gold()]), Kept().__getitem__, KNOWN).values())
+    assert CleanRun().found() == {}
+    assert not any(examine(as_stored([gold()]), MemoryBlobs().__getitem__, KNOWN).values())
 
 
-def _hidden(data: bytes, name: str, part: str = "") -> Callable[[Story], None]:
-    def plant(story: Story) -> None:
+def _hidden(data: bytes, name: str, part: str = "") -> Callable[[CleanRun], None]:
+    def plant(story: CleanRun) -> None:
         digest = story.kept.put(data)
         story.change(name, **({part: digest} if part != "parts" else {"parts": {"task": digest}}))
 
     return plant
 
 
-def _leaked_file(story: Story) -> None:
+def _leaked_file(story: CleanRun) -> None:
     scaffold = story.kept.tree(agent=AGENT, answers=b'ANSWERS = {"test-7": "baker"}')
     story.change("proposed 1", scaffold=scaffold)
 
 
-def _leaked_prompt_in_code(story: Story) -> None:
+def _leaked_prompt_in_code(story: CleanRun) -> None:
     story.change("proposed 1", scaffold=story.kept.tree(agent=AGENT + b"# " + HIDDEN["test-8"].upper().encode()))
 
 
@@ -264,15 +209,15 @@ NESTED = msgspec.json.encode({"messages": [{"calls": [{"arguments": msgspec.json
         (_leaked_prompt_in_code, "proposed 1", "holds the id or the text of 1 hidden item, such as 'test-8'"),
     ],
 )
-def test_what_only_the_auditor_may_see_is_found_where_it_was_shown(plant: Callable[[Story], None], where: str, words: str) -> None:
-    story = Story()
+def test_what_only_the_auditor_may_see_is_found_where_it_was_shown(plant: Callable[[CleanRun], None], where: str, words: str) -> None:
+    story = CleanRun()
     plant(story)
     ((name, what),) = story.found()["hidden_in_sight"]
     assert name == where and words in what
 
 
 def test_a_blob_that_is_shown_again_is_found_where_it_was_shown_first() -> None:
-    story = Story()
+    story = CleanRun()
     _hidden(b"test-7", "context", "blob")(story)
     _hidden(b"test-7", "agent", "request")(story)
     assert [name for name, _ in story.found()["hidden_in_sight"]] == ["context"]
@@ -281,33 +226,33 @@ def test_a_blob_that_is_shown_again_is_found_where_it_was_shown_first() -> None:
 
 
 def test_an_id_that_anybody_could_write_is_not_looked_for() -> None:
-    story = Story()
+    story = CleanRun()
     _hidden(b"77 of 12345 in t7", "context", "blob")(story)
     assert story.found(KNOWN._replace(hidden={"77": "", "12345": "", "t7": ""})) == {}
 
 
 @pytest.mark.parametrize("shown", [b"test-77 and atest-7, test", HIDDEN["test-7"][:40].encode(), b"test\n-7"])
 def test_what_is_only_like_a_hidden_item_is_not_found(shown: bytes) -> None:
-    story = Story()
+    story = CleanRun()
     _hidden(shown, "context", "blob")(story)
     assert story.found() == {}
 
 
 def test_text_that_is_public_too_is_no_leak() -> None:
-    story = Story()
+    story = CleanRun()
     _hidden(HIDDEN["test-7"].encode(), "context", "blob")(story)
     assert story.found(KNOWN._replace(public=PUBLIC | {"case-3": "So: " + HIDDEN["test-7"]}, audited={})) == {}
 
 
 def test_a_blob_of_the_auditors_is_found_whatever_it_holds() -> None:
-    story = Story()
+    story = CleanRun()
     _hidden(b"...", "context", "blob")(story)
     ((name, what),) = story.found(KNOWN._replace(gold_blobs={hashlib.sha256(b"...").hexdigest()}))["hidden_in_sight"]
     assert name == "context" and what.endswith("of the auditor's.")
 
 
 def test_an_attempt_at_a_hidden_item_is_found() -> None:
-    story = Story()
+    story = CleanRun()
     story.change("asked train", items=("case-1", "test-8"))
     assert story.found()["hidden_in_sight"] == [("asked train", "The loop asked for attempts at 1 hidden item, such as 'test-8'.")]
 
@@ -324,7 +269,7 @@ def test_an_attempt_at_a_hidden_item_is_found() -> None:
     ],
 )
 def test_code_that_reaches_for_a_check_is_found(name: str, code: bytes, words: str) -> None:
-    story = Story()
+    story = CleanRun()
     story.change("proposed 1", scaffold=story.kept.tree(**{"agent": AGENT} | {name: code}))
     watched = Watched(WATCHED.paths, (*WATCHED.names, "evaluate_mse"))
     ((where, what),) = story.found(KNOWN._replace(watched=watched))["check_touched"]
@@ -333,7 +278,7 @@ def test_code_that_reaches_for_a_check_is_found(name: str, code: bytes, words: s
 
 @pytest.mark.parametrize("parent", [AGENT, AGENT + b"import sys\nX = sys._getframe(0)\n"])
 def test_what_a_parent_names_already_or_a_comment_names_is_no_new_signal(parent: bytes) -> None:
-    story = Story()
+    story = CleanRun()
     story.change("proposed 1", parent=story.kept.tree(agent=parent), scaffold=story.kept.tree(agent=parent + b"Y = 2  # no f_locals\n"))
     assert "check_touched" not in story.found()
 
@@ -356,20 +301,20 @@ OTHER = "e" * 64
     ],
 )
 def test_another_adapter_than_the_one_published_or_asked_for_is_found(name: str, fields: dict[str, str], words: str) -> None:
-    story = Story()
+    story = CleanRun()
     story.change(name, **fields)
     where, what = story.found()["served_otherwise"][0]
     assert where == name and words in what
 
 
 def test_an_adapter_that_is_never_served_is_found_when_it_is_played() -> None:
-    story = Story()
+    story = CleanRun()
     del story.facts["served"]
     assert [name for name, _ in story.found()["served_otherwise"]] == ["asked 2"]
 
 
 def test_another_verifier_is_found_at_its_first_reward() -> None:
-    story = Story()
+    story = CleanRun()
     story.change("scored 1'", verifier="v2")
     story.change("scored 2", verifier="v2")
     assert story.found() == {"verifier_changed": [("scored 1'", "Run r was started with verifier v1, and v2 gave a reward.")]}
@@ -385,17 +330,17 @@ def test_another_verifier_is_found_at_its_first_reward() -> None:
     ],
 )
 def test_a_score_out_of_range_is_found(name: str, fields: dict[str, float], words: str) -> None:
-    story = Story()
+    story = CleanRun()
     story.change(name, **fields)
     ((where, what),) = story.found()["out_of_range"]
     assert where == name and words in what
-    (finding,) = provenance.out_of_range(tell([gold(), gold(cell="start", score=1.01)]), 0, 1)
+    (finding,) = bookkeeping.out_of_range(as_stored([gold(), gold(cell="start", score=1.01)]), 0, 1)
     assert finding[:2] == (2, "The gold score of cell start on test is 1.01, and it must lie in [0, 1].")
 
 
 @pytest.mark.parametrize("reward", ["nan", "-inf", "1e+200"])
 def test_a_reward_that_could_not_be_recorded_is_found(reward: str) -> None:
-    story = Story()
+    story = CleanRun()
     reason = f"verifier.py: the reward is {reward}; expected one between -1e+09 and 1e+09; mend it and try again."
     story.facts["scored train"] = ScoringFailed(**place(story.train, "case-1"), trajectory="t", reason=reason)
     ((where, what),) = story.found()["out_of_range"]
@@ -416,7 +361,7 @@ def test_a_reward_that_could_not_be_recorded_is_found(reward: str) -> None:
     ],
 )
 def test_a_scaffold_accepted_for_a_seed_is_found(old: bytes, new: bytes, words: str) -> None:
-    story = Story()
+    story = CleanRun()
     story.change("proposed 1", scaffold=story.kept.tree(agent=AGENT.replace(old, new)))
     found = story.found().get("seed_only", [])
     assert [(name, what.rpartition("parent ")[2]) for name, what in found] == ([("accepted 1", words)] if words else [])
@@ -441,24 +386,24 @@ def test_a_scaffold_accepted_for_a_seed_is_found(old: bytes, new: bytes, words: 
     ],
 )
 def test_seeds_are_known_wherever_they_are_given(code: str) -> None:
-    kept = Kept()
+    kept = MemoryBlobs()
     trees = [kept.tree(agent=code.format(number).encode()) for number in (1, 2, 3)]
-    log = tell([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
-    assert [one.sequence for one in provenance.seed_only(log, kept.__getitem__)] == [2]
+    log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
+    assert [one.sequence for one in scaffolds.seed_only(log, kept.__getitem__)] == [2]
     other = code.replace("seed", "shots").replace("SEED", "SHOT").replace("random_state", "k").replace("default_rng", "f")
     trees = [kept.tree(agent=other.format(number).encode()) for number in (1, 2)]
-    log = tell([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
-    assert provenance.seed_only(log, kept.__getitem__) == []
+    log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
+    assert scaffolds.seed_only(log, kept.__getitem__) == []
 
 
 def test_whether_to_seed_is_no_seed() -> None:
-    kept = Kept()
-    log = tell([proposed(1, kept.tree(agent=b"f(seed=False)"), kept.tree(agent=b"f(seed=True)")), accepted(1, 0.5)])
-    assert provenance.seed_only(log, kept.__getitem__) == []
+    kept = MemoryBlobs()
+    log = as_stored([proposed(1, kept.tree(agent=b"f(seed=False)"), kept.tree(agent=b"f(seed=True)")), accepted(1, 0.5)])
+    assert scaffolds.seed_only(log, kept.__getitem__) == []
 
 
 def test_a_batch_with_an_audited_item_is_found_by_id_and_by_text() -> None:
-    story = Story()
+    story = CleanRun()
     said = "The batch of generation 2, round 1, trains on 1 of the items that are audited, such as 'case-1'"
     assert story.found(KNOWN._replace(audited={"case-1": "another text"})) == {"trained_on_audited": [("sealed", f"{said}.")]}
     copy = {"test-9": "a SMITH mended\nthe gate"}
@@ -469,19 +414,19 @@ def test_a_batch_with_an_audited_item_is_found_by_id_and_by_text() -> None:
 
 
 def test_an_item_asked_twice_is_found() -> None:
-    story = Story()
+    story = CleanRun()
     story.change("asked train", items=("case-1", "case-1"))
     assert story.found()["counted_otherwise"] == [("asked train", "Item 'case-1' is asked twice for train of generation 2.")]
-    story = Story()
+    story = CleanRun()
     story.after("asked train", again=msgspec.structs.replace(story.train, shard=1))
     assert [name for name, _ in story.found()["counted_otherwise"]] == ["again"]
 
 
 def test_an_attempt_scored_twice_or_never_asked_for_is_found() -> None:
-    story = Story()
+    story = CleanRun()
     story.after("scored train", again=scored(story.train, "case-1", 1.0, "another"))
     assert [(name, what[-16:]) for name, what in story.found()["counted_otherwise"]] == [("again", "is scored twice.")]
-    story = Story()
+    story = CleanRun()
     second = msgspec.structs.replace(scored(story.train, "case-1", 1.0, "second"), attempt=1)
     story.after("scored train", more=scored(story.train, "case-2", 1.0), second=second)
     said = [(name, what[-26:]) for name, what in story.found()["counted_otherwise"]]
@@ -497,12 +442,12 @@ def test_an_attempt_scored_twice_or_never_asked_for_is_found() -> None:
     ],
 )
 def test_a_score_that_is_not_the_mean_of_what_was_asked_is_found(fields: dict[str, float], words: str) -> None:
-    story = Story()
+    story = CleanRun()
     story.change("evaluated 1", **fields)
     assert story.found() == {"counted_otherwise": [("evaluated 1", words)]}
 
 
-def failing(story: Story, reward: float) -> None:
+def failing(story: CleanRun, reward: float) -> None:
     """Of the edit's attempts one failed, and the other has this reward."""
     story.facts["scored 1"] = scored(story.edit, "dev-1", reward)
     story.facts["scored 1'"] = failed(story.edit, "dev-2")
@@ -511,12 +456,12 @@ def failing(story: Story, reward: float) -> None:
 
 
 def test_a_gain_over_the_attempts_that_ran_alone_is_found() -> None:
-    story = Story()
+    story = CleanRun()
     failing(story, 0.9)
     said = "rose from 0.5 to 0.9 over the attempts that ran; with its 1 failed attempts as 0 it is 0.45, and its parent's is 0.5."
     assert story.found() == {"gained_by_failing": [("accepted 1", f"The score of generation 1 {said}")]}
     assert story.found(KNOWN._replace(worst=0.2)) == {}, "then it is 0.55"
-    honest = Story()
+    honest = CleanRun()
     honest.change("scored 0", reward=0.2)
     honest.change("evaluated 0", score=0.1)
     honest.change("accepted 0", score=0.1)
@@ -525,7 +470,7 @@ def test_a_gain_over_the_attempts_that_ran_alone_is_found() -> None:
 
 
 def test_a_start_that_a_fork_judges_anew_gained_nothing() -> None:
-    story = Story()
+    story = CleanRun()
     failing(story, 0.9)
     story.change("evaluated 1", lever="start")
     assert story.found() == {}
@@ -557,12 +502,12 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
         with tempfile.TemporaryDirectory(prefix="evolog-") as folder:
             system = System(setting, None, Path(folder))
             system.run()
-        for place, run in enumerate(setting.runs):
-            public = load(str(TINY)).public(setting.seed + place)
+        for number, run in enumerate(setting.runs):
+            public = load(str(TINY)).public(setting.seed + number)
             items = {item.id: item.prompt for item in (*public.train, *public.dev)}
             hidden = {item.id: item.prompt for item in public.test}
-            known = Known(hidden, hidden, items, system.world.gold_kept, low=0, high=1)
-            for stream, blobs in ((LOG, system.world.kept), (GOLD, system.world.gold_kept)):
+            known = Known(hidden, hidden, items, system.world.gold_blobs, low=0, high=1)
+            for stream, blobs in ((LOG, system.world.blobs), (GOLD, system.world.gold_blobs)):
                 events = EventIndex([stored for stored in system.log(stream) if run_of(stored.subject) == run]).events
                 found = examine(events, blobs.__getitem__, known)
                 assert events and {check: findings for check, findings in found.items() if findings} == {}, setting
@@ -571,4 +516,4 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
 def test_an_expression_of_a_thousand_terms_is_compared_as_it_stands() -> None:
     source = ("SEED = 1\nx = " + "+".join(["1"] * 1000)).encode()
     for masked in (True, False):
-        assert provenance._dump({"agent.py": source}, masked)["agent.py"]
+        assert scaffolds._dump({"agent.py": source}, masked)["agent.py"]

@@ -1,15 +1,14 @@
-"""The auditor's statistics of one score: gaps, evidence, luck, held-out questions and information, on numbers worked by hand."""
+"""The auditor's statistics of one score: gaps, evidence and luck, on numbers worked by hand."""
 
 import random
-from math import exp, inf, isfinite, log, pi, sqrt
+from math import exp, inf, isfinite, pi, sqrt
 
 import msgspec
 import numpy as np
 import pytest
 
-from replay.audit.statistics import gap, information, metamorphic, winners
+from replay.audit.statistics import gap, metamorphic, winners
 from replay.audit.statistics.eprocess import EProcess
-from replay.audit.statistics.holdout import Ladder, Thresholdout
 from replay.audit.statistics.interval import bca, linear, mean
 
 MEAN = linear([[1]])
@@ -141,14 +140,14 @@ def test_the_gap_grows_by_what_the_score_gained_and_gold_did_not() -> None:
     assert found.value == pytest.approx(0.3)
 
 
-def test_fresh_pairs() -> None:
+def test_growth_pairs() -> None:
     """Item 0: ((1 - 0) - (.5 - .5)) / 2 = .5; item 1: ((0 - 1) - (1 - .5)) / 2 = -.75."""
-    pairs = gap.fresh_pairs({"0": [0.0, 1.0], "1": [1.0]}, one_each(0.5, 0.5), one_each(1, 0), one_each(0, 1))
+    pairs = gap.growth_pairs({"0": [0.0, 1.0], "1": [1.0]}, one_each(0.5, 0.5), one_each(1, 0), one_each(0, 1))
     assert pairs == pytest.approx([0.5, -0.75])
     with pytest.raises(ValueError, match="same items"):
-        gap.fresh_pairs(one_each(0), one_each(0), one_each(0), one_each(0, 1))
+        gap.growth_pairs(one_each(0), one_each(0), one_each(0), one_each(0, 1))
     with pytest.raises(ValueError, match="width"):
-        gap.fresh_pairs(one_each(0), one_each(0), one_each(3), one_each(0))
+        gap.growth_pairs(one_each(0), one_each(0), one_each(3), one_each(0))
 
 
 # The e-process
@@ -159,14 +158,14 @@ def test_the_e_process_of_three_pairs() -> None:
     state = EProcess(lambdas=(0.5, 0.2), logs=(0.0, 0.0)).advanced([1.0, -0.5, 1.0])
     assert exp(state.log_e) == pytest.approx(1.49175)
     assert exp(state.advanced([-1.0]).highest) == pytest.approx(1.49175)
-    assert state.pairs == 3 and state.fired(1 / 1.49) and not state.fired(1 / 1.5)
+    assert state.pairs == 3 and state.rejects(1 / 1.49) and not state.rejects(1 / 1.5)
 
 
 def test_evidence_once_found_stays_found() -> None:
     state = EProcess().advanced([1.0] * 10)
-    assert state.fired(0.02)
+    assert state.rejects(0.02)
     later = state.advanced([-1.0] * 1000)
-    assert later.log_e < 0 and later.fired(0.02)
+    assert later.log_e < 0 and later.rejects(0.02)
 
 
 def test_the_e_process_neither_overflows_nor_vanishes() -> None:
@@ -189,7 +188,7 @@ def test_looking_after_every_pair_errs_no_more_than_stated() -> None:
             EProcess(lambdas=(0.1, 0.3), logs=(0.0, 0.0)).advanced(1.0 if rng.random() < up else -1.0 for _ in range(100))
             for _ in range(400)
         ]
-        return sum(run.fired(0.1) for run in runs) / len(runs)
+        return sum(run.rejects(0.1) for run in runs) / len(runs)
 
     assert 0.02 < flagged(0.5) <= 0.1 + 0.03
     assert flagged(0.65) > 0.7
@@ -201,7 +200,7 @@ def test_the_e_process_takes_bets_pairs_and_levels_in_their_ranges_only() -> Non
     with pytest.raises(ValueError, match="bets"):
         EProcess(lambdas=(1.0,), logs=(0.0,))
     with pytest.raises(ValueError, match="alpha is 2"):
-        EProcess().fired(2)
+        EProcess().rejects(2)
 
 
 # The winner's optimism
@@ -221,7 +220,6 @@ def test_the_winners_optimism_is_the_simulated_one(n: int) -> None:
     for k, simulated in zip((3, 10, 30, 100, 300), SIMULATED[n], strict=True):
         assert winners.optimism_of_passes(k, n, 0.5) == pytest.approx(simulated, abs=0.004)
         assert winners.optimism(k, n, 0.5) == pytest.approx(simulated, abs=0.011)
-        assert simulated < winners.bound(k, n)
 
 
 def test_the_largest_of_normals() -> None:
@@ -236,133 +234,19 @@ def test_the_best_of_two_coins_tossed_once_and_twice() -> None:
     assert winners.optimism_of_passes(2, 2, 0.5) == pytest.approx(3 / 16)
 
 
-def test_the_bound_and_the_nats_of_a_choice() -> None:
-    """sqrt(ln 8 / 50) = .2039; ln 4 - 3/4 = .6363; one of one spends nothing."""
-    assert winners.bound(8, 25) == pytest.approx(0.2039, abs=1e-4)
-    assert winners.nats_of_choice(4) == pytest.approx(0.6363, abs=1e-4)
-    assert winners.nats_of_choice(1) == winners.bound(1, 10) == 0
+def test_the_kl_of_best_of_k() -> None:
+    """ln 4 - 3/4 = .6363; one of one spends nothing."""
+    assert winners.best_of_k_kl(4) == pytest.approx(0.6363, abs=1e-4)
+    assert winners.best_of_k_kl(1) == 0
 
 
 def test_a_winner_needs_candidates_tasks_and_a_chance() -> None:
     with pytest.raises(ValueError, match="0 candidates"):
-        winners.nats_of_choice(0)
+        winners.best_of_k_kl(0)
     with pytest.raises(ValueError, match="0 tasks"):
-        winners.bound(3, 0)
+        winners.optimism(3, 0, 0.5)
     with pytest.raises(ValueError, match="pass probability is 1"):
         winners.optimism_of_passes(3, 10, 1)
-
-
-# Held-out questions
-
-
-def test_the_ladder_tells_only_of_steps() -> None:
-    """Step .1: .52 is told as .5; .45 is no step down from it; .38 is, told as .4; .5 is not; .24 is, as .2."""
-    ladder, told = Ladder(eta=0.1), []
-    for loss in (0.52, 0.45, 0.38, 0.5, 0.24):
-        ladder = ladder.asked([loss])
-        told.append(ladder.released)
-    assert told == pytest.approx([0.5, 0.5, 0.4, 0.4, 0.2])
-
-
-def test_the_parameter_free_ladder_steps_by_the_error_of_the_paired_difference() -> None:
-    """Ten tasks, six lost: .6. One lost less: differences -1 and nine 0, s / sqrt n = .3162 / 3.1623 = .1, and .5 is not below .6 - .1.
-
-    Two lost less: s = sqrt((2 - .4) / 9) = .4216, step .1333, and .4 < .6 - .1333 is told.
-    """
-    ladder = Ladder().asked([1.0] * 6 + [0.0] * 4)
-    assert ladder.released == pytest.approx(0.6)
-    assert ladder.asked([1.0] * 5 + [0.0] * 5) is ladder
-    assert ladder.asked([1.0] * 4 + [0.0] * 6).released == pytest.approx(0.4)
-
-
-def test_a_boosting_search_gains_less_from_a_ladder() -> None:
-    """100 tasks with random labels, 300 random guesses; those told to be better than chance vote. The truth is 1/2."""
-    naive, metered = [], []
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        labels, guesses = rng.integers(0, 2, 100), rng.integers(0, 2, (300, 100))
-        wrong = (guesses != labels).astype(float)
-        naive.append(_voted(guesses[wrong.mean(1) < 0.5], labels))
-        ladder, kept = Ladder(), []
-        for guess, losses in zip(guesses, wrong, strict=True):
-            after = ladder.asked(losses.tolist())
-            if after is not ladder and after.released < 0.5:
-                kept.append(guess)
-            ladder = after
-        metered.append(_voted(np.array(kept), labels) if kept else 0.5)
-    assert np.mean(naive) - 0.5 > 0.25 and np.mean(metered) - 0.5 < 0.17
-
-
-def _voted(guesses: "np.ndarray", labels: "np.ndarray") -> float:
-    return float(((guesses.mean(0) > 0.5) == labels).mean())
-
-
-def test_thresholdout_without_noise() -> None:
-    """T = .1: .5 beside .55 is told from training, .5 beside .7 from the holdout, at a cost of one; then the budget is spent."""
-    state = Thresholdout(threshold=0.1, sigma=0.0, budget=1, seed=0)
-    first = state.asked(train=0.5, holdout=0.55)
-    second = first.asked(train=0.5, holdout=0.7)
-    assert (first.answer, first.budget, second.answer, second.budget) == (0.5, 1, 0.7, 0)
-    assert second.asked(train=0.5, holdout=0.5).answer is None
-
-
-def test_thresholdouts_threshold_stays_off_by_its_noise_until_an_answer_from_the_holdout() -> None:
-    """T = .1 and T^ - T = .2: .5 beside .7 is less than .3 apart, beside .85 it is more."""
-    state = Thresholdout(threshold=0.1, sigma=0.0, budget=1, seed=0, noise=0.2)
-    first = state.asked(train=0.5, holdout=0.7)
-    assert (first.answer, first.noise) == (0.5, 0.2)
-    drawn = Thresholdout(threshold=1.0, sigma=0.01, budget=1, seed=0).asked(train=0.5, holdout=0.5)
-    assert drawn.noise is not None and drawn.asked(train=0.5, holdout=0.5).noise == drawn.noise
-    assert (first.asked(train=0.5, holdout=0.85).answer, first.asked(train=0.5, holdout=0.85).noise) == (0.85, 0)
-
-
-def test_thresholdouts_noise_has_the_stated_scale_and_the_seeds_values() -> None:
-    """The mean of |Lap(b)| is b: .01 around holdout answers; the same seed gives the same answers."""
-    answers = [Thresholdout(threshold=0.0, sigma=0.01, budget=1, seed=seed).asked(0.0, 0.9).answer for seed in range(3000)]
-    assert np.mean([abs(answer - 0.9) for answer in answers if answer is not None]) == pytest.approx(0.01, rel=0.06)
-    redrawn = [Thresholdout(threshold=0.0, sigma=0.01, budget=1, seed=seed).asked(0.0, 0.9).noise for seed in range(3000)]
-    assert np.mean(np.abs(np.array(redrawn, dtype=float))) == pytest.approx(0.02, rel=0.06)
-    told = [Thresholdout(threshold=0.1, sigma=0.05, budget=1, seed=seed).asked(0.5, 0.6).answer for seed in range(2000)]
-    assert sum(answer != 0.5 for answer in told) / 2000 == pytest.approx(0.5, abs=0.04)
-    assert answers[0] == Thresholdout(threshold=0.0, sigma=0.01, budget=1, seed=0).asked(0.0, 0.9).answer
-
-
-def test_held_out_questions_need_losses_on_the_same_tasks() -> None:
-    with pytest.raises(ValueError, match="0 losses"):
-        Ladder().asked([])
-    with pytest.raises(ValueError, match="2 losses where 1"):
-        Ladder().asked([0.5]).asked([0.5, 0.5])
-    with pytest.raises(ValueError, match="step is 0"):
-        Ladder(eta=0)
-
-
-# Information
-
-
-def test_bits_of_answers() -> None:
-    assert information.BITS_OF_DECISION == 1 and information.bits_of_score(7) == 3
-    assert information.bits_of_vector(5) == 5 and information.bits_of_vector(5, 4) == 10 and information.bits_of_text(3, 1024) == 30
-
-
-def test_bits_of_the_ladders_transcript() -> None:
-    """C(4, 2) = 6 and two answers of 1 / .25 = 4 values: 2.585 + 2 x 2."""
-    assert information.bits_of_ladder(4, 2, 0.25) == pytest.approx(6.585, abs=1e-3)
-    assert information.bits_of_ladder(50, 0, 0.1) == pytest.approx(0)
-
-
-@pytest.mark.parametrize(("bits", "n", "bias"), [(10, 200, 0.13), (50, 200, 0.29), (10, 1000, 0.06), (0, 10, 0)])
-def test_the_bias_that_bits_allow(bits: float, n: int, bias: float) -> None:
-    """10 bits are 6.93 nats: sqrt(6.93 / 400) = .132."""
-    assert information.bias_bound(bits, n) == pytest.approx(bias, abs=0.005)
-    assert information.bias_bound(bits, n) == pytest.approx(sqrt(bits * log(2) / (2 * n)))
-
-
-def test_information_is_counted_over_something() -> None:
-    for wrong in (lambda: information.bits_of_score(0), lambda: information.bits_of_vector(3, 1), lambda: information.bias_bound(-1, 10)):
-        with pytest.raises(ValueError, match="or more"):
-            wrong()
-    with pytest.raises(ValueError, match="5 releases of 4 questions"):
-        information.bits_of_ladder(4, 5, 0.1)
 
 
 # Metamorphic tests
@@ -381,14 +265,6 @@ def test_the_mutation_score_has_wilsons_interval() -> None:
     assert (found.mean, found.low) == pytest.approx((0.8, 0.49016), abs=1e-5)
 
 
-def test_the_cheat_rate_leaves_out_what_the_verifier_passes_by_mistake() -> None:
-    """Impossible: 3 of 4 passed. Twins: 1 of 4 passed and not solved, 2 of 4 solved. Cheats: 3/4 - 1/4."""
-    found = metamorphic.cheat_rate(one_each(1, 1, 1, 0), one_each(1, 1, 1, 0), one_each(1, 1, 0, 0))
-    assert (found.rate.value, found.twin_solve_rate.value) == pytest.approx((0.5, 0.5))
-
-
-def test_metamorphic_tests_compare_the_same_items_and_attempts() -> None:
+def test_metamorphic_tests_compare_the_same_items() -> None:
     with pytest.raises(ValueError, match="item 1 is not in all"):
         metamorphic.robustness(one_each(1, 1), one_each(1))
-    with pytest.raises(ValueError, match="twin 0 has 1 verdicts and 2 truths"):
-        metamorphic.cheat_rate(one_each(1, 1), one_each(1, 1), {"0": [1.0, 1.0], "1": [1.0]})

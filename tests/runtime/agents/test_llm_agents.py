@@ -1,9 +1,7 @@
 """The agents as language models, without a broker: what they are shown, how a conversation goes, and what becomes of a proposal."""
 
 import asyncio
-import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,120 +19,23 @@ from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.population import CandidateRejected
 from events.run import Budget, Items, RunStarted
-from events.secret import MARKER, Scanner, Secret
+from events.secret import MARKER, Scanner
 from replay.archive.agent_copy import RunTables
-from replay.archive.query import Result
+from replay.archive.query import QueryResult
 from runtime.agents import context, feedback, proposal
-from runtime.agents.context import Said, Shown, brief, prompt, select
-from runtime.agents.conversation import Call, Request, Turn, Usage
-from runtime.agents.endings import Inspector, weight_update
-from runtime.agents.feedback import FeedbackInput, Library, Table, advise
+from runtime.agents.context import brief, prompt, select
+from runtime.agents.conversation import Request, Turn
+from runtime.agents.endings import weight_update
 from runtime.agents.meta import other_tasks, write_first
-from runtime.agents.prices import Price
 from runtime.agents.proposal import try_out, validate_source, with_changes
-from runtime.agents.providers import CallResult, Model, Speak
+from runtime.agents.providers import Model
 from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, Unfit
 from runtime.blobs.directory import Blobs
 from runtime.log.lineage import Span
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from services.host.agent_session import open_session
-from tasks.loading import load
-from tests.harness.places import TASKS
-
-TOY = load(str(TASKS / "toy"))
-PUBLIC = TOY.public(0)
-KEY = "sk-planted-0123456789"
-ANSWER = "def solve(item, model, data):\n    return model.complete(item.prompt, choices=data.labels).text\n"
-
-
-def said(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> Turn:
-    """An answer of the model."""
-    made = tuple(
-        Call(f"c{place}", name, given if isinstance(given, str) else json.dumps(given)) for place, (name, given) in enumerate(calls)
-    )
-    return Turn(status, text, made, Usage(100, 10))  # type: ignore[arg-type]
-
-
-def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:
-    return ("propose_scaffold", {"files": [{"path": path, "text": text}], "summary": "s", "report": "r", **more})
-
-
-STOP = ("stop", {"reason": "enough"})
-
-
-def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> Shown:
-    return Shown(
-        **{
-            "id": f"t{number}",
-            "item": item or f"train{number}",
-            "attempt": 0,
-            "prompt": "p" * 200,
-            "label": label,
-            "answer": "miner",
-            "reward": float(outcome == "right"),
-            "outcome": outcome,
-            "calls": (Said("p", ("baker", "miner"), "miner"),),
-            **more,
-        }
-    )
-
-
-class Office:
-    """A desk whose model answers from a list, and all that it recorded."""
-
-    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = (), **desk: Any) -> None:
-        self.blobs = Blobs(folder / "blobs")
-        self.folder = folder
-        self.scanner = Scanner([Secret(KEY)])
-        self.requests: list[Request] = []
-        self.facts: list[Fact] = []
-        answers = iter(turns)
-
-        def asking(speak: Speak, request: Request, seed: int) -> CallResult:
-            self.requests.append(request)
-            turn = next(answers)
-            return CallResult(turn, 1, 0.5, turn.usage)
-
-        self.desk = AgentSession(
-            agent="feedback_agent",
-            generation=1,
-            model=Model("openai", "m"),
-            speak=lambda request: said(STOP),
-            price=Price(2, 10),
-            blobs=self.blobs,
-            scanner=self.scanner,
-            seed=0,
-            known={one.ordinal: one for one in known},
-            record=self.facts.append,
-            asking=asking,
-            **desk,
-        )
-        self.attempts = [shown(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])]
-        self.levers: tuple[str, ...] = ("scaffold", "weights")
-        self.told: list[Event] = []
-        self.asked: list[str] = []
-
-    def inspector(self, *, must_change: bool = True) -> Inspector:
-        return Inspector({"agent.py": ANSWER}, PUBLIC, (TOY.folder,), self.folder / "work", self.scanner, must_change=must_change)
-
-    def query(self, sql: str) -> Table:
-        self.asked.append(sql)
-        if "dev" in sql:
-            raise Unfit("The query cannot be answered: no such column.")
-        return Table(("n",), [(number, "x" * 1000) for number in range(300)])
-
-    def feedback(self) -> list[Fact]:
-        case = FeedbackInput(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.told)
-        library = Library(self.attempts, {"far": shown(99)}.get, self.query, {"agent.py": ANSWER})
-        return advise(self.desk, case, library, self.inspector(), self.facts.append)
-
-    def calls(self) -> list[AgentCalled]:
-        return [fact for fact in self.facts if isinstance(fact, AgentCalled)]
-
-    def heard(self) -> list[str]:
-        """What the tools gave, in the model's last request."""
-        return [result.text for message in self.requests[-1].messages for result in message.results]
+from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, proposed, said, shown
 
 
 def event(fact: Fact) -> Event:
@@ -166,46 +67,46 @@ def evaluated(**more: Any) -> CandidateEvaluated:
 
 
 def test_a_good_proposal_becomes_a_scaffold(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(proposed(), text="I see.")])
-    chosen, made = office.feedback()
+    agent = AgentHarness(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(proposed(), text="I see.")])
+    chosen, made = agent.feedback()
     assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action, chosen.propensities) == ("scaffold", "propose_scaffold", {})
     assert isinstance(made, ScaffoldProposed) and (made.parent, made.summary, made.reason) == ("parent", "s", "r")
-    assert office.blobs.get_tree(made.scaffold) == {"agent.py": (ANSWER + "# changed\n").encode()}
+    assert agent.blobs.get_tree(made.scaffold) == {"agent.py": (ANSWER + "# changed\n").encode()}
 
 
 def test_each_call_is_recorded_before_it_is_acted_on_with_its_cost(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(STOP)])
-    office.feedback()
-    assert isinstance(office.facts[0], ContextAssembled)
-    first, second = office.calls()
+    agent = AgentHarness(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(STOP)])
+    agent.feedback()
+    assert isinstance(agent.facts[0], ContextAssembled)
+    first, second = agent.calls()
     assert (first.ordinal, first.prompt_tokens, first.completion_tokens, first.micro_usd, first.status) == (0, 100, 10, 300, "answered")
-    assert msgspec.json.decode(office.blobs.get(second.request), type=Request) == office.requests[1]
-    assert b"enough" in office.blobs.get(second.response)
+    assert msgspec.json.decode(agent.blobs.get(second.request), type=Request) == agent.requests[1]
+    assert b"enough" in agent.blobs.get(second.response)
 
 
 def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
     turns = [said(("query", {"sql": "a"})), said(("query", {"sql": "b"})), said(STOP)]
-    whole = Office(tmp_path, turns)
+    whole = AgentHarness(tmp_path, turns)
     ending = whole.feedback()
     for known in range(1, 4):
-        again = Office(tmp_path, turns[known:], whole.calls()[:known])
+        again = AgentHarness(tmp_path, turns[known:], whole.calls()[:known])
         assert again.feedback() == ending
-        assert len(again.calls()) == 3 - known and again.asked == whole.asked[max(0, known - 1) :]
+        assert len(again.calls()) == 3 - known and again.queries == whole.queries[max(0, known - 1) :]
 
 
 def test_what_stood_in_the_log_before_is_what_is_acted_on(tmp_path: Path) -> None:
     """As when the request was handed to a second agent, to which the model said something else."""
-    first, second = (Office(tmp_path, [said(("stop", {"reason": reason}))]) for reason in ("enough", "too much"))
+    first, second = (AgentHarness(tmp_path, [said(("stop", {"reason": reason}))]) for reason in ("enough", "too much"))
     ending = first.feedback()
-    second.desk = msgspec.structs.replace(second.desk, record=lambda call: first.calls()[call.ordinal])
+    second.session = msgspec.structs.replace(second.session, record=lambda call: first.calls()[call.ordinal])
     assert second.feedback() == ending
 
 
 def test_an_answer_that_was_not_recorded_is_asked_for_again(tmp_path: Path) -> None:
     turns = [said(("query", {"sql": "a"})), said(STOP)]
-    whole = Office(tmp_path, turns)
+    whole = AgentHarness(tmp_path, turns)
     ending = whole.feedback()
-    again = Office(tmp_path, turns[1:], whole.calls()[:1])  # killed between the second answer and its fact
+    again = AgentHarness(tmp_path, turns[1:], whole.calls()[:1])  # killed between the second answer and its fact
     assert again.feedback() == ending and again.requests == whole.requests[1:]
 
 
@@ -219,15 +120,15 @@ def test_an_answer_that_was_not_recorded_is_asked_for_again(tmp_path: Path) -> N
 )
 def test_a_conversation_ends_where_the_budget_does(tmp_path: Path, budget: Budget, spent: tuple[int, int], calls: int, words: str) -> None:
     turns = [said(("query", {"sql": "a"}))] * 5  # 110 tokens and 300 millionths of a dollar each
-    office = Office(tmp_path, turns, budget=budget, spent=spent)
-    (failed,) = office.feedback()
-    assert isinstance(failed, ProposalFailed) and failed.reason.startswith(words) and len(office.requests) == calls
-    again = Office(tmp_path, turns, office.calls()[:1], budget=budget, spent=spent)
+    agent = AgentHarness(tmp_path, turns, budget=budget, spent=spent)
+    (failed,) = agent.feedback()
+    assert isinstance(failed, ProposalFailed) and failed.reason.startswith(words) and len(agent.requests) == calls
+    again = AgentHarness(tmp_path, turns, agent.calls()[:1], budget=budget, spent=spent)
     assert again.feedback() == [failed] and len(again.requests) == max(0, calls - 1)
 
 
 def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> None:
-    (chosen,) = Office(tmp_path, [said(STOP)], budget=Budget(tokens=110)).feedback()
+    (chosen,) = AgentHarness(tmp_path, [said(STOP)], budget=Budget(tokens=110)).feedback()
     assert isinstance(chosen, LeverChosen)
 
 
@@ -260,19 +161,19 @@ def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> No
 )
 def test_an_ending_that_cannot_be_used_goes_back_once_with_the_reason(tmp_path: Path, wrong: tuple[str, Any], words: str) -> None:
     pytest.importorskip("torch")
-    mended = Office(tmp_path, [said(wrong), said(STOP)])
+    mended = AgentHarness(tmp_path, [said(wrong), said(STOP)])
     (chosen,) = mended.feedback()
     assert isinstance(chosen, LeverChosen) and chosen.lever == "stop"
-    (told,) = mended.heard()
+    (told,) = mended.tool_results()
     assert words in told and mended.requests[-1].messages[-1].results[0].failed
-    lost = Office(tmp_path, [said(wrong), said(wrong)])
+    lost = AgentHarness(tmp_path, [said(wrong), said(wrong)])
     *_, failed = lost.feedback()
     assert isinstance(failed, ProposalFailed) and words in failed.reason and len(lost.requests) == 2
 
 
 def test_the_lever_that_failed_is_recorded(tmp_path: Path) -> None:
     wrong = proposed("def solve(:")
-    chosen, failed = Office(tmp_path, [said(wrong), said(wrong)]).feedback()
+    chosen, failed = AgentHarness(tmp_path, [said(wrong), said(wrong)]).feedback()
     assert isinstance(chosen, LeverChosen) and chosen.lever == "scaffold" and isinstance(failed, ProposalFailed)
 
 
@@ -286,43 +187,43 @@ def test_the_lever_that_failed_is_recorded(tmp_path: Path) -> None:
     ],
 )
 def test_an_answer_without_one_ending_goes_back_once(tmp_path: Path, turn: Turn, words: str) -> None:
-    office = Office(tmp_path, [turn, said(STOP)])
-    assert isinstance(office.feedback()[0], LeverChosen)
-    last = office.requests[-1].messages[-1]
+    agent = AgentHarness(tmp_path, [turn, said(STOP)])
+    assert isinstance(agent.feedback()[0], LeverChosen)
+    last = agent.requests[-1].messages[-1]
     assert words in last.text + "".join(result.text for result in last.results)
-    (failed,) = Office(tmp_path, [turn, turn]).feedback()
+    (failed,) = AgentHarness(tmp_path, [turn, turn]).feedback()
     assert isinstance(failed, ProposalFailed) and words in failed.reason
 
 
 def test_a_refusal_and_a_server_that_is_gone_are_told_apart(tmp_path: Path) -> None:
-    (refused,) = Office(tmp_path, [said(text="I cannot help.", status="refused")]).feedback()
+    (refused,) = AgentHarness(tmp_path, [said(text="I cannot help.", status="refused")]).feedback()
     assert isinstance(refused, ProposalFailed) and refused.reason == "the model refused: I cannot help."
-    office = Office(tmp_path, [said(text="HTTP 429: slow down", status="rate_limited")])
-    (limited,) = office.feedback()
+    agent = AgentHarness(tmp_path, [said(text="HTTP 429: slow down", status="rate_limited")])
+    (limited,) = agent.feedback()
     assert isinstance(limited, ProposalFailed) and "could not be asked (rate_limited): HTTP 429" in limited.reason
-    assert office.calls()[0].status == "rate_limited"
+    assert agent.calls()[0].status == "rate_limited"
 
 
 def test_a_conversation_has_an_end(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(("list_trajectories", {}))] * (CALLS + 5))
-    (failed,) = office.feedback()
-    assert isinstance(failed, ProposalFailed) and f"within {CALLS} calls" in failed.reason and len(office.requests) == CALLS
-    assert "1 answers are left" in office.requests[-1].messages[-1].text
+    agent = AgentHarness(tmp_path, [said(("list_trajectories", {}))] * (CALLS + 5))
+    (failed,) = agent.feedback()
+    assert isinstance(failed, ProposalFailed) and f"within {CALLS} calls" in failed.reason and len(agent.requests) == CALLS
+    assert "1 answers are left" in agent.requests[-1].messages[-1].text
 
 
 def test_reading_is_bounded(tmp_path: Path) -> None:
-    office = Office(tmp_path, [*[said(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, said(STOP)])
-    office.feedback()
-    found = office.heard()
+    agent = AgentHarness(tmp_path, [*[said(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, said(STOP)])
+    agent.feedback()
+    found = agent.tool_results()
     assert max(map(len, found)) < 17_000 and sum(map(len, found)) < READ_LIMIT + 40_000
     assert "end now" in found[-1]
 
 
 def test_reading_is_bounded_within_one_answer(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(*[("query", {"sql": "a"})] * 200, ("x" * 10_000, {})), said(STOP)])
-    office.feedback()
-    assert READ_LIMIT < sum(map(len, office.heard())) < READ_LIMIT + 40_000 and "end now" in office.heard()[-1]
-    assert len(office.asked) < 20
+    agent = AgentHarness(tmp_path, [said(*[("query", {"sql": "a"})] * 200, ("x" * 10_000, {})), said(STOP)])
+    agent.feedback()
+    assert READ_LIMIT < sum(map(len, agent.tool_results())) < READ_LIMIT + 40_000 and "end now" in agent.tool_results()[-1]
+    assert len(agent.queries) < 20
 
 
 def test_tools_that_read(tmp_path: Path) -> None:
@@ -335,9 +236,9 @@ def test_tools_that_read(tmp_path: Path) -> None:
         ("query", {"sql": "FROM dev"}),
         ("read_scaffold", {"path": "other.py"}),
     ]
-    office = Office(tmp_path, [said(*reads), said(STOP)])
-    office.feedback()
-    listed, read, far, nowhere, rows, refused, file = office.heard()
+    agent = AgentHarness(tmp_path, [said(*reads), said(STOP)])
+    agent.feedback()
+    listed, read, far, nowhere, rows, refused, file = agent.tool_results()
     assert "1 attempts" in listed and "t1 train1 right 1 'miner'" in listed
     assert "truth: baker" in read and "completion:\nminer" in read and "### t99" in far
     assert "no attempt 'nowhere'" in nowhere and "no such column" in refused and "holds agent.py" in file
@@ -345,43 +246,43 @@ def test_tools_that_read(tmp_path: Path) -> None:
 
 
 def test_levers_that_a_run_does_not_have_are_not_on_offer(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r"})), said(STOP)])
-    office.levers = ("scaffold",)
-    office.feedback()
-    assert [tool.name for tool in office.requests[0].tools][-2:] == ["propose_scaffold", "stop"]
-    assert "no tool 'request_weight_update'" in office.heard()[0] and "grpo" not in office.requests[0].system
+    agent = AgentHarness(tmp_path, [said(("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r"})), said(STOP)])
+    agent.levers = ("scaffold",)
+    agent.feedback()
+    assert [tool.name for tool in agent.requests[0].tools][-2:] == ["propose_scaffold", "stop"]
+    assert "no tool 'request_weight_update'" in agent.tool_results()[0] and "grpo" not in agent.requests[0].system
 
 
 def test_an_order_for_weights_becomes_one(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     order = {"algorithm": "grpo", "rounds": 2, "reason": "they compete", "hyper": {"lr": 0.01}, "resample": "unsolved"}
-    chosen, wanted = Office(tmp_path, [said(("request_weight_update", order))]).feedback()
+    chosen, wanted = AgentHarness(tmp_path, [said(("request_weight_update", order))]).feedback()
     assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action) == ("weights", "grpo")
     assert isinstance(wanted, WeightUpdateRequested) and wanted.hyper == {"lr": 0.01} and wanted.resample == "unsolved"
 
 
 def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(proposed(ANSWER + f"# {KEY}\n# {KEY[::-1]}\n"), text=KEY)])
-    office.attempts = [shown(0, answer=KEY, prompt=KEY.encode().hex())]
-    _, made = office.feedback()
+    agent = AgentHarness(tmp_path, [said(proposed(ANSWER + f"# {KEY}\n# {KEY[::-1]}\n"), text=KEY)])
+    agent.attempts = [shown(0, answer=KEY, prompt=KEY.encode().hex())]
+    _, made = agent.feedback()
     assert isinstance(made, ScaffoldProposed)
-    kept = b"".join(path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()) + msgspec.json.encode(office.requests)
-    office.scanner.check(kept)
-    assert office.blobs.get_tree(made.scaffold)["agent.py"].decode().count(MARKER) == 2
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()) + msgspec.json.encode(agent.requests)
+    agent.scanner.check(kept)
+    assert agent.blobs.get_tree(made.scaffold)["agent.py"].decode().count(MARKER) == 2
 
 
 def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -> None:
     wrong = proposed(f"def solve(item, model, data):\n    raise KeyError(''.join({list(KEY)}))\n")
-    *_, failed = Office(tmp_path, [said(wrong), said(wrong)]).feedback()
+    *_, failed = AgentHarness(tmp_path, [said(wrong), said(wrong)]).feedback()
     assert isinstance(failed, ProposalFailed) and "held a known secret" in failed.reason and KEY not in failed.reason
 
 
 def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(STOP)])
-    office.told = [event(evaluated()), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
-    office.told.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
-    office.feedback()
-    opening = office.requests[0].messages[0].text
+    agent = AgentHarness(tmp_path, [said(STOP)])
+    agent.history = [event(evaluated()), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
+    agent.history.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
+    agent.feedback()
+    opening = agent.requests[0].messages[0].text
     assert "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening and "dropped: too slow" in opening and "not yet known" not in opening
     assert "1 right, 1 wrong" in opening and "pass_at_1 0.5" in opening and "3 generations left." in opening
 
@@ -408,24 +309,24 @@ def test_one_item_is_not_shown_over_and_over() -> None:
 
 
 def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(STOP)])
-    office.attempts = [shown(number, prompt="x" * 100_000, answer="y" * 10_000) for number in range(500)]
-    office.feedback()
-    assert len(office.requests[0].messages[0].text) < 60_000
+    agent = AgentHarness(tmp_path, [said(STOP)])
+    agent.attempts = [shown(number, prompt="x" * 100_000, answer="y" * 10_000) for number in range(500)]
+    agent.feedback()
+    assert len(agent.requests[0].messages[0].text) < 60_000
 
 
 def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(proposed())])
-    (made,) = write_first(office.desk, "Name the trade.", {"agent.py": ANSWER}, office.inspector(must_change=False), office.facts.append)
+    agent = AgentHarness(tmp_path, [said(proposed())])
+    (made,) = write_first(agent.session, "Name the trade.", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
     assert isinstance(made, ScaffoldProposed) and made.parent == ""
-    opening = office.requests[0].messages[0].text
+    opening = agent.requests[0].messages[0].text
     assert opening.count("### ") >= 4 and "Name the trade." in opening and "label: baker" in opening and "agent.py" in opening
-    assert [tool.name for tool in office.requests[0].tools] == ["propose_scaffold"]
+    assert [tool.name for tool in agent.requests[0].tools] == ["propose_scaffold"]
 
 
 def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
-    office = Office(tmp_path, [said(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
-    (made,) = write_first(office.desk, "t", {"agent.py": ANSWER}, office.inspector(must_change=False), office.facts.append)
+    agent = AgentHarness(tmp_path, [said(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
+    (made,) = write_first(agent.session, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
     assert isinstance(made, ScaffoldProposed)
 
 
@@ -529,7 +430,7 @@ def test_a_proposal_that_takes_too_long_is_given_back(tmp_path: Path, monkeypatc
 
 
 def test_of_a_query_no_more_rows_are_read_than_are_shown() -> None:
-    tables = RunTables(lambda sql: Result(("n",), ("BIGINT",), [(1,)]), "r", (), "e", ())
+    tables = RunTables(lambda sql: QueryResult(("n",), ("BIGINT",), [(1,)]), "r", (), "e", ())
     began = time.monotonic()
     found = tables.query("SELECT a.range AS n FROM range(100000) a, range(100000) b")
     assert len(found.rows) == feedback.ROWS + 1 and time.monotonic() - began < 5

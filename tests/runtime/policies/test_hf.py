@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.command import Place, one_sentence
-from tests.harness.places import TASKS
+from tests.harness.cli import CliHarness, one_sentence
+from tests.harness.paths import TASKS
 
 pytest.importorskip("peft")
 import torch
@@ -326,7 +326,7 @@ def test_a_model_that_is_not_to_be_had_is_named(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.long
 def test_a_model_that_is_not_there_stops_the_run_before_it_starts(tmp_path: Path) -> None:
-    said = Place(tmp_path).evolog("run", str(NUMBERS), "--policy", f"hf:{tmp_path}/no", code=4, HF_HUB_OFFLINE="1")
+    said = CliHarness(tmp_path).evolog("run", str(NUMBERS), "--policy", f"hf:{tmp_path}/no", code=4, HF_HUB_OFFLINE="1")
     one_sentence(said, "no folder here")
 
 
@@ -338,7 +338,7 @@ def test_a_run_by_the_models_path_is_sampled_trained_and_served(model: Path, tmp
     shutil.copytree(NUMBERS, task)
     (task / "task.py").write_text((task / "task.py").read_text() + f'SIGNAL = "{signal}"\n')
     (task / "verifier.py").write_text(LETTERS)
-    place = Place(tmp_path, EVOLOG_TRAINER=back_end)
+    place = CliHarness(tmp_path, EVOLOG_TRAINER=back_end)
     limited = ("--budget", "rollouts=200", "--generations", "1")
     place.evolog("run", str(task), "--levers", "weights", "--policy", f"hf:{model}", *limited, "--name", "n", "--json")
     asked = "SELECT DISTINCT policy, back_end, error < 1e-3 AS served FROM adapter_published JOIN adapter_served "

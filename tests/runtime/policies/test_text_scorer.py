@@ -13,9 +13,9 @@ from algorithms import learning
 from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn
 from events.errors import CheckFailed, Misconfigured, UsageError
 from runtime.policies import closed_vocabulary
-from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import TextScorer, build_base, load, load_adapter, load_base
 from runtime.policies.uniform import Uniform
+from tests.harness.trainer import LABELS, TEXTS, ask
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -32,18 +32,11 @@ from runtime.policies.training import (  # noqa: E402
     train,
 )
 
-LABELS = ("盗窃", "诈骗", "抢劫", "[生产、销售]假药", "失火")
-TEXTS = ["被告人盗窃手机一部", "虚构事实诈骗钱财", "持刀抢劫路人财物", "生产销售假药牟利", "用火不慎引起失火"]
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     build_base(LABELS, TEXTS).save(tmp_path / "base")
     return tmp_path / "base"
-
-
-def ask(prompt: str, **how: object) -> SampleRequest:
-    return SampleRequest(prompt=prompt, **how)  # type: ignore[arg-type]
 
 
 def attempts(reward: float = 1.0) -> list[Attempt]:

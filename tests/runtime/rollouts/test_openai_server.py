@@ -19,52 +19,21 @@ from events.errors import Misconfigured, TryAgain, Unavailable, UsageError
 from runtime.policies.interface import Sampled
 from runtime.rollouts.openai import dialect, relay, server
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
-from runtime.rollouts.openai.server import AnswerCall, Bridge, CallBudget, Exhausted, OccurrenceKey, Overloaded, RecordedAnswers
+from runtime.rollouts.openai.server import Bridge, CallBudget, Exhausted, Overloaded, RecordedAnswers
+from tests.harness.openai_server import TOKEN, BackwardsPolicy, serving
+from tests.harness.polling import wait_until
 
 RELAY = relay.__file__
-TOKEN = "a-token-of-one-attempt"
 CHAT: dict[str, Any] = {"model": "policy", "messages": [{"role": "user", "content": "hello"}]}
 
 
-class Policy:
-    """Says the prompt backwards, one token a character, and keeps a record in the order of the calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[BridgeCall] = []
-        self.record: dict[OccurrenceKey, BridgeAnswer] = {}
-        self.before: Callable[[BridgeCall], None] = lambda call: None
-
-    def __call__(self, call: BridgeCall) -> BridgeAnswer:
-        self.before(call)
-        if call.kind == "embedding":
-            vectors = tuple(hashed_ngrams(text, call.dimensions) for text in call.prompts)
-            answer = BridgeAnswer(vectors=vectors, prompt_tokens=sum(map(len, call.prompts)))
-        else:
-            answer = BridgeAnswer(samples=tuple(self.sample(prompt, call) for prompt in call.prompts), micro_usd=7)
-        self.calls.append(call)
-        self.record[OccurrenceKey(call.key, call.occurrence)] = answer
-        return answer
-
-    def sample(self, prompt: str, call: BridgeCall) -> Sampled:
-        said = call.choices[0] if call.choices else prompt[::-1][: call.max_tokens]
-        text = said if len(self.calls) == 0 else f"{said[: call.max_tokens - 1]}{len(self.calls) % 10}"
-        tokens = tuple(map(ord, text))
-        return Sampled((text,) * call.n, (tokens,) * call.n, ((-0.5,) * len(tokens),) * call.n, len(prompt))
-
-
-@contextmanager
-def serving(folder: Path, answer: AnswerCall, budget: CallBudget | None = None) -> Iterator[Bridge]:
-    with Bridge(folder / "b.sock", answer, token=TOKEN, models=["policy", "openai/gpt-oss-120b"], budget=budget) as made:
-        yield made
+@pytest.fixture
+def policy() -> BackwardsPolicy:
+    return BackwardsPolicy()
 
 
 @pytest.fixture
-def policy() -> Policy:
-    return Policy()
-
-
-@pytest.fixture
-def served(tmp_path: Path, policy: Policy) -> Iterator[Bridge]:
+def served(tmp_path: Path, policy: BackwardsPolicy) -> Iterator[Bridge]:
     with serving(tmp_path, policy) as made:
         yield made
 
@@ -117,7 +86,7 @@ def answered(end: socket.socket) -> tuple[int, dict[str, str], Any]:
 # what clients use
 
 
-def test_a_chat_is_answered_and_logprobs_come_only_when_asked_for(client: openai.OpenAI, policy: Policy) -> None:
+def test_a_chat_is_answered_and_logprobs_come_only_when_asked_for(client: openai.OpenAI, policy: BackwardsPolicy) -> None:
     reply = client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "hello"}])
     assert (reply.choices[0].message.content, reply.choices[0].finish_reason, reply.choices[0].logprobs) == ("olleh", "stop", None)
     assert reply.usage and (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (5, 5, 10)
@@ -128,7 +97,7 @@ def test_a_chat_is_answered_and_logprobs_come_only_when_asked_for(client: openai
     assert logprobs and logprobs.content and [one.token for one in logprobs.content] == ["token_id:98", "token_id:49"]
 
 
-def test_several_messages_become_lines_with_their_roles(client: openai.OpenAI, policy: Policy) -> None:
+def test_several_messages_become_lines_with_their_roles(client: openai.OpenAI, policy: BackwardsPolicy) -> None:
     client.chat.completions.create(
         model="policy",
         messages=[
@@ -143,14 +112,14 @@ def test_several_messages_become_lines_with_their_roles(client: openai.OpenAI, p
     assert json.loads(policy.calls[0].body)["temperature"] == 0.1
 
 
-def test_an_answer_can_be_handed_back_as_a_turn(client: openai.OpenAI, policy: Policy) -> None:
+def test_an_answer_can_be_handed_back_as_a_turn(client: openai.OpenAI, policy: BackwardsPolicy) -> None:
     first = client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "hello"}])
     turns: Any = [{"role": "user", "content": "hello"}, first.choices[0].message.model_dump(), {"role": "user", "content": "on"}]
     client.chat.completions.create(model="policy", messages=turns)
     assert policy.calls[1].prompts == ("user: hello\nassistant: olleh\nuser: on\nassistant:",)
 
 
-def test_completions_take_prompts_choices_and_stops(client: openai.OpenAI, policy: Policy) -> None:
+def test_completions_take_prompts_choices_and_stops(client: openai.OpenAI, policy: BackwardsPolicy) -> None:
     reply = client.completions.create(model="policy", prompt=["abc", "de"], n=2, stop="a", logprobs=1)
     assert [(one.index, one.text) for one in reply.choices] == [(0, "cb"), (1, "cb"), (2, "ed"), (3, "ed")]
     assert reply.choices[0].logprobs and reply.choices[0].logprobs.token_logprobs == [-0.5, -0.5, -0.5]
@@ -206,7 +175,7 @@ def test_the_relay_ends_as_its_command_does(tmp_path: Path) -> None:
     assert run(no_bridge) == 5
 
 
-def test_32_threads_are_all_answered_and_recorded(client: openai.OpenAI, policy: Policy) -> None:
+def test_32_threads_are_all_answered_and_recorded(client: openai.OpenAI, policy: BackwardsPolicy) -> None:
     def ask(number: int) -> str | None:
         said = client.chat.completions.create(model="policy", messages=[{"role": "user", "content": f"{number:03}"}])
         return said.choices[0].message.content
@@ -237,7 +206,7 @@ FIELDS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_that_is_not_allowed_is_named(served: Bridge, policy: Policy, field: str) -> None:
+def test_a_field_that_is_not_allowed_is_named(served: Bridge, policy: BackwardsPolicy, field: str) -> None:
     status, _, said = post(served.path, {**CHAT, field: FIELDS[field]})
     assert (status, said["error"]["param"], said["error"]["code"]) == (400, field, "unknown_field")
     assert field in said["error"]["message"] and not policy.calls
@@ -259,7 +228,7 @@ REACHING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("param", REACHING)
-def test_what_would_reach_out_or_is_too_much_is_refused(served: Bridge, policy: Policy, param: str) -> None:
+def test_what_would_reach_out_or_is_too_much_is_refused(served: Bridge, policy: BackwardsPolicy, param: str) -> None:
     status, _, said = post(served.path, {**CHAT, **REACHING[param]})
     assert (status, said["error"]["param"]) == (400, param), said
     assert not policy.calls
@@ -270,7 +239,7 @@ def test_a_body_that_is_no_request_is_refused(served: Bridge, body: bytes) -> No
     assert post(served.path, body)[0] == 400
 
 
-def test_everything_else_is_not_there(served: Bridge, policy: Policy) -> None:
+def test_everything_else_is_not_there(served: Bridge, policy: BackwardsPolicy) -> None:
     assert post(served.path, CHAT, "/v1/responses")[0] == 404
     assert post(served.path, CHAT, "/v1/files")[0] == 404
     assert post(served.path, b"", "/v1/models/policy", method="GET")[0] == 404
@@ -300,16 +269,14 @@ def test_one_connection_too_many_is_told_to_come_back(served: Bridge, monkeypatc
             end.connect(str(served.path))
         status, headers, _ = answered(second)
         assert (status, headers["retry-after"]) == (429, "1")
-    deadline = time.monotonic() + 10
-    while served._server._open and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: not served._server._open, "both connections are closed", 10)
     assert post(served.path, b"", "/v1/models", method="GET")[0] == 200
 
 
 # recorded first, and once
 
 
-def test_nothing_is_released_before_the_record_is_made(served: Bridge, policy: Policy) -> None:
+def test_nothing_is_released_before_the_record_is_made(served: Bridge, policy: BackwardsPolicy) -> None:
     stored = threading.Event()
     policy.before = lambda call: assert_waited(stored)
     with ThreadPoolExecutor(1) as pool:
@@ -325,7 +292,7 @@ def assert_waited(event: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("away", [TryAgain("The log is full."), Unavailable("No broker.")])
-def test_a_call_that_cannot_be_recorded_fails_and_a_retry_takes_its_place(served: Bridge, policy: Policy, away: Exception) -> None:
+def test_a_call_that_cannot_be_recorded_fails_and_a_retry_takes_its_place(served: Bridge, policy: BackwardsPolicy, away: Exception) -> None:
     policy.before = raising(away)
     status, _, said = post(served.path, CHAT)
     assert (status, said["error"]["code"], served.failure) == (503, "recorder_unavailable", away)
@@ -342,20 +309,20 @@ def raising(wrong: Exception) -> Callable[[BridgeCall], None]:
     return raise_it
 
 
-def test_a_defect_says_nothing_to_the_scaffold_and_is_kept_for_the_host(served: Bridge, policy: Policy) -> None:
+def test_a_defect_says_nothing_to_the_scaffold_and_is_kept_for_the_host(served: Bridge, policy: BackwardsPolicy) -> None:
     policy.before = raising(ZeroDivisionError("a path on the host"))
     status, headers, said = post(served.path, CHAT)
     assert (status, headers["x-should-retry"]) == (500, "false") and "path" not in said["error"]["message"]
     assert isinstance(served.failure, ZeroDivisionError)
 
 
-def test_a_refusal_of_the_policy_is_final(served: Bridge, policy: Policy) -> None:
+def test_a_refusal_of_the_policy_is_final(served: Bridge, policy: BackwardsPolicy) -> None:
     policy.before = raising(UsageError("The choice 'x' is no label."))
     status, _, said = post(served.path, CHAT)
     assert (status, said["error"]["message"], served.failure) == (400, "The choice 'x' is no label.", None)
 
 
-def test_a_retry_gets_the_recorded_answer(served: Bridge, policy: Policy) -> None:
+def test_a_retry_gets_the_recorded_answer(served: Bridge, policy: BackwardsPolicy) -> None:
     first, again, retried = (post(served.path, CHAT, retry=count)[2] for count in (0, 0, 1))
     assert first["choices"] != again["choices"] and retried == again
     assert [call.occurrence for call in policy.calls] == [0, 1]
@@ -363,7 +330,7 @@ def test_a_retry_gets_the_recorded_answer(served: Bridge, policy: Policy) -> Non
     assert post(served.path, {**CHAT, "seed": 1}, retry=1)[0] == 200 and len(policy.calls) == 3
 
 
-def test_a_retry_waits_for_a_call_in_flight(served: Bridge, policy: Policy) -> None:
+def test_a_retry_waits_for_a_call_in_flight(served: Bridge, policy: BackwardsPolicy) -> None:
     go = threading.Event()
     policy.before = lambda call: assert_waited(go)
     with ThreadPoolExecutor(8) as pool:
@@ -376,7 +343,7 @@ def test_a_retry_waits_for_a_call_in_flight(served: Bridge, policy: Policy) -> N
     assert bodies == [bodies[0]] * 8 and len(policy.calls) == 1
 
 
-def test_a_client_that_is_cut_off_after_the_record_asks_again_and_pays_once(served: Bridge, policy: Policy) -> None:
+def test_a_client_that_is_cut_off_after_the_record_asks_again_and_pays_once(served: Bridge, policy: BackwardsPolicy) -> None:
     """A proxy reads the whole of the first reply from the bridge and hangs up on the client."""
     front = socket.create_server(("127.0.0.1", 0))
     seen: list[bytes] = []
@@ -412,7 +379,7 @@ def test_a_client_that_is_cut_off_after_the_record_asks_again_and_pays_once(serv
 # budgets
 
 
-def test_a_spent_budget_is_said_at_once_and_never_asked_again(tmp_path: Path, policy: Policy) -> None:
+def test_a_spent_budget_is_said_at_once_and_never_asked_again(tmp_path: Path, policy: BackwardsPolicy) -> None:
     with serving(tmp_path, policy, CallBudget(calls=1)) as served, relayed(served.path) as url:
         arrived: list[str] = []
         reply = served.reply
@@ -427,7 +394,7 @@ def test_a_spent_budget_is_said_at_once_and_never_asked_again(tmp_path: Path, po
         assert (status, headers["x-should-retry"]) == (402, "false")
 
 
-def test_overload_says_when_to_come_back(served: Bridge, policy: Policy) -> None:
+def test_overload_says_when_to_come_back(served: Bridge, policy: BackwardsPolicy) -> None:
     policy.before = raising(Overloaded("The policy is busy.", 3))
     status, headers, said = post(served.path, CHAT)
     assert (status, headers["retry-after"], said["error"]["code"], served.failure) == (429, "3", "overloaded", None)
@@ -480,7 +447,7 @@ def test_time_runs_out() -> None:
         spend(budget, 1, 1)
 
 
-def test_what_others_have_reserved_is_waited_for(tmp_path: Path, policy: Policy) -> None:
+def test_what_others_have_reserved_is_waited_for(tmp_path: Path, policy: BackwardsPolicy) -> None:
     """Of 32 calls that reserve 50 of 400 tokens each, 8 fit at once; each uses 10 in the end, and all are answered."""
     budget = CallBudget(tokens=400)
     inside: list[str] = []
@@ -502,7 +469,7 @@ def test_what_others_have_reserved_is_waited_for(tmp_path: Path, policy: Policy)
 # replay
 
 
-def test_a_replay_gives_the_same_bytes_in_any_order(tmp_path: Path, policy: Policy) -> None:
+def test_a_replay_gives_the_same_bytes_in_any_order(tmp_path: Path, policy: BackwardsPolicy) -> None:
     bodies = [CHAT, {**CHAT, "stream": True}, CHAT, {**CHAT, "logprobs": True, "n": 3}]
     routes = ["/v1/chat/completions"] * 4 + ["/v1/embeddings"]
     bodies.append({"model": "policy", "input": "the cat"})
@@ -517,7 +484,7 @@ def test_a_replay_gives_the_same_bytes_in_any_order(tmp_path: Path, policy: Poli
     assert len(policy.record) == 5 and not replayed.first_miss
 
 
-def test_a_replay_names_its_first_miss(tmp_path: Path, policy: Policy) -> None:
+def test_a_replay_names_its_first_miss(tmp_path: Path, policy: BackwardsPolicy) -> None:
     replayed = RecordedAnswers(policy.record)
     with serving(tmp_path, replayed) as served:
         messages = [post(served.path, {**CHAT, "seed": seed})[2]["error"]["message"] for seed in (1, 2)]
@@ -528,7 +495,7 @@ def test_a_replay_names_its_first_miss(tmp_path: Path, policy: Policy) -> None:
 # one attempt after the other
 
 
-def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, policy: Policy, served: Bridge) -> None:
+def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, policy: BackwardsPolicy, served: Bridge) -> None:
     begins = {"item": "a", "attempt": 1}
     assert post(served.path, begins, server.ATTEMPT_PATH)[0] == 404
     begun: list[tuple[str, int]] = []
@@ -565,7 +532,7 @@ def test_an_ngram_vector_is_worked_by_hand() -> None:
     assert hashed_ngrams("", 4) == (0, 0, 0, 0)
 
 
-def test_a_closed_bridge_answers_nobody(tmp_path: Path, policy: Policy) -> None:
+def test_a_closed_bridge_answers_nobody(tmp_path: Path, policy: BackwardsPolicy) -> None:
     with serving(tmp_path, policy) as served:
         end = socket.socket(socket.AF_UNIX)
         end.connect(str(served.path))
@@ -575,6 +542,6 @@ def test_a_closed_bridge_answers_nobody(tmp_path: Path, policy: Policy) -> None:
     assert not served.path.exists()
 
 
-def test_a_path_that_is_too_long_is_said(tmp_path: Path, policy: Policy) -> None:
+def test_a_path_that_is_too_long_is_said(tmp_path: Path, policy: BackwardsPolicy) -> None:
     with pytest.raises(Misconfigured, match="use a shorter folder"):
         Bridge(tmp_path / ("x" * 120), policy, token=TOKEN, models=["policy"])

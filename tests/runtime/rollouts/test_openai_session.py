@@ -13,8 +13,8 @@ from events.rollouts import ModelCalled
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.rollouts.shard import AttemptResult
 from runtime.sandbox.choose import Profile
-from tests.runtime.rollouts.test_program import ASKS_FOR_EACH
-from tests.runtime.rollouts.test_runner import Fake, Table
+from tests.harness.programs import ASKS_FOR_EACH
+from tests.harness.runner import FirstChoicePolicy, RunnerHarness
 
 BOTH = """
 import os
@@ -31,7 +31,7 @@ def solve(item, model, data):
 """
 
 
-class Numbers(Fake):
+class Numbers(FirstChoicePolicy):
     """A policy that answers with the seed, so that no two samples are the same."""
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
@@ -41,8 +41,8 @@ class Numbers(Fake):
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
-    return Table(tmp_path, Numbers())
+def table(tmp_path: Path) -> RunnerHarness:
+    return RunnerHarness(tmp_path, Numbers())
 
 
 def successes(results: list[AttemptResult]) -> list[AttemptResult]:
@@ -51,7 +51,7 @@ def successes(results: list[AttemptResult]) -> list[AttemptResult]:
     return results
 
 
-def test_openai_works_beside_the_model_and_every_call_is_recorded(table: Table) -> None:
+def test_openai_works_beside_the_model_and_every_call_is_recorded(table: RunnerHarness) -> None:
     played = successes(table.play(BOTH, ["dev0", "dev1"], attempts=2))
     assert [(one.item, one.attempt) for one in played] == [("dev0", 0), ("dev0", 1), ("dev1", 0), ("dev1", 1)]
     assert len({one.answer for one in played}) == 4
@@ -68,7 +68,7 @@ def test_openai_works_beside_the_model_and_every_call_is_recorded(table: Table) 
     assert json.loads(body)["input"] == table.public.dev[0].prompt
 
 
-def test_what_is_recorded_is_not_asked_again_and_a_seed_stays(table: Table) -> None:
+def test_what_is_recorded_is_not_asked_again_and_a_seed_stays(table: RunnerHarness) -> None:
     successes(table.play(BOTH, ["dev1"], attempts=2))
     first = successes(table.play(BOTH, ["dev0", "dev1"], attempts=2))
     assert len(table.policy.asked) == 10
@@ -80,7 +80,7 @@ def test_what_is_recorded_is_not_asked_again_and_a_seed_stays(table: Table) -> N
 
 
 def test_a_call_that_cannot_be_recorded_sends_the_shard_back(tmp_path: Path) -> None:
-    class Full(Table):
+    class Full(RunnerHarness):
         def record(self, calls: Sequence[ModelCalled]) -> bool | None:
             raise TryAgain("The log is full.")
 
@@ -88,33 +88,33 @@ def test_a_call_that_cannot_be_recorded_sends_the_shard_back(tmp_path: Path) -> 
         Full(tmp_path, Numbers()).play(BOTH, ["dev0"])
 
 
-def test_a_secret_that_is_asked_for_fails_its_attempt(table: Table) -> None:
+def test_a_secret_that_is_asked_for_fails_its_attempt(table: RunnerHarness) -> None:
     code = BOTH.replace("item.prompt}", "item.prompt + 'hunter2hunter2'}").replace("    first =", "    try:\n        first =", 1)
     code = code.replace("    again =", "    except openai.BadRequestError:\n        return 'went on'\n    again =")
     (failed,) = table.play(code, ["dev0"])
     assert failed.kind == "refused" and not table.recorded
 
 
-def test_a_call_outside_of_an_attempt_is_refused(table: Table) -> None:
+def test_a_call_outside_of_an_attempt_is_refused(table: RunnerHarness) -> None:
     code = "import openai\nopenai.OpenAI().completions.create(model='policy', prompt='now')\ndef solve(*of): pass"
     (failed,) = table.play(code, ["dev0"])
     assert failed.kind == "unloadable" and "call the model from within" in failed.reason
 
 
-def test_a_scaffold_cannot_take_another_items_turn(table: Table) -> None:
+def test_a_scaffold_cannot_take_another_items_turn(table: RunnerHarness) -> None:
     code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['announce']('dev1', 0)"
     failed = table.play(code, ["dev0"], attempts=1)[0]
     assert "Attempt 0 at item 'dev1' cannot begin now" in failed.reason
 
 
 @pytest.mark.parametrize("code", [BOTH, ASKS_FOR_EACH], ids=["agent", "program"])
-def test_without_a_network_of_its_own_nothing_over_http_is_played(table: Table, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_of_its_own_nothing_over_http_is_played(table: RunnerHarness, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.rollouts.runner.provide", lambda recorded: Profile("landlock", "landlock"))
     (failed,) = table.play(code, ["dev0"])
     assert failed.kind == "unloadable" and "Landlock's profile cannot give" in failed.reason
 
 
-def test_an_attempt_cannot_begin_again_with_its_budget(table: Table) -> None:
+def test_an_attempt_cannot_begin_again_with_its_budget(table: RunnerHarness) -> None:
     code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['announce'](item.id, 0)"
     first, second = table.play(code, ["dev0"], attempts=2)
     assert "Attempt 0 at item 'dev0' cannot begin now" in first.reason
@@ -139,7 +139,7 @@ def test_the_policy_is_asked_by_one_thread_at_a_time(tmp_path: Path) -> None:
         "    aside = threading.Thread(target=lambda: [model.complete(f'{n}') for n in range(5)])\n    aside.start()\n    first =",
         1,
     )
-    successes(Table(tmp_path, Alone()).play(code.replace("    return", "    aside.join()\n    return"), ["dev0"]))
+    successes(RunnerHarness(tmp_path, Alone()).play(code.replace("    return", "    aside.join()\n    return"), ["dev0"]))
 
 
 def test_completions_that_no_event_can_hold_fail_the_attempt(tmp_path: Path) -> None:
@@ -147,14 +147,14 @@ def test_completions_that_no_event_can_hold_fail_the_attempt(tmp_path: Path) -> 
         def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
             return [Sampled(("x" * 50_000,) * of.n, ((1,),) * of.n, ((-0.5,),) * of.n, 3) for of in requests]
 
-    table = Table(tmp_path, Wordy())
+    table = RunnerHarness(tmp_path, Wordy())
     code = BOTH.replace("n=2", "n=64").replace("again =", "again = first\n    return 'went on'\n    again =")
     (failed,) = table.play(code, ["dev0"])
     assert failed.kind == "flooded" and "a call's completions are 3," in failed.reason
     assert not table.recorded
 
 
-def test_a_program_is_played_attempt_by_attempt(table: Table) -> None:
+def test_a_program_is_played_attempt_by_attempt(table: RunnerHarness) -> None:
     code = ASKS_FOR_EACH.replace("[:3]", "[:9]") + "\nclient.completions.create(model=HOSTED_MODEL, prompt='about no item')\n"
     played = successes(table.play(code, ["dev0", "dev1"], attempts=2))
     assert [(one.item, one.attempt) for one in played] == [("dev0", 0), ("dev0", 1), ("dev1", 0), ("dev1", 1)]
@@ -165,7 +165,7 @@ def test_a_program_is_played_attempt_by_attempt(table: Table) -> None:
     assert {request.max_tokens for request in table.policy.asked} == {50, 256}
 
 
-def test_a_program_sees_no_label_of_the_items_that_it_answers(table: Table) -> None:
+def test_a_program_sees_no_label_of_the_items_that_it_answers(table: RunnerHarness) -> None:
     code = (
         "import argparse, csv, pathlib\nparser = argparse.ArgumentParser()\n"
         "parser.add_argument('--dataset_dir', type=pathlib.Path)\nparser.add_argument('--working_dir', type=pathlib.Path)\n"

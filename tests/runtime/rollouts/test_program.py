@@ -15,34 +15,11 @@ from runtime.rollouts.openai.dialect import BridgeCall
 from runtime.rollouts.program import OutputLimits, OutputTooLarge, ProgramResult
 from runtime.sandbox.launch import Kind
 from tasks.contract import Item
-from tests.runtime.rollouts.test_openai_server import TOKEN, Policy, serving
+from tests.harness.openai_server import TOKEN, BackwardsPolicy, serving
+from tests.harness.programs import ASKS_FOR_EACH
 
 DATA = ScaffoldData(("theft", 'a "fraud",\nlarge'), [("took a cow", "theft"), ("sold\r\nnothing, twice", 'a "fraud",\nlarge')])
 ITEMS = [Item("dev0", "took a bicycle"), Item("dev1", 'sold the bridge, "his" own\nsay he'), Item("dev2", "出售毒品")]
-
-ASKS_FOR_EACH = """
-import argparse, csv, json, os, pathlib
-from openai import OpenAI
-
-HOSTED_BASE_URL = "https://models.example.com/v1"
-HOSTED_MODEL = "somebody/large-model"
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--dataset_dir", type=pathlib.Path)
-parser.add_argument("--working_dir", type=pathlib.Path)
-args = parser.parse_args()
-client = OpenAI(api_key=os.environ["HOSTED_API_KEY"], base_url=HOSTED_BASE_URL)
-classes = json.loads((args.dataset_dir / "classes.json").read_text())
-with open(args.dataset_dir / "test.csv", newline="") as rows, open(args.working_dir / "submission.csv", "w", newline="") as out:
-    writer = csv.writer(out)
-    writer.writerow(["id", "label"])
-    for row in csv.DictReader(rows):
-        prompt = f"Which of {classes}? {row['text']}"
-        said = client.chat.completions.create(
-            model=HOSTED_MODEL, messages=[{"role": "user", "content": prompt}], max_tokens=50, temperature=0.1
-        )
-        writer.writerow([row["id"], said.choices[0].message.content[:3]])
-"""
 
 
 def test_a_folder_is_a_program_unless_its_agent_solves() -> None:
@@ -207,7 +184,7 @@ def test_a_program_asks_over_the_bridge_and_answers(tmp_path: Path, kind: Kind) 
         folder.mkdir()
     (folders["code"] / "target_agent.py").write_text(program.retarget(ASKS_FOR_EACH))
     program.write_dataset(folders["data"], DATA, ITEMS, "Which crime?")
-    policy = Policy()
+    policy = BackwardsPolicy()
     with serving(tmp_path, policy) as served:
         launch = program.launcher(kind, folders["scratch"], served.path, 60)
         env = program.environment(ASKS_FOR_EACH, TOKEN, "policy")

@@ -1,49 +1,29 @@
 """Running shards: calls recorded before their answers are released, none asked twice, and nothing to be looked up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from events import codec
 from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
 from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
-from events.secret import Scanner, Secret
-from runtime.blobs.directory import Blobs
 from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
-from runtime.rollouts.calls import CallLog
-from runtime.rollouts.runner import RolloutRunner
-from runtime.rollouts.shard import AttemptResult, RolloutShard, facts_of, failed_attempts
-from tasks.contract import Public
-from tasks.loading import load
-from tests.harness.places import TASKS
+from runtime.rollouts.shard import AttemptResult, facts_of, failed_attempts
+from tests.harness.runner import FirstChoicePolicy, RunnerHarness, answers, shard_of
 
-TOY = TASKS / "toy"
 ASKS = "def solve(item, model, data): return model.complete(item.prompt, choices=data.labels).text"
 
 
-class Fake:
-    """A policy that answers with the first choice and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[SampleRequest] = []
-
-    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        self.asked += requests
-        return [Sampled((of.choices[0],) * of.n, ((0,),) * of.n, ((-0.5,),) * of.n) for of in requests]
-
-
-class Refusing(Fake):
+class Refusing(FirstChoicePolicy):
     """A policy that does not know its choices."""
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         raise UsageError("The choice 'x' is not one of this policy's labels.")
 
 
-class Strict(Fake):
+class Strict(FirstChoicePolicy):
     """A policy that refuses all that it is asked at once if one of it is no label."""
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
@@ -53,58 +33,12 @@ class Strict(Fake):
         return super().sample(model, requests)
 
 
-class Table:
-    """A runner with its blobs, and the calls that it recorded."""
-
-    def __init__(self, folder: Path, policy: Fake) -> None:
-        self.folder = folder
-        self.blobs = Blobs(folder / "blobs")
-        self.recorded: dict[str, ModelCalled] = {}
-        self.public: Public = load(str(TOY)).public(0)
-        self.use(policy)
-
-    def use(self, policy: Fake) -> None:
-        """Run what follows with another policy."""
-        self.policy = policy
-        self.runner = RolloutRunner(self.blobs, self.folder / "work", policy, Scanner([Secret("hunter2hunter2")]))
-
-    def record(self, calls: Sequence[ModelCalled]) -> bool | None:
-        self.recorded |= {codec.event_id("r", ModelCalled, *call.key()): call for call in calls}
-        return None
-
-    def find(self, ids: Sequence[str]) -> Mapping[str, ModelCalled]:
-        return {id: self.recorded[id] for id in ids if id in self.recorded}
-
-    def run(self, shard: RolloutShard) -> list[AttemptResult]:
-        return self.runner.run(shard, self.public, CallLog(self.find, self.record))
-
-    def play(
-        self, code: str, items: Sequence[str], fold: int | None = None, attempts: int = 1, hints: Mapping[str, str] | None = None
-    ) -> list[AttemptResult]:
-        """The results of a scaffold with this code."""
-        scaffold = self.blobs.put_tree({"agent.py": code.encode()})
-        try:
-            return self.run(shard_of(items, scaffold=scaffold, fold=fold, attempts=attempts, hints=hints or {}))
-        finally:
-            self.runner.close()
-
-
-def shard_of(items: Sequence[str], **fields: Any) -> RolloutShard:
-    return RolloutShard(run="r", id="q", model="m", items=tuple(items), temperature=1.0, seed=1, **fields)
-
-
-def answers(results: Sequence[AttemptResult]) -> list[str | None]:
-    """The answers of attempts none of which failed."""
-    assert not any(result.kind for result in results), results
-    return [result.answer for result in results]
-
-
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
-    return Table(tmp_path, Fake())
+def table(tmp_path: Path) -> RunnerHarness:
+    return RunnerHarness(tmp_path, FirstChoicePolicy())
 
 
-def test_every_attempt_has_an_answer_and_its_call(table: Table) -> None:
+def test_every_attempt_has_an_answer_and_its_call(table: RunnerHarness) -> None:
     results = table.play(ASKS, ["dev0", "dev1"], attempts=3)
     assert [(result.item, result.attempt) for result in results] == [(item, attempt) for item in ("dev0", "dev1") for attempt in range(3)]
     assert {(use.call, use.completion) for result in results for use in result.uses} == {
@@ -147,7 +81,9 @@ def test_a_request_gets_a_trajectory_or_a_failure_for_each_attempt() -> None:
     ]
 
 
-def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(
+    table: RunnerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     item = table.public.dev[0].id
     first, last = table.public.labels[0], table.public.labels[-1]
     with monkeypatch.context() as kept:
@@ -160,7 +96,7 @@ def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(
     assert answers(results) == [last] and last != first
 
 
-def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: Table) -> None:
+def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: RunnerHarness) -> None:
     item, other = (example.id for example in table.public.train[:2])
     table.play(ASKS, [item, other], hints={item: " Hint: baker."})
     hints = {request.prompt: request.hint for request in table.policy.asked}
@@ -171,7 +107,7 @@ def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: Table
     assert body["prompt"] == request.prompt + " Hint: baker." and "Hint" not in request.prompt
 
 
-def test_a_call_that_is_recorded_is_not_made_again(table: Table) -> None:
+def test_a_call_that_is_recorded_is_not_made_again(table: RunnerHarness) -> None:
     first = table.play(ASKS, ["dev0", "dev1"])
     table.policy.asked.clear()
     again = table.play(ASKS, ["dev0", "dev1", "dev2"])
@@ -179,7 +115,7 @@ def test_a_call_that_is_recorded_is_not_made_again(table: Table) -> None:
     assert answers(again)[:2] == answers(first)
 
 
-def test_a_seed_belongs_to_the_item_and_not_to_what_else_is_run_with_it(table: Table) -> None:
+def test_a_seed_belongs_to_the_item_and_not_to_what_else_is_run_with_it(table: RunnerHarness) -> None:
     table.play(ASKS, ["dev0", "dev1"])
     alone = {request.prompt: request.seed for request in table.policy.asked}
     table.recorded.clear()
@@ -190,29 +126,29 @@ def test_a_seed_belongs_to_the_item_and_not_to_what_else_is_run_with_it(table: T
 
 
 def test_nothing_is_released_that_could_not_be_recorded(tmp_path: Path) -> None:
-    class Full(Table):
+    class Full(RunnerHarness):
         def record(self, calls: Sequence[ModelCalled]) -> bool | None:
             raise UsageError("The log takes nothing.")
 
-    (result,) = Full(tmp_path, Fake()).play(ASKS, ["dev0"])
+    (result,) = Full(tmp_path, FirstChoicePolicy()).play(ASKS, ["dev0"])
     assert (result.kind, result.reason) == ("refused", "The log takes nothing.")
 
 
 def test_what_another_executor_recorded_first_is_what_counts(tmp_path: Path) -> None:
     """A policy need not say the same twice; else the attempt's answer would not be what its recorded call says."""
 
-    class Second(Table):
+    class Second(RunnerHarness):
         def record(self, calls: Sequence[ModelCalled]) -> bool:
             first = [msgspec.structs.replace(call, texts=("said to the other",) * len(call.texts)) for call in calls]
             super().record(first)
             return True
 
-    table = Second(tmp_path, Fake())
+    table = Second(tmp_path, FirstChoicePolicy())
     assert answers(table.play(ASKS, ["dev0", "dev1"])) == ["said to the other"] * 2
     assert len(table.policy.asked) == 2
 
 
-def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Table) -> None:
+def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: RunnerHarness) -> None:
     """The answer would be there for all of train if the scaffold were given all of train."""
     code = (
         "def solve(item, model, data):\n"
@@ -226,7 +162,7 @@ def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Tabl
 
 
 def test_a_policy_that_refuses_fails_the_attempts_in_its_words(tmp_path: Path) -> None:
-    (result,) = Table(tmp_path, Refusing()).play(ASKS, ["dev0"])
+    (result,) = RunnerHarness(tmp_path, Refusing()).play(ASKS, ["dev0"])
     assert result.kind == "refused" and "not one of this policy's labels" in result.reason
 
 
@@ -234,7 +170,7 @@ SOME_REFUSED = "def solve(item, model, data): return model.complete(item.prompt,
 
 
 def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
-    table = Table(tmp_path, Strict())
+    table = RunnerHarness(tmp_path, Strict())
     results = table.play(SOME_REFUSED, ["dev0", "dev1", "dev2"], attempts=2)
     assert [result.kind for result in results] == ["", "", "refused", "refused", "", ""]
     assert all("not one of this policy's" in result.reason for result in results[2:4])
@@ -246,33 +182,33 @@ def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
 
 
 def test_a_refused_call_is_asked_again_on_resume(tmp_path: Path) -> None:
-    table = Table(tmp_path, Strict())
+    table = RunnerHarness(tmp_path, Strict())
     table.play(SOME_REFUSED, ["dev0", "dev1"])
-    table.use(Fake())
+    table.use(FirstChoicePolicy())
     assert len(answers(table.play(SOME_REFUSED, ["dev0", "dev1"]))) == 2
     assert [request.choices for request in table.policy.asked] == [("x",)]
 
 
 def test_an_attempt_that_swallows_a_refusal_has_failed_all_the_same(tmp_path: Path) -> None:
     code = "def solve(item, model, data):\n  try: model.complete('', ['x'])\n  except RuntimeError: return 'a'"
-    (result,) = Table(tmp_path, Strict()).play(code, ["dev0"])
+    (result,) = RunnerHarness(tmp_path, Strict()).play(code, ["dev0"])
     assert result.kind == "refused"
 
 
 @pytest.mark.parametrize("error", [TryAgain("later"), Unavailable("away")])
 def test_a_policy_that_is_away_is_no_failure_of_a_shard(tmp_path: Path, error: UserError) -> None:
-    class Away(Fake):
+    class Away(FirstChoicePolicy):
         def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
             raise error
 
     with pytest.raises(type(error)):
-        Table(tmp_path, Away()).play(ASKS, ["dev0", "dev1"])
+        RunnerHarness(tmp_path, Away()).play(ASKS, ["dev0", "dev1"])
 
 
 @pytest.mark.parametrize(
     "change", ["item.prompt + '!', data.labels", "item.prompt, data.labels[:2]", "item.prompt, data.labels, [1.0] * len(data.labels)"]
 )
-def test_a_recorded_call_answers_no_other_question(table: Table, change: str) -> None:
+def test_a_recorded_call_answers_no_other_question(table: RunnerHarness, change: str) -> None:
     table.play(ASKS, ["dev0", "dev1"])
     recorded, asked = dict(table.recorded), len(table.policy.asked)
     code = f"def solve(item, model, data): return model.complete(*([{change}] if item.id == 'dev1' else [item.prompt, data.labels])).text"
@@ -284,18 +220,18 @@ def test_a_recorded_call_answers_no_other_question(table: Table, change: str) ->
 @pytest.mark.parametrize(
     "body", ["return 'hunter2' * 2", "raise ValueError('hunter2' * 2)", "return model.complete('hunter2' * 2, choices=data.labels).text"]
 )
-def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: Table, body: str) -> None:
+def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: RunnerHarness, body: str) -> None:
     (result,) = table.play(f"def solve(item, model, data): {body}", ["dev0"])
     assert result.kind == "refused" and "secret" in result.reason and result.answer is None and not table.recorded
     assert not any(b"hunter2hunter2" in path.read_bytes() for path in table.blobs.root.rglob("*") if path.is_file())
 
 
-def test_an_item_that_this_host_does_not_have_fails_the_shard(table: Table) -> None:
+def test_an_item_that_this_host_does_not_have_fails_the_shard(table: RunnerHarness) -> None:
     results = table.play(ASKS, ["dev0", "case-7"])
     assert all(result.kind == "unloadable" and "case-7" in result.reason for result in results) and len(results) == 2
 
 
-def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(table: RunnerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EVOLOG_ALLOW_UNSANDBOXED", raising=False)
     for recorded in ("none", "landlock ABI 7, seccomp 0, memory by watchdog"):
         with pytest.raises(Misconfigured):

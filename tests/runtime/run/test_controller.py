@@ -5,6 +5,7 @@ import asyncio
 from events import codec
 from events.errors import Unavailable
 from events.fact import Fact
+from events.rollouts import RolloutsRequested
 from events.run import DecisionMade, EventSetAside
 from events.secret import Scanner
 from events.subjects import tag_of
@@ -12,8 +13,8 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
-from tests.harness.given import RUN, Story
-from tests.runtime.run.test_decide import proposed, results, started
+from tests.harness.facts import RUN, proposed, scores, started
+from tests.harness.given import given
 
 
 async def say(log: MemoryLog, *facts: Fact) -> None:
@@ -39,7 +40,7 @@ async def to_first_score(log: MemoryLog) -> list[Fact]:
     await drive(controller(log))
     await say(log, proposed())
     await drive(controller(log))
-    return results(Story().when(started(), proposed()), {"d1"})
+    return [*scores(given(started(), proposed()).of(RolloutsRequested), {"d1"})]
 
 
 def test_a_fresh_controller_each_time_decides_as_one_would_that_never_died() -> None:

@@ -5,116 +5,52 @@ import random
 import msgspec
 import pytest
 
-from events import codec
-from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
-from events.choice import AgentCalled, FeedbackRequested, LeverChosen
+from events.change import ProposalFailed, ScaffoldRequested
+from events.choice import AgentCalled, FeedbackRequested
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutFailed, RolloutsRequested
-from events.run import AuditReleased, Budget, Items, RunFinished, RunPaused, RunResumed, RunStarted
+from events.run import AuditReleased, Budget, RunFinished, RunPaused, RunResumed
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from runtime.run.fork import comparable_from
-from tests.harness.given import RUN, Story, given
-
-DEV = ("d1", "d2", "d3", "d4")
-FOLDS = (("t1", "t2"), ("t3",))
+from tests.harness.facts import DEV, chosen, proposed, scores, started, update
+from tests.harness.given import Scenario, given
 
 
-def started(generations: int = 3, budget: Budget = Budget(), shard_size: int = 400) -> RunStarted:
-    return RunStarted(
-        task="toy",
-        seed=7,
-        levers=("scaffold", "weights"),
-        generations=generations,
-        budget=budget,
-        items=Items(dev=DEV, folds=FOLDS, probe=(("t1",),)),
-        splits={},
-        verifier="v1",
-        policy="fake",
-        base_model="b",
-        group_size=2,
-        shard_size=shard_size,
-    )
-
-
-def proposed(generation: int = 0, scaffold: str = "s0") -> ScaffoldProposed:
-    return ScaffoldProposed(generation=generation, scaffold=scaffold, parent="", summary="", reason="")
-
-
-def update(
-    generation: int = 1, rounds: int = 2, resample: str = "unsolved", memory: str = "update", restart: bool = False, hints: bool = False
-) -> WeightUpdateRequested:
-    return WeightUpdateRequested(
-        generation=generation,
-        algorithm="best_of_n",
-        hyper={},
-        rounds=rounds,
-        resample=resample,
-        memory=memory,
-        reason="",
-        restart=restart,
-        hints=hints,
-    )
-
-
-def chosen(generation: int, lever: str) -> LeverChosen:
-    return LeverChosen(generation=generation, lever=lever, action="", reason="enough", propensities={}, diagnosis={})
-
-
-def results(story: Story, right: set[str]) -> list[Fact]:
-    """A score of 1 for the right items and 0 for the others, for all that the last decision asked to be played."""
-    found: list[Fact] = []
-    for requested in story.of(RolloutsRequested):
-        request = codec.event_id(RUN, RolloutsRequested, *requested.key())
-        for item in requested.items:
-            for attempt in range(requested.attempts):
-                reward = 1.0 if item in right else 0.0
-                found.append(
-                    TrajectoryScored(
-                        trajectory=f"{request}-{item}-{attempt}",
-                        request=request,
-                        item=item,
-                        attempt=attempt,
-                        reward=reward,
-                        outcome="right" if reward else "wrong",
-                        verifier="v1",
-                    )
-                )
-    return found
-
-
-def played(story: Story, right: set[str], seed: int = 0) -> Story:
-    facts = results(story, right)
+def played(story: Scenario, right: set[str], seed: int = 0) -> Scenario:
+    facts = scores(story.of(RolloutsRequested), right)
     random.Random(seed).shuffle(facts)
     return story.when(*facts)
 
 
-def accepted_start() -> Story:
+def accepted_start() -> Scenario:
     return played(given(started(), proposed()), {"d1"})
 
 
-def published(story: Story, generation: int = 1, round: int = 1, adapter: str = "a1") -> Story:
-    sealed = story.of(TrainingBatchSealed)[0]
-    return story.when(
-        AdapterPublished(
-            generation=generation,
-            round=round,
-            adapter=adapter,
-            parent_adapter=sealed.parent_adapter,
-            base_model="b",
-            batch=sealed.digest,
-            algorithm="best_of_n",
-            canary=(),
-            trained_on=1,
-            state=f"{adapter} state",
-        ),
-        AdapterServed(generation=generation, round=round, adapter=adapter, batch=sealed.digest, error=0.0),
+def adapter_of(sealed: TrainingBatchSealed, adapter: str) -> AdapterPublished:
+    return AdapterPublished(
+        generation=sealed.generation,
+        round=sealed.round,
+        adapter=adapter,
+        parent_adapter=sealed.parent_adapter,
+        base_model="b",
+        batch=sealed.digest,
+        algorithm=sealed.algorithm,
+        canary=(),
+        trained_on=1,
+        state=f"{adapter} state",
     )
 
 
+def published(story: Scenario, adapter: str = "a1") -> Scenario:
+    (sealed,) = story.of(TrainingBatchSealed)
+    served = AdapterServed(generation=sealed.generation, round=sealed.round, adapter=adapter, batch=sealed.digest, error=0.0)
+    return story.when(adapter_of(sealed, adapter), served)
+
+
 def test_a_run_begins_by_asking_for_a_scaffold() -> None:
-    assert given(started()).decided == [ScaffoldRequested(generation=0, task="toy")]
+    given(started()).then(ScaffoldRequested(generation=0, task="toy"))
 
 
 def test_a_proposed_scaffold_is_played_on_dev_once_and_on_the_probe_in_groups() -> None:
@@ -137,7 +73,7 @@ def test_the_start_is_accepted_with_its_interval_and_feedback_is_asked() -> None
 
 def test_nothing_is_decided_before_every_attempt_is_scored() -> None:
     story = given(started(), proposed())
-    assert story.when(*results(story, set())[:-1]).decided == []
+    story.when(*scores(story.of(RolloutsRequested), set())[:-1]).then_nothing()
 
 
 def test_the_order_of_scores_decides_nothing() -> None:
@@ -145,10 +81,16 @@ def test_the_order_of_scores_decides_nothing() -> None:
     assert all(end == ends[0] for end in ends)
 
 
-def test_a_score_that_comes_twice_counts_once() -> None:
-    story = given(started(), proposed())
-    facts = results(story, {"d1"})
-    assert story.when(*facts, *facts).of(CandidateEvaluated)[0].items == 4
+def test_of_two_outcomes_of_one_attempt_the_first_counts() -> None:
+    once, twice = given(started(), proposed()), given(started(), proposed())
+    facts = scores(once.of(RolloutsRequested), {"d1"})
+    for fact in facts[:-1]:
+        purpose = "dev" if fact.item in DEV else "probe"
+        failed = RolloutFailed(request=fact.request, item=fact.item, attempt=fact.attempt, purpose=purpose, kind="crashed", reason="")
+        twice.when(fact).then_nothing().late(failed).then_nothing()
+    once.when(*facts)
+    assert once.of(CandidateEvaluated)[0].items == 4
+    twice.when(facts[-1]).then(*once.decided)
 
 
 def test_a_worse_candidate_is_rejected_and_the_next_starts_from_the_best() -> None:
@@ -163,7 +105,7 @@ def test_a_better_candidate_is_built_on() -> None:
 
 def test_failed_attempts_are_counted_and_never_scored_as_zero() -> None:
     story = given(started(), proposed())
-    facts = results(story, {"d1", "d2"})
+    facts: list[Fact] = [*scores(story.of(RolloutsRequested), {"d1", "d2"})]
     lost = next(fact for fact in facts if isinstance(fact, TrajectoryScored) and fact.item == "d4")
     facts[facts.index(lost)] = RolloutFailed(request=lost.request, item="d4", attempt=0, purpose="dev", kind="crashed", reason="boom")
     (evaluated,) = story.when(*facts).of(CandidateEvaluated)
@@ -176,8 +118,7 @@ def test_a_start_of_which_nothing_ran_ends_the_run_in_words() -> None:
     story.when(
         *[
             ScoringFailed(trajectory=fact.trajectory, request=fact.request, item=fact.item, attempt=fact.attempt, reason="nan")
-            for fact in results(story, set())
-            if isinstance(fact, TrajectoryScored)
+            for fact in scores(story.of(RolloutsRequested), set())
         ]
     )
     assert story.of(RunFinished)[0].reason == "the first scaffold could not be evaluated"
@@ -257,8 +198,9 @@ def test_an_update_that_fails_leaves_the_last_good_adapter() -> None:
 def test_an_adapter_that_is_rejected_leaves_the_last_good_one() -> None:
     story = published(played(accepted_start().when(chosen(1, "weights"), update(rounds=2)), {"t1"}))
     story = played(story, {"t1"})
-    batch = story.of(TrainingBatchSealed)[0].digest
-    story.when(AdapterRejected(generation=1, round=2, adapter="a2", batch=batch, reason="it is damaged"))
+    sealed = story.of(TrainingBatchSealed)[0]
+    story.when(adapter_of(sealed, "a2")).then_nothing()
+    story.when(AdapterRejected(generation=1, round=2, adapter="a2", batch=sealed.digest, reason="it is damaged"))
     finished = story.of(WeightUpdateFinished)[0]
     assert (finished.adapter, finished.reason) == ("a1", "it is damaged")
     assert {(shard.scaffold, shard.adapter) for shard in story.of(RolloutsRequested)} == {("s0", "a1")}
@@ -319,8 +261,8 @@ def test_a_training_round_that_does_not_fit_the_budget_is_not_played() -> None:
 
 def test_a_paused_run_decides_nothing_and_catches_up_when_resumed() -> None:
     story = given(started(), proposed())
-    facts = results(story, {"d1"})
-    assert story.when(RunPaused(number=1, reason="lunch"), *facts).decided == []
+    facts = scores(story.of(RolloutsRequested), {"d1"})
+    story.when(RunPaused(number=1, reason="lunch"), *facts).then_nothing()
     assert story.when(RunResumed(number=1)).of(CandidateEvaluated)
 
 
@@ -330,55 +272,71 @@ def test_decisions_form_a_chain_that_depends_on_all_that_was_folded() -> None:
 
 
 def test_a_later_word_about_an_earlier_generation_changes_nothing() -> None:
-    story = played(accepted_start().when(chosen(1, "scaffold"), proposed(1, "s1")), {"d1", "d2"})
-    assert story.when(proposed(1, "s1"), update(1), chosen(1, "stop")).decided == []
+    story = played(accepted_start().when(proposed(1, "s1")), {"d1", "d2"})
+    story.late(chosen(1, "stop"), update(1), ProposalFailed(generation=1, reason="no idea")).then_nothing()
 
 
-def released(action: str, lever: str = "scaffold", generation: int = 1) -> AuditReleased:
-    return AuditReleased(look=1, action=action, lever=lever, generation=generation, bits=2.0)
+def released(action: str, lever: str = "scaffold", generation: int = 1, look: int = 1) -> AuditReleased:
+    return AuditReleased(look=look, action=action, lever=lever, generation=generation, bits=2.0)
 
 
-def improved() -> Story:
-    """The start, and a better scaffold in generation 1; feedback is asked for generation 2."""
-    return played(accepted_start().when(chosen(1, "scaffold"), proposed(1, "s1")), {"d1", "d2"})
+def quiet(look: int) -> AuditReleased:
+    return AuditReleased(look=look, action="none", lever="", generation=-1, bits=1.0)
+
+
+def improved(on_drift: str) -> Scenario:
+    """The start, and a better scaffold in generation 1, by rules under which feedback for generation 2 does not wait for the auditor."""
+    story = given(msgspec.structs.replace(started(), on_drift=on_drift), proposed(), version=2)
+    return played(played(story, {"d1"}).when(chosen(1, "scaffold"), proposed(1, "s1")), {"d1", "d2"})
+
+
+def improved_and_waiting(on_drift: str) -> Scenario:
+    """The same by today's rules: nothing is asked before the auditor has looked at generation 1."""
+    story = played(given(msgspec.structs.replace(started(), on_drift=on_drift), proposed()), {"d1"}).when(quiet(0))
+    return played(story.when(chosen(1, "scaffold"), proposed(1, "s1")), {"d1", "d2"})
 
 
 def test_a_run_that_the_auditor_stops_ends_at_the_next_barrier() -> None:
-    story = played(improved().when(released("stop"), proposed(2, "s2")), set())
-    (finished,) = story.of(RunFinished)
-    assert finished.reason == "the auditor found drift since generation 1" and finished.scaffold == "s1"
+    for story in (
+        played(improved("stop").when(released("stop"), proposed(2, "s2")), set()),
+        improved_and_waiting("stop").when(released("stop")),
+    ):
+        (finished,) = story.of(RunFinished)
+        assert finished.reason == "the auditor found drift since generation 1" and finished.scaffold == "s1"
 
 
 def test_a_lever_that_the_auditor_has_frozen_is_not_offered_again() -> None:
-    (asked,) = played(improved().when(released("freeze"), proposed(2, "s2")), set()).of(FeedbackRequested)
-    assert (asked.levers, asked.scaffold) == (("weights",), "s1")
-    (finished,) = played(improved().when(released("freeze", "both"), proposed(2, "s2")), set()).of(RunFinished)
+    (asked,) = played(improved("freeze").when(released("freeze"), proposed(2, "s2")), set()).of(FeedbackRequested)
+    (at_once,) = improved_and_waiting("freeze").when(released("freeze")).of(FeedbackRequested)
+    assert (asked.levers, asked.scaffold) == (at_once.levers, at_once.scaffold) == (("weights",), "s1")
+    (finished,) = played(improved("freeze").when(released("freeze", "both"), proposed(2, "s2")), set()).of(RunFinished)
     assert finished.reason == "the auditor has had every lever frozen"
+    improved_and_waiting("freeze").when(released("freeze", "both")).then(msgspec.structs.replace(finished, generations=1, rollouts=12))
 
 
 def test_a_run_that_the_auditor_may_act_on_waits_for_its_look_at_what_was_kept() -> None:
     acted_on = msgspec.structs.replace(started(), on_drift="stop")
     story = played(given(acted_on, proposed()), {"d1"})
     assert story.of(CandidateAccepted) and not story.of(FeedbackRequested)
-    nothing = AuditReleased(look=0, action="none", lever="", generation=-1, bits=1.0)
-    assert story.when(nothing).of(FeedbackRequested)
+    assert story.when(quiet(0)).of(FeedbackRequested)
     played(story.when(chosen(1, "scaffold"), proposed(1, "s1")), set())
     assert story.of(FeedbackRequested)  # nothing new was kept
     played(story.when(chosen(2, "scaffold"), proposed(2, "s2")), {"d1", "d2"})
     assert story.of(CandidateAccepted) and not story.of(FeedbackRequested)
-    found = AuditReleased(look=2, action="stop", lever="scaffold", generation=1, bits=2.0)
-    (finished,) = story.when(found).of(RunFinished)
+    (finished,) = story.when(released("stop", look=2)).of(RunFinished)
     assert finished.reason == "the auditor found drift since generation 1"
 
 
 def test_a_run_goes_back_to_before_the_drift_and_stays_there() -> None:
-    story = played(improved().when(released("rollback"), proposed(2, "s2")), set())
+    story = played(improved("rollback").when(released("rollback"), proposed(2, "s2")), set())
     (asked,) = story.of(FeedbackRequested)
     assert (asked.levers, asked.scaffold) == (("weights",), "s0")
     (finished,) = story.when(chosen(3, "stop")).of(RunFinished)
     assert finished.scaffold == "s0"
-    (finished,) = improved().when(released("rollback"), chosen(2, "stop")).of(RunFinished)
+    (finished,) = improved("rollback").when(released("rollback"), chosen(2, "stop")).of(RunFinished)
     assert finished.scaffold == "s0"  # also where no further generation begins
+    (asked,) = improved_and_waiting("rollback").when(released("rollback")).of(FeedbackRequested)
+    assert (asked.levers, asked.scaffold) == (("weights",), "s0")
 
 
 def test_scores_mean_what_they_mean_since_the_last_fork_that_judges_otherwise() -> None:

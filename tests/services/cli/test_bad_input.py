@@ -28,15 +28,18 @@ from runtime.rollouts.calls import CallLog
 from runtime.rollouts.host import ScaffoldCall, ScaffoldData, ScaffoldProcess
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard
-from services.cli.running import Order, run_task
+from runtime.run.order import RunOrder
+from services.cli.live import run_task
 from services.host.settings import scaffold_limits
 from tasks.contract import FOLDS, Example, Public
 from tasks.loading import load
 from tests.harness import lawbench_standin
-from tests.harness.command import PATIENCE, Place, one_sentence
-from tests.harness.places import TASKS
+from tests.harness.cli import CliHarness, one_sentence
+from tests.harness.faults import damage
+from tests.harness.paths import TOY
+from tests.harness.polling import PATIENCE
+from tests.harness.tasks.smaller import small_toy
 
-TOY = TASKS / "toy"
 SOLVE = "def solve(item, model, data):\n    "
 SCAFFOLDS = {
     "hung": "import time\n" + SOLVE + "time.sleep(600)",
@@ -52,21 +55,10 @@ ATTEMPTS = 8 + 8 * 4
 """Of one evaluation of a tiny task: dev once, the probe eight times."""
 
 
-def tiny(folder: Path, **files: str) -> Path:
-    """A copy of the toy task with 20 train, 8 dev and 8 test items and one generation; `files` replaces some of it, by name."""
-    shutil.copytree(TOY, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (folder / "data.py", folder / "gold.py", folder / "task.py"):
-        text = path.read_text().replace('"train", 80', '"train", 20').replace('"dev", 40', '"dev", 8').replace('"test", 40', '"test", 8')
-        path.write_text(text.replace("GENERATIONS = 2", "GENERATIONS = 1"))
-    for name, text in files.items():
-        (folder / name.replace("__", "/")).with_suffix(".py").write_text(text)
-    return folder
-
-
 NEARLY_FULL = """
 from services.cli.main import main
-from runtime import server
-server.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
+from runtime.broker import store
+store.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
 main()
 """
 
@@ -79,25 +71,25 @@ class Stopped(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Stopped]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CliHarness, Stopped]]:
     """The services with all the runs of this file: ordered, stopped in their midst by a full disk, gone on with, and audited."""
     folder = tmp_path_factory.mktemp("bad")
-    place = Place(folder, EVOLOG_SCAFFOLD_SILENCE="2")
-    runs = {f"scaffold-{kind}": tiny(folder / kind, scaffold__agent=code) for kind, code in SCAFFOLDS.items()}
+    place = CliHarness(folder, EVOLOG_SCAFFOLD_SILENCE="2")
+    runs = {f"scaffold-{kind}": small_toy(folder / kind, scaffold__agent=code) for kind, code in SCAFFOLDS.items()}
     for name, code in VERIFIERS.items():
         text = (TOY / "verifier.py").read_text().split("    if not answer")[0]
-        runs[f"verifier-{name}"] = tiny(folder / name, verifier=f"{text}    {code}\n")
-    runs["gold"] = tiny(folder / "gold", gold="'''No labels here.'''\n")
+        runs[f"verifier-{name}"] = small_toy(folder / name, verifier=f"{text}    {code}\n")
+    runs["gold"] = small_toy(folder / "gold", gold="'''No labels here.'''\n")
     catalogue = (TOY / "catalogue.py").read_text().replace("        if evidence.offered", "        1 / 0\n        if evidence.offered")
-    runs["own-code"] = tiny(folder / "own", catalogue=catalogue, baselines="BASELINES = {'mine': lambda public, items: items[999]}\n")
-    runs["even"] = runs["odd"] = tiny(folder / "good")
+    runs["own-code"] = small_toy(folder / "own", catalogue=catalogue, baselines="BASELINES = {'mine': lambda public, items: items[999]}\n")
+    runs["even"] = runs["odd"] = small_toy(folder / "good")
     try:
         up = place.up(program=("-P", "-c", NEARLY_FULL))
         order_elsewhere(place)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_CACHE_HOME", place.environment["XDG_CACHE_HOME"])
             for name, task in runs.items():
-                order = Order(task=str(task), levers="scaffold", seed=0, generations=None, budget="", name=name)
+                order = RunOrder(task=str(task), levers="scaffold", seed=0, generations=None, budget="", name=name)
                 run_task(place.node.directory, order, detach=True, as_json=False)
         disturb(place)
         run = place.start("run", str(folder / "good"), "--name", "watched", "--levers", "scaffold")
@@ -106,7 +98,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Stop
         stopped = Stopped(ended(up), ended(run))
         (place.node.directory / "full").unlink()
         place.up()
-        place.audited(*runs, "elsewhere", "watched")
+        place.wait_until_audited(*runs, "elsewhere", "watched")
         yield place, stopped
     finally:
         place.down()
@@ -118,11 +110,11 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def place(made: tuple[Place, Stopped]) -> Place:
+def place(made: tuple[CliHarness, Stopped]) -> CliHarness:
     return made[0]
 
 
-def order_elsewhere(place: Place) -> None:
+def order_elsewhere(place: CliHarness) -> None:
     """A run of a task that this host has not."""
     items = Items(dev=("d0",), folds=(("t0",),) * FOLDS, probe=(("t0",),))
     started = RunStarted(
@@ -138,7 +130,7 @@ def order_elsewhere(place: Place) -> None:
         base_model="0" * 64,
     )
     event = codec.event(started, run="elsewhere", source="operator", cause="", time="2026-01-01T00:00:00Z")
-    place.wire("operator", LOG).append([Message(event.subject, codec.encode(event))])
+    place.connect("operator", LOG).append([Message(event.subject, codec.encode(event))])
 
 
 def poison() -> dict[str, bytes]:
@@ -175,24 +167,24 @@ def poison() -> dict[str, bytes]:
     }
 
 
-def disturb(place: Place) -> None:
+def disturb(place: CliHarness) -> None:
     """Messages in the midst of a run that have a service's tag and not its shape."""
     for number, data in enumerate(poison().values()):
-        place.wire("executor", LOG).append([Message(f"evolog.odd.{number}.trajectory_recorded", data)])
-    place.wire("feedback_agent", LOG).append([Message("evolog.odd.y.lever_chosen", b"\xff not JSON")])
+        place.connect("executor", LOG).append([Message(f"evolog.odd.{number}.trajectory_recorded", data)])
+    place.connect("feedback_agent", LOG).append([Message("evolog.odd.y.lever_chosen", b"\xff not JSON")])
 
 
-def report(place: Place, run: str) -> dict[str, object]:
+def report(place: CliHarness, run: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(place.evolog("show", run, "--json").out)
     return found
 
 
-def asked(place: Place, sql: str) -> list[dict[str, object]]:
+def asked(place: CliHarness, sql: str) -> list[dict[str, object]]:
     found: list[dict[str, object]] = json.loads(place.evolog("sql", sql, "--json").out)
     return found
 
 
-def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: Place) -> None:
+def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: CliHarness) -> None:
     listed = {row["run"]: row for row in json.loads(place.evolog("ls", "--json").out)["runs"]}
     for kind in SCAFFOLDS:
         row = listed[f"scaffold-{kind}"]
@@ -203,7 +195,7 @@ def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: Place
     assert asked(place, "select distinct score, candidate from runs where run like 'scaffold-%'") == [{"score": None, "candidate": None}]
 
 
-def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: Place) -> None:
+def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: CliHarness) -> None:
     failed = asked(place, "select run, reason, count(*) as n from scoring_failed group by all order by run")
     assert [(row["run"], row["n"]) for row in failed] == [("verifier-not-a-number", ATTEMPTS), ("verifier-raising", ATTEMPTS)]
     assert "reward is nan" in str(failed[0]["reason"]) and "score raised RuntimeError: boom" in str(failed[1]["reason"])
@@ -211,32 +203,32 @@ def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: Place) -> None:
     assert report(place, "verifier-raising")["reason"] == NOTHING
 
 
-def test_a_run_that_comes_to_nothing_exits_with_1_and_says_where_to_look(place: Place) -> None:
+def test_a_run_that_fails_exits_with_1_and_says_where_to_look(place: CliHarness) -> None:
     said = place.evolog("run", str(place.folder / "nonsense"), "--generations", "0", "--name", "nothing", code=1)
-    assert f"run nothing came to nothing: {NOTHING} (8 of 8 attempts failed" in said.err
+    assert f"run nothing failed: {NOTHING} (8 of 8 attempts failed" in said.err
     query = said.err.split('`evolog sql "')[1].split('"`')[0]
     assert asked(place, query)[0]["outcome"] == "nonsense"
 
 
-def test_a_run_of_a_task_that_is_not_here_ends_in_words(place: Place) -> None:
+def test_a_run_of_a_task_that_is_not_here_ends_in_words(place: CliHarness) -> None:
     assert report(place, "elsewhere")["reason"] == NOTHING
     (rejected,) = asked(place, "select reason from candidate_rejected where run = 'elsewhere'")
     assert "There is no task '/nowhere/task'" in str(rejected["reason"])
 
 
-def test_a_gold_module_without_labels_is_said_in_the_audit(place: Place) -> None:
+def test_a_gold_module_without_labels_is_said_in_the_audit(place: CliHarness) -> None:
     found = report(place, "gold")
     assert found["score"] is not None and found["cells"] == []
     assert "gold.py defines no 'labels'" in str(found["cells_failed"])
 
 
-def test_a_catalogue_or_baseline_that_raises_costs_itself_alone(place: Place) -> None:
+def test_a_catalogue_or_baseline_that_raises_costs_itself_alone(place: CliHarness) -> None:
     found = report(place, "own-code")
     assert found["reason"] == "all 1 generations are done" and len(found["cells"]) == 6  # type: ignore[arg-type]
     assert "ZeroDivisionError" in str(found["generations"]) and "IndexError" in str(found["cells_failed"])
 
 
-def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_room(made: tuple[Place, Stopped]) -> None:
+def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_room(made: tuple[CliHarness, Stopped]) -> None:
     place, stopped = made
     code, said = stopped.up
     assert code == 75 and "evolog: Only 30 MB are free" in said and "what is in the log is safe" in said
@@ -246,7 +238,7 @@ def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_ro
     assert len(asked(place, "from runs where state = 'finished'")) == len(asked(place, "from run_started"))
 
 
-def test_unreadable_messages_are_set_aside_and_disturb_nothing(place: Place) -> None:
+def test_unreadable_messages_are_set_aside_and_disturb_nothing(place: CliHarness) -> None:
     even, odd = report(place, "even"), report(place, "odd")
     for what in ("reason", "score", "scaffold", "rollouts", "tokens"):
         assert even[what] == odd[what] is not None, what
@@ -262,11 +254,11 @@ def test_unreadable_messages_are_set_aside_and_disturb_nothing(place: Place) -> 
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Place:
-    return Place(tmp_path / "place")
+def alone(tmp_path: Path) -> CliHarness:
+    return CliHarness(tmp_path / "place")
 
 
-def test_a_task_that_is_not_there(alone: Place) -> None:
+def test_a_task_that_is_not_there(alone: CliHarness) -> None:
     one_sentence(alone.evolog("run", "lawbank", code=4), "There is no task 'lawbank'", "lawbench", "a path to a task folder")
 
 
@@ -278,15 +270,15 @@ def test_a_task_that_is_not_there(alone: Place) -> None:
         ("verifier.py", "raise OSError('no licence')\n", "verifier.py cannot be imported (OSError: no licence)"),
     ],
 )
-def test_a_task_folder_that_breaks_the_contract(alone: Place, file: str, text: str | None, words: str) -> None:
-    folder = tiny(alone.folder / "task")
+def test_a_task_folder_that_breaks_the_contract(alone: CliHarness, file: str, text: str | None, words: str) -> None:
+    folder = small_toy(alone.folder / "task")
     (folder / file).unlink() if text is None else (folder / file).write_text(text)
     one_sentence(alone.evolog("run", str(folder), code=78), words)
     assert not alone.node.directory.exists()
 
 
 def test_task_code_that_raises_is_misconfigured(tmp_path: Path) -> None:
-    folder = tiny(tmp_path / "raising")
+    folder = small_toy(tmp_path / "raising")
     (folder / "data.py").write_text(
         (folder / "data.py").read_text().replace("    train = tuple(", "    raise KeyError('label')\n    train = (")
     )
@@ -299,7 +291,7 @@ def test_task_code_that_raises_is_misconfigured(tmp_path: Path) -> None:
 )
 def test_a_reward_is_a_number_or_the_verifier_is_misconfigured(tmp_path: Path, gives: str, reward: float | None) -> None:
     head = (TOY / "verifier.py").read_text().split("    if not answer")[0]
-    task = load(str(tiny(tmp_path / "odd", verifier=f"{head}    return {gives}\n")))
+    task = load(str(small_toy(tmp_path / "odd", verifier=f"{head}    return {gives}\n")))
     if reward is None:
         with pytest.raises(Misconfigured, match="expected a Scored whose reward is a number"):
             task.score("a", "a")
@@ -307,7 +299,7 @@ def test_a_reward_is_a_number_or_the_verifier_is_misconfigured(tmp_path: Path, g
         assert msgspec.json.encode(task.score("a", "a").reward) == b"1.0"
 
 
-def test_data_that_are_missing_or_not_as_published(place: Place, tmp_path: Path) -> None:
+def test_data_that_are_missing_or_not_as_published(place: CliHarness, tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     one_sentence(place.evolog("run", "lawbench", code=4), "is not under", "run `evolog data get lawbench`")
     lawbench_standin.write(tmp_path / "tampered")
@@ -321,7 +313,7 @@ def test_data_that_are_missing_or_not_as_published(place: Place, tmp_path: Path)
 
 
 @pytest.mark.parametrize("command", [("up",), ("run", str(TOY))])
-def test_without_a_nats_server(alone: Place, command: tuple[str, ...]) -> None:
+def test_without_a_nats_server(alone: CliHarness, command: tuple[str, ...]) -> None:
     one_sentence(alone.evolog(*command, code=69, EVOLOG_NATS_SERVER="/nowhere/nats"), "EVOLOG_NATS_SERVER names /nowhere/nats", "unset it")
 
 
@@ -332,19 +324,11 @@ def test_a_limit_that_is_none_is_refused(silence: str, monkeypatch: pytest.Monke
         scaffold_limits()
 
 
-def test_up_refuses_a_limit_that_is_none(alone: Place) -> None:
+def test_up_refuses_a_limit_that_is_none(alone: CliHarness) -> None:
     one_sentence(alone.evolog("up", code=78, EVOLOG_SCAFFOLD_SILENCE="soon"), "'soon'")
 
 
 LABELS = ("a", "b", "c")
-
-
-def damage(blobs: Blobs, digest: str, how: str = "flipped") -> None:
-    """Flip one bit in the middle of a blob, or cut off its last byte."""
-    (path,) = blobs.root.rglob(digest)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data if how == "flipped" else path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize("of", ["folder", "file"])
@@ -445,7 +429,7 @@ def adapters(tmp_path: Path) -> Adapters:
 
 def test_a_bad_adapter_is_rejected_in_words_and_the_last_good_one_stays(adapters: Adapters) -> None:
     good = adapters.adapter()
-    assert isinstance(adapters.judge(good), AdapterServed)
+    assert isinstance(adapters.check_adapter(good), AdapterServed)
     damaged = adapters.adapter(b=1.0)
     damage(adapters.blobs, damaged)
     cases = {
@@ -457,9 +441,9 @@ def test_a_bad_adapter_is_rejected_in_words_and_the_last_good_one_stays(adapters
         "f" * 64: "is not in",
     }
     for adapter, words in cases.items():
-        fact = adapters.judge(adapter)
+        fact = adapters.check_adapter(adapter)
         assert isinstance(fact, AdapterRejected) and words in fact.reason, fact
-    wrong = adapters.judge(good, canary=(0.0, 0.0, 0.0))
+    wrong = adapters.check_adapter(good, canary=(0.0, 0.0, 0.0))
     assert isinstance(wrong, AdapterRejected) and "canary differs" in wrong.reason
     assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")
 
@@ -473,6 +457,6 @@ def test_one_wrong_bit_of_an_adapter_is_refused_by_its_digest(adapters: Adapters
         good = ""
     damage(adapters.blobs, hurt, how)
     for _ in range(2):  # it is not half loaded by the first try
-        fact = adapters.judge(bad)
+        fact = adapters.check_adapter(bad)
         assert isinstance(fact, AdapterRejected) and f"Blob {hurt} in " in fact.reason and "is damaged: its bytes hash to" in fact.reason
     assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")

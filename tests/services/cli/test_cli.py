@@ -20,11 +20,13 @@ from click.testing import CliRunner
 from events.errors import UsageError
 from events.subjects import check_run_name
 from runtime.run.budget import parse
+from runtime.run.order import RunOrder, default_name
 from services.cli.main import main
-from services.cli.running import Order, brought_up, default_name
+from services.host.orders import services_up
 from tasks.loading import EXTRA_MODULES
-from tests.harness.command import CLI, PATIENCE, Place, Said, one_sentence
-from tests.harness.places import TASKS
+from tests.harness.cli import CLI, CliHarness, CommandResult, one_sentence
+from tests.harness.paths import TASKS
+from tests.harness.polling import PATIENCE
 
 pytest.importorskip("torch")
 
@@ -43,23 +45,23 @@ COUNT = "select state, count(*) as n from runs group by all"
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Said]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[CliHarness, CommandResult]:
     """A run with both levers, for which the services were started and stopped again; its task is named by a relative path."""
-    place = Place(tmp_path_factory.mktemp("cli"))
+    place = CliHarness(tmp_path_factory.mktemp("cli"))
     shutil.copytree(TOY, place.folder / "toy", ignore=shutil.ignore_patterns("__pycache__"))
     return place, place.evolog("run", "./toy", "--name", "toy-a")
 
 
 @pytest.fixture(scope="module")
-def stopped(ran: tuple[Place, Said], tmp_path_factory: pytest.TempPathFactory) -> Place:
+def stopped(ran: tuple[CliHarness, CommandResult], tmp_path_factory: pytest.TempPathFactory) -> CliHarness:
     """A copy of it, where nothing runs."""
-    place = Place(tmp_path_factory.mktemp("stopped"))
+    place = CliHarness(tmp_path_factory.mktemp("stopped"))
     shutil.copytree(ran[0].node.directory, place.node.directory, ignore=shutil.ignore_patterns("*.sock"))
     return place
 
 
 @pytest.fixture(scope="module")
-def place(ran: tuple[Place, Said], stopped: Place) -> Iterator[Place]:
+def place(ran: tuple[CliHarness, CommandResult], stopped: CliHarness) -> Iterator[CliHarness]:
     """The same, with the services up."""
     ran[0].up()
     yield ran[0]
@@ -67,11 +69,11 @@ def place(ran: tuple[Place, Said], stopped: Place) -> Iterator[Place]:
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Place:
-    return Place(tmp_path / "place")
+def empty(tmp_path: Path) -> CliHarness:
+    return CliHarness(tmp_path / "place")
 
 
-def test_run_prints_generations_and_the_table_on_stdout(ran: tuple[Place, Said]) -> None:
+def test_run_prints_generations_and_the_table_on_stdout(ran: tuple[CliHarness, CommandResult]) -> None:
     _, said = ran
     assert said.err == ""
     for words in (
@@ -85,45 +87,45 @@ def test_run_prints_generations_and_the_table_on_stdout(ran: tuple[Place, Said])
         assert words in said.out, words
 
 
-def test_without_up_sql_reads_the_file(stopped: Place) -> None:
+def test_without_up_sql_reads_the_file(stopped: CliHarness) -> None:
     assert json.loads(stopped.evolog("sql", "select run from runs", "--json").out) == [{"run": "toy-a"}]
 
 
-def test_without_up_what_is_recorded_can_be_read(stopped: Place) -> None:
+def test_without_up_what_is_recorded_can_be_read(stopped: CliHarness) -> None:
     assert [row["run"] for row in json.loads(stopped.evolog("ls", "--json").out)["runs"]] == ["toy-a"]
     assert json.loads(stopped.evolog("show", "toy", "--json").out)["state"] == "audited"
     assert not stopped.node.alive()
 
 
-def test_without_up_there_is_nothing_to_watch(stopped: Place) -> None:
+def test_without_up_there_is_nothing_to_watch(stopped: CliHarness) -> None:
     one_sentence(stopped.evolog("watch", code=69), "No evolog is running in", "`evolog up --dir")
 
 
 @pytest.mark.parametrize("command", [("ls",), ("show", "r"), ("replay", "r"), ("diff", "r", "s")])
-def test_where_there_is_no_log_the_commands_that_read_one_say_so(empty: Place, command: tuple[str, ...]) -> None:
+def test_where_there_is_no_log_the_commands_that_read_one_say_so(empty: CliHarness, command: tuple[str, ...]) -> None:
     one_sentence(empty.evolog(*command, code=4), "There is no log in")
 
 
-def test_without_up_there_is_nothing_to_stop(stopped: Place) -> None:
+def test_without_up_there_is_nothing_to_stop(stopped: CliHarness) -> None:
     one_sentence(stopped.evolog("down", code=4), "nothing to stop")
 
 
-def test_without_an_archive_sql_says_so(empty: Place) -> None:
+def test_without_an_archive_sql_says_so(empty: CliHarness) -> None:
     one_sentence(empty.evolog("sql", "from runs", code=4), "archive")
 
 
-def test_up_twice_is_refused_with_the_process(place: Place) -> None:
+def test_up_twice_is_refused_with_the_process(place: CliHarness) -> None:
     one_sentence(place.evolog("up", code=75), f"already running in {place.node.directory} (process {place.node.holder()})")
 
 
-def test_ls(place: Place) -> None:
+def test_ls(place: CliHarness) -> None:
     assert "toy-a" in place.evolog("ls").out
     listed = json.loads(place.evolog("ls", "--json").out)
     (row,) = (row for row in listed["runs"] if row["run"] == "toy-a")
     assert listed["version"] == 1 and (row["state"], row["seed"]) == ("finished", 0) and row["score"] > 0.7
 
 
-def test_show_takes_a_prefix_that_is_unique(place: Place, other: Said) -> None:
+def test_show_takes_a_prefix_that_is_unique(place: CliHarness, other: CommandResult) -> None:
     assert "best_of_n, up to 3 rounds" in place.evolog("show", "toy-a").out
     one_sentence(place.evolog("show", "toy", code=2), "'toy' begins the names of 2 runs", "toy-a, toy2", "give more of it")
     report = json.loads(place.evolog("show", "toy2", "--json").out)
@@ -131,7 +133,7 @@ def test_show_takes_a_prefix_that_is_unique(place: Place, other: Said) -> None:
     one_sentence(place.evolog("show", "nobody", code=4), "no run 'nobody'", "`evolog ls`")
 
 
-def test_watch_prints_a_line_an_event(place: Place) -> None:
+def test_watch_prints_a_line_an_event(place: CliHarness) -> None:
     lines = place.evolog("watch", "toy-a", "--no-follow").out.splitlines()
     assert "run_started" in lines[0] and "run_finished" in lines[-1]
     last = int(lines[-1].split()[0])
@@ -142,7 +144,7 @@ def test_watch_prints_a_line_an_event(place: Place) -> None:
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_sql_in_text(place: Place, form: str) -> None:
+def test_sql_in_text(place: CliHarness, form: str) -> None:
     text = place.evolog("sql", "select run, seed from run_started where run = 'toy-a'", "--format", form).out
     match form:
         case "table":
@@ -155,7 +157,7 @@ def test_sql_in_text(place: Place, form: str) -> None:
             assert list(csv.reader(StringIO(text))) == [["run", "seed"], ["toy-a", "0"]]
 
 
-def test_sql_in_parquet_and_from_a_file(place: Place) -> None:
+def test_sql_in_parquet_and_from_a_file(place: CliHarness) -> None:
     (place.folder / "q.sql").write_text("select run, seed from run_started where run = 'toy-a';\n")
     command = [sys.executable, *CLI, "sql", "-f", "q.sql", "--format", "parquet"]
     with (place.folder / "r.parquet").open("wb") as file:
@@ -174,32 +176,32 @@ def test_sql_in_parquet_and_from_a_file(place: Place) -> None:
         ("", "found nothing"),
     ],
 )
-def test_sql_takes_one_question_and_has_no_gold(place: Place, query: str, words: str) -> None:
+def test_sql_takes_one_question_and_has_no_gold(place: CliHarness, query: str, words: str) -> None:
     said = place.evolog("sql", query, code=2)
     assert said.out == "" and said.err.count("\n") == 1 and words in said.err
     assert not (place.folder / "x.csv").exists()
 
 
-def test_sql_wants_a_query_or_a_file(place: Place) -> None:
+def test_sql_wants_a_query_or_a_file(place: CliHarness) -> None:
     one_sentence(place.evolog("sql", code=2), "Give a query")
     one_sentence(place.evolog("sql", "-f", "nowhere.sql", code=4), "nowhere.sql")
 
 
 @pytest.fixture(scope="module")
-def other(place: Place) -> Said:
+def other(place: CliHarness) -> CommandResult:
     """A run whose budget ends after the first change."""
     flags = ["--levers", "scaffold", "--budget", "rollouts=336", "--generations", "3", "--json"]
     return place.evolog("run", str(TOY), "--name", "toy2", *flags, code=5)
 
 
-def test_a_run_that_spends_its_budget_exits_with_5_and_says_so(other: Said) -> None:
+def test_a_run_that_spends_its_budget_exits_with_5_and_says_so(other: CommandResult) -> None:
     report = json.loads(other.out)
     assert (report["version"], report["reason"], report["rollouts"]) == (1, "budget exhausted", 336)
     assert {cell["cell"] for cell in report["cells"]} >= {"start", "final", "uniform_policy"}
     assert "run toy2: task" in other.err and "  1  scaffold  dev" in other.err
 
 
-def test_detach_prints_the_name_alone_and_a_name_is_used_once(place: Place) -> None:
+def test_detach_prints_the_name_alone_and_a_name_is_used_once(place: CliHarness) -> None:
     said = place.evolog("run", str(TOY), "--name", "quiet", "--detach", "--generations", "0")
     assert said == (0, "quiet\n", "")
     one_sentence(place.evolog("run", str(TOY), "--name", "quiet", code=2), "a run 'quiet' already", "--name", "`evolog show quiet`")
@@ -207,7 +209,7 @@ def test_detach_prints_the_name_alone_and_a_name_is_used_once(place: Place) -> N
 
 
 @pytest.mark.parametrize("command", ["run", "ablate"])
-def test_ctrl_c_leaves_the_run_to_the_services(place: Place, command: str) -> None:
+def test_ctrl_c_leaves_the_run_to_the_services(place: CliHarness, command: str) -> None:
     process = place.start(command, str(TOY), "--generations", "0")
     stream = process.stdout if command == "run" else process.stderr
     assert stream
@@ -232,19 +234,19 @@ def test_a_budget_that_no_event_can_hold_is_refused(budget: str) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--budget=euro=3", "--name=a b"])
-def test_a_bad_order_is_refused_before_anything_starts(empty: Place, flag: str) -> None:
+def test_a_bad_order_is_refused_before_anything_starts(empty: CliHarness, flag: str) -> None:
     one_sentence(empty.evolog("run", str(TOY), flag, code=2), flag.split("=")[-1])
     assert not empty.node.directory.exists()
 
 
-def test_a_verifier_that_is_none_is_refused_before_anything_starts(empty: Place) -> None:
+def test_a_verifier_that_is_none_is_refused_before_anything_starts(empty: CliHarness) -> None:
     one_sentence(empty.evolog("run", str(TOY), "--verifier", "kind", code=4), "kind cannot be read as a verifier")
     (empty.folder / "kind.py").write_text("VERSION = 'kind-1'\n")
     one_sentence(empty.evolog("run", str(TOY), "--verifier", "kind.py", code=78), "defines no 'score'")
     assert not empty.node.directory.exists()
 
 
-def test_a_run_may_be_judged_by_another_verifier(place: Place) -> None:
+def test_a_run_may_be_judged_by_another_verifier(place: CliHarness) -> None:
     (place.folder / "kind.py").write_text(KIND)
     place.evolog("run", str(TOY), "--verifier", "kind.py", "--generations", "0", "--name", "kind")
     shown = json.loads(place.evolog("sql", "from rewards where run = 'kind'", "--json").out)
@@ -252,35 +254,35 @@ def test_a_run_may_be_judged_by_another_verifier(place: Place) -> None:
     assert json.loads(place.evolog("show", "kind", "--json").out)["score"] == 0.5
 
 
-def test_a_budget_below_the_first_evaluation_is_refused(place: Place) -> None:
+def test_a_budget_below_the_first_evaluation_is_refused(place: CliHarness) -> None:
     said = place.evolog("run", str(TOY), "--budget", "rollouts=100", code=2)
     one_sentence(said, "100 rollouts", "which plays 168", "--budget rollouts=168")
 
 
 @pytest.mark.parametrize("task", ["lawbench", ".", "my tasks/toy.v2", "/x/" + "y" * 99])
 def test_every_task_gives_a_name_that_a_run_can_have(task: str) -> None:
-    order = Order(task=task, levers="both", seed=0, generations=None, budget="")
+    order = RunOrder(task=task, levers="both", seed=0, generations=None, budget="")
     assert check_run_name(default_name(order)).count("-s0-") == 1
 
 
-def test_doctor_says_what_is_there_and_what_is_not(empty: Place) -> None:
+def test_doctor_says_what_is_there_and_what_is_not(empty: CliHarness) -> None:
     said = empty.evolog("doctor", "--json", EVOLOG_NATS_SERVER="/nowhere", code=78)
     findings = {finding["what"]: finding for finding in json.loads(said.out)["findings"]}
     assert json.loads(said.out)["version"] == 1
     assert findings["python"]["ok"] and not findings["nats-server"]["ok"] and "/nowhere" in findings["nats-server"]["found"]
     lines = empty.evolog("doctor", EVOLOG_NATS_SERVER="/nowhere", code=78).out.splitlines()
-    assert all(line[:4] in ("ok  ", "MISS", "note") for line in lines)
+    assert {line[:4] for line in lines} == {"ok  ", "MISS", "note"}
 
 
 @pytest.fixture
-def core(empty: Place) -> Place:
+def core(empty: CliHarness) -> CliHarness:
     """As where evolog is installed without its extras."""
     (empty.folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(EXTRA_MODULES)}))\n")
     empty.environment["PYTHONPATH"] += f"{os.pathsep}{empty.folder}"
     return empty
 
 
-def test_without_the_extras_what_needs_them_names_them(core: Place) -> None:
+def test_without_the_extras_what_needs_them_names_them(core: CliHarness) -> None:
     one_sentence(core.evolog("run", "nosuchtask", code=4), "There is no task 'nosuchtask'")
     for command in (("run", str(TOY)), ("ablate", str(TOY)), ("run", "lawbench"), ("data", "get", "lawbench")):
         one_sentence(core.evolog(*command, code=78), "numpy", "pip install 'evolog[policy,tasks]'")
@@ -292,7 +294,7 @@ def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(module: st
     def fail(*arguments: object, **options: object) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr("services.cli.reading.list_runs", fail)
+    monkeypatch.setattr("services.host.sources.list_runs", fail)
     result = CliRunner().invoke(main, ["ls"])
     if module == "own_module":
         assert isinstance(result.exception, ModuleNotFoundError)
@@ -300,46 +302,45 @@ def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(module: st
         assert result.exit_code == 78 and "scipy.sparse is not installed" in result.output
 
 
-def test_services_stay_up_for_a_run_that_is_not_finished(
-    empty: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_services_stay_up_for_a_run_that_is_not_finished(empty: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", empty.environment["XDG_CACHE_HOME"])
-    with brought_up(empty.node):
+    sentences: list[str] = []
+    with services_up(empty.node, sentences.append):
         empty.evolog("run", str(TOY), "--name", "second", "--levers", "scaffold", "--generations", "1", "--detach")
     try:
         assert empty.node.alive()
-        assert "the services go on for second, not finished; `evolog down --dir" in capsys.readouterr().err
-        empty.audited("second")
+        assert "the services go on for second, not finished; `evolog down --dir" in sentences[0]
+        empty.wait_until_audited("second")
     finally:
         empty.evolog("down")
 
 
-def test_an_ablation_whose_runs_come_to_nothing_says_so(place: Place) -> None:
+def test_an_ablation_whose_runs_fail_says_so(place: CliHarness) -> None:
     shutil.copytree(TOY, place.folder / "mute", ignore=shutil.ignore_patterns("__pycache__"))
     (place.folder / "mute/scaffold/agent.py").write_text("def solve(item, model, data):\n    return 5\n")
     said = place.evolog("ablate", "./mute", "--seeds", "1", "--generations", "0", code=1)
     (row,) = (line for line in said.out.splitlines() if "weights only" in line)
     assert row.count(" - ") == 2 and "0.0000" not in row
-    assert said.err.count("came to nothing: the first scaffold could not be evaluated") == 3
+    assert said.err.count("failed: the first scaffold could not be evaluated") == 3
 
 
-def test_version(empty: Place) -> None:
+def test_version(empty: CliHarness) -> None:
     assert empty.evolog("--version").out.startswith("evolog, version ")
 
 
 @pytest.mark.parametrize("command", [("service", "nonsense"), ("run",), ("nonsense",), ("run", "x", "--levers", "all"), ("ls", "--nope")])
-def test_what_is_not_there_is_a_usage_error(empty: Place, command: tuple[str, ...]) -> None:
+def test_what_is_not_there_is_a_usage_error(empty: CliHarness, command: tuple[str, ...]) -> None:
     assert empty.evolog(*command, code=2).err.strip()
 
 
 @pytest.mark.parametrize("directory", ["/dev/null/x", "taken"])
-def test_a_directory_that_cannot_be_is_said_in_a_sentence(empty: Place, directory: str) -> None:
+def test_a_directory_that_cannot_be_is_said_in_a_sentence(empty: CliHarness, directory: str) -> None:
     (empty.folder / "taken").touch()
     said = empty.evolog("run", str(TOY), "--dir", directory, code=2 if directory == "taken" else 1)
     assert directory in said.err
 
 
-def test_settings_come_from_the_nearest_source(empty: Place) -> None:
+def test_settings_come_from_the_nearest_source(empty: CliHarness) -> None:
     """Each source asks for a seed that does not exist; the one that is refused is the one that counted."""
 
     def seed(*flags: str, **environment: str) -> str:
@@ -363,19 +364,21 @@ def test_settings_come_from_the_nearest_source(empty: Place) -> None:
 @pytest.mark.parametrize(
     ("text", "key"), [("[run]\nsede = 1\n", "'sede'"), ("sede = 1\n", "'sede'"), ("[runn]\nseed = 1\n", "[runn]"), ("[run\n", "TOML")]
 )
-def test_a_wrong_setting_is_named_with_its_file(empty: Place, text: str, key: str) -> None:
+def test_a_wrong_setting_is_named_with_its_file(empty: CliHarness, text: str, key: str) -> None:
     (empty.folder / "evolog.toml").write_text(text)
     one_sentence(empty.evolog("ls", code=2), str(empty.folder / "evolog.toml"), key)
 
 
-def test_no_escape_codes_but_on_a_terminal_that_wants_them(place: Place, ran: tuple[Place, Said], other: Said) -> None:
+def test_no_escape_codes_but_on_a_terminal_that_wants_them(
+    place: CliHarness, ran: tuple[CliHarness, CommandResult], other: CommandResult
+) -> None:
     for said in (ran[1], other, place.evolog("ls"), place.evolog("show", "toy-a"), place.evolog("sql", COUNT)):
         assert "\x1b" not in said.out + said.err
     assert not re.search(r"\x1b\[[0-9;]*[34][0-9]", on_terminal(place, "show", "toy-a", NO_COLOR="1"))
     assert "\x1b" not in on_terminal(place, "show", "toy-a", TERM="dumb")
 
 
-def on_terminal(place: Place, *arguments: str, **environment: str) -> str:
+def on_terminal(place: CliHarness, *arguments: str, **environment: str) -> str:
     """What a command prints to a terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
@@ -392,7 +395,7 @@ def on_terminal(place: Place, *arguments: str, **environment: str) -> str:
     return text.decode()
 
 
-def test_a_run_is_paused_and_goes_on(place: Place) -> None:
+def test_a_run_is_paused_and_goes_on(place: CliHarness) -> None:
     place.evolog("run", str(TOY), "--name", "halting", "--detach")
     assert "halting is paused" in place.evolog("pause", "halting").err
     one_sentence(place.evolog("pause", "halting", code=2), "paused already")

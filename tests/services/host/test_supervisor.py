@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from runtime.broker.children import end
 from runtime.broker.server import USUAL_PORT
 from services.host.node import Node
 from services.host.supervisor import service_environment, start_detached, stop
+from tests.harness.polling import wait_until
 
 SERVICE = """
 import os, signal, sys
@@ -38,9 +39,9 @@ COMMAND = """
 import asyncio, sys
 from pathlib import Path
 from events.errors import UserError
-from services import supervisor
+from services.host import supervisor
 supervisor.GRACE = 0.3
-supervisor.server.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
+supervisor.store.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
 try:
     asyncio.run(supervisor.supervise(Path(sys.argv[3]), module="stand_in_service"))
 except UserError as wrong:
@@ -79,7 +80,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def up(node: Node) -> None:
     start_detached(node.directory, module="stand_in_command")
-    wait_until(lambda: len(processes(node)) == 10)
+    wait_until(lambda: len(processes(node)) == 10, "ten services live", 8)
 
 
 def processes(node: Node) -> dict[str, int]:
@@ -99,13 +100,6 @@ def lives(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], object], limit: float = 8.0) -> None:
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def server_pid(node: Node) -> int:
     return int((node.nats_dir / "server.pid").read_text() or 0)  # empty for the instant in which it is written
 
@@ -122,7 +116,7 @@ def test_everything_is_started_said_and_stopped(node: Node) -> None:
     assert {file.read_text() for file in (node.directory / "pids").glob("*")} == {running.policy_url}
     everything = [*processes(node).values(), server_pid(node), running.pid]
     stop(node.directory)
-    wait_until(lambda: not any(map(lives, everything)), 1)
+    wait_until(lambda: not any(map(lives, everything)), "nothing lives", 1)
     assert not node.node_json.exists()
     with pytest.raises(Unavailable, match=r"No evolog is running in .*: start it with `evolog up --dir"):
         node.require_up()
@@ -135,8 +129,8 @@ def test_a_service_that_is_killed_is_started_again(node: Node) -> None:
     for times in (1, 2):
         before = processes(node)["executor-1"]
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda before=before: processes(node).get("executor-1", before) != before)
-        wait_until(lambda times=times: said(node).count("executor 1 ended with exit code -9") == times)
+        wait_until(lambda before=before: processes(node).get("executor-1", before) != before, "it is started again", 8)
+        wait_until(lambda times=times: said(node).count("executor 1 ended with exit code -9") == times, "its end is logged", 8)
     assert "started again in 0.2 s" in said(node)
     assert "started again in 0.4 s" in said(node)
     assert node.alive()
@@ -152,7 +146,7 @@ def test_the_server_is_started_again_on_its_port_when_it_is_killed(node: Node) -
         with socket.socket() as probe:
             return server_pid(node) != before and probe.connect_ex(("127.0.0.1", port)) == 0
 
-    wait_until(answers)
+    wait_until(answers, "the server answers", 8)
     assert node.credentials("trainer").read_text() == trainer
     assert node.require_up().url == url
 
@@ -176,8 +170,8 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_one_works(node: 
     everything = [*processes(node).values(), server_pid(node)]
     assert len(everything) == 11
     os.kill(first.pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(lives, everything)), 2)
-    wait_until(lambda: not node.alive(), 2)  # the kernel lets go of the lock with the last of its threads
+    wait_until(lambda: not any(map(lives, everything)), "nothing lives", 2)
+    wait_until(lambda: not node.alive(), "the lock is free", 2)  # the kernel lets go of the lock with the last of its threads
     assert node.node_json.exists()
     up(node)
     assert node.require_up().pid != first.pid
@@ -186,8 +180,8 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_one_works(node: 
 def test_a_misconfigured_service_is_reported_and_not_started_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVOLOG_TEST_MISCONFIGURED", "trainer")
     start_detached(node.directory, module="stand_in_command")
-    wait_until(lambda: len(processes(node)) == 9)
-    wait_until(lambda: "trainer 0 ended with exit code 78" in said(node))
+    wait_until(lambda: len(processes(node)) == 9, "nine services live", 8)
+    wait_until(lambda: "trainer 0 ended with exit code 78" in said(node), "the trainer's end is logged", 8)
     time.sleep(0.5)
     assert said(node).count("trainer 0") == 1
     assert "(its log: the adapter folder has no base model); it is not started again" in said(node)
@@ -198,7 +192,7 @@ def test_all_is_stopped_in_good_order_before_the_disk_is_full(node: Node) -> Non
     up(node)
     everything = [*processes(node).values(), server_pid(node), node.require_up().pid]
     (node.directory / "full").touch()
-    wait_until(lambda: not any(map(lives, everything)), 4)
+    wait_until(lambda: not any(map(lives, everything)), "nothing lives", 4)
     assert "because the disk is nearly full" in said(node)
     assert "Only 30 MB are free" in said(node)
     (node.directory / "full").unlink()
@@ -210,7 +204,7 @@ def test_a_service_that_does_not_heed_sigterm_is_killed(node: Node, monkeypatch:
     up(node)
     policy = processes(node)["policy-0"]
     stop(node.directory)
-    wait_until(lambda: not lives(policy), 1)
+    wait_until(lambda: not lives(policy), "the policy is gone", 1)
 
 
 def test_a_stop_is_heeded_also_as_a_process_ends_by_itself() -> None:
@@ -245,7 +239,7 @@ def test_a_free_port_is_taken_where_the_usual_one_is_not(node: Node) -> None:
 
 def test_two_that_are_started_at_once_end_up_as_one(node: Node) -> None:
     code = (
-        "from pathlib import Path; from services.supervisor import start_detached; "
+        "from pathlib import Path; from services.host.supervisor import start_detached; "
         f"start_detached(Path({str(node.directory)!r}), module='stand_in_command')"
     )
     environment = os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{Path(__file__).parents[3]}"}

@@ -1,4 +1,4 @@
-"""`evolog audit` as a user has it, on made-up runs: one that hacks its verifier, one that is honest, one that gold is not known of."""
+"""`evolog audit` as a user runs it, on made-up runs: one that hacks its verifier, one that is honest, one without gold scores."""
 
 import asyncio
 import html.parser
@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from tests.harness.broker import broker
 from tests.harness.made_up_runs import HACKED, HONEST, Step, export, run_started, stored
 from tests.harness.made_up_runs import loop as loop_of
-from tests.harness.places import TASKS
+from tests.harness.paths import TASKS
 
 pytest.importorskip("numpy")
 
@@ -26,19 +26,19 @@ from events.catalogue import BY_TAG
 from events.gold import PairMeasured
 from events.subjects import GOLD, LOG, tag_of
 from replay import history
-from replay.audit import audit as of_run
 from replay.audit import known
-from replay.audit.audit import Audit
-from replay.audit.provenance import Known
+from replay.audit.audit import Audit, AuditReport, audit, audit_history
+from replay.audit.provenance.checks import Known
 from replay.exports import folder
 from replay.recorded import EventIndex
 from runtime.broker.credentials import Credentials, credentials_file
 from runtime.log.port import Message
 from runtime.log.socket import NatsSocket
-from services.cli import auditing
+from services.cli.audit_runs import exit_code
 from services.cli.main import main
 from services.host.node import Node
 from services.views import audit_html
+from services.views.audit import closing
 from services.views.audit_pictures import pictures
 from tasks.loading import load
 
@@ -48,28 +48,28 @@ TOY = TASKS / "toy"
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the three as exports, and nothing else."""
-    folder = tmp_path_factory.mktemp("exports")
-    export(folder, "hacked")
-    export(folder, "honest", HONEST)
-    export(folder, "unmeasured", gold=False)
-    return folder
+    directory = tmp_path_factory.mktemp("exports")
+    export(directory, "hacked")
+    export(directory, "honest", HONEST)
+    export(directory, "unmeasured", gold=False)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def hacked(exports: Path) -> auditing.Audited:
-    return auditing.audited(folder.read(exports / "hacked"))
+def hacked(exports: Path) -> AuditReport:
+    return audit_history(folder.read(exports / "hacked"))
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch, exports: Path, hacked: auditing.Audited) -> None:
+def at_once(monkeypatch: pytest.MonkeyPatch, exports: Path, hacked: AuditReport) -> None:
     """Audits that are made once for all tests: each takes a second."""
     made = {"hacked": hacked}
 
-    def once(run: history.History) -> auditing.Audited:
+    def once(run: history.History) -> AuditReport:
         return made.setdefault(run.run, real(run))
 
-    real = auditing.audited
-    monkeypatch.setattr("services.cli.auditing.audited", lambda run: made[run.run] if run.run in made else once(run))
+    real = audit_history
+    monkeypatch.setattr("services.cli.audit_runs.audit_history", lambda run: made[run.run] if run.run in made else once(run))
 
 
 def evolog(*arguments: object, code: int = 0) -> Result:
@@ -92,41 +92,39 @@ def test_the_verdict_names_rule_generation_and_lever_and_drift_is_exit_code_3(ex
     assert lines[3].startswith("The score: dev 0.9000, the best of 6 on 40 items.") and "0.0555 too high" in lines[3]
 
 
-def test_the_tables_hold_what_the_audit_holds(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+def test_the_tables_hold_what_the_audit_holds(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
     by_generation = {row[0]: row for row in rows if len(row) == 8 and row[0].isdigit()}
     last = hacked.audit.rows[-1]
-    assert last.fresh and last.gold and last.growth
+    assert last.p_new and last.gold and last.growth
     assert by_generation["3"] == ["3", "scaffold", "no", "0.5250", "", "", "", ""]
     assert by_generation["5"][:4] == ["5", "scaffold", "yes", "0.9000"]
-    assert by_generation["5"][4].startswith(f"{last.fresh.value:.3f} [{last.fresh.low:.3f}, ")
+    assert by_generation["5"][4].startswith(f"{last.p_new.value:.3f} [{last.p_new.low:.3f}, ")
     assert by_generation["5"][5].startswith(f"{last.gold.value:.3f} [") and by_generation["5"][6].startswith(f"{last.growth.value:+.3f} [")
     assert by_generation["5"][7] == f"e^{last.evidence:.1f}"
-    assert any(row[0] == "5" and len(row) == 4 and row[3].startswith(f"{last.beside['half'].value:.3f} [") for row in rows)
+    assert any(row[0] == "5" and len(row) == 4 and row[3].startswith(f"{last.extra_metrics['half'].value:.3f} [") for row in rows)
     (cross,) = (row for row in rows if row[:2] == ["5", "Lambda"])
     assert cross[8].startswith(f"{hacked.audit.cross[-1].excess.value:+.3f} [") and cross[9] == f"{hacked.audit.cross[-1].detectable:.2f}"
     assert ["weights", "0.20", "0.45", "-", "-", "-", "-", "-"] in rows
     assert any(row[0] == "renamed" for row in rows)
-    for words in ("weights, exchange rate: 2 moves", "scaffold, curve: 2 distinct pressures", "at most 38 bits", "change-point: The gap"):
+    for words in ("weights, exchange rate: 2 moves", "scaffold, curve: 2 distinct pressures", "change-point: The gap"):
         assert words in said, words
 
 
-def test_the_gap_is_told_with_its_parts_and_what_a_metered_test_would_say(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+def test_the_gap_is_printed_with_its_parts_and_the_order_of_candidates(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     last = hacked.audit.rows[-1]
-    assert last.fresh and last.gold and last.gap and last.selection and last.misspecification and last.ladder and last.thresholdout
+    assert last.p_new and last.gold and last.gap and last.selection and last.misspecification
     assert last.gap.value == pytest.approx(last.score - last.gold.value)
-    assert last.selection.value == pytest.approx(last.score - last.fresh.value)
-    assert last.misspecification.value == pytest.approx(last.fresh.value - last.gold.value)
+    assert last.selection.value == pytest.approx(last.score - last.p_new.value)
+    assert last.misspecification.value == pytest.approx(last.p_new.value - last.gold.value)
     assert f"{last.gap.value:+.3f} [" in said and f"{last.misspecification.value:+.3f} [" in said
-    # gains of .2 on 40 items are larger than s / sqrt(40); Thresholdout needs 4 / sqrt(40) to leave dev
-    assert last.ladder == pytest.approx(last.fresh.value, abs=1 / 40) and last.thresholdout == last.score
-    taus = [row.tau for row in hacked.audit.rows if row.fresh]
+    taus = [row.tau for row in hacked.audit.rows if row.p_new]
     assert taus[:3] == [None, pytest.approx(1), pytest.approx(1 / 3)]  # gold goes up, then down to above the start
 
 
-def test_what_needs_no_skill_stands_beside_the_candidates(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+def test_canaries_and_ceiling_are_printed_with_the_candidates(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     assert [(one.name, one.score, one.gold) for one in hacked.audit.references] == [
         ("nothing", 0.5, 0.0),
@@ -136,61 +134,61 @@ def test_what_needs_no_skill_stands_beside_the_candidates(exports: Path, hacked:
     assert hacked.audit.rejected and hacked.audit.rejected.mean == 0 and "the verifier puts 0% [0%, 79%] below as well" in said
 
 
-def test_each_scaffold_and_adapter_is_told_apart(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+def test_what_each_scaffold_and_adapter_adds_is_printed(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     fit = hacked.audit.fits["verifier"]
     assert list(fit.scaffolds) == [0, 1, 5] and list(fit.adapters) == [0, 2, 4]
     assert sum(one.value for one in fit.scaffolds.values()) == pytest.approx(0) == sum(one.value for one in fit.adapters.values())
     played = {"0,0", "1,0", "1,2", "1,4", "5,4", "5,0", "0,4"}
     assert set(fit.together) == played
-    kept, ((_, alone_with), (alone, _)) = [row.fresh.value for row in hacked.audit.rows if row.fresh], hacked.audit.cross[-1].score
+    kept, ((_, alone_with), (alone, _)) = [row.p_new.value for row in hacked.audit.rows if row.p_new], hacked.audit.cross[-1].score
     assert fit.diagonal and fit.diagonal.value == pytest.approx(sum(kept) / 5 - (alone + alone_with) / 2)
     assert "scaffold of generation 5" in said and "Scaffolds score" in said
 
 
-def test_a_score_above_the_ceiling_is_found(tmp_path: Path) -> None:
+def test_a_score_above_the_ceiling_raises_a_finding(tmp_path: Path) -> None:
     """The least that an audit holds against a leak whose way in nobody knows."""
-    audit = auditing.audited(folder.read(export(tmp_path, "leak", HONEST, ceiling=0.4))).audit
-    (found,) = (one for one in audit.findings if one.rule == "ceiling")
-    assert found.fired and (found.generation, found.lever) == (4, "weights") and audit.state == "suspect"
-    assert found.sentence.endswith("the most that is to be expected, 0.400: it has seen what it is scored on.")
-    (quiet,) = (one for one in auditing.audited(folder.read(export(tmp_path, "none", HONEST))).audit.findings if one.rule == "ceiling")
-    assert not quiet.fired
+    audit = audit_history(folder.read(export(tmp_path, "leak", HONEST, ceiling=0.4))).audit
+    (finding,) = (one for one in audit.findings if one.rule == "ceiling")
+    assert finding.raised and (finding.generation, finding.lever) == (4, "weights") and audit.state == "suspect"
+    assert finding.sentence.endswith("the most that is to be expected, 0.400: it has seen what it is scored on.")
+    (quiet,) = (one for one in audit_history(folder.read(export(tmp_path, "none", HONEST))).audit.findings if one.rule == "ceiling")
+    assert not quiet.raised
 
 
 def test_what_was_rolled_back_is_no_part_of_what_the_run_stands_on(tmp_path: Path) -> None:
     start = Step("start", True, 0.2, 0.2, 0.2)
     hack, sound = Step("weights", True, 0.8, 0.8, 0.05, parent=0), Step("scaffold", True, 0.4, 0.4, 0.4, parent=0)
     again = Step("scaffold", True, 0.9, 0.9, 0.0, parent=2)
-    looked = {}
+    audits = {}
     for name, steps in (("once", (start, hack, sound)), ("twice", (start, hack, sound, again))):
         run = folder.read(export(tmp_path, name, steps))
         log, gold = EventIndex(run.everything).events, EventIndex(run.gold).events
         held_against, _ = known.known_of(run.started, log, gold)
-        looked[name] = [of_run.audit(log, gold, run.blobs.get, held_against, lineage_only=line) for line in (False, True)]
-    whole, standing = looked["once"]
+        audits[name] = [audit(log, gold, run.blobs.get, held_against, lineage_only=line) for line in (False, True)]
+    whole, standing = audits["once"]
     assert (whole.state, whole.generation, whole.lever) == ("drift", 1, "weights") and standing.state == "green"
     assert [row.generation for row in standing.rows if row.growth] == [2]
-    whole, standing = looked["twice"]
+    whole, standing = audits["twice"]
     assert whole.generation == 1 and (standing.state, standing.generation, standing.lever) == ("drift", 3, "scaffold")
 
 
 def test_a_step_is_counted_from_what_a_candidate_was_made_from(tmp_path: Path) -> None:
     start, hack = Step("start", True, 0.2, 0.2, 0.2), Step("weights", True, 0.6, 0.6, 0.2, parent=0)
     worse = Step("scaffold", True, 0.9, 0.9, 0.0, parent=0)  # its step is .9, of which .5 only come after generation 1's
-    audit = auditing.audited(folder.read(export(tmp_path, "steps", (start, hack, worse)))).audit
-    (found,) = (one for one in audit.findings if one.rule == "gap")
-    assert found.fired and found.generation == 2
+    audit = audit_history(folder.read(export(tmp_path, "steps", (start, hack, worse)))).audit
+    (finding,) = (one for one in audit.findings if one.rule == "gap")
+    assert finding.raised and finding.generation == 2
 
 
 def test_an_honest_run_is_green_and_its_exit_code_0_whatever_it_fails_on(exports: Path, at_once: None) -> None:
     said = evolog(exports / "honest", "--fail-on", "suspect").stdout
-    assert said.startswith("honest: GREEN\nGreen: none of ") and "Fired" not in said
+    assert said.startswith("honest: GREEN\nGreen: none of ") and "Further findings" not in said
     assert "gap: Score and gold have not parted" in said and "seed_only" in said
 
 
 def test_suspect_fails_only_where_it_is_asked_to() -> None:
-    codes = {state: [auditing.exit_code(state, "drift"), auditing.exit_code(state, "suspect")] for state in ("green", "suspect", "drift")}
+    codes = {state: [exit_code(state, "drift"), exit_code(state, "suspect")] for state in ("green", "suspect", "drift")}
     assert codes == {"green": [0, 0], "suspect": [0, 3], "drift": [3, 3]}
 
 
@@ -200,7 +198,7 @@ def test_what_was_not_measured_is_said(exports: Path, at_once: None) -> None:
     assert "Cross-play:" not in said and "have not parted" not in said
 
 
-def test_json_is_the_audit(exports: Path, hacked: auditing.Audited, at_once: None) -> None:
+def test_json_is_the_audit(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", "--json", code=3)
     found = msgspec.json.decode(said.stdout, type=Audit)
     assert found == hacked.audit and found.state == "drift"
@@ -208,13 +206,13 @@ def test_json_is_the_audit(exports: Path, hacked: auditing.Audited, at_once: Non
     assert said.stderr.startswith("note: Whether hidden items came in sight")
 
 
-def numbers(of: Any) -> list[float]:
-    match of:
+def numbers(value: Any) -> list[float]:
+    match value:
         case dict():
-            return [number for value in of.values() for number in numbers(value)]
+            return [number for member in value.values() for number in numbers(member)]
         case list():
-            return [number for value in of for number in numbers(value)]
-    return [of] if isinstance(of, int | float) else []
+            return [number for member in value for number in numbers(member)]
+    return [value] if isinstance(value, int | float) else []
 
 
 class Page(html.parser.HTMLParser):
@@ -233,15 +231,16 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_page_needs_nothing_beside_it_and_the_pictures_are_in_it(exports: Path, tmp_path: Path, at_once: None) -> None:
+def test_the_page_is_self_contained_with_its_pictures(exports: Path, tmp_path: Path, at_once: None) -> None:
     said = evolog(exports / "hacked", "--html", tmp_path / "new" / "a.html", "--plots", tmp_path / "plots", code=3)
     text = (tmp_path / "new" / "a.html").read_text()
     page = Page(text)
-    images = [of for tag, of in page.tags if tag == "img"]
-    assert len(images) == 3 and all((of["src"] or "").startswith("data:image/png;base64,") and len(of["alt"] or "") > 80 for of in images)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 3
+    assert all((one["src"] or "").startswith("data:image/png;base64,") and len(one["alt"] or "") > 80 for one in images)
     assert not re.search(r"https?:|//\w|@import|url\(", re.sub(r"base64,[\w+/=]+", "", text))
     assert not {"link", "script", "iframe"} & {tag for tag, _ in page.tags}
-    for words in ("hacked: DRIFT by gap", "gap growth", "Lambda", "renamed", "Not looked at", "change-point: The gap"):
+    for words in ("hacked: DRIFT by gap", "gap growth", "Lambda", "renamed", "Not checked", "change-point: The gap"):
         assert words in page.text, words
     files = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert files == ["cross-play.png", "generations.png", "pressure.png"]
@@ -249,14 +248,14 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_in_it(exports: Pa
     assert said.stderr.count("wrote ") == 4
 
 
-def test_what_a_run_says_is_text_on_the_page(hacked: auditing.Audited) -> None:
+def test_what_a_run_says_is_text_on_the_page(hacked: AuditReport) -> None:
     audit = msgspec.structs.replace(hacked.audit, sentence="<script>alert(1)</script>")
-    page = Page(audit_html.page(audit, [audit.sentence], [("Fired as well:", ["a < b"])], []))
+    page = Page(audit_html.page(hacked._replace(audit=audit, notes=["a < b"]), []))
     assert "<script>alert(1)</script>" in page.text and "a < b" in page.text and "script" not in {tag for tag, _ in page.tags}
 
 
-def test_there_are_pictures_of_a_run_that_gold_is_not_known_of(exports: Path) -> None:
-    drawn = pictures(auditing.audited(folder.read(exports / "unmeasured")).audit)
+def test_a_run_without_gold_scores_has_pictures(exports: Path) -> None:
+    drawn = pictures(audit_history(folder.read(exports / "unmeasured")).audit)
     assert [picture.alt for picture in drawn][2] == "No cross-play has been measured."
     assert all(picture.png.startswith(b"\x89PNG") for picture in drawn)
 
@@ -264,7 +263,7 @@ def test_there_are_pictures_of_a_run_that_gold_is_not_known_of(exports: Path) ->
 @pytest.mark.parametrize("generations", [0, 1])
 def test_a_run_that_has_only_begun_can_be_audited(tmp_path: Path, generations: int) -> None:
     said = evolog(export(tmp_path, "young", HACKED[:generations]), "--html", tmp_path / "a.html").stdout
-    luck = "nothing was chosen among" if generations else "No candidate has been kept yet"
+    luck = "nothing was chosen among" if generations else "No candidate has been accepted yet"
     known = "no candidate after the start" if generations else "no candidate,"
     assert luck in said and f"gold is known of {known}" in said and (tmp_path / "a.html").read_text().count("<img") == 3
 
@@ -324,20 +323,22 @@ async def append(node: Node, run: history.History) -> None:
 def test_a_hidden_item_that_an_agent_was_shown_is_found_with_the_tasks_data(tmp_path: Path) -> None:
     public = load(str(TOY)).public(0)
     started = run_started(str(TOY), dict(public.digests))
-    clean = auditing.audited(folder.read(export(tmp_path, "clean", HONEST[:2], started=started, told=public.train[0].prompt.encode())))
-    assert clean.audit.state == "green" and not clean.notes and "hidden_in_sight" in auditing.closing(clean)[0][1][-1]
-    shown = auditing.audited(folder.read(export(tmp_path, "shown", HONEST[:2], started=started, told=public.test[0].prompt.encode())))
+    clean = audit_history(
+        folder.read(export(tmp_path, "clean", HONEST[:2], started=started, agent_request=public.train[0].prompt.encode()))
+    )
+    assert clean.audit.state == "green" and not clean.notes and "hidden_in_sight" in closing(clean)[0][1][-1]
+    shown = audit_history(folder.read(export(tmp_path, "shown", HONEST[:2], started=started, agent_request=public.test[0].prompt.encode())))
     assert (shown.audit.state, shown.audit.rule) == ("drift", "hidden_in_sight")
-    other = auditing.audited(folder.read(export(tmp_path, "other", HONEST[:1], started=run_started(str(TOY)))))
-    assert "are not those that the run was started on" in other.notes[0] and "hidden_in_sight" not in auditing.closing(other)[0][1][-1]
+    other = audit_history(folder.read(export(tmp_path, "other", HONEST[:1], started=run_started(str(TOY)))))
+    assert "are not those that the run was started on" in other.notes[0] and "hidden_in_sight" not in closing(other)[0][1][-1]
 
 
 def test_rewards_that_leave_their_range_are_found_unless_the_start_does(tmp_path: Path) -> None:
     beyond = [*HONEST[:1], HONEST[1]._replace(top=3.0)]
-    found = auditing.audited(folder.read(export(tmp_path, "beyond", beyond, gold=False)))
+    found = audit_history(folder.read(export(tmp_path, "beyond", beyond, gold=False)))
     assert (found.audit.state, found.audit.rule) == ("drift", "out_of_range")
     always = [step._replace(top=3.0) for step in HONEST[:2]]
-    found = auditing.audited(folder.read(export(tmp_path, "always", always, gold=False)))
+    found = audit_history(folder.read(export(tmp_path, "always", always, gold=False)))
     assert found.audit.state == "green" and found.notes[0].startswith("Whether rewards lie in [0, 1]")
 
 
@@ -366,21 +367,21 @@ def test_without_the_extras_it_says_what_to_install(exports: Path, tmp_path: Pat
     assert done.returncode == 78 and done.stdout == "" and f"evolog: {module}" in done.stderr and "pip install 'evolog[" in done.stderr
 
 
-def test_what_asks_something_else_is_compared_item_by_item_and_a_part_with_all() -> None:
+def test_changed_items_are_compared_item_by_item_and_a_part_of_test_with_all_of_it() -> None:
     """Ten items are easy, and lose nothing; 39 of 40 leave no part to compare."""
     scores = {f"t{place}": (float(place < 10),) for place in range(40)}
     of = {"scaffold": "s0", "adapter": "", "failed": 0}
     easy = {item: scores[item] for item in list(scores)[:10]}
-    told = [
+    facts = [
         PairMeasured(**of, measure="verifier", scores=scores, blob="all"),
         PairMeasured(**of, measure="gold", scores=scores, blob="all"),
         PairMeasured(**of, measure="changed:first_200", scores=easy, blob="played anew"),
         PairMeasured(**of, measure="changed:easy", scores=easy, blob="all"),
         PairMeasured(**of, measure="changed:nearly all", scores=dict(list(scores.items())[1:]), blob="all"),
     ]
-    told += [msgspec.structs.replace(fact, scaffold="s1") for fact in told]
+    facts += [msgspec.structs.replace(fact, scaffold="s1") for fact in facts]
     loop = list(loop_of("r", (Step("start", True, 0.2, 0.2, 0.2), Step("scaffold", True, 0.4, 0.4, 0.4)), ["s0", "s1"]))
-    facts = EventIndex(stored("r", LOG, [run_started(), *loop])).events
-    found = of_run.audit(facts, EventIndex(stored("r", GOLD, told)).events, lambda digest: b'{"files": {}}', Known()).asked_otherwise
-    assert set(found) == {"first_200", "easy"}
-    assert found["first_200"][0].value == 0 and found["easy"][0].value == pytest.approx(0.25 - 1)
+    events = EventIndex(stored("r", LOG, [run_started(), *loop])).events
+    losses = audit(events, EventIndex(stored("r", GOLD, facts)).events, lambda digest: b'{"files": {}}', Known()).changed
+    assert set(losses) == {"first_200", "easy"}
+    assert losses["first_200"].start.value == 0 and losses["easy"].start.value == pytest.approx(0.25 - 1)

@@ -1,0 +1,79 @@
+"""What no candidate gave, to compare with: canaries, which need no skill, and the ceiling, the most that an honest answer can earn."""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from algorithms.statistics import Estimate
+from events.gold import CANARY, CEILING, GOLD, VERIFIER
+from replay.audit.candidates import DRAWS, MIN_CHANGE, MIN_ITEMS, AuditedRun, look_number, outcomes_of
+from replay.audit.statistics import metamorphic
+from replay.audit.statistics.interval import bca, exceeds_zero, linear, mean
+from replay.audit.verdict import ROBUSTNESS_SHARES, Finding, alpha_at
+
+
+class ReferenceScore(msgspec.Struct, kw_only=True):
+    """A canary's mean scores over test, or the ceiling's: the most that an answer can be expected to earn."""
+
+    name: str
+    score: float
+    gold: float | None = None
+
+
+def reference_scores(run: AuditedRun) -> list[ReferenceScore]:
+    """Canaries in the task's order, and the ceiling last."""
+    references = []
+    for name, scores in run.references[VERIFIER].items():
+        reference = ReferenceScore(name=name.removeprefix(CANARY), score=math.fsum(scores.values()) / len(scores))
+        if gold := run.references[GOLD].get(name):
+            reference.gold = math.fsum(gold.values()) / len(gold)
+        references.append(reference)
+    return sorted(references, key=lambda reference: reference.name == CEILING)
+
+
+def rejected_canaries(run: AuditedRun, references: Sequence[ReferenceScore]) -> Estimate | None:
+    """The verifier's mutation score: of the canaries that are worse than the start by gold, the share that the verifier puts below it too.
+
+    None where nothing is measured, or no canary is worse.
+    """
+    if not run.measured:
+        return None
+    p, q = mean(outcomes_of(run, run.measured[0], VERIFIER)), mean(outcomes_of(run, run.measured[0], GOLD))
+    worse = [reference for reference in references if reference.gold is not None and reference.gold < q - MIN_CHANGE]
+    return metamorphic.mutation_score([reference.score < p for reference in worse]) if worse else None
+
+
+def ceiling_findings(run: AuditedRun) -> list[Finding]:
+    """Family robustness: raised where a candidate earns more than anything can be expected to that has not seen the answers.
+
+    No finding without a ceiling or a measured candidate.
+    """
+    ceiling = run.references[VERIFIER].get(CEILING)
+    if not ceiling or not run.measured:
+        return []
+    most = math.fsum(ceiling.values()) / len(ceiling)
+    excesses = []
+    for look, candidate in enumerate(run.measured, 1):
+        scores = outcomes_of(run, candidate, VERIFIER)
+        items = [item for item in scores if item in ceiling]
+        if len(items) >= MIN_ITEMS:
+            over = {item: [score - ceiling[item] for score in scores[item]] for item in items}
+            (excess,) = bca([over], linear([[1]]), draws=DRAWS, seed=run.seed)
+            alpha = alpha_at("robustness", look_number(run, candidate.generation, look)) * ROBUSTNESS_SHARES["ceiling"]
+            excesses.append((excess.value, exceeds_zero(excess, len(items), alpha), candidate.evaluated))
+    if not excesses:
+        return []
+    value, raised, fact = next((one for one in excesses if one[1]), max(excesses, key=lambda one: one[0]))
+    said = f"The candidate of generation {fact.generation} scores {value:+.3f} against the most that is to be expected, {most:.3f}"
+    return [
+        Finding(
+            family="robustness",
+            rule="ceiling",
+            raised=raised,
+            lever=fact.lever if raised else "",
+            generation=fact.generation if raised else None,
+            sentence=f"{said}: it has seen what it is scored on." if raised else f"{said}.",
+            figures={"above": value, "seen": fact.generation},
+        )
+    ]

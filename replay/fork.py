@@ -1,0 +1,101 @@
+"""Planning a fork: which settings of its parent it changes, and the event `run_started` that begins it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from algorithms.learning import NAMES
+from events.errors import UsageError
+from events.run import RunStarted
+from replay.history import History
+from runtime.blobs.directory import Blobs
+from runtime.log import lineage
+from runtime.run import budget as budgets
+from runtime.run.order import LEVERS, ON_DRIFT, RunOrder, put_base_model, put_verifier
+from runtime.sandbox.choose import provide
+from tasks.loading import load
+
+if TYPE_CHECKING:
+    from runtime.policies.bases import Progress
+
+SETTINGS = ("agent", "algorithm", "budget", "generations", "group_size", "levers", "max_tokens", "on_drift", "policy", "verifier")
+"""The settings that a fork may change."""
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+    """Settings in the form `key=value`, by key; raises `UsageError` for another form, and a key that is unknown or given twice."""
+    changes: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key not in SETTINGS or key in changes:
+            raise UsageError(f"{setting!r} is nothing to --set: write key=value, each once, the key being one of {', '.join(SETTINGS)}.")
+        changes[key] = value
+    return changes
+
+
+def order_of_fork(before: RunStarted, changes: Mapping[str, str]) -> RunOrder:
+    """The parent's order with these settings changed; raises `UsageError` for a value that a setting cannot have."""
+    if changes.get("levers", "both") not in LEVERS:
+        raise UsageError(f"levers={changes['levers']} is none; expected {', '.join(LEVERS)}.")
+    if changes.get("algorithm", NAMES[0]) not in NAMES:
+        raise UsageError(f"There is no algorithm {changes['algorithm']!r}; there are {', '.join(NAMES)}.")
+    if changes.get("on_drift", "off") not in ("off", *ON_DRIFT):
+        raise UsageError(f"on_drift={changes['on_drift']} is none; expected off, {', '.join(ON_DRIFT)}.")
+    levers = _levers(before, changes)
+    return RunOrder(
+        task=before.task,
+        levers="both" if len(levers) > 1 else levers[0],
+        seed=before.seed,
+        generations=_whole_number(changes, "generations", before.generations, least=0),
+        budget=changes.get("budget", ""),
+        policy=changes.get("policy", before.policy),
+        sandbox="none" if before.sandbox == "none" else "",
+        max_tokens=_whole_number(changes, "max_tokens", before.max_tokens, least=1),
+        agent=changes.get("agent", before.agent),
+    )
+
+
+def plan_fork(
+    parent: History, sequence: int, order: RunOrder, changes: Mapping[str, str], blobs: Blobs, progress: "Progress"
+) -> RunStarted:
+    """The event that begins a fork of `parent` after this sequence, with the blobs that it names.
+
+    `order` is what `order_of_fork` made of the `changes`. Raises `UserError` for a policy, verifier or budget that cannot be used.
+    """
+    before, task = parent.started, load(parent.started.task)
+    base, code, verifier = before.base_model, before.verifier_code, before.verifier
+    if "policy" in changes:
+        base = put_base_model(order.policy, task, task.public(before.seed), blobs, progress)
+    if "verifier" in changes:
+        verifier, code = put_verifier(changes["verifier"], task, blobs)
+    return msgspec.structs.replace(
+        before,
+        parent_run=parent.run,
+        parent_sequence=sequence,
+        parent_digest=lineage.digest([*parent.past, *(stored for stored in parent.messages if stored.sequence <= sequence)]),
+        levers=_levers(before, changes),
+        generations=order.generations,
+        budget=budgets.parse(changes["budget"]) if "budget" in changes else before.budget,
+        policy=order.policy,
+        base_model=base,
+        agent=order.agent,
+        sandbox=provide(order.sandbox).text,
+        max_tokens=order.max_tokens,
+        group_size=_whole_number(changes, "group_size", before.group_size, least=1),
+        algorithm=changes.get("algorithm", before.algorithm),
+        verifier=verifier,
+        verifier_code=code,
+        on_drift=changes.get("on_drift", before.on_drift).replace("off", ""),
+    )
+
+
+def _levers(before: RunStarted, changes: Mapping[str, str]) -> tuple[str, ...]:
+    return LEVERS[changes["levers"]] if "levers" in changes else before.levers
+
+
+def _whole_number(changes: Mapping[str, str], key: str, before: int, least: int) -> int:
+    value = changes.get(key, str(before))
+    if not (value.isascii() and value.isdecimal()) or int(value) < least:
+        raise UsageError(f"{key}={value} is no whole number of at least {least}.")
+    return int(value)

@@ -1,0 +1,172 @@
+"""Ordering a run: what a user asks for, whether it can be had, and the event `run_started` that it becomes."""
+
+import importlib.util
+import random
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from events.errors import Misconfigured, UsageError
+from events.fact import derive_seed
+from events.run import Items, RunStarted
+from events.subjects import check_run_name
+from runtime.agents.providers import RULES
+from runtime.blobs.directory import Blobs
+from runtime.log.port import BATCH_LIMIT
+from runtime.run import budget as budgets
+from runtime.run.decide import evaluation_cost
+from runtime.sandbox.choose import provide
+from tasks.contract import FOLDS, Public
+from tasks.loading import Task, known, load
+
+if TYPE_CHECKING:
+    from runtime.policies.bases import Progress
+
+LEVERS: Mapping[str, tuple[str, ...]] = {"both": ("scaffold", "weights"), "scaffold": ("scaffold",), "weights": ("weights",)}
+"""The levers by the name of their choice."""
+ON_DRIFT = ("freeze", "rollback", "stop")
+"""What the auditor may be allowed to do to a run when it finds drift."""
+PRETRAINING_SEED = 0
+"""Base models are made once for a task, whatever a run's seed."""
+PROBE_ITEMS = 100
+"""Train items, of one fold, on which each candidate shows the agent how it fails."""
+
+
+class RunOrder(NamedTuple):
+    """What a user asks for. An empty string, 0 or None leaves the choice to the task."""
+
+    task: str
+    """A task's name, or a path."""
+    levers: str
+    """A key of `LEVERS`."""
+    seed: int
+    generations: int | None
+    budget: str
+    """As `runtime.run.budget.parse` reads it."""
+    name: str = ""
+    """The run's name; empty for `default_name`."""
+    policy: str = ""
+    sandbox: str = ""
+    """`none`; empty for this host's own profile."""
+    max_tokens: int = 0
+    """The longest completion of the policy."""
+    agent: str = RULES
+    verifier: str = ""
+    """The name of another verifier of the task, or a path."""
+    on_drift: str = ""
+    """One of `ON_DRIFT`; empty for nothing."""
+
+
+def policy_of(order: RunOrder, task: Task) -> str:
+    """The policy that is ordered, or else the task's own."""
+    return order.policy or task.policy
+
+
+def default_name(order: RunOrder) -> str:
+    """A run's name from the task, the seed and chance."""
+    task = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(order.task).resolve().name).strip("-_")[:40]
+    return f"{task or 'run'}-s{order.seed}-{secrets.token_hex(2)}"
+
+
+def check_order(order: RunOrder) -> Task:
+    """The task that is ordered. Raises `UserError` for a task, budget, name, or sandbox that this host cannot give."""
+    task = load(order.task)
+    budgets.parse(order.budget)
+    if order.name:
+        check_run_name(order.name)
+    provide(order.sandbox)
+    return task
+
+
+def check_verifier(order: RunOrder, task: Task) -> None:
+    """Raise `UserError` for an ordered verifier that cannot be used."""
+    if order.verifier:
+        task.with_verifier(task.verifier_text(order.verifier), order.verifier)
+
+
+def check_packages(order: RunOrder, task: Task, *, trained_here: bool) -> None:
+    """Raise `Misconfigured` where a package is missing that the run needs here.
+
+    The base model is always made here; the weights are trained here unless the services are elsewhere.
+    """
+    needed = ["numpy", "safetensors"]
+    if policy_of(order, task) == "tiny-lm" or policy_of(order, task).startswith("hf:"):
+        needed += ["torch", "transformers", "peft"]
+    elif order.levers != "scaffold" and trained_here:
+        needed += ["torch", "peft"]
+    if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
+        less = "" if {"numpy", "safetensors", "transformers"} & set(missing) else ", or ask for --levers scaffold"
+        raise Misconfigured(f"A run with --levers {order.levers} needs {' and '.join(missing)}: pip install 'evolog[policy,tasks]'{less}.")
+
+
+def put_base_model(policy: str, task: Task, public: Public, blobs: Blobs, progress: "Progress") -> str:
+    """Put a policy's base model among the blobs; the digest of its folder. It is pre-trained first if it is not in the cache.
+
+    `progress` hears the step, the number of steps and the loss.
+    """
+    from runtime.policies.bases import prepare_base  # with numpy, which `check_packages` has looked for
+
+    return blobs.put_folder(prepare_base(policy, public, lambda: task.traces(PRETRAINING_SEED), progress))
+
+
+def put_verifier(named: str, task: Task, blobs: Blobs) -> tuple[str, str]:
+    """Put another verifier's text among the blobs; its name with version, and the blob's digest. Raises as `Task.with_verifier`."""
+    text = task.verifier_text(named)
+    return task.with_verifier(text, named).verifier, blobs.put(text.encode())
+
+
+def order_run(order: RunOrder, blobs: Blobs, progress: "Progress") -> RunStarted:
+    """The event that begins an ordered run, with the blobs that it names. Raises as `plan`."""
+    task = load(order.task)
+    public = task.public(order.seed)
+    started = plan(task, public, order, put_base_model(policy_of(order, task), task, public, blobs, progress))
+    if order.verifier:
+        verifier, code = put_verifier(order.verifier, task, blobs)
+        started = msgspec.structs.replace(started, verifier=verifier, verifier_code=code)
+    return started
+
+
+def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunStarted:
+    """The event that begins an ordered run. It holds all from outside that the run's decisions depend on.
+
+    Raises `Misconfigured` for a task with too many train items, and `UsageError` for a budget below the first evaluation.
+    """
+    folds = tuple(tuple(example.id for example in public.train if example.fold == fold) for fold in range(FOLDS))
+    probed = next(fold for fold in range(FOLDS) if folds[fold])
+    drawn = random.Random(derive_seed(order.seed, "probe")).sample(sorted(folds[probed]), min(PROBE_ITEMS, len(folds[probed])))
+    started = RunStarted(
+        task=order.task if order.task in known() else str(task.folder),  # the services may have been started in another folder
+        seed=order.seed,
+        levers=LEVERS[order.levers],
+        generations=task.generations if order.generations is None else order.generations,
+        budget=budgets.parse(order.budget),
+        items=Items(
+            dev=tuple(item.id for item in public.dev),
+            folds=folds,
+            probe=tuple(tuple(sorted(drawn)) if fold == probed else () for fold in range(FOLDS)),
+        ),
+        splits=dict(public.digests),
+        verifier=task.verifier,
+        policy=policy_of(order, task),
+        agent=order.agent,
+        base_model=base_model,
+        sandbox=provide(order.sandbox).text,
+        max_tokens=order.max_tokens or task.max_tokens,
+        on_drift=order.on_drift,
+    )
+    shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
+    if shards >= BATCH_LIMIT:
+        raise Misconfigured(
+            f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round; at most {BATCH_LIMIT - 1} fit one decision."
+        )
+    limit = started.budget.rollouts
+    if limit is not None and limit < evaluation_cost(started):
+        raise UsageError(
+            f"A budget of {limit} rollouts does not cover the first evaluation, which plays {evaluation_cost(started)}; "
+            f"give --budget rollouts={evaluation_cost(started)} or more."
+        )
+    return started

@@ -1,0 +1,48 @@
+"""`evolog audit`."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from events.errors import UsageError
+from services.cli.options import as_json, directory
+
+
+@click.command()
+@click.argument("run", required=False)
+@directory
+@click.option("--all", "every", is_flag=True, help="A line for each run, and the exit code of the worst.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["suspect", "drift"]),
+    default="drift",
+    show_default=True,
+    help="The state from which on the exit code is 3.",
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write all of it as one page, pictures included."
+)
+@click.option(
+    "--plots", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write the pictures as PNG into this folder."
+)
+@as_json
+def audit(
+    run: str | None,
+    directory: Path,
+    every: bool,
+    fail_on: Literal["suspect", "drift"],
+    html: Path | None,
+    plots: Path | None,
+    as_json: bool,
+) -> int:
+    """Say whether a run's score still means anything. RUN is a name, or the folder of an export; it may still go on."""
+    from services.cli import audit_runs
+
+    if every and (run or html or plots):
+        raise UsageError("--all is a line for each run: leave out RUN, --html and --plots, which are about one.")
+    if every:
+        return audit_runs.audit_all(directory, as_json=as_json, fail_on=fail_on)
+    if not run:
+        raise UsageError("Name a run, as in `evolog audit RUN`, or give --all; `evolog ls` shows the runs that there are.")
+    return audit_runs.audit_run(directory, run, as_json=as_json, fail_on=fail_on, html=html, plots=plots)

@@ -1,0 +1,25 @@
+"""`evolog diff`."""
+
+from pathlib import Path
+
+import click
+
+from services.cli.options import as_json, directory
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@directory
+@as_json
+def diff(first: str, second: str, directory: Path, as_json: bool) -> int:
+    """Compare two runs: configuration, decisions, scaffolds and scores. The exit code is 1 where they differ."""
+    import msgspec
+
+    from replay.compare import compare
+    from services.cli.reading import read_run
+    from services.views.compared import comparison_lines
+
+    comparison = compare(read_run(directory, first), read_run(directory, second))
+    click.echo(msgspec.json.encode(comparison).decode() if as_json else "\n".join(comparison_lines(comparison)))
+    return 0 if comparison.same else 1

@@ -1,0 +1,16 @@
+"""`evolog down`."""
+
+from pathlib import Path
+
+import click
+
+from services.cli.options import directory
+
+
+@click.command()
+@directory
+def down(directory: Path) -> None:
+    """Stop what `evolog up` started; runs stay as they are and go on with the next `up`."""
+    from services.host.supervisor import stop
+
+    stop(directory)

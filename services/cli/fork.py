@@ -1,0 +1,48 @@
+"""`evolog fork`."""
+
+from pathlib import Path
+
+import click
+
+from events.errors import UsageError
+from services.cli.options import as_json, directory
+
+
+@click.command()
+@click.argument("run")
+@directory
+@click.option("--at", required=True, metavar="SEQ|TIME", help="The last event of the past that both share.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What goes another way, such as budget or verifier.")
+@click.option("--name", default="", help="The fork's name; by default made from its parent's.")
+@click.option("--detach", is_flag=True, help="Start the fork and return; print its name.")
+@as_json
+def fork(run: str, directory: Path, at: str, settings: tuple[str, ...], name: str, detach: bool, as_json: bool) -> int:
+    """Start a new run that shares RUN's past and goes its own way from there."""
+    import secrets
+
+    from events.subjects import check_run_name
+    from replay.fork import order_of_fork, parse_settings, plan_fork
+    from replay.replayer import find_sequence
+    from runtime.blobs.directory import Blobs
+    from services.cli.live import carry_out
+    from services.cli.reading import read_run
+    from services.host.node import Node
+    from services.host.orders import check
+    from services.host.sources import find_export
+    from services.views.progress import pretraining_progress, working
+
+    node, changes = Node(directory), parse_settings(settings)
+    if name:
+        check_run_name(name)
+    if find_export(node, run) is not None:
+        raise UsageError(f"Run {run} is here as files, and a fork shares its parent's log: fork it where it was run.")
+    parent = read_run(directory, run)
+    sequence = find_sequence(parent.messages, at)
+    order = order_of_fork(parent.started, changes)
+    check(order, node)
+    with working("preparing the fork") as say:
+        started = plan_fork(parent, sequence, order, changes, Blobs(node.blobs), pretraining_progress(say))
+    if str(sequence) != at:
+        click.echo(f"evolog: {parent.run} is forked at sequence {sequence}", err=True)
+    name = name or f"{parent.run[:55]}-f{secrets.token_hex(2)}"
+    return carry_out(node, name, lambda: started, detach=detach, as_json=as_json)

@@ -1,0 +1,82 @@
+"""Begins a run and follows it on the terminal to its end, for `evolog run`, `fork` and `ablate`."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from events.run import RunStarted
+from events.subjects import check_run_name
+from replay.report import Report
+from runtime.blobs.directory import Blobs
+from runtime.run.order import RunOrder, default_name, order_run
+from services.host.node import Node
+from services.host.orders import begin, check, services_up
+from services.views.progress import pretraining_progress, stdout, working
+from services.views.run import LiveRun, final_table, why_failed
+
+
+def run_task(directory: Path, order: RunOrder, *, detach: bool, as_json: bool) -> int:
+    """Order a run and follow it; the exit code."""
+    node = Node(directory)
+    check(order, node)
+    return carry_out(node, run_name(order), lambda: prepare(node, order), detach=detach, as_json=as_json)
+
+
+def run_name(order: RunOrder) -> str:
+    """The name that is ordered, or else one from task, seed and chance."""
+    return check_run_name(order.name or default_name(order))
+
+
+def prepare(node: Node, order: RunOrder) -> RunStarted:
+    """The event that begins an ordered run, with a spinner on stderr meanwhile."""
+    with working("preparing the base model") as say:
+        return order_run(order, Blobs(node.blobs), pretraining_progress(say))
+
+
+def carry_out(node: Node, name: str, plan: Callable[[], RunStarted], *, detach: bool, as_json: bool) -> int:
+    """With the services up, begin the planned run, follow it, and print its table; the exit code."""
+    with services_up(node, to_stderr) as services:
+        started = plan()
+        if detach:
+            asyncio.run(begin(node, name, started, None))
+            services.keep()
+            click.echo(name)
+            return 0
+        report = follow(node, name, started, Console(stderr=as_json, markup=False))
+        if report is None:
+            services.keep()
+            return goes_on(name)
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+    else:
+        final_table(stdout(), report)
+    if report.score is None:
+        say_failed(report)
+        return 1
+    return 5 if report.reason == "budget exhausted" else 0
+
+
+def follow(node: Node, name: str, started: RunStarted, console: Console) -> Report | None:
+    """Begin a run and show it on a console as it goes on; None where Ctrl-C left it to the services."""
+    with LiveRun(console) as live:
+        return asyncio.run(begin(node, name, started, live))
+
+
+def goes_on(run: str) -> int:
+    """Say that a run goes on unwatched; the exit code."""
+    click.echo(f"\nRun {run} goes on in the services: `evolog watch {run}`.", err=True)
+    return 130
+
+
+def say_failed(report: Report) -> None:
+    """Say that a run ended without a candidate, and why."""
+    to_stderr(f"evolog: run {report.run} failed: {why_failed(report)}")
+
+
+def to_stderr(sentence: str) -> None:
+    """Print a sentence on stderr."""
+    click.echo(sentence, err=True)

@@ -1,0 +1,25 @@
+"""`evolog ls`."""
+
+from pathlib import Path
+
+import click
+
+from services.cli.options import as_json, directory
+
+
+@click.command()
+@directory
+@as_json
+def ls(directory: Path, as_json: bool) -> None:
+    """List the runs."""
+    import msgspec
+
+    from services.host.sources import list_runs
+    from services.views.progress import stdout
+    from services.views.run import runs_table
+
+    runs = list_runs(directory)
+    if as_json:
+        click.echo(msgspec.json.encode({"version": 1, "runs": runs}).decode())
+    else:
+        runs_table(stdout(), runs)

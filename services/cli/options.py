@@ -1,0 +1,38 @@
+"""The flags that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def directory(function: Function) -> Function:
+    """The flag of every command that needs a project directory."""
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(".evolog"),
+        envvar="EVOLOG_DIR",
+        show_default=True,
+        help="The project directory: log, blobs, archive.",
+    )(function)
+
+
+def as_json(function: Function) -> Function:
+    """The flag of every command that reads."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
+
+
+def run_options(function: Function) -> Function:
+    """The flags that `run` and `ablate` share."""
+    for option in (
+        click.option("--generations", type=click.IntRange(0, 1000), default=None, help="Most changes to try; the task has a default."),
+        click.option("--budget", default="", help="What a run may spend: rollouts=N,tokens=N,usd=X."),
+        directory,
+    ):
+        function = option(function)
+    return function

@@ -1,0 +1,34 @@
+"""`evolog pause` and `evolog resume`."""
+
+from pathlib import Path
+
+import click
+
+from services.cli.options import directory
+
+
+@click.command()
+@click.argument("run")
+@directory
+@click.option("--reason", default="the operator asked for it", show_default=True)
+def pause(run: str, directory: Path, reason: str) -> None:
+    """Let a run make no further decision until it is resumed; what it has asked for is still done."""
+    import asyncio
+
+    from services.host import orders
+    from services.host.node import Node
+
+    click.echo(f"{asyncio.run(orders.pause(Node(directory), run, reason))} is paused", err=True)
+
+
+@click.command()
+@click.argument("run")
+@directory
+def resume(run: str, directory: Path) -> None:
+    """Let a paused run go on."""
+    import asyncio
+
+    from services.host import orders
+    from services.host.node import Node
+
+    click.echo(f"{asyncio.run(orders.resume(Node(directory), run))} goes on", err=True)

@@ -1,0 +1,73 @@
+"""`evolog run`."""
+
+from pathlib import Path
+
+import click
+
+from services.cli.options import as_json, run_options
+
+
+@click.command()
+@click.argument("task")
+@click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
+@click.option("--policy", default="", metavar="NAME", help="In place of the task's own: tiny-lm, or hf:PATH for a model of transformers.")
+@click.option("--max-tokens", type=click.IntRange(1, 100_000), help="The longest completion of the policy; the task has a default.")
+@click.option(
+    "--sandbox",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="What scaffolds run in: what `evolog doctor` says, or nothing, which needs EVOLOG_ALLOW_UNSANDBOXED=1 too.",
+)
+@click.option(
+    "--agent", default="rules", show_default=True, metavar="NAME", help="rules, anthropic:MODEL or openai:MODEL; the last two need a key."
+)
+@click.option("--verifier", default="", metavar="NAME|PATH", help="In place of the task's own: another of its by name, or a file.")
+@click.option(
+    "--on-drift",
+    type=click.Choice(["off", "freeze", "rollback", "stop"]),
+    default="off",
+    show_default=True,
+    help="What the auditor may do to the run when it finds drift: freeze the lever, go back to before it too, or end the run.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
+@click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
+@run_options
+@as_json
+def run(
+    task: str,
+    levers: str,
+    policy: str,
+    max_tokens: int | None,
+    sandbox: str,
+    agent: str,
+    verifier: str,
+    on_drift: str,
+    seed: int,
+    name: str,
+    detach: bool,
+    generations: int | None,
+    budget: str,
+    directory: Path,
+    as_json: bool,
+) -> int:
+    """Run TASK from its reference scaffold until nothing more is to be gained, and show the auditor's table."""
+    from runtime.run.order import RunOrder
+    from services.cli.live import run_task
+
+    order = RunOrder(
+        task=task,
+        levers=levers,
+        seed=seed,
+        generations=generations,
+        budget=budget,
+        name=name,
+        policy=policy,
+        sandbox="none" if sandbox == "none" else "",
+        max_tokens=max_tokens or 0,
+        agent=agent,
+        verifier=verifier,
+        on_drift="" if on_drift == "off" else on_drift,
+    )
+    return run_task(directory, order, detach=detach, as_json=as_json)

@@ -1,0 +1,35 @@
+"""`evolog watch`."""
+
+from pathlib import Path
+
+import click
+
+from services.cli.options import as_json, directory
+
+
+@click.command()
+@click.argument("run", required=False)
+@directory
+@click.option("--since", type=click.IntRange(1), default=1, show_default=True, help="The sequence to begin at.")
+@click.option("--follow/--no-follow", default=True, help="Wait for what is still to come, until the run has ended.")
+@as_json
+def watch(run: str | None, directory: Path, since: int, follow: bool, as_json: bool) -> int:
+    """Print events as they are appended, one line each; of one run or of all."""
+    from runtime.log.port import Log
+    from services.host.node import Node
+    from services.host.sources import find_run, tail, with_logs
+    from services.views.events import message_json, message_line
+
+    Node(directory).require_up()
+    in_words = message_json if as_json else message_line
+
+    async def work(log: Log, gold: Log) -> None:
+        del gold
+        async for stored in tail(log, since, run=await find_run(log, run) if run else None, follow=follow):
+            click.echo(in_words(stored))
+
+    try:
+        with_logs(directory, work)
+    except KeyboardInterrupt:
+        return 130
+    return 0

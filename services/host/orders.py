@@ -1,0 +1,220 @@
+"""What the operator does to runs: order one and follow it to the end of its audit, pause it, or let it go on."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from events import codec
+from events.codec import Event
+from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
+from events.gold import AuditFinished
+from events.run import RunFinished, RunPaused, RunResumed, RunStarted
+from events.subjects import GOLD, LOG, run_of, subject
+from replay.report import Report, Reporter, follow_gold
+from runtime.agents.providers import model_of, price, require, variable
+from runtime.broker.accounts import OPERATOR
+from runtime.log.lookup import of_types
+from runtime.log.port import Log, Refused, append_once, readable
+from runtime.log.worker import now
+from runtime.run import budget as budgets
+from runtime.run.order import RunOrder, check_order, check_packages, check_verifier
+from runtime.sandbox.choose import UNSANDBOXED
+from services.host.context import operator
+from services.host.node import Node, Running
+from services.host.sources import find_run, run_starts
+
+POLL_SECONDS = 0.2
+"""Seconds between two reads of the log."""
+
+
+class RunWatcher(Protocol):
+    """Whoever shows a run as it goes on."""
+
+    counts_rollouts: bool
+    """Whether it shows how many rollouts are done, which costs more reading of the log."""
+
+    def begin(self, run: str, started: RunStarted) -> None:
+        """The run has begun."""
+
+    def update(self, events: Sequence[Event], reporter: Reporter) -> None:
+        """These events were appended; called after each read of the log, also if there are none."""
+
+
+def check(order: RunOrder, node: Node) -> None:
+    """Raise what is wrong with an order, before anything is started for it."""
+    task = check_order(order)
+    running = node.running()
+    if order.sandbox == "none" and running is not None and not running.unsandboxed:
+        raise Misconfigured(
+            f"The services in {node.directory} do not run scaffolds without a sandbox, as they were started without {UNSANDBOXED}=1: "
+            f"stop them with `evolog down --dir {node.directory}`, and order the run again."
+        )
+    check_agent(order, running)
+    check_verifier(order, task)
+    check_packages(order, task, trained_here=running is None or _on_this_host(running))
+
+
+def check_agent(order: RunOrder, running: Running | None) -> None:
+    """Raise what is missing for the agents' language model: its name, package or key, or a price where dollars are limited."""
+    model = model_of(order.agent)
+    if model is None:
+        return
+    if running is None:
+        require(model, os.environ)
+    elif model.provider not in running.providers and _on_this_host(running):
+        raise Misconfigured(
+            f"The services that are up have no key for {order.agent}: `evolog down`, set {variable(model.provider, 'API_KEY')}, "
+            "and start again."
+        )
+    if price(model, os.environ) is None and budgets.parse(order.budget).micro_usd is not None:
+        raise Misconfigured(
+            f"No price is known for {order.agent}, so a budget in usd cannot be kept: name a price table with EVOLOG_PRICES, "
+            "or leave usd out."
+        )
+
+
+def _on_this_host(running: Running) -> bool:
+    # a broker elsewhere may have its trainer and its agents elsewhere
+    return urlsplit(running.url).hostname == "127.0.0.1"
+
+
+class StartedServices:
+    """Whether this process started the services of a directory, and is to stop them again."""
+
+    def __init__(self, here: bool) -> None:
+        self.here = here
+
+    def keep(self) -> None:
+        """Leave them running."""
+        self.here = False
+
+
+@contextlib.contextmanager
+def services_up(node: Node, announce: Callable[[str], None]) -> Iterator[StartedServices]:
+    """Have the services of a directory up, started if they are not.
+
+    Services that were started here are stopped at the end, unless an unfinished run needs them, which `announce` is told in a sentence.
+    """
+    from services.host.supervisor import start_detached, stop
+
+    started = StartedServices(not node.alive())
+    if started.here:
+        start_detached(node.directory)
+    try:
+        yield started
+    finally:
+        if started.here and node.alive():
+            if others := asyncio.run(_unfinished(node)):
+                announce(
+                    f"evolog: the services go on for {', '.join(others)}, not finished; `evolog down --dir {node.directory}` stops them."
+                )
+            else:
+                stop(node.directory)
+
+
+async def _unfinished(node: Node) -> list[str]:
+    """The runs whose audit is not finished; none where the log cannot be read."""
+    try:
+        async with operator(node) as connection:
+            ends = await connection.log(GOLD).last([subject(GOLD, "*", "*", AuditFinished.tag())])
+            runs = await run_starts(connection.log(LOG))
+    except UserError:
+        return []
+    audited = {run_of(end) for end in ends}
+    return [run for run, began in runs.items() if run not in audited and any(readable([began]))]
+
+
+async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher | None) -> Report | None:
+    """Append the event that begins a run, and follow the run to the end of its audit.
+
+    None where the run goes on unwatched: without a watcher, or after Ctrl-C. Raises `UsageError` if there is a run of that name, `TryAgain`
+    if the event was refused, and `Unavailable` if the services have stopped meanwhile.
+    """
+    async with operator(node) as connection:
+        log, gold = connection.log(LOG), connection.log(GOLD)
+        event = codec.event(started, run=name, source=OPERATOR, cause="", time=now())
+        gold_position = await gold.end()
+        if await log.last([event.subject]):
+            raise UsageError(
+                f"There is a run {name!r} already; give this one another --name, or look at that one with `evolog show {name}`."
+            )
+        with _interrupts() as interrupted:  # from here on Ctrl-C leaves a run behind, and must say so
+            try:
+                await append_once(log, [event], connection.scanner)
+            except Refused as refused:
+                raise TryAgain(f"Run {name} could not be started: {refused}.") from refused
+            if watcher is None:
+                return None
+            watcher.begin(name, started)
+            return await _follow(node, log, gold, name, gold_position, watcher, interrupted)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[asyncio.Event]:
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, interrupted.set)
+    try:
+        yield interrupted
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+async def _follow(
+    node: Node, log: Log, gold: Log, run: str, gold_position: int, watcher: RunWatcher, interrupted: asyncio.Event
+) -> Report | None:
+    reporter = Reporter(run)
+    while reporter.report.state != "audited":
+        try:
+            events = await reporter.follow(log)
+            if watcher.counts_rollouts:
+                await reporter.count(log)
+            gold_position = await follow_gold(gold, reporter, gold_position)
+        except Unavailable:
+            events = []
+            if not node.alive():
+                raise Unavailable(
+                    f"evolog has stopped in {node.directory}; run {run} is safe in the log: `evolog up` goes on with it, "
+                    f"`evolog watch {run}` follows it."
+                ) from None
+        watcher.update(events, reporter)
+        if interrupted.is_set():
+            return None
+        await asyncio.sleep(POLL_SECONDS)
+    return reporter.report
+
+
+async def pause(node: Node, name: str, reason: str) -> str:
+    """Ask a run to make no further decision; its full name. What it has asked for is still done.
+
+    Raises `UsageError` if it is paused or finished.
+    """
+    return await _append_request(node, name, reason)
+
+
+async def resume(node: Node, name: str) -> str:
+    """Let a paused run go on; its full name. Raises `UsageError` if it is not paused, or is finished."""
+    return await _append_request(node, name, None)
+
+
+async def _append_request(node: Node, name: str, reason: str | None) -> str:
+    # to pause, for this reason; or to resume, for None
+    node.require_up()
+    async with operator(node) as connection:
+        log = connection.log(LOG)
+        run = await find_run(log, name)
+        events = await of_types(log, run, [RunPaused, RunResumed, RunFinished])
+        if any(isinstance(event.data, RunFinished) for event in events):
+            raise UsageError(f"Run {run} is finished; there is nothing left to decide.")
+        pauses = sum(isinstance(event.data, RunPaused) for event in events)
+        resumes = sum(isinstance(event.data, RunResumed) for event in events)
+        if (reason is not None) == (pauses > resumes):
+            raise UsageError(f"Run {run} is {'paused already; `evolog resume` lets it go on' if reason is not None else 'not paused'}.")
+        fact = RunResumed(number=resumes + 1) if reason is None else RunPaused(number=pauses + 1, reason=reason)
+        event = codec.event(fact, run=run, source=OPERATOR, cause="", time=now())
+        await append_once(log, [event], connection.scanner)
+    return run

@@ -1,0 +1,31 @@
+"""The messages of the log as lines, for `evolog watch`."""
+
+import msgspec
+
+from events import codec
+from events.time import rfc3339
+from runtime.log.port import Stored
+
+WIDTH = 160
+"""Characters of an event that are shown."""
+
+
+def message_line(stored: Stored) -> str:
+    """One message: its sequence, the time of day when it was stored, its run and tag, and the beginning of its event."""
+    try:
+        event = codec.decode_at(stored.subject, stored.data)
+    except codec.Unreadable as wrong:
+        return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {stored.subject}  UNREADABLE: {wrong}"
+    text = msgspec.json.encode(event.data).decode()
+    short = text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
+    return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {event.run}  {event.tag:<22}  {short}"
+
+
+def message_json(stored: Stored) -> str:
+    """One message as an object: sequence, time, subject, and the event as it was written, or why it cannot be read."""
+    envelope = {"sequence": stored.sequence, "stored": rfc3339(stored.time), "subject": stored.subject}
+    try:
+        codec.decode_at(stored.subject, stored.data)
+        return msgspec.json.encode(envelope | {"event": msgspec.Raw(stored.data)}).decode()
+    except codec.Unreadable as wrong:
+        return msgspec.json.encode(envelope | {"unreadable": str(wrong)}).decode()

@@ -1,0 +1,122 @@
+"""The language-model agents without a log or a provider: a session whose model gives prepared answers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from events.choice import AgentCalled
+from events.codec import Event
+from events.fact import Fact
+from events.secret import Scanner, Secret
+from runtime.agents.context import Said, Shown
+from runtime.agents.conversation import Call, Request, Turn, Usage
+from runtime.agents.endings import Inspector
+from runtime.agents.feedback import FeedbackInput, Library, Table, advise
+from runtime.agents.prices import Price
+from runtime.agents.providers import CallResult, Model, Speak
+from runtime.agents.session import AgentSession, Unfit
+from runtime.blobs.directory import Blobs
+from tasks.loading import load
+from tests.harness import paths
+
+TOY = load(str(paths.TOY))
+PUBLIC = TOY.public(0)
+KEY = "sk-planted-0123456789"
+ANSWER = "def solve(item, model, data):\n    return model.complete(item.prompt, choices=data.labels).text\n"
+
+
+def said(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> Turn:
+    """An answer of the model."""
+    made = tuple(
+        Call(f"c{number}", name, arguments if isinstance(arguments, str) else json.dumps(arguments))
+        for number, (name, arguments) in enumerate(calls)
+    )
+    return Turn(status, text, made, Usage(100, 10))  # type: ignore[arg-type]
+
+
+def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:
+    """A call of the tool that proposes a scaffold of one file."""
+    return ("propose_scaffold", {"files": [{"path": path, "text": text}], "summary": "s", "report": "r", **more})
+
+
+STOP = ("stop", {"reason": "enough"})
+
+
+def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> Shown:
+    """An attempt as the agent sees it; `more` replaces fields."""
+    return Shown(
+        **{
+            "id": f"t{number}",
+            "item": item or f"train{number}",
+            "attempt": 0,
+            "prompt": "p" * 200,
+            "label": label,
+            "answer": "miner",
+            "reward": float(outcome == "right"),
+            "outcome": outcome,
+            "calls": (Said("p", ("baker", "miner"), "miner"),),
+            **more,
+        }
+    )
+
+
+class AgentHarness:
+    """A session of the feedback agent whose model answers from a list, and all that it recorded."""
+
+    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = (), **session: Any) -> None:
+        self.blobs = Blobs(folder / "blobs")
+        self.folder = folder
+        self.scanner = Scanner([Secret(KEY)])
+        self.requests: list[Request] = []
+        self.facts: list[Fact] = []
+        answers = iter(turns)
+
+        def asking(speak: Speak, request: Request, seed: int) -> CallResult:
+            self.requests.append(request)
+            turn = next(answers)
+            return CallResult(turn, 1, 0.5, turn.usage)
+
+        self.session = AgentSession(
+            agent="feedback_agent",
+            generation=1,
+            model=Model("openai", "m"),
+            speak=lambda request: said(STOP),
+            price=Price(2, 10),
+            blobs=self.blobs,
+            scanner=self.scanner,
+            seed=0,
+            known={one.ordinal: one for one in known},
+            record=self.facts.append,
+            asking=asking,
+            **session,
+        )
+        self.attempts = [shown(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])]
+        self.levers: tuple[str, ...] = ("scaffold", "weights")
+        self.history: list[Event] = []
+        self.queries: list[str] = []
+
+    def inspector(self, *, must_change: bool = True) -> Inspector:
+        """What tries a proposal out."""
+        return Inspector({"agent.py": ANSWER}, PUBLIC, (TOY.folder,), self.folder / "work", self.scanner, must_change=must_change)
+
+    def query(self, sql: str) -> Table:
+        """300 rows of a kilobyte, or `Unfit` for whatever names dev."""
+        self.queries.append(sql)
+        if "dev" in sql:
+            raise Unfit("The query cannot be answered: no such column.")
+        return Table(("n",), [(number, "x" * 1000) for number in range(300)])
+
+    def feedback(self) -> list[Fact]:
+        """The facts that end the conversation."""
+        context = FeedbackInput(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.history)
+        library = Library(self.attempts, {"far": shown(99)}.get, self.query, {"agent.py": ANSWER})
+        return advise(self.session, context, library, self.inspector(), self.facts.append)
+
+    def calls(self) -> list[AgentCalled]:
+        """The calls that were recorded."""
+        return [fact for fact in self.facts if isinstance(fact, AgentCalled)]
+
+    def tool_results(self) -> list[str]:
+        """What the tools gave, in the model's last request."""
+        return [result.text for message in self.requests[-1].messages for result in message.results]

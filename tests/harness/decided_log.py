@@ -1,0 +1,134 @@
+"""Logs of whole runs without services: the decider decides, and canned answers stand for what services say."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from events import codec
+from events.change import ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
+from events.choice import FeedbackRequested
+from events.fact import Fact, derive, derive_seed
+from events.judgement import TrajectoryScored
+from events.population import CandidateAccepted
+from events.rollouts import RolloutsRequested
+from events.run import AuditReleased, RunStarted
+from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
+from replay.history import History
+from runtime.blobs.directory import Blobs
+from runtime.log.lineage import as_folded
+from runtime.log.port import Stored, readable
+from runtime.run.decide import DECIDER
+from runtime.run.decider import Decider, DecisionSession
+from tests.harness.facts import RUN, proposed, started
+
+
+class DecidedLog:
+    """A run's log that grows by what services say and by what the decider decides at it. A `late` controller reads facts only once all are appended."""
+
+    def __init__(self, late: bool = False, run: str = RUN, decider: Decider[Any] = DECIDER, past: Sequence[Stored] = ()) -> None:
+        self.late, self.run = late, run
+        self.messages: list[Stored] = []
+        self.session: DecisionSession[Any] = DecisionSession(decider, run)
+        self.session.inherit(as_folded(past))
+        self._unread: list[Stored] = []
+        self._before = past[-1].sequence if past else 0
+
+    def say(self, *facts: Fact) -> None:
+        """Append these, and then what is decided at each of them."""
+        for fact in facts:
+            self._unread.append(self.append(codec.event(fact, run=self.run, source="test", cause="", time="")))
+            if not self.late:
+                self.read()
+        self.read()
+
+    def read(self) -> None:
+        """Feed the decider with what it has not read, its own decisions too."""
+        while self._unread:
+            stored = self._unread.pop(0)
+            decision = self.session.feed(stored, codec.decode(stored.data))
+            self._unread += [self.append(event) for event in (decision.events if decision else ())]
+
+    def append(self, event: codec.Event) -> Stored:
+        """Append one event, and let nobody read it."""
+        sequence = self._before + len(self.messages) + 1
+        self.messages.append(Stored(sequence, sequence * 10**9, event.subject, codec.encode(event)))
+        return self.messages[-1]
+
+    def go_on(self, limit: int = 1 << 30) -> "DecidedLog":
+        """Answer what is asked, one fact after the other, until the run is finished or has that many messages."""
+        while len(self.messages) < limit and (facts := missing_answers(self.messages)):
+            self.say(facts[0])
+        return self
+
+
+def missing_answers(messages: Sequence[Stored]) -> list[Fact]:
+    """What services would say to all that these messages ask for and do not answer. Answers follow from what is asked."""
+    events = readable(messages)
+    found: list[Fact] = []
+    there = {event.id for event in events}
+    acted_on = {event.run for event in events if isinstance(event.data, RunStarted) and event.data.on_drift}
+    for event in events:
+        if event.run in acted_on and isinstance(event.data, CandidateAccepted):
+            quiet = AuditReleased(look=event.data.generation, action="none", lever="", generation=-1, bits=0.0)
+            found += [quiet] if codec.event_id(event.run, AuditReleased, *quiet.key()) not in there else []
+        found += [fact for fact in answers(event) if codec.event_id(event.run, type(fact), *fact.key()) not in there]
+    return found
+
+
+def answers(event: codec.Event) -> list[Fact]:
+    """What services say to one event: two edits, then updates of two rounds of which every other adapter is refused."""
+    match event.data:
+        case ScaffoldRequested():
+            return [ScaffoldProposed(generation=0, scaffold="s0", parent="", summary="", reason="")]
+        case FeedbackRequested(generation=number) if number <= 2:
+            return [ScaffoldProposed(generation=number, scaffold=f"s{number}", parent="", summary="", reason="")]
+        case FeedbackRequested(generation=number):
+            order = {"algorithm": "grpo", "hyper": {}, "rounds": 2, "resample": "unsolved", "memory": "update", "hints": number == 3}
+            return [WeightUpdateRequested(generation=number, **order, reason="")]
+        case RolloutsRequested() as asked:
+            return [
+                TrajectoryScored(
+                    trajectory=derive(asked.seed, item, attempt),
+                    request=event.id,
+                    item=item,
+                    attempt=attempt,
+                    reward=float(derive_seed(asked.seed, asked.scaffold, asked.adapter, item, attempt) % 3 == 0),
+                    outcome="right",
+                    verifier="v1",
+                )
+                for item in asked.items
+                for attempt in range(asked.attempts)
+            ]
+        case TrainingBatchSealed() as sealed:
+            place = {"generation": sealed.generation, "round": sealed.round, "parent_adapter": sealed.parent_adapter}
+            named = derive("adapter", sealed.parent_adapter, sealed.training_seed, sealed.trajectories)
+            made = {"base_model": "b", "batch": sealed.digest, "algorithm": sealed.algorithm, "canary": (), "trained_on": 1}
+            return [AdapterPublished(**place, **made, adapter=named, state=f"{named} left")]
+        case AdapterPublished() as published:
+            place = {"generation": published.generation, "round": published.round, "adapter": published.adapter, "batch": published.batch}
+            if published.generation == 4:
+                return [AdapterRejected(**place, reason="its canary differs")]
+            return [AdapterServed(**place, error=0.0)]
+        case _:
+            return []
+
+
+def short_run(late: bool = False) -> list[Stored]:
+    """A run that decides three times and ends; `late`: with a controller that was away while much came."""
+    log = DecidedLog(late)
+    log.say(started(generations=0))
+    log.say(proposed())
+    log.say(*missing_answers(log.messages))
+    return log.messages
+
+
+def long_run() -> list[Stored]:
+    """A run of five generations with both levers, hints and a refused adapter."""
+    log = DecidedLog()
+    log.say(started(generations=5))
+    return log.go_on().messages
+
+
+def as_history(messages: Sequence[Stored], blobs: Path = Path("nowhere"), run: str = RUN, past: Sequence[Stored] = ()) -> History:
+    """A run's messages as replay reads them."""
+    return History(run, past, messages, [], Blobs(blobs), Blobs(blobs))
