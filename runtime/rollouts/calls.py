@@ -23,7 +23,7 @@ from runtime.policies.interface import Sampled, SampleRequest
 from runtime.rollouts.attempt import request_reader
 from runtime.rollouts.host import AttemptOutcome, RefusedCall, ScaffoldCall
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
-from runtime.rollouts.shard import AttemptKey, AttemptResult, RolloutShard
+from runtime.rollouts.shard import AttemptResult, RolloutKey, RolloutShard
 
 NOT_DETERMINISTIC = "the scaffold asked something else than is recorded; it is not deterministic"
 REASON_LIMIT = 500
@@ -156,7 +156,7 @@ class ShardCalls:
         self._log, self._recorder = log, recorder
         self._results: dict[CallKey, str | RefusedCall] = {}
         """The id of the recorded call, or why there is none."""
-        self._bridge_uses: dict[AttemptKey, list[tuple[int, int]]] = defaultdict(list)
+        self._bridge_uses: dict[RolloutKey, list[tuple[int, int]]] = defaultdict(list)
         """The ordinal and the completion of each call over the bridge, in order."""
 
     def answer(self, calls: Sequence[ScaffoldCall]) -> list[tuple[str, ...] | RefusedCall]:
@@ -187,13 +187,13 @@ class ShardCalls:
             for key, prompt in zip(keys, call.prompts, strict=True)
         }
         with self._recorder.lock:
-            self._bridge_uses[AttemptKey(item, attempt)] += [(key.ordinal, completion) for key in keys for completion in range(call.n)]
+            self._bridge_uses[RolloutKey(item, attempt)] += [(key.ordinal, completion) for key in keys for completion in range(call.n)]
             calls = self._record_or_raise(self.shard.model, requests, self._recorder.sample)
         return BridgeAnswer(samples=tuple(Sampled(one.texts, one.tokens, one.logprobs, one.prompt_tokens) for one in calls))
 
     def result(self, outcome: AttemptOutcome) -> AttemptResult:
         """What came of an attempt, with the calls that it used. One that used a refused call has failed, whatever it answered."""
-        uses = [*outcome.uses, *self._bridge_uses.get(AttemptKey(outcome.item, outcome.attempt), ())]
+        uses = [*outcome.uses, *self._bridge_uses.get(RolloutKey(outcome.item, outcome.attempt), ())]
         used = [(self._results.get(CallKey(outcome.item, ordinal)), completion) for ordinal, completion in uses]
         refused = next((call for call, _ in used if isinstance(call, RefusedCall)), None)
         if refused:

@@ -21,7 +21,7 @@ from typing import IO, NamedTuple
 
 import msgspec
 
-from runtime.rollouts.shard import AttemptKey
+from runtime.rollouts.shard import RolloutKey
 from runtime.sandbox import limits as sandbox
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 
@@ -180,7 +180,7 @@ class ScaffoldProcess:
 
     def solve(self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: AnswerCalls) -> list[AttemptOutcome]:
         """An outcome for each attempt at each (id, prompt), in order. After a failure of the process, `alive` is False."""
-        outcomes: dict[AttemptKey, AttemptOutcome] = {}
+        outcomes: dict[RolloutKey, AttemptOutcome] = {}
         ids, call_counts = {item for item, _ in items}, Counter[str]()
         kind, reason = "nonsense", "the scaffold's process left this attempt out"
         try:
@@ -199,7 +199,7 @@ class ScaffoldProcess:
                 elif frame.done is not None:
                     for outcome in frame.done:
                         self._check_outcome(outcome, attempts)
-                    outcomes |= {AttemptKey(outcome.item, outcome.attempt): outcome for outcome in frame.done}
+                    outcomes |= {RolloutKey(outcome.item, outcome.attempt): outcome for outcome in frame.done}
                     more = frame.more
                 else:
                     raise ScaffoldStopped("nonsense", "the scaffold's process sent a frame that is neither a call nor an outcome")
@@ -207,7 +207,7 @@ class ScaffoldProcess:
             kind, reason = stopped.kind, str(stopped)
             self.close()
         return [
-            outcomes.get(AttemptKey(item, attempt)) or AttemptOutcome(item, attempt, kind=kind, reason=reason)
+            outcomes.get(RolloutKey(item, attempt)) or AttemptOutcome(item, attempt, kind=kind, reason=reason)
             for item, _ in items
             for attempt in range(attempts)
         ]

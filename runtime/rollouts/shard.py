@@ -9,8 +9,8 @@ from events.fact import Fact
 from events.rollouts import CallUse, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 
 
-class AttemptKey(NamedTuple):
-    """One attempt at one item; `attempt` counts from 0."""
+class RolloutKey(NamedTuple):
+    """One rollout: an attempt at an item, counted from 0."""
 
     item: str
     attempt: int
