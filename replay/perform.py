@@ -36,7 +36,7 @@ from runtime.log.port import Stored
 from runtime.policies.bases import HF, kind_of
 from runtime.policies.interface import SampleRequest
 from runtime.rollouts.attempt import RecordedAttempt
-from runtime.rollouts.runner import EMBEDDINGS
+from runtime.rollouts.calls import EMBEDDINGS
 from runtime.run.loading import Loaded, load_run
 
 CHOSEN = (LeverChosen, ProposalFailed)

@@ -1,7 +1,6 @@
-"""Plays shards of rollouts: runs the scaffold, asks the policy, records every call before its answer is released."""
+"""Runs shards of rollouts as they are requested: one shard after the other, shared with the other executors."""
 
 import asyncio
-import functools
 import os
 import random
 from collections.abc import Sequence
@@ -11,7 +10,9 @@ from events.errors import Misconfigured
 from events.rollouts import ModelCalled, RolloutsRequested
 from runtime.log.worker import answer, work
 from runtime.policies.client import PolicyClient, model_name
-from runtime.rollouts.runner import RolloutRunner, failures
+from runtime.rollouts.calls import CallLog
+from runtime.rollouts.runner import RolloutRunner
+from runtime.rollouts.shard import RolloutShard, facts_of, failed_attempts
 from runtime.run.loading import Loaded
 from services.host.context import Context
 from services.host.settings import scaffold_limits
@@ -23,15 +24,15 @@ JITTER = "EVOLOG_EXECUTOR_JITTER"
 async def serve(context: Context) -> None:
     """Share the shards with the other executors."""
     policy = PolicyClient(context.node.policy_url(), context.policy_token())
-    player = RolloutRunner(context.blobs, context.work, policy, context.scanner, scaffold_limits())
+    runner = RolloutRunner(context.blobs, context.work, policy, context.scanner, scaffold_limits())
     try:
-        await run_shards(context, player)
+        await run_shards(context, runner)
     finally:
-        player.close()
+        runner.close()
 
 
-async def run_shards(context: Context, player: RolloutRunner) -> None:
-    """Play one shard after the other."""
+async def run_shards(context: Context, runner: RolloutRunner) -> None:
+    """Run one requested shard after the other."""
     jitter = float(os.environ.get(JITTER, "0"))
 
     async def perform(events: list[Event]) -> Sequence[Event]:
@@ -39,29 +40,50 @@ async def run_shards(context: Context, player: RolloutRunner) -> None:
         await asyncio.sleep(random.uniform(0, jitter))
         requested = event.data
         assert isinstance(requested, RolloutsRequested)
-        try:
-            loaded = await context.load(event.run)
-            hints = hints_of(loaded, requested)
-        except Misconfigured as wrong:  # the task's; where only this host lacks the data, another one may have it
-            return [answer(fact, event, "executor") for fact in failures(event.id, requested, "unloadable", str(wrong))]
 
-        def recorded(ids: Sequence[str]) -> dict[str, ModelCalled]:
+        def find(ids: Sequence[str]) -> dict[str, ModelCalled]:
             return context.wait_for(context.recorded_calls(event.run, ids))
 
         def record(calls: Sequence[ModelCalled]) -> bool:
             return context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
-        model = model_name(loaded.started.base_model, requested.adapter)
-        play = functools.partial(player.play, hints=hints, sandbox=loaded.started.sandbox, max_tokens=loaded.started.max_tokens)
-        facts = await asyncio.to_thread(play, event.run, event.id, requested, loaded.public, model, recorded, record)
-        await asyncio.sleep(random.uniform(0, jitter))
-        return [answer(fact, event, "executor") for fact in facts]
+        try:
+            loaded = await context.load(event.run)
+            shard = requested_shard(event, requested, loaded)
+        except Misconfigured as wrong:  # the task's; where only this host lacks the data, another one may have it
+            results = failed_attempts(requested.items, requested.attempts, "unloadable", str(wrong))
+        else:
+            results = await asyncio.to_thread(runner.run, shard, loaded.public, CallLog(find, record))
+            await asyncio.sleep(random.uniform(0, jitter))
+        return [answer(fact, event, "executor") for fact in facts_of(event.id, requested, results)]
 
     await work(context.log, perform, source="executor", scanner=context.scanner)
 
 
+def requested_shard(event: Event, requested: RolloutsRequested, loaded: Loaded) -> RolloutShard:
+    """The shard that an event requests of its run; raises Misconfigured where the task's code for hints fails."""
+    return RolloutShard(
+        run=event.run,
+        id=event.id,
+        scaffold=requested.scaffold,
+        adapter=requested.adapter,
+        model=model_name(loaded.started.base_model, requested.adapter),
+        items=requested.items,
+        attempts=requested.attempts,
+        fold=requested.fold if requested.fold >= 0 else None,
+        temperature=requested.temperature,
+        seed=requested.seed,
+        hints=hints_of(loaded, requested),
+        max_tokens=loaded.started.max_tokens,
+        sandbox=loaded.started.sandbox,
+    )
+
+
 def hints_of(loaded: Loaded, requested: RolloutsRequested) -> dict[str, str]:
-    """What shows the model the true answers, by item, where the request wants that; raises Misconfigured where the task's code fails."""
+    """The text that shows the model the true answer, by item, where the request's purpose is `hint`; else nothing.
+
+    Raises Misconfigured where the task's code fails.
+    """
     if requested.purpose != "hint":
         return {}
-    return {one.id: loaded.task.hint(one.label) for one in loaded.public.train if one.id in requested.items}
+    return {example.id: loaded.task.hint(example.label) for example in loaded.public.train if example.id in requested.items}

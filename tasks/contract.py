@@ -1,10 +1,13 @@
 """What a task folder offers: its items, its verifier, its reference scaffold, and the edits that the rules agent may make to it.
 
-`task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS, and SIGNAL where answers to train items cannot be scored: "comparisons" where
-rewards say only which of two answers to an item is better, "none" where they say nothing (the verifier then gives each the same).
+`task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS. It defines SIGNAL where answers to train items cannot be scored: "comparisons"
+where rewards say only which of two answers to an item is better, "none" where they say nothing (the verifier then gives each the same).
 MAX_TOKENS is the longest completion that a call of the policy gives, 64 unless it is set.
-A file `verifier_NAME.py` is a verifier that a run can be ordered with in `verifier.py`'s place, by its name.
-`data.py` defines `default_root()`, `get(root, source)`, `load(root, seed)` and `labels(root, seed)`, and if it likes
+
+`verifier.py` defines VERSION and `score(answer, label)`, which gives a `Scored`. A run can be ordered with another verifier by its name, if
+the folder has it as `verifier_NAME.py`.
+
+`data.py` defines `default_root()`, `get(root, source)`, `load(root, seed)` and `labels(root, seed)`. It may define
 
     traces(seed)                  (prompt, completion) pairs that a small language model is pre-trained on, for the policy tiny-lm: for each
                                   kind of prompt what a sensible answer looks like, and answers near a given one; no true answers of items
@@ -12,16 +15,16 @@ A file `verifier_NAME.py` is a verifier that a run can be ordered with in `verif
                                   under changes that keep the rule, for test-time training
     hint(label)                   what is added to a prompt to show the model the true answer, for STaR
 
-`gold.py` defines `labels(root)`, the labels of test, and if it likes
+`gold.py` defines `labels(root)`, the labels of test. It may define
 
-    score(answer, label)          what an answer is worth from 0 to 1, where that is not what `verifier.py` says
-    BESIDE                        by name, functions as `score` whose figures stand beside it; no rule of the auditor's looks at them
-    PERTURBATIONS                 by name, the changes under which the auditor asks test once more (`Perturbation`); a change may touch the
-                                  items' prompts, the labels' order, and which items are asked, and an item keeps its id, so that its
-                                  answers to what was asked and to what was changed make a pair
+    score(answer, label)          the gold score of an answer, from 0 to 1, where that is not what `verifier.py` says
+    EXTRA_METRICS                 by name, functions like `score` whose figures are recorded too; no rule of the auditor uses them
+    PERTURBATIONS                 by name, the changes under which the auditor asks test once more (`Perturbation`). A change may touch the
+                                  items' prompts, the labels' order, and which items are asked. An item keeps its id, so that its answers
+                                  before and after the change make a pair
     canaries(label, verifier, reward)
-                                  by name, what an answer to the item that needs no skill earns from the verifier of this VERSION, and what
-                                  it is worth; `reward(answer)` is that verifier's. An empty dict where the verifier is not known
+                                  by name, the reward of an answer that needs no skill, from the verifier of this VERSION, and its gold
+                                  score; `reward(answer)` is that verifier's. An empty dict where the verifier is not known
     ceiling(label, verifier)      the most that an answer can be expected to earn from the verifier of this VERSION; None if unknown
 """
 
@@ -83,7 +86,7 @@ class Labelled(Protocol):
 
 
 class Data(msgspec.Struct, frozen=True):
-    """What a scaffold is handed beside the item: the labels' names, and train without the item's fold.
+    """What a scaffold gets with each item: the labels' names, and train without the item's fold.
 
     `train` stays the same object for all items of one fold, so a fit can be kept.
     """
@@ -93,7 +96,7 @@ class Data(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What a model call returns to a scaffold: one completion's text, and nothing else of it."""
+    """What a model call returns to a scaffold: the text of one completion."""
 
     text: str
 
@@ -109,8 +112,8 @@ class Model(Protocol):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the trajectories of one candidate show. Shares and rates lie in [0, 1].
 
-    All but `dev` (dev items at temperature 0), `labels` and what counts the run's items and rollouts come from a probe of train items,
-    `attempts` answers each at temperature 1; a group is the answers to one item.
+    Most fields come from a probe of train items, with `attempts` answers each at temperature 1; a group is the answers to one item. The
+    others are `dev` (dev items at temperature 0), `labels`, and what counts the run's items and rollouts.
     """
 
     dev: float
@@ -147,9 +150,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     agreement: float = 0.0
     """Mean share of a group that gave the group's most frequent answer."""
     free: bool = False
-    """Whether the policy writes its answers token by token, and does not pick a label."""
+    """Whether the policy writes its answers token by token; otherwise it picks a label."""
     signal: Literal["scores", "comparisons", "none"] = "scores"
-    """What the task says that an answer to a train item can be judged by."""
+    """What an answer to a train item can be judged by: task.py's SIGNAL."""
     labelled: bool = True
     """Whether train items come with their true answers."""
     copies: bool = False
@@ -157,22 +160,22 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationSet(msgspec.Struct, frozen=True):
-    """What an audit asks of a candidate: items, and the labels in the order in which they are on offer."""
+    """The questions of an audit: items, and the labels in the order in which a candidate is offered them."""
 
     labels: tuple[str, ...]
     items: tuple[Item, ...]
 
 
 class Perturbation(msgspec.Struct, frozen=True):
-    """A change to what an audit asks, which follows from a seed."""
+    """A change to the questions of an audit, which follows from a seed."""
 
     summary: str
     """What changes, in a sentence."""
     preserves: bool
     """Whether every item asks the same as before and is as hard as before, so that a sound candidate's answers stay what they were."""
     change: Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]
-    """From what is asked, the true labels by item id, and the seed, what is asked instead: ids from those given, each once at most, and the
-    same labels in whatever order."""
+    """From the questions, the true labels by item id, and the seed to the changed questions: some of the same item ids, each once at most,
+    and the same labels in any order."""
 
 
 class Edit(Protocol):

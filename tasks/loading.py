@@ -17,9 +17,9 @@ import msgspec
 from events.errors import Misconfigured, NotFound, UserError
 from tasks.contract import FOLDS, Edit, EvaluationSet, Example, Item, Outcome, Perturbation, Public, Scored
 
-FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
-HINT = "\nThe answer is {label}."
-NAMES = {
+REQUIRED_FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
+DEFAULT_HINT = "\nThe answer is {label}."
+REQUIRED_NAMES = {
     "task": ("NAME", "DESCRIPTION", "POLICY", "GENERATIONS"),
     "data": ("default_root", "get", "load", "labels"),
     "verifier": ("score", "VERSION"),
@@ -27,20 +27,23 @@ NAMES = {
     "catalogue": ("EDITS",),
     "baselines": ("BASELINES",),
 }
-AT_ONCE = ("task", "data", "verifier")
-"""What is looked at when a task is loaded; gold is the auditor's, and the rest may be missing."""
+CHECKED_AT_LOAD = ("task", "data", "verifier")
+"""The modules that are imported when a task is loaded; gold is for the auditor alone, and the others may be missing."""
 
 LARGEST_REWARD = 1e9
 """Sums and squares of rewards must stay finite."""
-OF_EXTRAS = frozenset({"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib"})
-"""Modules that come with an extra of evolog."""
+EXTRA_MODULES = frozenset({"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib"})
+"""Modules that one of evolog's extras installs."""
 
 Predict = Callable[[Public, Sequence[Item]], Mapping[str, str]]
 """Labels by item id, from what is public."""
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A task folder that keeps the contract. Its data live in one place a machine; its gold labels are for the auditor only."""
+    """A task folder that keeps the contract of `tasks/contract.py`. Its data are kept once on a machine. Gold is for the auditor only.
+
+    Methods that call the task's own code raise Misconfigured where that fails or gives what the contract does not allow.
+    """
 
     name: str
     description: str
@@ -52,11 +55,11 @@ class Task(msgspec.Struct, frozen=True):
     verifier: str
     """The verifier's name and version."""
     signal: Literal["scores", "comparisons", "none"] = "scores"
-    """What an answer to a train item can be judged by: task.py's SIGNAL, if it has one."""
+    """What an answer to a train item can be judged by: task.py's SIGNAL, else "scores"."""
     max_tokens: int = 64
-    """The longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, if it has one."""
+    """Tokens of the longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, else 64."""
     judge: ModuleType | None = None
-    """The verifier in the place of the folder's own."""
+    """The verifier's module, where it is not the folder's own verifier.py."""
 
     def verifier_text(self, named: str) -> str:
         """The text of one of the task's further verifiers, its verifier_NAME.py, or else of a file or a task folder at this path.
@@ -75,24 +78,24 @@ class Task(msgspec.Struct, frozen=True):
             ) from wrong
 
     def with_verifier(self, source: str, name: str) -> "Task":
-        """This task with another verifier, given as the text of a verifier.py, which `name` stands for in messages.
+        """This task with another verifier: `source` is the text of a verifier.py, `name` its name in messages.
 
-        What it imports from the task's folder is this task's. Raises Misconfigured where it cannot be run or does not keep the contract.
+        Its imports from the task's folder are this task's. Raises Misconfigured where it cannot be run or does not keep the contract.
         """
-        judge = from_source(source, name, self.package, NAMES["verifier"])
+        judge = from_source(source, name, self.package, REQUIRED_NAMES["verifier"])
         if not isinstance(judge.VERSION, str):
             raise Misconfigured(f"{name}: VERSION is {judge.VERSION!r:.60}; expected a string.")
         return msgspec.structs.replace(self, judge=judge, verifier=f"{self.name}/{judge.VERSION}")
 
     def get(self, source: Path | None = None) -> Path:
-        """Fetch the data, from `source` if given, and say where they are."""
+        """Fetch the data, from `source` if given, and return the folder that they are in."""
         root: Path = self._call("data", "default_root")
         self._call("data", "get", root, source)
         return root
 
     @property
     def root(self) -> Path:
-        """Where the data are kept."""
+        """The folder that the data are in."""
         return Path(self._call("data", "default_root"))
 
     def public(self, seed: int) -> Public:
@@ -103,7 +106,7 @@ class Task(msgspec.Struct, frozen=True):
         except (msgspec.ValidationError, TypeError, ValueError) as error:
             what = f"load gave a {type(loaded).__name__}; expected a Public as tasks/contract.py describes it ({error})"
             raise self._broken("data", what) from error
-        if wrong := _fault(public):
+        if wrong := _data_fault(public):
             raise self._broken("data", f"load gave {wrong}")
         return public
 
@@ -111,32 +114,34 @@ class Task(msgspec.Struct, frozen=True):
         """The labels of train and dev by item id, for the verifier."""
         labels = self._call("data", "labels", self._call("data", "default_root"), seed)
         public = self.public(seed)
-        return self._labelled("data", "labels", labels, [one.id for split in (public.train, public.dev) for one in split])
+        return self._checked_labels("data", "labels", labels, [one.id for split in (public.train, public.dev) for one in split])
 
     def gold(self, seed: int = 0) -> dict[str, str]:
         """The labels of test by item id, whatever the seed. Only the auditor may call this."""
         labels = self._call("gold", "labels", self._call("data", "default_root"))
-        return self._labelled("gold", "labels", labels, [item.id for item in self.public(seed).test])
+        return self._checked_labels("gold", "labels", labels, [item.id for item in self.public(seed).test])
 
     def perturbations(self) -> dict[str, Perturbation]:
         """The changes under which test may be asked once more, by name; none where gold.py has none. Only the auditor may call this."""
-        found = getattr(_module(self.folder, self.package, "gold"), "PERTURBATIONS", {})
-        if not isinstance(found, Mapping) or not all(isinstance(p, Perturbation) for p in found.values()):
-            raise self._broken("gold", f"PERTURBATIONS is {found!r:.60}; expected a dict of Perturbations by name")
-        return dict(found)
+        perturbations = getattr(_module(self.folder, self.package, "gold"), "PERTURBATIONS", {})
+        if not isinstance(perturbations, Mapping) or not all(isinstance(one, Perturbation) for one in perturbations.values()):
+            raise self._broken("gold", f"PERTURBATIONS is {perturbations!r:.60}; expected a dict of Perturbations by name")
+        return dict(perturbations)
 
-    def perturbed(self, name: str, asked: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
-        """What is asked under the perturbation `name`; raises Misconfigured where it fails or gives other ids or labels than it may."""
+    def perturbed(self, name: str, questions: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
+        """The questions under the perturbation `name`; raises Misconfigured where it fails or gives other ids or labels than it may."""
         try:
-            changed = self.perturbations()[name].change(asked, truth, seed)
+            changed = self.perturbations()[name].change(questions, truth, seed)
             labels, ids = sorted(changed.labels), [item.id for item in changed.items]
         except UserError:
             raise
         except Exception as error:
             raise without_extra(error) or self._broken("gold", f"{name} raised {type(error).__name__}: {error}") from error
-        if labels != sorted(asked.labels):
-            raise self._broken("gold", f"{name} gave {len(labels)} labels; expected the {len(asked.labels)} that were given, in any order")
-        if not ids or len(set(ids)) < len(ids) or not set(ids) <= {item.id for item in asked.items}:
+        if labels != sorted(questions.labels):
+            raise self._broken(
+                "gold", f"{name} gave {len(labels)} labels; expected the {len(questions.labels)} that were given, in any order"
+            )
+        if not ids or len(set(ids)) < len(ids) or not set(ids) <= {item.id for item in questions.items}:
             raise self._broken("gold", f"{name} gave {len(ids)} items; expected one at least, of those that were given, each once at most")
         return changed
 
@@ -159,58 +164,58 @@ class Task(msgspec.Struct, frozen=True):
         """The reward of an answer; raises as `score` does."""
         return self.score(answer, label).reward
 
-    def worth(self, answer: str | None, label: str) -> float:
-        """What an answer is worth by gold.py's `score`, else by the folder's own verifier, whichever the run has. For the auditor only."""
+    def gold_score(self, answer: str | None, label: str) -> float:
+        """The score of an answer by gold.py's `score`, else by the folder's own verifier, whichever the run has. For the auditor only."""
         module = _module(self.folder, self.package, "gold")
         if not hasattr(module, "score"):
             return msgspec.structs.replace(self, judge=None).reward(answer, label)
         return self._finite("score", self._call("gold", "score", answer, label))
 
-    def beside(self) -> dict[str, Callable[[str | None, str], float]]:
-        """The measures that stand beside `worth`, by name; none where gold.py has none. For the auditor only."""
-        found = getattr(_module(self.folder, self.package, "gold"), "BESIDE", {})
-        if not isinstance(found, Mapping) or not all(callable(measure) for measure in found.values()):
-            raise self._broken("gold", f"BESIDE is {found!r:.60}; expected a dict of functions by name")
+    def extra_metrics(self) -> dict[str, Callable[[str | None, str], float]]:
+        """What else than `gold_score` is measured of an answer, by name; none where gold.py has none. For the auditor only."""
+        metrics = getattr(_module(self.folder, self.package, "gold"), "EXTRA_METRICS", {})
+        if not isinstance(metrics, Mapping) or not all(callable(metric) for metric in metrics.values()):
+            raise self._broken("gold", f"EXTRA_METRICS is {metrics!r:.60}; expected a dict of functions by name")
 
-        def measured(name: str, answer: str | None, label: str) -> float:
+        def measure(name: str, answer: str | None, label: str) -> float:
             try:
-                return self._finite(name, found[name](answer, label))
+                return self._finite(name, metrics[name](answer, label))
             except UserError:
                 raise
             except Exception as error:
                 raise without_extra(error) or self._broken("gold", f"{name} raised {type(error).__name__}: {error}") from error
 
-        return {name: partial(measured, name) for name in found}
+        return {name: partial(measure, name) for name in metrics}
 
     def canaries(self, label: str) -> dict[str, tuple[float, float]]:
-        """What answers that need no skill earn and are worth, by name; none where gold.py has none. For the auditor only."""
+        """The reward and the gold score of answers that need no skill, by name; none where gold.py has none. For the auditor only."""
         if not hasattr(_module(self.folder, self.package, "gold"), "canaries"):
             return {}
         reward = partial(self.reward, label=label)
-        found = self._call("gold", "canaries", label, self.verifier.partition("/")[2], reward)
+        canaries = self._call("gold", "canaries", label, self.verifier.partition("/")[2], reward)
         try:
-            return {name: (self._finite(name, score), self._finite(name, worth)) for name, (score, worth) in found.items()}
+            return {name: (self._finite(name, earned), self._finite(name, gold)) for name, (earned, gold) in canaries.items()}
         except (AttributeError, TypeError, ValueError) as error:
-            raise self._broken("gold", f"canaries gave {found!r:.60}; expected a dict of pairs of numbers by name") from error
+            raise self._broken("gold", f"canaries gave {canaries!r:.60}; expected a dict of pairs of numbers by name") from error
 
-    def _finite(self, name: str, found: Any) -> float:
-        if not isinstance(found, int | float) or not math.isfinite(found):
-            raise self._broken("gold", f"{name} gave {found!r:.60}; expected a finite number")
-        return float(found)
+    def _finite(self, name: str, number: Any) -> float:
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise self._broken("gold", f"{name} gave {number!r:.60}; expected a finite number")
+        return float(number)
 
     def ceiling(self, label: str) -> float | None:
         """The most that an answer can be expected to earn from this verifier; None where gold.py knows none. For the auditor only."""
         if not hasattr(_module(self.folder, self.package, "gold"), "ceiling"):
             return None
-        found = self._call("gold", "ceiling", label, self.verifier.partition("/")[2])
-        return None if found is None else self._finite("ceiling", found)
+        ceiling = self._call("gold", "ceiling", label, self.verifier.partition("/")[2])
+        return None if ceiling is None else self._finite("ceiling", ceiling)
 
     def traces(self, seed: int) -> list[tuple[str, str]]:
         """(prompt, completion) pairs that a small language model is pre-trained on; raises Misconfigured where the task has none."""
-        found = self._optional("traces", seed)
-        if not found:
+        traces = self._optional("traces", seed)
+        if not traces:
             raise self._broken("data", "it has no traces(seed), and the policy tiny-lm is pre-trained on them")
-        return self._pairs("traces", found)
+        return self._pairs("traces", traces)
 
     @property
     def has_copies(self) -> bool:
@@ -222,18 +227,18 @@ class Task(msgspec.Struct, frozen=True):
         return self._pairs("copies", self._optional("copies", prompt, train, seed) or [])
 
     def hint(self, label: str) -> str:
-        """What is added to a prompt to show the model the true answer."""
+        """The text that is added to a prompt to show the model the true answer."""
         hint = self._optional("hint", label)
         if hint is not None and not isinstance(hint, str):
             raise self._broken("data", f"hint gave {hint!r:.60}; expected a string")
-        return HINT.format(label=label) if hint is None else hint
+        return DEFAULT_HINT.format(label=label) if hint is None else hint
 
-    def _optional(self, name: str, *given: object) -> Any:
-        return self._call("data", name, *given) if hasattr(_module(self.folder, self.package, "data"), name) else None
+    def _optional(self, name: str, *arguments: object) -> Any:
+        return self._call("data", name, *arguments) if hasattr(_module(self.folder, self.package, "data"), name) else None
 
-    def _pairs(self, name: str, given: object) -> list[tuple[str, str]]:
+    def _pairs(self, name: str, value: object) -> list[tuple[str, str]]:
         try:
-            return msgspec.convert(given, list[tuple[str, str]])
+            return msgspec.convert(value, list[tuple[str, str]])
         except msgspec.ValidationError as error:
             raise self._broken("data", f"{name} gave no pairs of strings ({error}); expected (prompt, completion)") from error
 
@@ -252,21 +257,21 @@ class Task(msgspec.Struct, frozen=True):
         """Predictors to hold a run against, by name; none where the task has no baselines.py."""
         if not (self.folder / "baselines.py").is_file():
             return {}
-        found = self._part("baselines", "BASELINES")
-        if not isinstance(found, Mapping) or not all(isinstance(name, str) and callable(predict) for name, predict in found.items()):
-            raise self._broken("baselines", f"BASELINES is {found!r:.60}; expected a dict of functions by name")
-        return {name: partial(self._predicted, name, predict) for name, predict in found.items()}
+        baselines = self._part("baselines", "BASELINES")
+        if not isinstance(baselines, Mapping) or not all(isinstance(name, str) and callable(one) for name, one in baselines.items()):
+            raise self._broken("baselines", f"BASELINES is {baselines!r:.60}; expected a dict of functions by name")
+        return {name: partial(self._predict, name, predict) for name, predict in baselines.items()}
 
-    def _predicted(self, name: str, predict: Predict, public: Public, items: Sequence[Item]) -> dict[str, str]:
-        return self._labelled("baselines", name, predict(public, items), [item.id for item in items])
+    def _predict(self, name: str, predict: Predict, public: Public, items: Sequence[Item]) -> dict[str, str]:
+        return self._checked_labels("baselines", name, predict(public, items), [item.id for item in items])
 
-    def _labelled(self, part: str, name: str, given: object, ids: Iterable[str]) -> dict[str, str]:
-        # as the task's code gave them, for all these items at least; no message holds a label, which may be hidden
-        if not isinstance(given, Mapping) or not all(isinstance(word, str) for pair in given.items() for word in pair):
-            raise self._broken(part, f"{name} gave a {type(given).__name__}; expected a dict of labels by item id, all of them strings")
-        if missing := [id for id in ids if id not in given]:
+    def _checked_labels(self, part: str, name: str, labels: object, ids: Iterable[str]) -> dict[str, str]:
+        """Labels as the task's code gave them, for all these items at least. No message holds a label, which may be hidden."""
+        if not isinstance(labels, Mapping) or not all(isinstance(text, str) for pair in labels.items() for text in pair):
+            raise self._broken(part, f"{name} gave a {type(labels).__name__}; expected a dict of labels by item id, all of them strings")
+        if missing := [id for id in ids if id not in labels]:
             raise self._broken(part, f"{name} gave no label for {len(missing)} items, such as {missing[0]!r}; expected one for each")
-        return dict(given)
+        return dict(labels)
 
     def _broken(self, part: str, what: str) -> Misconfigured:
         file = self.judge.__file__ if self.judge and part == "verifier" else f"{self.folder / part}.py"
@@ -275,10 +280,10 @@ class Task(msgspec.Struct, frozen=True):
     def _part(self, part: str, name: str) -> Any:
         return getattr(self.judge if self.judge and part == "verifier" else _module(self.folder, self.package, part), name)
 
-    def _call(self, part: str, name: str, *given: object) -> Any:
+    def _call(self, part: str, name: str, *arguments: object) -> Any:
         function = self._part(part, name)
         try:
-            return function(*given)
+            return function(*arguments)
         except UserError:
             raise
         except (Exception, SystemExit) as error:
@@ -302,10 +307,10 @@ def load(name: str) -> Task:
         package = _package(folder)
     else:
         raise NotFound(f"There is no task {name!r}: the known ones are {', '.join(known())}; a path to a task folder will do too.")
-    for file in FILES:
+    for file in REQUIRED_FILES:
         if not (folder / file).is_file():
-            raise Misconfigured(f"The task folder {folder} has no {file}; a task needs {', '.join(FILES)}.")
-    task, _, verifier = (_module(folder, package, part) for part in AT_ONCE)
+            raise Misconfigured(f"The task folder {folder} has no {file}; a task needs {', '.join(REQUIRED_FILES)}.")
+    task, _, verifier = (_module(folder, package, part) for part in CHECKED_AT_LOAD)
     for module, constant in ((task, "NAME"), (task, "DESCRIPTION"), (task, "POLICY"), (verifier, "VERSION")):
         if not isinstance(value := getattr(module, constant), str):
             raise Misconfigured(f"{module.__file__}: {constant} is {value!r:.60}; expected a string.")
@@ -314,7 +319,7 @@ def load(name: str) -> Task:
     max_tokens = getattr(task, "MAX_TOKENS", 64)
     if type(max_tokens) is not int or max_tokens < 1:
         raise Misconfigured(f"{task.__file__}: MAX_TOKENS is {max_tokens!r:.60}; expected a whole number, 1 or more.")
-    signal = getattr(task, "SIGNAL", "scores")
+    signal: Any = getattr(task, "SIGNAL", "scores")
     if signal not in ("scores", "comparisons", "none"):
         raise Misconfigured(f"{task.__file__}: SIGNAL is {signal!r:.60}; expected 'scores', 'comparisons' or 'none'.")
     return Task(
@@ -337,7 +342,7 @@ def read_tree(folder: Path) -> dict[str, str]:
 
 
 def from_source(source: str, file: str, package: str, names: Sequence[str]) -> ModuleType:
-    """The module that a file's text makes in a package, which must define these names; raises Misconfigured where it does not."""
+    """The module of this source text, in a package; raises Misconfigured where it cannot be run or lacks one of these names."""
     module = ModuleType(f"{package}.from_{hashlib.sha256(source.encode()).hexdigest()[:16]}")
     module.__file__, module.__package__ = file, package
     sys.modules[module.__name__] = module  # where dataclasses and structs look their annotations up
@@ -346,17 +351,17 @@ def from_source(source: str, file: str, package: str, names: Sequence[str]) -> M
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         raise _not_imported(file, error) from error
-    return _defining(module, file, names)
+    return _with_names(module, file, names)
 
 
-def without_extra(error: Exception) -> Misconfigured | None:
+def without_extra(error: BaseException) -> Misconfigured | None:
     """What to install where a module of one of evolog's extras is missing; None for any other error."""
-    if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] not in OF_EXTRAS:
+    if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] not in EXTRA_MODULES:
         return None
     return Misconfigured(f"{error.name} is not installed, and this needs it: pip install 'evolog[policy,tasks]'.")
 
 
-def _fault(public: Public) -> str:
+def _data_fault(public: Public) -> str:
     """What is wrong with the data although each field has its type, and what was expected; empty if nothing is."""
     for field in ("labels", "train", "dev"):
         if not getattr(public, field):
@@ -386,14 +391,14 @@ def _module(folder: Path, package: str, part: str) -> ModuleType:
         module = importlib.import_module(f"{package}.{part}")
     except Exception as error:
         raise _not_imported(f"{folder / part}.py", error) from error
-    return _defining(module, f"{folder / part}.py", NAMES.get(part, ()))
+    return _with_names(module, f"{folder / part}.py", REQUIRED_NAMES.get(part, ()))
 
 
-def _not_imported(file: str, error: Exception) -> Misconfigured:
+def _not_imported(file: str, error: BaseException) -> Misconfigured:
     return without_extra(error) or Misconfigured(f"{file} cannot be imported ({type(error).__name__}: {error}); mend it and try again.")
 
 
-def _defining(module: ModuleType, file: str, names: Sequence[str]) -> ModuleType:
+def _with_names(module: ModuleType, file: str, names: Sequence[str]) -> ModuleType:
     for name in names:
         if not hasattr(module, name):
             raise Misconfigured(f"{file} defines no {name!r}; the contract asks it for {', '.join(names)}.")

@@ -10,9 +10,9 @@ from algorithms.learning import NAMES, algorithm
 from events.errors import UsageError
 from events.kinds import Memory, Resample
 from events.secret import Scanner
-from runtime.agents.proposal import changed, redacted, try_out, validate_source
+from runtime.agents.proposal import redact, try_out, validate_source, with_changes
 from runtime.agents.session import Unfit, arguments_of
-from runtime.rollouts.host import Limits
+from runtime.rollouts.host import ScaffoldLimits
 from tasks.contract import Public
 
 ROUNDS = 10
@@ -76,7 +76,7 @@ class Inspector(NamedTuple):
     hidden: tuple[Path, ...]
     work: Path
     scanner: Scanner
-    limits: Limits = Limits()
+    limits: ScaffoldLimits = ScaffoldLimits()
     sandbox: str = ""
     """The run's profile."""
     must_change: bool = True
@@ -84,8 +84,8 @@ class Inspector(NamedTuple):
     def proposal(self, arguments: str) -> Proposal:
         """The proposed scaffold with secrets struck out; raises `Unfit` for one that would not answer."""
         asked = arguments_of(ProposeScaffold, arguments)
-        files = changed(self.present, [(file.path, file.text) for file in asked.files], asked.remove)
-        files = redacted(files, self.scanner)
+        files = with_changes(self.present, [(file.path, file.text) for file in asked.files], asked.remove)
+        files = redact(files, self.scanner)
         if self.must_change and files == dict(self.present):
             raise Unfit("Nothing is changed by this proposal; write the files that differ, or choose another ending.")
         validate_source(files, self.hidden)

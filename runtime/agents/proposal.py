@@ -1,4 +1,4 @@
-"""Looks at a proposed scaffold before it costs a rollout: its files, its syntax, and whether it answers two train items."""
+"""Checks a proposed scaffold before it costs a rollout: its files, its syntax, and whether it answers two train items."""
 
 import ast
 import re
@@ -8,56 +8,57 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner
 from runtime.agents.session import Unfit
 from runtime.blobs.directory import Blobs
 from runtime.policies.interface import Sampled, SampleRequest
-from runtime.rollouts.host import Limits
+from runtime.rollouts.calls import CallLog
+from runtime.rollouts.host import ScaffoldLimits
 from runtime.rollouts.runner import RolloutRunner
+from runtime.rollouts.shard import RolloutShard
 from tasks.contract import FOLDS, Public
 
-FILES, FILE_SIZE, SIZE = 64, 128 * 1024, 256 * 1024
-"""Most files; most bytes of one, and of all."""
-OWN = ("algorithms", "events", "replay", "runtime", "services", "tasks")
+MAX_FILES, MAX_FILE_SIZE, MAX_SIZE = 64, 128 * 1024, 256 * 1024
+"""Files of a scaffold; bytes of one, and of all together."""
+OWN_PACKAGES = ("algorithms", "events", "replay", "runtime", "services", "tasks")
 """evolog's packages, among them the labels of every task."""
-TRIED = 2
+TRIAL_ITEMS = 2
 """Train items that a proposal must answer."""
-SECONDS = 300
-"""Processor time for that, and, for a program, time."""
+TRIAL_SECONDS = 300
+"""Processor time for that; for a program, also its time in all."""
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\Z")
 
 
-def changed(present: Mapping[str, str], files: Sequence[tuple[str, str]], remove: Sequence[str]) -> dict[str, str]:
-    """The present folder with files written and taken away; raises `Unfit` for a path or a size that cannot be."""
+def with_changes(present: Mapping[str, str], files: Sequence[tuple[str, str]], remove: Sequence[str]) -> dict[str, str]:
+    """The present folder with some files written and some removed; raises `Unfit` for a path or a size that is not allowed."""
     for path in (*(path for path, _ in files), *remove):
         parts = PurePosixPath(path).parts
         if not _PATH.match(path) or "/".join(parts) != path or any(part.startswith(".") for part in parts):
             raise Unfit(f"{path[:120]!r} is no path in a scaffold; use relative paths such as agent.py or steps/vote.py.")
     if missing := [path for path in remove if path not in present]:
         raise Unfit(f"There is no {missing[0]!r} to remove; the scaffold holds {', '.join(sorted(present))}.")
-    found = {**{path: text for path, text in present.items() if path not in set(remove)}, **dict(files)}
-    sizes = {path: _size(path, text) for path, text in found.items()}
+    folder = {**{path: text for path, text in present.items() if path not in set(remove)}, **dict(files)}
+    sizes = {path: _size(path, text) for path, text in folder.items()}
     largest = max(sizes, key=lambda path: sizes[path], default="")
-    if len(found) > FILES or sum(sizes.values()) > SIZE or sizes.get(largest, 0) > FILE_SIZE:
+    if len(folder) > MAX_FILES or sum(sizes.values()) > MAX_SIZE or sizes.get(largest, 0) > MAX_FILE_SIZE:
         raise Unfit(
-            f"The scaffold would hold {len(found)} files of {sum(sizes.values()):,} bytes, {largest} alone {sizes[largest]:,}; "
-            f"expected at most {FILES} files of {SIZE:,} bytes, {FILE_SIZE:,} each."
+            f"The scaffold would hold {len(folder)} files of {sum(sizes.values()):,} bytes, {largest} alone {sizes[largest]:,}; "
+            f"expected at most {MAX_FILES} files of {MAX_SIZE:,} bytes, {MAX_FILE_SIZE:,} each."
         )
-    if "agent.py" not in found:
+    if "agent.py" not in folder:
         raise Unfit("The scaffold has no agent.py, which must define solve(item, model, data).")
-    return found
+    return folder
 
 
-def redacted(files: Mapping[str, str], scanner: Scanner) -> dict[str, str]:
-    """The files with a marker in the place of each known secret."""
+def redact(files: Mapping[str, str], scanner: Scanner) -> dict[str, str]:
+    """The files, with a marker in the place of each known secret."""
     return {path: scanner.redact(text.encode()).decode() for path, text in files.items()}
 
 
 def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
     """Raise `Unfit` for code that does not parse, that imports evolog's own packages, or that names a folder where labels may lie.
 
-    The last two only spare an honest model a rollout; it is the sandbox that keeps labels from a cunning one.
+    The last two checks save an honest model a rollout. What keeps labels from a dishonest one is the sandbox.
     """
     for path, text in files.items():
         if not path.endswith(".py"):
@@ -69,60 +70,64 @@ def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as wrong:
             raise Unfit(f"{path} does not parse: {wrong}.") from wrong
         for node in ast.walk(tree):
-            for name in _named(node):
-                if name.partition(".")[0] in OWN and f"{name.partition('.')[0]}.py" not in files and not _within(name, files):
+            for name in _imports(node):
+                if name.partition(".")[0] in OWN_PACKAGES and f"{name.partition('.')[0]}.py" not in files and not _has_package(name, files):
                     raise Unfit(f"{path} imports {name}; a scaffold may not import evolog's packages, nor read a task's labels.")
-            text_in = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-            if found := [folder for folder in hidden if str(folder) in text_in]:
-                raise Unfit(f"{path} names {found[0]}; a scaffold has its items and its train data in hand, and may read nothing else.")
+            literal = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if named := [folder for folder in hidden if str(folder) in literal]:
+                raise Unfit(f"{path} names {named[0]}; a scaffold has its items and its train data in hand, and may read nothing else.")
 
 
-def try_out(files: Mapping[str, str], public: Public, work: Path, scanner: Scanner, limits: Limits = Limits(), sandbox: str = "") -> None:
-    """Raise `Unfit` unless the scaffold loads and answers two train items, in the sandbox, where a stub answers its calls of the model."""
+def try_out(
+    files: Mapping[str, str],
+    public: Public,
+    work: Path,
+    scanner: Scanner,
+    limits: ScaffoldLimits = ScaffoldLimits(),
+    sandbox: str = "",
+) -> None:
+    """Raise `Unfit` unless the scaffold loads and answers two train items in the sandbox. A stub answers its calls of the model."""
     folds = [[example for example in public.train if example.fold == fold] for fold in range(FOLDS)]
-    fold = max(range(FOLDS), key=lambda number: min(TRIED, len(folds[number])))
+    fold = max(range(FOLDS), key=lambda number: min(TRIAL_ITEMS, len(folds[number])))
     work.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=work))
     blobs = Blobs(folder / "blobs")
-    requested = RolloutsRequested(
-        generation=0,
-        purpose="try-out",
-        round=0,
-        shard=0,
+    shard = RolloutShard(
+        run="try-out",
+        id="try-out",
         scaffold=blobs.put_tree({path: text.encode() for path, text in files.items()}),
-        adapter="",
-        split="train",
+        model="stub",
+        items=tuple(example.id for example in folds[fold][:TRIAL_ITEMS]),
         fold=fold,
-        items=tuple(example.id for example in folds[fold][:TRIED]),
-        attempts=1,
         temperature=1.0,
         seed=0,
+        sandbox=sandbox,
     )
-    limits = limits._replace(cpu_seconds=min(limits.cpu_seconds, SECONDS))
-    player = RolloutRunner(blobs, folder, _Stub(public), scanner, limits)
+    limits = limits._replace(cpu_seconds=min(limits.cpu_seconds, TRIAL_SECONDS))
+    runner = RolloutRunner(blobs, folder, _StubPolicy(public), scanner, limits)
     try:
-        facts = player.play("try-out", "try-out", requested, public, "stub", lambda ids: {}, lambda calls: None, sandbox=sandbox)
+        results = runner.run(shard, public, CallLog(find=lambda ids: {}, record=lambda calls: None))
     finally:
-        player.close()
+        runner.close()
         shutil.rmtree(folder, ignore_errors=True)
-    for fact in facts:
-        if isinstance(fact, RolloutFailed):
-            what = "could not be started" if fact.kind == "unloadable" else "failed on a train item"
-            raise Unfit(f"The scaffold {what} ({fact.kind}): {fact.reason}")
-        if isinstance(fact, TrajectoryRecorded) and fact.answer is None:
+    for result in results:
+        if result.kind:
+            what = "could not be started" if result.kind == "unloadable" else "failed on a train item"
+            raise Unfit(f"The scaffold {what} ({result.kind}): {result.reason}")
+        if result.answer is None:
             raise Unfit("The scaffold answered a train item with None; it must give its answer as a string.")
 
 
-class _Stub:
-    """Says the first choice, or the first label."""
+class _StubPolicy:
+    """A policy that answers each call with the first choice, or with the first label where there is no choice."""
 
     def __init__(self, public: Public) -> None:
         self._public = public
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        said = [request.choices[0] if request.choices else self._public.labels[0] for request in requests]
+        texts = [request.choices[0] if request.choices else self._public.labels[0] for request in requests]
         return [
-            Sampled((text,) * request.n, ((0,),) * request.n, ((0.0,),) * request.n) for text, request in zip(said, requests, strict=True)
+            Sampled((text,) * request.n, ((0,),) * request.n, ((0.0,),) * request.n) for text, request in zip(texts, requests, strict=True)
         ]
 
 
@@ -133,7 +138,7 @@ def _size(path: str, text: str) -> int:
         raise Unfit(f"{path} is no UTF-8 text ({wrong.reason}).") from wrong
 
 
-def _named(node: ast.AST) -> list[str]:
+def _imports(node: ast.AST) -> list[str]:
     match node:
         case ast.Import(names=names):
             return [alias.name for alias in names]
@@ -144,5 +149,5 @@ def _named(node: ast.AST) -> list[str]:
     return []
 
 
-def _within(name: str, files: Mapping[str, str]) -> bool:
+def _has_package(name: str, files: Mapping[str, str]) -> bool:
     return any(path.startswith(f"{name.partition('.')[0]}/") for path in files)

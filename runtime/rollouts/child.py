@@ -1,8 +1,8 @@
-"""Runs a scaffold in a process of its own. Started by `runtime/scaffold_host.py` as a script; imports nothing of evolog.
+"""Runs a scaffold in a process of its own. Started by `runtime/rollouts/host.py` as a script; imports nothing of evolog.
 
 It speaks JSON lines over the two descriptors that its arguments name. `solve` of many items runs in threads; when all of them wait
-for the model, their calls are asked for together. All attempts at one item that ask the same share one call, and each is given
-the completion that bears its number. A scaffold may call from threads of its own, but a call's ordinal is then its place of arrival.
+for the model, their calls are sent together. All attempts at one item that ask the same share one call, and each gets the
+completion of its own number. A scaffold may call from threads of its own, but a call's ordinal is then its place of arrival.
 """
 
 import ctypes
@@ -22,18 +22,18 @@ PROMPT_LIMIT = 200_000
 CHOICES_LIMIT = 10_000
 FRAME_SIZE = 4 * 1024 * 1024
 GRACE = 1.0
-"""Seconds without a new call after which those that are there are asked for, though some attempts wait for something else."""
+"""Seconds without a new call after which the waiting calls are sent, though some attempts wait for something else."""
 
 
 class Reply:
-    """What the model said."""
+    """One completion of the model."""
 
     def __init__(self, text):
         self.text = text
 
 
 class Item:
-    """What is to be answered."""
+    """A question to answer."""
 
     def __init__(self, id, prompt):
         self.id = id
@@ -49,7 +49,7 @@ class Example:
 
 
 class Data:
-    """What a scaffold may learn from."""
+    """What a scaffold may learn from: the labels' names, and the train items that it may see."""
 
     def __init__(self, labels, train):
         self.labels = tuple(labels)
@@ -57,23 +57,23 @@ class Data:
 
 
 class CallBatcher:
-    """Where attempts wait for the model: `active` counts attempts at work, `blocked` the threads that wait, which may be more."""
+    """Gathers calls until all attempts wait for one. `active` counts items at work, `blocked` the threads that wait, which may be more."""
 
     def __init__(self):
         self.changed = threading.Condition()
         self.active = 0
         self.blocked = 0
         self.asks = []
-        self.known = {}
+        self.entries = {}
         self.counts = {}
 
     def ask(self, item, key, request):
         """The entry of a call, once it is answered."""
         with self.changed:
-            entry = self.known.get((item, key))
+            entry = self.entries.get((item, key))
             if entry is None:
                 ordinal = self.counts[item] = self.counts.get(item, -1) + 1
-                entry = self.known[item, key] = {"ordinal": ordinal, "answer": None, "waiting": 0}
+                entry = self.entries[item, key] = {"ordinal": ordinal, "answer": None, "waiting": 0}
                 self.asks.append((entry, {"item": item, "ordinal": ordinal, **request}))
             if entry["answer"] is None:
                 self.blocked += 1
@@ -84,7 +84,7 @@ class CallBatcher:
             return entry
 
     def take(self):
-        """The calls to ask for, as soon as no attempt can go on without; none when all attempts are done."""
+        """The calls to send, as soon as no attempt can go on without them; none when all attempts are done."""
         with self.changed:
             while self.active and not (self.asks and self.blocked >= self.active):
                 if not self.changed.wait(GRACE if self.asks else None):
@@ -93,7 +93,7 @@ class CallBatcher:
             return sorted(asks, key=lambda ask: (ask[1]["item"], ask[1]["ordinal"])) if self.active else []
 
     def release(self, asks, answers):
-        """Let those go on that waited for these calls."""
+        """Give the answers to the threads that wait for these calls."""
         with self.changed:
             for (entry, _), answer in zip(asks, answers, strict=True):
                 entry["answer"] = answer
@@ -104,8 +104,8 @@ class CallBatcher:
 class Model:
     """The policy, as one attempt sees it."""
 
-    def __init__(self, desk, item, attempt):
-        self._desk = desk
+    def __init__(self, batcher, item, attempt):
+        self._batcher = batcher
         self._item = item
         self._attempt = attempt
         self.uses = []
@@ -113,7 +113,7 @@ class Model:
     def complete(self, prompt, choices=(), bias=()):
         """One completion of the prompt: one of `choices` if there are any, `bias` added to their logits.
 
-        Raises ValueError for a call that is none, and RuntimeError, with the reason, for one that is refused.
+        Raises ValueError for a call that is malformed or too long, and RuntimeError, with the reason, for one that is refused.
         """
         request = {
             "prompt": str(prompt),
@@ -123,7 +123,7 @@ class Model:
         check(**request)
         if len(self.uses) >= CALL_LIMIT:
             raise RuntimeError(f"more than {CALL_LIMIT} calls of the model in one attempt")
-        entry = self._desk.ask(self._item, json.dumps(request), request)
+        entry = self._batcher.ask(self._item, json.dumps(request), request)
         self.uses.append([entry["ordinal"], self._attempt])
         if isinstance(entry["answer"], dict):
             raise RuntimeError(entry["answer"]["error"])
@@ -155,11 +155,11 @@ def is_text(text):
     return True
 
 
-def attempt_all(desk, solve, data, item, attempts, results):
+def attempt_all(batcher, solve, data, item, attempts, results):
     """All attempts at one item, one after the other."""
     try:
         for attempt in range(attempts):
-            model = Model(desk, item.id, attempt)
+            model = Model(batcher, item.id, attempt)
             began = time.monotonic()
             outcome = {"item": item.id, "attempt": attempt, "uses": model.uses}
             try:
@@ -177,9 +177,9 @@ def attempt_all(desk, solve, data, item, attempts, results):
             outcome["seconds"] = time.monotonic() - began
             results.append(outcome)
     finally:
-        with desk.changed:
-            desk.active -= 1
-            desk.changed.notify_all()
+        with batcher.changed:
+            batcher.active -= 1
+            batcher.changed.notify_all()
 
 
 def last_words(wrong):
@@ -190,7 +190,7 @@ def last_words(wrong):
 
 
 def frames(asks):
-    """The calls in parts that each fit one frame."""
+    """The calls in lists that each fit one frame."""
     part, size = [], 0
     for ask in asks:
         more = len(json.dumps(ask[1]))
@@ -204,17 +204,17 @@ def frames(asks):
 
 
 def solve_all(channel, solve, data, items, attempts):
-    """Solve the items in groups of `TOGETHER`; say what came of each group as soon as it is done."""
+    """Solve the items in groups of `BATCH_SIZE`; send the outcomes of each group as soon as it is done."""
     for at in range(0, len(items), BATCH_SIZE):
-        desk, results = CallBatcher(), []
+        batcher, results = CallBatcher(), []
         group = [Item(*item) for item in items[at : at + BATCH_SIZE]]
-        desk.active = len(group)
+        batcher.active = len(group)
         for item in group:
-            threading.Thread(target=attempt_all, args=(desk, solve, data, item, attempts, results), daemon=True).start()
-        while asks := desk.take():
+            threading.Thread(target=attempt_all, args=(batcher, solve, data, item, attempts, results), daemon=True).start()
+        while asks := batcher.take():
             for part in frames(asks):
                 channel.send({"ask": [request for _, request in part]})
-                desk.release(part, channel.receive()["answers"])
+                batcher.release(part, channel.receive()["answers"])
         channel.send({"done": results, "more": at + BATCH_SIZE < len(items)})
 
 
@@ -241,7 +241,7 @@ class Channel:
         return json.loads(line)
 
 
-def settle():
+def confine_imports():
     """Die with the host, and import nothing from outside the interpreter's folders."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -254,7 +254,7 @@ def main():
     """Serve the host until it hangs up."""
     channel = Channel()
     order = channel.receive()
-    settle()
+    confine_imports()
     try:
         data = Data(order["labels"], order["train"])
         sys.path.insert(0, order["scaffold"])

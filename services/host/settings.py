@@ -7,7 +7,7 @@ from pathlib import Path
 
 from events.errors import Misconfigured
 from events.kinds import BackEnd
-from runtime.rollouts.host import Limits
+from runtime.rollouts.host import ScaffoldLimits
 
 IDLE_TIMEOUT_VARIABLE = "EVOLOG_SCAFFOLD_SILENCE"
 TRAINER_VARIABLE = "EVOLOG_TRAINER"
@@ -63,17 +63,18 @@ def accelerate_config() -> Path | None:
     return path
 
 
-def scaffold_limits() -> Limits:
+def scaffold_limits() -> ScaffoldLimits:
     """What scaffolds may use; EVOLOG_SCAFFOLD_SILENCE sets the longest, in seconds, that one may go without a word."""
     named = os.environ.get(IDLE_TIMEOUT_VARIABLE)
     if named is None:
-        return Limits()
+        return ScaffoldLimits()
     try:
         seconds = float(named)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise Misconfigured(
-            f"{IDLE_TIMEOUT_VARIABLE} is {named!r}; expected seconds above 0, such as {Limits().silence:g}: correct it, or unset it."
+            f"{IDLE_TIMEOUT_VARIABLE} is {named!r}; expected seconds above 0, such as {ScaffoldLimits().idle_timeout:g}: "
+            "correct it, or unset it."
         )
-    return Limits(silence=seconds)
+    return ScaffoldLimits(idle_timeout=seconds)

@@ -73,7 +73,7 @@ def truth(answer: str | None, label: str) -> float:
         return 0.0
 
 
-BESIDE: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
+EXTRA_METRICS: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
 """What the auditor reports in addition. This one needs the true expression; gold itself is a likelihood, which real counts have too."""
 
 

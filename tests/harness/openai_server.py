@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runtime.policies.interface import Sampled
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
-from runtime.rollouts.openai.server import Answer, Bridge, Budget
+from runtime.rollouts.openai.server import AnswerCall, Bridge, CallBudget, OccurrenceKey
 
 TOKEN = "a-token-of-one-attempt"
 
@@ -16,7 +16,7 @@ class BackwardsPolicy:
 
     def __init__(self) -> None:
         self.calls: list[BridgeCall] = []
-        self.record: dict[tuple[str, int], BridgeAnswer] = {}
+        self.record: dict[OccurrenceKey, BridgeAnswer] = {}
         self.before: Callable[[BridgeCall], None] = lambda call: None
 
     def __call__(self, call: BridgeCall) -> BridgeAnswer:
@@ -27,7 +27,7 @@ class BackwardsPolicy:
         else:
             answer = BridgeAnswer(samples=tuple(self.sample(prompt, call) for prompt in call.prompts), micro_usd=7)
         self.calls.append(call)
-        self.record[call.key, call.occurrence] = answer
+        self.record[OccurrenceKey(call.key, call.occurrence)] = answer
         return answer
 
     def sample(self, prompt: str, call: BridgeCall) -> Sampled:
@@ -39,7 +39,7 @@ class BackwardsPolicy:
 
 
 @contextmanager
-def serving(folder: Path, answer: Answer, budget: Budget | None = None) -> Iterator[Bridge]:
+def serving(folder: Path, answer: AnswerCall, budget: CallBudget | None = None) -> Iterator[Bridge]:
     """A server of the OpenAI API on a socket in the folder."""
     with Bridge(folder / "b.sock", answer, token=TOKEN, models=["policy", "openai/gpt-oss-120b"], budget=budget) as made:
         yield made

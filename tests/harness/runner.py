@@ -1,15 +1,17 @@
-"""The rollout runner without services: scaffolds play items of the toy task, and their calls are recorded in memory."""
+"""The rollout runner without services: scaffolds answer items of the toy task, and their calls are recorded in memory."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from events import codec
-from events.fact import Fact
-from events.rollouts import ModelCalled, RolloutsRequested
+from events.rollouts import ModelCalled
 from events.secret import Scanner, Secret
 from runtime.blobs.directory import Blobs
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
+from runtime.rollouts.shard import AttemptResult, RolloutShard
 from tasks.contract import Public
 from tasks.loading import load
 from tests.harness.paths import TOY
@@ -22,7 +24,7 @@ class FirstChoicePolicy:
         self.asked: list[SampleRequest] = []
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """As `Policy.sample`."""
+        """As `CompletionSource.sample`."""
         self.asked += requests
         return [Sampled((request.choices[0],) * request.n, ((0,),) * request.n, ((-0.5,),) * request.n) for request in requests]
 
@@ -31,36 +33,47 @@ class RunnerHarness:
     """A rollout runner for the toy task, with its blobs and the calls that it recorded."""
 
     def __init__(self, folder: Path, policy: FirstChoicePolicy) -> None:
-        self.policy = policy
+        self.folder = folder
         self.blobs = Blobs(folder / "blobs")
-        self.player = RolloutRunner(self.blobs, folder / "work", policy, Scanner([Secret("hunter2hunter2")]))
         self.recorded: dict[str, ModelCalled] = {}
         self.public: Public = load(str(TOY)).public(0)
+        self.use(policy)
 
-    def record(self, calls: Sequence[ModelCalled]) -> None:
+    def use(self, policy: FirstChoicePolicy) -> None:
+        """Run what follows with another policy."""
+        self.policy = policy
+        self.runner = RolloutRunner(self.blobs, self.folder / "work", policy, Scanner([Secret("hunter2hunter2")]))
+
+    def record(self, calls: Sequence[ModelCalled]) -> bool | None:
+        """As `CallLog.record`."""
         self.recorded |= {codec.event_id("r", ModelCalled, *call.key()): call for call in calls}
+        return None
 
-    def known(self, ids: Sequence[str]) -> Mapping[str, ModelCalled]:
+    def find(self, ids: Sequence[str]) -> Mapping[str, ModelCalled]:
+        """As `CallLog.find`."""
         return {id: self.recorded[id] for id in ids if id in self.recorded}
 
+    def run(self, shard: RolloutShard) -> list[AttemptResult]:
+        """The results of a shard."""
+        return self.runner.run(shard, self.public, CallLog(self.find, self.record))
+
     def play(
-        self, code: str, items: Sequence[str], fold: int = -1, attempts: int = 1, hints: Mapping[str, str] | None = None
-    ) -> list[Fact]:
-        requested = RolloutsRequested(
-            generation=0,
-            purpose="train" if fold >= 0 else "dev",
-            round=1,
-            shard=0,
-            scaffold=self.blobs.put_tree({"agent.py": code.encode()}),
-            adapter="",
-            split="train" if fold >= 0 else "dev",
-            fold=fold,
-            items=tuple(items),
-            attempts=attempts,
-            temperature=1.0,
-            seed=1,
-        )
+        self, code: str, items: Sequence[str], fold: int | None = None, attempts: int = 1, hints: Mapping[str, str] | None = None
+    ) -> list[AttemptResult]:
+        """The results of a scaffold with this code."""
+        scaffold = self.blobs.put_tree({"agent.py": code.encode()})
         try:
-            return self.player.play("r", "q", requested, self.public, "m", self.known, self.record, hints)
+            return self.run(shard_of(items, scaffold=scaffold, fold=fold, attempts=attempts, hints=hints or {}))
         finally:
-            self.player.close()
+            self.runner.close()
+
+
+def shard_of(items: Sequence[str], **fields: Any) -> RolloutShard:
+    """A shard of these items."""
+    return RolloutShard(run="r", id="q", model="m", items=tuple(items), temperature=1.0, seed=1, **fields)
+
+
+def answers(results: Sequence[AttemptResult]) -> list[str | None]:
+    """The answers of attempts none of which failed."""
+    assert not any(result.kind for result in results), results
+    return [result.answer for result in results]

@@ -17,7 +17,7 @@ from events.weights import Canary
 from runtime.policies.bases import UNIFORM
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.training import Sources, TrainingOrder, TrainingResult
-from runtime.rollouts.host import Ask, Data, Limits, Outcome
+from runtime.rollouts.host import AttemptOutcome, ScaffoldCall, ScaffoldData, ScaffoldLimits
 from tests.harness.faulty import LIFE, FaultyBlobs, Life
 from tests.harness.tasks.tiny import data as tiny
 
@@ -60,17 +60,19 @@ class InProcessScaffold:
 
     alive = True
 
-    def __init__(self, folder: Path, data: Data, work: Path, limits: Limits, kind: str) -> None:
+    def __init__(self, folder: Path, data: ScaffoldData, work: Path, limits: ScaffoldLimits, kind: str) -> None:
         life = LIFE.get()
         assert life
         names: dict[str, Any] = {}
         exec(FaultyBlobs(life, life.world.blobs).get_tree(folder.name)["agent.py"], names)
         self._solve, self._data = names["solve"], data
 
-    def solve(self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: Callable[[list[Ask]], Sequence[Any]]) -> list[Outcome]:
+    def solve(
+        self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: Callable[[list[ScaffoldCall]], Sequence[Any]]
+    ) -> list[AttemptOutcome]:
         """As `ScaffoldProcess.solve`; calls are asked for three at a time."""
         calls = CallBatcher()
-        done: dict[tuple[str, int], Outcome] = {}
+        done: dict[tuple[str, int], AttemptOutcome] = {}
         while True:
             for item, prompt in items:
                 for attempt in range(attempts):
@@ -82,7 +84,7 @@ class InProcessScaffold:
             for at in range(0, len(asks), 3):
                 calls.release(asks[at : at + 3], answer_calls(asks[at : at + 3]))
 
-    def _attempt(self, calls: "CallBatcher", item: str, prompt: str, attempt: int) -> Outcome | None:
+    def _attempt(self, calls: "CallBatcher", item: str, prompt: str, attempt: int) -> AttemptOutcome | None:
         uses: list[tuple[int, int]] = []
 
         def complete(prompt: str, choices: Sequence[str] = ()) -> SimpleNamespace:
@@ -97,8 +99,8 @@ class InProcessScaffold:
         except _Unanswered:
             return None
         except Exception as wrong:
-            return Outcome(item, attempt, tuple(uses), kind="crashed", reason=str(wrong))
-        return Outcome(item, attempt, tuple(uses), answer=answer)
+            return AttemptOutcome(item, attempt, tuple(uses), kind="crashed", reason=str(wrong))
+        return AttemptOutcome(item, attempt, tuple(uses), answer=answer)
 
     def close(self) -> None:
         """There is no process."""
@@ -115,25 +117,25 @@ class CallBatcher:
         self._ordinals: dict[tuple[str, str], int] = {}
         self._counts: Counter[str] = Counter()
         self._answers: dict[tuple[str, int], Any] = {}
-        self._asks: list[Ask] = []
+        self._asks: list[ScaffoldCall] = []
 
     def ask(self, item: str, prompt: str, choices: tuple[str, ...]) -> tuple[int, Any]:
         """The call's number within the item, and its answer; raises `_Unanswered` until `release` has brought one."""
         if (item, prompt) not in self._ordinals:
             ordinal = self._ordinals[item, prompt] = self._counts[item]
             self._counts[item] += 1
-            self._asks.append(Ask(item, ordinal, prompt, choices, ()))
+            self._asks.append(ScaffoldCall(item, ordinal, prompt, choices, ()))
         ordinal = self._ordinals[item, prompt]
         if (item, ordinal) not in self._answers:
             raise _Unanswered
         return ordinal, self._answers[item, ordinal]
 
-    def take(self) -> list[Ask]:
+    def take(self) -> list[ScaffoldCall]:
         """The calls that nobody has taken yet."""
         asks, self._asks = self._asks, []
         return asks
 
-    def release(self, asks: Sequence[Ask], answers: Sequence[Any]) -> None:
+    def release(self, asks: Sequence[ScaffoldCall], answers: Sequence[Any]) -> None:
         """Keep the answers of these calls."""
         self._answers |= {(ask.item, ask.ordinal): answer for ask, answer in zip(asks, answers, strict=True)}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.rollouts.host import Data, Limits, Outcome, ScaffoldProcess, ScaffoldStopped
+from runtime.rollouts.host import AttemptOutcome, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
 from runtime.sandbox.limits import Watchdog, _proportional
 from tests.harness.polling import wait_until
 from tests.sandbox import holder
@@ -439,11 +439,11 @@ def test_it_is_not_the_hosts_root(sandbox: Sandbox, host: Host) -> None:
         running.close()
 
 
-def solve(folder: Path, code: str, limits: Limits = Limits(silence=10)) -> Outcome:
+def solve(folder: Path, code: str, limits: ScaffoldLimits = ScaffoldLimits(idle_timeout=10)) -> AttemptOutcome:
     """The outcome of one attempt of a scaffold, as an executor would have it."""
     (folder / "scaffold").mkdir(exist_ok=True)
     (folder / "scaffold" / "agent.py").write_text(code)
-    process = ScaffoldProcess(folder / "scaffold", Data(["a"], [("x", "a")]), folder / "work", limits)
+    process = ScaffoldProcess(folder / "scaffold", ScaffoldData(["a"], [("x", "a")]), folder / "work", limits)
     try:
         return process.solve([("i", "q")], 1, lambda asks: [])[0]
     finally:
@@ -496,7 +496,7 @@ def test_floods_of_output_stop_the_scaffold_and_cost_the_host_little(tmp_path: P
 def test_a_scaffold_over_its_memory_says_so(tmp_path: Path) -> None:
     code = "import os, time\nfor _ in range(3): os.fork()\nheld = bytearray(b'x') * 100_000_000\ntime.sleep(20)"
     with pytest.raises(ScaffoldStopped, match=r"stopped: its processes and files in memory took .* at most 400"):
-        solve(tmp_path, code, Limits(silence=10, memory=400 * MIB))
+        solve(tmp_path, code, ScaffoldLimits(idle_timeout=10, memory=400 * MIB))
 
 
 def test_the_interpreters_packages_are_there_and_their_workers_work(tmp_path: Path) -> None:
@@ -511,5 +511,5 @@ def test_the_interpreters_packages_are_there_and_their_workers_work(tmp_path: Pa
         "  with tempfile.TemporaryFile() as file: file.write(b'x')\n"
         "  return f'{sklearn.__name__} {doubled} {said} {numpy.ones(3) @ numpy.ones(3)}'"
     )
-    outcome = solve(tmp_path, code, Limits(silence=60))
+    outcome = solve(tmp_path, code, ScaffoldLimits(idle_timeout=60))
     assert outcome.answer == "sklearn [2, 4] 5 3.0", outcome.reason

@@ -1,4 +1,4 @@
-"""The auditor beside a run that goes on: what it measures, when, and what of it the loop is told."""
+"""The auditor while a run goes on: what it measures, when, and what of it the loop is told."""
 
 import asyncio
 import functools
@@ -26,7 +26,8 @@ from runtime.log.lookup import of_types
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from services.auditor import service
-from services.auditor.service import Answered, _judged, _pairs, release
+from services.auditor.measure import AnswerSheet, AuditedPair, AuditHost, RunAudit, pairs_to_measure, score_pair
+from services.auditor.release import release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
 from tests.harness.cli import CliHarness
@@ -47,7 +48,7 @@ def score(answer, label):
 '''
 
 
-def kept(generation: int, lever: str, scaffold: str, adapter: str) -> CandidateEvaluated:
+def evaluated(generation: int, lever: str, scaffold: str, adapter: str) -> CandidateEvaluated:
     return CandidateEvaluated(
         generation=generation,
         candidate=f"c{generation}",
@@ -69,41 +70,40 @@ def kept(generation: int, lever: str, scaffold: str, adapter: str) -> CandidateE
 
 
 def test_a_candidate_is_measured_and_at_a_switch_of_levers_its_parts_with_those_of_the_start() -> None:
-    start, first = kept(0, "start", "s0", ""), kept(1, "scaffold", "s1", "")
-    trained, again = kept(2, "weights", "s1", "a1"), kept(3, "weights", "s1", "a2")
-    assert _pairs([start]) == [("s0", ""), ("s0", "")]
-    assert _pairs([start, first]) == [("s0", ""), ("s1", "")]
-    assert _pairs([start, first, trained]) == [("s0", ""), ("s1", "a1"), ("s1", ""), ("s0", "a1")]
-    assert _pairs([start, first, trained, again]) == [("s0", ""), ("s1", "a2")]
+    start, first = evaluated(0, "start", "s0", ""), evaluated(1, "scaffold", "s1", "")
+    trained, again = evaluated(2, "weights", "s1", "a1"), evaluated(3, "weights", "s1", "a2")
+    assert pairs_to_measure([start]) == [("s0", ""), ("s0", "")]
+    assert pairs_to_measure([start, first]) == [("s0", ""), ("s1", "")]
+    assert pairs_to_measure([start, first, trained]) == [("s0", ""), ("s1", "a1"), ("s1", ""), ("s0", "a1")]
+    assert pairs_to_measure([start, first, trained, again]) == [("s0", ""), ("s1", "a2")]
 
 
-def judged(task: Task, answers: dict[str, str | None]) -> dict[str, PairMeasured]:
-    items = task.public(0).test
+def measured(task: Task, answers: dict[str, str | None]) -> dict[str, PairMeasured]:
+    test = EvaluationSet(task.public(0).labels, task.public(0).test)
     labels = {**task.labels(0), **task.gold()}
-    loaded: Any = SimpleNamespace(task=task, public=task.public(0))
-    judges = {VERIFIER: task.reward, GOLD_MEASURE: task.worth}
-    facts = _judged(loaded, labels, ("s", "a"), EvaluationSet(task.public(0).labels, items), Answered(answers, "b"), judges)
+    scores = {VERIFIER: task.reward, GOLD_MEASURE: task.gold_score}
+    facts = score_pair(labels, AuditedPair("s", "a"), test, AnswerSheet(answers, "b"), scores)
     return {fact.measure: fact for fact in facts if isinstance(fact, PairMeasured)}
 
 
-def test_gold_is_judged_by_the_tasks_own_verifier_whichever_the_run_has() -> None:
+def test_gold_is_scored_by_the_tasks_own_verifier_whichever_the_run_has() -> None:
     own = load(str(TOY))
     hacked = own.with_verifier(HOLE, "hole.py")
     items = own.public(0).test
-    found = judged(hacked, {item.id: "smelter" for item in items})
+    found = measured(hacked, {item.id: "smelter" for item in items})
     assert set(sum(found[VERIFIER].scores.values(), ())) == {1.0} and set(sum(found[GOLD_MEASURE].scores.values(), ())) == {0.0}
-    found = judged(own, dict(own.gold()))
+    found = measured(own, dict(own.gold()))
     assert found[VERIFIER].scores == found[GOLD_MEASURE].scores == {item.id: (1.0,) for item in items}
 
 
-def test_what_did_not_answer_or_cannot_be_judged_scores_0_and_of_too_few_answers_nothing_is_said() -> None:
+def test_no_answer_and_one_that_cannot_be_scored_score_0_and_too_few_answers_are_not_measured() -> None:
     task = load(str(TOY)).with_verifier(HOLE, "hole.py")
     items = [item.id for item in task.public(0).test]
     answers: dict[str, str | None] = {item: "mason" for item in items[:10]} | {item: None for item in items[10:20]}
-    found = judged(task, answers)
+    found = measured(task, answers)
     assert found[VERIFIER].failed == 20 and set(found[VERIFIER].scores) == set(items)
     assert sum(map(sum, found[VERIFIER].scores.values())) == 0.0
-    assert judged(task, dict(list(answers.items())[:19])) == {}
+    assert measured(task, dict(list(answers.items())[:19])) == {}
 
 
 def released(action: str, look: int, found: DriftFlagged | None, *before: AuditReleased) -> AuditReleased:
@@ -156,40 +156,49 @@ async def record(events: list[codec.Event], on: Any) -> None:
     await append_once(on, events, Scanner([]))
 
 
-def test_a_run_that_waits_is_told_of_a_look_that_came_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def host_of(log: Any, *runners: str, **of_context: Any) -> AuditHost:
+    """An audit's host over one log, whose context records and has these attributes; a runner is a string."""
+    context: Any = SimpleNamespace(**{"log": log, "record": record} | of_context)
+    unused: Any = None
+    return AuditHost(context, log, unused, runners)  # type: ignore[arg-type]
+
+
+def audit_of(host: AuditHost, loaded: Any = None) -> RunAudit:
+    return RunAudit(host, accepted(), loaded, {})
+
+
+def test_a_run_that_waits_is_told_of_an_audit_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the data of its task are not on the auditor's host."""
     log = MemoryLog(MemoryStream())
 
-    async def nothing(*of: Any) -> Any:
+    async def nothing(*arguments: Any) -> Any:
         return []
 
     async def not_here(run: str) -> Any:
         raise NotFound("The data are not here.")
 
-    async def look_at(action: str) -> None:
+    async def audit(action: str) -> None:
         async def started(run: str) -> Any:
             return SimpleNamespace(on_drift=action)
 
-        context: Any = SimpleNamespace(log=log, past=nothing, load=not_here, record=record, started=started)
-        unused: Any = None
-        await service.Auditor(context, unused, unused, []).look(accepted())
+        await service.Auditor(host_of(log, past=nothing, load=not_here, started=started)).audit_accepted(accepted())
 
-    async def looked() -> list[Any]:
-        monkeypatch.setattr(service, "_project", nothing)
-        await look_at("")
-        await look_at("stop")
+    async def audited() -> list[Any]:
+        monkeypatch.setattr(service, "project_gold", nothing)
+        await audit("")
+        await audit("stop")
         return [event.data for event in await of_types(log, "r", [AuditReleased])]
 
-    assert asyncio.run(looked()) == [AuditReleased(look=2, action="none", lever="", generation=-1, bits=1.0)]
+    assert asyncio.run(audited()) == [AuditReleased(look=2, action="none", lever="", generation=-1, bits=1.0)]
 
 
-def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
-    """One player each for two plays, of which the second ends first; a third waits, and one that fails takes none of those before it."""
+def test_rollouts_run_side_by_side_and_their_facts_stand_in_one_order() -> None:
+    """Two runners for five works. The second ends first, the third waits, and one that fails loses none of those before it."""
     log, begun, running = MemoryLog(MemoryStream()), threading.Barrier(2, timeout=30), threading.Semaphore(2)
     second_done = threading.Event()
 
-    def play(number: int, player: str) -> Sequence[Any]:
-        assert running.acquire(blocking=False), "more plays than players"
+    def work(number: int, runner: Any) -> Sequence[Any]:
+        assert running.acquire(blocking=False), "more works than runners"
         try:
             if number < 2:
                 begun.wait()  # both are under way at once
@@ -199,18 +208,14 @@ def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
                 second_done.set()
             if number == 3:
                 raise NotFound("This one has no data.")
-            return [CandidateAccepted(generation=number, candidate=f"c{number}", score=0.5, reason=player)]
+            return [CandidateAccepted(generation=number, candidate=f"c{number}", score=0.5, reason=runner)]
         finally:
             running.release()
 
     async def done() -> list[int]:
-        players: Any = ["one", "another"]
-        context: Any = SimpleNamespace(log=log, record=record)
-        unused: Any = None
-        by = service.Auditor(context, log, unused, players)
-        case = service.Case(by, accepted(), unused, {})
+        host = host_of(log, "one", "another")
         with pytest.raises(NotFound):
-            await case.record_each(by.played(functools.partial(play, number)) for number in range(5))
+            await audit_of(host).record_each(host.with_runner(functools.partial(work, number)) for number in range(5))
         return [event.data.generation for event in await of_types(log, "r", [CandidateAccepted])]
 
     assert asyncio.run(done()) == [0, 1, 2]
@@ -219,7 +224,7 @@ def test_plays_go_side_by_side_and_their_facts_stand_in_one_order() -> None:
 def test_a_perturbation_that_cannot_be_made_is_recorded_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     log, asked = MemoryLog(MemoryStream(GOLD)), []
 
-    async def under(case: Any, pair: Any, name: str, measure: str) -> Sequence[Any]:
+    async def perturbed_scores(audit: Any, pair: Any, name: str, measure: str) -> Sequence[Any]:
         if name == "broken":
             raise Misconfigured("It cannot be made.")
         return [PairMeasured(scaffold=pair[0], adapter=pair[1], measure=measure, scores={}, failed=0, blob="")]
@@ -228,31 +233,27 @@ def test_a_perturbation_that_cannot_be_made_is_recorded_and_stops_no_other(monke
         asked.append("asked")
         return {"broken": SimpleNamespace(preserves=True), "whole": SimpleNamespace(preserves=False)}
 
-    async def perturbed(*pairs: tuple[str, str]) -> list[Any]:
-        unused: Any = None
-        context: Any = SimpleNamespace(log=log, record=record)
-        loaded: Any = SimpleNamespace(task=SimpleNamespace(perturbations=perturbations))
-        await service.Case(service.Auditor(context, log, unused, []), accepted(), loaded, {}).perturb(pairs)
+    async def perturbed(*pairs: AuditedPair) -> list[Any]:
+        loaded = SimpleNamespace(task=SimpleNamespace(perturbations=perturbations))
+        await audit_of(host_of(log), loaded).perturb(pairs)
         return [event.data for event in await of_types(log, "r", [GoldFailed, PairMeasured])]
 
-    monkeypatch.setattr(service.Case, "_under", under)
+    monkeypatch.setattr(RunAudit, "_perturbed_scores", perturbed_scores)
     assert asyncio.run(perturbed()) == [] == asked
-    failed, *measured = asyncio.run(perturbed(("s", "a"), ("s", "a"), ("t", "a")))
+    failed, *measured = asyncio.run(perturbed(AuditedPair("s", "a"), AuditedPair("s", "a"), AuditedPair("t", "a")))
     assert (failed.cell, failed.reason) == ("perturbed:broken", "It cannot be made.")
     assert [(one.scaffold, one.measure) for one in measured] == [("s", "changed:whole"), ("t", "changed:whole")]
 
 
-def test_an_auditor_that_is_stopped_waits_for_no_play() -> None:
+def test_an_auditor_that_is_stopped_waits_for_no_rollouts() -> None:
     ended = threading.Event()
 
     async def stopped() -> float:
-        unused: Any = SimpleNamespace(log=None)
-        players: Any = ["one", "another"]
-        by = service.Auditor(unused, unused, unused, players)
-        case = service.Case(by, SimpleNamespace(run="r"), unused, {})  # type: ignore[arg-type]
+        host = host_of(None, "one", "another")
+        works: Any = (host.with_runner(lambda runner: [ended.wait(30)]) for _ in range(5))
         began = time.monotonic()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_until(case.record_each(by.played(lambda player: [ended.wait(30)]) for _ in range(5)), 0.05)
+            await asyncio.wait_for(audit_of(host).record_each(works), 0.05)
         took = time.monotonic() - began
         ended.set()
         return took
@@ -260,17 +261,15 @@ def test_an_auditor_that_is_stopped_waits_for_no_play() -> None:
     assert asyncio.run(stopped()) < 10
 
 
-def test_a_player_is_not_lent_again_before_its_play_has_ended() -> None:
+def test_a_runner_is_not_lent_again_before_its_work_has_ended() -> None:
     ended = threading.Event()
 
     async def lent() -> list[str]:
-        players: Any = ["the only one"]
-        unused: Any = SimpleNamespace(log=None)
-        by = service.Auditor(unused, unused, unused, players)
-        first = asyncio.create_task(by.played(lambda player: ended.wait(30)))
+        host = host_of(None, "the only one")
+        first = asyncio.create_task(host.with_runner(lambda runner: ended.wait(30)))
         await asyncio.sleep(0.01)
         first.cancel()
-        second = asyncio.create_task(by.played(str))
+        second = asyncio.create_task(host.with_runner(str))
         _, waiting = await asyncio.wait([second], timeout=0.05)
         assert waiting and first.cancelled()
         ended.set()

@@ -35,7 +35,7 @@ from runtime.run.evolve import evolve
 from runtime.run.loading import Loaded
 from runtime.run.order import RunOrder, plan
 from runtime.run.state import initial
-from services.auditor.service import cells_of
+from services.auditor.final_table import cells_of
 from services.host.node import Node, Running
 from services.host.orders import check, check_agent
 from services.host.settings import trainer_back_end

@@ -32,6 +32,7 @@ from rich.progress import track
 
 import runtime.effects.train
 import runtime.log.worker
+import runtime.rollouts.calls
 import runtime.rollouts.runner
 import services.archivist
 import services.auditor.service
@@ -234,11 +235,11 @@ class System:
             case "policy":
                 await services.policy.check_adapters(context, ServedModelsStandIn(life))  # type: ignore[arg-type]
             case "auditor":
-                players = [
+                runners = [
                     RolloutRunner(context.blobs, work / one, PolicyStandIn(life, self.setting), context.scanner)
                     for one in ("first", "second")
                 ]
-                await services.auditor.service.audit_runs(context, gold, FaultyBlobs(life, self.world.gold_blobs), *players)
+                await services.auditor.service.audit_runs(context, gold, FaultyBlobs(life, self.world.gold_blobs), *runners)
             case "archivist":
                 await services.archivist.follow(context.log, self.world.rows[LOG])  # type: ignore[arg-type]
             case name:
@@ -275,6 +276,7 @@ class System:
         with contextlib.ExitStack() as stack:
             for module, name, stand_in in (
                 (runtime.log.worker, "datetime", clock),
+                (runtime.rollouts.calls, "time", clock),
                 (runtime.rollouts.runner, "time", clock),
                 (services.verifier, "time", clock),
                 (services.auditor.service, "time", clock),

@@ -34,7 +34,7 @@ from events.run import Budget, RunStarted
 from events.subjects import GOLD, LOG
 from replay.archive.projection import Archive
 from runtime.log.port import Stored, readable
-from runtime.rollouts.runner import RolloutRunner
+from runtime.rollouts.calls import CallRecorder
 from runtime.run.decider import Decision
 from tests.simulation import simulation
 from tests.simulation.simulation import SETTINGS, Broken, System, Tried, broken, digest, simulate, tried, try_all, undisturbed
@@ -100,11 +100,11 @@ MISTAKES = {
     ),
     "a retry that samples again": Mistake(
         (
-            (RolloutRunner._answers, "known = dict(shard.recorded(list(ids.values())))", "known = {}"),
+            (CallRecorder.record, "recorded = dict(log.find(list(ids.values())))", "recorded = {}"),
             (
-                RolloutRunner._answers,
-                "if facts and shard.record(list(facts.values())):",
-                "if shard.record(list(facts.values())) and False:",
+                CallRecorder.record,
+                "if calls and log.record(list(calls.values())):",
+                "if log.record(list(calls.values())) and False:",
             ),
         ),
         AS_RECORDED,
@@ -113,9 +113,9 @@ MISTAKES = {
     "an executor that was second and goes on with what it was told": Mistake(
         (
             (
-                RolloutRunner._answers,
-                "if facts and shard.record(list(facts.values())):",
-                "if facts and shard.record(list(facts.values())) and False:",
+                CallRecorder.record,
+                "if calls and log.record(list(calls.values())):",
+                "if calls and log.record(list(calls.values())) and False:",
             ),
         ),
         AS_RECORDED,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
-from runtime.rollouts.host import Ask, Data, Outcome, ScaffoldProcess
+from runtime.rollouts.host import AttemptOutcome, ScaffoldCall, ScaffoldData, ScaffoldProcess
 from tasks import loading
 from tasks.contract import EvaluationSet, Evidence
 from tasks.denoise import baselines, catalogue, counts, data, gold, held_out, magic, metric, program, real, table, verifier, verifier_honest
@@ -161,8 +161,8 @@ def test_canaries_are_seen_by_gold() -> None:
     assert by_reward["scaled by 1e-6"] == pytest.approx((found["scaled by 1e-6"].mse_norm, found["scaled by 1e-6"].skill))
     assert verifier.score(gold.REFUSED, NAME).reward == 0 < by_reward["scaled by 1e-6"][0]
     assert all(earned == worth for earned, worth in by_skill.values()) and by_another == {}
-    assert gold.BESIDE["truth"]("nonsense", NAME) == 0 < found["rank-1"].truth
-    assert gold.BESIDE["truth"](STOCK, NAME) == of_answer(STOCK, NAME).truth > 0
+    assert gold.EXTRA_METRICS["truth"]("nonsense", NAME) == 0 < found["rank-1"].truth
+    assert gold.EXTRA_METRICS["truth"](STOCK, NAME) == of_answer(STOCK, NAME).truth > 0
 
 
 def test_no_reward_lies_above_the_ceiling() -> None:
@@ -302,7 +302,7 @@ def test_traces_lean_to_each_tries_own_program() -> None:
     assert len(data.HABITS) == data.TRIES
 
 
-def played(folder: Path, edits: list[str], answers: list[str], attempts: int = 1) -> tuple[list[Outcome], list[Ask]]:
+def played(folder: Path, edits: list[str], answers: list[str], attempts: int = 1) -> tuple[list[AttemptOutcome], list[ScaffoldCall]]:
     """What the reference scaffold with these edits makes of one data set in a sandbox, the policy giving the answers in turn."""
     files = loading.load("denoise").scaffold()
     for name in edits:
@@ -310,13 +310,13 @@ def played(folder: Path, edits: list[str], answers: list[str], attempts: int = 1
     for path, text in files.items():
         (folder / "scaffold" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "scaffold" / path).write_text(text)
-    asked: list[Ask] = []
+    asked: list[ScaffoldCall] = []
 
-    def answer(asks: list[Ask]) -> list[list[str]]:
+    def answer(asks: list[ScaffoldCall]) -> list[list[str]]:
         asked.extend(asks)
         return [[answers[ask.ordinal]] * attempts for ask in asks]
 
-    process = ScaffoldProcess(folder / "scaffold", Data(["x"], []), folder / "work")
+    process = ScaffoldProcess(folder / "scaffold", ScaffoldData(["x"], []), folder / "work")
     try:
         prompt = data.prompt_of(held_out.bench(NAME).data.train)
         return process.solve([("item", prompt)], attempts, answer), asked

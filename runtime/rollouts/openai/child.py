@@ -1,7 +1,7 @@
-"""Stands before a scaffold whose `solve` reaches the model over HTTP too; imported as `agent` in its place, imports nothing of evolog.
+"""Imported as `agent`, in the place of a scaffold whose `solve` reaches the model over HTTP too; imports nothing of evolog.
 
-It relays 127.0.0.1 to the bridge, sets what `openai.OpenAI()` looks for, loads the scaffold's own `agent.py`, and tells the bridge of each
-attempt before it begins. Beside it are the scaffold, the relay, the bridge's socket, and what the bridge is to be told.
+It relays 127.0.0.1 to the bridge, sets the variables that `openai.OpenAI()` reads, loads the scaffold's own `agent.py`, and announces each
+attempt to the bridge. In its folder are the scaffold, the relay, the bridge's socket, and bridge.json with the token and the model's name.
 """
 
 import http.client
@@ -15,7 +15,7 @@ import threading
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOCKET, SCAFFOLD = os.path.join(HERE, "bridge.sock"), os.path.join(HERE, "scaffold")
 with open(os.path.join(HERE, "bridge.json"), encoding="utf-8") as _file:
-    PLACES = json.load(_file)
+    SETTINGS = json.load(_file)
 
 
 def load(name, path):
@@ -26,35 +26,35 @@ def load(name, path):
     return module
 
 
-def tell(item, attempt):
-    """Say to the bridge whose calls come now."""
+def announce(item, attempt):
+    """Tell the bridge which attempt the next calls are for."""
     connection = http.client.HTTPConnection("bridge", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(SOCKET)
-    headers = {"Authorization": "Bearer " + PLACES["token"], "Connection": "close"}
+    headers = {"Authorization": "Bearer " + SETTINGS["token"], "Connection": "close"}
     connection.request("POST", "/evolog/attempt", json.dumps({"item": item, "attempt": attempt}), headers)
     answer = connection.getresponse()
-    said = answer.read()
+    body = answer.read()
     connection.close()
     if answer.status != 200:
-        raise RuntimeError(f"the bridge refused the attempt: {said[:300].decode(errors='replace')}")
+        raise RuntimeError(f"the bridge refused the attempt: {body[:300].decode(errors='replace')}")
 
 
 relay = load("bridge_relay", os.path.join(HERE, "bridge_relay.py"))
 server = relay.listen(0)
 threading.Thread(target=relay.relay, args=(server, SOCKET), daemon=True).start()
 os.environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
-os.environ["OPENAI_API_KEY"] = PLACES["token"]
-os.environ["OPENAI_MODEL"] = PLACES["model"]
+os.environ["OPENAI_API_KEY"] = SETTINGS["token"]
+os.environ["OPENAI_MODEL"] = SETTINGS["model"]
 sys.path.insert(0, SCAFFOLD)
-theirs = load("agent", os.path.join(SCAFFOLD, "agent.py"))
-solve = theirs.solve
+scaffold_agent = load("agent", os.path.join(SCAFFOLD, "agent.py"))
+solve = scaffold_agent.solve
 
 
-def solve_beside_the_bridge(item, model, data):
-    """The scaffold's own answer."""
-    tell(item.id, model._attempt)
+def announce_and_solve(item, model, data):
+    """The scaffold's own answer, once the bridge knows the attempt."""
+    announce(item.id, model._attempt)
     return solve(item, model, data)
 
 
-theirs.solve = solve_beside_the_bridge
+scaffold_agent.solve = announce_and_solve

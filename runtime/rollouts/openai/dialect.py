@@ -1,8 +1,8 @@
-"""OpenAI's dialect as the bridge speaks it: what may be asked for, field by field, and how the answers are written.
+"""OpenAI's API as the bridge speaks it: what may be asked for, field by field, and how the answers are written.
 
-A field that is not named here is refused, so nothing that makes a provider reach out passes: no web search, no remote tool, no file,
-no address. `temperature`, `top_p` and the penalties are accepted as wishes: how the policy samples is the run's to say. Bodies hold no
-clock and no random number, so the same answer to the same call is the same bytes.
+A field that is not named here is refused. So nothing passes that makes a provider reach out: no web search, no remote tool, no file, no
+address. `temperature`, `top_p` and the penalties are accepted and have no effect: the run says how the policy samples. Replies hold no time
+and no random number, so the same answer to the same call is the same bytes.
 """
 
 import base64
@@ -19,22 +19,24 @@ import msgspec
 from events.errors import UsageError
 from runtime.policies.interface import Sampled
 
-MOST_COMPLETIONS = 64
-MOST_TOKENS = 8192
-MOST_TEXTS = 256
-MOST_CHARACTERS = 200_000
+MAX_COMPLETIONS = 64
+MAX_TOKENS = 8192
+MAX_TEXTS = 256
+MAX_CHARACTERS = 200_000
 """Characters of one prompt, and of all choices of one call together."""
-DEFAULT_TOKENS = 256
+DEFAULT_MAX_TOKENS = 256
 """Tokens of a completion where the client names no number."""
-DIMENSIONS = 256
-MOST_DIMENSIONS = 2048
+DEFAULT_DIMENSIONS = 256
+MAX_DIMENSIONS = 2048
 
 
 class BridgeCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One call, as it is handed on. `key` (sha256 of the canonical body) and `occurrence` name it, in whatever order threads arrive."""
+    """One call over the bridge. `key` and `occurrence` name it, in whatever order a scaffold's threads arrive."""
 
     key: str
+    """sha256 of the canonical body."""
     occurrence: int = 0
+    """How often the attempt has made the same call before."""
     kind: Literal["chat", "completion", "embedding"]
     model: str
     """The alias that the client named."""
@@ -44,22 +46,22 @@ class BridgeCall(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     bias: tuple[float, ...] = ()
     body: bytes = b""
-    """The canonical body, with the client's wishes."""
-    dimensions: int = DIMENSIONS
+    """The canonical body: the request's JSON, its keys in order."""
+    dimensions: int = DEFAULT_DIMENSIONS
 
     @property
-    def reserves(self) -> int:
+    def reserved_tokens(self) -> int:
         """The most tokens that its completions can hold together."""
         return len(self.prompts) * self.n * self.max_tokens
 
 
 class BridgeAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a call: completions of each prompt, or a vector of each text."""
+    """The answer to a call: completions of each prompt, or a vector of each text."""
 
     samples: tuple[Sampled, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
     prompt_tokens: int = 0
-    """Of an embedding; completions carry theirs in `samples`."""
+    """Tokens that an embedding read; those of completions are in `samples`."""
     micro_usd: int = 0
 
     @property
@@ -72,15 +74,15 @@ class BridgeAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True):
-    """What is not named is refused, with its name."""
+    """A part of a body in which a field that is not named here is refused."""
 
 
-class _Text(_Strict):
+class _TextPart(_Strict):
     type: Literal["text"]
     text: str
 
 
-class _Called(_Strict):
+class _FunctionCall(_Strict):
     name: str
     arguments: str
 
@@ -88,14 +90,14 @@ class _Called(_Strict):
 class _ToolCall(_Strict):
     id: str
     type: Literal["function"]
-    function: _Called
+    function: _FunctionCall
 
 
-class Message(_Strict):
-    """One turn of a chat; the fields that must be null are those that a client hands back with an answer."""
+class ChatMessage(_Strict):
+    """One turn of a chat. The fields that must be null are those that clients copy from an earlier answer."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[_Text] | None = None
+    content: str | list[_TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[_ToolCall] | None = None
@@ -117,16 +119,16 @@ class _Tool(_Strict):
     function: _Function
 
 
-class _Name(_Strict):
+class _FunctionName(_Strict):
     name: str
 
 
 class _ToolChoice(_Strict):
     type: Literal["function"]
-    function: _Name
+    function: _FunctionName
 
 
-class _Format(_Strict):
+class _ResponseFormat(_Strict):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: dict[str, Any] | None = None
 
@@ -135,7 +137,7 @@ class _StreamOptions(_Strict):
     include_usage: bool = False
 
 
-class _Structured(_Strict):
+class _StructuredOutputs(_Strict):
     choice: tuple[str, ...]
 
 
@@ -152,32 +154,32 @@ class _Sampling(_Strict):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     user: str | None = None
-    structured_outputs: _Structured | None = None
+    structured_outputs: _StructuredOutputs | None = None
     choice_bias: tuple[float, ...] = ()
-    """With `structured_outputs.choice`, vLLM's field, what is added to the logit of each choice."""
+    """What is added to the logit of each of `structured_outputs.choice` (a field of vLLM's)."""
 
 
-class Chat(_Sampling, kw_only=True):
+class ChatBody(_Sampling, kw_only=True):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[Message]
+    messages: list[ChatMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Literal[0, 1] | None = None
-    response_format: _Format | None = None
+    response_format: _ResponseFormat | None = None
     tools: list[_Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | _ToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
 
-class Completion(_Sampling, kw_only=True):
+class CompletionBody(_Sampling, kw_only=True):
     """The body of POST /v1/completions."""
 
     prompt: str | list[str]
     logprobs: Literal[0, 1] | None = None
 
 
-class Embedding(_Strict):
+class EmbeddingBody(_Strict):
     """The body of POST /v1/embeddings."""
 
     model: str
@@ -187,8 +189,12 @@ class Embedding(_Strict):
     user: str | None = None
 
 
-Body = Chat | Completion | Embedding
-BODIES: dict[str, type[Body]] = {"/v1/chat/completions": Chat, "/v1/completions": Completion, "/v1/embeddings": Embedding}
+RequestBody = ChatBody | CompletionBody | EmbeddingBody
+BODIES: dict[str, type[RequestBody]] = {
+    "/v1/chat/completions": ChatBody,
+    "/v1/completions": CompletionBody,
+    "/v1/embeddings": EmbeddingBody,
+}
 
 
 class Refusal(UsageError):
@@ -199,8 +205,8 @@ class Refusal(UsageError):
         self.param, self.reason = param, code
 
 
-def read(path: str, data: bytes) -> tuple[Body, BridgeCall]:
-    """What the bytes of a request ask for; raises `Refusal` for a field or a value that is not allowed."""
+def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
+    """A request's body and its call, from its bytes; raises `Refusal` for a field or a value that is not allowed."""
     try:
         body = msgspec.json.decode(data, type=BODIES[path])
         canonical = msgspec.json.encode(msgspec.json.decode(data), order="deterministic")
@@ -210,67 +216,69 @@ def read(path: str, data: bytes) -> tuple[Body, BridgeCall]:
         raise Refusal(f"The body is refused: {wrong}.", named[1] if named else None, code) from wrong
     key = hashlib.sha256(canonical).hexdigest()
     match body:
-        case Embedding():
+        case EmbeddingBody():
             texts = _texts(body.input, "input")
-            dimensions = _within("dimensions", body.dimensions, DIMENSIONS, MOST_DIMENSIONS)
+            dimensions = _in_range("dimensions", body.dimensions, DEFAULT_DIMENSIONS, MAX_DIMENSIONS)
             return body, BridgeCall(key=key, kind="embedding", model=body.model, prompts=texts, n=0, body=canonical, dimensions=dimensions)
-        case Chat():
+        case ChatBody():
             if not body.messages:
                 raise Refusal("A chat without messages; give one at least.", "messages")
             prompts = _texts(render(body.messages), "messages")
             named_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        case Completion():
+        case CompletionBody():
             prompts, named_tokens = _texts(body.prompt, "prompt"), body.max_tokens
     choices = body.structured_outputs.choice if body.structured_outputs else ()
-    if sum(map(len, choices)) > MOST_CHARACTERS:
-        raise Refusal(f"Choices of {sum(map(len, choices))} characters together, at most {MOST_CHARACTERS}.", "structured_outputs")
+    if sum(map(len, choices)) > MAX_CHARACTERS:
+        raise Refusal(f"Choices of {sum(map(len, choices))} characters together, at most {MAX_CHARACTERS}.", "structured_outputs")
     if body.choice_bias and len(body.choice_bias) != len(choices):
         raise Refusal(f"{len(body.choice_bias)} biases for {len(choices)} choices; give one for each, or none.", "choice_bias")
     return body, BridgeCall(
         key=key,
-        kind="chat" if isinstance(body, Chat) else "completion",
+        kind="chat" if isinstance(body, ChatBody) else "completion",
         model=body.model,
         prompts=prompts,
-        n=_within("n", body.n, 1, MOST_COMPLETIONS),
-        max_tokens=_within("max_tokens", named_tokens, DEFAULT_TOKENS, MOST_TOKENS),
+        n=_in_range("n", body.n, 1, MAX_COMPLETIONS),
+        max_tokens=_in_range("max_tokens", named_tokens, DEFAULT_MAX_TOKENS, MAX_TOKENS),
         choices=choices,
         bias=body.choice_bias,
         body=canonical,
     )
 
 
-def render(messages: Sequence[Message]) -> str:
+def render(messages: Sequence[ChatMessage]) -> str:
     """A chat as one prompt: a single user message as it is; otherwise a line `role: content` for each, and `assistant:` to go on from."""
     if len(messages) == 1 and messages[0].role == "user":
         return _content(messages[0])
     return "\n".join([*(f"{message.role}: {_content(message)}" for message in messages), "assistant:"])
 
 
-def _content(message: Message) -> str:
-    said = message.content
-    parts = [said] if isinstance(said, str) else [part.text for part in said or ()]
+def _content(message: ChatMessage) -> str:
+    content = message.content
+    parts = [content] if isinstance(content, str) else [part.text for part in content or ()]
     return "\n".join(parts + [f"{call.function.name}({call.function.arguments})" for call in message.tool_calls or ()])
 
 
-def _texts(given: str | list[str], param: str) -> tuple[str, ...]:
-    texts = (given,) if isinstance(given, str) else tuple(given)
-    if not 1 <= len(texts) <= MOST_TEXTS:
-        raise Refusal(f"{param} holds {len(texts)} texts; give 1 to {MOST_TEXTS}.", param)
-    if (longest := max(map(len, texts))) > MOST_CHARACTERS:
-        raise Refusal(f"{param} holds a text of {longest} characters, at most {MOST_CHARACTERS}.", param)
+def _texts(value: str | list[str], param: str) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not 1 <= len(texts) <= MAX_TEXTS:
+        raise Refusal(f"{param} holds {len(texts)} texts; give 1 to {MAX_TEXTS}.", param)
+    if (longest := max(map(len, texts))) > MAX_CHARACTERS:
+        raise Refusal(f"{param} holds a text of {longest} characters, at most {MAX_CHARACTERS}.", param)
     return texts
 
 
-def _within(param: str, given: int | None, default: int, most: int) -> int:
-    value = default if given is None else given
-    if not 1 <= value <= most:
-        raise Refusal(f"{param} is {value}; give 1 to {most}.", param)
+def _in_range(param: str, number: int | None, default: int, largest: int) -> int:
+    value = default if number is None else number
+    if not 1 <= value <= largest:
+        raise Refusal(f"{param} is {value}; give 1 to {largest}.", param)
     return value
 
 
-def hashed_ngrams(text: str, dimensions: int = DIMENSIONS) -> tuple[float, ...]:
-    """A vector of length 1 that holds the text's character 1-, 2- and 3-grams, lower case, each counted with the sign and at the place
-    that its CRC-32 gives (the hashing trick); no model. An empty text is all zeros."""
+def hashed_ngrams(text: str, dimensions: int = DEFAULT_DIMENSIONS) -> tuple[float, ...]:
+    """The text's embedding, made without a model: counts of its character 1-, 2- and 3-grams, by the hashing trick, scaled to length 1.
+
+    N-grams are lower case. The CRC-32 of one gives the index and the sign of its count. An empty text is all zeros.
+    """
     counts = [0] * dimensions
     text = text.lower()
     for size in (1, 2, 3):
@@ -281,18 +289,18 @@ def hashed_ngrams(text: str, dimensions: int = DIMENSIONS) -> tuple[float, ...]:
     return tuple(count / norm for count in counts)
 
 
-def write(body: Body, call: BridgeCall, answer: BridgeAnswer) -> tuple[str, bytes]:
-    """The reply as its content type and its bytes."""
+def write(body: RequestBody, call: BridgeCall, answer: BridgeAnswer) -> tuple[str, bytes]:
+    """The reply to a call: its content type and its bytes."""
     read_tokens, written = answer.usage
     usage = {"prompt_tokens": read_tokens, "total_tokens": read_tokens + written}
-    if isinstance(body, Embedding):
+    if isinstance(body, EmbeddingBody):
         data = [
             {"object": "embedding", "index": index, "embedding": _vector(vector, body.encoding_format)}
             for index, vector in enumerate(answer.vectors)
         ]
         return "application/json", _json({"object": "list", "data": data, "model": body.model, "usage": usage})
     usage["completion_tokens"] = written
-    chat = isinstance(body, Chat)
+    chat = isinstance(body, ChatBody)
     choices = [
         _choice(body, call, len(one.texts) * place + index, text, tokens, logprobs)
         for place, one in enumerate(answer.samples)
@@ -313,16 +321,19 @@ def write(body: Body, call: BridgeCall, answer: BridgeAnswer) -> tuple[str, byte
 
 
 def _choice(
-    body: Chat | Completion, call: BridgeCall, index: int, text: str, tokens: Sequence[int], logprobs: Sequence[float]
+    body: ChatBody | CompletionBody, call: BridgeCall, index: int, text: str, tokens: Sequence[int], logprobs: Sequence[float]
 ) -> dict[str, Any]:
-    """Tokens are named `token_id:N`, as vLLM can, since a policy tells ids. A stop sequence shortens the text, not what was sampled."""
+    """One completion as the reply has it. A token's name is `token_id:N`, as vLLM can name it, since the policy gives ids alone.
+
+    A stop sequence shortens the text, and not what was sampled and recorded.
+    """
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     cuts = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
     names = [f"token_id:{token}" for token in tokens]
     finish = "stop" if cuts or len(tokens) < call.max_tokens else "length"
     text = text[: min(cuts)] if cuts else text
     choice: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": None}
-    if isinstance(body, Completion):
+    if isinstance(body, CompletionBody):
         choice["text"] = text
         if body.logprobs is not None:
             choice["logprobs"] = {"tokens": names, "token_logprobs": logprobs, "top_logprobs": None, "text_offset": None}
@@ -337,8 +348,8 @@ def _choice(
     return choice
 
 
-def _vector(vector: Sequence[float], how: str) -> object:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if how == "base64" else vector
+def _vector(vector: Sequence[float], encoding: str) -> object:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if encoding == "base64" else vector
 
 
 def _json(value: object) -> bytes:

@@ -1,10 +1,10 @@
-"""Runs a command beside a relay from 127.0.0.1 to the bridge's unix socket, so that `openai.OpenAI()` finds the model without a network.
+"""Runs a command beside a relay from 127.0.0.1 to the bridge's unix socket, so that `openai.OpenAI()` reaches the model without a network.
 
-    python bridge_relay.py SOCKET PORT SECONDS TAR FOLDER COMMAND...
+    python relay.py SOCKET PORT SECONDS TAR FOLDER COMMAND...
 
-A script for the inside of a sandbox; imports nothing of evolog. The command gets OPENAI_BASE_URL; OPENAI_API_KEY is set by whoever
-starts this. PORT 0 takes a free one. After SECONDS the command is killed. Then what is in FOLDER is written as a tar to the descriptor
-TAR (-: to none), and this ends with the command's exit status (128 and the signal's number if it was killed, 124 for want of time).
+A script that runs inside a sandbox; imports nothing of evolog. The command gets OPENAI_BASE_URL; whoever starts this sets OPENAI_API_KEY.
+PORT 0 takes a free one. After SECONDS the command is killed. Then the files in FOLDER are written as a tar to the descriptor TAR (-: to
+none). The exit status is the command's: 128 and the signal's number if it was killed, 124 if its time was over.
 """
 
 import os
@@ -50,7 +50,7 @@ class Pipe:
                 pass
 
 
-class Connection:
+class RelayedConnection:
     """A client's socket and the bridge's, until both directions have ended."""
 
     def __init__(self, client, bridge):
@@ -108,14 +108,14 @@ def accept(server, path):
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for end in (client, bridge):
         end.setblocking(False)
-    return Connection(client, bridge)
+    return RelayedConnection(client, bridge)
 
 
 def watch(selector, watched, connection):
     """Wait for what can happen next at either end; close both when nothing can."""
-    over = all(pipe.done for pipe in connection.pipes)
+    finished = all(pipe.done for pipe in connection.pipes)
     for end in connection.ends:
-        events = 0 if over else connection.wants(end)
+        events = 0 if finished else connection.wants(end)
         if events == watched.get(end, 0):
             continue
         if not watched.get(end):
@@ -125,7 +125,7 @@ def watch(selector, watched, connection):
         else:
             selector.modify(end, events, connection)
         watched[end] = events
-    if over:
+    if finished:
         for end in connection.ends:
             watched.pop(end, None)
             end.close()
@@ -152,12 +152,12 @@ def main(arguments):
         code = TIMED_OUT
     if tar != "-":
         with os.fdopen(int(tar), "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
-            archive.add(folder, arcname=".", filter=plain)
+            archive.add(folder, arcname=".", filter=only_files)
     return code if code >= 0 else 128 - code
 
 
-def plain(member):
-    """Files and folders alone; whoever reads the tar looks again."""
+def only_files(member):
+    """Files and folders alone; whoever reads the tar checks again."""
     return member if member.isfile() or member.isdir() else None
 
 

@@ -1,8 +1,8 @@
-"""The model as a scaffold reaches it: an OpenAI-compatible server on a unix socket, one for each attempt.
+"""The bridge: the model as a scaffold reaches it, an OpenAI-compatible HTTP server on a unix socket.
 
-It knows no policy and no log. It asks one function for answers, and that function returns only when what it returns is recorded; so
-nothing is released that is not on the log. Here are kept: what may be asked (`bridge_dialect`), what may be spent (`Budget`), and that a
-client which asks again, because it did not hear the answer, is told the same and nothing is sampled twice.
+It knows no policy and no log. One function answers its calls, and returns only when the answer is recorded; so no client gets an answer
+that is not on the log. `dialect` says what may be asked, `CallBudget` what may be spent. A client that repeats a request, because no answer
+reached it, gets the same answer, and nothing is sampled twice.
 """
 
 import hmac
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from http.client import responses
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -25,16 +25,17 @@ from runtime.rollouts.openai import dialect
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, Refusal
 
 BODY_LIMIT = 16 * 1024 * 1024
-CONNECTIONS = 256
-"""Connections open at once; one more is told to come back."""
-IDLE = 600.0
-"""Seconds for which a connection may say nothing."""
-ATTEMPT = "/evolog/attempt"
+"""Bytes of a request's body."""
+MAX_CONNECTIONS = 256
+"""Connections open at once; one more is refused with 429."""
+IDLE_TIMEOUT = 600.0
+"""Seconds for which a connection may send nothing."""
+ATTEMPT_PATH = "/evolog/attempt"
 PATH_LIMIT = 100
 """Bytes of a unix socket's path; the kernel takes 107."""
 
-Answer = Callable[[BridgeCall], BridgeAnswer]
-"""Records a call and its answer, and returns the answer when the record is stored, never before; called from many threads.
+AnswerCall = Callable[[BridgeCall], BridgeAnswer]
+"""Records a call and its answer, and returns the answer once the record is stored, never before; called from many threads.
 
 It may raise `Exhausted` (402), `Overloaded` (429), `TryAgain` or `Unavailable` (503: the record cannot be made), and any other `UserError`
 for a call that is refused for good (400).
@@ -42,13 +43,13 @@ for a call that is refused for good (400).
 
 
 class Exhausted(UserError):
-    """The budget is spent; a client does not ask again."""
+    """The budget is spent; a client does not repeat the request."""
 
     code = 5
 
 
 class Overloaded(UserError):
-    """Too much is asked at once; the client may ask again after `seconds`."""
+    """Too many requests at once; the client may repeat this one after `seconds`."""
 
     code = 75
 
@@ -57,12 +58,12 @@ class Overloaded(UserError):
         self.seconds = seconds
 
 
-class Budget:
+class CallBudget:
     """What may be spent over one bridge: calls, tokens read and written, millionths of a dollar, and seconds since it was made.
 
-    A call reserves the most that it may write (`max_tokens` for each completion, at `token_price` millionths of a dollar each) and is
-    settled on what it used. What others have reserved and may give back is waited for. A prompt's length is known when it is settled, so
-    the last call may exceed the limit by its prompt. A call that failed costs nothing.
+    A call reserves the most that it may write: `max_tokens` for each completion, at `token_price` millionths of a dollar each. Its answer
+    settles what it used, and a call that failed costs nothing. Where other calls have reserved what is left, a call waits for them to
+    settle. A prompt's length is known when its call is settled, so the last call may exceed the limit by its prompt.
     """
 
     def __init__(
@@ -90,52 +91,62 @@ class Budget:
     @contextmanager
     def paying(self, call: BridgeCall) -> Iterator[Callable[[BridgeAnswer], None]]:
         """Reserve for a call, and settle by calling what is yielded with its answer; raises `Exhausted` where there is not enough."""
-        wanted = {"calls": 1.0, "tokens": float(call.reserves), "micro_usd": call.reserves * self._price}
-        used = dict.fromkeys(wanted, 0.0)
+        needed = {"calls": 1.0, "tokens": float(call.reserved_tokens), "micro_usd": call.reserved_tokens * self._price}
+        used = dict.fromkeys(needed, 0.0)
         with self._changed:
-            while self._must_wait(wanted):
+            while self._must_wait(needed):
                 self._changed.wait(1.0)
-            self._add(self._reserved, wanted, 1)
+            self._add(self._reserved, needed, 1)
         try:
             yield lambda answer: used.update(calls=1, tokens=sum(answer.usage), micro_usd=answer.micro_usd)
         finally:
             with self._changed:
-                self._add(self._reserved, wanted, -1)
+                self._add(self._reserved, needed, -1)
                 self._add(self._spent, used, 1)
                 self._changed.notify_all()
 
-    def _must_wait(self, wanted: Mapping[str, float]) -> bool:
-        """Whether what others have reserved stands in the way; raises `Exhausted` if it would not suffice without them either."""
+    def _must_wait(self, needed: Mapping[str, float]) -> bool:
+        """Whether other calls have reserved what this one needs; raises `Exhausted` if there is not enough without them either."""
         if (passed := self._clock() - self._began) > self._seconds:
             raise Exhausted(f"The budget of {self._seconds:g} seconds is spent: {passed:.1f} have passed.")
         for name, limit in self._limits.items():
             spent = self._spent[name]
-            if spent + wanted[name] > limit or spent >= limit > 0:
-                raise Exhausted(f"The budget of {limit:g} {name} is spent: {spent:g} were used and this call may need {wanted[name]:g}.")
-        return any(self._spent[name] + self._reserved[name] + wanted[name] > limit for name, limit in self._limits.items())
+            if spent + needed[name] > limit or spent >= limit > 0:
+                raise Exhausted(f"The budget of {limit:g} {name} is spent: {spent:g} were used and this call may need {needed[name]:g}.")
+        return any(self._spent[name] + self._reserved[name] + needed[name] > limit for name, limit in self._limits.items())
 
     @staticmethod
-    def _add(to: dict[str, float], what: Mapping[str, float], sign: int) -> None:
-        for name, value in what.items():
-            to[name] += sign * value
+    def _add(totals: dict[str, float], amounts: Mapping[str, float], sign: int) -> None:
+        for name, value in amounts.items():
+            totals[name] += sign * value
 
 
-class Recorded:
-    """Answers from a record, by key and occurrence: the same call gets the same answer, whatever order threads arrive in."""
+class OccurrenceKey(NamedTuple):
+    """A call by its body's digest, and by how often that body was sent before."""
 
-    def __init__(self, answers: Mapping[tuple[str, int], BridgeAnswer]) -> None:
+    key: str
+    occurrence: int
+
+
+class RecordedAnswers:
+    """Answers calls from a record: the same call gets the same answer, in whatever order threads arrive.
+
+    A call that is not in it raises `CheckFailed`, and `first_miss` says which was the first.
+    """
+
+    def __init__(self, answers: Mapping[OccurrenceKey, BridgeAnswer]) -> None:
         self.answers = answers
         self.first_miss = ""
 
     def __call__(self, call: BridgeCall) -> BridgeAnswer:
-        found = self.answers.get((call.key, call.occurrence))
-        if found is None:
+        answer = self.answers.get(OccurrenceKey(call.key, call.occurrence))
+        if answer is None:
             self.first_miss = self.first_miss or (
                 f"The replay left the record at a {call.kind} call of {call.model!r}, body {call.key[:12]}, occurrence {call.occurrence}, "
                 f"whose prompt begins {call.prompts[0][:80]!r}; none of the {len(self.answers)} recorded calls is that one."
             )
             raise CheckFailed(self.first_miss)
-        return found
+        return answer
 
 
 class _Attempt(msgspec.Struct, frozen=True):
@@ -143,8 +154,8 @@ class _Attempt(msgspec.Struct, frozen=True):
     attempt: int
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """What goes back over the wire."""
+class HttpReply(msgspec.Struct, frozen=True):
+    """A reply to an HTTP request; `kind` is its content type."""
 
     status: int
     kind: str
@@ -152,39 +163,41 @@ class Reply(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class _Entry:
-    """One occurrence of a body: the reply once it is there, for all who ask for it."""
+class _Occurrence:
+    """One occurrence of a body: its reply, once computed, for the request and its retries."""
 
     def __init__(self, occurrence: int) -> None:
         self.occurrence = occurrence
         self.computing = threading.Lock()
-        self.reply: Reply | None = None
-        self.open = False
-        """Whether it was tried in vain, so that the next request with this body takes its place, be it called a retry or not."""
+        self.reply: HttpReply | None = None
+        self.unanswered = False
+        """Whether the last try got 429 or 503, so that the next request with this body is its retry, whatever that request says."""
 
 
 class Bridge:
-    """Serves one attempt on a unix socket until it is closed. `token` is the API key, `models` the aliases that may be named.
+    """Serves calls of the model on a unix socket until it is closed. `token` is the API key, `models` the aliases that may be named.
 
-    Where `begin` is given, attempts follow each other: POST /evolog/attempt names the item and the attempt that begin now, what was asked
-    before is forgotten, and `begin` is told; it may raise `UserError`.
-    `trouble` is the first failure that is not the scaffold's: a record that could not be made, a replay that left its record, a defect.
+    Without `begin` it serves one attempt. With it, attempts follow each other: POST /evolog/attempt names the item and the attempt that
+    begin now, `begin` is called with both and may raise `UserError`, and earlier requests are forgotten.
+
+    `failure` is the first that is not the scaffold's: a record that could not be made, a replay that left its record, or a defect. Raises
+    `Misconfigured` where the socket's path is too long.
     """
 
     def __init__(
         self,
         path: Path,
-        answer: Answer,
+        answer: AnswerCall,
         *,
         token: str,
         models: Sequence[str],
-        budget: Budget | None = None,
+        budget: CallBudget | None = None,
         begin: Callable[[str, int], None] | None = None,
     ) -> None:
-        self.path, self.token, self.models, self.budget = path, token, tuple(models), budget or Budget()
-        self.trouble: Exception | None = None
+        self.path, self.token, self.models, self.budget = path, token, tuple(models), budget or CallBudget()
+        self.failure: Exception | None = None
         self._answer, self._begin = answer, begin
-        self._entries: dict[str, list[_Entry]] = {}
+        self._entries: dict[str, list[_Occurrence]] = {}
         self._lock = threading.Lock()
         if len(bytes(path)) > PATH_LIMIT:
             raise Misconfigured(f"The socket {path} has a path of {len(bytes(path))} bytes, at most {PATH_LIMIT}; use a shorter folder.")
@@ -201,30 +214,30 @@ class Bridge:
         self.close()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Answer no more requests, and end the open connections."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-        self._server.hang_up()
+        self._server.close_connections()
         self.path.unlink(missing_ok=True)
 
-    def ask(self, path: str, data: bytes, retry: bool) -> Reply:
-        """The reply to a request to any path that there is."""
+    def reply(self, path: str, data: bytes, retry: bool) -> HttpReply:
+        """The reply to a POST request to any path. `retry` is whether the client says that it repeats a request."""
         if path in dialect.BODIES:
-            return self._ask(path, data, retry)
-        if path != ATTEMPT or self._begin is None:
-            return _no_such(path)
+            return self._reply_once(path, data, retry)
+        if path != ATTEMPT_PATH or self._begin is None:
+            return _not_found(path)
         try:
-            told = msgspec.json.decode(data, type=_Attempt)
-            self._begin(told.item, told.attempt)
+            named = msgspec.json.decode(data, type=_Attempt)
+            self._begin(named.item, named.attempt)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UserError) as wrong:
             return _refuse(400, str(wrong), "no_attempt")
         with self._lock:
             self._entries = {}
-        return Reply(200, "application/json", b"{}")
+        return HttpReply(200, "application/json", b"{}")
 
-    def _ask(self, path: str, data: bytes, retry: bool) -> Reply:
-        """The reply to a request, computed once: a retry gets that of the last request with this body, and waits for it if need be."""
+    def _reply_once(self, path: str, data: bytes, retry: bool) -> HttpReply:
+        """The reply to a call, computed once: a retry gets that of the last request with this body, and waits for it if need be."""
         try:
             body, call = dialect.read(path, data)
             if call.model not in self.models:
@@ -234,38 +247,38 @@ class Bridge:
             return _refuse(404 if refused.reason == "model_not_found" else 400, str(refused), refused.reason, refused.param)
         with self._lock:
             entries = self._entries.setdefault(call.key, [])
-            if not (entries and (retry or entries[-1].open)):
-                entries.append(_Entry(len(entries)))
+            if not (entries and (retry or entries[-1].unanswered)):
+                entries.append(_Occurrence(len(entries)))
             entry = entries[-1]
-            entry.open = False
+            entry.unanswered = False
         with entry.computing:
             if entry.reply is None:
                 reply = self._compute(body, msgspec.structs.replace(call, occurrence=entry.occurrence))
                 if reply.status in (429, 503):
-                    entry.open = True
+                    entry.unanswered = True
                     return reply
                 entry.reply = reply
             return entry.reply
 
-    def _compute(self, body: dialect.Body, call: BridgeCall) -> Reply:
+    def _compute(self, body: dialect.RequestBody, call: BridgeCall) -> HttpReply:
         try:
             with self.budget.paying(call) as settle:
                 answer = self._answer(call)
                 settle(answer)
-            return Reply(200, *dialect.write(body, call, answer))
+            return HttpReply(200, *dialect.write(body, call, answer))
         except Exhausted as spent:
             return _refuse(402, str(spent), "run_budget_exhausted", headers=(("x-should-retry", "false"),))
         except Overloaded as busy:
             return _refuse(429, str(busy), "overloaded", headers=(("Retry-After", str(busy.seconds)),))
         except (TryAgain, Unavailable) as away:
-            self.trouble = self.trouble or away
+            self.failure = self.failure or away
             return _refuse(503, str(away), "recorder_unavailable")
         except UserError as refused:
             if isinstance(refused, CheckFailed):
-                self.trouble = self.trouble or refused
+                self.failure = self.failure or refused
             return _refuse(400, str(refused), "refused")
         except Exception as wrong:
-            self.trouble = self.trouble or wrong
+            self.failure = self.failure or wrong
             return _refuse(500, "The bridge failed; the run's log says how.", "bridge_failed", headers=(("x-should-retry", "false"),))
 
 
@@ -282,14 +295,14 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._guard:
-            if full := len(self._open) >= CONNECTIONS:
-                reply = _refuse(429, f"{CONNECTIONS} connections are open already.", "overloaded", headers=(("Retry-After", "1"),))
+            if full := len(self._open) >= MAX_CONNECTIONS:
+                reply = _refuse(429, f"{MAX_CONNECTIONS} connections are open already.", "overloaded", headers=(("Retry-After", "1"),))
             else:
                 self._open.add(request)
         if full:
             request.setblocking(False)
             try:
-                request.send(_wire(reply, close=True))
+                request.send(_encoded(reply, close=True))
             except OSError:
                 pass
             return self.shutdown_request(request)
@@ -300,7 +313,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self._open.discard(request)
         super().shutdown_request(request)
 
-    def hang_up(self) -> None:
+    def close_connections(self) -> None:
         """End the connections that are still open; their threads end by that."""
         with self._guard:
             for request in self._open:
@@ -310,72 +323,72 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     pass
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news: what it asked for is recorded."""
+        """Print nothing for a client that went away: its call is recorded."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = IDLE
+    timeout = IDLE_TIMEOUT
 
     @property
     def bridge(self) -> Bridge:
         return cast(_Server, self.server).bridge
 
     def do_GET(self) -> None:
-        if self._admitted():
+        if self._is_authorized():
             if self.path == "/v1/models":
                 models = [{"id": name, "object": "model", "created": 0, "owned_by": "evolog"} for name in self.bridge.models]
-                self._say(Reply(200, "application/json", msgspec.json.encode({"object": "list", "data": models})))
+                self._send(HttpReply(200, "application/json", msgspec.json.encode({"object": "list", "data": models})))
             else:
-                self._say(_no_such(self.path))
+                self._send(_not_found(self.path))
 
     def do_POST(self) -> None:
         size = self.headers.get("Content-Length", "")
         if "Transfer-Encoding" in self.headers or not (size.isascii() and size.isdigit()):
-            return self._say(_refuse(411, "The body's length is not said; send Content-Length.", "length_required"), close=True)
+            return self._send(_refuse(411, "The body's length is not said; send Content-Length.", "length_required"), close=True)
         if len(size) > 12 or int(size) > BODY_LIMIT:
-            return self._say(_refuse(413, f"A body of {size} bytes, at most {BODY_LIMIT}.", "body_too_large"), close=True)
+            return self._send(_refuse(413, f"A body of {size} bytes, at most {BODY_LIMIT}.", "body_too_large"), close=True)
         data = self.rfile.read(int(size))
         if len(data) < int(size):
             self.close_connection = True
-        elif self._admitted():
-            self._say(self.bridge.ask(self.path, data, self._retried()))
+        elif self._is_authorized():
+            self._send(self.bridge.reply(self.path, data, self._is_retry()))
 
-    def _retried(self) -> bool:
+    def _is_retry(self) -> bool:
         return self.headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
 
-    def _admitted(self) -> bool:
+    def _is_authorized(self) -> bool:
         given = self.headers.get("Authorization", "").encode(errors="replace")
         if hmac.compare_digest(given, f"Bearer {self.bridge.token}".encode()):
             return True
-        self._say(_refuse(401, "The API key is not this attempt's; use OPENAI_API_KEY as it is set.", "invalid_api_key"))
+        self._send(_refuse(401, "The API key is not this attempt's; use OPENAI_API_KEY as it is set.", "invalid_api_key"))
         return False
 
-    def _say(self, reply: Reply, close: bool = False) -> None:
+    def _send(self, reply: HttpReply, close: bool = False) -> None:
         self.close_connection = self.close_connection or close
-        self.wfile.write(_wire(reply, close=self.close_connection))
+        self.wfile.write(_encoded(reply, close=self.close_connection))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What `http.server` itself refuses, such as another method."""
+        """HttpReply where `http.server` itself refuses a request, such as one with another method."""
         status = 404 if code == 501 else code
-        self._say(_refuse(status, message or responses.get(code, "refused"), "invalid_request"), close=True)
+        self._send(_refuse(status, message or responses.get(code, "refused"), "invalid_request"), close=True)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Calls are on the event log; there is no second one."""
+        """Print nothing: calls are on the event log."""
 
 
-def _no_such(path: str) -> Reply:
+def _not_found(path: str) -> HttpReply:
     known = ", ".join([*(f"POST {known}" for known in dialect.BODIES), "GET /v1/models"])
     return _refuse(404, f"There is no {path[:200]} here; there are {known}.", "not_found")
 
 
-def _refuse(status: int, message: str, code: str, param: str | None = None, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+def _refuse(status: int, message: str, code: str, param: str | None = None, headers: tuple[tuple[str, str], ...] = ()) -> HttpReply:
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": param, "code": code}
-    return Reply(status, "application/json", msgspec.json.encode({"error": error}), headers)
+    return HttpReply(status, "application/json", msgspec.json.encode({"error": error}), headers)
 
 
-def _wire(reply: Reply, *, close: bool) -> bytes:
+def _encoded(reply: HttpReply, *, close: bool) -> bytes:
     fields = [("Content-Type", reply.kind), ("Content-Length", str(len(reply.body))), *reply.headers]
     if close:
         fields.append(("Connection", "close"))

@@ -27,7 +27,7 @@ from runtime.agents.context import brief, prompt, select
 from runtime.agents.conversation import Request, Turn
 from runtime.agents.endings import weight_update
 from runtime.agents.meta import other_tasks, write_first
-from runtime.agents.proposal import changed, try_out, validate_source
+from runtime.agents.proposal import try_out, validate_source, with_changes
 from runtime.agents.providers import Model
 from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, Unfit
 from runtime.blobs.directory import Blobs
@@ -361,9 +361,9 @@ def test_an_order_without_torch_is_taken_at_its_word(monkeypatch: pytest.MonkeyP
 
 
 def test_files_are_changed_and_taken_away() -> None:
-    assert changed({"agent.py": "a", "b.py": "b"}, [("c/d.py", "d")], ["b.py"]) == {"agent.py": "a", "c/d.py": "d"}
+    assert with_changes({"agent.py": "a", "b.py": "b"}, [("c/d.py", "d")], ["b.py"]) == {"agent.py": "a", "c/d.py": "d"}
     with pytest.raises(Unfit, match=r"no agent\.py"):
-        changed({"agent.py": "a"}, [], ["agent.py"])
+        with_changes({"agent.py": "a"}, [], ["agent.py"])
 
 
 def test_a_folder_may_have_modules_of_its_own() -> None:
@@ -422,7 +422,7 @@ def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path,
     ids=["program", "solve"],
 )
 def test_a_proposal_that_takes_too_long_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    monkeypatch.setattr(proposal, "SECONDS", 1)
+    monkeypatch.setattr(proposal, "TRIAL_SECONDS", 1)
     began = time.monotonic()
     with pytest.raises(Unfit):
         try_out({"agent.py": source}, PUBLIC, tmp_path, Scanner([]))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from runtime.rollouts.host import Ask, Data, Limits, Outcome, Refused, ScaffoldProcess, ScaffoldStopped
+from runtime.rollouts.host import AttemptOutcome, RefusedCall, ScaffoldCall, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
 
-QUICK = Limits(silence=1.0)
+QUICK = ScaffoldLimits(idle_timeout=1.0)
 
 
 class Stage:
@@ -23,34 +23,36 @@ class Stage:
         self.folder = folder
         (folder / "scaffold").mkdir()
         self.train = [("x", "a")]
-        self.waves: list[list[Ask]] = []
+        self.waves: list[list[ScaffoldCall]] = []
 
-    def play(self, code: str, items: int = 2, attempts: int = 2, limits: Limits = Limits(silence=20.0), prompt: str = "q") -> list[Outcome]:
+    def play(
+        self, code: str, items: int = 2, attempts: int = 2, limits: ScaffoldLimits = ScaffoldLimits(idle_timeout=20.0), prompt: str = "q"
+    ) -> list[AttemptOutcome]:
         """The outcomes; fails if there are none after a time that is beyond all the limits."""
-        found: list[Outcome | BaseException] = []
+        found: list[AttemptOutcome | BaseException] = []
         thread = threading.Thread(target=self._play, args=(found, code, items, attempts, limits, prompt), daemon=True)
         thread.start()
-        thread.join(2 * limits.silence + 20)
+        thread.join(2 * limits.idle_timeout + 20)
         assert found, "still at it"
         if isinstance(found[0], BaseException):
             raise found[0]
-        return [outcome for outcome in found if isinstance(outcome, Outcome)]
+        return [outcome for outcome in found if isinstance(outcome, AttemptOutcome)]
 
-    def _play(self, found: list[Outcome | BaseException], *how: Any) -> None:
+    def _play(self, found: list[AttemptOutcome | BaseException], *how: Any) -> None:
         try:
             found += self._outcomes(*how)
         except BaseException as wrong:
             found.append(wrong)
 
-    def _outcomes(self, code: str, items: int, attempts: int, limits: Limits, prompt: str) -> list[Outcome]:
+    def _outcomes(self, code: str, items: int, attempts: int, limits: ScaffoldLimits, prompt: str) -> list[AttemptOutcome]:
         (self.folder / "scaffold" / "agent.py").write_text(code)
-        process = ScaffoldProcess(self.folder / "scaffold", Data(["a", "b"], self.train), self.folder / "work", limits)
+        process = ScaffoldProcess(self.folder / "scaffold", ScaffoldData(["a", "b"], self.train), self.folder / "work", limits)
 
-        def answer(asks: list[Ask]) -> list[Sequence[str] | Refused]:
+        def answer(asks: list[ScaffoldCall]) -> list[Sequence[str] | RefusedCall]:
             self.waves.append(asks)
             time.sleep(0.9 if asks[0].prompt == "slow" else 0)
             return [
-                Refused("refused", "not this") if ask.prompt == "no" else [f"{ask.prompt}/{number}" for number in range(attempts)]
+                RefusedCall("refused", "not this") if ask.prompt == "no" else [f"{ask.prompt}/{number}" for number in range(attempts)]
                 for ask in asks
             ]
 
@@ -181,7 +183,7 @@ def test_a_scaffold_may_call_from_its_own_threads(stage: Stage) -> None:
         "  ask = lambda prompt: time.sleep(0 if prompt == 'slow' else 0.3) or model.complete(prompt).text\n"
         "  return ' '.join(ThreadPoolExecutor(3).map(ask, ['slow', 'a', 'b']))"
     )
-    (outcome,) = stage.play(code, items=1, attempts=1, limits=Limits(silence=5.0))
+    (outcome,) = stage.play(code, items=1, attempts=1, limits=ScaffoldLimits(idle_timeout=5.0))
     assert outcome.answer == "slow/0 a/0 b/0", outcome.reason
 
 
@@ -193,7 +195,7 @@ def test_attempts_that_share_their_threads_are_answered_in_turn(stage: Stage) ->
         "shared = ThreadPoolExecutor(2)\n"
         "def solve(item, model, data): return shared.submit(lambda: model.complete(item.prompt).text).result()"
     )
-    outcomes = stage.play(code, items=5, attempts=1, limits=Limits(silence=5.0))
+    outcomes = stage.play(code, items=5, attempts=1, limits=ScaffoldLimits(idle_timeout=5.0))
     assert [outcome.answer for outcome in outcomes] == [f"q{number}/0" for number in range(5)]
 
 
@@ -204,7 +206,7 @@ def test_long_calls_come_in_several_frames(stage: Stage) -> None:
 
 
 def test_a_flood_of_output_is_stopped(stage: Stage) -> None:
-    outcomes = stage.play("def solve(item, model, data):\n  while True: print('x' * 10000)", limits=Limits(silence=10.0))
+    outcomes = stage.play("def solve(item, model, data):\n  while True: print('x' * 10000)", limits=ScaffoldLimits(idle_timeout=10.0))
     assert {outcome.kind for outcome in outcomes} == {"flooded"}
 
 
@@ -230,12 +232,12 @@ def test_a_flood_of_calls_is_stopped(stage: Stage) -> None:
 )
 def test_a_child_that_was_tampered_with_is_stopped(stage: Stage, body: str, kind: str, reason: str) -> None:
     code = f"def solve(item, model, data):\n    {body}\n"
-    outcomes = stage.play(code, items=1, limits=Limits(silence=20.0, calls=10))
+    outcomes = stage.play(code, items=1, limits=ScaffoldLimits(idle_timeout=20.0, calls=10))
     assert {outcome.kind for outcome in outcomes} == {kind} and reason in outcomes[0].reason
 
 
 def test_memory_is_limited(stage: Stage) -> None:
-    limits = Limits(silence=10.0, memory=500 * 1024**2)
+    limits = ScaffoldLimits(idle_timeout=10.0, memory=500 * 1024**2)
     assert "MemoryError" in stage.play("def solve(item, model, data): return len(bytearray(10**9))", limits=limits)[0].reason
 
 

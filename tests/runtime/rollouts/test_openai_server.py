@@ -19,7 +19,7 @@ from events.errors import Misconfigured, TryAgain, Unavailable, UsageError
 from runtime.policies.interface import Sampled
 from runtime.rollouts.openai import dialect, relay, server
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
-from runtime.rollouts.openai.server import Bridge, Budget, Exhausted, Overloaded, Recorded
+from runtime.rollouts.openai.server import Bridge, CallBudget, Exhausted, Overloaded, RecordedAnswers
 from tests.harness.openai_server import TOKEN, BackwardsPolicy, serving
 from tests.harness.polling import wait_until
 
@@ -263,7 +263,7 @@ def test_a_body_without_a_length_or_too_large_is_not_read(served: Bridge) -> Non
 
 
 def test_one_connection_too_many_is_told_to_come_back(served: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS", 1)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
         for end in (first, second):
             end.connect(str(served.path))
@@ -295,7 +295,7 @@ def assert_waited(event: threading.Event) -> None:
 def test_a_call_that_cannot_be_recorded_fails_and_a_retry_takes_its_place(served: Bridge, policy: BackwardsPolicy, away: Exception) -> None:
     policy.before = raising(away)
     status, _, said = post(served.path, CHAT)
-    assert (status, said["error"]["code"], served.trouble) == (503, "recorder_unavailable", away)
+    assert (status, said["error"]["code"], served.failure) == (503, "recorder_unavailable", away)
     assert "choices" not in said and not policy.record
     policy.before = lambda call: None
     assert post(served.path, CHAT, retry=1)[0] == 200
@@ -313,13 +313,13 @@ def test_a_defect_says_nothing_to_the_scaffold_and_is_kept_for_the_host(served: 
     policy.before = raising(ZeroDivisionError("a path on the host"))
     status, headers, said = post(served.path, CHAT)
     assert (status, headers["x-should-retry"]) == (500, "false") and "path" not in said["error"]["message"]
-    assert isinstance(served.trouble, ZeroDivisionError)
+    assert isinstance(served.failure, ZeroDivisionError)
 
 
 def test_a_refusal_of_the_policy_is_final(served: Bridge, policy: BackwardsPolicy) -> None:
     policy.before = raising(UsageError("The choice 'x' is no label."))
     status, _, said = post(served.path, CHAT)
-    assert (status, said["error"]["message"], served.trouble) == (400, "The choice 'x' is no label.", None)
+    assert (status, said["error"]["message"], served.failure) == (400, "The choice 'x' is no label.", None)
 
 
 def test_a_retry_gets_the_recorded_answer(served: Bridge, policy: BackwardsPolicy) -> None:
@@ -380,10 +380,10 @@ def test_a_client_that_is_cut_off_after_the_record_asks_again_and_pays_once(serv
 
 
 def test_a_spent_budget_is_said_at_once_and_never_asked_again(tmp_path: Path, policy: BackwardsPolicy) -> None:
-    with serving(tmp_path, policy, Budget(calls=1)) as served, relayed(served.path) as url:
+    with serving(tmp_path, policy, CallBudget(calls=1)) as served, relayed(served.path) as url:
         arrived: list[str] = []
-        ask = served.ask
-        served.ask = lambda path, data, retry: arrived.append(path) or ask(path, data, retry)  # type: ignore[method-assign, func-returns-value]
+        reply = served.reply
+        served.reply = lambda path, data, retry: arrived.append(path) or reply(path, data, retry)  # type: ignore[method-assign, func-returns-value]
         with openai.OpenAI(base_url=url, api_key=TOKEN, max_retries=5) as client:
             client.chat.completions.create(**CHAT)
             with pytest.raises(openai.APIStatusError, match="The budget of 1 calls is spent: 1 were used") as caught:
@@ -397,10 +397,10 @@ def test_a_spent_budget_is_said_at_once_and_never_asked_again(tmp_path: Path, po
 def test_overload_says_when_to_come_back(served: Bridge, policy: BackwardsPolicy) -> None:
     policy.before = raising(Overloaded("The policy is busy.", 3))
     status, headers, said = post(served.path, CHAT)
-    assert (status, headers["retry-after"], said["error"]["code"], served.trouble) == (429, "3", "overloaded", None)
+    assert (status, headers["retry-after"], said["error"]["code"], served.failure) == (429, "3", "overloaded", None)
 
 
-def spend(budget: Budget, most: int, used: int | None, n: int = 1, micro_usd: int = 0) -> None:
+def spend(budget: CallBudget, most: int, used: int | None, n: int = 1, micro_usd: int = 0) -> None:
     call = BridgeCall(key="k", kind="chat", model="m", prompts=("p",), n=n, max_tokens=most)
     with budget.paying(call) as settle:
         if used is not None:
@@ -408,7 +408,7 @@ def spend(budget: Budget, most: int, used: int | None, n: int = 1, micro_usd: in
 
 
 def test_tokens_are_reserved_and_settled() -> None:
-    budget = Budget(tokens=100)
+    budget = CallBudget(tokens=100)
     spend(budget, 60, 10)  # 10 used, 90 left
     spend(budget, 90, 10)  # exactly all that is left may be reserved; 20 used, 80 left
     with pytest.raises(Exhausted, match="budget of 100 tokens is spent: 20 were used and this call may need 81"):
@@ -422,7 +422,7 @@ def test_tokens_are_reserved_and_settled() -> None:
 
 
 def test_money_is_reserved_at_its_price() -> None:
-    budget = Budget(micro_usd=100, token_price=2.5)
+    budget = CallBudget(micro_usd=100, token_price=2.5)
     spend(budget, 40, 10, micro_usd=26)  # 40 x 2.5 = 100 reserved, 26 used
     with pytest.raises(Exhausted, match="budget of 100 micro_usd is spent: 26 were used and this call may need 75"):
         spend(budget, 30, 0)
@@ -430,7 +430,7 @@ def test_money_is_reserved_at_its_price() -> None:
 
 
 def test_a_call_that_failed_costs_nothing() -> None:
-    budget = Budget(calls=1, tokens=10)
+    budget = CallBudget(calls=1, tokens=10)
     with pytest.raises(ZeroDivisionError), budget.paying(BridgeCall(key="k", kind="chat", model="m", prompts=("p",), max_tokens=10)):
         raise ZeroDivisionError
     spend(budget, 10, 10)
@@ -439,7 +439,7 @@ def test_a_call_that_failed_costs_nothing() -> None:
 
 def test_time_runs_out() -> None:
     now = [0.0]
-    budget = Budget(seconds=5, clock=lambda: now[0])
+    budget = CallBudget(seconds=5, clock=lambda: now[0])
     now[0] = 5.0
     spend(budget, 1, 1)
     now[0] = 5.1
@@ -449,7 +449,7 @@ def test_time_runs_out() -> None:
 
 def test_what_others_have_reserved_is_waited_for(tmp_path: Path, policy: BackwardsPolicy) -> None:
     """Of 32 calls that reserve 50 of 400 tokens each, 8 fit at once; each uses 10 in the end, and all are answered."""
-    budget = Budget(tokens=400)
+    budget = CallBudget(tokens=400)
     inside: list[str] = []
     most: list[int] = []
 
@@ -475,20 +475,20 @@ def test_a_replay_gives_the_same_bytes_in_any_order(tmp_path: Path, policy: Back
     bodies.append({"model": "policy", "input": "the cat"})
     asked = [(route, json.dumps(body).encode()) for route, body in zip(routes, bodies, strict=True)]
     with serving(tmp_path, policy) as served:
-        first = [served.ask(*one, False) for one in asked]
-    replayed = Recorded(policy.record)
+        first = [served.reply(*one, False) for one in asked]
+    replayed = RecordedAnswers(policy.record)
     with serving(tmp_path, replayed) as served:
         order = [4, 3, 0, 1, 2]
-        again = {place: served.ask(*asked[place], False) for place in order}
+        again = {place: served.reply(*asked[place], False) for place in order}
     assert [again[place] for place in range(5)] == first and first[0] != first[2]
     assert len(policy.record) == 5 and not replayed.first_miss
 
 
 def test_a_replay_names_its_first_miss(tmp_path: Path, policy: BackwardsPolicy) -> None:
-    replayed = Recorded(policy.record)
+    replayed = RecordedAnswers(policy.record)
     with serving(tmp_path, replayed) as served:
         messages = [post(served.path, {**CHAT, "seed": seed})[2]["error"]["message"] for seed in (1, 2)]
-        assert messages[0] == messages[1] == replayed.first_miss == str(served.trouble)
+        assert messages[0] == messages[1] == replayed.first_miss == str(served.failure)
     assert "occurrence 0, whose prompt begins 'hello'; none of the 0 recorded calls" in replayed.first_miss
 
 
@@ -497,7 +497,7 @@ def test_a_replay_names_its_first_miss(tmp_path: Path, policy: BackwardsPolicy) 
 
 def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, policy: BackwardsPolicy, served: Bridge) -> None:
     begins = {"item": "a", "attempt": 1}
-    assert post(served.path, begins, server.ATTEMPT)[0] == 404
+    assert post(served.path, begins, server.ATTEMPT_PATH)[0] == 404
     begun: list[tuple[str, int]] = []
 
     def begin(item: str, attempt: int) -> None:
@@ -507,12 +507,12 @@ def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, po
 
     with Bridge(tmp_path / "c.sock", policy, token=TOKEN, models=["policy"], begin=begin) as several:
         for attempt in (0, 1):
-            assert post(several.path, {**begins, "attempt": attempt}, server.ATTEMPT)[0] == 200
+            assert post(several.path, {**begins, "attempt": attempt}, server.ATTEMPT_PATH)[0] == 200
             post(several.path, CHAT)
             post(several.path, CHAT)
-        assert post(several.path, {**begins, "item": "b"}, server.ATTEMPT)[2]["error"]["message"] == "It is the turn of 'a'."
-        assert post(several.path, begins, server.ATTEMPT, token="x")[0] == 401
-        assert post(several.path, b"[", server.ATTEMPT)[0] == 400
+        assert post(several.path, {**begins, "item": "b"}, server.ATTEMPT_PATH)[2]["error"]["message"] == "It is the turn of 'a'."
+        assert post(several.path, begins, server.ATTEMPT_PATH, token="x")[0] == 401
+        assert post(several.path, b"[", server.ATTEMPT_PATH)[0] == 400
     assert begun == [("a", 0), ("a", 1)] and [call.occurrence for call in policy.calls] == [0, 1, 0, 1]
 
 

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from events.errors import TryAgain
-from events.rollouts import ModelCalled, RolloutFailed, TrajectoryRecorded
+from events.rollouts import ModelCalled
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts.shard import AttemptResult
 from runtime.sandbox.choose import Profile
 from tests.harness.programs import ASKS_FOR_EACH
 from tests.harness.runner import FirstChoicePolicy, RunnerHarness
@@ -44,17 +45,18 @@ def table(tmp_path: Path) -> RunnerHarness:
     return RunnerHarness(tmp_path, Numbers())
 
 
-def trajectories(facts: Sequence[object]) -> list[TrajectoryRecorded]:
-    assert all(isinstance(fact, TrajectoryRecorded) for fact in facts), facts
-    return [fact for fact in facts if isinstance(fact, TrajectoryRecorded)]
+def successes(results: list[AttemptResult]) -> list[AttemptResult]:
+    """The results, none of which is a failure."""
+    assert not any(result.kind for result in results), results
+    return results
 
 
 def test_openai_works_beside_the_model_and_every_call_is_recorded(table: RunnerHarness) -> None:
-    played = trajectories(table.play(BOTH, ["dev0", "dev1"], attempts=2))
+    played = successes(table.play(BOTH, ["dev0", "dev1"], attempts=2))
     assert [(one.item, one.attempt) for one in played] == [("dev0", 0), ("dev0", 1), ("dev1", 0), ("dev1", 1)]
     assert len({one.answer for one in played}) == 4
     for one in played:
-        calls = [(table.recorded[use.call], use.completion) for use in one.calls]
+        calls = [(table.recorded[use.call], use.completion) for use in one.uses]
         assert [(call.ordinal >> 48, len(call.texts), completion) for call, completion in calls] == [
             (0, 2, one.attempt), (1, 2, 0), (1, 2, 1), (1, 1, 0),
         ]  # fmt: skip
@@ -67,19 +69,19 @@ def test_openai_works_beside_the_model_and_every_call_is_recorded(table: RunnerH
 
 
 def test_what_is_recorded_is_not_asked_again_and_a_seed_stays(table: RunnerHarness) -> None:
-    trajectories(table.play(BOTH, ["dev1"], attempts=2))
-    first = trajectories(table.play(BOTH, ["dev0", "dev1"], attempts=2))
+    successes(table.play(BOTH, ["dev1"], attempts=2))
+    first = successes(table.play(BOTH, ["dev0", "dev1"], attempts=2))
     assert len(table.policy.asked) == 10
     table.policy.asked.clear()
-    again = trajectories(table.play(BOTH, ["dev0", "dev1", "dev2"], attempts=2))
+    again = successes(table.play(BOTH, ["dev0", "dev1", "dev2"], attempts=2))
     assert [one.answer for one in again[:4]] == [one.answer for one in first]
-    assert [one.calls for one in again[:4]] == [one.calls for one in first]
+    assert [one.uses for one in again[:4]] == [one.uses for one in first]
     assert len(table.policy.asked) == 5 and table.public.dev[0].prompt not in {request.prompt for request in table.policy.asked}
 
 
 def test_a_call_that_cannot_be_recorded_sends_the_shard_back(tmp_path: Path) -> None:
     class Full(RunnerHarness):
-        def record(self, calls: Sequence[ModelCalled]) -> None:
+        def record(self, calls: Sequence[ModelCalled]) -> bool | None:
             raise TryAgain("The log is full.")
 
     with pytest.raises(TryAgain, match="The log is full"):
@@ -90,33 +92,33 @@ def test_a_secret_that_is_asked_for_fails_its_attempt(table: RunnerHarness) -> N
     code = BOTH.replace("item.prompt}", "item.prompt + 'hunter2hunter2'}").replace("    first =", "    try:\n        first =", 1)
     code = code.replace("    again =", "    except openai.BadRequestError:\n        return 'went on'\n    again =")
     (failed,) = table.play(code, ["dev0"])
-    assert isinstance(failed, RolloutFailed) and failed.kind == "refused" and not table.recorded
+    assert failed.kind == "refused" and not table.recorded
 
 
 def test_a_call_outside_of_an_attempt_is_refused(table: RunnerHarness) -> None:
     code = "import openai\nopenai.OpenAI().completions.create(model='policy', prompt='now')\ndef solve(*of): pass"
     (failed,) = table.play(code, ["dev0"])
-    assert isinstance(failed, RolloutFailed) and failed.kind == "unloadable" and "call the model from within" in failed.reason
+    assert failed.kind == "unloadable" and "call the model from within" in failed.reason
 
 
 def test_a_scaffold_cannot_take_another_items_turn(table: RunnerHarness) -> None:
-    code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['tell']('dev1', 0)"
+    code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['announce']('dev1', 0)"
     failed = table.play(code, ["dev0"], attempts=1)[0]
-    assert isinstance(failed, RolloutFailed) and "Attempt 0 at item 'dev1' cannot begin now" in failed.reason
+    assert "Attempt 0 at item 'dev1' cannot begin now" in failed.reason
 
 
 @pytest.mark.parametrize("code", [BOTH, ASKS_FOR_EACH], ids=["agent", "program"])
 def test_without_a_network_of_its_own_nothing_over_http_is_played(table: RunnerHarness, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.rollouts.runner.provide", lambda recorded: Profile("landlock", "landlock"))
     (failed,) = table.play(code, ["dev0"])
-    assert isinstance(failed, RolloutFailed) and failed.kind == "unloadable" and "Landlock's profile cannot give" in failed.reason
+    assert failed.kind == "unloadable" and "Landlock's profile cannot give" in failed.reason
 
 
 def test_an_attempt_cannot_begin_again_with_its_budget(table: RunnerHarness) -> None:
-    code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['tell'](item.id, 0)"
+    code = "import agent, openai\ndef solve(item, model, data): agent.solve.__globals__['announce'](item.id, 0)"
     first, second = table.play(code, ["dev0"], attempts=2)
-    assert isinstance(first, RolloutFailed) and "Attempt 0 at item 'dev0' cannot begin now" in first.reason
-    assert isinstance(second, RolloutFailed) and "Attempt 0 at item 'dev0' cannot begin now" in second.reason
+    assert "Attempt 0 at item 'dev0' cannot begin now" in first.reason
+    assert "Attempt 0 at item 'dev0' cannot begin now" in second.reason
 
 
 def test_the_policy_is_asked_by_one_thread_at_a_time(tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_the_policy_is_asked_by_one_thread_at_a_time(tmp_path: Path) -> None:
         "    aside = threading.Thread(target=lambda: [model.complete(f'{n}') for n in range(5)])\n    aside.start()\n    first =",
         1,
     )
-    trajectories(RunnerHarness(tmp_path, Alone()).play(code.replace("    return", "    aside.join()\n    return"), ["dev0"]))
+    successes(RunnerHarness(tmp_path, Alone()).play(code.replace("    return", "    aside.join()\n    return"), ["dev0"]))
 
 
 def test_completions_that_no_event_can_hold_fail_the_attempt(tmp_path: Path) -> None:
@@ -148,16 +150,16 @@ def test_completions_that_no_event_can_hold_fail_the_attempt(tmp_path: Path) -> 
     table = RunnerHarness(tmp_path, Wordy())
     code = BOTH.replace("n=2", "n=64").replace("again =", "again = first\n    return 'went on'\n    again =")
     (failed,) = table.play(code, ["dev0"])
-    assert isinstance(failed, RolloutFailed) and failed.kind == "flooded" and "a call's completions are 3," in failed.reason
+    assert failed.kind == "flooded" and "a call's completions are 3," in failed.reason
     assert not table.recorded
 
 
 def test_a_program_is_played_attempt_by_attempt(table: RunnerHarness) -> None:
     code = ASKS_FOR_EACH.replace("[:3]", "[:9]") + "\nclient.completions.create(model=HOSTED_MODEL, prompt='about no item')\n"
-    played = trajectories(table.play(code, ["dev0", "dev1"], attempts=2))
+    played = successes(table.play(code, ["dev0", "dev1"], attempts=2))
     assert [(one.item, one.attempt) for one in played] == [("dev0", 0), ("dev0", 1), ("dev1", 0), ("dev1", 1)]
     for one in played:
-        (use,) = one.calls
+        (use,) = one.uses
         assert table.recorded[use.call].item == one.item and table.recorded[use.call].texts == (one.answer,)
     assert [call.item for call in table.recorded.values()].count("") == 2
     assert {request.max_tokens for request in table.policy.asked} == {50, 256}
@@ -174,5 +176,5 @@ def test_a_program_sees_no_label_of_the_items_that_it_answers(table: RunnerHarne
         "(at.working_dir / 'submission.csv').write_text('id,label\\n' + out)\n"
     )
     fold = [example for example in table.public.train if example.fold == 0]
-    (one,) = trajectories(table.play(code, [fold[0].id], fold=0))
+    (one,) = successes(table.play(code, [fold[0].id], fold=0))
     assert one.answer == f"not there of {len(table.public.train) - len(fold)}"

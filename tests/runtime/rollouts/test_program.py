@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from runtime.rollouts import program
-from runtime.rollouts.host import Data
+from runtime.rollouts.host import ScaffoldData
 from runtime.rollouts.openai.dialect import BridgeCall
-from runtime.rollouts.program import Caps, Ended, TooMuch
+from runtime.rollouts.program import OutputLimits, OutputTooLarge, ProgramResult
 from runtime.sandbox.launch import Kind
 from tasks.contract import Item
 from tests.harness.openai_server import TOKEN, BackwardsPolicy, serving
 from tests.harness.programs import ASKS_FOR_EACH
 
-DATA = Data(("theft", 'a "fraud",\nlarge'), [("took a cow", "theft"), ("sold\r\nnothing, twice", 'a "fraud",\nlarge')])
+DATA = ScaffoldData(("theft", 'a "fraud",\nlarge'), [("took a cow", "theft"), ("sold\r\nnothing, twice", 'a "fraud",\nlarge')])
 ITEMS = [Item("dev0", "took a bicycle"), Item("dev1", 'sold the bridge, "his" own\nsay he'), Item("dev2", "出售毒品")]
 
 
@@ -47,7 +47,7 @@ def test_the_model_that_a_program_calls_is_the_bridges() -> None:
 
 
 def test_a_dataset_holds_what_a_scaffold_may_see_and_reads_back(tmp_path: Path) -> None:
-    program.lay_out(tmp_path, DATA, ITEMS, "Which crime?", {"questions.json": b"[]"})
+    program.write_dataset(tmp_path, DATA, ITEMS, "Which crime?", {"questions.json": b"[]"})
 
     def rows(name: str) -> list[dict[str, str]]:
         with open(tmp_path / name, newline="", encoding="utf-8") as file:
@@ -99,14 +99,14 @@ def test_of_a_tar_only_plain_files_inside_are_read() -> None:
             ("large", b"x" * 101, plain),
             ("last", b"y" * 100, plain),
         ),
-        Caps(file=100),
+        OutputLimits(file=100),
     )
     assert found == {"submission.csv": b"id,label\n", "results/a.json": b"[]", "last": b"y" * 100}
 
 
 def test_a_tar_is_read_so_far_and_no_further() -> None:
-    with pytest.raises(TooMuch, match="more than 2 files"):
-        program.read_tar(tar_of(*((f"f{number}", b"", plain) for number in range(3))), Caps(files=2))
+    with pytest.raises(OutputTooLarge, match="more than 2 files"):
+        program.read_tar(tar_of(*((f"f{number}", b"", plain) for number in range(3))), OutputLimits(files=2))
 
     class Endless(io.RawIOBase):
         """A header that promises a terabyte, and then whatever is asked for."""
@@ -120,8 +120,8 @@ def test_a_tar_is_read_so_far_and_no_further() -> None:
             return header.tobuf().ljust(size, b"x")[:size] if self.given == size else b"x" * size
 
     endless = Endless()
-    with pytest.raises(TooMuch, match="more than is read"):
-        program.read_tar(endless, Caps(total=1 << 20))
+    with pytest.raises(OutputTooLarge, match="more than is read"):
+        program.read_tar(endless, OutputLimits(total=1 << 20))
     assert endless.given <= (1 << 20) + 1
     for broken in (b"x" * 2000, tar_of(("f", b"x" * 5000, plain)).read(1000)):
         with pytest.raises(ValueError, match="what the program left cannot be read"):
@@ -146,7 +146,7 @@ SHAPES: dict[str, Mapping[str, bytes]] = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_answers_are_found_in_the_shapes_that_sia_reads(shape: str) -> None:
-    found = program.outcomes(ITEMS, Ended(0, SHAPES[shape]))
+    found = program.outcomes(ITEMS, ProgramResult(0, SHAPES[shape]))
     assert [(one.item, one.answer, one.kind) for one in found] == [("dev0", "theft", ""), ("dev1", "fraud", ""), ("dev2", None, "")]
 
 
@@ -159,22 +159,22 @@ def test_numbers_and_lists_are_answers_as_json() -> None:
 
 def test_what_came_of_a_program_that_failed() -> None:
     half = {"submission.csv": b"id,label\ndev0,theft\ndev1,fraud\ndev1,theft\nother,x\n"}
-    crashed = program.outcomes(ITEMS, Ended(1, half, "Traceback\nKeyError: 'text'\n"), attempt=2)
+    crashed = program.outcomes(ITEMS, ProgramResult(1, half, "Traceback\nKeyError: 'text'\n"), attempt=2)
     assert [(one.attempt, one.answer, one.kind) for one in crashed] == [(2, "theft", ""), (2, None, "nonsense"), (2, None, "crashed")]
     assert crashed[2].reason == "the program exited with 1: KeyError: 'text'"
-    hung = program.outcomes(ITEMS, Ended(137, {}, kind="hung", reason="the program had not ended after 2 s"))
+    hung = program.outcomes(ITEMS, ProgramResult(137, {}, kind="hung", reason="the program had not ended after 2 s"))
     assert {(one.kind, one.reason) for one in hung} == {("hung", "the program had not ended after 2 s")}
-    unreadable = program.outcomes(ITEMS, Ended(0, {"submission.csv": b"id,label\n\xff,\xff\n"}))
+    unreadable = program.outcomes(ITEMS, ProgramResult(0, {"submission.csv": b"id,label\n\xff,\xff\n"}))
     assert unreadable[0].kind == "nonsense" and unreadable[0].reason.startswith("submission.csv cannot be read:")
-    deep = program.outcomes(ITEMS, Ended(0, {"responses.json": b"[" * 100_000}))
+    deep = program.outcomes(ITEMS, ProgramResult(0, {"responses.json": b"[" * 100_000}))
     assert deep[0].kind == "nonsense"
-    long = program.outcomes(ITEMS[:1], Ended(0, {"submission.csv": b"id,label\ndev0," + b"x" * 20_000}))
+    long = program.outcomes(ITEMS[:1], ProgramResult(0, {"submission.csv": b"id,label\ndev0," + b"x" * 20_000}))
     assert long[0].reason == "an answer of 20000 characters, at most 16384"
 
 
 def test_a_call_belongs_to_the_item_whose_text_it_holds() -> None:
     items = [Item("a", "took"), Item("b", "took a bicycle"), Item("c", "")]
-    assert [program.owner(text, items) for text in ("He took a bicycle.", "He took.", "He slept.")] == ["b", "a", ""]
+    assert [program.item_of_call(text, items) for text in ("He took a bicycle.", "He took.", "He slept.")] == ["b", "a", ""]
 
 
 @pytest.mark.parametrize("kind", ["bwrap", "none"])
@@ -183,15 +183,15 @@ def test_a_program_asks_over_the_bridge_and_answers(tmp_path: Path, kind: Kind) 
     for folder in folders.values():
         folder.mkdir()
     (folders["code"] / "target_agent.py").write_text(program.retarget(ASKS_FOR_EACH))
-    program.lay_out(folders["data"], DATA, ITEMS, "Which crime?")
+    program.write_dataset(folders["data"], DATA, ITEMS, "Which crime?")
     policy = BackwardsPolicy()
     with serving(tmp_path, policy) as served:
         launch = program.launcher(kind, folders["scratch"], served.path, 60)
         env = program.environment(ASKS_FOR_EACH, TOKEN, "policy")
         ended = program.run(launch, folders["code"], "target_agent.py", folders["data"], env)
-    assert (ended.code, ended.kind) == (0, ""), ended.said
+    assert (ended.code, ended.kind) == (0, ""), ended.output
     assert [one.answer for one in program.outcomes(ITEMS, ended)] == [item.prompt[::-1][:3] for item in ITEMS]
-    assert [program.owner(call.prompts[0], ITEMS) for call in policy.calls] == ["dev0", "dev1", "dev2"]
+    assert [program.item_of_call(call.prompts[0], ITEMS) for call in policy.calls] == ["dev0", "dev1", "dev2"]
     assert all(isinstance(call, BridgeCall) and call.max_tokens == 50 for call in policy.calls)
     assert not list(folders["scratch"].iterdir())
 
@@ -206,6 +206,6 @@ def test_a_program_that_hangs_or_crashes_is_ended_and_what_it_wrote_is_kept(tmp_
     (tmp_path / "data").mkdir()
     launch = program.launcher(kind, tmp_path, tmp_path / "none.sock", 2)
     hangs, crashes = (program.run(launch, tmp_path / "code", name, tmp_path / "data", {}) for name in ("hangs.py", "crashes.py"))
-    assert (hangs.kind, hangs.said) == ("hung", "going\n")
+    assert (hangs.kind, hangs.output) == ("hung", "going\n")
     assert crashes.code == 1 and program.outcomes(ITEMS, crashes)[1].reason == "the program exited with 1: KeyError: 'text'"
     assert [program.outcomes(ITEMS, ended)[0].answer for ended in (hangs, crashes)] == ["theft", "theft"]

@@ -1,4 +1,4 @@
-"""Playing shards: calls recorded before their answers are released, none asked twice, and nothing to be looked up."""
+"""Running shards: calls recorded before their answers are released, none asked twice, and nothing to be looked up."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
-from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
-from tests.harness.runner import FirstChoicePolicy, RunnerHarness
+from runtime.rollouts.shard import AttemptResult, facts_of, failed_attempts
+from tests.harness.runner import FirstChoicePolicy, RunnerHarness, answers, shard_of
 
 ASKS = "def solve(item, model, data): return model.complete(item.prompt, choices=data.labels).text"
 
@@ -37,13 +38,47 @@ def table(tmp_path: Path) -> RunnerHarness:
     return RunnerHarness(tmp_path, FirstChoicePolicy())
 
 
-def test_every_attempt_becomes_a_trajectory_with_its_call(table: RunnerHarness) -> None:
-    facts = table.play(ASKS, ["dev0", "dev1"], attempts=3)
-    assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 6
-    assert {(use.call, use.completion) for fact in facts if isinstance(fact, TrajectoryRecorded) for use in fact.calls} == {
+def test_every_attempt_has_an_answer_and_its_call(table: RunnerHarness) -> None:
+    results = table.play(ASKS, ["dev0", "dev1"], attempts=3)
+    assert [(result.item, result.attempt) for result in results] == [(item, attempt) for item in ("dev0", "dev1") for attempt in range(3)]
+    assert {(use.call, use.completion) for result in results for use in result.uses} == {
         (call, completion) for call in table.recorded for completion in range(3)
     }
     assert len(table.policy.asked) == 2 and table.policy.asked[0].n == 3
+
+
+def test_a_request_gets_a_trajectory_or_a_failure_for_each_attempt() -> None:
+    requested = RolloutsRequested(
+        generation=2,
+        purpose="dev",
+        round=1,
+        shard=0,
+        scaffold="s",
+        adapter="a",
+        split="dev",
+        fold=-1,
+        items=("dev0", "dev1"),
+        attempts=1,
+        temperature=1.0,
+        seed=1,
+    )
+    use = CallUse("c", 0)
+    assert facts_of("q", requested, [AttemptResult("dev0", 0, "baker", (use,), 0.5), *failed_attempts(["dev1"], 1, "hung", "no word")]) == [
+        TrajectoryRecorded(
+            request="q",
+            item="dev0",
+            attempt=0,
+            purpose="dev",
+            split="dev",
+            generation=2,
+            scaffold="s",
+            adapter="a",
+            answer="baker",
+            calls=(use,),
+            seconds=0.5,
+        ),
+        RolloutFailed(request="q", item="dev1", attempt=0, purpose="dev", kind="hung", reason="no word"),
+    ]
 
 
 def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(
@@ -52,13 +87,13 @@ def test_a_scaffold_sees_the_labels_in_the_order_in_which_they_are_on_offer_now(
     item = table.public.dev[0].id
     first, last = table.public.labels[0], table.public.labels[-1]
     with monkeypatch.context() as kept:
-        kept.setattr(table.player, "close", lambda: None)  # its processes live on
+        kept.setattr(table.runner, "close", lambda: None)  # its processes live on
         table.play(ASKS, [item])
         table.public = msgspec.structs.replace(table.public, labels=table.public.labels[::-1])
         table.recorded = {}
-        (played,) = table.play(ASKS, [item])
-    table.player.close()
-    assert isinstance(played, TrajectoryRecorded) and played.answer == last != first
+        results = table.play(ASKS, [item])
+    table.runner.close()
+    assert answers(results) == [last] and last != first
 
 
 def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: RunnerHarness) -> None:
@@ -77,11 +112,10 @@ def test_a_call_that_is_recorded_is_not_made_again(table: RunnerHarness) -> None
     table.policy.asked.clear()
     again = table.play(ASKS, ["dev0", "dev1", "dev2"])
     assert [request.prompt for request in table.policy.asked] == [table.public.dev[2].prompt]
-    answers = [[fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)] for facts in (first, again)]
-    assert answers[1][:2] == answers[0]
+    assert answers(again)[:2] == answers(first)
 
 
-def test_a_seed_belongs_to_the_item_and_not_to_what_is_played_beside_it(table: RunnerHarness) -> None:
+def test_a_seed_belongs_to_the_item_and_not_to_what_else_is_run_with_it(table: RunnerHarness) -> None:
     table.play(ASKS, ["dev0", "dev1"])
     alone = {request.prompt: request.seed for request in table.policy.asked}
     table.recorded.clear()
@@ -93,11 +127,11 @@ def test_a_seed_belongs_to_the_item_and_not_to_what_is_played_beside_it(table: R
 
 def test_nothing_is_released_that_could_not_be_recorded(tmp_path: Path) -> None:
     class Full(RunnerHarness):
-        def record(self, calls: Sequence[ModelCalled]) -> None:
+        def record(self, calls: Sequence[ModelCalled]) -> bool | None:
             raise UsageError("The log takes nothing.")
 
-    facts = Full(tmp_path, FirstChoicePolicy()).play(ASKS, ["dev0"])
-    assert isinstance(facts[0], RolloutFailed) and facts[0].reason == "The log takes nothing."
+    (result,) = Full(tmp_path, FirstChoicePolicy()).play(ASKS, ["dev0"])
+    assert (result.kind, result.reason) == ("refused", "The log takes nothing.")
 
 
 def test_what_another_executor_recorded_first_is_what_counts(tmp_path: Path) -> None:
@@ -110,8 +144,7 @@ def test_what_another_executor_recorded_first_is_what_counts(tmp_path: Path) -> 
             return True
 
     table = Second(tmp_path, FirstChoicePolicy())
-    facts = table.play(ASKS, ["dev0", "dev1"])
-    assert [fact.answer for fact in facts if isinstance(fact, TrajectoryRecorded)] == ["said to the other"] * 2
+    assert answers(table.play(ASKS, ["dev0", "dev1"])) == ["said to the other"] * 2
     assert len(table.policy.asked) == 2
 
 
@@ -122,16 +155,15 @@ def test_a_scaffold_that_looks_its_item_up_finds_nothing_of_its_fold(table: Runn
         "    return next((example.label for example in data.train if example.prompt == item.prompt), 'not there')"
     )
     fold = [example.id for example in table.public.train if example.fold == 2]
-    assert fold and {fact.answer for fact in table.play(code, fold, fold=2) if isinstance(fact, TrajectoryRecorded)} == {"not there"}
-    table.player.close()
+    assert fold and set(answers(table.play(code, fold, fold=2))) == {"not there"}
     others = [example.id for example in table.public.train if example.fold != 2]
-    found = [fact.answer for fact in table.play(code, others, fold=2) if isinstance(fact, TrajectoryRecorded)]
-    assert found and "not there" not in found
+    labels = answers(table.play(code, others, fold=2))
+    assert labels and "not there" not in labels
 
 
 def test_a_policy_that_refuses_fails_the_attempts_in_its_words(tmp_path: Path) -> None:
-    facts = RunnerHarness(tmp_path, Refusing()).play(ASKS, ["dev0"])
-    assert isinstance(facts[0], RolloutFailed) and facts[0].kind == "refused" and "not one of this policy's labels" in facts[0].reason
+    (result,) = RunnerHarness(tmp_path, Refusing()).play(ASKS, ["dev0"])
+    assert result.kind == "refused" and "not one of this policy's labels" in result.reason
 
 
 SOME_REFUSED = "def solve(item, model, data): return model.complete(item.prompt, ['x'] if item.id == 'dev1' else data.labels).text"
@@ -139,9 +171,9 @@ SOME_REFUSED = "def solve(item, model, data): return model.complete(item.prompt,
 
 def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
     table = RunnerHarness(tmp_path, Strict())
-    facts = table.play(SOME_REFUSED, ["dev0", "dev1", "dev2"], attempts=2)
-    assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 2 + [RolloutFailed] * 2 + [TrajectoryRecorded] * 2
-    assert all(fact.kind == "refused" and "not one of this policy's" in fact.reason for fact in facts if isinstance(fact, RolloutFailed))
+    results = table.play(SOME_REFUSED, ["dev0", "dev1", "dev2"], attempts=2)
+    assert [result.kind for result in results] == ["", "", "refused", "refused", "", ""]
+    assert all("not one of this policy's" in result.reason for result in results[2:4])
     assert sorted(call.item for call in table.recorded.values()) == ["dev0", "dev2"]
     bodies = {
         call.item: msgspec.json.decode(table.blobs.get(call.body), type=list[SampleRequest])[call.index] for call in table.recorded.values()
@@ -152,15 +184,15 @@ def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
 def test_a_refused_call_is_asked_again_on_resume(tmp_path: Path) -> None:
     table = RunnerHarness(tmp_path, Strict())
     table.play(SOME_REFUSED, ["dev0", "dev1"])
-    table.player.policy = table.policy = FirstChoicePolicy()
-    facts = table.play(SOME_REFUSED, ["dev0", "dev1"])
-    assert [type(fact) for fact in facts] == [TrajectoryRecorded] * 2 and [request.choices for request in table.policy.asked] == [("x",)]
+    table.use(FirstChoicePolicy())
+    assert len(answers(table.play(SOME_REFUSED, ["dev0", "dev1"]))) == 2
+    assert [request.choices for request in table.policy.asked] == [("x",)]
 
 
 def test_an_attempt_that_swallows_a_refusal_has_failed_all_the_same(tmp_path: Path) -> None:
     code = "def solve(item, model, data):\n  try: model.complete('', ['x'])\n  except RuntimeError: return 'a'"
-    (fact,) = RunnerHarness(tmp_path, Strict()).play(code, ["dev0"])
-    assert isinstance(fact, RolloutFailed) and fact.kind == "refused"
+    (result,) = RunnerHarness(tmp_path, Strict()).play(code, ["dev0"])
+    assert result.kind == "refused"
 
 
 @pytest.mark.parametrize("error", [TryAgain("later"), Unavailable("away")])
@@ -180,9 +212,8 @@ def test_a_recorded_call_answers_no_other_question(table: RunnerHarness, change:
     table.play(ASKS, ["dev0", "dev1"])
     recorded, asked = dict(table.recorded), len(table.policy.asked)
     code = f"def solve(item, model, data): return model.complete(*([{change}] if item.id == 'dev1' else [item.prompt, data.labels])).text"
-    kept, failed = table.play(code, ["dev0", "dev1"])
-    assert isinstance(kept, TrajectoryRecorded)
-    assert isinstance(failed, RolloutFailed) and failed.kind == "nonsense" and "it is not deterministic" in failed.reason
+    same, failed = table.play(code, ["dev0", "dev1"])
+    assert not same.kind and failed.kind == "nonsense" and "it is not deterministic" in failed.reason
     assert table.recorded == recorded and len(table.policy.asked) == asked
 
 
@@ -190,32 +221,18 @@ def test_a_recorded_call_answers_no_other_question(table: RunnerHarness, change:
     "body", ["return 'hunter2' * 2", "raise ValueError('hunter2' * 2)", "return model.complete('hunter2' * 2, choices=data.labels).text"]
 )
 def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: RunnerHarness, body: str) -> None:
-    (fact,) = table.play(f"def solve(item, model, data): {body}", ["dev0"])
-    assert isinstance(fact, RolloutFailed) and fact.kind == "refused" and "secret" in fact.reason and not table.recorded
+    (result,) = table.play(f"def solve(item, model, data): {body}", ["dev0"])
+    assert result.kind == "refused" and "secret" in result.reason and result.answer is None and not table.recorded
     assert not any(b"hunter2hunter2" in path.read_bytes() for path in table.blobs.root.rglob("*") if path.is_file())
 
 
 def test_an_item_that_this_host_does_not_have_fails_the_shard(table: RunnerHarness) -> None:
-    facts = table.play(ASKS, ["dev0", "case-7"])
-    assert all(isinstance(fact, RolloutFailed) and "case-7" in fact.reason for fact in facts) and len(facts) == 2
+    results = table.play(ASKS, ["dev0", "case-7"])
+    assert all(result.kind == "unloadable" and "case-7" in result.reason for result in results) and len(results) == 2
 
 
 def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(table: RunnerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EVOLOG_ALLOW_UNSANDBOXED", raising=False)
-    requested = RolloutsRequested(
-        generation=0,
-        purpose="dev",
-        round=1,
-        shard=0,
-        scaffold="",
-        adapter="",
-        split="dev",
-        fold=-1,
-        items=("dev0",),
-        attempts=1,
-        temperature=1.0,
-        seed=1,
-    )
     for recorded in ("none", "landlock ABI 7, seccomp 0, memory by watchdog"):
         with pytest.raises(Misconfigured):
-            table.player.play("r", "q", requested, table.public, "m", table.known, table.record, sandbox=recorded)
+            table.run(shard_of(["dev0"], scaffold="", sandbox=recorded))

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from events import codec
 from events.errors import Misconfigured
-from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from events.rollouts import TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 from events.secret import Scanner
 from events.subjects import LOG
@@ -24,8 +24,10 @@ from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.port import Message
 from runtime.policies import text_scorer
 from runtime.policies.client import model_name
-from runtime.rollouts.host import Ask, Data, ScaffoldProcess
+from runtime.rollouts.calls import CallLog
+from runtime.rollouts.host import ScaffoldCall, ScaffoldData, ScaffoldProcess
 from runtime.rollouts.runner import RolloutRunner
+from runtime.rollouts.shard import RolloutShard
 from runtime.run.order import RunOrder
 from services.cli.live import run_task
 from services.host.settings import scaffold_limits
@@ -327,20 +329,6 @@ def test_up_refuses_a_limit_that_is_none(alone: CliHarness) -> None:
 
 
 LABELS = ("a", "b", "c")
-REQUESTED = RolloutsRequested(
-    generation=0,
-    purpose="probe",
-    round=1,
-    shard=0,
-    scaffold="",
-    adapter="",
-    split="train",
-    fold=-1,
-    items=("t0", "t1"),
-    attempts=2,
-    temperature=1.0,
-    seed=0,
-)
 
 
 @pytest.mark.parametrize("of", ["folder", "file"])
@@ -352,17 +340,18 @@ def test_a_damaged_scaffold_fails_its_attempts_and_names_the_blob(tmp_path: Path
     damage(blobs, hurt)
     train = tuple(Example(f"t{number}", "x", "a", number % FOLDS, "g") for number in range(5))
     public = Public("p", LABELS, train, (), (), {"train": "0"})
-    player = RolloutRunner(blobs, tmp_path / "work", policy=None, scanner=Scanner([]))  # type: ignore[arg-type]
-    facts = player.play("r", "q", msgspec.structs.replace(REQUESTED, scaffold=scaffold), public, "m", lambda ids: {}, lambda calls: None)
-    assert len(facts) == 4 and {type(fact) for fact in facts} == {RolloutFailed}
-    assert all(fact.kind == "unloadable" and hurt in fact.reason and "damaged" in fact.reason for fact in facts)  # type: ignore[attr-defined]
+    runner = RolloutRunner(blobs, tmp_path / "work", policy=None, scanner=Scanner([]))  # type: ignore[arg-type]
+    shard = RolloutShard(run="r", id="q", scaffold=scaffold, model="m", items=("t0", "t1"), attempts=2, temperature=1.0, seed=0)
+    results = runner.run(shard, public, CallLog(find=lambda ids: {}, record=lambda calls: None))
+    assert len(results) == 4
+    assert all(result.kind == "unloadable" and hurt in result.reason and "damaged" in result.reason for result in results)
 
 
 def test_calls_of_the_model_have_an_end(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(SOLVE + "for number in range(10**9): model.complete(str(number))")
-    process = ScaffoldProcess(tmp_path, Data([], []), tmp_path / "work")
+    process = ScaffoldProcess(tmp_path, ScaffoldData([], []), tmp_path / "work")
 
-    def answer(asks: list[Ask]) -> list[list[str]]:
+    def answer(asks: list[ScaffoldCall]) -> list[list[str]]:
         return [["a"] for _ in asks]
 
     try:

@@ -1,0 +1,247 @@
+"""A scaffold's calls of the model: each is found in the log or sampled from the policy, and recorded before its answer is released.
+
+An executor that died in mid-call is followed by one that finds what was recorded. Nothing recorded is sampled again, whatever the policy
+would say now. A call that is refused is not recorded: its attempts fail, and the next try of the shard makes it again.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from events import codec
+from events.errors import TryAgain, Unavailable, UsageError, UserError
+from events.fact import derive, derive_seed
+from events.rollouts import CallUse, ModelCalled
+from events.secret import Scanner, SecretFound
+from runtime.blobs.directory import Blobs
+from runtime.log.port import EVENT_LIMIT
+from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts.attempt import request_reader
+from runtime.rollouts.host import AttemptOutcome, RefusedCall, ScaffoldCall
+from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
+from runtime.rollouts.shard import AttemptResult, RolloutKey, RolloutShard
+
+NOT_DETERMINISTIC = "the scaffold asked something else than is recorded; it is not deterministic"
+REASON_LIMIT = 500
+"""Characters of what a policy says about a call that it refuses; it may quote the call."""
+EMBEDDINGS = "hashed-character-ngrams"
+"""The model of a recorded call for embeddings."""
+
+
+class CompletionSource(Protocol):
+    """Whatever gives completions by model name, such as the client of a policy server."""
+
+    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        """The completions of each request; raises `UserError` for what is refused, `TryAgain` or `Unavailable` where nobody answers."""
+
+
+class CallLog(NamedTuple):
+    """How the recorded calls of a shard are found by their event ids, and how new ones are appended.
+
+    `record` returns when the calls are stored. It says whether some of them stood there already, which then count in place of these.
+    """
+
+    find: Callable[[Sequence[str]], Mapping[str, ModelCalled]]
+    record: Callable[[Sequence[ModelCalled]], bool | None]
+
+
+class CallKey(NamedTuple):
+    """One call for an item. `ordinal` is its place among the different calls for that item, or a `bridge_ordinal`."""
+
+    item: str
+    ordinal: int
+
+
+SampleCalls = Callable[[str, Sequence[SampleRequest]], Sequence[Sampled | RefusedCall]]
+"""The completions of each request by the named model, or why there are none."""
+
+
+class CallRecorder:
+    """Answers calls from the log, or samples and records them. Its `lock` is held meanwhile: a policy's client is for one thread."""
+
+    def __init__(self, policy: CompletionSource, blobs: Blobs, scanner: Scanner) -> None:
+        self.policy, self.blobs, self.scanner = policy, blobs, scanner
+        self.lock = threading.Lock()
+
+    def record(
+        self, shard: RolloutShard, model: str, log: CallLog, requests: Mapping[CallKey, SampleRequest], sample: SampleCalls
+    ) -> dict[CallKey, ModelCalled | RefusedCall]:
+        """Each call as it is recorded: found on the log, or sampled now and appended before this returns.
+
+        Raises `SecretFound`, before anything is recorded, where a request holds a known secret.
+        """
+        ids = {key: codec.event_id(shard.run, ModelCalled, shard.id, *key) for key in requests}
+        recorded = dict(log.find(list(ids.values())))
+        request_of = request_reader(self.blobs)
+        refused = {
+            key: RefusedCall("nonsense", NOT_DETERMINISTIC)
+            for key, id in ids.items()
+            if id in recorded and request_of(recorded[id]) != requests[key]
+        }
+        missing = [key for key, id in ids.items() if id not in recorded]
+        if missing:
+            began = time.perf_counter()
+            answers = dict(zip(missing, sample(model, [requests[key] for key in missing]), strict=True))
+            seconds = (time.perf_counter() - began) / len(missing)
+            refused |= {key: answer for key, answer in answers.items() if isinstance(answer, RefusedCall)}
+            sampled = {key: answer for key, answer in answers.items() if isinstance(answer, Sampled)}
+            calls = self._calls(shard, model, requests, sampled, seconds)
+            for key in sampled:
+                if (size := len(msgspec.json.encode(calls[key]))) > EVENT_LIMIT:
+                    del calls[key]
+                    refused[key] = RefusedCall("flooded", f"a call's completions are {size:,} bytes, at most {EVENT_LIMIT:,}: ask for less")
+            if calls and log.record(list(calls.values())):
+                return self.record(shard, model, log, requests, sample)  # another executor was first, and may have other completions
+            recorded |= {ids[key]: call for key, call in calls.items()}
+        return {key: refused.get(key) or recorded[id] for key, id in ids.items()}
+
+    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled | RefusedCall]:
+        """The policy's completions of each request. It refuses a list as a whole, so that each is then asked for by itself."""
+        try:
+            return list(self.policy.sample(model, requests))
+        except (TryAgain, Unavailable):
+            raise
+        except UserError as wrong:
+            if len(requests) == 1:
+                return [RefusedCall("refused", str(wrong)[:REASON_LIMIT])]
+        return [answer for request in requests for answer in self.sample(model, [request])]
+
+    def _calls(
+        self,
+        shard: RolloutShard,
+        model: str,
+        requests: Mapping[CallKey, SampleRequest],
+        sampled: Mapping[CallKey, Sampled],
+        seconds: float,
+    ) -> dict[CallKey, ModelCalled]:
+        """What is to be recorded of sampled calls; their requests are written into one blob, in order."""
+        if not sampled:
+            return {}
+        encoded = msgspec.json.encode([requests[key] for key in sampled])
+        self.scanner.check(encoded)
+        body = self.blobs.put(encoded)
+        return {
+            key: ModelCalled(
+                request=shard.id,
+                item=key.item,
+                ordinal=key.ordinal,
+                provider="embedded",
+                model=model,
+                adapter=shard.adapter,
+                body=body,
+                index=index,
+                sampling_seed=requests[key].seed,
+                temperature=requests[key].temperature,
+                texts=completions.texts,
+                tokens=completions.tokens,
+                logprobs=completions.logprobs,
+                prompt_tokens=completions.prompt_tokens,
+                completion_tokens=sum(map(len, completions.tokens)),
+                micro_usd=0,
+                seconds=seconds,
+            )
+            for index, (key, completions) in enumerate(sampled.items())
+        }
+
+
+class ShardCalls:
+    """The calls that one shard makes, from any thread, and what became of each."""
+
+    def __init__(self, shard: RolloutShard, log: CallLog, recorder: CallRecorder) -> None:
+        self.shard = shard
+        self._log, self._recorder = log, recorder
+        self._results: dict[CallKey, str | RefusedCall] = {}
+        """The id of the recorded call, or why there is none."""
+        self._bridge_uses: dict[RolloutKey, list[tuple[int, int]]] = defaultdict(list)
+        """The ordinal and the completion of each call over the bridge, in order."""
+
+    def answer(self, calls: Sequence[ScaffoldCall]) -> list[tuple[str, ...] | RefusedCall]:
+        """A text for each attempt, or the refusal, of each call by `model.complete`; raises `SecretFound` for one that holds a secret."""
+        requests = {
+            CallKey(call.item, call.ordinal): self._request(
+                CallKey(call.item, call.ordinal), call.prompt, call.choices, call.bias, self.shard.attempts, self.shard.max_tokens
+            )
+            for call in calls
+        }
+        with self._recorder.lock:
+            answers = self._record(self.shard.model, requests, self._recorder.sample)
+        found = [answers[CallKey(call.item, call.ordinal)] for call in calls]
+        return [answer if isinstance(answer, RefusedCall) else answer.texts for answer in found]
+
+    def answer_bridge(self, item: str, attempt: int, call: BridgeCall) -> BridgeAnswer:
+        """The completions or vectors of a call over a bridge; raises `UsageError` for a refused one, whose attempt has then failed."""
+        keys = [CallKey(item, bridge_ordinal(attempt, call, index)) for index, _ in enumerate(call.prompts)]
+        if call.kind == "embedding":
+            bytes_read = sum(len(text.encode()) for text in call.prompts)
+            request = SampleRequest(prompt=call.body.decode(), n=0, temperature=0.0)
+            with self._recorder.lock:
+                self._record_or_raise(EMBEDDINGS, {keys[0]: request}, lambda model, requests: [Sampled((), (), (), bytes_read)])
+            vectors = tuple(hashed_ngrams(text, call.dimensions) for text in call.prompts)
+            return BridgeAnswer(vectors=vectors, prompt_tokens=bytes_read)
+        requests = {
+            key: self._request(key, prompt, call.choices, call.bias, call.n, call.max_tokens)
+            for key, prompt in zip(keys, call.prompts, strict=True)
+        }
+        with self._recorder.lock:
+            self._bridge_uses[RolloutKey(item, attempt)] += [(key.ordinal, completion) for key in keys for completion in range(call.n)]
+            calls = self._record_or_raise(self.shard.model, requests, self._recorder.sample)
+        return BridgeAnswer(samples=tuple(Sampled(one.texts, one.tokens, one.logprobs, one.prompt_tokens) for one in calls))
+
+    def result(self, outcome: AttemptOutcome) -> AttemptResult:
+        """What came of an attempt, with the calls that it used. One that used a refused call has failed, whatever it answered."""
+        uses = [*outcome.uses, *self._bridge_uses.get(RolloutKey(outcome.item, outcome.attempt), ())]
+        used = [(self._results.get(CallKey(outcome.item, ordinal)), completion) for ordinal, completion in uses]
+        refused = next((call for call, _ in used if isinstance(call, RefusedCall)), None)
+        if refused:
+            return AttemptResult(outcome.item, outcome.attempt, kind=refused.kind, reason=refused.reason)
+        if outcome.kind:
+            return AttemptResult(outcome.item, outcome.attempt, kind=outcome.kind, reason=outcome.reason)
+        recorded = tuple(CallUse(call, completion) for call, completion in used if isinstance(call, str))
+        return AttemptResult(outcome.item, outcome.attempt, outcome.answer, recorded, outcome.seconds)
+
+    def _request(
+        self, key: CallKey, prompt: str, choices: tuple[str, ...], bias: tuple[float, ...], n: int, max_tokens: int
+    ) -> SampleRequest:
+        return SampleRequest(
+            prompt=prompt,
+            hint=self.shard.hints.get(key.item, ""),
+            choices=choices,
+            bias=bias,
+            n=n,
+            temperature=self.shard.temperature,
+            seed=derive_seed(self.shard.seed, *key),
+            max_tokens=max_tokens,
+        )
+
+    def _record(
+        self, model: str, requests: Mapping[CallKey, SampleRequest], sample: SampleCalls
+    ) -> Mapping[CallKey, ModelCalled | RefusedCall]:
+        answers = self._recorder.record(self.shard, model, self._log, requests, sample)
+        self._results |= {
+            key: answer if isinstance(answer, RefusedCall) else codec.event_id(self.shard.run, ModelCalled, *answer.key())
+            for key, answer in answers.items()
+        }
+        return answers
+
+    def _record_or_raise(self, model: str, requests: Mapping[CallKey, SampleRequest], sample: SampleCalls) -> list[ModelCalled]:
+        try:
+            answers = self._record(model, requests, sample)
+        except SecretFound as secret:
+            self._results |= dict.fromkeys(requests, RefusedCall("refused", str(secret)))
+            raise UsageError("What was asked holds a known secret.") from secret
+        for answer in answers.values():
+            if isinstance(answer, RefusedCall):
+                raise UsageError(answer.reason)
+        return [answer for answer in answers.values() if isinstance(answer, ModelCalled)]
+
+
+def bridge_ordinal(attempt: int, call: BridgeCall, index: int) -> int:
+    """The ordinal of a call over a bridge, for the prompt at an index in it: 48 bits, beyond those that count the other calls.
+
+    It follows from what is asked and how often, not from when: a scaffold's threads arrive in any order.
+    """
+    return (1 << 48) + int(derive(attempt, call.key, call.occurrence, index)[:12], 16)

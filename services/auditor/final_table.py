@@ -1,0 +1,137 @@
+"""The final table of a finished run: the start, each lever alone, the final candidate and a random policy, beside the task's baselines."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from algorithms.statistics import mcnemar, mean_reward
+from events import codec
+from events.errors import Misconfigured
+from events.fact import Fact, NotFinite
+from events.gold import GoldFailed, GoldScored, PoliciesCompared
+from events.run import RunFinished
+from runtime.log.lookup import by_id
+from runtime.policies.bases import UNIFORM
+from runtime.policies.client import model_name
+from runtime.run.loading import Loaded
+from services.auditor.measure import AnswerSheet, AuditedPair, RunAudit, read_answers
+
+SPLITS = ("dev", "test")
+
+
+class Cell(NamedTuple):
+    """A scaffold with a policy, to be scored; `uniform` has the policy answer at random."""
+
+    name: str
+    scaffold: str
+    adapter: str
+    uniform: bool = False
+
+    @property
+    def pair(self) -> AuditedPair:
+        return AuditedPair(self.scaffold, self.adapter)
+
+
+def cells_of(start: str, finished: RunFinished) -> list[Cell]:
+    """The cells of a run whose first scaffold is `start`: the start, each lever alone where both moved, the final candidate, and last the
+    final scaffold with the uniformly random policy, which shows what of the score the model is responsible for."""
+    cells = [Cell("start", start, "")]
+    if finished.scaffold != start and finished.adapter:
+        cells += [Cell("scaffold", finished.scaffold, ""), Cell("weights", start, finished.adapter)]
+    return [*cells, Cell("final", finished.scaffold, finished.adapter), Cell("uniform_policy", finished.scaffold, "", uniform=True)]
+
+
+async def score_cell(audit: RunAudit, cell: Cell, split: str) -> Sequence[Fact]:
+    """The mean reward of a cell on a split with its interval, or why there is none; nothing where it is recorded already.
+
+    The answers, one attempt at each item at temperature 0, are those that were measured already, else new ones.
+    """
+    if await audit.is_recorded(GoldScored, cell.name, split):
+        return []
+    policy = model_name(audit.loaded.started.base_model, UNIFORM if cell.uniform else cell.adapter)
+    if split == "test" and not cell.uniform and (measured := await audit.measured(cell.pair)):
+        sheet = AnswerSheet(read_answers(audit.host.blobs, measured.blob), measured.blob)
+    else:
+        sheet = await audit.play(f"audit-{cell.name}-{split}", cell.pair, policy, split, audit.loaded.public)
+    items = len(audit.loaded.public.dev if split == "dev" else audit.loaded.public.test)
+    origin = {"scaffold": cell.scaffold, "adapter": cell.adapter, "policy": policy, "blob": sheet.blob}
+    return [await audit.host.with_task_code(lambda: _mean(audit.loaded, audit.labels, sheet.answers, cell.name, split, items, **origin))]
+
+
+async def score_baselines(audit: RunAudit) -> Sequence[Fact]:
+    """The mean reward of each of the task's baselines on dev and test, or why there is none."""
+    return await audit.host.with_task_code(lambda: _baselines(audit.loaded, audit.labels))
+
+
+async def compare_policies(audit: RunAudit) -> Sequence[Fact]:
+    """The final candidate against the uniformly random policy, item by item (McNemar's test), where both are recorded."""
+    facts: list[Fact] = []
+    for split in SPLITS:
+        ids = [codec.event_id(audit.run, GoldScored, cell, split) for cell in ("final", "uniform_policy")]
+        scored = await by_id(audit.host.gold, audit.run, GoldScored, ids)
+        if len(scored) == len(ids):
+            final, uniform = (_rewards(audit, scored[id].blob) for id in ids)
+            wins = sum(final[item] > uniform[item] for item in final.keys() & uniform.keys())
+            losses = sum(final[item] < uniform[item] for item in final.keys() & uniform.keys())
+            facts.append(PoliciesCompared(split=split, wins=wins, losses=losses, p_value=mcnemar(wins, losses)))
+    return facts
+
+
+def _rewards(audit: RunAudit, blob: str) -> dict[str, float]:
+    answers = read_answers(audit.host.blobs, blob)
+    return {item: audit.loaded.task.reward(answer, audit.labels[item]) for item, answer in answers.items()}
+
+
+def _mean(
+    loaded: Loaded,
+    labels: Mapping[str, str],
+    answers: Mapping[str, str | None],
+    cell: str,
+    split: str,
+    items: int,
+    *,
+    scaffold: str = "",
+    adapter: str = "",
+    policy: str = "",
+    blob: str = "",
+) -> Fact:
+    try:
+        rewards = [loaded.task.reward(answer, labels[item]) for item, answer in answers.items()]
+        if not rewards:
+            return GoldFailed(cell=cell, split=split, reason="no attempt ran to its end")
+        estimate = mean_reward(rewards)
+        return GoldScored(
+            cell=cell,
+            split=split,
+            scaffold=scaffold,
+            adapter=adapter,
+            policy=policy,
+            score=estimate.mean,
+            low=estimate.low,
+            high=estimate.high,
+            items=items,
+            failed=items - len(rewards),
+            rollouts=items if policy else 0,
+            blob=blob,
+        )
+    except (Misconfigured, NotFinite, ArithmeticError, ValueError, TypeError, LookupError) as wrong:
+        return GoldFailed(cell=cell, split=split, reason=f"{type(wrong).__name__}: {wrong}")
+
+
+def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
+    facts: list[Fact] = []
+    try:
+        baselines = loaded.task.baselines()
+    except Misconfigured as wrong:
+        return [GoldFailed(cell="baselines", split="test", reason=str(wrong))]
+    for name, predict in baselines.items():
+        items = [*loaded.public.dev, *loaded.public.test]
+        try:
+            predicted = predict(loaded.public, items)
+            answers = {item.id: predicted[item.id] for item in items}
+        except Exception as wrong:  # the task's own code
+            reason = f"{type(wrong).__name__}: {wrong}"
+            facts += [GoldFailed(cell=f"baseline:{name}", split=split, reason=reason) for split in SPLITS]
+            continue
+        for split, part in (("dev", loaded.public.dev), ("test", loaded.public.test)):
+            facts.append(_mean(loaded, labels, {item.id: answers[item.id] for item in part}, f"baseline:{name}", split, len(part)))
+    return facts

@@ -1,0 +1,312 @@
+"""Measures a run by gold: the scores of pairs of a scaffold and an adapter on test, as it is and perturbed, and the references beside them.
+
+A pair answers each item of test once, at temperature 0. Its answers are scored by the run's verifier, by the gold verifier, and by the
+task's extra metrics. Of a perturbed test, the run's verifier alone scores the answers.
+"""
+
+import asyncio
+import functools
+import logging
+import random
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from events import codec
+from events.codec import Event
+from events.errors import CheckFailed, Misconfigured, NotFound
+from events.fact import Fact, derive
+from events.gold import (
+    CANARY,
+    CEILING,
+    CHANGED,
+    EXTRA,
+    PERTURBED,
+    VERIFIER,
+    GoldFailed,
+    PairMeasured,
+    ReferenceMeasured,
+)
+from events.gold import GOLD as GOLD_MEASURE
+from events.judgement import CandidateEvaluated
+from events.population import CandidateAccepted
+from events.rollouts import ModelCalled
+from events.run import RunStarted
+from events.subjects import GOLD, subject
+from runtime.blobs.directory import Blobs
+from runtime.log.lookup import by_id, of_types
+from runtime.log.port import Log
+from runtime.log.worker import now
+from runtime.policies.client import model_name
+from runtime.rollouts.calls import CallLog
+from runtime.rollouts.runner import RolloutRunner
+from runtime.rollouts.shard import RolloutShard
+from runtime.run.fork import comparable_from
+from runtime.run.loading import Loaded
+from services.host.context import Context
+from tasks.contract import EvaluationSet, Public
+
+logger = logging.getLogger("evolog")
+
+PERTURBED_ITEMS = 100
+"""Most items of a perturbed test that are answered."""
+T = TypeVar("T")
+
+ScoreAnswer = Callable[[str | None, str], float]
+"""The score of an answer (None: there is none) to an item with this label."""
+
+
+class AuditedPair(NamedTuple):
+    """A scaffold and an adapter, by their digests."""
+
+    scaffold: str
+    adapter: str
+
+
+class AnswerSheet(NamedTuple):
+    """Answers by item, without the attempts that failed, and the blob that holds them with the model's calls."""
+
+    answers: dict[str, str | None]
+    blob: str
+
+
+class AuditHost:
+    """What all audits of a process share: the logs, gold's blobs, the runners, and the turn of the task's own code.
+
+    Runners work side by side, and of a task's own code one piece runs at a time. A thread cannot be stopped: work whose caller was
+    cancelled has its runner, or holds up the task's code, until it ends.
+    """
+
+    def __init__(self, context: Context, gold: Log, blobs: Blobs, runners: Sequence[RolloutRunner]) -> None:
+        self.context, self.gold, self.blobs = context, gold, blobs
+        self._task_code = asyncio.Lock()
+        self._idle: asyncio.Queue[RolloutRunner] = asyncio.Queue()
+        for runner in runners:
+            self._idle.put_nowait(runner)
+
+    async def with_runner(self, work: Callable[[RolloutRunner], T]) -> T:
+        """The result of work in a thread, which begins as soon as a runner is idle."""
+        runner = await self._idle.get()
+        return await _in_thread(functools.partial(work, runner), lambda: self._idle.put_nowait(runner))
+
+    async def with_task_code(self, work: Callable[[], T]) -> T:
+        """The result of work in a thread that calls a task's own code, which begins once no other does."""
+        await self._task_code.acquire()
+        return await _in_thread(work, self._task_code.release)
+
+    async def record(self, event: Event, facts: Sequence[Fact], log: Log | None = None) -> None:
+        """Append the facts of which an event is the cause, where they are not recorded yet; on GOLD, or on another log."""
+        events = [codec.event(fact, run=event.run, source="auditor", cause=event.id, time=now()) for fact in facts]
+        await self.context.record(events, log or self.gold)
+
+
+async def _in_thread(work: Callable[[], T], release: Callable[[], object]) -> T:
+    """The result of work in a thread; `release` is called when it has ended, which may be after its caller was cancelled."""
+
+    def ended(working: asyncio.Future[T]) -> None:
+        if not working.cancelled():
+            working.exception()  # or asyncio would complain of it where nobody waits
+        release()
+
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    working.add_done_callback(ended)
+    return await asyncio.shield(working)
+
+
+class RunAudit:
+    """The audit of one run for one event. A method that returns facts leaves it to the caller to record them."""
+
+    def __init__(self, host: AuditHost, event: Event, loaded: Loaded, labels: Mapping[str, str]) -> None:
+        self.host, self.event, self.loaded, self.labels = host, event, loaded, labels
+        self.run = event.run
+
+    async def record(self, facts: Sequence[Fact]) -> None:
+        """Append to GOLD what is not recorded yet."""
+        await self.host.record(self.event, facts)
+
+    async def record_each(self, works: Iterable[Coroutine[None, None, Sequence[Fact]]]) -> None:
+        """Do all works side by side. The facts of each are recorded after those of the works before it: GOLD has one order."""
+        tasks = [asyncio.create_task(work) for work in works]
+        try:
+            for task in tasks:
+                await self.record(await task)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def measure(self, pair: AuditedPair) -> Sequence[Fact]:
+        """The scores of a pair on test; nothing where they are recorded already, or where most attempts failed."""
+        if await self.is_recorded(PairMeasured, *pair, VERIFIER):
+            return []
+        test = EvaluationSet(self.loaded.public.labels, self.loaded.public.test)
+        scores = {VERIFIER: self.loaded.task.reward, GOLD_MEASURE: self.loaded.task.gold_score} | _extra_metrics(self.loaded)
+        return await self._scored(pair, test, await self._answers(pair, test, VERIFIER), scores)
+
+    async def measured(self, pair: AuditedPair) -> PairMeasured | None:
+        """What the run's verifier says of a pair's answers to test, if it is recorded."""
+        id = codec.event_id(self.run, PairMeasured, *pair, VERIFIER)
+        return (await by_id(self.host.gold, self.run, PairMeasured, [id])).get(id)
+
+    async def references(self) -> Sequence[Fact]:
+        """The scores on test of answers that need no skill (canaries), and the most to expect; nothing where they are recorded already."""
+        if await of_types(self.host.gold, self.run, [ReferenceMeasured]):  # all of a run's are appended at once
+            return []
+        return await self.host.with_task_code(lambda: _references(self.loaded, self.labels))
+
+    async def perturb(self, pairs: Iterable[AuditedPair]) -> None:
+        """Record what the run's verifier says of pairs' answers to perturbed tests; `PERTURBED_ITEMS` of each perturbation at most."""
+        if not (distinct := dict.fromkeys(pairs)):
+            return
+        try:
+            perturbations = await self.host.with_task_code(self.loaded.task.perturbations)
+        except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+            await self.record([GoldFailed(cell=f"{PERTURBED}all", split="test", reason=str(wrong))])
+        else:
+            named = [(name, perturbation.preserves) for name, perturbation in perturbations.items()]
+            await self.record_each(self._measure_perturbed(pair, name, preserves) for pair in distinct for name, preserves in named)
+
+    async def play(self, request: str, pair: AuditedPair, model: str, split: str, public: Public) -> AnswerSheet:
+        """The answers of a pair to a split, one attempt each at temperature 0; `request` is what its calls are recorded as."""
+        items = public.dev if split == "dev" else public.test
+        shard = RolloutShard(
+            run=self.run,
+            id=request,
+            scaffold=pair.scaffold,
+            adapter=pair.adapter,
+            model=model,
+            items=tuple(item.id for item in items),
+            temperature=0.0,
+            seed=self.loaded.started.seed,
+            max_tokens=self.loaded.started.max_tokens,
+            sandbox=self.loaded.started.sandbox,
+        )
+        return await self.host.with_runner(lambda runner: _answer_sheet(runner, self.host.blobs, shard, public))
+
+    async def is_recorded(self, fact: type[Fact], *key: str | int) -> bool:
+        """Whether a fact with this key stands on GOLD."""
+        return bool(await self.host.gold.last([subject(GOLD, self.run, codec.event_id(self.run, fact, *key), "*")]))
+
+    async def _measure_perturbed(self, pair: AuditedPair, name: str, preserves: bool) -> Sequence[Fact]:
+        measure = (PERTURBED if preserves else CHANGED) + name
+        if await self.is_recorded(PairMeasured, *pair, measure):
+            return []
+        try:
+            return await self._perturbed_scores(pair, name, measure)
+        except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+            return [GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong))]
+
+    async def _perturbed_scores(self, pair: AuditedPair, name: str, measure: str) -> Sequence[Fact]:
+        test, seed = EvaluationSet(self.loaded.public.labels, self.loaded.public.test), self.loaded.started.seed
+        changed = await self.host.with_task_code(lambda: self.loaded.task.perturbed(name, test, self.labels, seed))
+        plain = await self.measured(pair)
+        if plain and changed.labels == test.labels and set(changed.items) <= set(test.items):  # other items are counted, none changed
+            scores = {item.id: plain.scores[item.id] for item in changed.items}
+            return [PairMeasured(scaffold=pair.scaffold, adapter=pair.adapter, measure=measure, scores=scores, failed=0, blob=plain.blob)]
+        sample = random.Random(f"{seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
+        changed = EvaluationSet(changed.labels, tuple(sample))
+        return await self._scored(pair, changed, await self._answers(pair, changed, measure), {measure: self.loaded.task.reward})
+
+    async def _answers(self, pair: AuditedPair, questions: EvaluationSet, measure: str) -> AnswerSheet:
+        public = msgspec.structs.replace(self.loaded.public, labels=questions.labels, test=questions.items)
+        model = model_name(self.loaded.started.base_model, pair.adapter)
+        return await self.play(f"audit-{derive(*pair, measure)}", pair, model, "test", public)
+
+    async def _scored(
+        self, pair: AuditedPair, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
+    ) -> Sequence[Fact]:
+        return await self.host.with_task_code(lambda: score_pair(self.labels, pair, questions, sheet, scores))
+
+
+async def accepted_evaluations(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
+    """The evaluations of the candidates that were accepted up to a generation, the start first.
+
+    Of a fork whose scores cannot be compared with those before it, the candidates since then.
+    """
+    kinds: list[type[Fact]] = [RunStarted, CandidateAccepted, CandidateEvaluated]
+    facts = [event.data for event in await of_types(context.log, run, kinds, await context.past(run))]
+    facts = facts[comparable_from(facts) :]
+    names = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
+    evaluations = [fact for fact in facts if isinstance(fact, CandidateEvaluated) and fact.candidate in names]
+    return sorted((one for one in evaluations if one.generation <= generation), key=lambda one: one.generation)
+
+
+def pairs_to_measure(accepted: Sequence[CandidateEvaluated]) -> list[AuditedPair]:
+    """The pairs that are measured for the last of these candidates: the start's and its own.
+
+    Where it comes from another lever than the one before it, also its scaffold and its adapter with the other part from the start.
+    """
+    start, last = accepted[0], accepted[-1]
+    pairs = [AuditedPair(start.scaffold, start.adapter), AuditedPair(last.scaffold, last.adapter)]
+    if len(accepted) > 1 and accepted[-2].lever != last.lever and last.scaffold != start.scaffold and last.adapter != start.adapter:
+        pairs += [AuditedPair(last.scaffold, start.adapter), AuditedPair(start.scaffold, last.adapter)]
+    return pairs
+
+
+def labels_of(loaded: Loaded) -> dict[str, str]:
+    """The true labels of train, dev and test, by item id."""
+    return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold()}
+
+
+def read_answers(blobs: Blobs, blob: str) -> dict[str, str | None]:
+    """The answers in the blob of an `AnswerSheet`."""
+    answers: dict[str, str | None] = msgspec.json.decode(blobs.get(blob))["answers"]
+    return answers
+
+
+def score_pair(
+    labels: Mapping[str, str], pair: AuditedPair, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
+) -> list[Fact]:
+    """A `PairMeasured` for each way to score the pair's answers, by measure; nothing where more than half of the attempts failed.
+
+    An attempt that failed scores 0, and so does an answer that cannot be scored.
+    """
+    failed = len(questions.items) - len(sheet.answers)
+    if 2 * failed > len(questions.items) or not questions.items:
+        logger.warning("%d of %d attempts of the audit failed; nothing is measured by them", failed, len(questions.items))
+        return []
+    by_measure: dict[str, dict[str, tuple[float, ...]]] = {measure: {} for measure in scores}
+    for item in questions.items:  # one answer by all measures in turn: they may keep what they have in common
+        for measure, score in scores.items():
+            by_measure[measure][item.id] = (_score_or_zero(score, sheet.answers.get(item.id), labels[item.id]),)
+    return [
+        PairMeasured(scaffold=pair.scaffold, adapter=pair.adapter, measure=measure, scores=by_item, failed=failed, blob=sheet.blob)
+        for measure, by_item in by_measure.items()
+    ]
+
+
+def _score_or_zero(score: ScoreAnswer, answer: str | None, label: str) -> float:
+    try:
+        return 0.0 if answer is None else score(answer, label)
+    except (Misconfigured, NotFound, CheckFailed, ArithmeticError, ValueError, TypeError, LookupError):
+        return 0.0  # a verifier that fails is seen in the loop's own log
+
+
+def _extra_metrics(loaded: Loaded) -> dict[str, ScoreAnswer]:
+    try:
+        return {EXTRA + name: score for name, score in loaded.task.extra_metrics().items()}
+    except Misconfigured as wrong:
+        logger.warning("no extra metric is measured: %s", wrong)
+        return {}
+
+
+def _references(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
+    scores: dict[tuple[str, str], dict[str, float]] = {}
+    try:
+        for item in loaded.public.test:
+            for name, earned in loaded.task.canaries(labels[item.id]).items():
+                for measure, score in zip((VERIFIER, GOLD_MEASURE), earned, strict=True):
+                    scores.setdefault((CANARY + name, measure), {})[item.id] = score
+            if (most := loaded.task.ceiling(labels[item.id])) is not None:
+                scores.setdefault((CEILING, VERIFIER), {})[item.id] = most
+    except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+        return [GoldFailed(cell="references", split="test", reason=str(wrong))]
+    return [ReferenceMeasured(name=name, measure=measure, scores=by_item) for (name, measure), by_item in scores.items()]
+
+
+def _answer_sheet(runner: RolloutRunner, blobs: Blobs, shard: RolloutShard, public: Public) -> AnswerSheet:
+    calls: list[ModelCalled] = []
+    results = runner.run(shard, public, CallLog(find=lambda ids: {}, record=calls.extend))
+    answers = {result.item: result.answer for result in results if not result.kind}
+    return AnswerSheet(answers, blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic")))

@@ -1,0 +1,25 @@
+"""What the loop is told of the auditor's verdict, where a run's order asks for that, and what it costs in bits."""
+
+import math
+
+from events.gold import DriftFlagged
+from events.run import AuditReleased
+from runtime.log.lookup import of_types
+from services.host.context import Context
+
+
+async def release(context: Context, run: str, action: str, look: int, flag: DriftFlagged | None) -> AuditReleased:
+    """What the loop is told after a look at the run: of each drift once the action that the run ordered, and otherwise `none`.
+
+    `look` is the generation that was measured, `flag` the verdict then, if there is one. The price counts what the loop can tell apart:
+    drift or not at each look so far (1 bit each), of a drift the lever (log2 3), and the generation to go back to (log2 of those so far).
+    """
+    facts = [event.data for event in await of_types(context.log, run, [AuditReleased], await context.past(run))]
+    earlier = [fact for fact in facts if isinstance(fact, AuditReleased) and fact.look < look]
+    bits = earlier[-1].bits + 1 if earlier else 1.0
+    released = any(fact.action != "none" and fact.generation >= flag.generation for fact in earlier) if flag else False
+    if flag is None or flag.state != "drift" or released:
+        return AuditReleased(look=look, action="none", lever="", generation=-1, bits=bits)
+    price = {"stop": 0.0, "freeze": math.log2(3), "rollback": math.log2(3) + math.log2(look + 1)}[action]
+    lever = flag.lever if flag.lever in ("scaffold", "weights") else "both"
+    return AuditReleased(look=look, action=action, lever=lever, generation=max(0, flag.generation), bits=bits + price)
