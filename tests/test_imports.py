@@ -22,7 +22,7 @@ BELOW = {
 """What each package may import besides itself; services may import them all."""
 CHILDREN = ("runtime/rollouts/child.py", "runtime/rollouts/openai/child.py", "runtime/rollouts/openai/relay.py")
 """Scripts that run in the sandbox, where nothing of this program is: they define again what they share with it."""
-FIELDS_OF = ("row", "rows[0]", "one", "first", "last", "reference", "audit", "table", "run", "history", "manifest")
+FIELDS_OF = ("self", "row", "rows[0]", "one", "first", "last", "reference", "audit", "table", "run", "history", "manifest")
 """Expressions whose fields of gold's name are figures: an audit's rows and tables, and a run's events on the stream GOLD."""
 HAVE_SUCH_FIELDS = ("replay/", "services/views/", "services/cli/", "services/host/sources.py")
 MAY_NAME_PATHS = {
