@@ -74,7 +74,7 @@ def plan_fork(
         before,
         parent_run=parent.run,
         parent_sequence=sequence,
-        parent_digest=lineage.digest([*parent.past, *(stored for stored in parent.messages if stored.sequence <= sequence)]),
+        parent_digest=lineage.past_digest([*parent.past, *(stored for stored in parent.messages if stored.sequence <= sequence)]),
         levers=_levers(before, changes),
         generations=order.generations,
         budget=budgets.parse(changes["budget"]) if "budget" in changes else before.budget,

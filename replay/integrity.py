@@ -92,7 +92,7 @@ class ForkPasts:
                 if end < stored.sequence and (run, end) not in self._left:
                     self._left[run, end] = total.copy()
             # as `lineage.digest`
-            total.update(lineage.entry(stored))
+            total.update(lineage.past_entry(stored))
 
     def digest(self, fork: str) -> str:
         """The digest of a fork's past as the log has it now; empty where a run of that past does not begin there."""

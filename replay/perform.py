@@ -37,7 +37,7 @@ from runtime.policies.bases import HF, kind_of
 from runtime.policies.interface import SampleRequest
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.rollouts.calls import EMBEDDINGS
-from runtime.run.loading import Loaded, load_run
+from runtime.run.loading import LoadedRun, load_run
 
 CHOSEN = (LeverChosen, ProposalFailed)
 """One of these is in every answer to a request for feedback."""
@@ -94,7 +94,7 @@ class Stage:
 
     def __init__(self, recorded: EventIndex, blobs: Blobs, work: Path) -> None:
         self.recorded, self.blobs, self.work = recorded, Overlay(work / "blobs", blobs), work
-        self._loaded: dict[str, Loaded | UserError] = {}
+        self._loaded: dict[str, LoadedRun | UserError] = {}
         self._labels: dict[str, dict[str, str]] = {}
 
     def started(self, run: str) -> RunStarted:
@@ -103,7 +103,7 @@ class Stage:
             raise CheckFailed(f"The event that began run {run} is not among the messages.")
         return self.recorded.started[run]
 
-    def loaded(self, run: str) -> Loaded:
+    def loaded(self, run: str) -> LoadedRun:
         """A run with its task; raises UserError where this host's is not what the run was started on."""
         if run not in self._loaded:
             try:
@@ -346,7 +346,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
         played: AttemptsByRequest = {request: stage.recorded.attempts(request, stage.recorded.judgements) for request in sealed.requests}
         lacking: list[UserError] = []
 
-        def load() -> Loaded:
+        def load() -> LoadedRun:
             try:
                 return stage.loaded(event.run)
             except UserError as wrong:

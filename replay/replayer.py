@@ -71,8 +71,8 @@ def redecide(history: History, decider: Decider[Any] = DECIDER, progress: EventP
     recorded = decisions(messages)
     session = DecisionSession(decider, history.run, versions={number: one.made.decider for number, one in recorded.items()})
     if history.started.parent_run:
-        lineage.require(history.past, history.started)
-        session.inherit(lineage.as_folded(history.past))
+        lineage.require_past(history.past, history.started)
+        session.inherit(lineage.in_folding_order(history.past))
     heads = {one.sequence: one for one in recorded.values()}
     unchanged, finished = 0, False
     difference: DecisionDifference | None = None
@@ -196,6 +196,6 @@ def state_at(history: History, sequence: int) -> RunState:
     """The state of the run's decider after all messages up to this sequence."""
     state = DECIDER.initial(history.run)
     for part in (history.past, history.messages):
-        for event in lineage.as_folded(stored for stored in part if stored.sequence <= sequence):
+        for event in lineage.in_folding_order(stored for stored in part if stored.sequence <= sequence):
             state = DECIDER.evolve(state, event)
     return state

@@ -32,11 +32,11 @@ from runtime.agents.providers import model_of
 from runtime.blobs.directory import Blobs
 from runtime.effects.choose import HISTORY_TYPES, earlier_choices, evidence, probe_attempts
 from runtime.effects.score import score
-from runtime.log.lineage import as_folded
+from runtime.log.lineage import in_folding_order
 from runtime.log.port import Stored
 from runtime.run.decide import DECIDER
 from runtime.run.decider import DecisionSession
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from runtime.run.state import RunState
 from tasks.loading import from_source
 
@@ -306,7 +306,7 @@ class Seen(NamedTuple):
         course = DecisionSession(DECIDER, run)
         events = [_rejudged(told.event, self.judged) for told in past]
         messages = [msgspec.structs.replace(told.stored, data=codec.encode(event)) for told, event in zip(past, events, strict=True)]
-        course.inherit(as_folded(messages))
+        course.inherit(in_folding_order(messages))
         return self._replace(course=course)
 
     def feed(self, told: StoredEvent) -> list[Event]:
@@ -447,7 +447,7 @@ def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     )
 
 
-def _chosen(given: object, loaded: Loaded, path: Path) -> Wish:
+def _chosen(given: object, loaded: LoadedRun, path: Path) -> Wish:
     try:
         choice = msgspec.convert(msgspec.to_builtins(given), Choice)  # a file may have a Choice of its own
     except (msgspec.ValidationError, TypeError) as wrong:

@@ -13,7 +13,7 @@ from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard, facts_of, failed_attempts
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from services.host.context import Context
 from services.host.settings import scaffold_limits
 
@@ -60,7 +60,7 @@ async def run_shards(context: Context, runner: RolloutRunner) -> None:
     await work(context.log, perform, source="executor", scanner=context.scanner)
 
 
-def requested_shard(event: Event, requested: RolloutsRequested, loaded: Loaded) -> RolloutShard:
+def requested_shard(event: Event, requested: RolloutsRequested, loaded: LoadedRun) -> RolloutShard:
     """The shard that an event requests of its run; raises Misconfigured where the task's code for hints fails."""
     return RolloutShard(
         run=event.run,
@@ -79,7 +79,7 @@ def requested_shard(event: Event, requested: RolloutsRequested, loaded: Loaded) 
     )
 
 
-def hints_of(loaded: Loaded, requested: RolloutsRequested) -> dict[str, str]:
+def hints_of(loaded: LoadedRun, requested: RolloutsRequested) -> dict[str, str]:
     """The text that shows the model the true answer, by item, where the request's purpose is `hint`; else nothing.
 
     Raises Misconfigured where the task's code fails.

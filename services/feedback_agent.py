@@ -14,10 +14,10 @@ from runtime.agents import feedback
 from runtime.agents.providers import Model, model_of
 from runtime.effects.choose import HISTORY_TYPES, choose_by_model, choose_by_rules, diagnosis, evidence, probe_attempts
 from runtime.log.lineage import Span
-from runtime.log.lookup import attempts, failures, of_ids, of_types
+from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_types, failures_of_request
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from services.host.agent_session import inspector, open_session, recorder
 from services.host.context import Context
 
@@ -35,8 +35,10 @@ async def serve(context: Context) -> None:
             loaded = await context.load(event.run)
             try:
                 past = await context.past(event.run)
-                history = await of_types(context.log, event.run, HISTORY_TYPES, past)
-                probe = [one for request in requested.probe_requests for one in await attempts(context.log, event.run, request, past)]
+                history = await events_of_types(context.log, event.run, HISTORY_TYPES, past)
+                probe = [
+                    one for request in requested.probe_requests for one in await attempts_of_request(context.log, event.run, request, past)
+                ]
                 model = model_of(loaded.started.agent)
                 if model is None:
                     facts = await asyncio.to_thread(choose_by_rules, context.blobs, history, probe, loaded, requested)
@@ -56,7 +58,7 @@ async def _by_model(
     context: Context,
     event: Event,
     requested: FeedbackRequested,
-    loaded: Loaded,
+    loaded: LoadedRun,
     model: Model,
     history: Sequence[Event],
     probe: Sequence[RecordedAttempt],
@@ -68,13 +70,13 @@ async def _by_model(
     figures = diagnosis(evidence(scored, history, loaded, requested)) if scored else {}
     session = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
     log, run, past = context.log, event.run, await context.past(event.run)
-    failed = {id: one for request in requested.probe_requests for id, one in (await failures(log, run, request, past)).items()}
-    earlier = [one for one in await of_types(log, run, feedback.HISTORY_TYPES, past) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
+    failed = {id: one for request in requested.probe_requests for id, one in (await failures_of_request(log, run, request, past)).items()}
+    earlier = [one for one in await events_of_types(log, run, feedback.HISTORY_TYPES, past) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
     tables = RunTables(lambda sql: query(context.node.directory, sql), run, past, event.id, loaded.public.train)
 
     def find(id: str) -> RecordedAttempt | None:
-        return next((one for span in (Span(run), *past) for one in context.wait_for(of_ids(log, span, [id]))), None)
+        return next((one for span in (Span(run), *past) for one in context.wait_for(attempts_by_id(log, span, [id]))), None)
 
     choose = functools.partial(
         choose_by_model,

@@ -11,7 +11,7 @@ from events.kinds import AgentName
 from runtime.agents.providers import Model, model_of
 from runtime.effects.propose import reference_scaffold, scaffold_by_model
 from runtime.log.worker import answer, work
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from services.host.agent_session import inspector, open_session, recorder
 from services.host.context import Context
 
@@ -43,7 +43,7 @@ async def serve(context: Context) -> None:
     await work(context.log, perform, source=AGENT, scanner=context.scanner)
 
 
-async def _by_model(context: Context, event: Event, requested: ScaffoldRequested, loaded: Loaded, model: Model) -> list[Fact]:
+async def _by_model(context: Context, event: Event, requested: ScaffoldRequested, loaded: LoadedRun, model: Model) -> list[Fact]:
     session = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
     checks = inspector(context, loaded, loaded.task.scaffold(), must_change=False)
     return await asyncio.to_thread(scaffold_by_model, session, loaded, checks, recorder(context, event, AGENT))

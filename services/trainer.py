@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from events.codec import Event
 from events.weights import TrainingBatchSealed
 from runtime.effects.train import TrainingHost, train_round
-from runtime.log.lookup import attempts
+from runtime.log.lookup import attempts_of_request
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from services.host.context import Context
 from services.host.settings import accelerate_config, trainer_back_end
 
@@ -25,10 +25,13 @@ async def serve(context: Context) -> None:
             sealed = event.data
             assert isinstance(sealed, TrainingBatchSealed)
             past = await context.past(event.run)
-            known = {request: known.get(request) or await attempts(context.log, event.run, request, past) for request in sealed.requests}
+            known = {
+                request: known.get(request) or await attempts_of_request(context.log, event.run, request, past)
+                for request in sealed.requests
+            }
             started = await context.started(event.run)
 
-            def load(run: str = event.run) -> Loaded:
+            def load(run: str = event.run) -> LoadedRun:
                 return context.wait_for(context.load(run))
 
             host = TrainingHost(context.blobs, context.work, trainer_back_end(), accelerate_config())

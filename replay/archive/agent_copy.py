@@ -18,7 +18,7 @@ from events.subjects import LOG
 from replay.archive.projection import VIEWS, connect
 from replay.archive.query import QueryResult, answer, collect
 from runtime.agents.feedback import ROWS, Table
-from runtime.agents.session import Unfit
+from runtime.agents.session import UnfitRequest
 from runtime.log.lineage import Span
 from tasks.contract import Example
 
@@ -68,7 +68,7 @@ class RunTables:
             with contextlib.closing(answer(self._connection, sql, SECONDS)) as lines:
                 found = collect(chain(islice(lines, 2), [END]))  # columns, and one fetch of more rows than are shown
         except UserError as wrong:
-            raise Unfit(f"The query cannot be answered: {wrong}") from wrong
+            raise UnfitRequest(f"The query cannot be answered: {wrong}") from wrong
         return Table(found.columns, found.rows[: ROWS + 1])
 
     def close(self) -> None:

@@ -26,28 +26,28 @@ _STATUS: Mapping[str, CallStatus] = {"refusal": "refused", "max_tokens": "length
 
 def speak(key: Secret, base_url: str, request: Request) -> Turn:
     """One answer; raises `Failure` where there is none. Not repeated here."""
-    heard = _Heard()
+    answer = _StreamedAnswer()
     try:
         with (
             anthropic.Anthropic(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=IDLE_TIMEOUT) as client,
             client.messages.create(**_body(request), stream=True) as stream,
         ):
             for event in stream:
-                heard.take(event.model_dump())
-                if heard.size > ANSWER_LIMIT:
-                    return heard.turn("length")
+                answer.take(event.model_dump())
+                if answer.size > ANSWER_LIMIT:
+                    return answer.turn("length")
     except anthropic.APIStatusError as wrong:
-        raise _failure(wrong, heard.usage) from wrong
+        raise _failure(wrong, answer.usage) from wrong
     except (anthropic.APIConnectionError, httpx2.HTTPError) as wrong:
-        raise Failure("cut", f"the connection was cut ({wrong.__cause__ or wrong})", usage=heard.usage) from wrong
+        raise Failure("cut", f"the connection was cut ({wrong.__cause__ or wrong})", usage=answer.usage) from wrong
     except (anthropic.AnthropicError, ValueError) as wrong:  # a stream that is no stream of messages
-        raise Failure("cut", f"the answer cannot be read ({wrong})"[:400], usage=heard.usage) from wrong
-    if not heard.ended:
-        raise Failure("cut", "the answer ended in the middle", usage=heard.usage)
-    return heard.turn(_STATUS.get(heard.stop, "answered"))
+        raise Failure("cut", f"the answer cannot be read ({wrong})"[:400], usage=answer.usage) from wrong
+    if not answer.ended:
+        raise Failure("cut", "the answer ended in the middle", usage=answer.usage)
+    return answer.turn(_STATUS.get(answer.stop, "answered"))
 
 
-class _Heard:
+class _StreamedAnswer:
     """The answer as far as it has come."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ PROMPT, ANSWER = 1_500, 600
 """Characters of an item's prompt and of an answer, where several are shown; `read_trajectory` shows more."""
 
 
-class Said(msgspec.Struct, frozen=True):
+class ShownCall(msgspec.Struct, frozen=True):
     """One call of the policy within an attempt."""
 
     prompt: str
@@ -29,7 +29,7 @@ class Said(msgspec.Struct, frozen=True):
     text: str
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class ShownAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt at a train item; without a reward it failed to run or to be scored."""
 
     id: str
@@ -42,7 +42,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     """The verifier's word, or the kind of failure."""
     reason: str = ""
-    calls: tuple[Said, ...] = ()
+    calls: tuple[ShownCall, ...] = ()
 
 
 def prompt(name: str) -> str:
@@ -50,17 +50,17 @@ def prompt(name: str) -> str:
     return (PROMPTS / f"{name}.md").read_text(encoding="utf-8")
 
 
-def select(attempts: Sequence[Shown], limit: int, seed: int) -> list[Shown]:
+def select_attempts(attempts: Sequence[ShownAttempt], limit: int, seed: int) -> list[ShownAttempt]:
     """Attempts whose descriptions fit `limit` characters: the ways of failing in turn, and within each the labels and items in turn.
 
     What failed to run comes first, then wrong answers, then right ones; the same seed gives the same choice.
     """
-    classes: dict[str, dict[str, list[Shown]]] = defaultdict(lambda: defaultdict(list))
+    classes: dict[str, dict[str, list[ShownAttempt]]] = defaultdict(lambda: defaultdict(list))
     for attempt in attempts:
         classes[attempt.outcome][attempt.label].append(attempt)
     draw = random.Random(seed)
     queues = {kind: _in_turn(classes[kind], draw) for kind in sorted(classes, key=lambda kind: (_rank(kind), kind))}
-    chosen: list[Shown] = []
+    chosen: list[ShownAttempt] = []
     taken: set[str] = set()
     items: set[str] = set()
     room = limit
@@ -70,14 +70,14 @@ def select(attempts: Sequence[Shown], limit: int, seed: int) -> list[Shown]:
             for kind, queue in list(waiting.items()):
                 while queue and (queue[0].id in taken or (queue[0].item in items and not again)):
                     queue.popleft()
-                if not queue or len(brief(queue[0])) > room:
+                if not queue or len(describe_briefly(queue[0])) > room:
                     del waiting[kind]
                     continue
                 one = queue.popleft()
                 chosen.append(one)
                 taken.add(one.id)
                 items.add(one.item)
-                room -= len(brief(one))
+                room -= len(describe_briefly(one))
     return chosen
 
 
@@ -85,7 +85,7 @@ def _rank(kind: str) -> int:
     return {"right": 3, "wrong": 1, "unparsed": 1}.get(kind, 0)
 
 
-def _in_turn(by_label: Mapping[str, list[Shown]], draw: random.Random) -> list[Shown]:
+def _in_turn(by_label: Mapping[str, list[ShownAttempt]], draw: random.Random) -> list[ShownAttempt]:
     """One attempt of each label, then a second of each, and so on, in an order that is drawn."""
     columns = []
     for label in sorted(by_label):
@@ -96,7 +96,7 @@ def _in_turn(by_label: Mapping[str, list[Shown]], draw: random.Random) -> list[S
     return [column[depth] for depth in range(max(map(len, columns), default=0)) for column in columns if depth < len(column)]
 
 
-def brief(one: Shown) -> str:
+def describe_briefly(one: ShownAttempt) -> str:
     """An attempt in a few lines."""
     last = one.calls[-1] if one.calls else None
     offered = "" if last is None or not last.choices else f"; {len(last.choices)} choices, the truth {_among(one.label, last.choices)}"
@@ -111,21 +111,21 @@ def brief(one: Shown) -> str:
     return "\n".join(lines)
 
 
-def full(one: Shown) -> str:
+def describe_fully(one: ShownAttempt) -> str:
     """An attempt with all its calls."""
     calls = [
         f"#### call {number}\nprompt:\n{call.prompt}\nchoices ({len(call.choices)}): {clipped(', '.join(call.choices), 4000) or 'none'}\n"
         f"completion:\n{call.text}"
         for number, call in enumerate(one.calls, 1)
     ]
-    return "\n\n".join([brief(one), *calls])
+    return "\n\n".join([describe_briefly(one), *calls])
 
 
 def _among(label: str, choices: Sequence[str]) -> str:
     return f"is number {choices.index(label) + 1}" if label in choices else "is not among them"
 
 
-def samples(public: Public, limit: int, seed: int) -> str:
+def sample_items(public: Public, limit: int, seed: int) -> str:
     """Train items with their labels, one of each label in turn, as many as fit."""
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in public.train:

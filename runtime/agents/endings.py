@@ -11,7 +11,7 @@ from events.errors import UsageError
 from events.kinds import Memory, Resample
 from events.secret import Scanner
 from runtime.agents.proposal import redact, try_out, validate_source, with_changes
-from runtime.agents.session import Unfit, arguments_of
+from runtime.agents.session import UnfitRequest, arguments_of
 from runtime.rollouts.host import ScaffoldLimits
 from tasks.contract import Public
 
@@ -87,7 +87,7 @@ class Inspector(NamedTuple):
         files = with_changes(self.present, [(file.path, file.text) for file in asked.files], asked.remove)
         files = redact(files, self.scanner)
         if self.must_change and files == dict(self.present):
-            raise Unfit("Nothing is changed by this proposal; write the files that differ, or choose another ending.")
+            raise UnfitRequest("Nothing is changed by this proposal; write the files that differ, or choose another ending.")
         validate_source(files, self.hidden)
         try_out(files, self.public, self.work, self.scanner, self.limits, self.sandbox)
         return Proposal(files, asked.summary, asked.report)
@@ -97,13 +97,13 @@ def weight_update(arguments: str) -> RequestWeightUpdate:
     """The order for a weight update; raises `Unfit` for an algorithm or a hyper-parameter that there is not."""
     asked = arguments_of(RequestWeightUpdate, arguments)
     if asked.algorithm not in NAMES:
-        raise Unfit(f"There is no algorithm {asked.algorithm!r}; there are {', '.join(NAMES)}.")
+        raise UnfitRequest(f"There is no algorithm {asked.algorithm!r}; there are {', '.join(NAMES)}.")
     try:
         from algorithms.learning.update import settings  # torch, and only here
 
         settings(algorithm(asked.algorithm), asked.hyper)
     except UsageError as wrong:
-        raise Unfit(str(wrong)) from wrong
+        raise UnfitRequest(str(wrong)) from wrong
     except ModuleNotFoundError:
         pass  # this host has no torch: the trainer's word will do
     return asked

@@ -13,9 +13,18 @@ from events.judgement import CandidateEvaluated
 from events.kinds import LeverChoice
 from events.population import CandidateAccepted, CandidateRejected
 from events.weights import WeightUpdateFailed, WeightUpdateFinished
-from runtime.agents.context import HISTORY, TRAJECTORIES, Shown, brief, full, prompt, scaffold_text, select
+from runtime.agents.context import (
+    HISTORY,
+    TRAJECTORIES,
+    ShownAttempt,
+    describe_briefly,
+    describe_fully,
+    prompt,
+    scaffold_text,
+    select_attempts,
+)
 from runtime.agents.endings import KINDS, Ending, Inspector, Proposal, RequestWeightUpdate, Stop, endings
-from runtime.agents.session import AgentSession, Chosen, Failed, Unfit, arguments_of, clipped, converse, tool
+from runtime.agents.session import AgentSession, NoEnding, UnfitRequest, ValidEnding, arguments_of, clipped, converse, tool
 
 LISTED = 100
 """Most trajectories in one list."""
@@ -74,8 +83,8 @@ class Table(NamedTuple):
 class Library(NamedTuple):
     """What the agent can read: attempts of the probe, any attempt at a train item by id, tables, and the scaffold's files."""
 
-    attempts: Sequence[Shown]
-    fetch: Callable[[str], Shown | None]
+    attempts: Sequence[ShownAttempt]
+    fetch: Callable[[str], ShownAttempt | None]
     query: Callable[[str], Table]
     """Raises `Unfit` for a question that cannot be answered."""
     files: Mapping[str, str]
@@ -111,13 +120,13 @@ class Library(NamedTuple):
         asked = arguments_of(ReadTrajectory, arguments)
         found = next((one for one in self.attempts if one.id == asked.id), None) or self.fetch(asked.id)
         if found is None:
-            raise Unfit(f"There is no attempt {asked.id!r} at a train item in this run; list_trajectories and query give ids.")
-        return full(found)
+            raise UnfitRequest(f"There is no attempt {asked.id!r} at a train item in this run; list_trajectories and query give ids.")
+        return describe_fully(found)
 
     def _file(self, arguments: str) -> str:
         asked = arguments_of(ReadScaffold, arguments)
         if asked.path not in self.files:
-            raise Unfit(f"There is no file {asked.path!r}; the scaffold holds {', '.join(sorted(self.files))}.")
+            raise UnfitRequest(f"There is no file {asked.path!r}; the scaffold holds {', '.join(sorted(self.files))}.")
         return self.files[asked.path]
 
 
@@ -141,9 +150,11 @@ class FeedbackInput(NamedTuple):
     told: Sequence[Event]
 
 
-def advise(desk: AgentSession, case: FeedbackInput, library: Library, inspector: Inspector, record: Callable[[Fact], object]) -> list[Fact]:
+def advise(
+    session: AgentSession, case: FeedbackInput, library: Library, inspector: Inspector, record: Callable[[Fact], object]
+) -> list[Fact]:
     """What the agent chose, and the change itself. What it is shown is recorded before it is asked."""
-    chosen = select(library.attempts, TRAJECTORIES, derive_seed(desk.seed, "context", case.generation))
+    chosen = select_attempts(library.attempts, TRAJECTORIES, derive_seed(session.seed, "context", case.generation))
     names = tuple(name for name, lever in LEVERS.items() if lever == "stop" or lever in case.levers)
     parts = {
         "system": "\n\n".join(prompt(name) for name in ("feedback_agent", "scaffold", *(["learning"] if "weights" in case.levers else []))),
@@ -151,51 +162,51 @@ def advise(desk: AgentSession, case: FeedbackInput, library: Library, inspector:
         "scaffold": scaffold_text(library.files),
         "figures": figures_text(case, library.attempts),
         "history": history_text(case.told, case.generation),
-        "trajectories": "\n\n".join(brief(one) for one in chosen),
+        "trajectories": "\n\n".join(describe_briefly(one) for one in chosen),
     }
-    parts = {name: desk.scanner.redact(text.encode()).decode() for name, text in parts.items()}
+    parts = {name: session.scanner.redact(text.encode()).decode() for name, text in parts.items()}
     opening = (
         f"## The task\n{parts['task']}\n\n## The present scaffold\n{parts['scaffold']}\n\n## How it fares\n{parts['figures']}\n\n"
         f"## What was tried before\n{parts['history']}\n\n## {len(chosen)} of {len(library.attempts)} attempts at train items\n"
         f"{parts['trajectories']}\n\nEndings open to you: {', '.join(names)}."
     )
-    record(assembled(desk, case.generation, parts, tuple(one.id for one in chosen)))
+    record(context_assembled(session, case.generation, parts, tuple(one.id for one in chosen)))
     tools = [*(tool(kind, name) for name, kind in READERS.items()), *(tool(KINDS[name], name) for name in names)]
-    ended = converse(desk, parts["system"], opening, tools, library.readers(), endings(inspector, names))
-    return [desk.clean(fact) for fact in answered(desk, case, ended)]
+    ended = converse(session, parts["system"], opening, tools, library.readers(), endings(inspector, names))
+    return [session.redacted(fact) for fact in facts_of_ending(session, case, ended)]
 
 
-def assembled(desk: AgentSession, generation: int, parts: Mapping[str, str], shown: tuple[str, ...]) -> ContextAssembled:
+def context_assembled(session: AgentSession, generation: int, parts: Mapping[str, str], shown: tuple[str, ...]) -> ContextAssembled:
     """The fact of what an agent is shown at the start, part by part."""
-    kept = {name: desk.blobs.put(text.encode()) for name, text in parts.items()}
-    return ContextAssembled(generation=generation, blob=desk.keep(kept), trajectories=len(shown), parts=kept, shown=shown)
+    kept = {name: session.blobs.put(text.encode()) for name, text in parts.items()}
+    return ContextAssembled(generation=generation, blob=session.put(kept), trajectories=len(shown), parts=kept, shown=shown)
 
 
-def answered(desk: AgentSession, case: FeedbackInput, ended: Chosen[Ending] | Failed) -> list[Fact]:
+def facts_of_ending(session: AgentSession, case: FeedbackInput, ended: ValidEnding[Ending] | NoEnding) -> list[Fact]:
     """The facts of an ending."""
     generation = case.generation
 
-    def chose(lever: LeverChoice, action: str, reason: str) -> LeverChosen:
+    def chosen_lever(lever: LeverChoice, action: str, reason: str) -> LeverChosen:
         # how likely a model was to choose this is not known
         return LeverChosen(generation=generation, lever=lever, action=action, reason=reason, propensities={}, diagnosis=dict(case.figures))
 
     match ended:
-        case Failed(reason=reason, ending=ending):
+        case NoEnding(reason=reason, ending=ending):
             failed = ProposalFailed(generation=generation, reason=reason)
             return (
-                [chose(LEVERS[ending], ending, "the agent's ending could not be used"), failed]
+                [chosen_lever(LEVERS[ending], ending, "the agent's ending could not be used"), failed]
                 if LEVERS.get(ending, "stop") != "stop"
                 else [failed]
             )
-        case Chosen(value=Proposal(files=files, summary=summary, report=report)):
-            tree = desk.blobs.put_tree({path: text.encode() for path, text in files.items()})
+        case ValidEnding(value=Proposal(files=files, summary=summary, report=report)):
+            tree = session.blobs.put_tree({path: text.encode() for path, text in files.items()})
             return [
-                chose("scaffold", "propose_scaffold", report.strip().partition("\n")[0]),
+                chosen_lever("scaffold", "propose_scaffold", report.strip().partition("\n")[0]),
                 ScaffoldProposed(generation=generation, scaffold=tree, parent=case.scaffold, summary=summary, reason=report),
             ]
-        case Chosen(value=RequestWeightUpdate() as wanted):
+        case ValidEnding(value=RequestWeightUpdate() as wanted):
             return [
-                chose("weights", wanted.algorithm, wanted.reason),
+                chosen_lever("weights", wanted.algorithm, wanted.reason),
                 WeightUpdateRequested(
                     generation=generation,
                     algorithm=wanted.algorithm,
@@ -208,12 +219,12 @@ def answered(desk: AgentSession, case: FeedbackInput, ended: Chosen[Ending] | Fa
                     hints=wanted.hints,
                 ),
             ]
-        case Chosen(value=Stop(reason=reason)):
-            return [chose("stop", "", reason)]
+        case ValidEnding(value=Stop(reason=reason)):
+            return [chosen_lever("stop", "", reason)]
     raise AssertionError(ended)
 
 
-def figures_text(case: FeedbackInput, attempts: Sequence[Shown]) -> str:
+def figures_text(case: FeedbackInput, attempts: Sequence[ShownAttempt]) -> str:
     """How the candidate fares, in figures."""
     kinds: dict[str, int] = {}
     for one in attempts:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 
 from events.change import ProposalFailed, ScaffoldProposed
 from events.fact import Fact, derive_seed
-from runtime.agents.context import PROMPTS, SAMPLES, prompt, samples, scaffold_text
+from runtime.agents.context import PROMPTS, SAMPLES, prompt, sample_items, scaffold_text
 from runtime.agents.endings import KINDS, Inspector, Proposal, endings
-from runtime.agents.feedback import assembled
-from runtime.agents.session import AgentSession, Failed, converse, tool
+from runtime.agents.feedback import context_assembled
+from runtime.agents.session import AgentSession, NoEnding, converse, tool
 
 
 def other_tasks() -> str:
@@ -16,33 +16,33 @@ def other_tasks() -> str:
 
 
 def write_first(
-    desk: AgentSession, task: str, reference: Mapping[str, str], inspector: Inspector, record: Callable[[Fact], object]
+    session: AgentSession, task: str, reference: Mapping[str, str], inspector: Inspector, record: Callable[[Fact], object]
 ) -> list[Fact]:
     """The first scaffold, or why there is none. What the agent is shown is recorded before it is asked."""
     parts = {
         "system": f"{prompt('meta_agent')}\n\n{prompt('scaffold')}",
         "other tasks": other_tasks(),
         "task": task,
-        "samples": samples(inspector.public, SAMPLES, derive_seed(desk.seed, "samples")),
+        "samples": sample_items(inspector.public, SAMPLES, derive_seed(session.seed, "samples")),
         "reference": scaffold_text(reference),
     }
-    parts = {name: desk.scanner.redact(text.encode()).decode() for name, text in parts.items()}
+    parts = {name: session.scanner.redact(text.encode()).decode() for name, text in parts.items()}
     opening = (
         f"## Other tasks\n{parts['other tasks']}\n\n## The task at hand\n{parts['task']}\n\n## Sample train items\n{parts['samples']}\n\n"
         f"## The reference scaffold\n{parts['reference']}"
     )
-    record(assembled(desk, desk.generation, parts, ()))
+    record(context_assembled(session, session.generation, parts, ()))
     ended = converse(
-        desk,
+        session,
         parts["system"],
         opening,
         [tool(KINDS["propose_scaffold"], "propose_scaffold")],
         {},
         endings(inspector, ("propose_scaffold",)),
     )
-    if isinstance(ended, Failed):
-        return [desk.clean(ProposalFailed(generation=desk.generation, reason=ended.reason))]
+    if isinstance(ended, NoEnding):
+        return [session.redacted(ProposalFailed(generation=session.generation, reason=ended.reason))]
     assert isinstance(ended.value, Proposal)
     files, summary, report = ended.value
-    tree = desk.blobs.put_tree({path: text.encode() for path, text in files.items()})
-    return [ScaffoldProposed(generation=desk.generation, scaffold=tree, parent="", summary=summary, reason=report)]
+    tree = session.blobs.put_tree({path: text.encode() for path, text in files.items()})
+    return [ScaffoldProposed(generation=session.generation, scaffold=tree, parent="", summary=summary, reason=report)]

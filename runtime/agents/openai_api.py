@@ -15,32 +15,32 @@ URL = "https://api.openai.com/v1"
 
 def speak(key: Secret, base_url: str, request: Request) -> Turn:
     """One answer; raises `Failure` where there is none. Not repeated here."""
-    heard = _Heard()
+    answer = _StreamedAnswer()
     try:
         with (
             openai.OpenAI(api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=IDLE_TIMEOUT) as client,
             client.chat.completions.create(**_body(request, base_url), stream=True) as stream,
         ):
             for chunk in stream:
-                heard.take(chunk.model_dump())
-                if heard.size > ANSWER_LIMIT:
-                    return heard.turn("length")
+                answer.take(chunk.model_dump())
+                if answer.size > ANSWER_LIMIT:
+                    return answer.turn("length")
     except openai.APIStatusError as wrong:
         raise failure_of(wrong.status_code, wrong.message, wrong.response.headers) from wrong
     except (openai.APIConnectionError, httpx2.HTTPError) as wrong:
-        raise Failure("cut", f"the connection was cut ({wrong.__cause__ or wrong})", usage=heard.usage) from wrong
+        raise Failure("cut", f"the connection was cut ({wrong.__cause__ or wrong})", usage=answer.usage) from wrong
     except openai.APIError as wrong:  # within a stream
-        raise Failure("server_error", f"the server broke off: {wrong.message}"[:400], usage=heard.usage) from wrong
+        raise Failure("server_error", f"the server broke off: {wrong.message}"[:400], usage=answer.usage) from wrong
     except (openai.OpenAIError, ValueError) as wrong:
-        raise Failure("cut", f"the answer cannot be read ({wrong})"[:400], usage=heard.usage) from wrong
-    if not heard.stop:
-        raise Failure("cut", "the answer ended in the middle", usage=heard.usage)
-    if heard.refused or heard.stop == "content_filter":
-        return heard.turn("refused")
-    return heard.turn("length" if heard.stop == "length" else "answered")
+        raise Failure("cut", f"the answer cannot be read ({wrong})"[:400], usage=answer.usage) from wrong
+    if not answer.stop:
+        raise Failure("cut", "the answer ended in the middle", usage=answer.usage)
+    if answer.refused or answer.stop == "content_filter":
+        return answer.turn("refused")
+    return answer.turn("length" if answer.stop == "length" else "answered")
 
 
-class _Heard:
+class _StreamedAnswer:
     """The answer as far as it has come."""
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ Prices = Mapping[str, Mapping[str, Price]]
 FREE = Price(0, 0)
 
 
-def prices(environment: Mapping[str, str]) -> Prices:
+def load_prices(environment: Mapping[str, str]) -> Prices:
     """By provider and model; raises `Misconfigured` for a table that cannot be used."""
     found: dict[str, dict[str, Price]] = {}
     for path in [TABLE, *([Path(own)] if (own := environment.get(SETTING)) else [])]:
@@ -43,7 +43,7 @@ def prices(environment: Mapping[str, str]) -> Prices:
     return found
 
 
-def price_of(known: Prices, provider: str, model: str) -> Price | None:
+def find_price(known: Prices, provider: str, model: str) -> Price | None:
     """The price of a model, or of the one that it is a dated copy of; None where there is none."""
     models = known.get(provider, {})
     return models.get(model) or models.get(_DATED.sub("", model))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from events.secret import Scanner
-from runtime.agents.session import Unfit
+from runtime.agents.session import UnfitRequest
 from runtime.blobs.directory import Blobs
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.rollouts.calls import CallLog
@@ -34,19 +34,19 @@ def with_changes(present: Mapping[str, str], files: Sequence[tuple[str, str]], r
     for path in (*(path for path, _ in files), *remove):
         parts = PurePosixPath(path).parts
         if not _PATH.match(path) or "/".join(parts) != path or any(part.startswith(".") for part in parts):
-            raise Unfit(f"{path[:120]!r} is no path in a scaffold; use relative paths such as agent.py or steps/vote.py.")
+            raise UnfitRequest(f"{path[:120]!r} is no path in a scaffold; use relative paths such as agent.py or steps/vote.py.")
     if missing := [path for path in remove if path not in present]:
-        raise Unfit(f"There is no {missing[0]!r} to remove; the scaffold holds {', '.join(sorted(present))}.")
+        raise UnfitRequest(f"There is no {missing[0]!r} to remove; the scaffold holds {', '.join(sorted(present))}.")
     folder = {**{path: text for path, text in present.items() if path not in set(remove)}, **dict(files)}
     sizes = {path: _size(path, text) for path, text in folder.items()}
     largest = max(sizes, key=lambda path: sizes[path], default="")
     if len(folder) > MAX_FILES or sum(sizes.values()) > MAX_SIZE or sizes.get(largest, 0) > MAX_FILE_SIZE:
-        raise Unfit(
+        raise UnfitRequest(
             f"The scaffold would hold {len(folder)} files of {sum(sizes.values()):,} bytes, {largest} alone {sizes[largest]:,}; "
             f"expected at most {MAX_FILES} files of {MAX_SIZE:,} bytes, {MAX_FILE_SIZE:,} each."
         )
     if "agent.py" not in folder:
-        raise Unfit("The scaffold has no agent.py, which must define solve(item, model, data).")
+        raise UnfitRequest("The scaffold has no agent.py, which must define solve(item, model, data).")
     return folder
 
 
@@ -68,14 +68,16 @@ def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
                 warnings.simplefilter("ignore")
                 tree = ast.parse(text, path)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as wrong:
-            raise Unfit(f"{path} does not parse: {wrong}.") from wrong
+            raise UnfitRequest(f"{path} does not parse: {wrong}.") from wrong
         for node in ast.walk(tree):
             for name in _imports(node):
                 if name.partition(".")[0] in OWN_PACKAGES and f"{name.partition('.')[0]}.py" not in files and not _has_package(name, files):
-                    raise Unfit(f"{path} imports {name}; a scaffold may not import evolog's packages, nor read a task's labels.")
+                    raise UnfitRequest(f"{path} imports {name}; a scaffold may not import evolog's packages, nor read a task's labels.")
             literal = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
             if named := [folder for folder in hidden if str(folder) in literal]:
-                raise Unfit(f"{path} names {named[0]}; a scaffold has its items and its train data in hand, and may read nothing else.")
+                raise UnfitRequest(
+                    f"{path} names {named[0]}; a scaffold has its items and its train data in hand, and may read nothing else."
+                )
 
 
 def try_out(
@@ -113,9 +115,9 @@ def try_out(
     for result in results:
         if result.kind:
             what = "could not be started" if result.kind == "unloadable" else "failed on a train item"
-            raise Unfit(f"The scaffold {what} ({result.kind}): {result.reason}")
+            raise UnfitRequest(f"The scaffold {what} ({result.kind}): {result.reason}")
         if result.answer is None:
-            raise Unfit("The scaffold answered a train item with None; it must give its answer as a string.")
+            raise UnfitRequest("The scaffold answered a train item with None; it must give its answer as a string.")
 
 
 class _StubPolicy:
@@ -135,7 +137,7 @@ def _size(path: str, text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError as wrong:
-        raise Unfit(f"{path} is no UTF-8 text ({wrong.reason}).") from wrong
+        raise UnfitRequest(f"{path} is no UTF-8 text ({wrong.reason}).") from wrong
 
 
 def _imports(node: ast.AST) -> list[str]:

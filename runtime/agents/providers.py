@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from events.errors import Misconfigured, UsageError
 from events.secret import Secret
 from runtime.agents.conversation import REPEATED, Failure, Request, Turn, Usage
-from runtime.agents.prices import FREE, Price, price_of, prices
+from runtime.agents.prices import FREE, Price, find_price, load_prices
 from runtime.policies.client import is_address
 
 RULES = "rules"
@@ -27,7 +27,7 @@ PATIENCE = 600.0
 """Seconds from the first try after which no other is begun."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-Speak = Callable[[Request], Turn]
+ModelClient = Callable[[Request], Turn]
 
 
 class Model(NamedTuple):
@@ -56,14 +56,14 @@ def model_of(agent: str) -> Model | None:
     return Model(provider, name.strip())
 
 
-def variable(provider: str, what: str) -> str:
+def environment_variable(provider: str, what: str) -> str:
     """The environment variable of a provider: its `API_KEY` or `BASE_URL`."""
     return f"{provider.upper()}_{what}"
 
 
 def base_url(provider: str, environment: Mapping[str, str]) -> str:
     """Where the provider's API is: its variable, as its SDK knows it, or the provider itself; raises `Misconfigured` for no URL."""
-    name = variable(provider, "BASE_URL")
+    name = environment_variable(provider, "BASE_URL")
     url = environment.get(name, "").strip() or URLS[provider]
     if not is_address(url):
         raise Misconfigured(f"{name} is {without_login(url)!r}; expected a URL such as {URLS[provider]}: correct it, or unset it.")
@@ -80,54 +80,54 @@ def is_here(provider: str, environment: Mapping[str, str]) -> bool:
     return urlsplit(base_url(provider, environment)).hostname in LOOPBACK
 
 
-def key(provider: str, environment: Mapping[str, str]) -> Secret | None:
+def api_key(provider: str, environment: Mapping[str, str]) -> Secret | None:
     """The provider's key; None where it lacks and is needed. A server on this machine that speaks OpenAI's API needs none.
 
     Raises `Misconfigured` as `base_url`.
     """
     here = is_here(provider, environment)
-    if found := environment.get(variable(provider, "API_KEY"), "").strip():
+    if found := environment.get(environment_variable(provider, "API_KEY"), "").strip():
         return Secret(found)
     return Secret("none") if provider == "openai" and here else None
 
 
-def with_key(environment: Mapping[str, str]) -> tuple[str, ...]:
+def providers_with_key(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The providers that can be asked from this environment."""
 
     def can_be(provider: str) -> bool:
         try:
-            return key(provider, environment) is not None
+            return api_key(provider, environment) is not None
         except Misconfigured:
             return False
 
     return tuple(filter(can_be, URLS))
 
 
-def require(model: Model, environment: Mapping[str, str]) -> Secret:
+def require_key(model: Model, environment: Mapping[str, str]) -> Secret:
     """The key. Raises `Misconfigured`, saying what to set or to install, where the model cannot be asked from here."""
     provider = model.provider
     if importlib.util.find_spec(provider) is None:
         raise Misconfigured(f"The agent {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'.")
-    if (found := key(provider, environment)) is None:
+    if (found := api_key(provider, environment)) is None:
         own = ", or OPENAI_BASE_URL to a server on this machine, which needs none" if provider == "openai" else ""
-        raise Misconfigured(f"The agent {provider}:{model.name} needs a key: set {variable(provider, 'API_KEY')}{own}.")
+        raise Misconfigured(f"The agent {provider}:{model.name} needs a key: set {environment_variable(provider, 'API_KEY')}{own}.")
     return found
 
 
-def price(model: Model, environment: Mapping[str, str]) -> Price | None:
+def price_of_model(model: Model, environment: Mapping[str, str]) -> Price | None:
     """The model's price; nothing for a server on this machine, unless the table says otherwise, and None where none is known."""
-    found = price_of(prices(environment), *model)
+    found = find_price(load_prices(environment), *model)
     return FREE if found is None and is_here(model.provider, environment) else found
 
 
-def model_client(model: Model, environment: Mapping[str, str]) -> Speak:
+def model_client(model: Model, environment: Mapping[str, str]) -> ModelClient:
     """What asks the model once; raises `Misconfigured` as `require`."""
-    secret, url = require(model, environment), base_url(model.provider, environment)
+    secret, url = require_key(model, environment), base_url(model.provider, environment)
     api = importlib.import_module(f"runtime.agents.{model.provider}_api")
     return lambda request: api.speak(secret, url, request)
 
 
-def ask(speak: Speak, request: Request, seed: int, pause: Callable[[float], None] = time.sleep) -> CallResult:
+def ask_with_retries(speak: ModelClient, request: Request, seed: int, pause: Callable[[float], None] = time.sleep) -> CallResult:
     """Ask until there is an answer, or none is to be had; raises nothing that the server does.
 
     Rate limits, errors of the server and cut connections are tried again after a pause that doubles, drawn from `seed`, or after the time

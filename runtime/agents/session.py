@@ -17,7 +17,7 @@ from events.run import Budget
 from events.secret import Scanner
 from runtime.agents.conversation import Call, Message, Request, Result, Tool, Turn
 from runtime.agents.prices import Price
-from runtime.agents.providers import CallResult, Model, Speak, ask
+from runtime.agents.providers import CallResult, Model, ModelClient, ask_with_retries
 from runtime.blobs.directory import Blobs
 
 CALLS = 24
@@ -33,18 +33,18 @@ S = TypeVar("S")
 F = TypeVar("F", bound=Fact)
 
 
-class Unfit(Exception):
+class UnfitRequest(Exception):
     """What the model asked for cannot be had, or its ending cannot be used; the text is for the model."""
 
 
-class Failed(NamedTuple):
+class NoEnding(NamedTuple):
     """The conversation came to no ending that can be used. `ending` is the tool that was last tried, if one was."""
 
     reason: str
     ending: str = ""
 
 
-class Chosen(NamedTuple, Generic[T]):
+class ValidEnding(NamedTuple, Generic[T]):
     """The ending, checked."""
 
     name: str
@@ -52,26 +52,29 @@ class Chosen(NamedTuple, Generic[T]):
 
 
 class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
-    """What a conversation needs from its service. `known` are the calls of it that stand in the log, by ordinal; it grows with each."""
+    """What a conversation needs from its service.
+
+    `recorded_calls` are those of its calls that stand in the log, by ordinal; it grows with each call.
+    """
 
     agent: AgentName
     generation: int
     model: Model
-    speak: Speak
+    client: ModelClient
     price: Price | None
     blobs: Blobs
     scanner: Scanner
     seed: int
-    known: dict[int, AgentCalled]
+    recorded_calls: dict[int, AgentCalled]
     record: Callable[[AgentCalled], AgentCalled | None]
     """Appends a call; gives the one that stood there already, if one did, which then counts in its place."""
-    asking: Callable[[Speak, Request, int], CallResult] = ask
+    ask: Callable[[ModelClient, Request, int], CallResult] = ask_with_retries
     budget: Budget = Budget()
     """The run's."""
     spent: tuple[int, int] = (0, 0)
     """Tokens and millionths of a dollar that the run took before this conversation."""
 
-    def keep(self, thing: Any) -> str:
+    def put(self, thing: Any) -> str:
         """A blob of something in JSON, secrets struck out; its digest."""
         return self.blobs.put(self.scanner.redact(msgspec.json.encode(thing, order="deterministic")))
 
@@ -79,37 +82,37 @@ class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
         """What a blob holds."""
         return msgspec.json.decode(self.blobs.get(digest), type=kind)
 
-    def clean(self, fact: F) -> F:
+    def redacted(self, fact: F) -> F:
         """The fact with secrets struck out of its texts."""
         return msgspec.json.decode(self.scanner.redact(msgspec.json.encode(fact)), type=type(fact))
 
     def call(self, ordinal: int, request: Request) -> Turn:
         """Ask, record, and give the answer as it is recorded."""
-        said = self.keep(request)
+        request_blob = self.put(request)
         seed = derive_seed(self.seed, self.agent, self.generation, ordinal)
-        asked = self.asking(self.speak, self.read(said, Request), seed)
-        heard = self.keep(asked.turn)
+        result = self.ask(self.client, self.read(request_blob, Request), seed)
+        response_blob = self.put(result.turn)
         called = AgentCalled(
             generation=self.generation,
             agent=self.agent,
             ordinal=ordinal,
             provider=self.model.provider,
             model=self.model.name,
-            request=said,
-            response=heard,
-            prompt_tokens=asked.usage.prompt,
-            completion_tokens=asked.usage.completion,
-            micro_usd=None if self.price is None else self.price.micro_usd(asked.usage),
-            seconds=asked.seconds,
-            attempts=asked.attempts,
-            status=asked.turn.status,
+            request=request_blob,
+            response=response_blob,
+            prompt_tokens=result.usage.prompt,
+            completion_tokens=result.usage.completion,
+            micro_usd=None if self.price is None else self.price.micro_usd(result.usage),
+            seconds=result.seconds,
+            attempts=result.attempts,
+            status=result.turn.status,
         )
-        self.known[ordinal] = called = self.record(called) or called
+        self.recorded_calls[ordinal] = called = self.record(called) or called
         return self.read(called.response, Turn)
 
     def exhausted(self) -> str:
         """Which limit of the run's budget is spent, in words; empty while there is something left."""
-        calls = self.known.values()
+        calls = self.recorded_calls.values()
         tokens = self.spent[0] + sum(call.prompt_tokens + call.completion_tokens for call in calls)
         micro_usd = self.spent[1] + sum(call.micro_usd or 0 for call in calls)
         if self.budget.tokens is not None and tokens >= self.budget.tokens:
@@ -120,42 +123,42 @@ class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def converse(
-    desk: AgentSession,
+    session: AgentSession,
     system: str,
     opening: str,
     tools: Sequence[Tool],
     readers: Mapping[str, Callable[[str], str]],
     endings: Mapping[str, Callable[[str], T]],
-) -> Chosen[T] | Failed:
+) -> ValidEnding[T] | NoEnding:
     """Talk until one ending can be used. `readers` and `endings` are given a call's arguments as JSON, and raise `Unfit`.
 
     An ending that cannot be used goes back to the model once, with the reason; so does an answer without an ending or without room.
     """
-    request = Request(desk.model.name, system, (Message("user", opening),), tuple(tools), MAX_TOKENS)
+    request = Request(session.model.name, system, (Message("user", opening),), tuple(tools), MAX_TOKENS)
     for ordinal in range(CALLS):
-        if ordinal + 1 in desk.known:
+        if ordinal + 1 in session.recorded_calls:
             continue  # what came of this call stands in the next one's request
-        if ordinal in desk.known:
-            request = desk.read(desk.known[ordinal].request, Request)
-            turn = desk.read(desk.known[ordinal].response, Turn)
-        elif why := desk.exhausted():
-            return Failed(why)
+        if ordinal in session.recorded_calls:
+            request = session.read(session.recorded_calls[ordinal].request, Request)
+            turn = session.read(session.recorded_calls[ordinal].response, Turn)
+        elif why := session.exhausted():
+            return NoEnding(why)
         else:
-            turn = desk.call(ordinal, request)
+            turn = session.call(ordinal, request)
         if turn.status == "refused":
-            return Failed(f"the model refused: {turn.text[:500] or 'it gave no reason'}")
+            return NoEnding(f"the model refused: {turn.text[:500] or 'it gave no reason'}")
         if turn.status not in ("answered", "length"):
-            return Failed(f"the model could not be asked ({turn.status}): {turn.text[:500]}")
+            return NoEnding(f"the model could not be asked ({turn.status}): {turn.text[:500]}")
         ending = _ending(turn, endings)
         if ending:
             try:
-                return Chosen(ending.name, endings[ending.name](ending.arguments))
-            except Unfit as unfit:
+                return ValidEnding(ending.name, endings[ending.name](ending.arguments))
+            except UnfitRequest as unfit:
                 wrong: str = str(unfit)
         else:
             wrong = _without_ending(turn, readers, endings)
         if wrong and any(message.returned for message in request.messages):
-            return Failed(f"twice without an ending that can be used: {wrong}"[:1000], ending.name if ending else "")
+            return NoEnding(f"twice without an ending that can be used: {wrong}"[:1000], ending.name if ending else "")
         read = sum(len(one.text) for message in request.messages for one in message.results)
         results: list[Result] = []
         for call in turn.calls:
@@ -166,7 +169,7 @@ def converse(
         request = msgspec.structs.replace(
             request, messages=(*request.messages, answer, Message("user", text, results=tuple(results), returned=bool(wrong)))
         )
-    return Failed(f"no ending within {CALLS} calls")
+    return NoEnding(f"no ending within {CALLS} calls")
 
 
 def arguments_of(kind: type[S], arguments: str) -> S:
@@ -174,7 +177,7 @@ def arguments_of(kind: type[S], arguments: str) -> S:
     try:
         return msgspec.json.decode(arguments, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
-        raise Unfit(f"The arguments cannot be read ({wrong}); they were: {arguments[:300]}") from wrong
+        raise UnfitRequest(f"The arguments cannot be read ({wrong}); they were: {arguments[:300]}") from wrong
 
 
 def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -227,7 +230,7 @@ def _result(call: Call, wrong: str, readers: Mapping[str, Callable[[str], str]],
         return Result(call.id, f"There is no tool {call.name[:60]!r}; there are {', '.join([*readers, *endings])}.", failed=True)
     try:
         text = readers[call.name](call.arguments)
-    except Unfit as unfit:
+    except UnfitRequest as unfit:
         return Result(call.id, str(unfit)[:RESULT_LIMIT], failed=True)
     return Result(call.id, clipped(text, RESULT_LIMIT))
 

@@ -15,13 +15,13 @@ from events.population import CandidateAccepted
 from events.rollouts import RolloutFailed
 from events.weights import WeightUpdateFinished
 from runtime.agents import feedback
-from runtime.agents.context import Said, Shown, task_text
+from runtime.agents.context import ShownAttempt, ShownCall, task_text
 from runtime.agents.endings import Inspector
 from runtime.agents.session import AgentSession
 from runtime.blobs.directory import Blobs
 from runtime.policies.bases import CLOSED
 from runtime.rollouts.attempt import RecordedAttempt, request_reader
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from tasks.contract import Evidence
 
 UNLIMITED = 10**9
@@ -31,7 +31,7 @@ HISTORY_TYPES = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdat
 
 
 def choose_by_rules(
-    blobs: Blobs, history: Sequence[Event], attempts: Sequence[RecordedAttempt], loaded: Loaded, requested: FeedbackRequested
+    blobs: Blobs, history: Sequence[Event], attempts: Sequence[RecordedAttempt], loaded: LoadedRun, requested: FeedbackRequested
 ) -> list[Fact]:
     """What the rules agent saw, what it chose and why, and the change itself.
 
@@ -67,7 +67,7 @@ def with_ordered_algorithm(choice: Choice, algorithm: str) -> Choice:
     return msgspec.structs.replace(choice, action=algorithm, hyper={}, reason=why)
 
 
-def evidence(probe: Sequence[ProbeAttempt], history: Sequence[Event], loaded: Loaded, requested: FeedbackRequested) -> Evidence:
+def evidence(probe: Sequence[ProbeAttempt], history: Sequence[Event], loaded: LoadedRun, requested: FeedbackRequested) -> Evidence:
     """What the probe's attempts show, with the run's own figures."""
     scores = {event.data.candidate: event.data for event in history if isinstance(event.data, CandidateEvaluated)}
     updates = [
@@ -88,7 +88,7 @@ def evidence(probe: Sequence[ProbeAttempt], history: Sequence[Event], loaded: Lo
     )
 
 
-def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: Loaded) -> list[ProbeAttempt]:
+def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: LoadedRun) -> list[ProbeAttempt]:
     """The scored attempts at train items, each with the choices that its last call of the policy offered."""
     labels = {example.id: example.label for example in loaded.public.train}
     request_of = request_reader(blobs)
@@ -145,7 +145,7 @@ def diagnosis(seen: Evidence) -> dict[str, float]:
     return {**figures, "scored": float(seen.signal == "scores"), "compared": float(seen.signal == "comparisons")}
 
 
-def _change(blobs: Blobs, loaded: Loaded, requested: FeedbackRequested, choice: Choice) -> list[Fact]:
+def _change(blobs: Blobs, loaded: LoadedRun, requested: FeedbackRequested, choice: Choice) -> list[Fact]:
     match choice.lever:
         case "scaffold":
             edit = next(edit for edit in loaded.task.edits() if edit.name == choice.action)
@@ -177,7 +177,7 @@ def _change(blobs: Blobs, loaded: Loaded, requested: FeedbackRequested, choice: 
 def choose_by_model(
     session: AgentSession,
     requested: FeedbackRequested,
-    loaded: Loaded,
+    loaded: LoadedRun,
     *,
     history: Sequence[Event],
     diagnosis: Mapping[str, float],
@@ -197,7 +197,7 @@ def choose_by_model(
     files = {path: data.decode() for path, data in session.blobs.get_tree(requested.scaffold).items()}
     reader = AttemptReader(session.blobs, loaded)
 
-    def fetch(id: str) -> Shown | None:
+    def fetch(id: str) -> ShownAttempt | None:
         attempt = find(id)
         return reader.ran(attempt) if attempt and attempt.recorded.split == "train" else None
 
@@ -217,27 +217,27 @@ def choose_by_model(
 class AttemptReader:
     """Describes attempts at train items as an agent reads them."""
 
-    def __init__(self, blobs: Blobs, loaded: Loaded) -> None:
+    def __init__(self, blobs: Blobs, loaded: LoadedRun) -> None:
         self._examples = {example.id: example for example in loaded.public.train}
         self._request_of = request_reader(blobs)
 
-    def ran(self, attempt: RecordedAttempt) -> Shown:
+    def ran(self, attempt: RecordedAttempt) -> ShownAttempt:
         """An attempt that ran, with its calls of the policy."""
         recorded = attempt.recorded
         calls = []
         for use, call in zip(recorded.calls, attempt.calls, strict=True):
             request = self._request_of(call)
-            calls.append(Said(request.prompt, request.choices, call.texts[use.completion]))
+            calls.append(ShownCall(request.prompt, request.choices, call.texts[use.completion]))
         shown = self._shown(attempt.id, recorded.item, recorded.attempt, attempt.outcome or "not scored", "")
         return msgspec.structs.replace(shown, answer=recorded.answer, reward=attempt.reward, calls=tuple(calls))
 
-    def failed(self, id: str, failed: RolloutFailed) -> Shown:
+    def failed(self, id: str, failed: RolloutFailed) -> ShownAttempt:
         """An attempt that did not run to its end."""
         return self._shown(id, failed.item, failed.attempt, failed.kind, failed.reason)
 
-    def _shown(self, id: str, item: str, attempt: int, outcome: str, reason: str) -> Shown:
+    def _shown(self, id: str, item: str, attempt: int, outcome: str, reason: str) -> ShownAttempt:
         example = self._examples[item]
-        return Shown(
+        return ShownAttempt(
             id=id,
             item=item,
             attempt=attempt,
@@ -250,7 +250,7 @@ class AttemptReader:
         )
 
 
-def budget_text(requested: FeedbackRequested, loaded: Loaded) -> str:
+def budget_text(requested: FeedbackRequested, loaded: LoadedRun) -> str:
     """What is left to spend, in a sentence."""
     left = "no limit on rollouts" if requested.rollouts_left is None else f"{requested.rollouts_left:,} rollouts left"
     round_cost = loaded.started.group_size * len(loaded.public.train)

@@ -9,10 +9,10 @@ from runtime.agents.endings import Inspector
 from runtime.agents.meta import write_first
 from runtime.agents.session import AgentSession
 from runtime.blobs.directory import Blobs
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 
 
-def reference_scaffold(blobs: Blobs, loaded: Loaded, requested: ScaffoldRequested) -> ScaffoldProposed:
+def reference_scaffold(blobs: Blobs, loaded: LoadedRun, requested: ScaffoldRequested) -> ScaffoldProposed:
     """The task's reference scaffold as it is, which a run of the rules agent starts from."""
     return ScaffoldProposed(
         generation=requested.generation,
@@ -23,7 +23,7 @@ def reference_scaffold(blobs: Blobs, loaded: Loaded, requested: ScaffoldRequeste
     )
 
 
-def scaffold_by_model(session: AgentSession, loaded: Loaded, inspector: Inspector, record: Callable[[Fact], object]) -> list[Fact]:
+def scaffold_by_model(session: AgentSession, loaded: LoadedRun, inspector: Inspector, record: Callable[[Fact], object]) -> list[Fact]:
     """What a language model makes of the task and its reference scaffold, or why there is no scaffold.
 
     `record` appends what the model is shown before it is asked.

@@ -6,10 +6,10 @@ from events.errors import NotFound, UserError
 from events.fact import NotFinite
 from events.judgement import ScoringFailed, TrajectoryScored
 from events.rollouts import TrajectoryRecorded
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 
 
-def score(trajectory: str, recorded: TrajectoryRecorded, loaded: Loaded, labels: Mapping[str, str]) -> TrajectoryScored | ScoringFailed:
+def score(trajectory: str, recorded: TrajectoryRecorded, loaded: LoadedRun, labels: Mapping[str, str]) -> TrajectoryScored | ScoringFailed:
     """The reward that the run's verifier gives the attempt recorded as `trajectory`; `labels` are the true ones by item.
 
     A verifier that fails, or gives no finite number, is a failure and never a reward of 0. Nothing is raised for it.

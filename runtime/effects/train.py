@@ -19,7 +19,7 @@ from runtime.blobs.directory import Blobs
 from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, train
 from runtime.rollouts.attempt import RecordedAttempt, request_reader
 from runtime.run.decide import batch_digest
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from tasks.contract import Example, visible_train
 
 AttemptsByRequest = Mapping[str, Sequence[RecordedAttempt]]
@@ -38,7 +38,7 @@ class TrainingHost(NamedTuple):
 
 
 def train_round(
-    host: TrainingHost, attempts: AttemptsByRequest, sealed: TrainingBatchSealed, base_model: str, load: Callable[[], Loaded]
+    host: TrainingHost, attempts: AttemptsByRequest, sealed: TrainingBatchSealed, base_model: str, load: Callable[[], LoadedRun]
 ) -> list[Fact]:
     """One round of training: its optimiser steps and its adapter, or why there is none.
 
@@ -130,7 +130,7 @@ def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingB
     ]
 
 
-def sources(load: Callable[[], Loaded], seed: int) -> Sources:
+def sources(load: Callable[[], LoadedRun], seed: int) -> Sources:
     """The true answers of train items and the task's demonstrations for them; the task is loaded when one is first needed."""
     loaded = functools.cache(load)
 

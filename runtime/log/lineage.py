@@ -23,7 +23,7 @@ class Span(NamedTuple):
     last: int = FOREVER
 
 
-async def began(log: Log, run: str) -> tuple[Stored, RunStarted]:
+async def run_start(log: Log, run: str) -> tuple[Stored, RunStarted]:
     """The message that began a run; raises `NotFound` where there is none."""
     where = subject(log.stream, run, codec.event_id(run, RunStarted), RunStarted.tag())
     stored = (await log.last([where])).get(where)
@@ -37,7 +37,7 @@ async def ancestors(log: Log, run: str) -> tuple[Span, ...]:
     """The spans that a run's past is made of, its parent's first; none for a run that is no fork."""
     spans: list[Span] = []
     while True:
-        _, started = await began(log, spans[-1].run if spans else run)
+        _, started = await run_start(log, spans[-1].run if spans else run)
         if not started.parent_run:
             return tuple(spans)
         spans.append(Span(started.parent_run, started.parent_sequence))
@@ -45,7 +45,7 @@ async def ancestors(log: Log, run: str) -> tuple[Span, ...]:
 
 async def messages(log: Log, span: Span) -> list[Stored]:
     """All messages of a span, in the order of the log."""
-    start, _ = await began(log, span.run)
+    start, _ = await run_start(log, span.run)
     found: list[Stored] = []
     position, end = start.sequence, min(span.last, await log.end())
     while position <= end:
@@ -60,29 +60,29 @@ async def past(log: Log, run: str) -> list[Stored]:
     return [stored for span in reversed(await ancestors(log, run)) for stored in await messages(log, span)]
 
 
-def digest(of: Iterable[Stored]) -> str:
+def past_digest(of: Iterable[Stored]) -> str:
     """SHA-256 over a past."""
     total = hashlib.sha256()
     for stored in of:
-        total.update(entry(stored))
+        total.update(past_entry(stored))
     return total.hexdigest()
 
 
-def entry(stored: Stored) -> bytes:
+def past_entry(stored: Stored) -> bytes:
     """What one message adds to the digest of a past."""
     return f"{stored.sequence} {stored.subject} {hashlib.sha256(stored.data).hexdigest()}\n".encode()
 
 
-def require(of: Sequence[Stored], started: RunStarted) -> None:
+def require_past(of: Sequence[Stored], started: RunStarted) -> None:
     """Raise `CheckFailed` unless these messages are the past that the run was forked from."""
-    if (found := digest(of)) != started.parent_digest:
+    if (found := past_digest(of)) != started.parent_digest:
         raise CheckFailed(
             f"What is on the log of run {started.parent_run} up to sequence {started.parent_sequence} has digest {found[:12]}, and its "
             f"fork was made from {started.parent_digest[:12]}: `evolog doctor --integrity` looks for the damage."
         )
 
 
-def as_folded(of: Iterable[Stored]) -> Iterator[Event]:
+def in_folding_order(of: Iterable[Stored]) -> Iterator[Event]:
     """The readable events of runs in the order in which their decider folded them: a decision's right after the event that it answers."""
     events: list[Event] = []
     decided: dict[str, list[Event]] = {}

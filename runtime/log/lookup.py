@@ -21,7 +21,7 @@ from runtime.rollouts.attempt import RecordedAttempt
 F = TypeVar("F", bound=Fact)
 
 
-async def by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], past: Sequence[Span] = ()) -> dict[str, F]:
+async def facts_by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], past: Sequence[Span] = ()) -> dict[str, F]:
     """The facts of one type that stand in the log under these ids, by id."""
     return await _by_id(log, [Span(run), *past], kind, ids)
 
@@ -34,7 +34,7 @@ async def _by_id(log: Log, spans: Sequence[Span], kind: type[F], ids: Sequence[s
     return found
 
 
-async def of_types(log: Log, run: str, kinds: Sequence[type[Fact]], past: Sequence[Span] = ()) -> list[Event]:
+async def events_of_types(log: Log, run: str, kinds: Sequence[type[Fact]], past: Sequence[Span] = ()) -> list[Event]:
     """All events of these types of the run, in the order of the log; for types of which a run has few."""
     return await _events(log, [Span(run), *past], [("*", kind.tag()) for kind in kinds])
 
@@ -48,11 +48,11 @@ async def _events(log: Log, spans: Sequence[Span], wanted: Sequence[tuple[str, s
     return readable(sorted(found, key=lambda stored: stored.sequence))
 
 
-async def attempts(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[RecordedAttempt]:
+async def attempts_of_request(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[RecordedAttempt]:
     """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no such request."""
     for span in (Span(run), *past):
         if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
-            return await of_ids(log, span, attempt_ids(span.run, request, requested))
+            return await attempts_by_id(log, span, attempt_ids(span.run, request, requested))
     raise CheckFailed(f"Request {request} of run {run} is not in the log.")
 
 
@@ -62,7 +62,7 @@ def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[st
     return [codec.event_id(run, TrajectoryRecorded, request, *place) for place in places]
 
 
-async def failures(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> dict[str, RolloutFailed]:
+async def failures_of_request(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> dict[str, RolloutFailed]:
     """The attempts of one request that did not run."""
     for span in (Span(run), *past):
         if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
@@ -70,7 +70,7 @@ async def failures(log: Log, run: str, request: str, past: Sequence[Span] = ()) 
     return {}
 
 
-async def of_ids(log: Log, span: Span, ids: Sequence[str]) -> list[RecordedAttempt]:
+async def attempts_by_id(log: Log, span: Span, ids: Sequence[str]) -> list[RecordedAttempt]:
     """The attempts of these ids that ran, in this order."""
     recorded = await _by_id(log, [span], TrajectoryRecorded, ids)
     scores = await _by_id(log, [span], TrajectoryScored, [codec.event_id(span.run, TrajectoryScored, id) for id in recorded])

@@ -51,7 +51,7 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
     events: list[Event] = []
     outputs: list[Event] = []
     for delivery in deliveries:
-        event, aside = decoded(delivery.stored, source)
+        event, aside = decode_or_set_aside(delivery.stored, source)
         events += [event] if event else []
         outputs += [aside] if aside else []
     beating = asyncio.create_task(_heartbeat(deliveries))
@@ -66,7 +66,7 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
         beating.cancel()
 
 
-def decoded(stored: Stored, source: str) -> tuple[Event | None, Event | None]:
+def decode_or_set_aside(stored: Stored, source: str) -> tuple[Event | None, Event | None]:
     """The event in a message; or of one that cannot be read, the event that keeps it in sight, where its subject names a run."""
     try:
         return codec.decode_at(stored.subject, stored.data), None

@@ -18,7 +18,7 @@ from events.run import DecisionMade, RunFinished, RunStarted
 from events.secret import Scanner
 from runtime.log import lineage
 from runtime.log.port import BATCH_LIMIT, Log, Refused, Stored, append_once
-from runtime.log.worker import PAUSE, decoded, retry_until_available
+from runtime.log.worker import PAUSE, decode_or_set_aside, retry_until_available
 from runtime.run.decider import Decider, Decision, DecisionSession
 
 logger = logging.getLogger("evolog")
@@ -171,15 +171,15 @@ class Controller:
 
     async def _past(self, run: str, started: RunStarted) -> Iterator[Event]:
         past = await lineage.past(self.log, run)
-        lineage.require(past, started)
-        return lineage.as_folded(past)
+        lineage.require_past(past, started)
+        return lineage.in_folding_order(past)
 
     def _abandon(self, run: str, why: UserError) -> None:
         self._closed.add(run)
         logger.error("%s", why)
 
     async def _decode(self, stored: Stored) -> Event | None:
-        event, aside = decoded(stored, "controller")
+        event, aside = decode_or_set_aside(stored, "controller")
         if aside:
             await retry_until_available(lambda: append_once(self.log, [aside], self.scanner))
         return event

@@ -9,7 +9,7 @@ from tasks.contract import Public
 from tasks.loading import Task, load
 
 
-class Loaded(NamedTuple):
+class LoadedRun(NamedTuple):
     """A run, with its task as this host has it."""
 
     started: RunStarted
@@ -17,7 +17,7 @@ class Loaded(NamedTuple):
     public: Public
 
 
-def load_run(run: str, started: RunStarted, blobs: Blobs) -> Loaded:
+def load_run(run: str, started: RunStarted, blobs: Blobs) -> LoadedRun:
     """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
     task = load(started.task)
     if started.verifier_code:
@@ -28,4 +28,4 @@ def load_run(run: str, started: RunStarted, blobs: Blobs) -> Loaded:
             f"The data of task {started.task!r} on this host is not what run {run} was started on; "
             f"run `evolog data get {started.task}` here."
         )
-    return Loaded(started, task, public)
+    return LoadedRun(started, task, public)

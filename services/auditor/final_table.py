@@ -9,10 +9,10 @@ from events.errors import Misconfigured
 from events.fact import Fact, NotFinite
 from events.gold import GoldFailed, GoldScored, PoliciesCompared
 from events.run import RunFinished
-from runtime.log.lookup import by_id
+from runtime.log.lookup import facts_by_id
 from runtime.policies.bases import UNIFORM
 from runtime.policies.client import model_name
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from services.auditor.measure import AnswerSheet, AuditedPair, RunAudit, read_answers
 
 SPLITS = ("dev", "test")
@@ -67,7 +67,7 @@ async def compare_policies(audit: RunAudit) -> Sequence[Fact]:
     facts: list[Fact] = []
     for split in SPLITS:
         ids = [codec.event_id(audit.run, GoldScored, cell, split) for cell in ("final", "uniform_policy")]
-        scored = await by_id(audit.host.gold, audit.run, GoldScored, ids)
+        scored = await facts_by_id(audit.host.gold, audit.run, GoldScored, ids)
         if len(scored) == len(ids):
             final, uniform = (_rewards(audit, scored[id].blob) for id in ids)
             wins = sum(final[item] > uniform[item] for item in final.keys() & uniform.keys())
@@ -82,7 +82,7 @@ def _rewards(audit: RunAudit, blob: str) -> dict[str, float]:
 
 
 def _mean(
-    loaded: Loaded,
+    loaded: LoadedRun,
     labels: Mapping[str, str],
     answers: Mapping[str, str | None],
     cell: str,
@@ -117,7 +117,7 @@ def _mean(
         return GoldFailed(cell=cell, split=split, reason=f"{type(wrong).__name__}: {wrong}")
 
 
-def _baselines(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
+def _baselines(loaded: LoadedRun, labels: Mapping[str, str]) -> list[Fact]:
     facts: list[Fact] = []
     try:
         baselines = loaded.task.baselines()

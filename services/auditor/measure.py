@@ -35,7 +35,7 @@ from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.subjects import GOLD, subject
 from runtime.blobs.directory import Blobs
-from runtime.log.lookup import by_id, of_types
+from runtime.log.lookup import events_of_types, facts_by_id
 from runtime.log.port import Log
 from runtime.log.worker import now
 from runtime.policies.client import model_name
@@ -43,7 +43,7 @@ from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard
 from runtime.run.fork import comparable_from
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from services.host.context import Context
 from tasks.contract import EvaluationSet, Public
 
@@ -117,7 +117,7 @@ async def _in_thread(work: Callable[[], T], release: Callable[[], object]) -> T:
 class RunAudit:
     """The audit of one run for one event. A method that returns facts leaves it to the caller to record them."""
 
-    def __init__(self, host: AuditHost, event: Event, loaded: Loaded, labels: Mapping[str, str]) -> None:
+    def __init__(self, host: AuditHost, event: Event, loaded: LoadedRun, labels: Mapping[str, str]) -> None:
         self.host, self.event, self.loaded, self.labels = host, event, loaded, labels
         self.run = event.run
 
@@ -147,11 +147,11 @@ class RunAudit:
     async def measured(self, pair: AuditedPair) -> PairMeasured | None:
         """What the run's verifier says of a pair's answers to test, if it is recorded."""
         id = codec.event_id(self.run, PairMeasured, *pair, VERIFIER)
-        return (await by_id(self.host.gold, self.run, PairMeasured, [id])).get(id)
+        return (await facts_by_id(self.host.gold, self.run, PairMeasured, [id])).get(id)
 
     async def references(self) -> Sequence[Fact]:
         """The scores on test of answers that need no skill (canaries), and the most to expect; nothing where they are recorded already."""
-        if await of_types(self.host.gold, self.run, [ReferenceMeasured]):  # all of a run's are appended at once
+        if await events_of_types(self.host.gold, self.run, [ReferenceMeasured]):  # all of a run's are appended at once
             return []
         return await self.host.with_task_code(lambda: _references(self.loaded, self.labels))
 
@@ -225,7 +225,7 @@ async def accepted_evaluations(context: Context, run: str, generation: int) -> l
     Of a fork whose scores cannot be compared with those before it, the candidates since then.
     """
     kinds: list[type[Fact]] = [RunStarted, CandidateAccepted, CandidateEvaluated]
-    facts = [event.data for event in await of_types(context.log, run, kinds, await context.past(run))]
+    facts = [event.data for event in await events_of_types(context.log, run, kinds, await context.past(run))]
     facts = facts[comparable_from(facts) :]
     names = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
     evaluations = [fact for fact in facts if isinstance(fact, CandidateEvaluated) and fact.candidate in names]
@@ -244,7 +244,7 @@ def pairs_to_measure(accepted: Sequence[CandidateEvaluated]) -> list[AuditedPair
     return pairs
 
 
-def labels_of(loaded: Loaded) -> dict[str, str]:
+def labels_of(loaded: LoadedRun) -> dict[str, str]:
     """The true labels of train, dev and test, by item id."""
     return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold()}
 
@@ -283,7 +283,7 @@ def _score_or_zero(score: ScoreAnswer, answer: str | None, label: str) -> float:
         return 0.0  # a verifier that fails is seen in the loop's own log
 
 
-def _extra_metrics(loaded: Loaded) -> dict[str, ScoreAnswer]:
+def _extra_metrics(loaded: LoadedRun) -> dict[str, ScoreAnswer]:
     try:
         return {EXTRA + name: score for name, score in loaded.task.extra_metrics().items()}
     except Misconfigured as wrong:
@@ -291,7 +291,7 @@ def _extra_metrics(loaded: Loaded) -> dict[str, ScoreAnswer]:
         return {}
 
 
-def _references(loaded: Loaded, labels: Mapping[str, str]) -> list[Fact]:
+def _references(loaded: LoadedRun, labels: Mapping[str, str]) -> list[Fact]:
     scores: dict[tuple[str, str], dict[str, float]] = {}
     try:
         for item in loaded.public.test:

@@ -4,7 +4,7 @@ import math
 
 from events.gold import DriftFlagged
 from events.run import AuditReleased
-from runtime.log.lookup import of_types
+from runtime.log.lookup import events_of_types
 from services.host.context import Context
 
 
@@ -14,7 +14,7 @@ async def release(context: Context, run: str, action: str, look: int, flag: Drif
     `look` is the generation that was measured, `flag` the verdict then, if there is one. The price counts what the loop can tell apart:
     drift or not at each look so far (1 bit each), of a drift the lever (log2 3), and the generation to go back to (log2 of those so far).
     """
-    facts = [event.data for event in await of_types(context.log, run, [AuditReleased], await context.past(run))]
+    facts = [event.data for event in await events_of_types(context.log, run, [AuditReleased], await context.past(run))]
     earlier = [fact for fact in facts if isinstance(fact, AuditReleased) and fact.look < look]
     bits = earlier[-1].bits + 1 if earlier else 1.0
     released = any(fact.action != "none" and fact.generation >= flag.generation for fact in earlier) if flag else False

@@ -21,7 +21,7 @@ from replay.archive.projection import open_archive
 from replay.recorded import EventIndex, StoredEvent
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
-from runtime.log.lookup import of_types
+from runtime.log.lookup import events_of_types
 from runtime.log.port import Log
 from runtime.log.worker import work
 from runtime.policies.client import PolicyClient
@@ -81,7 +81,7 @@ class RunTail:
         """All readable events of a run: on the log, with those of its past where it is a fork, and on GOLD."""
         log, _ = self._logs
         if run != self._run:
-            start, _ = await lineage.began(log, run)
+            start, _ = await lineage.run_start(log, run)
             before = await lineage.past(log, run)
             self._run, self._ends, self._events = run, [start.sequence - 1, 0], (EventIndex(before).events, [])
         for place, log in enumerate(self._logs):
@@ -117,7 +117,7 @@ class Auditor:
             await audit.record(await compare_policies(audit))
             await audit.perturb(cell.pair for cell in cells if cell.name in ("start", "final"))
             await audit.record(await self.verdict(audit, FINISHED))
-        cells_scored = len(await of_types(self.gold, event.run, [GoldScored]))
+        cells_scored = len(await events_of_types(self.gold, event.run, [GoldScored]))
         await self.host.record(event, [AuditFinished(candidate=finished.candidate, cells=cells_scored, seconds=time.monotonic() - began)])
         await project_gold(self.context, self.gold)
 
@@ -181,7 +181,7 @@ class Auditor:
 
 async def _start_scaffold(context: Context, run: str) -> str:
     """The scaffold of generation 0; empty where none was proposed."""
-    facts = [event.data for event in await of_types(context.log, run, [ScaffoldProposed], await context.past(run))]
+    facts = [event.data for event in await events_of_types(context.log, run, [ScaffoldProposed], await context.past(run))]
     return next((fact.scaffold for fact in facts if isinstance(fact, ScaffoldProposed) and fact.generation == 0), "")
 
 

@@ -13,11 +13,11 @@ from events.kinds import AgentName
 from events.run import Budget, RunStarted
 from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
-from runtime.agents.providers import Model, model_client, price
+from runtime.agents.providers import Model, model_client, price_of_model
 from runtime.agents.session import AgentSession
-from runtime.log.lookup import by_id, of_types
+from runtime.log.lookup import events_of_types, facts_by_id
 from runtime.log.worker import answer, retry_until_available
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from services.host.context import Context
 from services.host.settings import scaffold_limits
 
@@ -33,7 +33,7 @@ async def open_session(
     Raises `Misconfigured` where the model cannot be asked from here.
     """
     past = await context.past(event.run)
-    before = await retry_until_available(lambda: of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
+    before = await retry_until_available(lambda: events_of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
     calls = [one.data for one in before if one.run == event.run and isinstance(one.data, AgentCalled)]
     try:
         client, cost = model_client(model, os.environ), required_price(model, started.budget)
@@ -43,12 +43,12 @@ async def open_session(
         agent=agent,
         generation=generation,
         model=model,
-        speak=client,
+        client=client,
         price=cost,
         blobs=context.blobs,
         scanner=context.scanner,
         seed=started.seed,
-        known={call.ordinal: call for call in calls if call.agent == agent and call.generation == generation},
+        recorded_calls={call.ordinal: call for call in calls if call.agent == agent and call.generation == generation},
         record=recorder(context, event, agent),
         budget=started.budget,
         spent=spent_before(before, generation),
@@ -57,7 +57,7 @@ async def open_session(
 
 def required_price(model: Model, budget: Budget) -> Price | None:
     """The model's price; raises `Misconfigured` where dollars are limited and the price is not known in this process."""
-    found = price(model, os.environ)
+    found = price_of_model(model, os.environ)
     if found is None and budget.micro_usd is not None:
         raise Misconfigured(
             f"The services know no price for {model.provider}:{model.name}, so the run's budget in usd cannot be kept: "
@@ -89,12 +89,12 @@ def recorder(context: Context, event: Event, agent: str) -> Callable[[F], F | No
         output = answer(fact, event, agent)
         if not await context.record([output]):
             return None
-        return (await retry_until_available(lambda: by_id(context.log, event.run, type(fact), [output.id]))).get(output.id)
+        return (await retry_until_available(lambda: facts_by_id(context.log, event.run, type(fact), [output.id]))).get(output.id)
 
     return lambda fact: context.wait_for(record(fact))
 
 
-def inspector(context: Context, loaded: Loaded, present: dict[str, str], *, must_change: bool = True) -> Inspector:
+def inspector(context: Context, loaded: LoadedRun, present: dict[str, str], *, must_change: bool = True) -> Inspector:
     """What proposals for this run are checked against; `present` holds the files of the scaffold that is to be changed."""
     hidden = (loaded.task.folder, context.node.directory, loaded.task.root)
     return Inspector(

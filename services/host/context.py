@@ -18,11 +18,11 @@ from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import OPERATOR
 from runtime.broker.credentials import read_credentials, write_private
 from runtime.log.jetstream import Connection, connect
-from runtime.log.lineage import Span, ancestors, began
-from runtime.log.lookup import by_id
+from runtime.log.lineage import Span, ancestors, run_start
+from runtime.log.lookup import facts_by_id
 from runtime.log.port import Log, append_once
 from runtime.log.worker import retry_until_available
-from runtime.run.loading import Loaded, load_run
+from runtime.run.loading import LoadedRun, load_run
 from services.host.node import Node
 
 T = TypeVar("T")
@@ -39,12 +39,12 @@ class Context:
         self.blobs = Blobs(node.blobs)
         self.work = node.directory / "work" / f"{name}-{index}"
         self.loop = asyncio.get_running_loop()
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedRun] = {}
         self._past: dict[str, tuple[Span, ...]] = {}
 
     async def started(self, run: str) -> RunStarted:
         """The event that began the run."""
-        return (await began(self.log, run))[1]
+        return (await run_start(self.log, run))[1]
 
     async def past(self, run: str) -> tuple[Span, ...]:
         """Where the past of a forked run stands; nothing for one that is no fork."""
@@ -52,7 +52,7 @@ class Context:
             self._past[run] = await ancestors(self.log, run)
         return self._past[run]
 
-    async def load(self, run: str) -> Loaded:
+    async def load(self, run: str) -> LoadedRun:
         """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
         if run not in self._loaded:
             self._loaded[run] = await asyncio.to_thread(load_run, run, await self.started(run), self.blobs)
@@ -68,7 +68,7 @@ class Context:
 
     async def recorded_calls(self, run: str, ids: Sequence[str]) -> dict[str, ModelCalled]:
         """Those of these calls of the policy that stand in the log already."""
-        return await retry_until_available(lambda: by_id(self.log, run, ModelCalled, ids))
+        return await retry_until_available(lambda: facts_by_id(self.log, run, ModelCalled, ids))
 
     def policy_token(self) -> str:
         """The secret between the policy's endpoint and those that ask it; made by whoever comes first."""

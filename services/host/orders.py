@@ -15,9 +15,9 @@ from events.gold import AuditFinished
 from events.run import RunFinished, RunPaused, RunResumed, RunStarted
 from events.subjects import GOLD, LOG, run_of, subject
 from replay.report import Report, Reporter, follow_gold
-from runtime.agents.providers import model_of, price, require, variable
+from runtime.agents.providers import environment_variable, model_of, price_of_model, require_key
 from runtime.broker.accounts import OPERATOR
-from runtime.log.lookup import of_types
+from runtime.log.lookup import events_of_types
 from runtime.log.port import Log, Refused, append_once, readable
 from runtime.log.worker import now
 from runtime.run import budget as budgets
@@ -64,13 +64,13 @@ def check_agent(order: RunOrder, running: Running | None) -> None:
     if model is None:
         return
     if running is None:
-        require(model, os.environ)
+        require_key(model, os.environ)
     elif model.provider not in running.providers and _on_this_host(running):
         raise Misconfigured(
-            f"The services that are up have no key for {order.agent}: `evolog down`, set {variable(model.provider, 'API_KEY')}, "
-            "and start again."
+            f"The services that are up have no key for {order.agent}: `evolog down`, "
+            f"set {environment_variable(model.provider, 'API_KEY')}, and start again."
         )
-    if price(model, os.environ) is None and budgets.parse(order.budget).micro_usd is not None:
+    if price_of_model(model, os.environ) is None and budgets.parse(order.budget).micro_usd is not None:
         raise Misconfigured(
             f"No price is known for {order.agent}, so a budget in usd cannot be kept: name a price table with EVOLOG_PRICES, "
             "or leave usd out."
@@ -207,7 +207,7 @@ async def _append_request(node: Node, name: str, reason: str | None) -> str:
     async with operator(node) as connection:
         log = connection.log(LOG)
         run = await find_run(log, name)
-        events = await of_types(log, run, [RunPaused, RunResumed, RunFinished])
+        events = await events_of_types(log, run, [RunPaused, RunResumed, RunFinished])
         if any(isinstance(event.data, RunFinished) for event in events):
             raise UsageError(f"Run {run} is finished; there is nothing left to decide.")
         pauses = sum(isinstance(event.data, RunPaused) for event in events)

@@ -17,7 +17,7 @@ import msgspec
 
 from events.catalogue import SERVICES
 from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, UserError
-from runtime.agents.providers import with_key
+from runtime.agents.providers import providers_with_key
 from runtime.broker import accounts, children, credentials, server, store, streams
 from runtime.broker.server import EmbeddedServer
 from runtime.policies.client import engine_url
@@ -113,7 +113,7 @@ async def supervise(
                 started=started,
                 version=version(),
                 unsandboxed=os.environ.get(UNSANDBOXED) == "1",
-                providers=with_key(environment),
+                providers=providers_with_key(environment),
             )
             full = await _keep_all(node, broker, services, running, stop, on_event)
         finally:

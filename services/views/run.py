@@ -17,7 +17,7 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.run import RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed
 from replay.report import CELL_NAMES, Generation, Report, Reporter, sort_cells
-from runtime.agents.providers import model_of, price
+from runtime.agents.providers import model_of, price_of_model
 
 if TYPE_CHECKING:
     from services.host.sources import ListedRun
@@ -86,7 +86,7 @@ class LiveRun:
     def begin(self, run: str, started: RunStarted) -> None:
         """Print the run's first lines, and start the bar."""
         self.console.print(head_line(run, started), soft_wrap=True, highlight=False)
-        if (model := model_of(started.agent)) and price(model, os.environ) is None:
+        if (model := model_of(started.agent)) and price_of_model(model, os.environ) is None:
             self.console.print(
                 f"no price is known for {started.agent}: what it costs is not counted; EVOLOG_PRICES names a table", soft_wrap=True
             )

@@ -9,13 +9,13 @@ from events.choice import AgentCalled
 from events.codec import Event
 from events.fact import Fact
 from events.secret import Scanner, Secret
-from runtime.agents.context import Said, Shown
+from runtime.agents.context import ShownAttempt, ShownCall
 from runtime.agents.conversation import Call, Request, Turn, Usage
 from runtime.agents.endings import Inspector
 from runtime.agents.feedback import FeedbackInput, Library, Table, advise
 from runtime.agents.prices import Price
-from runtime.agents.providers import CallResult, Model, Speak
-from runtime.agents.session import AgentSession, Unfit
+from runtime.agents.providers import CallResult, Model, ModelClient
+from runtime.agents.session import AgentSession, UnfitRequest
 from runtime.blobs.directory import Blobs
 from tasks.loading import load
 from tests.harness import paths
@@ -43,9 +43,9 @@ def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more:
 STOP = ("stop", {"reason": "enough"})
 
 
-def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> Shown:
+def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> ShownAttempt:
     """An attempt as the agent sees it; `more` replaces fields."""
-    return Shown(
+    return ShownAttempt(
         **{
             "id": f"t{number}",
             "item": item or f"train{number}",
@@ -55,7 +55,7 @@ def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str =
             "answer": "miner",
             "reward": float(outcome == "right"),
             "outcome": outcome,
-            "calls": (Said("p", ("baker", "miner"), "miner"),),
+            "calls": (ShownCall("p", ("baker", "miner"), "miner"),),
             **more,
         }
     )
@@ -72,7 +72,7 @@ class AgentHarness:
         self.facts: list[Fact] = []
         answers = iter(turns)
 
-        def asking(speak: Speak, request: Request, seed: int) -> CallResult:
+        def ask(client: ModelClient, request: Request, seed: int) -> CallResult:
             self.requests.append(request)
             turn = next(answers)
             return CallResult(turn, 1, 0.5, turn.usage)
@@ -81,14 +81,14 @@ class AgentHarness:
             agent="feedback_agent",
             generation=1,
             model=Model("openai", "m"),
-            speak=lambda request: said(STOP),
+            client=lambda request: said(STOP),
             price=Price(2, 10),
             blobs=self.blobs,
             scanner=self.scanner,
             seed=0,
-            known={one.ordinal: one for one in known},
+            recorded_calls={one.ordinal: one for one in known},
             record=self.facts.append,
-            asking=asking,
+            ask=ask,
             **session,
         )
         self.attempts = [shown(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])]
@@ -104,7 +104,7 @@ class AgentHarness:
         """300 rows of a kilobyte, or `Unfit` for whatever names dev."""
         self.queries.append(sql)
         if "dev" in sql:
-            raise Unfit("The query cannot be answered: no such column.")
+            raise UnfitRequest("The query cannot be answered: no such column.")
         return Table(("n",), [(number, "x" * 1000) for number in range(300)])
 
     def feedback(self) -> list[Fact]:

@@ -15,7 +15,7 @@ from events.run import AuditReleased, RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
 from replay.history import History
 from runtime.blobs.directory import Blobs
-from runtime.log.lineage import as_folded
+from runtime.log.lineage import in_folding_order
 from runtime.log.port import Stored, readable
 from runtime.run.decide import DECIDER
 from runtime.run.decider import Decider, DecisionSession
@@ -32,7 +32,7 @@ class DecidedLog:
         self.late, self.run = late, run
         self.messages: list[Stored] = []
         self.session: DecisionSession[Any] = DecisionSession(decider, run)
-        self.session.inherit(as_folded(past))
+        self.session.inherit(in_folding_order(past))
         self._unread: list[Stored] = []
         self._before = past[-1].sequence if past else 0
 

@@ -14,7 +14,7 @@ from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import build_base, load
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.decide import batch_digest
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 
 LABELS = ("盗窃", "诈骗", "抢劫", "[生产、销售]假药", "失火")
 TEXTS = ["被告人盗窃手机一部", "虚构事实诈骗钱财", "持刀抢劫路人财物", "生产销售假药牟利", "用火不慎引起失火"]
@@ -90,5 +90,5 @@ class TrainerHarness:
         )
 
     @staticmethod
-    def no_task() -> Loaded:
+    def no_task() -> LoadedRun:
         raise UsageError("the task was asked for")

@@ -19,7 +19,7 @@ from events.weights import TrainingBatchSealed
 from replay.replayer import decisions, redecide
 from runtime.effects.choose import HISTORY_TYPES, earlier_choices
 from runtime.log import lineage
-from runtime.log.lookup import attempt_ids, by_id, of_types
+from runtime.log.lookup import attempt_ids, events_of_types, facts_by_id
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored, append_once, readable
 from runtime.run.controller import Controller
@@ -43,7 +43,7 @@ def forked(past: Sequence[Stored], **changes: Any) -> DecidedLog:
         before,
         parent_run=readable(past)[-1].run,
         parent_sequence=past[-1].sequence,
-        parent_digest=lineage.digest(past),
+        parent_digest=lineage.past_digest(past),
         **changes,
     )
     told = DecidedLog(run=f"{CHILD}-{past[-1].sequence}", past=past)
@@ -159,11 +159,11 @@ def test_a_reader_of_a_fork_finds_what_stands_in_its_past_and_nothing_that_came_
         log = as_history(told.messages, run=told.run, past=parent).log
         spans = await lineage.ancestors(log, told.run)
         assert spans == (lineage.Span("r", parent[end - 1].sequence),)
-        evaluated = await of_types(log, told.run, [CandidateEvaluated], spans)
+        evaluated = await events_of_types(log, told.run, [CandidateEvaluated], spans)
         assert [event.data for event in evaluated] == of(parent[:end], CandidateEvaluated) != of(parent, CandidateEvaluated)
         assert await lineage.past(log, told.run) == parent[:end]
         late = next(event for event in readable(parent[end:]) if isinstance(event.data, RolloutsRequested))
-        assert await by_id(log, told.run, RolloutsRequested, [late.id], spans) == {}
+        assert await facts_by_id(log, told.run, RolloutsRequested, [late.id], spans) == {}
         assert attempt_ids("r", late.id, late.data) != attempt_ids(told.run, late.id, late.data)
 
     asyncio.run(check())

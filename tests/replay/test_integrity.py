@@ -132,7 +132,7 @@ def test_what_is_wrong_in_one_run_explains_nothing_of_another() -> None:
 def test_a_fork_whose_past_is_another_now_is_named() -> None:
     def forked(run: str, past: list[Stored], parent: str) -> list[Stored]:
         told = DecidedLog(run=run, past=past)
-        begun = {"parent_run": parent, "parent_sequence": past[-1].sequence, "parent_digest": lineage.digest(past)}
+        begun = {"parent_run": parent, "parent_sequence": past[-1].sequence, "parent_digest": lineage.past_digest(past)}
         told.say(msgspec.structs.replace(started(generations=0), **begun))
         told.go_on()
         return told.messages

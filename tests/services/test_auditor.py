@@ -22,7 +22,7 @@ from events.population import CandidateAccepted
 from events.run import AuditReleased
 from events.secret import Scanner
 from events.subjects import GOLD
-from runtime.log.lookup import of_types
+from runtime.log.lookup import events_of_types
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from services.auditor import service
@@ -187,7 +187,7 @@ def test_a_run_that_waits_is_told_of_an_audit_that_failed(monkeypatch: pytest.Mo
         monkeypatch.setattr(service, "project_gold", nothing)
         await audit("")
         await audit("stop")
-        return [event.data for event in await of_types(log, "r", [AuditReleased])]
+        return [event.data for event in await events_of_types(log, "r", [AuditReleased])]
 
     assert asyncio.run(audited()) == [AuditReleased(look=2, action="none", lever="", generation=-1, bits=1.0)]
 
@@ -216,7 +216,7 @@ def test_rollouts_run_side_by_side_and_their_facts_stand_in_one_order() -> None:
         host = host_of(log, "one", "another")
         with pytest.raises(NotFound):
             await audit_of(host).record_each(host.with_runner(functools.partial(work, number)) for number in range(5))
-        return [event.data.generation for event in await of_types(log, "r", [CandidateAccepted])]
+        return [event.data.generation for event in await events_of_types(log, "r", [CandidateAccepted])]
 
     assert asyncio.run(done()) == [0, 1, 2]
 
@@ -236,7 +236,7 @@ def test_a_perturbation_that_cannot_be_made_is_recorded_and_stops_no_other(monke
     async def perturbed(*pairs: AuditedPair) -> list[Any]:
         loaded = SimpleNamespace(task=SimpleNamespace(perturbations=perturbations))
         await audit_of(host_of(log), loaded).perturb(pairs)
-        return [event.data for event in await of_types(log, "r", [GoldFailed, PairMeasured])]
+        return [event.data for event in await events_of_types(log, "r", [GoldFailed, PairMeasured])]
 
     monkeypatch.setattr(RunAudit, "_perturbed_scores", perturbed_scores)
     assert asyncio.run(perturbed()) == [] == asked

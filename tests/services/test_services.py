@@ -32,7 +32,7 @@ from runtime.policies.interface import SampleRequest
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.decide import batch_digest, decide
 from runtime.run.evolve import evolve
-from runtime.run.loading import Loaded
+from runtime.run.loading import LoadedRun
 from runtime.run.order import RunOrder, plan
 from runtime.run.state import initial
 from services.auditor.final_table import cells_of
@@ -137,7 +137,7 @@ def test_what_a_model_wrote_is_no_markup(capsys: pytest.CaptureFixture[str]) -> 
     assert "[/oops]" in capsys.readouterr().out
 
 
-def no_task() -> Loaded:
+def no_task() -> LoadedRun:
     raise AssertionError("nothing here asks for the task")
 
 
@@ -146,9 +146,9 @@ def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
     public = task.public(0)
     loads: list[int] = []
 
-    def loaded() -> Loaded:
+    def loaded() -> LoadedRun:
         loads.append(1)
-        return Loaded(plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b"), task, public)
+        return LoadedRun(plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b"), task, public)
 
     found = sources(loaded, 0)
     assert not loads

@@ -23,13 +23,13 @@ from events.secret import MARKER, Scanner
 from replay.archive.agent_copy import RunTables
 from replay.archive.query import QueryResult
 from runtime.agents import context, feedback, proposal
-from runtime.agents.context import brief, prompt, select
+from runtime.agents.context import describe_briefly, prompt, select_attempts
 from runtime.agents.conversation import Request, Turn
 from runtime.agents.endings import weight_update
 from runtime.agents.meta import other_tasks, write_first
 from runtime.agents.proposal import try_out, validate_source, with_changes
 from runtime.agents.providers import Model
-from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, Unfit
+from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, UnfitRequest
 from runtime.blobs.directory import Blobs
 from runtime.log.lineage import Span
 from runtime.log.memory import MemoryLog, MemoryStream
@@ -293,19 +293,19 @@ def test_trajectories_are_chosen_by_how_they_failed() -> None:
         shown(number, "wrong", label) for number, label in zip(range(500, 560), ["baker"] * 57 + ["smith", "weaver", "mason"], strict=True)
     ]
     attempts += [shown(600, "crashed", "baker", reward=None, reason="KeyError")]
-    chosen = select(attempts, 5_000, seed=1)
+    chosen = select_attempts(attempts, 5_000, seed=1)
     assert chosen[0].outcome == "crashed"
     assert {one.label for one in chosen if one.outcome == "wrong"} == {"baker", "smith", "weaver", "mason"}
     assert any(one.outcome == "right" for one in chosen)
-    assert sum(len(brief(one)) for one in chosen) <= 5_000
-    assert chosen == select(list(reversed(attempts)), 5_000, seed=1) != select(attempts, 5_000, seed=2)
+    assert sum(len(describe_briefly(one)) for one in chosen) <= 5_000
+    assert chosen == select_attempts(list(reversed(attempts)), 5_000, seed=1) != select_attempts(attempts, 5_000, seed=2)
 
 
 def test_one_item_is_not_shown_over_and_over() -> None:
     attempts = [shown(number, "wrong", item="train0") for number in range(50)] + [shown(60), shown(61)]
-    chosen = select(attempts, 1_500, seed=0)
+    chosen = select_attempts(attempts, 1_500, seed=0)
     assert {"train60", "train61", "train0"} <= {one.item for one in chosen}
-    assert len(select(attempts, 10**6, seed=0)) == 52
+    assert len(select_attempts(attempts, 10**6, seed=0)) == 52
 
 
 def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
 
 
 def test_samples_hold_train_items_alone() -> None:
-    text = context.samples(PUBLIC, 2_000, seed=3)
+    text = context.sample_items(PUBLIC, 2_000, seed=3)
     hidden = {item.prompt for split in (PUBLIC.dev, PUBLIC.test) for item in split}
     assert text.count("label: ") == 8 and len(text) < 2_100 and not any(prompt in text for prompt in hidden)
 
@@ -362,13 +362,13 @@ def test_an_order_without_torch_is_taken_at_its_word(monkeypatch: pytest.MonkeyP
 
 def test_files_are_changed_and_taken_away() -> None:
     assert with_changes({"agent.py": "a", "b.py": "b"}, [("c/d.py", "d")], ["b.py"]) == {"agent.py": "a", "c/d.py": "d"}
-    with pytest.raises(Unfit, match=r"no agent\.py"):
+    with pytest.raises(UnfitRequest, match=r"no agent\.py"):
         with_changes({"agent.py": "a"}, [], ["agent.py"])
 
 
 def test_a_folder_may_have_modules_of_its_own() -> None:
     validate_source({"agent.py": "from steps import vote\nimport tasks\n", "tasks.py": "x = 1\n"}, ())
-    with pytest.raises(Unfit, match="imports services"):
+    with pytest.raises(UnfitRequest, match="imports services"):
         validate_source({"agent.py": "__import__('services.auditor.service')\n"}, ())
 
 
@@ -405,14 +405,14 @@ with open(os.path.join(where.dataset_dir, "test.csv")) as asked, open(os.path.jo
 def test_a_proposal_that_would_read_labels_finds_nothing_and_is_given_back(tmp_path: Path) -> None:
     halves = " + ".join(repr(half) for half in (str(TOY.folder)[:3], str(TOY.folder)[3:]))
     cunning = CUNNING.replace("%r", halves)  # put together, so that no constant names it
-    with pytest.raises(Unfit, match="nothing to read"):
+    with pytest.raises(UnfitRequest, match="nothing to read"):
         try_out({"agent.py": cunning}, PUBLIC, tmp_path / "work", Scanner([]))
 
 
 @pytest.mark.parametrize("source", [OVER_HTTP, PROGRAM], ids=["openai", "program"])
 def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path, source: str) -> None:
     try_out({"agent.py": source}, PUBLIC, tmp_path / "work", Scanner([]))
-    with pytest.raises(Unfit, match=r"failed on a train item|answered a train item with None"):
+    with pytest.raises(UnfitRequest, match=r"failed on a train item|answered a train item with None"):
         try_out({"agent.py": source.replace("item.prompt", "item.nothing").replace('"baker"', '""')}, PUBLIC, tmp_path, Scanner([]))
 
 
@@ -424,7 +424,7 @@ def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path,
 def test_a_proposal_that_takes_too_long_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr(proposal, "TRIAL_SECONDS", 1)
     began = time.monotonic()
-    with pytest.raises(Unfit):
+    with pytest.raises(UnfitRequest):
         try_out({"agent.py": source}, PUBLIC, tmp_path, Scanner([]))
     assert time.monotonic() - began < 30
 
@@ -438,13 +438,13 @@ def test_of_a_query_no_more_rows_are_read_than_are_shown() -> None:
     few = tables.query("SELECT range AS n FROM range(200)")
     assert list(few.columns) == ["n"] and len(few.rows) == 200 and "more" not in feedback.table_text(few)
     assert tables.query("SELECT 1 WHERE false").rows == []
-    with pytest.raises(Unfit, match="nowhere"):
+    with pytest.raises(UnfitRequest, match="nowhere"):
         tables.query("FROM nowhere")
     tables.close()
 
 
 def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
-    """The desk for generation 2 of a run in which these facts came."""
+    """The session for generation 2 of a run in which these facts came."""
     started = RunStarted(
         task="toy",
         seed=7,
@@ -494,9 +494,9 @@ def test_a_desk_knows_what_the_run_spent_before_it(tmp_path: Path, monkeypatch: 
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     told = [called(0, 0, "meta_agent"), evaluated(tokens=5_000, micro_usd=50), called(1, 0), called(1, 1), called(2, 0)]
-    desk = opened(tmp_path, Budget(tokens=5_330), *told)
-    assert desk.spent == (5_220, 64) and set(desk.known) == {0}
-    assert desk.exhausted() == "the run's budget of 5,330 tokens is spent (5,330 so far)"
+    session = opened(tmp_path, Budget(tokens=5_330), *told)
+    assert session.spent == (5_220, 64) and set(session.recorded_calls) == {0}
+    assert session.exhausted() == "the run's budget of 5,330 tokens is spent (5,330 so far)"
     assert opened(tmp_path, Budget(tokens=5_331), *told).exhausted() == ""
 
 

@@ -14,8 +14,17 @@ from events.errors import Misconfigured, UsageError
 from runtime.agents import providers
 from runtime.agents.conversation import ANSWER_LIMIT, Message, Request, Result, Tool, Usage, failure_of
 from runtime.agents.conversation import Call as ToolCall
-from runtime.agents.prices import Price, price_of, prices
-from runtime.agents.providers import CallResult, Model, ask, model_client, model_of, require, with_key, without_login
+from runtime.agents.prices import Price, find_price, load_prices
+from runtime.agents.providers import (
+    CallResult,
+    Model,
+    ask_with_retries,
+    model_client,
+    model_of,
+    providers_with_key,
+    require_key,
+    without_login,
+)
 
 BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
 STOP = Tool("stop", "End here.", {"type": "object", "properties": {"reason": {"type": "string"}}, "required": ["reason"]})
@@ -29,7 +38,7 @@ class Asking:
         self.pauses: list[float] = []
         with LlmServer(steps) as server:
             speak = model_client(Model(provider, "m"), server.environment(provider))
-            self.asked: CallResult = ask(speak, request, seed=7, pause=self.pauses.append)
+            self.asked: CallResult = ask_with_retries(speak, request, seed=7, pause=self.pauses.append)
         self.requests, self.headers = server.requests, server.headers
         self.turn = self.asked.turn
 
@@ -124,7 +133,7 @@ def test_a_seed_spreads_the_pauses_the_same_way_again() -> None:
 def test_a_server_that_is_not_there_is_a_cut_connection(provider: str) -> None:
     with LlmServer([]) as server:
         environment = server.environment(provider)
-    asked = ask(model_client(Model(provider, "m"), environment), REQUEST, seed=0, pause=lambda seconds: None)
+    asked = ask_with_retries(model_client(Model(provider, "m"), environment), REQUEST, seed=0, pause=lambda seconds: None)
     assert asked.turn.status == "cut"
 
 
@@ -188,14 +197,14 @@ def test_agents_are_named_by_provider_and_model() -> None:
 @BOTH
 def test_without_a_key_it_is_said_which_variable_to_set(provider: str) -> None:
     with pytest.raises(Misconfigured, match=f"set {provider.upper()}_API_KEY"):
-        require(Model(provider, "m"), {})
+        require_key(Model(provider, "m"), {})
 
 
 def test_a_server_on_this_machine_needs_no_key_and_costs_nothing() -> None:
     here = {"OPENAI_BASE_URL": "http://localhost:11434/v1"}
-    assert require(Model("openai", "qwen3"), here).reveal() == "none" and with_key(here) == ("openai",)
-    assert providers.price(Model("openai", "qwen3"), here) == Price(0, 0)
-    assert providers.price(Model("openai", "qwen3"), {"OPENAI_BASE_URL": "https://openrouter.ai/api/v1"}) is None
+    assert require_key(Model("openai", "qwen3"), here).reveal() == "none" and providers_with_key(here) == ("openai",)
+    assert providers.price_of_model(Model("openai", "qwen3"), here) == Price(0, 0)
+    assert providers.price_of_model(Model("openai", "qwen3"), {"OPENAI_BASE_URL": "https://openrouter.ai/api/v1"}) is None
 
 
 @BOTH
@@ -203,9 +212,9 @@ def test_a_server_on_this_machine_needs_no_key_and_costs_nothing() -> None:
 def test_a_url_that_is_none_is_named(provider: str, url: str) -> None:
     environment = {f"{provider.upper()}_BASE_URL": url, f"{provider.upper()}_API_KEY": "k"}
     with pytest.raises(Misconfigured, match=rf"{provider.upper()}_BASE_URL is .*; expected a URL such as https") as wrong:
-        require(Model(provider, "m"), environment)
+        require_key(Model(provider, "m"), environment)
     assert "pw" not in str(wrong.value)
-    assert with_key(environment) == ()
+    assert providers_with_key(environment) == ()
 
 
 def test_a_login_in_a_url_is_not_printed() -> None:
@@ -216,17 +225,17 @@ def test_a_login_in_a_url_is_not_printed() -> None:
 def test_a_package_that_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(Misconfigured, match=r"pip install 'evolog\[agents\]'"):
-        require(Model("openai", "m"), {"OPENAI_API_KEY": "k"})
+        require_key(Model("openai", "m"), {"OPENAI_API_KEY": "k"})
 
 
 def test_prices_are_by_token_and_a_user_may_set_them(tmp_path: Path) -> None:
-    price = price_of(prices({}), "anthropic", "claude-opus-4-5-20251101")
-    assert price == price_of(prices({}), "anthropic", "claude-opus-4-5") == Price(5, 25, 0.5, 6.25)
+    price = find_price(load_prices({}), "anthropic", "claude-opus-4-5-20251101")
+    assert price == find_price(load_prices({}), "anthropic", "claude-opus-4-5") == Price(5, 25, 0.5, 6.25)
     assert price.micro_usd(Usage(prompt=1000, completion=100, cached=600, written=200)) == 200 * 5 + 300 + 1250 + 2500
     own = tmp_path / "prices.toml"
     own.write_text('[openai]\n"my-model" = { input = 1, output = 2 }\n')
-    assert price_of(prices({"EVOLOG_PRICES": str(own)}), "openai", "my-model") == Price(1, 2)
-    assert price_of(prices({"EVOLOG_PRICES": str(own)}), "openai", "no-such-model") is None
+    assert find_price(load_prices({"EVOLOG_PRICES": str(own)}), "openai", "my-model") == Price(1, 2)
+    assert find_price(load_prices({"EVOLOG_PRICES": str(own)}), "openai", "no-such-model") is None
 
 
 @pytest.mark.parametrize(
@@ -235,7 +244,7 @@ def test_prices_are_by_token_and_a_user_may_set_them(tmp_path: Path) -> None:
 def test_a_price_table_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(Misconfigured, match=r"The price table .*p\.toml"):
-        prices({"EVOLOG_PRICES": str(tmp_path / "p.toml")})
+        load_prices({"EVOLOG_PRICES": str(tmp_path / "p.toml")})
 
 
 def test_a_retry_after_that_is_a_date_is_not_counted_on() -> None:
