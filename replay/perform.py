@@ -42,11 +42,11 @@ from runtime.run.loading import LoadedRun, load_run
 CHOSEN = (LeverChosen, ProposalFailed)
 """One of these is in every answer to a request for feedback."""
 SHORT = 120
-"""Characters of a value that is told."""
+"""Most characters of a value in a difference."""
 ELSEWHERE = "a model of Hugging Face's format, and the log does not say on what device"
 
-Say = Callable[[str, int, int], None]
-"""Is told of each kind how many effects of how many are done."""
+ReportProgress = Callable[[str, int, int], None]
+"""Called with the kind, how many of its effects are done, and how many there are."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +134,7 @@ class Stage:
             raise CheckFailed(f"the agent is a language model, {agent}")
 
 
-def perform(messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequence[str], say: Say) -> list[Performed]:
+def perform(messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequence[str], report_progress: ReportProgress) -> list[Performed]:
     """Perform all recorded effects of these kinds again, in a folder that is no one else's.
 
     The messages are one run's, in the order of the log, with those of its past first if it is a fork. Raises UsageError for a kind that
@@ -143,10 +143,10 @@ def perform(messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequenc
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"{unknown[0]!r} cannot be performed again; expected one or more of {', '.join(KINDS)}.")
     stage = Stage(EventIndex(messages), blobs, work)
-    return [_compared(kind, KINDS[kind](stage), functools.partial(say, kind)) for kind in dict.fromkeys(kinds)]
+    return [_compared(kind, KINDS[kind](stage), functools.partial(report_progress, kind)) for kind in dict.fromkeys(kinds)]
 
 
-def _compared(kind: str, effects: tuple[int, Iterator[Effect]], say: Callable[[int, int], None]) -> Performed:
+def _compared(kind: str, effects: tuple[int, Iterator[Effect]], report_progress: Callable[[int, int], None]) -> Performed:
     total, found = effects
     performed = same = 0
     cannot: Counter[str] = Counter()
@@ -160,20 +160,20 @@ def _compared(kind: str, effects: tuple[int, Iterator[Effect]], say: Callable[[i
             same += difference is None
             if difference and (first is None or difference.sequence < first.sequence):
                 first = difference
-        say(done, total)
+        report_progress(done, total)
     return Performed(kind=kind, performed=performed, same=same, cannot=dict(cannot), first=first)
 
 
 def _difference(asked: StoredEvent, recorded: Sequence[StoredEvent], now: Sequence[Fact]) -> Difference | None:
-    was = {_slot(told.event.data): told for told in recorded}
+    was = {_slot(entry.event.data): entry for entry in recorded}
     new = {_slot(fact): fact for fact in now}
     for slot in [*was, *(slot for slot in new if slot not in was)]:
-        told, fact = was.get(slot), new.get(slot)
-        sequence = (told or asked).sequence
-        if told is None or fact is None or type(told.event.data) is not type(fact):
-            both = [_brief(of) if of else "nothing" for of in (told and told.event.data, fact)]
+        entry, fact = was.get(slot), new.get(slot)
+        sequence = (entry or asked).sequence
+        if entry is None or fact is None or type(entry.event.data) is not type(fact):
+            both = [_brief(of) if of else "nothing" for of in (entry and entry.event.data, fact)]
             return Difference(sequence=sequence, field="event", recorded=both[0], now=both[1])
-        if apart := _apart("", _fields(told.event.data), _fields(fact)):
+        if apart := _apart("", _fields(entry.event.data), _fields(fact)):
             field, old, other = apart
             return Difference(sequence=sequence, field=f"{fact.tag()}{field}", recorded=_brief(old), now=_brief(other))
     return None
@@ -206,8 +206,8 @@ def _apart(path: str, recorded: Any, now: Any) -> tuple[str, object, object] | N
 
 
 def _brief(value: object) -> str:
-    said = f"{value.tag()} {msgspec.json.encode(value).decode()}" if isinstance(value, Fact) else repr(value)
-    return said if len(said) <= SHORT else said[: SHORT - 3] + "..."
+    text = f"{value.tag()} {msgspec.json.encode(value).decode()}" if isinstance(value, Fact) else repr(value)
+    return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
 
 
 def _each(
@@ -215,13 +215,13 @@ def _each(
 ) -> tuple[int, Iterator[Effect]]:
     """Perform one after the other; `perform_one` raises UserError for one that cannot be."""
 
-    def now(told: StoredEvent, recorded: Sequence[StoredEvent]) -> Sequence[Fact] | str:
+    def now(entry: StoredEvent, recorded: Sequence[StoredEvent]) -> Sequence[Fact] | str:
         try:
-            return perform_one(told.event)
+            return perform_one(entry.event)
         except UserError as wrong:
             return str(wrong)
 
-    return len(asked), (Effect(told, recorded, now(told, recorded)) for told, recorded in asked)
+    return len(asked), (Effect(entry, recorded, now(entry, recorded)) for entry, recorded in asked)
 
 
 def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
@@ -273,9 +273,9 @@ def _meta_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
 
 
 def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
-    """The calls of each model together, those of a group commit at once; then what was said of the adapters."""
+    """The calls of each model together, those of a group commit at once; then the checks of the adapters."""
     models = ServedModels(stage.blobs, stage.work)
-    calls = [told for told in stage.recorded.events if isinstance(told.event.data, ModelCalled)]
+    calls = [entry for entry in stage.recorded.events if isinstance(entry.event.data, ModelCalled)]
 
     def vouch(event: Event) -> list[Fact]:
         assert isinstance(event.data, AdapterPublished)
@@ -294,13 +294,13 @@ def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
     return len(calls) + adapters, effects()
 
 
-def _model_and_body(told: StoredEvent) -> tuple[str, str]:
-    assert isinstance(told.event.data, ModelCalled)
-    return told.event.data.model, told.event.data.body
+def _model_and_body(entry: StoredEvent) -> tuple[str, str]:
+    assert isinstance(entry.event.data, ModelCalled)
+    return entry.event.data.model, entry.event.data.body
 
 
 def _sampled(stage: Stage, models: ServedModels, model: str, body: str, calls: Sequence[StoredEvent]) -> Iterator[Effect]:
-    facts = [told.event.data for told in calls if isinstance(told.event.data, ModelCalled)]
+    facts = [entry.event.data for entry in calls if isinstance(entry.event.data, ModelCalled)]
     try:
         if model == EMBEDDINGS:
             raise CheckFailed("the vectors of embeddings are not recorded")
@@ -309,21 +309,21 @@ def _sampled(stage: Stage, models: ServedModels, model: str, body: str, calls: S
         bodies = msgspec.json.decode(stage.blobs.get(body), type=list[SampleRequest])
         requests = [bodies[fact.index] for fact in facts]
     except UserError as wrong:
-        yield from (Effect(told, [told], str(wrong)) for told in calls)
+        yield from (Effect(entry, [entry], str(wrong)) for entry in calls)
         return
     try:
         sampled = policy.sample([as_sent(request) for request in requests])
     except UserError:
         if len(calls) > 1:
-            for told in calls:
-                yield from _sampled(stage, models, model, body, [told])
+            for entry in calls:
+                yield from _sampled(stage, models, model, body, [entry])
         else:
             yield Effect(calls[0], calls, [])
         return
-    for told, fact, request, one in zip(calls, facts, requests, sampled, strict=True):
+    for entry, fact, request, one in zip(calls, facts, requests, sampled, strict=True):
         given = {"texts": one.texts, "tokens": one.tokens, "logprobs": one.logprobs, "prompt_tokens": one.prompt_tokens}
         asked = {"sampling_seed": request.seed, "temperature": request.temperature, "completion_tokens": sum(map(len, one.tokens))}
-        yield Effect(told, [told], [msgspec.structs.replace(fact, **given, **asked)])
+        yield Effect(entry, [entry], [msgspec.structs.replace(fact, **given, **asked)])
 
 
 def as_sent(request: SampleRequest) -> SampleRequest:
@@ -359,7 +359,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
         return facts
 
     asked = stage.recorded.answered_requests("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
-    published = {told.event.id: of.event.data for told, answers in asked for of in answers if isinstance(of.event.data, AdapterPublished)}
+    published = {entry.event.id: of.event.data for entry, answers in asked for of in answers if isinstance(of.event.data, AdapterPublished)}
     return _each(asked, train)
 
 

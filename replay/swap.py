@@ -51,10 +51,10 @@ FIGURES: Mapping[type[Fact], tuple[str, ...]] = {
     ScaffoldProposed: ("reason",),
     WeightUpdateRequested: ("reason",),
 }
-"""What of a fact is told of scores, and is not what was decided."""
+"""The fields of a fact that only report scores, and are no part of what was decided."""
 
 
-class Rewards(msgspec.Struct, frozen=True, kw_only=True):
+class RewardComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The rewards of all attempts of one purpose: how many differ, and the means of those that each verifier could score."""
 
     purpose: str
@@ -64,7 +64,7 @@ class Rewards(msgspec.Struct, frozen=True, kw_only=True):
     now: float | None
 
 
-class Example(msgspec.Struct, frozen=True, kw_only=True):
+class DifferingReward(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt whose reward differs; None: it could not be scored."""
 
     sequence: int
@@ -75,7 +75,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     now: float | None
 
 
-class Score(msgspec.Struct, frozen=True, kw_only=True):
+class ScoreComparison(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate's mean reward on dev."""
 
     generation: int
@@ -86,14 +86,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     now: float | None
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
+class TurningPoint(msgspec.Struct, frozen=True, kw_only=True):
     """The first decision or choice that would have come out differently: where it is recorded, and what, in words."""
 
     sequence: int
     words: str
 
 
-class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+class ChangedChoice(msgspec.Struct, frozen=True, kw_only=True):
     """What the Feedback-Agent was asked, recorded to have chosen, and would choose."""
 
     sequence: int
@@ -106,7 +106,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Swapped(msgspec.Struct, frozen=True, kw_only=True):
+class SwapReport(msgspec.Struct, frozen=True, kw_only=True):
     """What would have come out differently. Of the two services, what concerns the other is empty."""
 
     run: str
@@ -120,19 +120,19 @@ class Swapped(msgspec.Struct, frozen=True, kw_only=True):
     recorded_name: str = ""
     name: str = ""
     """Of the verifiers, with their versions."""
-    rewards: list[Rewards] = []
-    examples: list[Example] = []
-    scores: list[Score] = []
-    turn: Turn | None = None
+    rewards: list[RewardComparison] = []
+    examples: list[DifferingReward] = []
+    scores: list[ScoreComparison] = []
+    turn: TurningPoint | None = None
     fork: str = ""
     """The command that goes on from where nothing has come out differently yet."""
     unknown: str = ""
     """What is not known of choices before the turn."""
-    choices: list[Chosen] = []
+    choices: list[ChangedChoice] = []
     """Those that differ."""
 
 
-def swap(messages: Sequence[Stored], blobs: Blobs, work: Path, service: str, path: Path) -> Swapped:
+def swap(messages: Sequence[Stored], blobs: Blobs, work: Path, service: str, path: Path) -> SwapReport:
     """Put the code at `path` in a service's place: a verifier.py or a task folder with one, or a Python file with `choose`.
 
     The messages are one run's, in the order of the log, with those of its past first if it is a fork; `work` is a folder that is no one
@@ -157,10 +157,10 @@ def _read(path: Path) -> str:
         raise NotFound(f"{path} cannot be read ({wrong}); give a Python file that is there.") from wrong
 
 
-class Pair(NamedTuple):
+class RescoredAttempt(NamedTuple):
     """An attempt with both rewards; None where it could not be scored."""
 
-    told: StoredEvent
+    entry: StoredEvent
     attempt: TrajectoryRecorded
     recorded: float | None
     now: float | None
@@ -171,21 +171,21 @@ class Pair(NamedTuple):
         return self.recorded != self.now
 
 
-def _verifier(stage: Stage, run: str, source: str, path: Path) -> Swapped:
+def _verifier(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
     loaded, labels = stage.loaded(run), stage.labels(run)
     other = loaded._replace(task=loaded.task.with_verifier(source, str(path)))
     judged: dict[str, Fact] = {}
-    pairs: list[Pair] = []
-    for told in stage.recorded.events:
-        attempt, recorded = told.event.data, stage.recorded.judgements.get(told.event.id)
+    pairs: list[RescoredAttempt] = []
+    for entry in stage.recorded.events:
+        attempt, recorded = entry.event.data, stage.recorded.judgements.get(entry.event.id)
         if isinstance(attempt, TrajectoryRecorded) and recorded:
-            judged[told.event.id] = now = score(told.event.id, attempt, other, labels)
-            pairs.append(Pair(told, attempt, _reward(recorded), _reward(now)))
+            judged[entry.event.id] = now = score(entry.event.id, attempt, other, labels)
+            pairs.append(RescoredAttempt(entry, attempt, _reward(recorded), _reward(now)))
     failed = Counter(fact.reason for fact in judged.values() if isinstance(fact, ScoringFailed))
     if failed and failed.total() == len(pairs):
         raise Misconfigured(f"{path} scored none of {len(pairs):,} trajectories. {next(iter(failed))}")
     turn, unknown = _turn(stage, judged)
-    return Swapped(
+    return SwapReport(
         run=run,
         service="verifier",
         path=str(path),
@@ -212,18 +212,20 @@ def _mean(rewards: Sequence[float | None]) -> float | None:
     return fsum(given) / len(given) if given else None
 
 
-def _examples(differing: Sequence[Pair]) -> Iterator[Example]:
+def _examples(differing: Sequence[RescoredAttempt]) -> Iterator[DifferingReward]:
     """The first few that differ otherwise than those before them."""
     firsts = {(pair.recorded, pair.now): pair for pair in reversed(differing)}
-    for pair in sorted(firsts.values(), key=lambda pair: pair.told.sequence)[:EXAMPLES]:
+    for pair in sorted(firsts.values(), key=lambda pair: pair.entry.sequence)[:EXAMPLES]:
         of = pair.attempt
-        yield Example(sequence=pair.told.sequence, purpose=of.purpose, item=of.item, answer=of.answer, recorded=pair.recorded, now=pair.now)
+        yield DifferingReward(
+            sequence=pair.entry.sequence, purpose=of.purpose, item=of.item, answer=of.answer, recorded=pair.recorded, now=pair.now
+        )
 
 
-def _rewards(pairs: Sequence[Pair]) -> Iterator[Rewards]:
+def _rewards(pairs: Sequence[RescoredAttempt]) -> Iterator[RewardComparison]:
     for purpose in dict.fromkeys(pair.attempt.purpose for pair in pairs):
         of = [pair for pair in pairs if pair.attempt.purpose == purpose]
-        yield Rewards(
+        yield RewardComparison(
             purpose=purpose,
             attempts=len(of),
             differ=sum(pair.differs for pair in of),
@@ -232,9 +234,9 @@ def _rewards(pairs: Sequence[Pair]) -> Iterator[Rewards]:
         )
 
 
-def _scores(recorded: EventIndex, pairs: Sequence[Pair]) -> Iterator[Score]:
+def _scores(recorded: EventIndex, pairs: Sequence[RescoredAttempt]) -> Iterator[ScoreComparison]:
     facts = [event.data for event in recorded.of_types(CandidateEvaluated, CandidateAccepted)]
-    kept = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
+    accepted = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
     for fact in facts:
         if isinstance(fact, CandidateEvaluated):
             played = {  # by place, since a fork plays again what its past had not finished
@@ -242,19 +244,19 @@ def _scores(recorded: EventIndex, pairs: Sequence[Pair]) -> Iterator[Score]:
                 for pair in pairs
                 if pair.attempt.purpose == "dev" and pair.attempt.generation == fact.generation
             }
-            yield Score(
+            yield ScoreComparison(
                 generation=fact.generation,
                 candidate=fact.candidate,
                 lever=fact.lever,
-                accepted=fact.candidate in kept,
+                accepted=fact.candidate in accepted,
                 recorded=fact.score,
                 now=_mean(list(played.values())),
             )
 
 
-def _fork(recorded: EventIndex, pairs: Sequence[Pair], path: Path) -> str:
+def _fork(recorded: EventIndex, pairs: Sequence[RescoredAttempt], path: Path) -> str:
     """The command that goes on from the last decision before the first reward that differs; rewards of two verifiers would not mix."""
-    differing = {pair.told.event.id for pair in pairs if pair.differs}
+    differing = {pair.entry.event.id for pair in pairs if pair.differs}
     decided = 0
     for stored, event in recorded.events:
         if isinstance(event.data, TrajectoryScored | ScoringFailed) and event.data.trajectory in differing:
@@ -264,22 +266,22 @@ def _fork(recorded: EventIndex, pairs: Sequence[Pair], path: Path) -> str:
     return ""
 
 
-def _turn(stage: Stage, judged: Judgements) -> tuple[Turn | None, str]:
+def _turn(stage: Stage, judged: Judgements) -> tuple[TurningPoint | None, str]:
     """The first decision or choice that differs; and what is not known of the choices before it."""
     recorded, unknown = stage.recorded, ""
     run = next(iter(recorded.started))
     agent = recorded.started[run].agent
-    place = {told.event.id: told.sequence for told in recorded.events}
-    answers = {told.event.id: said for told, said in recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)}
-    was, would = (Seen(DecisionSession(DECIDER, run), by, []) for by in (recorded.judgements, judged))
-    for number, told in enumerate(recorded.events):
-        if told.event.run != run:
-            run = told.event.run
+    place = {entry.event.id: entry.sequence for entry in recorded.events}
+    answers = {entry.event.id: answer for entry, answer in recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)}
+    was, would = (RunWithRewards(DecisionSession(DECIDER, run), by, []) for by in (recorded.judgements, judged))
+    for number, entry in enumerate(recorded.events):
+        if entry.event.run != run:
+            run = entry.event.run
             was, would = (seen.forked(run, recorded.events[:number]) for seen in (was, would))
-        old, new = was.feed(told), would.feed(told)
+        old, new = was.feed(entry), would.feed(entry)
         if words := _words([event.data for event in old], [event.data for event in new]):
             at = [place[event.id] for event in old if event.id in place]
-            return Turn(sequence=min(at, default=told.sequence), words=words), unknown
+            return TurningPoint(sequence=min(at, default=entry.sequence), words=words), unknown
         for asked in new:
             if not isinstance(asked.data, FeedbackRequested) or asked.id not in answers:
                 continue
@@ -289,33 +291,33 @@ def _turn(stage: Stage, judged: Judgements) -> tuple[Turn | None, str]:
             if model_of(agent) is not None:
                 shown = f"What {agent} would have chosen from generation {generation} on, had it been shown these rewards, is not known."
                 unknown = unknown or shown
-            elif words := _choice(generation, *(choose_again(stage, asked, seen.told, seen.judged) for seen in (was, would))):
-                return Turn(sequence=answers[asked.id][0].sequence, words=words), unknown
+            elif words := _choice(generation, *(choose_again(stage, asked, seen.history, seen.judged) for seen in (was, would))):
+                return TurningPoint(sequence=answers[asked.id][0].sequence, words=words), unknown
     return None, unknown
 
 
-class Seen(NamedTuple):
-    """A run gone through with some rewards: its decider's course, and what its Feedback-Agent is told."""
+class RunWithRewards(NamedTuple):
+    """A run decided again with some rewards: how far its decider is, and the history that its Feedback-Agent reads."""
 
-    course: DecisionSession[RunState]
+    session: DecisionSession[RunState]
     judged: Judgements
-    told: list[Event]
+    history: list[Event]
 
-    def forked(self, run: str, past: Sequence[StoredEvent]) -> "Seen":
+    def forked(self, run: str, past: Sequence[StoredEvent]) -> "RunWithRewards":
         """The fork of that name, which goes on from this past."""
-        course = DecisionSession(DECIDER, run)
-        events = [_rejudged(told.event, self.judged) for told in past]
-        messages = [msgspec.structs.replace(told.stored, data=codec.encode(event)) for told, event in zip(past, events, strict=True)]
-        course.inherit(in_folding_order(messages))
-        return self._replace(course=course)
+        session = DecisionSession(DECIDER, run)
+        events = [_rejudged(entry.event, self.judged) for entry in past]
+        messages = [msgspec.structs.replace(entry.stored, data=codec.encode(event)) for entry, event in zip(past, events, strict=True)]
+        session.inherit(in_folding_order(messages))
+        return self._replace(session=session)
 
-    def feed(self, told: StoredEvent) -> list[Event]:
+    def feed(self, entry: StoredEvent) -> list[Event]:
         """What is decided at the next event."""
-        event = _rejudged(told.event, self.judged)
-        decision = self.course.feed(told.stored, event)
+        event = _rejudged(entry.event, self.judged)
+        decision = self.session.feed(entry.stored, event)
         decided = decision.events[1:] if decision else []
         fresh = [*decided] if event.source == "controller" else [event, *decided]
-        self.told.extend(of for of in fresh if isinstance(of.data, HISTORY_TYPES))
+        self.history.extend(of for of in fresh if isinstance(of.data, HISTORY_TYPES))
         return decided
 
 
@@ -326,7 +328,7 @@ def _rejudged(event: Event, judged: Judgements) -> Event:
 
 
 def _decided(fact: Fact) -> tuple[object, ...]:
-    """What was decided, without the scores that are told with it."""
+    """What was decided, without the scores that it reports."""
     return type(fact), *(getattr(fact, name) for name in fact.__struct_fields__ if name not in FIGURES.get(type(fact), ()))
 
 
@@ -341,9 +343,9 @@ def _words(recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
         case None:
             return ""
         case CandidateAccepted(generation=generation), CandidateRejected(reason=reason):
-            return f"generation {generation} would have been dropped: {reason}"
+            return f"generation {generation} would have been rejected: {reason}"
         case CandidateRejected(generation=generation), CandidateAccepted(reason=reason):
-            return f"generation {generation} would have been kept: {reason}"
+            return f"generation {generation} would have been accepted: {reason}"
         case CandidateEvaluated(generation=generation), CandidateRejected(reason=reason):
             return f"generation {generation} could not have been evaluated: {reason}"
         case TrainingBatchSealed() as old, TrainingBatchSealed() as new:
@@ -365,11 +367,11 @@ def _choice(generation: int, recorded: Sequence[Fact], now: Sequence[Fact]) -> s
     shown = [[fact for fact in facts if not isinstance(fact, ContextAssembled)] for facts in (recorded, now)]
     if _apart(*shown) is None:
         return ""
-    old, new = map(_wish, shown)
+    old, new = map(_chosen_action, shown)
     return f"in generation {generation} the Feedback-Agent would have chosen {new.what} and not {old.what}: {new.reason}"
 
 
-class Wish(NamedTuple):
+class ChosenAction(NamedTuple):
     """What a Feedback-Agent asks for."""
 
     lever: str
@@ -382,33 +384,33 @@ class Wish(NamedTuple):
         return f"{self.lever} {self.action}".strip()
 
 
-def _wish(facts: Sequence[Fact]) -> Wish:
-    found = Wish("", "nothing", "")
+def _chosen_action(facts: Sequence[Fact]) -> ChosenAction:
+    found = ChosenAction("", "nothing", "")
     for fact in facts:
         match fact:
             case LeverChosen(lever=lever, action=action, reason=reason):
-                found = Wish(lever, action, reason)
+                found = ChosenAction(lever, action, reason)
             case WeightUpdateRequested(algorithm=algorithm) as update:
-                found = found._replace(action=_order(algorithm, update))
+                found = found._replace(action=_update_in_words(algorithm, update))
             case ProposalFailed(reason=reason):
                 found = found._replace(reason=reason)
     return found
 
 
-def _order(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
-    said = [algorithm, f"{update.rounds} rounds", *(f"{name} {value!r}" for name, value in sorted(update.hyper.items()))]
-    said += [f"items {update.resample}", f"memory {update.memory}"]
-    return ", ".join(said + ["from the base"] * update.restart + ["with hints"] * update.hints)
+def _update_in_words(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
+    words = [algorithm, f"{update.rounds} rounds", *(f"{name} {value!r}" for name, value in sorted(update.hyper.items()))]
+    words += [f"items {update.resample}", f"memory {update.memory}"]
+    return ", ".join(words + ["from the base"] * update.restart + ["with hints"] * update.hints)
 
 
-def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
+def _rules(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
     choose = from_source(source, str(path), "evolog_rules", ["choose"]).choose
     asked = stage.recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)
     known = stage.recorded.of_types(*HISTORY_TYPES)
-    choices: list[Chosen] = []
+    choices: list[ChangedChoice] = []
     cannot: Counter[str] = Counter()
-    for told, said in asked:
-        requested, loaded = told.event.data, stage.loaded(told.event.run)
+    for entry, answer in asked:
+        requested, loaded = entry.event.data, stage.loaded(entry.event.run)
         assert isinstance(requested, FeedbackRequested)
         shown = probe_attempts(stage.blobs, probed(stage.recorded, requested, stage.recorded.judgements), loaded)
         if not shown:
@@ -421,11 +423,11 @@ def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
             raise Misconfigured(
                 f"{path}: choose raised {why(wrong)} in generation {requested.generation}; mend it and try again."
             ) from wrong
-        new, old = _chosen(given, loaded, path), _wish([of.event.data for of in said])
+        new, old = _chosen(given, loaded, path), _chosen_action([of.event.data for of in answer])
         if new[:2] != old[:2]:
             choices.append(
-                Chosen(
-                    sequence=said[0].sequence,
+                ChangedChoice(
+                    sequence=answer[0].sequence,
                     generation=requested.generation,
                     recorded_lever=old.lever,
                     recorded_action=old.action,
@@ -436,7 +438,7 @@ def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
                 )
             )
     performed = len(asked) - cannot.total()
-    return Swapped(
+    return SwapReport(
         run=run,
         service="feedback_agent",
         path=str(path),
@@ -447,7 +449,7 @@ def _rules(stage: Stage, run: str, source: str, path: Path) -> Swapped:
     )
 
 
-def _chosen(given: object, loaded: LoadedRun, path: Path) -> Wish:
+def _chosen(given: object, loaded: LoadedRun, path: Path) -> ChosenAction:
     try:
         choice = msgspec.convert(msgspec.to_builtins(given), Choice)  # a file may have a Choice of its own
     except (msgspec.ValidationError, TypeError) as wrong:
@@ -459,4 +461,6 @@ def _chosen(given: object, loaded: LoadedRun, path: Path) -> Wish:
         raise Misconfigured(
             f"{path}: choose named the edit {choice.action!r}; expected one of {', '.join(edits) or 'none'}; mend it and try again."
         )
-    return Wish(choice.lever, _order(choice.action, choice) if choice.lever == "weights" else choice.action, choice.reason)
+    return ChosenAction(
+        choice.lever, _update_in_words(choice.action, choice) if choice.lever == "weights" else choice.action, choice.reason
+    )

@@ -11,7 +11,7 @@ from events.errors import TryAgain, Unavailable, why
 from events.fact import Fact
 from events.kinds import AgentName
 from runtime.agents import feedback
-from runtime.agents.providers import Model, model_of
+from runtime.agents.providers import LanguageModel, model_of
 from runtime.effects.choose import HISTORY_TYPES, choose_by_model, choose_by_rules, diagnosis, evidence, probe_attempts
 from runtime.log.lineage import Span
 from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_types, failures_of_request
@@ -59,7 +59,7 @@ async def _by_model(
     event: Event,
     requested: FeedbackRequested,
     loaded: LoadedRun,
-    model: Model,
+    model: LanguageModel,
     history: Sequence[Event],
     probe: Sequence[RecordedAttempt],
 ) -> list[Fact]:

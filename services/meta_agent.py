@@ -8,7 +8,7 @@ from events.codec import Event
 from events.errors import TryAgain, Unavailable, why
 from events.fact import Fact
 from events.kinds import AgentName
-from runtime.agents.providers import Model, model_of
+from runtime.agents.providers import LanguageModel, model_of
 from runtime.effects.propose import reference_scaffold, scaffold_by_model
 from runtime.log.worker import answer, work
 from runtime.run.loading import LoadedRun
@@ -43,7 +43,7 @@ async def serve(context: Context) -> None:
     await work(context.log, perform, source=AGENT, scanner=context.scanner)
 
 
-async def _by_model(context: Context, event: Event, requested: ScaffoldRequested, loaded: LoadedRun, model: Model) -> list[Fact]:
+async def _by_model(context: Context, event: Event, requested: ScaffoldRequested, loaded: LoadedRun, model: LanguageModel) -> list[Fact]:
     session = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
     checks = inspector(context, loaded, loaded.task.scaffold(), must_change=False)
     return await asyncio.to_thread(scaffold_by_model, session, loaded, checks, recorder(context, event, AGENT))

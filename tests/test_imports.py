@@ -246,7 +246,8 @@ def test_a_figure_named_gold_is_no_way_to_it_where_figures_are() -> None:
 
 
 def test_names_are_found_however_they_are_imported() -> None:
-    source = "import a.b\nfrom c import d\nfrom .. import e\nfrom .f import g\ndef later():\n    import h\n"
+    lines = ("import a.b", "from c import d", "from .. import e", "from .f import g", "def later():", "    import h")
+    source = "\n".join([*lines, "if __name__ == '__main__':", "    import i"])
     everything = {"a.b", "c", "c.d", "x", "x.e", "x.y.f", "x.y.f.g", "h"}
     assert names_imported(source, "x.y.z") == everything and names_imported(source, "x.y.z", lazy=False) == everything - {"h"}
 

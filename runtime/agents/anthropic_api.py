@@ -9,7 +9,17 @@ import msgspec
 
 from events.kinds import CallStatus
 from events.secret import Secret
-from runtime.agents.conversation import ANSWER_LIMIT, IDLE_TIMEOUT, Call, Failure, Message, Request, Turn, Usage, failure_of
+from runtime.agents.conversation import (
+    ANSWER_LIMIT,
+    IDLE_TIMEOUT,
+    AgentMessage,
+    Failure,
+    ModelRequest,
+    ModelTurn,
+    ToolCall,
+    Usage,
+    failure_of,
+)
 
 URL = "https://api.anthropic.com"
 _STREAMED: Mapping[str, int] = {
@@ -24,7 +34,7 @@ _STREAMED: Mapping[str, int] = {
 _STATUS: Mapping[str, CallStatus] = {"refusal": "refused", "max_tokens": "length", "model_context_window_exceeded": "length"}
 
 
-def speak(key: Secret, base_url: str, request: Request) -> Turn:
+def speak(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
     """One answer; raises `Failure` where there is none. Not repeated here."""
     answer = _StreamedAnswer()
     try:
@@ -76,11 +86,11 @@ class _StreamedAnswer:
             case {"type": "message_stop"}:
                 self.ended = True
 
-    def turn(self, status: CallStatus) -> Turn:
+    def turn(self, status: CallStatus) -> ModelTurn:
         blocks = [self._blocks[index] for index in sorted(self._blocks)]
         text = "".join(block.get("text") or "" for block in blocks if block["type"] == "text")[:ANSWER_LIMIT]
         calls = tuple(
-            Call(block["id"], block["name"], block["partial"] or msgspec.json.encode(block.get("input") or {}).decode())
+            ToolCall(block["id"], block["name"], block["partial"] or msgspec.json.encode(block.get("input") or {}).decode())
             for block in blocks
             if block["type"] == "tool_use"
         )
@@ -91,10 +101,10 @@ class _StreamedAnswer:
         )
         if status != "answered":  # a call may be half said, and a thought without the signature that the API wants back
             calls, private = (), ()
-        return Turn(status, text, calls, self.usage, private)
+        return ModelTurn(status, text, calls, self.usage, private)
 
 
-def _body(request: Request) -> dict[str, Any]:
+def _body(request: ModelRequest) -> dict[str, Any]:
     contents = [_content(message) for message in request.messages]
     contents[-1][-1]["cache_control"] = {"type": "ephemeral"}  # the next call begins with all that this one says
     return {
@@ -106,7 +116,7 @@ def _body(request: Request) -> dict[str, Any]:
     }
 
 
-def _content(message: Message) -> list[dict[str, Any]]:
+def _content(message: AgentMessage) -> list[dict[str, Any]]:
     results = [{"type": "tool_result", "tool_use_id": one.id, "content": one.text, "is_error": one.failed} for one in message.results]
     content: list[dict[str, Any]] = [*(dict(block) for block in message.private), *results]
     if message.text.strip() or not (message.results or message.calls):

@@ -15,7 +15,7 @@ IDLE_TIMEOUT = 180.0
 """Seconds that a server may go without a word before it counts as cut off."""
 
 
-class Call(msgspec.Struct, frozen=True):
+class ToolCall(msgspec.Struct, frozen=True):
     """A tool call as the model wrote it: `arguments` should be JSON."""
 
     id: str
@@ -23,7 +23,7 @@ class Call(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class Result(msgspec.Struct, frozen=True):
+class ToolResult(msgspec.Struct, frozen=True):
     """What a tool call gave."""
 
     id: str
@@ -31,13 +31,13 @@ class Result(msgspec.Struct, frozen=True):
     failed: bool = False
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class AgentMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of either side."""
 
     role: Literal["user", "assistant"]
     text: str = ""
-    calls: tuple[Call, ...] = ()
-    results: tuple[Result, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    results: tuple[ToolResult, ...] = ()
     returned: bool = False
     """Whether this gives an ending back to the model, which may happen once."""
     private: tuple[dict[str, Any], ...] = ()
@@ -52,12 +52,12 @@ class Tool(msgspec.Struct, frozen=True):
     schema: dict[str, Any]
 
 
-class Request(msgspec.Struct, frozen=True):
+class ModelRequest(msgspec.Struct, frozen=True):
     """All that a model is told in one call."""
 
     model: str
     system: str
-    messages: tuple[Message, ...]
+    messages: tuple[AgentMessage, ...]
     tools: tuple[Tool, ...]
     max_tokens: int
 
@@ -76,12 +76,12 @@ class Usage(msgspec.Struct, frozen=True):
         )
 
 
-class Turn(msgspec.Struct, frozen=True):
+class ModelTurn(msgspec.Struct, frozen=True):
     """What the model answered; where `status` is a failure, `text` says what went wrong."""
 
     status: CallStatus
     text: str = ""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
     private: tuple[dict[str, Any], ...] = ()
 

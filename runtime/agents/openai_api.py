@@ -8,12 +8,22 @@ import openai
 
 from events.kinds import CallStatus
 from events.secret import Secret
-from runtime.agents.conversation import ANSWER_LIMIT, IDLE_TIMEOUT, Call, Failure, Message, Request, Turn, Usage, failure_of
+from runtime.agents.conversation import (
+    ANSWER_LIMIT,
+    IDLE_TIMEOUT,
+    AgentMessage,
+    Failure,
+    ModelRequest,
+    ModelTurn,
+    ToolCall,
+    Usage,
+    failure_of,
+)
 
 URL = "https://api.openai.com/v1"
 
 
-def speak(key: Secret, base_url: str, request: Request) -> Turn:
+def speak(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
     """One answer; raises `Failure` where there is none. Not repeated here."""
     answer = _StreamedAnswer()
     try:
@@ -69,14 +79,14 @@ class _StreamedAnswer:
         self._text.append(text)
         self.size += len(text)
 
-    def turn(self, status: CallStatus) -> Turn:
+    def turn(self, status: CallStatus) -> ModelTurn:
         calls = tuple(
-            Call(call["id"] or f"call_{place}", call["name"], call["arguments"] or "{}") for place, call in sorted(self._calls.items())
+            ToolCall(call["id"] or f"call_{place}", call["name"], call["arguments"] or "{}") for place, call in sorted(self._calls.items())
         )
-        return Turn(status, "".join(self._text)[:ANSWER_LIMIT], calls if status == "answered" else (), self.usage)
+        return ModelTurn(status, "".join(self._text)[:ANSWER_LIMIT], calls if status == "answered" else (), self.usage)
 
 
-def _body(request: Request, base_url: str) -> dict[str, Any]:
+def _body(request: ModelRequest, base_url: str) -> dict[str, Any]:
     # OpenAI's newer models refuse max_tokens, and older servers do not know the other
     room = "max_completion_tokens" if (urlsplit(base_url).hostname or "").endswith("openai.com") else "max_tokens"
     return {
@@ -91,7 +101,7 @@ def _body(request: Request, base_url: str) -> dict[str, Any]:
     }
 
 
-def _messages(message: Message) -> list[dict[str, Any]]:
+def _messages(message: AgentMessage) -> list[dict[str, Any]]:
     if message.role == "assistant":
         calls = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in message.calls

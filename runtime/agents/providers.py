@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from events.errors import Misconfigured, UsageError
 from events.secret import Secret
-from runtime.agents.conversation import REPEATED, Failure, Request, Turn, Usage
+from runtime.agents.conversation import REPEATED, Failure, ModelRequest, ModelTurn, Usage
 from runtime.agents.prices import FREE, Price, find_price, load_prices
 from runtime.policies.client import is_address
 
@@ -27,10 +27,10 @@ PATIENCE = 600.0
 """Seconds from the first try after which no other is begun."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-ModelClient = Callable[[Request], Turn]
+ModelClient = Callable[[ModelRequest], ModelTurn]
 
 
-class Model(NamedTuple):
+class LanguageModel(NamedTuple):
     """A language model: whose API it is reached by, and its name there."""
 
     provider: str
@@ -40,20 +40,20 @@ class Model(NamedTuple):
 class CallResult(NamedTuple):
     """What came of one call: the answer or the last failure, the tries, their seconds, and the tokens of all of them."""
 
-    turn: Turn
+    turn: ModelTurn
     attempts: int
     seconds: float
     usage: Usage
 
 
-def model_of(agent: str) -> Model | None:
+def model_of(agent: str) -> LanguageModel | None:
     """The model that an agent's name says; None for `rules`. Raises `UsageError` for any other name."""
     if agent == RULES:
         return None
     provider, _, name = agent.partition(":")
     if provider not in URLS or not name.strip():
         raise UsageError(f"There is no agent {agent!r}; expected rules, anthropic:MODEL or openai:MODEL.")
-    return Model(provider, name.strip())
+    return LanguageModel(provider, name.strip())
 
 
 def environment_variable(provider: str, what: str) -> str:
@@ -103,7 +103,7 @@ def providers_with_key(environment: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(filter(can_be, URLS))
 
 
-def require_key(model: Model, environment: Mapping[str, str]) -> Secret:
+def require_key(model: LanguageModel, environment: Mapping[str, str]) -> Secret:
     """The key. Raises `Misconfigured`, saying what to set or to install, where the model cannot be asked from here."""
     provider = model.provider
     if importlib.util.find_spec(provider) is None:
@@ -114,20 +114,20 @@ def require_key(model: Model, environment: Mapping[str, str]) -> Secret:
     return found
 
 
-def price_of_model(model: Model, environment: Mapping[str, str]) -> Price | None:
+def price_of_model(model: LanguageModel, environment: Mapping[str, str]) -> Price | None:
     """The model's price; nothing for a server on this machine, unless the table says otherwise, and None where none is known."""
     found = find_price(load_prices(environment), *model)
     return FREE if found is None and is_here(model.provider, environment) else found
 
 
-def model_client(model: Model, environment: Mapping[str, str]) -> ModelClient:
+def model_client(model: LanguageModel, environment: Mapping[str, str]) -> ModelClient:
     """What asks the model once; raises `Misconfigured` as `require`."""
     secret, url = require_key(model, environment), base_url(model.provider, environment)
     api = importlib.import_module(f"runtime.agents.{model.provider}_api")
     return lambda request: api.speak(secret, url, request)
 
 
-def ask_with_retries(speak: ModelClient, request: Request, seed: int, pause: Callable[[float], None] = time.sleep) -> CallResult:
+def ask_with_retries(speak: ModelClient, request: ModelRequest, seed: int, pause: Callable[[float], None] = time.sleep) -> CallResult:
     """Ask until there is an answer, or none is to be had; raises nothing that the server does.
 
     Rate limits, errors of the server and cut connections are tried again after a pause that doubles, drawn from `seed`, or after the time
@@ -145,6 +145,6 @@ def ask_with_retries(speak: ModelClient, request: Request, seed: int, pause: Cal
             wait = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * draw.uniform(0.5, 1.0) if failed.after is None else failed.after
             seconds = time.monotonic() - began
             if failed.status not in REPEATED or attempt == ATTEMPTS or seconds + wait > PATIENCE:
-                return CallResult(Turn(failed.status, str(failed)), attempt, seconds, spent)
+                return CallResult(ModelTurn(failed.status, str(failed)), attempt, seconds, spent)
             pause(wait)
     raise AssertionError("the last attempt returns")

@@ -15,9 +15,9 @@ from events.fact import Fact, derive_seed
 from events.kinds import AgentName
 from events.run import Budget
 from events.secret import Scanner
-from runtime.agents.conversation import Call, Message, Request, Result, Tool, Turn
+from runtime.agents.conversation import AgentMessage, ModelRequest, ModelTurn, Tool, ToolCall, ToolResult
 from runtime.agents.prices import Price
-from runtime.agents.providers import CallResult, Model, ModelClient, ask_with_retries
+from runtime.agents.providers import CallResult, LanguageModel, ModelClient, ask_with_retries
 from runtime.blobs.directory import Blobs
 
 CALLS = 24
@@ -59,7 +59,7 @@ class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
 
     agent: AgentName
     generation: int
-    model: Model
+    model: LanguageModel
     client: ModelClient
     price: Price | None
     blobs: Blobs
@@ -68,7 +68,7 @@ class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
     recorded_calls: dict[int, AgentCalled]
     record: Callable[[AgentCalled], AgentCalled | None]
     """Appends a call; gives the one that stood there already, if one did, which then counts in its place."""
-    ask: Callable[[ModelClient, Request, int], CallResult] = ask_with_retries
+    ask: Callable[[ModelClient, ModelRequest, int], CallResult] = ask_with_retries
     budget: Budget = Budget()
     """The run's."""
     spent: tuple[int, int] = (0, 0)
@@ -86,11 +86,11 @@ class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
         """The fact with secrets struck out of its texts."""
         return msgspec.json.decode(self.scanner.redact(msgspec.json.encode(fact)), type=type(fact))
 
-    def call(self, ordinal: int, request: Request) -> Turn:
+    def call(self, ordinal: int, request: ModelRequest) -> ModelTurn:
         """Ask, record, and give the answer as it is recorded."""
         request_blob = self.put(request)
         seed = derive_seed(self.seed, self.agent, self.generation, ordinal)
-        result = self.ask(self.client, self.read(request_blob, Request), seed)
+        result = self.ask(self.client, self.read(request_blob, ModelRequest), seed)
         response_blob = self.put(result.turn)
         called = AgentCalled(
             generation=self.generation,
@@ -108,7 +108,7 @@ class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
             status=result.turn.status,
         )
         self.recorded_calls[ordinal] = called = self.record(called) or called
-        return self.read(called.response, Turn)
+        return self.read(called.response, ModelTurn)
 
     def exhausted(self) -> str:
         """Which limit of the run's budget is spent, in words; empty while there is something left."""
@@ -134,13 +134,13 @@ def converse(
 
     An ending that cannot be used goes back to the model once, with the reason; so does an answer without an ending or without room.
     """
-    request = Request(session.model.name, system, (Message("user", opening),), tuple(tools), MAX_TOKENS)
+    request = ModelRequest(session.model.name, system, (AgentMessage("user", opening),), tuple(tools), MAX_TOKENS)
     for ordinal in range(CALLS):
         if ordinal + 1 in session.recorded_calls:
             continue  # what came of this call stands in the next one's request
         if ordinal in session.recorded_calls:
-            request = session.read(session.recorded_calls[ordinal].request, Request)
-            turn = session.read(session.recorded_calls[ordinal].response, Turn)
+            request = session.read(session.recorded_calls[ordinal].request, ModelRequest)
+            turn = session.read(session.recorded_calls[ordinal].response, ModelTurn)
         elif why := session.exhausted():
             return NoEnding(why)
         else:
@@ -160,14 +160,14 @@ def converse(
         if wrong and any(message.returned for message in request.messages):
             return NoEnding(f"twice without an ending that can be used: {wrong}"[:1000], ending.name if ending else "")
         read = sum(len(one.text) for message in request.messages for one in message.results)
-        results: list[Result] = []
+        results: list[ToolResult] = []
         for call in turn.calls:
             results.append(_result(call, wrong, readers, endings, read))
             read += len(results[-1].text)
         text = _remarks(wrong if not turn.calls else "", CALLS - ordinal - 1, endings)
-        answer = Message("assistant", turn.text, turn.calls, private=turn.private)
+        answer = AgentMessage("assistant", turn.text, turn.calls, private=turn.private)
         request = msgspec.structs.replace(
-            request, messages=(*request.messages, answer, Message("user", text, results=tuple(results), returned=bool(wrong)))
+            request, messages=(*request.messages, answer, AgentMessage("user", text, results=tuple(results), returned=bool(wrong)))
         )
     return NoEnding(f"no ending within {CALLS} calls")
 
@@ -205,11 +205,11 @@ def tool(kind: type[msgspec.Struct], name: str) -> Tool:
     return Tool(name, " ".join((kind.__doc__ or "").split()), schema(kind))
 
 
-def _ending(turn: Turn, endings: Mapping[str, object]) -> Call | None:
+def _ending(turn: ModelTurn, endings: Mapping[str, object]) -> ToolCall | None:
     return turn.calls[0] if len(turn.calls) == 1 and turn.calls[0].name in endings else None
 
 
-def _without_ending(turn: Turn, readers: Mapping[str, object], endings: Mapping[str, object]) -> str:
+def _without_ending(turn: ModelTurn, readers: Mapping[str, object], endings: Mapping[str, object]) -> str:
     """What is wrong with an answer that is no ending; nothing if it only reads."""
     names = ", ".join(endings)
     if turn.status == "length":
@@ -221,18 +221,20 @@ def _without_ending(turn: Turn, readers: Mapping[str, object], endings: Mapping[
     return ""
 
 
-def _result(call: Call, wrong: str, readers: Mapping[str, Callable[[str], str]], endings: Mapping[str, object], read: int) -> Result:
+def _result(
+    call: ToolCall, wrong: str, readers: Mapping[str, Callable[[str], str]], endings: Mapping[str, object], read: int
+) -> ToolResult:
     if wrong:
-        return Result(call.id, wrong, failed=True)
+        return ToolResult(call.id, wrong, failed=True)
     if read > READ_LIMIT:
-        return Result(call.id, f"You have read {READ_LIMIT:,} characters: end now, with one of {', '.join(endings)}.", failed=True)
+        return ToolResult(call.id, f"You have read {READ_LIMIT:,} characters: end now, with one of {', '.join(endings)}.", failed=True)
     if call.name not in readers:
-        return Result(call.id, f"There is no tool {call.name[:60]!r}; there are {', '.join([*readers, *endings])}.", failed=True)
+        return ToolResult(call.id, f"There is no tool {call.name[:60]!r}; there are {', '.join([*readers, *endings])}.", failed=True)
     try:
         text = readers[call.name](call.arguments)
     except UnfitRequest as unfit:
-        return Result(call.id, str(unfit)[:RESULT_LIMIT], failed=True)
-    return Result(call.id, clipped(text, RESULT_LIMIT))
+        return ToolResult(call.id, str(unfit)[:RESULT_LIMIT], failed=True)
+    return ToolResult(call.id, clipped(text, RESULT_LIMIT))
 
 
 def _remarks(wrong: str, left: int, endings: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ from events.kinds import AgentName
 from events.run import Budget, RunStarted
 from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
-from runtime.agents.providers import Model, model_client, price_of_model
+from runtime.agents.providers import LanguageModel, model_client, price_of_model
 from runtime.agents.session import AgentSession
 from runtime.log.lookup import events_of_types, facts_by_id
 from runtime.log.worker import answer, retry_until_available
@@ -26,7 +26,7 @@ RESTART = "The services read it when they start: `evolog down`, put that right, 
 
 
 async def open_session(
-    context: Context, event: Event, agent: AgentName, generation: int, model: Model, started: RunStarted
+    context: Context, event: Event, agent: AgentName, generation: int, model: LanguageModel, started: RunStarted
 ) -> AgentSession:
     """The session of one conversation, with the calls of it that are recorded.
 
@@ -55,7 +55,7 @@ async def open_session(
     )
 
 
-def required_price(model: Model, budget: Budget) -> Price | None:
+def required_price(model: LanguageModel, budget: Budget) -> Price | None:
     """The model's price; raises `Misconfigured` where dollars are limited and the price is not known in this process."""
     found = price_of_model(model, os.environ)
     if found is None and budget.micro_usd is not None:

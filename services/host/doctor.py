@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from events.errors import Misconfigured, UserError
-from runtime.agents.providers import URLS, Model, base_url, require_key, without_login
+from runtime.agents.providers import URLS, LanguageModel, base_url, require_key, without_login
 from runtime.broker.binary import find_binary
 from runtime.sandbox.choose import provide
 from services.host.node import Node
@@ -57,7 +57,7 @@ def _models() -> list[HostCheck]:
     checks = []
     for provider in URLS:
         try:
-            require_key(Model(provider, "MODEL"), os.environ)
+            require_key(LanguageModel(provider, "MODEL"), os.environ)
             checks.append(HostCheck(provider, True, f"can be asked at {without_login(base_url(provider, os.environ))}", needed=False))
         except Misconfigured as wrong:
             checks.append(HostCheck(provider, False, str(wrong), needed=False))

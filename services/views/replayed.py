@@ -10,7 +10,7 @@ from runtime.run.state import RunState
 
 if TYPE_CHECKING:  # they come with the code of the services
     from replay.perform import Performed
-    from replay.swap import Swapped
+    from replay.swap import SwapReport
     from services.host.rebuild import RebuildSummary
 
 AROUND = 60
@@ -86,13 +86,13 @@ def performed_lines(performed: "Sequence[Performed]") -> list[str]:
     return lines
 
 
-def swap_lines(swapped: "Swapped") -> list[str]:
+def swap_lines(swapped: "SwapReport") -> list[str]:
     """What would have come out differently with other code in a service's place."""
     lines = _verifier_lines(swapped) if swapped.service == "verifier" else _rules_lines(swapped)
     return lines + [f"  {count:,} could not be: {reason}" for reason, count in swapped.cannot.items()]
 
 
-def _verifier_lines(swapped: "Swapped") -> list[str]:
+def _verifier_lines(swapped: "SwapReport") -> list[str]:
     lines = [
         f"{swapped.run}: {swapped.performed:,} trajectories scored by {swapped.name} ({swapped.path}) in place of {swapped.recorded_name}; "
         f"{swapped.differ:,} rewards differ"
@@ -119,7 +119,7 @@ def _verifier_lines(swapped: "Swapped") -> list[str]:
     return [*lines, swapped.unknown] if swapped.unknown else lines
 
 
-def _rules_lines(swapped: "Swapped") -> list[str]:
+def _rules_lines(swapped: "SwapReport") -> list[str]:
     lines = [
         f"{swapped.run}: {swapped.performed:,} requests for feedback answered by {swapped.path}, each as the run had come to it; "
         f"{swapped.differ:,} choices differ"

@@ -10,11 +10,11 @@ from events.codec import Event
 from events.fact import Fact
 from events.secret import Scanner, Secret
 from runtime.agents.context import ShownAttempt, ShownCall
-from runtime.agents.conversation import Call, Request, Turn, Usage
+from runtime.agents.conversation import ModelRequest, ModelTurn, ToolCall, Usage
 from runtime.agents.endings import Inspector
 from runtime.agents.feedback import FeedbackInput, Library, Table, advise
 from runtime.agents.prices import Price
-from runtime.agents.providers import CallResult, Model, ModelClient
+from runtime.agents.providers import CallResult, LanguageModel, ModelClient
 from runtime.agents.session import AgentSession, UnfitRequest
 from runtime.blobs.directory import Blobs
 from tasks.loading import load
@@ -26,13 +26,13 @@ KEY = "sk-planted-0123456789"
 ANSWER = "def solve(item, model, data):\n    return model.complete(item.prompt, choices=data.labels).text\n"
 
 
-def said(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> Turn:
+def said(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> ModelTurn:
     """An answer of the model."""
     made = tuple(
-        Call(f"c{number}", name, arguments if isinstance(arguments, str) else json.dumps(arguments))
+        ToolCall(f"c{number}", name, arguments if isinstance(arguments, str) else json.dumps(arguments))
         for number, (name, arguments) in enumerate(calls)
     )
-    return Turn(status, text, made, Usage(100, 10))  # type: ignore[arg-type]
+    return ModelTurn(status, text, made, Usage(100, 10))  # type: ignore[arg-type]
 
 
 def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:
@@ -64,15 +64,15 @@ def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str =
 class AgentHarness:
     """A session of the feedback agent whose model answers from a list, and all that it recorded."""
 
-    def __init__(self, folder: Path, turns: Sequence[Turn], known: Sequence[AgentCalled] = (), **session: Any) -> None:
+    def __init__(self, folder: Path, turns: Sequence[ModelTurn], known: Sequence[AgentCalled] = (), **session: Any) -> None:
         self.blobs = Blobs(folder / "blobs")
         self.folder = folder
         self.scanner = Scanner([Secret(KEY)])
-        self.requests: list[Request] = []
+        self.requests: list[ModelRequest] = []
         self.facts: list[Fact] = []
         answers = iter(turns)
 
-        def ask(client: ModelClient, request: Request, seed: int) -> CallResult:
+        def ask(client: ModelClient, request: ModelRequest, seed: int) -> CallResult:
             self.requests.append(request)
             turn = next(answers)
             return CallResult(turn, 1, 0.5, turn.usage)
@@ -80,7 +80,7 @@ class AgentHarness:
         self.session = AgentSession(
             agent="feedback_agent",
             generation=1,
-            model=Model("openai", "m"),
+            model=LanguageModel("openai", "m"),
             client=lambda request: said(STOP),
             price=Price(2, 10),
             blobs=self.blobs,

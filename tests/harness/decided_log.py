@@ -38,10 +38,16 @@ class DecidedLog:
 
     def say(self, *facts: Fact) -> None:
         """Append these, and then what is decided at each of them."""
-        for fact in facts:
-            self._unread.append(self.append(codec.event(fact, run=self.run, source="test", cause="", time="")))
-            if not self.late:
-                self.read()
+        events = [codec.event(fact, run=self.run, source="test", cause="", time="") for fact in facts]
+        if self.late:
+            self.say_at_once(*events)
+        else:
+            for event in events:
+                self.say_at_once(event)
+
+    def say_at_once(self, *events: codec.Event) -> None:
+        """Append all of these, and only then what is decided at them."""
+        self._unread += [self.append(event) for event in events]
         self.read()
 
     def read(self) -> None:

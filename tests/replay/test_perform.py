@@ -27,7 +27,7 @@ from events.run import Budget, Items, RunStarted
 from events.subjects import LOG, tag_of
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
 from replay.perform import KINDS, Performed, perform
-from replay.swap import Rewards, Swapped, Turn, swap
+from replay.swap import RewardComparison, SwapReport, TurningPoint, swap
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
 from services.views.replayed import performed_lines, swap_lines
@@ -91,7 +91,7 @@ class Run:
     def perform(self, work: Path, *kinds: str) -> list[Performed]:
         return perform(self.messages, Blobs(self.blobs), work, kinds, lambda kind, done, total: None)
 
-    def swap(self, work: Path, service: str, path: Path) -> Swapped:
+    def swap(self, work: Path, service: str, path: Path) -> SwapReport:
         return swap(self.messages, Blobs(self.blobs), work, service, path)
 
     def changed(self, kind: type[Fact], change: Callable[[Any], dict[str, object]], place: int = -1) -> tuple["Run", int]:
@@ -316,9 +316,7 @@ def story(folder: Path, agent: str = "rules", first: int = 1, second: int = 3) -
     chosen = LeverChosen(generation=1, lever="scaffold", action=edit.name, reason="", propensities={"scaffold": 1.0}, diagnosis={})
     edited = ScaffoldProposed(generation=1, scaffold=trees[1], parent=trees[0], summary=edit.summary, reason="")
     asked = codec.event_id(RUN, FeedbackRequested, 1)
-    for fact in (chosen, edited):
-        log.unheard.append(log.append(codec.event(fact, run=RUN, source="feedback_agent", cause=asked, time="")))
-    log.hear()
+    log.say_at_once(*(codec.event(fact, run=RUN, source="feedback_agent", cause=asked, time="") for fact in (chosen, edited)))
     answered(log, 1, {*dev[:second]}, labels)
     return Run(log.messages, folder)
 
@@ -351,8 +349,8 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
     swapped = run.swap(tmp_path / "work", "verifier", path)
     assert (swapped.recorded_name, swapped.name, swapped.performed, swapped.differ) == ("toy/toy-1", "toy/flipped-1", 12, 12)
     assert swapped.rewards == [
-        Rewards(purpose="dev", attempts=8, differ=8, recorded=0.5, now=0.5),
-        Rewards(purpose="probe", attempts=4, differ=4, recorded=0.5, now=0.5),
+        RewardComparison(purpose="dev", attempts=8, differ=8, recorded=0.5, now=0.5),
+        RewardComparison(purpose="probe", attempts=4, differ=4, recorded=0.5, now=0.5),
     ]
     assert [(of.lever, of.accepted, of.recorded, of.now) for of in swapped.scores] == [
         ("start", True, 0.25, 0.75),
@@ -364,18 +362,18 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
     ]
     events = [(stored.sequence, codec.decode(stored.data).data) for stored in run.messages]
     decided = max(sequence for sequence, fact in events if isinstance(fact, CandidateEvaluated))
-    assert swapped.turn == Turn(sequence=decided, words="generation 1 would have been dropped: 0.2500 on dev does not beat 0.7500")
+    assert swapped.turn == TurningPoint(sequence=decided, words="generation 1 would have been rejected: 0.2500 on dev does not beat 0.7500")
     asked = max(sequence for sequence, fact in events if isinstance(fact, RolloutsRequested) and fact.generation == 0)
     assert swapped.fork == f"evolog fork {RUN} --at {asked} --set verifier={path}" and not swapped.unknown
     assert "  1  scaffold  0.7500 -> 0.2500  accepted, as recorded" in "\n".join(swap_lines(swapped))
-    assert msgspec.json.decode(msgspec.json.encode(swapped), type=Swapped) == swapped
+    assert msgspec.json.decode(msgspec.json.encode(swapped), type=SwapReport) == swapped
 
 
 @pytest.mark.parametrize(
     ("first", "second", "text", "words"),
     [
-        (3, 1, FLIPPED, "generation 1 would have been kept: 0.7500 on dev, the best so far was 0.2500"),
-        (1, 3, ONE_WORD, "generation 0 would have been dropped: 3 of 4 attempts failed to run, at most 5% may"),
+        (3, 1, FLIPPED, "generation 1 would have been accepted: 0.7500 on dev, the best so far was 0.2500"),
+        (1, 3, ONE_WORD, "generation 0 would have been rejected: 3 of 4 attempts failed to run, at most 5% may"),
         (4, 0, ONE_WORD, "generation 1 could not have been evaluated: 4 of 4 attempts failed to run, at most 5% may"),
     ],
 )
@@ -425,7 +423,7 @@ def test_a_batch_of_other_rewards_is_told_where_it_was_sealed(toy: Run, tmp_path
     swapped = toy.swap(tmp_path / "work", "verifier", written(tmp_path, text))
     assert swapped.differ == sum(pair == rare for _, pair in pairs)
     at = next(stored.sequence for stored in toy.messages if tag_of(stored.subject) == "training_batch_sealed")
-    assert swapped.turn == Turn(sequence=at, words="the batch of generation 2, round 1, would have held other rewards")
+    assert swapped.turn == TurningPoint(sequence=at, words="the batch of generation 2, round 1, would have held other rewards")
 
 
 def test_what_a_language_model_would_have_chosen_is_not_known(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from events.choice import AgentCalled, ContextAssembled
 from events.codec import Event
 from events.fact import Fact
 from events.subjects import LOG
-from runtime.agents.conversation import Request
+from runtime.agents.conversation import ModelRequest
 from runtime.blobs.directory import Blobs
 
 PROVIDERS = ("anthropic", "openai")
@@ -103,9 +103,9 @@ class Recorded(NamedTuple):
     def of(self, run: str, kind: type[Fact]) -> list[Any]:
         return [event.data for event in self.events[run] if isinstance(event.data, kind)]
 
-    def told(self, run: str) -> list[Request]:
+    def told(self, run: str) -> list[ModelRequest]:
         """All that was said to the model."""
-        return [msgspec.json.decode(self.blobs.get(called.request), type=Request) for called in self.of(run, AgentCalled)]
+        return [msgspec.json.decode(self.blobs.get(called.request), type=ModelRequest) for called in self.of(run, AgentCalled)]
 
 
 @pytest.fixture(scope="module")

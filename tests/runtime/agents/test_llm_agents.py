@@ -24,11 +24,11 @@ from replay.archive.agent_copy import RunTables
 from replay.archive.query import QueryResult
 from runtime.agents import context, feedback, proposal
 from runtime.agents.context import describe_briefly, prompt, select_attempts
-from runtime.agents.conversation import Request, Turn
+from runtime.agents.conversation import ModelRequest, ModelTurn
 from runtime.agents.endings import weight_update
 from runtime.agents.meta import other_tasks, write_first
 from runtime.agents.proposal import try_out, validate_source, with_changes
-from runtime.agents.providers import Model
+from runtime.agents.providers import LanguageModel
 from runtime.agents.session import CALLS, READ_LIMIT, AgentSession, UnfitRequest
 from runtime.blobs.directory import Blobs
 from runtime.log.lineage import Span
@@ -80,7 +80,7 @@ def test_each_call_is_recorded_before_it_is_acted_on_with_its_cost(tmp_path: Pat
     assert isinstance(agent.facts[0], ContextAssembled)
     first, second = agent.calls()
     assert (first.ordinal, first.prompt_tokens, first.completion_tokens, first.micro_usd, first.status) == (0, 100, 10, 300, "answered")
-    assert msgspec.json.decode(agent.blobs.get(second.request), type=Request) == agent.requests[1]
+    assert msgspec.json.decode(agent.blobs.get(second.request), type=ModelRequest) == agent.requests[1]
     assert b"enough" in agent.blobs.get(second.response)
 
 
@@ -186,7 +186,7 @@ def test_the_lever_that_failed_is_recorded(tmp_path: Path) -> None:
         (said(("query", {"sql": "a"}), STOP), "stands alone"),
     ],
 )
-def test_an_answer_without_one_ending_goes_back_once(tmp_path: Path, turn: Turn, words: str) -> None:
+def test_an_answer_without_one_ending_goes_back_once(tmp_path: Path, turn: ModelTurn, words: str) -> None:
     agent = AgentHarness(tmp_path, [turn, said(STOP)])
     assert isinstance(agent.feedback()[0], LeverChosen)
     last = agent.requests[-1].messages[-1]
@@ -467,7 +467,7 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
             return ()
 
         around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner, past=past)
-        return await open_session(around, event(evaluated()), "feedback_agent", 2, Model("openai", "odd"), started)
+        return await open_session(around, event(evaluated()), "feedback_agent", 2, LanguageModel("openai", "odd"), started)
 
     return asyncio.run(opening())
 

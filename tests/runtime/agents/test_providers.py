@@ -12,12 +12,11 @@ pytest.importorskip("openai")
 
 from events.errors import Misconfigured, UsageError
 from runtime.agents import providers
-from runtime.agents.conversation import ANSWER_LIMIT, Message, Request, Result, Tool, Usage, failure_of
-from runtime.agents.conversation import Call as ToolCall
+from runtime.agents.conversation import ANSWER_LIMIT, AgentMessage, ModelRequest, Tool, ToolCall, ToolResult, Usage, failure_of
 from runtime.agents.prices import Price, find_price, load_prices
 from runtime.agents.providers import (
     CallResult,
-    Model,
+    LanguageModel,
     ask_with_retries,
     model_client,
     model_of,
@@ -28,16 +27,16 @@ from runtime.agents.providers import (
 
 BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
 STOP = Tool("stop", "End here.", {"type": "object", "properties": {"reason": {"type": "string"}}, "required": ["reason"]})
-REQUEST = Request("m", "You are asked.", (Message("user", "What now?"),), (STOP,), 1000)
+REQUEST = ModelRequest("m", "You are asked.", (AgentMessage("user", "What now?"),), (STOP,), 1000)
 
 
 class Asking:
     """What came of asking a scripted server: the pauses that were made, and the requests that it had."""
 
-    def __init__(self, provider: str, steps: Sequence[Step], request: Request = REQUEST) -> None:
+    def __init__(self, provider: str, steps: Sequence[Step], request: ModelRequest = REQUEST) -> None:
         self.pauses: list[float] = []
         with LlmServer(steps) as server:
-            speak = model_client(Model(provider, "m"), server.environment(provider))
+            speak = model_client(LanguageModel(provider, "m"), server.environment(provider))
             self.asked: CallResult = ask_with_retries(speak, request, seed=7, pause=self.pauses.append)
         self.requests, self.headers = server.requests, server.headers
         self.turn = self.asked.turn
@@ -61,9 +60,9 @@ def test_the_key_is_in_one_header_and_nowhere_else(provider: str) -> None:
 
 @BOTH
 def test_a_conversation_is_told_as_the_api_has_it(provider: str) -> None:
-    said = Message("assistant", "Hm.", calls=(ToolCall("id1", "stop", '{"reason": "a"}'), ToolCall("id2", "stop", "not JSON")))
-    heard = Message("user", "Go on.", results=(Result("id1", "one"), Result("id2", "two", failed=True)))
-    asking = Asking(provider, [Say("Yes.")], Request("m", "s", (Message("user", "?"), said, heard), (STOP,), 10))
+    said = AgentMessage("assistant", "Hm.", calls=(ToolCall("id1", "stop", '{"reason": "a"}'), ToolCall("id2", "stop", "not JSON")))
+    heard = AgentMessage("user", "Go on.", results=(ToolResult("id1", "one"), ToolResult("id2", "two", failed=True)))
+    asking = Asking(provider, [Say("Yes.")], ModelRequest("m", "s", (AgentMessage("user", "?"), said, heard), (STOP,), 10))
     (told,) = asking.requests
     if provider == "openai":
         assert [message["role"] for message in told["messages"]] == ["system", "user", "assistant", "tool", "tool", "user"]
@@ -133,7 +132,7 @@ def test_a_seed_spreads_the_pauses_the_same_way_again() -> None:
 def test_a_server_that_is_not_there_is_a_cut_connection(provider: str) -> None:
     with LlmServer([]) as server:
         environment = server.environment(provider)
-    asked = ask_with_retries(model_client(Model(provider, "m"), environment), REQUEST, seed=0, pause=lambda seconds: None)
+    asked = ask_with_retries(model_client(LanguageModel(provider, "m"), environment), REQUEST, seed=0, pause=lambda seconds: None)
     assert asked.turn.status == "cut"
 
 
@@ -171,7 +170,9 @@ def test_thoughts_are_given_back_as_they_were() -> None:
     turn = heard.turn("answered")
     assert turn.private == ({"type": "thinking", "thinking": "hm", "signature": "s1"},)
     asking = Asking(
-        "anthropic", [Say("Yes.")], Request("m", "s", (Message("user", "?"), Message("assistant", "a", private=turn.private)), (), 5)
+        "anthropic",
+        [Say("Yes.")],
+        ModelRequest("m", "s", (AgentMessage("user", "?"), AgentMessage("assistant", "a", private=turn.private)), (), 5),
     )
     assert asking.requests[0]["messages"][1]["content"][0] == turn.private[0]
 
@@ -187,8 +188,8 @@ def test_a_thought_that_was_cut_off_is_not_given_back() -> None:
 
 def test_agents_are_named_by_provider_and_model() -> None:
     assert model_of("rules") is None
-    assert model_of("anthropic:claude-opus-5") == Model("anthropic", "claude-opus-5")
-    assert model_of("openai:qwen3:8b") == Model("openai", "qwen3:8b")
+    assert model_of("anthropic:claude-opus-5") == LanguageModel("anthropic", "claude-opus-5")
+    assert model_of("openai:qwen3:8b") == LanguageModel("openai", "qwen3:8b")
     for name in ("gpt-5", "openai:", "rules:x", ""):
         with pytest.raises(UsageError, match="expected rules, anthropic:MODEL or openai:MODEL"):
             model_of(name)
@@ -197,14 +198,14 @@ def test_agents_are_named_by_provider_and_model() -> None:
 @BOTH
 def test_without_a_key_it_is_said_which_variable_to_set(provider: str) -> None:
     with pytest.raises(Misconfigured, match=f"set {provider.upper()}_API_KEY"):
-        require_key(Model(provider, "m"), {})
+        require_key(LanguageModel(provider, "m"), {})
 
 
 def test_a_server_on_this_machine_needs_no_key_and_costs_nothing() -> None:
     here = {"OPENAI_BASE_URL": "http://localhost:11434/v1"}
-    assert require_key(Model("openai", "qwen3"), here).reveal() == "none" and providers_with_key(here) == ("openai",)
-    assert providers.price_of_model(Model("openai", "qwen3"), here) == Price(0, 0)
-    assert providers.price_of_model(Model("openai", "qwen3"), {"OPENAI_BASE_URL": "https://openrouter.ai/api/v1"}) is None
+    assert require_key(LanguageModel("openai", "qwen3"), here).reveal() == "none" and providers_with_key(here) == ("openai",)
+    assert providers.price_of_model(LanguageModel("openai", "qwen3"), here) == Price(0, 0)
+    assert providers.price_of_model(LanguageModel("openai", "qwen3"), {"OPENAI_BASE_URL": "https://openrouter.ai/api/v1"}) is None
 
 
 @BOTH
@@ -212,7 +213,7 @@ def test_a_server_on_this_machine_needs_no_key_and_costs_nothing() -> None:
 def test_a_url_that_is_none_is_named(provider: str, url: str) -> None:
     environment = {f"{provider.upper()}_BASE_URL": url, f"{provider.upper()}_API_KEY": "k"}
     with pytest.raises(Misconfigured, match=rf"{provider.upper()}_BASE_URL is .*; expected a URL such as https") as wrong:
-        require_key(Model(provider, "m"), environment)
+        require_key(LanguageModel(provider, "m"), environment)
     assert "pw" not in str(wrong.value)
     assert providers_with_key(environment) == ()
 
@@ -225,7 +226,7 @@ def test_a_login_in_a_url_is_not_printed() -> None:
 def test_a_package_that_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(Misconfigured, match=r"pip install 'evolog\[agents\]'"):
-        require_key(Model("openai", "m"), {"OPENAI_API_KEY": "k"})
+        require_key(LanguageModel("openai", "m"), {"OPENAI_API_KEY": "k"})
 
 
 def test_prices_are_by_token_and_a_user_may_set_them(tmp_path: Path) -> None:
