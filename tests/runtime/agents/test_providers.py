@@ -161,9 +161,9 @@ def test_arguments_that_are_no_json_come_back_as_they_are(provider: str) -> None
 
 
 def test_thoughts_are_given_back_as_they_were() -> None:
-    from runtime.agents.anthropic_api import _Heard
+    from runtime.agents.anthropic_api import _StreamedAnswer
 
-    heard = _Heard()
+    heard = _StreamedAnswer()
     heard.take({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}})
     heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}})
     heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s1"}})
@@ -178,9 +178,9 @@ def test_thoughts_are_given_back_as_they_were() -> None:
 
 
 def test_a_thought_that_was_cut_off_is_not_given_back() -> None:
-    from runtime.agents.anthropic_api import _Heard
+    from runtime.agents.anthropic_api import _StreamedAnswer
 
-    heard = _Heard()
+    heard = _StreamedAnswer()
     heard.take({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}})
     heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}})
     assert heard.turn("length").private == ()
