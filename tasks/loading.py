@@ -173,7 +173,8 @@ class Task(msgspec.Struct, frozen=True):
 
     def extra_metrics(self) -> dict[str, Callable[[str | None, str], float]]:
         """What else than `gold_score` is measured of an answer, by name; none where gold.py has none. For the auditor only."""
-        metrics = getattr(_module(self.folder, self.package, "gold"), "EXTRA_METRICS", {})
+        gold = _module(self.folder, self.package, "gold")
+        metrics = getattr(gold, "EXTRA_METRICS", getattr(gold, "BESIDE", {}))  # BESIDE: how it was called until 2026-11-28
         if not isinstance(metrics, Mapping) or not all(callable(metric) for metric in metrics.values()):
             raise self._broken("gold", f"EXTRA_METRICS is {metrics!r:.60}; expected a dict of functions by name")
 

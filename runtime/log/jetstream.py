@@ -1,4 +1,4 @@
-"""The log on a NATS server with JetStream. All that knows nats-py is in this module and in `runtime/server.py`."""
+"""The log on a NATS server with JetStream. Only this module and `runtime/broker/streams.py` know nats-py."""
 
 import asyncio
 import contextlib

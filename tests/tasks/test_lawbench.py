@@ -444,6 +444,10 @@ def test_what_a_task_holds_against_its_verifier_is_asked_and_checked(tmp_path: P
     assert task.canaries("a") == {"b": (0.25, 0.0)} and task.ceiling("a") == 0.5
     extra_metrics = task.extra_metrics()
     assert extra_metrics["length"]("abcd", "a") == 4
+    (tmp_path / "older").mkdir()
+    older = task_folder(tmp_path / "older" / "mine")
+    (older / "gold.py").write_text(GOLD.replace("EXTRA_METRICS", "BESIDE"))
+    assert loading.load(str(older)).extra_metrics()["length"]("abcd", "a") == 4
     second, third = (task.with_verifier(text.format(number), "other.py") for number in (2, 3))
     assert third.canaries("a") == {} and third.ceiling("a") is None
     for broken, why in (
