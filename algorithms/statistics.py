@@ -1,4 +1,7 @@
-"""Means of rewards with their intervals, figures of groups of attempts, and McNemar's test. The one module of statistics for all."""
+"""Means of rewards with their intervals, figures of groups of attempts, and McNemar's test.
+
+What only an audit needs is in `replay/audit/statistics`.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Planning a fork: which settings of its parent it changes, and the event `run_started` that begins it."""
+"""Plans a fork: which settings it copies from its parent or changes, and the event `run_started` that begins it.
+
+The state that it begins with is in `runtime/run/fork.py`, how its past is read in `runtime/log/lineage.py`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Says what each run does next."""
+"""The controller's process: runs `runtime/run/controller.py` with the rules of `runtime/run/decide.py`."""
 
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER

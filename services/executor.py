@@ -1,4 +1,8 @@
-"""Runs shards of rollouts as they are requested: one shard after the other, shared with the other executors."""
+"""Runs shards of rollouts as they are requested: one shard after the other, shared with the other executors.
+
+The shard of an executor that died is handed out again (`runtime/log/worker.py`), and its recorded calls of the model are found
+(`runtime/rollouts/calls.py`).
+"""
 
 import asyncio
 import os

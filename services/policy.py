@@ -1,4 +1,4 @@
-"""Serves the run's policy over HTTP, and says of each published adapter whether it is loaded as it was trained."""
+"""The policy's process: serves models over HTTP, and has each published adapter checked by `runtime/effects/serve.py`."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Pieces that losses over tokens share.
+"""What losses over tokens share: masked means, importance ratios, clipping, estimates of KL, preference terms.
 
 Names end in their shape: B sequences, T tokens, P pairs. Log-probabilities are natural. A mask is 1 on the tokens that a loss is about, and
 every mean is over those.

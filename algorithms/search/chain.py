@@ -1,4 +1,7 @@
-"""SIA's strategy (arXiv 2605.27276): a chain of candidates. Each is made from the best so far, and accepted if it scores higher on dev."""
+"""The rule that accepts a candidate: it replaces the best so far if its score on dev is higher (SIA, arXiv 2605.27276).
+
+Candidates form a chain: each is made from the best so far.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What an audit compares a run's log with: read from the log itself, and from the public data of its task."""
+"""What the provenance checks compare a run's log with: read from the log itself, and from the public data of its task."""
 
 from collections.abc import Iterator, Sequence
 

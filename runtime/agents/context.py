@@ -1,4 +1,6 @@
-"""What an agent is shown at the start: bounded, chosen by how attempts failed and not by which came first, and nothing that is hidden.
+"""The parts of an agent's prompt: which attempts, files and items it is shown, and how each is written.
+
+All of it is bounded, and attempts are chosen by how they failed, not by which came first.
 
 It is made from what is public (`Public`: labels of train alone), from attempts at train items, and from figures over dev. Attempts at dev
 items are not shown, since a right answer is a label.

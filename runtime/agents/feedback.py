@@ -1,4 +1,4 @@
-"""The Feedback-Agent as a language model: what it is shown, the tools that it reads with, and its conversation."""
+"""The Feedback-Agent as a language model: puts its prompt together, gives it tools to read with, and makes facts of how it ends."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple

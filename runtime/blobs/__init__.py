@@ -1,1 +1,1 @@
-"""Large things, named by the SHA-256 of their bytes: scaffolds, adapters, request bodies."""
+"""Files outside the log, named by the SHA-256 of their bytes: scaffolds, adapters, request bodies."""

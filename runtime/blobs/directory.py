@@ -1,4 +1,4 @@
-"""Large things, named by the SHA-256 of their bytes: written before the event that names them, checked when read."""
+"""A directory of files named by the SHA-256 of their bytes: written before the event that names them, checked when read."""
 
 import errno
 import hashlib

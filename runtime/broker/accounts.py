@@ -1,7 +1,8 @@
-"""Which account may do what on the broker, and the work that each service is handed.
+"""The accounts of the nats-server: which may write and read what, and the work that each service is handed.
 
+All of it is derived from the table of who writes which event (`events/catalogue.py`).
 The rights, not good manners, keep the log append-only: nobody may update, purge, delete or restore a stream, and a service may append
-only the tags that `events/catalogue.py` gives it. Each service has an account of its own and reaches the streams through what it imports.
+only the tags of its own. Each service has an account of its own and reaches the streams through what it imports.
 """
 
 import secrets

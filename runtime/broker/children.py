@@ -1,4 +1,4 @@
-"""Child processes that end with this one, and what they leave behind."""
+"""Child processes: a free port, ending with their parent, ending a whole process group, the last line of a log."""
 
 import asyncio
 import contextlib

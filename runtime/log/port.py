@@ -1,5 +1,7 @@
 """The log as the rest of the program sees it: append with an expectation, read by sequence, be handed work.
 
+`append_once` leaves an event that stands there already as it is, so that what is done twice is recorded once.
+
 `MemoryLog` (for tests and simulation) and `JetStreamLog` keep the same contract, and the same tests run on both.
 """
 

@@ -1,7 +1,8 @@
 """The loop of an effect service: take work from the log, perform it, append its outcome once, acknowledge.
 
 An executor, or any effect service, may die anywhere in here. The work is then handed out again, what is recorded is found, and the rest
-is done: no model call is paid twice, no optimiser step is applied twice.
+is done: no model call is paid twice, no optimiser step is applied twice. The same message twice
+has one outcome on the log (`port.append_once`).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Language models as policies in this process: a base alone, a base with an adapter, or its vocabulary with nothing but chance."""
+"""Language models as policies in this process: a base alone, a base with an adapter, or a uniform choice from its vocabulary."""
 
 import math
 import random

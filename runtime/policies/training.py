@@ -34,7 +34,7 @@ from runtime.policies.interface import SampleRequest, TokenScorer
 CANARIES, CANARY_TOKENS = 4, 16
 """Canaries of an adapter, and the tokens of each."""
 ROOT = Path(__file__).parents[2]
-WORKER_MODULE = "runtime.policies.launched"
+WORKER_MODULE = "runtime.policies.training_process"
 """The module that each process of a launch runs."""
 OUTPUT_LINES = 20
 """The last lines of a launch's output that an error shows, where no process wrote a failure."""

@@ -1,4 +1,4 @@
-"""Runs scaffolds as processes in a sandbox, and speaks with them over two pipes, in JSON lines.
+"""Runs scaffolds as processes that `runtime/sandbox/launch.py` starts, and speaks with them over two pipes, in JSON lines.
 
 `runtime/sandbox` limits what a scaffold can reach and use. Here its time, its output and the size of its calls are limited. What it may
 learn from comes through its pipe: the labels of its own folds alone, and no file is made of them. Nothing comes back but through pipes.

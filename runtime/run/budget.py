@@ -1,4 +1,7 @@
-"""Parses a budget as a user writes it: `rollouts=100000,tokens=2M,usd=20`."""
+"""Parses a budget as a user writes it: `rollouts=100000,tokens=2M,usd=20`.
+
+What has been spent is checked in `decide.py`, and within a conversation of an agent in `runtime/agents/session.py`.
+"""
 
 import math
 import re

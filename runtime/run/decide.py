@@ -1,5 +1,6 @@
-"""What a run does next: start, evaluate, ask for feedback, play and train, keep the best, finish.
+"""What a run does next: start, evaluate, ask for feedback, update weights, accept or reject a candidate, finish.
 
+The budget is checked here. Which candidate is accepted is the strategy's rule (`algorithms/search`).
 The state moves from barrier to barrier, and what is due at a barrier follows from the state alone, whichever event came last.
 So the order in which attempts are scored decides nothing.
 """

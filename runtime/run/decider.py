@@ -74,7 +74,10 @@ class DecisionSession(Generic[State]):
         self._folded = hashlib.sha256()
 
     def inherit(self, past: Iterable[Event]) -> None:
-        """Fold a forked run's past, in the order that `runtime.log.lineage.in_folding_order` gives; this run's chain holds its digest only."""
+        """Fold a forked run's past, in the order that `runtime.log.lineage.in_folding_order` gives.
+
+        This run's chain holds its digest only.
+        """
         for event in past:
             self.state = self.decider.evolve(self.state, event)
 

@@ -1,4 +1,4 @@
-"""Starts a command in a sandbox of one of the profiles, and enforces its limits until it has ended."""
+"""Starts a scaffold's process, or another command, in a sandbox of one of the profiles, and enforces its limits until it has ended."""
 
 import contextlib
 import itertools

@@ -1,7 +1,7 @@
-"""Measures a run by gold: the scores of pairs of a scaffold and an adapter on test, as it is and perturbed, and the references beside them.
+"""Reads gold and measures a run by it: how each pair of a scaffold and an adapter does on test, as it is and perturbed.
 
 A pair answers each item of test once, at temperature 0. Its answers are scored by the run's verifier, by the gold verifier, and by the
-task's extra metrics. Of a perturbed test, the run's verifier alone scores the answers.
+task's extra metrics. Of a perturbed test, the run's verifier alone scores the answers. References to compare with are measured too.
 """
 
 import asyncio

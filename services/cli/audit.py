@@ -1,4 +1,4 @@
-"""`evolog audit`."""
+"""`evolog audit`: its flags. What runs is in `audit_runs.py`."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""`evolog audit`: print whether a run's score still means anything, for a person, a script or a browser."""
+"""Audits one run or all and prints the result, in the words and tables of `services/views/audit.py`; gives the exit code."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence

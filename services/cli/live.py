@@ -1,4 +1,7 @@
-"""Begins a run and follows it on the terminal to its end, for `evolog run`, `fork` and `ablate`."""
+"""Begins a run and follows it on the terminal to its end, for `evolog run`, `fork` and `ablate`.
+
+The events are followed in `services/host/orders.py`, and put into words in `services/views/run.py`.
+"""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a simulation has in place of scaffold processes, of a policy, and of gradient work; each is as quick as it is small."""
+"""What a simulation has in place of scaffold processes, of a policy, and of gradient work."""
 
 import hashlib
 import random

@@ -74,7 +74,7 @@ MISTAKES = {
                 f"return {STEP}",
                 f"return __import__('tests.simulation.test_simulation', fromlist=['x']).with_drawn_id({STEP})",
             ),
-            (codec.decode, "if found.id != (id := event_id(found.run, entry.fact, *data.key())):", "if False:"),
+            (codec.decode, "if decoded.id != (id := event_id(decoded.run, entry.fact, *data.key())):", "if False:"),
         ),
         "No optimiser step is taken twice",
     ),
@@ -86,8 +86,8 @@ MISTAKES = {
         (
             (
                 services.feedback_agent.serve,
-                "history = await of_types(context.log, event.run, HISTORY_TYPES, past)",
-                "history = [of for of in await of_types(context.log, event.run, HISTORY_TYPES, past)"
+                "history = await events_of_types(context.log, event.run, HISTORY_TYPES, past)",
+                "history = [of for of in await events_of_types(context.log, event.run, HISTORY_TYPES, past)"
                 " if of.tag != 'lever_chosen' or of.id in vars(context)]",
             ),
             (

@@ -24,7 +24,7 @@ from algorithms.learning.batch import Algorithm, Hyper, NothingToLearn, Rollout,
 from algorithms.learning.update import minibatches, prepare  # noqa: E402
 from algorithms.models.tiny_lm import TinyLM, TinyTrainee  # noqa: E402
 from events.errors import CheckFailed, Misconfigured  # noqa: E402
-from runtime.policies import launched, trl_backend  # noqa: E402
+from runtime.policies import training_process, trl_backend  # noqa: E402
 from runtime.policies.interface import SampleRequest  # noqa: E402
 from runtime.policies.training import (  # noqa: E402
     RERAISED,
@@ -233,15 +233,15 @@ WRONGS = [NothingToLearn("why, and what next.", VOTES), *(kind("why, and what ne
 
 @pytest.mark.parametrize("wrong", WRONGS, ids=lambda wrong: type(wrong).__name__)
 def test_an_error_is_the_same_after_it_was_written_and_read(wrong: Exception, tmp_path: Path) -> None:
-    launched.write_failure(tmp_path, wrong)
-    launched.write_failure(tmp_path, ValueError("the other process is gone"))
+    training_process.write_failure(tmp_path, wrong)
+    training_process.write_failure(tmp_path, ValueError("the other process is gone"))
     with pytest.raises(type(wrong), match=str(wrong)) as raised:
         raise_failure(tmp_path)
     assert type(raised.value) is type(wrong) and getattr(raised.value, "votes", ()) == getattr(wrong, "votes", ())
 
 
 def test_an_error_that_nobody_expects_is_named(tmp_path: Path) -> None:
-    launched.write_failure(tmp_path, MemoryError("8 GiB"))
+    training_process.write_failure(tmp_path, MemoryError("8 GiB"))
     with pytest.raises(RuntimeError, match=r"^MemoryError: 8 GiB$"):
         raise_failure(tmp_path)
 
@@ -254,8 +254,8 @@ launch(Path("accelerate.yaml"), Path.cwd(), "asleep")
 ASLEEP = """
 import os, sys, time
 from pathlib import Path
-from runtime.policies import launched
-launched.main(Path(sys.argv[1]), lambda room, rank, count: ((room / f"pid.{rank}").write_text(str(os.getpid())), time.sleep(600)))
+from runtime.policies import training_process
+training_process.main(Path(sys.argv[1]), lambda room, rank, count: ((room / f"pid.{rank}").write_text(str(os.getpid())), time.sleep(600)))
 """
 
 
@@ -318,4 +318,4 @@ def test_a_configuration_is_optional_and_found_from_where_it_was_named(tmp_path:
 
 
 if __name__ == "__main__":
-    launched.main(Path(sys.argv[1]), lambda room, rank, count: updates(room, room / str(rank)))
+    training_process.main(Path(sys.argv[1]), lambda room, rank, count: updates(room, room / str(rank)))

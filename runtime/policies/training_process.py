@@ -1,4 +1,4 @@
-"""One process of a training round that `training.launch` starts: `python -m runtime.policies.launched ROOM`, in a process group.
+"""One process of a training round that `training.launch` starts: `python -m runtime.policies.training_process ROOM`, in a process group.
 
 ROOM is the folder that the processes share. Each reads the same task from it and does the same update, on a device of its own and with its
 share of the rows; the process of rank 0 writes the result. The failure of the first that fails is written too, for the process that waits.
