@@ -147,7 +147,7 @@ class FeedbackInput(NamedTuple):
     task: str
     figures: Mapping[str, float]
     budget: str
-    told: Sequence[Event]
+    history: Sequence[Event]
 
 
 def advise(
@@ -161,7 +161,7 @@ def advise(
         "task": case.task,
         "scaffold": scaffold_text(library.files),
         "figures": figures_text(case, library.attempts),
-        "history": history_text(case.told, case.generation),
+        "history": history_text(case.history, case.generation),
         "trajectories": "\n\n".join(describe_briefly(one) for one in chosen),
     }
     parts = {name: session.scanner.redact(text.encode()).decode() for name, text in parts.items()}
@@ -229,17 +229,17 @@ def figures_text(case: FeedbackInput, attempts: Sequence[ShownAttempt]) -> str:
     kinds: dict[str, int] = {}
     for one in attempts:
         kinds[one.outcome] = kinds.get(one.outcome, 0) + 1
-    scores = [event.data for event in case.told if isinstance(event.data, CandidateEvaluated)]
+    scores = [event.data for event in case.history if isinstance(event.data, CandidateEvaluated)]
     best = [f"dev {one.score:.4f} [{one.low:.4f}, {one.high:.4f}], generation {one.generation}" for one in scores]
     outcomes = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     rates = ", ".join(f"{name} {value:g}" for name, value in case.figures.items())
     return f"{'; '.join(best)}\nattempts of the probe: {outcomes}\n{rates}\n{case.budget}"
 
 
-def history_text(told: Sequence[Event], generation: int, limit: int = HISTORY) -> str:
+def history_text(history: Sequence[Event], generation: int, limit: int = HISTORY) -> str:
     """What was tried in each generation before this one, and what came of it; the latest, where not all fits."""
     lines: dict[int, list[str]] = {}
-    for event in told:
+    for event in history:
         fact: Any = event.data
         if fact.generation >= generation:
             continue
