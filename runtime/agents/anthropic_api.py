@@ -76,8 +76,8 @@ class _StreamedAnswer:
                 block = self._blocks[index]
                 for name in ("text", "partial_json", "thinking", "signature"):
                     if piece := delta.get(name):
-                        place = "partial" if name == "partial_json" else name
-                        block[place] = (block.get(place) or "") + piece
+                        key = "partial" if name == "partial_json" else name
+                        block[key] = (block.get(key) or "") + piece
                         self.size += len(piece)
             case {"type": "message_delta", "delta": dict(delta)}:
                 self.stop = delta.get("stop_reason") or self.stop
@@ -117,7 +117,9 @@ def _body(request: ModelRequest) -> dict[str, Any]:
 
 
 def _content(message: AgentMessage) -> list[dict[str, Any]]:
-    results = [{"type": "tool_result", "tool_use_id": one.id, "content": one.text, "is_error": one.failed} for one in message.results]
+    results = [
+        {"type": "tool_result", "tool_use_id": result.id, "content": result.text, "is_error": result.failed} for result in message.results
+    ]
     content: list[dict[str, Any]] = [*(dict(block) for block in message.private), *results]
     if message.text.strip() or not (message.results or message.calls):
         content.append({"type": "text", "text": message.text.strip() or "(nothing)"})
@@ -138,6 +140,6 @@ def _failure(wrong: anthropic.APIStatusError, usage: Usage) -> Failure:
     match wrong.body:
         case {"error": {"type": str(kind)}} if code < 400:
             code = _STREAMED.get(kind, 400)
-    found = failure_of(code, wrong.message, wrong.response.headers)
-    found.usage = usage
-    return found
+    failure = failure_of(code, wrong.message, wrong.response.headers)
+    failure.usage = usage
+    return failure

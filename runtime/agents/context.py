@@ -65,21 +65,21 @@ def select_attempts(attempts: Sequence[ShownAttempt], limit: int, seed: int) -> 
     chosen: list[ShownAttempt] = []
     taken: set[str] = set()
     items: set[str] = set()
-    room = limit
-    for again in (False, True):  # each item once, and again only if there is room left
+    characters_left = limit
+    for repeating in (False, True):  # each item once, and again only if there is room left
         waiting = {kind: deque(queue) for kind, queue in queues.items()}
         while waiting:
             for kind, queue in list(waiting.items()):
-                while queue and (queue[0].id in taken or (queue[0].item in items and not again)):
+                while queue and (queue[0].id in taken or (queue[0].item in items and not repeating)):
                     queue.popleft()
-                if not queue or len(describe_briefly(queue[0])) > room:
+                if not queue or len(describe_briefly(queue[0])) > characters_left:
                     del waiting[kind]
                     continue
-                one = queue.popleft()
-                chosen.append(one)
-                taken.add(one.id)
-                items.add(one.item)
-                room -= len(describe_briefly(one))
+                attempt = queue.popleft()
+                chosen.append(attempt)
+                taken.add(attempt.id)
+                items.add(attempt.item)
+                characters_left -= len(describe_briefly(attempt))
     return chosen
 
 
@@ -91,36 +91,36 @@ def _in_turn(by_label: Mapping[str, list[ShownAttempt]], draw: random.Random) ->
     """One attempt of each label, then a second of each, and so on, in an order that is drawn."""
     columns = []
     for label in sorted(by_label):
-        column = sorted(by_label[label], key=lambda one: (one.item, one.attempt))
+        column = sorted(by_label[label], key=lambda attempt: (attempt.item, attempt.attempt))
         draw.shuffle(column)
         columns.append(column)
     draw.shuffle(columns)
     return [column[depth] for depth in range(max(map(len, columns), default=0)) for column in columns if depth < len(column)]
 
 
-def describe_briefly(one: ShownAttempt) -> str:
+def describe_briefly(attempt: ShownAttempt) -> str:
     """An attempt in a few lines."""
-    last = one.calls[-1] if one.calls else None
-    offered = "" if last is None or not last.choices else f"; {len(last.choices)} choices, the truth {_among(one.label, last.choices)}"
+    last = attempt.calls[-1] if attempt.calls else None
+    offered = "" if last is None or not last.choices else f"; {len(last.choices)} choices, the truth {_among(attempt.label, last.choices)}"
     lines = [
-        f"### {one.id} (item {one.item}, attempt {one.attempt}): {one.outcome}",
-        f"truth: {one.label}",
-        f"answer: {'none' if one.answer is None else clipped(one.answer, ANSWER)}",
-        f"reward: {'none' if one.reward is None else f'{one.reward:g}'}; calls of the model: {len(one.calls)}{offered}",
-        *([f"failure: {clipped(one.reason, ANSWER)}"] if one.reason else []),
-        f"item: {clipped(one.prompt, PROMPT)}",
+        f"### {attempt.id} (item {attempt.item}, attempt {attempt.attempt}): {attempt.outcome}",
+        f"truth: {attempt.label}",
+        f"answer: {'none' if attempt.answer is None else clipped(attempt.answer, ANSWER)}",
+        f"reward: {'none' if attempt.reward is None else f'{attempt.reward:g}'}; calls of the model: {len(attempt.calls)}{offered}",
+        *([f"failure: {clipped(attempt.reason, ANSWER)}"] if attempt.reason else []),
+        f"item: {clipped(attempt.prompt, PROMPT)}",
     ]
     return "\n".join(lines)
 
 
-def describe_fully(one: ShownAttempt) -> str:
+def describe_fully(attempt: ShownAttempt) -> str:
     """An attempt with all its calls."""
     calls = [
         f"#### call {number}\nprompt:\n{call.prompt}\nchoices ({len(call.choices)}): {clipped(', '.join(call.choices), 4000) or 'none'}\n"
         f"completion:\n{call.text}"
-        for number, call in enumerate(one.calls, 1)
+        for number, call in enumerate(attempt.calls, 1)
     ]
-    return "\n\n".join([describe_briefly(one), *calls])
+    return "\n\n".join([describe_briefly(attempt), *calls])
 
 
 def _among(label: str, choices: Sequence[str]) -> str:
@@ -156,7 +156,9 @@ def scaffold_text(files: Mapping[str, str], limit: int = SCAFFOLD) -> str:
     """The files of a scaffold; those that do not fit are named."""
     parts: list[str] = []
     for path in sorted(files, key=lambda path: (path != "agent.py", path)):
-        whole = f"#### {path}\n```\n{files[path]}\n```"
-        room = limit - sum(map(len, parts))
-        parts.append(whole if len(whole) <= room else f"#### {path}: {len(files[path]):,} characters, not shown; read_scaffold shows them")
+        text = f"#### {path}\n```\n{files[path]}\n```"
+        characters_left = limit - sum(map(len, parts))
+        parts.append(
+            text if len(text) <= characters_left else f"#### {path}: {len(files[path]):,} characters, not shown; read_scaffold shows them"
+        )
     return "\n".join(parts)

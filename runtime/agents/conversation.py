@@ -96,14 +96,14 @@ class Failure(Exception):
 
 def failure_of(code: int, reason: str, headers: Mapping[str, str]) -> Failure:
     """What an HTTP status means for the caller."""
-    said = f"HTTP {code}: {' '.join(reason.split())[:400]}"
+    message = f"HTTP {code}: {' '.join(reason.split())[:400]}"
     if code in (401, 403) or "insufficient_quota" in reason:
-        return Failure("unauthenticated", said)
+        return Failure("unauthenticated", message)
     if code == 429:
-        return Failure("rate_limited", said, _seconds(headers))
+        return Failure("rate_limited", message, _seconds(headers))
     if code in (408, 409) or code >= 500:
-        return Failure("server_error", said, _seconds(headers))
-    return Failure("bad_request", said)
+        return Failure("server_error", message, _seconds(headers))
+    return Failure("bad_request", message)
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

@@ -83,30 +83,30 @@ class Inspector(NamedTuple):
 
     def proposal(self, arguments: str) -> Proposal:
         """The proposed scaffold with secrets struck out; raises `Unfit` for one that would not answer."""
-        asked = arguments_of(ProposeScaffold, arguments)
-        files = with_changes(self.present, [(file.path, file.text) for file in asked.files], asked.remove)
+        request = arguments_of(ProposeScaffold, arguments)
+        files = with_changes(self.present, [(file.path, file.text) for file in request.files], request.remove)
         files = redact(files, self.scanner)
         if self.must_change and files == dict(self.present):
             raise UnfitRequest("Nothing is changed by this proposal; write the files that differ, or choose another ending.")
         validate_source(files, self.hidden)
         try_out(files, self.public, self.work, self.scanner, self.limits, self.sandbox)
-        return Proposal(files, asked.summary, asked.report)
+        return Proposal(files, request.summary, request.report)
 
 
 def weight_update(arguments: str) -> RequestWeightUpdate:
     """The order for a weight update; raises `Unfit` for an algorithm or a hyper-parameter that there is not."""
-    asked = arguments_of(RequestWeightUpdate, arguments)
-    if asked.algorithm not in NAMES:
-        raise UnfitRequest(f"There is no algorithm {asked.algorithm!r}; there are {', '.join(NAMES)}.")
+    request = arguments_of(RequestWeightUpdate, arguments)
+    if request.algorithm not in NAMES:
+        raise UnfitRequest(f"There is no algorithm {request.algorithm!r}; there are {', '.join(NAMES)}.")
     try:
         from algorithms.learning.update import settings  # torch, and only here
 
-        settings(algorithm(asked.algorithm), asked.hyper)
+        settings(algorithm(request.algorithm), request.hyper)
     except UsageError as wrong:
         raise UnfitRequest(str(wrong)) from wrong
     except ModuleNotFoundError:
         pass  # this host has no torch: the trainer's word will do
-    return asked
+    return request
 
 
 def stop(arguments: str) -> Stop:

@@ -99,35 +99,35 @@ class Library(NamedTuple):
         }
 
     def _list(self, arguments: str) -> str:
-        asked = arguments_of(ListTrajectories, arguments)
-        found = [
-            one
-            for one in self.attempts
-            if one.outcome == (asked.outcome or one.outcome)
-            and one.label == (asked.label or one.label)
-            and one.item == (asked.item or one.item)
+        request = arguments_of(ListTrajectories, arguments)
+        matches = [
+            attempt
+            for attempt in self.attempts
+            if attempt.outcome == (request.outcome or attempt.outcome)
+            and attempt.label == (request.label or attempt.label)
+            and attempt.item == (request.item or attempt.item)
         ]
-        shown = found[asked.offset : asked.offset + LISTED]
-        lines = [f"{len(found)} attempts, {asked.offset} to {asked.offset + len(shown)}: id, item, outcome, reward, truth, answer"]
-        for one in shown:
-            answer = "" if one.answer is None else clipped(one.answer, 60)
+        page = matches[request.offset : request.offset + LISTED]
+        lines = [f"{len(matches)} attempts, {request.offset} to {request.offset + len(page)}: id, item, outcome, reward, truth, answer"]
+        for attempt in page:
+            answer = "" if attempt.answer is None else clipped(attempt.answer, 60)
             lines.append(
-                f"{one.id} {one.item} {one.outcome} {'-' if one.reward is None else f'{one.reward:g}'} {one.label!r:.60} {answer!r}"
+                f"{attempt.id} {attempt.item} {attempt.outcome} {'-' if attempt.reward is None else f'{attempt.reward:g}'} {attempt.label!r:.60} {answer!r}"
             )
         return "\n".join(lines)
 
     def _read(self, arguments: str) -> str:
-        asked = arguments_of(ReadTrajectory, arguments)
-        found = next((one for one in self.attempts if one.id == asked.id), None) or self.fetch(asked.id)
-        if found is None:
-            raise UnfitRequest(f"There is no attempt {asked.id!r} at a train item in this run; list_trajectories and query give ids.")
-        return describe_fully(found)
+        request = arguments_of(ReadTrajectory, arguments)
+        attempt = next((candidate for candidate in self.attempts if candidate.id == request.id), None) or self.fetch(request.id)
+        if attempt is None:
+            raise UnfitRequest(f"There is no attempt {request.id!r} at a train item in this run; list_trajectories and query give ids.")
+        return describe_fully(attempt)
 
     def _file(self, arguments: str) -> str:
-        asked = arguments_of(ReadScaffold, arguments)
-        if asked.path not in self.files:
-            raise UnfitRequest(f"There is no file {asked.path!r}; the scaffold holds {', '.join(sorted(self.files))}.")
-        return self.files[asked.path]
+        request = arguments_of(ReadScaffold, arguments)
+        if request.path not in self.files:
+            raise UnfitRequest(f"There is no file {request.path!r}; the scaffold holds {', '.join(sorted(self.files))}.")
+        return self.files[request.path]
 
 
 READERS: Mapping[str, type[msgspec.Struct]] = {
@@ -162,7 +162,7 @@ def advise(
         "scaffold": scaffold_text(library.files),
         "figures": figures_text(case, library.attempts),
         "history": history_text(case.history, case.generation),
-        "trajectories": "\n\n".join(describe_briefly(one) for one in chosen),
+        "trajectories": "\n\n".join(describe_briefly(attempt) for attempt in chosen),
     }
     parts = {name: session.scanner.redact(text.encode()).decode() for name, text in parts.items()}
     opening = (
@@ -170,16 +170,18 @@ def advise(
         f"## What was tried before\n{parts['history']}\n\n## {len(chosen)} of {len(library.attempts)} attempts at train items\n"
         f"{parts['trajectories']}\n\nEndings open to you: {', '.join(names)}."
     )
-    record(context_assembled(session, case.generation, parts, tuple(one.id for one in chosen)))
+    record(context_assembled(session, case.generation, parts, tuple(attempt.id for attempt in chosen)))
     tools = [*(tool(kind, name) for name, kind in READERS.items()), *(tool(KINDS[name], name) for name in names)]
     ended = converse(session, parts["system"], opening, tools, library.readers(), endings(inspector, names))
     return [session.redacted(fact) for fact in facts_of_ending(session, case, ended)]
 
 
-def context_assembled(session: AgentSession, generation: int, parts: Mapping[str, str], shown: tuple[str, ...]) -> ContextAssembled:
+def context_assembled(session: AgentSession, generation: int, parts: Mapping[str, str], attempt_ids: tuple[str, ...]) -> ContextAssembled:
     """The fact of what an agent is shown at the start, part by part."""
-    kept = {name: session.blobs.put(text.encode()) for name, text in parts.items()}
-    return ContextAssembled(generation=generation, blob=session.put(kept), trajectories=len(shown), parts=kept, shown=shown)
+    digests = {name: session.blobs.put(text.encode()) for name, text in parts.items()}
+    return ContextAssembled(
+        generation=generation, blob=session.put(digests), trajectories=len(attempt_ids), parts=digests, shown=attempt_ids
+    )
 
 
 def facts_of_ending(session: AgentSession, case: FeedbackInput, ended: ValidEnding[Ending] | NoEnding) -> list[Fact]:
@@ -227,10 +229,12 @@ def facts_of_ending(session: AgentSession, case: FeedbackInput, ended: ValidEndi
 def figures_text(case: FeedbackInput, attempts: Sequence[ShownAttempt]) -> str:
     """How the candidate fares, in figures."""
     kinds: dict[str, int] = {}
-    for one in attempts:
-        kinds[one.outcome] = kinds.get(one.outcome, 0) + 1
+    for attempt in attempts:
+        kinds[attempt.outcome] = kinds.get(attempt.outcome, 0) + 1
     scores = [event.data for event in case.history if isinstance(event.data, CandidateEvaluated)]
-    best = [f"dev {one.score:.4f} [{one.low:.4f}, {one.high:.4f}], generation {one.generation}" for one in scores]
+    best = [
+        f"dev {evaluated.score:.4f} [{evaluated.low:.4f}, {evaluated.high:.4f}], generation {evaluated.generation}" for evaluated in scores
+    ]
     outcomes = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     rates = ", ".join(f"{name} {value:g}" for name, value in case.figures.items())
     return f"{'; '.join(best)}\nattempts of the probe: {outcomes}\n{rates}\n{case.budget}"

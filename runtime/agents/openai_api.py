@@ -81,18 +81,21 @@ class _StreamedAnswer:
 
     def turn(self, status: CallStatus) -> ModelTurn:
         calls = tuple(
-            ToolCall(call["id"] or f"call_{place}", call["name"], call["arguments"] or "{}") for place, call in sorted(self._calls.items())
+            ToolCall(call["id"] or f"call_{index}", call["name"], call["arguments"] or "{}") for index, call in sorted(self._calls.items())
         )
         return ModelTurn(status, "".join(self._text)[:ANSWER_LIMIT], calls if status == "answered" else (), self.usage)
 
 
 def _body(request: ModelRequest, base_url: str) -> dict[str, Any]:
     # OpenAI's newer models refuse max_tokens, and older servers do not know the other
-    room = "max_completion_tokens" if (urlsplit(base_url).hostname or "").endswith("openai.com") else "max_tokens"
+    limit_name = "max_completion_tokens" if (urlsplit(base_url).hostname or "").endswith("openai.com") else "max_tokens"
     return {
         "model": request.model,
-        room: request.max_tokens,
-        "messages": [{"role": "system", "content": request.system}, *(one for message in request.messages for one in _messages(message))],
+        limit_name: request.max_tokens,
+        "messages": [
+            {"role": "system", "content": request.system},
+            *(entry for message in request.messages for entry in _messages(message)),
+        ],
         "tools": [
             {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": tool.schema}}
             for tool in request.tools

@@ -36,11 +36,11 @@ FREE = Price(0, 0)
 
 def load_prices(environment: Mapping[str, str]) -> Prices:
     """By provider and model; raises `Misconfigured` for a table that cannot be used."""
-    found: dict[str, dict[str, Price]] = {}
+    prices: dict[str, dict[str, Price]] = {}
     for path in [TABLE, *([Path(own)] if (own := environment.get(SETTING)) else [])]:
         for provider, models in _read(path).items():
-            found.setdefault(provider, {}).update(models)
-    return found
+            prices.setdefault(provider, {}).update(models)
+    return prices
 
 
 def find_price(known: Prices, provider: str, model: str) -> Price | None:
@@ -54,12 +54,12 @@ def _read(path: Path) -> dict[str, dict[str, Price]]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         table.pop("as_of", None)
-        found = msgspec.convert(table, dict[str, dict[str, Price]])
+        prices = msgspec.convert(table, dict[str, dict[str, Price]])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as wrong:
         raise Misconfigured(f"The price table {path} cannot be used ({wrong}); expected sections such as {example}.") from wrong
-    if any(not 0 <= value < 1e6 for models in found.values() for price in models.values() for value in _values(price)):
+    if any(not 0 <= value < 1e6 for models in prices.values() for price in models.values() for value in _values(price)):
         raise Misconfigured(f"The price table {path} holds a price that is none; expected US dollars per million tokens, 0 or more.")
-    return found
+    return prices
 
 
 def _values(price: Price) -> list[float]:

@@ -114,8 +114,8 @@ def try_out(
         shutil.rmtree(folder, ignore_errors=True)
     for result in results:
         if result.kind:
-            what = "could not be started" if result.kind == "unloadable" else "failed on a train item"
-            raise UnfitRequest(f"The scaffold {what} ({result.kind}): {result.reason}")
+            failure = "could not be started" if result.kind == "unloadable" else "failed on a train item"
+            raise UnfitRequest(f"The scaffold {failure} ({result.kind}): {result.reason}")
         if result.answer is None:
             raise UnfitRequest("The scaffold answered a train item with None; it must give its answer as a string.")
 

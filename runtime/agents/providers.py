@@ -56,9 +56,9 @@ def model_of(agent: str) -> LanguageModel | None:
     return LanguageModel(provider, name.strip())
 
 
-def environment_variable(provider: str, what: str) -> str:
+def environment_variable(provider: str, setting: str) -> str:
     """The environment variable of a provider: its `API_KEY` or `BASE_URL`."""
-    return f"{provider.upper()}_{what}"
+    return f"{provider.upper()}_{setting}"
 
 
 def base_url(provider: str, environment: Mapping[str, str]) -> str:
@@ -86,8 +86,8 @@ def api_key(provider: str, environment: Mapping[str, str]) -> Secret | None:
     Raises `Misconfigured` as `base_url`.
     """
     here = is_here(provider, environment)
-    if found := environment.get(environment_variable(provider, "API_KEY"), "").strip():
-        return Secret(found)
+    if key := environment.get(environment_variable(provider, "API_KEY"), "").strip():
+        return Secret(key)
     return Secret("none") if provider == "openai" and here else None
 
 
@@ -108,16 +108,16 @@ def require_key(model: LanguageModel, environment: Mapping[str, str]) -> Secret:
     provider = model.provider
     if importlib.util.find_spec(provider) is None:
         raise Misconfigured(f"The agent {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'.")
-    if (found := api_key(provider, environment)) is None:
+    if (key := api_key(provider, environment)) is None:
         own = ", or OPENAI_BASE_URL to a server on this machine, which needs none" if provider == "openai" else ""
         raise Misconfigured(f"The agent {provider}:{model.name} needs a key: set {environment_variable(provider, 'API_KEY')}{own}.")
-    return found
+    return key
 
 
 def price_of_model(model: LanguageModel, environment: Mapping[str, str]) -> Price | None:
     """The model's price; nothing for a server on this machine, unless the table says otherwise, and None where none is known."""
-    found = find_price(load_prices(environment), *model)
-    return FREE if found is None and is_here(model.provider, environment) else found
+    price = find_price(load_prices(environment), *model)
+    return FREE if price is None and is_here(model.provider, environment) else price
 
 
 def model_client(model: LanguageModel, environment: Mapping[str, str]) -> ModelClient:

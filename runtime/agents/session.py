@@ -74,9 +74,9 @@ class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
     spent: tuple[int, int] = (0, 0)
     """Tokens and millionths of a dollar that the run took before this conversation."""
 
-    def put(self, thing: Any) -> str:
+    def put(self, value: Any) -> str:
         """A blob of something in JSON, secrets struck out; its digest."""
-        return self.blobs.put(self.scanner.redact(msgspec.json.encode(thing, order="deterministic")))
+        return self.blobs.put(self.scanner.redact(msgspec.json.encode(value, order="deterministic")))
 
     def read(self, digest: str, kind: type[S]) -> S:
         """What a blob holds."""
@@ -141,8 +141,8 @@ def converse(
         if ordinal in session.recorded_calls:
             request = session.read(session.recorded_calls[ordinal].request, ModelRequest)
             turn = session.read(session.recorded_calls[ordinal].response, ModelTurn)
-        elif why := session.exhausted():
-            return NoEnding(why)
+        elif reason := session.exhausted():
+            return NoEnding(reason)
         else:
             turn = session.call(ordinal, request)
         if turn.status == "refused":
@@ -159,7 +159,7 @@ def converse(
             wrong = _without_ending(turn, readers, endings)
         if wrong and any(message.returned for message in request.messages):
             return NoEnding(f"twice without an ending that can be used: {wrong}"[:1000], ending.name if ending else "")
-        read = sum(len(one.text) for message in request.messages for one in message.results)
+        read = sum(len(result.text) for message in request.messages for result in message.results)
         results: list[ToolResult] = []
         for call in turn.calls:
             results.append(_result(call, wrong, readers, endings, read))
@@ -184,20 +184,20 @@ def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """JSON Schema of a tool's arguments, without references, which not every server follows."""
     (top,), parts = msgspec.json.schema_components([kind], ref_template="{name}")
 
-    def inlined(of: Any) -> Any:
-        match of:
+    def inlined(node: Any) -> Any:
+        match node:
             case {"$ref": str(name), **more}:
                 return inlined(parts[name]) | more
             case dict():
-                return {name: inlined(value) for name, value in of.items() if name != "title"}
+                return {name: inlined(value) for name, value in node.items() if name != "title"}
             case list() | tuple():
-                return [inlined(one) for one in of]
-        return of
+                return [inlined(element) for element in node]
+        return node
 
-    found = inlined(top)
-    if not isinstance(found, dict):
+    inlined_schema = inlined(top)
+    if not isinstance(inlined_schema, dict):
         raise CheckFailed(f"{kind.__name__} has no schema that is an object.")
-    return found
+    return inlined_schema
 
 
 def tool(kind: type[msgspec.Struct], name: str) -> Tool:

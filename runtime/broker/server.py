@@ -133,8 +133,8 @@ class EmbeddedServer:
             await asyncio.sleep(0.005)
         code = self._process.returncode
         await end(self._process)
-        how = f"did not accept connections within {START_LIMIT:.0f} s" if code is None else f"ended with exit code {code}"
-        raise Unavailable(f"nats-server {how}: {last_line(log)} (its log is {log}).")
+        failure = f"did not accept connections within {START_LIMIT:.0f} s" if code is None else f"ended with exit code {code}"
+        raise Unavailable(f"nats-server {failure}: {last_line(log)} (its log is {log}).")
 
     async def _answers(self) -> bool:
         try:

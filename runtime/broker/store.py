@@ -46,8 +46,8 @@ def bytes_lost(before: Path, after: Path) -> dict[str, int]:
     return lost
 
 
-def _blocks(of: Path) -> list[Path]:
-    return sorted(of.glob("jetstream/*/streams/*/msgs/*.blk"))
+def _blocks(directory: Path) -> list[Path]:
+    return sorted(directory.glob("jetstream/*/streams/*/msgs/*.blk"))
 
 
 def _broken_off(tail: bytes) -> bool:

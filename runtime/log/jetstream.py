@@ -115,10 +115,10 @@ class JetStreamLog:
         (message,) = messages
         denied = self._connection.denied
         publishing = self._client.request(message.subject, message.payload, timeout=APPEND_TIMEOUT, headers=expectation(message))
-        asked = asyncio.ensure_future(publishing)
-        looking = asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, asked, denied)
+        response = asyncio.ensure_future(publishing)
+        check = asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
         try:
-            return sequence_in((await asked).data, 1)
+            return sequence_in((await response).data, 1)
         except asyncio.CancelledError as wrong:
             if self._connection.denied == denied:
                 raise
@@ -128,18 +128,18 @@ class JetStreamLog:
         except (nats.errors.Error, TimeoutError) as wrong:
             raise Unavailable(f"The broker did not confirm an append within {APPEND_TIMEOUT:g} s ({wrong}).") from wrong
         finally:
-            looking.cancel()
+            check.cancel()
 
-    def _give_up_if_denied(self, asked: asyncio.Future[Msg], denied: int) -> None:
+    def _give_up_if_denied(self, response: asyncio.Future[Msg], denied: int) -> None:
         # the server says out of band that it will not take a publish, and never answers it
         if self._connection.denied > denied:
-            asked.cancel()
-        elif not asked.done():
-            asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, asked, denied)
+            response.cancel()
+        elif not response.done():
+            asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
 
-    async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+    async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
         """As `Log.read`."""
-        return await asyncio.to_thread(self._reading.read, max(start, 1), limit, only)
+        return await asyncio.to_thread(self._reading.read, max(start, 1), limit, subject)
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""

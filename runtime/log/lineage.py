@@ -25,8 +25,8 @@ class Span(NamedTuple):
 
 async def run_start(log: Log, run: str) -> tuple[Stored, RunStarted]:
     """The message that began a run; raises `NotFound` where there is none."""
-    where = subject(log.stream, run, codec.event_id(run, RunStarted), RunStarted.tag())
-    stored = (await log.last([where])).get(where)
+    start_subject = subject(log.stream, run, codec.event_id(run, RunStarted), RunStarted.tag())
+    stored = (await log.last([start_subject])).get(start_subject)
     started = next((event.data for event in readable([stored] if stored else [])), None)
     if stored is None or not isinstance(started, RunStarted):
         raise NotFound(f"There is no run {run!r} on this log; `evolog ls` shows those that there are.")
@@ -46,13 +46,13 @@ async def ancestors(log: Log, run: str) -> tuple[Span, ...]:
 async def messages(log: Log, span: Span) -> list[Stored]:
     """All messages of a span, in the order of the log."""
     start, _ = await run_start(log, span.run)
-    found: list[Stored] = []
+    stored_messages: list[Stored] = []
     position, end = start.sequence, min(span.last, await log.end())
     while position <= end:
         read = await log.read(position, min(PAGE_SIZE, end - position + 1))
-        found += [stored for stored in read if run_of(stored.subject) == span.run]
+        stored_messages += [stored for stored in read if run_of(stored.subject) == span.run]
         position = read[-1].sequence + 1 if read else end + 1
-    return found
+    return stored_messages
 
 
 async def past(log: Log, run: str) -> list[Stored]:
@@ -60,10 +60,10 @@ async def past(log: Log, run: str) -> list[Stored]:
     return [stored for span in reversed(await ancestors(log, run)) for stored in await messages(log, span)]
 
 
-def past_digest(of: Iterable[Stored]) -> str:
+def past_digest(past_messages: Iterable[Stored]) -> str:
     """SHA-256 over a past."""
     total = hashlib.sha256()
-    for stored in of:
+    for stored in past_messages:
         total.update(past_entry(stored))
     return total.hexdigest()
 
@@ -73,27 +73,27 @@ def past_entry(stored: Stored) -> bytes:
     return f"{stored.sequence} {stored.subject} {hashlib.sha256(stored.data).hexdigest()}\n".encode()
 
 
-def require_past(of: Sequence[Stored], started: RunStarted) -> None:
+def require_past(past_messages: Sequence[Stored], started: RunStarted) -> None:
     """Raise `CheckFailed` unless these messages are the past that the run was forked from."""
-    if (found := past_digest(of)) != started.parent_digest:
+    if (digest := past_digest(past_messages)) != started.parent_digest:
         raise CheckFailed(
-            f"What is on the log of run {started.parent_run} up to sequence {started.parent_sequence} has digest {found[:12]}, and its "
+            f"What is on the log of run {started.parent_run} up to sequence {started.parent_sequence} has digest {digest[:12]}, and its "
             f"fork was made from {started.parent_digest[:12]}: `evolog doctor --integrity` looks for the damage."
         )
 
 
-def in_folding_order(of: Iterable[Stored]) -> Iterator[Event]:
+def in_folding_order(stored_messages: Iterable[Stored]) -> Iterator[Event]:
     """The readable events of runs in the order in which their decider folded them: a decision's right after the event that it answers."""
     events: list[Event] = []
     decided: dict[str, list[Event]] = {}
-    place: list[Event] | None = None
-    left = 0
-    for event in readable(of):
+    outputs: list[Event] | None = None
+    outputs_left = 0
+    for event in readable(stored_messages):
         if isinstance(event.data, DecisionMade):
-            place, left = decided.setdefault(event.data.input, []), event.data.outputs
-        elif left and place is not None:
-            place.append(event)
-            left -= 1
+            outputs, outputs_left = decided.setdefault(event.data.input, []), event.data.outputs
+        elif outputs_left and outputs is not None:
+            outputs.append(event)
+            outputs_left -= 1
         else:
             events.append(event)
     for event in events:

@@ -27,11 +27,11 @@ async def facts_by_id(log: Log, run: str, kind: type[F], ids: Sequence[str], pas
 
 
 async def _by_id(log: Log, spans: Sequence[Span], kind: type[F], ids: Sequence[str]) -> dict[str, F]:
-    found: dict[str, F] = {}
+    facts: dict[str, F] = {}
     for event in await _events(log, spans, [(id, kind.tag()) for id in ids]):
         if isinstance(event.data, kind):
-            found[event.id] = event.data
-    return found
+            facts[event.id] = event.data
+    return facts
 
 
 async def events_of_types(log: Log, run: str, kinds: Sequence[type[Fact]], past: Sequence[Span] = ()) -> list[Event]:
@@ -39,13 +39,13 @@ async def events_of_types(log: Log, run: str, kinds: Sequence[type[Fact]], past:
     return await _events(log, [Span(run), *past], [("*", kind.tag()) for kind in kinds])
 
 
-async def _events(log: Log, spans: Sequence[Span], wanted: Sequence[tuple[str, str]]) -> list[Event]:
+async def _events(log: Log, spans: Sequence[Span], entries: Sequence[tuple[str, str]]) -> list[Event]:
     """The last readable event of each of these entities and tags in each span, in the order of the log."""
-    found: list[Stored] = []
+    stored_messages: list[Stored] = []
     for span in spans:
-        last = await log.last([subject(log.stream, span.run, *parts) for parts in wanted])
-        found += [stored for stored in last.values() if stored.sequence <= span.last]
-    return readable(sorted(found, key=lambda stored: stored.sequence))
+        last = await log.last([subject(log.stream, span.run, *parts) for parts in entries])
+        stored_messages += [stored for stored in last.values() if stored.sequence <= span.last]
+    return readable(sorted(stored_messages, key=lambda stored: stored.sequence))
 
 
 async def attempts_of_request(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[RecordedAttempt]:
@@ -58,8 +58,8 @@ async def attempts_of_request(log: Log, run: str, request: str, past: Sequence[S
 
 def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[str]:
     """The ids that the attempts of a request have, recorded or failed, in the order of its items and attempts."""
-    places = [(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
-    return [codec.event_id(run, TrajectoryRecorded, request, *place) for place in places]
+    keys = [(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
+    return [codec.event_id(run, TrajectoryRecorded, request, *key) for key in keys]
 
 
 async def failures_of_request(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> dict[str, RolloutFailed]:
@@ -74,15 +74,15 @@ async def attempts_by_id(log: Log, span: Span, ids: Sequence[str]) -> list[Recor
     """The attempts of these ids that ran, in this order."""
     recorded = await _by_id(log, [span], TrajectoryRecorded, ids)
     scores = await _by_id(log, [span], TrajectoryScored, [codec.event_id(span.run, TrajectoryScored, id) for id in recorded])
-    of = {scored.trajectory: scored for scored in scores.values()}
-    used = sorted({use.call for trajectory in recorded.values() for use in trajectory.calls})
-    calls = await _by_id(log, [span], ModelCalled, used)
+    score_by_id = {scored.trajectory: scored for scored in scores.values()}
+    call_ids = sorted({use.call for trajectory in recorded.values() for use in trajectory.calls})
+    calls = await _by_id(log, [span], ModelCalled, call_ids)
     return [
         RecordedAttempt(
             id,
             recorded[id],
-            of[id].reward if id in of else None,
-            of[id].outcome if id in of else "",
+            score_by_id[id].reward if id in score_by_id else None,
+            score_by_id[id].outcome if id in score_by_id else "",
             tuple(calls[use.call] for use in recorded[id].calls),
         )
         for id in ids

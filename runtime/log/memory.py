@@ -15,7 +15,7 @@ class MemoryStream:
         self.name = name
         self.clock = clock
         self.messages: list[Stored] = []
-        self.last_of: dict[str, int] = {}
+        self.last_sequences: dict[str, int] = {}
         self.ends: dict[str, int] = {}
         self.grown = asyncio.Event()
 
@@ -29,7 +29,7 @@ class MemoryStream:
                 raise Refused(f"{exclusive_key(message.subject)} ends at {ends}, expected {message.expected}")
         for message in messages:
             self.messages.append(Stored(len(self.messages) + 1, self.clock(), message.subject, message.payload))
-            self.last_of[message.subject] = self.ends[exclusive_key(message.subject)] = len(self.messages)
+            self.last_sequences[message.subject] = self.ends[exclusive_key(message.subject)] = len(self.messages)
         self.grown.set()
         self.grown = asyncio.Event()
         return len(self.messages)
@@ -53,74 +53,74 @@ class MemoryDelivery:
 class MemoryLog:
     """One consumer's view of a `MemoryStream`; `tags` are the types of event that it is handed."""
 
-    def __init__(self, of: MemoryStream, tags: Sequence[str] = ()) -> None:
-        self.of = of
-        self.stream = of.name
+    def __init__(self, memory: MemoryStream, tags: Sequence[str] = ()) -> None:
+        self.memory = memory
+        self.stream = memory.name
         self.tags = frozenset(tags)
         self.pending: dict[int, Stored] = {}
         self._next = 0
-        self._again: list[Stored] = []
+        self._redeliveries: list[Stored] = []
 
     async def append(self, messages: Sequence[Message]) -> int:
         """As `Log.append`."""
-        return self.of.store(messages)
+        return self.memory.store(messages)
 
-    async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+    async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
         """As `Log.read`."""
-        if only:
-            return [stored for stored in self.of.messages[max(start, 1) - 1 :] if stored.subject == only][:limit]
-        return self.of.messages[max(start, 1) - 1 : max(start, 1) - 1 + limit]
+        if subject:
+            return [stored for stored in self.memory.messages[max(start, 1) - 1 :] if stored.subject == subject][:limit]
+        return self.memory.messages[max(start, 1) - 1 : max(start, 1) - 1 + limit]
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""
-        found: dict[str, Stored] = {}
+        messages: dict[str, Stored] = {}
         for pattern in subjects:
             if "*" not in pattern:
-                if (sequence := self.of.last_of.get(pattern)) is not None:
-                    found[pattern] = self.of.messages[sequence - 1]
+                if (sequence := self.memory.last_sequences.get(pattern)) is not None:
+                    messages[pattern] = self.memory.messages[sequence - 1]
                 continue
-            if pattern in self.of.ends:  # one entity, whatever the tag
-                stored = self.of.messages[self.of.ends[pattern] - 1]
-                found[stored.subject] = stored
+            if pattern in self.memory.ends:  # one entity, whatever the tag
+                stored = self.memory.messages[self.memory.ends[pattern] - 1]
+                messages[stored.subject] = stored
                 continue
             wanted = pattern.split(".")
-            for subject, sequence in self.of.last_of.items():
+            for subject, sequence in self.memory.last_sequences.items():
                 parts = subject.split(".")
                 if len(parts) == len(wanted) and all(want in ("*", part) for want, part in zip(wanted, parts, strict=True)):
-                    found[subject] = self.of.messages[sequence - 1]
-        return found
+                    messages[subject] = self.memory.messages[sequence - 1]
+        return messages
 
     async def end(self) -> int:
         """As `Log.end`."""
-        return len(self.of.messages)
+        return len(self.memory.messages)
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """As `Log.fetch`."""
-        found = self._take(limit)
-        if not found and wait > 0:
+        deliveries = self._take(limit)
+        if not deliveries and wait > 0:
             try:
-                await asyncio.wait_for(self.of.grown.wait(), wait)
+                await asyncio.wait_for(self.memory.grown.wait(), wait)
             except TimeoutError:
                 return []
-            found = self._take(limit)
-        return found
+            deliveries = self._take(limit)
+        return deliveries
 
     def redeliver(self) -> None:
         """Hand out again all that was not acknowledged, as a server does when `ack_wait` has passed."""
-        self._again = list(self.pending.values())
+        self._redeliveries = list(self.pending.values())
 
     def _take(self, limit: int) -> list[Delivery]:
-        found: list[Delivery] = []
-        while len(found) < limit:
-            if self._again:
-                stored = self._again.pop(0)
-            elif self._next < len(self.of.messages):
-                stored = self.of.messages[self._next]
+        deliveries: list[Delivery] = []
+        while len(deliveries) < limit:
+            if self._redeliveries:
+                stored = self._redeliveries.pop(0)
+            elif self._next < len(self.memory.messages):
+                stored = self.memory.messages[self._next]
                 self._next += 1
                 if tag_of(stored.subject) not in self.tags:
                     continue
             else:
                 break
             self.pending[stored.sequence] = stored
-            found.append(MemoryDelivery(stored, self.pending))
-        return found
+            deliveries.append(MemoryDelivery(stored, self.pending))
+        return deliveries

@@ -76,10 +76,10 @@ class Log(Protocol):
         Raises `Refused` where a slot's last sequence is not the one expected.
         """
 
-    async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+    async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
         """Up to `limit` messages from sequence `start` on, without a gap; empty at the end of the log.
 
-        With `only`, those on this one subject. Raises `CheckFailed` where sequences are missing.
+        With `subject`, those on this one subject. Raises `CheckFailed` where sequences are missing.
         """
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
@@ -125,15 +125,15 @@ async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> bo
                 f"An event on {message.subject} has {len(message.payload):,} bytes, at most {EVENT_LIMIT:,}; it was not appended."
             )
     scanner.check(b"\n".join(message.payload for message in messages.values()))  # at once: a third of the time of one by one
-    waiting, met = list(messages.values()), False
+    waiting, existed = list(messages.values()), False
     while waiting:
-        now, waiting = waiting[:BATCH_LIMIT], waiting[BATCH_LIMIT:]
+        batch, waiting = waiting[:BATCH_LIMIT], waiting[BATCH_LIMIT:]
         try:
-            await log.append(now)
+            await log.append(batch)
         except Refused:
-            known = {exclusive_key(subject) for subject in await log.last([exclusive_key(message.subject) for message in now])}
-            rest = [message for message in now if exclusive_key(message.subject) not in known]
-            if len(rest) == len(now):
+            known = {exclusive_key(subject) for subject in await log.last([exclusive_key(message.subject) for message in batch])}
+            rest = [message for message in batch if exclusive_key(message.subject) not in known]
+            if len(rest) == len(batch):
                 raise
-            waiting, met = rest + waiting, True
-    return met
+            waiting, existed = rest + waiting, True
+    return existed

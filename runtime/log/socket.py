@@ -69,7 +69,7 @@ class NatsSocket:
 
     def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:
         self._account, self._stream, self._timeout = credentials, stream, timeout
-        self._where = credentials.url
+        self._url = credentials.url
         self._inbox = f"{credentials.inbox}.{uuid.uuid4().hex[:12]}"
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
@@ -88,11 +88,11 @@ class NatsSocket:
         batch = uuid.uuid4().hex if len(messages) > 1 else ""
         frames = bytearray()
         reply = ""
-        for place, message in enumerate(messages, 1):
+        for number, message in enumerate(messages, 1):
             header = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in expectation(message).items())
             if batch:
-                header += f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {place}\r\n"
-            if place == len(messages):
+                header += f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n"
+            if number == len(messages):
                 reply = f"{self._inbox}.a{next(self._numbers)}"
                 header += "Nats-Batch-Commit: 1\r\n\r\n" if batch else "\r\n"
             else:
@@ -102,37 +102,37 @@ class NatsSocket:
             frames += message.payload
             frames += _CRLF
         with self._lock:
-            return self._guarded(lambda: self._appended(bytes(frames), reply.encode(), len(messages)))
+            return self._guarded(lambda: self._send_append(bytes(frames), reply.encode(), len(messages)))
 
-    def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+    def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
         """Up to `limit` messages from sequence `start` on; raises `CheckFailed` at a gap, `Unavailable` if the server is gone."""
-        found: list[Stored] = []
-        while len(found) < limit:
-            at = found[-1].sequence + 1 if found else start
+        messages: list[Stored] = []
+        while len(messages) < limit:
+            position = messages[-1].sequence + 1 if messages else start
             # `next_by_subj` is what makes this a read forward; a wildcard takes every subject.
-            part = self._ask({"seq": at, "batch": min(READ_BATCH, limit - len(found)), "next_by_subj": only or ">"})
+            part = self._ask({"seq": position, "batch": min(READ_BATCH, limit - len(messages)), "next_by_subj": subject or ">"})
             if not part:
                 break
-            if not only:
-                require_contiguous(part, at)
-            found += part
-        return found
+            if not subject:
+                require_contiguous(part, position)
+            messages += part
+        return messages
 
     def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """The last message of each of these subjects that has one."""
-        found: dict[str, Stored] = {}
+        messages: dict[str, Stored] = {}
         wide = [pattern for pattern in subjects if "*" in pattern.split(".")[1:3]]
         narrow = [pattern for pattern in subjects if pattern not in wide]
-        for at in range(0, len(narrow), LAST_BATCH):
-            wanted = narrow[at : at + LAST_BATCH]
-            found |= {stored.subject: stored for stored in self._ask({"multi_last": wanted, "batch": 1024})}
+        for index in range(0, len(narrow), LAST_BATCH):
+            wanted = narrow[index : index + LAST_BATCH]
+            messages |= {stored.subject: stored for stored in self._ask({"multi_last": wanted, "batch": 1024})}
         for pattern in wide:
             try:
                 matching = self._ask({"multi_last": [pattern], "batch": 1024})
             except _TooMany:
                 matching = self.read(1, EVERYTHING, pattern)
-            found |= {stored.subject: stored for stored in matching}
-        return found
+            messages |= {stored.subject: stored for stored in matching}
+        return messages
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
@@ -152,12 +152,12 @@ class NatsSocket:
             raise
         except OSError as wrong:
             self.close()
-            raise Unavailable(f"No answer from the broker at {self._where} ({wrong}); `evolog up` starts one.") from wrong
+            raise Unavailable(f"No answer from the broker at {self._url} ({wrong}); `evolog up` starts one.") from wrong
         except BaseException:
             self.close()
             raise
 
-    def _appended(self, frames: bytes, reply: bytes, count: int) -> int:
+    def _send_append(self, frames: bytes, reply: bytes, count: int) -> int:
         connection = self._socket or self._connect()
         connection.sendall(frames)
         while True:
@@ -165,7 +165,7 @@ class NatsSocket:
             if subject == reply:
                 break
         if header:
-            raise Unavailable(f"No stream at {self._where} takes this append: the broker has no {self._stream}, or is starting.")
+            raise Unavailable(f"No stream at {self._url} takes this append: the broker has no {self._stream}, or is starting.")
         return sequence_in(data, count)
 
     def _exchange(self, request: dict[str, object]) -> list[Stored]:
@@ -173,22 +173,22 @@ class NatsSocket:
         reply = f"{self._inbox}.r{next(self._numbers)}"
         payload = json.dumps(request).encode()
         connection.sendall(f"PUB {API}.DIRECT.GET.{self._stream} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
-        found: list[Stored] = []
-        wanted = reply.encode()
+        messages: list[Stored] = []
+        reply_subject = reply.encode()
         while True:
             subject, header, data = self._message()
-            if subject != wanted:
+            if subject != reply_subject:
                 continue  # an answer that an earlier, broken-off call left behind
             if not header:
-                raise Unavailable(f"The broker at {self._where} gave an answer that is no message: {data[:200]!r}.")
+                raise Unavailable(f"The broker at {self._url} gave an answer that is no message: {data[:200]!r}.")
             status = header[: header.index(_CRLF)].removeprefix(b"NATS/1.0").strip()
             if status[:3] in (b"204", b"404"):  # the end of the batch; nothing there
-                return found
+                return messages
             if status[:3] == b"413":
                 raise _TooMany
             if status:
-                raise Unavailable(f"The broker at {self._where} refused to read {self._stream}: {status.decode()}.")
-            found.append(_stored(header, data))
+                raise Unavailable(f"The broker at {self._url} refused to read {self._stream}: {status.decode()}.")
+            messages.append(_stored(header, data))
 
     def _message(self) -> tuple[bytes, bytes, bytes]:
         while True:
@@ -207,10 +207,10 @@ class NatsSocket:
                 raise self._refusal(line)
 
     def _refusal(self, line: bytes) -> Unavailable | Misconfigured:
-        said = line[5:].decode(errors="replace").strip("'")
-        if "permissions violation" in said.lower():
-            return Misconfigured(f"The account {self._account.user!r} may not do this at {self._where}: {said}.")
-        return Unavailable(f"The broker at {self._where} answered: {said}.")
+        message = line[5:].decode(errors="replace").strip("'")
+        if "permissions violation" in message.lower():
+            return Misconfigured(f"The account {self._account.user!r} may not do this at {self._url}: {message}.")
+        return Unavailable(f"The broker at {self._url} answered: {message}.")
 
     def _line(self) -> bytes:
         while (end := self._buffer.find(_CRLF)) < 0:
@@ -234,13 +234,13 @@ class NatsSocket:
         self._buffer += more
 
     def _connect(self) -> socket.socket:
-        where = urlsplit(self._where)
+        url = urlsplit(self._url)
         self._buffer.clear()
-        self._socket = connection = socket.create_connection((where.hostname or "127.0.0.1", where.port or 4222), self._timeout)
+        self._socket = connection = socket.create_connection((url.hostname or "127.0.0.1", url.port or 4222), self._timeout)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._line()  # INFO
-        if where.scheme == "tls":
-            self._socket = connection = ssl.create_default_context().wrap_socket(connection, server_hostname=where.hostname)
+        if url.scheme == "tls":
+            self._socket = connection = ssl.create_default_context().wrap_socket(connection, server_hostname=url.hostname)
         options = {
             "verbose": False,
             "pedantic": False,
@@ -276,31 +276,31 @@ class BulkReader(NatsSocket):
         """How many messages there are from it on, as far as is known; 0 where the consumer stands elsewhere."""
         self._more_from = 0
         """Where a direct get ended that found as many as it asked for."""
-        self._asked: dict[bytes, int] = {}
+        self._outstanding: dict[bytes, int] = {}
         """How many are still to come of each request, by the subject that it is answered on."""
         self._read, self._at = b"", 0
         """What was received, and how far it was taken apart."""
         self._placed = False
         """Whether the consumer hands its messages to this connection."""
 
-    def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+    def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
         """As `Wire.read`, or fewer where they are many or large; from where the last call ended, they are likely to be here already."""
         going_on = start == self._next and self._left
-        if only or not (going_on or start == self._more_from):
-            found = super().read(start, limit if only else min(limit, READ_BATCH), only)
-            if not only:
-                self._more_from = found[-1].sequence + 1 if len(found) == READ_BATCH else 0
-            return found
+        if subject or not (going_on or start == self._more_from):
+            messages = super().read(start, limit if subject else min(limit, READ_BATCH), subject)
+            if not subject:
+                self._more_from = messages[-1].sequence + 1 if len(messages) == READ_BATCH else 0
+            return messages
         try:
             with self._lock:
-                return self._guarded(lambda: self._next_ones(start, limit))
+                return self._guarded(lambda: self._read_ahead(start, limit))
         except _OutOfStep:
             return super().read(start, min(limit, READ_BATCH))
 
     def close(self) -> None:
         """As `Wire.close`."""
         super().close()
-        self._asked.clear()
+        self._outstanding.clear()
         self._read, self._at, self._left, self._placed = b"", 0, 0, False
 
     def _exchange(self, request: dict[str, object]) -> list[Stored]:
@@ -308,42 +308,42 @@ class BulkReader(NatsSocket):
             self.close()  # with what was asked for and may still come
         return super()._exchange(request)
 
-    def _next_ones(self, start: int, limit: int) -> list[Stored]:
+    def _read_ahead(self, start: int, limit: int) -> list[Stored]:
         if start != self._next or not self._left:
-            self._place(start)
-        found: list[Stored] = []
+            self._reset_consumer(start)
+        messages: list[Stored] = []
         size = 0
-        while len(found) < limit and self._left and size < PART_BYTES:
+        while len(messages) < limit and self._left and size < PART_BYTES:
             self._ask_ahead()
-            size += self._receive(found, limit)
+            size += self._receive(messages, limit)
         self._ask_ahead()
-        return found
+        return messages
 
-    def _place(self, start: int) -> None:
+    def _reset_consumer(self, start: int) -> None:
         self.close()
         connection = self._connect()
         payload = json.dumps({"seq": start}).encode()
         connection.sendall(f"PUB {API}.CONSUMER.RESET.{self._stream}.{self._consumer} {self._inbox}.p {len(payload)}\r\n".encode())
         connection.sendall(payload + _CRLF)
         _, header, data = self._message()
-        found = _Reset() if header else msgspec.json.decode(data, type=_Reset)
-        if header or found.error:
+        state = _Reset() if header else msgspec.json.decode(data, type=_Reset)
+        if header or state.error:
             raise _OutOfStep
-        self._next, self._left, self._placed = start, found.num_pending, True
+        self._next, self._left, self._placed = start, state.num_pending, True
 
     def _ask_ahead(self) -> None:
         assert self._socket is not None
-        while (count := min(PART, self._left - (asked := sum(self._asked.values())))) > 0 and asked + count <= AHEAD:
+        while (count := min(PART, self._left - (outstanding := sum(self._outstanding.values())))) > 0 and outstanding + count <= AHEAD:
             reply = f"{self._inbox}.n{next(self._numbers)}"
-            self._asked[reply.encode()] = count
+            self._outstanding[reply.encode()] = count
             payload = json.dumps({"batch": count, "max_bytes": PART_BYTES, "expires": int(PATIENCE * 1e9)}).encode()
             subject = f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
             self._socket.sendall(f"PUB {subject} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
 
-    def _receive(self, found: list[Stored], limit: int) -> int:
+    def _receive(self, messages: list[Stored], limit: int) -> int:
         """Take apart what is here, until there are `limit` messages, and receive more where not one is; how many bytes were taken apart."""
         read, at, sequence, left = self._read, self._at, self._next, self._left
-        while len(found) < limit:
+        while len(messages) < limit:
             if handed := _HANDED_ON(read, at):
                 subject, number, time, pending, headers, size = handed.groups()
                 begin = handed.end()
@@ -352,11 +352,11 @@ class BulkReader(NatsSocket):
                     break
                 if int(number) != sequence:
                     raise _OutOfStep
-                found.append(Stored(sequence, int(time), subject.decode(), read[begin + int(headers) : end]))
+                messages.append(Stored(sequence, int(time), subject.decode(), read[begin + int(headers) : end]))
                 at, sequence, left = end + 2, sequence + 1, int(pending)
             elif ended := _ENDED(read, at):  # a request came to its number, or to its bytes
                 self._count(sequence)
-                self._asked.pop(ended[1], None)
+                self._outstanding.pop(ended[1], None)
                 at = ended.end()
             elif (end := read.find(_CRLF, at)) < 0 or (read.startswith(b"HMSG ", at) and read.find(_CRLF * 2, at) < 0):
                 break
@@ -382,34 +382,34 @@ class BulkReader(NatsSocket):
     def _count(self, sequence: int) -> None:
         """Those before this sequence have come: requests are answered in order, but the end of one may be told before its last messages."""
         came, self._next = sequence - self._next, sequence
-        for reply, count in list(self._asked.items()):
-            self._asked[reply] = count - min(came, count)
+        for reply, count in list(self._outstanding.items()):
+            self._outstanding[reply] = count - min(came, count)
             came -= min(came, count)
-            if not self._asked[reply]:
-                del self._asked[reply]
+            if not self._outstanding[reply]:
+                del self._outstanding[reply]
 
 
-def expectation(of: Message) -> dict[str, str]:
+def expectation(message: Message) -> dict[str, str]:
     """The headers that make the server refuse a message unless its slot ends where it is expected to."""
     return {
-        "Nats-Expected-Last-Subject-Sequence": str(of.expected),
-        "Nats-Expected-Last-Subject-Sequence-Subject": exclusive_key(of.subject),
+        "Nats-Expected-Last-Subject-Sequence": str(message.expected),
+        "Nats-Expected-Last-Subject-Sequence-Subject": exclusive_key(message.subject),
     }
 
 
 def sequence_in(answer: bytes, count: int) -> int:
     """The sequence of the last of `count` messages in the server's answer to an append; raises what the answer says went wrong."""
-    said = msgspec.json.decode(answer, type=_Answer)
-    if said.error is not None:
-        why = f"{said.error.description} (error {said.error.err_code})"
-        if said.error.err_code in _WRONG_LAST_SEQUENCE:
-            raise Refused(why)
-        if said.error.err_code in _NO_SPACE or "space left" in why:
-            raise TryAgain(f"The broker has no room left for the log: {why}. Free disk space, and the run goes on by itself.")
-        raise Unavailable(f"The broker refused an append: {why}.")
-    if count > 1 and said.count != count:
-        raise Unavailable(f"The broker stored {said.count} of a batch of {count}; servers before 2.14 do not keep batches whole.")
-    return said.seq
+    response = msgspec.json.decode(answer, type=_Answer)
+    if response.error is not None:
+        reason = f"{response.error.description} (error {response.error.err_code})"
+        if response.error.err_code in _WRONG_LAST_SEQUENCE:
+            raise Refused(reason)
+        if response.error.err_code in _NO_SPACE or "space left" in reason:
+            raise TryAgain(f"The broker has no room left for the log: {reason}. Free disk space, and the run goes on by itself.")
+        raise Unavailable(f"The broker refused an append: {reason}.")
+    if count > 1 and response.count != count:
+        raise Unavailable(f"The broker stored {response.count} of a batch of {count}; servers before 2.14 do not keep batches whole.")
+    return response.seq
 
 
 def _stored(header: bytes, data: bytes) -> Stored:

@@ -34,9 +34,9 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def answer(fact: Fact, to: Event, source: str) -> Event:
+def answer(fact: Fact, cause: Event, source: str) -> Event:
     """The event by which an effect service answers another event, which becomes its cause."""
-    return codec.event(fact, run=to.run, source=source, cause=to.id, time=now())
+    return codec.event(fact, run=cause.run, source=source, cause=cause.id, time=now())
 
 
 async def work(log: Log, perform: Perform, *, source: str, scanner: Scanner, limit: int = 1, stop: asyncio.Event | None = None) -> None:
@@ -52,9 +52,9 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
     events: list[Event] = []
     outputs: list[Event] = []
     for delivery in deliveries:
-        event, aside = decode_or_set_aside(delivery.stored, source)
+        event, set_aside = decode_or_set_aside(delivery.stored, source)
         events += [event] if event else []
-        outputs += [aside] if aside else []
+        outputs += [set_aside] if set_aside else []
     beating = asyncio.create_task(_heartbeat(deliveries))
     try:
         if events:

@@ -76,11 +76,11 @@ class CallRecorder:
         """
         ids = {key: codec.event_id(shard.run, ModelCalled, shard.id, *key) for key in requests}
         recorded = dict(log.find(list(ids.values())))
-        request_of = request_reader(self.blobs)
+        read_request = request_reader(self.blobs)
         refused = {
             key: RefusedCall("nonsense", NOT_DETERMINISTIC)
             for key, id in ids.items()
-            if id in recorded and request_of(recorded[id]) != requests[key]
+            if id in recorded and read_request(recorded[id]) != requests[key]
         }
         missing = [key for key, id in ids.items() if id not in recorded]
         if missing:
@@ -169,8 +169,8 @@ class ShardCalls:
         }
         with self._recorder.lock:
             answers = self._record(self.shard.model, requests, self._recorder.sample)
-        found = [answers[CallKey(call.item, call.ordinal)] for call in calls]
-        return [answer if isinstance(answer, RefusedCall) else answer.texts for answer in found]
+        results = [answers[CallKey(call.item, call.ordinal)] for call in calls]
+        return [answer if isinstance(answer, RefusedCall) else answer.texts for answer in results]
 
     def answer_bridge(self, item: str, attempt: int, call: BridgeCall) -> BridgeAnswer:
         """The completions or vectors of a call over a bridge; raises `UsageError` for a refused one, whose attempt has then failed."""
@@ -189,7 +189,12 @@ class ShardCalls:
         with self._recorder.lock:
             self._bridge_uses[RolloutKey(item, attempt)] += [(key.ordinal, completion) for key in keys for completion in range(call.n)]
             calls = self._record_or_raise(self.shard.model, requests, self._recorder.sample)
-        return BridgeAnswer(samples=tuple(Sampled(one.texts, one.tokens, one.logprobs, one.prompt_tokens) for one in calls))
+        return BridgeAnswer(
+            samples=tuple(
+                Sampled(recorded_call.texts, recorded_call.tokens, recorded_call.logprobs, recorded_call.prompt_tokens)
+                for recorded_call in calls
+            )
+        )
 
     def result(self, outcome: AttemptOutcome) -> AttemptResult:
         """What came of an attempt, with the calls that it used. One that used a refused call has failed, whatever it answered."""

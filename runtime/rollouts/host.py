@@ -301,8 +301,8 @@ class ScaffoldProcess:
         if self._flooded:
             return ScaffoldStopped("flooded", f"printed more than {PRINT_LIMIT} bytes")
         lines = self._printed.decode(errors="replace").strip().splitlines()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        return ScaffoldStopped("crashed", f"the scaffold's process {how}{': ' + lines[-1][:300] if lines else ''}")
+        ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        return ScaffoldStopped("crashed", f"the scaffold's process {ending}{': ' + lines[-1][:300] if lines else ''}")
 
 
 def make_readable(folder: Path) -> None:

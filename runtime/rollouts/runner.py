@@ -141,7 +141,7 @@ class RolloutRunner:
                 if bridge.failure is not None:
                     raise bridge.failure
                 outcomes += program.outcomes(items, ended, attempt, time.monotonic() - began)
-        order = {item.id: place for place, item in enumerate(items)}
+        order = {item.id: index for index, item in enumerate(items)}
         return sorted(outcomes, key=lambda outcome: (order[outcome.item], outcome.attempt))
 
     def _process(self, shard: RolloutShard, public: Public, http: bool, kind: Kind) -> ScaffoldProcess | BridgedScaffold:

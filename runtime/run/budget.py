@@ -19,10 +19,10 @@ def parse(text: str) -> Budget:
     limits: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, amount = part.partition("=")
-        found = _AMOUNT.match(amount)
-        if name not in ("rollouts", "tokens", "usd") or not found or name in limits:
+        match = _AMOUNT.match(amount)
+        if name not in ("rollouts", "tokens", "usd") or not match or name in limits:
             raise UsageError(f"{part!r} is no budget; write it as in --budget rollouts=100k,tokens=2M,usd=20, each at most once.")
-        value = float(found[1]) * {"": 1, "k": 1e3, "m": 1e6}[found[2].lower()]
+        value = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()]
         limit = value * 1e6 if name == "usd" else value
         if limit > LARGEST:
             raise UsageError(f"The limit on {name} is above any that can be kept; leave {name} out of --budget for no limit.")

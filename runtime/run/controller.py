@@ -159,8 +159,8 @@ class Controller:
         if session.decisions > head.number:
             await self._append(run, head, decision)
         elif session.decisions == head.number and not self._same(decision, head):
-            why = f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
-            self._abandon(run, CheckFailed(f"{why}Finish it with the version that started it, or fork it."))
+            difference = f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
+            self._abandon(run, CheckFailed(f"{difference}Finish it with the version that started it, or fork it."))
             return
         if isinstance(decision.events[-1].data, RunFinished):
             self._closed.add(run)
@@ -174,14 +174,14 @@ class Controller:
         lineage.require_past(past, started)
         return lineage.in_folding_order(past)
 
-    def _abandon(self, run: str, why: UserError) -> None:
+    def _abandon(self, run: str, error: UserError) -> None:
         self._closed.add(run)
-        logger.error("%s", why)
+        logger.error("%s", error)
 
     async def _decode(self, stored: Stored) -> Event | None:
-        event, aside = decode_or_set_aside(stored, "controller")
-        if aside:
-            await retry_until_available(lambda: append_once(self.log, [aside], self.scanner))
+        event, set_aside = decode_or_set_aside(stored, "controller")
+        if set_aside:
+            await retry_until_available(lambda: append_once(self.log, [set_aside], self.scanner))
         return event
 
     async def _append(self, run: str, head: Head, decision: Decision) -> None:

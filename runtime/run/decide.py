@@ -89,24 +89,24 @@ def _evaluation(state: RunState, started: RunStarted) -> list[RolloutsRequested]
     ]
 
 
-def _requests(state: RunState, started: RunStarted, of: _Rollouts, folds: _Folds) -> list[RolloutsRequested]:
+def _requests(state: RunState, started: RunStarted, rollouts: _Rollouts, folds: _Folds) -> list[RolloutsRequested]:
     """The rollouts in shards of at most `shard_size` attempts, each within one fold."""
-    width = max(1, started.shard_size // of.attempts)
-    parts = [(fold, tuple(items[at : at + width])) for fold, items in folds for at in range(0, len(items), width)]
+    width = max(1, started.shard_size // rollouts.attempts)
+    parts = [(fold, tuple(items[index : index + width])) for fold, items in folds for index in range(0, len(items), width)]
     return [
         RolloutsRequested(
             generation=state.generation,
-            purpose=of.purpose,
-            round=of.round,
+            purpose=rollouts.purpose,
+            round=rollouts.round,
             shard=number,
-            scaffold=of.scaffold,
-            adapter=of.adapter,
-            split="dev" if of.purpose == "dev" else "train",
+            scaffold=rollouts.scaffold,
+            adapter=rollouts.adapter,
+            split="dev" if rollouts.purpose == "dev" else "train",
             fold=fold,
             items=items,
-            attempts=of.attempts,
-            temperature=of.temperature,
-            seed=derive_seed(started.seed, of.purpose, state.generation, of.round),
+            attempts=rollouts.attempts,
+            temperature=rollouts.temperature,
+            seed=derive_seed(started.seed, rollouts.purpose, state.generation, rollouts.round),
         )
         for number, (fold, items) in enumerate(parts)
     ]
@@ -259,7 +259,7 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
 def _hints(state: RunState, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
     """One attempt at each item that this round did not solve, with the true answer in sight; none if not ordered, done, or too dear."""
     solved = solved_items(state.shards.values())
-    folds = [(fold, tuple(item for item in items if item not in solved)) for fold, items in _folds_played(state.shards)]
+    folds = [(fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(state.shards)]
     cost = sum(len(items) for _, items in folds)
     if not update.requested.hints or update.hinted or not _affordable(state, started, cost + evaluation_cost(started)):
         return []
@@ -268,7 +268,7 @@ def _hints(state: RunState, update: WeightUpdate, started: RunStarted) -> list[R
     return _requests(state, started, rollouts, folds)
 
 
-def _folds_played(shards: Mapping[str, ShardProgress]) -> list[tuple[int, tuple[str, ...]]]:
+def _items_by_fold(shards: Mapping[str, ShardProgress]) -> list[tuple[int, tuple[str, ...]]]:
     return [(shard.requested.fold, shard.requested.items) for shard in shards.values()]
 
 

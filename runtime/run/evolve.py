@@ -110,12 +110,12 @@ def _in_round(state: RunState, generation: int, number: int, *phases: Phase) -> 
     return state.phase in phases and state.update is not None and generation == state.generation and number == state.update.round
 
 
-def _with_result(state: RunState, request: str, place: tuple[str, int], result: ScoredAttempt | None) -> RunState:
+def _with_result(state: RunState, request: str, key: tuple[str, int], result: ScoredAttempt | None) -> RunState:
     """An attempt is scored or has failed; of two outcomes of one attempt the first counts."""
     shard = state.shards.get(request)
-    if shard is None or place in shard.results:
+    if shard is None or key in shard.results:
         return state
-    shard = ShardProgress(shard.requested, {**shard.results, place: result})
+    shard = ShardProgress(shard.requested, {**shard.results, key: result})
     return replace(state, shards={**state.shards, request: shard}, waiting=state.waiting - shard.complete)
 
 
@@ -139,15 +139,15 @@ def _with_request(state: RunState, id: str, requested: RolloutsRequested) -> Run
 
 def _with_reissue(state: RunState, id: str, requested: RolloutsRequested) -> RunState:
     """A fork's request takes the place of its parent's, in its order, and is not counted twice."""
-    before = next(old for old, other in state.reissued.items() if other == requested)
+    parent_id = next(old for old, parent_request in state.reissued.items() if parent_request == requested)
     update = state.update
     if update:
-        requests = {number: tuple(id if old == before else old for old in ids) for number, ids in update.requests.items()}
+        requests = {number: tuple(id if old == parent_id else old for old in ids) for number, ids in update.requests.items()}
         update = replace(update, requests=requests)
     return replace(
         state,
-        reissued={old: other for old, other in state.reissued.items() if old != before},
-        shards=dict((id, ShardProgress(requested)) if old == before else (old, shard) for old, shard in state.shards.items()),
+        reissued={old: parent_request for old, parent_request in state.reissued.items() if old != parent_id},
+        shards=dict((id, ShardProgress(requested)) if old == parent_id else (old, shard) for old, shard in state.shards.items()),
         update=update,
     )
 
@@ -170,7 +170,7 @@ def _with_release(state: RunState, released: AuditReleased) -> RunState:
     levers = ("scaffold", "weights") if released.lever == "both" else (released.lever,)
     state = replace(state, frozen=tuple(sorted({*state.frozen, *levers})))
     if released.action == "rollback":
-        before = [one for one in state.accepted if one.generation < released.generation] or state.accepted[:1]
+        before = [candidate for candidate in state.accepted if candidate.generation < released.generation] or state.accepted[:1]
         state = replace(state, rollback_to=before[-1].id if before else "")
     return state
 
@@ -179,7 +179,7 @@ def _with_parent(state: RunState, candidate: str) -> RunState:
     """A parent is selected: where a rollback was asked for, what came after it is no longer accepted."""
     if not state.rollback_to:
         return state
-    index = next(index for index, one in enumerate(state.accepted) if one.id == candidate)
+    index = next(index for index, accepted in enumerate(state.accepted) if accepted.id == candidate)
     return replace(state, accepted=state.accepted[: index + 1], best=state.accepted[index], rollback_to="")
 
 

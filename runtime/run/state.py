@@ -134,4 +134,4 @@ def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever:
 
 def next_parent(state: RunState) -> Candidate | None:
     """The candidate that the next generation starts from, and that a run ends with; None before the first is accepted."""
-    return next((one for one in state.accepted if one.id == state.rollback_to), state.best)
+    return next((candidate for candidate in state.accepted if candidate.id == state.rollback_to), state.best)

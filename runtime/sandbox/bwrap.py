@@ -46,13 +46,13 @@ def version() -> str:
     return output.split()[-1] if output.split() else "0"
 
 
-def _numbers(of: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", of)[:2]))
+def _numbers(version_text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version_text)[:2]))
 
 
 def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: ResourceLimits) -> list[str]:
     """All options but those with file descriptors. `binds` are read-only, by their path inside."""
-    out = [f"--unshare-{what}" for what in ("ipc", "pid", "net", "uts", "cgroup")]
+    out = [f"--unshare-{namespace}" for namespace in ("ipc", "pid", "net", "uts", "cgroup")]
     out += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
     if os.geteuid() == 0:
         out += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]  # for `dropped`, and gone with it
@@ -63,7 +63,7 @@ def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: R
     sources, links = visible()
     made: set[str] = set()
 
-    def place(path: str) -> None:
+    def make_parents(path: str) -> None:
         for parent in reversed(PurePosixPath(path).parents):
             if str(parent) not in ("/", *made):
                 made.add(str(parent))
@@ -71,10 +71,10 @@ def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: R
 
     bound = sorted({**{str(source): source for source in sources}, **binds}.items(), key=lambda item: item[0])
     for inside, source in bound:
-        place(inside)
+        make_parents(inside)
         out += ["--ro-bind", str(source), inside]
     for inside, target in links.items():
-        place(inside)
+        make_parents(inside)
         out += ["--symlink", target, inside]
     for folder in _ours(sources):
         out += ["--perms", "0000", "--tmpfs", folder, "--remount-ro", folder]
@@ -120,9 +120,9 @@ def _ours(sources: list[Path]) -> list[str]:
     return [str(root / name) for name in PACKAGES if (root / name).is_dir()]
 
 
-def why_not(said: str) -> str:
+def why_not(message: str) -> str:
     """The sentences of an error that explains a message of bubblewrap's, and says what to do."""
-    last = (said.strip().splitlines() or ["it said nothing"])[-1].removeprefix("bwrap: ")
+    last = (message.strip().splitlines() or ["it said nothing"])[-1].removeprefix("bwrap: ")
     if "uid map" in last:
         fix = "Allow it user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or an AppArmor profile for bwrap"
     elif "mount proc" in last:

@@ -44,9 +44,9 @@ class _Filter(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
-def _checked(result: int, what: str) -> int:
+def _checked(result: int, call: str) -> int:
     if result < 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+        raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
     return result
 
 
@@ -56,11 +56,11 @@ def confine(readable: "list[str]", work: str, code: bytes) -> None:
     ruleset = _checked(_libc.syscall(_CREATE, rights, ctypes.c_size_t(ctypes.sizeof(rights)), 0), "landlock_create_ruleset")
     grants = [(path, _READ) for path in readable] + [(work, _WRITE)] + [(path, 0b110) for path in _DEVICES]
     for path, granted in grants:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         granted &= 0xFFFF if os.path.isdir(path) else _FILE_ONLY
-        rule = granted.to_bytes(8, sys.byteorder) + place.to_bytes(4, sys.byteorder)
+        rule = granted.to_bytes(8, sys.byteorder) + path_fd.to_bytes(4, sys.byteorder)
         _checked(_libc.syscall(_ADD, ruleset, 1, rule, 0), f"landlock_add_rule {path}")
-        os.close(place)
+        os.close(path_fd)
     _checked(_libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _checked(_libc.syscall(_RESTRICT, ruleset, 0), "landlock_restrict_self")
     os.close(ruleset)

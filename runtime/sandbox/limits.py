@@ -100,8 +100,8 @@ class Watchdog:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 fields = _stat(f"/proc/{process}")
                 self._spent[process] = sum(map(int, fields[11:15])) / _TICK  # its own, and its children's that have ended
-                place, size = _resident(f"/proc/{process}", fields)
-                resident[place] = size
+                process_folder, size = _resident(f"/proc/{process}", fields)
+                resident[process_folder] = size
         if sum(resident.values()) + in_memory > limits.memory and (took := _proportional(resident, in_memory)) > limits.memory:
             return f"its processes and files in memory took {_mib(took)} MiB together, at most {_mib(limits.memory)}"
         if (spent := sum(self._spent.values())) > limits.cpu_seconds:
@@ -124,9 +124,9 @@ def _apart(process: int) -> bool:
     return False
 
 
-def _stat(place: str) -> list[str]:
+def _stat(process_folder: str) -> list[str]:
     """The fields of proc_pid_stat(5) after the name, which may hold anything."""
-    return _text(f"{place}/stat").rpartition(")")[2].split()
+    return _text(f"{process_folder}/stat").rpartition(")")[2].split()
 
 
 def _resident(process: str, fields: Sequence[str]) -> tuple[str, int]:
@@ -145,14 +145,14 @@ def _resident(process: str, fields: Sequence[str]) -> tuple[str, int]:
 def _proportional(resident: Mapping[str, int], in_memory: int) -> int:
     """Bytes of memory of all processes, shared pages counted once. Where a process's maps cannot be read, its resident bytes count."""
     private = shared = 0
-    for place, size in resident.items():
+    for process_folder, size in resident.items():
         try:
-            rows = dict(line.split(":") for line in _text(f"{place}/smaps_rollup").splitlines()[1:])
+            rows = dict(line.split(":") for line in _text(f"{process_folder}/smaps_rollup").splitlines()[1:])
             own, common = (int(rows[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss_Shmem"))
         except ProcessLookupError:
             continue  # it has ended
         except (OSError, KeyError):
-            own, common = size if os.path.exists(place) else 0, 0
+            own, common = size if os.path.exists(process_folder) else 0, 0
         private, shared = private + own, shared + common
     return private + max(shared, in_memory)
 

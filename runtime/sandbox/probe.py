@@ -10,7 +10,7 @@ import sys
 def main() -> None:
     """Try each way out of the sandbox."""
     secret, port, name = sys.argv[1:]
-    ways = {
+    attempts = {
         "a file of the host": lambda: open(secret).close(),
         "a port of the host": lambda: socket.create_connection(("127.0.0.1", int(port)), 2),
         "an abstract socket of the host": lambda: socket.socket(socket.AF_UNIX).connect("\0" + name),
@@ -18,10 +18,10 @@ def main() -> None:
         "the rights of root": lambda: os.setuid(0),
     }
     reached = []
-    for what, way in ways.items():
+    for target, attempt in attempts.items():
         with contextlib.suppress(OSError):
-            way()  # type: ignore[no-untyped-call]
-            reached.append(what)
+            attempt()  # type: ignore[no-untyped-call]
+            reached.append(target)
     print(json.dumps(reached))
 
 

@@ -77,12 +77,20 @@ def program(machine: str = "", families: tuple[int, ...] = FAMILIES) -> bytes:
         )
     architecture, column = ARCHITECTURES[machine]
     code = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), _returned(_KILL), (_LOAD, 0, 0, _NUMBER)]
-    code += _when(CLONE3[column], [_returned(_ENOSYS)])
-    code += _when(CLONE[column], [_argument(0), (_ANY_BIT, 0, 1, NAMESPACES), _returned(_EPERM), _returned(_ALLOW)])
-    code += _when(IOCTL[column], [_argument(1), *_one_of(TERMINAL, _EPERM), _returned(_ALLOW)])
-    socket = [_argument(0), *_none_of(families), _argument(1), (_AND, 0, 0, 0xF), *_none_of(TYPES), _argument(2), *_none_of(PROTOCOLS)]
+    code += _if_call(CLONE3[column], [_returned(_ENOSYS)])
+    code += _if_call(CLONE[column], [_argument(0), (_ANY_BIT, 0, 1, NAMESPACES), _returned(_EPERM), _returned(_ALLOW)])
+    code += _if_call(IOCTL[column], [_argument(1), *_return_if_equal(TERMINAL, _EPERM), _returned(_ALLOW)])
+    socket = [
+        _argument(0),
+        *_refuse_unless_equal(families),
+        _argument(1),
+        (_AND, 0, 0, 0xF),
+        *_refuse_unless_equal(TYPES),
+        _argument(2),
+        *_refuse_unless_equal(PROTOCOLS),
+    ]
     for call in (SOCKET, SOCKETPAIR):
-        code += _when(call[column], [*socket, _returned(_ALLOW)])
+        code += _if_call(call[column], [*socket, _returned(_ALLOW)])
     for first, last in _ranges(numbers(machine)):
         code += [(_ABOVE, 3, 0, last), (_AT_LEAST, 0, 1, first), _returned(_ALLOW), _returned(_EPERM)]
     code += [_returned(_EPERM)]
@@ -108,21 +116,21 @@ def _returned(value: int) -> _Instruction:
     return (_RETURN, 0, 0, value)
 
 
-def _argument(place: int) -> _Instruction:
-    return (_LOAD, 0, 0, 16 + 8 * place)  # the low half, on a little-endian machine
+def _argument(index: int) -> _Instruction:
+    return (_LOAD, 0, 0, 16 + 8 * index)  # the low half, on a little-endian machine
 
 
-def _when(number: int, body: list[_Instruction]) -> list[_Instruction]:
+def _if_call(number: int, body: list[_Instruction]) -> list[_Instruction]:
     return [(_EQUAL, 0, len(body), number), *body]
 
 
-def _one_of(values: tuple[int, ...], then: int) -> list[_Instruction]:
+def _return_if_equal(values: tuple[int, ...], then: int) -> list[_Instruction]:
     return [line for value in values for line in ((_EQUAL, 0, 1, value), _returned(then))]
 
 
-def _none_of(values: tuple[int, ...]) -> list[_Instruction]:
+def _refuse_unless_equal(values: tuple[int, ...]) -> list[_Instruction]:
     """EPERM unless the loaded value is one of these."""
-    return [*((_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)), _returned(_EPERM)]
+    return [*((_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)), _returned(_EPERM)]
 
 
 def _ranges(calls: dict[str, int]) -> list[tuple[int, int]]:

@@ -218,7 +218,7 @@ class FaultyLog:
     """The log as one process sees it: whatever it asks may come late, be lost, or be the last that it does."""
 
     def __init__(self, life: Life, stream: Stream) -> None:
-        self.life, self.of, self.stream = life, stream, stream.name
+        self.life, self.memory, self.stream = life, stream, stream.name
         self._log = MemoryLog(stream)
 
     async def append(self, messages: Sequence[Message]) -> int:
@@ -227,9 +227,9 @@ class FaultyLog:
 
     async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
         """As `Log.read`; at the end of the log it takes longer."""
-        if start > len(self.of.messages) and not only:
+        if start > len(self.memory.messages) and not only:
             grown = asyncio.Event()
-            self.of.readers.append(grown)
+            self.memory.readers.append(grown)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(grown.wait(), 2.0)
         found: list[Stored] = await self._ask("read", lambda: self._log.read(start, limit, only))
@@ -246,7 +246,7 @@ class FaultyLog:
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """As `Log.fetch`, with more patience."""
-        consumer, until = self.of.consumers[self.life.name], self.life.world.loop.time() + 10 * wait
+        consumer, until = self.memory.consumers[self.life.name], self.life.world.loop.time() + 10 * wait
         await self.life.pause()
         fault = self.life.fault("fetch")
         while not (found := consumer.take(limit, fault)) and self.life.world.loop.time() < until:

@@ -131,9 +131,9 @@ def test_a_real_controller_goes_on_from_the_past_on_its_log_and_refuses_another(
     async def check() -> None:
         log = MemoryLog(MemoryStream())
         for stored in parent:
-            log.of.messages.append(stored)
-            log.of.last_of[stored.subject] = stored.sequence
-            log.of.ends[stored.subject.rpartition(".")[0] + ".*"] = stored.sequence
+            log.memory.messages.append(stored)
+            log.memory.last_sequences[stored.subject] = stored.sequence
+            log.memory.ends[stored.subject.rpartition(".")[0] + ".*"] = stored.sequence
         begun = of(forked(parent[:60]).messages, RunStarted)[0]
         false = msgspec.structs.replace(begun, parent_digest="0" * 64)
         controller = Controller(log, DECIDER, Scanner([]))
@@ -141,13 +141,13 @@ def test_a_real_controller_goes_on_from_the_past_on_its_log_and_refuses_another(
             await append_once(log, [codec.event(fact, run=run, source="test", cause="", time="")], Scanner([]))
         for _ in range(2000):
             if not await controller.step():
-                mine = [stored for stored in log.of.messages if ".true." in stored.subject]
+                mine = [stored for stored in log.memory.messages if ".true." in stored.subject]
                 told = [codec.event(fact, run="true", source="test", cause="", time="") for fact in missing_answers(mine)[:1]]
                 if not told:
                     break
                 await append_once(log, told, Scanner([]))
-        assert ended([stored for stored in log.of.messages if ".true." in stored.subject]) == ended(parent)
-        assert sum(".false." in stored.subject for stored in log.of.messages) == 1
+        assert ended([stored for stored in log.memory.messages if ".true." in stored.subject]) == ended(parent)
+        assert sum(".false." in stored.subject for stored in log.memory.messages) == 1
 
     asyncio.run(check())
 

@@ -54,7 +54,7 @@ class Mistake(NamedTuple):
     rates: Mapping[str, float] | None = None
 
 
-STEP = "codec.event(fact, run=to.run, source=source, cause=to.id, time=now())"
+STEP = "codec.event(fact, run=cause.run, source=source, cause=cause.id, time=now())"
 MISTAKES = {
     "acknowledged before it is appended": Mistake(
         (

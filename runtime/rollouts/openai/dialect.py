@@ -68,8 +68,8 @@ class BridgeAnswer(msgspec.Struct, frozen=True, kw_only=True):
     def usage(self) -> tuple[int, int]:
         """Tokens read, and tokens written."""
         return (
-            self.prompt_tokens + sum(one.prompt_tokens for one in self.samples),
-            sum(len(tokens) for one in self.samples for tokens in one.tokens),
+            self.prompt_tokens + sum(sample.prompt_tokens for sample in self.samples),
+            sum(len(tokens) for sample in self.samples for tokens in sample.tokens),
         )
 
 
@@ -302,9 +302,9 @@ def write(body: RequestBody, call: BridgeCall, answer: BridgeAnswer) -> tuple[st
     usage["completion_tokens"] = written
     chat = isinstance(body, ChatBody)
     choices = [
-        _choice(body, call, len(one.texts) * place + index, text, tokens, logprobs)
-        for place, one in enumerate(answer.samples)
-        for index, (text, tokens, logprobs) in enumerate(zip(one.texts, one.tokens, one.logprobs, strict=True))
+        _choice(body, call, len(sample.texts) * prompt_index + index, text, tokens, logprobs)
+        for prompt_index, sample in enumerate(answer.samples)
+        for index, (text, tokens, logprobs) in enumerate(zip(sample.texts, sample.tokens, sample.logprobs, strict=True))
     ]
     name = f"{'chatcmpl' if chat else 'cmpl'}-{call.key[:24]}-{call.occurrence}"
     head = {"id": name, "object": "chat.completion" if chat else "text_completion", "created": 0, "model": body.model}

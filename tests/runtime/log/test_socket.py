@@ -64,7 +64,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_bulk_read_gives_what_direct_gets_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     placed: list[int] = []
-    place = BulkReader._place
+    place = BulkReader._reset_consumer
 
     def placing(self: BulkReader, start: int) -> None:
         placed.append(start)
@@ -82,7 +82,7 @@ def test_a_bulk_read_gives_what_direct_gets_give(tmp_path: Path, monkeypatch: py
         assert len(bulk.last(["evolog.r.e10x7.model_called"])) == 1
         assert bulk.read(101, 10) == expected[100:110]
 
-    monkeypatch.setattr(BulkReader, "_place", placing)
+    monkeypatch.setattr(BulkReader, "_reset_consumer", placing)
     with_log(tmp_path, work)
     assert placed.count(51) == 4  # the consumer did it, and not direct gets
 

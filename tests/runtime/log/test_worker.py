@@ -32,7 +32,7 @@ async def score(events: list[Event]) -> Sequence[Event]:
 
 
 def tags(log: MemoryLog) -> list[str]:
-    return [tag_of(stored.subject) for stored in log.of.messages]
+    return [tag_of(stored.subject) for stored in log.memory.messages]
 
 
 async def turn(log: MemoryLog, limit: int = 10) -> None:
@@ -63,7 +63,7 @@ def test_a_redelivery_in_another_company_adds_what_is_missing() -> None:
         log.redeliver()
         log.pending.clear()
         await append_once(log, [trajectory(2)], SCANNER)
-        other = MemoryLog(log.of, ["trajectory_recorded"])  # another worker gets all three at once
+        other = MemoryLog(log.memory, ["trajectory_recorded"])  # another worker gets all three at once
         await turn(other)
         assert tags(log).count("trajectory_scored") == 3
 
@@ -78,7 +78,7 @@ def test_work_that_could_not_be_appended_is_not_acknowledged() -> None:
     async def check() -> None:
         log = verifier_log()
         await append_once(log, [trajectory(0)], SCANNER)
-        broken = Broken(log.of, ["trajectory_recorded"])
+        broken = Broken(log.memory, ["trajectory_recorded"])
         with pytest.raises(ValueError, match="broken"):
             await turn(broken)
         assert broken.pending
@@ -99,7 +99,7 @@ def test_a_full_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         log = verifier_log()
         await append_once(log, [trajectory(0)], SCANNER)
-        full = Full(log.of, ["trajectory_recorded"])
+        full = Full(log.memory, ["trajectory_recorded"])
         await turn(full)
         assert tags(full).count("trajectory_scored") == 1 and not full.pending
 
@@ -114,6 +114,6 @@ def test_an_unreadable_message_is_set_aside_and_the_others_are_done() -> None:
         await append_once(log, [trajectory(0)], SCANNER)
         await turn(log)
         assert sorted(tags(log)[2:]) == ["event_set_aside", "trajectory_scored"] and not log.pending
-        assert [codec.decode(stored.data).tag for stored in log.of.messages[1:]] == tags(log)[1:]
+        assert [codec.decode(stored.data).tag for stored in log.memory.messages[1:]] == tags(log)[1:]
 
     asyncio.run(check())

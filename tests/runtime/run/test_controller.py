@@ -32,7 +32,7 @@ def controller(log: MemoryLog) -> Controller:
 
 
 def decisions(log: MemoryLog) -> list[str]:
-    return [tag_of(stored.subject) for stored in log.of.messages if b'"source":"controller"' in stored.data]
+    return [tag_of(stored.subject) for stored in log.memory.messages if b'"source":"controller"' in stored.data]
 
 
 async def to_first_score(log: MemoryLog) -> list[Fact]:
@@ -66,7 +66,7 @@ def test_two_controllers_record_each_decision_once() -> None:
         await say(log, proposed())
         await drive(one)
         await drive(other)
-        numbers = [data.number for stored in log.of.messages if isinstance(data := codec.decode(stored.data).data, DecisionMade)]
+        numbers = [data.number for stored in log.memory.messages if isinstance(data := codec.decode(stored.data).data, DecisionMade)]
         assert numbers == [1, 2]
 
     asyncio.run(check())
@@ -78,7 +78,7 @@ def test_a_decision_on_an_old_view_is_refused_and_made_again() -> None:
 
         async def append(self, messages: "list[Message]") -> int:  # type: ignore[override]
             if len(messages) > 1:
-                await drive(controller(MemoryLog(self.of)))
+                await drive(controller(MemoryLog(self.memory)))
             return await super().append(messages)
 
     async def check() -> None:
@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_set_aside_once_and_stops_nothing() -> None:
             one = controller(log)
             await drive(one)
             await one.sweep()
-        aside = [data for stored in log.of.messages[1:] if isinstance(data := codec.decode(stored.data).data, EventSetAside)]
+        aside = [data for stored in log.memory.messages[1:] if isinstance(data := codec.decode(stored.data).data, EventSetAside)]
         assert [fact.sequence for fact in aside] == [1] and decisions(log).count("scaffold_requested") == 1
 
     asyncio.run(check())
