@@ -58,7 +58,7 @@ def speak(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
 
 
 class _StreamedAnswer:
-    """The answer as far as it has come."""
+    """The part of the answer that has been received so far."""
 
     def __init__(self) -> None:
         self.usage, self.stop, self.ended, self.size = Usage(), "", False, 0

@@ -8,7 +8,7 @@ import msgspec
 from events.kinds import CallStatus
 
 REPEATED: tuple[CallStatus, ...] = ("rate_limited", "server_error", "cut")
-"""Failures that another try may not have."""
+"""Failures after which another try may succeed."""
 ANSWER_LIMIT = 1_000_000
 """Characters of one answer; a longer one is left off there."""
 IDLE_TIMEOUT = 180.0

@@ -111,9 +111,8 @@ class Library(NamedTuple):
         lines = [f"{len(matches)} attempts, {request.offset} to {request.offset + len(page)}: id, item, outcome, reward, truth, answer"]
         for attempt in page:
             answer = "" if attempt.answer is None else clipped(attempt.answer, 60)
-            lines.append(
-                f"{attempt.id} {attempt.item} {attempt.outcome} {'-' if attempt.reward is None else f'{attempt.reward:g}'} {attempt.label!r:.60} {answer!r}"
-            )
+            reward = "-" if attempt.reward is None else f"{attempt.reward:g}"
+            lines.append(f"{attempt.id} {attempt.item} {attempt.outcome} {reward} {attempt.label!r:.60} {answer!r}")
         return "\n".join(lines)
 
     def _read(self, arguments: str) -> str:

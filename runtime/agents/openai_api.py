@@ -51,7 +51,7 @@ def speak(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
 
 
 class _StreamedAnswer:
-    """The answer as far as it has come."""
+    """The part of the answer that has been received so far."""
 
     def __init__(self) -> None:
         self.usage, self.stop, self.size, self.refused = Usage(), "", 0, False

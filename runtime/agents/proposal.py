@@ -30,7 +30,7 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\Z")
 
 
 def with_changes(present: Mapping[str, str], files: Sequence[tuple[str, str]], remove: Sequence[str]) -> dict[str, str]:
-    """The present folder with some files written and some removed; raises `Unfit` for a path or a size that is not allowed."""
+    """The present folder with some files written and some removed; raises `UnfitRequest` for a path or a size that is not allowed."""
     for path in (*(path for path, _ in files), *remove):
         parts = PurePosixPath(path).parts
         if not _PATH.match(path) or "/".join(parts) != path or any(part.startswith(".") for part in parts):
@@ -56,7 +56,7 @@ def redact(files: Mapping[str, str], scanner: Scanner) -> dict[str, str]:
 
 
 def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
-    """Raise `Unfit` for code that does not parse, that imports evolog's own packages, or that names a folder where labels may lie.
+    """Raise `UnfitRequest` for code that does not parse, that imports evolog's own packages, or that names a folder where labels may lie.
 
     The last two checks save an honest model a rollout. What keeps labels from a dishonest one is the sandbox.
     """
@@ -88,7 +88,7 @@ def try_out(
     limits: ScaffoldLimits = ScaffoldLimits(),
     sandbox: str = "",
 ) -> None:
-    """Raise `Unfit` unless the scaffold loads and answers two train items in the sandbox. A stub answers its calls of the model."""
+    """Raise `UnfitRequest` unless the scaffold loads and answers two train items in the sandbox. A stub answers its calls of the model."""
     folds = [[example for example in public.train if example.fold == fold] for fold in range(FOLDS)]
     fold = max(range(FOLDS), key=lambda number: min(TRIAL_ITEMS, len(folds[number])))
     work.mkdir(parents=True, exist_ok=True)

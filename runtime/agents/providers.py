@@ -121,7 +121,7 @@ def price_of_model(model: LanguageModel, environment: Mapping[str, str]) -> Pric
 
 
 def model_client(model: LanguageModel, environment: Mapping[str, str]) -> ModelClient:
-    """What asks the model once; raises `Misconfigured` as `require`."""
+    """A function that sends one request to the model; raises `Misconfigured` as `require_key`."""
     secret, url = require_key(model, environment), base_url(model.provider, environment)
     api = importlib.import_module(f"runtime.agents.{model.provider}_api")
     return lambda request: api.speak(secret, url, request)

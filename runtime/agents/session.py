@@ -130,7 +130,7 @@ def converse(
     readers: Mapping[str, Callable[[str], str]],
     endings: Mapping[str, Callable[[str], T]],
 ) -> ValidEnding[T] | NoEnding:
-    """Talk until one ending can be used. `readers` and `endings` are given a call's arguments as JSON, and raise `Unfit`.
+    """Talk until one ending can be used. `readers` and `endings` are given a call's arguments as JSON, and raise `UnfitRequest`.
 
     An ending that cannot be used goes back to the model once, with the reason; so does an answer without an ending or without room.
     """
@@ -173,7 +173,7 @@ def converse(
 
 
 def arguments_of(kind: type[S], arguments: str) -> S:
-    """A call's arguments; raises `Unfit` for those that are no JSON or of another shape."""
+    """A call's arguments; raises `UnfitRequest` for those that are no JSON or of another shape."""
     try:
         return msgspec.json.decode(arguments, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:

@@ -30,7 +30,7 @@ class Blobs:
         self._unpacked: set[Path] = set()
 
     def put(self, data: bytes) -> str:
-        """Keep the bytes; their digest. On disk, synced, before this returns."""
+        """Store the bytes and return their digest; they are on disk, synced, before this returns."""
         digest = hashlib.sha256(data).hexdigest()
         target = self.path(digest)
         if target.exists():
@@ -67,13 +67,13 @@ class Blobs:
         return data
 
     def put_tree(self, files: Mapping[str, bytes]) -> str:
-        """Keep a folder, given as bytes by relative path; its digest."""
+        """Store a folder, given as bytes by relative path; returns its digest."""
         for path in files:
             _check_path(path)
         return self.put(msgspec.json.encode(Tree({path: self.put(data) for path, data in sorted(files.items())}), order="deterministic"))
 
     def put_folder(self, folder: Path) -> str:
-        """Keep all files below a folder; its digest."""
+        """Store all files below a folder; returns its digest."""
         return self.put_tree({path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
 
     def get_tree(self, digest: str) -> dict[str, bytes]:
@@ -118,7 +118,7 @@ class Blobs:
         return target
 
     def path(self, digest: str) -> Path:
-        """Where the bytes of that digest are, or would be."""
+        """The path of that digest's file, which need not exist."""
         if not _DIGEST.match(digest):
             raise CheckFailed(f"{digest!r} names no blob; expected the 64 hexadecimal digits of a SHA-256.")
         return self.root / "sha256" / digest[:2] / digest

@@ -18,7 +18,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 def credentials_file(directory: Path, user: str) -> Path:
-    """Where an account's address and password stand."""
+    """The path of the file with an account's address and password."""
     return directory / "credentials" / f"{user}.json"
 
 

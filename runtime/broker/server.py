@@ -77,7 +77,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address that it listens on."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property

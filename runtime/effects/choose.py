@@ -1,4 +1,4 @@
-"""Choosing: from what a candidate's trajectories show to the next lever and the change itself, by the rules or by a language model."""
+"""Choosing the next lever and the change itself from a candidate's trajectories, by the rules or by a language model."""
 
 from collections.abc import Callable, Mapping, Sequence
 

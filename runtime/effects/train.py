@@ -27,7 +27,7 @@ AttemptsByRequest = Mapping[str, Sequence[RecordedAttempt]]
 
 
 class TrainingHost(NamedTuple):
-    """Where training is done, and by whose trainer."""
+    """The blobs, folder and back-end that training uses on this host."""
 
     blobs: Blobs
     work: Path

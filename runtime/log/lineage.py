@@ -61,7 +61,7 @@ async def past(log: Log, run: str) -> list[Stored]:
 
 
 def past_digest(past_messages: Iterable[Stored]) -> str:
-    """SHA-256 over a past."""
+    """SHA-256 over the messages of a run's past."""
     total = hashlib.sha256()
     for stored in past_messages:
         total.update(past_entry(stored))

@@ -47,7 +47,7 @@ class MemoryDelivery:
         self._pending.pop(self.stored.sequence, None)
 
     async def in_progress(self) -> None:
-        """Nothing runs out here."""
+        """Do nothing: this delivery has no time limit."""
 
 
 class MemoryLog:

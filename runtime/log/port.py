@@ -30,9 +30,9 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Message(NamedTuple):
-    """A message to append. `expected` is the last sequence that its slot must have; 0 says that nothing may stand there yet.
+    """A message to append. `expected` is the last sequence that its entity must have; 0: no event of it may be stored yet.
 
-    The slot is the subject whatever its tag, so that of two outcomes of one thing, such as recorded and failed, only one can be stored.
+    An entity is the subject without its tag, so that of two outcomes of one attempt, such as recorded and failed, only one can be stored.
     """
 
     subject: str
@@ -71,9 +71,9 @@ class Log(Protocol):
         """The stream's name."""
 
     async def append(self, messages: Sequence[Message]) -> int:
-        """Store all the messages, next to each other, or none; the last one's sequence. At most `BATCH_LIMIT`, no two to one slot.
+        """Store all the messages, next to each other, or none; the last one's sequence. At most `BATCH_LIMIT`, no two of one entity.
 
-        Raises `Refused` where a slot's last sequence is not the one expected.
+        Raises `Refused` where an entity's last sequence is not the one expected.
         """
 
     async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
@@ -114,7 +114,7 @@ def require_contiguous(stored: Sequence[Stored], start: int) -> None:
 
 
 async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> bool:
-    """Append events in whose slots something may stand already, which is left as it is; whether something did, and may say otherwise.
+    """Append those events whose entities have none on the log yet; returns whether some had one, which may differ and stays as it is.
 
     In one atomic batch when nothing is there. A batch that is refused because some is there is followed by one of the rest.
     """

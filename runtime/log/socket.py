@@ -57,7 +57,7 @@ class _Reset(msgspec.Struct):
 
 
 class _OutOfStep(Exception):
-    """A bulk read was not given the message that comes next."""
+    """The consumer delivered a message other than the next in sequence."""
 
 
 class _TooMany(Exception):
@@ -260,7 +260,7 @@ class NatsSocket:
 
 
 class BulkReader(NatsSocket):
-    """A connection that reads a whole stream, in order: more is asked for before it is wanted, and a message costs the server a third of
+    """A connection that reads a whole stream, in order. It requests more before that is needed, and a message costs the server a third of
     what a direct get costs it, which copies the message's headers anew for each header that it adds.
 
     The messages come by the account's consumer in `runtime.broker.accounts.READERS`, which has one place. Where another connection of the
@@ -284,7 +284,7 @@ class BulkReader(NatsSocket):
         """Whether the consumer hands its messages to this connection."""
 
     def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
-        """As `Wire.read`, or fewer where they are many or large; from where the last call ended, they are likely to be here already."""
+        """As `NatsSocket.read`, or fewer where they are many or large; from where the last call ended, they are likely to be here already."""
         going_on = start == self._next and self._left
         if subject or not (going_on or start == self._more_from):
             messages = super().read(start, limit if subject else min(limit, READ_BATCH), subject)
@@ -298,7 +298,7 @@ class BulkReader(NatsSocket):
             return super().read(start, min(limit, READ_BATCH))
 
     def close(self) -> None:
-        """As `Wire.close`."""
+        """As `NatsSocket.close`."""
         super().close()
         self._outstanding.clear()
         self._read, self._at, self._left, self._placed = b"", 0, 0, False
@@ -380,7 +380,7 @@ class BulkReader(NatsSocket):
         return taken
 
     def _count(self, sequence: int) -> None:
-        """Those before this sequence have come: requests are answered in order, but the end of one may be told before its last messages."""
+        """Count the messages before this sequence as received: requests are answered in order, but the end of one may be told before its last messages."""
         came, self._next = sequence - self._next, sequence
         for reply, count in list(self._outstanding.items()):
             self._outstanding[reply] = count - min(came, count)
@@ -390,7 +390,7 @@ class BulkReader(NatsSocket):
 
 
 def expectation(message: Message) -> dict[str, str]:
-    """The headers that make the server refuse a message unless its slot ends where it is expected to."""
+    """The headers that make the server refuse a message unless its entity's last sequence is the expected one."""
     return {
         "Nats-Expected-Last-Subject-Sequence": str(message.expected),
         "Nats-Expected-Last-Subject-Sequence-Subject": exclusive_key(message.subject),

@@ -68,7 +68,7 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
 
 
 def decode_or_set_aside(stored: Stored, source: str) -> tuple[Event | None, Event | None]:
-    """The event in a message; or of one that cannot be read, the event that keeps it in sight, where its subject names a run."""
+    """The event in a message; or of one that cannot be read, the `event_set_aside` that records it, where its subject names a run."""
     try:
         return codec.decode_at(stored.subject, stored.data), None
     except codec.Unreadable as wrong:

@@ -1,4 +1,4 @@
-"""What one attempt came to, as it is recorded, and what was asked of the policy on the way."""
+"""A recorded attempt: its result, and the requests that it made of the policy."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class RecordedAttempt(NamedTuple):
 
 
 def request_reader(blobs: Blobs) -> Callable[[ModelCalled], SampleRequest]:
-    """What gives the request of a recorded call; the blob of a group commit is read once."""
+    """A function from a recorded call to its request; the blob of a group commit is read once."""
 
     @functools.cache
     def requests(body: str) -> list[SampleRequest]:

@@ -40,7 +40,7 @@ class Head(msgspec.Struct):
     versions: dict[int, int] = {}
 
     def advance(self, made: DecisionMade, sequence: int) -> None:
-        """This decision is the last that is recorded."""
+        """Make this decision the last recorded one."""
         self.number, self.digest, self.sequence = made.number, made.digest, sequence
         self.versions[made.number] = made.decider
 
@@ -50,7 +50,7 @@ class _Stale(Exception):
 
 
 class Controller:
-    """The live shell around a decider, for all runs of one log."""
+    """Feeds the events of all runs of one log to a decider, and appends its decisions."""
 
     def __init__(self, log: Log, decider: Decider[Any], scanner: Scanner) -> None:
         self.log, self.decider, self.scanner = log, decider, scanner
@@ -99,7 +99,7 @@ class Controller:
                 await asyncio.sleep(BUSY_WAIT if idle < IDLE_AFTER else IDLE_WAIT)
 
     async def step(self) -> bool:
-        """Read on, and decide; whether there was anything to read."""
+        """Read the next page of the log, and decide; returns whether there was anything to read."""
         try:
             if not self._loaded:
                 await self._load()

@@ -66,7 +66,7 @@ DECIDER = Decider(version=3, initial=initial, evolve=evolve, decide=decide)
 
 
 class _Rollouts(NamedTuple):
-    """What is played, by whom, and how often."""
+    """What a set of rollouts runs: scaffold, adapter, attempts at each item, and for which purpose."""
 
     purpose: Purpose
     round: int
@@ -257,7 +257,7 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
 
 
 def _hints(state: RunState, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
-    """One attempt at each item that this round did not solve, with the true answer in sight; none if not ordered, done, or too dear."""
+    """One attempt at each item that this round did not solve, with the true answer as a hint; none if not ordered, already made, or beyond the budget."""
     solved = solved_items(state.shards.values())
     folds = [(fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(state.shards)]
     cost = sum(len(items) for _, items in folds)
@@ -273,7 +273,7 @@ def _items_by_fold(shards: Mapping[str, ShardProgress]) -> list[tuple[int, tuple
 
 
 def _sealed_batch(state: RunState, update: WeightUpdate, started: RunStarted) -> TrainingBatchSealed:
-    """The batch of the round that has just been played, over the rounds that the update's memory covers."""
+    """The batch of the round that has just ended, over the rounds that the update's memory covers."""
     everything = {**state.history, **state.shards}
     rounds = range(1, update.round + 1) if update.requested.memory == "update" else [update.round]
     requests = tuple(request for number in rounds for request in update.requests[number])

@@ -44,7 +44,7 @@ class Decision(NamedTuple):
 
     @property
     def made(self) -> DecisionMade:
-        """What the head says."""
+        """The data of the head event `decision_made`."""
         made = self.events[0].data
         assert isinstance(made, DecisionMade)
         return made

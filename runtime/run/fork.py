@@ -1,4 +1,4 @@
-"""The state in which a fork begins, made of its parent's, and from where on its scores can be compared.
+"""The state in which a fork begins, made of its parent's, and the index from which its scores can be compared.
 
 A fork's past is folded first. Then its own `run_started` takes the place of its parent's, and what the past had asked for without
 an answer is asked for again, in the fork's name.

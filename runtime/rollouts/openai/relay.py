@@ -31,7 +31,7 @@ class Pipe:
         self.done = False
 
     def move(self):
-        """Pass on what can be passed on without waiting."""
+        """Pass on the bytes that can be read and written without waiting."""
         try:
             if not self.left and not self.ended:
                 self.left = self.source.recv(CHUNK)

@@ -216,13 +216,13 @@ def test_more_than_a_thousand_events_match_a_pattern(on_log: OnLog) -> None:
 def test_no_two_calls_wait_for_the_same_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an answer that comes after its call has given up would be taken for a later call's."""
     replies: list[bytes] = []
-    appended = NatsSocket._appended
+    appended = NatsSocket._send_append
 
     def remember(wire: NatsSocket, frames: bytes, reply: bytes, count: int) -> int:
         replies.append(reply)
         return appended(wire, frames, reply, count)
 
-    monkeypatch.setattr(NatsSocket, "_appended", remember)
+    monkeypatch.setattr(NatsSocket, "_send_append", remember)
 
     async def check() -> None:
         async with broker(tmp_path) as server, account(server, "executor") as executor:
