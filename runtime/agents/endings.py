@@ -82,7 +82,7 @@ class Inspector(NamedTuple):
     must_change: bool = True
 
     def proposal(self, arguments: str) -> Proposal:
-        """The proposed scaffold with secrets struck out; raises `Unfit` for one that would not answer."""
+        """The proposed scaffold with secrets struck out; raises `UnfitRequest` for one that would not answer."""
         request = arguments_of(ProposeScaffold, arguments)
         files = with_changes(self.present, [(file.path, file.text) for file in request.files], request.remove)
         files = redact(files, self.scanner)
@@ -94,7 +94,7 @@ class Inspector(NamedTuple):
 
 
 def weight_update(arguments: str) -> RequestWeightUpdate:
-    """The order for a weight update; raises `Unfit` for an algorithm or a hyper-parameter that there is not."""
+    """The order for a weight update; raises `UnfitRequest` for an algorithm or a hyper-parameter that there is not."""
     request = arguments_of(RequestWeightUpdate, arguments)
     if request.algorithm not in NAMES:
         raise UnfitRequest(f"There is no algorithm {request.algorithm!r}; there are {', '.join(NAMES)}.")

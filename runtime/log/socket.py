@@ -284,7 +284,7 @@ class BulkReader(NatsSocket):
         """Whether the consumer hands its messages to this connection."""
 
     def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
-        """As `NatsSocket.read`, or fewer where they are many or large; from where the last call ended, they are likely to be here already."""
+        """As `NatsSocket.read`, or fewer where they are many or large; from where the last call ended, they have likely arrived already."""
         going_on = start == self._next and self._left
         if subject or not (going_on or start == self._more_from):
             messages = super().read(start, limit if subject else min(limit, READ_BATCH), subject)
@@ -380,7 +380,7 @@ class BulkReader(NatsSocket):
         return taken
 
     def _count(self, sequence: int) -> None:
-        """Count the messages before this sequence as received: requests are answered in order, but the end of one may be told before its last messages."""
+        """Count messages before this sequence as received: requests are answered in order, but its end may precede its last messages."""
         came, self._next = sequence - self._next, sequence
         for reply, count in list(self._outstanding.items()):
             self._outstanding[reply] = count - min(came, count)
