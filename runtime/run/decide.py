@@ -257,7 +257,7 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
 
 
 def _hints(state: RunState, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
-    """One attempt at each item that this round did not solve, hinted with the true answer; none if not ordered, made before, or too dear."""
+    """One attempt at each item this round did not solve, hinted with the true answer; none if not ordered, already made or too dear."""
     solved = solved_items(state.shards.values())
     folds = [(fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(state.shards)]
     cost = sum(len(items) for _, items in folds)
