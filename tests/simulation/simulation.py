@@ -174,7 +174,9 @@ class System:
         for number in range(1, self.draw.randint(0, 3)):
             await asyncio.sleep(self.draw.uniform(0.0, 20.0))
             run = self.draw.choice(self.setting.runs)
-            if not any(tag_of(stored.subject) == RunFinished.tag() and run_of(stored.subject) == run for stored in log.of.messages):
+            if not any(
+                tag_of(stored.subject) == RunFinished.tag() and run_of(stored.subject) == run for stored in log.broker_stream.messages
+            ):
                 self.world.note("pause", f"run {run} is paused")
                 await append_once(log, [self._said(run, RunPaused(number=number, reason="to see"))], Scanner([]))
                 await asyncio.sleep(self.draw.uniform(0.0, 20.0))
