@@ -184,7 +184,7 @@ def _fact_key(fact: Fact) -> tuple[str | int, ...]:
 
 
 def _fields(fact: Fact) -> dict[str, Any]:
-    """What must be the same: all but the seconds that it took, and the folder in which a thing lay that a reason names."""
+    """The fields that must be the same: all but the seconds that it took, and the folders of paths in a reason."""
     fields: dict[str, Any] = msgspec.to_builtins(fact)
     fields.pop("seconds", None)
     if "reason" in fields:
@@ -193,7 +193,7 @@ def _fields(fact: Fact) -> dict[str, Any]:
 
 
 def _first_divergence(path: str, recorded: Any, now: Any) -> tuple[str, object, object] | None:
-    """The first place in which two values differ, and what stands there."""
+    """The path of the first difference between two values, with both values there; None where they are equal."""
     if recorded == now:
         return None
     if isinstance(recorded, dict) and isinstance(now, dict) and recorded.keys() == now.keys():

@@ -1,4 +1,4 @@
-"""Re-deciding: today's decider goes through a recorded run again, and must decide the same to the byte.
+"""Decides a recorded run again with this code's decider, which must decide the same to the byte.
 
 Also folds a run to its state at any point.
 """

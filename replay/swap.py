@@ -167,7 +167,7 @@ class RescoredAttempt(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether they do."""
+        """Whether the two rewards differ."""
         return self.recorded != self.now
 
 
@@ -370,7 +370,7 @@ def _words(recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
 
 
 def _choice(generation: int, recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
-    """The same of a choice."""
+    """How the Feedback-Agent's choice would have differed, in a sentence; empty if it is the same."""
     choices = [[fact for fact in facts if not isinstance(fact, ContextAssembled)] for facts in (recorded, now)]
     if _first_divergence(*choices) is None:
         return ""
@@ -379,7 +379,7 @@ def _choice(generation: int, recorded: Sequence[Fact], now: Sequence[Fact]) -> s
 
 
 class ChosenAction(NamedTuple):
-    """What a Feedback-Agent asks for."""
+    """The change that a Feedback-Agent chose: lever, action and reason."""
 
     lever: str
     action: str

@@ -1,4 +1,4 @@
-"""What no candidate gave, to compare with: canaries, which need no skill, and the ceiling, the most that an honest answer can earn."""
+"""Answers of no candidate, whose scores are compared with theirs: canaries, which need no skill, and the ceiling, the most that an honest answer can earn."""
 
 import math
 from collections.abc import Sequence

@@ -32,7 +32,7 @@ POLL_SECONDS = 0.2
 
 
 class RunWatcher(Protocol):
-    """Whoever shows a run as it goes on."""
+    """The interface of an object that shows a run as it goes on."""
 
     counts_rollouts: bool
     """Whether it shows how many rollouts are done, which costs more reading of the log."""

@@ -28,7 +28,7 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def counting(text: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, with a function that hears how much of how much is done; nothing where stderr is no terminal."""
+    """A bar on stderr, with a function to call with the amount done and the total; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -39,5 +39,5 @@ def counting(text: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def pretraining_progress(say: Callable[[str], None]) -> Callable[[int, int, float], None]:
-    """What hears the step, the number of steps and the loss while a base model is pre-trained, and says them in words."""
+    """A callback for pre-training a base model, which says the step, the number of steps and the loss in words."""
     return lambda done, total, loss: say(f"pre-training the base model: step {done} of {total}, loss {loss:.3f}")
