@@ -1,4 +1,4 @@
-"""Answers of no candidate, whose scores are compared with theirs: canaries, which need no skill, and the ceiling, the most that an honest answer can earn."""
+"""Scores of references to compare candidates with: canaries, which need no skill, and the ceiling, the most an honest answer can earn."""
 
 import math
 from collections.abc import Sequence
