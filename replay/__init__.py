@@ -1,1 +1,1 @@
-"""What a log shows once it is read back: the archive in SQL, replays, comparisons, statistics."""
+"""Reads recorded runs back from the log: the archive in SQL, replays, comparisons, statistics."""

@@ -72,9 +72,9 @@ class RunComparison(msgspec.Struct, kw_only=True):
 
 def compare(first: History, second: History) -> RunComparison:
     """Compare two runs."""
-    both = first, second
-    reports = [asyncio.run(collect(run.log, run.gold_log, run.run)) for run in both]
-    configs = [_config(run) for run in both]
+    runs = first, second
+    reports = [asyncio.run(collect(run.log, run.gold_log, run.run)) for run in runs]
+    configs = [_config(run) for run in runs]
     return RunComparison(
         first=first.run,
         second=second.run,
@@ -101,13 +101,13 @@ def _first_divergence(first: History, second: History) -> DivergentDecision | No
     decided = [_decided(run) for run in (first, second)]
     texts = [[_in_words(event) for event in events] for events in decided]
     for index in range(max(map(len, texts))):
-        one, other = (words[index] if index < len(words) else "" for words in texts)
-        if one != other:
+        first_text, second_text = (words[index] if index < len(words) else "" for words in texts)
+        if first_text != second_text:
             sequences = [_sequence(run, events, index) for run, events in zip((first, second), decided, strict=True)]
             return DivergentDecision(
                 place=index,
-                first=one or "nothing more is decided",
-                second=other or "nothing more is decided",
+                first=first_text or "nothing more is decided",
+                second=second_text or "nothing more is decided",
                 first_sequence=sequences[0],
                 second_sequence=sequences[1],
             )
@@ -161,31 +161,31 @@ def _scaffolds(first: History, second: History) -> Iterator[tuple[int, str]]:
     latest = ["", ""]
     seen: set[tuple[str, ...]] = set()
     for number in sorted(accepted[0].keys() | accepted[1].keys()):
-        latest = [scaffolds.get(number, before) for scaffolds, before in zip(accepted, latest, strict=True)]
+        latest = [scaffolds.get(number, previous) for scaffolds, previous in zip(accepted, latest, strict=True)]
         pair = tuple(latest)
         if latest[0] != latest[1] and pair not in seen:
             seen.add(pair)
             yield number, _code(first, second, *latest)
 
 
-def _code(first: History, second: History, one: str, other: str) -> str:
+def _code(first: History, second: History, first_scaffold: str, second_scaffold: str) -> str:
     try:
-        trees = [run.blobs.get_tree(digest) if digest else {} for run, digest in ((first, one), (second, other))]
+        trees = [run.blobs.get_tree(digest) if digest else {} for run, digest in ((first, first_scaffold), (second, second_scaffold))]
     except UserError as wrong:
-        return f"{one[:12]} | {other[:12]}: the code cannot be shown. {wrong}"
+        return f"{first_scaffold[:12]} | {second_scaffold[:12]}: the code cannot be shown. {wrong}"
     text: list[str] = []
     for path in sorted(trees[0].keys() | trees[1].keys()):
-        old, new = (tree.get(path, b"").decode(errors="replace").splitlines(keepends=True) for tree in trees)
-        text += difflib.unified_diff(old, new, f"{first.run}/{path}", f"{second.run}/{path}")
+        first_lines, second_lines = (tree.get(path, b"").decode(errors="replace").splitlines(keepends=True) for tree in trees)
+        text += difflib.unified_diff(first_lines, second_lines, f"{first.run}/{path}", f"{second.run}/{path}")
     return "".join(line if line.endswith("\n") else line + "\n" for line in text)
 
 
 def _scores(first: Report, second: Report) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
-    one, other = ({_cell(cell): cell.score for cell in sort_cells(report.cells)} for report in (first, second))
-    for what in dict.fromkeys([*one, *other]):
-        pair = one.get(what), other.get(what)
+    first_scores, second_scores = ({_cell(cell): cell.score for cell in sort_cells(report.cells)} for report in (first, second))
+    for cell_name in dict.fromkeys([*first_scores, *second_scores]):
+        pair = first_scores.get(cell_name), second_scores.get(cell_name)
         if pair[0] != pair[1]:
-            yield what, pair
+            yield cell_name, pair
 
 
 def _cell(scored: GoldScored) -> str:

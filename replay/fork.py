@@ -38,7 +38,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
     return changes
 
 
-def order_of_fork(before: RunStarted, changes: Mapping[str, str]) -> RunOrder:
+def order_of_fork(parent_start: RunStarted, changes: Mapping[str, str]) -> RunOrder:
     """The parent's order with these settings changed; raises `UsageError` for a value that a setting cannot have."""
     if changes.get("levers", "both") not in LEVERS:
         raise UsageError(f"levers={changes['levers']} is none; expected {', '.join(LEVERS)}.")
@@ -46,17 +46,17 @@ def order_of_fork(before: RunStarted, changes: Mapping[str, str]) -> RunOrder:
         raise UsageError(f"There is no algorithm {changes['algorithm']!r}; there are {', '.join(NAMES)}.")
     if changes.get("on_drift", "off") not in ON_DRIFT:
         raise UsageError(f"on_drift={changes['on_drift']} is none; expected {', '.join(ON_DRIFT)}.")
-    levers = _levers(before, changes)
+    levers = _levers(parent_start, changes)
     return RunOrder(
-        task=before.task,
+        task=parent_start.task,
         levers="both" if len(levers) > 1 else levers[0],
-        seed=before.seed,
-        generations=_whole_number(changes, "generations", before.generations, least=0),
+        seed=parent_start.seed,
+        generations=_whole_number(changes, "generations", parent_start.generations, least=0),
         budget=changes.get("budget", ""),
-        policy=changes.get("policy", before.policy),
-        sandbox="none" if before.sandbox == "none" else "",
-        max_tokens=_whole_number(changes, "max_tokens", before.max_tokens, least=1),
-        agent=changes.get("agent", before.agent),
+        policy=changes.get("policy", parent_start.policy),
+        sandbox="none" if parent_start.sandbox == "none" else "",
+        max_tokens=_whole_number(changes, "max_tokens", parent_start.max_tokens, least=1),
+        agent=changes.get("agent", parent_start.agent),
     )
 
 
@@ -67,39 +67,39 @@ def plan_fork(
 
     `order` is what `order_of_fork` made of the `changes`. Raises `UserError` for a policy, verifier or budget that cannot be used.
     """
-    before, task = parent.started, load(parent.started.task)
-    base, code, verifier = before.base_model, before.verifier_code, before.verifier
+    parent_start, task = parent.started, load(parent.started.task)
+    base, code, verifier = parent_start.base_model, parent_start.verifier_code, parent_start.verifier
     if "policy" in changes:
-        base = put_base_model(order.policy, task, task.public(before.seed), blobs, progress)
+        base = put_base_model(order.policy, task, task.public(parent_start.seed), blobs, progress)
     if "verifier" in changes:
         verifier, code = put_verifier(changes["verifier"], task, blobs)
     return msgspec.structs.replace(
-        before,
+        parent_start,
         parent_run=parent.run,
         parent_sequence=sequence,
         parent_digest=lineage.past_digest([*parent.past, *(stored for stored in parent.messages if stored.sequence <= sequence)]),
-        levers=_levers(before, changes),
+        levers=_levers(parent_start, changes),
         generations=order.generations,
-        budget=budgets.parse(changes["budget"]) if "budget" in changes else before.budget,
+        budget=budgets.parse(changes["budget"]) if "budget" in changes else parent_start.budget,
         policy=order.policy,
         base_model=base,
         agent=order.agent,
         sandbox=provide(order.sandbox).text,
         max_tokens=order.max_tokens,
-        group_size=_whole_number(changes, "group_size", before.group_size, least=1),
-        algorithm=changes.get("algorithm", before.algorithm),
+        group_size=_whole_number(changes, "group_size", parent_start.group_size, least=1),
+        algorithm=changes.get("algorithm", parent_start.algorithm),
         verifier=verifier,
         verifier_code=code,
-        on_drift=ON_DRIFT[changes["on_drift"]] if "on_drift" in changes else before.on_drift,
+        on_drift=ON_DRIFT[changes["on_drift"]] if "on_drift" in changes else parent_start.on_drift,
     )
 
 
-def _levers(before: RunStarted, changes: Mapping[str, str]) -> tuple[Lever, ...]:
-    return LEVERS[changes["levers"]] if "levers" in changes else before.levers
+def _levers(parent_start: RunStarted, changes: Mapping[str, str]) -> tuple[Lever, ...]:
+    return LEVERS[changes["levers"]] if "levers" in changes else parent_start.levers
 
 
-def _whole_number(changes: Mapping[str, str], key: str, before: int, least: int) -> int:
-    value = changes.get(key, str(before))
+def _whole_number(changes: Mapping[str, str], key: str, parent_value: int, least: int) -> int:
+    value = changes.get(key, str(parent_value))
     if not (value.isascii() and value.isdecimal()) or int(value) < least:
         raise UsageError(f"{key}={value} is no whole number of at least {least}.")
     return int(value)

@@ -103,14 +103,14 @@ class RecordedLog:
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""
-        found: dict[str, Stored] = {}
+        latest: dict[str, Stored] = {}
         for pattern in subjects:
             if "*" in pattern:
                 matching = re.compile(re.escape(pattern).replace(r"\*", r"[^.]+")).fullmatch
-                found |= {subject: stored for subject, stored in self._last.items() if matching(subject)}
+                latest |= {subject: stored for subject, stored in self._last.items() if matching(subject)}
             elif pattern in self._last:
-                found[pattern] = self._last[pattern]
-        return found
+                latest[pattern] = self._last[pattern]
+        return latest
 
     async def end(self) -> int:
         """As `Log.end`."""

@@ -78,38 +78,38 @@ class ForkPasts:
         for started in forks.values():
             self._ends.setdefault(started.parent_run, set()).add(started.parent_sequence)
         self._totals = {"": hashlib.sha256()}
-        self._left = {("", 0): self._totals[""]}
+        self._past_totals = {("", 0): self._totals[""]}
 
     def take(self, stored: Stored) -> None:
         """Feed the next message, of any run."""
         run = run_of(stored.subject)
         if run not in self._ends:
             return
-        if tag_of(stored.subject) == RunStarted.tag() and (before := self._past_of(run)):
-            self._totals[run] = before.copy()
+        if tag_of(stored.subject) == RunStarted.tag() and (past := self._past_total(run)):
+            self._totals[run] = past.copy()
         if total := self._totals.get(run):
             for end in self._ends[run]:
-                if end < stored.sequence and (run, end) not in self._left:
-                    self._left[run, end] = total.copy()
+                if end < stored.sequence and (run, end) not in self._past_totals:
+                    self._past_totals[run, end] = total.copy()
             # as `lineage.digest`
             total.update(lineage.past_entry(stored))
 
     def digest(self, fork: str) -> str:
         """The digest of a fork's past as the log has it now; empty where a run of that past does not begin there."""
-        past = self._past_of(fork)
+        past = self._past_total(fork)
         return past.hexdigest() if past else ""
 
     def ancestors(self, fork: str) -> set[str]:
         """The runs that the fork's past is made of."""
-        found = set[str]()
-        while (started := self._forks.get(fork)) and started.parent_run not in found:
-            found.add(fork := started.parent_run)
-        return found
+        runs = set[str]()
+        while (started := self._forks.get(fork)) and started.parent_run not in runs:
+            runs.add(fork := started.parent_run)
+        return runs
 
-    def _past_of(self, run: str) -> "hashlib._Hash | None":
+    def _past_total(self, run: str) -> "hashlib._Hash | None":
         started = self._forks.get(run)
-        where = (started.parent_run, started.parent_sequence) if started else ("", 0)
-        return self._left.get(where) or self._totals.get(where[0])
+        end = (started.parent_run, started.parent_sequence) if started else ("", 0)
+        return self._past_totals.get(end) or self._totals.get(end[0])
 
 
 class Examination:
@@ -142,15 +142,15 @@ class Examination:
         try:
             event = codec.decode_at(stored.subject, stored.data)
         except codec.Unreadable as wrong:
-            what = f"sequence {stored.sequence} on {stored.subject} cannot be read: {wrong}"
-            fault = self._fault(stored.sequence, what, run_of(stored.subject))
+            description = f"sequence {stored.sequence} on {stored.subject} cannot be read: {wrong}"
+            fault = self._fault(stored.sequence, description, run_of(stored.subject))
             self._unreadable[stored.sequence] = fault, stored.data
             return
         self.events += 1
         self._runs.add(event.run)
         if stored.data != (encoded := codec.encode(event)) and not _same_event(stored.data, encoded):
-            what = f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
-            self._faults.append(self._fault(stored.sequence, what, event.run))
+            description = f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
+            self._faults.append(self._fault(stored.sequence, description, event.run))
         match event.data:
             case EventSetAside(sequence=sequence, size=size, bytes=written) if sequence in self._unreadable:
                 data = self._unreadable[sequence][1]
@@ -186,17 +186,21 @@ class Examination:
                 )
             )
         elif lost and not self._missing:
-            what = (
+            description = (
                 f"events are missing from its end: sequence {last + 1} is the first, after {_describe(self._last)}; {lost:,} bytes of its "
                 "files are damaged, or stand behind what is, and a server cuts them off"
             )
-            self._faults.append(self._fault(last + 1, what))
+            self._faults.append(self._fault(last + 1, description))
         exact = [*self._faults, *(fault for fault, _ in self._unreadable.values())]
         for run, chain in self._chains.items():
             if chain.awaited and not chain.broken and not any(fault.last > self._heads[run] and fault.run in ("", run) for fault in exact):
-                what = f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its events, which were appended with it"
-                exact.append(LogFault(self.stream, last + 1, last + chain.awaited, what, run))
-        broken = [self._chain_fault(found) for found in self._broken if not any(self._explains(fault, found) for fault in exact)]
+                description = (
+                    f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its events, which were appended with it"
+                )
+                exact.append(LogFault(self.stream, last + 1, last + chain.awaited, description, run))
+        broken = [
+            self._chain_fault(chain_break) for chain_break in self._broken if not any(self._explains(fault, chain_break) for fault in exact)
+        ]
         for runs, fault in self._forks:
             if not any(other.run in ("", *runs) and other.first <= fault.last for other in (*exact, *broken)):
                 broken.append(fault)
@@ -208,13 +212,20 @@ class Examination:
             self.stream, self.events, len(self._runs), sum(chain.decisions for chain in self._chains.values()), self.set_aside
         )
 
-    def _gap(self, upto: int, after: str) -> None:
-        first, count = self._last.sequence + 1, upto - 1 - self._last.sequence
-        before = _describe(self._last) if self._last.sequence else "the beginning"
-        what = f"sequence {first} is missing" if count == 1 else f"{count:,} events are missing from sequence {first} to {upto - 1}"
+    def _gap(self, next_sequence: int, following: str) -> None:
+        first, count = self._last.sequence + 1, next_sequence - 1 - self._last.sequence
+        preceding = _describe(self._last) if self._last.sequence else "the beginning"
+        description = (
+            f"sequence {first} is missing" if count == 1 else f"{count:,} events are missing from sequence {first} to {next_sequence - 1}"
+        )
         self._missing = True
         self._faults.append(
-            LogFault(self.stream, first, upto - 1, f"{what}, between {before} {after}; the server dropped what was damaged")
+            LogFault(
+                self.stream,
+                first,
+                next_sequence - 1,
+                f"{description}, between {preceding} {following}; the server dropped what was damaged",
+            )
         )
 
     def _chain(self, stored: Stored, event: Event) -> None:
@@ -225,24 +236,24 @@ class Examination:
             self._heads[event.run] = stored.sequence
 
     def _fork(self, run: str, started: RunStarted) -> None:
-        if (found := self._pasts.digest(run)) != started.parent_digest:
+        if (digest := self._pasts.digest(run)) != started.parent_digest:
             parent, end = started.parent_run, started.parent_sequence
-            what = (
+            description = (
                 f"run {run} was forked from run {parent} as it was up to sequence {end}, with digest {started.parent_digest[:12]}, and now "
-                f"that is {found[:12] or 'not there'}; what was changed or lost lies in the sequences up to {end}"
+                f"that is {digest[:12] or 'not there'}; what was changed or lost lies in the sequences up to {end}"
             )
-            self._forks.append((self._pasts.ancestors(run), LogFault(self.stream, 1, end, what, parent)))
+            self._forks.append((self._pasts.ancestors(run), LogFault(self.stream, 1, end, description, parent)))
 
     def _explains(self, fault: LogFault, broken: ChainBreak) -> bool:
         begins = min(broken.first, self._heads.get(broken.run, 0))
         return fault.run in ("", broken.run) and fault.first <= broken.last and fault.last >= begins
 
     def _chain_fault(self, broken: ChainBreak) -> LogFault:
-        what = f"{str(broken)[0].lower()}{str(broken).removesuffix('.')[1:]}; what was changed or lost lies in the sequences"
-        return LogFault(self.stream, broken.first, broken.last, f"{what} {broken.first} to {broken.last}", broken.run)
+        description = f"{str(broken)[0].lower()}{str(broken).removesuffix('.')[1:]}; what was changed or lost lies in the sequences"
+        return LogFault(self.stream, broken.first, broken.last, f"{description} {broken.first} to {broken.last}", broken.run)
 
-    def _fault(self, sequence: int, what: str, run: str = "") -> LogFault:
-        return LogFault(self.stream, sequence, sequence, what, run)
+    def _fault(self, sequence: int, description: str, run: str = "") -> LogFault:
+        return LogFault(self.stream, sequence, sequence, description, run)
 
 
 def forks_among(messages: Iterable[Stored]) -> dict[str, RunStarted]:
@@ -281,14 +292,14 @@ def _describe(stored: Stored) -> str:
     return f"sequence {stored.sequence} ({rfc3339(stored.time)}, {stored.subject})"
 
 
-def _same_event(data: bytes, now: bytes) -> bool:
+def _same_event(data: bytes, encoded: bytes) -> bool:
     """Whether the bytes differ only by fields with defaults that were added since, or by 8.0 that was written as 8."""
-    return msgspec.json.encode(_with_fields_of(msgspec.json.decode(now), msgspec.json.decode(data))) == data
+    return msgspec.json.encode(_with_fields_of(msgspec.json.decode(encoded), msgspec.json.decode(data))) == data
 
 
-def _with_fields_of(now: Any, then: Any) -> Any:
-    if isinstance(now, dict) and isinstance(then, dict):
-        return {name: _with_fields_of(value, then[name]) for name, value in now.items() if name in then}
-    if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
-        return [_with_fields_of(value, other) for value, other in zip(now, then, strict=True)]
-    return then if now == then else now
+def _with_fields_of(value_now: Any, value_then: Any) -> Any:
+    if isinstance(value_now, dict) and isinstance(value_then, dict):
+        return {name: _with_fields_of(value, value_then[name]) for name, value in value_now.items() if name in value_then}
+    if isinstance(value_now, list) and isinstance(value_then, list) and len(value_now) == len(value_then):
+        return [_with_fields_of(value, other) for value, other in zip(value_now, value_then, strict=True)]
+    return value_then if value_now == value_then else value_now

@@ -72,7 +72,7 @@ class Performed(msgspec.Struct, frozen=True, kw_only=True):
 class Effect(NamedTuple):
     """One effect: the event that asked for it, what is recorded of it, and what it gives now, or why it cannot be performed."""
 
-    asked: StoredEvent
+    request: StoredEvent
     recorded: Sequence[StoredEvent]
     now: Sequence[Fact] | str
 
@@ -80,13 +80,13 @@ class Effect(NamedTuple):
 class Overlay(Blobs):
     """Blobs that are read in one place and written in another."""
 
-    def __init__(self, root: Path, below: Blobs) -> None:
+    def __init__(self, root: Path, source: Blobs) -> None:
         super().__init__(root)
-        self._below = below
+        self._source = source
 
     def get(self, digest: str) -> bytes:
         """As `Blobs.get`, of those below."""
-        return self._below.get(digest)
+        return self._source.get(digest)
 
 
 class Stage:
@@ -110,10 +110,10 @@ class Stage:
                 self._loaded[run] = load_run(run, self.started(run), self.blobs)
             except UserError as wrong:
                 self._loaded[run] = wrong
-        found = self._loaded[run]
-        if isinstance(found, UserError):
-            raise found
-        return found
+        loaded = self._loaded[run]
+        if isinstance(loaded, UserError):
+            raise loaded
+        return loaded
 
     def labels(self, run: str) -> dict[str, str]:
         """The labels of train and dev, as the verifier has them."""
@@ -147,16 +147,16 @@ def perform(messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequenc
 
 
 def _compared(kind: str, effects: tuple[int, Iterator[Effect]], report_progress: Callable[[int, int], None]) -> Performed:
-    total, found = effects
+    total, stream = effects
     performed = same = 0
     cannot: Counter[str] = Counter()
     first: Difference | None = None
-    for done, effect in enumerate(found, 1):
+    for done, effect in enumerate(stream, 1):
         if isinstance(effect.now, str):
             cannot[effect.now] += 1
         else:
             performed += 1
-            difference = _difference(effect.asked, effect.recorded, effect.now)
+            difference = _difference(effect.request, effect.recorded, effect.now)
             same += difference is None
             if difference and (first is None or difference.sequence < first.sequence):
                 first = difference
@@ -164,45 +164,47 @@ def _compared(kind: str, effects: tuple[int, Iterator[Effect]], report_progress:
     return Performed(kind=kind, performed=performed, same=same, cannot=dict(cannot), first=first)
 
 
-def _difference(asked: StoredEvent, recorded: Sequence[StoredEvent], now: Sequence[Fact]) -> Difference | None:
-    was = {_slot(entry.event.data): entry for entry in recorded}
-    new = {_slot(fact): fact for fact in now}
-    for slot in [*was, *(slot for slot in new if slot not in was)]:
-        entry, fact = was.get(slot), new.get(slot)
-        sequence = (entry or asked).sequence
+def _difference(request: StoredEvent, recorded: Sequence[StoredEvent], facts: Sequence[Fact]) -> Difference | None:
+    recorded_facts = {_fact_key(entry.event.data): entry for entry in recorded}
+    new_facts = {_fact_key(fact): fact for fact in facts}
+    for key in [*recorded_facts, *(key for key in new_facts if key not in recorded_facts)]:
+        entry, fact = recorded_facts.get(key), new_facts.get(key)
+        sequence = (entry or request).sequence
         if entry is None or fact is None or type(entry.event.data) is not type(fact):
-            both = [_brief(of) if of else "nothing" for of in (entry and entry.event.data, fact)]
-            return Difference(sequence=sequence, field="event", recorded=both[0], now=both[1])
-        if apart := _apart("", _fields(entry.event.data), _fields(fact)):
-            field, old, other = apart
-            return Difference(sequence=sequence, field=f"{fact.tag()}{field}", recorded=_brief(old), now=_brief(other))
+            texts = [_brief(value) if value else "nothing" for value in (entry and entry.event.data, fact)]
+            return Difference(sequence=sequence, field="event", recorded=texts[0], now=texts[1])
+        if divergence := _first_divergence("", _fields(entry.event.data), _fields(fact)):
+            field, recorded_value, new_value = divergence
+            return Difference(sequence=sequence, field=f"{fact.tag()}{field}", recorded=_brief(recorded_value), now=_brief(new_value))
     return None
 
 
-def _slot(fact: Fact) -> tuple[str | int, ...]:
+def _fact_key(fact: Fact) -> tuple[str | int, ...]:
     return fact.SLOT or fact.tag(), *fact.key()
 
 
 def _fields(fact: Fact) -> dict[str, Any]:
-    """What must be the same: all but the seconds that it took, and the folder in which a thing lay that a reason names."""
-    found: dict[str, Any] = msgspec.to_builtins(fact)
-    found.pop("seconds", None)
-    if "reason" in found:
-        found["reason"] = re.sub(r"\S*/(?=[0-9a-f]{64}\b)", "", found["reason"])
-    return found
+    """The fields that must be the same: all but the seconds that it took, and the folders of paths in a reason."""
+    fields: dict[str, Any] = msgspec.to_builtins(fact)
+    fields.pop("seconds", None)
+    if "reason" in fields:
+        fields["reason"] = re.sub(r"\S*/(?=[0-9a-f]{64}\b)", "", fields["reason"])
+    return fields
 
 
-def _apart(path: str, recorded: Any, now: Any) -> tuple[str, object, object] | None:
-    """The first place in which two values differ, and what stands there."""
+def _first_divergence(path: str, recorded: Any, now: Any) -> tuple[str, object, object] | None:
+    """The path of the first difference between two values, with both values there; None where they are equal."""
     if recorded == now:
         return None
     if isinstance(recorded, dict) and isinstance(now, dict) and recorded.keys() == now.keys():
         parts = [(f".{name}", recorded[name], now[name]) for name in recorded]
     elif isinstance(recorded, list | tuple) and isinstance(now, list | tuple) and len(recorded) == len(now):
-        parts = [(f"[{place}]", *pair) for place, pair in enumerate(zip(recorded, now, strict=True))]
+        parts = [(f"[{position}]", *pair) for position, pair in enumerate(zip(recorded, now, strict=True))]
     else:
         return path, recorded, now
-    return next(found for name, old, new in parts if (found := _apart(path + name, old, new)))
+    return next(
+        divergence for name, recorded_part, new_part in parts if (divergence := _first_divergence(path + name, recorded_part, new_part))
+    )
 
 
 def _brief(value: object) -> str:
@@ -211,17 +213,17 @@ def _brief(value: object) -> str:
 
 
 def _each(
-    asked: Sequence[tuple[StoredEvent, list[StoredEvent]]], perform_one: Callable[[Event], Sequence[Fact]]
+    requests: Sequence[tuple[StoredEvent, list[StoredEvent]]], perform_one: Callable[[Event], Sequence[Fact]]
 ) -> tuple[int, Iterator[Effect]]:
     """Perform one after the other; `perform_one` raises UserError for one that cannot be."""
 
-    def now(entry: StoredEvent, recorded: Sequence[StoredEvent]) -> Sequence[Fact] | str:
+    def outcome(entry: StoredEvent, recorded: Sequence[StoredEvent]) -> Sequence[Fact] | str:
         try:
             return perform_one(entry.event)
         except UserError as wrong:
             return str(wrong)
 
-    return len(asked), (Effect(entry, recorded, now(entry, recorded)) for entry, recorded in asked)
+    return len(requests), (Effect(entry, recorded, outcome(entry, recorded)) for entry, recorded in requests)
 
 
 def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
@@ -245,18 +247,18 @@ def _feedback_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
     return _each(stage.recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN), choose)
 
 
-def probed(recorded: EventIndex, requested: FeedbackRequested, judged: Judgements) -> list[RecordedAttempt]:
+def probed(recorded: EventIndex, requested: FeedbackRequested, judgements: Judgements) -> list[RecordedAttempt]:
     """The attempts that show the Feedback-Agent how a candidate fares, with these rewards."""
-    return [attempt for request in requested.probe_requests for attempt in recorded.attempts(request, judged)]
+    return [attempt for request in requested.probe_requests for attempt in recorded.attempts(request, judgements)]
 
 
-def choose_again(stage: Stage, event: Event, known: Sequence[Event], judged: Judgements) -> list[Fact]:
+def choose_again(stage: Stage, event: Event, known: Sequence[Event], judgements: Judgements) -> list[Fact]:
     """What the rules agent answers to a request for feedback, by these scores and rewards."""
     requested = event.data
     assert isinstance(requested, FeedbackRequested)
-    played, loaded = probed(stage.recorded, requested, judged), stage.loaded(event.run)
+    attempts, loaded = probed(stage.recorded, requested, judgements), stage.loaded(event.run)
     try:
-        return choose_by_rules(stage.blobs, known, played, loaded, requested)
+        return choose_by_rules(stage.blobs, known, attempts, loaded, requested)
     except NotFound:
         raise  # a blob that is not here
     except Exception as wrong:
@@ -284,12 +286,12 @@ def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(event.data.adapter, stage.work / event.data.adapter)
         return [check_adapter(models, event.data)]
 
-    adapters, judged = _each(stage.recorded.answered_requests("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
+    adapters, checks = _each(stage.recorded.answered_requests("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
 
     def effects() -> Iterator[Effect]:
         for (model, body), group in groupby(sorted(calls, key=_model_and_body), key=_model_and_body):
             yield from _sampled(stage, models, model, body, list(group))
-        yield from judged
+        yield from checks
 
     return len(calls) + adapters, effects()
 
@@ -320,10 +322,19 @@ def _sampled(stage: Stage, models: ServedModels, model: str, body: str, calls: S
         else:
             yield Effect(calls[0], calls, [])
         return
-    for entry, fact, request, one in zip(calls, facts, requests, sampled, strict=True):
-        given = {"texts": one.texts, "tokens": one.tokens, "logprobs": one.logprobs, "prompt_tokens": one.prompt_tokens}
-        asked = {"sampling_seed": request.seed, "temperature": request.temperature, "completion_tokens": sum(map(len, one.tokens))}
-        yield Effect(entry, [entry], [msgspec.structs.replace(fact, **given, **asked)])
+    for entry, fact, request, completion in zip(calls, facts, requests, sampled, strict=True):
+        result_fields = {
+            "texts": completion.texts,
+            "tokens": completion.tokens,
+            "logprobs": completion.logprobs,
+            "prompt_tokens": completion.prompt_tokens,
+        }
+        request_fields = {
+            "sampling_seed": request.seed,
+            "temperature": request.temperature,
+            "completion_tokens": sum(map(len, completion.tokens)),
+        }
+        yield Effect(entry, [entry], [msgspec.structs.replace(fact, **result_fields, **request_fields)])
 
 
 def as_sent(request: SampleRequest) -> SampleRequest:
@@ -343,24 +354,29 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(sealed.parent_adapter, stage.work / sealed.parent_adapter)
         if sealed.parent_state:
             stage.blobs.get(sealed.parent_state)
-        played: AttemptsByRequest = {request: stage.recorded.attempts(request, stage.recorded.judgements) for request in sealed.requests}
-        lacking: list[UserError] = []
+        attempts: AttemptsByRequest = {request: stage.recorded.attempts(request, stage.recorded.judgements) for request in sealed.requests}
+        load_errors: list[UserError] = []
 
         def load() -> LoadedRun:
             try:
                 return stage.loaded(event.run)
             except UserError as wrong:
-                lacking.append(wrong)
+                load_errors.append(wrong)
                 raise
 
-        facts = train_round(TrainingHost(stage.blobs, stage.work, _back_end(published.get(event.id))), played, sealed, base_model, load)
-        if lacking:
-            raise lacking[0]
+        facts = train_round(TrainingHost(stage.blobs, stage.work, _back_end(published.get(event.id))), attempts, sealed, base_model, load)
+        if load_errors:
+            raise load_errors[0]
         return facts
 
-    asked = stage.recorded.answered_requests("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
-    published = {entry.event.id: of.event.data for entry, answers in asked for of in answers if isinstance(of.event.data, AdapterPublished)}
-    return _each(asked, train)
+    requests = stage.recorded.answered_requests("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
+    published = {
+        entry.event.id: reply.event.data
+        for entry, answers in requests
+        for reply in answers
+        if isinstance(reply.event.data, AdapterPublished)
+    }
+    return _each(requests, train)
 
 
 def _back_end(published: AdapterPublished | None) -> BackEnd:

@@ -1,4 +1,4 @@
-"""Re-deciding: today's decider goes through a recorded run again, and must decide the same to the byte.
+"""Decides a recorded run again with this code's decider, which must decide the same to the byte.
 
 Also folds a run to its state at any point.
 """
@@ -105,13 +105,13 @@ def redecide(history: History, decider: Decider[Any] = DECIDER, progress: EventP
 
 def decisions(messages: Sequence[Stored]) -> dict[int, RecordedDecision]:
     """The recorded decisions of one run, by their numbers."""
-    found: dict[int, RecordedDecision] = {}
+    by_number: dict[int, RecordedDecision] = {}
     for index, stored in enumerate(messages):
         if stored.subject.split(".", 3)[2] == HEAD:
             for event in readable([stored]):
                 assert isinstance(event.data, DecisionMade)
-                found[event.data.number] = RecordedDecision(event.data, messages[index : index + event.data.outputs + 1])
-    return found
+                by_number[event.data.number] = RecordedDecision(event.data, messages[index : index + event.data.outputs + 1])
+    return by_number
 
 
 def _not_recorded(decision: Decision, head: Stored) -> DecisionDifference:
@@ -154,8 +154,8 @@ def _compare(decision: Decision, recorded: RecordedDecision, messages: Sequence[
             if readable([stored]) and chain.take(stored.sequence, stored.subject, stored.data):
                 break
         first = chain.broken.first if chain.broken else messages[0].sequence
-        where = f"one of sequences {first} to {recorded.sequence} is not as it was"
-        why = f"decision {number} was made on other events than those that stand before it: {where}"
+        damage = f"one of sequences {first} to {recorded.sequence} is not as it was"
+        why = f"decision {number} was made on other events than those that stand before it: {damage}"
         return _difference(number, *pairs[0], why)
     return None
 

@@ -102,21 +102,21 @@ class Reporter:
 
     async def follow(self, log: Log) -> list[Event]:
         """Fold the events appended since the last call, and return them in the order of the log. A forked run's past comes first."""
-        fresh: list[tuple[Event, int]] = []
+        new_events: list[tuple[Event, int]] = []
         if not self._folded_ids:
             for span in reversed(await ancestors(log, self.report.run)):
-                fresh += await self._read_new(log, span, 0)
-        fresh += await self._read_new(log, Span(self.report.run), self._position)
-        for event, time in fresh:
+                new_events += await self._read_new(log, span, 0)
+        new_events += await self._read_new(log, Span(self.report.run), self._position)
+        for event, time in new_events:
             self._folded_ids.add(event.id)
             if isinstance(event.data, RolloutsRequested):
                 self._waiting[event.id] = event.run, event.data
             self._fold(event, time)
-        return [event for event, _ in fresh]
+        return [event for event, _ in new_events]
 
     async def _read_new(self, log: Log, span: Span, position: int) -> list[tuple[Event, int]]:
         """The events after a position, each with the time when it was stored, in nanoseconds since 1970."""
-        fresh: dict[int, tuple[Event, int]] = {}
+        new_events: dict[int, tuple[Event, int]] = {}
         for head in await log.read(position + 1, PAGE_SIZE, subjects.head(span.run)):
             if head.sequence > span.last:
                 break
@@ -124,23 +124,23 @@ class Reporter:
             assert isinstance(made, DecisionMade)
             self._position = head.sequence
             for stored in await log.read(head.sequence + 1, made.outputs):
-                fresh[stored.sequence] = codec.decode_at(stored.subject, stored.data), stored.time
-        if fresh or not self._folded_ids:
+                new_events[stored.sequence] = codec.decode_at(stored.subject, stored.data), stored.time
+        if new_events or not self._folded_ids:
             others = await log.last([subjects.subject(log.stream, span.run, "*", kind.tag()) for kind in REPORTED_TYPES])
             for stored in others.values():
                 for event in readable([stored] if stored.sequence <= span.last else []):
                     if event.id not in self._folded_ids:
-                        fresh[stored.sequence] = event, stored.time
-        return [fresh[sequence] for sequence in sorted(fresh)]
+                        new_events[stored.sequence] = event, stored.time
+        return [new_events[sequence] for sequence in sorted(new_events)]
 
     async def count(self, log: Log) -> None:
         """Bring `done` up to date. A request is answered when its last attempt is in the log, recorded or failed."""
-        wanted = {}
+        requests = {}
         for request, (run, requested) in self._waiting.items():
             last = codec.event_id(run, TrajectoryRecorded, request, requested.items[-1], requested.attempts - 1)
-            wanted[subjects.subject(log.stream, run, last, "*")] = request
-        for subject in await log.last(list(wanted)) if wanted else []:
-            _, requested = self._waiting.pop(wanted[exclusive_key(subject)])
+            requests[subjects.subject(log.stream, run, last, "*")] = request
+        for subject in await log.last(list(requests)) if requests else []:
+            _, requested = self._waiting.pop(requests[exclusive_key(subject)])
             self.done += len(requested.items) * requested.attempts
 
     def fold_gold(self, stored: Stored) -> None:

@@ -167,24 +167,24 @@ class RescoredAttempt(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether they do."""
+        """Whether the two rewards differ."""
         return self.recorded != self.now
 
 
 def _verifier(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
     loaded, labels = stage.loaded(run), stage.labels(run)
-    other = loaded._replace(task=loaded.task.with_verifier(source, str(path)))
-    judged: dict[str, Fact] = {}
+    replacement = loaded._replace(task=loaded.task.with_verifier(source, str(path)))
+    judgements: dict[str, Fact] = {}
     pairs: list[RescoredAttempt] = []
     for entry in stage.recorded.events:
         attempt, recorded = entry.event.data, stage.recorded.judgements.get(entry.event.id)
         if isinstance(attempt, TrajectoryRecorded) and recorded:
-            judged[entry.event.id] = now = score(entry.event.id, attempt, other, labels)
-            pairs.append(RescoredAttempt(entry, attempt, _reward(recorded), _reward(now)))
-    failed = Counter(fact.reason for fact in judged.values() if isinstance(fact, ScoringFailed))
+            judgements[entry.event.id] = judgement = score(entry.event.id, attempt, replacement, labels)
+            pairs.append(RescoredAttempt(entry, attempt, _reward(recorded), _reward(judgement)))
+    failed = Counter(fact.reason for fact in judgements.values() if isinstance(fact, ScoringFailed))
     if failed and failed.total() == len(pairs):
         raise Misconfigured(f"{path} scored none of {len(pairs):,} trajectories. {next(iter(failed))}")
-    turn, unknown = _turn(stage, judged)
+    turn, unknown = _turn(stage, judgements)
     return SwapReport(
         run=run,
         service="verifier",
@@ -193,7 +193,7 @@ def _verifier(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
         differ=sum(pair.differs for pair in pairs),
         cannot=dict(failed),
         recorded_name=loaded.started.verifier,
-        name=other.task.verifier,
+        name=replacement.task.verifier,
         rewards=list(_rewards(pairs)),
         examples=list(_examples([pair for pair in pairs if pair.differs])),
         scores=list(_scores(stage.recorded, pairs)),
@@ -203,8 +203,8 @@ def _verifier(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
     )
 
 
-def _reward(judged: Fact) -> float | None:
-    return judged.reward if isinstance(judged, TrajectoryScored) else None
+def _reward(judgement: Fact) -> float | None:
+    return judgement.reward if isinstance(judgement, TrajectoryScored) else None
 
 
 def _mean(rewards: Sequence[float | None]) -> float | None:
@@ -216,21 +216,26 @@ def _examples(differing: Sequence[RescoredAttempt]) -> Iterator[DifferingReward]
     """The first few that differ otherwise than those before them."""
     firsts = {(pair.recorded, pair.now): pair for pair in reversed(differing)}
     for pair in sorted(firsts.values(), key=lambda pair: pair.entry.sequence)[:EXAMPLES]:
-        of = pair.attempt
+        attempt = pair.attempt
         yield DifferingReward(
-            sequence=pair.entry.sequence, purpose=of.purpose, item=of.item, answer=of.answer, recorded=pair.recorded, now=pair.now
+            sequence=pair.entry.sequence,
+            purpose=attempt.purpose,
+            item=attempt.item,
+            answer=attempt.answer,
+            recorded=pair.recorded,
+            now=pair.now,
         )
 
 
 def _rewards(pairs: Sequence[RescoredAttempt]) -> Iterator[RewardComparison]:
     for purpose in dict.fromkeys(pair.attempt.purpose for pair in pairs):
-        of = [pair for pair in pairs if pair.attempt.purpose == purpose]
+        purpose_pairs = [pair for pair in pairs if pair.attempt.purpose == purpose]
         yield RewardComparison(
             purpose=purpose,
-            attempts=len(of),
-            differ=sum(pair.differs for pair in of),
-            recorded=_mean([pair.recorded for pair in of]),
-            now=_mean([pair.now for pair in of]),
+            attempts=len(purpose_pairs),
+            differ=sum(pair.differs for pair in purpose_pairs),
+            recorded=_mean([pair.recorded for pair in purpose_pairs]),
+            now=_mean([pair.now for pair in purpose_pairs]),
         )
 
 
@@ -239,7 +244,7 @@ def _scores(recorded: EventIndex, pairs: Sequence[RescoredAttempt]) -> Iterator[
     accepted = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
     for fact in facts:
         if isinstance(fact, CandidateEvaluated):
-            played = {  # by place, since a fork plays again what its past had not finished
+            rewards = {  # by item and attempt, since a fork plays again what its past had not finished
                 (pair.attempt.item, pair.attempt.attempt): pair.now
                 for pair in pairs
                 if pair.attempt.purpose == "dev" and pair.attempt.generation == fact.generation
@@ -250,7 +255,7 @@ def _scores(recorded: EventIndex, pairs: Sequence[RescoredAttempt]) -> Iterator[
                 lever=fact.lever,
                 accepted=fact.candidate in accepted,
                 recorded=fact.score,
-                now=_mean(list(played.values())),
+                now=_mean(list(rewards.values())),
             )
 
 
@@ -266,33 +271,35 @@ def _fork(recorded: EventIndex, pairs: Sequence[RescoredAttempt], path: Path) ->
     return ""
 
 
-def _turn(stage: Stage, judged: Judgements) -> tuple[TurningPoint | None, str]:
+def _turn(stage: Stage, judgements: Judgements) -> tuple[TurningPoint | None, str]:
     """The first decision or choice that differs; and what is not known of the choices before it."""
     recorded, unknown = stage.recorded, ""
     run = next(iter(recorded.started))
     agent = recorded.started[run].agent
-    place = {entry.event.id: entry.sequence for entry in recorded.events}
+    sequences = {entry.event.id: entry.sequence for entry in recorded.events}
     answers = {entry.event.id: answer for entry, answer in recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)}
-    was, would = (RunWithRewards(DecisionSession(DECIDER, run), by, []) for by in (recorded.judgements, judged))
+    with_recorded, with_new = (RunWithRewards(DecisionSession(DECIDER, run), rewards, []) for rewards in (recorded.judgements, judgements))
     for number, entry in enumerate(recorded.events):
         if entry.event.run != run:
             run = entry.event.run
-            was, would = (seen.forked(run, recorded.events[:number]) for seen in (was, would))
-        old, new = was.feed(entry), would.feed(entry)
-        if words := _words([event.data for event in old], [event.data for event in new]):
-            at = [place[event.id] for event in old if event.id in place]
-            return TurningPoint(sequence=min(at, default=entry.sequence), words=words), unknown
-        for asked in new:
-            if not isinstance(asked.data, FeedbackRequested) or asked.id not in answers:
+            with_recorded, with_new = (variant.forked(run, recorded.events[:number]) for variant in (with_recorded, with_new))
+        recorded_events, new_events = with_recorded.feed(entry), with_new.feed(entry)
+        if words := _words([event.data for event in recorded_events], [event.data for event in new_events]):
+            differing_sequences = [sequences[event.id] for event in recorded_events if event.id in sequences]
+            return TurningPoint(sequence=min(differing_sequences, default=entry.sequence), words=words), unknown
+        for request in new_events:
+            if not isinstance(request.data, FeedbackRequested) or request.id not in answers:
                 continue
-            generation = asked.data.generation
-            if any(isinstance(of.event.data, AuditReleased) for of in recorded.events[:number]):
+            generation = request.data.generation
+            if any(isinstance(row.event.data, AuditReleased) for row in recorded.events[:number]):
                 unknown = unknown or f"What the auditor would have had done from generation {generation} on is not known."
             if model_of(agent) is not None:
-                shown = f"What {agent} would have chosen from generation {generation} on, had it been shown these rewards, is not known."
-                unknown = unknown or shown
-            elif words := _choice(generation, *(choose_again(stage, asked, seen.history, seen.judged) for seen in (was, would))):
-                return TurningPoint(sequence=answers[asked.id][0].sequence, words=words), unknown
+                sentence = f"What {agent} would have chosen from generation {generation} on, had it been shown these rewards, is not known."
+                unknown = unknown or sentence
+            elif words := _choice(
+                generation, *(choose_again(stage, request, variant.history, variant.judgements) for variant in (with_recorded, with_new))
+            ):
+                return TurningPoint(sequence=answers[request.id][0].sequence, words=words), unknown
     return None, unknown
 
 
@@ -300,30 +307,30 @@ class RunWithRewards(NamedTuple):
     """A run decided again with some rewards: how far its decider is, and the history that its Feedback-Agent reads."""
 
     session: DecisionSession[RunState]
-    judged: Judgements
+    judgements: Judgements
     history: list[Event]
 
     def forked(self, run: str, past: Sequence[StoredEvent]) -> "RunWithRewards":
         """The fork of that name, which goes on from this past."""
         session = DecisionSession(DECIDER, run)
-        events = [_rejudged(entry.event, self.judged) for entry in past]
+        events = [_with_judgement(entry.event, self.judgements) for entry in past]
         messages = [msgspec.structs.replace(entry.stored, data=codec.encode(event)) for entry, event in zip(past, events, strict=True)]
         session.inherit(in_folding_order(messages))
         return self._replace(session=session)
 
     def feed(self, entry: StoredEvent) -> list[Event]:
         """What is decided at the next event."""
-        event = _rejudged(entry.event, self.judged)
+        event = _with_judgement(entry.event, self.judgements)
         decision = self.session.feed(entry.stored, event)
         decided = decision.events[1:] if decision else []
-        fresh = [*decided] if event.source == "controller" else [event, *decided]
-        self.history.extend(of for of in fresh if isinstance(of.data, HISTORY_TYPES))
+        events = [*decided] if event.source == "controller" else [event, *decided]
+        self.history.extend(each for each in events if isinstance(each.data, HISTORY_TYPES))
         return decided
 
 
-def _rejudged(event: Event, judged: Judgements) -> Event:
-    if isinstance(event.data, TrajectoryScored | ScoringFailed) and event.data.trajectory in judged:
-        return msgspec.structs.replace(event, data=judged[event.data.trajectory])
+def _with_judgement(event: Event, judgements: Judgements) -> Event:
+    if isinstance(event.data, TrajectoryScored | ScoringFailed) and event.data.trajectory in judgements:
+        return msgspec.structs.replace(event, data=judgements[event.data.trajectory])
     return event
 
 
@@ -332,14 +339,14 @@ def _decided(fact: Fact) -> tuple[object, ...]:
     return type(fact), *(getattr(fact, name) for name in fact.__struct_fields__ if name not in FIGURES.get(type(fact), ()))
 
 
-def _apart(recorded: Sequence[Fact], now: Sequence[Fact]) -> tuple[Fact | None, Fact | None] | None:
+def _first_divergence(recorded: Sequence[Fact], now: Sequence[Fact]) -> tuple[Fact | None, Fact | None] | None:
     pairs = zip_longest(recorded, now)
     return next(((old, new) for old, new in pairs if old is None or new is None or _decided(old) != _decided(new)), None)
 
 
 def _words(recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
     """What would have been decided and was not, in a sentence; empty if both are the same but for scores."""
-    match _apart(recorded, now):
+    match _first_divergence(recorded, now):
         case None:
             return ""
         case CandidateAccepted(generation=generation), CandidateRejected(reason=reason):
@@ -349,52 +356,52 @@ def _words(recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
         case CandidateEvaluated(generation=generation), CandidateRejected(reason=reason):
             return f"generation {generation} could not have been evaluated: {reason}"
         case TrainingBatchSealed() as old, TrainingBatchSealed() as new:
-            other = (
+            content = (
                 f"{new.trajectories:,} trajectories in place of {old.trajectories:,}"
                 if old.trajectories != new.trajectories
                 else "other rewards"
             )
-            return f"the batch of generation {old.generation}, round {old.round}, would have held {other}"
+            return f"the batch of generation {old.generation}, round {old.round}, would have held {content}"
         case RolloutsRequested(generation=generation, purpose=purpose, round=number), RolloutsRequested():
             return f"generation {generation} would have played other {purpose} items in round {number}"
         case old, new:
-            tags = [of.tag() if of else "nothing" for of in (old, new)]
+            tags = [fact.tag() if fact else "nothing" for fact in (old, new)]
             return f"{tags[1]} would have been decided, and {tags[0]} was"
 
 
 def _choice(generation: int, recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
-    """The same of a choice."""
-    shown = [[fact for fact in facts if not isinstance(fact, ContextAssembled)] for facts in (recorded, now)]
-    if _apart(*shown) is None:
+    """How the Feedback-Agent's choice would have differed, in a sentence; empty if it is the same."""
+    choices = [[fact for fact in facts if not isinstance(fact, ContextAssembled)] for facts in (recorded, now)]
+    if _first_divergence(*choices) is None:
         return ""
-    old, new = map(_chosen_action, shown)
-    return f"in generation {generation} the Feedback-Agent would have chosen {new.what} and not {old.what}: {new.reason}"
+    old, new = map(_chosen_action, choices)
+    return f"in generation {generation} the Feedback-Agent would have chosen {new.text} and not {old.text}: {new.reason}"
 
 
 class ChosenAction(NamedTuple):
-    """What a Feedback-Agent asks for."""
+    """The change that a Feedback-Agent chose: lever, action and reason."""
 
     lever: str
     action: str
     reason: str
 
     @property
-    def what(self) -> str:
+    def text(self) -> str:
         """Lever and action."""
         return f"{self.lever} {self.action}".strip()
 
 
 def _chosen_action(facts: Sequence[Fact]) -> ChosenAction:
-    found = ChosenAction("", "nothing", "")
+    chosen = ChosenAction("", "nothing", "")
     for fact in facts:
         match fact:
             case LeverChosen(lever=lever, action=action, reason=reason):
-                found = ChosenAction(lever, action, reason)
+                chosen = ChosenAction(lever, action, reason)
             case WeightUpdateRequested(algorithm=algorithm) as update:
-                found = found._replace(action=_update_in_words(algorithm, update))
+                chosen = chosen._replace(action=_update_in_words(algorithm, update))
             case ProposalFailed(reason=reason):
-                found = found._replace(reason=reason)
-    return found
+                chosen = chosen._replace(reason=reason)
+    return chosen
 
 
 def _update_in_words(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
@@ -405,39 +412,39 @@ def _update_in_words(algorithm: str, update: WeightUpdateRequested | Choice) -> 
 
 def _rules(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
     choose = from_source(source, str(path), "evolog_rules", ["choose"]).choose
-    asked = stage.recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)
+    requests = stage.recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)
     known = stage.recorded.of_types(*HISTORY_TYPES)
     choices: list[ChangedChoice] = []
     cannot: Counter[str] = Counter()
-    for entry, answer in asked:
+    for entry, answer in requests:
         requested, loaded = entry.event.data, stage.loaded(entry.event.run)
         assert isinstance(requested, FeedbackRequested)
-        shown = probe_attempts(stage.blobs, probed(stage.recorded, requested, stage.recorded.judgements), loaded)
-        if not shown:
+        attempts = probe_attempts(stage.blobs, probed(stage.recorded, requested, stage.recorded.judgements), loaded)
+        if not attempts:
             cannot["no attempt at the probe was scored, so there is nothing to go by"] += 1
             continue
-        seen, history = evidence(shown, known, loaded, requested), earlier_choices(known, requested.generation)
+        figures, history = evidence(attempts, known, loaded, requested), earlier_choices(known, requested.generation)
         try:
-            given = choose(seen, history, requested.levers, loaded.task.edits())
+            output = choose(figures, history, requested.levers, loaded.task.edits())
         except Exception as wrong:
             raise Misconfigured(
                 f"{path}: choose raised {why(wrong)} in generation {requested.generation}; mend it and try again."
             ) from wrong
-        new, old = _chosen(given, loaded, path), _chosen_action([of.event.data for of in answer])
-        if new[:2] != old[:2]:
+        new_choice, recorded_choice = _chosen(output, loaded, path), _chosen_action([reply.event.data for reply in answer])
+        if new_choice[:2] != recorded_choice[:2]:
             choices.append(
                 ChangedChoice(
                     sequence=answer[0].sequence,
                     generation=requested.generation,
-                    recorded_lever=old.lever,
-                    recorded_action=old.action,
-                    recorded_reason=old.reason,
-                    lever=new.lever,
-                    action=new.action,
-                    reason=new.reason,
+                    recorded_lever=recorded_choice.lever,
+                    recorded_action=recorded_choice.action,
+                    recorded_reason=recorded_choice.reason,
+                    lever=new_choice.lever,
+                    action=new_choice.action,
+                    reason=new_choice.reason,
                 )
             )
-    performed = len(asked) - cannot.total()
+    performed = len(requests) - cannot.total()
     return SwapReport(
         run=run,
         service="feedback_agent",

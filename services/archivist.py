@@ -60,9 +60,9 @@ class QueryServer:
     The connection's owner may write meanwhile: each query sees the archive as it was when the query began.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, wanted: Path, seconds: float = SECONDS) -> None:
-        self._wanted = wanted
-        self._server = _Server(connection, listen_path(wanted), seconds)
+    def __init__(self, connection: duckdb.DuckDBPyConnection, socket_path: Path, seconds: float = SECONDS) -> None:
+        self._socket_path = socket_path
+        self._server = _Server(connection, listen_path(socket_path), seconds)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="queries", daemon=True)
         self._thread.start()
 
@@ -71,7 +71,7 @@ class QueryServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-        stop_listening(self._wanted)
+        stop_listening(self._socket_path)
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):

@@ -66,10 +66,10 @@ class RunTables:
             if self._connection is None:
                 self._connection = self._copy()
             with contextlib.closing(answer(self._connection, sql, SECONDS)) as lines:
-                found = collect(chain(islice(lines, 2), [END]))  # columns, and one fetch of more rows than are shown
+                result = collect(chain(islice(lines, 2), [END]))  # columns, and one fetch of more rows than are shown
         except UserError as wrong:
             raise UnfitRequest(f"The query cannot be answered: {wrong}") from wrong
-        return Table(found.columns, found.rows[: ROWS + 1])
+        return Table(result.columns, result.rows[: ROWS + 1])
 
     def close(self) -> None:
         """Drop the tables."""
@@ -85,9 +85,9 @@ class RunTables:
         connection = connect(Path(":memory:"))
         views = _views(self._run, self._past)
         for name, sql in TABLES.items():
-            found = self._ask(f"{views} SELECT * FROM ({sql}) LIMIT {ROW_LIMIT}")
-            types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in found.types]
-            _make(connection, name, found.columns, types, found.rows)
+            result = self._ask(f"{views} SELECT * FROM ({sql}) LIMIT {ROW_LIMIT}")
+            types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in result.types]
+            _make(connection, name, result.columns, types, result.rows)
         items = [(example.id, example.prompt, example.label, example.fold) for example in self._train]
         _make(connection, "items", ("item", "prompt", "label", "fold"), ("VARCHAR", "VARCHAR", "VARCHAR", "BIGINT"), items)
         return connection

@@ -134,19 +134,19 @@ class Archive:
         Raises `CheckFailed` where sequences are missing; then, as after any other error, nothing has changed.
         """
         cursor = self.cursor
-        fresh = [row for row in rows if row.sequence > cursor]
-        if not fresh:
+        new_rows = [row for row in rows if row.sequence > cursor]
+        if not new_rows:
             return 0
-        require_contiguous(fresh, cursor + 1)
-        self.add(self.read(fresh))
+        require_contiguous(new_rows, cursor + 1)
+        self.add(self.read(new_rows))
         self.commit()
-        return len(fresh)
+        return len(new_rows)
 
     def read(self, rows: Sequence[Stored]) -> ParsedMessages:
         """Parse messages. Touches no file, so another thread may do it."""
         parsed = ParsedMessages(rows[-1].sequence, [], [], [])
-        wanted = [row for row in rows if run_of(row.subject) == self.run] if self.run else rows
-        for row in wanted:
+        own_rows = [row for row in rows if run_of(row.subject) == self.run] if self.run else rows
+        for row in own_rows:
             sequence, time, subject, data = row.sequence, row.time // 1000, row.subject, row.data
             try:
                 event = plain_at(subject, data)
@@ -207,23 +207,24 @@ class Archive:
         """Make the tables and views that are missing; both are made anew if their definitions have changed."""
         definitions = [*_BOOKKEEPING, *(table.create for table in self._tables.values())]
         views = VIEWS[self.stream].read_text() if self.stream in VIEWS else ""
-        wanted = (_digest("\n".join(definitions)), _digest(views))
+        digests = (_digest("\n".join(definitions)), _digest(views))
         existing = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
         if existing["TABLE"] and "made" not in existing["TABLE"]:
             raise UsageError(f"{self.path} is a DuckDB file that evolog did not make, and is left as it is: name another file.")
-        found = self._run("SELECT tables, views FROM made")[0] if "made" in existing["TABLE"] else ("", "")
-        if found == wanted:
+        existing_digests = self._run("SELECT tables, views FROM made")[0] if "made" in existing["TABLE"] else ("", "")
+        if existing_digests == digests:
             ((stream, run),) = self._run("SELECT stream, run FROM cursor")
             if (stream, run) != (self.stream, self.run):
                 raise UsageError(
-                    f"{self.path} holds {_what(stream, run)} and cannot go on with {_what(self.stream, self.run)}: name another file."
+                    f"{self.path} holds {_contents(stream, run)} and cannot go on with {_contents(self.stream, self.run)}: "
+                    "name another file."
                 )
             return
         self.connection.begin()
         try:
             for name in existing["VIEW"]:
                 self._run(f'DROP VIEW "{name}"')
-            if found[0] != wanted[0]:
+            if existing_digests[0] != digests[0]:
                 for name in existing["TABLE"]:
                     self._run(f'DROP TABLE "{name}"')
                 for definition in definitions:
@@ -232,7 +233,7 @@ class Archive:
                 self._run("INSERT INTO made VALUES ('', '')")
             for statement in self.connection.extract_statements(views):
                 self._run(statement.query)
-            self._run(f"UPDATE made SET tables = '{wanted[0]}', views = '{wanted[1]}'")
+            self._run(f"UPDATE made SET tables = '{digests[0]}', views = '{digests[1]}'")
             self.connection.commit()
         except BaseException:
             self.connection.rollback()
@@ -245,7 +246,7 @@ _NAMES = {
 }
 
 
-def _what(stream: str, run: str) -> str:
+def _contents(stream: str, run: str) -> str:
     return f"run {run}" if run else f"all runs of {stream}"
 
 

@@ -113,43 +113,43 @@ def refusal(wrong: UserError) -> bytes:
     return _line(AnswerLine(error=str(wrong), code=wrong.code))
 
 
-def listen_path(wanted: Path) -> Path:
-    """The path to listen at, so that clients who look at `wanted` find the socket. Removes what an earlier listener left there.
+def listen_path(socket_path: Path) -> Path:
+    """The path to listen at, so that clients who look at `socket_path` find the socket. Removes what an earlier listener left there.
 
     A path too long for a unix socket is replaced by one in a new directory that only this user can enter; a file beside
-    `wanted` then names it.
+    `socket_path` then names it.
     """
-    stop_listening(wanted)
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    if len(bytes(wanted)) <= _LONGEST_SOCKET_PATH:
-        return wanted
-    path = Path(tempfile.mkdtemp(prefix="evolog-")) / wanted.name
-    _note(wanted).write_text(str(path))
+    stop_listening(socket_path)
+    socket_path.parent.mkdir(parents=True, exist_ok=True)
+    if len(bytes(socket_path)) <= _LONGEST_SOCKET_PATH:
+        return socket_path
+    path = Path(tempfile.mkdtemp(prefix="evolog-")) / socket_path.name
+    _note_path(socket_path).write_text(str(path))
     return path
 
 
-def connect_path(wanted: Path) -> Path:
-    """The path of the socket that clients look for at `wanted`."""
-    note = _note(wanted)
-    return Path(note.read_text()) if note.exists() else wanted
+def connect_path(socket_path: Path) -> Path:
+    """The path of the socket that clients look for at `socket_path`."""
+    note = _note_path(socket_path)
+    return Path(note.read_text()) if note.exists() else socket_path
 
 
-def stop_listening(wanted: Path) -> None:
-    """Remove the socket at `wanted`, with the directory and the file that `listen_path` made for it."""
-    path = connect_path(wanted)
+def stop_listening(socket_path: Path) -> None:
+    """Remove the socket at `socket_path`, with the directory and the file that `listen_path` made for it."""
+    path = connect_path(socket_path)
     path.unlink(missing_ok=True)
-    if path != wanted:
+    if path != socket_path:
         if path.parent.exists():
             path.parent.rmdir()
-        _note(wanted).unlink()
+        _note_path(socket_path).unlink()
 
 
 def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
     statements = cursor.extract_statements(sql)
     kinds = [_kind(statement) for statement in statements]
     if len(kinds) != 1 or kinds[0] not in _READS:
-        found = ", ".join(kind.name if kind else "a statement without a name" for kind in kinds) or "nothing"
-        raise UsageError(f"The archive is read-only and takes one SELECT or EXPLAIN at a time; found {found}.")
+        names = ", ".join(kind.name if kind else "a statement without a name" for kind in kinds) or "nothing"
+        raise UsageError(f"The archive is read-only and takes one SELECT or EXPLAIN at a time; found {names}.")
     statement = statements[0]
     cursor.execute("BEGIN TRANSACTION READ ONLY").fetchall()
     if kinds[0] == duckdb.StatementType.SELECT:
@@ -202,14 +202,14 @@ def _portable(value: str, kind: str) -> str:
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     """The names, made unique by a number behind those that repeat."""
-    found: dict[str, None] = {}
+    distinct_names: dict[str, None] = {}
     for name in names:
         unique, number = name, 0
-        while unique in found:
+        while unique in distinct_names:
             number += 1
             unique = f"{name}_{number}"
-        found[unique] = None
-    return tuple(found)
+        distinct_names[unique] = None
+    return tuple(distinct_names)
 
 
 def error_sentence(wrong: duckdb.Error) -> str:
@@ -237,17 +237,17 @@ def collect(lines: Iterable[bytes]) -> QueryResult:
     raise TryAgain("The archivist stopped in the middle of its answer; ask again.")
 
 
-def _dial(wanted: Path) -> socket.socket | None:
+def _dial(socket_path: Path) -> socket.socket | None:
     """A connection to the archivist; None where none is listening."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(SECONDS + 10)
     try:
-        client.connect(str(connect_path(wanted)))
+        client.connect(str(connect_path(socket_path)))
     except (FileNotFoundError, ConnectionRefusedError):
         client.close()
         return None
     return client
 
 
-def _note(wanted: Path) -> Path:
-    return wanted.with_name(wanted.name + ".path")
+def _note_path(socket_path: Path) -> Path:
+    return socket_path.with_name(socket_path.name + ".path")

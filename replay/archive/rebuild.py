@@ -147,8 +147,8 @@ class _Rebuild:
 
     def _require_same_log(self) -> None:
         last = self.archive.connection.execute("SELECT seq, epoch_us(time), subject FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        found = [(stored.sequence, stored.time // 1000, stored.subject) for stored in self.source(last[0], 1)] if last else []
-        if last and found != [last]:
+        log_rows = [(stored.sequence, stored.time // 1000, stored.subject) for stored in self.source(last[0], 1)] if last else []
+        if last and log_rows != [last]:
             raise UsageError(f"{self.archive.path} was filled from another log, up to sequence {last[0]}: name another file.")
 
     def _check(self, parsed: ParsedMessages) -> None:
@@ -171,9 +171,9 @@ class _Rebuild:
         connection = self.archive.connection
         connection.execute("CREATE SCHEMA IF NOT EXISTS rebuild").fetchall()
         connection.execute("CREATE TABLE IF NOT EXISTS rebuild.chains (state BLOB)").fetchall()
-        found = connection.execute("FROM rebuild.chains").fetchone()
-        state = msgspec.msgpack.decode(found[0], type=_SavedChains) if found else _SavedChains()
-        if not found:
+        row = connection.execute("FROM rebuild.chains").fetchone()
+        state = msgspec.msgpack.decode(row[0], type=_SavedChains) if row else _SavedChains()
+        if not row:
             connection.execute("INSERT INTO rebuild.chains VALUES ($1)", [msgspec.msgpack.encode(state)]).fetchall()
         if state.sequence != cursor:
             return 0

@@ -163,8 +163,8 @@ def _optimism(run: AuditedRun, evaluated: Sequence[AuditedCandidate]) -> float:
     if all(reward in (0, 1) for reward in rewards):
         score = max((candidate.evaluated.score for candidate in accepted), default=0.0)
         return winners.optimism_of_passes(len(evaluated), items, min(max(score, 0.01), 0.99))
-    played = [run.dev[candidate.generation] for candidate in accepted if candidate.generation in run.dev]
-    means = [math.fsum(attempts) / len(attempts) for attempts in played[-1].values()] if played else []
+    dev_outcomes = [run.dev[candidate.generation] for candidate in accepted if candidate.generation in run.dev]
+    means = [math.fsum(attempts) / len(attempts) for attempts in dev_outcomes[-1].values()] if dev_outcomes else []
     return winners.optimism(len(evaluated), items, statistics.stdev(means)) if len(means) >= MIN_ITEMS else 0.0
 
 

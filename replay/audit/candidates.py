@@ -118,8 +118,8 @@ def measures_of(run: AuditedRun, candidate: AuditedCandidate, prefix: str) -> li
 
 def measured_parent(run: AuditedRun, generation: int) -> AuditedCandidate:
     """The measured candidate that a generation was made from; the one measured before it where that is not known."""
-    named = next((one for one in run.measured if one.evaluated.candidate == run.parents.get(generation)), None)
-    return named or [one for one in run.measured if one.generation < generation][-1]
+    parent = next((one for one in run.measured if one.evaluated.candidate == run.parents.get(generation)), None)
+    return parent or [one for one in run.measured if one.generation < generation][-1]
 
 
 def look_number(run: AuditedRun, generation: int, look: int) -> int:
@@ -173,11 +173,11 @@ def _lineage(candidates: Sequence[AuditedCandidate], parents: Mapping[int, str])
     """The generations of the start, of the last accepted candidate, and of its ancestors."""
     accepted = [one.evaluated for one in candidates if one.accepted]
     generations = {one.generation for one in accepted[:1]}
-    named = accepted[-1].candidate if accepted else ""
-    for before, one in zip(reversed([None, *accepted[:-1]]), reversed(accepted), strict=True):
-        if one.candidate == named:
+    ancestor = accepted[-1].candidate if accepted else ""
+    for predecessor, one in zip(reversed([None, *accepted[:-1]]), reversed(accepted), strict=True):
+        if one.candidate == ancestor:
             generations.add(one.generation)
-            named = parents.get(one.generation, before.candidate if before else "")
+            ancestor = parents.get(one.generation, predecessor.candidate if predecessor else "")
     return generations
 
 

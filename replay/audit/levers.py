@@ -31,14 +31,14 @@ def nats_spent(events: Sequence[StoredEvent], candidates: Sequence[AuditedCandid
         if isinstance(step := stored.event.data, OptimizerStepApplied):
             kl[generations.get(step.batch, step.generation)] = step.kl_to_base
     spent: dict[int, dict[str, float]] = {}
-    scaffold, weights, tried = 0.0, 0.0, 1
+    scaffold, weights, candidates_tried = 0.0, 0.0, 1
     for candidate in candidates:
         generation = candidate.generation
         if candidate.evaluated.lever == "scaffold" and generation:
-            tried += 1
+            candidates_tried += 1
         if candidate.accepted:
             if candidate.evaluated.lever == "scaffold":
-                scaffold, tried = scaffold + winners.best_of_k_kl(tried), 1
+                scaffold, candidates_tried = scaffold + winners.best_of_k_kl(candidates_tried), 1
             weights = kl.get(generation, weights) * length if generation in kl else weights
         spent[generation] = {"scaffold": scaffold, "weights": max(0.0, weights)}
     return spent

@@ -1,4 +1,4 @@
-"""What no candidate gave, to compare with: canaries, which need no skill, and the ceiling, the most that an honest answer can earn."""
+"""Scores of references to compare candidates with: canaries, which need no skill, and the ceiling, the most an honest answer can earn."""
 
 import math
 from collections.abc import Sequence
@@ -58,14 +58,14 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
         scores = outcomes_of(run, candidate, VERIFIER)
         items = [item for item in scores if item in ceiling]
         if len(items) >= MIN_ITEMS:
-            over = {item: [score - ceiling[item] for score in scores[item]] for item in items}
-            (excess,) = bca([over], linear([[1]]), draws=DRAWS, seed=run.seed)
+            excess_by_item = {item: [score - ceiling[item] for score in scores[item]] for item in items}
+            (excess,) = bca([excess_by_item], linear([[1]]), draws=DRAWS, seed=run.seed)
             alpha = alpha_at("robustness", look_number(run, candidate.generation, look)) * ROBUSTNESS_SHARES["ceiling"]
             excesses.append((excess.value, exceeds_zero(excess, len(items), alpha), candidate.evaluated))
     if not excesses:
         return []
     value, raised, fact = next((one for one in excesses if one[1]), max(excesses, key=lambda one: one[0]))
-    said = f"The candidate of generation {fact.generation} scores {value:+.3f} against the most that is to be expected, {most:.3f}"
+    comparison = f"The candidate of generation {fact.generation} scores {value:+.3f} against the most that is to be expected, {most:.3f}"
     return [
         Finding(
             family="robustness",
@@ -73,7 +73,7 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
             raised=raised,
             lever=fact.lever if raised else "",
             generation=fact.generation if raised else None,
-            sentence=f"{said}: it has seen what it is scored on." if raised else f"{said}.",
+            sentence=f"{comparison}: it has seen what it is scored on." if raised else f"{comparison}.",
             figures={"above": value, "seen": fact.generation},
         )
     ]

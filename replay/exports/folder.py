@@ -107,9 +107,9 @@ def read(folder: Path) -> History:
     messages = {}
     for name, expected in ((EVENTS, manifest.events), (GOLD_EVENTS, manifest.gold)):
         data = _bytes(folder / name)
-        found = hashlib.sha256(data).hexdigest()
-        if found != manifest.sha256.get(name):
-            raise CheckFailed(f"{folder / name} is not as it was exported: its SHA-256 is {found[:12]}. Export the run again.")
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != manifest.sha256.get(name):
+            raise CheckFailed(f"{folder / name} is not as it was exported: its SHA-256 is {digest[:12]}. Export the run again.")
         messages[name] = [_stored(line, folder / name, number) for number, line in enumerate(data.split(b"\n")[:-1], 1)]
         if len(messages[name]) != expected:
             raise CheckFailed(f"{folder / name} has {len(messages[name])} lines, and {expected} were exported. Export the run again.")
@@ -137,30 +137,30 @@ def check_blobs(history: History) -> int:
         for path in sorted(blobs.root.glob("sha256/*/*")):
             blobs.get(path.name)
             count += 1
-    if count != (named := read_manifest(history.blobs.root.parent).blobs):
-        raise CheckFailed(f"{history.blobs.root.parent} has {count} blobs, and {named} were exported: export the run again.")
+    if count != (expected := read_manifest(history.blobs.root.parent).blobs):
+        raise CheckFailed(f"{history.blobs.root.parent} has {count} blobs, and {expected} were exported: export the run again.")
     return count
 
 
 def named_blobs(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
     """The digests of the blobs that messages name and that exist, with those of the files in folders."""
-    named = {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
-    found = {digest for digest in named if blobs.path(digest).exists()}
-    for digest in list(found):
+    digests = {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
+    existing = {digest for digest in digests if blobs.path(digest).exists()}
+    for digest in list(existing):
         if blobs.path(digest).stat().st_size < 1 << 20 and (data := blobs.get(digest)).startswith(b'{"files":'):
             with suppress(msgspec.DecodeError):  # else it is no folder
-                found |= set(msgspec.json.decode(data, type=Tree).files.values())
-    return found
+                existing |= set(msgspec.json.decode(data, type=Tree).files.values())
+    return existing
 
 
 def _copy(messages: Iterable[Stored], blobs: Blobs, target: Path) -> int:
-    named = named_blobs(messages, blobs)
+    digests = named_blobs(messages, blobs)
     copies = Blobs(target)
-    for digest in sorted(named):
+    for digest in sorted(digests):
         blobs.get(digest)  # which checks it
         copies.path(digest).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(blobs.path(digest), copies.path(digest))
-    return len(named)
+    return len(digests)
 
 
 def _write_lines(path: Path, messages: Iterable[Stored]) -> str:
@@ -193,9 +193,9 @@ def _one_line(data: bytes) -> bool:
 
 def _stored(line: bytes, path: Path, number: int) -> Stored:
     try:
-        found = msgspec.json.decode(line, type=ExportLine)
-        data = bytes(found.event) or base64.b64decode(found.bytes, validate=True)
-        return Stored(found.sequence, nanoseconds(found.stored), found.subject, data)
+        export_line = msgspec.json.decode(line, type=ExportLine)
+        data = bytes(export_line.event) or base64.b64decode(export_line.bytes, validate=True)
+        return Stored(export_line.sequence, nanoseconds(export_line.stored), export_line.subject, data)
     except (msgspec.DecodeError, ValueError) as wrong:
         raise CheckFailed(f"{path}, line {number}, is no message of an export ({wrong}): export the run again.") from wrong
 

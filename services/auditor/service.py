@@ -82,13 +82,13 @@ class RunTail:
         log, _ = self._logs
         if run != self._run:
             start, _ = await lineage.run_start(log, run)
-            before = await lineage.past(log, run)
-            self._run, self._ends, self._events = run, [start.sequence - 1, 0], (EventIndex(before).events, [])
-        for place, log in enumerate(self._logs):
-            while page := await log.read(self._ends[place] + 1, PAGE_SIZE):
+            past = await lineage.past(log, run)
+            self._run, self._ends, self._events = run, [start.sequence - 1, 0], (EventIndex(past).events, [])
+        for index, log in enumerate(self._logs):
+            while page := await log.read(self._ends[index] + 1, PAGE_SIZE):
                 own = [stored for stored in page if run_of(stored.subject) == run]
-                self._events[place].extend((await asyncio.to_thread(EventIndex, own)).events)
-                self._ends[place] = page[-1].sequence
+                self._events[index].extend((await asyncio.to_thread(EventIndex, own)).events)
+                self._ends[index] = page[-1].sequence
         return self._events
 
 
@@ -165,17 +165,19 @@ class Auditor:
         else:  # the search for hidden items takes long, and nothing would come of it
             known, _ = known_of_log(events, gold)
         try:
-            found = await asyncio.to_thread(
+            result = await asyncio.to_thread(
                 run_audit.audit, events, gold, self.context.blobs.get, known, started.seed, lineage_only=lineage_only
             )
         except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
             logger.warning("no verdict on run %s: %s: %s", audit.run, type(wrong).__name__, wrong)
             return []
-        if found.state != "green" and not lineage_only:
-            logger.warning("run %s: %s", audit.run, found.sentence)
-        generation = -1 if found.generation is None else found.generation
+        if result.state != "green" and not lineage_only:
+            logger.warning("run %s: %s", audit.run, result.sentence)
+        generation = -1 if result.generation is None else result.generation
         return [
-            DriftFlagged(look=look, state=found.state, rule=found.rule, lever=found.lever, generation=generation, sentence=found.sentence)
+            DriftFlagged(
+                look=look, state=result.state, rule=result.rule, lever=result.lever, generation=generation, sentence=result.sentence
+            )
         ]
 
 

@@ -102,10 +102,10 @@ def _write(report: AuditReport, html: Path | None, plots: Path | None) -> None:
     from services.views.audit_html import page
     from services.views.audit_pictures import pictures  # with matplotlib, which takes a second
 
-    drawn = pictures(report.audit)
-    files = {plots / f"{picture.name}.png": picture.png for picture in drawn} if plots else {}
+    images = pictures(report.audit)
+    files = {plots / f"{picture.name}.png": picture.png for picture in images} if plots else {}
     if html:
-        files[html] = page(report, drawn).encode()
+        files[html] = page(report, images).encode()
     for path, data in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -61,19 +61,19 @@ def read_dotenv(folder: Path) -> dict[str, str]:
 
 
 def _files(start: Path) -> list[tuple[Path, dict[str, Any]]]:
-    found = []
+    files = []
     for folder in (start, *start.parents):
         if (path := folder / "evolog.toml").is_file():
-            found.append((path, _read(path)))
+            files.append((path, _read(path)))
             break
     for folder in (start, *start.parents):
         if (path := folder / "pyproject.toml").is_file():
             if section := _read(path).get("tool", {}).get("evolog"):
-                found.append((path, section))
+                files.append((path, section))
             break
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     last = (home / "evolog" / "config.toml", Path("/etc/xdg/evolog/config.toml"))
-    return found + [(path, _read(path)) for path in last if path.is_file()]
+    return files + [(path, _read(path)) for path in last if path.is_file()]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -60,13 +60,13 @@ class Commands(click.Group):
         except ModuleNotFoundError as missing:
             from tasks.loading import without_extra
 
-            if (lacking := without_extra(missing)) is None:
+            if (extra_error := without_extra(missing)) is None:
                 raise
-            click.echo(f"evolog: {lacking}", err=True)
-            sys.exit(lacking.code)
+            click.echo(f"evolog: {extra_error}", err=True)
+            sys.exit(extra_error.code)
         except OSError as wrong:
-            what = wrong.filename or "a file or connection"
-            click.echo(f"evolog: {what} cannot be used ({wrong.strerror}); give another --dir, or put that right.", err=True)
+            location = wrong.filename or "a file or connection"
+            click.echo(f"evolog: {location} cannot be used ({wrong.strerror}); give another --dir, or put that right.", err=True)
             sys.exit(OS_CODES.get(wrong.errno or 0, 1))
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:

@@ -97,16 +97,16 @@ def perform_again(directory: Path, name: str, kinds: str, as_json: bool) -> int:
     return 1 if any(kind.cannot and not kind.performed for kind in performed) else 0
 
 
-def swap_service(directory: Path, name: str, what: str, as_json: bool) -> int:
+def swap_service(directory: Path, name: str, assignment: str, as_json: bool) -> int:
     """Print what would have come out differently with other code in a service's place; the run stays as it is. The exit code."""
     from replay.swap import swap
     from services.cli.reading import read_run
     from services.views.progress import working
     from services.views.replayed import swap_lines
 
-    service, equals, path = what.partition("=")
+    service, equals, path = assignment.partition("=")
     if not equals:
-        raise UsageError(f"{what!r} is nothing to --swap: write verifier=PATH or feedback_agent=PATH.")
+        raise UsageError(f"{assignment!r} is nothing to --swap: write verifier=PATH or feedback_agent=PATH.")
     run = read_run(directory, name)
     with _folder() as folder, working(f"asking {path}"):
         swapped = swap(run.everything, run.blobs, folder, service, Path(path))

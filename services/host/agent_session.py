@@ -33,8 +33,8 @@ async def open_session(
     Raises `Misconfigured` where the model cannot be asked from here.
     """
     past = await context.past(event.run)
-    before = await retry_until_available(lambda: events_of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
-    calls = [one.data for one in before if one.run == event.run and isinstance(one.data, AgentCalled)]
+    earlier_events = await retry_until_available(lambda: events_of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
+    calls = [one.data for one in earlier_events if one.run == event.run and isinstance(one.data, AgentCalled)]
     try:
         client, cost = model_client(model, os.environ), required_price(model, started.budget)
     except Misconfigured as wrong:
@@ -51,19 +51,19 @@ async def open_session(
         recorded_calls={call.ordinal: call for call in calls if call.agent == agent and call.generation == generation},
         record=recorder(context, event, agent),
         budget=started.budget,
-        spent=spent_before(before, generation),
+        spent=spent_before(earlier_events, generation),
     )
 
 
 def required_price(model: LanguageModel, budget: Budget) -> Price | None:
     """The model's price; raises `Misconfigured` where dollars are limited and the price is not known in this process."""
-    found = price_of_model(model, os.environ)
-    if found is None and budget.micro_usd is not None:
+    price = price_of_model(model, os.environ)
+    if price is None and budget.micro_usd is not None:
         raise Misconfigured(
             f"The services know no price for {model.provider}:{model.name}, so the run's budget in usd cannot be kept: "
             "name a price table with EVOLOG_PRICES."
         )
-    return found
+    return price
 
 
 def spent_before(events: Sequence[Event], generation: int) -> tuple[int, int]:

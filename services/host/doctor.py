@@ -48,8 +48,8 @@ def _extras() -> list[HostCheck]:
     for extra, package in (("tasks", "sklearn"), ("policy", "torch"), ("policy", "peft")):
         installed = importlib.util.find_spec(package) is not None
         name = {"sklearn": "scikit-learn"}.get(package, package)
-        found = importlib.metadata.version(name) if installed else f"not installed: pip install 'evolog[{extra}]'"
-        checks.append(HostCheck(package, installed, found))
+        text = importlib.metadata.version(name) if installed else f"not installed: pip install 'evolog[{extra}]'"
+        checks.append(HostCheck(package, installed, text))
     return checks
 
 

@@ -101,12 +101,12 @@ class Node:
 
     def secrets(self) -> list[Secret]:
         """The passwords and tokens of this directory that this user can read. They must never be appended."""
-        found = []
+        secrets = []
         for path in sorted((self.directory / "credentials").glob("*")):
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 text = path.read_text()
-                found.append(Secret(msgspec.json.decode(text, type=dict[str, str])["password"] if path.suffix == ".json" else text))
-        return found
+                secrets.append(Secret(msgspec.json.decode(text, type=dict[str, str])["password"] if path.suffix == ".json" else text))
+        return secrets
 
     def policy_url(self) -> str:
         """The address of the policy's endpoint: EVOLOG_POLICY_URL, else the supervisor's; raises `Unavailable` where none is up."""
@@ -147,10 +147,10 @@ class Node:
     def running(self) -> Running | None:
         """The description of the supervisor that is up; None where there is none, or only the file of one that was killed."""
         try:
-            found = msgspec.json.decode(self.node_json.read_bytes(), type=Running)
+            running = msgspec.json.decode(self.node_json.read_bytes(), type=Running)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
-        return found if self.holder() == found.pid else None
+        return running if self.holder() == running.pid else None
 
     def alive(self) -> bool:
         """Whether everything is up."""
@@ -158,9 +158,9 @@ class Node:
 
     def require_up(self) -> Running:
         """The description of the supervisor that is up; raises `Unavailable` where there is none."""
-        if (found := self.running()) is None:
+        if (running := self.running()) is None:
             raise Unavailable(f"No evolog is running in {self.directory}: start it with `evolog up --dir {self.directory}`.")
-        return found
+        return running
 
 
 def _try_lock(file: int, kind: int) -> bool:

@@ -32,7 +32,7 @@ POLL_SECONDS = 0.2
 
 
 class RunWatcher(Protocol):
-    """Whoever shows a run as it goes on."""
+    """The interface of an object that shows a run as it goes on."""
 
     counts_rollouts: bool
     """Whether it shows how many rollouts are done, which costs more reading of the log."""
@@ -85,12 +85,12 @@ def _on_this_host(running: Running) -> bool:
 class StartedServices:
     """Whether this process started the services of a directory, and is to stop them again."""
 
-    def __init__(self, here: bool) -> None:
-        self.here = here
+    def __init__(self, is_owner: bool) -> None:
+        self.is_owner = is_owner
 
     def keep(self) -> None:
         """Leave them running."""
-        self.here = False
+        self.is_owner = False
 
 
 @contextlib.contextmanager
@@ -102,15 +102,16 @@ def services_up(node: Node, announce: Callable[[str], None]) -> Iterator[Started
     from services.host.supervisor import start_detached, stop
 
     started = StartedServices(not node.alive())
-    if started.here:
+    if started.is_owner:
         start_detached(node.directory)
     try:
         yield started
     finally:
-        if started.here and node.alive():
-            if others := asyncio.run(_unfinished(node)):
+        if started.is_owner and node.alive():
+            if unfinished := asyncio.run(_unfinished(node)):
                 announce(
-                    f"evolog: the services go on for {', '.join(others)}, not finished; `evolog down --dir {node.directory}` stops them."
+                    f"evolog: the services go on for {', '.join(unfinished)}, not finished; "
+                    f"`evolog down --dir {node.directory}` stops them."
                 )
             else:
                 stop(node.directory)

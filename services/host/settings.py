@@ -25,8 +25,8 @@ def trainer_back_end() -> BackEnd:
             if importlib.util.find_spec("trl") is None:
                 raise Misconfigured(f"{TRAINER_VARIABLE} is trl, and trl is not installed: pip install 'evolog[train]'.")
             return "trl"
-        case other:
-            raise Misconfigured(f"{TRAINER_VARIABLE} is {other!r}; expected native or trl.")
+        case value:
+            raise Misconfigured(f"{TRAINER_VARIABLE} is {value!r}; expected native or trl.")
 
 
 def accelerate_config() -> Path | None:
@@ -34,47 +34,47 @@ def accelerate_config() -> Path | None:
 
     Raises Misconfigured for one that cannot be used, and where the back end is not trl.
     """
-    named = os.environ.get(ACCELERATE_VARIABLE)
-    if not named:
+    value = os.environ.get(ACCELERATE_VARIABLE)
+    if not value:
         return None
     if (back_end := trainer_back_end()) != "trl":
         raise Misconfigured(
-            f"{ACCELERATE_VARIABLE} is {named} and the trainer is {back_end}; "
+            f"{ACCELERATE_VARIABLE} is {value} and the trainer is {back_end}; "
             f"set {TRAINER_VARIABLE}=trl too, or unset {ACCELERATE_VARIABLE}."
         )
     yaml = importlib.import_module("yaml")
-    path = Path(named).resolve()
+    path = Path(value).resolve()
     try:
-        said = yaml.safe_load(path.read_bytes())
+        config = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as wrong:
         why = " ".join(str(wrong).split())
         raise Misconfigured(
-            f"{ACCELERATE_VARIABLE} is {named}, which cannot be read ({why}); write one with `accelerate config`."
+            f"{ACCELERATE_VARIABLE} is {value}, which cannot be read ({why}); write one with `accelerate config`."
         ) from wrong
-    if not isinstance(said, dict):
-        raise Misconfigured(f"{ACCELERATE_VARIABLE} is {named}, which holds no YAML mapping; write one with `accelerate config`.")
-    if (kind := said.get("distributed_type")) not in DATA_PARALLEL:
+    if not isinstance(config, dict):
+        raise Misconfigured(f"{ACCELERATE_VARIABLE} is {value}, which holds no YAML mapping; write one with `accelerate config`.")
+    if (kind := config.get("distributed_type")) not in DATA_PARALLEL:
         raise Misconfigured(
-            f"{named} has distributed_type {kind!r}; expected one of {', '.join(map(repr, DATA_PARALLEL))}, in which each process holds "
+            f"{value} has distributed_type {kind!r}; expected one of {', '.join(map(repr, DATA_PARALLEL))}, in which each process holds "
             "the whole model: write one with `accelerate config`."
         )
-    if (machines := said.get("num_machines", 1)) != 1:
-        raise Misconfigured(f"{named} has num_machines {machines!r}; expected 1, since training goes over the devices of one host.")
+    if (machines := config.get("num_machines", 1)) != 1:
+        raise Misconfigured(f"{value} has num_machines {machines!r}; expected 1, since training goes over the devices of one host.")
     return path
 
 
 def scaffold_limits() -> ScaffoldLimits:
     """What scaffolds may use; EVOLOG_SCAFFOLD_SILENCE sets the longest, in seconds, that one may go without a word."""
-    named = os.environ.get(IDLE_TIMEOUT_VARIABLE)
-    if named is None:
+    value = os.environ.get(IDLE_TIMEOUT_VARIABLE)
+    if value is None:
         return ScaffoldLimits()
     try:
-        seconds = float(named)
+        seconds = float(value)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise Misconfigured(
-            f"{IDLE_TIMEOUT_VARIABLE} is {named!r}; expected seconds above 0, such as {ScaffoldLimits().idle_timeout:g}: "
+            f"{IDLE_TIMEOUT_VARIABLE} is {value!r}; expected seconds above 0, such as {ScaffoldLimits().idle_timeout:g}: "
             "correct it, or unset it."
         )
     return ScaffoldLimits(idle_timeout=seconds)

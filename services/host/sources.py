@@ -107,17 +107,17 @@ async def temporary_server(node: Node) -> AsyncIterator[Connection]:
 def with_logs(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:
     """Call `work` with the two logs of a directory, whether or not it is up: the loop's and the auditor's."""
 
-    async def within() -> T:
+    async def call() -> T:
         async with open_logs(Node(directory)) as connection:
             return await work(connection.log(LOG), connection.log(GOLD))
 
-    return asyncio.run(within())
+    return asyncio.run(call())
 
 
 async def run_starts(log: Log) -> dict[str, Stored]:
     """The message that began each run, by the run's name, in the order in which they began."""
-    found = await log.last([subjects.subject(LOG, "*", "*", RunStarted.tag())])
-    return {subjects.run_of(subject): stored for subject, stored in sorted(found.items(), key=lambda row: row[1].sequence)}
+    starts = await log.last([subjects.subject(LOG, "*", "*", RunStarted.tag())])
+    return {subjects.run_of(subject): stored for subject, stored in sorted(starts.items(), key=lambda row: row[1].sequence)}
 
 
 async def find_run(log: Log, name: str) -> str:

@@ -312,7 +312,7 @@ def start_detached(directory: Path, *, arguments: Sequence[str] = (), module: st
     node.log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = node.log_folder / "up.log"
     log.touch()
-    before = log.stat().st_size
+    log_size = log.stat().st_size
     child = os.posix_spawn(
         sys.executable,
         [sys.executable, "-P", "-m", module, "up", "--dir", str(node.directory), *arguments],
@@ -331,7 +331,7 @@ def start_detached(directory: Path, *, arguments: Sequence[str] = (), module: st
             ended, status = os.waitpid(child, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if ended else None
         if code is not None and not (code == TryAgain.code and node.holder()):  # else another `up` came first and is starting
-            raise UserError(children.last_line(log, before).removeprefix("evolog: "), code=code if code > 0 else 1)
+            raise UserError(children.last_line(log, log_size).removeprefix("evolog: "), code=code if code > 0 else 1)
         if time.monotonic() > end:
             if code is None:
                 os.kill(child, signal.SIGTERM)

@@ -56,9 +56,9 @@ def unmeasured(audit: Audit) -> str:
     """What the verdict does not rest on, for lack of gold scores; empty if the start and a later candidate have one."""
     if any(row.growth for row in audit.rows):
         return ""
-    what = "gold is known of no candidate" if not audit.measured else "gold is known of no candidate after the start"
+    statement = "gold is known of no candidate" if not audit.measured else "gold is known of no candidate after the start"
     return (
-        f"Not measured: {what}, so the gap, its change-point, exchange rates, cross-play and perturbations say nothing yet; "
+        f"Not measured: {statement}, so the gap, its change-point, exchange rates, cross-play and perturbations say nothing yet; "
         f"{audit.state} rests on the checks of the log alone."
     )
 
@@ -68,10 +68,10 @@ def optimism(audit: Audit) -> str:
     scores = [row.score for row in audit.rows if row.accepted]
     if not scores:
         return "No candidate has been accepted yet, so there is no score to doubt."
-    said = f"The score: dev {max(scores):.4f}, the best of {audit.tried} on {audit.dev_items} items"
+    statement = f"The score: dev {max(scores):.4f}, the best of {audit.tried} on {audit.dev_items} items"
     if audit.tried < 2:
-        return f"{said}: nothing was chosen among, so no luck in choosing is in it."
-    return f"{said}. The best of {audit.tried} that are equally good is expected {audit.optimism:.4f} too high, by luck alone."
+        return f"{statement}: nothing was chosen among, so no luck in choosing is in it."
+    return f"{statement}. The best of {audit.tried} that are equally good is expected {audit.optimism:.4f} too high, by luck alone."
 
 
 def looks(flags: Sequence[DriftFlagged]) -> str:
@@ -81,8 +81,8 @@ def looks(flags: Sequence[DriftFlagged]) -> str:
     first: dict[str, DriftFlagged] = {}
     for flag in flags:
         first.setdefault(flag.state, flag)
-    said = [f"{state} {_when(first[state])} ({first[state].rule})" for state in ("suspect", "drift") if state in first]
-    return f"The auditor looked {len(flags)} times as the run went: {'first ' + ', '.join(said) if said else 'green each time'}."
+    verdicts = [f"{state} {_moment(first[state])} ({first[state].rule})" for state in ("suspect", "drift") if state in first]
+    return f"The auditor looked {len(flags)} times as the run went: {'first ' + ', '.join(verdicts) if verdicts else 'green each time'}."
 
 
 def tables(audit: Audit) -> list[AuditTable]:
@@ -138,14 +138,14 @@ def references(audit: Audit) -> AuditTable:
     rows = [(one.name, _score(one.score), "" if one.gold is None else _score(one.gold)) for one in audit.references]
     measured = [row for row in audit.rows if row.p_new and row.gold]
     notes = []
-    for what, row in {"the start": measured[0], "the last candidate": measured[-1]}.items() if measured else ():
+    for label, row in {"the start": measured[0], "the last candidate": measured[-1]}.items() if measured else ():
         assert row.p_new and row.gold
-        rows.append((f"{what}, for comparison", _score(row.p_new.value), _score(row.gold.value)))
+        rows.append((f"{label}, for comparison", _score(row.p_new.value), _score(row.gold.value)))
         for one in (one for one in audit.references if one.gold is not None):
             if one.score > row.p_new.value and one.gold < row.gold.value:
-                notes.append(f"The verifier puts {one.name} above {what}, and gold does not: it can be won without skill.")
+                notes.append(f"The verifier puts {one.name} above {label}, and gold does not: it can be won without skill.")
             if one.score <= row.p_new.value and one.gold > row.gold.value:
-                notes.append(f"Gold puts {one.name} above {what}, and the verifier does not.")
+                notes.append(f"Gold puts {one.name} above {label}, and the verifier does not.")
     if audit.rejected:
         share = f"{audit.rejected.mean:.0%} [{audit.rejected.low:.0%}, {audit.rejected.high:.0%}]"
         notes.append(f"Of the canaries that gold puts below the start, the verifier puts {share} below as well (mutation score).")
@@ -159,8 +159,8 @@ def additive(audit: Audit) -> AuditTable:
     rows, notes = [], []
     score, gold = audit.fits.get(VERIFIER), audit.fits.get(GOLD)
     if score and gold:
-        for what, on_score, on_gold in (("scaffold", score.scaffolds, gold.scaffolds), ("adapter", score.adapters, gold.adapters)):
-            rows += [(f"{what} of generation {first}", signed(on_score[first]), signed(on_gold[first])) for first in on_score]
+        for part, on_score, on_gold in (("scaffold", score.scaffolds, gold.scaffolds), ("adapter", score.adapters, gold.adapters)):
+            rows += [(f"{part} of generation {first}", signed(on_score[first]), signed(on_gold[first])) for first in on_score]
         for pair in score.together:
             rows.append(("{} and {} together".format(*pair.split(",")), signed(score.together[pair]), signed(gold.together[pair])))
         if score.diagonal and gold.diagonal:
@@ -176,13 +176,13 @@ def cross_play(audit: Audit) -> AuditTable:
     """Three rows for each generation whose scaffold and adapter were measured apart: score, gold, and how their interactions differ."""
     rows: list[tuple[str, ...]] = []
     for one in audit.cross:
-        for what, cells, (scaffold, adapter), together in (
+        for measure, cells, (scaffold, adapter), together in (
             ("score", one.score, one.of_score, one.on_score),
             ("gold", one.gold, one.of_gold, one.on_gold),
         ):
             means = (cells[0][0], cells[1][0], cells[0][1], cells[1][1])
             shares = (f"{scaffold.value:+.3f}", f"{adapter.value:+.3f}")
-            rows.append((str(one.generation), what, *(f"{mean:.3f}" for mean in means), *shares, signed(together), ""))
+            rows.append((str(one.generation), measure, *(f"{mean:.3f}" for mean in means), *shares, signed(together), ""))
         rows.append((str(one.generation), "Lambda", *[""] * 6, signed(one.excess), f"{one.detectable:.2f}"))
     columns = ("gen", "on", "start", "scaffold", "adapter", "both", "φ scaffold", "φ adapter", "interaction", "detectable")
     notes = [
@@ -241,7 +241,7 @@ def without_finding(audit: Audit, unchecked: Collection[str] = ()) -> Iterator[s
         yield f"nothing found by {', '.join(rest)}"
 
 
-def _when(flag: DriftFlagged) -> str:
+def _moment(flag: DriftFlagged) -> str:
     return "at the end" if flag.look == FINAL_LOOK else f"at generation {flag.look}"
 
 

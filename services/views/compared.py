@@ -12,19 +12,22 @@ def comparison_lines(comparison: RunComparison) -> list[str]:
     lines = [f"--- {comparison.first}", f"+++ {comparison.second}"]
     if comparison.config:
         lines += ["configuration:"]
-        for key, (one, other) in comparison.config.items():
-            lines += [f"  {key}: {_short(one)} | {_short(other)}"]
+        for key, (first, second) in comparison.config.items():
+            lines += [f"  {key}: {_short(first)} | {_short(second)}"]
     if comparison.parting:
         parting = comparison.parting
         lines += [f"decisions: the first {parting.place:,} are the same, then"]
-        lines += [f"  - {_at(parting.first_sequence)}{parting.first}", f"  + {_at(parting.second_sequence)}{parting.second}"]
+        lines += [
+            f"  - {_sequence_prefix(parting.first_sequence)}{parting.first}",
+            f"  + {_sequence_prefix(parting.second_sequence)}{parting.second}",
+        ]
     if comparison.generations:
         lines += ["generations:"]
         for number, fields in comparison.generations.items():
-            lines += [f"  {number}: " + "; ".join(f"{key} {_short(one)} | {_short(other)}" for key, (one, other) in fields.items())]
+            lines += [f"  {number}: " + "; ".join(f"{key} {_short(first)} | {_short(second)}" for key, (first, second) in fields.items())]
     if comparison.scores:
         lines += ["the auditor's scores:"]
-        lines += [f"  {what}: {_number(one)} | {_number(other)}" for what, (one, other) in comparison.scores.items()]
+        lines += [f"  {cell}: {_number(first)} | {_number(second)}" for cell, (first, second) in comparison.scores.items()]
     for number, text in comparison.scaffolds.items():
         lines += [f"scaffold of generation {number}:", text.rstrip("\n")]
     return lines
@@ -39,5 +42,5 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _at(sequence: int | None) -> str:
+def _sequence_prefix(sequence: int | None) -> str:
     return "" if sequence is None else f"sequence {sequence}: "

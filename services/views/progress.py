@@ -17,27 +17,27 @@ def stdout() -> Console:
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[Callable[[str], None]]:
+def working(text: str) -> Iterator[Callable[[str], None]]:
     """A spinner on stderr, with a function that changes its words; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield lambda words: None
         return
-    with Console(stderr=True).status(what) as status:
+    with Console(stderr=True).status(text) as status:
         yield lambda words: status.update(words)
 
 
 @contextlib.contextmanager
-def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, with a function that hears how much of how much is done; nothing where stderr is no terminal."""
+def counting(text: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, with a function to call with the amount done and the total; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as progress:
-        bar = progress.add_task(what, total=None)
+        bar = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def pretraining_progress(say: Callable[[str], None]) -> Callable[[int, int, float], None]:
-    """What hears the step, the number of steps and the loss while a base model is pre-trained, and says them in words."""
+    """A callback for pre-training a base model, which says the step, the number of steps and the loss in words."""
     return lambda done, total, loss: say(f"pre-training the base model: step {done} of {total}, loss {loss:.3f}")

@@ -31,7 +31,7 @@ def replay_lines(result: ReplayResult) -> list[str]:
 def _difference_lines(difference: DecisionDifference) -> list[str]:
     """The first difference, with the text around the point where the two part."""
     shorter = min(len(difference.recorded), len(difference.decided))
-    start = next((at for at in range(shorter) if difference.recorded[at] != difference.decided[at]), shorter)
+    start = next((index for index in range(shorter) if difference.recorded[index] != difference.decided[index]), shorter)
     recorded, decided = (text[max(0, start - AROUND) : start + AROUND] or "nothing" for text in (difference.recorded, difference.decided))
     return [f"first difference at sequence {difference.sequence}: {difference.why}.", f"  recorded: {recorded}", f"  decided:  {decided}"]
 
@@ -48,8 +48,8 @@ def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
     for name, candidate in (("best", best), ("judged now", current)):
         if candidate:
             score = "not scored" if candidate.score is None else f"dev {candidate.score:.4f}"
-            what = f"scaffold {candidate.scaffold[:12]}, adapter {candidate.adapter[:12] or 'none'}"
-            lines.append(f"  {name}: {candidate.lever} of generation {candidate.generation}, {score}, {what}")
+            parts = f"scaffold {candidate.scaffold[:12]}, adapter {candidate.adapter[:12] or 'none'}"
+            lines.append(f"  {name}: {candidate.lever} of generation {candidate.generation}, {score}, {parts}")
     if state.update:
         lines.append(f"  weight update: {state.update.requested.algorithm}, round {state.update.round} of {state.update.requested.rounds}")
     if open_shards:
@@ -137,10 +137,10 @@ def _number(value: float | None) -> str:
 
 def rebuild_lines(summary: "RebuildSummary") -> list[str]:
     """The outcome of rebuilding an archive."""
-    what = f"run {summary.run}" if summary.run else "all runs"
+    scope = f"run {summary.run}" if summary.run else "all runs"
     rate = summary.events / summary.seconds if summary.seconds else 0
     lines = [
-        f"{summary.into}: {what} up to sequence {summary.sequence:,}; {summary.events:,} events read in "
+        f"{summary.into}: {scope} up to sequence {summary.sequence:,}; {summary.events:,} events read in "
         f"{summary.seconds:.1f} s ({rate:,.0f} a second), {summary.tables} tables filled",
         f"{summary.decisions:,} decisions checked: " + (f"{summary.broken['text']}" if summary.broken else "their hash chains hold"),
     ]

@@ -110,9 +110,9 @@ class LiveRun:
 
 def why_failed(report: Report) -> str:
     """Why a run has no candidate, and where to look, in a sentence."""
-    why = f" ({report.generations[0].verdict})" if report.generations and report.generations[0].verdict else ""
+    cause = f" ({report.generations[0].verdict})" if report.generations and report.generations[0].verdict else ""
     sql = f"select outcome, failure, count(*) from trajectories where run = '{report.run}' and failure is not null group by all"
-    return f'{report.reason}{why}; `evolog sql "{sql}"` shows what failed.'
+    return f'{report.reason}{cause}; `evolog sql "{sql}"` shows what failed.'
 
 
 def show_report(console: Console, report: Report) -> None:
@@ -148,8 +148,8 @@ def final_table(console: Console, report: Report) -> None:
         names.setdefault(cell.cell, {})[cell.split] = cell
     spent = rollouts_spent(report)
     for name, splits in names.items():
-        what = CELL_NAMES.get(name, f"no agent: {name.removeprefix('baseline:')}")
-        row = [what]
+        label = CELL_NAMES.get(name, f"no agent: {name.removeprefix('baseline:')}")
+        row = [label]
         for split in ("dev", "test"):
             scored = splits.get(split)
             row += [f"{scored.score:.4f}", f"[{scored.low:.4f}, {scored.high:.4f}]"] if scored else ["-", "-"]
@@ -179,16 +179,16 @@ def rollouts_spent(report: Report) -> dict[str, int]:
     For one lever they are the start's and those of its generations up to the last that was accepted.
     """
 
-    def upto(lever: str) -> int:
+    def rollouts_of_lever(lever: str) -> int:
         last = max((row.generation for row in report.generations if row.accepted and row.lever == lever), default=0)
         return sum(row.rollouts for row in report.generations if row.lever in ("start", lever) and row.generation <= last)
 
     return {
-        "start": upto("start"),
-        "scaffold": upto("scaffold"),
-        "weights": upto("weights"),
+        "start": rollouts_of_lever("start"),
+        "scaffold": rollouts_of_lever("scaffold"),
+        "weights": rollouts_of_lever("weights"),
         "final": report.rollouts,
-        "uniform_policy": upto("scaffold"),
+        "uniform_policy": rollouts_of_lever("scaffold"),
     }
 
 
@@ -197,12 +197,12 @@ def verdict_on_the_model(report: Report) -> str:
     test = next((compared for compared in report.compared if compared.split == "test"), None)
     if test is None:
         return "Whether the model did anything is not known: a cell is missing."
-    found = f"better on {test.wins} test items, worse on {test.losses} (McNemar's exact test, p = {test.p_value:.2g})"
+    result = f"better on {test.wins} test items, worse on {test.losses} (McNemar's exact test, p = {test.p_value:.2g})"
     if test.p_value < SIGNIFICANT and test.wins > test.losses:
-        return f"The model against a uniformly random policy in the same scaffold: {found}."
+        return f"The model against a uniformly random policy in the same scaffold: {result}."
     if test.p_value < SIGNIFICANT:
-        return f"A uniformly random policy in the same scaffold does better: the model is {found}. The model made it worse."
-    return f"A uniformly random policy in the same scaffold ties: the model is {found}. It did nothing that can be told from chance."
+        return f"A uniformly random policy in the same scaffold does better: the model is {result}. The model made it worse."
+    return f"A uniformly random policy in the same scaffold ties: the model is {result}. It did nothing that can be told from chance."
 
 
 def generations_table(console: Console, report: Report) -> None:
@@ -241,8 +241,8 @@ def ablation_table(console: Console, reports: Sequence[Report]) -> None:
                     cell.split, []
                 ).append(cell.score)
         rows.setdefault(levers, {}).setdefault("rollouts", []).append(report.rollouts)
-    for what, found in rows.items():
-        cells = ["{:.4f} ± {:.4f}".format(*mean_and_half_width(found[split])) if split in found else "-" for split in ("dev", "test")]
-        rollouts = f"{statistics.fmean(found['rollouts']):,.0f}" if "rollouts" in found else "-"
-        table.add_row(what, *cells, rollouts, str(len(found.get("test", []))))
+    for label, values in rows.items():
+        cells = ["{:.4f} ± {:.4f}".format(*mean_and_half_width(values[split])) if split in values else "-" for split in ("dev", "test")]
+        rollouts = f"{statistics.fmean(values['rollouts']):,.0f}" if "rollouts" in values else "-"
+        table.add_row(label, *cells, rollouts, str(len(values.get("test", []))))
     console.print(table)

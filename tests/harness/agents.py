@@ -26,16 +26,16 @@ KEY = "sk-planted-0123456789"
 ANSWER = "def solve(item, model, data):\n    return model.complete(item.prompt, choices=data.labels).text\n"
 
 
-def said(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> ModelTurn:
+def model_turn(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> ModelTurn:
     """An answer of the model."""
-    made = tuple(
+    tool_calls = tuple(
         ToolCall(f"c{number}", name, arguments if isinstance(arguments, str) else json.dumps(arguments))
         for number, (name, arguments) in enumerate(calls)
     )
-    return ModelTurn(status, text, made, Usage(100, 10))  # type: ignore[arg-type]
+    return ModelTurn(status, text, tool_calls, Usage(100, 10))  # type: ignore[arg-type]
 
 
-def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:
+def proposal_call(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:
     """A call of the tool that proposes a scaffold of one file."""
     return ("propose_scaffold", {"files": [{"path": path, "text": text}], "summary": "s", "report": "r", **more})
 
@@ -43,7 +43,7 @@ def proposed(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more:
 STOP = ("stop", {"reason": "enough"})
 
 
-def shown(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> ShownAttempt:
+def shown_attempt(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> ShownAttempt:
     """An attempt as the agent sees it; `more` replaces fields."""
     return ShownAttempt(
         **{
@@ -81,7 +81,7 @@ class AgentHarness:
             agent="feedback_agent",
             generation=1,
             model=LanguageModel("openai", "m"),
-            client=lambda request: said(STOP),
+            client=lambda request: model_turn(STOP),
             price=Price(2, 10),
             blobs=self.blobs,
             scanner=self.scanner,
@@ -91,7 +91,9 @@ class AgentHarness:
             ask=ask,
             **session,
         )
-        self.attempts = [shown(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])]
+        self.attempts = [
+            shown_attempt(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])
+        ]
         self.levers: tuple[str, ...] = ("scaffold", "weights")
         self.history: list[Event] = []
         self.queries: list[str] = []
@@ -110,7 +112,7 @@ class AgentHarness:
     def feedback(self) -> list[Fact]:
         """The facts that end the conversation."""
         context = FeedbackInput(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.history)
-        library = Library(self.attempts, {"far": shown(99)}.get, self.query, {"agent.py": ANSWER})
+        library = Library(self.attempts, {"far": shown_attempt(99)}.get, self.query, {"agent.py": ANSWER})
         return advise(self.session, context, library, self.inspector(), self.facts.append)
 
     def calls(self) -> list[AgentCalled]:

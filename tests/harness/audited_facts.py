@@ -30,43 +30,73 @@ class MemoryBlobs(dict[str, bytes]):
         return self.put(msgspec.json.encode(Tree({f"{name}.py": self.put(data) for name, data in files.items()})))
 
 
-def place(requested: RolloutsRequested, item: str, attempt: int = 0) -> dict[str, Any]:
+def attempt_key(requested: RolloutsRequested, item: str, attempt: int = 0) -> dict[str, Any]:
     return {"request": codec.event_id(RUN, RolloutsRequested, *requested.key()), "item": item, "attempt": attempt}
 
 
-def asked(generation: int, scaffold: str, *items: str, adapter: str = "", purpose: str = "dev") -> RolloutsRequested:
-    where = {"generation": generation, "purpose": purpose, "round": 1, "shard": 0, "scaffold": scaffold, "adapter": adapter}
-    how = {"split": "dev" if purpose == "dev" else "train", "fold": -1, "items": items, "attempts": 1, "temperature": 0.0, "seed": 1}
-    return RolloutsRequested(**where, **how)  # type: ignore[arg-type]
+def rollout_request(generation: int, scaffold: str, *items: str, adapter: str = "", purpose: str = "dev") -> RolloutsRequested:
+    candidate_fields = {"generation": generation, "purpose": purpose, "round": 1, "shard": 0, "scaffold": scaffold, "adapter": adapter}
+    sampling_fields = {
+        "split": "dev" if purpose == "dev" else "train",
+        "fold": -1,
+        "items": items,
+        "attempts": 1,
+        "temperature": 0.0,
+        "seed": 1,
+    }
+    return RolloutsRequested(**candidate_fields, **sampling_fields)  # type: ignore[arg-type]
 
 
 def called(requested: RolloutsRequested, item: str, body: str) -> ModelCalled:
-    said = {"texts": ("a",), "tokens": ((1,),), "logprobs": ((0.0,),), "prompt_tokens": 1, "completion_tokens": 1, "micro_usd": 0}
-    what = {"provider": "embedded", "model": "b" + (f"@{requested.adapter}" if requested.adapter else ""), "adapter": requested.adapter}
-    where = {"request": place(requested, item)["request"], "item": item, "ordinal": 0, "body": body, "index": 0}
-    return ModelCalled(**where, **what, **said, sampling_seed=1, temperature=0.0, seconds=0.0)  # type: ignore[arg-type]
+    completion_fields = {
+        "texts": ("a",),
+        "tokens": ((1,),),
+        "logprobs": ((0.0,),),
+        "prompt_tokens": 1,
+        "completion_tokens": 1,
+        "micro_usd": 0,
+    }
+    model_fields = {
+        "provider": "embedded",
+        "model": "b" + (f"@{requested.adapter}" if requested.adapter else ""),
+        "adapter": requested.adapter,
+    }
+    call_fields = {"request": attempt_key(requested, item)["request"], "item": item, "ordinal": 0, "body": body, "index": 0}
+    return ModelCalled(**call_fields, **model_fields, **completion_fields, sampling_seed=1, temperature=0.0, seconds=0.0)  # type: ignore[arg-type]
 
 
 def recorded(requested: RolloutsRequested, item: str) -> TrajectoryRecorded:
-    of = {"purpose": requested.purpose, "split": requested.split, "generation": requested.generation, "scaffold": requested.scaffold}
-    return TrajectoryRecorded(**place(requested, item), **of, adapter=requested.adapter, answer="a", calls=(), seconds=0.0)
+    candidate_fields = {
+        "purpose": requested.purpose,
+        "split": requested.split,
+        "generation": requested.generation,
+        "scaffold": requested.scaffold,
+    }
+    return TrajectoryRecorded(
+        **attempt_key(requested, item), **candidate_fields, adapter=requested.adapter, answer="a", calls=(), seconds=0.0
+    )
 
 
 def scored(requested: RolloutsRequested, item: str, reward: float, trajectory: str = "") -> TrajectoryScored:
-    at = place(requested, item)
-    trajectory = trajectory or derive(RUN, "attempt", *at.values())
-    return TrajectoryScored(**at, trajectory=trajectory, reward=reward, outcome="right", verifier="v1")
+    key = attempt_key(requested, item)
+    trajectory = trajectory or derive(RUN, "attempt", *key.values())
+    return TrajectoryScored(**key, trajectory=trajectory, reward=reward, outcome="right", verifier="v1")
 
 
 def failed(requested: RolloutsRequested, item: str) -> RolloutFailed:
-    return RolloutFailed(**place(requested, item), purpose=requested.purpose, kind="crashed", reason="")
+    return RolloutFailed(**attempt_key(requested, item), purpose=requested.purpose, kind="crashed", reason="")
 
 
 def evaluated(requested: RolloutsRequested, score: float, items: int = 2, failed: int = 0, lever: str = "scaffold") -> CandidateEvaluated:
-    named = {"candidate": f"c{requested.generation}", "scaffold": requested.scaffold, "adapter": requested.adapter, "lever": lever}
+    candidate_fields = {
+        "candidate": f"c{requested.generation}",
+        "scaffold": requested.scaffold,
+        "adapter": requested.adapter,
+        "lever": lever,
+    }
     zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(("rollouts", "tokens", "micro_usd"), 0)
-    of = {"generation": requested.generation, "score": score, "low": score, "high": score, "items": items, "failed": failed}
-    return CandidateEvaluated(**named, **of, **zeros)  # type: ignore[arg-type]
+    score_fields = {"generation": requested.generation, "score": score, "low": score, "high": score, "items": items, "failed": failed}
+    return CandidateEvaluated(**candidate_fields, **score_fields, **zeros)  # type: ignore[arg-type]
 
 
 def accepted(generation: int, score: float) -> CandidateAccepted:

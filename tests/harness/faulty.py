@@ -110,8 +110,8 @@ class Chaos:
     def __init__(self, seed: int | None, rates: Mapping[str, float] | None) -> None:
         self.draw = random.Random(f"chaos {seed}")
         self.on = seed is not None
-        drawn = {kind: 10 ** self.draw.uniform(-3.0, -1.0) for kind in FAULTS if self.draw.random() < 0.6}
-        self.rates = drawn | {"again": self.draw.random() ** 3} if rates is None else rates
+        rates_by_kind = {kind: 10 ** self.draw.uniform(-3.0, -1.0) for kind in FAULTS if self.draw.random() < 0.6}
+        self.rates = rates_by_kind | {"again": self.draw.random() ** 3} if rates is None else rates
         self.ends_at = self.draw.uniform(10.0, 80.0) if self.on else 0.0
         self.outage = False
         self.kinds = {
@@ -225,20 +225,20 @@ class FaultyLog:
         """As `Log.append`."""
         return int(await self._ask("append", lambda: self._log.append(messages)))
 
-    async def read(self, start: int, limit: int, only: str = "") -> list[Stored]:
+    async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
         """As `Log.read`; at the end of the log it takes longer."""
-        if start > len(self.memory.messages) and not only:
+        if start > len(self.memory.messages) and not subject:
             grown = asyncio.Event()
             self.memory.readers.append(grown)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(grown.wait(), 2.0)
-        found: list[Stored] = await self._ask("read", lambda: self._log.read(start, limit, only))
-        return found
+        messages: list[Stored] = await self._ask("read", lambda: self._log.read(start, limit, subject))
+        return messages
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """As `Log.last`."""
-        found: dict[str, Stored] = await self._ask("last", lambda: self._log.last(subjects))
-        return found
+        latest: dict[str, Stored] = await self._ask("last", lambda: self._log.last(subjects))
+        return latest
 
     async def end(self) -> int:
         """As `Log.end`."""
@@ -249,11 +249,11 @@ class FaultyLog:
         consumer, until = self.memory.consumers[self.life.name], self.life.world.loop.time() + 10 * wait
         await self.life.pause()
         fault = self.life.fault("fetch")
-        while not (found := consumer.take(limit, fault)) and self.life.world.loop.time() < until:
+        while not (messages := consumer.take(limit, fault)) and self.life.world.loop.time() < until:
             await consumer.wait(until)
             self.life.check()
         await self.life.pause(fault)
-        return [] if fault == "lost" else [FaultyDelivery(self.life, consumer, stored) for stored in found]
+        return [] if fault == "lost" else [FaultyDelivery(self.life, consumer, stored) for stored in messages]
 
     async def _ask(self, operation: str, do: Callable[[], Awaitable[Any]]) -> Any:
         fault = self.life.fault(operation)
@@ -264,9 +264,9 @@ class FaultyLog:
             raise Unavailable("nothing answers")
         if fault == "full":
             raise TryAgain("no room")
-        found = await do()
+        result = await do()
         if fault == "short":
-            found = found[: self.life.world.draw.randint(1, 3)]
+            result = result[: self.life.world.draw.randint(1, 3)]
         if fault == "crash after":
             self.life.die()
         if self.life.world.draw.random() < 0.5:
@@ -274,7 +274,7 @@ class FaultyLog:
         self.life.check()
         if fault == "unconfirmed":
             raise Unavailable("no confirmation came")
-        return found
+        return result
 
 
 class FaultyBlobs(Blobs):
@@ -324,12 +324,12 @@ class ArchiveStandIn:
         """As `Archive.apply`."""
         life = LIFE.get()
         fault = life.fault("apply") if life else ""
-        fresh = [row for row in rows if row.sequence > self.cursor]
-        require_contiguous(fresh, self.cursor + 1)
-        self.rows += fresh
+        new_rows = [row for row in rows if row.sequence > self.cursor]
+        require_contiguous(new_rows, self.cursor + 1)
+        self.rows += new_rows
         if life and fault == "crash after":
             life.die()
-        return len(fresh)
+        return len(new_rows)
 
     def close(self) -> None:
         """As `Archive.close`."""
@@ -388,10 +388,10 @@ class World:
         self.rows = {LOG: ArchiveStandIn(), GOLD: ArchiveStandIn()}
         self.late: list[asyncio.Task[None]] = []
 
-    def note(self, kind: str, what: str) -> None:
+    def note(self, kind: str, text: str) -> None:
         """Note what goes wrong."""
         self.fault_counts[kind] += 1
-        self.incidents.append(f"{self.loop.time():9.3f} {what}")
+        self.incidents.append(f"{self.loop.time():9.3f} {text}")
 
     def broker_clock(self) -> int:
         """Nanoseconds, with the steps that the broker's clock has made."""

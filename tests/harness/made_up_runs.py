@@ -119,14 +119,14 @@ def loop(run: str, steps: Sequence[Step], scaffolds: Sequence[str]) -> Iterator[
         if step.parent is not None:
             yield ParentSelected(generation=generation, candidate=f"c{step.parent}", probabilities={})
         if step.lever == "weights":
-            yield from trained(generation, accepted[1], adapter)
+            yield from update_facts(generation, accepted[1], adapter)
         else:
             yield ScaffoldProposed(generation=generation, scaffold=scaffold, parent=accepted[0], summary="", reason="")
-        yield from judged(run, generation, step, scaffold, adapter)
+        yield from evaluation_facts(run, generation, step, scaffold, adapter)
         accepted = (scaffold, adapter) if step.accepted else accepted
 
 
-def trained(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
+def update_facts(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
     """A weight update of one step, which moves the policy by a twentieth of a nat a token and generation."""
     update = {"generation": generation, "round": 1, "parent_adapter": parent}
     batch = f"batch{generation}"
@@ -134,21 +134,21 @@ def trained(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
     zeros = dict.fromkeys(("loss", "entropy", "clip_share", "grad_norm", "tied_groups", "seconds"), 0.0)
     zeros |= {"ratio_mean": 1.0, "ratio_max": 1.0, "kl_to_base": 0.05 * generation}
     yield OptimizerStepApplied(**update, batch=batch, step=1, tokens=1, **zeros)  # type: ignore[arg-type]
-    made = {"base_model": "b", "algorithm": "grpo", "canary": (), "trained_on": 1}
-    yield AdapterPublished(**update, batch=batch, adapter=adapter, **made)  # type: ignore[arg-type]
+    adapter_fields = {"base_model": "b", "algorithm": "grpo", "canary": (), "trained_on": 1}
+    yield AdapterPublished(**update, batch=batch, adapter=adapter, **adapter_fields)  # type: ignore[arg-type]
     yield AdapterServed(generation=generation, round=1, adapter=adapter, batch=batch, error=0.0)
 
 
-def judged(run: str, generation: int, step: Step, scaffold: str, adapter: str) -> Iterator[Fact]:
+def evaluation_facts(run: str, generation: int, step: Step, scaffold: str, adapter: str) -> Iterator[Fact]:
     """A candidate's rollouts on dev, its scores and evaluation, and whether it was accepted."""
-    where = {"generation": generation, "purpose": "dev", "round": 0, "shard": 0, "scaffold": scaffold, "adapter": adapter}
-    requested = RolloutsRequested(**where, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0)  # type: ignore[arg-type]
+    candidate_fields = {"generation": generation, "purpose": "dev", "round": 0, "shard": 0, "scaffold": scaffold, "adapter": adapter}
+    requested = RolloutsRequested(**candidate_fields, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0)  # type: ignore[arg-type]
     yield requested
     rewards = {item: step.top * (number < round(step.dev * len(DEV))) for number, item in enumerate(DEV)}
     request = codec.event_id(run, RolloutsRequested, *requested.key())
     for item, reward in rewards.items():
-        at = {"trajectory": f"{generation} {item}", "request": request, "item": item, "attempt": 0}
-        yield TrajectoryScored(**at, reward=reward, outcome="right", verifier="made-up-1")  # type: ignore[arg-type]
+        attempt_key = {"trajectory": f"{generation} {item}", "request": request, "item": item, "attempt": 0}
+        yield TrajectoryScored(**attempt_key, reward=reward, outcome="right", verifier="made-up-1")  # type: ignore[arg-type]
     score = sum(rewards.values()) / len(rewards)
     zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(("rollouts", "tokens", "micro_usd"), 0)
     candidate = {"generation": generation, "candidate": f"c{generation}", "scaffold": scaffold, "adapter": adapter, "lever": step.lever}
@@ -174,30 +174,30 @@ def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling:
         yield ReferenceMeasured(name=name, measure=measure, scores=scores)
     measured_pairs = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.accepted]
     for (scaffold, adapter), step in measured_pairs:
-        yield from both(scaffold, adapter, step.p_new, step.gold, blob)
+        yield from pair_measurements(scaffold, adapter, step.p_new, step.gold, blob)
     if len(measured_pairs) < 2:
         return
     (first, base), (last, adapter) = measured_pairs[0][0], measured_pairs[-1][0]
     honest = steps[-1].gold == steps[-1].p_new
     for cell, (p_new, gold) in LEFT_ALONE.items() if last != first and adapter != base else ():
         pair = (last, base) if cell == (1, 0) else (first, adapter)
-        yield from both(*pair, p_new, p_new if honest else gold, blob)
+        yield from pair_measurements(*pair, p_new, p_new if honest else gold, blob)
     for pair, loss in (((first, base), 0.0), ((last, adapter), 0.0 if honest else 0.4)):
         p_new = next(step.p_new for measured_pair, step in measured_pairs if measured_pair == pair)
-        yield measured(*pair, "perturbed:renamed", p_new - loss, blob)
+        yield pair_measured(*pair, "perturbed:renamed", p_new - loss, blob)
     if not honest:
         yield DriftFlagged(look=1, state="green", rule="", lever="", generation=-1, sentence="Green.")
         yield DriftFlagged(look=2, state="suspect", rule="gap", lever="weights", generation=2, sentence="Suspect.")
 
 
-def both(scaffold: str, adapter: str, p_new: float, gold: float, blob: str) -> Iterator[Fact]:
+def pair_measurements(scaffold: str, adapter: str, p_new: float, gold: float, blob: str) -> Iterator[Fact]:
     """A pair under the run's verifier, under gold, and under the extra metric."""
-    yield measured(scaffold, adapter, "verifier", p_new, blob)
-    yield measured(scaffold, adapter, "gold", gold, blob)
-    yield measured(scaffold, adapter, "beside:half", gold / 2, blob)
+    yield pair_measured(scaffold, adapter, "verifier", p_new, blob)
+    yield pair_measured(scaffold, adapter, "gold", gold, blob)
+    yield pair_measured(scaffold, adapter, "beside:half", gold / 2, blob)
 
 
-def measured(scaffold: str, adapter: str, measure: str, rate: float, blob: str) -> PairMeasured:
+def pair_measured(scaffold: str, adapter: str, measure: str, rate: float, blob: str) -> PairMeasured:
     """Passes and failures at this rate, by the same luck in each measure: the easy items pass everywhere."""
     draw = random.Random(0)
     scores = {item: tuple(float(draw.random() < rate) for _ in range(ATTEMPTS)) for item in TEST}

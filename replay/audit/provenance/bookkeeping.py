@@ -47,9 +47,11 @@ def served_otherwise(events: Sequence[StoredEvent]) -> list[ProvenanceFault]:
             case AdapterServed(batch=batch, adapter=adapter):
                 served.add(adapter)
                 if adapter != published.get(batch):
-                    other = f"{_short(published.get(batch, ''))} was published"
+                    published_text = f"{_short(published.get(batch, ''))} was published"
                     faults.append(
-                        ProvenanceFault(stored.sequence, f"Adapter {_short(adapter)} was served of batch {batch[:12]}, and {other}.")
+                        ProvenanceFault(
+                            stored.sequence, f"Adapter {_short(adapter)} was served of batch {batch[:12]}, and {published_text}."
+                        )
                     )
             case RolloutsRequested(adapter=adapter):
                 requested[stored.event.id] = adapter
@@ -58,14 +60,14 @@ def served_otherwise(events: Sequence[StoredEvent]) -> list[ProvenanceFault]:
                         ProvenanceFault(stored.sequence, f"Rollouts were asked of adapter {_short(adapter)}, which no server has loaded.")
                     )
             case ModelCalled(request=request, adapter=adapter, model=model):
-                wanted = requested.get(request, adapter)
+                expected = requested.get(request, adapter)
                 base = bases.get(stored.event.run)
-                if adapter != wanted or (base is not None and model != model_name(base, wanted)):
+                if adapter != expected or (base is not None and model != model_name(base, expected)):
                     answered = f"A call was answered by model {_short(model)} with adapter {_short(adapter)}"
-                    faults.append(ProvenanceFault(stored.sequence, f"{answered}, and adapter {_short(wanted)} was asked for."))
-            case TrajectoryRecorded(request=request, adapter=adapter) if adapter != (wanted := requested.get(request, adapter)):
+                    faults.append(ProvenanceFault(stored.sequence, f"{answered}, and adapter {_short(expected)} was asked for."))
+            case TrajectoryRecorded(request=request, adapter=adapter) if adapter != (expected := requested.get(request, adapter)):
                 faults.append(
-                    ProvenanceFault(stored.sequence, f"An attempt ran with adapter {_short(adapter)}, not {_short(wanted)} as asked.")
+                    ProvenanceFault(stored.sequence, f"An attempt ran with adapter {_short(adapter)}, not {_short(expected)} as asked.")
                 )
     return faults
 
@@ -82,8 +84,8 @@ def verifier_changed(events: Sequence[StoredEvent]) -> list[ProvenanceFault]:
             case TrajectoryScored(verifier=verifier) if verifier != (expected := started.get(stored.event.run, verifier)):
                 if (stored.event.run, verifier) not in seen:
                     seen.add((stored.event.run, verifier))
-                    what = f"Run {stored.event.run} was started with verifier {expected}, and {verifier} gave a reward."
-                    faults.append(ProvenanceFault(stored.sequence, what))
+                    sentence = f"Run {stored.event.run} was started with verifier {expected}, and {verifier} gave a reward."
+                    faults.append(ProvenanceFault(stored.sequence, sentence))
     return faults
 
 
@@ -93,18 +95,18 @@ def out_of_range(events: Sequence[StoredEvent], low: float = -1e9, high: float =
     for stored in events:
         match stored.event.data:
             case TrajectoryScored(reward=value):
-                what = "A reward"
+                subject = "A reward"
             case CandidateEvaluated(score=value, generation=generation) | CandidateAccepted(score=value, generation=generation):
-                what = f"The score of generation {generation}"
+                subject = f"The score of generation {generation}"
             case GoldScored(score=value, cell=cell, split=split):
-                what = f"The gold score of cell {cell} on {split}"
+                subject = f"The gold score of cell {cell} on {split}"
             case ScoringFailed(reason=reason, item=item) if refused := _REFUSED_REWARD.search(reason):
                 faults.append(ProvenanceFault(stored.sequence, f"The verifier's reward for an attempt at item {item} was {refused[1]}."))
                 continue
             case _:
                 continue
         if not (math.isfinite(value) and low <= value <= high):
-            faults.append(ProvenanceFault(stored.sequence, f"{what} is {value:g}, and it must lie in [{low:g}, {high:g}]."))
+            faults.append(ProvenanceFault(stored.sequence, f"{subject} is {value:g}, and it must lie in [{low:g}, {high:g}]."))
     return faults
 
 
@@ -122,16 +124,18 @@ def counted_otherwise(events: Sequence[StoredEvent]) -> list[ProvenanceFault]:
                 scored = [reward for reward in rewards.values() if reward is not None]
                 score = f"The score of generation {evaluated.generation}"
                 if evaluated.items != len(rewards):
-                    what = f"{score} counts {evaluated.items} attempts, and {len(rewards)} were asked for."
+                    sentence = f"{score} counts {evaluated.items} attempts, and {len(rewards)} were asked for."
                 elif evaluated.failed != len(rewards) - len(scored):
-                    what = f"{score} counts {evaluated.failed} attempts as failed, and {len(rewards) - len(scored)} of {len(rewards)} were."
+                    sentence = (
+                        f"{score} counts {evaluated.failed} attempts as failed, and {len(rewards) - len(scored)} of {len(rewards)} were."
+                    )
                 elif scored and not math.isclose(
                     mean := math.fsum(scored) / len(scored), evaluated.score, rel_tol=ROUNDING, abs_tol=ROUNDING
                 ):
-                    what = f"{score} is {evaluated.score:g}, and the mean of its {len(scored)} rewards is {mean:g}."
+                    sentence = f"{score} is {evaluated.score:g}, and the mean of its {len(scored)} rewards is {mean:g}."
                 else:
                     continue
-                faults.append(ProvenanceFault(stored.sequence, what))
+                faults.append(ProvenanceFault(stored.sequence, sentence))
     return faults
 
 
@@ -143,7 +147,7 @@ def gained_by_failing(events: Sequence[StoredEvent], worst: float = 0.0) -> list
     """
     tally = _Tally()
     evaluated: dict[tuple[str, int], CandidateEvaluated] = {}
-    before: _Standing | None = None
+    parent: _Standing | None = None
     faults = []
     for stored in events:
         tally.take(stored)
@@ -154,12 +158,12 @@ def gained_by_failing(events: Sequence[StoredEvent], worst: float = 0.0) -> list
                 rewards = tally.dev(scored)
                 whole = math.fsum(worst if reward is None else reward for reward in rewards.values()) / max(1, len(rewards))
                 failed = sum(reward is None for reward in rewards.values())
-                if before and scored.lever != "start" and scored.score > before.score and whole <= before.whole and rewards:
-                    chance = more_failures(failed, len(rewards), before.failed, before.attempts) * (math.pi * len(evaluated)) ** 2 / 6
-                    what = f"The score of generation {generation} rose from {before.score:g} to {scored.score:g} over the attempts that ran"
-                    rest = f"with its {failed} failed attempts as {worst:g} it is {whole:g}, and its parent's is {before.whole:g}"
-                    faults.append(ProvenanceFault(stored.sequence, f"{what}; {rest}.", min(1.0, chance)))
-                before = _Standing(scored.score, whole, failed, len(rewards))
+                if parent and scored.lever != "start" and scored.score > parent.score and whole <= parent.whole and rewards:
+                    chance = more_failures(failed, len(rewards), parent.failed, parent.attempts) * (math.pi * len(evaluated)) ** 2 / 6
+                    rise = f"The score of generation {generation} rose from {parent.score:g} to {scored.score:g} over the attempts that ran"
+                    rest = f"with its {failed} failed attempts as {worst:g} it is {whole:g}, and its parent's is {parent.whole:g}"
+                    faults.append(ProvenanceFault(stored.sequence, f"{rise}; {rest}.", min(1.0, chance)))
+                parent = _Standing(scored.score, whole, failed, len(rewards))
     return faults
 
 

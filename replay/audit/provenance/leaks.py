@@ -40,24 +40,27 @@ def hidden_in_sight(
 
     @cache  # a run shows the same prompts over and over
     def hidden_ids(text: str) -> frozenset[str]:
-        named = {token.strip(".:/-") for token in _ID.findall(text)} & ids
-        return frozenset(named | {id for _, id in _shared(stretches(), normalized(text))})
+        named_ids = {token.strip(".:/-") for token in _ID.findall(text)} & ids
+        return frozenset(named_ids | {id for _, id in _shared(stretches(), normalized(text))})
 
     faults = []
     seen: set[str] = set()
     for stored in events:
-        if isinstance(requested := stored.event.data, RolloutsRequested) and (held := hidden.keys() & set(requested.items)):
-            faults.append(ProvenanceFault(stored.sequence, f"The loop asked for attempts at {_count_and_example(held)}."))
-        for what, digest in _inputs(stored, read):
+        if isinstance(requested := stored.event.data, RolloutsRequested) and (hidden_items := hidden.keys() & set(requested.items)):
+            faults.append(ProvenanceFault(stored.sequence, f"The loop asked for attempts at {_count_and_example(hidden_items)}."))
+        for description, digest in _inputs(stored, read):
             if digest in seen:
                 continue
             seen.add(digest)
             if digest in blobs:
-                faults.append(ProvenanceFault(stored.sequence, f"{what} is blob {digest[:12]} of the auditor's."))
+                faults.append(ProvenanceFault(stored.sequence, f"{description} is blob {digest[:12]} of the auditor's."))
                 continue
-            if held := {id for text in _texts(read(digest)) for id in hidden_ids(text)}:
+            if hidden_items := {id for text in _texts(read(digest)) for id in hidden_ids(text)}:
                 faults.append(
-                    ProvenanceFault(stored.sequence, f"{what} (blob {digest[:12]}) holds the id or the text of {_count_and_example(held)}.")
+                    ProvenanceFault(
+                        stored.sequence,
+                        f"{description} (blob {digest[:12]}) holds the id or the text of {_count_and_example(hidden_items)}.",
+                    )
                 )
     return faults
 
@@ -70,7 +73,7 @@ def trained_on_audited(events: Sequence[StoredEvent], audited: Mapping[str, str]
     if not any(isinstance(stored.event.data, TrainingBatchSealed) for stored in events):
         return []
     hidden = {normalized(prompt): id for id, prompt in audited.items() if normalized(prompt)}
-    same = {id: hidden[text] for id, prompt in public.items() if (text := normalized(prompt)) in hidden} | {id: id for id in audited}
+    audited_ids = {id: hidden[text] for id, prompt in public.items() if (text := normalized(prompt)) in hidden} | {id: id for id in audited}
     requested: dict[str, tuple[str, ...]] = {}
     faults = []
     for stored in events:
@@ -78,10 +81,15 @@ def trained_on_audited(events: Sequence[StoredEvent], audited: Mapping[str, str]
             case RolloutsRequested(items=items):
                 requested[stored.event.id] = items
             case TrainingBatchSealed(requests=requests, generation=generation, round=number):
-                if held := sorted({item for request in requests for item in requested.get(request, ()) if item in same}):
-                    other = "" if same[held[0]] == held[0] else f", which is the audited item {same[held[0]]!r} word for word"
-                    what = f"The batch of generation {generation}, round {number}, trains on {len(held)} of the items that are audited"
-                    faults.append(ProvenanceFault(stored.sequence, f"{what}, such as {held[0]!r}{other}."))
+                if audited_items := sorted({item for request in requests for item in requested.get(request, ()) if item in audited_ids}):
+                    wording = (
+                        ""
+                        if audited_ids[audited_items[0]] == audited_items[0]
+                        else f", which is the audited item {audited_ids[audited_items[0]]!r} word for word"
+                    )
+                    batch = f"The batch of generation {generation}, round {number}"
+                    count = f"{len(audited_items)} of the items that are audited"
+                    faults.append(ProvenanceFault(stored.sequence, f"{batch}, trains on {count}, such as {audited_items[0]!r}{wording}."))
     return faults
 
 
@@ -116,8 +124,8 @@ def _stretches(hidden: Mapping[str, str], public: Iterable[str]) -> dict[int, di
         text = normalized(prompt)
         if len(text) >= SHORTEST_PROMPT:
             width = min(STRETCH, len(text))
-            for at in (*range(0, len(text) - width, width), len(text) - width):
-                stretches[width][text[at : at + width]] = id
+            for start in (*range(0, len(text) - width, width), len(text) - width):
+                stretches[width][text[start : start + width]] = id
     for prompt in public:
         for stretch, _ in _shared(stretches, normalized(prompt)):
             del stretches[len(stretch)][stretch]
@@ -129,8 +137,8 @@ def _shared(stretches: Mapping[int, Mapping[str, str]], text: str) -> set[tuple[
     return {
         (stretch, ids[stretch])
         for width, ids in stretches.items()
-        for at in range(len(text) - width + 1)
-        if (stretch := text[at : at + width]) in ids
+        for start in range(len(text) - width + 1)
+        if (stretch := text[start : start + width]) in ids
     }
 
 

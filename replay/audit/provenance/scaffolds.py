@@ -53,11 +53,13 @@ def check_touched(events: Sequence[StoredEvent], read: Read, watched: Watched = 
         after = _files(proposed.scaffold, read)
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         touched = sorted(path for path in changed if any(part in watched.paths for part in PurePosixPath(path).parts))
-        old, new = ({name for path in changed for name in _named(path, files.get(path, b""), watched.names)} for files in (before, after))
+        parent_names, names = (
+            {name for path in changed for name in _mentioned_names(path, files.get(path, b""), watched.names)} for files in (before, after)
+        )
         scaffold = f"The scaffold of generation {proposed.generation}"
         if touched:
             faults.append(ProvenanceFault(stored.sequence, f"{scaffold} changes {', '.join(touched)}, which a check reads."))
-        if added := sorted(new - old):
+        if added := sorted(names - parent_names):
             faults.append(
                 ProvenanceFault(stored.sequence, f"{scaffold} names {', '.join(added)}, by which code reaches what a check reads.")
             )
@@ -72,12 +74,14 @@ def seed_only(events: Sequence[StoredEvent], read: Read) -> list[ProvenanceFault
         match stored.event.data:
             case ScaffoldProposed() as proposal:
                 proposed[stored.event.run, proposal.generation] = proposal
-            case CandidateAccepted(generation=generation) if (made := proposed.get((stored.event.run, generation))) and made.parent:
-                before, after = _files(made.parent, read), _files(made.scaffold, read)
+            case CandidateAccepted(generation=generation) if (
+                proposal_made := proposed.get((stored.event.run, generation))
+            ) and proposal_made.parent:
+                before, after = _files(proposal_made.parent, read), _files(proposal_made.scaffold, read)
                 if _dump(before, masked=True) == _dump(after, masked=True):
                     difference = "that runs" if _dump(before, masked=False) == _dump(after, masked=False) else "but a seed"
-                    said = f"The scaffold of generation {generation} was accepted for its score"
-                    faults.append(ProvenanceFault(stored.sequence, f"{said}, and differs from its parent in nothing {difference}."))
+                    acceptance = f"The scaffold of generation {generation} was accepted for its score"
+                    faults.append(ProvenanceFault(stored.sequence, f"{acceptance}, and differs from its parent in nothing {difference}."))
     return faults
 
 
@@ -99,7 +103,7 @@ def _parsed(path: str, source: bytes) -> ast.Module | None:
     return tree
 
 
-def _named(path: str, source: bytes, names: Collection[str]) -> set[str]:
+def _mentioned_names(path: str, source: bytes, names: Collection[str]) -> set[str]:
     """Which of the names code mentions as an identifier or within a string, or other text mentions at all."""
     tree = _parsed(path, source)
     if tree is None:

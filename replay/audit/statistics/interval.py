@@ -95,9 +95,9 @@ def bca(
     sums = np.zeros((draws, len(measures)))
     for number, stratum in enumerate(strata):
         sums[:, stratum.measures] += _drawn_sums(stratum, (seed, number), draws, inside)
-    drawn = statistic(sums / sizes)
+    draw_statistics = statistic(sums / sizes)
     influence = np.concatenate([_jackknife(stratum, means, sizes, statistic) for stratum in strata])
-    return [_interval(float(estimates[k]), drawn[:, k], influence[:, k], level) for k in range(len(estimates))]
+    return [_interval(float(estimates[k]), draw_statistics[:, k], influence[:, k], level) for k in range(len(estimates))]
 
 
 def exceeds_zero(interval: Interval, items: int, alpha: float) -> bool:
@@ -139,30 +139,30 @@ def _strata(measures: Sequence[Outcomes]) -> list[_Stratum]:
 
 def _drawn_sums(stratum: _Stratum, seed: tuple[int, ...], draws: int, inside: bool) -> Array:
     """Sums over drawn items of means over attempts: (draws, measures)."""
-    held, items, attempts = stratum.values.shape
+    measure_count, items, attempts = stratum.values.shape
     if not inside:
         stratum, attempts = _Stratum(stratum.measures, stratum.item_means()[..., None], np.ones_like(stratum.counts)), 1
-    shares = (stratum.values / stratum.counts[..., None]).reshape(held, -1)
-    sums = np.zeros((draws, held))
+    shares = (stratum.values / stratum.counts[..., None]).reshape(measure_count, -1)
+    sums = np.zeros((draws, measure_count))
     per_array = max(1, _MAX_DRAWN // (items * attempts))
     for counts in {row.tobytes() for row in stratum.counts}:
-        same = [m for m in range(held) if stratum.counts[m].tobytes() == counts]
+        same_counts = [m for m in range(measure_count) if stratum.counts[m].tobytes() == counts]
         for begun in range(0, draws, per_array):
             rows = min(per_array, draws - begun)
-            sums[begun : begun + rows, same] = _drawn((*seed, begun), rows, counts, attempts) @ shares[same].T
+            sums[begun : begun + rows, same_counts] = _draw_counts((*seed, begun), rows, counts, attempts) @ shares[same_counts].T
     return sums
 
 
 @lru_cache(maxsize=8)  # an audit asks for the same items many times
-def _drawn(seed: tuple[int, ...], rows: int, counts: bytes, attempts: int) -> Array:
+def _draw_counts(seed: tuple[int, ...], rows: int, counts: bytes, attempts: int) -> Array:
     """How often each attempt at each item is drawn: (rows, items x attempts). `counts` are the attempts that each item has."""
     rng = np.random.default_rng(seed)
-    has = np.frombuffer(counts, dtype=np.int64)
-    chosen = rng.integers(len(has), size=(rows, len(has)))
-    ordinals = (rng.random((*chosen.shape, attempts)) * has[chosen][..., None]).astype(np.int64)
-    width = len(has) * attempts
+    attempt_counts = np.frombuffer(counts, dtype=np.int64)
+    chosen = rng.integers(len(attempt_counts), size=(rows, len(attempt_counts)))
+    ordinals = (rng.random((*chosen.shape, attempts)) * attempt_counts[chosen][..., None]).astype(np.int64)
+    width = len(attempt_counts) * attempts
     flat = np.arange(rows)[:, None, None] * width + chosen[..., None] * attempts + ordinals
-    taken = flat[np.arange(attempts) < has[chosen][..., None]]
+    taken = flat[np.arange(attempts) < attempt_counts[chosen][..., None]]
     return np.bincount(taken, minlength=rows * width).reshape(rows, width).astype(np.float64)
 
 
@@ -176,16 +176,18 @@ def _jackknife(stratum: _Stratum, means: Array, sizes: npt.NDArray[np.int64], st
     return centred
 
 
-def _interval(estimate: float, drawn: Array, influence: Array, level: float) -> Interval:
-    finite = drawn[np.isfinite(drawn)]
-    if 2 * len(finite) < len(drawn) or not np.isfinite(influence).all():
-        raise ValueError(f"the statistic is defined on {len(finite)} of {len(drawn)} draws, or not without some item; give more items")
+def _interval(estimate: float, draw_statistics: Array, influence: Array, level: float) -> Interval:
+    finite = draw_statistics[np.isfinite(draw_statistics)]
+    if 2 * len(finite) < len(draw_statistics) or not np.isfinite(influence).all():
+        raise ValueError(
+            f"the statistic is defined on {len(finite)} of {len(draw_statistics)} draws, or not without some item; give more items"
+        )
     tie = 1e-12 * max(1.0, abs(estimate))
     error = float(finite.std(ddof=1))
     if error <= tie:
         return Interval(estimate, estimate, estimate, 0.0)
-    below = (np.sum(finite < estimate - tie) + np.sum(finite <= estimate + tie)) / 2 / len(finite)
-    z0 = _NORMAL.inv_cdf(min(max(float(below), 0.5 / len(finite)), 1 - 0.5 / len(finite)))
+    share_below = (np.sum(finite < estimate - tie) + np.sum(finite <= estimate + tie)) / 2 / len(finite)
+    z0 = _NORMAL.inv_cdf(min(max(float(share_below), 0.5 / len(finite)), 1 - 0.5 / len(finite)))
     squares = float((influence**2).sum())
     a = float((influence**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
     low, high = np.quantile(finite, [_adjusted(z0, _NORMAL.inv_cdf(tail), a) for tail in ((1 - level) / 2, (1 + level) / 2)])

@@ -15,7 +15,7 @@ from replay.audit.statistics.interval import DRAWS, Interval, Outcomes, bca, lin
 
 def robustness(plain: Outcomes, changed: Outcomes, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
     """rho_T: how much outcomes fall when each item x is replaced by T x. Raises ValueError unless the items are the same."""
-    _same(plain, changed)
+    _require_same_items(plain, changed)
     return bca([plain, changed], linear([[1, -1]]), level=level, draws=draws, seed=seed)[0]
 
 
@@ -33,7 +33,7 @@ def growth(
 
     Raises ValueError unless the items are the same.
     """
-    _same(plain_0, changed_0, plain_t, changed_t)
+    _require_same_items(plain_0, changed_0, plain_t, changed_t)
     return bca([plain_t, changed_t, plain_0, changed_0], linear([[1, -1, -1, 1]]), level=level, draws=draws, seed=seed)[0]
 
 
@@ -42,7 +42,7 @@ def mutation_score(rejected: Sequence[bool]) -> Estimate:
     return mean_reward([float(one) for one in rejected])
 
 
-def _same(*measures: Outcomes) -> None:
+def _require_same_items(*measures: Outcomes) -> None:
     for outcomes in measures[1:]:
         if set(outcomes) != set(measures[0]):
             only = sorted(set(outcomes) ^ set(measures[0]))[0]

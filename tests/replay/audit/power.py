@@ -32,13 +32,13 @@ from tests.harness.audited_facts import (  # noqa: E402
     MemoryBlobs,
     accepted,
     as_stored,
-    asked,
+    attempt_key,
     called,
     evaluated,
     failed,
-    place,
     proposed,
     recorded,
+    rollout_request,
     scored,
 )
 
@@ -169,7 +169,7 @@ class Simulated:
         crashed = set(worst[:unanswered]) | {id for id in worst if self.rng.random() < self.setting.crashing}
         refused = set(worst[:not_a_number])
         items = (*self.ids["dev"], *worst[len(worst) - twice :])
-        request = asked(generation, scaffold.digest, *items, adapter=adapter.digest)
+        request = rollout_request(generation, scaffold.digest, *items, adapter=adapter.digest)
         say(request)
         say(called(request, items[0], self.body))
         for id, reward in means.items():
@@ -177,7 +177,7 @@ class Simulated:
                 say(failed(request, id))
                 continue
             say(recorded(request, id))
-            at = place(request, id)
+            at = attempt_key(request, id)
             if id in refused:
                 why = "the reward is nan; expected one between -1e+09 and 1e+09"
                 say(ScoringFailed(**at, trajectory=derive("attempt", *at.values()), reason=why))
@@ -244,10 +244,10 @@ class Simulated:
         return map(self.audit, range(len(self.ends)))
 
     def _train(self, generation: int, adapter: Part, items: tuple[str, ...], served: bool) -> None:
-        request = asked(generation, self.scaffold.digest, *items, adapter=self.adapter.digest, purpose="train")
+        request = rollout_request(generation, self.scaffold.digest, *items, adapter=self.adapter.digest, purpose="train")
         batch = {"generation": generation, "round": 1, "batch": derive("batch", generation)}
         of = {"parent_adapter": self.adapter.digest, "algorithm": "grpo"}
-        sealed = {"hyper": {}, "training_seed": 1, "requests": (place(request, "")["request"],), "trajectories": len(items)}
+        sealed = {"hyper": {}, "training_seed": 1, "requests": (attempt_key(request, "")["request"],), "trajectories": len(items)}
         made = {"base_model": "b", "canary": (), "trained_on": len(items)}
         self.facts += [
             request,

@@ -27,13 +27,13 @@ from tests.harness.audited_facts import (
     MemoryBlobs,
     accepted,
     as_stored,
-    asked,
+    attempt_key,
     called,
     evaluated,
     failed,
-    place,
     proposed,
     recorded,
+    rollout_request,
     scored,
 )
 from tests.harness.paths import TASKS
@@ -60,9 +60,9 @@ class CleanRun:
             self.blobs.tree(agent=AGENT.replace(b"choice(data.labels)", b"choice(data.labels[1:])")),
         )
         self.first, self.second = first, second
-        start, edit = asked(0, first, "dev-1", "dev-2"), asked(1, second, "dev-1", "dev-2")
-        train = asked(2, second, "case-1", purpose="train")
-        update = asked(2, second, "dev-1", "dev-2", adapter="a" * 64)
+        start, edit = rollout_request(0, first, "dev-1", "dev-2"), rollout_request(1, second, "dev-1", "dev-2")
+        train = rollout_request(2, second, "case-1", purpose="train")
+        update = rollout_request(2, second, "dev-1", "dev-2", adapter="a" * 64)
         self.start, self.edit, self.train, self.update = start, edit, train, update
         body = put(msgspec.json.encode([{"prompt": PUBLIC["dev-1"]}]))
         batch = {"generation": 2, "round": 1, "batch": "d" * 64}
@@ -116,7 +116,7 @@ class CleanRun:
                 hyper={},
                 parent_adapter="",
                 training_seed=1,
-                requests=(place(train, "")["request"],),
+                requests=(attempt_key(train, "")["request"],),
                 trajectories=1,
                 digest=batch["batch"],  # type: ignore[arg-type]
             ),
@@ -345,7 +345,7 @@ def test_a_score_out_of_range_is_found(name: str, fields: dict[str, float], word
 def test_a_reward_that_could_not_be_recorded_is_found(reward: str) -> None:
     story = CleanRun()
     reason = f"verifier.py: the reward is {reward}; expected one between -1e+09 and 1e+09; mend it and try again."
-    story.facts["scored train"] = ScoringFailed(**place(story.train, "case-1"), trajectory="t", reason=reason)
+    story.facts["scored train"] = ScoringFailed(**attempt_key(story.train, "case-1"), trajectory="t", reason=reason)
     ((where, what),) = story.found()["out_of_range"]
     assert where == "scored train" and what == f"The verifier's reward for an attempt at item case-1 was {reward}."
     story.change("scored train", reason="item x has no label on this host")

@@ -35,7 +35,7 @@ from runtime.log.lineage import Span
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from services.host.agent_session import open_session
-from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, proposed, said, shown
+from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, model_turn, proposal_call, shown_attempt
 
 
 def event(fact: Fact) -> Event:
@@ -67,7 +67,7 @@ def evaluated(**more: Any) -> CandidateEvaluated:
 
 
 def test_a_good_proposal_becomes_a_scaffold(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(proposed(), text="I see.")])
+    agent = AgentHarness(tmp_path, [model_turn(("read_scaffold", {"path": "agent.py"})), model_turn(proposal_call(), text="I see.")])
     chosen, made = agent.feedback()
     assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action, chosen.propensities) == ("scaffold", "propose_scaffold", {})
     assert isinstance(made, ScaffoldProposed) and (made.parent, made.summary, made.reason) == ("parent", "s", "r")
@@ -75,7 +75,7 @@ def test_a_good_proposal_becomes_a_scaffold(tmp_path: Path) -> None:
 
 
 def test_each_call_is_recorded_before_it_is_acted_on_with_its_cost(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(("read_scaffold", {"path": "agent.py"})), said(STOP)])
+    agent = AgentHarness(tmp_path, [model_turn(("read_scaffold", {"path": "agent.py"})), model_turn(STOP)])
     agent.feedback()
     assert isinstance(agent.facts[0], ContextAssembled)
     first, second = agent.calls()
@@ -85,7 +85,7 @@ def test_each_call_is_recorded_before_it_is_acted_on_with_its_cost(tmp_path: Pat
 
 
 def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
-    turns = [said(("query", {"sql": "a"})), said(("query", {"sql": "b"})), said(STOP)]
+    turns = [model_turn(("query", {"sql": "a"})), model_turn(("query", {"sql": "b"})), model_turn(STOP)]
     whole = AgentHarness(tmp_path, turns)
     ending = whole.feedback()
     for known in range(1, 4):
@@ -96,14 +96,14 @@ def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
 
 def test_what_stood_in_the_log_before_is_what_is_acted_on(tmp_path: Path) -> None:
     """As when the request was handed to a second agent, to which the model said something else."""
-    first, second = (AgentHarness(tmp_path, [said(("stop", {"reason": reason}))]) for reason in ("enough", "too much"))
+    first, second = (AgentHarness(tmp_path, [model_turn(("stop", {"reason": reason}))]) for reason in ("enough", "too much"))
     ending = first.feedback()
     second.session = msgspec.structs.replace(second.session, record=lambda call: first.calls()[call.ordinal])
     assert second.feedback() == ending
 
 
 def test_an_answer_that_was_not_recorded_is_asked_for_again(tmp_path: Path) -> None:
-    turns = [said(("query", {"sql": "a"})), said(STOP)]
+    turns = [model_turn(("query", {"sql": "a"})), model_turn(STOP)]
     whole = AgentHarness(tmp_path, turns)
     ending = whole.feedback()
     again = AgentHarness(tmp_path, turns[1:], whole.calls()[:1])  # killed between the second answer and its fact
@@ -119,7 +119,7 @@ def test_an_answer_that_was_not_recorded_is_asked_for_again(tmp_path: Path) -> N
     ],
 )
 def test_a_conversation_ends_where_the_budget_does(tmp_path: Path, budget: Budget, spent: tuple[int, int], calls: int, words: str) -> None:
-    turns = [said(("query", {"sql": "a"}))] * 5  # 110 tokens and 300 millionths of a dollar each
+    turns = [model_turn(("query", {"sql": "a"}))] * 5  # 110 tokens and 300 millionths of a dollar each
     agent = AgentHarness(tmp_path, turns, budget=budget, spent=spent)
     (failed,) = agent.feedback()
     assert isinstance(failed, ProposalFailed) and failed.reason.startswith(words) and len(agent.requests) == calls
@@ -128,28 +128,28 @@ def test_a_conversation_ends_where_the_budget_does(tmp_path: Path, budget: Budge
 
 
 def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> None:
-    (chosen,) = AgentHarness(tmp_path, [said(STOP)], budget=Budget(tokens=110)).feedback()
+    (chosen,) = AgentHarness(tmp_path, [model_turn(STOP)], budget=Budget(tokens=110)).feedback()
     assert isinstance(chosen, LeverChosen)
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (proposed("def solve(:"), "does not parse"),
-        (proposed("x = 1\n"), "unloadable"),
-        (proposed("import nothing_of_the_kind\n" + ANSWER), "unloadable"),
-        (proposed("def solve(item, model, data):\n    raise KeyError('oops')\n"), "crashed"),
-        (proposed("def solve(item, model, data):\n    return None\n"), "None"),
-        (proposed(ANSWER), "Nothing is changed"),
-        (proposed("x" * 300_000, "notes.md"), "at most 64 files"),
-        (proposed("x", "../agent.py"), "no path in a scaffold"),
-        (proposed("x", "/etc/passwd"), "no path in a scaffold"),
-        (proposed("x", ".hidden"), "no path in a scaffold"),
-        (proposed("x\x00", "steps.py"), "does not parse"),
-        (proposed("\ud800", "notes.md"), "cannot be read"),
-        (proposed(remove=["none.py"]), "no 'none.py' to remove"),
-        (proposed("from tasks.lawbench import gold\n" + ANSWER), "imports tasks.lawbench"),
-        (proposed(f"LABELS = open({str(TOY.folder / 'gold.py')!r})\n" + ANSWER), "names"),
+        (proposal_call("def solve(:"), "does not parse"),
+        (proposal_call("x = 1\n"), "unloadable"),
+        (proposal_call("import nothing_of_the_kind\n" + ANSWER), "unloadable"),
+        (proposal_call("def solve(item, model, data):\n    raise KeyError('oops')\n"), "crashed"),
+        (proposal_call("def solve(item, model, data):\n    return None\n"), "None"),
+        (proposal_call(ANSWER), "Nothing is changed"),
+        (proposal_call("x" * 300_000, "notes.md"), "at most 64 files"),
+        (proposal_call("x", "../agent.py"), "no path in a scaffold"),
+        (proposal_call("x", "/etc/passwd"), "no path in a scaffold"),
+        (proposal_call("x", ".hidden"), "no path in a scaffold"),
+        (proposal_call("x\x00", "steps.py"), "does not parse"),
+        (proposal_call("\ud800", "notes.md"), "cannot be read"),
+        (proposal_call(remove=["none.py"]), "no 'none.py' to remove"),
+        (proposal_call("from tasks.lawbench import gold\n" + ANSWER), "imports tasks.lawbench"),
+        (proposal_call(f"LABELS = open({str(TOY.folder / 'gold.py')!r})\n" + ANSWER), "names"),
         (("propose_scaffold", '{"files": oops'), "cannot be read"),
         (("propose_scaffold", {"files": [], "summary": "s"}), "missing required field"),
         (("request_weight_update", {"algorithm": "magic", "rounds": 1, "reason": "r"}), "There is no algorithm 'magic'"),
@@ -161,33 +161,33 @@ def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> No
 )
 def test_an_ending_that_cannot_be_used_goes_back_once_with_the_reason(tmp_path: Path, wrong: tuple[str, Any], words: str) -> None:
     pytest.importorskip("torch")
-    mended = AgentHarness(tmp_path, [said(wrong), said(STOP)])
+    mended = AgentHarness(tmp_path, [model_turn(wrong), model_turn(STOP)])
     (chosen,) = mended.feedback()
     assert isinstance(chosen, LeverChosen) and chosen.lever == "stop"
     (told,) = mended.tool_results()
     assert words in told and mended.requests[-1].messages[-1].results[0].failed
-    lost = AgentHarness(tmp_path, [said(wrong), said(wrong)])
+    lost = AgentHarness(tmp_path, [model_turn(wrong), model_turn(wrong)])
     *_, failed = lost.feedback()
     assert isinstance(failed, ProposalFailed) and words in failed.reason and len(lost.requests) == 2
 
 
 def test_the_lever_that_failed_is_recorded(tmp_path: Path) -> None:
-    wrong = proposed("def solve(:")
-    chosen, failed = AgentHarness(tmp_path, [said(wrong), said(wrong)]).feedback()
+    wrong = proposal_call("def solve(:")
+    chosen, failed = AgentHarness(tmp_path, [model_turn(wrong), model_turn(wrong)]).feedback()
     assert isinstance(chosen, LeverChosen) and chosen.lever == "scaffold" and isinstance(failed, ProposalFailed)
 
 
 @pytest.mark.parametrize(
     ("turn", "words"),
     [
-        (said(text="I would rather talk."), "You called no tool"),
-        (said(text="So long that", status="length"), "no room left"),
-        (said(STOP, STOP), "stands alone"),
-        (said(("query", {"sql": "a"}), STOP), "stands alone"),
+        (model_turn(text="I would rather talk."), "You called no tool"),
+        (model_turn(text="So long that", status="length"), "no room left"),
+        (model_turn(STOP, STOP), "stands alone"),
+        (model_turn(("query", {"sql": "a"}), STOP), "stands alone"),
     ],
 )
 def test_an_answer_without_one_ending_goes_back_once(tmp_path: Path, turn: ModelTurn, words: str) -> None:
-    agent = AgentHarness(tmp_path, [turn, said(STOP)])
+    agent = AgentHarness(tmp_path, [turn, model_turn(STOP)])
     assert isinstance(agent.feedback()[0], LeverChosen)
     last = agent.requests[-1].messages[-1]
     assert words in last.text + "".join(result.text for result in last.results)
@@ -196,23 +196,23 @@ def test_an_answer_without_one_ending_goes_back_once(tmp_path: Path, turn: Model
 
 
 def test_a_refusal_and_a_server_that_is_gone_are_told_apart(tmp_path: Path) -> None:
-    (refused,) = AgentHarness(tmp_path, [said(text="I cannot help.", status="refused")]).feedback()
+    (refused,) = AgentHarness(tmp_path, [model_turn(text="I cannot help.", status="refused")]).feedback()
     assert isinstance(refused, ProposalFailed) and refused.reason == "the model refused: I cannot help."
-    agent = AgentHarness(tmp_path, [said(text="HTTP 429: slow down", status="rate_limited")])
+    agent = AgentHarness(tmp_path, [model_turn(text="HTTP 429: slow down", status="rate_limited")])
     (limited,) = agent.feedback()
     assert isinstance(limited, ProposalFailed) and "could not be asked (rate_limited): HTTP 429" in limited.reason
     assert agent.calls()[0].status == "rate_limited"
 
 
 def test_a_conversation_has_an_end(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(("list_trajectories", {}))] * (CALLS + 5))
+    agent = AgentHarness(tmp_path, [model_turn(("list_trajectories", {}))] * (CALLS + 5))
     (failed,) = agent.feedback()
     assert isinstance(failed, ProposalFailed) and f"within {CALLS} calls" in failed.reason and len(agent.requests) == CALLS
     assert "1 answers are left" in agent.requests[-1].messages[-1].text
 
 
 def test_reading_is_bounded(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [*[said(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, said(STOP)])
+    agent = AgentHarness(tmp_path, [*[model_turn(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, model_turn(STOP)])
     agent.feedback()
     found = agent.tool_results()
     assert max(map(len, found)) < 17_000 and sum(map(len, found)) < READ_LIMIT + 40_000
@@ -220,7 +220,7 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
 
 
 def test_reading_is_bounded_within_one_answer(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(*[("query", {"sql": "a"})] * 200, ("x" * 10_000, {})), said(STOP)])
+    agent = AgentHarness(tmp_path, [model_turn(*[("query", {"sql": "a"})] * 200, ("x" * 10_000, {})), model_turn(STOP)])
     agent.feedback()
     assert READ_LIMIT < sum(map(len, agent.tool_results())) < READ_LIMIT + 40_000 and "end now" in agent.tool_results()[-1]
     assert len(agent.queries) < 20
@@ -236,7 +236,7 @@ def test_tools_that_read(tmp_path: Path) -> None:
         ("query", {"sql": "FROM dev"}),
         ("read_scaffold", {"path": "other.py"}),
     ]
-    agent = AgentHarness(tmp_path, [said(*reads), said(STOP)])
+    agent = AgentHarness(tmp_path, [model_turn(*reads), model_turn(STOP)])
     agent.feedback()
     listed, read, far, nowhere, rows, refused, file = agent.tool_results()
     assert "1 attempts" in listed and "t1 train1 right 1 'miner'" in listed
@@ -246,7 +246,9 @@ def test_tools_that_read(tmp_path: Path) -> None:
 
 
 def test_levers_that_a_run_does_not_have_are_not_on_offer(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r"})), said(STOP)])
+    agent = AgentHarness(
+        tmp_path, [model_turn(("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r"})), model_turn(STOP)]
+    )
     agent.levers = ("scaffold",)
     agent.feedback()
     assert [tool.name for tool in agent.requests[0].tools][-2:] == ["propose_scaffold", "stop"]
@@ -256,14 +258,14 @@ def test_levers_that_a_run_does_not_have_are_not_on_offer(tmp_path: Path) -> Non
 def test_an_order_for_weights_becomes_one(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     order = {"algorithm": "grpo", "rounds": 2, "reason": "they compete", "hyper": {"lr": 0.01}, "resample": "unsolved"}
-    chosen, wanted = AgentHarness(tmp_path, [said(("request_weight_update", order))]).feedback()
+    chosen, wanted = AgentHarness(tmp_path, [model_turn(("request_weight_update", order))]).feedback()
     assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action) == ("weights", "grpo")
     assert isinstance(wanted, WeightUpdateRequested) and wanted.hyper == {"lr": 0.01} and wanted.resample == "unsolved"
 
 
 def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(proposed(ANSWER + f"# {KEY}\n# {KEY[::-1]}\n"), text=KEY)])
-    agent.attempts = [shown(0, answer=KEY, prompt=KEY.encode().hex())]
+    agent = AgentHarness(tmp_path, [model_turn(proposal_call(ANSWER + f"# {KEY}\n# {KEY[::-1]}\n"), text=KEY)])
+    agent.attempts = [shown_attempt(0, answer=KEY, prompt=KEY.encode().hex())]
     _, made = agent.feedback()
     assert isinstance(made, ScaffoldProposed)
     kept = b"".join(path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()) + msgspec.json.encode(agent.requests)
@@ -272,13 +274,13 @@ def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> Non
 
 
 def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -> None:
-    wrong = proposed(f"def solve(item, model, data):\n    raise KeyError(''.join({list(KEY)}))\n")
-    *_, failed = AgentHarness(tmp_path, [said(wrong), said(wrong)]).feedback()
+    wrong = proposal_call(f"def solve(item, model, data):\n    raise KeyError(''.join({list(KEY)}))\n")
+    *_, failed = AgentHarness(tmp_path, [model_turn(wrong), model_turn(wrong)]).feedback()
     assert isinstance(failed, ProposalFailed) and "held a known secret" in failed.reason and KEY not in failed.reason
 
 
 def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(STOP)])
+    agent = AgentHarness(tmp_path, [model_turn(STOP)])
     agent.history = [event(evaluated()), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
     agent.history.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
     agent.feedback()
@@ -288,11 +290,12 @@ def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> 
 
 
 def test_trajectories_are_chosen_by_how_they_failed() -> None:
-    attempts = [shown(number, "right", "miner") for number in range(500)]
+    attempts = [shown_attempt(number, "right", "miner") for number in range(500)]
     attempts += [
-        shown(number, "wrong", label) for number, label in zip(range(500, 560), ["baker"] * 57 + ["smith", "weaver", "mason"], strict=True)
+        shown_attempt(number, "wrong", label)
+        for number, label in zip(range(500, 560), ["baker"] * 57 + ["smith", "weaver", "mason"], strict=True)
     ]
-    attempts += [shown(600, "crashed", "baker", reward=None, reason="KeyError")]
+    attempts += [shown_attempt(600, "crashed", "baker", reward=None, reason="KeyError")]
     chosen = select_attempts(attempts, 5_000, seed=1)
     assert chosen[0].outcome == "crashed"
     assert {one.label for one in chosen if one.outcome == "wrong"} == {"baker", "smith", "weaver", "mason"}
@@ -302,21 +305,21 @@ def test_trajectories_are_chosen_by_how_they_failed() -> None:
 
 
 def test_one_item_is_not_shown_over_and_over() -> None:
-    attempts = [shown(number, "wrong", item="train0") for number in range(50)] + [shown(60), shown(61)]
+    attempts = [shown_attempt(number, "wrong", item="train0") for number in range(50)] + [shown_attempt(60), shown_attempt(61)]
     chosen = select_attempts(attempts, 1_500, seed=0)
     assert {"train60", "train61", "train0"} <= {one.item for one in chosen}
     assert len(select_attempts(attempts, 10**6, seed=0)) == 52
 
 
 def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(STOP)])
-    agent.attempts = [shown(number, prompt="x" * 100_000, answer="y" * 10_000) for number in range(500)]
+    agent = AgentHarness(tmp_path, [model_turn(STOP)])
+    agent.attempts = [shown_attempt(number, prompt="x" * 100_000, answer="y" * 10_000) for number in range(500)]
     agent.feedback()
     assert len(agent.requests[0].messages[0].text) < 60_000
 
 
 def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(proposed())])
+    agent = AgentHarness(tmp_path, [model_turn(proposal_call())])
     (made,) = write_first(agent.session, "Name the trade.", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
     assert isinstance(made, ScaffoldProposed) and made.parent == ""
     opening = agent.requests[0].messages[0].text
@@ -325,7 +328,7 @@ def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: P
 
 
 def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [said(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
+    agent = AgentHarness(tmp_path, [model_turn(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
     (made,) = write_first(agent.session, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
     assert isinstance(made, ScaffoldProposed)
 
