@@ -104,9 +104,9 @@ def _shape(fact: type[Fact], stream: str) -> _Shape:
     data = msgspec.defstruct(
         fact.__name__, fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=fact.__struct_config__.omit_defaults, gc=False
     )
-    slot = {"slot": fact.SLOT or fact.tag()}
+    namespace = {"slot": fact.SLOT or fact.tag()}
     untyped: type[Any] = msgspec.defstruct(
-        "Untyped", [("data", data)], bases=(UntypedEvent,), namespace=slot, frozen=True, kw_only=True, gc=False
+        "Untyped", [("data", data)], bases=(UntypedEvent,), namespace=namespace, frozen=True, kw_only=True, gc=False
     )
     key = attrgetter("run", "slot", *(f"data.{name}" for name in fact.KEY))
     return _Shape(f"{subjects.PREFIX[stream]}.", fact.VERSION, msgspec.json.Decoder(untyped).decode, key)

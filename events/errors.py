@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """What happened, what was expected and what to do next, in one sentence; the command line prints it and exits with `code`.
+    """An error whose message says what happened, what was expected and what to do next; the command line prints it and exits with `code`.
 
     The codes follow sysexits where there is one: 1 failed, 2 usage, 3 check failed, 4 not found, 5 budget exhausted,
     69 broker unavailable, 75 try again, 77 permission, 78 configuration, 124 timed out.
@@ -41,7 +41,7 @@ class Unavailable(UserError):
 
 
 class TryAgain(UserError):
-    """Somebody else holds what is needed, or it is not ready yet."""
+    """A resource is held by another process, or not ready yet."""
 
     code = 75
 

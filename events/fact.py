@@ -13,7 +13,7 @@ class NotFinite(ValueError):
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something that happened, in the past tense.
+    """The data of one event: something that happened, named in the past tense.
 
     `TAG` is the type's name on the wire. It is written by hand and stays, whatever becomes of the class's name.
     `KEY` names the fields that identify it within its run; two facts of one type with equal keys are the same fact.

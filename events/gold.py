@@ -94,7 +94,7 @@ class PairMeasured(Fact, frozen=True, kw_only=True):
 
 
 class ReferenceMeasured(Fact, frozen=True, kw_only=True):
-    """What no candidate gave, under one measure, by test item: what candidates are held against.
+    """Scores that candidates are compared with, under one measure, by test item; no candidate earned them.
 
     `name` is `canary:<name>`, an answer that needs no skill, under `verifier` (the run's own) and under `gold`;
     or `ceiling`, the most that an answer can be expected to earn from the verifier.

@@ -44,7 +44,7 @@ Memory = Literal["round", "update"]
 """Which trajectories a round trains on: its own (on-policy), or all of this update's so far."""
 
 BackEnd = Literal["native", "trl"]
-"""Whose trainer does the gradient work."""
+"""The trainer that does the gradient work: evolog's own loop, or one of trl's."""
 
 AgentName = Literal["meta_agent", "feedback_agent"]
 """The two agents that may be language models."""

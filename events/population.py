@@ -6,7 +6,7 @@ from events.fact import Fact
 
 
 class CandidateAccepted(Fact, frozen=True, kw_only=True):
-    """The candidate became the one to build on."""
+    """The candidate was accepted: further candidates are made from it."""
 
     TAG: ClassVar[str] = "candidate_accepted"
     SLOT: ClassVar[str] = "verdict"

@@ -9,7 +9,7 @@ from events.kinds import Purpose, RolloutFailure, SplitName
 
 
 class RolloutsRequested(Fact, frozen=True, kw_only=True):
-    """One shard of attempts: so many at each item, by one scaffold and one adapter. Its outputs fit one batch."""
+    """A request for one shard of rollouts: `attempts` at each item by one scaffold and one adapter. Its outputs fit one batch."""
 
     TAG: ClassVar[str] = "rollouts_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "purpose", "round", "shard")

@@ -41,7 +41,7 @@ def of_environment(environment: Mapping[str, str]) -> list[Secret]:
 def encodings(value: str) -> dict[str, tuple[bytes, ...]]:
     """The nine forms in which a secret is searched for, by name. Those of base64 are the characters that no neighbour changes."""
     plain = value.encode()
-    every = "".join(f"\\u{ord(letter):04x}" for letter in value)
+    escapes = "".join(f"\\u{ord(letter):04x}" for letter in value)
     return {
         "as it is": _texts(value),
         "reversed": _texts(value[::-1]),
@@ -51,7 +51,7 @@ def encodings(value: str) -> dict[str, tuple[bytes, ...]]:
         "base64": tuple(_inner(plain, base64.b64encode)),
         "URL-safe base64": tuple(_inner(plain, base64.urlsafe_b64encode)),
         "percent-encoded": _texts(quote(value, safe=""), quote(value), quote_plus(value), "".join(f"%{byte:02X}" for byte in plain)),
-        "escaped": _texts(json.dumps(value)[1:-1], every),
+        "escaped": _texts(json.dumps(value)[1:-1], escapes),
     }
 
 
@@ -73,16 +73,16 @@ class Scanner:
 
     def check(self, payload: bytes) -> None:
         """Raise `SecretFound` if the payload holds a known secret."""
-        if next(self._found(payload), None) is not None:
+        if next(self._matches(payload), None) is not None:
             raise SecretFound("an event held a known secret and was not appended; find where it came from before going on")
 
     def redact(self, payload: bytes) -> bytes:
         """The payload with a marker in the place of each known secret; JSON stays JSON."""
-        for needle in sorted(self._found(payload), key=len, reverse=True):
+        for needle in sorted(self._matches(payload), key=len, reverse=True):
             payload = payload.replace(needle, MARKER.encode())
         return payload
 
-    def _found(self, payload: bytes) -> Iterator[bytes]:
+    def _matches(self, payload: bytes) -> Iterator[bytes]:
         for needle in self._common:
             if needle in payload:
                 yield needle

@@ -1,4 +1,4 @@
-"""What a task folder offers: its items, its verifier, its reference scaffold, and the edits that the rules agent may make to it.
+"""The contract of a task folder: its items, its verifier, its reference scaffold, and the edits that the rules agent may make to it.
 
 `task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS. It defines SIGNAL where answers to train items cannot be scored: "comparisons"
 where rewards say only which of two answers to an item is better, "none" where they say nothing (the verifier then gives each the same).

@@ -1,4 +1,4 @@
-"""What a task of labelled texts needs to make its splits: near-duplicates, dev and train folds, digests, and a folder for its files.
+"""Helpers for a task of labelled texts: near-duplicates, dev and train folds, digests, and a folder for its files.
 
 Two texts are near-duplicates where their sets of character 5-grams have a Jaccard index of at least .5. Near-duplicates must not stand on
 both sides of a split or of a fold: a scaffold could look the answer up. So they form groups, and a group is never divided.
@@ -78,7 +78,7 @@ def split_by_label(labels: Sequence[str], groups: Sequence[int], seed: int, shar
     rng = np.random.default_rng(seed)
     names = sorted(set(labels))
     count = np.array([labels.count(name) for name in names], float)
-    room = dict(zip(names, np.floor(count * share + rng.random(len(names))).tolist(), strict=True))
+    capacity = dict(zip(names, np.floor(count * share + rng.random(len(names))).tolist(), strict=True))
     members: dict[int, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
@@ -88,8 +88,8 @@ def split_by_label(labels: Sequence[str], groups: Sequence[int], seed: int, shar
     total = [0] * folds
     for position in rng.permutation(len(order)).tolist():
         texts, label = order[position], labels[order[position][0]]
-        if room[label] >= len(texts):
-            room[label] -= len(texts)
+        if capacity[label] >= len(texts):
+            capacity[label] -= len(texts)
             for i in texts:
                 dev[i] = True
             continue

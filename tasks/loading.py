@@ -72,9 +72,9 @@ class Task(msgspec.Struct, frozen=True):
             return (file / "verifier.py" if file.is_dir() else file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as wrong:
             others = ", ".join(sorted(path.stem.removeprefix("verifier_") for path in self.folder.glob("verifier_*.py")))
-            also = f", or one of the task's own: {others}" if others else ""
+            suffix = f", or one of the task's own: {others}" if others else ""
             raise NotFound(
-                f"{named} cannot be read as a verifier ({wrong}): name a verifier.py, or a task folder that has one{also}."
+                f"{named} cannot be read as a verifier ({wrong}): name a verifier.py, or a task folder that has one{suffix}."
             ) from wrong
 
     def with_verifier(self, source: str, name: str) -> "Task":
@@ -104,17 +104,17 @@ class Task(msgspec.Struct, frozen=True):
         try:
             public = msgspec.convert(msgspec.to_builtins(loaded), Public)
         except (msgspec.ValidationError, TypeError, ValueError) as error:
-            what = f"load gave a {type(loaded).__name__}; expected a Public as tasks/contract.py describes it ({error})"
-            raise self._broken("data", what) from error
-        if wrong := _data_fault(public):
-            raise self._broken("data", f"load gave {wrong}")
+            fault = f"load gave a {type(loaded).__name__}; expected a Public as tasks/contract.py describes it ({error})"
+            raise self._broken("data", fault) from error
+        if fault := _data_fault(public):
+            raise self._broken("data", f"load gave {fault}")
         return public
 
     def labels(self, seed: int) -> dict[str, str]:
         """The labels of train and dev by item id, for the verifier."""
         labels = self._call("data", "labels", self._call("data", "default_root"), seed)
         public = self.public(seed)
-        return self._checked_labels("data", "labels", labels, [one.id for split in (public.train, public.dev) for one in split])
+        return self._checked_labels("data", "labels", labels, [item.id for split in (public.train, public.dev) for item in split])
 
     def gold(self, seed: int = 0) -> dict[str, str]:
         """The labels of test by item id, whatever the seed. Only the auditor may call this."""
@@ -124,7 +124,9 @@ class Task(msgspec.Struct, frozen=True):
     def perturbations(self) -> dict[str, Perturbation]:
         """The changes under which test may be asked once more, by name; none where gold.py has none. Only the auditor may call this."""
         perturbations = getattr(_module(self.folder, self.package, "gold"), "PERTURBATIONS", {})
-        if not isinstance(perturbations, Mapping) or not all(isinstance(one, Perturbation) for one in perturbations.values()):
+        if not isinstance(perturbations, Mapping) or not all(
+            isinstance(perturbation, Perturbation) for perturbation in perturbations.values()
+        ):
             raise self._broken("gold", f"PERTURBATIONS is {perturbations!r:.60}; expected a dict of Perturbations by name")
         return dict(perturbations)
 
@@ -149,16 +151,16 @@ class Task(msgspec.Struct, frozen=True):
         """The verifier's judgement of an answer; raises Misconfigured where it fails or gives no number that can be summed."""
         scored = self._call("verifier", "score", answer, label)
         try:
-            judged = Scored(float(scored.reward), scored.outcome)
+            judgement = Scored(float(scored.reward), scored.outcome)
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             raise self._broken("verifier", f"score gave {scored!r:.100}; expected a Scored whose reward is a number") from error
-        if not abs(judged.reward) <= LARGEST_REWARD:
+        if not abs(judgement.reward) <= LARGEST_REWARD:
             raise self._broken(
-                "verifier", f"the reward is {judged.reward}; expected one between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}"
+                "verifier", f"the reward is {judgement.reward}; expected one between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}"
             )
-        if judged.outcome not in get_args(Outcome):
-            raise self._broken("verifier", f"the outcome is {judged.outcome!r:.60}; expected one of {', '.join(get_args(Outcome))}")
-        return judged
+        if judgement.outcome not in get_args(Outcome):
+            raise self._broken("verifier", f"the outcome is {judgement.outcome!r:.60}; expected one of {', '.join(get_args(Outcome))}")
+        return judgement
 
     def reward(self, answer: str | None, label: str) -> float:
         """The reward of an answer; raises as `score` does."""
@@ -259,7 +261,9 @@ class Task(msgspec.Struct, frozen=True):
         if not (self.folder / "baselines.py").is_file():
             return {}
         baselines = self._part("baselines", "BASELINES")
-        if not isinstance(baselines, Mapping) or not all(isinstance(name, str) and callable(one) for name, one in baselines.items()):
+        if not isinstance(baselines, Mapping) or not all(
+            isinstance(name, str) and callable(predict) for name, predict in baselines.items()
+        ):
             raise self._broken("baselines", f"BASELINES is {baselines!r:.60}; expected a dict of functions by name")
         return {name: partial(self._predict, name, predict) for name, predict in baselines.items()}
 
@@ -274,9 +278,9 @@ class Task(msgspec.Struct, frozen=True):
             raise self._broken(part, f"{name} gave no label for {len(missing)} items, such as {missing[0]!r}; expected one for each")
         return dict(labels)
 
-    def _broken(self, part: str, what: str) -> Misconfigured:
+    def _broken(self, part: str, fault: str) -> Misconfigured:
         file = self.judge.__file__ if self.judge and part == "verifier" else f"{self.folder / part}.py"
-        return Misconfigured(f"{file}: {what}; mend it and try again.")
+        return Misconfigured(f"{file}: {fault}; mend it and try again.")
 
     def _part(self, part: str, name: str) -> Any:
         return getattr(self.judge if self.judge and part == "verifier" else _module(self.folder, self.package, part), name)
@@ -368,10 +372,10 @@ def _data_fault(public: Public) -> str:
         if not getattr(public, field):
             return f"no {field}; expected one at least"
     splits = (public.train, public.dev, public.test)
-    for what, values in (("label", public.labels), ("item id", [item.id for split in splits for item in split])):
+    for kind, values in (("label", public.labels), ("item id", [item.id for split in splits for item in split])):
         value, times = Counter(values).most_common(1)[0]
         if times > 1:
-            return f"the {what} {value!r} {times} times; expected each {what} once"
+            return f"the {kind} {value!r} {times} times; expected each {kind} once"
     if folds := {example.fold for example in public.train} - set(range(FOLDS)):
         return f"the fold {min(folds)}; expected folds from 0 to {FOLDS - 1}"
     if missing := [split for split in ("train", "dev", "test") if not public.digests.get(split)]:

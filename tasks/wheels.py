@@ -13,9 +13,9 @@ def download(package: str, folder: Path, otherwise: str) -> Path:
     Raises Unavailable where pip gets none; `otherwise` is the end of that sentence, and says what to do instead.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest", str(folder), package]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if process.returncode or not wheels:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise Unavailable(f"pip could not download {package} ({last}); {otherwise}.")
     return wheels[0]

@@ -59,9 +59,9 @@ def learn(
     With `restart`, every update starts from the base. With `hints`, questions that nobody answered rightly are asked again with the answer
     in sight, as STaR does. An algorithm that learns from copies of an item trains an adapter for each item; its rounds are means over them.
     """
-    how = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
+    options = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
     if "copies" in find(name).needs and len(toy.questions) > 1:
-        each = [learn(name, Toy(toy.name, (question,)), base, **how) for question in toy.questions]  # type: ignore[arg-type]
+        each = [learn(name, Toy(toy.name, (question,)), base, **options) for question in toy.questions]  # type: ignore[arg-type]
         yield from map(_mean, zip(*each, strict=True))
         return
     algorithm = find(name)
@@ -86,8 +86,8 @@ def learn(
                 model, state = tiny_lm.TinyTrainee(base, None, derive_seed(seed, "adapter"), algorithm.critic), None
             parent = "" if restart else str(number)
             try:
-                done = update(model, algorithm, batch, hyper, seed=derive_seed(seed, "training", number), parent=parent, state=state)
-                state, kl, entropy = done.state, done.steps[-1].kl_to_base, done.steps[-1].entropy
+                result = update(model, algorithm, batch, hyper, seed=derive_seed(seed, "training", number), parent=parent, state=state)
+                state, kl, entropy = result.state, result.steps[-1].kl_to_base, result.steps[-1].entropy
             except NothingToLearn as nothing:
                 note = str(nothing)
         seconds = time.perf_counter() - began
@@ -97,16 +97,16 @@ def learn(
 
 def _mean(rounds: Sequence[Round]) -> Round:
     def mean(field: str) -> float:
-        return fmean(getattr(one, field) for one in rounds)
+        return fmean(getattr(point, field) for point in rounds)
 
     return Round(
         round=rounds[0].round,
         reward=mean("reward"),
-        best=max(one.best for one in rounds),
+        best=max(point.best for point in rounds),
         kl=mean("kl"),
         entropy=mean("entropy"),
-        seconds=sum(one.seconds for one in rounds),
-        note=" ".join(one.note for one in rounds if one.note),
+        seconds=sum(point.seconds for point in rounds),
+        note=" ".join(point.note for point in rounds if point.note),
     )
 
 
@@ -116,22 +116,22 @@ def answer_question(
     """`count` sampled answers to a question. Given with a hint, they do not count as the policy's own."""
     prompt = base.encode(question.prompt + hint)
     completions = sampler.sample(
-        [sampling.CompletionRequest(prompt=prompt, seed=seed, place=place, max_tokens=16) for place in range(count)]
+        [sampling.CompletionRequest(prompt=prompt, seed=seed, index=index, max_tokens=16) for index in range(count)]
     )
     return [
         Rollout(
             group=question.prompt,
             item=question.prompt,
             prompt=question.prompt,
-            tokens=one.tokens,
-            logprobs=one.logprobs,
-            reward=question.score(one.text),
-            answer=one.text,
+            tokens=completion.tokens,
+            logprobs=completion.logprobs,
+            reward=question.score(completion.text),
+            answer=completion.text,
             real=base.encode_completion(question.truth),
             adapter=str(version),
             own=not hint,
         )
-        for one in completions
+        for completion in completions
     ]
 
 
@@ -140,8 +140,10 @@ def answer_with_hints(
 ) -> list[Rollout]:
     """Answers, given with the true one in sight, to the questions that `sampled` has no right answer to."""
     solved = {r.item for r in sampled if r.reward >= 1}
-    open_ = [question for question in toy.questions if question.prompt not in solved]
-    return [r for q in open_ for r in answer_question(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")]
+    unsolved = [question for question in toy.questions if question.prompt not in solved]
+    return [
+        r for q in unsolved for r in answer_question(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")
+    ]
 
 
 def demonstration_copies(base: tiny_lm.TinyLM, question: ToyQuestion) -> list[Rollout]:
@@ -168,11 +170,11 @@ def main(name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, r
             task = progress.add_task("pre-training the tiny language model", total=None)
             base = base_model(lambda done, total, loss: progress.update(task, completed=done, total=total))
             progress.reset(task, description=name, total=count + 1)
-            for one in learn(name, toy, base, seed=seed, rounds=count, hyper=hyper or {}, restart=restart, hints=hints):
-                curve.append(one)
-                progress.update(task, advance=1, description=f"{name}: reward {one.reward:.3f}, KL {one.kl:.3f}")
+            for point in learn(name, toy, base, seed=seed, rounds=count, hyper=hyper or {}, restart=restart, hints=hints):
+                curve.append(point)
+                progress.update(task, advance=1, description=f"{name}: reward {point.reward:.3f}, KL {point.kl:.3f}")
                 if as_json:
-                    click.echo(msgspec.json.encode(one).decode())
+                    click.echo(msgspec.json.encode(point).decode())
         title = f"{name} on the toy {toy.name}, seed {seed}"
         if not as_json:
             print_curve(title, curve)
@@ -186,7 +188,7 @@ def print_curve(title: str, rounds: Sequence[Round]) -> None:
     """Print reward and KL by round in the terminal."""
     import plotext
 
-    numbers = [one.round for one in rounds]
+    numbers = [point.round for point in rounds]
     for label, values, colour in (
         ("reward", [r.reward for r in rounds], "green"),
         ("KL to base, nats a token", [r.kl for r in rounds], "orange"),
@@ -198,10 +200,10 @@ def print_curve(title: str, rounds: Sequence[Round]) -> None:
         plotext.plot(numbers, values, color=colour, marker="braille")
         click.echo(plotext.build())
     first, last = rounds[0], rounds[-1]
-    idle = sum(bool(one.note) for one in rounds)
+    idle = sum(bool(point.note) for point in rounds)
     click.echo(
         f"{title}: reward {first.reward:.3f} -> {last.reward:.3f} in {len(rounds) - 1} rounds of {SAMPLES} answers, KL {last.kl:.3f}, "
-        f"{sum(one.seconds for one in rounds):.1f} s" + (f"; {idle} rounds had nothing to learn from" if idle else "")
+        f"{sum(point.seconds for point in rounds):.1f} s" + (f"; {idle} rounds had nothing to learn from" if idle else "")
     )
 
 
@@ -213,10 +215,10 @@ def save_picture(title: str, rounds: Sequence[Round], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (upper, lower) = pyplot.subplots(2, 1, sharex=True, figsize=(7, 5), layout="constrained")
-    numbers = [one.round for one in rounds]
-    upper.plot(numbers, [one.reward for one in rounds], color="tab:green")
+    numbers = [point.round for point in rounds]
+    upper.plot(numbers, [point.reward for point in rounds], color="tab:green")
     upper.set(title=title, ylabel="mean reward")
-    lower.plot(numbers, [one.kl for one in rounds], color="tab:orange")
+    lower.plot(numbers, [point.kl for point in rounds], color="tab:orange")
     lower.set(xlabel="round", ylabel="KL to base, nats a token")
     for axis in (upper, lower):
         axis.grid(alpha=0.3)

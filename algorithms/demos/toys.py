@@ -89,8 +89,8 @@ def quiz_truth(number: int) -> str:
 def parse_numbers(answer: str) -> Numbers | None:
     """The numbers of an answer; None if it is not two numbers of two digits."""
     words = answer.split(" ")
-    well = len(words) == FIELDS and all(len(word) == 2 and word.isascii() and word.isdigit() for word in words)
-    return tuple(map(int, words)) if well else None
+    valid = len(words) == FIELDS and all(len(word) == 2 and word.isascii() and word.isdigit() for word in words)
+    return tuple(map(int, words)) if valid else None
 
 
 def closeness(numbers: Numbers, target: Numbers, width: float = 75) -> float:
@@ -105,17 +105,19 @@ def is_hit(numbers: Numbers, target: Numbers, width: int = HIT) -> bool:
 
 def dense(target: Numbers = (72, 15), task: int = 0) -> Toy:
     """One question whose reward grows with every step towards the target."""
-    return _one("dense", f"task {task}", target, lambda numbers: closeness(numbers, target))
+    return _single_question("dense", f"task {task}", target, lambda numbers: closeness(numbers, target))
 
 
 def sparse(target: Numbers = (68, 22), task: int = 1) -> Toy:
     """One question whose reward is 1 at the target and 0 elsewhere."""
-    return _one("sparse", f"task {task}", target, lambda numbers: float(is_hit(numbers, target)))
+    return _single_question("sparse", f"task {task}", target, lambda numbers: float(is_hit(numbers, target)))
 
 
 def deceptive(peak: Numbers = (25, 60), basin: Numbers = (75, 25), task: int = 2) -> Toy:
     """One question with a broad basin worth .5 at most, and a rare peak worth 1."""
-    return _one("deceptive", f"task {task}", peak, lambda numbers: 1.0 if is_hit(numbers, peak, PEAK) else 0.5 * closeness(numbers, basin))
+    return _single_question(
+        "deceptive", f"task {task}", peak, lambda numbers: 1.0 if is_hit(numbers, peak, PEAK) else 0.5 * closeness(numbers, basin)
+    )
 
 
 def quiz() -> Toy:
@@ -131,7 +133,7 @@ def shifted(seed: int = 0, items: int = 2, demonstrations: int = 4) -> Toy:
         shift = [draw.choice((-1, 1)) * draw.randint(12, 20) for _ in range(FIELDS)]
         parents = [[draw.randint(25, 74) for _ in range(FIELDS)] for _ in range(demonstrations + 1)]
         *pairs, (prompt, truth) = [(near_prompt(p), format_numbers([a + s for a, s in zip(p, shift, strict=True)])) for p in parents]
-        questions.append(ToyQuestion(prompt=prompt, truth=truth, score=_towards(truth), demonstrations=tuple(pairs)))
+        questions.append(ToyQuestion(prompt=prompt, truth=truth, score=_closeness_score(truth), demonstrations=tuple(pairs)))
     return Toy("shifted", tuple(questions))
 
 
@@ -142,7 +144,7 @@ def move_pair(pair: PromptCompletion, by: int) -> PromptCompletion:
     return near_prompt([n + by for n in question]), format_numbers([n + by for n in answer])
 
 
-def _one(name: str, prompt: str, target: Numbers, reward: Callable[[Numbers], float]) -> Toy:
+def _single_question(name: str, prompt: str, target: Numbers, reward: Callable[[Numbers], float]) -> Toy:
     def score(answer: str) -> float:
         numbers = parse_numbers(answer)
         return 0.0 if numbers is None else reward(numbers)
@@ -155,7 +157,7 @@ def _quiz_question(number: int) -> ToyQuestion:
     return ToyQuestion(prompt=quiz_prompt(number), truth=truth, score=lambda answer: float(answer == truth))
 
 
-def _towards(truth: str) -> Callable[[str], float]:
+def _closeness_score(truth: str) -> Callable[[str], float]:
     target = parse_numbers(truth)
     assert target
 

@@ -12,5 +12,5 @@ def algorithm(name: str) -> Algorithm:
     """The algorithm of this name. Raises KeyError, with the known names, for another. Imports torch."""
     if name not in NAMES:
         raise KeyError(f"There is no learning algorithm {name!r}; the known ones are {', '.join(NAMES)}.")
-    found: Algorithm = importlib.import_module(f"algorithms.learning.{name}").ALGORITHM
-    return found
+    result: Algorithm = importlib.import_module(f"algorithms.learning.{name}").ALGORITHM
+    return result

@@ -1,4 +1,4 @@
-"""The values that a weight update passes along: recorded rollouts, an algorithm's selection of them, a loss's terms, a step's report.
+"""The data structures of a weight update: recorded rollouts, an algorithm's selection of them, a loss's terms, a step's report.
 
 Shapes: N sequences of the batch, B of a minibatch, T tokens after the prompt. Log-probabilities, KL and entropy are in nats.
 """
@@ -122,7 +122,7 @@ class Vote(msgspec.Struct, frozen=True):
 class Selection(msgspec.Struct, frozen=True):
     """The rollouts that an algorithm trains on.
 
-    `advantages`: one for each rollout. `tied_groups`: the share of groups whose rewards are all the same. `units`: places of rollouts that
+    `advantages`: one for each rollout. `tied_groups`: the share of groups whose rewards are all the same. `units`: indices of rollouts that
     must share a minibatch, such as a pair; empty: those of a group do.
     """
 
@@ -225,16 +225,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def by_group(rollouts: Sequence[Rollout]) -> dict[str, list[int]]:
-    """The places of each group's rollouts, in order of first appearance."""
+    """The indices of each group's rollouts, in order of first appearance."""
     groups: dict[str, list[int]] = {}
-    for place, rollout in enumerate(rollouts):
-        groups.setdefault(rollout.group, []).append(place)
+    for index, rollout in enumerate(rollouts):
+        groups.setdefault(rollout.group, []).append(index)
     return groups
 
 
-def attempt_rewards(rollouts: Sequence[Rollout], places: Sequence[int]) -> dict[str, float]:
-    """Each attempt's reward by the attempt's id, among the rollouts at these places."""
-    return {rollouts[place].attempt or str(place): rollouts[place].reward for place in places}
+def attempt_rewards(rollouts: Sequence[Rollout], indices: Sequence[int]) -> dict[str, float]:
+    """Each attempt's reward by the attempt's id, among the rollouts at these indices."""
+    return {rollouts[index].attempt or str(index): rollouts[index].reward for index in indices}
 
 
 def select_groups(
@@ -249,14 +249,14 @@ def select_groups(
     selected: list[Rollout] = []
     selected_advantages: list[float] = []
     live = 0
-    for places in groups.values():
-        rewards = attempt_rewards(rollouts, places)
+    for indices in groups.values():
+        rewards = attempt_rewards(rollouts, indices)
         group_advantages = advantages(list(rewards.values()))
         if group_advantages is not None:
             live += 1
             by_attempt = dict(zip(rewards, group_advantages, strict=True))
-            selected += [rollouts[i] for i in places]
-            selected_advantages += [by_attempt[rollouts[i].attempt or str(i)] for i in places]
+            selected += [rollouts[i] for i in indices]
+            selected_advantages += [by_attempt[rollouts[i].attempt or str(i)] for i in indices]
     if not live:
         raise NothingToLearn(f"In each of {len(groups)} groups {why}.")
     return Selection(tuple(selected), tuple(selected_advantages), 1 - live / len(groups))
@@ -285,22 +285,22 @@ def merge(turns: Sequence[PolicyTurn]) -> list[MergedTurns]:
     The tokens that the policy was shown in between have mask 0 and log-probability 0.
     """
     merged: list[MergedTurns] = []
-    so_far: tuple[int, ...] = ()
-    for place, turn in enumerate(turns):
+    prefix: tuple[int, ...] = ()
+    for index, turn in enumerate(turns):
         own = (1,) * len(turn.tokens)
-        if merged and turn.prompt[: len(so_far)] == so_far:
-            shown = turn.prompt[len(so_far) :]
+        if merged and turn.prompt[: len(prefix)] == prefix:
+            context = turn.prompt[len(prefix) :]
             last = merged.pop()
-            zeros = (0,) * len(shown)
+            zeros = (0,) * len(context)
             merged.append(
                 MergedTurns(
                     last.first,
-                    last.tokens + shown + turn.tokens,
-                    last.logprobs + (0.0,) * len(shown) + turn.logprobs,
+                    last.tokens + context + turn.tokens,
+                    last.logprobs + (0.0,) * len(context) + turn.logprobs,
                     last.mask + zeros + own,
                 )
             )
         else:
-            merged.append(MergedTurns(place, turn.tokens, turn.logprobs, own))
-        so_far = turn.prompt + turn.tokens
+            merged.append(MergedTurns(index, turn.tokens, turn.logprobs, own))
+        prefix = turn.prompt + turn.tokens
     return merged

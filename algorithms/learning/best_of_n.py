@@ -32,9 +32,9 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     return Selection(best, (1.0,) * len(best), credit.tied_groups(rollouts))
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss L above, a scalar."""
-    return terms.masked_mean(-of.logp + hyper["kl"] * terms.k3(of.logp, of.base), of.mask)
+    return terms.masked_mean(-minibatch.logp + hyper["kl"] * terms.k3(minibatch.logp, minibatch.base), minibatch.mask)
 
 
 ALGORITHM = Algorithm(

@@ -27,7 +27,7 @@ def tied(rewards_G: Sequence[float]) -> bool:
 def tied_groups(rollouts: Sequence[Rollout]) -> float:
     """The share of groups whose attempts all have the same reward."""
     groups = by_group(rollouts).values()
-    return sum(tied(list(attempt_rewards(rollouts, places).values())) for places in groups) / len(groups)
+    return sum(tied(list(attempt_rewards(rollouts, indices).values())) for indices in groups) / len(groups)
 
 
 def centred(rewards_G: Sequence[float]) -> list[float]:
@@ -113,14 +113,14 @@ def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor
     after the last.
     """
     advantages = torch.zeros_like(values_BT)
-    ahead = torch.zeros_like(values_BT[:, 0])
-    value_ahead = torch.zeros_like(ahead)
+    advantage_ahead = torch.zeros_like(values_BT[:, 0])
+    value_ahead = torch.zeros_like(advantage_ahead)
     for t in reversed(range(values_BT.shape[1])):
         mine = mask_BT[:, t] > 0
         delta = rewards_BT[:, t] + gamma * value_ahead - values_BT[:, t]
-        ahead = torch.where(mine, delta + gamma * lam * ahead, ahead)
+        advantage_ahead = torch.where(mine, delta + gamma * lam * advantage_ahead, advantage_ahead)
         value_ahead = torch.where(mine, values_BT[:, t], value_ahead)
-        advantages[:, t] = torch.where(mine, ahead, 0.0)
+        advantages[:, t] = torch.where(mine, advantage_ahead, 0.0)
     return advantages
 
 

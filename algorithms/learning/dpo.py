@@ -20,7 +20,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     for rollout in rollouts:
         by_prompt.setdefault((rollout.group, rollout.prompt, rollout.choices, rollout.bias), []).append(rollout)
     rows: list[Rollout] = []
-    without = 0
+    pairless = 0
     for answers in by_prompt.values():
         ranked = sorted(answers, key=lambda r: -r.reward)  # stable, so equals keep the log's order
         pairs = [
@@ -28,21 +28,21 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
             for better, worse in zip(ranked, reversed(ranked), strict=True)
             if better.reward - worse.reward >= credit.SAME and better.tokens != worse.tokens
         ]
-        without += not pairs
+        pairless += not pairs
         rows += [row for pair in pairs[: int(hyper["pairs"])] for row in pair]
     if not rows:
         raise NothingToLearn(f"To none of {len(by_prompt)} prompts are there two answers of which one is better.")
-    return Selection(tuple(rows), (1.0, -1.0) * (len(rows) // 2), without / len(by_prompt), in_pairs(len(rows)))
+    return Selection(tuple(rows), (1.0, -1.0) * (len(rows) // 2), pairless / len(by_prompt), pair_units(len(rows)))
 
 
-def in_pairs(count: int) -> tuple[tuple[int, ...], ...]:
+def pair_units(count: int) -> tuple[tuple[int, ...], ...]:
     """The units of `count` rows of which each two form a pair: (0, 1), (2, 3) and so on."""
-    return tuple((place, place + 1) for place in range(0, count, 2))
+    return tuple((index, index + 1) for index in range(0, count, 2))
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss L above, a scalar."""
-    return terms.preference(terms.pair_margin(of.logp, of.base, of.mask), hyper["beta"]).mean()
+    return terms.preference(terms.pair_margin(minibatch.logp, minibatch.base, minibatch.mask), hyper["beta"]).mean()
 
 
 ALGORITHM = Algorithm(

@@ -18,9 +18,9 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     return select_groups(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.centred(rewards_G))
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss L above, a scalar."""
-    return terms.constant_mean(grpo.per_token(of, hyper), of.mask, hyper["length"])
+    return terms.constant_mean(grpo.per_token(minibatch, hyper), minibatch.mask, hyper["length"])
 
 
 ALGORITHM = Algorithm(name="dr_grpo", defaults={**COMMON, "length": 16.0}, select=select, loss=loss, form="clipped")

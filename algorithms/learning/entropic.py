@@ -30,9 +30,9 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     return select_groups(rollouts, advantages, f"all attempts have the same reward, or there are fewer than {SMALLEST_GROUP}")
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss above, a scalar: RLOO's, with other advantages."""
-    return rloo.loss(of, hyper)
+    return rloo.loss(minibatch, hyper)
 
 
 ALGORITHM = Algorithm(name="entropic", defaults={**COMMON, "fixed_beta": 0.0}, select=select, loss=loss, form="weighted")

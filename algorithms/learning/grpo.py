@@ -20,18 +20,18 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     return select_groups(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.normalised(rewards_G))
 
 
-def per_token(of: Terms, hyper: Hyper) -> torch.Tensor:
+def per_token(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss of each token (B, T), before the mean over the mask."""
-    weight_BT = terms.truncated(of.old, of.sampled, hyper["truncation"])
-    rho_BT = terms.ratio(of.logp, of.old)
-    clipped_BT = terms.clipped(rho_BT, of.advantages, hyper["clip_low"], hyper["clip_high"])
-    return weight_BT * clipped_BT + hyper["kl"] * terms.k3(of.logp, of.base)
+    weight_BT = terms.truncated(minibatch.old, minibatch.sampled, hyper["truncation"])
+    rho_BT = terms.ratio(minibatch.logp, minibatch.old)
+    clipped_BT = terms.clipped(rho_BT, minibatch.advantages, hyper["clip_low"], hyper["clip_high"])
+    return weight_BT * clipped_BT + hyper["kl"] * terms.k3(minibatch.logp, minibatch.base)
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss L above, a scalar."""
     mean = terms.masked_mean if hyper["token_mean"] else terms.sequence_mean
-    return mean(per_token(of, hyper), of.mask)
+    return mean(per_token(minibatch, hyper), minibatch.mask)
 
 
 ALGORITHM = Algorithm(name="grpo", defaults={**COMMON, "token_mean": 1.0}, select=select, loss=loss, form="clipped")

@@ -45,11 +45,11 @@ def estimate_advantages(initial: InitialBatch, hyper: Hyper) -> Credit:
     return Credit(credit.standardised(advantages_NT, initial.mask), advantages_NT + initial.values)
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss L above, a scalar."""
-    value_BT = terms.clipped_value(of.values, of.old_values, of.returns, hyper["clip_value"])
-    per_token_BT = grpo.per_token(of, hyper) + hyper["value"] * value_BT - hyper["entropy"] * of.entropy
-    return terms.masked_mean(per_token_BT, of.mask)
+    value_BT = terms.clipped_value(minibatch.values, minibatch.old_values, minibatch.returns, hyper["clip_value"])
+    per_token_BT = grpo.per_token(minibatch, hyper) + hyper["value"] * value_BT - hyper["entropy"] * minibatch.entropy
+    return terms.masked_mean(per_token_BT, minibatch.mask)
 
 
 ALGORITHM = Algorithm(

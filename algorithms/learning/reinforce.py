@@ -30,7 +30,7 @@ from algorithms.learning.batch import (
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """All rollouts; raises NothingToLearn if every group is tied and kl is 0."""
     groups = by_group(rollouts)
-    ties = {group: credit.tied(list(attempt_rewards(rollouts, places).values())) for group, places in groups.items()}
+    ties = {group: credit.tied(list(attempt_rewards(rollouts, indices).values())) for group, indices in groups.items()}
     selected = [r for r in rollouts if hyper["kl"] or not ties[r.group]]
     if not selected:
         raise NothingToLearn(f"In each of {len(groups)} groups all attempts have the same reward, and kl is 0.")
@@ -42,18 +42,18 @@ def penalise_drift(initial: InitialBatch, hyper: Hyper) -> Credit:
     drift_N = terms.masked(initial.sampled - initial.base, initial.mask).sum(1).tolist()
     rewards_N = initial.rewards.tolist()
     shaped: dict[str, dict[str, float]] = {}
-    for place, (group, attempt) in enumerate(initial.attempts):
-        of_group = shaped.setdefault(group, {})
-        of_group[attempt] = of_group.get(attempt, rewards_N[place]) - hyper["kl"] * drift_N[place]
+    for index, (group, attempt) in enumerate(initial.attempts):
+        group_rewards = shaped.setdefault(group, {})
+        group_rewards[attempt] = group_rewards.get(attempt, rewards_N[index]) - hyper["kl"] * drift_N[index]
     means = {group: sum(rewards.values()) / len(rewards) for group, rewards in shaped.items()}
     advantages = torch.tensor([shaped[group][attempt] - means[group] for group, attempt in initial.attempts], dtype=initial.mask.dtype)
     return Credit(advantages.unsqueeze(1) * initial.mask, torch.zeros_like(initial.mask))
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss L above, a scalar."""
-    rho_BT = terms.truncated(of.logp, of.sampled, hyper["truncation"])
-    return terms.masked_mean(-rho_BT * of.advantages * of.logp, of.mask)
+    rho_BT = terms.truncated(minibatch.logp, minibatch.sampled, hyper["truncation"])
+    return terms.masked_mean(-rho_BT * minibatch.advantages * minibatch.logp, minibatch.mask)
 
 
 ALGORITHM = Algorithm(

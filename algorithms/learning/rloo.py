@@ -18,10 +18,12 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     return select_groups(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.leave_one_out(rewards_G))
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss L above, a scalar."""
-    rho_BT = terms.truncated(of.logp, of.sampled, hyper["truncation"])
-    return terms.masked_mean(-rho_BT * of.advantages * of.logp + hyper["kl"] * terms.k3(of.logp, of.base), of.mask)
+    rho_BT = terms.truncated(minibatch.logp, minibatch.sampled, hyper["truncation"])
+    return terms.masked_mean(
+        -rho_BT * minibatch.advantages * minibatch.logp + hyper["kl"] * terms.k3(minibatch.logp, minibatch.base), minibatch.mask
+    )
 
 
 ALGORITHM = Algorithm(name="rloo", defaults=COMMON, select=select, loss=loss, form="weighted")

@@ -1,4 +1,4 @@
-"""SPIN: tell the true answers from one's own, the opponent being what one was before this update (Chen 2024, eq. 4.7).
+"""SPIN: prefer the true answers to those that the policy gave before this update (Chen 2024, eq. 4.7).
 
     L = mean -log sigmoid(beta [ log (pi / pi_old)(real) - log (pi / pi_old)(own) ])
 
@@ -25,12 +25,12 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     if not rows:
         raise NothingToLearn(f"All {len(rollouts)} answers are the true ones, or none is known.")
     advantages = (1.0, -1.0) * (len(rows) // 2)
-    return Selection(tuple(rows), advantages, 0.0, dpo.in_pairs(len(rows)))
+    return Selection(tuple(rows), advantages, 0.0, dpo.pair_units(len(rows)))
 
 
-def loss(of: Terms, hyper: Hyper) -> torch.Tensor:
+def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     """The loss L above, a scalar."""
-    return terms.preference(terms.pair_margin(of.logp, of.old, of.mask), hyper["beta"]).mean()
+    return terms.preference(terms.pair_margin(minibatch.logp, minibatch.old, minibatch.mask), hyper["beta"]).mean()
 
 
 ALGORITHM = Algorithm(

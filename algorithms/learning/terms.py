@@ -1,4 +1,4 @@
-"""What losses over tokens share: masked means, importance ratios, clipping, estimates of KL, preference terms.
+"""The terms of losses over tokens: masked means, importance ratios, clipping, estimates of KL, preference terms.
 
 Names end in their shape: B sequences, T tokens, P pairs. Log-probabilities are natural. A mask is 1 on the tokens that a loss is about, and
 every mean is over those.

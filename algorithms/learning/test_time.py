@@ -28,17 +28,17 @@ def copies(
     pairs: dict[Demonstration, None] = {}
     for change in (lambda pair: pair, *augment):
         changed = [change(pair) for pair in demonstrations]
-        for place, (question, answer) in enumerate(changed):
-            pairs[render(changed[:place] + changed[place + 1 :], question), answer] = None
+        for index, (question, answer) in enumerate(changed):
+            pairs[render(changed[:index] + changed[index + 1 :], question), answer] = None
     return list(pairs)
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """All copies; raises NothingToLearn if there is none."""
-    copied = tuple(r for r in rollouts if not r.own)
-    if not copied:
+    rows = tuple(r for r in rollouts if not r.own)
+    if not rows:
         raise NothingToLearn("No item has demonstrations to train on.")
-    return Selection(copied, (1.0,) * len(copied), 0.0, tuple((place,) for place in range(len(copied))))
+    return Selection(rows, (1.0,) * len(rows), 0.0, tuple((index,) for index in range(len(rows))))
 
 
 ALGORITHM = Algorithm(

@@ -18,15 +18,15 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """GRPO's selection on elected rewards; raises NothingToLearn if no group disagrees."""
     rewarded: list[Rollout] = []
     votes: list[Vote] = []
-    for group, places in by_group(rollouts).items():
-        answers = {rollouts[i].attempt or str(i): rollouts[i].answer for i in places}
+    for group, indices in by_group(rollouts).items():
+        answers = {rollouts[i].attempt or str(i): rollouts[i].answer for i in indices}
         label, count = credit.majority(list(answers.values()))
-        votes.append(Vote(group, rollouts[places[0]].item, label, count, len(answers)))
+        votes.append(Vote(group, rollouts[indices[0]].item, label, count, len(answers)))
         trained = set(list(answers)[: int(hyper["train"])])
-        for place in places:
-            if (rollouts[place].attempt or str(place)) in trained:
-                agrees = bool(label) and rollouts[place].answer == label
-                rewarded.append(msgspec.structs.replace(rollouts[place], reward=float(agrees)))
+        for index in indices:
+            if (rollouts[index].attempt or str(index)) in trained:
+                agrees = bool(label) and rollouts[index].answer == label
+                rewarded.append(msgspec.structs.replace(rollouts[index], reward=float(agrees)))
     try:
         selected = grpo.select(rewarded, hyper)
     except NothingToLearn:

@@ -69,9 +69,9 @@ class Trainable(Protocol):
 
 
 class PreparedBatch(msgspec.Struct, frozen=True):
-    """A batch that is ready for the first step. `how` has every hyper-parameter, `left_out` counts the rollouts left out as stale."""
+    """A batch that is ready for the first step. `hyper` has every hyper-parameter, `left_out` counts the rollouts left out as stale."""
 
-    how: Hyper
+    hyper: Hyper
     selected: Selection
     initial: InitialBatch
     credit: Credit
@@ -119,7 +119,7 @@ def update(
     UsageError for a hyper-parameter that there is not.
     """
     ready = prepare(model, algorithm, rollouts, hyper, parent=parent, state=state)
-    optimiser = adam(model, ready.how, state)
+    optimiser = adam(model, ready.hyper, state)
     return finish(model, ready, optimiser, _descend(model, algorithm, ready, optimiser, seed))
 
 
@@ -133,21 +133,21 @@ def prepare(
     state: Mapping[str, torch.Tensor] | None = None,
 ) -> PreparedBatch:
     """Select from the rollouts, score the selection and give credit. A critic takes its weights from `state`. Raises as `update` does."""
-    how = settings(algorithm, hyper)
-    fresh = [r for r in rollouts if how["stale"] or not r.own or r.adapter == parent]
+    hyper = settings(algorithm, hyper)
+    fresh = [r for r in rollouts if hyper["stale"] or not r.own or r.adapter == parent]
     if not fresh:
         raise NothingToLearn(f"All {len(rollouts)} rollouts are of older adapters, and this update was ordered to leave such out.")
-    selected = algorithm.select(fresh, how)
+    selected = algorithm.select(fresh, hyper)
     if state:
-        if how.get("kl_target") and "kl" in state:
-            how = {**how, "kl": float(state["kl"])}
+        if hyper.get("kl_target") and "kl" in state:
+            hyper = {**hyper, "kl": float(state["kl"])}
         with torch.no_grad():
             for number, parameter in enumerate(model.critic):
                 parameter.copy_(state[f"critic.{number}"])
-    initial, credit = _score(model, algorithm, selected, how, parent)
+    initial, credit = _score(model, algorithm, selected, hyper, parent)
     if not (credit.advantages.abs() >= SAME).any():
         raise NothingToLearn(f"None of {len(selected.rollouts)} sequences did better or worse than was to be expected.", selected.votes)
-    return PreparedBatch(how, selected, initial, credit, len(rollouts) - len(fresh))
+    return PreparedBatch(hyper, selected, initial, credit, len(rollouts) - len(fresh))
 
 
 def finish(model: Trainable, ready: PreparedBatch, optimiser: torch.optim.Optimizer, steps: Sequence[tuple[Step, float]]) -> UpdateResult:
@@ -155,25 +155,25 @@ def finish(model: Trainable, ready: PreparedBatch, optimiser: torch.optim.Optimi
     if not all(bool(torch.isfinite(parameter).all()) for parameter in [*model.adapter, *model.critic]):
         raise Diverged("The last step left weights that are not finite; order a smaller learning rate.")
     state = _state(model, optimiser)
-    if ready.how.get("kl_target"):
+    if ready.hyper.get("kl_target"):
         state["kl"] = torch.tensor(steps[-1][1], dtype=torch.float64)
     return UpdateResult(tuple(step for step, _ in steps), state, len(ready.selected.rollouts), ready.left_out, ready.selected.votes)
 
 
-def minibatches(selected: Selection, how: Hyper, seed: int) -> list[list[int]]:
+def minibatches(selected: Selection, hyper: Hyper, seed: int) -> list[list[int]]:
     """The indices of each step's rollouts, in order. Each epoch shuffles the units by `seed`, and no unit is divided between steps."""
-    units = list(selected.units) or [tuple(places) for places in by_group(selected.rollouts).values()]
-    size = int(how["batch_groups"])
+    units = list(selected.units) or [tuple(indices) for indices in by_group(selected.rollouts).values()]
+    size = int(hyper["batch_groups"])
     shuffle = np.random.default_rng(seed)
-    orders = [shuffle.permutation(len(units)).tolist() for _ in range(int(how["epochs"]))]
-    return [[place for unit in order[at : at + size] for place in units[unit]] for order in orders for at in range(0, len(order), size)]
+    orders = [shuffle.permutation(len(units)).tolist() for _ in range(int(hyper["epochs"]))]
+    return [[index for unit in order[at : at + size] for index in units[unit]] for order in orders for at in range(0, len(order), size)]
 
 
-def steer_kl(kl: float, step: Step, how: Hyper) -> float:
+def steer_kl(kl: float, step: Step, hyper: Hyper) -> float:
     """The weight of KL after a step, moved so that KL nears its target; unchanged where there is no target (Ziegler 2019, section 2.2)."""
-    if not how.get("kl_target"):
+    if not hyper.get("kl_target"):
         return kl
-    return kl * (1 + KL_GAIN * min(KL_CLIP, max(-KL_CLIP, step.kl_to_base / how["kl_target"] - 1)))
+    return kl * (1 + KL_GAIN * min(KL_CLIP, max(-KL_CLIP, step.kl_to_base / hyper["kl_target"] - 1)))
 
 
 def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
@@ -184,7 +184,7 @@ def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     return table
 
 
-def _score(model: Trainable, algorithm: Algorithm, selected: Selection, how: Hyper, parent: str) -> tuple[InitialBatch, Credit]:
+def _score(model: Trainable, algorithm: Algorithm, selected: Selection, hyper: Hyper, parent: str) -> tuple[InitialBatch, Credit]:
     """The selection's tensors before the first step, and the credit of each token."""
     rollouts = selected.rollouts
     width = max(len(r.tokens) for r in rollouts)
@@ -199,7 +199,7 @@ def _score(model: Trainable, algorithm: Algorithm, selected: Selection, how: Hyp
         raise Mismatch("A recorded log-probability is not finite, so no ratio to it can be; look for what the policy server recorded.")
     own = torch.tensor([r.own for r in rollouts]).unsqueeze(1)
     recorded = rows([r.logprobs if r.own else () for r in rollouts], width)
-    _same_policy(recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in rollouts]).unsqueeze(1), how)
+    _same_policy(recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in rollouts]).unsqueeze(1), hyper)
     initial = InitialBatch(
         rewards=torch.tensor([r.reward for r in rollouts]),
         advantages=torch.tensor(selected.advantages),
@@ -209,88 +209,92 @@ def _score(model: Trainable, algorithm: Algorithm, selected: Selection, how: Hyp
         values=values,
         mask=mask,
         own=own.expand_as(mask) & (mask > 0),
-        attempts=tuple((r.group, r.attempt or str(place)) for place, r in enumerate(rollouts)),
+        attempts=tuple((r.group, r.attempt or str(index)) for index, r in enumerate(rollouts)),
     )
     if algorithm.credit:
-        return initial, algorithm.credit(initial, how)
+        return initial, algorithm.credit(initial, hyper)
     return initial, Credit(initial.advantages.unsqueeze(1) * mask, torch.zeros_like(mask))
 
 
-def _same_policy(recorded: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, how: Hyper) -> None:
+def _same_policy(recorded: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, hyper: Hyper) -> None:
     if not mask.sum():
         return
-    apart = float(terms.masked_mean(terms.k3(recorded, old), mask))
-    if not apart <= how["mismatch"]:  # so that NaN is refused too
+    divergence = float(terms.masked_mean(terms.k3(recorded, old), mask))
+    if not divergence <= hyper["mismatch"]:  # so that NaN is refused too
         raise Mismatch(
-            f"The log-probabilities recorded for {int(mask.sum())} tokens are not the parent adapter's: their mean k3 is {apart:.4g} nats, "
-            f"at most {how['mismatch']:g} may be; look for another base model, temperature or adapter at the policy server."
+            f"The log-probabilities recorded for {int(mask.sum())} tokens are not the parent adapter's: their mean k3 is {divergence:.4g} "
+            f"nats, at most {hyper['mismatch']:g} may be; look for another base model, temperature or adapter at the policy server."
         )
 
 
 def _descend(
     model: Trainable, algorithm: Algorithm, ready: PreparedBatch, optimiser: torch.optim.Optimizer, seed: int
 ) -> list[tuple[Step, float]]:
-    how, of = ready.how, ready.selected
+    hyper, selected = ready.hyper, ready.selected
     torch.manual_seed(seed)  # dropout's
     parameters = [*model.adapter, *model.critic]
-    kl = how.get("kl", 0.0)
-    done: list[tuple[Step, float]] = []
-    for places in minibatches(of, how, seed):
-        began = time.perf_counter()
-        now = model.outputs([of.rollouts[place] for place in places], dropout=how["dropout"])
-        part = _terms(now, ready.initial, ready.credit, places)
-        loss = algorithm.loss(part, {**how, "kl": kl})
+    kl = hyper.get("kl", 0.0)
+    steps: list[tuple[Step, float]] = []
+    for indices in minibatches(selected, hyper, seed):
+        start = time.perf_counter()
+        outputs = model.outputs([selected.rollouts[index] for index in indices], dropout=hyper["dropout"])
+        minibatch = _terms(outputs, ready.initial, ready.credit, indices)
+        loss = algorithm.loss(minibatch, {**hyper, "kl": kl})
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(parameters, how["max_grad_norm"])
-        step = report(part, ready.initial.own[places], float(loss.detach()), float(norm), of.tied_groups, how, began)
+        norm = nn.utils.clip_grad_norm_(parameters, hyper["max_grad_norm"])
+        step = report(minibatch, ready.initial.own[indices], float(loss.detach()), float(norm), selected.tied_groups, hyper, start)
         optimiser.step()
-        kl = steer_kl(kl, step, how)
-        done.append((step, kl))
-    return done
+        kl = steer_kl(kl, step, hyper)
+        steps.append((step, kl))
+    return steps
 
 
-def _terms(now: Outputs, initial: InitialBatch, credit: Credit, places: list[int]) -> Terms:
-    width = now.logp.shape[1]
+def _terms(outputs: Outputs, initial: InitialBatch, credit: Credit, indices: list[int]) -> Terms:
+    width = outputs.logp.shape[1]
 
     def part(table: torch.Tensor) -> torch.Tensor:
-        return table[places, :width]
+        return table[indices, :width]
 
     return Terms(
-        logp=now.logp,
+        logp=outputs.logp,
         sampled=part(initial.sampled),
         old=part(initial.old),
         base=part(initial.base),
         advantages=part(credit.advantages),
         mask=part(initial.mask),
-        entropy=now.entropy,
-        values=now.values,
+        entropy=outputs.entropy,
+        values=outputs.values,
         old_values=part(initial.values),
         returns=part(credit.returns),
     )
 
 
-def report(of: Terms, own: torch.Tensor, loss: float, norm: float, tied: float, how: Hyper, began: float) -> Step:
+def report(minibatch: Terms, own: torch.Tensor, loss: float, norm: float, tied_groups: float, hyper: Hyper, start: float) -> Step:
     """A step's report for the log. Raises Diverged if one of its figures is not finite.
 
-    `own`, (B, T) or wider, says which tokens the policy sampled itself. `loss` and `norm` are the step's, `tied` the batch's share of tied
-    groups, and `began` is when the step began, by `time.perf_counter`.
+    `own`, (B, T) or wider, says which tokens the policy sampled itself. `loss` and `norm` are the step's, `tied_groups` the batch's share
+    of tied groups, and `start` is when the step began, by `time.perf_counter`.
     """
     with torch.no_grad():
-        rho = terms.ratio(of.logp, of.sampled)
+        rho = terms.ratio(minibatch.logp, minibatch.sampled)
         sampled = own[:, : rho.shape[1]].to(rho.dtype)
-        weight = rho.clamp(max=how["truncation"]) if sampled.any() else torch.ones_like(rho)
+        weight = rho.clamp(max=hyper["truncation"]) if sampled.any() else torch.ones_like(rho)
         step = Step(
             loss=loss,
-            kl_to_base=float(terms.masked_mean(weight * terms.k3(of.logp, of.base), sampled if sampled.any() else of.mask)),
-            entropy=float(terms.masked_mean(of.entropy, of.mask)),
-            clip_share=float(terms.clip_share(terms.ratio(of.logp, of.old), of.mask, how["clip_low"], how["clip_high"])),
-            ratio_mean=float(terms.masked_mean(rho, of.mask)),
-            ratio_max=float(terms.masked(rho, of.mask).max()),
+            kl_to_base=float(
+                terms.masked_mean(weight * terms.k3(minibatch.logp, minibatch.base), sampled if sampled.any() else minibatch.mask)
+            ),
+            entropy=float(terms.masked_mean(minibatch.entropy, minibatch.mask)),
+            clip_share=float(
+                terms.clip_share(terms.ratio(minibatch.logp, minibatch.old), minibatch.mask, hyper["clip_low"], hyper["clip_high"])
+            ),
+            ratio_mean=float(terms.masked_mean(rho, minibatch.mask)),
+            ratio_max=float(terms.masked(rho, minibatch.mask).max()),
             grad_norm=norm,
-            tied_groups=tied,
-            tokens=int(of.mask.sum()),
-            seconds=time.perf_counter() - began,
+            tied_groups=tied_groups,
+            tokens=int(minibatch.mask.sum()),
+            seconds=time.perf_counter() - start,
         )
     odd = {name: value for name, value in msgspec.structs.asdict(step).items() if not math.isfinite(value)}
     if odd:
@@ -302,11 +306,11 @@ def _stack(parts: Sequence[torch.Tensor], width: int) -> torch.Tensor:
     return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
-def adam(model: Trainable, how: Hyper, state: Mapping[str, torch.Tensor] | None) -> torch.optim.AdamW:
+def adam(model: Trainable, hyper: Hyper, state: Mapping[str, torch.Tensor] | None) -> torch.optim.AdamW:
     """The optimiser of the adapter and the critic, with the moments of the previous update's state if there is one."""
-    groups: list[dict[str, object]] = [{"params": model.adapter, "lr": how["lr"], "weight_decay": how["weight_decay"]}]
+    groups: list[dict[str, object]] = [{"params": model.adapter, "lr": hyper["lr"], "weight_decay": hyper["weight_decay"]}]
     if model.critic:
-        groups.append({"params": model.critic, "lr": how["critic_lr"], "weight_decay": 0.0})
+        groups.append({"params": model.critic, "lr": hyper["critic_lr"], "weight_decay": 0.0})
     optimiser = torch.optim.AdamW(groups, betas=BETAS, fused=True)
     if state:
         for number, parameter in enumerate([*model.adapter, *model.critic]):

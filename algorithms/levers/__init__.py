@@ -1,1 +1,1 @@
-"""When to pull which lever: from what the trajectories show to the scaffold, the weights, or the end of the run."""
+"""The rules that choose a run's next lever: change the scaffold, train the weights, or stop."""

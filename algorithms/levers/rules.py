@@ -1,4 +1,4 @@
-"""The rules agent: from what the trajectories show to the next lever. Deterministic, needs no key, and is a baseline in its own right.
+"""The rules agent: it chooses the next lever from figures of the trajectories, by the table below. Deterministic, without a language model.
 
 | what the evidence shows (first row that holds) | choice |
 |---|---|
@@ -104,9 +104,9 @@ class ProbeAttempt(msgspec.Struct, frozen=True, kw_only=True):
 def choose(evidence: Evidence, history: Sequence[PastChoice], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
     """The choice that the table above makes, from a probe's evidence, all earlier choices, the run's levers and the task's edits. Pure."""
     if "scaffold" in levers:
-        done = {tried.action for tried in history if tried.lever == "scaffold"}
+        past_edits = {tried.action for tried in history if tried.lever == "scaffold"}
         for edit in edits:
-            reason = None if edit.name in done else edit.applies(evidence)
+            reason = None if edit.name in past_edits else edit.applies(evidence)
             if reason is not None:
                 return Choice(lever="scaffold", action=edit.name, reason=reason)
     if "weights" in levers:
@@ -164,7 +164,7 @@ def evidence(
         tail=_tail(list(groups.values())),
         tokens=fmean(attempt.tokens + attempt.read for attempt in attempts),
         length_spread=pstdev(tokens) / max(fmean(tokens), 1e-9),
-        agreement=fmean(max(of.values(), default=0) / len(groups[item]) for item, of in answers.items()),
+        agreement=fmean(max(counts.values(), default=0) / len(groups[item]) for item, counts in answers.items()),
         free=free,
         signal=signal,
         labelled=labelled,
@@ -173,18 +173,18 @@ def evidence(
 
 
 def _tail(groups: Sequence[Sequence[float]]) -> float:
-    alone = [(max(g) - fmean(g)) / (pstdev(g) * sqrt(len(g) - 1)) for g in groups if max(g) > min(g)]
-    return fmean(alone) if alone else 0.0
+    distances = [(max(g) - fmean(g)) / (pstdev(g) * sqrt(len(g) - 1)) for g in groups if max(g) > min(g)]
+    return fmean(distances) if distances else 0.0
 
 
-def _train(e: Evidence, tried: Sequence[PastChoice]) -> Choice:
+def _train(e: Evidence, updates: Sequence[PastChoice]) -> Choice:
     round_cost = e.attempts * e.train_items
     if e.rollouts_left < round_cost:
         return _stop(f"{e.rollouts_left:,} rollouts are left, a round over {e.train_items:,} train items takes {round_cost:,}.")
-    if tried and tried[-1].accepted and tried[-1].after - tried[-1].before < GAIN:
-        return _stop(f"The last weight update moved dev from {tried[-1].before:.3f} to {tried[-1].after:.3f}, by less than {GAIN}.")
-    if tried and not tried[-1].accepted:
-        return _second(e, tried)
+    if updates and updates[-1].accepted and updates[-1].after - updates[-1].before < GAIN:
+        return _stop(f"The last weight update moved dev from {updates[-1].before:.3f} to {updates[-1].after:.3f}, by less than {GAIN}.")
+    if updates and not updates[-1].accepted:
+        return _after_rejection(e, updates)
     match e.signal:
         case "none":
             return _unjudged(e)
@@ -196,9 +196,9 @@ def _train(e: Evidence, tried: Sequence[PastChoice]) -> Choice:
             return _right_or_wrong(e) if e.graded < BINARY else _graded(e)
 
 
-def _second(e: Evidence, tried: Sequence[PastChoice]) -> Choice:
-    last, live = tried[-1].action, 1 - e.tied_groups
-    if len(tried) > 1 or live < LIVE or e.signal != "scores":
+def _after_rejection(e: Evidence, updates: Sequence[PastChoice]) -> Choice:
+    last, live = updates[-1].action, 1 - e.tied_groups
+    if len(updates) > 1 or live < LIVE or e.signal != "scores":
         return _stop(f"{last} brought nothing more; {e.tied_groups:.0%} of the groups are tied ({_figures(e)}).")
     if last == "grpo":
         why = f"grpo brought nothing, but the probe holds answers to clone ({_figures(e)})."

@@ -25,8 +25,8 @@ def build_cached(target: Path, load: Callable[[Path], object], build: Callable[[
     except (NotFound, CheckFailed):  # not built yet, or cut short
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as room:
-            new = Path(room) / "new"
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            new = Path(folder) / "new"
             build(new)
             try:
                 new.rename(target)

@@ -122,27 +122,27 @@ class CausalTrainee:
         ids = pad(sequences, getattr(self.model.config.get_text_config(), "max_position_embeddings", None))
         target = pad([rollout.tokens for rollout in rollouts])
         mask = pad([(1,) * len(rollout.tokens) for rollout in rollouts])
-        before = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(target.shape[1])
-        before = before.clamp(max=ids.shape[1] - 2)
+        positions = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(target.shape[1])
+        positions = positions.clamp(max=ids.shape[1] - 2)
         device = self.model.device
-        ids, target, before = ids.to(device), target.to(device), before.to(device)
+        ids, target, positions = ids.to(device), target.to(device), positions.to(device)
         with self.model.disable_adapter() if base else nullcontext():
-            logits, hidden = self._logits_at(ids[:, :-1], before)
+            logits, hidden = self._logits(ids[:, :-1], positions)
         logp, entropy, _ = (each.view(target.shape) for each in kernels.joint(logits.flatten(0, 1), None, target.flatten()))
         values = self._head(hidden.detach().float())[:, :, 0] if self._head else torch.zeros_like(logp)
         return Outputs(logp=logp.cpu() * mask, entropy=entropy.cpu() * mask, values=values.cpu() * mask)
 
-    def _logits_at(self, ids: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's logits (B, T, vocabulary) at `places` (B, T), and the states (B, T, hidden) that they are computed from.
+    def _logits(self, ids: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's logits (B, T, vocabulary) at `positions` (B, T), and the states (B, T, hidden) that they are computed from.
 
-        Only the states at these places enter the output embeddings, so that no other logits are computed. What the model does to logits
+        Only the states at these positions enter the output embeddings, so that no other logits are computed. What the model does to logits
         after them, such as Gemma's soft cap or Granite's scale, is done. Raises UsageError unless they are used once in a forward.
         """
         rows = torch.arange(len(ids), device=ids.device)[:, None]
         states: list[torch.Tensor] = []
 
         def select(head: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-            states.append(inputs[0][rows, places])
+            states.append(inputs[0][rows, positions])
             return states[-1]
 
         model = self.model.get_base_model()

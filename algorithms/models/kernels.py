@@ -1,4 +1,4 @@
-"""Two functions that run as Triton kernels or in plain torch: the masked GAE scan, and what a loss needs of large rows of logits.
+"""Two functions that run as Triton kernels or in plain torch: the masked GAE scan, and log-probability, entropy and KL of logits.
 
 `gae` and `joint` take the Triton path where `available` says so, on a GPU or under Triton's interpreter, and the torch path elsewhere.
 Triton is optional; this module imports without it.
@@ -159,7 +159,7 @@ def _jit(kernel: Any) -> Any:
 
 
 @_jit
-def _then(a: tensor, b: tensor, next_a: tensor, next_b: tensor) -> tuple[tensor, tensor]:
+def _compose(a: tensor, b: tensor, next_a: tensor, next_b: tensor) -> tuple[tensor, tensor]:
     """The map x -> a x + b, and then the next: associative, as the scan needs, since composing maps is."""
     return a * next_a, next_a * b + next_b
 
@@ -172,11 +172,11 @@ def _gae(
     # a map x -> a x + b: a token of the policy sets the value (0 x + V) and steps the advantage (gamma lambda x + delta); another passes
     # both on (1 x + 0).
     row = tl.program_id(0).to(tl.int64) * width
-    place = tl.arange(0, BLOCK)
+    offsets = tl.arange(0, BLOCK)
     value_carried = 0.0
     carried = 0.0
     for start in range(0, width, BLOCK):
-        t = width - 1 - start - place
+        t = width - 1 - start - offsets
         inside = t >= 0
         mine = tl.load(mask + row + t, mask=inside, other=0) != 0
         next_mine = tl.load(mask + row + t + 1, mask=inside & (t + 1 < width), other=0) != 0
@@ -184,14 +184,14 @@ def _gae(
         value = tl.load(values + row + t, mask=mine, other=0.0).to(tl.float32)
         next_value = tl.load(values + row + t + 1, mask=next_mine, other=0.0).to(tl.float32)
 
-        a, b = tl.associative_scan((tl.where(next_mine, 0.0, 1.0), next_value), 0, _then)
+        a, b = tl.associative_scan((tl.where(next_mine, 0.0, 1.0), next_value), 0, _compose)
         value_ahead = a * value_carried + b
         delta = tl.where(mine, reward + gamma * value_ahead - value, 0.0)
-        a, b = tl.associative_scan((tl.where(mine, gamma_lam, 1.0), delta), 0, _then)
+        a, b = tl.associative_scan((tl.where(mine, gamma_lam, 1.0), delta), 0, _compose)
         advantage = a * carried + b
         tl.store(advantages + row + t, tl.where(mine, advantage, 0.0), mask=inside)
 
-        last = place == BLOCK - 1
+        last = offsets == BLOCK - 1
         value_carried = tl.sum(tl.where(last, value_ahead, 0.0), axis=0)
         carried = tl.sum(tl.where(last, advantage, 0.0), axis=0)
 
@@ -223,9 +223,9 @@ def _forward(
     base_m = LOWEST
     base_e_sum = 0.0
     for start in range(0, vocabulary, BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        inside = place < vocabulary
-        z = tl.load(row + place, mask=inside, other=-float("inf")).to(tl.float32) * scale
+        offsets = start + tl.arange(0, BLOCK)
+        inside = offsets < vocabulary
+        z = tl.load(row + offsets, mask=inside, other=-float("inf")).to(tl.float32) * scale
         above = tl.maximum(m, tl.max(z, axis=0))
         shrink = tl.exp(m - above)
         e = tl.exp(z - above)
@@ -233,7 +233,7 @@ def _forward(
         e_sum = shrink * e_sum + tl.sum(e, axis=0)
         m = above
         if HAS_BASE:
-            base_z = tl.load(base_row + place, mask=inside, other=-float("inf")).to(tl.float32) * scale
+            base_z = tl.load(base_row + offsets, mask=inside, other=-float("inf")).to(tl.float32) * scale
             gain_sum = shrink * gain_sum + tl.sum(e * tl.where(e > 0, z - base_z, 0.0), axis=0)
             above = tl.maximum(base_m, tl.max(base_z, axis=0))
             base_e_sum = tl.exp(base_m - above) * base_e_sum + tl.sum(tl.exp(base_z - above), axis=0)
@@ -271,15 +271,15 @@ def _backward(
 ) -> None:
     # One program a tile: the three derivatives at the head of this file, each times what flows in.
     n = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < vocabulary
-    z = tl.load(logits + n * vocabulary + place, mask=inside, other=-float("inf")).to(tl.float32) * scale
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = offsets < vocabulary
+    z = tl.load(logits + n * vocabulary + offsets, mask=inside, other=-float("inf")).to(tl.float32) * scale
     log_p = z - tl.load(log_sum + n)
     p = tl.exp(log_p)
-    gradient = tl.load(to_logp + n) * (tl.where(place == tl.load(tokens + n), 1.0, 0.0) - p)
+    gradient = tl.load(to_logp + n) * (tl.where(offsets == tl.load(tokens + n), 1.0, 0.0) - p)
     gradient -= tl.load(to_entropy + n) * p * tl.where(p > 0, log_p + tl.load(entropy + n), 0.0)
     if HAS_BASE:
-        base_z = tl.load(base_logits + n * vocabulary + place, mask=inside, other=-float("inf")).to(tl.float32) * scale
+        base_z = tl.load(base_logits + n * vocabulary + offsets, mask=inside, other=-float("inf")).to(tl.float32) * scale
         gain = log_p - (base_z - tl.load(base_log_sum + n))
         gradient += tl.load(to_kl + n) * p * tl.where(p > 0, gain - tl.load(kl + n), 0.0)
-    tl.store(to_logits + n * vocabulary + place, gradient * scale, mask=inside)
+    tl.store(to_logits + n * vocabulary + offsets, gradient * scale, mask=inside)

@@ -45,12 +45,12 @@ class SamplerBase(Protocol):
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request for one completion of a prompt in token ids.
 
-    `place` numbers the completions of one prompt and seed. A temperature of 0 takes the most probable token, the first of equals.
+    `index` numbers the completions of one prompt and seed. A temperature of 0 takes the most probable token, the first of equals.
     """
 
     prompt: tuple[int, ...]
     seed: int
-    place: int = 0
+    index: int = 0
     temperature: float = 1.0
     max_tokens: int = 64
 
@@ -79,19 +79,19 @@ class Sampler:
         A completion also stops where prompt and completion fill the model's positions.
         """
         by_length: dict[int, list[int]] = {}
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             if not (0 < len(request.prompt) < self.base.positions and request.max_tokens > 0 and 0 <= request.temperature < math.inf):
                 raise UsageError(
                     f"Asked for a completion of a prompt of {len(request.prompt)} tokens, of {request.max_tokens} at most, at temperature "
                     f"{request.temperature}; ask for 1 to {self.base.positions - 1}, 1 or more, and a finite temperature of 0 or more."
                 )
-            by_length.setdefault(len(request.prompt), []).append(place)
+            by_length.setdefault(len(request.prompt), []).append(index)
         completions: dict[int, SampledCompletion] = {}
-        for places in by_length.values():
-            for start in range(0, len(places), SLOTS):
-                part = places[start : start + SLOTS]
-                completions.update(zip(part, self._slots([requests[place] for place in part]), strict=True))
-        return [completions[place] for place in range(len(requests))]
+        for indices in by_length.values():
+            for start in range(0, len(indices), SLOTS):
+                part = indices[start : start + SLOTS]
+                completions.update(zip(part, self._slots([requests[index] for index in part]), strict=True))
+        return [completions[index] for index in range(len(requests))]
 
     def next_log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
@@ -102,34 +102,34 @@ class Sampler:
     def _slots(self, requests: Sequence[CompletionRequest]) -> list[SampledCompletion]:
         """Completions for at most SLOTS prompts of one length. Copies of the first fill the slots; what follows a row's end is dropped."""
         filled = [*requests, *[requests[0]] * (SLOTS - len(requests))]
-        room = [min(request.max_tokens, self.base.positions - len(request.prompt)) for request in requests]
-        uniform = np.stack([_uniforms(request, max(room)) for request in filled], axis=1)
+        limits = [min(request.max_tokens, self.base.positions - len(request.prompt)) for request in requests]
+        uniform = np.stack([_uniforms(request, max(limits)) for request in filled], axis=1)
         temperature = np.array([[request.temperature] for request in filled])
         logits, cache = self._prefill([request.prompt for request in filled])
         tokens: list[np.ndarray] = []
         logprobs: list[np.ndarray] = []
-        going = set(range(len(requests)))
+        active = set(range(len(requests)))
         while True:
             chosen = _choose(logits, uniform[len(tokens), :, None], temperature)
             tokens.append(chosen)
             logprobs.append(np.take_along_axis(_log_softmax(logits), chosen[:, None], 1)[:, 0])
-            going -= {row for row in going if chosen[row] in self.base.ends or len(tokens) == room[row]}
-            if not going:
+            active -= {row for row in active if chosen[row] in self.base.ends or len(tokens) == limits[row]}
+            if not active:
                 break
             output = self._model(torch.from_numpy(chosen[:, None]).to(self._model.device), past_key_values=cache, use_cache=True)
             logits = output.logits[:, -1].double().cpu().numpy()
-        return [self._completion(row, room[row], tokens, logprobs) for row in range(len(requests))]
+        return [self._completion(row, limits[row], tokens, logprobs) for row in range(len(requests))]
 
-    def _completion(self, row: int, room: int, tokens: Sequence[np.ndarray], logprobs: Sequence[np.ndarray]) -> SampledCompletion:
-        ids = [int(step[row]) for step in tokens[:room]]
-        end = next((place for place, token in enumerate(ids) if token in self.base.ends), len(ids))
+    def _completion(self, row: int, limit: int, tokens: Sequence[np.ndarray], logprobs: Sequence[np.ndarray]) -> SampledCompletion:
+        ids = [int(step[row]) for step in tokens[:limit]]
+        end = next((index for index, token in enumerate(ids) if token in self.base.ends), len(ids))
         ids = ids[: end + 1]
         return SampledCompletion(tuple(ids), tuple(float(step[row]) for step in logprobs[: len(ids)]), self.base.decode(ids))
 
     @torch.inference_mode()
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, DynamicCache]:
         """The logits (prompts, vocabulary) (float64) after prompts of one length, and their keys and values. Equal ones are read once."""
-        distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
         unread, outputs = list(distinct), []
         while unread:
             part, unread = unread[:PREFILL_SLOTS], unread[PREFILL_SLOTS:]
@@ -139,14 +139,14 @@ class Sampler:
         rows = torch.tensor([distinct[prompt] for prompt in prompts], device=self._model.device)
         cache = DynamicCache()
         for layer in range(len(outputs[0].past_key_values.layers)):
-            parts = [one.past_key_values.layers[layer] for one in outputs]
-            cache.update(torch.cat([one.keys for one in parts])[rows], torch.cat([one.values for one in parts])[rows], layer)
-        return torch.cat([one.logits[:, -1] for one in outputs])[rows].double().cpu().numpy(), cache
+            parts = [output.past_key_values.layers[layer] for output in outputs]
+            cache.update(torch.cat([output.keys for output in parts])[rows], torch.cat([output.values for output in parts])[rows], layer)
+        return torch.cat([output.logits[:, -1] for output in outputs])[rows].double().cpu().numpy(), cache
 
 
 def _uniforms(request: CompletionRequest, count: int) -> np.ndarray:
-    """Uniform numbers (count,) in [0, 1), one for each token: 53 bits of Philox (Salmon 2011), keyed by a hash of seed and place."""
-    key = int.from_bytes(hashlib.sha256(f"{request.seed}:{request.place}".encode()).digest()[:16], "big")
+    """Uniform numbers (count,) in [0, 1), one for each token: 53 bits of Philox (Salmon 2011), keyed by a hash of seed and index."""
+    key = int.from_bytes(hashlib.sha256(f"{request.seed}:{request.index}".encode()).digest()[:16], "big")
     numbers: np.ndarray = (np.random.Philox(key=key).random_raw(count) >> np.uint64(11)) * 2.0**-53
     return numbers
 

@@ -1,1 +1,1 @@
-"""Policies: what every one offers, the embedded ones, and their endpoint."""
+"""Policies: their interface, the embedded ones, clients and servers, and their training."""

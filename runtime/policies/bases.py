@@ -57,14 +57,14 @@ def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progre
         case _ if kind.startswith("hf:"):
             from runtime.policies import hf
 
-            with tempfile.TemporaryDirectory() as room:
-                new = Path(room) / "base"
+            with tempfile.TemporaryDirectory() as folder:
+                new = Path(folder) / "base"
                 hf.write_base(kind.removeprefix("hf:"), new)
                 target = cache_folder() / f"hf-{hashlib.sha256((new / 'base.json').read_bytes()).hexdigest()[:16]}"
                 return build_cached(target, kind_of, lambda into: shutil.copytree(new, into))
         case _:
-            what = "expected text-scorer, tiny-lm, or hf:PATH; correct POLICY in task.py, or --policy"
-            raise Misconfigured(f"There is no embedded policy {kind!r}; {what}.")
+            advice = "expected text-scorer, tiny-lm, or hf:PATH; correct POLICY in task.py, or --policy"
+            raise Misconfigured(f"There is no embedded policy {kind!r}; {advice}.")
 
 
 def kind_of(base: Path) -> str:

@@ -28,19 +28,19 @@ class CausalPolicy:
         base = self._sampler.base
         prompts = [base.encode(request.prompt) for request in requests]
         completion_requests = [
-            CompletionRequest(prompt=prompt, seed=request.seed, place=place, temperature=request.temperature, max_tokens=request.max_tokens)
+            CompletionRequest(prompt=prompt, seed=request.seed, index=index, temperature=request.temperature, max_tokens=request.max_tokens)
             for request, prompt in zip(requests, prompts, strict=True)
-            for place in range(request.n)
+            for index in range(request.n)
         ]
-        done = iter(self._sampler.sample(completion_requests))
+        completions = iter(self._sampler.sample(completion_requests))
         sampled = []
         for request, prompt in zip(requests, prompts, strict=True):
-            mine = [next(done) for _ in range(request.n)]
+            answers = [next(completions) for _ in range(request.n)]
             sampled.append(
                 Sampled(
-                    tuple(one.text for one in mine),
-                    tuple(one.tokens for one in mine),
-                    tuple(one.logprobs for one in mine),
+                    tuple(answer.text for answer in answers),
+                    tuple(answer.tokens for answer in answers),
+                    tuple(answer.logprobs for answer in answers),
                     len(prompt),
                 )
             )
@@ -52,23 +52,23 @@ class CausalPolicy:
 
 
 class UniformTokens:
-    """The policy that knows nothing: every token of the vocabulary is as probable as the next, those that end an answer included."""
+    """The uniform policy over tokens: all tokens of the vocabulary are equally probable, those that end an answer included."""
 
     def __init__(self, base: SamplerBase) -> None:
         self._base = base
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request, at any temperature."""
-        return [self._one(request) for request in requests]
+        return [self._complete(request) for request in requests]
 
     def log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
         return [-math.log(self._base.vocabulary)] * self._base.vocabulary
 
-    def _one(self, request: SampleRequest) -> Sampled:
+    def _complete(self, request: SampleRequest) -> Sampled:
         completions = []
-        for place in range(request.n):
-            draw = random.Random(f"{request.seed} {place} {request.prompt}")
+        for index in range(request.n):
+            draw = random.Random(f"{request.seed} {index} {request.prompt}")
             tokens: list[int] = []
             while len(tokens) < request.max_tokens and not self._base.ends.intersection(tokens[-1:]):
                 tokens.append(draw.randrange(self._base.vocabulary))

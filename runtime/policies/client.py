@@ -55,16 +55,16 @@ def model_name(base: str, adapter: str) -> str:
 class Caller:
     """A client of one HTTP server that speaks JSON. It waits for a server that is away. For one thread.
 
-    `who` names the server in errors; `patience` and `timeout` are the seconds to wait for it, and for an answer.
+    `server_name` is its name in errors; `patience` and `timeout` are the seconds to wait for it, and for an answer.
     """
 
-    def __init__(self, url: str, token: str, who: str, *, patience: float = PATIENCE, timeout: float = 300.0) -> None:
+    def __init__(self, url: str, token: str, server_name: str, *, patience: float = PATIENCE, timeout: float = 300.0) -> None:
         self._token, self._patience = token, patience
-        self._away = f"No {who} answers at {url}"
-        where = urlsplit(url)
-        kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(where.hostname or "127.0.0.1", where.port, timeout=timeout)
-        self._prefix = where.path.rstrip("/")
+        self._no_answer = f"No {server_name} answers at {url}"
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=timeout)
+        self._prefix = parts.path.rstrip("/")
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """The status and body of the answer; raises TryAgain where none comes within the patience."""
@@ -83,7 +83,7 @@ class Caller:
                 self._connection.close()
                 why = str(wrong)
             if time.monotonic() > deadline:
-                raise TryAgain(f"{self._away} ({why}); see logs/policy-0.log.")
+                raise TryAgain(f"{self._no_answer} ({why}); see logs/policy-0.log.")
             time.sleep(0.1)
 
 
@@ -147,7 +147,7 @@ def engine_url() -> str | None:
 def is_address(url: str) -> bool:
     """Whether this is the URL of an HTTP server."""
     try:
-        where = urlsplit(url)
-        return where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0  # reading the port checks it
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # reading the port checks it
     except ValueError:
         return False

@@ -1,7 +1,7 @@
 """From scores over a closed vocabulary to completions: the arithmetic that the policies of labels share.
 
 A completion is one token, one of the labels. Choices leave scores out, and biases are added to them. A label is drawn by inverse transform
-from a number in [0, 1), a hash of the request and of the completion's place. So it depends on nothing else that is asked.
+from a number in [0, 1), a hash of the request and of the completion's index. So it depends on nothing else that is asked.
 """
 
 import hashlib
@@ -52,22 +52,22 @@ def complete(
     logprobs = log_softmax(scores)
     if request.temperature > 0:
         cumulative = np.cumsum(np.exp(log_softmax(scores / request.temperature)))
-        places = [_place(cumulative, uniform(request, i)) for i in range(request.n)]
+        indices = [_draw(cumulative, uniform(request, i)) for i in range(request.n)]
     else:
-        places = [best(scores, uniform(request, i)) for i in range(request.n)]
+        indices = [best(scores, uniform(request, i)) for i in range(request.n)]
     return Sampled(
-        tuple(names[tokens[place]] for place in places),
-        tuple((tokens[place],) for place in places),
-        tuple((float(logprobs[place]),) for place in places),
+        tuple(names[tokens[index]] for index in indices),
+        tuple((tokens[index],) for index in indices),
+        tuple((float(logprobs[index]),) for index in indices),
         len(request.prompt),
     )
 
 
-def uniform(request: SampleRequest, place: int) -> float:
-    """A number in [0, 1) from sha256 of (seed, prompt, choices, bias, place)."""
-    key = msgspec.json.encode([request.seed, request.prompt, request.choices, request.bias, place])
+def uniform(request: SampleRequest, index: int) -> float:
+    """A number in [0, 1) from sha256 of (seed, prompt, choices, bias, index)."""
+    key = msgspec.json.encode([request.seed, request.prompt, request.choices, request.bias, index])
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
 
 
-def _place(cumulative: Vector, u: float) -> int:
+def _draw(cumulative: Vector, u: float) -> int:
     return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(cumulative) - 1)

@@ -75,8 +75,8 @@ class Engine:
         self._loaded: OrderedDict[str, Path] = OrderedDict()
         self._loading = threading.Lock()
         self.pool = ThreadPoolExecutor(CONCURRENT)
-        served = msgspec.json.decode(self.ask("GET", "/v1/models"), type=_Models).data
-        base = next(model for model in served if not model.parent)
+        models = msgspec.json.decode(self.ask("GET", "/v1/models"), type=_Models).data
+        base = next(model for model in models if not model.parent)
         self.base, self.root, self.positions = base.id, base.root or base.id, base.max_model_len or UNLIMITED
         version = json.loads(self.ask("GET", "/version"))
         self.tolerance = EXACT if version.get("dtype") == "float32" else ROUNDED
@@ -184,21 +184,21 @@ class EnginePolicy:
         self._name = adapter or engine.base
         self.tolerance = engine.tolerance
         if folder:
-            _belongs(folder, tokenizer)
+            _require_base(folder, tokenizer)
             engine.load(adapter, folder)
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request, in parallel; raises UsageError for one with choices or a bias, or that the server refuses."""
-        return list(self._engine.pool.map(self._one, requests))
+        return list(self._engine.pool.map(self._complete, requests))
 
     def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
         """The natural log-probability of each of the tokens after a prompt, as the server computes it."""
         ids = [*self._tokenizer.encode(prompt), *tokens]
         body = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1, "prompt_logprobs": 0, "return_token_ids": True}
         logs = self._engine.complete(self._name, self._folder, body).choices[0].prompt_logprobs or ()
-        return [logs[place][str(ids[place])].logprob for place in range(len(ids) - len(tokens), len(ids))]  # type: ignore[index]
+        return [logs[position][str(ids[position])].logprob for position in range(len(ids) - len(tokens), len(ids))]  # type: ignore[index]
 
-    def _one(self, request: SampleRequest) -> Sampled:
+    def _complete(self, request: SampleRequest) -> Sampled:
         if request.choices or request.bias:
             raise UsageError("This policy answers freely and takes no choices and no bias; ask it with the prompt alone.")
         prompt = self._tokenizer.encode(request.prompt)
@@ -223,7 +223,7 @@ class EnginePolicy:
         )
 
 
-def _belongs(folder: Path, tokenizer: HFTokenizer) -> None:
+def _require_base(folder: Path, tokenizer: HFTokenizer) -> None:
     try:
         base_name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as wrong:

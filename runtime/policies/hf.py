@@ -28,33 +28,33 @@ EDGE = 1 << 20
 """Bytes of a file's beginning, and of its end, that the digest covers."""
 
 
-def write_base(named: str, into: Path) -> None:
+def write_base(model: str, target: Path) -> None:
     """Write the base folder of a model that is named by a path or an id.
 
     Raises NotFound for a model that cannot be had, and CheckFailed for one that is no causal language model.
     """
-    folder = resolve(named)
+    folder = resolve(model)
     tokenizer = HFTokenizer(folder, digest_of(folder))
-    card = {"kind": KIND, "model": str(folder.resolve()) if Path(named).is_dir() else named, "digest": tokenizer.digest}
-    into.mkdir(parents=True, exist_ok=True)
-    write_json(into / "base.json", card)
+    card = {"kind": KIND, "model": str(folder.resolve()) if Path(model).is_dir() else model, "digest": tokenizer.digest}
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / "base.json", card)
 
 
-def resolve(named: str) -> Path:
+def resolve(model: str) -> Path:
     """The folder of a model that is named by a path or an id, fetched from the hub if it is no folder here; raises NotFound."""
-    if Path(named).is_dir():
-        if not (Path(named) / "config.json").is_file():
-            raise NotFound(f"The folder {named} holds no config.json, so it is no model of transformers; give the folder that does.")
-        return Path(named)
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").is_file():
+            raise NotFound(f"The folder {model} holds no config.json, so it is no model of transformers; give the folder that does.")
+        return Path(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(named, allow_patterns=[f"*{suffix}" for suffix in SUFFIXES]))
+        return Path(snapshot_download(model, allow_patterns=[f"*{suffix}" for suffix in SUFFIXES]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as wrong:
-        why = (str(wrong).strip().splitlines() or [type(wrong).__name__])[0]
+        reason = (str(wrong).strip().splitlines() or [type(wrong).__name__])[0]
         raise NotFound(
-            f"The model {named} is no folder here and could not be had from the Hugging Face hub ({why:.200}); "
+            f"The model {model} is no folder here and could not be had from the Hugging Face hub ({reason:.200}); "
             "give the path of a folder that holds it, or fetch it where there is a network."
         ) from wrong
 
@@ -191,5 +191,5 @@ def log_probs_of(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> li
 
 
 def _unreadable(folder: Path, wrong: Exception) -> CheckFailed:
-    why = (str(wrong).strip().splitlines() or [type(wrong).__name__])[0]
-    return CheckFailed(f"The model in {folder} cannot be loaded as a causal language model ({why:.200}).")
+    reason = (str(wrong).strip().splitlines() or [type(wrong).__name__])[0]
+    return CheckFailed(f"The model in {folder} cannot be loaded as a causal language model ({reason:.200}).")

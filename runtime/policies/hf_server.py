@@ -1,7 +1,7 @@
 """A small HTTP server on transformers and peft with vLLM's interface: completions, chat, tokens, adapters loaded while it runs.
 
 `python -m runtime.policies.hf_server MODEL --port N` serves a model by the path of its folder or its id on the hub. One base model and its
-adapters are in memory. A request with a field of vLLM's that this server does not honour is refused. Equal adapter, prompt, seed and place
+adapters are in memory. A request with a field of vLLM's that this server does not honour is refused. Equal adapter, prompt, seed and index
 give equal completions, whatever is asked at the same time (on one thread of a CPU).
 """
 
@@ -127,18 +127,18 @@ class HFEngine:
         """The natural log-probability (tokens - 1,) of each token but the first, after those before it."""
 
         def work() -> list[float]:
-            with torch.inference_mode(), self._with(inner):
+            with torch.inference_mode(), self._adapter_context(inner):
                 return hf.log_probs_of(self._model, tokens[:1], tokens[1:])
 
         inner = self._inner(name)
-        logprobs: list[float] = self._alone(work)
+        logprobs: list[float] = self._run_exclusively(work)
         return logprobs
 
     def load(self, name: str, path: str) -> None:
         """Add an adapter from a peft folder; raises UsageError where the name is taken or the folder is no adapter of this model."""
         if name in self.names():
             raise UsageError(f"The lora adapter '{name}' has already been loaded.")
-        self._alone(lambda: self._load(name, path))
+        self._run_exclusively(lambda: self._load(name, path))
 
     def unload(self, name: str) -> None:
         """Remove an adapter; raises NotFound for a name that is not loaded."""
@@ -148,7 +148,7 @@ class HFEngine:
                 raise NotFound(f"The lora adapter '{name}' cannot be found.")
             self._model.delete_adapter(self.adapters.pop(name).inner)
 
-        self._alone(work)
+        self._run_exclusively(work)
 
     def _inner(self, name: str) -> str:
         if name == self.name:
@@ -172,13 +172,13 @@ class HFEngine:
         self.adapters[name] = LoadedAdapter(inner, path)
         self._model.requires_grad_(False)
 
-    def _with(self, inner: str) -> Any:
+    def _adapter_context(self, inner: str) -> Any:
         if inner == NONE:
             return self._model.disable_adapter()
         self._model.set_adapter(inner, inference_mode=True)
         return torch.inference_mode()
 
-    def _alone(self, work: Callable[[], Any]) -> Any:
+    def _run_exclusively(self, work: Callable[[], Any]) -> Any:
         done: Future[Any] = Future()
 
         def run() -> None:
@@ -192,15 +192,15 @@ class HFEngine:
 
     def _work(self) -> None:
         while True:
-            taken = [self._jobs.get()]
+            batch = [self._jobs.get()]
             time.sleep(BATCH_WINDOW)
             while not self._jobs.empty():
-                taken.append(self._jobs.get())
-            together: dict[str, list[_Job]] = {}
-            for job in taken:
+                batch.append(self._jobs.get())
+            by_adapter: dict[str, list[_Job]] = {}
+            for job in batch:
                 if isinstance(job, _Job):
-                    together.setdefault(job.adapter, []).append(job)
-            for inner, jobs in together.items():
+                    by_adapter.setdefault(job.adapter, []).append(job)
+            for inner, jobs in by_adapter.items():
                 while jobs:  # so that nobody waits for all
                     part = [jobs.pop(0)]
                     rows = len(part[0].requests)
@@ -208,13 +208,13 @@ class HFEngine:
                         rows += len(jobs[0].requests)
                         part.append(jobs.pop(0))
                     self._answer(inner, part)
-            for job in taken:
+            for job in batch:
                 if not isinstance(job, _Job):
                     job()
 
     def _answer(self, inner: str, jobs: Sequence[_Job]) -> None:
         try:
-            with self._with(inner):
+            with self._adapter_context(inner):
                 completions = iter(self._sampler.sample([request for job in jobs for request in job.requests]))
             for job in jobs:
                 job.done.set_result([next(completions) for _ in job.requests])
@@ -273,10 +273,10 @@ class Server(ThreadingHTTPServer):
         return self.engine.base.encode_turns([{"role": turn.role, "content": turn.content} for turn in turns])
 
     def _completions(self, call: _Completions) -> object:
-        whole = isinstance(call.prompt, str) or all(isinstance(one, int) for one in call.prompt)
-        prompts: Sequence[Any] = [call.prompt] if whole else call.prompt
-        read = [self.engine.base.encode_plain(one) if isinstance(one, str) else tuple(one) for one in prompts]
-        choices, usage = self._sampled(call, read)
+        single = isinstance(call.prompt, str) or all(isinstance(prompt, int) for prompt in call.prompt)
+        prompts: Sequence[Any] = [call.prompt] if single else call.prompt
+        token_ids = [self.engine.base.encode_plain(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
+        choices, usage = self._sampled(call, token_ids)
         for choice in choices:
             logprobs = {"token_logprobs": choice.pop("logprobs"), "tokens": choice.pop("tokens")}
             choice |= {"logprobs": logprobs if call.logprobs is not None else None}
@@ -306,36 +306,36 @@ class Server(ThreadingHTTPServer):
             raise UsageError(f"This server ends a completion at {sorted(base.ends)} alone, not at all of {list(call.stop_token_ids)}.")
         if not (1 <= call.n <= 4096):
             raise UsageError(f"n is {call.n}; ask for 1 to 4096 completions.")
-        rest = 16 if isinstance(call, _Completions) else base.positions  # as vLLM has it
+        default = 16 if isinstance(call, _Completions) else base.positions  # as vLLM has it
 
         def most(prompt: tuple[int, ...]) -> int:
-            return min(rest, base.positions - len(prompt)) if call.max_tokens is None else call.max_tokens
+            return min(default, base.positions - len(prompt)) if call.max_tokens is None else call.max_tokens
 
         seed = secrets.randbits(62) if call.seed is None else call.seed
         requests = [
-            CompletionRequest(prompt=prompt, seed=seed, place=place, temperature=call.temperature, max_tokens=most(prompt))
+            CompletionRequest(prompt=prompt, seed=seed, index=index, temperature=call.temperature, max_tokens=most(prompt))
             for prompt in prompts
-            for place in range(call.n)
+            for index in range(call.n)
         ]
         completions = self.engine.complete(call.model, requests)
         choices = []
-        for index, (request, one) in enumerate(zip(requests, completions, strict=True)):
-            ended = one.tokens[-1] in base.ends
+        for index, (request, completion) in enumerate(zip(requests, completions, strict=True)):
+            ended = completion.tokens[-1] in base.ends
             choice: dict[str, Any] = {
                 "index": index,
-                "text": one.text,
-                "tokens": [base.tokenizer.decode([token]) for token in one.tokens],
-                "logprobs": one.logprobs,
+                "text": completion.text,
+                "tokens": [base.tokenizer.decode([token]) for token in completion.tokens],
+                "logprobs": completion.logprobs,
                 "finish_reason": "stop" if ended else "length",
             }
             if call.return_token_ids:
-                choice |= {"token_ids": one.tokens, "prompt_token_ids": request.prompt}
+                choice |= {"token_ids": completion.tokens, "prompt_token_ids": request.prompt}
             if call.prompt_logprobs is not None:
                 logs = self.engine.score(call.model, request.prompt) if len(request.prompt) > 1 else []
                 named = zip(request.prompt[1:], logs, strict=True)
                 choice["prompt_logprobs"] = [None, *({str(token): {"logprob": logprob}} for token, logprob in named)]
             choices.append(choice)
-        prompt_tokens, completion_tokens = sum(map(len, prompts)), sum(len(one.tokens) for one in completions)
+        prompt_tokens, completion_tokens = sum(map(len, prompts)), sum(len(completion.tokens) for completion in completions)
         total = prompt_tokens + completion_tokens
         return choices, {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 

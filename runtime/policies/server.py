@@ -59,13 +59,13 @@ class PolicyServer(ThreadingHTTPServer):
             raise UserError(f"the body is no completions request: {wrong}") from wrong
         bodies = decoded if isinstance(decoded, list) else [decoded]
         by_model: dict[str, list[int]] = {}
-        for place, one in enumerate(bodies):
-            by_model.setdefault(one.model, []).append(place)
+        for index, request in enumerate(bodies):
+            by_model.setdefault(request.model, []).append(index)
         answers: list[object] = [None] * len(bodies)
-        for model, places in by_model.items():
-            sampled = self.sample(model, [_request(bodies[place]) for place in places])
-            for place, one in zip(places, sampled, strict=True):
-                answers[place] = {
+        for model, indices in by_model.items():
+            sampled = self.sample(model, [_request(bodies[index]) for index in indices])
+            for index, completions in zip(indices, sampled, strict=True):
+                answers[index] = {
                     "object": "text_completion",
                     "model": model,
                     "choices": [
@@ -74,11 +74,13 @@ class PolicyServer(ThreadingHTTPServer):
                             "text": text,
                             "token_ids": tokens,
                             "logprobs": {"token_logprobs": logprobs},
-                            "finish_reason": "stop" if len(tokens) < bodies[place].max_tokens else "length",
+                            "finish_reason": "stop" if len(tokens) < bodies[index].max_tokens else "length",
                         }
-                        for i, (text, tokens, logprobs) in enumerate(zip(one.texts, one.tokens, one.logprobs, strict=True))
+                        for i, (text, tokens, logprobs) in enumerate(
+                            zip(completions.texts, completions.tokens, completions.logprobs, strict=True)
+                        )
                     ],
-                    "usage": {"prompt_tokens": one.prompt_tokens, "completion_tokens": sum(map(len, one.tokens))},
+                    "usage": {"prompt_tokens": completions.prompt_tokens, "completion_tokens": sum(map(len, completions.tokens))},
                 }
         return answers if isinstance(decoded, list) else answers[0]
 

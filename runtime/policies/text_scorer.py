@@ -133,10 +133,10 @@ def load_adapter(folder: Path, base: TextScorerBase) -> Adapter:
         tensors = load_file(folder / ADAPTER)
     except FileNotFoundError as missing:
         raise NotFound(f"The adapter folder {folder} lacks {Path(str(missing.filename)).name}; it is no peft adapter.") from missing
-    made_for = str(config.get("base_model_name_or_path") or "")
-    if made_for != base_name(base):
+    config_base = str(config.get("base_model_name_or_path") or "")
+    if config_base != base_name(base):
         raise Misconfigured(
-            f"The adapter in {folder} was made for the base {made_for or '(none named)'}, not for {base_name(base)}; train it anew."
+            f"The adapter in {folder} was made for the base {config_base or '(none named)'}, not for {base_name(base)}; train it anew."
         )
     a, b = tensors.get(KEY_A), tensors.get(KEY_B)
     rank = int(config["r"])

@@ -75,7 +75,7 @@ class PromptFeatures:
 
     def rows(self, prompts: Sequence[str]) -> Features:
         """The features of these prompts, in order."""
-        parts = [self._of(prompt) for prompt in prompts]
+        parts = [self._features(prompt) for prompt in prompts]
         return Features(
             buckets=torch.from_numpy(np.concatenate([buckets for buckets, _, _ in parts])),
             weights=torch.from_numpy(np.concatenate([weights for _, weights, _ in parts])),
@@ -83,22 +83,22 @@ class PromptFeatures:
             base=torch.from_numpy(np.stack([scores for _, _, scores in parts])),
         )
 
-    def _of(self, prompt: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _features(self, prompt: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if prompt not in self._cache:
             features = self._base.features(prompt)
             self._cache[prompt] = (*features, self._base.scores(*features).astype(np.float32))
         return self._cache[prompt]
 
 
-def hidden_sums(of: Features, a: torch.Tensor) -> torch.Tensor:
+def hidden_sums(features: Features, a: torch.Tensor) -> torch.Tensor:
     """The sums (U, RANK) over each prompt's features of w_f A[f], from A transposed, `a` (BUCKETS, RANK)."""
-    sums: torch.Tensor = nn.functional.embedding_bag(of.buckets, a, of.starts, mode="sum", per_sample_weights=of.weights)
+    sums: torch.Tensor = nn.functional.embedding_bag(features.buckets, a, features.starts, mode="sum", per_sample_weights=features.weights)
     return sums
 
 
-def adapted_scores(of: Features, hidden: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def adapted_scores(features: Features, hidden: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The scores (U, labels) with the adapter, from `hidden_sums` and B, `b` (labels, RANK)."""
-    scores: torch.Tensor = of.base + ALPHA / RANK * (hidden @ b.T)
+    scores: torch.Tensor = features.base + ALPHA / RANK * (hidden @ b.T)
     return scores
 
 
@@ -137,20 +137,20 @@ class TextScorerTrainee:
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
         """The model's outputs (B, 1) for rollouts of one token each; with `base`, without the adapter. Dropout is on the inner sums."""
-        places: dict[str, int] = {}
-        index = torch.tensor([places.setdefault(r.prompt, len(places)) for r in rollouts])
-        of = self._prompts.rows(list(places))
+        positions: dict[str, int] = {}
+        index = torch.tensor([positions.setdefault(r.prompt, len(positions)) for r in rollouts])
+        features = self._prompts.rows(list(positions))
         values = torch.zeros(len(rollouts), 1)
-        scores = of.base
+        scores = features.base
         if not base:
-            hidden = hidden_sums(of, self._a)
+            hidden = hidden_sums(features, self._a)
             if self._head is not None:
                 values = self._head(hidden.detach())[index]
             if dropout:
                 hidden = hidden * (torch.rand(hidden.shape) >= dropout) / (1 - dropout)
-            scores = adapted_scores(of, hidden, self._b)
-        tilt = torch.from_numpy(np.stack([_tilt(self._labels, r) for r in rollouts]))
-        logs = torch.log_softmax(scores[index] + tilt, 1)
+            scores = adapted_scores(features, hidden, self._b)
+        label_bias = torch.from_numpy(np.stack([_label_bias(self._labels, r) for r in rollouts]))
+        logs = torch.log_softmax(scores[index] + label_bias, 1)
         return Outputs(
             logp=logs.gather(1, torch.tensor([[r.tokens[0]] for r in rollouts])),
             entropy=-(logs.exp() * logs.clamp_min(-1e4)).sum(1, keepdim=True),
@@ -168,8 +168,8 @@ class TextScorerTrainee:
     def log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (labels,) of each label, with all on offer and no bias."""
         with torch.no_grad():
-            of = self._prompts.rows([prompt])
-            logs: list[float] = torch.log_softmax(adapted_scores(of, hidden_sums(of, self._a), self._b), 1)[0].tolist()
+            features = self._prompts.rows([prompt])
+            logs: list[float] = torch.log_softmax(adapted_scores(features, hidden_sums(features, self._a), self._b), 1)[0].tolist()
         return logs
 
     def save(self, out: Path, card: str) -> None:
@@ -196,9 +196,9 @@ def _set(model: PeftModel, a: torch.Tensor, b: torch.Tensor) -> None:
             factor.copy_(value)
 
 
-def _tilt(labels: Mapping[str, int], rollout: Rollout) -> np.ndarray:
+def _label_bias(labels: Mapping[str, int], rollout: Rollout) -> np.ndarray:
     """The recorded bias over all labels (float32), minus infinity where a label was not on offer."""
     tokens, bias = closed_vocabulary.offered(labels, SampleRequest(prompt="", choices=rollout.choices, bias=rollout.bias))
-    tilt = np.full(len(labels), -np.inf, np.float32)
-    tilt[tokens] = bias
-    return tilt
+    label_bias = np.full(len(labels), -np.inf, np.float32)
+    label_bias[tokens] = bias
+    return label_bias

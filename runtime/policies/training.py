@@ -165,8 +165,8 @@ def train(order: TrainingOrder, attempts: Sequence[TrainingAttempt], sources: So
         trained = train_in_processes(order.accelerate, LaunchTask(order, tuple(rollouts)), out, state_out)
         model = open_trainee(order.base, out, order.seed, algorithm.critic)
     else:
-        done = run_update(order, back_end, model, algorithm, rollouts)
-        trained = save_result(order, back_end, model, done, out, state_out)
+        result = run_update(order, back_end, model, algorithm, rollouts)
+        trained = save_result(order, back_end, model, result, out, state_out)
     canary = tuple(canaries(model, rollouts))
     return msgspec.structs.replace(trained, canary=canary)
 
@@ -202,37 +202,39 @@ def run_update(order: TrainingOrder, back_end: BackEnd, model: Trainee, algorith
     return backend_update(model, algorithm, rollouts, order.hyper, seed=order.seed, parent=order.parent, state=state)
 
 
-def save_result(order: TrainingOrder, back_end: BackEnd, model: Trainee, done: UpdateResult, out: Path, state_out: Path) -> TrainingResult:
+def save_result(
+    order: TrainingOrder, back_end: BackEnd, model: Trainee, result: UpdateResult, out: Path, state_out: Path
+) -> TrainingResult:
     """Write the peft folder and the state file; returns the result, without canaries."""
-    model.save(out, card(order, model, done.trained_on))
-    save_state(state_out, done.state, order.algorithm)
-    return TrainingResult(done.steps, (), done.trained_on, done.left_out, done.votes, back_end)
+    model.save(out, card(order, model, result.trained_on))
+    save_state(state_out, result.state, order.algorithm)
+    return TrainingResult(result.steps, (), result.trained_on, result.left_out, result.votes, back_end)
 
 
 def train_in_processes(config: Path, task: LaunchTask, out: Path, state_out: Path) -> TrainingResult:
     """`run_update` and `save_result` in the processes of an accelerate configuration; raises as they and `launch` do."""
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
-        room = Path(name)
-        (room / "task").write_bytes(msgspec.msgpack.encode(task, enc_hook=str))
-        launch(config, room)
-        (room / "adapter").rename(out)
-        (room / "state").rename(state_out)
-        return msgspec.msgpack.decode((room / "trained").read_bytes(), type=TrainingResult)
+        folder = Path(name)
+        (folder / "task").write_bytes(msgspec.msgpack.encode(task, enc_hook=str))
+        launch(config, folder)
+        (folder / "adapter").rename(out)
+        (folder / "state").rename(state_out)
+        return msgspec.msgpack.decode((folder / "trained").read_bytes(), type=TrainingResult)
 
 
-def read_task(room: Path) -> LaunchTask:
+def read_task(folder: Path) -> LaunchTask:
     """The task in the folder of a launch."""
-    return msgspec.msgpack.decode((room / "task").read_bytes(), type=LaunchTask, dec_hook=lambda kind, value: kind(value))
+    return msgspec.msgpack.decode((folder / "task").read_bytes(), type=LaunchTask, dec_hook=lambda kind, value: kind(value))
 
 
-def raise_failure(room: Path) -> None:
+def raise_failure(folder: Path) -> None:
     """Raise the failure that a process wrote into the folder of a launch, if one did.
 
     It is the same exception, or for one that is none of `RERAISED` a RuntimeError that names it.
     """
-    if not (room / "failure").exists():
+    if not (folder / "failure").exists():
         return
-    failure = msgspec.msgpack.decode((room / "failure").read_bytes(), type=LaunchFailure)
+    failure = msgspec.msgpack.decode((folder / "failure").read_bytes(), type=LaunchFailure)
     if failure.kind == NothingToLearn.__name__:
         raise NothingToLearn(failure.reason, failure.votes)
     for kind in RERAISED:
@@ -241,10 +243,10 @@ def raise_failure(room: Path) -> None:
     raise RuntimeError(f"{failure.kind}: {failure.reason}")
 
 
-def launch(config: Path, room: Path, module: str = WORKER_MODULE) -> None:
-    """Run `python -m MODULE ROOM` in as many processes as an accelerate configuration says, until they end.
+def launch(config: Path, folder: Path, module: str = WORKER_MODULE) -> None:
+    """Run `python -m MODULE FOLDER` in as many processes as an accelerate configuration says, until they end.
 
-    `room` is the folder that they share. They end when this process does, since their standard input ends then. Raises the failure that
+    `folder` is the one that they share. They end when this process does, since their standard input ends then. Raises the failure that
     one wrote into the folder, or RuntimeError with the last lines of their output.
     """
     kind = importlib.import_module("yaml").safe_load(config.read_bytes())["distributed_type"]
@@ -253,15 +255,15 @@ def launch(config: Path, room: Path, module: str = WORKER_MODULE) -> None:
     if kind == "MULTI_CPU":
         flags.append("--multi_gpu")  # accelerate's word for torchrun; without it, it leaves several processes of a CPU to mpirun
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *flags, "-m", module, str(room)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *flags, "-m", module, str(folder)]
     with (
-        (room / "output").open("wb") as output,
+        (folder / "output").open("wb") as output,
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output) as child,
     ):
         code = child.wait()
-    raise_failure(room)
+    raise_failure(folder)
     if code:
-        last = (room / "output").read_text(encoding="utf-8", errors="replace").splitlines()[-OUTPUT_LINES:]
+        last = (folder / "output").read_text(encoding="utf-8", errors="replace").splitlines()[-OUTPUT_LINES:]
         raise RuntimeError("\n".join([f"accelerate launch with {config} ended with code {code}:", *last]))
 
 
@@ -324,8 +326,8 @@ def _sequences(attempt: TrainingAttempt, model: Trainee) -> list[tuple[int, tupl
     prompts = [model.encode(call.request.prompt) for call in attempt.calls]
     turns = [PolicyTurn(p, call.tokens, call.logprobs) for p, call in zip(prompts, attempt.calls, strict=True) if p is not None]
     if len(turns) < len(attempt.calls):
-        return [(place, call.tokens, call.logprobs, ()) for place, call in enumerate(attempt.calls) if call.tokens]
-    return [(one.first, one.tokens, one.logprobs, one.mask) for one in merge(turns) if any(one.mask)]
+        return [(index, call.tokens, call.logprobs, ()) for index, call in enumerate(attempt.calls) if call.tokens]
+    return [(sequence.first, sequence.tokens, sequence.logprobs, sequence.mask) for sequence in merge(turns) if any(sequence.mask)]
 
 
 def _copies(attempts: Sequence[TrainingAttempt], sources: Sources, model: Trainee) -> list[Rollout]:

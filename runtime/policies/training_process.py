@@ -1,6 +1,6 @@
-"""One process of a training round that `training.launch` starts: `python -m runtime.policies.training_process ROOM`, in a process group.
+"""One process of a training round that `training.launch` starts: `python -m runtime.policies.training_process FOLDER`, in a process group.
 
-ROOM is the folder that the processes share. Each reads the same task from it and does the same update, on a device of its own and with its
+FOLDER is the one that the processes share. Each reads the same task from it and does the same update, on a device of its own and with its
 share of the rows; the process of rank 0 writes the result. The failure of the first that fails is written too, for the process that waits.
 """
 
@@ -22,42 +22,42 @@ from runtime.policies.training import LaunchFailure, back_end_for, open_trainee,
 accelerate: Any = importlib.import_module("accelerate")  # so, since its types are partial and of another strictness
 
 
-def main(room: Path, work: Callable[[Path, int, int], None]) -> None:
-    """Join the process group and call `work(room, rank, count)`. Any failure is written into the room, and ends the process with code 1."""
+def main(folder: Path, work: Callable[[Path, int, int], None]) -> None:
+    """Join the process group and call `work(folder, rank, count)`. A failure is written into it and ends the process with code 1."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        place = accelerate.PartialState(cpu=not torch.cuda.is_available())
-        if place.device.type == "cuda":
-            torch.cuda.set_device(place.device)
-        work(room, place.process_index, place.num_processes)
-        place.destroy_process_group()
+        state = accelerate.PartialState(cpu=not torch.cuda.is_available())
+        if state.device.type == "cuda":
+            torch.cuda.set_device(state.device)
+        work(folder, state.process_index, state.num_processes)
+        state.destroy_process_group()
     except Exception as wrong:
-        write_failure(room, wrong)
+        write_failure(folder, wrong)
         os._exit(1)  # no waiting for the others, who wait for this one
 
 
-def train_share(room: Path, rank: int, count: int) -> None:
-    """This process's share of the update that the room's task asks for."""
-    order, rollouts = msgspec.structs.astuple(read_task(room))
+def train_share(folder: Path, rank: int, count: int) -> None:
+    """This process's share of the update that the task in the folder asks for."""
+    order, rollouts = msgspec.structs.astuple(read_task(folder))
     algorithm = find_algorithm(order.algorithm)
     model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
     back_end = back_end_for(order.back_end, model, algorithm)
-    done = run_update(order, back_end, model, algorithm, rollouts)
+    result = run_update(order, back_end, model, algorithm, rollouts)
     if rank == 0:
-        trained = save_result(order, back_end, model, done, room / "adapter", room / "state")
-        (room / "trained").write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(trained, processes=count)))
+        trained = save_result(order, back_end, model, result, folder / "adapter", folder / "state")
+        (folder / "trained").write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(trained, processes=count)))
 
 
-def write_failure(room: Path, wrong: Exception) -> None:
-    """Write the failure into the room, unless one is there: the other processes fail soon after the first, for want of it."""
+def write_failure(folder: Path, wrong: Exception) -> None:
+    """Write the failure into the folder, unless one is there: the other processes fail soon after the first, for want of it."""
     votes = wrong.votes if isinstance(wrong, NothingToLearn) else ()
-    mine = room / f"failure.{os.getpid()}"
-    mine.write_bytes(msgspec.msgpack.encode(LaunchFailure(type(wrong).__name__, str(wrong), votes)))
+    temporary = folder / f"failure.{os.getpid()}"
+    temporary.write_bytes(msgspec.msgpack.encode(LaunchFailure(type(wrong).__name__, str(wrong), votes)))
     try:
-        os.link(mine, room / "failure")
+        os.link(temporary, folder / "failure")
     except FileExistsError:
         pass
-    mine.unlink()
+    temporary.unlink()
 
 
 def _end_with_parent() -> None:

@@ -121,20 +121,20 @@ class RecordedBatch:
         self.model, self.algorithm, self.ready = model, algorithm, ready
         self.rank, self.count = ranks()
         self.prompts = [model.encode(rollout.prompt) for rollout in ready.selected.rollouts]
-        self.minibatches = minibatches(ready.selected, ready.how, seed)
+        self.minibatches = minibatches(ready.selected, ready.hyper, seed)
         self._device = model.adapter[0].device
 
-    def padded(self, places: Sequence[int]) -> PaddedBatch:
+    def padded(self, indices: Sequence[int]) -> PaddedBatch:
         """The rollouts at these indices as padded rows."""
-        rollouts = [self.ready.selected.rollouts[place] for place in places]
-        rows = [self.prompts[place] + rollout.tokens for place, rollout in zip(places, rollouts, strict=True)]
+        rollouts = [self.ready.selected.rollouts[index] for index in indices]
+        rows = [self.prompts[index] + rollout.tokens for index, rollout in zip(indices, rollouts, strict=True)]
         ids = pad(rows)
 
         def spread(table_NT: torch.Tensor) -> torch.Tensor:
             spread_BL = torch.zeros(len(rows), ids.shape[1] - 1)
-            for row, (place, rollout) in enumerate(zip(places, rollouts, strict=True)):
-                at, count = len(self.prompts[place]) - 1, len(rollout.tokens)
-                spread_BL[row, at : at + count] = table_NT[place, :count]
+            for row, (index, rollout) in enumerate(zip(indices, rollouts, strict=True)):
+                at, count = len(self.prompts[index]) - 1, len(rollout.tokens)
+                spread_BL[row, at : at + count] = table_NT[index, :count]
             return spread_BL.to(self._device)
 
         initial, credit = self.ready.initial, self.ready.credit
@@ -144,7 +144,7 @@ class RecordedBatch:
         return PaddedBatch(
             ids=ids.to(self._device),
             attention=pad([(1,) * len(row) for row in rows]).to(self._device),
-            shared=min(len(self.prompts[place]) for place in places),
+            shared=min(len(self.prompts[index]) for index in indices),
             terms=Terms(
                 logp=zeros,
                 sampled=terms.masked(spread(initial.sampled), mask),
@@ -160,69 +160,69 @@ class RecordedBatch:
             own=spread(initial.own) > 0,
         )
 
-    def part(self, places: Sequence[int]) -> tuple[list[int], float]:
+    def part(self, indices: Sequence[int]) -> tuple[list[int], float]:
         """This rank's rows of a minibatch, and the weight of their mean loss in the average over ranks. Pairs are not divided.
 
         With fewer rows than ranks, a rank without any takes the first, with weight 0.
         """
         width = 2 if self.algorithm.form == "preference" else 1
-        units = [places[at : at + width] for at in range(0, len(places), width)]
-        mine = [place for unit in units[self.rank :: self.count] for place in unit]
+        units = [indices[at : at + width] for at in range(0, len(indices), width)]
+        mine = [index for unit in units[self.rank :: self.count] for index in unit]
         if not mine:
             return list(units[0]), 0.0
-        return mine, self.count * self._size(mine) / self._size(places)
+        return mine, self.count * self._size(mine) / self._size(indices)
 
-    def _size(self, places: Sequence[int]) -> float:
+    def _size(self, indices: Sequence[int]) -> float:
         """How many tokens or rows the loss of these rows is the mean of."""
-        unit = _mean(self.algorithm, self.ready.how)
-        return float(self.ready.initial.mask[list(places)].sum()) if unit == "tokens" else len(places)
+        unit = _mean(self.algorithm, self.ready.hyper)
+        return float(self.ready.initial.mask[list(indices)].sum()) if unit == "tokens" else len(indices)
 
-    def inputs(self, places: Sequence[int]) -> Inputs:
-        """This rank's part of a minibatch, by its trainer's names for the tensors. `places` are the rows' indices, `share` as in `part`."""
-        places, share = self.part(places)
+    def inputs(self, indices: Sequence[int]) -> Inputs:
+        """This rank's part of a minibatch, by its trainer's names for the tensors. `indices` are the rows', `share` as in `part`."""
+        indices, share = self.part(indices)
         match self.algorithm.form:
             case "clipped" | "weighted":
-                inputs = _policy(self.padded(places), self.algorithm, self.ready.how, self.count)
+                inputs = _policy(self.padded(indices), self.algorithm, self.ready.hyper, self.count)
             case "preference":
-                places = [*places[0::2], *places[1::2]]  # trl's order: all the chosen, then all the rejected
-                inputs = _pairs(self.padded(places), self.algorithm)
+                indices = [*indices[0::2], *indices[1::2]]  # trl's order: all the chosen, then all the rejected
+                inputs = _pairs(self.padded(indices), self.algorithm)
             case _:
-                inputs = _clones(self.padded(places))
-        return {**inputs, "places": torch.tensor(places), "share": torch.tensor(share)}
+                inputs = _clones(self.padded(indices))
+        return {**inputs, "places": torch.tensor(indices), "share": torch.tensor(share)}
 
 
-def _mean(algorithm: Algorithm, how: Hyper) -> Literal["tokens", "answers", "length", "pairs"]:
+def _mean(algorithm: Algorithm, hyper: Hyper) -> Literal["tokens", "answers", "length", "pairs"]:
     """What the loss of a minibatch is the mean of; `length` is each answer's sum over tokens divided by a constant, then their mean."""
     match algorithm.form:
         case "clipped":
-            return "length" if "length" in how else "tokens" if how.get("token_mean") else "answers"
+            return "length" if "length" in hyper else "tokens" if hyper.get("token_mean") else "answers"
         case "preference":
             return "pairs"
         case _:
             return "tokens"
 
 
-def _policy(batch: PaddedBatch, algorithm: Algorithm, how: Hyper, ranks: int) -> Inputs:
+def _policy(batch: PaddedBatch, algorithm: Algorithm, hyper: Hyper, ranks: int) -> Inputs:
     """The inputs of GRPOTrainer. All prompts are cut at the length of the shortest, the rest of a longer one going to its completion.
 
     So no row is padded on the left, and positions are those at which the policy sampled.
     """
-    of, at = batch.terms, batch.shared
+    minibatch, prompt_length = batch.terms, batch.shared
     clipped = algorithm.form == "clipped"
-    weight = terms.truncated(of.old, of.sampled, how["truncation"]) if clipped else torch.ones_like(of.mask)
+    weight = terms.truncated(minibatch.old, minibatch.sampled, hyper["truncation"]) if clipped else torch.ones_like(minibatch.mask)
     tables = {
-        "tool_mask": of.mask,
-        "advantages": weight * of.advantages,
-        "old_per_token_logps": of.old if clipped else of.sampled,
-        "ref_per_token_logps": of.base,
+        "tool_mask": minibatch.mask,
+        "advantages": weight * minibatch.advantages,
+        "old_per_token_logps": minibatch.old if clipped else minibatch.sampled,
+        "ref_per_token_logps": minibatch.base,
     }
     return {
-        "prompt_ids": batch.ids[:, :at],
-        "prompt_mask": batch.attention[:, :at],
-        "completion_ids": batch.ids[:, at:],
-        "completion_mask": batch.attention[:, at:],
-        **{name: table[:, at - 1 :] for name, table in tables.items()},
-        "num_items_in_batch": of.mask.sum() * ranks,  # cispo divides it by them
+        "prompt_ids": batch.ids[:, :prompt_length],
+        "prompt_mask": batch.attention[:, :prompt_length],
+        "completion_ids": batch.ids[:, prompt_length:],
+        "completion_mask": batch.attention[:, prompt_length:],
+        **{name: table[:, prompt_length - 1 :] for name, table in tables.items()},
+        "num_items_in_batch": minibatch.mask.sum() * ranks,  # cispo divides it by them
     }
 
 
@@ -252,7 +252,7 @@ class RecordedTrainer:
     def set_batch(self, recorded: RecordedBatch) -> None:
         self.recorded = recorded
         self.processing_class = None  # or train() would give the model its special tokens
-        self.kl = recorded.ready.how.get("kl", 0.0)
+        self.kl = recorded.ready.hyper.get("kl", 0.0)
         self.done: list[tuple[Step, float]] = []
         self.output: Any = None
         self.accelerator.gather = lambda tensor: tensor  # type: ignore[attr-defined]
@@ -265,11 +265,11 @@ class RecordedTrainer:
         return DataLoader(self.recorded.minibatches, batch_size=None, collate_fn=self.recorded.inputs)  # type: ignore[arg-type]
 
     def compute_loss(self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        self.began = time.perf_counter()
-        self.places, share = inputs.pop("places").tolist(), inputs.pop("share")
+        self.step_start = time.perf_counter()
+        self.indices, share = inputs.pop("places").tolist(), inputs.pop("share")
         self.recorded.model.set_mode()  # without the base's dropout, as the native loop
         loss = share * super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
-        self.loss, self.counting = float(loss.detach()), len(self.places) if share else 0
+        self.loss, self.counting = float(loss.detach()), len(self.indices) if share else 0
         return loss
 
     def log(self, logs: Mapping[str, float], start_time: float | None = None) -> None:
@@ -277,11 +277,15 @@ class RecordedTrainer:
         if "grad_norm" not in logs:
             return
         mine = (table[: self.counting].detach().cpu() for table in (self.output.log_probs, self.output.entropy))
-        losses, places, logps, entropies = zip(*gather((self.loss, self.places[: self.counting], *mine)), strict=True)
-        ready, batch = self.recorded.ready, self.recorded.padded([place for part in places for place in part])
-        of = msgspec.structs.replace(batch.terms, logp=_stack(logps).to(batch.own.device), entropy=_stack(entropies).to(batch.own.device))
-        step = report(of, batch.own, sum(losses) / len(losses), logs["grad_norm"], ready.selected.tied_groups, ready.how, self.began)
-        self.kl = steer_kl(self.kl, step, ready.how)
+        losses, indices, logps, entropies = zip(*gather((self.loss, self.indices[: self.counting], *mine)), strict=True)
+        ready, batch = self.recorded.ready, self.recorded.padded([index for part in indices for index in part])
+        minibatch = msgspec.structs.replace(
+            batch.terms, logp=_stack(logps).to(batch.own.device), entropy=_stack(entropies).to(batch.own.device)
+        )
+        step = report(
+            minibatch, batch.own, sum(losses) / len(losses), logs["grad_norm"], ready.selected.tied_groups, ready.hyper, self.step_start
+        )
+        self.kl = steer_kl(self.kl, step, ready.hyper)
         self.done.append((step, self.kl))
 
     def _send_telemetry(self) -> None:
@@ -327,18 +331,18 @@ def update(
     In a process group, every rank must call this with the same arguments; all have the same weights and results in the end. Raises
     UsageError also for losses that trl does not have, PPO's and cloning's with a KL term, and for dropout in the adapter.
     """
-    how = settings(algorithm, hyper)
+    values = settings(algorithm, hyper)
     if algorithm.form == "actor_critic":
         raise UsageError(f"The trl back end has no loss with a critic, which {algorithm.name} needs; order {NATIVE}.")
-    if algorithm.form == "cloning" and how["kl"]:
-        raise UsageError(f"The trl back end has no KL term for cloning, and kl is {how['kl']:g}; order kl 0, or {NATIVE}.")
-    if how["dropout"]:
-        raise UsageError(f"The trl back end has no dropout, and {how['dropout']:g} was ordered; order dropout 0.")
+    if algorithm.form == "cloning" and values["kl"]:
+        raise UsageError(f"The trl back end has no KL term for cloning, and kl is {values['kl']:g}; order kl 0, or {NATIVE}.")
+    if values["dropout"]:
+        raise UsageError(f"The trl back end has no dropout, and {values['dropout']:g} was ordered; order dropout 0.")
     scorer = model if ranks()[1] == 1 else ShardedModel(model)
     ready = prepare(scorer, algorithm, rollouts, hyper, parent=parent, state=state)
-    optimiser = adam(model, ready.how, state)
-    with tempfile.TemporaryDirectory() as room, _restoring(model):
-        trainer = _trainer(model, algorithm, ready.how, optimiser, seed, room)
+    optimiser = adam(model, ready.hyper, state)
+    with tempfile.TemporaryDirectory() as folder, _restoring(model):
+        trainer = _trainer(model, algorithm, ready.hyper, optimiser, seed, folder)
         trainer.set_batch(RecordedBatch(model, algorithm, ready, seed))
         hook = model.model.register_forward_hook(trainer.keep_output)
         try:
@@ -348,14 +352,14 @@ def update(
     return finish(model, ready, optimiser, trainer.done)
 
 
-def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: torch.optim.Optimizer, seed: int, room: str) -> Any:
+def _trainer(model: CausalTrainee, algorithm: Algorithm, hyper: Hyper, optimiser: torch.optim.Optimizer, seed: int, folder: str) -> Any:
     shared: dict[str, Any] = {
-        "output_dir": room,
+        "output_dir": folder,
         "seed": seed % 2**32,  # decides nothing but the order of rows within a step
         "use_cpu": model.adapter[0].device.type == "cpu",
         "bf16": False,
         "gradient_checkpointing": False,
-        "max_grad_norm": how["max_grad_norm"],
+        "max_grad_norm": hyper["max_grad_norm"],
         "num_train_epochs": 1,  # over the minibatches of all epochs
         "per_device_train_batch_size": 2,  # of the placeholder; a step takes one minibatch, whatever its size
         "gradient_accumulation_steps": 1,
@@ -376,7 +380,7 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
     match algorithm.form:
         case "preference":
             empty = datasets.Dataset.from_dict({"prompt": [""], "chosen": [""], "rejected": [""]})
-            pairs: Any = RecordedDPOTrainer(args=_one_device(trl.DPOConfig(**shared, beta=how["beta"])), train_dataset=empty, **arguments)
+            pairs: Any = RecordedDPOTrainer(args=_one_device(trl.DPOConfig(**shared, beta=hyper["beta"])), train_dataset=empty, **arguments)
             model.model.delete_adapter("ref")
             pairs.precompute_ref_logps = True
             return pairs
@@ -389,9 +393,9 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
             clipped = algorithm.form == "clipped"
             args = trl.GRPOConfig(
                 **shared,
-                loss_type=MEANS[_mean(algorithm, how)] if clipped else "cispo",
-                epsilon=how["clip_low"],
-                epsilon_high=how["clip_high"] if clipped else how["truncation"],
+                loss_type=MEANS[_mean(algorithm, hyper)] if clipped else "cispo",
+                epsilon=hyper["clip_low"],
+                epsilon_high=hyper["clip_high"] if clipped else hyper["truncation"],
                 beta=0.0,
                 use_bias_correction_kl=False,
                 num_generations=2,
@@ -400,7 +404,7 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, how: Hyper, optimiser: 
             )
             empty = datasets.Dataset.from_dict({"prompt": [""] * 2})
             policy: Any = RecordedGRPOTrainer(reward_funcs=_unasked, args=_one_device(args), train_dataset=empty, **arguments)
-            policy.max_completion_length = how.get("length", 1.0)
+            policy.max_completion_length = hyper.get("length", 1.0)
             return policy
 
 

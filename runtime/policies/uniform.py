@@ -1,4 +1,4 @@
-"""The policy that knows nothing: every label scores 0. What a scaffold earns with it is the scaffold's own doing."""
+"""The uniform policy over labels: every label scores 0, so that all a scaffold earns with it is due to the scaffold."""
 
 from collections.abc import Sequence
 

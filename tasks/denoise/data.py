@@ -72,15 +72,15 @@ def get(root: Path, source: Path | None = None) -> None:
         key(root)
         return
     try:
-        taken = source.read_bytes()
+        content = source.read_bytes()
     except OSError as wrong:
         raise NotFound(f"{source} cannot be read ({wrong}); --from takes the file `key` of another machine's {root}.") from wrong
-    if len(taken) != KEY:
+    if len(content) != KEY:
         raise CheckFailed(
-            f"{source} holds {len(taken)} bytes and a key has {KEY}; --from takes the file `key` of another machine's {root}."
+            f"{source} holds {len(content)} bytes and a key has {KEY}; --from takes the file `key` of another machine's {root}."
         )
     root.mkdir(parents=True, exist_ok=True)
-    _write(root / "key.new", taken)
+    _write(root / "key.new", content)
     (root / "key.new").replace(root / "key")
 
 
@@ -95,13 +95,13 @@ def key(root: Path) -> bytes:
     path = root / "key"
     if not path.exists():
         root.mkdir(parents=True, exist_ok=True)
-        mine = root / f"key.{secrets.token_hex(4)}"
-        _write(mine, secrets.token_bytes(KEY))
+        temporary = root / f"key.{secrets.token_hex(4)}"
+        _write(temporary, secrets.token_bytes(KEY))
         try:
-            os.link(mine, path)  # unlike a rename, it leaves the one that came first
+            os.link(temporary, path)  # unlike a rename, it leaves the one that came first
         except FileExistsError:
             pass
-        mine.unlink()
+        temporary.unlink()
     return path.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""What the auditor alone knows of denoise: how well an answer denoises simulated data, whose true expression is known.
+"""Gold of denoise, for the auditor alone: scores of answers on simulated data, whose true expression is known.
 
     skill = (NLL(train) - NLL(output)) / (NLL(train) - NLL(truth))      NLL: the Poisson likelihood of metric.py
     truth = 1 - mean (L(output) - L(truth))^2 / mean (L(train) - L(truth))^2
@@ -79,15 +79,15 @@ EXTRA_METRICS: Mapping[str, Callable[[str | None, str], float]] = {"truth": trut
 
 def measures(output: Matrix, bench: held_out.Bench) -> GoldMeasures:
     """The measures of an output (cells, genes) for the bench's data set."""
-    judged = bench.judged(output)
-    return GoldMeasures(judged.scores.mse_norm, judged.scores.poisson_norm, judged.skill, truth_skill(output, bench.data))
+    judgement = bench.judged(output)
+    return GoldMeasures(judgement.scores.mse_norm, judgement.scores.poisson_norm, judgement.skill, truth_skill(output, bench.data))
 
 
 def truth_skill(output: Matrix, data_set: data.DataSet) -> float:
     """`truth` of the formula above for an output (cells, genes)."""
     true = metric.log_normalised(data_set.truth)
-    error, none = (np.mean((metric.log_normalised(matrix) - true) ** 2) for matrix in (output, data_set.train))
-    return float(1 - error / none)
+    error, train_error = (np.mean((metric.log_normalised(matrix) - true) ** 2) for matrix in (output, data_set.train))
+    return float(1 - error / train_error)
 
 
 def outputs(name: str) -> Mapping[str, Matrix]:
@@ -106,10 +106,10 @@ def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mappi
     bench = held_out.bench(label)
     scores = {}
     for name, output in outputs(label).items():
-        judged = bench.judged(output)
-        skill = min(1.0, max(0.0, judged.skill))
+        judgement = bench.judged(output)
+        skill = min(1.0, max(0.0, judgement.skill))
         if verifier == VERIFIER:
-            scores[name] = 0.0 if judged.refused else min(1.0, max(0.0, judged.scores.mse_norm)), skill
+            scores[name] = 0.0 if judgement.refused else min(1.0, max(0.0, judgement.scores.mse_norm)), skill
         elif verifier == HONEST_VERIFIER:
             scores[name] = skill, skill
     return scores

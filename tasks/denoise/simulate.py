@@ -45,20 +45,20 @@ def simulate(
     coefficient of variation.
     """
     rng = np.random.default_rng(seed)
-    parents = [0, *(int(rng.integers(of)) for of in range(1, types))]
+    parents = [0, *(int(rng.integers(count)) for count in range(1, types))]
     profiles = [rng.normal(0, gene_sigma, genes)]
     for parent in parents[1:]:
         changed = rng.random(genes) < de_prob
         factor = rng.choice([-1, 1], genes) * rng.normal(0, de_scale, genes) + 0.3 * rng.normal(size=genes)
         profiles.append(profiles[parent] + changed * factor)
-    of_type = rng.choice(types, cells, p=rng.dirichlet(np.full(types, 2.0)))
-    place = np.where(rng.random(cells) < between, rng.random(cells), 0.0)[:, None]
+    type_index = rng.choice(types, cells, p=rng.dirichlet(np.full(types, 2.0)))
+    fraction = np.where(rng.random(cells) < between, rng.random(cells), 0.0)[:, None]
     log_means = np.array(profiles)
-    means = np.exp((1 - place) * log_means[of_type] + place * log_means[np.array(parents)[of_type]])
+    means = np.exp((1 - fraction) * log_means[type_index] + fraction * log_means[np.array(parents)[type_index]])
     truth = means / means.sum(axis=1, keepdims=True)
     depths = depth * rng.lognormal(0, depth_sigma, cells)
     rate = depths[:, None] * truth * rng.gamma(1 / bcv**2, bcv**2, truth.shape)
     counts = rng.poisson(rate)
     kept_cells, kept_genes = counts.sum(axis=1) >= 2, counts.sum(axis=0) >= 1
-    where = np.ix_(kept_cells, kept_genes)
-    return SimulatedCounts(counts[where], truth[where], rate[where])
+    selection = np.ix_(kept_cells, kept_genes)
+    return SimulatedCounts(counts[selection], truth[selection], rate[selection])

@@ -1,4 +1,4 @@
-"""What the denoising task is, in a paragraph and a few figures."""
+"""The denoising task's name, description and default settings."""
 
 NAME = "denoise"
 DESCRIPTION = (

@@ -1,4 +1,4 @@
-"""The edits that the rules agent may make to a LawBench scaffold, each with what in the trajectories calls for it."""
+"""The edits that the rules agent may make to a LawBench scaffold, each with the evidence that calls for it."""
 
 import re
 from collections.abc import Callable, Mapping

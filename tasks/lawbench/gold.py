@@ -1,4 +1,4 @@
-"""What the auditor alone knows of LawBench: the answers of test, what counts as answering it, and the perturbations of its cases."""
+"""Gold of LawBench, for the auditor alone: the labels of test, canaries, the check of whole answer sets, and perturbations."""
 
 import random
 import re
@@ -71,7 +71,7 @@ def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item
 def without_near_duplicates(train: Sequence[Labelled], test: Sequence[Item], similar: float = SIMILAR) -> tuple[str, ...]:
     """The ids of the test items that are near-duplicates of no train text, in order; `similar` is the least Jaccard index of those."""
     near = near_duplicates_in([item.prompt for item in test], [example.prompt for example in train], similar)
-    return tuple(item.id for place, item in enumerate(test) if place not in near)
+    return tuple(item.id for index, item in enumerate(test) if index not in near)
 
 
 def _prompts(changed: Callable[[str, random.Random], str]) -> Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]:
@@ -100,8 +100,8 @@ def _other_order(original: EvaluationSet, truth: Mapping[str, str], seed: int) -
 def _common(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
     common = [item for item in original.items if truth[item.id] in COMMON]
     others = [item for item in original.items if truth[item.id] not in COMMON]
-    room = min(len(others), round(len(common) * (1 - COMMON_SHARE) / COMMON_SHARE))
-    return _only(original, [*common, *random.Random(seed).sample(others, room)])
+    count = min(len(others), round(len(common) * (1 - COMMON_SHARE) / COMMON_SHARE))
+    return _only(original, [*common, *random.Random(seed).sample(others, count)])
 
 
 def _uniform(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:

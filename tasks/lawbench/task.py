@@ -1,4 +1,4 @@
-"""What LawBench is, in a paragraph and a few figures."""
+"""LawBench's name, description and default settings."""
 
 NAME = "lawbench"
 DESCRIPTION = (

@@ -150,7 +150,7 @@ def test_no_rows_give_no_results_and_a_token_outside_the_vocabulary_gives_nan(er
 
 def test_maps_compose_in_any_grouping_as_a_parallel_scan_needs() -> None:
     pytest.importorskip("triton")
-    then = kernels._then.fn
+    then = kernels._compose.fn
     first, second, third = torch.randn(3, 2).tolist()
     assert then(*then(*first, *second), *third) == pytest.approx(then(*first, *then(*second, *third)))
 

@@ -19,7 +19,7 @@ TESTS = ("test_learning.py", "test_update.py")
 
 MISTAKES = {
     "none": ("grpo", "", ""),
-    "sign of the advantage": ("rloo", "-rho_BT * of.advantages * of.logp", "rho_BT * of.advantages * of.logp"),
+    "sign of the advantage": ("rloo", "-rho_BT * minibatch.advantages * minibatch.logp", "rho_BT * minibatch.advantages * minibatch.logp"),
     "max for min in PPO's clip": ("terms", "-torch.minimum(rho_BT", "-torch.maximum(rho_BT"),
     "direction of KL": ("terms", "d = base_BT - logp_BT", "d = logp_BT - base_BT"),
     "denominator that leaves nobody out": (

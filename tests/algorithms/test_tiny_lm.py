@@ -60,11 +60,11 @@ def asks(base: TinyLM, count: int, seed: int = 0) -> list[CompletionRequest]:
         CompletionRequest(
             prompt=base.encode(draw.choice(PROMPTS)),
             seed=draw.randrange(5),
-            place=place,
+            index=index,
             temperature=draw.choice((1.0, 0.7)),
             max_tokens=10,
         )
-        for place in range(count)
+        for index in range(count)
     ]
 
 
@@ -164,14 +164,14 @@ def test_a_completion_is_the_same_to_the_bit_whatever_is_asked_with_it(base: Tin
 def test_draws_differ_by_seed_and_by_place(base: TinyLM) -> None:
     sampler, prompt = base.sampler(), base.encode("task 0")
     by_seed = sampler.sample([CompletionRequest(prompt=prompt, seed=seed, max_tokens=9) for seed in range(20)])
-    by_place = sampler.sample([CompletionRequest(prompt=prompt, seed=0, place=place, max_tokens=9) for place in range(20)])
+    by_place = sampler.sample([CompletionRequest(prompt=prompt, seed=0, index=index, max_tokens=9) for index in range(20)])
     assert by_seed[0] == by_place[0]
     assert min(len({one.tokens for one in row}) for row in (by_seed, by_place)) > 15
 
 
 def test_first_tokens_come_as_often_as_their_probability_says(base: TinyLM) -> None:
     sampler, count = base.sampler(), 1500
-    asked = [CompletionRequest(prompt=base.encode("task 0"), seed=7, place=place, temperature=1.0, max_tokens=1) for place in range(count)]
+    asked = [CompletionRequest(prompt=base.encode("task 0"), seed=7, index=index, temperature=1.0, max_tokens=1) for index in range(count)]
     drawn = [one.tokens[0] for one in sampler.sample(asked)]
     for token, logp in enumerate(sampler.next_log_probs("task 0")):
         p = math.exp(logp)

@@ -241,7 +241,7 @@ def weights() -> list[tuple[str, str]]:
     for repeat in range(REPEATS):
         for rates, rows in ((alone, 1), (together, 32)):
             asks = [
-                CompletionRequest(prompt=base.encode(question.prompt), seed=repeat, place=place, max_tokens=16) for place in range(rows)
+                CompletionRequest(prompt=base.encode(question.prompt), seed=repeat, index=index, max_tokens=16) for index in range(rows)
             ]
             began = time.perf_counter()
             rates.append(sum(len(one.tokens) for one in sampler.sample(asks)) / (time.perf_counter() - began))

@@ -162,7 +162,7 @@ def test_the_cases_hold_minibatches_that_do_not_divide_and_of_one(case: str, roo
     entry = TinyTrainee(TinyLM.load(room / "base"), room / "entry", seed=0)
     ready = prepare(entry, algorithm(name), rollouts_in(room), {**COMMON, **hyper}, parent="")
     width = 2 if name == "dpo" else 1
-    units = {len(places) // width for places in minibatches(ready.selected, ready.how, 5)}
+    units = {len(places) // width for places in minibatches(ready.selected, ready.hyper, 5)}
     assert units == ({1, 2} if name == "dpo" else {1, 5})
 
 
