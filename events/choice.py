@@ -63,7 +63,7 @@ class AgentCalled(Fact, frozen=True, kw_only=True):
     provider: str
     model: str
     request: str
-    """Blob of all that was said to the model, a `Request` of `runtime/agents/conversation.py`."""
+    """Blob of all that was said to the model, a `ModelRequest` of `runtime/agents/conversation.py`."""
     response: str
     """Blob of its answer, or of the reason why there is none."""
     prompt_tokens: int

@@ -91,7 +91,7 @@ class ForkPasts:
             for end in self._ends[run]:
                 if end < stored.sequence and (run, end) not in self._past_totals:
                     self._past_totals[run, end] = total.copy()
-            # as `lineage.digest`
+            # as `lineage.past_digest`
             total.update(lineage.past_entry(stored))
 
     def digest(self, fork: str) -> str:

@@ -35,12 +35,12 @@ async def serve(context: Context) -> None:
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         outputs = []
-        breathed = time.monotonic()
+        last_yield = time.monotonic()
         for event in events:
             outputs.append(answer(await judge(event), event, "verifier"))
-            if time.monotonic() - breathed > YIELD_EVERY:
+            if time.monotonic() - last_yield > YIELD_EVERY:
                 await asyncio.sleep(0)  # so that a slow verifier still asks for more time
-                breathed = time.monotonic()
+                last_yield = time.monotonic()
         return outputs
 
     await work(context.log, perform, source="verifier", scanner=context.scanner, limit=BATCH_SIZE)

@@ -56,7 +56,7 @@ def k3(logp_BT: torch.Tensor, base_BT: torch.Tensor) -> torch.Tensor:
 
 
 def preference(margin_P: torch.Tensor, beta: float) -> torch.Tensor:
-    """-log sigmoid(beta margin), for P pairs whose first gained `margin` nats on the second (Rafailov 2023, eq. 7)."""
+    """-log sigmoid(beta `margin_P`), for P pairs whose first gained so many nats on the second (Rafailov 2023, eq. 7)."""
     return -logsigmoid(beta * margin_P)
 
 

@@ -61,7 +61,7 @@ class RunTables:
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def query(self, sql: str) -> Table:
-        """The answer to one SELECT: at most `ROWS` rows, and one more as a sign of more. Raises `Unfit` where there is no answer."""
+        """The answer to one SELECT: at most `ROWS` rows, and one more as a sign of more. Raises `UnfitRequest` where there is no answer."""
         try:
             if self._connection is None:
                 self._connection = self._copy()

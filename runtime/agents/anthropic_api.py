@@ -34,7 +34,7 @@ _STREAMED: Mapping[str, int] = {
 _STATUS: Mapping[str, CallStatus] = {"refusal": "refused", "max_tokens": "length", "model_context_window_exceeded": "length"}
 
 
-def speak(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
+def call_model(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
     """One answer; raises `Failure` where there is none. Not repeated here."""
     answer = _StreamedAnswer()
     try:

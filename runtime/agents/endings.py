@@ -58,7 +58,7 @@ class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Proposal(NamedTuple):
-    """A scaffold that has been looked at and tried."""
+    """A scaffold that has been validated and tried."""
 
     files: dict[str, str]
     summary: str

@@ -86,7 +86,7 @@ class Library(NamedTuple):
     attempts: Sequence[ShownAttempt]
     fetch: Callable[[str], ShownAttempt | None]
     query: Callable[[str], Table]
-    """Raises `Unfit` for a question that cannot be answered."""
+    """Raises `UnfitRequest` for a question that cannot be answered."""
     files: Mapping[str, str]
 
     def readers(self) -> dict[str, Callable[[str], str]]:

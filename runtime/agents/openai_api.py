@@ -23,7 +23,7 @@ from runtime.agents.conversation import (
 URL = "https://api.openai.com/v1"
 
 
-def speak(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
+def call_model(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
     """One answer; raises `Failure` where there is none. Not repeated here."""
     answer = _StreamedAnswer()
     try:

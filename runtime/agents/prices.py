@@ -35,7 +35,7 @@ FREE = Price(0, 0)
 
 
 def load_prices(environment: Mapping[str, str]) -> Prices:
-    """By provider and model; raises `Misconfigured` for a table that cannot be used."""
+    """The price table, by provider and model, with the environment's own over it; raises `Misconfigured` for a table that cannot be used."""
     prices: dict[str, dict[str, Price]] = {}
     for path in [TABLE, *([Path(own)] if (own := environment.get(SETTING)) else [])]:
         for provider, models in _read(path).items():

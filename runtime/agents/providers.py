@@ -104,7 +104,7 @@ def providers_with_key(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def require_key(model: LanguageModel, environment: Mapping[str, str]) -> Secret:
-    """The key. Raises `Misconfigured`, saying what to set or to install, where the model cannot be asked from here."""
+    """The model's API key. Raises `Misconfigured`, saying what to set or to install, where the model cannot be asked from here."""
     provider = model.provider
     if importlib.util.find_spec(provider) is None:
         raise Misconfigured(f"The agent {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'.")
@@ -124,10 +124,10 @@ def model_client(model: LanguageModel, environment: Mapping[str, str]) -> ModelC
     """A function that sends one request to the model; raises `Misconfigured` as `require_key`."""
     secret, url = require_key(model, environment), base_url(model.provider, environment)
     api = importlib.import_module(f"runtime.agents.{model.provider}_api")
-    return lambda request: api.speak(secret, url, request)
+    return lambda request: api.call_model(secret, url, request)
 
 
-def ask_with_retries(speak: ModelClient, request: ModelRequest, seed: int, pause: Callable[[float], None] = time.sleep) -> CallResult:
+def ask_with_retries(client: ModelClient, request: ModelRequest, seed: int, pause: Callable[[float], None] = time.sleep) -> CallResult:
     """Ask until there is an answer, or none is to be had; raises nothing that the server does.
 
     Rate limits, errors of the server and cut connections are tried again after a pause that doubles, drawn from `seed`, or after the time
@@ -138,7 +138,7 @@ def ask_with_retries(speak: ModelClient, request: ModelRequest, seed: int, pause
     spent = Usage()
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            turn = speak(request)
+            turn = client(request)
             return CallResult(turn, attempt, time.monotonic() - began, spent + turn.usage)
         except Failure as failed:
             spent += failed.usage

@@ -42,6 +42,7 @@ def draw_passwords() -> dict[str, str]:
 
 
 def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
+    """The server's accounts, as its configuration has them, for these passwords by user."""
     # The streams stand in an account that has no user, and every user in one of its own that imports its rights and nothing else.
     # Permissions alone would not do: JetStream sends its answer to whatever reply subject a request names, and asks nobody's leave:
     # with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had the log deleted (nats-server 2.15.1).

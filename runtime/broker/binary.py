@@ -31,6 +31,7 @@ def find_binary() -> Path:
 
 
 def oldest_version() -> str:
+    """The oldest version of nats-server that will do, as `2.12.0`."""
     return ".".join(map(str, OLDEST_SERVER))
 
 

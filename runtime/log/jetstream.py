@@ -25,7 +25,7 @@ logger = logging.getLogger("evolog")
 APPEND_TIMEOUT = 15.0
 """Seconds; an append waits for the disk."""
 POLL_SECONDS = 0.5
-"""Seconds between two looks whether an append was denied."""
+"""Seconds between two checks whether an append was denied."""
 GATHERING = 0.02
 """Seconds in which further messages may join the first of a fetch."""
 

@@ -22,7 +22,7 @@ class MemoryStream:
     def store(self, messages: Sequence[Message]) -> int:
         """Store all or none, as `Log.append` says."""
         if len(messages) > BATCH_LIMIT or len({exclusive_key(message.subject) for message in messages}) != len(messages):
-            raise ValueError(f"a batch holds at most {BATCH_LIMIT} messages, each to a slot of its own")
+            raise ValueError(f"a batch holds at most {BATCH_LIMIT} messages, each to a subject of its own")
         for message in messages:
             ends = self.ends.get(exclusive_key(message.subject), 0)
             if ends != message.expected:

@@ -39,7 +39,7 @@ MAX_PROCESSES = 6
 
 
 class ProcessKey(NamedTuple):
-    """What a kept scaffold process was started with."""
+    """What a scaffold process was started with, by which it is found again."""
 
     scaffold: str
     data: str

@@ -27,7 +27,7 @@ PAGE_SIZE = 5000
 EVERYTHING = 1 << 31
 BUSY_WAIT = 0.005
 IDLE_WAIT = 0.05
-"""Seconds between looks at the end of the log, while events keep coming and when none has come for a while."""
+"""Seconds between reads at the end of the log, while events keep coming and when none has come for a while."""
 IDLE_AFTER = 200
 
 

@@ -64,7 +64,10 @@ def accelerate_config() -> Path | None:
 
 
 def scaffold_limits() -> ScaffoldLimits:
-    """What scaffolds may use; EVOLOG_SCAFFOLD_SILENCE sets the longest, in seconds, that one may go without a word."""
+    """What scaffolds may use; EVOLOG_SCAFFOLD_SILENCE sets the longest, in seconds, that one may go without a word.
+
+    Raises `Misconfigured` where that is no number of seconds.
+    """
     value = os.environ.get(IDLE_TIMEOUT_VARIABLE)
     if value is None:
         return ScaffoldLimits()

@@ -8,7 +8,7 @@ import msgspec
 from replay.replayer import DecisionDifference, ReplayResult
 from runtime.run.state import RunState
 
-if TYPE_CHECKING:  # they come with the code of the services
+if TYPE_CHECKING:  # they come with tasks, policies and effects, which printing does not need
     from replay.perform import Performed
     from replay.swap import SwapReport
     from services.host.rebuild import RebuildSummary

@@ -103,7 +103,7 @@ class AgentHarness:
         return Inspector({"agent.py": ANSWER}, PUBLIC, (TOY.folder,), self.folder / "work", self.scanner, must_change=must_change)
 
     def query(self, sql: str) -> Table:
-        """300 rows of a kilobyte, or `Unfit` for whatever names dev."""
+        """300 rows of a kilobyte, or `UnfitRequest` for whatever names dev."""
         self.queries.append(sql)
         if "dev" in sql:
             raise UnfitRequest("The query cannot be answered: no such column.")

@@ -147,7 +147,7 @@ class PolicyStandIn:
         self._life, self._setting = life, setting
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """As `Policy.sample`."""
+        """As `CompletionSource.sample`."""
         self._life.compute()
         return [self._completions(model, request) for request in requests]
 

@@ -369,7 +369,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(_encoded(reply, close=self.close_connection))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """HttpReply where `http.server` itself refuses a request, such as one with another method."""
+        """The reply where `http.server` itself refuses a request, such as one with another method."""
         status = 404 if code == 501 else code
         self._send(_refuse(status, message or responses.get(code, "refused"), "invalid_request"), close=True)
 
