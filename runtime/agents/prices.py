@@ -35,7 +35,7 @@ FREE = Price(0, 0)
 
 
 def load_prices(environment: Mapping[str, str]) -> Prices:
-    """The price table, by provider and model, with the environment's own over it; raises `Misconfigured` for a table that cannot be used."""
+    """The prices by provider and model, the environment's own table first; raises `Misconfigured` for one that cannot be used."""
     prices: dict[str, dict[str, Price]] = {}
     for path in [TABLE, *([Path(own)] if (own := environment.get(SETTING)) else [])]:
         for provider, models in _read(path).items():
