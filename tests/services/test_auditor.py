@@ -31,9 +31,8 @@ from services.auditor.release import release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
 from tests.harness.cli import CliHarness
-from tests.harness.paths import TASKS
+from tests.harness.paths import TOY
 
-TOY = TASKS / "toy"
 HOLE = '''"""Pays for an answer that holds the letter e."""
 
 from tasks.contract import Scored

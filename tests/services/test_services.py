@@ -45,9 +45,7 @@ from services.views.run import ablation_table, final_table, verdict_on_the_model
 from tasks.contract import FOLDS, visible_train
 from tasks.loading import load
 from tests.harness.facts import trajectory
-from tests.harness.paths import TASKS
-
-TOY = TASKS / "toy"
+from tests.harness.paths import TOY
 
 
 def event(fact: Fact) -> Event:
@@ -182,7 +180,7 @@ def evaluated(generation: int, score: float) -> Event:
             candidate=f"c{generation}",
             scaffold="",
             adapter="",
-            lever="",
+            lever="scaffold" if generation else "start",
             score=score,
             low=0.0,
             high=1.0,

@@ -25,12 +25,11 @@ from services.cli.main import main
 from services.host.orders import services_up
 from tasks.loading import EXTRA_MODULES
 from tests.harness.cli import CLI, CliHarness, CommandResult, one_sentence
-from tests.harness.paths import TASKS
+from tests.harness.paths import TOY
 from tests.harness.polling import PATIENCE
 
 pytest.importorskip("torch")
 
-TOY = TASKS / "toy"
 KIND = '''"""Half for everything."""
 
 from tasks.contract import Scored
