@@ -1,6 +1,6 @@
 """Small simulated runs whose truth is known: null runs, whose score means what it always did, and runs with planted hacks.
 
-python -m tests.replay.audit.power [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
+python -m tests.harness.power [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
 """
 
 import re

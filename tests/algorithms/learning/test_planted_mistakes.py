@@ -55,7 +55,7 @@ def tried(folder: Path, module: str, right: str, wrong: str) -> "subprocess.Comp
     for package in ("events", "algorithms"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for test in OF_EQUATIONS:
-        shutil.copy(TESTS / "algorithms" / test, folder)
+        shutil.copy(TESTS / "algorithms" / "learning" / test, folder)
     file = folder / "algorithms" / "learning" / f"{module}.py"
     source = file.read_text(encoding="utf-8")
     assert source.count(right) == 1 or right == wrong, f"{right!r} is no longer in {module}.py; plant the mistake where it belongs now"
