@@ -62,7 +62,7 @@ def tried(folder: Path, module: str, right: str, wrong: str) -> "subprocess.Comp
     file.write_text(source.replace(right, wrong), encoding="utf-8")
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *TESTS], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run([*command, *OF_EQUATIONS], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("mistake", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.long) for name in MISTAKES])
