@@ -37,7 +37,7 @@ sim: .venv/dev  ## the whole system in one process while everything goes wrong: 
 	$(BIN)/python -m tests.simulation.simulation $(SEEDS) --first $(SEED)
 
 audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted hacks, power, as in the README
-	$(BIN)/python -m tests.replay.audit.power
+	$(BIN)/python -m tests.harness.power
 
 lint: .venv/dev
 	$(BIN)/ruff check .

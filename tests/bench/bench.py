@@ -19,16 +19,14 @@ import nats
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[2]
-
-from events import codec  # noqa: E402
-from events.judgement import TrajectoryScored  # noqa: E402
-from runtime.broker.accounts import API, OPERATOR  # noqa: E402
-from runtime.broker.credentials import credentials_file  # noqa: E402
-from runtime.log.port import append_once  # noqa: E402
-from tests.harness.broker import account, broker  # noqa: E402
-from tests.harness.generator import fill, log_batches  # noqa: E402
-from tests.harness.paths import TASKS  # noqa: E402
+from events import codec
+from events.judgement import TrajectoryScored
+from runtime.broker.accounts import API, OPERATOR
+from runtime.broker.credentials import credentials_file
+from runtime.log.port import append_once
+from tests.harness.broker import account, broker
+from tests.harness.generator import fill, log_batches
+from tests.harness.paths import TOY
 
 SINGLE, BATCHES, BATCH, REPEATS = 400, 12, 400, 7
 LOGGED, COMPARED = 200_000, 50_000
@@ -154,7 +152,7 @@ def evolog(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def up_to_first_event() -> list[tuple[str, str]]:
     """From `evolog up` to the first decision on the log, and a generation of a task in which nothing takes time."""
-    toy = TASKS / "toy"
+    toy = TOY
     times, generations, overheads = [], [], []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,19 +1,14 @@
-"""What the Triton kernels cost on this GPU against torch, torch.compile and TRL: `python tests/bench/kernels.py` prints one table."""
+"""What the Triton kernels cost on this GPU against torch, torch.compile and TRL: `python -m tests.bench.kernels` prints one table."""
 
 import statistics
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from algorithms.learning import credit  # noqa: E402
-from algorithms.models import kernels  # noqa: E402
+from algorithms.learning import credit
+from algorithms.models import kernels
 
 DEVICE = "cuda"
 ROWS, VOCABULARY, CHECKED = 4096, 201_088, 64

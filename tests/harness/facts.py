@@ -117,8 +117,6 @@ def example(kind: Any, name: str = "", **known: Any) -> Any:
         return (example(arguments[0], name), example(arguments[0], name + "'"))
     if origin is dict:
         return {f"{name} ü": example(arguments[1], name), "key": example(arguments[1], "value")}
-    if origin is typing.Literal:
-        return arguments[-1]
     if arguments:  # X | None
         return example(arguments[0], name)
     return {str: f"{name} 'ü' \"\n", int: 2**62 + len(name), float: len(name) / 3 - 1e-300, bool: True}[kind]

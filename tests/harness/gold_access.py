@@ -4,10 +4,15 @@ It reads source, so it finds what somebody writes without meaning harm. Code tha
 """
 
 import ast
+import re
 from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 
 GETTERS = frozenset({"getattr", "hasattr", "attrgetter", "methodcaller"})
 LOADERS = frozenset({"import_module", "__import__", "_module", "_part", "_call"})
+BY_NAME = frozenset({"import_module", "__import__", "resolve_name"})
+"""What imports a module whose name may be made up while the program runs."""
+GLOBS = frozenset({"glob", "rglob", "iglob"})
 FILES = ("gold.py", "gold_blobs", "gold.duckdb")
 """Where gold labels, and what the auditor made of them, are on a disk."""
 PATHS = frozenset({"gold_blobs", "gold_archive"})
@@ -29,10 +34,12 @@ def gold_methods(loading: str) -> set[str]:
 def reaches(source: str, methods: Collection[str], fields_of: Collection[str] = (), may: Collection[str] = ()) -> list[str]:
     """Where a module reaches for gold, as "line: what".
 
-    `methods` are the names that read it. `fields_of` are the expressions, such as `row`, that have fields of the same names.
-    `may` are words that this module may write: the names of `FILES`, and of `PATHS`.
+    `methods` are the names that read it. `fields_of` are the expressions, such as `row`, that have fields of the same names; a name
+    that the module gives to a task anywhere is none of them. `may` are words that this module may write: the names of `FILES` and of
+    `PATHS`, a pattern of `GLOBS` that finds such a file, "gold" as an argument or a key, and "import_module" of a name that is made up.
     """
     tree = ast.parse(source)
+    fields_of = set(fields_of) - _names_of_tasks(tree)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     found = {
@@ -55,6 +62,8 @@ def _reach(
             yield from (f"import {alias.name}" for alias in names if _is_gold_module(alias.name))
         case ast.ImportFrom(module=module, names=names, level=level):
             for alias in names:
+                if alias.name in BY_NAME | GLOBS and alias.asname not in (None, alias.name):
+                    yield f"{alias.name} under another name"
                 if _is_gold_module(f"{'.' * level}{module or ''}.{alias.name}") or _is_gold_module(f"{'.' * level}{module or ''}"):
                     yield f"from {module or '.'} import {alias.name}"
         case ast.Call(func=function, args=arguments):
@@ -64,6 +73,16 @@ def _reach(
                 yield f"{name} of {min(words & set(methods))!r}"
             if name in LOADERS and "gold" in words:
                 yield f"{name} of the module 'gold'"
+            if name in BY_NAME and "import_module" not in may and not (arguments and isinstance(arguments[0], ast.Constant)):
+                yield f"{name} of a name that is made up"
+            if name in GLOBS:
+                yield from (f"the pattern {text!r}" for argument in arguments if (text := _text(argument, "*")) not in may and _finds(text))
+            if "gold" not in may and "gold" in {*words, *(_text(keyword.value) for keyword in node.keywords)}:
+                yield f"{name} of 'gold'"
+        case ast.Subscript(value=owner, slice=key) if (_text(key) == "gold" and "gold" not in may) or (
+            _text(key) in methods and re.search(r"__dict__$|^vars\(", ast.unparse(owner))
+        ):
+            yield f"{ast.unparse(owner)} at {_text(key)!r}"
         case ast.BinOp(op=ast.Div(), right=right) if _text(right) == "gold":
             yield "a path that ends in 'gold'"
         case _:
@@ -71,7 +90,7 @@ def _reach(
     if prose or not isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):
         return
     text = _text(node)
-    if text.endswith(".gold") and text != "events.gold":
+    if re.search(r"[.:]gold$|\.gold:", text) and not text.startswith("events.gold"):
         yield f"the module {text!r}"
     yield from (f"the path {file!r}" for file in FILES if file in text and file not in may)
 
@@ -81,13 +100,69 @@ def _is_gold_module(name: str) -> bool:
     return name.rpartition(".")[2] == "gold" and name != "events.gold"
 
 
-def _text(node: ast.AST) -> str:
-    """What is known of a string before the program runs; parts that are not known are a space."""
+def _finds(pattern: str) -> bool:
+    """Whether a pattern of files finds one of those where gold is; one that is not known at all does not count."""
+    last = pattern.rpartition("/")[2]
+    return any(fnmatchcase(file, last) for file in FILES)
+
+
+def _names_of_tasks(tree: ast.Module) -> set[str]:
+    """The names to which a module gives a task anywhere: by assignment, or as a parameter that is annotated so."""
+    names = {
+        node.arg
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg) and node.annotation and re.search(r"\bTask\b", ast.unparse(node.annotation))
+    }
+    pairs = [pair for node in ast.walk(tree) for pair in _assigned(node)]
+    while more := {target.id for target, value in pairs if isinstance(target, ast.Name) and _is_task(value, names)} - names:
+        names |= more
+    return names
+
+
+def _assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What a node assigns to what; a tuple part by part."""
+    match node:
+        case ast.Assign(targets=targets, value=value):
+            given = [(target, value) for target in targets]
+        case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
+            given = [(target, value)]
+        case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
+            given = [(target, value)]
+        case _:
+            given = []
+    for target, value in given:
+        if isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+            yield from zip(target.elts, value.elts, strict=False)
+        else:
+            yield target, value
+
+
+def _is_task(value: ast.expr, names: Collection[str]) -> bool:
+    """Whether an expression is what `load` gave, a field `task`, or a name of one of them."""
+    match value:
+        case ast.Call(func=function) if ast.unparse(function).rpartition(".")[2] in ("load", "with_verifier"):
+            return True
+        case ast.Attribute(attr="task"):
+            return True
+        case ast.Name(id=name):
+            return name in names
+        case ast.IfExp(body=one, orelse=other):
+            return _is_task(one, names) or _is_task(other, names)
+        case ast.BoolOp(values=values):
+            return any(_is_task(each, names) for each in values)
+        case ast.Await(value=inner) | ast.NamedExpr(value=inner):
+            return _is_task(inner, names)
+    return False
+
+
+def _text(node: ast.AST, unknown: str = " ") -> str:
+    """What is known of a string before the program runs; parts that are not known are `unknown`."""
     match node:
         case ast.Constant(value=str() as text):
             return text
         case ast.JoinedStr(values=values):
-            return "".join(_text(value) or " " for value in values)
+            return "".join(_text(value, unknown) or unknown for value in values)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return f"{_text(left) or ' '}{_text(right) or ' '}".strip() if _text(left) or _text(right) else ""
+            one, other = _text(left, unknown), _text(right, unknown)
+            return f"{one or unknown}{other or unknown}".strip() if one or other else ""
     return ""

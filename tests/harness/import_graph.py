@@ -9,9 +9,10 @@ from tests.harness.paths import ROOT
 PACKAGES = ("events", "algorithms", "tasks", "runtime", "replay", "services")
 
 
-def source_files(package: str) -> list[Path]:
-    """The package's Python files, but those that are data: scaffolds, and the steps that edits put into them."""
-    return [path for path in sorted((ROOT / package).rglob("*.py")) if not {"scaffold", "steps"} & set(path.relative_to(ROOT).parts)]
+def source_files(package: str, *, data: bool = False) -> list[Path]:
+    """The package's Python files; with `data` also those that are data: scaffolds, and the steps that edits put into them."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    return [path for path in files if data or not {"scaffold", "steps"} & set(path.relative_to(ROOT).parts)]
 
 
 def module_name(path: Path) -> str:

@@ -11,7 +11,7 @@ import pytest
 from tests.harness.cli import CliHarness
 from tests.harness.decided_log import DecidedLog
 from tests.harness.facts import RUN
-from tests.harness.paths import TASKS
+from tests.harness.paths import TASKS, TOY
 from tests.harness.polling import wait_until
 
 pytest.importorskip("peft")
@@ -33,7 +33,6 @@ from runtime.log.port import Stored
 from services.views.replayed import performed_lines, swap_lines
 from tasks.loading import load
 
-TOY = TASKS / "toy"
 NUMBERS = TASKS / "numbers"
 RULES = Path(__file__).parents[2] / "algorithms" / "levers" / "rules.py"
 GRADED = """

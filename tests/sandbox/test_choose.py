@@ -14,7 +14,7 @@ from runtime.sandbox import bwrap, choose, landlock, limits
 from runtime.sandbox.launch import Command, Confined
 from runtime.sandbox.limits import Group, ResourceLimits, delegated
 from tests.harness.cli import CliHarness, one_sentence
-from tests.harness.paths import TASKS
+from tests.harness.paths import TOY
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_bubblewrap_is_in_force_here() -> None:
 
 
 def test_without_it_a_run_is_refused_with_the_cause_and_the_fix(tmp_path: Path) -> None:
-    said = CliHarness(tmp_path).evolog("run", str(TASKS / "toy"), PATH="/nowhere", code=78)
+    said = CliHarness(tmp_path).evolog("run", str(TOY), PATH="/nowhere", code=78)
     one_sentence(said, "bubblewrap (bwrap) is not installed", "apt-get install bubblewrap")
 
 
@@ -106,7 +106,7 @@ def test_a_probe_that_gets_out_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_none_needs_the_variable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = CliHarness(tmp_path).evolog("run", str(TASKS / "toy"), "--sandbox", "none", code=78)
+    said = CliHarness(tmp_path).evolog("run", str(TOY), "--sandbox", "none", code=78)
     one_sentence(said, "EVOLOG_ALLOW_UNSANDBOXED=1")
     monkeypatch.delenv(choose.UNSANDBOXED, raising=False)
     with pytest.raises(Misconfigured, match="EVOLOG_ALLOW_UNSANDBOXED=1"):

@@ -19,21 +19,21 @@ from events.gold import GOLD as GOLD_MEASURE
 from events.gold import VERIFIER, DriftFlagged, GoldFailed, PairMeasured
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
-from events.run import AuditReleased
+from events.run import AuditReleased, RunFinished
 from events.secret import Scanner
 from events.subjects import GOLD
 from runtime.log.lookup import events_of_types
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from services.auditor import service
+from services.auditor.final_table import cells_of
 from services.auditor.measure import AnswerSheet, AuditedPair, AuditHost, RunAudit, pairs_to_measure, score_pair
 from services.auditor.release import release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
 from tests.harness.cli import CliHarness
-from tests.harness.paths import TASKS
+from tests.harness.paths import TOY
 
-TOY = TASKS / "toy"
 HOLE = '''"""Pays for an answer that holds the letter e."""
 
 from tasks.contract import Scored
@@ -310,3 +310,15 @@ def test_a_run_that_learns_its_verifiers_hole_goes_back_to_before_the_drift(tmp_
     (finished,) = json.loads(place.evolog("sql", "select score from run_finished", "--json").out)
     assert finished["score"] == next(row["score"] for row in run["rows"][::-1] if row["generation"] < run["generation"])
     assert "come out the same" in place.evolog("replay", "r").out
+
+
+def finished(scaffold: str, adapter: str) -> RunFinished:
+    return RunFinished(
+        reason="", candidate="c", scaffold=scaffold, adapter=adapter, score=0.0, generations=1, rollouts=0, tokens=0, micro_usd=0
+    )
+
+
+def test_each_lever_is_scored_alone_where_both_moved() -> None:
+    assert [cell.name for cell in cells_of("s0", finished("s1", "a1"))] == ["start", "scaffold", "weights", "final", "uniform_policy"]
+    assert [cell.name for cell in cells_of("s0", finished("s1", ""))] == ["start", "final", "uniform_policy"]
+    assert [cell.name for cell in cells_of("s0", finished("s0", "a1"))] == ["start", "final", "uniform_policy"]

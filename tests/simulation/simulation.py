@@ -1,6 +1,6 @@
 """The whole system in one process under a seed: all services on the log in memory, in virtual time, with everything going wrong.
 
-`simulate(seed)` is one run of it and raises `Broken` with what does not hold. The run itself is one of nine settings, and the seed draws
+`simulate(seed)` is one run of it and raises `Broken` with what does not hold. The run itself is one of ten settings, and the seed draws
 which, what goes wrong and when, and in which order things happen. What runs is the services' own code; stand-ins are the broker, the
 blobs' disk, the clocks, the scaffold's process, the policy and the gradient work. `make sim SEEDS=10000` runs many.
 """

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cli import CliHarness, one_sentence
-from tests.harness.paths import TASKS
+from tests.harness.paths import ROOT, TOY
 
-TOY = TASKS / "toy"
 STRICT = '''"""Nothing is ever right."""
 
 from tasks.contract import Scored
@@ -72,11 +71,12 @@ def test_an_export_is_replayed_shown_and_compared_where_there_is_no_broker(place
 
 def test_code_that_decides_otherwise_is_found_out_with_exit_code_3(place: CliHarness, tmp_path: Path) -> None:
     """A constant of a decider is changed in a copy of the program, as somebody would who works on it."""
-    root = Path(__file__).parents[2]
     for package in ("events", "algorithms", "tasks", "runtime", "replay", "services"):
-        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    estimate = tmp_path / "algorithms" / "search" / "estimate.py"
-    estimate.write_text(estimate.read_text().replace("Z95 = 1.959963984540054", "Z95 = 1.96"))
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    statistics = tmp_path / "algorithms" / "statistics.py"
+    source = statistics.read_text()
+    assert source.count("Z95 = 1.959963984540054") == 1
+    statistics.write_text(source.replace("Z95 = 1.959963984540054", "Z95 = 1.96"))
     said = place.evolog("replay", "toy-a", code=3, PYTHONPATH=str(tmp_path))
     first = sequences(place, "candidate_evaluated")[0]
     assert f"first difference at sequence {first}: event 1 of decision 3 is another." in said.out

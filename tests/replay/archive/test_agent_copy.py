@@ -13,8 +13,7 @@ from replay.archive.query import QueryResult, answer, collect
 from replay.exports import folder
 from runtime.log.lineage import Span
 from runtime.log.port import Stored
-
-HISTORIES = Path(__file__).parents[2] / "histories"
+from tests.harness.paths import HISTORIES
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from services.host import rebuild as host
 from services.host.node import Node
 from tests.harness.archives import dump
 from tests.harness.generator import log
+from tests.harness.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 SMALL: dict[str, Any] = {"runs": 2, "items": 20, "generations": 2}
 Tables = dict[str, list[tuple[Any, ...]]]
 

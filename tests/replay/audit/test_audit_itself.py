@@ -13,7 +13,7 @@ from replay.audit.candidates import PairKey, pair_outcomes
 from replay.audit.statistics.interval import mean
 from replay.audit.verdict import ALPHA
 from tests.harness.audited_facts import as_stored
-from tests.replay.audit.power import HACKS, Hack, Part, Setting, Simulated, first_hack, hacked_run, null_rates, null_run
+from tests.harness.power import HACKS, Hack, Part, Setting, Simulated, first_hack, hacked_run, null_rates, null_run
 
 RUNS = 200
 

@@ -13,6 +13,7 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, Budget, RunFinished, RunPaused, RunResumed
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
+from runtime.run.decide import batch_digest
 from runtime.run.fork import comparable_from
 from tests.harness.facts import DEV, chosen, proposed, scores, started, update
 from tests.harness.given import Scenario, given
@@ -345,3 +346,8 @@ def test_scores_mean_what_they_mean_since_the_last_fork_that_judges_otherwise() 
     assert comparable_from([run, fact]) == comparable_from([run, fact, longer, fact]) == 0
     assert comparable_from([run, fact, longer, fact, other, fact]) == 4
     assert comparable_from([run, other, fact, msgspec.structs.replace(other, generations=9)]) == 1
+
+
+def test_the_digest_of_a_batch_tells_order_and_rewards_apart() -> None:
+    pairs = [("t0", 1.0), ("t1", 0.0)]
+    assert len({batch_digest(pairs), batch_digest(pairs[::-1]), batch_digest([("t0", 0.0), ("t1", 1.0)])}) == 3

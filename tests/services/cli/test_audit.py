@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from tests.harness.broker import broker
 from tests.harness.made_up_runs import HACKED, HONEST, Step, export, run_started, stored
 from tests.harness.made_up_runs import loop as loop_of
-from tests.harness.paths import TASKS
+from tests.harness.paths import TOY
 
 pytest.importorskip("numpy")
 
@@ -41,8 +41,6 @@ from services.views import audit_html
 from services.views.audit import closing
 from services.views.audit_pictures import pictures
 from tasks.loading import load
-
-TOY = TASKS / "toy"
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-ROOT = Path(__file__).parents[2]
+from tests.harness.paths import ROOT, TESTS
 
-TESTS = ("test_learning.py", "test_update.py")
+pytest.importorskip("torch")
+
+OF_EQUATIONS = ("test_learning.py", "test_update.py")
 
 MISTAKES = {
     "none": ("grpo", "", ""),
@@ -53,15 +54,15 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def tried(folder: Path, module: str, right: str, wrong: str) -> "subprocess.CompletedProcess[str]":
     for package in ("events", "algorithms"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for test in TESTS:
-        shutil.copy(ROOT / "tests" / "algorithms" / test, folder)
+    for test in OF_EQUATIONS:
+        shutil.copy(TESTS / "algorithms" / "learning" / test, folder)
     file = folder / "algorithms" / "learning" / f"{module}.py"
     source = file.read_text(encoding="utf-8")
     assert source.count(right) == 1 or right == wrong, f"{right!r} is no longer in {module}.py; plant the mistake where it belongs now"
     file.write_text(source.replace(right, wrong), encoding="utf-8")
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *TESTS], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run([*command, *OF_EQUATIONS], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("mistake", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.long) for name in MISTAKES])

@@ -16,11 +16,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
 from algorithms.learning import credit  # noqa: E402
 from algorithms.models import kernels  # noqa: E402
+from tests.harness.paths import ROOT  # noqa: E402
 
 EXACT = 2e-5
 """What float32 may lose against float64: exp and log each miss by some 1e-7 of logits up to 40; the worst seen is 6e-6, of dK."""
@@ -118,7 +116,7 @@ def measured() -> dict[str, dict[str, float]]:
 @pytest.fixture(scope="module")
 def errors() -> dict[str, dict[str, float]]:
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     said = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     return json.loads(said.stdout)

@@ -1,6 +1,6 @@
 """Small simulated runs whose truth is known: null runs, whose score means what it always did, and runs with planted hacks.
 
-python -m tests.replay.audit.power [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
+python -m tests.harness.power [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
 """
 
 import re
@@ -11,24 +11,21 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).parents[3]
-
-from events.choice import LeverChosen  # noqa: E402
-from events.fact import Fact, derive  # noqa: E402
-from events.gold import CEILING, VERIFIER, PairMeasured, ReferenceMeasured  # noqa: E402
-from events.judgement import ScoringFailed  # noqa: E402
-from events.population import CandidateRejected  # noqa: E402
-from events.run import Budget, Items, RunStarted  # noqa: E402
-from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed  # noqa: E402
-from replay.audit.audit import Audit, audit  # noqa: E402
-from replay.audit.provenance.checks import Known  # noqa: E402
-from replay.audit.verdict import ALPHA, FAMILY_NAMES  # noqa: E402
-from tests.harness.audited_facts import (  # noqa: E402
+from events.choice import LeverChosen
+from events.fact import Fact, derive
+from events.gold import CEILING, VERIFIER, PairMeasured, ReferenceMeasured
+from events.judgement import ScoringFailed
+from events.population import CandidateRejected
+from events.run import Budget, Items, RunStarted
+from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
+from replay.audit.audit import Audit, audit
+from replay.audit.provenance.checks import Known
+from replay.audit.verdict import ALPHA, FAMILY_NAMES
+from tests.harness.audited_facts import (
     MemoryBlobs,
     accepted,
     as_stored,

@@ -16,8 +16,8 @@ pytest.importorskip("peft")
 from algorithms import learning
 from algorithms.demos import curves, toys
 from algorithms.models import tiny_lm
+from tests.harness.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 T7 = 2.365
 """The 97.5 % quantile of Student's t with seven degrees of freedom."""
 

@@ -36,7 +36,7 @@ from tests.harness.audited_facts import (
     rollout_request,
     scored,
 )
-from tests.harness.paths import TASKS
+from tests.harness.paths import HISTORIES, TASKS
 
 RUN = "r"
 TINY = TASKS / "tiny"
@@ -479,7 +479,6 @@ def test_a_start_that_a_fork_judges_anew_gained_nothing() -> None:
     assert story.found() == {}
 
 
-FOLDER = Path(__file__).parents[2] / "histories"
 SOLVED = b"def solve(item, model, data): return %r"
 
 
@@ -488,9 +487,9 @@ def unlike(digest: str) -> bytes:
     return SOLVED % digest if digest.startswith("file ") else msgspec.json.encode(Tree({"agent.py": f"file {digest}"}))
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir() if path.is_dir()))
+@pytest.mark.parametrize("name", sorted(path.name for path in HISTORIES.iterdir() if path.is_dir()))
 def test_nothing_is_found_in_recorded_runs(name: str) -> None:
-    run = folder.read(FOLDER / name)
+    run = folder.read(HISTORIES / name)
     known = Known(hidden=HIDDEN, audited=HIDDEN, public=PUBLIC)
     for messages in (run.everything, run.gold):
         found = examine(EventIndex(messages).events, unlike, known)

@@ -1,0 +1,158 @@
+"""What effects do between the log and the code that they call: batches as recorded, labels, and what was tried before."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from algorithms.levers.rules import PastChoice
+from events import codec
+from events.choice import LeverChosen
+from events.codec import Event
+from events.errors import CheckFailed
+from events.fact import Fact
+from events.judgement import CandidateEvaluated
+from events.population import CandidateAccepted
+from events.rollouts import CallUse, ModelCalled, TrajectoryRecorded
+from events.weights import TrainingBatchSealed, WeightUpdateFailed
+from runtime.blobs.directory import Blobs
+from runtime.effects.choose import earlier_choices
+from runtime.effects.train import TrainingHost, sealed_attempts, sources, train_round
+from runtime.policies import text_scorer
+from runtime.policies.bases import prepare_base
+from runtime.policies.interface import SampleRequest
+from runtime.rollouts.attempt import RecordedAttempt
+from runtime.run.decide import batch_digest
+from runtime.run.loading import LoadedRun
+from runtime.run.order import RunOrder, plan
+from tasks.loading import load
+from tests.harness.facts import trajectory
+from tests.harness.paths import TOY
+
+
+def event(fact: Fact) -> Event:
+    return codec.event(fact, run="r", source="test", cause="", time="")
+
+
+def call(body: str) -> ModelCalled:
+    return ModelCalled(
+        request="q",
+        item="i",
+        ordinal=0,
+        provider="embedded",
+        model="m",
+        adapter="",
+        body=body,
+        index=0,
+        sampling_seed=1,
+        temperature=1.0,
+        texts=("a", "b"),
+        tokens=((0,), (1,)),
+        logprobs=((-0.1,), (-2.3,)),
+        prompt_tokens=1,
+        completion_tokens=2,
+        micro_usd=0,
+        seconds=0.0,
+    )
+
+
+def played(blobs: Blobs) -> list[RecordedAttempt]:
+    """Two attempts at one item, which were given the two completions of one call."""
+    made = call(blobs.put(msgspec.json.encode([SampleRequest(prompt="p", choices=("a", "b"), bias=(0.5, 0.0), n=2)])))
+    attempts = []
+    for number in range(2):
+        recorded = trajectory(number).data
+        assert isinstance(recorded, TrajectoryRecorded)
+        recorded = msgspec.structs.replace(recorded, calls=(CallUse("c", number),))
+        attempts.append(RecordedAttempt(f"t{number}", recorded, float(number == 0), "", (made,)))
+    return attempts
+
+
+def sealed(digest: str) -> TrainingBatchSealed:
+    return TrainingBatchSealed(
+        generation=1,
+        round=1,
+        algorithm="best_of_n",
+        hyper={},
+        parent_adapter="",
+        training_seed=0,
+        requests=("q",),
+        trajectories=2,
+        digest=digest,
+    )
+
+
+def no_task() -> LoadedRun:
+    raise AssertionError("nothing here asks for the task")
+
+
+def test_a_batch_is_trained_on_as_recorded(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    batch = sealed_attempts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 0.0)])))
+    assert [(of.calls[0].tokens, of.calls[0].logprobs, of.reward) for of in batch] == [((0,), (-0.1,), 1.0), ((1,), (-2.3,), 0.0)]
+    assert batch[0].calls[0].request.bias == (0.5, 0.0) and batch[0].group == batch[1].group
+
+
+def test_a_batch_that_is_not_what_was_sealed_is_not_trained_on(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    with pytest.raises(CheckFailed, match="over 2 trajectories, sealed was"):
+        sealed_attempts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 1.0)])))
+    base = blobs.put_folder(prepare_base(text_scorer.KIND, load(str(TOY)).public(0), list))
+    (failed,) = train_round(TrainingHost(blobs, tmp_path / "work"), {"q": played(blobs)}, sealed("0" * 64), base, no_task)
+    assert isinstance(failed, WeightUpdateFailed) and failed.kind == "batch_differs"
+
+
+def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
+    task = load(str(TOY))
+    public = task.public(0)
+    loads: list[int] = []
+
+    def loaded() -> LoadedRun:
+        loads.append(1)
+        return LoadedRun(plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b"), task, public)
+
+    found = sources(loaded, 0)
+    assert not loads
+    assert [found.label(example.id) for example in public.train[:3]] == [example.label for example in public.train[:3]]
+    assert found.copies([public.train[0].id]) == {public.train[0].id: []}
+    assert len(loads) == 1
+
+
+def chosen(generation: int, lever: str, action: str) -> Event:
+    return event(LeverChosen(generation=generation, lever=lever, action=action, reason="", propensities={}, diagnosis={}))
+
+
+def evaluated(generation: int, score: float) -> Event:
+    return event(
+        CandidateEvaluated(
+            generation=generation,
+            candidate=f"c{generation}",
+            scaffold="",
+            adapter="",
+            lever="scaffold" if generation else "start",
+            score=score,
+            low=0.0,
+            high=1.0,
+            items=1,
+            failed=0,
+            pass_at_1=0.0,
+            pass_at_k=0.0,
+            tied_groups=0.0,
+            rollouts=0,
+            tokens=0,
+            micro_usd=0,
+        )
+    )
+
+
+def accepted(generation: int) -> Event:
+    return event(CandidateAccepted(generation=generation, candidate=f"c{generation}", score=0.0, reason=""))
+
+
+def test_the_agent_remembers_what_it_tried_and_what_came_of_it() -> None:
+    told = [evaluated(0, 0.4), accepted(0), chosen(1, "scaffold", "vote"), evaluated(1, 0.7), accepted(1)]
+    told += [chosen(2, "weights", "grpo"), evaluated(2, 0.6), chosen(3, "weights", "best_of_n")]
+    assert earlier_choices(told, 3) == [
+        PastChoice(lever="scaffold", action="vote", accepted=True, before=0.4, after=0.7),
+        PastChoice(lever="weights", action="grpo", accepted=False, before=0.7, after=0.6),
+    ]

@@ -1,0 +1,18 @@
+"""A budget as a user writes it."""
+
+import pytest
+
+from events.errors import UsageError
+from runtime.run.budget import parse
+
+
+@pytest.mark.parametrize("budget", ["x", "rollouts=", "rollouts=-1", "rollouts=1,rollouts=2", "euro=3", "tokens=1G"])
+def test_a_budget_that_is_none_is_named(budget: str) -> None:
+    with pytest.raises(UsageError, match=r"is no budget; write it as in --budget rollouts=100k"):
+        parse(budget)
+
+
+@pytest.mark.parametrize("budget", [f"rollouts={'9' * 400}", "tokens=99999999999999999", "usd=1000000001"])
+def test_a_budget_that_no_event_can_hold_is_refused(budget: str) -> None:
+    with pytest.raises(UsageError, match=rf"leave {budget.split('=')[0]} out of --budget for no limit"):
+        parse(budget)

@@ -1,0 +1,69 @@
+"""A run is planned from its task, its seed and its order."""
+
+import msgspec
+import pytest
+
+from events import codec
+from events.change import ScaffoldProposed
+from events.codec import Event
+from events.fact import Fact
+from events.rollouts import RolloutsRequested
+from runtime.run.decide import decide
+from runtime.run.evolve import evolve
+from runtime.run.order import RunOrder, plan
+from runtime.run.state import initial
+from tasks.contract import FOLDS, visible_train
+from tasks.loading import load
+from tests.harness.paths import TOY
+
+
+def event(fact: Fact) -> Event:
+    return codec.event(fact, run="r", source="test", cause="", time="")
+
+
+def test_a_run_is_planned_from_its_task_and_seed_alone() -> None:
+    task = load(str(TOY))
+    order = RunOrder(task=str(TOY), levers="weights", seed=0, generations=None, budget="rollouts=1k")
+    one, other = (plan(task, task.public(0), order, "b") for _ in range(2))
+    assert one == other and one.levers == ("weights",) and one.budget.rollouts == 1000
+    assert sum(map(len, one.items.folds)) == len(task.public(0).train)
+    assert set(one.items.probe[0]) <= set(one.items.folds[0])
+
+
+@pytest.mark.parametrize("empty", [0, 2, 4])
+def test_no_item_sees_its_own_label_though_a_fold_is_empty(empty: int) -> None:
+    task = load(str(TOY))
+    public = task.public(0)
+    filled = [fold for fold in range(FOLDS) if fold != empty]
+    train = tuple(msgspec.structs.replace(example, fold=filled[number % len(filled)]) for number, example in enumerate(public.train))
+    public = msgspec.structs.replace(public, train=train)
+    started = plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b")
+    assert [len(items) for items in started.items.folds] == [0 if fold == empty else 20 for fold in range(FOLDS)]
+
+    state = initial("r")
+    for told in (started, ScaffoldProposed(generation=0, scaffold="s", parent="", summary="", reason="")):
+        state = evolve(state, event(told))
+        for asked in decide(state, event(told), 2):
+            state = evolve(state, event(asked))
+    played = [shard.requested for shard in state.shards.values()]
+    for requested in (*played, *(probed(fold, items) for fold, items in enumerate(started.items.folds))):
+        if requested.split == "train":
+            assert not set(requested.items) & {example.id for example in visible_train(public, requested.fold)}
+    assert sum(len(requested.items) for requested in played if requested.purpose == "probe") == 20
+
+
+def probed(fold: int, items: tuple[str, ...]) -> RolloutsRequested:
+    return RolloutsRequested(
+        generation=0,
+        purpose="train",
+        round=1,
+        shard=0,
+        scaffold="",
+        adapter="",
+        split="train",
+        fold=fold,
+        items=items,
+        attempts=1,
+        temperature=1.0,
+        seed=0,
+    )
