@@ -10,11 +10,12 @@ from events.fact import Fact, NotFinite
 from events.gold import GoldFailed, GoldScored, PoliciesCompared
 from events.kinds import SplitName
 from events.run import RunFinished
+from replay.audit.pair import PairKey
 from runtime.log.lookup import facts_by_id
 from runtime.policies.bases import UNIFORM
 from runtime.policies.client import model_name
 from runtime.run.loading import LoadedRun
-from services.auditor.measure import AnswerSheet, AuditedPair, RunAudit, read_answers
+from services.auditor.measure import AnswerSheet, RunAudit, read_answers
 from tasks.contract import Item
 
 SPLITS: tuple[SplitName, ...] = ("dev", "test")
@@ -29,8 +30,8 @@ class Cell(NamedTuple):
     uniform: bool = False
 
     @property
-    def pair(self) -> AuditedPair:
-        return AuditedPair(self.scaffold, self.adapter)
+    def pair(self) -> PairKey:
+        return PairKey(self.scaffold, self.adapter)
 
 
 def cells_of(start: str, finished: RunFinished) -> list[Cell]:

@@ -22,5 +22,5 @@ async def release(context: Context, run: str, action: AuditAction, look: int, fl
     if flag is None or flag.state != "drift" or released:
         return AuditReleased(look=look, action="none", lever="", generation=-1, bits=bits)
     price = {"stop": 0.0, "freeze": math.log2(3), "rollback": math.log2(3) + math.log2(look + 1)}[action]
-    lever: AuditLever = flag.lever if flag.lever in ("scaffold", "weights") else "both"
+    lever: AuditLever = "scaffold" if flag.lever == "scaffold" else "weights" if flag.lever == "weights" else "both"
     return AuditReleased(look=look, action=action, lever=lever, generation=max(0, flag.generation), bits=bits + price)
