@@ -1,7 +1,7 @@
 """The auditor's statistics of one score: gaps, evidence and luck, on numbers worked by hand."""
 
 import random
-from math import exp, inf, isfinite, pi, sqrt
+from math import exp, inf, isfinite, log, pi, sqrt
 
 import msgspec
 import numpy as np
