@@ -1,9 +1,10 @@
-"""Means of rewards with their intervals, figures of groups of attempts, and McNemar's test.
+"""Means with their intervals, figures of groups of attempts, and McNemar's test.
 
 What only an audit needs is in `replay/audit/statistics`.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,16 @@ Z95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """The 97.5 % quantiles of Student's t distribution with 1, 2, ..., 10 degrees of freedom."""
+
+
+def t_quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t distribution; beyond the table's degrees of freedom by its expansion in them.
+
+    Raises ValueError below 1.
+    """
+    if degrees < 1:
+        raise ValueError(f"{degrees} degrees of freedom; a t interval needs at least 1")
+    return T975[degrees - 1] if degrees <= len(T975) else 1.96 + 2.372 / degrees + 3.0 / degrees**2
 
 
 class Estimate(NamedTuple):
@@ -39,6 +50,19 @@ def mean_reward(rewards: Sequence[float]) -> Estimate:
     variance = math.fsum((reward - mean) ** 2 for reward in rewards) / max(1, n - 1)
     half = Z95 * math.sqrt(variance / n)
     return Estimate(mean, mean - half, mean + half)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of values, and the half-width of its 95 % t interval; 0 for a single value. Raises ValueError without values.
+
+    More than eleven values take the quantile of ten degrees of freedom, which is a little too wide for them.
+    """
+    if not values:
+        raise ValueError("no values to take a mean of")
+    if len(values) == 1:
+        return values[0], 0.0
+    quantile = t_quantile(min(len(values) - 1, len(T975)))
+    return statistics.fmean(values), quantile * statistics.stdev(values) / len(values) ** 0.5
 
 
 class GroupStatistics(NamedTuple):

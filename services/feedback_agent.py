@@ -1,7 +1,6 @@
 """Reads what a candidate's trajectories show, and chooses the next lever."""
 
 import asyncio
-import functools
 from collections.abc import Sequence
 
 from events.change import ProposalFailed
@@ -12,7 +11,16 @@ from events.fact import Fact
 from events.kinds import AgentName
 from runtime.agents import feedback
 from runtime.agents.providers import LanguageModel, model_of
-from runtime.effects.choose import HISTORY_TYPES, choose_by_model, choose_by_rules, diagnosis, evidence, probe_attempts
+from runtime.effects.choose import (
+    HISTORY_TYPES,
+    ChoiceHost,
+    ProbeRecord,
+    choose_by_model,
+    choose_by_rules,
+    diagnosis,
+    evidence,
+    probe_attempts,
+)
 from runtime.log.lineage import Span
 from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_types, failures_of_request
 from runtime.log.worker import answer, work
@@ -78,21 +86,9 @@ async def _by_model(
     def find(id: str) -> RecordedAttempt | None:
         return next((one for span in (Span(run), *past) for one in context.wait_for(attempts_by_id(log, span, [id]))), None)
 
-    choose = functools.partial(
-        choose_by_model,
-        session,
-        requested,
-        loaded,
-        history=earlier,
-        diagnosis=figures,
-        attempts=probe,
-        failures=failed,
-        find=find,
-        query=tables.query,
-        inspector=inspector(context, loaded, files),
-        record=recorder(context, event, AGENT),
-    )
+    recorded = ProbeRecord(earlier, figures, probe, failed)
+    host = ChoiceHost(find, tables.query, inspector(context, loaded, files), recorder(context, event, AGENT))
     try:
-        return await asyncio.to_thread(choose)
+        return await asyncio.to_thread(choose_by_model, session, requested, loaded, recorded, host)
     finally:
         tables.close()

@@ -28,7 +28,7 @@ async def serve(context: Context) -> None:
             try:
                 loaded = await context.load(event.run)
                 model = model_of(loaded.started.agent)
-                facts = (
+                facts: Sequence[Fact] = (
                     [reference_scaffold(context.blobs, loaded, event.data)]
                     if model is None
                     else await _by_model(context, event, event.data, loaded, model)

@@ -13,6 +13,7 @@ from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.population import CandidateAccepted
 from events.rollouts import RolloutsRequested
 from events.run import RunStarted
+from replay.audit.pair import PairKey
 from replay.audit.statistics.interval import Outcomes
 from replay.recorded import StoredEvent
 from runtime.run.fork import comparable_from
@@ -23,13 +24,6 @@ MIN_ITEMS = 2
 """Fewer items than this have no interval."""
 MIN_CHANGE = 0.06
 """The least change, in score units, that counts: of the gap in one generation, and of a canary's gold below the start's."""
-
-
-class PairKey(NamedTuple):
-    """A scaffold and an adapter, by digest; the base model's adapter is empty."""
-
-    scaffold: str
-    adapter: str
 
 
 class AuditedCandidate(NamedTuple):

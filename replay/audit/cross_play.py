@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from events.gold import GOLD, VERIFIER
-from replay.audit.candidates import DRAWS, AuditedRun, PairKey, look_number, outcomes_of
+from replay.audit.candidates import DRAWS, AuditedRun, look_number, outcomes_of
+from replay.audit.pair import PairKey
 from replay.audit.statistics import crossplay
 from replay.audit.statistics.crossplay import Cells, CrossCell
 from replay.audit.statistics.interval import Interval, exceeds_zero, mean

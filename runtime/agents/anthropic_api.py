@@ -21,7 +21,6 @@ from runtime.agents.conversation import (
     failure_of,
 )
 
-URL = "https://api.anthropic.com"
 _STREAMED: Mapping[str, int] = {
     "rate_limit_error": 429,
     "overloaded_error": 529,

@@ -20,8 +20,6 @@ from runtime.agents.conversation import (
     failure_of,
 )
 
-URL = "https://api.openai.com/v1"
-
 
 def call_model(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
     """One answer; raises `Failure` where there is none. Not repeated here."""

@@ -1,6 +1,7 @@
 """Choosing the next lever and the change itself from a candidate's trajectories, by the rules or by a language model."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -174,44 +175,53 @@ def _change(blobs: Blobs, loaded: LoadedRun, requested: FeedbackRequested, choic
             return []
 
 
-def choose_by_model(
-    session: AgentSession,
-    requested: FeedbackRequested,
-    loaded: LoadedRun,
-    *,
-    history: Sequence[Event],
-    diagnosis: Mapping[str, float],
-    attempts: Sequence[RecordedAttempt],
-    failures: Mapping[str, RolloutFailed],
-    find: Callable[[str], RecordedAttempt | None],
-    query: Callable[[str], feedback.Table],
-    inspector: Inspector,
-    record: Callable[[Fact], object],
-) -> list[Fact]:
-    """What a language model chose, and the change itself.
+class ProbeRecord(NamedTuple):
+    """What is recorded that a language model chooses by."""
 
-    `history` holds the run's events of `feedback.HISTORY_TYPES`, `diagnosis` the figures of the probe, `attempts` and `failures` (by id)
-    what came of the probe. While it talks the model may have any attempt found by its id, and ask the run's tables in SQL. `record`
-    appends what the model is shown before it is asked.
-    """
+    history: Sequence[Event]
+    """The run's events of `feedback.HISTORY_TYPES`."""
+    diagnosis: Mapping[str, float]
+    """The figures of the probe."""
+    attempts: Sequence[RecordedAttempt]
+    failures: Mapping[str, RolloutFailed]
+    """By id; with `attempts`, what came of the probe."""
+
+
+class ChoiceHost(NamedTuple):
+    """What a language model's choice needs of the host, while it talks and at its end."""
+
+    find: Callable[[str], RecordedAttempt | None]
+    """Any attempt by its id."""
+    query: Callable[[str], feedback.Table]
+    """Asks the run's tables in SQL."""
+    inspector: Inspector
+    """What a scaffold that it proposes is checked against."""
+    record: Callable[[Fact], object]
+    """Appends what the model is shown, before it is asked."""
+
+
+def choose_by_model(
+    session: AgentSession, requested: FeedbackRequested, loaded: LoadedRun, recorded: ProbeRecord, host: ChoiceHost
+) -> list[Fact]:
+    """What a language model chose, and the change itself."""
     files = {path: data.decode() for path, data in session.blobs.get_tree(requested.scaffold).items()}
     reader = AttemptReader(session.blobs, loaded)
 
     def fetch(id: str) -> ShownAttempt | None:
-        attempt = find(id)
+        attempt = host.find(id)
         return reader.ran(attempt) if attempt and attempt.recorded.split == "train" else None
 
-    shown_attempts = [*map(reader.ran, attempts), *(reader.failed(id, failure) for id, failure in failures.items())]
+    shown_attempts = [*map(reader.ran, recorded.attempts), *(reader.failed(id, failure) for id, failure in recorded.failures.items())]
     case = feedback.FeedbackInput(
         requested.generation,
         requested.scaffold,
         requested.levers,
         task_text(loaded.task.description, loaded.public, loaded.started.policy),
-        diagnosis,
+        recorded.diagnosis,
         budget_text(requested, loaded),
-        history,
+        recorded.history,
     )
-    return feedback.advise(session, case, feedback.Library(shown_attempts, fetch, query, files), inspector, record)
+    return feedback.advise(session, case, feedback.Library(shown_attempts, fetch, host.query, files), host.inspector, host.record)
 
 
 class AttemptReader:

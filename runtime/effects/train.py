@@ -18,7 +18,7 @@ from events.weights import AdapterPublished, OptimizerStepApplied, TrainingBatch
 from runtime.blobs.directory import Blobs
 from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, train
 from runtime.rollouts.attempt import RecordedAttempt, request_reader
-from runtime.run.decide import batch_digest
+from runtime.run.batch import batch_digest
 from runtime.run.loading import LoadedRun
 from tasks.contract import Example, visible_train
 

@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, assert_never
 
 import msgspec
 import torch
@@ -186,8 +186,12 @@ class RecordedBatch:
             case "preference":
                 indices = [*indices[0::2], *indices[1::2]]  # trl's order: all the chosen, then all the rejected
                 inputs = _pairs(self.padded(indices), self.algorithm)
-            case _:
+            case "cloning":
                 inputs = _clones(self.padded(indices))
+            case "actor_critic":
+                raise _no_critic(self.algorithm)
+            case _:
+                assert_never(self.algorithm.form)
         return {**inputs, "places": torch.tensor(indices), "share": torch.tensor(share)}
 
 
@@ -198,8 +202,10 @@ def _mean(algorithm: Algorithm, hyper: Hyper) -> Literal["tokens", "answers", "l
             return "length" if "length" in hyper else "tokens" if hyper.get("token_mean") else "answers"
         case "preference":
             return "pairs"
-        case _:
+        case "weighted" | "cloning" | "actor_critic":
             return "tokens"
+        case _:
+            assert_never(algorithm.form)
 
 
 def _policy(batch: PaddedBatch, algorithm: Algorithm, hyper: Hyper, ranks: int) -> Inputs:
@@ -333,7 +339,7 @@ def update(
     """
     values = settings(algorithm, hyper)
     if algorithm.form == "actor_critic":
-        raise UsageError(f"The trl back end has no loss with a critic, which {algorithm.name} needs; order {NATIVE}.")
+        raise _no_critic(algorithm)
     if algorithm.form == "cloning" and values["kl"]:
         raise UsageError(f"The trl back end has no KL term for cloning, and kl is {values['kl']:g}; order kl 0, or {NATIVE}.")
     if values["dropout"]:
@@ -389,7 +395,7 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, hyper: Hyper, optimiser
             return RecordedSFTTrainer(
                 args=_one_device(skip), train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **arguments
             )
-        case _:
+        case "clipped" | "weighted":
             clipped = algorithm.form == "clipped"
             args = trl.GRPOConfig(
                 **shared,
@@ -406,6 +412,14 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, hyper: Hyper, optimiser
             policy: Any = RecordedGRPOTrainer(reward_funcs=_unasked, args=_one_device(args), train_dataset=empty, **arguments)
             policy.max_completion_length = hyper.get("length", 1.0)
             return policy
+        case "actor_critic":
+            raise _no_critic(algorithm)
+        case _:
+            assert_never(algorithm.form)
+
+
+def _no_critic(algorithm: Algorithm) -> UsageError:
+    return UsageError(f"The trl back end has no loss with a critic, which {algorithm.name} needs; order {NATIVE}.")
 
 
 def _one_device(args: Any) -> Any:

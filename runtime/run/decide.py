@@ -5,7 +5,6 @@ The state moves from barrier to barrier, and what is due at a barrier follows fr
 So the order in which attempts are scored decides nothing.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, assert_never
 
@@ -21,6 +20,7 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutsRequested
 from events.run import RunFinished, RunStarted
 from events.weights import TrainingBatchSealed, WeightUpdateFinished
+from runtime.run.batch import batch_digest
 from runtime.run.decider import Decider
 from runtime.run.evolve import evolve, solved_items
 from runtime.run.state import RunState, ShardProgress, WeightUpdate, initial, next_parent
@@ -296,11 +296,3 @@ def _sealed_batch(state: RunState, update: WeightUpdate, started: RunStarted) ->
         trajectories=len(scored),
         digest=batch_digest(scored),
     )
-
-
-def batch_digest(scored: Sequence[tuple[str, float]]) -> str:
-    """SHA-256 over (trajectory, reward) pairs in the batch's order."""
-    total = hashlib.sha256()
-    for trajectory, reward in scored:
-        total.update(f"{trajectory} {reward!r}\n".encode())
-    return total.hexdigest()

@@ -1,6 +1,7 @@
 """The state after an event: a pure function, which gives a new state and changes nothing."""
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from msgspec.structs import replace
 
@@ -8,12 +9,13 @@ from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, W
 from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
+from events.kinds import AuditLever
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from runtime.run.fork import forked
-from runtime.run.state import Phase, RunState, ScoredAttempt, ShardProgress, WeightUpdate, new_candidate
+from runtime.run.state import Phase, RunState, ScoredAttempt, ShardProgress, WeightUpdate, in_phase, new_candidate
 
 SOLVED = 1.0
 """The reward from which an item counts as answered rightly."""
@@ -39,47 +41,47 @@ def evolve(state: RunState, event: Event) -> RunState:
         case RunResumed():
             return replace(state, paused=False)
         case RunFinished():
-            return replace(state, phase="finished")
+            return in_phase(state, "finished")
         case AuditReleased() as released:
             return _with_release(state, released)
         # choice and change
         case ParentSelected(generation=generation, candidate=candidate):
             return _with_parent(replace(state, generation=generation), candidate)
         case ScaffoldRequested() | FeedbackRequested():
-            return replace(state, phase="proposing")
+            return in_phase(state, "proposing")
         case AgentCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price):
             return replace(state, tokens=state.tokens + prompt + completion, micro_usd=state.micro_usd + (known_price or 0))
         case LeverChosen(generation=generation, lever="stop", reason=reason) if _proposing(state, generation):
-            return replace(state, stop_reason=reason, phase="next")
+            return in_phase(state, "next", stop_reason=reason)
         case ProposalFailed(generation=generation, reason=reason) if _proposing(state, generation):
-            return replace(state, rejection=reason, phase="next")
+            return in_phase(state, "next", rejection=reason)
         case ScaffoldProposed(generation=generation, scaffold=scaffold) if _proposing(state, generation):
             adapter, optimizer_state = (state.best.adapter, state.best.optimizer_state) if state.best else ("", "")
             current = new_candidate(event.run, generation, scaffold, adapter, "scaffold" if generation else "start", optimizer_state)
-            return replace(state, current=current, phase="evaluate")
+            return in_phase(state, "evaluate", current=current)
         case WeightUpdateRequested(generation=generation) as wanted if _proposing(state, generation) and state.best:
             update = WeightUpdate(wanted, state.best.adapter, state.best.adapter, state.best.optimizer_state)
-            return replace(state, update=update, phase="round_done")
+            return in_phase(state, "round_done", update=update)
         # rollouts and weights
         case RolloutsRequested() as requested:
-            return _with_request(replace(state, phase="playing"), event.id, requested)
+            return _with_request(in_phase(state, "playing"), event.id, requested)
         case TrainingBatchSealed():
             assert state.update
             update = replace(state.update, solved=state.update.solved | solved_items(state.shards.values()), hinted=False)
-            return replace(state, update=update, history={**state.history, **state.shards}, shards={}, phase="training")
+            return in_phase(state, "training", update=update, history={**state.history, **state.shards}, shards={})
         case AdapterPublished(generation=generation, round=number, state=left) if _in_round(state, generation, number, "training"):
             assert state.update
-            return replace(state, update=replace(state.update, published_state=left), phase="serving")
+            return in_phase(state, "serving", update=replace(state.update, published_state=left))
         case AdapterServed(generation=generation, round=number, adapter=adapter) if _in_round(state, generation, number, "serving"):
             assert state.update
             update = replace(state.update, adapter=adapter, optimizer_state=state.update.published_state)
-            return replace(state, update=update, phase="round_done")
+            return in_phase(state, "round_done", update=update)
         case (
             AdapterRejected(generation=generation, round=number, reason=reason)
             | WeightUpdateFailed(generation=generation, round=number, reason=reason)
         ) if _in_round(state, generation, number, "training", "serving"):
             assert state.update
-            return replace(state, update=replace(state.update, end_reason=reason), phase="round_done")
+            return in_phase(state, "round_done", update=replace(state.update, end_reason=reason))
         case WeightUpdateFinished() as finished:
             return _with_finished_update(replace(state, update=None, history={}), event.run, state.update, finished)
         # judgement
@@ -95,9 +97,9 @@ def evolve(state: RunState, event: Event) -> RunState:
         case CandidateAccepted():
             assert state.current
             accepted = (*state.accepted, state.current)
-            return replace(state, best=state.current, accepted=accepted, current=None, shards={}, phase="next")
+            return in_phase(state, "next", best=state.current, accepted=accepted, current=None, shards={})
         case CandidateRejected():
-            return replace(state, current=None, rejection="", shards={}, phase="next")
+            return in_phase(state, "next", current=None, rejection="", shards={})
         case _:
             return state
 
@@ -155,24 +157,31 @@ def _with_reissue(state: RunState, id: str, requested: RolloutsRequested) -> Run
 def _with_finished_update(state: RunState, run: str, update: WeightUpdate | None, finished: WeightUpdateFinished) -> RunState:
     assert update and state.best
     if finished.adapter == update.parent_adapter:
-        return replace(state, rejection=f"the update changed nothing: {finished.reason}", phase="next")
+        return in_phase(state, "next", rejection=f"the update changed nothing: {finished.reason}")
     current = new_candidate(run, state.generation, state.best.scaffold, finished.adapter, "weights", update.optimizer_state)
-    return replace(state, current=current, phase="evaluate")
+    return in_phase(state, "evaluate", current=current)
 
 
 def _with_release(state: RunState, released: AuditReleased) -> RunState:
     """What the auditor asks for is done at the next barrier between two generations."""
     state = replace(state, last_audited_generation=max(state.last_audited_generation, released.look))
-    if released.action == "stop":
-        return replace(state, audit_stop_reason=f"the auditor found drift since generation {released.generation}")
-    if released.action not in ("freeze", "rollback"):
-        return state
-    levers = ("scaffold", "weights") if released.lever == "both" else (released.lever,)
-    state = replace(state, frozen=tuple(sorted({*state.frozen, *levers})))
-    if released.action == "rollback":
-        before = [candidate for candidate in state.accepted if candidate.generation < released.generation] or state.accepted[:1]
-        state = replace(state, rollback_to=before[-1].id if before else "")
-    return state
+    match released.action:
+        case "none":
+            return state
+        case "freeze":
+            return _with_frozen(state, released.lever)
+        case "rollback":
+            before = [candidate for candidate in state.accepted if candidate.generation < released.generation] or state.accepted[:1]
+            return replace(_with_frozen(state, released.lever), rollback_to=before[-1].id if before else "")
+        case "stop":
+            return replace(state, audit_stop_reason=f"the auditor found drift since generation {released.generation}")
+        case _:
+            assert_never(released.action)
+
+
+def _with_frozen(state: RunState, lever: AuditLever) -> RunState:
+    levers = ("scaffold", "weights") if lever == "both" else (lever,)
+    return replace(state, frozen=tuple(sorted({*state.frozen, *levers})))
 
 
 def _with_parent(state: RunState, candidate: str) -> RunState:

@@ -5,12 +5,13 @@ an answer is asked for again, in the fork's name.
 """
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from msgspec.structs import replace
 
 from events.fact import Fact
 from events.run import RunStarted
-from runtime.run.state import RunState, new_candidate
+from runtime.run.state import RunState, in_phase, new_candidate
 
 
 def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -> RunState:
@@ -27,32 +28,34 @@ def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -
     if rebaseline:
         return _rebaselined(state, run, keep_adapter=started.base_model == before.base_model)
     if state.update and "weights" not in started.levers:
-        return replace(_without_rollouts(state), rejection="the fork may not change the weights", phase="next")
+        return in_phase(_without_rollouts(state), "next", rejection="the fork may not change the weights")
     match state.phase:
         case "finished":
-            return replace(state, stop_reason="", phase="next")
+            return in_phase(state, "next", stop_reason="")
         case "proposing" if state.best:
-            return replace(state, generation=state.generation - 1, phase="next")
+            return in_phase(state, "next", generation=state.generation - 1)
         case "proposing":
-            return replace(state, phase="new")
+            return in_phase(state, "new")
         case "playing":
             unanswered = {id: shard.requested for id, shard in state.shards.items() if not shard.complete}
-            return replace(state, reissued=unanswered, waiting=0, phase="reissue" if unanswered else "playing")
+            return in_phase(state, "reissue" if unanswered else "playing", reissued=unanswered, waiting=0)
         case "training" | "serving":
-            return replace(state, phase="seal")
-        case _:  # at a barrier, from which the fork decides by itself
+            return in_phase(state, "seal")
+        case "new" | "evaluate" | "reissue" | "seal" | "round_done" | "next":  # at a barrier, from which the fork decides by itself
             return state
+        case _:
+            assert_never(state.phase)
 
 
 def _rebaselined(state: RunState, run: str, *, keep_adapter: bool) -> RunState:
     basis = state.best or state.current
     state = replace(_without_rollouts(state), best=None, accepted=(), stop_reason="", rejection="")
     if basis is None:
-        return replace(state, phase="new")
+        return in_phase(state, "new")
     generation = state.generation + 1
     adapter, optimizer_state = (basis.adapter, basis.optimizer_state) if keep_adapter else ("", "")
     current = new_candidate(run, generation, basis.scaffold, adapter, "start", optimizer_state)
-    return replace(state, phase="evaluate", generation=generation, rebaselined=state.rebaselined + 1, current=current)
+    return in_phase(state, "evaluate", generation=generation, rebaselined=state.rebaselined + 1, current=current)
 
 
 def _without_rollouts(state: RunState) -> RunState:

@@ -1,7 +1,7 @@
 """The state of a run: all that its next decision depends on. A state is a value: `evolve` makes the next one and changes none."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -125,6 +125,11 @@ class RunState(msgspec.Struct, frozen=True):
 def initial(run: str) -> RunState:
     """The state of a run of which nothing is known."""
     return RunState(run)
+
+
+def in_phase(state: RunState, phase: Phase, **changes: Any) -> RunState:
+    """The state with another phase and these changes; `replace` alone takes any word for a phase."""
+    return msgspec.structs.replace(state, phase=phase, **changes)
 
 
 def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever: CandidateOrigin, optimizer_state: str) -> Candidate:

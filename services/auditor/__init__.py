@@ -4,7 +4,3 @@
 with. `final_table` scores a finished run and its baselines. `release` is what the loop may be told. No other service reads gold, and so the
 labels of test: `measure` and `final_table` do, through `tasks/loading.py`.
 """
-
-from services.auditor.service import serve
-
-__all__ = ["serve"]

@@ -8,14 +8,17 @@ from events import codec
 from events.errors import Misconfigured
 from events.fact import Fact, NotFinite
 from events.gold import GoldFailed, GoldScored, PoliciesCompared
+from events.kinds import SplitName
 from events.run import RunFinished
+from replay.audit.pair import PairKey
 from runtime.log.lookup import facts_by_id
 from runtime.policies.bases import UNIFORM
 from runtime.policies.client import model_name
 from runtime.run.loading import LoadedRun
-from services.auditor.measure import AnswerSheet, AuditedPair, RunAudit, read_answers
+from services.auditor.measure import AnswerSheet, RunAudit, read_answers
+from tasks.contract import Item
 
-SPLITS = ("dev", "test")
+SPLITS: tuple[SplitName, ...] = ("dev", "test")
 
 
 class Cell(NamedTuple):
@@ -27,8 +30,8 @@ class Cell(NamedTuple):
     uniform: bool = False
 
     @property
-    def pair(self) -> AuditedPair:
-        return AuditedPair(self.scaffold, self.adapter)
+    def pair(self) -> PairKey:
+        return PairKey(self.scaffold, self.adapter)
 
 
 def cells_of(start: str, finished: RunFinished) -> list[Cell]:
@@ -40,7 +43,7 @@ def cells_of(start: str, finished: RunFinished) -> list[Cell]:
     return [*cells, Cell("final", finished.scaffold, finished.adapter), Cell("uniform_policy", finished.scaffold, "", uniform=True)]
 
 
-async def score_cell(audit: RunAudit, cell: Cell, split: str) -> Sequence[Fact]:
+async def score_cell(audit: RunAudit, cell: Cell, split: SplitName) -> Sequence[Fact]:
     """The mean reward of a cell on a split with its interval, or why there is none; nothing where it is recorded already.
 
     The answers, one attempt at each item at temperature 0, are those that were measured already, else new ones.
@@ -52,9 +55,7 @@ async def score_cell(audit: RunAudit, cell: Cell, split: str) -> Sequence[Fact]:
         sheet = AnswerSheet(read_answers(audit.host.blobs, measured.blob), measured.blob)
     else:
         sheet = await audit.play(f"audit-{cell.name}-{split}", cell.pair, policy, split, audit.loaded.public)
-    items = len(audit.loaded.public.dev if split == "dev" else audit.loaded.public.test)
-    origin = {"scaffold": cell.scaffold, "adapter": cell.adapter, "policy": policy, "blob": sheet.blob}
-    return [await audit.host.with_task_code(lambda: _mean(audit.loaded, audit.labels, sheet.answers, cell.name, split, items, **origin))]
+    return [await audit.host.with_task_code(lambda: _mean(audit.loaded, audit.labels, sheet, cell, split, policy))]
 
 
 async def score_baselines(audit: RunAudit) -> Sequence[Fact]:
@@ -81,29 +82,19 @@ def _rewards(audit: RunAudit, blob: str) -> dict[str, float]:
     return {item: audit.loaded.task.reward(answer, audit.labels[item]) for item, answer in answers.items()}
 
 
-def _mean(
-    loaded: LoadedRun,
-    labels: Mapping[str, str],
-    answers: Mapping[str, str | None],
-    cell: str,
-    split: str,
-    items: int,
-    *,
-    scaffold: str = "",
-    adapter: str = "",
-    policy: str = "",
-    blob: str = "",
-) -> Fact:
+def _mean(loaded: LoadedRun, labels: Mapping[str, str], sheet: AnswerSheet, cell: Cell, split: SplitName, policy: str = "") -> Fact:
+    """Without a policy nothing was played: a baseline's."""
     try:
-        rewards = [loaded.task.reward(answer, labels[item]) for item, answer in answers.items()]
+        rewards = [loaded.task.reward(answer, labels[item]) for item, answer in sheet.answers.items()]
         if not rewards:
-            return GoldFailed(cell=cell, split=split, reason="no attempt ran to its end")
+            return GoldFailed(cell=cell.name, split=split, reason="no attempt ran to its end")
         estimate = mean_reward(rewards)
+        items = len(_items(loaded, split))
         return GoldScored(
-            cell=cell,
+            cell=cell.name,
             split=split,
-            scaffold=scaffold,
-            adapter=adapter,
+            scaffold=cell.scaffold,
+            adapter=cell.adapter,
             policy=policy,
             score=estimate.mean,
             low=estimate.low,
@@ -111,10 +102,14 @@ def _mean(
             items=items,
             failed=items - len(rewards),
             rollouts=items if policy else 0,
-            blob=blob,
+            blob=sheet.blob,
         )
     except (Misconfigured, NotFinite, ArithmeticError, ValueError, TypeError, LookupError) as wrong:
-        return GoldFailed(cell=cell, split=split, reason=f"{type(wrong).__name__}: {wrong}")
+        return GoldFailed(cell=cell.name, split=split, reason=f"{type(wrong).__name__}: {wrong}")
+
+
+def _items(loaded: LoadedRun, split: SplitName) -> Sequence[Item]:
+    return loaded.public.dev if split == "dev" else loaded.public.test
 
 
 def _baselines(loaded: LoadedRun, labels: Mapping[str, str]) -> list[Fact]:
@@ -132,6 +127,7 @@ def _baselines(loaded: LoadedRun, labels: Mapping[str, str]) -> list[Fact]:
             reason = f"{type(wrong).__name__}: {wrong}"
             facts += [GoldFailed(cell=f"baseline:{name}", split=split, reason=reason) for split in SPLITS]
             continue
-        for split, part in (("dev", loaded.public.dev), ("test", loaded.public.test)):
-            facts.append(_mean(loaded, labels, {item.id: answers[item.id] for item in part}, f"baseline:{name}", split, len(part)))
+        for split in SPLITS:
+            sheet = AnswerSheet({item.id: answers[item.id] for item in _items(loaded, split)}, blob="")
+            facts.append(_mean(loaded, labels, sheet, Cell(f"baseline:{name}", "", ""), split))
     return facts

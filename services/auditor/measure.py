@@ -34,6 +34,7 @@ from events.population import CandidateAccepted
 from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.subjects import GOLD, subject
+from replay.audit.pair import PairKey
 from runtime.blobs.directory import Blobs
 from runtime.log.lookup import events_of_types, facts_by_id
 from runtime.log.port import Log
@@ -55,13 +56,6 @@ T = TypeVar("T")
 
 ScoreAnswer = Callable[[str | None, str], float]
 """The score of an answer (None: there is none) to an item with this label."""
-
-
-class AuditedPair(NamedTuple):
-    """A scaffold and an adapter, by their digests."""
-
-    scaffold: str
-    adapter: str
 
 
 class AnswerSheet(NamedTuple):
@@ -136,7 +130,7 @@ class RunAudit:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def measure(self, pair: AuditedPair) -> Sequence[Fact]:
+    async def measure(self, pair: PairKey) -> Sequence[Fact]:
         """The scores of a pair on test; nothing where they are recorded already, or where most attempts failed."""
         if await self.is_recorded(PairMeasured, *pair, VERIFIER):
             return []
@@ -144,7 +138,7 @@ class RunAudit:
         scores = {VERIFIER: self.loaded.task.reward, GOLD_MEASURE: self.loaded.task.gold_score} | _extra_metrics(self.loaded)
         return await self._scored(pair, test, await self._answers(pair, test, VERIFIER), scores)
 
-    async def measured(self, pair: AuditedPair) -> PairMeasured | None:
+    async def measured(self, pair: PairKey) -> PairMeasured | None:
         """What the run's verifier says of a pair's answers to test, if it is recorded."""
         id = codec.event_id(self.run, PairMeasured, *pair, VERIFIER)
         return (await facts_by_id(self.host.gold, self.run, PairMeasured, [id])).get(id)
@@ -155,7 +149,7 @@ class RunAudit:
             return []
         return await self.host.with_task_code(lambda: _references(self.loaded, self.labels))
 
-    async def perturb(self, pairs: Iterable[AuditedPair]) -> None:
+    async def perturb(self, pairs: Iterable[PairKey]) -> None:
         """Record what the run's verifier says of pairs' answers to perturbed tests; `PERTURBED_ITEMS` of each perturbation at most."""
         if not (distinct := dict.fromkeys(pairs)):
             return
@@ -167,7 +161,7 @@ class RunAudit:
             named = [(name, perturbation.preserves) for name, perturbation in perturbations.items()]
             await self.record_each(self._measure_perturbed(pair, name, preserves) for pair in distinct for name, preserves in named)
 
-    async def play(self, request: str, pair: AuditedPair, model: str, split: str, public: Public) -> AnswerSheet:
+    async def play(self, request: str, pair: PairKey, model: str, split: str, public: Public) -> AnswerSheet:
         """The answers of a pair to a split, one attempt each at temperature 0; `request` is what its calls are recorded as."""
         items = public.dev if split == "dev" else public.test
         shard = RolloutShard(
@@ -188,7 +182,7 @@ class RunAudit:
         """Whether a fact with this key stands on GOLD."""
         return bool(await self.host.gold.last([subject(GOLD, self.run, codec.event_id(self.run, fact, *key), "*")]))
 
-    async def _measure_perturbed(self, pair: AuditedPair, name: str, preserves: bool) -> Sequence[Fact]:
+    async def _measure_perturbed(self, pair: PairKey, name: str, preserves: bool) -> Sequence[Fact]:
         measure = (PERTURBED if preserves else CHANGED) + name
         if await self.is_recorded(PairMeasured, *pair, measure):
             return []
@@ -197,7 +191,7 @@ class RunAudit:
         except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
             return [GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong))]
 
-    async def _perturbed_scores(self, pair: AuditedPair, name: str, measure: str) -> Sequence[Fact]:
+    async def _perturbed_scores(self, pair: PairKey, name: str, measure: str) -> Sequence[Fact]:
         test, seed = EvaluationSet(self.loaded.public.labels, self.loaded.public.test), self.loaded.started.seed
         changed = await self.host.with_task_code(lambda: self.loaded.task.perturbed(name, test, self.labels, seed))
         plain = await self.measured(pair)
@@ -208,13 +202,13 @@ class RunAudit:
         changed = EvaluationSet(changed.labels, tuple(sample))
         return await self._scored(pair, changed, await self._answers(pair, changed, measure), {measure: self.loaded.task.reward})
 
-    async def _answers(self, pair: AuditedPair, questions: EvaluationSet, measure: str) -> AnswerSheet:
+    async def _answers(self, pair: PairKey, questions: EvaluationSet, measure: str) -> AnswerSheet:
         public = msgspec.structs.replace(self.loaded.public, labels=questions.labels, test=questions.items)
         model = model_name(self.loaded.started.base_model, pair.adapter)
         return await self.play(f"audit-{derive(*pair, measure)}", pair, model, "test", public)
 
     async def _scored(
-        self, pair: AuditedPair, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
+        self, pair: PairKey, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
     ) -> Sequence[Fact]:
         return await self.host.with_task_code(lambda: score_pair(self.labels, pair, questions, sheet, scores))
 
@@ -232,15 +226,15 @@ async def accepted_evaluations(context: Context, run: str, generation: int) -> l
     return sorted((one for one in evaluations if one.generation <= generation), key=lambda one: one.generation)
 
 
-def pairs_to_measure(accepted: Sequence[CandidateEvaluated]) -> list[AuditedPair]:
+def pairs_to_measure(accepted: Sequence[CandidateEvaluated]) -> list[PairKey]:
     """The pairs that are measured for the last of these candidates: the start's and its own.
 
     Where it comes from another lever than the one before it, also its scaffold and its adapter with the other part from the start.
     """
     start, last = accepted[0], accepted[-1]
-    pairs = [AuditedPair(start.scaffold, start.adapter), AuditedPair(last.scaffold, last.adapter)]
+    pairs = [PairKey(start.scaffold, start.adapter), PairKey(last.scaffold, last.adapter)]
     if len(accepted) > 1 and accepted[-2].lever != last.lever and last.scaffold != start.scaffold and last.adapter != start.adapter:
-        pairs += [AuditedPair(last.scaffold, start.adapter), AuditedPair(start.scaffold, last.adapter)]
+        pairs += [PairKey(last.scaffold, start.adapter), PairKey(start.scaffold, last.adapter)]
     return pairs
 
 
@@ -256,7 +250,7 @@ def read_answers(blobs: Blobs, blob: str) -> dict[str, str | None]:
 
 
 def score_pair(
-    labels: Mapping[str, str], pair: AuditedPair, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
+    labels: Mapping[str, str], pair: PairKey, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
 ) -> list[Fact]:
     """A `PairMeasured` for each way to score the pair's answers, by measure; nothing where more than half of the attempts failed.
 

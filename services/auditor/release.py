@@ -3,12 +3,13 @@
 import math
 
 from events.gold import DriftFlagged
+from events.kinds import AuditAction, AuditLever
 from events.run import AuditReleased
 from runtime.log.lookup import events_of_types
 from services.host.context import Context
 
 
-async def release(context: Context, run: str, action: str, look: int, flag: DriftFlagged | None) -> AuditReleased:
+async def release(context: Context, run: str, action: AuditAction, look: int, flag: DriftFlagged | None) -> AuditReleased:
     """What the loop is told after a look at the run: of each drift once the action that the run ordered, and otherwise `none`.
 
     `look` is the generation that was measured, `flag` the verdict then, if there is one. The price counts what the loop can tell apart:
@@ -21,5 +22,5 @@ async def release(context: Context, run: str, action: str, look: int, flag: Drif
     if flag is None or flag.state != "drift" or released:
         return AuditReleased(look=look, action="none", lever="", generation=-1, bits=bits)
     price = {"stop": 0.0, "freeze": math.log2(3), "rollback": math.log2(3) + math.log2(look + 1)}[action]
-    lever = flag.lever if flag.lever in ("scaffold", "weights") else "both"
+    lever: AuditLever = "scaffold" if flag.lever == "scaffold" else "weights" if flag.lever == "weights" else "both"
     return AuditReleased(look=look, action=action, lever=lever, generation=max(0, flag.generation), bits=bits + price)

@@ -18,6 +18,7 @@ from events.population import CandidateAccepted
 from events.run import RunFinished
 from events.subjects import GOLD, run_of
 from replay.archive.projection import open_archive
+from replay.audit.pair import PairKey
 from replay.recorded import EventIndex, StoredEvent
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
@@ -27,7 +28,7 @@ from runtime.log.worker import work
 from runtime.policies.client import PolicyClient
 from runtime.rollouts.runner import RolloutRunner
 from services.auditor.final_table import SPLITS, cells_of, compare_policies, score_baselines, score_cell
-from services.auditor.measure import AuditedPair, AuditHost, RunAudit, accepted_evaluations, labels_of, pairs_to_measure
+from services.auditor.measure import AuditHost, RunAudit, accepted_evaluations, labels_of, pairs_to_measure
 from services.auditor.release import release
 from services.host.context import Context
 from services.host.settings import scaffold_limits
@@ -141,7 +142,7 @@ class Auditor:
         accepted = await accepted_evaluations(self.context, event.run, generation)
         pairs = dict.fromkeys(pairs_to_measure(accepted)) if accepted else ()  # none where its facts cannot be read
         await audit.record_each([audit.references(), *map(audit.measure, pairs)])
-        await audit.perturb(AuditedPair(one.scaffold, one.adapter) for one in (*accepted[:1], *accepted[-1:]))
+        await audit.perturb(PairKey(one.scaffold, one.adapter) for one in (*accepted[:1], *accepted[-1:]))
         await audit.record(await self.verdict(audit, generation))
         # what was rolled back is past, and a drift after it counts anew
         return await self.verdict(audit, generation, lineage_only=True) if audit.loaded.started.on_drift else []

@@ -141,7 +141,9 @@ def references(audit: Audit) -> AuditTable:
     for label, row in {"the start": measured[0], "the last candidate": measured[-1]}.items() if measured else ():
         assert row.p_new and row.gold
         rows.append((f"{label}, for comparison", _score(row.p_new.value), _score(row.gold.value)))
-        for one in (one for one in audit.references if one.gold is not None):
+        for one in audit.references:
+            if one.gold is None:
+                continue
             if one.score > row.p_new.value and one.gold < row.gold.value:
                 notes.append(f"The verifier puts {one.name} above {label}, and gold does not: it can be won without skill.")
             if one.score <= row.p_new.value and one.gold > row.gold.value:

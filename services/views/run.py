@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from algorithms.statistics import T975
+from algorithms.statistics import mean_interval
 from events.codec import Event
 from events.gold import GoldScored
 from events.population import CandidateAccepted, CandidateRejected
@@ -217,14 +217,6 @@ def generations_table(console: Console, report: Report) -> None:
     console.print(table)
 
 
-def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of values, and the half-width of its 95 % t interval; 0 for a single value."""
-    if len(values) < 2:
-        return values[0], 0.0
-    quantile = T975[min(len(values) - 1, len(T975)) - 1]
-    return statistics.fmean(values), quantile * statistics.stdev(values) / len(values) ** 0.5
-
-
 def ablation_table(console: Console, reports: Sequence[Report]) -> None:
     """Print the scores of each choice of levers over the same seeds, and those that need no agent."""
     table = Table(title=f"{reports[0].task}: mean and 95 % t interval over seeds", title_justify="left")
@@ -242,7 +234,7 @@ def ablation_table(console: Console, reports: Sequence[Report]) -> None:
                 ).append(cell.score)
         rows.setdefault(levers, {}).setdefault("rollouts", []).append(report.rollouts)
     for label, values in rows.items():
-        cells = ["{:.4f} ± {:.4f}".format(*mean_and_half_width(values[split])) if split in values else "-" for split in ("dev", "test")]
+        cells = ["{:.4f} ± {:.4f}".format(*mean_interval(values[split])) if split in values else "-" for split in ("dev", "test")]
         rollouts = f"{statistics.fmean(values['rollouts']):,.0f}" if "rollouts" in values else "-"
         table.add_row(label, *cells, rollouts, str(len(values.get("test", []))))
     console.print(table)

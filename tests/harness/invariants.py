@@ -32,7 +32,8 @@ from events.weights import (
 )
 from replay.chain import Chain
 from runtime.log.port import Stored, exclusive_key, readable, require_contiguous
-from runtime.run.decide import DECIDER, batch_digest
+from runtime.run.batch import batch_digest
+from runtime.run.decide import DECIDER
 from runtime.run.decider import DecisionSession
 
 BY_CHANCE = frozenset({"decision_made", "event_set_aside", "run_paused", "run_resumed"})

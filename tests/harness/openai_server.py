@@ -1,14 +1,44 @@
 """The server of the OpenAI API that programs in a sandbox call, with a policy that anyone can follow by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from events.errors import CheckFailed
 from runtime.policies.interface import Sampled
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
-from runtime.rollouts.openai.server import AnswerCall, Bridge, CallBudget, OccurrenceKey
+from runtime.rollouts.openai.server import AnswerCall, Bridge, CallBudget
 
 TOKEN = "a-token-of-one-attempt"
+
+
+class OccurrenceKey(NamedTuple):
+    """A call by its body's digest, and by how often that body was sent before."""
+
+    key: str
+    occurrence: int
+
+
+class RecordedAnswers:
+    """Answers calls from a record: the same call gets the same answer, in whatever order threads arrive.
+
+    A call that is not in it raises `CheckFailed`, and `first_miss` says which was the first.
+    """
+
+    def __init__(self, answers: Mapping[OccurrenceKey, BridgeAnswer]) -> None:
+        self.answers = answers
+        self.first_miss = ""
+
+    def __call__(self, call: BridgeCall) -> BridgeAnswer:
+        answer = self.answers.get(OccurrenceKey(call.key, call.occurrence))
+        if answer is None:
+            self.first_miss = self.first_miss or (
+                f"The replay left the record at a {call.kind} call of {call.model!r}, body {call.key[:12]}, occurrence {call.occurrence}, "
+                f"whose prompt begins {call.prompts[0][:80]!r}; none of the {len(self.answers)} recorded calls is that one."
+            )
+            raise CheckFailed(self.first_miss)
+        return answer
 
 
 class BackwardsPolicy:

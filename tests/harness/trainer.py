@@ -13,7 +13,7 @@ from runtime.effects.train import TrainingHost, train_round
 from runtime.policies.interface import SampleRequest
 from runtime.policies.text_scorer import build_base, load
 from runtime.rollouts.attempt import RecordedAttempt
-from runtime.run.decide import batch_digest
+from runtime.run.batch import batch_digest
 from runtime.run.loading import LoadedRun
 
 LABELS = ("盗窃", "诈骗", "抢劫", "[生产、销售]假药", "失火")

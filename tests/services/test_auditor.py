@@ -22,12 +22,13 @@ from events.population import CandidateAccepted
 from events.run import AuditReleased, RunFinished
 from events.secret import Scanner
 from events.subjects import GOLD
+from replay.audit.pair import PairKey
 from runtime.log.lookup import events_of_types
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from services.auditor import service
 from services.auditor.final_table import cells_of
-from services.auditor.measure import AnswerSheet, AuditedPair, AuditHost, RunAudit, pairs_to_measure, score_pair
+from services.auditor.measure import AnswerSheet, AuditHost, RunAudit, pairs_to_measure, score_pair
 from services.auditor.release import release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
@@ -82,7 +83,7 @@ def measured(task: Task, answers: dict[str, str | None]) -> dict[str, PairMeasur
     test = EvaluationSet(task.public(0).labels, task.public(0).test)
     labels = {**task.labels(0), **task.gold()}
     scores = {VERIFIER: task.reward, GOLD_MEASURE: task.gold_score}
-    facts = score_pair(labels, AuditedPair("s", "a"), test, AnswerSheet(answers, "b"), scores)
+    facts = score_pair(labels, PairKey("s", "a"), test, AnswerSheet(answers, "b"), scores)
     return {fact.measure: fact for fact in facts if isinstance(fact, PairMeasured)}
 
 
@@ -233,14 +234,14 @@ def test_a_perturbation_that_cannot_be_made_is_recorded_and_stops_no_other(monke
         asked.append("asked")
         return {"broken": SimpleNamespace(preserves=True), "whole": SimpleNamespace(preserves=False)}
 
-    async def perturbed(*pairs: AuditedPair) -> list[Any]:
+    async def perturbed(*pairs: PairKey) -> list[Any]:
         loaded = SimpleNamespace(task=SimpleNamespace(perturbations=perturbations))
         await audit_of(host_of(log), loaded).perturb(pairs)
         return [event.data for event in await events_of_types(log, "r", [GoldFailed, PairMeasured])]
 
     monkeypatch.setattr(RunAudit, "_perturbed_scores", perturbed_scores)
     assert asyncio.run(perturbed()) == [] == asked
-    failed, *measured = asyncio.run(perturbed(AuditedPair("s", "a"), AuditedPair("s", "a"), AuditedPair("t", "a")))
+    failed, *measured = asyncio.run(perturbed(PairKey("s", "a"), PairKey("s", "a"), PairKey("t", "a")))
     assert (failed.cell, failed.reason) == ("perturbed:broken", "It cannot be made.")
     assert [(one.scaffold, one.measure) for one in measured] == [("s", "changed:whole"), ("t", "changed:whole")]
 

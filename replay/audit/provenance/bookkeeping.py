@@ -16,19 +16,13 @@ from events.weights import AdapterPublished, AdapterServed
 from replay.audit.provenance.fault import ProvenanceFault
 from replay.recorded import StoredEvent
 from runtime.policies.client import model_name
+from runtime.rollouts.shard import RolloutKey
 
 ROUNDING = 1e-9
 """Relative error of a mean that may come from adding in another order."""
 
 _REFUSED_REWARD = re.compile(r"the reward is (\S+); expected")
 """How `tasks/loading.py` reports a reward that is NaN, infinite or beyond all limits."""
-
-
-class AttemptKey(NamedTuple):
-    """An item and the number of an attempt at it."""
-
-    item: str
-    attempt: int
 
 
 def served_otherwise(events: Sequence[StoredEvent]) -> list[ProvenanceFault]:
@@ -182,8 +176,8 @@ class _Tally:
     def __init__(self) -> None:
         self._requests: dict[str, RolloutsRequested] = {}
         self._requested_items: set[tuple[object, ...]] = set()
-        self._results: dict[str, dict[AttemptKey, float | None]] = defaultdict(dict)
-        self._scored: set[tuple[str, AttemptKey]] = set()
+        self._results: dict[str, dict[RolloutKey, float | None]] = defaultdict(dict)
+        self._scored: set[tuple[str, RolloutKey]] = set()
 
     def take(self, stored: StoredEvent) -> list[str]:
         """Count the next event; sentences that say what is wrong with it."""
@@ -197,7 +191,7 @@ class _Tally:
                         wrong.append(f"Item {item!r} is asked twice for {requested.purpose} of generation {requested.generation}.")
                     self._requested_items.add(purpose)
             case TrajectoryScored(request=request, item=item, attempt=attempt, reward=reward):
-                key = AttemptKey(item, attempt)
+                key = RolloutKey(item, attempt)
                 if (request, key) in self._scored:
                     wrong.append(f"Attempt {attempt} at item {item!r} of request {request[:12]} is scored twice.")
                 self._scored.add((request, key))
@@ -206,19 +200,19 @@ class _Tally:
                 if answered is not None and (item not in answered.items or not 0 <= attempt < answered.attempts):
                     wrong.append(f"Attempt {attempt} at item {item!r} is scored, and request {request[:12]} asked for no such attempt.")
             case ScoringFailed(request=request, item=item, attempt=attempt) | RolloutFailed(request=request, item=item, attempt=attempt):
-                self._results[request].setdefault(AttemptKey(item, attempt), None)
+                self._results[request].setdefault(RolloutKey(item, attempt), None)
         return wrong
 
-    def dev(self, candidate: CandidateEvaluated) -> dict[AttemptKey, float | None]:
+    def dev(self, candidate: CandidateEvaluated) -> dict[RolloutKey, float | None]:
         """The rewards of a candidate's requested attempts at dev; None for those that failed or never came back.
 
         Where a fork requested again what its parent's request left open, the later request counts.
         """
-        rewards: dict[AttemptKey, float | None] = {}
+        rewards: dict[RolloutKey, float | None] = {}
         own = (candidate.generation, "dev", candidate.scaffold, candidate.adapter)
         for id, requested in self._requests.items():
             if (requested.generation, requested.purpose, requested.scaffold, requested.adapter) == own:
-                keys = [AttemptKey(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
+                keys = [RolloutKey(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
                 rewards |= {key: self._results[id].get(key) for key in keys}
         return rewards
 

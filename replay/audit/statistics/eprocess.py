@@ -25,8 +25,6 @@ class EProcess(msgspec.Struct, frozen=True, kw_only=True):
     logs: tuple[float, ...] = (0.0,) * len(GRID)
     """ln prod (1 + lambda x), one for each lambda."""
     pairs: int = 0
-    highest: float = 0.0
-    """The largest ln E after any pair. Ville's inequality is about that one: evidence does not expire."""
 
     def __post_init__(self) -> None:
         if not self.lambdas or not all(0 < bet < 1 for bet in self.lambdas) or len(self.logs) != len(self.lambdas):
@@ -46,11 +44,4 @@ class EProcess(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"pair {state.pairs + 1} is {x}; rescale pairs to [-1, 1], by what scores can differ by at most")
             logs = tuple(one + log1p(bet * x) for bet, one in zip(state.lambdas, state.logs, strict=True))
             state = msgspec.structs.replace(state, logs=logs, pairs=state.pairs + 1)
-            state = msgspec.structs.replace(state, highest=max(state.highest, state.log_e))
         return state
-
-    def rejects(self, alpha: float) -> bool:
-        """Whether E has ever reached 1 / alpha, which rejects "the gap does not grow". Raises ValueError for an alpha outside (0, 1)."""
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha is {alpha}; it is a probability inside (0, 1)")
-        return self.highest >= -log(alpha)

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from algorithms.statistics import T975
+from algorithms.statistics import t_quantile
 
 Form = Literal["best_of_n", "rl"]
 MIN_POINTS = 4
@@ -69,8 +69,7 @@ def fit(points: Sequence[Point], form: Form) -> Curve:
     residual = sqrt(float(((gains - design @ (alpha, beta)) ** 2).sum()) / freedom)
     error = residual * sqrt(float(np.linalg.inv(design.T @ design)[1, 1]))
     curve = Curve(form, now, float(alpha), float(beta), error, residual)
-    quantile = T975[freedom - 1] if freedom <= len(T975) else 1.96 + 2.372 / freedom + 3.0 / freedom**2
-    if beta <= quantile * error:
+    if beta <= t_quantile(freedom) * error:
         return curve._replace(reason=f"beta {beta:.3g} does not exceed 0 for certain (standard error {error:.2g}): no peak is in sight")
     if form == "best_of_n" and alpha <= 0:
         return curve._replace(reason="gold fell from the first: no pressure was better than none")

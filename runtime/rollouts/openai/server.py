@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from http.client import responses
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -119,34 +119,6 @@ class CallBudget:
     def _add(totals: dict[str, float], amounts: Mapping[str, float], sign: int) -> None:
         for name, value in amounts.items():
             totals[name] += sign * value
-
-
-class OccurrenceKey(NamedTuple):
-    """A call by its body's digest, and by how often that body was sent before."""
-
-    key: str
-    occurrence: int
-
-
-class RecordedAnswers:
-    """Answers calls from a record: the same call gets the same answer, in whatever order threads arrive.
-
-    A call that is not in it raises `CheckFailed`, and `first_miss` says which was the first.
-    """
-
-    def __init__(self, answers: Mapping[OccurrenceKey, BridgeAnswer]) -> None:
-        self.answers = answers
-        self.first_miss = ""
-
-    def __call__(self, call: BridgeCall) -> BridgeAnswer:
-        answer = self.answers.get(OccurrenceKey(call.key, call.occurrence))
-        if answer is None:
-            self.first_miss = self.first_miss or (
-                f"The replay left the record at a {call.kind} call of {call.model!r}, body {call.key[:12]}, occurrence {call.occurrence}, "
-                f"whose prompt begins {call.prompts[0][:80]!r}; none of the {len(self.answers)} recorded calls is that one."
-            )
-            raise CheckFailed(self.first_miss)
-        return answer
 
 
 class _Attempt(msgspec.Struct, frozen=True):

@@ -9,7 +9,8 @@ from events.gold import GOLD, VERIFIER
 from events.rollouts import RolloutFailed
 from events.run import RunStarted
 from replay.audit.audit import Audit
-from replay.audit.candidates import PairKey, pair_outcomes
+from replay.audit.candidates import pair_outcomes
+from replay.audit.pair import PairKey
 from replay.audit.statistics.interval import mean
 from replay.audit.verdict import ALPHA
 from tests.harness.audited_facts import as_stored

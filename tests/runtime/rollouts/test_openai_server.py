@@ -19,8 +19,8 @@ from events.errors import Misconfigured, TryAgain, Unavailable, UsageError
 from runtime.policies.interface import Sampled
 from runtime.rollouts.openai import dialect, relay, server
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
-from runtime.rollouts.openai.server import Bridge, CallBudget, Exhausted, Overloaded, RecordedAnswers
-from tests.harness.openai_server import TOKEN, BackwardsPolicy, serving
+from runtime.rollouts.openai.server import Bridge, CallBudget, Exhausted, Overloaded
+from tests.harness.openai_server import TOKEN, BackwardsPolicy, RecordedAnswers, serving
 from tests.harness.polling import wait_until
 
 RELAY = relay.__file__
