@@ -97,7 +97,7 @@ async def supervise(
                 await _copy_store(node, on_event)
             url = await _prepare(node, broker, nats_url)
             if broker is not None:
-                _require_undamaged(node)
+                _require_same_length(node)
             if node.archive.exists() or node.gold_archive.exists():
                 from services.host.integrity import require_end  # with duckdb
 
@@ -160,7 +160,7 @@ async def _copy_store(node: Node, announce: Announce) -> None:
     partial.rename(_store_before_start(node))
 
 
-def _require_undamaged(node: Node) -> None:
+def _require_same_length(node: Node) -> None:
     if not _store_before_start(node).exists():
         return
     if store.bytes_lost(_store_before_start(node), node.nats_dir):

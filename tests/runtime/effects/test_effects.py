@@ -22,7 +22,7 @@ from runtime.policies import text_scorer
 from runtime.policies.bases import prepare_base
 from runtime.policies.interface import SampleRequest
 from runtime.rollouts.attempt import RecordedAttempt
-from runtime.run.decide import batch_digest
+from runtime.run.batch import batch_digest
 from runtime.run.loading import LoadedRun
 from runtime.run.order import RunOrder, plan
 from tasks.loading import load

@@ -13,7 +13,7 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, Budget, RunFinished, RunPaused, RunResumed
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
-from runtime.run.decide import batch_digest
+from runtime.run.batch import batch_digest
 from runtime.run.fork import comparable_from
 from tests.harness.facts import DEV, chosen, proposed, scores, started, update
 from tests.harness.given import Scenario, given
