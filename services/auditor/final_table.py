@@ -54,7 +54,7 @@ async def score_cell(audit: RunAudit, cell: Cell, split: SplitName) -> Sequence[
     if split == "test" and not cell.uniform and (measured := await audit.measured(cell.pair)):
         sheet = AnswerSheet(read_answers(audit.host.blobs, measured.blob), measured.blob)
     else:
-        sheet = await audit.play(f"audit-{cell.name}-{split}", cell.pair, policy, split, audit.loaded.public)
+        sheet = await audit.collect_answers(f"audit-{cell.name}-{split}", cell.pair, policy, split, audit.loaded.public)
     return [await audit.host.with_task_code(lambda: _mean(audit.loaded, audit.labels, sheet, cell, split, policy))]
 
 

@@ -161,7 +161,7 @@ class RunAudit:
             named = [(name, perturbation.preserves) for name, perturbation in perturbations.items()]
             await self.record_each(self._measure_perturbed(pair, name, preserves) for pair in distinct for name, preserves in named)
 
-    async def play(self, request: str, pair: PairKey, model: str, split: str, public: Public) -> AnswerSheet:
+    async def collect_answers(self, request: str, pair: PairKey, model: str, split: str, public: Public) -> AnswerSheet:
         """The answers of a pair to a split, one attempt each at temperature 0; `request` is what its calls are recorded as."""
         items = public.dev if split == "dev" else public.test
         shard = RolloutShard(
@@ -205,7 +205,7 @@ class RunAudit:
     async def _answers(self, pair: PairKey, questions: EvaluationSet, measure: str) -> AnswerSheet:
         public = msgspec.structs.replace(self.loaded.public, labels=questions.labels, test=questions.items)
         model = model_name(self.loaded.started.base_model, pair.adapter)
-        return await self.play(f"audit-{derive(*pair, measure)}", pair, model, "test", public)
+        return await self.collect_answers(f"audit-{derive(*pair, measure)}", pair, model, "test", public)
 
     async def _scored(
         self, pair: PairKey, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
