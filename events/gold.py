@@ -1,4 +1,4 @@
-"""Facts that only the auditor makes, on a stream of their own that no part of the loop can read."""
+"""Facts that only the auditor makes, on a stream of their own that no part of the loop can read; the operator may."""
 
 from typing import ClassVar
 

@@ -1,4 +1,7 @@
-"""Finds a task by name or by the path of a folder, and checks that the folder keeps the contract before anything runs."""
+"""Finds a task by name or by the path of a folder, and checks that the folder keeps the contract before anything runs.
+
+A task's gold (`gold.py`) is reached through here alone, and by the auditor alone (`services/auditor/measure.py`).
+"""
 
 import hashlib
 import importlib

@@ -1,5 +1,6 @@
 """The data structures of a weight update: recorded rollouts, an algorithm's selection of them, a loss's terms, a step's report.
 
+`select_groups` gives each group's rollouts the advantages of an algorithm (`credit.py`).
 Shapes: N sequences of the batch, B of a minibatch, T tokens after the prompt. Log-probabilities, KL and entropy are in nats.
 """
 

@@ -1,6 +1,8 @@
 """From rewards to advantages: pure functions over the rewards of one group, or, where a critic or a KL takes part, over tokens.
 
-Names end in their shape: G attempts of a group, B sequences, T tokens.
+An algorithm's module names the function, and `batch.select_groups` applies it to each group. REINFORCE's advantage, with the KL in the
+reward, is in `reinforce.py`; PPO's GAE has a second path in `models/kernels.py`. Names end in their shape: G attempts of a group, B
+sequences, T tokens.
 """
 
 from collections import Counter
