@@ -1,6 +1,6 @@
 """The rule that accepts a candidate: it replaces the best so far if its score on dev is higher (SIA, arXiv 2605.27276).
 
-Candidates form a chain: each is made from the best so far.
+Candidates form a chain: each is made from the best so far. One of which too many attempts failed to run is rejected, whatever its score.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,7 @@
-"""Audits one run or all and prints the result, in the words and tables of `services/views/audit.py`; gives the exit code."""
+"""Audits one run or all and prints the result, in the words and tables of `services/views/audit.py`; gives the exit code.
+
+The list that `--all` prints and the JSON are made here.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
