@@ -195,7 +195,7 @@ class ChoiceHost(NamedTuple):
     query: Callable[[str], feedback.Table]
     """Asks the run's tables in SQL."""
     inspector: Inspector
-    """What a scaffold that it proposes is checked against."""
+    """What a scaffold that it proposes is checked against, with the files of the present one."""
     record: Callable[[Fact], object]
     """Appends what the model is shown, before it is asked."""
 
@@ -204,7 +204,6 @@ def choose_by_model(
     session: AgentSession, requested: FeedbackRequested, loaded: LoadedRun, recorded: ProbeRecord, host: ChoiceHost
 ) -> list[Fact]:
     """What a language model chose, and the change itself."""
-    files = {path: data.decode() for path, data in session.blobs.get_tree(requested.scaffold).items()}
     reader = AttemptReader(session.blobs, loaded)
 
     def fetch(id: str) -> ShownAttempt | None:
@@ -221,7 +220,9 @@ def choose_by_model(
         budget_text(requested, loaded),
         recorded.history,
     )
-    return feedback.advise(session, case, feedback.Library(shown_attempts, fetch, host.query, files), host.inspector, host.record)
+    return feedback.advise(
+        session, case, feedback.Library(shown_attempts, fetch, host.query, host.inspector.present), host.inspector, host.record
+    )
 
 
 class AttemptReader:

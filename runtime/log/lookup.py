@@ -50,10 +50,11 @@ async def _events(log: Log, spans: Sequence[Span], entries: Sequence[tuple[str, 
 
 async def attempts_of_request(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[RecordedAttempt]:
     """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no such request."""
-    for span in (Span(run), *past):
-        if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
-            return await attempts_by_id(log, span, attempt_ids(span.run, request, requested))
-    raise CheckFailed(f"Request {request} of run {run} is not in the log.")
+    located = await _span_of_request(log, run, request, past)
+    if located is None:
+        raise CheckFailed(f"Request {request} of run {run} is not in the log.")
+    span, requested = located
+    return await attempts_by_id(log, span, attempt_ids(span.run, request, requested))
 
 
 def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[str]:
@@ -63,11 +64,20 @@ def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[st
 
 
 async def failures_of_request(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> dict[str, RolloutFailed]:
-    """The attempts of one request that did not run."""
+    """The attempts of one request that did not run, by id; none if there is no such request."""
+    located = await _span_of_request(log, run, request, past)
+    if located is None:
+        return {}
+    span, requested = located
+    return await _by_id(log, [span], RolloutFailed, attempt_ids(span.run, request, requested))
+
+
+async def _span_of_request(log: Log, run: str, request: str, past: Sequence[Span]) -> tuple[Span, RolloutsRequested] | None:
+    """The request, and the part of the log that it stands in: the run's own or one of its past."""
     for span in (Span(run), *past):
         if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
-            return await _by_id(log, [span], RolloutFailed, attempt_ids(span.run, request, requested))
-    return {}
+            return span, requested
+    return None
 
 
 async def attempts_by_id(log: Log, span: Span, ids: Sequence[str]) -> list[RecordedAttempt]:

@@ -10,6 +10,7 @@ from events import codec
 from events.change import ScaffoldProposed, WeightUpdateRequested
 from events.choice import LeverChosen
 from events.codec import Event
+from events.fact import Fact
 from events.judgement import TrajectoryScored
 from events.rollouts import RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
@@ -18,6 +19,11 @@ RUN = "r"
 TIME = "2026-01-01T00:00:00Z"
 DEV = ("d1", "d2", "d3", "d4")
 FOLDS = (("t1", "t2"), ("t3",))
+
+
+def event_of(fact: Fact, run: str = RUN) -> Event:
+    """A fact as an event that no service made."""
+    return codec.event(fact, run=run, source="test", cause="", time="")
 
 
 def started(generations: int = 3, budget: Budget = Budget(), shard_size: int = 400) -> RunStarted:

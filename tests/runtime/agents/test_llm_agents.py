@@ -10,10 +10,8 @@ import msgspec
 import pytest
 
 from algorithms.learning import NAMES
-from events import codec
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import AgentCalled, ContextAssembled, LeverChosen
-from events.codec import Event
 from events.errors import Misconfigured
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
@@ -36,10 +34,7 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from services.host.agent_session import open_session
 from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, model_turn, proposal_call, shown_attempt
-
-
-def event(fact: Fact) -> Event:
-    return codec.event(fact, run="r", source="test", cause="", time="")
+from tests.harness.facts import event_of
 
 
 def evaluated(**more: Any) -> CandidateEvaluated:
@@ -281,8 +276,8 @@ def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -
 
 def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(STOP)])
-    agent.history = [event(evaluated()), event(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
-    agent.history.append(event(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
+    agent.history = [event_of(evaluated()), event_of(CandidateRejected(generation=0, candidate="c", reason="too slow"))]
+    agent.history.append(event_of(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
     agent.feedback()
     opening = agent.requests[0].messages[0].text
     assert "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening and "dropped: too slow" in opening and "not yet known" not in opening
@@ -464,13 +459,13 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
 
     async def opening() -> AgentSession:
         for fact in facts:
-            await append_once(log, [event(fact)], scanner)
+            await append_once(log, [event_of(fact)], scanner)
 
         async def past(run: str) -> tuple[Span, ...]:
             return ()
 
         around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner, past=past)
-        return await open_session(around, event(evaluated()), "feedback_agent", 2, LanguageModel("openai", "odd"), started)
+        return await open_session(around, event_of(evaluated()), "feedback_agent", 2, LanguageModel("openai", "odd"), started)
 
     return asyncio.run(opening())
 

@@ -6,11 +6,9 @@ import msgspec
 import pytest
 
 from algorithms.levers.rules import PastChoice
-from events import codec
 from events.choice import LeverChosen
 from events.codec import Event
 from events.errors import CheckFailed
-from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
 from events.rollouts import CallUse, ModelCalled, TrajectoryRecorded
@@ -26,12 +24,8 @@ from runtime.run.batch import batch_digest
 from runtime.run.loading import LoadedRun
 from runtime.run.order import RunOrder, plan
 from tasks.loading import load
-from tests.harness.facts import trajectory
+from tests.harness.facts import event_of, trajectory
 from tests.harness.paths import TOY
-
-
-def event(fact: Fact) -> Event:
-    return codec.event(fact, run="r", source="test", cause="", time="")
 
 
 def call(body: str) -> ModelCalled:
@@ -119,11 +113,11 @@ def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
 
 
 def chosen(generation: int, lever: str, action: str) -> Event:
-    return event(LeverChosen(generation=generation, lever=lever, action=action, reason="", propensities={}, diagnosis={}))
+    return event_of(LeverChosen(generation=generation, lever=lever, action=action, reason="", propensities={}, diagnosis={}))
 
 
 def evaluated(generation: int, score: float) -> Event:
-    return event(
+    return event_of(
         CandidateEvaluated(
             generation=generation,
             candidate=f"c{generation}",
@@ -146,7 +140,7 @@ def evaluated(generation: int, score: float) -> Event:
 
 
 def accepted(generation: int) -> Event:
-    return event(CandidateAccepted(generation=generation, candidate=f"c{generation}", score=0.0, reason=""))
+    return event_of(CandidateAccepted(generation=generation, candidate=f"c{generation}", score=0.0, reason=""))
 
 
 def test_the_agent_remembers_what_it_tried_and_what_came_of_it() -> None:

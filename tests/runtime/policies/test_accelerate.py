@@ -38,6 +38,7 @@ from runtime.policies.training import (  # noqa: E402
     train,
 )
 from services.host.settings import accelerate_config  # noqa: E402
+from tests.harness.adapters import move_adapter  # noqa: E402
 
 HERE = Path(__file__)
 COMMON: Hyper = {"lr": 5e-5, "mismatch": 1e3, "max_grad_norm": 1e9, "batch_groups": 5, "epochs": 1}
@@ -115,11 +116,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = TinyLM.pretrain(toys.traces(0, 2000), seed=0, steps=10)
     base.save(room / "base")
     entry = TinyTrainee(base, None, seed=1)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in entry.model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=draw))
+    move_adapter(entry.model, 0.02, seed=0)
     entry.save(room / "entry", "card")
     (room / "rollouts").write_bytes(msgspec.msgpack.encode(batch(entry)))
     return room

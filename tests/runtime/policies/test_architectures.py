@@ -18,6 +18,7 @@ from algorithms.learning.update import UpdateResult, update
 from algorithms.models.causal_lm import CausalTrainee, linear_layers
 from algorithms.models.sampling import CompletionRequest, Sampler
 from events.errors import UsageError
+from tests.harness.adapters import move_adapter
 
 VOCABULARY, POSITIONS = 61, 64
 PROMPTS = {"short": (5, 6, 7), "long": (8, 9, 10, 11, 12, 13)}
@@ -81,11 +82,7 @@ def made(name: str) -> Any:
 def trained(model: Any, **how: Any) -> CausalTrainee:
     """The model under an adapter that is some way from the base."""
     trainee = CausalTrainee(WORDS, model, linear_layers(model), None, 0, **how)
-    draw = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in trainee.model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=draw))
+    move_adapter(trainee.model, 0.05, seed=1)
     return trainee
 
 

@@ -22,6 +22,7 @@ from algorithms.learning.update import UpdateResult, prepare, update  # noqa: E4
 from algorithms.models.tiny_lm import TinyLM, TinyTrainee  # noqa: E402
 from events.errors import UsageError  # noqa: E402
 from runtime.policies import trl_backend  # noqa: E402
+from tests.harness.adapters import move_adapter  # noqa: E402
 
 PARENT = "parent"
 TOLERANCE = 1e-5
@@ -61,11 +62,7 @@ def base() -> TinyLM:
 def entry(base: TinyLM) -> TinyTrainee:
     """An adapter that is some way from the base already."""
     made = TinyTrainee(base, None, seed=1)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=draw))
+    move_adapter(made.model, 0.02, seed=0)
     return made
 
 

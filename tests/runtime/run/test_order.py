@@ -3,10 +3,7 @@
 import msgspec
 import pytest
 
-from events import codec
 from events.change import ScaffoldProposed
-from events.codec import Event
-from events.fact import Fact
 from events.rollouts import RolloutsRequested
 from runtime.run.decide import decide
 from runtime.run.evolve import evolve
@@ -14,11 +11,8 @@ from runtime.run.order import RunOrder, plan
 from runtime.run.state import initial
 from tasks.contract import FOLDS, visible_train
 from tasks.loading import load
+from tests.harness.facts import event_of
 from tests.harness.paths import TOY
-
-
-def event(fact: Fact) -> Event:
-    return codec.event(fact, run="r", source="test", cause="", time="")
 
 
 def test_a_run_is_planned_from_its_task_and_seed_alone() -> None:
@@ -42,9 +36,9 @@ def test_no_item_sees_its_own_label_though_a_fold_is_empty(empty: int) -> None:
 
     state = initial("r")
     for told in (started, ScaffoldProposed(generation=0, scaffold="s", parent="", summary="", reason="")):
-        state = evolve(state, event(told))
-        for asked in decide(state, event(told), 2):
-            state = evolve(state, event(asked))
+        state = evolve(state, event_of(told))
+        for asked in decide(state, event_of(told), 2):
+            state = evolve(state, event_of(asked))
     played = [shard.requested for shard in state.shards.values()]
     for requested in (*played, *(probed(fold, items) for fold, items in enumerate(started.items.folds))):
         if requested.split == "train":
