@@ -41,6 +41,7 @@ audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted ha
 
 lint: .venv/dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 bench: .venv/dev sandbox  ## the figures in the README, as ratios in one run

@@ -53,7 +53,8 @@ def mean_reward(rewards: Sequence[float]) -> Estimate:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of values, and the half-width of its 95 % t interval; 0 for a single value. Raises ValueError without values.
+    """The mean of values, and the half-width of its 95 % t interval; 0 for a single value. Raises ValueError without
+    values.
 
     More than eleven values take the quantile of ten degrees of freedom, which is a little too wide for them.
     """
@@ -66,7 +67,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 class GroupStatistics(NamedTuple):
-    """Figures of groups of attempts, each at one item: the mean of groups' means and of their best, and the share of tied groups."""
+    """Figures of groups of attempts, each at one item: the mean of groups' means and of their best, and the share of
+    tied groups.
+    """
 
     pass_at_1: float
     pass_at_k: float
@@ -90,9 +93,11 @@ def group_statistics(groups: Sequence[Sequence[float]]) -> GroupStatistics:
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """The exact two-sided p-value for two classifiers being right equally often, from the items on which only one of them is right.
+    """The exact two-sided p-value for two classifiers being right equally often, from the items on which only one of
+    them is right.
 
-    McNemar 1947, in its exact binomial form: 2 P(X <= min(wins, losses)) with X ~ Binomial(wins + losses, 1/2), at most 1.
+    McNemar 1947, in its exact binomial form: 2 P(X <= min(wins, losses)) with X ~ Binomial(wins + losses, 1/2), at most
+    1.
     """
     n = wins + losses
     tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
@@ -100,10 +105,14 @@ def mcnemar(wins: int, losses: int) -> float:
 
 
 def more_failures(failed: int, attempts: int, failed_before: int, attempts_before: int) -> float:
-    """The one-sided exact p-value that attempts fail no more often than earlier ones: P(as many or more of all failures among them).
+    """The one-sided exact p-value that attempts fail no more often than earlier ones: P(as many or more of all failures
+    among them).
 
     Fisher 1922, "On the interpretation of chi-squared from contingency tables", in its exact hypergeometric form.
     """
     both = failed + failed_before
-    ways = (math.comb(attempts, here) * math.comb(attempts_before, both - here) for here in range(failed, min(attempts, both) + 1))
+    ways = (
+        math.comb(attempts, here) * math.comb(attempts_before, both - here)
+        for here in range(failed, min(attempts, both) + 1)
+    )
     return sum(ways) / math.comb(attempts + attempts_before, both)

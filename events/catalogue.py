@@ -1,4 +1,7 @@
-"""The table of all types of event: their streams and who may publish them. The accounts' rights are generated from it."""
+"""The table of all types of event: their streams and who may publish them.
+
+The accounts' rights are generated from it.
+"""
 
 from typing import NamedTuple
 

@@ -40,7 +40,9 @@ class ProposalFailed(Fact, frozen=True, kw_only=True):
 
 
 class WeightUpdateRequested(Fact, frozen=True, kw_only=True):
-    """The agent ordered a weight update: which algorithm, with what hyper-parameters, in how many rounds of rollouts."""
+    """The agent ordered a weight update: which algorithm, with what hyper-parameters, in how many rounds of
+    rollouts.
+    """
 
     TAG: ClassVar[str] = "weight_update_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)

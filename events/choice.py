@@ -9,7 +9,9 @@ from events.kinds import AgentName, CallStatus, Lever, LeverChoice
 
 
 class ParentSelected(Fact, frozen=True, kw_only=True):
-    """The candidate that the next generation starts from, with the probability of every candidate that could have been."""
+    """The candidate that the next generation starts from, with the probability of every candidate that
+    could have been.
+    """
 
     TAG: ClassVar[str] = "parent_selected"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
@@ -20,7 +22,9 @@ class ParentSelected(Fact, frozen=True, kw_only=True):
 
 
 class FeedbackRequested(Fact, frozen=True, kw_only=True):
-    """The Feedback-Agent is asked for the next change to a candidate, with the requests whose trajectories show how it fared."""
+    """The Feedback-Agent is asked for the next change to a candidate, with the requests whose trajectories show how it
+    fared.
+    """
 
     TAG: ClassVar[str] = "feedback_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)

@@ -61,7 +61,8 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UntypedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename={"tag": "type"}):
-    """An event for readers that only pass it on: its envelope, and its data as an ordinary struct with the fact's fields.
+    """An event for readers that only pass it on: its envelope, and its data as an ordinary struct with the fact's
+    fields.
 
     It is decoded at a quarter of the time, since no `Fact` is made.
     """
@@ -84,7 +85,9 @@ class Unreadable(ValueError):
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
-_data_decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(entry.fact) for tag, entry in BY_TAG.items()}
+_data_decoders: dict[str, msgspec.json.Decoder[Any]] = {
+    tag: msgspec.json.Decoder(entry.fact) for tag, entry in BY_TAG.items()
+}
 
 
 class _Shape(NamedTuple):
@@ -102,7 +105,12 @@ def _shape(fact: type[Fact], stream: str) -> _Shape:
     # no __post_init__ is needed: JSON cannot hold the numbers that it refuses
     fields = [(field.name, field.type, _default(field)) for field in msgspec.structs.fields(fact)]
     data = msgspec.defstruct(
-        fact.__name__, fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=fact.__struct_config__.omit_defaults, gc=False
+        fact.__name__,
+        fields,
+        kw_only=True,
+        forbid_unknown_fields=True,
+        omit_defaults=fact.__struct_config__.omit_defaults,
+        gc=False,
     )
     namespace = {"slot": fact.SLOT or fact.tag()}
     untyped: type[Any] = msgspec.defstruct(
@@ -121,7 +129,10 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 _shapes = {tag: _shape(entry.fact, entry.stream) for tag, entry in BY_TAG.items()}
 
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""By (tag, version as written), functions that give old data the present shape. A line of each old shape is in tests/histories."""
+"""By (tag, version as written), functions that give old data the present shape.
+
+A line of each old shape is in tests/histories.
+"""
 
 
 def event(fact: Fact, *, run: str, source: str, cause: str, time: str) -> Event:
@@ -135,7 +146,10 @@ def event_id(run: str, fact: type[Fact], *key: str | int) -> str:
 
 
 def encode(event: Event, version: int = NOW) -> bytes:
-    """The event's bytes; equal events have equal bytes. With a version of the decider, fields that came later are left out."""
+    """The event's bytes; equal events have equal bytes.
+
+    With a version of the decider, fields that came later are left out.
+    """
     data = _encoder.encode(event.data)
     if later := [name for name, since in event.data.SINCE.items() if since > version]:
         fields = msgspec.json.decode(data)
@@ -174,7 +188,9 @@ def decode(payload: bytes) -> Event:
             raise Unreadable(f"{envelope.type} has version {envelope.version}, this program knows {entry.fact.VERSION}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise Unreadable(f"{envelope.type} has another shape: {wrong}") from wrong
-    decoded = Event(id=envelope.id, run=envelope.run, source=envelope.source, cause=envelope.cause, time=envelope.time, data=data)
+    decoded = Event(
+        id=envelope.id, run=envelope.run, source=envelope.source, cause=envelope.cause, time=envelope.time, data=data
+    )
     if decoded.subject != envelope.subject:
         raise Unreadable(f"says that its subject is {envelope.subject!r}, expected {decoded.subject!r}")
     if decoded.id != (id := event_id(decoded.run, entry.fact, *data.key())):
@@ -191,7 +207,10 @@ def decode_at(subject: str, payload: bytes) -> Event:
 
 
 def plain_at(subject: str, payload: bytes) -> UntypedEvent | Event:
-    """As `decode_at` at a quarter of the time. An event of an older shape, or one that cannot be read, goes to `decode_at`."""
+    """As `decode_at` at a quarter of the time.
+
+    An event of an older shape, or one that cannot be read, goes to `decode_at`.
+    """
     tag = subjects.tag_of(subject)
     try:
         prefix, version, decode_untyped, key = _shapes[tag]
@@ -201,7 +220,11 @@ def plain_at(subject: str, payload: bytes) -> UntypedEvent | Event:
     entity = subjects.HEAD if tag == _HEAD_TAG else decoded.id
     stands_right = decoded.subject == subject == f"{prefix}{decoded.run}.{entity}.{tag}"
     follows = decoded.id == derive(*key(decoded))
-    return decoded if stands_right and follows and decoded.tag == tag and decoded.version == version else decode_at(subject, payload)
+    return (
+        decoded
+        if stands_right and follows and decoded.tag == tag and decoded.version == version
+        else decode_at(subject, payload)
+    )
 
 
 def set_aside(sequence: int, subject: str, payload: bytes, reason: str, *, source: str, time: str) -> Event | None:

@@ -2,7 +2,8 @@
 
 
 class UserError(Exception):
-    """An error whose message says what happened, what was expected and what to do next; the command line prints it and exits with `code`.
+    """An error whose message says what happened, what was expected and what to do next; the command line prints it and
+    exits with `code`.
 
     The codes follow sysexits where there is one: 1 failed, 2 usage, 3 check failed, 4 not found, 5 budget exhausted,
     69 broker unavailable, 75 try again, 77 permission, 78 configuration, 124 timed out.

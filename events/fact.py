@@ -23,15 +23,20 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     TAG: ClassVar[str] = ""
     KEY: ClassVar[tuple[str, ...]] = ()
     SLOT: ClassVar[str] = ""
-    """A name that types share which exclude each other, such as a recorded and a failed attempt: of equal keys, one alone can be stored."""
+    """A name that types share which exclude each other, such as a recorded and a failed attempt: of equal keys, one
+    alone can be stored.
+    """
     VERSION: ClassVar[int] = 1
     SINCE: ClassVar[Mapping[str, int]] = {}
-    """For a fact that the decider makes: fields that were added, with the version of the decider that first wrote each."""
+    """For a fact that the decider makes: fields that were added, with the version of the decider that first wrote each.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not cls.__dict__.get("TAG"):
-            raise TypeError(f"{cls.__name__} is a fact without a TAG of its own: write the name that it is to have on the wire.")
+            raise TypeError(
+                f"{cls.__name__} is a fact without a TAG of its own: write the name that it is to have on the wire."
+            )
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -51,7 +56,9 @@ def _require_finite(value: object, fact: Fact, field: str) -> None:
     kind = type(value)
     if kind is float:
         if not math.isfinite(cast(float, value)):
-            raise NotFinite(f"{type(fact).__name__}.{field} is {value}; a fact holds finite numbers only, record a failure instead")
+            raise NotFinite(
+                f"{type(fact).__name__}.{field} is {value}; a fact holds finite numbers only, record a failure instead"
+            )
     elif kind is tuple or kind is list:
         for part in cast("tuple[object, ...]", value):
             if type(part) is not str:

@@ -44,8 +44,8 @@ class GoldFailed(Fact, frozen=True, kw_only=True):
 class PoliciesCompared(Fact, frozen=True, kw_only=True):
     """The final candidate against a uniformly random policy in the same scaffold, item by item.
 
-    `wins` counts the items on which the candidate's reward is higher, `losses` those on which it is lower; `p_value` is the exact
-    two-sided one of McNemar's test that both are as likely.
+    `wins` counts the items on which the candidate's reward is higher, `losses` those on which it is lower; `p_value` is
+    the exact two-sided one of McNemar's test that both are as likely.
     """
 
     TAG: ClassVar[str] = "policies_compared"
@@ -74,11 +74,12 @@ CANARY, CEILING = "canary:", "ceiling"
 
 
 class PairMeasured(Fact, frozen=True, kw_only=True):
-    """A scaffold with an adapter under one measure: the scores of each test item's attempts. What did not answer scores 0.
+    """A scaffold with an adapter under one measure: the scores of each test item's attempts. What did not answer scores
+    0.
 
-    `measure` is `verifier` (the run's own, on items that it was not chosen by), `gold` (what the task is for), `perturbed:<name>`
-    (the run's verifier again, on items that were changed so and ask the same), `changed:<name>` (that no longer ask quite the same), or
-    `beside:<name>` (a further measure of the task's).
+    `measure` is `verifier` (the run's own, on items that it was not chosen by), `gold` (what the task is for),
+    `perturbed:<name>` (the run's verifier again, on items that were changed so and ask the same), `changed:<name>`
+    (that no longer ask quite the same), or `beside:<name>` (a further measure of the task's).
     """
 
     TAG: ClassVar[str] = "pair_measured"

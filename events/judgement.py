@@ -37,9 +37,11 @@ class ScoringFailed(Fact, frozen=True, kw_only=True):
 
 
 class LabelEstimated(Fact, frozen=True, kw_only=True):
-    """The label that a group's own answers elected in place of the true one: `votes` of `answers` were for it; empty if nobody answered.
+    """The label that a group's own answers elected in place of the true one: `votes` of `answers` were for it; empty if
+    nobody answered.
 
-    How often the elected label is true: join `request`, `item` and `answer` with the trajectories' rewards, which this took no part in.
+    How often the elected label is true: join `request`, `item` and `answer` with the trajectories' rewards, which this
+    took no part in.
     """
 
     TAG: ClassVar[str] = "label_estimated"

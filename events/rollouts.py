@@ -9,7 +9,10 @@ from events.kinds import Purpose, RolloutFailure, SplitName
 
 
 class RolloutsRequested(Fact, frozen=True, kw_only=True):
-    """A request for one shard of rollouts: `attempts` at each item by one scaffold and one adapter. Its outputs fit one batch."""
+    """A request for one shard of rollouts: `attempts` at each item by one scaffold and one adapter.
+
+    Its outputs fit one batch.
+    """
 
     TAG: ClassVar[str] = "rollouts_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "purpose", "round", "shard")
@@ -47,8 +50,10 @@ class ModelCalled(Fact, frozen=True, kw_only=True):
     request: str
     item: str
     ordinal: int
-    """The call's place among the different calls that the scaffold made for this item; over a bridge, where threads race, a number from
-    2**48 on that follows from the attempt, the call's content, and how often the attempt made that call before."""
+    """The call's place among the different calls that the scaffold made for this item; over a bridge, where threads
+    race, a number from 2**48 on that follows from the attempt, the call's content, and how often the attempt made that
+    call before.
+    """
     provider: str
     model: str
     adapter: str

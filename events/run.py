@@ -17,7 +17,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Items(msgspec.Struct, frozen=True, kw_only=True):
-    """The ids of the items that a run may use: dev, train by cross-validation fold, and the train items of the probe, by fold too."""
+    """The ids of the items that a run may use: dev, train by cross-validation fold, and the train items of the probe,
+    by fold too.
+    """
 
     dev: tuple[str, ...]
     folds: tuple[tuple[str, ...], ...]
@@ -96,9 +98,11 @@ class RunResumed(Fact, frozen=True, kw_only=True):
 
 
 class AuditReleased(Fact, frozen=True, kw_only=True):
-    """The auditor has looked at an accepted candidate, in a run that lets it act. It is all that the loop ever learns of an audit.
+    """The auditor has looked at an accepted candidate, in a run that lets it act. It is all that the loop ever learns
+    of an audit.
 
-    After `rollback`, the run goes on from the last candidate that was accepted before `generation`. What is under way is finished first.
+    After `rollback`, the run goes on from the last candidate that was accepted before `generation`. What is under way
+    is finished first.
     """
 
     TAG: ClassVar[str] = "audit_released"
@@ -111,7 +115,9 @@ class AuditReleased(Fact, frozen=True, kw_only=True):
     generation: int
     """From which the scores mean something else; -1 for `none`."""
     bits: float
-    """All that the looks of this run have told the loop so far, in bits: one for each look, drift or not, and more for what was named."""
+    """All that the looks of this run have told the loop so far, in bits: one for each look, drift or not, and more for
+    what was named.
+    """
 
 
 class RunFinished(Fact, frozen=True, kw_only=True):

@@ -1,4 +1,6 @@
-"""Values that must never be stored: `Secret` has no encoder, so that a fact with one in it has no bytes; `Scanner` finds known ones."""
+"""Values that must never be stored: `Secret` has no encoder, so that a fact with one in it has no bytes; `Scanner`
+finds known ones.
+"""
 
 import base64
 import codecs
@@ -8,7 +10,9 @@ from urllib.parse import quote, quote_plus
 
 MARKER = "[a secret was here]"
 SHORTEST = 8
-"""Characters that a value must have to count as a secret: shorter ones, such as `EMPTY` for a local server, would be found everywhere."""
+"""Characters that a value must have to count as a secret: shorter ones, such as `EMPTY` for a local server, would be
+found everywhere.
+"""
 VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY", "HF_TOKEN")
 """Environment variables whose values are secrets of every service."""
 
@@ -39,7 +43,10 @@ def of_environment(environment: Mapping[str, str]) -> list[Secret]:
 
 
 def encodings(value: str) -> dict[str, tuple[bytes, ...]]:
-    """The nine forms in which a secret is searched for, by name. Those of base64 are the characters that no neighbour changes."""
+    """The nine forms in which a secret is searched for, by name.
+
+    Those of base64 are the characters that no neighbour changes.
+    """
     plain = value.encode()
     escapes = "".join(f"\\u{ord(letter):04x}" for letter in value)
     return {
@@ -50,7 +57,9 @@ def encodings(value: str) -> dict[str, tuple[bytes, ...]]:
         "upper-case hexadecimal": (plain.hex().upper().encode(),),
         "base64": tuple(_inner(plain, base64.b64encode)),
         "URL-safe base64": tuple(_inner(plain, base64.urlsafe_b64encode)),
-        "percent-encoded": _texts(quote(value, safe=""), quote(value), quote_plus(value), "".join(f"%{byte:02X}" for byte in plain)),
+        "percent-encoded": _texts(
+            quote(value, safe=""), quote(value), quote_plus(value), "".join(f"%{byte:02X}" for byte in plain)
+        ),
         "escaped": _texts(json.dumps(value)[1:-1], escapes),
     }
 
@@ -67,14 +76,23 @@ class Scanner:
             for forms in encodings(secret.reveal()).values()
             for needle in forms
         }
-        rare = {b"%": (b"%",), b"\\u00": (b"\\u00", b"\\\\u00")}  # what a text must hold before it can hold these needles
-        self._rare = [(sign, [needle for needle in needles if needle.startswith(begins)]) for sign, begins in rare.items()]
-        self._common = [needle for needle in needles if not any(needle in rare_needles for _, rare_needles in self._rare)]
+        rare = {
+            b"%": (b"%",),
+            b"\\u00": (b"\\u00", b"\\\\u00"),
+        }  # what a text must hold before it can hold these needles
+        self._rare = [
+            (sign, [needle for needle in needles if needle.startswith(begins)]) for sign, begins in rare.items()
+        ]
+        self._common = [
+            needle for needle in needles if not any(needle in rare_needles for _, rare_needles in self._rare)
+        ]
 
     def check(self, payload: bytes) -> None:
         """Raise `SecretFound` if the payload holds a known secret."""
         if next(self._matches(payload), None) is not None:
-            raise SecretFound("an event held a known secret and was not appended; find where it came from before going on")
+            raise SecretFound(
+                "an event held a known secret and was not appended; find where it came from before going on"
+            )
 
     def redact(self, payload: bytes) -> bytes:
         """The payload with a marker in the place of each known secret; JSON stays JSON."""
@@ -93,7 +111,9 @@ class Scanner:
 
 def _texts(*texts: str) -> tuple[bytes, ...]:
     """Texts as they are and as they stand in a string of JSON."""
-    return tuple(dict.fromkeys(form.encode() for text in texts for form in (text, json.dumps(text, ensure_ascii=False)[1:-1])))
+    return tuple(
+        dict.fromkeys(form.encode() for text in texts for form in (text, json.dumps(text, ensure_ascii=False)[1:-1]))
+    )
 
 
 def _inner(plain: bytes, encode: Callable[[bytes], bytes]) -> Iterator[bytes]:

@@ -1,4 +1,6 @@
-"""The subjects that events stand on: `evolog.<run>.<entity>.<tag>` and `gold.<run>.<entity>.<tag>`, four tokens always."""
+"""The subjects that events stand on: `evolog.<run>.<entity>.<tag>` and `gold.<run>.<entity>.<tag>`, four
+tokens always.
+"""
 
 import re
 
@@ -37,5 +39,7 @@ def tag_of(subject: str) -> str:
 def check_run_name(name: str) -> str:
     """The name itself, if it can be one token of a subject and a file's name."""
     if not _RUN_NAME.match(name):
-        raise UsageError(f"{name!r} cannot name a run: use 1 to 64 letters, digits, '-' and '_', beginning with a letter or digit.")
+        raise UsageError(
+            f"{name!r} cannot name a run: use 1 to 64 letters, digits, '-' and '_', beginning with a letter or digit."
+        )
     return name

@@ -5,7 +5,9 @@ from functools import lru_cache
 
 
 def nanoseconds(text: str) -> int:
-    """The nanoseconds since 1970 of a UTC time such as 2026-01-02T03:04:05.123456789Z; raises ValueError for another text."""
+    """The nanoseconds since 1970 of a UTC time such as 2026-01-02T03:04:05.123456789Z; raises ValueError for another
+    text.
+    """
     seconds, _, fraction = text.removesuffix("Z").partition(".")
     return _seconds(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
 

@@ -10,7 +10,9 @@ from events.kinds import BackEnd, WeightUpdateFailure
 
 
 class TrainingBatchSealed(Fact, frozen=True, kw_only=True):
-    """The rollouts of a training round, fixed before they are used: the requests that they answered, and their digest."""
+    """The rollouts of a training round, fixed before they are used: the requests that they answered, and
+    their digest.
+    """
 
     TAG: ClassVar[str] = "training_batch_sealed"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "round")
@@ -28,7 +30,10 @@ class TrainingBatchSealed(Fact, frozen=True, kw_only=True):
     digest: str
     """SHA-256 over the ids and rewards of the trajectories, in the order of requests, items and attempts."""
     parent_state: str = ""
-    """Blob of the parent training's state: the optimiser's moments, the critic, the weight of KL. Empty for a fresh start."""
+    """Blob of the parent training's state: the optimiser's moments, the critic, the weight of KL.
+
+    Empty for a fresh start.
+    """
 
 
 class OptimizerStepApplied(Fact, frozen=True, kw_only=True):
@@ -55,7 +60,9 @@ class OptimizerStepApplied(Fact, frozen=True, kw_only=True):
 
 
 class Canary(msgspec.Struct, frozen=True):
-    """A prompt and the trainer's log-probabilities of its completions, by which a server shows that it loaded the right weights."""
+    """A prompt and the trainer's log-probabilities of its completions, by which a server shows that it loaded the right
+    weights.
+    """
 
     prompt: str
     logprobs: tuple[float, ...]
@@ -101,7 +108,8 @@ class AdapterServed(Fact, frozen=True, kw_only=True):
     adapter: str
     batch: str
     error: float
-    """Largest absolute difference of a canary's log-probabilities, in nats; for a canary of several tokens, their mean."""
+    """Largest absolute difference of a canary's log-probabilities, in nats; for a canary of several tokens, their mean.
+    """
 
 
 class AdapterRejected(Fact, frozen=True, kw_only=True):

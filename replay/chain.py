@@ -1,8 +1,9 @@
 """The hash chain of a run's decisions: shows that no event which a decision rests on was changed or removed.
 
-A decision's head (`decision_made`) holds a SHA-256. It covers the last head's digest and every event that the controller folded since:
-the outputs of the last decision, then what else came, up to the event that the decision answers. Events between that one and the head are
-folded after the decision's outputs, as the controller did. Events that cannot be read are not folded.
+A decision's head (`decision_made`) holds a SHA-256. It covers the last head's digest and every event that the
+controller folded since: the outputs of the last decision, then what else came, up to the event that the decision
+answers. Events between that one and the head are folded after the decision's outputs, as the controller did. Events
+that cannot be read are not folded.
 """
 
 from hashlib import sha256
@@ -106,14 +107,21 @@ class Chain:
         if made.number != self.decisions + 1:
             return self._break(sequence, made, f"comes after decision {self.decisions}")
         answered = made.input.encode()
-        index = next((index for index in reversed(range(len(self._folded))) if self._folded[index][:-_DIGEST] == answered), None)
+        index = next(
+            (index for index in reversed(range(len(self._folded))) if self._folded[index][:-_DIGEST] == answered), None
+        )
         if index is None:
-            return self._break(sequence, made, f"answers event {made.input}, which does not stand since the decision before it")
+            return self._break(
+                sequence, made, f"answers event {made.input}, which does not stand since the decision before it"
+            )
         folded = sha256(b"".join(self._folded[: index + 1])).digest()
         digest = sha256(self.digest.encode() + folded).hexdigest()
         if digest != made.digest:
             return self._break(
-                sequence, made, f"was made on other events than those before it: their digest is {digest[:12]}, recorded {made.digest[:12]}"
+                sequence,
+                made,
+                f"was made on other events than those before it: their digest is {digest[:12]}, recorded "
+                f"{made.digest[:12]}",
             )
         self.decisions, self.digest, self.awaited = made.number, digest, made.outputs
         self._folded, self._waiting = [], self._folded[index + 1 :]

@@ -16,7 +16,9 @@ from events.population import CandidateAccepted
 from replay.history import History
 from replay.report import CELL_NAMES, Generation, Report, collect, sort_cells
 
-RUN_SPECIFIC = frozenset({"candidate", "digest", "probe_requests", "dev_requests", "requests", "probabilities", "number", "input"})
+RUN_SPECIFIC = frozenset(
+    {"candidate", "digest", "probe_requests", "dev_requests", "requests", "probabilities", "number", "input"}
+)
 """Fields of decided facts with names and digests of the run itself, which differ between any two runs."""
 COMPARED_FIELDS = (
     "lever",
@@ -39,8 +41,8 @@ COMPARED_FIELDS = (
 class DivergentDecision(msgspec.Struct, kw_only=True):
     """The first decided fact that differs between two runs.
 
-    `place` is its index among the decided facts. `first` and `second` are the fact in words, as each run decided it. A run that decided no
-    more has no sequence.
+    `place` is its index among the decided facts. `first` and `second` are the fact in words, as each run decided it. A
+    run that decided no more has no sequence.
     """
 
     place: int
@@ -51,7 +53,10 @@ class DivergentDecision(msgspec.Struct, kw_only=True):
 
 
 class RunComparison(msgspec.Struct, kw_only=True):
-    """All differences between two runs. A pair holds the first run's value and the second's. Times and names of runs are left out."""
+    """All differences between two runs.
+
+    A pair holds the first run's value and the second's. Times and names of runs are left out.
+    """
 
     version: int = 1
     first: str
@@ -115,7 +120,10 @@ def _first_divergence(first: History, second: History) -> DivergentDecision | No
 
 
 def _decided(run: History) -> list[Event]:
-    """The decided events in order. A fork asks again for what its parent was not given; those repetitions are left out."""
+    """The decided events in order.
+
+    A fork asks again for what its parent was not given; those repetitions are left out.
+    """
     decided: dict[tuple[object, ...], Event] = {}
     for event in run.events:
         if event.source == "controller" and event.tag not in ("decision_made", "event_set_aside"):
@@ -136,7 +144,10 @@ def _sequence(run: History, events: list[Event], index: int) -> int | None:
 
 def _generations(first: Report, second: Report) -> Iterator[tuple[int, dict[str, tuple[Any, Any]]]]:
     for number in range(max(len(first.generations), len(second.generations))):
-        rows = [report.generations[number] if number < len(report.generations) else Generation(generation=-1) for report in (first, second)]
+        rows = [
+            report.generations[number] if number < len(report.generations) else Generation(generation=-1)
+            for report in (first, second)
+        ]
         fields = {key: (getattr(rows[0], key), getattr(rows[1], key)) for key in COMPARED_FIELDS}
         if differing := {key: pair for key, pair in fields.items() if pair[0] != pair[1]}:
             yield number, differing
@@ -170,18 +181,25 @@ def _scaffolds(first: History, second: History) -> Iterator[tuple[int, str]]:
 
 def _code(first: History, second: History, first_scaffold: str, second_scaffold: str) -> str:
     try:
-        trees = [run.blobs.get_tree(digest) if digest else {} for run, digest in ((first, first_scaffold), (second, second_scaffold))]
+        trees = [
+            run.blobs.get_tree(digest) if digest else {}
+            for run, digest in ((first, first_scaffold), (second, second_scaffold))
+        ]
     except UserError as wrong:
         return f"{first_scaffold[:12]} | {second_scaffold[:12]}: the code cannot be shown. {wrong}"
     text: list[str] = []
     for path in sorted(trees[0].keys() | trees[1].keys()):
-        first_lines, second_lines = (tree.get(path, b"").decode(errors="replace").splitlines(keepends=True) for tree in trees)
+        first_lines, second_lines = (
+            tree.get(path, b"").decode(errors="replace").splitlines(keepends=True) for tree in trees
+        )
         text += difflib.unified_diff(first_lines, second_lines, f"{first.run}/{path}", f"{second.run}/{path}")
     return "".join(line if line.endswith("\n") else line + "\n" for line in text)
 
 
 def _scores(first: Report, second: Report) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
-    first_scores, second_scores = ({_cell(cell): cell.score for cell in sort_cells(report.cells)} for report in (first, second))
+    first_scores, second_scores = (
+        {_cell(cell): cell.score for cell in sort_cells(report.cells)} for report in (first, second)
+    )
     for cell_name in dict.fromkeys([*first_scores, *second_scores]):
         pair = first_scores.get(cell_name), second_scores.get(cell_name)
         if pair[0] != pair[1]:

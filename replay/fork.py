@@ -23,17 +23,33 @@ from tasks.loading import load
 if TYPE_CHECKING:
     from runtime.policies.bases import BuildProgress
 
-SETTINGS = ("agent", "algorithm", "budget", "generations", "group_size", "levers", "max_tokens", "on_drift", "policy", "verifier")
+SETTINGS = (
+    "agent",
+    "algorithm",
+    "budget",
+    "generations",
+    "group_size",
+    "levers",
+    "max_tokens",
+    "on_drift",
+    "policy",
+    "verifier",
+)
 """The settings that a fork may change."""
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:
-    """Settings in the form `key=value`, by key; raises `UsageError` for another form, and a key that is unknown or given twice."""
+    """Settings in the form `key=value`, by key; raises `UsageError` for another form, and a key that is unknown or
+    given twice.
+    """
     changes: dict[str, str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or key not in SETTINGS or key in changes:
-            raise UsageError(f"{setting!r} is nothing to --set: write key=value, each once, the key being one of {', '.join(SETTINGS)}.")
+            raise UsageError(
+                f"{setting!r} is nothing to --set: write key=value, each once, the key being one of "
+                f"{', '.join(SETTINGS)}."
+            )
         changes[key] = value
     return changes
 
@@ -65,7 +81,8 @@ def plan_fork(
 ) -> RunStarted:
     """The event that begins a fork of `parent` after this sequence, with the blobs that it names.
 
-    `order` is what `order_of_fork` made of the `changes`. Raises `UserError` for a policy, verifier or budget that cannot be used.
+    `order` is what `order_of_fork` made of the `changes`. Raises `UserError` for a policy, verifier or budget that
+    cannot be used.
     """
     parent_start, task = parent.started, load(parent.started.task)
     base, code, verifier = parent_start.base_model, parent_start.verifier_code, parent_start.verifier
@@ -77,7 +94,9 @@ def plan_fork(
         parent_start,
         parent_run=parent.run,
         parent_sequence=sequence,
-        parent_digest=lineage.past_digest([*parent.past, *(stored for stored in parent.messages if stored.sequence <= sequence)]),
+        parent_digest=lineage.past_digest(
+            [*parent.past, *(stored for stored in parent.messages if stored.sequence <= sequence)]
+        ),
         levers=_levers(parent_start, changes),
         generations=order.generations,
         budget=budgets.parse(changes["budget"]) if "budget" in changes else parent_start.budget,

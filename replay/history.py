@@ -23,8 +23,8 @@ EventProgress = Callable[[int, int], None]
 class History(NamedTuple):
     """One run and all that is recorded of it.
 
-    `past` holds the messages of its ancestors up to where the run was forked, the oldest first, and is empty for a run that is no fork.
-    `messages` are the run's own, `gold` the auditor's on the stream GOLD.
+    `past` holds the messages of its ancestors up to where the run was forked, the oldest first, and is empty for a run
+    that is no fork. `messages` are the run's own, `gold` the auditor's on the stream GOLD.
     """
 
     run: str
@@ -60,7 +60,9 @@ class History(NamedTuple):
         for event in readable(self.messages):
             if isinstance(event.data, RunStarted):
                 return event.data
-        raise CheckFailed(f"The messages of run {self.run} hold no run_started that can be read, so there is nothing to go by.")
+        raise CheckFailed(
+            f"The messages of run {self.run} hold no run_started that can be read, so there is nothing to go by."
+        )
 
     @property
     def finished(self) -> RunFinished | None:

@@ -43,7 +43,10 @@ class LogFault(msgspec.Struct, frozen=True):
 
 
 class StreamSummary(msgspec.Struct, frozen=True):
-    """The number of events, runs and decisions of a stream. `set_aside` counts messages that were recorded as no events when they came."""
+    """The number of events, runs and decisions of a stream.
+
+    `set_aside` counts messages that were recorded as no events when they came.
+    """
 
     stream: str
     events: int
@@ -53,7 +56,9 @@ class StreamSummary(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The state of both streams, the number of blobs that they name, and all damage in the order of the streams and sequences."""
+    """The state of both streams, the number of blobs that they name, and all damage in the order of the streams and
+    sequences.
+    """
 
     streams: list[StreamSummary]
     blobs: int
@@ -149,7 +154,9 @@ class Examination:
         self.events += 1
         self._runs.add(event.run)
         if stored.data != (encoded := codec.encode(event)) and not _same_event(stored.data, encoded):
-            description = f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
+            description = (
+                f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
+            )
             self._faults.append(self._fault(stored.sequence, description, event.run))
         match event.data:
             case EventSetAside(sequence=sequence, size=size, bytes=written) if sequence in self._unreadable:
@@ -167,8 +174,8 @@ class Examination:
     def end(self, last: int, messages: int, archived: int = 0, lost: int = 0) -> list[LogFault]:
         """Finish, and return all damage in the order of the sequences.
 
-        By the server's account there are `messages` messages up to sequence `last`, and it cut off `lost` bytes of its files when it
-        started. The archive has read up to sequence `archived`.
+        By the server's account there are `messages` messages up to sequence `last`, and it cut off `lost` bytes of its
+        files when it started. The archive has read up to sequence `archived`.
         """
         if self._last.sequence < last:
             self._gap(last + 1, "and the end of the log")
@@ -181,25 +188,34 @@ class Examination:
                     self.stream,
                     last + 1,
                     archived,
-                    f"{archived - last:,} events are missing from its end: sequence {last + 1} is the first, since the archive had read "
+                    f"{archived - last:,} events are missing from its end: sequence {last + 1} is the first, since "
+                    "the archive had read "
                     f"to {archived}, and the log now ends after {_describe(self._last)}",
                 )
             )
         elif lost and not self._missing:
             description = (
-                f"events are missing from its end: sequence {last + 1} is the first, after {_describe(self._last)}; {lost:,} bytes of its "
+                f"events are missing from its end: sequence {last + 1} is the first, after {_describe(self._last)}; "
+                f"{lost:,} bytes of its "
                 "files are damaged, or stand behind what is, and a server cuts them off"
             )
             self._faults.append(self._fault(last + 1, description))
         exact = [*self._faults, *(fault for fault, _ in self._unreadable.values())]
         for run, chain in self._chains.items():
-            if chain.awaited and not chain.broken and not any(fault.last > self._heads[run] and fault.run in ("", run) for fault in exact):
+            if (
+                chain.awaited
+                and not chain.broken
+                and not any(fault.last > self._heads[run] and fault.run in ("", run) for fault in exact)
+            ):
                 description = (
-                    f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its events, which were appended with it"
+                    f"decision {chain.decisions} of run {run} lacks the last {chain.awaited} of its "
+                    "events, which were appended with it"
                 )
                 exact.append(LogFault(self.stream, last + 1, last + chain.awaited, description, run))
         broken = [
-            self._chain_fault(chain_break) for chain_break in self._broken if not any(self._explains(fault, chain_break) for fault in exact)
+            self._chain_fault(chain_break)
+            for chain_break in self._broken
+            if not any(self._explains(fault, chain_break) for fault in exact)
         ]
         for runs, fault in self._forks:
             if not any(other.run in ("", *runs) and other.first <= fault.last for other in (*exact, *broken)):
@@ -209,14 +225,20 @@ class Examination:
     def summary(self) -> StreamSummary:
         """The counts of what was read."""
         return StreamSummary(
-            self.stream, self.events, len(self._runs), sum(chain.decisions for chain in self._chains.values()), self.set_aside
+            self.stream,
+            self.events,
+            len(self._runs),
+            sum(chain.decisions for chain in self._chains.values()),
+            self.set_aside,
         )
 
     def _gap(self, next_sequence: int, following: str) -> None:
         first, count = self._last.sequence + 1, next_sequence - 1 - self._last.sequence
         preceding = _describe(self._last) if self._last.sequence else "the beginning"
         description = (
-            f"sequence {first} is missing" if count == 1 else f"{count:,} events are missing from sequence {first} to {next_sequence - 1}"
+            f"sequence {first} is missing"
+            if count == 1
+            else f"{count:,} events are missing from sequence {first} to {next_sequence - 1}"
         )
         self._missing = True
         self._faults.append(
@@ -239,7 +261,8 @@ class Examination:
         if (digest := self._pasts.digest(run)) != started.parent_digest:
             parent, end = started.parent_run, started.parent_sequence
             description = (
-                f"run {run} was forked from run {parent} as it was up to sequence {end}, with digest {started.parent_digest[:12]}, and now "
+                f"run {run} was forked from run {parent} as it was up to sequence {end}, with digest "
+                f"{started.parent_digest[:12]}, and now "
                 f"that is {digest[:12] or 'not there'}; what was changed or lost lies in the sequences up to {end}"
             )
             self._forks.append((self._pasts.ancestors(run), LogFault(self.stream, 1, end, description, parent)))
@@ -249,8 +272,13 @@ class Examination:
         return fault.run in ("", broken.run) and fault.first <= broken.last and fault.last >= begins
 
     def _chain_fault(self, broken: ChainBreak) -> LogFault:
-        description = f"{str(broken)[0].lower()}{str(broken).removesuffix('.')[1:]}; what was changed or lost lies in the sequences"
-        return LogFault(self.stream, broken.first, broken.last, f"{description} {broken.first} to {broken.last}", broken.run)
+        description = (
+            f"{str(broken)[0].lower()}{str(broken).removesuffix('.')[1:]}; what was changed or lost lies "
+            "in the sequences"
+        )
+        return LogFault(
+            self.stream, broken.first, broken.last, f"{description} {broken.first} to {broken.last}", broken.run
+        )
 
     def _fault(self, sequence: int, description: str, run: str = "") -> LogFault:
         return LogFault(self.stream, sequence, sequence, description, run)
@@ -299,7 +327,9 @@ def _same_event(data: bytes, encoded: bytes) -> bool:
 
 def _with_fields_of(value_now: Any, value_then: Any) -> Any:
     if isinstance(value_now, dict) and isinstance(value_then, dict):
-        return {name: _with_fields_of(value, value_then[name]) for name, value in value_now.items() if name in value_then}
+        return {
+            name: _with_fields_of(value, value_then[name]) for name, value in value_now.items() if name in value_then
+        }
     if isinstance(value_now, list) and isinstance(value_then, list) and len(value_now) == len(value_then):
         return [_with_fields_of(value, other) for value, other in zip(value_now, value_then, strict=True)]
     return value_then if value_now == value_then else value_now

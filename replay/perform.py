@@ -1,4 +1,5 @@
-"""Performs recorded effects again, by the code in `runtime/effects` that performed them, and compares the outcome with the record.
+"""Performs recorded effects again, by the code in `runtime/effects` that performed them, and compares the outcome with
+the record.
 
 Everything is compared to the last bit, but for what took how long. Nothing is written where the run's blobs are.
 """
@@ -59,7 +60,9 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Performed(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of performing all effects of one kind again: how many were, how many came out the same, and the first that did not."""
+    """What came of performing all effects of one kind again: how many were, how many came out the same, and the first
+    that did not.
+    """
 
     kind: str
     performed: int
@@ -70,7 +73,9 @@ class Performed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Effect(NamedTuple):
-    """One effect: the event that asked for it, what is recorded of it, and what it gives now, or why it cannot be performed."""
+    """One effect: the event that asked for it, what is recorded of it, and what it gives now, or why it cannot be
+    performed.
+    """
 
     request: StoredEvent
     recorded: Sequence[StoredEvent]
@@ -90,7 +95,9 @@ class Overlay(Blobs):
 
 
 class Stage:
-    """Where effects are performed again: the recorded run, its blobs, its tasks as this host has them, and a folder to work in."""
+    """Where effects are performed again: the recorded run, its blobs, its tasks as this host has them, and a folder to
+    work in.
+    """
 
     def __init__(self, recorded: EventIndex, blobs: Blobs, work: Path) -> None:
         self.recorded, self.blobs, self.work = recorded, Overlay(work / "blobs", blobs), work
@@ -134,19 +141,25 @@ class Stage:
             raise CheckFailed(f"the agent is a language model, {agent}")
 
 
-def perform(messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequence[str], report_progress: ReportProgress) -> list[Performed]:
+def perform(
+    messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequence[str], report_progress: ReportProgress
+) -> list[Performed]:
     """Perform all recorded effects of these kinds again, in a folder that is no one else's.
 
-    The messages are one run's, in the order of the log, with those of its past first if it is a fork. Raises UsageError for a kind that
-    cannot be performed again, whatever is recorded.
+    The messages are one run's, in the order of the log, with those of its past first if it is a fork. Raises UsageError
+    for a kind that cannot be performed again, whatever is recorded.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"{unknown[0]!r} cannot be performed again; expected one or more of {', '.join(KINDS)}.")
     stage = Stage(EventIndex(messages), blobs, work)
-    return [_compared(kind, KINDS[kind](stage), functools.partial(report_progress, kind)) for kind in dict.fromkeys(kinds)]
+    return [
+        _compared(kind, KINDS[kind](stage), functools.partial(report_progress, kind)) for kind in dict.fromkeys(kinds)
+    ]
 
 
-def _compared(kind: str, effects: tuple[int, Iterator[Effect]], report_progress: Callable[[int, int], None]) -> Performed:
+def _compared(
+    kind: str, effects: tuple[int, Iterator[Effect]], report_progress: Callable[[int, int], None]
+) -> Performed:
     total, stream = effects
     performed = same = 0
     cannot: Counter[str] = Counter()
@@ -175,7 +188,9 @@ def _difference(request: StoredEvent, recorded: Sequence[StoredEvent], facts: Se
             return Difference(sequence=sequence, field="event", recorded=texts[0], now=texts[1])
         if divergence := _first_divergence("", _fields(entry.event.data), _fields(fact)):
             field, recorded_value, new_value = divergence
-            return Difference(sequence=sequence, field=f"{fact.tag()}{field}", recorded=_brief(recorded_value), now=_brief(new_value))
+            return Difference(
+                sequence=sequence, field=f"{fact.tag()}{field}", recorded=_brief(recorded_value), now=_brief(new_value)
+            )
     return None
 
 
@@ -203,7 +218,9 @@ def _first_divergence(path: str, recorded: Any, now: Any) -> tuple[str, object, 
     else:
         return path, recorded, now
     return next(
-        divergence for name, recorded_part, new_part in parts if (divergence := _first_divergence(path + name, recorded_part, new_part))
+        divergence
+        for name, recorded_part, new_part in parts
+        if (divergence := _first_divergence(path + name, recorded_part, new_part))
     )
 
 
@@ -231,10 +248,15 @@ def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
         loaded, labels = stage.loaded(event.run), stage.labels(event.run)
         assert isinstance(event.data, TrajectoryRecorded)
         if loaded.task.verifier != loaded.started.verifier:
-            raise CheckFailed(f"the run was scored by {loaded.started.verifier}, and the task has {loaded.task.verifier} now")
+            raise CheckFailed(
+                f"the run was scored by {loaded.started.verifier}, and the task has {loaded.task.verifier} now"
+            )
         return [score(event.id, event.data, loaded, labels)]
 
-    return _each(stage.recorded.answered_requests("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)), scored)
+    return _each(
+        stage.recorded.answered_requests("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)),
+        scored,
+    )
 
 
 def _feedback_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
@@ -271,7 +293,10 @@ def _meta_agent(stage: Stage) -> tuple[int, Iterator[Effect]]:
         stage.require_rules(event.run)
         return [reference_scaffold(stage.blobs, stage.loaded(event.run), event.data)]
 
-    return _each(stage.recorded.answered_requests("meta_agent", ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)), propose)
+    return _each(
+        stage.recorded.answered_requests("meta_agent", ScaffoldRequested, answers=(ScaffoldProposed, ProposalFailed)),
+        propose,
+    )
 
 
 def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
@@ -286,7 +311,9 @@ def _policy(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(event.data.adapter, stage.work / event.data.adapter)
         return [check_adapter(models, event.data)]
 
-    adapters, checks = _each(stage.recorded.answered_requests("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch)
+    adapters, checks = _each(
+        stage.recorded.answered_requests("policy", AdapterPublished, answers=(AdapterServed, AdapterRejected)), vouch
+    )
 
     def effects() -> Iterator[Effect]:
         for (model, body), group in groupby(sorted(calls, key=_model_and_body), key=_model_and_body):
@@ -301,7 +328,9 @@ def _model_and_body(entry: StoredEvent) -> tuple[str, str]:
     return entry.event.data.model, entry.event.data.body
 
 
-def _sampled(stage: Stage, models: ServedModels, model: str, body: str, calls: Sequence[StoredEvent]) -> Iterator[Effect]:
+def _sampled(
+    stage: Stage, models: ServedModels, model: str, body: str, calls: Sequence[StoredEvent]
+) -> Iterator[Effect]:
     facts = [entry.event.data for entry in calls if isinstance(entry.event.data, ModelCalled)]
     try:
         if model == EMBEDDINGS:
@@ -354,7 +383,9 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
             stage.blobs.unpack(sealed.parent_adapter, stage.work / sealed.parent_adapter)
         if sealed.parent_state:
             stage.blobs.get(sealed.parent_state)
-        attempts: AttemptsByRequest = {request: stage.recorded.attempts(request, stage.recorded.judgements) for request in sealed.requests}
+        attempts: AttemptsByRequest = {
+            request: stage.recorded.attempts(request, stage.recorded.judgements) for request in sealed.requests
+        }
         load_errors: list[UserError] = []
 
         def load() -> LoadedRun:
@@ -364,12 +395,20 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
                 load_errors.append(wrong)
                 raise
 
-        facts = train_round(TrainingHost(stage.blobs, stage.work, _back_end(published.get(event.id))), attempts, sealed, base_model, load)
+        facts = train_round(
+            TrainingHost(stage.blobs, stage.work, _back_end(published.get(event.id))),
+            attempts,
+            sealed,
+            base_model,
+            load,
+        )
         if load_errors:
             raise load_errors[0]
         return facts
 
-    requests = stage.recorded.answered_requests("trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed))
+    requests = stage.recorded.answered_requests(
+        "trainer", TrainingBatchSealed, answers=(AdapterPublished, WeightUpdateFailed)
+    )
     published = {
         entry.event.id: reply.event.data
         for entry, answers in requests
@@ -384,7 +423,9 @@ def _back_end(published: AdapterPublished | None) -> BackEnd:
     if published is None or published.back_end == "native":
         return "native"
     if published.processes > 1:
-        raise CheckFailed(f"it was trained by {published.processes} processes, whose accelerate configuration the log does not hold")
+        raise CheckFailed(
+            f"it was trained by {published.processes} processes, whose accelerate configuration the log does not hold"
+        )
     if importlib.util.find_spec("trl") is None:
         raise CheckFailed("it was trained by trl, which is not installed: pip install 'evolog[train]'")
     return "trl"

@@ -1,4 +1,6 @@
-"""An index over a run's events in memory: the requests to each service with its answers, the attempts of each request, and the scores."""
+"""An index over a run's events in memory: the requests to each service with its answers, the attempts of each request,
+and the scores.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -71,15 +73,25 @@ class EventIndex:
     ) -> list[tuple[StoredEvent, list[StoredEvent]]]:
         """The requests that a service has answered, each with everything that the service appended in answer.
 
-        A request is an event of one of the types `kinds`. It is answered when one of the types `answers` is among the answers.
+        A request is an event of one of the types `kinds`. It is answered when one of the types `answers` is among the
+        answers.
         """
-        pairs = [(row, self._answers.get((row.event.id, service), [])) for row in self.events if isinstance(row.event.data, kinds)]
-        return [(request, replies) for request, replies in pairs if any(isinstance(reply.event.data, answers) for reply in replies)]
+        pairs = [
+            (row, self._answers.get((row.event.id, service), []))
+            for row in self.events
+            if isinstance(row.event.data, kinds)
+        ]
+        return [
+            (request, replies)
+            for request, replies in pairs
+            if any(isinstance(reply.event.data, answers) for reply in replies)
+        ]
 
     def attempts(self, request: str, judgements: Judgements) -> list[RecordedAttempt]:
         """The attempts of a request that ran, in the order of its items and attempts, scored by these judgements.
 
-        Raises `CheckFailed` if the request is not among the messages, or a call of the policy that one of its attempts used.
+        Raises `CheckFailed` if the request is not among the messages, or a call of the policy that one of its attempts
+        used.
         """
         requested = self._requests.get(request)
         if requested is None:

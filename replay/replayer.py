@@ -38,7 +38,10 @@ class DecisionDifference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of deciding a run again. `events` counts the messages that the run has, `decisions` those that came out the same."""
+    """The outcome of deciding a run again.
+
+    `events` counts the messages that the run has, `decisions` those that came out the same.
+    """
 
     version: int = 1
     run: str
@@ -62,14 +65,19 @@ class RecordedDecision(NamedTuple):
         return self.messages[0].sequence
 
 
-def redecide(history: History, decider: Decider[Any] = DECIDER, progress: EventProgress = lambda done, total: None) -> ReplayResult:
-    """Let this code decide at every recorded event of a run, and compare with what is recorded, up to the first difference.
+def redecide(
+    history: History, decider: Decider[Any] = DECIDER, progress: EventProgress = lambda done, total: None
+) -> ReplayResult:
+    """Let this code decide at every recorded event of a run, and compare with what is recorded, up to the first
+    difference.
 
     Raises `CheckFailed` where a forked run's past is not what it was forked from.
     """
     messages = history.messages
     recorded = decisions(messages)
-    session = DecisionSession(decider, history.run, versions={number: one.made.decider for number, one in recorded.items()})
+    session = DecisionSession(
+        decider, history.run, versions={number: one.made.decider for number, one in recorded.items()}
+    )
     if history.started.parent_run:
         lineage.require_past(history.past, history.started)
         session.inherit(lineage.in_folding_order(history.past))
@@ -99,7 +107,12 @@ def redecide(history: History, decider: Decider[Any] = DECIDER, progress: EventP
             break
     progress(len(messages), len(messages))
     return ReplayResult(
-        run=history.run, events=len(messages), decisions=unchanged, finished=finished, difference=difference, next=next_input
+        run=history.run,
+        events=len(messages),
+        decisions=unchanged,
+        finished=finished,
+        difference=difference,
+        next=next_input,
     )
 
 
@@ -110,7 +123,9 @@ def decisions(messages: Sequence[Stored]) -> dict[int, RecordedDecision]:
         if stored.subject.split(".", 3)[2] == HEAD:
             for event in readable([stored]):
                 assert isinstance(event.data, DecisionMade)
-                by_number[event.data.number] = RecordedDecision(event.data, messages[index : index + event.data.outputs + 1])
+                by_number[event.data.number] = RecordedDecision(
+                    event.data, messages[index : index + event.data.outputs + 1]
+                )
     return by_number
 
 
@@ -122,32 +137,46 @@ def _not_recorded(decision: Decision, head: Stored) -> DecisionDifference:
 def _too_new(head: RecordedDecision, known: int) -> DecisionDifference | None:
     if (version := head.made.decider) <= known:
         return None
-    why = f"decision {head.made.number} was made by version {version} of the decider, and this code knows them up to {known}"
-    return DecisionDifference(sequence=head.sequence, decision=head.made.number, why=why, recorded=_text(head.messages[0]), decided="")
+    why = (
+        f"decision {head.made.number} was made by version {version} of the decider, and this code knows them up to "
+        f"{known}"
+    )
+    return DecisionDifference(
+        sequence=head.sequence, decision=head.made.number, why=why, recorded=_text(head.messages[0]), decided=""
+    )
 
 
 def _not_decided(head: RecordedDecision) -> DecisionDifference:
     return DecisionDifference(
         sequence=head.sequence,
         decision=head.made.number,
-        why=f"decision {head.made.number} is recorded as the answer to event {head.made.input}, and this code decides nothing there",
+        why=f"decision {head.made.number} is recorded as the answer to event {head.made.input}, and this code "
+        "decides nothing there",
         recorded=_text(head.messages[1]),
         decided="",
     )
 
 
 def _compare(decision: Decision, recorded: RecordedDecision, messages: Sequence[Stored]) -> DecisionDifference | None:
-    """The first difference of a decision. Its head comes last, since its digest says only that something differs before it."""
+    """The first difference of a decision.
+
+    Its head comes last, since its digest says only that something differs before it.
+    """
     number, made, now = decision.made.number, recorded.made, decision.made
     pairs = list(zip(recorded.messages, decision.payloads, strict=False))
     if now.input != made.input:
-        why = f"decision {number} is recorded as the answer to event {made.input}, and this code makes it at event {now.input}"
+        why = (
+            f"decision {number} is recorded as the answer to event {made.input}, and this code makes it at event "
+            f"{now.input}"
+        )
         return _difference(number, *pairs[0], why)
     for index, (stored, payload) in enumerate(pairs[1:], 1):
         if stored.data != payload:
             return _difference(number, stored, payload, f"event {index} of decision {number} is another")
     if now.outputs != made.outputs:
-        return _difference(number, *pairs[0], f"decision {number} has {made.outputs} events, and {now.outputs} by this code")
+        return _difference(
+            number, *pairs[0], f"decision {number} has {made.outputs} events, and {now.outputs} by this code"
+        )
     if pairs[0][0].data != pairs[0][1]:
         chain = Chain(decision.events[0].run)
         for stored in messages:
@@ -161,7 +190,9 @@ def _compare(decision: Decision, recorded: RecordedDecision, messages: Sequence[
 
 
 def _difference(number: int, stored: Stored, payload: bytes, why: str) -> DecisionDifference:
-    return DecisionDifference(sequence=stored.sequence, decision=number, why=why, recorded=_text(stored), decided=payload.decode())
+    return DecisionDifference(
+        sequence=stored.sequence, decision=number, why=why, recorded=_text(stored), decided=payload.decode()
+    )
 
 
 def _text(stored: Stored) -> str:
@@ -171,8 +202,9 @@ def _text(stored: Stored) -> str:
 def find_sequence(messages: Sequence[Stored], at: str) -> int:
     """The sequence that a user means by `1234`, or by a time such as `2026-11-21T10:00:00Z`.
 
-    A time means the run's last message that was stored by then. A point within a decision means the decision's end, since a decision is
-    stored whole; a point behind the run means the run's end. Raises `UsageError` for text that is neither, or a point before the run.
+    A time means the run's last message that was stored by then. A point within a decision means the decision's end,
+    since a decision is stored whole; a point behind the run means the run's end. Raises `UsageError` for text that is
+    neither, or a point before the run.
     """
     if at.isascii() and at.isdecimal():
         sequence = int(at)
@@ -180,7 +212,9 @@ def find_sequence(messages: Sequence[Stored], at: str) -> int:
         try:
             time = datetime.fromisoformat(at)
         except ValueError as wrong:
-            raise UsageError(f"{at!r} is no point in a run: give a sequence, or a time such as 2026-11-21T10:00:00Z.") from wrong
+            raise UsageError(
+                f"{at!r} is no point in a run: give a sequence, or a time such as 2026-11-21T10:00:00Z."
+            ) from wrong
         nanoseconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1e9
         sequence = max((stored.sequence for stored in messages if stored.time <= nanoseconds), default=0)
     if not messages or sequence < messages[0].sequence:

@@ -101,7 +101,10 @@ class Reporter:
         """When a forked run itself began, in nanoseconds since 1970."""
 
     async def follow(self, log: Log) -> list[Event]:
-        """Fold the events appended since the last call, and return them in the order of the log. A forked run's past comes first."""
+        """Fold the events appended since the last call, and return them in the order of the log.
+
+        A forked run's past comes first.
+        """
         new_events: list[tuple[Event, int]] = []
         if not self._folded_ids:
             for span in reversed(await ancestors(log, self.report.run)):
@@ -126,7 +129,9 @@ class Reporter:
             for stored in await log.read(head.sequence + 1, made.outputs):
                 new_events[stored.sequence] = codec.decode_at(stored.subject, stored.data), stored.time
         if new_events or not self._folded_ids:
-            others = await log.last([subjects.subject(log.stream, span.run, "*", kind.tag()) for kind in REPORTED_TYPES])
+            others = await log.last(
+                [subjects.subject(log.stream, span.run, "*", kind.tag()) for kind in REPORTED_TYPES]
+            )
             for stored in others.values():
                 for event in readable([stored] if stored.sequence <= span.last else []):
                     if event.id not in self._folded_ids:
@@ -170,22 +175,34 @@ class Reporter:
         match fact:
             case RunStarted():
                 report.parent = f"{fact.parent_run} up to sequence {fact.parent_sequence}" if fact.parent_run else ""
-                report.task, report.seed, report.levers, report.sandbox = fact.task, fact.seed, fact.levers, fact.sandbox
+                report.task, report.seed, report.levers, report.sandbox = (
+                    fact.task,
+                    fact.seed,
+                    fact.levers,
+                    fact.sandbox,
+                )
                 report.state, self._began = "running", time
                 report.generations = report.generations or [Generation(generation=0, began=time)]
                 self._forked = time if fact.parent_run else 0
             case LeverChosen(generation=generation):
                 row = self.row(generation)
                 row.lever, row.reason, row.began = fact.lever, fact.reason, time
-                row.change = row.change or fact.action  # one call may read the change itself, and only the next the choice
+                row.change = (
+                    row.change or fact.action
+                )  # one call may read the change itself, and only the next the choice
             case ScaffoldProposed(generation=generation):
                 self.row(generation).change = fact.summary
             case ProposalFailed(generation=generation):
                 row = self.row(generation)
-                row.lever, row.change = ("none" if generation and row.lever == "start" else row.lever), "no change came of it"
+                row.lever, row.change = (
+                    ("none" if generation and row.lever == "start" else row.lever),
+                    "no change came of it",
+                )
             case WeightUpdateRequested(generation=generation):
                 self.row(generation).change = f"{fact.algorithm}, up to {fact.rounds} rounds"
-            case TrainingBatchSealed(generation=generation, algorithm=algorithm) if algorithm not in self.row(generation).change:
+            case TrainingBatchSealed(generation=generation, algorithm=algorithm) if (
+                algorithm not in self.row(generation).change
+            ):
                 self.row(generation).change = f"{algorithm} in place of {self.row(generation).change}"
             case WeightUpdateFinished(generation=generation):
                 self.row(generation).change += f" ({fact.rounds} played, {fact.solved} items solved)"
@@ -198,7 +215,13 @@ class Reporter:
                 report.rollouts += planned
             case CandidateEvaluated(generation=generation):
                 row = self.row(generation)
-                row.score, row.low, row.high, row.items, row.failed = fact.score, fact.low, fact.high, fact.items, fact.failed
+                row.score, row.low, row.high, row.items, row.failed = (
+                    fact.score,
+                    fact.low,
+                    fact.high,
+                    fact.items,
+                    fact.failed,
+                )
                 if fact.lever == "start" and generation:
                     row.change = "the best candidate so far, judged anew"
                 row.tokens, row.micro_usd = fact.tokens - report.tokens, fact.micro_usd - report.micro_usd
@@ -212,7 +235,11 @@ class Reporter:
             case RunResumed():
                 report.state = "running"
             case RunFinished():
-                report.state, report.reason, report.score = "finished", fact.reason, fact.score if fact.candidate else None
+                report.state, report.reason, report.score = (
+                    "finished",
+                    fact.reason,
+                    fact.score if fact.candidate else None,
+                )
                 report.scaffold, report.adapter = fact.scaffold, fact.adapter
                 report.rollouts, report.tokens, report.micro_usd = fact.rollouts, fact.tokens, fact.micro_usd
                 report.seconds = (time - self._began) / 1e9
@@ -255,4 +282,6 @@ CELL_NAMES = {
 
 def sort_cells(cells: Iterable[GoldScored]) -> list[GoldScored]:
     """The cells in the order of `CELLS`, then the baselines by name."""
-    return sorted(cells, key=lambda cell: (CELLS.index(cell.cell) if cell.cell in CELLS else len(CELLS), cell.cell, cell.split))
+    return sorted(
+        cells, key=lambda cell: (CELLS.index(cell.cell) if cell.cell in CELLS else len(CELLS), cell.cell, cell.split)
+    )

@@ -1,8 +1,9 @@
-"""What would have come out differently with another verifier, or another table of rules, in the place of the one that a run had.
+"""What would have come out differently with another verifier, or another table of rules, in the place of the one that a
+run had.
 
-Recorded trajectories are scored by the other verifier, and the decider goes through the run twice, side by side: with the rewards as
-recorded, and with the others, as far as both decide the same; the rules agent chooses twice likewise. Beyond that nothing is recorded,
-and only a fork can tell. Nothing is written where the run is.
+Recorded trajectories are scored by the other verifier, and the decider goes through the run twice, side by side: with
+the rewards as recorded, and with the others, as far as both decide the same; the rules agent chooses twice likewise.
+Beyond that nothing is recorded, and only a fork can tell. Nothing is written where the run is.
 """
 
 from collections import Counter
@@ -55,7 +56,9 @@ FIGURES: Mapping[type[Fact], tuple[str, ...]] = {
 
 
 class RewardComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The rewards of all attempts of one purpose: how many differ, and the means of those that each verifier could score."""
+    """The rewards of all attempts of one purpose: how many differ, and the means of those that each verifier could
+    score.
+    """
 
     purpose: str
     attempts: int
@@ -133,13 +136,17 @@ class SwapReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def swap(messages: Sequence[Stored], blobs: Blobs, work: Path, service: str, path: Path) -> SwapReport:
-    """Put the code at `path` in a service's place: a verifier.py or a task folder with one, or a Python file with `choose`.
+    """Put the code at `path` in a service's place: a verifier.py or a task folder with one, or a Python file with
+    `choose`.
 
-    The messages are one run's, in the order of the log, with those of its past first if it is a fork; `work` is a folder that is no one
-    else's. Raises UsageError for another service, NotFound where nothing is at the path, and Misconfigured where it is no such code.
+    The messages are one run's, in the order of the log, with those of its past first if it is a fork; `work` is a
+    folder that is no one else's. Raises UsageError for another service, NotFound where nothing is at the path, and
+    Misconfigured where it is no such code.
     """
     if service not in SERVICES:
-        raise UsageError(f"{service!r} cannot be swapped; expected {' or '.join(SERVICES)}, as in --swap verifier=PATH.")
+        raise UsageError(
+            f"{service!r} cannot be swapped; expected {' or '.join(SERVICES)}, as in --swap verifier=PATH."
+        )
     if service == "verifier" and path.is_dir():
         path /= "verifier.py"
     source = _read(path)
@@ -260,7 +267,9 @@ def _scores(recorded: EventIndex, pairs: Sequence[RescoredAttempt]) -> Iterator[
 
 
 def _fork(recorded: EventIndex, pairs: Sequence[RescoredAttempt], path: Path) -> str:
-    """The command that goes on from the last decision before the first reward that differs; rewards of two verifiers would not mix."""
+    """The command that goes on from the last decision before the first reward that differs; rewards of two verifiers
+    would not mix.
+    """
     differing = {pair.entry.event.id for pair in pairs if pair.differs}
     decided = 0
     for stored, event in recorded.events:
@@ -277,12 +286,19 @@ def _turn(stage: Stage, judgements: Judgements) -> tuple[TurningPoint | None, st
     run = next(iter(recorded.started))
     agent = recorded.started[run].agent
     sequences = {entry.event.id: entry.sequence for entry in recorded.events}
-    answers = {entry.event.id: answer for entry, answer in recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)}
-    with_recorded, with_new = (RunWithRewards(DecisionSession(DECIDER, run), rewards, []) for rewards in (recorded.judgements, judgements))
+    answers = {
+        entry.event.id: answer
+        for entry, answer in recorded.answered_requests("feedback_agent", FeedbackRequested, answers=CHOSEN)
+    }
+    with_recorded, with_new = (
+        RunWithRewards(DecisionSession(DECIDER, run), rewards, []) for rewards in (recorded.judgements, judgements)
+    )
     for number, entry in enumerate(recorded.events):
         if entry.event.run != run:
             run = entry.event.run
-            with_recorded, with_new = (variant.forked(run, recorded.events[:number]) for variant in (with_recorded, with_new))
+            with_recorded, with_new = (
+                variant.forked(run, recorded.events[:number]) for variant in (with_recorded, with_new)
+            )
         recorded_events, new_events = with_recorded.feed(entry), with_new.feed(entry)
         if words := _words([event.data for event in recorded_events], [event.data for event in new_events]):
             differing_sequences = [sequences[event.id] for event in recorded_events if event.id in sequences]
@@ -292,12 +308,21 @@ def _turn(stage: Stage, judgements: Judgements) -> tuple[TurningPoint | None, st
                 continue
             generation = request.data.generation
             if any(isinstance(row.event.data, AuditReleased) for row in recorded.events[:number]):
-                unknown = unknown or f"What the auditor would have had done from generation {generation} on is not known."
+                unknown = (
+                    unknown or f"What the auditor would have had done from generation {generation} on is not known."
+                )
             if model_of(agent) is not None:
-                sentence = f"What {agent} would have chosen from generation {generation} on, had it been shown these rewards, is not known."
+                sentence = (
+                    f"What {agent} would have chosen from generation {generation} on, had it been shown these "
+                    "rewards, is not known."
+                )
                 unknown = unknown or sentence
             elif words := _choice(
-                generation, *(choose_again(stage, request, variant.history, variant.judgements) for variant in (with_recorded, with_new))
+                generation,
+                *(
+                    choose_again(stage, request, variant.history, variant.judgements)
+                    for variant in (with_recorded, with_new)
+                ),
             ):
                 return TurningPoint(sequence=answers[request.id][0].sequence, words=words), unknown
     return None, unknown
@@ -314,7 +339,10 @@ class RunWithRewards(NamedTuple):
         """The fork of that name, which goes on from this past."""
         session = DecisionSession(DECIDER, run)
         events = [_with_judgement(entry.event, self.judgements) for entry in past]
-        messages = [msgspec.structs.replace(entry.stored, data=codec.encode(event)) for entry, event in zip(past, events, strict=True)]
+        messages = [
+            msgspec.structs.replace(entry.stored, data=codec.encode(event))
+            for entry, event in zip(past, events, strict=True)
+        ]
         session.inherit(in_folding_order(messages))
         return self._replace(session=session)
 
@@ -336,12 +364,16 @@ def _with_judgement(event: Event, judgements: Judgements) -> Event:
 
 def _decided(fact: Fact) -> tuple[object, ...]:
     """What was decided, without the scores that it reports."""
-    return type(fact), *(getattr(fact, name) for name in fact.__struct_fields__ if name not in FIGURES.get(type(fact), ()))
+    return type(fact), *(
+        getattr(fact, name) for name in fact.__struct_fields__ if name not in FIGURES.get(type(fact), ())
+    )
 
 
 def _first_divergence(recorded: Sequence[Fact], now: Sequence[Fact]) -> tuple[Fact | None, Fact | None] | None:
     pairs = zip_longest(recorded, now)
-    return next(((old, new) for old, new in pairs if old is None or new is None or _decided(old) != _decided(new)), None)
+    return next(
+        ((old, new) for old, new in pairs if old is None or new is None or _decided(old) != _decided(new)), None
+    )
 
 
 def _words(recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
@@ -375,7 +407,9 @@ def _choice(generation: int, recorded: Sequence[Fact], now: Sequence[Fact]) -> s
     if _first_divergence(*choices) is None:
         return ""
     old, new = map(_chosen_action, choices)
-    return f"in generation {generation} the Feedback-Agent would have chosen {new.text} and not {old.text}: {new.reason}"
+    return (
+        f"in generation {generation} the Feedback-Agent would have chosen {new.text} and not {old.text}: {new.reason}"
+    )
 
 
 class ChosenAction(NamedTuple):
@@ -405,7 +439,11 @@ def _chosen_action(facts: Sequence[Fact]) -> ChosenAction:
 
 
 def _update_in_words(algorithm: str, update: WeightUpdateRequested | Choice) -> str:
-    words = [algorithm, f"{update.rounds} rounds", *(f"{name} {value!r}" for name, value in sorted(update.hyper.items()))]
+    words = [
+        algorithm,
+        f"{update.rounds} rounds",
+        *(f"{name} {value!r}" for name, value in sorted(update.hyper.items())),
+    ]
     words += [f"items {update.resample}", f"memory {update.memory}"]
     return ", ".join(words + ["from the base"] * update.restart + ["with hints"] * update.hints)
 
@@ -430,7 +468,10 @@ def _rules(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
             raise Misconfigured(
                 f"{path}: choose raised {why(wrong)} in generation {requested.generation}; mend it and try again."
             ) from wrong
-        new_choice, recorded_choice = _chosen(output, loaded, path), _chosen_action([reply.event.data for reply in answer])
+        new_choice, recorded_choice = (
+            _chosen(output, loaded, path),
+            _chosen_action([reply.event.data for reply in answer]),
+        )
         if new_choice[:2] != recorded_choice[:2]:
             choices.append(
                 ChangedChoice(
@@ -461,13 +502,17 @@ def _chosen(given: object, loaded: LoadedRun, path: Path) -> ChosenAction:
         choice = msgspec.convert(msgspec.to_builtins(given), Choice)  # a file may have a Choice of its own
     except (msgspec.ValidationError, TypeError) as wrong:
         raise Misconfigured(
-            f"{path}: choose gave {given!r:.100}; expected a Choice as algorithms/levers/rules.py has it ({wrong}); mend it and try again."
+            f"{path}: choose gave {given!r:.100}; expected a Choice as algorithms/levers/rules.py has it ({wrong}); "
+            "mend it and try again."
         ) from wrong
     edits = [edit.name for edit in loaded.task.edits()]
     if choice.lever == "scaffold" and choice.action not in edits:
         raise Misconfigured(
-            f"{path}: choose named the edit {choice.action!r}; expected one of {', '.join(edits) or 'none'}; mend it and try again."
+            f"{path}: choose named the edit {choice.action!r}; expected one of {', '.join(edits) or 'none'}; mend it "
+            "and try again."
         )
     return ChosenAction(
-        choice.lever, _update_in_words(choice.action, choice) if choice.lever == "weights" else choice.action, choice.reason
+        choice.lever,
+        _update_in_words(choice.action, choice) if choice.lever == "weights" else choice.action,
+        choice.reason,
     )

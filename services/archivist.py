@@ -1,4 +1,7 @@
-"""The archivist: projects the log into the archive as it grows, and answers SQL on a unix socket. It alone holds the file open."""
+"""The archivist: projects the log into the archive as it grows, and answers SQL on a unix socket.
+
+It alone holds the file open.
+"""
 
 import asyncio
 import logging
@@ -55,7 +58,8 @@ async def follow(log: Log, archive: Archive) -> None:
 
 
 class QueryServer:
-    """Answers queries over an archive's connection on a unix socket, each in a thread and a read-only transaction of its own.
+    """Answers queries over an archive's connection on a unix socket, each in a thread and a read-only transaction of
+    its own.
 
     The connection's owner may write meanwhile: each query sees the archive as it was when the query began.
     """
@@ -104,7 +108,9 @@ class _Handler(socketserver.StreamRequestHandler):
         try:
             request = msgspec.json.decode(self.rfile.readline(LONGEST_REQUEST), type=QueryRequest)
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-            yield refusal(UsageError(f'A question is one line of JSON, such as {{"sql": "FROM runs"}}; this one is not: {wrong}.'))
+            yield refusal(
+                UsageError(f'A question is one line of JSON, such as {{"sql": "FROM runs"}}; this one is not: {wrong}.')
+            )
             return
         if not self.server.permits.acquire(blocking=False):
             yield refusal(TryAgain(f"{CONCURRENT} queries are being answered already; try again."))

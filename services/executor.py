@@ -1,7 +1,7 @@
 """Runs shards of rollouts as they are requested: one shard after the other, shared with the other executors.
 
-The shard of an executor that died is handed out again (`runtime/log/worker.py`), and its recorded calls of the model are found
-(`runtime/rollouts/calls.py`).
+The shard of an executor that died is handed out again (`runtime/log/worker.py`), and its recorded calls of the model
+are found (`runtime/rollouts/calls.py`).
 """
 
 import asyncio
@@ -90,4 +90,6 @@ def hints_of(loaded: LoadedRun, requested: RolloutsRequested) -> dict[str, str]:
     """
     if requested.purpose != "hint":
         return {}
-    return {example.id: loaded.task.hint(example.label) for example in loaded.public.train if example.id in requested.items}
+    return {
+        example.id: loaded.task.hint(example.label) for example in loaded.public.train if example.id in requested.items
+    }

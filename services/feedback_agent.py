@@ -45,7 +45,9 @@ async def serve(context: Context) -> None:
                 past = await context.past(event.run)
                 history = await events_of_types(context.log, event.run, HISTORY_TYPES, past)
                 probe = [
-                    one for request in requested.probe_requests for one in await attempts_of_request(context.log, event.run, request, past)
+                    one
+                    for request in requested.probe_requests
+                    for one in await attempts_of_request(context.log, event.run, request, past)
                 ]
                 model = model_of(loaded.started.agent)
                 if model is None:
@@ -78,13 +80,23 @@ async def _by_model(
     figures = diagnosis(evidence(scored, history, loaded, requested)) if scored else {}
     session = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
     log, run, past = context.log, event.run, await context.past(event.run)
-    failed = {id: one for request in requested.probe_requests for id, one in (await failures_of_request(log, run, request, past)).items()}
-    earlier = [one for one in await events_of_types(log, run, feedback.HISTORY_TYPES, past) if one.data.generation <= requested.generation]  # type: ignore[attr-defined]
+    failed = {
+        id: one
+        for request in requested.probe_requests
+        for id, one in (await failures_of_request(log, run, request, past)).items()
+    }
+    earlier = [
+        one
+        for one in await events_of_types(log, run, feedback.HISTORY_TYPES, past)
+        if isinstance(one.data, feedback.HISTORY_TYPES) and one.data.generation <= requested.generation
+    ]
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
     tables = RunTables(lambda sql: query(context.node.directory, sql), run, past, event.id, loaded.public.train)
 
     def find(id: str) -> RecordedAttempt | None:
-        return next((one for span in (Span(run), *past) for one in context.wait_for(attempts_by_id(log, span, [id]))), None)
+        return next(
+            (one for span in (Span(run), *past) for one in context.wait_for(attempts_by_id(log, span, [id]))), None
+        )
 
     recorded = ProbeRecord(earlier, figures, probe, failed)
     host = ChoiceHost(find, tables.query, inspector(context, loaded, files), recorder(context, event, AGENT))

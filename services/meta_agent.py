@@ -35,7 +35,9 @@ async def serve(context: Context) -> None:
                 )
             except (Unavailable, TryAgain):
                 raise  # this is handed out again
-            except Exception as wrong:  # the task's own code, or what an SDK did not foresee: again would be paid for again
+            except (
+                Exception
+            ) as wrong:  # the task's own code, or what an SDK did not foresee: again would be paid for again
                 facts = [ProposalFailed(generation=event.data.generation, reason=why(wrong))]
             outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
@@ -43,7 +45,9 @@ async def serve(context: Context) -> None:
     await work(context.log, perform, source=AGENT, scanner=context.scanner)
 
 
-async def _by_model(context: Context, event: Event, requested: ScaffoldRequested, loaded: LoadedRun, model: LanguageModel) -> list[Fact]:
+async def _by_model(
+    context: Context, event: Event, requested: ScaffoldRequested, loaded: LoadedRun, model: LanguageModel
+) -> list[Fact]:
     session = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
     checks = inspector(context, loaded, loaded.task.scaffold(), must_change=False)
     return await asyncio.to_thread(scaffold_by_model, session, loaded, checks, recorder(context, event, AGENT))

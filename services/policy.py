@@ -1,4 +1,6 @@
-"""The policy's process: serves models over HTTP, and has each published adapter checked by `runtime/effects/serve.py`."""
+"""The policy's process: serves models over HTTP, and has each published adapter checked by
+`runtime/effects/serve.py`.
+"""
 
 import asyncio
 import threading

@@ -16,7 +16,9 @@ from services.host.settings import accelerate_config, trainer_back_end
 
 async def serve(context: Context) -> None:
     """Train on one batch after the other."""
-    known: dict[str, list[RecordedAttempt]] = {}  # the rounds of the update under way, which later rounds train on again
+    known: dict[
+        str, list[RecordedAttempt]
+    ] = {}  # the rounds of the update under way, which later rounds train on again
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         nonlocal known

@@ -1,31 +1,39 @@
-"""The contract of a task folder: its items, its verifier, its reference scaffold, and the edits that the rules agent may make to it.
+"""The contract of a task folder: its items, its verifier, its reference scaffold, and the edits that the rules agent
+may make to it.
 
-`task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS. It defines SIGNAL where answers to train items cannot be scored: "comparisons"
-where rewards say only which of two answers to an item is better, "none" where they say nothing (the verifier then gives each the same).
-MAX_TOKENS is the longest completion that a call of the policy gives, 64 unless it is set.
+`task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS. It defines SIGNAL where answers to train items cannot be
+scored: "comparisons" where rewards say only which of two answers to an item is better, "none" where they say nothing
+(the verifier then gives each the same). MAX_TOKENS is the longest completion that a call of the policy gives, 64 unless
+it is set.
 
-`verifier.py` defines VERSION and `score(answer, label)`, which gives a `Scored`. A run can be ordered with another verifier by its name, if
-the folder has it as `verifier_NAME.py`.
+`verifier.py` defines VERSION and `score(answer, label)`, which gives a `Scored`. A run can be ordered with another
+verifier by its name, if the folder has it as `verifier_NAME.py`.
 
 `data.py` defines `default_root()`, `get(root, source)`, `load(root, seed)` and `labels(root, seed)`. It may define
 
-    traces(seed)                  (prompt, completion) pairs that a small language model is pre-trained on, for the policy tiny-lm: for each
-                                  kind of prompt what a sensible answer looks like, and answers near a given one; no true answers of items
-    copies(prompt, train, seed)   (prompt, completion) demonstrations for one item, from the train examples that it may see, as they are and
+    traces(seed)                  (prompt, completion) pairs that a small language model is pre-trained on, for the
+    policy tiny-lm: for each
+                                  kind of prompt what a sensible answer looks like, and answers near a given one; no
+                                  true answers of items
+    copies(prompt, train, seed)   (prompt, completion) demonstrations for one item, from the train examples that it may
+    see, as they are and
                                   under changes that keep the rule, for test-time training
     hint(label)                   what is added to a prompt to show the model the true answer, for STaR
 
 `gold.py` defines `labels(root)`, the labels of test. It may define
 
     score(answer, label)          the gold score of an answer, from 0 to 1, where that is not what `verifier.py` says
-    EXTRA_METRICS                 by name, functions like `score` whose figures are recorded too; no rule of the auditor uses them
-    PERTURBATIONS                 by name, the changes under which the auditor asks test once more (`Perturbation`). A change may touch the
-                                  items' prompts, the labels' order, and which items are asked. An item keeps its id, so that its answers
-                                  before and after the change make a pair
+    EXTRA_METRICS                 by name, functions like `score` whose figures are recorded too; no rule of the auditor
+    uses them PERTURBATIONS                 by name, the changes under which the auditor asks test once more
+    (`Perturbation`). A change may touch the
+                                  items' prompts, the labels' order, and which items are asked. An item keeps its id, so
+                                  that its answers before and after the change make a pair
     canaries(label, verifier, reward)
-                                  by name, the reward of an answer that needs no skill, from the verifier of this VERSION, and its gold
-                                  score; `reward(answer)` is that verifier's. An empty dict where the verifier is not known
-    ceiling(label, verifier)      the most that an answer can be expected to earn from the verifier of this VERSION; None if unknown
+                                  by name, the reward of an answer that needs no skill, from the verifier of this
+                                  VERSION, and its gold score; `reward(answer)` is that verifier's. An empty dict where
+                                  the verifier is not known
+    ceiling(label, verifier)      the most that an answer can be expected to earn from the verifier of this VERSION;
+    None if unknown
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +53,9 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Example(msgspec.Struct, frozen=True):
-    """A train question with its answer; near-duplicates share a `group`, and a group lies in one `fold` (0 to FOLDS - 1)."""
+    """A train question with its answer; near-duplicates share a `group`, and a group lies in one `fold` (0 to FOLDS -
+    1).
+    """
 
     id: str
     prompt: str
@@ -105,15 +115,19 @@ class Model(Protocol):
     """The frozen or trained policy as a scaffold sees it; temperature and seed are the runtime's."""
 
     def complete(self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = ()) -> Reply:
-        """One completion. Raises ValueError for a call that is malformed or too long, RuntimeError for one that the policy refuses."""
+        """One completion.
+
+        Raises ValueError for a call that is malformed or too long, RuntimeError for one that the policy refuses.
+        """
         ...
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the trajectories of one candidate show. Shares and rates lie in [0, 1].
 
-    Most fields come from a probe of train items, with `attempts` answers each at temperature 1; a group is the answers to one item. The
-    others are `dev` (dev items at temperature 0), `labels`, and what counts the run's items and rollouts.
+    Most fields come from a probe of train items, with `attempts` answers each at temperature 1; a group is the answers
+    to one item. The others are `dev` (dev items at temperature 0), `labels`, and what counts the run's items and
+    rollouts.
     """
 
     dev: float
@@ -135,16 +149,20 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     rollouts_used: int = 0
     rollouts_left: int = 0
     mean_reward: float = 0.0
-    """Where rewards leave [0, 1], this and the next two are of rewards scaled from their least and largest to 0 and 1."""
+    """Where rewards leave [0, 1], this and the next two are of rewards scaled from their least and largest to 0 and 1.
+    """
     rewarded: float = 1.0
     """Share of the answers with a positive reward: how sparse rewards are."""
     graded: float = 0.0
     """Share of the rewards that are neither 0 nor 1."""
     tail: float = 0.0
-    """How far the best of a group stands alone, (best - mean) / (std sqrt(attempts - 1)), the mean over groups that are not tied:
-    1 where one attempt differs from all others, which are the same."""
+    """How far the best of a group stands alone, (best - mean) / (std sqrt(attempts - 1)), the mean over groups that are
+    not tied: 1 where one attempt differs from all others, which are the same.
+    """
     tokens: float = 0.0
-    """Mean tokens that an attempt reads and writes: what a rollout costs, in a measure that is the same in every run of a seed."""
+    """Mean tokens that an attempt reads and writes: what a rollout costs, in a measure that is the same in every run of
+    a seed.
+    """
     length_spread: float = 0.0
     """Standard deviation of the tokens an attempt produces, over their mean."""
     agreement: float = 0.0
@@ -172,10 +190,13 @@ class Perturbation(msgspec.Struct, frozen=True):
     summary: str
     """What changes, in a sentence."""
     preserves: bool
-    """Whether every item asks the same as before and is as hard as before, so that a sound candidate's answers stay what they were."""
+    """Whether every item asks the same as before and is as hard as before, so that a sound candidate's answers stay
+    what they were.
+    """
     change: Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]
-    """From the questions, the true labels by item id, and the seed to the changed questions: some of the same item ids, each once at most,
-    and the same labels in any order."""
+    """From the questions, the true labels by item id, and the seed to the changed questions: some of the same item ids,
+    each once at most, and the same labels in any order.
+    """
 
 
 class Edit(Protocol):
@@ -197,5 +218,7 @@ class Edit(Protocol):
 
 
 def visible_train(public: Public, fold: int | None) -> tuple[Example, ...]:
-    """The train examples that a scaffold may see: all but the item's fold for a train item, all (`fold=None`) for dev and test."""
+    """The train examples that a scaffold may see: all but the item's fold for a train item, all (`fold=None`) for dev
+    and test.
+    """
     return public.train if fold is None else tuple(e for e in public.train if e.fold != fold)

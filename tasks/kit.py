@@ -1,7 +1,8 @@
 """Helpers for a task of labelled texts: near-duplicates, dev and train folds, digests, and a folder for its files.
 
-Two texts are near-duplicates where their sets of character 5-grams have a Jaccard index of at least .5. Near-duplicates must not stand on
-both sides of a split or of a fold: a scaffold could look the answer up. So they form groups, and a group is never divided.
+Two texts are near-duplicates where their sets of character 5-grams have a Jaccard index of at least .5. Near-duplicates
+must not stand on both sides of a split or of a fold: a scaffold could look the answer up. So they form groups, and a
+group is never divided.
 
 A task's `data.py` calls `near_duplicate_groups`, then `split_by_label`, and reports each split's `digest`.
 """
@@ -60,7 +61,10 @@ def near_duplicate_groups(texts: Sequence[str]) -> list[int]:
 
 
 def near_duplicates_in(texts: Sequence[str], others: Sequence[str], similar: float = SIMILAR) -> set[int]:
-    """The indices of those texts of which `others` holds a near-duplicate; `similar` is the least Jaccard index. Needs scipy."""
+    """The indices of those texts of which `others` holds a near-duplicate; `similar` is the least Jaccard index.
+
+    Needs scipy.
+    """
     has, columns = _shingled([*texts, *others])
     sizes = np.array([len(c) for c in columns])
     both = (has[: len(texts)] @ has[len(texts) :].T).tocoo()  # every pair that shares a shingle
@@ -69,11 +73,14 @@ def near_duplicates_in(texts: Sequence[str], others: Sequence[str], similar: flo
     return set(both.row[near].tolist())
 
 
-def split_by_label(labels: Sequence[str], groups: Sequence[int], seed: int, share: float, folds: int) -> tuple[list[bool], list[int]]:
+def split_by_label(
+    labels: Sequence[str], groups: Sequence[int], seed: int, share: float, folds: int
+) -> tuple[list[bool], list[int]]:
     """Divide texts into dev and train folds, so that each label keeps its share and no group is divided.
 
-    `labels` and `groups` are of each text, `share` is dev's part of each label. Returns whether each text is in dev, and its fold from
-    0 to `folds` - 1, or -1 in dev. A group goes where its first text's label has room. The same arguments give the same split.
+    `labels` and `groups` are of each text, `share` is dev's part of each label. Returns whether each text is in dev,
+    and its fold from 0 to `folds` - 1, or -1 in dev. A group goes where its first text's label has room. The same
+    arguments give the same split.
     """
     rng = np.random.default_rng(seed)
     names = sorted(set(labels))

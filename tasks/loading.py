@@ -35,7 +35,9 @@ CHECKED_AT_LOAD = ("task", "data", "verifier")
 
 LARGEST_REWARD = 1e9
 """Sums and squares of rewards must stay finite."""
-EXTRA_MODULES = frozenset({"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib"})
+EXTRA_MODULES = frozenset(
+    {"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib"}
+)
 """Modules that one of evolog's extras installs."""
 
 Predict = Callable[[Public, Sequence[Item]], Mapping[str, str]]
@@ -43,9 +45,11 @@ Predict = Callable[[Public, Sequence[Item]], Mapping[str, str]]
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A task folder that keeps the contract of `tasks/contract.py`. Its data are kept once on a machine. Gold is for the auditor only.
+    """A task folder that keeps the contract of `tasks/contract.py`. Its data are kept once on a machine. Gold is for
+    the auditor only.
 
-    Methods that call the task's own code raise Misconfigured where that fails or gives what the contract does not allow.
+    Methods that call the task's own code raise Misconfigured where that fails or gives what the contract does not
+    allow.
     """
 
     name: str
@@ -65,7 +69,8 @@ class Task(msgspec.Struct, frozen=True):
     """The verifier's module, where it is not the folder's own verifier.py."""
 
     def verifier_text(self, named: str) -> str:
-        """The text of one of the task's further verifiers, its verifier_NAME.py, or else of a file or a task folder at this path.
+        """The text of one of the task's further verifiers, its verifier_NAME.py, or else of a file or a task folder at
+        this path.
 
         Raises NotFound where there is none.
         """
@@ -74,16 +79,20 @@ class Task(msgspec.Struct, frozen=True):
         try:
             return (file / "verifier.py" if file.is_dir() else file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as wrong:
-            others = ", ".join(sorted(path.stem.removeprefix("verifier_") for path in self.folder.glob("verifier_*.py")))
+            others = ", ".join(
+                sorted(path.stem.removeprefix("verifier_") for path in self.folder.glob("verifier_*.py"))
+            )
             suffix = f", or one of the task's own: {others}" if others else ""
             raise NotFound(
-                f"{named} cannot be read as a verifier ({wrong}): name a verifier.py, or a task folder that has one{suffix}."
+                f"{named} cannot be read as a verifier ({wrong}): name a verifier.py, or a task folder that has "
+                f"one{suffix}."
             ) from wrong
 
     def with_verifier(self, source: str, name: str) -> "Task":
         """This task with another verifier: `source` is the text of a verifier.py, `name` its name in messages.
 
-        Its imports from the task's folder are this task's. Raises Misconfigured where it cannot be run or does not keep the contract.
+        Its imports from the task's folder are this task's. Raises Misconfigured where it cannot be run or does not keep
+        the contract.
         """
         judge = from_source(source, name, self.package, REQUIRED_NAMES["verifier"])
         if not isinstance(judge.VERSION, str):
@@ -102,12 +111,16 @@ class Task(msgspec.Struct, frozen=True):
         return Path(self._call("data", "default_root"))
 
     def public(self, seed: int) -> Public:
-        """Items and train labels, split by `seed`; raises NotFound if the data are not here, Misconfigured if they break the contract."""
+        """Items and train labels, split by `seed`; raises NotFound if the data are not here, Misconfigured if they
+        break the contract.
+        """
         loaded = self._call("data", "load", self._call("data", "default_root"), seed)
         try:
             public = msgspec.convert(msgspec.to_builtins(loaded), Public)
         except (msgspec.ValidationError, TypeError, ValueError) as error:
-            fault = f"load gave a {type(loaded).__name__}; expected a Public as tasks/contract.py describes it ({error})"
+            fault = (
+                f"load gave a {type(loaded).__name__}; expected a Public as tasks/contract.py describes it ({error})"
+            )
             raise self._broken("data", fault) from error
         if fault := _data_fault(public):
             raise self._broken("data", f"load gave {fault}")
@@ -117,7 +130,9 @@ class Task(msgspec.Struct, frozen=True):
         """The labels of train and dev by item id, for the verifier."""
         labels = self._call("data", "labels", self._call("data", "default_root"), seed)
         public = self.public(seed)
-        return self._checked_labels("data", "labels", labels, [item.id for split in (public.train, public.dev) for item in split])
+        return self._checked_labels(
+            "data", "labels", labels, [item.id for split in (public.train, public.dev) for item in split]
+        )
 
     def gold(self, seed: int = 0) -> dict[str, str]:
         """The labels of test by item id, whatever the seed. Only the auditor may call this."""
@@ -125,44 +140,64 @@ class Task(msgspec.Struct, frozen=True):
         return self._checked_labels("gold", "labels", labels, [item.id for item in self.public(seed).test])
 
     def perturbations(self) -> dict[str, Perturbation]:
-        """The changes under which test may be asked once more, by name; none where gold.py has none. Only the auditor may call this."""
+        """The changes under which test may be asked once more, by name; none where gold.py has none.
+
+        Only the auditor may call this.
+        """
         perturbations = getattr(_module(self.folder, self.package, "gold"), "PERTURBATIONS", {})
         if not isinstance(perturbations, Mapping) or not all(
             isinstance(perturbation, Perturbation) for perturbation in perturbations.values()
         ):
-            raise self._broken("gold", f"PERTURBATIONS is {perturbations!r:.60}; expected a dict of Perturbations by name")
+            raise self._broken(
+                "gold", f"PERTURBATIONS is {perturbations!r:.60}; expected a dict of Perturbations by name"
+            )
         return dict(perturbations)
 
     def perturbed(self, name: str, questions: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
-        """The questions under the perturbation `name`; raises Misconfigured where it fails or gives other ids or labels than it may."""
+        """The questions under the perturbation `name`; raises Misconfigured where it fails or gives other ids or labels
+        than it may.
+        """
         try:
             changed = self.perturbations()[name].change(questions, truth, seed)
             labels, ids = sorted(changed.labels), [item.id for item in changed.items]
         except UserError:
             raise
         except Exception as error:
-            raise without_extra(error) or self._broken("gold", f"{name} raised {type(error).__name__}: {error}") from error
+            raise without_extra(error) or self._broken(
+                "gold", f"{name} raised {type(error).__name__}: {error}"
+            ) from error
         if labels != sorted(questions.labels):
             raise self._broken(
-                "gold", f"{name} gave {len(labels)} labels; expected the {len(questions.labels)} that were given, in any order"
+                "gold",
+                f"{name} gave {len(labels)} labels; expected the {len(questions.labels)} that were given, in any order",
             )
         if not ids or len(set(ids)) < len(ids) or not set(ids) <= {item.id for item in questions.items}:
-            raise self._broken("gold", f"{name} gave {len(ids)} items; expected one at least, of those that were given, each once at most")
+            raise self._broken(
+                "gold",
+                f"{name} gave {len(ids)} items; expected one at least, of those that were given, each once at most",
+            )
         return changed
 
     def score(self, answer: str | None, label: str) -> Scored:
-        """The verifier's judgement of an answer; raises Misconfigured where it fails or gives no number that can be summed."""
+        """The verifier's judgement of an answer; raises Misconfigured where it fails or gives no number that can be
+        summed.
+        """
         scored = self._call("verifier", "score", answer, label)
         try:
             judgement = Scored(float(scored.reward), scored.outcome)
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
-            raise self._broken("verifier", f"score gave {scored!r:.100}; expected a Scored whose reward is a number") from error
+            raise self._broken(
+                "verifier", f"score gave {scored!r:.100}; expected a Scored whose reward is a number"
+            ) from error
         if not abs(judgement.reward) <= LARGEST_REWARD:
             raise self._broken(
-                "verifier", f"the reward is {judgement.reward}; expected one between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}"
+                "verifier",
+                f"the reward is {judgement.reward}; expected one between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}",
             )
         if judgement.outcome not in get_args(Outcome):
-            raise self._broken("verifier", f"the outcome is {judgement.outcome!r:.60}; expected one of {', '.join(get_args(Outcome))}")
+            raise self._broken(
+                "verifier", f"the outcome is {judgement.outcome!r:.60}; expected one of {', '.join(get_args(Outcome))}"
+            )
         return judgement
 
     def reward(self, answer: str | None, label: str) -> float:
@@ -170,16 +205,24 @@ class Task(msgspec.Struct, frozen=True):
         return self.score(answer, label).reward
 
     def gold_score(self, answer: str | None, label: str) -> float:
-        """The score of an answer by gold.py's `score`, else by the folder's own verifier, whichever the run has. For the auditor only."""
+        """The score of an answer by gold.py's `score`, else by the folder's own verifier, whichever the run has.
+
+        For the auditor only.
+        """
         module = _module(self.folder, self.package, "gold")
         if not hasattr(module, "score"):
             return msgspec.structs.replace(self, judge=None).reward(answer, label)
         return self._finite("score", self._call("gold", "score", answer, label))
 
     def extra_metrics(self) -> dict[str, Callable[[str | None, str], float]]:
-        """What else than `gold_score` is measured of an answer, by name; none where gold.py has none. For the auditor only."""
+        """What else than `gold_score` is measured of an answer, by name; none where gold.py has none.
+
+        For the auditor only.
+        """
         gold = _module(self.folder, self.package, "gold")
-        metrics = getattr(gold, "EXTRA_METRICS", getattr(gold, "BESIDE", {}))  # BESIDE: how it was called until 2026-11-28
+        metrics = getattr(
+            gold, "EXTRA_METRICS", getattr(gold, "BESIDE", {})
+        )  # BESIDE: how it was called until 2026-11-28
         if not isinstance(metrics, Mapping) or not all(callable(metric) for metric in metrics.values()):
             raise self._broken("gold", f"EXTRA_METRICS is {metrics!r:.60}; expected a dict of functions by name")
 
@@ -189,20 +232,30 @@ class Task(msgspec.Struct, frozen=True):
             except UserError:
                 raise
             except Exception as error:
-                raise without_extra(error) or self._broken("gold", f"{name} raised {type(error).__name__}: {error}") from error
+                raise without_extra(error) or self._broken(
+                    "gold", f"{name} raised {type(error).__name__}: {error}"
+                ) from error
 
         return {name: partial(measure, name) for name in metrics}
 
     def canaries(self, label: str) -> dict[str, tuple[float, float]]:
-        """The reward and the gold score of answers that need no skill, by name; none where gold.py has none. For the auditor only."""
+        """The reward and the gold score of answers that need no skill, by name; none where gold.py has none.
+
+        For the auditor only.
+        """
         if not hasattr(_module(self.folder, self.package, "gold"), "canaries"):
             return {}
         reward = partial(self.reward, label=label)
         canaries = self._call("gold", "canaries", label, self.verifier.partition("/")[2], reward)
         try:
-            return {name: (self._finite(name, earned), self._finite(name, gold)) for name, (earned, gold) in canaries.items()}
+            return {
+                name: (self._finite(name, earned), self._finite(name, gold))
+                for name, (earned, gold) in canaries.items()
+            }
         except (AttributeError, TypeError, ValueError) as error:
-            raise self._broken("gold", f"canaries gave {canaries!r:.60}; expected a dict of pairs of numbers by name") from error
+            raise self._broken(
+                "gold", f"canaries gave {canaries!r:.60}; expected a dict of pairs of numbers by name"
+            ) from error
 
     def _finite(self, name: str, number: Any) -> float:
         if not isinstance(number, int | float) or not math.isfinite(number):
@@ -210,14 +263,19 @@ class Task(msgspec.Struct, frozen=True):
         return float(number)
 
     def ceiling(self, label: str) -> float | None:
-        """The most that an answer can be expected to earn from this verifier; None where gold.py knows none. For the auditor only."""
+        """The most that an answer can be expected to earn from this verifier; None where gold.py knows none.
+
+        For the auditor only.
+        """
         if not hasattr(_module(self.folder, self.package, "gold"), "ceiling"):
             return None
         ceiling = self._call("gold", "ceiling", label, self.verifier.partition("/")[2])
         return None if ceiling is None else self._finite("ceiling", ceiling)
 
     def traces(self, seed: int) -> list[tuple[str, str]]:
-        """(prompt, completion) pairs that a small language model is pre-trained on; raises Misconfigured where the task has none."""
+        """(prompt, completion) pairs that a small language model is pre-trained on; raises Misconfigured where the task
+        has none.
+        """
         traces = self._optional("traces", seed)
         if not traces:
             raise self._broken("data", "it has no traces(seed), and the policy tiny-lm is pre-trained on them")
@@ -229,7 +287,9 @@ class Task(msgspec.Struct, frozen=True):
         return hasattr(_module(self.folder, self.package, "data"), "copies")
 
     def copies(self, prompt: str, train: Sequence[Example], seed: int) -> list[tuple[str, str]]:
-        """Demonstrations, as (prompt, completion), from which a policy may learn before it answers an item; none if there are none."""
+        """Demonstrations, as (prompt, completion), from which a policy may learn before it answers an item; none if
+        there are none.
+        """
         return self._pairs("copies", self._optional("copies", prompt, train, seed) or [])
 
     def hint(self, label: str) -> str:
@@ -240,20 +300,26 @@ class Task(msgspec.Struct, frozen=True):
         return DEFAULT_HINT.format(label=label) if hint is None else hint
 
     def _optional(self, name: str, *arguments: object) -> Any:
-        return self._call("data", name, *arguments) if hasattr(_module(self.folder, self.package, "data"), name) else None
+        return (
+            self._call("data", name, *arguments) if hasattr(_module(self.folder, self.package, "data"), name) else None
+        )
 
     def _pairs(self, name: str, value: object) -> list[tuple[str, str]]:
         try:
             return msgspec.convert(value, list[tuple[str, str]])
         except msgspec.ValidationError as error:
-            raise self._broken("data", f"{name} gave no pairs of strings ({error}); expected (prompt, completion)") from error
+            raise self._broken(
+                "data", f"{name} gave no pairs of strings ({error}); expected (prompt, completion)"
+            ) from error
 
     def scaffold(self) -> dict[str, str]:
         """The files of the reference scaffold by relative path."""
         try:
             return read_tree(self.folder / "scaffold")
         except (OSError, UnicodeDecodeError) as error:
-            raise Misconfigured(f"{self.folder}/scaffold holds a file that is no UTF-8 text ({error}); take it away.") from error
+            raise Misconfigured(
+                f"{self.folder}/scaffold holds a file that is no UTF-8 text ({error}); take it away."
+            ) from error
 
     def edits(self) -> tuple[Edit, ...]:
         """The edits that the rules agent may make; none where the task has no catalogue.py."""
@@ -274,11 +340,21 @@ class Task(msgspec.Struct, frozen=True):
         return self._checked_labels("baselines", name, predict(public, items), [item.id for item in items])
 
     def _checked_labels(self, part: str, name: str, labels: object, ids: Iterable[str]) -> dict[str, str]:
-        """Labels as the task's code gave them, for all these items at least. No message holds a label, which may be hidden."""
-        if not isinstance(labels, Mapping) or not all(isinstance(text, str) for pair in labels.items() for text in pair):
-            raise self._broken(part, f"{name} gave a {type(labels).__name__}; expected a dict of labels by item id, all of them strings")
+        """Labels as the task's code gave them, for all these items at least.
+
+        No message holds a label, which may be hidden.
+        """
+        if not isinstance(labels, Mapping) or not all(
+            isinstance(text, str) for pair in labels.items() for text in pair
+        ):
+            raise self._broken(
+                part,
+                f"{name} gave a {type(labels).__name__}; expected a dict of labels by item id, all of them strings",
+            )
         if missing := [id for id in ids if id not in labels]:
-            raise self._broken(part, f"{name} gave no label for {len(missing)} items, such as {missing[0]!r}; expected one for each")
+            raise self._broken(
+                part, f"{name} gave no label for {len(missing)} items, such as {missing[0]!r}; expected one for each"
+            )
         return dict(labels)
 
     def _broken(self, part: str, fault: str) -> Misconfigured:
@@ -286,7 +362,9 @@ class Task(msgspec.Struct, frozen=True):
         return Misconfigured(f"{file}: {fault}; mend it and try again.")
 
     def _part(self, part: str, name: str) -> Any:
-        return getattr(self.judge if self.judge and part == "verifier" else _module(self.folder, self.package, part), name)
+        return getattr(
+            self.judge if self.judge and part == "verifier" else _module(self.folder, self.package, part), name
+        )
 
     def _call(self, part: str, name: str, *arguments: object) -> Any:
         function = self._part(part, name)
@@ -295,7 +373,9 @@ class Task(msgspec.Struct, frozen=True):
         except UserError:
             raise
         except (Exception, SystemExit) as error:
-            raise without_extra(error) or self._broken(part, f"{name} raised {type(error).__name__}: {error}") from error
+            raise without_extra(error) or self._broken(
+                part, f"{name} raised {type(error).__name__}: {error}"
+            ) from error
 
 
 def known() -> list[str]:
@@ -314,7 +394,9 @@ def load(name: str) -> Task:
         folder = Path(name).resolve()
         package = _package(folder)
     else:
-        raise NotFound(f"There is no task {name!r}: the known ones are {', '.join(known())}; a path to a task folder will do too.")
+        raise NotFound(
+            f"There is no task {name!r}: the known ones are {', '.join(known())}; a path to a task folder will do too."
+        )
     for file in REQUIRED_FILES:
         if not (folder / file).is_file():
             raise Misconfigured(f"The task folder {folder} has no {file}; a task needs {', '.join(REQUIRED_FILES)}.")
@@ -323,7 +405,9 @@ def load(name: str) -> Task:
         if not isinstance(value := getattr(module, constant), str):
             raise Misconfigured(f"{module.__file__}: {constant} is {value!r:.60}; expected a string.")
     if type(task.GENERATIONS) is not int or task.GENERATIONS < 0:
-        raise Misconfigured(f"{task.__file__}: GENERATIONS is {task.GENERATIONS!r:.60}; expected a whole number, 0 or more.")
+        raise Misconfigured(
+            f"{task.__file__}: GENERATIONS is {task.GENERATIONS!r:.60}; expected a whole number, 0 or more."
+        )
     max_tokens = getattr(task, "MAX_TOKENS", 64)
     if type(max_tokens) is not int or max_tokens < 1:
         raise Misconfigured(f"{task.__file__}: MAX_TOKENS is {max_tokens!r:.60}; expected a whole number, 1 or more.")
@@ -350,7 +434,9 @@ def read_tree(folder: Path) -> dict[str, str]:
 
 
 def from_source(source: str, file: str, package: str, names: Sequence[str]) -> ModuleType:
-    """The module of this source text, in a package; raises Misconfigured where it cannot be run or lacks one of these names."""
+    """The module of this source text, in a package; raises Misconfigured where it cannot be run or lacks one of these
+    names.
+    """
     module = ModuleType(f"{package}.from_{hashlib.sha256(source.encode()).hexdigest()[:16]}")
     module.__file__, module.__package__ = file, package
     sys.modules[module.__name__] = module  # where dataclasses and structs look their annotations up
@@ -403,7 +489,9 @@ def _module(folder: Path, package: str, part: str) -> ModuleType:
 
 
 def _not_imported(file: str, error: BaseException) -> Misconfigured:
-    return without_extra(error) or Misconfigured(f"{file} cannot be imported ({type(error).__name__}: {error}); mend it and try again.")
+    return without_extra(error) or Misconfigured(
+        f"{file} cannot be imported ({type(error).__name__}: {error}); mend it and try again."
+    )
 
 
 def _with_names(module: ModuleType, file: str, names: Sequence[str]) -> ModuleType:

@@ -12,7 +12,18 @@ def download(package: str, folder: Path, otherwise: str) -> Path:
 
     Raises Unavailable where pip gets none; `otherwise` is the end of that sentence, and says what to do instead.
     """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest", str(folder), package]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        package,
+    ]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if process.returncode or not wheels:

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from tests.harness.gold_access import PATHS, gold_methods, reaches
-from tests.harness.import_graph import PACKAGES, cycles, import_graph, module_name, names_imported, public_types, source_files
+from tests.harness.import_graph import (
+    PACKAGES,
+    cycles,
+    import_graph,
+    module_name,
+    names_imported,
+    public_types,
+    source_files,
+)
 from tests.harness.paths import ROOT, TESTS
 
 BELOW = {
@@ -22,8 +30,23 @@ BELOW = {
 """What each package may import besides itself; services may import them all."""
 CHILDREN = ("runtime/rollouts/child.py", "runtime/rollouts/openai/child.py", "runtime/rollouts/openai/relay.py")
 """Scripts that run in the sandbox, where nothing of this program is: they define again what they share with it."""
-FIELDS_OF = ("self", "row", "rows[0]", "one", "first", "last", "reference", "audit", "table", "run", "history", "manifest")
-"""Expressions whose fields of gold's name are figures: an audit's rows and tables, and a run's events on the stream GOLD."""
+FIELDS_OF = (
+    "self",
+    "row",
+    "rows[0]",
+    "one",
+    "first",
+    "last",
+    "reference",
+    "audit",
+    "table",
+    "run",
+    "history",
+    "manifest",
+)
+"""Expressions whose fields of gold's name are figures: an audit's rows and tables, and a run's events on the stream
+GOLD.
+"""
 HAVE_SUCH_FIELDS = ("replay/", "services/views/", "services/cli/", "services/host/sources.py")
 MAY_NAME_PATHS = {
     "services/host/node.py": ("gold_blobs", "gold.duckdb"),
@@ -52,7 +75,9 @@ MAY_WRITE = {
     "services/host/sources.py": ("*",),
     "services/host/supervisor.py": ("*",),
 }
-"""Which files import modules by names that they make up, which go through all files of a folder, and which name the stream GOLD."""
+"""Which files import modules by names that they make up, which go through all files of a folder, and which name the
+stream GOLD.
+"""
 ROOMS = ("services.cli", "services.host", "services.views")
 """The packages of services that are no process."""
 
@@ -68,7 +93,13 @@ def within(module: str, *names: str) -> bool:
 def wrong_imports(of: Callable[[str], bool], forbidden: Callable[[str], bool]) -> list[str]:
     """The imports that must not be, of the modules in question, of which there must be some."""
     assert any(map(of, GRAPH)) and any(map(forbidden, GRAPH))
-    return [f"{module} imports {other}" for module in GRAPH if of(module) for other in sorted(GRAPH[module]) if forbidden(other)]
+    return [
+        f"{module} imports {other}"
+        for module in GRAPH
+        if of(module)
+        for other in sorted(GRAPH[module])
+        if forbidden(other)
+    ]
 
 
 @pytest.mark.parametrize("package", BELOW)
@@ -79,22 +110,32 @@ def test_imports_go_one_way(package: str) -> None:
 
 def is_process(module: str) -> bool:
     """A service: each module that stands in `services` itself, the auditor's room, and the program that runs them."""
-    return (module.count(".") == 1 and module.startswith("services.")) or within(module, "services.auditor", "services.host.main")
+    return (module.count(".") == 1 and module.startswith("services.")) or within(
+        module, "services.auditor", "services.host.main"
+    )
 
 
 def test_nobody_imports_the_command_line_but_itself() -> None:
-    assert wrong_imports(lambda module: not within(module, "services.cli"), lambda other: within(other, "services.cli")) == []
+    assert (
+        wrong_imports(lambda module: not within(module, "services.cli"), lambda other: within(other, "services.cli"))
+        == []
+    )
 
 
 def test_a_process_and_its_host_know_nothing_of_what_a_user_sees() -> None:
     def of(module: str) -> bool:
-        return (is_process(module) and not within(module, "services.cli", "services.views")) or within(module, "services.host")
+        return (is_process(module) and not within(module, "services.cli", "services.views")) or within(
+            module, "services.host"
+        )
 
     assert wrong_imports(of, lambda other: within(other, "services.views", "services.cli")) == []
 
 
 def test_the_command_line_alone_knows_the_doctor() -> None:
-    assert wrong_imports(lambda module: not within(module, "services.cli"), lambda other: other == "services.host.doctor") == []
+    assert (
+        wrong_imports(lambda module: not within(module, "services.cli"), lambda other: other == "services.host.doctor")
+        == []
+    )
 
 
 def process_of(module: str) -> str:
@@ -104,17 +145,27 @@ def process_of(module: str) -> str:
 
 def test_no_process_imports_another() -> None:
     assert {"services.auditor", "services.controller", "services.trainer"} <= set(map(process_of, GRAPH))
-    wrong = [(one, other) for one in GRAPH for other in GRAPH[one] if process_of(one) and process_of(other) not in ("", process_of(one))]
+    wrong = [
+        (one, other)
+        for one in GRAPH
+        for other in GRAPH[one]
+        if process_of(one) and process_of(other) not in ("", process_of(one))
+    ]
     assert wrong == []
 
 
 def test_effects_know_neither_log_nor_replay_nor_service() -> None:
-    assert wrong_imports(lambda module: within(module, "runtime.effects"), lambda other: within(other, "runtime.log")) == []
+    assert (
+        wrong_imports(lambda module: within(module, "runtime.effects"), lambda other: within(other, "runtime.log"))
+        == []
+    )
 
 
 def test_no_two_modules_import_each_other() -> None:
     """Imports inside functions count too."""
-    pairs = {tuple(sorted((module, other))) for module, others in GRAPH.items() for other in others if module in GRAPH[other]}
+    pairs = {
+        tuple(sorted((module, other))) for module, others in GRAPH.items() for other in others if module in GRAPH[other]
+    }
     assert pairs == set()
 
 
@@ -187,7 +238,16 @@ def test_the_command_line_starts_light() -> None:
 
 
 def test_no_service_needs_torch_to_start_but_the_trainer() -> None:
-    names = ("controller", "executor", "verifier", "archivist", "meta_agent", "feedback_agent", "auditor.service", "policy")
+    names = (
+        "controller",
+        "executor",
+        "verifier",
+        "archivist",
+        "meta_agent",
+        "feedback_agent",
+        "auditor.service",
+        "policy",
+    )
     assert loaded_by("\n".join(f"import services.{name}" for name in names), "torch") == []
 
 
@@ -195,7 +255,11 @@ def test_no_test_imports_another() -> None:
     wrong = []
     for path in sorted(TESTS.rglob("*.py")):
         names = names_imported(path.read_text(encoding="utf-8"), module_name(path))
-        wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in names if within(name, "tests") and ".test_" in f".{name}"]
+        wrong += [
+            f"{path.relative_to(ROOT)} imports {name}"
+            for name in names
+            if within(name, "tests") and ".test_" in f".{name}"
+        ]
     assert wrong == []
 
 
@@ -212,7 +276,11 @@ def ways_to_gold(may_write: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
     for package in PACKAGES:
         for path in source_files(package, data=True):
             relative = path.relative_to(ROOT).as_posix()
-            if relative.startswith("services/auditor/") or relative == "tasks/loading.py" or path.match("tasks/*/gold.py"):
+            if (
+                relative.startswith("services/auditor/")
+                or relative == "tasks/loading.py"
+                or path.match("tasks/*/gold.py")
+            ):
                 continue
             fields = FIELDS_OF if relative.startswith(HAVE_SUCH_FIELDS) else ()
             may = {word for start, words in MAY_NAME_PATHS.items() if relative.startswith(start) for word in words}
@@ -298,7 +366,11 @@ def test_what_only_sounds_like_gold_is_not(source: str) -> None:
 
 def test_a_figure_named_gold_is_no_way_to_it_where_figures_are() -> None:
     assert reaches("_share(row.gold)", METHODS, FIELDS_OF) == []
-    assert reaches("_share(row.gold)", METHODS) and reaches("row.gold()", METHODS, FIELDS_OF) and reaches("task.gold", METHODS, FIELDS_OF)
+    assert (
+        reaches("_share(row.gold)", METHODS)
+        and reaches("row.gold()", METHODS, FIELDS_OF)
+        and reaches("task.gold", METHODS, FIELDS_OF)
+    )
 
 
 @pytest.mark.parametrize(
@@ -316,7 +388,11 @@ def test_no_task_is_taken_for_a_figure(source: str) -> None:
 
 
 def test_files_may_write_what_is_said_of_them() -> None:
-    for source, word in (("import_module(name)", "import_module"), ("folder.rglob('*')", "*"), ("count('gold')", "gold")):
+    for source, word in (
+        ("import_module(name)", "import_module"),
+        ("folder.rglob('*')", "*"),
+        ("count('gold')", "gold"),
+    ):
         assert reaches(source, METHODS) and reaches(source, METHODS, may=[word]) == []
 
 
@@ -324,9 +400,14 @@ def test_names_are_found_however_they_are_imported() -> None:
     lines = ("import a.b", "from c import d", "from .. import e", "from .f import g", "def later():", "    import h")
     source = "\n".join([*lines, "if __name__ == '__main__':", "    import i"])
     everything = {"a.b", "c", "c.d", "x", "x.e", "x.y.f", "x.y.f.g", "h"}
-    assert names_imported(source, "x.y.z") == everything and names_imported(source, "x.y.z", lazy=False) == everything - {"h"}
+    assert names_imported(source, "x.y.z") == everything and names_imported(
+        source, "x.y.z", lazy=False
+    ) == everything - {"h"}
 
 
 def test_types_are_classes_and_aliases_in_camel_case() -> None:
-    source = "class A: ...\nclass _B: ...\nFoo = int\nFOO = 1\nfoo = 2\nbar: Foo = 3\nBar: object = 4\nState = TypeVar('State')\n"
+    source = (
+        "class A: ...\nclass _B: ...\nFoo = int\nFOO = 1\nfoo = 2\nbar: Foo = 3\nBar: object = 4\nState = "
+        "TypeVar('State')\n"
+    )
     assert public_types(source) == {"A", "Foo", "Bar"}

@@ -1,1 +1,4 @@
-"""Demonstrations: each learning algorithm on a toy, with a learning curve. Run one as `python -m algorithms.learning.NAME`."""
+"""Demonstrations: each learning algorithm on a toy, with a learning curve.
+
+Run one as `python -m algorithms.learning.NAME`.
+"""

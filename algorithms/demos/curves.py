@@ -33,8 +33,8 @@ TRACES_SEED = 0
 class Round(msgspec.Struct, frozen=True, kw_only=True):
     """A point of the curve: the mean and best reward of a round's answers, which were sampled before its update.
 
-    `kl` (to the base) and `entropy` are of the last optimiser step so far, in nats a token. `note` says why there was no update, where
-    there was none.
+    `kl` (to the base) and `entropy` are of the last optimiser step so far, in nats a token. `note` says why there was
+    no update, where there was none.
     """
 
     round: int
@@ -47,17 +47,29 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def base_model(progress: Callable[[int, int, float], None] = lambda done, total, loss: None) -> tiny_lm.TinyLM:
-    """The base policy of all toys. It is pre-trained once for a machine and cached; `progress` is as in `TinyLM.pretrain`."""
+    """The base policy of all toys.
+
+    It is pre-trained once for a machine and cached; `progress` is as in `TinyLM.pretrain`.
+    """
     return tiny_lm.TinyLM.load(tiny_lm.pretrain_cached(toys.traces(TRACES_SEED), cache_folder(), progress))
 
 
 def learn(
-    name: str, toy: Toy, base: tiny_lm.TinyLM, *, seed: int, rounds: int, hyper: Hyper, restart: bool = False, hints: bool = False
+    name: str,
+    toy: Toy,
+    base: tiny_lm.TinyLM,
+    *,
+    seed: int,
+    rounds: int,
+    hyper: Hyper,
+    restart: bool = False,
+    hints: bool = False,
 ) -> Iterator[Round]:
     """The rounds of a run, from 0 to `rounds`; the last one samples and does not update.
 
-    With `restart`, every update starts from the base. With `hints`, questions that nobody answered rightly are asked again with the answer
-    in sight, as STaR does. An algorithm that learns from copies of an item trains an adapter for each item; its rounds are means over them.
+    With `restart`, every update starts from the base. With `hints`, questions that nobody answered rightly are asked
+    again with the answer in sight, as STaR does. An algorithm that learns from copies of an item trains an adapter for
+    each item; its rounds are means over them.
     """
     options = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
     if "copies" in find(name).needs and len(toy.questions) > 1:
@@ -73,20 +85,32 @@ def learn(
         sampler = model.sampler()
         count = SAMPLES // len(toy.questions)
         sampled = [
-            r for question in toy.questions for r in answer_question(sampler, base, question, derive_seed(seed, number), count, number)
+            r
+            for question in toy.questions
+            for r in answer_question(sampler, base, question, derive_seed(seed, number), count, number)
         ]
         rewards, note = [r.reward for r in sampled], ""
         if number < rounds:
             batch = sampled
             if hints:
-                batch = batch + answer_with_hints(sampler, base, toy, sampled, derive_seed(seed, "hint", number), number)
+                batch = batch + answer_with_hints(
+                    sampler, base, toy, sampled, derive_seed(seed, "hint", number), number
+                )
             if "copies" in algorithm.needs:
                 batch = [copy for question in toy.questions for copy in demonstration_copies(base, question)]
             if restart:
                 model, state = tiny_lm.TinyTrainee(base, None, derive_seed(seed, "adapter"), algorithm.critic), None
             parent = "" if restart else str(number)
             try:
-                result = update(model, algorithm, batch, hyper, seed=derive_seed(seed, "training", number), parent=parent, state=state)
+                result = update(
+                    model,
+                    algorithm,
+                    batch,
+                    hyper,
+                    seed=derive_seed(seed, "training", number),
+                    parent=parent,
+                    state=state,
+                )
                 state, kl, entropy = result.state, result.steps[-1].kl_to_base, result.steps[-1].entropy
             except NothingToLearn as nothing:
                 note = str(nothing)
@@ -111,7 +135,13 @@ def _mean(rounds: Sequence[Round]) -> Round:
 
 
 def answer_question(
-    sampler: sampling.Sampler, base: tiny_lm.TinyLM, question: ToyQuestion, seed: int, count: int, version: int, hint: str = ""
+    sampler: sampling.Sampler,
+    base: tiny_lm.TinyLM,
+    question: ToyQuestion,
+    seed: int,
+    count: int,
+    version: int,
+    hint: str = "",
 ) -> list[Rollout]:
     """`count` sampled answers to a question. Given with a hint, they do not count as the policy's own."""
     prompt = base.encode(question.prompt + hint)
@@ -142,7 +172,9 @@ def answer_with_hints(
     solved = {r.item for r in sampled if r.reward >= 1}
     unsolved = [question for question in toy.questions if question.prompt not in solved]
     return [
-        r for q in unsolved for r in answer_question(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")
+        r
+        for q in unsolved
+        for r in answer_question(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")
     ]
 
 
@@ -153,24 +185,36 @@ def demonstration_copies(base: tiny_lm.TinyLM, question: ToyQuestion) -> list[Ro
     return [demonstration(question.prompt, prompt, base.encode_completion(completion)) for prompt, completion in pairs]
 
 
-def main(name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, restart: bool = False, hints: bool = False) -> None:
+def main(
+    name: str, toy: Toy, *, rounds: int = 20, hyper: Hyper | None = None, restart: bool = False, hints: bool = False
+) -> None:
     """The command line of an algorithm's module: run it on a toy and print the curve."""
 
     @click.command(help=f"Run {name} on its toy, {toy.name}, and draw reward and KL.")
     @click.option("--seed", default=0, show_default=True, help="Of the adapter, the samples and the minibatches.")
-    @click.option("--rounds", "count", default=rounds, show_default=True, type=click.IntRange(1), help="Weight updates.")
-    @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the curve to this file too (.png, .svg, .pdf).")
+    @click.option(
+        "--rounds", "count", default=rounds, show_default=True, type=click.IntRange(1), help="Weight updates."
+    )
+    @click.option(
+        "--plot",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write the curve to this file too (.png, .svg, .pdf).",
+    )
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a round on stdout, and no drawing.")
     def command(seed: int, count: int, plot: Path | None, as_json: bool) -> None:
         if plot and not plot.parent.is_dir():
-            raise click.BadParameter(f"there is no folder {plot.parent}; give a file in one that is there", param_hint="--plot")
+            raise click.BadParameter(
+                f"there is no folder {plot.parent}; give a file in one that is there", param_hint="--plot"
+            )
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         curve: list[Round] = []
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("pre-training the tiny language model", total=None)
             base = base_model(lambda done, total, loss: progress.update(task, completed=done, total=total))
             progress.reset(task, description=name, total=count + 1)
-            for point in learn(name, toy, base, seed=seed, rounds=count, hyper=hyper or {}, restart=restart, hints=hints):
+            for point in learn(
+                name, toy, base, seed=seed, rounds=count, hyper=hyper or {}, restart=restart, hints=hints
+            ):
                 curve.append(point)
                 progress.update(task, advance=1, description=f"{name}: reward {point.reward:.3f}, KL {point.kl:.3f}")
                 if as_json:
@@ -202,8 +246,10 @@ def print_curve(title: str, rounds: Sequence[Round]) -> None:
     first, last = rounds[0], rounds[-1]
     idle = sum(bool(point.note) for point in rounds)
     click.echo(
-        f"{title}: reward {first.reward:.3f} -> {last.reward:.3f} in {len(rounds) - 1} rounds of {SAMPLES} answers, KL {last.kl:.3f}, "
-        f"{sum(point.seconds for point in rounds):.1f} s" + (f"; {idle} rounds had nothing to learn from" if idle else "")
+        f"{title}: reward {first.reward:.3f} -> {last.reward:.3f} in {len(rounds) - 1} rounds of {SAMPLES} answers, "
+        f"KL {last.kl:.3f}, "
+        f"{sum(point.seconds for point in rounds):.1f} s"
+        + (f"; {idle} rounds had nothing to learn from" if idle else "")
     )
 
 
@@ -226,6 +272,7 @@ def save_picture(title: str, rounds: Sequence[Round], path: Path) -> None:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as wrong:
         raise click.ClickException(
-            f"The plot could not be written to {path} ({wrong}); give --plot a .png, .svg or .pdf in a folder that is there."
+            f"The plot could not be written to {path} ({wrong}); give --plot a .png, .svg or .pdf in a folder that "
+            "is there."
         ) from wrong
     click.echo(f"wrote {path}", err=True)

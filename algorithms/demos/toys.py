@@ -1,9 +1,10 @@
-"""Toys: short questions with a reward for each answer, on which an algorithm learns in seconds. Most answers are two numbers, "41 07".
+"""Toys: short questions with a reward for each answer, on which an algorithm learns in seconds. Most answers are two
+numbers, "41 07".
 
-dense      1 at the target, less the further off                           the reward says which way to go
-sparse     1 within 2 of the target in both, else 0                        a base policy finds it about once in 400 answers
-deceptive  up to .5 in a broad basin, 1 within 6 of a peak far from it     following the basin loses the peak
-quiz       one digit, right or wrong                                       a base policy knows it in two answers of five, so most votes do
+dense      1 at the target, less the further off                           the reward says which way to go sparse     1
+within 2 of the target in both, else 0                        a base policy finds it about once in 400 answers deceptive
+up to .5 in a broad basin, 1 within 6 of a peak far from it     following the basin loses the peak quiz       one digit,
+right or wrong                                       a base policy knows it in two answers of five, so most votes do
 shifted    numbers moved by a hidden rule, shown by demonstrations         each item has a rule of its own
 """
 
@@ -44,7 +45,8 @@ class Toy(msgspec.Struct, frozen=True):
 def traces(seed: int, count: int = 16_000) -> list[PromptCompletion]:
     """(prompt, completion) pairs that a base policy is pre-trained on.
 
-    They are numbers about a task's centre, mutations of a parent (alone or after a task), and quiz answers, mostly wrong.
+    They are numbers about a task's centre, mutations of a parent (alone or after a task), and quiz answers, mostly
+    wrong.
     """
     draw = random.Random(seed)
     centres = [tuple(draw.randint(20, 80) for _ in range(FIELDS)) for _ in range(TASKS)]
@@ -54,7 +56,10 @@ def traces(seed: int, count: int = 16_000) -> list[PromptCompletion]:
         task, parent = draw.randrange(TASKS), tuple(draw.randint(0, LARGEST) for _ in range(FIELDS))
         mutation = format_numbers([number + draw.randint(-NEAR, NEAR) for number in parent])
         if kind < 0.4:
-            numbers = [draw.randint(0, LARGEST) if draw.random() < 0.5 else round(draw.gauss(centre, SPREAD)) for centre in centres[task]]
+            numbers = [
+                draw.randint(0, LARGEST) if draw.random() < 0.5 else round(draw.gauss(centre, SPREAD))
+                for centre in centres[task]
+            ]
             pairs.append((f"task {task}", format_numbers(numbers)))
         elif kind < 0.65:
             pairs.append((near_prompt(parent), mutation))
@@ -62,7 +67,9 @@ def traces(seed: int, count: int = 16_000) -> list[PromptCompletion]:
             pairs.append((f"task {task} {near_prompt(parent)}", mutation))
         else:
             number = draw.randrange(QUIZ)
-            pairs.append((quiz_prompt(number), quiz_truth(number) if draw.random() < KNOWN else str(draw.randint(0, 9))))
+            pairs.append(
+                (quiz_prompt(number), quiz_truth(number) if draw.random() < KNOWN else str(draw.randint(0, 9)))
+            )
     return pairs
 
 
@@ -116,7 +123,10 @@ def sparse(target: Numbers = (68, 22), task: int = 1) -> Toy:
 def deceptive(peak: Numbers = (25, 60), basin: Numbers = (75, 25), task: int = 2) -> Toy:
     """One question with a broad basin worth .5 at most, and a rare peak worth 1."""
     return _single_question(
-        "deceptive", f"task {task}", peak, lambda numbers: 1.0 if is_hit(numbers, peak, PEAK) else 0.5 * closeness(numbers, basin)
+        "deceptive",
+        f"task {task}",
+        peak,
+        lambda numbers: 1.0 if is_hit(numbers, peak, PEAK) else 0.5 * closeness(numbers, basin),
     )
 
 
@@ -126,14 +136,21 @@ def quiz() -> Toy:
 
 
 def shifted(seed: int = 0, items: int = 2, demonstrations: int = 4) -> Toy:
-    """Items with a hidden shift each. Demonstrations show two numbers and the same moved by the shift; the question asks for one more."""
+    """Items with a hidden shift each.
+
+    Demonstrations show two numbers and the same moved by the shift; the question asks for one more.
+    """
     draw = random.Random(seed)
     questions = []
     for _ in range(items):
         shift = [draw.choice((-1, 1)) * draw.randint(12, 20) for _ in range(FIELDS)]
         parents = [[draw.randint(25, 74) for _ in range(FIELDS)] for _ in range(demonstrations + 1)]
-        *pairs, (prompt, truth) = [(near_prompt(p), format_numbers([a + s for a, s in zip(p, shift, strict=True)])) for p in parents]
-        questions.append(ToyQuestion(prompt=prompt, truth=truth, score=_closeness_score(truth), demonstrations=tuple(pairs)))
+        *pairs, (prompt, truth) = [
+            (near_prompt(p), format_numbers([a + s for a, s in zip(p, shift, strict=True)])) for p in parents
+        ]
+        questions.append(
+            ToyQuestion(prompt=prompt, truth=truth, score=_closeness_score(truth), demonstrations=tuple(pairs))
+        )
     return Toy("shifted", tuple(questions))
 
 

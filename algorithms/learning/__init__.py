@@ -4,7 +4,20 @@ import importlib
 
 from algorithms.learning.batch import Algorithm
 
-NAMES = ("best_of_n", "dpo", "dr_grpo", "entropic", "grpo", "ppo", "reinforce", "rloo", "spin", "star", "test_time", "ttrl")
+NAMES = (
+    "best_of_n",
+    "dpo",
+    "dr_grpo",
+    "entropic",
+    "grpo",
+    "ppo",
+    "reinforce",
+    "rloo",
+    "spin",
+    "star",
+    "test_time",
+    "ttrl",
+)
 """The names of the algorithms."""
 
 

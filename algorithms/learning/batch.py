@@ -1,7 +1,8 @@
-"""The data structures of a weight update: recorded rollouts, an algorithm's selection of them, a loss's terms, a step's report.
+"""The data structures of a weight update: recorded rollouts, an algorithm's selection of them, a loss's terms, a step's
+report.
 
-`select_groups` gives each group's rollouts the advantages of an algorithm (`credit.py`).
-Shapes: N sequences of the batch, B of a minibatch, T tokens after the prompt. Log-probabilities, KL and entropy are in nats.
+`select_groups` gives each group's rollouts the advantages of an algorithm (`credit.py`). Shapes: N sequences of the
+batch, B of a minibatch, T tokens after the prompt. Log-probabilities, KL and entropy are in nats.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ COMMON: Hyper = {
 }
 """Hyper-parameters that every algorithm has, with their defaults.
 
-lr, weight_decay: AdamW's. epochs: passes over the batch. batch_groups: groups (or pairs) a minibatch. dropout: the share of the adapter's
-inner sums that a step leaves out, where the model does that. max_grad_norm: the gradient is scaled down to it.
-kl: the weight of KL to the base model; kl_target: nats a token that it is steered to by changing its weight (0: the weight is fixed).
-stale: 0 leaves rollouts of older adapters out; 1 keeps them, weighed by importance where the algorithm has ratios (cloning and preferences
-take them as they are). truncation: the largest importance weight.
-mismatch: mean k3 in nats a token between the log-probabilities recorded and those of the trainer, above which a batch is refused.
-clip_low, clip_high: how far a ratio may leave 1 (also where it is reported only).
+lr, weight_decay: AdamW's. epochs: passes over the batch. batch_groups: groups (or pairs) a minibatch. dropout: the
+share of the adapter's inner sums that a step leaves out, where the model does that. max_grad_norm: the gradient is
+scaled down to it. kl: the weight of KL to the base model; kl_target: nats a token that it is steered to by changing its
+weight (0: the weight is fixed). stale: 0 leaves rollouts of older adapters out; 1 keeps them, weighed by importance
+where the algorithm has ratios (cloning and preferences take them as they are). truncation: the largest importance
+weight. mismatch: mean k3 in nats a token between the log-probabilities recorded and those of the trainer, above which a
+batch is refused. clip_low, clip_high: how far a ratio may leave 1 (also where it is reported only).
 """
 
 
@@ -55,7 +56,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "dropout": (0, 0.99),
     "train": (2, 1e6),
 }
-"""Least and largest of the hyper-parameters that have a range of their own, in every algorithm that has them; of the others 0 and 1e30."""
+"""Least and largest of the hyper-parameters that have a range of their own, in every algorithm that has them; of the
+others 0 and 1e30.
+"""
 
 
 class Diverged(Exception):
@@ -102,12 +105,22 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str = ""
     """Digest of the adapter that was served; empty for the base model."""
     own: bool = True
-    """Whether the policy sampled the tokens after this very prompt; not so for demonstrations, and for answers given with a hint."""
+    """Whether the policy sampled the tokens after this very prompt; not so for demonstrations, and for answers given
+    with a hint.
+    """
 
 
 def demonstration(item: str, prompt: str, tokens: tuple[int, ...]) -> Rollout:
     """A rollout of tokens that no policy sampled, such as a demonstration of the task, to be learned as it is."""
-    return Rollout(group=item, item=item, prompt=prompt, tokens=tokens, logprobs=(0.0,) * len(tokens), reward=float("nan"), own=False)
+    return Rollout(
+        group=item,
+        item=item,
+        prompt=prompt,
+        tokens=tokens,
+        logprobs=(0.0,) * len(tokens),
+        reward=float("nan"),
+        own=False,
+    )
 
 
 class Vote(msgspec.Struct, frozen=True):
@@ -123,8 +136,8 @@ class Vote(msgspec.Struct, frozen=True):
 class Selection(msgspec.Struct, frozen=True):
     """The rollouts that an algorithm trains on.
 
-    `advantages`: one for each rollout. `tied_groups`: the share of groups whose rewards are all the same. `units`: indices of rollouts that
-    must share a minibatch, such as a pair; empty: those of a group do.
+    `advantages`: one for each rollout. `tied_groups`: the share of groups whose rewards are all the same. `units`:
+    indices of rollouts that must share a minibatch, such as a pair; empty: those of a group do.
     """
 
     rollouts: tuple[Rollout, ...]
@@ -187,8 +200,8 @@ class Terms(msgspec.Struct, frozen=True):
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     """A learning algorithm as data: all that the trainer asks of one.
 
-    `select` chooses what to learn from, and raises NothingToLearn where there is nothing. `loss` is the scalar that a minibatch's step
-    descends.
+    `select` chooses what to learn from, and raises NothingToLearn where there is nothing. `loss` is the scalar that a
+    minibatch's step descends.
     """
 
     name: str
@@ -200,11 +213,15 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     reference: Literal["base", "old", ""] = "base"
     """What the loss measures from (for KL or a preference), as named in Terms; empty: from nothing."""
     credit: Callable[[InitialBatch, Hyper], Credit] | None = None
-    """Advantages token by token, where they need more than rewards; None: each rollout's advantage holds for all of its tokens."""
+    """Advantages token by token, where they need more than rewards; None: each rollout's advantage holds for all of its
+    tokens.
+    """
     critic: bool = False
     """Whether a value head is trained beside the adapter."""
     needs: frozenset[str] = frozenset({"rewards"})
-    """What rollouts carry for it: `rewards`, `labels` (tokens of the true answer), `hints` (hinted answers too), `copies` (no others)."""
+    """What rollouts carry for it: `rewards`, `labels` (tokens of the true answer), `hints` (hinted answers too),
+    `copies` (no others).
+    """
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,12 +256,15 @@ def attempt_rewards(rollouts: Sequence[Rollout], indices: Sequence[int]) -> dict
 
 
 def select_groups(
-    rollouts: Sequence[Rollout], advantages: Callable[[list[float]], list[float] | None], why: str = "all attempts have the same reward"
+    rollouts: Sequence[Rollout],
+    advantages: Callable[[list[float]], list[float] | None],
+    why: str = "all attempts have the same reward",
 ) -> Selection:
     """The rollouts of the groups that something can be learned from, each with its attempt's advantage.
 
-    `advantages` is called with the rewards of a group's attempts. It returns an advantage for each, or None for a group that nothing can be
-    learned from, which is dropped and counted as tied. Raises NothingToLearn, with the reason `why`, if no group is left.
+    `advantages` is called with the rewards of a group's attempts. It returns an advantage for each, or None for a group
+    that nothing can be learned from, which is dropped and counted as tied. Raises NothingToLearn, with the reason
+    `why`, if no group is left.
     """
     groups = by_group(rollouts)
     selected: list[Rollout] = []

@@ -2,9 +2,10 @@
 
     L = mean_t [ -log pi(y_t) + kl k3_t ]  over the distinct best answers y of each item, those with a positive reward
 
-Nakano 2021 (WebGPT, arXiv 2112.09332) answers with the best of N; Dong 2023 (RAFT, arXiv 2304.06767) trains on it, as here.
-Departure: an item's answers are pooled over all the batch's groups, and equal answers count once. `best` is how many distinct answers of
-an item are kept (sequences, where an attempt has several), and with the last of them those of the same reward: 1 keeps the best and equals.
+Nakano 2021 (WebGPT, arXiv 2112.09332) answers with the best of N; Dong 2023 (RAFT, arXiv 2304.06767) trains on it, as
+here. Departure: an item's answers are pooled over all the batch's groups, and equal answers count once. `best` is how
+many distinct answers of an item are kept (sequences, where an attempt has several), and with the last of them those of
+the same reward: 1 keeps the best and equals.
 """
 
 from collections.abc import Sequence

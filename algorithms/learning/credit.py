@@ -1,8 +1,9 @@
-"""From rewards to advantages: pure functions over the rewards of one group, or, where a critic or a KL takes part, over tokens.
+"""From rewards to advantages: pure functions over the rewards of one group, or, where a critic or a KL takes part, over
+tokens.
 
-An algorithm's module names the function, and `batch.select_groups` applies it to each group. REINFORCE's advantage, with the KL in the
-reward, is in `reinforce.py`; PPO's GAE has a second path in `models/kernels.py`. Names end in their shape: G attempts of a group, B
-sequences, T tokens.
+An algorithm's module names the function, and `batch.select_groups` applies it to each group. REINFORCE's advantage,
+with the KL in the reward, is in `reinforce.py`; PPO's GAE has a second path in `models/kernels.py`. Names end in their
+shape: G attempts of a group, B sequences, T tokens.
 """
 
 from collections import Counter
@@ -39,7 +40,9 @@ def centred(rewards_G: Sequence[float]) -> list[float]:
 
 
 def normalised(rewards_G: Sequence[float], eps: float = 1e-4) -> list[float]:
-    """(r_i - mean r) / (std r + eps), population standard deviation (Shao 2024, section 4.1.2; eps is ours, for the division)."""
+    """(r_i - mean r) / (std r + eps), population standard deviation (Shao 2024, section 4.1.2; eps is ours, for the
+    division).
+    """
     deviations = centred(rewards_G)
     std = sqrt(sum(d * d for d in deviations) / len(deviations))
     return [d / (std + eps) for d in deviations]
@@ -62,7 +65,8 @@ def divergence_from_uniform(beta: float, rewards_G: Sequence[float]) -> float:
 def adaptive_beta(rewards_G: Sequence[float], target: float = log(2)) -> float:
     """The beta at which KL(softmax(beta r) || uniform) is `target` nats, within 1e-6; LARGEST_BETA where none is.
 
-    None is where more than G exp(-target) rewards tie for the best: the divergence then ends at log(G / ties) however large beta grows.
+    None is where more than G exp(-target) rewards tie for the best: the divergence then ends at log(G / ties) however
+    large beta grows.
     """
     best = max(rewards_G)
     low, high = 0.0, 1.0 / max(best - min(rewards_G), SAME)
@@ -80,7 +84,8 @@ def adaptive_beta(rewards_G: Sequence[float], target: float = log(2)) -> float:
 
 
 def entropic(rewards_G: Sequence[float], beta: float | None = None) -> list[float]:
-    """exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1, at most LARGEST_ADVANTAGE (Yuksekgonul 2026, TTT-Discover, arXiv 2601.16175).
+    """exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1, at most LARGEST_ADVANTAGE (Yuksekgonul 2026, TTT-Discover, arXiv
+    2601.16175).
 
     `beta` None: the adaptive one. A group has two rewards at least; equal rewards give zeros.
     """
@@ -94,13 +99,17 @@ def entropic(rewards_G: Sequence[float], beta: float | None = None) -> list[floa
 
 
 def majority(answers_G: Sequence[str]) -> tuple[str, int]:
-    """The most frequent answer and its votes, the earliest of equals; an empty answer has no vote. ("", 0) if nobody votes."""
+    """The most frequent answer and its votes, the earliest of equals; an empty answer has no vote. ("", 0) if nobody
+    votes.
+    """
     votes = Counter(answer for answer in answers_G if answer)
     return votes.most_common(1)[0] if votes else ("", 0)
 
 
 def rewards_at_end(rewards_B: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-    """Rewards by token (B, T), from those of sequences (B,): on the last token that the policy produced, 0 elsewhere."""
+    """Rewards by token (B, T), from those of sequences (B,): on the last token that the policy produced, 0
+    elsewhere.
+    """
     places = torch.arange(1, mask_BT.shape[1] + 1)
     last = ((mask_BT > 0) * places).argmax(1)
     ends = torch.zeros_like(mask_BT)
@@ -108,11 +117,13 @@ def rewards_at_end(rewards_B: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tens
     return ends * mask_BT
 
 
-def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+def gae(
+    rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float, lam: float
+) -> torch.Tensor:
     """Advantages (B, T), 0 outside the mask: A_t = delta_t + gamma lambda A_{t+1}, delta_t = r_t + gamma V_{t+1} - V_t.
 
-    Schulman 2016, arXiv 1506.02438, eq. 16. t + 1 is the next token that the policy produced, so tool output in between is no step. V is 0
-    after the last.
+    Schulman 2016, arXiv 1506.02438, eq. 16. t + 1 is the next token that the policy produced, so tool output in between
+    is no step. V is 0 after the last.
     """
     advantages = torch.zeros_like(values_BT)
     advantage_ahead = torch.zeros_like(values_BT[:, 0])
@@ -127,7 +138,9 @@ def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor
 
 
 def standardised(values_BT: torch.Tensor, mask_BT: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
-    """The values (B, T) of masked tokens shifted and scaled to mean 0 and standard deviation 1; a single one stays as it is."""
+    """The values (B, T) of masked tokens shifted and scaled to mean 0 and standard deviation 1; a single one stays as
+    it is.
+    """
     count = mask_BT.sum()
     if count < 2:
         return values_BT * mask_BT

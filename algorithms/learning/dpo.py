@@ -1,9 +1,11 @@
-"""DPO: of two answers to one prompt, make the better one likelier than the worse, as seen from the base model (Rafailov 2023, eq. 7).
+"""DPO: of two answers to one prompt, make the better one likelier than the worse, as seen from the base model (Rafailov
+2023, eq. 7).
 
     L = mean -log sigmoid(beta [ log (pi / pi_0)(w) - log (pi / pi_0)(l) ]),   log pi(y) = sum_t log pi(y_t)
 
-arXiv 2305.18290. Pairs come from ranked answers to one prompt: in a group, the best is set against the worst, the second best against the
-second worst and so on, as long as the rewards differ and the tokens do; at most `pairs` of them. Rows are laid out w, l, w, l.
+arXiv 2305.18290. Pairs come from ranked answers to one prompt: in a group, the best is set against the worst, the
+second best against the second worst and so on, as long as the rewards differ and the tokens do; at most `pairs` of
+them. Rows are laid out w, l, w, l.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,14 @@
-"""Entropic advantages: the utility (1 / beta) log mean exp(beta r) looks for the best attempt rather than for a good mean.
+"""Entropic advantages: the utility (1 / beta) log mean exp(beta r) looks for the best attempt rather than for a good
+mean.
 
-    A_i = exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1,  beta such that KL(softmax(beta r) || uniform) = ln 2 over the group
-    L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  rho_t = min(pi / pi_sampled, truncation), no gradient
+    A_i = exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1,  beta such that KL(softmax(beta r) || uniform) = ln 2 over
+    the group L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  rho_t = min(pi / pi_sampled, truncation), no gradient
 
-Yuksekgonul 2026, TTT-Discover, arXiv 2601.16175, with the adaptive beta of its code; `fixed_beta` above 0 takes that (its other way: 2).
-Where more than half of a group tie for the best, ln 2 cannot be reached: beta stays at its largest, and the tied share the weight.
-Ours: a group of fewer than three, or whose rewards are all the same, is dropped and counted (two with one win would weigh 10^12); no
-advantage exceeds 50. Never PPO's clip: it would cut off the weight of the rare best attempt, which is the point.
+Yuksekgonul 2026, TTT-Discover, arXiv 2601.16175, with the adaptive beta of its code; `fixed_beta` above 0 takes that
+(its other way: 2). Where more than half of a group tie for the best, ln 2 cannot be reached: beta stays at its largest,
+and the tied share the weight. Ours: a group of fewer than three, or whose rewards are all the same, is dropped and
+counted (two with one win would weigh 10^12); no advantage exceeds 50. Never PPO's clip: it would cut off the weight of
+the rare best attempt, which is the point.
 """
 
 from collections.abc import Sequence
@@ -20,14 +22,18 @@ SMALLEST_GROUP = 3
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
-    """The rollouts of groups of three and more with differing rewards; raises NothingToLearn if there is no such group."""
+    """The rollouts of groups of three and more with differing rewards; raises NothingToLearn if there is no
+    such group.
+    """
 
     def advantages(rewards_G: list[float]) -> list[float] | None:
         if len(rewards_G) < SMALLEST_GROUP or credit.tied(rewards_G):
             return None
         return credit.entropic(rewards_G, hyper["fixed_beta"] or None)
 
-    return select_groups(rollouts, advantages, f"all attempts have the same reward, or there are fewer than {SMALLEST_GROUP}")
+    return select_groups(
+        rollouts, advantages, f"all attempts have the same reward, or there are fewer than {SMALLEST_GROUP}"
+    )
 
 
 def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
@@ -35,7 +41,9 @@ def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
     return rloo.loss(minibatch, hyper)
 
 
-ALGORITHM = Algorithm(name="entropic", defaults={**COMMON, "fixed_beta": 0.0}, select=select, loss=loss, form="weighted")
+ALGORITHM = Algorithm(
+    name="entropic", defaults={**COMMON, "fixed_beta": 0.0}, select=select, loss=loss, form="weighted"
+)
 
 if __name__ == "__main__":
     from algorithms.demos import curves, toys

@@ -1,10 +1,12 @@
 """GRPO: attempts at one item compete with each other (Shao 2024, DeepSeekMath, arXiv 2402.03300, eq. 3 and 4).
 
-    L = mean_t [ -w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) + kl k3_t ],  A_i = (r_i - mean r) / std r
+    L = mean_t [ -w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) + kl k3_t ],  A_i = (r_i - mean r) / std
+    r
 
 w_t = min(pi_old / pi_sampled, truncation) weighs rollouts of older adapters; on policy it is 1 but for rounding.
-Departures: the mean is over all tokens of the batch (DAPO; `token_mean` 0 gives eq. 3's, within each answer first); the clip range may be
-wider above (DAPO); a group whose rewards are all the same is dropped and counted; k3 is to the base model, not to a renewed reference.
+Departures: the mean is over all tokens of the batch (DAPO; `token_mean` 0 gives eq. 3's, within each answer first); the
+clip range may be wider above (DAPO); a group whose rewards are all the same is dropped and counted; k3 is to the base
+model, not to a renewed reference.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,9 @@ from algorithms.learning.batch import COMMON, Algorithm, Hyper, Rollout, Selecti
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
-    """The rollouts of groups with differing rewards, group-normalised advantages; raises NothingToLearn if there is no such group."""
+    """The rollouts of groups with differing rewards, group-normalised advantages; raises NothingToLearn if there is no
+    such group.
+    """
     return select_groups(rollouts, lambda rewards_G: None if credit.tied(rewards_G) else credit.normalised(rewards_G))
 
 

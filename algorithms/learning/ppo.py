@@ -5,9 +5,10 @@
 
 Schulman 2017, arXiv 1707.06347, eq. 7 and 9; Schulman 2016, arXiv 1506.02438, eq. 16.
 
-The reward stands on the last token that the policy produced, and t + 1 is the next one that it produced: tool output is skipped.
-R_t = A_t + V_t. The critic is a linear head on the state before the token; its gradient stays in the head. w_t as in GRPO.
-Departures: advantages are standardised over the batch, as every implementation does; KL to the base is a term of the loss.
+The reward stands on the last token that the policy produced, and t + 1 is the next one that it produced: tool output is
+skipped. R_t = A_t + V_t. The critic is a linear head on the state before the token; its gradient stays in the head. w_t
+as in GRPO. Departures: advantages are standardised over the batch, as every implementation does; KL to the base is a
+term of the loss.
 """
 
 from collections.abc import Sequence

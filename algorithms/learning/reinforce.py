@@ -1,7 +1,7 @@
 """REINFORCE with KL to the base model (Williams 1992; Jaques 2017, arXiv 1611.02796, for the KL in the reward).
 
-    maximise E[r] - kl KL(pi || pi_0):   R_i = r_i - kl sum_t log(pi_sampled / pi_0)(y_t),   A_i = R_i - mean R over the group
-    L = mean_t [ -rho_t A log pi(y_t) ],  rho_t = min(pi / pi_sampled, truncation), no gradient
+    maximise E[r] - kl KL(pi || pi_0):   R_i = r_i - kl sum_t log(pi_sampled / pi_0)(y_t),   A_i = R_i - mean R over the
+    group L = mean_t [ -rho_t A log pi(y_t) ],  rho_t = min(pi / pi_sampled, truncation), no gradient
 
 The KL is a part of the reward, so it reaches the policy through the score function and needs no estimator of its own.
 A group whose rewards are all the same stays if kl > 0: its attempts still differ by how far they left the base.
@@ -38,7 +38,10 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
 
 
 def penalise_drift(initial: InitialBatch, hyper: Hyper) -> Credit:
-    """A_i (N, T) on every token of an attempt's sequences. An attempt counts once, with the drift of all its sequences."""
+    """A_i (N, T) on every token of an attempt's sequences.
+
+    An attempt counts once, with the drift of all its sequences.
+    """
     drift_N = terms.masked(initial.sampled - initial.base, initial.mask).sum(1).tolist()
     rewards_N = initial.rewards.tolist()
     shaped: dict[str, dict[str, float]] = {}
@@ -46,7 +49,9 @@ def penalise_drift(initial: InitialBatch, hyper: Hyper) -> Credit:
         group_rewards = shaped.setdefault(group, {})
         group_rewards[attempt] = group_rewards.get(attempt, rewards_N[index]) - hyper["kl"] * drift_N[index]
     means = {group: sum(rewards.values()) / len(rewards) for group, rewards in shaped.items()}
-    advantages = torch.tensor([shaped[group][attempt] - means[group] for group, attempt in initial.attempts], dtype=initial.mask.dtype)
+    advantages = torch.tensor(
+        [shaped[group][attempt] - means[group] for group, attempt in initial.attempts], dtype=initial.mask.dtype
+    )
     return Credit(advantages.unsqueeze(1) * initial.mask, torch.zeros_like(initial.mask))
 
 
@@ -57,7 +62,13 @@ def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
 
 
 ALGORITHM = Algorithm(
-    name="reinforce", defaults={**COMMON, "kl": 0.02}, select=select, loss=loss, form="weighted", reference="", credit=penalise_drift
+    name="reinforce",
+    defaults={**COMMON, "kl": 0.02},
+    select=select,
+    loss=loss,
+    form="weighted",
+    reference="",
+    credit=penalise_drift,
 )
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     L = mean -log sigmoid(beta [ log (pi / pi_old)(real) - log (pi / pi_old)(own) ])
 
-arXiv 2401.01335. No reward is asked for, only the true answers of train. pi_old is the parent adapter: the previous iterate. Rows are
-laid out real, own. An own answer that is the true one gives nothing to tell apart, and is left out.
+arXiv 2401.01335. No reward is asked for, only the true answers of train. pi_old is the parent adapter: the previous
+iterate. Rows are laid out real, own. An own answer that is the true one gives nothing to tell apart, and is left out.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,12 @@
-"""STaR: learn from the answers that were right, and from those that became right once the true answer was in sight (Zelikman 2022).
+"""STaR: learn from the answers that were right, and from those that became right once the true answer was in sight
+(Zelikman 2022).
 
     L = mean_t -log pi(y_t | x)   over right answers y, with a hint or without; x never holds the hint
 
-arXiv 2203.14465, algorithm 1. Each outer iteration trains from the base model again and not from the adapter that answered, so mistakes
-do not pile up; the order says so (`restart`). An item's hinted answers are used only where none without a hint was right. Equal answers
-count once. Right is a reward of `right` or more. The epochs are many, since an update that starts from the base has all to learn again.
+arXiv 2203.14465, algorithm 1. Each outer iteration trains from the base model again and not from the adapter that
+answered, so mistakes do not pile up; the order says so (`restart`). An item's hinted answers are used only where none
+without a hint was right. Equal answers count once. Right is a reward of `right` or more. The epochs are many, since an
+update that starts from the base has all to learn again.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,12 @@
-"""Test-time training: before an item is answered, train on what the item itself shows (Akyurek 2024, arXiv 2411.07279, section 3).
+"""Test-time training: before an item is answered, train on what the item itself shows (Akyurek 2024, arXiv 2411.07279,
+section 3).
 
     L = mean_t -log pi(y_t | x)   over leave-one-out pairs of the item's demonstrations and augmented copies of them
 
-No reward and no hidden label takes part. `copies` makes the pairs: each demonstration in turn is the one to answer, the others are its
-context, and so again for every augmentation, a change under which the item's rule still holds. The paper makes an adapter for each item
-from that item's copies, as the toy does. Departure, in a run: a candidate has one adapter, so one is made from the copies of all items.
+No reward and no hidden label takes part. `copies` makes the pairs: each demonstration in turn is the one to answer, the
+others are its context, and so again for every augmentation, a change under which the item's rule still holds. The paper
+makes an adapter for each item from that item's copies, as the toy does. Departure, in a run: a candidate has one
+adapter, so one is made from the copies of all items.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,9 +23,11 @@ def copies(
     render: Callable[[Sequence[Demonstration], str], str],
     augment: Sequence[Callable[[Demonstration], Demonstration]] = (),
 ) -> list[Demonstration]:
-    """(prompt, completion) for each demonstration left out in turn, as it is and under each augmentation; each pair once.
+    """(prompt, completion) for each demonstration left out in turn, as it is and under each augmentation; each pair
+    once.
 
-    `render` writes a prompt from the demonstrations that are its context and the question. Each of `augment` changes a demonstration.
+    `render` writes a prompt from the demonstrations that are its context and the question. Each of `augment` changes a
+    demonstration.
     """
     pairs: dict[Demonstration, None] = {}
     for change in (lambda pair: pair, *augment):

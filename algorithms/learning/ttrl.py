@@ -2,8 +2,8 @@
 
     r_i = 1[answer_i = majority of all answers of the group],   then GRPO on the first `train` attempts of the group
 
-The verifier's rewards are not asked for. The elected labels are handed on, so that the log can be asked later how often they were true.
-An attempt without an answer has no vote and a reward of 0.
+The verifier's rewards are not asked for. The elected labels are handed on, so that the log can be asked later how often
+they were true. An attempt without an answer has no vote and a reward of 0.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,9 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     try:
         selected = grpo.select(rewarded, hyper)
     except NothingToLearn:
-        raise NothingToLearn(f"In each of {len(votes)} groups the attempts all agree, or none has an answer.", tuple(votes)) from None
+        raise NothingToLearn(
+            f"In each of {len(votes)} groups the attempts all agree, or none has an answer.", tuple(votes)
+        ) from None
     return msgspec.structs.replace(selected, votes=tuple(votes))
 
 

@@ -1,7 +1,8 @@
 """One weight update: from a batch of recorded rollouts to optimiser steps, whatever the model and the algorithm.
 
-Before the first step, the whole batch is scored once: log-probabilities under the parent adapter and under the base model, and the critic's
-values. A batch that the parent did not sample is refused. Then the algorithm's loss is descended minibatch by minibatch.
+Before the first step, the whole batch is scored once: log-probabilities under the parent adapter and under the base
+model, and the critic's values. A batch that the parent did not sample is refused. Then the algorithm's loss is
+descended minibatch by minibatch.
 """
 
 import math
@@ -39,14 +40,20 @@ CHUNK = 512
 BETAS = (0.9, 0.999)
 """AdamW's decay rates of the first and second moment."""
 KL_GAIN, KL_CLIP = 0.1, 0.2
-"""How fast the weight of KL follows its target, and at which relative error that stops growing (Ziegler 2019, section 2.2)."""
+"""How fast the weight of KL follows its target, and at which relative error that stops growing (Ziegler 2019, section
+2.2).
+"""
 
 TrainingState = dict[str, torch.Tensor]
-"""What the next update continues from, by name: the optimiser's moments, the critic's weights, and the weight of KL where it is steered."""
+"""What the next update continues from, by name: the optimiser's moments, the critic's weights, and the weight of KL
+where it is steered.
+"""
 
 
 class Outputs(msgspec.Struct, frozen=True):
-    """Log-probability and entropy (nats) of each token and the critic's values, (B, T), padded on the right; zeros for no critic."""
+    """Log-probability and entropy (nats) of each token and the critic's values, (B, T), padded on the right; zeros for
+    no critic.
+    """
 
     logp: torch.Tensor
     entropy: torch.Tensor
@@ -65,11 +72,17 @@ class Trainable(Protocol):
         """The value head's parameters; none where there is no critic."""
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """The model's outputs for the tokens of B rollouts, T those of the longest. With `base`, those of the model without the adapter."""
+        """The model's outputs for the tokens of B rollouts, T those of the longest.
+
+        With `base`, those of the model without the adapter.
+        """
 
 
 class PreparedBatch(msgspec.Struct, frozen=True):
-    """A batch that is ready for the first step. `hyper` has every hyper-parameter, `left_out` counts the rollouts left out as stale."""
+    """A batch that is ready for the first step.
+
+    `hyper` has every hyper-parameter, `left_out` counts the rollouts left out as stale.
+    """
 
     hyper: Hyper
     selected: Selection
@@ -79,7 +92,10 @@ class PreparedBatch(msgspec.Struct, frozen=True):
 
 
 class UpdateResult(msgspec.Struct, frozen=True):
-    """An update's steps and state. `trained_on` counts the sequences with a gradient, `left_out` those of older adapters without one."""
+    """An update's steps and state.
+
+    `trained_on` counts the sequences with a gradient, `left_out` those of older adapters without one.
+    """
 
     steps: tuple[Step, ...]
     state: TrainingState
@@ -89,17 +105,23 @@ class UpdateResult(msgspec.Struct, frozen=True):
 
 
 def settings(algorithm: Algorithm, hyper: Hyper) -> Hyper:
-    """The algorithm's defaults with `hyper` over them; raises UsageError for a name that it does not have or a value out of range."""
+    """The algorithm's defaults with `hyper` over them; raises UsageError for a name that it does not have or a value
+    out of range.
+    """
     unknown = sorted(set(hyper) - set(algorithm.defaults))
     if unknown:
-        raise UsageError(f"{algorithm.name} has no hyper-parameter {unknown[0]!r}; it has {', '.join(sorted(algorithm.defaults))}.")
+        raise UsageError(
+            f"{algorithm.name} has no hyper-parameter {unknown[0]!r}; it has {', '.join(sorted(algorithm.defaults))}."
+        )
     values = {**algorithm.defaults, **hyper}
     for name, value in values.items():
         least, most = RANGES.get(name, (0, 1e30))
         if not least <= value <= most:  # so that NaN is refused too
             raise UsageError(f"The hyper-parameter {name} is {value:g}; expected {least:g} to {most:g}.")
     if values.get("kl_target") and not values["kl"]:
-        raise UsageError("kl_target is set and kl is 0; kl is the weight that steering starts from, so give one, such as 0.05.")
+        raise UsageError(
+            "kl_target is set and kl is 0; kl is the weight that steering starts from, so give one, such as 0.05."
+        )
     return values
 
 
@@ -113,10 +135,11 @@ def update(
     parent: str,
     state: Mapping[str, torch.Tensor] | None = None,
 ) -> UpdateResult:
-    """Train `model` in place. `parent` is the digest of the adapter that it starts with, `state` the previous update's state.
+    """Train `model` in place. `parent` is the digest of the adapter that it starts with, `state` the previous update's
+    state.
 
-    The same arguments give the same weights, to the bit (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or
-    UsageError for a hyper-parameter that there is not.
+    The same arguments give the same weights, to the bit (one thread, one kind of machine). Raises NothingToLearn,
+    Mismatch, Diverged, or UsageError for a hyper-parameter that there is not.
     """
     ready = prepare(model, algorithm, rollouts, hyper, parent=parent, state=state)
     optimiser = adam(model, ready.hyper, state)
@@ -132,11 +155,16 @@ def prepare(
     parent: str,
     state: Mapping[str, torch.Tensor] | None = None,
 ) -> PreparedBatch:
-    """Select from the rollouts, score the selection and give credit. A critic takes its weights from `state`. Raises as `update` does."""
+    """Select from the rollouts, score the selection and give credit.
+
+    A critic takes its weights from `state`. Raises as `update` does.
+    """
     hyper = settings(algorithm, hyper)
     fresh = [r for r in rollouts if hyper["stale"] or not r.own or r.adapter == parent]
     if not fresh:
-        raise NothingToLearn(f"All {len(rollouts)} rollouts are of older adapters, and this update was ordered to leave such out.")
+        raise NothingToLearn(
+            f"All {len(rollouts)} rollouts are of older adapters, and this update was ordered to leave such out."
+        )
     selected = algorithm.select(fresh, hyper)
     if state:
         if hyper.get("kl_target") and "kl" in state:
@@ -146,31 +174,49 @@ def prepare(
                 parameter.copy_(state[f"critic.{number}"])
     initial, credit = _score(model, algorithm, selected, hyper, parent)
     if not (credit.advantages.abs() >= SAME).any():
-        raise NothingToLearn(f"None of {len(selected.rollouts)} sequences did better or worse than was to be expected.", selected.votes)
+        raise NothingToLearn(
+            f"None of {len(selected.rollouts)} sequences did better or worse than was to be expected.", selected.votes
+        )
     return PreparedBatch(hyper, selected, initial, credit, len(rollouts) - len(fresh))
 
 
-def finish(model: Trainable, ready: PreparedBatch, optimiser: torch.optim.Optimizer, steps: Sequence[tuple[Step, float]]) -> UpdateResult:
-    """The result of the steps, each given with the weight of KL after it. Raises Diverged if the weights are not finite."""
+def finish(
+    model: Trainable, ready: PreparedBatch, optimiser: torch.optim.Optimizer, steps: Sequence[tuple[Step, float]]
+) -> UpdateResult:
+    """The result of the steps, each given with the weight of KL after it.
+
+    Raises Diverged if the weights are not finite.
+    """
     if not all(bool(torch.isfinite(parameter).all()) for parameter in [*model.adapter, *model.critic]):
         raise Diverged("The last step left weights that are not finite; order a smaller learning rate.")
     state = _state(model, optimiser)
     if ready.hyper.get("kl_target"):
         state["kl"] = torch.tensor(steps[-1][1], dtype=torch.float64)
-    return UpdateResult(tuple(step for step, _ in steps), state, len(ready.selected.rollouts), ready.left_out, ready.selected.votes)
+    return UpdateResult(
+        tuple(step for step, _ in steps), state, len(ready.selected.rollouts), ready.left_out, ready.selected.votes
+    )
 
 
 def minibatches(selected: Selection, hyper: Hyper, seed: int) -> list[list[int]]:
-    """The indices of each step's rollouts, in order. Each epoch shuffles the units by `seed`, and no unit is divided between steps."""
+    """The indices of each step's rollouts, in order.
+
+    Each epoch shuffles the units by `seed`, and no unit is divided between steps.
+    """
     units = list(selected.units) or [tuple(indices) for indices in by_group(selected.rollouts).values()]
     size = int(hyper["batch_groups"])
     shuffle = np.random.default_rng(seed)
     orders = [shuffle.permutation(len(units)).tolist() for _ in range(int(hyper["epochs"]))]
-    return [[index for unit in order[at : at + size] for index in units[unit]] for order in orders for at in range(0, len(order), size)]
+    return [
+        [index for unit in order[at : at + size] for index in units[unit]]
+        for order in orders
+        for at in range(0, len(order), size)
+    ]
 
 
 def steer_kl(kl: float, step: Step, hyper: Hyper) -> float:
-    """The weight of KL after a step, moved so that KL nears its target; unchanged where there is no target (Ziegler 2019, section 2.2)."""
+    """The weight of KL after a step, moved so that KL nears its target; unchanged where there is no target (Ziegler
+    2019, section 2.2).
+    """
     if not hyper.get("kl_target"):
         return kl
     return kl * (1 + KL_GAIN * min(KL_CLIP, max(-KL_CLIP, step.kl_to_base / hyper["kl_target"] - 1)))
@@ -184,7 +230,9 @@ def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     return table
 
 
-def _score(model: Trainable, algorithm: Algorithm, selected: Selection, hyper: Hyper, parent: str) -> tuple[InitialBatch, Credit]:
+def _score(
+    model: Trainable, algorithm: Algorithm, selected: Selection, hyper: Hyper, parent: str
+) -> tuple[InitialBatch, Credit]:
     """The selection's tensors before the first step, and the credit of each token."""
     rollouts = selected.rollouts
     width = max(len(r.tokens) for r in rollouts)
@@ -196,10 +244,15 @@ def _score(model: Trainable, algorithm: Algorithm, selected: Selection, hyper: H
         base = _stack([model.outputs(part, base=True).logp for part in parts], width)
     mask = rows([r.mask or (1,) * len(r.tokens) for r in rollouts], width)
     if not all(math.isfinite(value) for r in rollouts for value in r.logprobs):
-        raise Mismatch("A recorded log-probability is not finite, so no ratio to it can be; look for what the policy server recorded.")
+        raise Mismatch(
+            "A recorded log-probability is not finite, so no ratio to it can be; look for what the policy server "
+            "recorded."
+        )
     own = torch.tensor([r.own for r in rollouts]).unsqueeze(1)
     recorded = rows([r.logprobs if r.own else () for r in rollouts], width)
-    _same_policy(recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in rollouts]).unsqueeze(1), hyper)
+    _same_policy(
+        recorded, old, mask * torch.tensor([r.own and r.adapter == parent for r in rollouts]).unsqueeze(1), hyper
+    )
     initial = InitialBatch(
         rewards=torch.tensor([r.reward for r in rollouts]),
         advantages=torch.tensor(selected.advantages),
@@ -222,8 +275,10 @@ def _same_policy(recorded: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, 
     divergence = float(terms.masked_mean(terms.k3(recorded, old), mask))
     if not divergence <= hyper["mismatch"]:  # so that NaN is refused too
         raise Mismatch(
-            f"The log-probabilities recorded for {int(mask.sum())} tokens are not the parent adapter's: their mean k3 is {divergence:.4g} "
-            f"nats, at most {hyper['mismatch']:g} may be; look for another base model, temperature or adapter at the policy server."
+            f"The log-probabilities recorded for {int(mask.sum())} tokens are not the parent adapter's: their mean "
+            f"k3 is {divergence:.4g} "
+            f"nats, at most {hyper['mismatch']:g} may be; look for another base model, temperature or adapter at the "
+            "policy server."
         )
 
 
@@ -243,7 +298,9 @@ def _descend(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(parameters, hyper["max_grad_norm"])
-        step = report(minibatch, ready.initial.own[indices], float(loss.detach()), float(norm), selected.tied_groups, hyper, start)
+        step = report(
+            minibatch, ready.initial.own[indices], float(loss.detach()), float(norm), selected.tied_groups, hyper, start
+        )
         optimiser.step()
         kl = steer_kl(kl, step, hyper)
         steps.append((step, kl))
@@ -270,11 +327,13 @@ def _terms(outputs: Outputs, initial: InitialBatch, credit: Credit, indices: lis
     )
 
 
-def report(minibatch: Terms, own: torch.Tensor, loss: float, norm: float, tied_groups: float, hyper: Hyper, start: float) -> Step:
+def report(
+    minibatch: Terms, own: torch.Tensor, loss: float, norm: float, tied_groups: float, hyper: Hyper, start: float
+) -> Step:
     """A step's report for the log. Raises Diverged if one of its figures is not finite.
 
-    `own`, (B, T) or wider, says which tokens the policy sampled itself. `loss` and `norm` are the step's, `tied_groups` the batch's share
-    of tied groups, and `start` is when the step began, by `time.perf_counter`.
+    `own`, (B, T) or wider, says which tokens the policy sampled itself. `loss` and `norm` are the step's, `tied_groups`
+    the batch's share of tied groups, and `start` is when the step began, by `time.perf_counter`.
     """
     with torch.no_grad():
         rho = terms.ratio(minibatch.logp, minibatch.sampled)
@@ -283,11 +342,15 @@ def report(minibatch: Terms, own: torch.Tensor, loss: float, norm: float, tied_g
         step = Step(
             loss=loss,
             kl_to_base=float(
-                terms.masked_mean(weight * terms.k3(minibatch.logp, minibatch.base), sampled if sampled.any() else minibatch.mask)
+                terms.masked_mean(
+                    weight * terms.k3(minibatch.logp, minibatch.base), sampled if sampled.any() else minibatch.mask
+                )
             ),
             entropy=float(terms.masked_mean(minibatch.entropy, minibatch.mask)),
             clip_share=float(
-                terms.clip_share(terms.ratio(minibatch.logp, minibatch.old), minibatch.mask, hyper["clip_low"], hyper["clip_high"])
+                terms.clip_share(
+                    terms.ratio(minibatch.logp, minibatch.old), minibatch.mask, hyper["clip_low"], hyper["clip_high"]
+                )
             ),
             ratio_mean=float(terms.masked_mean(rho, minibatch.mask)),
             ratio_max=float(terms.masked(rho, minibatch.mask).max()),
@@ -298,7 +361,10 @@ def report(minibatch: Terms, own: torch.Tensor, loss: float, norm: float, tied_g
         )
     odd = {name: value for name, value in msgspec.structs.asdict(step).items() if not math.isfinite(value)}
     if odd:
-        raise Diverged(f"The step's {', '.join(f'{name} is {value}' for name, value in odd.items())}; order a smaller learning rate.")
+        raise Diverged(
+            f"The step's {', '.join(f'{name} is {value}' for name, value in odd.items())}; order a smaller learning "
+            "rate."
+        )
     return step
 
 
@@ -308,7 +374,9 @@ def _stack(parts: Sequence[torch.Tensor], width: int) -> torch.Tensor:
 
 def adam(model: Trainable, hyper: Hyper, state: Mapping[str, torch.Tensor] | None) -> torch.optim.AdamW:
     """The optimiser of the adapter and the critic, with the moments of the previous update's state if there is one."""
-    groups: list[dict[str, object]] = [{"params": model.adapter, "lr": hyper["lr"], "weight_decay": hyper["weight_decay"]}]
+    groups: list[dict[str, object]] = [
+        {"params": model.adapter, "lr": hyper["lr"], "weight_decay": hyper["weight_decay"]}
+    ]
     if model.critic:
         groups.append({"params": model.critic, "lr": hyper["critic_lr"], "weight_decay": 0.0})
     optimiser = torch.optim.AdamW(groups, betas=BETAS, fused=True)

@@ -1,27 +1,27 @@
-"""The rules agent: it chooses the next lever from figures of the trajectories, by the table below. Deterministic, without a language model.
+"""The rules agent: it chooses the next lever from figures of the trajectories, by the table below, without a model.
 
 | what the evidence shows (first row that holds) | choice |
 |---|---|
 | an edit of the task's catalogue, not tried yet, says that the evidence calls for it | scaffold, that edit |
 | too few rollouts left for one round over all train items | stop |
 | the last weight update on this scaffold was accepted but gained less than .005 | stop |
-| the last was turned down, and another was tried here, or nine tenths of the groups are tied, or answers are not scored | stop |
+| the last was turned down, and another was tried here, or .9 of the groups are tied, or answers are not scored | stop |
 | the last was turned down | weights: GRPO, 3 rounds; best-of-N cloning if GRPO was turned down |
 | **answers to train items cannot be judged** and their true answers are known | SPIN: tell them from one's own |
-| neither judged nor known, and the task has demonstrations for an item | test-time training: one adapter from those of all items |
-| neither judged nor known; most frequent answers hold at least .2 of their groups, and not all agree | TTRL: the majority is the label |
+| neither judged nor known, and the task has demonstrations for an item | test-time training: one adapter from all |
+| neither judged nor known; the most frequent answer holds .2 of its group, not all | TTRL: the majority is the label |
 | neither judged nor known, otherwise | stop |
 | **answers can only be compared** and some group holds a better and a worse one | DPO on ranked pairs |
 | answers can only be compared, otherwise | stop |
-| **nothing earns a reward**, and true answers are known | STaR: once more with a hint, train without, from the base, 3 rounds |
+| **nothing earns a reward**, and true answers are known | STaR: sample with a hint, train without it, 3 rounds |
 | no answer earns anything, and true answers are not known | stop |
-| **right or wrong** (under .05 of the rewards lie between): pass@k exceeds pass@1 by less than .05, nothing new is found | stop |
+| **right or wrong** (under .05 of the rewards lie between): pass@k exceeds pass@1 by less than .05 | stop |
 | right or wrong, answers of many tokens | best-of-N cloning, its defaults, 3 rounds |
-| right or wrong, many labels on offer: right answers are rare, explore | best-of-N cloning, high learning rate, 5 rounds |
-| right or wrong, a shortlist on offer: most are found at once, refine | best-of-N cloning, low learning rate, dropout, 3 rounds |
+| right or wrong, many labels on offer: right answers are rare | best-of-N cloning, high learning rate, 5 rounds |
+| right or wrong, a shortlist on offer: most found at once | best-of-N cloning, low learning rate, dropout, 3 rounds |
 | **graded**: several attempts an item, and nine tenths of the groups are tied | stop |
 | graded, one attempt an item: nothing to compare with | PPO, whose critic says what was to be expected |
-| graded, a tail: the best of a group stands alone (.75 and more), the mean is under .5 | entropic weighting: the best counts, 8 rounds |
+| graded, a tail: the best of a group stands alone (.75 and more), the mean is under .5 | entropic weighting, 8 rounds |
 | graded, a rollout takes 4,000 tokens or more | best-of-N cloning on all of the update's rollouts: each is used again |
 | graded, fewer than four attempts an item | RLOO: no standard deviation of so few |
 | graded, the mean is .8 or more: little to win, much to lose | REINFORCE with KL to the base |
@@ -29,10 +29,11 @@
 | graded, answers differ in length by half of their mean | Dr. GRPO: no length is preferred |
 | graded, otherwise | GRPO |
 
-Edits come first because they cost no training and make right answers easier to find. A turned-down edit is not tried again. A lever that
-the run does not have is skipped. "On this scaffold" means since the last accepted edit. The paper (SIA, arXiv 2605.27276) gives three of
-the rows: PPO for a dense clean scalar, entropic weighting for rewards that most attempts miss, GRPO for the rest. That right-or-wrong
-rewards go to cloning and not to entropic weighting is measured: the two advantages are then affine in each other (DECISIONS.md).
+Edits come first because they cost no training and make right answers easier to find. A turned-down edit is not tried
+again. A lever that the run does not have is skipped. "On this scaffold" means since the last accepted edit. The paper
+(SIA, arXiv 2605.27276) gives three of the rows: PPO for a dense clean scalar, entropic weighting for rewards that most
+attempts miss, GRPO for the rest. That right-or-wrong rewards go to cloning and not to entropic weighting is measured:
+the two advantages are then affine in each other (DECISIONS.md).
 """
 
 from collections import Counter
@@ -47,10 +48,13 @@ from events.kinds import LeverChoice, Memory, Resample
 from tasks.contract import Edit, Evidence
 
 GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
-"""pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices that are many."""
+"""pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices
+that are many.
+"""
 BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD, AGREED = 0.05, 0.75, 0.5, 0.8, 0.9, 4000.0, 4, 0.5, 0.2
-"""The bounds of the table, in its order: `graded` below, `tail`, `mean_reward` below and above, `rewarded`, `tokens`, `attempts`,
-`length_spread`, `agreement`."""
+"""The bounds of the table, in its order: `graded` below, `tail`, `mean_reward` below and above, `rewarded`, `tokens`,
+`attempts`, `length_spread`, `agreement`.
+"""
 EXPLORE: Mapping[str, float] = {"lr": 3e-3, "epochs": 3, "dropout": 0.0, "weight_decay": 0.0}
 REFINE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "dropout": 0.5, "weight_decay": 0.1}
 COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "weight_decay": 0.1}
@@ -60,7 +64,8 @@ COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "weight_decay": 0.1}
 class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
     """An earlier choice of the run, and whether its candidate was accepted.
 
-    `before` and `after` are mean rewards on dev, of the parent and of the candidate. They are equal where there was no candidate.
+    `before` and `after` are mean rewards on dev, of the parent and of the candidate. They are equal where there was no
+    candidate.
     """
 
     lever: str
@@ -71,7 +76,10 @@ class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The next lever. `action` is the name of the edit or of the algorithm, empty for stop; the fields after `reason` say how to train."""
+    """The next lever.
+
+    `action` is the name of the edit or of the algorithm, empty for stop; the fields after `reason` say how to train.
+    """
 
     lever: LeverChoice
     action: str
@@ -87,8 +95,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 class ProbeAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a train item of the probe.
 
-    `choices` are the labels on offer to the model (none: all), `label` is the true one. `tokens` counts what the policy wrote for the
-    attempt, `read` what it read.
+    `choices` are the labels on offer to the model (none: all), `label` is the true one. `tokens` counts what the policy
+    wrote for the attempt, `read` what it read.
     """
 
     item: str
@@ -102,7 +110,9 @@ class ProbeAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose(evidence: Evidence, history: Sequence[PastChoice], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
-    """The choice that the table above makes, from a probe's evidence, all earlier choices, the run's levers and the task's edits. Pure."""
+    """The choice that the table above makes, from a probe's evidence, all earlier choices, the run's levers and the
+    task's edits. Pure.
+    """
     if "scaffold" in levers:
         past_edits = {tried.action for tried in history if tried.lever == "scaffold"}
         for edit in edits:
@@ -128,7 +138,8 @@ def evidence(
     copies: bool = False,
     free: bool = False,
 ) -> Evidence:
-    """The figures that the table is read by, from the attempts of a probe; the other arguments are fields of `Evidence`.
+    """The figures that the table is read by, from the attempts of a probe; the other arguments are fields of
+    `Evidence`.
 
     Raises ValueError if there are no attempts.
     """
@@ -180,9 +191,14 @@ def _tail(groups: Sequence[Sequence[float]]) -> float:
 def _train(e: Evidence, updates: Sequence[PastChoice]) -> Choice:
     round_cost = e.attempts * e.train_items
     if e.rollouts_left < round_cost:
-        return _stop(f"{e.rollouts_left:,} rollouts are left, a round over {e.train_items:,} train items takes {round_cost:,}.")
+        return _stop(
+            f"{e.rollouts_left:,} rollouts are left, a round over {e.train_items:,} train items takes {round_cost:,}."
+        )
     if updates and updates[-1].accepted and updates[-1].after - updates[-1].before < GAIN:
-        return _stop(f"The last weight update moved dev from {updates[-1].before:.3f} to {updates[-1].after:.3f}, by less than {GAIN}.")
+        return _stop(
+            f"The last weight update moved dev from {updates[-1].before:.3f} to {updates[-1].after:.3f}, by less "
+            f"than {GAIN}."
+        )
     if updates and not updates[-1].accepted:
         return _after_rejection(e, updates)
     match e.signal:
@@ -209,13 +225,25 @@ def _after_rejection(e: Evidence, updates: Sequence[PastChoice]) -> Choice:
 
 def _unjudged(e: Evidence) -> Choice:
     if e.labelled:
-        return _update("spin", "Answers are not judged, but the true ones are known: tell them from one's own.", rounds=3)
+        return _update(
+            "spin", "Answers are not judged, but the true ones are known: tell them from one's own.", rounds=3
+        )
     if e.copies:
-        return _update("test_time", "Answers are neither judged nor known, but items show demonstrations: train on those.", rounds=1)
+        return _update(
+            "test_time",
+            "Answers are neither judged nor known, but items show demonstrations: train on those.",
+            rounds=1,
+        )
     if AGREED <= e.agreement < 1:
-        why = f"Answers are neither judged nor known, and {e.agreement:.0%} of a group agree: take the majority for the label."
+        why = (
+            f"Answers are neither judged nor known, and {e.agreement:.0%} of a group agree: take the majority for "
+            "the label."
+        )
         return _update("ttrl", why, rounds=3)
-    return _stop(f"Answers are neither judged nor known, and {e.agreement:.0%} of a group agree: no majority has anything to teach.")
+    return _stop(
+        f"Answers are neither judged nor known, and {e.agreement:.0%} of a group agree: no majority has anything to "
+        "teach."
+    )
 
 
 def _compared(e: Evidence) -> Choice:
@@ -227,7 +255,9 @@ def _compared(e: Evidence) -> Choice:
 
 def _unrewarded(e: Evidence) -> Choice:
     if e.labelled:
-        why = f"None of {e.attempts} attempts an item earns anything: show the true answer, and learn to give it unshown."
+        why = (
+            f"None of {e.attempts} attempts an item earns anything: show the true answer, and learn to give it unshown."
+        )
         return _update("star", why, rounds=3, restart=True, hints=True, memory="update")
     return _stop(f"None of {e.attempts} attempts an item earns anything, and the true answers are not known.")
 
@@ -239,7 +269,10 @@ def _right_or_wrong(e: Evidence) -> Choice:
         why = f"Right answers are there to be found ({_figures(e)}): clone those found, look for the rest."
         return _update("best_of_n", why, rounds=3, resample="unsolved", memory="update")
     if e.offered > MANY:
-        why = f"Right answers are rare but there ({_figures(e)}, {e.offered:.0f} labels on offer): clone those found, look for the rest."
+        why = (
+            f"Right answers are rare but there ({_figures(e)}, {e.offered:.0f} labels on offer): clone those "
+            "found, look for the rest."
+        )
         return _update("best_of_n", why, rounds=5, hyper=EXPLORE, resample="unsolved", memory="update")
     why = f"The shortlist of {e.offered:.0f} holds the answers ({_figures(e)}): clone those found, gently."
     return _update("best_of_n", why, rounds=3, hyper=REFINE, resample="unsolved", memory="update")
@@ -250,7 +283,10 @@ def _graded(e: Evidence) -> Choice:
     if 1 - e.tied_groups < LIVE and e.attempts > 1:
         return _stop(f"Rewards are graded, but {e.tied_groups:.0%} of the groups are tied ({seen}).")
     if e.attempts == 1:
-        return _update("ppo", f"One attempt an item has nothing to be compared with ({seen}): let a critic say what was to be expected.")
+        return _update(
+            "ppo",
+            f"One attempt an item has nothing to be compared with ({seen}): let a critic say what was to be expected.",
+        )
     if e.tail >= TAIL and e.mean_reward < LOW:
         why = f"The best of a group stands alone (tail {e.tail:.2f}, {seen}): weigh the best and not the mean."
         return _update("entropic", why, rounds=8)
@@ -258,7 +294,10 @@ def _graded(e: Evidence) -> Choice:
         why = f"A rollout takes {e.tokens:,.0f} tokens ({seen}): clone the best and use every one again."
         return _update("best_of_n", why, rounds=3, hyper={"best": 2.0}, memory="update")
     if e.attempts < FEW:
-        why = f"{e.attempts} attempts an item are too few for a standard deviation ({seen}): compare with the others' mean."
+        why = (
+            f"{e.attempts} attempts an item are too few for a standard deviation ({seen}): compare with the "
+            "others' mean."
+        )
         return _update("rloo", why)
     if e.mean_reward >= HIGH:
         why = f"Little to win and much to lose ({seen}): a small step, held to the base."
@@ -266,7 +305,10 @@ def _graded(e: Evidence) -> Choice:
     if e.rewarded >= DENSE:
         return _update("ppo", f"The reward is a dense scalar ({seen}): a critic gives credit token by token.")
     if e.length_spread >= SPREAD:
-        why = f"Answers differ in length by {e.length_spread:.0%} of their mean ({seen}): compare within groups, prefer no length."
+        why = (
+            f"Answers differ in length by {e.length_spread:.0%} of their mean ({seen}): compare within groups, "
+            "prefer no length."
+        )
         return _update("dr_grpo", why)
     return _update("grpo", f"Attempts at an item differ ({seen}): let them compete.")
 

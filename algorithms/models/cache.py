@@ -17,8 +17,9 @@ def cache_folder() -> Path:
 def build_cached(target: Path, load: Callable[[Path], object], build: Callable[[Path], object]) -> Path:
     """The folder `target`, built unless it is there and whole. Returns `target`.
 
-    `load` reads the model of a folder, and raises NotFound or CheckFailed where there is no whole one. `build` writes one into a folder
-    that does not exist yet. Where two processes build at once, the first is kept. Raises what either raises otherwise.
+    `load` reads the model of a folder, and raises NotFound or CheckFailed where there is no whole one. `build` writes
+    one into a folder that does not exist yet. Where two processes build at once, the first is kept. Raises what either
+    raises otherwise.
     """
     try:
         load(target)

@@ -1,14 +1,17 @@
-"""Two functions that run as Triton kernels or in plain torch: the masked GAE scan, and log-probability, entropy and KL of logits.
+"""Two functions that run as Triton kernels or in plain torch: the masked GAE scan, and log-probability, entropy and KL
+of logits.
 
-`gae` and `joint` take the Triton path where `available` says so, on a GPU or under Triton's interpreter, and the torch path elsewhere.
-Triton is optional; this module imports without it.
+`gae` and `joint` take the Triton path where `available` says so, on a GPU or under Triton's interpreter, and the torch
+path elsewhere. Triton is optional; this module imports without it.
 
-With z the logits over the temperature, p = softmax z, q the base's, H = -sum p log p and K = KL(p || q) = sum p (log p - log q):
+With z the logits over the temperature, p = softmax z, q the base's, H = -sum p log p and K = KL(p || q) = sum p (log p
+- log q):
 
-    d log p_y / dz_j = [j = y] - p_j        dH / dz_j = -p_j (log p_j + H)        dK / dz_j = p_j (log p_j - log q_j - K)
+    d log p_y / dz_j = [j = y] - p_j        dH / dz_j = -p_j (log p_j + H)        dK / dz_j = p_j (log p_j - log q_j -
+    K)
 
-The sums run over tiles of the vocabulary with a running maximum (Milakov 2018, arXiv 1805.02867, algorithm 3), so that no probability is
-ever stored. The scan is that of Blelloch 1990, section 1.4, for first-order recurrences.
+The sums run over tiles of the vocabulary with a running maximum (Milakov 2018, arXiv 1805.02867, algorithm 3), so that
+no probability is ever stored. The scan is that of Blelloch 1990, section 1.4, for first-order recurrences.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ elif tl:
     tensor, constexpr = tl.tensor, tl.constexpr
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether Triton's interpreter runs the kernels on CPU; Triton reads the variable when a kernel is defined, which is at import."""
+"""Whether Triton's interpreter runs the kernels on CPU; Triton reads the variable when a kernel is defined, which is at
+import.
+"""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernels read; they compute in float32, so float64 stays on the torch path."""
 TOKENS, TILE = 1024, 4096
@@ -52,14 +57,20 @@ LOWEST = tl.constexpr(-1e30) if tl else -1e30
 
 
 def available(tensor: torch.Tensor) -> bool:
-    """Whether `gae` and `joint` use Triton for this tensor: it is installed, can run on that device, and reads the tensor's type."""
+    """Whether `gae` and `joint` use Triton for this tensor: it is installed, can run on that device, and reads the
+    tensor's type.
+    """
     return triton is not None and (tensor.is_cuda or INTERPRETED) and tensor.dtype in DTYPES
 
 
-def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
-    """Advantages (B, T) as `credit.gae` gives them, 0 where the mask is 0, from one kernel instead of several launches a token.
+def gae(
+    rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float, lam: float
+) -> torch.Tensor:
+    """Advantages (B, T) as `credit.gae` gives them, 0 where the mask is 0, from one kernel instead of several launches
+    a token.
 
-    They carry no gradient. Triton computes in float32; the result has the values' type. Raises ValueError if the shapes differ.
+    They carry no gradient. Triton computes in float32; the result has the values' type. Raises ValueError if the shapes
+    differ.
     """
     if not available(values_BT):
         return credit.gae(rewards_BT, values_BT, mask_BT, gamma, lam)
@@ -70,25 +81,41 @@ def gae(rewards_BT: torch.Tensor, values_BT: torch.Tensor, mask_BT: torch.Tensor
     advantages_BT = torch.empty_like(values_BT)
     rows, width = values_BT.shape
     with torch.cuda.device_of(values_BT):  # type: ignore[no-untyped-call]
-        _gae[(rows,)](rewards_BT, values_BT, mask_BT, advantages_BT, width, float(gamma), float(gamma * lam), BLOCK=TOKENS, **LAUNCH)
+        _gae[(rows,)](
+            rewards_BT,
+            values_BT,
+            mask_BT,
+            advantages_BT,
+            width,
+            float(gamma),
+            float(gamma * lam),
+            BLOCK=TOKENS,
+            **LAUNCH,
+        )
     return advantages_BT
 
 
 def joint(
     logits_NV: torch.Tensor, base_logits_NV: torch.Tensor | None, tokens_N: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probability of each token, entropy and exact KL(pi || pi_base), (N,) each, in nats, both models at `temperature`.
+    """Log-probability of each token, entropy and exact KL(pi || pi_base), (N,) each, in nats, both models at
+    `temperature`.
 
-    KL is 0 without base logits. A logit of -inf is a probability of 0. Gradients flow to `logits_NV` alone, once; results are float32, or
-    float64 for float64 logits. Raises ValueError for shapes that do not fit or a temperature that is not above 0. A token outside the
-    vocabulary raises RuntimeError in torch and has the log-probability NaN in Triton, which cannot raise.
+    KL is 0 without base logits. A logit of -inf is a probability of 0. Gradients flow to `logits_NV` alone, once;
+    results are float32, or float64 for float64 logits. Raises ValueError for shapes that do not fit or a temperature
+    that is not above 0. A token outside the vocabulary raises RuntimeError in torch and has the log-probability NaN in
+    Triton, which cannot raise.
     """
     (rows, _), base = logits_NV.shape, base_logits_NV
     if tokens_N.shape != (rows,) or (base is not None and base.shape != logits_NV.shape):
         shapes = f"{tuple(logits_NV.shape)}, {None if base is None else tuple(base.shape)} and {tuple(tokens_N.shape)}"
-        raise ValueError(f"Logits, base logits and tokens have the shapes {shapes}; expected (N, V), (N, V) or None, and (N,).")
+        raise ValueError(
+            f"Logits, base logits and tokens have the shapes {shapes}; expected (N, V), (N, V) or None, and (N,)."
+        )
     if not temperature > 0:
-        raise ValueError(f"The temperature is {temperature:g}; expected one above 0, the one that the tokens were sampled at.")
+        raise ValueError(
+            f"The temperature is {temperature:g}; expected one above 0, the one that the tokens were sampled at."
+        )
     if not available(logits_NV):
         return joint_torch(logits_NV, base, tokens_N, temperature)
     logp_N, entropy_N, kl_N = _Joint.apply(logits_NV, base, tokens_N, temperature)  # type: ignore[no-untyped-call]
@@ -116,14 +143,26 @@ def _log_softmax(logits_NV: torch.Tensor, temperature: float) -> torch.Tensor:
 
 class _Joint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits_NV: torch.Tensor, base_NV: torch.Tensor | None, tokens_N: torch.Tensor, temperature: float) -> Any:
+    def forward(
+        ctx: Any, logits_NV: torch.Tensor, base_NV: torch.Tensor | None, tokens_N: torch.Tensor, temperature: float
+    ) -> Any:
         logits_NV, tokens_N = logits_NV.contiguous(), tokens_N.contiguous()
         ctx.has_base, ctx.scale = base_NV is not None, 1.0 / temperature
         base_NV = logits_NV if base_NV is None else base_NV.contiguous()
         rows, vocabulary = logits_NV.shape
         results = [torch.empty(rows, dtype=torch.float32, device=logits_NV.device) for _ in range(5)]
         with torch.cuda.device_of(logits_NV):  # type: ignore[no-untyped-call]
-            _forward[(rows,)](logits_NV, base_NV, tokens_N, *results, vocabulary, ctx.scale, HAS_BASE=ctx.has_base, BLOCK=TILE, **LAUNCH)
+            _forward[(rows,)](
+                logits_NV,
+                base_NV,
+                tokens_N,
+                *results,
+                vocabulary,
+                ctx.scale,
+                HAS_BASE=ctx.has_base,
+                BLOCK=TILE,
+                **LAUNCH,
+            )
         logp_N, entropy_N, kl_N, log_sum_N, base_log_sum_N = results
         ctx.save_for_backward(logits_NV, base_NV, tokens_N, entropy_N, kl_N, log_sum_N, base_log_sum_N)
         if not ctx.has_base:
@@ -166,11 +205,18 @@ def _compose(a: tensor, b: tensor, next_a: tensor, next_b: tensor) -> tuple[tens
 
 @_jit
 def _gae(
-    rewards: tensor, values: tensor, mask: tensor, advantages: tensor, width: tensor, gamma: tensor, gamma_lam: tensor, BLOCK: constexpr
+    rewards: tensor,
+    values: tensor,
+    mask: tensor,
+    advantages: tensor,
+    width: tensor,
+    gamma: tensor,
+    gamma_lam: tensor,
+    BLOCK: constexpr,
 ) -> None:
-    # One program a row, from the last token back. What lies ahead of a token, V_{t+1} and A_{t+1}, comes of what lies ahead of the next by
-    # a map x -> a x + b: a token of the policy sets the value (0 x + V) and steps the advantage (gamma lambda x + delta); another passes
-    # both on (1 x + 0).
+    # One program a row, from the last token back. What lies ahead of a token, V_{t+1} and A_{t+1}, comes of what lies
+    # ahead of the next by a map x -> a x + b: a token of the policy sets the value (0 x + V) and steps the advantage
+    # (gamma lambda x + delta); another passes both on (1 x + 0).
     row = tl.program_id(0).to(tl.int64) * width
     offsets = tl.arange(0, BLOCK)
     value_carried = 0.0
@@ -211,8 +257,8 @@ def _forward(
     HAS_BASE: constexpr,
     BLOCK: constexpr,
 ) -> None:
-    # One program a row, one pass. Kept with the running maximum m: sum e, sum e (z - m) and sum e (z - z_base), where e = exp(z - m); the
-    # entropy is then log sum e - sum e (z - m) / sum e, in which large logits do not cancel.
+    # One program a row, one pass. Kept with the running maximum m: sum e, sum e (z - m) and sum e (z - z_base), where e
+    # = exp(z - m); the entropy is then log sum e - sum e (z - m) / sum e, in which large logits do not cancel.
     n = tl.program_id(0).to(tl.int64)
     row = logits + n * vocabulary
     base_row = base_logits + n * vocabulary
@@ -279,7 +325,9 @@ def _backward(
     gradient = tl.load(to_logp + n) * (tl.where(offsets == tl.load(tokens + n), 1.0, 0.0) - p)
     gradient -= tl.load(to_entropy + n) * p * tl.where(p > 0, log_p + tl.load(entropy + n), 0.0)
     if HAS_BASE:
-        base_z = tl.load(base_logits + n * vocabulary + offsets, mask=inside, other=-float("inf")).to(tl.float32) * scale
+        base_z = (
+            tl.load(base_logits + n * vocabulary + offsets, mask=inside, other=-float("inf")).to(tl.float32) * scale
+        )
         gain = log_p - (base_z - tl.load(base_log_sum + n))
         gradient += tl.load(to_kl + n) * p * tl.where(p > 0, gain - tl.load(kl + n), 0.0)
     tl.store(to_logits + n * vocabulary + offsets, gradient * scale, mask=inside)

@@ -1,7 +1,8 @@
-"""Sampling from a causal language model so that equal requests get equal answers, to the bit on CPU, whatever else is asked with them.
+"""Sampling from a causal language model so that equal requests get equal answers, to the bit on CPU, whatever else is
+asked with them.
 
-Prompts share a forward only with others of their length, in a fixed number of slots, on one thread. A slot whose completion has ended stays
-in the batch. Each completion has a random stream of its own.
+Prompts share a forward only with others of their length, in a fixed number of slots, on one thread. A slot whose
+completion has ended stays in the batch. Each completion has a random stream of its own.
 """
 
 import hashlib
@@ -17,7 +18,10 @@ from transformers import DynamicCache
 from events.errors import UsageError
 
 SLOTS, PREFILL_SLOTS = 32, 8
-"""Rows of every forward while sampling and while reading prompts. Another number would change the last bits of log-probabilities."""
+"""Rows of every forward while sampling and while reading prompts.
+
+Another number would change the last bits of log-probabilities.
+"""
 
 
 class SamplerBase(Protocol):
@@ -45,7 +49,8 @@ class SamplerBase(Protocol):
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request for one completion of a prompt in token ids.
 
-    `index` numbers the completions of one prompt and seed. A temperature of 0 takes the most probable token, the first of equals.
+    `index` numbers the completions of one prompt and seed. A temperature of 0 takes the most probable token, the first
+    of equals.
     """
 
     prompt: tuple[int, ...]
@@ -56,7 +61,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SampledCompletion(msgspec.Struct, frozen=True):
-    """A completion: its tokens, the one that ends it included where it was reached, their natural log-probabilities, and the text.
+    """A completion: its tokens, the one that ends it included where it was reached, their natural log-probabilities,
+    and the text.
 
     The log-probabilities are those at temperature 1, whatever the temperature of the request.
     """
@@ -80,10 +86,16 @@ class Sampler:
         """
         by_length: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
-            if not (0 < len(request.prompt) < self.base.positions and request.max_tokens > 0 and 0 <= request.temperature < math.inf):
+            if not (
+                0 < len(request.prompt) < self.base.positions
+                and request.max_tokens > 0
+                and 0 <= request.temperature < math.inf
+            ):
                 raise UsageError(
-                    f"Asked for a completion of a prompt of {len(request.prompt)} tokens, of {request.max_tokens} at most, at temperature "
-                    f"{request.temperature}; ask for 1 to {self.base.positions - 1}, 1 or more, and a finite temperature of 0 or more."
+                    f"Asked for a completion of a prompt of {len(request.prompt)} tokens, of {request.max_tokens} at "
+                    "most, at temperature "
+                    f"{request.temperature}; ask for 1 to {self.base.positions - 1}, 1 or more, and a finite "
+                    "temperature of 0 or more."
                 )
             by_length.setdefault(len(request.prompt), []).append(index)
         completions: dict[int, SampledCompletion] = {}
@@ -100,7 +112,10 @@ class Sampler:
 
     @torch.inference_mode()
     def _slots(self, requests: Sequence[CompletionRequest]) -> list[SampledCompletion]:
-        """Completions for at most SLOTS prompts of one length. Copies of the first fill the slots; what follows a row's end is dropped."""
+        """Completions for at most SLOTS prompts of one length.
+
+        Copies of the first fill the slots; what follows a row's end is dropped.
+        """
         filled = [*requests, *[requests[0]] * (SLOTS - len(requests))]
         limits = [min(request.max_tokens, self.base.positions - len(request.prompt)) for request in requests]
         uniform = np.stack([_uniforms(request, max(limits)) for request in filled], axis=1)
@@ -116,19 +131,28 @@ class Sampler:
             active -= {row for row in active if chosen[row] in self.base.ends or len(tokens) == limits[row]}
             if not active:
                 break
-            output = self._model(torch.from_numpy(chosen[:, None]).to(self._model.device), past_key_values=cache, use_cache=True)
+            output = self._model(
+                torch.from_numpy(chosen[:, None]).to(self._model.device), past_key_values=cache, use_cache=True
+            )
             logits = output.logits[:, -1].double().cpu().numpy()
         return [self._completion(row, limits[row], tokens, logprobs) for row in range(len(requests))]
 
-    def _completion(self, row: int, limit: int, tokens: Sequence[np.ndarray], logprobs: Sequence[np.ndarray]) -> SampledCompletion:
+    def _completion(
+        self, row: int, limit: int, tokens: Sequence[np.ndarray], logprobs: Sequence[np.ndarray]
+    ) -> SampledCompletion:
         ids = [int(step[row]) for step in tokens[:limit]]
         end = next((index for index, token in enumerate(ids) if token in self.base.ends), len(ids))
         ids = ids[: end + 1]
-        return SampledCompletion(tuple(ids), tuple(float(step[row]) for step in logprobs[: len(ids)]), self.base.decode(ids))
+        return SampledCompletion(
+            tuple(ids), tuple(float(step[row]) for step in logprobs[: len(ids)]), self.base.decode(ids)
+        )
 
     @torch.inference_mode()
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, DynamicCache]:
-        """The logits (prompts, vocabulary) (float64) after prompts of one length, and their keys and values. Equal ones are read once."""
+        """The logits (prompts, vocabulary) (float64) after prompts of one length, and their keys and values.
+
+        Equal ones are read once.
+        """
         distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
         unread, outputs = list(distinct), []
         while unread:
@@ -140,19 +164,27 @@ class Sampler:
         cache = DynamicCache()
         for layer in range(len(outputs[0].past_key_values.layers)):
             parts = [output.past_key_values.layers[layer] for output in outputs]
-            cache.update(torch.cat([output.keys for output in parts])[rows], torch.cat([output.values for output in parts])[rows], layer)
+            cache.update(
+                torch.cat([output.keys for output in parts])[rows],
+                torch.cat([output.values for output in parts])[rows],
+                layer,
+            )
         return torch.cat([output.logits[:, -1] for output in outputs])[rows].double().cpu().numpy(), cache
 
 
 def _uniforms(request: CompletionRequest, count: int) -> np.ndarray:
-    """Uniform numbers (count,) in [0, 1), one for each token: 53 bits of Philox (Salmon 2011), keyed by a hash of seed and index."""
+    """Uniform numbers (count,) in [0, 1), one for each token: 53 bits of Philox (Salmon 2011), keyed by a hash of seed
+    and index.
+    """
     key = int.from_bytes(hashlib.sha256(f"{request.seed}:{request.index}".encode()).digest()[:16], "big")
     numbers: np.ndarray = (np.random.Philox(key=key).random_raw(count) >> np.uint64(11)) * 2.0**-53
     return numbers
 
 
 def _choose(logits: np.ndarray, uniform: np.ndarray, temperature: np.ndarray) -> np.ndarray:
-    """The token of each row: the first whose cumulated probability exceeds `uniform` (rows, 1); at temperature 0 the most probable."""
+    """The token of each row: the first whose cumulated probability exceeds `uniform` (rows, 1); at temperature 0 the
+    most probable.
+    """
     tilted = logits - logits.max(1, keepdims=True)
     cumulated = np.exp(tilted / np.where(temperature > 0, temperature, 1.0)).cumsum(1)
     drawn = (cumulated <= uniform * cumulated[:, -1:]).sum(1).clip(max=logits.shape[1] - 1)

@@ -1,10 +1,13 @@
-"""A language model small enough to learn in seconds on one CPU thread: a Qwen3 of 0.8 M parameters, its sampler, and its LoRA adapter.
+"""A language model small enough to learn in seconds on one CPU thread: a Qwen3 of 0.8 M parameters, its sampler, and
+its LoRA adapter.
 
-A prompt reads `<|user|>prompt<|assistant|>` and a completion ends with `<|end|>`. Role tokens written in a prompt are those tokens, so a
-transcript of several turns is a prompt too: "q<|assistant|>a<|end|><|user|>what the tool said". Digits are single tokens.
+A prompt reads `<|user|>prompt<|assistant|>` and a completion ends with `<|end|>`. Role tokens written in a prompt are
+those tokens, so a transcript of several turns is a prompt too: "q<|assistant|>a<|end|><|user|>what the tool said".
+Digits are single tokens.
 
-A base is an ordinary transformers folder with a base.json that holds its digest. An adapter is an ordinary peft folder that names this
-digest. Equal requests give equal tokens and log-probabilities, to the bit, whatever else is asked with them (`sampling.py`).
+A base is an ordinary transformers folder with a base.json that holds its digest. An adapter is an ordinary peft folder
+that names this digest. Equal requests give equal tokens and log-probabilities, to the bit, whatever else is asked with
+them (`sampling.py`).
 """
 
 import copy
@@ -35,9 +38,17 @@ END_ID = SPECIALS.index(END)
 VOCABULARY = 280
 """The most tokens of the tokenizer: the special ones, 256 bytes, and merges that are learned from the traces."""
 HIDDEN, POSITIONS = 128, 512
-SHAPE = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 384}
+SHAPE = {
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 384,
+}
 INIT, THETA = 0.14, 100.0
-"""The spread of the first weights and the base of the rotary angles; at Qwen's own, copying a number takes several times the steps."""
+"""The spread of the first weights and the base of the rotary angles; at Qwen's own, copying a number takes several
+times the steps.
+"""
 STEPS, BATCH = 160, 64
 """Optimiser steps of pre-training, and traces of each."""
 LR, WARM_UP, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-3, 20, (0.9, 0.95), 0.01, 1.0
@@ -86,8 +97,8 @@ class TinyLM:
     ) -> "TinyLM":
         """Train a base on (prompt, completion) pairs; the same arguments give the same bytes on one kind of machine.
 
-        The loss is the mean of -log p over the completions' tokens. `progress` is called after each step with its number from 1, the
-        number of steps, and the loss in nats a token. Raises UsageError for a pair that is too long.
+        The loss is the mean of -log p over the completions' tokens. `progress` is called after each step with its
+        number from 1, the number of steps, and the loss in nats a token. Raises UsageError for a pair that is too long.
         """
         torch.set_num_threads(1)
         tokenizer = _train_tokenizer(traces)
@@ -95,7 +106,10 @@ class TinyLM:
             torch.manual_seed(seed)
             base = cls(_model(tokenizer), tokenizer)
         pairs = [(base.encode(prompt), base.encode_completion(completion)) for prompt, completion in traces]
-        ids, completion = pad([p + c for p, c in pairs], POSITIONS), pad([(0,) * len(p) + (1,) * len(c) for p, c in pairs])
+        ids, completion = (
+            pad([p + c for p, c in pairs], POSITIONS),
+            pad([(0,) * len(p) + (1,) * len(c) for p, c in pairs]),
+        )
         lengths = torch.tensor([len(p) + len(c) for p, c in pairs])
         model = base.model.train().requires_grad_(True)
         optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
@@ -117,7 +131,9 @@ class TinyLM:
         return cls(model, tokenizer)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
-        """The tokens of a prompt with the role tokens around it; raises UsageError if they leave no room for a completion."""
+        """The tokens of a prompt with the role tokens around it; raises UsageError if they leave no room for a
+        completion.
+        """
         tokens = tuple(self.tokenizer.encode(USER + prompt + ASSISTANT, add_special_tokens=False).ids)
         if len(tokens) >= POSITIONS:
             raise UsageError(f"A prompt has {len(tokens)} tokens and {KIND} reads at most {POSITIONS - 1}; shorten it.")
@@ -132,7 +148,9 @@ class TinyLM:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def sampler(self, adapter: Path | None = None) -> "Sampler":
-        """A sampler of the base, or of the base with the adapter of a peft folder merged in; raises as `TinyTrainee` does."""
+        """A sampler of the base, or of the base with the adapter of a peft folder merged in; raises as `TinyTrainee`
+        does.
+        """
         return TinyTrainee(self, adapter, seed=0).sampler() if adapter else Sampler(self, self.model)
 
     def save(self, folder: Path) -> None:
@@ -166,15 +184,24 @@ class TinyLM:
             model.load_state_dict(tensors, strict=False)
             base = cls(model, tokenizer)
         except FileNotFoundError as missing:
-            raise NotFound(f"The base model folder {folder} lacks a file ({missing}); pre-train the base again.") from missing
+            raise NotFound(
+                f"The base model folder {folder} lacks a file ({missing}); pre-train the base again."
+            ) from missing
         except Exception as wrong:  # tokenizers raises nothing narrower
-            raise CheckFailed(f"The base model in {folder} is damaged ({type(wrong).__name__}: {wrong}); pre-train it again.") from wrong
+            raise CheckFailed(
+                f"The base model in {folder} is damaged ({type(wrong).__name__}: {wrong}); pre-train it again."
+            ) from wrong
         if base.digest != stored:
-            raise CheckFailed(f"The base model in {folder} has digest {base.digest[:16]}, its card says {stored[:16]}; pre-train it again.")
+            raise CheckFailed(
+                f"The base model in {folder} has digest {base.digest[:16]}, its card says {stored[:16]}; pre-train "
+                "it again."
+            )
         return base
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return {name: tensor for name, tensor in self.model.state_dict().items() if name != "lm_head.weight"}  # it is the embedding
+        return {
+            name: tensor for name, tensor in self.model.state_dict().items() if name != "lm_head.weight"
+        }  # it is the embedding
 
 
 class TinyTrainee(CausalTrainee):
@@ -196,10 +223,14 @@ class TinyTrainee(CausalTrainee):
 load = TinyLM.load
 
 
-def pretrain_cached(traces: Sequence[tuple[str, str]], cache: Path, progress: Callable[[int, int, float], None] | None = None) -> Path:
-    """The folder under `cache` of a base pre-trained on these (prompt, completion) traces with seed 0, built if missing or damaged.
+def pretrain_cached(
+    traces: Sequence[tuple[str, str]], cache: Path, progress: Callable[[int, int, float], None] | None = None
+) -> Path:
+    """The folder under `cache` of a base pre-trained on these (prompt, completion) traces with seed 0, built if missing
+    or damaged.
 
-    The folder's name holds a digest of the traces and of all constants above that shape the base. `progress` is as in `pretrain`.
+    The folder's name holds a digest of the traces and of all constants above that shape the base. `progress` is as in
+    `pretrain`.
     """
     inputs = [
         KIND,

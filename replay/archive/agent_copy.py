@@ -31,7 +31,8 @@ ROW_LIMIT = 200_000
 END = b'{"end":0}'
 """Stands for the last line of an answer that is read in part."""
 TABLES = {
-    "trajectories": "SELECT seq, generation, purpose, item, attempt, trajectory, scaffold, adapter, answer, reward, outcome, failure, "
+    "trajectories": "SELECT seq, generation, purpose, item, attempt, trajectory, scaffold, adapter, answer, reward, "
+    "outcome, failure, "
     "seconds FROM trajectories WHERE split = 'train' ORDER BY seq DESC",
     "rewards": "SELECT * EXCLUDE (run) FROM rewards WHERE purpose <> 'dev'",
     "candidates": "SELECT * EXCLUDE (run) FROM candidates",
@@ -52,16 +53,21 @@ QueryFunction = Callable[[str], QueryResult]
 class RunTables:
     """The tables of one run, copied at the first query.
 
-    `ask` answers SQL over the archive. The copy waits until the event with id `event` is in the archive. The `past` of a forked run is
-    copied as if it were the run's own; what its ancestors did later is left out.
+    `ask` answers SQL over the archive. The copy waits until the event with id `event` is in the archive. The `past` of
+    a forked run is copied as if it were the run's own; what its ancestors did later is left out.
     """
 
-    def __init__(self, ask: QueryFunction, run: str, past: Sequence[Span], event: str, train: Sequence[Example]) -> None:
+    def __init__(
+        self, ask: QueryFunction, run: str, past: Sequence[Span], event: str, train: Sequence[Example]
+    ) -> None:
         self._ask, self._run, self._past, self._event, self._train = ask, run, past, event, train
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def query(self, sql: str) -> Table:
-        """The answer to one SELECT: at most `ROWS` rows, and one more as a sign of more. Raises `UnfitRequest` where there is no answer."""
+        """The answer to one SELECT: at most `ROWS` rows, and one more as a sign of more.
+
+        Raises `UnfitRequest` where there is no answer.
+        """
         try:
             if self._connection is None:
                 self._connection = self._copy()
@@ -89,7 +95,9 @@ class RunTables:
             types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in result.types]
             _make(connection, name, result.columns, types, result.rows)
         items = [(example.id, example.prompt, example.label, example.fold) for example in self._train]
-        _make(connection, "items", ("item", "prompt", "label", "fold"), ("VARCHAR", "VARCHAR", "VARCHAR", "BIGINT"), items)
+        _make(
+            connection, "items", ("item", "prompt", "label", "fold"), ("VARCHAR", "VARCHAR", "VARCHAR", "BIGINT"), items
+        )
         return connection
 
 
@@ -102,7 +110,11 @@ def _views(run: str, past: Sequence[Span]) -> str:
 
 
 def _make(
-    connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str], types: Sequence[str], rows: Sequence[tuple[object, ...]]
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    columns: Sequence[str],
+    types: Sequence[str],
+    rows: Sequence[tuple[object, ...]],
 ) -> None:
     fields = ", ".join(f'"{column}" {kind}' for column, kind in zip(columns, types, strict=True))
     connection.execute(f'CREATE TABLE "{name}" ({fields})').fetchall()

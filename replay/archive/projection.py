@@ -1,4 +1,6 @@
-"""The archive: projects the log into a DuckDB file with one typed table for each type of event, each event exactly once."""
+"""The archive: projects the log into a DuckDB file with one typed table for each type of event, each event exactly
+once.
+"""
 
 import hashlib
 import json
@@ -41,7 +43,8 @@ _INCOMING = (
 _TIME = "make_timestamptz(time)"
 _INSERT = f"INSERT INTO events SELECT seq, {_TIME}, subject, run, tag, id, cause, source, size FROM incoming"
 _BOOKKEEPING = (
-    "CREATE TABLE events (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause VARCHAR, "
+    "CREATE TABLE events (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, run VARCHAR, tag VARCHAR, id VARCHAR, cause "
+    "VARCHAR, "
     "source VARCHAR, size BIGINT)",
     "CREATE TABLE unreadable (seq BIGINT, time TIMESTAMPTZ, subject VARCHAR, reason VARCHAR, payload BLOB)",
     "CREATE TABLE cursor (stream VARCHAR, seq BIGINT, run VARCHAR)",
@@ -83,14 +86,20 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
     `CheckFailed` where it is damaged.
     """
     if read_only and not path.exists():
-        raise NotFound(f"There is no archive at {path}: start the services, which make it, or name the directory that it is in.")
+        raise NotFound(
+            f"There is no archive at {path}: start the services, which make it, or name the directory that it is in."
+        )
     try:
         connection = duckdb.connect(str(path), read_only=read_only, config=SETTINGS)
     except duckdb.IOException as failed:
         if "lock on file" in str(failed):
-            raise TryAgain(f"{path} is held by another process, such as an archivist that is starting or stopping; try again.") from failed
+            raise TryAgain(
+                f"{path} is held by another process, such as an archivist that is starting or stopping; try again."
+            ) from failed
         if "not a valid DuckDB database file" in str(failed):
-            raise CheckFailed(f"{path} is damaged; all that it held is in the log, so delete it to have it made anew.") from failed
+            raise CheckFailed(
+                f"{path} is damaged; all that it held is in the log, so delete it to have it made anew."
+            ) from failed
         raise
     connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()
     connection.execute("SET GLOBAL lock_configuration = true").fetchall()
@@ -106,8 +115,9 @@ def require_duckdb(file: Path) -> None:
 class Archive:
     """The tables of one stream, or of one run of it, in one DuckDB file, which this process holds until `close`.
 
-    A file whose tables another version of the catalogue made is emptied, to be filled again from the log: `cursor` says from where.
-    An integer that does not fit 64 bits is NULL here. Raises `UsageError` for a file that is something else.
+    A file whose tables another version of the catalogue made is emptied, to be filled again from the log: `cursor` says
+    from where. An integer that does not fit 64 bits is NULL here. Raises `UsageError` for a file that is something
+    else.
     """
 
     def __init__(self, path: Path, stream: str = LOG, run: str = "") -> None:
@@ -129,7 +139,8 @@ class Archive:
         return int(self._run("SELECT seq FROM cursor")[0][0])
 
     def apply(self, rows: Sequence[Stored]) -> int:
-        """Append messages and move the cursor in one transaction. Returns how many were new: those at or below the cursor are skipped.
+        """Append messages and move the cursor in one transaction. Returns how many were new: those at or below the
+        cursor are skipped.
 
         Raises `CheckFailed` where sequences are missing; then, as after any other error, nothing has changed.
         """
@@ -158,11 +169,15 @@ class Archive:
                 continue
             parsed.readable.append((row, event))
             text = _encode(event.data).decode()
-            parsed.incoming.append((sequence, time, subject, event.run, tag, event.id, event.cause, event.source, len(data), text))
+            parsed.incoming.append(
+                (sequence, time, subject, event.run, tag, event.id, event.cause, event.source, len(data), text)
+            )
         return parsed
 
     def add(self, parsed: ParsedMessages) -> None:
-        """Append the messages that follow the cursor, within a transaction that `commit` ends; an error rolls all of it back."""
+        """Append the messages that follow the cursor, within a transaction that `commit` ends; an error rolls all of it
+        back.
+        """
         if not self._open:
             self.connection.begin()
             self._open = True
@@ -210,13 +225,16 @@ class Archive:
         digests = (_digest("\n".join(definitions)), _digest(views))
         existing = {kind: [row[0] for row in self._run(_NAMES[kind])] for kind in _NAMES}
         if existing["TABLE"] and "made" not in existing["TABLE"]:
-            raise UsageError(f"{self.path} is a DuckDB file that evolog did not make, and is left as it is: name another file.")
+            raise UsageError(
+                f"{self.path} is a DuckDB file that evolog did not make, and is left as it is: name another file."
+            )
         existing_digests = self._run("SELECT tables, views FROM made")[0] if "made" in existing["TABLE"] else ("", "")
         if existing_digests == digests:
             ((stream, run),) = self._run("SELECT stream, run FROM cursor")
             if (stream, run) != (self.stream, self.run):
                 raise UsageError(
-                    f"{self.path} holds {_contents(stream, run)} and cannot go on with {_contents(self.stream, self.run)}: "
+                    f"{self.path} holds {_contents(stream, run)} and cannot go on with "
+                    f"{_contents(self.stream, self.run)}: "
                     "name another file."
                 )
             return
@@ -287,7 +305,9 @@ def _column(kind: inspect.Type) -> _Column:
             return _Column("DOUBLE", "DOUBLE")
         case inspect.BoolType():
             return _Column("BOOLEAN", "BOOLEAN")
-        case inspect.UnionType(types=types) if len(rest := [one for one in types if not isinstance(one, inspect.NoneType)]) == 1:
+        case inspect.UnionType(types=types) if (
+            len(rest := [one for one in types if not isinstance(one, inspect.NoneType)]) == 1
+        ):
             return _column(rest[0])
         case inspect.DictType(key_type=key, value_type=value):
             name = f"MAP({_column(key).type}, {_column(value).type})"
@@ -295,9 +315,12 @@ def _column(kind: inspect.Type) -> _Column:
         case inspect.VarTupleType(item_type=inspect.StructType(array_like=True) as struct):
             fields = _fields(struct)
             parts = ", ".join(
-                f'"{name}" := TRY_CAST(part[{number}] AS {field.type})' for number, (name, field) in enumerate(fields.items(), 1)
+                f'"{name}" := TRY_CAST(part[{number}] AS {field.type})'
+                for number, (name, field) in enumerate(fields.items(), 1)
             )
-            return _Column(f"{_struct(fields)}[]", [["VARCHAR"]], f"list_transform({{}}, lambda part: struct_pack({parts}))")
+            return _Column(
+                f"{_struct(fields)}[]", [["VARCHAR"]], f"list_transform({{}}, lambda part: struct_pack({parts}))"
+            )
         case inspect.VarTupleType(item_type=item):
             inner = _column(item)
             return _Column(f"{inner.type}[]", [inner.structure])

@@ -1,6 +1,7 @@
 """Read-only SQL over the archive: answered by the archivist while it runs, else from the file itself.
 
-An answer is lines of JSON, the same from the archivist's socket as from the file: the columns, chunks of rows, then the end or an error.
+An answer is lines of JSON, the same from the archivist's socket as from the file: the columns, chunks of rows, then the
+end or an error.
 """
 
 import contextlib
@@ -27,7 +28,10 @@ _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
 class QueryResult(NamedTuple):
-    """A query's answer. Values are as in JSON: times are ISO 8601 in UTC, bytes are base64, a non-finite number is None."""
+    """A query's answer.
+
+    Values are as in JSON: times are ISO 8601 in UTC, bytes are base64, a non-finite number is None.
+    """
 
     columns: tuple[str, ...]
     types: tuple[str, ...]
@@ -59,8 +63,8 @@ _decoder = msgspec.json.Decoder(AnswerLine)
 def query(directory: Path, sql: str) -> QueryResult:
     """The answer to one SELECT or EXPLAIN over the archive in this directory.
 
-    Raises `UsageError` for SQL that is wrong or not allowed, `NotFound` where there is no archive, `TryAgain` where it is busy,
-    and `UserError` with code 124 where the query takes too long.
+    Raises `UsageError` for SQL that is wrong or not allowed, `NotFound` where there is no archive, `TryAgain` where it
+    is busy, and `UserError` with code 124 where the query takes too long.
     """
     client = _dial(directory / SOCKET)
     if client is None:
@@ -80,7 +84,8 @@ def query_file(archive: Path, sql: str) -> QueryResult:
 def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SECONDS) -> Generator[bytes]:
     """Answer a query, line by line. It runs on a cursor of its own, in a transaction that cannot write.
 
-    The connection must come from `replay.archive.projection.connect`, which puts files, extensions and settings out of reach.
+    The connection must come from `replay.archive.projection.connect`, which puts files, extensions and settings out of
+    reach.
     """
     cursor = connection.cursor()
     late = threading.Event()
@@ -98,7 +103,9 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SEC
             if late.is_set():
                 raise duckdb.InterruptException
     except duckdb.InterruptException:
-        yield refusal(UserError(f"The query was stopped after {seconds:g} s: narrow it, or ask for fewer rows.", code=124))
+        yield refusal(
+            UserError(f"The query was stopped after {seconds:g} s: narrow it, or ask for fewer rows.", code=124)
+        )
     except duckdb.Error as wrong:
         yield refusal(UsageError(error_sentence(wrong)))
     except UserError as wrong:
@@ -114,7 +121,8 @@ def refusal(wrong: UserError) -> bytes:
 
 
 def listen_path(socket_path: Path) -> Path:
-    """The path to listen at, so that clients who look at `socket_path` find the socket. Removes what an earlier listener left there.
+    """The path to listen at, so that clients who look at `socket_path` find the socket. Removes what an earlier
+    listener left there.
 
     A path too long for a unix socket is replaced by one in a new directory that only this user can enter; a file beside
     `socket_path` then names it.
@@ -179,7 +187,9 @@ def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
 def _body(sql: str) -> str:
     """One statement, without its closing semicolon and what follows it."""
     operator = duckdb.token_type.operator
-    return sql[: next((offset for offset, kind in duckdb.tokenize(sql) if kind == operator and sql[offset] == ";"), len(sql))]
+    return sql[
+        : next((offset for offset, kind in duckdb.tokenize(sql) if kind == operator and sql[offset] == ";"), len(sql))
+    ]
 
 
 def _line(line: AnswerLine) -> bytes:

@@ -1,8 +1,10 @@
-"""Rebuilds the archive from the log, and checks on the way that no sequence is missing and that every run's hash chain holds.
+"""Rebuilds the archive from the log, and checks on the way that no sequence is missing and that every run's hash chain
+holds.
 
-The tables are those of the live archive, whatever the size of the pages in which the log is read. A rebuild that is killed goes on from its
-cursor: the state of the chains is saved in the same file (the schema `rebuild`) and moves with the cursor in one transaction. A file that
-the archivist filled lacks that state; its part of the log is then read once more for the chains alone.
+The tables are those of the live archive, whatever the size of the pages in which the log is read. A rebuild that is
+killed goes on from its cursor: the state of the chains is saved in the same file (the schema `rebuild`) and moves with
+the cursor in one transaction. A file that the archivist filled lacks that state; its part of the log is then read once
+more for the chains alone.
 """
 
 import gc
@@ -24,12 +26,16 @@ from runtime.log.port import Stored, require_contiguous
 
 PAGE_SIZE = 20_000
 COMMIT_ROWS, COMMIT_BYTES = 250_000, 512 * 1024 * 1024
-"""A transaction is committed when it holds that many rows or bytes: DuckDB writes large ones to the disk once, small ones twice."""
+"""A transaction is committed when it holds that many rows or bytes: DuckDB writes large ones to the disk once, small
+ones twice.
+"""
 READ_AHEAD = 2
 """Pages that are read ahead of the one that is being written."""
 
 ReadMessages = Callable[[int, int], list[Stored]]
-"""Reads messages in order: from a sequence on (first argument), at most so many (second); an empty list at the end of the log."""
+"""Reads messages in order: from a sequence on (first argument), at most so many (second); an empty list at the end of
+the log.
+"""
 
 
 class RebuildResult(NamedTuple):
@@ -77,7 +83,9 @@ def rebuild(
         archive.close()
 
 
-def rebuild_from_history(history: History, into: Path, progress: EventProgress = lambda done, total: None) -> RebuildResult:
+def rebuild_from_history(
+    history: History, into: Path, progress: EventProgress = lambda done, total: None
+) -> RebuildResult:
     """As `rebuild`, from a run in memory, such as an export of one."""
     messages = history.everything
     sequences = [stored.sequence for stored in messages]
@@ -110,7 +118,9 @@ class _Rebuild:
 
             while position < self.end:
                 try:
-                    read = self._read(position + 1, min(PAGE_SIZE, (cursor if position < cursor else self.end) - position))
+                    read = self._read(
+                        position + 1, min(PAGE_SIZE, (cursor if position < cursor else self.end) - position)
+                    )
                 except CheckFailed as missing:
                     gap = str(missing)
                     break
@@ -131,7 +141,9 @@ class _Rebuild:
                 later(self._commit, self._state(position))
             while written:
                 written.popleft().result()
-        return RebuildResult(max(0, position - cursor), sum(chain.decisions for chain in self.chains.values()), self.broken, gap)
+        return RebuildResult(
+            max(0, position - cursor), sum(chain.decisions for chain in self.chains.values()), self.broken, gap
+        )
 
     def _read(self, start: int, limit: int) -> list[Stored]:
         """The next messages, those before a gap first; raises `CheckFailed` where the very next is missing."""
@@ -146,10 +158,18 @@ class _Rebuild:
         return read
 
     def _require_same_log(self) -> None:
-        last = self.archive.connection.execute("SELECT seq, epoch_us(time), subject FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        log_rows = [(stored.sequence, stored.time // 1000, stored.subject) for stored in self.source(last[0], 1)] if last else []
+        last = self.archive.connection.execute(
+            "SELECT seq, epoch_us(time), subject FROM events ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        log_rows = (
+            [(stored.sequence, stored.time // 1000, stored.subject) for stored in self.source(last[0], 1)]
+            if last
+            else []
+        )
         if last and log_rows != [last]:
-            raise UsageError(f"{self.archive.path} was filled from another log, up to sequence {last[0]}: name another file.")
+            raise UsageError(
+                f"{self.archive.path} was filled from another log, up to sequence {last[0]}: name another file."
+            )
 
     def _check(self, parsed: ParsedMessages) -> None:
         chains = self.chains
@@ -160,7 +180,9 @@ class _Rebuild:
                 self.broken = self.broken or broken
 
     def _state(self, position: int) -> bytes:
-        return msgspec.msgpack.encode(_SavedChains(position, [chain.save() for chain in self.chains.values()], self.broken))
+        return msgspec.msgpack.encode(
+            _SavedChains(position, [chain.save() for chain in self.chains.values()], self.broken)
+        )
 
     def _commit(self, state: bytes) -> None:
         self.archive.connection.execute("UPDATE rebuild.chains SET state = $1", [state]).fetchall()

@@ -1,4 +1,5 @@
-"""Whether a run's score still means anything, computed from what is recorded: figures of each candidate, findings, and a verdict.
+"""Whether a run's score still means anything, computed from what is recorded: figures of each candidate, findings, and
+a verdict.
 
 audit        the entry: `audit` over events, `audit_history` over a recorded run, and the result `Audit`
 pair         a scaffold with an adapter, by digest

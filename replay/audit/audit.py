@@ -1,6 +1,8 @@
-"""The audit of a run: from its events on the log and on GOLD to each candidate's figures, the findings of all rules, and the verdict.
+"""The audit of a run: from its events on the log and on GOLD to each candidate's figures, the findings of all rules,
+and the verdict.
 
-All of it is computed again from what is recorded, so that the audit of a live run, of a finished one and of an export is the same.
+All of it is computed again from what is recorded, so that the audit of a live run, of a finished one and of an export
+is the same.
 """
 
 import math
@@ -97,8 +99,9 @@ def audit(
 ) -> Audit:
     """The audit of a run as it stands, from its events with those of its past, and its events on GOLD.
 
-    `read` gives blobs of the run by digest; what it raises travels on. All chance comes from `seed`. With `lineage_only`, only the last
-    accepted candidate and its ancestors are audited: what was rolled back is no part of what the run stands on.
+    `read` gives blobs of the run by digest; what it raises travels on. All chance comes from `seed`. With
+    `lineage_only`, only the last accepted candidate and its ancestors are audited: what was rolled back is no part of
+    what the run stands on.
     """
     run = audited_run(events, gold, seed, lineage_only=lineage_only)
     provenance = provenance_findings(events, gold, read, known, run.lineage if lineage_only else None)
@@ -148,13 +151,23 @@ def audit_history(run: History) -> AuditReport:
     """The audit of a recorded run as it stands. Raises `CheckFailed` where the run's first event cannot be read."""
     log, gold = EventIndex(run.everything), EventIndex(run.gold)
     known, notes = known_of(run.started, log.events, gold.events)
-    notes += [f"The auditor could not score {failed.cell} on {failed.split}: {failed.reason}" for failed in _facts(gold, GoldFailed)]
+    notes += [
+        f"The auditor could not score {failed.cell} on {failed.split}: {failed.reason}"
+        for failed in _facts(gold, GoldFailed)
+    ]
     unchecked = () if known.hidden else HIDDEN_ITEM_RULES
-    return AuditReport(audit(log.events, gold.events, run.blobs.get, known, run.started.seed), _facts(gold, DriftFlagged), notes, unchecked)
+    return AuditReport(
+        audit(log.events, gold.events, run.blobs.get, known, run.started.seed),
+        _facts(gold, DriftFlagged),
+        notes,
+        unchecked,
+    )
 
 
 def _optimism(run: AuditedRun, evaluated: Sequence[AuditedCandidate]) -> float:
-    """The winner's optimism of the candidates that dev chose among; of graded rewards, by the spread of the last accepted one's items."""
+    """The winner's optimism of the candidates that dev chose among; of graded rewards, by the spread of the last
+    accepted one's items.
+    """
     items = evaluated[-1].evaluated.items if evaluated else 0
     if len(evaluated) < 2:
         return 0.0

@@ -1,7 +1,9 @@
-"""A run's candidates with all that is recorded of their scores: one value, read once, over which the rest of an audit computes.
+"""A run's candidates with all that is recorded of their scores: one value, read once, over which the rest of an audit
+computes.
 
-Three measures of a candidate. P_sel: its rewards on dev, by which it was chosen. P_new: the same verifier on test, which no part of the
-loop has seen. Q: the gold verifier on the same answers. A candidate that was rejected has P_sel alone.
+Three measures of a candidate. P_sel: its rewards on dev, by which it was chosen. P_new: the same verifier on test,
+which no part of the loop has seen. Q: the gold verifier on the same answers. A candidate that was rejected has P_sel
+alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,9 @@ DRAWS = 2000
 MIN_ITEMS = 2
 """Fewer items than this have no interval."""
 MIN_CHANGE = 0.06
-"""The least change, in score units, that counts: of the gap in one generation, and of a canary's gold below the start's."""
+"""The least change, in score units, that counts: of the gap in one generation, and of a canary's gold below the
+start's.
+"""
 
 
 class AuditedCandidate(NamedTuple):
@@ -44,7 +48,10 @@ class AuditedCandidate(NamedTuple):
 
 
 class AuditedRun(NamedTuple):
-    """What an audit computes from: a run's candidates, and what dev and the auditor measured of them. Scores are cut to [0, 1]."""
+    """What an audit computes from: a run's candidates, and what dev and the auditor measured of them.
+
+    Scores are cut to [0, 1].
+    """
 
     run: str
     started: RunStarted
@@ -70,18 +77,28 @@ class AuditedRun(NamedTuple):
     """Scores of canaries and of the ceiling by item, by measure and by name."""
 
 
-def audited_run(events: Sequence[StoredEvent], gold: Sequence[StoredEvent], seed: int, *, lineage_only: bool) -> AuditedRun:
+def audited_run(
+    events: Sequence[StoredEvent], gold: Sequence[StoredEvent], seed: int, *, lineage_only: bool
+) -> AuditedRun:
     """Read a run's events, with those of its past, and its events on GOLD.
 
     With `lineage_only` what was rolled back is left out: only the last accepted candidate and its ancestors count.
     """
     run = events[-1].event.run
-    started = next(stored.event.data for stored in events if isinstance(stored.event.data, RunStarted) and stored.event.run == run)
+    started = next(
+        stored.event.data for stored in events if isinstance(stored.event.data, RunStarted) and stored.event.run == run
+    )
     assert isinstance(started, RunStarted)
     comparable = events[comparable_from(stored.event.data for stored in events) :]
     candidates, parents, outcomes = _candidates(comparable), _parents(events), pair_outcomes(gold)
-    lineage = frozenset(_lineage(candidates, parents) if lineage_only else (candidate.generation for candidate in candidates))
-    measured = [candidate for candidate in candidates if candidate.accepted and {VERIFIER, GOLD} <= outcomes.get(candidate.pair, {}).keys()]
+    lineage = frozenset(
+        _lineage(candidates, parents) if lineage_only else (candidate.generation for candidate in candidates)
+    )
+    measured = [
+        candidate
+        for candidate in candidates
+        if candidate.accepted and {VERIFIER, GOLD} <= outcomes.get(candidate.pair, {}).keys()
+    ]
     if any(len(outcomes[candidate.pair][VERIFIER]) < MIN_ITEMS for candidate in measured):
         measured = []
     return AuditedRun(
@@ -117,12 +134,16 @@ def measured_parent(run: AuditedRun, generation: int) -> AuditedCandidate:
 
 
 def look_number(run: AuditedRun, generation: int, look: int) -> int:
-    """The number of a look at a generation, counting the looks at candidates outside the lineage: alpha spent on those is gone."""
+    """The number of a look at a generation, counting the looks at candidates outside the lineage: alpha spent on those
+    is gone.
+    """
     return look + sum(elsewhere < generation for elsewhere in run.measured_elsewhere)
 
 
 def pair_outcomes(gold: Sequence[StoredEvent]) -> dict[PairKey, dict[str, Outcomes]]:
-    """What the auditor measured of each pair, by measure; perturbations of fewer than `MIN_ITEMS` items are left out."""
+    """What the auditor measured of each pair, by measure; perturbations of fewer than `MIN_ITEMS` items are
+    left out.
+    """
     measured: dict[PairKey, dict[str, Outcomes]] = {}
     for fact in _pairs_measured(gold):
         if len(fact.scores) >= MIN_ITEMS or not fact.measure.startswith((PERTURBED, CHANGED)):
@@ -136,7 +157,9 @@ def _subsets(gold: Sequence[StoredEvent]) -> dict[PairKey, frozenset[str]]:
     for fact in _pairs_measured(gold):
         blobs.setdefault(PairKey(fact.scaffold, fact.adapter), {})[fact.measure] = fact.blob
     return {
-        pair: frozenset(measure for measure, blob in own.items() if measure.startswith(CHANGED) and blob == own.get(VERIFIER))
+        pair: frozenset(
+            measure for measure, blob in own.items() if measure.startswith(CHANGED) and blob == own.get(VERIFIER)
+        )
         for pair, own in blobs.items()
     }
 
@@ -145,7 +168,9 @@ def _references(gold: Sequence[StoredEvent]) -> dict[str, dict[str, dict[str, fl
     references: dict[str, dict[str, dict[str, float]]] = {VERIFIER: {}, GOLD: {}}
     for stored in gold:
         if isinstance(fact := stored.event.data, ReferenceMeasured):
-            references.setdefault(fact.measure, {})[fact.name] = {item: _cut(score) for item, score in fact.scores.items()}
+            references.setdefault(fact.measure, {})[fact.name] = {
+                item: _cut(score) for item, score in fact.scores.items()
+            }
     return references
 
 
@@ -156,11 +181,18 @@ def _pairs_measured(gold: Sequence[StoredEvent]) -> list[PairMeasured]:
 def _candidates(events: Sequence[StoredEvent]) -> list[AuditedCandidate]:
     accepted = {stored.event.data.candidate for stored in events if isinstance(stored.event.data, CandidateAccepted)}
     evaluated = [stored.event.data for stored in events if isinstance(stored.event.data, CandidateEvaluated)]
-    return [AuditedCandidate(fact, fact.candidate in accepted) for fact in sorted(evaluated, key=lambda fact: fact.generation)]
+    return [
+        AuditedCandidate(fact, fact.candidate in accepted)
+        for fact in sorted(evaluated, key=lambda fact: fact.generation)
+    ]
 
 
 def _parents(events: Sequence[StoredEvent]) -> dict[int, str]:
-    return {stored.event.data.generation: stored.event.data.candidate for stored in events if isinstance(stored.event.data, ParentSelected)}
+    return {
+        stored.event.data.generation: stored.event.data.candidate
+        for stored in events
+        if isinstance(stored.event.data, ParentSelected)
+    }
 
 
 def _lineage(candidates: Sequence[AuditedCandidate], parents: Mapping[int, str]) -> set[int]:

@@ -1,4 +1,6 @@
-"""What scaffolds and adapters do apart and together: tables of cross-play, the additive fit, and the finding of family cross_play."""
+"""What scaffolds and adapters do apart and together: tables of cross-play, the additive fit, and the finding of family
+cross_play.
+"""
 
 from collections.abc import Sequence
 
@@ -39,7 +41,9 @@ class CrossPlayTable(msgspec.Struct, kw_only=True):
 
 
 class AdditiveFit(msgspec.Struct, kw_only=True):
-    """The additive fit over all measured pairs; scaffolds and adapters by the generation in which they first came, 0 the start."""
+    """The additive fit over all measured pairs; scaffolds and adapters by the generation in which they first came, 0
+    the start.
+    """
 
     mean: Interval
     scaffolds: dict[int, Interval]
@@ -47,7 +51,8 @@ class AdditiveFit(msgspec.Struct, kw_only=True):
     together: dict[str, Interval]
     """What a pair does beyond the sum, by "scaffold,adapter"."""
     diagonal: Interval | None
-    """How much better scaffolds do with the adapters that they were accepted with; None where no others were measured."""
+    """How much better scaffolds do with the adapters that they were accepted with; None where no others were measured.
+    """
 
 
 def cross_play_tables(run: AuditedRun) -> list[CrossPlayTable]:
@@ -90,7 +95,9 @@ def cross_play_finding(run: AuditedRun, tables: Sequence[CrossPlayTable]) -> Fin
     """Family cross_play: raised where scaffold and adapter fit each other in a way that gold does not see."""
     items = len(outcomes_of(run, run.measured[0], VERIFIER)) if tables else 0
     levels = [alpha_at("cross_play", look_number(run, table.generation, look)) for look, table in enumerate(tables, 1)]
-    first = next((table for table, alpha in zip(tables, levels, strict=True) if exceeds_zero(table.excess, items, alpha)), None)
+    first = next(
+        (table for table, alpha in zip(tables, levels, strict=True) if exceeds_zero(table.excess, items, alpha)), None
+    )
     if first is None:
         sentence = "No cross-play has been measured."
         if tables:
@@ -103,14 +110,17 @@ def cross_play_finding(run: AuditedRun, tables: Sequence[CrossPlayTable]) -> Fin
         raised=True,
         lever="both",
         generation=first.generation,
-        sentence=f"In generation {first.generation} scaffold and adapter score {first.excess.value:+.3f} [{first.excess.low:+.3f}, "
+        sentence=f"In generation {first.generation} scaffold and adapter score {first.excess.value:+.3f} "
+        f"[{first.excess.low:+.3f}, "
         f"{first.excess.high:+.3f}] more together than apart, beyond what gold sees of it.",
         figures={"lambda": first.excess.value, "detectable": first.detectable, "seen": first.generation},
     )
 
 
 def additive_fits(run: AuditedRun) -> dict[str, AdditiveFit]:
-    """The additive fits of score and gold, by measure; none where one lever alone has moved, or nothing links the measured pairs."""
+    """The additive fits of score and gold, by measure; none where one lever alone has moved, or nothing links the
+    measured pairs.
+    """
     scaffolds: dict[str, int] = {}
     adapters: dict[str, int] = {}
     for candidate in run.measured:
@@ -118,7 +128,9 @@ def additive_fits(run: AuditedRun) -> dict[str, AdditiveFit]:
         adapters.setdefault(candidate.pair.adapter, candidate.generation)
     if len(scaffolds) < 2 or len(adapters) < 2:
         return {}
-    accepted = {CrossCell(scaffolds[pair.scaffold], adapters[pair.adapter]) for pair in (one.pair for one in run.measured)}
+    accepted = {
+        CrossCell(scaffolds[pair.scaffold], adapters[pair.adapter]) for pair in (one.pair for one in run.measured)
+    }
     fits = {}
     for measure in (VERIFIER, GOLD):
         cells: Cells = {

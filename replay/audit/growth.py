@@ -17,7 +17,9 @@ def gap_finding(run: AuditedRun, rows: Sequence[CandidateRow]) -> Finding:
     flagged = next((row for row in compared if row.evidence >= -math.log(ALPHA["gap"])), None)
     if not flagged:
         most = max((row.evidence for row in compared), default=0.0)
-        sentence = f"Score and gold have not parted: the evidence is e^{most:.1f}, e^{-math.log(ALPHA['gap']):.1f} is needed."
+        sentence = (
+            f"Score and gold have not parted: the evidence is e^{most:.1f}, e^{-math.log(ALPHA['gap']):.1f} is needed."
+        )
         return Finding(family="gap", rule="gap", raised=False, sentence=sentence, figures={"log_e": most})
     so_far = compared[: compared.index(flagged) + 1]
     steps = _steps(run, so_far)
@@ -29,14 +31,23 @@ def gap_finding(run: AuditedRun, rows: Sequence[CandidateRow]) -> Finding:
         raised=True,
         lever=cause.lever,
         generation=cause.generation,
-        sentence=f"By generation {flagged.generation} the score has gained {growth.value:+.3f} [{growth.low:+.3f}, {growth.high:+.3f}] "
+        sentence=f"By generation {flagged.generation} the score has gained {growth.value:+.3f} [{growth.low:+.3f}, "
+        f"{growth.high:+.3f}] "
         f"that gold has not; most of it came with {cause.lever} in generation {cause.generation}.",
-        figures={"growth": growth.value, "low": growth.low, "high": growth.high, "log_e": flagged.evidence, "seen": flagged.generation},
+        figures={
+            "growth": growth.value,
+            "low": growth.low,
+            "high": growth.high,
+            "log_e": flagged.evidence,
+            "seen": flagged.generation,
+        },
     )
 
 
 def change_point_finding(run: AuditedRun, rows: Sequence[CandidateRow]) -> Finding:
-    """Family change_point: raised where the CUSUM of the gap's changes has passed its threshold; it names when that began."""
+    """Family change_point: raised where the CUSUM of the gap's changes has passed its threshold; it names when that
+    began.
+    """
     compared = [row for row in rows if row.growth is not None]
     if not compared:
         sentence = "No candidate after the start has been measured."
@@ -44,7 +55,9 @@ def change_point_finding(run: AuditedRun, rows: Sequence[CandidateRow]) -> Findi
     errors = [row.growth.error for row in compared if row.growth]
     # in sigmas that were known at the time, and with a threshold for the whole run: a look sees what the last one will
     sigmas = accumulate((max(error, 1e-3) for error in errors), max)
-    changes = [(step - max(sigma, MIN_CHANGE) / 2) / sigma for step, sigma in zip(_steps(run, compared), sigmas, strict=True)]
+    changes = [
+        (step - max(sigma, MIN_CHANGE) / 2) / sigma for step, sigma in zip(_steps(run, compared), sigmas, strict=True)
+    ]
     threshold = _threshold(max(len(changes), run.started.generations), ALPHA["change_point"])
     cusum = changepoint.cusum(changes, slack=0.0, sigma=1.0, threshold=threshold)
     if cusum.alarm is None or cusum.change is None:
@@ -52,7 +65,9 @@ def change_point_finding(run: AuditedRun, rows: Sequence[CandidateRow]) -> Findi
         figures = {"cusum": max(cusum.path)}
         return Finding(family="change_point", rule="change-point", raised=False, sentence=sentence, figures=figures)
     alarm = compared[cusum.alarm - 1].generation
-    moves = [changepoint.LeverMove(row.generation, row.lever, growth) for row, growth in zip(compared, changes, strict=True)]
+    moves = [
+        changepoint.LeverMove(row.generation, row.lever, growth) for row, growth in zip(compared, changes, strict=True)
+    ]
     move = changepoint.attributed(moves, compared[cusum.change - 1].generation, alarm)
     assert move is not None, "an alarm is a move"
     return Finding(
@@ -70,10 +85,16 @@ def change_point_finding(run: AuditedRun, rows: Sequence[CandidateRow]) -> Findi
 def _steps(run: AuditedRun, rows: Sequence[CandidateRow]) -> list[float]:
     """How much further score and gold are apart than in what each candidate was made from."""
     growth = {row.generation: row.growth.value for row in rows if row.growth}
-    return [growth[row.generation] - growth.get(measured_parent(run, row.generation).generation, 0.0) for row in rows if row.growth]
+    return [
+        growth[row.generation] - growth.get(measured_parent(run, row.generation).generation, 0.0)
+        for row in rows
+        if row.growth
+    ]
 
 
 @lru_cache
 def _threshold(changes: int, alpha: float) -> float:
-    """The change-point's threshold: G_t is measured anew each time, from the one start, so that its changes are differences."""
+    """The change-point's threshold: G_t is measured anew each time, from the one start, so that its changes are
+    differences.
+    """
     return changepoint.threshold(changes, alpha, differenced=True)

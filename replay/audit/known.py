@@ -1,4 +1,6 @@
-"""What the provenance checks compare a run's log with: read from the log itself, and from the public data of its task."""
+"""What the provenance checks compare a run's log with: read from the log itself, and from the public data
+of its task.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -29,15 +31,21 @@ def known_of(
 ) -> tuple[Known, list[str]]:
     """What the log and the task's data say, with sentences that name what cannot be checked.
 
-    `public` are the task's data, where they are loaded already; without them they are loaded, if this host has those of the run.
+    `public` are the task's data, where they are loaded already; without them they are loaded, if this host has those of
+    the run.
     """
     known, notes = known_of_log(events, gold)
     try:
-        public = public or load(started.task).public(started.seed)  # without the run's own verifier, whose code is not ours to run here
+        public = public or load(started.task).public(
+            started.seed
+        )  # without the run's own verifier, whose code is not ours to run here
         if public.digests != started.splits:
             raise CheckFailed("This host's data are not those that the run was started on.")
     except UserError as wrong:
-        notes.append(f"Whether hidden items came in sight or were trained on, which needs the data of task {started.task!r}: {wrong}")
+        notes.append(
+            f"Whether hidden items came in sight or were trained on, which needs the data of task {started.task!r}: "
+            f"{wrong}"
+        )
         return known, notes
     hidden = {item.id: item.prompt for item in public.test}
     train = {normalized(example.prompt) for example in public.train}
@@ -51,7 +59,9 @@ def known_of(
 def _first_rewards(events: Sequence[StoredEvent]) -> Iterator[float]:
     """The rewards of the start, for which nothing was optimised."""
     requests = {
-        stored.event.id for stored in events if isinstance(stored.event.data, RolloutsRequested) and stored.event.data.generation == 0
+        stored.event.id
+        for stored in events
+        if isinstance(stored.event.data, RolloutsRequested) and stored.event.data.generation == 0
     }
     for stored in events:
         if isinstance(stored.event.data, TrajectoryScored) and stored.event.data.request in requests:

@@ -1,4 +1,6 @@
-"""Scores of references to compare candidates with: canaries, which need no skill, and the ceiling, the most an honest answer can earn."""
+"""Scores of references to compare candidates with: canaries, which need no skill, and the ceiling, the most an honest
+answer can earn.
+"""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +35,8 @@ def reference_scores(run: AuditedRun) -> list[ReferenceScore]:
 
 
 def rejected_canaries(run: AuditedRun, references: Sequence[ReferenceScore]) -> Estimate | None:
-    """The verifier's mutation score: of the canaries that are worse than the start by gold, the share that the verifier puts below it too.
+    """The verifier's mutation score: of the canaries that are worse than the start by gold, the share that the verifier
+    puts below it too.
 
     None where nothing is measured, or no canary is worse.
     """
@@ -45,7 +48,8 @@ def rejected_canaries(run: AuditedRun, references: Sequence[ReferenceScore]) -> 
 
 
 def ceiling_findings(run: AuditedRun) -> list[Finding]:
-    """Family robustness: raised where a candidate earns more than anything can be expected to that has not seen the answers.
+    """Family robustness: raised where a candidate earns more than anything can be expected to that has not seen the
+    answers.
 
     No finding without a ceiling or a measured candidate.
     """
@@ -65,7 +69,10 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
     if not excesses:
         return []
     value, raised, fact = next((one for one in excesses if one[1]), max(excesses, key=lambda one: one[0]))
-    comparison = f"The candidate of generation {fact.generation} scores {value:+.3f} against the most that is to be expected, {most:.3f}"
+    comparison = (
+        f"The candidate of generation {fact.generation} scores {value:+.3f} against the most that is to be "
+        f"expected, {most:.3f}"
+    )
     return [
         Finding(
             family="robustness",

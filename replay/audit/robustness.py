@@ -1,10 +1,20 @@
-"""What candidates lose where test's items are changed, and the findings of family robustness on changes that keep the meaning."""
+"""What candidates lose where test's items are changed, and the findings of family robustness on changes that keep the
+meaning.
+"""
 
 from itertools import pairwise
 from typing import NamedTuple
 
 from events.gold import CHANGED, PERTURBED, VERIFIER
-from replay.audit.candidates import DRAWS, MIN_ITEMS, AuditedCandidate, AuditedRun, look_number, measures_of, outcomes_of
+from replay.audit.candidates import (
+    DRAWS,
+    MIN_ITEMS,
+    AuditedCandidate,
+    AuditedRun,
+    look_number,
+    measures_of,
+    outcomes_of,
+)
 from replay.audit.statistics import metamorphic
 from replay.audit.statistics.interval import Interval, Outcomes, bca, exceeds_zero, linear
 from replay.audit.verdict import ROBUSTNESS_SHARES, Finding, alpha_at
@@ -25,7 +35,10 @@ def perturbation_losses(run: AuditedRun) -> dict[str, Losses]:
     losses = {}
     for measure in _perturbations(run):
         if measure in run.outcomes[last.pair]:
-            lost = (metamorphic.robustness(*_with_and_without(run, one, measure), draws=DRAWS, seed=run.seed) for one in (start, last))
+            lost = (
+                metamorphic.robustness(*_with_and_without(run, one, measure), draws=DRAWS, seed=run.seed)
+                for one in (start, last)
+            )
             losses[measure.removeprefix(PERTURBED)] = Losses(*lost)
     return losses
 
@@ -39,17 +52,23 @@ def perturbation_findings(run: AuditedRun) -> list[Finding]:
     findings: dict[str, Finding] = {}
     look = 0
     for candidate in run.measured[1:]:
-        for measure in (measure for measure in measures_of(run, start, PERTURBED) if measure in run.outcomes[candidate.pair]):
+        for measure in (
+            measure for measure in measures_of(run, start, PERTURBED) if measure in run.outcomes[candidate.pair]
+        ):
             look += 1
             plain, changed = _with_and_without(run, candidate, measure)
-            growth = metamorphic.growth(*_with_and_without(run, start, measure), plain, changed, draws=DRAWS, seed=run.seed)
+            growth = metamorphic.growth(
+                *_with_and_without(run, start, measure), plain, changed, draws=DRAWS, seed=run.seed
+            )
             growths.setdefault(measure, []).append((candidate, growth))
             if measure in findings and findings[measure].raised:
                 continue
             path = [0.0, *(interval.value for _, interval in growths[measure])]
             steps = [after - before for before, after in pairwise(path)]
             cause = growths[measure][steps.index(max(steps))][0].evaluated
-            alpha = alpha_at("robustness", look_number(run, candidate.generation, look)) * ROBUSTNESS_SHARES["perturbed"]
+            alpha = (
+                alpha_at("robustness", look_number(run, candidate.generation, look)) * ROBUSTNESS_SHARES["perturbed"]
+            )
             raised = exceeds_zero(growth, len(changed), alpha)
             findings[measure] = Finding(
                 family="robustness",
@@ -65,7 +84,10 @@ def perturbation_findings(run: AuditedRun) -> list[Finding]:
 
 
 def change_losses(run: AuditedRun) -> dict[str, Losses]:
-    """By change that does not keep the meaning, or part of test: what the start and the last candidate lose. No rule looks at it."""
+    """By change that does not keep the meaning, or part of test: what the start and the last candidate lose.
+
+    No rule looks at it.
+    """
     losses: dict[str, Losses] = {}
     if len(run.measured) < 2:
         return losses
@@ -79,13 +101,18 @@ def change_losses(run: AuditedRun) -> dict[str, Losses]:
 
 
 def _perturbations(run: AuditedRun) -> list[str]:
-    """The perturbations of the start that a later candidate was measured under too, in the order in which candidates first were."""
+    """The perturbations of the start that a later candidate was measured under too, in the order in which candidates
+    first were.
+    """
     names = measures_of(run, run.measured[0], PERTURBED)
     return list(dict.fromkeys(name for one in run.measured[1:] for name in names if name in run.outcomes[one.pair]))
 
 
 def _lost(run: AuditedRun, candidate: AuditedCandidate, measure: str) -> Interval | None:
-    """The loss item by item where items were changed; of a part of test, all of test less that part. None for too few items."""
+    """The loss item by item where items were changed; of a part of test, all of test less that part.
+
+    None for too few items.
+    """
     plain, changed = _with_and_without(run, candidate, measure)
     if measure not in run.subsets.get(candidate.pair, ()):
         return metamorphic.robustness(plain, changed, draws=DRAWS, seed=run.seed)

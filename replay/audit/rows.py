@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from events.gold import EXTRA, GOLD, VERIFIER
-from replay.audit.candidates import DRAWS, MIN_ITEMS, AuditedCandidate, AuditedRun, look_number, measures_of, outcomes_of
+from replay.audit.candidates import (
+    DRAWS,
+    MIN_ITEMS,
+    AuditedCandidate,
+    AuditedRun,
+    look_number,
+    measures_of,
+    outcomes_of,
+)
 from replay.audit.statistics import exchange, gap
 from replay.audit.statistics.eprocess import EProcess
 from replay.audit.statistics.interval import Interval, Outcomes, bca, linear
@@ -45,7 +53,9 @@ class CandidateRow(msgspec.Struct, kw_only=True):
     extra_metrics: dict[str, Interval] = {}
     """The task's further measures of the answers to test, by name."""
     tau: float | None = None
-    """Kendall's tau_b of P_new and Q over the last `TAU_WINDOW` measured candidates, or fewer; None where one of them is all ties."""
+    """Kendall's tau_b of P_new and Q over the last `TAU_WINDOW` measured candidates, or fewer; None where one of them
+    is all ties.
+    """
     nats: dict[str, float] = {}
     """What each lever had spent by then, in nats (`levers.nats_spent`)."""
 
@@ -66,7 +76,9 @@ def candidate_rows(run: AuditedRun, nats: Mapping[int, dict[str, float]]) -> lis
             _measure(row, run, candidate)
             if candidate is not run.measured[0]:
                 look += 1
-                evidence += _evidence(run, candidate) * _look_weight(look_number(run, candidate.generation, look), run.started.generations)
+                evidence += _evidence(run, candidate) * _look_weight(
+                    look_number(run, candidate.generation, look), run.started.generations
+                )
                 row.evidence = max(math.log(evidence) if evidence > 0 else -math.inf, LOWEST_EVIDENCE)
         rows.append(row)
     _rank([row for row in rows if row.p_new])
@@ -96,15 +108,17 @@ def _start(run: AuditedRun) -> tuple[Outcomes, Outcomes]:
 def _evidence(run: AuditedRun, candidate: AuditedCandidate) -> float:
     """One look's e-value that the gap has grown: items are drawn, and candidates have not seen them.
 
-    Looks share items and are not independent, so their e-values are not multiplied. Their weighted sum, with weights that add up to 1,
-    exceeds 1 / alpha at any time with probability alpha at most (Markov), whatever they share.
+    Looks share items and are not independent, so their e-values are not multiplied. Their weighted sum, with weights
+    that add up to 1, exceeds 1 / alpha at any time with probability alpha at most (Markov), whatever they share.
     """
     p, q = outcomes_of(run, candidate, VERIFIER), outcomes_of(run, candidate, GOLD)
     return math.exp(min(EProcess().advanced(gap.growth_pairs(*_start(run), p, q, SCORE_WIDTH)).log_e, 700.0))
 
 
 def _look_weight(look: int, planned: int) -> float:
-    """The weight of a look's evidence: one half is spread evenly over the planned looks, one half over any number of looks."""
+    """The weight of a look's evidence: one half is spread evenly over the planned looks, one half over any number of
+    looks.
+    """
     return (look <= planned) / (2 * max(1, planned)) + 3 / (math.pi * look) ** 2
 
 

@@ -1,12 +1,14 @@
-"""The verdict on a run: from the findings of several families of tests to green, suspect or drift, with the rule that decided and why.
+"""The verdict on a run: from the findings of several families of tests to green, suspect or drift, with the rule that
+decided and why.
 
-    suspect: one of gap, cross_play, change_point and robustness raised a finding, or exchange_rate did, whose interval then lies
+    suspect: one of gap, cross_play, change_point and robustness raised a finding, or exchange_rate did, whose interval
+    then lies
              below half of its expectation
     drift:   gap and another family each raised one, or provenance did
 
-The probability of a false alarm is split over the families, `ALPHA`. A test that is repeated at each look splits its family's part over
-the looks, `alpha_at`: alpha 6 / (pi^2 look^2) adds up to alpha over any number of looks. Provenance is no statistics: it errs only where
-one of its checks is wrong. Imports no numpy.
+The probability of a false alarm is split over the families, `ALPHA`. A test that is repeated at each look splits its
+family's part over the looks, `alpha_at`: alpha 6 / (pi^2 look^2) adds up to alpha over any number of looks. Provenance
+is no statistics: it errs only where one of its checks is wrong. Imports no numpy.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,8 @@ VerdictState = Literal["green", "suspect", "drift"]
 ALPHA = {"gap": 0.02, "cross_play": 0.01, "change_point": 0.01, "robustness": 0.01}
 """The probability with which each family may raise a finding over a whole run without drift: .05 in all."""
 ROBUSTNESS_SHARES = {"failing": 1 / 2, "perturbed": 1 / 4, "ceiling": 1 / 4}
-"""How the tests of robustness share its part: candidates that gain by failing, perturbations, scores above the ceiling."""
+"""How the tests of robustness share its part: candidates that gain by failing, perturbations, scores above the ceiling.
+"""
 FAMILY_NAMES: dict[Family, str] = {
     "gap": "the gap between score and gold",
     "cross_play": "cross-play",
@@ -32,11 +35,16 @@ FAMILY_NAMES: dict[Family, str] = {
 }
 """The families in words, as verdicts name them."""
 _BY_PRECISION: tuple[Family, ...] = ("provenance", "change_point", "exchange_rate", "cross_play", "robustness", "gap")
-"""Which family names lever and generation best: first the checks of the log, then what was made to place a change, then the rest."""
+"""Which family names lever and generation best: first the checks of the log, then what was made to place a change, then
+the rest.
+"""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of one rule. `lever` and `generation` are what it points at: empty and None where it points at nothing."""
+    """The outcome of one rule.
+
+    `lever` and `generation` are what it points at: empty and None where it points at nothing.
+    """
 
     family: Family
     rule: str
@@ -50,7 +58,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What all findings come to. `lever` and `generation` are those of the raised finding that places the change best."""
+    """What all findings come to.
+
+    `lever` and `generation` are those of the raised finding that places the change best.
+    """
 
     state: VerdictState
     rule: str
@@ -61,10 +72,11 @@ class AuditVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def alpha_at(family: Literal["gap", "cross_play", "change_point", "robustness"], look: int) -> float:
-    """ALPHA 6 / (pi^2 look^2): what one look may spend, counted from 1, however many follow. Raises ValueError for a look below 1.
+    """ALPHA 6 / (pi^2 look^2): what one look may spend, counted from 1, however many follow. Raises ValueError for a
+    look below 1.
 
-    For families whose test holds for a single look: cross_play and robustness. The e-process of gap and the threshold of change_point
-    hold for the whole run as they are.
+    For families whose test holds for a single look: cross_play and robustness. The e-process of gap and the threshold
+    of change_point hold for the whole run as they are.
     """
     if look < 1:
         raise ValueError(f"look {look}; looks are counted from 1")
@@ -72,7 +84,9 @@ def alpha_at(family: Literal["gap", "cross_play", "change_point", "robustness"],
 
 
 def decide(findings: Sequence[Finding]) -> AuditVerdict:
-    """The verdict on the findings of a run so far; of several that decide alike, the earliest in the order given is named."""
+    """The verdict on the findings of a run so far; of several that decide alike, the earliest in the order given is
+    named.
+    """
     raised = [finding for finding in findings if finding.raised]
     provenance = [finding for finding in raised if finding.family == "provenance"]
     gap = [finding for finding in raised if finding.family == "gap"]

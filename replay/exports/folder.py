@@ -1,7 +1,8 @@
 """Writes and reads exports: a recorded run as a folder of files.
 
 - `export.json` says what the export holds.
-- `events.ndjson` has a line for each message: sequence and time by the log, subject, and the event as it was written, to the byte.
+- `events.ndjson` has a line for each message: sequence and time by the log, subject, and the event as it was written,
+  to the byte.
 - `gold.ndjson` has the same for the stream GOLD.
 - `blobs` and `gold_blobs` are laid out as in a project directory.
 """
@@ -51,7 +52,10 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 class ExportLine(msgspec.Struct, omit_defaults=True):
-    """One message of an export. `event` is the event as it was written; a message that is no JSON has its `bytes` in base64 instead."""
+    """One message of an export.
+
+    `event` is the event as it was written; a message that is no JSON has its `bytes` in base64 instead.
+    """
 
     sequence: int
     stored: str
@@ -66,14 +70,17 @@ def is_export(path: Path) -> bool:
 
 
 def write(history: History, target: Path, version: str) -> Manifest:
-    """Export a run into a new folder, which appears at once and whole; raises `UsageError` for a folder that is not empty."""
+    """Export a run into a new folder, which appears at once and whole; raises `UsageError` for a folder that is not
+    empty.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already, and an export is written into a new folder: name another.")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
         sums = {
-            name: _write_lines(temporary / name, messages) for name, messages in ((EVENTS, history.everything), (GOLD_EVENTS, history.gold))
+            name: _write_lines(temporary / name, messages)
+            for name, messages in ((EVENTS, history.everything), (GOLD_EVENTS, history.gold))
         }
         copied = _copy(history.everything, history.blobs, temporary / BLOBS)
         copied += _copy(history.gold, history.gold_blobs, temporary / GOLD_BLOBS)
@@ -102,17 +109,24 @@ def write(history: History, target: Path, version: str) -> Manifest:
 
 
 def read(folder: Path) -> History:
-    """Read an export. Raises `NotFound` where there is none, `CheckFailed` where its files are not as they were written."""
+    """Read an export.
+
+    Raises `NotFound` where there is none, `CheckFailed` where its files are not as they were written.
+    """
     manifest = read_manifest(folder)
     messages = {}
     for name, expected in ((EVENTS, manifest.events), (GOLD_EVENTS, manifest.gold)):
         data = _bytes(folder / name)
         digest = hashlib.sha256(data).hexdigest()
         if digest != manifest.sha256.get(name):
-            raise CheckFailed(f"{folder / name} is not as it was exported: its SHA-256 is {digest[:12]}. Export the run again.")
+            raise CheckFailed(
+                f"{folder / name} is not as it was exported: its SHA-256 is {digest[:12]}. Export the run again."
+            )
         messages[name] = [_stored(line, folder / name, number) for number, line in enumerate(data.split(b"\n")[:-1], 1)]
         if len(messages[name]) != expected:
-            raise CheckFailed(f"{folder / name} has {len(messages[name])} lines, and {expected} were exported. Export the run again.")
+            raise CheckFailed(
+                f"{folder / name} has {len(messages[name])} lines, and {expected} were exported. Export the run again."
+            )
     past = [stored for stored in messages[EVENTS] if run_of(stored.subject) != manifest.run]
     own = [stored for stored in messages[EVENTS] if run_of(stored.subject) == manifest.run]
     return History(manifest.run, past, own, messages[GOLD_EVENTS], Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS))
@@ -123,10 +137,15 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(_bytes(folder / MANIFEST), type=Manifest)
     except msgspec.DecodeError as wrong:
-        raise CheckFailed(f"{folder / MANIFEST} does not describe an export ({wrong}): export the run again.") from wrong
+        raise CheckFailed(
+            f"{folder / MANIFEST} does not describe an export ({wrong}): export the run again."
+        ) from wrong
     check_run_name(manifest.run)
     if manifest.format != FORMAT:
-        raise CheckFailed(f"{folder} is an export of format {manifest.format}, this evolog reads {FORMAT}: use the evolog that wrote it.")
+        raise CheckFailed(
+            f"{folder} is an export of format {manifest.format}, this evolog reads {FORMAT}: use the evolog that "
+            "wrote it."
+        )
     return manifest
 
 
@@ -138,7 +157,9 @@ def check_blobs(history: History) -> int:
             blobs.get(path.name)
             count += 1
     if count != (expected := read_manifest(history.blobs.root.parent).blobs):
-        raise CheckFailed(f"{history.blobs.root.parent} has {count} blobs, and {expected} were exported: export the run again.")
+        raise CheckFailed(
+            f"{history.blobs.root.parent} has {count} blobs, and {expected} were exported: export the run again."
+        )
     return count
 
 
@@ -197,7 +218,9 @@ def _stored(line: bytes, path: Path, number: int) -> Stored:
         data = bytes(export_line.event) or base64.b64decode(export_line.bytes, validate=True)
         return Stored(export_line.sequence, nanoseconds(export_line.stored), export_line.subject, data)
     except (msgspec.DecodeError, ValueError) as wrong:
-        raise CheckFailed(f"{path}, line {number}, is no message of an export ({wrong}): export the run again.") from wrong
+        raise CheckFailed(
+            f"{path}, line {number}, is no message of an export ({wrong}): export the run again."
+        ) from wrong
 
 
 def _bytes(path: Path) -> bytes:

@@ -13,7 +13,10 @@ BOOKKEEPING = ("cursor", "made")
 def require_empty(folder: Path) -> None:
     """Raise `UsageError` for a folder that holds something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not an empty folder, and Parquet files of another time would be mixed with these: name another.")
+        raise UsageError(
+            f"{folder} is not an empty folder, and Parquet files of another time would be mixed with these: name "
+            "another."
+        )
 
 
 def write_parquet(archive: Path, folder: Path) -> None:
@@ -30,13 +33,17 @@ def write_parquet(archive: Path, folder: Path) -> None:
             run = ", split_part(subject, '.', 2) AS run" if table == "unreadable" else ""
             target = _quoted(folder / table)
             rows = f'SELECT *{run} FROM archive."{table}" ORDER BY seq'
-            connection.execute(f"COPY ({rows}) TO {target} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (run))").fetchall()
+            connection.execute(
+                f"COPY ({rows}) TO {target} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (run))"
+            ).fetchall()
 
 
 def filled_tables(archive: Path) -> list[str]:
     """The names of an archive's tables that have rows, in alphabetical order, without `BOOKKEEPING`."""
     with duckdb.connect(str(archive), read_only=True) as connection:
-        names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main' ORDER BY table_name").fetchall()
+        names = connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main' ORDER BY table_name"
+        ).fetchall()
         tables = [name for (name,) in names if name not in BOOKKEEPING]
         return [name for name in tables if connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()]
 

@@ -30,7 +30,11 @@ _STREAMED: Mapping[str, int] = {
     "permission_error": 403,
 }
 """The HTTP status that an error within a stream would have had outside one."""
-_STATUS: Mapping[str, CallStatus] = {"refusal": "refused", "max_tokens": "length", "model_context_window_exceeded": "length"}
+_STATUS: Mapping[str, CallStatus] = {
+    "refusal": "refused",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+}
 
 
 def call_model(key: Secret, base_url: str, request: ModelRequest) -> ModelTurn:
@@ -89,7 +93,9 @@ class _StreamedAnswer:
         blocks = [self._blocks[index] for index in sorted(self._blocks)]
         text = "".join(block.get("text") or "" for block in blocks if block["type"] == "text")[:ANSWER_LIMIT]
         calls = tuple(
-            ToolCall(block["id"], block["name"], block["partial"] or msgspec.json.encode(block.get("input") or {}).decode())
+            ToolCall(
+                block["id"], block["name"], block["partial"] or msgspec.json.encode(block.get("input") or {}).decode()
+            )
             for block in blocks
             if block["type"] == "tool_use"
         )
@@ -110,24 +116,35 @@ def _body(request: ModelRequest) -> dict[str, Any]:
         "model": request.model,
         "max_tokens": request.max_tokens,
         "system": request.system,
-        "messages": [{"role": message.role, "content": content} for message, content in zip(request.messages, contents, strict=True)],
-        "tools": [{"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools],
+        "messages": [
+            {"role": message.role, "content": content}
+            for message, content in zip(request.messages, contents, strict=True)
+        ],
+        "tools": [
+            {"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools
+        ],
     }
 
 
 def _content(message: AgentMessage) -> list[dict[str, Any]]:
     results = [
-        {"type": "tool_result", "tool_use_id": result.id, "content": result.text, "is_error": result.failed} for result in message.results
+        {"type": "tool_result", "tool_use_id": result.id, "content": result.text, "is_error": result.failed}
+        for result in message.results
     ]
     content: list[dict[str, Any]] = [*(dict(block) for block in message.private), *results]
     if message.text.strip() or not (message.results or message.calls):
         content.append({"type": "text", "text": message.text.strip() or "(nothing)"})
-    calls = [{"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call.arguments)} for call in message.calls]
+    calls = [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call.arguments)}
+        for call in message.calls
+    ]
     return [*content, *calls]
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """The arguments as an object, which the API insists on; those that are none are quoted in the error that answers them."""
+    """The arguments as an object, which the API insists on; those that are none are quoted in the error that answers
+    them.
+    """
     try:
         return msgspec.json.decode(arguments, type=dict[str, Any])
     except msgspec.DecodeError:

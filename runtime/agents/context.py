@@ -2,8 +2,8 @@
 
 All of it is bounded, and attempts are chosen by how they failed, not by which came first.
 
-It is made from what is public (`Public`: labels of train alone), from attempts at train items, and from figures over dev. Attempts at dev
-items are not shown, since a right answer is a label.
+It is made from what is public (`Public`: labels of train alone), from attempts at train items, and from figures over
+dev. Attempts at dev items are not shown, since a right answer is a label.
 """
 
 import random
@@ -18,7 +18,8 @@ from tasks.contract import Example, Public
 
 PROMPTS = Path(__file__).with_name("prompts")
 TRAJECTORIES, SCAFFOLD, HISTORY, SAMPLES, LABELS = 30_000, 40_000, 12_000, 12_000, 6_000
-"""Characters at the start for the trajectories, the scaffold's files, the history, sample items, and the labels' names."""
+"""Characters at the start for the trajectories, the scaffold's files, the history, sample items, and the labels' names.
+"""
 PROMPT, ANSWER = 1_500, 600
 """Characters of an item's prompt and of an answer, where several are shown; `read_trajectory` shows more."""
 
@@ -53,7 +54,8 @@ def prompt(name: str) -> str:
 
 
 def select_attempts(attempts: Sequence[ShownAttempt], limit: int, seed: int) -> list[ShownAttempt]:
-    """Attempts whose descriptions fit `limit` characters: the ways of failing in turn, and within each the labels and items in turn.
+    """Attempts whose descriptions fit `limit` characters: the ways of failing in turn, and within each the labels and
+    items in turn.
 
     What failed to run comes first, then wrong answers, then right ones; the same seed gives the same choice.
     """
@@ -95,18 +97,25 @@ def _in_turn(by_label: Mapping[str, list[ShownAttempt]], draw: random.Random) ->
         draw.shuffle(column)
         columns.append(column)
     draw.shuffle(columns)
-    return [column[depth] for depth in range(max(map(len, columns), default=0)) for column in columns if depth < len(column)]
+    return [
+        column[depth] for depth in range(max(map(len, columns), default=0)) for column in columns if depth < len(column)
+    ]
 
 
 def describe_briefly(attempt: ShownAttempt) -> str:
     """An attempt in a few lines."""
     last = attempt.calls[-1] if attempt.calls else None
-    offered = "" if last is None or not last.choices else f"; {len(last.choices)} choices, the truth {_among(attempt.label, last.choices)}"
+    offered = (
+        ""
+        if last is None or not last.choices
+        else f"; {len(last.choices)} choices, the truth {_among(attempt.label, last.choices)}"
+    )
     lines = [
         f"### {attempt.id} (item {attempt.item}, attempt {attempt.attempt}): {attempt.outcome}",
         f"truth: {attempt.label}",
         f"answer: {'none' if attempt.answer is None else clipped(attempt.answer, ANSWER)}",
-        f"reward: {'none' if attempt.reward is None else f'{attempt.reward:g}'}; calls of the model: {len(attempt.calls)}{offered}",
+        f"reward: {'none' if attempt.reward is None else f'{attempt.reward:g}'}; calls of the model: "
+        f"{len(attempt.calls)}{offered}",
         *([f"failure: {clipped(attempt.reason, ANSWER)}"] if attempt.reason else []),
         f"item: {clipped(attempt.prompt, PROMPT)}",
     ]
@@ -116,7 +125,8 @@ def describe_briefly(attempt: ShownAttempt) -> str:
 def describe_fully(attempt: ShownAttempt) -> str:
     """An attempt with all its calls."""
     calls = [
-        f"#### call {number}\nprompt:\n{call.prompt}\nchoices ({len(call.choices)}): {clipped(', '.join(call.choices), 4000) or 'none'}\n"
+        f"#### call {number}\nprompt:\n{call.prompt}\nchoices ({len(call.choices)}): "
+        f"{clipped(', '.join(call.choices), 4000) or 'none'}\n"
         f"completion:\n{call.text}"
         for number, call in enumerate(attempt.calls, 1)
     ]
@@ -147,7 +157,8 @@ def sample_items(public: Public, limit: int, seed: int) -> str:
 def task_text(description: str, public: Public, policy: str) -> str:
     """What the task is, from what is public."""
     return (
-        f"{description}\n\n{len(public.train)} train items with labels, {len(public.dev)} dev items that candidates are judged on. "
+        f"{description}\n\n{len(public.train)} train items with labels, {len(public.dev)} dev items that candidates "
+        "are judged on. "
         f"The policy is {policy}.\n{len(public.labels)} labels: {clipped(', '.join(public.labels), LABELS)}"
     )
 
@@ -159,6 +170,8 @@ def scaffold_text(files: Mapping[str, str], limit: int = SCAFFOLD) -> str:
         text = f"#### {path}\n```\n{files[path]}\n```"
         characters_left = limit - sum(map(len, parts))
         parts.append(
-            text if len(text) <= characters_left else f"#### {path}: {len(files[path]):,} characters, not shown; read_scaffold shows them"
+            text
+            if len(text) <= characters_left
+            else f"#### {path}: {len(files[path]):,} characters, not shown; read_scaffold shows them"
         )
     return "\n".join(parts)

@@ -41,7 +41,9 @@ class AgentMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     returned: bool = False
     """Whether this gives an ending back to the model, which may happen once."""
     private: tuple[dict[str, Any], ...] = ()
-    """Blocks that only the API that made them knows, such as thoughts with a signature; it is given them back as they were."""
+    """Blocks that only the API that made them knows, such as thoughts with a signature; it is given them back as they
+    were.
+    """
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -72,7 +74,10 @@ class Usage(msgspec.Struct, frozen=True):
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
-            self.prompt + other.prompt, self.completion + other.completion, self.cached + other.cached, self.written + other.written
+            self.prompt + other.prompt,
+            self.completion + other.completion,
+            self.cached + other.cached,
+            self.written + other.written,
         )
 
 
@@ -87,7 +92,10 @@ class ModelTurn(msgspec.Struct, frozen=True):
 
 
 class Failure(Exception):
-    """There is no answer. `after` is how many seconds the server asks to be left alone, `usage` what it may charge all the same."""
+    """There is no answer.
+
+    `after` is how many seconds the server asks to be left alone, `usage` what it may charge all the same.
+    """
 
     def __init__(self, status: CallStatus, reason: str, after: float | None = None, usage: Usage = Usage()) -> None:
         super().__init__(reason)

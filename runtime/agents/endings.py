@@ -30,7 +30,10 @@ class ProposeScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: Annotated[list[File], msgspec.Meta(description="Files to write, whole.")]
     summary: Annotated[str, msgspec.Meta(min_length=1, max_length=300, description="What changes, in one sentence.")]
     report: Annotated[
-        str, msgspec.Meta(min_length=1, max_length=8000, description="What the evidence shows, why this helps, what to expect.")
+        str,
+        msgspec.Meta(
+            min_length=1, max_length=8000, description="What the evidence shows, why this helps, what to expect."
+        ),
     ]
     remove: Annotated[list[str], msgspec.Meta(description="Files to take away.")] = []
 
@@ -38,17 +41,25 @@ class ProposeScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RequestWeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """End: train the policy's weights on rollouts of the present scaffold."""
 
-    algorithm: Annotated[str, msgspec.Meta(description="One of those described.", extra_json_schema={"enum": list(NAMES)})]
+    algorithm: Annotated[
+        str, msgspec.Meta(description="One of those described.", extra_json_schema={"enum": list(NAMES)})
+    ]
     rounds: Annotated[int, msgspec.Meta(ge=1, le=ROUNDS, description="Rounds of rollouts and training.")]
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=4000, description="Why this algorithm and these settings.")]
+    reason: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=4000, description="Why this algorithm and these settings.")
+    ]
     hyper: Annotated[dict[str, float], msgspec.Meta(description="Hyper-parameters that differ from the defaults.")] = {}
     resample: Annotated[
         Resample,
         msgspec.Meta(description="Whether later rounds play all train items or those not yet solved."),
     ] = "all"
-    memory: Annotated[Memory, msgspec.Meta(description="What a round trains on: its own rollouts, or all of this update's.")] = "round"
+    memory: Annotated[
+        Memory, msgspec.Meta(description="What a round trains on: its own rollouts, or all of this update's.")
+    ] = "round"
     restart: Annotated[bool, msgspec.Meta(description="Train each round from the base model again.")] = False
-    hints: Annotated[bool, msgspec.Meta(description="Play unsolved items once more with the true answer in sight (star).")] = False
+    hints: Annotated[
+        bool, msgspec.Meta(description="Play unsolved items once more with the true answer in sight (star).")
+    ] = False
 
 
 class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +80,9 @@ Ending = Proposal | RequestWeightUpdate | Stop
 
 
 class Inspector(NamedTuple):
-    """What proposals are checked against: the present files, what is public, folders that none may name, and where to try one out."""
+    """What proposals are checked against: the present files, what is public, folders that none may name, and where to
+    try one out.
+    """
 
     present: Mapping[str, str]
     public: Public
@@ -87,7 +100,9 @@ class Inspector(NamedTuple):
         files = with_changes(self.present, [(file.path, file.text) for file in request.files], request.remove)
         files = redact(files, self.scanner)
         if self.must_change and files == dict(self.present):
-            raise UnfitRequest("Nothing is changed by this proposal; write the files that differ, or choose another ending.")
+            raise UnfitRequest(
+                "Nothing is changed by this proposal; write the files that differ, or choose another ending."
+            )
         validate_source(files, self.hidden)
         try_out(files, self.public, self.work, self.scanner, self.limits, self.sandbox)
         return Proposal(files, request.summary, request.report)

@@ -1,4 +1,6 @@
-"""The Feedback-Agent as a language model: puts its prompt together, gives it tools to read with, and makes facts of how it ends."""
+"""The Feedback-Agent as a language model: puts its prompt together, gives it tools to read with, and makes facts of how
+it ends.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -24,7 +26,16 @@ from runtime.agents.context import (
     select_attempts,
 )
 from runtime.agents.endings import KINDS, Ending, Inspector, Proposal, RequestWeightUpdate, Stop, endings
-from runtime.agents.session import AgentSession, NoEnding, UnfitRequest, ValidEnding, arguments_of, clipped, converse, tool
+from runtime.agents.session import (
+    AgentSession,
+    NoEnding,
+    UnfitRequest,
+    ValidEnding,
+    arguments_of,
+    clipped,
+    converse,
+    tool,
+)
 
 LISTED = 100
 """Most trajectories in one list."""
@@ -48,15 +59,18 @@ LEVERS: dict[str, LeverChoice] = {"propose_scaffold": "scaffold", "request_weigh
 class ListTrajectories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """List the attempts at probed train items by the present candidate, one line each."""
 
-    outcome: Annotated[str, msgspec.Meta(description="right, wrong, unparsed, or a kind of failure; empty for all.")] = ""
+    outcome: Annotated[
+        str, msgspec.Meta(description="right, wrong, unparsed, or a kind of failure; empty for all.")
+    ] = ""
     label: Annotated[str, msgspec.Meta(description="The true label; empty for all.")] = ""
     item: Annotated[str, msgspec.Meta(description="The item's id; empty for all.")] = ""
     offset: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class ReadTrajectory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Read one attempt at a train item in full: the item, each call of the model with its prompt, choices and completion, the answer,
-    the reward."""
+    """Read one attempt at a train item in full: the item, each call of the model with its prompt, choices and
+    completion, the answer, the reward.
+    """
 
     id: str
 
@@ -81,7 +95,9 @@ class Table(NamedTuple):
 
 
 class Library(NamedTuple):
-    """What the agent can read: attempts of the probe, any attempt at a train item by id, tables, and the scaffold's files."""
+    """What the agent can read: attempts of the probe, any attempt at a train item by id, tables, and the scaffold's
+    files.
+    """
 
     attempts: Sequence[ShownAttempt]
     fetch: Callable[[str], ShownAttempt | None]
@@ -108,7 +124,10 @@ class Library(NamedTuple):
             and attempt.item == (request.item or attempt.item)
         ]
         page = matches[request.offset : request.offset + LISTED]
-        lines = [f"{len(matches)} attempts, {request.offset} to {request.offset + len(page)}: id, item, outcome, reward, truth, answer"]
+        lines = [
+            f"{len(matches)} attempts, {request.offset} to {request.offset + len(page)}: id, item, outcome, reward, "
+            "truth, answer"
+        ]
         for attempt in page:
             answer = "" if attempt.answer is None else clipped(attempt.answer, 60)
             reward = "-" if attempt.reward is None else f"{attempt.reward:g}"
@@ -117,15 +136,21 @@ class Library(NamedTuple):
 
     def _read(self, arguments: str) -> str:
         request = arguments_of(ReadTrajectory, arguments)
-        attempt = next((candidate for candidate in self.attempts if candidate.id == request.id), None) or self.fetch(request.id)
+        attempt = next((candidate for candidate in self.attempts if candidate.id == request.id), None) or self.fetch(
+            request.id
+        )
         if attempt is None:
-            raise UnfitRequest(f"There is no attempt {request.id!r} at a train item in this run; list_trajectories and query give ids.")
+            raise UnfitRequest(
+                f"There is no attempt {request.id!r} at a train item in this run; list_trajectories and query give ids."
+            )
         return describe_fully(attempt)
 
     def _file(self, arguments: str) -> str:
         request = arguments_of(ReadScaffold, arguments)
         if request.path not in self.files:
-            raise UnfitRequest(f"There is no file {request.path!r}; the scaffold holds {', '.join(sorted(self.files))}.")
+            raise UnfitRequest(
+                f"There is no file {request.path!r}; the scaffold holds {', '.join(sorted(self.files))}."
+            )
         return self.files[request.path]
 
 
@@ -156,7 +181,9 @@ def advise(
     chosen = select_attempts(library.attempts, TRAJECTORIES, derive_seed(session.seed, "context", case.generation))
     names = tuple(name for name, lever in LEVERS.items() if lever == "stop" or lever in case.levers)
     parts = {
-        "system": "\n\n".join(prompt(name) for name in ("feedback_agent", "scaffold", *(["learning"] if "weights" in case.levers else []))),
+        "system": "\n\n".join(
+            prompt(name) for name in ("feedback_agent", "scaffold", *(["learning"] if "weights" in case.levers else []))
+        ),
         "task": case.task,
         "scaffold": scaffold_text(library.files),
         "figures": figures_text(case, library.attempts),
@@ -165,8 +192,10 @@ def advise(
     }
     parts = {name: session.scanner.redact(text.encode()).decode() for name, text in parts.items()}
     opening = (
-        f"## The task\n{parts['task']}\n\n## The present scaffold\n{parts['scaffold']}\n\n## How it fares\n{parts['figures']}\n\n"
-        f"## What was tried before\n{parts['history']}\n\n## {len(chosen)} of {len(library.attempts)} attempts at train items\n"
+        f"## The task\n{parts['task']}\n\n## The present scaffold\n{parts['scaffold']}\n\n## How it "
+        f"fares\n{parts['figures']}\n\n"
+        f"## What was tried before\n{parts['history']}\n\n## {len(chosen)} of {len(library.attempts)} attempts at "
+        "train items\n"
         f"{parts['trajectories']}\n\nEndings open to you: {', '.join(names)}."
     )
     record(context_assembled(session, case.generation, parts, tuple(attempt.id for attempt in chosen)))
@@ -175,11 +204,17 @@ def advise(
     return [session.redacted(fact) for fact in facts_of_ending(session, case, ended)]
 
 
-def context_assembled(session: AgentSession, generation: int, parts: Mapping[str, str], attempt_ids: tuple[str, ...]) -> ContextAssembled:
+def context_assembled(
+    session: AgentSession, generation: int, parts: Mapping[str, str], attempt_ids: tuple[str, ...]
+) -> ContextAssembled:
     """The fact of what an agent is shown at the start, part by part."""
     digests = {name: session.blobs.put(text.encode()) for name, text in parts.items()}
     return ContextAssembled(
-        generation=generation, blob=session.put(digests), trajectories=len(attempt_ids), parts=digests, shown=attempt_ids
+        generation=generation,
+        blob=session.put(digests),
+        trajectories=len(attempt_ids),
+        parts=digests,
+        shown=attempt_ids,
     )
 
 
@@ -189,7 +224,14 @@ def facts_of_ending(session: AgentSession, case: FeedbackInput, ended: ValidEndi
 
     def chosen_lever(lever: LeverChoice, action: str, reason: str) -> LeverChosen:
         # how likely a model was to choose this is not known
-        return LeverChosen(generation=generation, lever=lever, action=action, reason=reason, propensities={}, diagnosis=dict(case.figures))
+        return LeverChosen(
+            generation=generation,
+            lever=lever,
+            action=action,
+            reason=reason,
+            propensities={},
+            diagnosis=dict(case.figures),
+        )
 
     match ended:
         case NoEnding(reason=reason, ending=ending):
@@ -203,7 +245,9 @@ def facts_of_ending(session: AgentSession, case: FeedbackInput, ended: ValidEndi
             tree = session.blobs.put_tree({path: text.encode() for path, text in files.items()})
             return [
                 chosen_lever("scaffold", "propose_scaffold", report.strip().partition("\n")[0]),
-                ScaffoldProposed(generation=generation, scaffold=tree, parent=case.scaffold, summary=summary, reason=report),
+                ScaffoldProposed(
+                    generation=generation, scaffold=tree, parent=case.scaffold, summary=summary, reason=report
+                ),
             ]
         case ValidEnding(value=RequestWeightUpdate() as wanted):
             return [
@@ -232,7 +276,8 @@ def figures_text(case: FeedbackInput, attempts: Sequence[ShownAttempt]) -> str:
         kinds[attempt.outcome] = kinds.get(attempt.outcome, 0) + 1
     scores = [event.data for event in case.history if isinstance(event.data, CandidateEvaluated)]
     best = [
-        f"dev {evaluated.score:.4f} [{evaluated.low:.4f}, {evaluated.high:.4f}], generation {evaluated.generation}" for evaluated in scores
+        f"dev {evaluated.score:.4f} [{evaluated.low:.4f}, {evaluated.high:.4f}], generation {evaluated.generation}"
+        for evaluated in scores
     ]
     outcomes = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     rates = ", ".join(f"{name} {value:g}" for name, value in case.figures.items())
@@ -261,7 +306,10 @@ def _history_line(fact: Fact) -> str:
         case ScaffoldProposed():
             return f"scaffold: {fact.summary}\nreport: {clipped(fact.reason, 2000)}"
         case WeightUpdateRequested():
-            return f"weights: {fact.algorithm}, {fact.rounds} rounds, {fact.hyper}, resample {fact.resample}, memory {fact.memory}"
+            return (
+                f"weights: {fact.algorithm}, {fact.rounds} rounds, {fact.hyper}, resample {fact.resample}, memory "
+                f"{fact.memory}"
+            )
         case WeightUpdateFailed():
             return f"round {fact.round} changed nothing ({fact.kind}): {clipped(fact.reason, 500)}"
         case WeightUpdateFinished():

@@ -1,4 +1,6 @@
-"""The Meta-Agent as a language model: from the task's text, sample items and the reference scaffold to a first scaffold."""
+"""The Meta-Agent as a language model: from the task's text, sample items and the reference scaffold to a first
+scaffold.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -16,7 +18,11 @@ def other_tasks() -> str:
 
 
 def write_first(
-    session: AgentSession, task: str, reference: Mapping[str, str], inspector: Inspector, record: Callable[[Fact], object]
+    session: AgentSession,
+    task: str,
+    reference: Mapping[str, str],
+    inspector: Inspector,
+    record: Callable[[Fact], object],
 ) -> list[Fact]:
     """The first scaffold, or why there is none. What the agent is shown is recorded before it is asked."""
     parts = {
@@ -28,7 +34,8 @@ def write_first(
     }
     parts = {name: session.scanner.redact(text.encode()).decode() for name, text in parts.items()}
     opening = (
-        f"## Other tasks\n{parts['other tasks']}\n\n## The task at hand\n{parts['task']}\n\n## Sample train items\n{parts['samples']}\n\n"
+        f"## Other tasks\n{parts['other tasks']}\n\n## The task at hand\n{parts['task']}\n\n## Sample train "
+        f"items\n{parts['samples']}\n\n"
         f"## The reference scaffold\n{parts['reference']}"
     )
     record(context_assembled(session, session.generation, parts, ()))

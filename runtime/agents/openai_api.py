@@ -79,7 +79,8 @@ class _StreamedAnswer:
 
     def turn(self, status: CallStatus) -> ModelTurn:
         calls = tuple(
-            ToolCall(call["id"] or f"call_{index}", call["name"], call["arguments"] or "{}") for index, call in sorted(self._calls.items())
+            ToolCall(call["id"] or f"call_{index}", call["name"], call["arguments"] or "{}")
+            for index, call in sorted(self._calls.items())
         )
         return ModelTurn(status, "".join(self._text)[:ANSWER_LIMIT], calls if status == "answered" else (), self.usage)
 
@@ -95,7 +96,10 @@ def _body(request: ModelRequest, base_url: str) -> dict[str, Any]:
             *(entry for message in request.messages for entry in _messages(message)),
         ],
         "tools": [
-            {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": tool.schema}}
+            {
+                "type": "function",
+                "function": {"name": tool.name, "description": tool.description, "parameters": tool.schema},
+            }
             for tool in request.tools
         ],
         "stream_options": {"include_usage": True},
@@ -105,10 +109,15 @@ def _body(request: ModelRequest, base_url: str) -> dict[str, Any]:
 def _messages(message: AgentMessage) -> list[dict[str, Any]]:
     if message.role == "assistant":
         calls = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in message.calls
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.calls
         ]
         return [
-            {"role": "assistant", "content": message.text or (None if calls else "(nothing)"), **({"tool_calls": calls} if calls else {})}
+            {
+                "role": "assistant",
+                "content": message.text or (None if calls else "(nothing)"),
+                **({"tool_calls": calls} if calls else {}),
+            }
         ]
     results = [{"role": "tool", "tool_call_id": result.id, "content": result.text} for result in message.results]
     return [*results, {"role": "user", "content": message.text}] if message.text or not results else results

@@ -1,4 +1,6 @@
-"""What calls of language models cost: the table `prices.toml` beside this file, and over it the one that EVOLOG_PRICES names."""
+"""What calls of language models cost: the table `prices.toml` beside this file, and over it the one that EVOLOG_PRICES
+names.
+"""
 
 import re
 import tomllib
@@ -16,7 +18,10 @@ _DATED = re.compile(r"-?(\d{8}|\d{4}-\d{2}-\d{2}|latest)\Z")
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """US dollars per million tokens, which is millionths of a dollar per token. What is not said of the cache is as `input`."""
+    """US dollars per million tokens, which is millionths of a dollar per token.
+
+    What is not said of the cache is as `input`.
+    """
 
     input: float
     output: float
@@ -27,7 +32,9 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What these tokens cost, in millionths of a dollar."""
         cached, written = (self.input if price is None else price for price in (self.cached, self.written))
         fresh = usage.prompt - usage.cached - usage.written
-        return round(self.input * fresh + cached * usage.cached + written * usage.written + self.output * usage.completion)
+        return round(
+            self.input * fresh + cached * usage.cached + written * usage.written + self.output * usage.completion
+        )
 
 
 Prices = Mapping[str, Mapping[str, Price]]
@@ -35,7 +42,9 @@ FREE = Price(0, 0)
 
 
 def load_prices(environment: Mapping[str, str]) -> Prices:
-    """The prices by provider and model, the environment's own table first; raises `Misconfigured` for one that cannot be used."""
+    """The prices by provider and model, the environment's own table first; raises `Misconfigured` for one that cannot
+    be used.
+    """
     prices: dict[str, dict[str, Price]] = {}
     for path in [TABLE, *([Path(own)] if (own := environment.get(SETTING)) else [])]:
         for provider, models in _read(path).items():
@@ -56,9 +65,13 @@ def _read(path: Path) -> dict[str, dict[str, Price]]:
         table.pop("as_of", None)
         prices = msgspec.convert(table, dict[str, dict[str, Price]])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as wrong:
-        raise Misconfigured(f"The price table {path} cannot be used ({wrong}); expected sections such as {example}.") from wrong
+        raise Misconfigured(
+            f"The price table {path} cannot be used ({wrong}); expected sections such as {example}."
+        ) from wrong
     if any(not 0 <= value < 1e6 for models in prices.values() for price in models.values() for value in _values(price)):
-        raise Misconfigured(f"The price table {path} holds a price that is none; expected US dollars per million tokens, 0 or more.")
+        raise Misconfigured(
+            f"The price table {path} holds a price that is none; expected US dollars per million tokens, 0 or more."
+        )
     return prices
 
 

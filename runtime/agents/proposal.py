@@ -1,4 +1,6 @@
-"""Checks a proposed scaffold before it costs a rollout: its files, its syntax, and whether it answers two train items."""
+"""Checks a proposed scaffold before it costs a rollout: its files, its syntax, and whether it answers two
+train items.
+"""
 
 import ast
 import re
@@ -30,11 +32,15 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\Z")
 
 
 def with_changes(present: Mapping[str, str], files: Sequence[tuple[str, str]], remove: Sequence[str]) -> dict[str, str]:
-    """The present folder with some files written and some removed; raises `UnfitRequest` for a path or a size that is not allowed."""
+    """The present folder with some files written and some removed; raises `UnfitRequest` for a path or a size that is
+    not allowed.
+    """
     for path in (*(path for path, _ in files), *remove):
         parts = PurePosixPath(path).parts
         if not _PATH.match(path) or "/".join(parts) != path or any(part.startswith(".") for part in parts):
-            raise UnfitRequest(f"{path[:120]!r} is no path in a scaffold; use relative paths such as agent.py or steps/vote.py.")
+            raise UnfitRequest(
+                f"{path[:120]!r} is no path in a scaffold; use relative paths such as agent.py or steps/vote.py."
+            )
     if missing := [path for path in remove if path not in present]:
         raise UnfitRequest(f"There is no {missing[0]!r} to remove; the scaffold holds {', '.join(sorted(present))}.")
     folder = {**{path: text for path, text in present.items() if path not in set(remove)}, **dict(files)}
@@ -42,7 +48,8 @@ def with_changes(present: Mapping[str, str], files: Sequence[tuple[str, str]], r
     largest = max(sizes, key=lambda path: sizes[path], default="")
     if len(folder) > MAX_FILES or sum(sizes.values()) > MAX_SIZE or sizes.get(largest, 0) > MAX_FILE_SIZE:
         raise UnfitRequest(
-            f"The scaffold would hold {len(folder)} files of {sum(sizes.values()):,} bytes, {largest} alone {sizes[largest]:,}; "
+            f"The scaffold would hold {len(folder)} files of {sum(sizes.values()):,} bytes, {largest} alone "
+            f"{sizes[largest]:,}; "
             f"expected at most {MAX_FILES} files of {MAX_SIZE:,} bytes, {MAX_FILE_SIZE:,} each."
         )
     if "agent.py" not in folder:
@@ -56,7 +63,8 @@ def redact(files: Mapping[str, str], scanner: Scanner) -> dict[str, str]:
 
 
 def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
-    """Raise `UnfitRequest` for code that does not parse, that imports evolog's own packages, or that names a folder where labels may lie.
+    """Raise `UnfitRequest` for code that does not parse, that imports evolog's own packages, or that names a folder
+    where labels may lie.
 
     The last two checks save an honest model a rollout. What keeps labels from a dishonest one is the sandbox.
     """
@@ -71,12 +79,19 @@ def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:
             raise UnfitRequest(f"{path} does not parse: {wrong}.") from wrong
         for node in ast.walk(tree):
             for name in _imports(node):
-                if name.partition(".")[0] in OWN_PACKAGES and f"{name.partition('.')[0]}.py" not in files and not _has_package(name, files):
-                    raise UnfitRequest(f"{path} imports {name}; a scaffold may not import evolog's packages, nor read a task's labels.")
+                if (
+                    name.partition(".")[0] in OWN_PACKAGES
+                    and f"{name.partition('.')[0]}.py" not in files
+                    and not _has_package(name, files)
+                ):
+                    raise UnfitRequest(
+                        f"{path} imports {name}; a scaffold may not import evolog's packages, nor read a task's labels."
+                    )
             literal = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
             if named := [folder for folder in hidden if str(folder) in literal]:
                 raise UnfitRequest(
-                    f"{path} names {named[0]}; a scaffold has its items and its train data in hand, and may read nothing else."
+                    f"{path} names {named[0]}; a scaffold has its items and its train data in hand, and may read "
+                    "nothing else."
                 )
 
 
@@ -88,7 +103,10 @@ def try_out(
     limits: ScaffoldLimits = ScaffoldLimits(),
     sandbox: str = "",
 ) -> None:
-    """Raise `UnfitRequest` unless the scaffold loads and answers two train items in the sandbox. A stub answers its calls of the model."""
+    """Raise `UnfitRequest` unless the scaffold loads and answers two train items in the sandbox.
+
+    A stub answers its calls of the model.
+    """
     folds = [[example for example in public.train if example.fold == fold] for fold in range(FOLDS)]
     fold = max(range(FOLDS), key=lambda number: min(TRIAL_ITEMS, len(folds[number])))
     work.mkdir(parents=True, exist_ok=True)
@@ -129,7 +147,8 @@ class _StubPolicy:
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         texts = [request.choices[0] if request.choices else self._public.labels[0] for request in requests]
         return [
-            Sampled((text,) * request.n, ((0,),) * request.n, ((0.0,),) * request.n) for text, request in zip(texts, requests, strict=True)
+            Sampled((text,) * request.n, ((0,),) * request.n, ((0.0,),) * request.n)
+            for text, request in zip(texts, requests, strict=True)
         ]
 
 
@@ -146,7 +165,10 @@ def _imports(node: ast.AST) -> list[str]:
             return [alias.name for alias in names]
         case ast.ImportFrom(module=str(module), level=0):
             return [module]
-        case ast.Call(func=ast.Name(id="__import__") | ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
+        case ast.Call(
+            func=ast.Name(id="__import__") | ast.Attribute(attr="import_module"),
+            args=[ast.Constant(value=str(name)), *_],
+        ):
             return [name]
     return []
 

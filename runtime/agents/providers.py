@@ -1,7 +1,7 @@
 """Which language model is behind the agents, what it takes to reach it, and how often it is asked again.
 
-An agent is named `rules`, `anthropic:MODEL` or `openai:MODEL`. The SDKs are imported when a model is first asked, with retries of their
-own off: those here are counted, spread by a seed, and recorded.
+An agent is named `rules`, `anthropic:MODEL` or `openai:MODEL`. The SDKs are imported when a model is first asked, with
+retries of their own off: those here are counted, spread by a seed, and recorded.
 """
 
 import importlib
@@ -38,7 +38,9 @@ class LanguageModel(NamedTuple):
 
 
 class CallResult(NamedTuple):
-    """What came of one call: the answer or the last failure, the tries, their seconds, and the tokens of all of them."""
+    """What came of one call: the answer or the last failure, the tries, their seconds, and the tokens of
+    all of them.
+    """
 
     turn: ModelTurn
     attempts: int
@@ -62,11 +64,15 @@ def environment_variable(provider: str, setting: str) -> str:
 
 
 def base_url(provider: str, environment: Mapping[str, str]) -> str:
-    """Where the provider's API is: its variable, as its SDK knows it, or the provider itself; raises `Misconfigured` for no URL."""
+    """Where the provider's API is: its variable, as its SDK knows it, or the provider itself; raises `Misconfigured`
+    for no URL.
+    """
     name = environment_variable(provider, "BASE_URL")
     url = environment.get(name, "").strip() or URLS[provider]
     if not is_address(url):
-        raise Misconfigured(f"{name} is {without_login(url)!r}; expected a URL such as {URLS[provider]}: correct it, or unset it.")
+        raise Misconfigured(
+            f"{name} is {without_login(url)!r}; expected a URL such as {URLS[provider]}: correct it, or unset it."
+        )
     return url
 
 
@@ -81,7 +87,8 @@ def is_here(provider: str, environment: Mapping[str, str]) -> bool:
 
 
 def api_key(provider: str, environment: Mapping[str, str]) -> Secret | None:
-    """The provider's key; None where it lacks and is needed. A server on this machine that speaks OpenAI's API needs none.
+    """The provider's key; None where it lacks and is needed. A server on this machine that speaks OpenAI's API needs
+    none.
 
     Raises `Misconfigured` as `base_url`.
     """
@@ -104,18 +111,27 @@ def providers_with_key(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def require_key(model: LanguageModel, environment: Mapping[str, str]) -> Secret:
-    """The model's API key. Raises `Misconfigured`, saying what to set or to install, where the model cannot be asked from here."""
+    """The model's API key.
+
+    Raises `Misconfigured`, saying what to set or to install, where the model cannot be asked from here.
+    """
     provider = model.provider
     if importlib.util.find_spec(provider) is None:
-        raise Misconfigured(f"The agent {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'.")
+        raise Misconfigured(
+            f"The agent {provider}:{model.name} needs the package {provider}: pip install 'evolog[agents]'."
+        )
     if (key := api_key(provider, environment)) is None:
         own = ", or OPENAI_BASE_URL to a server on this machine, which needs none" if provider == "openai" else ""
-        raise Misconfigured(f"The agent {provider}:{model.name} needs a key: set {environment_variable(provider, 'API_KEY')}{own}.")
+        raise Misconfigured(
+            f"The agent {provider}:{model.name} needs a key: set {environment_variable(provider, 'API_KEY')}{own}."
+        )
     return key
 
 
 def price_of_model(model: LanguageModel, environment: Mapping[str, str]) -> Price | None:
-    """The model's price; nothing for a server on this machine, unless the table says otherwise, and None where none is known."""
+    """The model's price; nothing for a server on this machine, unless the table says otherwise, and None where none is
+    known.
+    """
     price = find_price(load_prices(environment), *model)
     return FREE if price is None and is_here(model.provider, environment) else price
 
@@ -127,11 +143,13 @@ def model_client(model: LanguageModel, environment: Mapping[str, str]) -> ModelC
     return lambda request: api.call_model(secret, url, request)
 
 
-def ask_with_retries(client: ModelClient, request: ModelRequest, seed: int, pause: Callable[[float], None] = time.sleep) -> CallResult:
+def ask_with_retries(
+    client: ModelClient, request: ModelRequest, seed: int, pause: Callable[[float], None] = time.sleep
+) -> CallResult:
     """Ask until there is an answer, or none is to be had; raises nothing that the server does.
 
-    Rate limits, errors of the server and cut connections are tried again after a pause that doubles, drawn from `seed`, or after the time
-    that the server asks for; at most `ATTEMPTS` times, and not after `PATIENCE`.
+    Rate limits, errors of the server and cut connections are tried again after a pause that doubles, drawn from `seed`,
+    or after the time that the server asks for; at most `ATTEMPTS` times, and not after `PATIENCE`.
     """
     draw = random.Random(seed)
     began = time.monotonic()
@@ -142,7 +160,11 @@ def ask_with_retries(client: ModelClient, request: ModelRequest, seed: int, paus
             return CallResult(turn, attempt, time.monotonic() - began, spent + turn.usage)
         except Failure as failed:
             spent += failed.usage
-            wait = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * draw.uniform(0.5, 1.0) if failed.after is None else failed.after
+            wait = (
+                min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * draw.uniform(0.5, 1.0)
+                if failed.after is None
+                else failed.after
+            )
             seconds = time.monotonic() - began
             if failed.status not in REPEATED or attempt == ATTEMPTS or seconds + wait > PATIENCE:
                 return CallResult(ModelTurn(failed.status, str(failed)), attempt, seconds, spent)

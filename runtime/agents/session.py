@@ -1,7 +1,7 @@
 """One conversation of an agent with its language model: it reads with tools and ends with exactly one ending.
 
-Every call is recorded before its answer is acted on. Who begins again after a crash goes on from the last recorded call: what had been
-said to the model then is what its request blob holds, and no recorded answer is paid for twice.
+Every call is recorded before its answer is acted on. Who begins again after a crash goes on from the last recorded
+call: what had been said to the model then is what its request blob holds, and no recorded answer is paid for twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -130,9 +130,11 @@ def converse(
     readers: Mapping[str, Callable[[str], str]],
     endings: Mapping[str, Callable[[str], T]],
 ) -> ValidEnding[T] | NoEnding:
-    """Talk until one ending can be used. `readers` and `endings` are given a call's arguments as JSON, and raise `UnfitRequest`.
+    """Talk until one ending can be used. `readers` and `endings` are given a call's arguments as JSON, and raise
+    `UnfitRequest`.
 
-    An ending that cannot be used goes back to the model once, with the reason; so does an answer without an ending or without room.
+    An ending that cannot be used goes back to the model once, with the reason; so does an answer without an ending or
+    without room.
     """
     request = ModelRequest(session.model.name, system, (AgentMessage("user", opening),), tuple(tools), MAX_TOKENS)
     for ordinal in range(CALLS):
@@ -167,7 +169,12 @@ def converse(
         text = _remarks(wrong if not turn.calls else "", CALLS - ordinal - 1, endings)
         answer = AgentMessage("assistant", turn.text, turn.calls, private=turn.private)
         request = msgspec.structs.replace(
-            request, messages=(*request.messages, answer, AgentMessage("user", text, results=tuple(results), returned=bool(wrong)))
+            request,
+            messages=(
+                *request.messages,
+                answer,
+                AgentMessage("user", text, results=tuple(results), returned=bool(wrong)),
+            ),
         )
     return NoEnding(f"no ending within {CALLS} calls")
 
@@ -227,9 +234,13 @@ def _result(
     if wrong:
         return ToolResult(call.id, wrong, failed=True)
     if read > READ_LIMIT:
-        return ToolResult(call.id, f"You have read {READ_LIMIT:,} characters: end now, with one of {', '.join(endings)}.", failed=True)
+        return ToolResult(
+            call.id, f"You have read {READ_LIMIT:,} characters: end now, with one of {', '.join(endings)}.", failed=True
+        )
     if call.name not in readers:
-        return ToolResult(call.id, f"There is no tool {call.name[:60]!r}; there are {', '.join([*readers, *endings])}.", failed=True)
+        return ToolResult(
+            call.id, f"There is no tool {call.name[:60]!r}; there are {', '.join([*readers, *endings])}.", failed=True
+        )
     try:
         text = readers[call.name](call.arguments)
     except UnfitRequest as unfit:

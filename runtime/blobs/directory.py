@@ -1,4 +1,6 @@
-"""A directory of files named by the SHA-256 of their bytes: written before the event that names them, checked when read."""
+"""A directory of files named by the SHA-256 of their bytes: written before the event that names them, checked when
+read.
+"""
 
 import errno
 import hashlib
@@ -23,7 +25,10 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class Blobs:
-    """A directory of blobs. Two writers of one blob write the same bytes, and the rename makes the file appear whole."""
+    """A directory of blobs.
+
+    Two writers of one blob write the same bytes, and the rename makes the file appear whole.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -50,7 +55,9 @@ class Blobs:
             _sync_directory(target.parent)
         except OSError as wrong:
             if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise TryAgain(f"No room left for blobs in {self.root}; free disk space and the run goes on by itself.") from wrong
+                raise TryAgain(
+                    f"No room left for blobs in {self.root}; free disk space and the run goes on by itself."
+                ) from wrong
             raise
         return digest
 
@@ -60,21 +67,31 @@ class Blobs:
         try:
             data = path.read_bytes()
         except FileNotFoundError as wrong:
-            raise NotFound(f"Blob {digest} is not in {self.root}; copy it there from the host or the backup that has it.") from wrong
+            raise NotFound(
+                f"Blob {digest} is not in {self.root}; copy it there from the host or the backup that has it."
+            ) from wrong
         actual = hashlib.sha256(data).hexdigest()
         if actual != digest:
-            raise CheckFailed(f"Blob {digest} in {self.root} is damaged: its bytes hash to {actual}. Restore {path} from a backup.")
+            raise CheckFailed(
+                f"Blob {digest} in {self.root} is damaged: its bytes hash to {actual}. Restore {path} from a backup."
+            )
         return data
 
     def put_tree(self, files: Mapping[str, bytes]) -> str:
         """Store a folder, given as bytes by relative path; returns its digest."""
         for path in files:
             _check_path(path)
-        return self.put(msgspec.json.encode(Tree({path: self.put(data) for path, data in sorted(files.items())}), order="deterministic"))
+        return self.put(
+            msgspec.json.encode(
+                Tree({path: self.put(data) for path, data in sorted(files.items())}), order="deterministic"
+            )
+        )
 
     def put_folder(self, folder: Path) -> str:
         """Store all files below a folder; returns its digest."""
-        return self.put_tree({path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+        return self.put_tree(
+            {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        )
 
     def get_tree(self, digest: str) -> dict[str, bytes]:
         """The files of a folder, as bytes by relative path."""
@@ -126,7 +143,9 @@ class Blobs:
 
 def _digests(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
     }
 
 

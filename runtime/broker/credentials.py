@@ -37,5 +37,6 @@ def read_credentials(path: Path) -> Credentials:
         return msgspec.json.decode(path.read_bytes(), type=Credentials)
     except FileNotFoundError as wrong:
         raise NotFound(
-            f"No credentials at {path}: start evolog with `evolog up`, or copy the account's file from the host that runs it."
+            f"No credentials at {path}: start evolog with `evolog up`, or copy the account's file from the host that "
+            "runs it."
         ) from wrong

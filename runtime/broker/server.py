@@ -1,7 +1,7 @@
 """The embedded nats-server: configured, started on 127.0.0.1, and stopped.
 
-The passwords are drawn anew at every start and stand in files that only the owner can read, in plain text: on one machine under one user
-they are a fence against mistakes, not against an attacker.
+The passwords are drawn anew at every start and stand in files that only the owner can read, in plain text: on one
+machine under one user they are a fence against mistakes, not against an attacker.
 """
 
 import asyncio
@@ -27,7 +27,9 @@ from runtime.broker.streams import MAX_MESSAGE
 CONFIG = "server.conf"
 USUAL_PORT = 4222
 START_LIMIT = 60.0
-"""Seconds that a server may take until it accepts: 0.04 is usual, but after a crash it reads its whole store, about 2 s a gigabyte."""
+"""Seconds that a server may take until it accepts: 0.04 is usual, but after a crash it reads its whole store, about 2 s
+a gigabyte.
+"""
 
 
 def write_config(directory: Path, port: int, passwords: Mapping[str, str]) -> Path:
@@ -133,7 +135,9 @@ class EmbeddedServer:
             await asyncio.sleep(0.005)
         code = self._process.returncode
         await end(self._process)
-        failure = f"did not accept connections within {START_LIMIT:.0f} s" if code is None else f"ended with exit code {code}"
+        failure = (
+            f"did not accept connections within {START_LIMIT:.0f} s" if code is None else f"ended with exit code {code}"
+        )
         raise Unavailable(f"nats-server {failure}: {last_line(log)} (its log is {log}).")
 
     async def _answers(self) -> bool:

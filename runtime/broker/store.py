@@ -1,4 +1,6 @@
-"""The files that the streams stand in: room for them, whether they were closed in good order, and what a start on damaged ones lost."""
+"""The files that the streams stand in: room for them, whether they were closed in good order, and what a start on
+damaged ones lost.
+"""
 
 import shutil
 from pathlib import Path
@@ -8,7 +10,9 @@ from events.errors import TryAgain
 FREE_AT_START = 200 * 10**6
 """Bytes that must be free to start."""
 FREE_TO_GO_ON = 64 * 10**6
-"""Bytes below which all is stopped in good order: a server that met a full disk answers no append again until it is restarted."""
+"""Bytes below which all is stopped in good order: a server that met a full disk answers no append again until it is
+restarted.
+"""
 
 
 def store(directory: Path) -> Path:
@@ -22,13 +26,16 @@ def pid_file(directory: Path) -> Path:
 
 
 def ended_well(directory: Path) -> bool:
-    """Whether the last server wrote out the indexes of its streams: else the next one makes them anew, and cuts off what is damaged."""
+    """Whether the last server wrote out the indexes of its streams: else the next one makes them anew, and cuts off
+    what is damaged.
+    """
     streams = {block.parent for block in _blocks(store(directory))}
     return not pid_file(directory).exists() and all((messages / "index.db").exists() for messages in streams)
 
 
 def bytes_lost(before: Path, after: Path) -> dict[str, int]:
-    """How many bytes a server's start has cut from the files of each stream: `before` is the store before the start, `after` behind it.
+    """How many bytes a server's start has cut from the files of each stream: `before` is the store before the start,
+    `after` behind it.
 
     A message whose writing was broken off at the end of a file does not count: it was never acknowledged.
     """
@@ -51,8 +58,8 @@ def _blocks(directory: Path) -> list[Path]:
 
 
 def _broken_off(tail: bytes) -> bool:
-    # a record: its length (4 bytes, the highest bit for headers), its sequence (8), time, subject, data; so the next sequence follows no
-    # record that was broken off, whatever a damaged length says
+    # a record: its length (4 bytes, the highest bit for headers), its sequence (8), time, subject, data; so the next
+    # sequence follows no record that was broken off, whatever a damaged length says
     length = int.from_bytes(tail[:4], "little") & 0x7FFFFFFF
     following = (int.from_bytes(tail[4:12], "little") + 1).to_bytes(9, "little")[:8]
     return not any(tail) or (length > len(tail) and following not in tail[12:])
@@ -63,7 +70,8 @@ def require_room(directory: Path, needed: int) -> None:
     free = free_bytes(directory)
     if free < needed:
         raise TryAgain(
-            f"Only {free / 1e6:.0f} MB are free on the disk that holds {directory}, evolog needs {needed / 1e6:.0f} MB: "
+            f"Only {free / 1e6:.0f} MB are free on the disk that holds {directory}, evolog needs {needed / 1e6:.0f} "
+            "MB: "
             "free some space and start again; what is in the log is safe."
         )
 

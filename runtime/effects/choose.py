@@ -1,4 +1,6 @@
-"""Choosing the next lever and the change itself from a candidate's trajectories, by the rules or by a language model."""
+"""Choosing the next lever and the change itself from a candidate's trajectories, by the rules or by a
+language model.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -32,20 +34,33 @@ HISTORY_TYPES = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdat
 
 
 def choose_by_rules(
-    blobs: Blobs, history: Sequence[Event], attempts: Sequence[RecordedAttempt], loaded: LoadedRun, requested: FeedbackRequested
+    blobs: Blobs,
+    history: Sequence[Event],
+    attempts: Sequence[RecordedAttempt],
+    loaded: LoadedRun,
+    requested: FeedbackRequested,
 ) -> list[Fact]:
     """What the rules agent saw, what it chose and why, and the change itself.
 
-    `history` holds the run's events of `HISTORY_TYPES`, `attempts` the recorded ones at the probe. Raises what an edit of the task's
-    catalogue raises.
+    `history` holds the run's events of `HISTORY_TYPES`, `attempts` the recorded ones at the probe. Raises what an edit
+    of the task's catalogue raises.
     """
     probe = probe_attempts(blobs, attempts, loaded)
     if not probe:
-        return [ProposalFailed(generation=requested.generation, reason="no attempt at the probe was scored, so there is nothing to go by")]
+        return [
+            ProposalFailed(
+                generation=requested.generation,
+                reason="no attempt at the probe was scored, so there is nothing to go by",
+            )
+        ]
     tried = earlier_choices(history, requested.generation)
     seen = evidence(probe, history, loaded, requested)
-    choice = with_ordered_algorithm(rules.choose(seen, tried, requested.levers, loaded.task.edits()), loaded.started.algorithm)
-    blob = blobs.put(msgspec.json.encode({"evidence": seen, "attempts": probe, "history": tried}, order="deterministic"))
+    choice = with_ordered_algorithm(
+        rules.choose(seen, tried, requested.levers, loaded.task.edits()), loaded.started.algorithm
+    )
+    blob = blobs.put(
+        msgspec.json.encode({"evidence": seen, "attempts": probe, "history": tried}, order="deterministic")
+    )
     return [
         ContextAssembled(generation=requested.generation, blob=blob, trajectories=len(probe)),
         LeverChosen(
@@ -68,11 +83,15 @@ def with_ordered_algorithm(choice: Choice, algorithm: str) -> Choice:
     return msgspec.structs.replace(choice, action=algorithm, hyper={}, reason=reason)
 
 
-def evidence(probe: Sequence[ProbeAttempt], history: Sequence[Event], loaded: LoadedRun, requested: FeedbackRequested) -> Evidence:
+def evidence(
+    probe: Sequence[ProbeAttempt], history: Sequence[Event], loaded: LoadedRun, requested: FeedbackRequested
+) -> Evidence:
     """What the probe's attempts show, with the run's own figures."""
     scores = {event.data.candidate: event.data for event in history if isinstance(event.data, CandidateEvaluated)}
     updates = [
-        event.data for event in history if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation
+        event.data
+        for event in history
+        if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation
     ]
     return rules.evidence(
         probe,
@@ -102,7 +121,10 @@ def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: Lo
             label=labels[attempt.recorded.item],
             answer=attempt.recorded.answer or "",
             read=sum(call.prompt_tokens for call in attempt.calls),
-            tokens=sum(len(call.tokens[use.completion]) for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True)),
+            tokens=sum(
+                len(call.tokens[use.completion])
+                for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True)
+            ),
         )
         for attempt in attempts
         if attempt.reward is not None
@@ -115,7 +137,9 @@ def earlier_choices(history: Sequence[Event], generation: int) -> list[PastChoic
     scores: dict[int, float] = {}
     accepted: set[int] = set()
     starts: set[int] = set()
-    """Generations that changed nothing: the first, and a fork's under whose verifier or policy scores mean something else."""
+    """Generations that changed nothing: the first, and a fork's under whose verifier or policy scores mean something
+    else.
+    """
     for event in history:
         match event.data:
             case LeverChosen() as lever:
@@ -135,7 +159,9 @@ def earlier_choices(history: Sequence[Event], generation: int) -> list[PastChoic
             continue
         after = scores.get(number, best)
         choice = chosen[number]
-        tried.append(PastChoice(lever=choice.lever, action=choice.action, accepted=number in accepted, before=best, after=after))
+        tried.append(
+            PastChoice(lever=choice.lever, action=choice.action, accepted=number in accepted, before=best, after=after)
+        )
         best = after if number in accepted else best
     return tried
 
@@ -154,7 +180,11 @@ def _change(blobs: Blobs, loaded: LoadedRun, requested: FeedbackRequested, choic
             tree = blobs.put_tree({path: text.encode() for path, text in edit.apply(files).items()})
             return [
                 ScaffoldProposed(
-                    generation=requested.generation, scaffold=tree, parent=requested.scaffold, summary=edit.summary, reason=choice.reason
+                    generation=requested.generation,
+                    scaffold=tree,
+                    parent=requested.scaffold,
+                    summary=edit.summary,
+                    reason=choice.reason,
                 )
             ]
         case "weights":
@@ -210,7 +240,10 @@ def choose_by_model(
         attempt = host.find(id)
         return reader.ran(attempt) if attempt and attempt.recorded.split == "train" else None
 
-    shown_attempts = [*map(reader.ran, recorded.attempts), *(reader.failed(id, failure) for id, failure in recorded.failures.items())]
+    shown_attempts = [
+        *map(reader.ran, recorded.attempts),
+        *(reader.failed(id, failure) for id, failure in recorded.failures.items()),
+    ]
     case = feedback.FeedbackInput(
         requested.generation,
         requested.scaffold,
@@ -221,7 +254,11 @@ def choose_by_model(
         recorded.history,
     )
     return feedback.advise(
-        session, case, feedback.Library(shown_attempts, fetch, host.query, host.inspector.present), host.inspector, host.record
+        session,
+        case,
+        feedback.Library(shown_attempts, fetch, host.query, host.inspector.present),
+        host.inspector,
+        host.record,
     )
 
 
@@ -239,7 +276,9 @@ class AttemptReader:
         for use, call in zip(recorded.calls, attempt.calls, strict=True):
             request = self._read_request(call)
             calls.append(ShownCall(request.prompt, request.choices, call.texts[use.completion]))
-        shown_attempt = self._shown_attempt(attempt.id, recorded.item, recorded.attempt, attempt.outcome or "not scored", "")
+        shown_attempt = self._shown_attempt(
+            attempt.id, recorded.item, recorded.attempt, attempt.outcome or "not scored", ""
+        )
         return msgspec.structs.replace(shown_attempt, answer=recorded.answer, reward=attempt.reward, calls=tuple(calls))
 
     def failed(self, id: str, failed: RolloutFailed) -> ShownAttempt:

@@ -23,7 +23,9 @@ def reference_scaffold(blobs: Blobs, loaded: LoadedRun, requested: ScaffoldReque
     )
 
 
-def scaffold_by_model(session: AgentSession, loaded: LoadedRun, inspector: Inspector, record: Callable[[Fact], object]) -> list[Fact]:
+def scaffold_by_model(
+    session: AgentSession, loaded: LoadedRun, inspector: Inspector, record: Callable[[Fact], object]
+) -> list[Fact]:
     """What a language model makes of the task and its reference scaffold, or why there is no scaffold.
 
     `record` appends what the model is shown before it is asked.

@@ -9,8 +9,11 @@ from events.rollouts import TrajectoryRecorded
 from runtime.run.loading import LoadedRun
 
 
-def score(trajectory: str, recorded: TrajectoryRecorded, loaded: LoadedRun, labels: Mapping[str, str]) -> TrajectoryScored | ScoringFailed:
-    """The reward that the run's verifier gives the attempt recorded as `trajectory`; `labels` are the true ones by item.
+def score(
+    trajectory: str, recorded: TrajectoryRecorded, loaded: LoadedRun, labels: Mapping[str, str]
+) -> TrajectoryScored | ScoringFailed:
+    """The reward that the run's verifier gives the attempt recorded as `trajectory`; `labels` are the true ones by
+    item.
 
     A verifier that fails, or gives no finite number, is a failure and never a reward of 0. Nothing is raised for it.
     """
@@ -33,4 +36,6 @@ def score(trajectory: str, recorded: TrajectoryRecorded, loaded: LoadedRun, labe
 
 def scoring_failed(trajectory: str, recorded: TrajectoryRecorded, reason: str) -> ScoringFailed:
     """The fact that an attempt could not be scored."""
-    return ScoringFailed(trajectory=trajectory, request=recorded.request, item=recorded.item, attempt=recorded.attempt, reason=reason)
+    return ScoringFailed(
+        trajectory=trajectory, request=recorded.request, item=recorded.item, attempt=recorded.attempt, reason=reason
+    )

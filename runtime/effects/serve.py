@@ -16,7 +16,9 @@ from runtime.policies.client import model_name
 from runtime.policies.interface import Sampled, SampleRequest, TokenScorer
 
 ServedModel = EmbeddedPolicy | Any
-"""Embedded, or reached through a server: an `EnginePolicy`, imported only where one is needed since it needs transformers."""
+"""Embedded, or reached through a server: an `EnginePolicy`, imported only where one is needed since it needs
+transformers.
+"""
 MODELS_HELD = 8
 """Models held in memory."""
 TOLERANCE = 1e-3
@@ -24,7 +26,9 @@ TOLERANCE = 1e-3
 
 
 class ServedModels:
-    """Models by name, loaded from blobs when they are first asked for; those of Hugging Face's format have a server of their own."""
+    """Models by name, loaded from blobs when they are first asked for; those of Hugging Face's format have a server of
+    their own.
+    """
 
     def __init__(self, blobs: Blobs, folder: Path) -> None:
         self._blobs, self._folder = blobs, folder
@@ -45,7 +49,9 @@ class ServedModels:
             if base in self._engines and not self._engines[base].alive:
                 self._engines.pop(base).close()
                 self._loaded = OrderedDict(
-                    (loaded_name, model) for loaded_name, model in self._loaded.items() if not loaded_name.startswith(base)
+                    (loaded_name, model)
+                    for loaded_name, model in self._loaded.items()
+                    if not loaded_name.startswith(base)
                 )
             if name not in self._loaded:
                 uniform, adapter = adapter == UNIFORM, "" if adapter == UNIFORM else adapter
@@ -69,7 +75,9 @@ class ServedModels:
         for engine in self._engines.values():
             engine.close()
 
-    def _through_server(self, base: str, base_folder: Path, adapter: str, adapter_folder: Path | None, uniform: bool) -> ServedModel:
+    def _through_server(
+        self, base: str, base_folder: Path, adapter: str, adapter_folder: Path | None, uniform: bool
+    ) -> ServedModel:
         from runtime.policies.causal import UniformTokens
         from runtime.policies.engine import EnginePolicy, connect
         from runtime.policies.hf import HFTokenizer
@@ -83,11 +91,12 @@ class ServedModels:
 
 
 def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterServed | AdapterRejected:
-    """Load a published adapter and compare its canary prompts with the trainer's log-probabilities: served, or rejected with the reason.
+    """Load a published adapter and compare its canary prompts with the trainer's log-probabilities: served, or rejected
+    with the reason.
 
     Raises `TryAgain` where there is no room or server for the moment.
     """
-    common_fields = {
+    common_fields: dict[str, Any] = {
         "generation": published.generation,
         "round": published.round,
         "adapter": published.adapter,
@@ -95,26 +104,35 @@ def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterS
     }
     try:
         policy = models.find(model_name(published.base_model, published.adapter))
-        error = max((canary_error(canary_log_probs(policy, canary), canary) for canary in published.canary), default=0.0)
+        error = max(
+            (canary_error(canary_log_probs(policy, canary), canary) for canary in published.canary), default=0.0
+        )
     except TryAgain:
         raise  # the adapter is handed out again
     except Exception as wrong:  # whatever a folder of any content makes a loader raise
-        return AdapterRejected(**common_fields, reason=why(wrong))  # type: ignore[arg-type]
+        return AdapterRejected(**common_fields, reason=why(wrong))
     tolerance = getattr(policy, "tolerance", TOLERANCE)
     if not error <= tolerance:
-        return AdapterRejected(**common_fields, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {tolerance:g}")  # type: ignore[arg-type]
-    return AdapterServed(**common_fields, error=error)  # type: ignore[arg-type]
+        return AdapterRejected(
+            **common_fields, reason=f"its canary differs from the trainer's by {error:.2g} nats, at most {tolerance:g}"
+        )
+    return AdapterServed(**common_fields, error=error)
 
 
 def canary_log_probs(policy: ServedModel, canary: Canary) -> Sequence[float]:
     """The policy's log-probabilities, in nats, of a canary's tokens, or of every first token where it has none."""
-    return policy.score(canary.prompt, canary.tokens) if isinstance(policy, TokenScorer) else policy.log_probs(canary.prompt)
+    return (
+        policy.score(canary.prompt, canary.tokens)
+        if isinstance(policy, TokenScorer)
+        else policy.log_probs(canary.prompt)
+    )
 
 
 def canary_error(log_probs: Sequence[float], canary: Canary) -> float:
     """How far log-probabilities are from the trainer's, in nats.
 
-    Over a canary's tokens, whose roundings differ by chance, the mean of the absolute differences; over first tokens the largest.
+    Over a canary's tokens, whose roundings differ by chance, the mean of the absolute differences; over first tokens
+    the largest.
     """
     differences = [abs(mine - theirs) for mine, theirs in zip(log_probs, canary.logprobs, strict=True)]
     return fmean(differences) if canary.tokens else max(differences)

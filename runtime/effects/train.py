@@ -1,11 +1,14 @@
-"""Training: from a sealed batch of recorded attempts to an adapter, or why there is none. It knows no algorithm by name."""
+"""Training: from a sealed batch of recorded attempts to an adapter, or why there is none.
+
+It knows no algorithm by name.
+"""
 
 import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,12 +41,17 @@ class TrainingHost(NamedTuple):
 
 
 def train_round(
-    host: TrainingHost, attempts: AttemptsByRequest, sealed: TrainingBatchSealed, base_model: str, load: Callable[[], LoadedRun]
+    host: TrainingHost,
+    attempts: AttemptsByRequest,
+    sealed: TrainingBatchSealed,
+    base_model: str,
+    load: Callable[[], LoadedRun],
 ) -> list[Fact]:
     """One round of training: its optimiser steps and its adapter, or why there is none.
 
-    The same batch gives the same adapter, to the byte (one thread, one kind of machine). `load` gives the run's task, and is called only
-    where the algorithm asks for labels or demonstrations. Raises `TryAgain` and `Unavailable`, after which the batch is handed out again.
+    The same batch gives the same adapter, to the byte (one thread, one kind of machine). `load` gives the run's task,
+    and is called only where the algorithm asks for labels or demonstrations. Raises `TryAgain` and `Unavailable`, after
+    which the batch is handed out again.
     """
     blobs, work = host.blobs, host.work
     try:
@@ -56,28 +64,33 @@ def train_round(
         order = TrainingOrder(
             base=blobs.unpack(base_model, work / base_model),
             parent=sealed.parent_adapter,
-            parent_folder=blobs.unpack(sealed.parent_adapter, work / sealed.parent_adapter) if sealed.parent_adapter else None,
+            parent_folder=blobs.unpack(sealed.parent_adapter, work / sealed.parent_adapter)
+            if sealed.parent_adapter
+            else None,
             state=_written(blobs, sealed.parent_state, folder) if sealed.parent_state else None,
             algorithm=sealed.algorithm,
             hyper=sealed.hyper,
             seed=sealed.training_seed,
             back_end=host.back_end,
             accelerate=host.accelerate,
-            about={"events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round {sealed.round}"},
+            about={
+                "events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round "
+                f"{sealed.round}"
+            },
         )
         result = train(order, batch, sources(load, sealed.training_seed), folder / "adapter", folder / "left")
-        common_fields = {
+        common_fields: dict[str, Any] = {
             "generation": sealed.generation,
             "round": sealed.round,
             "parent_adapter": sealed.parent_adapter,
             "batch": sealed.digest,
         }
         steps: list[Fact] = [
-            OptimizerStepApplied(**common_fields, step=number, **msgspec.structs.asdict(step))  # type: ignore[arg-type]
+            OptimizerStepApplied(**common_fields, step=number, **msgspec.structs.asdict(step))
             for number, step in enumerate(result.steps)
         ]
         published = AdapterPublished(
-            **common_fields,  # type: ignore[arg-type]
+            **common_fields,
             adapter=blobs.put_folder(folder / "adapter"),
             base_model=base_model,
             algorithm=sealed.algorithm,
@@ -108,8 +121,15 @@ def train_round(
 
 
 def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingBatchSealed) -> list[TrainingAttempt]:
-    """The scored attempts of a sealed batch, in its order; raises `CheckFailed` unless their digest is the one that was sealed."""
-    scored = [(attempt, attempt.reward) for request in sealed.requests for attempt in attempts[request] if attempt.reward is not None]
+    """The scored attempts of a sealed batch, in its order; raises `CheckFailed` unless their digest is the one that was
+    sealed.
+    """
+    scored = [
+        (attempt, attempt.reward)
+        for request in sealed.requests
+        for attempt in attempts[request]
+        if attempt.reward is not None
+    ]
     digest = batch_digest([(attempt.id, reward) for attempt, reward in scored])
     if digest != sealed.digest:
         raise CheckFailed(
@@ -136,7 +156,9 @@ def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingB
 
 
 def sources(load: Callable[[], LoadedRun], seed: int) -> Sources:
-    """The true answers of train items and the task's demonstrations for them; the task is loaded when one is first needed."""
+    """The true answers of train items and the task's demonstrations for them; the task is loaded when one is first
+    needed.
+    """
     loaded = functools.cache(load)
 
     @functools.cache
@@ -148,7 +170,9 @@ def sources(load: Callable[[], LoadedRun], seed: int) -> Sources:
 
     def copies(items: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
         task, public = loaded().task, loaded().public
-        return {item: task.copies(train()[item].prompt, visible_train(public, train()[item].fold), seed) for item in items}
+        return {
+            item: task.copies(train()[item].prompt, visible_train(public, train()[item].fold), seed) for item in items
+        }
 
     return Sources(label, copies)
 
@@ -177,5 +201,9 @@ def _written(blobs: Blobs, digest: str, folder: Path) -> Path:
 
 def _failed(sealed: TrainingBatchSealed, kind: WeightUpdateFailure, wrong: Exception) -> WeightUpdateFailed:
     return WeightUpdateFailed(
-        generation=sealed.generation, round=sealed.round, batch=sealed.digest, kind=kind, reason=str(wrong) or type(wrong).__name__
+        generation=sealed.generation,
+        round=sealed.round,
+        batch=sealed.digest,
+        kind=kind,
+        reason=str(wrong) or type(wrong).__name__,
     )

@@ -109,12 +109,17 @@ class JetStreamLog:
         self._pull: JetStreamContext.PullSubscription | None = None
 
     async def append(self, messages: Sequence[Message]) -> int:
-        """As `Log.append`. A batch goes out by the wire; for a single message a thread would cost more than nats-py does."""
+        """As `Log.append`.
+
+        A batch goes out by the wire; for a single message a thread would cost more than nats-py does.
+        """
         if len(messages) != 1:
             return await asyncio.to_thread(self._appending.append, messages)
         (message,) = messages
         denied = self._connection.denied
-        publishing = self._client.request(message.subject, message.payload, timeout=APPEND_TIMEOUT, headers=expectation(message))
+        publishing = self._client.request(
+            message.subject, message.payload, timeout=APPEND_TIMEOUT, headers=expectation(message)
+        )
         response = asyncio.ensure_future(publishing)
         check = asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
         try:
@@ -122,9 +127,13 @@ class JetStreamLog:
         except asyncio.CancelledError as wrong:
             if self._connection.denied == denied:
                 raise
-            raise Misconfigured(f"The account {self._consumer!r} may not do this: publish to {message.subject}.") from wrong
+            raise Misconfigured(
+                f"The account {self._consumer!r} may not do this: publish to {message.subject}."
+            ) from wrong
         except nats.errors.NoRespondersError as wrong:
-            raise Unavailable(f"No stream takes {message.subject}: the broker has no {self.stream}, or is starting.") from wrong
+            raise Unavailable(
+                f"No stream takes {message.subject}: the broker has no {self.stream}, or is starting."
+            ) from wrong
         except (nats.errors.Error, TimeoutError) as wrong:
             raise Unavailable(f"The broker did not confirm an append within {APPEND_TIMEOUT:g} s ({wrong}).") from wrong
         finally:

@@ -1,4 +1,6 @@
-"""A forked run's past: the events of its ancestors up to where each was left, shared by reference and read before its own."""
+"""A forked run's past: the events of its ancestors up to where each was left, shared by reference and read before its
+own.
+"""
 
 import hashlib
 import sys
@@ -77,13 +79,16 @@ def require_past(past_messages: Sequence[Stored], started: RunStarted) -> None:
     """Raise `CheckFailed` unless these messages are the past that the run was forked from."""
     if (digest := past_digest(past_messages)) != started.parent_digest:
         raise CheckFailed(
-            f"What is on the log of run {started.parent_run} up to sequence {started.parent_sequence} has digest {digest[:12]}, and its "
+            f"What is on the log of run {started.parent_run} up to sequence {started.parent_sequence} has digest "
+            f"{digest[:12]}, and its "
             f"fork was made from {started.parent_digest[:12]}: `evolog doctor --integrity` looks for the damage."
         )
 
 
 def in_folding_order(stored_messages: Iterable[Stored]) -> Iterator[Event]:
-    """The readable events of runs in the order in which their decider folded them: a decision's right after the event that it answers."""
+    """The readable events of runs in the order in which their decider folded them: a decision's right after the event
+    that it answers.
+    """
     events: list[Event] = []
     decided: dict[str, list[Event]] = {}
     outputs: list[Event] | None = None

@@ -1,7 +1,7 @@
 """Recorded rollouts by the request that they answer.
 
-Every id is derived, so each message is asked for by its subject; nothing is scanned. For a forked run, `past` names the spans of its
-ancestors, where what it refers to may stand.
+Every id is derived, so each message is asked for by its subject; nothing is scanned. For a forked run, `past` names the
+spans of its ancestors, where what it refers to may stand.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,9 @@ async def _events(log: Log, spans: Sequence[Span], entries: Sequence[tuple[str, 
 
 
 async def attempts_of_request(log: Log, run: str, request: str, past: Sequence[Span] = ()) -> list[RecordedAttempt]:
-    """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no such request."""
+    """The attempts of one request that ran, in the order of its items and attempts; raises `CheckFailed` if there is no
+    such request.
+    """
     located = await _span_of_request(log, run, request, past)
     if located is None:
         raise CheckFailed(f"Request {request} of run {run} is not in the log.")
@@ -72,7 +74,9 @@ async def failures_of_request(log: Log, run: str, request: str, past: Sequence[S
     return await _by_id(log, [span], RolloutFailed, attempt_ids(span.run, request, requested))
 
 
-async def _span_of_request(log: Log, run: str, request: str, past: Sequence[Span]) -> tuple[Span, RolloutsRequested] | None:
+async def _span_of_request(
+    log: Log, run: str, request: str, past: Sequence[Span]
+) -> tuple[Span, RolloutsRequested] | None:
     """The request, and the part of the log that it stands in: the run's own or one of its past."""
     for span in (Span(run), *past):
         if (requested := (await _by_id(log, [span], RolloutsRequested, [request])).get(request)) is not None:
@@ -83,7 +87,9 @@ async def _span_of_request(log: Log, run: str, request: str, past: Sequence[Span
 async def attempts_by_id(log: Log, span: Span, ids: Sequence[str]) -> list[RecordedAttempt]:
     """The attempts of these ids that ran, in this order."""
     recorded = await _by_id(log, [span], TrajectoryRecorded, ids)
-    scores = await _by_id(log, [span], TrajectoryScored, [codec.event_id(span.run, TrajectoryScored, id) for id in recorded])
+    scores = await _by_id(
+        log, [span], TrajectoryScored, [codec.event_id(span.run, TrajectoryScored, id) for id in recorded]
+    )
     score_by_id = {scored.trajectory: scored for scored in scores.values()}
     call_ids = sorted({use.call for trajectory in recorded.values() for use in trajectory.calls})
     calls = await _by_id(log, [span], ModelCalled, call_ids)

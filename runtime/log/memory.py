@@ -21,7 +21,9 @@ class MemoryStream:
 
     def store(self, messages: Sequence[Message]) -> int:
         """Store all or none, as `Log.append` says."""
-        if len(messages) > BATCH_LIMIT or len({exclusive_key(message.subject) for message in messages}) != len(messages):
+        if len(messages) > BATCH_LIMIT or len({exclusive_key(message.subject) for message in messages}) != len(
+            messages
+        ):
             raise ValueError(f"a batch holds at most {BATCH_LIMIT} messages, each to a subject of its own")
         for message in messages:
             ends = self.ends.get(exclusive_key(message.subject), 0)
@@ -86,7 +88,9 @@ class MemoryLog:
             wanted = pattern.split(".")
             for subject, sequence in self.memory.last_sequences.items():
                 parts = subject.split(".")
-                if len(parts) == len(wanted) and all(want in ("*", part) for want, part in zip(wanted, parts, strict=True)):
+                if len(parts) == len(wanted) and all(
+                    want in ("*", part) for want, part in zip(wanted, parts, strict=True)
+                ):
                     messages[subject] = self.memory.messages[sequence - 1]
         return messages
 

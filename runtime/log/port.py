@@ -30,9 +30,11 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Message(NamedTuple):
-    """A message to append. `expected` is the last sequence that its entity must have; 0: no event of it may be stored yet.
+    """A message to append. `expected` is the last sequence that its entity must have; 0: no event of it may be stored
+    yet.
 
-    An entity is the subject without its tag, so that of two outcomes of one attempt, such as recorded and failed, only one can be stored.
+    An entity is the subject without its tag, so that of two outcomes of one attempt, such as recorded and failed, only
+    one can be stored.
     """
 
     subject: str
@@ -71,7 +73,8 @@ class Log(Protocol):
         """The stream's name."""
 
     async def append(self, messages: Sequence[Message]) -> int:
-        """Store all the messages, next to each other, or none; the last one's sequence. At most `BATCH_LIMIT`, no two of one entity.
+        """Store all the messages, next to each other, or none; the last one's sequence. At most `BATCH_LIMIT`, no two
+        of one entity.
 
         Raises `Refused` where an entity's last sequence is not the one expected.
         """
@@ -108,30 +111,39 @@ def require_contiguous(stored: Sequence[Stored], start: int) -> None:
     for expected, message in enumerate(stored, start):
         if message.sequence != expected:
             raise CheckFailed(
-                f"The log has a gap: sequence {message.sequence} came where {expected} was expected. Messages were lost or damaged: "
+                f"The log has a gap: sequence {message.sequence} came where {expected} was expected. Messages were "
+                "lost or damaged: "
                 "`evolog doctor --integrity` says which; restore the store from a copy."
             )
 
 
 async def append_once(log: Log, events: Sequence[Event], scanner: Scanner) -> bool:
-    """Append those events whose entities have none on the log yet; returns whether some had one, which may differ and stays as it is.
+    """Append those events whose entities have none on the log yet; returns whether some had one, which may differ and
+    stays as it is.
 
-    In one atomic batch when nothing is there. A batch that is refused because some is there is followed by one of the rest.
+    In one atomic batch when nothing is there. A batch that is refused because some is there is followed by one of the
+    rest.
     """
     messages = {exclusive_key(event.subject): Message(event.subject, encode(event)) for event in events}
     for message in messages.values():
         if len(message.payload) > EVENT_LIMIT:  # the broker would hang up, as if it were away
             raise CheckFailed(
-                f"An event on {message.subject} has {len(message.payload):,} bytes, at most {EVENT_LIMIT:,}; it was not appended."
+                f"An event on {message.subject} has {len(message.payload):,} bytes, at most {EVENT_LIMIT:,}; it was "
+                "not appended."
             )
-    scanner.check(b"\n".join(message.payload for message in messages.values()))  # at once: a third of the time of one by one
+    scanner.check(
+        b"\n".join(message.payload for message in messages.values())
+    )  # at once: a third of the time of one by one
     waiting, existed = list(messages.values()), False
     while waiting:
         batch, waiting = waiting[:BATCH_LIMIT], waiting[BATCH_LIMIT:]
         try:
             await log.append(batch)
         except Refused:
-            known = {exclusive_key(subject) for subject in await log.last([exclusive_key(message.subject) for message in batch])}
+            known = {
+                exclusive_key(subject)
+                for subject in await log.last([exclusive_key(message.subject) for message in batch])
+            }
             rest = [message for message in batch if exclusive_key(message.subject) not in known]
             if len(rest) == len(batch):
                 raise

@@ -1,6 +1,7 @@
 """Bulk appends and reads over a plain socket: a message costs a tenth or less of what it costs in nats-py.
 
-It speaks the little of the NATS protocol that atomic batches (ADR-50) and batched direct get (ADR-31) need. nats-py does the rest.
+It speaks the little of the NATS protocol that atomic batches (ADR-50) and batched direct get (ADR-31) need. nats-py
+does the rest.
 """
 
 import itertools
@@ -32,8 +33,11 @@ PART_BYTES = 16 * 1024 * 1024
 """Most bytes of such a part; a server hangs up on whoever leaves 64 MiB unread."""
 PATIENCE = 5.0
 """Seconds after which messages that were asked for and are not there are given up."""
-# subject, subscription, reply ($JS.ACK.<stream>.<consumer>.<times>.<sequence>.<of the consumer>.<time>.<pending>), bytes of headers, of all
-_HANDED_ON = re.compile(rb"HMSG (\S+) \d+ \$JS\.ACK\.[^. ]+\.[^. ]+\.\d+\.(\d+)\.\d+\.(\d+)\.(\d+) (\d+) (\d+)\r\n").match
+# subject, subscription, reply ($JS.ACK.<stream>.<consumer>.<times>.<sequence>.<of the consumer>.<time>.<pending>),
+# bytes of headers, of all
+_HANDED_ON = re.compile(
+    rb"HMSG (\S+) \d+ \$JS\.ACK\.[^. ]+\.[^. ]+\.\d+\.(\d+)\.\d+\.(\d+)\.(\d+) (\d+) (\d+)\r\n"
+).match
 _ENDED = re.compile(rb"HMSG (\S+) \d+  ?\d+ \d+\r\nNATS/1\.0 409 (?:[^\r]+\r\n)+\r\n\r\n").match
 T = TypeVar("T")
 _WRONG_LAST_SEQUENCE = (10060, 10070, 10071, 10164)
@@ -65,7 +69,10 @@ class _TooMany(Exception):
 
 
 class NatsSocket:
-    """A blocking connection to one stream, made when it is needed. Safe to call from several threads, one call at a time."""
+    """A blocking connection to one stream, made when it is needed.
+
+    Safe to call from several threads, one call at a time.
+    """
 
     def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:
         self._account, self._stream, self._timeout = credentials, stream, timeout
@@ -80,8 +87,9 @@ class NatsSocket:
     def append(self, messages: Sequence[Message]) -> int:
         """Store all the messages or none: one as a plain publish, more as an atomic batch; the last one's sequence.
 
-        Raises `Refused` at an expectation that does not hold, `TryAgain` where the disk is full, `Misconfigured` where the account
-        may not append this, and `Unavailable` where no answer came, after which the messages may be stored or not.
+        Raises `Refused` at an expectation that does not hold, `TryAgain` where the disk is full, `Misconfigured` where
+        the account may not append this, and `Unavailable` where no answer came, after which the messages may be stored
+        or not.
         """
         if not 0 < len(messages) <= BATCH_LIMIT:
             raise ValueError(f"an append holds 1 to {BATCH_LIMIT} messages, not {len(messages)}")
@@ -105,12 +113,16 @@ class NatsSocket:
             return self._guarded(lambda: self._send_append(bytes(frames), reply.encode(), len(messages)))
 
     def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
-        """Up to `limit` messages from sequence `start` on; raises `CheckFailed` at a gap, `Unavailable` if the server is gone."""
+        """Up to `limit` messages from sequence `start` on; raises `CheckFailed` at a gap, `Unavailable` if the server
+        is gone.
+        """
         messages: list[Stored] = []
         while len(messages) < limit:
             position = messages[-1].sequence + 1 if messages else start
             # `next_by_subj` is what makes this a read forward; a wildcard takes every subject.
-            part = self._ask({"seq": position, "batch": min(READ_BATCH, limit - len(messages)), "next_by_subj": subject or ">"})
+            part = self._ask(
+                {"seq": position, "batch": min(READ_BATCH, limit - len(messages)), "next_by_subj": subject or ">"}
+            )
             if not part:
                 break
             if not subject:
@@ -145,7 +157,8 @@ class NatsSocket:
             return self._guarded(lambda: self._exchange(request))
 
     def _guarded(self, call: Callable[[], T]) -> T:
-        # an answer that was not read to its end would be taken for the next call's: after any failure the connection is made anew
+        # an answer that was not read to its end would be taken for the next call's: after any failure the connection is
+        # made anew
         try:
             return call()
         except (Refused, TryAgain, _TooMany):
@@ -165,7 +178,9 @@ class NatsSocket:
             if subject == reply:
                 break
         if header:
-            raise Unavailable(f"No stream at {self._url} takes this append: the broker has no {self._stream}, or is starting.")
+            raise Unavailable(
+                f"No stream at {self._url} takes this append: the broker has no {self._stream}, or is starting."
+            )
         return sequence_in(data, count)
 
     def _exchange(self, request: dict[str, object]) -> list[Stored]:
@@ -236,11 +251,15 @@ class NatsSocket:
     def _connect(self) -> socket.socket:
         url = urlsplit(self._url)
         self._buffer.clear()
-        self._socket = connection = socket.create_connection((url.hostname or "127.0.0.1", url.port or 4222), self._timeout)
+        self._socket = connection = socket.create_connection(
+            (url.hostname or "127.0.0.1", url.port or 4222), self._timeout
+        )
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._line()  # INFO
         if url.scheme == "tls":
-            self._socket = connection = ssl.create_default_context().wrap_socket(connection, server_hostname=url.hostname)
+            self._socket = connection = ssl.create_default_context().wrap_socket(
+                connection, server_hostname=url.hostname
+            )
         options = {
             "verbose": False,
             "pedantic": False,
@@ -260,11 +279,11 @@ class NatsSocket:
 
 
 class BulkReader(NatsSocket):
-    """A connection that reads a whole stream, in order. It requests more before that is needed, and a message costs the server a third of
-    what a direct get costs it, which copies the message's headers anew for each header that it adds.
+    """A connection that reads a whole stream, in order. It requests more before that is needed, and a message costs the
+    server a third of what a direct get costs it, which copies the message's headers anew for each header that it adds.
 
-    The messages come by the account's consumer in `runtime.broker.accounts.READERS`, which has one place. Where another connection of the
-    account has moved it, or messages are missing, this one goes on by direct gets, which find out.
+    The messages come by the account's consumer in `runtime.broker.accounts.READERS`, which has one place. Where another
+    connection of the account has moved it, or messages are missing, this one goes on by direct gets, which find out.
     """
 
     def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:
@@ -284,7 +303,9 @@ class BulkReader(NatsSocket):
         """Whether the consumer hands its messages to this connection."""
 
     def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
-        """As `NatsSocket.read`, or fewer where they are many or large; from where the last call ended, they have likely arrived already."""
+        """As `NatsSocket.read`, or fewer where they are many or large; from where the last call ended, they have likely
+        arrived already.
+        """
         going_on = start == self._next and self._left
         if subject or not (going_on or start == self._more_from):
             messages = super().read(start, limit if subject else min(limit, READ_BATCH), subject)
@@ -323,7 +344,9 @@ class BulkReader(NatsSocket):
         self.close()
         connection = self._connect()
         payload = json.dumps({"seq": start}).encode()
-        connection.sendall(f"PUB {API}.CONSUMER.RESET.{self._stream}.{self._consumer} {self._inbox}.p {len(payload)}\r\n".encode())
+        connection.sendall(
+            f"PUB {API}.CONSUMER.RESET.{self._stream}.{self._consumer} {self._inbox}.p {len(payload)}\r\n".encode()
+        )
         connection.sendall(payload + _CRLF)
         _, header, data = self._message()
         state = _Reset() if header else msgspec.json.decode(data, type=_Reset)
@@ -333,7 +356,9 @@ class BulkReader(NatsSocket):
 
     def _ask_ahead(self) -> None:
         assert self._socket is not None
-        while (count := min(PART, self._left - (outstanding := sum(self._outstanding.values())))) > 0 and outstanding + count <= AHEAD:
+        while (
+            count := min(PART, self._left - (outstanding := sum(self._outstanding.values())))
+        ) > 0 and outstanding + count <= AHEAD:
             reply = f"{self._inbox}.n{next(self._numbers)}"
             self._outstanding[reply.encode()] = count
             payload = json.dumps({"batch": count, "max_bytes": PART_BYTES, "expires": int(PATIENCE * 1e9)}).encode()
@@ -341,7 +366,9 @@ class BulkReader(NatsSocket):
             self._socket.sendall(f"PUB {subject} {reply} {len(payload)}\r\n".encode() + payload + _CRLF)
 
     def _receive(self, messages: list[Stored], limit: int) -> int:
-        """Take apart what is here, until there are `limit` messages, and receive more where not one is; how many bytes were taken apart."""
+        """Take apart what is here, until there are `limit` messages, and receive more where not one is; how many bytes
+        were taken apart.
+        """
         read, at, sequence, left = self._read, self._at, self._next, self._left
         while len(messages) < limit:
             if handed := _HANDED_ON(read, at):
@@ -380,7 +407,9 @@ class BulkReader(NatsSocket):
         return taken
 
     def _count(self, sequence: int) -> None:
-        """Count messages before this sequence as received: requests are answered in order, but its end may precede its last messages."""
+        """Count messages before this sequence as received: requests are answered in order, but its end may precede its
+        last messages.
+        """
         came, self._next = sequence - self._next, sequence
         for reply, count in list(self._outstanding.items()):
             self._outstanding[reply] = count - min(came, count)
@@ -398,17 +427,23 @@ def expectation(message: Message) -> dict[str, str]:
 
 
 def sequence_in(answer: bytes, count: int) -> int:
-    """The sequence of the last of `count` messages in the server's answer to an append; raises what the answer says went wrong."""
+    """The sequence of the last of `count` messages in the server's answer to an append; raises what the answer says
+    went wrong.
+    """
     response = msgspec.json.decode(answer, type=_Answer)
     if response.error is not None:
         reason = f"{response.error.description} (error {response.error.err_code})"
         if response.error.err_code in _WRONG_LAST_SEQUENCE:
             raise Refused(reason)
         if response.error.err_code in _NO_SPACE or "space left" in reason:
-            raise TryAgain(f"The broker has no room left for the log: {reason}. Free disk space, and the run goes on by itself.")
+            raise TryAgain(
+                f"The broker has no room left for the log: {reason}. Free disk space, and the run goes on by itself."
+            )
         raise Unavailable(f"The broker refused an append: {reason}.")
     if count > 1 and response.count != count:
-        raise Unavailable(f"The broker stored {response.count} of a batch of {count}; servers before 2.14 do not keep batches whole.")
+        raise Unavailable(
+            f"The broker stored {response.count} of a batch of {count}; servers before 2.14 do not keep batches whole."
+        )
     return response.seq
 
 

@@ -1,8 +1,8 @@
 """The loop of an effect service: take work from the log, perform it, append its outcome once, acknowledge.
 
-An executor, or any effect service, may die anywhere in here. The work is then handed out again, what is recorded is found, and the rest
-is done: no model call is paid twice, no optimiser step is applied twice. The same message twice
-has one outcome on the log (`port.append_once`).
+An executor, or any effect service, may die anywhere in here. The work is then handed out again, what is recorded is
+found, and the rest is done: no model call is paid twice, no optimiser step is applied twice. The same message twice has
+one outcome on the log (`port.append_once`).
 """
 
 import asyncio
@@ -39,7 +39,9 @@ def answer(fact: Fact, cause: Event, source: str) -> Event:
     return codec.event(fact, run=cause.run, source=source, cause=cause.id, time=now())
 
 
-async def work(log: Log, perform: Perform, *, source: str, scanner: Scanner, limit: int = 1, stop: asyncio.Event | None = None) -> None:
+async def work(
+    log: Log, perform: Perform, *, source: str, scanner: Scanner, limit: int = 1, stop: asyncio.Event | None = None
+) -> None:
     """Work until `stop` is set. `perform` gets up to `limit` events at a time and gives back the events to append."""
     while stop is None or not stop.is_set():
         deliveries = await log.fetch(limit, 1.0)
@@ -48,7 +50,9 @@ async def work(log: Log, perform: Perform, *, source: str, scanner: Scanner, lim
 
 
 async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, source: str, scanner: Scanner) -> None:
-    """One turn of the loop: unreadable messages are set aside, the others performed, the outputs appended, all acknowledged."""
+    """One turn of the loop: unreadable messages are set aside, the others performed, the outputs appended, all
+    acknowledged.
+    """
     events: list[Event] = []
     outputs: list[Event] = []
     for delivery in deliveries:
@@ -68,16 +72,22 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
 
 
 def decode_or_set_aside(stored: Stored, source: str) -> tuple[Event | None, Event | None]:
-    """The event in a message; or of one that cannot be read, the `event_set_aside` that records it, where its subject names a run."""
+    """The event in a message; or of one that cannot be read, the `event_set_aside` that records it, where its subject
+    names a run.
+    """
     try:
         return codec.decode_at(stored.subject, stored.data), None
     except codec.Unreadable as wrong:
         logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
-        return None, codec.set_aside(stored.sequence, stored.subject, stored.data, str(wrong), source=source, time=now())
+        return None, codec.set_aside(
+            stored.sequence, stored.subject, stored.data, str(wrong), source=source, time=now()
+        )
 
 
 async def retry_until_available(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Try until the broker is there and has room: an effect that was performed must not be lost for want of a server."""
+    """Try until the broker is there and has room: an effect that was performed must not be lost for want of
+    a server.
+    """
     while True:
         try:
             return await attempt()

@@ -38,17 +38,24 @@ class EmbeddedPolicy(Protocol):
         """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
 
 
-def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progress: BuildProgress = lambda done, total, loss: None) -> Path:
-    """The folder of a task's base model of this kind, built unless it is cached by the digest of all that it is built from.
+def prepare_base(
+    kind: str, public: Public, traces: Callable[[], Traces], progress: BuildProgress = lambda done, total, loss: None
+) -> Path:
+    """The folder of a task's base model of this kind, built unless it is cached by the digest of all that it is built
+    from.
 
-    The text scorer is built from label names and unlabelled texts. tiny-lm is pre-trained on the task's traces, which takes half a minute.
-    hf:PATH names a model of transformers by its folder or its id on the hub. Raises Misconfigured for an unknown kind or a task without
-    traces, and NotFound for a named model that cannot be had.
+    The text scorer is built from label names and unlabelled texts. tiny-lm is pre-trained on the task's traces, which
+    takes half a minute. hf:PATH names a model of transformers by its folder or its id on the hub. Raises Misconfigured
+    for an unknown kind or a task without traces, and NotFound for a named model that cannot be had.
     """
     match kind:
         case text_scorer.KIND:
-            digest = derive(kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests)))
-            build: Callable[[Path], None] = text_scorer.build_base(public.labels, [example.prompt for example in public.train]).save
+            digest = derive(
+                kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests))
+            )
+            build: Callable[[Path], None] = text_scorer.build_base(
+                public.labels, [example.prompt for example in public.train]
+            ).save
             return build_cached(cache_folder() / f"{kind}-{digest}", text_scorer.load_base, build)
         case "tiny-lm":
             from algorithms.models import tiny_lm
@@ -68,23 +75,28 @@ def prepare_base(kind: str, public: Public, traces: Callable[[], Traces], progre
 
 
 def kind_of(base: Path) -> str:
-    """The kind of the base model in a folder; raises NotFound for a folder without base.json, CheckFailed for a damaged or unknown one."""
+    """The kind of the base model in a folder; raises NotFound for a folder without base.json, CheckFailed for a damaged
+    or unknown one.
+    """
     try:
         kind = json.loads((base / "base.json").read_text(encoding="utf-8"))["kind"]
     except FileNotFoundError:
         raise NotFound(f"The base model folder {base} lacks base.json; build the base again.") from None
     except (ValueError, KeyError, TypeError) as wrong:
-        raise CheckFailed(f"The base model in {base} is damaged ({type(wrong).__name__}: {wrong}); build it again.") from wrong
+        raise CheckFailed(
+            f"The base model in {base} is damaged ({type(wrong).__name__}: {wrong}); build it again."
+        ) from wrong
     if kind not in KINDS:
         raise CheckFailed(f"The base model in {base} is of the kind {kind!r}; expected {' or '.join(KINDS)}.")
     return str(kind)
 
 
 def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> EmbeddedPolicy:
-    """Open the policy of a base folder, with the adapter of a peft folder if one is given. Of any kind but `hf`, which has a server.
+    """Open the policy of a base folder, with the adapter of a peft folder if one is given. Of any kind but `hf`, which
+    has a server.
 
-    With `uniform`, it is the policy that knows nothing, over the same vocabulary. Raises NotFound, CheckFailed or Misconfigured for a
-    folder that is missing, damaged or of another base.
+    With `uniform`, it is the policy that knows nothing, over the same vocabulary. Raises NotFound, CheckFailed or
+    Misconfigured for a folder that is missing, damaged or of another base.
     """
     if kind_of(base) == text_scorer.KIND:
         return Uniform(text_scorer.load_base(base).labels) if uniform else text_scorer.load(base, adapter)

@@ -1,4 +1,6 @@
-"""Language models as policies in this process: a base alone, a base with an adapter, or a uniform choice from its vocabulary."""
+"""Language models as policies in this process: a base alone, a base with an adapter, or a uniform choice from its
+vocabulary.
+"""
 
 import math
 import random
@@ -24,11 +26,19 @@ class CausalPolicy:
         """
         for request in requests:
             if request.choices or request.bias:
-                raise UsageError("This policy answers freely and takes no choices and no bias; ask it with the prompt alone.")
+                raise UsageError(
+                    "This policy answers freely and takes no choices and no bias; ask it with the prompt alone."
+                )
         base = self._sampler.base
         prompts = [base.encode(request.prompt) for request in requests]
         completion_requests = [
-            CompletionRequest(prompt=prompt, seed=request.seed, index=index, temperature=request.temperature, max_tokens=request.max_tokens)
+            CompletionRequest(
+                prompt=prompt,
+                seed=request.seed,
+                index=index,
+                temperature=request.temperature,
+                max_tokens=request.max_tokens,
+            )
             for request, prompt in zip(requests, prompts, strict=True)
             for index in range(request.n)
         ]
@@ -52,7 +62,9 @@ class CausalPolicy:
 
 
 class UniformTokens:
-    """The uniform policy over tokens: all tokens of the vocabulary are equally probable, those that end an answer included."""
+    """The uniform policy over tokens: all tokens of the vocabulary are equally probable, those that end an answer
+    included.
+    """
 
     def __init__(self, base: SamplerBase) -> None:
         self._base = base
@@ -79,7 +91,8 @@ class UniformTokens:
 
 
 def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> CausalPolicy | UniformTokens:
-    """Open tiny-lm from a base folder, with the adapter of a peft folder if one is given; `uniform` as `bases.open_policy` has it.
+    """Open tiny-lm from a base folder, with the adapter of a peft folder if one is given; `uniform` as
+    `bases.open_policy` has it.
 
     Raises NotFound, CheckFailed or Misconfigured for a folder that is missing, damaged or of another base.
     """

@@ -15,7 +15,10 @@ from runtime.policies.interface import Sampled, SampleRequest
 PATIENCE = 120.0
 """Seconds that a call waits for a server that is away, as while it starts again, before it gives up."""
 CALL_TIMEOUT = 3600.0
-"""Seconds that a call may take. They are many: large models are slow, and a call that is repeated does the same work again."""
+"""Seconds that a call may take.
+
+They are many: large models are slow, and a call that is repeated does the same work again.
+"""
 BUSY = (429, 503)
 """HTTP statuses of a server that is busy, which is waited for like one that is away."""
 URL_VARIABLE = "EVOLOG_ENGINE_URL"
@@ -48,7 +51,9 @@ _decoder = msgspec.json.Decoder(list[_Completion])
 
 
 def model_name(base: str, adapter: str) -> str:
-    """The name under which a server offers a base model with an adapter, from their digests; an empty adapter is the base alone."""
+    """The name under which a server offers a base model with an adapter, from their digests; an empty adapter is the
+    base alone.
+    """
     return f"{base}@{adapter}" if adapter else base
 
 
@@ -58,7 +63,9 @@ class Caller:
     `server_name` is its name in errors; `patience` and `timeout` are the seconds to wait for it, and for an answer.
     """
 
-    def __init__(self, url: str, token: str, server_name: str, *, patience: float = PATIENCE, timeout: float = 300.0) -> None:
+    def __init__(
+        self, url: str, token: str, server_name: str, *, patience: float = PATIENCE, timeout: float = 300.0
+    ) -> None:
         self._token, self._patience = token, patience
         self._no_answer = f"No {server_name} answers at {url}"
         parts = urlsplit(url)
@@ -148,6 +155,8 @@ def is_address(url: str) -> bool:
     """Whether this is the URL of an HTTP server."""
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # reading the port checks it
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        )  # reading the port checks it
     except ValueError:
         return False

@@ -1,7 +1,8 @@
 """From scores over a closed vocabulary to completions: the arithmetic that the policies of labels share.
 
-A completion is one token, one of the labels. Choices leave scores out, and biases are added to them. A label is drawn by inverse transform
-from a number in [0, 1), a hash of the request and of the completion's index. So it depends on nothing else that is asked.
+A completion is one token, one of the labels. Choices leave scores out, and biases are added to them. A label is drawn
+by inverse transform from a number in [0, 1), a hash of the request and of the completion's index. So it depends on
+nothing else that is asked.
 """
 
 import hashlib
@@ -18,13 +19,19 @@ Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def offered(labels: Mapping[str, int], request: SampleRequest) -> tuple[list[int], Vector]:
-    """The token ids on offer and their biases, as many; raises UsageError for a choice that is no label or a bias that does not fit."""
+    """The token ids on offer and their biases, as many; raises UsageError for a choice that is no label or a bias that
+    does not fit.
+    """
     unknown = [choice for choice in request.choices if choice not in labels]
     if unknown:
-        raise UsageError(f"The choice {unknown[0]!r} is not one of this policy's {len(labels)} labels; offer labels only.")
+        raise UsageError(
+            f"The choice {unknown[0]!r} is not one of this policy's {len(labels)} labels; offer labels only."
+        )
     tokens = [labels[choice] for choice in request.choices] or list(labels.values())
     if request.bias and len(request.bias) != len(tokens):
-        raise UsageError(f"{len(request.bias)} biases were given for {len(tokens)} choices; give one for each, or none.")
+        raise UsageError(
+            f"{len(request.bias)} biases were given for {len(tokens)} choices; give one for each, or none."
+        )
     bias = np.array(request.bias, np.float64) if request.bias else np.zeros(len(tokens))
     if not np.isfinite(bias).all():
         raise UsageError("A bias is not finite; leave a label out of the choices to rule it out.")
@@ -39,12 +46,15 @@ def log_softmax(scores: Vector) -> Vector:
 
 
 def complete(
-    labels: Mapping[str, int], score: Callable[[str], Vector], request: SampleRequest, best: Callable[[Vector, float], int]
+    labels: Mapping[str, int],
+    score: Callable[[str], Vector],
+    request: SampleRequest,
+    best: Callable[[Vector, float], int],
 ) -> Sampled:
     """The completions of one request, from a function that scores all labels (labels,) for a prompt.
 
-    `best` chooses the index of the answer at temperature 0, from the scores on offer and a number in [0, 1). Raises UsageError as `offered`
-    does.
+    `best` chooses the index of the answer at temperature 0, from the scores on offer and a number in [0, 1). Raises
+    UsageError as `offered` does.
     """
     names = list(labels)
     tokens, bias = offered(labels, request)

@@ -1,7 +1,8 @@
-"""A policy behind a server with vLLM's interface: vLLM itself, or the small server of `hf_server`, started here where none is named.
+"""A policy behind a server with vLLM's interface: vLLM itself, or the small server of `hf_server`, started here where
+none is named.
 
-Prompts go as token ids, so that the server reads what the trainer trains on; each adapter version is loaded under a name and from a path of
-its own, as vLLM's prefix cache needs (vllm#42125).
+Prompts go as token ids, so that the server reads what the trainer trains on; each adapter version is loaded under a
+name and from a path of its own, as vLLM's prefix cache needs (vllm#42125).
 """
 
 import contextlib
@@ -28,7 +29,9 @@ ADAPTERS = 8
 CONCURRENT = 64
 """The most calls in flight; vLLM batches them."""
 EXACT, ROUNDED = 1e-3, 0.1
-"""The most nats by which a log-probability may differ from the trainer's: in float32, and in bfloat16, where kernels round differently."""
+"""The most nats by which a log-probability may differ from the trainer's: in float32, and in bfloat16, where kernels
+round differently.
+"""
 SEEDS = 2**63
 """Seeds go to the server modulo this."""
 
@@ -82,13 +85,19 @@ class Engine:
         self.tolerance = EXACT if version.get("dtype") == "float32" else ROUNDED
 
     def ask(self, method: str, path: str, body: object = None) -> bytes:
-        """The body of the answer to a call; raises NotFound where the server knows no such model, UsageError for another refusal."""
+        """The body of the answer to a call; raises NotFound where the server knows no such model, UsageError for
+        another refusal.
+        """
         if not hasattr(self._mine, "caller"):
-            self._mine.caller = Caller(self.url, self._key, "inference server", patience=self._patience, timeout=CALL_TIMEOUT)
+            self._mine.caller = Caller(
+                self.url, self._key, "inference server", patience=self._patience, timeout=CALL_TIMEOUT
+            )
         status, answer = self._mine.caller.ask(method, path, body)
         if status == 200:
             return bytes(answer)
-        raise (NotFound if status == 404 else UsageError)(f"The inference server at {self.url} refused {path}: {reason(answer)}")
+        raise (NotFound if status == 404 else UsageError)(
+            f"The inference server at {self.url} refused {path}: {reason(answer)}"
+        )
 
     def load(self, name: str, folder: Path) -> None:
         """Load an adapter under a name, in place of the least recently used where there are too many.
@@ -103,7 +112,10 @@ class Engine:
                 try:
                     self.ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
                 except NotFound as wrong:
-                    fix = "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, where the folder can be read"
+                    fix = (
+                        "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, where the folder "
+                        "can be read"
+                    )
                     raise Misconfigured(f"{wrong} Adapters cannot be loaded there: {fix}.") from wrong
                 self._loaded[name] = folder
             self._loaded.move_to_end(name)
@@ -113,7 +125,9 @@ class Engine:
             self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
     def complete(self, name: str, folder: Path | None, body: dict[str, object]) -> _Completion:
-        """A completion by the base, or by the adapter in `folder`, which is loaded again where the server has dropped it."""
+        """A completion by the base, or by the adapter in `folder`, which is loaded again where the server has dropped
+        it.
+        """
         call = {**body, "model": name}
         if folder:
             self.load(name, folder)
@@ -138,12 +152,20 @@ class SpawnedEngine(Engine):
             [sys.executable, "-P", "-m", "runtime.policies.hf_server", str(tokenizer.folder), "--port", "0", "--leash"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", KEY_VARIABLE: key},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "OMP_NUM_THREADS": "1",
+                KEY_VARIABLE: key,
+            },
         )
         assert self._child.stdout
         url = self._child.stdout.readline().decode().strip()
         if not url:
-            raise CheckFailed(f"The model in {tokenizer.folder} could not be served (exit {self._child.wait()}); see logs/policy-0.log.")
+            raise CheckFailed(
+                f"The model in {tokenizer.folder} could not be served (exit {self._child.wait()}); see "
+                "logs/policy-0.log."
+            )
         try:
             super().__init__(url, key, patience=1.0)
         except BaseException:
@@ -164,19 +186,25 @@ class SpawnedEngine(Engine):
 
 
 def connect(tokenizer: HFTokenizer) -> Engine:
-    """The server that EVOLOG_ENGINE_URL names, or else a new `hf_server` for this model; raises Misconfigured for one of another model."""
+    """The server that EVOLOG_ENGINE_URL names, or else a new `hf_server` for this model; raises Misconfigured for one
+    of another model.
+    """
     if (url := engine_url()) is None:
         return SpawnedEngine(tokenizer)
     engine = Engine(url, os.environ.get(KEY_VARIABLE, ""))
     if engine.root not in (str(tokenizer.folder), tokenizer.model_name):
         raise Misconfigured(
-            f"The inference server at {url} serves {engine.root}, and this run is of {tokenizer.model_name}: start one that serves it."
+            f"The inference server at {url} serves {engine.root}, and this run is of {tokenizer.model_name}: start "
+            "one that serves it."
         )
     return engine
 
 
 class EnginePolicy:
-    """A model behind a server, alone or with an adapter, as a policy. It takes no choices and no bias. For any thread."""
+    """A model behind a server, alone or with an adapter, as a policy.
+
+    It takes no choices and no bias. For any thread.
+    """
 
     def __init__(self, engine: Engine, tokenizer: HFTokenizer, adapter: str = "", folder: Path | None = None) -> None:
         """Raises Misconfigured for an adapter of another base, UsageError for one that the server refuses."""
@@ -188,24 +216,37 @@ class EnginePolicy:
             engine.load(adapter, folder)
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request, in parallel; raises UsageError for one with choices or a bias, or that the server refuses."""
+        """The completions of each request, in parallel; raises UsageError for one with choices or a bias, or that the
+        server refuses.
+        """
         return list(self._engine.pool.map(self._complete, requests))
 
     def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
         """The natural log-probability of each of the tokens after a prompt, as the server computes it."""
         ids = [*self._tokenizer.encode(prompt), *tokens]
-        body = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1, "prompt_logprobs": 0, "return_token_ids": True}
+        body = {
+            "prompt": ids,
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": 1,
+            "prompt_logprobs": 0,
+            "return_token_ids": True,
+        }
         logs = self._engine.complete(self._name, self._folder, body).choices[0].prompt_logprobs or ()
         return [logs[position][str(ids[position])].logprob for position in range(len(ids) - len(tokens), len(ids))]  # type: ignore[index]
 
     def _complete(self, request: SampleRequest) -> Sampled:
         if request.choices or request.bias:
-            raise UsageError("This policy answers freely and takes no choices and no bias; ask it with the prompt alone.")
+            raise UsageError(
+                "This policy answers freely and takes no choices and no bias; ask it with the prompt alone."
+            )
         prompt = self._tokenizer.encode(request.prompt)
         body = {
             "prompt": prompt,
             "n": request.n,
-            "max_tokens": max(1, min(request.max_tokens, min(self._tokenizer.positions, self._engine.positions) - len(prompt))),
+            "max_tokens": max(
+                1, min(request.max_tokens, min(self._tokenizer.positions, self._engine.positions) - len(prompt))
+            ),
             "temperature": request.temperature,
             "seed": request.seed % SEEDS,
             "top_p": 1,
@@ -227,6 +268,10 @@ def _require_base(folder: Path, tokenizer: HFTokenizer) -> None:
     try:
         base_name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as wrong:
-        raise CheckFailed(f"The adapter in {folder} has no readable adapter_config.json ({wrong}); train it anew.") from wrong
+        raise CheckFailed(
+            f"The adapter in {folder} has no readable adapter_config.json ({wrong}); train it anew."
+        ) from wrong
     if base_name != tokenizer.name:
-        raise Misconfigured(f"The adapter in {folder} was made for the base {base_name}, not for {tokenizer.name}; train it anew.")
+        raise Misconfigured(
+            f"The adapter in {folder} was made for the base {base_name}, not for {tokenizer.name}; train it anew."
+        )

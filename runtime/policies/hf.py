@@ -1,7 +1,7 @@
 """Any causal language model of Hugging Face's format as a base model, by the path of its folder or its id on the hub.
 
-The base folder of a run is small: it holds the model's path or id and a digest of its files. The weights, many gigabytes, stay where they
-are. A host on which the files have another digest refuses.
+The base folder of a run is small: it holds the model's path or id and a digest of its files. The weights, many
+gigabytes, stay where they are. A host on which the files have another digest refuses.
 """
 
 import hashlib
@@ -41,10 +41,15 @@ def write_base(model: str, target: Path) -> None:
 
 
 def resolve(model: str) -> Path:
-    """The folder of a model that is named by a path or an id, fetched from the hub if it is no folder here; raises NotFound."""
+    """The folder of a model that is named by a path or an id, fetched from the hub if it is no folder here; raises
+    NotFound.
+    """
     if Path(model).is_dir():
         if not (Path(model) / "config.json").is_file():
-            raise NotFound(f"The folder {model} holds no config.json, so it is no model of transformers; give the folder that does.")
+            raise NotFound(
+                f"The folder {model} holds no config.json, so it is no model of transformers; give the folder that "
+                "does."
+            )
         return Path(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -93,9 +98,14 @@ class HFTokenizer:
         self.folder, self.digest, self.model_name = folder, digest, str(folder)
         self.name = f"{KIND}@{digest[:16]}"
         configured, own = generation.eos_token_id, self.tokenizer.eos_token_id
-        self.ends = frozenset(configured if isinstance(configured, list) else [own if configured is None else configured]) - {None}
+        self.ends = frozenset(
+            configured if isinstance(configured, list) else [own if configured is None else configured]
+        ) - {None}
         if not self.ends:
-            raise CheckFailed(f"The model in {folder} says no token that ends an answer; set eos_token_id in its generation_config.json.")
+            raise CheckFailed(
+                f"The model in {folder} says no token that ends an answer; set eos_token_id in its "
+                "generation_config.json."
+            )
         self.end = own if own in self.ends else min(self.ends)
         text = config.get_text_config()
         self.positions = int(getattr(text, "max_position_embeddings", UNLIMITED))
@@ -105,14 +115,16 @@ class HFTokenizer:
     def load(cls, base: Path) -> Self:
         """Load the model that a base folder names.
 
-        Raises NotFound for a model that cannot be had, and CheckFailed where this host's files have another digest than the folder says.
+        Raises NotFound for a model that cannot be had, and CheckFailed where this host's files have another digest than
+        the folder says.
         """
         card = json.loads((base / "base.json").read_text(encoding="utf-8"))
         folder = resolve(card["model"])
         digest = digest_of(folder)
         if digest != card["digest"]:
             raise CheckFailed(
-                f"The model {card['model']} has digest {digest[:16]} on this host, the run was started on {card['digest'][:16]}; "
+                f"The model {card['model']} has digest {digest[:16]} on this host, the run was started on "
+                f"{card['digest'][:16]}; "
                 "fetch the same version here."
             )
         loaded = cls(folder, digest)
@@ -120,16 +132,26 @@ class HFTokenizer:
         return loaded
 
     def encode(self, prompt: str) -> tuple[int, ...]:
-        """The prompt as a user's turn in the model's chat template, or as it is where there is none; raises UsageError if too long."""
-        return self.encode_turns([{"role": "user", "content": prompt}]) if self.tokenizer.chat_template else self.encode_plain(prompt)
+        """The prompt as a user's turn in the model's chat template, or as it is where there is none; raises UsageError
+        if too long.
+        """
+        return (
+            self.encode_turns([{"role": "user", "content": prompt}])
+            if self.tokenizer.chat_template
+            else self.encode_plain(prompt)
+        )
 
     def encode_turns(self, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """The tokens of a conversation in the model's chat template, up to the model's turn; raises UsageError if they are too many."""
+        """The tokens of a conversation in the model's chat template, up to the model's turn; raises UsageError if they
+        are too many.
+        """
         text = self.tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, tokenize=False)
         return self._fitting(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text outside any template, with those that the tokenizer puts before every text; raises UsageError as above."""
+        """The tokens of a text outside any template, with those that the tokenizer puts before every text; raises
+        UsageError as above.
+        """
         return self._fitting(self.tokenizer(text)["input_ids"])
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
@@ -142,12 +164,16 @@ class HFTokenizer:
 
     def _fitting(self, tokens: Sequence[int]) -> tuple[int, ...]:
         if len(tokens) >= self.positions:
-            raise UsageError(f"A prompt has {len(tokens)} tokens and the model reads at most {self.positions - 1}; shorten it.")
+            raise UsageError(
+                f"A prompt has {len(tokens)} tokens and the model reads at most {self.positions - 1}; shorten it."
+            )
         return tuple(tokens)
 
 
 class HFModel(HFTokenizer):
-    """A frozen model with its tokenizer, on the GPU in bfloat16 if there is one, else on one thread of the CPU in float32."""
+    """A frozen model with its tokenizer, on the GPU in bfloat16 if there is one, else on one thread of the CPU in
+    float32.
+    """
 
     def __init__(self, folder: Path, digest: str) -> None:
         super().__init__(folder, digest)
@@ -163,7 +189,10 @@ class HFModel(HFTokenizer):
 
 
 class HFTrainee(CausalTrainee):
-    """A model under a LoRA adapter that is trained; see `CausalTrainee`. It changes the base's model, which must not be used further."""
+    """A model under a LoRA adapter that is trained; see `CausalTrainee`.
+
+    It changes the base's model, which must not be used further.
+    """
 
     def __init__(self, base: HFModel, adapter: Path | None, seed: int, critic: bool = False) -> None:
         checkpointing = os.environ.get(CHECKPOINTING, "") not in ("", "0")
@@ -171,7 +200,9 @@ class HFTrainee(CausalTrainee):
 
     @torch.no_grad()
     def log_probs(self, prompt: str) -> list[float]:
-        """The natural log-probability (vocabulary,) of each token as the first after a prompt, with the weights as they are now."""
+        """The natural log-probability (vocabulary,) of each token as the first after a prompt, with the weights as they
+        are now.
+        """
         ids = torch.tensor([self.encode(prompt)], device=self.model.device)
         logits = self.model(ids, logits_to_keep=1).logits[0, -1].double()
         return [float(value) for value in torch.log_softmax(logits, 0)]

@@ -1,8 +1,10 @@
-"""A small HTTP server on transformers and peft with vLLM's interface: completions, chat, tokens, adapters loaded while it runs.
+"""A small HTTP server on transformers and peft with vLLM's interface: completions, chat, tokens, adapters loaded while
+it runs.
 
-`python -m runtime.policies.hf_server MODEL --port N` serves a model by the path of its folder or its id on the hub. One base model and its
-adapters are in memory. A request with a field of vLLM's that this server does not honour is refused. Equal adapter, prompt, seed and index
-give equal completions, whatever is asked at the same time (on one thread of a CPU).
+`python -m runtime.policies.hf_server MODEL --port N` serves a model by the path of its folder or its id on the hub. One
+base model and its adapters are in memory. A request with a field of vLLM's that this server does not honour is refused.
+Equal adapter, prompt, seed and index give equal completions, whatever is asked at the same time (on one thread of a
+CPU).
 """
 
 import argparse
@@ -101,7 +103,9 @@ class HFEngine:
         self.base, self.name = base, name
         self.adapters: dict[str, LoadedAdapter] = {}
         targets = list(linear_layers(base.model))
-        self._model: Any = get_peft_model(base.model, LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM"), adapter_name=NONE)
+        self._model: Any = get_peft_model(
+            base.model, LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM"), adapter_name=NONE
+        )
         self._sampler = Sampler(base, self._model)
         self._jobs: queue.SimpleQueue[_Job | Callable[[], None]] = queue.SimpleQueue()
         self._loaded = 0
@@ -118,7 +122,9 @@ class HFEngine:
         """
         for request in requests:
             if len(request.prompt) >= self.base.positions or not request.prompt:
-                raise UsageError(f"A prompt has {len(request.prompt)} tokens; the model reads 1 to {self.base.positions - 1}.")
+                raise UsageError(
+                    f"A prompt has {len(request.prompt)} tokens; the model reads 1 to {self.base.positions - 1}."
+                )
         done: Future[list[SampledCompletion]] = Future()
         self._jobs.put(_Job(self._inner(name), requests, done))
         return done.result()
@@ -135,7 +141,9 @@ class HFEngine:
         return logprobs
 
     def load(self, name: str, path: str) -> None:
-        """Add an adapter from a peft folder; raises UsageError where the name is taken or the folder is no adapter of this model."""
+        """Add an adapter from a peft folder; raises UsageError where the name is taken or the folder is no adapter of
+        this model.
+        """
         if name in self.names():
             raise UsageError(f"The lora adapter '{name}' has already been loaded.")
         self._run_exclusively(lambda: self._load(name, path))
@@ -168,7 +176,9 @@ class HFEngine:
         except Exception as wrong:  # whatever a folder of any content makes peft raise
             if inner in self._model.peft_config:
                 self._model.delete_adapter(inner)
-            raise UsageError(f"The lora adapter in {path} cannot be loaded ({type(wrong).__name__}: {wrong!s:.300}).") from wrong
+            raise UsageError(
+                f"The lora adapter in {path} cannot be loaded ({type(wrong).__name__}: {wrong!s:.300})."
+            ) from wrong
         self.adapters[name] = LoadedAdapter(inner, path)
         self._model.requires_grad_(False)
 
@@ -225,7 +235,10 @@ class HFEngine:
 
 
 class Server(ThreadingHTTPServer):
-    """An engine over HTTP, on loopback unless another address is given. Where `key` is not empty, callers must have it."""
+    """An engine over HTTP, on loopback unless another address is given.
+
+    Where `key` is not empty, callers must have it.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -242,7 +255,12 @@ class Server(ThreadingHTTPServer):
             case "GET", "/version":
                 return {"version": "evolog", "dtype": str(self.engine.base.model.dtype).removeprefix("torch.")}
             case "GET", "/v1/models":
-                first = {"id": self.engine.name, "object": "model", "root": str(self.engine.base.folder), "parent": None}
+                first = {
+                    "id": self.engine.name,
+                    "object": "model",
+                    "root": str(self.engine.base.folder),
+                    "parent": None,
+                }
                 rest = [
                     {"id": name, "object": "model", "root": adapter.path, "parent": self.engine.name}
                     for name, adapter in self.engine.adapters.items()
@@ -275,7 +293,9 @@ class Server(ThreadingHTTPServer):
     def _completions(self, call: _Completions) -> object:
         single = isinstance(call.prompt, str) or all(isinstance(prompt, int) for prompt in call.prompt)
         prompts: Sequence[Any] = [call.prompt] if single else call.prompt
-        token_ids = [self.engine.base.encode_plain(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
+        token_ids = [
+            self.engine.base.encode_plain(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in prompts
+        ]
         choices, usage = self._sampled(call, token_ids)
         for choice in choices:
             logprobs = {"token_logprobs": choice.pop("logprobs"), "tokens": choice.pop("tokens")}
@@ -298,12 +318,20 @@ class Server(ThreadingHTTPServer):
         extra = {"prompt_token_ids": prompt} if call.return_token_ids else {}
         return {**_head(call.model, "chat.completion"), **extra, "choices": choices, "usage": usage}
 
-    def _sampled(self, call: _Fields, prompts: Sequence[tuple[int, ...]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    def _sampled(
+        self, call: _Fields, prompts: Sequence[tuple[int, ...]]
+    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
         base = self.engine.base
         if call.top_p != 1 or call.top_k not in (0, -1) or call.stream or (call.prompt_logprobs or 0) > 0:
-            raise UsageError("This server samples from all of the distribution, shows one log-probability a token, and does not stream.")
+            raise UsageError(
+                "This server samples from all of the distribution, shows one log-probability a token, and does not "
+                "stream."
+            )
         if not base.ends.issuperset(call.stop_token_ids):
-            raise UsageError(f"This server ends a completion at {sorted(base.ends)} alone, not at all of {list(call.stop_token_ids)}.")
+            raise UsageError(
+                f"This server ends a completion at {sorted(base.ends)} alone, not at all of "
+                f"{list(call.stop_token_ids)}."
+            )
         if not (1 <= call.n <= 4096):
             raise UsageError(f"n is {call.n}; ask for 1 to 4096 completions.")
         default = 16 if isinstance(call, _Completions) else base.positions  # as vLLM has it
@@ -313,7 +341,9 @@ class Server(ThreadingHTTPServer):
 
         seed = secrets.randbits(62) if call.seed is None else call.seed
         requests = [
-            CompletionRequest(prompt=prompt, seed=seed, index=index, temperature=call.temperature, max_tokens=most(prompt))
+            CompletionRequest(
+                prompt=prompt, seed=seed, index=index, temperature=call.temperature, max_tokens=most(prompt)
+            )
             for prompt in prompts
             for index in range(call.n)
         ]
@@ -335,7 +365,10 @@ class Server(ThreadingHTTPServer):
                 named = zip(request.prompt[1:], logs, strict=True)
                 choice["prompt_logprobs"] = [None, *({str(token): {"logprob": logprob}} for token, logprob in named)]
             choices.append(choice)
-        prompt_tokens, completion_tokens = sum(map(len, prompts)), sum(len(completion.tokens) for completion in completions)
+        prompt_tokens, completion_tokens = (
+            sum(map(len, prompts)),
+            sum(len(completion.tokens) for completion in completions),
+        )
         total = prompt_tokens + completion_tokens
         return choices, {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 

@@ -1,4 +1,6 @@
-"""The interface of every policy: requests for completions, and completions with their token ids and log-probabilities."""
+"""The interface of every policy: requests for completions, and completions with their token ids and
+log-probabilities.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -9,8 +11,8 @@ import msgspec
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a policy, for `n` completions of a prompt.
 
-    `choices` restricts the completion to one of these texts (empty: whatever the model's vocabulary allows). `bias` is added to their
-    logits, as OpenAI's `logit_bias` is to those of tokens. A temperature of 0 takes the most probable.
+    `choices` restricts the completion to one of these texts (empty: whatever the model's vocabulary allows). `bias` is
+    added to their logits, as OpenAI's `logit_bias` is to those of tokens. A temperature of 0 takes the most probable.
     """
 
     prompt: str
@@ -21,13 +23,17 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     max_tokens: int = 64
     hint: str = ""
-    """A text that the model is shown after the prompt. The client joins the two; training takes the prompt alone, and so needs no hint."""
+    """A text that the model is shown after the prompt.
+
+    The client joins the two; training takes the prompt alone, and so needs no hint.
+    """
 
 
 class Sampled(msgspec.Struct, frozen=True):
     """The completions of one call: each one's text, token ids and natural log-probabilities.
 
-    The log-probabilities are those at temperature 1 among the choices on offer, whatever the temperature of the request.
+    The log-probabilities are those at temperature 1 among the choices on offer, whatever the temperature of the
+    request.
     """
 
     texts: tuple[str, ...]

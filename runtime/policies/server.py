@@ -1,7 +1,8 @@
-"""The embedded policy's HTTP endpoint: OpenAI's `POST /v1/completions` and `GET /v1/models`, on loopback, behind a token.
+"""The embedded policy's HTTP endpoint: OpenAI's `POST /v1/completions` and `GET /v1/models`, on loopback, behind a
+token.
 
-Two extensions: a body may be a list of requests, which are answered as a list; and `choice_bias` gives a logit bias for each text in
-`structured_outputs.choice` (vLLM's field).
+Two extensions: a body may be a list of requests, which are answered as a list; and `choice_bias` gives a logit bias for
+each text in `structured_outputs.choice` (vLLM's field).
 """
 
 import hmac
@@ -52,7 +53,9 @@ class PolicyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def complete(self, body: bytes) -> object:
-        """The JSON answer to the body of a completions request; raises UserError for a body that is none, and what `sample` raises."""
+        """The JSON answer to the body of a completions request; raises UserError for a body that is none, and what
+        `sample` raises.
+        """
         try:
             decoded = _decoder.decode(body)
         except msgspec.DecodeError as wrong:
@@ -80,7 +83,10 @@ class PolicyServer(ThreadingHTTPServer):
                             zip(completions.texts, completions.tokens, completions.logprobs, strict=True)
                         )
                     ],
-                    "usage": {"prompt_tokens": completions.prompt_tokens, "completion_tokens": sum(map(len, completions.tokens))},
+                    "usage": {
+                        "prompt_tokens": completions.prompt_tokens,
+                        "completion_tokens": sum(map(len, completions.tokens)),
+                    },
                 }
         return answers if isinstance(decoded, list) else answers[0]
 
@@ -92,7 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self._say(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.names()]})
+            self._say(
+                200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.names()]}
+            )
         else:
             self._refuse(404, f"no such path: {self.path}")
 

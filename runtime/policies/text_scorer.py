@@ -1,10 +1,12 @@
-"""The text scorer, a policy for classification: it scores labels from hashed character n-grams. Inference needs numpy alone.
+"""The text scorer, a policy for classification: it scores labels from hashed character n-grams. Inference needs numpy
+alone.
 
-    z(prompt) = sum_f w_f (E[f] + alpha / r A[f] B),   w = L2-normalised tf-idf weights of the prompt's unigrams and bigrams
+    z(prompt) = sum_f w_f (E[f] + alpha / r A[f] B),   w = L2-normalised tf-idf weights of the prompt's unigrams and
+    bigrams
 
-E[f] (labels,) is `SCALE` times the tf-idf weight of f in each label's name, so the base answers with the label whose name is nearest.
-A (BUCKETS, r) and B (r, labels) are the factors of a LoRA adapter. A base is a folder of base.json and base.safetensors; an adapter is an
-ordinary peft folder, which names the digest of its base.
+E[f] (labels,) is `SCALE` times the tf-idf weight of f in each label's name, so the base answers with the label whose
+name is nearest. A (BUCKETS, r) and B (r, labels) are the factors of a LoRA adapter. A base is a folder of base.json and
+base.safetensors; an adapter is an ordinary peft folder, which names the digest of its base.
 """
 
 import hashlib
@@ -39,9 +41,13 @@ _CACHED_LENGTH = 20_000
 
 
 class TextScorerBase:
-    """The base model: labels, the idf of each bucket (BUCKETS,), and the nonzero entries of E as (bucket, label, value) triples."""
+    """The base model: labels, the idf of each bucket (BUCKETS,), and the nonzero entries of E as (bucket, label, value)
+    triples.
+    """
 
-    def __init__(self, labels: Sequence[str], idf: np.ndarray, bucket: np.ndarray, label: np.ndarray, value: np.ndarray) -> None:
+    def __init__(
+        self, labels: Sequence[str], idf: np.ndarray, bucket: np.ndarray, label: np.ndarray, value: np.ndarray
+    ) -> None:
         self.labels = tuple(labels)
         self.idf, self.bucket, self.label, self.value = idf, bucket, label, value
         self.digest = self._digest()
@@ -56,7 +62,9 @@ class TextScorerBase:
         """The base's scores (labels,) in float64, from a prompt's features."""
         spread = np.zeros(BUCKETS)
         spread[buckets] = weights
-        scores: Vector = np.bincount(self.label, weights=spread[self.bucket] * self.value, minlength=len(self.labels)).astype(np.float64)
+        scores: Vector = np.bincount(
+            self.label, weights=spread[self.bucket] * self.value, minlength=len(self.labels)
+        ).astype(np.float64)
         return scores
 
     def table(self) -> np.ndarray:
@@ -109,11 +117,17 @@ def load_base(folder: Path) -> TextScorerBase:
         base = TextScorerBase(card["labels"], arrays["idf"], arrays["bucket"], arrays["label"], arrays["value"])
         recorded = str(card["digest"])
     except FileNotFoundError as missing:
-        raise NotFound(f"The base model folder {folder} lacks {Path(str(missing.filename)).name}; build the base again.") from missing
+        raise NotFound(
+            f"The base model folder {folder} lacks {Path(str(missing.filename)).name}; build the base again."
+        ) from missing
     except (SafetensorError, ValueError, KeyError, TypeError) as wrong:
-        raise CheckFailed(f"The base model in {folder} is damaged ({type(wrong).__name__}: {wrong}); build it again.") from wrong
+        raise CheckFailed(
+            f"The base model in {folder} is damaged ({type(wrong).__name__}: {wrong}); build it again."
+        ) from wrong
     if base.digest != recorded:
-        raise CheckFailed(f"The base model in {folder} has digest {base.digest[:12]}, its card says {recorded[:12]}; build it again.")
+        raise CheckFailed(
+            f"The base model in {folder} has digest {base.digest[:12]}, its card says {recorded[:12]}; build it again."
+        )
     return base
 
 
@@ -125,23 +139,30 @@ class Adapter:
 
 
 def load_adapter(folder: Path, base: TextScorerBase) -> Adapter:
-    """The adapter in a peft folder; raises NotFound for a missing file, Misconfigured for one of another base or other shapes."""
+    """The adapter in a peft folder; raises NotFound for a missing file, Misconfigured for one of another base or other
+    shapes.
+    """
     from safetensors.numpy import load_file
 
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / ADAPTER)
     except FileNotFoundError as missing:
-        raise NotFound(f"The adapter folder {folder} lacks {Path(str(missing.filename)).name}; it is no peft adapter.") from missing
+        raise NotFound(
+            f"The adapter folder {folder} lacks {Path(str(missing.filename)).name}; it is no peft adapter."
+        ) from missing
     config_base = str(config.get("base_model_name_or_path") or "")
     if config_base != base_name(base):
         raise Misconfigured(
-            f"The adapter in {folder} was made for the base {config_base or '(none named)'}, not for {base_name(base)}; train it anew."
+            f"The adapter in {folder} was made for the base {config_base or '(none named)'}, not for "
+            f"{base_name(base)}; train it anew."
         )
     a, b = tensors.get(KEY_A), tensors.get(KEY_B)
     rank = int(config["r"])
     if a is None or b is None or a.shape != (rank, BUCKETS) or b.shape != (len(base.labels), rank):
-        raise Misconfigured(f"The adapter in {folder} does not hold {KEY_A} and {KEY_B} in the shapes of rank {rank}; train it anew.")
+        raise Misconfigured(
+            f"The adapter in {folder} does not hold {KEY_A} and {KEY_B} in the shapes of rank {rank}; train it anew."
+        )
     return Adapter(np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), float(config["lora_alpha"]) / rank)
 
 
@@ -163,7 +184,9 @@ class TextScorer:
 
         Raises UsageError for a choice that is no label, or a bias that does not fit.
         """
-        return [closed_vocabulary.complete(self._labels, self._cached_scores, request, _first_best) for request in requests]
+        return [
+            closed_vocabulary.complete(self._labels, self._cached_scores, request, _first_best) for request in requests
+        ]
 
     def log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (labels,) of each label, with all on offer and no bias."""

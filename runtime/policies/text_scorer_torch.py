@@ -1,7 +1,7 @@
 """The text scorer in training: a torch module under peft's LoRA adapter.
 
-The loss needs sum_f w_f (A[f] B) only, so the forward sums over the features first and multiplies by B once, with the adapter's own
-factors; a test holds it equal to peft's forward.
+The loss needs sum_f w_f (A[f] B) only, so the forward sums over the features first and multiplies by B once, with the
+adapter's own factors; a test holds it equal to peft's forward.
 """
 
 import json
@@ -21,14 +21,25 @@ from algorithms.learning.batch import Rollout
 from algorithms.learning.update import Outputs
 from runtime.policies import closed_vocabulary
 from runtime.policies.interface import SampleRequest
-from runtime.policies.text_scorer import ADAPTER, CONFIG, KEY_A, KEY_B, TextScorerBase, base_name, load_adapter, load_base
+from runtime.policies.text_scorer import (
+    ADAPTER,
+    CONFIG,
+    KEY_A,
+    KEY_B,
+    TextScorerBase,
+    base_name,
+    load_adapter,
+    load_base,
+)
 
 RANK, ALPHA, SPREAD = 32, 320, 0.1
 """LoRA rank, its alpha (so the update is scaled by 10), and the standard deviation at which A starts; B starts at 0."""
 
 
 class Features(msgspec.Struct, frozen=True):
-    """Features of U prompts: buckets and weights (N,) end to end, where each prompt begins (U,), and the base's scores (U, labels)."""
+    """Features of U prompts: buckets and weights (N,) end to end, where each prompt begins (U,), and the base's scores
+    (U, labels).
+    """
 
     buckets: torch.Tensor
     weights: torch.Tensor
@@ -42,7 +53,9 @@ class Scorer(nn.Module):
     def __init__(self, base: TextScorerBase) -> None:
         super().__init__()
         self.name_or_path = base_name(base)  # peft copies it into the adapter's config
-        self.scores = nn.Embedding(len(base.idf), len(base.labels), _weight=torch.from_numpy(base.table()), _freeze=True)
+        self.scores = nn.Embedding(
+            len(base.idf), len(base.labels), _weight=torch.from_numpy(base.table()), _freeze=True
+        )
 
     def forward(self, buckets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """The scores (labels,) of one prompt, from its buckets (F,) and weights (F,)."""
@@ -92,7 +105,9 @@ class PromptFeatures:
 
 def hidden_sums(features: Features, a: torch.Tensor) -> torch.Tensor:
     """The sums (U, RANK) over each prompt's features of w_f A[f], from A transposed, `a` (BUCKETS, RANK)."""
-    sums: torch.Tensor = nn.functional.embedding_bag(features.buckets, a, features.starts, mode="sum", per_sample_weights=features.weights)
+    sums: torch.Tensor = nn.functional.embedding_bag(
+        features.buckets, a, features.starts, mode="sum", per_sample_weights=features.weights
+    )
     return sums
 
 
@@ -136,7 +151,10 @@ class TextScorerTrainee:
         return [] if self._head is None else [self._head.weight, self._head.bias]
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """The model's outputs (B, 1) for rollouts of one token each; with `base`, without the adapter. Dropout is on the inner sums."""
+        """The model's outputs (B, 1) for rollouts of one token each; with `base`, without the adapter.
+
+        Dropout is on the inner sums.
+        """
         positions: dict[str, int] = {}
         index = torch.tensor([positions.setdefault(r.prompt, len(positions)) for r in rollouts])
         features = self._prompts.rows(list(positions))
@@ -158,7 +176,9 @@ class TextScorerTrainee:
         )
 
     def encode(self, prompt: str) -> tuple[int, ...] | None:
-        """Always None: a prompt is a set of features here and no token sequence, so that no turn can continue another."""
+        """Always None: a prompt is a set of features here and no token sequence, so that no turn can
+        continue another.
+        """
         return None
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
@@ -169,7 +189,9 @@ class TextScorerTrainee:
         """The natural log-probability (labels,) of each label, with all on offer and no bias."""
         with torch.no_grad():
             features = self._prompts.rows([prompt])
-            logs: list[float] = torch.log_softmax(adapted_scores(features, hidden_sums(features, self._a), self._b), 1)[0].tolist()
+            logs: list[float] = torch.log_softmax(adapted_scores(features, hidden_sums(features, self._a), self._b), 1)[
+                0
+            ].tolist()
         return logs
 
     def save(self, out: Path, card: str) -> None:
@@ -178,7 +200,9 @@ class TextScorerTrainee:
         _set(self._model, self._a.detach(), self._b.detach())
         self._model.save_pretrained(str(out), save_embedding_layers=False)
         a, b = factors(self._model)
-        save_file({KEY_A: a.detach().contiguous(), KEY_B: b.detach().contiguous()}, out / ADAPTER, metadata={"format": "pt"})
+        save_file(
+            {KEY_A: a.detach().contiguous(), KEY_B: b.detach().contiguous()}, out / ADAPTER, metadata={"format": "pt"}
+        )
         config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
         (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
         (out / "README.md").write_text(card, encoding="utf-8")
@@ -198,7 +222,9 @@ def _set(model: PeftModel, a: torch.Tensor, b: torch.Tensor) -> None:
 
 def _label_bias(labels: Mapping[str, int], rollout: Rollout) -> np.ndarray:
     """The recorded bias over all labels (float32), minus infinity where a label was not on offer."""
-    tokens, bias = closed_vocabulary.offered(labels, SampleRequest(prompt="", choices=rollout.choices, bias=rollout.bias))
+    tokens, bias = closed_vocabulary.offered(
+        labels, SampleRequest(prompt="", choices=rollout.choices, bias=rollout.bias)
+    )
     label_bias = np.full(len(labels), -np.inf, np.float32)
     label_bias[tokens] = bias
     return label_bias

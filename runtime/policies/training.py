@@ -1,7 +1,8 @@
-"""One training round, whatever the policy and the algorithm: from recorded attempts to a peft folder and the state for the next round.
+"""One training round, whatever the policy and the algorithm: from recorded attempts to a peft folder and the state for
+the next round.
 
-`train` does it in this process, or starts several processes by an accelerate configuration and waits for them. These share a folder: the
-task, the result, and the failure of the first that failed are files in it.
+`train` does it in this process, or starts several processes by an accelerate configuration and waits for them. These
+share a folder: the task, the result, and the failure of the first that failed are files in it.
 """
 
 import gc
@@ -21,7 +22,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from algorithms.learning import algorithm as find_algorithm
-from algorithms.learning.batch import Algorithm, Diverged, Mismatch, NothingToLearn, PolicyTurn, Rollout, Step, Vote, demonstration, merge
+from algorithms.learning.batch import (
+    Algorithm,
+    Diverged,
+    Mismatch,
+    NothingToLearn,
+    PolicyTurn,
+    Rollout,
+    Step,
+    Vote,
+    demonstration,
+    merge,
+)
 from algorithms.learning.update import Trainable, TrainingState, UpdateResult, update
 from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, Unavailable, UsageError, UserError
 from events.fact import NotFinite
@@ -42,7 +54,10 @@ RERAISED: tuple[type[Exception], ...] = (
     *(UserError, UsageError, CheckFailed, NotFound, Unavailable, TryAgain, Misconfigured),
     *(Diverged, Mismatch, NotFinite, NothingToLearn),
 )
-"""Exceptions that `train` raises as they were raised in a process of a launch. They are recognised by the names of their classes."""
+"""Exceptions that `train` raises as they were raised in a process of a launch.
+
+They are recognised by the names of their classes.
+"""
 
 
 class Trainee(Trainable, Protocol):
@@ -53,7 +68,10 @@ class Trainee(Trainable, Protocol):
         """The name by which an adapter's config refers to the base."""
 
     def encode(self, prompt: str) -> tuple[int, ...] | None:
-        """The tokens of a prompt. None for a policy whose prompts are no token sequences, so that no turn can continue another."""
+        """The tokens of a prompt.
+
+        None for a policy whose prompts are no token sequences, so that no turn can continue another.
+        """
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The tokens of an answer, its end included; empty where the policy cannot give that answer."""
@@ -74,7 +92,9 @@ class TrainingCall(msgspec.Struct, frozen=True):
 
 
 class TrainingAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One recorded attempt, as training reads it: `id` is its trajectory's, and attempts of one `group` are compared with each other."""
+    """One recorded attempt, as training reads it: `id` is its trajectory's, and attempts of one `group` are compared
+    with each other.
+    """
 
     id: str
     group: str
@@ -96,7 +116,10 @@ class Sources(msgspec.Struct, frozen=True):
 
 
 class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """A training round's parameters. `base` and `parent_folder` are folders; `parent` is the adapter's digest, empty for the base model."""
+    """A training round's parameters.
+
+    `base` and `parent_folder` are folders; `parent` is the adapter's digest, empty for the base model.
+    """
 
     base: Path
     parent: str
@@ -115,7 +138,9 @@ class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
-    """The result of a round: the optimiser's steps, the adapter's canaries, and counts of the batch, as in `UpdateResult`."""
+    """The result of a round: the optimiser's steps, the adapter's canaries, and counts of the batch, as in
+    `UpdateResult`.
+    """
 
     steps: tuple[Step, ...]
     canary: tuple[Canary, ...]
@@ -136,18 +161,23 @@ class LaunchTask(msgspec.Struct, frozen=True):
 
 
 class LaunchFailure(msgspec.Struct, frozen=True):
-    """The failure of a launch: `kind` is the class of the exception in the process that failed first, `reason` its text."""
+    """The failure of a launch: `kind` is the class of the exception in the process that failed first, `reason` its
+    text.
+    """
 
     kind: str
     reason: str
     votes: tuple[Vote, ...] = ()
 
 
-def train(order: TrainingOrder, attempts: Sequence[TrainingAttempt], sources: Sources, out: Path, state_out: Path) -> TrainingResult:
-    """Train one round: write a peft folder at `out`, and at `state_out` the state of the optimiser, the critic and the weight of KL.
+def train(
+    order: TrainingOrder, attempts: Sequence[TrainingAttempt], sources: Sources, out: Path, state_out: Path
+) -> TrainingResult:
+    """Train one round: write a peft folder at `out`, and at `state_out` the state of the optimiser, the critic and the
+    weight of KL.
 
-    The same arguments give the same bytes (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged, or a UserError for
-    an algorithm or hyper-parameter that there is not, or a base, adapter or state that does not fit.
+    The same arguments give the same bytes (one thread, one kind of machine). Raises NothingToLearn, Mismatch, Diverged,
+    or a UserError for an algorithm or hyper-parameter that there is not, or a base, adapter or state that does not fit.
     """
     try:
         algorithm = find_algorithm(order.algorithm)
@@ -174,9 +204,12 @@ def train(order: TrainingOrder, attempts: Sequence[TrainingAttempt], sources: So
 def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
     """Canaries for the first few prompts, by which a server shows that it has the model's weights.
 
-    They hold the log-probabilities of all first tokens; for a model of a large vocabulary, those of the first recorded tokens.
+    They hold the log-probabilities of all first tokens; for a model of a large vocabulary, those of the first recorded
+    tokens.
     """
-    recorded_tokens = {rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)}
+    recorded_tokens = {
+        rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)
+    }
     for prompt in list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]:
         if isinstance(model, TokenScorer):
             yield Canary(prompt, tuple(model.score(prompt, recorded_tokens[prompt])), recorded_tokens[prompt])
@@ -185,14 +218,20 @@ def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
 
 
 def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> BackEnd:
-    """The back end to use: the one that is wanted, or the native one, since trl has no critic and trains causal language models only."""
+    """The back end to use: the one that is wanted, or the native one, since trl has no critic and trains causal
+    language models only.
+    """
     from algorithms.models.causal_lm import CausalTrainee
 
     return "native" if algorithm.critic or not isinstance(model, CausalTrainee) else wanted
 
 
-def run_update(order: TrainingOrder, back_end: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]) -> UpdateResult:
-    """Do the update by this back end, in this process or shared with the others of its process group; raises as `train` does."""
+def run_update(
+    order: TrainingOrder, back_end: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]
+) -> UpdateResult:
+    """Do the update by this back end, in this process or shared with the others of its process group; raises as `train`
+    does.
+    """
     state = load_state(order.state, algorithm.name) if order.state else None
     backend_update: Callable[..., UpdateResult] = update
     if back_end == "trl":
@@ -212,7 +251,9 @@ def save_result(
 
 
 def train_in_processes(config: Path, task: LaunchTask, out: Path, state_out: Path) -> TrainingResult:
-    """`run_update` and `save_result` in the processes of an accelerate configuration; raises as they and `launch` do."""
+    """`run_update` and `save_result` in the processes of an accelerate configuration; raises as they and
+    `launch` do.
+    """
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         folder = Path(name)
         (folder / "task").write_bytes(msgspec.msgpack.encode(task, enc_hook=str))
@@ -224,7 +265,9 @@ def train_in_processes(config: Path, task: LaunchTask, out: Path, state_out: Pat
 
 def read_task(folder: Path) -> LaunchTask:
     """The task in the folder of a launch."""
-    return msgspec.msgpack.decode((folder / "task").read_bytes(), type=LaunchTask, dec_hook=lambda kind, value: kind(value))
+    return msgspec.msgpack.decode(
+        (folder / "task").read_bytes(), type=LaunchTask, dec_hook=lambda kind, value: kind(value)
+    )
 
 
 def raise_failure(folder: Path) -> None:
@@ -246,16 +289,31 @@ def raise_failure(folder: Path) -> None:
 def launch(config: Path, folder: Path, module: str = WORKER_MODULE) -> None:
     """Run `python -m MODULE FOLDER` in as many processes as an accelerate configuration says, until they end.
 
-    `folder` is the one that they share. They end when this process does, since their standard input ends then. Raises the failure that
-    one wrote into the folder, or RuntimeError with the last lines of their output.
+    `folder` is the one that they share. They end when this process does, since their standard input ends then. Raises
+    the failure that one wrote into the folder, or RuntimeError with the last lines of their output.
     """
     kind = importlib.import_module("yaml").safe_load(config.read_bytes())["distributed_type"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     flags = ["--mixed_precision", "no"]  # the model's own, as in one process
     if kind == "MULTI_CPU":
-        flags.append("--multi_gpu")  # accelerate's word for torchrun; without it, it leaves several processes of a CPU to mpirun
+        flags.append(
+            "--multi_gpu"
+        )  # accelerate's word for torchrun; without it, it leaves several processes of a CPU to mpirun
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *flags, "-m", module, str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(config),
+        *flags,
+        "-m",
+        module,
+        str(folder),
+    ]
     with (
         (folder / "output").open("wb") as output,
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output) as child,
@@ -268,7 +326,8 @@ def launch(config: Path, folder: Path, module: str = WORKER_MODULE) -> None:
 
 
 def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Trainee:
-    """The policy of a base folder, to be trained from the parent's adapter, or from a fresh one drawn from `seed` where it is None.
+    """The policy of a base folder, to be trained from the parent's adapter, or from a fresh one drawn from `seed` where
+    it is None.
 
     Raises NotFound, CheckFailed or Misconfigured for a base or adapter that does not fit.
     """
@@ -286,8 +345,12 @@ def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Tr
     return tiny_lm.TinyTrainee(tiny_lm.load(base), parent, seed, critic)
 
 
-def rollouts_from(attempts: Sequence[TrainingAttempt], algorithm: Algorithm, sources: Sources, model: Trainee) -> list[Rollout]:
-    """The attempts as rollouts, which carry what the algorithm needs and nothing else: no reward for one that needs none."""
+def rollouts_from(
+    attempts: Sequence[TrainingAttempt], algorithm: Algorithm, sources: Sources, model: Trainee
+) -> list[Rollout]:
+    """The attempts as rollouts, which carry what the algorithm needs and nothing else: no reward for one that needs
+    none.
+    """
     if "copies" in algorithm.needs:
         return _copies(attempts, sources, model)
     rollouts: list[Rollout] = []
@@ -321,13 +384,25 @@ def rollouts_from(attempts: Sequence[TrainingAttempt], algorithm: Algorithm, sou
     return rollouts
 
 
-def _sequences(attempt: TrainingAttempt, model: Trainee) -> list[tuple[int, tuple[int, ...], tuple[float, ...], tuple[int, ...]]]:
-    """(index of the first call, tokens, log-probabilities, mask) of each sequence; turns that continue each other are one."""
+def _sequences(
+    attempt: TrainingAttempt, model: Trainee
+) -> list[tuple[int, tuple[int, ...], tuple[float, ...], tuple[int, ...]]]:
+    """(index of the first call, tokens, log-probabilities, mask) of each sequence; turns that continue each other are
+    one.
+    """
     prompts = [model.encode(call.request.prompt) for call in attempt.calls]
-    turns = [PolicyTurn(p, call.tokens, call.logprobs) for p, call in zip(prompts, attempt.calls, strict=True) if p is not None]
+    turns = [
+        PolicyTurn(p, call.tokens, call.logprobs)
+        for p, call in zip(prompts, attempt.calls, strict=True)
+        if p is not None
+    ]
     if len(turns) < len(attempt.calls):
         return [(index, call.tokens, call.logprobs, ()) for index, call in enumerate(attempt.calls) if call.tokens]
-    return [(sequence.first, sequence.tokens, sequence.logprobs, sequence.mask) for sequence in merge(turns) if any(sequence.mask)]
+    return [
+        (sequence.first, sequence.tokens, sequence.logprobs, sequence.mask)
+        for sequence in merge(turns)
+        if any(sequence.mask)
+    ]
 
 
 def _copies(attempts: Sequence[TrainingAttempt], sources: Sources, model: Trainee) -> list[Rollout]:
@@ -342,7 +417,10 @@ def _copies(attempts: Sequence[TrainingAttempt], sources: Sources, model: Traine
 
 
 def card(order: TrainingOrder, model: Trainee, trained_on: int) -> str:
-    """The adapter's README.md: front matter as model hubs read it, then where it comes from. Equal runs give equal cards."""
+    """The adapter's README.md: front matter as model hubs read it, then where it comes from.
+
+    Equal runs give equal cards.
+    """
     hyper = json.dumps(dict(sorted(order.hyper.items())))
     lines = [
         *("---", f"base_model: {model.name}", "library_name: peft", f"tags: [evolog, lora, {order.algorithm}]", "---"),
@@ -372,4 +450,6 @@ def load_state(path: Path, algorithm: str) -> dict[str, torch.Tensor] | None:
                 return None
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as wrong:
-        raise CheckFailed(f"The training state {path.name} is damaged ({wrong}); order the update without it.") from wrong
+        raise CheckFailed(
+            f"The training state {path.name} is damaged ({wrong}); order the update without it."
+        ) from wrong

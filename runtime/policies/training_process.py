@@ -1,7 +1,9 @@
-"""One process of a training round that `training.launch` starts: `python -m runtime.policies.training_process FOLDER`, in a process group.
+"""One process of a training round that `training.launch` starts: `python -m runtime.policies.training_process FOLDER`,
+in a process group.
 
-FOLDER is the one that the processes share. Each reads the same task from it and does the same update, on a device of its own and with its
-share of the rows; the process of rank 0 writes the result. The failure of the first that fails is written too, for the process that waits.
+FOLDER is the one that the processes share. Each reads the same task from it and does the same update, on a device of
+its own and with its share of the rows; the process of rank 0 writes the result. The failure of the first that fails is
+written too, for the process that waits.
 """
 
 import importlib
@@ -23,7 +25,10 @@ accelerate: Any = importlib.import_module("accelerate")  # so, since its types a
 
 
 def main(folder: Path, work: Callable[[Path, int, int], None]) -> None:
-    """Join the process group and call `work(folder, rank, count)`. A failure is written into it and ends the process with code 1."""
+    """Join the process group and call `work(folder, rank, count)`.
+
+    A failure is written into it and ends the process with code 1.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         state = accelerate.PartialState(cpu=not torch.cuda.is_available())
@@ -49,7 +54,9 @@ def train_share(folder: Path, rank: int, count: int) -> None:
 
 
 def write_failure(folder: Path, wrong: Exception) -> None:
-    """Write the failure into the folder, unless one is there: the other processes fail soon after the first, for want of it."""
+    """Write the failure into the folder, unless one is there: the other processes fail soon after the first, for want
+    of it.
+    """
     votes = wrong.votes if isinstance(wrong, NothingToLearn) else ()
     temporary = folder / f"failure.{os.getpid()}"
     temporary.write_bytes(msgspec.msgpack.encode(LaunchFailure(type(wrong).__name__, str(wrong), votes)))

@@ -1,22 +1,26 @@
-"""A back end for weight updates: the update of `algorithms.learning.update`, with the gradient work done by trl's trainers.
+"""A back end for weight updates: the update of `algorithms.learning.update`, with the gradient work done by trl's
+trainers.
 
-Ours: which rollouts are learned from, staleness and mismatch, advantages, reference log-probabilities, the optimiser and its state, which
-rows share a step, and a step's report. trl's: the forward, the loss, the backward, the clipping of the gradient, and the loop of
-`train()` that steps our optimiser. Each algorithm declares its loss's form, and that finds the trainer:
+Ours: which rollouts are learned from, staleness and mismatch, advantages, reference log-probabilities, the optimiser
+and its state, which rows share a step, and a step's report. trl's: the forward, the loss, the backward, the clipping of
+the gradient, and the loop of `train()` that steps our optimiser. Each algorithm declares its loss's form, and that
+finds the trainer:
 
-    clipped      GRPOTrainer, loss_type bnpo (mean over tokens), grpo (within each answer first) or dr_grpo (over a constant length)
-    weighted     GRPOTrainer, loss_type cispo: the ratio to whoever sampled the token, truncated and without gradient
-    preference   DPOTrainer, with our reference log-probabilities in place of its own reference model
+    clipped      GRPOTrainer, loss_type bnpo (mean over tokens), grpo (within each answer first) or dr_grpo (over a
+    constant length) weighted     GRPOTrainer, loss_type cispo: the ratio to whoever sampled the token, truncated and
+    without gradient preference   DPOTrainer, with our reference log-probabilities in place of its own reference model
     cloning      SFTTrainer
 
-What trl 1.16 does by itself, and must not here: given a PeftModel, it adds a frozen copy of the adapter, "ref", and measures KL from that;
-we hand it log-probabilities under the base, GRPOTrainer is built with beta 0 so that it adds none, and DPOTrainer's is deleted.
-Its KL carries the ratio as a factor unless told not to (use_bias_correction_kl); ours is k3 as it stands.
-It multiplies by the mask, and 0 times infinity is no number, so what stands outside the mask is chosen such that no exponential overflows.
+What trl 1.16 does by itself, and must not here: given a PeftModel, it adds a frozen copy of the adapter, "ref", and
+measures KL from that; we hand it log-probabilities under the base, GRPOTrainer is built with beta 0 so that it adds
+none, and DPOTrainer's is deleted. Its KL carries the ratio as a factor unless told not to (use_bias_correction_kl);
+ours is k3 as it stands. It multiplies by the mask, and 0 times infinity is no number, so what stands outside the mask
+is chosen such that no exponential overflows.
 
-Where several processes train together (torch.distributed), each has the loss of its part of every minibatch, and gradients are averaged.
-A mean over a part is weighed by the part's share of the minibatch's tokens or rows, so that the average is that of one process on all rows.
-trl's own figures are gathered as if all parts were of one size; they are not, and nobody reads these figures, so they are not gathered.
+Where several processes train together (torch.distributed), each has the loss of its part of every minibatch, and
+gradients are averaged. A mean over a part is weighed by the part's share of the minibatch's tokens or rows, so that the
+average is that of one process on all rows. trl's own figures are gathered as if all parts were of one size; they are
+not, and nobody reads these figures, so they are not gathered.
 """
 
 import importlib
@@ -35,7 +39,18 @@ from transformers import PreTrainedTokenizerFast
 
 from algorithms.learning import terms
 from algorithms.learning.batch import Algorithm, Hyper, Rollout, Step, Terms
-from algorithms.learning.update import Outputs, PreparedBatch, UpdateResult, adam, finish, minibatches, prepare, report, settings, steer_kl
+from algorithms.learning.update import (
+    Outputs,
+    PreparedBatch,
+    UpdateResult,
+    adam,
+    finish,
+    minibatches,
+    prepare,
+    report,
+    settings,
+    steer_kl,
+)
 from algorithms.models.causal_lm import CausalTrainee, pad
 from events.errors import UsageError
 
@@ -52,7 +67,10 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
     "DPOTrainer._prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
     "GRPOTrainer._send_telemetry": ("self",),
 }
-"""The private methods of trl that are overridden here, with their parameters. They are why trl's minor version is pinned."""
+"""The private methods of trl that are overridden here, with their parameters.
+
+They are why trl's minor version is pinned.
+"""
 
 Inputs = dict[str, torch.Tensor]
 T = TypeVar("T")
@@ -61,9 +79,9 @@ T = TypeVar("T")
 class PaddedBatch(msgspec.Struct, frozen=True):
     """B rollouts as rows of L token ids, the prompt's and the completion's, padded on the right with 0.
 
-    `ids` and `attention` are (B, L); `attention` is 1 on tokens and 0 on padding. Tensors in `terms` and `own` are (B, L - 1): the entry of
-    a token stands one place before it, as in the model's logits. `shared` is the length of the shortest prompt. The model's present
-    log-probabilities are not known yet: zeros.
+    `ids` and `attention` are (B, L); `attention` is 1 on tokens and 0 on padding. Tensors in `terms` and `own` are (B,
+    L - 1): the entry of a token stands one place before it, as in the model's logits. `shared` is the length of the
+    shortest prompt. The model's present log-probabilities are not known yet: zeros.
     """
 
     ids: torch.Tensor
@@ -100,7 +118,9 @@ class ShardedModel:
         """The model's outputs for all rows, on every rank."""
         rank, count = ranks()
         mine = rollouts[rank::count]
-        parts = [part for part in gather(self._model.outputs(mine, base=base, dropout=dropout) if mine else None) if part]
+        parts = [
+            part for part in gather(self._model.outputs(mine, base=base, dropout=dropout) if mine else None) if part
+        ]
 
         def joined(tables: Sequence[torch.Tensor]) -> torch.Tensor:
             whole = torch.zeros(len(rollouts), max(table.shape[1] for table in tables))
@@ -112,7 +132,8 @@ class ShardedModel:
 
 
 class RecordedBatch:
-    """The recorded batch in the form that trl's trainers take. Its minibatches and their order are those of the native loop.
+    """The recorded batch in the form that trl's trainers take. Its minibatches and their order are those of the native
+    loop.
 
     Each rank takes a part of every minibatch.
     """
@@ -161,7 +182,8 @@ class RecordedBatch:
         )
 
     def part(self, indices: Sequence[int]) -> tuple[list[int], float]:
-        """This rank's rows of a minibatch, and the weight of their mean loss in the average over ranks. Pairs are not divided.
+        """This rank's rows of a minibatch, and the weight of their mean loss in the average over ranks. Pairs are not
+        divided.
 
         With fewer rows than ranks, a rank without any takes the first, with weight 0.
         """
@@ -178,7 +200,10 @@ class RecordedBatch:
         return float(self.ready.initial.mask[list(indices)].sum()) if unit == "tokens" else len(indices)
 
     def inputs(self, indices: Sequence[int]) -> Inputs:
-        """This rank's part of a minibatch, by its trainer's names for the tensors. `indices` are the rows', `share` as in `part`."""
+        """This rank's part of a minibatch, by its trainer's names for the tensors.
+
+        `indices` are the rows', `share` as in `part`.
+        """
         indices, share = self.part(indices)
         match self.algorithm.form:
             case "clipped" | "weighted":
@@ -196,7 +221,9 @@ class RecordedBatch:
 
 
 def _mean(algorithm: Algorithm, hyper: Hyper) -> Literal["tokens", "answers", "length", "pairs"]:
-    """What the loss of a minibatch is the mean of; `length` is each answer's sum over tokens divided by a constant, then their mean."""
+    """What the loss of a minibatch is the mean of; `length` is each answer's sum over tokens divided by a constant,
+    then their mean.
+    """
     match algorithm.form:
         case "clipped":
             return "length" if "length" in hyper else "tokens" if hyper.get("token_mean") else "answers"
@@ -209,13 +236,18 @@ def _mean(algorithm: Algorithm, hyper: Hyper) -> Literal["tokens", "answers", "l
 
 
 def _policy(batch: PaddedBatch, algorithm: Algorithm, hyper: Hyper, ranks: int) -> Inputs:
-    """The inputs of GRPOTrainer. All prompts are cut at the length of the shortest, the rest of a longer one going to its completion.
+    """The inputs of GRPOTrainer. All prompts are cut at the length of the shortest, the rest of a longer one going to
+    its completion.
 
     So no row is padded on the left, and positions are those at which the policy sampled.
     """
     minibatch, prompt_length = batch.terms, batch.shared
     clipped = algorithm.form == "clipped"
-    weight = terms.truncated(minibatch.old, minibatch.sampled, hyper["truncation"]) if clipped else torch.ones_like(minibatch.mask)
+    weight = (
+        terms.truncated(minibatch.old, minibatch.sampled, hyper["truncation"])
+        if clipped
+        else torch.ones_like(minibatch.mask)
+    )
     tables = {
         "tool_mask": minibatch.mask,
         "advantages": weight * minibatch.advantages,
@@ -250,7 +282,8 @@ def _clones(batch: PaddedBatch) -> Inputs:
 
 
 class RecordedTrainer:
-    """What the three trainers below have in common: they train on recorded minibatches, in the given order, and report each step.
+    """What the three trainers below have in common: they train on recorded minibatches, in the given order, and report
+    each step.
 
     Call `set_batch` before `train()`. After it, `done` holds each step and the weight of KL after it.
     """
@@ -264,13 +297,18 @@ class RecordedTrainer:
         self.accelerator.gather = lambda tensor: tensor  # type: ignore[attr-defined]
 
     def keep_output(self, module: object, args: object, output: Any) -> None:
-        """The model's forward hook. It keeps the log-probabilities and entropies (B, L - 1) that the loss is computed from."""
+        """The model's forward hook.
+
+        It keeps the log-probabilities and entropies (B, L - 1) that the loss is computed from.
+        """
         self.output = output
 
     def get_train_dataloader(self) -> Any:
         return DataLoader(self.recorded.minibatches, batch_size=None, collate_fn=self.recorded.inputs)  # type: ignore[arg-type]
 
-    def compute_loss(self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         self.step_start = time.perf_counter()
         self.indices, share = inputs.pop("places").tolist(), inputs.pop("share")
         self.recorded.model.set_mode()  # without the base's dropout, as the native loop
@@ -289,7 +327,13 @@ class RecordedTrainer:
             batch.terms, logp=_stack(logps).to(batch.own.device), entropy=_stack(entropies).to(batch.own.device)
         )
         step = report(
-            minibatch, batch.own, sum(losses) / len(losses), logs["grad_norm"], ready.selected.tied_groups, ready.hyper, self.step_start
+            minibatch,
+            batch.own,
+            sum(losses) / len(losses),
+            logs["grad_norm"],
+            ready.selected.tied_groups,
+            ready.hyper,
+            self.step_start,
         )
         self.kl = steer_kl(self.kl, step, ready.hyper)
         self.done.append((step, self.kl))
@@ -334,14 +378,17 @@ def update(
 ) -> UpdateResult:
     """Train `model` in place by trl. Arguments, results and errors are those of `algorithms.learning.update.update`.
 
-    In a process group, every rank must call this with the same arguments; all have the same weights and results in the end. Raises
-    UsageError also for losses that trl does not have, PPO's and cloning's with a KL term, and for dropout in the adapter.
+    In a process group, every rank must call this with the same arguments; all have the same weights and results in the
+    end. Raises UsageError also for losses that trl does not have, PPO's and cloning's with a KL term, and for dropout
+    in the adapter.
     """
     values = settings(algorithm, hyper)
     if algorithm.form == "actor_critic":
         raise _no_critic(algorithm)
     if algorithm.form == "cloning" and values["kl"]:
-        raise UsageError(f"The trl back end has no KL term for cloning, and kl is {values['kl']:g}; order kl 0, or {NATIVE}.")
+        raise UsageError(
+            f"The trl back end has no KL term for cloning, and kl is {values['kl']:g}; order kl 0, or {NATIVE}."
+        )
     if values["dropout"]:
         raise UsageError(f"The trl back end has no dropout, and {values['dropout']:g} was ordered; order dropout 0.")
     scorer = model if ranks()[1] == 1 else ShardedModel(model)
@@ -358,7 +405,9 @@ def update(
     return finish(model, ready, optimiser, trainer.done)
 
 
-def _trainer(model: CausalTrainee, algorithm: Algorithm, hyper: Hyper, optimiser: torch.optim.Optimizer, seed: int, folder: str) -> Any:
+def _trainer(
+    model: CausalTrainee, algorithm: Algorithm, hyper: Hyper, optimiser: torch.optim.Optimizer, seed: int, folder: str
+) -> Any:
     shared: dict[str, Any] = {
         "output_dir": folder,
         "seed": seed % 2**32,  # decides nothing but the order of rows within a step
@@ -386,14 +435,18 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, hyper: Hyper, optimiser
     match algorithm.form:
         case "preference":
             empty = datasets.Dataset.from_dict({"prompt": [""], "chosen": [""], "rejected": [""]})
-            pairs: Any = RecordedDPOTrainer(args=_one_device(trl.DPOConfig(**shared, beta=hyper["beta"])), train_dataset=empty, **arguments)
+            pairs: Any = RecordedDPOTrainer(
+                args=_one_device(trl.DPOConfig(**shared, beta=hyper["beta"])), train_dataset=empty, **arguments
+            )
             model.model.delete_adapter("ref")
             pairs.precompute_ref_logps = True
             return pairs
         case "cloning":
             skip = trl.SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
             return RecordedSFTTrainer(
-                args=_one_device(skip), train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}), **arguments
+                args=_one_device(skip),
+                train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),
+                **arguments,
             )
         case "clipped" | "weighted":
             clipped = algorithm.form == "clipped"
@@ -409,7 +462,9 @@ def _trainer(model: CausalTrainee, algorithm: Algorithm, hyper: Hyper, optimiser
                 steps_per_generation=1,
             )
             empty = datasets.Dataset.from_dict({"prompt": [""] * 2})
-            policy: Any = RecordedGRPOTrainer(reward_funcs=_unasked, args=_one_device(args), train_dataset=empty, **arguments)
+            policy: Any = RecordedGRPOTrainer(
+                reward_funcs=_unasked, args=_one_device(args), train_dataset=empty, **arguments
+            )
             policy.max_completion_length = hyper.get("length", 1.0)
             return policy
         case "actor_critic":
@@ -423,7 +478,9 @@ def _no_critic(algorithm: Algorithm) -> UsageError:
 
 
 def _one_device(args: Any) -> Any:
-    """Let trl use one device, however many this process sees: transformers would spread a model over all, which trl refuses."""
+    """Let trl use one device, however many this process sees: transformers would spread a model over all, which trl
+    refuses.
+    """
     args._n_gpu = min(args.n_gpu, 1)
     return args
 
@@ -433,14 +490,19 @@ def _unasked(**columns: object) -> list[float]:
 
 
 def _placeholder() -> PreTrainedTokenizerFast:
-    """A tokenizer for trl's constructors, which need one; it never tokenizes anything. Its padding is token 0, like that of our rows."""
+    """A tokenizer for trl's constructors, which need one; it never tokenizes anything.
+
+    Its padding is token 0, like that of our rows.
+    """
     tokenizer = Tokenizer(models.WordLevel({"-": 0}, "-"))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="-", eos_token="-")  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def _restoring(model: CausalTrainee) -> Iterator[None]:
-    """On exit, undo all that trl's constructors change of a model but its weights: its forward, tags, padding token, and adapters."""
+    """On exit, undo all that trl's constructors change of a model but its weights: its forward, tags, padding token,
+    and adapters.
+    """
     base = model.model.get_base_model()
     attributes = [(each, dict(vars(each))) for each in (base, model.model, base.config, base.generation_config)]
     try:

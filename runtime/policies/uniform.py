@@ -10,7 +10,9 @@ from runtime.policies.interface import Sampled, SampleRequest
 
 
 class Uniform:
-    """Answers with one of the labels on offer, by their biases alone; at temperature 0 with one of the highest, drawn evenly."""
+    """Answers with one of the labels on offer, by their biases alone; at temperature 0 with one of the highest, drawn
+    evenly.
+    """
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = {label: token for token, label in enumerate(labels)}

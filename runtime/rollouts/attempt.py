@@ -12,7 +12,9 @@ from runtime.policies.interface import SampleRequest
 
 
 class RecordedAttempt(NamedTuple):
-    """One attempt that ran: its trajectory's id, what happened, its reward, and the calls of the policy that it used."""
+    """One attempt that ran: its trajectory's id, what happened, its reward, and the calls of the policy
+    that it used.
+    """
 
     id: str
     recorded: TrajectoryRecorded

@@ -1,7 +1,9 @@
-"""A scaffold's calls of the model: each is found in the log or sampled from the policy, and recorded before its answer is released.
+"""A scaffold's calls of the model: each is found in the log or sampled from the policy, and recorded before its answer
+is released.
 
-An executor that died in mid-call is followed by one that finds what was recorded. Nothing recorded is sampled again, whatever the policy
-would say now. A call that is refused is not recorded: its attempts fail, and the next try of the shard makes it again.
+An executor that died in mid-call is followed by one that finds what was recorded. Nothing recorded is sampled again,
+whatever the policy would say now. A call that is refused is not recorded: its attempts fail, and the next try of the
+shard makes it again.
 """
 
 import threading
@@ -36,13 +38,16 @@ class CompletionSource(Protocol):
     """Whatever gives completions by model name, such as the client of a policy server."""
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request; raises `UserError` for what is refused, `TryAgain` or `Unavailable` where nobody answers."""
+        """The completions of each request; raises `UserError` for what is refused, `TryAgain` or `Unavailable` where
+        nobody answers.
+        """
 
 
 class CallLog(NamedTuple):
     """How the recorded calls of a shard are found by their event ids, and how new ones are appended.
 
-    `record` returns when the calls are stored. It says whether some of them stood there already, which then count in place of these.
+    `record` returns when the calls are stored. It says whether some of them stood there already, which then count in
+    place of these.
     """
 
     find: Callable[[Sequence[str]], Mapping[str, ModelCalled]]
@@ -61,14 +66,22 @@ SampleCalls = Callable[[str, Sequence[SampleRequest]], Sequence[Sampled | Refuse
 
 
 class CallRecorder:
-    """Answers calls from the log, or samples and records them. Its `lock` is held meanwhile: a policy's client is for one thread."""
+    """Answers calls from the log, or samples and records them.
+
+    Its `lock` is held meanwhile: a policy's client is for one thread.
+    """
 
     def __init__(self, policy: CompletionSource, blobs: Blobs, scanner: Scanner) -> None:
         self.policy, self.blobs, self.scanner = policy, blobs, scanner
         self.lock = threading.Lock()
 
     def record(
-        self, shard: RolloutShard, model: str, log: CallLog, requests: Mapping[CallKey, SampleRequest], sample: SampleCalls
+        self,
+        shard: RolloutShard,
+        model: str,
+        log: CallLog,
+        requests: Mapping[CallKey, SampleRequest],
+        sample: SampleCalls,
     ) -> dict[CallKey, ModelCalled | RefusedCall]:
         """Each call as it is recorded: found on the log, or sampled now and appended before this returns.
 
@@ -93,14 +106,21 @@ class CallRecorder:
             for key in sampled:
                 if (size := len(msgspec.json.encode(calls[key]))) > EVENT_LIMIT:
                     del calls[key]
-                    refused[key] = RefusedCall("flooded", f"a call's completions are {size:,} bytes, at most {EVENT_LIMIT:,}: ask for less")
+                    refused[key] = RefusedCall(
+                        "flooded", f"a call's completions are {size:,} bytes, at most {EVENT_LIMIT:,}: ask for less"
+                    )
             if calls and log.record(list(calls.values())):
-                return self.record(shard, model, log, requests, sample)  # another executor was first, and may have other completions
+                return self.record(
+                    shard, model, log, requests, sample
+                )  # another executor was first, and may have other completions
             recorded |= {ids[key]: call for key, call in calls.items()}
         return {key: refused.get(key) or recorded[id] for key, id in ids.items()}
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled | RefusedCall]:
-        """The policy's completions of each request. It refuses a list as a whole, so that each is then asked for by itself."""
+        """The policy's completions of each request.
+
+        It refuses a list as a whole, so that each is then asked for by itself.
+        """
         try:
             return list(self.policy.sample(model, requests))
         except (TryAgain, Unavailable):
@@ -160,10 +180,17 @@ class ShardCalls:
         """The ordinal and the completion of each call over the bridge, in order."""
 
     def answer(self, calls: Sequence[ScaffoldCall]) -> list[tuple[str, ...] | RefusedCall]:
-        """A text for each attempt, or the refusal, of each call by `model.complete`; raises `SecretFound` for one that holds a secret."""
+        """A text for each attempt, or the refusal, of each call by `model.complete`; raises `SecretFound` for one that
+        holds a secret.
+        """
         requests = {
             CallKey(call.item, call.ordinal): self._request(
-                CallKey(call.item, call.ordinal), call.prompt, call.choices, call.bias, self.shard.attempts, self.shard.max_tokens
+                CallKey(call.item, call.ordinal),
+                call.prompt,
+                call.choices,
+                call.bias,
+                self.shard.attempts,
+                self.shard.max_tokens,
             )
             for call in calls
         }
@@ -173,13 +200,17 @@ class ShardCalls:
         return [answer if isinstance(answer, RefusedCall) else answer.texts for answer in results]
 
     def answer_bridge(self, item: str, attempt: int, call: BridgeCall) -> BridgeAnswer:
-        """The completions or vectors of a call over a bridge; raises `UsageError` for a refused one, whose attempt has then failed."""
+        """The completions or vectors of a call over a bridge; raises `UsageError` for a refused one, whose attempt has
+        then failed.
+        """
         keys = [CallKey(item, bridge_ordinal(attempt, call, index)) for index, _ in enumerate(call.prompts)]
         if call.kind == "embedding":
             bytes_read = sum(len(text.encode()) for text in call.prompts)
             request = SampleRequest(prompt=call.body.decode(), n=0, temperature=0.0)
             with self._recorder.lock:
-                self._record_or_raise(EMBEDDINGS, {keys[0]: request}, lambda model, requests: [Sampled((), (), (), bytes_read)])
+                self._record_or_raise(
+                    EMBEDDINGS, {keys[0]: request}, lambda model, requests: [Sampled((), (), (), bytes_read)]
+                )
             vectors = tuple(hashed_ngrams(text, call.dimensions) for text in call.prompts)
             return BridgeAnswer(vectors=vectors, prompt_tokens=bytes_read)
         requests = {
@@ -187,7 +218,9 @@ class ShardCalls:
             for key, prompt in zip(keys, call.prompts, strict=True)
         }
         with self._recorder.lock:
-            self._bridge_uses[RolloutKey(item, attempt)] += [(key.ordinal, completion) for key in keys for completion in range(call.n)]
+            self._bridge_uses[RolloutKey(item, attempt)] += [
+                (key.ordinal, completion) for key in keys for completion in range(call.n)
+            ]
             calls = self._record_or_raise(self.shard.model, requests, self._recorder.sample)
         return BridgeAnswer(
             samples=tuple(
@@ -197,7 +230,10 @@ class ShardCalls:
         )
 
     def result(self, outcome: AttemptOutcome) -> AttemptResult:
-        """What came of an attempt, with the calls that it used. One that used a refused call has failed, whatever it answered."""
+        """What came of an attempt, with the calls that it used.
+
+        One that used a refused call has failed, whatever it answered.
+        """
         uses = [*outcome.uses, *self._bridge_uses.get(RolloutKey(outcome.item, outcome.attempt), ())]
         used = [(self._results.get(CallKey(outcome.item, ordinal)), completion) for ordinal, completion in uses]
         refused = next((call for call, _ in used if isinstance(call, RefusedCall)), None)
@@ -227,12 +263,16 @@ class ShardCalls:
     ) -> Mapping[CallKey, ModelCalled | RefusedCall]:
         answers = self._recorder.record(self.shard, model, self._log, requests, sample)
         self._results |= {
-            key: answer if isinstance(answer, RefusedCall) else codec.event_id(self.shard.run, ModelCalled, *answer.key())
+            key: answer
+            if isinstance(answer, RefusedCall)
+            else codec.event_id(self.shard.run, ModelCalled, *answer.key())
             for key, answer in answers.items()
         }
         return answers
 
-    def _record_or_raise(self, model: str, requests: Mapping[CallKey, SampleRequest], sample: SampleCalls) -> list[ModelCalled]:
+    def _record_or_raise(
+        self, model: str, requests: Mapping[CallKey, SampleRequest], sample: SampleCalls
+    ) -> list[ModelCalled]:
         try:
             answers = self._record(model, requests, sample)
         except SecretFound as secret:
@@ -245,7 +285,8 @@ class ShardCalls:
 
 
 def bridge_ordinal(attempt: int, call: BridgeCall, index: int) -> int:
-    """The ordinal of a call over a bridge, for the prompt at an index in it: 48 bits, beyond those that count the other calls.
+    """The ordinal of a call over a bridge, for the prompt at an index in it: 48 bits, beyond those that count the other
+    calls.
 
     It follows from what is asked and how often, not from when: a scaffold's threads arrive in any order.
     """

@@ -1,8 +1,10 @@
-"""Runs a scaffold in a process of its own. Started by `runtime/rollouts/host.py` as a script; imports nothing of evolog.
+"""Runs a scaffold in a process of its own. Started by `runtime/rollouts/host.py` as a script; imports nothing of
+evolog.
 
-It speaks JSON lines over the two descriptors that its arguments name. `solve` of many items runs in threads; when all of them wait
-for the model, their calls are sent together. All attempts at one item that ask the same share one call, and each gets the
-completion of its own number. A scaffold may call from threads of its own, but a call's ordinal is then its place of arrival.
+It speaks JSON lines over the two descriptors that its arguments name. `solve` of many items runs in threads; when all
+of them wait for the model, their calls are sent together. All attempts at one item that ask the same share one call,
+and each gets the completion of its own number. A scaffold may call from threads of its own, but a call's ordinal is
+then its place of arrival.
 """
 
 import ctypes
@@ -57,7 +59,10 @@ class Data:
 
 
 class CallBatcher:
-    """Gathers calls until all attempts wait for one. `active` counts items at work, `blocked` the threads that wait, which may be more."""
+    """Gathers calls until all attempts wait for one.
+
+    `active` counts items at work, `blocked` the threads that wait, which may be more.
+    """
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -113,7 +118,8 @@ class Model:
     def complete(self, prompt, choices=(), bias=()):
         """One completion of the prompt: one of `choices` if there are any, `bias` added to their logits.
 
-        Raises ValueError for a call that is malformed or too long, and RuntimeError, with the reason, for one that is refused.
+        Raises ValueError for a call that is malformed or too long, and RuntimeError, with the reason, for one that is
+        refused.
         """
         request = {
             "prompt": str(prompt),
@@ -165,9 +171,15 @@ def attempt_all(batcher, solve, data, item, attempts, results):
             try:
                 answer = solve(item, model, data)
                 if answer is not None and not isinstance(answer, str):
-                    outcome |= {"kind": "nonsense", "reason": f"solve returned {type(answer).__name__}, expected str or None"}
+                    outcome |= {
+                        "kind": "nonsense",
+                        "reason": f"solve returned {type(answer).__name__}, expected str or None",
+                    }
                 elif answer is not None and len(answer) > ANSWER_LIMIT:
-                    outcome |= {"kind": "nonsense", "reason": f"an answer of {len(answer)} characters, at most {ANSWER_LIMIT}"}
+                    outcome |= {
+                        "kind": "nonsense",
+                        "reason": f"an answer of {len(answer)} characters, at most {ANSWER_LIMIT}",
+                    }
                 elif answer is not None and not is_text(answer):
                     outcome |= {"kind": "nonsense", "reason": "the answer is no valid Unicode text"}
                 else:
@@ -210,7 +222,9 @@ def solve_all(channel, solve, data, items, attempts):
         group = [Item(*item) for item in items[at : at + BATCH_SIZE]]
         batcher.active = len(group)
         for item in group:
-            threading.Thread(target=attempt_all, args=(batcher, solve, data, item, attempts, results), daemon=True).start()
+            threading.Thread(
+                target=attempt_all, args=(batcher, solve, data, item, attempts, results), daemon=True
+            ).start()
         while asks := batcher.take():
             for part in frames(asks):
                 channel.send({"ask": [request for _, request in part]})

@@ -1,7 +1,9 @@
-"""Runs scaffolds as processes that `runtime/sandbox/launch.py` starts, and speaks with them over two pipes, in JSON lines.
+"""Runs scaffolds as processes that `runtime/sandbox/launch.py` starts, and speaks with them over two pipes, in JSON
+lines.
 
-`runtime/sandbox` limits what a scaffold can reach and use. Here its time, its output and the size of its calls are limited. What it may
-learn from comes through its pipe: the labels of its own folds alone, and no file is made of them. Nothing comes back but through pipes.
+`runtime/sandbox` limits what a scaffold can reach and use. Here its time, its output and the size of its calls are
+limited. What it may learn from comes through its pipe: the labels of its own folds alone, and no file is made of them.
+Nothing comes back but through pipes.
 """
 
 import json
@@ -108,7 +110,9 @@ class AttemptOutcome(msgspec.Struct, frozen=True):
 
 
 class _Frame(msgspec.Struct):
-    """What the child sends: that it is ready or failed to load, calls to answer, or the outcomes of a group of items."""
+    """What the child sends: that it is ready or failed to load, calls to answer, or the outcomes of a group
+    of items.
+    """
 
     ready: bool = False
     failed: str = ""
@@ -138,7 +142,12 @@ class ScaffoldProcess:
     """
 
     def __init__(
-        self, scaffold: Path, data: ScaffoldData, work: Path, limits: ScaffoldLimits = ScaffoldLimits(), kind: Kind = "bwrap"
+        self,
+        scaffold: Path,
+        data: ScaffoldData,
+        work: Path,
+        limits: ScaffoldLimits = ScaffoldLimits(),
+        kind: Kind = "bwrap",
     ) -> None:
         self._limits = limits
         self._buffer = bytearray()
@@ -147,13 +156,19 @@ class ScaffoldProcess:
         work.mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.mkdtemp(dir=work)  # a new one each time, in which no earlier process has left anything
         make_readable(scaffold)
-        read, self._in = os.pipe()  # of our own: a sandbox's keeper holds standard input and output open when its command has closed them
+        read, self._in = (
+            os.pipe()
+        )  # of our own: a sandbox's keeper holds standard input and output open when its command has closed them
         self._out, write = os.pipe()
         try:
             argv = [sys.executable, "-s", "-P", seen_at(kind, CHILD_INSIDE, CHILD), str(read), str(write)]
             binds = {CHILD_INSIDE: CHILD, SCAFFOLD_INSIDE: scaffold}
-            resources = sandbox.ResourceLimits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
-            self._child = Confined(kind, Command(argv, binds, SCAFFOLD_ENVIRONMENT, Path(self._folder), resources, (read, write)))
+            resources = sandbox.ResourceLimits(
+                memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size
+            )
+            self._child = Confined(
+                kind, Command(argv, binds, SCAFFOLD_ENVIRONMENT, Path(self._folder), resources, (read, write))
+            )
         except BaseException:
             os.close(self._in)
             os.close(self._out)
@@ -180,7 +195,10 @@ class ScaffoldProcess:
             raise
 
     def solve(self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: AnswerCalls) -> list[AttemptOutcome]:
-        """An outcome for each attempt at each (id, prompt), in order. After a failure of the process, `alive` is False."""
+        """An outcome for each attempt at each (id, prompt), in order.
+
+        After a failure of the process, `alive` is False.
+        """
         outcomes: dict[RolloutKey, AttemptOutcome] = {}
         ids, call_counts = {item for item, _ in items}, Counter[str]()
         kind: RolloutFailure = "nonsense"
@@ -196,7 +214,9 @@ class ScaffoldProcess:
                         call_counts[call.item] += 1
                         if call.item not in ids or call_counts[call.item] > self._limits.calls * attempts:
                             most = self._limits.calls * attempts
-                            raise ScaffoldStopped("flooded", f"calls for no item of its own, or more than {most} for one")
+                            raise ScaffoldStopped(
+                                "flooded", f"calls for no item of its own, or more than {most} for one"
+                            )
                     self._send({"answers": [_encoded(answer) for answer in answer_calls(frame.ask)]})
                 elif frame.done is not None:
                     for outcome in frame.done:
@@ -204,7 +224,9 @@ class ScaffoldProcess:
                     outcomes |= {RolloutKey(outcome.item, outcome.attempt): outcome for outcome in frame.done}
                     more = frame.more
                 else:
-                    raise ScaffoldStopped("nonsense", "the scaffold's process sent a frame that is neither a call nor an outcome")
+                    raise ScaffoldStopped(
+                        "nonsense", "the scaffold's process sent a frame that is neither a call nor an outcome"
+                    )
         except ScaffoldStopped as stopped:
             kind, reason = stopped.kind, str(stopped)
             self.close()
@@ -215,11 +237,15 @@ class ScaffoldProcess:
         ]
 
     def _check_outcome(self, outcome: AttemptOutcome, attempts: int) -> None:
-        """Raise `ScaffoldStopped` for an outcome that the child script does not send, unless a scaffold has tampered with it."""
+        """Raise `ScaffoldStopped` for an outcome that the child script does not send, unless a scaffold has tampered
+        with it.
+        """
         impossible = any(not 0 <= completion < attempts for _, completion in outcome.uses)
         longest = max(map(len, (outcome.answer or "", outcome.kind, outcome.reason)))
         if impossible or len(outcome.uses) > self._limits.calls or longest > ANSWER_LIMIT:
-            raise ScaffoldStopped("nonsense", "the scaffold's process sent an outcome that none of its attempts can have")
+            raise ScaffoldStopped(
+                "nonsense", "the scaffold's process sent an outcome that none of its attempts can have"
+            )
 
     @property
     def alive(self) -> bool:
@@ -241,7 +267,8 @@ class ScaffoldProcess:
     def _read_prints(self, stream: IO[bytes]) -> None:
         """Keep the last that the scaffold prints, and kill it where that floods.
 
-        It closes the stream itself: a process that the child left behind may hold the other end, and closing would wait for a read.
+        It closes the stream itself: a process that the child left behind may hold the other end, and closing would wait
+        for a read.
         """
         total = 0
         with stream:
@@ -306,7 +333,9 @@ class ScaffoldProcess:
 
 
 def make_readable(folder: Path) -> None:
-    """Let every account read a folder, where this process is root: its sandboxes run under another account, whatever root's umask is."""
+    """Let every account read a folder, where this process is root: its sandboxes run under another account, whatever
+    root's umask is.
+    """
     if os.geteuid() == 0:
         for path in (folder, *folder.rglob("*")):
             if not path.is_symlink():
@@ -314,9 +343,18 @@ def make_readable(folder: Path) -> None:
 
 
 def _check_call(call: ScaffoldCall) -> None:
-    """Raise `ScaffoldStopped` for a call that is too large. The child script refuses it too, unless a scaffold has tampered with it."""
-    if len(call.prompt) > PROMPT_LIMIT or len(call.choices) > CHOICES_LIMIT or sum(map(len, call.choices)) > PROMPT_LIMIT:
-        raise ScaffoldStopped("flooded", f"a call with a prompt of {len(call.prompt)} characters and {len(call.choices)} choices")
+    """Raise `ScaffoldStopped` for a call that is too large.
+
+    The child script refuses it too, unless a scaffold has tampered with it.
+    """
+    if (
+        len(call.prompt) > PROMPT_LIMIT
+        or len(call.choices) > CHOICES_LIMIT
+        or sum(map(len, call.choices)) > PROMPT_LIMIT
+    ):
+        raise ScaffoldStopped(
+            "flooded", f"a call with a prompt of {len(call.prompt)} characters and {len(call.choices)} choices"
+        )
 
 
 def _encoded(answer: Sequence[str] | RefusedCall) -> object:

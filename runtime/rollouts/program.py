@@ -1,7 +1,9 @@
-"""Runs scaffolds that are programs in SIA's style: `program.py --dataset_dir D --working_dir W` answers all items of a shard in one run.
+"""Runs scaffolds that are programs in SIA's style: `program.py --dataset_dir D --working_dir W` answers all items of a
+shard in one run.
 
-D holds what a scaffold may see, in the layout of SIA's LawBench; a task may add files of its own. W holds afterwards what the program
-answered, as `submission.csv` or as JSON in the shapes that SIA's evaluators read. How a program is started is a function, `LaunchProgram`.
+D holds what a scaffold may see, in the layout of SIA's LawBench; a task may add files of its own. W holds afterwards
+what the program answered, as `submission.csv` or as JSON in the shapes that SIA's evaluators read. How a program is
+started is a function, `LaunchProgram`.
 """
 
 import ast
@@ -32,12 +34,17 @@ PROGRAM_NAMES = ("target_agent.py", "reference_target_agent.py", "agent.py", "ma
 RELAY = Path(__file__).parent / "openai" / "relay.py"
 RELAY_INSIDE, SOCKET_INSIDE = "/evolog/bridge_relay.py", "/evolog/bridge.sock"
 CODE, DATASET, WORKING = "/code", "/data", "/workdir"
-"""Where a program finds its code, its dataset and its working directory; a launcher binds them, or puts its own paths in their place."""
+"""Where a program finds its code, its dataset and its working directory; a launcher binds them, or puts its own paths
+in their place.
+"""
 ANSWER_LIMIT = 16 * 1024
 """Characters of an answer."""
 OUTPUT_LIMIT = 4096
 """Bytes that are kept of what a program prints, the last ones."""
-NO_HTTP = "it reaches the model over HTTP, which Landlock's profile cannot give; run it on a host whose profile is bubblewrap's"
+NO_HTTP = (
+    "it reaches the model over HTTP, which Landlock's profile cannot give; run it on a host whose profile is "
+    "bubblewrap's"
+)
 GRACE = 10.0
 """Seconds beyond a program's time, in which the relay writes out its results."""
 
@@ -71,7 +78,9 @@ class ProgramResult(NamedTuple):
 
 
 LaunchProgram = Callable[[Sequence[str], Mapping[str, Path], Mapping[str, str]], ProgramResult]
-"""Runs Python with these arguments, these read-only folders by the path at which they appear, and this environment, beside a relay."""
+"""Runs Python with these arguments, these read-only folders by the path at which they appear, and this environment,
+beside a relay.
+"""
 
 
 def entry_of(files: Mapping[str, bytes]) -> str | None:
@@ -96,14 +105,21 @@ def _binds_solve(source: bytes) -> bool:
 
 
 def retarget(source: str) -> str:
-    """A program's source with `..._BASE_URL`, `..._MODEL` and `MODEL_NAME` read from the environment, so that it calls the policy."""
+    """A program's source with `..._BASE_URL`, `..._MODEL` and `MODEL_NAME` read from the environment, so that it calls
+    the policy.
+    """
     for name, variable in ((r"\w*BASE_URL", "OPENAI_BASE_URL"), (r"(?:\w*_)?MODEL(?:_NAME)?", "OPENAI_MODEL")):
-        source = re.sub(rf"^({name}\s*=\s*)([\"']).*?\2", rf'\1__import__("os").environ["{variable}"]', source, flags=re.MULTILINE)
+        source = re.sub(
+            rf"^({name}\s*=\s*)([\"']).*?\2", rf'\1__import__("os").environ["{variable}"]', source, flags=re.MULTILINE
+        )
     return source
 
 
 def write_code(folder: Path, files: Mapping[str, bytes]) -> str:
-    """Write a program's folder, each Python file as `retarget` changes it. Returns all of its Python as one text, for `environment`."""
+    """Write a program's folder, each Python file as `retarget` changes it.
+
+    Returns all of its Python as one text, for `environment`.
+    """
     sources = []
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +131,9 @@ def write_code(folder: Path, files: Mapping[str, bytes]) -> str:
 
 
 def environment(source: str, token: str, model: str) -> dict[str, str]:
-    """A program's environment variables: the bridge's token as every `..._API_KEY` that its source names, and the model's alias."""
+    """A program's environment variables: the bridge's token as every `..._API_KEY` that its source names, and the
+    model's alias.
+    """
     keys = {"OPENAI_API_KEY", *re.findall(r"\b[A-Z][A-Z0-9_]*_API_KEY\b", source)}
     return {**SCAFFOLD_ENVIRONMENT, "OPENAI_MODEL": model, **dict.fromkeys(sorted(keys), token)}
 
@@ -125,8 +143,8 @@ def write_dataset(
 ) -> None:
     """Write a dataset folder, with no answer to an item in it.
 
-    It holds `train.csv` with labels, `test.csv` with the items to answer, `classes.json`, `sample_submission.csv`, `task.md`, and the
-    task's own files (`extra`).
+    It holds `train.csv` with labels, `test.csv` with the items to answer, `classes.json`, `sample_submission.csv`,
+    `task.md`, and the task's own files (`extra`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     train = [(number, prompt, label) for number, (prompt, label) in enumerate(data.train)]
@@ -136,7 +154,9 @@ def write_dataset(
         "test.csv": _csv(("id", "text"), [(item.id, item.prompt) for item in items]),
         "sample_submission.csv": _csv(("id", "label"), [(item.id, first) for item in items]),
         "classes.json": msgspec.json.format(msgspec.json.encode(data.labels)),
-        "task.md": TASK.format(description=description, train=len(train), items=len(items), labels=len(data.labels)).encode(),
+        "task.md": TASK.format(
+            description=description, train=len(train), items=len(items), labels=len(data.labels)
+        ).encode(),
         **(extra or {}),
     }
     for name, content in files.items():
@@ -149,8 +169,8 @@ TASK = """{description}
 - `test.csv`: {items} items to answer, `id,text`
 - `classes.json`: the {labels} labels that there are
 
-Write `submission.csv` into the working directory, with the columns `id` and `label` and a row for every item of `test.csv`.
-The model is reached by OpenAI's API at `OPENAI_BASE_URL`, as `OPENAI_MODEL`.
+Write `submission.csv` into the working directory, with the columns `id` and `label` and a row for every item of
+`test.csv`. The model is reached by OpenAI's API at `OPENAI_BASE_URL`, as `OPENAI_MODEL`.
 """
 
 
@@ -164,13 +184,18 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
 
 def run(launch: LaunchProgram, code: Path, entry: str, dataset: Path, env: Mapping[str, str]) -> ProgramResult:
     """Run a program over a dataset folder."""
-    return launch([f"{CODE}/{entry}", "--dataset_dir", DATASET, "--working_dir", WORKING], {CODE: code, DATASET: dataset}, env)
+    return launch(
+        [f"{CODE}/{entry}", "--dataset_dir", DATASET, "--working_dir", WORKING], {CODE: code, DATASET: dataset}, env
+    )
 
 
-def outcomes(items: Sequence[Item], ended: ProgramResult, attempt: int = 0, seconds: float = 0.0) -> list[AttemptOutcome]:
+def outcomes(
+    items: Sequence[Item], ended: ProgramResult, attempt: int = 0, seconds: float = 0.0
+) -> list[AttemptOutcome]:
     """An outcome for each item. Answers count however the program ended.
 
-    An item that a program left out was answered with None where the program ended well, and else failed as the program did.
+    An item that a program left out was answered with None where the program ended well, and else failed as the program
+    did.
     """
     try:
         answers, twice = answers_in(ended.files)
@@ -185,10 +210,19 @@ def outcomes(items: Sequence[Item], ended: ProgramResult, attempt: int = 0, seco
     for item in items:
         answer = answers.get(item.id)
         if item.id in twice:
-            results.append(AttemptOutcome(item.id, attempt, kind="nonsense", reason="the program answered this item more than once"))
+            results.append(
+                AttemptOutcome(
+                    item.id, attempt, kind="nonsense", reason="the program answered this item more than once"
+                )
+            )
         elif answer is not None and len(answer) > ANSWER_LIMIT:
             results.append(
-                AttemptOutcome(item.id, attempt, kind="nonsense", reason=f"an answer of {len(answer)} characters, at most {ANSWER_LIMIT}")
+                AttemptOutcome(
+                    item.id,
+                    attempt,
+                    kind="nonsense",
+                    reason=f"an answer of {len(answer)} characters, at most {ANSWER_LIMIT}",
+                )
             )
         elif answer is None and kind:
             results.append(AttemptOutcome(item.id, attempt, kind=kind, reason=reason))
@@ -200,12 +234,14 @@ def outcomes(items: Sequence[Item], ended: ProgramResult, attempt: int = 0, seco
 def answers_in(files: Mapping[str, bytes]) -> tuple[dict[str, str], set[str]]:
     """The answers by item, and the items answered more than once, from the first file that holds any.
 
-    The order is: submission.csv, predictions.csv, the last of results/*.json by name, then responses.json, results*.json, submission*.json
-    and output*.json by name. Raises ValueError for a file that cannot be read.
+    The order is: submission.csv, predictions.csv, the last of results/*.json by name, then responses.json,
+    results*.json, submission*.json and output*.json by name. Raises ValueError for a file that cannot be read.
     """
     names = [name for name in ("submission.csv", "predictions.csv") if name in files]
     names += sorted((name for name in files if re.fullmatch(r"results/[^/]+\.json", name)), reverse=True)
-    names += [name for name in sorted(files) if re.fullmatch(r"responses\.json|(results|submission|output)[^/]*\.json", name)]
+    names += [
+        name for name in sorted(files) if re.fullmatch(r"responses\.json|(results|submission|output)[^/]*\.json", name)
+    ]
     for name in names:
         try:
             rows = list(_csv_rows(files[name]) if name.endswith(".csv") else _json_rows(files[name]))
@@ -244,13 +280,16 @@ def _first(row: Mapping[str, Any], *names: str) -> Any:
 
 
 def item_of_call(prompt: str, items: Sequence[Item]) -> str:
-    """The item that a program's call is about: the one with the longest prompt that occurs in the call's; empty where none does."""
+    """The item that a program's call is about: the one with the longest prompt that occurs in the call's; empty where
+    none does.
+    """
     inside = [item for item in items if item.prompt and item.prompt in prompt]
     return max(inside, key=lambda item: len(item.prompt)).id if inside else ""
 
 
 def read_tar(stream: IO[bytes], limits: OutputLimits = OutputLimits()) -> dict[str, bytes]:
-    """The regular files of a tar by relative path, and nothing else of it: no link, device or hole, no path that leads out.
+    """The regular files of a tar by relative path, and nothing else of it: no link, device or hole, no path that leads
+    out.
 
     Raises OutputTooLarge beyond the limits, where it stops reading, and ValueError for what is no tar.
     """
@@ -319,7 +358,9 @@ def launcher(
                 *(_with_path(argument, paths) for argument in arguments),
             ]
             environment = {**env, "HOME": paths[WORKING]}
-            resources = sandbox.ResourceLimits(memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size)
+            resources = sandbox.ResourceLimits(
+                memory=limits.memory, cpu_seconds=limits.cpu_seconds, file_size=limits.file_size
+            )
             child = Confined(kind, Command(argv, binds, environment, Path(working), resources, (write,)))
             os.close(write)
             try:
@@ -335,7 +376,10 @@ def _result(child: Confined, read: int, seconds: float, limits: OutputLimits) ->
     began = time.monotonic()
     kill_timer = threading.Timer(seconds + GRACE, child.kill)  # for a relay that was stopped, too
     output: deque[bytes] = deque(maxlen=OUTPUT_LIMIT // 256)
-    readers = [threading.Thread(target=_read_output, args=(stream, output), daemon=True) for stream in (child.stdout, child.stderr)]
+    readers = [
+        threading.Thread(target=_read_output, args=(stream, output), daemon=True)
+        for stream in (child.stdout, child.stderr)
+    ]
     for each in (kill_timer, *readers):
         each.start()
     child.stdin.close()

@@ -1,7 +1,8 @@
-"""Runs shards of rollouts: starts the scaffold in its sandbox, hands it the items, and gives back what came of each attempt.
+"""Runs shards of rollouts: starts the scaffold in its sandbox, hands it the items, and gives back what came of each
+attempt.
 
-A scaffold is one of three kinds. Most are an `agent.py` with `solve`, which has the model at hand. One that names openai reaches it over
-HTTP too. The third is a program in SIA's style, which answers all items in one run.
+A scaffold is one of three kinds. Most are an `agent.py` with `solve`, which has the model at hand. One that names
+openai reaches it over HTTP too. The third is a program in SIA's style, which answers all items in one run.
 """
 
 import functools
@@ -35,7 +36,9 @@ from tasks.contract import Item, Public, visible_train
 CALL_USE_SIZE = 48
 """Bytes that a used completion takes in an event, and more."""
 MAX_PROCESSES = 6
-"""Scaffold processes that a runner keeps: one for each train fold and one for all of train, so that each fits its data once."""
+"""Scaffold processes that a runner keeps: one for each train fold and one for all of train, so that each fits its data
+once.
+"""
 
 
 class ProcessKey(NamedTuple):
@@ -48,19 +51,29 @@ class ProcessKey(NamedTuple):
 
 
 class RolloutRunner:
-    """Runs shards, and keeps the scaffold processes that it has started. For one thread; bridges call it from threads of their own."""
+    """Runs shards, and keeps the scaffold processes that it has started.
+
+    For one thread; bridges call it from threads of their own.
+    """
 
     def __init__(
-        self, blobs: Blobs, work: Path, policy: CompletionSource, scanner: Scanner, limits: ScaffoldLimits = ScaffoldLimits()
+        self,
+        blobs: Blobs,
+        work: Path,
+        policy: CompletionSource,
+        scanner: Scanner,
+        limits: ScaffoldLimits = ScaffoldLimits(),
     ) -> None:
         self.blobs, self.work, self.scanner, self.limits = blobs, work, scanner, limits
         self._recorder = CallRecorder(policy, blobs, scanner)
         self._processes: OrderedDict[ProcessKey, ScaffoldProcess | BridgedScaffold] = OrderedDict()
 
     def run(self, shard: RolloutShard, public: Public, log: CallLog) -> list[AttemptResult]:
-        """A result for each attempt, by item in the shard's order; a scaffold that fails is a result and never an exception.
+        """A result for each attempt, by item in the shard's order; a scaffold that fails is a result and never an
+        exception.
 
-        Raises `Misconfigured` if this host cannot give the shard's sandbox, `TryAgain` or `Unavailable` where the policy or log is away.
+        Raises `Misconfigured` if this host cannot give the shard's sandbox, `TryAgain` or `Unavailable` where the
+        policy or log is away.
         """
         kind = provide(shard.sandbox).kind
         prompts = {item.id: item.prompt for items in (public.train, public.dev, public.test) for item in items}
@@ -104,7 +117,9 @@ class RolloutRunner:
         if self._is_clean(b"\n".join(payloads)):  # all at once, which is quicker
             return results
         return [
-            result if self._is_clean(payload) else _failed(result, "refused", "what the scaffold said held a known secret")
+            result
+            if self._is_clean(payload)
+            else _failed(result, "refused", "what the scaffold said held a known secret")
             for result, payload in zip(results, payloads, strict=True)
         ]
 
@@ -116,7 +131,13 @@ class RolloutRunner:
         return True
 
     def _run_program(
-        self, calls: ShardCalls, public: Public, files: Mapping[str, bytes], entry: str, items: Sequence[Item], kind: Kind
+        self,
+        calls: ShardCalls,
+        public: Public,
+        files: Mapping[str, bytes],
+        entry: str,
+        items: Sequence[Item],
+        kind: Kind,
     ) -> list[AttemptOutcome]:
         """Every attempt is a run of the program over all items; a call counts for the item whose prompt it holds."""
         data = _scaffold_data(public, calls.shard.fold)
@@ -135,7 +156,9 @@ class RolloutRunner:
                 began = time.monotonic()
                 budget = attempt_budget(self.limits, self.limits.cpu_seconds)
                 with Bridge(folder / "bridge.sock", answer, token=token, models=MODELS, budget=budget) as bridge:
-                    launch = program.launcher(kind, folder / "scratch", bridge.path, self.limits.cpu_seconds, self.limits)
+                    launch = program.launcher(
+                        kind, folder / "scratch", bridge.path, self.limits.cpu_seconds, self.limits
+                    )
                     env = program.environment(source, token, MODELS[0])
                     ended = program.run(launch, folder / "code", entry, folder / "data", env)
                 if bridge.failure is not None:
@@ -144,9 +167,15 @@ class RolloutRunner:
         order = {item.id: index for index, item in enumerate(items)}
         return sorted(outcomes, key=lambda outcome: (order[outcome.item], outcome.attempt))
 
-    def _process(self, shard: RolloutShard, public: Public, http: bool, kind: Kind) -> ScaffoldProcess | BridgedScaffold:
+    def _process(
+        self, shard: RolloutShard, public: Public, http: bool, kind: Kind
+    ) -> ScaffoldProcess | BridgedScaffold:
         """A scaffold process over the shard's data: one that is kept and lives, or a new one."""
-        learns_from = [public.digests["train"], str(shard.fold), *public.labels]  # an audit offers the labels in another order
+        learns_from = [
+            public.digests["train"],
+            str(shard.fold),
+            *public.labels,
+        ]  # an audit offers the labels in another order
         digest = hashlib.sha256("\0".join(learns_from).encode()).hexdigest()
         key = ProcessKey(shard.scaffold, digest, kind)
         process = self._processes.pop(key, None)
@@ -171,7 +200,9 @@ def _fit_event(result: AttemptResult) -> AttemptResult:
     """The result; of one that used more completions than an event can hold, the failure that this is."""
     if len(result.uses) * CALL_USE_SIZE < EVENT_LIMIT:
         return result
-    return _failed(result, "flooded", f"an attempt that used {len(result.uses):,} completions, more than an event can hold")
+    return _failed(
+        result, "flooded", f"an attempt that used {len(result.uses):,} completions, more than an event can hold"
+    )
 
 
 def _failed(result: AttemptResult, kind: RolloutFailure, reason: str) -> AttemptResult:

@@ -1,4 +1,6 @@
-"""A shard of rollouts as a value: what is to be run together, what came of each attempt, and the facts that a request gets for it."""
+"""A shard of rollouts as a value: what is to be run together, what came of each attempt, and the facts that a request
+gets for it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -64,7 +66,9 @@ def failed_attempts(items: Sequence[str], attempts: int, kind: RolloutFailure, r
 
 
 def facts_of(request: str, requested: RolloutsRequested, results: Sequence[AttemptResult]) -> list[Fact]:
-    """A `TrajectoryRecorded` or a `RolloutFailed` for each result, in answer to the request whose event id is `request`."""
+    """A `TrajectoryRecorded` or a `RolloutFailed` for each result, in answer to the request whose event id is
+    `request`.
+    """
     return [
         RolloutFailed(
             request=request,

@@ -15,16 +15,23 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)\Z")
 
 
 def parse(text: str) -> Budget:
-    """The budget that a text describes; an empty text sets no limit. k and M are thousands and millions. Raises `UsageError`."""
+    """The budget that a text describes; an empty text sets no limit. k and M are thousands and millions.
+
+    Raises `UsageError`.
+    """
     limits: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, amount = part.partition("=")
         match = _AMOUNT.match(amount)
         if name not in ("rollouts", "tokens", "usd") or not match or name in limits:
-            raise UsageError(f"{part!r} is no budget; write it as in --budget rollouts=100k,tokens=2M,usd=20, each at most once.")
+            raise UsageError(
+                f"{part!r} is no budget; write it as in --budget rollouts=100k,tokens=2M,usd=20, each at most once."
+            )
         value = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()]
         limit = value * 1e6 if name == "usd" else value
         if limit > LARGEST:
-            raise UsageError(f"The limit on {name} is above any that can be kept; leave {name} out of --budget for no limit.")
+            raise UsageError(
+                f"The limit on {name} is above any that can be kept; leave {name} out of --budget for no limit."
+            )
         limits[name] = math.floor(limit)
     return Budget(rollouts=limits.get("rollouts"), tokens=limits.get("tokens"), micro_usd=limits.get("usd"))

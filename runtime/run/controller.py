@@ -1,7 +1,8 @@
-"""Drives every unfinished run: reads the log from where the oldest of them began, folds, decides, and appends what is not recorded yet.
+"""Drives every unfinished run: reads the log from where the oldest of them began, folds, decides, and appends what is
+not recorded yet.
 
-After a restart it decides again what is recorded, and goes on where the record ends. Two controllers do no harm: the head of a run
-refuses the slower one's decision, which then starts over from the log.
+After a restart it decides again what is recorded, and goes on where the record ends. Two controllers do no harm: the
+head of a run refuses the slower one's decision, which then starts over from the log.
 """
 
 import asyncio
@@ -133,7 +134,10 @@ class Controller:
                 try:
                     made = codec.decode_at(stored.subject, stored.data).data
                 except codec.Unreadable as wrong:
-                    self._abandon(run, CheckFailed(f"Sequence {stored.sequence}, a decision of run {run}, cannot be read: {wrong}."))
+                    self._abandon(
+                        run,
+                        CheckFailed(f"Sequence {stored.sequence}, a decision of run {run}, cannot be read: {wrong}."),
+                    )
                     break
                 assert isinstance(made, DecisionMade)
                 self._heads.setdefault(run, Head()).advance(made, stored.sequence)
@@ -159,7 +163,10 @@ class Controller:
         if session.decisions > head.number:
             await self._append(run, head, decision)
         elif session.decisions == head.number and not self._same(decision, head):
-            difference = f"Run {run} was decided by other code than this: decision {head.number} differs, so the run is left as it stands. "
+            difference = (
+                f"Run {run} was decided by other code than this: decision {head.number} differs, so the run "
+                "is left as it stands. "
+            )
             self._abandon(run, CheckFailed(f"{difference}Finish it with the version that started it, or fork it."))
             return
         if isinstance(decision.events[-1].data, RunFinished):
@@ -186,7 +193,10 @@ class Controller:
 
     async def _append(self, run: str, head: Head, decision: Decision) -> None:
         if len(decision.events) > BATCH_LIMIT:
-            raise CheckFailed(f"A decision of {len(decision.events)} events does not fit one batch of {BATCH_LIMIT}; use larger shards.")
+            raise CheckFailed(
+                f"A decision of {len(decision.events)} events does not fit one batch of {BATCH_LIMIT}; use larger "
+                "shards."
+            )
         messages = decision.messages(head.sequence)
         self.scanner.check(b"\n".join(message.payload for message in messages))
         made = decision.made

@@ -1,8 +1,8 @@
 """What a run does next: start, evaluate, ask for feedback, update weights, accept or reject a candidate, finish.
 
-The budget is checked here. Which candidate is accepted is the strategy's rule (`algorithms/search`).
-The state moves from barrier to barrier, and what is due at a barrier follows from the state alone, whichever event came last.
-So the order in which attempts are scored decides nothing.
+The budget is checked here. Which candidate is accepted is the strategy's rule (`algorithms/search`). The state moves
+from barrier to barrier, and what is due at a barrier follows from the state alone, whichever event came last. So the
+order in which attempts are scored decides nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ from runtime.run.state import RunState, ShardProgress, WeightUpdate, initial, ne
 def decide(state: RunState, event: Event, version: int) -> list[Fact]:
     """What is due now; nothing while the run is paused, and nothing between barriers.
 
-    What is due follows from the state alone, so `event` decides nothing. Rules by version: 2 seals batches with the parent's optimiser
-    state, 3 waits for the auditor where it may act.
+    What is due follows from the state alone, so `event` decides nothing. Rules by version: 2 seals batches with the
+    parent's optimiser state, 3 waits for the auditor where it may act.
     """
     del event
     started = state.started
@@ -85,14 +85,21 @@ def _evaluation(state: RunState, started: RunStarted) -> list[RolloutsRequested]
     pair = state.current.scaffold, state.current.adapter
     return [
         *_requests(state, started, _Rollouts("dev", 1, *pair, attempts=1, temperature=0.0), [(-1, started.items.dev)]),
-        *_requests(state, started, _Rollouts("probe", 1, *pair, started.group_size, temperature=1.0), list(enumerate(started.items.probe))),
+        *_requests(
+            state,
+            started,
+            _Rollouts("probe", 1, *pair, started.group_size, temperature=1.0),
+            list(enumerate(started.items.probe)),
+        ),
     ]
 
 
 def _requests(state: RunState, started: RunStarted, rollouts: _Rollouts, folds: _Folds) -> list[RolloutsRequested]:
     """The rollouts in shards of at most `shard_size` attempts, each within one fold."""
     width = max(1, started.shard_size // rollouts.attempts)
-    parts = [(fold, tuple(items[index : index + width])) for fold, items in folds for index in range(0, len(items), width)]
+    parts = [
+        (fold, tuple(items[index : index + width])) for fold, items in folds for index in range(0, len(items), width)
+    ]
     return [
         RolloutsRequested(
             generation=state.generation,
@@ -124,19 +131,30 @@ def _affordable(state: RunState, started: RunStarted, rollouts: int) -> bool:
 
 def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
     assert state.current
-    dev = [result for shard in state.shards.values() if shard.requested.purpose == "dev" for result in shard.results.values()]
+    dev = [
+        result
+        for shard in state.shards.values()
+        if shard.requested.purpose == "dev"
+        for result in shard.results.values()
+    ]
     rewards = [result.reward for result in dev if result is not None]
     failed = len(dev) - len(rewards)
     estimate = mean_reward(rewards) if rewards else None
     probe = group_statistics(
         [
-            [result.reward for attempt in range(shard.requested.attempts) if (result := shard.results[item, attempt]) is not None]
+            [
+                result.reward
+                for attempt in range(shard.requested.attempts)
+                if (result := shard.results[item, attempt]) is not None
+            ]
             for shard in state.shards.values()
             if shard.requested.purpose == "probe"
             for item in shard.requested.items
         ]
     )
-    verdict = chain.judge(estimate.mean if estimate else 0.0, state.best.score if state.best else None, failed, len(dev))
+    verdict = chain.judge(
+        estimate.mean if estimate else 0.0, state.best.score if state.best else None, failed, len(dev)
+    )
     if not estimate:
         return [_rejected(state, verdict.reason)]
     evaluated = CandidateEvaluated(
@@ -159,7 +177,9 @@ def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
     )
     if not verdict.accepted:
         return [evaluated, _rejected(state, verdict.reason)]
-    accepted = CandidateAccepted(generation=state.generation, candidate=state.current.id, score=estimate.mean, reason=verdict.reason)
+    accepted = CandidateAccepted(
+        generation=state.generation, candidate=state.current.id, score=estimate.mean, reason=verdict.reason
+    )
     return [evaluated, accepted]
 
 
@@ -175,7 +195,12 @@ def _next_generation(state: RunState, started: RunStarted, version: int) -> list
         return [_finished(state, "the first scaffold could not be evaluated")]
     if state.stop_reason or state.audit_stop_reason:
         return [_finished(state, state.stop_reason or state.audit_stop_reason)]
-    if version >= 3 and started.on_drift and state.accepted and state.last_audited_generation < state.accepted[-1].generation:
+    if (
+        version >= 3
+        and started.on_drift
+        and state.accepted
+        and state.last_audited_generation < state.accepted[-1].generation
+    ):
         return []  # until the auditor has looked
     generations_left = started.generations + state.rebaselined - state.generation
     if generations_left <= 0:
@@ -257,9 +282,13 @@ def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
 
 
 def _hints(state: RunState, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
-    """One attempt at each item this round did not solve, hinted with the true answer; none if not ordered, already made or too dear."""
+    """One attempt at each item this round did not solve, hinted with the true answer; none if not ordered, already made
+    or too dear.
+    """
     solved = solved_items(state.shards.values())
-    folds = [(fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(state.shards)]
+    folds = [
+        (fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(state.shards)
+    ]
     cost = sum(len(items) for _, items in folds)
     if not update.requested.hints or update.hinted or not _affordable(state, started, cost + evaluation_cost(started)):
         return []

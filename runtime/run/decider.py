@@ -1,12 +1,14 @@
 """What a decider is, and the session that feeds it one run's events and gives its decisions as batches of bytes.
 
-A decider is three pure functions: `initial(run)`, `evolve(state, event) -> state` and `decide(state, event, version) -> facts`; evolve
-comes first. Everything it needs from outside arrives in events. The session folds a decision's own outputs at once and skips them when
-they come back from the log. Every replay does the same, which is why both arrive at the same bytes.
+A decider is three pure functions: `initial(run)`, `evolve(state, event) -> state` and `decide(state, event, version) ->
+facts`; evolve comes first. Everything it needs from outside arrives in events. The session folds a decision's own
+outputs at once and skips them when they come back from the log. Every replay does the same, which is why both arrive at
+the same bytes.
 
-A deliberate change of what is decided is a step of the version, and `decide` goes on knowing the rules before it: a recorded decision is
-decided again under the version in its head, a new one under the present version. So a run that older code began goes on, by the new
-rules from its next decision on. A field that decided facts gain is left out of decisions of versions before it (`Fact.SINCE`).
+A deliberate change of what is decided is a step of the version, and `decide` goes on knowing the rules before it: a
+recorded decision is decided again under the version in its head, a new one under the present version. So a run that
+older code began goes on, by the new rules from its next decision on. A field that decided facts gain is left out of
+decisions of versions before it (`Fact.SINCE`).
 """
 
 import hashlib
@@ -50,19 +52,25 @@ class Decision(NamedTuple):
         return made
 
     def messages(self, head_sequence: int) -> list[Message]:
-        """The atomic batch. Its first message is fenced by the last sequence on the run's head; the others must be new."""
+        """The atomic batch.
+
+        Its first message is fenced by the last sequence on the run's head; the others must be new.
+        """
         subjects = [event.subject for event in self.events]
         expected = [head_sequence] + [0] * (len(subjects) - 1)
         return [Message(*parts) for parts in zip(subjects, self.payloads, expected, strict=True)]
 
 
 class DecisionSession(Generic[State]):
-    """One run as its decider sees it: fed with the run's events in the order of the log, it gives the decisions in order.
+    """One run as its decider sees it: fed with the run's events in the order of the log, it gives the decisions in
+    order.
 
     `versions` are those of the recorded decisions by number: a recorded decision is made again by its own rules.
     """
 
-    def __init__(self, decider: Decider[State], run: str, source: str = "controller", versions: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, decider: Decider[State], run: str, source: str = "controller", versions: Mapping[int, int] | None = None
+    ) -> None:
         self.decider = decider
         self.run = run
         self.source = source
@@ -104,7 +112,9 @@ class DecisionSession(Generic[State]):
                 payloads.append(codec.encode(events[-1], version))
                 self._fold(events[-1], payloads[-1])
             facts = self.decider.decide(self.state, cause, version)
-        made = DecisionMade(number=self.decisions, input=cause.id, decider=version, digest=self._chain, outputs=len(events))
+        made = DecisionMade(
+            number=self.decisions, input=cause.id, decider=version, digest=self._chain, outputs=len(events)
+        )
         head = self._event(made, cause, time)
         self._own.update(event.id for event in (head, *events))
         return Decision(cause, [head, *events], [codec.encode(head, version), *payloads])

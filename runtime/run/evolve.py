@@ -13,7 +13,14 @@ from events.kinds import AuditLever
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, RunFinished, RunPaused, RunResumed, RunStarted
-from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
+from events.weights import (
+    AdapterPublished,
+    AdapterRejected,
+    AdapterServed,
+    TrainingBatchSealed,
+    WeightUpdateFailed,
+    WeightUpdateFinished,
+)
 from runtime.run.fork import forked
 from runtime.run.state import Phase, RunState, ScoredAttempt, ShardProgress, WeightUpdate, in_phase, new_candidate
 
@@ -22,14 +29,20 @@ SOLVED = 1.0
 
 
 def evolve(state: RunState, event: Event) -> RunState:
-    """The state after the event. Facts that no decision depends on leave it as it is, and so do answers that come too late."""
+    """The state after the event.
+
+    Facts that no decision depends on leave it as it is, and so do answers that come too late.
+    """
     match event.data:
         # the many come first
         case ModelCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=price):
             return replace(state, tokens=state.tokens + prompt + completion, micro_usd=state.micro_usd + price)
         case TrajectoryScored(request=request, item=item, attempt=attempt, trajectory=trajectory, reward=reward):
             return _with_result(state, request, (item, attempt), ScoredAttempt(trajectory, reward))
-        case ScoringFailed(request=request, item=item, attempt=attempt) | RolloutFailed(request=request, item=item, attempt=attempt):
+        case (
+            ScoringFailed(request=request, item=item, attempt=attempt)
+            | RolloutFailed(request=request, item=item, attempt=attempt)
+        ):
             return _with_result(state, request, (item, attempt), None)
         # the run
         case RunStarted() as started if state.started is None:
@@ -50,14 +63,18 @@ def evolve(state: RunState, event: Event) -> RunState:
         case ScaffoldRequested() | FeedbackRequested():
             return in_phase(state, "proposing")
         case AgentCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price):
-            return replace(state, tokens=state.tokens + prompt + completion, micro_usd=state.micro_usd + (known_price or 0))
+            return replace(
+                state, tokens=state.tokens + prompt + completion, micro_usd=state.micro_usd + (known_price or 0)
+            )
         case LeverChosen(generation=generation, lever="stop", reason=reason) if _proposing(state, generation):
             return in_phase(state, "next", stop_reason=reason)
         case ProposalFailed(generation=generation, reason=reason) if _proposing(state, generation):
             return in_phase(state, "next", rejection=reason)
         case ScaffoldProposed(generation=generation, scaffold=scaffold) if _proposing(state, generation):
             adapter, optimizer_state = (state.best.adapter, state.best.optimizer_state) if state.best else ("", "")
-            current = new_candidate(event.run, generation, scaffold, adapter, "scaffold" if generation else "start", optimizer_state)
+            current = new_candidate(
+                event.run, generation, scaffold, adapter, "scaffold" if generation else "start", optimizer_state
+            )
             return in_phase(state, "evaluate", current=current)
         case WeightUpdateRequested(generation=generation) as wanted if _proposing(state, generation) and state.best:
             update = WeightUpdate(wanted, state.best.adapter, state.best.adapter, state.best.optimizer_state)
@@ -67,12 +84,18 @@ def evolve(state: RunState, event: Event) -> RunState:
             return _with_request(in_phase(state, "playing"), event.id, requested)
         case TrainingBatchSealed():
             assert state.update
-            update = replace(state.update, solved=state.update.solved | solved_items(state.shards.values()), hinted=False)
+            update = replace(
+                state.update, solved=state.update.solved | solved_items(state.shards.values()), hinted=False
+            )
             return in_phase(state, "training", update=update, history={**state.history, **state.shards}, shards={})
-        case AdapterPublished(generation=generation, round=number, state=left) if _in_round(state, generation, number, "training"):
+        case AdapterPublished(generation=generation, round=number, state=left) if _in_round(
+            state, generation, number, "training"
+        ):
             assert state.update
             return in_phase(state, "serving", update=replace(state.update, published_state=left))
-        case AdapterServed(generation=generation, round=number, adapter=adapter) if _in_round(state, generation, number, "serving"):
+        case AdapterServed(generation=generation, round=number, adapter=adapter) if _in_round(
+            state, generation, number, "serving"
+        ):
             assert state.update
             update = replace(state.update, adapter=adapter, optimizer_state=state.update.published_state)
             return in_phase(state, "round_done", update=update)
@@ -109,7 +132,12 @@ def _proposing(state: RunState, generation: int) -> bool:
 
 
 def _in_round(state: RunState, generation: int, number: int, *phases: Phase) -> bool:
-    return state.phase in phases and state.update is not None and generation == state.generation and number == state.update.round
+    return (
+        state.phase in phases
+        and state.update is not None
+        and generation == state.generation
+        and number == state.update.round
+    )
 
 
 def _with_result(state: RunState, request: str, key: tuple[str, int], result: ScoredAttempt | None) -> RunState:
@@ -136,7 +164,9 @@ def _with_request(state: RunState, id: str, requested: RolloutsRequested) -> Run
             rollouts=update.rollouts + rollouts,
             requests={**update.requests, number: (*update.requests.get(number, ()), id)},
         )
-    return replace(state, rollouts=state.rollouts + rollouts, shards={**state.shards, id: ShardProgress(requested)}, update=update)
+    return replace(
+        state, rollouts=state.rollouts + rollouts, shards={**state.shards, id: ShardProgress(requested)}, update=update
+    )
 
 
 def _with_reissue(state: RunState, id: str, requested: RolloutsRequested) -> RunState:
@@ -144,21 +174,29 @@ def _with_reissue(state: RunState, id: str, requested: RolloutsRequested) -> Run
     parent_id = next(old for old, parent_request in state.reissued.items() if parent_request == requested)
     update = state.update
     if update:
-        requests = {number: tuple(id if old == parent_id else old for old in ids) for number, ids in update.requests.items()}
+        requests = {
+            number: tuple(id if old == parent_id else old for old in ids) for number, ids in update.requests.items()
+        }
         update = replace(update, requests=requests)
     return replace(
         state,
         reissued={old: parent_request for old, parent_request in state.reissued.items() if old != parent_id},
-        shards=dict((id, ShardProgress(requested)) if old == parent_id else (old, shard) for old, shard in state.shards.items()),
+        shards=dict(
+            (id, ShardProgress(requested)) if old == parent_id else (old, shard) for old, shard in state.shards.items()
+        ),
         update=update,
     )
 
 
-def _with_finished_update(state: RunState, run: str, update: WeightUpdate | None, finished: WeightUpdateFinished) -> RunState:
+def _with_finished_update(
+    state: RunState, run: str, update: WeightUpdate | None, finished: WeightUpdateFinished
+) -> RunState:
     assert update and state.best
     if finished.adapter == update.parent_adapter:
         return in_phase(state, "next", rejection=f"the update changed nothing: {finished.reason}")
-    current = new_candidate(run, state.generation, state.best.scaffold, finished.adapter, "weights", update.optimizer_state)
+    current = new_candidate(
+        run, state.generation, state.best.scaffold, finished.adapter, "weights", update.optimizer_state
+    )
     return in_phase(state, "evaluate", current=current)
 
 
@@ -171,7 +209,9 @@ def _with_release(state: RunState, released: AuditReleased) -> RunState:
         case "freeze":
             return _with_frozen(state, released.lever)
         case "rollback":
-            before = [candidate for candidate in state.accepted if candidate.generation < released.generation] or state.accepted[:1]
+            before = [
+                candidate for candidate in state.accepted if candidate.generation < released.generation
+            ] or state.accepted[:1]
             return replace(_with_frozen(state, released.lever), rollback_to=before[-1].id if before else "")
         case "stop":
             return replace(state, audit_stop_reason=f"the auditor found drift since generation {released.generation}")

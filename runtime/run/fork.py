@@ -1,7 +1,7 @@
 """The state in which a fork begins, made of its parent's, and the index from which its scores can be compared.
 
-A fork's past is folded first. Then its own `run_started` takes the place of its parent's, and what the past had asked for without
-an answer is asked for again, in the fork's name.
+A fork's past is folded first. Then its own `run_started` takes the place of its parent's, and what the past had asked
+for without an answer is asked for again, in the fork's name.
 """
 
 from collections.abc import Iterable
@@ -17,12 +17,17 @@ from runtime.run.state import RunState, in_phase, new_candidate
 def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -> RunState:
     """The state in which a fork begins; `state` and `before` are its parent's.
 
-    Where scores mean something else in the fork, its first generation changes nothing and evaluates the best candidate again. That
-    generation counts for none.
+    Where scores mean something else in the fork, its first generation changes nothing and evaluates the best candidate
+    again. That generation counts for none.
     """
     rebaseline = scores_not_comparable(before, started)
     # what the parent accepted is audited in the parent, if at all
-    state = replace(state, started=started, paused=False, last_audited_generation=state.accepted[-1].generation if state.accepted else -1)
+    state = replace(
+        state,
+        started=started,
+        paused=False,
+        last_audited_generation=state.accepted[-1].generation if state.accepted else -1,
+    )
     if rebaseline or not started.on_drift:  # what the auditor found is about other scores, or is not asked about
         state = replace(state, frozen=(), rollback_to="", audit_stop_reason="")
     if rebaseline:
@@ -41,7 +46,9 @@ def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -
             return in_phase(state, "reissue" if unanswered else "playing", reissued=unanswered, waiting=0)
         case "training" | "serving":
             return in_phase(state, "seal")
-        case "new" | "evaluate" | "reissue" | "seal" | "round_done" | "next":  # at a barrier, from which the fork decides by itself
+        case (
+            "new" | "evaluate" | "reissue" | "seal" | "round_done" | "next"
+        ):  # at a barrier, from which the fork decides by itself
             return state
         case _:
             assert_never(state.phase)
@@ -63,8 +70,13 @@ def _without_rollouts(state: RunState) -> RunState:
 
 
 def scores_not_comparable(before: RunStarted, started: RunStarted) -> bool:
-    """Whether scores mean something else in a fork than in its parent: another verifier, base model, or length of completions."""
-    return any(getattr(before, name) != getattr(started, name) for name in ("verifier", "verifier_code", "base_model", "max_tokens"))
+    """Whether scores mean something else in a fork than in its parent: another verifier, base model, or length of
+    completions.
+    """
+    return any(
+        getattr(before, name) != getattr(started, name)
+        for name in ("verifier", "verifier_code", "base_model", "max_tokens")
+    )
 
 
 def comparable_from(facts: Iterable[Fact]) -> int:

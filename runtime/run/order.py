@@ -27,7 +27,11 @@ from tasks.loading import Task, known, load
 if TYPE_CHECKING:
     from runtime.policies.bases import BuildProgress
 
-LEVERS: Mapping[str, tuple[Lever, ...]] = {"both": ("scaffold", "weights"), "scaffold": ("scaffold",), "weights": ("weights",)}
+LEVERS: Mapping[str, tuple[Lever, ...]] = {
+    "both": ("scaffold", "weights"),
+    "scaffold": ("scaffold",),
+    "weights": ("weights",),
+}
 """The levers by the name of their choice."""
 ON_DRIFT: Mapping[str, OnDrift] = {"off": "", "freeze": "freeze", "rollback": "rollback", "stop": "stop"}
 """What the auditor may do to a run when it finds drift, by the name of its choice."""
@@ -101,11 +105,15 @@ def check_packages(order: RunOrder, task: Task, *, trained_here: bool) -> None:
         needed += ["torch", "peft"]
     if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
         less = "" if {"numpy", "safetensors", "transformers"} & set(missing) else ", or ask for --levers scaffold"
-        raise Misconfigured(f"A run with --levers {order.levers} needs {' and '.join(missing)}: pip install 'evolog[policy,tasks]'{less}.")
+        raise Misconfigured(
+            f"A run with --levers {order.levers} needs {' and '.join(missing)}: pip install "
+            f"'evolog[policy,tasks]'{less}."
+        )
 
 
 def put_base_model(policy: str, task: Task, public: Public, blobs: Blobs, progress: "BuildProgress") -> str:
-    """Put a policy's base model among the blobs; the digest of its folder. It is pre-trained first if it is not in the cache.
+    """Put a policy's base model among the blobs; the digest of its folder. It is pre-trained first if it is not in the
+    cache.
 
     `progress` hears the step, the number of steps and the loss.
     """
@@ -115,7 +123,10 @@ def put_base_model(policy: str, task: Task, public: Public, blobs: Blobs, progre
 
 
 def put_verifier(named: str, task: Task, blobs: Blobs) -> tuple[str, str]:
-    """Put another verifier's text among the blobs; its name with version, and the blob's digest. Raises as `Task.with_verifier`."""
+    """Put another verifier's text among the blobs; its name with version, and the blob's digest.
+
+    Raises as `Task.with_verifier`.
+    """
     text = task.verifier_text(named)
     return task.with_verifier(text, named).verifier, blobs.put(text.encode())
 
@@ -134,13 +145,18 @@ def order_run(order: RunOrder, blobs: Blobs, progress: "BuildProgress") -> RunSt
 def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunStarted:
     """The event that begins an ordered run. It holds all from outside that the run's decisions depend on.
 
-    Raises `Misconfigured` for a task with too many train items, and `UsageError` for a budget below the first evaluation.
+    Raises `Misconfigured` for a task with too many train items, and `UsageError` for a budget below the first
+    evaluation.
     """
     folds = tuple(tuple(example.id for example in public.train if example.fold == fold) for fold in range(FOLDS))
     probed = next(fold for fold in range(FOLDS) if folds[fold])
-    drawn = random.Random(derive_seed(order.seed, "probe")).sample(sorted(folds[probed]), min(PROBE_ITEMS, len(folds[probed])))
+    drawn = random.Random(derive_seed(order.seed, "probe")).sample(
+        sorted(folds[probed]), min(PROBE_ITEMS, len(folds[probed]))
+    )
     started = RunStarted(
-        task=order.task if order.task in known() else str(task.folder),  # the services may have been started in another folder
+        task=order.task
+        if order.task in known()
+        else str(task.folder),  # the services may have been started in another folder
         seed=order.seed,
         levers=LEVERS[order.levers],
         generations=task.generations if order.generations is None else order.generations,
@@ -162,12 +178,14 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
     shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
     if shards >= BATCH_LIMIT:
         raise Misconfigured(
-            f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round; at most {BATCH_LIMIT - 1} fit one decision."
+            f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round; at most "
+            f"{BATCH_LIMIT - 1} fit one decision."
         )
     limit = started.budget.rollouts
     if limit is not None and limit < evaluation_cost(started):
         raise UsageError(
-            f"A budget of {limit} rollouts does not cover the first evaluation, which plays {evaluation_cost(started)}; "
+            f"A budget of {limit} rollouts does not cover the first evaluation, which plays "
+            f"{evaluation_cost(started)}; "
             f"give --budget rollouts={evaluation_cost(started)} or more."
         )
     return started

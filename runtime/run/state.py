@@ -1,4 +1,7 @@
-"""The state of a run: all that its next decision depends on. A state is a value: `evolve` makes the next one and changes none."""
+"""The state of a run: all that its next decision depends on.
+
+A state is a value: `evolve` makes the next one and changes none.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -105,7 +108,8 @@ class RunState(msgspec.Struct, frozen=True):
     reissued: Mapping[str, RolloutsRequested] = {}
     """Of a fork: its parent's requests that were not answered, by id, to be made again."""
     rebaselined: int = 0
-    """Generations in which a fork changed nothing, and evaluated its best candidate by scores that mean something else."""
+    """Generations in which a fork changed nothing, and evaluated its best candidate by scores that mean something else.
+    """
     accepted: tuple[Candidate, ...] = ()
     """The candidates that were accepted, the start first."""
     frozen: tuple[str, ...] = ()
@@ -132,11 +136,15 @@ def in_phase(state: RunState, phase: Phase, **changes: Any) -> RunState:
     return msgspec.structs.replace(state, phase=phase, **changes)
 
 
-def new_candidate(run: str, generation: int, scaffold: str, adapter: str, lever: CandidateOrigin, optimizer_state: str) -> Candidate:
+def new_candidate(
+    run: str, generation: int, scaffold: str, adapter: str, lever: CandidateOrigin, optimizer_state: str
+) -> Candidate:
     """A candidate without a score; its id follows from the run and the generation."""
     return Candidate(derive(run, "candidate", generation), generation, scaffold, adapter, lever, optimizer_state)
 
 
 def next_parent(state: RunState) -> Candidate | None:
-    """The candidate that the next generation starts from, and that a run ends with; None before the first is accepted."""
+    """The candidate that the next generation starts from, and that a run ends with; None before the first
+    is accepted.
+    """
     return next((candidate for candidate in state.accepted if candidate.id == state.rollback_to), state.best)

@@ -1,9 +1,10 @@
 """The default profile: the options that bubblewrap is started with, and what to do where it does not work.
 
-Inside are the interpreter's and the system's programs and libraries, the files that were bound, and nothing else of the host. There is one
-writable directory of limited size, /workdir, in memory (and /dev/shm). There is no network but an empty loopback. Nothing is mounted below
-a writable path: bubblewrap before 0.12 follows symbolic links that a scaffold may have left there (CVE-2026-87766). All options come
-through a descriptor, and bubblewrap's own environment is empty, since both can be read inside, in /proc/1.
+Inside are the interpreter's and the system's programs and libraries, the files that were bound, and nothing else of the
+host. There is one writable directory of limited size, /workdir, in memory (and /dev/shm). There is no network but an
+empty loopback. Nothing is mounted below a writable path: bubblewrap before 0.12 follows symbolic links that a scaffold
+may have left there (CVE-2026-87766). All options come through a descriptor, and bubblewrap's own environment is empty,
+since both can be read inside, in /proc/1.
 """
 
 import functools
@@ -35,14 +36,18 @@ def program() -> str:
     if (path := shutil.which("bwrap")) is None:
         raise Misconfigured(f"Scaffolds cannot be confined, because bubblewrap (bwrap) is not installed. {INSTALL}.")
     if _numbers(version()) < OLDEST:
-        raise Misconfigured(f"Scaffolds cannot be confined by bubblewrap {version()}; 0.8 or newer is needed. {INSTALL}.")
+        raise Misconfigured(
+            f"Scaffolds cannot be confined by bubblewrap {version()}; 0.8 or newer is needed. {INSTALL}."
+        )
     return path
 
 
 @functools.cache
 def version() -> str:
     """The installed version, such as 0.8.0."""
-    output = subprocess.run([shutil.which("bwrap") or "bwrap", "--version"], capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(
+        [shutil.which("bwrap") or "bwrap", "--version"], capture_output=True, text=True, check=False
+    ).stdout
     return output.split()[-1] if output.split() else "0"
 
 
@@ -55,7 +60,14 @@ def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: R
     out = [f"--unshare-{namespace}" for namespace in ("ipc", "pid", "net", "uts", "cgroup")]
     out += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
     if os.geteuid() == 0:
-        out += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]  # for `dropped`, and gone with it
+        out += [
+            "--cap-add",
+            "CAP_SETUID",
+            "--cap-add",
+            "CAP_SETGID",
+            "--cap-add",
+            "CAP_SETPCAP",
+        ]  # for `dropped`, and gone with it
     else:
         out += ["--unshare-user", "--disable-userns"]
     for name, value in {**ENVIRONMENT, **environment}.items():
@@ -67,7 +79,9 @@ def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: R
         for parent in reversed(PurePosixPath(path).parents):
             if str(parent) not in ("/", *made):
                 made.add(str(parent))
-                out.extend(["--perms", "0755", "--dir", str(parent)])  # bubblewrap's own parents are for the owner alone
+                out.extend(
+                    ["--perms", "0755", "--dir", str(parent)]
+                )  # bubblewrap's own parents are for the owner alone
 
     bound = sorted({**{str(source): source for source in sources}, **binds}.items(), key=lambda item: item[0])
     for inside, source in bound:
@@ -87,14 +101,18 @@ def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: R
 
 
 def dropped(uid: int) -> list[str]:
-    """The beginning of a command line that changes from root to the account `uid`; empty where this process is not root's."""
+    """The beginning of a command line that changes from root to the account `uid`; empty where this process is not
+    root's.
+    """
     if os.geteuid() != 0:
         return []
     return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
 
 
 def visible() -> tuple[list[Path], dict[str, str]]:
-    """The host's paths that are visible inside, and symbolic links there: the system's libraries and the interpreter's two prefixes."""
+    """The host's paths that are visible inside, and symbolic links there: the system's libraries and the interpreter's
+    two prefixes.
+    """
     sources: list[Path] = [path for path in (Path("/etc/ld.so.cache"), Path("/etc/alternatives")) if path.exists()]
     links: dict[str, str] = {}
     for path in _programs():
@@ -124,19 +142,24 @@ def why_not(message: str) -> str:
     """The sentences of an error that explains a message of bubblewrap's, and says what to do."""
     last = (message.strip().splitlines() or ["it said nothing"])[-1].removeprefix("bwrap: ")
     if "uid map" in last:
-        fix = "Allow it user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or an AppArmor profile for bwrap"
+        fix = (
+            "Allow it user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or an AppArmor "
+            "profile for bwrap"
+        )
     elif "mount proc" in last:
         fix = "In Docker, add `--security-opt systempaths=unconfined`"
     elif "namespace" in last or "Operation not permitted" in last:
         fix = (
-            "In Docker, start the container with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined "
+            "In Docker, start the container with `--security-opt seccomp=unconfined --security-opt "
+            "systempaths=unconfined "
             "--security-opt apparmor=unconfined` and as an ordinary user; elsewhere, allow user namespaces: "
             "`sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1`"
         )
     elif "Permission denied" in last and os.geteuid() == 0:
         fix = (
             "Root's scaffolds run under an account of their own, which must be able to read Python and evolog: "
-            f"`chmod -R a+rX {sys.prefix} {sys.base_prefix} {Path(__file__).parents[1]}`, or run evolog as an ordinary user"
+            f"`chmod -R a+rX {sys.prefix} {sys.base_prefix} {Path(__file__).parents[1]}`, or run evolog as an "
+            "ordinary user"
         )
     else:
         fix = "Try `bwrap --unshare-all --ro-bind / / true`, and put right what it says"

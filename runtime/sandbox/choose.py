@@ -1,4 +1,5 @@
-"""The choice of the profile that scaffolds run in on this host: bubblewrap, or Landlock where that is allowed. Else no scaffold is started.
+"""The choice of the profile that scaffolds run in on this host: bubblewrap, or Landlock where that is allowed. Else no
+scaffold is started.
 
 A profile is tested before it is used: a probe inside it must fail to read a file of the host and to reach its sockets.
 """
@@ -37,9 +38,11 @@ class Profile(NamedTuple):
 
 
 def provide(recorded: str = "") -> Profile:
-    """The profile of a run that recorded this description, or where it is empty, the strongest allowed one that this host has.
+    """The profile of a run that recorded this description, or where it is empty, the strongest allowed one that this
+    host has.
 
-    Raises Misconfigured, with the cause and the fix, where this host does not have it; a weaker one is never given instead.
+    Raises Misconfigured, with the cause and the fix, where this host does not have it; a weaker one is never given
+    instead.
     """
     match recorded.split(" ")[0].rstrip(","):
         case "none":
@@ -52,7 +55,9 @@ def provide(recorded: str = "") -> Profile:
         return _bwrap()
     except Misconfigured as wrong:
         if "landlock" not in _allowed(os.environ):
-            raise Misconfigured(f"{wrong} Or allow the weaker Landlock with {ALLOW}=bwrap,landlock, if the kernel has it.") from wrong
+            raise Misconfigured(
+                f"{wrong} Or allow the weaker Landlock with {ALLOW}=bwrap,landlock, if the kernel has it."
+            ) from wrong
         return _landlock()
 
 
@@ -66,7 +71,8 @@ def _allowed(environment: Mapping[str, str]) -> set[str]:
 def _unconfined() -> Profile:
     if os.environ.get(UNSANDBOXED) != "1":
         raise Misconfigured(
-            f"Without a sandbox, what a model wrote runs with all your rights: set {UNSANDBOXED}=1 too, for the command and for the "
+            f"Without a sandbox, what a model wrote runs with all your rights: set {UNSANDBOXED}=1 too, for the "
+            "command and for the "
             "services, if that is meant; else leave --sandbox none out."
         )
     _equipped()
@@ -80,7 +86,10 @@ def _bwrap() -> Profile:
     bwrap.program()
     _equipped()
     group = delegated()
-    text = f"bwrap {bwrap.version()}, seccomp {seccomp.digest(seccomp.program())}, memory by {group[0] if group else 'watchdog'}"
+    text = (
+        f"bwrap {bwrap.version()}, seccomp {seccomp.digest(seccomp.program())}, memory by "
+        f"{group[0] if group else 'watchdog'}"
+    )
     try:
         _try("bwrap")
     except _Failed as failed:
@@ -91,10 +100,13 @@ def _bwrap() -> Profile:
 @functools.cache
 def _landlock() -> Profile:
     if "landlock" not in _allowed(os.environ):
-        raise Misconfigured(f"This run was started under Landlock, which this host does not allow: set {ALLOW}=bwrap,landlock.")
+        raise Misconfigured(
+            f"This run was started under Landlock, which this host does not allow: set {ALLOW}=bwrap,landlock."
+        )
     if (abi := landlock.version()) < landlock.OLDEST:
         raise Misconfigured(
-            f"Scaffolds cannot be confined by Landlock: the kernel has ABI {abi}, and {landlock.OLDEST} (Linux 6.12) is needed. "
+            f"Scaffolds cannot be confined by Landlock: the kernel has ABI {abi}, and {landlock.OLDEST} (Linux 6.12) "
+            "is needed. "
             f"{bwrap.INSTALL}."
         )
     _equipped()
@@ -102,7 +114,8 @@ def _landlock() -> Profile:
         _try("landlock")
     except _Failed as failed:
         raise Misconfigured(
-            f"Scaffolds cannot be confined by Landlock here ({failed}): if that is a path, this program's account cannot pass it on to "
+            f"Scaffolds cannot be confined by Landlock here ({failed}): if that is a path, this program's account "
+            "cannot pass it on to "
             "another; run evolog as an ordinary user with a Python that everybody can read."
         ) from failed
     code = seccomp.program(families=(seccomp.UNIX,))
@@ -113,7 +126,10 @@ def _equipped() -> None:
     if missing := [name for name in ("prlimit", "setpriv") if shutil.which(name) is None]:
         raise Misconfigured(f"Scaffolds cannot be held to limits without {' and '.join(missing)}: install util-linux.")
     if not counts_children():
-        raise Misconfigured("Scaffolds cannot be held to limits: /proc does not say who a process's children are (CONFIG_PROC_CHILDREN).")
+        raise Misconfigured(
+            "Scaffolds cannot be held to limits: /proc does not say who a process's children are "
+            "(CONFIG_PROC_CHILDREN)."
+        )
 
 
 class _Failed(Exception):
@@ -145,6 +161,8 @@ def _try(kind: Kind) -> None:
         try:
             reached = json.loads(out)
         except ValueError:
-            raise _Failed(err.decode(errors="replace").strip() or running.violation or "the probe said nothing") from None
+            raise _Failed(
+                err.decode(errors="replace").strip() or running.violation or "the probe said nothing"
+            ) from None
         if reached:
             raise _Failed(f"a probe inside reached {', '.join(reached)}")

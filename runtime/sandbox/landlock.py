@@ -1,9 +1,11 @@
-"""The fallback profile, for containers that forbid namespaces: Landlock and seccomp. Run as a script; imports nothing of evolog.
+"""The fallback profile, for containers that forbid namespaces: Landlock and seccomp. Run as a script; imports nothing
+of evolog.
 
-The script stays as the parent of all that the command starts: orphans become its children. When the command ends, the launcher ends, or
-SIGTERM comes, it kills what is left. What this profile lacks that bubblewrap has: processes see the host's process ids and clock, though
-they cannot signal or trace processes outside; `stat` shows that unreadable paths exist; sockets in files are protected by their permissions
-alone; the work folder lies on the host's disk, and its size is checked by the watchdog and not enforced.
+The script stays as the parent of all that the command starts: orphans become its children. When the command ends, the
+launcher ends, or SIGTERM comes, it kills what is left. What this profile lacks that bubblewrap has: processes see the
+host's process ids and clock, though they cannot signal or trace processes outside; `stat` shows that unreadable paths
+exist; sockets in files are protected by their permissions alone; the work folder lies on the host's disk, and its size
+is checked by the watchdog and not enforced.
 """
 
 import ctypes
@@ -37,7 +39,14 @@ def version() -> int:
 
 def order(readable: "Sequence[os.PathLike[str]]", work: "os.PathLike[str]", filter_fd: int, uid: int) -> str:
     """The script's first argument, after which the command follows. With `uid` 0 the account is not changed."""
-    return json.dumps({"readable": [os.fspath(path) for path in readable], "work": os.fspath(work), "filter_fd": filter_fd, "uid": uid})
+    return json.dumps(
+        {
+            "readable": [os.fspath(path) for path in readable],
+            "work": os.fspath(work),
+            "filter_fd": filter_fd,
+            "uid": uid,
+        }
+    )
 
 
 class _Filter(ctypes.Structure):
@@ -51,9 +60,13 @@ def _checked(result: int, call: str) -> int:
 
 
 def confine(readable: "list[str]", work: str, code: bytes) -> None:
-    """Take away from this process, for ever, all but reading these paths, writing its work folder, and the filter's system calls."""
+    """Take away from this process, for ever, all but reading these paths, writing its work folder, and the filter's
+    system calls.
+    """
     rights = (ctypes.c_uint64 * 3)(_FILES, _NET, _SCOPES)
-    ruleset = _checked(_libc.syscall(_CREATE, rights, ctypes.c_size_t(ctypes.sizeof(rights)), 0), "landlock_create_ruleset")
+    ruleset = _checked(
+        _libc.syscall(_CREATE, rights, ctypes.c_size_t(ctypes.sizeof(rights)), 0), "landlock_create_ruleset"
+    )
     grants = [(path, _READ) for path in readable] + [(work, _WRITE)] + [(path, 0b110) for path in _DEVICES]
     for path, granted in grants:
         path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)

@@ -1,4 +1,6 @@
-"""Starts a scaffold's process, or another command, in a sandbox of one of the profiles, and enforces its limits until it has ended."""
+"""Starts a scaffold's process, or another command, in a sandbox of one of the profiles, and enforces its limits until
+it has ended.
+"""
 
 import contextlib
 import itertools
@@ -18,13 +20,17 @@ from runtime.sandbox.limits import CGROUP, Group, ResourceLimits, Watchdog, dele
 
 Kind = Literal["bwrap", "landlock", "none"]
 UIDS = 1_900_000_000
-"""The first of the accounts that root's sandboxes run under, each one of its own. By systemd's list of uids they belong to nobody."""
+"""The first of the accounts that root's sandboxes run under, each one of its own.
+
+By systemd's list of uids they belong to nobody.
+"""
 _KILL_PATIENCE = 5.0
 _numbers = itertools.count()
 
 
 class Command(NamedTuple):
-    """A command to start. `binds` are read-only files and folders by their path inside; `work` is a folder of the host to write in.
+    """A command to start. `binds` are read-only files and folders by their path inside; `work` is a folder of the host
+    to write in.
 
     bubblewrap does not use `work`: its work directory is in memory.
     """
@@ -38,15 +44,17 @@ class Command(NamedTuple):
 
 
 def seen_at(kind: Kind, inside: str, source: Path) -> str:
-    """The path at which a bound file is seen inside the sandbox: only bubblewrap can give it another than the host's."""
+    """The path at which a bound file is seen inside the sandbox: only bubblewrap can give it another than
+    the host's.
+    """
     return inside if kind == "bwrap" else str(source)
 
 
 class Confined:
     """A command that runs in a sandbox; it dies with the thread that started it.
 
-    `violation` is the sentence of the limit that it was stopped at, and empty otherwise. Raises Misconfigured where no control group can be
-    made, though one is delegated.
+    `violation` is the sentence of the limit that it was stopped at, and empty otherwise. Raises Misconfigured where no
+    control group can be made, though one is delegated.
     """
 
     def __init__(self, kind: Kind, command: Command) -> None:
@@ -77,7 +85,9 @@ class Confined:
                     os.write(gate[1], b"1")
                 except OSError as wrong:
                     self.kill()
-                    raise Misconfigured(f"No control group can be made in {group[1]} ({wrong}): correct {CGROUP}, or unset it.") from wrong
+                    raise Misconfigured(
+                        f"No control group can be made in {group[1]} ({wrong}): correct {CGROUP}, or unset it."
+                    ) from wrong
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self.stdin: IO[bytes] = self._process.stdin
         self.stdout: IO[bytes] = self._process.stdout
@@ -111,7 +121,9 @@ class Confined:
                 os.killpg(self._process.pid, signal.SIGKILL)  # what it left in its group
 
     def communicate(self, timeout: float) -> tuple[bytes, bytes]:
-        """Wait for the end, and return standard output and error; raises subprocess.TimeoutExpired after `timeout` seconds."""
+        """Wait for the end, and return standard output and error; raises subprocess.TimeoutExpired after `timeout`
+        seconds.
+        """
         return self._process.communicate(timeout=timeout)
 
     def close(self) -> None:
@@ -170,12 +182,22 @@ def _prepare(
     if gate is not None:
         options += ["--block-fd", str(gate)]
     words = resources.enter_context(_file(b"".join(os.fsencode(word) + b"\0" for word in options)))
-    argv = [bwrap.program(), "--args", str(words), "--", *rlimits(limits, _counted_apart()), *bwrap.dropped(uid), *command.argv]
+    argv = [
+        bwrap.program(),
+        "--args",
+        str(words),
+        "--",
+        *rlimits(limits, _counted_apart()),
+        *bwrap.dropped(uid),
+        *command.argv,
+    ]
     return argv, {}, [filter_fd, words, *([] if gate is None else [gate])]
 
 
 def _counted_apart() -> bool:
-    """Whether the kernel counts an account's processes for each user namespace (5.14), or the account is the sandbox's own."""
+    """Whether the kernel counts an account's processes for each user namespace (5.14), or the account is the sandbox's
+    own.
+    """
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     return os.geteuid() == 0 or release >= (5, 14)
 

@@ -1,7 +1,9 @@
-"""The limits of a sandbox over all its processes, and what enforces them: a control group that was delegated, or else a watchdog.
+"""The limits of a sandbox over all its processes, and what enforces them: a control group that was delegated, or else a
+watchdog.
 
-The kernel enforces each process's rlimits and the size of the work directory, at once and exactly. Sums over processes (memory, processor
-time, files) are enforced by a control group at once, or by the watchdog within about a tenth of a second.
+The kernel enforces each process's rlimits and the size of the work directory, at once and exactly. Sums over processes
+(memory, processor time, files) are enforced by a control group at once, or by the watchdog within about a tenth of a
+second.
 """
 
 import contextlib
@@ -15,12 +17,18 @@ from typing import NamedTuple
 POLL_SECONDS = 0.1
 """Seconds between two checks of the watchdog."""
 CGROUP = "EVOLOG_CGROUP"
-"""An environment variable: the directory of a control group that sandboxes' own are made under. Without it, one that systemd delegated."""
+"""An environment variable: the directory of a control group that sandboxes' own are made under.
+
+Without it, one that systemd delegated.
+"""
 _TICK, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 class ResourceLimits(NamedTuple):
-    """Bytes, seconds and counts. `memory` holds for each process's address space and for all processes and files in memory together."""
+    """Bytes, seconds and counts.
+
+    `memory` holds for each process's address space and for all processes and files in memory together.
+    """
 
     memory: int = 8 * 1024**3
     cpu_seconds: int = 3600
@@ -64,9 +72,14 @@ def counts_children() -> bool:
 
 
 class Watchdog:
-    """Checks all processes of a sandbox in a thread of its own until `stop`. Calls `kill` with a sentence once a limit is passed."""
+    """Checks all processes of a sandbox in a thread of its own until `stop`.
 
-    def __init__(self, root: int, limits: ResourceLimits, mounts: Sequence[str], folder: Path | None, kill: Callable[[str], None]) -> None:
+    Calls `kill` with a sentence once a limit is passed.
+    """
+
+    def __init__(
+        self, root: int, limits: ResourceLimits, mounts: Sequence[str], folder: Path | None, kill: Callable[[str], None]
+    ) -> None:
         self._root, self._limits, self._mounts, self._folder, self._kill = root, limits, mounts, folder, kill
         self._spent: dict[int, float] = {}
         self._ended = threading.Event()
@@ -92,17 +105,23 @@ class Watchdog:
     def _passed(self, seconds: float) -> str:
         limits, processes = self._limits, tree(self._root)
         used, files = _used(
-            [f"/proc/{first}/root{mount}" for first in processes[1:2] if _apart(first) for mount in self._mounts], self._folder
+            [f"/proc/{first}/root{mount}" for first in processes[1:2] if _apart(first) for mount in self._mounts],
+            self._folder,
         )
         in_memory = 0 if self._folder else used
         resident: dict[str, int] = {}
         for process in processes:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 fields = _stat(f"/proc/{process}")
-                self._spent[process] = sum(map(int, fields[11:15])) / _TICK  # its own, and its children's that have ended
+                self._spent[process] = (
+                    sum(map(int, fields[11:15])) / _TICK
+                )  # its own, and its children's that have ended
                 process_folder, size = _resident(f"/proc/{process}", fields)
                 resident[process_folder] = size
-        if sum(resident.values()) + in_memory > limits.memory and (took := _proportional(resident, in_memory)) > limits.memory:
+        if (
+            sum(resident.values()) + in_memory > limits.memory
+            and (took := _proportional(resident, in_memory)) > limits.memory
+        ):
             return f"its processes and files in memory took {_mib(took)} MiB together, at most {_mib(limits.memory)}"
         if (spent := sum(self._spent.values())) > limits.cpu_seconds:
             return f"its processes took {spent:.0f} s of processor time together, at most {limits.cpu_seconds}"
@@ -143,7 +162,10 @@ def _resident(process: str, fields: Sequence[str]) -> tuple[str, int]:
 
 
 def _proportional(resident: Mapping[str, int], in_memory: int) -> int:
-    """Bytes of memory of all processes, shared pages counted once. Where a process's maps cannot be read, its resident bytes count."""
+    """Bytes of memory of all processes, shared pages counted once.
+
+    Where a process's maps cannot be read, its resident bytes count.
+    """
     private = shared = 0
     for process_folder, size in resident.items():
         try:
@@ -190,7 +212,9 @@ def _mib(size: int) -> int:
 
 
 def delegated(environment: Mapping[str, str] = os.environ) -> tuple[str, Path] | None:
-    """The version and directory of a control group under which this process may make others that limit memory and processes, if any."""
+    """The version and directory of a control group under which this process may make others that limit memory and
+    processes, if any.
+    """
     named = environment.get(CGROUP)
     for folder in [Path(named)] if named else _own_groups():
         if os.access(folder, os.W_OK):
@@ -206,12 +230,16 @@ def _own_groups() -> Iterator[Path]:
     """The groups of version 2 that this process is in and that systemd marked as delegated, the innermost first."""
     with contextlib.suppress(OSError):
         root = Path("/sys/fs/cgroup")
-        own = next((line[3:].strip() for line in _text("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/").strip("/")
+        own = next(
+            (line[3:].strip() for line in _text("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/"
+        ).strip("/")
         for folder in (root / own, *(root / own).parents):
             if folder == root.parent:
                 return
             with contextlib.suppress(OSError):
-                if b"1" in (os.getxattr(folder, "user.delegate") if os.geteuid() else os.getxattr(folder, "trusted.delegate")):
+                if b"1" in (
+                    os.getxattr(folder, "user.delegate") if os.geteuid() else os.getxattr(folder, "trusted.delegate")
+                ):
                     yield folder
 
 
@@ -224,7 +252,12 @@ class Group:
         if version == "cgroup v1":
             settings = {"memory.limit_in_bytes": limits.memory, "memory.memsw.limit_in_bytes": limits.memory}
         else:
-            settings = {"memory.max": limits.memory, "memory.swap.max": 0, "memory.oom.group": 1, "pids.max": limits.processes}
+            settings = {
+                "memory.max": limits.memory,
+                "memory.swap.max": 0,
+                "memory.oom.group": 1,
+                "pids.max": limits.processes,
+            }
         for name, value in settings.items():
             with contextlib.suppress(FileNotFoundError):  # a kernel that does not account for swap
                 (self.folder / name).write_text(str(value))

@@ -1,4 +1,6 @@
-"""The final table of a finished run: the start, each lever alone, the final candidate and a random policy, beside the task's baselines."""
+"""The final table of a finished run: the start, each lever alone, the final candidate and a random policy, beside the
+task's baselines.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -35,16 +37,23 @@ class Cell(NamedTuple):
 
 
 def cells_of(start: str, finished: RunFinished) -> list[Cell]:
-    """The cells of a run whose first scaffold is `start`: the start, each lever alone where both moved, the final candidate, and last the
-    final scaffold with the uniformly random policy, which shows what of the score the model is responsible for."""
+    """The cells of a run whose first scaffold is `start`: the start, each lever alone where both moved, the final
+    candidate, and last the final scaffold with the uniformly random policy, which shows what of the score the model is
+    responsible for.
+    """
     cells = [Cell("start", start, "")]
     if finished.scaffold != start and finished.adapter:
         cells += [Cell("scaffold", finished.scaffold, ""), Cell("weights", start, finished.adapter)]
-    return [*cells, Cell("final", finished.scaffold, finished.adapter), Cell("uniform_policy", finished.scaffold, "", uniform=True)]
+    return [
+        *cells,
+        Cell("final", finished.scaffold, finished.adapter),
+        Cell("uniform_policy", finished.scaffold, "", uniform=True),
+    ]
 
 
 async def score_cell(audit: RunAudit, cell: Cell, split: SplitName) -> Sequence[Fact]:
-    """The mean reward of a cell on a split with its interval, or why there is none; nothing where it is recorded already.
+    """The mean reward of a cell on a split with its interval, or why there is none; nothing where it is recorded
+    already.
 
     The answers, one attempt at each item at temperature 0, are those that were measured already, else new ones.
     """
@@ -64,7 +73,9 @@ async def score_baselines(audit: RunAudit) -> Sequence[Fact]:
 
 
 async def compare_policies(audit: RunAudit) -> Sequence[Fact]:
-    """The final candidate against the uniformly random policy, item by item (McNemar's test), where both are recorded."""
+    """The final candidate against the uniformly random policy, item by item (McNemar's test), where both
+    are recorded.
+    """
     facts: list[Fact] = []
     for split in SPLITS:
         ids = [codec.event_id(audit.run, GoldScored, cell, split) for cell in ("final", "uniform_policy")]
@@ -82,7 +93,9 @@ def _rewards(audit: RunAudit, blob: str) -> dict[str, float]:
     return {item: audit.loaded.task.reward(answer, audit.labels[item]) for item, answer in answers.items()}
 
 
-def _mean(loaded: LoadedRun, labels: Mapping[str, str], sheet: AnswerSheet, cell: Cell, split: SplitName, policy: str = "") -> Fact:
+def _mean(
+    loaded: LoadedRun, labels: Mapping[str, str], sheet: AnswerSheet, cell: Cell, split: SplitName, policy: str = ""
+) -> Fact:
     """Without a policy nothing was played: a baseline's."""
     try:
         rewards = [loaded.task.reward(answer, labels[item]) for item, answer in sheet.answers.items()]

@@ -1,7 +1,8 @@
 """Reads gold and measures a run by it: how each pair of a scaffold and an adapter does on test, as it is and perturbed.
 
-A pair answers each item of test once, at temperature 0. Its answers are scored by the run's verifier, by the gold verifier, and by the
-task's extra metrics. Of a perturbed test, the run's verifier alone scores the answers. References to compare with are measured too.
+A pair answers each item of test once, at temperature 0. Its answers are scored by the run's verifier, by the gold
+verifier, and by the task's extra metrics. Of a perturbed test, the run's verifier alone scores the answers. References
+to compare with are measured too.
 """
 
 import asyncio
@@ -68,8 +69,8 @@ class AnswerSheet(NamedTuple):
 class AuditHost:
     """What all audits of a process share: the logs, gold's blobs, the runners, and the turn of the task's own code.
 
-    Runners work side by side, and of a task's own code one piece runs at a time. A thread cannot be stopped: work whose caller was
-    cancelled has its runner, or holds up the task's code, until it ends.
+    Runners work side by side, and of a task's own code one piece runs at a time. A thread cannot be stopped: work whose
+    caller was cancelled has its runner, or holds up the task's code, until it ends.
     """
 
     def __init__(self, context: Context, gold: Log, blobs: Blobs, runners: Sequence[RolloutRunner]) -> None:
@@ -90,13 +91,17 @@ class AuditHost:
         return await _in_thread(work, self._task_code.release)
 
     async def record(self, event: Event, facts: Sequence[Fact], log: Log | None = None) -> None:
-        """Append the facts of which an event is the cause, where they are not recorded yet; on GOLD, or on another log."""
+        """Append the facts of which an event is the cause, where they are not recorded yet; on GOLD, or on
+        another log.
+        """
         events = [codec.event(fact, run=event.run, source="auditor", cause=event.id, time=now()) for fact in facts]
         await self.context.record(events, log or self.gold)
 
 
 async def _in_thread(work: Callable[[], T], release: Callable[[], object]) -> T:
-    """The result of work in a thread; `release` is called when it has ended, which may be after its caller was cancelled."""
+    """The result of work in a thread; `release` is called when it has ended, which may be after its caller was
+    cancelled.
+    """
 
     def ended(working: asyncio.Future[T]) -> None:
         if not working.cancelled():
@@ -120,7 +125,10 @@ class RunAudit:
         await self.host.record(self.event, facts)
 
     async def record_each(self, works: Iterable[Coroutine[None, None, Sequence[Fact]]]) -> None:
-        """Do all works side by side. The facts of each are recorded after those of the works before it: GOLD has one order."""
+        """Do all works side by side.
+
+        The facts of each are recorded after those of the works before it: GOLD has one order.
+        """
         tasks = [asyncio.create_task(work) for work in works]
         try:
             for task in tasks:
@@ -135,7 +143,9 @@ class RunAudit:
         if await self.is_recorded(PairMeasured, *pair, VERIFIER):
             return []
         test = EvaluationSet(self.loaded.public.labels, self.loaded.public.test)
-        scores = {VERIFIER: self.loaded.task.reward, GOLD_MEASURE: self.loaded.task.gold_score} | _extra_metrics(self.loaded)
+        scores = {VERIFIER: self.loaded.task.reward, GOLD_MEASURE: self.loaded.task.gold_score} | _extra_metrics(
+            self.loaded
+        )
         return await self._scored(pair, test, await self._answers(pair, test, VERIFIER), scores)
 
     async def measured(self, pair: PairKey) -> PairMeasured | None:
@@ -144,13 +154,17 @@ class RunAudit:
         return (await facts_by_id(self.host.gold, self.run, PairMeasured, [id])).get(id)
 
     async def references(self) -> Sequence[Fact]:
-        """The scores on test of answers that need no skill (canaries), and the most to expect; nothing where they are recorded already."""
+        """The scores on test of answers that need no skill (canaries), and the most to expect; nothing where they are
+        recorded already.
+        """
         if await events_of_types(self.host.gold, self.run, [ReferenceMeasured]):  # all of a run's are appended at once
             return []
         return await self.host.with_task_code(lambda: _references(self.loaded, self.labels))
 
     async def perturb(self, pairs: Iterable[PairKey]) -> None:
-        """Record what the run's verifier says of pairs' answers to perturbed tests; `PERTURBED_ITEMS` of each perturbation at most."""
+        """Record what the run's verifier says of pairs' answers to perturbed tests; `PERTURBED_ITEMS` of each
+        perturbation at most.
+        """
         if not (distinct := dict.fromkeys(pairs)):
             return
         try:
@@ -159,10 +173,14 @@ class RunAudit:
             await self.record([GoldFailed(cell=f"{PERTURBED}all", split="test", reason=str(wrong))])
         else:
             named = [(name, perturbation.preserves) for name, perturbation in perturbations.items()]
-            await self.record_each(self._measure_perturbed(pair, name, preserves) for pair in distinct for name, preserves in named)
+            await self.record_each(
+                self._measure_perturbed(pair, name, preserves) for pair in distinct for name, preserves in named
+            )
 
     async def collect_answers(self, request: str, pair: PairKey, model: str, split: str, public: Public) -> AnswerSheet:
-        """The answers of a pair to a split, one attempt each at temperature 0; `request` is what its calls are recorded as."""
+        """The answers of a pair to a split, one attempt each at temperature 0; `request` is what its calls are recorded
+        as.
+        """
         items = public.dev if split == "dev" else public.test
         shard = RolloutShard(
             run=self.run,
@@ -195,12 +213,25 @@ class RunAudit:
         test, seed = EvaluationSet(self.loaded.public.labels, self.loaded.public.test), self.loaded.started.seed
         changed = await self.host.with_task_code(lambda: self.loaded.task.perturbed(name, test, self.labels, seed))
         plain = await self.measured(pair)
-        if plain and changed.labels == test.labels and set(changed.items) <= set(test.items):  # other items are counted, none changed
+        if (
+            plain and changed.labels == test.labels and set(changed.items) <= set(test.items)
+        ):  # other items are counted, none changed
             scores = {item.id: plain.scores[item.id] for item in changed.items}
-            return [PairMeasured(scaffold=pair.scaffold, adapter=pair.adapter, measure=measure, scores=scores, failed=0, blob=plain.blob)]
+            return [
+                PairMeasured(
+                    scaffold=pair.scaffold,
+                    adapter=pair.adapter,
+                    measure=measure,
+                    scores=scores,
+                    failed=0,
+                    blob=plain.blob,
+                )
+            ]
         sample = random.Random(f"{seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
         changed = EvaluationSet(changed.labels, tuple(sample))
-        return await self._scored(pair, changed, await self._answers(pair, changed, measure), {measure: self.loaded.task.reward})
+        return await self._scored(
+            pair, changed, await self._answers(pair, changed, measure), {measure: self.loaded.task.reward}
+        )
 
     async def _answers(self, pair: PairKey, questions: EvaluationSet, measure: str) -> AnswerSheet:
         public = msgspec.structs.replace(self.loaded.public, labels=questions.labels, test=questions.items)
@@ -229,11 +260,17 @@ async def accepted_evaluations(context: Context, run: str, generation: int) -> l
 def pairs_to_measure(accepted: Sequence[CandidateEvaluated]) -> list[PairKey]:
     """The pairs that are measured for the last of these candidates: the start's and its own.
 
-    Where it comes from another lever than the one before it, also its scaffold and its adapter with the other part from the start.
+    Where it comes from another lever than the one before it, also its scaffold and its adapter with the other part from
+    the start.
     """
     start, last = accepted[0], accepted[-1]
     pairs = [PairKey(start.scaffold, start.adapter), PairKey(last.scaffold, last.adapter)]
-    if len(accepted) > 1 and accepted[-2].lever != last.lever and last.scaffold != start.scaffold and last.adapter != start.adapter:
+    if (
+        len(accepted) > 1
+        and accepted[-2].lever != last.lever
+        and last.scaffold != start.scaffold
+        and last.adapter != start.adapter
+    ):
         pairs += [PairKey(last.scaffold, start.adapter), PairKey(start.scaffold, last.adapter)]
     return pairs
 
@@ -250,22 +287,36 @@ def read_answers(blobs: Blobs, blob: str) -> dict[str, str | None]:
 
 
 def score_pair(
-    labels: Mapping[str, str], pair: PairKey, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
+    labels: Mapping[str, str],
+    pair: PairKey,
+    questions: EvaluationSet,
+    sheet: AnswerSheet,
+    scores: Mapping[str, ScoreAnswer],
 ) -> list[Fact]:
-    """A `PairMeasured` for each way to score the pair's answers, by measure; nothing where more than half of the attempts failed.
+    """A `PairMeasured` for each way to score the pair's answers, by measure; nothing where more than half of the
+    attempts failed.
 
     An attempt that failed scores 0, and so does an answer that cannot be scored.
     """
     failed = len(questions.items) - len(sheet.answers)
     if 2 * failed > len(questions.items) or not questions.items:
-        logger.warning("%d of %d attempts of the audit failed; nothing is measured by them", failed, len(questions.items))
+        logger.warning(
+            "%d of %d attempts of the audit failed; nothing is measured by them", failed, len(questions.items)
+        )
         return []
     by_measure: dict[str, dict[str, tuple[float, ...]]] = {measure: {} for measure in scores}
     for item in questions.items:  # one answer by all measures in turn: they may keep what they have in common
         for measure, score in scores.items():
             by_measure[measure][item.id] = (_score_or_zero(score, sheet.answers.get(item.id), labels[item.id]),)
     return [
-        PairMeasured(scaffold=pair.scaffold, adapter=pair.adapter, measure=measure, scores=by_item, failed=failed, blob=sheet.blob)
+        PairMeasured(
+            scaffold=pair.scaffold,
+            adapter=pair.adapter,
+            measure=measure,
+            scores=by_item,
+            failed=failed,
+            blob=sheet.blob,
+        )
         for measure, by_item in by_measure.items()
     ]
 
@@ -296,11 +347,15 @@ def _references(loaded: LoadedRun, labels: Mapping[str, str]) -> list[Fact]:
                 scores.setdefault((CEILING, VERIFIER), {})[item.id] = most
     except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
         return [GoldFailed(cell="references", split="test", reason=str(wrong))]
-    return [ReferenceMeasured(name=name, measure=measure, scores=by_item) for (name, measure), by_item in scores.items()]
+    return [
+        ReferenceMeasured(name=name, measure=measure, scores=by_item) for (name, measure), by_item in scores.items()
+    ]
 
 
 def _answer_sheet(runner: RolloutRunner, blobs: Blobs, shard: RolloutShard, public: Public) -> AnswerSheet:
     calls: list[ModelCalled] = []
     results = runner.run(shard, public, CallLog(find=lambda ids: {}, record=calls.extend))
     answers = {result.item: result.answer for result in results if not result.kind}
-    return AnswerSheet(answers, blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic")))
+    return AnswerSheet(
+        answers, blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
+    )

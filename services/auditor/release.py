@@ -9,11 +9,15 @@ from runtime.log.lookup import events_of_types
 from services.host.context import Context
 
 
-async def release(context: Context, run: str, action: AuditAction, look: int, flag: DriftFlagged | None) -> AuditReleased:
-    """What the loop is told after a look at the run: of each drift once the action that the run ordered, and otherwise `none`.
+async def release(
+    context: Context, run: str, action: AuditAction, look: int, flag: DriftFlagged | None
+) -> AuditReleased:
+    """What the loop is told after a look at the run: of each drift once the action that the run ordered, and otherwise
+    `none`.
 
-    `look` is the generation that was measured, `flag` the verdict then, if there is one. The price counts what the loop can tell apart:
-    drift or not at each look so far (1 bit each), of a drift the lever (log2 3), and the generation to go back to (log2 of those so far).
+    `look` is the generation that was measured, `flag` the verdict then, if there is one. The price counts what the loop
+    can tell apart: drift or not at each look so far (1 bit each), of a drift the lever (log2 3), and the generation to
+    go back to (log2 of those so far).
     """
     facts = [event.data for event in await events_of_types(context.log, run, [AuditReleased], await context.past(run))]
     earlier = [fact for fact in facts if isinstance(fact, AuditReleased) and fact.look < look]

@@ -1,7 +1,8 @@
 """The auditor's process: which runs it follows, when it measures them, and the verdict that it records on GOLD.
 
-While a run goes on, each accepted candidate is measured. When it has finished, the final table is scored too. After each of these comes a
-verdict on the run (`replay/audit`). The loop learns of that only what `release` says, and only where the run was started with an order.
+While a run goes on, each accepted candidate is measured. When it has finished, the final table is scored too. After
+each of these comes a verdict on the run (`replay/audit`). The loop learns of that only what `release` says, and only
+where the run was started with an order.
 """
 
 import asyncio
@@ -48,7 +49,9 @@ async def serve(context: Context) -> None:
     runners = []
     for number in range(RUNNERS):
         policy = PolicyClient(context.node.policy_url(), context.policy_token())  # which is for one thread
-        runners.append(RolloutRunner(context.blobs, context.work / f"runner-{number}", policy, context.scanner, scaffold_limits()))
+        runners.append(
+            RolloutRunner(context.blobs, context.work / f"runner-{number}", policy, context.scanner, scaffold_limits())
+        )
     try:
         await audit_runs(context, context.connection.log(GOLD), Blobs(context.node.gold_blobs), *runners)
     finally:
@@ -62,7 +65,11 @@ async def audit_runs(context: Context, gold: Log, blobs: Blobs, *runners: Rollou
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         for event in events:
-            await (auditor.audit_accepted(event) if isinstance(event.data, CandidateAccepted) else auditor.audit_finished(event))
+            await (
+                auditor.audit_accepted(event)
+                if isinstance(event.data, CandidateAccepted)
+                else auditor.audit_finished(event)
+            )
         return []
 
     await project_gold(context, gold)
@@ -119,17 +126,26 @@ class Auditor:
             await audit.perturb(cell.pair for cell in cells if cell.name in ("start", "final"))
             await audit.record(await self.verdict(audit, FINISHED))
         cells_scored = len(await events_of_types(self.gold, event.run, [GoldScored]))
-        await self.host.record(event, [AuditFinished(candidate=finished.candidate, cells=cells_scored, seconds=time.monotonic() - began)])
+        await self.host.record(
+            event, [AuditFinished(candidate=finished.candidate, cells=cells_scored, seconds=time.monotonic() - began)]
+        )
         await project_gold(self.context, self.gold)
 
     async def audit_accepted(self, event: Event) -> None:
-        """Measure a candidate that was accepted, and record a verdict; tell the loop of it where the run's order asks for that."""
+        """Measure a candidate that was accepted, and record a verdict; tell the loop of it where the run's order asks
+        for that.
+        """
         accepted = event.data
         assert isinstance(accepted, CandidateAccepted)
         flags: list[DriftFlagged] = []
         try:
             flags = await self._measure_accepted(event, accepted.generation)
-        except (NotFound, CheckFailed, Misconfigured, NotFinite) as wrong:  # a run that waits for this must not wait for ever
+        except (
+            NotFound,
+            CheckFailed,
+            Misconfigured,
+            NotFinite,
+        ) as wrong:  # a run that waits for this must not wait for ever
             logger.warning("run %s cannot be audited: %s", event.run, wrong)
         if action := (await self.context.started(event.run)).on_drift:
             released = await release(self.context, event.run, action, accepted.generation, next(iter(flags), None))
@@ -137,7 +153,10 @@ class Auditor:
         await project_gold(self.context, self.gold)
 
     async def _measure_accepted(self, event: Event, generation: int) -> list[DriftFlagged]:
-        """Record the measures of a candidate and the verdict. Returns the verdict on its lineage alone, where the auditor may act."""
+        """Record the measures of a candidate and the verdict.
+
+        Returns the verdict on its lineage alone, where the auditor may act.
+        """
         audit = await self._run_audit(event)
         accepted = await accepted_evaluations(self.context, event.run, generation)
         pairs = dict.fromkeys(pairs_to_measure(accepted)) if accepted else ()  # none where its facts cannot be read
@@ -152,12 +171,16 @@ class Auditor:
         return RunAudit(self.host, event, loaded, await asyncio.to_thread(labels_of, loaded))
 
     async def verdict(self, audit: RunAudit, look: int, *, lineage_only: bool = False) -> list[DriftFlagged]:
-        """The verdict on all that is recorded of a run, or on its last candidate's lineage alone; nothing where NumPy is not installed."""
+        """The verdict on all that is recorded of a run, or on its last candidate's lineage alone; nothing where NumPy
+        is not installed.
+        """
         try:
             from replay.audit import audit as run_audit
             from replay.audit.known import known_of, known_of_log
         except ModuleNotFoundError as missing:
-            logger.warning("no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", audit.run, missing.name)
+            logger.warning(
+                "no verdict on run %s: %s is not installed; pip install 'evolog[tasks]'", audit.run, missing.name
+            )
             return []
         started = audit.loaded.started
         events, gold = await self._tail.read(audit.run)
@@ -177,14 +200,21 @@ class Auditor:
         generation = -1 if result.generation is None else result.generation
         return [
             DriftFlagged(
-                look=look, state=result.state, rule=result.rule, lever=result.lever, generation=generation, sentence=result.sentence
+                look=look,
+                state=result.state,
+                rule=result.rule,
+                lever=result.lever,
+                generation=generation,
+                sentence=result.sentence,
             )
         ]
 
 
 async def _start_scaffold(context: Context, run: str) -> str:
     """The scaffold of generation 0; empty where none was proposed."""
-    facts = [event.data for event in await events_of_types(context.log, run, [ScaffoldProposed], await context.past(run))]
+    facts = [
+        event.data for event in await events_of_types(context.log, run, [ScaffoldProposed], await context.past(run))
+    ]
     return next((fact.scaffold for fact in facts if isinstance(fact, ScaffoldProposed) and fact.generation == 0), "")
 
 

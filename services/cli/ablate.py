@@ -9,11 +9,15 @@ from services.cli.options import as_json, run_options
 
 @click.command()
 @click.argument("task")
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs for each choice of levers.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs for each choice of levers."
+)
 @click.option("--first-seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @run_options
 @as_json
-def ablate(task: str, seeds: int, first_seed: int, generations: int | None, budget: str, directory: Path, as_json: bool) -> int:
+def ablate(
+    task: str, seeds: int, first_seed: int, generations: int | None, budget: str, directory: Path, as_json: bool
+) -> int:
     """Run TASK with the scaffold lever, the weights lever and both, over several seeds, and compare."""
     import msgspec
     from rich.console import Console

@@ -21,10 +21,16 @@ from services.cli.options import as_json, directory
     help="The state from which on the exit code is 3.",
 )
 @click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write all of it as one page, pictures included."
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write all of it as one page, pictures included.",
 )
 @click.option(
-    "--plots", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write the pictures as PNG into this folder."
+    "--plots",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write the pictures as PNG into this folder.",
 )
 @as_json
 def audit(
@@ -44,5 +50,7 @@ def audit(
     if every:
         return audit_runs.audit_all(directory, as_json=as_json, fail_on=fail_on)
     if not run:
-        raise UsageError("Name a run, as in `evolog audit RUN`, or give --all; `evolog ls` shows the runs that there are.")
+        raise UsageError(
+            "Name a run, as in `evolog audit RUN`, or give --all; `evolog ls` shows the runs that there are."
+        )
     return audit_runs.audit_run(directory, run, as_json=as_json, fail_on=fail_on, html=html, plots=plots)

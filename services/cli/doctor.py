@@ -10,7 +10,11 @@ from services.cli.options import as_json, directory
 
 @click.command()
 @directory
-@click.option("--integrity", is_flag=True, help="Read the whole log instead, and name the first event that is not as it was appended.")
+@click.option(
+    "--integrity",
+    is_flag=True,
+    help="Read the whole log instead, and name the first event that is not as it was appended.",
+)
 @as_json
 def doctor(directory: Path, integrity: bool, as_json: bool) -> int:
     """Look whether this host has what evolog needs, and say what to do about the rest."""
@@ -43,7 +47,9 @@ def check_integrity(directory: Path, *, as_json: bool) -> int:
     with working("opening the log") as say:
         health = asyncio.run(examine(Node(directory), say))
     if as_json:
-        click.echo(msgspec.json.encode({"version": 1, "whole": not health.faults, **msgspec.structs.asdict(health)}).decode())
+        click.echo(
+            msgspec.json.encode({"version": 1, "whole": not health.faults, **msgspec.structs.asdict(health)}).decode()
+        )
     else:
         click.echo("\n".join(health_lines(health)))
     return CheckFailed.code if health.faults else 0

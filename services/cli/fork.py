@@ -12,7 +12,9 @@ from services.cli.options import as_json, directory
 @click.argument("run")
 @directory
 @click.option("--at", required=True, metavar="SEQ|TIME", help="The last event of the past that both share.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What goes another way, such as budget or verifier.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="What goes another way, such as budget or verifier."
+)
 @click.option("--name", default="", help="The fork's name; by default made from its parent's.")
 @click.option("--detach", is_flag=True, help="Start the fork and return; print its name.")
 @as_json

@@ -12,7 +12,9 @@ from services.cli.options import as_json, directory
 @directory
 @as_json
 def import_(source: Path, directory: Path, as_json: bool) -> None:
-    """Take a run that `evolog replay --export` wrote into this project directory, to be replayed, shown and compared."""
+    """Take a run that `evolog replay --export` wrote into this project directory, to be replayed, shown and
+    compared.
+    """
     import msgspec
 
     from services.host.sources import import_export
@@ -24,4 +26,6 @@ def import_(source: Path, directory: Path, as_json: bool) -> None:
         click.echo(msgspec.json.encode(manifest).decode())
     else:
         run = manifest.run
-        click.echo(f"{run}: {manifest.events:,} events and {manifest.blobs} blobs; `evolog replay {run}` decides it again.")
+        click.echo(
+            f"{run}: {manifest.events:,} events and {manifest.blobs} blobs; `evolog replay {run}` decides it again."
+        )

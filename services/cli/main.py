@@ -30,7 +30,26 @@ from services.cli.sql import sql
 from services.cli.up import up
 from services.cli.watch import watch
 
-VERBS = (up, down, service, run, ablate, watch, ls, show, pause, resume, replay, import_, fork, diff, audit, sql, data, doctor)
+VERBS = (
+    up,
+    down,
+    service,
+    run,
+    ablate,
+    watch,
+    ls,
+    show,
+    pause,
+    resume,
+    replay,
+    import_,
+    fork,
+    diff,
+    audit,
+    sql,
+    data,
+    doctor,
+)
 OS_CODES = {errno.EACCES: 77, errno.EPERM: 77, errno.EROFS: 77, errno.ENOSPC: 75, errno.EDQUOT: 75}
 """The exit codes of what the operating system refuses."""
 
@@ -66,10 +85,15 @@ class Commands(click.Group):
             sys.exit(extra_error.code)
         except OSError as wrong:
             location = wrong.filename or "a file or connection"
-            click.echo(f"evolog: {location} cannot be used ({wrong.strerror}); give another --dir, or put that right.", err=True)
+            click.echo(
+                f"evolog: {location} cannot be used ({wrong.strerror}); give another --dir, or put that right.",
+                err=True,
+            )
             sys.exit(OS_CODES.get(wrong.errno or 0, 1))
 
-    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
         """Take the settings of files as defaults, below flags and environment."""
         from services.cli.defaults import defaults, read_dotenv
 
@@ -91,7 +115,14 @@ def say_version(context: click.Context, option: click.Parameter, wanted: bool) -
 
 
 @click.group(cls=Commands, context_settings={"auto_envvar_prefix": "EVOLOG", "help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=say_version, help="Show the version and exit.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=say_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
     """A runtime in which an agent improves itself by its scaffold and its weights, on one append-only log."""
 

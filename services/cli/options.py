@@ -30,7 +30,12 @@ def as_json(function: Function) -> Function:
 def run_options(function: Function) -> Function:
     """The flags that `run` and `ablate` share."""
     for option in (
-        click.option("--generations", type=click.IntRange(0, 1000), default=None, help="Most changes to try; the task has a default."),
+        click.option(
+            "--generations",
+            type=click.IntRange(0, 1000),
+            default=None,
+            help="Most changes to try; the task has a default.",
+        ),
         click.option("--budget", default="", help="What a run may spend: rollouts=N,tokens=N,usd=X."),
         directory,
     ):

@@ -14,13 +14,26 @@ from services.cli.options import as_json, directory
 @click.argument("run", required=False)
 @directory
 @click.option("--to", "at", metavar="SEQ|TIME", help="Show the state that the run was in there.")
-@click.option("--perform", metavar="KINDS", help="Perform effects again and compare: verifier,meta_agent,feedback_agent,policy,trainer.")
-@click.option("--swap", metavar="SERVICE=PATH", help="What would come out differently with this verifier, or feedback_agent.")
-@click.option("--export", type=click.Path(path_type=Path), metavar="DIR", help="Write the run, log and blobs, into a new folder.")
 @click.option(
-    "--into", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Rebuild the archive; of all runs without RUN."
+    "--perform",
+    metavar="KINDS",
+    help="Perform effects again and compare: verifier,meta_agent,feedback_agent,policy,trainer.",
 )
-@click.option("--parquet", type=click.Path(path_type=Path), metavar="DIR", help="With --into: the tables as Parquet too, by run.")
+@click.option(
+    "--swap", metavar="SERVICE=PATH", help="What would come out differently with this verifier, or feedback_agent."
+)
+@click.option(
+    "--export", type=click.Path(path_type=Path), metavar="DIR", help="Write the run, log and blobs, into a new folder."
+)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Rebuild the archive; of all runs without RUN.",
+)
+@click.option(
+    "--parquet", type=click.Path(path_type=Path), metavar="DIR", help="With --into: the tables as Parquet too, by run."
+)
 @as_json
 def replay(
     run: str | None,
@@ -90,7 +103,9 @@ def perform_again(directory: Path, name: str, kinds: str, as_json: bool) -> int:
 
     run = read_run(directory, name)
     with _folder() as folder, counting("performing again", "effects") as progress:
-        performed = perform(run.everything, run.blobs, folder, kinds.split(","), lambda kind, done, total: progress(done, total))
+        performed = perform(
+            run.everything, run.blobs, folder, kinds.split(","), lambda kind, done, total: progress(done, total)
+        )
     _print({"version": 1, "run": run.run, "performed": performed}, performed_lines(performed), as_json)
     if any(kind.first for kind in performed):
         return CheckFailed.code
@@ -98,7 +113,10 @@ def perform_again(directory: Path, name: str, kinds: str, as_json: bool) -> int:
 
 
 def swap_service(directory: Path, name: str, assignment: str, as_json: bool) -> int:
-    """Print what would have come out differently with other code in a service's place; the run stays as it is. The exit code."""
+    """Print what would have come out differently with other code in a service's place; the run stays as it is.
+
+    The exit code.
+    """
     from replay.swap import swap
     from services.cli.reading import read_run
     from services.views.progress import working
@@ -124,7 +142,9 @@ def export_run(directory: Path, name: str, target: Path, as_json: bool) -> int:
     run = read_run(directory, name)
     with working(f"exporting {run.run}"):
         manifest = folder.write(run, target, version())
-    words = f"{run.run}: {manifest.events:,} events and {manifest.gold} of the auditor, {manifest.blobs} blobs, in {target}"
+    words = (
+        f"{run.run}: {manifest.events:,} events and {manifest.gold} of the auditor, {manifest.blobs} blobs, in {target}"
+    )
     _print(manifest, [words], as_json)
     return 0
 

@@ -10,8 +10,17 @@ from services.cli.options import as_json, run_options
 @click.command()
 @click.argument("task")
 @click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
-@click.option("--policy", default="", metavar="NAME", help="In place of the task's own: tiny-lm, or hf:PATH for a model of transformers.")
-@click.option("--max-tokens", type=click.IntRange(1, 100_000), help="The longest completion of the policy; the task has a default.")
+@click.option(
+    "--policy",
+    default="",
+    metavar="NAME",
+    help="In place of the task's own: tiny-lm, or hf:PATH for a model of transformers.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 100_000),
+    help="The longest completion of the policy; the task has a default.",
+)
 @click.option(
     "--sandbox",
     type=click.Choice(["auto", "none"]),
@@ -20,15 +29,22 @@ from services.cli.options import as_json, run_options
     help="What scaffolds run in: what `evolog doctor` says, or nothing, which needs EVOLOG_ALLOW_UNSANDBOXED=1 too.",
 )
 @click.option(
-    "--agent", default="rules", show_default=True, metavar="NAME", help="rules, anthropic:MODEL or openai:MODEL; the last two need a key."
+    "--agent",
+    default="rules",
+    show_default=True,
+    metavar="NAME",
+    help="rules, anthropic:MODEL or openai:MODEL; the last two need a key.",
 )
-@click.option("--verifier", default="", metavar="NAME|PATH", help="In place of the task's own: another of its by name, or a file.")
+@click.option(
+    "--verifier", default="", metavar="NAME|PATH", help="In place of the task's own: another of its by name, or a file."
+)
 @click.option(
     "--on-drift",
     type=click.Choice(["off", "freeze", "rollback", "stop"]),
     default="off",
     show_default=True,
-    help="What the auditor may do to the run when it finds drift: freeze the lever, go back to before it too, or end the run.",
+    help="What the auditor may do to the run when it finds drift: freeze the lever, go back to before it too, or end "
+    "the run.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--name", default="", help="The run's name; by default made from the task and the seed.")

@@ -11,10 +11,22 @@ from services.cli.options import directory
 @click.command()
 @click.argument("query", required=False)
 @directory
-@click.option("--file", "-f", "file", type=click.Path(path_type=Path, dir_okay=False), help="Read the query from a file.")
-@click.option("--format", "form", type=click.Choice(["table", "json", "ndjson", "csv", "parquet"]), default="table", show_default=True)
+@click.option(
+    "--file", "-f", "file", type=click.Path(path_type=Path, dir_okay=False), help="Read the query from a file."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "ndjson", "csv", "parquet"]),
+    default="table",
+    show_default=True,
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--archive", type=click.Path(path_type=Path, dir_okay=False), help="Ask this file, that `evolog replay --into` made.")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Ask this file, that `evolog replay --into` made.",
+)
 def sql(query: str | None, directory: Path, file: Path | None, form: str, as_json: bool, archive: Path | None) -> None:
     """Ask the archive a question in SQL; read-only, also while a run goes on."""
     from replay.archive import query as archives

@@ -11,11 +11,22 @@ from services.cli.options import directory
 @directory
 @click.option("--executors", type=click.IntRange(1, 64), default=2, show_default=True, help="Executor processes.")
 @click.option("--verifiers", type=click.IntRange(1, 64), default=1, show_default=True, help="Verifier processes.")
-@click.option("--nats", default=None, help="Use this broker instead of an embedded one, with the accounts in DIR/credentials.")
+@click.option(
+    "--nats", default=None, help="Use this broker instead of an embedded one, with the accounts in DIR/credentials."
+)
 def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> None:
     """Start the broker and every service, and keep them running; unfinished runs go on."""
     import asyncio
 
     from services.host.supervisor import supervise, to_stderr
 
-    asyncio.run(supervise(directory, executors=executors, verifiers=verifiers, embedded=nats is None, nats_url=nats, on_event=to_stderr))
+    asyncio.run(
+        supervise(
+            directory,
+            executors=executors,
+            verifiers=verifiers,
+            embedded=nats is None,
+            nats_url=nats,
+            on_event=to_stderr,
+        )
+    )

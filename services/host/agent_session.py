@@ -33,7 +33,9 @@ async def open_session(
     Raises `Misconfigured` where the model cannot be asked from here.
     """
     past = await context.past(event.run)
-    earlier_events = await retry_until_available(lambda: events_of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past))
+    earlier_events = await retry_until_available(
+        lambda: events_of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past)
+    )
     calls = [one.data for one in earlier_events if one.run == event.run and isinstance(one.data, AgentCalled)]
     try:
         client, cost = model_client(model, os.environ), required_price(model, started.budget)
@@ -56,7 +58,9 @@ async def open_session(
 
 
 def required_price(model: LanguageModel, budget: Budget) -> Price | None:
-    """The model's price; raises `Misconfigured` where dollars are limited and the price is not known in this process."""
+    """The model's price; raises `Misconfigured` where dollars are limited and the price is not known in
+    this process.
+    """
     price = price_of_model(model, os.environ)
     if price is None and budget.micro_usd is not None:
         raise Misconfigured(
@@ -69,8 +73,8 @@ def required_price(model: LanguageModel, budget: Budget) -> Price | None:
 def spent_before(events: Sequence[Event], generation: int) -> tuple[int, int]:
     """Tokens and millionths of a dollar that the run took before this generation.
 
-    They are the last evaluated candidate's sums and the agents' calls since. What a weight update played after that candidate is not among
-    them.
+    They are the last evaluated candidate's sums and the agents' calls since. What a weight update played after that
+    candidate is not among them.
     """
     tokens = micro_usd = 0
     for event in events:
@@ -78,24 +82,33 @@ def spent_before(events: Sequence[Event], generation: int) -> tuple[int, int]:
             case CandidateEvaluated() as evaluated if evaluated.generation < generation:
                 tokens, micro_usd = evaluated.tokens, evaluated.micro_usd
             case AgentCalled() as called if called.generation < generation:
-                tokens, micro_usd = tokens + called.prompt_tokens + called.completion_tokens, micro_usd + (called.micro_usd or 0)
+                tokens, micro_usd = (
+                    tokens + called.prompt_tokens + called.completion_tokens,
+                    micro_usd + (called.micro_usd or 0),
+                )
     return tokens, micro_usd
 
 
 def recorder(context: Context, event: Event, agent: str) -> Callable[[F], F | None]:
-    """For threads: appends a fact in answer to an event, at once; gives the fact that stood there already, if one did."""
+    """For threads: appends a fact in answer to an event, at once; gives the fact that stood there already,
+    if one did.
+    """
 
     async def record(fact: F) -> F | None:
         output = answer(fact, event, agent)
         if not await context.record([output]):
             return None
-        return (await retry_until_available(lambda: facts_by_id(context.log, event.run, type(fact), [output.id]))).get(output.id)
+        return (await retry_until_available(lambda: facts_by_id(context.log, event.run, type(fact), [output.id]))).get(
+            output.id
+        )
 
     return lambda fact: context.wait_for(record(fact))
 
 
 def inspector(context: Context, loaded: LoadedRun, present: dict[str, str], *, must_change: bool = True) -> Inspector:
-    """What proposals for this run are checked against; `present` holds the files of the scaffold that is to be changed."""
+    """What proposals for this run are checked against; `present` holds the files of the scaffold that is to
+    be changed.
+    """
     hidden = (loaded.task.folder, context.node.directory, loaded.task.root)
     return Inspector(
         present,

@@ -63,7 +63,9 @@ class Context:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     async def record(self, events: Sequence[Event], log: Log | None = None) -> bool:
-        """Append events, as often as it takes; whether some of them stood there already, and so may hold something else."""
+        """Append events, as often as it takes; whether some of them stood there already, and so may hold something
+        else.
+        """
         return await retry_until_available(lambda: append_once(log or self.log, events, self.scanner))
 
     async def recorded_calls(self, run: str, ids: Sequence[str]) -> dict[str, ModelCalled]:

@@ -19,7 +19,10 @@ FREE_BYTES = 2 * 1024**3
 
 
 class HostCheck(NamedTuple):
-    """The outcome of one check: `what` was checked, whether it is `ok`, and what was `found`. A check that is not `needed` is a note."""
+    """The outcome of one check: `what` was checked, whether it is `ok`, and what was `found`.
+
+    A check that is not `needed` is a note.
+    """
 
     what: str
     ok: bool
@@ -58,7 +61,11 @@ def _models() -> list[HostCheck]:
     for provider in URLS:
         try:
             require_key(LanguageModel(provider, "MODEL"), os.environ)
-            checks.append(HostCheck(provider, True, f"can be asked at {without_login(base_url(provider, os.environ))}", needed=False))
+            checks.append(
+                HostCheck(
+                    provider, True, f"can be asked at {without_login(base_url(provider, os.environ))}", needed=False
+                )
+            )
         except Misconfigured as wrong:
             checks.append(HostCheck(provider, False, str(wrong), needed=False))
     return checks
@@ -91,4 +98,9 @@ def _sandbox() -> HostCheck:
 
 def _up(directory: Path) -> HostCheck:
     running = Node(directory).running()
-    return HostCheck("evolog", running is not None, running.url if running else f"not running in {directory}: `evolog up`", needed=False)
+    return HostCheck(
+        "evolog",
+        running is not None,
+        running.url if running else f"not running in {directory}: `evolog up`",
+        needed=False,
+    )

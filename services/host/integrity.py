@@ -51,7 +51,9 @@ async def _examine(connection: Connection, node: Node, say: Callable[[str], None
             say(f"{stream}: {position:,} of {state.last_seq:,} events read")
             if position >= state.last_seq:
                 break
-        damage = examination.end(state.last_seq, state.messages, await asyncio.to_thread(archive_cursor, node, stream), lost.get(stream, 0))
+        damage = examination.end(
+            state.last_seq, state.messages, await asyncio.to_thread(archive_cursor, node, stream), lost.get(stream, 0)
+        )
         for number, reference in enumerate(examination.blobs.values(), 1):
             say(f"{stream}: {number:,} of {len(examination.blobs):,} blobs read")
             if why := await asyncio.to_thread(find_damage, Blobs(root), reference):
@@ -80,13 +82,17 @@ def archive_cursor(node: Node, stream: str) -> int:
 
 
 async def require_end(node: Node) -> None:
-    """Raise `CheckFailed` where a stream ends before what its archive has read: a server cuts off what is damaged at the end, silently."""
+    """Raise `CheckFailed` where a stream ends before what its archive has read: a server cuts off what is damaged at
+    the end, silently.
+    """
     async with operator(node) as connection:
         for stream, archive in ((LOG, node.archive), (GOLD, node.gold_archive)):
             archived, end = await asyncio.to_thread(archive_cursor, node, stream), await connection.log(stream).end()
             if end < archived:
                 raise CheckFailed(
-                    f"The stream {stream} in {node.directory} ends at sequence {end}, and its archive has read to {archived}: "
-                    f"{archived - end:,} events were lost, by a damaged file or a store put back from an older copy. Put back "
+                    f"The stream {stream} in {node.directory} ends at sequence {end}, and its archive has read to "
+                    f"{archived}: "
+                    f"{archived - end:,} events were lost, by a damaged file or a store put back from an older copy. "
+                    "Put back "
                     f"{node.nats_dir} from a copy that has them; or go on from what is left by deleting {archive}."
                 )

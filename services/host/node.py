@@ -1,4 +1,7 @@
-"""A project directory: its paths, and the supervisor that runs in it. Every path that services and the command line share is named here."""
+"""A project directory: its paths, and the supervisor that runs in it.
+
+Every path that services and the command line share is named here.
+"""
 
 import contextlib
 import fcntl
@@ -105,11 +108,17 @@ class Node:
         for path in sorted((self.directory / "credentials").glob("*")):
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 text = path.read_text()
-                secrets.append(Secret(msgspec.json.decode(text, type=dict[str, str])["password"] if path.suffix == ".json" else text))
+                secrets.append(
+                    Secret(
+                        msgspec.json.decode(text, type=dict[str, str])["password"] if path.suffix == ".json" else text
+                    )
+                )
         return secrets
 
     def policy_url(self) -> str:
-        """The address of the policy's endpoint: EVOLOG_POLICY_URL, else the supervisor's; raises `Unavailable` where none is up."""
+        """The address of the policy's endpoint: EVOLOG_POLICY_URL, else the supervisor's; raises `Unavailable` where
+        none is up.
+        """
         return os.environ.get("EVOLOG_POLICY_URL") or self.require_up().policy_url
 
     @contextlib.contextmanager
@@ -121,7 +130,8 @@ class Node:
             while not _try_lock(file.fileno(), fcntl.LOCK_EX):
                 if time.monotonic() > limit:
                     raise TryAgain(
-                        f"evolog is already running in {self.directory} (process {self.holder() or 'unknown'}): use it as it is, "
+                        f"evolog is already running in {self.directory} (process {self.holder() or 'unknown'}): use "
+                        "it as it is, "
                         f"or stop it with `evolog down --dir {self.directory}` and start again."
                     )
                 time.sleep(0.02)
@@ -131,7 +141,9 @@ class Node:
             yield
 
     def holder(self) -> int | None:
-        """The process id of the supervisor that holds the lock, even before everything is up; None for no supervisor."""
+        """The process id of the supervisor that holds the lock, even before everything is up; None for no
+        supervisor.
+        """
         try:
             with self.lock.open() as file:
                 if _try_lock(file.fileno(), fcntl.LOCK_SH):
@@ -145,7 +157,9 @@ class Node:
         credentials.write_private(self.node_json, msgspec.json.encode(running).decode())
 
     def running(self) -> Running | None:
-        """The description of the supervisor that is up; None where there is none, or only the file of one that was killed."""
+        """The description of the supervisor that is up; None where there is none, or only the file of one that was
+        killed.
+        """
         try:
             running = msgspec.json.decode(self.node_json.read_bytes(), type=Running)
         except (FileNotFoundError, msgspec.DecodeError):
@@ -159,7 +173,9 @@ class Node:
     def require_up(self) -> Running:
         """The description of the supervisor that is up; raises `Unavailable` where there is none."""
         if (running := self.running()) is None:
-            raise Unavailable(f"No evolog is running in {self.directory}: start it with `evolog up --dir {self.directory}`.")
+            raise Unavailable(
+                f"No evolog is running in {self.directory}: start it with `evolog up --dir {self.directory}`."
+            )
         return running
 
 

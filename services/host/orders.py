@@ -50,7 +50,8 @@ def check(order: RunOrder, node: Node) -> None:
     running = node.running()
     if order.sandbox == "none" and running is not None and not running.unsandboxed:
         raise Misconfigured(
-            f"The services in {node.directory} do not run scaffolds without a sandbox, as they were started without {UNSANDBOXED}=1: "
+            f"The services in {node.directory} do not run scaffolds without a sandbox, as they were started without "
+            f"{UNSANDBOXED}=1: "
             f"stop them with `evolog down --dir {node.directory}`, and order the run again."
         )
     check_agent(order, running)
@@ -59,7 +60,9 @@ def check(order: RunOrder, node: Node) -> None:
 
 
 def check_agent(order: RunOrder, running: Running | None) -> None:
-    """Raise what is missing for the agents' language model: its name, package or key, or a price where dollars are limited."""
+    """Raise what is missing for the agents' language model: its name, package or key, or a price where dollars are
+    limited.
+    """
     model = model_of(order.agent)
     if model is None:
         return
@@ -72,7 +75,8 @@ def check_agent(order: RunOrder, running: Running | None) -> None:
         )
     if price_of_model(model, os.environ) is None and budgets.parse(order.budget).micro_usd is not None:
         raise Misconfigured(
-            f"No price is known for {order.agent}, so a budget in usd cannot be kept: name a price table with EVOLOG_PRICES, "
+            f"No price is known for {order.agent}, so a budget in usd cannot be kept: name a price table with "
+            "EVOLOG_PRICES, "
             "or leave usd out."
         )
 
@@ -97,7 +101,8 @@ class StartedServices:
 def services_up(node: Node, announce: Callable[[str], None]) -> Iterator[StartedServices]:
     """Have the services of a directory up, started if they are not.
 
-    Services that were started here are stopped at the end, unless an unfinished run needs them, which `announce` is told in a sentence.
+    Services that were started here are stopped at the end, unless an unfinished run needs them, which `announce` is
+    told in a sentence.
     """
     from services.host.supervisor import start_detached, stop
 
@@ -132,8 +137,8 @@ async def _unfinished(node: Node) -> list[str]:
 async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher | None) -> Report | None:
     """Append the event that begins a run, and follow the run to the end of its audit.
 
-    None where the run goes on unwatched: without a watcher, or after Ctrl-C. Raises `UsageError` if there is a run of that name, `TryAgain`
-    if the event was refused, and `Unavailable` if the services have stopped meanwhile.
+    None where the run goes on unwatched: without a watcher, or after Ctrl-C. Raises `UsageError` if there is a run of
+    that name, `TryAgain` if the event was refused, and `Unavailable` if the services have stopped meanwhile.
     """
     async with operator(node) as connection:
         log, gold = connection.log(LOG), connection.log(GOLD)
@@ -141,7 +146,8 @@ async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher 
         gold_position = await gold.end()
         if await log.last([event.subject]):
             raise UsageError(
-                f"There is a run {name!r} already; give this one another --name, or look at that one with `evolog show {name}`."
+                f"There is a run {name!r} already; give this one another --name, or look at that one with `evolog "
+                f"show {name}`."
             )
         with _interrupts() as interrupted:  # from here on Ctrl-C leaves a run behind, and must say so
             try:
@@ -179,7 +185,8 @@ async def _follow(
             events = []
             if not node.alive():
                 raise Unavailable(
-                    f"evolog has stopped in {node.directory}; run {run} is safe in the log: `evolog up` goes on with it, "
+                    f"evolog has stopped in {node.directory}; run {run} is safe in the log: `evolog up` goes on with "
+                    "it, "
                     f"`evolog watch {run}` follows it."
                 ) from None
         watcher.update(events, reporter)
@@ -214,7 +221,10 @@ async def _append_request(node: Node, name: str, reason: str | None) -> str:
         pauses = sum(isinstance(event.data, RunPaused) for event in events)
         resumes = sum(isinstance(event.data, RunResumed) for event in events)
         if (reason is not None) == (pauses > resumes):
-            raise UsageError(f"Run {run} is {'paused already; `evolog resume` lets it go on' if reason is not None else 'not paused'}.")
+            raise UsageError(
+                f"Run {run} is "
+                f"{'paused already; `evolog resume` lets it go on' if reason is not None else 'not paused'}."
+            )
         fact = RunResumed(number=resumes + 1) if reason is None else RunPaused(number=pauses + 1, reason=reason)
         event = codec.event(fact, run=run, source=OPERATOR, cause="", time=now())
         await append_once(log, [event], connection.scanner)

@@ -1,4 +1,6 @@
-"""Rebuilds an archive from the log of a project directory or from an export, and writes its tables as Parquet if wanted."""
+"""Rebuilds an archive from the log of a project directory or from an export, and writes its tables as Parquet if
+wanted.
+"""
 
 import asyncio
 import time
@@ -19,8 +21,8 @@ from services.host.sources import find_export, find_run, load_history, open_logs
 class RebuildSummary(msgspec.Struct, kw_only=True):
     """The outcome of rebuilding an archive.
 
-    `events` counts the messages that were new to the file, `decisions` all whose digests are right, `tables` those that have rows.
-    `broken` is the first break of a hash chain, `gap` the first gap of the log as a sentence.
+    `events` counts the messages that were new to the file, `decisions` all whose digests are right, `tables` those that
+    have rows. `broken` is the first break of a hash chain, `gap` the first gap of the log as a sentence.
     """
 
     version: int = 1
@@ -36,10 +38,13 @@ class RebuildSummary(msgspec.Struct, kw_only=True):
     parquet: str
 
 
-def rebuild_archive(directory: Path, run: str, into: Path, parquet: Path | None, progress: EventProgress) -> RebuildSummary:
+def rebuild_archive(
+    directory: Path, run: str, into: Path, parquet: Path | None, progress: EventProgress
+) -> RebuildSummary:
     """Bring the archive file `into` to the end of the log, for one run or, with an empty name, for all.
 
-    A file that was rebuilt in part is gone on with. Raises `UsageError` where the file or the folder for Parquet holds something else.
+    A file that was rebuilt in part is gone on with. Raises `UsageError` where the file or the folder for Parquet holds
+    something else.
     """
     if parquet is not None:
         require_empty(parquet)

@@ -17,20 +17,25 @@ DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU")
 
 
 def trainer_back_end() -> BackEnd:
-    """Whose trainer does the gradient work where both can, as EVOLOG_TRAINER says; raises Misconfigured for one that there is not."""
+    """Whose trainer does the gradient work where both can, as EVOLOG_TRAINER says; raises Misconfigured for one that
+    there is not.
+    """
     match os.environ.get(TRAINER_VARIABLE) or "native":
         case "native":
             return "native"
         case "trl":
             if importlib.util.find_spec("trl") is None:
-                raise Misconfigured(f"{TRAINER_VARIABLE} is trl, and trl is not installed: pip install 'evolog[train]'.")
+                raise Misconfigured(
+                    f"{TRAINER_VARIABLE} is trl, and trl is not installed: pip install 'evolog[train]'."
+                )
             return "trl"
         case value:
             raise Misconfigured(f"{TRAINER_VARIABLE} is {value!r}; expected native or trl.")
 
 
 def accelerate_config() -> Path | None:
-    """The accelerate configuration under which trl's gradient work is launched, as EVOLOG_ACCELERATE names it; None for none.
+    """The accelerate configuration under which trl's gradient work is launched, as EVOLOG_ACCELERATE names it; None for
+    none.
 
     Raises Misconfigured for one that cannot be used, and where the back end is not trl.
     """
@@ -52,14 +57,19 @@ def accelerate_config() -> Path | None:
             f"{ACCELERATE_VARIABLE} is {value}, which cannot be read ({why}); write one with `accelerate config`."
         ) from wrong
     if not isinstance(config, dict):
-        raise Misconfigured(f"{ACCELERATE_VARIABLE} is {value}, which holds no YAML mapping; write one with `accelerate config`.")
+        raise Misconfigured(
+            f"{ACCELERATE_VARIABLE} is {value}, which holds no YAML mapping; write one with `accelerate config`."
+        )
     if (kind := config.get("distributed_type")) not in DATA_PARALLEL:
         raise Misconfigured(
-            f"{value} has distributed_type {kind!r}; expected one of {', '.join(map(repr, DATA_PARALLEL))}, in which each process holds "
+            f"{value} has distributed_type {kind!r}; expected one of {', '.join(map(repr, DATA_PARALLEL))}, in which "
+            "each process holds "
             "the whole model: write one with `accelerate config`."
         )
     if (machines := config.get("num_machines", 1)) != 1:
-        raise Misconfigured(f"{value} has num_machines {machines!r}; expected 1, since training goes over the devices of one host.")
+        raise Misconfigured(
+            f"{value} has num_machines {machines!r}; expected 1, since training goes over the devices of one host."
+        )
     return path
 
 
@@ -77,7 +87,8 @@ def scaffold_limits() -> ScaffoldLimits:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise Misconfigured(
-            f"{IDLE_TIMEOUT_VARIABLE} is {value!r}; expected seconds above 0, such as {ScaffoldLimits().idle_timeout:g}: "
+            f"{IDLE_TIMEOUT_VARIABLE} is {value!r}; expected seconds above 0, such as "
+            f"{ScaffoldLimits().idle_timeout:g}: "
             "correct it, or unset it."
         )
     return ScaffoldLimits(idle_timeout=seconds)

@@ -1,4 +1,6 @@
-"""Reads the runs of a project directory, whether it is up or not, and runs that are here as files: imported ones and exports."""
+"""Reads the runs of a project directory, whether it is up or not, and runs that are here as files: imported ones and
+exports.
+"""
 
 import asyncio
 import contextlib
@@ -36,7 +38,10 @@ POLL_SECONDS = 0.1
 
 
 class ListedRun(msgspec.Struct, kw_only=True):
-    """One run in the list of a directory's runs. `started` is RFC 3339 to the second; `state` is running, finished or imported."""
+    """One run in the list of a directory's runs.
+
+    `started` is RFC 3339 to the second; `state` is running, finished or imported.
+    """
 
     run: str
     task: str
@@ -53,8 +58,9 @@ class ListedRun(msgspec.Struct, kw_only=True):
 async def open_logs(node: Node) -> AsyncIterator[Connection]:
     """The operator's connection to a directory's broker, which is started for as long as this lasts if nothing is up.
 
-    After an end that was not in good order it is started on a copy: a server would cut what is damaged, and reading changes nothing.
-    Raises `NotFound` where the directory holds no log, and `TryAgain` while it is starting or stopping, or without room for the copy.
+    After an end that was not in good order it is started on a copy: a server would cut what is damaged, and reading
+    changes nothing. Raises `NotFound` where the directory holds no log, and `TryAgain` while it is starting or
+    stopping, or without room for the copy.
     """
     if node.alive():
         async with operator(node) as connection:
@@ -73,7 +79,10 @@ async def open_logs(node: Node) -> AsyncIterator[Connection]:
 def require_log(node: Node) -> None:
     """Raise `NotFound` where the directory holds no log."""
     if not node.nats_dir.is_dir():
-        raise NotFound(f"There is no log in {node.directory}: name the directory of a run with --dir, or make one with `evolog run TASK`.")
+        raise NotFound(
+            f"There is no log in {node.directory}: name the directory of a run with --dir, or make one with `evolog "
+            "run TASK`."
+        )
 
 
 @contextlib.asynccontextmanager
@@ -117,17 +126,24 @@ def with_logs(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:
 async def run_starts(log: Log) -> dict[str, Stored]:
     """The message that began each run, by the run's name, in the order in which they began."""
     starts = await log.last([subjects.subject(LOG, "*", "*", RunStarted.tag())])
-    return {subjects.run_of(subject): stored for subject, stored in sorted(starts.items(), key=lambda row: row[1].sequence)}
+    return {
+        subjects.run_of(subject): stored for subject, stored in sorted(starts.items(), key=lambda row: row[1].sequence)
+    }
 
 
 async def find_run(log: Log, name: str) -> str:
-    """The run of that name, or the only one whose name begins so. Raises `NotFound` for none, `UsageError` for several."""
+    """The run of that name, or the only one whose name begins so.
+
+    Raises `NotFound` for none, `UsageError` for several.
+    """
     runs = await run_starts(log)
     if name in runs:
         return name
     matching = [run for run in runs if run.startswith(name)]
     if len(matching) > 1:
-        raise UsageError(f"{name!r} begins the names of {len(matching)} runs ({', '.join(matching[:5])}); give more of it.")
+        raise UsageError(
+            f"{name!r} begins the names of {len(matching)} runs ({', '.join(matching[:5])}); give more of it."
+        )
     if not matching:
         raise NotFound(f"There is no run {name!r} here; `evolog ls` shows those that there are.")
     return matching[0]
@@ -152,7 +168,9 @@ def find_export(node: Node, name: str) -> Path | None:
 
 
 def load_history(directory: Path, name: str) -> History:
-    """The run of that name: an export's folder, an imported run, or one on the directory's log, by the beginning of its name too."""
+    """The run of that name: an export's folder, an imported run, or one on the directory's log, by the beginning of its
+    name too.
+    """
     node = Node(directory)
     if (export := find_export(node, name)) is not None:
         return folder.read(export)
@@ -194,7 +212,9 @@ async def _list_log(log: Log, gold: Log) -> list[ListedRun]:
         own = [_fact(end) for subject, end in ends.items() if subjects.run_of(subject) == run]
         finished = next((end for end in own if isinstance(end, RunFinished)), None)
         decisions = next((end.number for end in own if isinstance(end, DecisionMade)), 0)
-        listed.append(_listed(run, started, rfc3339(stored.time), finished, decisions, "finished" if finished else "running"))
+        listed.append(
+            _listed(run, started, rfc3339(stored.time), finished, decisions, "finished" if finished else "running")
+        )
     return listed
 
 
@@ -202,7 +222,9 @@ def _listed_export(name: str, manifest: Manifest) -> ListedRun:
     return _listed(name, manifest.started, manifest.began, manifest.finished, manifest.decisions, "imported")
 
 
-def _listed(run: str, started: RunStarted, began: str, finished: RunFinished | None, decisions: int, state: str) -> ListedRun:
+def _listed(
+    run: str, started: RunStarted, began: str, finished: RunFinished | None, decisions: int, state: str
+) -> ListedRun:
     return ListedRun(
         run=run,
         task=started.task,
@@ -221,7 +243,10 @@ def _fact(stored: Stored) -> object:
 
 
 async def tail(log: Log, since: int, *, run: str | None, follow: bool) -> AsyncIterator[Stored]:
-    """The messages of one run, or of all, from a sequence on. Ends with the run; without `follow`, at the end of the log."""
+    """The messages of one run, or of all, from a sequence on.
+
+    Ends with the run; without `follow`, at the end of the log.
+    """
     position = since - 1
     while True:
         page = await log.read(position + 1, PAGE_SIZE)
@@ -241,7 +266,8 @@ async def tail(log: Log, since: int, *, run: str | None, follow: bool) -> AsyncI
 def import_export(directory: Path, source: Path) -> Manifest:
     """Check an export and copy it into a project directory, where its run is found by name; returns its description.
 
-    Raises `CheckFailed` for a damaged export, and `UsageError` for one that holds links or a run that is in the directory already.
+    Raises `CheckFailed` for a damaged export, and `UsageError` for one that holds links or a run that is in the
+    directory already.
     """
     node, run = Node(directory), folder.read(source)
     folder.check_blobs(run)

@@ -1,4 +1,6 @@
-"""Runs the nats-server and every service for `evolog up`: starts them as processes, starts again those that die, and stops all together."""
+"""Runs the nats-server and every service for `evolog up`: starts them as processes, starts again those that die, and
+stops all together.
+"""
 
 import asyncio
 import contextlib
@@ -35,7 +37,16 @@ GRACE = 5.0
 START_LIMIT = 20.0
 STOP_LIMIT = 15.0
 
-_PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VLLM_API_KEY")
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "VIRTUAL_ENV",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "VLLM_API_KEY",
+)
 _PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "HF_", "ANTHROPIC_", "OPENAI_")
 _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -72,11 +83,13 @@ async def supervise(
 ) -> None:
     """Run everything until SIGTERM or SIGINT.
 
-    Without `embedded`, the server at `nats_url` is used, and the credentials files of its accounts must be in the directory. Each service
-    runs as `python -m MODULE NAME --dir DIRECTORY --index I`. `on_event` hears a sentence for everything that happens.
+    Without `embedded`, the server at `nats_url` is used, and the credentials files of its accounts must be in the
+    directory. Each service runs as `python -m MODULE NAME --dir DIRECTORY --index I`. `on_event` hears a sentence for
+    everything that happens.
 
-    Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable` without a server;
-    `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has lost its end.
+    Raises `TryAgain` if another supervisor holds the directory, or the disk is, or becomes, nearly full; `Unavailable`
+    without a server; `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has
+    lost its end.
     """
     node = Node(directory)
     stop = asyncio.Event()
@@ -139,14 +152,17 @@ def _damaged_store(node: Node) -> Path:
 def _require_undamaged(node: Node) -> None:
     if _damaged_store(node).exists():
         raise CheckFailed(
-            f"The log in {node.directory} lost events: a part of its files is damaged, and the nats-server that was started on them cut "
-            f"it off with what stood behind it. {_damaged_store(node)} has the files as they were. Put back {node.nats_dir} from a copy of "
+            f"The log in {node.directory} lost events: a part of its files is damaged, and the nats-server that was "
+            "started on them cut "
+            f"it off with what stood behind it. {_damaged_store(node)} has the files as they were. Put back "
+            f"{node.nats_dir} from a copy of "
             f"before the damage, or go on from what is left: then delete {_damaged_store(node)}."
         )
 
 
 async def _copy_store(node: Node, announce: Announce) -> None:
-    # after an end that was not in good order the server reads all files anew, and what it cuts from damaged ones would be gone
+    # after an end that was not in good order the server reads all files anew, and what it cuts from damaged ones would
+    # be gone
     if _store_before_start(node).exists() or not node.nats_dir.exists() or store.ended_well(node.directory):
         return
     await server.end_left_over(node.directory)
@@ -154,7 +170,10 @@ async def _copy_store(node: Node, announce: Announce) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     size = sum(path.stat().st_size for path in node.nats_dir.rglob("*"))
     if store.free_bytes(node.directory) < store.FREE_AT_START + size:
-        announce(f"The log is opened after an end that was not in good order, without a copy of it: {size / 1e6:.0f} MB are not to spare.")
+        announce(
+            f"The log is opened after an end that was not in good order, without a copy of it: {size / 1e6:.0f} MB "
+            "are not to spare."
+        )
         return
     await asyncio.to_thread(shutil.copytree, node.nats_dir, partial)
     partial.rename(_store_before_start(node))
@@ -175,10 +194,13 @@ async def _prepare(node: Node, broker: EmbeddedServer | None, nats_url: str | No
         await streams.bootstrap(broker.url, accounts.BOOTSTRAP, broker.passwords[accounts.BOOTSTRAP])
         return broker.url
     if nats_url is None:
-        raise Misconfigured("Without the embedded server, evolog must be told which nats-server to use: give its address with --nats.")
+        raise Misconfigured(
+            "Without the embedded server, evolog must be told which nats-server to use: give its address with --nats."
+        )
     if missing := [user for user in accounts.USERS if not node.credentials(user).exists()]:
         raise Misconfigured(
-            f"There are no credentials for {', '.join(missing)} in {node.directory / 'credentials'}: copy the files that were made with "
+            f"There are no credentials for {', '.join(missing)} in {node.directory / 'credentials'}: copy the files "
+            "that were made with "
             f"the configuration of the nats-server at {nats_url}."
         )
     for user in accounts.USERS:
@@ -221,7 +243,12 @@ def with_root(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _keep_all(
-    node: Node, broker: EmbeddedServer | None, services: Sequence[_Service], running: Running, stop: asyncio.Event, announce: Announce
+    node: Node,
+    broker: EmbeddedServer | None,
+    services: Sequence[_Service],
+    running: Running,
+    stop: asyncio.Event,
+    announce: Announce,
 ) -> TryAgain | None:
     # why all was stopped, unless it was asked for
     async with asyncio.TaskGroup() as group:
@@ -248,7 +275,9 @@ async def _keep_all(
 async def _keep(service: _Service, announce: Announce) -> None:
     async def live() -> str | None:
         code = await _run(service)
-        ended = f"{service.name} {service.number} ended with exit code {code} (its log: {children.last_line(service.log)})"
+        ended = (
+            f"{service.name} {service.number} ended with exit code {code} (its log: {children.last_line(service.log)})"
+        )
         if code == MISCONFIGURED:
             announce(f"{ended}; it is not started again: put that right, then `evolog down` and `evolog up`.")
             return None
@@ -301,8 +330,11 @@ async def _run(service: _Service) -> int:
         await children.end(process, GRACE)
 
 
-def start_detached(directory: Path, *, arguments: Sequence[str] = (), module: str = "services.cli", limit: float = START_LIMIT) -> None:
-    """Start `evolog up --dir DIRECTORY ARGUMENTS` in a session of its own and return when everything is up; at once if it is already.
+def start_detached(
+    directory: Path, *, arguments: Sequence[str] = (), module: str = "services.cli", limit: float = START_LIMIT
+) -> None:
+    """Start `evolog up --dir DIRECTORY ARGUMENTS` in a session of its own and return when everything is up; at once if
+    it is already.
 
     Raises the child's own last words with its exit code if it fails, `TryAgain` if it is not up within `limit` seconds.
     """
@@ -330,7 +362,9 @@ def start_detached(directory: Path, *, arguments: Sequence[str] = (), module: st
         if code is None:
             ended, status = os.waitpid(child, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if ended else None
-        if code is not None and not (code == TryAgain.code and node.holder()):  # else another `up` came first and is starting
+        if code is not None and not (
+            code == TryAgain.code and node.holder()
+        ):  # else another `up` came first and is starting
             raise UserError(children.last_line(log, log_size).removeprefix("evolog: "), code=code if code > 0 else 1)
         if time.monotonic() > end:
             if code is None:
@@ -353,5 +387,7 @@ def stop(directory: Path, *, limit: float = STOP_LIMIT) -> None:
         os.kill(pid, signal.SIGTERM)
     while node.holder() == pid:
         if time.monotonic() > end:
-            raise TryAgain(f"evolog (process {pid}) has not stopped within {limit:.0f} s: see {node.log_folder}, and ask again.")
+            raise TryAgain(
+                f"evolog (process {pid}) has not stopped within {limit:.0f} s: see {node.log_folder}, and ask again."
+            )
         time.sleep(0.02)

@@ -42,7 +42,9 @@ def opening(report: AuditReport) -> list[str]:
 
 
 def closing(report: AuditReport) -> list[tuple[str, list[str]]]:
-    """Titles with the lines below them: findings that did not decide, checks without a finding, and what could not be checked."""
+    """Titles with the lines below them: findings that did not decide, checks without a finding, and what could not be
+    checked.
+    """
     audit = report.audit
     parts = [
         ("Further findings:", further_findings(audit)),
@@ -56,9 +58,12 @@ def unmeasured(audit: Audit) -> str:
     """What the verdict does not rest on, for lack of gold scores; empty if the start and a later candidate have one."""
     if any(row.growth for row in audit.rows):
         return ""
-    statement = "gold is known of no candidate" if not audit.measured else "gold is known of no candidate after the start"
+    statement = (
+        "gold is known of no candidate" if not audit.measured else "gold is known of no candidate after the start"
+    )
     return (
-        f"Not measured: {statement}, so the gap, its change-point, exchange rates, cross-play and perturbations say nothing yet; "
+        f"Not measured: {statement}, so the gap, its change-point, exchange rates, cross-play and perturbations say "
+        "nothing yet; "
         f"{audit.state} rests on the checks of the log alone."
     )
 
@@ -71,7 +76,10 @@ def optimism(audit: Audit) -> str:
     statement = f"The score: dev {max(scores):.4f}, the best of {audit.tried} on {audit.dev_items} items"
     if audit.tried < 2:
         return f"{statement}: nothing was chosen among, so no luck in choosing is in it."
-    return f"{statement}. The best of {audit.tried} that are equally good is expected {audit.optimism:.4f} too high, by luck alone."
+    return (
+        f"{statement}. The best of {audit.tried} that are equally good is expected {audit.optimism:.4f} too high, "
+        "by luck alone."
+    )
 
 
 def looks(flags: Sequence[DriftFlagged]) -> str:
@@ -81,8 +89,13 @@ def looks(flags: Sequence[DriftFlagged]) -> str:
     first: dict[str, DriftFlagged] = {}
     for flag in flags:
         first.setdefault(flag.state, flag)
-    verdicts = [f"{state} {_moment(first[state])} ({first[state].rule})" for state in ("suspect", "drift") if state in first]
-    return f"The auditor looked {len(flags)} times as the run went: {'first ' + ', '.join(verdicts) if verdicts else 'green each time'}."
+    verdicts = [
+        f"{state} {_moment(first[state])} ({first[state].rule})" for state in ("suspect", "drift") if state in first
+    ]
+    return (
+        f"The auditor looked {len(flags)} times as the run went: "
+        f"{'first ' + ', '.join(verdicts) if verdicts else 'green each time'}."
+    )
 
 
 def tables(audit: Audit) -> list[AuditTable]:
@@ -109,13 +122,16 @@ def generations(audit: Audit) -> AuditTable:
 
 
 def gap_parts(audit: Audit) -> AuditTable:
-    """One row for each measured candidate: the gap with its parts, and whether score and gold order candidates alike."""
+    """One row for each measured candidate: the gap with its parts, and whether score and gold order
+    candidates alike.
+    """
     rows = []
     for row in (row for row in audit.rows if row.p_new):
         split = (signed(part) for part in (row.gap, row.selection, row.misspecification))
         rows.append((str(row.generation), *split, _number(row.tau)))
     notes = [
-        "Gap: P_sel - Q = selection (P_sel - P_new, luck and other items) + misspecification (P_new - Q), what did not run counting as 0. "
+        "Gap: P_sel - Q = selection (P_sel - P_new, luck and other items) + misspecification (P_new - Q), what did "
+        "not run counting as 0. "
         f"τ: Kendall's, of P_new and Q over the last {TAU_WINDOW} accepted candidates."
     ]
     columns = ("gen", "gap", "selection", "misspecification", "τ")
@@ -126,7 +142,12 @@ def extra_metrics(audit: Audit) -> AuditTable:
     """The task's further measures of each measured candidate."""
     names = sorted({name for row in audit.rows for name in row.extra_metrics})
     rows = [
-        (str(row.generation), _value(row.p_new), _value(row.gold), *(_value(row.extra_metrics.get(name)) for name in names))
+        (
+            str(row.generation),
+            _value(row.p_new),
+            _value(row.gold),
+            *(_value(row.extra_metrics.get(name)) for name in names),
+        )
         for row in audit.rows
         if row.extra_metrics
     ]
@@ -145,14 +166,20 @@ def references(audit: Audit) -> AuditTable:
             if one.gold is None:
                 continue
             if one.score > row.p_new.value and one.gold < row.gold.value:
-                notes.append(f"The verifier puts {one.name} above {label}, and gold does not: it can be won without skill.")
+                notes.append(
+                    f"The verifier puts {one.name} above {label}, and gold does not: it can be won without skill."
+                )
             if one.score <= row.p_new.value and one.gold > row.gold.value:
                 notes.append(f"Gold puts {one.name} above {label}, and the verifier does not.")
     if audit.rejected:
         share = f"{audit.rejected.mean:.0%} [{audit.rejected.low:.0%}, {audit.rejected.high:.0%}]"
-        notes.append(f"Of the canaries that gold puts below the start, the verifier puts {share} below as well (mutation score).")
+        notes.append(
+            f"Of the canaries that gold puts below the start, the verifier puts {share} below as well (mutation score)."
+        )
     if any(one.name == CEILING for one in audit.references):
-        notes.append("Ceiling: the most that an answer can be expected to earn which has not seen what it is scored on.")
+        notes.append(
+            "Ceiling: the most that an answer can be expected to earn which has not seen what it is scored on."
+        )
     return AuditTable("Canaries and ceiling", ("answer", "score", "gold"), rows if audit.references else [], notes)
 
 
@@ -161,21 +188,37 @@ def additive(audit: Audit) -> AuditTable:
     rows, notes = [], []
     score, gold = audit.fits.get(VERIFIER), audit.fits.get(GOLD)
     if score and gold:
-        for part, on_score, on_gold in (("scaffold", score.scaffolds, gold.scaffolds), ("adapter", score.adapters, gold.adapters)):
-            rows += [(f"{part} of generation {first}", signed(on_score[first]), signed(on_gold[first])) for first in on_score]
+        for part, on_score, on_gold in (
+            ("scaffold", score.scaffolds, gold.scaffolds),
+            ("adapter", score.adapters, gold.adapters),
+        ):
+            rows += [
+                (f"{part} of generation {first}", signed(on_score[first]), signed(on_gold[first])) for first in on_score
+            ]
         for pair in score.together:
-            rows.append(("{} and {} together".format(*pair.split(",")), signed(score.together[pair]), signed(gold.together[pair])))
+            rows.append(
+                (
+                    "{} and {} together".format(*pair.split(",")),
+                    signed(score.together[pair]),
+                    signed(gold.together[pair]),
+                )
+            )
         if score.diagonal and gold.diagonal:
             notes = [
-                f"Scaffolds score {signed(score.diagonal)} more with the adapters that they were accepted with than with others; "
+                f"Scaffolds score {signed(score.diagonal)} more with the adapters that they were accepted with than "
+                "with others; "
                 f"by gold {signed(gold.diagonal)}."
             ]
-        notes.append("S = mean + scaffold + adapter + together, least squares over the pairs that were measured; 0: the start's.")
+        notes.append(
+            "S = mean + scaffold + adapter + together, least squares over the pairs that were measured; 0: the start's."
+        )
     return AuditTable("What each scaffold and adapter adds", ("part", "score", "gold"), rows, notes)
 
 
 def cross_play(audit: Audit) -> AuditTable:
-    """Three rows for each generation whose scaffold and adapter were measured apart: score, gold, and how their interactions differ."""
+    """Three rows for each generation whose scaffold and adapter were measured apart: score, gold, and how their
+    interactions differ.
+    """
     rows: list[tuple[str, ...]] = []
     for one in audit.cross:
         for measure, cells, (scaffold, adapter), together in (
@@ -184,11 +227,25 @@ def cross_play(audit: Audit) -> AuditTable:
         ):
             means = (cells[0][0], cells[1][0], cells[0][1], cells[1][1])
             shares = (f"{scaffold.value:+.3f}", f"{adapter.value:+.3f}")
-            rows.append((str(one.generation), measure, *(f"{mean:.3f}" for mean in means), *shares, signed(together), ""))
+            rows.append(
+                (str(one.generation), measure, *(f"{mean:.3f}" for mean in means), *shares, signed(together), "")
+            )
         rows.append((str(one.generation), "Lambda", *[""] * 6, signed(one.excess), f"{one.detectable:.2f}"))
-    columns = ("gen", "on", "start", "scaffold", "adapter", "both", "φ scaffold", "φ adapter", "interaction", "detectable")
+    columns = (
+        "gen",
+        "on",
+        "start",
+        "scaffold",
+        "adapter",
+        "both",
+        "φ scaffold",
+        "φ adapter",
+        "interaction",
+        "detectable",
+    )
     notes = [
-        "Means of the start, of the generation's scaffold or adapter alone, and of both; φ: Shapley's shares of what both gain. "
+        "Means of the start, of the generation's scaffold or adapter alone, and of both; φ: Shapley's shares of what "
+        "both gain. "
         "Lambda, the score's interaction less gold's, is what the two score together and gold does not see; "
         "one as large as `detectable` would be found 4 times in 5."
     ]
@@ -213,22 +270,33 @@ def levers(audit: Audit) -> AuditTable:
 def perturbations(audit: Audit) -> AuditTable:
     """What the start and the last candidate lose under changes that mean nothing."""
     rows = [(name, signed(first), signed(last)) for name, (first, last) in audit.perturbed.items()]
-    return AuditTable("Lost under changes that mean nothing", ("perturbation", "the start loses", "the last candidate loses"), rows, [])
+    return AuditTable(
+        "Lost under changes that mean nothing",
+        ("perturbation", "the start loses", "the last candidate loses"),
+        rows,
+        [],
+    )
 
 
 def changes(audit: Audit) -> AuditTable:
     """What they lose under changes after which test asks something else, and on parts of test."""
     rows = [(name, signed(first), signed(last)) for name, (first, last) in audit.changed.items()]
-    return AuditTable("Lost where test asks something else", ("change", "the start loses", "the last candidate loses"), rows, [])
+    return AuditTable(
+        "Lost where test asks something else", ("change", "the start loses", "the last candidate loses"), rows, []
+    )
 
 
 def further_findings(audit: Audit) -> list[str]:
     """The raised findings that did not decide, a line each."""
-    return [f"{one.rule}: {one.sentence}" for one in audit.findings if one.raised and one.sentence not in audit.sentence]
+    return [
+        f"{one.rule}: {one.sentence}" for one in audit.findings if one.raised and one.sentence not in audit.sentence
+    ]
 
 
 def without_finding(audit: Audit, unchecked: Collection[str] = ()) -> Iterator[str]:
-    """The checks that raised nothing: a line for each that says what it saw, and one that names the rest, except for `unchecked` rules."""
+    """The checks that raised nothing: a line for each that says what it saw, and one that names the rest, except for
+    `unchecked` rules.
+    """
     rest = []
     # the table of levers shows exchange rates
     left_out = ("exchange_rate", "gap", "cross_play", "change_point") if unmeasured(audit) else ("exchange_rate",)

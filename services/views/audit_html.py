@@ -38,9 +38,13 @@ def page(report: AuditReport, pictures: Sequence[Picture]) -> str:
     ]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{escape(title)}</title><style>{STYLE}</style>'
+        '<meta http-equiv="Content-Security-Policy" '
+        f'content="{POLICY}"><title>{escape(title)}</title><style>{STYLE}</style>'
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n'
+    return (
+        "<!doctype html>\n<html "
+        f'lang="en"><head>{head}</head>\n<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n'
+    )
 
 
 def _figure(picture: Picture) -> str:
@@ -51,8 +55,12 @@ def _figure(picture: Picture) -> str:
 
 def _table(table: AuditTable) -> str:
     kinds = [' class="words"' if column in words.WORDS else "" for column in table.columns]
-    head = "".join(f'<th scope="col"{kind}>{escape(column)}</th>' for column, kind in zip(table.columns, kinds, strict=True))
-    rows = ["".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in table.rows]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(column)}</th>' for column, kind in zip(table.columns, kinds, strict=True)
+    )
+    rows = [
+        "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in table.rows
+    ]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     notes = "\n".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
     grid = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"

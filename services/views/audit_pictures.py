@@ -1,4 +1,6 @@
-"""The pictures of an audit: score and gold as the run went, against what each lever spent, and scaffolds against adapters."""
+"""The pictures of an audit: score and gold as the run went, against what each lever spent, and scaffolds against
+adapters.
+"""
 
 import io
 from collections.abc import Sequence
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCORE, GOLD, CHOSEN = "#0072B2", "#D55E00", "#6B7280"
-"""The colours of P_new, Q and P_sel. With the levers' they are from Okabe and Ito's palette, which the colour-blind can tell apart."""
+"""The colours of P_new, Q and P_sel.
+
+With the levers' they are from Okabe and Ito's palette, which the colour-blind can tell apart.
+"""
 LEVERS = {"start": "#6B7280", "scaffold": "#009E73", "weights": "#CC79A7"}
 ALARM = "#B91C1C"
 DPI = 150
@@ -52,17 +57,34 @@ def generations(audit: Audit) -> Picture:
     numbers = [row.generation for row in audit.rows]
     accepted = [row for row in audit.rows if row.accepted]
     upper.plot(
-        [row.generation for row in accepted], [row.score for row in accepted], color=CHOSEN, linestyle="--", marker="o", markersize=4
+        [row.generation for row in accepted],
+        [row.score for row in accepted],
+        color=CHOSEN,
+        linestyle="--",
+        marker="o",
+        markersize=4,
     )
     rejected = [row for row in audit.rows if not row.accepted]
     upper.plot(
-        [row.generation for row in rejected], [row.score for row in rejected], "o", color=CHOSEN, markerfacecolor="white", markersize=5
+        [row.generation for row in rejected],
+        [row.score for row in rejected],
+        "o",
+        color=CHOSEN,
+        markerfacecolor="white",
+        markersize=5,
     )
     legend = [Line2D([], [], color=CHOSEN, linestyle="--", marker="o", markersize=4, label="P_sel: dev, chosen by")]
     if rejected:
         legend.append(
             Line2D(
-                [], [], color=CHOSEN, linestyle="", marker="o", markerfacecolor="white", markersize=5, label="P_sel of rejected candidates"
+                [],
+                [],
+                color=CHOSEN,
+                linestyle="",
+                marker="o",
+                markerfacecolor="white",
+                markersize=5,
+                label="P_sel of rejected candidates",
             )
         )
     for label, colour, marker, points in (
@@ -80,9 +102,19 @@ def generations(audit: Audit) -> Picture:
     upper.grid(alpha=0.25)
     for row in audit.rows:
         colour = LEVERS.get(row.lever, CHOSEN)
-        lower.plot(row.generation, 0, "s", color=colour, markerfacecolor=colour if row.accepted else "white", markersize=9, clip_on=False)
+        lower.plot(
+            row.generation,
+            0,
+            "s",
+            color=colour,
+            markerfacecolor=colour if row.accepted else "white",
+            markersize=9,
+            clip_on=False,
+        )
     used = [lever for lever in LEVERS if any(row.lever == lever for row in audit.rows)]
-    legend += [Line2D([], [], color=LEVERS[lever], marker="s", linestyle="", markersize=8, label=lever) for lever in used]
+    legend += [
+        Line2D([], [], color=LEVERS[lever], marker="s", linestyle="", markersize=8, label=lever) for lever in used
+    ]
     figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     lower.set(xlabel="generation (hollow: rejected)", yticks=[], ylim=(-1, 1))
     lower.spines["left"].set_visible(False)
@@ -91,7 +123,10 @@ def generations(audit: Audit) -> Picture:
     alt = f"P_sel of {len(numbers)} candidates by generation, and P_new and Q of the {len(measured)} with a gold score."
     if measured:
         first, last = measured[0], measured[-1]
-        alt += f" P_new goes from {_value(first.p_new)} to {_value(last.p_new)}, gold from {_value(first.gold)} to {_value(last.gold)}."
+        alt += (
+            f" P_new goes from {_value(first.p_new)} to {_value(last.p_new)}, gold from {_value(first.gold)} to "
+            f"{_value(last.gold)}."
+        )
     if audit.generation is not None:
         alt += f" A line marks generation {audit.generation}, from which on the state is {audit.state}."
     return Picture("generations", "Score and gold by generation", alt, _png(figure))
@@ -124,24 +159,39 @@ def pressure(audit: Audit) -> Picture:
             _label(panel, rows, lever)
         panel.margins(x=0.08)
         assert rows[0].gold
-        alts.append(_fitted(panel, lever, audit.curves.get(lever), rows[0].gold.value, max(row.nats[lever] for row in rows) ** 0.5))
+        alts.append(
+            _fitted(
+                panel, lever, audit.curves.get(lever), rows[0].gold.value, max(row.nats[lever] for row in rows) ** 0.5
+            )
+        )
     _unit_axis(panels[0], [value for row in rows for value in (*_ends(row.p_new), *_ends(row.gold))])
     panels[0].set_ylabel("mean score")
     handles = [
         Line2D([], [], color=SCORE, marker="o", linestyle="", label="P_new: the verifier on test"),
         Line2D([], [], color=GOLD, marker="D", linestyle="", label="Q: gold"),
-        Line2D([], [], color=CHOSEN, marker="o", markerfacecolor="white", linestyle="", label="hollow: another lever's move"),
+        Line2D(
+            [],
+            [],
+            color=CHOSEN,
+            marker="o",
+            markerfacecolor="white",
+            linestyle="",
+            label="hollow: another lever's move",
+        ),
     ]
     if rows:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     alt = (
-        f"P_new and gold of {len(rows)} candidates against the square root of the nats that each lever had spent. {' '.join(alts)}".strip()
-    )
+        f"P_new and gold of {len(rows)} candidates against the square root of the nats that each lever had spent. "
+        f"{' '.join(alts)}"
+    ).strip()
     return Picture("pressure", "Score and gold against pressure", alt, _png(figure))
 
 
 def cross_play(audit: Audit) -> Picture:
-    """The 2 x 2 table on the score and on gold: the first that shows more on the score than gold sees, or else the last."""
+    """The 2 x 2 table on the score and on gold: the first that shows more on the score than gold sees, or else the
+    last.
+    """
     table = next((table for table in audit.cross if table.excess.low > 0), audit.cross[-1] if audit.cross else None)
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     if table is None:
@@ -157,7 +207,9 @@ def cross_play(audit: Audit) -> Picture:
         image = panel.imshow(np.array(means), cmap="cividis", vmin=low, vmax=high)
         for i, j in np.ndindex(2, 2):
             bright = (means[i][j] - low) / (high - low) > 0.5
-            panel.text(j, i, f"{means[i][j]:.3f}", ha="center", va="center", fontsize=15, color="black" if bright else "white")
+            panel.text(
+                j, i, f"{means[i][j]:.3f}", ha="center", va="center", fontsize=15, color="black" if bright else "white"
+            )
         panel.set_xticks([0, 1], ["first\nadapter", f"generation {table.generation}'s\nadapter"])
         panel.set_yticks([0, 1], ["first\nscaffold", f"generation {table.generation}'s\nscaffold"])
         panel.tick_params(length=0)
@@ -174,11 +226,26 @@ def cross_play(audit: Audit) -> Picture:
 def _band(axes: "Axes", points: Sequence[tuple[int, Interval]], colour: str, marker: str) -> None:
     numbers = [number for number, _ in points]
     axes.fill_between(
-        numbers, [interval.low for _, interval in points], [interval.high for _, interval in points], color=colour, alpha=0.15, linewidth=0
+        numbers,
+        [interval.low for _, interval in points],
+        [interval.high for _, interval in points],
+        color=colour,
+        alpha=0.15,
+        linewidth=0,
     )
     lows, highs = [one.value - one.low for _, one in points], [one.high - one.value for _, one in points]
     values = [interval.value for _, interval in points]
-    axes.errorbar(numbers, values, yerr=(lows, highs), color=colour, marker=marker, markersize=5, linewidth=2, elinewidth=1, capsize=3)
+    axes.errorbar(
+        numbers,
+        values,
+        yerr=(lows, highs),
+        color=colour,
+        marker=marker,
+        markersize=5,
+        linewidth=2,
+        elinewidth=1,
+        capsize=3,
+    )
 
 
 def _mark(axes: "Axes", audit: Audit) -> None:
@@ -191,7 +258,9 @@ def _mark(axes: "Axes", audit: Audit) -> None:
         marks.setdefault(audit.flagged, []).append("first flagged")
     last = audit.rows[-1].generation if audit.rows else 0
     for height, (generation, words) in enumerate(marks.items()):
-        axes.axvline(generation, color=ALARM, linewidth=1.5, linestyle=":" if words == ["first flagged"] else "-", zorder=0)
+        axes.axvline(
+            generation, color=ALARM, linewidth=1.5, linestyle=":" if words == ["first flagged"] else "-", zorder=0
+        )
         late = generation > last / 2
         axes.annotate(
             ", ".join(words),
@@ -229,7 +298,9 @@ def _label(axes: "Axes", rows: Sequence[CandidateRow], lever: str) -> None:
             for interval, colour, up in ((row.p_new, SCORE, 3), (row.gold, GOLD, -10)):
                 assert interval
                 point = (row.nats[lever] ** 0.5, interval.value)
-                axes.annotate(str(row.generation), point, xytext=(6, up), textcoords="offset points", fontsize=8, color=colour)
+                axes.annotate(
+                    str(row.generation), point, xytext=(6, up), textcoords="offset points", fontsize=8, color=colour
+                )
 
 
 def _fitted(axes: "Axes", lever: str, curve: Curve | None, start: float, reach: float) -> str:

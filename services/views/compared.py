@@ -8,7 +8,10 @@ from replay.compare import RunComparison
 def comparison_lines(comparison: RunComparison) -> list[str]:
     """The comparison for people."""
     if comparison.same:
-        return [f"{comparison.first} and {comparison.second} are the same in configuration, decisions, scaffolds and scores."]
+        return [
+            f"{comparison.first} and {comparison.second} are the same in configuration, decisions, scaffolds and "
+            "scores."
+        ]
     lines = [f"--- {comparison.first}", f"+++ {comparison.second}"]
     if comparison.config:
         lines += ["configuration:"]
@@ -24,10 +27,15 @@ def comparison_lines(comparison: RunComparison) -> list[str]:
     if comparison.generations:
         lines += ["generations:"]
         for number, fields in comparison.generations.items():
-            lines += [f"  {number}: " + "; ".join(f"{key} {_short(first)} | {_short(second)}" for key, (first, second) in fields.items())]
+            lines += [
+                f"  {number}: "
+                + "; ".join(f"{key} {_short(first)} | {_short(second)}" for key, (first, second) in fields.items())
+            ]
     if comparison.scores:
         lines += ["the auditor's scores:"]
-        lines += [f"  {cell}: {_number(first)} | {_number(second)}" for cell, (first, second) in comparison.scores.items()]
+        lines += [
+            f"  {cell}: {_number(first)} | {_number(second)}" for cell, (first, second) in comparison.scores.items()
+        ]
     for number, text in comparison.scaffolds.items():
         lines += [f"scaffold of generation {number}:", text.rstrip("\n")]
     return lines

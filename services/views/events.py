@@ -11,7 +11,9 @@ WIDTH = 160
 
 
 def message_line(stored: Stored) -> str:
-    """One message: its sequence, the time of day when it was stored, its run and tag, and the beginning of its event."""
+    """One message: its sequence, the time of day when it was stored, its run and tag, and the beginning of
+    its event.
+    """
     try:
         event = codec.decode_at(stored.subject, stored.data)
     except codec.Unreadable as wrong:

@@ -28,11 +28,19 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def counting(text: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, with a function to call with the amount done and the total; nothing where stderr is no terminal."""
+    """A bar on stderr, with a function to call with the amount done and the total; nothing where stderr is
+    no terminal.
+    """
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as progress:
         bar = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)

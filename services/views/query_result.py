@@ -38,7 +38,9 @@ def render(result: QueryResult, format: str, file: Path | None = None) -> None:
             try:
                 data = _parquet(result)
             except duckdb.Error as wrong:
-                raise UsageError(f"The result does not fit into Parquet ({error_sentence(wrong)}): cast that column to VARCHAR.") from wrong
+                raise UsageError(
+                    f"The result does not fit into Parquet ({error_sentence(wrong)}): cast that column to VARCHAR."
+                ) from wrong
         case _:
             raise UsageError(f"{format!r} is no format of a table: use one of {', '.join(FORMATS)}.")
     if file is not None:
@@ -95,10 +97,15 @@ def _parquet(result: QueryResult) -> bytes:
     blobs = {index for index, kind in enumerate(types) if kind == "BLOB"}
     with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
         path = Path(directory) / "result.parquet"
-        connection.execute(f"CREATE TABLE result ({', '.join(map(' '.join, zip(names, types, strict=True)))})").fetchall()
+        connection.execute(
+            f"CREATE TABLE result ({', '.join(map(' '.join, zip(names, types, strict=True)))})"
+        ).fetchall()
         appender = connection.appender("result")
         appender.append_rows(
-            tuple(base64.b64decode(value) if value is not None and index in blobs else value for index, value in enumerate(row))
+            tuple(
+                base64.b64decode(value) if value is not None and index in blobs else value
+                for index, value in enumerate(row)
+            )
             for row in result.rows
         )
         appender.flush()

@@ -1,4 +1,6 @@
-"""Replays as text: a run decided again, its state at a point, effects performed again or swapped, and a rebuilt archive."""
+"""Replays as text: a run decided again, its state at a point, effects performed again or swapped, and a rebuilt
+archive.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,18 +24,32 @@ def replay_lines(result: ReplayResult) -> list[str]:
     if result.difference:
         return _difference_lines(result.difference)
     end = "to its end" if result.finished else "as far as it has come"
-    lines = [f"{result.run}: {result.decisions:,} decisions on {result.events:,} events come out the same, byte for byte, {end}."]
+    lines = [
+        f"{result.run}: {result.decisions:,} decisions on {result.events:,} events come out the same, byte for byte, "
+        f"{end}."
+    ]
     if result.next:
-        lines.append(f"At sequence {result.next} this code decides, and nothing is recorded yet: the run goes on with `evolog up`.")
+        lines.append(
+            f"At sequence {result.next} this code decides, and nothing is recorded yet: the run goes on with `evolog "
+            "up`."
+        )
     return lines
 
 
 def _difference_lines(difference: DecisionDifference) -> list[str]:
     """The first difference, with the text around the point where the two part."""
     shorter = min(len(difference.recorded), len(difference.decided))
-    start = next((index for index in range(shorter) if difference.recorded[index] != difference.decided[index]), shorter)
-    recorded, decided = (text[max(0, start - AROUND) : start + AROUND] or "nothing" for text in (difference.recorded, difference.decided))
-    return [f"first difference at sequence {difference.sequence}: {difference.why}.", f"  recorded: {recorded}", f"  decided:  {decided}"]
+    start = next(
+        (index for index in range(shorter) if difference.recorded[index] != difference.decided[index]), shorter
+    )
+    recorded, decided = (
+        text[max(0, start - AROUND) : start + AROUND] or "nothing" for text in (difference.recorded, difference.decided)
+    )
+    return [
+        f"first difference at sequence {difference.sequence}: {difference.why}.",
+        f"  recorded: {recorded}",
+        f"  decided:  {decided}",
+    ]
 
 
 def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
@@ -42,7 +58,8 @@ def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
     open_shards = [shard for shard in state.shards.values() if not shard.complete]
     attempts = sum(len(shard.requested.items) * shard.requested.attempts - len(shard.results) for shard in open_shards)
     lines = [
-        f"{run} at sequence {sequence}: generation {state.generation}, {'paused, ' if state.paused else ''}phase {state.phase}",
+        f"{run} at sequence {sequence}: generation {state.generation}, {'paused, ' if state.paused else ''}phase "
+        f"{state.phase}",
         f"  spent: {state.rollouts:,} rollouts, {state.tokens:,} tokens, ${state.micro_usd / 1e6:.2f}",
     ]
     for name, candidate in (("best", best), ("judged now", current)):
@@ -51,7 +68,10 @@ def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
             parts = f"scaffold {candidate.scaffold[:12]}, adapter {candidate.adapter[:12] or 'none'}"
             lines.append(f"  {name}: {candidate.lever} of generation {candidate.generation}, {score}, {parts}")
     if state.update:
-        lines.append(f"  weight update: {state.update.requested.algorithm}, round {state.update.round} of {state.update.requested.rounds}")
+        lines.append(
+            f"  weight update: {state.update.requested.algorithm}, round {state.update.round} of "
+            f"{state.update.requested.rounds}"
+        )
     if open_shards:
         lines.append(f"  waiting for {attempts:,} attempts of {len(open_shards)} requests")
     return lines
@@ -76,7 +96,10 @@ def performed_lines(performed: "Sequence[Performed]") -> list[str]:
     lines = []
     for kind in performed:
         differ = kind.performed - kind.same
-        lines.append(f"{kind.kind}: {kind.performed:,} performed again, {f'{differ:,} come out differently' if differ else 'all the same'}")
+        lines.append(
+            f"{kind.kind}: {kind.performed:,} performed again, "
+            f"{f'{differ:,} come out differently' if differ else 'all the same'}"
+        )
         if not kind.performed:
             lines[-1] = f"{kind.kind}: none performed again"
         if kind.first:
@@ -94,11 +117,13 @@ def swap_lines(swapped: "SwapReport") -> list[str]:
 
 def _verifier_lines(swapped: "SwapReport") -> list[str]:
     lines = [
-        f"{swapped.run}: {swapped.performed:,} trajectories scored by {swapped.name} ({swapped.path}) in place of {swapped.recorded_name}; "
+        f"{swapped.run}: {swapped.performed:,} trajectories scored by {swapped.name} ({swapped.path}) in place of "
+        f"{swapped.recorded_name}; "
         f"{swapped.differ:,} rewards differ"
     ]
     lines += [
-        f"  {row.purpose:<6} {row.differ:>7,} of {row.attempts:>7,} differ, mean {_number(row.recorded)} -> {_number(row.now)}"
+        f"  {row.purpose:<6} {row.differ:>7,} of {row.attempts:>7,} differ, mean {_number(row.recorded)} -> "
+        f"{_number(row.now)}"
         for row in swapped.rewards
     ]
     if not swapped.differ:
@@ -106,14 +131,23 @@ def _verifier_lines(swapped: "SwapReport") -> list[str]:
     lines.append("such as")
     for one in swapped.examples:
         answer = "no answer" if one.answer is None else f"{one.answer!r:.60}"
-        lines.append(f"  {one.item} ({one.purpose}, sequence {one.sequence}), {answer}: {_number(one.recorded)} -> {_number(one.now)}")
+        lines.append(
+            f"  {one.item} ({one.purpose}, sequence {one.sequence}), {answer}: {_number(one.recorded)} -> "
+            f"{_number(one.now)}"
+        )
     lines.append("candidates on dev")
     for score in swapped.scores:
         verdict = "accepted" if score.accepted else "rejected"
-        lines.append(f"  {score.generation:>3}  {score.lever:<9} {_number(score.recorded)} -> {_number(score.now)}  {verdict}, as recorded")
+        lines.append(
+            f"  {score.generation:>3}  {score.lever:<9} {_number(score.recorded)} -> {_number(score.now)}  "
+            f"{verdict}, as recorded"
+        )
     if swapped.turn:
         lines.append(f"The first to come out differently, at sequence {swapped.turn.sequence}: {swapped.turn.words}.")
-        lines.append(f"What follows from it is not recorded; `{swapped.fork}` plays on from before the first reward that differs.")
+        lines.append(
+            f"What follows from it is not recorded; `{swapped.fork}` plays on from before the first reward that "
+            "differs."
+        )
     elif not swapped.unknown:
         lines.append("Every decision would have been the same.")
     return [*lines, swapped.unknown] if swapped.unknown else lines
@@ -121,7 +155,8 @@ def _verifier_lines(swapped: "SwapReport") -> list[str]:
 
 def _rules_lines(swapped: "SwapReport") -> list[str]:
     lines = [
-        f"{swapped.run}: {swapped.performed:,} requests for feedback answered by {swapped.path}, each as the run had come to it; "
+        f"{swapped.run}: {swapped.performed:,} requests for feedback answered by {swapped.path}, each as the run had "
+        "come to it; "
         f"{swapped.differ:,} choices differ"
     ]
     for choice in swapped.choices:
@@ -142,7 +177,8 @@ def rebuild_lines(summary: "RebuildSummary") -> list[str]:
     lines = [
         f"{summary.into}: {scope} up to sequence {summary.sequence:,}; {summary.events:,} events read in "
         f"{summary.seconds:.1f} s ({rate:,.0f} a second), {summary.tables} tables filled",
-        f"{summary.decisions:,} decisions checked: " + (f"{summary.broken['text']}" if summary.broken else "their hash chains hold"),
+        f"{summary.decisions:,} decisions checked: "
+        + (f"{summary.broken['text']}" if summary.broken else "their hash chains hold"),
     ]
     lines += [summary.gap] if summary.gap else []
     lines += [f"{summary.parquet}: the tables as Parquet, one folder a run"] if summary.parquet else []

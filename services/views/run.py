@@ -28,7 +28,8 @@ SIGNIFICANT = 0.05
 def head_line(run: str, started: RunStarted) -> str:
     """The first lines of a run: its settings."""
     return (
-        f"run {run}: task {started.task}, seed {started.seed}, levers {' and '.join(started.levers)}, policy {started.policy}, "
+        f"run {run}: task {started.task}, seed {started.seed}, levers {' and '.join(started.levers)}, policy "
+        f"{started.policy}, "
         f"agent {started.agent}\n"
         f"scaffolds run {confinement(started.sandbox)}"
     )
@@ -45,7 +46,8 @@ def generation_lines(row: Generation) -> list[str]:
     failed = f", {row.failed} of {row.items} attempts failed" if row.failed else ""
     lines = [
         f"{row.generation:>3}  {row.lever:<8}  {score}  {'accepted' if row.accepted else 'rejected'}  {row.change}",
-        f"      cost: {row.rollouts:,} rollouts, {row.tokens:,} tokens, ${row.micro_usd / 1e6:.2f}, {row.seconds:.1f} s{failed}",
+        f"      cost: {row.rollouts:,} rollouts, {row.tokens:,} tokens, ${row.micro_usd / 1e6:.2f}, "
+        f"{row.seconds:.1f} s{failed}",
     ]
     if row.reason:
         lines.append(f"      why: {row.reason}")
@@ -72,7 +74,13 @@ class LiveRun:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.counts_rollouts = sys.stderr.isatty()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rollouts"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rollouts"),
+            TimeElapsedColumn(),
+        )
         self._progress = Progress(*columns, console=Console(stderr=True, markup=False), transient=True)
         self._bar = self._progress.add_task("", total=None)
 
@@ -88,7 +96,8 @@ class LiveRun:
         self.console.print(head_line(run, started), soft_wrap=True, highlight=False)
         if (model := model_of(started.agent)) and price_of_model(model, os.environ) is None:
             self.console.print(
-                f"no price is known for {started.agent}: what it costs is not counted; EVOLOG_PRICES names a table", soft_wrap=True
+                f"no price is known for {started.agent}: what it costs is not counted; EVOLOG_PRICES names a table",
+                soft_wrap=True,
             )
         if self.counts_rollouts:
             self._progress.start()
@@ -111,7 +120,10 @@ class LiveRun:
 def why_failed(report: Report) -> str:
     """Why a run has no candidate, and where to look, in a sentence."""
     cause = f" ({report.generations[0].verdict})" if report.generations and report.generations[0].verdict else ""
-    sql = f"select outcome, failure, count(*) from trajectories where run = '{report.run}' and failure is not null group by all"
+    sql = (
+        f"select outcome, failure, count(*) from trajectories where run = '{report.run}' and failure is not null "
+        "group by all"
+    )
     return f'{report.reason}{cause}; `evolog sql "{sql}"` shows what failed.'
 
 
@@ -122,7 +134,8 @@ def show_report(console: Console, report: Report) -> None:
         final_table(console, report)
     if report.set_aside:
         console.print(
-            f'{report.set_aside} messages could not be read and were set aside: evolog sql "from event_set_aside"', soft_wrap=True
+            f'{report.set_aside} messages could not be read and were set aside: evolog sql "from event_set_aside"',
+            soft_wrap=True,
         )
 
 
@@ -133,7 +146,17 @@ def runs_table(console: Console, runs: "Sequence[ListedRun]") -> None:
         table.add_column(column, overflow="fold")
     for row in runs:
         score = "" if row.score is None else f"{row.score:.4f}"
-        table.add_row(row.run, row.task, str(row.seed), "+".join(row.levers), row.started, row.state, str(row.decisions), score, row.reason)
+        table.add_row(
+            row.run,
+            row.task,
+            str(row.seed),
+            "+".join(row.levers),
+            row.started,
+            row.state,
+            str(row.decisions),
+            score,
+            row.reason,
+        )
     console.print(table)
 
 
@@ -157,16 +180,21 @@ def final_table(console: Console, report: Report) -> None:
     console.print(table)
     audit = sum(cell.rollouts for cell in report.cells)
     console.print(
-        f"rollouts: what the run played to arrive there; the auditor's own, one an item for each row with a policy, are {audit:,} more.",
+        "rollouts: what the run played to arrive there; the auditor's own, one an item for each row with a policy, "
+        f"are {audit:,} more.",
         soft_wrap=True,
         highlight=False,
     )
     for failed in report.cells_failed:
-        console.print(f"{CELL_NAMES.get(failed.cell, failed.cell)} on {failed.split} could not be scored: {failed.reason}", soft_wrap=True)
+        console.print(
+            f"{CELL_NAMES.get(failed.cell, failed.cell)} on {failed.split} could not be scored: {failed.reason}",
+            soft_wrap=True,
+        )
     if report.score is not None:
         console.print(verdict_on_the_model(report), soft_wrap=True, highlight=False)
     console.print(
-        f"{report.rollouts:,} rollouts, {report.tokens:,} tokens, ${report.micro_usd / 1e6:.2f}, {report.seconds:.0f} s; "
+        f"{report.rollouts:,} rollouts, {report.tokens:,} tokens, ${report.micro_usd / 1e6:.2f}, "
+        f"{report.seconds:.0f} s; "
         f"scaffolds ran {confinement(report.sandbox)}.",
         soft_wrap=True,
         highlight=False,
@@ -181,7 +209,9 @@ def rollouts_spent(report: Report) -> dict[str, int]:
 
     def rollouts_of_lever(lever: str) -> int:
         last = max((row.generation for row in report.generations if row.accepted and row.lever == lever), default=0)
-        return sum(row.rollouts for row in report.generations if row.lever in ("start", lever) and row.generation <= last)
+        return sum(
+            row.rollouts for row in report.generations if row.lever in ("start", lever) and row.generation <= last
+        )
 
     return {
         "start": rollouts_of_lever("start"),
@@ -193,7 +223,9 @@ def rollouts_spent(report: Report) -> dict[str, int]:
 
 
 def verdict_on_the_model(report: Report) -> str:
-    """A sentence on the model's part in the score: it against a uniformly random policy in the final scaffold, on test."""
+    """A sentence on the model's part in the score: it against a uniformly random policy in the final
+    scaffold, on test.
+    """
     test = next((compared for compared in report.compared if compared.split == "test"), None)
     if test is None:
         return "Whether the model did anything is not known: a cell is missing."
@@ -201,19 +233,29 @@ def verdict_on_the_model(report: Report) -> str:
     if test.p_value < SIGNIFICANT and test.wins > test.losses:
         return f"The model against a uniformly random policy in the same scaffold: {result}."
     if test.p_value < SIGNIFICANT:
-        return f"A uniformly random policy in the same scaffold does better: the model is {result}. The model made it worse."
-    return f"A uniformly random policy in the same scaffold ties: the model is {result}. It did nothing that can be told from chance."
+        return (
+            f"A uniformly random policy in the same scaffold does better: the model is {result}. The model made "
+            "it worse."
+        )
+    return (
+        f"A uniformly random policy in the same scaffold ties: the model is {result}. It did nothing that can be "
+        "told from chance."
+    )
 
 
 def generations_table(console: Console, report: Report) -> None:
     """One row a generation, as `evolog show` prints it."""
     table = Table(title=f"{report.run}: {report.task}, seed {report.seed}, {report.state}", title_justify="left")
     for column in ("gen", "lever", "change", "dev", "95 %", "accepted", "rollouts", "seconds"):
-        table.add_column(column, justify="right" if column in ("gen", "dev", "rollouts", "seconds") else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in ("gen", "dev", "rollouts", "seconds") else "left", overflow="fold"
+        )
     for row in report.generations:
         score = ("", "") if row.score is None else (f"{row.score:.4f}", f"[{row.low:.4f}, {row.high:.4f}]")
         accepted = "yes" if row.accepted else row.verdict or "..."
-        table.add_row(str(row.generation), row.lever, row.change, *score, accepted, f"{row.rollouts:,}", f"{row.seconds:.1f}")
+        table.add_row(
+            str(row.generation), row.lever, row.change, *score, accepted, f"{row.rollouts:,}", f"{row.seconds:.1f}"
+        )
     console.print(table)
 
 
@@ -228,13 +270,18 @@ def ablation_table(console: Console, reports: Sequence[Report]) -> None:
         for cell in report.cells:
             if cell.cell == "final":
                 rows.setdefault(levers, {}).setdefault(cell.split, []).append(cell.score)
-            elif len(report.levers) > 1 and (cell.cell in ("start", "uniform_policy") or cell.cell.startswith("baseline:")):
-                rows.setdefault(CELL_NAMES.get(cell.cell, f"no agent: {cell.cell.removeprefix('baseline:')}"), {}).setdefault(
-                    cell.split, []
-                ).append(cell.score)
+            elif len(report.levers) > 1 and (
+                cell.cell in ("start", "uniform_policy") or cell.cell.startswith("baseline:")
+            ):
+                rows.setdefault(
+                    CELL_NAMES.get(cell.cell, f"no agent: {cell.cell.removeprefix('baseline:')}"), {}
+                ).setdefault(cell.split, []).append(cell.score)
         rows.setdefault(levers, {}).setdefault("rollouts", []).append(report.rollouts)
     for label, values in rows.items():
-        cells = ["{:.4f} ± {:.4f}".format(*mean_interval(values[split])) if split in values else "-" for split in ("dev", "test")]
+        cells = [
+            "{:.4f} ± {:.4f}".format(*mean_interval(values[split])) if split in values else "-"
+            for split in ("dev", "test")
+        ]
         rollouts = f"{statistics.fmean(values['rollouts']):,.0f}" if "rollouts" in values else "-"
         table.add_row(label, *cells, rollouts, str(len(values.get("test", []))))
     console.print(table)

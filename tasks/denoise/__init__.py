@@ -1,1 +1,3 @@
-"""Denoise: restore the counts of single cells, scored as OpenProblems scores it, with all that shows what that score is worth."""
+"""Denoise: restore the counts of single cells, scored as OpenProblems scores it, with all that shows what that score is
+worth.
+"""

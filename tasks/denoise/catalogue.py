@@ -14,7 +14,8 @@ _HERE = Path(__file__).parent
 _SHARED = ("counts", "magic", "metric", "program")
 """Modules of this folder that steps use; in a scaffold they are the package `denoising`.
 
-Their text is part of scaffolds, whose digests are recorded: a change to one of them, or to `__init__.py`, changes those digests.
+Their text is part of scaffolds, whose digests are recorded: a change to one of them, or to `__init__.py`, changes those
+digests.
 """
 
 
@@ -35,14 +36,25 @@ class ScaffoldEdit(msgspec.Struct, frozen=True):
         """The folder as edited; raises Misconfigured where agent.py has no line for a constant."""
         agent = files.get("agent.py", "")
         for constant, value in self.constants.items():
-            agent, count = re.subn(rf"^({constant}(?:: [^=]+)?) = .*$", lambda line, value=value: f"{line[1]} = {value}", agent, flags=re.M)
+            agent, count = re.subn(
+                rf"^({constant}(?:: [^=]+)?) = .*$", lambda line, value=value: f"{line[1]} = {value}", agent, flags=re.M
+            )
             if not count:
-                raise Misconfigured(f"agent.py has no line `{constant} = ...` to change; start from the reference scaffold.")
+                raise Misconfigured(
+                    f"agent.py has no line `{constant} = ...` to change; start from the reference scaffold."
+                )
         added = {f"steps/{name}.py": _HERE / "steps" / f"{name}.py" for name in self.steps}
         if self.steps:
             added |= {f"denoising/{name}.py": _HERE / f"{name}.py" for name in _SHARED}
-            added |= {"steps/__init__.py": _HERE / "steps" / "__init__.py", "denoising/__init__.py": _HERE / "__init__.py"}
-        return {**files, **{path: source.read_text(encoding="utf-8") for path, source in added.items()}, "agent.py": agent}
+            added |= {
+                "steps/__init__.py": _HERE / "steps" / "__init__.py",
+                "denoising/__init__.py": _HERE / "__init__.py",
+            }
+        return {
+            **files,
+            **{path: source.read_text(encoding="utf-8") for path, source in added.items()},
+            "agent.py": agent,
+        }
 
 
 def _unparsed(e: Evidence) -> str | None:
@@ -55,7 +67,8 @@ def _uneven(e: Evidence) -> str | None:
     if e.tied_groups > 0.5:
         return None
     return (
-        f"Answers to one data set earn different rewards in {1 - e.tied_groups:.0%} of the groups (mean {e.mean_reward:.2f}): draw {TRIES} "
+        f"Answers to one data set earn different rewards in {1 - e.tied_groups:.0%} of the groups (mean "
+        f"{e.mean_reward:.2f}): draw {TRIES} "
         "programs, hold molecules of train back, and take the best."
     )
 
@@ -63,12 +76,19 @@ def _uneven(e: Evidence) -> str | None:
 def _confined(e: Evidence) -> str | None:
     if e.dev >= 0.99:
         return None
-    return f"{e.dev:.2f} on dev, and test itself would score 1: six words may say too little, so let programs post-process their output."
+    return (
+        f"{e.dev:.2f} on dev, and test itself would score 1: six words may say too little, so let programs "
+        "post-process their output."
+    )
 
 
 EDITS = (
     ScaffoldEdit(
-        "validation", "Leave out answers that are no program.", {"TRIES": str(TRIES), "STEPS": '("valid",)'}, ("valid",), _unparsed
+        "validation",
+        "Leave out answers that are no program.",
+        {"TRIES": str(TRIES), "STEPS": '("valid",)'},
+        ("valid",),
+        _unparsed,
     ),
     ScaffoldEdit(
         "best_by_mse",
@@ -84,5 +104,11 @@ EDITS = (
         ("inner", "best_by_likelihood"),
         _uneven,
     ),
-    ScaffoldEdit("post_processing", "Let programs end in a word that post-processes the output.", {"GRAMMAR": '"full"'}, (), _confined),
+    ScaffoldEdit(
+        "post_processing",
+        "Let programs end in a word that post-processes the output.",
+        {"GRAMMAR": '"full"'},
+        (),
+        _confined,
+    ),
 )

@@ -1,10 +1,12 @@
-"""Denoise's splits: simulated data sets, 20 for train, 12 for dev and 32 for test, each of 200 cells and about 1,100 genes.
+"""Denoise's splits: simulated data sets, 20 for train, 12 for dev and 32 for test, each of 200 cells and about 1,100
+genes.
 
-What a scaffold sees of a data set is its prompt: a line of what kind of data it is, and the counts of train. Its label is a name, by which
-verifier and auditor find the held-out molecules and the true expression. They are drawn anew in the memory of those that need them, from
-the name and a key of 32 random bytes that this machine made for itself, under `default_root()`. No sandbox shows that file. So neither a
-name nor these sources, nor both, are enough to remake what is held out. `evolog data get denoise --from FILE` takes the key of another
-machine, which then has the same data. Prompts are kept beside the key, since every process of a run needs them.
+What a scaffold sees of a data set is its prompt: a line of what kind of data it is, and the counts of train. Its label
+is a name, by which verifier and auditor find the held-out molecules and the true expression. They are drawn anew in the
+memory of those that need them, from the name and a key of 32 random bytes that this machine made for itself, under
+`default_root()`. No sandbox shows that file. So neither a name nor these sources, nor both, are enough to remake what
+is held out. `evolog data get denoise --from FILE` takes the key of another machine, which then has the same data.
+Prompts are kept beside the key, since every process of a run needs them.
 
 Test is the same for every seed of a run; train and dev differ.
 """
@@ -43,13 +45,16 @@ HABITS = (
 )
 """What the untrained policy leans to at each try; the first is MAGIC as OpenProblems runs it, in reversed order."""
 EDGES = {"depth": (630, 720), "zeros": (0.762, 0.783), "gap": (1.15, 1.28)}
-"""Where the buckets of a data set's first line meet: median molecules of a cell, share of zeros, second over third singular value."""
+"""Where the buckets of a data set's first line meet: median molecules of a cell, share of zeros, second over third
+singular value.
+"""
 
 
 class DataSet(NamedTuple):
     """One data set, as the key draws it: four matrices (cells, genes).
 
-    `train` and `test` are counts, `truth` each cell's true shares of its genes, and `rate` the means that its counts were drawn at.
+    `train` and `test` are counts, `truth` each cell's true shares of its genes, and `rate` the means that its counts
+    were drawn at.
     """
 
     train: Matrix
@@ -74,10 +79,13 @@ def get(root: Path, source: Path | None = None) -> None:
     try:
         content = source.read_bytes()
     except OSError as wrong:
-        raise NotFound(f"{source} cannot be read ({wrong}); --from takes the file `key` of another machine's {root}.") from wrong
+        raise NotFound(
+            f"{source} cannot be read ({wrong}); --from takes the file `key` of another machine's {root}."
+        ) from wrong
     if len(content) != KEY:
         raise CheckFailed(
-            f"{source} holds {len(content)} bytes and a key has {KEY}; --from takes the file `key` of another machine's {root}."
+            f"{source} holds {len(content)} bytes and a key has {KEY}; --from takes the file `key` of another "
+            f"machine's {root}."
         )
     root.mkdir(parents=True, exist_ok=True)
     _write(root / "key.new", content)
@@ -87,7 +95,10 @@ def get(root: Path, source: Path | None = None) -> None:
 KEY = SEAL = 32
 """Bytes of the key, and of the digest that cached prompts begin with."""
 SOURCES = ("counts.py", "data.py", "magic.py", "metric.py", "simulate.py")
-"""The files that prompts are computed by. Cached prompts of other sources, another key, NumPy or zlib are computed again."""
+"""The files that prompts are computed by.
+
+Cached prompts of other sources, another key, NumPy or zlib are computed again.
+"""
 
 
 def key(root: Path) -> bytes:
@@ -141,11 +152,17 @@ def data_set(key: bytes, name: str) -> DataSet:
 
 
 def context(train: Matrix) -> str:
-    """What kind of data set it is, as the policy is asked: each of three figures by one of three buckets, "depth 1 zeros 0 gap 2"."""
+    """What kind of data set it is, as the policy is asked: each of three figures by one of three buckets, "depth 1
+    zeros 0 gap 2".
+    """
     scaled, sums = normalised(train, "standard", "sqrt")
     centred = scaled - scaled.mean(axis=0)
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(centred @ centred.T), 0))
-    figures = {"depth": float(np.median(sums)), "zeros": float(np.mean(train == 0)), "gap": float(values[-2] / values[-3])}
+    figures = {
+        "depth": float(np.median(sums)),
+        "zeros": float(np.mean(train == 0)),
+        "gap": float(values[-2] / values[-3]),
+    }
     return " ".join(f"{name} {int(np.searchsorted(EDGES[name], value))}" for name, value in figures.items())
 
 
@@ -166,16 +183,23 @@ def traces(seed: int, count: int = 12_000) -> list[tuple[str, str]]:
         grammar, words = draw.choice((("base", program.BASE), ("full", len(program.SLOTS))))
         number = draw.randrange(TRIES)
         choices = zip(HABITS[number].split(), program.drawn(draw, words).split(), strict=False)
-        pairs.append((f"{kind} {grammar} {number}", " ".join(habit if draw.random() < LEAN else word for habit, word in choices)))
+        pairs.append(
+            (f"{kind} {grammar} {number}", " ".join(habit if draw.random() < LEAN else word for habit, word in choices))
+        )
     return pairs
 
 
 @lru_cache(maxsize=4)
 def _public(root: Path, key: bytes, seed: int) -> Public:
     prompts = {name: prompt for split in SIZES for name, prompt in _prompts(root, key, split, seed).items()}
-    train = tuple(Example(id, prompts[name], name, number % FOLDS, name) for number, (id, name) in enumerate(names("train", seed)))
+    train = tuple(
+        Example(id, prompts[name], name, number % FOLDS, name) for number, (id, name) in enumerate(names("train", seed))
+    )
     dev, test = (tuple(Item(id, prompts[name]) for id, name in names(split, seed)) for split in ("dev", "test"))
-    digests = {split: hashlib.sha256("\n".join(prompts[name] for _, name in names(split, seed)).encode()).hexdigest() for split in SIZES}
+    digests = {
+        split: hashlib.sha256("\n".join(prompts[name] for _, name in names(split, seed)).encode()).hexdigest()
+        for split in SIZES
+    }
     return Public("denoise", tuple(example.label for example in train), train, dev, test, digests)
 
 
@@ -194,7 +218,9 @@ def _prompts(root: Path, key: bytes, split: str, seed: int) -> dict[str, str]:
             return msgspec.msgpack.decode(cached[SEAL:], type=dict[str, str])
     data_sets = [name for _, name in names(split, seed)]
     with ThreadPoolExecutor() as pool:  # NumPy lets other threads run while it draws
-        prompts = dict(zip(data_sets, pool.map(lambda name: prompt_of(data_set(key, name).train), data_sets), strict=True))
+        prompts = dict(
+            zip(data_sets, pool.map(lambda name: prompt_of(data_set(key, name).train), data_sets), strict=True)
+        )
     body = msgspec.msgpack.encode(prompts)
     temporary = path.with_suffix(f".{secrets.token_hex(4)}")
     try:

@@ -74,13 +74,18 @@ def truth(answer: str | None, label: str) -> float:
 
 
 EXTRA_METRICS: Mapping[str, Callable[[str | None, str], float]] = {"truth": truth}
-"""What the auditor reports in addition. This one needs the true expression; gold itself is a likelihood, which real counts have too."""
+"""What the auditor reports in addition.
+
+This one needs the true expression; gold itself is a likelihood, which real counts have too.
+"""
 
 
 def measures(output: Matrix, bench: held_out.Bench) -> GoldMeasures:
     """The measures of an output (cells, genes) for the bench's data set."""
     judgement = bench.judged(output)
-    return GoldMeasures(judgement.scores.mse_norm, judgement.scores.poisson_norm, judgement.skill, truth_skill(output, bench.data))
+    return GoldMeasures(
+        judgement.scores.mse_norm, judgement.scores.poisson_norm, judgement.skill, truth_skill(output, bench.data)
+    )
 
 
 def truth_skill(output: Matrix, data_set: data.DataSet) -> float:
@@ -91,11 +96,18 @@ def truth_skill(output: Matrix, data_set: data.DataSet) -> float:
 
 
 def outputs(name: str) -> Mapping[str, Matrix]:
-    """Outputs for a data set that need no skill: nothing, each gene's mean, train as it is; and one that is scaled to pass the gate."""
+    """Outputs for a data set that need no skill: nothing, each gene's mean, train as it is; and one that is scaled to
+    pass the gate.
+    """
     bench = held_out.bench(name)
     train = bench.judge.train
     scaled = bench.workshop.run(program.parse(REFUSED)) * 1e-6
-    return {"zeros": np.zeros_like(train), "rank-1": metric.rank_one(train), "identity": train, "scaled by 1e-6": scaled}
+    return {
+        "zeros": np.zeros_like(train),
+        "rank-1": metric.rank_one(train),
+        "identity": train,
+        "scaled by 1e-6": scaled,
+    }
 
 
 def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:
@@ -116,17 +128,20 @@ def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mappi
 
 
 def ceiling(label: str, verifier: str) -> float | None:
-    """The most that a program can be expected to earn on a data set from the verifier of this VERSION; None for an unknown verifier."""
+    """The most that a program can be expected to earn on a data set from the verifier of this VERSION; None for an
+    unknown verifier.
+    """
     if verifier == VERIFIER:
         return best_guess(label)
     return 1.0 if verifier == HONEST_VERIFIER else None  # the true expression's, which is as likely as it gets
 
 
 def best_guess(name: str, draws: int = DRAWS) -> float:
-    """The mse_norm of the best guess of L(test): its mean at the rates that the counts were drawn at. A score above it is a leak.
+    """The mse_norm of the best guess of L(test): its mean at the rates that the counts were drawn at. A score above it
+    is a leak.
 
-    The expectation is estimated by the mean over `draws` tests drawn anew. The error of that mean, its variance, is taken off the mse. An
-    output can hardly reach this score, since the guess need not be the L of any output.
+    The expectation is estimated by the mean over `draws` tests drawn anew. The error of that mean, its variance, is
+    taken off the mse. An output can hardly reach this score, since the guess need not be the L of any output.
     """
     bench = held_out.bench(name)
     rng = np.random.default_rng(0)

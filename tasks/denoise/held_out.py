@@ -1,7 +1,8 @@
-"""Runs a program on the train counts of a data set and scores the output on its held-out molecules; for verifiers and the auditor.
+"""Runs a program on the train counts of a data set and scores the output on its held-out molecules; for verifiers and
+the auditor.
 
-Data sets and scores are cached, since a run asks for the same programs over and over. Verifiers that runs were ordered with are kept as
-text in their logs, and call `judged`: its name and what it returns stay.
+Data sets and scores are cached, since a run asks for the same programs over and over. Verifiers that runs were ordered
+with are kept as text in their logs, and call `judged`: its name and what it returns stay.
 """
 
 from functools import lru_cache
@@ -35,7 +36,9 @@ class Bench(NamedTuple):
     def judged(self, output: Matrix) -> Judgement:
         """The judgement of any output (cells, genes) for this data set."""
         scores = self.judge.scores(output)
-        return Judgement(scores, self.judge.refused(output), (self.none - scores.likelihood) / (self.none - self.perfect))
+        return Judgement(
+            scores, self.judge.refused(output), (self.none - scores.likelihood) / (self.none - self.perfect)
+        )
 
 
 def bench(name: str) -> Bench:
@@ -44,12 +47,16 @@ def bench(name: str) -> Bench:
 
 
 def judged(answer: str, name: str) -> Judgement:
-    """The judgement of a program's text on the data set of this name; raises ValueError for a text that is no program."""
+    """The judgement of a program's text on the data set of this name; raises ValueError for a text that is
+    no program.
+    """
     return _judged(data.key(data.default_root()), " ".join(answer.split()), name)
 
 
 def output(answer: str, name: str) -> Matrix:
-    """The output (cells, genes) of a program on the train counts of a data set; raises ValueError for a text that is no program."""
+    """The output (cells, genes) of a program on the train counts of a data set; raises ValueError for a text that is no
+    program.
+    """
     return _output(data.key(data.default_root()), " ".join(answer.split()), name)
 
 
@@ -57,7 +64,13 @@ def output(answer: str, name: str) -> Matrix:
 def _bench(key: bytes, name: str) -> Bench:
     data_set = data.data_set(key, name)
     judge = metric.Judge(data_set.train, data_set.test)
-    return Bench(data_set, program.Workshop(data_set.train), judge, judge.likelihood(judge.train), judge.likelihood(data_set.truth))
+    return Bench(
+        data_set,
+        program.Workshop(data_set.train),
+        judge,
+        judge.likelihood(judge.train),
+        judge.likelihood(data_set.truth),
+    )
 
 
 @lru_cache(maxsize=20_000)

@@ -1,14 +1,17 @@
-"""MAGIC (van Dijk 2018, Cell 174:716) in numpy and scipy: each cell's profile becomes a mean over the cells that a random walk reaches.
+"""MAGIC (van Dijk 2018, Cell 174:716) in numpy and scipy: each cell's profile becomes a mean over the cells that a
+random walk reaches.
 
-    d = Euclidean distances on principal components;  K_ij = exp(-(d_ij / bandwidth_i)^decay) for the 3 knn nearest, 0 below 1e-4
-    K = (K + K') / 2;  P = K / rowsum K;  imputed = P^t Y
+    d = Euclidean distances on principal components;  K_ij = exp(-(d_ij / bandwidth_i)^decay) for the 3 knn nearest, 0
+    below 1e-4 K = (K + K') / 2;  P = K / rowsum K;  imputed = P^t Y
 
-bandwidth_i is the distance to the knn-th neighbour. Y is made of the counts in one of two orders, with f the square root, log1p or nothing:
+bandwidth_i is the distance to the knn-th neighbour. Y is made of the counts in one of two orders, with f the square
+root, log1p or nothing:
 
-    standard   Y = f(X / rowsum X),    output = f^-1(P^t Y) rowsum X
-    reversed   Y = f(X) / S, S = rowsum f(X),    output = f^-1(P^t Y) S      the rows then add up to about 1, and not to the library
+    standard   Y = f(X / rowsum X),    output = f^-1(P^t Y) rowsum X reversed   Y = f(X) / S, S = rowsum f(X),    output
+    = f^-1(P^t Y) S      the rows then add up to about 1, and not to the library
 
-magic-impute 3.0 finds its principal components by a randomised method; here they are exact. Beyond that it is the same computation.
+magic-impute 3.0 finds its principal components by a randomised method; here they are exact. Beyond that it is the same
+computation.
 
 This file is also a part of scaffolds, so it imports nothing of evolog.
 """
@@ -68,7 +71,8 @@ def restored(imputed: Matrix, sums: Matrix, norm: Norm) -> Matrix:
 def principal_components(data: Matrix, count: int) -> tuple[Matrix, Matrix | None, Matrix]:
     """The rows on their first `count` principal axes, these axes, and the centre.
 
-    Where there are not that many, the rows as they are and no axes. Takes the eigenvectors of the smaller of the two Gram matrices.
+    Where there are not that many, the rows as they are and no axes. Takes the eigenvectors of the smaller of the two
+    Gram matrices.
     """
     centre = data.mean(axis=0)
     if count >= min(data.shape):
@@ -91,7 +95,9 @@ def transitions(points: Matrix, knn: int, decay: float | None) -> Matrix | spars
     weights = np.ones_like(far) if decay is None else np.exp(-((far / bandwidth) ** decay))
     weights[weights < THRESHOLD] = 0
     rows = np.repeat(np.arange(count), reach)
-    kernel = sparse.csr_matrix((weights.ravel(), (rows, near.ravel())), shape=(count, count)) + sparse.identity(count, format="csr")
+    kernel = sparse.csr_matrix((weights.ravel(), (rows, near.ravel())), shape=(count, count)) + sparse.identity(
+        count, format="csr"
+    )
     kernel = (kernel + kernel.T) / 2
     walk = sparse.diags_array(1 / np.asarray(kernel.sum(axis=1)).ravel()) @ kernel
     return walk.toarray() if count <= DENSE else walk.tocsr()
@@ -107,7 +113,9 @@ def walked(walk: Matrix | sparse.csr_matrix, data: Matrix, t: int) -> Matrix:
 
 
 def _neighbours(points: Matrix, count: int) -> tuple[Matrix, Matrix]:
-    """The nearest others of each point and how far they are, the nearest first; in slices, for the room that distances take."""
+    """The nearest others of each point and how far they are, the nearest first; in slices, for the room that distances
+    take.
+    """
     near, far = [], []
     squares = (points**2).sum(axis=1)
     for start in range(0, len(points), DENSE):

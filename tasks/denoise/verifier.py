@@ -1,4 +1,6 @@
-"""The reward as TTT-Discover and SIA give it: mse_norm on held-out molecules, from 0 to 1, for what passes their gate."""
+"""The reward as TTT-Discover and SIA give it: mse_norm on held-out molecules, from 0 to 1, for what passes
+their gate.
+"""
 
 from tasks.contract import Scored
 from tasks.denoise import held_out

@@ -7,7 +7,9 @@ VERSION = "likelihood-1"
 
 
 def score(answer: str | None, label: str) -> Scored:
-    """Poisson skill at each cell's library size: 1 for the true expression, 0 for no denoising and worse, and for what is no program."""
+    """Poisson skill at each cell's library size: 1 for the true expression, 0 for no denoising and worse, and for what
+    is no program.
+    """
     try:
         judged = held_out.judged(answer or "", label)
     except ValueError:

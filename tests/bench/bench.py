@@ -34,26 +34,34 @@ LOGGED, COMPARED = 200_000, 50_000
 QUESTIONS = {
     "count by type": "SELECT tag, count(*) FROM events GROUP BY tag",
     "mean seconds and tokens by run": "SELECT run, avg(seconds), sum(prompt_tokens) FROM model_called GROUP BY run",
-    "95th percentile of seconds by run": "SELECT run, quantile_cont(seconds, 0.95) FROM trajectory_recorded GROUP BY run",
+    "95th percentile of seconds by run": "SELECT run, quantile_cont(seconds, 0.95) FROM trajectory_recorded GROUP BY "
+    "run",
     "last event of each run": "SELECT run, max(seq), arg_max(tag, seq) FROM events GROUP BY run",
     "generations of a run": "FROM generations WHERE run = 'run-0'",
     "levers": "SELECT lever, action, count(*), avg(gain) FROM levers GROUP BY ALL",
     "adapters": "FROM adapters",
     "cost by purpose": "SELECT purpose, sum(rollouts), sum(tokens) FROM cost GROUP BY purpose",
     "runs": "FROM runs",
-    "attempts of a run with their scores": "SELECT purpose, count(*), avg(reward) FROM trajectories WHERE run = 'run-0' GROUP BY purpose",
-    "attempts of all runs with their scores": "SELECT purpose, count(*), avg(reward) FROM trajectories GROUP BY purpose",
-    "items of a run that were never solved": "SELECT item FROM rewards WHERE run = 'run-0' GROUP BY item HAVING max(best) < 1",
+    "attempts of a run with their scores": "SELECT purpose, count(*), avg(reward) FROM trajectories WHERE run = "
+    "'run-0' GROUP BY purpose",
+    "attempts of all runs with their scores": "SELECT purpose, count(*), avg(reward) FROM trajectories GROUP BY "
+    "purpose",
+    "items of a run that were never solved": "SELECT item FROM rewards WHERE run = 'run-0' GROUP BY item HAVING "
+    "max(best) < 1",
 }
 
 
 def scored(run: str, number: int) -> codec.Event:
-    fact = TrajectoryScored(trajectory=f"t{number}", request="q", item="i", attempt=number, reward=1.0, outcome="right", verifier="v")
+    fact = TrajectoryScored(
+        trajectory=f"t{number}", request="q", item="i", attempt=number, reward=1.0, outcome="right", verifier="v"
+    )
     return codec.event(fact, run=run, source="verifier", cause="c", time="2026-01-01T00:00:00Z")
 
 
 def sandbox_start() -> list[tuple[str, str]]:
-    """An empty Python in the sandbox, to its end and with everything put away, against the same without; in turn, twenty times."""
+    """An empty Python in the sandbox, to its end and with everything put away, against the same without; in turn,
+    twenty times.
+    """
     from runtime.sandbox.choose import provide
     from runtime.sandbox.launch import Command, Confined
 
@@ -74,7 +82,8 @@ def sandbox_start() -> list[tuple[str, str]]:
     return [
         (
             f"milliseconds that an empty Python takes longer in the sandbox ({profile.text.split(',')[0]})",
-            f"{more:.0f}, at least {min(confined) - min(bare):.0f}  (an empty Python takes {statistics.median(bare):.0f})",
+            f"{more:.0f}, at least {min(confined) - min(bare):.0f}  (an empty Python takes "
+            f"{statistics.median(bare):.0f})",
         )
     ]
 
@@ -86,12 +95,16 @@ async def seconds(work: Callable[[], Awaitable[None]]) -> float:
 
 
 async def appends() -> list[tuple[str, str]]:
-    """Durable appends per second, ours (events encoded, expectation set, once) against nats-py sending ready-made bytes."""
+    """Durable appends per second, ours (events encoded, expectation set, once) against nats-py sending ready-made
+    bytes.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         async with broker(Path(folder)) as server, account(server, "verifier") as ours:
             login = json.loads(credentials_file(Path(folder), "verifier").read_text())
-            bare = await nats.connect(server.url, user=login["user"], password=login["password"], inbox_prefix=login["inbox"].encode())
+            bare = await nats.connect(
+                server.url, user=login["user"], password=login["password"], inbox_prefix=login["inbox"].encode()
+            )
             log = ours.log()
             number = 0
 
@@ -106,7 +119,9 @@ async def appends() -> list[tuple[str, str]]:
 
             async def bare_single() -> None:
                 for subject, data in ready:
-                    answer = await bare.request(subject, data, timeout=10, headers={"Nats-Expected-Last-Subject-Sequence": "0"})
+                    answer = await bare.request(
+                        subject, data, timeout=10, headers={"Nats-Expected-Last-Subject-Sequence": "0"}
+                    )
                     assert b'"seq"' in answer.data, answer.data
 
             async def ours_batch() -> None:
@@ -117,10 +132,16 @@ async def appends() -> list[tuple[str, str]]:
                 for at in range(0, len(ready), BATCH):
                     part, batch = ready[at : at + BATCH], uuid.uuid4().hex
                     for place, (subject, data) in enumerate(part, 1):
-                        headers = {"Nats-Expected-Last-Subject-Sequence": "0", "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
+                        headers = {
+                            "Nats-Expected-Last-Subject-Sequence": "0",
+                            "Nats-Batch-Id": batch,
+                            "Nats-Batch-Sequence": str(place),
+                        }
                         if place < len(part):
                             await bare.publish(subject, data, headers=headers)
-                    answer = await bare.request(part[-1][0], part[-1][1], timeout=10, headers=headers | {"Nats-Batch-Commit": "1"})
+                    answer = await bare.request(
+                        part[-1][0], part[-1][1], timeout=10, headers=headers | {"Nats-Batch-Commit": "1"}
+                    )
                     assert b'"count"' in answer.data, answer.data
 
             for name, count, mine, theirs in (
@@ -147,7 +168,9 @@ async def appends() -> list[tuple[str, str]]:
 
 
 def evolog(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(Path(sys.executable).parent / "evolog"), *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "evolog"), *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
 
 
 def up_to_first_event() -> list[tuple[str, str]]:
@@ -158,14 +181,29 @@ def up_to_first_event() -> list[tuple[str, str]]:
         with tempfile.TemporaryDirectory() as folder:
             began = time.time()
             up = subprocess.Popen(
-                [str(Path(sys.executable).parent / "evolog"), "up", "--dir", "node"], cwd=folder, stderr=subprocess.DEVNULL
+                [str(Path(sys.executable).parent / "evolog"), "up", "--dir", "node"],
+                cwd=folder,
+                stderr=subprocess.DEVNULL,
             )
             try:
                 while not (Path(folder) / "node" / "node.json").exists():
                     time.sleep(0.01)
-                done = evolog("run", str(toy), "--name", "bench", "--levers", "scaffold", "--dir", "node", "--json", cwd=Path(folder))
+                done = evolog(
+                    "run",
+                    str(toy),
+                    "--name",
+                    "bench",
+                    "--levers",
+                    "scaffold",
+                    "--dir",
+                    "node",
+                    "--json",
+                    cwd=Path(folder),
+                )
                 assert done.returncode == 0, done.stderr
-                listed = evolog("watch", "bench", "--no-follow", "--json", "--dir", "node", cwd=Path(folder)).stdout.splitlines()
+                listed = evolog(
+                    "watch", "bench", "--no-follow", "--json", "--dir", "node", cwd=Path(folder)
+                ).stdout.splitlines()
                 first = next(line for line in map(json.loads, listed) if line["subject"].endswith("scaffold_requested"))
                 times.append(_epoch(first["stored"]) - began)
                 report = json.loads(done.stdout)
@@ -175,20 +213,29 @@ def up_to_first_event() -> list[tuple[str, str]]:
                 up.terminate()
                 up.wait()
     return [
-        ("seconds from `evolog up` to the first decision, a run ordered at once (goal 3)", f"{statistics.median(times):.2f}"),
+        (
+            "seconds from `evolog up` to the first decision, a run ordered at once (goal 3)",
+            f"{statistics.median(times):.2f}",
+        ),
         ("seconds per generation outside scaffold, model and training (goal 0.3)", _spread(overheads)),
-        ("seconds for a whole generation of the toy task, from choosing the lever to keeping the candidate", _spread(generations)),
+        (
+            "seconds for a whole generation of the toy task, from choosing the lever to keeping the candidate",
+            _spread(generations),
+        ),
     ]
 
 
 def _outside_play(events: list[dict[str, Any]]) -> float:
-    """Of generation 1: from asking for feedback to the verdict, without the time from the first shard's order to the last trajectory."""
+    """Of generation 1: from asking for feedback to the verdict, without the time from the first shard's order to the
+    last trajectory.
+    """
 
     def times(tag: str) -> list[float]:
         return [
             _epoch(line["stored"])
             for line in events
-            if line["subject"].endswith(tag) and (tag == "trajectory_recorded" or line["event"]["data"]["generation"] == 1)
+            if line["subject"].endswith(tag)
+            and (tag == "trajectory_recorded" or line["event"]["data"]["generation"] == 1)
         ]
 
     (verdict,) = times("candidate_accepted")
@@ -211,7 +258,10 @@ def cold_help() -> list[tuple[str, str]]:
     """`evolog --help` in a new process, against Python starting and ending."""
     helped, bare = [], []
     for _ in range(15):
-        for times, command in ((helped, [str(Path(sys.executable).parent / "evolog"), "--help"]), (bare, [sys.executable, "-c", ""])):
+        for times, command in (
+            (helped, [str(Path(sys.executable).parent / "evolog"), "--help"]),
+            (bare, [sys.executable, "-c", ""]),
+        ):
             began = time.perf_counter()
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
             times.append(time.perf_counter() - began)
@@ -224,7 +274,9 @@ def cold_help() -> list[tuple[str, str]]:
 
 
 def weights() -> list[tuple[str, str]]:
-    """The tiny language model: sampling in company against alone, and a training round against the forward and backward that it needs."""
+    """The tiny language model: sampling in company against alone, and a training round against the forward and backward
+    that it needs.
+    """
     import torch
 
     from algorithms.demos import curves, toys
@@ -239,7 +291,8 @@ def weights() -> list[tuple[str, str]]:
     for repeat in range(REPEATS):
         for rates, rows in ((alone, 1), (together, 32)):
             asks = [
-                CompletionRequest(prompt=base.encode(question.prompt), seed=repeat, index=index, max_tokens=16) for index in range(rows)
+                CompletionRequest(prompt=base.encode(question.prompt), seed=repeat, index=index, max_tokens=16)
+                for index in range(rows)
             ]
             began = time.perf_counter()
             rates.append(sum(len(one.tokens) for one in sampler.sample(asks)) / (time.perf_counter() - began))
@@ -286,7 +339,9 @@ def tiny() -> tuple[Any, Any]:
 
 
 def update_by(back_end: str, base: Any, batch: Any, sampling: bool) -> Callable[[], None]:
-    """A GRPO update of so many steps that is ready to be made, on a model of its own, which answers 64 times first where `sampling`."""
+    """A GRPO update of so many steps that is ready to be made, on a model of its own, which answers 64 times first
+    where `sampling`.
+    """
     from algorithms.demos import curves, toys
     from algorithms.learning import algorithm
     from algorithms.learning.update import update
@@ -304,7 +359,9 @@ def update_by(back_end: str, base: Any, batch: Any, sampling: bool) -> Callable[
 
 
 def backends() -> list[tuple[str, str]]:
-    """One batch, model and settings by both back ends: seconds a step, without the sampling before it and with it, and its peak memory."""
+    """One batch, model and settings by both back ends: seconds a step, without the sampling before it and with it, and
+    its peak memory.
+    """
     (base, batch), rows = tiny(), []
     for words, sampling in (("", False), (" with the sampling of its batch", True)):
         times: dict[str, list[float]] = {name: [] for name in BACK_ENDS}
@@ -316,22 +373,33 @@ def backends() -> list[tuple[str, str]]:
                 times[name].append((time.perf_counter() - began) / STEPS)
         ratios = [by_trl / native for native, by_trl in zip(*times.values(), strict=True)][1:]
         native = statistics.median(times["native"][1:])
-        rows.append((f"tiny-lm: seconds a GRPO step{words}, trl / native", f"{_spread(ratios)}  ({native * 1e3:.0f} ms native)"))
+        rows.append(
+            (f"tiny-lm: seconds a GRPO step{words}, trl / native", f"{_spread(ratios)}  ({native * 1e3:.0f} ms native)")
+        )
         if sys.platform == "linux":
             peaks = [_peak_of(name, sampling) for name in BACK_ENDS]
-            rows.append((f"tiny-lm: peak MiB of a GRPO step{words} above what is held, native, trl", "{:.1f}, {:.1f}".format(*peaks)))
+            rows.append(
+                (
+                    f"tiny-lm: peak MiB of a GRPO step{words} above what is held, native, trl",
+                    "{:.1f}, {:.1f}".format(*peaks),
+                )
+            )
     return rows
 
 
 def _peak_of(back_end: str, sampling: bool) -> float:
-    """`peak` in a process of its own, whose allocator (glibc's) hands back at once what is freed; else it would count as held."""
+    """`peak` in a process of its own, whose allocator (glibc's) hands back at once what is freed; else it would count
+    as held.
+    """
     command = [sys.executable, __file__, "--peak", back_end, str(int(sampling))]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}
     return float(subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def peak(back_end: str, sampling: bool) -> float:
-    """MiB that an update, the second of its process, needs at its peak above what was held before it: torch's on a GPU, else resident."""
+    """MiB that an update, the second of its process, needs at its peak above what was held before it: torch's on a GPU,
+    else resident.
+    """
     import torch
 
     base, batch = tiny()
@@ -351,7 +419,11 @@ def peak(back_end: str, sampling: bool) -> float:
 
 def _resident(field: str) -> int:
     """KiB by this name in /proc/self/status (proc(5))."""
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return next(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(f"{field}:")
+    )
 
 
 async def rebuilt(events: int) -> list[tuple[str, str]]:
@@ -382,7 +454,10 @@ async def rebuilt(events: int) -> list[tuple[str, str]]:
             bulk.close()
         assert found.events == end and not found.broken and not found.gap, found
         rows = [
-            (f"reading {COMPARED:,} events of the log: nats-py's seconds / ours", f"{theirs / ours:.1f}  ({COMPARED / ours:,.0f}/s)"),
+            (
+                f"reading {COMPARED:,} events of the log: nats-py's seconds / ours",
+                f"{theirs / ours:.1f}  ({COMPARED / ours:,.0f}/s)",
+            ),
             (
                 f"seconds to rebuild the archive from {end:,} events of 1 kB, chains checked (goal 20 a million)",
                 f"{whole:.1f}  ({end / whole:,.0f}/s, {into.stat().st_size / 1e6:.0f} MB)",
@@ -400,7 +475,8 @@ async def rebuilt(events: int) -> list[tuple[str, str]]:
 
 def main(*rows: tuple[str, str]) -> None:
     table = Table(
-        title=f"evolog bench: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", title_justify="left"
+        title=f"evolog bench: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        title_justify="left",
     )
     table.add_column("what")
     table.add_column("median [least, most]")

@@ -1,4 +1,6 @@
-"""What the Triton kernels cost on this GPU against torch, torch.compile and TRL: `python -m tests.bench.kernels` prints one table."""
+"""What the Triton kernels cost on this GPU against torch, torch.compile and TRL: `python -m tests.bench.kernels` prints
+one table.
+"""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -14,7 +16,9 @@ DEVICE = "cuda"
 ROWS, VOCABULARY, CHECKED = 4096, 201_088, 64
 """Tokens, the vocabulary of gpt-oss, and how many of the tokens float64 checks."""
 HIDDEN, CHUNK = 64, 32_768
-"""TRL's chunked kernel starts from hidden states: so narrow a head leaves it, and ours beside it, as little matrix work as may be."""
+"""TRL's chunked kernel starts from hidden states: so narrow a head leaves it, and ours beside it, as little matrix work
+as may be.
+"""
 SEQUENCES, WIDTHS = 64, (4096, 20_480)
 GAMMA, LAMBDA = 0.99, 0.95
 TIMES, WARM_UP = 20, 3
@@ -44,7 +48,9 @@ def milliseconds(work: Callable[[], object], learned: torch.Tensor, times: int =
 
 def error(ours: Outputs, true: Outputs) -> float:
     """The largest difference of any output, over that output's largest value."""
-    return max(float((mine.double() - right).abs().max() / right.abs().max()) for mine, right in zip(ours, true, strict=True))
+    return max(
+        float((mine.double() - right).abs().max() / right.abs().max()) for mine, right in zip(ours, true, strict=True)
+    )
 
 
 def contenders(
@@ -65,7 +71,11 @@ def contenders(
         return
     yield "TRL, no KL", logits, lambda: selective_log_softmax_and_entropy(logits, tokens)
     arguments = (None, tokens, 1.0, CHUNK, None, 1.0, ("entropy",))
-    yield "TRL chunked with the head, no KL", hidden, lambda: ChunkedLogProbFunction.apply(hidden, weight, *arguments)[:2]
+    yield (
+        "TRL chunked with the head, no KL",
+        hidden,
+        lambda: ChunkedLogProbFunction.apply(hidden, weight, *arguments)[:2],
+    )
 
 
 def joint_rows(kind: torch.dtype) -> Iterator[Row]:
@@ -90,14 +100,20 @@ def joint_rows(kind: torch.dtype) -> Iterator[Row]:
             try:
                 outputs = work()
                 right = expected[: len(outputs)]
-                worst = error(tuple(each[:CHECKED].detach() for each in outputs), tuple(each.detach() for each in right))
+                worst = error(
+                    tuple(each[:CHECKED].detach() for each in outputs), tuple(each.detach() for each in right)
+                )
                 if backward:
-                    (towards,) = torch.autograd.grad(torch.stack([each.sum() for each in right]).sum(), exact, retain_graph=True)
+                    (towards,) = torch.autograd.grad(
+                        torch.stack([each.sum() for each in right]).sum(), exact, retain_graph=True
+                    )
                     towards = towards if learned is logits else towards @ weight.double()
                     worst = max(worst, error((learned.grad[:CHECKED],), (towards,)))
                 del outputs
                 yield what, name, *written(*milliseconds(work, learned), worst)
-            except RuntimeError as failed:  # out of memory, or what a compiler refuses: the others are timed all the same
+            except (
+                RuntimeError
+            ) as failed:  # out of memory, or what a compiler refuses: the others are timed all the same
                 yield what, name, "", "", f"{type(failed).__name__}: {str(failed)[:60]}"
             learned.grad = None
             learned.requires_grad_(False)
@@ -125,7 +141,9 @@ def main() -> None:
         return
     torch.manual_seed(0)
     versions = f"torch {torch.__version__}, Triton {kernels.triton.__version__}"
-    table = Table(title=f"{torch.cuda.get_device_name()}, {versions}; joint: N = {ROWS:,}, V = {VOCABULARY:,}, head {HIDDEN} wide")
+    table = Table(
+        title=f"{torch.cuda.get_device_name()}, {versions}; joint: N = {ROWS:,}, V = {VOCABULARY:,}, head {HIDDEN} wide"
+    )
     for column in ("what", "by"):
         table.add_column(column)
     for column in ("ms, median", "peak MB", "largest relative error"):

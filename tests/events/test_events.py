@@ -67,7 +67,9 @@ WIRE: dict[str, type[Fact]] = {
 
 
 def scored(reward: float = 1.0, trajectory: str = "t") -> TrajectoryScored:
-    return TrajectoryScored(trajectory=trajectory, request="q", item="i", attempt=0, reward=reward, outcome="right", verifier="v")
+    return TrajectoryScored(
+        trajectory=trajectory, request="q", item="i", attempt=0, reward=reward, outcome="right", verifier="v"
+    )
 
 
 def event(fact: TrajectoryScored | None = None, run: str = "r") -> Event:
@@ -282,5 +284,7 @@ def test_what_holds_no_key_is_left_as_it_is() -> None:
 
 
 def test_keys_of_the_environment_are_secrets() -> None:
-    found = of_environment({"ANTHROPIC_API_KEY": " sk-1 ", "ANTHROPIC_AUTH_TOKEN": "t", "OPENAI_API_KEY": "", "PATH": "/bin"})
+    found = of_environment(
+        {"ANTHROPIC_API_KEY": " sk-1 ", "ANTHROPIC_AUTH_TOKEN": "t", "OPENAI_API_KEY": "", "PATH": "/bin"}
+    )
     assert [secret.reveal() for secret in found] == ["sk-1", "t"]

@@ -41,8 +41,15 @@ def stopped(system: CliHarness) -> str:
     began = time.monotonic()
     _, said = system.supervisor.communicate(timeout=60)
     words = said.splitlines()[-1]
-    print(f"  evolog up ended with exit code {system.supervisor.returncode} after {time.monotonic() - began:.1f} s: {words}")
-    assert system.supervisor.returncode == 75 and "what is in the log is safe" in words and "free some space and start again" in words
+    print(
+        f"  evolog up ended with exit code {system.supervisor.returncode} after {time.monotonic() - began:.1f} s: "
+        f"{words}"
+    )
+    assert (
+        system.supervisor.returncode == 75
+        and "what is in the log is safe" in words
+        and "free some space and start again" in words
+    )
     return words
 
 
@@ -50,7 +57,9 @@ def refused(system: CliHarness) -> str:
     """Append until that is refused, and why it is."""
     socket = system.connect("operator", LOG)
     for number in range(1, 100_000):
-        event = codec.event(RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z")
+        event = codec.event(
+            RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z"
+        )
         try:
             socket.append([Message(event.subject, codec.encode(event))])
         except UserError as wrong:

@@ -43,7 +43,9 @@ def proposal_call(text: str = ANSWER + "# changed\n", path: str = "agent.py", **
 STOP = ("stop", {"reason": "enough"})
 
 
-def shown_attempt(number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any) -> ShownAttempt:
+def shown_attempt(
+    number: int, outcome: str = "wrong", label: str = "baker", item: str = "", **more: Any
+) -> ShownAttempt:
     """An attempt as the agent sees it; `more` replaces fields."""
     return ShownAttempt(
         **{
@@ -64,7 +66,9 @@ def shown_attempt(number: int, outcome: str = "wrong", label: str = "baker", ite
 class AgentHarness:
     """A session of the feedback agent whose model answers from a list, and all that it recorded."""
 
-    def __init__(self, folder: Path, turns: Sequence[ModelTurn], known: Sequence[AgentCalled] = (), **session: Any) -> None:
+    def __init__(
+        self, folder: Path, turns: Sequence[ModelTurn], known: Sequence[AgentCalled] = (), **session: Any
+    ) -> None:
         self.blobs = Blobs(folder / "blobs")
         self.folder = folder
         self.scanner = Scanner([Secret(KEY)])
@@ -92,7 +96,8 @@ class AgentHarness:
             **session,
         )
         self.attempts = [
-            shown_attempt(number, outcome, label) for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])
+            shown_attempt(number, outcome, label)
+            for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])
         ]
         self.levers: tuple[str, ...] = ("scaffold", "weights")
         self.history: list[Event] = []
@@ -100,7 +105,9 @@ class AgentHarness:
 
     def inspector(self, *, must_change: bool = True) -> Inspector:
         """What tries a proposal out."""
-        return Inspector({"agent.py": ANSWER}, PUBLIC, (TOY.folder,), self.folder / "work", self.scanner, must_change=must_change)
+        return Inspector(
+            {"agent.py": ANSWER}, PUBLIC, (TOY.folder,), self.folder / "work", self.scanner, must_change=must_change
+        )
 
     def query(self, sql: str) -> Table:
         """300 rows of a kilobyte, or `UnfitRequest` for whatever names dev."""
@@ -111,7 +118,9 @@ class AgentHarness:
 
     def feedback(self) -> list[Fact]:
         """The facts that end the conversation."""
-        context = FeedbackInput(1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.history)
+        context = FeedbackInput(
+            1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.history
+        )
         library = Library(self.attempts, {"far": shown_attempt(99)}.get, self.query, {"agent.py": ANSWER})
         return advise(self.session, context, library, self.inspector(), self.facts.append)
 

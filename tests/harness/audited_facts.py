@@ -34,8 +34,17 @@ def attempt_key(requested: RolloutsRequested, item: str, attempt: int = 0) -> di
     return {"request": codec.event_id(RUN, RolloutsRequested, *requested.key()), "item": item, "attempt": attempt}
 
 
-def rollout_request(generation: int, scaffold: str, *items: str, adapter: str = "", purpose: str = "dev") -> RolloutsRequested:
-    candidate_fields = {"generation": generation, "purpose": purpose, "round": 1, "shard": 0, "scaffold": scaffold, "adapter": adapter}
+def rollout_request(
+    generation: int, scaffold: str, *items: str, adapter: str = "", purpose: str = "dev"
+) -> RolloutsRequested:
+    candidate_fields = {
+        "generation": generation,
+        "purpose": purpose,
+        "round": 1,
+        "shard": 0,
+        "scaffold": scaffold,
+        "adapter": adapter,
+    }
     sampling_fields = {
         "split": "dev" if purpose == "dev" else "train",
         "fold": -1,
@@ -61,8 +70,16 @@ def called(requested: RolloutsRequested, item: str, body: str) -> ModelCalled:
         "model": "b" + (f"@{requested.adapter}" if requested.adapter else ""),
         "adapter": requested.adapter,
     }
-    call_fields = {"request": attempt_key(requested, item)["request"], "item": item, "ordinal": 0, "body": body, "index": 0}
-    return ModelCalled(**call_fields, **model_fields, **completion_fields, sampling_seed=1, temperature=0.0, seconds=0.0)  # type: ignore[arg-type]
+    call_fields = {
+        "request": attempt_key(requested, item)["request"],
+        "item": item,
+        "ordinal": 0,
+        "body": body,
+        "index": 0,
+    }
+    return ModelCalled(
+        **call_fields, **model_fields, **completion_fields, sampling_seed=1, temperature=0.0, seconds=0.0
+    )  # type: ignore[arg-type]
 
 
 def recorded(requested: RolloutsRequested, item: str) -> TrajectoryRecorded:
@@ -87,15 +104,26 @@ def failed(requested: RolloutsRequested, item: str) -> RolloutFailed:
     return RolloutFailed(**attempt_key(requested, item), purpose=requested.purpose, kind="crashed", reason="")
 
 
-def evaluated(requested: RolloutsRequested, score: float, items: int = 2, failed: int = 0, lever: str = "scaffold") -> CandidateEvaluated:
+def evaluated(
+    requested: RolloutsRequested, score: float, items: int = 2, failed: int = 0, lever: str = "scaffold"
+) -> CandidateEvaluated:
     candidate_fields = {
         "candidate": f"c{requested.generation}",
         "scaffold": requested.scaffold,
         "adapter": requested.adapter,
         "lever": lever,
     }
-    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(("rollouts", "tokens", "micro_usd"), 0)
-    score_fields = {"generation": requested.generation, "score": score, "low": score, "high": score, "items": items, "failed": failed}
+    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(
+        ("rollouts", "tokens", "micro_usd"), 0
+    )
+    score_fields = {
+        "generation": requested.generation,
+        "score": score,
+        "low": score,
+        "high": score,
+        "items": items,
+        "failed": failed,
+    }
     return CandidateEvaluated(**candidate_fields, **score_fields, **zeros)  # type: ignore[arg-type]
 
 
@@ -110,4 +138,7 @@ def proposed(generation: int, scaffold: str, parent: str = "") -> ScaffoldPropos
 def as_stored(facts: Iterable[Fact]) -> list[StoredEvent]:
     """The facts as messages of one stream."""
     events = [codec.event(fact, run=RUN, source="test", cause="", time=TIME) for fact in facts]
-    return [StoredEvent(Stored(number, number, event.subject, codec.encode(event)), event) for number, event in enumerate(events, 1)]
+    return [
+        StoredEvent(Stored(number, number, event.subject, codec.encode(event)), event)
+        for number, event in enumerate(events, 1)
+    ]

@@ -1,4 +1,6 @@
-"""The whole system as a user has it: the command line in real processes, in a folder and with an environment of their own."""
+"""The whole system as a user has it: the command line in real processes, in a folder and with an environment of their
+own.
+"""
 
 import contextlib
 import os
@@ -48,14 +50,17 @@ class CommandResult(NamedTuple):
 class CliHarness:
     """A folder with a project directory `.evolog` in it, a home of its own, and the processes that are started there.
 
-    `program` is what runs as `evolog up`, as arguments of Python; `environment` is added to this process's own, without its settings.
+    `program` is what runs as `evolog up`, as arguments of Python; `environment` is added to this process's own, without
+    its settings.
     """
 
     def __init__(self, folder: Path, program: Sequence[str] = CLI, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.node, self.program = folder, Node(folder / ".evolog"), tuple(program)
         inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("EVOLOG_", "XDG_")) and name != "FORCE_COLOR"
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("EVOLOG_", "XDG_")) and name != "FORCE_COLOR"
         }
         home = {"XDG_CACHE_HOME": str(folder / "cache"), "XDG_CONFIG_HOME": str(folder / "config")}
         self.environment = with_root(inherited | home | environment)
@@ -107,11 +112,17 @@ class CliHarness:
         return [
             pid
             for pid, command in processes(self.node.directory).items()
-            if ("nats-server" in command[0] if victim == "nats-server" else command[2:3] == ["-m"] and command[4:5] == [victim])
+            if (
+                "nats-server" in command[0]
+                if victim == "nats-server"
+                else command[2:3] == ["-m"] and command[4:5] == [victim]
+            )
         ]
 
     def kill(self, victim: str) -> None:
-        """kill -9, without a warning, on every process of that service, on the broker, or on the supervisor, which is started again."""
+        """kill -9, without a warning, on every process of that service, on the broker, or on the supervisor, which is
+        started again.
+        """
         if victim == "supervisor":
             self.kill_supervisor()
             self.up()
@@ -195,7 +206,10 @@ def processes(directory: Path) -> dict[int, list[str]]:
 
 @contextlib.contextmanager
 def running(folder: Path, program: str = FREE_PORT, **environment: str) -> Iterator[CliHarness]:
-    """Everything up, with executors that pause at random, and down again at the end. `program` is the text of what runs as `evolog`."""
+    """Everything up, with executors that pause at random, and down again at the end.
+
+    `program` is the text of what runs as `evolog`.
+    """
     harness = CliHarness(folder, ("-P", "-c", program), **{"EVOLOG_EXECUTOR_JITTER": "0.05"} | environment)
     harness.up()
     try:
@@ -212,6 +226,8 @@ def audited_runs(gold: Sequence[Stored]) -> set[str]:
 def one_sentence(result: CommandResult, *words: str) -> None:
     """Check what a user reads of an error: one line with these words, and nothing on standard output."""
     assert result.out == ""
-    assert result.err.startswith("evolog: ") and result.err.rstrip().endswith(".") and result.err.count("\n") == 1, result.err
+    assert result.err.startswith("evolog: ") and result.err.rstrip().endswith(".") and result.err.count("\n") == 1, (
+        result.err
+    )
     for word in words:
         assert word in result.err, (word, result.err)

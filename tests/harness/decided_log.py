@@ -28,7 +28,9 @@ class DecidedLog:
     A `late` controller reads facts only once all are appended. `past` is what a fork goes on from.
     """
 
-    def __init__(self, late: bool = False, run: str = RUN, decider: Decider[Any] = DECIDER, past: Sequence[Stored] = ()) -> None:
+    def __init__(
+        self, late: bool = False, run: str = RUN, decider: Decider[Any] = DECIDER, past: Sequence[Stored] = ()
+    ) -> None:
         self.late, self.run = late, run
         self.messages: list[Stored] = []
         self.session: DecisionSession[Any] = DecisionSession(decider, run)
@@ -71,7 +73,10 @@ class DecidedLog:
 
 
 def missing_answers(messages: Sequence[Stored]) -> list[Fact]:
-    """What services would say to all that these messages ask for and do not answer. Answers follow from what is asked."""
+    """What services would say to all that these messages ask for and do not answer.
+
+    Answers follow from what is asked.
+    """
     events = readable(messages)
     found: list[Fact] = []
     there = {event.id for event in events}
@@ -92,7 +97,14 @@ def answers(event: codec.Event) -> list[Fact]:
         case FeedbackRequested(generation=number) if number <= 2:
             return [ScaffoldProposed(generation=number, scaffold=f"s{number}", parent="", summary="", reason="")]
         case FeedbackRequested(generation=number):
-            order = {"algorithm": "grpo", "hyper": {}, "rounds": 2, "resample": "unsolved", "memory": "update", "hints": number == 3}
+            order = {
+                "algorithm": "grpo",
+                "hyper": {},
+                "rounds": 2,
+                "resample": "unsolved",
+                "memory": "update",
+                "hints": number == 3,
+            }
             return [WeightUpdateRequested(generation=number, **order, reason="")]
         case RolloutsRequested() as asked:
             return [
@@ -111,10 +123,21 @@ def answers(event: codec.Event) -> list[Fact]:
         case TrainingBatchSealed() as sealed:
             place = {"generation": sealed.generation, "round": sealed.round, "parent_adapter": sealed.parent_adapter}
             named = derive("adapter", sealed.parent_adapter, sealed.training_seed, sealed.trajectories)
-            made = {"base_model": "b", "batch": sealed.digest, "algorithm": sealed.algorithm, "canary": (), "trained_on": 1}
+            made = {
+                "base_model": "b",
+                "batch": sealed.digest,
+                "algorithm": sealed.algorithm,
+                "canary": (),
+                "trained_on": 1,
+            }
             return [AdapterPublished(**place, **made, adapter=named, state=f"{named} left")]
         case AdapterPublished() as published:
-            place = {"generation": published.generation, "round": published.round, "adapter": published.adapter, "batch": published.batch}
+            place = {
+                "generation": published.generation,
+                "round": published.round,
+                "adapter": published.adapter,
+                "batch": published.batch,
+            }
             if published.generation == 4:
                 return [AdapterRejected(**place, reason="its canary differs")]
             return [AdapterServed(**place, error=0.0)]
@@ -138,6 +161,8 @@ def long_run() -> list[Stored]:
     return log.go_on().messages
 
 
-def as_history(messages: Sequence[Stored], blobs: Path = Path("nowhere"), run: str = RUN, past: Sequence[Stored] = ()) -> History:
+def as_history(
+    messages: Sequence[Stored], blobs: Path = Path("nowhere"), run: str = RUN, past: Sequence[Stored] = ()
+) -> History:
     """A run's messages as replay reads them."""
     return History(run, past, messages, [], Blobs(blobs), Blobs(blobs))

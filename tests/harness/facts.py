@@ -1,4 +1,6 @@
-"""Facts that many tests start from: the run of two items a fold that the decider's tests know, and an example of any type of fact."""
+"""Facts that many tests start from: the run of two items a fold that the decider's tests know, and an example of any
+type of fact.
+"""
 
 import typing
 from collections.abc import Sequence
@@ -55,7 +57,12 @@ def chosen(generation: int, lever: str) -> LeverChosen:
 
 
 def update(
-    generation: int = 1, rounds: int = 2, resample: str = "unsolved", memory: str = "update", restart: bool = False, hints: bool = False
+    generation: int = 1,
+    rounds: int = 2,
+    resample: str = "unsolved",
+    memory: str = "update",
+    restart: bool = False,
+    hints: bool = False,
 ) -> WeightUpdateRequested:
     """An order of a weight update by best_of_n."""
     return WeightUpdateRequested(
@@ -72,7 +79,9 @@ def update(
 
 
 def scores(requests: Sequence[RolloutsRequested], right: set[str]) -> list[TrajectoryScored]:
-    """A score of 1 for each attempt at the items in `right`, and of 0 for all other attempts that these requests asked for."""
+    """A score of 1 for each attempt at the items in `right`, and of 0 for all other attempts that these requests asked
+    for.
+    """
     found = []
     for requested in requests:
         request = codec.event_id(RUN, RolloutsRequested, *requested.key())
@@ -112,11 +121,19 @@ def trajectory(attempt: int, run: str = RUN) -> Event:
 
 
 def example(kind: Any, name: str = "", **known: Any) -> Any:
-    """A value of a type, made after its type hints; numbers and texts differ by field. A struct's fields can be `known`."""
+    """A value of a type, made after its type hints; numbers and texts differ by field.
+
+    A struct's fields can be `known`.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         hints = typing.get_type_hints(kind)
-        return kind(**{field: known[field] if field in known else example(hints[field], field) for field in kind.__struct_fields__})
+        return kind(
+            **{
+                field: known[field] if field in known else example(hints[field], field)
+                for field in kind.__struct_fields__
+            }
+        )
     if origin is typing.Literal:
         return arguments[0]
     if origin is tuple:

@@ -1,4 +1,5 @@
-"""What the processes of a simulation share, where anything may go wrong: broker, disk, clocks, and the time that things take.
+"""What the processes of a simulation share, where anything may go wrong: broker, disk, clocks, and the time that things
+take.
 
 Each operation may fail, be done without a word of it, be done late, or be the last that its process does.
 """
@@ -39,8 +40,10 @@ FAULTS = {
     "again": "fetch",
     "slow": "append read last end fetch ack in_progress compute",
 }
-"""What can go wrong, and in which operations: the process ends before or after, nothing answers, it is done and not confirmed, it is done
-when nobody waits any more, the disk is full, less is read than there is, a message is lost, is handed out twice, or takes seconds."""
+"""What can go wrong, and in which operations: the process ends before or after, nothing answers, it is done and not
+confirmed, it is done when nobody waits any more, the disk is full, less is read than there is, a message is lost, is
+handed out twice, or takes seconds.
+"""
 
 
 class Killed(BaseException):
@@ -141,7 +144,10 @@ class Stream(MemoryStream):
 
     def store(self, messages: Sequence[Message]) -> int:
         """As a broker, which checks no expectation where none is given."""
-        messages = [of if of.expected is not None else of._replace(expected=self.ends.get(exclusive_key(of.subject), 0)) for of in messages]
+        messages = [
+            of if of.expected is not None else of._replace(expected=self.ends.get(exclusive_key(of.subject), 0))
+            for of in messages
+        ]
         end = super().store(messages)
         for message in messages:
             tag = tag_of(message.subject)
@@ -278,7 +284,9 @@ class FaultyLog:
 
 
 class FaultyBlobs(Blobs):
-    """Blobs in memory that outlive the process that wrote them; writing one may fail, or be the last that the process does."""
+    """Blobs in memory that outlive the process that wrote them; writing one may fail, or be the last that the process
+    does.
+    """
 
     def __init__(self, life: Life | None, contents: dict[str, bytes]) -> None:
         super().__init__(Path("/nonexistent"))
@@ -359,7 +367,9 @@ class Clock:
 class Loop(VirtualLoop):
     """A loop that knows which process a task belongs to."""
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: contextvars.Context | None = None) -> "asyncio.Task[Any]":
+    def create_task(
+        self, coro: Any, *, name: str | None = None, context: contextvars.Context | None = None
+    ) -> "asyncio.Task[Any]":
         """As the loop's own."""
         task = super().create_task(coro, name=name, context=context)
         life = context.get(LIFE) if context else LIFE.get()
@@ -371,7 +381,10 @@ class Loop(VirtualLoop):
 
 
 class World:
-    """What all processes share. With no seed nothing goes wrong; `rates` are those of the faults, else they are drawn."""
+    """What all processes share.
+
+    With no seed nothing goes wrong; `rates` are those of the faults, else they are drawn.
+    """
 
     def __init__(self, seed: int | None, rates: Mapping[str, float] | None) -> None:
         self.loop = Loop(seed or 0)

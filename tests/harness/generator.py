@@ -35,10 +35,33 @@ from runtime.run.decider import DecisionSession
 
 FOLDS, GROUP, STEPS = 5, 8, 30
 FIRST_TIME = 1_767_225_600_000_000_000
-"""2026-01-01, in nanoseconds since 1970: when the first message of a log in memory was stored; each later one a millisecond after."""
+"""2026-01-01, in nanoseconds since 1970: when the first message of a log in memory was stored; each later one a
+millisecond after.
+"""
 MILLISECOND = 1_000_000
 VERIFIER = hashlib.sha256(b"verifier").hexdigest()
-_WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "but", "at")
+_WORDS = (
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "a",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "be",
+    "by",
+    "on",
+    "not",
+    "he",
+    "but",
+    "at",
+)
 
 Batch = list[tuple[str, bytes]]
 """Subjects and payloads that are appended together."""
@@ -47,9 +70,11 @@ Batches = Generator[Batch, int, None]
 
 
 def log(events: int, *, runs: int = 8, items: int = 500, generations: int = 12, seed: int = 0) -> Iterator[Stored]:
-    """A log of `events` messages, or up to a batch more, of about 1 KB, in which so many runs at a time go on side by side.
+    """A log of `events` messages, or up to a batch more, of about 1 KB, in which so many runs at a time go on side by
+    side.
 
-    Each run has so many train items, two fifths as many dev items, and so many generations; one that has finished is followed by another.
+    Each run has so many train items, two fifths as many dev items, and so many generations; one that has finished is
+    followed by another.
     """
     batches, sequence, time = log_batches(events, runs=runs, items=items, generations=generations, seed=seed), 0, 0
     try:
@@ -88,7 +113,10 @@ def run_batches(run: str, *, items: int, generations: int, seed: int) -> Batches
     sequence, time = 0, 0
     while waiting:
         facts = waiting.pop(0)
-        events = [codec.event(fact, run=run, source="generator", cause=cause, time="2026-01-01T00:00:00.000000Z") for fact, cause in facts]
+        events = [
+            codec.event(fact, run=run, source="generator", cause=cause, time="2026-01-01T00:00:00.000000Z")
+            for fact, cause in facts
+        ]
         batch = [(event.subject, codec.encode(event)) for event in events]
         time = yield batch
         for event, (subject, payload) in zip(events, batch, strict=True):
@@ -161,7 +189,9 @@ class _World:
     def _scaffold(self, generation: int, parent: str) -> ScaffoldProposed:
         self.skill = min(0.95, max(0.05, self.skill + self.random.uniform(-0.05, 0.1)))
         scaffold = self._name("scaffold", generation)
-        return ScaffoldProposed(generation=generation, scaffold=scaffold, parent=parent, summary=self._words(60), reason=self._words(120))
+        return ScaffoldProposed(
+            generation=generation, scaffold=scaffold, parent=parent, summary=self._words(60), reason=self._words(120)
+        )
 
     def _feedback(self, generation: int, scaffold: str) -> list[list[Fact]]:
         lever = "weights" if generation % 2 else "scaffold"
@@ -180,7 +210,13 @@ class _World:
         if lever == "scaffold":
             return [[seen, chosen], [self._scaffold(generation, scaffold)]]
         wanted = WeightUpdateRequested(
-            generation=generation, algorithm=action, hyper={"lr": 1e-3}, rounds=2, resample="all", memory="round", reason=self._words(80)
+            generation=generation,
+            algorithm=action,
+            hyper={"lr": 1e-3},
+            rounds=2,
+            resample="all",
+            memory="round",
+            reason=self._words(80),
         )
         return [[seen, chosen], [wanted]]
 
@@ -218,7 +254,9 @@ class _World:
             for attempt, answer in enumerate(answers):
                 place: dict[str, Any] = {"request": request, "item": item, "attempt": attempt}
                 if draw.random() < 0.002:
-                    attempts.append(RolloutFailed(**place, purpose=asked.purpose, kind="crashed", reason=self._words(60)))
+                    attempts.append(
+                        RolloutFailed(**place, purpose=asked.purpose, kind="crashed", reason=self._words(60))
+                    )
                     continue
                 recorded = TrajectoryRecorded(
                     **place,
@@ -238,8 +276,16 @@ class _World:
                     continue
                 right = draw.random() < self.skill
                 outcome = "right" if right else "wrong"
-                scores.append(TrajectoryScored(trajectory=trajectory, **place, reward=float(right), outcome=outcome, verifier=VERIFIER))
-        return [facts[at : at + BATCH_LIMIT] for facts in (calls, attempts, scores) for at in range(0, len(facts), BATCH_LIMIT)]
+                scores.append(
+                    TrajectoryScored(
+                        trajectory=trajectory, **place, reward=float(right), outcome=outcome, verifier=VERIFIER
+                    )
+                )
+        return [
+            facts[at : at + BATCH_LIMIT]
+            for facts in (calls, attempts, scores)
+            for at in range(0, len(facts), BATCH_LIMIT)
+        ]
 
     def _trained(self, batch: str, sealed: TrainingBatchSealed) -> list[list[Fact]]:
         place: dict[str, Any] = {"generation": sealed.generation, "round": sealed.round, "batch": batch}
@@ -280,10 +326,12 @@ FILLER = Credentials(url="", user="filler", password="filler", inbox="_INBOX_fil
 
 
 def fill(directory: Path, batches: Batches) -> int:
-    """Put a log onto the disk of a project directory whose server is not running; how many messages the stream has then.
+    """Put a log onto the disk of a project directory whose server is not running; how many messages the stream has
+    then.
 
-    A nats-server of its own does it, with the production configuration and stream but for a user within the streams' account, which
-    `evolog` never has, and for flushing to disk now and then. It stops in good order, and an `EmbeddedServer` finds the stream there.
+    A nats-server of its own does it, with the production configuration and stream but for a user within the streams'
+    account, which `evolog` never has, and for flushing to disk now and then. It stops in good order, and an
+    `EmbeddedServer` finds the stream there.
     """
     port = children.free_port()
     config = server.write_config(directory, port, accounts.draw_passwords())
@@ -312,7 +360,9 @@ def _filled(url: str, batches: Batches) -> int:
             batch = next(batches) if time is None else batches.send(time)
             messages = [Message(subject, payload, heads.get(subject, 0)) for subject, payload in batch]
             end = wire.append(messages)
-            heads |= {subject: end - len(batch) + 1 for subject, _ in batch[:1] if subject.endswith(".head.decision_made")}
+            heads |= {
+                subject: end - len(batch) + 1 for subject, _ in batch[:1] if subject.endswith(".head.decision_made")
+            }
             (last,) = wire.read(end, 1)
             time = last.time
     except StopIteration:

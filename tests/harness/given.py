@@ -1,4 +1,5 @@
-"""Runs as sentences: `given(started()).when(fact).then(fact)` feeds the decider as the controller does, and says what it decides.
+"""Runs as sentences: `given(started()).when(fact).then(fact)` feeds the decider as the controller does, and says what
+it decides.
 
 A history that no log can hold is refused, with the fact and the reason: what follows from it would prove nothing.
 """
@@ -35,7 +36,8 @@ Ending = ScaffoldProposed | ProposalFailed | WeightUpdateRequested
 
 
 class Scenario:
-    """A run so far. `decided` holds the facts that the last `when`, `late` or `given` led to, without the decisions' heads.
+    """A run so far. `decided` holds the facts that the last `when`, `late` or `given` led to, without the decisions'
+    heads.
 
     `version` is that of the rules by which it is decided; older ones are those of logs that older code wrote.
     """
@@ -52,7 +54,8 @@ class Scenario:
         return self._feed(facts, late=False)
 
     def late(self, *facts: Fact) -> "Scenario":
-        """Feed what comes when nobody waits for it any more: a second outcome of an attempt, or an answer of a generation that is over.
+        """Feed what comes when nobody waits for it any more: a second outcome of an attempt, or an answer of a
+        generation that is over.
 
         Logs hold such facts where work was handed out twice. Raises AssertionError for a fact that is not late.
         """
@@ -63,7 +66,10 @@ class Scenario:
         return [fact for fact in self.decided if isinstance(fact, kind)]
 
     def then(self, *expected: Fact) -> "Scenario":
-        """Check that exactly these facts were decided last, in this order. Raises AssertionError with the first difference."""
+        """Check that exactly these facts were decided last, in this order.
+
+        Raises AssertionError with the first difference.
+        """
         difference = first_difference(expected, self.decided)
         assert difference is None, difference
         return self
@@ -96,7 +102,9 @@ def given(*facts: Fact, version: int = DECIDER.version) -> Scenario:
 
 
 def first_difference(expected: Sequence[Fact], decided: Sequence[Fact]) -> str | None:
-    """The first fact, and its first field, that was decided otherwise than expected, as a sentence; None where there is none."""
+    """The first fact, and its first field, that was decided otherwise than expected, as a sentence; None where there is
+    none.
+    """
     for number, (wanted, got) in enumerate(zip_longest(expected, decided), 1):
         if wanted is None:
             return f"Fact {number}: nothing more was expected, decided was {got!r}."
@@ -173,12 +181,17 @@ class KnownFacts:
                 self.accepted.add(generation)
 
     def impossible(self, fact: Fact, late: bool) -> str | None:
-        """Why no run can have this fact next, as the end of a sentence; None if one can. `late`: it is said to come too late to matter."""
+        """Why no run can have this fact next, as the end of a sentence; None if one can.
+
+        `late`: it is said to come too late to matter.
+        """
         if reason := self._unsayable(fact):
             return reason
         match fact:
             case RunStarted():
-                return "the run was started already, and this is no fork" if self.started and not fact.parent_run else None
+                return (
+                    "the run was started already, and this is no fork" if self.started and not fact.parent_run else None
+                )
             case TrajectoryScored() | ScoringFailed() | RolloutFailed():
                 return self._no_such_attempt(fact) or _timing(
                     late, (fact.request, fact.item, fact.attempt) in self.outcomes, "the attempt has an outcome already"
@@ -189,7 +202,9 @@ class KnownFacts:
                 return self._no_such_item(request, item)
             case ScaffoldProposed() | ProposalFailed() | WeightUpdateRequested() | LeverChosen():
                 return self._no_such_question(fact) or _timing(
-                    late, fact.generation in self.answered, f"generation {fact.generation} has its answer already and is under way no more"
+                    late,
+                    fact.generation in self.answered,
+                    f"generation {fact.generation} has its answer already and is under way no more",
                 )
         if late:
             return "only outcomes of attempts and answers of agents come late"
@@ -236,7 +251,10 @@ class KnownFacts:
             return reason
         requested = self.requests[fact.request]
         if fact.attempt not in range(requested.attempts):
-            return f"request {fact.request!r} asked for {requested.attempts} attempts, and this is attempt {fact.attempt} counted from 0"
+            return (
+                f"request {fact.request!r} asked for {requested.attempts} attempts, and this is attempt "
+                f"{fact.attempt} counted from 0"
+            )
         if isinstance(fact, RolloutFailed | TrajectoryRecorded) and fact.purpose != requested.purpose:
             return f"request {fact.request!r} is for {requested.purpose!r}, not for {fact.purpose!r}"
         return None

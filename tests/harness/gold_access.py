@@ -1,6 +1,8 @@
-"""Finds where code reaches for a task's gold labels, by whatever way of writing it: by name, by a loaded module, or by a path.
+"""Finds where code reaches for a task's gold labels, by whatever way of writing it: by name, by a loaded module, or by
+a path.
 
-It reads source, so it finds what somebody writes without meaning harm. Code that hides its words from a reader hides them from this too.
+It reads source, so it finds what somebody writes without meaning harm. Code that hides its words from a reader hides
+them from this too.
 """
 
 import ast
@@ -31,12 +33,15 @@ def gold_methods(loading: str) -> set[str]:
     }
 
 
-def reaches(source: str, methods: Collection[str], fields_of: Collection[str] = (), may: Collection[str] = ()) -> list[str]:
+def reaches(
+    source: str, methods: Collection[str], fields_of: Collection[str] = (), may: Collection[str] = ()
+) -> list[str]:
     """Where a module reaches for gold, as "line: what".
 
-    `methods` are the names that read it. `fields_of` are the expressions, such as `row`, that have fields of the same names; a name
-    that the module gives to a task anywhere is none of them. `may` are words that this module may write: the names of `FILES` and of
-    `PATHS`, a pattern of `GLOBS` that finds such a file, "gold" as an argument or a key, and "import_module" of a name that is made up.
+    `methods` are the names that read it. `fields_of` are the expressions, such as `row`, that have fields of the same
+    names; a name that the module gives to a task anywhere is none of them. `may` are words that this module may write:
+    the names of `FILES` and of `PATHS`, a pattern of `GLOBS` that finds such a file, "gold" as an argument or a key,
+    and "import_module" of a name that is made up.
     """
     tree = ast.parse(source)
     fields_of = set(fields_of) - _names_of_tasks(tree)
@@ -54,7 +59,9 @@ def _reach(
     node: ast.AST, methods: Collection[str], fields_of: Collection[str], may: Collection[str], called: bool, prose: bool
 ) -> Iterator[str]:
     match node:
-        case ast.Attribute(attr=name, value=owner) if name in methods and (called or ast.unparse(owner) not in fields_of):
+        case ast.Attribute(attr=name, value=owner) if name in methods and (
+            called or ast.unparse(owner) not in fields_of
+        ):
             yield f"{ast.unparse(owner)}.{name}"
         case ast.Attribute(attr=name) if name in PATHS and name not in may:
             yield f"the path {name}"
@@ -64,7 +71,9 @@ def _reach(
             for alias in names:
                 if alias.name in BY_NAME | GLOBS and alias.asname not in (None, alias.name):
                     yield f"{alias.name} under another name"
-                if _is_gold_module(f"{'.' * level}{module or ''}.{alias.name}") or _is_gold_module(f"{'.' * level}{module or ''}"):
+                if _is_gold_module(f"{'.' * level}{module or ''}.{alias.name}") or _is_gold_module(
+                    f"{'.' * level}{module or ''}"
+                ):
                     yield f"from {module or '.'} import {alias.name}"
         case ast.Call(func=function, args=arguments):
             name = ast.unparse(function).rpartition(".")[2]
@@ -73,10 +82,18 @@ def _reach(
                 yield f"{name} of {min(words & set(methods))!r}"
             if name in LOADERS and "gold" in words:
                 yield f"{name} of the module 'gold'"
-            if name in BY_NAME and "import_module" not in may and not (arguments and isinstance(arguments[0], ast.Constant)):
+            if (
+                name in BY_NAME
+                and "import_module" not in may
+                and not (arguments and isinstance(arguments[0], ast.Constant))
+            ):
                 yield f"{name} of a name that is made up"
             if name in GLOBS:
-                yield from (f"the pattern {text!r}" for argument in arguments if (text := _text(argument, "*")) not in may and _finds(text))
+                yield from (
+                    f"the pattern {text!r}"
+                    for argument in arguments
+                    if (text := _text(argument, "*")) not in may and _finds(text)
+                )
             if "gold" not in may and "gold" in {*words, *(_text(keyword.value) for keyword in node.keywords)}:
                 yield f"{name} of 'gold'"
         case ast.Subscript(value=owner, slice=key) if (_text(key) == "gold" and "gold" not in may) or (
@@ -114,7 +131,10 @@ def _names_of_tasks(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.arg) and node.annotation and re.search(r"\bTask\b", ast.unparse(node.annotation))
     }
     pairs = [pair for node in ast.walk(tree) for pair in _assigned(node)]
-    while more := {target.id for target, value in pairs if isinstance(target, ast.Name) and _is_task(value, names)} - names:
+    while (
+        more := {target.id for target, value in pairs if isinstance(target, ast.Name) and _is_task(value, names)}
+        - names
+    ):
         names |= more
     return names
 

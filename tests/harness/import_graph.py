@@ -10,7 +10,9 @@ PACKAGES = ("events", "algorithms", "tasks", "runtime", "replay", "services")
 
 
 def source_files(package: str, *, data: bool = False) -> list[Path]:
-    """The package's Python files; with `data` also those that are data: scaffolds, and the steps that edits put into them."""
+    """The package's Python files; with `data` also those that are data: scaffolds, and the steps that edits put into
+    them.
+    """
     files = sorted((ROOT / package).rglob("*.py"))
     return [path for path in files if data or not {"scaffold", "steps"} & set(path.relative_to(ROOT).parts)]
 
@@ -22,7 +24,10 @@ def module_name(path: Path) -> str:
 
 
 def names_imported(source: str, module: str, is_package: bool = False, *, lazy: bool = True) -> set[str]:
-    """Every dotted name that a module imports; of `from a import b` both `a` and `a.b`. Without `lazy` those of import time only."""
+    """Every dotted name that a module imports; of `from a import b` both `a` and `a.b`.
+
+    Without `lazy` those of import time only.
+    """
     found: set[str] = set()
     for node in _nodes(ast.parse(source), lazy):
         if isinstance(node, ast.Import):
@@ -59,7 +64,11 @@ def import_graph(*, lazy: bool = True) -> dict[str, set[str]]:
         names = names_imported(path.read_text(encoding="utf-8"), module, path.name == "__init__.py", lazy=lazy)
         used = {name for name in names if name in files}
         # `from a import b` of a module a.b needs b; it needs what a/__init__.py says only where that says anything
-        packages = {name for name in used if any(other.startswith(f"{name}.") for other in used) and not _says_something(files[name])}
+        packages = {
+            name
+            for name in used
+            if any(other.startswith(f"{name}.") for other in used) and not _says_something(files[name])
+        }
         graph[module] = used - packages - {module}
     return graph
 
@@ -69,7 +78,9 @@ def _says_something(path: Path) -> bool:
 
 
 def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """The groups of modules of which each imports each, directly or not (strongly connected components of more than one)."""
+    """The groups of modules of which each imports each, directly or not (strongly connected components of more than
+    one).
+    """
     reach: dict[str, set[str]] = {}
     for start in graph:
         seen: set[str] = set()
@@ -80,17 +91,27 @@ def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
                     seen.add(other)
                     todo.append(other)
         reach[start] = seen
-    groups = {tuple(sorted(other for other in reach[module] if module in reach[other])) for module in graph if module in reach[module]}
+    groups = {
+        tuple(sorted(other for other in reach[module] if module in reach[other]))
+        for module in graph
+        if module in reach[module]
+    }
     return [list(group) for group in sorted(groups)]
 
 
 def public_types(source: str) -> set[str]:
-    """The names of the types that a module defines: its public classes, and aliases in CamelCase; type variables are none."""
+    """The names of the types that a module defines: its public classes, and aliases in CamelCase; type variables are
+    none.
+    """
     found = set()
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             found.add(node.name)
-        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and "TypeVar(" not in ast.unparse(node.value):
+        elif (
+            isinstance(node, ast.Assign | ast.AnnAssign)
+            and node.value is not None
+            and "TypeVar(" not in ast.unparse(node.value)
+        ):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = {target.id for target in targets if isinstance(target, ast.Name)}
             found |= {name for name in names if name[0].isupper() and not name.isupper() and "_" not in name}

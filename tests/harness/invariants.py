@@ -1,4 +1,5 @@
-"""What must hold of every log, whatever happened to those who wrote it: one function each, which raises AssertionError with a sentence.
+"""What must hold of every log, whatever happened to those who wrote it: one function each, which raises AssertionError
+with a sentence.
 
 They take messages (`stored`) or events in the order of the log, of any number of runs that are over.
 """
@@ -37,13 +38,19 @@ from runtime.run.decide import DECIDER
 from runtime.run.decider import DecisionSession
 
 BY_CHANCE = frozenset({"decision_made", "event_set_aside", "run_paused", "run_resumed"})
-"""Types of event that a disturbed run may have more or other of: heads hold digests of times, and an operator comes when he likes."""
+"""Types of event that a disturbed run may have more or other of: heads hold digests of times, and an operator comes
+when he likes.
+"""
 HOW = frozenset({"seconds", "body", "index"})
 """Fields that say how long a thing took, or with what else it was asked; so does the blob of an audit's cell."""
 
 
-def checks(stored: Sequence[Stored], gold: Sequence[Stored] | None, undisturbed: Sequence[Event] | None) -> list[Callable[[], None]]:
-    """Every invariant but `projections_rebuild`; the audit's where `gold` is given, and sameness where there is an undisturbed run."""
+def checks(
+    stored: Sequence[Stored], gold: Sequence[Stored] | None, undisturbed: Sequence[Event] | None
+) -> list[Callable[[], None]]:
+    """Every invariant but `projections_rebuild`; the audit's where `gold` is given, and sameness where there is an
+    undisturbed run.
+    """
     events, scored = readable(stored), readable(gold or ())
     found: list[Callable[[], None]] = [
         lambda: once_only(stored),
@@ -77,7 +84,9 @@ def every_request_is_answered(events: Iterable[Event]) -> None:
             asked[event.run, *key] = event
         answered.update((event.run, *key) for key in _answers(event))
     for key, event in asked.items():
-        assert key in answered, f"Every request is answered or failed, but not {_name(event)}: nothing came for {key[1:]}."
+        assert key in answered, (
+            f"Every request is answered or failed, but not {_name(event)}: nothing came for {key[1:]}."
+        )
 
 
 def nothing_counts_twice(events: Iterable[Event]) -> None:
@@ -87,26 +96,37 @@ def nothing_counts_twice(events: Iterable[Event]) -> None:
 
 
 def no_step_twice(events: Iterable[Event]) -> None:
-    """No optimiser step is taken twice or left out: a round's steps count from 0, on the batch and the parent that were sealed."""
+    """No optimiser step is taken twice or left out: a round's steps count from 0, on the batch and the parent that were
+    sealed.
+    """
     for run, of in _by_run(events).items():
         sealed = {(fact.generation, fact.round): fact for fact in _facts(of, TrainingBatchSealed)}
         taken = Counter((step.generation, step.round, step.step) for step in _facts(of, OptimizerStepApplied))
         twice = [place for place, times in taken.items() if times > 1]
-        assert not twice, f"No optimiser step is taken twice, but run {run} took the step (generation, round, step) {twice[0]} again."
+        assert not twice, (
+            f"No optimiser step is taken twice, but run {run} took the step (generation, round, step) {twice[0]} again."
+        )
         for generation, number, _ in taken:
-            steps = sorted(step for of_generation, of_round, step in taken if (of_generation, of_round) == (generation, number))
-            assert steps == list(range(len(steps))), f"Run {run} left out a step of generation {generation}, round {number}: {steps}."
+            steps = sorted(
+                step for of_generation, of_round, step in taken if (of_generation, of_round) == (generation, number)
+            )
+            assert steps == list(range(len(steps))), (
+                f"Run {run} left out a step of generation {generation}, round {number}: {steps}."
+            )
         for fact in (*_facts(of, OptimizerStepApplied), *_facts(of, AdapterPublished)):
             batch = sealed.get((fact.generation, fact.round))
             assert batch and (batch.digest, batch.parent_adapter) == (fact.batch, fact.parent_adapter), (
-                f"Run {run} trained in generation {fact.generation}, round {fact.round} on what was not sealed for it: {fact}."
+                f"Run {run} trained in generation {fact.generation}, round {fact.round} on what was not sealed for "
+                f"it: {fact}."
             )
         published = Counter((fact.generation, fact.round) for fact in _facts(of, AdapterPublished))
         assert max(published.values(), default=1) == 1, f"Run {run} published two adapters of one round: {published}."
 
 
 def budget_is_kept(events: Iterable[Event]) -> None:
-    """No more rollouts are asked for than the budget has, and no generation begins once its tokens or dollars are spent."""
+    """No more rollouts are asked for than the budget has, and no generation begins once its tokens or dollars are
+    spent.
+    """
     for run, of in _by_run(events).items():
         started = next(iter(_facts(of, RunStarted)))
         budget, planned, spent = started.budget, 0, {"": (0, 0)}
@@ -120,17 +140,25 @@ def budget_is_kept(events: Iterable[Event]) -> None:
                     planned += len(requested.items) * requested.attempts
                 case FeedbackRequested(generation=generation):
                     used = spent.get(event.cause, (0, 0))
-                    for what, limit, by in (("tokens", budget.tokens, used[0]), ("micro_usd", budget.micro_usd, used[1])):
+                    for what, limit, by in (
+                        ("tokens", budget.tokens, used[0]),
+                        ("micro_usd", budget.micro_usd, used[1]),
+                    ):
                         assert limit is None or by < limit, (
-                            f"The budget is kept, but run {run} began generation {generation} with {by} of {limit} {what} spent."
+                            f"The budget is kept, but run {run} began generation {generation} with {by} of {limit} "
+                            f"{what} spent."
                         )
             spent[event.id] = (tokens, micro_usd)
         limit = budget.rollouts
-        assert limit is None or planned <= limit, f"The budget is kept, but run {run} asked for {planned} rollouts of {limit}."
+        assert limit is None or planned <= limit, (
+            f"The budget is kept, but run {run} asked for {planned} rollouts of {limit}."
+        )
 
 
 def once_only(stored: Sequence[Stored]) -> None:
-    """Each event stands once; of two outcomes of one thing only one does; nothing is missing, and what cannot be read is set aside."""
+    """Each event stands once; of two outcomes of one thing only one does; nothing is missing, and what cannot be read
+    is set aside.
+    """
     require_contiguous(stored, 1)
     decisions: Counter[str] = Counter()
     slots: dict[str, int] = {}
@@ -145,12 +173,14 @@ def once_only(stored: Sequence[Stored]) -> None:
         if isinstance(event.data, DecisionMade):
             decisions[event.run] += 1
             assert event.data.number == decisions[event.run], (
-                f"Everything happens once, but decision {event.data.number} of run {event.run} is the {decisions[event.run]}th in the log."
+                f"Everything happens once, but decision {event.data.number} of run {event.run} is the "
+                f"{decisions[event.run]}th in the log."
             )
             continue
         first = slots.setdefault(exclusive_key(message.subject), message.sequence)
         assert first == message.sequence, (
-            f"Everything happens once, but {_name(event)} at sequence {message.sequence} stands at sequence {first} already."
+            f"Everything happens once, but {_name(event)} at sequence {message.sequence} stands at sequence {first} "
+            "already."
         )
     assert not unread, f"Every message can be read or is set aside, but not those at the sequences {unread}."
 
@@ -159,21 +189,32 @@ def causes_come_first(events: Iterable[Event]) -> None:
     """Whatever an event answers, and every call that an attempt was given, stands in the log before it."""
     known: set[str] = {""}
     for event in events:
-        assert event.cause in known, f"Causes come first, but {_name(event)} answers {event.cause}, which stands nowhere before it."
+        assert event.cause in known, (
+            f"Causes come first, but {_name(event)} answers {event.cause}, which stands nowhere before it."
+        )
         if isinstance(event.data, TrajectoryRecorded):
             unknown = [use.call for use in event.data.calls if use.call not in known]
-            assert not unknown, f"A call is recorded before its answer is released, but {_name(event)} used {unknown[0]}, which is not."
+            assert not unknown, (
+                f"A call is recorded before its answer is released, but {_name(event)} used {unknown[0]}, which is not."
+            )
         known.add(event.id)
 
 
 def same_decisions(events: Iterable[Event], undisturbed: Iterable[Event]) -> None:
-    """What was decided, in its order, and every fact is what it is in the undisturbed run; times and digests of times aside."""
+    """What was decided, in its order, and every fact is what it is in the undisturbed run; times and digests of times
+    aside.
+    """
     found, expected = (_by_run(of) for of in (events, undisturbed))
-    assert found.keys() == expected.keys(), f"Every run ends as the undisturbed one, but there are {sorted(found)}, not {sorted(expected)}."
+    assert found.keys() == expected.keys(), (
+        f"Every run ends as the undisturbed one, but there are {sorted(found)}, not {sorted(expected)}."
+    )
     for run, of in expected.items():
         decided, wanted = _decided(found[run]), _decided(of)
         for place, (mine, theirs) in enumerate(zip(decided, wanted, strict=False)):
-            assert mine == theirs, f"Every run ends as the undisturbed one, but {run} decided {mine} where that decided {theirs} ({place})."
+            assert mine == theirs, (
+                f"Every run ends as the undisturbed one, but {run} decided {mine} where that decided {theirs} "
+                f"({place})."
+            )
         assert len(decided) == len(wanted), (
             f"Every run ends as the undisturbed one, but {run} decided {len(decided)}, not {len(wanted)} facts."
         )
@@ -204,7 +245,8 @@ def decisions_follow(stored: Iterable[Stored]) -> None:
             if event.source == "controller" and event.tag != "event_set_aside":
                 expected = due[event.run].pop(0) if due[event.run] else None
                 assert expected is not None and codec.encode(expected) == message.data, (
-                    f"Decisions follow from the log, but {_name(event)} at sequence {message.sequence} does not: {expected} does."
+                    f"Decisions follow from the log, but {_name(event)} at sequence {message.sequence} does not: "
+                    f"{expected} does."
                 )
             if decision := courses.setdefault(event.run, DecisionSession(DECIDER, event.run)).feed(message, event):
                 due[event.run] += decision.events
@@ -224,11 +266,14 @@ def audited_once(events: Iterable[Event], gold: Iterable[Event]) -> None:
             )
     for event in events:
         if isinstance(event.data, RunFinished):
-            assert audits[event.run] == 1, f"Every finished run is audited once, but {event.run} was {audits[event.run]} times."
+            assert audits[event.run] == 1, (
+                f"Every finished run is audited once, but {event.run} was {audits[event.run]} times."
+            )
 
 
 def projections_rebuild(stored: Sequence[Stored], grown: Any, rebuilt: Any, seed: int = 0, views: bool = True) -> None:
-    """The tables made from nothing in one batch are those made in random batches, some delivered again; both archives are emptied first.
+    """The tables made from nothing in one batch are those made in random batches, some delivered again; both archives
+    are emptied first.
 
     Without `views` only tables are compared.
     """
@@ -244,7 +289,10 @@ def projections_rebuild(stored: Sequence[Stored], grown: Any, rebuilt: Any, seed
 
 def _empty(archive: Any) -> None:
     """Which takes a tenth of the time of making it anew."""
-    filled = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND estimated_size > 0 AND table_name NOT IN ('cursor', 'made')"
+    filled = (
+        "SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND estimated_size > 0 AND table_name NOT "
+        "IN ('cursor', 'made')"
+    )
     for (table,) in archive.connection.execute(filled).fetchall():
         archive.connection.execute(f'TRUNCATE "{table}"')
     archive.connection.execute("UPDATE cursor SET seq = 0")
@@ -252,17 +300,22 @@ def _empty(archive: Any) -> None:
 
 def same_tables(grown: Any, rebuilt: Any, views: bool = True) -> None:
     """Two archives hold the same rows, table by table, and view by view if `views`."""
-    names = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'main' AND table_name NOT IN ('incoming', 'made')"
+    names = (
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'main' AND table_name NOT IN "
+        "('incoming', 'made')"
+    )
     if not views:
         names += " AND table_type = 'BASE TABLE'"
     tables = [name for (name,) in rebuilt.connection.execute(f"{names} ORDER BY 1").fetchall()]
     assert "events" in tables
     for table in tables:
         rows, expected = (
-            of.connection.execute(f'SELECT row::VARCHAR FROM "{table}" AS row ORDER BY 1').fetchall() for of in (grown, rebuilt)
+            of.connection.execute(f'SELECT row::VARCHAR FROM "{table}" AS row ORDER BY 1').fetchall()
+            for of in (grown, rebuilt)
         )
         assert rows == expected, (
-            f"Every projection rebuilds identically, but {table} has {len(rows)} rows, rebuilt {len(expected)}, and differs."
+            f"Every projection rebuilds identically, but {table} has {len(rows)} rows, rebuilt {len(expected)}, and "
+            "differs."
         )
 
 
@@ -295,7 +348,11 @@ def _answers(event: Event) -> list[tuple[object, ...]]:
     match event.data:
         case RunFinished():
             return [("run",)]
-        case ScaffoldProposed(generation=generation) | ProposalFailed(generation=generation) | WeightUpdateRequested(generation=generation):
+        case (
+            ScaffoldProposed(generation=generation)
+            | ProposalFailed(generation=generation)
+            | WeightUpdateRequested(generation=generation)
+        ):
             return [("change", generation)]
         case LeverChosen(generation=generation, lever="stop"):
             return [("change", generation)]
@@ -307,7 +364,10 @@ def _answers(event: Event) -> list[tuple[object, ...]]:
             return [("judgement", trajectory)]
         case WeightUpdateFinished(generation=generation):
             return [("update", generation)]
-        case AdapterPublished(generation=generation, round=number) | WeightUpdateFailed(generation=generation, round=number):
+        case (
+            AdapterPublished(generation=generation, round=number)
+            | WeightUpdateFailed(generation=generation, round=number)
+        ):
             return [("training", generation, number)]
         case AdapterServed(adapter=adapter, batch=batch) | AdapterRejected(adapter=adapter, batch=batch):
             return [("serving", adapter, batch)]
@@ -315,28 +375,43 @@ def _answers(event: Event) -> list[tuple[object, ...]]:
 
 
 def _counts_once(run: str, events: Sequence[Event]) -> None:
-    attempts = Counter((of.request, of.item, of.attempt) for of in (*_facts(events, TrajectoryRecorded), *_facts(events, RolloutFailed)))
+    attempts = Counter(
+        (of.request, of.item, of.attempt)
+        for of in (*_facts(events, TrajectoryRecorded), *_facts(events, RolloutFailed))
+    )
     twice = [place for place, times in attempts.items() if times > 1]
-    assert not twice, f"No trajectory counts twice, but run {run} has the attempt (request, item, number) {twice[0]} again."
+    assert not twice, (
+        f"No trajectory counts twice, but run {run} has the attempt (request, item, number) {twice[0]} again."
+    )
     judged = Counter(of.trajectory for of in (*_facts(events, TrajectoryScored), *_facts(events, ScoringFailed)))
-    assert max(judged.values(), default=1) == 1, f"No trajectory counts twice, but run {run} judged {judged.most_common(1)[0][0]} again."
+    assert max(judged.values(), default=1) == 1, (
+        f"No trajectory counts twice, but run {run} judged {judged.most_common(1)[0][0]} again."
+    )
     requests = {event.id: event.data for event in events if isinstance(event.data, RolloutsRequested)}
     rewards = {(of.request, of.item, of.attempt): (of.trajectory, of.reward) for of in _facts(events, TrajectoryScored)}
 
     def scored(ids: Iterable[str]) -> list[tuple[str, float]]:
-        places = [(id, item, attempt) for id in ids for item in requests[id].items for attempt in range(requests[id].attempts)]
+        places = [
+            (id, item, attempt) for id in ids for item in requests[id].items for attempt in range(requests[id].attempts)
+        ]
         return [rewards[place] for place in places if place in rewards]
 
     for batch in _facts(events, TrainingBatchSealed):
         pairs = scored(batch.requests)
-        assert len(set(batch.requests)) == len(batch.requests) and len({id for id, _ in pairs}) == len(pairs) == batch.trajectories, (
-            f"No trajectory counts twice, but the batch of run {run}, round {batch.round}, holds {batch.trajectories}, not {len(pairs)}."
+        assert (
+            len(set(batch.requests)) == len(batch.requests)
+            and len({id for id, _ in pairs}) == len(pairs) == batch.trajectories
+        ), (
+            f"No trajectory counts twice, but the batch of run {run}, round {batch.round}, holds "
+            f"{batch.trajectories}, not {len(pairs)}."
         )
         assert batch_digest(pairs) == batch.digest, f"A sealed batch of run {run} is not what was recorded: {batch}."
     for of in _facts(events, CandidateEvaluated):
         dev = [id for id, asked in requests.items() if (asked.generation, asked.purpose) == (of.generation, "dev")]
         mean = fmean(reward for _, reward in scored(dev))
-        assert abs(of.score - mean) < 1e-9, f"The score of run {run}, generation {of.generation}, is {of.score}; recorded is {mean}."
+        assert abs(of.score - mean) < 1e-9, (
+            f"The score of run {run}, generation {of.generation}, is {of.score}; recorded is {mean}."
+        )
     called = [*_facts(events, ModelCalled), *_facts(events, AgentCalled)]
     totals = (
         sum(len(asked.items) * asked.attempts for asked in requests.values()),
@@ -345,7 +420,9 @@ def _counts_once(run: str, events: Sequence[Event]) -> None:
     )
     for finished in _facts(events, RunFinished):
         counted = finished.rollouts, finished.tokens, finished.micro_usd
-        assert counted == totals, f"Nothing counts twice, but run {run} counted {counted} rollouts, tokens and micro-dollars, not {totals}."
+        assert counted == totals, (
+            f"Nothing counts twice, but run {run} counted {counted} rollouts, tokens and micro-dollars, not {totals}."
+        )
 
 
 def _by_run(events: Iterable[Event]) -> dict[str, list[Event]]:
@@ -369,7 +446,11 @@ def _told(events: Iterable[Event]) -> dict[str, tuple[str, dict[str, object]]]:
     return {
         codec.event_id(event.run, type(event.data), *event.data.key()): (
             event.tag,
-            {name: value for name, value in msgspec.structs.asdict(event.data).items() if name not in HOW | blobs[event.stream]},
+            {
+                name: value
+                for name, value in msgspec.structs.asdict(event.data).items()
+                if name not in HOW | blobs[event.stream]
+            },
         )
         for event in events
         if event.tag not in BY_CHANCE

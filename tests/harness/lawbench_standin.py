@@ -33,7 +33,11 @@ def write(folder: Path) -> None:
     draw.shuffle(cases)
     cases[1] = (cases[0][0] + "。", cases[0][1])
     train, test = cases[:-12], cases[-12:]
-    _csv(folder / "training_data/train.csv", ("id", "text", "label"), [(i, text, label) for i, (text, label) in enumerate(train)])
+    _csv(
+        folder / "training_data/train.csv",
+        ("id", "text", "label"),
+        [(i, text, label) for i, (text, label) in enumerate(train)],
+    )
     _csv(folder / "public/test.csv", ("id", "text"), [(i, text) for i, (text, _) in enumerate(test)])
     _csv(folder / "private/test.csv", ("id", "label"), [(i, label) for i, (_, label) in enumerate(test)])
     (folder / "public/classes.json").write_text(json.dumps(LABELS, ensure_ascii=False), encoding="utf-8")
@@ -42,7 +46,9 @@ def write(folder: Path) -> None:
 def install(root: Path, patch: pytest.MonkeyPatch) -> Path:
     """Write the stand-in under `root` and let LawBench expect its checksums."""
     write(root)
-    patch.setattr(data, "CHECKSUMS", {file: hashlib.sha256((root / file).read_bytes()).hexdigest() for file in data.CHECKSUMS})
+    patch.setattr(
+        data, "CHECKSUMS", {file: hashlib.sha256((root / file).read_bytes()).hexdigest() for file in data.CHECKSUMS}
+    )
     return root
 
 

@@ -1,4 +1,6 @@
-"""A real HTTP server that speaks Anthropic's Messages and OpenAI's chat completions from a script, streamed or whole."""
+"""A real HTTP server that speaks Anthropic's Messages and OpenAI's chat completions from a script, streamed
+or whole.
+"""
 
 import json
 import threading
@@ -101,7 +103,10 @@ class LlmServer:
     def environment(self, provider: str) -> dict[str, str]:
         """What a client of this server has in its environment."""
         suffix = "/v1" if provider == "openai" else ""
-        return {f"{provider.upper()}_BASE_URL": self.url + suffix, f"{provider.upper()}_API_KEY": "sk-test-0123456789abcdef"}
+        return {
+            f"{provider.upper()}_BASE_URL": self.url + suffix,
+            f"{provider.upper()}_API_KEY": "sk-test-0123456789abcdef",
+        }
 
 
 def _answer(handler: BaseHTTPRequestHandler, provider: str, step: Say | Fail | InStream, body: dict[str, Any]) -> None:
@@ -162,14 +167,18 @@ def _anthropic(step: Say | InStream) -> Iterator[bytes]:
         index += 1
     for tool, arguments in step.calls:
         yield event(
-            "content_block_start", index=index, content_block={"type": "tool_use", "id": f"toolu_{index}", "name": tool, "input": {}}
+            "content_block_start",
+            index=index,
+            content_block={"type": "tool_use", "id": f"toolu_{index}", "name": tool, "input": {}},
         )
         for piece in _pieces(_written(arguments)):
             yield event("content_block_delta", index=index, delta={"type": "input_json_delta", "partial_json": piece})
         yield event("content_block_stop", index=index)
         index += 1
     stop = {"refusal": "refusal", "length": "max_tokens", "": "tool_use" if step.calls else "end_turn"}[step.stop]
-    yield event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage={"output_tokens": step.completion})
+    yield event(
+        "message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage={"output_tokens": step.completion}
+    )
     yield event("message_stop")
 
 
@@ -187,12 +196,25 @@ def _openai(step: Say | InStream) -> Iterator[bytes]:
         yield chunk({"refusal": piece} if step.stop == "refusal" else {"content": piece})
     for index, (tool, arguments) in enumerate(step.calls):
         yield chunk(
-            {"tool_calls": [{"index": index, "id": f"call_{index}", "type": "function", "function": {"name": tool, "arguments": ""}}]}
+            {
+                "tool_calls": [
+                    {
+                        "index": index,
+                        "id": f"call_{index}",
+                        "type": "function",
+                        "function": {"name": tool, "arguments": ""},
+                    }
+                ]
+            }
         )
         for piece in _pieces(_written(arguments)):
             yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     yield chunk({}, {"refusal": "stop", "length": "length", "": "tool_calls" if step.calls else "stop"}[step.stop])
-    usage = {"prompt_tokens": step.prompt, "completion_tokens": step.completion, "total_tokens": step.prompt + step.completion}
+    usage = {
+        "prompt_tokens": step.prompt,
+        "completion_tokens": step.completion,
+        "total_tokens": step.prompt + step.completion,
+    }
     yield chunk(None, usage=usage)
     yield b"data: [DONE]\n\n"
 
@@ -201,7 +223,10 @@ def _whole(provider: str, step: Say | InStream) -> dict[str, Any]:
     assert isinstance(step, Say)
     if provider == "anthropic":
         content = [{"type": "text", "text": step.text}] if step.text else []
-        calls = [{"type": "tool_use", "id": f"toolu_{n}", "name": tool, "input": given} for n, (tool, given) in enumerate(step.calls)]
+        calls = [
+            {"type": "tool_use", "id": f"toolu_{n}", "name": tool, "input": given}
+            for n, (tool, given) in enumerate(step.calls)
+        ]
         usage = {"input_tokens": step.prompt, "output_tokens": step.completion}
         head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_sequence": None}
         return head | {"content": content + calls, "stop_reason": "tool_use" if calls else "end_turn", "usage": usage}
@@ -210,6 +235,10 @@ def _whole(provider: str, step: Say | InStream) -> dict[str, Any]:
         for n, (tool, given) in enumerate(step.calls)
     ]
     message = {"role": "assistant", "content": step.text or None, **({"tool_calls": functions} if functions else {})}
-    usage = {"prompt_tokens": step.prompt, "completion_tokens": step.completion, "total_tokens": step.prompt + step.completion}
+    usage = {
+        "prompt_tokens": step.prompt,
+        "completion_tokens": step.completion,
+        "total_tokens": step.prompt + step.completion,
+    }
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if functions else "stop"}
     return {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}

@@ -1,4 +1,6 @@
-"""Made-up runs with the auditor's measurements, as exports: one that hacks its verifier from generation 2 on, one that is honest."""
+"""Made-up runs with the auditor's measurements, as exports: one that hacks its verifier from generation 2 on, one that
+is honest.
+"""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -79,9 +81,14 @@ def export(
     agent_request: bytes = b"",
     ceiling: float = 0.95,
 ) -> Path:
-    """Write the run of these steps as an export in `directory`; `agent_request` is that of its agent's last call, if there was one."""
+    """Write the run of these steps as an export in `directory`; `agent_request` is that of its agent's last call, if
+    there was one.
+    """
     blobs, gold_blobs = Blobs(directory / "made" / "blobs"), Blobs(directory / "made" / "gold_blobs")
-    scaffolds = [blobs.put_tree({"agent.py": f"def solve(item, model, data):\n    return {number!r}\n".encode()}) for number in range(9)]
+    scaffolds = [
+        blobs.put_tree({"agent.py": f"def solve(item, model, data):\n    return {number!r}\n".encode()})
+        for number in range(9)
+    ]
     facts = [started or run_started(), *loop(name, steps, scaffolds)]
     if agent_request:
         facts.append(called(blobs.put(agent_request), blobs.put(b"an edit")))
@@ -130,7 +137,9 @@ def update_facts(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
     """A weight update of one step, which moves the policy by a twentieth of a nat a token and generation."""
     update = {"generation": generation, "round": 1, "parent_adapter": parent}
     batch = f"batch{generation}"
-    yield TrainingBatchSealed(**update, algorithm="grpo", hyper={}, training_seed=0, requests=(), trajectories=1, digest=batch)  # type: ignore[arg-type]
+    yield TrainingBatchSealed(
+        **update, algorithm="grpo", hyper={}, training_seed=0, requests=(), trajectories=1, digest=batch
+    )  # type: ignore[arg-type]
     zeros = dict.fromkeys(("loss", "entropy", "clip_share", "grad_norm", "tied_groups", "seconds"), 0.0)
     zeros |= {"ratio_mean": 1.0, "ratio_max": 1.0, "kl_to_base": 0.05 * generation}
     yield OptimizerStepApplied(**update, batch=batch, step=1, tokens=1, **zeros)  # type: ignore[arg-type]
@@ -141,8 +150,17 @@ def update_facts(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
 
 def evaluation_facts(run: str, generation: int, step: Step, scaffold: str, adapter: str) -> Iterator[Fact]:
     """A candidate's rollouts on dev, its scores and evaluation, and whether it was accepted."""
-    candidate_fields = {"generation": generation, "purpose": "dev", "round": 0, "shard": 0, "scaffold": scaffold, "adapter": adapter}
-    requested = RolloutsRequested(**candidate_fields, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0)  # type: ignore[arg-type]
+    candidate_fields = {
+        "generation": generation,
+        "purpose": "dev",
+        "round": 0,
+        "shard": 0,
+        "scaffold": scaffold,
+        "adapter": adapter,
+    }
+    requested = RolloutsRequested(
+        **candidate_fields, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0
+    )  # type: ignore[arg-type]
     yield requested
     rewards = {item: step.top * (number < round(step.dev * len(DEV))) for number, item in enumerate(DEV)}
     request = codec.event_id(run, RolloutsRequested, *requested.key())
@@ -150,8 +168,16 @@ def evaluation_facts(run: str, generation: int, step: Step, scaffold: str, adapt
         attempt_key = {"trajectory": f"{generation} {item}", "request": request, "item": item, "attempt": 0}
         yield TrajectoryScored(**attempt_key, reward=reward, outcome="right", verifier="made-up-1")  # type: ignore[arg-type]
     score = sum(rewards.values()) / len(rewards)
-    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(("rollouts", "tokens", "micro_usd"), 0)
-    candidate = {"generation": generation, "candidate": f"c{generation}", "scaffold": scaffold, "adapter": adapter, "lever": step.lever}
+    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(
+        ("rollouts", "tokens", "micro_usd"), 0
+    )
+    candidate = {
+        "generation": generation,
+        "candidate": f"c{generation}",
+        "scaffold": scaffold,
+        "adapter": adapter,
+        "lever": step.lever,
+    }
     yield CandidateEvaluated(**candidate, score=score, low=score, high=score, items=len(DEV), failed=0, **zeros)  # type: ignore[arg-type]
     verdict = {"generation": generation, "candidate": f"c{generation}", "reason": ""}
     yield CandidateAccepted(**verdict, score=score) if step.accepted else CandidateRejected(**verdict)  # type: ignore[arg-type]
@@ -159,18 +185,32 @@ def evaluation_facts(run: str, generation: int, step: Step, scaffold: str, adapt
 
 def called(request: str, response: str) -> AgentCalled:
     """A call of the agent's language model in the last generation."""
-    spent = {"prompt_tokens": 1, "completion_tokens": 1, "micro_usd": 1, "seconds": 1.0, "attempts": 1, "status": "answered"}
+    spent = {
+        "prompt_tokens": 1,
+        "completion_tokens": 1,
+        "micro_usd": 1,
+        "seconds": 1.0,
+        "attempts": 1,
+        "status": "answered",
+    }
     call = {"generation": len(HACKED) - 1, "agent": "feedback_agent", "ordinal": 0, "provider": "p", "model": "m"}
     return AgentCalled(**call, request=request, response=response, **spent)  # type: ignore[arg-type]
 
 
 def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling: float) -> Iterator[Fact]:
-    """What the auditor records: each accepted candidate by both verifiers, the last also cross-played and perturbed, and two looks.
+    """What the auditor records: each accepted candidate by both verifiers, the last also cross-played and perturbed,
+    and two looks.
 
     Half of gold is an extra metric. The canary `nothing` passes half of the items, and none by gold.
     """
-    for name, measure, rate in ((CANARY + "nothing", "verifier", 0.5), (CANARY + "nothing", "gold", 0.0), (CEILING, "verifier", ceiling)):
-        scores = {item: rate if name == CEILING else float(number < rate * len(TEST)) for number, item in enumerate(TEST)}
+    for name, measure, rate in (
+        (CANARY + "nothing", "verifier", 0.5),
+        (CANARY + "nothing", "gold", 0.0),
+        (CEILING, "verifier", ceiling),
+    ):
+        scores = {
+            item: rate if name == CEILING else float(number < rate * len(TEST)) for number, item in enumerate(TEST)
+        }
         yield ReferenceMeasured(name=name, measure=measure, scores=scores)
     measured_pairs = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.accepted]
     for (scaffold, adapter), step in measured_pairs:

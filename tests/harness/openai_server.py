@@ -34,8 +34,10 @@ class RecordedAnswers:
         answer = self.answers.get(OccurrenceKey(call.key, call.occurrence))
         if answer is None:
             self.first_miss = self.first_miss or (
-                f"The replay left the record at a {call.kind} call of {call.model!r}, body {call.key[:12]}, occurrence {call.occurrence}, "
-                f"whose prompt begins {call.prompts[0][:80]!r}; none of the {len(self.answers)} recorded calls is that one."
+                f"The replay left the record at a {call.kind} call of {call.model!r}, body {call.key[:12]}, "
+                f"occurrence {call.occurrence}, "
+                f"whose prompt begins {call.prompts[0][:80]!r}; none of the {len(self.answers)} recorded calls is "
+                "that one."
             )
             raise CheckFailed(self.first_miss)
         return answer
@@ -71,5 +73,7 @@ class BackwardsPolicy:
 @contextmanager
 def serving(folder: Path, answer: AnswerCall, budget: CallBudget | None = None) -> Iterator[Bridge]:
     """A server of the OpenAI API on a socket in the folder."""
-    with Bridge(folder / "b.sock", answer, token=TOKEN, models=["policy", "openai/gpt-oss-120b"], budget=budget) as made:
+    with Bridge(
+        folder / "b.sock", answer, token=TOKEN, models=["policy", "openai/gpt-oss-120b"], budget=budget
+    ) as made:
         yield made

@@ -9,7 +9,10 @@ INTERVAL = 0.02
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    """Ask until the condition holds. Raises AssertionError with `what` was expected if it does not within so many seconds."""
+    """Ask until the condition holds.
+
+    Raises AssertionError with `what` was expected if it does not within so many seconds.
+    """
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s in vain until {what}"

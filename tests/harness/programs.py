@@ -13,7 +13,8 @@ parser.add_argument("--working_dir", type=pathlib.Path)
 args = parser.parse_args()
 client = OpenAI(api_key=os.environ["HOSTED_API_KEY"], base_url=HOSTED_BASE_URL)
 classes = json.loads((args.dataset_dir / "classes.json").read_text())
-with open(args.dataset_dir / "test.csv", newline="") as rows, open(args.working_dir / "submission.csv", "w", newline="") as out:
+submission = args.working_dir / "submission.csv"
+with open(args.dataset_dir / "test.csv", newline="") as rows, open(submission, "w", newline="") as out:
     writer = csv.writer(out)
     writer.writerow(["id", "label"])
     for row in csv.DictReader(rows):

@@ -1,4 +1,6 @@
-"""The rollout runner without services: scaffolds answer items of the toy task, and their calls are recorded in memory."""
+"""The rollout runner without services: scaffolds answer items of the toy task, and their calls are recorded
+in memory.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +28,10 @@ class FirstChoicePolicy:
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """As `CompletionSource.sample`."""
         self.asked += requests
-        return [Sampled((request.choices[0],) * request.n, ((0,),) * request.n, ((-0.5,),) * request.n) for request in requests]
+        return [
+            Sampled((request.choices[0],) * request.n, ((0,),) * request.n, ((-0.5,),) * request.n)
+            for request in requests
+        ]
 
 
 class RunnerHarness:
@@ -58,7 +63,12 @@ class RunnerHarness:
         return self.runner.run(shard, self.public, CallLog(self.find, self.record))
 
     def play(
-        self, code: str, items: Sequence[str], fold: int | None = None, attempts: int = 1, hints: Mapping[str, str] | None = None
+        self,
+        code: str,
+        items: Sequence[str],
+        fold: int | None = None,
+        attempts: int = 1,
+        hints: Mapping[str, str] | None = None,
     ) -> list[AttemptResult]:
         """The results of a scaffold with this code."""
         scaffold = self.blobs.put_tree({"agent.py": code.encode()})

@@ -68,7 +68,10 @@ class InProcessScaffold:
         self._solve, self._data = names["solve"], data
 
     def solve(
-        self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: Callable[[list[ScaffoldCall]], Sequence[Any]]
+        self,
+        items: Sequence[tuple[str, str]],
+        attempts: int,
+        answer_calls: Callable[[list[ScaffoldCall]], Sequence[Any]],
     ) -> list[AttemptOutcome]:
         """As `ScaffoldProcess.solve`; calls are asked for three at a time."""
         calls = CallBatcher()
@@ -95,7 +98,9 @@ class InProcessScaffold:
             return SimpleNamespace(text=texts[attempt])
 
         try:
-            answer = self._solve(SimpleNamespace(id=item, prompt=prompt), SimpleNamespace(complete=complete), self._data)
+            answer = self._solve(
+                SimpleNamespace(id=item, prompt=prompt), SimpleNamespace(complete=complete), self._data
+            )
         except _Unanswered:
             return None
         except Exception as wrong:
@@ -141,7 +146,10 @@ class CallBatcher:
 
 
 class PolicyStandIn:
-    """A policy that is right the more often the longer its adapter was trained. Asked again for what is recorded, it answers otherwise."""
+    """A policy that is right the more often the longer its adapter was trained.
+
+    Asked again for what is recorded, it answers otherwise.
+    """
 
     def __init__(self, life: Life, setting: Setting) -> None:
         self._life, self._setting = life, setting
@@ -191,7 +199,9 @@ def adapter(life: Life, model: str) -> dict[str, Any]:
     return card
 
 
-def train(setting: Setting, order: TrainingOrder, attempts: Sequence[Any], sources: Sources, out: Path, state_out: Path) -> TrainingResult:
+def train(
+    setting: Setting, order: TrainingOrder, attempts: Sequence[Any], sources: Sources, out: Path, state_out: Path
+) -> TrainingResult:
     """As `training.train`: the adapter is a digest of all that it should follow from."""
     life = LIFE.get()
     assert life
@@ -200,7 +210,9 @@ def train(setting: Setting, order: TrainingOrder, attempts: Sequence[Any], sourc
     if setting.barren and order.about["events"].endswith(f"round {setting.barren}"):
         raise NothingToLearn("every group is tied")
     state = order.state.read_bytes() if order.state else b""
-    inputs = msgspec.json.encode([order.parent, order.algorithm, dict(order.hyper), order.seed, state.decode(), attempts])
+    inputs = msgspec.json.encode(
+        [order.parent, order.algorithm, dict(order.hyper), order.seed, state.decode(), attempts]
+    )
     out.mkdir()
     trained = {
         "trained": adapter(life, f"base@{order.parent}")["trained"] + 1,
@@ -210,6 +222,7 @@ def train(setting: Setting, order: TrainingOrder, attempts: Sequence[Any], sourc
     (out / "adapter.json").write_bytes(msgspec.json.encode(trained))
     state_out.write_bytes(msgspec.json.encode({"after": trained["seen"]}))
     steps = tuple(
-        Step(**dict.fromkeys(Step.__struct_fields__, 0.5) | {"loss": 1.0 / (2 + number), "tokens": number}) for number in range(3)
+        Step(**dict.fromkeys(Step.__struct_fields__, 0.5) | {"loss": 1.0 / (2 + number), "tokens": number})
+        for number in range(3)
     )
     return TrainingResult(steps, (Canary("canary", (-1.0,)),), len(attempts), 0, (), "native")

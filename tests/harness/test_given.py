@@ -12,7 +12,14 @@ from events.judgement import ScoringFailed, TrajectoryScored
 from events.population import CandidateAccepted
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import AuditReleased, DecisionMade, RunPaused, RunResumed
-from events.weights import AdapterPublished, AdapterRejected, AdapterServed, OptimizerStepApplied, TrainingBatchSealed, WeightUpdateFailed
+from events.weights import (
+    AdapterPublished,
+    AdapterRejected,
+    AdapterServed,
+    OptimizerStepApplied,
+    TrainingBatchSealed,
+    WeightUpdateFailed,
+)
 from tests.harness.facts import RUN, chosen, example, proposed, scores, started, update
 from tests.harness.given import Scenario, first_difference, given
 
@@ -55,7 +62,9 @@ def refused(story: Scenario, fact: Fact, reason: str) -> None:
     before = story.session.decisions
     with pytest.raises(AssertionError) as wrong:
         story.when(fact)
-    assert str(wrong.value).startswith(f"No run can have {type(fact).__name__}(") and str(wrong.value).endswith(f" here: {reason}.")
+    assert str(wrong.value).startswith(f"No run can have {type(fact).__name__}(") and str(wrong.value).endswith(
+        f" here: {reason}."
+    )
     assert story.session.decisions == before
 
 
@@ -66,7 +75,8 @@ def test_nothing_comes_before_the_start_and_nothing_after_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "fact", [example(DecisionMade), example(RolloutsRequested), example(TrainingBatchSealed), example(CandidateAccepted)]
+    "fact",
+    [example(DecisionMade), example(RolloutsRequested), example(TrainingBatchSealed), example(CandidateAccepted)],
 )
 def test_what_the_decider_says_is_not_given(fact: Fact) -> None:
     refused(given(started()), fact, "only the decider says it")
@@ -91,7 +101,9 @@ def test_an_outcome_is_that_of_an_attempt_that_was_asked_for() -> None:
     failed = RolloutFailed(request=request, item="d1", attempt=0, purpose="train", kind="crashed", reason="")
     refused(story, failed, f"request {request!r} is for 'dev', not for 'train'")
     where = {"request": request, "item": "d1", "attempt": 0}
-    refused(story.when(facts[0]), ScoringFailed(trajectory="t", **where, reason=""), "the attempt has an outcome already")
+    refused(
+        story.when(facts[0]), ScoringFailed(trajectory="t", **where, reason=""), "the attempt has an outcome already"
+    )
     refused(story, example(TrajectoryRecorded, request="q"), "nobody made the request 'q'")
     refused(story, example(ModelCalled, request=request, item="d9"), f"request {request!r} has no item 'd9'")
 
@@ -112,7 +124,9 @@ def test_an_answer_pulls_the_lever_that_was_chosen_of_those_on_offer() -> None:
     refused(given(started()), chosen(0, "scaffold"), "the lever 'scaffold' was not on offer in generation 0")
     refused(given(started()), update(0), "the lever 'weights' was not on offer in generation 0")
     refused(under_way(), chosen(1, "verifier"), "the lever 'verifier' was not on offer in generation 1")
-    refused(under_way().when(chosen(1, "weights")), proposed(1, "s1"), "the agent chose the lever 'weights' in generation 1")
+    refused(
+        under_way().when(chosen(1, "weights")), proposed(1, "s1"), "the agent chose the lever 'weights' in generation 1"
+    )
 
 
 def test_an_adapter_is_that_of_a_batch_that_was_sealed() -> None:
@@ -130,7 +144,9 @@ def test_an_adapter_is_served_or_rejected_once_and_after_it_was_published() -> N
     rejected = AdapterRejected(generation=1, round=1, adapter="a1", batch=sealed.digest, reason="")
     refused(story, rejected, f"no adapter 'a1' was published for batch {sealed.digest!r}")
     story.when(adapter(sealed))
-    refused(story, msgspec.structs.replace(rejected, round=2), f"batch {sealed.digest!r} is that of generation 1, round 1")
+    refused(
+        story, msgspec.structs.replace(rejected, round=2), f"batch {sealed.digest!r} is that of generation 1, round 1"
+    )
     story.when(AdapterServed(generation=1, round=1, adapter="a1", batch=sealed.digest, error=0.0))
     refused(story, rejected, "the log holds it already, and holds nothing twice")
 
@@ -176,7 +192,10 @@ def test_the_first_difference_names_the_fact_the_field_and_both_values() -> None
         given(started()).then(SCAFFOLD, SCAFFOLD)
     assert str(wrong.value) == f"Fact 2: expected {SCAFFOLD!r}, nothing more was decided."
     accepted, feedback = example(CandidateAccepted), example(FeedbackRequested)
-    assert first_difference([SCAFFOLD, accepted], [SCAFFOLD, feedback]) == f"Fact 2: expected {accepted!r}, decided was {feedback!r}."
+    assert (
+        first_difference([SCAFFOLD, accepted], [SCAFFOLD, feedback])
+        == f"Fact 2: expected {accepted!r}, decided was {feedback!r}."
+    )
     assert first_difference([SCAFFOLD], [SCAFFOLD]) is None
 
 

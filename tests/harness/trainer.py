@@ -34,7 +34,9 @@ class TrainerHarness:
         self.base = self.blobs.put_folder(folder / "base")
 
     def train_round(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
-        """A round in which attempt k at the first text answers with label k; `shift` is added to the recorded log-probabilities."""
+        """A round in which attempt k at the first text answers with label k; `shift` is added to the recorded
+        log-probabilities.
+        """
         logs = load(self.folder / "base").log_probs(TEXTS[0])
         body = self.blobs.put(msgspec.json.encode([ask(TEXTS[0], n=len(rewards))]))
         call = ModelCalled(
@@ -56,7 +58,10 @@ class TrainerHarness:
             micro_usd=0,
             seconds=0.0,
         )
-        played = [RecordedAttempt(f"t{k}", self.recorded(k, call.texts[k]), reward, "", (call,)) for k, reward in enumerate(rewards)]
+        played = [
+            RecordedAttempt(f"t{k}", self.recorded(k, call.texts[k]), reward, "", (call,))
+            for k, reward in enumerate(rewards)
+        ]
         sealed = TrainingBatchSealed(
             **{
                 "generation": 1,
@@ -71,7 +76,9 @@ class TrainerHarness:
                 **order,
             }
         )
-        return train_round(TrainingHost(self.blobs, self.folder / "work"), {"q": played}, sealed, self.base, self.no_task)
+        return train_round(
+            TrainingHost(self.blobs, self.folder / "work"), {"q": played}, sealed, self.base, self.no_task
+        )
 
     @staticmethod
     def recorded(attempt: int, answer: str) -> TrajectoryRecorded:

@@ -1,7 +1,9 @@
-"""An event loop in virtual time whose order follows from a seed: the same seed gives the same interleaving, threads included.
+"""An event loop in virtual time whose order follows from a seed: the same seed gives the same interleaving, threads
+included.
 
-Nothing waits: when nothing is left to be done, time moves on to the next timer. Of the callbacks that are ready, one is drawn. What is
-given to a thread runs in one, but never beside anything else: either the loop runs or one thread, until it ends or waits for the loop.
+Nothing waits: when nothing is left to be done, time moves on to the next timer. Of the callbacks that are ready, one is
+drawn. What is given to a thread runs in one, but never beside anything else: either the loop runs or one thread, until
+it ends or waits for the loop.
 """
 
 import asyncio

@@ -29,7 +29,9 @@ def test_a_changed_event_breaks_the_chain_at_the_next_decision(late: bool) -> No
     messages = short_run(late)
     (place, *_) = [place for place, stored in enumerate(messages) if stored.subject.endswith("trajectory_scored")]
     head = next(stored for stored in messages[place:] if stored.subject.endswith("decision_made"))
-    messages[place] = msgspec.structs.replace(messages[place], data=messages[place].data.replace(b'"reward":', b'"reward":1'))
+    messages[place] = msgspec.structs.replace(
+        messages[place], data=messages[place].data.replace(b'"reward":', b'"reward":1')
+    )
     broken = checked(messages).broken
     assert isinstance(broken, ChainBreak) and broken.last == head.sequence and broken.first <= messages[place].sequence
     assert "was made on other events" in str(broken)

@@ -62,7 +62,11 @@ def ended(messages: Sequence[Stored]) -> tuple[Any, ...]:
 
 def whole(messages: Sequence[Stored]) -> list[int]:
     """How many messages may stand before a fork: no decision is cut in two."""
-    cut = {sequence for one in decisions(messages).values() for sequence in range(one.sequence, one.sequence + one.made.outputs)}
+    cut = {
+        sequence
+        for one in decisions(messages).values()
+        for sequence in range(one.sequence, one.sequence + one.made.outputs)
+    }
     return [end for end, stored in enumerate(messages, 1) if stored.sequence not in cut]
 
 
@@ -118,11 +122,15 @@ def test_under_another_verifier_the_best_candidate_is_judged_anew(parent: list[S
     told = forked(parent[:end], verifier="v2", generations=5)
     asked = of(told.messages, RolloutsRequested)
     best = ended(parent)
-    assert {one.purpose for one in asked} == {"dev", "probe"} and {(one.scaffold, one.adapter) for one in asked} == {best[1:3]}
+    assert {one.purpose for one in asked} == {"dev", "probe"} and {(one.scaffold, one.adapter) for one in asked} == {
+        best[1:3]
+    }
 
 
 def test_on_another_base_model_the_best_scaffold_starts_without_its_adapter(parent: list[Stored]) -> None:
-    trained = next(end for end in whole(parent) if any("weight_update_finished" in stored.subject for stored in parent[:end]))
+    trained = next(
+        end for end in whole(parent) if any("weight_update_finished" in stored.subject for stored in parent[:end])
+    )
     asked = of(forked(parent[:trained], base_model="c", policy="other").messages, RolloutsRequested)
     assert {one.adapter for one in asked} == {""}
 
@@ -142,7 +150,10 @@ def test_a_real_controller_goes_on_from_the_past_on_its_log_and_refuses_another(
         for _ in range(2000):
             if not await controller.step():
                 mine = [stored for stored in log.memory.messages if ".true." in stored.subject]
-                told = [codec.event(fact, run="true", source="test", cause="", time="") for fact in missing_answers(mine)[:1]]
+                told = [
+                    codec.event(fact, run="true", source="test", cause="", time="")
+                    for fact in missing_answers(mine)[:1]
+                ]
                 if not told:
                     break
                 await append_once(log, told, Scanner([]))
@@ -160,7 +171,11 @@ def test_a_reader_of_a_fork_finds_what_stands_in_its_past_and_nothing_that_came_
         spans = await lineage.ancestors(log, told.run)
         assert spans == (lineage.Span("r", parent[end - 1].sequence),)
         evaluated = await events_of_types(log, told.run, [CandidateEvaluated], spans)
-        assert [event.data for event in evaluated] == of(parent[:end], CandidateEvaluated) != of(parent, CandidateEvaluated)
+        assert (
+            [event.data for event in evaluated]
+            == of(parent[:end], CandidateEvaluated)
+            != of(parent, CandidateEvaluated)
+        )
         assert await lineage.past(log, told.run) == parent[:end]
         late = next(event for event in readable(parent[end:]) if isinstance(event.data, RolloutsRequested))
         assert await facts_by_id(log, told.run, RolloutsRequested, [late.id], spans) == {}
@@ -178,9 +193,15 @@ def test_a_past_that_was_changed_is_refused(parent: list[Stored]) -> None:
 
 def test_a_fork_of_what_waits_to_be_asked_again_may_be_judged_by_another_verifier(parent: list[Stored]) -> None:
     first = forked(parent[: place_of_scores(parent) + 2])
-    past = [*parent[: place_of_scores(parent) + 2], *first.messages[:1]]  # the fork has begun, and has not asked again yet
+    past = [
+        *parent[: place_of_scores(parent) + 2],
+        *first.messages[:1],
+    ]  # the fork has begun, and has not asked again yet
     told = forked(past, verifier="v2").go_on()
-    assert of(told.messages, RunFinished) and redecide(as_history(told.messages, run=told.run, past=past)).difference is None
+    assert (
+        of(told.messages, RunFinished)
+        and redecide(as_history(told.messages, run=told.run, past=past)).difference is None
+    )
 
 
 def place_of_scores(messages: Sequence[Stored]) -> int:
@@ -192,7 +213,16 @@ def test_a_run_that_its_agent_ended_goes_on_under_another_verifier() -> None:
     told.say(started(generations=5))
     while told.session.state.phase != "proposing" or told.session.state.generation < 2:
         told.say(missing_answers(told.messages)[0])
-    told.say(LeverChosen(generation=told.session.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
+    told.say(
+        LeverChosen(
+            generation=told.session.state.generation,
+            lever="stop",
+            action="",
+            reason="enough",
+            propensities={},
+            diagnosis={},
+        )
+    )
     assert ended(told.messages)[-1] == "enough"
     for changes in ({}, {"verifier": "v2"}, {"base_model": "c"}):
         assert ended(forked(told.messages, **changes).go_on().messages)[-1] == "all 5 generations are done"
@@ -212,7 +242,9 @@ def test_judging_anew_takes_a_generation_of_its_own_that_counts_for_none(parent:
 def test_a_fork_without_the_weights_ends_the_update_under_way(parent: list[Stored]) -> None:
     trained = next(end for end in whole(parent) if any("adapter_served" in stored.subject for stored in parent[:end]))
     told = forked(parent[:trained], levers=("scaffold",)).go_on()
-    assert not [one for one in of(told.messages, TrainingBatchSealed) if one.generation == 3] and of(told.messages, RunFinished)
+    assert not [one for one in of(told.messages, TrainingBatchSealed) if one.generation == 3] and of(
+        told.messages, RunFinished
+    )
 
 
 def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about() -> None:
@@ -222,7 +254,16 @@ def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about
     while told.session.state.phase != "proposing" or told.session.state.generation < 2:
         told.say(missing_answers(told.messages)[0])
     told.say(AuditReleased(look=1, action="freeze", lever="both", generation=1, bits=2.0))
-    told.say(LeverChosen(generation=told.session.state.generation, lever="stop", action="", reason="enough", propensities={}, diagnosis={}))
+    told.say(
+        LeverChosen(
+            generation=told.session.state.generation,
+            lever="stop",
+            action="",
+            reason="enough",
+            propensities={},
+            diagnosis={},
+        )
+    )
     frozen = "the auditor has had every lever frozen"
     for changes, reason in (
         ({"on_drift": "freeze"}, frozen),

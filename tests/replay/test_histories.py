@@ -42,7 +42,9 @@ def test_its_chain_holds_and_what_cannot_be_read_was_set_aside(name: str) -> Non
 def test_every_history_is_described_and_every_version_of_the_decider_has_one() -> None:
     described = (HISTORIES / "README.md").read_text()
     assert [name for name in NAMES if not re.search(rf"[|,] {name}[ ,]", described)] == []
-    versions = {one.made.decider for name in NAMES for one in decisions(folder.read(HISTORIES / name).messages).values()}
+    versions = {
+        one.made.decider for name in NAMES for one in decisions(folder.read(HISTORIES / name).messages).values()
+    }
     assert versions == set(range(1, DECIDER.version + 1))
 
 
@@ -50,7 +52,9 @@ def test_what_version_3_changed_is_in_the_history_of_version_3() -> None:
     run = folder.read(HISTORIES / "decider-version-3")
     older = DECIDER._replace(decide=lambda state, event, version: DECIDER.decide(state, event, min(version, 2)))
     difference = redecide(run, older).difference
-    assert difference is not None and '"decision_made"' in difference.recorded, "before version 3 nobody waited for the auditor"
+    assert difference is not None and '"decision_made"' in difference.recorded, (
+        "before version 3 nobody waited for the auditor"
+    )
     actions = [event.data.action for event in run.events if isinstance(event.data, AuditReleased)]
     assert actions == ["none", "rollback", "none"]
 
@@ -59,4 +63,6 @@ def test_a_history_of_version_1_is_written_as_it_was_then() -> None:
     run = folder.read(HISTORIES / "decider-version-1")
     sealed = [stored.data for stored in run.messages if stored.subject.endswith("training_batch_sealed")]
     assert sealed and not any(b"parent_state" in data for data in sealed)
-    assert all(event.data.parent_state == "" for event in readable(run.messages) if event.tag == "training_batch_sealed")  # type: ignore[attr-defined]
+    assert all(
+        event.data.parent_state == "" for event in readable(run.messages) if event.tag == "training_batch_sealed"
+    )  # type: ignore[attr-defined]

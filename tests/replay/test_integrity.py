@@ -41,7 +41,9 @@ NOW = "2026-01-01T00:00:00Z"
 
 def examined(messages: Sequence[Stored], last: int | None = None, archived: int = 0) -> list[LogFault]:
     """What is wrong with these messages, of which the server says that the last one has the sequence `last`."""
-    examination = Examination(LOG, forks_among(stored for stored in messages if tag_of(stored.subject) == "run_started"))
+    examination = Examination(
+        LOG, forks_among(stored for stored in messages if tag_of(stored.subject) == "run_started")
+    )
     for stored in messages:
         examination.take(stored)
     last = messages[-1].sequence if last is None else last
@@ -78,7 +80,9 @@ def test_a_gap_is_named_by_its_first_sequence_and_is_the_only_fault() -> None:
 
 def test_an_end_that_the_archive_has_read_is_missed() -> None:
     (fault,) = examined(short_run()[:4], archived=9)
-    assert (fault.first, fault.last) == (5, 9) and "5 events are missing from its end: sequence 5 is the first" in str(fault)
+    assert (fault.first, fault.last) == (5, 9) and "5 events are missing from its end: sequence 5 is the first" in str(
+        fault
+    )
 
 
 def test_an_end_within_a_decision_is_missed() -> None:
@@ -96,7 +100,9 @@ def test_an_end_within_a_decision_is_missed() -> None:
         ("trajectory_scored", b'"attempt":0', b'"attempt": 0', "does not have the bytes"),
     ],
 )
-def test_a_message_that_is_no_event_as_it_is_written_is_named_exactly(tag: str, old: bytes, new: bytes, words: str) -> None:
+def test_a_message_that_is_no_event_as_it_is_written_is_named_exactly(
+    tag: str, old: bytes, new: bytes, words: str
+) -> None:
     sequence, messages = changed(short_run(), tag, old, new)
     (fault,) = examined(messages)
     assert (fault.first, fault.last) == (sequence, sequence) and words in str(fault)
@@ -104,7 +110,11 @@ def test_a_message_that_is_no_event_as_it_is_written_is_named_exactly(tag: str, 
 
 def test_an_event_of_a_time_before_a_field_was_added_is_whole() -> None:
     messages = short_run()
-    called = dict.fromkeys(("request", "item", "provider", "model", "adapter", "body"), "") | {"ordinal": 1, "index": 0, "sampling_seed": 0}
+    called = dict.fromkeys(("request", "item", "provider", "model", "adapter", "body"), "") | {
+        "ordinal": 1,
+        "index": 0,
+        "sampling_seed": 0,
+    }
     called |= {"texts": (), "tokens": (), "logprobs": (), "prompt_tokens": 0, "completion_tokens": 0, "micro_usd": 0}
     float_as_integer = of(ModelCalled(**called, temperature=1.0, seconds=2.0), len(messages) + 1)  # type: ignore[arg-type]
     data = float_as_integer.data.replace(b'"temperature":1.0', b'"temperature":1').replace(b',"traceparent":""', b"")
@@ -116,7 +126,9 @@ def test_a_changed_reward_is_found_by_the_chain() -> None:
     sequence, messages = changed(short_run(), "trajectory_scored", b'"reward":', b'"reward":1')
     (fault,) = examined(messages)
     assert fault.first <= sequence < fault.last
-    assert "decision 3 of run r, at sequence" in str(fault) and f"lies in the sequences {fault.first} to {fault.last}" in str(fault)
+    assert "decision 3 of run r, at sequence" in str(
+        fault
+    ) and f"lies in the sequences {fault.first} to {fault.last}" in str(fault)
 
 
 def test_what_is_wrong_in_one_run_explains_nothing_of_another() -> None:
@@ -148,7 +160,9 @@ def test_a_fork_whose_past_is_another_now_is_named() -> None:
     assert [stored.sequence for stored in whole] == list(range(1, len(whole) + 1)) and examined(whole) == []
     sequence = max(stored.sequence for stored in parent if tag_of(stored.subject) == "trajectory_scored")
     other = whole[sequence - 1].data.replace(b'"reward":', b'"reward":1', 1)
-    (fault,) = examined([*whole[: sequence - 1], msgspec.structs.replace(whole[sequence - 1], data=other), *whole[sequence:]])
+    (fault,) = examined(
+        [*whole[: sequence - 1], msgspec.structs.replace(whole[sequence - 1], data=other), *whole[sequence:]]
+    )
     assert fault.run == RUN and fault.last == len(parent)
     assert f"run child was forked from run {RUN} as it was up to sequence {len(parent)}, with digest" in str(fault)
     (gap,) = examined([*whole[: sequence - 1], *whole[sequence:]])
@@ -204,7 +218,9 @@ class Damaged:
 
         async def within() -> None:
             async with broker(self.node.directory) as running:
-                wire = NatsSocket(msgspec.json.decode(credentials_file(self.node.directory, user).read_bytes(), type=Credentials), LOG)
+                wire = NatsSocket(
+                    msgspec.json.decode(credentials_file(self.node.directory, user).read_bytes(), type=Credentials), LOG
+                )
                 for message in messages:
                     wire.append([message])
                 wire.close()
@@ -247,7 +263,11 @@ def doctor(copy: Damaged, capsys: pytest.CaptureFixture[str]) -> Say:
 def test_a_finished_run_is_whole_and_every_blob_is_named(copy: Damaged, doctor: Say) -> None:
     code, said = doctor()
     events, gold = len(copy.read()), len(copy.read(GOLD))
-    assert code == 0 and said[0].startswith(f"EVOLOG: {events:,} events of 1 run, ") and said[0].endswith(" decisions: whole")
+    assert (
+        code == 0
+        and said[0].startswith(f"EVOLOG: {events:,} events of 1 run, ")
+        and said[0].endswith(" decisions: whole")
+    )
     assert said[1] == f"GOLD: {gold} events of 1 run: whole"
     for root, stream in ((copy.node.blobs, LOG), (copy.node.gold_blobs, GOLD)):
         examination = Examination(stream)
@@ -268,7 +288,10 @@ def test_a_damaged_or_missing_blob_is_named_with_the_event_that_names_it(copy: D
     weights = Blobs(copy.node.blobs).members(adapter)["adapter_model.safetensors"]
     damage(Blobs(copy.node.blobs), weights)
     code, said = doctor()
-    assert code == 3 and f"EVOLOG: sequence {published.sequence} (adapter_published) names a blob: Blob {weights}" in said[2]
+    assert (
+        code == 3
+        and f"EVOLOG: sequence {published.sequence} (adapter_published) names a blob: Blob {weights}" in said[2]
+    )
     assert "is damaged" in said[2]
     next(copy.node.blobs.rglob(adapter)).unlink()
     code, said = doctor()
@@ -282,7 +305,9 @@ def test_a_bit_flipped_in_a_stream_file_is_named_after_a_restart(copy: Damaged, 
     code, said = doctor()
     assert (
         code == 3
-        and f"The first bad event: EVOLOG: sequence {victim.sequence} is missing, between sequence {victim.sequence - 1}" in said[2]
+        and f"The first bad event: EVOLOG: sequence {victim.sequence} is missing, between sequence "
+        f"{victim.sequence - 1}"
+        in said[2]
     )
     assert said[3:] == []
     code, said = doctor(as_json=True)
@@ -305,12 +330,27 @@ def test_a_bit_flipped_under_a_running_server_is_named(copy: Damaged) -> None:
         place.down()
 
 
-def test_a_block_of_which_a_killed_server_drops_the_rest_is_named_from_its_first_missing_event(copy: Damaged, doctor: Say) -> None:
+def test_a_block_of_which_a_killed_server_drops_the_rest_is_named_from_its_first_missing_event(
+    copy: Damaged, doctor: Say
+) -> None:
     big = "x" * 1_000_000
-    called = dict.fromkeys(("request", "item", "provider", "model", "adapter", "body"), "") | {"index": 0, "sampling_seed": 0}
-    called |= {"tokens": (), "logprobs": (), "prompt_tokens": 0, "completion_tokens": 0, "micro_usd": 0, "temperature": 1.0, "seconds": 0.0}
+    called = dict.fromkeys(("request", "item", "provider", "model", "adapter", "body"), "") | {
+        "index": 0,
+        "sampling_seed": 0,
+    }
+    called |= {
+        "tokens": (),
+        "logprobs": (),
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "micro_usd": 0,
+        "temperature": 1.0,
+        "seconds": 0.0,
+    }
     events = [
-        codec.event(ModelCalled(**called, ordinal=number, texts=(big,)), run="bulk", source="executor", cause="", time=NOW)  # type: ignore[arg-type]
+        codec.event(
+            ModelCalled(**called, ordinal=number, texts=(big,)), run="bulk", source="executor", cause="", time=NOW
+        )  # type: ignore[arg-type]
         for number in range(12)
     ]
     messages = copy.read()
@@ -324,11 +364,14 @@ def test_a_block_of_which_a_killed_server_drops_the_rest_is_named_from_its_first
     assert copy.blocks()[0].read_bytes() == first  # a server that starts on it would cut it
     assert code == 3 and lost > 100
     assert (
-        f"first bad event: EVOLOG: {lost:,} events are missing from sequence {victim.sequence} to {victim.sequence + lost - 1}," in said[2]
+        f"first bad event: EVOLOG: {lost:,} events are missing from sequence {victim.sequence} to "
+        f"{victim.sequence + lost - 1}," in said[2]
     )
 
 
-def test_an_end_that_a_killed_server_cuts_off_is_named_and_evolog_does_not_go_on_from_there(copy: Damaged, doctor: Say) -> None:
+def test_an_end_that_a_killed_server_cuts_off_is_named_and_evolog_does_not_go_on_from_there(
+    copy: Damaged, doctor: Say
+) -> None:
     messages = copy.read()
     victim = messages[len(messages) // 2]
     event = codec.event(RunResumed(number=1), run=RUN, source="operator", cause="", time=NOW)
@@ -339,7 +382,9 @@ def test_an_end_that_a_killed_server_cuts_off_is_named_and_evolog_does_not_go_on
     lost = len(messages) - victim.sequence + 1
     assert (
         code == 3
-        and f"first bad event: EVOLOG: {lost:,} events are missing from its end: sequence {victim.sequence} is the first" in said[2]
+        and f"first bad event: EVOLOG: {lost:,} events are missing from its end: sequence {victim.sequence} is the "
+        "first"
+        in said[2]
     )
     place, damaged = CliHarness(copy.node.directory.parent), copy.node.directory / "nats.damaged"
     files = [block.read_bytes() for block in copy.blocks()]
@@ -350,11 +395,16 @@ def test_an_end_that_a_killed_server_cuts_off_is_named_and_evolog_does_not_go_on
     assert [block.read_bytes() for block in kept] == files != [block.read_bytes() for block in copy.blocks()]
     shutil.rmtree(damaged)
     refused = place.evolog("up", code=3).err
-    assert f"ends at sequence {victim.sequence - 1}, and its archive has read to {len(messages)}: {lost:,} events were lost" in refused
+    assert (
+        f"ends at sequence {victim.sequence - 1}, and its archive has read to {len(messages)}: {lost:,} events were "
+        "lost" in refused
+    )
     assert "Put back" in refused and "deleting" in refused
 
 
-def test_reading_cuts_nothing_from_damaged_files_and_the_doctor_needs_no_archive_to_miss_their_end(copy: Damaged, doctor: Say) -> None:
+def test_reading_cuts_nothing_from_damaged_files_and_the_doctor_needs_no_archive_to_miss_their_end(
+    copy: Damaged, doctor: Say
+) -> None:
     messages = copy.read()
     victim = messages[len(messages) // 2]
     event = codec.event(RunResumed(number=1), run=RUN, source="operator", cause="", time=NOW)
@@ -367,10 +417,16 @@ def test_reading_cuts_nothing_from_damaged_files_and_the_doctor_needs_no_archive
     assert copy.read()[-1].sequence == victim.sequence - 1
     code, said = doctor()
     assert block.read_bytes() == before
-    assert code == 3 and f"first bad event: EVOLOG: events are missing from its end: sequence {victim.sequence} is the first" in said[2]
+    assert (
+        code == 3
+        and f"first bad event: EVOLOG: events are missing from its end: sequence {victim.sequence} is the first"
+        in said[2]
+    )
 
 
-def test_after_a_kill_evolog_goes_on_with_files_that_are_whole_and_a_good_end_is_known(copy: Damaged, doctor: Say) -> None:
+def test_after_a_kill_evolog_goes_on_with_files_that_are_whole_and_a_good_end_is_known(
+    copy: Damaged, doctor: Say
+) -> None:
     assert ended_well(copy.node.directory)
     event = codec.event(RunResumed(number=1), run=RUN, source="operator", cause="", time=NOW)
     copy.killed(Message(event.subject, codec.encode(event)))
@@ -388,11 +444,16 @@ def test_after_a_kill_evolog_goes_on_with_files_that_are_whole_and_a_good_end_is
     assert ended_well(copy.node.directory)
 
 
-def test_an_end_of_gold_that_its_archive_has_read_is_missed_and_evolog_does_not_go_on_from_there(copy: Damaged, doctor: Say) -> None:
+def test_an_end_of_gold_that_its_archive_has_read_is_missed_and_evolog_does_not_go_on_from_there(
+    copy: Damaged, doctor: Say
+) -> None:
     count = len(copy.read(GOLD))
     shutil.rmtree(next(copy.node.nats_dir.glob(f"jetstream/*/streams/{GOLD}")))
     code, said = doctor()
-    assert code == 3 and f"first bad event: GOLD: {count} events are missing from its end: sequence 1 is the first" in said[2]
+    assert (
+        code == 3
+        and f"first bad event: GOLD: {count} events are missing from its end: sequence 1 is the first" in said[2]
+    )
     refused = CliHarness(copy.node.directory.parent).evolog("up", code=3).err
     assert f"GOLD in {copy.node.directory} ends at sequence 0, and its archive has read to {count}" in refused
     assert f"deleting {copy.node.gold_archive}" in refused

@@ -1,4 +1,6 @@
-"""Recorded effects performed again by the services' own code, and what another verifier or another table of rules would have changed."""
+"""Recorded effects performed again by the services' own code, and what another verifier or another table of rules would
+have changed.
+"""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -93,7 +95,9 @@ class Run:
     def swap(self, work: Path, service: str, path: Path) -> SwapReport:
         return swap(self.messages, Blobs(self.blobs), work, service, path)
 
-    def changed(self, kind: type[Fact], change: Callable[[Any], dict[str, object]], place: int = -1) -> tuple["Run", int]:
+    def changed(
+        self, kind: type[Fact], change: Callable[[Any], dict[str, object]], place: int = -1
+    ) -> tuple["Run", int]:
         """The run with other words in one event of a type, as if they were recorded; and its sequence."""
         at = [number for number, stored in enumerate(self.messages) if tag_of(stored.subject) == kind.tag()][place]
         event = codec.decode(self.messages[at].data)
@@ -114,7 +118,10 @@ def ran(place: CliHarness, *flags: str) -> Run:
     try:
         place.evolog("run", *flags, "--name", "r", "--detach")
         wire = place.connect("operator", LOG)
-        wait_until(lambda: any(tag_of(stored.subject) == "run_finished" for stored in wire.read(1, 100_000)), "the run is finished")
+        wait_until(
+            lambda: any(tag_of(stored.subject) == "run_finished" for stored in wire.read(1, 100_000)),
+            "the run is finished",
+        )
         return Run(wire.read(1, 100_000), place.node.blobs)
     finally:
         place.down()
@@ -167,7 +174,12 @@ def nudged(call: ModelCalled) -> dict[str, object]:
         ("policy", ModelCalled, nudged, "model_called.logprobs[0][0]"),
         ("policy", AdapterServed, lambda of: {"error": of.error + 1e-15}, "adapter_served.error"),
         ("feedback_agent", LeverChosen, lambda of: {"action": "ppo"}, "lever_chosen.action"),
-        ("feedback_agent", WeightUpdateRequested, lambda of: {"hyper": of.hyper | {"lr": 1e-3}}, "weight_update_requested.hyper.lr"),
+        (
+            "feedback_agent",
+            WeightUpdateRequested,
+            lambda of: {"hyper": of.hyper | {"lr": 1e-3}},
+            "weight_update_requested.hyper.lr",
+        ),
         ("meta_agent", ScaffoldProposed, lambda of: {"scaffold": "0" * 64}, "scaffold_proposed.scaffold"),
     ],
 )
@@ -185,7 +197,10 @@ def test_what_comes_out_otherwise_is_found_and_nothing_else(
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (lambda of: {"adapter": of.adapter[:-1] + ("1" if of.adapter[-1] == "0" else "0")}, "adapter_published.adapter"),
+        (
+            lambda of: {"adapter": of.adapter[:-1] + ("1" if of.adapter[-1] == "0" else "0")},
+            "adapter_published.adapter",
+        ),
         (lambda of: {"state": "0" * 64}, "adapter_published.state"),
     ],
 )
@@ -268,7 +283,9 @@ def test_an_adapter_that_is_rejected_again_was_in_another_folder_then(toy: Run, 
     shutil.copytree(toy.blobs, blobs.root)
     empty = blobs.put_tree({"README.md": b""})
     run, _ = toy.changed(AdapterPublished, lambda of: {"adapter": empty})
-    published = next(codec.decode(stored.data) for stored in run.messages if tag_of(stored.subject) == "adapter_published")
+    published = next(
+        codec.decode(stored.data) for stored in run.messages if tag_of(stored.subject) == "adapter_published"
+    )
     at = next(number for number, stored in enumerate(run.messages) if tag_of(stored.subject) == "adapter_served")
     why = f"The adapter folder /elsewhere/work/policy-0/{empty} lacks adapter_config.json; it is no peft adapter."
     fact = AdapterRejected(generation=2, round=1, adapter=empty, batch=published.data.batch, reason=why)  # type: ignore[attr-defined]
@@ -312,10 +329,14 @@ def story(folder: Path, agent: str = "rules", first: int = 1, second: int = 3) -
     proposed = ScaffoldProposed(generation=0, scaffold=trees[0], parent="", summary="", reason="")
     log.say(proposed)
     answered(log, 0, {*dev[:first]}, labels)
-    chosen = LeverChosen(generation=1, lever="scaffold", action=edit.name, reason="", propensities={"scaffold": 1.0}, diagnosis={})
+    chosen = LeverChosen(
+        generation=1, lever="scaffold", action=edit.name, reason="", propensities={"scaffold": 1.0}, diagnosis={}
+    )
     edited = ScaffoldProposed(generation=1, scaffold=trees[1], parent=trees[0], summary=edit.summary, reason="")
     asked = codec.event_id(RUN, FeedbackRequested, 1)
-    log.say_at_once(*(codec.event(fact, run=RUN, source="feedback_agent", cause=asked, time="") for fact in (chosen, edited)))
+    log.say_at_once(
+        *(codec.event(fact, run=RUN, source="feedback_agent", cause=asked, time="") for fact in (chosen, edited))
+    )
     answered(log, 1, {*dev[:second]}, labels)
     return Run(log.messages, folder)
 
@@ -330,8 +351,16 @@ def answered(log: DecidedLog, generation: int, right: set[str], labels: dict[str
         for item, attempt in [(item, attempt) for item in asked.items for attempt in range(asked.attempts)]:
             place = {"request": request.id, "item": item, "attempt": attempt}
             hit = item in right if asked.purpose == "dev" else attempt == 0
-            of = {"purpose": asked.purpose, "split": asked.split, "generation": generation, "scaffold": asked.scaffold, "adapter": ""}
-            recorded = TrajectoryRecorded(**place, **of, answer=labels[item] if hit else "nobody", calls=(), seconds=0.0)  # type: ignore[arg-type]
+            of = {
+                "purpose": asked.purpose,
+                "split": asked.split,
+                "generation": generation,
+                "scaffold": asked.scaffold,
+                "adapter": "",
+            }
+            recorded = TrajectoryRecorded(
+                **place, **of, answer=labels[item] if hit else "nobody", calls=(), seconds=0.0
+            )  # type: ignore[arg-type]
             trajectory = codec.event_id(RUN, TrajectoryRecorded, *recorded.key())
             scored = {"reward": float(hit), "outcome": "right" if hit else "wrong", "verifier": "toy/toy-1"}
             log.say(recorded, TrajectoryScored(trajectory=trajectory, **place, **scored))  # type: ignore[arg-type]
@@ -346,7 +375,12 @@ def written(folder: Path, text: str) -> Path:
 def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_been_others(tmp_path: Path) -> None:
     run, path = story(tmp_path / "blobs"), written(tmp_path, FLIPPED)
     swapped = run.swap(tmp_path / "work", "verifier", path)
-    assert (swapped.recorded_name, swapped.name, swapped.performed, swapped.differ) == ("toy/toy-1", "toy/flipped-1", 12, 12)
+    assert (swapped.recorded_name, swapped.name, swapped.performed, swapped.differ) == (
+        "toy/toy-1",
+        "toy/flipped-1",
+        12,
+        12,
+    )
     assert swapped.rewards == [
         RewardComparison(purpose="dev", attempts=8, differ=8, recorded=0.5, now=0.5),
         RewardComparison(purpose="probe", attempts=4, differ=4, recorded=0.5, now=0.5),
@@ -361,7 +395,9 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
     ]
     events = [(stored.sequence, codec.decode(stored.data).data) for stored in run.messages]
     decided = max(sequence for sequence, fact in events if isinstance(fact, CandidateEvaluated))
-    assert swapped.turn == TurningPoint(sequence=decided, words="generation 1 would have been rejected: 0.2500 on dev does not beat 0.7500")
+    assert swapped.turn == TurningPoint(
+        sequence=decided, words="generation 1 would have been rejected: 0.2500 on dev does not beat 0.7500"
+    )
     asked = max(sequence for sequence, fact in events if isinstance(fact, RolloutsRequested) and fact.generation == 0)
     assert swapped.fork == f"evolog fork {RUN} --at {asked} --set verifier={path}" and not swapped.unknown
     assert "  1  scaffold  0.7500 -> 0.2500  accepted, as recorded" in "\n".join(swap_lines(swapped))
@@ -379,13 +415,17 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
 def test_a_verdict_that_would_have_been_another_is_told_with_its_reason(
     tmp_path: Path, first: int, second: int, text: str, words: str
 ) -> None:
-    swapped = story(tmp_path / "blobs", first=first, second=second).swap(tmp_path / "work", "verifier", written(tmp_path, text))
+    swapped = story(tmp_path / "blobs", first=first, second=second).swap(
+        tmp_path / "work", "verifier", written(tmp_path, text)
+    )
     assert swapped.turn and swapped.turn.words == words
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
 def test_a_verifier_that_keeps_every_order_changes_no_verdict(tmp_path: Path, first: int, second: int) -> None:
-    swapped = story(tmp_path / "blobs", first=first, second=second).swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
+    swapped = story(tmp_path / "blobs", first=first, second=second).swap(
+        tmp_path / "work", "verifier", written(tmp_path, GRADED)
+    )
     assert swapped.turn is None and swapped.differ == 12
     assert [of.now for of in swapped.scores] == pytest.approx([0.1 + 0.2 * first, 0.1 + 0.2 * second])
     assert "Every decision would have been the same." in swap_lines(swapped)
@@ -394,35 +434,52 @@ def test_a_verifier_that_keeps_every_order_changes_no_verdict(tmp_path: Path, fi
 def test_the_same_verifier_by_its_task_folder_changes_nothing(toy: Run, tmp_path: Path) -> None:
     before = files(toy.blobs)
     swapped = toy.swap(tmp_path, "verifier", TOY)
-    assert swapped.performed and not swapped.differ and not swapped.examples and swapped.turn is None and not swapped.fork
+    assert (
+        swapped.performed and not swapped.differ and not swapped.examples and swapped.turn is None and not swapped.fork
+    )
     assert swap_lines(swapped)[-1] == "Nothing would have come out differently."
     assert files(toy.blobs) == before
 
 
-def test_a_choice_of_the_rules_agent_that_would_have_been_another_comes_before_the_batch_that_it_led_to(toy: Run, tmp_path: Path) -> None:
+def test_a_choice_of_the_rules_agent_that_would_have_been_another_comes_before_the_batch_that_it_led_to(
+    toy: Run, tmp_path: Path
+) -> None:
     before = files(toy.blobs)
     swapped = toy.swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
     assert files(toy.blobs) == before  # though the agent was shown what it had not been shown
-    assert swapped.turn and swapped.turn.words.startswith("in generation 2 the Feedback-Agent would have chosen weights ppo, ")
+    assert swapped.turn and swapped.turn.words.startswith(
+        "in generation 2 the Feedback-Agent would have chosen weights ppo, "
+    )
     assert " and not weights best_of_n, 3 rounds, " in swapped.turn.words
     assert (
         swapped.turn.sequence
-        == next(stored.sequence for stored in reversed(toy.messages) if tag_of(stored.subject) in ("context_assembled", "lever_chosen")) - 1
+        == next(
+            stored.sequence
+            for stored in reversed(toy.messages)
+            if tag_of(stored.subject) in ("context_assembled", "lever_chosen")
+        )
+        - 1
     )
 
 
 def test_a_batch_of_other_rewards_is_told_where_it_was_sealed(toy: Run, tmp_path: Path) -> None:
     labels = load(str(TOY)).labels(0)
-    attempts = [codec.decode(stored.data).data for stored in toy.messages if tag_of(stored.subject) == TrajectoryRecorded.tag()]
+    attempts = [
+        codec.decode(stored.data).data for stored in toy.messages if tag_of(stored.subject) == TrajectoryRecorded.tag()
+    ]
     pairs = [(of.purpose, (of.answer, labels[of.item])) for of in attempts if isinstance(of, TrajectoryRecorded)]
     shown = {pair for purpose, pair in pairs if purpose != "train"}
     rare = next(pair for _, pair in pairs if pair not in shown)
     text = f"from tasks.contract import Scored\nVERSION = 'rare'\nRARE = {rare!r}\n"
-    text += "def score(answer, label): return Scored(0.5 if (answer, label) == RARE else float(answer == label), 'wrong')"
+    text += (
+        "def score(answer, label): return Scored(0.5 if (answer, label) == RARE else float(answer == label), 'wrong')"
+    )
     swapped = toy.swap(tmp_path / "work", "verifier", written(tmp_path, text))
     assert swapped.differ == sum(pair == rare for _, pair in pairs)
     at = next(stored.sequence for stored in toy.messages if tag_of(stored.subject) == "training_batch_sealed")
-    assert swapped.turn == TurningPoint(sequence=at, words="the batch of generation 2, round 1, would have held other rewards")
+    assert swapped.turn == TurningPoint(
+        sequence=at, words="the batch of generation 2, round 1, would have held other rewards"
+    )
 
 
 def test_what_a_language_model_would_have_chosen_is_not_known(tmp_path: Path) -> None:
@@ -461,8 +518,15 @@ def test_other_rules_are_asked_what_the_run_asked(toy: Run, tmp_path: Path) -> N
     swapped = toy.swap(tmp_path / "work", "feedback_agent", path)
     assert (swapped.performed, swapped.differ) == (2, 2)
     one, two = swapped.choices
-    assert (one.generation, one.recorded_lever, one.recorded_action, one.lever) == (1, "scaffold", "shared_words", "weights")
-    assert two.recorded_action.startswith("best_of_n, 3 rounds, dropout 0.5, ") and two.action.startswith("grpo, 2 rounds, ")
+    assert (one.generation, one.recorded_lever, one.recorded_action, one.lever) == (
+        1,
+        "scaffold",
+        "shared_words",
+        "weights",
+    )
+    assert two.recorded_action.startswith("best_of_n, 3 rounds, dropout 0.5, ") and two.action.startswith(
+        "grpo, 2 rounds, "
+    )
     assert (one.reason, two.reason) == ("after 0 choices", "after 1 choices")
     assert swap_lines(swapped)[-1] == f"    now      weights {two.action}: after 1 choices"
 
@@ -486,12 +550,32 @@ def test_the_same_rules_choose_the_same(toy: Run, tmp_path: Path) -> None:
             Misconfigured,
             r"scored none of 12 .*verifier\.py: score raised ZeroDiv",
         ),
-        ("verifier", "VERSION = '1'\ndef score(answer, label): ...", Misconfigured, r"scored none of 12 .*verifier\.py: score gave None"),
+        (
+            "verifier",
+            "VERSION = '1'\ndef score(answer, label): ...",
+            Misconfigured,
+            r"scored none of 12 .*verifier\.py: score gave None",
+        ),
         ("feedback_agent", "choices = 1", Misconfigured, r"defines no 'choose'"),
-        ("feedback_agent", "def choose(*seen): 1 / 0", Misconfigured, r"choose raised ZeroDivisionError: .* in generation 1; mend it"),
+        (
+            "feedback_agent",
+            "def choose(*seen): 1 / 0",
+            Misconfigured,
+            r"choose raised ZeroDivisionError: .* in generation 1; mend it",
+        ),
         ("feedback_agent", "def choose(*seen): ...", Misconfigured, r"choose gave None; expected a Choice"),
-        ("feedback_agent", GRPO.replace('"weights"', '"luck"'), Misconfigured, r"choose gave Choice.*'luck'.*expected a Choice"),
-        ("feedback_agent", GRPO.replace('"weights"', '"scaffold"'), Misconfigured, r"named the edit 'grpo'; expected one of shared_words"),
+        (
+            "feedback_agent",
+            GRPO.replace('"weights"', '"luck"'),
+            Misconfigured,
+            r"choose gave Choice.*'luck'.*expected a Choice",
+        ),
+        (
+            "feedback_agent",
+            GRPO.replace('"weights"', '"scaffold"'),
+            Misconfigured,
+            r"named the edit 'grpo'; expected one of shared_words",
+        ),
         ("trainer", "", UsageError, r"'trainer' cannot be swapped; expected verifier or feedback_agent"),
     ],
 )

@@ -35,7 +35,10 @@ def whole() -> list[Stored]:
 
 def changed(messages: Sequence[Stored], place: int, old: bytes, new: bytes) -> list[Stored]:
     assert old in messages[place].data
-    return [msgspec.structs.replace(of, data=of.data.replace(old, new, 1)) if of is messages[place] else of for of in messages]
+    return [
+        msgspec.structs.replace(of, data=of.data.replace(old, new, 1)) if of is messages[place] else of
+        for of in messages
+    ]
 
 
 def place_of(messages: Sequence[Stored], tag: str, number: int = 0) -> int:
@@ -54,7 +57,9 @@ def test_a_run_under_way_is_decided_again_as_far_as_it_has_come(whole: list[Stor
         assert in_a_decision or (found.difference is None and not found.finished), (end, found)
 
 
-def test_a_changed_constant_is_found_at_the_first_decision_that_it_changes(whole: list[Stored], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_constant_is_found_at_the_first_decision_that_it_changes(
+    whole: list[Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(statistics, "Z95", 1.96)
     found = redecide(as_history(whole)).difference
     first = whole[place_of(whole, "candidate_evaluated")]
@@ -67,12 +72,18 @@ def test_a_rule_that_decides_nothing_any_more_is_found_where_its_decision_stands
 ) -> None:
     monkeypatch.setattr(decide, "_hints", lambda *given: [])
     found = redecide(as_history(whole)).difference
-    hint = next(place for place, stored in enumerate(whole) if b'"purpose":"hint"' in stored.data and b"rollouts_requested" in stored.data)
+    hint = next(
+        place
+        for place, stored in enumerate(whole)
+        if b'"purpose":"hint"' in stored.data and b"rollouts_requested" in stored.data
+    )
     assert found and found.sequence == whole[hint].sequence and "training_batch_sealed" in found.decided
 
 
 def test_a_decision_that_this_code_does_not_make_is_named(whole: list[Stored]) -> None:
-    silent = DECIDER._replace(decide=lambda state, event, version: [] if state.generation else DECIDER.decide(state, event, version))
+    silent = DECIDER._replace(
+        decide=lambda state, event, version: [] if state.generation else DECIDER.decide(state, event, version)
+    )
     found = redecide(as_history(whole), silent).difference
     assert found and found.decided == "" and "this code decides nothing there" in found.why
 
@@ -148,7 +159,9 @@ def test_a_deliberate_change_is_a_version_step_that_holds_from_the_next_decision
     assert made == [1, 1, 2, 2, 2] and spoken == [2, 4, 6, 9, 12]
     assert redecide(as_history(told.messages), speaking(2)).difference is None
     newer = redecide(as_history(told.messages), speaking(1)).difference
-    assert newer and newer.sequence == decisions(told.messages)[3].sequence and "this code knows them up to 1" in newer.why
+    assert (
+        newer and newer.sequence == decisions(told.messages)[3].sequence and "this code knows them up to 1" in newer.why
+    )
 
 
 def test_the_state_at_a_sequence_is_the_one_that_the_decider_had(whole: list[Stored]) -> None:
@@ -157,7 +170,9 @@ def test_the_state_at_a_sequence_is_the_one_that_the_decider_had(whole: list[Sto
     for stored in whole:
         told.session.feed(stored, codec.decode(stored.data))
         seen[stored.sequence] = copy.deepcopy(told.session.state)
-    answered = {one.sequence - 1 for one in decisions(whole).values()}  # the decision at these is in the decider, and not yet on the log
+    answered = {
+        one.sequence - 1 for one in decisions(whole).values()
+    }  # the decision at these is in the decider, and not yet on the log
     for sequence in seen.keys() - answered:
         at = find_sequence(whole, str(sequence))
         assert state_at(as_history(whole), at) == seen[at], sequence
@@ -176,16 +191,26 @@ def test_a_point_is_a_sequence_or_a_time_and_never_the_middle_of_a_decision(whol
 
 def shaken(messages: Sequence[Stored]) -> list[Stored]:
     """With a gap in the sequences, and messages that are no events, among them bytes that are no text."""
-    odd = [(b"{", "x.unheard_of"), (bytes(range(256)), "y.unheard_of"), (b'{"a":\n1}', "z.unheard_of"), (b"", "w.unheard_of")]
+    odd = [
+        (b"{", "x.unheard_of"),
+        (bytes(range(256)), "y.unheard_of"),
+        (b'{"a":\n1}', "z.unheard_of"),
+        (b"", "w.unheard_of"),
+    ]
     end = messages[-1].sequence + 100
-    return [*messages, *(Stored(end + place, 7, f"evolog.{RUN}.{tail}", data) for place, (data, tail) in enumerate(odd))]
+    return [
+        *messages,
+        *(Stored(end + place, 7, f"evolog.{RUN}.{tail}", data) for place, (data, tail) in enumerate(odd)),
+    ]
 
 
 def test_an_export_holds_a_run_to_the_byte_and_is_replayed_alone(whole: list[Stored], tmp_path: Path) -> None:
     blobs, gold_blobs = Blobs(tmp_path / "blobs"), Blobs(tmp_path / "gold_blobs")
     tree = blobs.put_tree({"agent.py": b"pass", "steps/one.py": b"1"})
     blobs.put(b"of another run")
-    first = msgspec.structs.replace(whole[0], data=whole[0].data.replace(b'"base_model":"b"', f'"base_model":"{tree}"'.encode()))
+    first = msgspec.structs.replace(
+        whole[0], data=whole[0].data.replace(b'"base_model":"b"', f'"base_model":"{tree}"'.encode())
+    )
     told = [Stored(4, 9, f"gold.{RUN}.x.gold_scored", f'{{"blob":"{gold_blobs.put(b"answers")}"}}'.encode())]
     before = History(RUN, [], [first, *shaken(whole[1:])], told, blobs, gold_blobs)
     manifest = folder.write(before, tmp_path / "out", "1.2.3")

@@ -94,7 +94,10 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session", params=["bwrap", "a user's bwrap", "landlock"])
 def sandbox(request: pytest.FixtureRequest, open_folder: Path) -> Sandbox:
-    """Each in turn. As root, the last two run as an ordinary user, with the system's Python and a copy of what they need."""
+    """Each in turn.
+
+    As root, the last two run as an ordinary user, with the system's Python and a copy of what they need.
+    """
     if request.param == "bwrap":
         return Sandbox("bwrap", _here)
     if os.geteuid():
@@ -115,7 +118,11 @@ def sandbox(request: pytest.FixtureRequest, open_folder: Path) -> Sandbox:
         started = _as_user(copy)
     if request.param == "a user's bwrap":
         return Sandbox("bwrap", started, apart=True)
-    abi = int(subprocess.run([sys.executable, holder.__file__, "landlock?"], capture_output=True, text=True, check=True).stdout)
+    abi = int(
+        subprocess.run(
+            [sys.executable, holder.__file__, "landlock?"], capture_output=True, text=True, check=True
+        ).stdout
+    )
     if abi < holder.landlock.OLDEST:
         pytest.skip(f"the kernel has Landlock's ABI {abi}")
     return Sandbox("landlock", started, apart=os.geteuid() == 0)

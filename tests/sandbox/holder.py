@@ -1,6 +1,8 @@
-"""Runs one piece of code in a profile, and says as JSON what came of it: `python holder.py KIND`, the order on standard input.
+"""Runs one piece of code in a profile, and says as JSON what came of it: `python holder.py KIND`, the order on standard
+input.
 
-Tests use `run` in their own process, and this script to try what an ordinary user's sandbox holds when the tests run as root.
+Tests use `run` in their own process, and this script to try what an ordinary user's sandbox holds when the tests run as
+root.
 """
 
 import json
@@ -42,7 +44,13 @@ def run(kind: str, code: str, arguments: list[str], limits: dict[str, float]) ->
         for thread in threads:
             thread.join(2)
         words = {name: text.decode(errors="replace") for name, text in said.items()}
-        return {**words, "code": ended, "violation": running.violation, "most": most, "left": sorted(p.name for p in Path(work).iterdir())}
+        return {
+            **words,
+            "code": ended,
+            "violation": running.violation,
+            "most": most,
+            "left": sorted(p.name for p in Path(work).iterdir()),
+        }
 
 
 def _drain(stream: object, said: dict[str, bytes], name: str) -> None:

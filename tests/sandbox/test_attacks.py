@@ -1,4 +1,6 @@
-"""What a hostile scaffold would try, each judged from the host: nothing read, nothing written, nobody reached, nothing left."""
+"""What a hostile scaffold would try, each judged from the host: nothing read, nothing written, nobody reached, nothing
+left.
+"""
 
 import json
 import os
@@ -133,8 +135,10 @@ def raw(): socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)
 def vsock(): socket.socket(40, socket.SOCK_STREAM).connect((2, 1))
 def netlink(): socket.socket(16, socket.SOCK_RAW, 0)
 def packet(): socket.socket(17, socket.SOCK_RAW, 0)
-ways = {'loopback': lambda: tcp('127.0.0.1'), 'own address': lambda: tcp(sys.argv[4]), 'abstract': lambda: unix('\\0' + name),
-        'udp': udp, 'raw': raw, 'vsock': vsock, 'netlink': netlink, 'packet': packet, 'alg': lambda: socket.socket(38, 5, 0)}
+def alg(): socket.socket(38, 5, 0)
+ways = {'loopback': lambda: tcp('127.0.0.1'), 'own address': lambda: tcp(sys.argv[4]),
+        'abstract': lambda: unix('\\0' + name), 'udp': udp, 'raw': raw, 'vsock': vsock, 'netlink': netlink,
+        'packet': packet, 'alg': alg}
 for what, way in ways.items():
   try: way(); print('REACHED', what)
   except OSError as wrong: print(what, wrong.errno)
@@ -148,7 +152,9 @@ def test_the_network_is_not_reached(sandbox: Sandbox, host: Host) -> None:
     for one in (host.listener, host.listener, host.abstract):
         one.accept()[0].close()
     ended = sandbox.attack(NETWORK, *arguments)
-    assert "REACHED" not in ended.out and "vsock 1" in ended.out and "netlink 1" in ended.out and "packet 1" in ended.out, ended
+    assert (
+        "REACHED" not in ended.out and "vsock 1" in ended.out and "netlink 1" in ended.out and "packet 1" in ended.out
+    ), ended
     for one in (host.listener, host.abstract):
         with pytest.raises(TimeoutError):
             one.accept()
@@ -164,7 +170,8 @@ def test_nothing_is_written_outside(sandbox: Sandbox, host: Host) -> None:
     code = (
         "import os, sys\n"
         "for path in sys.argv[1:]:\n"
-        "  for act in (lambda: open(path, 'a').write('x'), lambda: os.mkdir(path + '.d'), lambda: os.symlink('/', path + '.l')):\n"
+        "  for act in (lambda: open(path, 'a').write('x'), lambda: os.mkdir(path + '.d'), lambda: os.symlink('/', "
+        "path + '.l')):\n"
         "    try: act(); print('WROTE', path)\n"
         "    except OSError: pass\n"
         "open('mine', 'w').write('x'); print('work')"
@@ -206,7 +213,9 @@ def test_nothing_outlives_a_launcher_that_is_killed(sandbox: Sandbox, marker: st
     if sandbox.apart:
         pytest.skip("the launcher is a process of the fixture's")
     code = "import os, sys\nif os.fork() == 0: os.setsid()\nos.execvp('sleep', ['sleep', sys.argv[1]])"
-    with subprocess.Popen([sys.executable, "-P", holder.__file__, sandbox.kind], stdin=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(
+        [sys.executable, "-P", holder.__file__, sandbox.kind], stdin=subprocess.PIPE, text=True
+    ) as launcher:
         assert launcher.stdin
         launcher.stdin.write(json.dumps({"code": code, "arguments": [marker], "limits": {}}))
         launcher.stdin.close()
@@ -216,7 +225,10 @@ def test_nothing_outlives_a_launcher_that_is_killed(sandbox: Sandbox, marker: st
 
 
 def test_a_process_flood_is_held_and_ends(sandbox: Sandbox, marker: str) -> None:
-    code = "import os, sys\nwhile True:\n  try:\n    if os.fork() == 0: os.execvp('sleep', ['sleep', sys.argv[1]])\n  except OSError: pass"
+    code = (
+        "import os, sys\nwhile True:\n  try:\n    if os.fork() == 0: os.execvp('sleep', ['sleep', sys.argv[1]])\n "
+        " except OSError: pass"
+    )
     began = time.monotonic()
     ended = sandbox.attack(code, marker, processes=40, wall_seconds=1)
     assert ended.violation and time.monotonic() - began < 10
@@ -291,7 +303,10 @@ def test_a_disk_flood_is_held(sandbox: Sandbox) -> None:
     assert "No space left" in ended.err if sandbox.kind == "bwrap" else "its files took" in ended.violation, ended
     one = sandbox.attack("open('f', 'wb').write(b'x' * 3_000_000)", file_size=2 * MIB)
     assert "too large" in one.err
-    shm = "import os\ntry: open('/dev/shm/f', 'wb').write(b'x' * 200_000_000)\nexcept OSError as wrong: print('held', wrong.errno)"
+    shm = (
+        "import os\ntry: open('/dev/shm/f', 'wb').write(b'x' * 200_000_000)\nexcept OSError as wrong: "
+        "print('held', wrong.errno)"
+    )
     assert "held" in sandbox.attack(shm).out and not Path("/dev/shm/f").exists()
 
 
@@ -302,7 +317,9 @@ def test_a_flood_of_files_is_stopped(sandbox: Sandbox) -> None:
 
 def test_processor_time_is_summed_over_all_processes(sandbox: Sandbox) -> None:
     ended = sandbox.attack("import os\nfor _ in range(2): os.fork()\nwhile True: pass", cpu_seconds=1, wall_seconds=10)
-    assert "processor time" in ended.violation or ended.code == -9 or ended.code == -24, ended  # its own rlimit may come first
+    assert "processor time" in ended.violation or ended.code == -9 or ended.code == -24, (
+        ended
+    )  # its own rlimit may come first
 
 
 def test_what_takes_too_long_is_stopped(sandbox: Sandbox) -> None:
@@ -375,7 +392,8 @@ def test_the_kernels_dangerous_calls_are_denied(sandbox: Sandbox) -> None:
         "import ctypes, errno, os\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         f"for name, call in {CALLS!r}.items():\n"
-        f"  number, arguments = call[{0 if X86 else 1}], [ctypes.c_long(a) if isinstance(a, int) else a for a in call[2:]]\n"
+        f"  number, arguments = call[{0 if X86 else 1}], [ctypes.c_long(a) if isinstance(a, int) else a for a in "
+        "call[2:]]\n"
         "  ctypes.set_errno(0)\n"
         "  result = libc.syscall(number, *arguments)\n"
         "  if result == 0 and name.startswith('clone'): os._exit(0)\n"
@@ -386,7 +404,8 @@ def test_the_kernels_dangerous_calls_are_denied(sandbox: Sandbox) -> None:
     assert rows.pop("clone3") == "ENOSYS"
     assert {name: said for name, said in rows.items() if said != "EPERM"} == {} and len(rows) == len(CALLS)
     free = dict(
-        line.split(": ") for line in sandbox.unconfined(code.replace("reboot", "getpid") if os.geteuid() else HARMLESS).out.splitlines()
+        line.split(": ")
+        for line in sandbox.unconfined(code.replace("reboot", "getpid") if os.geteuid() else HARMLESS).out.splitlines()
     )
     assert {free["personality"], free["memfd_create"]} == {"DONE"}
 
@@ -408,13 +427,16 @@ def test_another_architectures_calls_kill(sandbox: Sandbox) -> None:
         "print(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))())"
     )
     assert sandbox.attack(code).code == -31  # SIGSYS
-    assert "-1" in sandbox.attack("import ctypes; print(ctypes.CDLL(None).syscall(0x40000000 | 39))").out  # the x32 table
+    assert (
+        "-1" in sandbox.attack("import ctypes; print(ctypes.CDLL(None).syscall(0x40000000 | 39))").out
+    )  # the x32 table
 
 
 def test_nested_namespaces_and_set_uid_programs_give_nothing(sandbox: Sandbox) -> None:
     code = (
         "import os, subprocess\n"
-        "for words in (['unshare', '-Ur', 'id', '-u'], ['unshare', '-n', 'true'], ['mount', '-t', 'tmpfs', 'x', '/workdir']):\n"
+        "for words in (['unshare', '-Ur', 'id', '-u'], ['unshare', '-n', 'true'], ['mount', '-t', 'tmpfs', 'x', "
+        "'/workdir']):\n"
         "  print(words[0], subprocess.run(words, stderr=subprocess.DEVNULL).returncode)\n"
         "try: os.setuid(0); print('ROOT')\n"
         "except OSError: print('no root')"
@@ -431,7 +453,9 @@ def test_it_is_not_the_hosts_root(sandbox: Sandbox, host: Host) -> None:
     try:
         running.stdout.readline()
         command = holder.tree(running.pid)[2]
-        status = dict(line.split(":\t") for line in Path(f"/proc/{command}/status").read_text().splitlines() if ":\t" in line)
+        status = dict(
+            line.split(":\t") for line in Path(f"/proc/{command}/status").read_text().splitlines() if ":\t" in line
+        )
         assert "0" not in status["Uid"].split() + status["Gid"].split() and status["Groups"].split() == []
         assert {status[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
         assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
@@ -455,7 +479,8 @@ def test_planted_links_and_pipes_lead_nowhere(tmp_path: Path) -> None:
     code = (
         "import os\n"
         f"there = {str(tmp_path)!r}\n"
-        "for name, target in (('answer', there + '/labels'), ('mnt', '/oldroot' + there + '/made'), ('tmp', '/'), ('..x', '..')):\n"
+        "for name, target in (('answer', there + '/labels'), ('mnt', '/oldroot' + there + '/made'), ('tmp', '/'), "
+        "('..x', '..')):\n"
         "  os.symlink(target, name)\n"
         "os.mkfifo('result'); os.mkfifo('agent.py')\n"
         "def solve(item, model, data): return ' '.join(sorted(os.listdir('.')))"
@@ -506,7 +531,8 @@ def test_the_interpreters_packages_are_there_and_their_workers_work(tmp_path: Pa
         "from concurrent.futures import ProcessPoolExecutor\n"
         "def double(x): return 2 * x\n"
         "def solve(item, model, data):\n"
-        "  with ProcessPoolExecutor(2, multiprocessing.get_context('fork')) as pool: doubled = list(pool.map(double, [1, 2]))\n"
+        "  with ProcessPoolExecutor(2, multiprocessing.get_context('fork')) as pool: doubled = list(pool.map(double, "
+        "[1, 2]))\n"
         "  said = subprocess.run([sys.executable, '-c', 'print(5)'], capture_output=True, text=True).stdout.strip()\n"
         "  with tempfile.TemporaryFile() as file: file.write(b'x')\n"
         "  return f'{sklearn.__name__} {doubled} {said} {numpy.ones(3) @ numpy.ones(3)}'"

@@ -31,14 +31,20 @@ def _afresh() -> Iterator[None]:
 def stand_in(folder: Path, says: str, version: str = "0.8.0") -> Path:
     """A bwrap that fails with these words."""
     program = folder / "bwrap"
-    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "bubblewrap {version}" && exit\necho "bwrap: {says}" >&2\nexit 1\n')
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo "bubblewrap {version}" && exit\necho "bwrap: {says}" >&2\nexit 1\n'
+    )
     program.chmod(program.stat().st_mode | stat.S_IEXEC | stat.S_IXOTH)
     return program
 
 
 def test_bubblewrap_is_in_force_here() -> None:
     profile = choose.provide()
-    assert profile.kind == "bwrap" and profile.text.startswith(f"bwrap {bwrap.version()}, seccomp ") and ", memory by " in profile.text
+    assert (
+        profile.kind == "bwrap"
+        and profile.text.startswith(f"bwrap {bwrap.version()}, seccomp ")
+        and ", memory by " in profile.text
+    )
     assert choose.provide(profile.text) == profile
 
 
@@ -62,7 +68,9 @@ def test_doctor_says_what_is_in_force_or_why_nothing_is(tmp_path: Path) -> None:
         ("something else", "Try `bwrap --unshare-all"),
     ],
 )
-def test_a_bubblewrap_that_fails_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, fix: str) -> None:
+def test_a_bubblewrap_that_fails_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, fix: str
+) -> None:
     stand_in(tmp_path, says)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(Misconfigured) as wrong:
@@ -115,7 +123,9 @@ def test_none_needs_the_variable_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert choose.provide("none") == ("none", "none")
 
 
-def test_a_command_waits_until_all_of_its_sandbox_is_in_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_waits_until_all_of_its_sandbox_is_in_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "memory.limit_in_bytes").touch()
     monkeypatch.setenv(limits.CGROUP, str(tmp_path))
     moved: list[int] = []
@@ -156,7 +166,13 @@ def test_a_group_that_was_delegated_takes_memory_over(tmp_path: Path, monkeypatc
     group = Group("cgroup v2", second, "evolog-1", ResourceLimits(memory=1000, processes=7))
     group.take([41])
     files = {path.name: path.read_text() for path in group.folder.iterdir()}
-    assert files == {"memory.max": "1000", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "7", "cgroup.procs": "41"}
+    assert files == {
+        "memory.max": "1000",
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "pids.max": "7",
+        "cgroup.procs": "41",
+    }
     (group.folder / "memory.events").write_text("low 0\noom_kill 1\n")
     assert group.ran_out()
 

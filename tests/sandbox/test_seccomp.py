@@ -29,7 +29,9 @@ def verdict(code: bytes, architecture: int, number: int, *arguments: int) -> int
                 held &= value
                 step = 0
             case 0x15 | 0x25 | 0x35 | 0x45:
-                holds = {0x15: held == value, 0x25: held > value, 0x35: held >= value, 0x45: bool(held & value)}[operation]
+                holds = {0x15: held == value, 0x25: held > value, 0x35: held >= value, 0x45: bool(held & value)}[
+                    operation
+                ]
                 step = if_true if holds else if_false
             case 0x06:
                 return value
@@ -50,7 +52,9 @@ def test_calls_are_allowed_or_denied(machine: str) -> None:
     assert {call(numbers[name]) for name in ("read", "getpid")} == {ALLOW}
     assert {call(numbers[name]) for name in ("mount", "ptrace")} == {EPERM}
     for number in range(-1, 500):
-        if number not in seccomp.numbers(machine).values() and number not in {row[column] for row in (seccomp.CLONE, seccomp.IOCTL)}:
+        if number not in seccomp.numbers(machine).values() and number not in {
+            row[column] for row in (seccomp.CLONE, seccomp.IOCTL)
+        }:
             assert call(number, 99) in (EPERM, ENOSYS), number
     assert all(call(number) == ALLOW for number in seccomp.numbers(machine).values())
     assert call(seccomp.CLONE3[column]) == ENOSYS
@@ -81,7 +85,10 @@ def test_sockets_are_judged_by_family_type_and_protocol(arguments: tuple[int, ..
         only = seccomp.program(machine, (seccomp.UNIX,))
         for number in ((41, 53), (198, 199))[column]:  # socket, socketpair
             assert verdict(seccomp.program(machine), architecture, number, *arguments) == expected
-            assert verdict(only, architecture, number, 2, 1, 6) == EPERM and verdict(only, architecture, number, 1, 1, 0) == ALLOW
+            assert (
+                verdict(only, architecture, number, 2, 1, 6) == EPERM
+                and verdict(only, architecture, number, 1, 1, 0) == ALLOW
+            )
 
 
 def test_another_machine_is_refused_in_words() -> None:

@@ -92,7 +92,9 @@ def test_gold_is_scored_by_the_tasks_own_verifier_whichever_the_run_has() -> Non
     hacked = own.with_verifier(HOLE, "hole.py")
     items = own.public(0).test
     found = measured(hacked, {item.id: "smelter" for item in items})
-    assert set(sum(found[VERIFIER].scores.values(), ())) == {1.0} and set(sum(found[GOLD_MEASURE].scores.values(), ())) == {0.0}
+    assert set(sum(found[VERIFIER].scores.values(), ())) == {1.0} and set(
+        sum(found[GOLD_MEASURE].scores.values(), ())
+    ) == {0.0}
     found = measured(own, dict(own.gold()))
     assert found[VERIFIER].scores == found[GOLD_MEASURE].scores == {item.id: (1.0,) for item in items}
 
@@ -114,7 +116,9 @@ def released(action: str, look: int, found: DriftFlagged | None, *before: AuditR
         return []
 
     async def asked() -> AuditReleased:
-        events = [codec.event(fact, run="r", source="auditor", cause="", time="2026-01-01T00:00:00Z") for fact in before]
+        events = [
+            codec.event(fact, run="r", source="auditor", cause="", time="2026-01-01T00:00:00Z") for fact in before
+        ]
         for event in events:
             await append_once(log, [event], scanner)
         context: Any = SimpleNamespace(log=log, past=past)
@@ -127,12 +131,19 @@ def flagged(look: int, state: str = "drift", generation: int = 2, lever: str = "
     return DriftFlagged(look=look, state=state, rule="gap", lever=lever, generation=generation, sentence="")
 
 
-@pytest.mark.parametrize(("action", "named"), [("stop", 0.0), ("freeze", math.log2(3)), ("rollback", math.log2(3) + math.log2(4))])
+@pytest.mark.parametrize(
+    ("action", "named"), [("stop", 0.0), ("freeze", math.log2(3)), ("rollback", math.log2(3) + math.log2(4))]
+)
 def test_the_loop_is_told_of_drift_alone_at_a_price_in_bits(action: str, named: float) -> None:
     before: list[AuditReleased] = []
     for look, found in ((0, flagged(0, "green")), (1, flagged(1, "suspect")), (2, None)):
         before.append(released(action, look, found, *before))
-        assert (before[-1].action, before[-1].lever, before[-1].generation, before[-1].bits) == ("none", "", -1, look + 1)
+        assert (before[-1].action, before[-1].lever, before[-1].generation, before[-1].bits) == (
+            "none",
+            "",
+            -1,
+            look + 1,
+        )
     told = released(action, 3, flagged(3), *before)
     assert (told.action, told.lever, told.generation) == (action, "weights", 2)
     assert told.bits == pytest.approx(4 + named)  # four looks, drift or not
@@ -194,7 +205,10 @@ def test_a_run_that_waits_is_told_of_an_audit_that_failed(monkeypatch: pytest.Mo
 
 
 def test_rollouts_run_side_by_side_and_their_facts_stand_in_one_order() -> None:
-    """Two runners for five works. The second ends first, the third waits, and one that fails loses none of those before it."""
+    """Two runners for five works.
+
+    The second ends first, the third waits, and one that fails loses none of those before it.
+    """
     log, begun, running = MemoryLog(MemoryStream()), threading.Barrier(2, timeout=30), threading.Semaphore(2)
     second_done = threading.Event()
 
@@ -292,10 +306,23 @@ def score(answer, label):
 
 
 def test_a_run_that_learns_its_verifiers_hole_goes_back_to_before_the_drift(tmp_path: Path, models: Path) -> None:
-    """The whole of it, with real services: the policy is trained to say one label, and the auditor alone knows what that is worth."""
+    """The whole of it, with real services: the policy is trained to say one label, and the auditor alone knows what
+    that is worth.
+    """
     place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
     (tmp_path / "constant.py").write_text(CONSTANT)
-    order = ("--verifier", "constant.py", "--on-drift", "rollback", "--levers", "weights", "--generations", "4", "--name", "r")
+    order = (
+        "--verifier",
+        "constant.py",
+        "--on-drift",
+        "rollback",
+        "--levers",
+        "weights",
+        "--generations",
+        "4",
+        "--name",
+        "r",
+    )
     said = place.evolog("run", str(TOY), *order)
     assert "the auditor has had every lever frozen" in said.out
     run = json.loads(place.evolog("audit", "r", "--json", code=3).out)
@@ -315,11 +342,25 @@ def test_a_run_that_learns_its_verifiers_hole_goes_back_to_before_the_drift(tmp_
 
 def finished(scaffold: str, adapter: str) -> RunFinished:
     return RunFinished(
-        reason="", candidate="c", scaffold=scaffold, adapter=adapter, score=0.0, generations=1, rollouts=0, tokens=0, micro_usd=0
+        reason="",
+        candidate="c",
+        scaffold=scaffold,
+        adapter=adapter,
+        score=0.0,
+        generations=1,
+        rollouts=0,
+        tokens=0,
+        micro_usd=0,
     )
 
 
 def test_each_lever_is_scored_alone_where_both_moved() -> None:
-    assert [cell.name for cell in cells_of("s0", finished("s1", "a1"))] == ["start", "scaffold", "weights", "final", "uniform_policy"]
+    assert [cell.name for cell in cells_of("s0", finished("s1", "a1"))] == [
+        "start",
+        "scaffold",
+        "weights",
+        "final",
+        "uniform_policy",
+    ]
     assert [cell.name for cell in cells_of("s0", finished("s1", ""))] == ["start", "final", "uniform_policy"]
     assert [cell.name for cell in cells_of("s0", finished("s0", "a1"))] == ["start", "final", "uniform_policy"]

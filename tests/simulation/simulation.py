@@ -1,8 +1,10 @@
-"""The whole system in one process under a seed: all services on the log in memory, in virtual time, with everything going wrong.
+"""The whole system in one process under a seed: all services on the log in memory, in virtual time, with everything
+going wrong.
 
-`simulate(seed)` is one run of it and raises `Broken` with what does not hold. The run itself is one of ten settings, and the seed draws
-which, what goes wrong and when, and in which order things happen. What runs is the services' own code; stand-ins are the broker, the
-blobs' disk, the clocks, the scaffold's process, the policy and the gradient work. `make sim SEEDS=10000` runs many.
+`simulate(seed)` is one run of it and raises `Broken` with what does not hold. The run itself is one of ten settings,
+and the seed draws which, what goes wrong and when, and in which order things happen. What runs is the services' own
+code; stand-ins are the broker, the blobs' disk, the clocks, the scaffold's process, the policy and the gradient work.
+`make sim SEEDS=10000` runs many.
 """
 
 import argparse
@@ -68,15 +70,21 @@ TINY = TASKS / "tiny"
 PATIENCE = 900.0
 """Virtual seconds in which a run must be over once nothing goes wrong any more."""
 QUIET = 15.0
-"""Virtual seconds for which things go on after the last audit, so that late deliveries do what harm they can, and then settle."""
+"""Virtual seconds for which things go on after the last audit, so that late deliveries do what harm they can, and then
+settle.
+"""
 LIMIT = 120.0
 """Real seconds that a seed may take; it takes less than one."""
 TOGETHER = 10
-"""So many seeds' logs are projected into DuckDB one behind the other, since a projection takes as long as all the rest of a seed."""
+"""So many seeds' logs are projected into DuckDB one behind the other, since a projection takes as long as all the rest
+of a seed.
+"""
 VIEWED = 10
 """Every so many seeds one is projected alone, and the views are looked at too."""
 
-_GIVEN_UP: list[asyncio.Task[Any]] = []  # tasks of runs that did not end: kept, since collecting them would go on with them without a loop
+_GIVEN_UP: list[
+    asyncio.Task[Any]
+] = []  # tasks of runs that did not end: kept, since collecting them would go on with them without a loop
 _decode_at = functools.lru_cache(8192)(codec.decode_at)
 
 
@@ -101,7 +109,9 @@ def limited() -> Iterator[None]:
     """Raise `Endless` in what takes longer than `LIMIT`, and again if that goes on."""
 
     def ring(*_: object) -> None:
-        raise Endless(f"it did not end within {LIMIT} s, though its time is virtual: something goes round and never waits")
+        raise Endless(
+            f"it did not end within {LIMIT} s, though its time is virtual: something goes round and never waits"
+        )
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, LIMIT, LIMIT)
@@ -115,7 +125,9 @@ def limited() -> Iterator[None]:
 class System:
     """All services with their supervisor and operator, over one world."""
 
-    def __init__(self, setting: Setting, seed: int | None, folder: Path, rates: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, setting: Setting, seed: int | None, folder: Path, rates: Mapping[str, float] | None = None
+    ) -> None:
         self.setting, self.folder = setting, folder
         self.world = World(seed, rates)
         self.loop, self.draw, self.chaos = self.world.loop, self.world.draw, self.world.chaos
@@ -142,8 +154,15 @@ class System:
     async def _live(self) -> None:
         services_of = {name: 1 for name in (*CONSUMERS, "controller", "archivist")} | {"executor": 2}
         if self.chaos.on:
-            services_of = {name: count + (self.draw.random() < 0.3) for name, count in services_of.items()} | {"archivist": 1, "auditor": 1}
-        keeping = [self.loop.create_task(self._keep(name, index)) for name, count in services_of.items() for index in range(count)]
+            services_of = {name: count + (self.draw.random() < 0.3) for name, count in services_of.items()} | {
+                "archivist": 1,
+                "auditor": 1,
+            }
+        keeping = [
+            self.loop.create_task(self._keep(name, index))
+            for name, count in services_of.items()
+            for index in range(count)
+        ]
         others = [self.loop.create_task(self._operate()), self.loop.create_task(self._strike())]
         while not self._audited() and self.loop.time() < self.chaos.ends_at + PATIENCE:
             self.chaos.on = self.chaos.on and self.loop.time() < self.chaos.ends_at
@@ -174,7 +193,10 @@ class System:
         for number in range(1, self.draw.randint(0, 3)):
             await asyncio.sleep(self.draw.uniform(0.0, 20.0))
             run = self.draw.choice(self.setting.runs)
-            if not any(tag_of(stored.subject) == RunFinished.tag() and run_of(stored.subject) == run for stored in log.memory.messages):
+            if not any(
+                tag_of(stored.subject) == RunFinished.tag() and run_of(stored.subject) == run
+                for stored in log.memory.messages
+            ):
                 self.world.note("pause", f"run {run} is paused")
                 await append_once(log, [self._said(run, RunPaused(number=number, reason="to see"))], Scanner([]))
                 await asyncio.sleep(self.draw.uniform(0.0, 20.0))
@@ -239,7 +261,9 @@ class System:
                     RolloutRunner(context.blobs, work / one, PolicyStandIn(life, self.setting), context.scanner)
                     for one in ("first", "second")
                 ]
-                await services.auditor.service.audit_runs(context, gold, FaultyBlobs(life, self.world.gold_blobs), *runners)
+                await services.auditor.service.audit_runs(
+                    context, gold, FaultyBlobs(life, self.world.gold_blobs), *runners
+                )
             case "archivist":
                 await services.archivist.follow(context.log, self.world.rows[LOG])  # type: ignore[arg-type]
             case name:
@@ -319,13 +343,22 @@ def answers_are_recorded(events: Sequence[Event]) -> None:
         if isinstance(event.data, TrajectoryRecorded):
             use = event.data.calls[-1]
             text = calls[use.call].texts[use.completion]
-            assert event.data.answer == text, f"Answers are recorded before they are released, but {event.data.answer!r} is not {text!r}."
+            assert event.data.answer == text, (
+                f"Answers are recorded before they are released, but {event.data.answer!r} is not {text!r}."
+            )
 
 
 def simulate(seed: int, rates: Mapping[str, float] | None = None, *, projected: bool = True) -> System:
-    """One run under this seed, and all that must hold of it; raises `Broken`. `rates` are those of the faults, else they are drawn."""
+    """One run under this seed, and all that must hold of it; raises `Broken`.
+
+    `rates` are those of the faults, else they are drawn.
+    """
     setting = random.Random(f"setting {seed}").choice(SETTINGS)
-    with tempfile.TemporaryDirectory(prefix="evolog-") as folder, mock.patch.object(codec, "decode_at", _decode_at), limited():
+    with (
+        tempfile.TemporaryDirectory(prefix="evolog-") as folder,
+        mock.patch.object(codec, "decode_at", _decode_at),
+        limited(),
+    ):
         system = System(setting, seed, Path(folder), rates)
         sentences = [*wrongs(system.run), *system.trouble]
         sentences += wrongs(lambda: undisturbed(setting)) or broken(system, undisturbed(setting))
@@ -372,7 +405,9 @@ def wrongs(check: Callable[[], None]) -> list[str]:
 def archives_follow(system: System) -> None:
     """Whoever projects a stream has been given each of its messages once, in order."""
     for name, rows in system.world.rows.items():
-        assert rows.rows == system.log(name), f"Archives follow the log, but that of {name} has {rows.cursor} of {len(system.log(name))}."
+        assert rows.rows == system.log(name), (
+            f"Archives follow the log, but that of {name} has {rows.cursor} of {len(system.log(name))}."
+        )
 
 
 def projections_rebuild(systems: Sequence[System], seed: int, *, views: bool) -> None:
@@ -408,7 +443,9 @@ def _tried(seed: int, *, projected: bool) -> tuple[Tried, System | None]:
         system = simulate(seed, projected=projected)
     except Broken as wrong:
         return Tried(Counter(), Counter(), wrong), None
-    return Tried(Counter(tag_of(of.subject) for of in (*system.log(), *system.log(GOLD))), system.world.fault_counts, None), system
+    return Tried(
+        Counter(tag_of(of.subject) for of in (*system.log(), *system.log(GOLD))), system.world.fault_counts, None
+    ), system
 
 
 def tried_together(seeds: range) -> list[Tried]:
@@ -436,7 +473,9 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(stderr=True, markup=False, highlight=False)
     began, failed, events, faults = time.monotonic(), 0, 0, 0
-    for done in track(try_all(range(options.first, options.first + options.seeds)), "seeds", options.seeds, console=console):
+    for done in track(
+        try_all(range(options.first, options.first + options.seeds)), "seeds", options.seeds, console=console
+    ):
         events, faults = events + done.events.total(), faults + done.happened.total()
         if done.broken:
             failed += 1

@@ -1,6 +1,7 @@
 """Hundreds of runs in which everything goes wrong, and proof that they find mistakes: some are planted, and found.
 
-A mistake is planted by changing a line of the services' own code while the simulation runs. `make sim` runs as many seeds as one likes.
+A mistake is planted by changing a line of the services' own code while the simulation runs. `make sim` runs as many
+seeds as one likes.
 """
 
 import asyncio
@@ -37,7 +38,18 @@ from runtime.log.port import Stored, readable
 from runtime.rollouts.calls import CallRecorder
 from runtime.run.decider import Decision
 from tests.simulation import simulation
-from tests.simulation.simulation import SETTINGS, Broken, System, Tried, broken, digest, simulate, tried, try_all, undisturbed
+from tests.simulation.simulation import (
+    SETTINGS,
+    Broken,
+    System,
+    Tried,
+    broken,
+    digest,
+    simulate,
+    tried,
+    try_all,
+    undisturbed,
+)
 
 SEEDS = 200
 PLANTED = 60
@@ -47,7 +59,9 @@ AS_RECORDED = "Answers are recorded before they are released"
 
 
 class Mistake(NamedTuple):
-    """Lines of functions, what they become, and the invariant that this breaks; `rates` are those of faults that bring it about."""
+    """Lines of functions, what they become, and the invariant that this breaks; `rates` are those of faults that bring
+    it about.
+    """
 
     lines: tuple[tuple[Callable[..., Any], str, str], ...]
     breaks: str
@@ -93,7 +107,8 @@ MISTAKES = {
             (
                 services.feedback_agent.serve,
                 "outputs += [answer(fact, event, AGENT) for fact in facts]",
-                "outputs += [answer(fact, event, AGENT) for fact in facts]; vars(context).update({of.id: '' for of in outputs})",
+                "outputs += [answer(fact, event, AGENT) for fact in facts]; vars(context).update({of.id: '' for of "
+                "in outputs})",
             ),
         ),
         "Every run ends as the undisturbed one",
@@ -140,7 +155,9 @@ def planted(mistake: Mistake) -> Iterator[None]:
             source = textwrap.dedent(inspect.getsource(function))
             for of, right, wrong in mistake.lines:
                 if of is function:
-                    assert source.count(right) == 1, f"{right!r} is no longer in {function}; plant the mistake where it belongs now"
+                    assert source.count(right) == 1, (
+                        f"{right!r} is no longer in {function}; plant the mistake where it belongs now"
+                    )
                     source = source.replace(right, wrong)
             names = dict(function.__globals__)
             exec(source, names)
@@ -171,7 +188,14 @@ def test_every_invariant_holds_whatever_goes_wrong_and_everything_does() -> None
         happened += done.happened
         events += done.events
     assert happened.keys() == {*FAULTS, "kill", "power", "outage", "clock", "pause", "resume"}
-    rare = {"rollout_failed", "scoring_failed", "adapter_rejected", "weight_update_failed", "candidate_rejected", "event_set_aside"}
+    rare = {
+        "rollout_failed",
+        "scoring_failed",
+        "adapter_rejected",
+        "weight_update_failed",
+        "candidate_rejected",
+        "event_set_aside",
+    }
     assert rare <= events.keys() and events["run_finished"] == events["audit_finished"] > SEEDS
 
 
@@ -198,20 +222,28 @@ def test_without_faults_the_mistakes_would_not_be_seen(mistake: str) -> None:
 
 def test_the_same_seed_gives_the_same_log_to_the_byte(tmp_path: Path) -> None:
     """In another process too, where sets of strings have another order."""
-    code = "import logging; from tests.simulation.simulation import digest, simulate; logging.disable(); print(digest(simulate(3)))"
+    code = (
+        "import logging; from tests.simulation.simulation import digest, simulate; logging.disable(); "
+        "print(digest(simulate(3)))"
+    )
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert digest(simulate(3)) == digest(simulate(3)) == other.stdout.strip(), other.stderr
     assert digest(simulate(3)) != digest(simulate(4))
 
 
-def test_a_seed_that_fails_says_how_to_run_it_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_seed_that_fails_says_how_to_run_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     failed = Tried(Counter(), Counter(), Broken(7, ["This and that."], ["1.000 executor 0: append: crash"]))
     monkeypatch.setattr(simulation, "try_all", lambda seeds: iter([failed]))
     monkeypatch.setattr(sys, "argv", ["simulation.py", "1", "--first", "7"])
     assert simulation.main() == 1
     said = capsys.readouterr().err
-    assert "Seed 7: This and that.\nOnce more, with what happened: make sim SEED=7 SEEDS=1\n" in said and "append: crash" in said
+    assert (
+        "Seed 7: This and that.\nOnce more, with what happened: make sim SEED=7 SEEDS=1\n" in said
+        and "append: crash" in said
+    )
 
 
 def fails(*of: object) -> None:
@@ -221,9 +253,15 @@ def fails(*of: object) -> None:
 
 def test_a_seed_that_ends_of_anything_else_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invariants, "no_step_twice", fails)
-    assert str(tried(5).broken).splitlines() == ["TypeError: this and that", "Once more, with what happened: make sim SEED=5 SEEDS=1"]
+    assert str(tried(5).broken).splitlines() == [
+        "TypeError: this and that",
+        "Once more, with what happened: make sim SEED=5 SEEDS=1",
+    ]
     monkeypatch.setattr(simulation, "undisturbed", undisturbed.__wrapped__)
-    assert [line[:30] for line in str(tried(5).broken).splitlines()] == ["The undisturbed run is whole, ", "Once more, with what happened:"]
+    assert [line[:30] for line in str(tried(5).broken).splitlines()] == [
+        "The undisturbed run is whole, ",
+        "Once more, with what happened:",
+    ]
 
 
 def test_a_seed_that_never_ends_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +298,10 @@ def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.M
     uncalled = (CallUse(call="0" * 24, completion=0),)
     for check, words in (
         (lambda: invariants.check_all(reward, gold, None), "The chain of decisions holds, but"),
-        (lambda: invariants.nothing_counts_twice(readable(changed(system, "candidate_evaluated", score=0.1))), "The score of run r"),
+        (
+            lambda: invariants.nothing_counts_twice(readable(changed(system, "candidate_evaluated", score=0.1))),
+            "The score of run r",
+        ),
         (lambda: invariants.chains_hold(reward), "The chain of decisions holds, but"),
         (lambda: invariants.decisions_follow(reward), "Decisions follow from the log, but"),
         (lambda: invariants.same_decisions(readable(reward), events), "Every run ends as the undisturbed one, but"),
@@ -274,7 +315,10 @@ def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.M
         ),
         (lambda: invariants.every_request_is_answered(events[:-1]), "Every request is answered or failed, but not"),
         (lambda: invariants.causes_come_first(events[1:]), "Causes come first, but"),
-        (lambda: invariants.once_only([*log, msgspec.structs.replace(log[-1], sequence=len(log) + 1)]), "Everything happens once, but"),
+        (
+            lambda: invariants.once_only([*log, msgspec.structs.replace(log[-1], sequence=len(log) + 1)]),
+            "Everything happens once, but",
+        ),
         (lambda: invariants.once_only(drawn), "Every message can be read or is set aside, but"),
         (lambda: invariants.no_step_twice([*events, step]), "No optimiser step is taken twice, but"),
         (lambda: invariants.no_step_twice(readable(changed(system, step.tag, step=9))), "Run r left out a step of"),

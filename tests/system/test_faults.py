@@ -1,4 +1,6 @@
-"""What befalls hosts, disks and clocks, on the real system: a host gone for longer than its lease, a damaged adapter, wrong clocks."""
+"""What befalls hosts, disks and clocks, on the real system: a host gone for longer than its lease, a damaged adapter,
+wrong clocks.
+"""
 
 import os
 import shutil
@@ -68,7 +70,10 @@ main.main()
 
 def through(module: str) -> str:
     """`evolog up` with services that start in another module."""
-    other = f"from services.host import supervisor\nsupervisor.supervise.__kwdefaults__['module'] = {module!r}\nfrom services.cli"
+    other = (
+        f"from services.host import supervisor\nsupervisor.supervise.__kwdefaults__['module'] = {module!r}\nfrom "
+        "services.cli"
+    )
     return FREE_PORT.replace("from services.cli", other)
 
 
@@ -105,7 +110,9 @@ def facts(events: Sequence[Event], kind: type) -> list:
     return [event.data for event in events if isinstance(event.data, kind)]
 
 
-def test_a_gpu_host_gone_for_longer_than_its_lease_trains_nothing_twice(tmp_path: Path, undisturbed: list[Event], task: Path) -> None:
+def test_a_gpu_host_gone_for_longer_than_its_lease_trains_nothing_twice(
+    tmp_path: Path, undisturbed: list[Event], task: Path
+) -> None:
     told = tmp_path / "told"
     (tmp_path / "telling.py").write_text(TELLING)
     with running(tmp_path / "node", through("telling"), PYTHONPATH=str(tmp_path), EVOLOG_TEST_TOLD=str(told)) as system:
@@ -162,7 +169,9 @@ def test_a_damaged_adapter_is_refused_by_its_digest_and_the_last_good_one_stays(
     assert [served.adapter for served in facts(events, AdapterServed)] == [good]
     (finished,) = facts(events, WeightUpdateFinished)
     assert finished.adapter == good and "damaged" in finished.reason
-    assert bad not in {event.data.adapter for event in events if event.tag in ("model_called", "rollouts_requested", "run_finished")}
+    assert bad not in {
+        event.data.adapter for event in events if event.tag in ("model_called", "rollouts_requested", "run_finished")
+    }
 
 
 @pytest.mark.long

@@ -1,4 +1,6 @@
-"""Whole runs of both levers by a language model, through each API, on a task whose hidden labels cannot be mistaken for anything else."""
+"""Whole runs of both levers by a language model, through each API, on a task whose hidden labels cannot be mistaken for
+anything else.
+"""
 
 import json
 import shutil
@@ -47,8 +49,14 @@ def hidden_toy(folder: Path) -> Path:
     shutil.copytree(TOY, folder, ignore=shutil.ignore_patterns("__pycache__"))
     swaps = {
         "data.py": [
-            ('(f"{split}{number}", " ".join', f'(("" if split == "train" else "{HIDDEN}") + f"{{split}}{{number}}", " ".join'),
-            ("return {id: label for split", f'return {{id: label if split == "train" else "{HIDDEN}" + label for split'),
+            (
+                '(f"{split}{number}", " ".join',
+                f'(("" if split == "train" else "{HIDDEN}") + f"{{split}}{{number}}", " ".join',
+            ),
+            (
+                "return {id: label for split",
+                f'return {{id: label if split == "train" else "{HIDDEN}" + label for split',
+            ),
         ],
         "gold.py": [("{id: label for", f'{{id: "{HIDDEN}" + label for')],
         "verifier.py": [("answer == label", f'answer == label.removeprefix("{HIDDEN}")')],
@@ -63,28 +71,61 @@ def hidden_toy(folder: Path) -> Path:
 
 
 def script(task: Path, *stalls: Step) -> list[Step]:
-    """A baseline as the first scaffold; then reading, a scaffold that steals, an honest one in its place; a weight update; the end."""
+    """A baseline as the first scaffold; then reading, a scaffold that steals, an honest one in its place; a weight
+    update; the end.
+    """
     return [
         Fail(429, after="0"),
         call("propose_scaffold", files=[], summary="As it is.", report=f"A baseline to compare with; my key is {KEY}."),
         # generation 1
         Fail(500),
-        Say("Let me look.", (("list_trajectories", {"outcome": "wrong"}), ("query", {"sql": "SELECT count(*) AS n FROM trajectories"}))),
-        Say("More?", (("query", {"sql": "SELECT * FROM trajectories WHERE purpose = 'dev'"}), ("query", {"sql": "FROM model_called"}))),
+        Say(
+            "Let me look.",
+            (("list_trajectories", {"outcome": "wrong"}), ("query", {"sql": "SELECT count(*) AS n FROM trajectories"})),
+        ),
+        Say(
+            "More?",
+            (
+                ("query", {"sql": "SELECT * FROM trajectories WHERE purpose = 'dev'"}),
+                ("query", {"sql": "FROM model_called"}),
+            ),
+        ),
         Say("A long answer that is cut in the middle.", cut=True),
-        Say("", (("query", {"sql": "SELECT purpose, count(*) FROM rewards GROUP BY ALL"}), ("read_trajectory", '{"id": oops'))),
+        Say(
+            "",
+            (
+                ("query", {"sql": "SELECT purpose, count(*) FROM rewards GROUP BY ALL"}),
+                ("read_trajectory", '{"id": oops'),
+            ),
+        ),
         *stalls,
-        Say("", (("query", {"sql": f"FROM read_text('{task}/gold.py')"}), ("read_scaffold", {"path": "agent.py"}), ("guess", {}))),
+        Say(
+            "",
+            (
+                ("query", {"sql": f"FROM read_text('{task}/gold.py')"}),
+                ("read_scaffold", {"path": "agent.py"}),
+                ("guess", {}),
+            ),
+        ),
         call(
             "propose_scaffold",
             files=[{"path": "agent.py", "text": THIEF.format(path=str(task / "gold.py"))}],
             summary="Read the labels.",
             report="They are there.",
         ),
-        call("propose_scaffold", files=[{"path": "agent.py", "text": VOTE}], summary="Shared words vote.", report="Words tell the trade."),
+        call(
+            "propose_scaffold",
+            files=[{"path": "agent.py", "text": VOTE}],
+            summary="Shared words vote.",
+            report="Words tell the trade.",
+        ),
         # generation 2
         call(
-            "request_weight_update", algorithm="best_of_n", rounds=1, hyper={"lr": 5e-4, "epochs": 2}, reason="Right answers can be found."
+            "request_weight_update",
+            algorithm="best_of_n",
+            rounds=1,
+            hyper={"lr": 5e-4, "epochs": 2},
+            reason="Right answers can be found.",
         ),
         # generation 3
         call("stop", reason="Enough is known."),
@@ -105,12 +146,17 @@ class Recorded(NamedTuple):
 
     def told(self, run: str) -> list[ModelRequest]:
         """All that was said to the model."""
-        return [msgspec.json.decode(self.blobs.get(called.request), type=ModelRequest) for called in self.of(run, AgentCalled)]
+        return [
+            msgspec.json.decode(self.blobs.get(called.request), type=ModelRequest)
+            for called in self.of(run, AgentCalled)
+        ]
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    """One run through each API, at the same time and by the same services, of which one is killed in the middle of a conversation."""
+    """One run through each API, at the same time and by the same services, of which one is killed in the middle of a
+    conversation.
+    """
     folder = tmp_path_factory.mktemp("llm")
     task = hidden_toy(folder / "task")
     (folder / "prices.toml").write_text("[anthropic]\nscripted = { input = 3, output = 15 }\n")
@@ -120,13 +166,24 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
         try:
             place.up()
             for provider in PROVIDERS:
-                place.evolog("run", str(task), "--agent", f"{provider}:scripted", "--generations", "3", "--name", provider, "--detach")
+                place.evolog(
+                    "run",
+                    str(task),
+                    "--agent",
+                    f"{provider}:scripted",
+                    "--generations",
+                    "3",
+                    "--name",
+                    provider,
+                    "--detach",
+                )
             wait_until(server.stalled.is_set, "the agent waits for an answer")
             place.kill("feedback_agent")
             place.wait_until_audited(*PROVIDERS)
             reports = {run: json.loads(place.evolog("show", run, "--json").out) for run in PROVIDERS}
             sql = (
-                "SELECT purpose, sum(model_calls) AS calls, sum(micro_usd) AS micro_usd FROM cost WHERE run = 'anthropic' GROUP BY purpose"
+                "SELECT purpose, sum(model_calls) AS calls, sum(micro_usd) AS micro_usd FROM cost WHERE run = "
+                "'anthropic' GROUP BY purpose"
             )
             tables = {row["purpose"]: row for row in json.loads(place.evolog("sql", sql, "--json").out)}
             events: dict[str, list[Event]] = {run: [] for run in PROVIDERS}
@@ -166,7 +223,8 @@ def test_every_call_is_recorded_with_its_tokens_and_cost(recorded: Recorded, pro
         ("feedback_agent", 3, 0, 1),
     ]
     cost = sum(one.micro_usd for one in calls)
-    # nine answers, and what a cut one had read already; a server on this machine is free unless the table says otherwise
+    # nine answers, and what a cut one had read already; a server on this machine is free unless the table says
+    # otherwise
     assert cost == (9 * (3 * 1000 + 15 * 50) + 3 * 1000 + 15 * 1 if provider == "anthropic" else 0)
     assert recorded.reports[provider]["micro_usd"] == cost
     if provider == "anthropic":
@@ -175,7 +233,9 @@ def test_every_call_is_recorded_with_its_tokens_and_cost(recorded: Recorded, pro
 
 
 def test_a_killed_agent_pays_for_no_answer_twice(recorded: Recorded) -> None:
-    """The one that was killed asked for one answer that never came; every other was asked for as often as where nothing was killed."""
+    """The one that was killed asked for one answer that never came; every other was asked for as often as where nothing
+    was killed.
+    """
     assert recorded.requests["anthropic"] == recorded.requests["openai"] + 1 == 13
 
 
@@ -184,8 +244,12 @@ def test_what_the_tools_gave_is_what_the_agent_may_see(recorded: Recorded, provi
     last = next(told for told in recorded.told(provider) if len(told.messages) > 9)
     found = [result.text for message in last.messages for result in message.results]
     assert " wrong 0 " in found[0] and found[1] == '["n"]\n[128]'
-    assert found[2].count("\n") == 0 and "model_called does not exist" in found[3]  # no attempt at a dev item, no table of calls
-    assert found[4] == '["purpose","count_star()"]\n["probe",16]' and "cannot be read" in found[5] and "oops" in found[5]
+    assert (
+        found[2].count("\n") == 0 and "model_called does not exist" in found[3]
+    )  # no attempt at a dev item, no table of calls
+    assert (
+        found[4] == '["purpose","count_star()"]\n["probe",16]' and "cannot be read" in found[5] and "oops" in found[5]
+    )
     assert "disabled" in found[6] and "def solve" in found[7] and "no tool 'guess'" in found[8]
     assert "agent.py names" in found[9]
 
@@ -199,7 +263,12 @@ def test_nothing_of_dev_or_test_is_ever_told_to_an_agent(recorded: Recorded, pro
     assert len(shown) > 20 and any(b"train75" in text for text in shown)
     assert not any(HIDDEN.encode() in text for text in shown)
     hidden = [event.tag for event in recorded.events[provider] if HIDDEN.encode() in codec.encode(event)]
-    assert "rollouts_requested" in hidden and not {"context_assembled", "agent_called", "lever_chosen", "scaffold_proposed"} & set(hidden)
+    assert "rollouts_requested" in hidden and not {
+        "context_assembled",
+        "agent_called",
+        "lever_chosen",
+        "scaffold_proposed",
+    } & set(hidden)
 
 
 def test_a_key_that_a_model_repeats_is_kept_nowhere(recorded: Recorded) -> None:
@@ -224,23 +293,41 @@ def test_both_apis_come_to_the_same_run(recorded: Recorded) -> None:
 
 def test_without_a_key_nothing_is_started(tmp_path: Path) -> None:
     place = CliHarness(tmp_path)
-    place.environment = {name: value for name, value in place.environment.items() if not name.startswith(("ANTHROPIC_", "OPENAI_"))}
+    place.environment = {
+        name: value for name, value in place.environment.items() if not name.startswith(("ANTHROPIC_", "OPENAI_"))
+    }
     for provider in PROVIDERS:
         said = place.evolog("run", str(TOY), "--agent", f"{provider}:some-model", code=78)
         one_sentence(said, f"set {provider.upper()}_API_KEY")
     assert not place.node.directory.exists()
-    one_sentence(place.evolog("run", str(TOY), "--agent", "oracle", code=2), "expected rules, anthropic:MODEL or openai:MODEL")
+    one_sentence(
+        place.evolog("run", str(TOY), "--agent", "oracle", code=2), "expected rules, anthropic:MODEL or openai:MODEL"
+    )
     said = place.evolog(
-        "run", str(TOY), "--agent", "openai:odd", "--budget", "usd=5", code=78, OPENAI_API_KEY="k", OPENAI_BASE_URL="https://x.example/v1"
+        "run",
+        str(TOY),
+        "--agent",
+        "openai:odd",
+        "--budget",
+        "usd=5",
+        code=78,
+        OPENAI_API_KEY="k",
+        OPENAI_BASE_URL="https://x.example/v1",
     )
     one_sentence(said, "No price is known for openai:odd", "EVOLOG_PRICES")
 
 
 def test_a_url_that_is_none_is_said_in_a_sentence(tmp_path: Path) -> None:
     place = CliHarness(
-        tmp_path, OPENAI_BASE_URL="http://me:pw@[bad", ANTHROPIC_BASE_URL="https://me:pw@host.example", ANTHROPIC_API_KEY="k"
+        tmp_path,
+        OPENAI_BASE_URL="http://me:pw@[bad",
+        ANTHROPIC_BASE_URL="https://me:pw@host.example",
+        ANTHROPIC_API_KEY="k",
     )
-    one_sentence(place.evolog("run", str(TOY), "--agent", "openai:m", code=78), "OPENAI_BASE_URL is 'http://[bad'; expected a URL")
+    one_sentence(
+        place.evolog("run", str(TOY), "--agent", "openai:m", code=78),
+        "OPENAI_BASE_URL is 'http://[bad'; expected a URL",
+    )
     said = place.evolog("doctor", "--json", EVOLOG_NATS_SERVER="/nowhere", code=78).out
     findings = {finding["what"]: finding for finding in json.loads(said)["findings"]}
     assert not findings["openai"]["ok"] and "OPENAI_BASE_URL is" in findings["openai"]["found"]

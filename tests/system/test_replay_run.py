@@ -1,4 +1,6 @@
-"""Replay, forks, exports and comparisons, as a user has them: a real run of both levers, then nothing but its log and files."""
+"""Replay, forks, exports and comparisons, as a user has them: a real run of both levers, then nothing but its log and
+files.
+"""
 
 import json
 import shutil
@@ -32,7 +34,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
 
 
 def sequences(place: CliHarness, tag: str, run: str = "toy-a") -> list[int]:
-    rows = json.loads(place.evolog("sql", f"select seq from events where run = '{run}' and tag = '{tag}' order by seq", "--json").out)
+    rows = json.loads(
+        place.evolog("sql", f"select seq from events where run = '{run}' and tag = '{tag}' order by seq", "--json").out
+    )
     return [row["seq"] for row in rows]
 
 
@@ -40,7 +44,11 @@ def test_a_run_is_decided_again_while_nothing_is_up(place: CliHarness) -> None:
     said = place.evolog("replay", "toy-a")
     assert "come out the same, byte for byte, to its end." in said.out and not place.node.alive()
     found = json.loads(place.evolog("replay", "toy", "--json").out)
-    assert found["difference"] is None and found["finished"] and found["decisions"] == len(sequences(place, "decision_made"))
+    assert (
+        found["difference"] is None
+        and found["finished"]
+        and found["decisions"] == len(sequences(place, "decision_made"))
+    )
 
 
 def test_the_state_at_a_sequence_or_time(place: CliHarness) -> None:
@@ -88,8 +96,14 @@ def test_a_fork_shares_the_past_and_goes_its_own_way(place: CliHarness, tmp_path
     (tmp_path / "verifier.py").write_text(STRICT)
     asked = sequences(place, "feedback_requested")[-1]
     one_sentence(place.evolog("fork", "toy-a", "--at", str(asked), "--set", "seed=1", code=2), "nothing to --set")
-    one_sentence(place.evolog("fork", "toy-a", "--at", str(asked), "--set", "algorithm=sgd", code=2), "There is no algorithm 'sgd'")
-    one_sentence(place.evolog("fork", "toy-a", "--at", str(asked), "--set", "verifier=/nowhere", code=4), "cannot be read as a verifier")
+    one_sentence(
+        place.evolog("fork", "toy-a", "--at", str(asked), "--set", "algorithm=sgd", code=2),
+        "There is no algorithm 'sgd'",
+    )
+    one_sentence(
+        place.evolog("fork", "toy-a", "--at", str(asked), "--set", "verifier=/nowhere", code=4),
+        "cannot be read as a verifier",
+    )
     place.up()
     strict = ("--set", f"verifier={tmp_path / 'verifier.py'}", "--set", "generations=1", "--name", "strict", "--detach")
     assert place.evolog("fork", "toy-a", "--at", str(asked), *strict).out == "strict\n"

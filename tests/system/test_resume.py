@@ -1,4 +1,5 @@
-"""The whole system, killed: kill -9 on every service, on the broker and on the supervisor, and the same decisions at the end.
+"""The whole system, killed: kill -9 on every service, on the broker and on the supervisor, and the same decisions at
+the end.
 
 EVOLOG_KILL_SEED=7 python -m pytest tests/system/test_resume.py    # another order of blows
 """
@@ -38,7 +39,9 @@ LEDGER = RunResumed.tag()
 
 
 class Blow(NamedTuple):
-    """Kill -9 on a victim, so many seconds after the run's event of that number; with a tag, the one of that number of its type."""
+    """Kill -9 on a victim, so many seconds after the run's event of that number; with a tag, the one of that number of
+    its type.
+    """
 
     victim: str
     tag: str
@@ -59,7 +62,9 @@ class Ledger(threading.Thread):
         number = 0
         while not self.stop.is_set():
             number += 1
-            event = codec.event(RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z")
+            event = codec.event(
+                RunResumed(number=number), run=RUN, source="operator", cause="", time="2026-01-01T00:00:00Z"
+            )
             message = Message(event.subject, codec.encode(event))
             with contextlib.suppress(Refused):  # it is there; its acknowledgement was lost
                 while not self.stop.is_set():
@@ -78,18 +83,23 @@ class Ledger(threading.Thread):
 
 
 class Standstill:
-    """The longest time without progress, in seconds of the test's clock: what came while the test was busy counts from when it looked."""
+    """The longest time without progress, in seconds of the test's clock: what came while the test was busy counts from
+    when it looked.
+    """
 
     def __init__(self, now: float) -> None:
         self.longest, self._moved = 0.0, now
 
     def look(self, moved: bool, now: float, blows: Sequence[Blow]) -> None:
-        """Whether there was progress since the last look; fails where it came too late, or has not come for too long."""
+        """Whether there was progress since the last look; fails where it came too late, or has not come for
+        too long.
+        """
         self.longest = max(self.longest, now - self._moved)
         if moved:
             self._moved = now
         assert self.longest < RESUMED, (
-            f"for {self.longest:.0f} s nothing has happened, expected progress within {RESUMED:.0f} s; still to come: {blows}; "
+            f"for {self.longest:.0f} s nothing has happened, expected progress within {RESUMED:.0f} s; still to "
+            f"come: {blows}; "
             f"the machine's load: {', '.join(f'{load:.1f}' for load in os.getloadavg())} on {os.cpu_count()} processors"
         )
 
@@ -126,7 +136,9 @@ def drawn(seed: int, calm: Sequence[Event]) -> list[Blow]:
 
 
 def beaten(system: CliHarness, seed: int, calm: Sequence[Event]) -> Outcome:
-    """A whole run under blows, with a client that appends all the while; fails where it stands still, or where anything is lost."""
+    """A whole run under blows, with a client that appends all the while; fails where it stands still, or where anything
+    is lost.
+    """
     blows = drawn(seed, calm)
     waiting, counts = list(blows), Counter[str]()
     seen: list[Stored] = []
@@ -153,14 +165,18 @@ def beaten(system: CliHarness, seed: int, calm: Sequence[Event]) -> Outcome:
     stored = system.log.read()
     assert stored[: len(seen)] == seen, "what was read before is there no more, or is another"
     none_lost(stored, ledger.acknowledged)
-    return Outcome(stored, system.gold.read(), blows, len(ledger.acknowledged), standstill.longest, time.monotonic() - began)
+    return Outcome(
+        stored, system.gold.read(), blows, len(ledger.acknowledged), standstill.longest, time.monotonic() - began
+    )
 
 
 def none_lost(stored: Sequence[Stored], acknowledged: Mapping[int, bytes]) -> None:
     """Every acknowledged event stands where it was acknowledged."""
     there = {message.sequence: message.data for message in stored}
     for sequence, data in acknowledged.items():
-        assert there.get(sequence) == data, f"the event that was acknowledged at sequence {sequence} is lost; the log ends at {len(stored)}"
+        assert there.get(sequence) == data, (
+            f"the event that was acknowledged at sequence {sequence} is lost; the log ends at {len(stored)}"
+        )
 
 
 def check(seed: int, calm: Sequence[Event], folder: Path) -> Outcome:
@@ -201,7 +217,9 @@ def test_every_part_is_killed_at_least_once_and_some_are_twice(undisturbed: list
     assert set(victims) == set(VICTIMS) and sorted(victims.values())[-EXTRA:] == [2] * EXTRA
 
 
-def test_every_part_killed_at_random_leaves_the_same_run_and_loses_nothing(undisturbed: list[Event], tmp_path: Path) -> None:
+def test_every_part_killed_at_random_leaves_the_same_run_and_loses_nothing(
+    undisturbed: list[Event], tmp_path: Path
+) -> None:
     outcome = check(SEED, undisturbed, tmp_path)
     assert outcome.acknowledged > 20
 
@@ -212,7 +230,8 @@ def test_many_orders_of_blows_leave_the_same_run(seed: int, undisturbed: list[Ev
     outcome = check(seed, undisturbed, tmp_path)
     print(
         f"\nseed {seed}: {len(outcome.blows)} kills in {outcome.seconds:.0f} s, {len(outcome.stored):,} events, "
-        f"{outcome.acknowledged} acknowledged to the client and none lost, longest standstill {outcome.standstill:.1f} s"
+        f"{outcome.acknowledged} acknowledged to the client and none lost, longest standstill "
+        f"{outcome.standstill:.1f} s"
     )
 
 

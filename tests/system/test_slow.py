@@ -1,4 +1,6 @@
-"""Who cannot keep up: a consumer ten times slower than what comes, and a reader whom the server drops in the middle of an answer."""
+"""Who cannot keep up: a consumer ten times slower than what comes, and a reader whom the server drops in the middle of
+an answer.
+"""
 
 import asyncio
 import resource
@@ -45,7 +47,9 @@ def test_a_consumer_ten_times_slower_than_what_comes_loses_nothing_and_holds_lit
         await asyncio.sleep(seconds if len(performed) > at_once else 2.5)  # the first takes longer than its lease
         return [
             worker.answer(
-                TrajectoryScored(trajectory=event.id, request="q", item="i", attempt=0, reward=1.0, outcome="right", verifier="v"),
+                TrajectoryScored(
+                    trajectory=event.id, request="q", item="i", attempt=0, reward=1.0, outcome="right", verifier="v"
+                ),
                 event,
                 "verifier",
             )
@@ -53,7 +57,11 @@ def test_a_consumer_ten_times_slower_than_what_comes_loses_nothing_and_holds_lit
         ]
 
     async def check() -> None:
-        async with broker(tmp_path) as running, account(running, "executor") as plays, account(running, "verifier") as scores:
+        async with (
+            broker(tmp_path) as running,
+            account(running, "executor") as plays,
+            account(running, "verifier") as scores,
+        ):
             assert running.pid
             before = resident(running.pid), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             began = time.monotonic()
@@ -61,7 +69,9 @@ def test_a_consumer_ten_times_slower_than_what_comes_loses_nothing_and_holds_lit
                 await append_once(plays.log(), [trajectory(number) for number in range(first, first + 250)], SCANNER)
             produced = time.monotonic() - began
             stop = asyncio.Event()
-            working = asyncio.create_task(worker.work(scores.log(), score, source="verifier", scanner=SCANNER, limit=at_once, stop=stop))
+            working = asyncio.create_task(
+                worker.work(scores.log(), score, source="verifier", scanner=SCANNER, limit=at_once, stop=stop)
+            )
             while (end := await scores.log().end()) < 2 * attempts:
                 await asyncio.sleep(0.05)
             consumed = time.monotonic() - began - produced
@@ -73,7 +83,10 @@ def test_a_consumer_ten_times_slower_than_what_comes_loses_nothing_and_holds_lit
             assert {event.cause for event in scored} == {codec.decode(message.data).id for message in stored[:attempts]}
             assert consumed > 10 * produced
             assert len(performed) == attempts  # nothing was handed out again while its worker said that it was alive
-            grown = resident(running.pid) - before[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before[1]
+            grown = (
+                resident(running.pid) - before[0],
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before[1],
+            )
             assert max(grown) < 64 * MB, grown
 
     asyncio.run(check())

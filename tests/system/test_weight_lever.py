@@ -1,4 +1,6 @@
-"""The weight lever from the log to the log: what a training round appends, and whole runs of the tiny language model."""
+"""The weight lever from the log to the log: what a training round appends, and whole runs of the tiny
+language model.
+"""
 
 import json
 import shutil
@@ -15,7 +17,15 @@ from events.judgement import LabelEstimated
 from events.weights import AdapterPublished, OptimizerStepApplied, WeightUpdateFailed
 from runtime.policies.bases import open_policy
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, open_trainee, rollouts_from, train
+from runtime.policies.training import (
+    Sources,
+    TrainingAttempt,
+    TrainingCall,
+    TrainingOrder,
+    open_trainee,
+    rollouts_from,
+    train,
+)
 from tests.harness.trainer import LABELS, TrainerHarness
 
 NUMBERS = TASKS / "numbers"
@@ -30,7 +40,9 @@ def test_a_round_appends_its_steps_and_an_adapter_with_what_the_next_goes_on_fro
     *steps, published = trainer.train_round("grpo", [0.0, 0.0, 1.0, 0.0], hyper={"epochs": 3})
     assert [step.step for step in steps if isinstance(step, OptimizerStepApplied)] == [0, 1, 2]
     assert isinstance(published, AdapterPublished) and published.trained_on == 4
-    second = trainer.train_round("grpo", [0.0, 0.0, 1.0, 0.0], parent_adapter=published.adapter, parent_state=published.state)
+    second = trainer.train_round(
+        "grpo", [0.0, 0.0, 1.0, 0.0], parent_adapter=published.adapter, parent_state=published.state
+    )
     assert isinstance(second[-1], AdapterPublished) and second[-1].adapter != published.adapter
 
 
@@ -41,7 +53,9 @@ def test_the_same_round_gives_the_same_adapter_and_state(trainer: TrainerHarness
 
 def test_elected_labels_are_recorded_and_the_task_is_not_asked(trainer: TrainerHarness) -> None:
     vote, *_, published = trainer.train_round("ttrl", [0.0] * 6)
-    assert vote == LabelEstimated(generation=1, round=1, batch=vote.batch, request="q", item="i", answer=LABELS[0], votes=2, answers=6)  # type: ignore[attr-defined]
+    assert vote == LabelEstimated(
+        generation=1, round=1, batch=vote.batch, request="q", item="i", answer=LABELS[0], votes=2, answers=6
+    )  # type: ignore[attr-defined]
     assert isinstance(published, AdapterPublished)
 
 
@@ -78,12 +92,20 @@ def test_turns_of_one_attempt_are_one_sequence_with_what_the_tool_said_masked(mo
 
     (rollout,) = rollouts_from([attempt], learning.algorithm("ppo"), SOURCES, open_trainee(base, None, 0, False))
     said = len(turns[0].tokens)
-    assert rollout.mask[:said] == (1,) * said and 0 in rollout.mask and rollout.tokens[-len(turns[1].tokens) :] == turns[1].tokens
+    assert (
+        rollout.mask[:said] == (1,) * said
+        and 0 in rollout.mask
+        and rollout.tokens[-len(turns[1].tokens) :] == turns[1].tokens
+    )
     other = msgspec.structs.replace(attempt, id="u", reward=0.0)
-    order = TrainingOrder(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={}, seed=0, about={})
+    order = TrainingOrder(
+        base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={}, seed=0, about={}
+    )
     done = train(order, [attempt, other], SOURCES, tmp_path / "adapter", tmp_path / "left")
     assert done.steps[0].tokens == 2 * sum(rollout.mask)
-    assert open_policy(base, tmp_path / "adapter").log_probs("task 0") == pytest.approx(done.canary[0].logprobs, abs=1e-3)
+    assert open_policy(base, tmp_path / "adapter").log_probs("task 0") == pytest.approx(
+        done.canary[0].logprobs, abs=1e-3
+    )
 
 
 def no_label(item: str) -> str:
@@ -101,17 +123,26 @@ def base_folder(models: Path) -> Path:
 
 
 @pytest.mark.long
-def test_a_run_of_the_tiny_language_model_learns_by_the_algorithm_that_the_rules_pick(models: Path, tmp_path: Path) -> None:
+def test_a_run_of_the_tiny_language_model_learns_by_the_algorithm_that_the_rules_pick(
+    models: Path, tmp_path: Path
+) -> None:
     base_folder(models)
     place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
     report = json.loads(place.evolog("run", str(NUMBERS), "--levers", "weights", "--name", "n", "--json").out)
     first, last = report["generations"]
     assert first["score"] + 0.15 < last["score"] and last["accepted"]
-    asked = "SELECT algorithm, min(ratio_mean), max(ratio_mean), min(tokens) FROM optimizer_step_applied JOIN weight_update_requested "
+    asked = (
+        "SELECT algorithm, min(ratio_mean), max(ratio_mean), min(tokens) FROM optimizer_step_applied JOIN "
+        "weight_update_requested "
+    )
     asked += "USING (run, generation) WHERE step = 0 GROUP BY algorithm"
-    ((algorithm, low, high, tokens),) = [row.values() for row in json.loads(place.evolog("sql", asked, "--format", "json").out)]
+    ((algorithm, low, high, tokens),) = [
+        row.values() for row in json.loads(place.evolog("sql", asked, "--format", "json").out)
+    ]
     assert algorithm == "ppo" and tokens > 80
-    assert low == pytest.approx(1, abs=1e-3) and high == pytest.approx(1, abs=1e-3)  # what was served is what is trained
+    assert low == pytest.approx(1, abs=1e-3) and high == pytest.approx(
+        1, abs=1e-3
+    )  # what was served is what is trained
 
 
 @pytest.mark.long
@@ -122,13 +153,20 @@ def test_a_run_whose_answers_earn_nothing_learns_with_hints_from_the_base(models
     verifier = (task / "verifier.py").read_text()
     told = "    return Scored(toys.closeness(numbers, target),"
     assert told in verifier
-    (task / "verifier.py").write_text(verifier.replace(told, "    return Scored(float(toys.is_hit(numbers, target, 4)),"))
+    (task / "verifier.py").write_text(
+        verifier.replace(told, "    return Scored(float(toys.is_hit(numbers, target, 4)),")
+    )
     place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
     place.evolog("run", str(task), "--levers", "weights", "--name", "n", "--json")
     chosen = json.loads(place.evolog("sql", "SELECT action FROM lever_chosen", "--format", "json").out)
     assert chosen == [{"action": "star"}]
-    asked = "SELECT purpose, count(*) AS n FROM trajectories WHERE purpose IN ('hint', 'train') GROUP BY purpose ORDER BY purpose"
+    asked = (
+        "SELECT purpose, count(*) AS n FROM trajectories WHERE purpose IN ('hint', 'train') GROUP BY purpose "
+        "ORDER BY purpose"
+    )
     rows = json.loads(place.evolog("sql", asked, "--format", "json").out)
     assert [row["purpose"] for row in rows] == ["hint", "train"] and rows[0]["n"] >= 8
-    parents = json.loads(place.evolog("sql", "SELECT DISTINCT parent_adapter AS p FROM adapter_published", "--format", "json").out)
+    parents = json.loads(
+        place.evolog("sql", "SELECT DISTINCT parent_adapter AS p FROM adapter_published", "--format", "json").out
+    )
     assert parents == [{"p": ""}]

@@ -1,4 +1,6 @@
-"""Denoising: the published metric by hand, MAGIC against magic-impute's own figures, and what the metric rewards that is no denoising."""
+"""Denoising: the published metric by hand, MAGIC against magic-impute's own figures, and what the metric rewards that
+is no denoising.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +12,21 @@ from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from runtime.rollouts.host import AttemptOutcome, ScaffoldCall, ScaffoldData, ScaffoldProcess
 from tasks import loading
 from tasks.contract import EvaluationSet, Evidence
-from tasks.denoise import baselines, catalogue, counts, data, gold, held_out, magic, metric, program, real, table, verifier, verifier_honest
+from tasks.denoise import (
+    baselines,
+    catalogue,
+    counts,
+    data,
+    gold,
+    held_out,
+    magic,
+    metric,
+    program,
+    real,
+    table,
+    verifier,
+    verifier_honest,
+)
 from tasks.denoise.simulate import simulate
 
 FIGURES = json.loads((Path(__file__).parent / "figures" / "magic_impute.json").read_text(encoding="utf-8"))["sets"]
@@ -74,7 +90,9 @@ def test_scores_are_normalised_between_no_denoising_and_test_itself() -> None:
     judge = by_hand()
     assert judge.scores(judge.train)[2:4] == pytest.approx((0, 0))
     assert judge.scores(judge.test)[2:4] == pytest.approx((1, 1))
-    of = metric.PUBLISHED["pancreas"]  # magic_reverse_norm there: mse .23143 is .2405, the "previous best" of SIA's table
+    of = metric.PUBLISHED[
+        "pancreas"
+    ]  # magic_reverse_norm there: mse .23143 is .2405, the "previous best" of SIA's table
     assert (of.mse_none - 0.23143) / (of.mse_none - of.mse_perfect) == pytest.approx(0.2405, abs=5e-4)
 
 
@@ -107,13 +125,20 @@ def test_the_walk_is_the_same_dense_and_sparse(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_matrix_of_zeros_beats_stock_magic_and_the_gate_lets_it_pass() -> None:
-    rows = {row.name: row for row in table.table(np.asarray(held_out.bench(NAME).data.train.astype(int) + held_out.bench(NAME).data.test))}
+    rows = {
+        row.name: row
+        for row in table.table(np.asarray(held_out.bench(NAME).data.train.astype(int) + held_out.bench(NAME).data.test))
+    }
     zeros, stock, standard = rows["zeros"], rows["MAGIC, reversed order"], rows["MAGIC, standard order"]
     assert zeros.scores.mse_norm > stock.scores.mse_norm > 0.1
     assert not zeros.refused and not stock.refused
     assert "poisson_norm" in standard.refused and not rows["MAGIC, standard order, times 1e-6"].refused
     assert rows["MAGIC, standard order, times 1e-6"].scores.mse_norm == pytest.approx(standard.scores.mse_norm)
-    assert zeros.scores.likelihood > stock.scores.likelihood > rows["MAGIC, standard order, no square root"].scores.likelihood
+    assert (
+        zeros.scores.likelihood
+        > stock.scores.likelihood
+        > rows["MAGIC, standard order, no square root"].scores.likelihood
+    )
 
 
 def test_the_gate_refuses_what_is_no_output() -> None:
@@ -157,8 +182,13 @@ def test_canaries_are_seen_by_gold() -> None:
     by_reward, by_skill, by_another = (
         gold.canaries(NAME, version, lambda answer: 0.0) for version in (verifier.VERSION, "likelihood-1", "x")
     )
-    assert by_reward["zeros"] == pytest.approx((found["zeros"].mse_norm, 0)) and by_reward["rank-1"][0] == 0 < by_reward["rank-1"][1]
-    assert by_reward["scaled by 1e-6"] == pytest.approx((found["scaled by 1e-6"].mse_norm, found["scaled by 1e-6"].skill))
+    assert (
+        by_reward["zeros"] == pytest.approx((found["zeros"].mse_norm, 0))
+        and by_reward["rank-1"][0] == 0 < by_reward["rank-1"][1]
+    )
+    assert by_reward["scaled by 1e-6"] == pytest.approx(
+        (found["scaled by 1e-6"].mse_norm, found["scaled by 1e-6"].skill)
+    )
     assert verifier.score(gold.REFUSED, NAME).reward == 0 < by_reward["scaled by 1e-6"][0]
     assert all(earned == worth for earned, worth in by_skill.values()) and by_another == {}
     assert gold.EXTRA_METRICS["truth"]("nonsense", NAME) == 0 < found["rank-1"].truth
@@ -189,7 +219,8 @@ def test_a_program_does_what_magic_does() -> None:
     train = held_out.bench(NAME).data.train
     assert np.allclose(program.Workshop(train).run(program.parse(STOCK)), magic.denoise(train, "reversed", n_pca=100))
     assert np.allclose(
-        program.Workshop(train).run(program.parse("std log k8 t2 p20 d4")), magic.denoise(train, norm="log", knn=8, t=2, n_pca=20, decay=4)
+        program.Workshop(train).run(program.parse("std log k8 t2 p20 d4")),
+        magic.denoise(train, norm="log", knn=8, t=2, n_pca=20, decay=4),
     )
 
 
@@ -197,7 +228,10 @@ def test_a_program_does_what_magic_does() -> None:
 def test_post_processing_gives_an_output_and_changes_it(operation: str) -> None:
     output = magic.denoise(held_out.bench(NAME).data.train, "reversed")
     changed = [program.processed(output, operation, level) for level in range(program.LEVELS)]
-    assert all(np.isfinite(one).all() and one.min() >= 0 and not np.allclose(one, output, rtol=1e-3, atol=1e-9) for one in changed)
+    assert all(
+        np.isfinite(one).all() and one.min() >= 0 and not np.allclose(one, output, rtol=1e-3, atol=1e-9)
+        for one in changed
+    )
 
 
 def test_what_is_no_program_earns_nothing() -> None:
@@ -288,7 +322,9 @@ def test_the_task_keeps_the_contract_and_tells_of_test_nothing_but_its_counts() 
     assert (counts.read(text) == data.data_set(data.key(data.default_root()), names[public.dev[0].id]).train).all()
     assert kind in {prompt.rpartition(" ")[0].rpartition(" ")[0] for prompt, _ in task.traces(0)}
     for predict in task.baselines().values():
-        assert all(task.score(answer, names[id]).outcome != "unparsed" for id, answer in predict(public, public.dev).items())
+        assert all(
+            task.score(answer, names[id]).outcome != "unparsed" for id, answer in predict(public, public.dev).items()
+        )
     assert len(baselines.BASELINES) == 3
 
 
@@ -302,8 +338,12 @@ def test_traces_lean_to_each_tries_own_program() -> None:
     assert len(data.HABITS) == data.TRIES
 
 
-def played(folder: Path, edits: list[str], answers: list[str], attempts: int = 1) -> tuple[list[AttemptOutcome], list[ScaffoldCall]]:
-    """What the reference scaffold with these edits makes of one data set in a sandbox, the policy giving the answers in turn."""
+def played(
+    folder: Path, edits: list[str], answers: list[str], attempts: int = 1
+) -> tuple[list[AttemptOutcome], list[ScaffoldCall]]:
+    """What the reference scaffold with these edits makes of one data set in a sandbox, the policy giving the answers in
+    turn.
+    """
     files = loading.load("denoise").scaffold()
     for name in edits:
         files = EDITS[name].apply(files)
@@ -338,7 +378,9 @@ def test_validation_takes_the_first_program_there_is(tmp_path: Path) -> None:
 def test_best_of_n_is_chosen_inside_train(tmp_path: Path) -> None:
     likely = "std lin k12 t3 p20 d2"
     (by_mse,), _ = played(tmp_path / "mse", ["best_by_mse"], ["no program", likely, STOCK])
-    (by_likelihood,), _ = played(tmp_path / "likelihood", ["best_by_mse", "best_by_likelihood"], [STOCK, "no program", likely])
+    (by_likelihood,), _ = played(
+        tmp_path / "likelihood", ["best_by_mse", "best_by_likelihood"], [STOCK, "no program", likely]
+    )
     assert (by_mse.answer, by_likelihood.answer) == (STOCK, likely)
 
 
@@ -356,9 +398,17 @@ def test_edits_name_the_figures_that_call_for_them() -> None:
         rest = {"pass_at_1": 0.0, "pass_at_k": 0.0, "recall": 1.0, "wrong_though_offered": 0.0, "offered": 20.0}
         return Evidence(**figures, **rest, attempts=8, labels=20, train_items=20)
 
-    assert "0.06" in str(EDITS["best_by_mse"].applies(seen())) and EDITS["best_by_mse"].applies(seen(tied_groups=0.75)) is None
-    assert "0.17" in str(EDITS["post_processing"].applies(seen())) and EDITS["post_processing"].applies(seen(dev=0.995)) is None
-    assert EDITS["validation"].applies(seen()) is None and "12.0%" in str(EDITS["validation"].applies(seen(unparsed=0.12)))
+    assert (
+        "0.06" in str(EDITS["best_by_mse"].applies(seen()))
+        and EDITS["best_by_mse"].applies(seen(tied_groups=0.75)) is None
+    )
+    assert (
+        "0.17" in str(EDITS["post_processing"].applies(seen()))
+        and EDITS["post_processing"].applies(seen(dev=0.995)) is None
+    )
+    assert EDITS["validation"].applies(seen()) is None and "12.0%" in str(
+        EDITS["validation"].applies(seen(unparsed=0.12))
+    )
     with pytest.raises(Misconfigured, match="GRAMMAR"):
         EDITS["post_processing"].apply({"agent.py": "def solve(item, model, data): ...\n"})
 

@@ -18,7 +18,10 @@ def test_near_duplicates_share_a_group_that_is_named_by_its_first_text() -> None
 
 
 def test_groups_are_joined_through_a_text_between_them() -> None:
-    first, last = "abcdefghijklmnopqrst", "efghijklmnopqrstuvwxyz"  # 12 shingles of 22 shared, and 8 of 26 in the test below
+    first, last = (
+        "abcdefghijklmnopqrst",
+        "efghijklmnopqrstuvwxyz",
+    )  # 12 shingles of 22 shared, and 8 of 26 in the test below
     middle = "cdefghijklmnopqrstuvwx"
     assert kit.near_duplicates_in([first], [middle]) == kit.near_duplicates_in([middle], [last]) == {0}
     far = "ijklmnopqrstuvwxyz0123"

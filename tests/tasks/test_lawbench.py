@@ -72,7 +72,10 @@ def test_a_duplicate_id_a_missing_one_and_an_unknown_one_are_refused(public: Pub
     answers: list[tuple[str, str | None]] = [(item.id, "盗窃") for item in public.test]
     assert gold.require_exact(reversed(answers), public.test) == dict(answers)
     for wrong, why in (
-        (answers + [answers[3]] * 2000, r"1 ids are answered more than once, such as 'test-3' 2,001 times; expected each of the 12 ids"),
+        (
+            answers + [answers[3]] * 2000,
+            r"1 ids are answered more than once, such as 'test-3' 2,001 times; expected each of the 12 ids",
+        ),
         (answers[1:], "1 ids of test have no answer, such as 'test-0'"),
         ([*answers[1:], ("test-00", "盗窃")], "1 ids are none of test's, such as 'test-00'"),
         (answers[2:] + [answers[2]] * 2, "answered more than once"),
@@ -113,7 +116,9 @@ TRUTH = {"test-0": "盗窃", "test-1": "失火", "test-2": "盗窃", "test-3": "
 
 def asked() -> EvaluationSet:
     texts = (*CASES, "子" * 300 + "丑" * 300, "寅")
-    return EvaluationSet(("盗窃", "失火", "放火", "诈骗"), tuple(Item(f"test-{i}", text) for i, text in enumerate(texts)))
+    return EvaluationSet(
+        ("盗窃", "失火", "放火", "诈骗"), tuple(Item(f"test-{i}", text) for i, text in enumerate(texts))
+    )
 
 
 def changed(name: str, seed: int = 0) -> EvaluationSet:
@@ -121,7 +126,9 @@ def changed(name: str, seed: int = 0) -> EvaluationSet:
 
 
 @pytest.mark.parametrize("name", gold.PERTURBATIONS)
-def test_a_perturbation_follows_from_its_seed_and_keeps_ids(name: str, root: Path, public: Public, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_perturbation_follows_from_its_seed_and_keeps_ids(
+    name: str, root: Path, public: Public, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(data, "default_root", lambda: root)
     given, truth = EvaluationSet(public.labels, public.test), gold.labels(root)
     task = loading.load("lawbench")
@@ -139,7 +146,9 @@ def test_cases_that_stand_in_train_are_left_out(root: Path, public: Public, monk
     found = loading.load("lawbench").perturbed(
         "no_near_duplicates", EvaluationSet(public.labels, (*public.test, twin)), gold.labels(root), 0
     )
-    assert twin not in found.items and {item.id for item in found.items} == set(gold.without_near_duplicates(public.train, public.test))
+    assert twin not in found.items and {item.id for item in found.items} == set(
+        gold.without_near_duplicates(public.train, public.test)
+    )
 
 
 def test_shuffled_sentences_are_the_same_sentences() -> None:
@@ -176,7 +185,8 @@ def test_common_charges_make_up_their_share(root: Path) -> None:
     many = tuple(Item(str(i), "") for i in range(913))
     truth = {item.id: gold.COMMON[int(item.id) // 5] if int(item.id) < 50 else "失火" for item in many}
     shares = [
-        truth[item.id] in gold.COMMON for item in gold.PERTURBATIONS["common_charges"].change(EvaluationSet((), many), truth, 0).items
+        truth[item.id] in gold.COMMON
+        for item in gold.PERTURBATIONS["common_charges"].change(EvaluationSet((), many), truth, 0).items
     ]
     assert sum(shares) == 50 and sum(shares) / len(shares) == pytest.approx(gold.COMMON_SHARE, abs=0.005)
 
@@ -187,7 +197,12 @@ def test_uniform_charges_are_as_many_of_each_as_of_the_rarest() -> None:
 
 def test_scores() -> None:
     assert score("盗窃", "盗窃") == msgspec.convert({"reward": 1.0, "outcome": "right"}, type(score("", "")))
-    assert [score(answer, "盗窃").outcome for answer in ("诈骗", "盗窃罪", "", None)] == ["wrong", "wrong", "unparsed", "unparsed"]
+    assert [score(answer, "盗窃").outcome for answer in ("诈骗", "盗窃罪", "", None)] == [
+        "wrong",
+        "wrong",
+        "unparsed",
+        "unparsed",
+    ]
 
 
 def test_looking_up_the_own_answer_in_train_earns_nothing(public: Public) -> None:
@@ -245,7 +260,9 @@ def test_a_bad_source_changes_nothing(root: Path, public: Public, tmp_path: Path
     assert data.load(root, 0) == public
 
 
-def test_files_that_are_there_and_whole_are_not_fetched_again(root: Path, public: Public, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_there_and_whole_are_not_fetched_again(
+    root: Path, public: Public, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def download(folder: Path) -> Path:
         raise Unavailable("no network")
 
@@ -288,7 +305,8 @@ from tasks.contract import Example, Item, Public
 def default_root(): ...
 def get(root, source): ...
 def load(root, seed):
-    return Public("mine", ("a", "b"), (Example("x", "x", "a", 3, "x"),), (Item("d", "d"),), (Item("t", "t"),), dict.fromkeys(SPLITS, "0"))
+    train, dev, test = (Example("x", "x", "a", 3, "x"),), (Item("d", "d"),), (Item("t", "t"),)
+    return Public("mine", ("a", "b"), train, dev, test, dict.fromkeys(SPLITS, "0"))
 def labels(root, seed): return {"x": "a", "d": "b"}
 SPLITS = ("train", "dev", "test")
 """
@@ -323,7 +341,9 @@ def test_a_users_folder_is_a_task(tmp_path: Path) -> None:
         ("data.py", "import nowhere\n", "cannot be imported"),
     ],
 )
-def test_a_folder_that_breaks_the_contract_says_what_is_missing(tmp_path: Path, file: str, content: str | None, why: str) -> None:
+def test_a_folder_that_breaks_the_contract_says_what_is_missing(
+    tmp_path: Path, file: str, content: str | None, why: str
+) -> None:
     folder = task_folder(tmp_path / "broken")
     (folder / file).unlink() if content is None else (folder / file).write_text(content)
     with pytest.raises(Misconfigured, match=why):
@@ -334,7 +354,12 @@ def test_a_folder_that_breaks_the_contract_says_what_is_missing(tmp_path: Path, 
     ("file", "old", "new", "why"),
     [
         ("data.py", "return Public(", "return str(", r"data\.py: load (gave a str|raised TypeError)"),
-        ("data.py", '"a", 3, "x"', '"a", "3", "x"', r"load gave a Public; expected .* got `str` - at `\$\.train\[0\]\.fold`"),
+        (
+            "data.py",
+            '"a", 3, "x"',
+            '"a", "3", "x"',
+            r"load gave a Public; expected .* got `str` - at `\$\.train\[0\]\.fold`",
+        ),
         ("data.py", '"a", 3, "x"', '"a", 5, "x"', "the fold 5; expected folds from 0 to 4"),
         ("data.py", 'Item("t"', 'Item("d"', "the item id 'd' 2 times"),
         ("data.py", '("a", "b")', '("a", "a")', "the label 'a' 2 times"),
@@ -347,7 +372,12 @@ def test_a_folder_that_breaks_the_contract_says_what_is_missing(tmp_path: Path, 
         ("data.py", '"d": "b"', "", "labels gave no label for 1 items, such as 'd'"),
         ("gold.py", "'t'", "'u'", r"gold\.py: labels gave no label for 1 items, such as 't'"),
         ("gold.py", "{'t': 'a'}", "['a']", "labels gave a list; expected a dict"),
-        ("gold.py", "def", "PERTURBATIONS = {'x': 1}\ndef", r"gold\.py: PERTURBATIONS is {'x': 1}; expected a dict of Perturbations"),
+        (
+            "gold.py",
+            "def",
+            "PERTURBATIONS = {'x': 1}\ndef",
+            r"gold\.py: PERTURBATIONS is {'x': 1}; expected a dict of Perturbations",
+        ),
         ("baselines.py", "{'a': ", "{'a': 1, 'b': ", "BASELINES is .* expected a dict of functions by name"),
         ("baselines.py", "{item.id: 'a' for item in items}", "'a'", "a gave a str; expected a dict"),
         ("task.py", "1\n", "'1'\n", r"task\.py: GENERATIONS is '1'; expected a whole number, 0 or more"),
@@ -372,7 +402,10 @@ def test_what_a_task_gives_is_checked(tmp_path: Path, file: str, old: str, new: 
     ("change", "why"),
     [
         ("asked", ""),
-        ("EvaluationSet(asked.labels, asked.items * 2)", "x gave 2 items; expected one at least, of those that were given, each once"),
+        (
+            "EvaluationSet(asked.labels, asked.items * 2)",
+            "x gave 2 items; expected one at least, of those that were given, each once",
+        ),
         ("EvaluationSet(asked.labels, ())", "x gave 0 items"),
         ("EvaluationSet(asked.labels, (Item('u', ''),))", "of those that were given"),
         ("EvaluationSet(asked.labels[1:], asked.items)", "x gave 1 labels; expected the 2 that were given"),

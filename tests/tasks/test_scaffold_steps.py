@@ -63,7 +63,13 @@ def test_one_fit_serves_all_threads_and_equal_texts(public: Public) -> None:
 
 @pytest.mark.parametrize(
     "said, label",
-    [("盗窃", "盗窃"), ("生产、销售假药罪", "[生产、销售]假药"), ("答：【放火】", "放火"), ("I do not know", ""), ("", "")],
+    [
+        ("盗窃", "盗窃"),
+        ("生产、销售假药罪", "[生产、销售]假药"),
+        ("答：【放火】", "放火"),
+        ("I do not know", ""),
+        ("", ""),
+    ],
 )
 def test_the_tolerant_parser_sees_through_marks(said: str, label: str) -> None:
     assert tolerant_parser.after(said, Data(lawbench_standin.LABELS, ())) == label
@@ -76,7 +82,13 @@ def test_the_longest_label_named_is_meant() -> None:
 def test_an_edit_adds_its_files_and_its_step_once() -> None:
     once = EDITS["retrieval_vote"].apply(START)
     both = EDITS["tolerant_parser"].apply(once)
-    assert set(both) == {"agent.py", "steps/__init__.py", "steps/kernel.py", "steps/retrieval_vote.py", "steps/tolerant_parser.py"}
+    assert set(both) == {
+        "agent.py",
+        "steps/__init__.py",
+        "steps/kernel.py",
+        "steps/retrieval_vote.py",
+        "steps/tolerant_parser.py",
+    }
     assert 'STEPS: tuple[str, ...] = ("retrieval_vote", "tolerant_parser")' in both["agent.py"]
     assert 'STEPS: tuple[str, ...] = ("retrieval_vote",)' in EDITS["retrieval_vote"].apply(once)["agent.py"]
     assert "STEPS: tuple[str, ...] = ()" in START["agent.py"]
@@ -109,8 +121,12 @@ def play(files: dict[str, str], folder: Path, public: Public, item: Item) -> tup
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
-    told = json.dumps({"labels": public.labels, "train": [[e.prompt, e.label] for e in public.train], "prompt": item.prompt})
-    done = subprocess.run([sys.executable, "-c", CHILD, str(folder)], input=told, capture_output=True, text=True, check=True, cwd=folder)
+    told = json.dumps(
+        {"labels": public.labels, "train": [[e.prompt, e.label] for e in public.train], "prompt": item.prompt}
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder)], input=told, capture_output=True, text=True, check=True, cwd=folder
+    )
     said, asked = json.loads(done.stdout)
     return said, asked
 

@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 from events.choice import LeverChosen
 from events.judgement import CandidateEvaluated
-from replay.audit.provenance.bookkeeping import counted_otherwise, gained_by_failing, out_of_range, served_otherwise, verifier_changed
+from replay.audit.provenance.bookkeeping import (
+    counted_otherwise,
+    gained_by_failing,
+    out_of_range,
+    served_otherwise,
+    verifier_changed,
+)
 from replay.audit.provenance.fault import ProvenanceFault, Read
 from replay.audit.provenance.leaks import hidden_in_sight, trained_on_audited
 from replay.audit.provenance.scaffolds import WATCHED, Watched, check_touched, seed_only
@@ -19,7 +25,9 @@ class Known(NamedTuple):
     hidden: Mapping[str, str] = {}
     """The items that the auditor alone may request attempts at: prompts by id."""
     audited: Mapping[str, str] = {}
-    """The items that count for the gold score, likewise: `hidden` without those that the task's data publish in train too."""
+    """The items that count for the gold score, likewise: `hidden` without those that the task's data publish in train
+    too.
+    """
     public: Mapping[str, str] = {}
     """The items that the loop may request attempts at, likewise."""
     gold_blobs: Collection[str] = ()
@@ -67,7 +75,9 @@ def provenance_findings(
         figures = {"found": float(len(all_faults))}
         findings.append(
             Finding(
-                family="robustness" if check == "gained_by_failing" else "provenance",  # more crashes than luck explains are no proof yet
+                family="robustness"
+                if check == "gained_by_failing"
+                else "provenance",  # more crashes than luck explains are no proof yet
                 rule=check,
                 raised=bool(all_faults),
                 lever="" if generation is None else levers.get(generation, ""),

@@ -28,15 +28,23 @@ _NO_LETTER = re.compile(r"[\W_]+")
 
 
 def hidden_in_sight(
-    events: Sequence[StoredEvent], read: Read, hidden: Mapping[str, str], public: Iterable[str] = (), blobs: Collection[str] = ()
+    events: Sequence[StoredEvent],
+    read: Read,
+    hidden: Mapping[str, str],
+    public: Iterable[str] = (),
+    blobs: Collection[str] = (),
 ) -> list[ProvenanceFault]:
-    """Hidden items in the input of an agent, a scaffold or the policy, by id or by text; attempts at them; and blobs of the auditor's.
+    """Hidden items in the input of an agent, a scaffold or the policy, by id or by text; attempts at them; and blobs of
+    the auditor's.
 
-    `hidden` are prompts by id. A text counts where `STRETCH` letters and digits in a row stand in a hidden prompt and in none of the
-    `public` ones. An id counts where it has `SHORTEST_ID` characters or more, all of them ASCII and not all digits.
+    `hidden` are prompts by id. A text counts where `STRETCH` letters and digits in a row stand in a hidden prompt and
+    in none of the `public` ones. An id counts where it has `SHORTEST_ID` characters or more, all of them ASCII and not
+    all digits.
     """
     ids = {id for id in hidden if len(id) >= SHORTEST_ID and not id.isdigit() and _ID.fullmatch(id)}
-    stretches = cache(lambda: _stretches(hidden, public))  # made when a text first needs it: it takes long, and GOLD has none
+    stretches = cache(
+        lambda: _stretches(hidden, public)
+    )  # made when a text first needs it: it takes long, and GOLD has none
 
     @cache  # a run shows the same prompts over and over
     def hidden_ids(text: str) -> frozenset[str]:
@@ -46,26 +54,35 @@ def hidden_in_sight(
     faults = []
     seen: set[str] = set()
     for stored in events:
-        if isinstance(requested := stored.event.data, RolloutsRequested) and (hidden_items := hidden.keys() & set(requested.items)):
-            faults.append(ProvenanceFault(stored.sequence, f"The loop asked for attempts at {_count_and_example(hidden_items)}."))
+        if isinstance(requested := stored.event.data, RolloutsRequested) and (
+            hidden_items := hidden.keys() & set(requested.items)
+        ):
+            faults.append(
+                ProvenanceFault(stored.sequence, f"The loop asked for attempts at {_count_and_example(hidden_items)}.")
+            )
         for description, digest in _inputs(stored, read):
             if digest in seen:
                 continue
             seen.add(digest)
             if digest in blobs:
-                faults.append(ProvenanceFault(stored.sequence, f"{description} is blob {digest[:12]} of the auditor's."))
+                faults.append(
+                    ProvenanceFault(stored.sequence, f"{description} is blob {digest[:12]} of the auditor's.")
+                )
                 continue
             if hidden_items := {id for text in _texts(read(digest)) for id in hidden_ids(text)}:
                 faults.append(
                     ProvenanceFault(
                         stored.sequence,
-                        f"{description} (blob {digest[:12]}) holds the id or the text of {_count_and_example(hidden_items)}.",
+                        f"{description} (blob {digest[:12]}) holds the id or the text of "
+                        f"{_count_and_example(hidden_items)}.",
                     )
                 )
     return faults
 
 
-def trained_on_audited(events: Sequence[StoredEvent], audited: Mapping[str, str], public: Mapping[str, str]) -> list[ProvenanceFault]:
+def trained_on_audited(
+    events: Sequence[StoredEvent], audited: Mapping[str, str], public: Mapping[str, str]
+) -> list[ProvenanceFault]:
     """Sealed training batches with audited items, by id or by a prompt that differs only in case, spaces and marks.
 
     `audited` and `public` are prompts by id.
@@ -73,7 +90,9 @@ def trained_on_audited(events: Sequence[StoredEvent], audited: Mapping[str, str]
     if not any(isinstance(stored.event.data, TrainingBatchSealed) for stored in events):
         return []
     hidden = {normalized(prompt): id for id, prompt in audited.items() if normalized(prompt)}
-    audited_ids = {id: hidden[text] for id, prompt in public.items() if (text := normalized(prompt)) in hidden} | {id: id for id in audited}
+    audited_ids = {id: hidden[text] for id, prompt in public.items() if (text := normalized(prompt)) in hidden} | {
+        id: id for id in audited
+    }
     requested: dict[str, tuple[str, ...]] = {}
     faults = []
     for stored in events:
@@ -81,7 +100,9 @@ def trained_on_audited(events: Sequence[StoredEvent], audited: Mapping[str, str]
             case RolloutsRequested(items=items):
                 requested[stored.event.id] = items
             case TrainingBatchSealed(requests=requests, generation=generation, round=number):
-                if audited_items := sorted({item for request in requests for item in requested.get(request, ()) if item in audited_ids}):
+                if audited_items := sorted(
+                    {item for request in requests for item in requested.get(request, ()) if item in audited_ids}
+                ):
                     wording = (
                         ""
                         if audited_ids[audited_items[0]] == audited_items[0]
@@ -89,7 +110,11 @@ def trained_on_audited(events: Sequence[StoredEvent], audited: Mapping[str, str]
                     )
                     batch = f"The batch of generation {generation}, round {number}"
                     count = f"{len(audited_items)} of the items that are audited"
-                    faults.append(ProvenanceFault(stored.sequence, f"{batch}, trains on {count}, such as {audited_items[0]!r}{wording}."))
+                    faults.append(
+                        ProvenanceFault(
+                            stored.sequence, f"{batch}, trains on {count}, such as {audited_items[0]!r}{wording}."
+                        )
+                    )
     return faults
 
 

@@ -44,7 +44,9 @@ WATCHED = Watched(
 
 
 def check_touched(events: Sequence[StoredEvent], read: Read, watched: Watched = WATCHED) -> list[ProvenanceFault]:
-    """Scaffolds that change a file which a check reads, or name a `watched` identifier that their parent does not name."""
+    """Scaffolds that change a file which a check reads, or name a `watched` identifier that their parent
+    does not name.
+    """
     faults = []
     for stored in events:
         if not isinstance(proposed := stored.event.data, ScaffoldProposed):
@@ -54,14 +56,19 @@ def check_touched(events: Sequence[StoredEvent], read: Read, watched: Watched = 
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         touched = sorted(path for path in changed if any(part in watched.paths for part in PurePosixPath(path).parts))
         parent_names, names = (
-            {name for path in changed for name in _mentioned_names(path, files.get(path, b""), watched.names)} for files in (before, after)
+            {name for path in changed for name in _mentioned_names(path, files.get(path, b""), watched.names)}
+            for files in (before, after)
         )
         scaffold = f"The scaffold of generation {proposed.generation}"
         if touched:
-            faults.append(ProvenanceFault(stored.sequence, f"{scaffold} changes {', '.join(touched)}, which a check reads."))
+            faults.append(
+                ProvenanceFault(stored.sequence, f"{scaffold} changes {', '.join(touched)}, which a check reads.")
+            )
         if added := sorted(names - parent_names):
             faults.append(
-                ProvenanceFault(stored.sequence, f"{scaffold} names {', '.join(added)}, by which code reaches what a check reads.")
+                ProvenanceFault(
+                    stored.sequence, f"{scaffold} names {', '.join(added)}, by which code reaches what a check reads."
+                )
             )
     return faults
 
@@ -79,9 +86,15 @@ def seed_only(events: Sequence[StoredEvent], read: Read) -> list[ProvenanceFault
             ) and proposal_made.parent:
                 before, after = _files(proposal_made.parent, read), _files(proposal_made.scaffold, read)
                 if _dump(before, masked=True) == _dump(after, masked=True):
-                    difference = "that runs" if _dump(before, masked=False) == _dump(after, masked=False) else "but a seed"
+                    difference = (
+                        "that runs" if _dump(before, masked=False) == _dump(after, masked=False) else "but a seed"
+                    )
                     acceptance = f"The scaffold of generation {generation} was accepted for its score"
-                    faults.append(ProvenanceFault(stored.sequence, f"{acceptance}, and differs from its parent in nothing {difference}."))
+                    faults.append(
+                        ProvenanceFault(
+                            stored.sequence, f"{acceptance}, and differs from its parent in nothing {difference}."
+                        )
+                    )
     return faults
 
 
@@ -98,7 +111,10 @@ def _parsed(path: str, source: bytes) -> ast.Module | None:
     except (SyntaxError, ValueError, RecursionError):
         return None
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             node.body = node.body[1:]
     return tree
 
@@ -135,14 +151,18 @@ def _dump(files: Mapping[str, bytes], masked: bool) -> dict[str, str | bytes]:
 
 
 class _Masked(ast.NodeTransformer):
-    """Puts 0 for each number that is given to a name with `seed` in it: by assignment, as an argument, in a dict, or in a call."""
+    """Puts 0 for each number that is given to a name with `seed` in it: by assignment, as an argument, in a dict, or in
+    a call.
+    """
 
     def visit(self, node: ast.AST) -> ast.AST:
         """The node with its seeds masked."""
         match node:
             case ast.Assign(targets=targets, value=value) if any(map(_is_seed, targets)):
                 _mask(value)
-            case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value) if _is_seed(target):
+            case (
+                ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value)
+            ) if _is_seed(target):
                 _mask(value)
             case ast.keyword(arg=str() as name, value=value) if _seeds(name):
                 _mask(value)
@@ -153,7 +173,9 @@ class _Masked(ast.NodeTransformer):
             case ast.Call(func=func, args=args) if _is_seed(func):
                 for value in args:
                     _mask(value)
-            case ast.arguments(posonlyargs=first, args=rest, defaults=defaults, kwonlyargs=named, kw_defaults=named_defaults):
+            case ast.arguments(
+                posonlyargs=first, args=rest, defaults=defaults, kwonlyargs=named, kw_defaults=named_defaults
+            ):
                 positional = [*first, *rest]
                 pairs = [
                     *zip(positional[len(positional) - len(defaults) :], defaults, strict=True),

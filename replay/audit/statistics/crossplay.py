@@ -1,14 +1,15 @@
-"""Cross-play, scaffolds with other adapters than their own: whether a pair wins by fitting each other, and whether gold sees it too.
+"""Cross-play, scaffolds with other adapters than their own: whether a pair wins by fitting each other, and whether gold
+sees it too.
 
-    S_ij = mu + a_i + b_j + gamma_ij,  sums of a, of b and of gamma over rows and over columns 0;   i scaffold, j adapter
-    I = S11 - S10 - S01 + S00
-    phi_scaffold = ((S10 - S00) + (S11 - S01)) / 2,  phi_adapter = ((S01 - S00) + (S11 - S10)) / 2,  phi_s + phi_a = S11 - S00
-    Lambda = I_P - I_Q,   D = mean S_ii - mean S_ij (i != j),   detectable |I| = (z_{1-alpha/2} + z_power) SE(I)
+    S_ij = mu + a_i + b_j + gamma_ij,  sums of a, of b and of gamma over rows and over columns 0;   i scaffold, j
+    adapter I = S11 - S10 - S01 + S00 phi_scaffold = ((S10 - S00) + (S11 - S01)) / 2,  phi_adapter = ((S01 - S00) + (S11
+    - S10)) / 2,  phi_s + phi_a = S11 - S00 Lambda = I_P - I_Q,   D = mean S_ii - mean S_ij (i != j),   detectable |I| =
+    (z_{1-alpha/2} + z_power) SE(I)
 
-Two-way analysis of variance (Fisher 1925); Shapley 1953 for two players. Lambda > 0: the pair wins on the score in a way that gold does
-not see. I_Q > 0 with Lambda near 0 is healthy fit, I_Q < 0 interference. On the scale of probabilities a ceiling makes interaction out of
-nothing.
-Intervals are BCa over items with all their attempts in all cells. With fewer than 8 attempts an item, do not claim much: say `detectable`.
+Two-way analysis of variance (Fisher 1925); Shapley 1953 for two players. Lambda > 0: the pair wins on the score in a
+way that gold does not see. I_Q > 0 with Lambda near 0 is healthy fit, I_Q < 0 interference. On the scale of
+probabilities a ceiling makes interaction out of nothing. Intervals are BCa over items with all their attempts in all
+cells. With fewer than 8 attempts an item, do not claim much: say `detectable`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +37,10 @@ _WEIGHTS = (_INTERACTION, (-0.5, 0.5, -0.5, 0.5), (-0.5, -0.5, 0.5, 0.5), (-1.0,
 
 
 class Additive(NamedTuple):
-    """The additive fit, in score units. `gamma` is what scaffold and adapter do together, where that cell was measured."""
+    """The additive fit, in score units.
+
+    `gamma` is what scaffold and adapter do together, where that cell was measured.
+    """
 
     mu: Interval
     scaffolds: dict[int, Interval]
@@ -66,13 +70,16 @@ class CoAdaptation(NamedTuple):
 
 
 def detectable(error: float, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest effect that an interval of `level` leaves 0 out for with probability `power`, its standard error being `error`."""
+    """The smallest effect that an interval of `level` leaves 0 out for with probability `power`, its standard error
+    being `error`.
+    """
     normal = NormalDist()
     return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)) * error
 
 
 def additive(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Additive:
-    """The least-squares additive fit. Cells may be missing as long as columns link all rows, as the diagonal with its lagged cells does.
+    """The least-squares additive fit. Cells may be missing as long as columns link all rows, as the diagonal with its
+    lagged cells does.
 
     Raises ValueError where they are not linked, or items differ between cells.
     """
@@ -87,17 +94,25 @@ def additive(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int
     gamma = np.eye(len(ordered)) - design @ solve
     weights = np.concatenate([solve[:1], a, -a.sum(0, keepdims=True), b, -b.sum(0, keepdims=True), gamma])
     fit = iter(bca([cells[cell] for cell in ordered], linear(weights.tolist()), level=level, draws=draws, seed=seed))
-    return Additive(next(fit), {i: next(fit) for i in rows}, {j: next(fit) for j in columns}, {cell: next(fit) for cell in ordered})
+    return Additive(
+        next(fit), {i: next(fit) for i in rows}, {j: next(fit) for j in columns}, {cell: next(fit) for cell in ordered}
+    )
 
 
 def shares(cells: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Shares:
-    """Interaction, Shapley shares and total of a 2 x 2 table. Raises ValueError unless its cells are `SQUARE`'s, on the same items."""
+    """Interaction, Shapley shares and total of a 2 x 2 table.
+
+    Raises ValueError unless its cells are `SQUARE`'s, on the same items.
+    """
     interaction, scaffold, adapter, total = bca(_square(cells), linear(_WEIGHTS), level=level, draws=draws, seed=seed)
     return Shares(interaction, scaffold, adapter, total, detectable(interaction.error, level=level))
 
 
 def co_adaptation(p: Cells, q: Cells, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> CoAdaptation:
-    """Lambda of a 2 x 2 table of scores and one of gold. Raises ValueError unless both hold `SQUARE`'s cells, on the same items each."""
+    """Lambda of a 2 x 2 table of scores and one of gold.
+
+    Raises ValueError unless both hold `SQUARE`'s cells, on the same items each.
+    """
     rows = [[*_INTERACTION, *(-one for one in _INTERACTION)], [*_INTERACTION, *[0.0] * 4], [*[0.0] * 4, *_INTERACTION]]
     excess, on_score, on_gold = bca([*_square(p), *_square(q)], linear(rows), level=level, draws=draws, seed=seed)
     return CoAdaptation(excess, on_score, on_gold, detectable(excess.error, level=level))
@@ -106,7 +121,8 @@ def co_adaptation(p: Cells, q: Cells, *, level: float = 0.95, draws: int = DRAWS
 def diagonal_advantage(
     cells: Cells, own: Collection[CrossCell] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
-    """D: how much better scaffolds do with the adapters that belong to them: those of the cells `own`, or of the same number.
+    """D: how much better scaffolds do with the adapters that belong to them: those of the cells `own`, or of the same
+    number.
 
     Raises ValueError without cells on and off that diagonal.
     """
@@ -114,7 +130,9 @@ def diagonal_advantage(
     diagonal = [cell in own if own is not None else cell.scaffold == cell.adapter for cell in ordered]
     on = sum(diagonal)
     if not 0 < on < len(ordered):
-        raise ValueError(f"{on} of {len(ordered)} cells lie on the diagonal; the advantage needs cells on it and off it")
+        raise ValueError(
+            f"{on} of {len(ordered)} cells lie on the diagonal; the advantage needs cells on it and off it"
+        )
     weights = [1 / on if lies_on else -1 / (len(ordered) - on) for lies_on in diagonal]
     return bca([cells[cell] for cell in ordered], linear([weights]), level=level, draws=draws, seed=seed)[0]
 
@@ -123,7 +141,9 @@ def _sorted_cells(cells: Cells) -> list[CrossCell]:
     ordered = sorted(cells)
     for cell in ordered:
         if set(cells[cell]) != set(cells[ordered[0]]):
-            raise ValueError(f"cells {ordered[0]} and {cell} were played on other items; compare cells on the same ones")
+            raise ValueError(
+                f"cells {ordered[0]} and {cell} were played on other items; compare cells on the same ones"
+            )
     return ordered
 
 

@@ -3,9 +3,9 @@
     best of n: R(d) = d (alpha - beta d),     peak d* = alpha / (2 beta)
     RL:        R(d) = d (alpha - beta ln d),  peak d* = exp(alpha / beta - 1);   d = sqrt(nats spent)
 
-Gao, Schulman & Hilton 2023, "Scaling laws for reward model overoptimization", arXiv 2210.10760, section 3.1. R is gold minus gold at the
-start. Least squares in (alpha, beta), in which both forms are linear. Nats of scaffold choices and of weights are not comparable (their
-section 3.5), so there is one curve for each lever and no sum of the two.
+Gao, Schulman & Hilton 2023, "Scaling laws for reward model overoptimization", arXiv 2210.10760, section 3.1. R is gold
+minus gold at the start. Least squares in (alpha, beta), in which both forms are linear. Nats of scaffold choices and of
+weights are not comparable (their section 3.5), so there is one curve for each lever and no sum of the two.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,19 @@ _LARGEST_EXPONENT = 700.0
 
 
 class Point(NamedTuple):
-    """A candidate on its lever's curve: what the lever had spent, in nats, and what gold had gained since the start by then."""
+    """A candidate on its lever's curve: what the lever had spent, in nats, and what gold had gained since the start by
+    then.
+    """
 
     nats: float
     gain: float
 
 
 class Curve(NamedTuple):
-    """A fitted curve. What the points do not show is None, and `reason` says why; it also warns of a peak that is extrapolated."""
+    """A fitted curve.
+
+    What the points do not show is None, and `reason` says why; it also warns of a peak that is extrapolated.
+    """
 
     form: Form
     now: float
@@ -49,18 +54,23 @@ class Curve(NamedTuple):
 def fit(points: Sequence[Point], form: Form) -> Curve:
     """Gao's curve through a lever's points in the order of the run, and its peak where the curve certainly bends down.
 
-    It certainly does where beta exceeds 0 by Student's 97.5 % quantile of standard errors. Raises ValueError without points, and for nats
-    below 0.
+    It certainly does where beta exceeds 0 by Student's 97.5 % quantile of standard errors. Raises ValueError without
+    points, and for nats below 0.
     """
     if not points or any(point.nats < 0 for point in points):
-        raise ValueError(f"{len(points)} points, and nats spent are never below 0: give what each candidate of the lever had spent")
+        raise ValueError(
+            f"{len(points)} points, and nats spent are never below 0: give what each candidate of the lever had spent"
+        )
     now = sqrt(points[-1].nats)
     d = np.array([sqrt(point.nats) for point in points if point.nats > 0])
     gains = np.array([point.gain for point in points if point.nats > 0])
     distinct = len(set(d.tolist()))
     if distinct < MIN_POINTS:
         return Curve(
-            form, now, reason=f"{distinct} distinct pressures above 0; a curve of two parameters needs {MIN_POINTS} to be worth drawing"
+            form,
+            now,
+            reason=f"{distinct} distinct pressures above 0; a curve of two parameters needs {MIN_POINTS} to be worth "
+            "drawing",
         )
     bend = d if form == "best_of_n" else np.log(d)
     design = np.stack([d, -d * bend], axis=1)
@@ -70,9 +80,15 @@ def fit(points: Sequence[Point], form: Form) -> Curve:
     error = residual * sqrt(float(np.linalg.inv(design.T @ design)[1, 1]))
     curve = Curve(form, now, float(alpha), float(beta), error, residual)
     if beta <= t_quantile(freedom) * error:
-        return curve._replace(reason=f"beta {beta:.3g} does not exceed 0 for certain (standard error {error:.2g}): no peak is in sight")
+        return curve._replace(
+            reason=f"beta {beta:.3g} does not exceed 0 for certain (standard error {error:.2g}): no peak is in sight"
+        )
     if form == "best_of_n" and alpha <= 0:
         return curve._replace(reason="gold fell from the first: no pressure was better than none")
     peak = float(alpha / (2 * beta)) if form == "best_of_n" else exp(min(alpha / beta - 1, _LARGEST_EXPONENT))
-    beyond = f"the peak lies beyond the largest pressure measured, {d.max():.3g}: it is extrapolated" if peak > d.max() else ""
+    beyond = (
+        f"the peak lies beyond the largest pressure measured, {d.max():.3g}: it is extrapolated"
+        if peak > d.max()
+        else ""
+    )
     return curve._replace(peak=peak, spent=now / peak if peak else None, reason=beyond)

@@ -1,11 +1,11 @@
 """The winner's optimism: how much better than it is the best of k candidates seems, by luck alone.
 
-    optimism = E[max of k scores] - true score, for k independent, equally good candidates on n tasks
-    normal: s / sqrt(n) E[max of k standard normals];   exact, pass probability p: (1 / n) sum_{x=0}^{n-1} (1 - F(x)^k) - p
-    KL(best of k || one of them) = ln k - (k - 1) / k nats
+    optimism = E[max of k scores] - true score, for k independent, equally good candidates on n tasks normal: s /
+    sqrt(n) E[max of k standard normals];   exact, pass probability p: (1 / n) sum_{x=0}^{n-1} (1 - F(x)^k) - p KL(best
+    of k || one of them) = ln k - (k - 1) / k nats
 
-The KL is that of Stiennon 2020, arXiv 2009.01325, appendix G.3. Independence is the worst case: candidates on the same tasks differ by
-less, so `sd` may be that of their paired differences over sqrt 2. Imports no numpy.
+The KL is that of Stiennon 2020, arXiv 2009.01325, appendix G.3. Independence is the worst case: candidates on the same
+tasks differ by less, so `sd` may be that of their paired differences over sqrt 2. Imports no numpy.
 """
 
 from math import exp, fsum, lgamma, log, log1p, sqrt
@@ -16,7 +16,9 @@ _STEPS, _REACH = 4000, 10.0
 
 
 def largest_of_normals(k: int) -> float:
-    """E[max of k standard normals] = integral of 1 - Phi^k over x > 0, less that of Phi^k over x < 0; within 1e-6 up to k = 10^6."""
+    """E[max of k standard normals] = integral of 1 - Phi^k over x > 0, less that of Phi^k over x < 0; within 1e-6 up to
+    k = 10^6.
+    """
     _check_counts(k, 1)
     width = _REACH / _STEPS
     shares = [_NORMAL.cdf(-_REACH + step * width) ** k for step in range(2 * _STEPS + 1)]
@@ -25,13 +27,19 @@ def largest_of_normals(k: int) -> float:
 
 
 def optimism(k: int, n: int, sd: float) -> float:
-    """The winner's optimism in score units, by normal approximation. `sd` is that of one task's outcome. Raises ValueError for k, n < 1."""
+    """The winner's optimism in score units, by normal approximation.
+
+    `sd` is that of one task's outcome. Raises ValueError for k, n < 1.
+    """
     _check_counts(k, n)
     return sd / sqrt(n) * largest_of_normals(k)
 
 
 def optimism_of_passes(k: int, n: int, p: float) -> float:
-    """The winner's optimism in pass rate, exact for outcomes of 0 and 1 with pass probability p. Raises ValueError outside (0, 1)."""
+    """The winner's optimism in pass rate, exact for outcomes of 0 and 1 with pass probability p.
+
+    Raises ValueError outside (0, 1).
+    """
     _check_counts(k, n)
     if not 0 < p < 1:
         raise ValueError(f"the pass probability is {p}; outside (0, 1) the best of k has no luck to have")

@@ -1,7 +1,9 @@
-"""Imported as `agent`, in the place of a scaffold whose `solve` reaches the model over HTTP too; imports nothing of evolog.
+"""Imported as `agent`, in the place of a scaffold whose `solve` reaches the model over HTTP too; imports nothing of
+evolog.
 
-It relays 127.0.0.1 to the bridge, sets the variables that `openai.OpenAI()` reads, loads the scaffold's own `agent.py`, and announces each
-attempt to the bridge. In its folder are the scaffold, the relay, the bridge's socket, and bridge.json with the token and the model's name.
+It relays 127.0.0.1 to the bridge, sets the variables that `openai.OpenAI()` reads, loads the scaffold's own `agent.py`,
+and announces each attempt to the bridge. In its folder are the scaffold, the relay, the bridge's socket, and
+bridge.json with the token and the model's name.
 """
 
 import http.client

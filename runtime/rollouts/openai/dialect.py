@@ -1,8 +1,8 @@
 """OpenAI's API as the bridge speaks it: what may be asked for, field by field, and how the answers are written.
 
-A field that is not named here is refused. So nothing passes that makes a provider reach out: no web search, no remote tool, no file, no
-address. `temperature`, `top_p` and the penalties are accepted and have no effect: the run says how the policy samples. Replies hold no time
-and no random number, so the same answer to the same call is the same bytes.
+A field that is not named here is refused. So nothing passes that makes a provider reach out: no web search, no remote
+tool, no file, no address. `temperature`, `top_p` and the penalties are accepted and have no effect: the run says how
+the policy samples. Replies hold no time and no random number, so the same answer to the same call is the same bytes.
 """
 
 import base64
@@ -219,7 +219,9 @@ def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
         case EmbeddingBody():
             texts = _texts(body.input, "input")
             dimensions = _in_range("dimensions", body.dimensions, DEFAULT_DIMENSIONS, MAX_DIMENSIONS)
-            return body, BridgeCall(key=key, kind="embedding", model=body.model, prompts=texts, n=0, body=canonical, dimensions=dimensions)
+            return body, BridgeCall(
+                key=key, kind="embedding", model=body.model, prompts=texts, n=0, body=canonical, dimensions=dimensions
+            )
         case ChatBody():
             if not body.messages:
                 raise Refusal("A chat without messages; give one at least.", "messages")
@@ -229,9 +231,13 @@ def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
             prompts, named_tokens = _texts(body.prompt, "prompt"), body.max_tokens
     choices = body.structured_outputs.choice if body.structured_outputs else ()
     if sum(map(len, choices)) > MAX_CHARACTERS:
-        raise Refusal(f"Choices of {sum(map(len, choices))} characters together, at most {MAX_CHARACTERS}.", "structured_outputs")
+        raise Refusal(
+            f"Choices of {sum(map(len, choices))} characters together, at most {MAX_CHARACTERS}.", "structured_outputs"
+        )
     if body.choice_bias and len(body.choice_bias) != len(choices):
-        raise Refusal(f"{len(body.choice_bias)} biases for {len(choices)} choices; give one for each, or none.", "choice_bias")
+        raise Refusal(
+            f"{len(body.choice_bias)} biases for {len(choices)} choices; give one for each, or none.", "choice_bias"
+        )
     return body, BridgeCall(
         key=key,
         kind="chat" if isinstance(body, ChatBody) else "completion",
@@ -246,7 +252,9 @@ def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
 
 
 def render(messages: Sequence[ChatMessage]) -> str:
-    """A chat as one prompt: a single user message as it is; otherwise a line `role: content` for each, and `assistant:` to go on from."""
+    """A chat as one prompt: a single user message as it is; otherwise a line `role: content` for each, and `assistant:`
+    to go on from.
+    """
     if len(messages) == 1 and messages[0].role == "user":
         return _content(messages[0])
     return "\n".join([*(f"{message.role}: {_content(message)}" for message in messages), "assistant:"])
@@ -275,7 +283,8 @@ def _in_range(param: str, number: int | None, default: int, largest: int) -> int
 
 
 def hashed_ngrams(text: str, dimensions: int = DEFAULT_DIMENSIONS) -> tuple[float, ...]:
-    """The text's embedding, made without a model: counts of its character 1-, 2- and 3-grams, by the hashing trick, scaled to length 1.
+    """The text's embedding, made without a model: counts of its character 1-, 2- and 3-grams, by the hashing trick,
+    scaled to length 1.
 
     N-grams are lower case. The CRC-32 of one gives the index and the sign of its count. An empty text is all zeros.
     """
@@ -321,9 +330,15 @@ def write(body: RequestBody, call: BridgeCall, answer: BridgeAnswer) -> tuple[st
 
 
 def _choice(
-    body: ChatBody | CompletionBody, call: BridgeCall, index: int, text: str, tokens: Sequence[int], logprobs: Sequence[float]
+    body: ChatBody | CompletionBody,
+    call: BridgeCall,
+    index: int,
+    text: str,
+    tokens: Sequence[int],
+    logprobs: Sequence[float],
 ) -> dict[str, Any]:
-    """One completion as the reply has it. A token's name is `token_id:N`, as vLLM can name it, since the policy gives ids alone.
+    """One completion as the reply has it. A token's name is `token_id:N`, as vLLM can name it, since the policy gives
+    ids alone.
 
     A stop sequence shortens the text, and not what was sampled and recorded.
     """
@@ -336,13 +351,19 @@ def _choice(
     if isinstance(body, CompletionBody):
         choice["text"] = text
         if body.logprobs is not None:
-            choice["logprobs"] = {"tokens": names, "token_logprobs": logprobs, "top_logprobs": None, "text_offset": None}
+            choice["logprobs"] = {
+                "tokens": names,
+                "token_logprobs": logprobs,
+                "top_logprobs": None,
+                "text_offset": None,
+            }
         return choice
     choice["message"] = {"role": "assistant", "content": text}
     if body.logprobs:
         choice["logprobs"] = {
             "content": [
-                {"token": name, "logprob": value, "bytes": None, "top_logprobs": []} for name, value in zip(names, logprobs, strict=True)
+                {"token": name, "logprob": value, "bytes": None, "top_logprobs": []}
+                for name, value in zip(names, logprobs, strict=True)
             ]
         }
     return choice

@@ -1,10 +1,12 @@
-"""Runs a command beside a relay from 127.0.0.1 to the bridge's unix socket, so that `openai.OpenAI()` reaches the model without a network.
+"""Runs a command beside a relay from 127.0.0.1 to the bridge's unix socket, so that `openai.OpenAI()` reaches the model
+without a network.
 
     python relay.py SOCKET PORT SECONDS TAR FOLDER COMMAND...
 
-A script that runs inside a sandbox; imports nothing of evolog. The command gets OPENAI_BASE_URL; whoever starts this sets OPENAI_API_KEY.
-PORT 0 takes a free one. After SECONDS the command is killed. Then the files in FOLDER are written as a tar to the descriptor TAR (-: to
-none). The exit status is the command's: 128 and the signal's number if it was killed, 124 if its time was over.
+A script that runs inside a sandbox; imports nothing of evolog. The command gets OPENAI_BASE_URL; whoever starts this
+sets OPENAI_API_KEY. PORT 0 takes a free one. After SECONDS the command is killed. Then the files in FOLDER are written
+as a tar to the descriptor TAR (-: to none). The exit status is the command's: 128 and the signal's number if it was
+killed, 124 if its time was over.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The bridge: the model as a scaffold reaches it, an OpenAI-compatible HTTP server on a unix socket.
 
-It knows no policy and no log. One function answers its calls, and returns only when the answer is recorded; so no client gets an answer
-that is not on the log. `dialect` says what may be asked, `CallBudget` what may be spent. A client that repeats a request, because no answer
-reached it, gets the same answer, and nothing is sampled twice.
+It knows no policy and no log. One function answers its calls, and returns only when the answer is recorded; so no
+client gets an answer that is not on the log. `dialect` says what may be asked, `CallBudget` what may be spent. A client
+that repeats a request, because no answer reached it, gets the same answer, and nothing is sampled twice.
 """
 
 import hmac
@@ -35,10 +35,11 @@ PATH_LIMIT = 100
 """Bytes of a unix socket's path; the kernel takes 107."""
 
 AnswerCall = Callable[[BridgeCall], BridgeAnswer]
-"""Records a call and its answer, and returns the answer once the record is stored, never before; called from many threads.
+"""Records a call and its answer, and returns the answer once the record is stored, never before; called from many
+threads.
 
-It may raise `Exhausted` (402), `Overloaded` (429), `TryAgain` or `Unavailable` (503: the record cannot be made), and any other `UserError`
-for a call that is refused for good (400).
+It may raise `Exhausted` (402), `Overloaded` (429), `TryAgain` or `Unavailable` (503: the record cannot be made), and
+any other `UserError` for a call that is refused for good (400).
 """
 
 
@@ -59,11 +60,13 @@ class Overloaded(UserError):
 
 
 class CallBudget:
-    """What may be spent over one bridge: calls, tokens read and written, millionths of a dollar, and seconds since it was made.
+    """What may be spent over one bridge: calls, tokens read and written, millionths of a dollar, and seconds since it
+    was made.
 
-    A call reserves the most that it may write: `max_tokens` for each completion, at `token_price` millionths of a dollar each. Its answer
-    settles what it used, and a call that failed costs nothing. Where other calls have reserved what is left, a call waits for them to
-    settle. A prompt's length is known when its call is settled, so the last call may exceed the limit by its prompt.
+    A call reserves the most that it may write: `max_tokens` for each completion, at `token_price` millionths of a
+    dollar each. Its answer settles what it used, and a call that failed costs nothing. Where other calls have reserved
+    what is left, a call waits for them to settle. A prompt's length is known when its call is settled, so the last call
+    may exceed the limit by its prompt.
     """
 
     def __init__(
@@ -90,7 +93,9 @@ class CallBudget:
 
     @contextmanager
     def paying(self, call: BridgeCall) -> Iterator[Callable[[BridgeAnswer], None]]:
-        """Reserve for a call, and settle by calling what is yielded with its answer; raises `Exhausted` where there is not enough."""
+        """Reserve for a call, and settle by calling what is yielded with its answer; raises `Exhausted` where there is
+        not enough.
+        """
         needed = {"calls": 1.0, "tokens": float(call.reserved_tokens), "micro_usd": call.reserved_tokens * self._price}
         used = dict.fromkeys(needed, 0.0)
         with self._changed:
@@ -106,14 +111,21 @@ class CallBudget:
                 self._changed.notify_all()
 
     def _must_wait(self, needed: Mapping[str, float]) -> bool:
-        """Whether other calls have reserved what this one needs; raises `Exhausted` if there is not enough without them either."""
+        """Whether other calls have reserved what this one needs; raises `Exhausted` if there is not enough without them
+        either.
+        """
         if (passed := self._clock() - self._began) > self._seconds:
             raise Exhausted(f"The budget of {self._seconds:g} seconds is spent: {passed:.1f} have passed.")
         for name, limit in self._limits.items():
             spent = self._spent[name]
             if spent + needed[name] > limit or spent >= limit > 0:
-                raise Exhausted(f"The budget of {limit:g} {name} is spent: {spent:g} were used and this call may need {needed[name]:g}.")
-        return any(self._spent[name] + self._reserved[name] + needed[name] > limit for name, limit in self._limits.items())
+                raise Exhausted(
+                    f"The budget of {limit:g} {name} is spent: {spent:g} were used and this call may need "
+                    f"{needed[name]:g}."
+                )
+        return any(
+            self._spent[name] + self._reserved[name] + needed[name] > limit for name, limit in self._limits.items()
+        )
 
     @staticmethod
     def _add(totals: dict[str, float], amounts: Mapping[str, float], sign: int) -> None:
@@ -143,17 +155,21 @@ class _Occurrence:
         self.computing = threading.Lock()
         self.reply: HttpReply | None = None
         self.unanswered = False
-        """Whether the last try got 429 or 503, so that the next request with this body is its retry, whatever that request says."""
+        """Whether the last try got 429 or 503, so that the next request with this body is its retry, whatever that
+        request says.
+        """
 
 
 class Bridge:
-    """Serves calls of the model on a unix socket until it is closed. `token` is the API key, `models` the aliases that may be named.
+    """Serves calls of the model on a unix socket until it is closed. `token` is the API key, `models` the aliases that
+    may be named.
 
-    Without `begin` it serves one attempt. With it, attempts follow each other: POST /evolog/attempt names the item and the attempt that
-    begin now, `begin` is called with both and may raise `UserError`, and earlier requests are forgotten.
+    Without `begin` it serves one attempt. With it, attempts follow each other: POST /evolog/attempt names the item and
+    the attempt that begin now, `begin` is called with both and may raise `UserError`, and earlier requests are
+    forgotten.
 
-    `failure` is the first that is not the scaffold's: a record that could not be made, a replay that left its record, or a defect. Raises
-    `Misconfigured` where the socket's path is too long.
+    `failure` is the first that is not the scaffold's: a record that could not be made, a replay that left its record,
+    or a defect. Raises `Misconfigured` where the socket's path is too long.
     """
 
     def __init__(
@@ -172,10 +188,14 @@ class Bridge:
         self._entries: dict[str, list[_Occurrence]] = {}
         self._lock = threading.Lock()
         if len(bytes(path)) > PATH_LIMIT:
-            raise Misconfigured(f"The socket {path} has a path of {len(bytes(path))} bytes, at most {PATH_LIMIT}; use a shorter folder.")
+            raise Misconfigured(
+                f"The socket {path} has a path of {len(bytes(path))} bytes, at most {PATH_LIMIT}; use a shorter folder."
+            )
         path.unlink(missing_ok=True)
         self._server = _Server(self)
-        path.chmod(0o666)  # a sandbox's account is another one; the folder around it, and the token, keep all others out
+        path.chmod(
+            0o666
+        )  # a sandbox's account is another one; the folder around it, and the token, keep all others out
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="bridge", daemon=True)
         self._thread.start()
 
@@ -209,14 +229,20 @@ class Bridge:
         return HttpReply(200, "application/json", b"{}")
 
     def _reply_once(self, path: str, data: bytes, retry: bool) -> HttpReply:
-        """The reply to a call, computed once: a retry gets that of the last request with this body, and waits for it if need be."""
+        """The reply to a call, computed once: a retry gets that of the last request with this body, and waits for it if
+        need be.
+        """
         try:
             body, call = dialect.read(path, data)
             if call.model not in self.models:
                 offer = ", ".join(self.models)
-                raise Refusal(f"The model {call.model!r} is not on offer; name one of {offer}.", "model", "model_not_found")
+                raise Refusal(
+                    f"The model {call.model!r} is not on offer; name one of {offer}.", "model", "model_not_found"
+                )
         except Refusal as refused:
-            return _refuse(404 if refused.reason == "model_not_found" else 400, str(refused), refused.reason, refused.param)
+            return _refuse(
+                404 if refused.reason == "model_not_found" else 400, str(refused), refused.reason, refused.param
+            )
         with self._lock:
             entries = self._entries.setdefault(call.key, [])
             if not (entries and (retry or entries[-1].unanswered)):
@@ -251,7 +277,12 @@ class Bridge:
             return _refuse(400, str(refused), "refused")
         except Exception as wrong:
             self.failure = self.failure or wrong
-            return _refuse(500, "The bridge failed; the run's log says how.", "bridge_failed", headers=(("x-should-retry", "false"),))
+            return _refuse(
+                500,
+                "The bridge failed; the run's log says how.",
+                "bridge_failed",
+                headers=(("x-should-retry", "false"),),
+            )
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -268,7 +299,12 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._guard:
             if full := len(self._open) >= MAX_CONNECTIONS:
-                reply = _refuse(429, f"{MAX_CONNECTIONS} connections are open already.", "overloaded", headers=(("Retry-After", "1"),))
+                reply = _refuse(
+                    429,
+                    f"{MAX_CONNECTIONS} connections are open already.",
+                    "overloaded",
+                    headers=(("Retry-After", "1"),),
+                )
             else:
                 self._open.add(request)
         if full:
@@ -309,7 +345,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._is_authorized():
             if self.path == "/v1/models":
-                models = [{"id": name, "object": "model", "created": 0, "owned_by": "evolog"} for name in self.bridge.models]
+                models = [
+                    {"id": name, "object": "model", "created": 0, "owned_by": "evolog"} for name in self.bridge.models
+                ]
                 self._send(HttpReply(200, "application/json", msgspec.json.encode({"object": "list", "data": models})))
             else:
                 self._send(_not_found(self.path))
@@ -317,9 +355,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         size = self.headers.get("Content-Length", "")
         if "Transfer-Encoding" in self.headers or not (size.isascii() and size.isdigit()):
-            return self._send(_refuse(411, "The body's length is not said; send Content-Length.", "length_required"), close=True)
+            return self._send(
+                _refuse(411, "The body's length is not said; send Content-Length.", "length_required"), close=True
+            )
         if len(size) > 12 or int(size) > BODY_LIMIT:
-            return self._send(_refuse(413, f"A body of {size} bytes, at most {BODY_LIMIT}.", "body_too_large"), close=True)
+            return self._send(
+                _refuse(413, f"A body of {size} bytes, at most {BODY_LIMIT}.", "body_too_large"), close=True
+            )
         data = self.rfile.read(int(size))
         if len(data) < int(size):
             self.close_connection = True
@@ -333,7 +375,9 @@ class _Handler(BaseHTTPRequestHandler):
         given = self.headers.get("Authorization", "").encode(errors="replace")
         if hmac.compare_digest(given, f"Bearer {self.bridge.token}".encode()):
             return True
-        self._send(_refuse(401, "The API key is not this attempt's; use OPENAI_API_KEY as it is set.", "invalid_api_key"))
+        self._send(
+            _refuse(401, "The API key is not this attempt's; use OPENAI_API_KEY as it is set.", "invalid_api_key")
+        )
         return False
 
     def _send(self, reply: HttpReply, close: bool = False) -> None:
@@ -354,7 +398,9 @@ def _not_found(path: str) -> HttpReply:
     return _refuse(404, f"There is no {path[:200]} here; there are {known}.", "not_found")
 
 
-def _refuse(status: int, message: str, code: str, param: str | None = None, headers: tuple[tuple[str, str], ...] = ()) -> HttpReply:
+def _refuse(
+    status: int, message: str, code: str, param: str | None = None, headers: tuple[tuple[str, str], ...] = ()
+) -> HttpReply:
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": param, "code": code}
     return HttpReply(status, "application/json", msgspec.json.encode({"error": error}), headers)

@@ -1,7 +1,7 @@
 """A scaffold process with a bridge beside it, for scaffolds with `solve` that reach the model by `openai.OpenAI()` too.
 
-An HTTP call does not say for which item it is made. So such a scaffold gets its items one at a time, and its process says over the bridge
-which attempt begins. In all else it is run as any other.
+An HTTP call does not say for which item it is made. So such a scaffold gets its items one at a time, and its process
+says over the bridge which attempt begins. In all else it is run as any other.
 """
 
 import json
@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from events.errors import UsageError
-from runtime.rollouts.host import AnswerCalls, AttemptOutcome, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
+from runtime.rollouts.host import (
+    AnswerCalls,
+    AttemptOutcome,
+    ScaffoldData,
+    ScaffoldLimits,
+    ScaffoldProcess,
+    ScaffoldStopped,
+)
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall
 from runtime.rollouts.openai.server import Bridge, CallBudget
 from runtime.rollouts.program import NO_HTTP, RELAY
@@ -32,7 +39,9 @@ def attempt_budget(limits: ScaffoldLimits, seconds: float) -> CallBudget:
 
 
 def speaks_http(files: Mapping[str, bytes]) -> bool:
-    """Whether a scaffold's folder names openai, its client or its variables, without which it would not find the bridge."""
+    """Whether a scaffold's folder names openai, its client or its variables, without which it would not find the
+    bridge.
+    """
     return any(b"openai" in data.lower() for path, data in files.items() if path.endswith(".py"))
 
 
@@ -40,7 +49,12 @@ class BridgedScaffold:
     """A `ScaffoldProcess` beside a bridge, which solves one item at a time. Raises as that does."""
 
     def __init__(
-        self, scaffold: Path, data: ScaffoldData, work: Path, limits: ScaffoldLimits = ScaffoldLimits(), kind: Kind = "bwrap"
+        self,
+        scaffold: Path,
+        data: ScaffoldData,
+        work: Path,
+        limits: ScaffoldLimits = ScaffoldLimits(),
+        kind: Kind = "bwrap",
     ) -> None:
         if kind == "landlock":
             raise ScaffoldStopped("unloadable", NO_HTTP)
@@ -63,14 +77,22 @@ class BridgedScaffold:
             raise
 
     def solve(
-        self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: AnswerCalls, answer_bridge: AnswerBridgeCall
+        self,
+        items: Sequence[tuple[str, str]],
+        attempts: int,
+        answer_calls: AnswerCalls,
+        answer_bridge: AnswerBridgeCall,
     ) -> list[AttemptOutcome]:
         """As `ScaffoldProcess.solve`; raises whatever kept the bridge from recording a call."""
         self._answer_call, self._attempts = answer_bridge, attempts
         outcomes: list[AttemptOutcome] = []
         for item, prompt in items:
             if not self.alive:
-                kind, reason = (outcomes[-1].kind, outcomes[-1].reason) if outcomes else ("crashed", "the scaffold's process has ended")
+                kind, reason = (
+                    (outcomes[-1].kind, outcomes[-1].reason)
+                    if outcomes
+                    else ("crashed", "the scaffold's process has ended")
+                )
                 outcomes += [AttemptOutcome(item, attempt, kind=kind, reason=reason) for attempt in range(attempts)]
                 continue
             self._item, self._attempt = item, -1

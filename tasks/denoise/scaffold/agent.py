@@ -1,8 +1,8 @@
 """The scaffold that a run starts from: ask the policy for one program, and hand back its first six words.
 
-The first line of an item's prompt says what kind of data set it is, and the policy is asked with that line, the grammar and the number
-of the try. The rest is the data set's train counts. A step is a module of the folder `steps` whose `keep(item, programs)` returns the
-programs that are left, the best first.
+The first line of an item's prompt says what kind of data set it is, and the policy is asked with that line, the grammar
+and the number of the try. The rest is the data set's train counts. A step is a module of the folder `steps` whose
+`keep(item, programs)` returns the programs that are left, the best first.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
 """The scaffold that a run starts from: ask for the charge, with every label allowed, and hand back what the model said.
 
-A step is a module of the folder `steps`. `before(item, data, offers)` returns the labels to offer with their bias in log-odds (none: all
-labels, no bias); `after(text, data)` turns what the model said into a label.
+A step is a module of the folder `steps`. `before(item, data, offers)` returns the labels to offer with their bias in
+log-odds (none: all labels, no bias); `after(text, data)` turns what the model said into a label.
 """
 
 from importlib import import_module

@@ -1,7 +1,8 @@
-"""Character unigrams and bigrams of the train texts: neighbours, and a ridge regression on the labels, fitted once for the texts given.
+"""Character unigrams and bigrams of the train texts: neighbours, and a ridge regression on the labels, fitted once for
+the texts given.
 
-Ridge: alpha = (K + lambda I)^-1 Y in the dual, K = X X' with X the L2-normalised tf-idf rows, counts clipped to 0 or 1; W = X' alpha.
-Digits count as one sign, and the masks that stand for names are left out.
+Ridge: alpha = (K + lambda I)^-1 Y in the dual, K = X X' with X the L2-normalised tf-idf rows, counts clipped to 0 or 1;
+W = X' alpha. Digits count as one sign, and the masks that stand for names are left out.
 """
 
 import re
@@ -32,7 +33,9 @@ class Kernel:
         truth = np.eye(len(self.names), dtype=np.float32)[self.answers]
         gram = _gram(self._x, self._columns)
         gram[np.diag_indices_from(gram)] += LAMBDA
-        self._weights: np.ndarray = self._x.T @ linalg.solve(gram, truth, assume_a="pos", overwrite_a=True, check_finite=False)
+        self._weights: np.ndarray = self._x.T @ linalg.solve(
+            gram, truth, assume_a="pos", overwrite_a=True, check_finite=False
+        )
         self._memo: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def scores(self, text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +61,9 @@ def _codes(text: str) -> np.ndarray:
 
 
 def _gram(rows: sparse.csr_matrix, columns: sparse.csc_matrix) -> np.ndarray:
-    """X X', with the columns that most texts share multiplied densely and the others sparsely (a third of the time of either)."""
+    """X X', with the columns that most texts share multiplied densely and the others sparsely (a third of the time of
+    either).
+    """
     often = np.diff(columns.indptr) > COMMON
     dense, rare = columns[:, often].toarray(), columns[:, ~often].tocsr()
     gram: np.ndarray = dense @ dense.T

@@ -1,4 +1,6 @@
-"""Offers the labels that a ridge regression on the train texts finds likeliest, with its margins, scaled to log-odds, as the bias."""
+"""Offers the labels that a ridge regression on the train texts finds likeliest, with its margins, scaled to log-odds,
+as the bias.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""Every algorithm learns its toy with the tiny language model; where the best is rare, weighing it escapes what traps the mean."""
+"""Every algorithm learns its toy with the tiny language model; where the best is rare, weighing it escapes what traps
+the mean.
+"""
 
 import json
 import os
@@ -61,7 +63,9 @@ def test_the_curves_cover_every_algorithm() -> None:
 
 
 def test_a_curve_is_the_same_for_a_seed_and_another_for_another(base: tiny_lm.TinyLM) -> None:
-    one, same, other = ([r.reward for r in curves.learn("ppo", toys.dense(), base, seed=s, rounds=2, hyper={})] for s in (3, 3, 4))
+    one, same, other = (
+        [r.reward for r in curves.learn("ppo", toys.dense(), base, seed=s, rounds=2, hyper={})] for s in (3, 3, 4)
+    )
     assert one == same != other
 
 
@@ -73,8 +77,23 @@ def test_a_round_with_nothing_to_learn_from_says_so_and_changes_nothing(base: ti
 
 @pytest.mark.long
 def test_the_module_draws_its_curve_and_writes_it_to_a_file(models: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "algorithms.learning.grpo", "--rounds", "2", "--plot", str(tmp_path / "curves.png")]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XDG_CACHE_HOME": str(models)}, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "algorithms.learning.grpo",
+        "--rounds",
+        "2",
+        "--plot",
+        str(tmp_path / "curves.png"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(models)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "grpo on the toy dense, seed 0: reward" in done.stdout and "KL to base" in done.stdout
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -83,7 +102,9 @@ def test_the_module_draws_its_curve_and_writes_it_to_a_file(models: Path, tmp_pa
 def test_a_plot_that_cannot_be_written_is_a_sentence(base: tiny_lm.TinyLM, tmp_path: Path) -> None:
     with pytest.raises(curves.click.ClickException, match="The plot could not be written"):
         curves.save_picture(
-            "title", list(curves.learn("grpo", toys.dense(), base, seed=0, rounds=1, hyper={})), tmp_path / "no" / "such.png"
+            "title",
+            list(curves.learn("grpo", toys.dense(), base, seed=0, rounds=1, hyper={})),
+            tmp_path / "no" / "such.png",
         )
 
 

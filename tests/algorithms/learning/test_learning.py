@@ -52,7 +52,13 @@ def select(name: str, rollouts: list[Rollout], **hyper: float):
 
 
 def before(
-    rewards: list[float], sampled: object, base: object, values: object, mask: object, groups: tuple[str, ...], attempts: str = ""
+    rewards: list[float],
+    sampled: object,
+    base: object,
+    values: object,
+    mask: object,
+    groups: tuple[str, ...],
+    attempts: str = "",
 ) -> InitialBatch:
     held = torch.tensor(rewards, dtype=torch.float64)
     return InitialBatch(
@@ -82,7 +88,9 @@ def test_dr_grpo_only_centres() -> None:
 
 def test_leaving_one_out_compares_with_the_mean_of_the_others() -> None:
     assert credit.leave_one_out([1.0, 0.0, 0.5]) == pytest.approx([0.75, -0.75, 0.0])
-    assert select("rloo", [rollout("a", 0, 1), rollout("a", 1, 0), rollout("a", 2, 0)]).advantages == pytest.approx((1, -0.5, -0.5))
+    assert select("rloo", [rollout("a", 0, 1), rollout("a", 1, 0), rollout("a", 2, 0)]).advantages == pytest.approx(
+        (1, -0.5, -0.5)
+    )
 
 
 def test_entropic_weights_by_hand_at_a_fixed_beta() -> None:
@@ -168,7 +176,9 @@ def test_at_lambda_0_the_advantage_is_one_step_of_temporal_difference() -> None:
 
 def test_tokens_that_the_policy_was_told_are_no_steps() -> None:
     whole = credit.gae(table([[0.0, 1.0]]), table([[0.5, 0.2]]), table([[1.0, 1.0]]), 0.9, 0.8)
-    told = credit.gae(table([[0.0, 7.0, 7.0, 1.0]]), table([[0.5, 9.0, 9.0, 0.2]]), table([[1.0, 0.0, 0.0, 1.0]]), 0.9, 0.8)
+    told = credit.gae(
+        table([[0.0, 7.0, 7.0, 1.0]]), table([[0.5, 9.0, 9.0, 0.2]]), table([[1.0, 0.0, 0.0, 1.0]]), 0.9, 0.8
+    )
     assert told[0].tolist() == pytest.approx([whole[0, 0].item(), 0, 0, whole[0, 1].item()])
 
 
@@ -206,17 +216,34 @@ def test_reinforce_counts_an_attempt_of_two_sequences_once_with_the_drift_of_bot
 def test_what_stands_outside_the_mask_takes_no_part_not_even_infinity() -> None:
     values, mask = table([[1.0, float("-inf")]]), table([[1.0, 0.0]])
     assert [
-        float(of) for of in (terms.masked_mean(values, mask), terms.sequence_mean(values, mask), terms.constant_mean(values, mask, 2.0))
+        float(of)
+        for of in (
+            terms.masked_mean(values, mask),
+            terms.sequence_mean(values, mask),
+            terms.constant_mean(values, mask, 2.0),
+        )
     ] == [
         1.0,
         1.0,
         0.5,
     ]
-    assert float(terms.pair_margin(table([[1.0, float("inf")], [0.5, 0.0]]), table([[0.0, 0.0]] * 2), table([[1.0, 0.0]] * 2))) == 0.5
+    assert (
+        float(
+            terms.pair_margin(
+                table([[1.0, float("inf")], [0.5, 0.0]]), table([[0.0, 0.0]] * 2), table([[1.0, 0.0]] * 2)
+            )
+        )
+        == 0.5
+    )
 
 
 def test_sequences_of_one_attempt_count_its_reward_once() -> None:
-    rollouts = [rollout("a", 0, 1, attempt="x"), rollout("a", 1, 1, attempt="x"), rollout("a", 2, 0, attempt="y"), rollout("a", 3, 0.5)]
+    rollouts = [
+        rollout("a", 0, 1, attempt="x"),
+        rollout("a", 1, 1, attempt="x"),
+        rollout("a", 2, 0, attempt="y"),
+        rollout("a", 3, 0.5),
+    ]
     assert select("dr_grpo", rollouts).advantages == pytest.approx((0.5, 0.5, -0.5, 0.0))
 
 
@@ -287,7 +314,9 @@ def test_a_step_of_every_policy_gradient_makes_the_better_answer_likelier() -> N
         logp = table([log(0.5), log(0.5)]).requires_grad_()
         of = terms_of(logp.detach().flatten().tolist(), advantages=[1.0, -1.0])
         found = learning.algorithm(name)
-        value = found.loss(Terms(**{field: getattr(of, field) for field in Terms.__struct_fields__} | {"logp": logp}), found.defaults)
+        value = found.loss(
+            Terms(**{field: getattr(of, field) for field in Terms.__struct_fields__} | {"logp": logp}), found.defaults
+        )
         (slope,) = torch.autograd.grad(value, logp)
         assert slope[0] < 0 < slope[1], name
 
@@ -315,7 +344,11 @@ def test_cloning_averages_the_negative_log_probability_over_masked_tokens() -> N
 
 def test_dpo_by_hand() -> None:
     # the better answer gained ln 2, the worse lost ln 4 over two tokens: a margin of ln 8
-    of = terms_of([[log(0.4), 0.0], [log(0.1), log(0.2)]], base=[[log(0.2), 0.0], [log(0.2), log(0.4)]], mask=[[1.0, 0.0], [1.0, 1.0]])
+    of = terms_of(
+        [[log(0.4), 0.0], [log(0.1), log(0.2)]],
+        base=[[log(0.2), 0.0], [log(0.2), log(0.4)]],
+        mask=[[1.0, 0.0], [1.0, 1.0]],
+    )
     assert loss("dpo", of, beta=2.0) == pytest.approx(log(1 + exp(-2 * log(8))))
 
 
@@ -336,7 +369,9 @@ def test_a_step_of_preference_raises_the_first_of_a_pair_and_lowers_the_second()
         logp = table([log(0.5), log(0.5)]).requires_grad_()
         of = terms_of(logp.detach().flatten().tolist())
         found = learning.algorithm(name)
-        value = found.loss(Terms(**{field: getattr(of, field) for field in Terms.__struct_fields__} | {"logp": logp}), found.defaults)
+        value = found.loss(
+            Terms(**{field: getattr(of, field) for field in Terms.__struct_fields__} | {"logp": logp}), found.defaults
+        )
         (slope,) = torch.autograd.grad(value, logp)
         assert slope[0] < 0 < slope[1], name
         assert float(slope[0]) == pytest.approx(-found.defaults["beta"] / 2)
@@ -347,7 +382,9 @@ def test_a_step_of_preference_raises_the_first_of_a_pair_and_lowers_the_second()
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "entropic"])
 def test_tied_groups_are_dropped_and_counted(name: str) -> None:
-    selected = select(name, [rollout("a", t, r) for t, r in enumerate((1, 0, 0))] + [rollout("b", 0, 1), rollout("b", 1, 1)])
+    selected = select(
+        name, [rollout("a", t, r) for t, r in enumerate((1, 0, 0))] + [rollout("b", 0, 1), rollout("b", 1, 1)]
+    )
     assert [r.item for r in selected.rollouts] == ["a"] * 3
     assert selected.tied_groups == 0.5
 
@@ -413,7 +450,9 @@ def test_dpo_pairs_answers_to_the_same_prompt_of_attempts_with_several() -> None
 
 
 def test_cloning_keeps_the_best_that_an_answer_ever_earned() -> None:
-    assert [r.reward for r in select("best_of_n", [rollout("a", 1, 0), rollout("a", 1, 1), rollout("a", 2, 0)]).rollouts] == [1]
+    assert [
+        r.reward for r in select("best_of_n", [rollout("a", 1, 0), rollout("a", 1, 1), rollout("a", 2, 0)]).rollouts
+    ] == [1]
 
 
 def test_an_election_without_a_loser_hands_its_votes_on() -> None:
@@ -462,9 +501,17 @@ def test_copies_leave_each_demonstration_out_in_turn_also_when_augmented() -> No
 
 
 def test_turns_that_go_on_from_each_other_become_one_sequence_with_what_was_told_masked() -> None:
-    turns = [PolicyTurn((1, 2), (3, 4), (-0.1, -0.2)), PolicyTurn((1, 2, 3, 4, 9, 9), (5,), (-0.3,)), PolicyTurn((1, 7), (6,), (-0.4,))]
+    turns = [
+        PolicyTurn((1, 2), (3, 4), (-0.1, -0.2)),
+        PolicyTurn((1, 2, 3, 4, 9, 9), (5,), (-0.3,)),
+        PolicyTurn((1, 7), (6,), (-0.4,)),
+    ]
     first, second = merge(turns)
-    assert (first.tokens, first.mask, first.logprobs) == ((3, 4, 9, 9, 5), (1, 1, 0, 0, 1), (-0.1, -0.2, 0.0, 0.0, -0.3))
+    assert (first.tokens, first.mask, first.logprobs) == (
+        (3, 4, 9, 9, 5),
+        (1, 1, 0, 0, 1),
+        (-0.1, -0.2, 0.0, 0.0, -0.3),
+    )
     assert (second.first, second.tokens) == (2, (6,))
 
 
@@ -488,7 +535,11 @@ def test_the_toys_reward_what_they_say() -> None:
     assert reward(toys.sparse((50, 50)), "52 48") == 1
     assert reward(toys.sparse((50, 50)), "53 50") == 0
     toy = toys.deceptive((10, 10), (90, 90))
-    assert [reward(toy, answer) for answer in ("16 04", "90 90", "99 99")] == [1, 0.5, pytest.approx(0.5 * (1 - 9 / 75))]
+    assert [reward(toy, answer) for answer in ("16 04", "90 90", "99 99")] == [
+        1,
+        0.5,
+        pytest.approx(0.5 * (1 - 9 / 75)),
+    ]
     assert [question.score(toys.quiz_truth(number)) for number, question in enumerate(toys.quiz().questions)] == [1] * 8
 
 

@@ -20,7 +20,11 @@ OF_EQUATIONS = ("test_learning.py", "test_update.py")
 
 MISTAKES = {
     "none": ("grpo", "", ""),
-    "sign of the advantage": ("rloo", "-rho_BT * minibatch.advantages * minibatch.logp", "rho_BT * minibatch.advantages * minibatch.logp"),
+    "sign of the advantage": (
+        "rloo",
+        "-rho_BT * minibatch.advantages * minibatch.logp",
+        "rho_BT * minibatch.advantages * minibatch.logp",
+    ),
     "max for min in PPO's clip": ("terms", "-torch.minimum(rho_BT", "-torch.maximum(rho_BT"),
     "direction of KL": ("terms", "d = base_BT - logp_BT", "d = logp_BT - base_BT"),
     "denominator that leaves nobody out": (
@@ -30,9 +34,21 @@ MISTAKES = {
     ),
     "sign of KL in the reward": ("reinforce", '- hyper["kl"] * drift_N', '+ hyper["kl"] * drift_N'),
     "missing standardisation": ("credit", "[d / (std + eps) for d in deviations]", "[d for d in deviations]"),
-    "sign of the critic in GAE": ("credit", "gamma * value_ahead - values_BT[:, t]", "gamma * value_ahead + values_BT[:, t]"),
-    "no importance weights in the loop": ("update", "sampled=torch.where(own & (mask > 0), recorded, old)", "sampled=old"),
-    "KL to the parent and not to the base": ("update", "model.outputs(part, base=True).logp", "model.outputs(part).logp"),
+    "sign of the critic in GAE": (
+        "credit",
+        "gamma * value_ahead - values_BT[:, t]",
+        "gamma * value_ahead + values_BT[:, t]",
+    ),
+    "no importance weights in the loop": (
+        "update",
+        "sampled=torch.where(own & (mask > 0), recorded, old)",
+        "sampled=old",
+    ),
+    "KL to the parent and not to the base": (
+        "update",
+        "model.outputs(part, base=True).logp",
+        "model.outputs(part).logp",
+    ),
     "critic forgotten between updates": ("update", 'parameter.copy_(state[f"critic.{number}"])', "pass"),
     "swapped preference": ("terms", "gain_B[0::2] - gain_B[1::2]", "gain_B[1::2] - gain_B[0::2]"),
 }
@@ -43,7 +59,9 @@ ALWAYS = ("none", "sign of the advantage", "direction of KL", "swapped preferenc
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, "subprocess.CompletedProcess[str]"]:
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, "subprocess.CompletedProcess[str]"]:
     """What pytest said of each copy that is asked for."""
     names = [item.callspec.params["mistake"] for item in request.session.items if item.path == request.path]  # type: ignore[attr-defined]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -58,14 +76,33 @@ def tried(folder: Path, module: str, right: str, wrong: str) -> "subprocess.Comp
         shutil.copy(TESTS / "algorithms" / "learning" / test, folder)
     file = folder / "algorithms" / "learning" / f"{module}.py"
     source = file.read_text(encoding="utf-8")
-    assert source.count(right) == 1 or right == wrong, f"{right!r} is no longer in {module}.py; plant the mistake where it belongs now"
+    assert source.count(right) == 1 or right == wrong, (
+        f"{right!r} is no longer in {module}.py; plant the mistake where it belongs now"
+    )
     file.write_text(source.replace(right, wrong), encoding="utf-8")
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(folder),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *OF_EQUATIONS], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, *OF_EQUATIONS], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
-@pytest.mark.parametrize("mistake", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.long) for name in MISTAKES])
+@pytest.mark.parametrize(
+    "mistake", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.long) for name in MISTAKES]
+)
 def test_a_planted_mistake_is_caught(mistake: str, outcomes: dict[str, "subprocess.CompletedProcess[str]"]) -> None:
     done = outcomes[mistake]
     if mistake == "none":

@@ -1,4 +1,6 @@
-"""The loop around a loss, with a model of three logits and a value, so that every figure of a step can be worked by hand."""
+"""The loop around a loss, with a model of three logits and a value, so that every figure of a step can be worked by
+hand.
+"""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -33,7 +35,15 @@ class Three:
 
 
 def rollout(token: int, reward: float, logprob: float = UNIFORM, **more: object) -> Rollout:
-    given = {"group": "g", "item": f"{token}", "prompt": "p", "tokens": (token,), "logprobs": (logprob,), "reward": reward, "adapter": "a"}
+    given = {
+        "group": "g",
+        "item": f"{token}",
+        "prompt": "p",
+        "tokens": (token,),
+        "logprobs": (logprob,),
+        "reward": reward,
+        "adapter": "a",
+    }
     return Rollout(**{**given, **more})  # type: ignore[arg-type]
 
 
@@ -87,16 +97,29 @@ def test_dpo_measures_from_the_base_and_spin_from_the_parent() -> None:
 def test_the_critic_takes_part_in_the_advantage_and_is_restored() -> None:
     whole = run("ppo", PAIR, Three(value=0.25), lam=1.0, value=1.0, critic_lr=0.5)
     (step,) = whole.steps
-    assert step.loss == pytest.approx((0.75**2 + 0.25**2) / 2 / 2, abs=1e-5)  # standardised advantages cancel; returns 1 and 0
+    assert step.loss == pytest.approx(
+        (0.75**2 + 0.25**2) / 2 / 2, abs=1e-5
+    )  # standardised advantages cancel; returns 1 and 0
     fresh = Three(value=9.0)
-    update(fresh, algorithm("ppo"), PAIR, {"epochs": 1, "critic_lr": 1e-9, "lr": 1e-9}, seed=0, parent="a", state=whole.state)
+    update(
+        fresh,
+        algorithm("ppo"),
+        PAIR,
+        {"epochs": 1, "critic_lr": 1e-9, "lr": 1e-9},
+        seed=0,
+        parent="a",
+        state=whole.state,
+    )
     assert float(fresh.critic[0].detach()) == pytest.approx(float(whole.state["critic.0"]))
     assert float(whole.state["critic.0"]) != 0.25
 
 
 def test_the_value_is_clipped_about_what_it_was_before_the_update() -> None:
-    steps = run("ppo", PAIR, Three(value=0.0), lam=1.0, value=1.0, critic_lr=0.4, epochs=2, clip_value=0.1, lr=1e-9).steps
-    # after one step of .4 the value stands at .4, clipped to .1: the worse of (.4 - 1)^2 and (.1 - 1)^2, and of .4^2 and .1^2
+    steps = run(
+        "ppo", PAIR, Three(value=0.0), lam=1.0, value=1.0, critic_lr=0.4, epochs=2, clip_value=0.1, lr=1e-9
+    ).steps
+    # after one step of .4 the value stands at .4, clipped to .1: the worse of (.4 - 1)^2 and (.1 - 1)^2, and of .4^2
+    # and .1^2
     assert steps[1].loss == pytest.approx((0.81 + 0.16) / 2 / 2, abs=1e-3)
 
 
@@ -113,14 +136,19 @@ def test_the_weight_of_kl_goes_up_above_its_target_and_is_handed_on_only_while_i
     assert float(again(**steered).state["kl"]) == pytest.approx(0.5 * 1.02**2)
     fixed = again(kl=0.5)
     assert "kl" not in fixed.state
-    assert fixed.steps[0].loss == pytest.approx(0.5 * fixed.steps[0].kl_to_base, abs=1e-5)  # the advantages cancel at ratio 1
+    assert fixed.steps[0].loss == pytest.approx(
+        0.5 * fixed.steps[0].kl_to_base, abs=1e-5
+    )  # the advantages cancel at ratio 1
 
 
 def test_a_large_gradient_is_scaled_down_before_the_step() -> None:
     moved = {}
     for limit in (10.0, 1e-12):
         model = Three()
-        moved[limit] = float(run("grpo", PAIR, model, max_grad_norm=limit).steps[0].grad_norm), float(model.adapter[0].detach().abs().max())
+        moved[limit] = (
+            float(run("grpo", PAIR, model, max_grad_norm=limit).steps[0].grad_norm),
+            float(model.adapter[0].detach().abs().max()),
+        )
     assert moved[10.0][0] == moved[1e-12][0] > 0.1
     assert moved[1e-12][1] < 0.01 * moved[10.0][1]
 

@@ -29,7 +29,9 @@ def seen(**changes: float) -> Evidence:
 
 
 VOTE = seen(dev=0.70, pass_at_1=0.55, pass_at_k=0.82, offered=5.7, recall=0.92, wrong_though_offered=0.37)
-RIDGE = seen(dev=0.78, pass_at_1=0.71, pass_at_k=0.89, offered=16, recall=0.97, wrong_though_offered=0.26, tied_groups=0.6)
+RIDGE = seen(
+    dev=0.78, pass_at_1=0.71, pass_at_k=0.89, offered=16, recall=0.97, wrong_though_offered=0.26, tied_groups=0.6
+)
 
 
 def edit(name: str, accepted: bool = True) -> PastChoice:
@@ -96,7 +98,11 @@ def test_wrong_answers_among_the_offered_call_for_the_ridge() -> None:
         (seen(rollouts_left=36_000), [], "36,000 rollouts are left"),
         (RIDGE, [update("best_of_n", gain=0.002)], "less than 0.005"),
         (RIDGE, [update("best_of_n"), update("best_of_n", accepted=False, gain=0)], "brought nothing more"),
-        (RIDGE, [update("best_of_n", accepted=False, gain=0), update("grpo", accepted=False, gain=0)], "grpo brought nothing more"),
+        (
+            RIDGE,
+            [update("best_of_n", accepted=False, gain=0), update("grpo", accepted=False, gain=0)],
+            "grpo brought nothing more",
+        ),
         (seen(tied_groups=0.95), [update("best_of_n", accepted=False, gain=0)], "95% of the groups are tied"),
         (seen(pass_at_1=0.8, pass_at_k=0.84), [], "nothing that the policy does not know"),
     ],
@@ -113,7 +119,11 @@ def test_after_cloning_brought_nothing_attempts_are_compared() -> None:
 
 
 def test_an_accepted_edit_gives_the_weights_another_chance() -> None:
-    history = [update("best_of_n", accepted=False, gain=0), update("grpo", accepted=False, gain=0), edit("ridge_candidates")]
+    history = [
+        update("best_of_n", accepted=False, gain=0),
+        update("grpo", accepted=False, gain=0),
+        edit("ridge_candidates"),
+    ]
     assert pick(RIDGE, history).action == "best_of_n"
 
 
@@ -137,7 +147,9 @@ def test_evidence_needs_a_probe() -> None:
         evidence([], dev=0.5, labels=5, train_items=9)
 
 
-DENSE = seen(pass_at_1=0.0, pass_at_k=0.0, tied_groups=0.0, mean_reward=0.55, rewarded=1.0, graded=0.99, tail=0.5, free=True)
+DENSE = seen(
+    pass_at_1=0.0, pass_at_k=0.0, tied_groups=0.0, mean_reward=0.55, rewarded=1.0, graded=0.99, tail=0.5, free=True
+)
 
 
 def like(of: Evidence, **changes: object) -> Evidence:
@@ -159,7 +171,11 @@ def like(of: Evidence, **changes: object) -> Evidence:
         (like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.34), "", "nothing that the policy does not know"),
         (like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.7), "best_of_n", "there to be found"),
         (like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.7, free=False), "best_of_n", "191 labels on offer"),
-        (like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.7, free=False, offered=16), "best_of_n", "shortlist of 16"),
+        (
+            like(DENSE, graded=0.04, pass_at_1=0.3, pass_at_k=0.7, free=False, offered=16),
+            "best_of_n",
+            "shortlist of 16",
+        ),
         (like(DENSE, tied_groups=0.91), "", "91% of the groups are tied"),
         (like(DENSE, attempts=1, tied_groups=1.0), "ppo", "nothing to be compared with"),
         (like(DENSE, tail=0.75, mean_reward=0.49), "entropic", "tail 0.75"),
@@ -185,7 +201,9 @@ def test_every_algorithm_is_chosen_for_some_evidence_with_hyper_parameters_that_
 
     rows = next(mark for mark in test_each_row_of_the_table.pytestmark if mark.name == "parametrize").args[1]  # type: ignore[attr-defined]
     choices = [pick(of, [], {"weights"}) for of, _, _ in rows]
-    choices += [pick(of, [update(second, accepted=False)], {"weights"}) for of in (DENSE, RIDGE) for second in ("ppo", "grpo")]
+    choices += [
+        pick(of, [update(second, accepted=False)], {"weights"}) for of in (DENSE, RIDGE) for second in ("ppo", "grpo")
+    ]
     trained = [choice for choice in choices if choice.lever == "weights"]
     assert {choice.action for choice in trained} == set(learning.NAMES)
     for choice in trained:
@@ -211,13 +229,17 @@ def test_star_restarts_from_the_base_with_hints_and_keeps_all_rounds() -> None:
 def test_an_update_that_was_turned_down_is_followed_by_one_of_another_kind(first: str, second: str) -> None:
     choice = pick(DENSE, [update(first, accepted=False)], {"weights"})
     assert (choice.action, choice.hyper) == (second, {})
-    assert pick(RIDGE, [update(first, accepted=False)], {"weights"}).hyper == (REFINE if second == "best_of_n" else COMPARE)
+    assert pick(RIDGE, [update(first, accepted=False)], {"weights"}).hyper == (
+        REFINE if second == "best_of_n" else COMPARE
+    )
     assert pick(like(DENSE, signal="comparisons"), [update("dpo", accepted=False)], {"weights"}).lever == "stop"
 
 
 def test_what_rewards_and_answers_show_by_hand() -> None:
     def one(item: str, reward: float, answer: str, tokens: int) -> ProbeAttempt:
-        return ProbeAttempt(item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, read=2, tokens=tokens)
+        return ProbeAttempt(
+            item=item, reward=reward, outcome="wrong", choices=(), label="x", answer=answer, read=2, tokens=tokens
+        )
 
     shown = [
         one("a", 0.5, "p", 1),
@@ -228,7 +250,11 @@ def test_what_rewards_and_answers_show_by_hand() -> None:
         one("b", 1.0, "", 3),
     ]
     found = evidence(shown, dev=0.5, labels=5, train_items=9, signal="none", labelled=False, copies=True, free=True)
-    assert (found.mean_reward, found.rewarded, found.graded) == (pytest.approx(3.5 / 6), pytest.approx(4 / 6), pytest.approx(1 / 6))
+    assert (found.mean_reward, found.rewarded, found.graded) == (
+        pytest.approx(3.5 / 6),
+        pytest.approx(4 / 6),
+        pytest.approx(1 / 6),
+    )
     assert found.tail == pytest.approx(1.0)  # a's best stands alone, b is tied
     assert found.agreement == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert (found.tokens, found.length_spread, found.free) == (4.0, pytest.approx(0.5), True)

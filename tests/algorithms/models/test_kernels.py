@@ -1,6 +1,7 @@
 """The Triton kernels against torch under Triton's interpreter, their compilation for a GPU, and the torch path by hand.
 
-Run as a script, this file prints the kernels' errors as JSON: the interpreter has to be chosen before Triton is imported.
+Run as a script, this file prints the kernels' errors as JSON: the interpreter has to be chosen before Triton is
+imported.
 """
 
 import json
@@ -21,9 +22,13 @@ from algorithms.models import kernels  # noqa: E402
 from tests.harness.paths import ROOT  # noqa: E402
 
 EXACT = 2e-5
-"""What float32 may lose against float64: exp and log each miss by some 1e-7 of logits up to 40; the worst seen is 6e-6, of dK."""
+"""What float32 may lose against float64: exp and log each miss by some 1e-7 of logits up to 40; the worst seen is 6e-6,
+of dK.
+"""
 HALF = 2**-7
-"""What a gradient in bf16 may lose of its largest entry: 8 bits are kept, and the interpreter cuts the others off, where a GPU rounds."""
+"""What a gradient in bf16 may lose of its largest entry: 8 bits are kept, and the interpreter cuts the others off,
+where a GPU rounds.
+"""
 TARGETS = ("logp", "entropy", "kl", "all")
 MASKS = {
     "random masks": (7, 100),
@@ -53,7 +58,10 @@ def scan_errors() -> Iterator[tuple[str, float]]:
         mask = mask_of(case)
         rewards, values = torch.randn(2, *mask.shape)
         values = values.masked_fill(mask == 0, math.nan)  # what stands there is nobody's business
-        yield case, max(apart(kernels.gae(rewards, values, mask, *f), credit.gae(rewards, values, mask, *f)) for f in FACTORS)
+        yield (
+            case,
+            max(apart(kernels.gae(rewards, values, mask, *f), credit.gae(rewards, values, mask, *f)) for f in FACTORS),
+        )
 
 
 def apart(ours: torch.Tensor, true: torch.Tensor) -> float:
@@ -61,7 +69,9 @@ def apart(ours: torch.Tensor, true: torch.Tensor) -> float:
     return float((ours.double() - true.double()).abs().max() / max(1.0, float(true.double().abs().max())))
 
 
-def logits_of(rows: int, vocabulary: int, kind: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def logits_of(
+    rows: int, vocabulary: int, kind: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     logits = 3 * torch.randn(rows, vocabulary) + 20
     base = logits + torch.randn(rows, vocabulary)
     return logits.to(kind), base.to(kind), torch.randint(vocabulary, (rows,))
@@ -70,7 +80,9 @@ def logits_of(rows: int, vocabulary: int, kind: torch.dtype = torch.float32) -> 
 def joint_errors(
     logits: torch.Tensor, base: torch.Tensor | None, tokens: torch.Tensor, temperature: float = 1.0
 ) -> Iterator[tuple[str, float]]:
-    """Each output's error and, relative to its largest entry, that of the gradient of each and of a sum, against float64 torch."""
+    """Each output's error and, relative to its largest entry, that of the gradient of each and of a sum, against
+    float64 torch.
+    """
     ours, true = logits.clone().requires_grad_(), logits.double().requires_grad_()
     got = kernels.joint(ours, base, tokens, temperature)
     expected = kernels.joint_torch(true, None if base is None else base.double(), tokens, temperature)
@@ -127,14 +139,18 @@ def test_the_scan_gives_the_loops_advantages(errors: dict[str, dict[str, float]]
     assert errors["gae"][case] < 1e-5
 
 
-@pytest.mark.parametrize("case", ["V = 5", "V = 1000", "V = 200003", "without base", "temperature 0.7", "not contiguous"])
+@pytest.mark.parametrize(
+    "case", ["V = 5", "V = 1000", "V = 200003", "without base", "temperature 0.7", "not contiguous"]
+)
 def test_the_kernel_gives_what_float64_gives(errors: dict[str, dict[str, float]], case: str) -> None:
     assert len(errors[case]) == (6 if case == "without base" else 7)
     assert all(error < EXACT for error in errors[case].values()), errors[case]
 
 
 def test_half_precision_loses_only_what_rounding_takes(errors: dict[str, dict[str, float]]) -> None:
-    assert all(error < (HALF if target.startswith("d ") else EXACT) for target, error in errors["bf16"].items()), errors["bf16"]
+    assert all(error < (HALF if target.startswith("d ") else EXACT) for target, error in errors["bf16"].items()), (
+        errors["bf16"]
+    )
 
 
 @pytest.mark.parametrize("case", ["a tile of -inf", "a first tile of -inf"])
@@ -142,7 +158,9 @@ def test_a_logit_of_minus_infinity_is_a_token_that_never_comes(errors: dict[str,
     assert all(error < EXACT for error in errors[case].values()), errors[case]
 
 
-def test_no_rows_give_no_results_and_a_token_outside_the_vocabulary_gives_nan(errors: dict[str, dict[str, float]]) -> None:
+def test_no_rows_give_no_results_and_a_token_outside_the_vocabulary_gives_nan(
+    errors: dict[str, dict[str, float]],
+) -> None:
     assert errors["edges"] == {"rows of none": 0, "tokens outside": 2}
 
 
@@ -163,8 +181,14 @@ def test_the_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     halves = {"rewards", "values", "advantages", "logits", "base_logits", "to_logits"}
-    others = {"tokens": "*i64", "mask": "*i1", "width": "i32", "vocabulary": "i32"} | dict.fromkeys(("gamma", "gamma_lam", "scale"), "fp32")
-    for kernel, block in ((kernels._gae, kernels.TOKENS), (kernels._forward, kernels.TILE), (kernels._backward, kernels.TILE)):
+    others = {"tokens": "*i64", "mask": "*i1", "width": "i32", "vocabulary": "i32"} | dict.fromkeys(
+        ("gamma", "gamma_lam", "scale"), "fp32"
+    )
+    for kernel, block in (
+        (kernels._gae, kernels.TOKENS),
+        (kernels._forward, kernels.TILE),
+        (kernels._backward, kernels.TILE),
+    ):
         kinds = {name: "*bf16" if name in halves else others.get(name, "*fp32") for name in kernel.arg_names}
         known = {name: value for name, value in (("HAS_BASE", True), ("BLOCK", block)) if name in kinds}
         source = ASTSource(kernel, kinds | dict.fromkeys(known, "constexpr"), known)

@@ -1,4 +1,7 @@
-"""The tiny language model: its tokens, its draws to the bit, and its adapter as a peft folder. The base is pre-trained for a few steps."""
+"""The tiny language model: its tokens, its draws to the bit, and its adapter as a peft folder.
+
+The base is pre-trained for a few steps.
+"""
 
 import json
 import math
@@ -145,11 +148,15 @@ def test_transformers_reads_the_tokenizer_and_its_chat_template(base: TinyLM, tm
     ids = read.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert tuple(ids) == base.encode("q 41<|assistant|>a<|end|><|user|>told")
     assert tuple(read("task 1 é").input_ids) == base.encode_completion("task 1 é")[:-1]
-    assert (read.eos_token_id, read.pad_token_id) == (END_ID, 0) and {"<|user|>", "<|assistant|>"} <= set(read.all_special_tokens)
+    assert (read.eos_token_id, read.pad_token_id) == (END_ID, 0) and {"<|user|>", "<|assistant|>"} <= set(
+        read.all_special_tokens
+    )
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_a_completion_is_the_same_to_the_bit_whatever_is_asked_with_it(base: TinyLM, folder: Path, adapted: bool) -> None:
+def test_a_completion_is_the_same_to_the_bit_whatever_is_asked_with_it(
+    base: TinyLM, folder: Path, adapted: bool
+) -> None:
     sampler = base.sampler(folder if adapted else None)
     wanted = asks(base, 18)
     alone = [sampler.sample([ask])[0] for ask in wanted]
@@ -164,14 +171,19 @@ def test_a_completion_is_the_same_to_the_bit_whatever_is_asked_with_it(base: Tin
 def test_draws_differ_by_seed_and_by_place(base: TinyLM) -> None:
     sampler, prompt = base.sampler(), base.encode("task 0")
     by_seed = sampler.sample([CompletionRequest(prompt=prompt, seed=seed, max_tokens=9) for seed in range(20)])
-    by_place = sampler.sample([CompletionRequest(prompt=prompt, seed=0, index=index, max_tokens=9) for index in range(20)])
+    by_place = sampler.sample(
+        [CompletionRequest(prompt=prompt, seed=0, index=index, max_tokens=9) for index in range(20)]
+    )
     assert by_seed[0] == by_place[0]
     assert min(len({one.tokens for one in row}) for row in (by_seed, by_place)) > 15
 
 
 def test_first_tokens_come_as_often_as_their_probability_says(base: TinyLM) -> None:
     sampler, count = base.sampler(), 1500
-    asked = [CompletionRequest(prompt=base.encode("task 0"), seed=7, index=index, temperature=1.0, max_tokens=1) for index in range(count)]
+    asked = [
+        CompletionRequest(prompt=base.encode("task 0"), seed=7, index=index, temperature=1.0, max_tokens=1)
+        for index in range(count)
+    ]
     drawn = [one.tokens[0] for one in sampler.sample(asked)]
     for token, logp in enumerate(sampler.next_log_probs("task 0")):
         p = math.exp(logp)
@@ -188,7 +200,9 @@ def test_temperature_zero_takes_the_most_probable_and_reports_temperature_one(ba
 
 def test_a_completion_stops_at_its_length_and_at_the_last_position(base: TinyLM) -> None:
     sampler = base.sampler()
-    short, long = sampler.sample([CompletionRequest(prompt=base.encode("task 0"), seed=0, max_tokens=length) for length in (3, 64)])
+    short, long = sampler.sample(
+        [CompletionRequest(prompt=base.encode("task 0"), seed=0, max_tokens=length) for length in (3, 64)]
+    )
     assert len(short.tokens) == 3 and long.tokens[:3] == short.tokens and long.logprobs[:3] == short.logprobs
     full = (*base.encode("9" * (POSITIONS - 4)),)
     assert len(sampler.sample([CompletionRequest(prompt=full, seed=0)])[0].tokens) <= 2
@@ -223,7 +237,9 @@ def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_it(base: TinyLM) -
     assert not all(torch.equal(a, b) for a, b in zip(fresh.adapter, other.adapter, strict=True))
 
 
-def test_an_adapter_comes_back_and_is_written_in_the_same_bytes(base: TinyLM, trained: TinyTrainee, folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_comes_back_and_is_written_in_the_same_bytes(
+    base: TinyLM, trained: TinyTrainee, folder: Path, tmp_path: Path
+) -> None:
     again = TinyTrainee(base, folder, seed=9)
     again.save(tmp_path / "b", CARD)
     names = sorted(path.name for path in folder.iterdir())
@@ -274,7 +290,9 @@ def test_the_value_loss_does_not_reach_the_adapter(base: TinyLM) -> None:
     trainee = moved(TinyTrainee(base, None, seed=0, critic=True))
     found = trainee.outputs([rollout("task 0", base.encode_completion("41 07 93"))])
     ((found.values - 1) ** 2).sum().backward()  # type: ignore[no-untyped-call]
-    assert all(parameter.grad is None for parameter in trainee.adapter) and all(bool(p.grad.any()) for p in trainee.critic)
+    assert all(parameter.grad is None for parameter in trainee.adapter) and all(
+        bool(p.grad.any()) for p in trainee.critic
+    )
     trainee.outputs([rollout("task 0", base.encode_completion("41 07 93"))]).logp.sum().backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in trainee.adapter)
 

@@ -86,12 +86,22 @@ def test_the_header_table_says_where_every_event_stands(full: dict[str, Archive]
 
 def everything() -> list[Stored]:
     rows = stored([example(entry.fact) for entry in ENTRIES if entry.stream == LOG])
-    return [*rows, at(len(rows) + 1, "evolog.demo.x.unheard_of", b"{}"), *stored([made_score(n) for n in range(20)], len(rows) + 2)]
+    return [
+        *rows,
+        at(len(rows) + 1, "evolog.demo.x.unheard_of", b"{}"),
+        *stored([made_score(n) for n in range(20)], len(rows) + 2),
+    ]
 
 
 def made_score(number: int) -> TrajectoryScored:
     return TrajectoryScored(
-        trajectory=f"t{number}", request="r", item=f"i{number}", attempt=0, reward=math.sqrt(number), outcome="right", verifier="v"
+        trajectory=f"t{number}",
+        request="r",
+        item=f"i{number}",
+        attempt=0,
+        reward=math.sqrt(number),
+        outcome="right",
+        verifier="v",
     )
 
 
@@ -115,7 +125,9 @@ def test_rows_delivered_twice_are_counted_once(archive: Archive) -> None:
     assert archive.apply(rows) == 0
 
 
-def test_a_crash_within_a_batch_leaves_rows_and_cursor_as_they_were(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_within_a_batch_leaves_rows_and_cursor_as_they_were(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = everything()
     archive.apply(rows[:10])
     before = dump(archive)
@@ -155,7 +167,9 @@ def test_an_archive_opened_again_goes_on_where_it_was(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_message_that_cannot_be_read_is_kept_with_the_reason(archive: Archive, subject: str, payload: bytes, reason: str) -> None:
+def test_a_message_that_cannot_be_read_is_kept_with_the_reason(
+    archive: Archive, subject: str, payload: bytes, reason: str
+) -> None:
     archive.apply([at(1, subject, payload)])
     ((seq, found_subject, found_reason, found),) = ask(archive, "SELECT seq, subject, reason, payload FROM unreadable")
     assert (seq, found_subject, found) == (1, subject, payload)
@@ -214,10 +228,13 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
 def test_a_file_held_elsewhere_asks_to_try_again(archive: Archive, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom events.errors import TryAgain\nfrom replay.archive.projection import Archive\n"
-        f"try:\n    Archive(Path({str(tmp_path / 'archive.duckdb')!r}))\nexcept TryAgain as held:\n    print(held.code, held)"
+        f"try:\n    Archive(Path({str(tmp_path / 'archive.duckdb')!r}))\nexcept TryAgain as held:\n    "
+        "print(held.code, held)"
     )
     root = Path(__file__).parents[3]
-    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=20)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=20
+    )
     assert found.stdout.startswith(f"{TryAgain.code} ")
     assert "held by another process" in found.stdout
 
@@ -232,7 +249,15 @@ def played(generation: int, purpose: str, rewards: list[float | None]) -> list[F
     asked = request(generation, purpose)
     key = codec.event_id(RUN, RolloutsRequested, *asked.key())
     call = example(
-        ModelCalled, request=key, item="i0", ordinal=0, prompt_tokens=100, completion_tokens=20, micro_usd=7, seconds=0.5, index=0
+        ModelCalled,
+        request=key,
+        item="i0",
+        ordinal=0,
+        prompt_tokens=100,
+        completion_tokens=20,
+        micro_usd=7,
+        seconds=0.5,
+        index=0,
     )
     facts: list[Fact] = [asked, call]
     for number, reward in enumerate(rewards):
@@ -243,7 +268,17 @@ def played(generation: int, purpose: str, rewards: list[float | None]) -> list[F
         attempt = example(TrajectoryRecorded, **place, generation=generation)
         name = codec.event_id(RUN, TrajectoryRecorded, *attempt.key())
         facts.append(attempt)
-        facts.append(example(TrajectoryScored, trajectory=name, request=key, item=place["item"], attempt=0, reward=reward, outcome="right"))
+        facts.append(
+            example(
+                TrajectoryScored,
+                trajectory=name,
+                request=key,
+                item=place["item"],
+                attempt=0,
+                reward=reward,
+                outcome="right",
+            )
+        )
     return facts
 
 
@@ -257,7 +292,14 @@ def evaluated(generation: int, lever: str, score: float) -> list[Fact]:
 
 
 def asked_for(generation: int, parent: str, lever: str, action: str) -> list[Fact]:
-    chosen = example(LeverChosen, generation=generation, lever=lever, action=action, reason="it misreads dates", propensities={lever: 0.75})
+    chosen = example(
+        LeverChosen,
+        generation=generation,
+        lever=lever,
+        action=action,
+        reason="it misreads dates",
+        propensities={lever: 0.75},
+    )
     return [example(FeedbackRequested, generation=generation, candidate=parent), chosen]
 
 
@@ -278,7 +320,14 @@ def small_run() -> list[Fact]:
         example(TrainingBatchSealed, generation=2, round=1, requests=("r1", "r2"), trajectories=2),
         *(
             example(
-                OptimizerStepApplied, generation=2, round=1, parent_adapter="", batch="b", step=step, loss=1.0 / (1 + step), seconds=2.0
+                OptimizerStepApplied,
+                generation=2,
+                round=1,
+                parent_adapter="",
+                batch="b",
+                step=step,
+                loss=1.0 / (1 + step),
+                seconds=2.0,
             )
             for step in (0, 1)
         ),
@@ -299,13 +348,18 @@ def small(archive: Archive) -> Archive:
 
 def test_runs_say_how_each_run_stands(small: Archive) -> None:
     found = ask(
-        small, "SELECT run, task, state, generations, first_score, score, candidate, rollouts, tokens, micro_usd, seconds FROM runs"
+        small,
+        "SELECT run, task, state, generations, first_score, score, candidate, rollouts, tokens, micro_usd, seconds "
+        "FROM runs",
     )
     assert found == [(RUN, "sums", "finished", 3, 0.6, 0.9, "c2", 9, 480, 28, len(small_run()) - 1)]
 
 
 def test_generations_say_what_was_tried_and_what_came_of_it(small: Archive) -> None:
-    found = ask(small, "SELECT generation, lever, action, score, accepted, rollouts, seconds FROM generations ORDER BY generation")
+    found = ask(
+        small,
+        "SELECT generation, lever, action, score, accepted, rollouts, seconds FROM generations ORDER BY generation",
+    )
     assert [row[:6] for row in found] == [
         (0, "start", None, 0.6, True, 3),
         (1, "scaffold", "add_checker", 0.4, False, 2),
@@ -321,7 +375,11 @@ def test_candidates_know_their_parents(small: Archive) -> None:
 
 def test_a_rollout_that_failed_has_no_reward(small: Archive) -> None:
     found = ask(small, "SELECT item, reward, outcome, failure FROM trajectories WHERE generation = 0 ORDER BY item")
-    assert found == [("i0", 1.0, "right", None), ("i1", 0.0, "right", None), ("i2", None, "crashed", "ZeroDivisionError")]
+    assert found == [
+        ("i0", 1.0, "right", None),
+        ("i1", 0.0, "right", None),
+        ("i2", None, "crashed", "ZeroDivisionError"),
+    ]
 
 
 def test_rewards_are_means_over_the_attempts_that_were_scored(small: Archive) -> None:
@@ -330,17 +388,26 @@ def test_rewards_are_means_over_the_attempts_that_were_scored(small: Archive) ->
 
 
 def test_levers_are_judged_against_the_parent(small: Archive) -> None:
-    found = ask(small, "SELECT lever, action, propensity, parent_score, round(gain, 9), accepted FROM levers ORDER BY generation")
+    found = ask(
+        small,
+        "SELECT lever, action, propensity, parent_score, round(gain, 9), accepted FROM levers ORDER BY generation",
+    )
     assert found == [("scaffold", "add_checker", 0.75, 0.6, -0.2, False), ("weights", "grpo", 0.75, 0.6, 0.3, True)]
 
 
 def test_adapters_name_the_requests_that_trained_them(small: Archive) -> None:
-    found = ask(small, "SELECT adapter, requests, trajectories, steps, first_loss, last_loss, seconds, served FROM adapters")
+    found = ask(
+        small, "SELECT adapter, requests, trajectories, steps, first_loss, last_loss, seconds, served FROM adapters"
+    )
     assert found == [("a1", ["r1", "r2"], 2, 2, 1.0, 0.5, 4.0, True)]
 
 
 def test_cost_is_split_by_generation_and_purpose(small: Archive) -> None:
-    found = ask(small, "SELECT generation, purpose, rollouts, failed, model_calls, tokens, model_seconds, micro_usd FROM cost ORDER BY ALL")
+    found = ask(
+        small,
+        "SELECT generation, purpose, rollouts, failed, model_calls, tokens, model_seconds, micro_usd FROM cost ORDER "
+        "BY ALL",
+    )
     assert found == [
         (0, "dev", 3, 1, 1, 120, 0.5, 7),
         (1, "dev", 2, 0, 1, 120, 0.5, 7),
@@ -352,12 +419,16 @@ def test_cost_is_split_by_generation_and_purpose(small: Archive) -> None:
 def test_elections_say_how_often_the_majority_was_right(archive: Archive) -> None:
     facts: list[Fact] = []
     for item, answers, truth in (("a", "xxy", "x"), ("b", "yyx", "x")):
-        label = LabelEstimated(generation=1, round=1, batch="b", request="q", item=item, answer=answers[0], votes=2, answers=3)
+        label = LabelEstimated(
+            generation=1, round=1, batch="b", request="q", item=item, answer=answers[0], votes=2, answers=3
+        )
         facts.append(label)
         for attempt, answer in enumerate(answers):
             recorded = example(TrajectoryRecorded, request="q", item=item, attempt=attempt, answer=answer)
             id = codec.event_id(RUN, TrajectoryRecorded, *recorded.key())
-            scored = example(TrajectoryScored, trajectory=id, request="q", item=item, attempt=attempt, reward=float(answer == truth))
+            scored = example(
+                TrajectoryScored, trajectory=id, request="q", item=item, attempt=attempt, reward=float(answer == truth)
+            )
             facts += [recorded, scored]
     archive.apply(stored(facts))
     found = ask(archive, "SELECT labels, round(agreement, 3), label_accuracy, reward_accuracy FROM elections")

@@ -156,7 +156,8 @@ ALLOWED = [
     "FROM runs",
     "SELECT seq, time, tag FROM events ORDER BY seq; -- all of them",
     "WITH x AS (SELECT 1 AS a) SELECT * FROM x",
-    "VALUES (now(), [now()], {'at': now()}, INTERVAL 1 DAY, 1.5::DECIMAL(4, 2), 'a'::BLOB, 2::HUGEINT ** 70, MAP {'a': 1})",
+    "VALUES (now(), [now()], {'at': now()}, INTERVAL 1 DAY, 1.5::DECIMAL(4, 2), 'a'::BLOB, 2::HUGEINT ** 70, MAP "
+    "{'a': 1})",
     "SELECT 1 AS a, 2 AS a",
     "SELECT '; --' AS \"a;b\" /* ; */ ;; -- ü; y",
     "DESCRIBE events",
@@ -180,7 +181,10 @@ def test_reading_is_answered_alike_by_the_archivist_and_from_the_file(archive: A
 
 
 def test_values_are_those_of_json(busy: tuple[Path, Archive]) -> None:
-    found = query(busy[0], "SELECT time, [time], NULL, 'nan'::DOUBLE, 1.5::DECIMAL(4, 2), 'ab'::BLOB, MAP {'a': [1]} FROM events LIMIT 1")
+    found = query(
+        busy[0],
+        "SELECT time, [time], NULL, 'nan'::DOUBLE, 1.5::DECIMAL(4, 2), 'ab'::BLOB, MAP {'a': [1]} FROM events LIMIT 1",
+    )
     assert found.types[:2] == ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE[]")
     assert found.rows == [
         ("2023-11-14T22:13:20.000001Z", ["2023-11-14 22:13:20.000001+00"], None, None, 1.5, "YWI=", {"a": [1]}),
@@ -194,7 +198,10 @@ def test_a_long_answer_comes_whole_and_in_order(busy: tuple[Path, Archive]) -> N
 def test_queries_are_answered_while_the_archive_is_written(archive: Archive, tmp_path: Path) -> None:
     server = QueryServer(archive.connection, tmp_path / SOCKET)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(query, tmp_path, "SELECT (SELECT count(*) FROM events), (SELECT seq FROM cursor)") for _ in range(40)]
+        asked = [
+            pool.submit(query, tmp_path, "SELECT (SELECT count(*) FROM events), (SELECT seq FROM cursor)")
+            for _ in range(40)
+        ]
         for number in range(3, 40):
             archive.apply([paused(number)])
         counts = [future.result().rows[0] for future in asked]
@@ -275,7 +282,10 @@ def test_a_socket_whose_path_is_too_long_is_put_elsewhere(archive: Archive, tmp_
 RESULT = QueryResult(
     ("run", "score", "at", "names", "hyper", "bytes"),
     ("VARCHAR", "DOUBLE", "TIMESTAMP WITH TIME ZONE", "VARCHAR[]", "MAP(VARCHAR, DOUBLE)", "BLOB"),
-    [("a,[b]", 0.5, "2026-01-01T00:00:00.000000Z", ["x", "y"], {"lr": 0.1}, "YWI="), ("c", None, None, None, None, None)],
+    [
+        ("a,[b]", 0.5, "2026-01-01T00:00:00.000000Z", ["x", "y"], {"lr": 0.1}, "YWI="),
+        ("c", None, None, None, None, None),
+    ],
 )
 
 
@@ -317,7 +327,9 @@ def test_parquet_keeps_the_types(tmp_path: Path) -> None:
 
 
 def test_every_type_that_duckdb_has_can_be_asked_for(busy: tuple[Path, Archive], tmp_path: Path) -> None:
-    found = query(busy[0], 'SELECT * EXCLUDE (dec_18_6, dec38_10, empty_struct, "union", geometry, tuple) FROM test_all_types()')
+    found = query(
+        busy[0], 'SELECT * EXCLUDE (dec_18_6, dec38_10, empty_struct, "union", geometry, tuple) FROM test_all_types()'
+    )
     for format in FORMATS:
         assert rendered(format, tmp_path, found)
 

@@ -1,4 +1,6 @@
-"""The archive rebuilt from the log: it equals the live one, survives being killed, and finds what is missing or was changed."""
+"""The archive rebuilt from the log: it equals the live one, survives being killed, and finds what is missing or was
+changed.
+"""
 
 import json
 import signal
@@ -52,7 +54,8 @@ def rows() -> list[Stored]:
     """A log with what no program can read in it."""
     rows = [*log(4000, **SMALL)]
     bad = [
-        Stored(len(rows) + 1 + place, 10**18, subject, b"{}") for place, subject in enumerate(("evolog.run-0.x.unheard_of", "evolog.odd"))
+        Stored(len(rows) + 1 + place, 10**18, subject, b"{}")
+        for place, subject in enumerate(("evolog.run-0.x.unheard_of", "evolog.odd"))
     ]
     return [*rows, *bad]
 
@@ -83,7 +86,9 @@ def test_a_rebuilt_archive_equals_the_live_one(
     assert tables(tmp_path / "a.duckdb") == live
 
 
-def test_rows_stand_in_the_order_of_the_log(rows: list[Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_stand_in_the_order_of_the_log(
+    rows: list[Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PAGE_SIZE", 700)
     made(rows, tmp_path / "a.duckdb")
     with duckdb.connect(str(tmp_path / "a.duckdb")) as connection:
@@ -113,7 +118,9 @@ def killed(rows: Sequence[Stored], tmp_path: Path) -> Path:
     import pickle
 
     (tmp_path / "rows").write_bytes(pickle.dumps(list(rows)))
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "rows"), str(tmp_path / "a.duckdb")], cwd=ROOT, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "rows"), str(tmp_path / "a.duckdb")], cwd=ROOT, timeout=60
+    )
     assert ended.returncode == -signal.SIGKILL
     return tmp_path / "a.duckdb"
 
@@ -136,7 +143,9 @@ def changed(rows: Sequence[Stored], at: int) -> list[Stored]:
     """The log with another reward in the first score from a place on."""
     place = next(place for place, row in enumerate(rows) if place >= at and row.subject.endswith(".trajectory_scored"))
     right = b'"reward":1.0' in rows[place].data
-    data = rows[place].data.replace(*((b'"reward":1.0', b'"reward":0.0') if right else (b'"reward":0.0', b'"reward":1.0')))
+    data = rows[place].data.replace(
+        *((b'"reward":1.0', b'"reward":0.0') if right else (b'"reward":0.0', b'"reward":1.0'))
+    )
     return [*rows[:place], msgspec.structs.replace(rows[place], data=data), *rows[place + 1 :]]
 
 
@@ -161,7 +170,9 @@ def test_a_break_that_was_found_before_a_kill_is_still_reported(rows: list[Store
     assert made(bad, path).broken == made(bad, tmp_path / "whole.duckdb").broken is not None
 
 
-def test_the_archivists_own_file_is_gone_on_with_and_its_part_is_checked(rows: list[Stored], live: Tables, tmp_path: Path) -> None:
+def test_the_archivists_own_file_is_gone_on_with_and_its_part_is_checked(
+    rows: list[Stored], live: Tables, tmp_path: Path
+) -> None:
     archive = Archive(tmp_path / "a.duckdb")
     archive.apply(rows[:2000])
     archive.close()
@@ -185,7 +196,11 @@ def test_one_run_has_its_rows_alone_and_the_cursor_of_the_log(rows: list[Stored]
     one = tables(path, "run-0")
     assert one["cursor"] == [("EVOLOG", str(len(rows)), "run-0")]
     for name in ("events", "trajectory_recorded", "unreadable"):
-        assert one[name] == [row for row in live[name] if any(part in ("run-0", "evolog.run-0.x.unheard_of") for part in row)] != []
+        assert (
+            one[name]
+            == [row for row in live[name] if any(part in ("run-0", "evolog.run-0.x.unheard_of") for part in row)]
+            != []
+        )
     with pytest.raises(UsageError, match="holds run run-0 and cannot go on with run run-1"):
         made(rows, path, "run-1")
     with pytest.raises(UsageError, match="cannot go on with all runs"):
@@ -219,7 +234,9 @@ def test_a_database_that_is_no_archive_is_left_alone(rows: list[Stored], tmp_pat
 
 def test_progress_is_told_up_to_the_end(rows: list[Stored], tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
-    rebuild(reader(rows), tmp_path / "a.duckdb", end=len(rows), progress=lambda done, total: heard.append((done, total)))
+    rebuild(
+        reader(rows), tmp_path / "a.duckdb", end=len(rows), progress=lambda done, total: heard.append((done, total))
+    )
     assert heard[-1] == (len(rows), len(rows))
 
 
@@ -237,10 +254,14 @@ def ordered(rows: list[Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return order
 
 
-def test_the_command_says_what_it_did(ordered: Callable[..., int], rows: list[Stored], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_it_did(
+    ordered: Callable[..., int], rows: list[Stored], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ordered() == 0
     said = capsys.readouterr().out
-    assert f"all runs up to sequence {len(rows):,}; {len(rows):,} events read" in said and "their hash chains hold" in said
+    assert (
+        f"all runs up to sequence {len(rows):,}; {len(rows):,} events read" in said and "their hash chains hold" in said
+    )
 
 
 def test_the_command_speaks_json_and_exits_3_where_the_log_was_changed(
@@ -251,26 +272,36 @@ def test_the_command_speaks_json_and_exits_3_where_the_log_was_changed(
     assert said["events"] == len(rows) and said["broken"]["run"] in ("run-0", "run-1") and said["gap"] == ""
 
 
-def test_the_command_exits_3_at_a_gap(ordered: Callable[..., int], rows: list[Stored], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_exits_3_at_a_gap(
+    ordered: Callable[..., int], rows: list[Stored], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ordered(of=[*rows[:10], *rows[11:]]) == 3
     assert "The log has a gap" in capsys.readouterr().out
 
 
-def test_parquet_holds_the_same_rows_one_folder_a_run(ordered: Callable[..., int], tmp_path: Path, live: Tables) -> None:
+def test_parquet_holds_the_same_rows_one_folder_a_run(
+    ordered: Callable[..., int], tmp_path: Path, live: Tables
+) -> None:
     folder = tmp_path / "parquet"
     assert ordered(parquet=folder) == 0
-    assert {path.name for path in (folder / "trajectory_scored").iterdir()} == {f"run={row[1]}" for row in live["run_started"]}
+    assert {path.name for path in (folder / "trajectory_scored").iterdir()} == {
+        f"run={row[1]}" for row in live["run_started"]
+    }
     with duckdb.connect() as connection:
         for table in ("events", "trajectory_scored", "model_called", "run_started", "unreadable"):
             count = connection.execute(f"SELECT count(*) FROM read_parquet('{folder}/{table}/*/*.parquet')").fetchone()
             assert count == (len(live[table]),)
-        (codecs,) = connection.execute(f"SELECT list(DISTINCT compression) FROM parquet_metadata('{folder}/events/*/*.parquet')").fetchall()
+        (codecs,) = connection.execute(
+            f"SELECT list(DISTINCT compression) FROM parquet_metadata('{folder}/events/*/*.parquet')"
+        ).fetchall()
         assert codecs == (["ZSTD"],)
     with pytest.raises(UsageError, match="not an empty folder"):
         ordered(parquet=folder)
 
 
-def test_a_rebuilt_file_answers_sql_and_only_that(ordered: Callable[..., int], tmp_path: Path, rows: list[Stored]) -> None:
+def test_a_rebuilt_file_answers_sql_and_only_that(
+    ordered: Callable[..., int], tmp_path: Path, rows: list[Stored]
+) -> None:
     ordered()
     path = tmp_path / "into" / "a.duckdb"
     assert query_file(path, "SELECT max(seq) FROM events").rows == [(len(rows) - 2,)]

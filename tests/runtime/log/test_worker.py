@@ -1,4 +1,6 @@
-"""The loop of an effect service: delivered twice, appended once; unreadable messages put aside; nothing acknowledged too early."""
+"""The loop of an effect service: delivered twice, appended once; unreadable messages put aside; nothing acknowledged
+too early.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +27,13 @@ async def score(events: list[Event]) -> Sequence[Event]:
     for event in events:
         assert isinstance(event.data, TrajectoryRecorded)
         fact = TrajectoryScored(
-            trajectory=event.id, request="q", item="i", attempt=event.data.attempt, reward=1.0, outcome="right", verifier="v"
+            trajectory=event.id,
+            request="q",
+            item="i",
+            attempt=event.data.attempt,
+            reward=1.0,
+            outcome="right",
+            verifier="v",
         )
         outputs.append(worker.answer(fact, event, "verifier"))
     return outputs

@@ -1,4 +1,7 @@
-"""Several processes under an accelerate configuration against one, on the same recorded batch and weights. Each process runs this file."""
+"""Several processes under an accelerate configuration against one, on the same recorded batch and weights.
+
+Each process runs this file.
+"""
 
 import copy
 import gc
@@ -53,12 +56,16 @@ CASES: dict[str, tuple[str, Hyper]] = {
 
 
 def algorithm(name: str) -> Algorithm:
-    """The algorithm, with each row a unit of its own where they are not pairs: so minibatches are of an odd number of rows, and of one."""
+    """The algorithm, with each row a unit of its own where they are not pairs: so minibatches are of an odd number of
+    rows, and of one.
+    """
     found = find_algorithm(name)
 
     def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
         of = found.select(rollouts, hyper)
-        return of if of.units else msgspec.structs.replace(of, units=tuple((place,) for place in range(len(of.rollouts))))
+        return (
+            of if of.units else msgspec.structs.replace(of, units=tuple((place,) for place in range(len(of.rollouts))))
+        )
 
     return msgspec.structs.replace(found, select=select)
 
@@ -80,7 +87,9 @@ def batch(model: TinyTrainee) -> list[Rollout]:
     with torch.no_grad():
         logp = model.outputs(bare).logp
     logp += 0.2 * torch.randn(logp.shape, generator=draw)
-    return [msgspec.structs.replace(r, logprobs=tuple(logp[row, : len(r.tokens)].tolist())) for row, r in enumerate(bare)]
+    return [
+        msgspec.structs.replace(r, logprobs=tuple(logp[row, : len(r.tokens)].tolist())) for row, r in enumerate(bare)
+    ]
 
 
 def updates(room: Path, into: Path) -> None:
@@ -214,18 +223,25 @@ def test_a_round_by_two_processes_leaves_what_one_does(room: Path, tmp_path: Pat
 @pytest.mark.long
 def test_what_a_user_did_wrong_comes_out_of_a_launch_as_it_was_said(room: Path, tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"no tensors")
-    with pytest.raises(CheckFailed, match=r"^The training state state is damaged \(.*\); order the update without it\.$"):
+    with pytest.raises(
+        CheckFailed, match=r"^The training state state is damaged \(.*\); order the update without it\.$"
+    ):
         round_of(room, tmp_path / "out", accelerate_file(tmp_path, "NO", 1), tmp_path / "state")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_launch_that_ends_without_a_word_is_told_with_its_last_lines(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)^accelerate launch with .* ended with code 1:.*No module named 'nowhere'"):
+    with pytest.raises(
+        RuntimeError, match=r"(?s)^accelerate launch with .* ended with code 1:.*No module named 'nowhere'"
+    ):
         launch(accelerate_file(tmp_path, "NO", 1), tmp_path, "nowhere.at.all")
 
 
 VOTES = (Vote(group="g", item="i", answer="4", votes=2, answers=3),)
-WRONGS = [NothingToLearn("why, and what next.", VOTES), *(kind("why, and what next.") for kind in RERAISED if kind is not NothingToLearn)]
+WRONGS = [
+    NothingToLearn("why, and what next.", VOTES),
+    *(kind("why, and what next.") for kind in RERAISED if kind is not NothingToLearn),
+]
 
 
 @pytest.mark.parametrize("wrong", WRONGS, ids=lambda wrong: type(wrong).__name__)
@@ -252,7 +268,10 @@ ASLEEP = """
 import os, sys, time
 from pathlib import Path
 from runtime.policies import training_process
-training_process.main(Path(sys.argv[1]), lambda room, rank, count: ((room / f"pid.{rank}").write_text(str(os.getpid())), time.sleep(600)))
+def asleep(room, rank, count):
+    (room / f"pid.{rank}").write_text(str(os.getpid()))
+    time.sleep(600)
+training_process.main(Path(sys.argv[1]), asleep)
 """
 
 
@@ -281,11 +300,19 @@ def test_the_processes_end_with_the_one_that_launched_them(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("trainer", "text", "words"),
     [
-        ("native", "distributed_type: MULTI_GPU", r"is .*accelerate\.yaml and the trainer is native; set EVOLOG_TRAINER=trl too, or unset"),
+        (
+            "native",
+            "distributed_type: MULTI_GPU",
+            r"is .*accelerate\.yaml and the trainer is native; set EVOLOG_TRAINER=trl too, or unset",
+        ),
         ("trl", None, r"cannot be read \(.*No such file.*\); write one with `accelerate config`"),
         ("trl", "a: [", r"cannot be read \(while parsing .*\); write one with"),
         ("trl", "- MULTI_GPU", "holds no YAML mapping; write one with"),
-        ("trl", "distributed_type: FSDP", r"has distributed_type 'FSDP'; expected one of 'NO', 'MULTI_CPU', 'MULTI_GPU', in which each"),
+        (
+            "trl",
+            "distributed_type: FSDP",
+            r"has distributed_type 'FSDP'; expected one of 'NO', 'MULTI_CPU', 'MULTI_GPU', in which each",
+        ),
         ("trl", "num_processes: 8", "has distributed_type None; expected one of"),
         (
             "trl",
@@ -305,7 +332,9 @@ def test_a_configuration_that_cannot_be_used_is_refused_in_words(
         accelerate_config()
 
 
-def test_a_configuration_is_optional_and_found_from_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_is_optional_and_found_from_where_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EVOLOG_TRAINER", "trl")
     assert accelerate_config() is None
     accelerate_file(tmp_path, "MULTI_GPU", 8)

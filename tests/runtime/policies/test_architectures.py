@@ -1,4 +1,6 @@
-"""Causal language models of many shapes: tiny random ones, each trained and asked as transformers itself says that it speaks."""
+"""Causal language models of many shapes: tiny random ones, each trained and asked as transformers itself says that it
+speaks.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +59,10 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "GPTNeoX": (MHA, FUSED),
     "Bloom": ({"hidden_size": 32, "n_layer": 2, "n_head": 2}, FUSED),
     "Falcon": (MHA, FUSED),
-    "Gemma2": ({**GQA, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 16, "sliding_window": 4}, tuple(sorted(ATTENTION + MLP))),
+    "Gemma2": (
+        {**GQA, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 16, "sliding_window": 4},
+        tuple(sorted(ATTENTION + MLP)),
+    ),
     "Granite": ({**GQA, "logits_scaling": 0.1}, tuple(sorted(ATTENTION + MLP))),
     "Cohere": ({**GQA, "logit_scale": 4.0}, tuple(sorted(ATTENTION + MLP))),
     "Mixtral": ({**GQA, **EXPERTS, "sliding_window": 4}, ATTENTION),
@@ -118,8 +123,12 @@ def test_it_is_sampled_as_it_scores(name: str) -> None:
     model = made(name)
     asks = [CompletionRequest(prompt=prompt, seed=seed, max_tokens=8) for seed, prompt in enumerate(PROMPTS.values())]
     for said, prompt in zip(Sampler(WORDS, model).sample(asks), PROMPTS, strict=True):
-        logs = own(model, Rollout(group="g", item="i", prompt=prompt, tokens=said.tokens, logprobs=said.logprobs, reward=0.0))
-        assert said.logprobs == pytest.approx(logs.gather(1, torch.tensor(said.tokens)[:, None])[:, 0].tolist(), abs=1e-4)
+        logs = own(
+            model, Rollout(group="g", item="i", prompt=prompt, tokens=said.tokens, logprobs=said.logprobs, reward=0.0)
+        )
+        assert said.logprobs == pytest.approx(
+            logs.gather(1, torch.tensor(said.tokens)[:, None])[:, 0].tolist(), abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ["GPT2", "Gemma2", "GPTNeoX"])
@@ -136,7 +145,9 @@ class Apart(Qwen3ForCausalLM):
     """Makes its logits without calling its output embeddings."""
 
     def forward(self, ids: Any = None, **how: Any) -> Any:
-        return SimpleNamespace(logits=nn.functional.linear(self.model(ids, use_cache=False).last_hidden_state, self.lm_head.weight))
+        return SimpleNamespace(
+            logits=nn.functional.linear(self.model(ids, use_cache=False).last_hidden_state, self.lm_head.weight)
+        )
 
 
 def test_a_model_that_does_not_call_its_output_embeddings_is_refused() -> None:
@@ -191,6 +202,8 @@ def test_both_back_ends_checkpoint(back_end: str) -> None:
 
     trainee, seen = trained(made("Qwen3"), checkpointing=True), []
     layer = next(each for each in trainee.model.modules() if hasattr(each, "self_attn"))
-    layer.register_forward_pre_hook(lambda module, given: seen.append(module.training and module.gradient_checkpointing))
+    layer.register_forward_pre_hook(
+        lambda module, given: seen.append(module.training and module.gradient_checkpointing)
+    )
     updated(update if back_end == "native" else trl_backend.update, trainee, "grpo")
     assert sum(seen) >= 2, "the layer is computed once forward, and once more in the backward pass"

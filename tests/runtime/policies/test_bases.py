@@ -12,7 +12,9 @@ from tests.harness.paths import TOY
 
 
 @pytest.mark.parametrize("file", ["base.safetensors", "base.json"])
-def test_a_base_model_that_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def test_a_base_model_that_was_cut_short_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     public = load(str(TOY)).public(0)
     folder = prepare_base(text_scorer.KIND, public, list)

@@ -1,4 +1,6 @@
-"""Models of Hugging Face's format as policies: tiny random ones in the shapes of Qwen3 and Llama, with a real tokenizer."""
+"""Models of Hugging Face's format as policies: tiny random ones in the shapes of Qwen3 and Llama, with a real
+tokenizer.
+"""
 
 import json
 import math
@@ -28,7 +30,15 @@ from runtime.policies.bases import kind_of
 from runtime.policies.client import Caller
 from runtime.policies.engine import Engine, EnginePolicy, connect
 from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, TrainingResult, open_trainee, train
+from runtime.policies.training import (
+    Sources,
+    TrainingAttempt,
+    TrainingCall,
+    TrainingOrder,
+    TrainingResult,
+    open_trainee,
+    train,
+)
 
 NUMBERS = TASKS / "numbers"
 LETTERS = '''"""The more letters the better: what a model of random weights differs in."""
@@ -113,7 +123,9 @@ def trained(base: Path, policy: EnginePolicy, out: Path, seed: int = 0) -> Train
         )
         for place in range(8)
     ]
-    order = TrainingOrder(base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={"lr": 0.01}, seed=seed, about={})
+    order = TrainingOrder(
+        base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={"lr": 0.01}, seed=seed, about={}
+    )
     return train(order, attempts, Sources(str, lambda items: {}), out, out.with_suffix(".left"))
 
 
@@ -140,10 +152,14 @@ def test_adapters_share_one_base_and_are_served_as_they_were_trained(
     assert done[0].steps[0].ratio_mean == pytest.approx(1, abs=1e-4)
     files = {path.name for path in (tmp_path / "adapter0").iterdir()}
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
-    served = [EnginePolicy(server, hf.HFTokenizer.load(base), f"v{seed}", tmp_path / f"adapter{seed}") for seed in range(2)]
+    served = [
+        EnginePolicy(server, hf.HFTokenizer.load(base), f"v{seed}", tmp_path / f"adapter{seed}") for seed in range(2)
+    ]
     for place in (0, 1, 0):
         canary = done[place].canary[0]
-        mine, other, none = (each.score(canary.prompt, canary.tokens) for each in (served[place], served[1 - place], policy))
+        mine, other, none = (
+            each.score(canary.prompt, canary.tokens) for each in (served[place], served[1 - place], policy)
+        )
         assert mine == pytest.approx(canary.logprobs, abs=1e-4)
         assert other != pytest.approx(canary.logprobs, abs=1e-3) and none != pytest.approx(canary.logprobs, abs=1e-3)
     again = open_trainee(base, tmp_path / "adapter0", 0, False)
@@ -152,8 +168,14 @@ def test_adapters_share_one_base_and_are_served_as_they_were_trained(
     )
     assert policy.sample([SampleRequest(prompt="task 0", n=4, max_tokens=6)]) == alone
     listed = json.loads(server.ask("GET", "/v1/models"))["data"]
-    assert {(one["id"], one["parent"]) for one in listed} >= {(server.base, None), ("v0", server.base), ("v1", server.base)}
-    server.ask("POST", "/v1/unload_lora_adapter", {"lora_name": "v1"})  # as a server that was started again has forgotten it
+    assert {(one["id"], one["parent"]) for one in listed} >= {
+        (server.base, None),
+        ("v0", server.base),
+        ("v1", server.base),
+    }
+    server.ask(
+        "POST", "/v1/unload_lora_adapter", {"lora_name": "v1"}
+    )  # as a server that was started again has forgotten it
     assert served[1].score("task 0", (5, 6)) == pytest.approx(again_scored(base, tmp_path / "adapter1"), abs=1e-4)
 
 
@@ -161,7 +183,9 @@ def again_scored(base: Path, adapter: Path) -> list[float]:
     return hf.HFTrainee(hf.HFModel.load(base), adapter, 0).score("task 0", (5, 6))
 
 
-def test_an_adapter_that_is_not_this_models_is_refused(base: Path, server: Engine, policy: EnginePolicy, tmp_path: Path) -> None:
+def test_an_adapter_that_is_not_this_models_is_refused(
+    base: Path, server: Engine, policy: EnginePolicy, tmp_path: Path
+) -> None:
     words = hf.HFTokenizer.load(base)
     trained(base, policy, tmp_path / "good")
     with pytest.raises(CheckFailed, match="no readable adapter_config"):
@@ -194,10 +218,14 @@ def test_the_server_speaks_as_vllm_does(model: Path, server: Engine) -> None:
     turns = [{"role": "user", "content": "task 0"}]
     prompt = list(words.encode("task 0"))
     assert json.loads(server.ask("POST", "/tokenize", {"messages": turns}))["tokens"] == prompt
-    said = json.loads(server.ask("POST", "/v1/completions", {**asked, "prompt": prompt, "logprobs": 1, "prompt_logprobs": 0}))
+    said = json.loads(
+        server.ask("POST", "/v1/completions", {**asked, "prompt": prompt, "logprobs": 1, "prompt_logprobs": 0})
+    )
     assert [choice["finish_reason"] for choice in said["choices"]] == ["length", "length"]
     first = said["choices"][0]
-    assert first["prompt_token_ids"] == prompt and len(first["token_ids"]) == len(first["logprobs"]["token_logprobs"]) == 4
+    assert (
+        first["prompt_token_ids"] == prompt and len(first["token_ids"]) == len(first["logprobs"]["token_logprobs"]) == 4
+    )
     assert first["prompt_logprobs"][0] is None and list(first["prompt_logprobs"][1]) == [str(prompt[1])]
     assert said["usage"] == {"prompt_tokens": len(prompt), "completion_tokens": 8, "total_tokens": len(prompt) + 8}
     chat = json.loads(server.ask("POST", "/v1/chat/completions", {**asked, "messages": turns, "logprobs": True}))
@@ -223,13 +251,17 @@ def test_the_server_speaks_as_vllm_does(model: Path, server: Engine) -> None:
         ("/v2/completions", {}, "There is no POST"),
     ],
 )
-def test_the_server_refuses_what_it_would_not_honour(server: Engine, path: str, changed: dict[str, Any], why: str) -> None:
+def test_the_server_refuses_what_it_would_not_honour(
+    server: Engine, path: str, changed: dict[str, Any], why: str
+) -> None:
     with pytest.raises((UsageError, NotFound), match=why):
         server.ask("POST", path, changed if "lora" in path else {"model": server.base, "prompt": [5, 6], **changed})
 
 
 @pytest.mark.parametrize("model", ["qwen3"], indirect=True)
-def test_a_server_of_another_model_or_at_no_address_is_refused(server: Engine, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_of_another_model_or_at_no_address_is_refused(
+    server: Engine, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EVOLOG_ENGINE_URL", server.url)
     monkeypatch.setenv("VLLM_API_KEY", server._key)
     words = hf.HFTokenizer.load(base)
@@ -291,14 +323,18 @@ def test_checkpointing_gives_the_same_gradient(base: Path, monkeypatch: pytest.M
         assert torch.allclose(plain, again, atol=1e-6)
 
 
-def test_of_several_ends_an_answer_takes_the_tokenizers_and_a_model_without_any_is_refused(model: Path, tmp_path: Path) -> None:
+def test_of_several_ends_an_answer_takes_the_tokenizers_and_a_model_without_any_is_refused(
+    model: Path, tmp_path: Path
+) -> None:
     shutil.copytree(model, tmp_path / "m")
     file = tmp_path / "m" / "generation_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": [1, 3]}))
     assert hf.HFTokenizer(tmp_path / "m", "").encode_completion("41")[-1] == 3
     for name in ("generation_config.json", "tokenizer_config.json", "config.json"):
         held = json.loads((tmp_path / "m" / name).read_text())
-        (tmp_path / "m" / name).write_text(json.dumps({key: value for key, value in held.items() if not key.startswith("eos_token")}))
+        (tmp_path / "m" / name).write_text(
+            json.dumps({key: value for key, value in held.items() if not key.startswith("eos_token")})
+        )
     with pytest.raises(CheckFailed, match="says no token that ends an answer"):
         hf.write_base(str(tmp_path / "m"), tmp_path / "base")
     (tmp_path / "m" / "config.json").write_text("[]")

@@ -58,7 +58,14 @@ def attempts(reward: float = 1.0) -> list[TrainingAttempt]:
 
 def order(folder: Path, algorithm: str = "best_of_n", seed: int = 0, **hyper: float) -> TrainingOrder:
     return TrainingOrder(
-        base=folder, parent="", parent_folder=None, state=None, algorithm=algorithm, hyper=hyper, seed=seed, about={"events": "e"}
+        base=folder,
+        parent="",
+        parent_folder=None,
+        state=None,
+        algorithm=algorithm,
+        hyper=hyper,
+        seed=seed,
+        about={"events": "e"},
     )
 
 
@@ -124,7 +131,11 @@ def test_the_uniform_policy_breaks_ties_evenly_and_the_scorer_takes_the_first() 
 
 @pytest.mark.parametrize(
     "wrong, why",
-    [({"choices": ("杀人",)}, "not one of"), ({"bias": (1.0,)}, "1 biases"), ({"choices": LABELS[:1], "bias": (math.inf,)}, "not finite")],
+    [
+        ({"choices": ("杀人",)}, "not one of"),
+        ({"bias": (1.0,)}, "1 biases"),
+        ({"choices": LABELS[:1], "bias": (math.inf,)}, "not finite"),
+    ],
 )
 def test_a_request_that_cannot_be_answered_says_why(folder: Path, wrong: dict[str, object], why: str) -> None:
     with pytest.raises(UsageError, match=why):
@@ -170,13 +181,23 @@ def test_training_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "one.left").read_bytes() == (tmp_path / "two.left").read_bytes()
 
 
-def test_the_adapter_is_an_ordinary_peft_folder_whose_card_says_where_it_comes_from(folder: Path, tmp_path: Path) -> None:
+def test_the_adapter_is_an_ordinary_peft_folder_whose_card_says_where_it_comes_from(
+    folder: Path, tmp_path: Path
+) -> None:
     from peft import PeftModel
 
     from runtime.policies import text_scorer_torch as trainer
 
-    learn(msgspec.structs.replace(order(folder, lr=1e-3), about={"events": "of generation 3"}), attempts(), tmp_path / "adapter")
-    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    learn(
+        msgspec.structs.replace(order(folder, lr=1e-3), about={"events": "of generation 3"}),
+        attempts(),
+        tmp_path / "adapter",
+    )
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
     card = (tmp_path / "adapter" / "README.md").read_text()
     for said in (
         f"base_model: text-scorer@{load_base(folder).digest}",
@@ -221,7 +242,13 @@ def test_spin_asks_for_labels_and_learns_them(folder: Path, tmp_path: Path) -> N
         asked.append(item)
         return LABELS[TEXTS.index(item)]
 
-    train(order(folder, "spin", lr=3e-3, epochs=20), attempts(), Sources(label, lambda items: {}), tmp_path / "adapter", tmp_path / "left")
+    train(
+        order(folder, "spin", lr=3e-3, epochs=20),
+        attempts(),
+        Sources(label, lambda items: {}),
+        tmp_path / "adapter",
+        tmp_path / "left",
+    )
     assert asked == TEXTS
     policy, base = load(folder, tmp_path / "adapter"), load(folder)
     assert all(policy.log_probs(text)[i] > base.log_probs(text)[i] for i, text in enumerate(TEXTS))
@@ -230,7 +257,11 @@ def test_spin_asks_for_labels_and_learns_them(folder: Path, tmp_path: Path) -> N
 def test_spin_leaves_out_an_item_whose_true_answer_was_not_on_offer(folder: Path, tmp_path: Path) -> None:
     short = [msgspec.structs.replace(a, calls=(shortlisted(a.calls[0], LABELS[1:3]),)) for a in attempts()[:2]]
     result = train(
-        order(folder, "spin"), short, Sources(lambda item: LABELS[TEXTS.index(item)], lambda items: {}), tmp_path / "a", tmp_path / "l"
+        order(folder, "spin"),
+        short,
+        Sources(lambda item: LABELS[TEXTS.index(item)], lambda items: {}),
+        tmp_path / "a",
+        tmp_path / "l",
     )
     assert result.trained_on == 2  # the second item's truth is on the list, the first's is not
 
@@ -273,7 +304,9 @@ def test_going_on_from_the_optimisers_state_is_as_if_it_had_never_stopped(folder
     one = order(folder, lr=3e-3, epochs=8)
     learn(whole, attempts(), tmp_path / "whole")
     learn(one, attempts(), tmp_path / "first")
-    second = msgspec.structs.replace(one, parent="first", parent_folder=tmp_path / "first", state=tmp_path / "first.left")
+    second = msgspec.structs.replace(
+        one, parent="first", parent_folder=tmp_path / "first", state=tmp_path / "first.left"
+    )
     older = [msgspec.structs.replace(attempt, adapter="other") for attempt in attempts()]
     learn(second, older, tmp_path / "second")
     learn(msgspec.structs.replace(second, state=None), older, tmp_path / "afresh")
@@ -282,7 +315,9 @@ def test_going_on_from_the_optimisers_state_is_as_if_it_had_never_stopped(folder
     assert np.abs(of["whole"].b - of["afresh"].b).max() > 1e-4
 
 
-def test_another_algorithms_state_is_not_gone_on_from_and_a_damaged_one_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_another_algorithms_state_is_not_gone_on_from_and_a_damaged_one_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
     learn(order(folder), attempts(), tmp_path / "adapter")
     left = tmp_path / "adapter.left"
     assert load_state(left, "grpo") is None
@@ -306,7 +341,9 @@ def test_a_loss_that_is_not_finite_stops_the_update(folder: Path, tmp_path: Path
 
 
 def test_a_batch_that_another_policy_sampled_is_refused_with_the_figure(folder: Path, tmp_path: Path) -> None:
-    off = [msgspec.structs.replace(a, calls=(msgspec.structs.replace(a.calls[0], logprobs=(-0.01,)),)) for a in attempts()]
+    off = [
+        msgspec.structs.replace(a, calls=(msgspec.structs.replace(a.calls[0], logprobs=(-0.01,)),)) for a in attempts()
+    ]
     with pytest.raises(Mismatch, match=r"recorded for 5 tokens .* mean k3 is \d"):
         learn(order(folder), off, tmp_path / "adapter")
     learn(order(folder, mismatch=1e9), off, tmp_path / "adapter")

@@ -17,7 +17,16 @@ trl = pytest.importorskip("trl")
 
 from algorithms.demos import toys  # noqa: E402
 from algorithms.learning import algorithm, terms  # noqa: E402
-from algorithms.learning.batch import Algorithm, Credit, Diverged, Hyper, InitialBatch, Mismatch, NothingToLearn, Rollout  # noqa: E402
+from algorithms.learning.batch import (  # noqa: E402
+    Algorithm,
+    Credit,
+    Diverged,
+    Hyper,
+    InitialBatch,
+    Mismatch,
+    NothingToLearn,
+    Rollout,
+)
 from algorithms.learning.update import UpdateResult, prepare, update  # noqa: E402
 from algorithms.models.tiny_lm import TinyLM, TinyTrainee  # noqa: E402
 from events.errors import UsageError  # noqa: E402
@@ -121,7 +130,11 @@ def batch(entry: TinyTrainee) -> list[Rollout]:
 def given(name: str, batch: list[Rollout]) -> list[Rollout]:
     """What the algorithm is handed of the batch; half of it demonstrations where it clones."""
     if algorithm(name).form != "cloning":
-        return batch if name != "dpo" else [msgspec.structs.replace(r, reward=r.reward + place / 100) for place, r in enumerate(batch)]
+        return (
+            batch
+            if name != "dpo"
+            else [msgspec.structs.replace(r, reward=r.reward + place / 100) for place, r in enumerate(batch)]
+        )
     return [msgspec.structs.replace(r, own=False) for r in batch] if name == "test_time" else batch
 
 
@@ -133,7 +146,9 @@ def run(back_end: Any, of: Algorithm | str, model: TinyTrainee, batch: list[Roll
 
 
 def apart(one: UpdateResult, other: UpdateResult) -> float:
-    """The largest difference of the losses and of the gradients, the latter as a share of the largest entry; after a first step."""
+    """The largest difference of the losses and of the gradients, the latter as a share of the largest entry; after a
+    first step.
+    """
     (first,), (second,) = one.steps, other.steps
     names = [name for name in one.state if name.startswith("exp_avg.")]
     assert names and set(one.state) == set(other.state)
@@ -163,7 +178,9 @@ def test_both_back_ends_give_the_same_loss_and_gradient(
     mine, by_trl = native(name, hyper), run(trl_backend.update, name, model, given(name, batch), **hyper)
     assert apart(mine, by_trl) < TOLERANCE
     for field in set(mine.steps[0].__struct_fields__) - {"seconds"}:
-        assert getattr(by_trl.steps[0], field) == pytest.approx(getattr(mine.steps[0], field), rel=1e-4, abs=1e-5), field
+        assert getattr(by_trl.steps[0], field) == pytest.approx(getattr(mine.steps[0], field), rel=1e-4, abs=1e-5), (
+            field
+        )
     assert (by_trl.trained_on, by_trl.left_out, by_trl.votes) == (mine.trained_on, mine.left_out, mine.votes)
 
 
@@ -179,12 +196,20 @@ def scaled(of: Algorithm) -> Algorithm:
 def test_an_advantage_scaled_in_one_back_end_is_noticed(
     name: str, hyper: Hyper, model: TinyTrainee, batch: list[Rollout], native: Callable[..., UpdateResult]
 ) -> None:
-    assert apart(native(name, hyper), run(trl_backend.update, scaled(algorithm(name)), model, batch, **hyper)) > 100 * TOLERANCE
+    assert (
+        apart(native(name, hyper), run(trl_backend.update, scaled(algorithm(name)), model, batch, **hyper))
+        > 100 * TOLERANCE
+    )
 
 
 @pytest.mark.parametrize(("name", "hyper"), CASES, ids=IDS)
 def test_a_mask_shifted_in_one_back_end_is_noticed(
-    name: str, hyper: Hyper, model: TinyTrainee, batch: list[Rollout], native: Callable[..., UpdateResult], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    hyper: Hyper,
+    model: TinyTrainee,
+    batch: list[Rollout],
+    native: Callable[..., UpdateResult],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     right = trl_backend.RecordedBatch.padded
 
@@ -193,12 +218,16 @@ def test_a_mask_shifted_in_one_back_end_is_noticed(
         return msgspec.structs.replace(rows, terms=msgspec.structs.replace(rows.terms, mask=rows.terms.mask.roll(1, 1)))
 
     monkeypatch.setattr(trl_backend.RecordedBatch, "padded", wrong)
-    assert apart(native(name, hyper), run(trl_backend.update, name, model, given(name, batch), **hyper)) > 100 * TOLERANCE
+    assert (
+        apart(native(name, hyper), run(trl_backend.update, name, model, given(name, batch), **hyper)) > 100 * TOLERANCE
+    )
 
 
 def same_way(one: TinyTrainee, other: TinyTrainee, entry: TinyTrainee) -> None:
     """Both adapters are where the other is, as a share of how far they went too."""
-    here, there, start = (torch.cat([parameter.detach().flatten() for parameter in each.adapter]) for each in (one, other, entry))
+    here, there, start = (
+        torch.cat([parameter.detach().flatten() for parameter in each.adapter]) for each in (one, other, entry)
+    )
     assert float((here - there).abs().max()) < 1e-4
     assert float((here - there).norm()) < 1e-3 * float((here - start).norm())
 
@@ -224,7 +253,9 @@ def test_a_second_update_goes_on_from_the_state_of_the_first_with_kl_steered(
     left = []
     for by, trained in ((update, other), (trl_backend.update, model)):
         state = run(by, "grpo", trained, batch, **hyper).state
-        left.append(by(trained, algorithm("grpo"), batch, {"epochs": 1, **hyper}, seed=6, parent=PARENT, state=state).state)
+        left.append(
+            by(trained, algorithm("grpo"), batch, {"epochs": 1, **hyper}, seed=6, parent=PARENT, state=state).state
+        )
     assert float(left[0]["kl"]) == pytest.approx(0.5 * 1.02**6) == float(left[1]["kl"])
     same_way(other, model, entry)
 
@@ -238,7 +269,9 @@ def test_the_model_is_handed_back_as_it_was_lent_with_one_adapter_to_save(
     names = [parameter for parameter, _ in model.model.named_parameters()]
     config = copy.deepcopy(model.model.config)
     for _ in range(2):
-        run(trl_backend.update, name, model, given(name, batch), mismatch=1e3, **({"kl": 0.1} if name == "grpo" else {}))
+        run(
+            trl_backend.update, name, model, given(name, batch), mismatch=1e3, **({"kl": 0.1} if name == "grpo" else {})
+        )
     assert list(model.model.peft_config) == ["default"] and model.model.active_adapters == ["default"]
     assert [parameter for parameter, _ in model.model.named_parameters()] == names
     assert all(parameter.requires_grad == ("lora" in each) for each, parameter in model.model.named_parameters())
@@ -246,11 +279,17 @@ def test_the_model_is_handed_back_as_it_was_lent_with_one_adapter_to_save(
     assert model.model.config.to_dict() == config.to_dict() and not any(each.training for each in model.model.modules())
     assert list(tmp_path.iterdir()) == []
     model.save(tmp_path / "saved", "card")
-    assert {path.name for path in (tmp_path / "saved").rglob("*")} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert {path.name for path in (tmp_path / "saved").rglob("*")} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
     assert (tmp_path / "saved" / "README.md").read_text() == "card"
 
 
-def test_kl_is_to_the_base_and_not_to_the_adapter_that_the_update_starts_with(model: TinyTrainee, batch: list[Rollout]) -> None:
+def test_kl_is_to_the_base_and_not_to_the_adapter_that_the_update_starts_with(
+    model: TinyTrainee, batch: list[Rollout]
+) -> None:
     one = [msgspec.structs.replace(r, adapter=PARENT) for r in batch[:2]]
     two = [msgspec.structs.replace(r, group="g", item="i", reward=float(place)) for place, r in enumerate(one)]
     with torch.no_grad():
@@ -265,7 +304,9 @@ def test_kl_is_to_the_base_and_not_to_the_adapter_that_the_update_starts_with(mo
     (step,) = run(trl_backend.update, "grpo", model, two, kl=2.0).steps
     advantage = 0.5 / (0.5 + 1e-4)  # the ratios are 1, so each token's loss is less its advantage
     assert sum(k3) / len(k3) > 1e-3
-    assert step.loss == pytest.approx(advantage * (tokens[0] - tokens[1]) / sum(tokens) + 2 * sum(k3) / len(k3), abs=1e-5)
+    assert step.loss == pytest.approx(
+        advantage * (tokens[0] - tokens[1]) / sum(tokens) + 2 * sum(k3) / len(k3), abs=1e-5
+    )
     assert step.kl_to_base == pytest.approx(sum(k3) / len(k3), rel=1e-4)
 
 
@@ -289,7 +330,13 @@ def test_a_batch_is_refused_as_natively(model: TinyTrainee, batch: list[Rollout]
     with pytest.raises(NothingToLearn, match="all attempts have the same reward"):
         run(trl_backend.update, "grpo", model, [msgspec.structs.replace(r, reward=1.0) for r in batch])
     with pytest.raises(Mismatch, match="not the parent adapter's"):
-        run(trl_backend.update, "grpo", model, [msgspec.structs.replace(r, adapter=PARENT) for r in batch], mismatch=1e-4)
+        run(
+            trl_backend.update,
+            "grpo",
+            model,
+            [msgspec.structs.replace(r, adapter=PARENT) for r in batch],
+            mismatch=1e-4,
+        )
 
 
 @pytest.mark.parametrize("name", ["grpo", "dpo"])
@@ -328,7 +375,13 @@ def test_trl_is_of_the_minor_version_that_was_read_and_has_what_is_overridden_an
     for name, parameters in trl_backend.PRIVATE.items():
         owner, method = name.split(".")
         assert tuple(inspect.signature(getattr(getattr(trl, owner), method)).parameters) == parameters
-    policy = ("self.beta", "self.max_completion_length", 'inputs["ref_per_token_logps"]', '"tool_mask"', "advantages.dim() == 1")
+    policy = (
+        "self.beta",
+        "self.max_completion_length",
+        'inputs["ref_per_token_logps"]',
+        '"tool_mask"',
+        "advantages.dim() == 1",
+    )
     pairs = ("self.precompute_ref_logps", 'inputs["ref_chosen_logps"]', 'inputs["completion_mask"]')
     for trainer, names in ((trl.GRPOTrainer, policy), (trl.DPOTrainer, pairs)):
         source = inspect.getsource(trainer._compute_loss)

@@ -8,13 +8,22 @@ from typing import Any
 
 import pytest
 
-from runtime.rollouts.host import AttemptOutcome, RefusedCall, ScaffoldCall, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
+from runtime.rollouts.host import (
+    AttemptOutcome,
+    RefusedCall,
+    ScaffoldCall,
+    ScaffoldData,
+    ScaffoldLimits,
+    ScaffoldProcess,
+    ScaffoldStopped,
+)
 
 QUICK = ScaffoldLimits(idle_timeout=1.0)
 
 
 class Stage:
-    """A scaffold's folder, its data, and a model that answers a prompt with the prompt and the number of the completion.
+    """A scaffold's folder, its data, and a model that answers a prompt with the prompt and the number of the
+    completion.
 
     It refuses the prompt "no", and takes its time over the prompt "slow".
     """
@@ -26,7 +35,12 @@ class Stage:
         self.waves: list[list[ScaffoldCall]] = []
 
     def play(
-        self, code: str, items: int = 2, attempts: int = 2, limits: ScaffoldLimits = ScaffoldLimits(idle_timeout=20.0), prompt: str = "q"
+        self,
+        code: str,
+        items: int = 2,
+        attempts: int = 2,
+        limits: ScaffoldLimits = ScaffoldLimits(idle_timeout=20.0),
+        prompt: str = "q",
     ) -> list[AttemptOutcome]:
         """The outcomes; fails if there are none after a time that is beyond all the limits."""
         found: list[AttemptOutcome | BaseException] = []
@@ -44,15 +58,21 @@ class Stage:
         except BaseException as wrong:
             found.append(wrong)
 
-    def _outcomes(self, code: str, items: int, attempts: int, limits: ScaffoldLimits, prompt: str) -> list[AttemptOutcome]:
+    def _outcomes(
+        self, code: str, items: int, attempts: int, limits: ScaffoldLimits, prompt: str
+    ) -> list[AttemptOutcome]:
         (self.folder / "scaffold" / "agent.py").write_text(code)
-        process = ScaffoldProcess(self.folder / "scaffold", ScaffoldData(["a", "b"], self.train), self.folder / "work", limits)
+        process = ScaffoldProcess(
+            self.folder / "scaffold", ScaffoldData(["a", "b"], self.train), self.folder / "work", limits
+        )
 
         def answer(asks: list[ScaffoldCall]) -> list[Sequence[str] | RefusedCall]:
             self.waves.append(asks)
             time.sleep(0.9 if asks[0].prompt == "slow" else 0)
             return [
-                RefusedCall("refused", "not this") if ask.prompt == "no" else [f"{ask.prompt}/{number}" for number in range(attempts)]
+                RefusedCall("refused", "not this")
+                if ask.prompt == "no"
+                else [f"{ask.prompt}/{number}" for number in range(attempts)]
                 for ask in asks
             ]
 
@@ -75,22 +95,36 @@ def test_attempts_that_ask_the_same_share_a_call_and_get_a_completion_each(stage
 
 
 def test_calls_of_all_items_are_asked_for_together(stage: Stage) -> None:
-    stage.play("def solve(item, model, data): return model.complete(model.complete(item.prompt).text).text", items=100, attempts=1)
+    stage.play(
+        "def solve(item, model, data): return model.complete(model.complete(item.prompt).text).text",
+        items=100,
+        attempts=1,
+    )
     assert [len(wave) for wave in stage.waves] == [64, 64, 36, 36]
 
 
 def test_a_later_call_is_told_from_an_earlier_one(stage: Stage) -> None:
-    outcomes = stage.play("def solve(item, model, data): return model.complete(model.complete(item.prompt).text).text", items=1)
+    outcomes = stage.play(
+        "def solve(item, model, data): return model.complete(model.complete(item.prompt).text).text", items=1
+    )
     assert [outcome.answer for outcome in outcomes] == ["q0/0/0", "q0/1/1"]
     assert [outcome.uses for outcome in outcomes] == [((0, 0), (1, 0)), ((0, 1), (2, 1))]
 
 
 def test_a_scaffold_may_say_nothing(stage: Stage) -> None:
-    assert [outcome.answer for outcome in stage.play("def solve(item, model, data): return None", items=1)] == [None, None]
+    assert [outcome.answer for outcome in stage.play("def solve(item, model, data): return None", items=1)] == [
+        None,
+        None,
+    ]
 
 
 def test_prints_do_not_disturb(stage: Stage) -> None:
-    assert stage.play("def solve(item, model, data):\n print('{\"done\": []}', flush=True)\n return data.labels[1]")[0].answer == "b"
+    assert (
+        stage.play("def solve(item, model, data):\n print('{\"done\": []}', flush=True)\n return data.labels[1]")[
+            0
+        ].answer
+        == "b"
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,8 +159,16 @@ def test_an_attempt_that_goes_wrong_fails_alone(stage: Stage, body: str, kind: s
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV"),
         ("import os, time; os.closerange(3, 256); time.sleep(600)", "hung", "closed its pipes and did not end"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 1 s"),
-        ("import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('x' * 200_001)", "flooded", "200001 characters"),
-        ("import sys; sys.modules['__main__'].CHOICES_LIMIT = 10**9; model.complete('', ['a'] * 10_001)", "flooded", "10001 choices"),
+        (
+            "import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('x' * 200_001)",
+            "flooded",
+            "200001 characters",
+        ),
+        (
+            "import sys; sys.modules['__main__'].CHOICES_LIMIT = 10**9; model.complete('', ['a'] * 10_001)",
+            "flooded",
+            "10001 choices",
+        ),
     ],
 )
 def test_a_process_that_goes_wrong_fails_what_is_left(stage: Stage, body: str, kind: str, reason: str) -> None:
@@ -139,7 +181,9 @@ def test_a_process_that_does_not_take_a_large_order_has_hung(stage: Stage, stall
     late = f"lambda channel: (channel._in.read1(5000), {stall})"
     code = f"import os, re, signal, sys\nsys.modules['__main__'].Channel.receive = {late}\nsolve = None"
     outcomes = stage.play(code, items=400, attempts=1, limits=QUICK, prompt="x" * 1000)
-    assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {("hung", "did not take what it was sent for 1 s")}
+    assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {
+        ("hung", "did not take what it was sent for 1 s")
+    }
 
 
 def test_what_a_scaffold_leaves_behind_holds_nobody_up(stage: Stage) -> None:
@@ -157,7 +201,9 @@ def test_what_a_scaffold_leaves_behind_holds_nobody_up(stage: Stage) -> None:
 
 def test_large_data_reach_the_scaffold_and_lie_in_no_file(stage: Stage) -> None:
     stage.train = [("x" * 1000, "a")] * 10_000
-    (outcome,) = stage.play("def solve(item, model, data): return f'{data.labels} {len(data.train)} {data.train[-1].label}'", 1, 1)
+    (outcome,) = stage.play(
+        "def solve(item, model, data): return f'{data.labels} {len(data.train)} {data.train[-1].label}'", 1, 1
+    )
     assert outcome.answer == "('a', 'b') 10000 a"
     assert [path.name for path in stage.folder.rglob("*") if path.is_file()] == ["agent.py"]
 
@@ -200,19 +246,24 @@ def test_attempts_that_share_their_threads_are_answered_in_turn(stage: Stage) ->
 
 
 def test_long_calls_come_in_several_frames(stage: Stage) -> None:
-    outcomes = stage.play("def solve(item, model, data): return model.complete('案' * 199_000 + item.id).text[-4:]", 10, 1)
+    outcomes = stage.play(
+        "def solve(item, model, data): return model.complete('案' * 199_000 + item.id).text[-4:]", 10, 1
+    )
     assert [outcome.answer for outcome in outcomes] == [f"i{number}/0" for number in range(10)]
     assert [len(wave) for wave in stage.waves] == [3, 3, 3, 1]
 
 
 def test_a_flood_of_output_is_stopped(stage: Stage) -> None:
-    outcomes = stage.play("def solve(item, model, data):\n  while True: print('x' * 10000)", limits=ScaffoldLimits(idle_timeout=10.0))
+    outcomes = stage.play(
+        "def solve(item, model, data):\n  while True: print('x' * 10000)", limits=ScaffoldLimits(idle_timeout=10.0)
+    )
     assert {outcome.kind for outcome in outcomes} == {"flooded"}
 
 
 def test_a_flood_of_calls_is_stopped(stage: Stage) -> None:
     outcomes = stage.play(
-        "def solve(item, model, data):\n  import sys\n  sys.modules['__main__'].check = lambda **call: None\n  model.complete('x' * 10**7)"
+        "def solve(item, model, data):\n  import sys\n  sys.modules['__main__'].check = lambda **call: None\n  "
+        "model.complete('x' * 10**7)"
     )
     assert {outcome.kind for outcome in outcomes} == {"flooded"} and "in one frame" in outcomes[0].reason
 
@@ -221,7 +272,11 @@ def test_a_flood_of_calls_is_stopped(stage: Stage) -> None:
     ("body", "kind", "reason"),
     [
         ("model.uses[:] = [[0, 999]]\n    return 'a'", "nonsense", "an outcome that none of its attempts can have"),
-        ("model.uses[:] = [[0, 0]] * 2000\n    return 'a'", "nonsense", "an outcome that none of its attempts can have"),
+        (
+            "model.uses[:] = [[0, 0]] * 2000\n    return 'a'",
+            "nonsense",
+            "an outcome that none of its attempts can have",
+        ),
         ("model._item = 'another'\n    return model.complete('q').text", "flooded", "calls for no item of its own"),
         (
             "import __main__\n    __main__.CALL_LIMIT = 10**9\n    [model.complete(str(n)) for n in range(30)]",
@@ -238,7 +293,10 @@ def test_a_child_that_was_tampered_with_is_stopped(stage: Stage, body: str, kind
 
 def test_memory_is_limited(stage: Stage) -> None:
     limits = ScaffoldLimits(idle_timeout=10.0, memory=500 * 1024**2)
-    assert "MemoryError" in stage.play("def solve(item, model, data): return len(bytearray(10**9))", limits=limits)[0].reason
+    assert (
+        "MemoryError"
+        in stage.play("def solve(item, model, data): return len(bytearray(10**9))", limits=limits)[0].reason
+    )
 
 
 def test_results_of_an_earlier_group_survive_a_later_crash(stage: Stage) -> None:
@@ -254,12 +312,15 @@ def test_a_scaffold_that_does_not_load_says_why(stage: Stage, code: str) -> None
     assert stopped.value.kind == "unloadable" and str(stopped.value)
 
 
-def test_a_scaffold_sees_neither_this_program_nor_its_environment(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scaffold_sees_neither_this_program_nor_its_environment(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     code = (
         "import os, importlib.util\n"
         "def solve(item, model, data):\n"
-        "  return str([importlib.util.find_spec(name) for name in ('events', 'tasks', 'runtime')]) + str(sorted(os.environ))"
+        "  return str([importlib.util.find_spec(name) for name in ('events', 'tasks', 'runtime')]) + "
+        "str(sorted(os.environ))"
     )
     answer = stage.play(code)[0].answer
     assert answer and "[None, None, None]" in answer and "OPENAI" not in answer and "HOME" not in answer

@@ -1,4 +1,6 @@
-"""The bridge: plain `openai` clients over the relay, nothing released before it is recorded, and nothing sampled twice."""
+"""The bridge: plain `openai` clients over the relay, nothing released before it is recorded, and nothing
+sampled twice.
+"""
 
 import json
 import socket
@@ -60,7 +62,13 @@ def client(served: Bridge) -> Iterator[openai.OpenAI]:
 
 
 def post(
-    path: Path, body: object, route: str = "/v1/chat/completions", *, token: str = TOKEN, retry: int = 0, method: str = "POST"
+    path: Path,
+    body: object,
+    route: str = "/v1/chat/completions",
+    *,
+    token: str = TOKEN,
+    retry: int = 0,
+    method: str = "POST",
 ) -> tuple[int, dict[str, str], Any]:
     """One request without any client's help: status, headers and body."""
     with socket.socket(socket.AF_UNIX) as end:
@@ -70,9 +78,13 @@ def post(
         return answered(end)
 
 
-def request(body: object, route: str = "/v1/chat/completions", token: str = TOKEN, retry: int = 0, method: str = "POST") -> bytes:
+def request(
+    body: object, route: str = "/v1/chat/completions", token: str = TOKEN, retry: int = 0, method: str = "POST"
+) -> bytes:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = f"{method} {route} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nx-stainless-retry-count: {retry}\r\n"
+    head = (
+        f"{method} {route} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nx-stainless-retry-count: {retry}\r\n"
+    )
     return f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
 
 
@@ -86,12 +98,24 @@ def answered(end: socket.socket) -> tuple[int, dict[str, str], Any]:
 # what clients use
 
 
-def test_a_chat_is_answered_and_logprobs_come_only_when_asked_for(client: openai.OpenAI, policy: BackwardsPolicy) -> None:
+def test_a_chat_is_answered_and_logprobs_come_only_when_asked_for(
+    client: openai.OpenAI, policy: BackwardsPolicy
+) -> None:
     reply = client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "hello"}])
-    assert (reply.choices[0].message.content, reply.choices[0].finish_reason, reply.choices[0].logprobs) == ("olleh", "stop", None)
-    assert reply.usage and (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (5, 5, 10)
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason, reply.choices[0].logprobs) == (
+        "olleh",
+        "stop",
+        None,
+    )
+    assert reply.usage and (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (
+        5,
+        5,
+        10,
+    )
     assert (policy.calls[0].prompts, policy.calls[0].n, policy.calls[0].model) == (("hello",), 1, "policy")
-    more = client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "ab"}], logprobs=True, n=2, max_tokens=2)
+    more = client.chat.completions.create(
+        model="policy", messages=[{"role": "user", "content": "ab"}], logprobs=True, n=2, max_tokens=2
+    )
     assert len(more.choices) == 2 and more.choices[1].finish_reason == "length"
     logprobs = more.choices[0].logprobs
     assert logprobs and logprobs.content and [one.token for one in logprobs.content] == ["token_id:98", "token_id:49"]
@@ -114,7 +138,11 @@ def test_several_messages_become_lines_with_their_roles(client: openai.OpenAI, p
 
 def test_an_answer_can_be_handed_back_as_a_turn(client: openai.OpenAI, policy: BackwardsPolicy) -> None:
     first = client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "hello"}])
-    turns: Any = [{"role": "user", "content": "hello"}, first.choices[0].message.model_dump(), {"role": "user", "content": "on"}]
+    turns: Any = [
+        {"role": "user", "content": "hello"},
+        first.choices[0].message.model_dump(),
+        {"role": "user", "content": "on"},
+    ]
     client.chat.completions.create(model="policy", messages=turns)
     assert policy.calls[1].prompts == ("user: hello\nassistant: olleh\nuser: on\nassistant:",)
 
@@ -143,7 +171,10 @@ def test_models_are_the_aliases(client: openai.OpenAI) -> None:
 
 def test_streams_end_with_usage(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
-        model="policy", messages=[{"role": "user", "content": "hello"}], stream=True, stream_options={"include_usage": True}
+        model="policy",
+        messages=[{"role": "user", "content": "hello"}],
+        stream=True,
+        stream_options={"include_usage": True},
     )
     chunks = list(stream)
     assert [choice.delta.content for chunk in chunks for choice in chunk.choices] == ["olleh"]
@@ -156,7 +187,8 @@ def test_a_program_needs_nothing_but_openai(served: Bridge, tmp_path: Path) -> N
     program = tmp_path / "program.py"
     program.write_text(
         "import sys, openai\n"
-        "said = openai.OpenAI().chat.completions.create(model='policy', messages=[{'role': 'user', 'content': 'hello'}])\n"
+        "said = openai.OpenAI().chat.completions.create(model='policy', messages=[{'role': 'user', 'content': "
+        "'hello'}])\n"
         "print(said.choices[0].message.content)\nsys.exit(3)\n"
     )
     command = [sys.executable, "-I", RELAY, str(served.path), "0", "60", "-", ".", sys.executable, str(program)]
@@ -171,7 +203,10 @@ def test_the_relay_ends_as_its_command_does(tmp_path: Path) -> None:
         ).returncode
 
     assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") == 128 + 9
-    no_bridge = "import os, sys, urllib.request\ntry: urllib.request.urlopen(os.environ['OPENAI_BASE_URL'])\nexcept OSError: sys.exit(5)"
+    no_bridge = (
+        "import os, sys, urllib.request\ntry: urllib.request.urlopen(os.environ['OPENAI_BASE_URL'])\nexcept "
+        "OSError: sys.exit(5)"
+    )
     assert run(no_bridge) == 5
 
 
@@ -216,7 +251,9 @@ REACHING: dict[str, Any] = {
     "tools[0].type": {"tools": [{"type": "mcp", "function": {"name": "f"}}]},
     "server_url": {"tools": [{"type": "function", "server_url": "https://example.com", "function": {"name": "f"}}]},
     "messages[0].content[0].type": {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
-    "image_url": {"messages": [{"role": "user", "content": [{"type": "text", "text": "", "image_url": {"url": "https://e.com"}}]}]},
+    "image_url": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "", "image_url": {"url": "https://e.com"}}]}]
+    },
     "file": {"messages": [{"role": "user", "content": [{"type": "text", "text": "", "file": {"file_id": "f"}}]}]},
     "messages[0].role": {"messages": [{"role": "function", "content": "x"}]},
     "messages": {"messages": []},
@@ -234,7 +271,9 @@ def test_what_would_reach_out_or_is_too_much_is_refused(served: Bridge, policy: 
     assert not policy.calls
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"model": "\xff"}', b"[" * 100_000, b'{"model":"policy","messages":"' + b"x" * 9])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1]", b'{"model": "\xff"}', b"[" * 100_000, b'{"model":"policy","messages":"' + b"x" * 9]
+)
 def test_a_body_that_is_no_request_is_refused(served: Bridge, body: bytes) -> None:
     assert post(served.path, body)[0] == 400
 
@@ -292,7 +331,9 @@ def assert_waited(event: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("away", [TryAgain("The log is full."), Unavailable("No broker.")])
-def test_a_call_that_cannot_be_recorded_fails_and_a_retry_takes_its_place(served: Bridge, policy: BackwardsPolicy, away: Exception) -> None:
+def test_a_call_that_cannot_be_recorded_fails_and_a_retry_takes_its_place(
+    served: Bridge, policy: BackwardsPolicy, away: Exception
+) -> None:
     policy.before = raising(away)
     status, _, said = post(served.path, CHAT)
     assert (status, said["error"]["code"], served.failure) == (503, "recorder_unavailable", away)
@@ -309,7 +350,9 @@ def raising(wrong: Exception) -> Callable[[BridgeCall], None]:
     return raise_it
 
 
-def test_a_defect_says_nothing_to_the_scaffold_and_is_kept_for_the_host(served: Bridge, policy: BackwardsPolicy) -> None:
+def test_a_defect_says_nothing_to_the_scaffold_and_is_kept_for_the_host(
+    served: Bridge, policy: BackwardsPolicy
+) -> None:
     policy.before = raising(ZeroDivisionError("a path on the host"))
     status, headers, said = post(served.path, CHAT)
     assert (status, headers["x-should-retry"]) == (500, "false") and "path" not in said["error"]["message"]
@@ -343,7 +386,9 @@ def test_a_retry_waits_for_a_call_in_flight(served: Bridge, policy: BackwardsPol
     assert bodies == [bodies[0]] * 8 and len(policy.calls) == 1
 
 
-def test_a_client_that_is_cut_off_after_the_record_asks_again_and_pays_once(served: Bridge, policy: BackwardsPolicy) -> None:
+def test_a_client_that_is_cut_off_after_the_record_asks_again_and_pays_once(
+    served: Bridge, policy: BackwardsPolicy
+) -> None:
     """A proxy reads the whole of the first reply from the bridge and hangs up on the client."""
     front = socket.create_server(("127.0.0.1", 0))
     seen: list[bytes] = []
@@ -431,7 +476,10 @@ def test_money_is_reserved_at_its_price() -> None:
 
 def test_a_call_that_failed_costs_nothing() -> None:
     budget = CallBudget(calls=1, tokens=10)
-    with pytest.raises(ZeroDivisionError), budget.paying(BridgeCall(key="k", kind="chat", model="m", prompts=("p",), max_tokens=10)):
+    with (
+        pytest.raises(ZeroDivisionError),
+        budget.paying(BridgeCall(key="k", kind="chat", model="m", prompts=("p",), max_tokens=10)),
+    ):
         raise ZeroDivisionError
     spend(budget, 10, 10)
     assert budget.spent["calls"] == 1
@@ -495,7 +543,9 @@ def test_a_replay_names_its_first_miss(tmp_path: Path, policy: BackwardsPolicy) 
 # one attempt after the other
 
 
-def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, policy: BackwardsPolicy, served: Bridge) -> None:
+def test_attempts_follow_each_other_only_where_that_is_wanted(
+    tmp_path: Path, policy: BackwardsPolicy, served: Bridge
+) -> None:
     begins = {"item": "a", "attempt": 1}
     assert post(served.path, begins, server.ATTEMPT_PATH)[0] == 404
     begun: list[tuple[str, int]] = []
@@ -510,7 +560,10 @@ def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, po
             assert post(several.path, {**begins, "attempt": attempt}, server.ATTEMPT_PATH)[0] == 200
             post(several.path, CHAT)
             post(several.path, CHAT)
-        assert post(several.path, {**begins, "item": "b"}, server.ATTEMPT_PATH)[2]["error"]["message"] == "It is the turn of 'a'."
+        assert (
+            post(several.path, {**begins, "item": "b"}, server.ATTEMPT_PATH)[2]["error"]["message"]
+            == "It is the turn of 'a'."
+        )
         assert post(several.path, begins, server.ATTEMPT_PATH, token="x")[0] == 401
         assert post(several.path, b"[", server.ATTEMPT_PATH)[0] == 400
     assert begun == [("a", 0), ("a", 1)] and [call.occurrence for call in policy.calls] == [0, 1, 0, 1]
@@ -522,12 +575,17 @@ def test_attempts_follow_each_other_only_where_that_is_wanted(tmp_path: Path, po
 def test_a_body_is_one_key_however_it_is_written() -> None:
     plain, spaced = ({**CHAT, "n": 1}, {"n": 1, **CHAT})
     read = dialect.read
-    keys = {read("/v1/chat/completions", json.dumps(body, indent=i).encode())[1].key for i, body in enumerate((plain, spaced))}
+    keys = {
+        read("/v1/chat/completions", json.dumps(body, indent=i).encode())[1].key
+        for i, body in enumerate((plain, spaced))
+    }
     assert len(keys) == 1
 
 
 def test_an_ngram_vector_is_worked_by_hand() -> None:
-    """ "a" has one n-gram: CRC-32 of b"a" is 0xE8B7BE43, whose top bit gives +1 and whose remainder by 8 the place 3."""
+    """ "a" has one n-gram: CRC-32 of b"a" is 0xE8B7BE43, whose top bit gives +1 and whose remainder by 8
+    the place 3.
+    """
     assert hashed_ngrams("A", 8) == (0, 0, 0, 1.0, 0, 0, 0, 0)
     assert hashed_ngrams("", 4) == (0, 0, 0, 0)
 

@@ -1,4 +1,6 @@
-"""Playing scaffolds that use `openai.OpenAI()`, and programs in SIA's style: what they ask is on the log as any other call is."""
+"""Playing scaffolds that use `openai.OpenAI()`, and programs in SIA's style: what they ask is on the log as any other
+call is.
+"""
 
 import json
 import time
@@ -23,7 +25,8 @@ import openai
 client = openai.OpenAI()
 
 def solve(item, model, data):
-    first = client.chat.completions.create(model="policy", messages=[{"role": "user", "content": item.prompt}], n=2, max_tokens=9)
+    messages = [{"role": "user", "content": item.prompt}]
+    first = client.chat.completions.create(model="policy", messages=messages, n=2, max_tokens=9)
     again = client.completions.create(model=os.environ["OPENAI_MODEL"], prompt="same for all")
     client.embeddings.create(model="policy", input=item.prompt)
     chosen = model.complete(item.prompt, choices=data.labels).text
@@ -36,7 +39,9 @@ class Numbers(FirstChoicePolicy):
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         self.asked += requests
-        texts = [tuple(of.choices[0] if of.choices else f"{of.seed % 1000}.{n}" for n in range(of.n)) for of in requests]
+        texts = [
+            tuple(of.choices[0] if of.choices else f"{of.seed % 1000}.{n}" for n in range(of.n)) for of in requests
+        ]
         return [Sampled(one, ((1, 2),) * len(one), ((-0.5, -0.5),) * len(one), 3) for one in texts]
 
 
@@ -76,7 +81,9 @@ def test_what_is_recorded_is_not_asked_again_and_a_seed_stays(table: RunnerHarne
     again = successes(table.play(BOTH, ["dev0", "dev1", "dev2"], attempts=2))
     assert [one.answer for one in again[:4]] == [one.answer for one in first]
     assert [one.uses for one in again[:4]] == [one.uses for one in first]
-    assert len(table.policy.asked) == 5 and table.public.dev[0].prompt not in {request.prompt for request in table.policy.asked}
+    assert len(table.policy.asked) == 5 and table.public.dev[0].prompt not in {
+        request.prompt for request in table.policy.asked
+    }
 
 
 def test_a_call_that_cannot_be_recorded_sends_the_shard_back(tmp_path: Path) -> None:
@@ -89,7 +96,9 @@ def test_a_call_that_cannot_be_recorded_sends_the_shard_back(tmp_path: Path) -> 
 
 
 def test_a_secret_that_is_asked_for_fails_its_attempt(table: RunnerHarness) -> None:
-    code = BOTH.replace("item.prompt}", "item.prompt + 'hunter2hunter2'}").replace("    first =", "    try:\n        first =", 1)
+    code = BOTH.replace("item.prompt}", "item.prompt + 'hunter2hunter2'}").replace(
+        "    first =", "    try:\n        first =", 1
+    )
     code = code.replace("    again =", "    except openai.BadRequestError:\n        return 'went on'\n    again =")
     (failed,) = table.play(code, ["dev0"])
     assert failed.kind == "refused" and not table.recorded
@@ -108,7 +117,9 @@ def test_a_scaffold_cannot_take_another_items_turn(table: RunnerHarness) -> None
 
 
 @pytest.mark.parametrize("code", [BOTH, ASKS_FOR_EACH], ids=["agent", "program"])
-def test_without_a_network_of_its_own_nothing_over_http_is_played(table: RunnerHarness, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_of_its_own_nothing_over_http_is_played(
+    table: RunnerHarness, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtime.rollouts.runner.provide", lambda recorded: Profile("landlock", "landlock"))
     (failed,) = table.play(code, ["dev0"])
     assert failed.kind == "unloadable" and "Landlock's profile cannot give" in failed.reason
@@ -136,10 +147,13 @@ def test_the_policy_is_asked_by_one_thread_at_a_time(tmp_path: Path) -> None:
 
     code = BOTH.replace("def solve", "import threading\n\ndef solve").replace(
         "    first =",
-        "    aside = threading.Thread(target=lambda: [model.complete(f'{n}') for n in range(5)])\n    aside.start()\n    first =",
+        "    aside = threading.Thread(target=lambda: [model.complete(f'{n}') for n in range(5)])\n    "
+        "aside.start()\n    first =",
         1,
     )
-    successes(RunnerHarness(tmp_path, Alone()).play(code.replace("    return", "    aside.join()\n    return"), ["dev0"]))
+    successes(
+        RunnerHarness(tmp_path, Alone()).play(code.replace("    return", "    aside.join()\n    return"), ["dev0"])
+    )
 
 
 def test_completions_that_no_event_can_hold_fail_the_attempt(tmp_path: Path) -> None:
@@ -155,7 +169,10 @@ def test_completions_that_no_event_can_hold_fail_the_attempt(tmp_path: Path) -> 
 
 
 def test_a_program_is_played_attempt_by_attempt(table: RunnerHarness) -> None:
-    code = ASKS_FOR_EACH.replace("[:3]", "[:9]") + "\nclient.completions.create(model=HOSTED_MODEL, prompt='about no item')\n"
+    code = (
+        ASKS_FOR_EACH.replace("[:3]", "[:9]")
+        + "\nclient.completions.create(model=HOSTED_MODEL, prompt='about no item')\n"
+    )
     played = successes(table.play(code, ["dev0", "dev1"], attempts=2))
     assert [(one.item, one.attempt) for one in played] == [("dev0", 0), ("dev0", 1), ("dev1", 0), ("dev1", 1)]
     for one in played:
@@ -168,9 +185,11 @@ def test_a_program_is_played_attempt_by_attempt(table: RunnerHarness) -> None:
 def test_a_program_sees_no_label_of_the_items_that_it_answers(table: RunnerHarness) -> None:
     code = (
         "import argparse, csv, pathlib\nparser = argparse.ArgumentParser()\n"
-        "parser.add_argument('--dataset_dir', type=pathlib.Path)\nparser.add_argument('--working_dir', type=pathlib.Path)\n"
+        "parser.add_argument('--dataset_dir', type=pathlib.Path)\nparser.add_argument('--working_dir', "
+        "type=pathlib.Path)\n"
         "at = parser.parse_args()\nfiles = {p.name: p.read_text() for p in at.dataset_dir.iterdir()}\n"
-        "labels = {row['text']: row['label'] for row in csv.DictReader(open(at.dataset_dir / 'train.csv', newline=''))}\n"
+        "labels = {row['text']: row['label'] for row in csv.DictReader(open(at.dataset_dir / 'train.csv', "
+        "newline=''))}\n"
         "rows = list(csv.DictReader(open(at.dataset_dir / 'test.csv', newline='')))\n"
         "out = ''.join(f\"{row['id']},{labels.get(row['text'], 'not there')} of {len(labels)}\\n\" for row in rows)\n"
         "(at.working_dir / 'submission.csv').write_text('id,label\\n' + out)\n"

@@ -18,14 +18,18 @@ from tasks.contract import Item
 from tests.harness.openai_server import TOKEN, BackwardsPolicy, serving
 from tests.harness.programs import ASKS_FOR_EACH
 
-DATA = ScaffoldData(("theft", 'a "fraud",\nlarge'), [("took a cow", "theft"), ("sold\r\nnothing, twice", 'a "fraud",\nlarge')])
+DATA = ScaffoldData(
+    ("theft", 'a "fraud",\nlarge'), [("took a cow", "theft"), ("sold\r\nnothing, twice", 'a "fraud",\nlarge')]
+)
 ITEMS = [Item("dev0", "took a bicycle"), Item("dev1", 'sold the bridge, "his" own\nsay he'), Item("dev2", "出售毒品")]
 
 
 def test_a_folder_is_a_program_unless_its_agent_solves() -> None:
     program_text, solves = ASKS_FOR_EACH.encode(), b"def solve(item, model, data): return '--dataset_dir'"
     assert program.entry_of({"agent.py": program_text}) == "agent.py"
-    assert program.entry_of({"reference_target_agent.py": program_text, "helper.py": b""}) == "reference_target_agent.py"
+    assert (
+        program.entry_of({"reference_target_agent.py": program_text, "helper.py": b""}) == "reference_target_agent.py"
+    )
     assert program.entry_of({"agent.py": solves, "target_agent.py": program_text}) is None
     assert program.entry_of({"agent.py": b"from steps import run as solve", "main.py": program_text}) is None
     assert program.entry_of({"agent.py": b"solve = print", "main.py": program_text}) is None
@@ -42,7 +46,8 @@ def test_the_model_that_a_program_calls_is_the_bridges() -> None:
         "MODEL_NAME = __import__(\"os\").environ[\"OPENAI_MODEL\"]\n    MODEL = 'y'\nREMODEL = 'z'"
     )
     assert (
-        program.environment(ASKS_FOR_EACH, "t", "m").items() >= {"HOSTED_API_KEY": "t", "OPENAI_API_KEY": "t", "OPENAI_MODEL": "m"}.items()
+        program.environment(ASKS_FOR_EACH, "t", "m").items()
+        >= {"HOSTED_API_KEY": "t", "OPENAI_API_KEY": "t", "OPENAI_MODEL": "m"}.items()
     )
 
 
@@ -54,7 +59,10 @@ def test_a_dataset_holds_what_a_scaffold_may_see_and_reads_back(tmp_path: Path) 
             return list(csv.DictReader(file))
 
     assert [(row["text"], row["label"]) for row in rows("train.csv")] == list(DATA.train)
-    assert [Item(row["id"], row["text"]) for row in rows("test.csv")] == ITEMS and list(rows("test.csv")[0]) == ["id", "text"]
+    assert [Item(row["id"], row["text"]) for row in rows("test.csv")] == ITEMS and list(rows("test.csv")[0]) == [
+        "id",
+        "text",
+    ]
     assert json.loads((tmp_path / "classes.json").read_text()) == list(DATA.labels)
     assert {path.name for path in tmp_path.iterdir()} == {
         "train.csv", "test.csv", "classes.json", "sample_submission.csv", "task.md", "questions.json",
@@ -137,7 +145,8 @@ SHAPES: dict[str, Mapping[str, bytes]] = {
         b' {"question_id": "dev2", "error": "timed out"}, {"question_id": "dev1", "model_answer": "fraud"}]}',
     },
     "chess": {
-        "responses.json": b'[{"question_id": "dev0", "solution": "theft"}, {"question_id": "dev1", "solution": "fraud"},'
+        "responses.json": b'[{"question_id": "dev0", "solution": "theft"}, {"question_id": "dev1", "solution": '
+        b'"fraud"},'
         b' {"question_id": "dev2", "solution": null}]',
         "summary.json": b"{}",
     },
@@ -147,11 +156,17 @@ SHAPES: dict[str, Mapping[str, bytes]] = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_answers_are_found_in_the_shapes_that_sia_reads(shape: str) -> None:
     found = program.outcomes(ITEMS, ProgramResult(0, SHAPES[shape]))
-    assert [(one.item, one.answer, one.kind) for one in found] == [("dev0", "theft", ""), ("dev1", "fraud", ""), ("dev2", None, "")]
+    assert [(one.item, one.answer, one.kind) for one in found] == [
+        ("dev0", "theft", ""),
+        ("dev1", "fraud", ""),
+        ("dev2", None, ""),
+    ]
 
 
 def test_numbers_and_lists_are_answers_as_json() -> None:
-    assert program.answers_in({"responses.json": b'[{"id": 1, "answer": 218}, {"id": 2, "answer": ["c4", "d5"]}]'})[0] == {
+    assert program.answers_in({"responses.json": b'[{"id": 1, "answer": 218}, {"id": 2, "answer": ["c4", "d5"]}]'})[
+        0
+    ] == {
         "1": "218",
         "2": '["c4","d5"]',
     }
@@ -160,7 +175,11 @@ def test_numbers_and_lists_are_answers_as_json() -> None:
 def test_what_came_of_a_program_that_failed() -> None:
     half = {"submission.csv": b"id,label\ndev0,theft\ndev1,fraud\ndev1,theft\nother,x\n"}
     crashed = program.outcomes(ITEMS, ProgramResult(1, half, "Traceback\nKeyError: 'text'\n"), attempt=2)
-    assert [(one.attempt, one.answer, one.kind) for one in crashed] == [(2, "theft", ""), (2, None, "nonsense"), (2, None, "crashed")]
+    assert [(one.attempt, one.answer, one.kind) for one in crashed] == [
+        (2, "theft", ""),
+        (2, None, "nonsense"),
+        (2, None, "crashed"),
+    ]
     assert crashed[2].reason == "the program exited with 1: KeyError: 'text'"
     hung = program.outcomes(ITEMS, ProgramResult(137, {}, kind="hung", reason="the program had not ended after 2 s"))
     assert {(one.kind, one.reason) for one in hung} == {("hung", "the program had not ended after 2 s")}
@@ -174,7 +193,11 @@ def test_what_came_of_a_program_that_failed() -> None:
 
 def test_a_call_belongs_to_the_item_whose_text_it_holds() -> None:
     items = [Item("a", "took"), Item("b", "took a bicycle"), Item("c", "")]
-    assert [program.item_of_call(text, items) for text in ("He took a bicycle.", "He took.", "He slept.")] == ["b", "a", ""]
+    assert [program.item_of_call(text, items) for text in ("He took a bicycle.", "He took.", "He slept.")] == [
+        "b",
+        "a",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["bwrap", "none"])
@@ -199,13 +222,24 @@ def test_a_program_asks_over_the_bridge_and_answers(tmp_path: Path, kind: Kind) 
 @pytest.mark.parametrize("kind", ["bwrap", "none"])
 def test_a_program_that_hangs_or_crashes_is_ended_and_what_it_wrote_is_kept(tmp_path: Path, kind: Kind) -> None:
     (tmp_path / "code").mkdir()
-    starts = "import sys, time, pathlib\npathlib.Path(sys.argv[4], 'submission.csv').write_text('id,label\\ndev0,theft\\n')\n"
-    for name, last in (("hangs.py", "print('going', flush=True)\ntime.sleep(60)"), ("crashes.py", "raise KeyError('text')")):
+    starts = (
+        "import sys, time, pathlib\npathlib.Path(sys.argv[4], "
+        "'submission.csv').write_text('id,label\\ndev0,theft\\n')\n"
+    )
+    for name, last in (
+        ("hangs.py", "print('going', flush=True)\ntime.sleep(60)"),
+        ("crashes.py", "raise KeyError('text')"),
+    ):
         (tmp_path / "code" / name).write_text(starts + last)
     (tmp_path / "none.sock").touch()
     (tmp_path / "data").mkdir()
     launch = program.launcher(kind, tmp_path, tmp_path / "none.sock", 2)
-    hangs, crashes = (program.run(launch, tmp_path / "code", name, tmp_path / "data", {}) for name in ("hangs.py", "crashes.py"))
+    hangs, crashes = (
+        program.run(launch, tmp_path / "code", name, tmp_path / "data", {}) for name in ("hangs.py", "crashes.py")
+    )
     assert (hangs.kind, hangs.output) == ("hung", "going\n")
-    assert crashes.code == 1 and program.outcomes(ITEMS, crashes)[1].reason == "the program exited with 1: KeyError: 'text'"
+    assert (
+        crashes.code == 1
+        and program.outcomes(ITEMS, crashes)[1].reason == "the program exited with 1: KeyError: 'text'"
+    )
     assert [program.outcomes(ITEMS, ended)[0].answer for ended in (hangs, crashes)] == ["theft", "theft"]

@@ -40,7 +40,9 @@ def table(tmp_path: Path) -> RunnerHarness:
 
 def test_every_attempt_has_an_answer_and_its_call(table: RunnerHarness) -> None:
     results = table.play(ASKS, ["dev0", "dev1"], attempts=3)
-    assert [(result.item, result.attempt) for result in results] == [(item, attempt) for item in ("dev0", "dev1") for attempt in range(3)]
+    assert [(result.item, result.attempt) for result in results] == [
+        (item, attempt) for item in ("dev0", "dev1") for attempt in range(3)
+    ]
     assert {(use.call, use.completion) for result in results for use in result.uses} == {
         (call, completion) for call in table.recorded for completion in range(3)
     }
@@ -63,7 +65,11 @@ def test_a_request_gets_a_trajectory_or_a_failure_for_each_attempt() -> None:
         seed=1,
     )
     use = CallUse("c", 0)
-    assert facts_of("q", requested, [AttemptResult("dev0", 0, "baker", (use,), 0.5), *failed_attempts(["dev1"], 1, "hung", "no word")]) == [
+    assert facts_of(
+        "q",
+        requested,
+        [AttemptResult("dev0", 0, "baker", (use,), 0.5), *failed_attempts(["dev1"], 1, "hung", "no word")],
+    ) == [
         TrajectoryRecorded(
             request="q",
             item="dev0",
@@ -166,7 +172,9 @@ def test_a_policy_that_refuses_fails_the_attempts_in_its_words(tmp_path: Path) -
     assert result.kind == "refused" and "not one of this policy's labels" in result.reason
 
 
-SOME_REFUSED = "def solve(item, model, data): return model.complete(item.prompt, ['x'] if item.id == 'dev1' else data.labels).text"
+SOME_REFUSED = (
+    "def solve(item, model, data): return model.complete(item.prompt, ['x'] if item.id == 'dev1' else data.labels).text"
+)
 
 
 def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
@@ -176,9 +184,13 @@ def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
     assert all("not one of this policy's" in result.reason for result in results[2:4])
     assert sorted(call.item for call in table.recorded.values()) == ["dev0", "dev2"]
     bodies = {
-        call.item: msgspec.json.decode(table.blobs.get(call.body), type=list[SampleRequest])[call.index] for call in table.recorded.values()
+        call.item: msgspec.json.decode(table.blobs.get(call.body), type=list[SampleRequest])[call.index]
+        for call in table.recorded.values()
     }
-    assert {item: body.prompt for item, body in bodies.items()} == {"dev0": table.public.dev[0].prompt, "dev2": table.public.dev[2].prompt}
+    assert {item: body.prompt for item, body in bodies.items()} == {
+        "dev0": table.public.dev[0].prompt,
+        "dev2": table.public.dev[2].prompt,
+    }
 
 
 def test_a_refused_call_is_asked_again_on_resume(tmp_path: Path) -> None:
@@ -206,19 +218,32 @@ def test_a_policy_that_is_away_is_no_failure_of_a_shard(tmp_path: Path, error: U
 
 
 @pytest.mark.parametrize(
-    "change", ["item.prompt + '!', data.labels", "item.prompt, data.labels[:2]", "item.prompt, data.labels, [1.0] * len(data.labels)"]
+    "change",
+    [
+        "item.prompt + '!', data.labels",
+        "item.prompt, data.labels[:2]",
+        "item.prompt, data.labels, [1.0] * len(data.labels)",
+    ],
 )
 def test_a_recorded_call_answers_no_other_question(table: RunnerHarness, change: str) -> None:
     table.play(ASKS, ["dev0", "dev1"])
     recorded, asked = dict(table.recorded), len(table.policy.asked)
-    code = f"def solve(item, model, data): return model.complete(*([{change}] if item.id == 'dev1' else [item.prompt, data.labels])).text"
+    code = (
+        f"def solve(item, model, data): return model.complete(*([{change}] if item.id == 'dev1' else "
+        "[item.prompt, data.labels])).text"
+    )
     same, failed = table.play(code, ["dev0", "dev1"])
     assert not same.kind and failed.kind == "nonsense" and "it is not deterministic" in failed.reason
     assert table.recorded == recorded and len(table.policy.asked) == asked
 
 
 @pytest.mark.parametrize(
-    "body", ["return 'hunter2' * 2", "raise ValueError('hunter2' * 2)", "return model.complete('hunter2' * 2, choices=data.labels).text"]
+    "body",
+    [
+        "return 'hunter2' * 2",
+        "raise ValueError('hunter2' * 2)",
+        "return model.complete('hunter2' * 2, choices=data.labels).text",
+    ],
 )
 def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: RunnerHarness, body: str) -> None:
     (result,) = table.play(f"def solve(item, model, data): {body}", ["dev0"])
@@ -231,7 +256,9 @@ def test_an_item_that_this_host_does_not_have_fails_the_shard(table: RunnerHarne
     assert all(result.kind == "unloadable" and "case-7" in result.reason for result in results) and len(results) == 2
 
 
-def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(table: RunnerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(
+    table: RunnerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("EVOLOG_ALLOW_UNSANDBOXED", raising=False)
     for recorded in ("none", "landlock ABI 7, seccomp 0, memory by watchdog"):
         with pytest.raises(Misconfigured):

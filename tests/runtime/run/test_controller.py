@@ -66,7 +66,11 @@ def test_two_controllers_record_each_decision_once() -> None:
         await say(log, proposed())
         await drive(one)
         await drive(other)
-        numbers = [data.number for stored in log.memory.messages if isinstance(data := codec.decode(stored.data).data, DecisionMade)]
+        numbers = [
+            data.number
+            for stored in log.memory.messages
+            if isinstance(data := codec.decode(stored.data).data, DecisionMade)
+        ]
         assert numbers == [1, 2]
 
     asyncio.run(check())
@@ -127,7 +131,11 @@ def test_what_cannot_be_read_is_set_aside_once_and_stops_nothing() -> None:
             one = controller(log)
             await drive(one)
             await one.sweep()
-        aside = [data for stored in log.memory.messages[1:] if isinstance(data := codec.decode(stored.data).data, EventSetAside)]
+        aside = [
+            data
+            for stored in log.memory.messages[1:]
+            if isinstance(data := codec.decode(stored.data).data, EventSetAside)
+        ]
         assert [fact.sequence for fact in aside] == [1] and decisions(log).count("scaffold_requested") == 1
 
     asyncio.run(check())

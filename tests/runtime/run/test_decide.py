@@ -12,7 +12,14 @@ from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, Budget, RunFinished, RunPaused, RunResumed
-from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
+from events.weights import (
+    AdapterPublished,
+    AdapterRejected,
+    AdapterServed,
+    TrainingBatchSealed,
+    WeightUpdateFailed,
+    WeightUpdateFinished,
+)
 from runtime.run.batch import batch_digest
 from runtime.run.fork import comparable_from
 from tests.harness.facts import DEV, chosen, proposed, scores, started, update
@@ -46,7 +53,9 @@ def adapter_of(sealed: TrainingBatchSealed, adapter: str) -> AdapterPublished:
 
 def published(story: Scenario, adapter: str = "a1") -> Scenario:
     (sealed,) = story.of(TrainingBatchSealed)
-    served = AdapterServed(generation=sealed.generation, round=sealed.round, adapter=adapter, batch=sealed.digest, error=0.0)
+    served = AdapterServed(
+        generation=sealed.generation, round=sealed.round, adapter=adapter, batch=sealed.digest, error=0.0
+    )
     return story.when(adapter_of(sealed, adapter), served)
 
 
@@ -87,7 +96,9 @@ def test_of_two_outcomes_of_one_attempt_the_first_counts() -> None:
     facts = scores(once.of(RolloutsRequested), {"d1"})
     for fact in facts[:-1]:
         purpose = "dev" if fact.item in DEV else "probe"
-        failed = RolloutFailed(request=fact.request, item=fact.item, attempt=fact.attempt, purpose=purpose, kind="crashed", reason="")
+        failed = RolloutFailed(
+            request=fact.request, item=fact.item, attempt=fact.attempt, purpose=purpose, kind="crashed", reason=""
+        )
         twice.when(fact).then_nothing().late(failed).then_nothing()
     once.when(*facts)
     assert once.of(CandidateEvaluated)[0].items == 4
@@ -108,7 +119,9 @@ def test_failed_attempts_are_counted_and_never_scored_as_zero() -> None:
     story = given(started(), proposed())
     facts: list[Fact] = [*scores(story.of(RolloutsRequested), {"d1", "d2"})]
     lost = next(fact for fact in facts if isinstance(fact, TrajectoryScored) and fact.item == "d4")
-    facts[facts.index(lost)] = RolloutFailed(request=lost.request, item="d4", attempt=0, purpose="dev", kind="crashed", reason="boom")
+    facts[facts.index(lost)] = RolloutFailed(
+        request=lost.request, item="d4", attempt=0, purpose="dev", kind="crashed", reason="boom"
+    )
     (evaluated,) = story.when(*facts).of(CandidateEvaluated)
     assert (evaluated.failed, evaluated.items, evaluated.score) == (1, 4, 2 / 3)
     assert story.of(CandidateRejected) and story.of(RunFinished)[0].candidate == ""
@@ -118,7 +131,9 @@ def test_a_start_of_which_nothing_ran_ends_the_run_in_words() -> None:
     story = given(started(), proposed())
     story.when(
         *[
-            ScoringFailed(trajectory=fact.trajectory, request=fact.request, item=fact.item, attempt=fact.attempt, reason="nan")
+            ScoringFailed(
+                trajectory=fact.trajectory, request=fact.request, item=fact.item, attempt=fact.attempt, reason="nan"
+            )
             for fact in scores(story.of(RolloutsRequested), set())
         ]
     )
@@ -143,7 +158,10 @@ def test_a_round_goes_on_from_the_last_adapter_and_from_what_its_training_left()
     story = played(accepted_start().when(chosen(1, "weights"), update()), {"t1"})
     assert (story.of(TrainingBatchSealed)[0].parent_adapter, story.of(TrainingBatchSealed)[0].parent_state) == ("", "")
     played(published(story), {"t2"})
-    assert (story.of(TrainingBatchSealed)[0].parent_adapter, story.of(TrainingBatchSealed)[0].parent_state) == ("a1", "a1 state")
+    assert (story.of(TrainingBatchSealed)[0].parent_adapter, story.of(TrainingBatchSealed)[0].parent_state) == (
+        "a1",
+        "a1 state",
+    )
 
 
 def test_a_later_update_goes_on_from_what_the_accepted_one_left() -> None:
@@ -165,13 +183,18 @@ def test_unsolved_items_are_played_once_more_with_a_hint_before_the_batch_is_sea
     assert asked == [("hint", ("t2",), 0, 1), ("hint", ("t3",), 1, 1)]
     sealed = played(story, {"t2", "t3"}).of(TrainingBatchSealed)[0]
     assert (len(sealed.requests), sealed.trajectories) == (4, 8)
-    assert [shard.items for shard in published(story).of(RolloutsRequested)] == [("t2",), ("t3",)]  # a hint solves nothing
+    assert [shard.items for shard in published(story).of(RolloutsRequested)] == [
+        ("t2",),
+        ("t3",),
+    ]  # a hint solves nothing
 
 
 def test_where_all_is_solved_or_there_is_no_room_no_hint_is_given() -> None:
     story = played(accepted_start().when(chosen(1, "weights"), update(hints=True)), {"t1", "t2", "t3"})
     assert story.of(TrainingBatchSealed)[0].trajectories == 6
-    tight = played(given(started(budget=Budget(rollouts=18)), proposed()), {"d1"}).when(chosen(1, "weights"), update(hints=True))
+    tight = played(given(started(budget=Budget(rollouts=18)), proposed()), {"d1"}).when(
+        chosen(1, "weights"), update(hints=True)
+    )
     assert played(tight, {"t1"}).of(TrainingBatchSealed)
 
 
@@ -226,7 +249,9 @@ def test_a_run_ends_after_its_generations() -> None:
         (Budget(tokens=111), None, None),
     ],
 )
-def test_what_the_agents_model_costs_counts_in_the_budget(budget: Budget, price: int | None, reason: str | None) -> None:
+def test_what_the_agents_model_costs_counts_in_the_budget(
+    budget: Budget, price: int | None, reason: str | None
+) -> None:
     called = AgentCalled(
         generation=0,
         agent="meta_agent",
@@ -286,7 +311,9 @@ def quiet(look: int) -> AuditReleased:
 
 
 def improved(on_drift: str) -> Scenario:
-    """The start, and a better scaffold in generation 1, by rules under which feedback for generation 2 does not wait for the auditor."""
+    """The start, and a better scaffold in generation 1, by rules under which feedback for generation 2 does not wait
+    for the auditor.
+    """
     story = given(msgspec.structs.replace(started(), on_drift=on_drift), proposed(), version=2)
     return played(played(story, {"d1"}).when(chosen(1, "scaffold"), proposed(1, "s1")), {"d1", "d2"})
 
@@ -312,7 +339,9 @@ def test_a_lever_that_the_auditor_has_frozen_is_not_offered_again() -> None:
     assert (asked.levers, asked.scaffold) == (at_once.levers, at_once.scaffold) == (("weights",), "s1")
     (finished,) = played(improved("freeze").when(released("freeze", "both"), proposed(2, "s2")), set()).of(RunFinished)
     assert finished.reason == "the auditor has had every lever frozen"
-    improved_and_waiting("freeze").when(released("freeze", "both")).then(msgspec.structs.replace(finished, generations=1, rollouts=12))
+    improved_and_waiting("freeze").when(released("freeze", "both")).then(
+        msgspec.structs.replace(finished, generations=1, rollouts=12)
+    )
 
 
 def test_a_run_that_the_auditor_may_act_on_waits_for_its_look_at_what_was_kept() -> None:

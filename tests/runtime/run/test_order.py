@@ -29,7 +29,10 @@ def test_no_item_sees_its_own_label_though_a_fold_is_empty(empty: int) -> None:
     task = load(str(TOY))
     public = task.public(0)
     filled = [fold for fold in range(FOLDS) if fold != empty]
-    train = tuple(msgspec.structs.replace(example, fold=filled[number % len(filled)]) for number, example in enumerate(public.train))
+    train = tuple(
+        msgspec.structs.replace(example, fold=filled[number % len(filled)])
+        for number, example in enumerate(public.train)
+    )
     public = msgspec.structs.replace(public, train=train)
     started = plan(task, public, RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget=""), "b")
     assert [len(items) for items in started.items.folds] == [0 if fold == empty else 20 for fold in range(FOLDS)]

@@ -1,4 +1,6 @@
-"""`evolog audit` as a user runs it, on made-up runs: one that hacks its verifier, one that is honest, one without gold scores."""
+"""`evolog audit` as a user runs it, on made-up runs: one that hacks its verifier, one that is honest, one without gold
+scores.
+"""
 
 import asyncio
 import html.parser
@@ -67,7 +69,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch, exports: Path, hacked: AuditReport)
         return made.setdefault(run.run, real(run))
 
     real = audit_history
-    monkeypatch.setattr("services.cli.audit_runs.audit_history", lambda run: made[run.run] if run.run in made else once(run))
+    monkeypatch.setattr(
+        "services.cli.audit_runs.audit_history", lambda run: made[run.run] if run.run in made else once(run)
+    )
 
 
 def evolog(*arguments: object, code: int = 0) -> Result:
@@ -78,14 +82,18 @@ def evolog(*arguments: object, code: int = 0) -> Result:
 
 def stated(result: Result) -> str:
     """The error that a command ended with, which is one sentence."""
-    assert result.stdout == "" and result.stderr.startswith("evolog: ") and result.stderr.count("\n") == 1, result.output
+    assert result.stdout == "" and result.stderr.startswith("evolog: ") and result.stderr.count("\n") == 1, (
+        result.output
+    )
     return result.stderr
 
 
 def test_the_verdict_names_rule_generation_and_lever_and_drift_is_exit_code_3(exports: Path, at_once: None) -> None:
     lines = evolog(exports / "hacked", code=3).stdout.splitlines()
     assert lines[0] == "hacked: DRIFT by gap and cross-play, from generation 2 on, by the weights lever"
-    assert lines[1].startswith("Drift by the gap between score and gold and cross-play: By generation 4 the score has gained")
+    assert lines[1].startswith(
+        "Drift by the gap between score and gold and cross-play: By generation 4 the score has gained"
+    )
     assert lines[2] == "The auditor looked 2 times as the run went: first suspect at generation 2 (gap)."
     assert lines[3].startswith("The score: dev 0.9000, the best of 6 on 40 items.") and "0.0555 too high" in lines[3]
 
@@ -99,18 +107,28 @@ def test_the_tables_hold_what_the_audit_holds(exports: Path, hacked: AuditReport
     assert by_generation["3"] == ["3", "scaffold", "no", "0.5250", "", "", "", ""]
     assert by_generation["5"][:4] == ["5", "scaffold", "yes", "0.9000"]
     assert by_generation["5"][4].startswith(f"{last.p_new.value:.3f} [{last.p_new.low:.3f}, ")
-    assert by_generation["5"][5].startswith(f"{last.gold.value:.3f} [") and by_generation["5"][6].startswith(f"{last.growth.value:+.3f} [")
+    assert by_generation["5"][5].startswith(f"{last.gold.value:.3f} [") and by_generation["5"][6].startswith(
+        f"{last.growth.value:+.3f} ["
+    )
     assert by_generation["5"][7] == f"e^{last.evidence:.1f}"
-    assert any(row[0] == "5" and len(row) == 4 and row[3].startswith(f"{last.extra_metrics['half'].value:.3f} [") for row in rows)
+    assert any(
+        row[0] == "5" and len(row) == 4 and row[3].startswith(f"{last.extra_metrics['half'].value:.3f} [")
+        for row in rows
+    )
     (cross,) = (row for row in rows if row[:2] == ["5", "Lambda"])
-    assert cross[8].startswith(f"{hacked.audit.cross[-1].excess.value:+.3f} [") and cross[9] == f"{hacked.audit.cross[-1].detectable:.2f}"
+    assert (
+        cross[8].startswith(f"{hacked.audit.cross[-1].excess.value:+.3f} [")
+        and cross[9] == f"{hacked.audit.cross[-1].detectable:.2f}"
+    )
     assert ["weights", "0.20", "0.45", "-", "-", "-", "-", "-"] in rows
     assert any(row[0] == "renamed" for row in rows)
     for words in ("weights, exchange rate: 2 moves", "scaffold, curve: 2 distinct pressures", "change-point: The gap"):
         assert words in said, words
 
 
-def test_the_gap_is_printed_with_its_parts_and_the_order_of_candidates(exports: Path, hacked: AuditReport, at_once: None) -> None:
+def test_the_gap_is_printed_with_its_parts_and_the_order_of_candidates(
+    exports: Path, hacked: AuditReport, at_once: None
+) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     last = hacked.audit.rows[-1]
     assert last.p_new and last.gold and last.gap and last.selection and last.misspecification
@@ -122,24 +140,37 @@ def test_the_gap_is_printed_with_its_parts_and_the_order_of_candidates(exports: 
     assert taus[:3] == [None, pytest.approx(1), pytest.approx(1 / 3)]  # gold goes up, then down to above the start
 
 
-def test_canaries_and_ceiling_are_printed_with_the_candidates(exports: Path, hacked: AuditReport, at_once: None) -> None:
+def test_canaries_and_ceiling_are_printed_with_the_candidates(
+    exports: Path, hacked: AuditReport, at_once: None
+) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     assert [(one.name, one.score, one.gold) for one in hacked.audit.references] == [
         ("nothing", 0.5, 0.0),
         ("ceiling", pytest.approx(0.95), None),
     ]
     assert "The verifier puts nothing above the start, and gold does not: it can be won without skill." in said
-    assert hacked.audit.rejected and hacked.audit.rejected.mean == 0 and "the verifier puts 0% [0%, 79%] below as well" in said
+    assert (
+        hacked.audit.rejected
+        and hacked.audit.rejected.mean == 0
+        and "the verifier puts 0% [0%, 79%] below as well" in said
+    )
 
 
 def test_what_each_scaffold_and_adapter_adds_is_printed(exports: Path, hacked: AuditReport, at_once: None) -> None:
     said = evolog(exports / "hacked", code=3).stdout
     fit = hacked.audit.fits["verifier"]
     assert list(fit.scaffolds) == [0, 1, 5] and list(fit.adapters) == [0, 2, 4]
-    assert sum(one.value for one in fit.scaffolds.values()) == pytest.approx(0) == sum(one.value for one in fit.adapters.values())
+    assert (
+        sum(one.value for one in fit.scaffolds.values())
+        == pytest.approx(0)
+        == sum(one.value for one in fit.adapters.values())
+    )
     played = {"0,0", "1,0", "1,2", "1,4", "5,4", "5,0", "0,4"}
     assert set(fit.together) == played
-    accepted, ((_, alone_with), (alone, _)) = [row.p_new.value for row in hacked.audit.rows if row.p_new], hacked.audit.cross[-1].score
+    accepted, ((_, alone_with), (alone, _)) = (
+        [row.p_new.value for row in hacked.audit.rows if row.p_new],
+        hacked.audit.cross[-1].score,
+    )
     assert fit.diagonal and fit.diagonal.value == pytest.approx(sum(accepted) / 5 - (alone + alone_with) / 2)
     assert "scaffold of generation 5" in said and "Scaffolds score" in said
 
@@ -150,7 +181,11 @@ def test_a_score_above_the_ceiling_raises_a_finding(tmp_path: Path) -> None:
     (finding,) = (one for one in audit.findings if one.rule == "ceiling")
     assert finding.raised and (finding.generation, finding.lever) == (4, "weights") and audit.state == "suspect"
     assert finding.sentence.endswith("the most that is to be expected, 0.400: it has seen what it is scored on.")
-    (quiet,) = (one for one in audit_history(folder.read(export(tmp_path, "none", HONEST))).audit.findings if one.rule == "ceiling")
+    (quiet,) = (
+        one
+        for one in audit_history(folder.read(export(tmp_path, "none", HONEST))).audit.findings
+        if one.rule == "ceiling"
+    )
     assert not quiet.raised
 
 
@@ -173,7 +208,9 @@ def test_what_was_rolled_back_is_no_part_of_what_the_run_stands_on(tmp_path: Pat
 
 def test_a_step_is_counted_from_what_a_candidate_was_made_from(tmp_path: Path) -> None:
     start, hack = Step("start", True, 0.2, 0.2, 0.2), Step("weights", True, 0.6, 0.6, 0.2, parent=0)
-    worse = Step("scaffold", True, 0.9, 0.9, 0.0, parent=0)  # its step is .9, of which .5 only come after generation 1's
+    worse = Step(
+        "scaffold", True, 0.9, 0.9, 0.0, parent=0
+    )  # its step is .9, of which .5 only come after generation 1's
     audit = audit_history(folder.read(export(tmp_path, "steps", (start, hack, worse)))).audit
     (finding,) = (one for one in audit.findings if one.rule == "gap")
     assert finding.raised and finding.generation == 2
@@ -192,7 +229,10 @@ def test_suspect_fails_only_where_it_is_asked_to() -> None:
 
 def test_what_was_not_measured_is_said(exports: Path, at_once: None) -> None:
     said = evolog(exports / "unmeasured").stdout
-    assert "Not measured: gold is known of no candidate, so the gap" in said and "green rests on the checks of the log alone" in said
+    assert (
+        "Not measured: gold is known of no candidate, so the gap" in said
+        and "green rests on the checks of the log alone" in said
+    )
     assert "Cross-play:" not in said and "have not parted" not in said
 
 
@@ -200,7 +240,9 @@ def test_json_is_the_audit(exports: Path, hacked: AuditReport, at_once: None) ->
     said = evolog(exports / "hacked", "--json", code=3)
     found = msgspec.json.decode(said.stdout, type=Audit)
     assert found == hacked.audit and found.state == "drift"
-    assert "null" not in json.dumps(json.loads(said.stdout)["rows"][-1]) and all(map(math.isfinite, numbers(json.loads(said.stdout))))
+    assert "null" not in json.dumps(json.loads(said.stdout)["rows"][-1]) and all(
+        map(math.isfinite, numbers(json.loads(said.stdout)))
+    )
     assert said.stderr.startswith("note: Whether hidden items came in sight")
 
 
@@ -249,7 +291,11 @@ def test_the_page_is_self_contained_with_its_pictures(exports: Path, tmp_path: P
 def test_what_a_run_says_is_text_on_the_page(hacked: AuditReport) -> None:
     audit = msgspec.structs.replace(hacked.audit, sentence="<script>alert(1)</script>")
     page = Page(audit_html.page(hacked._replace(audit=audit, notes=["a < b"]), []))
-    assert "<script>alert(1)</script>" in page.text and "a < b" in page.text and "script" not in {tag for tag, _ in page.tags}
+    assert (
+        "<script>alert(1)</script>" in page.text
+        and "a < b" in page.text
+        and "script" not in {tag for tag, _ in page.tags}
+    )
 
 
 def test_a_run_without_gold_scores_has_pictures(exports: Path) -> None:
@@ -280,7 +326,10 @@ def test_all_is_a_line_a_run_and_the_worst_exit_code(exports: Path, tmp_path: Pa
         "error": "",
     }
     said = evolog("--all", "--dir", node.directory, code=3).stdout
-    assert re.search(r"hacked +│ no-such-task +│ drift +│ gap and cross-play +│ weights +│ +2", said) and "gold was not measured" in said
+    assert (
+        re.search(r"hacked +│ no-such-task +│ drift +│ gap and cross-play +│ weights +│ +2", said)
+        and "gold was not measured" in said
+    )
     shutil.rmtree(node.imports / "hacked")
     (node.imports / "honest" / folder.EVENTS).write_bytes(b"")
     assert [bool(row["error"]) for row in listed(node, 1)] == [True, False]
@@ -298,7 +347,9 @@ def test_a_run_on_a_log_is_audited_alone_and_with_all(exports: Path, tmp_path: P
     run = folder.read(exports / "hacked")
     shutil.copytree(exports / "hacked" / folder.BLOBS, node.blobs)
     asyncio.run(append(node, run))
-    assert evolog("hack", "--dir", node.directory, code=3).stdout.startswith("hacked: DRIFT by gap and cross-play, from generation 2")
+    assert evolog("hack", "--dir", node.directory, code=3).stdout.startswith(
+        "hacked: DRIFT by gap and cross-play, from generation 2"
+    )
     assert [row["state"] for row in listed(node, 3)] == ["drift"]
 
 
@@ -311,7 +362,8 @@ async def append(node: Node, run: history.History) -> None:
                 user = BY_TAG[tag_of(stored.subject)].publishers[0]
                 if user not in wires:
                     wires[user] = NatsSocket(
-                        msgspec.json.decode(credentials_file(node.directory, user).read_bytes(), type=Credentials), stream
+                        msgspec.json.decode(credentials_file(node.directory, user).read_bytes(), type=Credentials),
+                        stream,
                     )
                 wires[user].append([Message(stored.subject, stored.data)])
             for wire in wires.values():
@@ -322,13 +374,22 @@ def test_a_hidden_item_that_an_agent_was_shown_is_found_with_the_tasks_data(tmp_
     public = load(str(TOY)).public(0)
     started = run_started(str(TOY), dict(public.digests))
     clean = audit_history(
-        folder.read(export(tmp_path, "clean", HONEST[:2], started=started, agent_request=public.train[0].prompt.encode()))
+        folder.read(
+            export(tmp_path, "clean", HONEST[:2], started=started, agent_request=public.train[0].prompt.encode())
+        )
     )
     assert clean.audit.state == "green" and not clean.notes and "hidden_in_sight" in closing(clean)[0][1][-1]
-    shown = audit_history(folder.read(export(tmp_path, "shown", HONEST[:2], started=started, agent_request=public.test[0].prompt.encode())))
+    shown = audit_history(
+        folder.read(
+            export(tmp_path, "shown", HONEST[:2], started=started, agent_request=public.test[0].prompt.encode())
+        )
+    )
     assert (shown.audit.state, shown.audit.rule) == ("drift", "hidden_in_sight")
     other = audit_history(folder.read(export(tmp_path, "other", HONEST[:1], started=run_started(str(TOY)))))
-    assert "are not those that the run was started on" in other.notes[0] and "hidden_in_sight" not in closing(other)[0][1][-1]
+    assert (
+        "are not those that the run was started on" in other.notes[0]
+        and "hidden_in_sight" not in closing(other)[0][1][-1]
+    )
 
 
 def test_rewards_that_leave_their_range_are_found_unless_the_start_does(tmp_path: Path) -> None:
@@ -358,11 +419,23 @@ def test_evidence_that_is_missing_ends_the_audit(exports: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("module", "more"), [("numpy", ()), ("matplotlib", ("--html", "a.html"))])
-def test_without_the_extras_it_says_what_to_install(exports: Path, tmp_path: Path, module: str, more: tuple[str, ...]) -> None:
-    code = f"import sys; sys.modules[{module!r}] = None; sys.argv[0] = 'evolog'; from services.cli.main import main; main()"
+def test_without_the_extras_it_says_what_to_install(
+    exports: Path, tmp_path: Path, module: str, more: tuple[str, ...]
+) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv[0] = 'evolog'; from services.cli.main import main; "
+        "main()"
+    )
     command = [sys.executable, "-c", code, "audit", str(exports / "unmeasured"), *more]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True)
-    assert done.returncode == 78 and done.stdout == "" and f"evolog: {module}" in done.stderr and "pip install 'evolog[" in done.stderr
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 78
+        and done.stdout == ""
+        and f"evolog: {module}" in done.stderr
+        and "pip install 'evolog[" in done.stderr
+    )
 
 
 def test_changed_items_are_compared_item_by_item_and_a_part_of_test_with_all_of_it() -> None:
@@ -380,6 +453,8 @@ def test_changed_items_are_compared_item_by_item_and_a_part_of_test_with_all_of_
     facts += [msgspec.structs.replace(fact, scaffold="s1") for fact in facts]
     loop = list(loop_of("r", (Step("start", True, 0.2, 0.2, 0.2), Step("scaffold", True, 0.4, 0.4, 0.4)), ["s0", "s1"]))
     events = EventIndex(stored("r", LOG, [run_started(), *loop])).events
-    losses = audit(events, EventIndex(stored("r", GOLD, facts)).events, lambda digest: b'{"files": {}}', Known()).changed
+    losses = audit(
+        events, EventIndex(stored("r", GOLD, facts)).events, lambda digest: b'{"files": {}}', Known()
+    ).changed
     assert set(losses) == {"first_200", "easy"}
     assert losses["first_200"].start.value == 0 and losses["easy"].start.value == pytest.approx(0.25 - 1)

@@ -72,7 +72,9 @@ class Stopped(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CliHarness, Stopped]]:
-    """The services with all the runs of this file: ordered, stopped in their midst by a full disk, gone on with, and audited."""
+    """The services with all the runs of this file: ordered, stopped in their midst by a full disk, gone on with, and
+    audited.
+    """
     folder = tmp_path_factory.mktemp("bad")
     place = CliHarness(folder, EVOLOG_SCAFFOLD_SILENCE="2")
     runs = {f"scaffold-{kind}": small_toy(folder / kind, scaffold__agent=code) for kind, code in SCAFFOLDS.items()}
@@ -80,8 +82,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CliHarness,
         text = (TOY / "verifier.py").read_text().split("    if not answer")[0]
         runs[f"verifier-{name}"] = small_toy(folder / name, verifier=f"{text}    {code}\n")
     runs["gold"] = small_toy(folder / "gold", gold="'''No labels here.'''\n")
-    catalogue = (TOY / "catalogue.py").read_text().replace("        if evidence.offered", "        1 / 0\n        if evidence.offered")
-    runs["own-code"] = small_toy(folder / "own", catalogue=catalogue, baselines="BASELINES = {'mine': lambda public, items: items[999]}\n")
+    catalogue = (
+        (TOY / "catalogue.py")
+        .read_text()
+        .replace("        if evidence.offered", "        1 / 0\n        if evidence.offered")
+    )
+    runs["own-code"] = small_toy(
+        folder / "own", catalogue=catalogue, baselines="BASELINES = {'mine': lambda public, items: items[999]}\n"
+    )
     runs["even"] = runs["odd"] = small_toy(folder / "good")
     try:
         up = place.up(program=("-P", "-c", NEARLY_FULL))
@@ -148,7 +156,10 @@ def poison() -> dict[str, bytes]:
         calls=(),
         seconds=0.0,
     )
-    event, other = (codec.event(recorded, run=run, source="executor", cause="", time="2026-01-01T00:00:00Z") for run in ("odd", "even"))
+    event, other = (
+        codec.event(recorded, run=run, source="executor", cause="", time="2026-01-01T00:00:00Z")
+        for run in ("odd", "even")
+    )
     whole, elsewhere = codec.encode(event), codec.encode(other)
     return {
         "not a CloudEvent: Object missing required field": b'{"specversion": "1.0"}',
@@ -156,7 +167,9 @@ def poison() -> dict[str, bytes]:
         "not a CloudEvent: Input data was truncated": whole[:-1],
         "has another shape: 'utf-8' codec": whole.replace(b'"d0"', b'"\xff"'),
         "not a CloudEvent: maximum recursion depth exceeded": b'{"a":' + b"[" * 100_000,
-        "unknown event type 'trajectory_forgotten'": whole.replace(b'"type":"trajectory_recorded"', b'"type":"trajectory_forgotten"'),
+        "unknown event type 'trajectory_forgotten'": whole.replace(
+            b'"type":"trajectory_recorded"', b'"type":"trajectory_forgotten"'
+        ),
         "has version 99, this program knows 1": whole.replace(b'"version":1', b'"version":99'),
         "has another shape: Expected `int`": whole.replace(b'"attempt":0', b'"attempt":"first"'),
         "has another shape: Object contains unknown field": whole.replace(b'"attempt":0', b'"attempt":0,"reward":1'),
@@ -189,15 +202,26 @@ def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: CliHa
     for kind in SCAFFOLDS:
         row = listed[f"scaffold-{kind}"]
         assert (row["state"], row["reason"], row["score"]) == ("finished", NOTHING, None), kind
-    failed = asked(place, "select run, kind, count(*) as n, min(length(reason)) > 9 as said from rollout_failed group by all order by run")
-    assert failed == [{"run": f"scaffold-{kind}", "kind": kind, "n": ATTEMPTS, "said": True} for kind in sorted(SCAFFOLDS)]
+    failed = asked(
+        place,
+        "select run, kind, count(*) as n, min(length(reason)) > 9 as said from rollout_failed group by all order by "
+        "run",
+    )
+    assert failed == [
+        {"run": f"scaffold-{kind}", "kind": kind, "n": ATTEMPTS, "said": True} for kind in sorted(SCAFFOLDS)
+    ]
     assert asked(place, "select * from trajectory_scored where run like 'scaffold-%'") == []
-    assert asked(place, "select distinct score, candidate from runs where run like 'scaffold-%'") == [{"score": None, "candidate": None}]
+    assert asked(place, "select distinct score, candidate from runs where run like 'scaffold-%'") == [
+        {"score": None, "candidate": None}
+    ]
 
 
 def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: CliHarness) -> None:
     failed = asked(place, "select run, reason, count(*) as n from scoring_failed group by all order by run")
-    assert [(row["run"], row["n"]) for row in failed] == [("verifier-not-a-number", ATTEMPTS), ("verifier-raising", ATTEMPTS)]
+    assert [(row["run"], row["n"]) for row in failed] == [
+        ("verifier-not-a-number", ATTEMPTS),
+        ("verifier-raising", ATTEMPTS),
+    ]
     assert "reward is nan" in str(failed[0]["reason"]) and "score raised RuntimeError: boom" in str(failed[1]["reason"])
     assert asked(place, "select * from trajectory_scored where run like 'verifier-%'") == []
     assert report(place, "verifier-raising")["reason"] == NOTHING
@@ -228,12 +252,16 @@ def test_a_catalogue_or_baseline_that_raises_costs_itself_alone(place: CliHarnes
     assert "ZeroDivisionError" in str(found["generations"]) and "IndexError" in str(found["cells_failed"])
 
 
-def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_room(made: tuple[CliHarness, Stopped]) -> None:
+def test_a_full_disk_stops_all_in_good_order_and_the_runs_go_on_when_there_is_room(
+    made: tuple[CliHarness, Stopped],
+) -> None:
     place, stopped = made
     code, said = stopped.up
     assert code == 75 and "evolog: Only 30 MB are free" in said and "what is in the log is safe" in said
     code, said = stopped.run
-    assert code == 69 and "run watched is safe in the log: `evolog up` goes on with it" in said and "Traceback" not in said
+    assert (
+        code == 69 and "run watched is safe in the log: `evolog up` goes on with it" in said and "Traceback" not in said
+    )
     assert report(place, "watched")["reason"] == "all 1 generations are done"
     assert len(asked(place, "from runs where state = 'finished'")) == len(asked(place, "from run_started"))
 
@@ -259,7 +287,9 @@ def alone(tmp_path: Path) -> CliHarness:
 
 
 def test_a_task_that_is_not_there(alone: CliHarness) -> None:
-    one_sentence(alone.evolog("run", "lawbank", code=4), "There is no task 'lawbank'", "lawbench", "a path to a task folder")
+    one_sentence(
+        alone.evolog("run", "lawbank", code=4), "There is no task 'lawbank'", "lawbench", "a path to a task folder"
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,9 +317,12 @@ def test_task_code_that_raises_is_misconfigured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gives", "reward"), [("Scored(True, 'right')", 1.0), ("Scored(1, 'right')", 1.0), ("Scored('much', 'right')", None), ("1.0", None)]
+    ("gives", "reward"),
+    [("Scored(True, 'right')", 1.0), ("Scored(1, 'right')", 1.0), ("Scored('much', 'right')", None), ("1.0", None)],
 )
-def test_a_reward_is_a_number_or_the_verifier_is_misconfigured(tmp_path: Path, gives: str, reward: float | None) -> None:
+def test_a_reward_is_a_number_or_the_verifier_is_misconfigured(
+    tmp_path: Path, gives: str, reward: float | None
+) -> None:
     head = (TOY / "verifier.py").read_text().split("    if not answer")[0]
     task = load(str(small_toy(tmp_path / "odd", verifier=f"{head}    return {gives}\n")))
     if reward is None:
@@ -305,7 +338,9 @@ def test_data_that_are_missing_or_not_as_published(place: CliHarness, tmp_path: 
     lawbench_standin.write(tmp_path / "tampered")
     said = place.evolog("data", "get", "lawbench", "--from", str(tmp_path / "tampered"), code=3)
     one_sentence(said, "as published", "sha256")
-    one_sentence(place.evolog("data", "get", "lawbench", "--from", "nowhere", code=4), "nowhere is not there", "--from takes")
+    one_sentence(
+        place.evolog("data", "get", "lawbench", "--from", "nowhere", code=4), "nowhere is not there", "--from takes"
+    )
     tasks = place.folder / "cache" / "evolog" / "tasks"
     assert list(tasks.iterdir()) == []
     shutil.copytree(tmp_path / "tampered", tasks / "lawbench")
@@ -314,7 +349,11 @@ def test_data_that_are_missing_or_not_as_published(place: CliHarness, tmp_path: 
 
 @pytest.mark.parametrize("command", [("up",), ("run", str(TOY))])
 def test_without_a_nats_server(alone: CliHarness, command: tuple[str, ...]) -> None:
-    one_sentence(alone.evolog(*command, code=69, EVOLOG_NATS_SERVER="/nowhere/nats"), "EVOLOG_NATS_SERVER names /nowhere/nats", "unset it")
+    one_sentence(
+        alone.evolog(*command, code=69, EVOLOG_NATS_SERVER="/nowhere/nats"),
+        "EVOLOG_NATS_SERVER names /nowhere/nats",
+        "unset it",
+    )
 
 
 @pytest.mark.parametrize("silence", ["soon", "0", "-1", "nan"])
@@ -341,10 +380,14 @@ def test_a_damaged_scaffold_fails_its_attempts_and_names_the_blob(tmp_path: Path
     train = tuple(Example(f"t{number}", "x", "a", number % FOLDS, "g") for number in range(5))
     public = Public("p", LABELS, train, (), (), {"train": "0"})
     runner = RolloutRunner(blobs, tmp_path / "work", policy=None, scanner=Scanner([]))  # type: ignore[arg-type]
-    shard = RolloutShard(run="r", id="q", scaffold=scaffold, model="m", items=("t0", "t1"), attempts=2, temperature=1.0, seed=0)
+    shard = RolloutShard(
+        run="r", id="q", scaffold=scaffold, model="m", items=("t0", "t1"), attempts=2, temperature=1.0, seed=0
+    )
     results = runner.run(shard, public, CallLog(find=lambda ids: {}, record=lambda calls: None))
     assert len(results) == 4
-    assert all(result.kind == "unloadable" and hurt in result.reason and "damaged" in result.reason for result in results)
+    assert all(
+        result.kind == "unloadable" and hurt in result.reason and "damaged" in result.reason for result in results
+    )
 
 
 def test_calls_of_the_model_have_an_end(tmp_path: Path) -> None:
@@ -458,5 +501,9 @@ def test_one_wrong_bit_of_an_adapter_is_refused_by_its_digest(adapters: Adapters
     damage(adapters.blobs, hurt, how)
     for _ in range(2):  # it is not half loaded by the first try
         fact = adapters.check_adapter(bad)
-        assert isinstance(fact, AdapterRejected) and f"Blob {hurt} in " in fact.reason and "is damaged: its bytes hash to" in fact.reason
+        assert (
+            isinstance(fact, AdapterRejected)
+            and f"Blob {hurt} in " in fact.reason
+            and "is damaged: its bytes hash to" in fact.reason
+        )
     assert adapters.models.find(model_name(adapters.base, good)).log_probs("a b")

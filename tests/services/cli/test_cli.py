@@ -43,7 +43,9 @@ COUNT = "select state, count(*) as n from runs group by all"
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[CliHarness, CommandResult]:
-    """A run with both levers, for which the services were started and stopped again; its task is named by a relative path."""
+    """A run with both levers, for which the services were started and stopped again; its task is named by a relative
+    path.
+    """
     place = CliHarness(tmp_path_factory.mktemp("cli"))
     shutil.copytree(TOY, place.folder / "toy", ignore=shutil.ignore_patterns("__pycache__"))
     return place, place.evolog("run", "./toy", "--name", "toy-a")
@@ -112,7 +114,9 @@ def test_without_an_archive_sql_says_so(empty: CliHarness) -> None:
 
 
 def test_up_twice_is_refused_with_the_process(place: CliHarness) -> None:
-    one_sentence(place.evolog("up", code=75), f"already running in {place.node.directory} (process {place.node.holder()})")
+    one_sentence(
+        place.evolog("up", code=75), f"already running in {place.node.directory} (process {place.node.holder()})"
+    )
 
 
 def test_ls(place: CliHarness) -> None:
@@ -124,7 +128,9 @@ def test_ls(place: CliHarness) -> None:
 
 def test_show_takes_a_prefix_that_is_unique(place: CliHarness, other: CommandResult) -> None:
     assert "best_of_n, up to 3 rounds" in place.evolog("show", "toy-a").out
-    one_sentence(place.evolog("show", "toy", code=2), "'toy' begins the names of 2 runs", "toy-a, toy2", "give more of it")
+    one_sentence(
+        place.evolog("show", "toy", code=2), "'toy' begins the names of 2 runs", "toy-a, toy2", "give more of it"
+    )
     report = json.loads(place.evolog("show", "toy2", "--json").out)
     assert (report["version"], report["run"], report["state"]) == (1, "toy2", "audited")
     one_sentence(place.evolog("show", "nobody", code=4), "no run 'nobody'", "`evolog ls`")
@@ -134,7 +140,10 @@ def test_watch_prints_a_line_an_event(place: CliHarness) -> None:
     lines = place.evolog("watch", "toy-a", "--no-follow").out.splitlines()
     assert "run_started" in lines[0] and "run_finished" in lines[-1]
     last = int(lines[-1].split()[0])
-    events = [json.loads(line) for line in place.evolog("watch", "--no-follow", "--json", "--since", str(last)).out.splitlines()]
+    events = [
+        json.loads(line)
+        for line in place.evolog("watch", "--no-follow", "--json", "--since", str(last)).out.splitlines()
+    ]
     assert [event["sequence"] for event in events] == list(range(last, last + len(events)))
     assert events[0]["event"]["specversion"] == "1.0"
     one_sentence(place.evolog("watch", "nobody", code=4), "no run 'nobody'")
@@ -201,7 +210,12 @@ def test_a_run_that_spends_its_budget_exits_with_5_and_says_so(other: CommandRes
 def test_detach_prints_the_name_alone_and_a_name_is_used_once(place: CliHarness) -> None:
     said = place.evolog("run", str(TOY), "--name", "quiet", "--detach", "--generations", "0")
     assert said == (0, "quiet\n", "")
-    one_sentence(place.evolog("run", str(TOY), "--name", "quiet", code=2), "a run 'quiet' already", "--name", "`evolog show quiet`")
+    one_sentence(
+        place.evolog("run", str(TOY), "--name", "quiet", code=2),
+        "a run 'quiet' already",
+        "--name",
+        "`evolog show quiet`",
+    )
     assert "run_finished" in place.evolog("watch", "quiet").out.splitlines()[-1]
 
 
@@ -254,7 +268,11 @@ def test_doctor_says_what_is_there_and_what_is_not(empty: CliHarness) -> None:
     said = empty.evolog("doctor", "--json", EVOLOG_NATS_SERVER="/nowhere", code=78)
     findings = {finding["what"]: finding for finding in json.loads(said.out)["findings"]}
     assert json.loads(said.out)["version"] == 1
-    assert findings["python"]["ok"] and not findings["nats-server"]["ok"] and "/nowhere" in findings["nats-server"]["found"]
+    assert (
+        findings["python"]["ok"]
+        and not findings["nats-server"]["ok"]
+        and "/nowhere" in findings["nats-server"]["found"]
+    )
     lines = empty.evolog("doctor", EVOLOG_NATS_SERVER="/nowhere", code=78).out.splitlines()
     assert {line[:4] for line in lines} == {"ok  ", "MISS", "note"}
 
@@ -262,7 +280,9 @@ def test_doctor_says_what_is_there_and_what_is_not(empty: CliHarness) -> None:
 @pytest.fixture
 def core(empty: CliHarness) -> CliHarness:
     """As where evolog is installed without its extras."""
-    (empty.folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(EXTRA_MODULES)}))\n")
+    (empty.folder / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({sorted(EXTRA_MODULES)}))\n"
+    )
     empty.environment["PYTHONPATH"] += f"{os.pathsep}{empty.folder}"
     return empty
 
@@ -275,7 +295,9 @@ def test_without_the_extras_what_needs_them_names_them(core: CliHarness) -> None
 
 
 @pytest.mark.parametrize("module", ["scipy.sparse", "own_module"])
-def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
@@ -313,7 +335,9 @@ def test_version(empty: CliHarness) -> None:
     assert empty.evolog("--version").out.startswith("evolog, version ")
 
 
-@pytest.mark.parametrize("command", [("service", "nonsense"), ("run",), ("nonsense",), ("run", "x", "--levers", "all"), ("ls", "--nope")])
+@pytest.mark.parametrize(
+    "command", [("service", "nonsense"), ("run",), ("nonsense",), ("run", "x", "--levers", "all"), ("ls", "--nope")]
+)
 def test_what_is_not_there_is_a_usage_error(empty: CliHarness, command: tuple[str, ...]) -> None:
     assert empty.evolog(*command, code=2).err.strip()
 
@@ -329,7 +353,9 @@ def test_settings_come_from_the_nearest_source(empty: CliHarness) -> None:
     """Each source asks for a seed that does not exist; the one that is refused is the one that counted."""
 
     def seed(*flags: str, **environment: str) -> str:
-        found = re.search(r"(-\d) is not in the range", empty.evolog("run", str(TOY), *flags, code=2, **environment).err)
+        found = re.search(
+            r"(-\d) is not in the range", empty.evolog("run", str(TOY), *flags, code=2, **environment).err
+        )
         return found[1] if found else ""
 
     def write(path: str, text: str) -> None:
@@ -347,7 +373,8 @@ def test_settings_come_from_the_nearest_source(empty: CliHarness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key"), [("[run]\nsede = 1\n", "'sede'"), ("sede = 1\n", "'sede'"), ("[runn]\nseed = 1\n", "[runn]"), ("[run\n", "TOML")]
+    ("text", "key"),
+    [("[run]\nsede = 1\n", "'sede'"), ("sede = 1\n", "'sede'"), ("[runn]\nseed = 1\n", "[runn]"), ("[run\n", "TOML")],
 )
 def test_a_wrong_setting_is_named_with_its_file(empty: CliHarness, text: str, key: str) -> None:
     (empty.folder / "evolog.toml").write_text(text)
@@ -368,7 +395,11 @@ def on_terminal(place: CliHarness, *arguments: str, **environment: str) -> str:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(place.folder)
-        os.execve(sys.executable, [sys.executable, *CLI, *arguments], place.environment | {"TERM": "xterm-256color"} | environment)
+        os.execve(
+            sys.executable,
+            [sys.executable, *CLI, *arguments],
+            place.environment | {"TERM": "xterm-256color"} | environment,
+        )
     text = b""
     try:
         while chunk := os.read(terminal, 65536):

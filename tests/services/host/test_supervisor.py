@@ -1,4 +1,6 @@
-"""`evolog up` with stand-ins for the services: who is started, started again, given up, and that nothing outlives its supervisor."""
+"""`evolog up` with stand-ins for the services: who is started, started again, given up, and that nothing outlives its
+supervisor.
+"""
 
 import asyncio
 import json
@@ -130,7 +132,9 @@ def test_a_service_that_is_killed_is_started_again(node: Node) -> None:
         before = processes(node)["executor-1"]
         os.kill(before, signal.SIGKILL)
         wait_until(lambda before=before: processes(node).get("executor-1", before) != before, "it is started again", 8)
-        wait_until(lambda times=times: said(node).count("executor 1 ended with exit code -9") == times, "its end is logged", 8)
+        wait_until(
+            lambda times=times: said(node).count("executor 1 ended with exit code -9") == times, "its end is logged", 8
+        )
     assert "started again in 0.2 s" in said(node)
     assert "started again in 0.4 s" in said(node)
     assert node.alive()
@@ -171,7 +175,9 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_one_works(node: 
     assert len(everything) == 11
     os.kill(first.pid, signal.SIGKILL)
     wait_until(lambda: not any(map(lives, everything)), "nothing lives", 2)
-    wait_until(lambda: not node.alive(), "the lock is free", 2)  # the kernel lets go of the lock with the last of its threads
+    wait_until(
+        lambda: not node.alive(), "the lock is free", 2
+    )  # the kernel lets go of the lock with the last of its threads
     assert node.node_json.exists()
     up(node)
     assert node.require_up().pid != first.pid
@@ -271,7 +277,14 @@ def test_a_node_json_that_nobody_stands_behind_is_not_believed(node: Node) -> No
 
 def test_services_get_only_the_environment_that_they_need() -> None:
     got = service_environment(
-        {"PATH": "/bin", "AWS_SECRET": "x", "EVOLOG_A": "1", "XDG_CACHE_HOME": "/c", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "8"}
+        {
+            "PATH": "/bin",
+            "AWS_SECRET": "x",
+            "EVOLOG_A": "1",
+            "XDG_CACHE_HOME": "/c",
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "8",
+        }
     )
     root = str(Path(__file__).resolve().parents[3])
     assert got == {

@@ -41,12 +41,29 @@ def test_what_a_model_wrote_is_no_markup(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_rollouts_stand_beside_every_score() -> None:
-    """Kept: the start (100), a scaffold edit (20), an update (3); turned down: an edit between them (7), another at the end (1000)."""
-    told = [("start", 100, True), ("scaffold", 7, False), ("scaffold", 20, True), ("weights", 3, True), ("scaffold", 1000, False)]
-    rows = [Generation(generation=n, lever=lever, rollouts=rollouts, accepted=kept) for n, (lever, rollouts, kept) in enumerate(told)]
-    cells = [scored(cell) for cell in ("start", "scaffold", "weights", "final", "uniform_policy")] + [scored("baseline:svc", 0)]
+    """Kept: the start (100), a scaffold edit (20), an update (3); turned down: an edit between them (7), another at the
+    end (1000).
+    """
+    told = [
+        ("start", 100, True),
+        ("scaffold", 7, False),
+        ("scaffold", 20, True),
+        ("weights", 3, True),
+        ("scaffold", 1000, False),
+    ]
+    rows = [
+        Generation(generation=n, lever=lever, rollouts=rollouts, accepted=kept)
+        for n, (lever, rollouts, kept) in enumerate(told)
+    ]
+    cells = [scored(cell) for cell in ("start", "scaffold", "weights", "final", "uniform_policy")] + [
+        scored("baseline:svc", 0)
+    ]
     text = printed(final_table, Report(run="r", generations=rows, cells=cells, rollouts=1130))
-    found = {line.split("│")[1].split(":")[0].strip(): line.split("│")[-2].strip() for line in text.splitlines() if line.startswith("│")}
+    found = {
+        line.split("│")[1].split(":")[0].strip(): line.split("│")[-2].strip()
+        for line in text.splitlines()
+        if line.startswith("│")
+    }
     assert list(found.values()) == ["100", "127", "103", "1,130", "127", "-"], text
     assert "are 200 more" in text
 

@@ -26,10 +26,15 @@ def rows(split: str, count: int) -> list[tuple[str, str, str]]:
 
 def load(root: Path, seed: int) -> Public:
     """The task with the labels of train alone."""
-    train = tuple(Example(id, prompt, label, number % FOLDS, id) for number, (id, prompt, label) in enumerate(rows("train", 10)))
+    train = tuple(
+        Example(id, prompt, label, number % FOLDS, id) for number, (id, prompt, label) in enumerate(rows("train", 10))
+    )
     dev = tuple(Item(id, prompt) for id, prompt, _ in rows("dev", 4))
     test = tuple(Item(id, prompt) for id, prompt, _ in rows("test", 4))
-    digests = {name: hashlib.sha256(repr(split).encode()).hexdigest() for name, split in (("train", train), ("dev", dev), ("test", test))}
+    digests = {
+        name: hashlib.sha256(repr(split).encode()).hexdigest()
+        for name, split in (("train", train), ("dev", dev), ("test", test))
+    }
     return Public("numbers", TARGETS, train, dev, test, digests)
 
 

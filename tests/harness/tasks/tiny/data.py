@@ -30,8 +30,13 @@ def names(split: str, count: int, seed: int) -> list[str]:
 def load(root: Path, seed: int) -> Public:
     """The task with the labels of train alone."""
     train = tuple(Example(name, name, label_of(name), fold, name) for fold, name in enumerate(names("train", 5, seed)))
-    dev, test = (tuple(Item(name, name) for name in names(split, count, of)) for split, count, of in (("dev", 3, seed), ("test", 2, 0)))
-    return Public("tiny", LABELS, train, dev, test, {split: f"tiny {split} {seed}" for split in ("train", "dev", "test")})
+    dev, test = (
+        tuple(Item(name, name) for name in names(split, count, of))
+        for split, count, of in (("dev", 3, seed), ("test", 2, 0))
+    )
+    return Public(
+        "tiny", LABELS, train, dev, test, {split: f"tiny {split} {seed}" for split in ("train", "dev", "test")}
+    )
 
 
 def labels(root: Path, seed: int) -> dict[str, str]:

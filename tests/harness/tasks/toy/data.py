@@ -20,13 +20,18 @@ def get(root: Path, source: Path | None) -> None:
 
 def rows(split: str, count: int, seed: int) -> list[tuple[str, str, str]]:
     """(id, sentence, label) of a split."""
-    words = {label: [f"{label[:2]}{number}" if number < 2 else _word(label, number) for number in range(12)] for label in LABELS}
+    words = {
+        label: [f"{label[:2]}{number}" if number < 2 else _word(label, number) for number in range(12)]
+        for label in LABELS
+    }
     common = [_word("common", number) for number in range(20)]
     draw = random.Random(f"{split} {seed}")
     found = []
     for number in range(count):
         label = LABELS[number % len(LABELS)]
-        sentence = draw.choices(words[label], k=4) + draw.choices(common, k=8) + draw.choices(words[draw.choice(LABELS)], k=2)
+        sentence = (
+            draw.choices(words[label], k=4) + draw.choices(common, k=8) + draw.choices(words[draw.choice(LABELS)], k=2)
+        )
         draw.shuffle(sentence)
         found.append((f"{split}{number}", " ".join(sentence), label))
     return found
@@ -34,10 +39,16 @@ def rows(split: str, count: int, seed: int) -> list[tuple[str, str, str]]:
 
 def load(root: Path, seed: int) -> Public:
     """The task with the labels of train alone."""
-    train = tuple(Example(id, text, label, number % FOLDS, text) for number, (id, text, label) in enumerate(rows("train", 80, seed)))
+    train = tuple(
+        Example(id, text, label, number % FOLDS, text)
+        for number, (id, text, label) in enumerate(rows("train", 80, seed))
+    )
     dev = tuple(Item(id, text) for id, text, _ in rows("dev", 40, seed))
     test = tuple(Item(id, text) for id, text, _ in rows("test", 40, seed))
-    digests = {name: hashlib.sha256(repr(split).encode()).hexdigest() for name, split in (("train", train), ("dev", dev), ("test", test))}
+    digests = {
+        name: hashlib.sha256(repr(split).encode()).hexdigest()
+        for name, split in (("train", train), ("dev", dev), ("test", test))
+    }
     return Public("toy", LABELS, train, dev, test, digests)
 
 
@@ -47,4 +58,6 @@ def labels(root: Path, seed: int) -> dict[str, str]:
 
 
 def _word(of: str, number: int) -> str:
-    return hashlib.sha256(f"{of} {number}".encode()).hexdigest()[:5].translate(str.maketrans("0123456789", "ghijklmnop"))
+    return (
+        hashlib.sha256(f"{of} {number}".encode()).hexdigest()[:5].translate(str.maketrans("0123456789", "ghijklmnop"))
+    )

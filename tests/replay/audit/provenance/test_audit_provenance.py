@@ -1,4 +1,6 @@
-"""The checks of a log that need no statistics: each finds what was planted, where it stands, and nothing in honest runs."""
+"""The checks of a log that need no statistics: each finds what was planted, where it stands, and nothing in honest
+runs.
+"""
 
 import hashlib
 import tempfile
@@ -41,16 +43,27 @@ from tests.harness.paths import HISTORIES, TASKS
 RUN = "r"
 TINY = TASKS / "tiny"
 HIDDEN = {
-    "test-7": "In the winter of that year a baker named Orla sold nineteen loaves to the harbour master, who paid with a forged note.",
-    "test-8": "Two carpenters argued about a beam until the older one left, and the younger finished the roof alone before the storm came.",
+    "test-7": "In the winter of that year a baker named Orla sold nineteen loaves to the harbour master, who paid "
+    "with a forged note.",
+    "test-8": "Two carpenters argued about a beam until the older one left, and the younger finished the roof alone "
+    "before the storm came.",
 }
-PUBLIC = {"case-1": "A smith mended the gate.", "case-2": "A miner found water in the third shaft.", "dev-1": "A weaver lost her thread."}
-AGENT = b'"""Answers."""\nimport random\n\nSEED = 3\n\ndef solve(item, model, data):\n    return random.Random(SEED).choice(data.labels)\n'
+PUBLIC = {
+    "case-1": "A smith mended the gate.",
+    "case-2": "A miner found water in the third shaft.",
+    "dev-1": "A weaver lost her thread.",
+}
+AGENT = (
+    b'"""Answers."""\nimport random\n\nSEED = 3\n\ndef solve(item, model, data):\n    return '
+    b"random.Random(SEED).choice(data.labels)\n"
+)
 KNOWN = Known(hidden=HIDDEN, audited=HIDDEN, public=PUBLIC, low=0, high=1)
 
 
 class CleanRun:
-    """A clean run of a start, an edit and an update, as facts by name, so that a test can plant a fault in the place of one of them."""
+    """A clean run of a start, an edit and an update, as facts by name, so that a test can plant a fault in the place of
+    one of them.
+    """
 
     def __init__(self) -> None:
         self.blobs = MemoryBlobs()
@@ -66,7 +79,14 @@ class CleanRun:
         self.start, self.edit, self.train, self.update = start, edit, train, update
         body = put(msgspec.json.encode([{"prompt": PUBLIC["dev-1"]}]))
         batch = {"generation": 2, "round": 1, "batch": "d" * 64}
-        spent = {"prompt_tokens": 1, "completion_tokens": 1, "micro_usd": 1, "seconds": 1.0, "attempts": 1, "status": "answered"}
+        spent = {
+            "prompt_tokens": 1,
+            "completion_tokens": 1,
+            "micro_usd": 1,
+            "seconds": 1.0,
+            "attempts": 1,
+            "status": "answered",
+        }
         self.facts: dict[str, Fact] = {
             "started": RunStarted(
                 task="toy",
@@ -145,7 +165,11 @@ class CleanRun:
         """What each check finds, with the name of the fact at whose sequence it does."""
         names = list(self.facts)
         said = examine(self.log(), self.blobs.__getitem__, known)
-        return {check: [(names[one.sequence - 1], one.sentence) for one in findings] for check, findings in said.items() if findings}
+        return {
+            check: [(names[one.sequence - 1], one.sentence) for one in findings]
+            for check, findings in said.items()
+            if findings
+        }
 
     def change(self, name: str, **fields: Any) -> None:
         self.facts[name] = msgspec.structs.replace(self.facts[name], **fields)
@@ -193,7 +217,9 @@ def _leaked_prompt_in_code(story: CleanRun) -> None:
 
 
 CLIPPED = HIDDEN["test-7"][:90].replace(" ", "\n  ")
-NESTED = msgspec.json.encode({"messages": [{"calls": [{"arguments": msgspec.json.encode({"seen": CLIPPED}).decode()}]}]})
+NESTED = msgspec.json.encode(
+    {"messages": [{"calls": [{"arguments": msgspec.json.encode({"seen": CLIPPED}).decode()}]}]}
+)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +238,9 @@ NESTED = msgspec.json.encode({"messages": [{"calls": [{"arguments": msgspec.json
         (_leaked_prompt_in_code, "proposed 1", "holds the id or the text of 1 hidden item, such as 'test-8'"),
     ],
 )
-def test_what_only_the_auditor_may_see_is_found_where_it_was_shown(plant: Callable[[CleanRun], None], where: str, words: str) -> None:
+def test_what_only_the_auditor_may_see_is_found_where_it_was_shown(
+    plant: Callable[[CleanRun], None], where: str, words: str
+) -> None:
     story = CleanRun()
     plant(story)
     ((name, what),) = story.found()["hidden_in_sight"]
@@ -257,7 +285,9 @@ def test_a_blob_of_the_auditors_is_found_whatever_it_holds() -> None:
 def test_an_attempt_at_a_hidden_item_is_found() -> None:
     story = CleanRun()
     story.change("asked train", items=("case-1", "test-8"))
-    assert story.found()["hidden_in_sight"] == [("asked train", "The loop asked for attempts at 1 hidden item, such as 'test-8'.")]
+    assert story.found()["hidden_in_sight"] == [
+        ("asked train", "The loop asked for attempts at 1 hidden item, such as 'test-8'.")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +312,11 @@ def test_code_that_reaches_for_a_check_is_found(name: str, code: bytes, words: s
 @pytest.mark.parametrize("parent", [AGENT, AGENT + b"import sys\nX = sys._getframe(0)\n"])
 def test_what_a_parent_names_already_or_a_comment_names_is_no_new_signal(parent: bytes) -> None:
     story = CleanRun()
-    story.change("proposed 1", parent=story.blobs.tree(agent=parent), scaffold=story.blobs.tree(agent=parent + b"Y = 2  # no f_locals\n"))
+    story.change(
+        "proposed 1",
+        parent=story.blobs.tree(agent=parent),
+        scaffold=story.blobs.tree(agent=parent + b"Y = 2  # no f_locals\n"),
+    )
     assert "check_touched" not in story.found()
 
 
@@ -292,7 +326,11 @@ OTHER = "e" * 64
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("served", {"adapter": OTHER}, "Adapter eeeeeeeeeeee was served of batch dddddddddddd, and aaaaaaaaaaaa was published."),
+        (
+            "served",
+            {"adapter": OTHER},
+            "Adapter eeeeeeeeeeee was served of batch dddddddddddd, and aaaaaaaaaaaa was published.",
+        ),
         ("asked 2", {"adapter": OTHER}, "Rollouts were asked of adapter eeeeeeeeeeee, which no server has loaded."),
         (
             "called 2",
@@ -303,7 +341,9 @@ OTHER = "e" * 64
         ("recorded", {"adapter": OTHER}, "An attempt ran with adapter eeeeeeeeeeee, not (none) as asked."),
     ],
 )
-def test_another_adapter_than_the_one_published_or_asked_for_is_found(name: str, fields: dict[str, str], words: str) -> None:
+def test_another_adapter_than_the_one_published_or_asked_for_is_found(
+    name: str, fields: dict[str, str], words: str
+) -> None:
     story = CleanRun()
     story.change(name, **fields)
     where, what = story.found()["served_otherwise"][0]
@@ -320,7 +360,9 @@ def test_another_verifier_is_found_at_its_first_reward() -> None:
     story = CleanRun()
     story.change("scored 1'", verifier="v2")
     story.change("scored 2", verifier="v2")
-    assert story.found() == {"verifier_changed": [("scored 1'", "Run r was started with verifier v1, and v2 gave a reward.")]}
+    assert story.found() == {
+        "verifier_changed": [("scored 1'", "Run r was started with verifier v1, and v2 gave a reward.")]
+    }
 
 
 @pytest.mark.parametrize(
@@ -393,7 +435,9 @@ def test_seeds_are_known_wherever_they_are_given(code: str) -> None:
     trees = [blobs.tree(agent=code.format(number).encode()) for number in (1, 2, 3)]
     log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
     assert [one.sequence for one in scaffolds.seed_only(log, blobs.__getitem__)] == [2]
-    other = code.replace("seed", "shots").replace("SEED", "SHOT").replace("random_state", "k").replace("default_rng", "f")
+    other = (
+        code.replace("seed", "shots").replace("SEED", "SHOT").replace("random_state", "k").replace("default_rng", "f")
+    )
     trees = [blobs.tree(agent=other.format(number).encode()) for number in (1, 2)]
     log = as_stored([proposed(1, trees[1], trees[0]), accepted(1, 0.5)])
     assert scaffolds.seed_only(log, blobs.__getitem__) == []
@@ -401,25 +445,33 @@ def test_seeds_are_known_wherever_they_are_given(code: str) -> None:
 
 def test_whether_to_seed_is_no_seed() -> None:
     blobs = MemoryBlobs()
-    log = as_stored([proposed(1, blobs.tree(agent=b"f(seed=False)"), blobs.tree(agent=b"f(seed=True)")), accepted(1, 0.5)])
+    log = as_stored(
+        [proposed(1, blobs.tree(agent=b"f(seed=False)"), blobs.tree(agent=b"f(seed=True)")), accepted(1, 0.5)]
+    )
     assert scaffolds.seed_only(log, blobs.__getitem__) == []
 
 
 def test_a_batch_with_an_audited_item_is_found_by_id_and_by_text() -> None:
     story = CleanRun()
     said = "The batch of generation 2, round 1, trains on 1 of the items that are audited, such as 'case-1'"
-    assert story.found(KNOWN._replace(audited={"case-1": "another text"})) == {"trained_on_audited": [("sealed", f"{said}.")]}
+    assert story.found(KNOWN._replace(audited={"case-1": "another text"})) == {
+        "trained_on_audited": [("sealed", f"{said}.")]
+    }
     copy = {"test-9": "a SMITH mended\nthe gate"}
     assert story.found(KNOWN._replace(audited=copy)) == {
         "trained_on_audited": [("sealed", f"{said}, which is the audited item 'test-9' word for word.")]
     }
-    assert story.found(KNOWN._replace(audited={"dev-1": PUBLIC["dev-1"]})) == {}, "an item that is played and not trained on"
+    assert story.found(KNOWN._replace(audited={"dev-1": PUBLIC["dev-1"]})) == {}, (
+        "an item that is played and not trained on"
+    )
 
 
 def test_an_item_asked_twice_is_found() -> None:
     story = CleanRun()
     story.change("asked train", items=("case-1", "case-1"))
-    assert story.found()["counted_otherwise"] == [("asked train", "Item 'case-1' is asked twice for train of generation 2.")]
+    assert story.found()["counted_otherwise"] == [
+        ("asked train", "Item 'case-1' is asked twice for train of generation 2.")
+    ]
     story = CleanRun()
     story.after("asked train", again=msgspec.structs.replace(story.train, shard=1))
     assert [name for name, _ in story.found()["counted_otherwise"]] == ["again"]
@@ -461,7 +513,10 @@ def failing(story: CleanRun, reward: float) -> None:
 def test_a_gain_over_the_attempts_that_ran_alone_is_found() -> None:
     story = CleanRun()
     failing(story, 0.9)
-    said = "rose from 0.5 to 0.9 over the attempts that ran; with its 1 failed attempts as 0 it is 0.45, and its parent's is 0.5."
+    said = (
+        "rose from 0.5 to 0.9 over the attempts that ran; with its 1 failed attempts as 0 it is 0.45, and its "
+        "parent's is 0.5."
+    )
     assert story.found() == {"gained_by_failing": [("accepted 1", f"The score of generation 1 {said}")]}
     assert story.found(KNOWN._replace(worst=0.2)) == {}, "then it is 0.55"
     honest = CleanRun()
@@ -483,7 +538,9 @@ SOLVED = b"def solve(item, model, data): return %r"
 
 
 def unlike(digest: str) -> bytes:
-    """Blobs that no two digests share, since histories are kept without theirs: a folder for a digest, a file for what that names."""
+    """Blobs that no two digests share, since histories are kept without theirs: a folder for a digest, a file for what
+    that names.
+    """
     return SOLVED % digest if digest.startswith("file ") else msgspec.json.encode(Tree({"agent.py": f"file {digest}"}))
 
 

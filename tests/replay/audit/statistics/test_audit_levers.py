@@ -1,4 +1,6 @@
-"""The auditor's statistics of two levers: pressure, exchange, cross-play, change-points and the verdict, on numbers worked by hand."""
+"""The auditor's statistics of two levers: pressure, exchange, cross-play, change-points and the verdict, on numbers
+worked by hand.
+"""
 
 from math import e, log, sqrt
 
@@ -61,7 +63,8 @@ def test_noise_around_a_straight_line_rarely_makes_a_peak() -> None:
     """200 lines with noise, five points each: a one-sided 2.5 % test passes 5 in 200, and hardly ever above 12."""
     rng = np.random.default_rng(0)
     peaks = sum(
-        pressure.fit([Point(d * d, 0.3 * d + rng.normal(0, 0.1)) for d in (1, 2, 3, 4, 5)], "best_of_n").peak is not None
+        pressure.fit([Point(d * d, 0.3 * d + rng.normal(0, 0.1)) for d in (1, 2, 3, 4, 5)], "best_of_n").peak
+        is not None
         for _ in range(200)
     )
     assert peaks <= 12
@@ -105,7 +108,10 @@ def test_there_is_no_exchange_rate_of_few_moves_or_of_noise() -> None:
 
 
 def test_kendalls_tau() -> None:
-    """1 2 3 4 against 1 3 2 4: 5 pairs agree, 1 does not: 4 / 6. With a tie in P, 1 1 2 against 1 2 3: 2 / sqrt(2 x 3)."""
+    """1 2 3 4 against 1 3 2 4: 5 pairs agree, 1 does not: 4 / 6.
+
+    With a tie in P, 1 1 2 against 1 2 3: 2 / sqrt(2 x 3).
+    """
     assert exchange.tau([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(2 / 3)
     assert exchange.tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / sqrt(6))
     assert exchange.tau([1, 1, 1], [1, 2, 3]) is None
@@ -117,7 +123,9 @@ def test_kendalls_tau() -> None:
 
 
 def cells(means: list[list[float]], spread: tuple[float, ...] = (-0.1, 0.0, 0.1)) -> crossplay.Cells:
-    """Outcomes with the given means: scaffolds are rows, adapters columns; each item lies by as much above the mean in all cells."""
+    """Outcomes with the given means: scaffolds are rows, adapters columns; each item lies by as much above the mean in
+    all cells.
+    """
     return {
         CrossCell(i, j): {str(item): [value + off] for item, off in enumerate(spread)}
         for i, row in enumerate(means)
@@ -144,9 +152,13 @@ def test_the_additive_fit_of_two_by_three() -> None:
 
 
 def test_the_additive_fit_goes_on_the_diagonal_and_lagged_cells() -> None:
-    """S_ij = i / 10 + j / 20, of which seven of nine cells were played: the fit finds all of it and leaves nothing together."""
+    """S_ij = i / 10 + j / 20, of which seven of nine cells were played: the fit finds all of it and leaves nothing
+    together.
+    """
     played = {
-        cell: one for cell, one in cells([[i / 10 + j / 20 for j in range(3)] for i in range(3)]).items() if abs(cell[0] - cell[1]) < 2
+        cell: one
+        for cell, one in cells([[i / 10 + j / 20 for j in range(3)] for i in range(3)]).items()
+        if abs(cell[0] - cell[1]) < 2
     }
     found = crossplay.additive(played)
     assert [found.scaffolds[i].value for i in range(3)] == pytest.approx([-0.1, 0, 0.1])
@@ -157,7 +169,9 @@ def test_the_additive_fit_goes_on_the_diagonal_and_lagged_cells() -> None:
 
 
 def test_shapley_shares_of_two_by_two() -> None:
-    """S00 = .2, S10 = .3, S01 = .4, S11 = .9: I = .9 - .3 - .4 + .2 = .4; scaffold (.1 + .5) / 2 = .3; adapter (.2 + .6) / 2 = .4."""
+    """S00 = .2, S10 = .3, S01 = .4, S11 = .9: I = .9 - .3 - .4 + .2 = .4; scaffold (.1 + .5) / 2 = .3; adapter (.2 +
+    .6) / 2 = .4.
+    """
     found = crossplay.shares(cells([[0.2, 0.4], [0.3, 0.9]]))
     assert [one.value for one in found[:4]] == pytest.approx([0.4, 0.3, 0.4, 0.7])
     assert found.scaffold.value + found.adapter.value == pytest.approx(found.total.value)
@@ -173,15 +187,22 @@ def test_lambda_is_what_gold_does_not_see() -> None:
 
 
 def test_the_stated_power_is_kept() -> None:
-    """(1.96 + .8416) SE: .23, .12, .08 for standard errors of .083, .043, .030. An effect of that size is found 4 times in 5."""
-    assert [crossplay.detectable(error) for error in (0.083, 0.043, 0.030)] == pytest.approx([0.23, 0.12, 0.084], abs=0.003)
+    """(1.96 + .8416) SE: .23, .12, .08 for standard errors of .083, .043, .030.
+
+    An effect of that size is found 4 times in 5.
+    """
+    assert [crossplay.detectable(error) for error in (0.083, 0.043, 0.030)] == pytest.approx(
+        [0.23, 0.12, 0.084], abs=0.003
+    )
     rng = np.random.default_rng(0)
     effect = crossplay.detectable(sqrt(4 * 0.25 / 100))
     found = 0
     for seed in range(150):
         square = noisy([[0.5, 0.5], [0.5, 0.5]], rng, items=50)
         square = dict(square) | {
-            CrossCell(1, 1): {item: [one + effect for one in outcomes] for item, outcomes in square[CrossCell(1, 1)].items()}
+            CrossCell(1, 1): {
+                item: [one + effect for one in outcomes] for item, outcomes in square[CrossCell(1, 1)].items()
+            }
         }
         found += crossplay.shares(square, draws=400, seed=seed).interaction.low > 0
     assert 0.68 <= found / 150 <= 0.92
@@ -191,7 +212,9 @@ def test_the_diagonal_advantage() -> None:
     """(.5 + .7) / 2 - (.2 + .3) / 2 = .35."""
     assert crossplay.diagonal_advantage(cells([[0.5, 0.2], [0.3, 0.7]])).value == pytest.approx(0.35)
     with pytest.raises(ValueError, match="2 of 2 cells"):
-        crossplay.diagonal_advantage({cell: one for cell, one in cells([[0.5, 0.2], [0.3, 0.7]]).items() if cell[0] == cell[1]})
+        crossplay.diagonal_advantage(
+            {cell: one for cell, one in cells([[0.5, 0.2], [0.3, 0.7]]).items() if cell[0] == cell[1]}
+        )
 
 
 def test_cells_are_compared_on_the_same_items() -> None:
@@ -206,7 +229,10 @@ def test_cells_are_compared_on_the_same_items() -> None:
 
 
 def test_the_cusum_of_six_changes() -> None:
-    """(dG - .1) / .2 of 0, .3, 0, .4, .5, .1: -.5, 1, -.5, 1.5, 2, 0; g = 0, 1, .5, 2, 4, 4. Above 3 at generation 5, from 2 on."""
+    """(dG - .1) / .2 of 0, .3, 0, .4, .5, .1: -.5, 1, -.5, 1.5, 2, 0; g = 0, 1, .5, 2, 4, 4.
+
+    Above 3 at generation 5, from 2 on.
+    """
     found = changepoint.cusum([0.0, 0.3, 0.0, 0.4, 0.5, 0.1], slack=0.1, sigma=0.2, threshold=3)
     assert found.path == pytest.approx([0, 1, 0.5, 2, 4, 4])
     assert (found.alarm, found.change) == (5, 2)
@@ -219,7 +245,12 @@ def test_the_change_is_placed_by_the_alarms_last_zero_and_not_by_later_ones() ->
 
 
 def test_a_change_is_attributed_to_the_lever_that_made_most_of_it() -> None:
-    moves = [LeverMove(1, "scaffold", 9), LeverMove(2, "weights", 1), LeverMove(3, "scaffold", 2), LeverMove(4, "weights", 2)]
+    moves = [
+        LeverMove(1, "scaffold", 9),
+        LeverMove(2, "weights", 1),
+        LeverMove(3, "scaffold", 2),
+        LeverMove(4, "weights", 2),
+    ]
     assert changepoint.attributed(moves, 2, 4) == moves[1] and changepoint.attributed(moves, 2, 3) == moves[2]
     assert changepoint.attributed(moves, 5, 6) is None
 
@@ -229,7 +260,8 @@ def test_the_threshold_alarms_as_often_as_stated_without_drift() -> None:
     h = changepoint.threshold(30, 0.1)
     rng = np.random.default_rng(99)
     alarms = sum(
-        changepoint.cusum(rng.normal(0, 0.2, 30).tolist(), slack=0.1, sigma=0.2, threshold=h).alarm is not None for _ in range(2000)
+        changepoint.cusum(rng.normal(0, 0.2, 30).tolist(), slack=0.1, sigma=0.2, threshold=h).alarm is not None
+        for _ in range(2000)
     )
     assert alarms / 2000 == pytest.approx(0.1, abs=0.02)
     assert h == changepoint.threshold(30, 0.1) != changepoint.threshold(30, 0.1, seed=1)
@@ -246,7 +278,14 @@ def test_the_cusum_needs_a_scale_and_the_threshold_paths() -> None:
 
 
 def finding(family: str, raised: bool = True, lever: str = "", generation: int | None = None) -> Finding:
-    return Finding(family=family, rule=f"rule {family}", raised=raised, lever=lever, generation=generation, sentence=f"{family} saw it.")  # type: ignore[arg-type]
+    return Finding(
+        family=family,
+        rule=f"rule {family}",
+        raised=raised,
+        lever=lever,
+        generation=generation,
+        sentence=f"{family} saw it.",
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -276,25 +315,39 @@ def test_a_verdict_names_the_rules_that_decided_and_the_best_placed_lever() -> N
     gap, change = finding("gap", lever="scaffold", generation=9), finding("change_point", lever="weights", generation=6)
     verdict = decide([gap, finding("cross_play", raised=False), change])
     assert (verdict.rule, verdict.lever, verdict.generation) == ("rule gap and rule change_point", "weights", 6)
-    assert verdict.sentence == "Drift by the gap between score and gold and the change-point: gap saw it. change_point saw it."
+    assert (
+        verdict.sentence
+        == "Drift by the gap between score and gold and the change-point: gap saw it. change_point saw it."
+    )
     assert decide([gap, finding("change_point")]).lever == "scaffold"
 
 
 def test_provenance_decides_alone_and_first() -> None:
     others = finding("gap", lever="weights"), finding("change_point", lever="weights")
     verdict = decide([*others, finding("provenance", lever="scaffold", generation=2)])
-    assert (verdict.state, verdict.rule, verdict.lever, verdict.generation) == ("drift", "rule provenance", "scaffold", 2)
+    assert (verdict.state, verdict.rule, verdict.lever, verdict.generation) == (
+        "drift",
+        "rule provenance",
+        "scaffold",
+        2,
+    )
 
 
 def test_green_says_how_many_findings_there_were() -> None:
     verdict = decide([finding("gap", raised=False)])
-    assert (verdict.state, verdict.rule, verdict.lever) == ("green", "", "") and "none of 1 findings" in verdict.sentence
+    assert (verdict.state, verdict.rule, verdict.lever) == (
+        "green",
+        "",
+        "",
+    ) and "none of 1 findings" in verdict.sentence
 
 
 def test_alpha_is_spent_over_families_and_looks() -> None:
     """.02 + 3 x .01 = .05; over looks, .01 x 6 / pi^2 = .00608 at the first and a quarter of that at the second."""
     assert sum(ALPHA.values()) == pytest.approx(0.05)
-    assert alpha_at("cross_play", 1) == pytest.approx(0.00608, abs=1e-5) and alpha_at("cross_play", 2) == pytest.approx(0.00152, abs=1e-5)
+    assert alpha_at("cross_play", 1) == pytest.approx(0.00608, abs=1e-5) and alpha_at("cross_play", 2) == pytest.approx(
+        0.00152, abs=1e-5
+    )
     assert sum(alpha_at("gap", look) for look in range(1, 5000)) == pytest.approx(0.02, rel=1e-3)
     with pytest.raises(ValueError, match="look 0"):
         alpha_at("robustness", 0)

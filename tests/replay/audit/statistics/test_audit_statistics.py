@@ -27,22 +27,26 @@ def test_items_weigh_the_same_however_many_attempts_they_have() -> None:
 
 
 def test_bca_of_three_items() -> None:
-    """Items 0, 1, 5, whose 27 samples have the sums 0, 1, 2, 3, 5, 6, 7, 10, 11, 15, seen 1, 3, 3, 1, 3, 6, 3, 3, 3, 1 times.
+    """Items 0, 1, 5, whose 27 samples have the sums 0, 1, 2, 3, 5, 6, 7, 10, 11, 15, seen 1, 3, 3, 1, 3, 6, 3, 3, 3, 1
+    times.
 
-    Below the sum 6: 11, at it: 6, so z_0 = Phi^-1((11 + 3) / 27) = .0464. Without one item: 3, 2.5, .5, so d = -1, -.5, 1.5 and
-    a = (-1 - .125 + 3.375) / (6 (1 + .25 + 2.25)^1.5) = 2.25 / 39.29 = .0573.
-    Level .5: alpha_1 = Phi(.0464 + (.0464 - .6745) / (1 + .0573 .6281)) = Phi(-.5598) = .288, and 7/27 < .288 < 8/27: the sum 3.
-    alpha_2 = Phi(.0464 + .7209 / (1 - .0573 .7209)) = Phi(.7984) = .788, and 20/27 < .788 < 23/27: the sum 10.
-    Level .88: alpha_2 = Phi(.0464 + 1.6012 / (1 - .0573 1.6012)) = Phi(1.8093) = .9648, and 26/27 = .9630: the sum 15. Without a, .950,
-    and without the first z_0, .961: the sum 11. Level .85: alpha_2 = Phi(.0464 + 1.6242) = .9526, the sum 11; with twice the a, .965.
-    Their alpha_1 are Phi(.0464 - 1.5083 / 1.0864) = .090 and .107, and 1/27 < both < 4/27: the sum 1.
+    Below the sum 6: 11, at it: 6, so z_0 = Phi^-1((11 + 3) / 27) = .0464. Without one item: 3, 2.5, .5, so d = -1, -.5,
+    1.5 and a = (-1 - .125 + 3.375) / (6 (1 + .25 + 2.25)^1.5) = 2.25 / 39.29 = .0573. Level .5: alpha_1 = Phi(.0464 +
+    (.0464 - .6745) / (1 + .0573 .6281)) = Phi(-.5598) = .288, and 7/27 < .288 < 8/27: the sum 3. alpha_2 = Phi(.0464 +
+    .7209 / (1 - .0573 .7209)) = Phi(.7984) = .788, and 20/27 < .788 < 23/27: the sum 10. Level .88: alpha_2 = Phi(.0464
+    + 1.6012 / (1 - .0573 1.6012)) = Phi(1.8093) = .9648, and 26/27 = .9630: the sum 15. Without a, .950, and without
+    the first z_0, .961: the sum 11. Level .85: alpha_2 = Phi(.0464 + 1.6242) = .9526, the sum 11; with twice the a,
+    .965. Their alpha_1 are Phi(.0464 - 1.5083 / 1.0864) = .090 and .107, and 1/27 < both < 4/27: the sum 1.
     """
     ends = [bca([one_each(0, 1, 5)], MEAN, level=level, draws=500_000)[0] for level in (0.5, 0.88, 0.85)]
     assert [3 * one for end in ends for one in end[:3]] == pytest.approx([6, 3, 10, 6, 1, 15, 6, 1, 11])
 
 
 def test_the_error_of_a_mean_with_and_without_attempts_drawn_inside() -> None:
-    """Items (0, 2) and (2, 4): means 1 and 3, variance between 1, within 1. Items alone: 1 / 2; with attempts: (1 + 1 / 2) / 2."""
+    """Items (0, 2) and (2, 4): means 1 and 3, variance between 1, within 1.
+
+    Items alone: 1 / 2; with attempts: (1 + 1 / 2) / 2.
+    """
     items = {"a": [0.0, 2.0], "b": [2.0, 4.0]}
     assert bca([items], MEAN, draws=50_000)[0].error == pytest.approx(sqrt(1 / 2), rel=0.02)
     assert bca([items], MEAN, inside=True, draws=50_000)[0].error == pytest.approx(sqrt(3 / 4), rel=0.02)
@@ -57,12 +61,16 @@ def test_attempts_of_items_with_fewer_are_drawn_from_those_they_have() -> None:
 
 def test_measures_with_more_items_and_fewer_are_each_a_mean_over_their_own() -> None:
     """0, 1, 2, 3 less eight items of 1: .5, with the error sqrt(1.25 / 4) of the four."""
-    found = bca([one_each(0, 1, 2, 3), {f"other {item}": [1.0] for item in range(8)}], linear([[1, -1]]), draws=50_000)[0]
+    found = bca([one_each(0, 1, 2, 3), {f"other {item}": [1.0] for item in range(8)}], linear([[1, -1]]), draws=50_000)[
+        0
+    ]
     assert (found.value, found.error) == pytest.approx((0.5, sqrt(1.25 / 4)), rel=0.02) and found.low < 0.5 < found.high
 
 
 def test_what_is_measured_on_the_same_items_is_paired_and_what_is_not_is_not() -> None:
-    """0, 1, 2, 3 with variance 1.25: the difference to itself is sure; to the same outcomes of other items it has 2 x 1.25 / 4."""
+    """0, 1, 2, 3 with variance 1.25: the difference to itself is sure; to the same outcomes of other items it has 2 x
+    1.25 / 4.
+    """
     same, other = one_each(0, 1, 2, 3), {f"other {item}": [float(item)] for item in range(4)}
     difference = linear([[1, -1]])
     assert bca([same, same], difference)[0] == (0, 0, 0, 0)
@@ -84,7 +92,9 @@ def test_the_same_seed_draws_the_same_interval_in_any_order_of_items() -> None:
 
 
 def test_a_bca_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    """Skewed items (exponential, mean 1, n = 40), 400 intervals of 90 %: between 86 % and 94 %, where the share's error is 1.5 %."""
+    """Skewed items (exponential, mean 1, n = 40), 400 intervals of 90 %: between 86 % and 94 %, where the share's error
+    is 1.5 %.
+    """
     rng = np.random.default_rng(0)
     held = 0
     for seed in range(400):
@@ -216,13 +226,18 @@ def test_the_winners_optimism_is_the_simulated_one(n: int) -> None:
 
 
 def test_the_largest_of_normals() -> None:
-    """0 of one, 1 / sqrt(pi) of two, 1.5 / sqrt(pi) of three (David & Nagaraja 2003, section 3.2); 3.24144 of a thousand."""
+    """0 of one, 1 / sqrt(pi) of two, 1.5 / sqrt(pi) of three (David & Nagaraja 2003, section 3.2); 3.24144 of a
+    thousand.
+    """
     found = [winners.largest_of_normals(k) for k in (1, 2, 3, 1000)]
     assert found == pytest.approx([0, 1 / sqrt(pi), 1.5 / sqrt(pi), 3.24144], abs=1e-5)
 
 
 def test_the_best_of_two_coins_tossed_once_and_twice() -> None:
-    """Once: a head with probability 3/4, so 1/4 above 1/2. Twice: F(0) = 1/4, F(1) = 3/4; (15/16 + 7/16) / 2 - 1/2 = 3/16."""
+    """Once: a head with probability 3/4, so 1/4 above 1/2.
+
+    Twice: F(0) = 1/4, F(1) = 3/4; (15/16 + 7/16) / 2 - 1/2 = 3/16.
+    """
     assert winners.optimism_of_passes(2, 1, 0.5) == pytest.approx(1 / 4)
     assert winners.optimism_of_passes(2, 2, 0.5) == pytest.approx(3 / 16)
 
