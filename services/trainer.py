@@ -1,11 +1,13 @@
 """Trains adapters from sealed batches of recorded rollouts."""
 
 import asyncio
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 
 from events.codec import Event
+from events.errors import Misconfigured
+from events.fact import Fact
 from events.weights import TrainingBatchSealed
-from runtime.effects.train import TrainingHost, train_round
 from runtime.log.lookup import attempts_of_request
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
@@ -15,10 +17,13 @@ from services.host.settings import accelerate_config, trainer_back_end
 
 
 async def serve(context: Context) -> None:
-    """Train on one batch after the other."""
-    known: dict[
-        str, list[RecordedAttempt]
-    ] = {}  # the rounds of the update under way, which later rounds train on again
+    """Train on one batch after the other.
+
+    torch is imported with the first batch: it takes as long as all that the services need to start.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise Misconfigured("torch is not installed here, and the trainer needs it: pip install 'evolog[policy]'.")
+    known: dict[str, list[RecordedAttempt]] = {}  # by request; later rounds of an update train on earlier ones again
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         nonlocal known
@@ -36,9 +41,21 @@ async def serve(context: Context) -> None:
             def load(run: str = event.run) -> LoadedRun:
                 return context.wait_for(context.load(run))
 
-            host = TrainingHost(context.blobs, context.work, trainer_back_end(), accelerate_config())
-            facts = await asyncio.to_thread(train_round, host, known, sealed, started.base_model, load)
+            facts = await asyncio.to_thread(_train, context, known, sealed, started.base_model, load)
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs
 
     await work(context.log, perform, source="trainer", scanner=context.scanner)
+
+
+def _train(
+    context: Context,
+    known: Mapping[str, list[RecordedAttempt]],
+    sealed: TrainingBatchSealed,
+    base_model: str,
+    load: Callable[[], LoadedRun],
+) -> list[Fact]:
+    from runtime.effects.train import TrainingHost, train_round  # with torch
+
+    host = TrainingHost(context.blobs, context.work, trainer_back_end(), accelerate_config())
+    return train_round(host, known, sealed, base_model, load)

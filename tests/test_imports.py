@@ -237,7 +237,7 @@ def test_the_command_line_starts_light() -> None:
     assert loaded_by("import services.cli.main", "nats", "duckdb", "torch", "rich", "msgspec", "numpy") == []
 
 
-def test_no_service_needs_torch_to_start_but_the_trainer() -> None:
+def test_no_service_needs_torch_to_start() -> None:
     names = (
         "controller",
         "executor",
@@ -247,6 +247,7 @@ def test_no_service_needs_torch_to_start_but_the_trainer() -> None:
         "feedback_agent",
         "auditor.service",
         "policy",
+        "trainer",
     )
     assert loaded_by("\n".join(f"import services.{name}" for name in names), "torch") == []
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import as_json, run_options
+from services.cli.options import as_json, examples, run_options
 
 
-@click.command()
+@click.command(epilog=examples("evolog ablate lawbench --seeds 3"))
 @click.argument("task")
 @click.option(
     "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs for each choice of levers."
@@ -18,7 +18,10 @@ from services.cli.options import as_json, run_options
 def ablate(
     task: str, seeds: int, first_seed: int, generations: int | None, budget: str, directory: Path, as_json: bool
 ) -> int:
-    """Run TASK with the scaffold lever, the weights lever and both, over several seeds, and compare."""
+    """Run TASK by each lever alone and by both, over several seeds.
+
+    The table compares them, with intervals over the seeds.
+    """
     import msgspec
     from rich.console import Console
 

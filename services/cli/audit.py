@@ -6,10 +6,10 @@ from typing import Literal
 import click
 
 from events.errors import UsageError
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog audit lawbench-s0", "evolog audit lawbench-s0 --html audit.html"))
 @click.argument("run", required=False)
 @directory
 @click.option("--all", "every", is_flag=True, help="A line for each run, and the exit code of the worst.")

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import click
 
+from services.cli.options import examples
 
-@click.group()
+
+@click.group(epilog=examples("evolog data get lawbench"))
 def data() -> None:
-    """The data of tasks."""
+    """Fetch the data of tasks."""
 
 
-@data.command("get")
+@data.command(
+    "get",
+    epilog=examples("evolog data get lawbench", "evolog data get lawbench --from sia_agent-0.6.0-py3-none-any.whl"),
+)
 @click.argument("task")
 @click.option(
     "--from",

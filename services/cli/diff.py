@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog diff lawbench-s0 lawbench-s1"))
 @click.argument("first")
 @click.argument("second")
 @directory

@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from events.errors import CheckFailed, Misconfigured
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog doctor", "evolog doctor --integrity"))
 @directory
 @click.option(
     "--integrity",
@@ -17,7 +17,10 @@ from services.cli.options import as_json, directory
 )
 @as_json
 def doctor(directory: Path, integrity: bool, as_json: bool) -> int:
-    """Look whether this host has what evolog needs, and say what to do about the rest."""
+    """Look whether this host has what evolog needs.
+
+    It says what to do about what is missing.
+    """
     if integrity:
         return check_integrity(directory, as_json=as_json)
     import json

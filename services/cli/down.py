@@ -4,13 +4,16 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import directory
+from services.cli.options import directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog down"))
 @directory
 def down(directory: Path) -> None:
-    """Stop what `evolog up` started; runs stay as they are and go on with the next `up`."""
+    """Stop what `evolog up` started.
+
+    Runs stay as they are and go on with the next `up`.
+    """
     from services.host.supervisor import stop
 
     stop(directory)

@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from events.errors import UsageError
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog fork lawbench-s0 --at 2178 --set algorithm=grpo"))
 @click.argument("run")
 @directory
 @click.option("--at", required=True, metavar="SEQ|TIME", help="The last event of the past that both share.")
@@ -19,7 +19,7 @@ from services.cli.options import as_json, directory
 @click.option("--detach", is_flag=True, help="Start the fork and return; print its name.")
 @as_json
 def fork(run: str, directory: Path, at: str, settings: tuple[str, ...], name: str, detach: bool, as_json: bool) -> int:
-    """Start a new run that shares RUN's past and goes its own way from there."""
+    """Start a new run that shares RUN's past and then parts from it."""
     import secrets
 
     from events.subjects import check_run_name

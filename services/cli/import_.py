@@ -4,16 +4,17 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command("import")
+@click.command("import", epilog=examples("evolog import exported-run"))
 @click.argument("source", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @directory
 @as_json
 def import_(source: Path, directory: Path, as_json: bool) -> None:
-    """Take a run that `evolog replay --export` wrote into this project directory, to be replayed, shown and
-    compared.
+    """Take in a run that `evolog replay --export` wrote.
+
+    It can then be replayed, shown, audited and compared here.
     """
     import msgspec
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog ls"))
 @directory
 @as_json
 def ls(directory: Path, as_json: bool) -> None:

@@ -30,26 +30,14 @@ from services.cli.sql import sql
 from services.cli.up import up
 from services.cli.watch import watch
 
-VERBS = (
-    up,
-    down,
-    service,
-    run,
-    ablate,
-    watch,
-    ls,
-    show,
-    pause,
-    resume,
-    replay,
-    import_,
-    fork,
-    diff,
-    audit,
-    sql,
-    data,
-    doctor,
-)
+VERBS: dict[str, tuple[click.Command, ...]] = {
+    "Start a run": (run, ablate, fork),
+    "Follow it": (watch, ls, show, pause, resume),
+    "Ask what happened": (sql, replay, diff, audit),
+    "Bring in": (data, import_),
+    "Operate": (up, down, service, doctor),
+}
+"""The commands, by what one wants of them, in the order in which help lists them."""
 OS_CODES = {errno.EACCES: 77, errno.EPERM: 77, errno.EROFS: 77, errno.ENOSPC: 75, errno.EDQUOT: 75}
 """The exit codes of what the operating system refuses."""
 
@@ -91,6 +79,13 @@ class Commands(click.Group):
             )
             sys.exit(OS_CODES.get(wrong.errno or 0, 1))
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands under the headings of `VERBS`."""
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        for heading, verbs in VERBS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(verb.name or "", verb.get_short_help_str(limit)) for verb in verbs])
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
@@ -127,5 +122,6 @@ def main() -> None:
     """A runtime in which an agent improves itself by its scaffold and its weights, on one append-only log."""
 
 
-for verb in VERBS:
-    main.add_command(verb)
+for verbs in VERBS.values():
+    for verb in verbs:
+        main.add_command(verb)

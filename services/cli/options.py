@@ -9,6 +9,11 @@ import click
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def examples(*commands: str) -> str:
+    """The end of a command's help: commands to copy, one a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
 def directory(function: Function) -> Function:
     """The flag of every command that needs a project directory."""
     return click.option(

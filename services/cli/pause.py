@@ -4,15 +4,18 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import directory
+from services.cli.options import directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog pause lawbench-s0 --reason 'the disk is full'"))
 @click.argument("run")
 @directory
 @click.option("--reason", default="the operator asked for it", show_default=True)
 def pause(run: str, directory: Path, reason: str) -> None:
-    """Let a run make no further decision until it is resumed; what it has asked for is still done."""
+    """Let a run make no further decision until it is resumed.
+
+    What it has asked for is still done.
+    """
     import asyncio
 
     from services.host import orders
@@ -21,7 +24,7 @@ def pause(run: str, directory: Path, reason: str) -> None:
     click.echo(f"{asyncio.run(orders.pause(Node(directory), run, reason))} is paused", err=True)
 
 
-@click.command()
+@click.command(epilog=examples("evolog resume lawbench-s0"))
 @click.argument("run")
 @directory
 def resume(run: str, directory: Path) -> None:

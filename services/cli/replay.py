@@ -7,10 +7,16 @@ from pathlib import Path
 import click
 
 from events.errors import CheckFailed, UsageError
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "evolog replay lawbench-s0",
+        "evolog replay lawbench-s0 --to 2178",
+        "evolog replay lawbench-s0 --swap verifier=strict.py",
+    )
+)
 @click.argument("run", required=False)
 @directory
 @click.option("--to", "at", metavar="SEQ|TIME", help="Show the state that the run was in there.")

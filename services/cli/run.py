@@ -4,10 +4,16 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import as_json, run_options
+from services.cli.options import as_json, examples, run_options
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "evolog run lawbench",
+        "evolog run lawbench --seed 1 --levers scaffold --budget rollouts=100k",
+        "evolog run path/to/my-task --agent anthropic:claude-opus-5 --budget usd=5",
+    )
+)
 @click.argument("task")
 @click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
 @click.option(
@@ -68,7 +74,10 @@ def run(
     directory: Path,
     as_json: bool,
 ) -> int:
-    """Run TASK from its reference scaffold until nothing more is to be gained, and show the auditor's table."""
+    """Run TASK until nothing more is to be gained.
+
+    It starts from the reference scaffold and ends with the auditor's table.
+    """
     from runtime.run.order import ON_DRIFT, RunOrder
     from services.cli.live import run_task
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from events.errors import UsageError
-from services.cli.options import directory
+from services.cli.options import directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog service executor --index 2"))
 @click.argument("name")
 @directory
 @click.option("--index", type=int, default=0, help="Tells several processes of one service apart.")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog show lawbench-s0"))
 @click.argument("run")
 @directory
 @as_json

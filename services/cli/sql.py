@@ -5,10 +5,15 @@ from pathlib import Path
 import click
 
 from events.errors import NotFound, UsageError
-from services.cli.options import directory
+from services.cli.options import directory, examples
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        'evolog sql "SELECT generation, lever, score, accepted FROM generations ORDER BY generation"',
+        'evolog sql --format csv "FROM trajectories" > trajectories.csv',
+    )
+)
 @click.argument("query", required=False)
 @directory
 @click.option(
@@ -28,7 +33,10 @@ from services.cli.options import directory
     help="Ask this file, that `evolog replay --into` made.",
 )
 def sql(query: str | None, directory: Path, file: Path | None, form: str, as_json: bool, archive: Path | None) -> None:
-    """Ask the archive a question in SQL; read-only, also while a run goes on."""
+    """Ask the archive a question in SQL.
+
+    Queries read and change nothing; they may be asked while a run goes on.
+    """
     from replay.archive import query as archives
     from replay.archive.projection import require_duckdb
     from services.views.query_result import render

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import directory
+from services.cli.options import directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog up --executors 4"))
 @directory
 @click.option("--executors", type=click.IntRange(1, 64), default=2, show_default=True, help="Executor processes.")
 @click.option("--verifiers", type=click.IntRange(1, 64), default=1, show_default=True, help="Verifier processes.")
@@ -15,7 +15,10 @@ from services.cli.options import directory
     "--nats", default=None, help="Use this broker instead of an embedded one, with the accounts in DIR/credentials."
 )
 def up(directory: Path, executors: int, verifiers: int, nats: str | None) -> None:
-    """Start the broker and every service, and keep them running; unfinished runs go on."""
+    """Start the broker and every service, and keep them running.
+
+    Unfinished runs go on.
+    """
     import asyncio
 
     from services.host.supervisor import supervise, to_stderr

@@ -4,17 +4,20 @@ from pathlib import Path
 
 import click
 
-from services.cli.options import as_json, directory
+from services.cli.options import as_json, directory, examples
 
 
-@click.command()
+@click.command(epilog=examples("evolog watch lawbench-s0", "evolog watch --json --no-follow > events.ndjson"))
 @click.argument("run", required=False)
 @directory
 @click.option("--since", type=click.IntRange(1), default=1, show_default=True, help="The sequence to begin at.")
 @click.option("--follow/--no-follow", default=True, help="Wait for what is still to come, until the run has ended.")
 @as_json
 def watch(run: str | None, directory: Path, since: int, follow: bool, as_json: bool) -> int:
-    """Print events as they are appended, one line each; of one run or of all."""
+    """Print events as they are appended, one line each.
+
+    Of one run, or of all.
+    """
     from runtime.log.port import Log
     from services.host.node import Node
     from services.host.sources import find_run, tail, with_logs

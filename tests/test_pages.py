@@ -1,0 +1,136 @@
+"""The pages: rooms have one, links resolve, sentences end, and what no test can run at least parses. Their commands are
+run by tests/system/test_pages.py.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from services.cli.main import VERBS, main
+from tests.harness import pages
+from tests.harness.paths import ROOT
+
+ROOMS = (
+    "events",
+    "runtime",
+    "runtime/rollouts",
+    "runtime/sandbox",
+    "runtime/agents",
+    "runtime/policies",
+    "algorithms",
+    "tasks",
+    "tasks/lawbench",
+    "tasks/denoise",
+    "replay",
+    "replay/archive",
+    "replay/audit",
+    "services",
+    "tests",
+    "tests/histories",
+)
+"""The rooms that a user or a newcomer enters."""
+LONGEST = 40
+"""Words in a sentence; 25 is the rule."""
+PAGES = {str(page.relative_to(ROOT)): page for page in pages.pages()}
+each_page = pytest.mark.parametrize("name", PAGES)
+
+
+def parses(arguments: list[str]) -> None:
+    """Raise click's error where the command line has no such verb, flag or value; run nothing."""
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    command.make_context(command.name, arguments)
+
+
+def test_each_room_has_a_page() -> None:
+    assert [room for room in ROOMS if f"{room}/README.md" not in PAGES] == []
+
+
+def test_page_one_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@each_page
+def test_links_resolve(name: str) -> None:
+    page = PAGES[name]
+    for link in pages.links(page):
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", link):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name} links to {link}, which is not there"
+        assert not anchor or anchor in pages.anchors(target), f"{name} links to {link}, and there is no such heading"
+
+
+@each_page
+def test_sentences_are_short(name: str) -> None:
+    long = [sentence for sentence in pages.sentences(PAGES[name]) if len(sentence.split()) > LONGEST]
+    assert long == [], f"{name}: more than {LONGEST} words; make two sentences of it"
+
+
+@each_page
+def test_blocks_say_what_they_are(name: str) -> None:
+    known = {"sh", "text", "python", "sql", "toml", "json", "yaml", "mermaid"}
+    assert [block.line for block in pages.blocks(PAGES[name]) if block.language not in known] == []
+
+
+@each_page
+def test_commands_that_no_test_can_run_parse(name: str) -> None:
+    for block in pages.blocks(PAGES[name]):
+        for _, command in pages.commands(block) if block.language == "sh" else ():
+            words = shlex.split(command, comments=True)
+            if command.rstrip().endswith(pages.EXEMPT) and "evolog" in words:
+                parses(words[words.index("evolog") + 1 :])
+
+
+@pytest.mark.parametrize("verb", [verb.name for verbs in VERBS.values() for verb in verbs])
+def test_each_verbs_help_has_an_example_that_parses(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exported-run").mkdir()  # click looks whether what is imported is there
+    monkeypatch.chdir(tmp_path)
+    given = main.commands[verb].epilog or ""
+    examples = [line.strip() for line in given.splitlines() if line.startswith("  evolog ")]
+    assert given.startswith("\b\nExamples:\n") and examples
+    for example in examples:
+        words = shlex.split(example.partition(" > ")[0])
+        assert words[:2] == ["evolog", verb]
+        parses(words[1:])
+
+
+def test_help_lists_every_verb_whole_under_a_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert [heading for heading in VERBS if f"\n{heading}:\n" not in shown] == []
+    assert [verb for verb in main.commands if not re.search(rf"^  {verb} +\S.*\.$", shown, re.M)] == []
+    assert "..." not in shown.partition("Start a run")[2]
+
+
+def test_a_page_becomes_a_script(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    lines = (
+        "# a comment",
+        "echo one",
+        "cat > f <<'END'",
+        "x",
+        "END",
+        "false  # exit 1",
+        "no-such-thing  # needs a key",
+    )
+    page.write_text("\n".join(("# Page", "", "```sh", *lines, "```", "", "```text", "not run", "```", "")))
+    (block, other) = pages.blocks(page)
+    assert (block.language, block.line, other.language) == ("sh", 4, "text")
+    assert [number for number, _ in pages.commands(block)] == [5, 6, 9, 10]
+    text = pages.script(page)
+    assert "cat > f <<'END'\nx\nEND\n" in text and "no-such-thing" not in text and "not run" not in text
+
+
+def test_prose_is_told_from_tables_code_and_headings(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    prose = "One two. Three `a. b` [four](x.md),\nfive.\n\n| a | b |\n|---|---|\n\n- Six\n- seven."
+    page.write_text(f"# A heading\n\n{prose}\n\n```sh\nls\n```\n")
+    assert pages.sentences(page) == ["One two.", "Three code four, five.", "Six", "seven."]
+    assert pages.anchors(page) == {"a-heading"}
