@@ -19,7 +19,7 @@ from runtime.broker.store import FREE_TO_GO_ON
 from runtime.log.port import Message
 from tests.harness.cli import FREE_PORT, RUN, CliHarness
 from tests.harness.invariants import check_all
-from tests.harness.polling import wait_until
+from tests.harness.polling import PATIENCE, wait_until
 
 MB = 10**6
 ENVIRONMENT = {"EVOLOG_ALLOW_UNSANDBOXED": "1", "EVOLOG_EXECUTOR_JITTER": "0.05"}
@@ -39,7 +39,7 @@ def stopped(system: CliHarness) -> str:
     """What `evolog up` said when it ended because the disk was full; the seconds are printed."""
     assert system.supervisor
     began = time.monotonic()
-    _, said = system.supervisor.communicate(timeout=60)
+    _, said = system.supervisor.communicate(timeout=PATIENCE)
     words = said.splitlines()[-1]
     print(
         f"  evolog up ended with exit code {system.supervisor.returncode} after {time.monotonic() - began:.1f} s: "

@@ -308,15 +308,12 @@ def same_tables(grown: Any, rebuilt: Any, views: bool = True) -> None:
         names += " AND table_type = 'BASE TABLE'"
     tables = [name for (name,) in rebuilt.connection.execute(f"{names} ORDER BY 1").fetchall()]
     assert "events" in tables
-    for table in tables:
-        rows, expected = (
-            of.connection.execute(f'SELECT row::VARCHAR FROM "{table}" AS row ORDER BY 1').fetchall()
-            for of in (grown, rebuilt)
-        )
-        assert rows == expected, (
-            f"Every projection rebuilds identically, but {table} has {len(rows)} rows, rebuilt {len(expected)}, and "
-            "differs."
-        )
+    # in one query, since a query takes longer to plan than these take to answer
+    rows_of = " UNION ALL ".join(f"SELECT '{table}', row::VARCHAR FROM \"{table}\" AS row" for table in tables)
+    rows, expected = (of.connection.execute(f"{rows_of} ORDER BY ALL").fetchall() for of in (grown, rebuilt))
+    if rows != expected:
+        (table, row) = min(set(rows) ^ set(expected), default=("a table", "with rows twice"))
+        raise AssertionError(f"Every projection rebuilds identically, but {table} differs, as in {row}.")
 
 
 def _asks(event: Event) -> list[tuple[object, ...]]:

@@ -27,6 +27,7 @@ from replay.archive.projection import Archive
 from runtime.log.port import Stored
 from tests.harness.archives import dump
 from tests.harness.facts import example
+from tests.harness.polling import PATIENCE
 
 RUN = "demo"
 
@@ -233,7 +234,7 @@ def test_a_file_held_elsewhere_asks_to_try_again(archive: Archive, tmp_path: Pat
     )
     root = Path(__file__).parents[3]
     found = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=20
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert found.stdout.startswith(f"{TryAgain.code} ")
     assert "held by another process" in found.stdout

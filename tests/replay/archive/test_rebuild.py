@@ -26,6 +26,7 @@ from services.host.node import Node
 from tests.harness.archives import dump
 from tests.harness.generator import log
 from tests.harness.paths import ROOT
+from tests.harness.polling import PATIENCE
 
 SMALL: dict[str, Any] = {"runs": 2, "items": 20, "generations": 2}
 Tables = dict[str, list[tuple[Any, ...]]]
@@ -119,7 +120,7 @@ def killed(rows: Sequence[Stored], tmp_path: Path) -> Path:
 
     (tmp_path / "rows").write_bytes(pickle.dumps(list(rows)))
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "rows"), str(tmp_path / "a.duckdb")], cwd=ROOT, timeout=60
+        [sys.executable, "-c", KILLED, str(tmp_path / "rows"), str(tmp_path / "a.duckdb")], cwd=ROOT, timeout=PATIENCE
     )
     assert ended.returncode == -signal.SIGKILL
     return tmp_path / "a.duckdb"

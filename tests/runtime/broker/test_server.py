@@ -185,7 +185,7 @@ def test_the_bootstrap_account_cannot_turn_a_consumer_into_a_hose(tmp_path: Path
         async with broker(tmp_path) as server, plain(server, BOOTSTRAP) as (client, _):
             await fill(server)
             before = await shape(server)
-            context = client.jetstream(prefix=API, timeout=1)
+            context = client.jetstream(prefix=API, timeout=60)
             for name, durable in (("executor", "executor"), ("executor", "spy"), (OPERATOR, OPERATOR)):
                 config = ConsumerConfig(
                     name=name, deliver_subject=f"$JS.API.STREAM.DELETE.{LOG}", deliver_policy=DeliverPolicy.ALL

@@ -44,7 +44,7 @@ def with_log(
             opened: list[NatsSocket] = []
 
             def opener(kind: type[NatsSocket]) -> NatsSocket:
-                opened.append(kind(operator.credentials, "EVOLOG", timeout=8))
+                opened.append(kind(operator.credentials, "EVOLOG", timeout=60))
                 return opened[-1]
 
             await asyncio.to_thread(work, opener)

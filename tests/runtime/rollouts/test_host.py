@@ -17,8 +17,10 @@ from runtime.rollouts.host import (
     ScaffoldProcess,
     ScaffoldStopped,
 )
+from tests.harness.polling import PATIENCE
 
-QUICK = ScaffoldLimits(idle_timeout=1.0)
+HASTY, PATIENT = ScaffoldLimits(idle_timeout=4.0), ScaffoldLimits(idle_timeout=60.0)
+"""Limits for a scaffold that hangs, which must last until it has started on a busy host, and for one that does not."""
 
 
 class Stage:
@@ -39,14 +41,14 @@ class Stage:
         code: str,
         items: int = 2,
         attempts: int = 2,
-        limits: ScaffoldLimits = ScaffoldLimits(idle_timeout=20.0),
+        limits: ScaffoldLimits = PATIENT,
         prompt: str = "q",
     ) -> list[AttemptOutcome]:
         """The outcomes; fails if there are none after a time that is beyond all the limits."""
         found: list[AttemptOutcome | BaseException] = []
         thread = threading.Thread(target=self._play, args=(found, code, items, attempts, limits, prompt), daemon=True)
         thread.start()
-        thread.join(2 * limits.idle_timeout + 20)
+        thread.join(2 * limits.idle_timeout + PATIENCE)
         assert found, "still at it"
         if isinstance(found[0], BaseException):
             raise found[0]
@@ -154,11 +156,11 @@ def test_an_attempt_that_goes_wrong_fails_alone(stage: Stage, body: str, kind: s
 @pytest.mark.parametrize(
     ("body", "kind", "reason"),
     [
-        ("while True: pass", "hung", "no word for 1 s"),
+        ("while True: pass", "hung", "no word for 4 s"),
         ("import os; os._exit(3)", "crashed", "exited with 3"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV"),
         ("import os, time; os.closerange(3, 256); time.sleep(600)", "hung", "closed its pipes and did not end"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 1 s"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 4 s"),
         (
             "import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('x' * 200_001)",
             "flooded",
@@ -172,7 +174,7 @@ def test_an_attempt_that_goes_wrong_fails_alone(stage: Stage, body: str, kind: s
     ],
 )
 def test_a_process_that_goes_wrong_fails_what_is_left(stage: Stage, body: str, kind: str, reason: str) -> None:
-    outcomes = stage.play(f"def solve(item, model, data):\n  {body}", limits=QUICK)
+    outcomes = stage.play(f"def solve(item, model, data):\n  {body}", limits=HASTY if kind == "hung" else PATIENT)
     assert len(outcomes) == 4 and {outcome.kind for outcome in outcomes} == {kind} and reason in outcomes[0].reason
 
 
@@ -180,23 +182,21 @@ def test_a_process_that_goes_wrong_fails_what_is_left(stage: Stage, body: str, k
 def test_a_process_that_does_not_take_a_large_order_has_hung(stage: Stage, stall: str) -> None:
     late = f"lambda channel: (channel._in.read1(5000), {stall})"
     code = f"import os, re, signal, sys\nsys.modules['__main__'].Channel.receive = {late}\nsolve = None"
-    outcomes = stage.play(code, items=400, attempts=1, limits=QUICK, prompt="x" * 1000)
+    outcomes = stage.play(code, items=400, attempts=1, limits=HASTY, prompt="x" * 1000)
     assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {
-        ("hung", "did not take what it was sent for 1 s")
+        ("hung", "did not take what it was sent for 4 s")
     }
 
 
 def test_what_a_scaffold_leaves_behind_holds_nobody_up(stage: Stage) -> None:
     code = (
         "import subprocess, sys\n"
-        "left = subprocess.Popen(['sleep', '61.5'], start_new_session=True)\n"
+        "left = subprocess.Popen(['sleep', '6100.5'], start_new_session=True)\n"
         "def solve(item, model, data): return str(left.pid)"
     )
-    began = time.monotonic()
     (outcome,) = stage.play(code, items=1, attempts=1)
     assert outcome.answer
-    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if path.read_bytes() == b"sleep\x0061.5\0"]
-    assert time.monotonic() - began < 30
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if path.read_bytes() == b"sleep\x006100.5\0"]
 
 
 def test_large_data_reach_the_scaffold_and_lie_in_no_file(stage: Stage) -> None:
@@ -229,7 +229,7 @@ def test_a_scaffold_may_call_from_its_own_threads(stage: Stage) -> None:
         "  ask = lambda prompt: time.sleep(0 if prompt == 'slow' else 0.3) or model.complete(prompt).text\n"
         "  return ' '.join(ThreadPoolExecutor(3).map(ask, ['slow', 'a', 'b']))"
     )
-    (outcome,) = stage.play(code, items=1, attempts=1, limits=ScaffoldLimits(idle_timeout=5.0))
+    (outcome,) = stage.play(code, items=1, attempts=1)
     assert outcome.answer == "slow/0 a/0 b/0", outcome.reason
 
 
@@ -241,7 +241,7 @@ def test_attempts_that_share_their_threads_are_answered_in_turn(stage: Stage) ->
         "shared = ThreadPoolExecutor(2)\n"
         "def solve(item, model, data): return shared.submit(lambda: model.complete(item.prompt).text).result()"
     )
-    outcomes = stage.play(code, items=5, attempts=1, limits=ScaffoldLimits(idle_timeout=5.0))
+    outcomes = stage.play(code, items=5, attempts=1)
     assert [outcome.answer for outcome in outcomes] == [f"q{number}/0" for number in range(5)]
 
 
@@ -254,9 +254,7 @@ def test_long_calls_come_in_several_frames(stage: Stage) -> None:
 
 
 def test_a_flood_of_output_is_stopped(stage: Stage) -> None:
-    outcomes = stage.play(
-        "def solve(item, model, data):\n  while True: print('x' * 10000)", limits=ScaffoldLimits(idle_timeout=10.0)
-    )
+    outcomes = stage.play("def solve(item, model, data):\n  while True: print('x' * 10000)")
     assert {outcome.kind for outcome in outcomes} == {"flooded"}
 
 
@@ -287,12 +285,12 @@ def test_a_flood_of_calls_is_stopped(stage: Stage) -> None:
 )
 def test_a_child_that_was_tampered_with_is_stopped(stage: Stage, body: str, kind: str, reason: str) -> None:
     code = f"def solve(item, model, data):\n    {body}\n"
-    outcomes = stage.play(code, items=1, limits=ScaffoldLimits(idle_timeout=20.0, calls=10))
+    outcomes = stage.play(code, items=1, limits=ScaffoldLimits(idle_timeout=60.0, calls=10))
     assert {outcome.kind for outcome in outcomes} == {kind} and reason in outcomes[0].reason
 
 
 def test_memory_is_limited(stage: Stage) -> None:
-    limits = ScaffoldLimits(idle_timeout=10.0, memory=500 * 1024**2)
+    limits = ScaffoldLimits(idle_timeout=60.0, memory=500 * 1024**2)
     assert (
         "MemoryError"
         in stage.play("def solve(item, model, data): return len(bytearray(10**9))", limits=limits)[0].reason

@@ -23,7 +23,7 @@ from runtime.rollouts.openai import dialect, relay, server
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
 from runtime.rollouts.openai.server import Bridge, CallBudget, Exhausted, Overloaded
 from tests.harness.openai_server import TOKEN, BackwardsPolicy, RecordedAnswers, serving
-from tests.harness.polling import wait_until
+from tests.harness.polling import PATIENCE, wait_until
 
 RELAY = relay.__file__
 CHAT: dict[str, Any] = {"model": "policy", "messages": [{"role": "user", "content": "hello"}]}
@@ -51,7 +51,7 @@ def relayed(path: Path) -> Iterator[str]:
         yield process.stdout.readline().strip()
     finally:
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
         process.stdout.close()
 
 
@@ -327,7 +327,7 @@ def test_nothing_is_released_before_the_record_is_made(served: Bridge, policy: B
 
 
 def assert_waited(event: threading.Event) -> None:
-    assert event.wait(10)
+    assert event.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("away", [TryAgain("The log is full."), Unavailable("No broker.")])

@@ -227,13 +227,13 @@ def test_a_program_that_hangs_or_crashes_is_ended_and_what_it_wrote_is_kept(tmp_
         "'submission.csv').write_text('id,label\\ndev0,theft\\n')\n"
     )
     for name, last in (
-        ("hangs.py", "print('going', flush=True)\ntime.sleep(60)"),
+        ("hangs.py", "print('going', flush=True)\ntime.sleep(600)"),
         ("crashes.py", "raise KeyError('text')"),
     ):
         (tmp_path / "code" / name).write_text(starts + last)
     (tmp_path / "none.sock").touch()
     (tmp_path / "data").mkdir()
-    launch = program.launcher(kind, tmp_path, tmp_path / "none.sock", 2)
+    launch = program.launcher(kind, tmp_path, tmp_path / "none.sock", 5)
     hangs, crashes = (
         program.run(launch, tmp_path / "code", name, tmp_path / "data", {}) for name in ("hangs.py", "crashes.py")
     )

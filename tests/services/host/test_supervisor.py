@@ -20,7 +20,7 @@ from runtime.broker.children import end
 from runtime.broker.server import USUAL_PORT
 from services.host.node import Node
 from services.host.supervisor import service_environment, start_detached, stop
-from tests.harness.polling import wait_until
+from tests.harness.polling import PATIENCE, wait_until
 
 SERVICE = """
 import os, signal, sys
@@ -82,7 +82,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def up(node: Node) -> None:
     start_detached(node.directory, module="stand_in_command")
-    wait_until(lambda: len(processes(node)) == 10, "ten services live", 8)
+    wait_until(lambda: len(processes(node)) == 10, "ten services live")
 
 
 def processes(node: Node) -> dict[str, int]:
@@ -131,7 +131,7 @@ def test_a_service_that_is_killed_is_started_again(node: Node) -> None:
     for times in (1, 2):
         before = processes(node)["executor-1"]
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda before=before: processes(node).get("executor-1", before) != before, "it is started again", 8)
+        wait_until(lambda before=before: processes(node).get("executor-1", before) != before, "it is started again")
         wait_until(
             lambda times=times: said(node).count("executor 1 ended with exit code -9") == times, "its end is logged", 8
         )
@@ -150,7 +150,7 @@ def test_the_server_is_started_again_on_its_port_when_it_is_killed(node: Node) -
         with socket.socket() as probe:
             return server_pid(node) != before and probe.connect_ex(("127.0.0.1", port)) == 0
 
-    wait_until(answers, "the server answers", 8)
+    wait_until(answers, "the server answers")
     assert node.credentials("trainer").read_text() == trainer
     assert node.require_up().url == url
 
@@ -186,8 +186,8 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_one_works(node: 
 def test_a_misconfigured_service_is_reported_and_not_started_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVOLOG_TEST_MISCONFIGURED", "trainer")
     start_detached(node.directory, module="stand_in_command")
-    wait_until(lambda: len(processes(node)) == 9, "nine services live", 8)
-    wait_until(lambda: "trainer 0 ended with exit code 78" in said(node), "the trainer's end is logged", 8)
+    wait_until(lambda: len(processes(node)) == 9, "nine services live")
+    wait_until(lambda: "trainer 0 ended with exit code 78" in said(node), "the trainer's end is logged")
     time.sleep(0.5)
     assert said(node).count("trainer 0") == 1
     assert "(its log: the adapter folder has no base model); it is not started again" in said(node)
@@ -225,7 +225,7 @@ def test_a_stop_is_heeded_also_as_a_process_ends_by_itself() -> None:
         keeper = asyncio.create_task(keep())
         await asyncio.sleep(0)
         keeper.cancel()
-        await asyncio.wait([keeper], timeout=2)
+        await asyncio.wait([keeper], timeout=PATIENCE)
         assert keeper.cancelled()
 
     asyncio.run(check())
@@ -250,7 +250,7 @@ def test_two_that_are_started_at_once_end_up_as_one(node: Node) -> None:
     )
     environment = os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{Path(__file__).parents[3]}"}
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
-    assert [starter.wait(20) for starter in both] == [0, 0]
+    assert [starter.wait(PATIENCE) for starter in both] == [0, 0]
     assert node.alive()
     time.sleep(0.6)  # longer than one that waits for the lock would
     assert said(node).count("evolog is up") == 1
