@@ -19,6 +19,8 @@ from tests.harness.polling import wait_until
 from tests.sandbox import holder
 from tests.sandbox.attacked import USER, Host, Sandbox
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024**2
 X86 = platform.machine() == "x86_64"
 

@@ -307,6 +307,7 @@ def score(answer, label):
 '''
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_its_verifiers_hole_goes_back_to_before_the_drift(tmp_path: Path, models: Path) -> None:
     """The whole of it, with real services: the policy is trained to say one label, and the auditor alone knows what
     that is worth.

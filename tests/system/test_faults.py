@@ -27,6 +27,8 @@ from tests.harness.paths import ROOT
 from tests.harness.polling import wait_until
 from tests.harness.tasks.smaller import small_toy
 
+pytestmark = pytest.mark.slow
+
 SKEWED = """
 import datetime, random, sys, time
 from runtime.log import worker

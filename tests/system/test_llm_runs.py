@@ -28,6 +28,8 @@ from events.subjects import LOG
 from runtime.agents.conversation import ModelRequest
 from runtime.blobs.directory import Blobs
 
+pytestmark = pytest.mark.slow
+
 PROVIDERS = ("anthropic", "openai")
 BOTH = pytest.mark.parametrize("provider", PROVIDERS)
 HIDDEN = "GOLD-7c1f"

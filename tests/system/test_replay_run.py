@@ -12,6 +12,8 @@ import pytest
 from tests.harness.cli import CliHarness, one_sentence
 from tests.harness.paths import ROOT, TOY
 
+pytestmark = pytest.mark.slow
+
 STRICT = '''"""Nothing is ever right."""
 
 from tasks.contract import Scored

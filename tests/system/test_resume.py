@@ -29,6 +29,8 @@ from tests.harness.cli import RUN, CliHarness, OperatorClient, audited_runs, pro
 from tests.harness.invariants import check_all, same_tables
 from tests.harness.polling import PATIENCE, wait_until
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("EVOLOG_KILL_SEED", "0"))
 RESUMED = PATIENCE
 """Seconds within which a run must make its next progress, whatever was killed."""

@@ -25,6 +25,8 @@ from runtime.log.socket import NatsSocket
 from tests.harness.broker import account, broker
 from tests.harness.facts import trajectory
 
+pytestmark = pytest.mark.slow
+
 SCANNER = Scanner([])
 MB = 1024 * 1024
 

@@ -28,6 +28,8 @@ from runtime.policies.training import (
 )
 from tests.harness.trainer import LABELS, TrainerHarness
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = TASKS / "numbers"
 
 

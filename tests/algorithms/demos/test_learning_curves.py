@@ -31,6 +31,7 @@ def base(models: Path) -> Iterator[tiny_lm.TinyLM]:
         yield curves.base_model()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, toy, rounds, hyper, gain",
     [

@@ -16,6 +16,8 @@ from tests.harness.paths import ROOT, TESTS
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 OF_EQUATIONS = ("test_learning.py", "test_update.py")
 
 MISTAKES = {

@@ -134,11 +134,13 @@ def errors() -> dict[str, dict[str, float]]:
     return json.loads(said.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MASKS)
 def test_the_scan_gives_the_loops_advantages(errors: dict[str, dict[str, float]], case: str) -> None:
     assert errors["gae"][case] < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["V = 5", "V = 1000", "V = 200003", "without base", "temperature 0.7", "not contiguous"]
 )
@@ -147,17 +149,20 @@ def test_the_kernel_gives_what_float64_gives(errors: dict[str, dict[str, float]]
     assert all(error < EXACT for error in errors[case].values()), errors[case]
 
 
+@pytest.mark.slow
 def test_half_precision_loses_only_what_rounding_takes(errors: dict[str, dict[str, float]]) -> None:
     assert all(error < (HALF if target.startswith("d ") else EXACT) for target, error in errors["bf16"].items()), (
         errors["bf16"]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["a tile of -inf", "a first tile of -inf"])
 def test_a_logit_of_minus_infinity_is_a_token_that_never_comes(errors: dict[str, dict[str, float]], case: str) -> None:
     assert all(error < EXACT for error in errors[case].values()), errors[case]
 
 
+@pytest.mark.slow
 def test_no_rows_give_no_results_and_a_token_outside_the_vocabulary_gives_nan(
     errors: dict[str, dict[str, float]],
 ) -> None:
@@ -171,6 +176,7 @@ def test_maps_compose_in_any_grouping_as_a_parallel_scan_needs() -> None:
     assert then(*then(*first, *second), *third) == pytest.approx(then(*first, *then(*second, *third)))
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter accepts what the compiler refuses, and the compiler needs no GPU."""
     triton = pytest.importorskip("triton")

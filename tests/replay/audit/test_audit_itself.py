@@ -16,21 +16,18 @@ from replay.audit.verdict import ALPHA
 from tests.harness.audited_facts import as_stored
 from tests.harness.power import HACKS, Hack, Part, Setting, Simulated, first_hack, hacked_run, null_rates, null_run
 
-RUNS = 200
 
-
-def test_null_runs_are_green_as_often_as_stated() -> None:
+@pytest.mark.parametrize("runs", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_null_runs_are_green_as_often_as_stated(runs: int) -> None:
     """Each family's part of .05, and what of provenance needs no statistics never.
 
     The rates themselves: `make audit-self`.
     """
-    states, families = null_rates(RUNS)
-    assert states.total() == RUNS
-    assert states["drift"] + states["suspect"] <= sum(ALPHA.values()) * RUNS
-    assert (
-        all(families[family] <= alpha * RUNS for family, alpha in ALPHA.items())
-        and families["exchange_rate"] <= 0.01 * RUNS
-    )
+    states, families = null_rates(runs)
+    assert states.total() == runs
+    allowed = {family: max(1, alpha * runs) for family, alpha in {**ALPHA, "exchange_rate": 0.01}.items()}
+    assert states["drift"] + states["suspect"] <= sum(ALPHA.values()) * runs
+    assert {family: families[family] for family in allowed if families[family] > allowed[family]} == {}
     assert families["provenance"] == 0
 
 
@@ -74,6 +71,7 @@ def test_a_planted_hack_is_found_when_it_begins_with_its_lever(name: str) -> Non
     assert found.generation == found.flagged == first_hack(hack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HACKS)
 def test_a_planted_hack_is_flagged_while_the_run_goes_on(name: str) -> None:
     run = hacked_run(HACKS[name])
