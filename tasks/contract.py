@@ -12,28 +12,26 @@ verifier by its name, if the folder has it as `verifier_NAME.py`.
 `data.py` defines `default_root()`, `get(root, source)`, `load(root, seed)` and `labels(root, seed)`. It may define
 
     traces(seed)                  (prompt, completion) pairs that a small language model is pre-trained on, for the
-    policy tiny-lm: for each
-                                  kind of prompt what a sensible answer looks like, and answers near a given one; no
-                                  true answers of items
-    copies(prompt, train, seed)   (prompt, completion) demonstrations for one item, from the train examples that it may
-    see, as they are and
-                                  under changes that keep the rule, for test-time training
+                                  policy tiny-lm: for each kind of prompt what a sensible answer looks like, and
+                                  answers near a given one; no true answers of items
+    copies(prompt, train, seed)   (prompt, completion) demonstrations for one item, from the train examples that it
+                                  may see, as they are and under changes that keep the rule, for test-time training
     hint(label)                   what is added to a prompt to show the model the true answer, for STaR
 
 `gold.py` defines `labels(root)`, the labels of test. It may define
 
     score(answer, label)          the gold score of an answer, from 0 to 1, where that is not what `verifier.py` says
-    EXTRA_METRICS                 by name, functions like `score` whose figures are recorded too; no rule of the auditor
-    uses them PERTURBATIONS                 by name, the changes under which the auditor asks test once more
-    (`Perturbation`). A change may touch the
-                                  items' prompts, the labels' order, and which items are asked. An item keeps its id, so
-                                  that its answers before and after the change make a pair
+    EXTRA_METRICS                 by name, functions like `score` whose figures are recorded too; no rule of the
+                                  auditor uses them
+    PERTURBATIONS                 by name, the changes under which the auditor asks test once more (`Perturbation`). A
+                                  change may touch the items' prompts, the labels' order, and which items are asked.
+                                  An item keeps its id, so that its answers before and after the change make a pair
     canaries(label, verifier, reward)
                                   by name, the reward of an answer that needs no skill, from the verifier of this
-                                  VERSION, and its gold score; `reward(answer)` is that verifier's. An empty dict where
-                                  the verifier is not known
+                                  VERSION, and its gold score; `reward(answer)` is that verifier's. An empty dict
+                                  where the verifier is not known
     ceiling(label, verifier)      the most that an answer can be expected to earn from the verifier of this VERSION;
-    None if unknown
+                                  None if unknown
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,11 +1,11 @@
 """Toys: short questions with a reward for each answer, on which an algorithm learns in seconds. Most answers are two
 numbers, "41 07".
 
-dense      1 at the target, less the further off                           the reward says which way to go sparse     1
-within 2 of the target in both, else 0                        a base policy finds it about once in 400 answers deceptive
-up to .5 in a broad basin, 1 within 6 of a peak far from it     following the basin loses the peak quiz       one digit,
-right or wrong                                       a base policy knows it in two answers of five, so most votes do
-shifted    numbers moved by a hidden rule, shown by demonstrations         each item has a rule of its own
+dense      1 at the target, less the further off: the reward says which way to go
+sparse     1 within 2 of the target in both, else 0: a base policy finds it about once in 400 answers
+deceptive  up to .5 in a broad basin, 1 within 6 of a peak far from it: following the basin loses the peak
+quiz       one digit, right or wrong: a base policy knows it in two answers of five, so most votes do
+shifted    numbers moved by a hidden rule, shown by demonstrations: each item has a rule of its own
 """
 
 import random

@@ -1,8 +1,8 @@
 """Dr. GRPO: GRPO without its two biases, the division by the standard deviation and by the answer's length (Liu 2025,
 arXiv 2503.20783).
 
-    L = mean_i sum_t [ -w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) + kl k3_t ] / length,  A_i = r_i -
-    mean r
+    L = mean_i sum_t [ -w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) + kl k3_t ] / length,
+    A_i = r_i - mean r
 
 `length` is a constant, such as the longest answer allowed: it scales the step and prefers no length.
 """

@@ -1,8 +1,9 @@
 """Entropic advantages: the utility (1 / beta) log mean exp(beta r) looks for the best attempt rather than for a good
 mean.
 
-    A_i = exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1,  beta such that KL(softmax(beta r) || uniform) = ln 2 over
-    the group L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  rho_t = min(pi / pi_sampled, truncation), no gradient
+    A_i = exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1,
+    beta such that KL(softmax(beta r) || uniform) = ln 2 over the group
+    L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  rho_t = min(pi / pi_sampled, truncation), no gradient
 
 Yuksekgonul 2026, TTT-Discover, arXiv 2601.16175, with the adaptive beta of its code; `fixed_beta` above 0 takes that
 (its other way: 2). Where more than half of a group tie for the best, ln 2 cannot be reached: beta stays at its largest,

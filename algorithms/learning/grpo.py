@@ -1,7 +1,7 @@
 """GRPO: attempts at one item compete with each other (Shao 2024, DeepSeekMath, arXiv 2402.03300, eq. 3 and 4).
 
-    L = mean_t [ -w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) + kl k3_t ],  A_i = (r_i - mean r) / std
-    r
+    L = mean_t [ -w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) + kl k3_t ],
+    A_i = (r_i - mean r) / std r
 
 w_t = min(pi_old / pi_sampled, truncation) weighs rollouts of older adapters; on policy it is 1 but for rounding.
 Departures: the mean is over all tokens of the batch (DAPO; `token_mean` 0 gives eq. 3's, within each answer first); the

@@ -1,7 +1,8 @@
 """REINFORCE with KL to the base model (Williams 1992; Jaques 2017, arXiv 1611.02796, for the KL in the reward).
 
-    maximise E[r] - kl KL(pi || pi_0):   R_i = r_i - kl sum_t log(pi_sampled / pi_0)(y_t),   A_i = R_i - mean R over the
-    group L = mean_t [ -rho_t A log pi(y_t) ],  rho_t = min(pi / pi_sampled, truncation), no gradient
+    maximise E[r] - kl KL(pi || pi_0):   R_i = r_i - kl sum_t log(pi_sampled / pi_0)(y_t),
+    A_i = R_i - mean R over the group
+    L = mean_t [ -rho_t A log pi(y_t) ],  rho_t = min(pi / pi_sampled, truncation), no gradient
 
 The KL is a part of the reward, so it reaches the policy through the score function and needs no estimator of its own.
 A group whose rewards are all the same stays if kl > 0: its attempts still differ by how far they left the base.

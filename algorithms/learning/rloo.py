@@ -1,7 +1,7 @@
 """RLOO: REINFORCE whose baseline is the mean reward of the other attempts (Ahmadian 2024, arXiv 2402.14740).
 
-    L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  A_i = r_i - mean_{j != i} r_j,  rho_t = min(pi / pi_sampled,
-    truncation), no gradient
+    L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  A_i = r_i - mean_{j != i} r_j,
+    rho_t = min(pi / pi_sampled, truncation), no gradient
 
 Departures: KL is a term of the loss, as in GRPO, and not of the reward; the mean is over all tokens of the batch; tied
 groups are dropped.

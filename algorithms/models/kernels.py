@@ -7,8 +7,8 @@ path elsewhere. Triton is optional; this module imports without it.
 With z the logits over the temperature, p = softmax z, q the base's, H = -sum p log p and K = KL(p || q) = sum p (log p
 - log q):
 
-    d log p_y / dz_j = [j = y] - p_j        dH / dz_j = -p_j (log p_j + H)        dK / dz_j = p_j (log p_j - log q_j -
-    K)
+    d log p_y / dz_j = [j = y] - p_j        dH / dz_j = -p_j (log p_j + H)
+    dK / dz_j = p_j (log p_j - log q_j - K)
 
 The sums run over tiles of the vocabulary with a running maximum (Milakov 2018, arXiv 1805.02867, algorithm 3), so that
 no probability is ever stored. The scan is that of Blelloch 1990, section 1.4, for first-order recurrences.

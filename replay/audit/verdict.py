@@ -2,8 +2,7 @@
 decided and why.
 
     suspect: one of gap, cross_play, change_point and robustness raised a finding, or exchange_rate did, whose interval
-    then lies
-             below half of its expectation
+             then lies below half of its expectation
     drift:   gap and another family each raised one, or provenance did
 
 The probability of a false alarm is split over the families, `ALPHA`. A test that is repeated at each look splits its

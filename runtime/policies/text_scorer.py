@@ -1,8 +1,8 @@
 """The text scorer, a policy for classification: it scores labels from hashed character n-grams. Inference needs numpy
 alone.
 
-    z(prompt) = sum_f w_f (E[f] + alpha / r A[f] B),   w = L2-normalised tf-idf weights of the prompt's unigrams and
-    bigrams
+    z(prompt) = sum_f w_f (E[f] + alpha / r A[f] B),
+    w = L2-normalised tf-idf weights of the prompt's unigrams and bigrams
 
 E[f] (labels,) is `SCALE` times the tf-idf weight of f in each label's name, so the base answers with the label whose
 name is nearest. A (BUCKETS, r) and B (r, labels) are the factors of a LoRA adapter. A base is a folder of base.json and

@@ -7,8 +7,9 @@ the gradient, and the loop of `train()` that steps our optimiser. Each algorithm
 finds the trainer:
 
     clipped      GRPOTrainer, loss_type bnpo (mean over tokens), grpo (within each answer first) or dr_grpo (over a
-    constant length) weighted     GRPOTrainer, loss_type cispo: the ratio to whoever sampled the token, truncated and
-    without gradient preference   DPOTrainer, with our reference log-probabilities in place of its own reference model
+                 constant length)
+    weighted     GRPOTrainer, loss_type cispo: the ratio to whoever sampled the token, truncated and without gradient
+    preference   DPOTrainer, with our reference log-probabilities in place of its own reference model
     cloning      SFTTrainer
 
 What trl 1.16 does by itself, and must not here: given a PeftModel, it adds a frozen copy of the adapter, "ref", and

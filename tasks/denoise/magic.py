@@ -1,14 +1,16 @@
 """MAGIC (van Dijk 2018, Cell 174:716) in numpy and scipy: each cell's profile becomes a mean over the cells that a
 random walk reaches.
 
-    d = Euclidean distances on principal components;  K_ij = exp(-(d_ij / bandwidth_i)^decay) for the 3 knn nearest, 0
-    below 1e-4 K = (K + K') / 2;  P = K / rowsum K;  imputed = P^t Y
+    d = Euclidean distances on principal components;
+    K_ij = exp(-(d_ij / bandwidth_i)^decay) for the 3 knn nearest, 0 below 1e-4
+    K = (K + K') / 2;  P = K / rowsum K;  imputed = P^t Y
 
 bandwidth_i is the distance to the knn-th neighbour. Y is made of the counts in one of two orders, with f the square
 root, log1p or nothing:
 
-    standard   Y = f(X / rowsum X),    output = f^-1(P^t Y) rowsum X reversed   Y = f(X) / S, S = rowsum f(X),    output
-    = f^-1(P^t Y) S      the rows then add up to about 1, and not to the library
+    standard   Y = f(X / rowsum X),    output = f^-1(P^t Y) rowsum X
+    reversed   Y = f(X) / S, S = rowsum f(X),    output = f^-1(P^t Y) S
+               the rows then add up to about 1, and not to the library
 
 magic-impute 3.0 finds its principal components by a randomised method; here they are exact. Beyond that it is the same
 computation.

@@ -1,9 +1,10 @@
 """OpenProblems' denoising scores, as published and as they were meant.
 
-    L(A) = log1p(1e4 A / rowsum A);   mse = mean (L(test) - L(output))^2 poisson (as published) = mean(test - d log(test
-    + 1e-6)),  d = output sum(test) / sum(train) likelihood (as meant)  = mean(d' - test log(d' + 1e-6)),  d' = output,
-    its rows made to add up to train's, sum(test) / sum(train) normalised = (none - score) / (none - perfect): 0 for
-    train as it is, 1 for test itself
+    L(A) = log1p(1e4 A / rowsum A);   mse = mean (L(test) - L(output))^2
+    poisson (as published) = mean(test - d log(test + 1e-6)),  d = output sum(test) / sum(train)
+    likelihood (as meant)  = mean(d' - test log(d' + 1e-6)),
+    d' = output, its rows made to add up to train's, sum(test) / sum(train)
+    normalised = (none - score) / (none - perfect): 0 for train as it is, 1 for test itself
 
 openproblems-bio/openproblems v1.0.0, tasks/denoising. There poisson_nll_loss(y_pred, y_true) is called with (test, d),
 the other way round than molecular_cross_validation calls it (Batson 2019), and so the true counts stand where the

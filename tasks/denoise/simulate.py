@@ -1,8 +1,9 @@
 """Simulated counts of single cells, whose true expression is known.
 
-    mu_g ~ LogNormal(0, gene_sigma),  type k: mu_g times LogNormal(0, de_scale)^(+-1) exp(.3 N(0, 1)) for each gene with
-    probability de_prob P_cg = row-normalised profile of the cell's type, or of a place between a type and its parent on
-    a random tree counts_cg ~ Poisson(depth_c P_cg Gamma(1/bcv^2, bcv^2)),  depth_c ~ depth LogNormal(0, depth_sigma)
+    mu_g ~ LogNormal(0, gene_sigma),
+    type k: mu_g times LogNormal(0, de_scale)^(+-1) exp(.3 N(0, 1)) for each gene with probability de_prob
+    P_cg = row-normalised profile of the cell's type, or of a place between a type and its parent on a random tree
+    counts_cg ~ Poisson(depth_c P_cg Gamma(1/bcv^2, bcv^2)),  depth_c ~ depth LogNormal(0, depth_sigma)
 
 As in Splat (Zappia 2017, Genome Biology 18:174) but for gene means, which are log-normal here, and for the tree of
 types.

@@ -1,7 +1,7 @@
 """The change-point: when the gap between score and gold began to drift, and which lever moved it.
 
-    g_t = max(0, g_{t-1} + (dG_t - delta) / sigma),   alarm at the first g_t > h;   the change lies right after the last
-    zero before it
+    g_t = max(0, g_{t-1} + (dG_t - delta) / sigma),   alarm at the first g_t > h;
+    the change lies right after the last zero before it
 
 Page 1954, "Continuous inspection schemes", Biometrika 41 (the CUSUM, and its estimate of the time of change). h comes
 from simulation under no drift (`threshold`).

@@ -1,10 +1,12 @@
 """Cross-play, scaffolds with other adapters than their own: whether a pair wins by fitting each other, and whether gold
 sees it too.
 
-    S_ij = mu + a_i + b_j + gamma_ij,  sums of a, of b and of gamma over rows and over columns 0;   i scaffold, j
-    adapter I = S11 - S10 - S01 + S00 phi_scaffold = ((S10 - S00) + (S11 - S01)) / 2,  phi_adapter = ((S01 - S00) + (S11
-    - S10)) / 2,  phi_s + phi_a = S11 - S00 Lambda = I_P - I_Q,   D = mean S_ii - mean S_ij (i != j),   detectable |I| =
-    (z_{1-alpha/2} + z_power) SE(I)
+    S_ij = mu + a_i + b_j + gamma_ij,  sums of a, of b and of gamma over rows and over columns 0;
+    i scaffold, j adapter
+    I = S11 - S10 - S01 + S00
+    phi_scaffold = ((S10 - S00) + (S11 - S01)) / 2,  phi_adapter = ((S01 - S00) + (S11 - S10)) / 2,
+    phi_s + phi_a = S11 - S00
+    Lambda = I_P - I_Q,   D = mean S_ii - mean S_ij (i != j),   detectable |I| = (z_{1-alpha/2} + z_power) SE(I)
 
 Two-way analysis of variance (Fisher 1925); Shapley 1953 for two players. Lambda > 0: the pair wins on the score in a
 way that gold does not see. I_Q > 0 with Lambda near 0 is healthy fit, I_Q < 0 interference. On the scale of

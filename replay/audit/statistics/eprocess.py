@@ -1,8 +1,8 @@
 """The e-process: a test of "the gap does not grow" that may be read after every pair and still errs with probability
 alpha at most.
 
-    E_n = mean over lambda of prod_{i <= n} (1 + lambda x_i),   x_i in [-1, 1],  0 < lambda < 1;   flag once E_n >= 1 /
-    alpha
+    E_n = mean over lambda of prod_{i <= n} (1 + lambda x_i),   x_i in [-1, 1],  0 < lambda < 1;
+    flag once E_n >= 1 / alpha
 
 Where E[x_i | the past] <= 0 each product is a non-negative supermartingale that starts at 1, and so is their mean,
 whence P(any E_n >= 1 / alpha) <= alpha (Ville 1939). Waudby-Smith & Ramdas 2024, "Estimating means of bounded random

@@ -1,8 +1,9 @@
 """The exchange rate: how much gold a lever's gains on the score bring, and whether score and gold still order
 candidates alike.
 
-    kappa = Cov(dP_new, dQ) / Var(dP_new) over the lever's moves;   expected without hacking: reliability = 1 - noise /
-    Var(dP_new) tau_b = (concordant - discordant) / sqrt((pairs not tied in P) (pairs not tied in Q))
+    kappa = Cov(dP_new, dQ) / Var(dP_new) over the lever's moves;
+    expected without hacking: reliability = 1 - noise / Var(dP_new)
+    tau_b = (concordant - discordant) / sqrt((pairs not tied in P) (pairs not tied in Q))
 
 The expectation is the attenuation of a regression slope by errors in its variable (Spearman 1904; Fuller 1987, section
 1.1), and not 1: noise alone shrinks kappa. It takes P and Q in the same units, and their errors to be independent

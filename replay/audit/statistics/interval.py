@@ -1,9 +1,9 @@
 """Confidence intervals for means over items: the BCa bootstrap, which draws whole items, since attempts at one item are
 not independent.
 
-    low, high = quantiles alpha_1, alpha_2 of the draws,  alpha_j = Phi(z_0 + (z_0 + z_j) / (1 - a (z_0 + z_j))) z_0 =
-    Phi^-1(share of draws below the estimate),  a = sum_i d_i^3 / (6 (sum_i d_i^2)^(3/2)),  d_i = mean theta_(.) -
-    theta_(i)
+    low, high = quantiles alpha_1, alpha_2 of the draws,  alpha_j = Phi(z_0 + (z_0 + z_j) / (1 - a (z_0 + z_j)))
+    z_0 = Phi^-1(share of draws below the estimate),  a = sum_i d_i^3 / (6 (sum_i d_i^2)^(3/2)),
+    d_i = mean theta_(.) - theta_(i)
 
 Efron 1987, "Better bootstrap confidence intervals", JASA 82, equations 2.3 and 7.3 (a by the jackknife over items:
 Efron & Tibshirani 1993, equation 14.15). Draws equal to the estimate count half below it: outcomes of 0 and 1 tie

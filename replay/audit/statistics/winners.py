@@ -1,8 +1,9 @@
 """The winner's optimism: how much better than it is the best of k candidates seems, by luck alone.
 
-    optimism = E[max of k scores] - true score, for k independent, equally good candidates on n tasks normal: s /
-    sqrt(n) E[max of k standard normals];   exact, pass probability p: (1 / n) sum_{x=0}^{n-1} (1 - F(x)^k) - p KL(best
-    of k || one of them) = ln k - (k - 1) / k nats
+    optimism = E[max of k scores] - true score, for k independent, equally good candidates on n tasks
+    normal: s / sqrt(n) E[max of k standard normals];
+    exact, pass probability p: (1 / n) sum_{x=0}^{n-1} (1 - F(x)^k) - p
+    KL(best of k || one of them) = ln k - (k - 1) / k nats
 
 The KL is that of Stiennon 2020, arXiv 2009.01325, appendix G.3. Independence is the worst case: candidates on the same
 tasks differ by less, so `sd` may be that of their paired differences over sqrt 2. Imports no numpy.
