@@ -1,20 +1,28 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt \
+  --config-settings editable_mode=compat --editable
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 RUN_FLAGS ?=
 SEEDS ?= 10000
 SEED ?= 0
 
-.PHONY: run test test-long sim audit-self lint bench sandbox
+# What needs no server, no sandbox and no training.
+QUICK := tests/test_*.py tests/events tests/algorithms/learning tests/algorithms/levers tests/algorithms/test_statistics.py \
+  tests/harness tests/replay/test_chain.py tests/replay/test_histories.py tests/replay/audit/statistics \
+  tests/replay/audit/provenance tests/runtime/blobs tests/runtime/effects tests/runtime/run tests/services/views tests/tasks
+
+.PHONY: run quick test test-slow test-long coverage sim audit-self lint bench sandbox
 .DELETE_ON_ERROR:
 
-.venv/run: pyproject.toml
+.venv/run: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[policy,tasks]'
+	$(PIP) '.[policy,tasks]'
 	@touch $@
 
-.venv/dev: pyproject.toml
+.venv/dev: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[policy,tasks,dev]'
+	$(PIP) '.[policy,tasks,dev]'
 	@touch $@ .venv/run
 
 sandbox:  # what scaffolds are confined with: installed where that needs no password, and otherwise named
@@ -27,11 +35,21 @@ run: .venv/run sandbox  ## the main job, from nothing to a finished run on real 
 	$(BIN)/evolog data get lawbench
 	$(BIN)/evolog run lawbench $(RUN_FLAGS)
 
-test: .venv/dev sandbox lint  ## everything that must hold
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+quick: .venv/dev  ## for every save: what needs no server, no sandbox and no training
+	$(BIN)/ruff check --quiet .
+	$(PYTEST) $(QUICK)
+
+test: .venv/dev sandbox lint  ## everything that must hold, but for what is slow
+	$(PYTEST)
+
+test-slow: .venv/dev sandbox  ## whole systems, killing, attacks, pre-training, the pages' commands
+	$(PYTEST) -m "slow and not long"
 
 test-long: .venv/dev sandbox  ## what takes minutes, with its figures
 	$(BIN)/python -m pytest -m long -s
+
+coverage: .venv/dev sandbox  ## lines and branches that `make test` runs, by file
+	$(PYTEST) --cov --cov-branch --cov-report term:skip-covered
 
 sim: .venv/dev  ## the whole system in one process while everything goes wrong: SEEDS seeds, from SEED on
 	$(BIN)/python -m tests.simulation.simulation $(SEEDS) --first $(SEED)
