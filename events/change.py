@@ -13,7 +13,9 @@ class ScaffoldRequested(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     task: str
+    """The task, as in `run_started`."""
 
 
 class ScaffoldProposed(Fact, frozen=True, kw_only=True):
@@ -23,10 +25,15 @@ class ScaffoldProposed(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     scaffold: str
+    """Digest of the scaffold's folder."""
     parent: str
+    """Digest of the scaffold that it was made from; empty for the first."""
     summary: str
+    """What was changed, in a sentence."""
     reason: str
+    """Why, in the agent's words."""
 
 
 class ProposalFailed(Fact, frozen=True, kw_only=True):
@@ -36,7 +43,9 @@ class ProposalFailed(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     reason: str
+    """Why there is none, in a sentence."""
 
 
 class WeightUpdateRequested(Fact, frozen=True, kw_only=True):
@@ -48,14 +57,19 @@ class WeightUpdateRequested(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     algorithm: str
+    """The learning algorithm's name."""
     hyper: dict[str, float]
+    """Hyper-parameters in place of the algorithm's defaults, by name; units: `algorithms/learning/batch.py`."""
     rounds: int
+    """Number of rounds of rollouts and training, at most."""
     resample: Resample
     """The train items of later rounds."""
     memory: Memory
     """The trajectories that a round trains on."""
     reason: str
+    """Why, in the agent's words."""
     restart: bool = False
     """Whether each round trains from the base model again, and not from the adapter that answered."""
     hints: bool = False

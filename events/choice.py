@@ -17,8 +17,11 @@ class ParentSelected(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     candidate: str
+    """The id of the candidate that was selected."""
     probabilities: dict[str, float]
+    """The probability of each candidate that could have been, by id; they add up to 1."""
 
 
 class FeedbackRequested(Fact, frozen=True, kw_only=True):
@@ -30,14 +33,23 @@ class FeedbackRequested(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     candidate: str
+    """The id of the candidate that is to be changed."""
     scaffold: str
+    """Digest of its scaffold."""
     adapter: str
+    """Digest of its adapter; empty for the base model."""
     levers: tuple[Lever, ...]
+    """The levers that may be pulled."""
     rollouts_left: int | None
+    """Number of rollouts that the budget leaves once the changed candidate is evaluated; null without a limit."""
     generations_left: int
+    """Number of generations left, this one included."""
     probe_requests: tuple[str, ...]
+    """The ids of the `rollouts_requested` of the candidate's probe."""
     dev_requests: tuple[str, ...]
+    """The ids of the `rollouts_requested` of its dev score."""
 
 
 class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,12 +59,15 @@ class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     blob: str
+    """Blob of all of it: JSON, for a language model the digest of each part."""
     trajectories: int
+    """Number of attempts that are described in it."""
     parts: dict[str, str] = msgspec.field(default_factory=dict)
     """The blob of each part by name, for an agent that is a language model."""
     shown: tuple[str, ...] = ()
-    """The ids of the trajectories in it. What the agent reads later stands in the requests of its calls."""
+    """For a language model the ids of those attempts. What it reads later stands in the requests of its calls."""
 
 
 class AgentCalled(Fact, frozen=True, kw_only=True):
@@ -62,34 +77,48 @@ class AgentCalled(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation", "agent", "ordinal")
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     agent: AgentName
+    """The agent that called."""
     ordinal: int
+    """The call's place in the agent's conversation, counted from 0."""
     provider: str
+    """Whose API the model was reached by: `anthropic` or `openai`."""
     model: str
+    """The model's name there."""
     request: str
     """Blob of all that was said to the model, a `ModelRequest` of `runtime/agents/conversation.py`."""
     response: str
     """Blob of its answer, or of the reason why there is none."""
     prompt_tokens: int
+    """Number of tokens that the model read, in all tries."""
     completion_tokens: int
+    """Number of tokens that it wrote, in all tries."""
     micro_usd: int | None
-    """None where no price is known."""
+    """What the tries cost, in millionths of a US dollar; null where no price is known."""
     seconds: float
+    """Seconds from the first try to the end of the last."""
     attempts: int
-    """Tries, with those that failed and were repeated."""
+    """Number of tries, with those that failed and were repeated."""
     status: CallStatus
+    """How the last try ended."""
 
 
 class LeverChosen(Fact, frozen=True, kw_only=True):
-    """The agent chose a lever, or to stop, and said why. `diagnosis` holds the figures that it went by."""
+    """The agent chose a lever, or to stop, and said why."""
 
     TAG: ClassVar[str] = "lever_chosen"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     lever: LeverChoice
+    """What was chosen."""
     action: str
-    """The edit's name, or the learning algorithm's."""
+    """The name of the edit, the learning algorithm, or the tool that a language model called; empty for `stop`."""
     reason: str
+    """Why, in the agent's words."""
     propensities: dict[str, float]
+    """The probability with which each lever would have been chosen, by lever; empty for a language model."""
     diagnosis: dict[str, float]
+    """The figures that the agent went by, by name: the fields of `Evidence` in `tasks/contract.py`, in their units."""

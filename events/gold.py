@@ -16,15 +16,25 @@ class GoldScored(Fact, frozen=True, kw_only=True):
     cell: str
     """`start`, `scaffold` and `weights` (one lever's gain alone), `final`, `uniform_policy`, or `baseline:<name>`."""
     split: SplitName
+    """The split whose items were answered: `dev` or `test`."""
     scaffold: str
+    """Digest of the scaffold; empty for a baseline."""
     adapter: str
+    """Digest of the adapter; empty for the base model, and for a baseline."""
     policy: str
+    """The model's name, as in `model_called`; empty for a baseline."""
     score: float
+    """Mean reward of the attempts that ran, by the run's own verifier, in the task's own unit."""
     low: float
+    """The lower end of the score's 95 % interval, in the same unit."""
     high: float
+    """The upper end of that interval."""
     items: int
+    """Number of items of the split."""
     failed: int
+    """Number of items whose attempt failed to run."""
     rollouts: int
+    """Number of the auditor's rollouts for this, one an item; 0 for a baseline."""
     blob: str
     """Answers and model calls, among the auditor's blobs; empty for a baseline."""
 
@@ -37,24 +47,27 @@ class GoldFailed(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
+    """The cell, as in `gold_scored`; or `references`, `baselines`, `perturbed:<name>` where these could not be had."""
     split: SplitName
+    """The split: `dev` or `test`."""
     reason: str
+    """Why there is no score."""
 
 
 class PoliciesCompared(Fact, frozen=True, kw_only=True):
-    """The final candidate against a uniformly random policy in the same scaffold, item by item.
-
-    `wins` counts the items on which the candidate's reward is higher, `losses` those on which it is lower; `p_value` is
-    the exact two-sided one of McNemar's test that both are as likely.
-    """
+    """The final candidate against a uniformly random policy in the same scaffold, item by item."""
 
     TAG: ClassVar[str] = "policies_compared"
     KEY: ClassVar[tuple[str, ...]] = ("split",)
 
     split: SplitName
+    """The split: `dev` or `test`."""
     wins: int
+    """Number of items on which the candidate's reward is higher."""
     losses: int
+    """Number of items on which it is lower."""
     p_value: float
+    """The exact two-sided probability, by McNemar's test, of so uneven a count if both were as likely."""
 
 
 class AuditFinished(Fact, frozen=True, kw_only=True):
@@ -63,8 +76,11 @@ class AuditFinished(Fact, frozen=True, kw_only=True):
     TAG: ClassVar[str] = "audit_finished"
 
     candidate: str
+    """The id of the candidate that the run ended with; empty if none was accepted."""
     cells: int
+    """Number of cells of the final table that were scored."""
     seconds: float
+    """Seconds that the audit of the finished run took."""
 
 
 VERIFIER, GOLD, PERTURBED, CHANGED, EXTRA = "verifier", "gold", "perturbed:", "changed:", "beside:"
@@ -74,39 +90,42 @@ CANARY, CEILING = "canary:", "ceiling"
 
 
 class PairMeasured(Fact, frozen=True, kw_only=True):
-    """A scaffold with an adapter under one measure: the scores of each test item's attempts. What did not answer scores
-    0.
+    """A scaffold with an adapter under one measure: the scores of each test item's attempts.
 
-    `measure` is `verifier` (the run's own, on items that it was not chosen by), `gold` (what the task is for),
-    `perturbed:<name>` (the run's verifier again, on items that were changed so and ask the same), `changed:<name>`
-    (that no longer ask quite the same), or `beside:<name>` (a further measure of the task's).
+    `verifier` is the run's own, on items that it was not chosen by. `gold` is what the task is for.
+    `perturbed:<name>` is the run's verifier again, on items that were changed and ask the same. `changed:<name>` is
+    that verifier on items that no longer ask quite the same. `beside:<name>` is a further measure of the task's.
     """
 
     TAG: ClassVar[str] = "pair_measured"
     KEY: ClassVar[tuple[str, ...]] = ("scaffold", "adapter", "measure")
 
     scaffold: str
+    """Digest of the scaffold."""
     adapter: str
+    """Digest of the adapter; empty for the base model."""
     measure: str
+    """The measure's name."""
     scores: dict[str, tuple[float, ...]]
+    """The score of each attempt, by the item's id, in the measure's unit; 0 for one that did not answer."""
     failed: int
+    """Number of attempts that failed to run."""
     blob: str
     """Answers and model calls, among the auditor's blobs."""
 
 
 class ReferenceMeasured(Fact, frozen=True, kw_only=True):
-    """Scores that candidates are compared with, under one measure, by test item; no candidate earned them.
-
-    `name` is `canary:<name>`, an answer that needs no skill, under `verifier` (the run's own) and under `gold`;
-    or `ceiling`, the most that an answer can be expected to earn from the verifier.
-    """
+    """Scores that candidates are compared with, under one measure, by test item; no candidate earned them."""
 
     TAG: ClassVar[str] = "reference_measured"
     KEY: ClassVar[tuple[str, ...]] = ("name", "measure")
 
     name: str
+    """`canary:<name>`, an answer that needs no skill; or `ceiling`, the most to be expected from the verifier."""
     measure: str
+    """`verifier`, the run's own, or `gold`."""
     scores: dict[str, float]
+    """The score, by the item's id, in the measure's unit."""
 
 
 class DriftFlagged(Fact, frozen=True, kw_only=True):
@@ -118,9 +137,12 @@ class DriftFlagged(Fact, frozen=True, kw_only=True):
     look: int
     """The generation of the candidate that was audited last; -1 for the finished run."""
     state: DriftState
+    """The verdict."""
     rule: str
+    """The rules that decided, joined by "and"; empty when green."""
     lever: str
     """The lever that the rule points at, `both`, or empty where it points at none."""
     generation: int
-    """From which the scores mean something else; -1 where no rule says."""
+    """The generation from which the scores mean something else; -1 where no rule says."""
     sentence: str
+    """What was found, with its figures."""

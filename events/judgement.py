@@ -7,19 +7,26 @@ from events.kinds import CandidateOrigin
 
 
 class TrajectoryScored(Fact, frozen=True, kw_only=True):
-    """The verifier's reward for one attempt. `outcome` is its word for how the answer fared."""
+    """The verifier's reward for one attempt."""
 
     TAG: ClassVar[str] = "trajectory_scored"
     SLOT: ClassVar[str] = "judgement"
     KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     trajectory: str
+    """The id of the `trajectory_recorded`."""
     request: str
+    """The id of the `rollouts_requested` that it answers."""
     item: str
+    """The item's id."""
     attempt: int
+    """The attempt's number among those at this item, counted from 0."""
     reward: float
+    """The reward, in the task's own unit; from 1 on the item counts as solved."""
     outcome: str
+    """The verifier's word for the answer: `right`, `wrong` or `unparsed`."""
     verifier: str
+    """The verifier's name and version."""
 
 
 class ScoringFailed(Fact, frozen=True, kw_only=True):
@@ -30,15 +37,19 @@ class ScoringFailed(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     trajectory: str
+    """The id of the `trajectory_recorded`."""
     request: str
+    """The id of the `rollouts_requested` that it answers."""
     item: str
+    """The item's id."""
     attempt: int
+    """The attempt's number among those at this item, counted from 0."""
     reason: str
+    """What was wrong, in a sentence."""
 
 
 class LabelEstimated(Fact, frozen=True, kw_only=True):
-    """The label that a group's own answers elected in place of the true one: `votes` of `answers` were for it; empty if
-    nobody answered.
+    """The label that a group's own answers elected in place of the true one.
 
     How often the elected label is true: join `request`, `item` and `answer` with the trajectories' rewards, which this
     took no part in.
@@ -48,38 +59,58 @@ class LabelEstimated(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("batch", "request", "item")
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     round: int
+    """The round of the weight update, counted from 1."""
     batch: str
+    """Digest of the sealed batch."""
     request: str
+    """The id of the `rollouts_requested` that the group's attempts answer."""
     item: str
+    """The item's id."""
     answer: str
+    """The label that was elected; empty if nobody answered."""
     votes: int
+    """Number of attempts that answered so."""
     answers: int
+    """Number of attempts of the group."""
 
 
 class CandidateEvaluated(Fact, frozen=True, kw_only=True):
-    """A candidate's score on dev with its 95 % interval, and how its attempts at the probe of train items went.
-
-    `score` is the mean reward of the attempts that ran; `failed` counts those that did not.
-    """
+    """A candidate's score on dev with its 95 % interval, and how its attempts at the probe of train items went."""
 
     TAG: ClassVar[str] = "candidate_evaluated"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     candidate: str
+    """The candidate's id."""
     scaffold: str
+    """Digest of its scaffold."""
     adapter: str
+    """Digest of its adapter; empty for the base model."""
     lever: CandidateOrigin
+    """What it came from."""
     score: float
+    """Mean reward of the dev attempts that ran, in the task's own unit."""
     low: float
+    """The lower end of the score's 95 % interval, in the same unit."""
     high: float
+    """The upper end of that interval."""
     items: int
+    """Number of attempts at dev items, one each."""
     failed: int
+    """Number of those that failed to run or could not be scored."""
     pass_at_1: float
+    """Mean over the probe's items of the mean reward of an item's attempts."""
     pass_at_k: float
+    """Mean over the probe's items of the best reward of an item's attempts."""
     tied_groups: float
+    """The share, 0 to 1, of the probe's items whose attempts all have the same reward."""
     rollouts: int
-    """Rollouts in the run so far."""
+    """Number of rollouts in the run so far."""
     tokens: int
+    """Number of tokens in the run so far, read and written by the policy and the agents' language models."""
     micro_usd: int
+    """What calls of models have cost in the run so far, in millionths of a US dollar."""

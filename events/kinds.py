@@ -6,29 +6,58 @@ algorithm, a strategy, a provider or a policy brings with it, such as a verifier
 
 from typing import Literal
 
+# A set's docstring says what the set is for, then, on lines that begin with a word, what the word means: README.md has
+# it from here.
+
 SplitName = Literal["train", "dev", "test"]
-"""`train` has labels that a scaffold may read, `dev` steers the run, `test` is scored by the auditor alone."""
+"""A part of a task's items.
+
+`train`: its labels may be read by a scaffold, and its rewards are learned from.
+`dev`: its scores steer the run.
+`test`: it is scored by the auditor alone.
+"""
 
 Purpose = Literal["dev", "probe", "train", "hint"]
-"""Why rollouts are made: `dev` judges the candidate, `probe` shows the agent how it fails, `train` feeds a weight
-update. `hint` feeds one too, and there the model is shown the true answer after its prompt.
+"""What rollouts are made for.
+
+`dev`: they judge the candidate.
+`probe`: they show the agent how the candidate fails.
+`train`: they feed a weight update.
+`hint`: they feed a weight update too, and the model is shown the true answer after its prompt.
 """
 
 Lever = Literal["scaffold", "weights"]
-"""What a run can change about a candidate: the code around the model, or the model's weights."""
+"""What a run can change about a candidate.
+
+`scaffold`: the code around the model.
+`weights`: the model's weights, by a LoRA adapter.
+"""
 
 LeverChoice = Literal["scaffold", "weights", "stop"]
-"""What an agent chooses: a lever, or to end the run."""
+"""What an agent chooses.
+
+`scaffold`: to change the scaffold.
+`weights`: to update the weights.
+`stop`: to end the run.
+"""
 
 CandidateOrigin = Literal["start", "scaffold", "weights"]
-"""What a candidate came from: the start of a run or of a fork, or the lever that was pulled."""
+"""What a candidate came from.
+
+`start`: the start of a run, or of a fork in which scores mean something else.
+`scaffold`: a change to the scaffold.
+`weights`: a weight update.
+"""
 
 RolloutFailure = Literal["crashed", "hung", "flooded", "nonsense", "unloadable", "refused"]
 """Why an attempt did not run to its end.
 
-`crashed`: it raised, exited or was killed. `hung`: it said nothing for too long. `flooded`: it said, called or printed
-too much. `nonsense`: what it said has no meaning. `unloadable`: it could not be started. `refused`: by the policy, or
-for a secret that it held.
+`crashed`: it raised, exited or was killed.
+`hung`: it said nothing, or did not end, for too long.
+`flooded`: it said, called or printed too much.
+`nonsense`: it said what has no meaning, or asked something else than is recorded.
+`unloadable`: it could not be started, or the host lacks the task's data.
+`refused`: the policy refused a call, or what it said held a known secret.
 """
 
 WeightUpdateFailure = Literal[
@@ -36,43 +65,89 @@ WeightUpdateFailure = Literal[
 ]
 """Why a training round changed nothing.
 
-`diverged`: a number was not finite. `nothing_to_learn`: no sequence carries a gradient. `batch_differs`: the recorded
-batch is not the sealed one. `logprobs_differ`: the trainer's log-probabilities are not the policy's. `refused`: there
-is no such algorithm or hyper-parameter. `adapter_unusable`: a base, adapter or state does not fit. `crashed`: anything
-else.
+`diverged`: a number was not finite.
+`nothing_to_learn`: no sequence carries a gradient.
+`batch_differs`: the recorded batch is not the sealed one.
+`logprobs_differ`: the recorded log-probabilities are not those of the policy that is trained.
+`refused`: there is no such algorithm or hyper-parameter.
+`adapter_unusable`: a base, adapter or state does not fit.
+`crashed`: anything else.
 """
 
 Resample = Literal["all", "unsolved"]
-"""The train items of later rounds: all, or those without a right answer in this update."""
+"""The train items of a weight update's later rounds.
+
+`all`: every train item.
+`unsolved`: those without a right answer in this update.
+"""
 
 Memory = Literal["round", "update"]
-"""Which trajectories a round trains on: its own (on-policy), or all of this update's so far."""
+"""The trajectories that a training round trains on.
+
+`round`: its own, which are on-policy.
+`update`: all of this weight update's so far.
+"""
 
 BackEnd = Literal["native", "trl"]
-"""The trainer that does the gradient work: evolog's own loop, or one of trl's."""
+"""The trainer that does the gradient work.
+
+`native`: evolog's own loop.
+`trl`: one of trl's trainers.
+"""
 
 AgentName = Literal["meta_agent", "feedback_agent"]
-"""The two agents that may be language models."""
+"""The two agents that may be language models.
+
+`meta_agent`: it writes the first scaffold.
+`feedback_agent`: it chooses each further change.
+"""
 
 CallStatus = Literal[
     "answered", "length", "refused", "rate_limited", "server_error", "cut", "bad_request", "unauthenticated"
 ]
-"""How a call of an agent's language model ended: with an answer, without room for more of it (`length`), refused, or by
-a failure.
+"""How a call of an agent's language model ended.
+
+`answered`: with a whole answer.
+`length`: with an answer that had no room for more.
+`refused`: the model would not answer.
+`rate_limited`: the provider wants fewer calls.
+`server_error`: the provider failed.
+`cut`: the connection broke, or the answer ended in the middle or could not be read.
+`bad_request`: the provider did not accept the request.
+`unauthenticated`: the key is not accepted, or its credit is spent.
 """
 
 OnDrift = Literal["", "freeze", "rollback", "stop"]
-"""What the auditor may do when it finds drift; empty: nothing, and the loop never hears of it."""
+"""What the auditor may do when it finds drift.
+
+``: nothing; the loop never hears of it.
+`freeze`: have the lever that drifted pulled no more.
+`rollback`: that, and have the run go on from an earlier candidate.
+`stop`: have the run end.
+"""
 
 AuditAction = Literal["none", "freeze", "rollback", "stop"]
 """What the loop learns of an audit.
 
-`none`: there is no drift that it has not learned of. `freeze`: the lever is pulled no more. `rollback`: so too, and the
-run goes on from an earlier candidate. `stop`: the run ends.
+`none`: there is no drift that it has not learned of.
+`freeze`: the lever is pulled no more.
+`rollback`: the lever is pulled no more, and the run goes on from an earlier candidate.
+`stop`: the run ends.
 """
 
 AuditLever = Literal["", "scaffold", "weights", "both"]
-"""The lever that an audit's action is about; empty for `none`."""
+"""The lever that an audit's action is about.
+
+``: none; the action is `none`.
+`scaffold`: the scaffold.
+`weights`: the weights.
+`both`: both, or the audit does not say which.
+"""
 
 DriftState = Literal["green", "suspect", "drift"]
-"""The auditor's verdict on a run."""
+"""The auditor's verdict on a run.
+
+`green`: no check raised a finding.
+`suspect`: a family of checks did, short of what makes a drift.
+`drift`: the gap between score and gold and another family did, or provenance did.
+"""

@@ -13,9 +13,13 @@ class CandidateAccepted(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     candidate: str
+    """The candidate's id."""
     score: float
+    """Its mean reward on dev, in the task's own unit."""
     reason: str
+    """Why, in a sentence."""
 
 
 class CandidateRejected(Fact, frozen=True, kw_only=True):
@@ -26,5 +30,8 @@ class CandidateRejected(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
+    """The generation's number, counted from 0, the start."""
     candidate: str
+    """The candidate's id, which follows from run and generation also where there never was one."""
     reason: str
+    """Why, in a sentence."""

@@ -9,21 +9,25 @@ from events.kinds import AuditAction, AuditLever, Lever, OnDrift
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run may spend; None is no limit. `micro_usd` is millionths of a US dollar."""
+    """What a run may spend; null is no limit."""
 
     rollouts: int | None = None
+    """Number of rollouts that the loop may ask for; the auditor's own are not among them."""
     tokens: int | None = None
+    """Number of tokens, read and written by policy and language models, after which no generation begins."""
     micro_usd: int | None = None
+    """What their calls cost, in millionths of a US dollar, after which no generation begins."""
 
 
 class Items(msgspec.Struct, frozen=True, kw_only=True):
-    """The ids of the items that a run may use: dev, train by cross-validation fold, and the train items of the probe,
-    by fold too.
-    """
+    """The ids of the items that a run may use."""
 
     dev: tuple[str, ...]
+    """The items of dev."""
     folds: tuple[tuple[str, ...], ...]
+    """The items of train, by cross-validation fold."""
     probe: tuple[tuple[str, ...], ...]
+    """The train items of the probe, by fold; the folds that it takes none from are empty."""
 
 
 class RunStarted(Fact, frozen=True, kw_only=True):
@@ -32,27 +36,41 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     TAG: ClassVar[str] = "run_started"
 
     task: str
+    """The task's name, or the path of its folder."""
     seed: int
+    """What the splits and every seed of the run are derived from."""
     levers: tuple[Lever, ...]
+    """The levers that the run may pull."""
     generations: int
+    """Number of generations after the start, at most."""
     budget: Budget
+    """What the run may spend."""
     items: Items
+    """The items that it may use."""
     splits: dict[str, str]
     """SHA-256 of each split as loaded."""
     verifier: str
+    """The verifier's name and version, such as `lawbench/exact-match-1`."""
     policy: str
+    """The kind of policy: `text-scorer`, `tiny-lm`, or `hf:` and a model of transformers."""
     base_model: str
     """SHA-256 of the base model's folder."""
     strategy: str = "chain"
+    """The search strategy; `chain` is the one that there is."""
     agent: str = "rules"
+    """What is behind both agents: `rules`, or a language model such as `anthropic:MODEL`."""
     sandbox: str = "child-process"
+    """The sandbox that scaffolds run in: its profile, with versions; `none` without one."""
     max_tokens: int = 64
-    """The longest completion that a scaffold's call of the policy gives."""
+    """The longest completion that a scaffold's call of the policy gives, in tokens."""
     group_size: int = 8
+    """Number of attempts at each item of the probe and of a training round."""
     shard_size: int = 400
+    """Number of attempts that one request for rollouts asks for, at most."""
     parent_run: str = ""
-    """The run that this one was forked from, whose events up to `parent_sequence` are its past."""
+    """The run that this one was forked from, whose events up to `parent_sequence` are its past; empty for no fork."""
     parent_sequence: int = 0
+    """The sequence, on the log, of the last event of that past."""
     parent_digest: str = ""
     """SHA-256 over that past."""
     algorithm: str = ""
@@ -70,12 +88,15 @@ class DecisionMade(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("number",)
 
     number: int
+    """The decision's number within the run, counted from 1."""
     input: str
+    """The id of the event that it answers."""
     decider: int
     """The decider's version."""
     digest: str
     """SHA-256 chained over the previous decision's digest and every event folded since."""
     outputs: int
+    """Number of events that were decided: those that follow this one in its batch."""
 
 
 class RunPaused(Fact, frozen=True, kw_only=True):
@@ -85,7 +106,9 @@ class RunPaused(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("number",)
 
     number: int
+    """The pause's number within the run, counted from 1."""
     reason: str
+    """Why, in the operator's words; it may be empty."""
 
 
 class RunResumed(Fact, frozen=True, kw_only=True):
@@ -95,6 +118,7 @@ class RunResumed(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("number",)
 
     number: int
+    """The number of the pause that ends, counted from 1."""
 
 
 class AuditReleased(Fact, frozen=True, kw_only=True):
@@ -111,9 +135,11 @@ class AuditReleased(Fact, frozen=True, kw_only=True):
     look: int
     """The generation of the candidate that was audited."""
     action: AuditAction
+    """What the loop is told to do."""
     lever: AuditLever
+    """The lever that the action is about."""
     generation: int
-    """From which the scores mean something else; -1 for `none`."""
+    """The generation from which the scores mean something else; -1 for `none`."""
     bits: float
     """All that the looks of this run have told the loop so far, in bits: one for each look, drift or not, and more for
     what was named.
@@ -126,24 +152,38 @@ class RunFinished(Fact, frozen=True, kw_only=True):
     TAG: ClassVar[str] = "run_finished"
 
     reason: str
+    """Why the run ends, in a sentence."""
     candidate: str
+    """The id of the candidate that it ends with; empty if none was accepted."""
     scaffold: str
+    """Digest of that candidate's scaffold."""
     adapter: str
+    """Digest of that candidate's adapter; empty for the base model."""
     score: float
+    """That candidate's mean reward on dev; 0 if none was accepted."""
     generations: int
+    """The number of the last generation, counted from 0, the start."""
     rollouts: int
+    """Number of rollouts that the loop asked for."""
     tokens: int
+    """Number of tokens that the policy and the agents' language models read and wrote."""
     micro_usd: int
+    """What the calls of models cost, in millionths of a US dollar, as far as prices are known."""
 
 
 class EventSetAside(Fact, frozen=True, kw_only=True):
-    """A message on the log could not be read: where it stands, why, and its bytes (base64, the first 64 KiB)."""
+    """A message on the log could not be read: where it stands, why, and its bytes."""
 
     TAG: ClassVar[str] = "event_set_aside"
     KEY: ClassVar[tuple[str, ...]] = ("sequence",)
 
     sequence: int
+    """The message's sequence on the log."""
     subject: str
+    """The subject that it stands on."""
     reason: str
+    """Why it could not be read, in a sentence."""
     size: int
+    """Its size in bytes."""
     bytes: str
+    """Its first 64 KiB, in base64."""
