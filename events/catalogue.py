@@ -1,4 +1,4 @@
-"""The table of all types of event: their streams and who may publish them.
+"""The table of all types of event: their streams, who may publish them, and who is handed them as work.
 
 The accounts' rights are generated from it.
 """
@@ -20,6 +20,16 @@ SERVICES = (
     "auditor",
     "archivist",
 )
+CONSUMERS: dict[str, tuple[str, ...]] = {
+    "meta_agent": ("scaffold_requested",),
+    "feedback_agent": ("feedback_requested",),
+    "executor": ("rollouts_requested",),
+    "verifier": ("trajectory_recorded",),
+    "policy": ("adapter_published",),
+    "trainer": ("training_batch_sealed",),
+    "auditor": ("candidate_accepted", "run_finished"),
+}
+"""The tags that a service is handed as work, by the durable pull consumer of its name."""
 
 
 class Entry(NamedTuple):

@@ -1,14 +1,15 @@
 """The accounts of the nats-server: which may write and read what, and the work that each service is handed.
 
-All of it is derived from the table of who writes which event (`events/catalogue.py`). The rights, not good manners,
-keep the log append-only: nobody may update, purge, delete or restore a stream, and a service may append only the tags
-of its own. Each service has an account of its own and reaches the streams through what it imports.
+All of it is derived from the tables of who writes which event and who is handed it as work (`events/catalogue.py`).
+The rights, not good manners, keep the log append-only: nobody may update, purge, delete or restore a stream, and a
+service may append only the tags of its own. Each service has an account of its own and reaches the streams through what
+it imports.
 """
 
 import secrets
 from collections.abc import Mapping
 
-from events.catalogue import SERVICES, published_by
+from events.catalogue import CONSUMERS, SERVICES, published_by
 from events.subjects import GOLD, LOG, PREFIX
 
 OPERATOR = "operator"
@@ -24,16 +25,6 @@ API = "$JS.keeper.API"
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
-CONSUMERS: dict[str, tuple[str, ...]] = {
-    "meta_agent": ("scaffold_requested",),
-    "feedback_agent": ("feedback_requested",),
-    "executor": ("rollouts_requested",),
-    "verifier": ("trajectory_recorded",),
-    "policy": ("adapter_published",),
-    "trainer": ("training_batch_sealed",),
-    "auditor": ("candidate_accepted", "run_finished"),
-}
-"""The tags that a service is handed as work, by the durable pull consumer of its name."""
 READERS = ("archivist", OPERATOR)
 """Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`,
 `BulkReader`).

@@ -3,9 +3,10 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from events.catalogue import CONSUMERS
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
-from runtime.broker.accounts import API, CONSUMERS, READERS, inbox_of
+from runtime.broker.accounts import API, READERS, inbox_of
 from runtime.broker.binary import OLDEST_SERVER, oldest_version
 from runtime.log.port import EVENT_LIMIT
 

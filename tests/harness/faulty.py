@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from events.catalogue import CONSUMERS
 from events.errors import NotFound, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, tag_of
 from runtime.blobs.directory import Blobs
-from runtime.broker.accounts import CONSUMERS
 from runtime.broker.streams import _MANY_AT_ONCE, ACK_WAIT
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Delivery, Message, Refused, Stored, exclusive_key, require_contiguous

@@ -46,6 +46,7 @@ import services.policy
 import services.trainer
 import services.verifier
 from events import codec
+from events.catalogue import CONSUMERS
 from events.codec import Event
 from events.errors import TryAgain, Unavailable
 from events.rollouts import ModelCalled, TrajectoryRecorded
@@ -53,7 +54,6 @@ from events.run import Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.secret import Scanner
 from events.subjects import GOLD, LOG, run_of, tag_of
 from replay.archive.projection import Archive
-from runtime.broker.accounts import CONSUMERS
 from runtime.log.memory import MemoryLog
 from runtime.log.port import Message, Stored, append_once, readable
 from runtime.rollouts.runner import RolloutRunner

@@ -17,12 +17,11 @@ from typing import NamedTuple
 import pytest
 
 from events import codec
-from events.catalogue import SERVICES
+from events.catalogue import CONSUMERS, SERVICES
 from events.codec import Event
 from events.run import RunResumed
 from events.subjects import LOG, tag_of
 from replay.archive.projection import Archive
-from runtime.broker.accounts import CONSUMERS
 from runtime.log.port import Message, Refused, Stored
 from services.host.node import Node
 from tests.harness.cli import RUN, CliHarness, OperatorClient, audited_runs, processes, running

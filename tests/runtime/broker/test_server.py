@@ -20,11 +20,11 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 
-from events.catalogue import BY_TAG, SERVICES, published_by
+from events.catalogue import BY_TAG, CONSUMERS, SERVICES, published_by
 from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
 from runtime.broker import accounts, store
-from runtime.broker.accounts import API, BOOTSTRAP, CONSUMERS, OPERATOR, READERS, USERS, draw_passwords
+from runtime.broker.accounts import API, BOOTSTRAP, OPERATOR, READERS, USERS, draw_passwords
 from runtime.broker.binary import find_binary
 from runtime.broker.children import free_port
 from runtime.broker.credentials import credentials_file
