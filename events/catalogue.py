@@ -1,6 +1,7 @@
 """The table of all types of event: their streams, who may publish them, and who is handed them as work.
 
-The accounts' rights are generated from it.
+The accounts' rights are generated from it, and so are this folder's README.md, schema.json and asyncapi.json
+(`python -m events.pages`).
 """
 
 from typing import NamedTuple

@@ -46,18 +46,34 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return subjects.subject(self.stream, self.run, entity, self.tag)
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as it stands on the log: a structured CloudEvent 1.0.
+
+    `run`, `cause`, `version` and `traceparent` are extension attributes.
+    """
+
     specversion: str
+    """The version of CloudEvents: `1.0`."""
     id: str
+    """The event's id: 24 hexadecimal digits that follow from run, type and key."""
     source: str
+    """The service that made it, or `operator`, the command line."""
     type: str
+    """The tag of its type."""
     time: str
+    """When it was made, RFC 3339 in UTC; of a decision, when the log stored what it answers."""
     subject: str
+    """The subject that it stands on."""
     run: str
+    """The name of the run that it is about."""
     cause: str
+    """The id of the event that it answers; empty where it answers none."""
     version: int
+    """The version of its type's shape, counted from 1."""
     data: msgspec.Raw
+    """The fact: what happened."""
     traceparent: str = ""
+    """A W3C trace context; nothing sets it, so it is empty."""
 
 
 class UntypedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename={"tag": "type"}):
@@ -84,7 +100,7 @@ class Unreadable(ValueError):
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
-_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_envelope_decoder = msgspec.json.Decoder(Envelope)
 _data_decoders: dict[str, msgspec.json.Decoder[Any]] = {
     tag: msgspec.json.Decoder(entry.fact) for tag, entry in BY_TAG.items()
 }
@@ -155,7 +171,7 @@ def encode(event: Event, version: int = NOW) -> bytes:
         fields = msgspec.json.decode(data)
         data = msgspec.json.encode({name: value for name, value in fields.items() if name not in later})
     return _encoder.encode(
-        _Envelope(
+        Envelope(
             specversion="1.0",
             id=event.id,
             source=event.source,

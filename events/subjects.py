@@ -12,7 +12,8 @@ PREFIX = {LOG: "evolog", GOLD: "gold"}
 HEAD = "head"
 """The entity of a run's chain of decisions, on the one subject that is used more than once."""
 
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+RUN_NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+"""The names that a run can have, as a regular expression."""
 
 
 def subject(stream: str, run: str, entity: str, tag: str) -> str:
@@ -38,7 +39,7 @@ def tag_of(subject: str) -> str:
 
 def check_run_name(name: str) -> str:
     """The name itself, if it can be one token of a subject and a file's name."""
-    if not _RUN_NAME.match(name):
+    if not re.fullmatch(RUN_NAME, name):
         raise UsageError(
             f"{name!r} cannot name a run: use 1 to 64 letters, digits, '-' and '_', beginning with a letter or digit."
         )
