@@ -87,6 +87,14 @@ def test_commands_that_no_test_can_run_parse(name: str) -> None:
                 parses(words[words.index("evolog") + 1 :])
 
 
+def test_each_decision_has_a_status_and_stands_in_the_index() -> None:
+    text = (ROOT / "DECISIONS.md").read_text(encoding="utf-8")
+    indexed = re.findall(r"^\| \[(.+?)\]\(#.+?\) \| (.+) \|$", text, re.M)
+    entries = re.findall(r"^## \d{4}-\d\d-\d\d (.+)\nStatus: (.+)\.$", text, re.M)
+    assert sorted(indexed) == sorted(entries) and len(entries) == text.count("\n## ")
+    assert all(re.match(r"holds$|superseded by ", status) for _, status in entries)
+
+
 @pytest.mark.parametrize("verb", [verb.name for verbs in VERBS.values() for verb in verbs])
 def test_each_verbs_help_has_an_example_that_parses(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "exported-run").mkdir()  # click looks whether what is imported is there
