@@ -24,6 +24,7 @@ from runtime.broker import accounts, children, credentials, server, store, strea
 from runtime.broker.server import EmbeddedServer
 from runtime.policies.client import engine_url
 from runtime.sandbox.choose import UNSANDBOXED
+from services.host.main import SAID_UP
 from services.host.node import Node, Running, version
 from services.host.settings import accelerate_config, scaffold_limits, trainer_back_end
 
@@ -36,6 +37,8 @@ GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
 START_LIMIT = 20.0
 STOP_LIMIT = 15.0
+TURN = 5.0
+"""Seconds for which a service that is starting may keep the next from it."""
 
 _PASSED_ON = (
     "PATH",
@@ -252,7 +255,8 @@ async def _keep_all(
 ) -> TryAgain | None:
     # why all was stopped, unless it was asked for
     async with asyncio.TaskGroup() as group:
-        keepers = [group.create_task(_keep(service, announce)) for service in services]
+        turns = asyncio.Semaphore(len(os.sched_getaffinity(0)))  # all at once would hold up the first, and the user
+        keepers = [group.create_task(_keep(service, turns, announce)) for service in services]
         if broker is not None:
             keepers.append(group.create_task(_keep_server(broker, announce)))
         node.write(running)
@@ -272,9 +276,9 @@ async def _keep_all(
     return full
 
 
-async def _keep(service: _Service, announce: Announce) -> None:
+async def _keep(service: _Service, turns: asyncio.Semaphore, announce: Announce) -> None:
     async def live() -> str | None:
-        code = await _run(service)
+        code = await _run(service, turns)
         ended = (
             f"{service.name} {service.number} ended with exit code {code} (its log: {children.last_line(service.log)})"
         )
@@ -313,21 +317,48 @@ async def _restart_for_ever(live: Callable[[], Awaitable[str | None]], announce:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def _run(service: _Service) -> int:
-    with service.log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *service.command,
-            env=service.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            process_group=0,
-            preexec_fn=children.die_with_parent(),
-        )
+async def _run(service: _Service, turns: asyncio.Semaphore) -> int:
+    async with turns:
+        heard, said = os.pipe()
+        try:
+            with service.log.open("ab") as output:
+                process = await asyncio.create_subprocess_exec(
+                    *service.command,
+                    env={**service.environment, SAID_UP: str(said)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    process_group=0,
+                    pass_fds=(said,),
+                    preexec_fn=children.die_with_parent(),
+                )
+        except BaseException:
+            os.close(heard)
+            raise
+        finally:
+            os.close(said)
+        try:
+            await _said_up(heard)
+        except BaseException:
+            await children.end(process, GRACE)
+            raise
     try:
         return await process.wait()
     finally:
         await children.end(process, GRACE)
+
+
+async def _said_up(pipe: int) -> None:
+    # until the service says that it is up, has ended, or has had its turn
+    loop, said = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pipe, said.set)
+    try:
+        await asyncio.wait_for(said.wait(), TURN)
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(pipe)
+        os.close(pipe)
 
 
 def start_detached(

@@ -25,11 +25,14 @@ from tests.harness.polling import PATIENCE, wait_until
 SERVICE = """
 import os, signal, sys
 from pathlib import Path
+from services.host.main import say_up
 name, directory, index = sys.argv[1], Path(sys.argv[3]), sys.argv[5]
 if name == os.environ.get("EVOLOG_TEST_MISCONFIGURED"):
     print("the adapter folder has no base model")
     sys.exit(78)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+if name != os.environ.get("EVOLOG_TEST_SILENT"):
+    say_up()
 if name == os.environ.get("EVOLOG_TEST_STUBBORN"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (directory / "pids").mkdir(exist_ok=True)
@@ -38,11 +41,13 @@ while True:
     signal.pause()
 """
 COMMAND = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from events.errors import UserError
 from services.host import supervisor
 supervisor.GRACE = 0.3
+os.sched_getaffinity = lambda pid: {0}
+supervisor.TURN = float(os.environ.get("EVOLOG_TEST_TURN", 60))
 supervisor.store.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
 try:
     asyncio.run(supervisor.supervise(Path(sys.argv[3]), module="stand_in_service"))
@@ -192,6 +197,14 @@ def test_a_misconfigured_service_is_reported_and_not_started_again(node: Node, m
     assert said(node).count("trainer 0") == 1
     assert "(its log: the adapter folder has no base model); it is not started again" in said(node)
     assert node.alive()
+
+
+def test_a_service_that_does_not_say_that_it_is_up_holds_the_others_up_for_its_turn_alone(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOLOG_TEST_SILENT", "meta_agent")
+    monkeypatch.setenv("EVOLOG_TEST_TURN", "0.5")
+    up(node)
 
 
 def test_all_is_stopped_in_good_order_before_the_disk_is_full(node: Node) -> None:
