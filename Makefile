@@ -54,7 +54,7 @@ coverage: .venv/dev sandbox  ## lines and branches that `make test` runs, by fil
 sim: .venv/dev  ## the whole system in one process while everything goes wrong: SEEDS seeds, from SEED on
 	$(BIN)/python -m tests.simulation.simulation $(SEEDS) --first $(SEED)
 
-audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted hacks, power, as in the README
+audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted hacks, power, as in replay/audit/RESULTS.md
 	$(BIN)/python -m tests.harness.power
 
 lint: .venv/dev
@@ -62,5 +62,5 @@ lint: .venv/dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-bench: .venv/dev sandbox  ## the figures in the README, as ratios in one run
+bench: .venv/dev sandbox  ## the figures in tests/RESULTS.md, as ratios in one run
 	$(BIN)/python -m tests.bench.bench

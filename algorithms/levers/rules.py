@@ -5,8 +5,8 @@
 | an edit of the task's catalogue, not tried yet, says that the evidence calls for it | scaffold, that edit |
 | too few rollouts left for one round over all train items | stop |
 | the last weight update on this scaffold was accepted but gained less than .005 | stop |
-| the last was turned down, and another was tried here, or .9 of the groups are tied, or answers are not scored | stop |
-| the last was turned down | weights: GRPO, 3 rounds; best-of-N cloning if GRPO was turned down |
+| the last was rejected, and another was tried here, or .9 of the groups are tied, or answers are not scored | stop |
+| the last was rejected | weights: GRPO, 3 rounds; best-of-N cloning if GRPO was rejected |
 | **answers to train items cannot be judged** and their true answers are known | SPIN: tell them from one's own |
 | neither judged nor known, and the task has demonstrations for an item | test-time training: one adapter from all |
 | neither judged nor known; the most frequent answer holds .2 of its group, not all | TTRL: the majority is the label |
@@ -29,7 +29,7 @@
 | graded, answers differ in length by half of their mean | Dr. GRPO: no length is preferred |
 | graded, otherwise | GRPO |
 
-Edits come first because they cost no training and make right answers easier to find. A turned-down edit is not tried
+Edits come first because they cost no training and make right answers easier to find. A rejected edit is not tried
 again. A lever that the run does not have is skipped. "On this scaffold" means since the last accepted edit. The paper
 (SIA, arXiv 2605.27276) gives three of the rows: PPO for a dense clean scalar, entropic weighting for rewards that most
 attempts miss, GRPO for the rest. That right-or-wrong rewards go to cloning and not to entropic weighting is measured:

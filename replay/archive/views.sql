@@ -1,4 +1,4 @@
--- Each candidate that was evaluated on dev: scaffold, adapter, score with its 95 % interval, and whether it was kept.
+-- Each candidate that was evaluated on dev: scaffold, adapter, score with its 95 % interval, and whether it was accepted.
 CREATE VIEW candidates AS
 SELECT e.run, e.generation, e.candidate, e.lever, e.scaffold, e.adapter, e.score, e.low, e.high, e.items, e.failed,
     e.pass_at_1, e.pass_at_k, e.tied_groups, CASE WHEN a.run IS NOT NULL THEN true WHEN r.run IS NOT NULL THEN false END AS accepted,
@@ -89,7 +89,7 @@ SELECT run, generation, agent, 0, 0, count(*), sum(prompt_tokens)::BIGINT, sum(c
     sum(prompt_tokens + completion_tokens)::BIGINT, sum(seconds), coalesce(sum(micro_usd), 0)::BIGINT
 FROM agent_called GROUP BY run, generation, agent;
 
--- Each generation: the lever pulled and why, the dev score of what came of it, whether it was kept, and what it took.
+-- Each generation: the lever pulled and why, the dev score of what came of it, whether it was accepted, and what it took.
 CREATE VIEW generations AS
 WITH begun AS (
     SELECT run, generation, min(time) AS time FROM (

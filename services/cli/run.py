@@ -20,7 +20,7 @@ from services.cli.options import as_json, examples, run_options
     "--policy",
     default="",
     metavar="NAME",
-    help="In place of the task's own: tiny-lm, or hf:PATH for a model of transformers.",
+    help="In place of the task's own: text-scorer, tiny-lm, or hf:PATH for a model of transformers.",
 )
 @click.option(
     "--max-tokens",

@@ -1,4 +1,4 @@
-"""The figures in the README: `make bench`. Each is a ratio or a time within this one run, on this machine."""
+"""The figures in tests/RESULTS.md: `make bench`. Each is a ratio or a time within this one run, on this machine."""
 
 import asyncio
 import gc

@@ -1,7 +1,7 @@
 """Small simulated runs whose truth is known: null runs, whose score means what it always did, and runs with planted
 hacks.
 
-python -m tests.harness.power [RUNS]    # the tables under "Is the auditor right?" in README, as Markdown
+python -m tests.harness.power [RUNS]    # the tables of replay/audit/RESULTS.md
 """
 
 import re
@@ -449,7 +449,7 @@ def named(hack: str) -> Audit:
 
 
 def main(runs: int) -> None:
-    """Print the figures of README."""
+    """Print the figures of replay/audit/RESULTS.md."""
     states, families = null_rates(runs)
     print(f"Of {runs} null runs {states['drift']} were called drift and {states['suspect']} suspect.\n")
     print("| family | raised a finding | may raise one |\n|---|---|---|")

@@ -63,6 +63,7 @@ def test_the_curves_cover_every_algorithm() -> None:
     assert {getattr(row, "values", row)[0] for row in marks[0].args[1]} == set(learning.NAMES)
 
 
+@pytest.mark.slow
 def test_a_curve_is_the_same_for_a_seed_and_another_for_another(base: tiny_lm.TinyLM) -> None:
     one, same, other = (
         [r.reward for r in curves.learn("ppo", toys.dense(), base, seed=s, rounds=2, hyper={})] for s in (3, 3, 4)
@@ -70,6 +71,7 @@ def test_a_curve_is_the_same_for_a_seed_and_another_for_another(base: tiny_lm.Ti
     assert one == same != other
 
 
+@pytest.mark.slow
 def test_a_round_with_nothing_to_learn_from_says_so_and_changes_nothing(base: tiny_lm.TinyLM) -> None:
     sparse = toys.sparse(target=(0, 99))
     rounds = list(curves.learn("grpo", sparse, base, seed=0, rounds=2, hyper={}))
@@ -100,6 +102,7 @@ def test_the_module_draws_its_curve_and_writes_it_to_a_file(models: Path, tmp_pa
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_plot_that_cannot_be_written_is_a_sentence(base: tiny_lm.TinyLM, tmp_path: Path) -> None:
     with pytest.raises(curves.click.ClickException, match="The plot could not be written"):
         curves.save_picture(
