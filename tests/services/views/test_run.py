@@ -41,7 +41,7 @@ def test_what_a_model_wrote_is_no_markup(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_rollouts_stand_beside_every_score() -> None:
-    """Accepted: the start (100), a scaffold edit (20), an update (3); rejected: an edit between them (7), another at the
+    """Accepted: the start (100), a scaffold edit (20), an update (3); rejected: an edit between (7), another at the
     end (1000).
     """
     told = [
