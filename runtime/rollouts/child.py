@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 BATCH_SIZE = 64
 ANSWER_LIMIT = 16 * 1024
@@ -30,14 +32,14 @@ GRACE = 1.0
 class Reply:
     """One completion of the model."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         self.text = text
 
 
 class Item:
     """A question to answer."""
 
-    def __init__(self, id, prompt):
+    def __init__(self, id: str, prompt: str) -> None:
         self.id = id
         self.prompt = prompt
 
@@ -45,7 +47,7 @@ class Item:
 class Example:
     """A train item with its label."""
 
-    def __init__(self, prompt, label):
+    def __init__(self, prompt: str, label: str) -> None:
         self.prompt = prompt
         self.label = label
 
@@ -53,9 +55,15 @@ class Example:
 class Data:
     """What a scaffold may learn from: the labels' names, and the train items that it may see."""
 
-    def __init__(self, labels, train):
+    def __init__(self, labels: Sequence[str], train: Sequence[Sequence[str]]) -> None:
         self.labels = tuple(labels)
         self.train = tuple(Example(prompt, label) for prompt, label in train)
+
+
+Entry = dict[str, Any]
+"""A call's `ordinal`, its `answer` once there is one, and how many threads are `waiting` for it."""
+Ask = tuple[Entry, dict[str, Any]]
+"""A call that is to be sent: its entry, and what the host is told of it."""
 
 
 class CallBatcher:
@@ -64,15 +72,15 @@ class CallBatcher:
     `active` counts items at work, `blocked` the threads that wait, which may be more.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.changed = threading.Condition()
         self.active = 0
         self.blocked = 0
-        self.asks = []
-        self.entries = {}
-        self.counts = {}
+        self.asks: list[Ask] = []
+        self.entries: dict[tuple[str, str], Entry] = {}
+        self.counts: dict[str, int] = {}
 
-    def ask(self, item, key, request):
+    def ask(self, item: str, key: str, request: Mapping[str, Any]) -> Entry:
         """The entry of a call, once it is answered."""
         with self.changed:
             entry = self.entries.get((item, key))
@@ -88,7 +96,7 @@ class CallBatcher:
                     self.changed.wait()
             return entry
 
-    def take(self):
+    def take(self) -> list[Ask]:
         """The calls to send, as soon as no attempt can go on without them; none when all attempts are done."""
         with self.changed:
             while self.active and not (self.asks and self.blocked >= self.active):
@@ -97,7 +105,7 @@ class CallBatcher:
             asks, self.asks = self.asks, []
             return sorted(asks, key=lambda ask: (ask[1]["item"], ask[1]["ordinal"])) if self.active else []
 
-    def release(self, asks, answers):
+    def release(self, asks: Sequence[Ask], answers: Sequence[Any]) -> None:
         """Give the answers to the threads that wait for these calls."""
         with self.changed:
             for (entry, _), answer in zip(asks, answers, strict=True):
@@ -109,19 +117,19 @@ class CallBatcher:
 class Model:
     """The policy, as one attempt sees it."""
 
-    def __init__(self, batcher, item, attempt):
+    def __init__(self, batcher: CallBatcher, item: str, attempt: int) -> None:
         self._batcher = batcher
         self._item = item
         self._attempt = attempt
-        self.uses = []
+        self.uses: list[list[int]] = []
 
-    def complete(self, prompt, choices=(), bias=()):
+    def complete(self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = ()) -> Reply:
         """One completion of the prompt: one of `choices` if there are any, `bias` added to their logits.
 
         Raises ValueError for a call that is malformed or too long, and RuntimeError, with the reason, for one that is
         refused.
         """
-        request = {
+        request: dict[str, Any] = {
             "prompt": str(prompt),
             "choices": [str(choice) for choice in choices],
             "bias": [float(value) for value in bias],
@@ -136,7 +144,7 @@ class Model:
         return Reply(entry["answer"][self._attempt])
 
 
-def check(prompt, choices, bias):
+def check(prompt: str, choices: Sequence[str], bias: Sequence[float]) -> None:
     """Raise ValueError for a call that the host would not take."""
     if len(prompt) > PROMPT_LIMIT:
         raise ValueError(f"a prompt of {len(prompt)} characters, at most {PROMPT_LIMIT}")
@@ -152,7 +160,7 @@ def check(prompt, choices, bias):
         raise ValueError("the prompt or a choice is no valid Unicode text")
 
 
-def is_text(text):
+def is_text(text: str) -> bool:
     """Whether UTF-8 can hold it: it has no half of a surrogate pair."""
     try:
         text.encode()
@@ -161,13 +169,18 @@ def is_text(text):
     return True
 
 
-def attempt_all(batcher, solve, data, item, attempts, results):
+Solve = Callable[[Item, Model, Data], object]
+
+
+def attempt_all(
+    batcher: CallBatcher, solve: Solve, data: Data, item: Item, attempts: int, results: list[dict[str, Any]]
+) -> None:
     """All attempts at one item, one after the other."""
     try:
         for attempt in range(attempts):
             model = Model(batcher, item.id, attempt)
             began = time.monotonic()
-            outcome = {"item": item.id, "attempt": attempt, "uses": model.uses}
+            outcome: dict[str, Any] = {"item": item.id, "attempt": attempt, "uses": model.uses}
             try:
                 answer = solve(item, model, data)
                 if answer is not None and not isinstance(answer, str):
@@ -194,16 +207,17 @@ def attempt_all(batcher, solve, data, item, attempts, results):
             batcher.changed.notify_all()
 
 
-def last_words(wrong):
+def last_words(wrong: BaseException) -> str:
     """The exception and where in the scaffold it came from, in one line."""
     frames = traceback.extract_tb(wrong.__traceback__)
     where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
     return f"{type(wrong).__name__}: {wrong}{where}"[:500].encode(errors="replace").decode()
 
 
-def frames(asks):
+def frames(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
     """The calls in lists that each fit one frame."""
-    part, size = [], 0
+    part: list[Ask] = []
+    size = 0
     for ask in asks:
         more = len(json.dumps(ask[1]))
         if part and size + more > FRAME_SIZE:
@@ -215,10 +229,11 @@ def frames(asks):
         yield part
 
 
-def solve_all(channel, solve, data, items, attempts):
+def solve_all(channel: "Channel", solve: Solve, data: Data, items: Sequence[tuple[str, str]], attempts: int) -> None:
     """Solve the items in groups of `BATCH_SIZE`; send the outcomes of each group as soon as it is done."""
     for at in range(0, len(items), BATCH_SIZE):
-        batcher, results = CallBatcher(), []
+        batcher = CallBatcher()
+        results: list[dict[str, Any]] = []
         group = [Item(*item) for item in items[at : at + BATCH_SIZE]]
         batcher.active = len(group)
         for item in group:
@@ -235,19 +250,19 @@ def solve_all(channel, solve, data, items, attempts):
 class Channel:
     """JSON lines to and from the host, on descriptors that the scaffold's prints cannot reach."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         read, write = map(int, sys.argv[1:])
         self._in, self._out = os.fdopen(read, "rb"), os.fdopen(write, "wb")
         for descriptor in (read, write):
             os.set_inheritable(descriptor, False)
         os.dup2(2, 1)
 
-    def send(self, frame):
+    def send(self, frame: Mapping[str, Any]) -> None:
         """Write one frame."""
         self._out.write(json.dumps(frame).encode() + b"\n")
         self._out.flush()
 
-    def receive(self):
+    def receive(self) -> Any:
         """Read one frame; the end of the host is the end of this process."""
         line = self._in.readline()
         if not line:
@@ -255,7 +270,7 @@ class Channel:
         return json.loads(line)
 
 
-def confine_imports():
+def confine_imports() -> None:
     """Die with the host, and import nothing from outside the interpreter's folders."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -264,7 +279,7 @@ def confine_imports():
     sys.path[:] = [path for path in sys.path if path.startswith(roots)]
 
 
-def main():
+def main() -> None:
     """Serve the host until it hangs up."""
     channel = Channel()
     order = channel.receive()

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOCKET, SCAFFOLD = os.path.join(HERE, "bridge.sock"), os.path.join(HERE, "scaffold")
@@ -20,15 +21,16 @@ with open(os.path.join(HERE, "bridge.json"), encoding="utf-8") as _file:
     SETTINGS = json.load(_file)
 
 
-def load(name, path):
+def load(name: str, path: str) -> Any:
     """The module at a path, under a name."""
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def announce(item, attempt):
+def announce(item: str, attempt: int) -> None:
     """Tell the bridge which attempt the next calls are for."""
     connection = http.client.HTTPConnection("bridge", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
@@ -53,7 +55,7 @@ scaffold_agent = load("agent", os.path.join(SCAFFOLD, "agent.py"))
 solve = scaffold_agent.solve
 
 
-def announce_and_solve(item, model, data):
+def announce_and_solve(item: Any, model: Any, data: Any) -> Any:
     """The scaffold's own answer, once the bridge knows the attempt."""
     announce(item.id, model._attempt)
     return solve(item, model, data)

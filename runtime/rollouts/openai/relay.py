@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections.abc import Sequence
 
 CHUNK = 65536
 UNUSABLE = 71
@@ -26,13 +27,13 @@ TIMED_OUT = 124
 class Pipe:
     """One direction of one connection: what was read and is not yet written, at most CHUNK bytes."""
 
-    def __init__(self, source, target):
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
         self.source, self.target = source, target
         self.left = b""
         self.ended = False
         self.done = False
 
-    def move(self):
+    def move(self) -> None:
         """Pass on the bytes that can be read and written without waiting."""
         try:
             if not self.left and not self.ended:
@@ -55,11 +56,11 @@ class Pipe:
 class RelayedConnection:
     """A client's socket and the bridge's, until both directions have ended."""
 
-    def __init__(self, client, bridge):
+    def __init__(self, client: socket.socket, bridge: socket.socket) -> None:
         self.ends = (client, bridge)
         self.pipes = (Pipe(client, bridge), Pipe(bridge, client))
 
-    def wants(self, end):
+    def wants(self, end: socket.socket) -> int:
         """The events to wait for at one end."""
         events = 0
         for pipe in self.pipes:
@@ -70,18 +71,18 @@ class RelayedConnection:
         return events
 
 
-def listen(port):
+def listen(port: int) -> socket.socket:
     """A listening socket on 127.0.0.1."""
     server = socket.create_server(("127.0.0.1", port), backlog=512)
     server.setblocking(False)
     return server
 
 
-def relay(server, path):
+def relay(server: socket.socket, path: str) -> None:
     """Pass bytes on for ever, one thread for all connections."""
     selector = selectors.DefaultSelector()
     selector.register(server, selectors.EVENT_READ)
-    watched = {}
+    watched: dict[socket.socket, int] = {}
     while True:
         for key, _ in selector.select():
             if key.data is None:
@@ -94,7 +95,7 @@ def relay(server, path):
                 watch(selector, watched, connection)
 
 
-def accept(server, path):
+def accept(server: socket.socket, path: str) -> RelayedConnection | None:
     """A new connection, or None if the client has gone or there is no bridge."""
     try:
         client, _ = server.accept()
@@ -113,7 +114,7 @@ def accept(server, path):
     return RelayedConnection(client, bridge)
 
 
-def watch(selector, watched, connection):
+def watch(selector: selectors.BaseSelector, watched: dict[socket.socket, int], connection: RelayedConnection) -> None:
     """Wait for what can happen next at either end; close both when nothing can."""
     finished = all(pipe.done for pipe in connection.pipes)
     for end in connection.ends:
@@ -133,7 +134,7 @@ def watch(selector, watched, connection):
             end.close()
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """Relay while the command runs."""
     path, port, seconds, tar, folder, *command = arguments
     try:
@@ -158,7 +159,7 @@ def main(arguments):
     return code if code >= 0 else 128 - code
 
 
-def only_files(member):
+def only_files(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Files and folders alone; whoever reads the tar checks again."""
     return member if member.isfile() or member.isdir() else None
 
