@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import click
 import msgspec
@@ -71,9 +72,9 @@ def learn(
     again with the answer in sight, as STaR does. An algorithm that learns from copies of an item trains an adapter for
     each item; its rounds are means over them.
     """
-    options = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
+    options: dict[str, Any] = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
     if "copies" in find(name).needs and len(toy.questions) > 1:
-        each = [learn(name, Toy(toy.name, (question,)), base, **options) for question in toy.questions]  # type: ignore[arg-type]
+        each = [learn(name, Toy(toy.name, (question,)), base, **options) for question in toy.questions]
         yield from map(_mean, zip(*each, strict=True))
         return
     algorithm = find(name)

@@ -296,7 +296,7 @@ def _descend(
         minibatch = _terms(outputs, ready.initial, ready.credit, indices)
         loss = algorithm.loss(minibatch, {**hyper, "kl": kl})
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, hyper["max_grad_norm"])
         step = report(
             minibatch, ready.initial.own[indices], float(loss.detach()), float(norm), selected.tied_groups, hyper, start

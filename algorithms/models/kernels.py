@@ -17,6 +17,7 @@ no probability is ever stored. The scan is that of Blelloch 1990, section 1.4, f
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -80,7 +81,7 @@ def gae(
     rewards_BT, values_BT, mask_BT = (each.detach().contiguous() for each in (rewards_BT, values_BT, mask_BT > 0))
     advantages_BT = torch.empty_like(values_BT)
     rows, width = values_BT.shape
-    with torch.cuda.device_of(values_BT):  # type: ignore[no-untyped-call]
+    with torch.cuda.device_of(values_BT):
         _gae[(rows,)](
             rewards_BT,
             values_BT,
@@ -118,8 +119,8 @@ def joint(
         )
     if not available(logits_NV):
         return joint_torch(logits_NV, base, tokens_N, temperature)
-    logp_N, entropy_N, kl_N = _Joint.apply(logits_NV, base, tokens_N, temperature)  # type: ignore[no-untyped-call]
-    return logp_N, entropy_N, kl_N
+    apply: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = _Joint.apply
+    return apply(logits_NV, base, tokens_N, temperature)
 
 
 def joint_torch(
@@ -151,7 +152,7 @@ class _Joint(torch.autograd.Function):
         base_NV = logits_NV if base_NV is None else base_NV.contiguous()
         rows, vocabulary = logits_NV.shape
         results = [torch.empty(rows, dtype=torch.float32, device=logits_NV.device) for _ in range(5)]
-        with torch.cuda.device_of(logits_NV):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(logits_NV):
             _forward[(rows,)](
                 logits_NV,
                 base_NV,
@@ -176,7 +177,7 @@ class _Joint(torch.autograd.Function):
         rows, vocabulary = logits_NV.shape
         to_logits_NV = torch.empty_like(logits_NV)
         towards = [each.contiguous() for each in gradients_N]
-        with torch.cuda.device_of(logits_NV):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(logits_NV):
             _backward[(rows, triton.cdiv(vocabulary, TILE))](
                 logits_NV,
                 base_NV,

@@ -123,7 +123,7 @@ class TinyLM:
             learned = completion[chosen, 1:width] > 0
             loss = functional.cross_entropy(model.lm_head(hidden[learned]), ids[chosen, 1:width][learned])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
             optimiser.step()
             if progress:
@@ -266,7 +266,7 @@ def _model(tokenizer: Tokenizer) -> Any:
         "eos_token_id": END_ID,
         "attn_implementation": "sdpa",
     }
-    return Qwen3ForCausalLM(Qwen3Config(**shape))  # type: ignore[no-untyped-call]
+    return Qwen3ForCausalLM(Qwen3Config(**shape))
 
 
 def _train_tokenizer(traces: Sequence[tuple[str, str]]) -> Tokenizer:

@@ -65,7 +65,7 @@ async def connect(credentials: Credentials) -> Connection:
             inbox_prefix=credentials.inbox.encode(),
             error_cb=connection.on_error,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds; nats-py sleeps for as long as it is told
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds, which nats-py hands to asyncio.sleep
             connect_timeout=5,
             allow_reconnect=True,
             pending_size=64 * 1024 * 1024,

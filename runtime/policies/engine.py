@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -69,9 +70,6 @@ class _Models(msgspec.Struct):
 class Engine:
     """A client of one server of one base model. For any thread. Raises TryAgain where the server does not answer."""
 
-    alive = True
-    """Whether the server may still answer."""
-
     def __init__(self, url: str, key: str, patience: float = PATIENCE) -> None:
         self.url, self._key, self._patience = url, key, patience
         self._mine = threading.local()
@@ -83,6 +81,11 @@ class Engine:
         self.base, self.root, self.positions = base.id, base.root or base.id, base.max_model_len or UNLIMITED
         version = json.loads(self.ask("GET", "/version"))
         self.tolerance = EXACT if version.get("dtype") == "float32" else ROUNDED
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server may still answer."""
+        return True
 
     def ask(self, method: str, path: str, body: object = None) -> bytes:
         """The body of the answer to a call; raises NotFound where the server knows no such model, UsageError for
@@ -173,7 +176,7 @@ class SpawnedEngine(Engine):
             raise
 
     @property
-    def alive(self) -> bool:  # type: ignore[override]
+    def alive(self) -> bool:
         """Whether the process is there."""
         return self._child.poll() is None
 
@@ -232,8 +235,9 @@ class EnginePolicy:
             "prompt_logprobs": 0,
             "return_token_ids": True,
         }
-        logs = self._engine.complete(self._name, self._folder, body).choices[0].prompt_logprobs or ()
-        return [logs[position][str(ids[position])].logprob for position in range(len(ids) - len(tokens), len(ids))]  # type: ignore[index]
+        shown = self._engine.complete(self._name, self._folder, body).choices[0].prompt_logprobs or ()
+        logs = cast("Sequence[dict[str, _Logprob]]", shown)  # it is the prompt's first token alone that has none
+        return [logs[position][str(ids[position])].logprob for position in range(len(ids) - len(tokens), len(ids))]
 
     def _complete(self, request: SampleRequest) -> Sampled:
         if request.choices or request.bias:

@@ -29,13 +29,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar, assert_never
+from typing import Any, Literal, TypeVar, assert_never, cast
 
 import msgspec
 import torch
 from tokenizers import Tokenizer, models
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from algorithms.learning import terms
@@ -289,13 +289,16 @@ class RecordedTrainer:
     Call `set_batch` before `train()`. After it, `done` holds each step and the weight of KL after it.
     """
 
+    accelerator: Any
+    """Of the trainer that is mixed in."""
+
     def set_batch(self, recorded: RecordedBatch) -> None:
         self.recorded = recorded
         self.processing_class = None  # or train() would give the model its special tokens
         self.kl = recorded.ready.hyper.get("kl", 0.0)
         self.done: list[tuple[Step, float]] = []
         self.output: Any = None
-        self.accelerator.gather = lambda tensor: tensor  # type: ignore[attr-defined]
+        self.accelerator.gather = lambda tensor: tensor
 
     def keep_output(self, module: object, args: object, output: Any) -> None:
         """The model's forward hook.
@@ -305,7 +308,8 @@ class RecordedTrainer:
         self.output = output
 
     def get_train_dataloader(self) -> Any:
-        return DataLoader(self.recorded.minibatches, batch_size=None, collate_fn=self.recorded.inputs)  # type: ignore[arg-type]
+        dataset = cast("Dataset[list[int]]", self.recorded.minibatches)  # which any sequence is
+        return DataLoader(dataset, batch_size=None, collate_fn=self.recorded.inputs)
 
     def compute_loss(
         self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -313,7 +317,8 @@ class RecordedTrainer:
         self.step_start = time.perf_counter()
         self.indices, share = inputs.pop("places").tolist(), inputs.pop("share")
         self.recorded.model.set_mode()  # without the base's dropout, as the native loop
-        loss = share * super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
+        loss_of = super().compute_loss  # type: ignore[misc]  # the trainer's, which is the next of the bases
+        loss = share * loss_of(model, inputs, num_items_in_batch=num_items_in_batch)
         self.loss, self.counting = float(loss.detach()), len(self.indices) if share else 0
         return loss
 
@@ -348,7 +353,7 @@ def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
-class RecordedGRPOTrainer(RecordedTrainer, trl.GRPOTrainer):  # type: ignore[misc]
+class RecordedGRPOTrainer(RecordedTrainer, trl.GRPOTrainer):  # type: ignore[misc]  # trl is Any
     """GRPOTrainer over completions that are already generated and scored."""
 
     def _generate_and_score_completions(self, inputs: Inputs) -> Inputs:
@@ -356,14 +361,14 @@ class RecordedGRPOTrainer(RecordedTrainer, trl.GRPOTrainer):  # type: ignore[mis
         return inputs
 
 
-class RecordedDPOTrainer(RecordedTrainer, trl.DPOTrainer):  # type: ignore[misc]
+class RecordedDPOTrainer(RecordedTrainer, trl.DPOTrainer):  # type: ignore[misc]  # trl is Any
     """DPOTrainer over pairs that are already token ids."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
 
 
-class RecordedSFTTrainer(RecordedTrainer, trl.SFTTrainer):  # type: ignore[misc]
+class RecordedSFTTrainer(RecordedTrainer, trl.SFTTrainer):  # type: ignore[misc]  # trl is Any
     """SFTTrainer over token ids with labels."""
 
 
@@ -496,7 +501,7 @@ def _placeholder() -> PreTrainedTokenizerFast:
     Its padding is token 0, like that of our rows.
     """
     tokenizer = Tokenizer(models.WordLevel({"-": 0}, "-"))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="-", eos_token="-")  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="-", eos_token="-")
 
 
 @contextmanager

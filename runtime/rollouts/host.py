@@ -18,8 +18,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -264,7 +265,7 @@ class ScaffoldProcess:
         self._in = self._out = -1
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _read_prints(self, stream: IO[bytes]) -> None:
+    def _read_prints(self, stream: BufferedReader) -> None:
         """Keep the last that the scaffold prints, and kill it where that floods.
 
         It closes the stream itself: a process that the child left behind may hold the other end, and closing would wait
@@ -272,7 +273,7 @@ class ScaffoldProcess:
         """
         total = 0
         with stream:
-            while chunk := stream.read1(65536):  # type: ignore[attr-defined]
+            while chunk := stream.read1(65536):
                 total += len(chunk)
                 self._printed = (self._printed + chunk)[-4096:]
                 if total > PRINT_LIMIT:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
@@ -88,10 +89,10 @@ class Confined:
                     raise Misconfigured(
                         f"No control group can be made in {group[1]} ({wrong}): correct {CGROUP}, or unset it."
                     ) from wrong
-        assert self._process.stdin and self._process.stdout and self._process.stderr
+        stdout, stderr = self._process.stdout, self._process.stderr
+        assert self._process.stdin and isinstance(stdout, BufferedReader) and isinstance(stderr, BufferedReader)
         self.stdin: IO[bytes] = self._process.stdin
-        self.stdout: IO[bytes] = self._process.stdout
-        self.stderr: IO[bytes] = self._process.stderr
+        self.stdout, self.stderr = stdout, stderr
         self.pid = self._process.pid
         self._watchdog: Watchdog | None = None
         if kind != "none":

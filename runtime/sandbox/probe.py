@@ -5,12 +5,13 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 
 
 def main() -> None:
     """Try each way out of the sandbox."""
     secret, port, name = sys.argv[1:]
-    attempts = {
+    attempts: dict[str, Callable[[], object]] = {
         "a file of the host": lambda: open(secret).close(),
         "a port of the host": lambda: socket.create_connection(("127.0.0.1", int(port)), 2),
         "an abstract socket of the host": lambda: socket.socket(socket.AF_UNIX).connect("\0" + name),
@@ -20,7 +21,7 @@ def main() -> None:
     reached = []
     for target, attempt in attempts.items():
         with contextlib.suppress(OSError):
-            attempt()  # type: ignore[no-untyped-call]
+            attempt()
             reached.append(target)
     print(json.dumps(reached))
 

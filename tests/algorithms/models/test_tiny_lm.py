@@ -289,11 +289,10 @@ def test_a_value_depends_on_what_precedes_its_token_alone(base: TinyLM) -> None:
 def test_the_value_loss_does_not_reach_the_adapter(base: TinyLM) -> None:
     trainee = moved(TinyTrainee(base, None, seed=0, critic=True))
     found = trainee.outputs([rollout("task 0", base.encode_completion("41 07 93"))])
-    ((found.values - 1) ** 2).sum().backward()  # type: ignore[no-untyped-call]
-    assert all(parameter.grad is None for parameter in trainee.adapter) and all(
-        bool(p.grad.any()) for p in trainee.critic
-    )
-    trainee.outputs([rollout("task 0", base.encode_completion("41 07 93"))]).logp.sum().backward()  # type: ignore[no-untyped-call]
+    ((found.values - 1) ** 2).sum().backward()
+    assert all(parameter.grad is None for parameter in trainee.adapter)
+    assert all(p.grad is not None and bool(p.grad.any()) for p in trainee.critic)
+    trainee.outputs([rollout("task 0", base.encode_completion("41 07 93"))]).logp.sum().backward()
     assert all(parameter.grad is not None for parameter in trainee.adapter)
 
 
