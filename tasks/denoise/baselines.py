@@ -1,6 +1,6 @@
 """Baselines that a run is compared with: programs that need no agent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tasks.contract import Item, Public
 
@@ -11,7 +11,7 @@ STOCK = {
 }
 
 
-def _always(program: str):
+def _always(program: str) -> Callable[[Public, Sequence[Item]], dict[str, str]]:
     def predict(public: Public, items: Sequence[Item]) -> dict[str, str]:
         return {item.id: program for item in items}
 

@@ -36,9 +36,7 @@ class ScaffoldEdit(msgspec.Struct, frozen=True):
         """The folder as edited; raises Misconfigured where agent.py has no line for a constant."""
         agent = files.get("agent.py", "")
         for constant, value in self.constants.items():
-            agent, count = re.subn(
-                rf"^({constant}(?:: [^=]+)?) = .*$", lambda line, value=value: f"{line[1]} = {value}", agent, flags=re.M
-            )
+            agent, count = _with_constant(agent, constant, value)
             if not count:
                 raise Misconfigured(
                     f"agent.py has no line `{constant} = ...` to change; start from the reference scaffold."
@@ -55,6 +53,10 @@ class ScaffoldEdit(msgspec.Struct, frozen=True):
             **{path: source.read_text(encoding="utf-8") for path, source in added.items()},
             "agent.py": agent,
         }
+
+
+def _with_constant(agent: str, constant: str, value: str) -> tuple[str, int]:
+    return re.subn(rf"^({constant}(?:: [^=]+)?) = .*$", lambda line: f"{line[1]} = {value}", agent, flags=re.M)
 
 
 def _unparsed(e: Evidence) -> str | None:

@@ -18,6 +18,7 @@ computation.
 This file is also a part of scaffolds, so it imports nothing of evolog.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -31,8 +32,8 @@ WIDTH = 3
 """Neighbours that may carry weight, in units of knn."""
 DENSE = 1000
 """Cells up to which a dense matrix of the walk is quicker than a sparse one."""
-FORWARD = {"sqrt": np.sqrt, "log": np.log1p, "linear": np.asarray}
-BACK = {"sqrt": np.square, "log": np.expm1, "linear": np.asarray}
+FORWARD: dict[Norm, Callable[[Matrix], Matrix]] = {"sqrt": np.sqrt, "log": np.log1p, "linear": np.asarray}
+BACK: dict[Norm, Callable[[Matrix], Matrix]] = {"sqrt": np.square, "log": np.expm1, "linear": np.asarray}
 
 
 def denoise(
@@ -66,8 +67,7 @@ def normalised(counts: Matrix, order: Order, norm: Norm) -> tuple[Matrix, Matrix
 
 def restored(imputed: Matrix, sums: Matrix, norm: Norm) -> Matrix:
     """The way back from Y to counts."""
-    output: Matrix = BACK[norm](imputed) * sums
-    return output
+    return BACK[norm](imputed) * sums
 
 
 def principal_components(data: Matrix, count: int) -> tuple[Matrix, Matrix | None, Matrix]:
@@ -133,4 +133,5 @@ def _neighbours(points: Matrix, count: int) -> tuple[Matrix, Matrix]:
 
 
 def _unit(rows: Matrix) -> Matrix:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
+    unit: Matrix = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
+    return unit

@@ -139,4 +139,5 @@ def rank_one(train: Matrix) -> Matrix:
 def at_library_size(train: Matrix, output: Matrix) -> Matrix:
     """The output with each cell's sum made that of train; a cell without output stays without."""
     sums = output.sum(axis=1, keepdims=True)
-    return output * (train.sum(axis=1, keepdims=True) / np.where(sums == 0, 1, sums))
+    scaled: Matrix = output * (train.sum(axis=1, keepdims=True) / np.where(sums == 0, 1, sums))
+    return scaled

@@ -102,7 +102,8 @@ def processed(output: Matrix, operation: str, level: int) -> Matrix:
         case _:
             sums = output.sum(axis=1, keepdims=True)
             means = output.sum(axis=0) / max(float(sums.sum()), np.finfo(float).tiny)
-            return (1 - part) * output + part * sums * means
+            mixed: Matrix = (1 - part) * output + part * sums * means
+            return mixed
 
 
 def drawn(draw: random.Random, words: int) -> str:

@@ -86,7 +86,8 @@ def read(path: Path, layer: str = "", only: str = "") -> Matrix:
             "occurs."
         )
     counts = counts[:, counts.any(axis=0)]
-    return counts[counts.sum(axis=1) >= 2]
+    enough: Matrix = counts[counts.sum(axis=1) >= 2]
+    return enough
 
 
 def _matrix(node: Any) -> Matrix:
