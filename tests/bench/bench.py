@@ -256,7 +256,8 @@ def _epoch(stored: str) -> float:
 
 def cold_help() -> list[tuple[str, str]]:
     """`evolog --help` in a new process, against Python starting and ending."""
-    helped, bare = [], []
+    helped: list[float] = []
+    bare: list[float] = []
     for _ in range(15):
         for times, command in (
             (helped, [str(Path(sys.executable).parent / "evolog"), "--help"]),
@@ -287,7 +288,8 @@ def weights() -> list[tuple[str, str]]:
 
     base = curves.base_model()
     sampler, question = base.sampler(), toys.dense().questions[0]
-    alone, together = [], []
+    alone: list[float] = []
+    together: list[float] = []
     for repeat in range(REPEATS):
         for rates, rows in ((alone, 1), (together, 32)):
             asks = [

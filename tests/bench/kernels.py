@@ -4,6 +4,7 @@ one table.
 
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -104,6 +105,7 @@ def joint_rows(kind: torch.dtype) -> Iterator[Row]:
                     tuple(each[:CHECKED].detach() for each in outputs), tuple(each.detach() for each in right)
                 )
                 if backward:
+                    assert learned.grad is not None
                     (towards,) = torch.autograd.grad(
                         torch.stack([each.sum() for each in right]).sum(), exact, retain_graph=True
                     )
@@ -126,7 +128,7 @@ def gae_rows(width: int) -> Iterator[Row]:
     expected = credit.gae(rewards.double().cpu(), values.double().cpu(), mask.cpu(), GAMMA, LAMBDA).to(DEVICE)
     for name, scan in (("Python loop over tokens", credit.gae), ("ours", kernels.gae)):
         worst = error((scan(rewards, values, mask, GAMMA, LAMBDA),), (expected,))
-        took = milliseconds(lambda scan=scan: scan(rewards, values, mask, GAMMA, LAMBDA), values)
+        took = milliseconds(partial(scan, rewards, values, mask, GAMMA, LAMBDA), values)
         yield f"GAE, B = {SEQUENCES}, T = {width:,}", name, *written(*took, worst)
 
 

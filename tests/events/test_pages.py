@@ -23,7 +23,7 @@ from tests.harness.paths import HISTORIES
 SCHEMA: dict[str, Any] = json.loads((program.FOLDER / "schema.json").read_text())
 ASYNCAPI: dict[str, Any] = json.loads((program.FOLDER / "asyncapi.json").read_text())
 README = (program.FOLDER / "README.md").read_text()
-STRUCTS = [Envelope, *(entry.fact for entry in ENTRIES), *json_schema.parts()]
+STRUCTS: list[type[msgspec.Struct]] = [Envelope, *(entry.fact for entry in ENTRIES), *json_schema.parts()]
 
 
 def wrong_with(event: Any) -> list[str]:

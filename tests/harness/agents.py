@@ -8,6 +8,7 @@ from typing import Any
 from events.choice import AgentCalled
 from events.codec import Event
 from events.fact import Fact
+from events.kinds import CallStatus
 from events.secret import Scanner, Secret
 from runtime.agents.context import ShownAttempt, ShownCall
 from runtime.agents.conversation import ModelRequest, ModelTurn, ToolCall, Usage
@@ -26,13 +27,13 @@ KEY = "sk-planted-0123456789"
 ANSWER = "def solve(item, model, data):\n    return model.complete(item.prompt, choices=data.labels).text\n"
 
 
-def model_turn(*calls: tuple[str, Any], text: str = "", status: str = "answered") -> ModelTurn:
+def model_turn(*calls: tuple[str, Any], text: str = "", status: CallStatus = "answered") -> ModelTurn:
     """An answer of the model."""
     tool_calls = tuple(
         ToolCall(f"c{number}", name, arguments if isinstance(arguments, str) else json.dumps(arguments))
         for number, (name, arguments) in enumerate(calls)
     )
-    return ModelTurn(status, text, tool_calls, Usage(100, 10))  # type: ignore[arg-type]
+    return ModelTurn(status, text, tool_calls, Usage(100, 10))
 
 
 def proposal_call(text: str = ANSWER + "# changed\n", path: str = "agent.py", **more: Any) -> tuple[str, Any]:

@@ -10,6 +10,7 @@ from events import codec
 from events.change import ScaffoldProposed
 from events.fact import Fact, derive
 from events.judgement import CandidateEvaluated, TrajectoryScored
+from events.kinds import CandidateOrigin, Purpose
 from events.population import CandidateAccepted
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from replay.recorded import StoredEvent
@@ -35,62 +36,57 @@ def attempt_key(requested: RolloutsRequested, item: str, attempt: int = 0) -> di
 
 
 def rollout_request(
-    generation: int, scaffold: str, *items: str, adapter: str = "", purpose: str = "dev"
+    generation: int, scaffold: str, *items: str, adapter: str = "", purpose: Purpose = "dev"
 ) -> RolloutsRequested:
-    candidate_fields = {
-        "generation": generation,
-        "purpose": purpose,
-        "round": 1,
-        "shard": 0,
-        "scaffold": scaffold,
-        "adapter": adapter,
-    }
-    sampling_fields = {
-        "split": "dev" if purpose == "dev" else "train",
-        "fold": -1,
-        "items": items,
-        "attempts": 1,
-        "temperature": 0.0,
-        "seed": 1,
-    }
-    return RolloutsRequested(**candidate_fields, **sampling_fields)  # type: ignore[arg-type]
+    return RolloutsRequested(
+        generation=generation,
+        purpose=purpose,
+        round=1,
+        shard=0,
+        scaffold=scaffold,
+        adapter=adapter,
+        split="dev" if purpose == "dev" else "train",
+        fold=-1,
+        items=items,
+        attempts=1,
+        temperature=0.0,
+        seed=1,
+    )
 
 
 def called(requested: RolloutsRequested, item: str, body: str) -> ModelCalled:
-    completion_fields = {
-        "texts": ("a",),
-        "tokens": ((1,),),
-        "logprobs": ((0.0,),),
-        "prompt_tokens": 1,
-        "completion_tokens": 1,
-        "micro_usd": 0,
-    }
-    model_fields = {
-        "provider": "embedded",
-        "model": "b" + (f"@{requested.adapter}" if requested.adapter else ""),
-        "adapter": requested.adapter,
-    }
-    call_fields = {
-        "request": attempt_key(requested, item)["request"],
-        "item": item,
-        "ordinal": 0,
-        "body": body,
-        "index": 0,
-    }
     return ModelCalled(
-        **call_fields, **model_fields, **completion_fields, sampling_seed=1, temperature=0.0, seconds=0.0
-    )  # type: ignore[arg-type]
+        request=attempt_key(requested, item)["request"],
+        item=item,
+        ordinal=0,
+        provider="embedded",
+        model="b" + (f"@{requested.adapter}" if requested.adapter else ""),
+        adapter=requested.adapter,
+        body=body,
+        index=0,
+        sampling_seed=1,
+        temperature=0.0,
+        texts=("a",),
+        tokens=((1,),),
+        logprobs=((0.0,),),
+        prompt_tokens=1,
+        completion_tokens=1,
+        micro_usd=0,
+        seconds=0.0,
+    )
 
 
 def recorded(requested: RolloutsRequested, item: str) -> TrajectoryRecorded:
-    candidate_fields = {
-        "purpose": requested.purpose,
-        "split": requested.split,
-        "generation": requested.generation,
-        "scaffold": requested.scaffold,
-    }
     return TrajectoryRecorded(
-        **attempt_key(requested, item), **candidate_fields, adapter=requested.adapter, answer="a", calls=(), seconds=0.0
+        **attempt_key(requested, item),
+        purpose=requested.purpose,
+        split=requested.split,
+        generation=requested.generation,
+        scaffold=requested.scaffold,
+        adapter=requested.adapter,
+        answer="a",
+        calls=(),
+        seconds=0.0,
     )
 
 
@@ -105,26 +101,26 @@ def failed(requested: RolloutsRequested, item: str) -> RolloutFailed:
 
 
 def evaluated(
-    requested: RolloutsRequested, score: float, items: int = 2, failed: int = 0, lever: str = "scaffold"
+    requested: RolloutsRequested, score: float, items: int = 2, failed: int = 0, lever: CandidateOrigin = "scaffold"
 ) -> CandidateEvaluated:
-    candidate_fields = {
-        "candidate": f"c{requested.generation}",
-        "scaffold": requested.scaffold,
-        "adapter": requested.adapter,
-        "lever": lever,
-    }
-    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(
-        ("rollouts", "tokens", "micro_usd"), 0
+    return CandidateEvaluated(
+        generation=requested.generation,
+        candidate=f"c{requested.generation}",
+        scaffold=requested.scaffold,
+        adapter=requested.adapter,
+        lever=lever,
+        score=score,
+        low=score,
+        high=score,
+        items=items,
+        failed=failed,
+        pass_at_1=0.0,
+        pass_at_k=0.0,
+        tied_groups=0.0,
+        rollouts=0,
+        tokens=0,
+        micro_usd=0,
     )
-    score_fields = {
-        "generation": requested.generation,
-        "score": score,
-        "low": score,
-        "high": score,
-        "items": items,
-        "failed": failed,
-    }
-    return CandidateEvaluated(**candidate_fields, **score_fields, **zeros)  # type: ignore[arg-type]
 
 
 def accepted(generation: int, score: float) -> CandidateAccepted:

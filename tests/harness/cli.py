@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from services.host.supervisor import with_root
 from tests.harness.paths import TOY
 from tests.harness.polling import INTERVAL, PATIENCE, wait_until
 
+T = TypeVar("T")
 CLI = ("-P", "-m", "services.cli")
 """The command line, as arguments of Python."""
 FREE_PORT = """
@@ -169,7 +170,7 @@ class OperatorClient:
         self.node, self.stream = node, stream
         self._socket: NatsSocket | None = None
 
-    def ask(self, call: Callable[[NatsSocket], list[Stored] | int]) -> list[Stored] | int | None:
+    def ask(self, call: Callable[[NatsSocket], T]) -> T | None:
         """What the call gives; None while no broker answers."""
         try:
             self._socket = self._socket or NatsSocket(_credentials(self.node, "operator"), self.stream)
@@ -183,7 +184,7 @@ class OperatorClient:
     def read(self, start: int = 1) -> list[Stored]:
         """All messages from a sequence on, as soon as there is a broker."""
         end = time.monotonic() + PATIENCE
-        while not isinstance(found := self.ask(lambda socket: socket.read(start, _EVERYTHING)), list):
+        while (found := self.ask(lambda socket: socket.read(start, _EVERYTHING))) is None:
             assert time.monotonic() < end, "the broker is away"
             time.sleep(INTERVAL)
         return found

@@ -97,7 +97,7 @@ def answers(event: codec.Event) -> list[Fact]:
         case FeedbackRequested(generation=number) if number <= 2:
             return [ScaffoldProposed(generation=number, scaffold=f"s{number}", parent="", summary="", reason="")]
         case FeedbackRequested(generation=number):
-            order = {
+            order: dict[str, Any] = {
                 "algorithm": "grpo",
                 "hyper": {},
                 "rounds": 2,
@@ -121,18 +121,22 @@ def answers(event: codec.Event) -> list[Fact]:
                 for attempt in range(asked.attempts)
             ]
         case TrainingBatchSealed() as sealed:
-            place = {"generation": sealed.generation, "round": sealed.round, "parent_adapter": sealed.parent_adapter}
             named = derive("adapter", sealed.parent_adapter, sealed.training_seed, sealed.trajectories)
-            made = {
-                "base_model": "b",
-                "batch": sealed.digest,
-                "algorithm": sealed.algorithm,
-                "canary": (),
-                "trained_on": 1,
-            }
-            return [AdapterPublished(**place, **made, adapter=named, state=f"{named} left")]
+            adapter = AdapterPublished(
+                generation=sealed.generation,
+                round=sealed.round,
+                adapter=named,
+                parent_adapter=sealed.parent_adapter,
+                base_model="b",
+                batch=sealed.digest,
+                algorithm=sealed.algorithm,
+                canary=(),
+                trained_on=1,
+                state=f"{named} left",
+            )
+            return [adapter]
         case AdapterPublished() as published:
-            place = {
+            place: dict[str, Any] = {
                 "generation": published.generation,
                 "round": published.round,
                 "adapter": published.adapter,

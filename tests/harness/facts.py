@@ -14,6 +14,7 @@ from events.choice import LeverChosen
 from events.codec import Event
 from events.fact import Fact
 from events.judgement import TrajectoryScored
+from events.kinds import LeverChoice, Memory, Resample
 from events.rollouts import RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
 
@@ -51,7 +52,7 @@ def proposed(generation: int = 0, scaffold: str = "s0") -> ScaffoldProposed:
     return ScaffoldProposed(generation=generation, scaffold=scaffold, parent="", summary="", reason="")
 
 
-def chosen(generation: int, lever: str) -> LeverChosen:
+def chosen(generation: int, lever: LeverChoice) -> LeverChosen:
     """The agent's choice of a lever."""
     return LeverChosen(generation=generation, lever=lever, action="", reason="enough", propensities={}, diagnosis={})
 
@@ -59,8 +60,8 @@ def chosen(generation: int, lever: str) -> LeverChosen:
 def update(
     generation: int = 1,
     rounds: int = 2,
-    resample: str = "unsolved",
-    memory: str = "update",
+    resample: Resample = "unsolved",
+    memory: Memory = "update",
     restart: bool = False,
     hints: bool = False,
 ) -> WeightUpdateRequested:

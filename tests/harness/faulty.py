@@ -368,7 +368,7 @@ class Loop(VirtualLoop):
     """A loop that knows which process a task belongs to."""
 
     def create_task(
-        self, coro: Any, *, name: str | None = None, context: contextvars.Context | None = None
+        self, coro: Any, *, name: object = None, context: contextvars.Context | None = None
     ) -> "asyncio.Task[Any]":
         """As the loop's own."""
         task = super().create_task(coro, name=name, context=context)

@@ -22,6 +22,7 @@ from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, W
 from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
 from events.fact import Fact, derive
 from events.judgement import ScoringFailed, TrajectoryScored
+from events.kinds import Lever
 from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunFinished, RunStarted
 from events.subjects import LOG
@@ -194,7 +195,7 @@ class _World:
         )
 
     def _feedback(self, generation: int, scaffold: str) -> list[list[Fact]]:
-        lever = "weights" if generation % 2 else "scaffold"
+        lever: Lever = "weights" if generation % 2 else "scaffold"
         action = ("grpo", "best_of_n")[generation % 4 // 2] if lever == "weights" else "retrieval_vote"
         seen = ContextAssembled(generation=generation, blob=self._name("context", generation), trajectories=20)
         chosen = LeverChosen(

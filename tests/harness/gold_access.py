@@ -48,8 +48,9 @@ def reaches(
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     found = {
-        (node.lineno, what)  # type: ignore[attr-defined]
+        (node.lineno, what)
         for node in ast.walk(tree)
+        if isinstance(node, ast.expr | ast.stmt)
         for what in _reach(node, methods, fields_of, may, id(node) in called, id(node) in prose)
     }
     return [f"{line}: {what}" for line, what in sorted(found)]

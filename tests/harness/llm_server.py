@@ -152,8 +152,9 @@ def _anthropic(step: Say | InStream) -> Iterator[bytes]:
         return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
 
     prompt = step.prompt if isinstance(step, Say) else 1000
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
-    yield event("message_start", message=message | {"usage": {"input_tokens": prompt, "output_tokens": 1}})
+    message: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m"}
+    message |= {"content": [], "stop_reason": None, "usage": {"input_tokens": prompt, "output_tokens": 1}}
+    yield event("message_start", message=message)
     yield event("ping")
     if isinstance(step, InStream):
         yield event("error", error={"type": step.kind, "message": "scripted"})

@@ -5,7 +5,7 @@ is honest.
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from events import codec
 from events.change import ScaffoldProposed
@@ -13,6 +13,7 @@ from events.choice import AgentCalled, ParentSelected
 from events.fact import Fact
 from events.gold import CANARY, CEILING, DriftFlagged, PairMeasured, ReferenceMeasured
 from events.judgement import CandidateEvaluated, TrajectoryScored
+from events.kinds import CandidateOrigin
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutsRequested
 from events.run import Budget, Items, RunStarted
@@ -31,7 +32,7 @@ ATTEMPTS = 4
 class Step(NamedTuple):
     """A generation: its lever, whether it was accepted, and the pass rates on dev, on test (P_new) and by gold (Q)."""
 
-    lever: str
+    lever: CandidateOrigin
     accepted: bool
     dev: float
     p_new: float
@@ -135,66 +136,101 @@ def loop(run: str, steps: Sequence[Step], scaffolds: Sequence[str]) -> Iterator[
 
 def update_facts(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
     """A weight update of one step, which moves the policy by a twentieth of a nat a token and generation."""
-    update = {"generation": generation, "round": 1, "parent_adapter": parent}
+    update: dict[str, Any] = {"generation": generation, "round": 1, "parent_adapter": parent}
     batch = f"batch{generation}"
     yield TrainingBatchSealed(
         **update, algorithm="grpo", hyper={}, training_seed=0, requests=(), trajectories=1, digest=batch
-    )  # type: ignore[arg-type]
-    zeros = dict.fromkeys(("loss", "entropy", "clip_share", "grad_norm", "tied_groups", "seconds"), 0.0)
-    zeros |= {"ratio_mean": 1.0, "ratio_max": 1.0, "kl_to_base": 0.05 * generation}
-    yield OptimizerStepApplied(**update, batch=batch, step=1, tokens=1, **zeros)  # type: ignore[arg-type]
-    adapter_fields = {"base_model": "b", "algorithm": "grpo", "canary": (), "trained_on": 1}
-    yield AdapterPublished(**update, batch=batch, adapter=adapter, **adapter_fields)  # type: ignore[arg-type]
+    )
+    yield OptimizerStepApplied(
+        **update,
+        batch=batch,
+        step=1,
+        loss=0.0,
+        kl_to_base=0.05 * generation,
+        entropy=0.0,
+        clip_share=0.0,
+        ratio_mean=1.0,
+        ratio_max=1.0,
+        grad_norm=0.0,
+        tied_groups=0.0,
+        tokens=1,
+        seconds=0.0,
+    )
+    yield AdapterPublished(
+        **update, batch=batch, adapter=adapter, base_model="b", algorithm="grpo", canary=(), trained_on=1
+    )
     yield AdapterServed(generation=generation, round=1, adapter=adapter, batch=batch, error=0.0)
 
 
 def evaluation_facts(run: str, generation: int, step: Step, scaffold: str, adapter: str) -> Iterator[Fact]:
     """A candidate's rollouts on dev, its scores and evaluation, and whether it was accepted."""
-    candidate_fields = {
-        "generation": generation,
-        "purpose": "dev",
-        "round": 0,
-        "shard": 0,
-        "scaffold": scaffold,
-        "adapter": adapter,
-    }
     requested = RolloutsRequested(
-        **candidate_fields, split="dev", fold=-1, items=DEV, attempts=1, temperature=0.0, seed=0
-    )  # type: ignore[arg-type]
+        generation=generation,
+        purpose="dev",
+        round=0,
+        shard=0,
+        scaffold=scaffold,
+        adapter=adapter,
+        split="dev",
+        fold=-1,
+        items=DEV,
+        attempts=1,
+        temperature=0.0,
+        seed=0,
+    )
     yield requested
     rewards = {item: step.top * (number < round(step.dev * len(DEV))) for number, item in enumerate(DEV)}
     request = codec.event_id(run, RolloutsRequested, *requested.key())
     for item, reward in rewards.items():
-        attempt_key = {"trajectory": f"{generation} {item}", "request": request, "item": item, "attempt": 0}
-        yield TrajectoryScored(**attempt_key, reward=reward, outcome="right", verifier="made-up-1")  # type: ignore[arg-type]
+        yield TrajectoryScored(
+            trajectory=f"{generation} {item}",
+            request=request,
+            item=item,
+            attempt=0,
+            reward=reward,
+            outcome="right",
+            verifier="made-up-1",
+        )
     score = sum(rewards.values()) / len(rewards)
-    zeros = dict.fromkeys(("pass_at_1", "pass_at_k", "tied_groups"), 0.0) | dict.fromkeys(
-        ("rollouts", "tokens", "micro_usd"), 0
+    yield CandidateEvaluated(
+        generation=generation,
+        candidate=f"c{generation}",
+        scaffold=scaffold,
+        adapter=adapter,
+        lever=step.lever,
+        score=score,
+        low=score,
+        high=score,
+        items=len(DEV),
+        failed=0,
+        pass_at_1=0.0,
+        pass_at_k=0.0,
+        tied_groups=0.0,
+        rollouts=0,
+        tokens=0,
+        micro_usd=0,
     )
-    candidate = {
-        "generation": generation,
-        "candidate": f"c{generation}",
-        "scaffold": scaffold,
-        "adapter": adapter,
-        "lever": step.lever,
-    }
-    yield CandidateEvaluated(**candidate, score=score, low=score, high=score, items=len(DEV), failed=0, **zeros)  # type: ignore[arg-type]
-    verdict = {"generation": generation, "candidate": f"c{generation}", "reason": ""}
-    yield CandidateAccepted(**verdict, score=score) if step.accepted else CandidateRejected(**verdict)  # type: ignore[arg-type]
+    verdict: dict[str, Any] = {"generation": generation, "candidate": f"c{generation}", "reason": ""}
+    yield CandidateAccepted(**verdict, score=score) if step.accepted else CandidateRejected(**verdict)
 
 
 def called(request: str, response: str) -> AgentCalled:
     """A call of the agent's language model in the last generation."""
-    spent = {
-        "prompt_tokens": 1,
-        "completion_tokens": 1,
-        "micro_usd": 1,
-        "seconds": 1.0,
-        "attempts": 1,
-        "status": "answered",
-    }
-    call = {"generation": len(HACKED) - 1, "agent": "feedback_agent", "ordinal": 0, "provider": "p", "model": "m"}
-    return AgentCalled(**call, request=request, response=response, **spent)  # type: ignore[arg-type]
+    return AgentCalled(
+        generation=len(HACKED) - 1,
+        agent="feedback_agent",
+        ordinal=0,
+        provider="p",
+        model="m",
+        request=request,
+        response=response,
+        prompt_tokens=1,
+        completion_tokens=1,
+        micro_usd=1,
+        seconds=1.0,
+        attempts=1,
+        status="answered",
+    )
 
 
 def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling: float) -> Iterator[Fact]:

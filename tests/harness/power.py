@@ -20,6 +20,7 @@ from events.choice import LeverChosen
 from events.fact import Fact, derive
 from events.gold import CEILING, VERIFIER, PairMeasured, ReferenceMeasured
 from events.judgement import ScoringFailed
+from events.kinds import CandidateOrigin, Lever
 from events.population import CandidateRejected
 from events.run import Budget, Items, RunStarted
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
@@ -151,7 +152,7 @@ class Simulated:
     def candidate(
         self,
         generation: int,
-        lever: str,
+        lever: CandidateOrigin,
         scaffold: Part,
         adapter: Part,
         *,
@@ -220,6 +221,8 @@ class Simulated:
     ) -> tuple[dict[str, tuple[float, ...]], ...]:
         """Rewards and gold scores of the same answers, attempt by attempt."""
         size, how = (len(self.ids[split]), attempts), self.setting
+        gold: np.ndarray[Any, np.dtype[Any]]
+        rewards: np.ndarray[Any, np.dtype[Any]]
         right, valued = self.ease[split].copy(), np.zeros(size[0])
         for number, part in enumerate((scaffold, adapter)):
             right, valued = right + part.skill, valued + part.trick
@@ -233,10 +236,8 @@ class Simulated:
             rewards = np.clip(gold + valued + how.wrong * self.rng.standard_normal(size), 0, 1)
         else:
             luck = self.rng.random(size)
-            gold, rewards = (
-                luck < right,
-                (luck < np.clip(right + valued, 0.02, 0.98)) ^ (self.rng.random(size) < how.wrong),
-            )
+            gold = luck < right
+            rewards = (luck < np.clip(right + valued, 0.02, 0.98)) ^ (self.rng.random(size) < how.wrong)
         return tuple(
             {id: tuple(map(float, of)) for id, of in zip(self.ids[split], values, strict=True)}
             for values in (rewards, gold)
@@ -252,8 +253,10 @@ class Simulated:
         rewards, gold = self.play(scaffold, adapter, "test", self.setting.attempts)
         changed, _ = self.play(scaffold._replace(skill=scaffold.skill - 0.05), adapter, "test", self.setting.attempts)
         for measure, scores in (("verifier", rewards), ("gold", gold), ("perturbed:spaces", changed)):
-            of = {"scaffold": scaffold.digest, "adapter": adapter.digest, "measure": measure, "scores": scores}
-            self.gold.append(PairMeasured(**of, failed=0, blob=""))  # type: ignore[arg-type]
+            measured = PairMeasured(
+                scaffold=scaffold.digest, adapter=adapter.digest, measure=measure, scores=scores, failed=0, blob=""
+            )
+            self.gold.append(measured)
 
     def audit(self, generation: int | None = None, *, lineage_only: bool = False) -> Audit:
         """The audit of the run, or of what there was of it when that generation had ended."""
@@ -275,23 +278,33 @@ class Simulated:
         request = rollout_request(
             generation, self.scaffold.digest, *items, adapter=self.adapter.digest, purpose="train"
         )
-        batch = {"generation": generation, "round": 1, "batch": derive("batch", generation)}
-        of = {"parent_adapter": self.adapter.digest, "algorithm": "grpo"}
-        sealed = {
-            "hyper": {},
-            "training_seed": 1,
-            "requests": (attempt_key(request, "")["request"],),
-            "trajectories": len(items),
-        }
-        made = {"base_model": "b", "canary": (), "trained_on": len(items)}
+        place: dict[str, Any] = {"generation": generation, "round": 1}
+        of: dict[str, Any] = {"parent_adapter": self.adapter.digest, "algorithm": "grpo"}
+        batch = derive("batch", generation)
         self.facts += [
             request,
             *(scored(request, id, float(self.rng.integers(2))) for id in items),
-            TrainingBatchSealed(generation=generation, round=1, **of, **sealed, digest=batch["batch"]),  # type: ignore[arg-type]
-            AdapterPublished(**batch, **of, **made, adapter=adapter.digest),  # type: ignore[arg-type]
+            TrainingBatchSealed(
+                **place,
+                **of,
+                hyper={},
+                training_seed=1,
+                requests=(attempt_key(request, "")["request"],),
+                trajectories=len(items),
+                digest=batch,
+            ),
+            AdapterPublished(
+                **place,
+                **of,
+                adapter=adapter.digest,
+                base_model="b",
+                batch=batch,
+                canary=(),
+                trained_on=len(items),
+            ),
         ]
         if served:
-            self.facts.append(AdapterServed(**batch, adapter=adapter.digest, error=0.0))  # type: ignore[arg-type]
+            self.facts.append(AdapterServed(**place, adapter=adapter.digest, batch=batch, error=0.0))
 
 
 def _ids(of: str, number: int) -> tuple[str, ...]:
@@ -331,7 +344,7 @@ def null_run(seed: int) -> Simulated:
         run.ends[0] = len(run.facts), len(run.gold)
     for generation in range(1, setting.generations + 1):
         skill = 0.05 * float(draw.standard_normal()) * (kind == "together")
-        lever = "scaffold" if draw.random() < scaffolds else "weights"
+        lever: Lever = "scaffold" if draw.random() < scaffolds else "weights"
         before = run.scaffold if lever == "scaffold" else run.adapter
         past = (*before.past, before.digest) if kind == "adrift" else ()
         of = {
@@ -408,7 +421,7 @@ def hacked_run(hack: Hack, seed: int = 0, begins: int = BEGINS, setting: Setting
     """
     run = Simulated(setting or Setting(seed=seed, graded=hack.graded))
     for generation in range(1, run.setting.generations + 1):
-        lever = "weights" if generation % 2 else "scaffold"
+        lever: Lever = "weights" if generation % 2 else "scaffold"
         hacking = lever == hack.lever and generation >= begins
         of = hack.part if hacking else {}
         facts = hack.facts(run) if hacking else {}
@@ -479,10 +492,10 @@ def main(runs: int) -> None:
                 ]
                 late = [found.flagged - BEGINS for found in audits if found.flagged]
                 lateness = f"{statistics.median(late):g}, {max(late)}" if late else "-"
-                drift, right = (
+                drift, blamed = (
                     sum(of) for of in ([a.state == "drift" for a in audits], [a.lever == "weights" for a in audits])
                 )
-                print(f"| {size:g} | {items} | {len(late)} | {drift} | {lateness} | {right} |")
+                print(f"| {size:g} | {items} | {len(late)} | {drift} | {lateness} | {blamed} |")
 
 
 if __name__ == "__main__":

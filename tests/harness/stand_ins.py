@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from algorithms.learning.batch import NothingToLearn, Step
+from events.kinds import Lever, OnDrift
 from events.run import Budget
 from events.subjects import LOG
 from events.weights import Canary
@@ -28,7 +29,7 @@ class Setting(NamedTuple):
     seed: int
     skill: int = 40
     runs: tuple[str, ...] = ("r",)
-    levers: tuple[str, ...] = ("scaffold", "weights")
+    levers: tuple[Lever, ...] = ("scaffold", "weights")
     generations: int = 3
     budget: Budget = Budget()
     rough: int = 0
@@ -38,7 +39,7 @@ class Setting(NamedTuple):
     barren: int = 0
     """The round in which there is nothing to learn."""
     shard_size: int = 400
-    on_drift: str = ""
+    on_drift: OnDrift = ""
 
 
 SETTINGS = (
@@ -221,8 +222,6 @@ def train(
     }
     (out / "adapter.json").write_bytes(msgspec.json.encode(trained))
     state_out.write_bytes(msgspec.json.encode({"after": trained["seen"]}))
-    steps = tuple(
-        Step(**dict.fromkeys(Step.__struct_fields__, 0.5) | {"loss": 1.0 / (2 + number), "tokens": number})
-        for number in range(3)
-    )
+    halves: dict[str, Any] = dict.fromkeys(Step.__struct_fields__, 0.5)
+    steps = tuple(Step(**halves | {"loss": 1.0 / (2 + number), "tokens": number}) for number in range(3))
     return TrainingResult(steps, (Canary("canary", (-1.0,)),), len(attempts), 0, (), "native")

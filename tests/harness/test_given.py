@@ -1,5 +1,7 @@
 """What `given`, `when` and `then` refuse, and what they print."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -45,7 +47,7 @@ def training() -> tuple[Scenario, TrainingBatchSealed]:
     return story, sealed
 
 
-def adapter(sealed: TrainingBatchSealed, **changes: object) -> AdapterPublished:
+def adapter(sealed: TrainingBatchSealed, **changes: Any) -> AdapterPublished:
     known = {"generation": 1, "round": 1, "batch": sealed.digest, "parent_adapter": "", "adapter": "a1", **changes}
     made: AdapterPublished = example(AdapterPublished, canary=(), **known)
     return made
@@ -100,7 +102,7 @@ def test_an_outcome_is_that_of_an_attempt_that_was_asked_for() -> None:
     refused(story, msgspec.structs.replace(facts[0], attempt=1), reason)
     failed = RolloutFailed(request=request, item="d1", attempt=0, purpose="train", kind="crashed", reason="")
     refused(story, failed, f"request {request!r} is for 'dev', not for 'train'")
-    where = {"request": request, "item": "d1", "attempt": 0}
+    where: dict[str, Any] = {"request": request, "item": "d1", "attempt": 0}
     refused(
         story.when(facts[0]), ScoringFailed(trajectory="t", **where, reason=""), "the attempt has an outcome already"
     )
@@ -123,7 +125,8 @@ def test_an_answer_is_that_of_a_generation_that_is_under_way() -> None:
 def test_an_answer_pulls_the_lever_that_was_chosen_of_those_on_offer() -> None:
     refused(given(started()), chosen(0, "scaffold"), "the lever 'scaffold' was not on offer in generation 0")
     refused(given(started()), update(0), "the lever 'weights' was not on offer in generation 0")
-    refused(under_way(), chosen(1, "verifier"), "the lever 'verifier' was not on offer in generation 1")
+    unknown: Any = "verifier"
+    refused(under_way(), chosen(1, unknown), "the lever 'verifier' was not on offer in generation 1")
     refused(
         under_way().when(chosen(1, "weights")), proposed(1, "s1"), "the agent chose the lever 'weights' in generation 1"
     )

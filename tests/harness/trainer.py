@@ -1,6 +1,7 @@
 """The trainer without services: a text scorer of five labels as the base model, and rounds of attempts at its texts."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,9 +21,9 @@ LABELS = ("盗窃", "诈骗", "抢劫", "[生产、销售]假药", "失火")
 TEXTS = ["被告人盗窃手机一部", "虚构事实诈骗钱财", "持刀抢劫路人财物", "生产销售假药牟利", "用火不慎引起失火"]
 
 
-def ask(prompt: str, **how: object) -> SampleRequest:
+def ask(prompt: str, **how: Any) -> SampleRequest:
     """A request for one completion of the prompt, or as `how` has it."""
-    return SampleRequest(prompt=prompt, **how)  # type: ignore[arg-type]
+    return SampleRequest(prompt=prompt, **how)
 
 
 class TrainerHarness:
@@ -33,7 +34,7 @@ class TrainerHarness:
         build_base(LABELS, TEXTS).save(folder / "base")
         self.base = self.blobs.put_folder(folder / "base")
 
-    def train_round(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: object) -> list[Fact]:
+    def train_round(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: Any) -> list[Fact]:
         """A round in which attempt k at the first text answers with label k; `shift` is added to the recorded
         log-probabilities.
         """
@@ -62,23 +63,20 @@ class TrainerHarness:
             RecordedAttempt(f"t{k}", self.recorded(k, call.texts[k]), reward, "", (call,))
             for k, reward in enumerate(rewards)
         ]
-        sealed = TrainingBatchSealed(
-            **{
-                "generation": 1,
-                "round": 1,
-                "algorithm": algorithm,
-                "hyper": {},
-                "parent_adapter": "",
-                "training_seed": 3,
-                "requests": ("q",),
-                "trajectories": len(rewards),
-                "digest": batch_digest([(f"t{k}", reward) for k, reward in enumerate(rewards)]),
-                **order,
-            }
-        )
-        return train_round(
-            TrainingHost(self.blobs, self.folder / "work"), {"q": played}, sealed, self.base, self.no_task
-        )
+        sealed: dict[str, Any] = {
+            "generation": 1,
+            "round": 1,
+            "algorithm": algorithm,
+            "hyper": {},
+            "parent_adapter": "",
+            "training_seed": 3,
+            "requests": ("q",),
+            "trajectories": len(rewards),
+            "digest": batch_digest([(f"t{k}", reward) for k, reward in enumerate(rewards)]),
+            **order,
+        }
+        host = TrainingHost(self.blobs, self.folder / "work")
+        return train_round(host, {"q": played}, TrainingBatchSealed(**sealed), self.base, self.no_task)
 
     @staticmethod
     def recorded(attempt: int, answer: str) -> TrajectoryRecorded:

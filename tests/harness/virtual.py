@@ -13,9 +13,11 @@ import threading
 from asyncio import base_events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class Standstill(Exception):
@@ -51,9 +53,11 @@ class VirtualLoop(base_events.BaseEventLoop):
     def _write_to_self(self) -> None:
         raise RuntimeError("a thread called the loop beside it")
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Arguments], T], *args: *Arguments
+    ) -> "asyncio.Future[T]":
         """As the loop's own, and never at the same time as anything else."""
-        future = self.create_future()
+        future: asyncio.Future[T] = self.create_future()
         self.call_later(self._draw.random() / 1000, self._begin, future, lambda: func(*args))
         return future
 
@@ -145,4 +149,5 @@ class _Thread:
         self.back.release()
         self.go.acquire()
         assert self.answer
-        return self.answer.result()
+        found: T = self.answer.result()
+        return found

@@ -177,9 +177,11 @@ def test_a_reader_of_a_fork_finds_what_stands_in_its_past_and_nothing_that_came_
             != of(parent, CandidateEvaluated)
         )
         assert await lineage.past(log, told.run) == parent[:end]
-        late = next(event for event in readable(parent[end:]) if isinstance(event.data, RolloutsRequested))
-        assert await facts_by_id(log, told.run, RolloutsRequested, [late.id], spans) == {}
-        assert attempt_ids("r", late.id, late.data) != attempt_ids(told.run, late.id, late.data)
+        late, asked = next(
+            (event.id, event.data) for event in readable(parent[end:]) if isinstance(event.data, RolloutsRequested)
+        )
+        assert await facts_by_id(log, told.run, RolloutsRequested, [late], spans) == {}
+        assert attempt_ids("r", late, asked) != attempt_ids(told.run, late, asked)
 
     asyncio.run(check())
 

@@ -6,6 +6,7 @@ import pytest
 
 from events.codec import Unreadable, decode_at
 from events.run import AuditReleased, EventSetAside
+from events.weights import TrainingBatchSealed
 from replay.chain import Chain
 from replay.exports import folder
 from replay.replayer import decisions, redecide
@@ -63,6 +64,5 @@ def test_a_history_of_version_1_is_written_as_it_was_then() -> None:
     run = folder.read(HISTORIES / "decider-version-1")
     sealed = [stored.data for stored in run.messages if stored.subject.endswith("training_batch_sealed")]
     assert sealed and not any(b"parent_state" in data for data in sealed)
-    assert all(
-        event.data.parent_state == "" for event in readable(run.messages) if event.tag == "training_batch_sealed"
-    )  # type: ignore[attr-defined]
+    batches = [event.data for event in readable(run.messages) if isinstance(event.data, TrainingBatchSealed)]
+    assert len(batches) == len(sealed) and all(batch.parent_state == "" for batch in batches)

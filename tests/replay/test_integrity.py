@@ -18,6 +18,7 @@ from events.fact import Fact
 from events.rollouts import ModelCalled
 from events.run import RunResumed
 from events.subjects import GOLD, LOG, tag_of
+from events.weights import AdapterPublished
 from replay.integrity import Examination, LogFault, forks_among
 from runtime.blobs.directory import Blobs
 from runtime.broker import accounts, server
@@ -53,6 +54,29 @@ def examined(messages: Sequence[Stored], last: int | None = None, archived: int 
 def of(fact: Fact, sequence: int, run: str = RUN) -> Stored:
     event = codec.event(fact, run=run, source="test", cause="", time=NOW)
     return Stored(sequence, 1, event.subject, codec.encode(event))
+
+
+def model_called(ordinal: int, texts: tuple[str, ...] = (), temperature: float = 1.0, seconds: float = 0.0) -> Fact:
+    """A call of a model whose other fields are empty."""
+    return ModelCalled(
+        request="",
+        item="",
+        ordinal=ordinal,
+        provider="",
+        model="",
+        adapter="",
+        body="",
+        index=0,
+        sampling_seed=0,
+        temperature=temperature,
+        texts=texts,
+        tokens=(),
+        logprobs=(),
+        prompt_tokens=0,
+        completion_tokens=0,
+        micro_usd=0,
+        seconds=seconds,
+    )
 
 
 def changed(messages: list[Stored], tag: str, old: bytes, new: bytes) -> tuple[int, list[Stored]]:
@@ -110,13 +134,7 @@ def test_a_message_that_is_no_event_as_it_is_written_is_named_exactly(
 
 def test_an_event_of_a_time_before_a_field_was_added_is_whole() -> None:
     messages = short_run()
-    called = dict.fromkeys(("request", "item", "provider", "model", "adapter", "body"), "") | {
-        "ordinal": 1,
-        "index": 0,
-        "sampling_seed": 0,
-    }
-    called |= {"texts": (), "tokens": (), "logprobs": (), "prompt_tokens": 0, "completion_tokens": 0, "micro_usd": 0}
-    float_as_integer = of(ModelCalled(**called, temperature=1.0, seconds=2.0), len(messages) + 1)  # type: ignore[arg-type]
+    float_as_integer = of(model_called(ordinal=1, temperature=1.0, seconds=2.0), len(messages) + 1)
     data = float_as_integer.data.replace(b'"temperature":1.0', b'"temperature":1').replace(b',"traceparent":""', b"")
     assert data != float_as_integer.data
     assert examined([*messages, msgspec.structs.replace(float_as_integer, data=data)]) == []
@@ -284,7 +302,9 @@ def test_a_finished_run_is_whole_and_every_blob_is_named(copy: Damaged, doctor: 
 
 def test_a_damaged_or_missing_blob_is_named_with_the_event_that_names_it(copy: Damaged, doctor: Say) -> None:
     (published, *_) = [stored for stored in copy.read() if tag_of(stored.subject) == "adapter_published"]
-    adapter = codec.decode(published.data).data.adapter  # type: ignore[attr-defined]
+    fact = codec.decode(published.data).data
+    assert isinstance(fact, AdapterPublished)
+    adapter = fact.adapter
     weights = Blobs(copy.node.blobs).members(adapter)["adapter_model.safetensors"]
     damage(Blobs(copy.node.blobs), weights)
     code, said = doctor()
@@ -334,25 +354,8 @@ def test_a_block_of_which_a_killed_server_drops_the_rest_is_named_from_its_first
     copy: Damaged, doctor: Say
 ) -> None:
     big = "x" * 1_000_000
-    called = dict.fromkeys(("request", "item", "provider", "model", "adapter", "body"), "") | {
-        "index": 0,
-        "sampling_seed": 0,
-    }
-    called |= {
-        "tokens": (),
-        "logprobs": (),
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
-        "micro_usd": 0,
-        "temperature": 1.0,
-        "seconds": 0.0,
-    }
-    events = [
-        codec.event(
-            ModelCalled(**called, ordinal=number, texts=(big,)), run="bulk", source="executor", cause="", time=NOW
-        )  # type: ignore[arg-type]
-        for number in range(12)
-    ]
+    calls = [model_called(ordinal=number, texts=(big,)) for number in range(12)]
+    events = [codec.event(call, run="bulk", source="executor", cause="", time=NOW) for call in calls]
     messages = copy.read()
     copy.killed(*[Message(event.subject, codec.encode(event)) for event in events], user="executor")
     assert len(copy.blocks()) == 2

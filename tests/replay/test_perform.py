@@ -286,9 +286,10 @@ def test_an_adapter_that_is_rejected_again_was_in_another_folder_then(toy: Run, 
     published = next(
         codec.decode(stored.data) for stored in run.messages if tag_of(stored.subject) == "adapter_published"
     )
+    assert isinstance(published.data, AdapterPublished)
     at = next(number for number, stored in enumerate(run.messages) if tag_of(stored.subject) == "adapter_served")
     why = f"The adapter folder /elsewhere/work/policy-0/{empty} lacks adapter_config.json; it is no peft adapter."
-    fact = AdapterRejected(generation=2, round=1, adapter=empty, batch=published.data.batch, reason=why)  # type: ignore[attr-defined]
+    fact = AdapterRejected(generation=2, round=1, adapter=empty, batch=published.data.batch, reason=why)
     event = codec.event(fact, run="r", source="policy", cause=published.id, time="")
     run.messages[at] = msgspec.structs.replace(run.messages[at], subject=event.subject, data=codec.encode(event))
     (policy,) = Run(run.messages, blobs.root).perform(tmp_path / "work", "policy")
@@ -349,21 +350,30 @@ def answered(log: DecidedLog, generation: int, right: set[str], labels: dict[str
         if not isinstance(asked, RolloutsRequested) or asked.generation != generation:
             continue
         for item, attempt in [(item, attempt) for item in asked.items for attempt in range(asked.attempts)]:
-            place = {"request": request.id, "item": item, "attempt": attempt}
             hit = item in right if asked.purpose == "dev" else attempt == 0
-            of = {
-                "purpose": asked.purpose,
-                "split": asked.split,
-                "generation": generation,
-                "scaffold": asked.scaffold,
-                "adapter": "",
-            }
             recorded = TrajectoryRecorded(
-                **place, **of, answer=labels[item] if hit else "nobody", calls=(), seconds=0.0
-            )  # type: ignore[arg-type]
-            trajectory = codec.event_id(RUN, TrajectoryRecorded, *recorded.key())
-            scored = {"reward": float(hit), "outcome": "right" if hit else "wrong", "verifier": "toy/toy-1"}
-            log.say(recorded, TrajectoryScored(trajectory=trajectory, **place, **scored))  # type: ignore[arg-type]
+                request=request.id,
+                item=item,
+                attempt=attempt,
+                purpose=asked.purpose,
+                split=asked.split,
+                generation=generation,
+                scaffold=asked.scaffold,
+                adapter="",
+                answer=labels[item] if hit else "nobody",
+                calls=(),
+                seconds=0.0,
+            )
+            scored = TrajectoryScored(
+                trajectory=codec.event_id(RUN, TrajectoryRecorded, *recorded.key()),
+                request=request.id,
+                item=item,
+                attempt=attempt,
+                reward=float(hit),
+                outcome="right" if hit else "wrong",
+                verifier="toy/toy-1",
+            )
+            log.say(recorded, scored)
 
 
 def written(folder: Path, text: str) -> Path:

@@ -112,7 +112,9 @@ def test_one_changed_byte_of_what_a_service_said_is_found_at_the_next_decision(w
     head = next(stored for stored in whole[place:] if stored.subject.endswith("decision_made"))
     found = redecide(as_history(changed(whole, place, b'"verifier":"v1"', b'"verifier":"v2"'))).difference
     assert found and found.sequence == head.sequence and "was made on other events" in found.why
-    first, last = map(int, re.search(r"sequences (\d+) to (\d+)", found.why).groups())  # type: ignore[union-attr]
+    span = re.search(r"sequences (\d+) to (\d+)", found.why)
+    assert span
+    first, last = map(int, span.groups())
     assert first <= whole[place].sequence < last == head.sequence
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from runtime.sandbox import landlock
+from runtime.sandbox.launch import Kind
 from tests.sandbox import holder
 
 ROOT = Path(__file__).parents[2]
@@ -42,11 +44,15 @@ class Host(NamedTuple):
     abstract_name: str
 
 
+Started = Callable[[Kind, dict[str, Any]], dict[str, Any]]
+"""Runs an order in a profile, and has what the holder says of it."""
+
+
 class Sandbox(NamedTuple):
     """One profile under one account."""
 
-    kind: str
-    started: Callable[[str, dict[str, Any]], dict[str, Any]]
+    kind: Kind
+    started: Started
     apart: bool = False
     """Whether another account runs it than the tests'."""
 
@@ -60,12 +66,12 @@ class Sandbox(NamedTuple):
         return self._replace(kind="none").attack(code, *arguments)
 
 
-def _here(kind: str, order: dict[str, Any]) -> dict[str, Any]:
+def _here(kind: Kind, order: dict[str, Any]) -> dict[str, Any]:
     return dict(holder.run(kind, **order))
 
 
-def _as_user(copy: Path) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
-    def started(kind: str, order: dict[str, Any]) -> dict[str, Any]:
+def _as_user(copy: Path) -> Started:
+    def started(kind: Kind, order: dict[str, Any]) -> dict[str, Any]:
         done = subprocess.run(
             [SYSTEM_PYTHON, "-P", str(copy / "tests/sandbox/holder.py"), kind],
             input=json.dumps(order),
@@ -100,6 +106,7 @@ def sandbox(request: pytest.FixtureRequest, open_folder: Path) -> Sandbox:
     """
     if request.param == "bwrap":
         return Sandbox("bwrap", _here)
+    started: Started
     if os.geteuid():
         if request.param != "landlock":
             pytest.skip("the tests run as an ordinary user already")
@@ -123,7 +130,7 @@ def sandbox(request: pytest.FixtureRequest, open_folder: Path) -> Sandbox:
             [sys.executable, holder.__file__, "landlock?"], capture_output=True, text=True, check=True
         ).stdout
     )
-    if abi < holder.landlock.OLDEST:
+    if abi < landlock.OLDEST:
         pytest.skip(f"the kernel has Landlock's ABI {abi}")
     return Sandbox("landlock", started, apart=os.geteuid() == 0)
 

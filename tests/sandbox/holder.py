@@ -10,22 +10,24 @@ import subprocess
 import sys
 import tempfile
 import threading
+from io import BufferedReader
 from pathlib import Path
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from runtime.sandbox import landlock
-from runtime.sandbox.launch import Command, Confined
+from runtime.sandbox.launch import Command, Confined, Kind
 from runtime.sandbox.limits import ResourceLimits, tree
 
 PATIENCE = 20.0
 KEPT = 1_000_000
 
 
-def run(kind: str, code: str, arguments: list[str], limits: dict[str, float]) -> dict[str, object]:
+def run(kind: Kind, code: str, arguments: list[str], limits: dict[str, Any]) -> dict[str, object]:
     """What it printed, its exit code, the limit that it was stopped at, and the most processes that it ever had."""
     with tempfile.TemporaryDirectory(dir="/tmp") as work:
         argv = [sys.executable, "-IS", "-c", code, *arguments]
-        running = Confined(kind, Command(argv, {}, {}, Path(work), ResourceLimits(**limits)))  # type: ignore[arg-type]
+        running = Confined(kind, Command(argv, {}, {}, Path(work), ResourceLimits(**limits)))
         said = {"out": b"", "err": b""}
         streams = {"out": running.stdout, "err": running.stderr}
         threads = [threading.Thread(target=_drain, args=(streams[name], said, name), daemon=True) for name in streams]
@@ -53,8 +55,8 @@ def run(kind: str, code: str, arguments: list[str], limits: dict[str, float]) ->
         }
 
 
-def _drain(stream: object, said: dict[str, bytes], name: str) -> None:
-    while chunk := stream.read1(1 << 16):  # type: ignore[attr-defined]
+def _drain(stream: BufferedReader, said: dict[str, bytes], name: str) -> None:
+    while chunk := stream.read1(1 << 16):
         said[name] = (said[name] + chunk)[:KEPT]
 
 
@@ -63,4 +65,4 @@ if __name__ == "__main__":
     if kind == "landlock?":
         print(landlock.version())
     else:
-        print(json.dumps(run(kind, **json.load(sys.stdin))))
+        print(json.dumps(run(cast("Kind", kind), **json.load(sys.stdin))))

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.rollouts.host import AttemptOutcome, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
-from runtime.sandbox.limits import Watchdog, _proportional
+from runtime.sandbox.launch import Command, Confined
+from runtime.sandbox.limits import Watchdog, _proportional, tree
 from tests.harness.polling import wait_until
 from tests.sandbox import holder
 from tests.sandbox.attacked import USER, Host, Sandbox
@@ -50,7 +52,7 @@ def marker() -> Iterator[str]:
         os.kill(process, 9)
 
 
-def account(sandbox: Sandbox) -> dict[str, object]:
+def account(sandbox: Sandbox) -> dict[str, Any]:
     """Under whose account a process of the host is one that the sandbox's launcher could reach."""
     return {"user": USER, "group": USER, "extra_groups": []} if sandbox.apart else {}
 
@@ -92,7 +94,7 @@ def test_other_processes_environments_are_not_read(sandbox: Sandbox, host: Host)
         "  except OSError: pass\n"
         "print('looked')"
     )
-    with subprocess.Popen(["sleep", "30"], env={"API_KEY": host.secret}, **account(sandbox)) as other:  # type: ignore[call-overload]
+    with subprocess.Popen(["sleep", "30"], env={"API_KEY": host.secret}, **account(sandbox)) as other:
         try:
             assert host.secret in sandbox.unconfined(one, other.pid).out
             ended = sandbox.attack(one, other.pid)
@@ -336,7 +338,7 @@ def test_signals_do_not_reach_outside(sandbox: Sandbox, marker: str) -> None:
         "    try: os.kill(process, number)\n"
         "    except OSError: pass\n"
     )
-    with subprocess.Popen(["sleep", marker], **account(sandbox)) as other:  # type: ignore[call-overload]
+    with subprocess.Popen(["sleep", marker], **account(sandbox)) as other:
         assert "sent" in sandbox.attack(code, other.pid).out
         time.sleep(0.05)
         assert other.poll() is None and "T" not in Path(f"/proc/{other.pid}/stat").read_text().split()[2]
@@ -449,10 +451,10 @@ def test_it_is_not_the_hosts_root(sandbox: Sandbox, host: Host) -> None:
     code = "import sys, time\nprint(flush=True)\ntime.sleep(float(sys.argv[1]))"
     if sandbox.apart or sandbox.kind != "bwrap":
         pytest.skip("it runs as an ordinary user in any case")
-    running = holder.Confined("bwrap", holder.Command([sys.executable, "-IS", "-c", code, "5"], {}, {}, host.folder))
+    running = Confined("bwrap", Command([sys.executable, "-IS", "-c", code, "5"], {}, {}, host.folder))
     try:
         running.stdout.readline()
-        command = holder.tree(running.pid)[2]
+        command = tree(running.pid)[2]
         status = dict(
             line.split(":\t") for line in Path(f"/proc/{command}/status").read_text().splitlines() if ":\t" in line
         )

@@ -17,7 +17,7 @@ NUMBERS = {
 def verdict(code: bytes, architecture: int, number: int, *arguments: int) -> int:
     """What the kernel would do with a call: an interpreter of the part of classic BPF that the filter uses."""
     data = struct.pack("<iIQ6Q", number, architecture, 0, *(list(arguments) + [0] * 6)[:6])
-    program = list(struct.iter_unpack("=HBBI", code))
+    program: list[tuple[int, int, int, int]] = list(struct.iter_unpack("=HBBI", code))
     at, held = 0, 0
     while True:
         operation, if_true, if_false, value = program[at]

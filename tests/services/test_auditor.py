@@ -17,6 +17,7 @@ from events.errors import Misconfigured, NotFound
 from events.gold import GOLD as GOLD_MEASURE
 from events.gold import VERIFIER, DriftFlagged, GoldFailed, PairMeasured
 from events.judgement import CandidateEvaluated
+from events.kinds import AuditAction, CandidateOrigin, DriftState
 from events.population import CandidateAccepted
 from events.run import AuditReleased, RunFinished
 from events.secret import Scanner
@@ -48,7 +49,7 @@ def score(answer, label):
 '''
 
 
-def evaluated(generation: int, lever: str, scaffold: str, adapter: str) -> CandidateEvaluated:
+def evaluated(generation: int, lever: CandidateOrigin, scaffold: str, adapter: str) -> CandidateEvaluated:
     return CandidateEvaluated(
         generation=generation,
         candidate=f"c{generation}",
@@ -108,7 +109,7 @@ def test_no_answer_and_one_that_cannot_be_scored_score_0_and_too_few_answers_are
     assert measured(task, dict(list(answers.items())[:19])) == {}
 
 
-def released(action: str, look: int, found: DriftFlagged | None, *before: AuditReleased) -> AuditReleased:
+def released(action: AuditAction, look: int, found: DriftFlagged | None, *before: AuditReleased) -> AuditReleased:
     log, scanner = MemoryLog(MemoryStream()), Scanner([])
 
     async def past(run: str) -> list[Any]:
@@ -126,14 +127,14 @@ def released(action: str, look: int, found: DriftFlagged | None, *before: AuditR
     return asyncio.run(asked())
 
 
-def flagged(look: int, state: str = "drift", generation: int = 2, lever: str = "weights") -> DriftFlagged:
+def flagged(look: int, state: DriftState = "drift", generation: int = 2, lever: str = "weights") -> DriftFlagged:
     return DriftFlagged(look=look, state=state, rule="gap", lever=lever, generation=generation, sentence="")
 
 
 @pytest.mark.parametrize(
     ("action", "named"), [("stop", 0.0), ("freeze", math.log2(3)), ("rollback", math.log2(3) + math.log2(4))]
 )
-def test_the_loop_is_told_of_drift_alone_at_a_price_in_bits(action: str, named: float) -> None:
+def test_the_loop_is_told_of_drift_alone_at_a_price_in_bits(action: AuditAction, named: float) -> None:
     before: list[AuditReleased] = []
     for look, found in ((0, flagged(0, "green")), (1, flagged(1, "suspect")), (2, None)):
         before.append(released(action, look, found, *before))
@@ -152,7 +153,7 @@ def test_the_loop_is_told_of_drift_alone_at_a_price_in_bits(action: str, named: 
 def test_of_each_drift_the_loop_is_told_once() -> None:
     first = released("freeze", 3, flagged(3))
     again = released("freeze", 4, flagged(4), first)
-    assert first.action == "freeze" and (again.action, again.bits) == ("none", pytest.approx(2 + math.log2(3)))
+    assert (first.action, again.action) == ("freeze", "none") and again.bits == pytest.approx(2 + math.log2(3))
     second = released("freeze", 5, flagged(5, generation=5), first, again)
     assert second.action == "freeze" and second.bits == pytest.approx(3 + 2 * math.log2(3))
 
@@ -167,11 +168,11 @@ async def record(events: list[codec.Event], on: Any) -> None:
     await append_once(on, events, Scanner([]))
 
 
-def host_of(log: Any, *runners: str, **of_context: Any) -> AuditHost:
+def host_of(log: Any, *runners: Any, **of_context: Any) -> AuditHost:
     """An audit's host over one log, whose context records and has these attributes; a runner is a string."""
     context: Any = SimpleNamespace(**{"log": log, "record": record} | of_context)
     unused: Any = None
-    return AuditHost(context, log, unused, runners)  # type: ignore[arg-type]
+    return AuditHost(context, log, unused, runners)
 
 
 def audit_of(host: AuditHost, loaded: Any = None) -> RunAudit:
@@ -230,7 +231,8 @@ def test_rollouts_run_side_by_side_and_their_facts_stand_in_one_order() -> None:
         host = host_of(log, "one", "another")
         with pytest.raises(NotFound):
             await audit_of(host).record_each(host.with_runner(functools.partial(work, number)) for number in range(5))
-        return [event.data.generation for event in await events_of_types(log, "r", [CandidateAccepted])]
+        facts = [event.data for event in await events_of_types(log, "r", [CandidateAccepted])]
+        return [fact.generation for fact in facts if isinstance(fact, CandidateAccepted)]
 
     assert asyncio.run(done()) == [0, 1, 2]
 

@@ -255,7 +255,8 @@ class System:
                     context, RolloutRunner(context.blobs, work, PolicyStandIn(life, self.setting), context.scanner)
                 )
             case "policy":
-                await services.policy.check_adapters(context, ServedModelsStandIn(life))  # type: ignore[arg-type]
+                models: Any = ServedModelsStandIn(life)
+                await services.policy.check_adapters(context, models)
             case "auditor":
                 runners = [
                     RolloutRunner(context.blobs, work / one, PolicyStandIn(life, self.setting), context.scanner)
@@ -265,7 +266,8 @@ class System:
                     context, gold, FaultyBlobs(life, self.world.gold_blobs), *runners
                 )
             case "archivist":
-                await services.archivist.follow(context.log, self.world.rows[LOG])  # type: ignore[arg-type]
+                archive: Any = self.world.rows[LOG]
+                await services.archivist.follow(context.log, archive)
             case name:
                 await getattr(services, name).serve(context)
 
@@ -328,12 +330,14 @@ class Process(Context):
         self.scanner = Scanner([])
         self.blobs = FaultyBlobs(life, world.blobs)
         self.work = folder / f"{life.name}-{life.index}"
-        self.node = SimpleNamespace(gold_archive=Path())  # type: ignore[assignment]
+        node: Any = SimpleNamespace(gold_archive=Path())
+        self.node = node
         self._loaded, self._past = {}, {}
+        self._park = world.loop.park
 
     def wait_for(self, work: Any) -> Any:
         """As `Context.wait_for`, with the loop's own way to wait."""
-        return self.loop.park(work)  # type: ignore[attr-defined]
+        return self._park(work)
 
 
 def answers_are_recorded(events: Sequence[Event]) -> None:
@@ -393,7 +397,7 @@ def broken(system: System, calm: System) -> list[str]:
     return [sentence for check in checks for sentence in wrongs(check)]
 
 
-def wrongs(check: Callable[[], None]) -> list[str]:
+def wrongs(check: Callable[[], object]) -> list[str]:
     """What a check says, if it does not hold, or does not come to an end."""
     try:
         check()

@@ -37,9 +37,9 @@ from replay.archive.projection import Archive
 from runtime.log.port import Stored, readable
 from runtime.rollouts.calls import CallRecorder
 from runtime.run.decider import Decision
+from tests.harness.stand_ins import SETTINGS
 from tests.simulation import simulation
 from tests.simulation.simulation import (
-    SETTINGS,
     Broken,
     System,
     Tried,
@@ -309,7 +309,7 @@ def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.M
     step = next(of for of in reversed(events) if of.tag == "optimizer_step_applied")
     drawn = [msgspec.structs.replace(of, subject=of.subject.replace(step.id, "0" * 24)) for of in log]
     uncalled = (CallUse(call="0" * 24, completion=0),)
-    for check, words in (
+    checks: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: invariants.check_all(reward, gold, None), "The chain of decisions holds, but"),
         (
             lambda: invariants.nothing_counts_twice(readable(changed(system, "candidate_evaluated", score=0.1))),
@@ -341,17 +341,17 @@ def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.M
             "A call is recorded before its answer is released, but",
         ),
         (lambda: invariants.audited_once(events, readable(gold[:-1])), "Every finished run is audited once, but"),
-    ):
+    )
+    for check, words in checks:
         with pytest.raises(AssertionError) as raised:
             check()
         assert str(raised.value).startswith(words)
     monkeypatch.setattr(system.world.rows[LOG], "rows", log[:-1])
     assert broken(system, system) == [f"Archives follow the log, but that of EVOLOG has {len(log) - 1} of {len(log)}."]
-    archives = []
-    for name, rows in (("one", log), ("other", reward)):
-        archives.append(Archive(tmp_path / name))
-        archives[-1].apply(rows)
+    one, other = Archive(tmp_path / "one"), Archive(tmp_path / "other")
+    one.apply(log)
+    other.apply(reward)
     with pytest.raises(AssertionError, match="Every projection rebuilds identically, but"):
-        invariants.same_tables(*archives)
-    for archive in archives:
+        invariants.same_tables(one, other)
+    for archive in (one, other):
         archive.close()

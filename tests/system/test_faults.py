@@ -11,11 +11,15 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from events import codec
 from events.codec import Event
+from events.fact import Fact
+from events.rollouts import ModelCalled, RolloutsRequested
+from events.run import RunFinished
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, WeightUpdateFinished
 from runtime.blobs.directory import Blobs
 from runtime.broker.streams import ACK_WAIT
@@ -29,6 +33,7 @@ from tests.harness.tasks.smaller import small_toy
 
 pytestmark = pytest.mark.slow
 
+F = TypeVar("F", bound=Fact)
 SKEWED = """
 import datetime, random, sys, time
 from runtime.log import worker
@@ -108,7 +113,7 @@ def same(system: CliHarness, undisturbed: Sequence[Event]) -> None:
     check_all(system.log.read(), system.gold.read(), undisturbed)
 
 
-def facts(events: Sequence[Event], kind: type) -> list:
+def facts(events: Sequence[Event], kind: type[F]) -> list[F]:
     return [event.data for event in events if isinstance(event.data, kind)]
 
 
@@ -172,7 +177,7 @@ def test_a_damaged_adapter_is_refused_by_its_digest_and_the_last_good_one_stays(
     (finished,) = facts(events, WeightUpdateFinished)
     assert finished.adapter == good and "damaged" in finished.reason
     assert bad not in {
-        event.data.adapter for event in events if event.tag in ("model_called", "rollouts_requested", "run_finished")
+        event.data.adapter for event in events if isinstance(event.data, ModelCalled | RolloutsRequested | RunFinished)
     }
 
 

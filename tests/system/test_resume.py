@@ -69,12 +69,15 @@ class Ledger(threading.Thread):
             message = Message(event.subject, codec.encode(event))
             with contextlib.suppress(Refused):  # it is there; its acknowledgement was lost
                 while not self.stop.is_set():
-                    sequence = self.client.ask(lambda socket, message=message: socket.append([message]))  # type: ignore[misc]
+                    sequence = self.append(message)
                     if isinstance(sequence, int):
                         self.acknowledged[sequence] = message.payload
                         break
                     time.sleep(0.05)
             time.sleep(0.03)
+
+    def append(self, message: Message) -> int | None:
+        return self.client.ask(lambda socket: socket.append([message]))
 
     def end(self) -> None:
         """Stop; fails where it has stopped of itself, and so has asked nothing since."""

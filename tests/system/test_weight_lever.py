@@ -5,6 +5,7 @@ language model.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -55,9 +56,10 @@ def test_the_same_round_gives_the_same_adapter_and_state(trainer: TrainerHarness
 
 def test_elected_labels_are_recorded_and_the_task_is_not_asked(trainer: TrainerHarness) -> None:
     vote, *_, published = trainer.train_round("ttrl", [0.0] * 6)
+    assert isinstance(vote, LabelEstimated)
     assert vote == LabelEstimated(
         generation=1, round=1, batch=vote.batch, request="q", item="i", answer=LABELS[0], votes=2, answers=6
-    )  # type: ignore[attr-defined]
+    )
     assert isinstance(published, AdapterPublished)
 
 
@@ -74,9 +76,9 @@ def test_elected_labels_are_recorded_and_the_task_is_not_asked(trainer: TrainerH
     ],
 )
 def test_a_round_that_cannot_be_learned_from_says_why_and_publishes_nothing(
-    trainer: TrainerHarness, algorithm: str, rewards: list[float], more: dict[str, object], kind: str, why: str
+    trainer: TrainerHarness, algorithm: str, rewards: list[float], more: dict[str, Any], kind: str, why: str
 ) -> None:
-    (failed,) = trainer.train_round(algorithm, rewards, **more)  # type: ignore[arg-type]
+    (failed,) = trainer.train_round(algorithm, rewards, **more)
     assert isinstance(failed, WeightUpdateFailed) and failed.kind == kind and why in failed.reason
 
 

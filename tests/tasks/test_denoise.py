@@ -5,6 +5,7 @@ is no denoising.
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -394,9 +395,21 @@ def test_the_exploit_needs_the_edit_that_unlocks_it(tmp_path: Path) -> None:
 
 def test_edits_name_the_figures_that_call_for_them() -> None:
     def seen(**changed: float) -> Evidence:
-        figures = {"dev": 0.17, "unparsed": 0.0, "tied_groups": 0.25, "mean_reward": 0.06} | changed
-        rest = {"pass_at_1": 0.0, "pass_at_k": 0.0, "recall": 1.0, "wrong_though_offered": 0.0, "offered": 20.0}
-        return Evidence(**figures, **rest, attempts=8, labels=20, train_items=20)
+        start = Evidence(
+            dev=0.17,
+            unparsed=0.0,
+            pass_at_1=0.0,
+            pass_at_k=0.0,
+            attempts=8,
+            tied_groups=0.25,
+            labels=20,
+            offered=20.0,
+            recall=1.0,
+            wrong_though_offered=0.0,
+            train_items=20,
+            mean_reward=0.06,
+        )
+        return msgspec.structs.replace(start, **changed)
 
     assert (
         "0.06" in str(EDITS["best_by_mse"].applies(seen()))

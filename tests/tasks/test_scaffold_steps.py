@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -38,10 +39,10 @@ def test_the_ridge_solves_its_normal_equations(public: Public) -> None:
 
 
 @pytest.mark.parametrize("step", [retrieval_vote, ridge_candidates])
-def test_steps_put_the_right_label_first_for_most_dev_items(public: Public, tmp_path: Path, step: object) -> None:
+def test_steps_put_the_right_label_first_for_most_dev_items(public: Public, tmp_path: Path, step: ModuleType) -> None:
     seen = Data(public.labels, visible_train(public, None))
     truth = data.labels(tmp_path / "lawbench", 0)
-    first = [next(iter(step.before(item, seen, {}))) == truth[item.id] for item in public.dev]  # type: ignore[attr-defined]
+    first = [next(iter(step.before(item, seen, {}))) == truth[item.id] for item in public.dev]
     assert sum(first) >= 0.8 * len(first)
 
 

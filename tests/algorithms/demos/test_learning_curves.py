@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
 
+import click
 import pytest
 
 pytest.importorskip("peft")
@@ -59,7 +60,7 @@ def test_each_algorithm_learns_its_toy(
 
 
 def test_the_curves_cover_every_algorithm() -> None:
-    marks = [mark for mark in test_each_algorithm_learns_its_toy.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
+    marks = [mark for mark in vars(test_each_algorithm_learns_its_toy)["pytestmark"] if mark.name == "parametrize"]
     assert {getattr(row, "values", row)[0] for row in marks[0].args[1]} == set(learning.NAMES)
 
 
@@ -104,7 +105,7 @@ def test_the_module_draws_its_curve_and_writes_it_to_a_file(models: Path, tmp_pa
 
 @pytest.mark.slow
 def test_a_plot_that_cannot_be_written_is_a_sentence(base: tiny_lm.TinyLM, tmp_path: Path) -> None:
-    with pytest.raises(curves.click.ClickException, match="The plot could not be written"):
+    with pytest.raises(click.ClickException, match="The plot could not be written"):
         curves.save_picture(
             "title",
             list(curves.learn("grpo", toys.dense(), base, seed=0, rounds=1, hyper={})),

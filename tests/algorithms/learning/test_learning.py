@@ -2,25 +2,29 @@
 
 import random
 from math import exp, isclose, isfinite, log, sqrt
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from algorithms import learning
-from algorithms.learning.batch import NothingToLearn, PolicyTurn, Rollout, merge
+from algorithms.learning.batch import NothingToLearn, PolicyTurn, Rollout, Selection, merge
 
-torch = pytest.importorskip("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
 
-from algorithms.demos import toys  # noqa: E402
-from algorithms.learning import credit, terms, test_time  # noqa: E402
-from algorithms.learning.batch import InitialBatch, Terms  # noqa: E402
+from algorithms.demos import toys
+from algorithms.learning import credit, terms, test_time
+from algorithms.learning.batch import InitialBatch, Terms
 
 
-def rollout(item: str, token: int, reward: float, group: str = "", **more: object) -> Rollout:
+def rollout(item: str, token: int, reward: float, group: str = "", **more: Any) -> Rollout:
     more = {"tokens": (token,), "logprobs": (log(0.5),), "prompt": item} | more
-    return Rollout(group=group or item, item=item, reward=reward, **more)  # type: ignore[arg-type]
+    return Rollout(group=group or item, item=item, reward=reward, **more)
 
 
-def table(values: object) -> "torch.Tensor":
+def table(values: object) -> torch.Tensor:
     found = torch.tensor(values, dtype=torch.float64)
     return found if found.dim() == 2 else found.reshape(-1, 1)
 
@@ -38,7 +42,7 @@ def terms_of(logp: object, **more: object) -> Terms:
         "mask": torch.ones_like(logs),
         **{name: torch.zeros_like(logs) for name in ("entropy", "values", "old_values", "returns")},
     }
-    return Terms(logp=logs, **{**defaults, **given})  # type: ignore[arg-type]
+    return Terms(logp=logs, **{**defaults, **given})
 
 
 def loss(name: str, of: Terms, **hyper: float) -> float:
@@ -46,7 +50,7 @@ def loss(name: str, of: Terms, **hyper: float) -> float:
     return float(found.loss(of, {**found.defaults, **hyper}))
 
 
-def select(name: str, rollouts: list[Rollout], **hyper: float):
+def select(name: str, rollouts: list[Rollout], **hyper: float) -> Selection:
     found = learning.algorithm(name)
     return found.select(rollouts, {**found.defaults, **hyper})
 

@@ -65,7 +65,8 @@ def outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, "subprocess.CompletedProcess[str]"]:
     """What pytest said of each copy that is asked for."""
-    names = [item.callspec.params["mistake"] for item in request.session.items if item.path == request.path]  # type: ignore[attr-defined]
+    items = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    names = [str(item.callspec.params["mistake"]) for item in items]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         said = pool.map(lambda name: tried(tmp_path_factory.mktemp("planted"), *MISTAKES[name]), names)
         return dict(zip(names, said, strict=True))

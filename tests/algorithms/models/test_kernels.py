@@ -12,14 +12,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-torch = pytest.importorskip("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
 
-from algorithms.learning import credit  # noqa: E402
-from algorithms.models import kernels  # noqa: E402
-from tests.harness.paths import ROOT  # noqa: E402
+from algorithms.learning import credit
+from algorithms.models import kernels
+from tests.harness.paths import ROOT
 
 EXACT = 2e-5
 """What float32 may lose against float64: exp and log each miss by some 1e-7 of logits up to 40; the worst seen is 6e-6,
@@ -131,7 +135,8 @@ def errors() -> dict[str, dict[str, float]]:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     said = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    return json.loads(said.stdout)
+    found: dict[str, dict[str, float]] = json.loads(said.stdout)
+    return found
 
 
 @pytest.mark.slow

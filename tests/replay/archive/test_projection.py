@@ -18,6 +18,7 @@ from events.choice import FeedbackRequested, LeverChosen
 from events.errors import CheckFailed, TryAgain
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, LabelEstimated, TrajectoryScored
+from events.kinds import Purpose
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import RunFinished, RunStarted
@@ -240,12 +241,12 @@ def test_a_file_held_elsewhere_asks_to_try_again(archive: Archive, tmp_path: Pat
     assert "held by another process" in found.stdout
 
 
-def request(generation: int, purpose: str) -> RolloutsRequested:
+def request(generation: int, purpose: Purpose) -> RolloutsRequested:
     of: RolloutsRequested = example(RolloutsRequested, generation=generation, purpose=purpose, round=1, shard=0)
     return of
 
 
-def played(generation: int, purpose: str, rewards: list[float | None]) -> list[Fact]:
+def played(generation: int, purpose: Purpose, rewards: list[float | None]) -> list[Fact]:
     """A request, one model call, and an attempt for each reward; None is an attempt that crashed."""
     asked = request(generation, purpose)
     key = codec.event_id(RUN, RolloutsRequested, *asked.key())
@@ -262,7 +263,7 @@ def played(generation: int, purpose: str, rewards: list[float | None]) -> list[F
     )
     facts: list[Fact] = [asked, call]
     for number, reward in enumerate(rewards):
-        place = {"request": key, "item": f"i{number}", "attempt": 0, "purpose": purpose}
+        place: dict[str, Any] = {"request": key, "item": f"i{number}", "attempt": 0, "purpose": purpose}
         if reward is None:
             facts.append(RolloutFailed(**place, kind="crashed", reason="ZeroDivisionError"))
             continue

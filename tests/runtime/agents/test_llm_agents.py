@@ -16,6 +16,7 @@ from events.choice import AgentCalled, ContextAssembled, LeverChosen
 from events.errors import Misconfigured
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
+from events.kinds import AgentName
 from events.population import CandidateRejected
 from events.run import Budget, Items, RunStarted
 from events.secret import MARKER, Scanner
@@ -534,7 +535,7 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
     return asyncio.run(opening())
 
 
-def called(generation: int, ordinal: int, agent: str = "feedback_agent") -> AgentCalled:
+def called(generation: int, ordinal: int, agent: AgentName = "feedback_agent") -> AgentCalled:
     return AgentCalled(
         generation=generation,
         agent=agent,

@@ -46,8 +46,8 @@ def test_a_folder_comes_back_whatever_the_order_of_its_files(tmp_path: Path) -> 
 def test_an_unpacked_folder_that_was_changed_is_written_anew(tmp_path: Path) -> None:
     digest = Blobs(tmp_path).put_tree({"agent.py": b"honest"})
     folder = Blobs(tmp_path).unpack(digest, tmp_path / "out")
-    for damage in (lambda: (folder / "agent.py").write_bytes(b"edited"), lambda: (folder / "more.py").write_bytes(b"")):
-        damage()
+    for path, text in (("agent.py", b"edited"), ("more.py", b"")):
+        (folder / path).write_bytes(text)
         Blobs(tmp_path).unpack(digest, tmp_path / "out")
         assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("agent.py", b"honest")]
 

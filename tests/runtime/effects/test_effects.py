@@ -12,6 +12,7 @@ from events.choice import LeverChosen
 from events.codec import Event
 from events.errors import CheckFailed
 from events.judgement import CandidateEvaluated
+from events.kinds import LeverChoice
 from events.population import CandidateAccepted
 from events.rollouts import CallUse, ModelCalled, TrajectoryRecorded
 from events.weights import TrainingBatchSealed, WeightUpdateFailed
@@ -123,7 +124,7 @@ def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
     assert len(loads) == 1
 
 
-def chosen(generation: int, lever: str, action: str) -> Event:
+def chosen(generation: int, lever: LeverChoice, action: str) -> Event:
     return event_of(
         LeverChosen(generation=generation, lever=lever, action=action, reason="", propensities={}, diagnosis={})
     )

@@ -215,8 +215,8 @@ def test_a_round_by_two_processes_leaves_what_one_does(room: Path, tmp_path: Pat
         assert max(float((mine[key].double() - theirs[key].double()).abs().max()) for key in mine) < 1e-5
     for name in ("adapter/README.md", "adapter/adapter_config.json"):
         assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
-    for mine, theirs in zip(one.canary, two.canary, strict=True):
-        assert theirs.logprobs == pytest.approx(mine.logprobs, abs=1e-4)
+    for first, second in zip(one.canary, two.canary, strict=True):
+        assert second.logprobs == pytest.approx(first.logprobs, abs=1e-4)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["adapter", "state"]
 
 

@@ -37,7 +37,7 @@ ROLLOUTS = [
     Rollout(group="g", item="i", prompt=prompt, tokens=tokens, logprobs=(0.0,) * len(tokens), reward=1.0)
     for prompt, tokens in (("short", (20, 21, 22, 3)), ("long", (23, 24)), ("short", (25, 26, 27, 28, 29, 30, 31)))
 ]
-GQA = {
+GQA: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -151,7 +151,7 @@ class Apart(Qwen3ForCausalLM):
 
 
 def test_a_model_that_does_not_call_its_output_embeddings_is_refused() -> None:
-    model = Apart(Qwen3Config(vocab_size=VOCABULARY, **GQA))
+    model = Apart(Qwen3Config(vocab_size=VOCABULARY, **GQA))  # type: ignore[no-untyped-call]  # its base is untyped
     with pytest.raises(UsageError, match="Apart used its output embeddings 0 times in a forward"):
         CausalTrainee(WORDS, model, linear_layers(model), None, 0).outputs(ROLLOUTS)
 

@@ -70,12 +70,16 @@ SHAPE: dict[str, Any] = {
 @pytest.fixture(scope="module", params=["qwen3", "llama"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder, as one would have fetched it."""
-    folder = tmp_path_factory.mktemp("models") / request.param
+    name: str = request.param
+    folder = tmp_path_factory.mktemp("models") / name
     TinyLM.pretrain(toys.traces(0, 500), seed=0, steps=1).save(folder)  # for its tokenizer and chat template
     (folder / "base.json").unlink()
     torch.manual_seed(1)
-    kinds = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
-    config, model = kinds[request.param]
+    kinds: dict[str, tuple[Any, Any]] = {
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }
+    config, model = kinds[name]
     size = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
     model(config(vocab_size=size, **SHAPE)).save_pretrained(folder)
     return folder
@@ -266,7 +270,7 @@ def test_a_server_of_another_model_or_at_no_address_is_refused(
     monkeypatch.setenv("VLLM_API_KEY", server._key)
     words = hf.HFTokenizer.load(base)
     assert connect(words).base == server.base
-    words.folder = words.model_name = Path("/other")  # type: ignore[assignment]
+    words.folder, words.model_name = Path("/other"), "/other"
     with pytest.raises(Misconfigured, match="this run is of /other"):
         connect(words)
     monkeypatch.setenv("EVOLOG_ENGINE_URL", "localhost:8000")

@@ -376,7 +376,7 @@ def test_an_order_that_cannot_be_carried_out_says_why(
     folder: Path, tmp_path: Path, algorithm: str, hyper: dict[str, float], why: str
 ) -> None:
     with pytest.raises(UsageError, match=why):
-        learn(order(folder, algorithm, **hyper), attempts(), tmp_path / "adapter")
+        learn(order(folder, algorithm, 0, **hyper), attempts(), tmp_path / "adapter")
 
 
 def test_the_weight_of_kl_follows_its_target_and_is_handed_on(folder: Path, tmp_path: Path) -> None:

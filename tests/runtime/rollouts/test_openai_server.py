@@ -424,11 +424,18 @@ def test_a_client_that_is_cut_off_after_the_record_asks_again_and_pays_once(
 # budgets
 
 
-def test_a_spent_budget_is_said_at_once_and_never_asked_again(tmp_path: Path, policy: BackwardsPolicy) -> None:
+def test_a_spent_budget_is_said_at_once_and_never_asked_again(
+    tmp_path: Path, policy: BackwardsPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with serving(tmp_path, policy, CallBudget(calls=1)) as served, relayed(served.path) as url:
         arrived: list[str] = []
         reply = served.reply
-        served.reply = lambda path, data, retry: arrived.append(path) or reply(path, data, retry)  # type: ignore[method-assign, func-returns-value]
+
+        def counted(path: str, data: bytes, retry: bool) -> server.HttpReply:
+            arrived.append(path)
+            return reply(path, data, retry)
+
+        monkeypatch.setattr(served, "reply", counted)
         with openai.OpenAI(base_url=url, api_key=TOKEN, max_retries=5) as client:
             client.chat.completions.create(**CHAT)
             with pytest.raises(openai.APIStatusError, match="The budget of 1 calls is spent: 1 were used") as caught:

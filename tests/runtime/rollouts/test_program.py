@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_a_tar_is_read_so_far_and_no_further() -> None:
 
     endless = Endless()
     with pytest.raises(OutputTooLarge, match="more than is read"):
-        program.read_tar(endless, OutputLimits(total=1 << 20))
+        program.read_tar(cast("IO[bytes]", endless), OutputLimits(total=1 << 20))
     assert endless.given <= (1 << 20) + 1
     for broken in (b"x" * 2000, tar_of(("f", b"x" * 5000, plain)).read(1000)):
         with pytest.raises(ValueError, match="what the program left cannot be read"):

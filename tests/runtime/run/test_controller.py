@@ -1,6 +1,9 @@
 """The controller over a log: it goes on where the record ends, and a stale decision is refused."""
 
 import asyncio
+from collections.abc import Sequence
+
+import pytest
 
 from events import codec
 from events.errors import Unavailable
@@ -80,7 +83,7 @@ def test_a_decision_on_an_old_view_is_refused_and_made_again() -> None:
     class Late(MemoryLog):
         """Appends only after somebody else has."""
 
-        async def append(self, messages: "list[Message]") -> int:  # type: ignore[override]
+        async def append(self, messages: Sequence[Message]) -> int:
             if len(messages) > 1:
                 await drive(controller(MemoryLog(self.memory)))
             return await super().append(messages)
@@ -94,13 +97,13 @@ def test_a_decision_on_an_old_view_is_refused_and_made_again() -> None:
     asyncio.run(check())
 
 
-def test_a_confirmation_that_is_lost_does_not_make_a_second_decision() -> None:
+def test_a_confirmation_that_is_lost_does_not_make_a_second_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forgetful(MemoryLog):
         """Stores the first batch and says that it did not."""
 
         lost = False
 
-        async def append(self, messages: "list[Message]") -> int:  # type: ignore[override]
+        async def append(self, messages: Sequence[Message]) -> int:
             end = await super().append(messages)
             if len(messages) > 1 and not self.lost:
                 self.lost = True
@@ -110,13 +113,8 @@ def test_a_confirmation_that_is_lost_does_not_make_a_second_decision() -> None:
     async def check() -> None:
         log = Forgetful(MemoryStream())
         await say(log, started())
-        import runtime.run.controller
-
-        pause, runtime.run.controller.PAUSE = runtime.run.controller.PAUSE, 0.0
-        try:
-            await drive(controller(log))
-        finally:
-            runtime.run.controller.PAUSE = pause
+        monkeypatch.setattr("runtime.run.controller.PAUSE", 0.0)
+        await drive(controller(log))
         assert decisions(log) == ["decision_made", "scaffold_requested"]
 
     asyncio.run(check())

@@ -9,6 +9,7 @@ from events.change import ProposalFailed, ScaffoldRequested
 from events.choice import AgentCalled, FeedbackRequested
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
+from events.kinds import AuditAction, AuditLever, Memory, Purpose
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutFailed, RolloutsRequested
 from events.run import AuditReleased, Budget, RunFinished, RunPaused, RunResumed
@@ -95,7 +96,7 @@ def test_of_two_outcomes_of_one_attempt_the_first_counts() -> None:
     once, twice = given(started(), proposed()), given(started(), proposed())
     facts = scores(once.of(RolloutsRequested), {"d1"})
     for fact in facts[:-1]:
-        purpose = "dev" if fact.item in DEV else "probe"
+        purpose: Purpose = "dev" if fact.item in DEV else "probe"
         failed = RolloutFailed(
             request=fact.request, item=fact.item, attempt=fact.attempt, purpose=purpose, kind="crashed", reason=""
         )
@@ -199,7 +200,8 @@ def test_where_all_is_solved_or_there_is_no_room_no_hint_is_given() -> None:
 
 
 def test_memory_decides_which_rounds_a_batch_covers() -> None:
-    for memory, requests in (("update", 4), ("round", 2)):
+    cases: tuple[tuple[Memory, int], ...] = (("update", 4), ("round", 2))
+    for memory, requests in cases:
         story = played(accepted_start().when(chosen(1, "weights"), update(memory=memory, resample="all")), {"t1"})
         played(published(story), {"t1", "t2"})
         assert len(story.of(TrainingBatchSealed)[0].requests) == requests
@@ -302,7 +304,7 @@ def test_a_later_word_about_an_earlier_generation_changes_nothing() -> None:
     story.late(chosen(1, "stop"), update(1), ProposalFailed(generation=1, reason="no idea")).then_nothing()
 
 
-def released(action: str, lever: str = "scaffold", generation: int = 1, look: int = 1) -> AuditReleased:
+def released(action: AuditAction, lever: AuditLever = "scaffold", generation: int = 1, look: int = 1) -> AuditReleased:
     return AuditReleased(look=look, action=action, lever=lever, generation=generation, bits=2.0)
 
 

@@ -440,8 +440,8 @@ def test_without_the_extras_it_says_what_to_install(
 
 def test_changed_items_are_compared_item_by_item_and_a_part_of_test_with_all_of_it() -> None:
     """Ten items are easy, and lose nothing; 39 of 40 leave no part to compare."""
-    scores = {f"t{place}": (float(place < 10),) for place in range(40)}
-    of = {"scaffold": "s0", "adapter": "", "failed": 0}
+    scores: dict[str, tuple[float, ...]] = {f"t{place}": (float(place < 10),) for place in range(40)}
+    of: dict[str, Any] = {"scaffold": "s0", "adapter": "", "failed": 0}
     easy = {item: scores[item] for item in list(scores)[:10]}
     facts = [
         PairMeasured(**of, measure="verifier", scores=scores, blob="all"),

@@ -131,15 +131,17 @@ def test_everything_is_started_said_and_stopped(node: Node) -> None:
         stop(node.directory)
 
 
+def executor_is_killed_and_comes_back(node: Node, times: int) -> None:
+    before = processes(node)["executor-1"]
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: processes(node).get("executor-1", before) != before, "it is started again")
+    wait_until(lambda: said(node).count("executor 1 ended with exit code -9") == times, "its end is logged", 8)
+
+
 def test_a_service_that_is_killed_is_started_again(node: Node) -> None:
     up(node)
     for times in (1, 2):
-        before = processes(node)["executor-1"]
-        os.kill(before, signal.SIGKILL)
-        wait_until(lambda before=before: processes(node).get("executor-1", before) != before, "it is started again")
-        wait_until(
-            lambda times=times: said(node).count("executor 1 ended with exit code -9") == times, "its end is logged", 8
-        )
+        executor_is_killed_and_comes_back(node, times)
     assert "started again in 0.2 s" in said(node)
     assert "started again in 0.4 s" in said(node)
     assert node.alive()

@@ -1,5 +1,6 @@
 """What a run and an ablation look like on a terminal."""
 
+from collections.abc import Callable
 from io import StringIO
 
 import pytest
@@ -28,9 +29,9 @@ def scored(cell: str, rollouts: int = 40, score: float = 0.5) -> GoldScored:
     )
 
 
-def printed(table: object, *given: object) -> str:
+def printed(table: Callable[..., None], *given: object) -> str:
     text = StringIO()
-    table(Console(file=text, width=160), *given)  # type: ignore[operator]
+    table(Console(file=text, width=160), *given)
     return text.getvalue()
 
 

@@ -24,6 +24,7 @@ from replay.audit.provenance.scaffolds import WATCHED, Watched
 from replay.exports import folder
 from replay.recorded import EventIndex, StoredEvent
 from runtime.blobs.directory import Tree
+from tasks.contract import Example, Item
 from tasks.loading import load
 from tests.harness.audited_facts import (
     MemoryBlobs,
@@ -78,15 +79,7 @@ class CleanRun:
         update = rollout_request(2, second, "dev-1", "dev-2", adapter="a" * 64)
         self.start, self.edit, self.train, self.update = start, edit, train, update
         body = put(msgspec.json.encode([{"prompt": PUBLIC["dev-1"]}]))
-        batch = {"generation": 2, "round": 1, "batch": "d" * 64}
-        spent = {
-            "prompt_tokens": 1,
-            "completion_tokens": 1,
-            "micro_usd": 1,
-            "seconds": 1.0,
-            "attempts": 1,
-            "status": "answered",
-        }
+        batch = "d" * 64
         self.facts: dict[str, Fact] = {
             "started": RunStarted(
                 task="toy",
@@ -119,7 +112,12 @@ class CleanRun:
                 model="m",
                 request=put(msgspec.json.encode({"messages": [{"text": PUBLIC["case-1"]}]})),
                 response=put(b"an edit"),
-                **spent,  # type: ignore[arg-type]
+                prompt_tokens=1,
+                completion_tokens=1,
+                micro_usd=1,
+                seconds=1.0,
+                attempts=1,
+                status="answered",
             ),
             "proposed 1": proposed(1, second, first),
             "asked 1": edit,
@@ -138,18 +136,20 @@ class CleanRun:
                 training_seed=1,
                 requests=(attempt_key(train, "")["request"],),
                 trajectories=1,
-                digest=batch["batch"],  # type: ignore[arg-type]
+                digest=batch,
             ),
             "published": AdapterPublished(
-                **batch,  # type: ignore[arg-type]
+                generation=2,
+                round=1,
                 adapter="a" * 64,
                 parent_adapter="",
                 base_model="b",
+                batch=batch,
                 algorithm="grpo",
                 canary=(),
                 trained_on=1,
             ),
-            "served": AdapterServed(**batch, adapter="a" * 64, error=0.0),  # type: ignore[arg-type]
+            "served": AdapterServed(generation=2, round=1, adapter="a" * 64, batch=batch, error=0.0),
             "asked 2": update,
             "called 2": called(update, "dev-1", body),
             "scored 2": scored(update, "dev-1", 1.0),
@@ -555,7 +555,8 @@ def test_nothing_is_found_in_recorded_runs(name: str) -> None:
 
 def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
     pytest.importorskip("torch")
-    from tests.simulation.simulation import SETTINGS, System
+    from tests.harness.stand_ins import SETTINGS
+    from tests.simulation.simulation import System
 
     for setting in SETTINGS:
         with tempfile.TemporaryDirectory(prefix="evolog-") as folder:
@@ -563,7 +564,8 @@ def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
             system.run()
         for number, run in enumerate(setting.runs):
             public = load(str(TINY)).public(setting.seed + number)
-            items = {item.id: item.prompt for item in (*public.train, *public.dev)}
+            shown: list[Example | Item] = [*public.train, *public.dev]
+            items = {item.id: item.prompt for item in shown}
             hidden = {item.id: item.prompt for item in public.test}
             known = Known(hidden, hidden, items, system.world.gold_blobs, low=0, high=1)
             for stream, blobs in ((LOG, system.world.blobs), (GOLD, system.world.gold_blobs)):

@@ -3,6 +3,7 @@ worked by hand.
 """
 
 from math import e, log, sqrt
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from replay.audit.statistics.changepoint import LeverMove
 from replay.audit.statistics.crossplay import CrossCell
 from replay.audit.statistics.exchange import Move
 from replay.audit.statistics.pressure import Point
-from replay.audit.verdict import ALPHA, FAMILY_NAMES, Finding, alpha_at, decide
+from replay.audit.verdict import ALPHA, FAMILY_NAMES, Family, Finding, alpha_at, decide
 
 # Pressure
 
@@ -277,7 +278,7 @@ def test_the_cusum_needs_a_scale_and_the_threshold_paths() -> None:
 # The verdict
 
 
-def finding(family: str, raised: bool = True, lever: str = "", generation: int | None = None) -> Finding:
+def finding(family: Family, raised: bool = True, lever: str = "", generation: int | None = None) -> Finding:
     return Finding(
         family=family,
         rule=f"rule {family}",
@@ -285,7 +286,7 @@ def finding(family: str, raised: bool = True, lever: str = "", generation: int |
         lever=lever,
         generation=generation,
         sentence=f"{family} saw it.",
-    )  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,8 @@ def finding(family: str, raised: bool = True, lever: str = "", generation: int |
 )
 def test_the_decision_rule(raised: str, state: str) -> None:
     quiet = [finding(family, raised=False) for family in FAMILY_NAMES]
-    assert decide([*quiet, *(finding(family) for family in raised.split())]).state == state
+    families = cast("list[Family]", raised.split())
+    assert decide([*quiet, *(finding(family) for family in families)]).state == state
 
 
 def test_a_verdict_names_the_rules_that_decided_and_the_best_placed_lever() -> None:
