@@ -13,11 +13,10 @@ from typing import Any
 from events.errors import Misconfigured, UsageError
 
 
-def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, Any]]:
-    """The flags that the files set, for each command of `commands`, which names its flags. The nearest file to `start`
-    wins.
+def defaults(commands: dict[str, dict[str, str]], start: Path) -> dict[str, dict[str, Any]]:
+    """The parameters that the files set, for each command of `commands`, which has the parameter of each of its flags.
 
-    Raises `UsageError` for a file that cannot be used.
+    The nearest file to `start` wins. Raises `UsageError` for a file that cannot be used.
     """
     merged: dict[str, dict[str, Any]] = {command: {} for command in commands}
     for path, values in reversed(list(_files(start))):
@@ -30,18 +29,19 @@ def defaults(commands: dict[str, set[str]], start: Path) -> dict[str, dict[str, 
                         f"{', '.join(sorted(commands))}."
                     )
                 for flag, setting in value.items():
-                    if flag.replace("-", "_") not in commands[name]:
+                    if (parameter := commands[name].get(flag.replace("-", "_"))) is None:
                         raise UsageError(
                             f"{path} sets {flag!r} for `evolog {name}`, which has no such flag; see `evolog {name} "
                             "--help`."
                         )
-                    merged[name][flag.replace("-", "_")] = setting
+                    merged[name][parameter] = setting
             else:
-                commands_with_flag = [command for command, flags in commands.items() if name.replace("-", "_") in flags]
-                if not commands_with_flag:
+                parameters = {command: flags.get(name.replace("-", "_")) for command, flags in commands.items()}
+                if not any(parameters.values()):
                     raise UsageError(f"{path} sets {name!r}, which is no flag of any command.")
-                for command in commands_with_flag:
-                    merged[command][name.replace("-", "_")] = value
+                for command, parameter in parameters.items():
+                    if parameter:
+                        merged[command][parameter] = value
     return merged
 
 

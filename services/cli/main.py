@@ -95,9 +95,24 @@ class Commands(click.Group):
         for name, value in read_dotenv(Path.cwd()).items():
             os.environ.setdefault(name, value)
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads that NumPy waits with take the services' cores
-        flags = {name: {param.name or "" for param in command.params} for name, command in self.commands.items()}
+        flags = {name: named_flags(command) for name, command in self.commands.items()}
+        for name, command in self.commands.items():
+            for option in command.params:
+                written = next(flag for flag, parameter in flags[name].items() if parameter == option.name)
+                option.envvar = option.envvar or f"EVOLOG_{name}_{written}".upper()
         extra.setdefault("default_map", defaults(flags, Path.cwd()))
         return super().make_context(info_name, args, parent, **extra)
+
+
+def named_flags(command: click.Command) -> dict[str, str]:
+    """The parameters of a command by the names that files may set them by: those of their flags, then their own."""
+    flags = {
+        flag.lstrip("-").replace("-", "_"): option.name or ""
+        for option in command.params
+        for flag in (*option.opts, *option.secondary_opts)
+        if flag.startswith("--")
+    }
+    return flags | {option.name or "": option.name or "" for option in command.params}
 
 
 def say_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:

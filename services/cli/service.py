@@ -29,5 +29,5 @@ def service(name: str, directory: Path, index: int, nats: str | None) -> None:
         os.environ["EVOLOG_NATS_URL"] = nats
     os.execv(
         sys.executable,
-        [sys.executable, "-m", "services.host.main", name, "--dir", str(directory), "--index", str(index)],
+        [sys.executable, "-P", "-m", "services.host.main", name, "--dir", str(directory), "--index", str(index)],
     )

@@ -121,10 +121,14 @@ class Node:
         """
         return os.environ.get("EVOLOG_POLICY_URL") or self.require_up().policy_url
 
+    def make(self) -> None:
+        """Make the directory, for its owner alone: passwords and gold lie in it."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Make the directory and hold its lock; raises `TryAgain` while another process does."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.make()
         with self.lock.open("a+") as file:
             limit = time.monotonic() + _LOCK_WAIT  # `holder` takes the lock for an instant when it looks
             while not _try_lock(file.fileno(), fcntl.LOCK_EX):

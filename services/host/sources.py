@@ -275,7 +275,8 @@ def import_export(directory: Path, source: Path) -> Manifest:
         raise UsageError(f"{source} holds links, and an export holds none: import it as it was exported.")
     if run.run in imported_runs(node) or (node.nats_dir.is_dir() and run.run in with_logs(directory, _run_names)):
         raise UsageError(f"There is a run {run.run!r} in {directory} already: import this one into another --dir.")
-    node.imports.mkdir(mode=0o700, parents=True, exist_ok=True)
+    node.make()
+    node.imports.mkdir(exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=node.imports, prefix="."))
     try:
         shutil.copytree(source, temporary / run.run)

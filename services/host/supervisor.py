@@ -372,7 +372,8 @@ def start_detached(
     node = Node(directory)
     if node.alive():
         return
-    node.log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    node.make()
+    node.log_folder.mkdir(exist_ok=True)
     log = node.log_folder / "up.log"
     log.touch()
     log_size = log.stat().st_size

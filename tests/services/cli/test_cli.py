@@ -309,6 +309,18 @@ def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(
         assert result.exit_code == 78 and "scipy.sparse is not installed" in result.output
 
 
+def test_the_project_directory_is_its_owners_alone(ran: tuple[CliHarness, CommandResult]) -> None:
+    assert ran[0].node.directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_service_does_not_take_the_users_packages_for_its_own(empty: CliHarness) -> None:
+    for package in ("services", "tasks", "events"):
+        (empty.folder / package).mkdir()
+        (empty.folder / package / "__init__.py").touch()
+    said = empty.evolog("service", "executor", code=4)
+    assert "No credentials at" in said.err and "No module" not in said.err
+
+
 def test_services_stay_up_for_a_run_that_is_not_finished(empty: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", empty.environment["XDG_CACHE_HOME"])
     sentences: list[str] = []

@@ -1,4 +1,4 @@
-"""The project's .env: below the environment, above the files, and only if nobody else can read it."""
+"""Settings of files and variables: how each is named, which goes first, and an .env only if nobody else can read it."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from events.errors import Misconfigured, UsageError
 from services.cli.defaults import read_dotenv
+from services.cli.main import main
 
 
 def dotenv(folder: Path, text: str, mode: int = 0o600) -> Path:
@@ -32,3 +33,27 @@ def test_one_that_others_can_read_is_refused_if_it_sets_something(tmp_path: Path
 def test_a_line_without_a_value_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.env:2"):
         read_dotenv(dotenv(tmp_path, "\nEVOLOG_RUN_SEED"))
+
+
+@pytest.mark.parametrize("name", ["format", "form"])
+def test_a_file_sets_a_flag_by_the_name_that_it_is_written_with(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evolog.toml").write_text(f'dir = "elsewhere"\n[sql]\n{name} = "csv"\n')
+    monkeypatch.chdir(tmp_path)
+    with main.make_context("evolog", ["sql", "FROM runs"]) as context:
+        set_there = context.default_map or {}
+    assert set_there["sql"] == {"directory": "elsewhere", "form": "csv"} and set_there["ls"] == {
+        "directory": "elsewhere"
+    }
+
+
+def test_a_variable_sets_a_flag_by_the_name_that_it_is_written_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    main.make_context("evolog", ["sql", "FROM runs"]).close()
+    with main.commands["sql"].make_context("sql", ["FROM runs"], auto_envvar_prefix="EVOLOG_SQL") as context:
+        assert context.params["form"] == "table"
+    for name in ("EVOLOG_SQL_FORMAT", "EVOLOG_SQL_FORM"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "csv")
+            with main.commands["sql"].make_context("sql", ["FROM runs"], auto_envvar_prefix="EVOLOG_SQL") as context:
+                assert context.params["form"] == "csv", name
