@@ -141,7 +141,7 @@ def test_checkpointing_gives_the_same_gradient_without_the_models_dropout(name: 
         assert one.grad is not None and other.grad is not None and torch.allclose(one.grad, other.grad, atol=1e-6)
 
 
-class Apart(Qwen3ForCausalLM):
+class Apart(Qwen3ForCausalLM):  # type: ignore[misc]  # mypy does not read transformers
     """Makes its logits without calling its output embeddings."""
 
     def forward(self, ids: Any = None, **how: Any) -> Any:
@@ -151,12 +151,12 @@ class Apart(Qwen3ForCausalLM):
 
 
 def test_a_model_that_does_not_call_its_output_embeddings_is_refused() -> None:
-    model = Apart(Qwen3Config(vocab_size=VOCABULARY, **GQA))  # type: ignore[no-untyped-call]  # its base is untyped
+    model = Apart(Qwen3Config(vocab_size=VOCABULARY, **GQA))
     with pytest.raises(UsageError, match="Apart used its output embeddings 0 times in a forward"):
         CausalTrainee(WORDS, model, linear_layers(model), None, 0).outputs(ROLLOUTS)
 
 
-class Bare(PreTrainedModel):
+class Bare(PreTrainedModel):  # type: ignore[misc]  # mypy does not read transformers
     """No layers at all."""
 
     config_class = Qwen3Config
