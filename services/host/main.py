@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
@@ -13,8 +14,8 @@ from events.catalogue import SERVICES
 from events.errors import UserError
 
 logger = logging.getLogger("evolog")
-SAID_UP = "EVOLOG_SAID_UP"
-"""The variable that names the file descriptor on which a service says that it is up."""
+READY_FD = "EVOLOG_READY_FD"
+"""The variable that names the file descriptor on which a service notifies the supervisor that it is ready."""
 MODULES = {name: f"services.{name}" for name in SERVICES} | {"auditor": "services.auditor.service"}
 """The module of each service, which has `serve(context)`."""
 
@@ -25,18 +26,18 @@ async def _serve(name: str, index: int, directory: Path) -> None:
 
     context = await open_context(name, index, Node(directory))
     service = importlib.import_module(MODULES[name])
-    say_up()
+    notify_ready()
     serving = asyncio.ensure_future(service.serve(context))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     await serving
 
 
-def say_up() -> None:
-    """Tell the supervisor, where there is one, that this process is up, so that it starts the next."""
-    if pipe := os.environ.pop(SAID_UP, ""):
-        os.write(int(pipe), b".")
-        os.close(int(pipe))
+def notify_ready() -> None:
+    """Tell the supervisor, where one still waits, that this process is ready, so that it starts the next."""
+    if descriptor := os.environ.pop(READY_FD, ""):
+        with contextlib.suppress(BrokenPipeError), open(int(descriptor), "wb", buffering=0) as pipe:
+            pipe.write(b".")
 
 
 async def _run(name: str, index: int, directory: Path) -> None:

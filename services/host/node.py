@@ -22,7 +22,7 @@ _LOCK_WAIT = 0.5
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """The supervisor's description of itself, written once everything is up. `started` is RFC 3339 in UTC."""
+    """The supervisor's description of itself, written once runs can be ordered. `started` is RFC 3339 in UTC."""
 
     pid: int
     url: str
@@ -56,7 +56,7 @@ class Node:
 
     @property
     def node_json(self) -> Path:
-        """The supervisor's `Running`; the file exists while everything is up."""
+        """The supervisor's `Running`; the file exists while runs can be ordered."""
         return self.directory / "node.json"
 
     @property
@@ -171,7 +171,7 @@ class Node:
         return running if self.holder() == running.pid else None
 
     def alive(self) -> bool:
-        """Whether everything is up."""
+        """Whether runs can be ordered here. Services may still be starting."""
         return self.running() is not None
 
     def require_up(self) -> Running:

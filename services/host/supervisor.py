@@ -24,7 +24,7 @@ from runtime.broker import accounts, children, credentials, server, store, strea
 from runtime.broker.server import EmbeddedServer
 from runtime.policies.client import engine_url
 from runtime.sandbox.choose import UNSANDBOXED
-from services.host.main import SAID_UP
+from services.host.main import READY_FD
 from services.host.node import Node, Running, version
 from services.host.settings import accelerate_config, scaffold_limits, trainer_back_end
 
@@ -37,8 +37,8 @@ GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
 START_LIMIT = 20.0
 STOP_LIMIT = 15.0
-TURN = 5.0
-"""Seconds for which a service that is starting may keep the next from it."""
+READY_LIMIT = 5.0
+"""Seconds that a service may take to be ready before the next one is started beside it."""
 
 _PASSED_ON = (
     "PATH",
@@ -51,6 +51,7 @@ _PASSED_ON = (
     "VLLM_API_KEY",
 )
 _PASSED_ON_PREFIXES = ("XDG_", "EVOLOG_", "PYTHON", "HF_", "ANTHROPIC_", "OPENAI_", "COVERAGE_")
+"""The last one is set by `make coverage` alone."""
 _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -255,8 +256,8 @@ async def _keep_all(
 ) -> TryAgain | None:
     # why all was stopped, unless it was asked for
     async with asyncio.TaskGroup() as group:
-        turns = asyncio.Semaphore(len(os.sched_getaffinity(0)))  # all at once would hold up the first, and the user
-        keepers = [group.create_task(_keep(service, turns, announce)) for service in services]
+        starting = asyncio.Semaphore(len(os.sched_getaffinity(0)))  # all at once would hold up the first, and the user
+        keepers = [group.create_task(_keep(service, starting, announce)) for service in services]
         if broker is not None:
             keepers.append(group.create_task(_keep_server(broker, announce)))
         node.write(running)
@@ -276,9 +277,9 @@ async def _keep_all(
     return full
 
 
-async def _keep(service: _Service, turns: asyncio.Semaphore, announce: Announce) -> None:
+async def _keep(service: _Service, starting: asyncio.Semaphore, announce: Announce) -> None:
     async def live() -> str | None:
-        code = await _run(service, turns)
+        code = await _run(service, starting)
         ended = (
             f"{service.name} {service.number} ended with exit code {code} (its log: {children.last_line(service.log)})"
         )
@@ -317,28 +318,28 @@ async def _restart_for_ever(live: Callable[[], Awaitable[str | None]], announce:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def _run(service: _Service, turns: asyncio.Semaphore) -> int:
-    async with turns:
-        heard, said = os.pipe()
+async def _run(service: _Service, starting: asyncio.Semaphore) -> int:
+    async with starting:
+        read_end, write_end = os.pipe()
         try:
             with service.log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     *service.command,
-                    env={**service.environment, SAID_UP: str(said)},
+                    env={**service.environment, READY_FD: str(write_end)},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     process_group=0,
-                    pass_fds=(said,),
+                    pass_fds=(write_end,),
                     preexec_fn=children.die_with_parent(),
                 )
         except BaseException:
-            os.close(heard)
+            os.close(read_end)
             raise
         finally:
-            os.close(said)
+            os.close(write_end)
         try:
-            await _said_up(heard)
+            await _wait_ready(read_end)
         except BaseException:
             await children.end(process, GRACE)
             raise
@@ -348,14 +349,13 @@ async def _run(service: _Service, turns: asyncio.Semaphore) -> int:
         await children.end(process, GRACE)
 
 
-async def _said_up(pipe: int) -> None:
-    # until the service says that it is up, has ended, or has had its turn
-    loop, said = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(pipe, said.set)
+async def _wait_ready(pipe: int) -> None:
+    # until the process at the other end is ready, has ended, or has taken too long
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pipe, ready.set)
     try:
-        await asyncio.wait_for(said.wait(), TURN)
-    except TimeoutError:
-        pass
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ready.wait(), READY_LIMIT)
     finally:
         loop.remove_reader(pipe)
         os.close(pipe)
@@ -364,8 +364,8 @@ async def _said_up(pipe: int) -> None:
 def start_detached(
     directory: Path, *, arguments: Sequence[str] = (), module: str = "services.cli", limit: float = START_LIMIT
 ) -> None:
-    """Start `evolog up --dir DIRECTORY ARGUMENTS` in a session of its own and return when everything is up; at once if
-    it is already.
+    """Start `evolog up --dir DIRECTORY ARGUMENTS` in a session of its own and return when runs can be ordered; at once
+    if it is up already. Services may still be starting.
 
     Raises the child's own last words with its exit code if it fails, `TryAgain` if it is not up within `limit` seconds.
     """

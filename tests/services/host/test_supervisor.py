@@ -23,16 +23,19 @@ from services.host.supervisor import service_environment, start_detached, stop
 from tests.harness.polling import PATIENCE, wait_until
 
 SERVICE = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
-from services.host.main import say_up
+from services.host.main import notify_ready
 name, directory, index = sys.argv[1], Path(sys.argv[3]), sys.argv[5]
 if name == os.environ.get("EVOLOG_TEST_MISCONFIGURED"):
     print("the adapter folder has no base model")
     sys.exit(78)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+if name == os.environ.get("EVOLOG_TEST_LATE"):
+    while not (directory / "late").exists():
+        time.sleep(0.02)
 if name != os.environ.get("EVOLOG_TEST_SILENT"):
-    say_up()
+    notify_ready()
 if name == os.environ.get("EVOLOG_TEST_STUBBORN"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (directory / "pids").mkdir(exist_ok=True)
@@ -47,7 +50,7 @@ from events.errors import UserError
 from services.host import supervisor
 supervisor.GRACE = 0.3
 os.sched_getaffinity = lambda pid: {0}
-supervisor.TURN = float(os.environ.get("EVOLOG_TEST_TURN", 60))
+supervisor.READY_LIMIT = float(os.environ.get("EVOLOG_TEST_READY_LIMIT", 3600))
 supervisor.store.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
 try:
     asyncio.run(supervisor.supervise(Path(sys.argv[3]), module="stand_in_service"))
@@ -201,12 +204,32 @@ def test_a_misconfigured_service_is_reported_and_not_started_again(node: Node, m
     assert node.alive()
 
 
-def test_a_service_that_does_not_say_that_it_is_up_holds_the_others_up_for_its_turn_alone(
+def test_on_one_processor_the_next_service_starts_when_the_last_is_ready(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVOLOG_TEST_SILENT", "meta_agent")
-    monkeypatch.setenv("EVOLOG_TEST_TURN", "0.5")
+    start_detached(node.directory, module="stand_in_command")
+    wait_until(lambda: "meta_agent-0" in processes(node), "the one that is never ready lives")
+    assert processes(node).keys() == {"controller-0", "meta_agent-0"}
+    stop(node.directory)
+
+
+def test_a_service_that_is_never_ready_holds_the_others_up_for_a_while_alone(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOLOG_TEST_SILENT", "meta_agent")
+    monkeypatch.setenv("EVOLOG_TEST_READY_LIMIT", "0.5")
     up(node)
+
+
+def test_a_service_that_is_ready_late_lives_on(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOLOG_TEST_LATE", "meta_agent")
+    monkeypatch.setenv("EVOLOG_TEST_READY_LIMIT", "0.1")
+    start_detached(node.directory, module="stand_in_command")
+    wait_until(lambda: len(processes(node)) == 9, "the others live")  # so the supervisor waits for it no more
+    (node.directory / "late").touch()
+    wait_until(lambda: "meta_agent-0" in processes(node), "the late one lives")
+    assert "meta_agent" not in said(node)
 
 
 def test_all_is_stopped_in_good_order_before_the_disk_is_full(node: Node) -> None:
