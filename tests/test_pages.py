@@ -2,6 +2,7 @@
 run by tests/system/test_pages.py.
 """
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -84,6 +85,23 @@ def test_commands_that_no_test_can_run_parse(name: str) -> None:
         for _, command in pages.commands(block) if block.language == "sh" else ():
             if command.rstrip().endswith(pages.EXEMPT) and "evolog" in (words := shlex.split(command, comments=True)):
                 parses(words[words.index("evolog") + 1 :])
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if "CONTRIBUTING" not in name])  # it adds what there is not
+def test_verbs_flags_targets_and_modules_in_the_prose_are_there(name: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for code in pages.inline_commands(PAGES[name]):
+        words = [word for word in code.split() if not re.match(r"[A-Z_]+=", word)]
+        match words:
+            case ["evolog", verb, *rest] if not verb.startswith("-"):
+                assert verb in main.commands, f"{name}: there is no verb in `{code}`"
+                flags = {flag for parameter in main.commands[verb].params for flag in parameter.opts}
+                wrong = {word.partition("=")[0] for word in rest if word.startswith("--")} - flags - {"--help"}
+                assert not wrong or verb == "data", f"{name}: `{code}` has no {wrong}"
+            case ["make", target, *_] if re.match(r"[a-z]", target):
+                assert re.search(rf"^{target}:", makefile, re.M), f"{name}: there is no target in `{code}`"
+            case ["python", "-m", module, *_] if "NAME" not in module:
+                assert importlib.util.find_spec(module), f"{name}: there is no module in `{code}`"
 
 
 def test_each_decision_has_a_status_and_stands_in_the_index() -> None:

@@ -98,7 +98,7 @@ def decide(findings: Sequence[Finding]) -> AuditVerdict:
     elif raised:
         state, deciding = "suspect", raised[:1]
     else:
-        sentence = f"Green: none of {len(findings)} findings fired."  # a sentence of events, which stays as it is
+        sentence = f"Green: none of {len(findings)} checks raised a finding."
         return AuditVerdict(state="green", rule="", lever="", generation=None, sentence=sentence)
     by_precision = sorted(raised, key=lambda finding: _BY_PRECISION.index(finding.family))
     placing = next((finding for finding in by_precision if finding.lever), by_precision[0])

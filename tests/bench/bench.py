@@ -214,7 +214,7 @@ def up_to_first_event() -> list[tuple[str, str]]:
                 up.wait()
     return [
         (
-            "seconds from `evolog up` to the first decision, a run ordered at once (goal 3)",
+            "seconds from `evolog up` to the first decision, a run ordered at once (goal 2)",
             f"{statistics.median(times):.2f}",
         ),
         ("seconds per generation outside scaffold, model and training (goal 0.3)", _spread(overheads)),
@@ -268,7 +268,7 @@ def cold_help() -> list[tuple[str, str]]:
             times.append(time.perf_counter() - began)
     return [
         (
-            "milliseconds for a cold `evolog --help` (goal 150)",
+            "milliseconds for a cold `evolog --help` (goal 120)",
             f"{statistics.median(helped) * 1e3:.0f}  (an empty Python takes {statistics.median(bare) * 1e3:.0f})",
         )
     ]

@@ -31,6 +31,7 @@ def pages() -> list[Path]:
         cwd=ROOT,
         capture_output=True,
         text=True,
+        check=True,
     ).stdout
     return sorted(ROOT / name for name in listed.split() if "/prompts/" not in name and (ROOT / name).is_file())
 
@@ -61,6 +62,13 @@ def sentences(page: Path) -> list[str]:
     paragraphs = re.split(r"\n\s*\n|\n(?= *(?:[-*]|\d+\.) )", text)
     plain = [re.sub(r"^\s*(?:[-*]|\d+\.) ", "", " ".join(paragraph.split())) for paragraph in paragraphs]
     return [sentence for paragraph in plain if paragraph for sentence in re.split(r"(?<=[.!?:;]) (?=\S)", paragraph)]
+
+
+def inline_commands(page: Path) -> list[str]:
+    """What stands in backquotes within a page's prose and tables and begins as a command does."""
+    text = _FENCE.sub("\n", page.read_text(encoding="utf-8"))
+    found = re.findall(r"`([^`\n]+)`", text)
+    return [code for code in found if re.match(r"(?:[A-Z_]+=\S+ )*(?:evolog|make|python -m|pip install) ?", code)]
 
 
 def script(page: Path) -> str:

@@ -19,7 +19,7 @@ from runtime.sandbox import landlock
 from runtime.sandbox.launch import Command, Confined, Kind
 from runtime.sandbox.limits import ResourceLimits, tree
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 KEPT = 1_000_000
 
 

@@ -17,18 +17,21 @@ pytest.importorskip("torch")
 
 pytestmark = pytest.mark.slow
 
-WITH_COMMANDS = {str(page.relative_to(ROOT)): page for page in pages.pages() if pages.script(page)}
+WITH_COMMANDS = [
+    str(page.relative_to(ROOT)) for page in pages.pages() if any(block.language == "sh" for block in pages.blocks(page))
+]
 SHORT = "--generations 1 --levers scaffold"
 """What makes `make run` short, as its user may."""
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
-    """The root of a clone in which page one was followed: its run `first` is there."""
+    """A clone in which page one was followed: its run `first` is there, and what is installed is this `.venv`."""
     place = CliHarness(tmp_path_factory.mktemp("clone"))
-    for entry in ROOT.iterdir():
-        if entry.name not in (".evolog", ".git"):
-            (place.folder / entry.name).symlink_to(entry)
+    shutil.copytree(ROOT, place.folder, dirs_exist_ok=True, ignore=_ignored)
+    (place.folder / ".venv").symlink_to(Path(sys.prefix))
+    for file in ("pyproject.toml", ".ci/constraints.txt"):
+        os.utime(place.folder / file, (0, 0))  # older than what is installed: `make` need not install it again
     place.evolog("run", str(TOY), "--name", "first")
     yield place
 
@@ -50,12 +53,11 @@ def test_a_pages_commands_do_what_it_says(
         environment["XDG_CACHE_HOME"] = cache
     else:
         environment.pop("XDG_CACHE_HOME")  # data that were downloaded once need not be again
-    (ROOT / ".venv" / "run").touch()  # what is installed runs this
     log = tmp_path / "log"
     try:
         with log.open("wb") as output:
             done = subprocess.run(
-                ["bash", "-u"],
+                ["bash", "-u", "-o", "pipefail"],
                 input=pages.script(ROOT / name).encode(),
                 cwd=place.folder,
                 env=environment,
@@ -67,6 +69,11 @@ def test_a_pages_commands_do_what_it_says(
         if place.node.alive():
             place.evolog("down")
     assert done.returncode == 0, log.read_text(errors="replace")[-5000:]
+
+
+def _ignored(folder: str, names: list[str]) -> list[str]:
+    hidden = [name for name in names if name.startswith(".") and name not in (".ci", ".github", ".gitignore")]
+    return [*hidden, "__pycache__"]
 
 
 def _left_out(folder: str, names: list[str]) -> list[str]:

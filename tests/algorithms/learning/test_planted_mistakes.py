@@ -57,7 +57,7 @@ MISTAKES = {
 
 
 ALWAYS = ("none", "sign of the advantage", "direction of KL", "swapped preference")
-"""Those that are planted in every run of the tests."""
+"""Those that `make test-slow` plants; `make test-long` plants all."""
 
 
 @pytest.fixture(scope="module")

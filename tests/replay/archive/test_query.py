@@ -122,7 +122,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Archi
     directory = tmp_path_factory.mktemp("busy")
     archive = Archive(directory / ARCHIVE)
     archive.apply([paused(1), paused(2)])
-    server = QueryServer(archive.connection, directory / SOCKET, seconds=5)
+    server = QueryServer(archive.connection, directory / SOCKET, seconds=60)
     yield directory, archive
     server.close()
     archive.close()
@@ -225,7 +225,7 @@ def test_more_queries_than_places_are_asked_to_come_back(busy: tuple[Path, Archi
 
     def ask() -> None:
         try:
-            query(busy[0], "SELECT pg_sleep(1)")
+            query(busy[0], "SELECT pg_sleep(4)")
         except UserError as wrong:
             seen.append(wrong.code)
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from runtime.broker.server import USUAL_PORT, EmbeddedServer, write_config
 from runtime.broker.streams import bootstrap
 from runtime.log.port import Message
 from tests.harness.broker import account, broker
+from tests.harness.polling import INTERVAL, PATIENCE
 
 CLIENTS = [user for user in USERS if user != BOOTSTRAP]
 STRANGERS_TO_GOLD = [user for user in CLIENTS if user not in ("auditor", OPERATOR)]
@@ -57,6 +58,14 @@ async def plain(server: EmbeddedServer, user: str) -> AsyncIterator[tuple[Client
         yield client, denied
     finally:
         await client.close()
+
+
+async def wait_for(denied: Sequence[object], count: int) -> None:
+    """Wait until so many refusals have come, and see that none comes beyond them."""
+    async with asyncio.timeout(PATIENCE):
+        while len(denied) < count:
+            await asyncio.sleep(INTERVAL)
+    assert len(denied) == count
 
 
 async def answers(client: Client, user: str, asked: list[tuple[str, bytes]]) -> list[bytes]:
@@ -221,11 +230,12 @@ def test_an_account_appends_its_own_tags_and_no_other(tmp_path: Path, user: str)
             for subject in subjects.values():
                 await client.publish(subject, b"x")
             await client.flush()
-            await asyncio.sleep(0.1)
             own = {subjects[of] for of in published_by(user)}
-            stored = {subject for _, found, *_ in (await shape(server)).values() for subject in found}
+            await wait_for(denied, len(subjects) - len(own))
+            stored: set[str] = set()
+            while len(stored) < len(own):
+                stored = {subject for _, found, *_ in (await shape(server)).values() for subject in found}
             assert stored == own
-            assert len(denied) == len(subjects) - len(own)
 
     asyncio.run(check())
 
@@ -275,8 +285,7 @@ def test_a_service_is_handed_its_own_work_and_nobody_elses(tmp_path: Path, user:
                 for name in others
             ]
             assert await answers(client, user, asked) == []
-            await asyncio.sleep(0.05)
-            assert len(denied) == len(asked)
+            await wait_for(denied, len(asked))
             if user in CONSUMERS:
                 await client.jetstream(prefix=API).consumer_info(LOG, user)
 
@@ -295,8 +304,8 @@ def test_nobody_hears_what_is_answered_to_another(tmp_path: Path, spy: str) -> N
             await client.flush()
             await executor.log().append([Message("evolog.r.e.model_called", b"x")])
             await executor.log().read(1, 1)
-            await asyncio.sleep(0.1)
-            assert len(denied) == len(heard)
+            await wait_for(denied, len(heard))
+            await client.flush()
             assert [subscription.pending_msgs for subscription in heard] == [0] * len(heard)
 
     asyncio.run(check())
@@ -409,7 +418,7 @@ def test_a_server_left_over_on_the_directory_is_ended_first(tmp_path: Path) -> N
             await fill(left_over)
             before = await shape(left_over)
             async with broker(tmp_path) as server:
-                assert await asyncio.wait_for(left_over.wait(), 2) is not None
+                assert await asyncio.wait_for(left_over.wait(), PATIENCE) is not None
                 assert await shape(server) == before
 
     asyncio.run(check())

@@ -19,7 +19,7 @@ from runtime.rollouts.host import (
 )
 from tests.harness.polling import PATIENCE
 
-HASTY, PATIENT = ScaffoldLimits(idle_timeout=4.0), ScaffoldLimits(idle_timeout=60.0)
+HASTY, PATIENT = ScaffoldLimits(idle_timeout=6.0), ScaffoldLimits(idle_timeout=60.0)
 """Limits for a scaffold that hangs, which must last until it has started on a busy host, and for one that does not."""
 
 
@@ -156,11 +156,11 @@ def test_an_attempt_that_goes_wrong_fails_alone(stage: Stage, body: str, kind: s
 @pytest.mark.parametrize(
     ("body", "kind", "reason"),
     [
-        ("while True: pass", "hung", "no word for 4 s"),
+        ("while True: pass", "hung", "no word for 6 s"),
         ("import os; os._exit(3)", "crashed", "exited with 3"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV"),
         ("import os, time; os.closerange(3, 256); time.sleep(600)", "hung", "closed its pipes and did not end"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 4 s"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 6 s"),
         (
             "import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('x' * 200_001)",
             "flooded",
@@ -184,7 +184,7 @@ def test_a_process_that_does_not_take_a_large_order_has_hung(stage: Stage, stall
     code = f"import os, re, signal, sys\nsys.modules['__main__'].Channel.receive = {late}\nsolve = None"
     outcomes = stage.play(code, items=400, attempts=1, limits=HASTY, prompt="x" * 1000)
     assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {
-        ("hung", "did not take what it was sent for 4 s")
+        ("hung", "did not take what it was sent for 6 s")
     }
 
 

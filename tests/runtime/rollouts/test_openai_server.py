@@ -308,7 +308,7 @@ def test_one_connection_too_many_is_told_to_come_back(served: Bridge, monkeypatc
             end.connect(str(served.path))
         status, headers, _ = answered(second)
         assert (status, headers["retry-after"]) == (429, "1")
-    wait_until(lambda: not served._server._open, "both connections are closed", 10)
+    wait_until(lambda: not served._server._open, "both connections are closed")
     assert post(served.path, b"", "/v1/models", method="GET")[0] == 200
 
 
@@ -374,11 +374,16 @@ def test_a_retry_gets_the_recorded_answer(served: Bridge, policy: BackwardsPolic
 
 
 def test_a_retry_waits_for_a_call_in_flight(served: Bridge, policy: BackwardsPolicy) -> None:
-    go = threading.Event()
-    policy.before = lambda call: assert_waited(go)
+    begun, go = threading.Event(), threading.Event()
+
+    def before(call: BridgeCall) -> None:
+        begun.set()
+        assert_waited(go)
+
+    policy.before = before
     with ThreadPoolExecutor(8) as pool:
         replies = [pool.submit(post, served.path, CHAT)]
-        time.sleep(0.1)
+        assert_waited(begun)
         replies += [pool.submit(post, served.path, CHAT, retry=1) for _ in range(7)]
         time.sleep(0.1)
         go.set()

@@ -41,8 +41,8 @@ from tests.harness.polling import PATIENCE
 from tests.harness.tasks.smaller import small_toy
 
 SOLVE = "def solve(item, model, data):\n    "
+HUNG = "import time\n" + SOLVE + "time.sleep(600)"
 SCAFFOLDS = {
-    "hung": "import time\n" + SOLVE + "time.sleep(600)",
     "crashed": "import os\n" + SOLVE + "os._exit(3)",
     "flooded": SOLVE + "while True: print('x' * 10000)",
     "nonsense": SOLVE + "return 5",
@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CliHarness,
     audited.
     """
     folder = tmp_path_factory.mktemp("bad")
-    place = CliHarness(folder, EVOLOG_SCAFFOLD_SILENCE="2")
+    place = CliHarness(folder)
     runs = {f"scaffold-{kind}": small_toy(folder / kind, scaffold__agent=code) for kind, code in SCAFFOLDS.items()}
     for name, code in VERIFIERS.items():
         text = (TOY / "verifier.py").read_text().split("    if not answer")[0]
@@ -214,6 +214,17 @@ def test_scaffolds_that_do_not_work_fail_in_words_and_score_nothing(place: CliHa
     assert asked(place, "select distinct score, candidate from runs where run like 'scaffold-%'") == [
         {"score": None, "candidate": None}
     ]
+
+
+def test_a_scaffold_that_hangs_fails_after_its_silence(tmp_path: Path) -> None:
+    """On services of its own: a busy host would take others for it under so short a limit."""
+    place = CliHarness(tmp_path, EVOLOG_SCAFFOLD_SILENCE="2")
+    task = small_toy(tmp_path / "hung", scaffold__agent=HUNG)
+    place.evolog("run", str(task), "--name", "hung", "--levers", "scaffold", code=1)
+    assert asked(place, "select kind, count(*) as n from rollout_failed group by all") == [
+        {"kind": "hung", "n": ATTEMPTS}
+    ]
+    assert asked(place, "select * from trajectory_scored") == []
 
 
 def test_verifiers_that_do_not_work_are_no_scores_of_zero(place: CliHarness) -> None:

@@ -126,7 +126,7 @@ def test_everything_is_started_said_and_stopped(node: Node) -> None:
     assert {file.read_text() for file in (node.directory / "pids").glob("*")} == {running.policy_url}
     everything = [*processes(node).values(), server_pid(node), running.pid]
     stop(node.directory)
-    wait_until(lambda: not any(map(lives, everything)), "nothing lives", 1)
+    wait_until(lambda: not any(map(lives, everything)), "nothing lives")
     assert not node.node_json.exists()
     with pytest.raises(Unavailable, match=r"No evolog is running in .*: start it with `evolog up --dir"):
         node.require_up()
@@ -138,7 +138,7 @@ def executor_is_killed_and_comes_back(node: Node, times: int) -> None:
     before = processes(node)["executor-1"]
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: processes(node).get("executor-1", before) != before, "it is started again")
-    wait_until(lambda: said(node).count("executor 1 ended with exit code -9") == times, "its end is logged", 8)
+    wait_until(lambda: said(node).count("executor 1 ended with exit code -9") == times, "its end is logged")
 
 
 def test_a_service_that_is_killed_is_started_again(node: Node) -> None:
@@ -184,10 +184,8 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_one_works(node: 
     everything = [*processes(node).values(), server_pid(node)]
     assert len(everything) == 11
     os.kill(first.pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(lives, everything)), "nothing lives", 2)
-    wait_until(
-        lambda: not node.alive(), "the lock is free", 2
-    )  # the kernel lets go of the lock with the last of its threads
+    wait_until(lambda: not any(map(lives, everything)), "nothing lives")
+    wait_until(lambda: not node.alive(), "the lock is free")  # the kernel lets go of it with the last of its threads
     assert node.node_json.exists()
     up(node)
     assert node.require_up().pid != first.pid
@@ -236,7 +234,7 @@ def test_all_is_stopped_in_good_order_before_the_disk_is_full(node: Node) -> Non
     up(node)
     everything = [*processes(node).values(), server_pid(node), node.require_up().pid]
     (node.directory / "full").touch()
-    wait_until(lambda: not any(map(lives, everything)), "nothing lives", 4)
+    wait_until(lambda: not any(map(lives, everything)), "nothing lives")
     assert "because the disk is nearly full" in said(node)
     assert "Only 30 MB are free" in said(node)
     (node.directory / "full").unlink()
@@ -248,7 +246,7 @@ def test_a_service_that_does_not_heed_sigterm_is_killed(node: Node, monkeypatch:
     up(node)
     policy = processes(node)["policy-0"]
     stop(node.directory)
-    wait_until(lambda: not lives(policy), "the policy is gone", 1)
+    wait_until(lambda: not lives(policy), "the policy is gone")
 
 
 def test_a_stop_is_heeded_also_as_a_process_ends_by_itself() -> None:
