@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from events import codec
+from events.catalogue import BY_FACT
 from events.codec import Event
 from events.errors import TryAgain, Unavailable
 from events.fact import Fact
+from events.run import EventSetAside
 from events.secret import Scanner
 from runtime.log.port import Delivery, Log, Stored, append_once
 
@@ -72,13 +74,17 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
 
 
 def decode_or_set_aside(stored: Stored, source: str) -> tuple[Event | None, Event | None]:
-    """The event in a message; or of one that cannot be read, the `event_set_aside` that records it, where its subject
-    names a run.
+    """The event in a message; or of one that cannot be read, the `event_set_aside` that records it.
+
+    None of both where its subject names no run, and where `source` may not record it: then the controller does, which
+    reads every message.
     """
     try:
         return codec.decode_at(stored.subject, stored.data), None
     except codec.Unreadable as wrong:
         logger.warning("sequence %d set aside: %s", stored.sequence, wrong)
+        if source not in BY_FACT[EventSetAside].publishers:
+            return None, None
         return None, codec.set_aside(
             stored.sequence, stored.subject, stored.data, str(wrong), source=source, time=now()
         )

@@ -94,6 +94,17 @@ def test_work_that_could_not_be_appended_is_not_acknowledged() -> None:
     asyncio.run(check())
 
 
+@pytest.mark.parametrize(("source", "recorded"), [("verifier", 1), ("auditor", 0)])
+def test_an_unreadable_message_is_recorded_by_whoever_may_and_acknowledged_by_all(source: str, recorded: int) -> None:
+    async def check() -> None:
+        log = verifier_log()
+        await log.append([Message("evolog.r.e.trajectory_recorded", b"no event")])
+        await worker.step(log, await log.fetch(10, 0.0), score, source=source, scanner=SCANNER)
+        assert tags(log).count("event_set_aside") == recorded and not log.pending
+
+    asyncio.run(check())
+
+
 def test_a_full_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(MemoryLog):
         refusals = 2
