@@ -128,11 +128,11 @@ def _shape(fact: type[Fact], stream: str) -> _Shape:
         omit_defaults=fact.__struct_config__.omit_defaults,
         gc=False,
     )
-    namespace = {"slot": fact.SLOT or fact.tag()}
+    namespace = {"exclusive_key": fact.EXCLUSIVE_KEY or fact.tag()}
     untyped: type[Any] = msgspec.defstruct(
         "Untyped", [("data", data)], bases=(UntypedEvent,), namespace=namespace, frozen=True, kw_only=True, gc=False
     )
-    key = attrgetter("run", "slot", *(f"data.{name}" for name in fact.KEY))
+    key = attrgetter("run", "exclusive_key", *(f"data.{name}" for name in fact.KEY))
     return _Shape(f"{subjects.PREFIX[stream]}.", fact.VERSION, msgspec.json.Decoder(untyped).decode, key)
 
 
@@ -158,7 +158,7 @@ def event(fact: Fact, *, run: str, source: str, cause: str, time: str) -> Event:
 
 def event_id(run: str, fact: type[Fact], *key: str | int) -> str:
     """The id that the fact of this type with this key has, or will have, in this run."""
-    return derive(run, fact.SLOT or fact.tag(), *key)
+    return derive(run, fact.EXCLUSIVE_KEY or fact.tag(), *key)
 
 
 def encode(event: Event, version: int = NOW) -> bytes:

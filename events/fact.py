@@ -22,7 +22,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     TAG: ClassVar[str] = ""
     KEY: ClassVar[tuple[str, ...]] = ()
-    SLOT: ClassVar[str] = ""
+    EXCLUSIVE_KEY: ClassVar[str] = ""
     """A name that types share which exclude each other, such as a recorded and a failed attempt: of equal keys, one
     alone can be stored.
     """

@@ -10,7 +10,7 @@ class GoldScored(Fact, frozen=True, kw_only=True):
     """One cell of the final table: a scaffold with a policy, or a baseline without an agent, on one split."""
 
     TAG: ClassVar[str] = "gold_scored"
-    SLOT: ClassVar[str] = "cell"
+    EXCLUSIVE_KEY: ClassVar[str] = "cell"
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
@@ -43,7 +43,7 @@ class GoldFailed(Fact, frozen=True, kw_only=True):
     """A cell of the final table that could not be scored, and why."""
 
     TAG: ClassVar[str] = "gold_failed"
-    SLOT: ClassVar[str] = "cell"
+    EXCLUSIVE_KEY: ClassVar[str] = "cell"
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str

@@ -10,7 +10,7 @@ class TrajectoryScored(Fact, frozen=True, kw_only=True):
     """The verifier's reward for one attempt."""
 
     TAG: ClassVar[str] = "trajectory_scored"
-    SLOT: ClassVar[str] = "judgement"
+    EXCLUSIVE_KEY: ClassVar[str] = "judgement"
     KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     trajectory: str
@@ -33,7 +33,7 @@ class ScoringFailed(Fact, frozen=True, kw_only=True):
     """The verifier could not give a finite reward for one attempt."""
 
     TAG: ClassVar[str] = "scoring_failed"
-    SLOT: ClassVar[str] = "judgement"
+    EXCLUSIVE_KEY: ClassVar[str] = "judgement"
     KEY: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     trajectory: str

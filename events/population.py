@@ -9,7 +9,7 @@ class CandidateAccepted(Fact, frozen=True, kw_only=True):
     """The candidate was accepted: further candidates are made from it."""
 
     TAG: ClassVar[str] = "candidate_accepted"
-    SLOT: ClassVar[str] = "verdict"
+    EXCLUSIVE_KEY: ClassVar[str] = "verdict"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
@@ -26,7 +26,7 @@ class CandidateRejected(Fact, frozen=True, kw_only=True):
     """The candidate was not accepted. A change that never became a candidate is named by its generation alone."""
 
     TAG: ClassVar[str] = "candidate_rejected"
-    SLOT: ClassVar[str] = "verdict"
+    EXCLUSIVE_KEY: ClassVar[str] = "verdict"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int

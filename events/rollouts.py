@@ -102,7 +102,7 @@ class TrajectoryRecorded(Fact, frozen=True, kw_only=True):
     """One attempt at one item: what was called, and what the scaffold answered."""
 
     TAG: ClassVar[str] = "trajectory_recorded"
-    SLOT: ClassVar[str] = "attempt"
+    EXCLUSIVE_KEY: ClassVar[str] = "attempt"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "attempt")
 
     request: str
@@ -133,7 +133,7 @@ class RolloutFailed(Fact, frozen=True, kw_only=True):
     """An attempt that did not run to its end. It is not a score of 0; it has no score."""
 
     TAG: ClassVar[str] = "rollout_failed"
-    SLOT: ClassVar[str] = "attempt"
+    EXCLUSIVE_KEY: ClassVar[str] = "attempt"
     KEY: ClassVar[tuple[str, ...]] = ("request", "item", "attempt")
 
     request: str

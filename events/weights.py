@@ -132,7 +132,7 @@ class AdapterServed(Fact, frozen=True, kw_only=True):
     """A policy server loaded the adapter, and its canary log-probabilities match the trainer's."""
 
     TAG: ClassVar[str] = "adapter_served"
-    SLOT: ClassVar[str] = "serving"
+    EXCLUSIVE_KEY: ClassVar[str] = "serving"
     KEY: ClassVar[tuple[str, ...]] = ("adapter", "batch")
 
     generation: int
@@ -152,7 +152,7 @@ class AdapterRejected(Fact, frozen=True, kw_only=True):
     """A policy server refused the adapter: damaged, made for another base model, or its canary disagrees."""
 
     TAG: ClassVar[str] = "adapter_rejected"
-    SLOT: ClassVar[str] = "serving"
+    EXCLUSIVE_KEY: ClassVar[str] = "serving"
     KEY: ClassVar[tuple[str, ...]] = ("adapter", "batch")
 
     generation: int

@@ -195,7 +195,7 @@ def _difference(request: StoredEvent, recorded: Sequence[StoredEvent], facts: Se
 
 
 def _fact_key(fact: Fact) -> tuple[str | int, ...]:
-    return fact.SLOT or fact.tag(), *fact.key()
+    return fact.EXCLUSIVE_KEY or fact.tag(), *fact.key()
 
 
 def _fields(fact: Fact) -> dict[str, Any]:

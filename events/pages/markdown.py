@@ -57,14 +57,18 @@ def _rules(entry: Entry) -> Iterator[str]:
     if receivers := asyncapi.receivers(tag):
         yield f"Handed as work to {_list([f'`{service}`' for service in receivers])}."
     yield f"Stands on the stream `{entry.stream}`, subject `{asyncapi.address(fact, entry.stream)}`."
-    kind = f"the slot `{fact.SLOT}`" if fact.SLOT else "its type"
+    kind = f"the exclusive key `{fact.EXCLUSIVE_KEY}`" if fact.EXCLUSIVE_KEY else "its type"
     if fact.KEY:
         yield f"Its id follows from the run, {kind}, and the data's {_list([f'`{field}`' for field in fact.KEY])}."
     else:
         yield f"Its id follows from the run and {kind}, so a run has one at most."
-    if others := [other for other in ENTRIES if fact.SLOT and other.fact.SLOT == fact.SLOT and other is not entry]:
+    if others := [
+        other
+        for other in ENTRIES
+        if fact.EXCLUSIVE_KEY and other.fact.EXCLUSIVE_KEY == fact.EXCLUSIVE_KEY and other is not entry
+    ]:
         names = _list([_link(other.fact.tag()) for other in others])
-        yield f"Shares that slot with {names}: of two with equal keys, one alone can be stored."
+        yield f"Shares that exclusive key with {names}: of two with equal keys, one alone can be stored."
 
 
 def _table(struct: type[msgspec.Struct]) -> Iterator[str]:
