@@ -60,7 +60,7 @@ audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted ha
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/mypy --num-workers 2
+	$(BIN)/mypy
 
 bench: .venv/dev sandbox  ## the figures in tests/RESULTS.md, as ratios in one run
 	$(BIN)/python -m tests.bench.bench

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from algorithms.learning import NAMES
 from services.cli.main import VERBS, main
 from tests.harness import pages
 from tests.harness.paths import ROOT
@@ -102,6 +103,11 @@ def test_verbs_flags_targets_and_modules_in_the_prose_are_there(name: str) -> No
                 assert re.search(rf"^{target}:", makefile, re.M), f"{name}: there is no target in `{code}`"
             case ["python", "-m", module, *_] if "NAME" not in module:
                 assert importlib.util.find_spec(module), f"{name}: there is no module in `{code}`"
+
+
+def test_each_learning_algorithm_has_a_row() -> None:
+    rows = re.findall(r"^\| \[`(\w+)`\]\(learning/\w+\.py\) \|", PAGES["algorithms/README.md"].read_text("utf-8"), re.M)
+    assert sorted(rows) == sorted(NAMES)
 
 
 def test_each_decision_has_a_status_and_stands_in_the_index() -> None:

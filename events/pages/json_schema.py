@@ -70,8 +70,8 @@ def parts() -> list[type[msgspec.Struct]]:
 
 
 def parts_of(struct: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
-    """The structs in the fields of a struct."""
-    return _structs_in(msgspec.inspect.type_info(struct))[1:]
+    """The structs in the fields of a struct, each once."""
+    return list(dict.fromkeys(_structs_in(msgspec.inspect.type_info(struct))[1:]))
 
 
 def attributes(entry: Entry, file: str = "") -> Schema:

@@ -76,6 +76,12 @@ def event(fact: TrajectoryScored | None = None, run: str = "r") -> Event:
     return codec.event(fact or scored(), run=run, source="verifier", cause="c", time="2026-01-01T00:00:00Z")
 
 
+@pytest.mark.parametrize("tag", BY_TAG)
+def test_no_field_has_the_name_of_a_column_that_every_event_has(tag: str) -> None:
+    """Of the archive's tables: where the event stands, which it is, when it was stored, and what it answers."""
+    assert {"seq", "run", "id", "time", "cause"}.isdisjoint(BY_TAG[tag].fact.__struct_fields__)
+
+
 def test_an_event_comes_back_from_its_bytes() -> None:
     assert codec.decode(codec.encode(event())) == event()
 

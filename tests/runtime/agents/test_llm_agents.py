@@ -3,6 +3,7 @@ proposal.
 """
 
 import asyncio
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -402,7 +403,8 @@ def test_the_prompts_name_every_algorithm_with_its_defaults() -> None:
     for name in NAMES:
         for hyper, value in algorithm(name).defaults.items():
             said_of = rows[name] if value != COMMON.get(hyper) else shared
-            assert f"{hyper} " in said_of or f"{hyper}\n" in said_of, (name, hyper)
+            stated = re.search(rf"\b{hyper}\s\(?([\d.e-]*\d)", said_of)
+            assert stated and float(stated[1]) == value, (name, hyper, value)
     assert other_tasks().count("###") == 4 and set(feedback.LEVERS) <= {
         word.strip("`,.") for word in prompt("feedback_agent").split()
     }

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 trl = pytest.importorskip("trl")
 
 from algorithms.demos import toys  # noqa: E402
-from algorithms.learning import algorithm, terms  # noqa: E402
+from algorithms.learning import NAMES, algorithm, terms  # noqa: E402
 from algorithms.learning.batch import (  # noqa: E402
     Algorithm,
     Credit,
@@ -51,6 +51,10 @@ CASES: list[tuple[str, Hyper]] = [
 ]
 WEIGHED = [(name, hyper) for name, hyper in CASES if algorithm(name).form in ("clipped", "weighted")]
 IDS = [name for name, _ in CASES]
+
+
+def test_every_algorithm_that_trl_can_train_has_a_case() -> None:
+    assert set(IDS) == {name for name in NAMES if algorithm(name).form != "actor_critic"}
 
 
 @pytest.fixture(scope="module", autouse=True)
