@@ -35,6 +35,5 @@ def test_the_page_names_every_table_of_events() -> None:
     section = PAGE.partition("## Tables")[2].partition("###")[0]
     tags = [tag for row in re.findall(r"^\| \w+ \| (`.*) \|$", section, re.M) for tag in _CODE.findall(row)]
     expected = [entry.fact.tag() for entry in ENTRIES if entry.stream == LOG]
-    assert tags == expected, (
-        f"write {set(expected) - set(tags)} into the table of replay/archive/README.md, in this order"
-    )
+    missing = set(expected) - set(tags)
+    assert tags == expected, f"write {missing} into the table of replay/archive/README.md, in the catalogue's order"
