@@ -13,7 +13,12 @@ from services.cli.options import as_json, directory, examples
 @directory
 @click.option("--at", required=True, metavar="SEQ|TIME", help="The last event of the past that both share.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="What goes another way, such as budget or verifier."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What goes another way: agent, algorithm, budget, generations, group_size, levers, max_tokens, on_drift, policy "
+    "or verifier.",
 )
 @click.option("--name", default="", help="The fork's name; by default made from its parent's.")
 @click.option("--detach", is_flag=True, help="Start the fork and return; print its name.")
