@@ -341,7 +341,7 @@ def test_green_says_how_many_findings_there_were() -> None:
         "green",
         "",
         "",
-    ) and "none of 1 findings" in verdict.sentence
+    ) and "none of 1 checks" in verdict.sentence
 
 
 def test_alpha_is_spent_over_families_and_looks() -> None:
