@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
+from services.host.main import MODULES
 from tests.harness.gold_access import PATHS, gold_methods, reaches
 from tests.harness.import_graph import (
     PACKAGES,
@@ -238,18 +239,7 @@ def test_the_command_line_starts_light() -> None:
 
 
 def test_no_service_needs_torch_to_start() -> None:
-    names = (
-        "controller",
-        "executor",
-        "verifier",
-        "archivist",
-        "meta_agent",
-        "feedback_agent",
-        "auditor.service",
-        "policy",
-        "trainer",
-    )
-    assert loaded_by("\n".join(f"import services.{name}" for name in names), "torch") == []
+    assert loaded_by("\n".join(f"import {module}" for module in MODULES.values()), "torch") == []
 
 
 def test_no_test_imports_another() -> None:

@@ -82,8 +82,8 @@ def test_blocks_say_what_they_are(name: str) -> None:
 
 @each_page
 def test_commands_that_no_test_can_run_parse(name: str) -> None:
-    for block in pages.blocks(PAGES[name]):
-        for _, command in pages.commands(block) if block.language == "sh" else ():
+    for block in pages.shell_blocks(PAGES[name]):
+        for _, command in pages.commands(block):
             if command.rstrip().endswith(pages.EXEMPT) and "evolog" in (words := shlex.split(command, comments=True)):
                 parses(words[words.index("evolog") + 1 :])
 

@@ -96,23 +96,19 @@ class Commands(click.Group):
             os.environ.setdefault(name, value)
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads that NumPy waits with take the services' cores
         flags = {name: named_flags(command) for name, command in self.commands.items()}
-        for name, command in self.commands.items():
-            for option in command.params:
-                written = next(flag for flag, parameter in flags[name].items() if parameter == option.name)
-                option.envvar = option.envvar or f"EVOLOG_{name}_{written}".upper()
         extra.setdefault("default_map", defaults(flags, Path.cwd()))
         return super().make_context(info_name, args, parent, **extra)
 
 
 def named_flags(command: click.Command) -> dict[str, str]:
-    """The parameters of a command by the names that files may set them by: those of their flags, then their own."""
-    flags = {
-        flag.lstrip("-").replace("-", "_"): option.name or ""
-        for option in command.params
-        for flag in (*option.opts, *option.secondary_opts)
-        if flag.startswith("--")
-    }
-    return flags | {option.name or "": option.name or "" for option in command.params}
+    """The parameters of a command by the names that files may set them by."""
+    return {name: option.name or "" for option in command.params for name in _names(option)}
+
+
+def _names(option: click.Parameter) -> list[str]:
+    """How files and variables may call a parameter: as its flags are written, then by its own name."""
+    flags = [flag for flag in (*option.opts, *option.secondary_opts) if flag.startswith("--")]
+    return [*(flag.lstrip("-").replace("-", "_") for flag in flags), option.name or ""]
 
 
 def say_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -140,3 +136,5 @@ def main() -> None:
 for verbs in VERBS.values():
     for verb in verbs:
         main.add_command(verb)
+        for option in verb.params:
+            option.envvar = option.envvar or f"EVOLOG_{verb.name}_{_names(option)[0]}".upper()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import msgspec
 
@@ -319,37 +319,27 @@ async def _restart_for_ever(live: Callable[[], Awaitable[str | None]], announce:
 
 
 async def _run(service: _Service, starting: asyncio.Semaphore) -> int:
-    async with starting:
-        read_end, write_end = os.pipe()
-        try:
-            with service.log.open("ab") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *service.command,
-                    env={**service.environment, READY_FD: str(write_end)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    process_group=0,
-                    pass_fds=(write_end,),
-                    preexec_fn=children.die_with_parent(),
-                )
-        except BaseException:
-            os.close(read_end)
-            raise
-        finally:
-            os.close(write_end)
-        try:
-            await _wait_ready(read_end)
-        except BaseException:
-            await children.end(process, GRACE)
-            raise
-    try:
+    async with contextlib.AsyncExitStack() as at_end:
+        async with starting:
+            read_end, write_end = os.pipe()
+            with open(read_end, "rb", buffering=0) as ready:
+                with open(write_end, "wb", buffering=0), service.log.open("ab") as output:
+                    process = await asyncio.create_subprocess_exec(
+                        *service.command,
+                        env={**service.environment, READY_FD: str(write_end)},
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        process_group=0,
+                        pass_fds=(write_end,),
+                        preexec_fn=children.die_with_parent(),
+                    )
+                at_end.push_async_callback(children.end, process, GRACE)
+                await _wait_ready(ready)
         return await process.wait()
-    finally:
-        await children.end(process, GRACE)
 
 
-async def _wait_ready(pipe: int) -> None:
+async def _wait_ready(pipe: IO[bytes]) -> None:
     # until the process at the other end is ready, has ended, or has taken too long
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(pipe, ready.set)
@@ -358,7 +348,6 @@ async def _wait_ready(pipe: int) -> None:
             await asyncio.wait_for(ready.wait(), READY_LIMIT)
     finally:
         loop.remove_reader(pipe)
-        os.close(pipe)
 
 
 def start_detached(

@@ -43,6 +43,11 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(match[2], match[3], text.count("\n", 0, match.start()) + 2)
 
 
+def shell_blocks(page: Path) -> list[Block]:
+    """The blocks of a page that hold commands."""
+    return [block for block in blocks(page) if block.language == "sh"]
+
+
 def links(page: Path) -> list[str]:
     """What a page links to, without what stands in code."""
     return _LINK.findall(_CODE.sub("", page.read_text(encoding="utf-8")))
@@ -73,19 +78,21 @@ def inline_commands(page: Path) -> list[str]:
 
 def script(page: Path) -> str:
     """The page's commands as one bash script: each is named, then run, and must end with 0 or as `# exit N` says."""
-    return "\n".join(text for block in blocks(page) if block.language == "sh" for text in _checked(block))
+    return "\n".join(text for block in shell_blocks(page) for text in _checked(block))
 
 
 def commands(block: Block) -> Iterator[tuple[int, str]]:
     """The commands of a block with the line of each; lines that belong together, as in a here-document, are one."""
+    taken: list[str] = []
     lines = block.text.splitlines()
-    while lines:
-        number, taken = block.line + len(block.text.splitlines()) - len(lines), [lines.pop(0)]
-        while lines and not _whole("\n".join(taken)):
-            taken.append(lines.pop(0))
+    for number, line in enumerate(lines, 1):
+        taken.append(line)
         command = "\n".join(taken)
+        if number < len(lines) and not _whole(command):
+            continue
         if command.strip() and not command.lstrip().startswith("#"):
-            yield number, command
+            yield block.line + number - len(taken), command
+        taken = []
 
 
 def _whole(command: str) -> bool:

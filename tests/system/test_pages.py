@@ -17,9 +17,7 @@ pytest.importorskip("torch")
 
 pytestmark = pytest.mark.slow
 
-WITH_COMMANDS = [
-    str(page.relative_to(ROOT)) for page in pages.pages() if any(block.language == "sh" for block in pages.blocks(page))
-]
+WITH_COMMANDS = [str(page.relative_to(ROOT)) for page in pages.pages() if pages.shell_blocks(page)]
 SHORT = "--generations 1 --levers scaffold"
 """What makes `make run` short, as its user may."""
 
@@ -37,9 +35,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
 
 
 @pytest.mark.parametrize("name", WITH_COMMANDS)
-def test_a_pages_commands_do_what_it_says(
-    name: str, clone: CliHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pages_commands_do_what_it_says(name: str, clone: CliHarness, tmp_path: Path) -> None:
     place = CliHarness(tmp_path / "clone")
     shutil.copytree(clone.folder, place.folder, symlinks=True, dirs_exist_ok=True, ignore=_left_out)
     if name == "README.md":
