@@ -32,7 +32,10 @@ class StoredEvent(NamedTuple):
 
 
 class EventIndex:
-    """The readable events of some messages, which must be in the order of the log. A fork's past may be among them."""
+    """The readable events of some messages, which must be in the order of the log. A fork's past may be among them.
+
+    Of several events with one id the first counts.
+    """
 
     def __init__(self, messages: Sequence[Stored]) -> None:
         self.events: list[StoredEvent] = []
@@ -44,11 +47,15 @@ class EventIndex:
         self._attempts: dict[tuple[str, str, int], tuple[str, TrajectoryRecorded]] = {}
         self._calls: dict[str, ModelCalled] = {}
         self._answers: dict[tuple[str, str], list[StoredEvent]] = {}
+        taken: set[str] = set()
         for stored in messages:
             try:
                 event = codec.decode_at(stored.subject, stored.data)
             except codec.Unreadable:
                 continue
+            if event.id in taken:
+                continue
+            taken.add(event.id)
             row = StoredEvent(stored, event)
             self.events.append(row)
             self._answers.setdefault((event.cause, event.source), []).append(row)

@@ -123,8 +123,9 @@ def decisions(messages: Sequence[Stored]) -> dict[int, RecordedDecision]:
         if stored.subject.split(".", 3)[2] == HEAD:
             for event in readable([stored]):
                 assert isinstance(event.data, DecisionMade)
-                by_number[event.data.number] = RecordedDecision(
-                    event.data, messages[index : index + event.data.outputs + 1]
+                by_number.setdefault(
+                    event.data.number,
+                    RecordedDecision(event.data, messages[index : index + event.data.outputs + 1]),
                 )
     return by_number
 

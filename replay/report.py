@@ -111,6 +111,8 @@ class Reporter:
                 new_events += await self._read_new(log, span, 0)
         new_events += await self._read_new(log, Span(self.report.run), self._position)
         for event, time in new_events:
+            if event.id in self._folded_ids:  # a second one on its place
+                continue
             self._folded_ids.add(event.id)
             if isinstance(event.data, RolloutsRequested):
                 self._waiting[event.id] = event.run, event.data

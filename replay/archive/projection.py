@@ -126,8 +126,11 @@ class Archive:
         self._tables = {tag: _table(entry.fact) for tag, entry in BY_TAG.items() if entry.stream == stream}
         self._open = False
         """Whether a transaction has begun."""
+        self.taken: set[int] = set()
+        """The ids of all events that were read, as numbers."""
         try:
             self._prepare()
+            self._load_taken()
             self._run(f"CREATE TEMP TABLE incoming ({_INCOMING})")
         except BaseException:
             self.close()
@@ -164,9 +167,12 @@ class Archive:
                 tag = event.tag
                 if tag not in self._tables:
                     raise Unreadable(f"{tag} belongs on the stream {BY_TAG[tag].stream}, found on {self.stream}")
+                if (place := int(event.id, 16)) in self.taken:
+                    raise Unreadable(f"the first event {event.id} stands before it, and counts")
             except (Unreadable, RecursionError) as wrong:
                 parsed.unreadable.append((sequence, _EPOCH + timedelta(microseconds=time), subject, str(wrong), data))
                 continue
+            self.taken.add(place)
             parsed.readable.append((row, event))
             text = _encode(event.data).decode()
             parsed.incoming.append(
@@ -204,6 +210,10 @@ class Archive:
     def _undo(self) -> None:
         self.connection.rollback()
         self._open = False
+        self._load_taken()
+
+    def _load_taken(self) -> None:
+        self.taken = {int(id, 16) for (id,) in self._run("SELECT id FROM events")}
 
     def close(self) -> None:
         """Close the file."""

@@ -198,6 +198,7 @@ class _Rebuild:
         if not row:
             connection.execute("INSERT INTO rebuild.chains VALUES ($1)", [msgspec.msgpack.encode(state)]).fetchall()
         if state.sequence != cursor:
+            self.archive.taken.clear()
             return 0
         self.chains = {chain.run: chain for chain in map(Chain.restore, state.chains)}
         self.broken = state.broken

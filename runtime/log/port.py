@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -96,14 +97,16 @@ class Log(Protocol):
 
 
 def readable(messages: Iterable[Stored]) -> list[Event]:
-    """The events of messages, without those that cannot be read; whoever is handed those as work sets them aside."""
-    events = []
+    """The events of messages, without those that cannot be read; whoever is handed those as work sets them aside.
+
+    Of several with one id, which an account that leaves the expectation out can append, the first counts.
+    """
+    events: dict[str, Event] = {}
     for stored in messages:
-        try:
-            events.append(decode_at(stored.subject, stored.data))
-        except Unreadable:
-            continue
-    return events
+        with suppress(Unreadable):
+            event = decode_at(stored.subject, stored.data)
+            events.setdefault(event.id, event)
+    return list(events.values())
 
 
 def require_contiguous(stored: Sequence[Stored], start: int) -> None:

@@ -77,7 +77,8 @@ class DecisionSession(Generic[State]):
         self.versions = versions or {}
         self.state = decider.initial(run)
         self.decisions = 0
-        self._own: set[str] = set()
+        self._known: set[str] = set()
+        """The ids of what was folded or decided: what comes with one of them is skipped."""
         self._chain = GENESIS
         self._folded = hashlib.sha256()
 
@@ -90,9 +91,11 @@ class DecisionSession(Generic[State]):
             self.state = self.decider.evolve(self.state, event)
 
     def feed(self, stored: Stored, event: Event) -> Decision | None:
-        """Fold one event of the log; the decision that it leads to, if it leads to one."""
-        if event.id in self._own:
-            self._own.discard(event.id)
+        """Fold one event of the log; the decision that it leads to, if it leads to one.
+
+        The session's own outputs are folded already, and of several events with one id the first counts.
+        """
+        if event.id in self._known:
             return None
         self._fold(event, stored.data)
         version = self.versions.get(self.decisions + 1, self.decider.version)
@@ -116,12 +119,13 @@ class DecisionSession(Generic[State]):
             number=self.decisions, input=cause.id, decider=version, digest=self._chain, outputs=len(events)
         )
         head = self._event(made, cause, time)
-        self._own.update(event.id for event in (head, *events))
+        self._known.add(head.id)
         return Decision(cause, [head, *events], [codec.encode(head, version), *payloads])
 
     def _event(self, fact: Fact, cause: Event, time: str) -> Event:
         return codec.event(fact, run=self.run, source=self.source, cause=cause.id, time=time)
 
     def _fold(self, event: Event, data: bytes) -> None:
+        self._known.add(event.id)
         self._folded.update(event.id.encode() + hashlib.sha256(data).digest())
         self.state = self.decider.evolve(self.state, event)

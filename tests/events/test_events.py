@@ -104,7 +104,9 @@ def test_an_id_follows_from_run_type_and_key_and_from_nothing_else() -> None:
 
 @pytest.mark.parametrize("tag", BY_TAG)
 def test_an_event_of_any_type_is_read_the_short_way_by_the_id_that_follows_from_its_key(tag: str) -> None:
-    told = codec.event(example(BY_TAG[tag].fact), run="r", source="s", cause="c", time="2026-01-01T00:00:00Z")
+    told = codec.event(
+        example(BY_TAG[tag].fact), run="r", source=BY_TAG[tag].publishers[0], cause="c", time="2026-01-01T00:00:00Z"
+    )
     found = codec.plain_at(told.subject, codec.encode(told))
     assert isinstance(found, UntypedEvent) and (found.id, found.tag) == (told.id, tag)
     other = msgspec.structs.replace(told, run="other")
@@ -137,6 +139,10 @@ def test_a_secret_has_no_bytes() -> None:
         (lambda told: told | {"data": {"reward": "high"}}, "another shape"),
         (lambda told: told | {"data": told["data"] | {"colour": "red"}}, "another shape"),
         (lambda told: told | {"subject": "evolog.r.x.trajectory_scored"}, "subject"),
+        (
+            lambda told: told | {"source": "trainer"},
+            "source is 'trainer', and trajectory_scored comes from verifier alone",
+        ),
         (lambda told: {"hello": 1}, "not a CloudEvent"),
     ],
 )
@@ -145,6 +151,8 @@ def test_what_cannot_be_read_says_why(change: "object", reason: str) -> None:
     told = change(msgspec.json.decode(codec.encode(event())))
     with pytest.raises(Unreadable, match=reason):
         codec.decode(msgspec.json.encode(told))
+    with pytest.raises(Unreadable):
+        codec.plain_at(event().subject, msgspec.json.encode(told))
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xff\xfe", b"[]", b"{", b"nan"])

@@ -16,7 +16,7 @@ from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, Traje
 from replay.recorded import StoredEvent
 from runtime.blobs.directory import Tree
 from runtime.log.port import Stored
-from tests.harness.facts import RUN, TIME
+from tests.harness.facts import RUN, TIME, publisher
 
 
 class MemoryBlobs(dict[str, bytes]):
@@ -133,7 +133,7 @@ def proposed(generation: int, scaffold: str, parent: str = "") -> ScaffoldPropos
 
 def as_stored(facts: Iterable[Fact]) -> list[StoredEvent]:
     """The facts as messages of one stream."""
-    events = [codec.event(fact, run=RUN, source="test", cause="", time=TIME) for fact in facts]
+    events = [codec.event(fact, run=RUN, source=publisher(fact), cause="", time=TIME) for fact in facts]
     return [
         StoredEvent(Stored(number, number, event.subject, codec.encode(event)), event)
         for number, event in enumerate(events, 1)

@@ -19,7 +19,7 @@ from runtime.log.lineage import in_folding_order
 from runtime.log.port import Stored, readable
 from runtime.run.decide import DECIDER
 from runtime.run.decider import Decider, DecisionSession
-from tests.harness.facts import RUN, proposed, started
+from tests.harness.facts import RUN, proposed, publisher, started
 
 
 class DecidedLog:
@@ -40,7 +40,7 @@ class DecidedLog:
 
     def say(self, *facts: Fact) -> None:
         """Append these, and then what is decided at each of them."""
-        events = [codec.event(fact, run=self.run, source="test", cause="", time="") for fact in facts]
+        events = [codec.event(fact, run=self.run, source=publisher(fact), cause="", time="") for fact in facts]
         if self.late:
             self.say_at_once(*events)
         else:

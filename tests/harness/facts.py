@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from events import codec
+from events.catalogue import BY_FACT
 from events.change import ScaffoldProposed, WeightUpdateRequested
 from events.choice import LeverChosen
 from events.codec import Event
@@ -24,9 +25,14 @@ DEV = ("d1", "d2", "d3", "d4")
 FOLDS = (("t1", "t2"), ("t3",))
 
 
+def publisher(fact: Fact) -> str:
+    """A service that may append such a fact."""
+    return BY_FACT[type(fact)].publishers[0]
+
+
 def event_of(fact: Fact, run: str = RUN) -> Event:
     """A fact as an event that no service made."""
-    return codec.event(fact, run=run, source="test", cause="", time="")
+    return codec.event(fact, run=run, source=publisher(fact), cause="", time="")
 
 
 def started(generations: int = 3, budget: Budget = Budget(), shard_size: int = 400) -> RunStarted:

@@ -33,6 +33,7 @@ from runtime.log.port import BATCH_LIMIT, Message, Stored
 from runtime.log.socket import NatsSocket
 from runtime.run.decide import DECIDER
 from runtime.run.decider import DecisionSession
+from tests.harness.facts import publisher
 
 FOLDS, GROUP, STEPS = 5, 8, 30
 FIRST_TIME = 1_767_225_600_000_000_000
@@ -115,7 +116,7 @@ def run_batches(run: str, *, items: int, generations: int, seed: int) -> Batches
     while waiting:
         facts = waiting.pop(0)
         events = [
-            codec.event(fact, run=run, source="generator", cause=cause, time="2026-01-01T00:00:00.000000Z")
+            codec.event(fact, run=run, source=publisher(fact), cause=cause, time="2026-01-01T00:00:00.000000Z")
             for fact, cause in facts
         ]
         batch = [(event.subject, codec.encode(event)) for event in events]

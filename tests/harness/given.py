@@ -29,7 +29,7 @@ from events.weights import (
 from runtime.log.port import Stored
 from runtime.run.decide import DECIDER
 from runtime.run.decider import Decision, DecisionSession
-from tests.harness.facts import RUN, TIME
+from tests.harness.facts import RUN, TIME, publisher
 
 Outcome = TrajectoryScored | ScoringFailed | RolloutFailed
 Ending = ScaffoldProposed | ProposalFailed | WeightUpdateRequested
@@ -85,7 +85,7 @@ class Scenario:
             assert reason is None, f"No run can have {fact!r} here: {reason}."
             self._known.add(fact)
             self._sequence += 1
-            event = codec.event(fact, run=self.session.run, source="test", cause="", time=TIME)
+            event = codec.event(fact, run=self.session.run, source=publisher(fact), cause="", time=TIME)
             stored = Stored(self._sequence, self._sequence * 1_000_000_000, event.subject, codec.encode(event))
             decision = self.session.feed(stored, event)
             if decision:

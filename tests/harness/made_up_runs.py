@@ -23,6 +23,7 @@ from replay.exports import folder as exports
 from replay.history import History
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
+from tests.harness.facts import publisher
 
 DEV = tuple(f"dev{number}" for number in range(40))
 TEST = tuple(f"test{number}" for number in range(40))
@@ -101,7 +102,9 @@ def export(
 
 def stored(run: str, stream: str, facts: Sequence[Fact]) -> list[Stored]:
     """Facts as messages of a stream."""
-    events = [codec.event(fact, run=run, source="test", cause="", time="2026-01-01T00:00:00Z") for fact in facts]
+    events = [
+        codec.event(fact, run=run, source=publisher(fact), cause="", time="2026-01-01T00:00:00Z") for fact in facts
+    ]
     return [
         Stored(number, number * 10**9, subject(stream, run, event.id, event.tag), codec.encode(event))
         for number, event in enumerate(events, 1)

@@ -25,7 +25,7 @@ from runtime.log.port import Stored, append_once, readable
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
 from tests.harness.decided_log import DecidedLog, as_history, long_run, missing_answers
-from tests.harness.facts import started
+from tests.harness.facts import publisher, started
 
 CHILD = "child"
 
@@ -146,12 +146,12 @@ def test_a_real_controller_goes_on_from_the_past_on_its_log_and_refuses_another(
         false = msgspec.structs.replace(begun, parent_digest="0" * 64)
         controller = Controller(log, DECIDER, Scanner([]))
         for run, fact in (("true", begun), ("false", false)):
-            await append_once(log, [codec.event(fact, run=run, source="test", cause="", time="")], Scanner([]))
+            await append_once(log, [codec.event(fact, run=run, source=publisher(fact), cause="", time="")], Scanner([]))
         for _ in range(2000):
             if not await controller.step():
                 mine = [stored for stored in log.memory.messages if ".true." in stored.subject]
                 told = [
-                    codec.event(fact, run="true", source="test", cause="", time="")
+                    codec.event(fact, run="true", source=publisher(fact), cause="", time="")
                     for fact in missing_answers(mine)[:1]
                 ]
                 if not told:

@@ -33,7 +33,7 @@ from services.host.sources import open_logs
 from tests.harness.broker import broker
 from tests.harness.cli import CliHarness
 from tests.harness.decided_log import DecidedLog, missing_answers, short_run
-from tests.harness.facts import RUN, proposed, started
+from tests.harness.facts import RUN, proposed, publisher, started
 from tests.harness.faults import damage
 from tests.harness.tasks.smaller import small_toy
 
@@ -52,7 +52,7 @@ def examined(messages: Sequence[Stored], last: int | None = None, archived: int 
 
 
 def of(fact: Fact, sequence: int, run: str = RUN) -> Stored:
-    event = codec.event(fact, run=run, source="test", cause="", time=NOW)
+    event = codec.event(fact, run=run, source=publisher(fact), cause="", time=NOW)
     return Stored(sequence, 1, event.subject, codec.encode(event))
 
 

@@ -13,7 +13,8 @@ from events import codec
 from events.codec import Event
 from events.errors import CheckFailed, NotFound, UsageError
 from events.fact import Fact
-from events.run import RunPaused, RunResumed
+from events.population import CandidateRejected
+from events.run import RunPaused
 from replay.exports import folder
 from replay.history import History
 from replay.replayer import decisions, find_sequence, redecide, state_at
@@ -140,13 +141,13 @@ def speaking(version: int) -> Decider[Counting]:
         match event.data:
             case RunPaused():
                 state.count += 1
-            case RunResumed(number=number):
+            case CandidateRejected(generation=number):
                 state.spoken = number
         return state
 
     def decide(state: Counting, event: Event, version: int) -> list[Fact]:
         due = state.count % (2 if version == 1 else 3) == 0 and state.spoken < state.count
-        return [RunResumed(number=state.count)] if due else []
+        return [CandidateRejected(generation=state.count, candidate="", reason="")] if due else []
 
     return Decider(version, Counting, evolve, decide)
 
@@ -157,7 +158,7 @@ def test_a_deliberate_change_is_a_version_step_that_holds_from_the_next_decision
     told.session.decider = speaking(2)
     told.say(*(RunPaused(number=number, reason="") for number in range(6, 13)))
     made = [one.made.decider for one in decisions(told.messages).values()]
-    spoken = [event.data.number for event in readable(told.messages) if isinstance(event.data, RunResumed)]
+    spoken = [event.data.generation for event in readable(told.messages) if isinstance(event.data, CandidateRejected)]
     assert made == [1, 1, 2, 2, 2] and spoken == [2, 4, 6, 9, 12]
     assert redecide(as_history(told.messages), speaking(2)).difference is None
     newer = redecide(as_history(told.messages), speaking(1)).difference

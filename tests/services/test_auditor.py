@@ -33,6 +33,7 @@ from services.auditor.release import release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
 from tests.harness.cli import CliHarness
+from tests.harness.facts import publisher
 from tests.harness.paths import TOY
 
 HOLE = '''"""Pays for an answer that holds the letter e."""
@@ -160,7 +161,7 @@ def test_of_each_drift_the_loop_is_told_once() -> None:
 
 def accepted() -> codec.Event:
     kept = CandidateAccepted(generation=2, candidate="c2", score=0.5, reason="")
-    return codec.event(kept, run="r", source="test", cause="", time="")
+    return codec.event(kept, run="r", source=publisher(kept), cause="", time="")
 
 
 async def record(events: list[codec.Event], on: Any) -> None:
@@ -223,7 +224,7 @@ def test_rollouts_run_side_by_side_and_their_facts_stand_in_one_order() -> None:
                 second_done.set()
             if number == 3:
                 raise NotFound("This one has no data.")
-            return [CandidateAccepted(generation=number, candidate=f"c{number}", score=0.5, reason=runner)]
+            return [AuditReleased(look=number, action="none", lever="", generation=-1, bits=1.0)]
         finally:
             running.release()
 
@@ -231,8 +232,8 @@ def test_rollouts_run_side_by_side_and_their_facts_stand_in_one_order() -> None:
         host = host_of(log, "one", "another")
         with pytest.raises(NotFound):
             await audit_of(host).record_each(host.with_runner(functools.partial(work, number)) for number in range(5))
-        facts = [event.data for event in await events_of_types(log, "r", [CandidateAccepted])]
-        return [fact.generation for fact in facts if isinstance(fact, CandidateAccepted)]
+        facts = [event.data for event in await events_of_types(log, "r", [AuditReleased])]
+        return [fact.look for fact in facts if isinstance(fact, AuditReleased)]
 
     assert asyncio.run(done()) == [0, 1, 2]
 

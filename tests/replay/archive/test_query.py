@@ -21,6 +21,7 @@ from replay.archive.query import ARCHIVE, SOCKET, QueryResult, connect_path, lis
 from runtime.log.port import Stored
 from services.archivist import CONCURRENT, QueryServer
 from services.views.query_result import FORMATS, render
+from tests.harness.facts import publisher
 
 FORBIDDEN = [
     "COPY events TO '{here}/out.csv'",
@@ -104,7 +105,7 @@ FORBIDDEN = [
 
 def paused(number: int) -> Stored:
     fact = RunPaused(number=number, reason=f"for {number} reasons")
-    event = codec.event(fact, run="demo", source="test", cause="", time="2026-01-01T00:00:00Z")
+    event = codec.event(fact, run="demo", source=publisher(fact), cause="", time="2026-01-01T00:00:00Z")
     return Stored(number, 1_700_000_000_000_000_000 + number * 1_000, event.subject, codec.encode(event))
 
 

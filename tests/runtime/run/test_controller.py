@@ -16,12 +16,14 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
-from tests.harness.facts import RUN, proposed, scores, started
+from tests.harness.facts import RUN, proposed, publisher, scores, started
 from tests.harness.given import given
 
 
 async def say(log: MemoryLog, *facts: Fact) -> None:
-    events = [codec.event(fact, run=RUN, source="test", cause="", time="2026-01-01T00:00:00Z") for fact in facts]
+    events = [
+        codec.event(fact, run=RUN, source=publisher(fact), cause="", time="2026-01-01T00:00:00Z") for fact in facts
+    ]
     await append_once(log, events, Scanner([]))
 
 
