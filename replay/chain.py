@@ -55,7 +55,10 @@ _DIGEST = sha256().digest_size
 
 
 class Chain:
-    """One run's chain, fed with its events in the order of the log. It ends at the first break, or with the run."""
+    """One run's chain, fed with its events in the order of the log, of several with one id the first alone.
+
+    It ends at the first break, or with the run.
+    """
 
     def __init__(self, run: str) -> None:
         self.run = run
@@ -85,9 +88,9 @@ class Chain:
 
     def take(self, sequence: int, subject: str, data: bytes) -> ChainBreak | None:
         """Feed the next readable event of the run; gives the break where the chain does not hold there."""
-        if self.broken or self.finished:
-            return None
         entity = subject.split(".", 3)[2]
+        if self.broken or (self.finished and entity != HEAD):
+            return None
         self._first = self._first or sequence
         if entity == HEAD:
             return self._decide(sequence, data)
@@ -102,6 +105,8 @@ class Chain:
 
     def _decide(self, sequence: int, data: bytes) -> ChainBreak | None:
         made = _head_decoder.decode(data).data
+        if self.finished:
+            return self._break(sequence, made, "comes after the run's end")
         if self.awaited:
             return self._break(sequence, made, f"comes before the last {self.awaited} events of the decision before it")
         if made.number != self.decisions + 1:

@@ -28,6 +28,7 @@ class DecisionDifference(msgspec.Struct, frozen=True, kw_only=True):
     """The first place where this code decides otherwise than is recorded.
 
     `recorded` and `decided` are the two messages as text; `decided` is empty if this code decides nothing there.
+    `newer`: only because a later version of the decider made the recorded one.
     """
 
     sequence: int
@@ -35,6 +36,7 @@ class DecisionDifference(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     recorded: str
     decided: str
+    newer: bool = False
 
 
 class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +145,12 @@ def _too_new(head: RecordedDecision, known: int) -> DecisionDifference | None:
         f"{known}"
     )
     return DecisionDifference(
-        sequence=head.sequence, decision=head.made.number, why=why, recorded=_text(head.messages[0]), decided=""
+        sequence=head.sequence,
+        decision=head.made.number,
+        why=why,
+        recorded=_text(head.messages[0]),
+        decided="",
+        newer=True,
     )
 
 
@@ -165,6 +172,10 @@ def _compare(decision: Decision, recorded: RecordedDecision, messages: Sequence[
     """
     number, made, now = decision.made.number, recorded.made, decision.made
     pairs = list(zip(recorded.messages, decision.payloads, strict=False))
+    if len(recorded.messages) <= made.outputs:
+        last, lost = recorded.messages[-1], made.outputs + 1 - len(recorded.messages)
+        why = f"the last {lost} events of decision {number} are missing after it, which were stored with it"
+        return _difference(number, last, decision.payloads[-1], why)
     if now.input != made.input:
         why = (
             f"decision {number} is recorded as the answer to event {made.input}, and this code makes it at event "

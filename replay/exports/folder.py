@@ -23,7 +23,9 @@ from events.errors import CheckFailed, NotFound, UsageError
 from events.run import RunFinished, RunStarted
 from events.subjects import check_run_name, head, run_of
 from events.time import nanoseconds, rfc3339
+from replay.closing import Closing, closing, marks_of
 from replay.history import History
+from replay.soundness import MARK_GOLD, MARK_LOG, Marks, require_described, require_recorded
 from runtime.blobs.directory import Blobs, Tree
 from runtime.log.port import Stored
 
@@ -49,6 +51,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     """When the first message was stored, in RFC 3339."""
     finished: RunFinished | None
     decisions: int
+    closing: Closing | None = None
+    """The digests that close the run; None in an export of an evolog that did not write them."""
+    marks: Marks = ((), ())
+    """Digests on the way, to find what was changed."""
 
 
 class ExportLine(msgspec.Struct, omit_defaults=True):
@@ -97,6 +103,8 @@ def write(history: History, target: Path, version: str) -> Manifest:
             began=rfc3339(history.messages[0].time),
             finished=history.finished,
             decisions=sum(stored.subject == head(history.run) for stored in history.messages),
+            closing=closing(history),
+            marks=(marks_of(history.messages, MARK_LOG), marks_of(history.gold, MARK_GOLD)),
         )
         (temporary / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         if target.exists():
@@ -129,7 +137,34 @@ def read(folder: Path) -> History:
             )
     past = [stored for stored in messages[EVENTS] if run_of(stored.subject) != manifest.run]
     own = [stored for stored in messages[EVENTS] if run_of(stored.subject) == manifest.run]
-    return History(manifest.run, past, own, messages[GOLD_EVENTS], Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS))
+    run = History(manifest.run, past, own, messages[GOLD_EVENTS], Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS))
+    _require_as_described(run, manifest, folder)
+    return run
+
+
+def _require_as_described(history: History, manifest: Manifest, folder: Path) -> None:
+    """Raise `CheckFailed` unless description and events say the same, and the events are as they were recorded."""
+    if strangers := {run_of(stored.subject) for stored in history.past} - {*manifest.ancestors}:
+        raise CheckFailed(
+            f"{folder / EVENTS} has events of run {min(strangers)}, which is neither {manifest.run} nor its past."
+        )
+    if strangers := {run_of(stored.subject) for stored in history.gold} - {manifest.run}:
+        raise CheckFailed(f"{folder / GOLD_EVENTS} has events of run {min(strangers)}, which is not {manifest.run}.")
+    if manifest.closing:
+        require_described(history, manifest.closing, manifest.marks)
+    require_recorded(history)
+    decided = sum(stored.subject == head(history.run) for stored in history.messages)
+    for what, described, recorded in (
+        ("started", manifest.started, history.started),
+        ("finished", manifest.finished, history.finished),
+        ("decisions", manifest.decisions, decided),
+        ("began", manifest.began, rfc3339(history.messages[0].time)),
+    ):
+        if described != recorded:
+            raise CheckFailed(
+                f"{folder / MANIFEST} says otherwise than the events of run {manifest.run}: {what} is {described!r} "
+                f"there, and {recorded!r} by the events. Export the run again."
+            )
 
 
 def read_manifest(folder: Path) -> Manifest:
