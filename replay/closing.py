@@ -6,11 +6,13 @@ in an export or signed, can tell later whether anything was changed since.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 import msgspec
 
+from events.errors import CheckFailed, UsageError
 from events.gold import AuditFinished
 from events.run import DecisionMade
 from events.subjects import head, run_of, tag_of
@@ -102,13 +104,29 @@ def digest_of(messages: Iterable[Stored]) -> RunDigest:
 
 def closing_of(run: str, messages: Iterable[Stored], gold: Iterable[Stored]) -> Closing:
     """The closing digests of a run, from its own messages on EVOLOG and on GOLD."""
-    log = digest_of(messages)
-    return Closing(run, log.closed, log.closed_events, log.closed_sequence, digest_of(gold).closed)
+    return closing_with(run, digest_of(messages), digest_of(gold))
+
+
+def closing_with(run: str, log: RunDigest, gold: RunDigest) -> Closing:
+    """The closing digests of a run whose messages were fed."""
+    return Closing(run, log.closed, log.closed_events, log.closed_sequence, gold.closed)
 
 
 def closing(history: History) -> Closing:
     """The closing digests of a recorded run."""
     return closing_of(history.run, history.messages, history.gold)
+
+
+def require_expected(closing: Closing, expected: Sequence[str]) -> None:
+    """Raise `CheckFailed` unless each of these is one of the run's digests, and `UsageError` for what is no digest."""
+    for digest in expected:
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise UsageError(f"{digest!r} is no digest: expected are 64 hexadecimal digits, as `evolog show` prints.")
+        if digest not in (closing.log, closing.gold):
+            raise CheckFailed(
+                f"Run {closing.run} does not close with {digest}: EVOLOG closes with {closing.log}, GOLD with "
+                f"{closing.gold}. Something was changed, added or lost since, or it is another run."
+            )
 
 
 def marks_of(messages: Iterable[Stored], every: int) -> tuple[str, ...]:

@@ -73,10 +73,11 @@ class History(NamedTuple):
 async def read_history(log: Log, gold: Log, run: str, blobs: Blobs, gold_blobs: Blobs) -> History:
     """Read a run from the two logs as they are now."""
     past, own = await lineage.past(log, run), await lineage.messages(log, Span(run))
-    return History(run, past, own, await _gold(gold, run), blobs, gold_blobs)
+    return History(run, past, own, await gold_messages(gold, run), blobs, gold_blobs)
 
 
-async def _gold(gold: Log, run: str) -> list[Stored]:
+async def gold_messages(gold: Log, run: str) -> list[Stored]:
+    """The auditor's messages of a run."""
     messages: list[Stored] = []
     position = 0
     while page := await gold.read(position + 1, PAGE_SIZE):

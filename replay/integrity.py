@@ -21,6 +21,7 @@ from events.subjects import LOG, run_of, tag_of
 from events.time import rfc3339
 from events.weights import AdapterPublished
 from replay.chain import Chain, ChainBreak
+from replay.closing import Closing, RunDigest
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.log.port import Stored, readable
@@ -56,13 +57,14 @@ class StreamSummary(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The state of both streams, the number of blobs that they name, and all damage in the order of the streams and
-    sequences.
+    """The state of both streams, the number of blobs that they name, all damage in the order of the streams and
+    sequences, and the digests that close each run.
     """
 
     streams: list[StreamSummary]
     blobs: int
     faults: list[LogFault]
+    closings: list[Closing] = []
 
 
 class BlobReference(NamedTuple):
@@ -128,7 +130,10 @@ class Examination:
         self.events = 0
         self.set_aside = 0
         self.blobs: dict[str, BlobReference] = {}
-        self._runs: set[str] = set()
+        self.digests: dict[str, RunDigest] = {}
+        """Each run's digest on this stream."""
+        self._places: dict[str, int] = {}
+        """The sequence of the first event with each id."""
         self._faults: list[LogFault] = []
         self._missing = False
         self._unreadable: dict[int, tuple[LogFault, bytes]] = {}
@@ -144,6 +149,7 @@ class Examination:
             self._gap(stored.sequence, f"and {_describe(stored)}")
         self._last = stored
         self._pasts.take(stored)
+        self.digests.setdefault(run_of(stored.subject), RunDigest()).take(stored)
         try:
             event = codec.decode_at(stored.subject, stored.data)
         except codec.Unreadable as wrong:
@@ -152,7 +158,13 @@ class Examination:
             self._unreadable[stored.sequence] = fault, stored.data
             return
         self.events += 1
-        self._runs.add(event.run)
+        if (first := self._places.setdefault(event.id, stored.sequence)) != stored.sequence:
+            description = (
+                f"sequence {stored.sequence} on {stored.subject} is a second event on a place that was taken: sequence "
+                f"{first} is the first, and counts"
+            )
+            self._faults.append(self._fault(stored.sequence, description, event.run))
+            return
         if stored.data != (encoded := codec.encode(event)) and not _same_event(stored.data, encoded):
             description = (
                 f"sequence {stored.sequence} on {stored.subject} does not have the bytes in which its event is written"
@@ -222,12 +234,17 @@ class Examination:
                 broken.append(fault)
         return sorted([*exact, *broken], key=lambda fault: fault.last if fault in broken else fault.first)
 
+    @property
+    def runs(self) -> list[str]:
+        """The runs that have a message here that names them."""
+        return [run for run in self.digests if run]
+
     def summary(self) -> StreamSummary:
         """The counts of what was read."""
         return StreamSummary(
             self.stream,
             self.events,
-            len(self._runs),
+            len(self.runs),
             sum(chain.decisions for chain in self._chains.values()),
             self.set_aside,
         )

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from events.errors import UsageError
+from events.errors import CheckFailed, UsageError
 from events.run import DecisionMade, RunFinished
 from events.subjects import HEAD
 from replay.chain import Chain
+from replay.closing import Closing, closing
 from replay.history import EventProgress, History
 from runtime.log import lineage
 from runtime.log.port import Stored, readable
@@ -38,6 +39,10 @@ class DecisionDifference(msgspec.Struct, frozen=True, kw_only=True):
     decided: str
     newer: bool = False
 
+    def __str__(self) -> str:
+        """A sentence without its full stop."""
+        return f"sequence {self.sequence} is not as it was decided: {self.why}"
+
 
 class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of deciding a run again.
@@ -53,6 +58,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     difference: DecisionDifference | None
     next: int | None = None
     """The sequence of an event at which this code decides and nothing is recorded yet, as in a run that goes on."""
+    closing: Closing
 
 
 class RecordedDecision(NamedTuple):
@@ -94,7 +100,14 @@ def redecide(
         if head and head.made.number > session.decisions:
             difference = _not_decided(head)
         for event in () if difference or finished else readable([stored]):
-            if (decision := session.feed(stored, event)) is None:
+            try:
+                decision = session.feed(stored, event)
+            except Exception as wrong:  # whatever a decider meets in events that no service said
+                raise CheckFailed(
+                    f"Run {history.run} cannot be decided at sequence {stored.sequence}, {event.tag}: it does not "
+                    f"follow from the events before it ({type(wrong).__name__}: {wrong})."
+                ) from wrong
+            if decision is None:
                 continue
             if decision.made.number not in recorded:
                 later = next((other for other in messages[index + 1 :] if other.subject.split(".", 3)[2] == HEAD), None)
@@ -115,6 +128,7 @@ def redecide(
         finished=finished,
         difference=difference,
         next=next_input,
+        closing=closing(history),
     )
 
 

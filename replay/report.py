@@ -15,6 +15,7 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutsRequested, TrajectoryRecorded
 from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
+from replay.closing import Closing
 from runtime.log.lineage import Span, ancestors
 from runtime.log.port import Log, Stored, exclusive_key, readable
 
@@ -83,6 +84,13 @@ class Report(msgspec.Struct, kw_only=True):
     cells_failed: list[GoldFailed] = []
     compared: list[PoliciesCompared] = []
     seconds: float = 0.0
+    closing: Closing | None = None
+    """The digests that close it; None while it goes on."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the loop has nothing more to decide."""
+        return self.state in ("finished", "audited")
 
 
 class Reporter:

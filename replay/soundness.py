@@ -57,9 +57,7 @@ def require_decided(history: History) -> None:
     require_recorded(history)
     difference = redecide(history).difference
     if difference and not difference.newer:
-        raise CheckFailed(
-            f"Run {history.run} is not as it was decided: at sequence {difference.sequence}, {difference.why}."
-        )
+        raise CheckFailed(f"Run {history.run} is not as it was recorded: {difference}.")
 
 
 def require_described(history: History, described: Closing, marks: Marks) -> None:

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import msgspec
 
 from events.errors import CheckFailed, UsageError
-from events.subjects import LOG
+from events.subjects import LOG, run_of
 from replay.archive.projection import Archive, ParsedMessages
 from replay.chain import Chain, ChainBreak
+from replay.closing import RunDigest
 from replay.history import EventProgress, History
 from runtime.log.port import Stored, require_contiguous
 
@@ -49,6 +50,10 @@ class RebuildResult(NamedTuple):
     """The first break of any run's chain."""
     gap: str
     """The first gap of the log as a sentence; nothing behind it was read. Empty where there is none."""
+    digests: dict[str, RunDigest]
+    """The digest of each run's messages."""
+    grown: set[str]
+    """The runs of which something was new to the file."""
 
 
 class _SavedChains(msgspec.Struct):
@@ -57,6 +62,8 @@ class _SavedChains(msgspec.Struct):
     sequence: int = 0
     chains: list[bytes] = []
     broken: ChainBreak | None = None
+    digests: dict[str, RunDigest] | None = None
+    """None in a file of an evolog that did not keep them."""
 
 
 def rebuild(
@@ -102,6 +109,8 @@ class _Rebuild:
         self.archive, self.source, self.end, self.whole, self.progress = archive, read, end, whole, progress
         self.chains: dict[str, Chain] = {}
         self.broken: ChainBreak | None = None
+        self.digests: dict[str, RunDigest] = {}
+        self.grown: set[str] = set()
 
     def go_on(self) -> RebuildResult:
         cursor = self.archive.cursor
@@ -129,6 +138,7 @@ class _Rebuild:
                 position = read[-1].sequence
                 parsed = self.archive.read(read)
                 self._check(parsed)
+                self._digest(read, cursor)
                 self.progress(position, self.end)
                 if position <= cursor:
                     continue
@@ -142,7 +152,12 @@ class _Rebuild:
             while written:
                 written.popleft().result()
         return RebuildResult(
-            max(0, position - cursor), sum(chain.decisions for chain in self.chains.values()), self.broken, gap
+            max(0, position - cursor),
+            sum(chain.decisions for chain in self.chains.values()),
+            self.broken,
+            gap,
+            self.digests,
+            self.grown,
         )
 
     def _read(self, start: int, limit: int) -> list[Stored]:
@@ -179,9 +194,19 @@ class _Rebuild:
             if broken := chain.take(stored.sequence, stored.subject, stored.data):
                 self.broken = self.broken or broken
 
+    def _digest(self, read: list[Stored], cursor: int) -> None:
+        for stored in read:
+            run = run_of(stored.subject)
+            if run and self.archive.run in ("", run):
+                if (digest := self.digests.get(run)) is None:
+                    digest = self.digests[run] = RunDigest()
+                digest.take(stored)
+                if stored.sequence > cursor:
+                    self.grown.add(run)
+
     def _state(self, position: int) -> bytes:
         return msgspec.msgpack.encode(
-            _SavedChains(position, [chain.save() for chain in self.chains.values()], self.broken)
+            _SavedChains(position, [chain.save() for chain in self.chains.values()], self.broken, self.digests)
         )
 
     def _commit(self, state: bytes) -> None:
@@ -197,9 +222,9 @@ class _Rebuild:
         state = msgspec.msgpack.decode(row[0], type=_SavedChains) if row else _SavedChains()
         if not row:
             connection.execute("INSERT INTO rebuild.chains VALUES ($1)", [msgspec.msgpack.encode(state)]).fetchall()
-        if state.sequence != cursor:
+        if state.sequence != cursor or state.digests is None:
             self.archive.taken.clear()
             return 0
         self.chains = {chain.run: chain for chain in map(Chain.restore, state.chains)}
-        self.broken = state.broken
+        self.broken, self.digests = state.broken, state.digests
         return cursor

@@ -76,9 +76,11 @@ def is_export(path: Path) -> bool:
 
 
 def write(history: History, target: Path, version: str) -> Manifest:
-    """Export a run into a new folder, which appears at once and whole; raises `UsageError` for a folder that is not
-    empty.
+    """Export a run into a new folder, which appears at once and whole.
+
+    Raises `UsageError` for a folder that is not empty, and `CheckFailed` for a run that is not as it was recorded.
     """
+    require_recorded(history)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already, and an export is written into a new folder: name another.")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from events.subjects import GOLD, LOG
 from replay.audit.audit import AuditReport, audit_history
 from replay.exports import folder
 from replay.history import History, read_history
+from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
 from services.cli.reading import read_run
 from services.host.node import Node
@@ -52,6 +53,7 @@ def audit_run(
     """Print the audit of a run, and write its pictures and page where they are wanted; the exit code."""
     run = read_run(directory, name)
     with working(f"auditing {run.run}"):
+        require_decided(run)
         report = audit_history(run)
     if html or plots:
         _write(report, html, plots)
@@ -139,9 +141,10 @@ async def _listings(node: Node) -> list[AuditListing]:
 
 async def _listing(name: str, reading: Awaitable[History]) -> AuditListing:
     try:
-        audit = (
-            await asyncio.to_thread(audit_history, await reading)
-        ).audit  # so that the connection stays alive meanwhile
+        history = await reading
+        # in a thread, so that the connection stays alive meanwhile
+        await asyncio.to_thread(require_decided, history)
+        audit = (await asyncio.to_thread(audit_history, history)).audit
     except UserError as wrong:
         return AuditListing(run=name, error=str(wrong))
     return AuditListing(

@@ -26,6 +26,7 @@ from services.cli.replay import replay
 from services.cli.run import run
 from services.cli.service import service
 from services.cli.show import show
+from services.cli.sign import sign, verify
 from services.cli.sql import sql
 from services.cli.up import up
 from services.cli.watch import watch
@@ -33,7 +34,7 @@ from services.cli.watch import watch
 VERBS: dict[str, tuple[click.Command, ...]] = {
     "Start a run": (run, ablate, fork),
     "Follow it": (watch, ls, show, pause, resume),
-    "Ask what happened": (sql, replay, diff, audit),
+    "Ask what happened": (sql, replay, diff, audit, sign, verify),
     "Bring in": (data, import_),
     "Operate": (up, down, service, doctor),
 }

@@ -1,6 +1,6 @@
 """`evolog replay`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,13 @@ from services.cli.options import as_json, directory, examples
 )
 @click.argument("run", required=False)
 @directory
+@click.option(
+    "--expect",
+    "expected",
+    metavar="DIGEST",
+    multiple=True,
+    help="The digest that EVOLOG, or GOLD, closed the run with: exit with 3 unless it does.",
+)
 @click.option("--to", "at", metavar="SEQ|TIME", help="Show the state that the run was in there.")
 @click.option(
     "--perform",
@@ -44,6 +51,7 @@ from services.cli.options import as_json, directory, examples
 def replay(
     run: str | None,
     directory: Path,
+    expected: tuple[str, ...],
     at: str | None,
     perform: str | None,
     swap: str | None,
@@ -55,6 +63,8 @@ def replay(
     """Decide a recorded run again, byte for byte. RUN is a name, or the folder of an export; nothing needs to be up."""
     if sum(option is not None for option in (at, perform, swap, export, into)) > 1:
         raise UsageError("--to, --perform, --swap, --export and --into are different things to do: give one of them.")
+    if expected and any(option is not None for option in (at, perform, swap, export, into)):
+        raise UsageError("--expect belongs to `evolog replay RUN` alone, which decides the run again.")
     if parquet and not into:
         raise UsageError("--parquet writes the tables of a rebuilt archive: name its file with --into.")
     if into:
@@ -69,11 +79,15 @@ def replay(
         return swap_service(directory, run, swap, as_json)
     if export is not None:
         return export_run(directory, run, export, as_json)
-    return redecide_run(directory, run, as_json)
+    return redecide_run(directory, run, as_json, expected)
 
 
-def redecide_run(directory: Path, name: str, as_json: bool) -> int:
-    """Decide a run again, and print the first difference; the exit code, 3 for a difference."""
+def redecide_run(directory: Path, name: str, as_json: bool, expected: Sequence[str] = ()) -> int:
+    """Decide a run again, and print the first difference; the exit code, 3 for a difference.
+
+    Raises `CheckFailed` where the run closes with other digests than those expected.
+    """
+    from replay.closing import require_expected
     from replay.replayer import redecide
     from services.cli.reading import read_run
     from services.views.progress import counting
@@ -83,6 +97,7 @@ def redecide_run(directory: Path, name: str, as_json: bool) -> int:
     with counting("deciding again", "events") as progress:
         result = redecide(run, progress=progress)
     _print(result, replay_lines(result), as_json)
+    require_expected(result.closing, expected)
     return CheckFailed.code if result.difference else 0
 
 

@@ -1,16 +1,22 @@
 """Examines the log of a project directory: reads both streams from end to end, and every blob that they name."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from events.errors import CheckFailed, UserError
 from events.subjects import GOLD, LOG
 from replay.archive.query import query, query_file
+from replay.closing import RunDigest, closing_with
+from replay.history import History
 from replay.integrity import Examination, Health, LogFault, StreamSummary, find_damage, forks_among
+from replay.replayer import redecide
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import API
 from runtime.broker.store import bytes_lost
+from runtime.log import lineage
 from runtime.log.jetstream import Connection
+from runtime.log.port import Log
 from services.host.context import operator
 from services.host.node import Node
 from services.host.sources import copy_logs, require_log, run_starts, temporary_server
@@ -36,6 +42,7 @@ async def _examine(connection: Connection, node: Node, say: Callable[[str], None
     # the server cut off `lost` bytes of a stream's files when it started
     faults: list[LogFault] = []
     streams: list[StreamSummary] = []
+    digests: list[dict[str, RunDigest]] = []
     blobs = 0
     for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
         log = connection.log(stream)
@@ -65,10 +72,34 @@ async def _examine(connection: Connection, node: Node, say: Callable[[str], None
                         f"sequence {reference.sequence} ({reference.tag}) names a blob: {why}",
                     )
                 )
+        if stream == LOG:
+            damage += await _decided_otherwise(log, examination, damage, say)
         streams.append(examination.summary())
+        digests.append(examination.digests)
         blobs += len(examination.blobs)
         faults += sorted(damage, key=lambda fault: fault.first)
-    return Health(streams, blobs, faults)
+    of_log, of_gold = digests
+    closings = [closing_with(run, digest, of_gold.get(run, RunDigest())) for run, digest in of_log.items() if run]
+    return Health(streams, blobs, faults, closings)
+
+
+async def _decided_otherwise(
+    log: Log, examination: Examination, known: Sequence[LogFault], say: Callable[[str], None]
+) -> list[LogFault]:
+    """The runs without a known fault of which a decision does not come out the same again, each with the first."""
+    faults = []
+    for run in examination.runs:
+        if any(fault.run in ("", run) for fault in known):
+            continue
+        say(f"{LOG}: deciding {run} again")
+        try:
+            past, own = await lineage.past(log, run), await lineage.messages(log, lineage.Span(run))
+            result = await asyncio.to_thread(redecide, History(run, past, own, [], Blobs(Path()), Blobs(Path())))
+        except UserError:  # no run that can be decided, which another fault names
+            continue
+        if (difference := result.difference) and not difference.newer:
+            faults.append(LogFault(LOG, difference.sequence, difference.sequence, str(difference), run))
+    return faults
 
 
 def archive_cursor(node: Node, stream: str) -> int:

@@ -23,6 +23,7 @@ from runtime.log.worker import now
 from runtime.run import budget as budgets
 from runtime.run.order import RunOrder, check_order, check_packages, check_verifier
 from runtime.sandbox.choose import UNSANDBOXED
+from services.host.closings import read_closing
 from services.host.context import operator
 from services.host.node import Node, Running
 from services.host.sources import find_run, run_starts
@@ -157,7 +158,10 @@ async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher 
             if watcher is None:
                 return None
             watcher.begin(name, started)
-            return await _follow(node, log, gold, name, gold_position, watcher, interrupted)
+            report = await _follow(node, log, gold, name, gold_position, watcher, interrupted)
+            if report:
+                report.closing = await read_closing(connection, name)
+            return report
 
 
 @contextlib.contextmanager

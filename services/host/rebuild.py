@@ -5,14 +5,22 @@ wanted.
 import asyncio
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from events.subjects import LOG
+from events.errors import NotFound
+from events.subjects import GOLD, LOG
 from replay.archive.projection import require_duckdb
 from replay.archive.rebuild import RebuildResult, rebuild, rebuild_from_history
+from replay.chain import ChainBreak
+from replay.closing import Closing, closing, closing_with, digest_of
 from replay.exports.parquet import filled_tables, require_empty, write_parquet
-from replay.history import EventProgress
+from replay.history import EventProgress, History, gold_messages
+from replay.replayer import redecide
+from runtime.blobs.directory import Blobs
+from runtime.log import lineage
+from runtime.log.jetstream import Connection
 from runtime.log.socket import BulkReader
 from services.host.node import Node
 from services.host.sources import find_export, find_run, load_history, open_logs
@@ -22,7 +30,8 @@ class RebuildSummary(msgspec.Struct, kw_only=True):
     """The outcome of rebuilding an archive.
 
     `events` counts the messages that were new to the file, `decisions` all whose digests are right, `tables` those that
-    have rows. `broken` is the first break of a hash chain, `gap` the first gap of the log as a sentence.
+    have rows. `broken` is the first decision that its chain or this code's decider does not give, `gap` the first gap
+    of the log as a sentence, `closings` are the digests that close the runs.
     """
 
     version: int = 1
@@ -36,6 +45,7 @@ class RebuildSummary(msgspec.Struct, kw_only=True):
     broken: dict[str, str | int] | None
     gap: str
     parquet: str
+    closings: list[Closing]
 
 
 def rebuild_archive(
@@ -54,8 +64,10 @@ def rebuild_archive(
     if run and find_export(Node(directory), run) is not None:
         history = load_history(directory, run)
         name, end, result = history.run, history.everything[-1].sequence, rebuild_from_history(history, into, progress)
+        checked = _Checked([closing(history)], _decided_otherwise(history, progress))
     else:
-        name, end, result = asyncio.run(_from_log(Node(directory), run, into, progress))
+        name, end, result, checked = asyncio.run(_from_log(Node(directory), run, into, progress))
+    broken = result.broken or checked.broken
     seconds = time.monotonic() - began
     if parquet is not None:
         write_parquet(into, parquet)
@@ -67,19 +79,56 @@ def rebuild_archive(
         tables=len(filled_tables(into)),
         seconds=round(seconds, 3),
         decisions=result.decisions,
-        broken={**result.broken._asdict(), "text": str(result.broken)} if result.broken else None,
+        broken={**broken._asdict(), "text": str(broken)} if broken else None,
         gap=result.gap,
         parquet=str(parquet or ""),
+        closings=checked.closings,
     )
 
 
-async def _from_log(node: Node, run: str, into: Path, progress: EventProgress) -> tuple[str, int, RebuildResult]:
-    """From the directory's log, up or not: the run's whole name, the last sequence of the log, and the outcome."""
+class _Checked(NamedTuple):
+    """The digests that close the runs, and the first decision that does not come out the same again."""
+
+    closings: list[Closing]
+    broken: ChainBreak | None
+
+
+def _decided_otherwise(history: History, progress: EventProgress) -> ChainBreak | None:
+    """The first decision of a run that this code's decider makes otherwise; the last one has no chain above it."""
+    difference = redecide(history, progress=progress).difference
+    if difference is None or difference.newer:
+        return None
+    at = difference.sequence
+    return ChainBreak(history.run, difference.decision, at, at, f"is not as it was decided: {difference.why}")
+
+
+async def _check(connection: Connection, result: RebuildResult, progress: EventProgress) -> _Checked:
+    log, gold, broken = connection.log(LOG), connection.log(GOLD), result.broken
+    closings = []
+    for run, digest in result.digests.items():
+        closings.append(closing_with(run, digest, digest_of(await gold_messages(gold, run))))
+        if run in result.grown and not broken and not result.gap:
+            try:
+                past, own = await lineage.past(log, run), await lineage.messages(log, lineage.Span(run))
+            except NotFound:  # messages on the subjects of a run that never began
+                continue
+            history = History(run, past, own, [], Blobs(Path()), Blobs(Path()))
+            broken = await asyncio.to_thread(_decided_otherwise, history, progress)
+    return _Checked(closings, broken)
+
+
+async def _from_log(
+    node: Node, run: str, into: Path, progress: EventProgress
+) -> tuple[str, int, RebuildResult, _Checked]:
+    """From the directory's log, up or not: the run's whole name, the last sequence of the log, the outcome, and what
+    was checked besides.
+    """
     async with open_logs(node) as connection:
         log = connection.log(LOG)
         name, end = await find_run(log, run) if run else "", await log.end()
         bulk = BulkReader(connection.credentials, LOG)
         try:
-            return name, end, await asyncio.to_thread(rebuild, bulk.read, into, name, end=end, progress=progress)
+            result = await asyncio.to_thread(rebuild, bulk.read, into, name, end=end, progress=progress)
         finally:
             bulk.close()
+        return name, end, result, await _check(connection, result, progress)

@@ -17,10 +17,12 @@ from events.errors import NotFound, UsageError
 from events.run import DecisionMade, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.time import rfc3339
+from replay.closing import closing
 from replay.exports import folder
 from replay.exports.folder import Manifest
 from replay.history import History, read_history
 from replay.report import Report, collect
+from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import BOOTSTRAP
 from runtime.broker.server import EmbeddedServer, end_left_over
@@ -28,6 +30,7 @@ from runtime.broker.store import FREE_AT_START, ended_well, require_room
 from runtime.broker.streams import bootstrap
 from runtime.log.jetstream import Connection
 from runtime.log.port import Log, Stored, readable
+from services.host.closings import read_closing
 from services.host.context import operator
 from services.host.node import Node
 
@@ -185,12 +188,18 @@ def load_report(directory: Path, name: str) -> Report:
     """The report of the run of that name, found as by `load_history`."""
     if find_export(Node(directory), name) is not None:
         run = load_history(directory, name)
-        return asyncio.run(collect(run.log, run.gold_log, run.run))
+        report = asyncio.run(collect(run.log, run.gold_log, run.run))
+        report.closing = closing(run) if run.finished else None
+        return report
 
-    async def work(log: Log, gold: Log) -> Report:
-        return await collect(log, gold, await find_run(log, name))
+    async def read() -> Report:
+        async with open_logs(Node(directory)) as connection:
+            log = connection.log(LOG)
+            report = await collect(log, connection.log(GOLD), await find_run(log, name))
+            report.closing = await read_closing(connection, report.run) if report.ended else None
+            return report
 
-    return with_logs(directory, work)
+    return asyncio.run(read())
 
 
 def list_runs(directory: Path) -> list[ListedRun]:
@@ -271,6 +280,7 @@ def import_export(directory: Path, source: Path) -> Manifest:
     """
     node, run = Node(directory), folder.read(source)
     folder.check_blobs(run)
+    require_decided(run)
     if any(path.is_symlink() for path in source.rglob("*")):
         raise UsageError(f"{source} holds links, and an export holds none: import it as it was exported.")
     if run.run in imported_runs(node) or (node.nats_dir.is_dir() and run.run in with_logs(directory, _run_names)):

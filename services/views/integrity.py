@@ -2,6 +2,7 @@
 
 from events.subjects import LOG
 from replay.integrity import Health
+from services.views.replayed import closing_lines
 
 SHOWN_FAULTS = 10
 """Faults that are printed; all of them are in the JSON."""
@@ -17,7 +18,8 @@ def health_lines(health: Health) -> list[str]:
         for summary in health.streams
     ]
     if not health.faults:
-        return [*lines, f"{_count(health.blobs, 'blob')}: whole"]
+        closings = [f"{one.run}: {line}" for one in health.closings for line in closing_lines(one)]
+        return [*lines, f"{_count(health.blobs, 'blob')}: whole", *closings]
     first, *more = health.faults
     lines += [f"The first bad event: {first}", *map(str, more[: SHOWN_FAULTS - 1])]
     if len(more) >= SHOWN_FAULTS:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from replay.closing import Closing
 from replay.replayer import DecisionDifference, ReplayResult
 from runtime.run.state import RunState
 
@@ -33,7 +34,15 @@ def replay_lines(result: ReplayResult) -> list[str]:
             f"At sequence {result.next} this code decides, and nothing is recorded yet: the run goes on with `evolog "
             "up`."
         )
-    return lines
+    return [*lines, *closing_lines(result.closing)]
+
+
+def closing_lines(closing: Closing) -> list[str]:
+    """The digests that close a run, a line each."""
+    return [
+        f"EVOLOG closes with {closing.log} ({closing.events:,} events, to sequence {closing.sequence})",
+        f"GOLD closes with   {closing.gold}",
+    ]
 
 
 def _difference_lines(difference: DecisionDifference) -> list[str]:
@@ -179,6 +188,7 @@ def rebuild_lines(summary: "RebuildSummary") -> list[str]:
         f"{summary.seconds:.1f} s ({rate:,.0f} a second), {summary.tables} tables filled",
         f"{summary.decisions:,} decisions checked: "
         + (f"{summary.broken['text']}" if summary.broken else "their hash chains hold"),
+        *(f"{closing.run}: {line}" for closing in summary.closings for line in closing_lines(closing)),
     ]
     lines += [summary.gap] if summary.gap else []
     lines += [f"{summary.parquet}: the tables as Parquet, one folder a run"] if summary.parquet else []

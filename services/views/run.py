@@ -18,6 +18,7 @@ from events.run import RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed
 from replay.report import CELL_NAMES, Generation, Report, Reporter, sort_cells
 from runtime.agents.providers import model_of, price_of_model
+from services.views.replayed import closing_lines
 
 if TYPE_CHECKING:
     from services.host.sources import ListedRun
@@ -132,6 +133,8 @@ def show_report(console: Console, report: Report) -> None:
     generations_table(console, report)
     if report.cells:
         final_table(console, report)
+    elif report.closing:
+        console.print("\n".join(closing_lines(report.closing)), soft_wrap=True, highlight=False)
     if report.set_aside:
         console.print(
             f'{report.set_aside} messages could not be read and were set aside: evolog sql "from event_set_aside"',
@@ -199,6 +202,8 @@ def final_table(console: Console, report: Report) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    if report.closing:
+        console.print("\n".join(closing_lines(report.closing)), soft_wrap=True, highlight=False)
 
 
 def rollouts_spent(report: Report) -> dict[str, int]:

@@ -471,6 +471,48 @@ def test_a_log_written_anew_with_one_event_changed_is_named_by_the_chain(copy: D
     assert code == 3 and fault["first"] <= sequence < fault["last"] and "was made on other events" in fault["what"]
 
 
+def test_a_log_written_anew_with_its_end_changed_does_not_come_out_the_same_again(
+    copy: Damaged, doctor: Say, tmp_path: Path
+) -> None:
+    """Its chain holds, since no later decision vouches for the end.
+
+    The first difference is a decision's time: a server that stores an event again gives it another.
+    """
+    score = next(stored.data for stored in copy.read() if tag_of(stored.subject) == "run_finished").split(b'"score":')[
+        1
+    ]
+    sequence, messages = changed(copy.read(), "run_finished", b'"score":' + score[:3], b'"score":0.9')
+    shutil.rmtree(copy.node.nats_dir)
+    asyncio.run(forge(copy.node.directory, messages))
+    code, said = doctor(as_json=True)
+    (fault,) = [fault for fault in json.loads(said[0])["faults"] if fault["stream"] == LOG]
+    assert code == 3 and fault["first"] <= sequence and "is not as it was decided" in fault["what"]
+    place = CliHarness(copy.node.directory.parent)
+    assert "is not as it was decided" in place.evolog("replay", "--into", str(tmp_path / "new"), code=3).out
+    assert "is not as it was decided" in place.evolog("audit", RUN, code=3).err
+    assert f"at sequence {fault['first']}" in place.evolog("replay", RUN, code=3).out
+
+
+def test_a_second_event_on_a_taken_place_is_named_and_does_not_count(copy: Damaged, doctor: Say) -> None:
+    """Whoever leaves the expectation out can append it."""
+    before = copy.read()
+    sequence, other = changed(before, "trajectory_scored", b'"reward":', b'"reward":9')
+    second = next(stored for stored in other if stored.sequence == sequence)
+    asyncio.run(forge(copy.node.directory, [second]))
+    copy.node.archive.unlink()
+    code, said = doctor(as_json=True)
+    faults = [fault for fault in json.loads(said[0])["faults"] if fault["stream"] == LOG]
+    assert code == 3 and [fault["first"] for fault in faults] == [len(before) + 1]
+    assert f"sequence {sequence} is the first, and counts" in faults[0]["what"]
+    place = CliHarness(copy.node.directory.parent)
+    place.evolog("replay", "--into", "new.duckdb")
+    query = "SELECT count(*), max(reward) <= 1 FROM trajectory_scored UNION ALL SELECT count(*), false FROM unreadable"
+    counted = place.evolog("sql", "--archive", "new.duckdb", "--format", "csv", query).out.splitlines()[1:]
+    scored = sum(tag_of(stored.subject) == "trajectory_scored" for stored in before)
+    assert sorted(counted) == sorted([f"{scored},true", "1,false"])
+    assert "come out the same" in place.evolog("replay", RUN).out
+
+
 async def forge(directory: Path, messages: Sequence[Stored]) -> None:
     """The log anew, as somebody makes it who has the files: by a server that lets him append whatever he likes."""
     with pytest.MonkeyPatch.context() as patch:
