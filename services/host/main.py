@@ -12,6 +12,7 @@ from pathlib import Path
 
 from events.catalogue import SERVICES
 from events.errors import UserError
+from services.host.node import owner_alone
 
 logger = logging.getLogger("evolog")
 READY_FD = "EVOLOG_READY_FD"
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--index", type=int, default=0)
     options = parser.parse_args()
+    owner_alone()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("nats", "httpx", "httpx2", "anthropic", "openai", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

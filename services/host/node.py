@@ -43,6 +43,11 @@ def version() -> str:
         return "unknown (not installed)"
 
 
+def owner_alone() -> None:
+    """Let what this process writes from here on be its owner's alone: a project directory holds labels and gold."""
+    os.umask(0o077)
+
+
 class Node:
     """A project directory. Naming a path creates nothing."""
 

@@ -25,7 +25,7 @@ from runtime.broker.server import EmbeddedServer
 from runtime.policies.client import engine_url
 from runtime.sandbox.choose import UNSANDBOXED
 from services.host.main import READY_FD
-from services.host.node import Node, Running, version
+from services.host.node import Node, Running, owner_alone, version
 from services.host.settings import accelerate_config, scaffold_limits, trainer_back_end
 
 MISCONFIGURED = Misconfigured.code
@@ -95,6 +95,7 @@ async def supervise(
     without a server; `Misconfigured` for a setting of a service that cannot be used; `CheckFailed` for a log that has
     lost its end.
     """
+    owner_alone()
     node = Node(directory)
     stop = asyncio.Event()
     scaffold_limits()  # said here, once, rather than by every executor

@@ -310,7 +310,11 @@ def test_a_module_that_is_missing_is_a_sentence_if_an_extra_brings_it(
 
 
 def test_the_project_directory_is_its_owners_alone(ran: tuple[CliHarness, CommandResult]) -> None:
-    assert ran[0].node.directory.stat().st_mode & 0o777 == 0o700
+    """Whoever else looks into it finds nothing: the files that a scaffold's own account reads are below it."""
+    node = ran[0].node
+    assert node.directory.stat().st_mode & 0o777 == 0o700
+    open_files = [path for path in node.directory.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+    assert [path for path in open_files if not path.is_relative_to(node.directory / "work")] == []
 
 
 def test_a_service_does_not_take_the_users_packages_for_its_own(empty: CliHarness) -> None:
