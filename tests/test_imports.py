@@ -44,11 +44,19 @@ FIELDS_OF = (
     "run",
     "history",
     "manifest",
+    "closing",
+    "signed.closing",
 )
-"""Expressions whose fields of gold's name are figures: an audit's rows and tables, and a run's events on the stream
-GOLD.
+"""Expressions whose fields of gold's name are figures: an audit's rows and tables, a run's events on the stream
+GOLD, and the digest that closes it.
 """
-HAVE_SUCH_FIELDS = ("replay/", "services/views/", "services/cli/", "services/host/sources.py")
+HAVE_SUCH_FIELDS = (
+    "replay/",
+    "services/views/",
+    "services/cli/",
+    "services/host/sources.py",
+    "services/host/signing.py",
+)
 MAY_NAME_PATHS = {
     "services/host/node.py": ("gold_blobs", "gold.duckdb"),
     "replay/exports/folder.py": ("gold_blobs",),

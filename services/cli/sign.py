@@ -45,14 +45,17 @@ def sign(run: str, directory: Path, key: Path | None, out: Path | None, as_json:
 
 @click.command(epilog=examples("evolog verify lawbench-s0 lawbench-s0.signed.json --signer colleague.pub"))
 @click.argument("run")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=_FILE)
 @directory
 @click.option(
     "--signer", type=_FILE, metavar="FILE", help="A public SSH key, or a file of allowed signers; by default yours."
 )
 @as_json
 def verify(run: str, file: Path, directory: Path, signer: Path | None, as_json: bool) -> None:
-    """Check that a run is the one that was signed, and by whom; exit with 3 where it is not."""
+    """Check that a run is the one that was signed.
+
+    It says by whom, and exits with 3 where it is not.
+    """
     import msgspec
 
     from replay.closing import closing

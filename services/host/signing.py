@@ -79,7 +79,9 @@ def find_key(named: Path | None, suffix: str = "") -> Path:
 
 
 def read_signed(file: Path) -> Signed:
-    """The statement in a file; raises `CheckFailed` where it holds none."""
+    """The statement in a file; raises `CheckFailed` where it holds none, `NotFound` where it is not there."""
+    if not file.is_file():
+        raise NotFound(f"There is no {file}: name what `evolog sign` wrote.")
     try:
         return msgspec.json.decode(file.read_bytes(), type=Signed)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
