@@ -4,17 +4,19 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from events.codec import Event
 from events.errors import CheckFailed
+from events.fact import Fact
 from events.run import RunFinished, RunStarted
-from events.subjects import GOLD, LOG, run_of
+from events.subjects import GOLD, LOG, run_of, tag_of
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.log.lineage import Span
 from runtime.log.port import Delivery, Log, Message, Refused, Stored, readable
 
+T = TypeVar("T", bound=Fact)
 PAGE_SIZE = 5000
 EventProgress = Callable[[int, int], None]
 """Hears how many events of how many are done."""
@@ -33,6 +35,8 @@ class History(NamedTuple):
     gold: Sequence[Stored]
     blobs: Blobs
     gold_blobs: Blobs
+    exported: bool = False
+    """Whether it was read from the files of an export, which anyone may have written."""
 
     @property
     def everything(self) -> list[Stored]:
@@ -57,9 +61,8 @@ class History(NamedTuple):
     @property
     def started(self) -> RunStarted:
         """The event that began the run; raises `CheckFailed` where it cannot be read."""
-        for event in readable(self.messages):
-            if isinstance(event.data, RunStarted):
-                return event.data
+        if started := self._first(RunStarted):
+            return started
         raise CheckFailed(
             f"The messages of run {self.run} hold no run_started that can be read, so there is nothing to go by."
         )
@@ -67,7 +70,12 @@ class History(NamedTuple):
     @property
     def finished(self) -> RunFinished | None:
         """The event that ended the run; None while it goes on."""
-        return next((event.data for event in readable(self.messages) if isinstance(event.data, RunFinished)), None)
+        return self._first(RunFinished)
+
+    def _first(self, kind: type[T]) -> T | None:
+        of_kind = (stored for stored in self.messages if tag_of(stored.subject) == kind.tag())
+        events = (event for stored in of_kind for event in readable([stored]))
+        return next((event.data for event in events if isinstance(event.data, kind)), None)
 
 
 async def read_history(log: Log, gold: Log, run: str, blobs: Blobs, gold_blobs: Blobs) -> History:

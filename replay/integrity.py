@@ -14,7 +14,7 @@ from events.choice import AgentCalled, ContextAssembled
 from events.codec import SET_ASIDE_BYTES, Event
 from events.errors import UserError
 from events.fact import Fact
-from events.gold import GoldScored
+from events.gold import GoldScored, PairMeasured
 from events.rollouts import ModelCalled
 from events.run import DecisionMade, EventSetAside, RunStarted
 from events.subjects import LOG, run_of, tag_of
@@ -58,13 +58,14 @@ class StreamSummary(msgspec.Struct, frozen=True):
 
 class Health(msgspec.Struct, frozen=True):
     """The state of both streams, the number of blobs that they name, all damage in the order of the streams and
-    sequences, and the digests that close each run.
+    sequences, then that of `imports` runs which are here as files, and the digests that close each run.
     """
 
     streams: list[StreamSummary]
     blobs: int
     faults: list[LogFault]
     closings: list[Closing] = []
+    imports: int = 0
 
 
 class BlobReference(NamedTuple):
@@ -310,11 +311,13 @@ def forks_among(messages: Iterable[Stored]) -> dict[str, RunStarted]:
 def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
     """The digests of the blobs that a fact names, each with whether it is a folder."""
     match fact:
-        case RunStarted(base_model=folder) | ScaffoldProposed(scaffold=folder):
+        case RunStarted(base_model=folder, verifier_code=code):
+            return [(folder, True), *([(code, False)] if code else [])]
+        case ScaffoldProposed(scaffold=folder):
             return [(folder, True)]
         case AdapterPublished(adapter=folder, state=state):
             return [(folder, True), *([(state, False)] if state else [])]
-        case ModelCalled(body=blob) | GoldScored(blob=blob):
+        case ModelCalled(body=blob) | GoldScored(blob=blob) | PairMeasured(blob=blob):
             return [(blob, False)] if blob else []
         case ContextAssembled(blob=blob, parts=parts):
             return [(digest, False) for digest in (blob, *parts.values())]

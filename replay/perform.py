@@ -38,7 +38,8 @@ from runtime.policies.bases import HF, kind_of
 from runtime.policies.interface import SampleRequest
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.rollouts.calls import EMBEDDINGS
-from runtime.run.loading import LoadedRun, load_run
+from runtime.run.confined_verifier import ConfinedVerifier
+from runtime.run.loading import LoadedRun, TaskAccess, load_run
 
 CHOSEN = (LeverChosen, ProposalFailed)
 """One of these is in every answer to a request for feedback."""
@@ -99,8 +100,9 @@ class Stage:
     work in.
     """
 
-    def __init__(self, recorded: EventIndex, blobs: Blobs, work: Path) -> None:
+    def __init__(self, recorded: EventIndex, blobs: Blobs, work: Path, access: TaskAccess) -> None:
         self.recorded, self.blobs, self.work = recorded, Overlay(work / "blobs", blobs), work
+        self.access = access
         self._loaded: dict[str, LoadedRun | UserError] = {}
         self._labels: dict[str, dict[str, str]] = {}
 
@@ -114,13 +116,19 @@ class Stage:
         """A run with its task; raises UserError where this host's is not what the run was started on."""
         if run not in self._loaded:
             try:
-                self._loaded[run] = load_run(run, self.started(run), self.blobs)
+                self._loaded[run] = load_run(run, self.started(run), self.blobs, self.access, self.work / "verifier")
             except UserError as wrong:
                 self._loaded[run] = wrong
         loaded = self._loaded[run]
         if isinstance(loaded, UserError):
             raise loaded
         return loaded
+
+    def close(self) -> None:
+        """End the verifiers that run in the sandbox."""
+        for loaded in self._loaded.values():
+            if isinstance(loaded, LoadedRun) and isinstance(loaded.task.judge, ConfinedVerifier):
+                loaded.task.judge.close()
 
     def labels(self, run: str) -> dict[str, str]:
         """The labels of train and dev, as the verifier has them."""
@@ -142,19 +150,25 @@ class Stage:
 
 
 def perform(
-    messages: Sequence[Stored], blobs: Blobs, work: Path, kinds: Sequence[str], report_progress: ReportProgress
+    messages: Sequence[Stored],
+    blobs: Blobs,
+    work: Path,
+    kinds: Sequence[str],
+    report_progress: ReportProgress,
+    access: TaskAccess = TaskAccess(),
 ) -> list[Performed]:
     """Perform all recorded effects of these kinds again, in a folder that is no one else's.
 
-    The messages are one run's, in the order of the log, with those of its past first if it is a fork. Raises UsageError
-    for a kind that cannot be performed again, whatever is recorded.
+    The messages are one run's, in the order of the log, with those of its past first if it is a fork. `access` says
+    whose code is run for it. Raises UsageError for a kind that cannot be performed again, whatever is recorded.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"{unknown[0]!r} cannot be performed again; expected one or more of {', '.join(KINDS)}.")
-    stage = Stage(EventIndex(messages), blobs, work)
-    return [
-        _compared(kind, KINDS[kind](stage), functools.partial(report_progress, kind)) for kind in dict.fromkeys(kinds)
-    ]
+    with contextlib.closing(Stage(EventIndex(messages), blobs, work, access)) as stage:
+        return [
+            _compared(kind, KINDS[kind](stage), functools.partial(report_progress, kind))
+            for kind in dict.fromkeys(kinds)
+        ]
 
 
 def _compared(

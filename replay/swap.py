@@ -6,6 +6,7 @@ the rewards as recorded, and with the others, as far as both decide the same; th
 Beyond that nothing is recorded, and only a fork can tell. Nothing is written where the run is.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -37,7 +38,7 @@ from runtime.log.lineage import in_folding_order
 from runtime.log.port import Stored
 from runtime.run.decide import DECIDER
 from runtime.run.decider import DecisionSession
-from runtime.run.loading import LoadedRun
+from runtime.run.loading import LoadedRun, TaskAccess
 from runtime.run.state import RunState
 from tasks.loading import from_source
 
@@ -135,13 +136,20 @@ class SwapReport(msgspec.Struct, frozen=True, kw_only=True):
     """Those that differ."""
 
 
-def swap(messages: Sequence[Stored], blobs: Blobs, work: Path, service: str, path: Path) -> SwapReport:
+def swap(
+    messages: Sequence[Stored],
+    blobs: Blobs,
+    work: Path,
+    service: str,
+    path: Path,
+    access: TaskAccess = TaskAccess(),
+) -> SwapReport:
     """Put the code at `path` in a service's place: a verifier.py or a task folder with one, or a Python file with
     `choose`.
 
     The messages are one run's, in the order of the log, with those of its past first if it is a fork; `work` is a
-    folder that is no one else's. Raises UsageError for another service, NotFound where nothing is at the path, and
-    Misconfigured where it is no such code.
+    folder that is no one else's, and `access` says whose code is run beside that. Raises UsageError for another
+    service, NotFound where nothing is at the path, and Misconfigured where it is no such code.
     """
     if service not in SERVICES:
         raise UsageError(
@@ -150,11 +158,11 @@ def swap(messages: Sequence[Stored], blobs: Blobs, work: Path, service: str, pat
     if service == "verifier" and path.is_dir():
         path /= "verifier.py"
     source = _read(path)
-    stage = Stage(EventIndex(messages), blobs, work)
-    if not stage.recorded.started:
-        raise NotFound("There is no beginning of a run among the messages.")
-    run = list(stage.recorded.started)[-1]  # a fork's own comes after those of its past
-    return _verifier(stage, run, source, path) if service == "verifier" else _rules(stage, run, source, path)
+    with contextlib.closing(Stage(EventIndex(messages), blobs, work, access)) as stage:
+        if not stage.recorded.started:
+            raise NotFound("There is no beginning of a run among the messages.")
+        run = list(stage.recorded.started)[-1]  # a fork's own comes after those of its past
+        return _verifier(stage, run, source, path) if service == "verifier" else _rules(stage, run, source, path)
 
 
 def _read(path: Path) -> str:

@@ -65,8 +65,8 @@ class Task(msgspec.Struct, frozen=True):
     """What an answer to a train item can be judged by: task.py's SIGNAL, else "scores"."""
     max_tokens: int = 64
     """Tokens of the longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, else 64."""
-    judge: ModuleType | None = None
-    """The verifier's module, where it is not the folder's own verifier.py."""
+    judge: Any = None
+    """The verifier, where it is not the folder's own verifier.py: a module, or what has the names of one."""
 
     def verifier_text(self, named: str) -> str:
         """The text of one of the task's further verifiers, its verifier_NAME.py, or else of a file or a task folder at
@@ -94,10 +94,17 @@ class Task(msgspec.Struct, frozen=True):
         Its imports from the task's folder are this task's. Raises Misconfigured where it cannot be run or does not keep
         the contract.
         """
-        judge = from_source(source, name, self.package, REQUIRED_NAMES["verifier"])
+        return self.with_judge(from_source(source, name, self.package, REQUIRED_NAMES["verifier"]), name)
+
+    def with_judge(self, judge: Any, name: str) -> "Task":
+        """This task with another verifier that is loaded already: what has a verifier.py's `VERSION` and `score`."""
         if not isinstance(judge.VERSION, str):
             raise Misconfigured(f"{name}: VERSION is {judge.VERSION!r:.60}; expected a string.")
         return msgspec.structs.replace(self, judge=judge, verifier=f"{self.name}/{judge.VERSION}")
+
+    def has_verifier(self, source: str) -> bool:
+        """Whether this is the text of one of the task's own verifiers."""
+        return any(path.read_bytes() == source.encode() for path in self.folder.glob("verifier*.py"))
 
     def get(self, source: Path | None = None) -> Path:
         """Fetch the data, from `source` if given, and return the folder that they are in."""

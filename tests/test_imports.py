@@ -80,6 +80,7 @@ MAY_WRITE = {
     "tasks/lawbench/scaffold/agent.py": ("import_module",),
     "runtime/blobs/directory.py": ("*",),
     "runtime/rollouts/host.py": ("*",),
+    "runtime/run/confined_verifier.py": ("*.py", "gold.py"),
     "services/host/node.py": ("*",),
     "services/host/sources.py": ("*",),
     "services/host/supervisor.py": ("*",),
@@ -379,6 +380,7 @@ def test_a_figure_named_gold_is_no_way_to_it_where_figures_are() -> None:
         "first, last = loading.load(x), 1; labels = first.gold",
         "if (one := context.task): labels = one.gold",
         "task = load(x); run = task; labels = run.gold",
+        "task = access.load_task(x); labels = task.gold",
         "def later(table: Task | None):\n    return table.gold",
     ],
 )

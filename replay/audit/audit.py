@@ -29,6 +29,7 @@ from replay.audit.statistics.pressure import Curve
 from replay.audit.verdict import AuditVerdict, Finding, VerdictState, decide
 from replay.history import History
 from replay.recorded import EventIndex, StoredEvent
+from runtime.run.loading import TaskAccess
 
 HIDDEN_ITEM_RULES = ("hidden_in_sight", "trained_on_audited")
 """The checks of provenance that need the task's hidden items."""
@@ -147,10 +148,13 @@ def audit(
     )
 
 
-def audit_history(run: History) -> AuditReport:
-    """The audit of a recorded run as it stands. Raises `CheckFailed` where the run's first event cannot be read."""
+def audit_history(run: History, access: TaskAccess = TaskAccess()) -> AuditReport:
+    """The audit of a recorded run as it stands; `access` says whose code is run for the task's data.
+
+    Raises `CheckFailed` where the run's first event cannot be read.
+    """
     log, gold = EventIndex(run.everything), EventIndex(run.gold)
-    known, notes = known_of(run.started, log.events, gold.events)
+    known, notes = known_of(run.started, log.events, gold.events, access=access)
     notes += [
         f"The auditor could not score {failed.cell} on {failed.split}: {failed.reason}"
         for failed in _facts(gold, GoldFailed)

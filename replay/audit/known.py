@@ -11,8 +11,9 @@ from events.run import RunStarted
 from replay.audit.provenance.checks import Known
 from replay.audit.provenance.leaks import normalized
 from replay.recorded import StoredEvent
+from runtime.run.loading import TaskAccess
 from tasks.contract import Public
-from tasks.loading import LARGEST_REWARD, load
+from tasks.loading import LARGEST_REWARD
 
 
 def known_of_log(events: Sequence[StoredEvent], gold: Sequence[StoredEvent]) -> tuple[Known, list[str]]:
@@ -27,18 +28,21 @@ def known_of_log(events: Sequence[StoredEvent], gold: Sequence[StoredEvent]) -> 
 
 
 def known_of(
-    started: RunStarted, events: Sequence[StoredEvent], gold: Sequence[StoredEvent], public: Public | None = None
+    started: RunStarted,
+    events: Sequence[StoredEvent],
+    gold: Sequence[StoredEvent],
+    public: Public | None = None,
+    access: TaskAccess = TaskAccess(),
 ) -> tuple[Known, list[str]]:
     """What the log and the task's data say, with sentences that name what cannot be checked.
 
     `public` are the task's data, where they are loaded already; without them they are loaded, if this host has those of
-    the run.
+    the run, and `access` allows it.
     """
     known, notes = known_of_log(events, gold)
     try:
-        public = public or load(started.task).public(
-            started.seed
-        )  # without the run's own verifier, whose code is not ours to run here
+        # without the run's own verifier, which nothing here asks
+        public = public or access.load_task(started.task).public(started.seed)
         if public.digests != started.splits:
             raise CheckFailed("This host's data are not those that the run was started on.")
     except UserError as wrong:

@@ -5,6 +5,9 @@
   to the byte.
 - `gold.ndjson` has the same for the stream GOLD.
 - `blobs` and `gold_blobs` are laid out as in a project directory.
+
+Anyone may have written an export. So it is read within limits, from regular files alone, and nothing of it is believed
+that its own events do not say.
 """
 
 import base64
@@ -13,25 +16,49 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from events.errors import CheckFailed, NotFound, UsageError
 from events.run import RunFinished, RunStarted
-from events.subjects import check_run_name, head, run_of
+from events.subjects import GOLD, LOG, PREFIX, RUN_NAME, check_run_name, head, run_of
 from events.time import nanoseconds, rfc3339
 from replay.closing import Closing, closing, marks_of
 from replay.history import History
 from replay.soundness import MARK_GOLD, MARK_LOG, Marks, require_described, require_recorded
 from runtime.blobs.directory import Blobs, Tree
+from runtime.blobs.files import open_regular, regular_files
 from runtime.log.port import Stored
 
 MANIFEST, EVENTS, GOLD_EVENTS, BLOBS, GOLD_BLOBS = "export.json", "events.ndjson", "gold.ndjson", "blobs", "gold_blobs"
 FORMAT = 1
+LINE_LIMIT = 4 * 1024**2
+"""Bytes of a line: the largest message that a server takes, in base64, with room for the rest."""
+MANIFEST_LIMIT = 16 * 1024**2
+"""Bytes of `export.json`, which holds one event laid out over lines."""
+MESSAGES_LIMIT = 10_000_000
+"""Messages of one stream."""
+FILES_LIMIT = 1_000_000
+BLOB_LIMIT = 4 * 1024**3
+"""Bytes of one blob, which is read as a whole."""
+GENERATIONS_LIMIT = 10_000
+"""The highest generation that an event may name; readers make a row for each."""
+COUNT_LIMIT = 1_000_000
+"""The highest round or shard that an event may name, and the most attempts or outputs."""
+REQUEST_LIMIT = 10_000
+"""Attempts that one event may ask for."""
+RUN_LIMIT = 10_000_000
+"""Attempts at all items of a run, once each item is played by a whole group."""
 _DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
+_TOKEN = r"[^\s.*>\x00-\x1f\x7f]+"
+_SUBJECTS = {stream: re.compile(rf"{PREFIX[stream]}\.{RUN_NAME}\.{_TOKEN}\.{_TOKEN}") for stream in (LOG, GOLD)}
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -57,22 +84,50 @@ class Manifest(msgspec.Struct, kw_only=True):
     """Digests on the way, to find what was changed."""
 
 
+CLOSING_FIELDS = ("closing", "marks")
+"""What older exports lack."""
+
+
 class ExportLine(msgspec.Struct, omit_defaults=True):
     """One message of an export.
 
     `event` is the event as it was written; a message that is no JSON has its `bytes` in base64 instead.
     """
 
-    sequence: int
-    stored: str
+    sequence: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    stored: Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z\Z")]
     subject: str
     event: msgspec.Raw = msgspec.Raw(b"")
     bytes: str = ""
 
 
+class _Counts(msgspec.Struct):
+    """The fields of events, whatever their type, by which a reader loops or makes room."""
+
+    generation: Any = 0
+    generations: Any = 0
+    round: Any = 0
+    rounds: Any = 0
+    shard: Any = 0
+    attempt: Any = 0
+    attempts: Any = 0
+    group_size: Any = 0
+    shard_size: Any = 0
+    outputs: Any = 0
+    items: Any = ()
+
+
+class _Counted(msgspec.Struct):
+    data: _Counts
+
+
+_line_decoder = msgspec.json.Decoder(ExportLine)
+_counted_decoder = msgspec.json.Decoder(_Counted)
+
+
 def is_export(path: Path) -> bool:
     """Whether there is an export at this path."""
-    return (path / MANIFEST).is_file()
+    return os.path.lexists(path / MANIFEST)
 
 
 def write(history: History, target: Path, version: str) -> Manifest:
@@ -92,22 +147,7 @@ def write(history: History, target: Path, version: str) -> Manifest:
         }
         copied = _copy(history.everything, history.blobs, temporary / BLOBS)
         copied += _copy(history.gold, history.gold_blobs, temporary / GOLD_BLOBS)
-        manifest = Manifest(
-            format=FORMAT,
-            version=version,
-            run=history.run,
-            ancestors=tuple(dict.fromkeys(run_of(stored.subject) for stored in history.past)),
-            events=len(history.past) + len(history.messages),
-            gold=len(history.gold),
-            blobs=copied,
-            sha256=sums,
-            started=history.started,
-            began=rfc3339(history.messages[0].time),
-            finished=history.finished,
-            decisions=sum(stored.subject == head(history.run) for stored in history.messages),
-            closing=closing(history),
-            marks=(marks_of(history.messages, MARK_LOG), marks_of(history.gold, MARK_GOLD)),
-        )
+        manifest = _describe(history, version, copied, sums)
         (temporary / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         if target.exists():
             target.rmdir()
@@ -121,59 +161,77 @@ def write(history: History, target: Path, version: str) -> Manifest:
 def read(folder: Path) -> History:
     """Read an export.
 
-    Raises `NotFound` where there is none, `CheckFailed` where its files are not as they were written.
+    Raises `NotFound` where there is none, `CheckFailed` where its files are not as they were written, disagree, or are
+    beyond the limits.
     """
     manifest = read_manifest(folder)
-    messages = {}
-    for name, expected in ((EVENTS, manifest.events), (GOLD_EVENTS, manifest.gold)):
-        data = _bytes(folder / name)
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != manifest.sha256.get(name):
-            raise CheckFailed(
-                f"{folder / name} is not as it was exported: its SHA-256 is {digest[:12]}. Export the run again."
-            )
-        messages[name] = [_stored(line, folder / name, number) for number, line in enumerate(data.split(b"\n")[:-1], 1)]
-        if len(messages[name]) != expected:
-            raise CheckFailed(
-                f"{folder / name} has {len(messages[name])} lines, and {expected} were exported. Export the run again."
-            )
-    past = [stored for stored in messages[EVENTS] if run_of(stored.subject) != manifest.run]
-    own = [stored for stored in messages[EVENTS] if run_of(stored.subject) == manifest.run]
-    run = History(manifest.run, past, own, messages[GOLD_EVENTS], Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS))
-    _require_as_described(run, manifest, folder)
-    return run
-
-
-def _require_as_described(history: History, manifest: Manifest, folder: Path) -> None:
-    """Raise `CheckFailed` unless description and events say the same, and the events are as they were recorded."""
-    if strangers := {run_of(stored.subject) for stored in history.past} - {*manifest.ancestors}:
-        raise CheckFailed(
-            f"{folder / EVENTS} has events of run {min(strangers)}, which is neither {manifest.run} nor its past."
-        )
-    if strangers := {run_of(stored.subject) for stored in history.gold} - {manifest.run}:
-        raise CheckFailed(f"{folder / GOLD_EVENTS} has events of run {min(strangers)}, which is not {manifest.run}.")
+    for _ in files(folder):
+        pass  # each is looked at before one is read
+    runs = {manifest.run, *manifest.ancestors}
+    messages = _read_lines(folder / EVENTS, LOG, runs, manifest.events, manifest.sha256.get(EVENTS, ""))
+    gold = _read_lines(folder / GOLD_EVENTS, GOLD, {manifest.run}, manifest.gold, manifest.sha256.get(GOLD_EVENTS, ""))
+    past = [stored for stored in messages if run_of(stored.subject) != manifest.run]
+    own = [stored for stored in messages if run_of(stored.subject) == manifest.run]
+    history = History(manifest.run, past, own, gold, Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS), exported=True)
     if manifest.closing:
         require_described(history, manifest.closing, manifest.marks)
     require_recorded(history)
-    decided = sum(stored.subject == head(history.run) for stored in history.messages)
-    for what, described, recorded in (
-        ("started", manifest.started, history.started),
-        ("finished", manifest.finished, history.finished),
-        ("decisions", manifest.decisions, decided),
-        ("began", manifest.began, rfc3339(history.messages[0].time)),
-    ):
-        if described != recorded:
+    said = _describe(history, manifest.version, manifest.blobs, manifest.sha256)
+    for field in manifest.__struct_fields__:
+        if (field not in CLOSING_FIELDS or manifest.closing) and getattr(manifest, field) != getattr(said, field):
             raise CheckFailed(
-                f"{folder / MANIFEST} says otherwise than the events of run {manifest.run}: {what} is {described!r} "
-                f"there, and {recorded!r} by the events. Export the run again."
+                f"{folder / MANIFEST} says another {field!r} than the events do ({_brief(getattr(manifest, field))}; "
+                f"expected {_brief(getattr(said, field))}): export the run again."
             )
+    return history
+
+
+def files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Each file of an export, and what else lies beside them, with its size in bytes; none is opened.
+
+    Raises `CheckFailed` for a link or anything else that is no file, and beyond the limits.
+    """
+    for number, (path, status) in enumerate(regular_files(folder), 1):
+        if number > FILES_LIMIT:
+            raise CheckFailed(f"{folder} holds more than {FILES_LIMIT:,} files, more than an export may have.")
+        if status.st_size > BLOB_LIMIT and path.name not in (EVENTS, GOLD_EVENTS):
+            raise CheckFailed(f"{path} has {status.st_size:,} bytes; a file of an export has {BLOB_LIMIT:,} at most.")
+        yield path, status.st_size
+
+
+def _describe(history: History, version: str, blobs: int, sums: dict[str, str]) -> Manifest:
+    """The description of a run, as its events have it."""
+    return Manifest(
+        format=FORMAT,
+        version=version,
+        run=history.run,
+        ancestors=tuple(dict.fromkeys(run_of(stored.subject) for stored in history.past)),
+        events=len(history.past) + len(history.messages),
+        gold=len(history.gold),
+        blobs=blobs,
+        sha256=sums,
+        started=history.started,
+        began=rfc3339(history.messages[0].time),
+        finished=history.finished,
+        decisions=sum(stored.subject == head(history.run) for stored in history.messages),
+        closing=closing(history),
+        marks=(marks_of(history.messages, MARK_LOG), marks_of(history.gold, MARK_GOLD)),
+    )
+
+
+def _brief(value: object) -> str:
+    return f"{msgspec.json.encode(value).decode():.80}"
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the description of the export in a folder; raises as `read`."""
+    with _open(folder / MANIFEST) as file:
+        text = file.read(MANIFEST_LIMIT + 1)
+    if len(text) > MANIFEST_LIMIT:
+        raise CheckFailed(f"{folder / MANIFEST} has more than {MANIFEST_LIMIT:,} bytes; it describes no export.")
     try:
-        manifest = msgspec.json.decode(_bytes(folder / MANIFEST), type=Manifest)
-    except msgspec.DecodeError as wrong:
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except _UNREADABLE as wrong:
         raise CheckFailed(
             f"{folder / MANIFEST} does not describe an export ({wrong}): export the run again."
         ) from wrong
@@ -191,7 +249,7 @@ def check_blobs(history: History) -> int:
     count = 0
     for blobs in (history.blobs, history.gold_blobs):
         for path in sorted(blobs.root.glob("sha256/*/*")):
-            blobs.get(path.name)
+            blobs.check(path.name)
             count += 1
     if count != (expected := read_manifest(history.blobs.root.parent).blobs):
         raise CheckFailed(
@@ -200,13 +258,26 @@ def check_blobs(history: History) -> int:
     return count
 
 
+def copy(folder: Path, target: Path) -> None:
+    """Copy the files that an export is made of into a new folder: their bytes, and neither their modes nor what else
+    lies beside them.
+    """
+    target.mkdir(mode=0o700)
+    blobs = (path for path, _ in files(folder) if path.relative_to(folder).parts[0] in (BLOBS, GOLD_BLOBS))
+    for path in (folder / MANIFEST, folder / EVENTS, folder / GOLD_EVENTS, *blobs):
+        copied = target / path.relative_to(folder)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        with _open(path) as source, copied.open("xb") as file:
+            shutil.copyfileobj(source, file)
+
+
 def named_blobs(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
     """The digests of the blobs that messages name and that exist, with those of the files in folders."""
     digests = {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
     existing = {digest for digest in digests if blobs.path(digest).exists()}
     for digest in list(existing):
         if blobs.path(digest).stat().st_size < 1 << 20 and (data := blobs.get(digest)).startswith(b'{"files":'):
-            with suppress(msgspec.DecodeError):  # else it is no folder
+            with suppress(*_UNREADABLE):  # else it is no folder
                 existing |= set(msgspec.json.decode(data, type=Tree).files.values())
     return existing
 
@@ -244,24 +315,76 @@ def _one_line(data: bytes) -> bool:
     """Whether the bytes are a JSON object that fits on a line as they are."""
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         return False
     return data.startswith(b"{") and data.endswith(b"}") and b"\n" not in data and b"\r" not in data
 
 
-def _stored(line: bytes, path: Path, number: int) -> Stored:
-    try:
-        export_line = msgspec.json.decode(line, type=ExportLine)
-        data = bytes(export_line.event) or base64.b64decode(export_line.bytes, validate=True)
-        return Stored(export_line.sequence, nanoseconds(export_line.stored), export_line.subject, data)
-    except (msgspec.DecodeError, ValueError) as wrong:
-        raise CheckFailed(
-            f"{path}, line {number}, is no message of an export ({wrong}): export the run again."
-        ) from wrong
+def _read_lines(path: Path, stream: str, runs: Collection[str], expected: int, digest: str) -> list[Stored]:
+    """The messages of a file, which are those of these runs on a stream, in the order of their sequences."""
+    messages: list[Stored] = []
+    with _open(path) as file:
+        if (actual := hashlib.file_digest(file, "sha256").hexdigest()) != digest:
+            raise CheckFailed(f"{path} is not as it was exported: its SHA-256 is {actual[:12]}. Export the run again.")
+        file.seek(0)
+        while line := file.readline(LINE_LIMIT + 1):
+            number, last = len(messages) + 1, messages[-1].sequence if messages else 0
+            if number > min(expected, MESSAGES_LIMIT):
+                break
+            try:
+                messages.append(_stored(line, stream, runs, last))
+            except (ValueError, msgspec.DecodeError, RecursionError) as wrong:
+                raise CheckFailed(
+                    f"{path}, line {number}, is no message of an export ({wrong}): export the run again."
+                ) from wrong
+    if line or len(messages) != expected:
+        count = f"more than {len(messages):,}" if line else f"{len(messages):,}"
+        raise CheckFailed(f"{path} has {count} lines, and {expected} were exported. Export the run again.")
+    return messages
 
 
-def _bytes(path: Path) -> bytes:
+def _stored(line: bytes, stream: str, runs: Collection[str], last: int) -> Stored:
+    """The message of a line; raises ValueError or what decoding raises for any that no export holds after `last`."""
+    if len(line) > LINE_LIMIT:
+        raise ValueError(f"it has more than {LINE_LIMIT:,} bytes")
+    export_line = _line_decoder.decode(line.decode())
+    subject = export_line.subject
+    if not _SUBJECTS[stream].fullmatch(subject) or run_of(subject) not in runs:
+        raise ValueError(f"it stands on {subject!r:.100}, which is no subject of {' or '.join(sorted(runs)[:3])}")
+    if export_line.sequence <= last:
+        raise ValueError(f"its sequence is {export_line.sequence}, and the one before it has {last}")
+    data = bytes(export_line.event) or base64.b64decode(export_line.bytes, validate=True)
+    if fault := _counts_fault(data):
+        raise ValueError(fault)
+    return Stored(export_line.sequence, nanoseconds(export_line.stored), subject, data)
+
+
+def _counts_fault(data: bytes) -> str:
+    """The number of an event by which a reader would never end, in words; empty where there is none."""
     try:
-        return path.read_bytes()
+        counts = _counted_decoder.decode(data).data
+    except _UNREADABLE:
+        return ""  # no event, which every reader passes over
+    numbers = {name: number for name in counts.__struct_fields__ if isinstance(number := getattr(counts, name), int)}
+    for name, number in numbers.items():
+        most = GENERATIONS_LIMIT if name in ("generation", "generations") else COUNT_LIMIT
+        if not -1 <= number <= most:
+            return f"its {name!r} is {number!s:.20}, expected -1 to {most:,}"
+    items = _leaves(counts.items)
+    for factor, limit in (("attempts", REQUEST_LIMIT), ("group_size", RUN_LIMIT)):
+        if items * numbers.get(factor, 0) > limit:
+            return f"it asks for {items * numbers[factor]:,} attempts, at most {limit:,}"
+    return ""
+
+
+def _leaves(items: Any) -> int:
+    if isinstance(items, dict | list):
+        return sum(map(_leaves, items.values() if isinstance(items, dict) else items))
+    return 1
+
+
+def _open(path: Path) -> BufferedReader:
+    try:
+        return open_regular(path)
     except FileNotFoundError as wrong:
         raise NotFound(f"There is no {path}: an export has {MANIFEST}, {EVENTS} and {GOLD_EVENTS}.") from wrong

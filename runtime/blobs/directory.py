@@ -9,11 +9,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from events.errors import CheckFailed, NotFound, TryAgain
+from runtime.blobs.files import open_regular
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -63,19 +65,30 @@ class Blobs:
 
     def get(self, digest: str) -> bytes:
         """The bytes of that digest; raises `NotFound` if there are none and `CheckFailed` if they are damaged."""
-        path = self.path(digest)
+        with self._open(digest) as file:
+            data = file.read()
+        self._require(digest, hashlib.sha256(data).hexdigest())
+        return data
+
+    def check(self, digest: str) -> None:
+        """Read the bytes of that digest, whatever their number, in little memory; raises as `get`."""
+        with self._open(digest) as file:
+            self._require(digest, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def _open(self, digest: str) -> BufferedReader:
         try:
-            data = path.read_bytes()
+            return open_regular(self.path(digest))
         except FileNotFoundError as wrong:
             raise NotFound(
                 f"Blob {digest} is not in {self.root}; copy it there from the host or the backup that has it."
             ) from wrong
-        actual = hashlib.sha256(data).hexdigest()
+
+    def _require(self, digest: str, actual: str) -> None:
         if actual != digest:
             raise CheckFailed(
-                f"Blob {digest} in {self.root} is damaged: its bytes hash to {actual}. Restore {path} from a backup."
+                f"Blob {digest} in {self.root} is damaged: its bytes hash to {actual}. Restore {self.path(digest)} "
+                "from a backup."
             )
-        return data
 
     def put_tree(self, files: Mapping[str, bytes]) -> str:
         """Store a folder, given as bytes by relative path; returns its digest."""
@@ -95,16 +108,22 @@ class Blobs:
 
     def get_tree(self, digest: str) -> dict[str, bytes]:
         """The files of a folder, as bytes by relative path."""
-        return {path: self.get(file_digest) for path, file_digest in self.members(digest).items()}
+        members = self.members(digest)
+        contents = {file_digest: self.get(file_digest) for file_digest in set(members.values())}
+        return {path: contents[file_digest] for path, file_digest in members.items()}
 
     def members(self, digest: str) -> dict[str, str]:
         """The digest of each file of a folder by its relative path."""
         try:
             tree = msgspec.json.decode(self.get(digest), type=Tree)
-        except msgspec.DecodeError as wrong:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
             raise CheckFailed(f"Blob {digest} in {self.root} is no folder: {wrong}.") from wrong
         for path in tree.files:
             _check_path(path)
+            if above := [str(parent) for parent in PurePosixPath(path).parents if str(parent) in tree.files]:
+                raise CheckFailed(
+                    f"Blob {digest} in {self.root} is no folder: {above[0]!r} is a file, and {path!r} too."
+                )
         return tree.files
 
     def unpack(self, digest: str, target: Path) -> Path:
@@ -151,7 +170,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _check_path(path: str) -> None:
     parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\\" in path:
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\\" in path or "\0" in path:
         raise CheckFailed(f"{path!r} is no path inside a folder; a scaffold or adapter holds relative paths only.")
 
 

@@ -42,6 +42,8 @@ async def ancestors(log: Log, run: str) -> tuple[Span, ...]:
         _, started = await run_start(log, spans[-1].run if spans else run)
         if not started.parent_run:
             return tuple(spans)
+        if started.parent_run in (run, *(span.run for span in spans)):
+            raise CheckFailed(f"Run {run} is said to be its own past, by way of {started.parent_run}.")
         spans.append(Span(started.parent_run, started.parent_sequence))
 
 

@@ -87,8 +87,8 @@ class HFTokenizer:
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            config: Any = AutoConfig.from_pretrained(folder)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if (folder / "generation_config.json").is_file():
                 generation: Any = GenerationConfig.from_pretrained(folder)
             else:
@@ -181,7 +181,9 @@ class HFModel(HFTokenizer):
 
         cuda = torch.cuda.is_available()
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if cuda else torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.bfloat16 if cuda else torch.float32, trust_remote_code=False
+            )
         except Exception as wrong:
             raise _unreadable(folder, wrong) from wrong
         self.model = (model.cuda() if cuda else model).eval().requires_grad_(False)

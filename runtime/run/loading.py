@@ -1,12 +1,14 @@
 """A run with its task, as this host has it."""
 
+from pathlib import Path
 from typing import NamedTuple
 
-from events.errors import CheckFailed
+from events.errors import CheckFailed, UserError
 from events.run import RunStarted
 from runtime.blobs.directory import Blobs
+from runtime.run.confined_verifier import ConfinedVerifier
 from tasks.contract import Public
-from tasks.loading import Task, load
+from tasks.loading import Task, known, load
 
 
 class LoadedRun(NamedTuple):
@@ -17,15 +19,55 @@ class LoadedRun(NamedTuple):
     public: Public
 
 
-def load_run(run: str, started: RunStarted, blobs: Blobs) -> LoadedRun:
-    """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
-    task = load(started.task)
-    if started.verifier_code:
-        task = task.with_verifier(blobs.get(started.verifier_code).decode(), f"the verifier of run {run}")
+class TaskAccess(NamedTuple):
+    """Which code is run for a recorded run: a task's is run with all rights of the user.
+
+    Of an exported run, anyone may have written what the record names.
+    """
+
+    exported: bool = True
+    """Whether the run came as an export; otherwise it is this directory's own, and what it names is the user's."""
+    folder: str = ""
+    """The task that the user names, in place of the one that the run does."""
+    trusted: bool = False
+    """Whether the user trusts the folder that an exported run names."""
+
+    def load_task(self, named: str) -> Task:
+        """The task of a run that names it so.
+
+        Raises `UserError` for an exported run's that is none of evolog's own, unless the user names or trusts it; and
+        as `tasks.loading.load`.
+        """
+        if self.exported and not (self.folder or self.trusted or named in known()):
+            raise UserError(
+                f"The run came as an export and names the task {named!r}, whose code is not run unasked: name the "
+                "task's folder with --task FOLDER, or run what the export names with --trust-code.",
+                code=77,
+            )
+        return load(self.folder or named)
+
+
+OWN = TaskAccess(exported=False)
+"""Of a run on this directory's own log."""
+
+
+def load_run(run: str, started: RunStarted, blobs: Blobs, access: TaskAccess, work: Path) -> LoadedRun:
+    """The run's task and data. The verifier that an exported run brings is run in the sandbox, in the folder `work`.
+
+    Raises `CheckFailed` if this host's data is not what the run was started on, and as `TaskAccess.load_task`.
+    """
+    task = access.load_task(started.task)
     public = task.public(started.seed)
     if public.digests != started.splits:
+        named = access.folder or started.task
         raise CheckFailed(
-            f"The data of task {started.task!r} on this host is not what run {run} was started on; "
-            f"run `evolog data get {started.task}` here."
+            f"The data of task {named!r} on this host is not what run {run} was started on; "
+            f"run `evolog data get {named}` here."
         )
+    if started.verifier_code:
+        source, name = blobs.get(started.verifier_code).decode(), f"the verifier of run {run}"
+        if access.exported and not task.has_verifier(source):
+            task = task.with_judge(ConfinedVerifier(source, name, task, work), name)
+        else:
+            task = task.with_verifier(source, name)
     return LoadedRun(started, task, public)

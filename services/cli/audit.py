@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from events.errors import UsageError
-from services.cli.options import as_json, directory, examples
+from services.cli.options import as_json, directory, examples, task_code
 
 
 @click.command(epilog=examples("evolog audit lawbench-s0", "evolog audit lawbench-s0 --html audit.html"))
@@ -32,6 +32,7 @@ from services.cli.options import as_json, directory, examples
     metavar="DIR",
     help="Write the pictures as PNG into this folder.",
 )
+@task_code
 @as_json
 def audit(
     run: str | None,
@@ -40,17 +41,25 @@ def audit(
     fail_on: Literal["suspect", "drift"],
     html: Path | None,
     plots: Path | None,
+    task: str,
+    trust_code: bool,
     as_json: bool,
 ) -> int:
     """Say whether a run's score still means anything. RUN is a name, or the folder of an export; it may still go on."""
+    from runtime.run.loading import TaskAccess
     from services.cli import audit_runs
+    from services.cli.reading import exports_in_words
 
-    if every and (run or html or plots):
-        raise UsageError("--all is a line for each run: leave out RUN, --html and --plots, which are about one.")
+    if every and (run or html or plots or task):
+        raise UsageError(
+            "--all is a line for each run: leave out RUN, --task, --html and --plots, which are about one."
+        )
     if every:
-        return audit_runs.audit_all(directory, as_json=as_json, fail_on=fail_on)
+        return audit_runs.audit_all(directory, as_json=as_json, fail_on=fail_on, trusted=trust_code)
     if not run:
         raise UsageError(
             "Name a run, as in `evolog audit RUN`, or give --all; `evolog ls` shows the runs that there are."
         )
-    return audit_runs.audit_run(directory, run, as_json=as_json, fail_on=fail_on, html=html, plots=plots)
+    access = TaskAccess(folder=task, trusted=trust_code)
+    with exports_in_words(directory, run):
+        return audit_runs.audit_run(directory, run, access, as_json=as_json, fail_on=fail_on, html=html, plots=plots)

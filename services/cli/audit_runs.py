@@ -21,7 +21,8 @@ from replay.exports import folder
 from replay.history import History, read_history
 from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
-from services.cli.reading import read_run
+from runtime.run.loading import OWN, TaskAccess
+from services.cli.reading import exports_in_words, read_run
 from services.host.node import Node
 from services.host.sources import imported_runs, open_logs, run_starts
 from services.views import audit as words
@@ -48,13 +49,20 @@ class AuditListing(msgspec.Struct, kw_only=True):
 
 
 def audit_run(
-    directory: Path, name: str, *, as_json: bool, fail_on: FailOn, html: Path | None, plots: Path | None
+    directory: Path,
+    name: str,
+    access: TaskAccess,
+    *,
+    as_json: bool,
+    fail_on: FailOn,
+    html: Path | None,
+    plots: Path | None,
 ) -> int:
     """Print the audit of a run, and write its pictures and page where they are wanted; the exit code."""
     run = read_run(directory, name)
     with working(f"auditing {run.run}"):
         require_decided(run)
-        report = audit_history(run)
+        report = audit_history(run, access._replace(exported=run.exported))
     if html or plots:
         _write(report, html, plots)
     if as_json:
@@ -66,10 +74,10 @@ def audit_run(
     return exit_code(report.audit.state, fail_on)
 
 
-def audit_all(directory: Path, *, as_json: bool, fail_on: FailOn) -> int:
+def audit_all(directory: Path, *, as_json: bool, fail_on: FailOn, trusted: bool) -> int:
     """Print a line for each run of a directory, and for each that was imported; the exit code of the worst."""
     with working(f"auditing the runs of {directory}"):
-        listings = asyncio.run(_listings(Node(directory)))
+        listings = asyncio.run(_listings(Node(directory), trusted))
     if as_json:
         click.echo(msgspec.json.encode({"version": 1, "runs": listings}).decode())
     else:
@@ -127,7 +135,7 @@ def _write(report: AuditReport, html: Path | None, plots: Path | None) -> None:
         click.echo(f"wrote {path}", err=True)
 
 
-async def _listings(node: Node) -> list[AuditListing]:
+async def _listings(node: Node, trusted: bool) -> list[AuditListing]:
     """The runs on the log, the oldest first, and then those that were imported."""
     names = imported_runs(node)
     listings: list[AuditListing] = []
@@ -135,16 +143,22 @@ async def _listings(node: Node) -> list[AuditListing]:
         async with open_logs(node) as connection:
             log, gold = connection.log(LOG), connection.log(GOLD)
             blobs = Blobs(node.blobs), Blobs(node.gold_blobs)
-            listings = [await _listing(name, read_history(log, gold, name, *blobs)) for name in await run_starts(log)]
-    return listings + [await _listing(name, asyncio.to_thread(folder.read, node.imports / name)) for name in names]
+            listings = [
+                await _listing(node, name, read_history(log, gold, name, *blobs), OWN) for name in await run_starts(log)
+            ]
+    access = TaskAccess(trusted=trusted)
+    return listings + [
+        await _listing(node, name, asyncio.to_thread(folder.read, node.imports / name), access) for name in names
+    ]
 
 
-async def _listing(name: str, reading: Awaitable[History]) -> AuditListing:
+async def _listing(node: Node, name: str, reading: Awaitable[History], access: TaskAccess) -> AuditListing:
     try:
-        history = await reading
-        # in a thread, so that the connection stays alive meanwhile
-        await asyncio.to_thread(require_decided, history)
-        audit = (await asyncio.to_thread(audit_history, history)).audit
+        with exports_in_words(node.directory, *([name] if access.exported else [])):
+            # in a thread, so that the connection stays alive meanwhile
+            history = await reading
+            await asyncio.to_thread(require_decided, history)
+            audit = (await asyncio.to_thread(audit_history, history, access)).audit
     except UserError as wrong:
         return AuditListing(run=name, error=str(wrong))
     return AuditListing(

@@ -2,7 +2,7 @@
 
 A setting comes from, the nearest first: flags, EVOLOG_* variables, .env, evolog.toml, pyproject.toml, the user's and
 the system's file. The files set flags by command, such as `seed = 1` under `[run]`. A flag at a file's top is set for
-every command that has it.
+every command that has it. A file in the folder of an export sets nothing: anyone may have put it there.
 """
 
 import os
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from events.errors import Misconfigured, UsageError
+
+EXPORT = "export.json"
+"""The file that makes a folder an export, as `replay/exports/folder.py` has it, which takes long to import."""
 
 
 def defaults(commands: dict[str, dict[str, str]], start: Path) -> dict[str, dict[str, Any]]:
@@ -51,7 +54,7 @@ def read_dotenv(folder: Path) -> dict[str, str]:
     Raises `Misconfigured` for a file that others may read, and `UsageError` for a line that is no setting.
     """
     path = folder / ".env"
-    if not path.is_file():
+    if not path.is_file() or _is_export(folder):
         return {}
     variables = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -68,11 +71,12 @@ def read_dotenv(folder: Path) -> dict[str, str]:
 
 def _files(start: Path) -> list[tuple[Path, dict[str, Any]]]:
     files = []
-    for folder in (start, *start.parents):
+    folders = [folder for folder in (start, *start.parents) if not _is_export(folder)]
+    for folder in folders:
         if (path := folder / "evolog.toml").is_file():
             files.append((path, _read(path)))
             break
-    for folder in (start, *start.parents):
+    for folder in folders:
         if (path := folder / "pyproject.toml").is_file():
             if section := _read(path).get("tool", {}).get("evolog"):
                 files.append((path, section))
@@ -80,6 +84,10 @@ def _files(start: Path) -> list[tuple[Path, dict[str, Any]]]:
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     last = (home / "evolog" / "config.toml", Path("/etc/xdg/evolog/config.toml"))
     return files + [(path, _read(path)) for path in last if path.is_file()]
+
+
+def _is_export(folder: Path) -> bool:
+    return os.path.lexists(folder / EXPORT)
 
 
 def _read(path: Path) -> dict[str, Any]:

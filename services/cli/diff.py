@@ -17,9 +17,10 @@ def diff(first: str, second: str, directory: Path, as_json: bool) -> int:
     import msgspec
 
     from replay.compare import compare
-    from services.cli.reading import read_run
+    from services.cli.reading import exports_in_words, read_run
     from services.views.compared import comparison_lines
 
-    comparison = compare(read_run(directory, first), read_run(directory, second))
-    click.echo(msgspec.json.encode(comparison).decode() if as_json else "\n".join(comparison_lines(comparison)))
+    with exports_in_words(directory, first, second):
+        comparison = compare(read_run(directory, first), read_run(directory, second))
+        click.echo(msgspec.json.encode(comparison).decode() if as_json else "\n".join(comparison_lines(comparison)))
     return 0 if comparison.same else 1

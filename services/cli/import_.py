@@ -18,10 +18,11 @@ def import_(source: Path, directory: Path, as_json: bool) -> None:
     """
     import msgspec
 
+    from services.cli.reading import exports_in_words
     from services.host.sources import import_export
     from services.views.progress import working
 
-    with working(f"checking {source}"):
+    with working(f"checking {source}"), exports_in_words(directory, str(source.resolve())):
         manifest = import_export(directory, source)
     if as_json:
         click.echo(msgspec.json.encode(manifest).decode())

@@ -21,6 +21,7 @@ from services.cli.down import down
 from services.cli.fork import fork
 from services.cli.import_ import import_
 from services.cli.ls import ls
+from services.cli.options import CommandLineOnly
 from services.cli.pause import pause, resume
 from services.cli.replay import replay
 from services.cli.run import run
@@ -103,7 +104,11 @@ class Commands(click.Group):
 
 def named_flags(command: click.Command) -> dict[str, str]:
     """The parameters of a command by the names that files may set them by."""
-    return {name: option.name or "" for option in command.params for name in _names(option)}
+    return {name: option.name or "" for option in command.params if _settable(option) for name in _names(option)}
+
+
+def _settable(option: click.Parameter) -> bool:
+    return not isinstance(option, CommandLineOnly)
 
 
 def _names(option: click.Parameter) -> list[str]:
@@ -137,5 +142,5 @@ def main() -> None:
 for verbs in VERBS.values():
     for verb in verbs:
         main.add_command(verb)
-        for option in verb.params:
+        for option in filter(_settable, verb.params):
             option.envvar = option.envvar or f"EVOLOG_{verb.name}_{_names(option)[0]}".upper()

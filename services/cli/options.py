@@ -32,6 +32,34 @@ def as_json(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
 
 
+class CommandLineOnly(click.Option):
+    """A flag that no file or variable sets: it is said on the command line, or it is not said."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings | {"allow_from_autoenv": False})
+
+
+def task_code(function: Function) -> Function:
+    """The flags of the commands that may run a task's code for a recorded run."""
+    for option in (
+        click.option(
+            "--trust-code",
+            is_flag=True,
+            cls=CommandLineOnly,
+            help="Run the code of the task folder that an export names, with all your rights.",
+        ),
+        click.option(
+            "--task",
+            default="",
+            metavar="FOLDER",
+            cls=CommandLineOnly,
+            help="The task's folder or name, in place of the one that the run names; its code is run.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def run_options(function: Function) -> Function:
     """The flags that `run` and `ablate` share."""
     for option in (

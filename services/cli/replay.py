@@ -3,11 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from events.errors import CheckFailed, UsageError
-from services.cli.options import as_json, directory, examples
+from services.cli.options import as_json, directory, examples, task_code
+
+if TYPE_CHECKING:
+    from runtime.run.loading import TaskAccess
 
 
 @click.command(
@@ -47,6 +51,7 @@ from services.cli.options import as_json, directory, examples
 @click.option(
     "--parquet", type=click.Path(path_type=Path), metavar="DIR", help="With --into: the tables as Parquet too, by run."
 )
+@task_code
 @as_json
 def replay(
     run: str | None,
@@ -58,6 +63,8 @@ def replay(
     export: Path | None,
     into: Path | None,
     parquet: Path | None,
+    task: str,
+    trust_code: bool,
     as_json: bool,
 ) -> int:
     """Decide a recorded run again, byte for byte. RUN is a name, or the folder of an export; nothing needs to be up."""
@@ -67,19 +74,26 @@ def replay(
         raise UsageError("--expect belongs to `evolog replay RUN` alone, which decides the run again.")
     if parquet and not into:
         raise UsageError("--parquet writes the tables of a rebuilt archive: name its file with --into.")
-    if into:
-        return rebuild(directory, run, into, parquet, as_json)
-    if not run:
-        raise UsageError("Name a run, as in `evolog replay RUN`; `evolog ls` shows those that there are.")
-    if at is not None:
-        return show_state(directory, run, at, as_json)
-    if perform is not None:
-        return perform_again(directory, run, perform, as_json)
-    if swap is not None:
-        return swap_service(directory, run, swap, as_json)
-    if export is not None:
-        return export_run(directory, run, export, as_json)
-    return redecide_run(directory, run, as_json, expected)
+    if (task or trust_code) and perform is None and swap is None:
+        raise UsageError("--task and --trust-code are about a task's code: give --perform or --swap, which run it.")
+    from runtime.run.loading import TaskAccess
+    from services.cli.reading import exports_in_words
+
+    access = TaskAccess(folder=task, trusted=trust_code)
+    with exports_in_words(directory, *([run] if run else [])):
+        if into:
+            return rebuild(directory, run, into, parquet, as_json)
+        if not run:
+            raise UsageError("Name a run, as in `evolog replay RUN`; `evolog ls` shows those that there are.")
+        if at is not None:
+            return show_state(directory, run, at, as_json)
+        if perform is not None:
+            return perform_again(directory, run, perform, access, as_json)
+        if swap is not None:
+            return swap_service(directory, run, swap, access, as_json)
+        if export is not None:
+            return export_run(directory, run, export, as_json)
+        return redecide_run(directory, run, as_json, expected)
 
 
 def redecide_run(directory: Path, name: str, as_json: bool, expected: Sequence[str] = ()) -> int:
@@ -115,7 +129,7 @@ def show_state(directory: Path, name: str, at: str, as_json: bool) -> int:
     return 0
 
 
-def perform_again(directory: Path, name: str, kinds: str, as_json: bool) -> int:
+def perform_again(directory: Path, name: str, kinds: str, access: "TaskAccess", as_json: bool) -> int:
     """Perform recorded effects again, and print how they compare; the exit code, 3 for a difference."""
     from replay.perform import perform
     from services.cli.reading import read_run
@@ -125,7 +139,12 @@ def perform_again(directory: Path, name: str, kinds: str, as_json: bool) -> int:
     run = read_run(directory, name)
     with _folder() as folder, counting("performing again", "effects") as progress:
         performed = perform(
-            run.everything, run.blobs, folder, kinds.split(","), lambda kind, done, total: progress(done, total)
+            run.everything,
+            run.blobs,
+            folder,
+            kinds.split(","),
+            lambda kind, done, total: progress(done, total),
+            access._replace(exported=run.exported),
         )
     _print({"version": 1, "run": run.run, "performed": performed}, performed_lines(performed), as_json)
     if any(kind.first for kind in performed):
@@ -133,7 +152,7 @@ def perform_again(directory: Path, name: str, kinds: str, as_json: bool) -> int:
     return 1 if any(kind.cannot and not kind.performed for kind in performed) else 0
 
 
-def swap_service(directory: Path, name: str, assignment: str, as_json: bool) -> int:
+def swap_service(directory: Path, name: str, assignment: str, access: "TaskAccess", as_json: bool) -> int:
     """Print what would have come out differently with other code in a service's place; the run stays as it is.
 
     The exit code.
@@ -148,7 +167,7 @@ def swap_service(directory: Path, name: str, assignment: str, as_json: bool) -> 
         raise UsageError(f"{assignment!r} is nothing to --swap: write verifier=PATH or feedback_agent=PATH.")
     run = read_run(directory, name)
     with _folder() as folder, working(f"asking {path}"):
-        swapped = swap(run.everything, run.blobs, folder, service, Path(path))
+        swapped = swap(run.everything, run.blobs, folder, service, Path(path), access._replace(exported=run.exported))
     _print(swapped, swap_lines(swapped), as_json)
     return 0
 

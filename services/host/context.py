@@ -22,7 +22,7 @@ from runtime.log.lineage import Span, ancestors, run_start
 from runtime.log.lookup import facts_by_id
 from runtime.log.port import Log, append_once
 from runtime.log.worker import retry_until_available
-from runtime.run.loading import LoadedRun, load_run
+from runtime.run.loading import OWN, LoadedRun, load_run
 from services.host.node import Node
 
 T = TypeVar("T")
@@ -55,7 +55,9 @@ class Context:
     async def load(self, run: str) -> LoadedRun:
         """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
         if run not in self._loaded:
-            self._loaded[run] = await asyncio.to_thread(load_run, run, await self.started(run), self.blobs)
+            self._loaded[run] = await asyncio.to_thread(
+                load_run, run, await self.started(run), self.blobs, OWN, self.work
+            )
         return self._loaded[run]
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:

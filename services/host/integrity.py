@@ -1,13 +1,19 @@
-"""Examines the log of a project directory: reads both streams from end to end, and every blob that they name."""
+"""Examines the log of a project directory: reads both streams from end to end, and every blob that they name; and the
+runs that were imported.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from events.errors import CheckFailed, UserError
 from events.subjects import GOLD, LOG
 from replay.archive.query import query, query_file
 from replay.closing import RunDigest, closing_with
+from replay.exports import folder
+from replay.exports.contents import check_contents
 from replay.history import History
 from replay.integrity import Examination, Health, LogFault, StreamSummary, find_damage, forks_among
 from replay.replayer import redecide
@@ -19,16 +25,32 @@ from runtime.log.jetstream import Connection
 from runtime.log.port import Log
 from services.host.context import operator
 from services.host.node import Node
-from services.host.sources import copy_logs, require_log, run_starts, temporary_server
+from services.host.sources import copy_logs, imported_runs, require_log, run_starts, temporary_server
 
 PAGE_SIZE = 5000
 
 
 async def examine(node: Node, say: Callable[[str], None]) -> Health:
-    """The state of a directory's log and blobs. `say` hears how far the reading has come.
+    """The state of a directory's log, its blobs and what was imported. `say` hears how far the reading has come.
 
-    Raises `NotFound` where there is no log, and `TryAgain` without room for a copy of it.
+    Raises `NotFound` where there is neither a log nor an import, and `TryAgain` without room for a copy of the log.
     """
+    imports = imported_runs(node)
+    health = Health([], 0, []) if imports and not node.nats_dir.is_dir() else await _examine_log(node, say)
+    damage = [fault for name in imports for fault in await asyncio.to_thread(_examine_import, node, name, say)]
+    return msgspec.structs.replace(health, faults=health.faults + damage, imports=len(imports))
+
+
+def _examine_import(node: Node, name: str, say: Callable[[str], None]) -> list[LogFault]:
+    say(f"reading {name}, which was imported")
+    try:
+        check_contents(folder.read(node.imports / name))
+    except UserError as wrong:
+        return [LogFault(f"import {name}", 0, 0, str(wrong).removesuffix("."), name)]
+    return []
+
+
+async def _examine_log(node: Node, say: Callable[[str], None]) -> Health:
     if node.alive():
         async with operator(node) as connection:
             return await _examine(connection, node, say, {})

@@ -13,16 +13,16 @@ from typing import TypeVar
 import msgspec
 
 from events import subjects
-from events.errors import NotFound, UsageError
+from events.errors import NotFound, UsageError, UserError
 from events.run import DecisionMade, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.time import rfc3339
 from replay.closing import closing
 from replay.exports import folder
+from replay.exports.contents import check_contents
 from replay.exports.folder import Manifest
 from replay.history import History, read_history
 from replay.report import Report, collect
-from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import BOOTSTRAP
 from runtime.broker.server import EmbeddedServer, end_left_over
@@ -273,27 +273,29 @@ async def tail(log: Log, since: int, *, run: str | None, follow: bool) -> AsyncI
 
 
 def import_export(directory: Path, source: Path) -> Manifest:
-    """Check an export and copy it into a project directory, where its run is found by name; returns its description.
+    """Copy an export into a project directory, where its run is found by name, once the copy is checked; returns its
+    description.
 
-    Raises `CheckFailed` for a damaged export, and `UsageError` for one that holds links or a run that is in the
-    directory already.
+    Raises `CheckFailed` for an export that is damaged or not whole, `UsageError` for a run that is in the directory
+    already, and `TryAgain` without room for the copy.
     """
-    node, run = Node(directory), folder.read(source)
-    folder.check_blobs(run)
-    require_decided(run)
-    if any(path.is_symlink() for path in source.rglob("*")):
-        raise UsageError(f"{source} holds links, and an export holds none: import it as it was exported.")
-    if run.run in imported_runs(node) or (node.nats_dir.is_dir() and run.run in with_logs(directory, _run_names)):
-        raise UsageError(f"There is a run {run.run!r} in {directory} already: import this one into another --dir.")
+    node, run = Node(directory), folder.read_manifest(source).run
+    if run in imported_runs(node) or (node.nats_dir.is_dir() and run in with_logs(directory, _run_names)):
+        raise UsageError(f"There is a run {run!r} in {directory} already: import this one into another --dir.")
+    size = sum(size for _, size in folder.files(source))
     node.make()
     node.imports.mkdir(exist_ok=True)
+    require_room(node.imports, size)
     temporary = Path(tempfile.mkdtemp(dir=node.imports, prefix="."))
     try:
-        shutil.copytree(source, temporary / run.run)
-        (temporary / run.run).rename(node.imports / run.run)
+        folder.copy(source, temporary / run)
+        check_contents(folder.read(temporary / run))
+        (temporary / run).rename(node.imports / run)
+    except UserError as wrong:
+        raise type(wrong)(str(wrong).replace(str(temporary / run), str(source)), code=wrong.code) from wrong
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder.read_manifest(node.imports / run.run)
+    return folder.read_manifest(node.imports / run)
 
 
 async def _run_names(log: Log, gold: Log) -> set[str]:

@@ -18,8 +18,9 @@ def health_lines(health: Health) -> list[str]:
         for summary in health.streams
     ]
     if not health.faults:
-        closings = [f"{one.run}: {line}" for one in health.closings for line in closing_lines(one)]
-        return [*lines, f"{_count(health.blobs, 'blob')}: whole", *closings]
+        lines += [f"{_count(health.blobs, 'blob')}: whole"] if health.streams else []
+        lines += [f"{_count(health.imports, 'import')}: whole"] if health.imports else []
+        return lines + [f"{one.run}: {line}" for one in health.closings for line in closing_lines(one)]
     first, *more = health.faults
     lines += [f"The first bad event: {first}", *map(str, more[: SHOWN_FAULTS - 1])]
     if len(more) >= SHOWN_FAULTS:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 GETTERS = frozenset({"getattr", "hasattr", "attrgetter", "methodcaller"})
+TASK_MAKERS = ("load", "load_task", "with_judge", "with_verifier")
+"""The functions that give a task."""
 LOADERS = frozenset({"import_module", "__import__", "_module", "_part", "_call"})
 BY_NAME = frozenset({"import_module", "__import__", "resolve_name"})
 """What imports a module whose name may be made up while the program runs."""
@@ -159,9 +161,9 @@ def _assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
 
 
 def _is_task(value: ast.expr, names: Collection[str]) -> bool:
-    """Whether an expression is what `load` gave, a field `task`, or a name of one of them."""
+    """Whether an expression is what one of `TASK_MAKERS` gave, a field `task`, or a name of one of them."""
     match value:
-        case ast.Call(func=function) if ast.unparse(function).rpartition(".")[2] in ("load", "with_verifier"):
+        case ast.Call(func=function) if ast.unparse(function).rpartition(".")[2] in TASK_MAKERS:
             return True
         case ast.Attribute(attr="task"):
             return True

@@ -32,6 +32,7 @@ from replay.perform import KINDS, Performed, perform
 from replay.swap import RewardComparison, SwapReport, TurningPoint, swap
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
+from runtime.run.loading import OWN
 from services.views.replayed import performed_lines, swap_lines
 from tasks.loading import load
 
@@ -90,10 +91,10 @@ class Run:
         self.messages, self.blobs = list(messages), blobs
 
     def perform(self, work: Path, *kinds: str) -> list[Performed]:
-        return perform(self.messages, Blobs(self.blobs), work, kinds, lambda kind, done, total: None)
+        return perform(self.messages, Blobs(self.blobs), work, kinds, lambda kind, done, total: None, OWN)
 
     def swap(self, work: Path, service: str, path: Path) -> SwapReport:
-        return swap(self.messages, Blobs(self.blobs), work, service, path)
+        return swap(self.messages, Blobs(self.blobs), work, service, path, OWN)
 
     def changed(
         self, kind: type[Fact], change: Callable[[Any], dict[str, object]], place: int = -1
@@ -143,7 +144,7 @@ def same(performed: Sequence[Performed]) -> bool:
 
 def test_every_effect_of_a_run_comes_out_the_same_and_its_blobs_are_left_alone(toy: Run, tmp_path: Path) -> None:
     before, told = files(toy.blobs), []
-    performed = perform(toy.messages, Blobs(toy.blobs), tmp_path, list(KINDS), lambda *said: told.append(said))
+    performed = perform(toy.messages, Blobs(toy.blobs), tmp_path, list(KINDS), lambda *said: told.append(said), OWN)
     assert same(performed), performed_lines(performed)
     assert {of.kind: of.performed for of in performed if of.kind != "policy"} == {
         "verifier": sum(tag_of(stored.subject) == "trajectory_scored" for stored in toy.messages),

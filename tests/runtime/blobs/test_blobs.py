@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,30 @@ def test_an_unpacked_folder_that_was_changed_is_written_anew(tmp_path: Path) -> 
         assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("agent.py", b"honest")]
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "a\\b"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "a\\b", "a\0b"])
 def test_a_folder_holds_no_path_that_leads_out(tmp_path: Path, path: str) -> None:
     with pytest.raises(CheckFailed):
         Blobs(tmp_path).put_tree({path: b""})
+
+
+@pytest.mark.parametrize("text", [b'{"files":{"x":"%s","x/y":"%s"}}', b'{"files":{"\xff":"%s%s"}}', b"[" * 100_000])
+def test_what_is_no_folder_is_not_unpacked(tmp_path: Path, text: bytes) -> None:
+    blobs = Blobs(tmp_path)
+    file = blobs.put(b"1").encode()
+    digest = blobs.put(text % (file, file) if b"%" in text else text)
+    with pytest.raises(CheckFailed, match="is no folder"):
+        blobs.unpack(digest, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("put", [lambda path: path.symlink_to("/dev/zero"), os.mkfifo, os.mkdir])
+def test_a_blob_is_a_regular_file(tmp_path: Path, put: Callable[[Path], object]) -> None:
+    path = Blobs(tmp_path).path("0" * 64)
+    path.parent.mkdir(parents=True)
+    put(path)
+    for read in (Blobs(tmp_path).get, Blobs(tmp_path).check):
+        with pytest.raises(CheckFailed, match="expected a regular file"):
+            read("0" * 64)
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

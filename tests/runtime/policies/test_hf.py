@@ -91,6 +91,19 @@ def base(model: Path, tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
+def test_code_that_a_model_brings_is_not_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *words: "y")  # to what transformers would ask at a terminal
+    folder, mark = shutil.copytree(model, tmp_path / "model"), tmp_path / "mark"
+    (folder / "mine.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}})
+    )
+    with pytest.raises(CheckFailed, match="contains custom code"):
+        hf.HFTokenizer(folder, "0" * 64)
+    assert not mark.exists()
+
+
 def test_a_prompt_is_a_turn_of_the_chat_template_and_an_answer_ends_with_the_models_end(base: Path) -> None:
     found = hf.HFModel.load(base)
     assert found.tokenizer.decode(found.encode("task 0")) == "<|user|>task 0<|assistant|>"

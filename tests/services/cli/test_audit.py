@@ -36,6 +36,7 @@ from replay.recorded import EventIndex
 from runtime.broker.credentials import Credentials, credentials_file
 from runtime.log.port import Message
 from runtime.log.socket import NatsSocket
+from runtime.run.loading import TaskAccess
 from services.cli.audit_runs import exit_code
 from services.cli.main import main
 from services.host.node import Node
@@ -65,12 +66,13 @@ def at_once(monkeypatch: pytest.MonkeyPatch, exports: Path, hacked: AuditReport)
     """Audits that are made once for all tests: each takes a second."""
     made = {"hacked": hacked}
 
-    def once(run: history.History) -> AuditReport:
-        return made.setdefault(run.run, real(run))
+    def once(run: history.History, access: TaskAccess) -> AuditReport:
+        return made.setdefault(run.run, real(run, access))
 
     real = audit_history
     monkeypatch.setattr(
-        "services.cli.audit_runs.audit_history", lambda run: made[run.run] if run.run in made else once(run)
+        "services.cli.audit_runs.audit_history",
+        lambda run, access: made.get(run.run) or once(run, access),
     )
 
 
@@ -371,21 +373,23 @@ async def append(node: Node, run: history.History) -> None:
 
 
 def test_a_hidden_item_that_an_agent_was_shown_is_found_with_the_tasks_data(tmp_path: Path) -> None:
-    public = load(str(TOY)).public(0)
+    public, named = load(str(TOY)).public(0), TaskAccess(folder=str(TOY))
     started = run_started(str(TOY), dict(public.digests))
     clean = audit_history(
         folder.read(
             export(tmp_path, "clean", HONEST[:2], started=started, agent_request=public.train[0].prompt.encode())
-        )
+        ),
+        named,
     )
     assert clean.audit.state == "green" and not clean.notes and "hidden_in_sight" in closing(clean)[0][1][-1]
     shown = audit_history(
         folder.read(
             export(tmp_path, "shown", HONEST[:2], started=started, agent_request=public.test[0].prompt.encode())
-        )
+        ),
+        named,
     )
     assert (shown.audit.state, shown.audit.rule) == ("drift", "hidden_in_sight")
-    other = audit_history(folder.read(export(tmp_path, "other", HONEST[:1], started=run_started(str(TOY)))))
+    other = audit_history(folder.read(export(tmp_path, "other", HONEST[:1], started=run_started(str(TOY)))), named)
     assert (
         "are not those that the run was started on" in other.notes[0]
         and "hidden_in_sight" not in closing(other)[0][1][-1]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from events.errors import Misconfigured, UsageError
-from services.cli.defaults import read_dotenv
+from replay.exports import folder
+from services.cli.defaults import EXPORT, read_dotenv
 from services.cli.main import main
 
 
@@ -33,6 +34,33 @@ def test_one_that_others_can_read_is_refused_if_it_sets_something(tmp_path: Path
 def test_a_line_without_a_value_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.env:2"):
         read_dotenv(dotenv(tmp_path, "\nEVOLOG_RUN_SEED"))
+
+
+def test_a_file_in_an_export_sets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EXPORT == folder.MANIFEST
+    (tmp_path / EXPORT).touch()
+    (tmp_path / "evolog.toml").write_text('dir = "elsewhere"\n')
+    (tmp_path / "pyproject.toml").write_text('[tool.evolog]\ndir = "elsewhere"\n')
+    assert read_dotenv(dotenv(tmp_path, "EVOLOG_NATS_SERVER=./theirs", 0o644)) == {}
+    (tmp_path / "blobs").mkdir()
+    for start in (tmp_path, tmp_path / "blobs"):
+        monkeypatch.chdir(start)
+        with main.make_context("evolog", ["ls"]) as context:
+            assert (context.default_map or {})["ls"] == {}
+
+
+@pytest.mark.parametrize("command", ["audit", "replay"])
+@pytest.mark.parametrize("flag", ["trust_code", "task"])
+def test_what_trusts_code_is_said_on_the_command_line_alone(
+    command: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evolog.toml").write_text(f"[{command}]\n{flag} = true\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="has no such flag"):
+        main.make_context("evolog", [command, "r"])
+    monkeypatch.setenv(f"EVOLOG_{command}_{flag}".upper(), "1")
+    with main.commands[command].make_context(command, ["r"], auto_envvar_prefix=f"EVOLOG_{command.upper()}") as context:
+        assert not context.params[flag]
 
 
 @pytest.mark.parametrize("name", ["format", "form"])

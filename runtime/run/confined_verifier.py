@@ -1,0 +1,106 @@
+"""Runs a verifier that came with an export in the sandbox that scaffolds run in: its text is anybody's.
+
+It is made into a scaffold whose items are the answers to be scored (`verifier_agent.py`). Beside it lie the modules
+that a verifier may import: those of the contract, and its task's own without gold.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from events.errors import Misconfigured
+from runtime.rollouts.host import ScaffoldData, ScaffoldProcess, ScaffoldStopped
+from runtime.sandbox.choose import provide
+from tasks.contract import Outcome, Scored
+from tasks.loading import Task
+
+AGENT = Path(__file__).with_name("verifier_agent.py")
+ROOT = Path(__file__).parents[2]
+PACKAGE = "evolog_task"
+"""The name of a task's package in the sandbox, where the task is none of evolog's own."""
+LEFT_OUT = frozenset({"gold.py", "scaffold"})
+"""What of a task's folder no verifier imports."""
+
+
+class _Reply(msgspec.Struct):
+    """What `verifier_agent.py` answers: the version, or a reward in Python's own digits, or why there is none."""
+
+    version: str = ""
+    reward: str = ""
+    outcome: str = ""
+    raised: tuple[str, str] | None = None
+    """The name of an exception, and its text."""
+    gave: str = ""
+    """What came in a reward's place."""
+
+
+class ConfinedVerifier:
+    """A verifier in a process of its own in the sandbox, until it is closed. It answers as the verifier's module would.
+
+    Raises `Misconfigured` where the host has no sandbox, or the text is no verifier.
+    """
+
+    def __init__(self, source: str, name: str, task: Task, work: Path) -> None:
+        self.__file__ = name
+        self._stopped = ""
+        work.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=work))
+        try:
+            self._process = ScaffoldProcess(
+                _scaffold(source, name, task, folder / "agent"), ScaffoldData([], []), work, kind=provide().kind
+            )
+        except ScaffoldStopped as stopped:
+            raise Misconfigured(f"{name} cannot be imported ({stopped}); mend it and try again.") from stopped
+        try:
+            self.VERSION = self._ask("VERSION").version
+        except Misconfigured:
+            self.close()
+            raise
+
+    def score(self, answer: str | None, label: str) -> Scored:
+        """The verifier's judgement of an answer; raises what it raised, under the same name."""
+        reply = self._ask([answer, label])
+        if reply.raised:
+            raise type(reply.raised[0], (Exception,), {})(reply.raised[1])
+        if not reply.reward:
+            raise Misconfigured(
+                f"{self.__file__}: score gave {reply.gave}; expected a Scored whose reward is a number; mend it and "
+                "try again."
+            )
+        return Scored(float(reply.reward), cast("Outcome", reply.outcome))
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+    def _ask(self, question: object) -> _Reply:
+        if self._stopped:
+            raise Misconfigured(self._stopped)
+        (outcome,) = self._process.solve([("0", json.dumps(question))], 1, lambda calls: [])
+        try:
+            return msgspec.json.decode(outcome.answer or "", type=_Reply)
+        except (msgspec.DecodeError, RecursionError) as wrong:
+            self._stopped = f"{self.__file__} does not run in the sandbox ({outcome.reason or wrong})."
+            raise Misconfigured(self._stopped) from wrong
+
+
+def _scaffold(source: str, name: str, task: Task, folder: Path) -> Path:
+    """A scaffold's folder with the verifier and all that it may import."""
+    for package in ("events", "tasks"):
+        (folder / package).mkdir(parents=True)
+        for file in (ROOT / package).glob("*.py"):
+            shutil.copyfile(file, folder / package / file.name)
+    package = task.package if task.package.startswith("tasks.") else PACKAGE
+    target = folder.joinpath(*package.split("."))
+    for file in task.folder.rglob("*.py"):
+        path = file.relative_to(task.folder)
+        if not LEFT_OUT & set(path.parts):
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / path)
+    shutil.copyfile(AGENT, folder / "agent.py")
+    (folder / "verifier.json").write_text(json.dumps({"source": source, "file": name, "package": package}))
+    return folder
