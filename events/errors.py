@@ -53,6 +53,10 @@ class Misconfigured(UserError):
     code = 78
 
 
+class HostUnfit(Misconfigured):
+    """This host lacks what work needs, such as a sandbox: the work goes back, and nothing it is about has failed."""
+
+
 def why(wrong: Exception) -> str:
     """What is recorded of an exception: a user's error in its own words, any other with its type."""
     return str(wrong) if isinstance(wrong, UserError) else f"{type(wrong).__name__}: {wrong}"

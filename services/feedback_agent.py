@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from events.change import ProposalFailed
 from events.choice import FeedbackRequested
 from events.codec import Event
-from events.errors import TryAgain, Unavailable, why
+from events.errors import HostUnfit, TryAgain, Unavailable, why
 from events.fact import Fact
 from events.kinds import AgentName
 from runtime.agents import feedback
@@ -54,7 +54,7 @@ async def serve(context: Context) -> None:
                     facts = await asyncio.to_thread(choose_by_rules, context.blobs, history, probe, loaded, requested)
                 else:
                     facts = await _by_model(context, event, requested, loaded, model, history, probe)
-            except (Unavailable, TryAgain):
+            except (HostUnfit, Unavailable, TryAgain):
                 raise  # this is handed out again
             except Exception as wrong:  # an edit is the task's own code
                 facts = [ProposalFailed(generation=requested.generation, reason=why(wrong))]

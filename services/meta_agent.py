@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from events.change import ProposalFailed, ScaffoldRequested
 from events.codec import Event
-from events.errors import TryAgain, Unavailable, why
+from events.errors import HostUnfit, TryAgain, Unavailable, why
 from events.fact import Fact
 from events.kinds import AgentName
 from runtime.agents.providers import LanguageModel, model_of
@@ -33,7 +33,7 @@ async def serve(context: Context) -> None:
                     if model is None
                     else await _by_model(context, event, event.data, loaded, model)
                 )
-            except (Unavailable, TryAgain):
+            except (HostUnfit, Unavailable, TryAgain):
                 raise  # this is handed out again
             except (
                 Exception

@@ -24,9 +24,11 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from events.errors import UserError
 from events.kinds import RolloutFailure
 from runtime.rollouts.shard import RolloutKey
 from runtime.sandbox import limits as sandbox
+from runtime.sandbox.choose import broken, provide_anew
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 
 CHILD = Path(__file__).with_name("child.py")
@@ -139,7 +141,7 @@ class ScaffoldStopped(Exception):
 class ScaffoldProcess:
     """One scaffold over one set of data, ready to solve items until it is closed or stops.
 
-    Raises `ScaffoldStopped` where the scaffold cannot be loaded, `Misconfigured` where its sandbox cannot be had.
+    Raises `ScaffoldStopped` where the scaffold cannot be loaded, `HostUnfit` where its sandbox cannot be had.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class ScaffoldProcess:
         kind: Kind = "bwrap",
     ) -> None:
         self._limits = limits
+        self._kind = kind
         self._buffer = bytearray()
         self._printed = bytearray()
         self._flooded = False
@@ -191,14 +194,16 @@ class ScaffoldProcess:
             frame = self._receive()
             if not frame.ready:
                 raise ScaffoldStopped("unloadable", frame.failed or "the scaffold did not say that it is ready")
-        except BaseException:
+        except BaseException as wrong:
             self.close()
+            if isinstance(wrong, ScaffoldStopped) and wrong.kind in ("crashed", "hung"):
+                provide_anew(kind)  # a host that can confine nothing any more must not look like this
             raise
 
     def solve(self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: AnswerCalls) -> list[AttemptOutcome]:
         """An outcome for each attempt at each (id, prompt), in order.
 
-        After a failure of the process, `alive` is False.
+        After a failure of the process, `alive` is False. Raises `HostUnfit` or `TryAgain` where its sandbox has failed.
         """
         outcomes: dict[RolloutKey, AttemptOutcome] = {}
         ids, call_counts = {item for item, _ in items}, Counter[str]()
@@ -316,8 +321,8 @@ class ScaffoldProcess:
             raise ScaffoldStopped("flooded", f"calls of {end} bytes in one frame, at most {CALLS_LIMIT}")
         return frame
 
-    def _reason_of_end(self) -> ScaffoldStopped:
-        """Why the process has closed its pipe."""
+    def _reason_of_end(self) -> ScaffoldStopped | UserError:
+        """Why the process has closed its pipe: the scaffold's failure, or this host's."""
         try:
             code = self._child.wait(EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -325,6 +330,8 @@ class ScaffoldProcess:
             return ScaffoldStopped("hung", "closed its pipes and did not end")
         if self._child.violation:
             return ScaffoldStopped("crashed", f"the scaffold was stopped: {self._child.violation}")
+        if failure := self._child.failure():
+            return broken(self._kind, failure)
         self._reader.join(1.0)
         if self._flooded:
             return ScaffoldStopped("flooded", f"printed more than {PRINT_LIMIT} bytes")

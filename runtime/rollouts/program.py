@@ -12,14 +12,14 @@ import io
 import os
 import re
 import sys
-import tarfile
 import tempfile
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import IO, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,7 @@ from events.kinds import RolloutFailure
 from runtime.rollouts.host import SCAFFOLD_ENVIRONMENT, AttemptOutcome, ScaffoldData, ScaffoldLimits, make_readable
 from runtime.sandbox import limits as sandbox
 from runtime.sandbox.bwrap import WORK
+from runtime.sandbox.choose import broken, provide_anew
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 from tasks.contract import Item
 
@@ -45,8 +46,21 @@ NO_HTTP = (
     "it reaches the model over HTTP, which Landlock's profile cannot give; run it on a host whose profile is "
     "bubblewrap's"
 )
+ROWS_LIMIT = 100_000
+"""Rows of a file of answers."""
+BLOCK = 512
+PAX, PLAIN = b"x", (b"0", b"\0")
+KINDS = (PAX, *PLAIN, *(b"%d" % number for number in range(1, 7)))
+"""The kinds of entries in a tar that the relay may write: extended attributes, files; then links, devices, folders and
+pipes, which are not read.
+"""
+_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,8}) ([^=\n]{1,100})=")
 GRACE = 10.0
 """Seconds beyond a program's time, in which the relay writes out its results."""
+
+
+NOTHING: Mapping[str, bytes] = {}
+"""The files of a program whose relay did not come to write them out."""
 
 
 class OutputLimits(NamedTuple):
@@ -244,9 +258,12 @@ def answers_in(files: Mapping[str, bytes]) -> tuple[dict[str, str], set[str]]:
     ]
     for name in names:
         try:
-            rows = list(_csv_rows(files[name]) if name.endswith(".csv") else _json_rows(files[name]))
+            found = _csv_rows(files[name]) if name.endswith(".csv") else _json_rows(files[name])
+            rows = list(islice(found, ROWS_LIMIT + 1))
         except (csv.Error, ValueError, msgspec.DecodeError, RecursionError) as wrong:
-            raise ValueError(f"{name} cannot be read: {wrong}; expected rows of an id and an answer") from wrong
+            raise ValueError(f"{name[:100]} cannot be read: {wrong}; expected rows of an id and an answer") from wrong
+        if len(rows) > ROWS_LIMIT:
+            raise ValueError(f"{name[:100]} holds more than {ROWS_LIMIT} rows; expected one for each item")
         if rows:
             counts = Counter(id for id, _ in rows)
             return dict(rows), {id for id, count in counts.items() if count > 1}
@@ -291,37 +308,77 @@ def read_tar(stream: IO[bytes], limits: OutputLimits = OutputLimits()) -> dict[s
     """The regular files of a tar by relative path, and nothing else of it: no link, device or hole, no path that leads
     out.
 
-    Raises OutputTooLarge beyond the limits, where it stops reading, and ValueError for what is no tar.
+    Reads of the format what the relay writes, and not by `tarfile`, which trusts what a header says. Raises
+    OutputTooLarge beyond the limits, where it stops reading, and ValueError for what is no tar.
     """
-    files: dict[str, bytes] = {}
+    data = stream.read(limits.total + 1)
+    if len(data) > limits.total:
+        raise OutputTooLarge("the program left more than is read")
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", _LimitedStream(stream, limits.total)), mode="r|") as tar:
-            for count, member in enumerate(tar):
-                if count >= limits.files:
-                    raise OutputTooLarge(f"the program left more than {limits.files} files")
-                plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None
-                path = PurePosixPath(member.name)
-                if plain and member.size <= limits.file and not path.is_absolute() and ".." not in path.parts:
-                    file = tar.extractfile(member)
-                    assert file
-                    files[str(path)] = file.read()
-    except (tarfile.TarError, ValueError, OSError, OverflowError, RecursionError) as wrong:
+        return _files(data, limits)
+    except ValueError as wrong:
         raise ValueError(f"what the program left cannot be read: {wrong}") from wrong
+
+
+def _files(tar: bytes, limits: OutputLimits) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    at, members, long_name = 0, 0, ""
+    while any(block := tar[at : at + BLOCK]):
+        kind, name, size = _header(block)
+        start, at = at + BLOCK, at + BLOCK + size + -size % BLOCK
+        if at > len(tar):
+            raise ValueError(f"an entry of {size} bytes is longer than what is left")
+        if kind == PAX:
+            long_name = _pax_path(tar[start : start + size])
+            continue
+        members += 1
+        if members > limits.files:
+            raise OutputTooLarge(f"the program left more than {limits.files} files")
+        path, long_name = PurePosixPath(long_name or name), ""
+        if kind in PLAIN and size <= limits.file and not path.is_absolute() and ".." not in path.parts:
+            files[str(path)] = tar[start : start + size]
+    if len(block) < BLOCK:
+        raise ValueError("it has no end")
     return files
 
 
-class _LimitedStream:
-    """A stream of which so many bytes may be read; raises OutputTooLarge beyond."""
+def _header(block: bytes) -> tuple[bytes, str, int]:
+    """The kind of a member, its name and its bytes; raises ValueError for a block that is no header (POSIX.1-1988)."""
+    if _octal(block[148:156]) != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
+        raise ValueError("a header's checksum is wrong")
+    kind, name, prefix = block[156:157], _text(block[:100]), _text(block[345:500])
+    if kind not in KINDS:
+        raise ValueError(f"there is an entry of the kind {kind!r}")
+    return kind, f"{prefix}/{name}" if prefix and block[257:263] == b"ustar\0" else name, _octal(block[124:136])
 
-    def __init__(self, stream: IO[bytes], left: int) -> None:
-        self._stream, self._left = stream, left
 
-    def read(self, size: int) -> bytes:
-        if not self._left and self._stream.read(1):
-            raise OutputTooLarge("the program left more than is read")
-        chunk = self._stream.read(min(size, self._left))
-        self._left -= len(chunk)
-        return chunk
+def _octal(field: bytes) -> int:
+    if not re.fullmatch(rb" *[0-7]+[ \0]*", field):
+        raise ValueError(f"{field!r} is no number")
+    return int(field.strip(b" \0"), 8)
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0")[0].decode(errors="replace")
+
+
+def _pax_path(records: bytes) -> str:
+    """The path among a member's extended attributes, or nothing (POSIX.1-2001).
+
+    Raises ValueError for an attribute that would change the member's size.
+    """
+    at, path = 0, ""
+    while at < len(records):
+        head = _PAX_RECORD.match(records, at)
+        end = at + int(head[1]) if head else 0
+        if head is None or not head.end() < end <= len(records) or records[end - 1 : end] != b"\n":
+            raise ValueError("an extended attribute is malformed")
+        if head[2] == b"size" or head[2].startswith(b"GNU.sparse"):
+            raise ValueError("a file's size is given twice")
+        if head[2] == b"path":
+            path = _text(records[head.end() : end - 1])
+        at = end
+    return path
 
 
 def launcher(
@@ -334,7 +391,8 @@ def launcher(
 ) -> LaunchProgram:
     """Runs programs in a sandbox of this kind, over the bridge at `socket`, for so many seconds at most.
 
-    What they leave comes out through a pipe, however they ended.
+    What they leave comes out through a pipe, however they ended. Raises HostUnfit or TryAgain where the sandbox has
+    failed.
     """
 
     def launch(arguments: Sequence[str], folders: Mapping[str, Path], env: Mapping[str, str]) -> ProgramResult:
@@ -364,9 +422,14 @@ def launcher(
             child = Confined(kind, Command(argv, binds, environment, Path(working), resources, (write,)))
             os.close(write)
             try:
-                return _result(child, read, seconds, output_limits)
+                ended = _result(child, read, seconds, output_limits)
+                if failure := child.failure():
+                    raise broken(kind, failure)
             finally:
                 child.close()
+            if ended.files is NOTHING and ended.kind in ("", "hung"):
+                provide_anew(kind)  # a host that can confine nothing any more must not look like this
+            return ended
 
     return launch
 
@@ -384,7 +447,7 @@ def _result(child: Confined, read: int, seconds: float, limits: OutputLimits) ->
         each.start()
     child.stdin.close()
     kind: RolloutFailure | Literal[""] = ""
-    reason, files = "", {}
+    reason, files = "", NOTHING
     try:
         with os.fdopen(read, "rb") as stream:
             files = read_tar(stream, limits)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from events.errors import TryAgain, Unavailable, UserError
+from events.errors import HostUnfit, TryAgain, Unavailable, UserError
 from events.kinds import RolloutFailure
 from events.secret import Scanner, SecretFound
 from runtime.blobs.directory import Blobs
@@ -72,7 +72,7 @@ class RolloutRunner:
         """A result for each attempt, by item in the shard's order; a scaffold that fails is a result and never an
         exception.
 
-        Raises `Misconfigured` if this host cannot give the shard's sandbox, `TryAgain` or `Unavailable` where the
+        Raises `HostUnfit` if this host cannot give the shard's sandbox, `TryAgain` or `Unavailable` where the
         policy or log is away.
         """
         kind = provide(shard.sandbox).kind
@@ -89,6 +89,8 @@ class RolloutRunner:
             process = None if entry else self._process(shard, public, speaks_http(files), kind)
         except ScaffoldStopped as stopped:
             return fail(stopped.kind, str(stopped))
+        except (HostUnfit, Unavailable, TryAgain):
+            raise
         except UserError as wrong:
             return fail("unloadable", str(wrong))
         try:
@@ -101,7 +103,7 @@ class RolloutRunner:
         except BaseException as wrong:
             if process is not None:
                 process.close()
-            if isinstance(wrong, (Unavailable, TryAgain)) or not isinstance(wrong, (UserError, SecretFound)):
+            if isinstance(wrong, (HostUnfit, Unavailable, TryAgain)) or not isinstance(wrong, (UserError, SecretFound)):
                 raise
             return fail("refused", str(wrong))
         return self._without_secrets([_fit_event(calls.result(outcome)) for outcome in outcomes])

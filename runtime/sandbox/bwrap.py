@@ -5,6 +5,10 @@ host. There is one writable directory of limited size, /workdir, in memory (and 
 empty loopback. Nothing is mounted below a writable path: bubblewrap before 0.12 follows symbolic links that a scaffold
 may have left there (CVE-2026-87766). All options come through a descriptor, and bubblewrap's own environment is empty,
 since both can be read inside, in /proc/1.
+
+/dev is made here, on the root that becomes read-only: bubblewrap's own is a file system that an ordinary user's
+scaffold may fill. It has no terminals, whose buffers are nobody's, and no /dev/zero, which gives memory that no process
+shows.
 """
 
 import functools
@@ -16,13 +20,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from events.errors import Misconfigured
+from events.errors import HostUnfit
 from runtime.sandbox.limits import ResourceLimits
 
 OLDEST = (0, 8)
 WORK = "/workdir"
 SHARED = "/dev/shm"
 SHARED_SIZE = 64 * 1024**2
+DEVICES = ("full", "null", "random", "urandom")
+STREAMS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": WORK}
 PARTS = ("bin", "lib", "lib32", "lib64", "libexec")
 PACKAGES = ("events", "algorithms", "tasks", "runtime", "replay", "services")
@@ -32,13 +38,11 @@ INSTALL = "Install bubblewrap: `apt-get install bubblewrap` on Debian and Ubuntu
 
 @functools.cache
 def program() -> str:
-    """The path of bubblewrap; raises Misconfigured where it is not installed or too old."""
+    """The path of bubblewrap; raises HostUnfit where it is not installed or too old."""
     if (path := shutil.which("bwrap")) is None:
-        raise Misconfigured(f"Scaffolds cannot be confined, because bubblewrap (bwrap) is not installed. {INSTALL}.")
+        raise HostUnfit(f"Scaffolds cannot be confined, because bubblewrap (bwrap) is not installed. {INSTALL}.")
     if _numbers(version()) < OLDEST:
-        raise Misconfigured(
-            f"Scaffolds cannot be confined by bubblewrap {version()}; 0.8 or newer is needed. {INSTALL}."
-        )
+        raise HostUnfit(f"Scaffolds cannot be confined by bubblewrap {version()}; 0.8 or newer is needed. {INSTALL}.")
     return path
 
 
@@ -92,7 +96,11 @@ def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: R
         out += ["--symlink", target, inside]
     for folder in _ours(sources):
         out += ["--perms", "0000", "--tmpfs", folder, "--remount-ro", folder]
-    out += ["--proc", "/proc", "--dev", "/dev"]
+    out += ["--proc", "/proc", "--perms", "0755", "--dir", "/dev"]
+    for device in DEVICES:
+        out += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    for name, target in STREAMS.items():
+        out += ["--symlink", target, f"/dev/{name}"]
     for mount, size in ((SHARED, SHARED_SIZE), (WORK, limits.work_size)):
         out += ["--perms", "1777", "--size", str(size), "--tmpfs", mount]
     if not any(inside.startswith("/tmp/") for inside, _ in bound):

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from events.errors import Misconfigured
+from events.errors import HostUnfit, TryAgain, UserError
 from runtime.sandbox import bwrap, landlock, seccomp
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 from runtime.sandbox.limits import counts_children, delegated
@@ -41,7 +41,7 @@ def provide(recorded: str = "") -> Profile:
     """The profile of a run that recorded this description, or where it is empty, the strongest allowed one that this
     host has.
 
-    Raises Misconfigured, with the cause and the fix, where this host does not have it; a weaker one is never given
+    Raises HostUnfit, with the cause and the fix, where this host does not have it; a weaker one is never given
     instead.
     """
     match recorded.split(" ")[0].rstrip(","):
@@ -53,24 +53,42 @@ def provide(recorded: str = "") -> Profile:
             return _bwrap()
     try:
         return _bwrap()
-    except Misconfigured as wrong:
+    except HostUnfit as wrong:
         if "landlock" not in _allowed(os.environ):
-            raise Misconfigured(
+            raise HostUnfit(
                 f"{wrong} Or allow the weaker Landlock with {ALLOW}=bwrap,landlock, if the kernel has it."
             ) from wrong
         return _landlock()
 
 
+def provide_anew(kind: Kind) -> Profile:
+    """As `provide`, whatever was found before: the host may have changed."""
+    for known in (bwrap.program, bwrap.version, _bwrap, _landlock):
+        known.cache_clear()
+    return provide(kind)
+
+
+def broken(kind: Kind, failure: str) -> UserError:
+    """The error of a sandbox that failed by itself, as `Confined.failure` says: HostUnfit where another cannot be made
+    either, and else TryAgain.
+    """
+    try:
+        provide_anew(kind)
+    except HostUnfit as wrong:
+        return wrong
+    return TryAgain(f"Here {failure}, though another can be made: what it was for is done again.")
+
+
 def _allowed(environment: Mapping[str, str]) -> set[str]:
     names = {name.strip() for name in environment.get(ALLOW, "bwrap").split(",")} - {""}
     if unknown := names - {"bwrap", "landlock"}:
-        raise Misconfigured(f"{ALLOW} names {', '.join(sorted(unknown))}; expected bwrap, or bwrap,landlock.")
+        raise HostUnfit(f"{ALLOW} names {', '.join(sorted(unknown))}; expected bwrap, or bwrap,landlock.")
     return names
 
 
 def _unconfined() -> Profile:
     if os.environ.get(UNSANDBOXED) != "1":
-        raise Misconfigured(
+        raise HostUnfit(
             f"Without a sandbox, what a model wrote runs with all your rights: set {UNSANDBOXED}=1 too, for the "
             "command and for the "
             "services, if that is meant; else leave --sandbox none out."
@@ -82,7 +100,7 @@ def _unconfined() -> Profile:
 @functools.cache
 def _bwrap() -> Profile:
     if sys.platform != "linux":
-        raise Misconfigured(f"Scaffolds cannot be confined on {sys.platform}: run evolog on Linux, or in a container.")
+        raise HostUnfit(f"Scaffolds cannot be confined on {sys.platform}: run evolog on Linux, or in a container.")
     bwrap.program()
     _equipped()
     group = delegated()
@@ -93,18 +111,18 @@ def _bwrap() -> Profile:
     try:
         _try("bwrap")
     except _Failed as failed:
-        raise Misconfigured(f"{bwrap.why_not(str(failed))}; `evolog doctor` says whether it helped.") from failed
+        raise HostUnfit(f"{bwrap.why_not(str(failed))}; `evolog doctor` says whether it helped.") from failed
     return Profile("bwrap", text)
 
 
 @functools.cache
 def _landlock() -> Profile:
     if "landlock" not in _allowed(os.environ):
-        raise Misconfigured(
+        raise HostUnfit(
             f"This run was started under Landlock, which this host does not allow: set {ALLOW}=bwrap,landlock."
         )
     if (abi := landlock.version()) < landlock.OLDEST:
-        raise Misconfigured(
+        raise HostUnfit(
             f"Scaffolds cannot be confined by Landlock: the kernel has ABI {abi}, and {landlock.OLDEST} (Linux 6.12) "
             "is needed. "
             f"{bwrap.INSTALL}."
@@ -113,20 +131,20 @@ def _landlock() -> Profile:
     try:
         _try("landlock")
     except _Failed as failed:
-        raise Misconfigured(
+        raise HostUnfit(
             f"Scaffolds cannot be confined by Landlock here ({failed}): if that is a path, this program's account "
             "cannot pass it on to "
             "another; run evolog as an ordinary user with a Python that everybody can read."
         ) from failed
-    code = seccomp.program(families=(seccomp.UNIX,))
-    return Profile("landlock", f"landlock ABI {abi}, seccomp {seccomp.digest(code)}, memory by watchdog")
+    digest = seccomp.digest(seccomp.landlock_program())
+    return Profile("landlock", f"landlock ABI {abi}, seccomp {digest}, memory by watchdog")
 
 
 def _equipped() -> None:
     if missing := [name for name in ("prlimit", "setpriv") if shutil.which(name) is None]:
-        raise Misconfigured(f"Scaffolds cannot be held to limits without {' and '.join(missing)}: install util-linux.")
+        raise HostUnfit(f"Scaffolds cannot be held to limits without {' and '.join(missing)}: install util-linux.")
     if not counts_children():
-        raise Misconfigured(
+        raise HostUnfit(
             "Scaffolds cannot be held to limits: /proc does not say who a process's children are "
             "(CONFIG_PROC_CHILDREN)."
         )

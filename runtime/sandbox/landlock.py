@@ -26,7 +26,8 @@ _FILES, _NET, _SCOPES = 0xFFFF, 0x3, 0x3
 _READ, _FILE_ONLY = 0b1101, 0xC007
 _WRITE = 0xFFFF & ~(1 << 6 | 1 << 11 | 1 << 15)
 """Everything but making device nodes, and ioctl on devices."""
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
+_DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/full")
+"""Not /dev/zero, which gives memory that no process shows."""
 _NO_NEW_PRIVS, _SECCOMP, _SUBREAPER, _DEATH_SIGNAL = 38, 22, 36, 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,13 +38,19 @@ def version() -> int:
     return max(0, int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), 1)))
 
 
-def order(readable: "Sequence[os.PathLike[str]]", work: "os.PathLike[str]", filter_fd: int, uid: int) -> str:
-    """The script's first argument, after which the command follows. With `uid` 0 the account is not changed."""
+def order(
+    readable: "Sequence[os.PathLike[str]]", work: "os.PathLike[str]", filter_fd: int, report: int, uid: int
+) -> str:
+    """The script's first argument, after which the command follows. With `uid` 0 the account is not changed.
+
+    `report` is the descriptor that "made" is written to where the command could be confined.
+    """
     return json.dumps(
         {
             "readable": [os.fspath(path) for path in readable],
             "work": os.fspath(work),
             "filter_fd": filter_fd,
+            "report": report,
             "uid": uid,
         }
     )
@@ -81,7 +88,7 @@ def confine(readable: "list[str]", work: str, code: bytes) -> None:
     _checked(_libc.prctl(_SECCOMP, 2, ctypes.byref(filtered), 0, 0), "seccomp")
 
 
-def _run(argv: "list[str]", readable: "list[str]", work: str, filter_fd: int, uid: int) -> None:
+def _run(argv: "list[str]", readable: "list[str]", work: str, filter_fd: int, report: int, uid: int) -> None:
     code = os.read(filter_fd, 1 << 16)
     os.close(filter_fd)
     if uid:
@@ -91,6 +98,8 @@ def _run(argv: "list[str]", readable: "list[str]", work: str, filter_fd: int, ui
         os.setresuid(uid, uid, uid)
     _libc.prctl(_DEATH_SIGNAL, signal.SIGKILL)  # after the change of account, which takes it back
     confine(readable, work, code)
+    os.write(report, b"made")
+    os.close(report)
     os.execvp(argv[0], argv)
 
 

@@ -8,6 +8,7 @@ second.
 
 import contextlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,14 @@ def tree(root: int) -> list[int]:
     return processes
 
 
+def is_first(process: int) -> bool:
+    """Whether a process is the first of a process namespace below this one; raises FileNotFoundError where it has
+    ended.
+    """
+    numbers = _text(f"/proc/{process}/status").partition("NSpid:")[2].partition("\n")[0].split()
+    return len(numbers) > 1 and numbers[-1] == "1"
+
+
 def counts_children() -> bool:
     """Whether the kernel lists the children of processes in /proc."""
     return os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
@@ -74,7 +83,8 @@ def counts_children() -> bool:
 class Watchdog:
     """Checks all processes of a sandbox in a thread of its own until `stop`.
 
-    Calls `kill` with a sentence once a limit is passed.
+    Calls `kill` with a sentence once a limit is passed, and with none once the launcher has ended: what it started must
+    have ended too.
     """
 
     def __init__(
@@ -97,9 +107,12 @@ class Watchdog:
         while not self._ended.wait(POLL_SECONDS):
             try:
                 passed = self._passed(time.monotonic() - began)
+                ended = _stat(f"/proc/{self._root}")[0] == "Z"
+            except (FileNotFoundError, ProcessLookupError):
+                passed, ended = "", True
             except Exception as wrong:  # what cannot be watched does not run on
-                passed = f"its limits could not be watched: {wrong!r}"
-            if passed:
+                passed, ended = f"its limits could not be watched: {wrong!r}", False
+            if passed or ended:
                 return self._kill(passed)
 
     def _passed(self, seconds: float) -> str:
@@ -107,6 +120,7 @@ class Watchdog:
         used, files = _used(
             [f"/proc/{first}/root{mount}" for first in processes[1:2] if _apart(first) for mount in self._mounts],
             self._folder,
+            processes,
         )
         in_memory = 0 if self._folder else used
         resident: dict[str, int] = {}
@@ -179,8 +193,10 @@ def _proportional(resident: Mapping[str, int], in_memory: int) -> int:
     return private + max(shared, in_memory)
 
 
-def _used(mounts: Sequence[str], folder: Path | None) -> tuple[int, int]:
-    """Bytes and files in the sandbox's own mounts, or else in its folder on the host."""
+def _used(mounts: Sequence[str], folder: Path | None, processes: Sequence[int]) -> tuple[int, int]:
+    """Bytes and files in the sandbox's own mounts, or else in its folder on the host, deleted ones that are still open
+    among them.
+    """
     used = files = 0
     for mount in mounts:
         with contextlib.suppress(OSError):
@@ -191,7 +207,35 @@ def _used(mounts: Sequence[str], folder: Path | None) -> tuple[int, int]:
         with contextlib.suppress(OSError):
             used += entry.stat(follow_symlinks=False).st_blocks * 512
             files += 1
-    return used, files
+    deleted = _deleted(processes) if folder else {}
+    return used + sum(deleted.values()), files + len(deleted)
+
+
+def _deleted(processes: Sequence[int]) -> dict[tuple[int, int], int]:
+    """The bytes on the disk of each file that has no name any more and that a process holds open.
+
+    Raises PermissionError where a process hides what it holds.
+    """
+    sizes = {}
+    for process in processes:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for thread in os.listdir(f"/proc/{process}/task"):  # each may have descriptors of its own
+                for descriptor in _descriptors(f"/proc/{process}/task/{thread}"):
+                    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                        held = os.stat(descriptor)
+                        if stat.S_ISREG(held.st_mode) and not held.st_nlink:
+                            sizes[held.st_dev, held.st_ino] = held.st_blocks * 512
+    return sizes
+
+
+def _descriptors(thread: str) -> list[str]:
+    """The open files of a thread, by their path in /proc; none of one that is ending, which has no memory any more."""
+    try:
+        return [f"{thread}/fd/{name}" for name in os.listdir(f"{thread}/fd")]
+    except PermissionError:
+        if int(_stat(thread)[20]):
+            raise
+        return []
 
 
 def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:

@@ -3,8 +3,8 @@
 What is not on the list fails with EPERM, so that a library that merely tries goes on. `clone3` fails with ENOSYS,
 because a filter cannot read its flags, and the C library then uses `clone`, whose flags are checked. A call through
 another architecture's table kills. Left out on purpose: everything that mounts, traces, loads or makes namespaces,
-keys, BPF, io_uring, userfaultfd; and `memfd_create` and System V memory, which would hold memory that belongs to no
-process and to no mount.
+keys, BPF, io_uring, userfaultfd; and `memfd_create`, System V memory and shared anonymous mappings, which would hold
+memory that belongs to no process and to no mount: the last keep what is unmapped.
 """
 
 import hashlib
@@ -59,6 +59,7 @@ futex_wait:455:455 futex_requeue:456:456 get_mempolicy:239:236
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """AUDIT_ARCH_* (linux/audit.h), and the column in `CALLS`."""
 SOCKET, SOCKETPAIR, CLONE, IOCTL, CLONE3 = (41, 198), (53, 199), (56, 220), (16, 29), (435, 435)
+MMAP, PRCTL = (9, 222), (157, 167)
 
 NAMESPACES = 0x7E020000
 """CLONE_NEW* for mounts, cgroups, UTS, IPC, users, processes and the network; that for time cannot be asked of clone.
@@ -66,6 +67,10 @@ NAMESPACES = 0x7E020000
 TYPES = (1, 2, 5)
 """SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET: nothing raw."""
 PROTOCOLS = (0, 6, 17)
+SHARED_ANONYMOUS, HUGE = 0x21, 0x40000
+"""MAP_SHARED and MAP_ANONYMOUS together; MAP_HUGETLB, whose pages count as no process's."""
+SET_DUMPABLE = 4
+"""PR_SET_DUMPABLE, by which a process hides what it holds from others of its account."""
 TERMINAL = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX, which type into a terminal."""
 
@@ -74,9 +79,11 @@ _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 _NUMBER, _ARCHITECTURE = 0, 4
 
 
-def program(machine: str = "", families: tuple[int, ...] = FAMILIES) -> bytes:
+def program(machine: str = "", families: tuple[int, ...] = FAMILIES, hiding: bool = True) -> bytes:
     """The filter as an array of `struct sock_filter`; raises Misconfigured for a machine whose system calls are not
     known here.
+
+    `hiding` says whether a process may hide what it holds from the watchdog.
     """
     machine = machine or platform.machine()
     if machine not in ARCHITECTURES:
@@ -90,6 +97,19 @@ def program(machine: str = "", families: tuple[int, ...] = FAMILIES) -> bytes:
     code += _if_call(CLONE3[column], [_returned(_ENOSYS)])
     code += _if_call(CLONE[column], [_argument(0), (_ANY_BIT, 0, 1, NAMESPACES), _returned(_EPERM), _returned(_ALLOW)])
     code += _if_call(IOCTL[column], [_argument(1), *_return_if_equal(TERMINAL, _EPERM), _returned(_ALLOW)])
+    code += _if_call(
+        MMAP[column],
+        [
+            _argument(3),
+            (_ANY_BIT, 0, 1, HUGE),
+            _returned(_EPERM),
+            (_AND, 0, 0, SHARED_ANONYMOUS),
+            *_return_if_equal((SHARED_ANONYMOUS,), _EPERM),
+            _returned(_ALLOW),
+        ],
+    )
+    if not hiding:
+        code += _if_call(PRCTL[column], [_argument(0), *_return_if_equal((SET_DUMPABLE,), _EPERM), _returned(_ALLOW)])
     socket = [
         _argument(0),
         *_refuse_unless_equal(families),
@@ -107,13 +127,18 @@ def program(machine: str = "", families: tuple[int, ...] = FAMILIES) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
+def landlock_program() -> bytes:
+    """The filter of Landlock's profile: unix sockets alone, and no process hides which files it holds open."""
+    return program(families=(UNIX,), hiding=False)
+
+
 def digest(code: bytes) -> str:
     """The first 8 digits of the filter's SHA-256, by which the log names it."""
     return hashlib.sha256(code).hexdigest()[:8]
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """The calls that are allowed whatever their arguments, by name."""
+    """The calls that are allowed, by name; of mmap and prctl not with all arguments."""
     column = ARCHITECTURES[machine][1]
     rows = [row.split(":") for row in CALLS.split()]
     return {row[0]: int(row[1 + column]) for row in rows if len(row) > 1 + column}

@@ -16,7 +16,7 @@ import msgspec
 
 from events import codec
 from events.codec import Event
-from events.errors import CheckFailed, Misconfigured, NotFound
+from events.errors import CheckFailed, HostUnfit, Misconfigured, NotFound
 from events.fact import Fact, derive
 from events.gold import (
     CANARY,
@@ -206,6 +206,8 @@ class RunAudit:
             return []
         try:
             return await self._perturbed_scores(pair, name, measure)
+        except HostUnfit:
+            raise
         except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
             return [GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong))]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from events.change import ScaffoldProposed
 from events.codec import Event
-from events.errors import CheckFailed, Misconfigured, NotFound
+from events.errors import CheckFailed, HostUnfit, Misconfigured, NotFound
 from events.fact import NotFinite
 from events.gold import AuditFinished, DriftFlagged, GoldFailed, GoldScored
 from events.population import CandidateAccepted
@@ -140,6 +140,8 @@ class Auditor:
         flags: list[DriftFlagged] = []
         try:
             flags = await self._measure_accepted(event, accepted.generation)
+        except HostUnfit:
+            raise  # this is handed out again
         except (
             NotFound,
             CheckFailed,

@@ -18,17 +18,26 @@ def watch(run: str | None, directory: Path, since: int, follow: bool, as_json: b
 
     Of one run, or of all.
     """
+    from runtime.log.lineage import run_start
     from runtime.log.port import Log
     from services.host.node import Node
     from services.host.sources import find_run, tail, with_logs
     from services.views.events import message_json, message_line
 
-    Node(directory).require_up()
+    node = Node(directory)
+    node.require_up()
     in_words = message_json if as_json else message_line
 
     async def work(log: Log, gold: Log) -> None:
         del gold
-        async for stored in tail(log, since, run=await find_run(log, run) if run else None, follow=follow):
+        name = await find_run(log, run) if run else None
+        started = (await run_start(log, name))[1] if name else None
+
+        def require_fit() -> None:
+            if name and started:
+                node.require_fit(name, started)
+
+        async for stored in tail(log, since, run=name, follow=follow, waiting=require_fit):
             click.echo(in_words(stored))
 
     try:

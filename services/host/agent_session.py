@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from events.choice import AgentCalled
 from events.codec import Event
-from events.errors import Misconfigured
+from events.errors import HostUnfit, Misconfigured
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.kinds import AgentName
@@ -30,7 +30,7 @@ async def open_session(
 ) -> AgentSession:
     """The session of one conversation, with the calls of it that are recorded.
 
-    Raises `Misconfigured` where the model cannot be asked from here.
+    Raises `HostUnfit` where the model cannot be asked from here.
     """
     past = await context.past(event.run)
     earlier_events = await retry_until_available(
@@ -40,7 +40,7 @@ async def open_session(
     try:
         client, cost = model_client(model, os.environ), required_price(model, started.budget)
     except Misconfigured as wrong:
-        raise Misconfigured(f"{wrong} {RESTART}") from wrong
+        raise HostUnfit(f"{wrong} {RESTART}") from wrong
     return AgentSession(
         agent=agent,
         generation=generation,

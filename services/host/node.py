@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from events.errors import TryAgain, Unavailable
+from events.errors import Misconfigured, TryAgain, Unavailable
+from events.run import RunStarted
 from events.secret import Secret
 from runtime.broker import credentials, store
 
@@ -33,6 +34,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its executors may run scaffolds without a sandbox."""
     providers: tuple[str, ...] = ()
     """The providers of language models that the services have a key for."""
+    unfit: dict[str, str] = {}
+    """What keeps processes of services from their work on this host, in a sentence each, by the process's name."""
 
 
 def version() -> str:
@@ -125,6 +128,16 @@ class Node:
         none is up.
         """
         return os.environ.get("EVOLOG_POLICY_URL") or self.require_up().policy_url
+
+    def require_fit(self, run: str, started: RunStarted) -> None:
+        """Raise `Misconfigured` where a run waits for a service that cannot work on this host."""
+        running = self.running()
+        for process, sentence in (running.unfit if running else {}).items():
+            if "weights" in started.levers or not process.startswith("trainer"):
+                raise Misconfigured(
+                    f"Run {run} waits, since {process} cannot work here: {sentence} The run goes on by itself soon "
+                    f"after that is put right; `evolog watch {run}` follows it."
+                )
 
     def make(self) -> None:
         """Make the directory, for its owner alone: passwords and gold lie in it."""

@@ -138,7 +138,8 @@ async def _unfinished(node: Node) -> list[str]:
 async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher | None) -> Report | None:
     """Append the event that begins a run, and follow the run to the end of its audit.
 
-    None where the run goes on unwatched: without a watcher, or after Ctrl-C. Raises `UsageError` if there is a run of
+    None where the run goes on unwatched: without a watcher, or after Ctrl-C. Raises `Misconfigured` once a service that
+    the run waits for cannot work on this host, `UsageError` if there is a run of
     that name, `TryAgain` if the event was refused, and `Unavailable` if the services have stopped meanwhile.
     """
     async with operator(node) as connection:
@@ -158,7 +159,7 @@ async def begin(node: Node, name: str, started: RunStarted, watcher: RunWatcher 
             if watcher is None:
                 return None
             watcher.begin(name, started)
-            report = await _follow(node, log, gold, name, gold_position, watcher, interrupted)
+            report = await _follow(node, log, gold, name, started, gold_position, watcher, interrupted)
             if report:
                 report.closing = await read_closing(connection, name)
             return report
@@ -176,7 +177,14 @@ def _interrupts() -> Iterator[asyncio.Event]:
 
 
 async def _follow(
-    node: Node, log: Log, gold: Log, run: str, gold_position: int, watcher: RunWatcher, interrupted: asyncio.Event
+    node: Node,
+    log: Log,
+    gold: Log,
+    run: str,
+    started: RunStarted,
+    gold_position: int,
+    watcher: RunWatcher,
+    interrupted: asyncio.Event,
 ) -> Report | None:
     reporter = Reporter(run)
     while reporter.report.state != "audited":
@@ -196,6 +204,7 @@ async def _follow(
         watcher.update(events, reporter)
         if interrupted.is_set():
             return None
+        node.require_fit(run, started)
         await asyncio.sleep(POLL_SECONDS)
     return reporter.report
 

@@ -251,10 +251,12 @@ def _fact(stored: Stored) -> object:
     return next((event.data for event in readable([stored])), None)
 
 
-async def tail(log: Log, since: int, *, run: str | None, follow: bool) -> AsyncIterator[Stored]:
+async def tail(
+    log: Log, since: int, *, run: str | None, follow: bool, waiting: Callable[[], None] = lambda: None
+) -> AsyncIterator[Stored]:
     """The messages of one run, or of all, from a sequence on.
 
-    Ends with the run; without `follow`, at the end of the log.
+    Ends with the run; without `follow`, at the end of the log. `waiting` is called as often as there is nothing new.
     """
     position = since - 1
     while True:
@@ -269,6 +271,7 @@ async def tail(log: Log, since: int, *, run: str | None, follow: bool) -> AsyncI
         if not page:
             if not follow:
                 return
+            waiting()
             await asyncio.sleep(POLL_SECONDS)
 
 

@@ -5,6 +5,7 @@ stops all together.
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,8 @@ from services.host.settings import accelerate_config, scaffold_limits, trainer_b
 MISCONFIGURED = Misconfigured.code
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before a process that died is started again; the pause doubles each time."""
+UNFIT_PAUSE, LONGEST_UNFIT_PAUSE = 2.0, 30.0
+"""The same for one that this host keeps from its work, until that is mended."""
 LONG_LIFE = 30.0
 """Seconds that a process must live for the pause to begin anew."""
 GRACE = 5.0
@@ -58,6 +61,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 Announce = Callable[[str], None]
 """Hears a sentence for everything that happens."""
+_LOGGED = re.compile(r"^[0-9-]+ [0-9:,]+ ERROR ")
+"""What stands before an error's sentence in a service's log."""
+SetUnfit = Callable[[str, str], None]
+"""Hears of a process by name what keeps it from its work on this host, or nothing where it is tried again."""
 
 
 class _Service(NamedTuple):
@@ -258,7 +265,15 @@ async def _keep_all(
     # why all was stopped, unless it was asked for
     async with asyncio.TaskGroup() as group:
         starting = asyncio.Semaphore(len(os.sched_getaffinity(0)))  # all at once would hold up the first, and the user
-        keepers = [group.create_task(_keep(service, starting, announce)) for service in services]
+        unfit: dict[str, str] = {}
+
+        def set_unfit(process: str, sentence: str) -> None:
+            unfit.pop(process, None)
+            if sentence:
+                unfit[process] = sentence
+            node.write(msgspec.structs.replace(running, unfit=unfit))
+
+        keepers = [group.create_task(_keep(service, starting, announce, set_unfit)) for service in services]
         if broker is not None:
             keepers.append(group.create_task(_keep_server(broker, announce)))
         node.write(running)
@@ -278,16 +293,25 @@ async def _keep_all(
     return full
 
 
-async def _keep(service: _Service, starting: asyncio.Semaphore, announce: Announce) -> None:
-    async def live() -> str | None:
-        code = await _run(service, starting)
-        ended = (
-            f"{service.name} {service.number} ended with exit code {code} (its log: {children.last_line(service.log)})"
-        )
-        if code == MISCONFIGURED:
-            announce(f"{ended}; it is not started again: put that right, then `evolog down` and `evolog up`.")
-            return None
-        return ended
+async def _keep(service: _Service, starting: asyncio.Semaphore, announce: Announce, set_unfit: SetUnfit) -> None:
+    name, said, pause = f"{service.name} {service.number}", "", UNFIT_PAUSE
+
+    async def live() -> str:
+        nonlocal said, pause
+        began = time.monotonic()
+        while (code := await _run(service, starting)) == MISCONFIGURED:
+            if time.monotonic() - began > LONG_LIFE:
+                said = ""
+            sentence = _LOGGED.sub("", children.last_line(service.log)).removesuffix(".") + "."
+            set_unfit(name, sentence)
+            if sentence != said:
+                announce(f"{name} cannot work here: {sentence} It is tried again until that is put right.")
+                said, pause = sentence, UNFIT_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_UNFIT_PAUSE)
+            set_unfit(name, "")
+            began = time.monotonic()
+        return f"{name} ended with exit code {code} (its log: {children.last_line(service.log)})"
 
     await _restart_for_ever(live, announce)
 
@@ -301,8 +325,8 @@ async def _keep_server(broker: EmbeddedServer, announce: Announce) -> None:
     await _restart_for_ever(live, announce)
 
 
-async def _restart_for_ever(live: Callable[[], Awaitable[str | None]], announce: Announce) -> None:
-    # `live` gives why the process ended, or None where another start would end the same
+async def _restart_for_ever(live: Callable[[], Awaitable[str]], announce: Announce) -> None:
+    # `live` gives why the process ended
     pause = FIRST_PAUSE
     while True:
         began = time.monotonic()
@@ -310,8 +334,6 @@ async def _restart_for_ever(live: Callable[[], Awaitable[str | None]], announce:
             ended = await live()
         except (UserError, OSError) as wrong:
             ended = str(wrong)
-        if ended is None:
-            return
         if time.monotonic() - began > LONG_LIFE:
             pause = FIRST_PAUSE
         announce(f"{ended.removesuffix('.')}; it is started again in {pause:.1f} s.")

@@ -25,3 +25,26 @@ with open(args.dataset_dir / "test.csv", newline="") as rows, open(submission, "
         writer.writerow([row["id"], said.choices[0].message.content[:3]])
 """
 """Asks the model about each row of the test file."""
+
+LOOKS_AT_OTHERS = """
+import os, pathlib, sys
+looked, opened = 0, []
+for process in filter(str.isdigit, os.listdir('/proc')):
+    command = pathlib.Path('/proc', process, 'cmdline').read_bytes().split(b'\\0')
+    if command[0] == sys.executable.encode() and any(b'relay.py' in word for word in command):
+        looked += 1
+        for what in ('fd', 'mem', 'environ', 'maps'):
+            try:
+                path = f'/proc/{process}/{what}'
+                if what == 'fd':
+                    [os.open(f'{path}/{one}', os.O_WRONLY) for one in os.listdir(path)]
+                else:
+                    os.close(os.open(path, os.O_RDWR if what == 'mem' else os.O_RDONLY))
+                opened.append(what)
+            except PermissionError:
+                pass
+            except OSError:
+                opened.append(what)
+print(looked, opened)
+"""
+"""Prints how many relays there are, and what of them it could open."""

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from runtime.rollouts.host import AttemptOutcome, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
+from runtime.rollouts.openai import relay
 from runtime.sandbox.launch import Command, Confined
 from runtime.sandbox.limits import Watchdog, _proportional, tree
 from tests.harness.polling import wait_until
+from tests.harness.programs import LOOKS_AT_OTHERS
 from tests.sandbox import holder
-from tests.sandbox.attacked import USER, Host, Sandbox
+from tests.sandbox.attacked import SYSTEM_PYTHON, USER, Host, Sandbox
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +131,30 @@ def test_descriptors_are_not_inherited(sandbox: Sandbox, host: Host) -> None:
         os.close(held)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="another account cannot be had")
+def test_what_the_relay_holds_is_hidden_from_its_own_account(open_folder: Path) -> None:
+    folder = open_folder / "relayed"
+    folder.mkdir()
+    for name, text in (("relay.py", Path(relay.__file__).read_text()), ("looks.py", LOOKS_AT_OTHERS)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o644)
+    folder.chmod(0o755)
+    command = [
+        SYSTEM_PYTHON,
+        folder / "relay.py",
+        "/none.sock",
+        "0",
+        "60",
+        "-",
+        "/",
+        SYSTEM_PYTHON,
+        folder / "looks.py",
+    ]
+    done = subprocess.run(command, user=USER, group=USER, extra_groups=[], capture_output=True, text=True, check=False)
+    relays, opened = done.stdout.split(maxsplit=1)
+    assert int(relays) >= 1 and opened == "[]\n", done
+
+
 NETWORK = """
 import socket, sys
 port, name, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -211,6 +237,37 @@ def test_nothing_outlives_the_command(sandbox: Sandbox, marker: str) -> None:
     wait_until_gone(marker)
     sandbox.unconfined(code, marker)
     assert named(marker)
+
+
+TAKES_OVER = """
+import os, struct, sys, time
+call = '0f05'
+clear_death_signal = 'bf01000000 31f6 b89d000000' + call
+write = 'ba08000000 b801000000' + call
+end_launcher = ''.join('6a01 4889e6 bf' + struct.pack('<I', fd).hex() + write for fd in range(3, 12))
+wait = 'b822000000' + call + 'ebf7'
+try:
+  at = int(open('/proc/1/syscall').read().split()[-1], 16)
+  memory = os.open('/proc/1/mem', os.O_RDWR)
+  os.pwrite(memory, bytes.fromhex(clear_death_signal + end_launcher + wait), at)
+except PermissionError:
+  print('denied', flush=True)
+for _ in range(2):  # orphans: the first process wakes up
+  if os.fork() == 0:
+    if os.fork() == 0:
+      os.closerange(0, 3); os.execvp('sleep', ['sleep', sys.argv[1]])
+    os._exit(0)
+time.sleep(1); print('went', flush=True)
+"""
+
+
+@pytest.mark.skipif(not X86, reason="the machine code is another one")
+def test_nothing_outlives_a_first_process_that_was_taken_over(sandbox: Sandbox, marker: str) -> None:
+    if sandbox.kind != "bwrap":
+        pytest.skip("its first process is out of reach")
+    ended = sandbox.attack(TAKES_OVER, marker)
+    assert "denied" in ended.out or sandbox.apart or os.geteuid(), ended
+    wait_until_gone(marker)
 
 
 def test_nothing_outlives_a_launcher_that_is_killed(sandbox: Sandbox, marker: str) -> None:
@@ -310,6 +367,95 @@ def test_a_disk_flood_is_held(sandbox: Sandbox) -> None:
         "print('held', wrong.errno)"
     )
     assert "held" in sandbox.attack(shm).out and not Path("/dev/shm/f").exists()
+
+
+WRITABLE = """
+import os
+held = []
+for folder, folders, files in os.walk('/'):
+  folders[:] = [name for name in folders if folder != '/' or name != 'proc']
+  try:
+    with open(os.path.join(folder, 'planted'), 'wb') as file: held.append(file.name)
+    state = os.statvfs(folder)
+    print(folder, state.f_blocks * state.f_frsize)
+  except OSError: pass
+  try: os.mkdir(os.path.join(folder, 'planted.d')); assert file.name in held
+  except OSError: pass
+"""
+
+
+def test_whatever_can_be_written_has_a_size_and_is_counted(sandbox: Sandbox, host: Host) -> None:
+    said = sandbox.attack(WRITABLE, work_size=20 * MIB)
+    sizes = dict(line.rsplit(" ", 1) for line in said.out.splitlines())
+    if sandbox.kind == "bwrap":
+        assert sizes == {"/workdir": str(20 * MIB), "/dev/shm": str(64 * MIB)}, said
+    else:
+        assert sizes == {} and "WROTE" in sandbox.attack("open('x', 'w'); print('WROTE')").out, said
+    flood = (
+        "import os, time\n"
+        "n = 0\n"
+        "while n < 400:\n"
+        "  for folder in ('.', '/dev', '/dev/shm', '/dev/pts', '/tmp', '/var/tmp', '/run', '/'):\n"
+        "    try: open(f'{folder}/f{n}', 'wb').write(b'x' * 1_000_000)\n"
+        "    except OSError: pass\n"
+        "  n += 1\n"
+        "time.sleep(60)"
+    )
+    assert "memory" in (ended := sandbox.attack(flood, memory=80 * MIB, work_size=50 * MIB)).violation or (
+        sandbox.kind == "landlock" and "its files took" in ended.violation
+    ), ended
+
+
+def test_memory_that_is_no_processes_any_more_cannot_be_had(sandbox: Sandbox) -> None:
+    """A shared mapping without a file keeps its pages after they are unmapped, while a last one is mapped."""
+    code = (
+        "import ctypes, mmap, os\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.mmap.restype, libc.munmap.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_size_t)\n"
+        "size = 100 << 20\n"
+        "for _ in range(5):\n"
+        "  at = libc.mmap(None, ctypes.c_size_t(size), 3, FLAGS, -1, 0)\n"
+        "  if at == 2**64 - 1: print('refused'); continue\n"
+        "  ctypes.memset(at, 7, size); libc.munmap(at + 4096, size - 4096); print('held')\n"
+        "try: mmap.mmap(os.open('/dev/zero', os.O_RDWR), size); print('held')\n"
+        "except OSError: print('no zeros')"
+    )
+    shared = code.replace("FLAGS", "0x21")
+    assert sandbox.unconfined(shared).out.split("\n")[:6] == ["held"] * 6
+    assert sandbox.attack(shared).out == "refused\n" * 5 + "no zeros\n"
+    assert sandbox.attack(code.replace("FLAGS", "0x22")).out == "held\n" * 5 + "no zeros\n"  # a process's own
+
+
+def test_deleted_files_that_are_still_open_are_counted(sandbox: Sandbox) -> None:
+    code = (
+        "import os, sys, threading, time\n"
+        "for _ in range(8):\n"
+        "  made = os.open('.', os.O_TMPFILE | os.O_RDWR) if sys.argv[1] == 'unnamed' else os.open('f', os.O_CREAT | "
+        "os.O_RDWR)\n"
+        "  os.write(made, b'x' * 10_000_000)\n"
+        "  if sys.argv[1] == 'deleted': os.unlink('f')\n"
+        "print('written', flush=True)\n"
+        "time.sleep(60)"
+    )
+    for how in ("deleted", "unnamed"):
+        ended = sandbox.attack(code, how, work_size=20 * MIB, file_size=11 * MIB)
+        if sandbox.kind == "bwrap":
+            assert "No space left" in ended.err and "written" not in ended.out, ended
+        else:
+            assert "its files took" in ended.violation, ended
+
+
+def test_a_process_that_hides_which_files_it_holds_does_not_run_on(sandbox: Sandbox) -> None:
+    if sandbox.kind != "landlock":
+        pytest.skip("its files are in file systems of its own")
+    code = (
+        "import ctypes, os, shutil, sys, time\n"
+        "print(ctypes.CDLL(None).prctl(4, 0, 0, 0, 0), flush=True)\n"
+        "shutil.copy('/bin/sleep', 'hidden'); os.chmod('hidden', 0o111)\n"  # what cannot be read cannot be looked into
+        "os.execv('hidden', ['hidden', '60'])"
+    )
+    ended = sandbox.attack(code)
+    assert ended.out == "-1\n" and "could not be watched" in ended.violation, ended
 
 
 def test_a_flood_of_files_is_stopped(sandbox: Sandbox) -> None:
@@ -424,7 +570,7 @@ HARMLESS = (
 def test_another_architectures_calls_kill(sandbox: Sandbox) -> None:
     code = (
         "import ctypes, mmap\n"
-        "page = mmap.mmap(-1, 4096, prot=7)\n"
+        "page = mmap.mmap(-1, 4096, flags=0x22, prot=7)\n"
         "page.write(bytes.fromhex('b814000000cd80c3'))\n"  # mov eax, 20; int 0x80; ret: getpid of the 32-bit table
         "print(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))())"
     )

@@ -63,6 +63,10 @@ def test_calls_are_allowed_or_denied(machine: str) -> None:
     for bit in (0x20000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000):
         assert call(seccomp.CLONE[column], bit | 17) == EPERM
     assert call(seccomp.IOCTL[column], 0, 0x5401) == ALLOW and call(seccomp.IOCTL[column], 0, 0x5412) == EPERM
+    for flags, expected in ((0x22, ALLOW), (0x1, ALLOW), (0x21, EPERM), (0x23, EPERM), (0x40022, EPERM)):
+        assert call(seccomp.MMAP[column], 0, 4096, 3, flags) == expected
+    visible = seccomp.program(machine, hiding=False)
+    assert [verdict(visible, architecture, seccomp.PRCTL[column], option) for option in (4, 15)] == [EPERM, ALLOW]
     assert verdict(code, 0x40000003, numbers["read"]) == KILL  # the 32-bit table
 
 

@@ -7,8 +7,11 @@ A script that runs inside a sandbox; imports nothing of evolog. The command gets
 sets OPENAI_API_KEY. PORT 0 takes a free one. After SECONDS the command is killed. Then the files in FOLDER are written
 as a tar to the descriptor TAR (-: to none). The exit status is the command's: 128 and the signal's number if it was
 killed, 124 if its time was over.
+
+The relay's memory and descriptors are hidden from the command, which is of the same account.
 """
 
+import ctypes
 import os
 import selectors
 import signal
@@ -22,6 +25,7 @@ from collections.abc import Sequence
 CHUNK = 65536
 UNUSABLE = 71
 TIMED_OUT = 124
+SET_DUMPABLE = 4
 
 
 class Pipe:
@@ -143,6 +147,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"bridge_relay: 127.0.0.1:{port} cannot be had ({wrong}); give a free port, or 0", file=sys.stderr)
         return UNUSABLE
     url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+    hide()
     threading.Thread(target=relay, args=(server, path), daemon=True).start()
     child = subprocess.Popen(command, env={**os.environ, "OPENAI_BASE_URL": url})
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -157,6 +162,14 @@ def main(arguments: Sequence[str]) -> int:
         with os.fdopen(int(tar), "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
             archive.add(folder, arcname=".", filter=only_files)
     return code if code >= 0 else 128 - code
+
+
+def hide() -> None:
+    """Keep other processes of this account from this one's memory and from /proc/PID/fd, where they could open the
+    pipe of the results.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def only_files(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import msgspec
 
-from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable, UserError
+from events.errors import CheckFailed, HostUnfit, TryAgain, Unavailable, UserError
 from runtime.rollouts.openai import dialect
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, Refusal
 
@@ -169,7 +169,7 @@ class Bridge:
     forgotten.
 
     `failure` is the first that is not the scaffold's: a record that could not be made, a replay that left its record,
-    or a defect. Raises `Misconfigured` where the socket's path is too long.
+    or a defect. Raises `HostUnfit` where the socket's path is too long.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Bridge:
         self._entries: dict[str, list[_Occurrence]] = {}
         self._lock = threading.Lock()
         if len(bytes(path)) > PATH_LIMIT:
-            raise Misconfigured(
+            raise HostUnfit(
                 f"The socket {path} has a path of {len(bytes(path))} bytes, at most {PATH_LIMIT}; use a shorter folder."
             )
         path.unlink(missing_ok=True)

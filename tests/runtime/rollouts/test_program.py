@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +15,13 @@ import pytest
 
 from runtime.rollouts import program
 from runtime.rollouts.host import ScaffoldData
+from runtime.rollouts.openai import relay
 from runtime.rollouts.openai.dialect import BridgeCall
 from runtime.rollouts.program import OutputLimits, OutputTooLarge, ProgramResult
 from runtime.sandbox.launch import Kind
 from tasks.contract import Item
 from tests.harness.openai_server import TOKEN, BackwardsPolicy, serving
-from tests.harness.programs import ASKS_FOR_EACH
+from tests.harness.programs import ASKS_FOR_EACH, LOOKS_AT_OTHERS
 
 DATA = ScaffoldData(
     ("theft", 'a "fraud",\nlarge'), [("took a cow", "theft"), ("sold\r\nnothing, twice", 'a "fraud",\nlarge')]
@@ -137,6 +141,76 @@ def test_a_tar_is_read_so_far_and_no_further() -> None:
             program.read_tar(io.BytesIO(broken))
 
 
+def header(name: bytes = b"f", size: bytes = b"%011o", kind: bytes = b"0", content: int = 0) -> bytes:
+    """A block as a program could forge it, its checksum right."""
+    block = bytearray(tarfile.TarInfo("f").tobuf(tarfile.USTAR_FORMAT)[:512])
+    block[0:100], block[156:157] = name.ljust(100, b"\0"), kind
+    block[124:136] = (size % content if b"%" in size else size).ljust(12, b"\0")
+    block[148:156] = b"%06o\0 " % (sum(block[:148]) + 256 + sum(block[156:]))
+    return bytes(block)
+
+
+END, BINARY = b"\0" * 1024, (1 << 95 | 1 << 62).to_bytes(12)  # a size of 2^62, as GNU's tar writes one
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        header(size=BINARY) + END,
+        header(size=BINARY, kind=b"2") + END,  # of a link
+        header(size=b"77777777777") + END,
+        header(size=b"-1") + END,
+        header(size=b"", kind=b"5") + END,
+        header(size=b"9") + END,
+        header(kind=b"x", content=1 << 30) + END,
+        header(kind=b"L", content=1 << 30) + END,
+        header(kind=b"S") + END,  # a hole
+        header(kind=b"g", content=512) + b"\0" * 512 + END,
+        header(kind=b"x", content=25) + b"25 size=4611686018427387904\n".ljust(512, b"\0") + header() + END,
+        header(kind=b"x", content=22) + b"22 GNU.sparse.major=1\n".ljust(512, b"\0") + header() + END,
+        header(kind=b"x", content=9) + b"0 path=a\n".ljust(512, b"\0") + header() + END,
+        header(kind=b"x", content=9) + b"99 path=a".ljust(512, b"\0") + header() + END,
+        header(kind=b"x", content=1 << 20) + b"1" * (1 << 20) + header() + END,
+        header(),  # no end
+        header(content=600) + b"\0" * 512 + END[:88],
+        b"",
+    ],
+)
+def test_a_forged_tar_is_refused_in_one_pass(forged: bytes) -> None:
+    class Once(io.BytesIO):
+        """Read to its end once, and no more: whoever asks again would ask for ever."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            assert self.tell() == 0
+            return super().read(size)
+
+    with pytest.raises(ValueError, match="what the program left cannot be read"):
+        program.read_tar(Once(forged))
+
+
+def test_what_the_relay_writes_is_read(tmp_path: Path) -> None:
+    names = ["a.csv", "n" * 200 + ".json", "é" * 50, "folder/" + "d" * 120 + "/b.json"]
+    for name in names:
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_text(name)
+    (tmp_path / "work" / "link").symlink_to("/etc/passwd")
+    read, write = os.pipe()
+    command = [relay.__file__, str(tmp_path / "none.sock"), "0", "60", str(write), str(tmp_path / "work")]
+    with subprocess.Popen([sys.executable, *command, "true"], pass_fds=(write,)), os.fdopen(read, "rb") as stream:
+        os.close(write)
+        assert program.read_tar(stream) == {name: name.encode() for name in names}
+
+
+def test_names_that_no_event_can_hold_are_shown_with_marks() -> None:
+    forged = header(b"results\xff.json", content=1) + b"[".ljust(512, b"\0") + END
+    ended = ProgramResult(0, program.read_tar(io.BytesIO(forged)))
+    assert "results\N{REPLACEMENT CHARACTER}.json cannot be read" in program.outcomes(ITEMS, ended)[0].reason
+    many = ProgramResult(0, {"submission.csv": b"id,label\n" + b"a,b\n" * 100_001})
+    assert "holds more than 100000 rows" in program.outcomes(ITEMS, many)[0].reason
+    long = ProgramResult(0, {f"results{'x' * 50_000}.json": b"["})
+    assert len(program.outcomes(ITEMS, long)[0].reason) < 300
+
+
 SHAPES: dict[str, Mapping[str, bytes]] = {
     "lawbench": {"submission.csv": b"id,label\ndev0,theft\ndev1,fraud\n", "execution_summary.json": b"{}"},
     "named otherwise": {"predictions.csv": b"\xef\xbb\xbfitem,charge\ndev0,theft\ndev1,fraud\n"},
@@ -244,3 +318,12 @@ def test_a_program_that_hangs_or_crashes_is_ended_and_what_it_wrote_is_kept(tmp_
         and program.outcomes(ITEMS, crashes)[1].reason == "the program exited with 1: KeyError: 'text'"
     )
     assert [program.outcomes(ITEMS, ended)[0].answer for ended in (hangs, crashes)] == ["theft", "theft"]
+
+
+def test_a_program_cannot_open_what_the_relay_holds(tmp_path: Path) -> None:
+    for name in ("code", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "none.sock").touch()
+    (tmp_path / "code" / "looks.py").write_text(LOOKS_AT_OTHERS)
+    launch = program.launcher("bwrap", tmp_path, tmp_path / "none.sock", 60)
+    assert program.run(launch, tmp_path / "code", "looks.py", tmp_path / "data", {}).output == "1 []\n"

@@ -13,13 +13,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from events.errors import NotFound, TryAgain, Unavailable, UserError
+from events.errors import Misconfigured, NotFound, TryAgain, Unavailable, UserError
 from runtime.broker.children import end
 from runtime.broker.server import USUAL_PORT
 from services.host.node import Node
 from services.host.supervisor import service_environment, start_detached, stop
+from tests.harness.facts import started
 from tests.harness.polling import PATIENCE, wait_until
 
 SERVICE = """
@@ -27,8 +29,8 @@ import os, signal, sys, time
 from pathlib import Path
 from services.host.main import notify_ready
 name, directory, index = sys.argv[1], Path(sys.argv[3]), sys.argv[5]
-if name == os.environ.get("EVOLOG_TEST_MISCONFIGURED"):
-    print("the adapter folder has no base model")
+if name == os.environ.get("EVOLOG_TEST_MISCONFIGURED") and not (directory / "mended").exists():
+    print("2026-11-28 12:00:00,000 ERROR the adapter folder has no base model")
     sys.exit(78)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 if name == os.environ.get("EVOLOG_TEST_LATE"):
@@ -49,6 +51,7 @@ from pathlib import Path
 from events.errors import UserError
 from services.host import supervisor
 supervisor.GRACE = 0.3
+supervisor.UNFIT_PAUSE = 0.1
 os.sched_getaffinity = lambda pid: {0}
 supervisor.READY_LIMIT = float(os.environ.get("EVOLOG_TEST_READY_LIMIT", 3600))
 supervisor.store.free_bytes = lambda directory: 30 * 10**6 if (directory / "full").exists() else 10**12
@@ -191,15 +194,22 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_one_works(node: 
     assert node.require_up().pid != first.pid
 
 
-def test_a_misconfigured_service_is_reported_and_not_started_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_cannot_work_here_is_named_and_tried_again_until_it_can(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EVOLOG_TEST_MISCONFIGURED", "trainer")
     start_detached(node.directory, module="stand_in_command")
+    wait_until(lambda: node.require_up().unfit == {"trainer 0": "the adapter folder has no base model."}, "it is named")
     wait_until(lambda: len(processes(node)) == 9, "nine services live")
-    wait_until(lambda: "trainer 0 ended with exit code 78" in said(node), "the trainer's end is logged")
-    time.sleep(0.5)
-    assert said(node).count("trainer 0") == 1
-    assert "(its log: the adapter folder has no base model); it is not started again" in said(node)
-    assert node.alive()
+    node.require_fit("r", msgspec.structs.replace(started(), levers=("scaffold",)))  # a run that asks nothing of it
+    with pytest.raises(
+        Misconfigured, match=r"Run r waits, since trainer 0 cannot work here: the adapter .* model\. The"
+    ):
+        wait_until(lambda: node.require_fit("r", started()) or False, "a run is told")
+    assert said(node).count("trainer 0 cannot work here: the adapter folder has no base model.") == 1
+    (node.directory / "mended").touch()
+    wait_until(lambda: len(processes(node)) == 10 and not node.require_up().unfit, "it works")
+    assert "trainer 0 ended" not in said(node)
 
 
 def test_on_one_processor_the_next_service_starts_when_the_last_is_ready(
