@@ -5,8 +5,15 @@ finds known ones.
 import base64
 import codecs
 import json
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
+
+import msgspec
+
+from events.errors import UserError
 
 MARKER = "[a secret was here]"
 SHORTEST = 8
@@ -17,7 +24,10 @@ VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY", "VLL
 """Environment variables whose values are secrets of every service."""
 
 
-class SecretFound(ValueError):
+T = TypeVar("T")
+
+
+class SecretFound(UserError):
     """A known secret was about to be appended to a log."""
 
 
@@ -65,48 +75,95 @@ def encodings(value: str) -> dict[str, tuple[bytes, ...]]:
 
 
 class Scanner:
-    """Searches bytes that are about to be stored for known secrets, in any of the nine encodings."""
+    """Searches what is about to be stored for known secrets, in any of the nine encodings.
+
+    Percent-encoding and escapes are undone first, whatever their case, also where they stand for a part of a secret
+    alone.
+    """
 
     def __init__(self, secrets: Sequence[Secret]) -> None:
         self.secrets = list(secrets)
-        needles = {
-            needle: None
-            for secret in secrets
-            if len(secret.reveal()) >= SHORTEST
-            for forms in encodings(secret.reveal()).values()
-            for needle in forms
-        }
-        rare = {
-            b"%": (b"%",),
-            b"\\u00": (b"\\u00", b"\\\\u00"),
-        }  # what a text must hold before it can hold these needles
-        self._rare = [
-            (sign, [needle for needle in needles if needle.startswith(begins)]) for sign, begins in rare.items()
-        ]
-        self._common = [
-            needle for needle in needles if not any(needle in rare_needles for _, rare_needles in self._rare)
-        ]
+        forms = [encodings(secret.reveal()) for secret in secrets if len(secret.reveal()) >= SHORTEST]
+        self._hexadecimal = dict.fromkeys(form for each in forms for form in each.pop("hexadecimal"))
+        self._needles = dict.fromkeys(
+            needle
+            for each in forms
+            for name, named in each.items()
+            if name != "upper-case hexadecimal"
+            for form in named
+            for needle in ((form, _unescaped(form)) if name == "as it is" else (_unescaped(form),))
+        )
+
+    def finds(self, payload: bytes) -> bool:
+        """Whether the payload holds a known secret."""
+        return next(self._matches(payload), None) is not None
 
     def check(self, payload: bytes) -> None:
         """Raise `SecretFound` if the payload holds a known secret."""
-        if next(self._matches(payload), None) is not None:
+        if self.finds(payload):
             raise SecretFound(
-                "an event held a known secret and was not appended; find where it came from before going on"
+                "An event held a known secret and was not appended; find where it came from before going on."
             )
 
-    def redact(self, payload: bytes) -> bytes:
-        """The payload with a marker in the place of each known secret; JSON stays JSON."""
-        for needle in sorted(self._matches(payload), key=len, reverse=True):
-            payload = payload.replace(needle, MARKER.encode())
-        return payload
+    def redact(self, text: str) -> str:
+        """The text with a marker in the place of each known secret."""
+        for needle in sorted(set(self._matches(text.encode())), key=len, reverse=True):
+            any_form = "".join(map(_forms_of, needle.decode(errors="replace")))
+            text = re.sub(any_form, MARKER, text, flags=re.IGNORECASE if needle in self._hexadecimal else 0)
+        return MARKER if self.finds(text.encode()) else text
+
+    def redacted(self, value: T) -> T:
+        """The value, of whatever JSON can hold, with a marker in the place of each known secret in its strings."""
+        if not self.finds(msgspec.json.encode(value)):
+            return value
+        plain = msgspec.to_builtins(value, str_keys=True)
+        return msgspec.convert(self._redacted(plain), type(value), str_keys=True)
+
+    def _redacted(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self.redact(value)
+            case dict():
+                return {self.redact(name): self._redacted(entry) for name, entry in value.items()}
+            case list() | tuple():
+                return [self._redacted(entry) for entry in value]
+        return value
 
     def _matches(self, payload: bytes) -> Iterator[bytes]:
-        for needle in self._common:
-            if needle in payload:
-                yield needle
-        for sign, needles in self._rare:
-            if sign in payload:
-                yield from (needle for needle in needles if needle in payload)
+        plain = _unescaped(payload)
+        for view in (payload,) if plain == payload else (payload, plain):
+            for needle in self._needles:
+                if needle in view:
+                    yield needle
+            lower = view.lower()
+            for needle in self._hexadecimal:
+                if needle in lower:
+                    yield needle
+
+
+_PERCENT = re.compile(rb"%(?:25)*([0-9a-fA-F]{2})")
+_ESCAPE = re.compile(rb"\\+(?:[xX](HEX{2})|[uU](?:0000)?(HEX{4})|u\{(HEX{1,6})\}|(/))".replace(b"HEX", b"[0-9a-fA-F]"))
+_ANY_ESCAPE = re.compile(rb"\\[xXuU/]")
+"""Found ten times as fast as `_ESCAPE`, which may begin with several backslashes."""
+
+
+def _unescaped(payload: bytes) -> bytes:
+    """The payload with bytes and characters themselves in the place of percent-encoded and escaped ones."""
+    payload = _PERCENT.sub(lambda coded: bytes.fromhex(coded[1].decode()), payload)
+    return _ESCAPE.sub(_escaped, payload) if _ANY_ESCAPE.search(payload) else payload
+
+
+def _escaped(escape: re.Match[bytes]) -> bytes:
+    code = next(filter(None, escape.groups()))
+    return code if code == b"/" else chr(min(int(code, 16), sys.maxunicode)).encode(errors="replace")
+
+
+def _forms_of(character: str) -> str:
+    """A pattern for the character as it is, percent-encoded, or escaped."""
+    code = f"{ord(character):x}"
+    percent = "".join(f"%(?:25)*(?i:{byte:02x})" for byte in character.encode())
+    escapes = rf"(?i:x{code:0>2}|u(?:0000)?{code:0>4}|u\{{0*{code}\}}){'|/' * (character == '/')}"
+    return rf"(?:{re.escape(character)}|{percent}|(?:\\|%(?:25)*5[cC])+(?:{escapes}))"
 
 
 def _texts(*texts: str) -> tuple[bytes, ...]:

@@ -26,7 +26,7 @@ from runtime.log.lookup import attempts_by_id, attempts_of_request, events_of_ty
 from runtime.log.worker import answer, work
 from runtime.rollouts.attempt import RecordedAttempt
 from runtime.run.loading import LoadedRun
-from services.host.agent_session import inspector, open_session, recorder
+from services.host.agent_session import inspector, open_session, recorder, without_secrets
 from services.host.context import Context
 
 AGENT: AgentName = "feedback_agent"
@@ -58,6 +58,7 @@ async def serve(context: Context) -> None:
                 raise  # this is handed out again
             except Exception as wrong:  # an edit is the task's own code
                 facts = [ProposalFailed(generation=requested.generation, reason=why(wrong))]
+            facts = without_secrets(facts, requested.generation, context.scanner)
             outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 

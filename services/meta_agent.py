@@ -12,7 +12,7 @@ from runtime.agents.providers import LanguageModel, model_of
 from runtime.effects.propose import reference_scaffold, scaffold_by_model
 from runtime.log.worker import answer, work
 from runtime.run.loading import LoadedRun
-from services.host.agent_session import inspector, open_session, recorder
+from services.host.agent_session import inspector, open_session, recorder, without_secrets
 from services.host.context import Context
 
 AGENT: AgentName = "meta_agent"
@@ -39,6 +39,7 @@ async def serve(context: Context) -> None:
                 Exception
             ) as wrong:  # the task's own code, or what an SDK did not foresee: again would be paid for again
                 facts = [ProposalFailed(generation=event.data.generation, reason=why(wrong))]
+            facts = without_secrets(facts, event.data.generation, context.scanner)
             outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 

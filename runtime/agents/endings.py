@@ -10,7 +10,7 @@ from algorithms.learning import NAMES, algorithm
 from events.errors import UsageError
 from events.kinds import Memory, Resample
 from events.secret import Scanner
-from runtime.agents.proposal import redact, try_out, validate_source, with_changes
+from runtime.agents.proposal import try_out, validate_source, with_changes
 from runtime.agents.session import UnfitRequest, arguments_of
 from runtime.rollouts.host import ScaffoldLimits
 from tasks.contract import Public
@@ -98,7 +98,7 @@ class Inspector(NamedTuple):
         """The proposed scaffold with secrets struck out; raises `UnfitRequest` for one that would not answer."""
         request = arguments_of(ProposeScaffold, arguments)
         files = with_changes(self.present, [(file.path, file.text) for file in request.files], request.remove)
-        files = redact(files, self.scanner)
+        files = self.scanner.redacted(files)
         if self.must_change and files == dict(self.present):
             raise UnfitRequest(
                 "Nothing is changed by this proposal; write the files that differ, or choose another ending."

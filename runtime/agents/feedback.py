@@ -190,7 +190,7 @@ def advise(
         "history": history_text(case.history, case.generation),
         "trajectories": "\n\n".join(describe_briefly(attempt) for attempt in chosen),
     }
-    parts = {name: session.scanner.redact(text.encode()).decode() for name, text in parts.items()}
+    parts = session.scanner.redacted(parts)
     opening = (
         f"## The task\n{parts['task']}\n\n## The present scaffold\n{parts['scaffold']}\n\n## How it "
         f"fares\n{parts['figures']}\n\n"
@@ -201,7 +201,7 @@ def advise(
     record(context_assembled(session, case.generation, parts, tuple(attempt.id for attempt in chosen)))
     tools = [*(tool(kind, name) for name, kind in READERS.items()), *(tool(KINDS[name], name) for name in names)]
     ended = converse(session, parts["system"], opening, tools, library.readers(), endings(inspector, names))
-    return [session.redacted(fact) for fact in facts_of_ending(session, case, ended)]
+    return [session.scanner.redacted(fact) for fact in facts_of_ending(session, case, ended)]
 
 
 def context_assembled(

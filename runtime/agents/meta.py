@@ -32,7 +32,7 @@ def write_first(
         "samples": sample_items(inspector.public, SAMPLES, derive_seed(session.seed, "samples")),
         "reference": scaffold_text(reference),
     }
-    parts = {name: session.scanner.redact(text.encode()).decode() for name, text in parts.items()}
+    parts = session.scanner.redacted(parts)
     opening = (
         f"## Other tasks\n{parts['other tasks']}\n\n## The task at hand\n{parts['task']}\n\n## Sample train "
         f"items\n{parts['samples']}\n\n"
@@ -48,8 +48,9 @@ def write_first(
         endings(inspector, ("propose_scaffold",)),
     )
     if isinstance(ended, NoEnding):
-        return [session.redacted(ProposalFailed(generation=session.generation, reason=ended.reason))]
+        return [session.scanner.redacted(ProposalFailed(generation=session.generation, reason=ended.reason))]
     assert isinstance(ended.value, Proposal)
     files, summary, report = ended.value
     tree = session.blobs.put_tree({path: text.encode() for path, text in files.items()})
-    return [ScaffoldProposed(generation=session.generation, scaffold=tree, parent="", summary=summary, reason=report)]
+    proposed = ScaffoldProposed(generation=session.generation, scaffold=tree, parent="", summary=summary, reason=report)
+    return [session.scanner.redacted(proposed)]

@@ -7,7 +7,8 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from events.secret import Scanner
@@ -43,7 +44,10 @@ def with_changes(present: Mapping[str, str], files: Sequence[tuple[str, str]], r
             )
     if missing := [path for path in remove if path not in present]:
         raise UnfitRequest(f"There is no {missing[0]!r} to remove; the scaffold holds {', '.join(sorted(present))}.")
+    if twice := [path for path, count in Counter([*(path for path, _ in files), *remove]).items() if count > 1]:
+        raise UnfitRequest(f"{twice[0]!r} is named more than once; write or remove each file once.")
     folder = {**{path: text for path, text in present.items() if path not in set(remove)}, **dict(files)}
+    _require_apart(folder)
     sizes = {path: _size(path, text) for path, text in folder.items()}
     largest = max(sizes, key=lambda path: sizes[path], default="")
     if len(folder) > MAX_FILES or sum(sizes.values()) > MAX_SIZE or sizes.get(largest, 0) > MAX_FILE_SIZE:
@@ -57,9 +61,16 @@ def with_changes(present: Mapping[str, str], files: Sequence[tuple[str, str]], r
     return folder
 
 
-def redact(files: Mapping[str, str], scanner: Scanner) -> dict[str, str]:
-    """The files, with a marker in the place of each known secret."""
-    return {path: scanner.redact(text.encode()).decode() for path, text in files.items()}
+def _require_apart(paths: Collection[str]) -> None:
+    """Raise `UnfitRequest` for paths of which no folder can hold both, whether or not it tells case apart."""
+    folded: dict[str, str] = {}
+    for path in paths:
+        if (other := folded.setdefault(path.lower(), path)) != path:
+            raise UnfitRequest(f"{other!r} and {path!r} differ in case alone; name one of them otherwise.")
+    for path in paths:
+        for folder in PurePosixPath(path.lower()).parents:
+            if file := folded.get(str(folder)):
+                raise UnfitRequest(f"{file!r} would be a file and the folder of {path!r}; name one of them otherwise.")
 
 
 def validate_source(files: Mapping[str, str], hidden: Sequence[Path]) -> None:

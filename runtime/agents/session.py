@@ -11,7 +11,7 @@ import msgspec
 
 from events.choice import AgentCalled
 from events.errors import CheckFailed
-from events.fact import Fact, derive_seed
+from events.fact import derive_seed
 from events.kinds import AgentName
 from events.run import Budget
 from events.secret import Scanner
@@ -30,7 +30,6 @@ READ_LIMIT = 240_000
 
 T = TypeVar("T")
 S = TypeVar("S")
-F = TypeVar("F", bound=Fact)
 
 
 class UnfitRequest(Exception):
@@ -76,15 +75,11 @@ class AgentSession(msgspec.Struct, frozen=True, kw_only=True):
 
     def put(self, value: Any) -> str:
         """A blob of something in JSON, secrets struck out; its digest."""
-        return self.blobs.put(self.scanner.redact(msgspec.json.encode(value, order="deterministic")))
+        return self.blobs.put(msgspec.json.encode(self.scanner.redacted(value), order="deterministic"))
 
     def read(self, digest: str, kind: type[S]) -> S:
         """What a blob holds."""
         return msgspec.json.decode(self.blobs.get(digest), type=kind)
-
-    def redacted(self, fact: F) -> F:
-        """The fact with secrets struck out of its texts."""
-        return msgspec.json.decode(self.scanner.redact(msgspec.json.encode(fact)), type=type(fact))
 
     def call(self, ordinal: int, request: ModelRequest) -> ModelTurn:
         """Ask, record, and give the answer as it is recorded."""

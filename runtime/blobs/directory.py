@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
@@ -92,8 +92,7 @@ class Blobs:
 
     def put_tree(self, files: Mapping[str, bytes]) -> str:
         """Store a folder, given as bytes by relative path; returns its digest."""
-        for path in files:
-            _check_path(path)
+        _check_paths(files)
         return self.put(
             msgspec.json.encode(
                 Tree({path: self.put(data) for path, data in sorted(files.items())}), order="deterministic"
@@ -114,16 +113,12 @@ class Blobs:
 
     def members(self, digest: str) -> dict[str, str]:
         """The digest of each file of a folder by its relative path."""
+        data = self.get(digest)
         try:
-            tree = msgspec.json.decode(self.get(digest), type=Tree)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
-            raise CheckFailed(f"Blob {digest} in {self.root} is no folder: {wrong}.") from wrong
-        for path in tree.files:
-            _check_path(path)
-            if above := [str(parent) for parent in PurePosixPath(path).parents if str(parent) in tree.files]:
-                raise CheckFailed(
-                    f"Blob {digest} in {self.root} is no folder: {above[0]!r} is a file, and {path!r} too."
-                )
+            tree = msgspec.json.decode(data, type=Tree)
+            _check_paths(tree.files)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, CheckFailed) as wrong:
+            raise CheckFailed(f"Blob {digest} in {self.root} is no folder: {str(wrong).removesuffix('.')}.") from wrong
         return tree.files
 
     def unpack(self, digest: str, target: Path) -> Path:
@@ -168,10 +163,15 @@ def _digests(folder: Path) -> dict[str, str]:
     }
 
 
-def _check_path(path: str) -> None:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\\" in path or "\0" in path:
-        raise CheckFailed(f"{path!r} is no path inside a folder; a scaffold or adapter holds relative paths only.")
+def _check_paths(paths: Collection[str]) -> None:
+    """Raise `CheckFailed` unless a folder can hold files at all of these paths, and none leads out of it."""
+    for path in paths:
+        parts = PurePosixPath(path)
+        if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\\" in path or "\0" in path:
+            raise CheckFailed(f"{path!r} is no path inside a folder; a scaffold or adapter holds relative paths only.")
+    folders = {folder for path in paths for folder in PurePosixPath(path).parents}
+    if both := [path for path in paths if PurePosixPath(path) in folders]:
+        raise CheckFailed(f"{both[0]!r} is a file and the folder of another one; expected one of both.")
 
 
 def _sync_directory(directory: Path) -> None:

@@ -11,13 +11,15 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from events import codec
 from events.catalogue import BY_FACT
 from events.codec import Event
 from events.errors import TryAgain, Unavailable
 from events.fact import Fact
 from events.run import EventSetAside
-from events.secret import Scanner
+from events.secret import Scanner, SecretFound
 from runtime.log.port import Delivery, Log, Stored, append_once
 
 logger = logging.getLogger("evolog")
@@ -66,7 +68,7 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
         if events:
             outputs += await perform(events)
         if outputs:
-            await retry_until_available(lambda: append_once(log, outputs, scanner))
+            await retry_until_available(lambda: append_struck_out(log, outputs, scanner))
         for delivery in deliveries:
             await delivery.ack()
     finally:
@@ -88,6 +90,28 @@ def decode_or_set_aside(stored: Stored, source: str) -> tuple[Event | None, Even
         return None, codec.set_aside(
             stored.sequence, stored.subject, stored.data, str(wrong), source=source, time=now()
         )
+
+
+async def append_struck_out(log: Log, events: Sequence[Event], scanner: Scanner) -> bool:
+    """As `append_once`; where a known secret is found, a marker stands in its place.
+
+    An outcome that is refused would be handed out, performed and refused again for ever.
+    """
+    try:
+        return await append_once(log, events, scanner)
+    except SecretFound as found:
+        logger.warning("%s A marker stands in its place.", found)
+        return await append_once(log, [struck_out(event, scanner) for event in events], scanner)
+
+
+def struck_out(event: Event, scanner: Scanner) -> Event:
+    """The event with a marker in the place of each known secret in its texts."""
+    if not scanner.finds(codec.encode(event)):
+        return event
+    fact = event.data
+    if isinstance(fact, EventSetAside):
+        fact = msgspec.structs.replace(fact, bytes="")  # with a marker it would not be base64
+    return codec.event(scanner.redacted(fact), run=event.run, source=event.source, cause=event.cause, time=event.time)
 
 
 async def retry_until_available(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -383,20 +383,21 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self._answer("GET", b"")
+        self._answer("GET", 0)
 
     def do_POST(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        if size > BODY_LIMIT:
+        size = self.headers.get("Content-Length", "0")
+        if not (size.isascii() and size.isdigit()) or len(size) > 12 or int(size) > BODY_LIMIT:
             self.close_connection = True
-            return self._refuse(413, f"A body of {size} bytes; at most {BODY_LIMIT}.")
-        self._answer("POST", self.rfile.read(size))
+            return self._refuse(413, f"A body of {size[:20]} bytes; at most {BODY_LIMIT}.")
+        self._answer("POST", int(size))
 
-    def _answer(self, method: str, body: bytes) -> None:
-        if self.server.key and not hmac.compare_digest(
-            self.headers.get("Authorization", "").encode(), f"Bearer {self.server.key}".encode()
-        ):
+    def _answer(self, method: str, size: int) -> None:
+        given = self.headers.get("Authorization", "").encode(errors="replace")
+        if self.server.key and not hmac.compare_digest(given, f"Bearer {self.server.key}".encode()):
+            self.close_connection = True  # its body is left unread
             return self._refuse(401, "Unauthorized")
+        body = self.rfile.read(size)
         try:
             self._say(200, self.server.answer(method, self.path, body))
         except NotFound as wrong:
@@ -417,6 +418,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/plain" if text else "application/json")
         self.send_header("Content-Length", str(len(data)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(data)
 

@@ -105,13 +105,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, f"no such path: {self.path}")
 
     def do_POST(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        if size > BODY_LIMIT:
-            self.close_connection = True
-            return self._refuse(413, f"a body of {size} bytes, at most {BODY_LIMIT}")
-        body = self.rfile.read(size)
-        if not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {self.server.token}"):
+        given = self.headers.get("Authorization", "").encode(errors="replace")
+        if not hmac.compare_digest(given, f"Bearer {self.server.token}".encode()):
+            self.close_connection = True  # its body is left unread
             return self._refuse(401, "the token is not this server's")
+        size = self.headers.get("Content-Length", "0")
+        if not (size.isascii() and size.isdigit()) or len(size) > 12 or int(size) > BODY_LIMIT:
+            self.close_connection = True
+            return self._refuse(413, f"a body of {size[:20]} bytes, at most {BODY_LIMIT}")
+        body = self.rfile.read(int(size))
         if self.path != "/v1/completions":
             return self._refuse(404, f"no such path: {self.path}")
         try:
@@ -129,6 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(data)
 

@@ -8,7 +8,7 @@ shard makes it again.
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from events import codec
 from events.errors import TryAgain, Unavailable, UsageError, UserError
 from events.fact import derive, derive_seed
 from events.rollouts import CallUse, ModelCalled
-from events.secret import Scanner, SecretFound
+from events.secret import Scanner
 from runtime.blobs.directory import Blobs
 from runtime.log.port import EVENT_LIMIT
 from runtime.policies.interface import Sampled, SampleRequest
@@ -61,7 +61,7 @@ class CallKey(NamedTuple):
     ordinal: int
 
 
-SampleCalls = Callable[[str, Sequence[SampleRequest]], Sequence[Sampled | RefusedCall]]
+SampleCalls = Callable[[str, Mapping[CallKey, SampleRequest]], Sequence[Sampled | RefusedCall]]
 """The completions of each request by the named model, or why there are none."""
 
 
@@ -85,7 +85,7 @@ class CallRecorder:
     ) -> dict[CallKey, ModelCalled | RefusedCall]:
         """Each call as it is recorded: found on the log, or sampled now and appended before this returns.
 
-        Raises `SecretFound`, before anything is recorded, where a request holds a known secret.
+        One whose request or completions hold a known secret is refused.
         """
         ids = {key: codec.event_id(shard.run, ModelCalled, shard.id, *key) for key in requests}
         recorded = dict(log.find(list(ids.values())))
@@ -95,11 +95,14 @@ class CallRecorder:
             for key, id in ids.items()
             if id in recorded and read_request(recorded[id]) != requests[key]
         }
-        missing = [key for key, id in ids.items() if id not in recorded]
+        missing = {key: requests[key] for key, id in ids.items() if id not in recorded}
+        refused |= (with_secrets := self._with_secrets(missing))
+        missing = {key: request for key, request in missing.items() if key not in with_secrets}
         if missing:
             began = time.perf_counter()
-            answers = dict(zip(missing, sample(model, [requests[key] for key in missing]), strict=True))
+            answers = dict(zip(missing, sample(model, missing), strict=True))
             seconds = (time.perf_counter() - began) / len(missing)
+            answers |= self._with_secrets(answers)
             refused |= {key: answer for key, answer in answers.items() if isinstance(answer, RefusedCall)}
             sampled = {key: answer for key, answer in answers.items() if isinstance(answer, Sampled)}
             calls = self._calls(shard, model, requests, sampled, seconds)
@@ -116,19 +119,29 @@ class CallRecorder:
             recorded |= {ids[key]: call for key, call in calls.items()}
         return {key: refused.get(key) or recorded[id] for key, id in ids.items()}
 
-    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled | RefusedCall]:
+    def sample(self, model: str, requests: Mapping[CallKey, SampleRequest]) -> list[Sampled | RefusedCall]:
         """The policy's completions of each request.
 
         It refuses a list as a whole, so that each is then asked for by itself.
         """
         try:
-            return list(self.policy.sample(model, requests))
+            return list(self.policy.sample(model, list(requests.values())))
         except (TryAgain, Unavailable):
             raise
         except UserError as wrong:
             if len(requests) == 1:
                 return [RefusedCall("refused", str(wrong)[:REASON_LIMIT])]
-        return [answer for request in requests for answer in self.sample(model, [request])]
+        return [answer for key, request in requests.items() for answer in self.sample(model, {key: request})]
+
+    def _with_secrets(
+        self, calls: Mapping[CallKey, SampleRequest | Sampled | RefusedCall]
+    ) -> dict[CallKey, RefusedCall]:
+        """The refusals of the calls of which this part holds a known secret."""
+        parts = {key: msgspec.json.encode(part) for key, part in calls.items()}
+        if not self.scanner.finds(b"\n".join(parts.values())):  # all at once, which is quicker
+            return {}
+        found = [key for key, part in parts.items() if self.scanner.finds(part)]
+        return dict.fromkeys(found, RefusedCall("refused", "what was asked or answered holds a known secret"))
 
     def _calls(
         self,
@@ -141,9 +154,7 @@ class CallRecorder:
         """What is to be recorded of sampled calls; their requests are written into one blob, in order."""
         if not sampled:
             return {}
-        encoded = msgspec.json.encode([requests[key] for key in sampled])
-        self.scanner.check(encoded)
-        body = self.blobs.put(encoded)
+        body = self.blobs.put(msgspec.json.encode([requests[key] for key in sampled]))
         return {
             key: ModelCalled(
                 request=shard.id,
@@ -169,20 +180,24 @@ class CallRecorder:
 
 
 class ShardCalls:
-    """The calls that one shard makes, from any thread, and what became of each."""
+    """The calls that one shard makes, from any thread, and what became of each.
 
-    def __init__(self, shard: RolloutShard, log: CallLog, recorder: CallRecorder) -> None:
+    `tokens` are those that an attempt may read and write by `model.complete`; what it may spend over a bridge is the
+    bridge's to know.
+    """
+
+    def __init__(self, shard: RolloutShard, log: CallLog, recorder: CallRecorder, tokens: int) -> None:
         self.shard = shard
         self._log, self._recorder = log, recorder
+        self._limit, self._spent = tokens * shard.attempts, Counter[str]()
+        """Tokens that all attempts at an item may take together, and have taken, since they share their calls."""
         self._results: dict[CallKey, str | RefusedCall] = {}
         """The id of the recorded call, or why there is none."""
         self._bridge_uses: dict[RolloutKey, list[tuple[int, int]]] = defaultdict(list)
         """The ordinal and the completion of each call over the bridge, in order."""
 
     def answer(self, calls: Sequence[ScaffoldCall]) -> list[tuple[str, ...] | RefusedCall]:
-        """A text for each attempt, or the refusal, of each call by `model.complete`; raises `SecretFound` for one that
-        holds a secret.
-        """
+        """A text for each attempt, or the refusal, of each call by `model.complete`."""
         requests = {
             CallKey(call.item, call.ordinal): self._request(
                 CallKey(call.item, call.ordinal),
@@ -195,9 +210,31 @@ class ShardCalls:
             for call in calls
         }
         with self._recorder.lock:
-            answers = self._record(self.shard.model, requests, self._recorder.sample)
+            first = requests.keys() - self._results.keys()
+            answers = self._record(self.shard.model, requests, self._sample_within_budget)
+            for key in first:
+                if isinstance(made := answers[key], ModelCalled):
+                    self._spent[key.item] += made.prompt_tokens + made.completion_tokens
         results = [answers[CallKey(call.item, call.ordinal)] for call in calls]
         return [answer if isinstance(answer, RefusedCall) else answer.texts for answer in results]
+
+    def _sample_within_budget(
+        self, model: str, requests: Mapping[CallKey, SampleRequest]
+    ) -> list[Sampled | RefusedCall]:
+        """The completions of the calls that their items can pay, each at the most that it may read and write.
+
+        What is recorded comes not here: it is released again, whatever else was asked meanwhile.
+        """
+        reserved = self._spent.copy()
+        payable: dict[CallKey, SampleRequest] = {}
+        for key, request in requests.items():
+            most = len(request.prompt.encode()) + request.n * request.max_tokens
+            if reserved[key.item] + most <= self._limit:
+                reserved[key.item] += most
+                payable[key] = request
+        sampled = dict(zip(payable, self._recorder.sample(model, payable), strict=True)) if payable else {}
+        spent = RefusedCall("flooded", f"the {self._limit:,} tokens of the item's attempts are spent")
+        return [sampled.get(key, spent) for key in requests]
 
     def answer_bridge(self, item: str, attempt: int, call: BridgeCall) -> BridgeAnswer:
         """The completions or vectors of a call over a bridge; raises `UsageError` for a refused one, whose attempt has
@@ -273,11 +310,7 @@ class ShardCalls:
     def _record_or_raise(
         self, model: str, requests: Mapping[CallKey, SampleRequest], sample: SampleCalls
     ) -> list[ModelCalled]:
-        try:
-            answers = self._record(model, requests, sample)
-        except SecretFound as secret:
-            self._results |= dict.fromkeys(requests, RefusedCall("refused", str(secret)))
-            raise UsageError("What was asked holds a known secret.") from secret
+        answers = self._record(model, requests, sample)
         for answer in answers.values():
             if isinstance(answer, RefusedCall):
                 raise UsageError(answer.reason)

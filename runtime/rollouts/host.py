@@ -71,7 +71,7 @@ class ScaffoldLimits(NamedTuple):
     calls: int = 1000
     """Calls of the model for one item, in each of its attempts."""
     tokens: int = 4_000_000
-    """Tokens that one attempt may read and write over HTTP."""
+    """Tokens that one attempt may read and write by `model.complete`, and as many over HTTP."""
 
 
 class ScaffoldData(NamedTuple):

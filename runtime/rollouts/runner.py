@@ -19,7 +19,7 @@ import msgspec
 
 from events.errors import HostUnfit, TryAgain, Unavailable, UserError
 from events.kinds import RolloutFailure
-from events.secret import Scanner, SecretFound
+from events.secret import Scanner
 from runtime.blobs.directory import Blobs
 from runtime.log.port import EVENT_LIMIT
 from runtime.rollouts import program
@@ -82,7 +82,7 @@ class RolloutRunner:
             return fail("unloadable", f"item {missing[0]} is not in the task's data on this host")
         items = [Item(item, prompts[item]) for item in shard.items]
         questions = [(item.id, item.prompt) for item in items]
-        calls = ShardCalls(shard, log, self._recorder)
+        calls = ShardCalls(shard, log, self._recorder, self.limits.tokens)
         try:
             files = self.blobs.get_tree(shard.scaffold)
             entry = program.entry_of(files)
@@ -103,7 +103,7 @@ class RolloutRunner:
         except BaseException as wrong:
             if process is not None:
                 process.close()
-            if isinstance(wrong, (HostUnfit, Unavailable, TryAgain)) or not isinstance(wrong, (UserError, SecretFound)):
+            if isinstance(wrong, (HostUnfit, Unavailable, TryAgain)) or not isinstance(wrong, UserError):
                 raise
             return fail("refused", str(wrong))
         return self._without_secrets([_fit_event(calls.result(outcome)) for outcome in outcomes])
@@ -116,21 +116,14 @@ class RolloutRunner:
     def _without_secrets(self, results: list[AttemptResult]) -> list[AttemptResult]:
         """The results, with a failure in the place of each that holds a known secret."""
         payloads = [msgspec.json.encode(result) for result in results]
-        if self._is_clean(b"\n".join(payloads)):  # all at once, which is quicker
+        if not self.scanner.finds(b"\n".join(payloads)):  # all at once, which is quicker
             return results
         return [
-            result
-            if self._is_clean(payload)
-            else _failed(result, "refused", "what the scaffold said held a known secret")
+            _failed(result, "refused", "what the scaffold said held a known secret")
+            if self.scanner.finds(payload)
+            else result
             for result, payload in zip(results, payloads, strict=True)
         ]
-
-    def _is_clean(self, payload: bytes) -> bool:
-        try:
-            self.scanner.check(payload)
-        except SecretFound:
-            return False
-        return True
 
     def _run_program(
         self,

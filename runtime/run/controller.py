@@ -16,10 +16,10 @@ from events import codec, subjects
 from events.codec import Event
 from events.errors import CheckFailed, NotFound, TryAgain, Unavailable, UserError
 from events.run import DecisionMade, RunFinished, RunStarted
-from events.secret import Scanner
+from events.secret import Scanner, SecretFound
 from runtime.log import lineage
-from runtime.log.port import BATCH_LIMIT, Log, Refused, Stored, append_once
-from runtime.log.worker import PAUSE, decode_or_set_aside, retry_until_available
+from runtime.log.port import BATCH_LIMIT, Log, Refused, Stored
+from runtime.log.worker import PAUSE, append_struck_out, decode_or_set_aside, retry_until_available
 from runtime.run.decider import Decider, Decision, DecisionSession
 
 logger = logging.getLogger("evolog")
@@ -161,7 +161,11 @@ class Controller:
         if decision is None:
             return
         if session.decisions > head.number:
-            await self._append(run, head, decision)
+            try:
+                await self._append(run, head, decision)
+            except SecretFound as found:  # in a fact of a host that does not know it to be one
+                self._abandon(run, found)
+                return
         elif session.decisions == head.number and not self._same(decision, head):
             difference = (
                 f"Run {run} was decided by other code than this: decision {head.number} differs, so the run "
@@ -188,7 +192,7 @@ class Controller:
     async def _decode(self, stored: Stored) -> Event | None:
         event, set_aside = decode_or_set_aside(stored, "controller")
         if set_aside:
-            await retry_until_available(lambda: append_once(self.log, [set_aside], self.scanner))
+            await retry_until_available(lambda: append_struck_out(self.log, [set_aside], self.scanner))
         return event
 
     async def _append(self, run: str, head: Head, decision: Decision) -> None:

@@ -4,6 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
+from events.change import ProposalFailed
 from events.choice import AgentCalled
 from events.codec import Event
 from events.errors import HostUnfit, Misconfigured
@@ -11,6 +14,7 @@ from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.kinds import AgentName
 from events.run import Budget, RunStarted
+from events.secret import Scanner
 from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
 from runtime.agents.providers import LanguageModel, model_client, price_of_model
@@ -103,6 +107,13 @@ def recorder(context: Context, event: Event, agent: str) -> Callable[[F], F | No
         )
 
     return lambda fact: context.wait_for(record(fact))
+
+
+def without_secrets(facts: Sequence[Fact], generation: int, scanner: Scanner) -> list[Fact]:
+    """The facts that an agent's request is answered with; where one holds a known secret, the failure that this is."""
+    if not scanner.finds(b"\n".join(map(msgspec.json.encode, facts))):
+        return list(facts)
+    return [ProposalFailed(generation=generation, reason="what the agent said held a known secret")]
 
 
 def inspector(context: Context, loaded: LoadedRun, present: dict[str, str], *, must_change: bool = True) -> Inspector:

@@ -20,8 +20,8 @@ from runtime.broker.credentials import read_credentials, write_private
 from runtime.log.jetstream import Connection, connect
 from runtime.log.lineage import Span, ancestors, run_start
 from runtime.log.lookup import facts_by_id
-from runtime.log.port import Log, append_once
-from runtime.log.worker import retry_until_available
+from runtime.log.port import Log
+from runtime.log.worker import append_struck_out, retry_until_available
 from runtime.run.loading import OWN, LoadedRun, load_run
 from services.host.node import Node
 
@@ -66,9 +66,9 @@ class Context:
 
     async def record(self, events: Sequence[Event], log: Log | None = None) -> bool:
         """Append events, as often as it takes; whether some of them stood there already, and so may hold something
-        else.
+        else. A known secret is struck out.
         """
-        return await retry_until_available(lambda: append_once(log or self.log, events, self.scanner))
+        return await retry_until_available(lambda: append_struck_out(log or self.log, events, self.scanner))
 
     async def recorded_calls(self, run: str, ids: Sequence[str]) -> dict[str, ModelCalled]:
         """Those of these calls of the policy that stand in the log already."""

@@ -54,6 +54,8 @@ def call(tool: str, **arguments: Any) -> Say:
 class LlmServer:
     """Runs while it is entered. Steps come one for each request, from one list or from a list for each provider."""
 
+    KEY = "sk-test-0123456789abcdef"
+
     def __init__(self, script: Sequence[Step] | Mapping[str, Sequence[Step]]) -> None:
         lists = script if isinstance(script, Mapping) else dict.fromkeys(PATHS.values(), script)
         self._steps = {provider: iter(steps) for provider, steps in lists.items()}
@@ -105,7 +107,7 @@ class LlmServer:
         suffix = "/v1" if provider == "openai" else ""
         return {
             f"{provider.upper()}_BASE_URL": self.url + suffix,
-            f"{provider.upper()}_API_KEY": "sk-test-0123456789abcdef",
+            f"{provider.upper()}_API_KEY": self.KEY,
         }
 
 

@@ -1,16 +1,20 @@
 """The server of the OpenAI API that programs in a sandbox call, with a policy that anyone can follow by hand."""
 
+import json
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from events.errors import CheckFailed
 from runtime.policies.interface import Sampled
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
 from runtime.rollouts.openai.server import AnswerCall, Bridge, CallBudget
+from tests.harness.polling import PATIENCE
 
 TOKEN = "a-token-of-one-attempt"
+CHAT: dict[str, Any] = {"model": "policy", "messages": [{"role": "user", "content": "hello"}]}
 
 
 class OccurrenceKey(NamedTuple):
@@ -77,3 +81,39 @@ def serving(folder: Path, answer: AnswerCall, budget: CallBudget | None = None) 
         folder / "b.sock", answer, token=TOKEN, models=["policy", "openai/gpt-oss-120b"], budget=budget
     ) as made:
         yield made
+
+
+def post(
+    path: Path,
+    body: object,
+    route: str = "/v1/chat/completions",
+    *,
+    token: str = TOKEN,
+    retry: int = 0,
+    method: str = "POST",
+) -> tuple[int, dict[str, str], Any]:
+    """One request without any client's help: status, headers and body."""
+    with socket.socket(socket.AF_UNIX) as end:
+        end.settimeout(PATIENCE)
+        end.connect(str(path))
+        end.sendall(request(body, route, token, retry, method))
+        return answered(end)
+
+
+def request(
+    body: object, route: str = "/v1/chat/completions", token: str = TOKEN, retry: int = 0, method: str = "POST"
+) -> bytes:
+    """The bytes of a request that is the last of its connection."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = (
+        f"{method} {route} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nx-stainless-retry-count: {retry}\r\n"
+    )
+    return f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def answered(end: socket.socket) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and body of the one reply that comes before a connection is closed."""
+    with end.makefile("rb") as file:
+        head, _, data = file.read().partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), json.loads(data)

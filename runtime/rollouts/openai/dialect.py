@@ -21,7 +21,14 @@ from runtime.policies.interface import Sampled
 
 MAX_COMPLETIONS = 64
 MAX_TOKENS = 8192
+MAX_CALL_TOKENS = MAX_COMPLETIONS * MAX_TOKENS
+"""Tokens of all completions of one call together."""
+MAX_MESSAGES = 10_000
+MAX_MARKS = 1_000_000
+"""Commas, brackets and braces of a body: values without end would take 30 times its bytes, and long to read."""
 MAX_TEXTS = 256
+MAX_CHOICES = 10_000
+MAX_STOPS = 16
 MAX_CHARACTERS = 200_000
 """Characters of one prompt, and of all choices of one call together."""
 DEFAULT_MAX_TOKENS = 256
@@ -50,9 +57,14 @@ class BridgeCall(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int = DEFAULT_DIMENSIONS
 
     @property
-    def reserved_tokens(self) -> int:
+    def written_tokens(self) -> int:
         """The most tokens that its completions can hold together."""
         return len(self.prompts) * self.n * self.max_tokens
+
+    @property
+    def reserved_tokens(self) -> int:
+        """The most tokens that it can read and write: no token is less than a byte of what is read."""
+        return sum(len(prompt.encode()) for prompt in self.prompts) + self.written_tokens
 
 
 class BridgeAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,8 +219,12 @@ class Refusal(UsageError):
 
 def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
     """A request's body and its call, from its bytes; raises `Refusal` for a field or a value that is not allowed."""
+    if (marks := sum(map(data.count, (b",", b"[", b"{")))) > MAX_MARKS:
+        raise Refusal(f"The body holds {marks} commas, brackets and braces, at most {MAX_MARKS}.")
     try:
         body = msgspec.json.decode(data, type=BODIES[path])
+        if isinstance(body, ChatBody) and not 1 <= len(body.messages) <= MAX_MESSAGES:
+            raise Refusal(f"A chat of {len(body.messages)} messages; give 1 to {MAX_MESSAGES}.", "messages")
         canonical = msgspec.json.encode(msgspec.json.decode(data), order="deterministic")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         named = re.search(r"unknown field `([^`]*)`", str(wrong)) or re.search(r"`\$\.?([^`]*)`", str(wrong))
@@ -223,13 +239,16 @@ def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
                 key=key, kind="embedding", model=body.model, prompts=texts, n=0, body=canonical, dimensions=dimensions
             )
         case ChatBody():
-            if not body.messages:
-                raise Refusal("A chat without messages; give one at least.", "messages")
             prompts = _texts(render(body.messages), "messages")
             named_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         case CompletionBody():
             prompts, named_tokens = _texts(body.prompt, "prompt"), body.max_tokens
+    stops = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
+    if len(stops) > MAX_STOPS:
+        raise Refusal(f"{len(stops)} stop sequences, at most {MAX_STOPS}.", "stop")
     choices = body.structured_outputs.choice if body.structured_outputs else ()
+    if len(choices) > MAX_CHOICES:
+        raise Refusal(f"{len(choices)} choices, at most {MAX_CHOICES}.", "structured_outputs")
     if sum(map(len, choices)) > MAX_CHARACTERS:
         raise Refusal(
             f"Choices of {sum(map(len, choices))} characters together, at most {MAX_CHARACTERS}.", "structured_outputs"
@@ -238,7 +257,7 @@ def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
         raise Refusal(
             f"{len(body.choice_bias)} biases for {len(choices)} choices; give one for each, or none.", "choice_bias"
         )
-    return body, BridgeCall(
+    call = BridgeCall(
         key=key,
         kind="chat" if isinstance(body, ChatBody) else "completion",
         model=body.model,
@@ -249,6 +268,20 @@ def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
         bias=body.choice_bias,
         body=canonical,
     )
+    if call.written_tokens > MAX_CALL_TOKENS:
+        raise Refusal(
+            f"The call may write {call.written_tokens} tokens, at most {MAX_CALL_TOKENS}; name fewer prompts, a "
+            "smaller n or smaller max_tokens.",
+            "max_tokens",
+        )
+    return body, call
+
+
+def reply_size(body: RequestBody, call: BridgeCall) -> int:
+    """Bytes that the answer to a call, and the reply to it, can take while they are made; a rough bound."""
+    if isinstance(body, EmbeddingBody):
+        return len(call.prompts) * call.dimensions * 64
+    return call.written_tokens * (512 if body.logprobs is not None else 64)
 
 
 def render(messages: Sequence[ChatMessage]) -> str:

@@ -3,14 +3,19 @@
 It knows no policy and no log. One function answers its calls, and returns only when the answer is recorded; so no
 client gets an answer that is not on the log. `dialect` says what may be asked, `CallBudget` what may be spent. A client
 that repeats a request, because no answer reached it, gets the same answer, and nothing is sampled twice.
+
+Whoever connects may be hostile. The key is checked before a body is read, and a bridge holds so many connections, bytes
+and requests at most, whatever is sent to it and however slowly.
 """
 
 import hmac
+import io
 import math
 import socket
 import socketserver
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import responses
@@ -24,12 +29,22 @@ from events.errors import CheckFailed, HostUnfit, TryAgain, Unavailable, UserErr
 from runtime.rollouts.openai import dialect
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, Refusal
 
+HEAD_LIMIT = 64 * 1024
+"""Bytes of a request's line and headers, and of what is buffered after them."""
 BODY_LIMIT = 16 * 1024 * 1024
 """Bytes of a request's body."""
+BODIES_LIMIT, REPLIES_LIMIT = 64 * 1024 * 1024, 64 * 1024 * 1024
+"""Bytes of all bodies, and of all replies, that one bridge works on at once; further requests wait."""
+KEPT_LIMIT = 64 * 1024 * 1024
+"""Bytes of the replies that are kept for retries; the oldest are forgotten."""
+MAX_REQUESTS = 10_000
+"""Requests with a body in one attempt, refused ones and retries among them."""
 MAX_CONNECTIONS = 256
 """Connections open at once; one more is refused with 429."""
 IDLE_TIMEOUT = 600.0
-"""Seconds for which a connection may send nothing."""
+"""Seconds for which a connection may send nothing between two requests."""
+TRANSFER_TIMEOUT = 60.0
+"""Seconds in which a request's headers, its body, and its reply must each have passed."""
 ATTEMPT_PATH = "/evolog/attempt"
 PATH_LIMIT = 100
 """Bytes of a unix socket's path; the kernel takes 107."""
@@ -63,10 +78,11 @@ class CallBudget:
     """What may be spent over one bridge: calls, tokens read and written, millionths of a dollar, and seconds since it
     was made.
 
-    A call reserves the most that it may write: `max_tokens` for each completion, at `token_price` millionths of a
-    dollar each. Its answer settles what it used, and a call that failed costs nothing. Where other calls have reserved
-    what is left, a call waits for them to settle. A prompt's length is known when its call is settled, so the last call
-    may exceed the limit by its prompt.
+    A call reserves the most that it may read and write: a token for each byte of a prompt or text, and `max_tokens` for
+    each completion, at `token_price` millionths of a dollar each. Its answer settles what it used. One that is refused
+    for good is a call of no tokens, and one that can be made again costs nothing. Where other calls have reserved what
+    is left, a call waits for them to settle. What a policy reads beside the prompt, such as its template, is known when
+    the call is settled, and may exceed the limit.
     """
 
     def __init__(
@@ -133,6 +149,28 @@ class CallBudget:
             totals[name] += sign * value
 
 
+class ByteLimit:
+    """So many bytes are held at once at most; who needs more than is left waits for the others."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._left = limit
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Hold so many bytes, or all of them where that is less."""
+        size = min(size, self._limit)
+        with self._changed:
+            self._changed.wait_for(lambda: size <= self._left)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()
+
+
 class _Attempt(msgspec.Struct, frozen=True):
     item: str
     attempt: int
@@ -184,9 +222,10 @@ class Bridge:
     ) -> None:
         self.path, self.token, self.models, self.budget = path, token, tuple(models), budget or CallBudget()
         self.failure: Exception | None = None
-        self._answer, self._begin = answer, begin
-        self._entries: dict[str, list[_Occurrence]] = {}
-        self._lock = threading.Lock()
+        self._answer, self._begin, self._closed = answer, begin, False
+        self.bodies, self._replies = ByteLimit(BODIES_LIMIT), ByteLimit(REPLIES_LIMIT)
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        self._forget()
         if len(bytes(path)) > PATH_LIMIT:
             raise HostUnfit(
                 f"The socket {path} has a path of {len(bytes(path))} bytes, at most {PATH_LIMIT}; use a shorter folder."
@@ -206,17 +245,45 @@ class Bridge:
         self.close()
 
     def close(self) -> None:
-        """Answer no more requests, and end the open connections."""
+        """Answer no more requests, make no call that still waits, and end the open connections."""
+        self._closed = True
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
         self._server.close_connections()
         self.path.unlink(missing_ok=True)
 
-    def reply(self, path: str, data: bytes, retry: bool) -> HttpReply:
-        """The reply to a POST request to any path. `retry` is whether the client says that it repeats a request."""
-        if path in dialect.BODIES:
-            return self._reply_once(path, data, retry)
+    @contextmanager
+    def replying(self, path: str, data: bytes, retry: bool) -> Iterator[HttpReply]:
+        """The reply to a POST request to any path, which counts among those in work until it is passed on.
+
+        `retry` is whether the client says that it repeats a request.
+        """
+        if path not in dialect.BODIES:
+            yield self._begin_attempt(path, data)
+            return
+        with self._lock:
+            self._requests += 1
+        if self._requests > MAX_REQUESTS:
+            yield _spent(f"The attempt's {MAX_REQUESTS:,} requests are spent.")
+            return
+        try:
+            with self._reading:  # one at a time: a body takes many times its bytes while it is read
+                body, call = dialect.read(path, data)
+            if call.model not in self.models:
+                offer = ", ".join(self.models)
+                raise Refusal(
+                    f"The model {call.model!r} is not on offer; name one of {offer}.", "model", "model_not_found"
+                )
+        except Refusal as refused:
+            yield _refuse(
+                404 if refused.reason == "model_not_found" else 400, str(refused), refused.reason, refused.param
+            )
+            return
+        with self._replies.holding(dialect.reply_size(body, call)):
+            yield self._reply_once(body, call, retry)
+
+    def _begin_attempt(self, path: str, data: bytes) -> HttpReply:
         if path != ATTEMPT_PATH or self._begin is None:
             return _not_found(path)
         try:
@@ -225,24 +292,20 @@ class Bridge:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UserError) as wrong:
             return _refuse(400, str(wrong), "no_attempt")
         with self._lock:
-            self._entries = {}
+            self._forget()
         return HttpReply(200, "application/json", b"{}")
 
-    def _reply_once(self, path: str, data: bytes, retry: bool) -> HttpReply:
+    def _forget(self) -> None:
+        """Begin without requests: none is a retry, and no reply is kept."""
+        self._entries: dict[str, list[_Occurrence]] = {}
+        self._requests = 0
+        self._kept: deque[tuple[_Occurrence, int]] = deque()
+        self._kept_size = 0
+
+    def _reply_once(self, body: dialect.RequestBody, call: BridgeCall, retry: bool) -> HttpReply:
         """The reply to a call, computed once: a retry gets that of the last request with this body, and waits for it if
         need be.
         """
-        try:
-            body, call = dialect.read(path, data)
-            if call.model not in self.models:
-                offer = ", ".join(self.models)
-                raise Refusal(
-                    f"The model {call.model!r} is not on offer; name one of {offer}.", "model", "model_not_found"
-                )
-        except Refusal as refused:
-            return _refuse(
-                404 if refused.reason == "model_not_found" else 400, str(refused), refused.reason, refused.param
-            )
         with self._lock:
             entries = self._entries.setdefault(call.key, [])
             if not (entries and (retry or entries[-1].unanswered)):
@@ -255,17 +318,36 @@ class Bridge:
                 if reply.status in (429, 503):
                     entry.unanswered = True
                     return reply
-                entry.reply = reply
+                self._keep(entry, reply)
+                return reply
             return entry.reply
+
+    def _keep(self, entry: _Occurrence, reply: HttpReply) -> None:
+        """Keep a reply for its retries, and forget the oldest ones where that is too much."""
+        entry.reply = reply
+        with self._lock:
+            self._kept.append((entry, len(reply.body)))
+            self._kept_size += len(reply.body)
+            while self._kept_size > KEPT_LIMIT and len(self._kept) > 1:
+                oldest, size = self._kept.popleft()
+                oldest.reply = _refuse(410, "This request was answered, and its reply is no longer kept.", "gone")
+                self._kept_size -= size
 
     def _compute(self, body: dialect.RequestBody, call: BridgeCall) -> HttpReply:
         try:
             with self.budget.paying(call) as settle:
-                answer = self._answer(call)
+                if self._closed:
+                    raise Exhausted("The attempt is over.")
+                try:
+                    answer = self._answer(call)
+                except UserError as refused:
+                    if not isinstance(refused, (Exhausted, Overloaded, TryAgain, Unavailable)):
+                        settle(BridgeAnswer())  # a call, though of no tokens
+                    raise
                 settle(answer)
             return HttpReply(200, *dialect.write(body, call, answer))
         except Exhausted as spent:
-            return _refuse(402, str(spent), "run_budget_exhausted", headers=(("x-should-retry", "false"),))
+            return _spent(str(spent))
         except Overloaded as busy:
             return _refuse(429, str(busy), "overloaded", headers=(("Retry-After", str(busy.seconds)),))
         except (TryAgain, Unavailable) as away:
@@ -334,15 +416,77 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         """Print nothing for a client that went away: its call is recorded."""
 
 
+class _Unfit(Exception):
+    """A request that is not read to its end, and the reply to it."""
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.reply = _refuse(status, message, code)
+
+
+class _Incoming(io.RawIOBase):
+    """What a connection sends, within limits that are set anew for each part of a request; raises `_Unfit` beyond."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.expect(IDLE_TIMEOUT)
+
+    def expect(self, seconds: float, size: float = math.inf) -> None:
+        """Take what comes next for so many seconds, and so many bytes of it."""
+        self._end, self._left = time.monotonic() + seconds, size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As the base class has it."""
+        if self._left <= 0:
+            raise _Unfit(431, f"The headers have more than {HEAD_LIMIT:,} bytes.", "headers_too_large")
+        try:
+            if (seconds := self._end - time.monotonic()) <= 0:
+                raise TimeoutError
+            self._connection.settimeout(seconds)
+            size = self._connection.recv_into(buffer)
+        except TimeoutError:
+            raise _Unfit(408, "The request took too long to arrive.", "too_slow") from None
+        self._left -= size
+        return size
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_TIMEOUT
 
     @property
     def bridge(self) -> Bridge:
         return cast(_Server, self.server).bridge
 
+    def setup(self) -> None:
+        """As the base class has it; what is sent comes through `_Incoming`."""
+        super().setup()
+        self.rfile.close()
+        self._incoming = _Incoming(self.connection)
+        self.rfile = self._buffer = io.BufferedReader(self._incoming)
+
+    def handle_one_request(self) -> None:
+        """As the base class has it; a request that comes too slowly or whose headers are too large is refused."""
+        self._incoming.expect(IDLE_TIMEOUT)
+        try:
+            self._buffer.peek(1)
+        except _Unfit:
+            self.close_connection = True
+            return
+        try:
+            self._incoming.expect(TRANSFER_TIMEOUT, HEAD_LIMIT)
+            super().handle_one_request()
+        except _Unfit as unfit:
+            self._send(unfit.reply, close=True)
+
+    def handle_expect_100(self) -> bool:
+        """Ask for the body of no request that has another key."""
+        return self._is_authorized() and super().handle_expect_100()
+
     def do_GET(self) -> None:
+        self.close_connection = self.close_connection or self._has_body()
         if self._is_authorized():
             if self.path == "/v1/models":
                 models = [
@@ -353,7 +497,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(_not_found(self.path))
 
     def do_POST(self) -> None:
-        size = self.headers.get("Content-Length", "")
+        if not self._is_authorized():
+            return
+        size = ",".join(self.headers.get_all("Content-Length", ()))
         if "Transfer-Encoding" in self.headers or not (size.isascii() and size.isdigit()):
             return self._send(
                 _refuse(411, "The body's length is not said; send Content-Length.", "length_required"), close=True
@@ -362,11 +508,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(
                 _refuse(413, f"A body of {size} bytes, at most {BODY_LIMIT}.", "body_too_large"), close=True
             )
-        data = self.rfile.read(int(size))
-        if len(data) < int(size):
-            self.close_connection = True
-        elif self._is_authorized():
-            self._send(self.bridge.reply(self.path, data, self._is_retry()))
+        with self.bridge.bodies.holding(int(size)):
+            self._incoming.expect(TRANSFER_TIMEOUT)
+            data = self.rfile.read(int(size))
+            if len(data) < int(size):
+                self.close_connection = True
+                return
+            with self.bridge.replying(self.path, data, self._is_retry()) as reply:
+                self._send(reply)
+
+    def _has_body(self) -> bool:
+        return "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0") != "0"
 
     def _is_retry(self) -> bool:
         return self.headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
@@ -376,12 +528,14 @@ class _Handler(BaseHTTPRequestHandler):
         if hmac.compare_digest(given, f"Bearer {self.bridge.token}".encode()):
             return True
         self._send(
-            _refuse(401, "The API key is not this attempt's; use OPENAI_API_KEY as it is set.", "invalid_api_key")
+            _refuse(401, "The API key is not this attempt's; use OPENAI_API_KEY as it is set.", "invalid_api_key"),
+            close=True,  # its body is left unread
         )
         return False
 
     def _send(self, reply: HttpReply, close: bool = False) -> None:
         self.close_connection = self.close_connection or close
+        self.connection.settimeout(TRANSFER_TIMEOUT)
         self.wfile.write(_encoded(reply, close=self.close_connection))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -396,6 +550,10 @@ class _Handler(BaseHTTPRequestHandler):
 def _not_found(path: str) -> HttpReply:
     known = ", ".join([*(f"POST {known}" for known in dialect.BODIES), "GET /v1/models"])
     return _refuse(404, f"There is no {path[:200]} here; there are {known}.", "not_found")
+
+
+def _spent(message: str) -> HttpReply:
+    return _refuse(402, message, "run_budget_exhausted", headers=(("x-should-retry", "false"),))
 
 
 def _refuse(

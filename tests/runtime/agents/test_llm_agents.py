@@ -3,6 +3,7 @@ proposal.
 """
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,6 +163,18 @@ def test_an_ending_that_took_the_last_of_the_budget_counts(tmp_path: Path) -> No
         (proposal_call("x\x00", "steps.py"), "does not parse"),
         (proposal_call("\ud800", "notes.md"), "cannot be read"),
         (proposal_call(remove=["none.py"]), "no 'none.py' to remove"),
+        (proposal_call(remove=["agent.py"]), "'agent.py' is named more than once"),
+        (proposal_call("x", "agent.py/x"), "'agent.py' would be a file and the folder of 'agent.py/x'"),
+        (proposal_call("x", "Agent.py/steps/x"), "'agent.py' would be a file and the folder of 'Agent.py/steps/x'"),
+        (proposal_call("x", "AGENT.py"), "'agent.py' and 'AGENT.py' differ in case alone"),
+        (
+            proposal_call(files=[{"path": path, "text": "x"} for path in ("steps/vote", "steps")]),
+            "'steps' would be a file and the folder of 'steps/vote'",
+        ),
+        (
+            proposal_call(files=[{"path": "notes", "text": text} for text in "ab"]),
+            "'notes' is named more than once",
+        ),
         (proposal_call("from tasks.lawbench import gold\n" + ANSWER), "imports tasks.lawbench"),
         (proposal_call(f"LABELS = open({str(TOY.folder / 'gold.py')!r})\n" + ANSWER), "names"),
         (("propose_scaffold", '{"files": oops'), "cannot be read"),
@@ -305,6 +318,25 @@ def test_keys_are_struck_out_of_all_that_is_kept_and_said(tmp_path: Path) -> Non
     ) + msgspec.json.encode(agent.requests)
     agent.scanner.check(kept)
     assert agent.blobs.get_tree(made.scaffold)["agent.py"].decode().count(MARKER) == 2
+
+
+@pytest.mark.parametrize("form", ["\\u{0:04x}", "\\u{0:04X}", "\\\\u{0:04x}", "%{0:02X}", "%{0:02x}"])
+@pytest.mark.parametrize("which", ["meta_agent", "feedback_agent"])
+def test_a_key_that_is_echoed_in_escapes_is_struck_out_of_a_proposal(tmp_path: Path, which: str, form: str) -> None:
+    name, arguments = proposal_call(ANSWER + f"# {KEY}\n", summary=f"s {KEY}", report=f"Because of {KEY}.\nAnd on.")
+    escaped = json.dumps(arguments).replace(KEY, "".join(form.format(ord(letter)) for letter in KEY))
+    agent = AgentHarness(tmp_path, [model_turn((name, escaped))])
+    if which == "meta_agent":
+        made = write_first(agent.session, "t", {"agent.py": ANSWER}, agent.inspector(), agent.facts.append)
+    else:
+        made = agent.feedback()
+    proposed = made[-1]
+    assert isinstance(proposed, ScaffoldProposed)
+    assert (proposed.summary, proposed.reason) == (f"s {MARKER}", f"Because of {MARKER}.\nAnd on.")
+    assert agent.blobs.get_tree(proposed.scaffold)["agent.py"].decode() == ANSWER + f"# {MARKER}\n"
+    kept = [path.read_bytes() for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+    for payload in (*kept, *map(msgspec.json.encode, (*made, *agent.facts))):
+        agent.scanner.check(payload)
 
 
 def test_a_key_in_what_a_failing_scaffold_says_is_not_recorded(tmp_path: Path) -> None:

@@ -79,6 +79,12 @@ def test_a_blob_is_a_regular_file(tmp_path: Path, put: Callable[[Path], object])
             read("0" * 64)
 
 
+@pytest.mark.parametrize("paths", [("x", "x/y"), ("a/b/c", "a"), ("x/y", "x/.")])
+def test_no_path_of_a_folder_is_a_file_and_a_folder(tmp_path: Path, paths: tuple[str, ...]) -> None:
+    with pytest.raises(CheckFailed, match="is a file and the folder of another one"):
+        Blobs(tmp_path).put_tree(dict.fromkeys(paths, b""))
+
+
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -13,6 +13,7 @@ import pytest
 from events.errors import TryAgain
 from events.rollouts import ModelCalled
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts.host import ScaffoldLimits
 from runtime.rollouts.shard import AttemptResult
 from runtime.sandbox.choose import Profile
 from tests.harness.programs import ASKS_FOR_EACH
@@ -84,6 +85,35 @@ def test_what_is_recorded_is_not_asked_again_and_a_seed_stays(table: RunnerHarne
     assert len(table.policy.asked) == 5 and table.public.dev[0].prompt not in {
         request.prompt for request in table.policy.asked
     }
+
+
+AT_ONCE = """
+from concurrent.futures import ThreadPoolExecutor
+import openai
+
+client = openai.OpenAI(max_retries=0)
+
+def ask(number):
+    return client.completions.create(model="policy", prompt=f"{number:02}" + "x" * 88, max_tokens=10).usage.total_tokens
+
+def embed(number):
+    return client.embeddings.create(model="policy", input=[f"{number:02}" + "x" * 88]).usage.total_tokens
+
+def solve(item, model, data):
+    with ThreadPoolExecutor(16) as pool:
+        return str(sum(pool.map(ask, range(8))) + sum(pool.map(embed, range(8))))
+"""
+
+
+def test_calls_at_once_are_paid_as_one_after_the_other_and_found_again(table: RunnerHarness) -> None:
+    spent = 8 * (3 + 2) + 8 * 90
+    table.runner.limits = ScaffoldLimits(tokens=spent)
+    (first,) = successes(table.play(AT_ONCE, ["dev0"]))
+    assert first.answer == f"{spent}" and len(table.recorded) == 16
+    table.policy.asked.clear()
+    table.recorded.popitem()  # as where an executor died between two calls
+    (again,) = successes(table.play(AT_ONCE, ["dev0"]))
+    assert again.answer == first.answer and len(table.recorded) == 16 and len(table.policy.asked) <= 1
 
 
 def test_a_call_that_cannot_be_recorded_sends_the_shard_back(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, User
 from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts.host import ScaffoldLimits
 from runtime.rollouts.shard import AttemptResult, facts_of, failed_attempts
 from tests.harness.runner import FirstChoicePolicy, RunnerHarness, answers, shard_of
 
@@ -249,6 +250,51 @@ def test_a_secret_that_a_scaffold_found_is_recorded_nowhere(table: RunnerHarness
     (result,) = table.play(f"def solve(item, model, data): {body}", ["dev0"])
     assert result.kind == "refused" and "secret" in result.reason and result.answer is None and not table.recorded
     assert not any(b"hunter2hunter2" in path.read_bytes() for path in table.blobs.root.rglob("*") if path.is_file())
+
+
+def test_the_calls_of_an_item_take_no_more_tokens_than_its_attempts_have(table: RunnerHarness) -> None:
+    class Counting(FirstChoicePolicy):
+        def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+            sampled = super().sample(model, requests)
+            return [
+                msgspec.structs.replace(one, prompt_tokens=len(of.prompt))
+                for of, one in zip(requests, sampled, strict=True)
+            ]
+
+    table.use(Counting())
+    table.runner.limits = ScaffoldLimits(tokens=1000)
+    code = """
+def solve(item, model, data):
+    return str([len(model.complete(f"{number}" + "x" * 599, choices=["yes"]).text) for number in range(4)])
+"""
+    results = table.play(code, ["dev0", "dev1"], attempts=2)
+    assert [result.kind for result in results] == ["flooded"] * 4
+    assert {result.reason for result in results} == {"the 2,000 tokens of the item's attempts are spent"}
+    assert len(table.recorded) == 6  # each item's third ends at 1,806 of 2,000, and needs 728 at first
+    asked = len(table.policy.asked)
+    assert table.play(code, ["dev0", "dev1"], attempts=2) == results and len(table.policy.asked) == asked
+    table.runner.limits = ScaffoldLimits(tokens=1500)
+    assert not any(result.kind for result in table.play(code, ["dev0"], attempts=2))
+
+
+@pytest.mark.parametrize("ask", ["'hunter2' * 2", "item.prompt"])
+def test_a_secret_in_a_call_or_its_completion_fails_the_attempts_that_made_it_alone(
+    table: RunnerHarness, ask: str
+) -> None:
+    class Leaky(FirstChoicePolicy):
+        def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+            leak = table.public.dev[1].prompt
+            plain = super().sample(model, requests)
+            return [
+                msgspec.structs.replace(sampled, texts=("hunter2" * 2,)) if of.prompt == leak else sampled
+                for of, sampled in zip(requests, plain, strict=True)
+            ]
+
+    table.use(Leaky())
+    code = f"def solve(item, model, data): return model.complete({ask} if item.id == 'dev1' else 'q', data.labels).text"
+    first, failed, third = table.play(code, ["dev0", "dev1", "dev2"])
+    assert (first.kind, failed.kind, third.kind) == ("", "refused", "") and "known secret" in failed.reason
+    assert {call.item for call in table.recorded.values()} == {"dev0", "dev2"}
 
 
 def test_an_item_that_this_host_does_not_have_fails_the_shard(table: RunnerHarness) -> None:
