@@ -11,12 +11,12 @@ from collections.abc import Generator
 from contextlib import closing, suppress
 from pathlib import Path
 
-import duckdb
 import msgspec
 
 from events.errors import TryAgain, Unavailable, UsageError
 from replay.archive.projection import Archive, open_archive
-from replay.archive.query import SECONDS, SOCKET, QueryRequest, answer, listen_path, refusal, stop_listening
+from replay.archive.query import SECONDS, SOCKET, QueryRequest, listen_path, refusal, sent, start, stop_listening
+from replay.archive.query_process import QueryLimits
 from runtime.log.port import Log
 from services.host.context import Context
 
@@ -35,7 +35,7 @@ LONGEST_REQUEST = 1024 * 1024
 async def serve(context: Context) -> None:
     """Run the service: project the log into its archive, and answer queries."""
     archive = await asyncio.to_thread(open_archive, context.node.archive)
-    server = QueryServer(archive.connection, context.node.directory / SOCKET)
+    server = QueryServer(archive, context.node.directory / SOCKET)
     try:
         await follow(context.log, archive)
     finally:
@@ -58,15 +58,14 @@ async def follow(log: Log, archive: Archive) -> None:
 
 
 class QueryServer:
-    """Answers queries over an archive's connection on a unix socket, each in a thread and a read-only transaction of
-    its own.
+    """Answers queries over an archive on a unix socket, each in a thread and a forked process of its own.
 
-    The connection's owner may write meanwhile: each query sees the archive as it was when the query began.
+    The archive's owner may apply events meanwhile: each query sees the archive as it was when the query began.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, socket_path: Path, seconds: float = SECONDS) -> None:
+    def __init__(self, archive: Archive, socket_path: Path, limits: QueryLimits = QueryLimits(SECONDS)) -> None:
         self._socket_path = socket_path
-        self._server = _Server(connection, listen_path(socket_path), seconds)
+        self._server = _Server(archive, listen_path(socket_path), limits)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="queries", daemon=True)
         self._thread.start()
 
@@ -82,9 +81,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, seconds: float) -> None:
-        self.connection = connection
-        self.seconds = seconds
+    def __init__(self, archive: Archive, path: Path, limits: QueryLimits) -> None:
+        self.archive = archive
+        self.limits = limits
         self.permits = threading.BoundedSemaphore(CONCURRENT)
         self._path = path
         super().__init__(str(path), _Handler)
@@ -98,7 +97,7 @@ class _Handler(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        self.request.settimeout(self.server.seconds)
+        self.request.settimeout(self.server.limits.seconds)
         # a client that goes away or stops reading is no concern of anybody else
         with suppress(OSError), closing(self._lines()) as lines:
             for line in lines:
@@ -115,7 +114,11 @@ class _Handler(socketserver.StreamRequestHandler):
         if not self.server.permits.acquire(blocking=False):
             yield refusal(TryAgain(f"{CONCURRENT} queries are being answered already; try again."))
             return
+        archive, limits = self.server.archive, self.server.limits
         try:
-            yield from answer(self.server.connection, request.sql, self.server.seconds)
+            with archive.reading(
+                lambda: closing(start(lambda: archive.connection, archive.path, request.sql, limits))
+            ) as process:
+                yield from sent(process)
         finally:
             self.server.permits.release()

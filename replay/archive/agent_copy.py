@@ -8,22 +8,22 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
-from pathlib import Path
 
 import duckdb
 
 from events.catalogue import BY_TAG
 from events.errors import TryAgain, UserError
 from events.subjects import LOG
-from replay.archive.projection import VIEWS, connect
+from replay.archive.projection import MEMORY, VIEWS, connect
 from replay.archive.query import QueryResult, answer, collect
+from replay.archive.query_process import QueryLimits
 from runtime.agents.feedback import ROWS, Table
 from runtime.agents.session import UnfitRequest
 from runtime.log.lineage import Span
 from tasks.contract import Example
 
-SECONDS = 10.0
-"""The longest that one query of an agent may take."""
+LIMITS = QueryLimits(seconds=10, memory=512 << 20, answer=16 << 20)
+"""What one query of an agent may use."""
 CATCH_UP_SECONDS = 15.0
 """The longest wait for the archive to come up to date."""
 ROW_LIMIT = 200_000
@@ -71,7 +71,8 @@ class RunTables:
         try:
             if self._connection is None:
                 self._connection = self._copy()
-            with contextlib.closing(answer(self._connection, sql, SECONDS)) as lines:
+            connection = self._connection
+            with contextlib.closing(answer(lambda: connection, MEMORY, sql, LIMITS)) as lines:
                 result = collect(chain(islice(lines, 2), [END]))  # columns, and one fetch of more rows than are shown
         except UserError as wrong:
             raise UnfitRequest(f"The query cannot be answered: {wrong}") from wrong
@@ -88,7 +89,7 @@ class RunTables:
             if time.monotonic() > end:
                 raise TryAgain("the archive is not up to date; ask again later, or do without.")
             time.sleep(0.1)
-        connection = connect(Path(":memory:"))
+        connection = connect(MEMORY)
         views = _views(self._run, self._past)
         for name, sql in TABLES.items():
             result = self._ask(f"{views} SELECT * FROM ({sql}) LIMIT {ROW_LIMIT}")

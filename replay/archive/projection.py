@@ -2,13 +2,18 @@
 once.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import msgspec
@@ -16,22 +21,33 @@ from msgspec import inspect
 
 from events.catalogue import BY_TAG
 from events.codec import Event, Unreadable, UntypedEvent, plain_at
-from events.errors import CheckFailed, NotFound, TryAgain, UsageError
+from events.errors import CheckFailed, NotFound, TryAgain, UsageError, UserError
 from events.fact import Fact
 from events.subjects import LOG, run_of
 from runtime.log.port import Stored, require_contiguous
 
 logger = logging.getLogger("evolog")
+T = TypeVar("T")
 
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
     "max_temp_directory_size": "8GB",
     "threads": "2",
+    "async_threads": "0",
     "checkpoint_threshold": "64MB",
-    "enable_external_access": "false",
     "python_enable_replacements": "false",
+    "autoload_known_extensions": "false",
+    "autoinstall_known_extensions": "false",
 }
-"""DuckDB's settings: memory has a bound, and SQL reaches no file, extension or Python variable."""
+"""DuckDB's settings for our own statements; what a query may do is confined in its process, `query.py`."""
+_BY_HAND = {"checkpoint_threshold": "1TB", "auto_checkpoint_skip_wal_threshold": str(10**15)}
+"""Settings under which DuckDB never moves its log of writes into the file by itself: while a query's process reads the
+file, that would write over what it reads.
+"""
+CHECKPOINT_BYTES = 64_000_000
+"""The length of that log from which on it is moved into the file when no query reads."""
+MEMORY = Path(":memory:")
+"""The path of a database that is no file."""
 
 VIEWS = {LOG: Path(__file__).with_name("views.sql")}
 
@@ -50,6 +66,10 @@ _BOOKKEEPING = (
     "CREATE TABLE cursor (stream VARCHAR, seq BIGINT, run VARCHAR)",
     "CREATE TABLE made (tables VARCHAR, views VARCHAR)",
 )
+_PASSING = re.compile("lock on file|No space left|Disk quota|Too many open files|Cannot allocate memory|Out of Memory")
+"""Errors that are no fault of the file: it can be opened, or written, later."""
+_DAMAGE = re.compile("[Cc]orrupt|checksum|Could not read|invalidated")
+"""Errors over an open file that are its own fault."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder().encode
 
@@ -79,31 +99,54 @@ class ParsedMessages(NamedTuple):
     unreadable: list[tuple[Any, ...]]
 
 
-def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """A connection to a DuckDB file under `SETTINGS`, which SQL cannot change any more, in UTC.
+def connect(path: Path, *, read_only: bool = False, checkpoint_by_hand: bool = False) -> duckdb.DuckDBPyConnection:
+    """A connection to a DuckDB file under `SETTINGS`, in UTC.
 
-    Raises `TryAgain` where another process holds the file, `NotFound` where it is to be read and is not there, and
-    `CheckFailed` where it is damaged.
+    Raises `TryAgain` where another process holds the file or the disk is full, `NotFound` where it is to be read and is
+    not there, `CheckFailed` where it is damaged or no file, and `UserError` with code 77 where permission is missing.
     """
-    if read_only and not path.exists():
+    if read_only and not path.exists() and not path.is_symlink():
         raise NotFound(
             f"There is no archive at {path}: start the services, which make it, or name the directory that it is in."
         )
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise _damaged(path, "it is no file")
     try:
-        connection = duckdb.connect(str(path), read_only=read_only, config=SETTINGS)
-    except duckdb.IOException as failed:
+        connection = duckdb.connect(
+            str(path), read_only=read_only, config=SETTINGS | (_BY_HAND if checkpoint_by_hand else {})
+        )
+    except duckdb.Error as failed:
         if "lock on file" in str(failed):
             raise TryAgain(
                 f"{path} is held by another process, such as an archivist that is starting or stopping; try again."
             ) from failed
-        if "not a valid DuckDB database file" in str(failed):
-            raise CheckFailed(
-                f"{path} is damaged; all that it held is in the log, so delete it to have it made anew."
-            ) from failed
-        raise
+        if _PASSING.search(str(failed)):
+            raise TryAgain(f"{path} cannot be opened now ({error_sentence(failed)}); try again.") from failed
+        if "Permission denied" in str(failed):
+            raise UserError(f"{path} may not be opened by this user: let its owner ask.", code=77) from failed
+        raise _damaged(path, error_sentence(failed)) from failed
     connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()
-    connection.execute("SET GLOBAL lock_configuration = true").fetchall()
     return connection
+
+
+def error_sentence(wrong: duckdb.Error) -> str:
+    """DuckDB's message as one line, without its excerpt of the SQL."""
+    return " ".join(str(wrong).split("\n\nLINE")[0].split())
+
+
+def damage(path: Path, wrong: duckdb.Error) -> CheckFailed | None:
+    """What to say where an error over the open file at `path` comes from its damage; None where it does not."""
+    of_the_file = type(wrong) in (duckdb.Error, duckdb.IOException, duckdb.FatalException, duckdb.InternalException)
+    if not of_the_file or not _DAMAGE.search(str(wrong)) or _PASSING.search(str(wrong)):
+        return None
+    return _damaged(path, error_sentence(wrong))
+
+
+def _damaged(path: Path, reason: str) -> CheckFailed:
+    return CheckFailed(
+        f"{path} is damaged ({reason.removesuffix('.')}); all that it held is in the log, so delete it to have it made "
+        "anew."
+    )
 
 
 def require_duckdb(file: Path) -> None:
@@ -117,12 +160,15 @@ class Archive:
 
     A file whose tables another version of the catalogue made is emptied, to be filled again from the log: `cursor` says
     from where. An integer that does not fit 64 bits is NULL here. Raises `UsageError` for a file that is something
-    else.
+    else. With `checkpoint_by_hand`, processes that `reading` forks may read it while it is written.
     """
 
-    def __init__(self, path: Path, stream: str = LOG, run: str = "") -> None:
+    def __init__(self, path: Path, stream: str = LOG, run: str = "", *, checkpoint_by_hand: bool = False) -> None:
         self.path, self.stream, self.run = path, stream, run
-        self.connection = connect(path)
+        self.connection = connect(path, checkpoint_by_hand=checkpoint_by_hand)
+        self._alone = threading.Lock()
+        """Held while the connection is worked with, or a process forked that reads."""
+        self._readers, self._readers_changed = 0, threading.Condition()
         self._tables = {tag: _table(entry.fact) for tag, entry in BY_TAG.items() if entry.stream == stream}
         self._open = False
         """Whether a transaction has begun."""
@@ -131,7 +177,12 @@ class Archive:
         try:
             self._prepare()
             self._load_taken()
+            self._cursor = self._added = int(self._run("SELECT seq FROM cursor")[0][0])
             self._run(f"CREATE TEMP TABLE incoming ({_INCOMING})")
+        except (duckdb.Error, ValueError, IndexError, TypeError) as wrong:
+            self.close()
+            reason = error_sentence(wrong) if isinstance(wrong, duckdb.Error) else "its own tables are not as they were"
+            raise _damaged(path, reason) from wrong
         except BaseException:
             self.close()
             raise
@@ -139,22 +190,52 @@ class Archive:
     @property
     def cursor(self) -> int:
         """The sequence up to which the stream was projected; 0 at first."""
-        return int(self._run("SELECT seq FROM cursor")[0][0])
+        return self._cursor
 
     def apply(self, rows: Sequence[Stored]) -> int:
         """Append messages and move the cursor in one transaction. Returns how many were new: those at or below the
         cursor are skipped.
 
-        Raises `CheckFailed` where sequences are missing; then, as after any other error, nothing has changed.
+        Raises `CheckFailed` where sequences are missing; then, as after any other error, nothing has changed. Raises
+        `TryAgain` where the file turns out to be damaged: it is put aside, and `open_archive` begins a new one.
         """
         cursor = self.cursor
         new_rows = [row for row in rows if row.sequence > cursor]
         if not new_rows:
             return 0
         require_contiguous(new_rows, cursor + 1)
-        self.add(self.read(new_rows))
-        self.commit()
+        parsed = self.read(new_rows)
+        with self._alone:
+            try:
+                self.add(parsed)
+                self.commit()
+                if self._log_bytes() > CHECKPOINT_BYTES and not self._readers:
+                    self._run("CHECKPOINT")
+            except duckdb.Error as wrong:
+                if (found := damage(self.path, wrong)) is None:
+                    raise
+                self.close()
+                raise TryAgain(_put_aside(self.path, found)) from wrong
         return len(new_rows)
+
+    @contextlib.contextmanager
+    def reading(self, fork: Callable[[], contextlib.AbstractContextManager[T]]) -> Iterator[T]:
+        """Let `fork` make a process that reads what is committed now, and keep the file as that process needs it.
+
+        May be called by several threads, also while another one calls `apply`.
+        """
+        with self._alone:
+            if self._log_bytes() > 2 * CHECKPOINT_BYTES:  # too long for readers to follow on readers
+                with self._readers_changed:
+                    self._readers_changed.wait_for(lambda: not self._readers)
+                self._run("CHECKPOINT")
+            process = fork()
+            self._count_readers(1)
+        try:
+            with process as reader:
+                yield reader
+        finally:
+            self._count_readers(-1)
 
     def read(self, rows: Sequence[Stored]) -> ParsedMessages:
         """Parse messages. Touches no file, so another thread may do it."""
@@ -194,6 +275,7 @@ class Archive:
             # in one call, which gives up Python's lock once
             self._run(";".join([_INSERT, *(self._tables[tag].insert for tag in tags), "TRUNCATE incoming"]))
             self._run(f"UPDATE cursor SET seq = {parsed.last}")
+            self._added = parsed.last
         except BaseException:
             self._undo()
             raise
@@ -205,7 +287,7 @@ class Archive:
         except BaseException:
             self._undo()
             raise
-        self._open = False
+        self._open, self._cursor = False, self._added
 
     def _undo(self) -> None:
         self.connection.rollback()
@@ -218,6 +300,16 @@ class Archive:
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
+
+    def _log_bytes(self) -> int:
+        """The length of DuckDB's log of writes that are not in the file yet."""
+        log = self.path.with_name(f"{self.path.name}.wal")
+        return log.stat().st_size if log.exists() else 0
+
+    def _count_readers(self, change: int) -> None:
+        with self._readers_changed:
+            self._readers += change
+            self._readers_changed.notify_all()
 
     def _append(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         if rows:
@@ -346,11 +438,31 @@ def _struct(fields: dict[str, _Column]) -> str:
 
 
 def open_archive(path: Path, stream: str = LOG) -> Archive:
-    """The archive at `path`. A damaged one is renamed to `.damaged`, and a new one is begun, which the log can fill."""
+    """A service's archive at `path`, which processes forked by `reading` may read. What cannot be gone on with there is
+    renamed to `.damaged`, with DuckDB's log of writes, and a new one is begun, which the log can fill.
+
+    Raises `TryAgain` where another process holds the file, or the disk is full.
+    """
     try:
-        return Archive(path, stream)
-    except CheckFailed as wrong:
-        aside = path.with_suffix(".damaged")
-        logger.error("%s It is kept as %s, and a new one is filled from the log.", wrong, aside)
-        path.replace(aside)
-        return Archive(path, stream)
+        archive = Archive(path, stream, checkpoint_by_hand=True)
+    except TryAgain:
+        raise
+    except UserError as wrong:
+        logger.error("%s", _put_aside(path, wrong))
+        archive = Archive(path, stream, checkpoint_by_hand=True)
+    for left_over in path.parent.glob(f"{path.name}.tmp*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    return archive
+
+
+def _put_aside(path: Path, wrong: Exception) -> str:
+    """Rename what is at `path`, and say so in a sentence."""
+    aside = path.with_suffix(".damaged")
+    for end in ("", ".wal"):
+        here, there = path.with_name(path.name + end), aside.with_name(aside.name + end)
+        if there.is_dir() and not there.is_symlink():
+            shutil.rmtree(there)
+        there.unlink(missing_ok=True)
+        if os.path.lexists(here):
+            here.rename(there)
+    return f"{path} cannot be gone on with: it is kept as {aside}, and a new one is filled from the log. ({wrong})"

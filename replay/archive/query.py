@@ -1,14 +1,14 @@
 """Read-only SQL over the archive: answered by the archivist while it runs, else from the file itself.
 
-An answer is lines of JSON, the same from the archivist's socket as from the file: the columns, chunks of rows, then the
-end or an error.
+Either way the query runs in a process of its own. An answer is lines of JSON, the same from the archivist's socket as
+from the file: the columns, chunks of rows, then the end or an error.
 """
 
 import contextlib
+import os
 import socket
 import tempfile
-import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,9 @@ import duckdb
 import msgspec
 
 from events.errors import TryAgain, UsageError, UserError
-from replay.archive.projection import connect
+from replay.archive.projection import MEMORY, connect, damage, error_sentence
+from replay.archive.query_process import QueryLimits, QueryProcess, spill_folder
+from replay.archive.statement import body, refused_name
 
 ARCHIVE = "archive.duckdb"
 SOCKET = "query.sock"
@@ -25,6 +27,8 @@ SECONDS = 30.0
 _CHUNK = 1000
 _LONGEST_SOCKET_PATH = 100
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+_DUCKDB_SHARE = 0.75
+"""The part of a query's memory that DuckDB plans with; beyond it, it spills to the disk."""
 
 
 class QueryResult(NamedTuple):
@@ -57,6 +61,7 @@ class AnswerLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 JSON_ENCODER = msgspec.json.Encoder(enc_hook=str, decimal_format="number")
+_ERRORS = {error.code: error for error in UserError.__subclasses__()}
 _decoder = msgspec.json.Decoder(AnswerLine)
 
 
@@ -69,50 +74,49 @@ def query(directory: Path, sql: str) -> QueryResult:
     client = _dial(directory / SOCKET)
     if client is None:
         return query_file(directory / ARCHIVE, sql)
-    with client, client.makefile("rwb") as stream:
-        stream.write(JSON_ENCODER.encode(QueryRequest(sql)) + b"\n")
-        stream.flush()
-        return collect(stream)
+    try:
+        with client, client.makefile("rwb") as stream:
+            stream.write(JSON_ENCODER.encode(QueryRequest(sql)) + b"\n")
+            stream.flush()
+            return collect(stream)
+    except OSError as wrong:
+        raise TryAgain(f"The archivist does not answer to the end ({wrong}); ask again.") from wrong
 
 
 def query_file(archive: Path, sql: str) -> QueryResult:
     """As `query`, over a file that no process holds, such as a rebuilt archive."""
-    with connect(archive, read_only=True) as connection, contextlib.closing(answer(connection, sql)) as lines:
+    with contextlib.closing(answer(lambda: connect(archive, read_only=True), archive, sql)) as lines:
         return collect(lines)
 
 
-def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float = SECONDS) -> Generator[bytes]:
-    """Answer a query, line by line. It runs on a cursor of its own, in a transaction that cannot write.
+def answer(
+    open_database: Callable[[], duckdb.DuckDBPyConnection],
+    path: Path,
+    sql: str,
+    limits: QueryLimits = QueryLimits(SECONDS),
+) -> Generator[bytes]:
+    """Answer a query over the database at `path`, line by line, in a process of its own.
 
-    The connection must come from `replay.archive.projection.connect`, which puts files, extensions and settings out of
-    reach.
+    `open_database` is called there. It may give a connection of this process, which nothing may work with until the
+    first line has come.
     """
-    cursor = connection.cursor()
-    late = threading.Event()
+    with contextlib.closing(start(open_database, path, sql, limits)) as process:
+        yield from sent(process)
 
-    def stop() -> None:
-        late.set()
-        cursor.interrupt()
 
-    clock = threading.Timer(seconds, stop)
-    clock.daemon = True
-    clock.start()
+def start(
+    open_database: Callable[[], duckdb.DuckDBPyConnection], path: Path, sql: str, limits: QueryLimits
+) -> QueryProcess:
+    """Begin to answer a query in a process of its own, to be closed by the caller."""
+    return QueryProcess(lambda: _answer(open_database, path, sql, limits), path, limits)
+
+
+def sent(process: QueryProcess) -> Iterator[bytes]:
+    """The lines of a query's process, and how it ended where it could not say so itself."""
     try:
-        for line in _lines(cursor, sql):
-            yield line
-            if late.is_set():
-                raise duckdb.InterruptException
-    except duckdb.InterruptException:
-        yield refusal(
-            UserError(f"The query was stopped after {seconds:g} s: narrow it, or ask for fewer rows.", code=124)
-        )
-    except duckdb.Error as wrong:
-        yield refusal(UsageError(error_sentence(wrong)))
+        yield from process.lines()
     except UserError as wrong:
         yield refusal(wrong)
-    finally:
-        clock.cancel()
-        cursor.close()
 
 
 def refusal(wrong: UserError) -> bytes:
@@ -152,25 +156,69 @@ def stop_listening(socket_path: Path) -> None:
         _note_path(socket_path).unlink()
 
 
-def _lines(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
-    statements = cursor.extract_statements(sql)
+def _answer(
+    open_database: Callable[[], duckdb.DuckDBPyConnection], path: Path, sql: str, limits: QueryLimits
+) -> Iterator[bytes]:
+    """In the query's process: the lines of its answer, the last one an end or an error."""
+    size = 0
+    try:
+        connection = open_database().cursor()  # without the temporary tables of the one that is open
+        _confine(connection, path, limits)
+        for line in _lines(connection, sql):
+            size += len(line)
+            if size > limits.answer:
+                raise UserError(
+                    f"The answer is longer than {limits.answer >> 20} MiB: ask for fewer rows or columns, or write "
+                    "the tables with `evolog replay --into FILE --parquet DIR`."
+                )
+            yield line
+    except (duckdb.OutOfMemoryException, MemoryError):
+        yield refusal(limits.too_much_memory())
+    except duckdb.Error as wrong:
+        yield refusal(damage(path, wrong) or UsageError(error_sentence(wrong)))
+    except UserError as wrong:
+        yield refusal(wrong)
+
+
+def _confine(connection: duckdb.DuckDBPyConnection, path: Path, limits: QueryLimits) -> None:
+    """Put files, extensions and settings out of the reach of a database's SQL, once and for all."""
+    spill = "" if path == MEMORY else str(spill_folder(path, os.getpid()))
+    for setting, value in (
+        ("memory_limit", f"{int(limits.memory * _DUCKDB_SHARE)}B"),
+        ("temp_directory", spill),
+        ("max_temp_directory_size", f"{limits.disk}B"),
+        ("enable_external_access", False),
+        ("lock_configuration", True),
+    ):
+        connection.execute(f"SET GLOBAL {setting} = $1", [value]).fetchall()
+
+
+def _lines(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[bytes]:
+    statements = connection.extract_statements(sql)
     kinds = [_kind(statement) for statement in statements]
     if len(kinds) != 1 or kinds[0] not in _READS:
         names = ", ".join(kind.name if kind else "a statement without a name" for kind in kinds) or "nothing"
         raise UsageError(f"The archive is read-only and takes one SELECT or EXPLAIN at a time; found {names}.")
     statement = statements[0]
-    cursor.execute("BEGIN TRANSACTION READ ONLY").fetchall()
+    if refused := refused_name(statement.query):
+        raise UsageError(
+            f"{refused} is refused: a query reads the archive's tables, and no file, setting or other text."
+        )
+    connection.execute("BEGIN TRANSACTION READ ONLY").fetchall()
     if kinds[0] == duckdb.StatementType.SELECT:
-        relation = cursor.sql(statement)
+        relation = connection.sql(statement)
         columns, types = relation.columns, [str(kind) for kind in relation.types]
         values = ", ".join(_portable(f"#{number}", kind) for number, kind in enumerate(types, 1))
-        cursor.execute(f"SELECT {values} FROM (\n{_body(statement.query)}\n)")
+        connection.execute(f"SELECT {values} FROM (\n{body(statement.query)}\n)")
     else:
-        cursor.execute(statement)
-        columns, types = [column[0] for column in cursor.description], [str(column[1]) for column in cursor.description]
+        connection.execute(statement)
+        columns, types = (
+            [column[0] for column in connection.description],
+            [str(column[1]) for column in connection.description],
+        )
     yield _line(AnswerLine(columns=_distinct(columns), types=tuple(types)))
     count = 0
-    while rows := cursor.fetchmany(_CHUNK):
+    while rows := connection.fetchmany(_CHUNK):
         count += len(rows)
         yield _line(AnswerLine(rows=rows))
     yield _line(AnswerLine(end=count))
@@ -182,14 +230,6 @@ def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
         return statement.type
     except ValueError:
         return None
-
-
-def _body(sql: str) -> str:
-    """One statement, without its closing semicolon and what follows it."""
-    operator = duckdb.token_type.operator
-    return sql[
-        : next((offset for offset, kind in duckdb.tokenize(sql) if kind == operator and sql[offset] == ";"), len(sql))
-    ]
 
 
 def _line(line: AnswerLine) -> bytes:
@@ -222,11 +262,6 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(distinct_names)
 
 
-def error_sentence(wrong: duckdb.Error) -> str:
-    """DuckDB's message as one line, without its excerpt of the SQL."""
-    return " ".join(str(wrong).split("\n\nLINE")[0].split())
-
-
 def collect(lines: Iterable[bytes]) -> QueryResult:
     """The result in the lines of an answer; raises the error that they end with."""
     columns: tuple[str, ...] = ()
@@ -240,10 +275,8 @@ def collect(lines: Iterable[bytes]) -> QueryResult:
                 rows.extend(line.rows)
             case AnswerLine(error=""):
                 return QueryResult(columns, types, rows)
-            case AnswerLine(code=UsageError.code):
-                raise UsageError(line.error)
             case _:
-                raise UserError(line.error, code=line.code)
+                raise _ERRORS.get(line.code, UserError)(line.error, code=line.code)
     raise TryAgain("The archivist stopped in the middle of its answer; ask again.")
 
 

@@ -23,14 +23,13 @@ def ablate(
     The table compares them, with intervals over the seeds.
     """
     import msgspec
-    from rich.console import Console
 
     from replay.report import Report
     from runtime.run.order import RunOrder
     from services.cli.live import follow, goes_on, prepare, run_name, say_failed, to_stderr
     from services.host.node import Node
     from services.host.orders import check, services_up
-    from services.views.progress import stdout
+    from services.views.progress import VisibleConsole, stdout
     from services.views.run import ablation_table
 
     node, reports = Node(directory), list[Report]()
@@ -40,7 +39,7 @@ def ablate(
             for levers in ("scaffold", "weights", "both"):
                 order = RunOrder(task=task, levers=levers, seed=seed, generations=generations, budget=budget)
                 name = run_name(order)
-                report = follow(node, name, prepare(node, order), Console(stderr=True, markup=False))
+                report = follow(node, name, prepare(node, order), VisibleConsole(stderr=True))
                 if report is None:
                     services.keep()
                     return goes_on(name)

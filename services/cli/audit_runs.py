@@ -25,6 +25,7 @@ from runtime.run.loading import OWN, TaskAccess
 from services.cli.reading import exports_in_words, read_run
 from services.host.node import Node
 from services.host.sources import imported_runs, open_logs, run_starts
+from services.host.visible import visible
 from services.views import audit as words
 from services.views.progress import stdout, working
 
@@ -95,7 +96,7 @@ def exit_code(state: str, fail_on: FailOn) -> int:
 def _show(report: AuditReport) -> None:
     """Print the audit for people."""
     audit, console = report.audit, stdout()
-    console.print(Text(words.headline(audit), style=COLOURS[audit.state]), soft_wrap=True)
+    console.print(Text(visible(words.headline(audit)), style=COLOURS[audit.state]), soft_wrap=True)
     for line in words.opening(report):
         console.print(line, soft_wrap=True, highlight=False)
     for table in words.tables(audit):

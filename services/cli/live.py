@@ -18,7 +18,7 @@ from runtime.blobs.directory import Blobs
 from runtime.run.order import RunOrder, default_name, order_run
 from services.host.node import Node, owner_alone
 from services.host.orders import begin, check, services_up
-from services.views.progress import pretraining_progress, stdout, working
+from services.views.progress import VisibleConsole, pretraining_progress, stdout, working
 from services.views.run import LiveRun, final_table, why_failed
 
 
@@ -50,7 +50,7 @@ def carry_out(node: Node, name: str, plan: Callable[[], RunStarted], *, detach: 
             services.keep()
             click.echo(name)
             return 0
-        report = follow(node, name, started, Console(stderr=as_json, markup=False))
+        report = follow(node, name, started, VisibleConsole(stderr=as_json))
         if report is None:
             services.keep()
             return goes_on(name)

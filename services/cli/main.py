@@ -31,6 +31,7 @@ from services.cli.sign import sign, verify
 from services.cli.sql import sql
 from services.cli.up import up
 from services.cli.watch import watch
+from services.host.visible import visible_output
 
 VERBS: dict[str, tuple[click.Command, ...]] = {
     "Start a run": (run, ablate, fork),
@@ -49,6 +50,10 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command, and exit as the conventions of sysexits say."""
+        with visible_output():
+            self._main(*args, **kwargs)
+
+    def _main(self, *args: Any, **kwargs: Any) -> None:
         kwargs["standalone_mode"] = False
         try:
             result = super().main(*args, **kwargs)

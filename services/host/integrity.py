@@ -127,7 +127,7 @@ async def _decided_otherwise(
 def archive_cursor(node: Node, stream: str) -> int:
     """The last sequence that the stream's archive has read; 0 where no archive answers."""
     try:
-        sql = "SELECT seq FROM cursor"
+        sql = "SELECT coalesce(max(seq), 0)::BIGINT FROM cursor"
         result = query(node.directory, sql) if stream == LOG else query_file(node.gold_archive, sql)
         return int(result.rows[0][0])
     except UserError:

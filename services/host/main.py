@@ -13,6 +13,7 @@ from pathlib import Path
 from events.catalogue import SERVICES
 from events.errors import UserError
 from services.host.node import owner_alone
+from services.host.visible import visible_output
 
 logger = logging.getLogger("evolog")
 READY_FD = "EVOLOG_READY_FD"
@@ -66,10 +67,11 @@ def main() -> None:
     parser.add_argument("--index", type=int, default=0)
     options = parser.parse_args()
     owner_alone()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("nats", "httpx", "httpx2", "anthropic", "openai", "transformers"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    asyncio.run(_run(options.name, options.index, options.dir.resolve()))
+    with visible_output():  # its log is read in a terminal
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        for noisy in ("nats", "httpx", "httpx2", "anthropic", "openai", "transformers"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        asyncio.run(_run(options.name, options.index, options.dir.resolve()))
 
 
 if __name__ == "__main__":

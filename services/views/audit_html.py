@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 from replay.audit.audit import AuditReport
+from services.host.visible import visible
 from services.views import audit as words
 from services.views.audit import AuditTable
 from services.views.audit_pictures import Picture
@@ -41,7 +42,7 @@ def page(report: AuditReport, pictures: Sequence[Picture]) -> str:
         '<meta http-equiv="Content-Security-Policy" '
         f'content="{POLICY}"><title>{escape(title)}</title><style>{STYLE}</style>'
     )
-    return (
+    return visible(
         "<!doctype html>\n<html "
         f'lang="en"><head>{head}</head>\n<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n'
     )

@@ -3,6 +3,7 @@
 import json
 
 from replay.compare import RunComparison
+from services.host.visible import one_line
 
 
 def comparison_lines(comparison: RunComparison) -> list[str]:
@@ -42,7 +43,7 @@ def comparison_lines(comparison: RunComparison) -> list[str]:
 
 
 def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

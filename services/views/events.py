@@ -5,6 +5,7 @@ import msgspec
 from events import codec
 from events.time import rfc3339
 from runtime.log.port import Stored
+from services.host.visible import one_line
 
 WIDTH = 160
 """Characters of an event that are shown."""
@@ -17,7 +18,8 @@ def message_line(stored: Stored) -> str:
     try:
         event = codec.decode_at(stored.subject, stored.data)
     except codec.Unreadable as wrong:
-        return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {stored.subject}  UNREADABLE: {wrong}"
+        reason = one_line(str(wrong))
+        return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {stored.subject}  UNREADABLE: {reason}"
     text = msgspec.json.encode(event.data).decode()
     short = text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
     return f"{stored.sequence:>8}  {rfc3339(stored.time)[11:23]}  {event.run}  {event.tag:<22}  {short}"

@@ -3,17 +3,42 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from services.host.visible import raw, visible
 
 WIDTH = 120
 """Columns of a table where the output is no terminal."""
 
 
+class VisibleConsole(Console):
+    """A console on standard output, or on stderr, for text that a model may have written.
+
+    Control characters in the text are made visible, and no markup and no names of emoji are looked for in it.
+    """
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(file=raw(sys.stderr if stderr else sys.stdout), width=width, markup=False, emoji=False)
+        self.stderr = stderr
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as it is measured and laid out."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """What is written of anything; only what styles and cursor need is not text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def stdout() -> Console:
-    """The console for tables. Markup is off, since a model may have written the text."""
-    return Console(markup=False) if sys.stdout.isatty() else Console(width=WIDTH, markup=False)
+    """The console for tables."""
+    return VisibleConsole() if sys.stdout.isatty() else VisibleConsole(width=WIDTH)
 
 
 @contextlib.contextmanager
@@ -22,8 +47,8 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda words: None
         return
-    with Console(stderr=True).status(text) as status:
-        yield lambda words: status.update(words)
+    with VisibleConsole(stderr=True).status(Text(visible(text))) as status:
+        yield lambda words: status.update(Text(visible(words)))
 
 
 @contextlib.contextmanager
@@ -35,13 +60,13 @@ def counting(text: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as progress:
+    with Progress(*columns, console=VisibleConsole(stderr=True), transient=True) as progress:
         bar = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 

@@ -12,7 +12,9 @@ import duckdb
 import msgspec
 
 from events.errors import UsageError
-from replay.archive.query import JSON_ENCODER, QueryResult, error_sentence
+from replay.archive.projection import error_sentence
+from replay.archive.query import JSON_ENCODER, QueryResult
+from services.host.visible import visible
 
 FORMATS = ("table", "json", "ndjson", "csv", "parquet")
 _NUMBERS = ("BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "FLOAT", "DECIMAL")
@@ -29,11 +31,12 @@ def render(result: QueryResult, format: str, file: Path | None = None) -> None:
         case "table":
             data = _table(result, to_terminal=file is None)
         case "json":
-            data = msgspec.json.format(JSON_ENCODER.encode(_objects(result))) + b"\n"
+            data = _visible(msgspec.json.format(JSON_ENCODER.encode(_objects(result))) + b"\n")
         case "ndjson":
-            data = b"".join(JSON_ENCODER.encode(row) + b"\n" for row in _objects(result))
+            data = _visible(b"".join(JSON_ENCODER.encode(row) + b"\n" for row in _objects(result)))
         case "csv":
             data = _csv(result)
+            data = _visible(data) if file is None and sys.stdout.isatty() else data
         case "parquet":
             try:
                 data = _parquet(result)
@@ -64,6 +67,10 @@ def _field(value: object) -> str:
             return JSON_ENCODER.encode(value).decode()
 
 
+def _visible(data: bytes) -> bytes:
+    return visible(data.decode()).encode()
+
+
 def _csv(result: QueryResult) -> bytes:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -74,17 +81,18 @@ def _csv(result: QueryResult) -> bytes:
 
 def _table(result: QueryResult, *, to_terminal: bool) -> bytes:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from services.views.progress import VisibleConsole
+
     table = Table(box=box.SIMPLE_HEAD)
     for name, kind in zip(result.columns, result.types, strict=True):
-        table.add_column(Text(name), justify="right" if kind.startswith(_NUMBERS) else "left", overflow="fold")
+        table.add_column(Text(visible(name)), justify="right" if kind.startswith(_NUMBERS) else "left", overflow="fold")
     for row in result.rows:
-        table.add_row(*(Text("NULL", style="dim") if value is None else Text(_field(value)) for value in row))
-    console = Console() if to_terminal else Console(file=StringIO())
-    if not console.is_terminal:
+        table.add_row(*(Text("NULL", style="dim") if value is None else Text(visible(_field(value))) for value in row))
+    console = VisibleConsole()
+    if not to_terminal or not console.is_terminal:
         console.width = max(console.measure(table, options=console.options.update(width=1_000_000)).maximum, 1)
     with console.capture() as text:
         console.print(table)

@@ -18,6 +18,8 @@ from events.run import RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed
 from replay.report import CELL_NAMES, Generation, Report, Reporter, sort_cells
 from runtime.agents.providers import model_of, price_of_model
+from services.host.visible import one_line
+from services.views.progress import VisibleConsole
 from services.views.replayed import closing_lines
 
 if TYPE_CHECKING:
@@ -76,13 +78,13 @@ class LiveRun:
         self.console = console
         self.counts_rollouts = sys.stderr.isatty()
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("rollouts"),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True, markup=False), transient=True)
+        self._progress = Progress(*columns, console=VisibleConsole(stderr=True), transient=True)
         self._bar = self._progress.add_task("", total=None)
 
     def __enter__(self) -> "LiveRun":
@@ -109,7 +111,7 @@ class LiveRun:
             for line in event_lines(event, reporter):
                 # lines to a terminal go through the bar, which moves below them
                 console = self._progress.console if self.counts_rollouts and self.console.stderr else self.console
-                console.print(line, soft_wrap=True, highlight=False)
+                console.print(one_line(line), soft_wrap=True, highlight=False)
         if self.counts_rollouts:
             report = reporter.report
             row = report.generations[-1] if report.generations else None

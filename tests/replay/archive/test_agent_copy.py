@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import pytest
 
 from events.subjects import run_of
 from replay.archive.agent_copy import TABLES, RunTables
-from replay.archive.projection import Archive
+from replay.archive.projection import MEMORY, Archive
 from replay.archive.query import QueryResult, answer, collect
 from replay.exports import folder
 from runtime.log.lineage import Span
@@ -19,13 +18,13 @@ from tests.harness.paths import HISTORIES
 @contextmanager
 def tables(messages: Sequence[Stored], run: str, past: Sequence[Span]) -> Iterator[RunTables]:
     """Those of a run, over an archive that holds these messages and the event that is waited for."""
-    archive = Archive(Path(":memory:"))
+    archive = Archive(MEMORY)
     archive.add(archive.read(messages))
     archive.commit()
     archive.connection.execute(f"INSERT INTO events (run, id) VALUES ('{run}', 'awaited')")
 
     def ask(sql: str) -> QueryResult:
-        with closing(answer(archive.connection, sql, 30)) as lines:
+        with closing(answer(lambda: archive.connection, MEMORY, sql)) as lines:
             return collect(lines)
 
     found = RunTables(ask, run, past, "awaited", ())

@@ -18,6 +18,7 @@ from events.errors import NotFound, TryAgain, UsageError, UserError
 from events.run import RunPaused
 from replay.archive.projection import Archive
 from replay.archive.query import ARCHIVE, SOCKET, QueryResult, connect_path, listen_path, query, stop_listening
+from replay.archive.query_process import QueryLimits
 from runtime.log.port import Stored
 from services.archivist import CONCURRENT, QueryServer
 from services.views.query_result import FORMATS, render
@@ -123,7 +124,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Archi
     directory = tmp_path_factory.mktemp("busy")
     archive = Archive(directory / ARCHIVE)
     archive.apply([paused(1), paused(2)])
-    server = QueryServer(archive.connection, directory / SOCKET, seconds=60)
+    server = QueryServer(archive, directory / SOCKET, QueryLimits(60))
     yield directory, archive
     server.close()
     archive.close()
@@ -161,6 +162,7 @@ ALLOWED = [
     "{'a': 1})",
     "SELECT 1 AS a, 2 AS a",
     "SELECT '; --' AS \"a;b\" /* ; */ ;; -- ü; y",
+    "SELECT 'ü' AS \"ü;\"; -- behind letters of two bytes",
     "DESCRIBE events",
     "SUMMARIZE events",
     "SHOW TABLES",
@@ -171,7 +173,7 @@ ALLOWED = [
 
 
 def test_reading_is_answered_alike_by_the_archivist_and_from_the_file(archive: Archive, tmp_path: Path) -> None:
-    server = QueryServer(archive.connection, tmp_path / SOCKET)
+    server = QueryServer(archive, tmp_path / SOCKET)
     asked = [query(tmp_path, sql) for sql in ALLOWED]
     server.close()
     archive.close()
@@ -197,7 +199,7 @@ def test_a_long_answer_comes_whole_and_in_order(busy: tuple[Path, Archive]) -> N
 
 
 def test_queries_are_answered_while_the_archive_is_written(archive: Archive, tmp_path: Path) -> None:
-    server = QueryServer(archive.connection, tmp_path / SOCKET)
+    server = QueryServer(archive, tmp_path / SOCKET)
     with ThreadPoolExecutor(4) as pool:
         asked = [
             pool.submit(query, tmp_path, "SELECT (SELECT count(*) FROM events), (SELECT seq FROM cursor)")
@@ -213,7 +215,7 @@ def test_queries_are_answered_while_the_archive_is_written(archive: Archive, tmp
 
 @pytest.mark.parametrize("sql", ["SELECT count(*) FROM range(100000000000)", "SELECT range FROM range(100000000000)"])
 def test_a_query_that_takes_too_long_is_stopped(sql: str, archive: Archive, tmp_path: Path) -> None:
-    server = QueryServer(archive.connection, tmp_path / SOCKET, seconds=0.3)
+    server = QueryServer(archive, tmp_path / SOCKET, QueryLimits(0.3))
     with pytest.raises(UserError, match=r"stopped after 0\.3 s") as late:
         query(tmp_path, sql)
     assert late.value.code == 124
@@ -270,7 +272,7 @@ def test_a_directory_without_an_archive_is_not_found(tmp_path: Path) -> None:
 
 def test_a_socket_whose_path_is_too_long_is_put_elsewhere(archive: Archive, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
-    server = QueryServer(archive.connection, deep / SOCKET)
+    server = QueryServer(archive, deep / SOCKET)
     elsewhere = connect_path(deep / SOCKET)
     assert len(bytes(elsewhere)) <= 100
     assert elsewhere.parent.stat().st_mode & 0o077 == 0
