@@ -47,7 +47,9 @@ class GoldFailed(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
-    """The cell, as in `gold_scored`; or `references`, `baselines`, `perturbed:<name>` where these could not be had."""
+    """The cell, as in `gold_scored`; or `references`, `baselines`, `perturbed:<name>` where these could not be had, or
+    `unscored:<measure> of <pair>` where a measure could not score some or all of a pair's answers.
+    """
     split: SplitName
     """The split: `dev` or `test`."""
     reason: str
@@ -85,6 +87,8 @@ class AuditFinished(Fact, frozen=True, kw_only=True):
 
 VERIFIER, GOLD, PERTURBED, CHANGED, EXTRA = "verifier", "gold", "perturbed:", "changed:", "beside:"
 """The measures of `PairMeasured`; the last three begin its name."""
+UNSCORED = "unscored:"
+"""Begins the cell of a `GoldFailed` for answers to test that a measure could not score."""
 CANARY, CEILING = "canary:", "ceiling"
 """The names of `ReferenceMeasured`; the first begins its name."""
 
@@ -107,7 +111,9 @@ class PairMeasured(Fact, frozen=True, kw_only=True):
     measure: str
     """The measure's name."""
     scores: dict[str, tuple[float, ...]]
-    """The score of each attempt, by the item's id, in the measure's unit; 0 for one that did not answer."""
+    """The score of each attempt, by the item's id, in the measure's unit; 0 for one that did not answer. An answer that
+    could not be scored is left out.
+    """
     failed: int
     """Number of attempts that failed to run."""
     blob: str

@@ -148,6 +148,6 @@ DriftState = Literal["green", "suspect", "drift"]
 """The auditor's verdict on a run.
 
 `green`: no check raised a finding.
-`suspect`: a family of checks did, short of what makes a drift.
+`suspect`: a family of checks did, short of what makes a drift, or gold could not be scored.
 `drift`: the gap between score and gold and another family did, or provenance did.
 """

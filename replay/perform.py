@@ -32,6 +32,7 @@ from runtime.blobs.directory import Blobs
 from runtime.effects.choose import HISTORY_TYPES, choose_by_rules
 from runtime.effects.propose import reference_scaffold
 from runtime.effects.score import score
+from runtime.effects.scoring import ScoringProcess
 from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.port import Stored
 from runtime.policies.bases import HF, kind_of
@@ -96,13 +97,14 @@ class Overlay(Blobs):
 
 
 class Stage:
-    """Where effects are performed again: the recorded run, its blobs, its tasks as this host has them, and a folder to
-    work in.
+    """Where effects are performed again: the recorded run, its blobs, its tasks as this host has them, a folder to work
+    in, and what calls verifiers.
     """
 
     def __init__(self, recorded: EventIndex, blobs: Blobs, work: Path, access: TaskAccess) -> None:
         self.recorded, self.blobs, self.work = recorded, Overlay(work / "blobs", blobs), work
         self.access = access
+        self.scorer = ScoringProcess()
         self._loaded: dict[str, LoadedRun | UserError] = {}
         self._labels: dict[str, dict[str, str]] = {}
 
@@ -125,7 +127,8 @@ class Stage:
         return loaded
 
     def close(self) -> None:
-        """End the verifiers that run in the sandbox."""
+        """End the processes that verifiers run in."""
+        self.scorer.close()
         for loaded in self._loaded.values():
             if isinstance(loaded, LoadedRun) and isinstance(loaded.task.judge, ConfinedVerifier):
                 loaded.task.judge.close()
@@ -265,7 +268,7 @@ def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
             raise CheckFailed(
                 f"the run was scored by {loaded.started.verifier}, and the task has {loaded.task.verifier} now"
             )
-        return [score(event.id, event.data, loaded, labels)]
+        return [*score({event.id: event.data}, loaded, labels, stage.scorer)]
 
     return _each(
         stage.recorded.answered_requests("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)),

@@ -189,13 +189,19 @@ class RescoredAttempt(NamedTuple):
 def _verifier(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
     loaded, labels = stage.loaded(run), stage.labels(run)
     replacement = loaded._replace(task=loaded.task.with_verifier(source, str(path)))
-    judgements: dict[str, Fact] = {}
-    pairs: list[RescoredAttempt] = []
-    for entry in stage.recorded.events:
-        attempt, recorded = entry.event.data, stage.recorded.judgements.get(entry.event.id)
-        if isinstance(attempt, TrajectoryRecorded) and recorded:
-            judgements[entry.event.id] = judgement = score(entry.event.id, attempt, replacement, labels)
-            pairs.append(RescoredAttempt(entry, attempt, _reward(recorded), _reward(judgement)))
+    judged = [
+        (entry, entry.event.data, recorded)
+        for entry in stage.recorded.events
+        if isinstance(entry.event.data, TrajectoryRecorded)
+        and (recorded := stage.recorded.judgements.get(entry.event.id))
+    ]
+    attempts = {entry.event.id: attempt for entry, attempt, _ in judged}
+    facts = score(attempts, replacement, labels, stage.scorer)
+    judgements: dict[str, Fact] = {fact.trajectory: fact for fact in facts}
+    pairs = [
+        RescoredAttempt(entry, attempt, _reward(recorded), _reward(judgements[entry.event.id]))
+        for entry, attempt, recorded in judged
+    ]
     failed = Counter(fact.reason for fact in judgements.values() if isinstance(fact, ScoringFailed))
     if failed and failed.total() == len(pairs):
         raise Misconfigured(f"{path} scored none of {len(pairs):,} trajectories. {next(iter(failed))}")

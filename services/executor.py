@@ -51,17 +51,17 @@ async def run_shards(context: Context, runner: RolloutRunner) -> None:
         def record(calls: Sequence[ModelCalled]) -> bool:
             return context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
+        loaded = await context.load(event.run)
         try:
-            loaded = await context.load(event.run)
             shard = requested_shard(event, requested, loaded)
-        except Misconfigured as wrong:  # the task's; where only this host lacks the data, another one may have it
+        except Misconfigured as wrong:  # the task's code for hints
             results = failed_attempts(requested.items, requested.attempts, "unloadable", str(wrong))
         else:
             results = await asyncio.to_thread(runner.run, shard, loaded.public, CallLog(find, record))
             await asyncio.sleep(random.uniform(0, jitter))
         return [answer(fact, event, "executor") for fact in facts_of(event.id, requested, results)]
 
-    await work(context.log, perform, source="executor", scanner=context.scanner)
+    await work(context.log, perform, source="executor", scanner=context.scanner, wants=context.wants())
 
 
 def requested_shard(event: Event, requested: RolloutsRequested, loaded: LoadedRun) -> RolloutShard:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from events.change import ProposalFailed
 from events.choice import FeedbackRequested
 from events.codec import Event
-from events.errors import HostUnfit, TryAgain, Unavailable, why
+from events.errors import raise_if_hosts, why
 from events.fact import Fact
 from events.kinds import AgentName
 from runtime.agents import feedback
@@ -54,15 +54,14 @@ async def serve(context: Context) -> None:
                     facts = await asyncio.to_thread(choose_by_rules, context.blobs, history, probe, loaded, requested)
                 else:
                     facts = await _by_model(context, event, requested, loaded, model, history, probe)
-            except (HostUnfit, Unavailable, TryAgain):
-                raise  # this is handed out again
             except Exception as wrong:  # an edit is the task's own code
+                raise_if_hosts(wrong)
                 facts = [ProposalFailed(generation=requested.generation, reason=why(wrong))]
             facts = without_secrets(facts, requested.generation, context.scanner)
             outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 
-    await work(context.log, perform, source=AGENT, scanner=context.scanner)
+    await work(context.log, perform, source=AGENT, scanner=context.scanner, wants=context.wants())
 
 
 async def _by_model(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from events.change import ProposalFailed, ScaffoldRequested
 from events.codec import Event
-from events.errors import HostUnfit, TryAgain, Unavailable, why
+from events.errors import raise_if_hosts, why
 from events.fact import Fact
 from events.kinds import AgentName
 from runtime.agents.providers import LanguageModel, model_of
@@ -33,17 +33,15 @@ async def serve(context: Context) -> None:
                     if model is None
                     else await _by_model(context, event, event.data, loaded, model)
                 )
-            except (HostUnfit, Unavailable, TryAgain):
-                raise  # this is handed out again
-            except (
-                Exception
-            ) as wrong:  # the task's own code, or what an SDK did not foresee: again would be paid for again
+            except Exception as wrong:
+                raise_if_hosts(wrong)
+                # the task's own code, or what an SDK did not foresee: again would be paid for again
                 facts = [ProposalFailed(generation=event.data.generation, reason=why(wrong))]
             facts = without_secrets(facts, event.data.generation, context.scanner)
             outputs += [answer(fact, event, AGENT) for fact in facts]
         return outputs
 
-    await work(context.log, perform, source=AGENT, scanner=context.scanner)
+    await work(context.log, perform, source=AGENT, scanner=context.scanner, wants=context.wants())
 
 
 async def _by_model(

@@ -38,4 +38,4 @@ async def check_adapters(context: Context, models: ServedModels) -> None:
             outputs.append(answer(await asyncio.to_thread(check_adapter, models, event.data), event, "policy"))
         return outputs
 
-    await work(context.log, perform, source="policy", scanner=context.scanner)
+    await work(context.log, perform, source="policy", scanner=context.scanner, wants=context.wants())

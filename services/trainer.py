@@ -45,7 +45,7 @@ async def serve(context: Context) -> None:
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs
 
-    await work(context.log, perform, source="trainer", scanner=context.scanner)
+    await work(context.log, perform, source="trainer", scanner=context.scanner, wants=context.wants())
 
 
 def _train(

@@ -67,6 +67,13 @@ class Task(msgspec.Struct, frozen=True):
     """Tokens of the longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, else 64."""
     judge: Any = None
     """The verifier, where it is not the folder's own verifier.py: a module, or what has the names of one."""
+    judge_text: str = ""
+    """The text of that module, from which another process can make it; empty for what is no module."""
+
+    @property
+    def reference(self) -> str:
+        """What `load` finds this task by: its name, or its folder's path."""
+        return self.package.removeprefix("tasks.") if self.package.startswith("tasks.") else str(self.folder)
 
     def verifier_text(self, named: str) -> str:
         """The text of one of the task's further verifiers, its verifier_NAME.py, or else of a file or a task folder at
@@ -94,13 +101,13 @@ class Task(msgspec.Struct, frozen=True):
         Its imports from the task's folder are this task's. Raises Misconfigured where it cannot be run or does not keep
         the contract.
         """
-        return self.with_judge(from_source(source, name, self.package, REQUIRED_NAMES["verifier"]), name)
+        return self.with_judge(from_source(source, name, self.package, REQUIRED_NAMES["verifier"]), name, source)
 
-    def with_judge(self, judge: Any, name: str) -> "Task":
+    def with_judge(self, judge: Any, name: str, text: str = "") -> "Task":
         """This task with another verifier that is loaded already: what has a verifier.py's `VERSION` and `score`."""
         if not isinstance(judge.VERSION, str):
             raise Misconfigured(f"{name}: VERSION is {judge.VERSION!r:.60}; expected a string.")
-        return msgspec.structs.replace(self, judge=judge, verifier=f"{self.name}/{judge.VERSION}")
+        return msgspec.structs.replace(self, judge=judge, judge_text=text, verifier=f"{self.name}/{judge.VERSION}")
 
     def has_verifier(self, source: str) -> bool:
         """Whether this is the text of one of the task's own verifiers."""
@@ -226,24 +233,26 @@ class Task(msgspec.Struct, frozen=True):
 
         For the auditor only.
         """
-        gold = _module(self.folder, self.package, "gold")
-        metrics = getattr(
-            gold, "EXTRA_METRICS", getattr(gold, "BESIDE", {})
-        )  # BESIDE: how it was called until 2026-11-28
+        metrics = _extra_metrics(_module(self.folder, self.package, "gold"))
         if not isinstance(metrics, Mapping) or not all(callable(metric) for metric in metrics.values()):
             raise self._broken("gold", f"EXTRA_METRICS is {metrics!r:.60}; expected a dict of functions by name")
 
-        def measure(name: str, answer: str | None, label: str) -> float:
-            try:
-                return self._finite(name, metrics[name](answer, label))
-            except UserError:
-                raise
-            except Exception as error:
-                raise without_extra(error) or self._broken(
-                    "gold", f"{name} raised {type(error).__name__}: {error}"
-                ) from error
+        return {name: partial(self.extra_metric, name) for name in metrics}
 
-        return {name: partial(measure, name) for name in metrics}
+    def extra_metric(self, name: str, answer: str | None, label: str) -> float:
+        """One of the `extra_metrics` of an answer.
+
+        For the auditor only.
+        """
+        gold = _module(self.folder, self.package, "gold")
+        try:
+            return self._finite(name, _extra_metrics(gold)[name](answer, label))
+        except UserError:
+            raise
+        except Exception as error:
+            raise without_extra(error) or self._broken(
+                "gold", f"{name} raised {type(error).__name__}: {error}"
+            ) from error
 
     def canaries(self, label: str) -> dict[str, tuple[float, float]]:
         """The reward and the gold score of answers that need no skill, by name; none where gold.py has none.
@@ -477,6 +486,10 @@ def _data_fault(public: Public) -> str:
     if missing := [split for split in ("train", "dev", "test") if not public.digests.get(split)]:
         return f"no digest of {missing[0]}; expected one each of train, dev and test"
     return ""
+
+
+def _extra_metrics(gold: ModuleType) -> Any:
+    return getattr(gold, "EXTRA_METRICS", getattr(gold, "BESIDE", {}))  # BESIDE: how it was called until 2026-11-28
 
 
 def _package(folder: Path) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from algorithms.statistics import Estimate
-from events.gold import GOLD, DriftFlagged, GoldFailed
+from events.gold import GOLD, UNSCORED, VERIFIER, DriftFlagged, GoldFailed
 from replay.audit.candidates import MIN_ITEMS, AuditedCandidate, AuditedRun, audited_run
 from replay.audit.cross_play import AdditiveFit, CrossPlayTable, additive_fits, cross_play_finding, cross_play_tables
 from replay.audit.growth import change_point_finding, gap_finding
@@ -31,6 +31,8 @@ from replay.history import History
 from replay.recorded import EventIndex, StoredEvent
 from runtime.run.loading import TaskAccess
 
+UNSCORED_TEST = (f"{UNSCORED}{GOLD} ", f"{UNSCORED}{VERIFIER} ")
+"""How the cells of failures begin without which the gap is not known."""
 HIDDEN_ITEM_RULES = ("hidden_in_sight", "trained_on_audited")
 """The checks of provenance that need the task's hidden items."""
 T = TypeVar("T")
@@ -118,6 +120,7 @@ def audit(
         *perturbation_findings(run),
         *ceiling_findings(run),
         *provenance,
+        *_missing_gold(_facts(gold, GoldFailed)),
     ]
     verdict = decide(findings)
     evaluated = [candidate for candidate in run.candidates if candidate.evaluated.items]
@@ -157,12 +160,12 @@ def audit_history(run: History, access: TaskAccess = TaskAccess()) -> AuditRepor
     known, notes = known_of(run.started, log.events, gold.events, access=access)
     notes += [
         f"The auditor could not score {failed.cell} on {failed.split}: {failed.reason}"
-        for failed in _facts(gold, GoldFailed)
+        for failed in _facts(gold.events, GoldFailed)
     ]
     unchecked = () if known.hidden else HIDDEN_ITEM_RULES
     return AuditReport(
         audit(log.events, gold.events, run.blobs.get, known, run.started.seed),
-        _facts(gold, DriftFlagged),
+        _facts(gold.events, DriftFlagged),
         notes,
         unchecked,
     )
@@ -193,5 +196,15 @@ def _first_flagged(rows: Sequence[CandidateRow], findings: Sequence[Finding], ve
     return min(seen, default=rows[-1].generation if rows else None)
 
 
-def _facts(index: EventIndex, kind: type[T]) -> list[T]:
-    return [stored.event.data for stored in index.events if isinstance(stored.event.data, kind)]
+def _missing_gold(failures: Sequence[GoldFailed]) -> list[Finding]:
+    """Raised where the auditor could not score a candidate's answers to test; no finding where it could."""
+    missing = [one for one in failures if one.cell == "final" or one.cell.startswith(UNSCORED_TEST)]
+    if not missing:
+        return []
+    more = f" So it was in {len(missing) - 1} more cases." if len(missing) > 1 else ""
+    sentence = f"The auditor could not score {missing[0].cell} on {missing[0].split}: {missing[0].reason}.{more}"
+    return [Finding(family="unscored", rule="gold_missing", raised=True, sentence=sentence)]
+
+
+def _facts(events: Sequence[StoredEvent], kind: type[T]) -> list[T]:
+    return [stored.event.data for stored in events if isinstance(stored.event.data, kind)]

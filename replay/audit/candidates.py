@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from events.choice import ParentSelected
 from events.gold import CHANGED, GOLD, PERTURBED, VERIFIER, PairMeasured, ReferenceMeasured
-from events.judgement import CandidateEvaluated, TrajectoryScored
+from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.population import CandidateAccepted
 from events.rollouts import RolloutsRequested
 from events.run import RunStarted
@@ -68,7 +68,9 @@ class AuditedRun(NamedTuple):
     parents: Mapping[int, str]
     """The candidate that each generation was made from, where that is recorded."""
     dev: Mapping[int, Outcomes]
-    """P_sel by generation, attempt by attempt; an attempt that did not run, or could not be scored, is 0."""
+    """P_sel by generation, attempt by attempt; an attempt that did not run is 0, one that could not be scored is left
+    out.
+    """
     outcomes: Mapping[PairKey, Mapping[str, Outcomes]]
     """What the auditor measured of each pair, by measure (`events/gold.py`)."""
     subsets: Mapping[PairKey, frozenset[str]]
@@ -90,7 +92,7 @@ def audited_run(
     )
     assert isinstance(started, RunStarted)
     comparable = events[comparable_from(stored.event.data for stored in events) :]
-    candidates, parents, outcomes = _candidates(comparable), _parents(events), pair_outcomes(gold)
+    candidates, parents, outcomes = _candidates(comparable), _parents(events), _on_the_same_items(pair_outcomes(gold))
     lineage = frozenset(
         _lineage(candidates, parents) if lineage_only else (candidate.generation for candidate in candidates)
     )
@@ -152,6 +154,25 @@ def pair_outcomes(gold: Sequence[StoredEvent]) -> dict[PairKey, dict[str, Outcom
     return measured
 
 
+def _on_the_same_items(measured: Mapping[PairKey, Mapping[str, Outcomes]]) -> dict[PairKey, dict[str, Outcomes]]:
+    """The outcomes without those of items that a measure could not score for every pair that it took; the run's
+    verifier and gold count as one measure, since they are compared item by item.
+    """
+    sharing: dict[str, list[Outcomes]] = {}
+    for own in measured.values():
+        for measure, outcomes in own.items():
+            sharing.setdefault(VERIFIER if measure == GOLD else measure, []).append(outcomes)
+    common = {measure: set.intersection(*map(set, outcomes)) for measure, outcomes in sharing.items()}
+    common[GOLD] = common.get(VERIFIER, set())
+    return {
+        pair: {
+            measure: {item: scores for item, scores in outcomes.items() if item in common[measure]}
+            for measure, outcomes in own.items()
+        }
+        for pair, own in measured.items()
+    }
+
+
 def _subsets(gold: Sequence[StoredEvent]) -> dict[PairKey, frozenset[str]]:
     blobs: dict[PairKey, dict[str, str]] = {}
     for fact in _pairs_measured(gold):
@@ -209,17 +230,22 @@ def _lineage(candidates: Sequence[AuditedCandidate], parents: Mapping[int, str])
 
 def _dev_outcomes(events: Sequence[StoredEvent]) -> dict[int, dict[str, list[float]]]:
     requests: dict[str, RolloutsRequested] = {}
-    outcomes: dict[int, dict[str, list[float]]] = {}
+    outcomes: dict[int, dict[str, list[float | None]]] = {}
     for stored in events:
         fact = stored.event.data
         if isinstance(fact, RolloutsRequested) and fact.purpose == "dev":
             requests[stored.event.id] = fact
             outcomes.setdefault(fact.generation, {}).update({item: [0.0] * fact.attempts for item in fact.items})
-        elif isinstance(fact, TrajectoryScored) and fact.request in requests:
+        elif isinstance(fact, TrajectoryScored | ScoringFailed) and fact.request in requests:
             attempts = outcomes[requests[fact.request].generation].get(fact.item, [])
             if fact.attempt < len(attempts):  # an attempt that was never requested is `counted_otherwise`'s to report
-                attempts[fact.attempt] = _cut(fact.reward)
-    return outcomes
+                attempts[fact.attempt] = _cut(fact.reward) if isinstance(fact, TrajectoryScored) else None
+    return {generation: _known(attempts_by_item) for generation, attempts_by_item in outcomes.items()}
+
+
+def _known(attempts_by_item: Mapping[str, Sequence[float | None]]) -> dict[str, list[float]]:
+    known = {item: [one for one in attempts if one is not None] for item, attempts in attempts_by_item.items()}
+    return {item: attempts for item, attempts in known.items() if attempts}
 
 
 def _cut(score: float) -> float:

@@ -2,7 +2,7 @@
 decided and why.
 
     suspect: one of gap, cross_play, change_point and robustness raised a finding, or exchange_rate did, whose interval
-             then lies below half of its expectation
+             then lies below half of its expectation; or gold is missing, so that nothing can be said
     drift:   gap and another family each raised one, or provenance did
 
 The probability of a false alarm is split over the families, `ALPHA`. A test that is repeated at each look splits its
@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-Family = Literal["gap", "cross_play", "change_point", "robustness", "exchange_rate", "provenance"]
+Family = Literal["gap", "cross_play", "change_point", "robustness", "exchange_rate", "provenance", "unscored"]
 VerdictState = Literal["green", "suspect", "drift"]
 
 ALPHA = {"gap": 0.02, "cross_play": 0.01, "change_point": 0.01, "robustness": 0.01}
@@ -31,9 +31,18 @@ FAMILY_NAMES: dict[Family, str] = {
     "robustness": "the metamorphic test",
     "exchange_rate": "the exchange rate",
     "provenance": "provenance",
+    "unscored": "gold that is missing",
 }
 """The families in words, as verdicts name them."""
-_BY_PRECISION: tuple[Family, ...] = ("provenance", "change_point", "exchange_rate", "cross_play", "robustness", "gap")
+_BY_PRECISION: tuple[Family, ...] = (
+    "provenance",
+    "change_point",
+    "exchange_rate",
+    "cross_play",
+    "robustness",
+    "gap",
+    "unscored",
+)
 """Which family names lever and generation best: first the checks of the log, then what was made to place a change, then
 the rest.
 """
@@ -89,7 +98,7 @@ def decide(findings: Sequence[Finding]) -> AuditVerdict:
     raised = [finding for finding in findings if finding.raised]
     provenance = [finding for finding in raised if finding.family == "provenance"]
     gap = [finding for finding in raised if finding.family == "gap"]
-    others = [finding for finding in raised if finding.family not in ("gap", "provenance")]
+    others = [finding for finding in raised if finding.family not in ("gap", "provenance", "unscored")]
     state: VerdictState
     if provenance:
         state, deciding = "drift", provenance[:1]

@@ -2,19 +2,19 @@
 read.
 """
 
-import errno
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from events.errors import CheckFailed, NotFound, TryAgain
+from events.errors import CheckFailed, NotHere, disk_is_full, no_room
 from runtime.blobs.files import open_regular
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -37,12 +37,15 @@ class Blobs:
         self._unpacked: set[Path] = set()
 
     def put(self, data: bytes) -> str:
-        """Store the bytes and return their digest; they are on disk, synced, before this returns."""
+        """Store the bytes and return their digest; they are on disk, synced, before this returns.
+
+        Raises `TryAgain` without room for them.
+        """
         digest = hashlib.sha256(data).hexdigest()
         target = self.path(digest)
         if target.exists():
             return digest
-        try:
+        with _room_in(self.root):
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=target.parent)
             try:
@@ -55,16 +58,10 @@ class Blobs:
                 Path(temporary).unlink(missing_ok=True)
                 raise
             _sync_directory(target.parent)
-        except OSError as wrong:
-            if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise TryAgain(
-                    f"No room left for blobs in {self.root}; free disk space and the run goes on by itself."
-                ) from wrong
-            raise
         return digest
 
     def get(self, digest: str) -> bytes:
-        """The bytes of that digest; raises `NotFound` if there are none and `CheckFailed` if they are damaged."""
+        """The bytes of that digest; raises `NotHere` if there are none and `CheckFailed` if they are damaged."""
         with self._open(digest) as file:
             data = file.read()
         self._require(digest, hashlib.sha256(data).hexdigest())
@@ -79,7 +76,7 @@ class Blobs:
         try:
             return open_regular(self.path(digest))
         except FileNotFoundError as wrong:
-            raise NotFound(
+            raise NotHere(
                 f"Blob {digest} is not in {self.root}; copy it there from the host or the backup that has it."
             ) from wrong
 
@@ -122,29 +119,30 @@ class Blobs:
         return tree.files
 
     def unpack(self, digest: str, target: Path) -> Path:
-        """Write a folder out at `target`, which appears whole.
+        """Write a folder out at `target`, which appears whole; raises as `get` and `put` do.
 
         What this process has not written itself is compared first, and written anew if it differs.
         """
-        if target in self._unpacked:
+        if target in self._unpacked and target.exists():
             return target
         if target.exists():
             if _digests(target) == self.members(digest):
                 self._unpacked.add(target)
                 return target
             shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent))
-        for path, data in self.get_tree(digest).items():
-            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / path).write_bytes(data)
-        temporary.chmod(0o755)
-        try:
-            temporary.rename(target)
-        except OSError:  # another process was first
-            shutil.rmtree(temporary)
-            if not target.exists():
-                raise
+        with _room_in(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=target.parent))
+            try:
+                for path, data in self.get_tree(digest).items():
+                    (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                    (temporary / path).write_bytes(data)
+                temporary.chmod(0o755)
+                temporary.rename(target)
+            except BaseException as wrong:
+                shutil.rmtree(temporary)
+                if not (isinstance(wrong, OSError) and target.exists()):  # else another process was first
+                    raise
         self._unpacked.add(target)
         return target
 
@@ -153,6 +151,17 @@ class Blobs:
         if not _DIGEST.match(digest):
             raise CheckFailed(f"{digest!r} names no blob; expected the 64 hexadecimal digits of a SHA-256.")
         return self.root / "sha256" / digest[:2] / digest
+
+
+@contextlib.contextmanager
+def _room_in(folder: Path) -> Iterator[None]:
+    """Raise `TryAgain` where the disk of a folder is full."""
+    try:
+        yield
+    except OSError as wrong:
+        if disk_is_full(wrong):
+            raise no_room(str(folder)) from wrong
+        raise
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -19,7 +19,12 @@ MAX_MESSAGE = EVENT_LIMIT + 16 * 1024
 DUPLICATE_WINDOW = 120.0
 ACK_WAIT = 5.0
 """Seconds after which work that was not acknowledged is handed out again."""
-_MANY_AT_ONCE = ("executor", "verifier")
+IN_HAND = {durable: 1 if durable == "auditor" else 5000 for durable in CONSUMERS}
+"""Most messages of a consumer that are handed out and not acknowledged.
+
+One that is put off for a while, as its host lacks something, must not hold up the others; but what the auditor says of
+a candidate rests on the candidates before it.
+"""
 
 
 async def bootstrap(url: str, user: str, password: str) -> None:
@@ -93,7 +98,7 @@ async def _make(context: "JetStreamContext", version: str) -> None:
                 filter_subjects=[f"{PREFIX[LOG]}.*.*.{tag}" for tag in tags],
                 ack_policy=AckPolicy.EXPLICIT,
                 ack_wait=ACK_WAIT,
-                max_ack_pending=5000 if durable in _MANY_AT_ONCE else 1,
+                max_ack_pending=IN_HAND[durable],
                 max_deliver=-1,
             ),
         )

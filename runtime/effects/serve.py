@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from events.errors import TryAgain, why
+from events.errors import hosts_own, raise_if_hosts, why
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
 from runtime.blobs.directory import Blobs
 from runtime.policies.bases import HF, UNIFORM, EmbeddedPolicy, kind_of, open_policy
@@ -37,8 +37,13 @@ class ServedModels:
         self._loading, self._computing = threading.RLock(), threading.Lock()
 
     def sample(self, name: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request by the model of that name; an embedded model computes one call at a time."""
-        policy = self.find(name)
+        """The completions of each request by the model of that name; an embedded model computes one call at a time.
+
+        Raises `NotHere` for a model that this host cannot load, whatever is wrong with it: those who call have been
+        offered it.
+        """
+        with hosts_own():
+            policy = self.find(name)
         with contextlib.nullcontext() if isinstance(policy, TokenScorer) else self._computing:
             return policy.sample(requests)
 
@@ -94,7 +99,7 @@ def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterS
     """Load a published adapter and compare its canary prompts with the trainer's log-probabilities: served, or rejected
     with the reason.
 
-    Raises `TryAgain` where there is no room or server for the moment.
+    Raises `TryAgain` where there is no room or server for the moment, and `NotHere` where this host lacks the blobs.
     """
     common_fields: dict[str, Any] = {
         "generation": published.generation,
@@ -107,9 +112,8 @@ def check_adapter(models: ServedModels, published: AdapterPublished) -> AdapterS
         error = max(
             (canary_error(canary_log_probs(policy, canary), canary) for canary in published.canary), default=0.0
         )
-    except TryAgain:
-        raise  # the adapter is handed out again
     except Exception as wrong:  # whatever a folder of any content makes a loader raise
+        raise_if_hosts(wrong, by_words=True)
         return AdapterRejected(**common_fields, reason=why(wrong))
     tolerance = getattr(policy, "tolerance", TOLERANCE)
     if not error <= tolerance:

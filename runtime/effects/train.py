@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn, Vote
-from events.errors import CheckFailed, TryAgain, Unavailable, UsageError, UserError
+from events.errors import CheckFailed, UsageError, UserError, hosts_own, raise_if_hosts
 from events.fact import Fact, NotFinite
 from events.judgement import LabelEstimated
 from events.kinds import BackEnd, WeightUpdateFailure
@@ -50,8 +50,8 @@ def train_round(
     """One round of training: its optimiser steps and its adapter, or why there is none.
 
     The same batch gives the same adapter, to the byte (one thread, one kind of machine). `load` gives the run's task,
-    and is called only where the algorithm asks for labels or demonstrations. Raises `TryAgain` and `Unavailable`, after
-    which the batch is handed out again.
+    and is called only where the algorithm asks for labels or demonstrations. Raises what is the host's own
+    (`raise_if_hosts`), after which the batch is handed out again.
     """
     blobs, work = host.blobs, host.work
     try:
@@ -61,13 +61,15 @@ def train_round(
     work.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=work))
     try:
+        with hosts_own():
+            base = blobs.unpack(base_model, work / base_model)
+            parent = sealed.parent_adapter and blobs.unpack(sealed.parent_adapter, work / sealed.parent_adapter)
+            state = sealed.parent_state and _written(blobs, sealed.parent_state, folder)
         order = TrainingOrder(
-            base=blobs.unpack(base_model, work / base_model),
+            base=base,
             parent=sealed.parent_adapter,
-            parent_folder=blobs.unpack(sealed.parent_adapter, work / sealed.parent_adapter)
-            if sealed.parent_adapter
-            else None,
-            state=_written(blobs, sealed.parent_state, folder) if sealed.parent_state else None,
+            parent_folder=parent or None,
+            state=state or None,
             algorithm=sealed.algorithm,
             hyper=sealed.hyper,
             seed=sealed.training_seed,
@@ -110,12 +112,9 @@ def train_round(
         return [_failed(sealed, "logprobs_differ", wrong)]
     except UsageError as wrong:
         return [_failed(sealed, "refused", wrong)]
-    except (TryAgain, Unavailable):
-        raise  # no room or no broker for the moment: the batch is handed out again
-    except UserError as wrong:
-        return [_failed(sealed, "adapter_unusable", wrong)]
     except Exception as wrong:  # whatever it is, it would come again with the same batch
-        return [_failed(sealed, "crashed", wrong)]
+        raise_if_hosts(wrong, by_words=True)
+        return [_failed(sealed, "adapter_unusable" if isinstance(wrong, UserError) else "crashed", wrong)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,11 +3,15 @@
 An executor, or any effect service, may die anywhere in here. The work is then handed out again, what is recorded is
 found, and the rest is done: no model call is paid twice, no optimiser step is applied twice. The same message twice has
 one outcome on the log (`port.append_once`).
+
+Work for which the host lacks something for a while (`NotHere`) has no outcome: it is not acknowledged, so that it is
+handed out again, and other work goes on meanwhile.
 """
 
 import asyncio
 import datetime
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -16,7 +20,7 @@ import msgspec
 from events import codec
 from events.catalogue import BY_FACT
 from events.codec import Event
-from events.errors import TryAgain, Unavailable
+from events.errors import NotHere, TryAgain, Unavailable
 from events.fact import Fact
 from events.run import EventSetAside
 from events.secret import Scanner, SecretFound
@@ -28,6 +32,9 @@ HEARTBEAT = 1.5
 """Seconds between two requests for more time; the server hands work out again after five."""
 PAUSE = 1.0
 """Seconds before a failed append is tried again."""
+
+HOST_PATIENCE = 600.0
+"""Seconds for which a process tries again what its host lacks something for, before it ends with the sentence."""
 
 T = TypeVar("T")
 Perform = Callable[[list[Event]], Awaitable[Sequence[Event]]]
@@ -43,19 +50,70 @@ def answer(fact: Fact, cause: Event, source: str) -> Event:
     return codec.event(fact, run=cause.run, source=source, cause=cause.id, time=now())
 
 
+class Wants:
+    """What a process's host lacks, of each event whose work had to be put off: told, and given up after `patience`
+    seconds.
+
+    `tell` hears the sentence and the run each time that work is put off, and None once nothing is put off any more.
+    """
+
+    def __init__(
+        self, patience: float = HOST_PATIENCE, tell: Callable[[str, str | None], object] = lambda run, sentence: None
+    ) -> None:
+        self._patience, self._tell = patience, tell
+        self._since: dict[str, float] = {}
+
+    def put_off(self, event: Event, lacking: NotHere) -> None:
+        """Tell that the work of an event must wait for something; raises `lacking` once it has waited too long."""
+        over = self.over(event)
+        self._since.setdefault(event.id, time.monotonic())
+        sentence = f"Run {event.run} waits: {str(lacking).removesuffix('.')}. It is tried again every few seconds."
+        logger.warning("%s", sentence)
+        self._tell(event.run, sentence)
+        if over:
+            raise lacking
+
+    def over(self, event: Event) -> bool:
+        """Whether the work of an event has been put off for too long."""
+        return event.id in self._since and time.monotonic() - self._since[event.id] > self._patience
+
+    def done(self, events: Sequence[Event]) -> None:
+        """The work of these events is done."""
+        if self._since:
+            for event in events:
+                self._since.pop(event.id, None)
+            if not self._since:
+                self._tell("", None)
+
+
 async def work(
-    log: Log, perform: Perform, *, source: str, scanner: Scanner, limit: int = 1, stop: asyncio.Event | None = None
+    log: Log,
+    perform: Perform,
+    *,
+    source: str,
+    scanner: Scanner,
+    limit: int = 1,
+    wants: Wants | None = None,
+    stop: asyncio.Event | None = None,
 ) -> None:
-    """Work until `stop` is set. `perform` gets up to `limit` events at a time and gives back the events to append."""
+    """Work until `stop` is set. `perform` gets up to `limit` events at a time and gives back the events to append.
+
+    Raises what `Wants.put_off` raises.
+    """
+    wants = wants or Wants()
     while stop is None or not stop.is_set():
         deliveries = await log.fetch(limit, 1.0)
         if deliveries:
-            await step(log, deliveries, perform, source=source, scanner=scanner)
+            await step(log, deliveries, perform, source=source, scanner=scanner, wants=wants)
 
 
-async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, source: str, scanner: Scanner) -> None:
+async def step(
+    log: Log, deliveries: Sequence[Delivery], perform: Perform, *, source: str, scanner: Scanner, wants: Wants
+) -> None:
     """One turn of the loop: unreadable messages are set aside, the others performed, the outputs appended, all
     acknowledged.
+
+    Where the host lacks something for one of several, they are performed one by one, and what must wait is put off.
     """
     events: list[Event] = []
     outputs: list[Event] = []
@@ -71,6 +129,13 @@ async def step(log: Log, deliveries: Sequence[Delivery], perform: Perform, *, so
             await retry_until_available(lambda: append_struck_out(log, outputs, scanner))
         for delivery in deliveries:
             await delivery.ack()
+        wants.done(events)
+    except NotHere as lacking:
+        if len(deliveries) > 1:
+            for delivery in deliveries:
+                await step(log, [delivery], perform, source=source, scanner=scanner, wants=wants)
+        else:
+            wants.put_off(events[0], lacking)
     finally:
         beating.cancel()
 

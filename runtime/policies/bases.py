@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from algorithms.models.cache import build_cached, cache_folder
-from events.errors import CheckFailed, Misconfigured, NotFound
+from events.errors import CheckFailed, Misconfigured, NotHere
 from events.fact import derive
 from runtime.policies import text_scorer
 from runtime.policies.interface import Sampled, SampleRequest
@@ -81,7 +81,7 @@ def kind_of(base: Path) -> str:
     try:
         kind = json.loads((base / "base.json").read_text(encoding="utf-8"))["kind"]
     except FileNotFoundError:
-        raise NotFound(f"The base model folder {base} lacks base.json; build the base again.") from None
+        raise NotHere(f"The base model folder {base} lacks base.json; build the base again.") from None
     except (ValueError, KeyError, TypeError) as wrong:
         raise CheckFailed(
             f"The base model in {base} is damaged ({type(wrong).__name__}: {wrong}); build it again."

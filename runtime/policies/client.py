@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from events.errors import Misconfigured, TryAgain, UserError
+from events.errors import Misconfigured, NotHere, TryAgain, UserError
 from runtime.policies.interface import Sampled, SampleRequest
 
 PATIENCE = 120.0
@@ -21,6 +21,8 @@ They are many: large models are slow, and a call that is repeated does the same 
 """
 BUSY = (429, 503)
 """HTTP statuses of a server that is busy, which is waited for like one that is away."""
+NOT_HERE = 424
+"""The HTTP status of the policy's server where its host lacks the model: WebDAV's word for a failed dependency."""
 URL_VARIABLE = "EVOLOG_ENGINE_URL"
 """The environment variable with the address of a server with vLLM's interface."""
 KEY_VARIABLE = "VLLM_API_KEY"
@@ -103,9 +105,12 @@ class PolicyClient:
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request by the named model.
 
-        Raises UserError where the server refuses a request, and TryAgain where it stays away.
+        Raises UserError where the server refuses a request, NotHere where its host lacks the model, and TryAgain where
+        it stays away.
         """
         status, answer = self._caller.ask("POST", "/v1/completions", [_body(model, request) for request in requests])
+        if status == NOT_HERE:
+            raise NotHere(f"The policy's host lacks the model: {reason(answer)}")
         if status != 200:
             raise UserError(f"The policy server refused a call: {reason(answer)}")
         return [

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 
 from algorithms.models.causal_lm import CausalTrainee, linear_layers, write_json
-from events.errors import CheckFailed, NotFound, UsageError
+from events.errors import CheckFailed, NotHere, UsageError, raise_if_hosts
 
 KIND = "hf"
 PREFIX = "hf:"
@@ -46,7 +46,7 @@ def resolve(model: str) -> Path:
     """
     if Path(model).is_dir():
         if not (Path(model) / "config.json").is_file():
-            raise NotFound(
+            raise NotHere(
                 f"The folder {model} holds no config.json, so it is no model of transformers; give the folder that "
                 "does."
             )
@@ -58,7 +58,8 @@ def resolve(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=[f"*{suffix}" for suffix in SUFFIXES]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as wrong:
         reason = (str(wrong).strip().splitlines() or [type(wrong).__name__])[0]
-        raise NotFound(
+        raise_if_hosts(wrong)
+        raise NotHere(
             f"The model {model} is no folder here and could not be had from the Hugging Face hub ({reason:.200}); "
             "give the path of a folder that holds it, or fetch it where there is a network."
         ) from wrong
@@ -115,17 +116,18 @@ class HFTokenizer:
     def load(cls, base: Path) -> Self:
         """Load the model that a base folder names.
 
-        Raises NotFound for a model that cannot be had, and CheckFailed where this host's files have another digest than
-        the folder says.
+        Raises NotHere for a model that cannot be had, and where this host's files have another digest than the folder
+        says.
         """
         card = json.loads((base / "base.json").read_text(encoding="utf-8"))
         folder = resolve(card["model"])
         digest = digest_of(folder)
         if digest != card["digest"]:
-            raise CheckFailed(
+            raise NotHere(
                 f"The model {card['model']} has digest {digest[:16]} on this host, the run was started on "
                 f"{card['digest'][:16]}; "
-                "fetch the same version here."
+                "fetch the same version here.",
+                code=CheckFailed.code,
             )
         loaded = cls(folder, digest)
         loaded.model_name = card["model"]

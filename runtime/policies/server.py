@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 
-from events.errors import TryAgain, UserError
+from events.errors import NotHere, TryAgain, UserError
+from runtime.policies.client import NOT_HERE
 from runtime.policies.interface import Sampled, SampleRequest
 
 BODY_LIMIT = 64 * 1024 * 1024
@@ -120,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(200, self.server.complete(body))
         except TryAgain as wrong:
             self._refuse(503, str(wrong))
+        except NotHere as wrong:
+            self._refuse(NOT_HERE, str(wrong))
         except (UserError, ValueError) as wrong:
             self._refuse(400, str(wrong))
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from events.errors import CheckFailed, Misconfigured, NotFound
+from events.errors import CheckFailed, Misconfigured, NotFound, NotHere
 from runtime.policies import closed_vocabulary
 from runtime.policies.closed_vocabulary import Vector
 from runtime.policies.interface import Sampled, SampleRequest
@@ -117,7 +117,7 @@ def load_base(folder: Path) -> TextScorerBase:
         base = TextScorerBase(card["labels"], arrays["idf"], arrays["bucket"], arrays["label"], arrays["value"])
         recorded = str(card["digest"])
     except FileNotFoundError as missing:
-        raise NotFound(
+        raise NotHere(
             f"The base model folder {folder} lacks {Path(str(missing.filename)).name}; build the base again."
         ) from missing
     except (SafetensorError, ValueError, KeyError, TypeError) as wrong:

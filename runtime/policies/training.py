@@ -35,7 +35,16 @@ from algorithms.learning.batch import (
     merge,
 )
 from algorithms.learning.update import Trainable, TrainingState, UpdateResult, update
-from events.errors import CheckFailed, Misconfigured, NotFound, TryAgain, Unavailable, UsageError, UserError
+from events.errors import (
+    CheckFailed,
+    Misconfigured,
+    NotFound,
+    NotHere,
+    TryAgain,
+    Unavailable,
+    UsageError,
+    UserError,
+)
 from events.fact import NotFinite
 from events.kinds import BackEnd
 from events.weights import Canary
@@ -51,7 +60,7 @@ WORKER_MODULE = "runtime.policies.training_process"
 OUTPUT_LINES = 20
 """The last lines of a launch's output that an error shows, where no process wrote a failure."""
 RERAISED: tuple[type[Exception], ...] = (
-    *(UserError, UsageError, CheckFailed, NotFound, Unavailable, TryAgain, Misconfigured),
+    *(UserError, UsageError, CheckFailed, NotFound, NotHere, Unavailable, TryAgain, Misconfigured),
     *(Diverged, Mismatch, NotFinite, NothingToLearn),
 )
 """Exceptions that `train` raises as they were raised in a process of a launch.
@@ -321,6 +330,9 @@ def launch(config: Path, folder: Path, module: str = WORKER_MODULE) -> None:
         code = child.wait()
     raise_failure(folder)
     if code:
+        (folder / "room").write_bytes(
+            bytes(1 << 16)
+        )  # fails where a process could not write its failure for want of it
         last = (folder / "output").read_text(encoding="utf-8", errors="replace").splitlines()[-OUTPUT_LINES:]
         raise RuntimeError("\n".join([f"accelerate launch with {config} ended with code {code}:", *last]))
 

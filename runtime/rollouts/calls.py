@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from events import codec
-from events.errors import TryAgain, Unavailable, UsageError, UserError
+from events.errors import UsageError, UserError, raise_if_hosts
 from events.fact import derive, derive_seed
 from events.rollouts import CallUse, ModelCalled
 from events.secret import Scanner
@@ -39,7 +39,7 @@ class CompletionSource(Protocol):
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request; raises `UserError` for what is refused, `TryAgain` or `Unavailable` where
-        nobody answers.
+        nobody answers, `NotHere` where the model is not to be had.
         """
 
 
@@ -126,9 +126,8 @@ class CallRecorder:
         """
         try:
             return list(self.policy.sample(model, list(requests.values())))
-        except (TryAgain, Unavailable):
-            raise
         except UserError as wrong:
+            raise_if_hosts(wrong)
             if len(requests) == 1:
                 return [RefusedCall("refused", str(wrong)[:REASON_LIMIT])]
         return [answer for key, request in requests.items() for answer in self.sample(model, {key: request})]

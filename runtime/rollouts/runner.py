@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from events.errors import HostUnfit, TryAgain, Unavailable, UserError
+from events.errors import CheckFailed, NotHere, UserError, raise_if_hosts
 from events.kinds import RolloutFailure
 from events.secret import Scanner
 from runtime.blobs.directory import Blobs
@@ -72,14 +72,14 @@ class RolloutRunner:
         """A result for each attempt, by item in the shard's order; a scaffold that fails is a result and never an
         exception.
 
-        Raises `HostUnfit` if this host cannot give the shard's sandbox, `TryAgain` or `Unavailable` where the
-        policy or log is away.
+        Raises `HostUnfit` if this host cannot give the shard's sandbox, `NotHere` where it lacks the scaffold or an
+        item, and what else is the host's own (`raise_if_hosts`), as where the policy or log is away.
         """
         kind = provide(shard.sandbox).kind
         prompts = {item.id: item.prompt for items in (public.train, public.dev, public.test) for item in items}
         fail = functools.partial(failed_attempts, shard.items, shard.attempts)
         if missing := [item for item in shard.items if item not in prompts]:
-            return fail("unloadable", f"item {missing[0]} is not in the task's data on this host")
+            raise NotHere(f"Item {missing[0]} is not in the task's data on this host.")
         items = [Item(item, prompts[item]) for item in shard.items]
         questions = [(item.id, item.prompt) for item in items]
         calls = ShardCalls(shard, log, self._recorder, self.limits.tokens)
@@ -89,9 +89,10 @@ class RolloutRunner:
             process = None if entry else self._process(shard, public, speaks_http(files), kind)
         except ScaffoldStopped as stopped:
             return fail(stopped.kind, str(stopped))
-        except (HostUnfit, Unavailable, TryAgain):
-            raise
+        except CheckFailed as wrong:  # a blob is damaged, and may be put back
+            raise NotHere(str(wrong), code=wrong.code) from wrong
         except UserError as wrong:
+            raise_if_hosts(wrong)
             return fail("unloadable", str(wrong))
         try:
             if process is None:
@@ -103,7 +104,8 @@ class RolloutRunner:
         except BaseException as wrong:
             if process is not None:
                 process.close()
-            if isinstance(wrong, (HostUnfit, Unavailable, TryAgain)) or not isinstance(wrong, UserError):
+            raise_if_hosts(wrong)
+            if not isinstance(wrong, UserError):
                 raise
             return fail("refused", str(wrong))
         return self._without_secrets([_fit_event(calls.result(outcome)) for outcome in outcomes])

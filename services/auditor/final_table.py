@@ -2,22 +2,24 @@
 task's baselines.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from algorithms.statistics import mcnemar, mean_reward
 from events import codec
-from events.errors import Misconfigured
+from events.errors import Misconfigured, raise_if_hosts
 from events.fact import Fact, NotFinite
 from events.gold import GoldFailed, GoldScored, PoliciesCompared
 from events.kinds import SplitName
 from events.run import RunFinished
 from replay.audit.pair import PairKey
+from runtime.effects.scoring import Failed
 from runtime.log.lookup import facts_by_id
 from runtime.policies.bases import UNIFORM
 from runtime.policies.client import model_name
 from runtime.run.loading import LoadedRun
-from services.auditor.measure import AnswerSheet, RunAudit, read_answers
+from services.auditor.measure import AnswerSheet, RunAudit, read_answers, why_unscored
 from tasks.contract import Item
 
 SPLITS: tuple[SplitName, ...] = ("dev", "test")
@@ -64,12 +66,12 @@ async def score_cell(audit: RunAudit, cell: Cell, split: SplitName) -> Sequence[
         sheet = AnswerSheet(read_answers(audit.host.blobs, measured.blob), measured.blob)
     else:
         sheet = await audit.collect_answers(f"audit-{cell.name}-{split}", cell.pair, policy, split, audit.loaded.public)
-    return [await audit.host.with_task_code(lambda: _mean(audit.loaded, audit.labels, sheet, cell, split, policy))]
+    return [await audit.host.with_task_code(lambda: _mean(audit, sheet, cell, split, policy))]
 
 
 async def score_baselines(audit: RunAudit) -> Sequence[Fact]:
     """The mean reward of each of the task's baselines on dev and test, or why there is none."""
-    return await audit.host.with_task_code(lambda: _baselines(audit.loaded, audit.labels))
+    return await audit.host.with_task_code(lambda: _baselines(audit))
 
 
 async def compare_policies(audit: RunAudit) -> Sequence[Fact]:
@@ -81,28 +83,36 @@ async def compare_policies(audit: RunAudit) -> Sequence[Fact]:
         ids = [codec.event_id(audit.run, GoldScored, cell, split) for cell in ("final", "uniform_policy")]
         scored = await facts_by_id(audit.host.gold, audit.run, GoldScored, ids)
         if len(scored) == len(ids):
-            final, uniform = (_rewards(audit, scored[id].blob) for id in ids)
+            rewards = functools.partial(_rewards, audit, [scored[id].blob for id in ids])
+            final, uniform = await audit.host.with_task_code(rewards)
             wins = sum(final[item] > uniform[item] for item in final.keys() & uniform.keys())
             losses = sum(final[item] < uniform[item] for item in final.keys() & uniform.keys())
             facts.append(PoliciesCompared(split=split, wins=wins, losses=losses, p_value=mcnemar(wins, losses)))
     return facts
 
 
-def _rewards(audit: RunAudit, blob: str) -> dict[str, float]:
-    answers = read_answers(audit.host.blobs, blob)
-    return {item: audit.loaded.task.reward(answer, audit.labels[item]) for item, answer in answers.items()}
+def _rewards(audit: RunAudit, blobs: Sequence[str]) -> list[dict[str, float]]:
+    """Of each blob's answers the rewards of those that can be scored."""
+    results = [_scored(audit, read_answers(audit.host.blobs, blob)) for blob in blobs]
+    return [{item: reward for item, reward in of.items() if not isinstance(reward, Failed)} for of in results]
 
 
-def _mean(
-    loaded: LoadedRun, labels: Mapping[str, str], sheet: AnswerSheet, cell: Cell, split: SplitName, policy: str = ""
-) -> Fact:
+def _scored(audit: RunAudit, answers: Mapping[str, str | None]) -> dict[str, float | Failed]:
+    calls = [(answer, audit.labels[item]) for item, answer in answers.items()]
+    return dict(zip(answers, audit.host.scorer(audit.loaded.task.reward, calls), strict=True))
+
+
+def _mean(audit: RunAudit, sheet: AnswerSheet, cell: Cell, split: SplitName, policy: str = "") -> Fact:
     """Without a policy nothing was played: a baseline's."""
+    results = list(_scored(audit, sheet.answers).values())
+    if reason := why_unscored(results):
+        return GoldFailed(cell=cell.name, split=split, reason=reason)
+    rewards = [result for result in results if not isinstance(result, Failed)]
+    if not rewards:
+        return GoldFailed(cell=cell.name, split=split, reason="no attempt ran to its end")
     try:
-        rewards = [loaded.task.reward(answer, labels[item]) for item, answer in sheet.answers.items()]
-        if not rewards:
-            return GoldFailed(cell=cell.name, split=split, reason="no attempt ran to its end")
         estimate = mean_reward(rewards)
-        items = len(_items(loaded, split))
+        items = len(_items(audit.loaded, split))
         return GoldScored(
             cell=cell.name,
             split=split,
@@ -117,7 +127,7 @@ def _mean(
             rollouts=items if policy else 0,
             blob=sheet.blob,
         )
-    except (Misconfigured, NotFinite, ArithmeticError, ValueError, TypeError, LookupError) as wrong:
+    except (NotFinite, ArithmeticError) as wrong:
         return GoldFailed(cell=cell.name, split=split, reason=f"{type(wrong).__name__}: {wrong}")
 
 
@@ -125,7 +135,8 @@ def _items(loaded: LoadedRun, split: SplitName) -> Sequence[Item]:
     return loaded.public.dev if split == "dev" else loaded.public.test
 
 
-def _baselines(loaded: LoadedRun, labels: Mapping[str, str]) -> list[Fact]:
+def _baselines(audit: RunAudit) -> list[Fact]:
+    loaded = audit.loaded
     facts: list[Fact] = []
     try:
         baselines = loaded.task.baselines()
@@ -137,10 +148,11 @@ def _baselines(loaded: LoadedRun, labels: Mapping[str, str]) -> list[Fact]:
             predicted = predict(loaded.public, items)
             answers = {item.id: predicted[item.id] for item in items}
         except Exception as wrong:  # the task's own code
+            raise_if_hosts(wrong)
             reason = f"{type(wrong).__name__}: {wrong}"
             facts += [GoldFailed(cell=f"baseline:{name}", split=split, reason=reason) for split in SPLITS]
             continue
         for split in SPLITS:
             sheet = AnswerSheet({item.id: answers[item.id] for item in _items(loaded, split)}, blob="")
-            facts.append(_mean(loaded, labels, sheet, Cell(f"baseline:{name}", "", ""), split))
+            facts.append(_mean(audit, sheet, Cell(f"baseline:{name}", "", ""), split))
     return facts

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -16,7 +17,7 @@ import msgspec
 
 from events import codec
 from events.codec import Event
-from events.errors import CheckFailed, HostUnfit, Misconfigured, NotFound
+from events.errors import CheckFailed, Misconfigured, NotFound, hosts_own, raise_if_hosts
 from events.fact import Fact, derive
 from events.gold import (
     CANARY,
@@ -24,6 +25,7 @@ from events.gold import (
     CHANGED,
     EXTRA,
     PERTURBED,
+    UNSCORED,
     VERIFIER,
     GoldFailed,
     PairMeasured,
@@ -37,6 +39,7 @@ from events.run import RunStarted
 from events.subjects import GOLD, subject
 from replay.audit.pair import PairKey
 from runtime.blobs.directory import Blobs
+from runtime.effects.scoring import AnswerScorer, Failed
 from runtime.log.lookup import events_of_types, facts_by_id
 from runtime.log.port import Log
 from runtime.log.worker import now
@@ -67,14 +70,16 @@ class AnswerSheet(NamedTuple):
 
 
 class AuditHost:
-    """What all audits of a process share: the logs, gold's blobs, the runners, and the turn of the task's own code.
+    """What all audits of a process share: the logs, gold's blobs, runners, a scorer, and the turn of a task's own code.
 
     Runners work side by side, and of a task's own code one piece runs at a time. A thread cannot be stopped: work whose
     caller was cancelled has its runner, or holds up the task's code, until it ends.
     """
 
-    def __init__(self, context: Context, gold: Log, blobs: Blobs, runners: Sequence[RolloutRunner]) -> None:
-        self.context, self.gold, self.blobs = context, gold, blobs
+    def __init__(
+        self, context: Context, gold: Log, blobs: Blobs, scorer: AnswerScorer, runners: Sequence[RolloutRunner]
+    ) -> None:
+        self.context, self.gold, self.blobs, self.scorer = context, gold, blobs, scorer
         self._task_code = asyncio.Lock()
         self._idle: asyncio.Queue[RolloutRunner] = asyncio.Queue()
         for runner in runners:
@@ -139,7 +144,7 @@ class RunAudit:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def measure(self, pair: PairKey) -> Sequence[Fact]:
-        """The scores of a pair on test; nothing where they are recorded already, or where most attempts failed."""
+        """The scores of a pair on test, or why there are none; nothing where they are recorded already."""
         if await self.is_recorded(PairMeasured, *pair, VERIFIER):
             return []
         test = EvaluationSet(self.loaded.public.labels, self.loaded.public.test)
@@ -159,7 +164,7 @@ class RunAudit:
         """
         if await events_of_types(self.host.gold, self.run, [ReferenceMeasured]):  # all of a run's are appended at once
             return []
-        return await self.host.with_task_code(lambda: _references(self.loaded, self.labels))
+        return await self.host.with_task_code(lambda: _references(self.loaded, self.labels, self.host.scorer))
 
     async def perturb(self, pairs: Iterable[PairKey]) -> None:
         """Record what the run's verifier says of pairs' answers to perturbed tests; `PERTURBED_ITEMS` of each
@@ -170,6 +175,7 @@ class RunAudit:
         try:
             perturbations = await self.host.with_task_code(self.loaded.task.perturbations)
         except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+            raise_if_hosts(wrong)
             await self.record([GoldFailed(cell=f"{PERTURBED}all", split="test", reason=str(wrong))])
         else:
             named = [(name, perturbation.preserves) for name, perturbation in perturbations.items()]
@@ -206,9 +212,8 @@ class RunAudit:
             return []
         try:
             return await self._perturbed_scores(pair, name, measure)
-        except HostUnfit:
-            raise
         except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
+            raise_if_hosts(wrong)
             return [GoldFailed(cell=f"{PERTURBED}{name}", split="test", reason=str(wrong))]
 
     async def _perturbed_scores(self, pair: PairKey, name: str, measure: str) -> Sequence[Fact]:
@@ -243,7 +248,9 @@ class RunAudit:
     async def _scored(
         self, pair: PairKey, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
     ) -> Sequence[Fact]:
-        return await self.host.with_task_code(lambda: score_pair(self.labels, pair, questions, sheet, scores))
+        return await self.host.with_task_code(
+            lambda: score_pair(self.labels, pair, questions, sheet, scores, self.host.scorer)
+        )
 
 
 async def accepted_evaluations(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
@@ -278,8 +285,12 @@ def pairs_to_measure(accepted: Sequence[CandidateEvaluated]) -> list[PairKey]:
 
 
 def labels_of(loaded: LoadedRun) -> dict[str, str]:
-    """The true labels of train, dev and test, by item id."""
-    return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold()}
+    """The true labels of train, dev and test, by item id; raises `NotHere` where the data are not on this host."""
+    try:
+        return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold()}
+    except NotFound:
+        with hosts_own():
+            raise
 
 
 def read_answers(blobs: Blobs, blob: str) -> dict[str, str | None]:
@@ -294,40 +305,55 @@ def score_pair(
     questions: EvaluationSet,
     sheet: AnswerSheet,
     scores: Mapping[str, ScoreAnswer],
+    scorer: AnswerScorer,
 ) -> list[Fact]:
-    """A `PairMeasured` for each way to score the pair's answers, by measure; nothing where more than half of the
-    attempts failed.
+    """For each way to score the pair's answers, by measure, a `PairMeasured`, a `GoldFailed`, or both.
 
-    An attempt that failed scores 0, and so does an answer that cannot be scored.
+    An attempt that failed scores 0. An answer that cannot be scored has no score under that measure, which is a
+    `GoldFailed`; so it is where more than half of the attempts failed, or of the answers cannot be scored.
     """
-    failed = len(questions.items) - len(sheet.answers)
-    if 2 * failed > len(questions.items) or not questions.items:
-        logger.warning(
-            "%d of %d attempts of the audit failed; nothing is measured by them", failed, len(questions.items)
-        )
-        return []
-    by_measure: dict[str, dict[str, tuple[float, ...]]] = {measure: {} for measure in scores}
-    for item in questions.items:  # one answer by all measures in turn: they may keep what they have in common
-        for measure, score in scores.items():
-            by_measure[measure][item.id] = (_score_or_zero(score, sheet.answers.get(item.id), labels[item.id]),)
-    return [
-        PairMeasured(
-            scaffold=pair.scaffold,
-            adapter=pair.adapter,
-            measure=measure,
-            scores=by_item,
-            failed=failed,
-            blob=sheet.blob,
-        )
-        for measure, by_item in by_measure.items()
-    ]
+    asked, failed = len(questions.items), len(questions.items) - len(sheet.answers)
+    if 2 * failed > asked or not asked:
+        reason = f"{failed} of {asked} attempts of the audit failed"
+        return [GoldFailed(cell=unscored_cell(pair, measure), split="test", reason=reason) for measure in scores]
+    answered = [(item.id, answer) for item in questions.items if (answer := sheet.answers.get(item.id)) is not None]
+    calls = [(answer, labels[item]) for item, answer in answered]
+    facts: list[Fact] = []
+    for measure, score in scores.items():
+        results = dict(zip([item for item, _ in answered], scorer(score, calls), strict=True))
+        by_item: dict[str, tuple[float, ...]] = {
+            item.id: (result,)
+            for item in questions.items
+            if not isinstance(result := results.get(item.id, 0.0), Failed)
+        }
+        if 2 * len(by_item) >= asked:
+            facts.append(
+                PairMeasured(
+                    scaffold=pair.scaffold,
+                    adapter=pair.adapter,
+                    measure=measure,
+                    scores=by_item,
+                    failed=failed,
+                    blob=sheet.blob,
+                )
+            )
+        if reason := why_unscored(list(results.values())):
+            facts.append(GoldFailed(cell=unscored_cell(pair, measure), split="test", reason=reason))
+    return facts
 
 
-def _score_or_zero(score: ScoreAnswer, answer: str | None, label: str) -> float:
-    try:
-        return 0.0 if answer is None else score(answer, label)
-    except (Misconfigured, NotFound, CheckFailed, ArithmeticError, ValueError, TypeError, LookupError):
-        return 0.0  # a verifier that fails is seen in the loop's own log
+def unscored_cell(pair: PairKey, measure: str) -> str:
+    """The cell of a `GoldFailed` for a pair's answers that a measure could not score."""
+    return f"{UNSCORED}{measure} of {pair.scaffold[:12]}+{pair.adapter[:12]}"
+
+
+def why_unscored(results: Sequence[float | Failed]) -> str:
+    """How many answers could not be scored, and the most frequent reason; empty where all could."""
+    reasons = Counter(result.reason for result in results if isinstance(result, Failed))
+    if not reasons:
+        return ""
+    reason, _ = reasons.most_common(1)[0]
+    return f"{reasons.total()} of {len(results)} answers could not be scored: {reason}"
 
 
 def _extra_metrics(loaded: LoadedRun) -> dict[str, ScoreAnswer]:
@@ -338,17 +364,21 @@ def _extra_metrics(loaded: LoadedRun) -> dict[str, ScoreAnswer]:
         return {}
 
 
-def _references(loaded: LoadedRun, labels: Mapping[str, str]) -> list[Fact]:
+def _references(loaded: LoadedRun, labels: Mapping[str, str], scorer: AnswerScorer) -> list[Fact]:
+    items = [item.id for item in loaded.public.test]
+    calls = [(labels[item],) for item in items]
+    canaries, ceilings = scorer(loaded.task.canaries, calls), scorer(loaded.task.ceiling, calls)
     scores: dict[tuple[str, str], dict[str, float]] = {}
-    try:
-        for item in loaded.public.test:
-            for name, earned in loaded.task.canaries(labels[item.id]).items():
-                for measure, score in zip((VERIFIER, GOLD_MEASURE), earned, strict=True):
-                    scores.setdefault((CANARY + name, measure), {})[item.id] = score
-            if (most := loaded.task.ceiling(labels[item.id])) is not None:
-                scores.setdefault((CEILING, VERIFIER), {})[item.id] = most
-    except (Misconfigured, CheckFailed, NotFound) as wrong:  # the task's own code
-        return [GoldFailed(cell="references", split="test", reason=str(wrong))]
+    for item, earned, most in zip(items, canaries, ceilings, strict=True):
+        for result in (earned, most):
+            if isinstance(result, Failed):
+                return [GoldFailed(cell="references", split="test", reason=result.reason)]
+        assert not isinstance(earned, Failed) and not isinstance(most, Failed)
+        for name, pair in earned.items():
+            for measure, score in zip((VERIFIER, GOLD_MEASURE), pair, strict=True):
+                scores.setdefault((CANARY + name, measure), {})[item] = score
+        if most is not None:
+            scores.setdefault((CEILING, VERIFIER), {})[item] = most
     return [
         ReferenceMeasured(name=name, measure=measure, scores=by_item) for (name, measure), by_item in scores.items()
     ]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from events.change import ScaffoldProposed
 from events.codec import Event
-from events.errors import CheckFailed, HostUnfit, Misconfigured, NotFound
+from events.errors import CheckFailed, Misconfigured, NotFound, raise_if_hosts
 from events.fact import NotFinite
 from events.gold import AuditFinished, DriftFlagged, GoldFailed, GoldScored
 from events.population import CandidateAccepted
@@ -22,17 +22,18 @@ from replay.archive.projection import open_archive
 from replay.audit.pair import PairKey
 from replay.recorded import EventIndex, StoredEvent
 from runtime.blobs.directory import Blobs
+from runtime.effects.scoring import AnswerScorer, ScoringProcess
 from runtime.log import lineage
 from runtime.log.lookup import events_of_types
 from runtime.log.port import Log
-from runtime.log.worker import work
+from runtime.log.worker import Wants, work
 from runtime.policies.client import PolicyClient
 from runtime.rollouts.runner import RolloutRunner
 from services.auditor.final_table import SPLITS, cells_of, compare_policies, score_baselines, score_cell
 from services.auditor.measure import AuditHost, RunAudit, accepted_evaluations, labels_of, pairs_to_measure
 from services.auditor.release import release
 from services.host.context import Context
-from services.host.settings import scaffold_limits
+from services.host.settings import scaffold_limits, scoring_limit
 
 logger = logging.getLogger("evolog")
 
@@ -46,22 +47,24 @@ RUNNERS = 2
 
 async def serve(context: Context) -> None:
     """Audit all runs, until stopped."""
-    runners = []
+    scorer, runners = ScoringProcess(scoring_limit()), []
     for number in range(RUNNERS):
         policy = PolicyClient(context.node.policy_url(), context.policy_token())  # which is for one thread
         runners.append(
             RolloutRunner(context.blobs, context.work / f"runner-{number}", policy, context.scanner, scaffold_limits())
         )
     try:
-        await audit_runs(context, context.connection.log(GOLD), Blobs(context.node.gold_blobs), *runners)
+        await audit_runs(context, context.connection.log(GOLD), Blobs(context.node.gold_blobs), scorer, *runners)
     finally:
+        scorer.close()
         for runner in runners:
             runner.close()
 
 
-async def audit_runs(context: Context, gold: Log, blobs: Blobs, *runners: RolloutRunner) -> None:
+async def audit_runs(context: Context, gold: Log, blobs: Blobs, scorer: AnswerScorer, *runners: RolloutRunner) -> None:
     """Measure each candidate that is accepted, and audit each run that has finished, one event after the other."""
-    auditor = Auditor(AuditHost(context, gold, blobs, runners))
+    wants = context.wants()
+    auditor = Auditor(AuditHost(context, gold, blobs, scorer, runners), wants)
 
     async def perform(events: list[Event]) -> Sequence[Event]:
         for event in events:
@@ -73,7 +76,7 @@ async def audit_runs(context: Context, gold: Log, blobs: Blobs, *runners: Rollou
         return []
 
     await project_gold(context, gold)
-    await work(context.log, perform, source="auditor", scanner=context.scanner)
+    await work(context.log, perform, source="auditor", scanner=context.scanner, wants=wants)
 
 
 class RunTail:
@@ -101,9 +104,13 @@ class RunTail:
 
 
 class Auditor:
-    """Answers the events that call for an audit, by measuring, giving a verdict, and recording both."""
+    """Answers the events that call for an audit, by measuring, giving a verdict, and recording both.
 
-    def __init__(self, host: AuditHost) -> None:
+    An audit waits for what the host lacks, as `wants` has it, and then goes without.
+    """
+
+    def __init__(self, host: AuditHost, wants: Wants) -> None:
+        self.wants = wants
         self.host, self.context, self.gold = host, host.context, host.gold
         self._tail = RunTail(host.context.log, host.gold)
 
@@ -116,6 +123,8 @@ class Auditor:
             audit = await self._run_audit(event)
             start = await _start_scaffold(self.context, event.run)
         except (NotFound, CheckFailed, Misconfigured) as wrong:
+            if not self.wants.over(event):
+                raise_if_hosts(wrong)
             await self.host.record(event, [GoldFailed(cell="final", split="test", reason=str(wrong))])
         else:
             cells = cells_of(start, finished) if finished.candidate else []
@@ -140,14 +149,14 @@ class Auditor:
         flags: list[DriftFlagged] = []
         try:
             flags = await self._measure_accepted(event, accepted.generation)
-        except HostUnfit:
-            raise  # this is handed out again
         except (
             NotFound,
             CheckFailed,
             Misconfigured,
             NotFinite,
         ) as wrong:  # a run that waits for this must not wait for ever
+            if not self.wants.over(event):
+                raise_if_hosts(wrong)
             logger.warning("run %s cannot be audited: %s", event.run, wrong)
         if action := (await self.context.started(event.run)).on_drift:
             released = await release(self.context, event.run, action, accepted.generation, next(iter(flags), None))
@@ -195,6 +204,7 @@ class Auditor:
                 run_audit.audit, events, gold, self.context.blobs.get, known, started.seed, lineage_only=lineage_only
             )
         except Exception as wrong:  # whatever a run's scaffolds and scores are like, no other run waits for its verdict
+            raise_if_hosts(wrong)
             logger.warning("no verdict on run %s: %s: %s", audit.run, type(wrong).__name__, wrong)
             return []
         if result.state != "green" and not lineage_only:

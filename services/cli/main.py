@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from events.errors import UserError
+from events.errors import UserError, no_room, says_disk_is_full
 from services.cli.ablate import ablate
 from services.cli.audit import audit
 from services.cli.data import data
@@ -85,6 +85,11 @@ class Commands(click.Group):
                 err=True,
             )
             sys.exit(OS_CODES.get(wrong.errno or 0, 1))
+        except Exception as wrong:
+            if not says_disk_is_full(wrong):
+                raise
+            click.echo(f"evolog: {(full := no_room(str(wrong)))}", err=True)
+            sys.exit(full.code)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands under the headings of `VERBS`."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from events.codec import Event
+from events.errors import hosts_own
 from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.secret import Scanner, of_environment
@@ -21,9 +22,10 @@ from runtime.log.jetstream import Connection, connect
 from runtime.log.lineage import Span, ancestors, run_start
 from runtime.log.lookup import facts_by_id
 from runtime.log.port import Log
-from runtime.log.worker import append_struck_out, retry_until_available
+from runtime.log.worker import Wants, append_struck_out, retry_until_available
 from runtime.run.loading import OWN, LoadedRun, load_run
-from services.host.node import Node
+from services.host.node import Node, Waiting
+from services.host.settings import host_patience
 
 T = TypeVar("T")
 
@@ -53,12 +55,16 @@ class Context:
         return self._past[run]
 
     async def load(self, run: str) -> LoadedRun:
-        """The run's task and data; raises `CheckFailed` if this host's data is not what the run was started on."""
+        """The run's task and data; raises `NotHere` where this host lacks them, or has others than the run was started
+        on.
+        """
         if run not in self._loaded:
-            self._loaded[run] = await asyncio.to_thread(
-                load_run, run, await self.started(run), self.blobs, OWN, self.work
-            )
+            self._loaded[run] = await asyncio.to_thread(self._load, run, await self.started(run))
         return self._loaded[run]
+
+    def _load(self, run: str, started: RunStarted) -> LoadedRun:
+        with hosts_own():
+            return load_run(run, started, self.blobs, OWN, self.work)
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """From a thread: the result of a coroutine that runs on the service's loop."""
@@ -73,6 +79,16 @@ class Context:
     async def recorded_calls(self, run: str, ids: Sequence[str]) -> dict[str, ModelCalled]:
         """Those of these calls of the policy that stand in the log already."""
         return await retry_until_available(lambda: facts_by_id(self.log, run, ModelCalled, ids))
+
+    def wants(self) -> Wants:
+        """What to put work off by where this host lacks something; whoever follows the run is told."""
+        process = f"{self.name}-{self.index}"
+        self.node.tell_waiting(process, None)
+
+        def tell(run: str, sentence: str | None) -> None:
+            self.node.tell_waiting(process, Waiting(run, sentence) if sentence else None)
+
+        return Wants(host_patience(), tell)
 
     def policy_token(self) -> str:
         """The secret between the policy's endpoint and those that ask it; made by whoever comes first."""

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from events.catalogue import SERVICES
-from events.errors import UserError
+from events.errors import TryAgain, UserError, no_room, says_disk_is_full
 from services.host.node import owner_alone
 from services.host.visible import visible_output
 
@@ -52,9 +52,13 @@ async def _run(name: str, index: int, directory: Path) -> None:
     except UserError as wrong:
         logger.error("%s", wrong)
         code = wrong.code
-    except Exception:
-        logger.exception("%s ended", name)
-        code = 1
+    except Exception as wrong:
+        if says_disk_is_full(wrong):
+            logger.error("%s", no_room(str(wrong)))
+            code = TryAgain.code
+        else:
+            logger.exception("%s ended", name)
+            code = 1
     sys.stderr.flush()
     os._exit(code)  # work that a thread has not recorded will be delivered again
 

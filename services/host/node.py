@@ -51,6 +51,13 @@ def owner_alone() -> None:
     os.umask(0o077)
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """That a process has put off work of a run, and for want of what, in a sentence."""
+
+    run: str
+    sentence: str
+
+
 class Node:
     """A project directory. Naming a path creates nothing."""
 
@@ -98,6 +105,11 @@ class Node:
         return self.directory / "imports"
 
     @property
+    def waits(self) -> Path:
+        """A file for each process that waits for what its host lacks."""
+        return self.directory / "waiting"
+
+    @property
     def log_folder(self) -> Path:
         """The folder of the processes' output."""
         return self.directory / "logs"
@@ -138,6 +150,27 @@ class Node:
                     f"Run {run} waits, since {process} cannot work here: {sentence} The run goes on by itself soon "
                     f"after that is put right; `evolog watch {run}` follows it."
                 )
+
+    def tell_waiting(self, process: str, waiting: Waiting | None) -> None:
+        """Leave word, for those who follow runs, that a process waits, or no longer does; nothing where that cannot be
+        written.
+        """
+        path = self.waits / process
+        with contextlib.suppress(OSError):
+            if waiting is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.parent.mkdir(exist_ok=True)
+                credentials.write_private(path, msgspec.json.encode(waiting).decode())
+
+    def waiting(self, run: str) -> list[str]:
+        """What a run waits for now, in sentences."""
+        found = []
+        for path in sorted(self.waits.iterdir()) if self.waits.is_dir() else ():
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                waiting = msgspec.json.decode(path.read_bytes(), type=Waiting)
+                found += [waiting.sentence] if waiting.run == run else []
+        return list(dict.fromkeys(found))
 
     def make(self) -> None:
         """Make the directory, for its owner alone: passwords and gold lie in it."""

@@ -44,6 +44,9 @@ class RunWatcher(Protocol):
     def update(self, events: Sequence[Event], reporter: Reporter) -> None:
         """These events were appended; called after each read of the log, also if there are none."""
 
+    def say(self, sentence: str) -> None:
+        """The run waits for something, as this sentence says."""
+
 
 def check(order: RunOrder, node: Node) -> None:
     """Raise what is wrong with an order, before anything is started for it."""
@@ -187,6 +190,7 @@ async def _follow(
     interrupted: asyncio.Event,
 ) -> Report | None:
     reporter = Reporter(run)
+    said: list[str] = []
     while reporter.report.state != "audited":
         try:
             events = await reporter.follow(log)
@@ -202,6 +206,11 @@ async def _follow(
                     f"`evolog watch {run}` follows it."
                 ) from None
         watcher.update(events, reporter)
+        waiting = node.waiting(run)
+        for sentence in waiting:
+            if sentence not in said:
+                watcher.say(sentence)
+        said = waiting
         if interrupted.is_set():
             return None
         node.require_fit(run, started)

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from events.errors import Misconfigured
 from events.kinds import BackEnd
+from runtime.effects.scoring import SCORING_LIMIT
+from runtime.log.worker import HOST_PATIENCE
 from runtime.rollouts.host import ScaffoldLimits
 
 IDLE_TIMEOUT_VARIABLE = "EVOLOG_SCAFFOLD_SILENCE"
+HOST_PATIENCE_VARIABLE = "EVOLOG_HOST_PATIENCE"
+SCORING_LIMIT_VARIABLE = "EVOLOG_VERIFIER_SECONDS"
 TRAINER_VARIABLE = "EVOLOG_TRAINER"
 ACCELERATE_VARIABLE = "EVOLOG_ACCELERATE"
 DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU")
@@ -78,17 +82,35 @@ def scaffold_limits() -> ScaffoldLimits:
 
     Raises `Misconfigured` where that is no number of seconds.
     """
-    value = os.environ.get(IDLE_TIMEOUT_VARIABLE)
+    return ScaffoldLimits(idle_timeout=_seconds(IDLE_TIMEOUT_VARIABLE, ScaffoldLimits().idle_timeout))
+
+
+def host_patience() -> float:
+    """Seconds for which work is tried again where its host lacks a blob, a model or a task's data.
+
+    Raises `Misconfigured` where EVOLOG_HOST_PATIENCE is no number of seconds.
+    """
+    return _seconds(HOST_PATIENCE_VARIABLE, HOST_PATIENCE)
+
+
+def scoring_limit() -> float:
+    """Seconds that a verifier may take for one answer.
+
+    Raises `Misconfigured` where EVOLOG_VERIFIER_SECONDS is no number of seconds.
+    """
+    return _seconds(SCORING_LIMIT_VARIABLE, SCORING_LIMIT)
+
+
+def _seconds(variable: str, default: float) -> float:
+    value = os.environ.get(variable)
     if value is None:
-        return ScaffoldLimits()
+        return default
     try:
         seconds = float(value)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise Misconfigured(
-            f"{IDLE_TIMEOUT_VARIABLE} is {value!r}; expected seconds above 0, such as "
-            f"{ScaffoldLimits().idle_timeout:g}: "
-            "correct it, or unset it."
+            f"{variable} is {value!r}; expected seconds above 0, such as {default:g}: correct it, or unset it."
         )
-    return ScaffoldLimits(idle_timeout=seconds)
+    return seconds

@@ -27,7 +27,13 @@ from runtime.policies.client import engine_url
 from runtime.sandbox.choose import UNSANDBOXED
 from services.host.main import READY_FD
 from services.host.node import Node, Running, owner_alone, version
-from services.host.settings import accelerate_config, scaffold_limits, trainer_back_end
+from services.host.settings import (
+    accelerate_config,
+    host_patience,
+    scaffold_limits,
+    scoring_limit,
+    trainer_back_end,
+)
 
 MISCONFIGURED = Misconfigured.code
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -109,8 +115,11 @@ async def supervise(
     trainer_back_end()
     accelerate_config()
     engine_url()
+    host_patience()
+    scoring_limit()
     with node.hold():
         node.node_json.unlink(missing_ok=True)
+        shutil.rmtree(node.waits, ignore_errors=True)
         node.log_folder.mkdir(exist_ok=True)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

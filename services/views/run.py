@@ -18,7 +18,6 @@ from events.run import RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed
 from replay.report import CELL_NAMES, Generation, Report, Reporter, sort_cells
 from runtime.agents.providers import model_of, price_of_model
-from services.host.visible import one_line
 from services.views.progress import VisibleConsole
 from services.views.replayed import closing_lines
 
@@ -105,13 +104,17 @@ class LiveRun:
         if self.counts_rollouts:
             self._progress.start()
 
+    def say(self, sentence: str) -> None:
+        """Print a line."""
+        # lines to a terminal go through the bar, which moves below them
+        console = self._progress.console if self.counts_rollouts and self.console.stderr else self.console
+        console.print(sentence, soft_wrap=True, highlight=False)
+
     def update(self, events: Sequence[Event], reporter: Reporter) -> None:
         """Print the lines of these events, and move the bar."""
         for event in events:
             for line in event_lines(event, reporter):
-                # lines to a terminal go through the bar, which moves below them
-                console = self._progress.console if self.counts_rollouts and self.console.stderr else self.console
-                console.print(one_line(line), soft_wrap=True, highlight=False)
+                self.say(line)
         if self.counts_rollouts:
             report = reporter.report
             row = report.generations[-1] if report.generations else None

@@ -21,7 +21,7 @@ from events.catalogue import CONSUMERS
 from events.errors import NotFound, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, tag_of
 from runtime.blobs.directory import Blobs
-from runtime.broker.streams import _MANY_AT_ONCE, ACK_WAIT
+from runtime.broker.streams import ACK_WAIT, IN_HAND
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Delivery, Message, Refused, Stored, exclusive_key, require_contiguous
 from tests.harness.virtual import VirtualLoop
@@ -167,7 +167,7 @@ class Consumer:
 
     def __init__(self, stream: Stream, name: str, tags: Sequence[str]) -> None:
         self.stream, self.tags = stream, tags
-        self.most = 5000 if name in _MANY_AT_ONCE else 1
+        self.most = IN_HAND[name]
         self.pending: dict[int, float] = {}
         """Sequences that are not acknowledged, and until when they are not handed out again."""
         self.woken = asyncio.Event()

@@ -5,7 +5,7 @@ import functools
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from events import codec
-from events.errors import Misconfigured, NotFound
+from events.errors import Misconfigured, NotFound, NotHere
+from events.fact import Fact
 from events.gold import GOLD as GOLD_MEASURE
 from events.gold import VERIFIER, DriftFlagged, GoldFailed, PairMeasured
 from events.judgement import CandidateEvaluated
@@ -23,9 +24,11 @@ from events.run import AuditReleased, RunFinished
 from events.secret import Scanner
 from events.subjects import GOLD
 from replay.audit.pair import PairKey
+from runtime.effects.scoring import in_process
 from runtime.log.lookup import events_of_types
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
+from runtime.log.worker import Wants
 from services.auditor import service
 from services.auditor.final_table import cells_of
 from services.auditor.measure import AnswerSheet, AuditHost, RunAudit, pairs_to_measure, score_pair
@@ -80,12 +83,19 @@ def test_a_candidate_is_measured_and_at_a_switch_of_levers_its_parts_with_those_
     assert pairs_to_measure([start, first, trained, again]) == [("s0", ""), ("s1", "a2")]
 
 
-def measured(task: Task, answers: dict[str, str | None]) -> dict[str, PairMeasured]:
+def measured(task: Task, answers: Mapping[str, str | None]) -> dict[str, PairMeasured]:
+    return {fact.measure: fact for fact in scored(task, answers) if isinstance(fact, PairMeasured)}
+
+
+def unscored(task: Task, answers: Mapping[str, str | None]) -> list[GoldFailed]:
+    return [fact for fact in scored(task, answers) if isinstance(fact, GoldFailed)]
+
+
+def scored(task: Task, answers: Mapping[str, str | None]) -> list[Fact]:
     test = EvaluationSet(task.public(0).labels, task.public(0).test)
     labels = {**task.labels(0), **task.gold()}
     scores = {VERIFIER: task.reward, GOLD_MEASURE: task.gold_score}
-    facts = score_pair(labels, PairKey("s", "a"), test, AnswerSheet(answers, "b"), scores)
-    return {fact.measure: fact for fact in facts if isinstance(fact, PairMeasured)}
+    return score_pair(labels, PairKey("s", "a"), test, AnswerSheet(dict(answers), "b"), scores, in_process)
 
 
 def test_gold_is_scored_by_the_tasks_own_verifier_whichever_the_run_has() -> None:
@@ -100,14 +110,27 @@ def test_gold_is_scored_by_the_tasks_own_verifier_whichever_the_run_has() -> Non
     assert found[VERIFIER].scores == found[GOLD_MEASURE].scores == {item.id: (1.0,) for item in items}
 
 
-def test_no_answer_and_one_that_cannot_be_scored_score_0_and_too_few_answers_are_not_measured() -> None:
+def test_no_answer_scores_0_and_one_that_cannot_be_scored_has_no_score() -> None:
     task = load(str(TOY)).with_verifier(HOLE, "hole.py")
     items = [item.id for item in task.public(0).test]
     answers: dict[str, str | None] = {item: "mason" for item in items[:10]} | {item: None for item in items[10:20]}
     found = measured(task, answers)
-    assert found[VERIFIER].failed == 20 and set(found[VERIFIER].scores) == set(items)
+    assert found[VERIFIER].failed == 20 and set(found[VERIFIER].scores) == set(items[10:])
     assert sum(map(sum, found[VERIFIER].scores.values())) == 0.0
-    assert measured(task, dict(list(answers.items())[:19])) == {}
+    assert set(found[GOLD_MEASURE].scores) == set(items)
+    (failed,) = unscored(task, answers)
+    assert failed.cell == "unscored:verifier of s+a" and "10 of 10 answers could not be scored" in failed.reason
+    assert "score raised ValueError: not judged" in failed.reason
+
+
+def test_where_most_attempts_or_scores_fail_nothing_is_measured_and_that_is_recorded() -> None:
+    task = load(str(TOY)).with_verifier(HOLE, "hole.py")
+    items = [item.id for item in task.public(0).test]
+    assert measured(task, {item: "smelter" for item in items[:19]}) == {}
+    assert [one.reason for one in unscored(task, {item: "smelter" for item in items[:19]})] == [
+        "21 of 40 attempts of the audit failed"
+    ] * 2
+    assert list(measured(task, dict.fromkeys(items, "mason"))) == [GOLD_MEASURE]
 
 
 def released(action: AuditAction, look: int, found: DriftFlagged | None, *before: AuditReleased) -> AuditReleased:
@@ -173,7 +196,7 @@ def host_of(log: Any, *runners: Any, **of_context: Any) -> AuditHost:
     """An audit's host over one log, whose context records and has these attributes; a runner is a string."""
     context: Any = SimpleNamespace(**{"log": log, "record": record} | of_context)
     unused: Any = None
-    return AuditHost(context, log, unused, runners)
+    return AuditHost(context, log, unused, in_process, runners)
 
 
 def audit_of(host: AuditHost, loaded: Any = None) -> RunAudit:
@@ -181,25 +204,32 @@ def audit_of(host: AuditHost, loaded: Any = None) -> RunAudit:
 
 
 def test_a_run_that_waits_is_told_of_an_audit_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here the data of its task are not on the auditor's host."""
-    log = MemoryLog(MemoryStream())
+    """Here its task has no gold; and of data that its host lacks, once they were waited for."""
+    log, event, wants = MemoryLog(MemoryStream()), accepted(), Wants(patience=0.0)
 
     async def nothing(*arguments: Any) -> Any:
         return []
 
-    async def not_here(run: str) -> Any:
-        raise NotFound("The data are not here.")
+    async def broken(run: str) -> Any:
+        raise Misconfigured("gold.py defines no labels.")
 
-    async def audit(action: str) -> None:
+    async def not_here(run: str) -> Any:
+        raise NotHere("The data are not here.")
+
+    async def audit(action: str, load: Any = broken) -> None:
         async def started(run: str) -> Any:
             return SimpleNamespace(on_drift=action)
 
-        await service.Auditor(host_of(log, past=nothing, load=not_here, started=started)).audit_accepted(accepted())
+        await service.Auditor(host_of(log, past=nothing, load=load, started=started), wants).audit_accepted(event)
 
     async def audited() -> list[Any]:
         monkeypatch.setattr(service, "project_gold", nothing)
         await audit("")
-        await audit("stop")
+        with pytest.raises(NotHere):
+            await audit("stop", not_here)
+        assert log.memory.messages == []
+        wants.put_off(event, NotHere("The data are not here."))
+        await audit("stop", not_here)
         return [event.data for event in await events_of_types(log, "r", [AuditReleased])]
 
     assert asyncio.run(audited()) == [AuditReleased(look=2, action="none", lever="", generation=-1, bits=1.0)]

@@ -54,8 +54,10 @@ from events.run import Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.secret import Scanner
 from events.subjects import GOLD, LOG, run_of, tag_of
 from replay.archive.projection import Archive
+from runtime.effects.scoring import in_process
 from runtime.log.memory import MemoryLog
 from runtime.log.port import Message, Stored, append_once, readable
+from runtime.log.worker import Wants
 from runtime.rollouts.runner import RolloutRunner
 from runtime.sandbox.choose import Profile
 from services.host.context import Context
@@ -263,8 +265,10 @@ class System:
                     for one in ("first", "second")
                 ]
                 await services.auditor.service.audit_runs(
-                    context, gold, FaultyBlobs(life, self.world.gold_blobs), *runners
+                    context, gold, FaultyBlobs(life, self.world.gold_blobs), in_process, *runners
                 )
+            case "verifier":
+                await services.verifier.score_trajectories(context, in_process)
             case "archivist":
                 archive: Any = self.world.rows[LOG]
                 await services.archivist.follow(context.log, archive)
@@ -304,7 +308,6 @@ class System:
                 (runtime.log.worker, "datetime", clock),
                 (runtime.rollouts.calls, "time", clock),
                 (runtime.rollouts.runner, "time", clock),
-                (services.verifier, "time", clock),
                 (services.auditor.service, "time", clock),
                 (runtime.rollouts.runner, "ScaffoldProcess", InProcessScaffold),
                 (runtime.rollouts.runner, "provide", lambda recorded: Profile("none", "none")),
@@ -334,6 +337,10 @@ class Process(Context):
         self.node = node
         self._loaded, self._past = {}, {}
         self._park = world.loop.park
+
+    def wants(self) -> Wants:
+        """As `Context.wants`, and nobody is told."""
+        return Wants()
 
     def wait_for(self, work: Any) -> Any:
         """As `Context.wait_for`, with the loop's own way to wait."""

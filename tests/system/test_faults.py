@@ -24,7 +24,7 @@ from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Wei
 from runtime.blobs.directory import Blobs
 from runtime.broker.streams import ACK_WAIT
 from runtime.log.port import readable
-from tests.harness.cli import FREE_PORT, CliHarness, running
+from tests.harness.cli import FREE_PORT, RUN, CliHarness, running
 from tests.harness.faults import damage
 from tests.harness.invariants import check_all
 from tests.harness.paths import ROOT
@@ -179,6 +179,22 @@ def test_a_damaged_adapter_is_refused_by_its_digest_and_the_last_good_one_stays(
     assert bad not in {
         event.data.adapter for event in events if isinstance(event.data, ModelCalled | RolloutsRequested | RunFinished)
     }
+
+
+def test_blobs_that_are_gone_for_a_while_cost_no_attempt_and_the_run_says_what_it_waits_for(
+    system: CliHarness, undisturbed: list[Event], task: Path
+) -> None:
+    order(system, task)
+    wait_until(lambda: system.count("trajectory_recorded") > 20, "the run is under way")
+    away = system.node.blobs.rename(system.node.blobs.with_name("away"))
+    for service in ("policy", "executor"):  # which begin again with nothing in memory
+        for process in system.pids(service):
+            os.kill(process, signal.SIGKILL)
+    wait_until(lambda: any("is not in" in sentence for sentence in system.node.waiting(RUN)), "the run waits")
+    shutil.copytree(away, system.node.blobs, dirs_exist_ok=True)
+    same(system, undisturbed)
+    assert system.node.waiting(RUN) == []
+    assert [event.tag for event in readable(system.log.read()) if event.tag == "rollout_failed"] == []
 
 
 @pytest.mark.long

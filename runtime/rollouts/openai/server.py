@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import msgspec
 
-from events.errors import CheckFailed, HostUnfit, TryAgain, Unavailable, UserError
+from events.errors import CheckFailed, HostUnfit, NotHere, TryAgain, Unavailable, UserError
 from runtime.rollouts.openai import dialect
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, Refusal
 
@@ -350,7 +350,7 @@ class Bridge:
             return _spent(str(spent))
         except Overloaded as busy:
             return _refuse(429, str(busy), "overloaded", headers=(("Retry-After", str(busy.seconds)),))
-        except (TryAgain, Unavailable) as away:
+        except (TryAgain, Unavailable, NotHere) as away:
             self.failure = self.failure or away
             return _refuse(503, str(away), "recorder_unavailable")
         except UserError as refused:

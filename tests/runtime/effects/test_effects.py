@@ -2,6 +2,9 @@
 tried before.
 """
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,14 +13,17 @@ import pytest
 from algorithms.levers.rules import PastChoice
 from events.choice import LeverChosen
 from events.codec import Event
-from events.errors import CheckFailed
+from events.errors import CheckFailed, NotHere, TryAgain
+from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.kinds import LeverChoice
 from events.population import CandidateAccepted
 from events.rollouts import CallUse, ModelCalled, TrajectoryRecorded
-from events.weights import TrainingBatchSealed, WeightUpdateFailed
+from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed
 from runtime.blobs.directory import Blobs
+from runtime.effects import train as effects_train
 from runtime.effects.choose import earlier_choices
+from runtime.effects.serve import ServedModels, check_adapter
 from runtime.effects.train import TrainingHost, sealed_attempts, sources, train_round
 from runtime.policies import text_scorer
 from runtime.policies.bases import prepare_base
@@ -28,6 +34,7 @@ from runtime.run.loading import LoadedRun
 from runtime.run.order import RunOrder, plan
 from tasks.loading import load
 from tests.harness.facts import event_of, trajectory
+from tests.harness.faults import damage
 from tests.harness.paths import TOY
 
 
@@ -102,6 +109,65 @@ def test_a_batch_that_is_not_what_was_sealed_is_not_trained_on(tmp_path: Path) -
         TrainingHost(blobs, tmp_path / "work"), {"q": played(blobs)}, sealed("0" * 64), base, no_task
     )
     assert isinstance(failed, WeightUpdateFailed) and failed.kind == "batch_differs"
+
+
+def full(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_in_words(*arguments: object) -> None:
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+class Trainer:
+    """A host that trains on two attempts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.host = TrainingHost(Blobs(folder / "blobs"), folder / "work")
+        self.base = self.host.blobs.put_folder(prepare_base(text_scorer.KIND, load(str(TOY)).public(0), list))
+        self.attempts = {"q": played(self.host.blobs)}
+
+    def train(self, state: str = "") -> list[Fact]:
+        batch = sealed(batch_digest([("t0", 1.0), ("t1", 0.0)]))
+        batch = msgspec.structs.replace(batch, parent_state=state)
+        return train_round(self.host, self.attempts, batch, self.base, no_task)
+
+
+@pytest.mark.parametrize("failing", [full, full_in_words])
+def test_a_disk_that_is_full_fails_no_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(effects_train, "train", failing)
+    with pytest.raises(TryAgain, match="No room left"):
+        Trainer(tmp_path).train()
+
+
+def test_a_blob_that_this_host_lacks_or_that_is_damaged_fails_no_update(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    with pytest.raises(NotHere, match="is not in"):
+        trainer.train(state="0" * 64)
+    trainer = Trainer(tmp_path / "other")
+    damage(trainer.host.blobs, trainer.base)
+    with pytest.raises(NotHere, match="is damaged"):
+        trainer.train()
+
+
+def test_a_disk_that_is_full_rejects_no_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = AdapterPublished(
+        generation=1,
+        round=1,
+        adapter="a" * 64,
+        parent_adapter="",
+        base_model="b" * 64,
+        batch="b",
+        algorithm="best_of_n",
+        canary=(),
+        trained_on=1,
+    )
+    models = ServedModels(Blobs(tmp_path), tmp_path)
+    monkeypatch.setattr(models, "find", full_in_words)
+    with pytest.raises(TryAgain):
+        check_adapter(models, published)
 
 
 def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:

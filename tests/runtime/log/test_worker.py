@@ -9,7 +9,7 @@ import pytest
 
 from events import codec
 from events.codec import Event
-from events.errors import TryAgain
+from events.errors import NotHere, TryAgain
 from events.judgement import TrajectoryScored
 from events.rollouts import TrajectoryRecorded
 from events.secret import Scanner
@@ -44,7 +44,7 @@ def tags(log: MemoryLog) -> list[str]:
 
 
 async def turn(log: MemoryLog, limit: int = 10) -> None:
-    await worker.step(log, await log.fetch(limit, 0.0), score, source="verifier", scanner=SCANNER)
+    await worker.step(log, await log.fetch(limit, 0.0), score, source="verifier", scanner=SCANNER, wants=worker.Wants())
 
 
 def verifier_log() -> MemoryLog:
@@ -57,7 +57,7 @@ def test_what_is_delivered_again_is_not_appended_again() -> None:
         await append_once(log, [trajectory(attempt) for attempt in range(3)], SCANNER)
         deliveries = await log.fetch(10, 0.0)
         for _ in range(2):  # the second time as a server does that heard no acknowledgement
-            await worker.step(log, deliveries, score, source="verifier", scanner=SCANNER)
+            await worker.step(log, deliveries, score, source="verifier", scanner=SCANNER, wants=worker.Wants())
         assert tags(log).count("trajectory_scored") == 3
 
     asyncio.run(check())
@@ -99,7 +99,7 @@ def test_an_unreadable_message_is_recorded_by_whoever_may_and_acknowledged_by_al
     async def check() -> None:
         log = verifier_log()
         await log.append([Message("evolog.r.e.trajectory_recorded", b"no event")])
-        await worker.step(log, await log.fetch(10, 0.0), score, source=source, scanner=SCANNER)
+        await worker.step(log, await log.fetch(10, 0.0), score, source=source, scanner=SCANNER, wants=worker.Wants())
         assert tags(log).count("event_set_aside") == recorded and not log.pending
 
     asyncio.run(check())
@@ -134,5 +134,51 @@ def test_an_unreadable_message_is_set_aside_and_the_others_are_done() -> None:
         await turn(log)
         assert sorted(tags(log)[2:]) == ["event_set_aside", "trajectory_scored"] and not log.pending
         assert [codec.decode(stored.data).tag for stored in log.memory.messages[1:]] == tags(log)[1:]
+
+    asyncio.run(check())
+
+
+class Host:
+    """A verifier's host that lacks the second attempt's blob, and what it tells."""
+
+    def __init__(self, patience: float) -> None:
+        self.lacks, self.told = True, list[str | None]()
+        self.wants = worker.Wants(patience, lambda run, sentence: self.told.append(sentence))
+
+    async def perform(self, events: list[Event]) -> Sequence[Event]:
+        if self.lacks and any(isinstance(one.data, TrajectoryRecorded) and one.data.attempt == 1 for one in events):
+            raise NotHere("Blob 12 is not in blobs.")
+        return await score(events)
+
+    async def turn(self, log: MemoryLog) -> None:
+        await worker.step(
+            log, await log.fetch(10, 0.0), self.perform, source="verifier", scanner=SCANNER, wants=self.wants
+        )
+
+
+def test_work_whose_host_lacks_something_is_put_off_and_the_rest_is_done() -> None:
+    async def check() -> None:
+        log, host = verifier_log(), Host(patience=60.0)
+        await append_once(log, [trajectory(attempt) for attempt in range(3)], SCANNER)
+        await host.turn(log)
+        assert tags(log).count("trajectory_scored") == 2 and list(log.pending) == [2]
+        assert host.told[-1] == "Run r waits: Blob 12 is not in blobs. It is tried again every few seconds."
+        host.lacks = False
+        log.redeliver()
+        await host.turn(log)
+        assert tags(log).count("trajectory_scored") == 3 and not log.pending and host.told[-1] is None
+
+    asyncio.run(check())
+
+
+def test_what_is_lacking_for_too_long_ends_the_process_with_the_sentence() -> None:
+    async def check() -> None:
+        log, host = verifier_log(), Host(patience=0.0)
+        await append_once(log, [trajectory(1)], SCANNER)
+        await host.turn(log)
+        log.redeliver()
+        with pytest.raises(NotHere, match="Blob 12"):
+            await host.turn(log)
+        assert tags(log).count("trajectory_scored") == 0 and log.pending
 
     asyncio.run(check())

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
+from events.errors import Misconfigured, NotHere, TryAgain, Unavailable, UsageError, UserError
 from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
@@ -208,7 +208,7 @@ def test_an_attempt_that_swallows_a_refusal_has_failed_all_the_same(tmp_path: Pa
     assert result.kind == "refused"
 
 
-@pytest.mark.parametrize("error", [TryAgain("later"), Unavailable("away")])
+@pytest.mark.parametrize("error", [TryAgain("later"), Unavailable("away"), NotHere("no such model")])
 def test_a_policy_that_is_away_is_no_failure_of_a_shard(tmp_path: Path, error: UserError) -> None:
     class Away(FirstChoicePolicy):
         def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
@@ -297,9 +297,9 @@ def test_a_secret_in_a_call_or_its_completion_fails_the_attempts_that_made_it_al
     assert {call.item for call in table.recorded.values()} == {"dev0", "dev2"}
 
 
-def test_an_item_that_this_host_does_not_have_fails_the_shard(table: RunnerHarness) -> None:
-    results = table.play(ASKS, ["dev0", "case-7"])
-    assert all(result.kind == "unloadable" and "case-7" in result.reason for result in results) and len(results) == 2
+def test_an_item_that_this_host_does_not_have_is_the_hosts_fault(table: RunnerHarness) -> None:
+    with pytest.raises(NotHere, match="case-7"):
+        table.play(ASKS, ["dev0", "case-7"])
 
 
 def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(

@@ -1,0 +1,42 @@
+"""The process in which a task's own scoring code runs: see `scoring.py`, which starts it and gives it a socket."""
+
+import contextlib
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from events.errors import hosts_own
+from runtime.effects.scoring import CallBatch, LoadTask, ScoringResult, call_in_child, result_of
+from tasks.loading import Task, load
+
+
+def main(descriptor: int) -> None:
+    """Load a task, then make calls, until the socket ends."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, it goes first
+    with socket.socket(fileno=descriptor) as parent:
+        parent.set_inheritable(False)
+        lines = parent.makefile("rb")
+
+        def send(result: ScoringResult) -> None:
+            parent.sendall(msgspec.json.encode(result) + b"\n")
+
+        wanted = msgspec.json.decode(lines.readline(), type=LoadTask)
+        loaded: list[Task] = []
+        send(result_of(lambda: loaded.append(_loaded(wanted))))
+        for line in lines:
+            batch = msgspec.json.decode(line, type=CallBatch)
+            for arguments in batch.calls:
+                send(call_in_child(loaded[0], batch, arguments))
+
+
+def _loaded(wanted: LoadTask) -> Task:
+    with hosts_own():
+        task = load(wanted.task)
+        return task.with_verifier(wanted.source, wanted.source_name) if wanted.source else task
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
