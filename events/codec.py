@@ -191,6 +191,11 @@ def encode(event: Event, version: int = NOW) -> bytes:
 
 def decode(payload: bytes) -> Event:
     """The event in these bytes, or `Unreadable` with a sentence that says what is wrong."""
+    return _decode(payload)[0]
+
+
+def _decode(payload: bytes) -> tuple[Event, str]:
+    # with its subject
     try:
         envelope = _envelope_decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
@@ -213,18 +218,18 @@ def decode(payload: bytes) -> Event:
     if decoded.source not in _sources[envelope.type]:
         may = " or ".join(entry.publishers)
         raise Unreadable(f"says that its source is {decoded.source!r}, and {envelope.type} comes from {may} alone")
-    if decoded.subject != envelope.subject:
-        raise Unreadable(f"says that its subject is {envelope.subject!r}, expected {decoded.subject!r}")
+    if (subject := decoded.subject) != envelope.subject:
+        raise Unreadable(f"says that its subject is {envelope.subject!r}, expected {subject!r}")
     if decoded.id != (id := event_id(decoded.run, entry.fact, *data.key())):
         raise Unreadable(f"has the id {decoded.id!r}, and {id!r} follows from its key")
-    return decoded
+    return decoded, subject
 
 
 def decode_at(subject: str, payload: bytes) -> Event:
     """As `decode`; raises `Unreadable` also where the event says that it stands on another subject than `subject`."""
-    decoded = decode(payload)
-    if decoded.subject != subject:
-        raise Unreadable(f"stands on subject {subject!r}, expected {decoded.subject!r}")
+    decoded, own = _decode(payload)
+    if own != subject:
+        raise Unreadable(f"stands on subject {subject!r}, expected {own!r}")
     return decoded
 
 

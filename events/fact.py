@@ -54,15 +54,20 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def _require_finite(value: object, fact: Fact, field: str) -> None:
     kind = type(value)
+    if kind is str or kind is int:
+        return
     if kind is float:
         if not math.isfinite(cast(float, value)):
             raise NotFinite(
                 f"{type(fact).__name__}.{field} is {value}; a fact holds finite numbers only, record a failure instead"
             )
     elif kind is tuple or kind is list:
-        for part in cast("tuple[object, ...]", value):
-            if type(part) is not str:
-                _require_finite(part, fact, field)
+        parts = cast("tuple[Any, ...]", value)
+        kinds = set(map(type, parts))
+        if kinds <= {str, int} or (kinds == {float} and all(map(math.isfinite, parts))):
+            return  # the many at once
+        for part in parts:
+            _require_finite(part, fact, field)
     elif kind is dict:
         for part in cast("dict[str, object]", value).values():
             _require_finite(part, fact, field)

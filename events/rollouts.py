@@ -47,7 +47,7 @@ class CallUse(msgspec.Struct, frozen=True, array_like=True):
     """Which completion of which recorded model call an attempt was given."""
 
     call: str
-    """The id of the `model_called`."""
+    """The id of the `model_called`; for a fork it may stand in its past."""
     completion: int
     """The completion's place in it, counted from 0."""
 

@@ -32,6 +32,11 @@ def run_of(subject: str) -> str:
     return parts[1] if len(parts) == 4 else ""
 
 
+def entity_of(subject: str) -> str:
+    """The entity in a subject, of four tokens: the id of its event, or `HEAD`."""
+    return subject.split(".", 3)[2]
+
+
 def tag_of(subject: str) -> str:
     """The tag in a subject."""
     return subject.rsplit(".", 1)[-1]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from events.run import DecisionMade, RunFinished
-from events.subjects import HEAD
+from events.subjects import HEAD, entity_of
 from runtime.run.decider import GENESIS
 
 _FINISHED = "." + RunFinished.tag()
@@ -88,7 +88,7 @@ class Chain:
 
     def take(self, sequence: int, subject: str, data: bytes) -> ChainBreak | None:
         """Feed the next readable event of the run; gives the break where the chain does not hold there."""
-        entity = subject.split(".", 3)[2]
+        entity = entity_of(subject)
         if self.broken or (self.finished and entity != HEAD):
             return None
         self._first = self._first or sequence

@@ -3,19 +3,21 @@
 The state that it begins with is in `runtime/run/fork.py`, how its past is read in `runtime/log/lineage.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from algorithms.learning import NAMES
-from events.errors import UsageError
+from events.errors import NotFound, UsageError
 from events.kinds import Lever
 from events.run import RunStarted
 from replay.history import History
+from replay.replayer import state_at
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.run import budget as budgets
+from runtime.run.fork import forked
 from runtime.run.order import LEVERS, ON_DRIFT, RunOrder, put_base_model, put_verifier
 from runtime.sandbox.choose import provide
 from tasks.loading import load
@@ -82,7 +84,7 @@ def plan_fork(
     """The event that begins a fork of `parent` after this sequence, with the blobs that it names.
 
     `order` is what `order_of_fork` made of the `changes`. Raises `UserError` for a policy, verifier or budget that
-    cannot be used.
+    cannot be used, and `NotFound` where the fork may train on from an optimiser state that was freed.
     """
     parent_start, task = parent.started, load(parent.started.task)
     base, code, verifier = parent_start.base_model, parent_start.verifier_code, parent_start.verifier
@@ -90,7 +92,7 @@ def plan_fork(
         base = put_base_model(order.policy, task, task.public(parent_start.seed), blobs, progress)
     if "verifier" in changes:
         verifier, code = put_verifier(changes["verifier"], task, blobs)
-    return msgspec.structs.replace(
+    started = msgspec.structs.replace(
         parent_start,
         parent_run=parent.run,
         parent_sequence=sequence,
@@ -111,6 +113,18 @@ def plan_fork(
         verifier_code=code,
         on_drift=ON_DRIFT[changes["on_drift"]] if "on_drift" in changes else parent_start.on_drift,
     )
+    if "weights" in started.levers:
+        state = forked(state_at(parent, sequence), parent.run, parent_start, started)
+        _require_states(parent.run, sequence, state.optimizer_states, blobs)
+    return started
+
+
+def _require_states(run: str, sequence: int, states: Iterable[str], blobs: Blobs) -> None:
+    if any(map(blobs.freed, states)):
+        raise NotFound(
+            f"A fork of {run} at sequence {sequence} may train on from an optimiser state that was freed: `evolog gc "
+            f"{run}` says at which sequences. Fork it at another, or with --set levers=scaffold."
+        )
 
 
 def _levers(parent_start: RunStarted, changes: Mapping[str, str]) -> tuple[Lever, ...]:

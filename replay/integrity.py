@@ -327,7 +327,11 @@ def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
 
 
 def find_damage(blobs: Blobs, reference: BlobReference) -> str:
-    """Read a blob, with the files of a folder, and say what is wrong with it; empty where nothing is."""
+    """Read a blob, with the files of a folder, and say what is wrong with it; empty where nothing is, or where it was
+    freed.
+    """
+    if blobs.freed(reference.digest):
+        return ""
     try:
         for digest in blobs.members(reference.digest).values() if reference.folder else (reference.digest,):
             blobs.get(digest)

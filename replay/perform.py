@@ -95,6 +95,10 @@ class Overlay(Blobs):
         """As `Blobs.get`, of those below."""
         return self._source.get(digest)
 
+    def freed(self, digest: str) -> bool:
+        """As `Blobs.freed`, of those below."""
+        return self._source.freed(digest)
+
 
 class Stage:
     """Where effects are performed again: the recorded run, its blobs, its tasks as this host has them, a folder to work
@@ -399,6 +403,8 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
         if sealed.parent_adapter:
             stage.blobs.unpack(sealed.parent_adapter, stage.work / sealed.parent_adapter)
         if sealed.parent_state:
+            if stage.blobs.freed(sealed.parent_state):
+                raise NotFound("the optimiser state that it starts from was freed by `evolog gc`")
             stage.blobs.get(sealed.parent_state)
         attempts: AttemptsByRequest = {
             request: stage.recorded.attempts(request, stage.recorded.judgements) for request in sealed.requests

@@ -11,7 +11,7 @@ import msgspec
 
 from events.errors import CheckFailed, UsageError
 from events.run import DecisionMade, RunFinished
-from events.subjects import HEAD
+from events.subjects import HEAD, entity_of
 from replay.chain import Chain
 from replay.closing import Closing, closing
 from replay.history import EventProgress, History
@@ -110,7 +110,7 @@ def redecide(
             if decision is None:
                 continue
             if decision.made.number not in recorded:
-                later = next((other for other in messages[index + 1 :] if other.subject.split(".", 3)[2] == HEAD), None)
+                later = next((other for other in messages[index + 1 :] if entity_of(other.subject) == HEAD), None)
                 difference = _not_recorded(decision, later) if later else None
                 next_input = None if later else stored.sequence
                 break
@@ -136,7 +136,7 @@ def decisions(messages: Sequence[Stored]) -> dict[int, RecordedDecision]:
     """The recorded decisions of one run, by their numbers."""
     by_number: dict[int, RecordedDecision] = {}
     for index, stored in enumerate(messages):
-        if stored.subject.split(".", 3)[2] == HEAD:
+        if entity_of(stored.subject) == HEAD:
             for event in readable([stored]):
                 assert isinstance(event.data, DecisionMade)
                 by_number.setdefault(

@@ -7,12 +7,13 @@ are found (`runtime/rollouts/calls.py`).
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from events.codec import Event
 from events.errors import Misconfigured
 from events.rollouts import ModelCalled, RolloutsRequested
-from runtime.log.worker import answer, work
+from runtime.log.lookup import same_requests
+from runtime.log.worker import answer, retry_until_available, work
 from runtime.policies.client import PolicyClient, model_name
 from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
@@ -45,15 +46,18 @@ async def run_shards(context: Context, runner: RolloutRunner) -> None:
         requested = event.data
         assert isinstance(requested, RolloutsRequested)
 
+        past = await context.past(event.run)
+        past_requests = await retry_until_available(lambda: same_requests(context.log, requested, past))
+
         def find(ids: Sequence[str]) -> dict[str, ModelCalled]:
-            return context.wait_for(context.recorded_calls(event.run, ids))
+            return context.wait_for(context.recorded_calls(event.run, ids, past if past_requests else ()))
 
         def record(calls: Sequence[ModelCalled]) -> bool:
             return context.wait_for(context.record([answer(call, event, "executor") for call in calls]))
 
         loaded = await context.load(event.run)
         try:
-            shard = requested_shard(event, requested, loaded)
+            shard = requested_shard(event, requested, loaded, past_requests)
         except Misconfigured as wrong:  # the task's code for hints
             results = failed_attempts(requested.items, requested.attempts, "unloadable", str(wrong))
         else:
@@ -64,11 +68,14 @@ async def run_shards(context: Context, runner: RolloutRunner) -> None:
     await work(context.log, perform, source="executor", scanner=context.scanner, wants=context.wants())
 
 
-def requested_shard(event: Event, requested: RolloutsRequested, loaded: LoadedRun) -> RolloutShard:
+def requested_shard(
+    event: Event, requested: RolloutsRequested, loaded: LoadedRun, past_requests: Mapping[str, str] = {}
+) -> RolloutShard:
     """The shard that an event requests of its run; raises Misconfigured where the task's code for hints fails."""
     return RolloutShard(
         run=event.run,
         id=event.id,
+        past_requests=past_requests,
         scaffold=requested.scaffold,
         adapter=requested.adapter,
         model=model_name(loaded.started.base_model, requested.adapter),

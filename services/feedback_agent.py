@@ -95,7 +95,8 @@ async def _by_model(
 
     def find(id: str) -> RecordedAttempt | None:
         return next(
-            (one for span in (Span(run), *past) for one in context.wait_for(attempts_by_id(log, span, [id]))), None
+            (one for span in (Span(run), *past) for one in context.wait_for(attempts_by_id(log, span, [id], past))),
+            None,
         )
 
     recorded = ProbeRecord(earlier, figures, probe, failed)

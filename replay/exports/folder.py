@@ -273,8 +273,7 @@ def copy(folder: Path, target: Path) -> None:
 
 def named_blobs(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
     """The digests of the blobs that messages name and that exist, with those of the files in folders."""
-    digests = {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
-    existing = {digest for digest in digests if blobs.path(digest).exists()}
+    existing = {digest for digest in _digests(messages) if blobs.path(digest).exists()}
     for digest in list(existing):
         if blobs.path(digest).stat().st_size < 1 << 20 and (data := blobs.get(digest)).startswith(b'{"files":'):
             with suppress(*_UNREADABLE):  # else it is no folder
@@ -282,9 +281,15 @@ def named_blobs(messages: Iterable[Stored], blobs: Blobs) -> set[str]:
     return existing
 
 
+def _digests(messages: Iterable[Stored]) -> set[str]:
+    return {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
+
+
 def _copy(messages: Iterable[Stored], blobs: Blobs, target: Path) -> int:
     digests = named_blobs(messages, blobs)
     copies = Blobs(target)
+    for digest in filter(blobs.freed, _digests(messages)):
+        copies.free(digest)
     for digest in sorted(digests):
         blobs.get(digest)  # which checks it
         copies.path(digest).parent.mkdir(parents=True, exist_ok=True)

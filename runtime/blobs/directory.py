@@ -11,12 +11,16 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import msgspec
 
-from events.errors import CheckFailed, NotHere, disk_is_full, no_room
+from events.errors import CheckFailed, NotFound, NotHere, disk_is_full, no_room
 from runtime.blobs.files import open_regular
 
+HOLE = 4096
+"""Bytes of a block that becomes a hole where it holds zeros alone: a page of most file systems."""
+_ZEROS = memoryview(bytes(HOLE))
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -50,7 +54,7 @@ class Blobs:
             handle, temporary = tempfile.mkstemp(dir=target.parent)
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(data)
+                    _write_sparse(file, data)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, target)
@@ -58,6 +62,7 @@ class Blobs:
                 Path(temporary).unlink(missing_ok=True)
                 raise
             _sync_directory(target.parent)
+            self._mark(digest).unlink(missing_ok=True)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -76,6 +81,8 @@ class Blobs:
         try:
             return open_regular(self.path(digest))
         except FileNotFoundError as wrong:
+            if self.freed(digest):
+                raise NotFound(f"Blob {digest} was freed by `evolog gc`; a backup from before that has it.") from wrong
             raise NotHere(
                 f"Blob {digest} is not in {self.root}; copy it there from the host or the backup that has it."
             ) from wrong
@@ -146,6 +153,23 @@ class Blobs:
         self._unpacked.add(target)
         return target
 
+    def free(self, digest: str) -> None:
+        """Delete a blob for good; that it was freed is on disk, synced, before it is gone. Freeing it again does no
+        harm.
+        """
+        mark = self._mark(digest)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        _sync_directory(mark.parent)
+        self.path(digest).unlink(missing_ok=True)
+
+    def freed(self, digest: str) -> bool:
+        """Whether a blob that is not here was freed, and is not lost."""
+        return self._mark(digest).exists() and not self.path(digest).exists()
+
+    def _mark(self, digest: str) -> Path:
+        return self.root / "freed" / self.path(digest).name
+
     def path(self, digest: str) -> Path:
         """The path of that digest's file, which need not exist."""
         if not _DIGEST.match(digest):
@@ -181,6 +205,17 @@ def _check_paths(paths: Collection[str]) -> None:
     folders = {folder for path in paths for folder in PurePosixPath(path).parents}
     if both := [path for path in paths if PurePosixPath(path) in folders]:
         raise CheckFailed(f"{both[0]!r} is a file and the folder of another one; expected one of both.")
+
+
+def _write_sparse(file: BinaryIO, data: bytes) -> None:
+    """Write the bytes, with holes for blocks of zeros, which take no room on the disk: most of an optimiser's state."""
+    view = memoryview(data)
+    for start in range(0, len(data), HOLE):
+        block = view[start : start + HOLE]
+        if block != _ZEROS[: len(block)]:
+            file.seek(start)
+            file.write(block)
+    file.truncate(len(data))
 
 
 def _sync_directory(directory: Path) -> None:

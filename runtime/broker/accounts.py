@@ -25,7 +25,7 @@ API = "$JS.keeper.API"
 USERS = (*SERVICES, OPERATOR, BOOTSTRAP)
 LONGEST_FETCH = 60.0
 """Seconds that a service may wait in one fetch."""
-READERS = ("archivist", OPERATOR)
+READERS = ("archivist", "controller", OPERATOR)
 """Who reads the whole log at once, by a consumer of its name that needs no acknowledgements (`runtime/log/socket.py`,
 `BulkReader`).
 """

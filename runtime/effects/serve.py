@@ -1,6 +1,7 @@
 """Serving: models by name, loaded from blobs, and whether a published adapter is loaded as it was trained."""
 
 import contextlib
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -66,6 +67,8 @@ class ServedModels:
                     self._loaded[name] = self._through_server(base, base_folder, adapter, adapter_folder, uniform)
                 else:
                     self._loaded[name] = open_policy(base_folder, adapter_folder, uniform=uniform)
+                    if adapter_folder is not None:  # it is in memory now
+                        shutil.rmtree(adapter_folder)
                 while len(self._loaded) > MODELS_HELD:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)

@@ -34,7 +34,7 @@ class TrainingHost(NamedTuple):
 
     blobs: Blobs
     work: Path
-    """A folder for base models, adapters and what is being written."""
+    """A folder for base models, and for a round's adapters and state until it is over."""
     back_end: BackEnd = "native"
     accelerate: Path | None = None
     """An accelerate configuration, under which trl's gradient work is launched."""
@@ -63,7 +63,7 @@ def train_round(
     try:
         with hosts_own():
             base = blobs.unpack(base_model, work / base_model)
-            parent = sealed.parent_adapter and blobs.unpack(sealed.parent_adapter, work / sealed.parent_adapter)
+            parent = sealed.parent_adapter and blobs.unpack(sealed.parent_adapter, folder / sealed.parent_adapter)
             state = sealed.parent_state and _written(blobs, sealed.parent_state, folder)
         order = TrainingOrder(
             base=base,

@@ -5,17 +5,22 @@ own.
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from events import codec
 from events.codec import Event
 from events.errors import CheckFailed, NotFound
+from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
+from events.rollouts import ModelCalled, RolloutFailed, TrajectoryRecorded
 from events.run import DecisionMade, RunStarted
-from events.subjects import run_of, subject
+from events.subjects import entity_of, run_of, subject, tag_of
 from runtime.log.port import Log, Stored, readable
 
 PAGE_SIZE = 5000
 FOREVER = sys.maxsize
+SUMMED_UP = frozenset(fact.tag() for fact in (ModelCalled, RolloutFailed, TrajectoryScored, ScoringFailed))
+"""Tags of what the evaluation of a candidate sums up."""
 
 
 class Span(NamedTuple):
@@ -88,21 +93,37 @@ def require_past(past_messages: Sequence[Stored], started: RunStarted) -> None:
 
 
 def in_folding_order(stored_messages: Iterable[Stored]) -> Iterator[Event]:
-    """The readable events of runs in the order in which their decider folded them: a decision's right after the event
-    that it answers.
+    """The readable events of runs that a decider folds, in the order in which it did: a decision's right after the
+    event that it answers.
+
+    Left out are trajectories, on which nothing depends, and of each run what its last evaluated candidate sums up:
+    nothing but these sums outlives the evaluation.
     """
-    events: list[Event] = []
-    decided: dict[str, list[Event]] = {}
-    outputs: list[Event] | None = None
+    for _, messages in groupby(_decisions_in_place(stored_messages), lambda stored: run_of(stored.subject)):
+        own = [(tag_of(stored.subject), stored) for stored in messages]
+        evaluated = max((at for at, (tag, _) in enumerate(own) if tag == CandidateEvaluated.tag()), default=0)
+        yield from readable(
+            stored
+            for at, (tag, stored) in enumerate(own)
+            if tag != TrajectoryRecorded.tag() and (at >= evaluated or tag not in SUMMED_UP)
+        )
+
+
+def _decisions_in_place(stored_messages: Iterable[Stored]) -> Iterator[Stored]:
+    others: list[Stored] = []
+    decided: dict[str, list[Stored]] = {}
+    outputs: list[Stored] = []
     outputs_left = 0
-    for event in readable(stored_messages):
-        if isinstance(event.data, DecisionMade):
-            outputs, outputs_left = decided.setdefault(event.data.input, []), event.data.outputs
-        elif outputs_left and outputs is not None:
-            outputs.append(event)
+    for stored in stored_messages:
+        if tag_of(stored.subject) == DecisionMade.tag():
+            for head in readable([stored]):
+                assert isinstance(head.data, DecisionMade)
+                outputs, outputs_left = decided.setdefault(head.data.input, []), head.data.outputs
+        elif outputs_left:
+            outputs.append(stored)
             outputs_left -= 1
         else:
-            events.append(event)
-    for event in events:
-        yield event
-        yield from decided.get(event.id, ())
+            others.append(stored)
+    for stored in others:
+        yield stored
+        yield from decided.get(entity_of(stored.subject), ())

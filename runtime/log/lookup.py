@@ -39,6 +39,13 @@ async def events_of_types(log: Log, run: str, kinds: Sequence[type[Fact]], past:
     return await _events(log, [Span(run), *past], [("*", kind.tag()) for kind in kinds])
 
 
+async def same_requests(log: Log, requested: Fact, past: Sequence[Span]) -> dict[str, str]:
+    """The requests of a fork's past that asked for the very same: the run of each by its id."""
+    runs = {codec.event_id(span.run, type(requested), *requested.key()): span.run for span in past}
+    asked = await _by_id(log, past, type(requested), list(runs))
+    return {id: runs[id] for id, fact in asked.items() if fact == requested}
+
+
 async def _events(log: Log, spans: Sequence[Span], entries: Sequence[tuple[str, str]]) -> list[Event]:
     """The last readable event of each of these entities and tags in each span, in the order of the log."""
     stored_messages: list[Stored] = []
@@ -56,7 +63,7 @@ async def attempts_of_request(log: Log, run: str, request: str, past: Sequence[S
     if located is None:
         raise CheckFailed(f"Request {request} of run {run} is not in the log.")
     span, requested = located
-    return await attempts_by_id(log, span, attempt_ids(span.run, request, requested))
+    return await attempts_by_id(log, span, attempt_ids(span.run, request, requested), past)
 
 
 def attempt_ids(run: str, request: str, requested: RolloutsRequested) -> list[str]:
@@ -84,8 +91,8 @@ async def _span_of_request(
     return None
 
 
-async def attempts_by_id(log: Log, span: Span, ids: Sequence[str]) -> list[RecordedAttempt]:
-    """The attempts of these ids that ran, in this order."""
+async def attempts_by_id(log: Log, span: Span, ids: Sequence[str], past: Sequence[Span] = ()) -> list[RecordedAttempt]:
+    """The attempts of these ids that ran, in this order; the calls that a fork's attempt used may stand in its past."""
     recorded = await _by_id(log, [span], TrajectoryRecorded, ids)
     scores = await _by_id(
         log, [span], TrajectoryScored, [codec.event_id(span.run, TrajectoryScored, id) for id in recorded]
@@ -93,6 +100,7 @@ async def attempts_by_id(log: Log, span: Span, ids: Sequence[str]) -> list[Recor
     score_by_id = {scored.trajectory: scored for scored in scores.values()}
     call_ids = sorted({use.call for trajectory in recorded.values() for use in trajectory.calls})
     calls = await _by_id(log, [span], ModelCalled, call_ids)
+    calls |= await _by_id(log, past, ModelCalled, [id for id in call_ids if id not in calls])
     return [
         RecordedAttempt(
             id,

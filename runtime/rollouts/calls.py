@@ -1,9 +1,9 @@
 """A scaffold's calls of the model: each is found in the log or sampled from the policy, and recorded before its answer
 is released.
 
-An executor that died in mid-call is followed by one that finds what was recorded. Nothing recorded is sampled again,
-whatever the policy would say now. A call that is refused is not recorded: its attempts fail, and the next try of the
-shard makes it again.
+An executor that died in mid-call is followed by one that finds what was recorded, and so does a fork that asks again
+for what its past had begun. Nothing recorded is sampled again, whatever the policy would say now. A call that is
+refused is not recorded: its attempts fail, and the next try of the shard makes it again.
 """
 
 import threading
@@ -83,7 +83,8 @@ class CallRecorder:
         requests: Mapping[CallKey, SampleRequest],
         sample: SampleCalls,
     ) -> dict[CallKey, ModelCalled | RefusedCall]:
-        """Each call as it is recorded: found on the log, or sampled now and appended before this returns.
+        """Each call as it is recorded: found on the log, or sampled now and appended before this returns. For a fork, a
+        call of its past counts if it asked the same model the same.
 
         One whose request or completions hold a known secret is refused.
         """
@@ -95,6 +96,8 @@ class CallRecorder:
             for key, id in ids.items()
             if id in recorded and read_request(recorded[id]) != requests[key]
         }
+        unrecorded = {key: requests[key] for key, id in ids.items() if id not in recorded}
+        recorded |= {ids[key]: call for key, call in self._past_calls(shard, model, log, unrecorded).items()}
         missing = {key: requests[key] for key, id in ids.items() if id not in recorded}
         refused |= (with_secrets := self._with_secrets(missing))
         missing = {key: request for key, request in missing.items() if key not in with_secrets}
@@ -118,6 +121,22 @@ class CallRecorder:
                 )  # another executor was first, and may have other completions
             recorded |= {ids[key]: call for key, call in calls.items()}
         return {key: refused.get(key) or recorded[id] for key, id in ids.items()}
+
+    def _past_calls(
+        self, shard: RolloutShard, model: str, log: CallLog, requests: Mapping[CallKey, SampleRequest]
+    ) -> dict[CallKey, ModelCalled]:
+        """What a fork's past recorded of calls that asked this model this very thing."""
+        keys = {
+            codec.event_id(run, ModelCalled, request, *key): key
+            for request, run in shard.past_requests.items()
+            for key in requests
+        }
+        read_request = request_reader(self.blobs)
+        return {
+            keys[id]: call
+            for id, call in (log.find(list(keys)) if keys else {}).items()
+            if call.model == model and read_request(call) == requests[keys[id]]
+        }
 
     def sample(self, model: str, requests: Mapping[CallKey, SampleRequest]) -> list[Sampled | RefusedCall]:
         """The policy's completions of each request.
@@ -298,10 +317,11 @@ class ShardCalls:
         self, model: str, requests: Mapping[CallKey, SampleRequest], sample: SampleCalls
     ) -> Mapping[CallKey, ModelCalled | RefusedCall]:
         answers = self._recorder.record(self.shard, model, self._log, requests, sample)
+        runs = {**self.shard.past_requests, self.shard.id: self.shard.run}
         self._results |= {
             key: answer
             if isinstance(answer, RefusedCall)
-            else codec.event_id(self.shard.run, ModelCalled, *answer.key())
+            else codec.event_id(runs[answer.request], ModelCalled, *answer.key())
             for key, answer in answers.items()
         }
         return answers

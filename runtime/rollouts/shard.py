@@ -25,6 +25,8 @@ class RolloutShard(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     id: str
     """What asks for the shard: calls are recorded as this request's, and their ids follow from it."""
+    past_requests: Mapping[str, str] = {}
+    """The requests of a fork's past that asked for the very same: the run of each by its id."""
     scaffold: str
     """Digest of the scaffold's folder."""
     adapter: str = ""

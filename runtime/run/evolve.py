@@ -108,7 +108,7 @@ def evolve(state: RunState, event: Event) -> RunState:
         case WeightUpdateFinished() as finished:
             return _with_finished_update(replace(state, update=None, history={}), event.run, state.update, finished)
         # judgement
-        case CandidateEvaluated(score=score):
+        case CandidateEvaluated(score=score, tokens=tokens, micro_usd=micro_usd):
             assert state.current
             current = replace(
                 state.current,
@@ -116,7 +116,8 @@ def evolve(state: RunState, event: Event) -> RunState:
                 dev_requests=tuple(id for id, shard in state.shards.items() if shard.requested.purpose == "dev"),
                 probe_requests=tuple(id for id, shard in state.shards.items() if shard.requested.purpose == "probe"),
             )
-            return replace(state, current=current)
+            # its sums are the state's own, unless a fork's past is folded without its attempts
+            return replace(state, current=current, tokens=tokens, micro_usd=micro_usd, waiting=0)
         case CandidateAccepted():
             assert state.current
             accepted = (*state.accepted, state.current)

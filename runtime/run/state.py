@@ -125,6 +125,13 @@ class RunState(msgspec.Struct, frozen=True):
     rejection: str = ""
     """Why this generation gave no candidate, if it gave none."""
 
+    @property
+    def optimizer_states(self) -> frozenset[str]:
+        """The blobs of optimiser states from which a further round of training may start."""
+        candidates = [candidate for candidate in (*self.accepted, self.best, self.current) if candidate]
+        update = (self.update.optimizer_state, self.update.published_state) if self.update else ()
+        return frozenset((*(candidate.optimizer_state for candidate in candidates), *update)) - {""}
+
 
 def initial(run: str) -> RunState:
     """The state of a run of which nothing is known."""

@@ -19,6 +19,7 @@ from services.cli.diff import diff
 from services.cli.doctor import doctor
 from services.cli.down import down
 from services.cli.fork import fork
+from services.cli.gc import gc
 from services.cli.import_ import import_
 from services.cli.ls import ls
 from services.cli.options import CommandLineOnly
@@ -38,7 +39,7 @@ VERBS: dict[str, tuple[click.Command, ...]] = {
     "Follow it": (watch, ls, show, pause, resume),
     "Ask what happened": (sql, replay, diff, audit, sign, verify),
     "Bring in": (data, import_),
-    "Operate": (up, down, service, doctor),
+    "Operate": (up, down, service, doctor, gc),
 }
 """The commands, by what one wants of them, in the order in which help lists them."""
 OS_CODES = {errno.EACCES: 77, errno.EPERM: 77, errno.EROFS: 77, errno.ENOSPC: 75, errno.EDQUOT: 75}

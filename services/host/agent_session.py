@@ -19,7 +19,7 @@ from runtime.agents.endings import Inspector
 from runtime.agents.prices import Price
 from runtime.agents.providers import LanguageModel, model_client, price_of_model
 from runtime.agents.session import AgentSession
-from runtime.log.lookup import events_of_types, facts_by_id
+from runtime.log.lookup import events_of_types, facts_by_id, same_requests
 from runtime.log.worker import answer, retry_until_available
 from runtime.run.loading import LoadedRun
 from services.host.context import Context
@@ -32,7 +32,8 @@ RESTART = "The services read it when they start: `evolog down`, put that right, 
 async def open_session(
     context: Context, event: Event, agent: AgentName, generation: int, model: LanguageModel, started: RunStarted
 ) -> AgentSession:
-    """The session of one conversation, with the calls of it that are recorded.
+    """The session of one conversation, with the calls of it that are recorded, also in the past of a fork that asks the
+    same model the same.
 
     Raises `HostUnfit` where the model cannot be asked from here.
     """
@@ -40,7 +41,8 @@ async def open_session(
     earlier_events = await retry_until_available(
         lambda: events_of_types(context.log, event.run, (AgentCalled, CandidateEvaluated), past)
     )
-    calls = [one.data for one in earlier_events if one.run == event.run and isinstance(one.data, AgentCalled)]
+    runs = {event.run, *(await retry_until_available(lambda: same_requests(context.log, event.data, past))).values()}
+    calls = [one.data for one in earlier_events if one.run in runs and isinstance(one.data, AgentCalled)]
     try:
         client, cost = model_client(model, os.environ), required_price(model, started.budget)
     except Misconfigured as wrong:
@@ -54,7 +56,12 @@ async def open_session(
         blobs=context.blobs,
         scanner=context.scanner,
         seed=started.seed,
-        recorded_calls={call.ordinal: call for call in calls if call.agent == agent and call.generation == generation},
+        recorded_calls={
+            call.ordinal: call
+            for call in calls
+            if (call.agent, call.generation) == (agent, generation)
+            and (call.provider, call.model) == (model.provider, model.name)
+        },
         record=recorder(context, event, agent),
         budget=started.budget,
         spent=spent_before(earlier_events, generation),

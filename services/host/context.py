@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,13 +34,12 @@ T = TypeVar("T")
 class Context:
     """One service's connections and folders. The blocking methods are for the threads that effects run in."""
 
-    def __init__(self, name: str, index: int, node: Node, connection: Connection) -> None:
-        self.name, self.index, self.node, self.connection = name, index, node, connection
+    def __init__(self, name: str, index: int, node: Node, connection: Connection, work: Path) -> None:
+        self.name, self.index, self.node, self.connection, self.work = name, index, node, connection, work
         self.log: Log = connection.log(LOG)
         self.policy_token()  # made before the secrets are gathered, so that it is one of them
         self.scanner = Scanner(connection.scanner.secrets + node.secrets() + of_environment(os.environ))
         self.blobs = Blobs(node.blobs)
-        self.work = node.directory / "work" / f"{name}-{index}"
         self.loop = asyncio.get_running_loop()
         self._loaded: dict[str, LoadedRun] = {}
         self._past: dict[str, tuple[Span, ...]] = {}
@@ -76,9 +76,9 @@ class Context:
         """
         return await retry_until_available(lambda: append_struck_out(log or self.log, events, self.scanner))
 
-    async def recorded_calls(self, run: str, ids: Sequence[str]) -> dict[str, ModelCalled]:
-        """Those of these calls of the policy that stand in the log already."""
-        return await retry_until_available(lambda: facts_by_id(self.log, run, ModelCalled, ids))
+    async def recorded_calls(self, run: str, ids: Sequence[str], past: Sequence[Span] = ()) -> dict[str, ModelCalled]:
+        """Those of these calls of the policy that stand in the log already, of the run or of this past."""
+        return await retry_until_available(lambda: facts_by_id(self.log, run, ModelCalled, ids, past))
 
     def wants(self) -> Wants:
         """What to put work off by where this host lacks something; whoever follows the run is told."""
@@ -112,9 +112,11 @@ async def operator(node: Node) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def open_context(name: str, index: int, node: Node) -> Context:
-    """Connect as one service, to the broker that EVOLOG_NATS_URL names or else the credentials do."""
+async def open_context(name: str, index: int, node: Node, work: Path) -> Context:
+    """Connect as one service that works in a folder of its own, to the broker that EVOLOG_NATS_URL names or else the
+    credentials do.
+    """
     credentials = read_credentials(node.credentials(name))
     if url := os.environ.get("EVOLOG_NATS_URL"):
         credentials = msgspec.structs.replace(credentials, url=url)
-    return Context(name, index, node, await connect(credentials))
+    return Context(name, index, node, await connect(credentials), work)

@@ -25,14 +25,17 @@ MODULES = {name: f"services.{name}" for name in SERVICES} | {"auditor": "service
 async def _serve(name: str, index: int, directory: Path) -> None:
     from services.host.context import open_context
     from services.host.node import Node
+    from services.host.work_folder import work_folder
 
-    context = await open_context(name, index, Node(directory))
-    service = importlib.import_module(MODULES[name])
-    notify_ready()
-    serving = asyncio.ensure_future(service.serve(context))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-    await serving
+    node = Node(directory)
+    with work_folder(node.work, f"{name}-{index}") as folder:
+        context = await open_context(name, index, node, folder)
+        service = importlib.import_module(MODULES[name])
+        notify_ready()
+        serving = asyncio.ensure_future(service.serve(context))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+        await serving
 
 
 def notify_ready() -> None:

@@ -109,6 +109,10 @@ class Node:
         """A file for each process that waits for what its host lacks."""
         return self.directory / "waiting"
 
+    def work(self) -> Path:
+        """The folders that services work in, one for each process, by `services.host.work_folder`."""
+        return self.directory / "work"
+
     @property
     def log_folder(self) -> Path:
         """The folder of the processes' output."""

@@ -34,6 +34,7 @@ from services.host.settings import (
     scoring_limit,
     trainer_back_end,
 )
+from services.host.work_folder import remove_left_over
 
 MISCONFIGURED = Misconfigured.code
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -121,6 +122,7 @@ async def supervise(
         node.node_json.unlink(missing_ok=True)
         shutil.rmtree(node.waits, ignore_errors=True)
         node.log_folder.mkdir(exist_ok=True)
+        remove_left_over(node.work)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)

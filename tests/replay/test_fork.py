@@ -15,6 +15,7 @@ from events.population import CandidateAccepted
 from events.rollouts import RolloutsRequested
 from events.run import AuditReleased, Budget, RunFinished, RunStarted
 from events.secret import Scanner
+from events.subjects import run_of
 from events.weights import TrainingBatchSealed
 from replay.replayer import decisions, redecide
 from runtime.effects.choose import HISTORY_TYPES, earlier_choices
@@ -24,6 +25,8 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored, append_once, readable
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
+from runtime.run.state import RunState
+from tests.harness import generator
 from tests.harness.decided_log import DecidedLog, as_history, long_run, missing_answers
 from tests.harness.facts import publisher, started
 
@@ -289,3 +292,26 @@ def test_a_fork_that_the_auditor_may_act_on_waits_for_each_look_at_what_it_keeps
                 case FeedbackRequested() | RunFinished():
                     assert not waiting, (end, event.data)
         assert of(told.messages, RunFinished)
+
+
+def test_a_past_is_folded_without_the_attempts_that_an_evaluation_sums_up(
+    parent: list[Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a run is left, the state is that of all events."""
+    generated = [stored for stored in generator.log(3000, runs=1, items=30) if run_of(stored.subject) == "run-0"]
+    pasts = [generated[:end] for end in whole(generated)[::211]]
+    before = parent[: len(parent) // 3]
+    middle = forked(before).go_on()
+    pasts += [[*before, *middle.messages[:end]] for end in whole(middle.messages)[::17]]
+    states = [folded(past) for past in pasts]
+    assert any(len(state.accepted) > 1 and state.tokens and state.shards for state in states)
+    assert sum(1 for _ in lineage.in_folding_order(generated)) < len(generated) / 2
+    monkeypatch.setattr(lineage, "SUMMED_UP", frozenset())
+    assert states == [folded(past) for past in pasts]
+
+
+def folded(past: Sequence[Stored]) -> RunState:
+    state = DECIDER.initial(CHILD)
+    for event in lineage.in_folding_order(past):
+        state = DECIDER.evolve(state, event)
+    return state

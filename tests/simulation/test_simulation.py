@@ -89,7 +89,7 @@ MISTAKES = {
                 f"return {STEP}",
                 f"return __import__('tests.simulation.test_simulation', fromlist=['x']).with_drawn_id({STEP})",
             ),
-            (codec.decode, "if decoded.id != (id := event_id(decoded.run, entry.fact, *data.key())):", "if False:"),
+            (codec._decode, "if decoded.id != (id := event_id(decoded.run, entry.fact, *data.key())):", "if False:"),
         ),
         "No optimiser step is taken twice",
     ),

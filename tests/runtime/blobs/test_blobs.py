@@ -93,3 +93,26 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path: Path, mon
     with pytest.raises(TryAgain, match="No room left"):
         Blobs(tmp_path).put(b"hello")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_zeros_take_no_room_and_come_back(tmp_path: Path) -> None:
+    blobs, page = Blobs(tmp_path), bytes(4096)
+    data = b"a" + page * 300 + b"b" * 4096 + page * 300 + b"c" + page * 2
+    path = blobs.path(digest := blobs.put(data))
+    assert blobs.get(digest) == path.read_bytes() == data
+    assert path.stat().st_blocks * 512 < len(data) / 10
+    assert Blobs(tmp_path).get(blobs.put(page)) == page
+
+
+def test_a_blob_that_was_freed_says_so_until_it_is_put_again(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    digest, other = blobs.put(b"a state"), blobs.put(b"another")
+    blobs.free(digest)
+    blobs.free(digest)
+    assert blobs.freed(digest) and not blobs.freed(other) and not blobs.freed("0" * 64)
+    with pytest.raises(NotFound, match=f"{digest} was freed by `evolog gc`"):
+        Blobs(tmp_path).get(digest)
+    assert blobs.put(b"a state") == digest and not blobs.freed(digest) and blobs.get(digest) == b"a state"
+    blobs.path(digest).unlink()  # which is not the same as being freed
+    with pytest.raises(NotFound, match="copy it there"):
+        blobs.get(digest)

@@ -127,7 +127,7 @@ def erasures(stream: str) -> list[tuple[str, bytes]]:
         ("STREAM.SNAPSHOT.{}", {"deliver_subject": "_INBOX_thief"}),
         ("CONSUMER.DELETE.{}.executor", None),
         ("CONSUMER.RESET.{}.executor", {"seq": 1}),
-        ("CONSUMER.RESET.{}.controller", {"seq": 1}),
+        ("CONSUMER.RESET.{}.verifier", {"seq": 1}),
         ("CONSUMER.PAUSE.{}.operator", {"pause_until": "2099-01-01T00:00:00Z"}),
         ("CONSUMER.DELETE.{}.operator", None),
         ("CONSUMER.PAUSE.{}.executor", {"pause_until": "2099-01-01T00:00:00Z"}),
