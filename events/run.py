@@ -79,6 +79,8 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """Blob of the text of a verifier that is used in place of the task's own; empty: the task's own."""
     on_drift: OnDrift = ""
     """What the auditor may do when it finds drift."""
+    shared_state: bool = False
+    """Whether attempts share what they leave in the scaffold's globals and work folder, as the task may want it."""
 
 
 class DecisionMade(Fact, frozen=True, kw_only=True):

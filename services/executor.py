@@ -87,6 +87,7 @@ def requested_shard(
         hints=hints_of(loaded, requested),
         max_tokens=loaded.started.max_tokens,
         sandbox=loaded.started.sandbox,
+        shared_state=loaded.started.shared_state,
     )
 
 

@@ -4,7 +4,11 @@ may make to it.
 `task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS. It defines SIGNAL where answers to train items cannot be
 scored: "comparisons" where rewards say only which of two answers to an item is better, "none" where they say nothing
 (the verifier then gives each the same). MAX_TOKENS is the longest completion that a call of the policy gives, 64 unless
-it is set.
+it is set. SHARED_STATE = True lets attempts find what earlier ones have left in the scaffold's globals and work folder;
+without it, each begins with what the scaffold's import and `prepare` have left, and nothing else.
+
+The scaffold's agent.py defines `solve(item, model, data)`. It may define `prepare(data)`, which is called once, before
+any item is there.
 
 `verifier.py` defines VERSION and `score(answer, label)`, which gives a `Scored`. A run can be ordered with another
 verifier by its name, if the folder has it as `verifier_NAME.py`.
@@ -96,7 +100,7 @@ class Labelled(Protocol):
 class Data(msgspec.Struct, frozen=True):
     """What a scaffold gets with each item: the labels' names, and train without the item's fold.
 
-    `train` stays the same object for all items of one fold, so a fit can be kept.
+    What is fitted to `train` in `prepare(data)` is there for every attempt at the items of a fold.
     """
 
     labels: tuple[str, ...]

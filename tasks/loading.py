@@ -65,6 +65,8 @@ class Task(msgspec.Struct, frozen=True):
     """What an answer to a train item can be judged by: task.py's SIGNAL, else "scores"."""
     max_tokens: int = 64
     """Tokens of the longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, else 64."""
+    shared_state: bool = False
+    """Whether attempts share what they leave in globals and work folder: task.py's SHARED_STATE, else they do not."""
     judge: Any = None
     """The verifier, where it is not the folder's own verifier.py: a module, or what has the names of one."""
     judge_text: str = ""
@@ -427,6 +429,9 @@ def load(name: str) -> Task:
     max_tokens = getattr(task, "MAX_TOKENS", 64)
     if type(max_tokens) is not int or max_tokens < 1:
         raise Misconfigured(f"{task.__file__}: MAX_TOKENS is {max_tokens!r:.60}; expected a whole number, 1 or more.")
+    shared_state = getattr(task, "SHARED_STATE", False)
+    if type(shared_state) is not bool:
+        raise Misconfigured(f"{task.__file__}: SHARED_STATE is {shared_state!r:.60}; expected True or False.")
     signal: Any = getattr(task, "SIGNAL", "scores")
     if signal not in ("scores", "comparisons", "none"):
         raise Misconfigured(f"{task.__file__}: SIGNAL is {signal!r:.60}; expected 'scores', 'comparisons' or 'none'.")
@@ -440,6 +445,7 @@ def load(name: str) -> Task:
         verifier=f"{task.NAME}/{verifier.VERSION}",
         signal=signal,
         max_tokens=max_tokens,
+        shared_state=shared_state,
     )
 
 

@@ -1,5 +1,5 @@
-"""Checks a proposed scaffold before it costs a rollout: its files, its syntax, and whether it answers two
-train items.
+"""Checks a proposed scaffold before it costs a rollout: its files, its syntax, and whether it answers two train items,
+as train gives them and as dev does.
 """
 
 import ast
@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from events.secret import Scanner
 from runtime.agents.session import UnfitRequest
 from runtime.blobs.directory import Blobs
@@ -18,8 +20,8 @@ from runtime.policies.interface import Sampled, SampleRequest
 from runtime.rollouts.calls import CallLog
 from runtime.rollouts.host import ScaffoldLimits
 from runtime.rollouts.runner import RolloutRunner
-from runtime.rollouts.shard import RolloutShard
-from tasks.contract import FOLDS, Public
+from runtime.rollouts.shard import AttemptResult, RolloutShard
+from tasks.contract import FOLDS, Item, Public, visible_train
 
 MAX_FILES, MAX_FILE_SIZE, MAX_SIZE = 64, 128 * 1024, 256 * 1024
 """Files of a scaffold; bytes of one, and of all together."""
@@ -28,7 +30,7 @@ OWN_PACKAGES = ("algorithms", "events", "replay", "runtime", "services", "tasks"
 TRIAL_ITEMS = 2
 """Train items that a proposal must answer."""
 TRIAL_SECONDS = 300
-"""Processor time for that; for a program, also its time in all."""
+"""Processor time for that, and the time of a trial in all."""
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\Z")
 
 
@@ -116,10 +118,14 @@ def try_out(
 ) -> None:
     """Raise `UnfitRequest` unless the scaffold loads and answers two train items in the sandbox.
 
-    A stub answers its calls of the model.
+    It is given them once as items of train, and once as dev gives items: under ids of dev's, from no fold, and without
+    a label anywhere. A stub answers its calls of the model.
     """
     folds = [[example for example in public.train if example.fold == fold] for fold in range(FOLDS)]
     fold = max(range(FOLDS), key=lambda number: min(TRIAL_ITEMS, len(folds[number])))
+    tried = folds[fold][:TRIAL_ITEMS]
+    unlabelled = tuple(Item(item.id, example.prompt) for item, example in zip(public.dev, tried, strict=False))
+    like_dev = msgspec.structs.replace(public, train=visible_train(public, fold), dev=unlabelled)
     work.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=work))
     blobs = Blobs(folder / "blobs")
@@ -128,25 +134,31 @@ def try_out(
         id="try-out",
         scaffold=blobs.put_tree({path: text.encode() for path, text in files.items()}),
         model="stub",
-        items=tuple(example.id for example in folds[fold][:TRIAL_ITEMS]),
+        items=tuple(example.id for example in tried),
         fold=fold,
         temperature=1.0,
         seed=0,
         sandbox=sandbox,
     )
-    limits = limits._replace(cpu_seconds=min(limits.cpu_seconds, TRIAL_SECONDS))
+    shard_of_dev = msgspec.structs.replace(shard, items=tuple(item.id for item in unlabelled), fold=None)
+    limits = limits._replace(cpu_seconds=min(limits.cpu_seconds, TRIAL_SECONDS), shard_timeout=TRIAL_SECONDS)
     runner = RolloutRunner(blobs, folder, _StubPolicy(public), scanner, limits)
+    log = CallLog(find=lambda ids: {}, record=lambda calls: None)
     try:
-        results = runner.run(shard, public, CallLog(find=lambda ids: {}, record=lambda calls: None))
+        _require_answers(runner.run(shard, public, log), "a train item")
+        _require_answers(runner.run(shard_of_dev, like_dev, log), "an item as dev gives it, which has no label")
     finally:
         runner.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_answers(results: Sequence[AttemptResult], item: str) -> None:
     for result in results:
         if result.kind:
-            failure = "could not be started" if result.kind == "unloadable" else "failed on a train item"
+            failure = "could not be started" if result.kind == "unloadable" else f"failed on {item}"
             raise UnfitRequest(f"The scaffold {failure} ({result.kind}): {result.reason}")
         if result.answer is None:
-            raise UnfitRequest("The scaffold answered a train item with None; it must give its answer as a string.")
+            raise UnfitRequest(f"The scaffold answered {item} with None; it must give its answer as a string.")
 
 
 class _StubPolicy:

@@ -7,6 +7,7 @@ Nothing comes back but through pipes.
 """
 
 import json
+import math
 import os
 import selectors
 import shutil
@@ -16,8 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,21 +30,26 @@ from events.errors import UserError
 from events.kinds import RolloutFailure
 from runtime.rollouts.shard import RolloutKey
 from runtime.sandbox import limits as sandbox
+from runtime.sandbox.bwrap import SHARED, WORK
 from runtime.sandbox.choose import broken, provide_anew
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 
 CHILD = Path(__file__).with_name("child.py")
 CHILD_INSIDE, SCAFFOLD_INSIDE = "/evolog/scaffold_child.py", "/evolog/scaffold"
 """Where the child script and the scaffold's folder appear inside the sandbox."""
-FRAME_LIMIT = 64 * 1024 * 1024
-"""Bytes of one frame, which is one JSON line."""
-CALLS_LIMIT = 8 * 1024 * 1024
-"""Bytes of one frame of calls: whatever is in it, the policy's body stays below the server's limit."""
+FRAME_LIMIT = 8 * 1024 * 1024
+"""Bytes of one frame, which is one JSON line: whatever calls are in it, the policy's body stays below the server's
+limit.
+"""
+HUNG_LIMIT = 8
+"""Attempts of a shard that may hang in a row, after which the others are not waited for."""
 ANSWER_LIMIT = 16 * 1024
 """Characters of an answer, and of a failure's reason."""
 PROMPT_LIMIT = 200_000
 """Characters of a prompt, and of all choices of one call together."""
 CHOICES_LIMIT = 10_000
+SHORTEST_WAIT = 0.05
+"""Seconds after which a stopwatch, which may have been paused meanwhile, is looked at again."""
 EXIT_TIMEOUT = 1.0
 """Seconds from the end of a child's pipe to its exit, after which it is killed."""
 PRINT_LIMIT = 1024 * 1024
@@ -62,7 +69,11 @@ class ScaffoldLimits(NamedTuple):
     """What one scaffold process may use."""
 
     idle_timeout: float = 120.0
-    """The most seconds for which it may send nothing: while it fits its data, or answers one group of items."""
+    """The most seconds for which it may be silent: while it fits its data, or an attempt from its beginning or from its
+    last answered call on. While a call is with the policy, no time counts.
+    """
+    shard_timeout: float = 3600.0
+    """The most seconds that a shard may take, without those in which a call is with the policy."""
     memory: int = 8 * 1024**3
     """Bytes."""
     file_size: int = 256 * 1024**2
@@ -113,21 +124,53 @@ class AttemptOutcome(msgspec.Struct, frozen=True):
 
 
 class _Frame(msgspec.Struct):
-    """What the child sends: that it is ready or failed to load, calls to answer, or the outcomes of a group
-    of items.
-    """
+    """What the child sends: that it is ready or failed to load, calls to answer, or outcomes of attempts."""
 
     ready: bool = False
     failed: str = ""
-    ask: list[ScaffoldCall] | None = None
-    done: list[AttemptOutcome] | None = None
-    more: bool = False
+    ask: list[ScaffoldCall] = []
+    done: list[AttemptOutcome] = []
 
 
 _decoder = msgspec.json.Decoder(_Frame)
 
 AnswerCalls = Callable[[list[ScaffoldCall]], Sequence[Sequence[str] | RefusedCall]]
 """The answer of each call: a text for each attempt, or a refusal."""
+
+
+class Stopwatch:
+    """Counts seconds from when it is started, but for those in which it is paused, by any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pauses = 0
+        self.start()
+
+    def start(self) -> None:
+        """Count from 0, once no pause is left."""
+        with self._lock:
+            self._began = self._pause_began = time.monotonic()
+            self._paused = 0.0
+
+    def passed(self) -> float:
+        """The seconds so far."""
+        with self._lock:
+            return (self._pause_began if self._pauses else time.monotonic()) - self._began - self._paused
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count no seconds meanwhile."""
+        with self._lock:
+            if not self._pauses:
+                self._pause_began = time.monotonic()
+            self._pauses += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pauses -= 1
+                if not self._pauses:
+                    self._paused += time.monotonic() - self._pause_began
 
 
 class ScaffoldStopped(Exception):
@@ -151,6 +194,7 @@ class ScaffoldProcess:
         work: Path,
         limits: ScaffoldLimits = ScaffoldLimits(),
         kind: Kind = "bwrap",
+        shared_state: bool = False,
     ) -> None:
         self._limits = limits
         self._kind = kind
@@ -190,8 +234,18 @@ class ScaffoldProcess:
         self._writable = selectors.DefaultSelector()
         self._writable.register(self._in, selectors.EVENT_WRITE)
         try:
-            self._send({"scaffold": seen_at(kind, SCAFFOLD_INSIDE, scaffold), **data._asdict()})
-            frame = self._receive()
+            places = [WORK, SHARED] if kind == "bwrap" else [os.path.abspath(self._folder)]
+            self._send(
+                {
+                    "scaffold": seen_at(kind, SCAFFOLD_INSIDE, scaffold),
+                    "places": places,
+                    "shared_state": shared_state,
+                    **data._asdict(),
+                }
+            )
+            if not self._has_frame(limits.idle_timeout):
+                raise ScaffoldStopped("hung", f"no word for {limits.idle_timeout:g} s")
+            frame = self._decoded()
             if not frame.ready:
                 raise ScaffoldStopped("unloadable", frame.failed or "the scaffold did not say that it is ready")
         except BaseException as wrong:
@@ -200,58 +254,63 @@ class ScaffoldProcess:
                 provide_anew(kind)  # a host that can confine nothing any more must not look like this
             raise
 
-    def solve(self, items: Sequence[tuple[str, str]], attempts: int, answer_calls: AnswerCalls) -> list[AttemptOutcome]:
+    def solve(
+        self,
+        items: Sequence[tuple[str, str]],
+        attempts: int,
+        answer_calls: AnswerCalls,
+        shard: Stopwatch | None = None,
+        silence: Stopwatch | None = None,
+    ) -> list[AttemptOutcome]:
         """An outcome for each attempt at each (id, prompt), in order.
 
-        After a failure of the process, `alive` is False. Raises `HostUnfit` or `TryAgain` where its sandbox has failed.
+        `shard` counts the seconds of the shard of which these are some items; None for all. `silence` counts those of
+        the attempt under way, of one item alone; without it, the process times its attempts. After a failure of the
+        process as a whole, `alive` is False. Raises `HostUnfit` or `TryAgain` where its sandbox has failed.
         """
-        outcomes: dict[RolloutKey, AttemptOutcome] = {}
-        ids, call_counts = {item for item, _ in items}, Counter[str]()
+        shard = shard or Stopwatch()
+        attempts_left = {RolloutKey(item, attempt) for item, _ in items for attempt in range(attempts)}
+        checked = _ShardFrames(attempts_left, attempts, self._limits)
         kind: RolloutFailure = "nonsense"
-        reason = "the scaffold's process left this attempt out"
+        reason = ""
         try:
-            self._send({"items": items, "attempts": attempts})
-            more = True
-            while more:
-                frame = self._receive()
-                if frame.ask is not None:
-                    for call in frame.ask:
-                        _check_call(call)
-                        call_counts[call.item] += 1
-                        if call.item not in ids or call_counts[call.item] > self._limits.calls * attempts:
-                            most = self._limits.calls * attempts
-                            raise ScaffoldStopped(
-                                "flooded", f"calls for no item of its own, or more than {most} for one"
-                            )
-                    self._send({"answers": [_encoded(answer) for answer in answer_calls(frame.ask)]})
-                elif frame.done is not None:
-                    for outcome in frame.done:
-                        self._check_outcome(outcome, attempts)
-                    outcomes |= {RolloutKey(outcome.item, outcome.attempt): outcome for outcome in frame.done}
-                    more = frame.more
-                else:
-                    raise ScaffoldStopped(
-                        "nonsense", "the scaffold's process sent a frame that is neither a call nor an outcome"
-                    )
+            limit = None if silence else self._limits.idle_timeout
+            self._send({"items": items, "attempts": attempts, "limit": limit})
+            while len(checked.outcomes) < len(attempts_left):
+                frame = self._receive_in_time(shard, silence, len(checked.outcomes))
+                checked.take(frame)
+                if silence and frame.done:
+                    silence.start()
+                if frame.ask:
+                    with shard.paused():
+                        answers = answer_calls(frame.ask)
+                    self._send({"answers": [_encoded(answer) for answer in answers]})
         except ScaffoldStopped as stopped:
             kind, reason = stopped.kind, str(stopped)
             self.close()
         return [
-            outcomes.get(RolloutKey(item, attempt)) or AttemptOutcome(item, attempt, kind=kind, reason=reason)
+            checked.outcomes.get(RolloutKey(item, attempt)) or AttemptOutcome(item, attempt, kind=kind, reason=reason)
             for item, _ in items
             for attempt in range(attempts)
         ]
 
-    def _check_outcome(self, outcome: AttemptOutcome, attempts: int) -> None:
-        """Raise `ScaffoldStopped` for an outcome that the child script does not send, unless a scaffold has tampered
-        with it.
-        """
-        impossible = any(not 0 <= completion < attempts for _, completion in outcome.uses)
-        longest = max(map(len, (outcome.answer or "", outcome.kind, outcome.reason)))
-        if impossible or len(outcome.uses) > self._limits.calls or longest > ANSWER_LIMIT:
-            raise ScaffoldStopped(
-                "nonsense", "the scaffold's process sent an outcome that none of its attempts can have"
-            )
+    def _receive_in_time(self, shard: Stopwatch, silence: Stopwatch | None, attempt: int) -> _Frame:
+        """The next frame of a shard. An attempt that is timed here, and that is silent for too long, is stopped."""
+        limit = self._limits.idle_timeout
+        deadline = math.inf if silence else time.monotonic() + 2 * limit
+        while True:
+            left = min(deadline - time.monotonic(), self._limits.shard_timeout - shard.passed())
+            if silence:
+                left = min(left, limit - silence.passed())
+            if self._has_frame(max(SHORTEST_WAIT, left)):
+                return self._decoded()
+            if shard.passed() >= self._limits.shard_timeout:
+                raise ScaffoldStopped("hung", f"the shard took more than {self._limits.shard_timeout:g} s")
+            if time.monotonic() >= deadline:
+                raise ScaffoldStopped("hung", f"no word for {limit:g} s")
+            if silence and silence.passed() >= limit:
+                self._send({"stop": attempt, "reason": f"no word for {limit:g} s"})
+                deadline, silence = time.monotonic() + limit, None
 
     @property
     def alive(self) -> bool:
@@ -298,28 +357,30 @@ class ScaffoldProcess:
             except OSError:
                 raise self._reason_of_end() from None
 
-    def _receive(self) -> _Frame:
-        deadline, searched = time.monotonic() + self._limits.idle_timeout, 0
-        while (end := self._buffer.find(b"\n", searched)) < 0:
+    def _has_frame(self, seconds: float) -> bool:
+        """Whether a whole frame has come within so many seconds; raises `ScaffoldStopped` where none can come."""
+        deadline, searched = time.monotonic() + seconds, 0
+        while self._buffer.find(b"\n", searched) < 0:
             searched = len(self._buffer)
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._selector.select(left):
-                raise ScaffoldStopped("hung", f"no word for {self._limits.idle_timeout:g} s")
+            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+                return False
             chunk = os.read(self._out, 1 << 20)
             if not chunk:
                 raise self._reason_of_end()
             self._buffer += chunk
-            if len(self._buffer) > FRAME_LIMIT:
+            if len(self._buffer) > FRAME_LIMIT and b"\n" not in chunk:
                 raise ScaffoldStopped("flooded", f"more than {FRAME_LIMIT} bytes in one frame")
+        return True
+
+    def _decoded(self) -> _Frame:
+        """The frame that has come."""
+        end = self._buffer.index(b"\n")
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         try:
-            frame = _decoder.decode(line)
-        except msgspec.DecodeError as wrong:
+            return _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
             raise ScaffoldStopped("nonsense", f"a frame that cannot be read: {wrong}") from wrong
-        if frame.ask is not None and end > CALLS_LIMIT:
-            raise ScaffoldStopped("flooded", f"calls of {end} bytes in one frame, at most {CALLS_LIMIT}")
-        return frame
 
     def _reason_of_end(self) -> ScaffoldStopped | UserError:
         """Why the process has closed its pipe: the scaffold's failure, or this host's."""
@@ -350,19 +411,70 @@ def make_readable(folder: Path) -> None:
                 path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
 
-def _check_call(call: ScaffoldCall) -> None:
-    """Raise `ScaffoldStopped` for a call that is too large.
+class _ShardFrames:
+    """What has come of the attempts that a process was given, from frames that it may have made up.
 
-    The child script refuses it too, unless a scaffold has tampered with it.
+    A frame that it cannot have sent raises `ScaffoldStopped`. Each brings a call or an outcome, so that there is an end
+    to them.
     """
-    if (
-        len(call.prompt) > PROMPT_LIMIT
-        or len(call.choices) > CHOICES_LIMIT
-        or sum(map(len, call.choices)) > PROMPT_LIMIT
-    ):
-        raise ScaffoldStopped(
-            "flooded", f"a call with a prompt of {len(call.prompt)} characters and {len(call.choices)} choices"
-        )
+
+    def __init__(self, given: Set[RolloutKey], attempts: int, limits: ScaffoldLimits) -> None:
+        self.outcomes: dict[RolloutKey, AttemptOutcome] = {}
+        self._given, self._attempts, self._limits = given, attempts, limits
+        self._items = {key.item for key in given}
+        self._asked: dict[str, set[int]] = defaultdict(set)
+        self._hung = 0
+        """Attempts that hung since one did not."""
+        self._began = time.monotonic()
+
+    def take(self, frame: _Frame) -> None:
+        """Take in a frame's calls or outcomes."""
+        if bool(frame.ask) == bool(frame.done):
+            raise ScaffoldStopped(
+                "nonsense", "the scaffold's process sent a frame that is neither a call nor an outcome"
+            )
+        for call in frame.ask:
+            self._check_call(call)
+            self._asked[call.item].add(call.ordinal)
+        for outcome in frame.done:
+            self._check_outcome(outcome)
+            self.outcomes[RolloutKey(outcome.item, outcome.attempt)] = outcome
+            self._hung = self._hung + 1 if outcome.kind == "hung" else 0
+        if self._hung >= HUNG_LIMIT:
+            raise ScaffoldStopped("hung", f"{HUNG_LIMIT} attempts in a row had hung")
+
+    def _check_call(self, call: ScaffoldCall) -> None:
+        """The child script refuses what is refused here too, unless a scaffold has tampered with it."""
+        most = self._limits.calls * self._attempts
+        if call.item not in self._items or len(self._asked[call.item]) >= most:
+            raise ScaffoldStopped("flooded", f"calls for no item of its own, or more than {most} for one")
+        if call.ordinal != len(self._asked[call.item]):
+            raise ScaffoldStopped("nonsense", f"call {call.ordinal} for an item, out of its turn")
+        if call.bias and (len(call.bias) != len(call.choices) or not all(map(math.isfinite, call.bias))):
+            raise ScaffoldStopped("nonsense", "a call with biases that no call can have")
+        if (
+            len(call.prompt) > PROMPT_LIMIT
+            or len(call.choices) > CHOICES_LIMIT
+            or sum(map(len, call.choices)) > PROMPT_LIMIT
+        ):
+            raise ScaffoldStopped(
+                "flooded", f"a call with a prompt of {len(call.prompt)} characters and {len(call.choices)} choices"
+            )
+
+    def _check_outcome(self, outcome: AttemptOutcome) -> None:
+        key = RolloutKey(outcome.item, outcome.attempt)
+        longest = max(map(len, (outcome.answer or "", outcome.kind, outcome.reason)))
+        if (
+            key not in self._given
+            or key in self.outcomes
+            or any(call not in self._asked[key.item] or number != key.attempt for call, number in outcome.uses)
+            or len(outcome.uses) > self._limits.calls
+            or longest > ANSWER_LIMIT
+            or not 0 <= outcome.seconds <= time.monotonic() - self._began
+        ):
+            raise ScaffoldStopped(
+                "nonsense", "the scaffold's process sent an outcome that none of its attempts can have"
+            )
 
 
 def _encoded(answer: Sequence[str] | RefusedCall) -> object:

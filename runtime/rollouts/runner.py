@@ -48,6 +48,7 @@ class ProcessKey(NamedTuple):
     data: str
     """Digest of what the scaffold may learn from."""
     kind: Kind
+    shared_state: bool
 
 
 class RolloutRunner:
@@ -108,6 +109,8 @@ class RolloutRunner:
             if not isinstance(wrong, UserError):
                 raise
             return fail("refused", str(wrong))
+        if process is not None and shard.hints:
+            process.close()  # it may have kept true answers
         return self._without_secrets([_fit_event(calls.result(outcome)) for outcome in outcomes])
 
     def close(self) -> None:
@@ -151,7 +154,7 @@ class RolloutRunner:
                     return calls.answer_bridge(program.item_of_call(call.prompts[0], items), attempt, call)
 
                 began = time.monotonic()
-                budget = attempt_budget(self.limits, self.limits.cpu_seconds)
+                budget = attempt_budget(self.limits, self.limits.cpu_seconds, time.monotonic)
                 with Bridge(folder / "bridge.sock", answer, token=token, models=MODELS, budget=budget) as bridge:
                     launch = program.launcher(
                         kind, folder / "scratch", bridge.path, self.limits.cpu_seconds, self.limits
@@ -174,7 +177,7 @@ class RolloutRunner:
             *public.labels,
         ]  # an audit offers the labels in another order
         digest = hashlib.sha256("\0".join(learns_from).encode()).hexdigest()
-        key = ProcessKey(shard.scaffold, digest, kind)
+        key = ProcessKey(shard.scaffold, digest, kind, shard.shared_state)
         process = self._processes.pop(key, None)
         if process is None or not process.alive:
             if process is not None:
@@ -184,7 +187,7 @@ class RolloutRunner:
             folder = self.blobs.unpack(shard.scaffold, self.work / "scaffolds" / shard.scaffold)
             scratch = self.work / "scratch" / f"{shard.scaffold[:16]}-{digest[:16]}"
             start = BridgedScaffold if http else ScaffoldProcess
-            process = start(folder, _scaffold_data(public, shard.fold), scratch, self.limits, kind)
+            process = start(folder, _scaffold_data(public, shard.fold), scratch, self.limits, kind, shard.shared_state)
         self._processes[key] = process
         return process
 

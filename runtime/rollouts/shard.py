@@ -46,6 +46,8 @@ class RolloutShard(msgspec.Struct, frozen=True, kw_only=True):
     """The longest completion that `model.complete` gives."""
     sandbox: str = ""
     """The sandbox's profile, as the run recorded it; empty for whichever this host has."""
+    shared_state: bool = False
+    """Whether an attempt sees what those before it have left in the scaffold's globals and work folder."""
 
 
 class AttemptResult(msgspec.Struct, frozen=True):

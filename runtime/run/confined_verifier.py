@@ -51,7 +51,11 @@ class ConfinedVerifier:
         folder = Path(tempfile.mkdtemp(dir=work))
         try:
             self._process = ScaffoldProcess(
-                _scaffold(source, name, task, folder / "agent"), ScaffoldData([], []), work, kind=provide().kind
+                _scaffold(source, name, task, folder / "agent"),
+                ScaffoldData([], []),
+                work,
+                kind=provide().kind,
+                shared_state=True,
             )
         except ScaffoldStopped as stopped:
             raise Misconfigured(f"{name} cannot be imported ({stopped}); mend it and try again.") from stopped

@@ -173,6 +173,7 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         base_model=base_model,
         sandbox=provide(order.sandbox).text,
         max_tokens=order.max_tokens or task.max_tokens,
+        shared_state=task.shared_state,
         on_drift=order.on_drift,
     )
     shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)

@@ -199,6 +199,7 @@ class RunAudit:
             seed=self.loaded.started.seed,
             max_tokens=self.loaded.started.max_tokens,
             sandbox=self.loaded.started.sandbox,
+            shared_state=self.loaded.started.shared_state,
         )
         return await self.host.with_runner(lambda runner: _answer_sheet(runner, self.host.blobs, shard, public))
 

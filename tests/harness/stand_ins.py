@@ -61,7 +61,9 @@ class InProcessScaffold:
 
     alive = True
 
-    def __init__(self, folder: Path, data: ScaffoldData, work: Path, limits: ScaffoldLimits, kind: str) -> None:
+    def __init__(
+        self, folder: Path, data: ScaffoldData, work: Path, limits: ScaffoldLimits, kind: str, shared_state: bool
+    ) -> None:
         life = LIFE.get()
         assert life
         names: dict[str, Any] = {}

@@ -382,6 +382,7 @@ def test_a_folder_that_breaks_the_contract_says_what_is_missing(
         ("baselines.py", "{item.id: 'a' for item in items}", "'a'", "a gave a str; expected a dict"),
         ("task.py", "1\n", "'1'\n", r"task\.py: GENERATIONS is '1'; expected a whole number, 0 or more"),
         ("task.py", "1\n", "-1\n", "GENERATIONS is -1"),
+        ("task.py", "1\n", "1\nSHARED_STATE = 'no'\n", "SHARED_STATE is 'no'; expected True or False"),
         ("task.py", "'text-scorer'", "None", "POLICY is None; expected a string"),
         ("verifier.py", "'1'", "1", "VERSION is 1; expected a string"),
     ],

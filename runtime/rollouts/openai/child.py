@@ -1,18 +1,21 @@
 """Imported as `agent`, in the place of a scaffold whose `solve` reaches the model over HTTP too; imports nothing of
 evolog.
 
-It relays 127.0.0.1 to the bridge, sets the variables that `openai.OpenAI()` reads, loads the scaffold's own `agent.py`,
-and announces each attempt to the bridge. In its folder are the scaffold, the relay, the bridge's socket, and
-bridge.json with the token and the model's name.
+It sets the variables that `openai.OpenAI()` reads, and loads the scaffold's own `agent.py`. Each attempt is announced
+to the bridge, and relays 127.0.0.1 to it by a process of its own. In its folder are the scaffold, the relay, the
+bridge's socket, and bridge.json with the token and the model's name.
 """
 
+import ctypes
 import http.client
 import importlib.util
 import json
 import os
+import signal
 import socket
 import sys
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -44,21 +47,43 @@ def announce(item: str, attempt: int) -> None:
         raise RuntimeError(f"the bridge refused the attempt: {body[:300].decode(errors='replace')}")
 
 
+@contextmanager
+def relayed() -> Iterator[None]:
+    """Pass on what is sent to 127.0.0.1 meanwhile."""
+    process = os.fork()
+    if process == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        relay.relay(server, SOCKET)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
 relay = load("bridge_relay", os.path.join(HERE, "bridge_relay.py"))
 server = relay.listen(0)
-threading.Thread(target=relay.relay, args=(server, SOCKET), daemon=True).start()
 os.environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
 os.environ["OPENAI_API_KEY"] = SETTINGS["token"]
 os.environ["OPENAI_MODEL"] = SETTINGS["model"]
 sys.path.insert(0, SCAFFOLD)
-scaffold_agent = load("agent", os.path.join(SCAFFOLD, "agent.py"))
+with relayed():
+    scaffold_agent = load("agent", os.path.join(SCAFFOLD, "agent.py"))
 solve = scaffold_agent.solve
+prepare = getattr(scaffold_agent, "prepare", lambda data: None)
+
+
+def prepare_relayed(data: Any) -> None:
+    """The scaffold's own preparation. Calls of the model are refused, as they are while it is loaded."""
+    with relayed():
+        prepare(data)
 
 
 def announce_and_solve(item: Any, model: Any, data: Any) -> Any:
     """The scaffold's own answer, once the bridge knows the attempt."""
     announce(item.id, model._attempt)
-    return solve(item, model, data)
+    with relayed():
+        return solve(item, model, data)
 
 
-scaffold_agent.solve = announce_and_solve
+scaffold_agent.prepare, scaffold_agent.solve = prepare_relayed, announce_and_solve

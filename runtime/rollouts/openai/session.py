@@ -1,7 +1,8 @@
 """A scaffold process with a bridge beside it, for scaffolds with `solve` that reach the model by `openai.OpenAI()` too.
 
-An HTTP call does not say for which item it is made. So such a scaffold gets its items one at a time, and its process
-says over the bridge which attempt begins. In all else it is run as any other.
+An HTTP call does not say for which item it is made. So such a scaffold gets its items one at a time, and each attempt
+says over the bridge that it begins. Its silence is timed here, where it is known how long the policy takes. In all else
+it is run as any other.
 """
 
 import json
@@ -13,12 +14,16 @@ from pathlib import Path
 
 from events.errors import UsageError
 from runtime.rollouts.host import (
+    HUNG_LIMIT,
     AnswerCalls,
     AttemptOutcome,
+    RefusedCall,
+    ScaffoldCall,
     ScaffoldData,
     ScaffoldLimits,
     ScaffoldProcess,
     ScaffoldStopped,
+    Stopwatch,
 )
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall
 from runtime.rollouts.openai.server import Bridge, CallBudget
@@ -33,9 +38,9 @@ AnswerBridgeCall = Callable[[str, int, BridgeCall], BridgeAnswer]
 """Records and answers a call that was made for an item, in the attempt of this number."""
 
 
-def attempt_budget(limits: ScaffoldLimits, seconds: float) -> CallBudget:
+def attempt_budget(limits: ScaffoldLimits, seconds: float, clock: Callable[[], float]) -> CallBudget:
     """What one attempt may spend over its bridge; a run's own budget is kept by its controller."""
-    return CallBudget(calls=limits.calls, tokens=limits.tokens, seconds=seconds)
+    return CallBudget(calls=limits.calls, tokens=limits.tokens, seconds=seconds, clock=clock)
 
 
 def speaks_http(files: Mapping[str, bytes]) -> bool:
@@ -55,6 +60,7 @@ class BridgedScaffold:
         work: Path,
         limits: ScaffoldLimits = ScaffoldLimits(),
         kind: Kind = "bwrap",
+        shared_state: bool = False,
     ) -> None:
         if kind == "landlock":
             raise ScaffoldStopped("unloadable", NO_HTTP)
@@ -62,6 +68,7 @@ class BridgedScaffold:
         self._folder = Path(tempfile.mkdtemp(prefix="evolog-"))
         self._answer_call: AnswerBridgeCall | None = None
         self._item, self._attempts, self._attempt = "", 0, -1
+        self._shard_clock, self._silence = Stopwatch(), Stopwatch()
         token = secrets.token_urlsafe(24)
         inside = self._folder / "inside"  # what the sandbox's account may enter, in a folder that no other account can
         inside.mkdir()
@@ -71,7 +78,7 @@ class BridgedScaffold:
             shutil.copyfile(RELAY, inside / "bridge_relay.py")
             shutil.copyfile(CHILD, inside / "agent.py")
             (inside / "bridge.json").write_text(json.dumps({"token": token, "model": MODELS[0]}))
-            self._process = ScaffoldProcess(inside, data, work, limits, kind)
+            self._process = ScaffoldProcess(inside, data, work, limits, kind, shared_state)
         except BaseException:
             self._close_bridge()
             raise
@@ -85,7 +92,13 @@ class BridgedScaffold:
     ) -> list[AttemptOutcome]:
         """As `ScaffoldProcess.solve`; raises whatever kept the bridge from recording a call."""
         self._answer_call, self._attempts = answer_bridge, attempts
+        self._shard_clock.start()
         outcomes: list[AttemptOutcome] = []
+
+        def timed_answers(calls: list[ScaffoldCall]) -> Sequence[Sequence[str] | RefusedCall]:
+            with self._silence.paused():
+                return answer_calls(calls)
+
         for item, prompt in items:
             if not self.alive:
                 kind, reason = (
@@ -96,8 +109,11 @@ class BridgedScaffold:
                 outcomes += [AttemptOutcome(item, attempt, kind=kind, reason=reason) for attempt in range(attempts)]
                 continue
             self._item, self._attempt = item, -1
-            outcomes += self._process.solve([(item, prompt)], attempts, answer_calls)
+            self._silence.start()
+            outcomes += self._process.solve([(item, prompt)], attempts, timed_answers, self._shard_clock, self._silence)
             self._attempt = -1
+            if [outcome.kind for outcome in outcomes[-HUNG_LIMIT:]] == ["hung"] * HUNG_LIMIT:
+                self._process.close()
             if self._bridge.failure is not None:
                 raise self._bridge.failure
         return outcomes
@@ -119,9 +135,11 @@ class BridgedScaffold:
     def _begin(self, item: str, attempt: int) -> None:
         if item != self._item or attempt != self._attempt + 1 or attempt >= self._attempts:
             raise UsageError(f"Attempt {attempt} at item {item!r} cannot begin now; it is the turn of {self._item!r}.")
-        self._bridge.budget, self._attempt = attempt_budget(self._limits, self._limits.idle_timeout), attempt
+        self._attempt = attempt
+        self._bridge.budget = attempt_budget(self._limits, self._limits.idle_timeout, self._silence.passed)
 
     def _answer(self, call: BridgeCall) -> BridgeAnswer:
         if self._attempt < 0 or self._answer_call is None:
             raise UsageError("No item is being solved; call the model from within `solve`.")
-        return self._answer_call(self._item, self._attempt, call)
+        with self._shard_clock.paused(), self._silence.paused():
+            return self._answer_call(self._item, self._attempt, call)

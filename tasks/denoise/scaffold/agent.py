@@ -13,6 +13,12 @@ TRIES = 1
 STEPS: tuple[str, ...] = ()
 
 
+def prepare(data: Any) -> None:
+    """Import the steps, once for all attempts."""
+    for name in STEPS:
+        import_module(f"steps.{name}")
+
+
 def solve(item: Any, model: Any, data: Any) -> str | None:
     """The text of a program, or None if the steps left none."""
     kind = item.prompt.partition("\n")[0]

@@ -525,6 +525,29 @@ def test_a_proposal_that_takes_too_long_is_given_back(
         try_out({"agent.py": source}, PUBLIC, tmp_path, Scanner([]))
 
 
+@pytest.mark.parametrize(
+    "solve",
+    [
+        "raise KeyError(item.id)",
+        "return next((label for prompt, label in SEEN.items() if prompt == item.prompt), None)",
+    ],
+)
+def test_a_proposal_is_tried_on_items_as_dev_gives_them(tmp_path: Path, solve: str) -> None:
+    source = (
+        f"SEEN = {dict.fromkeys((example.prompt for example in PUBLIC.train), 'baker')!r}\n"
+        f"def solve(item, model, data):\n  if item.id in {[example.id for example in PUBLIC.train]!r}: return 'baker'\n"
+        f"  SEEN.pop(item.prompt)\n  {solve}\n"
+    )
+    with pytest.raises(UnfitRequest, match="an item as dev gives it"):
+        try_out({"agent.py": source}, PUBLIC, tmp_path, Scanner([]))
+
+
+def test_no_prompt_of_dev_is_in_a_trial(tmp_path: Path) -> None:
+    prompts = [item.prompt for item in PUBLIC.dev]
+    source = f"def solve(item, model, data): assert item.prompt not in {prompts!r}; return 'baker'\n"
+    try_out({"agent.py": source}, PUBLIC, tmp_path, Scanner([]))
+
+
 def test_of_a_query_no_more_rows_are_read_than_are_shown() -> None:
     tables = RunTables(lambda sql: QueryResult(("n",), ("BIGINT",), [(1,)]), "r", (), "e", ())
     found = tables.query("SELECT a.range AS n FROM range(100000) a, range(100000) b")

@@ -27,7 +27,7 @@ class Stage:
     """A scaffold's folder, its data, and a model that answers a prompt with the prompt and the number of the
     completion.
 
-    It refuses the prompt "no", and takes its time over the prompt "slow".
+    It refuses the prompt "no", and takes its time (`slowness`, in seconds) over the prompt "slow".
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,6 +35,7 @@ class Stage:
         (folder / "scaffold").mkdir()
         self.train = [("x", "a")]
         self.waves: list[list[ScaffoldCall]] = []
+        self.slowness = 0.9
 
     def play(
         self,
@@ -43,10 +44,12 @@ class Stage:
         attempts: int = 2,
         limits: ScaffoldLimits = PATIENT,
         prompt: str = "q",
+        shared_state: bool = False,
     ) -> list[AttemptOutcome]:
         """The outcomes; fails if there are none after a time that is beyond all the limits."""
         found: list[AttemptOutcome | BaseException] = []
-        thread = threading.Thread(target=self._play, args=(found, code, items, attempts, limits, prompt), daemon=True)
+        how = (found, code, items, attempts, limits, prompt, shared_state)
+        thread = threading.Thread(target=self._play, args=how, daemon=True)
         thread.start()
         thread.join(2 * limits.idle_timeout + PATIENCE)
         assert found, "still at it"
@@ -61,16 +64,17 @@ class Stage:
             found.append(wrong)
 
     def _outcomes(
-        self, code: str, items: int, attempts: int, limits: ScaffoldLimits, prompt: str
+        self, code: str, items: int, attempts: int, limits: ScaffoldLimits, prompt: str, shared_state: bool
     ) -> list[AttemptOutcome]:
         (self.folder / "scaffold" / "agent.py").write_text(code)
+        data = ScaffoldData(["a", "b"], self.train)
         process = ScaffoldProcess(
-            self.folder / "scaffold", ScaffoldData(["a", "b"], self.train), self.folder / "work", limits
+            self.folder / "scaffold", data, self.folder / "work", limits, shared_state=shared_state
         )
 
         def answer(asks: list[ScaffoldCall]) -> list[Sequence[str] | RefusedCall]:
             self.waves.append(asks)
-            time.sleep(0.9 if asks[0].prompt == "slow" else 0)
+            time.sleep(self.slowness if asks[0].prompt == "slow" else 0)
             return [
                 RefusedCall("refused", "not this")
                 if ask.prompt == "no"
@@ -157,31 +161,248 @@ def test_an_attempt_that_goes_wrong_fails_alone(stage: Stage, body: str, kind: s
     ("body", "kind", "reason"),
     [
         ("while True: pass", "hung", "no word for 6 s"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 6 s"),
         ("import os; os._exit(3)", "crashed", "exited with 3"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV"),
-        ("import os, time; os.closerange(3, 256); time.sleep(600)", "hung", "closed its pipes and did not end"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "hung", "no word for 6 s"),
+        ("import os, time; os.closerange(3, 256); time.sleep(600)", "hung", "closed its line and did not end"),
         (
-            "import sys; sys.modules['__main__'].PROMPT_LIMIT = 10**9; model.complete('x' * 200_001)",
+            "model._ask.__self__._end.sendall(b'[' * 10**5 + b'\\n')",
+            "nonsense",
+            "cannot be read",
+        ),
+        ('model._ask.__self__._end.sendall(b\'{"outcome": {"answer": 5}}\\n\')', "nonsense", "cannot be read"),
+        ("while True: model._ask.__self__._end.sendall(b'x' * 10**6)", "nonsense", "8388608 bytes in one line"),
+        ("import __main__; __main__.PROMPT_LIMIT = 10**9; model.complete('x' * 200_001)", "nonsense", "at most 200000"),
+        (
+            "import __main__; __main__.CALL_LIMIT = 10**9; [model.complete(str(number)) for number in range(1001)]",
+            "nonsense",
+            "more than 1000 calls",
+        ),
+    ],
+)
+def test_an_attempts_process_that_goes_wrong_fails_it_alone(stage: Stage, body: str, kind: str, reason: str) -> None:
+    code = f"def solve(item, model, data):\n  if item.id == 'i0':\n    {body}\n  return 'a'"
+    failed, other = stage.play(code, attempts=1, limits=HASTY if kind == "hung" else PATIENT)
+    assert failed.kind == kind and reason in failed.reason and other.answer == "a"
+
+
+TAMPERED = "import sys\nchild = sys.modules['__main__']\n"
+HOSTILE = """
+import os, sys
+read, write = map(int, sys.argv[1:])
+os.set_blocking(read, True)
+os.set_blocking(write, True)
+os.write(write, b'{"ready": true}\\n')
+while b'\\n' not in os.read(read, 65536): pass
+while True: os.write(write, %r + b'\\n')
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "reason"),
+    [
+        (
+            "child.check = lambda **call: None\ndef solve(*of): of[1].complete('x' * 200_001)",
             "flooded",
             "200001 characters",
         ),
         (
-            "import sys; sys.modules['__main__'].CHOICES_LIMIT = 10**9; model.complete('', ['a'] * 10_001)",
+            "child.check = lambda **call: None\ndef solve(*of): of[1].complete('', ['a'] * 10_001)",
             "flooded",
             "10001 choices",
         ),
+        (
+            "child.check = lambda **call: None\nchild.LINE_LIMIT = 10**9\ndef solve(*of): of[1].complete('x' * 10**7)",
+            "flooded",
+            "in one frame",
+        ),
+        (
+            "child.CALL_LIMIT = 10**9\ndef solve(*of): [of[1].complete(str(n)) for n in range(30)]",
+            "flooded",
+            "more than 20 for one",
+        ),
+        ("child.Stage.begin = None\ndef solve(*of): pass", "crashed", "TypeError"),
+        ("import os\ndef solve(*of): os.kill(os.getppid(), 9)", "crashed", "SIGKILL"),
     ],
 )
-def test_a_process_that_goes_wrong_fails_what_is_left(stage: Stage, body: str, kind: str, reason: str) -> None:
-    outcomes = stage.play(f"def solve(item, model, data):\n  {body}", limits=HASTY if kind == "hung" else PATIENT)
+def test_a_template_that_goes_wrong_fails_what_is_left(stage: Stage, code: str, kind: str, reason: str) -> None:
+    outcomes = stage.play(TAMPERED + code, limits=ScaffoldLimits(idle_timeout=60.0, calls=10))
     assert len(outcomes) == 4 and {outcome.kind for outcome in outcomes} == {kind} and reason in outcomes[0].reason
+
+
+CALL = '"item": "i0", "prompt": "q", "choices": ["a"]'
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"ask": []}',
+        '{"done": [], "more": true}',
+        "{}",
+        '{"done": [{"item": "\udcff"}]}',
+        '{"x": ' + "[" * 100_000,
+        '{"done": [{"item": "i0", "attempt": 0, "answer": "\\ud800"}]}',
+        '{"done": [{"item": "i7", "attempt": 0}]}',
+        '{"done": [{"item": "i0", "attempt": 2}]}',
+        '{"done": [{"item": "i0", "attempt": -1}]}',
+        '{"done": [{"item": "i0", "attempt": 0, "seconds": 1e308}]}',
+        '{"done": [{"item": "i0", "attempt": 0, "seconds": -1}]}',
+        '{"done": [{"item": "i0", "attempt": 0, "seconds": 1e999}]}',
+        '{"done": [{"item": "i0", "attempt": 0, "seconds": NaN}]}',
+        '{"done": [{"item": "i0", "attempt": 0, "uses": [[0, 0]]}]}',
+        '{"ask": [{' + CALL + ', "ordinal": 1180591620717411303424, "bias": []}]}',
+        '{"ask": [{' + CALL + ', "ordinal": -1, "bias": []}]}',
+        '{"ask": [{' + CALL + ', "ordinal": 0, "bias": [1, 2]}]}',
+        '{"ask": [{' + CALL + ', "ordinal": 0, "bias": [1e999]}]}',
+    ],
+)
+def test_a_frame_that_has_no_meaning_is_the_scaffolds_failure(stage: Stage, frame: str) -> None:
+    outcomes = stage.play(HOSTILE % frame.encode(errors="surrogateescape"))
+    assert [outcome.kind for outcome in outcomes] == ["nonsense"] * 4 and not stage.waves
+
+
+def test_an_outcome_comes_once(stage: Stage) -> None:
+    outcomes = stage.play(HOSTILE % b'{"done": [{"item": "i0", "attempt": 0, "answer": "a"}]}')
+    assert [(outcome.answer, outcome.kind) for outcome in outcomes] == [("a", ""), *[(None, "nonsense")] * 3]
+
+
+def test_an_attempt_uses_its_own_completions_of_calls_that_were_made(stage: Stage) -> None:
+    code = TAMPERED + (
+        "child.Call.answer_to = lambda call, attempt: attempt.uses.append([0, 1]) or {'text': ''}\n"
+        "def solve(item, model, data): return model.complete(item.prompt).text"
+    )
+    assert stage.play(code, items=1)[0].kind == "nonsense"
+
+
+def test_a_shard_has_an_end(stage: Stage) -> None:
+    code = "import time\ndef solve(item, model, data): return time.sleep(0.1 * (model._attempt > 0))"
+    outcomes = stage.play(code, items=1, attempts=100, limits=ScaffoldLimits(idle_timeout=60.0, shard_timeout=2.0))
+    assert not outcomes[0].kind and outcomes[99].kind == "hung" and "more than 2 s" in outcomes[99].reason
+
+
+@pytest.mark.slow
+def test_a_shard_of_which_many_attempts_hang_is_given_up(stage: Stage) -> None:
+    code = TAMPERED + "child.AT_ONCE = 64\nimport time\ndef solve(item, model, data): time.sleep(600)"
+    outcomes = stage.play(code, items=64, attempts=8, limits=HASTY)
+    assert {outcome.kind for outcome in outcomes} == {"hung"}
+    assert outcomes[-1].reason == "8 attempts in a row had hung"
+
+
+@pytest.mark.slow
+def test_an_attempts_silence_begins_when_it_begins(stage: Stage) -> None:
+    code = "import time\ndef solve(item, model, data): return time.sleep(0.5)"
+    outcomes = stage.play(code, items=2, attempts=13, limits=HASTY)
+    assert not any(outcome.kind for outcome in outcomes)
+
+
+@pytest.mark.slow
+def test_no_time_counts_while_the_policy_answers(stage: Stage) -> None:
+    code = (
+        "import time\ndef solve(item, model, data):\n"
+        "  time.sleep(1)\n  model.complete('slow')\n  time.sleep(1)\n  return 'a'"
+    )
+    stage.slowness = 7.0
+    assert [outcome.answer for outcome in stage.play(code, items=6, attempts=1, limits=HASTY)] == ["a"] * 6
+
+
+def test_finished_outcomes_are_kept_when_a_later_attempt_ends_the_process(stage: Stage) -> None:
+    code = "import os\ndef solve(item, model, data):\n  if model._attempt == 1: os.kill(os.getppid(), 9)\n  return 'a'"
+    assert [outcome.answer for outcome in stage.play(code, items=1, attempts=3)] == ["a", None, None]
+
+
+COUNTS = """
+import glob, os
+SEEN = []
+def solve(item, model, data):
+    {leave}
+    found = {look}
+    return str(found)
+"""
+
+
+@pytest.mark.parametrize(
+    ("leave", "look"),
+    [
+        ("SEEN.append(item.id); os.environ['SEEN' + str(len(SEEN))] = ''", "(len(SEEN), 'SEEN2' in os.environ)"),
+        ("data.__dict__.setdefault('left', []).append(0)", "data.left"),
+        ("open(str(model._attempt) + item.id, 'w').close()", "len(os.listdir('.'))"),
+        ("open('/tmp/left', 'a').write('x')", "open('/tmp/left').read()"),
+        ("open('/dev/shm/left', 'a').write('x')", "open('/dev/shm/left').read()"),
+        ("os.rmdir(os.getcwd())", "1"),
+        ("os.makedirs('a/b'); os.chmod('a/b', 0); os.chmod('a', 0); os.chmod('.', 0o500)", "1"),
+    ],
+)
+def test_what_an_attempt_leaves_is_not_seen_by_the_next(stage: Stage, leave: str, look: str) -> None:
+    answers = {outcome.answer for outcome in stage.play(COUNTS.format(leave=leave, look=look), items=1, attempts=3)}
+    assert len(answers) == 1 and None not in answers
+
+
+def test_attempts_at_other_items_find_what_was_left_beside_no_more_either(stage: Stage) -> None:
+    code = (
+        "import os, time\ndef solve(item, model, data):\n"
+        "  path = '/tmp/' + item.id\n  found = os.path.exists(path)\n  open(path, 'w').close()\n"
+        "  model.complete(item.prompt)\n  return str((found, os.path.exists(path)))"
+    )
+    assert {outcome.answer for outcome in stage.play(code, items=20, attempts=3)} == {"(False, True)"}
+
+
+def test_a_process_that_an_attempt_left_has_ended_when_the_next_begins(stage: Stage) -> None:
+    code = (
+        "import os, subprocess\ndef solve(item, model, data):\n"
+        "  running = [name for name in os.listdir('/proc') if name.isdigit()]\n"
+        "  subprocess.Popen(['sh', '-c', 'setsid sleep 600 & exit'], start_new_session=True).wait()\n"
+        "  return str(len(running))"
+    )
+    assert len({outcome.answer for outcome in stage.play(code, items=1, attempts=3)}) == 1
+
+
+def test_the_descriptors_of_the_template_are_out_of_an_attempts_reach(stage: Stage) -> None:
+    code = (
+        "import os, sys\ndef solve(item, model, data):\n"
+        "  try: os.open(f'/proc/{os.getppid()}/fd/{sys.argv[2]}', os.O_WRONLY)\n"
+        "  except OSError as wrong: return type(wrong).__name__"
+    )
+    assert stage.play(code, items=1, attempts=1)[0].answer == "PermissionError"
+
+
+def test_every_attempt_has_what_the_scaffold_prepared(stage: Stage) -> None:
+    code = (
+        "import os\nfitted, absolute = [], os.path.abspath('table')\n"
+        "def prepare(data):\n  fitted.append(data.train[0].label)\n  open('table', 'w').write('b')\n"
+        "def solve(item, model, data):\n"
+        "  fitted.append(open('table').read() + open(absolute).read())\n"
+        "  open('table', 'w').write('changed')\n"
+        "  try: open(absolute, 'w')\n"
+        "  except PermissionError: return ' '.join(fitted)"
+    )
+    assert {outcome.answer for outcome in stage.play(code)} == {"a bb"}
+
+
+@pytest.mark.parametrize(
+    "left", ["threading.Thread(target=time.sleep, args=(600,)).start()", "subprocess.Popen(['sleep', '600'])"]
+)
+def test_what_runs_before_the_first_item_is_refused(stage: Stage, left: str) -> None:
+    with pytest.raises(ScaffoldStopped, match="start them within solve"):
+        stage.play(f"import subprocess, threading, time\ndef prepare(data): {left}\ndef solve(*of): pass")
+
+
+def test_attempts_draw_their_own_numbers_and_the_same_ones_again(stage: Stage) -> None:
+    pytest.importorskip("numpy")
+    code = "import numpy, random\ndef solve(item, model, data): return f'{random.random()} {numpy.random.rand()}'"
+    first, again = ([outcome.answer for outcome in stage.play(code)] for _ in range(2))
+    assert first == again and len(set(first)) == 4
+
+
+def test_a_task_may_want_its_attempts_to_share_what_they_leave(stage: Stage) -> None:
+    code = "SEEN = []\ndef solve(item, model, data): SEEN.append(0); return str(len(SEEN))"
+    answers = [outcome.answer for outcome in stage.play(code, items=1, attempts=3, shared_state=True)]
+    assert answers == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("stall", ["os.kill(os.getpid(), signal.SIGSTOP)", "re.match('(a+)+$', 'a' * 60 + 'b')"])
 def test_a_process_that_does_not_take_a_large_order_has_hung(stage: Stage, stall: str) -> None:
-    late = f"lambda channel: (channel._in.read1(5000), {stall})"
-    code = f"import os, re, signal, sys\nsys.modules['__main__'].Channel.receive = {late}\nsolve = None"
+    late = f"lambda line: (os.set_blocking(line.read, True), os.read(line.read, 5000), {stall})"
+    code = f"import os, re, signal, sys\nsys.modules['__main__'].Line.receive = {late}\nsolve = None"
     outcomes = stage.play(code, items=400, attempts=1, limits=HASTY, prompt="x" * 1000)
     assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {
         ("hung", "did not take what it was sent for 6 s")
@@ -191,8 +412,8 @@ def test_a_process_that_does_not_take_a_large_order_has_hung(stage: Stage, stall
 def test_what_a_scaffold_leaves_behind_holds_nobody_up(stage: Stage) -> None:
     code = (
         "import subprocess, sys\n"
-        "left = subprocess.Popen(['sleep', '6100.5'], start_new_session=True)\n"
-        "def solve(item, model, data): return str(left.pid)"
+        "def solve(item, model, data):\n"
+        "  return str(subprocess.Popen(['sleep', '6100.5'], start_new_session=True).pid)"
     )
     (outcome,) = stage.play(code, items=1, attempts=1)
     assert outcome.answer
@@ -224,7 +445,7 @@ def test_a_scaffold_may_call_from_its_own_threads(stage: Stage) -> None:
     code = (
         "import sys, time\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "sys.modules['__main__'].GRACE = None\n"
+        "sys.modules['__main__'].GRACE = 600.0\n"
         "def solve(item, model, data):\n"
         "  ask = lambda prompt: time.sleep(0 if prompt == 'slow' else 0.3) or model.complete(prompt).text\n"
         "  return ' '.join(ThreadPoolExecutor(3).map(ask, ['slow', 'a', 'b']))"
@@ -241,7 +462,7 @@ def test_attempts_that_share_their_threads_are_answered_in_turn(stage: Stage) ->
         "shared = ThreadPoolExecutor(2)\n"
         "def solve(item, model, data): return shared.submit(lambda: model.complete(item.prompt).text).result()"
     )
-    outcomes = stage.play(code, items=5, attempts=1)
+    outcomes = stage.play(code, items=5, attempts=1, shared_state=True)
     assert [outcome.answer for outcome in outcomes] == [f"q{number}/0" for number in range(5)]
 
 
@@ -258,49 +479,12 @@ def test_a_flood_of_output_is_stopped(stage: Stage) -> None:
     assert {outcome.kind for outcome in outcomes} == {"flooded"}
 
 
-def test_a_flood_of_calls_is_stopped(stage: Stage) -> None:
-    outcomes = stage.play(
-        "def solve(item, model, data):\n  import sys\n  sys.modules['__main__'].check = lambda **call: None\n  "
-        "model.complete('x' * 10**7)"
-    )
-    assert {outcome.kind for outcome in outcomes} == {"flooded"} and "in one frame" in outcomes[0].reason
-
-
-@pytest.mark.parametrize(
-    ("body", "kind", "reason"),
-    [
-        ("model.uses[:] = [[0, 999]]\n    return 'a'", "nonsense", "an outcome that none of its attempts can have"),
-        (
-            "model.uses[:] = [[0, 0]] * 2000\n    return 'a'",
-            "nonsense",
-            "an outcome that none of its attempts can have",
-        ),
-        ("model._item = 'another'\n    return model.complete('q').text", "flooded", "calls for no item of its own"),
-        (
-            "import __main__\n    __main__.CALL_LIMIT = 10**9\n    [model.complete(str(n)) for n in range(30)]",
-            "flooded",
-            "more than 20 for one",
-        ),
-    ],
-)
-def test_a_child_that_was_tampered_with_is_stopped(stage: Stage, body: str, kind: str, reason: str) -> None:
-    code = f"def solve(item, model, data):\n    {body}\n"
-    outcomes = stage.play(code, items=1, limits=ScaffoldLimits(idle_timeout=60.0, calls=10))
-    assert {outcome.kind for outcome in outcomes} == {kind} and reason in outcomes[0].reason
-
-
 def test_memory_is_limited(stage: Stage) -> None:
     limits = ScaffoldLimits(idle_timeout=60.0, memory=500 * 1024**2)
     assert (
         "MemoryError"
         in stage.play("def solve(item, model, data): return len(bytearray(10**9))", limits=limits)[0].reason
     )
-
-
-def test_results_of_an_earlier_group_survive_a_later_crash(stage: Stage) -> None:
-    code = "def solve(item, model, data):\n  if item.id == 'i99': import os; os._exit(1)\n  return 'a'"
-    outcomes = stage.play(code, items=100, attempts=1)
-    assert sum(outcome.answer == "a" for outcome in outcomes) >= 64 and outcomes[99].kind == "crashed"
 
 
 @pytest.mark.parametrize("code", ["def solve(", "import no_such_module", "x = 1", "raise ValueError('no')"])

@@ -34,6 +34,23 @@ def solve(item, model, data):
     return " ".join([first.choices[1].message.content, again.choices[0].text, chosen])
 """
 
+LIGHT = """
+import json, os, urllib.request  # what openai would do, without its import, which takes seconds on a busy host
+
+SEEN = []
+
+def ask(prompt):
+    headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}
+    body = json.dumps({"model": "policy", "prompt": prompt}).encode()
+    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/completions", body, headers)
+    return json.load(urllib.request.urlopen(request))["choices"][0]["text"]
+
+def solve(item, model, data):
+    SEEN.append(item.id)
+    while item.id == "dev0" and model._attempt == HANGS: pass
+    return ask(item.prompt) + " " + str(len(SEEN))
+"""
+
 
 class Numbers(FirstChoicePolicy):
     """A policy that answers with the seed, so that no two samples are the same."""
@@ -160,6 +177,36 @@ def test_an_attempt_cannot_begin_again_with_its_budget(table: RunnerHarness) -> 
     first, second = table.play(code, ["dev0"], attempts=2)
     assert "Attempt 0 at item 'dev0' cannot begin now" in first.reason
     assert "Attempt 0 at item 'dev0' cannot begin now" in second.reason
+
+
+@pytest.mark.slow
+def test_the_policys_time_is_not_the_attempts(tmp_path: Path) -> None:
+    class Slow(Numbers):
+        def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+            time.sleep(7)
+            return super().sample(model, requests)
+
+    table = RunnerHarness(tmp_path, Slow())
+    table.runner.limits = ScaffoldLimits(idle_timeout=6.0)
+    successes(table.play("HANGS = None\n" + LIGHT, ["dev0"], attempts=1))
+
+
+@pytest.mark.slow
+def test_an_attempt_that_hangs_fails_alone_over_http_too(table: RunnerHarness) -> None:
+    table.runner.limits = ScaffoldLimits(idle_timeout=6.0)
+    results = table.play("HANGS = 1\n" + LIGHT, ["dev0", "dev1"], attempts=3)
+    assert [result.kind for result in results] == ["", "hung", "", "", "", ""]
+    assert "no word for 6 s" in results[1].reason
+
+
+def test_attempts_over_http_share_nothing(table: RunnerHarness) -> None:
+    played = successes(table.play("HANGS = None\n" + LIGHT, ["dev0", "dev1"], attempts=2))
+    assert {str(one.answer).split()[1] for one in played} == {"1"}
+
+
+def test_the_model_is_not_there_while_a_scaffold_prepares_itself(table: RunnerHarness) -> None:
+    (failed,) = table.play(LIGHT + "\ndef prepare(data): ask('now')\n", ["dev0"])
+    assert failed.kind == "unloadable" and "Bad Request" in failed.reason
 
 
 def test_the_policy_is_asked_by_one_thread_at_a_time(tmp_path: Path) -> None:

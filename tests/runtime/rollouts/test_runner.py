@@ -114,6 +114,29 @@ def test_a_hint_reaches_the_model_and_is_recorded_beside_the_prompt(table: Runne
     assert body["prompt"] == request.prompt + " Hint: baker." and "Hint" not in request.prompt
 
 
+@pytest.mark.parametrize(("hinted", "seen"), [(False, "2"), (True, "1")])
+def test_a_process_that_was_shown_answers_is_not_used_again(table: RunnerHarness, hinted: bool, seen: str) -> None:
+    item = table.public.train[0].id
+    code = b"SEEN = []\ndef solve(item, model, data): SEEN.append(0); return str(len(SEEN))"
+    scaffold = table.blobs.put_tree({"agent.py": code})
+    hints = {item: " Hint: baker."} if hinted else {}
+    table.run(shard_of([item], scaffold=scaffold, shared_state=True, hints=hints))
+    (result,) = table.run(shard_of([item], scaffold=scaffold, shared_state=True))
+    table.runner.close()
+    assert result.answer == seen
+
+
+def test_attempts_of_two_shards_share_nothing_unless_the_task_wants_it(table: RunnerHarness) -> None:
+    code = b"SEEN = []\ndef solve(item, model, data): SEEN.append(0); return str(len(SEEN))"
+    scaffold = table.blobs.put_tree({"agent.py": code})
+    shards = [
+        table.run(shard_of(["dev0"], scaffold=scaffold, attempts=2, shared_state=shared))
+        for shared in (False, False, True, True)
+    ]
+    table.runner.close()
+    assert [answers(results) for results in shards] == [["1", "1"], ["1", "1"], ["1", "2"], ["3", "4"]]
+
+
 def test_a_call_that_is_recorded_is_not_made_again(table: RunnerHarness) -> None:
     first = table.play(ASKS, ["dev0", "dev1"])
     table.policy.asked.clear()

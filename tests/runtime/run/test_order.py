@@ -24,6 +24,13 @@ def test_a_run_is_planned_from_its_task_and_seed_alone() -> None:
     assert set(one.items.probe[0]) <= set(one.items.folds[0])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_run_records_whether_its_task_lets_attempts_share_state(shared: bool) -> None:
+    task = msgspec.structs.replace(load(str(TOY)), shared_state=shared)
+    order = RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget="")
+    assert plan(task, task.public(0), order, "b").shared_state is shared
+
+
 @pytest.mark.parametrize("empty", [0, 2, 4])
 def test_no_item_sees_its_own_label_though_a_fold_is_empty(empty: int) -> None:
     task = load(str(TOY))
