@@ -130,3 +130,6 @@ class RecordedLog:
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """As `Log.fetch`, of which nothing ever comes."""
         return []
+
+    async def hand_back(self, handles: Sequence[str]) -> None:
+        """As `Log.hand_back`, of what nobody was handed."""

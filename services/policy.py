@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from events.codec import Event
+from events.errors import TryAgain
 from events.weights import AdapterPublished
 from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.worker import answer, work
@@ -19,7 +20,13 @@ async def serve(context: Context) -> None:
     """Answer calls in a thread, and check adapters as they are published."""
     models = ServedModels(context.blobs, context.work)
     port = urlsplit(context.node.policy_url()).port or 0
-    server = PolicyServer(port, context.policy_token(), models.sample, models.names)
+    try:
+        server = PolicyServer(port, context.policy_token(), models.sample, models.names)
+    except OSError as wrong:
+        raise TryAgain(
+            f"The policy cannot listen on port {port} of 127.0.0.1 ({wrong.strerror}): end the program that has it, or "
+            "`evolog down` and `evolog up`, which takes another port."
+        ) from wrong
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         await check_adapters(context, models)

@@ -15,12 +15,14 @@ from runtime.run.loading import LoadedRun
 from services.host.context import Context
 from services.host.settings import accelerate_config, trainer_back_end
 
+IMPORT_AFTER = 3.0
+"""Seconds from the start after which torch is imported: it takes as long as all that the services need to start, and a
+batch that comes later must not wait for it.
+"""
+
 
 async def serve(context: Context) -> None:
-    """Train on one batch after the other.
-
-    torch is imported with the first batch: it takes as long as all that the services need to start.
-    """
+    """Train on one batch after the other."""
     if importlib.util.find_spec("torch") is None:
         raise Misconfigured("torch is not installed here, and the trainer needs it: pip install 'evolog[policy]'.")
     known: dict[str, list[RecordedAttempt]] = {}  # by request; later rounds of an update train on earlier ones again
@@ -45,7 +47,16 @@ async def serve(context: Context) -> None:
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs
 
-    await work(context.log, perform, source="trainer", scanner=context.scanner, wants=context.wants())
+    importing = asyncio.create_task(_import_torch())
+    try:
+        await work(context.log, perform, source="trainer", scanner=context.scanner, wants=context.wants())
+    finally:
+        importing.cancel()
+
+
+async def _import_torch() -> None:
+    await asyncio.sleep(IMPORT_AFTER)
+    await asyncio.to_thread(importlib.import_module, "runtime.effects.train")
 
 
 def _train(

@@ -210,8 +210,9 @@ def knowing(*libraries: str) -> set[str]:
     }
 
 
-def test_nats_is_known_in_two_modules() -> None:
-    assert knowing("nats") == {"runtime/log/jetstream.py", "runtime/broker/streams.py"}
+def test_nats_is_known_in_three_modules() -> None:
+    known_in = {"runtime/log/jetstream.py", "runtime/broker/client.py", "runtime/broker/streams.py"}
+    assert knowing("nats") == known_in
 
 
 def test_torch_is_known_where_weights_are() -> None:
@@ -245,6 +246,11 @@ def test_the_pure_core_touches_no_socket(module: str) -> None:
 
 def test_the_command_line_starts_light() -> None:
     assert loaded_by("import services.cli.main", "nats", "duckdb", "torch", "rich", "msgspec", "numpy") == []
+
+
+def test_the_text_scorer_is_trained_without_peft_and_transformers() -> None:
+    imports = "import runtime.effects.train, runtime.policies.text_scorer_torch"
+    assert loaded_by(imports, "torch", "peft", "transformers") == ["torch"]
 
 
 def test_no_service_needs_torch_to_start() -> None:

@@ -25,6 +25,17 @@ def free_port(usual: int = 0) -> int:
     raise TryAgain("The system has no free port on 127.0.0.1: close some programs and start again.")
 
 
+def reserve_port() -> socket.socket:
+    """A socket that keeps a free port of 127.0.0.1 from being given to anybody by the system.
+
+    A child that sets SO_REUSEADDR can listen on the port all the same, whenever it likes.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
 def die_with_parent() -> Callable[[], None] | None:
     """The `preexec_fn` of a child that is to end even if this process is killed by SIGKILL; None where only Linux could
     do it.

@@ -1,11 +1,15 @@
 """What one account needs to connect, and the files that it stands in."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from events.errors import NotFound
+
+CONNECT_LIMIT = 5.0
+"""Seconds that a server may take to greet and to let an account in."""
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -15,6 +19,10 @@ class Credentials(msgspec.Struct, frozen=True):
     user: str
     password: str
     inbox: str
+
+
+Login = Callable[[], Credentials]
+"""Gives an account's credentials as they are now: a server that was started again may have another address."""
 
 
 def credentials_file(directory: Path, user: str) -> Path:

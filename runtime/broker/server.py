@@ -88,7 +88,8 @@ class EmbeddedServer:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self) -> None:
-        """Start it, or start it again on the same port with the same passwords; returns when it accepts connections.
+        """Start it, or start it again with the same passwords; returns when it accepts connections. It moves to another
+        port where another program has taken its own.
 
         Raises `TryAgain` if the disk is nearly full, `Unavailable` if it does not start, with the last line of its log.
         """
@@ -103,9 +104,8 @@ class EmbeddedServer:
             except Unavailable as wrong:
                 if not self._may_move or "address already in use" not in str(wrong):
                     raise
-                self.port = free_port()  # another program took it since it was looked at
+                self.port = free_port()
             else:
-                self._may_move = False
                 return
 
     async def _launch(self, binary: Path, config: Path) -> None:

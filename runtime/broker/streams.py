@@ -8,6 +8,7 @@ from events.errors import CheckFailed, Misconfigured, TryAgain, Unavailable
 from events.subjects import GOLD, LOG, PREFIX
 from runtime.broker.accounts import API, READERS, inbox_of
 from runtime.broker.binary import OLDEST_SERVER, oldest_version
+from runtime.broker.credentials import Credentials
 from runtime.log.port import EVENT_LIMIT
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ async def bootstrap(url: str, user: str, password: str) -> None:
     Raises `Unavailable` for a server that cannot be reached or is too old, `CheckFailed` for a stream that is set up
     otherwise, `Misconfigured` where the account may not do this, and `TryAgain` where there is no room on the disk.
     """
-    import nats
     from nats import errors, js
+
+    from runtime.broker.client import open_client
 
     denied: list[str] = []
     making: asyncio.Task[None] | None = None
@@ -45,18 +47,7 @@ async def bootstrap(url: str, user: str, password: str) -> None:
             if making is not None:
                 making.cancel()  # the answer would never come
 
-    try:
-        client = await nats.connect(
-            url,
-            user=user,
-            password=password,
-            inbox_prefix=inbox_of(user).encode(),
-            error_cb=on_error,
-            allow_reconnect=False,
-            connect_timeout=5,
-        )
-    except (OSError, errors.Error, TimeoutError) as wrong:
-        raise Unavailable(f"No nats-server answers at {url} ({wrong or type(wrong).__name__}).") from wrong
+    client = await open_client(Credentials(url, user, password, inbox_of(user)), on_error)
     try:
         version = client.connected_server_version
         version_text = f"{version.major}.{version.minor}.{version.patch}"

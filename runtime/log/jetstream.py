@@ -1,10 +1,11 @@
-"""The log on a NATS server with JetStream. Only this module and `runtime/broker/streams.py` know nats-py."""
+"""The log on a NATS server with JetStream. Only this module and `runtime/broker` know nats-py."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -16,7 +17,8 @@ from events.errors import Misconfigured, Unavailable
 from events.secret import Scanner, Secret
 from events.subjects import LOG
 from runtime.broker.accounts import API, READERS
-from runtime.broker.credentials import Credentials
+from runtime.broker.client import open_client
+from runtime.broker.credentials import Login
 from runtime.log.port import Delivery, Message, Stored
 from runtime.log.socket import BulkReader, NatsSocket, expectation, sequence_in
 
@@ -24,26 +26,107 @@ logger = logging.getLogger("evolog")
 
 APPEND_TIMEOUT = 15.0
 """Seconds; an append waits for the disk."""
+STATE_TIMEOUT = 5.0
 POLL_SECONDS = 0.5
-"""Seconds between two checks whether an append was denied."""
-GATHERING = 0.02
-"""Seconds in which further messages may join the first of a fetch."""
+"""Seconds between two checks whether a request was denied."""
+ANSWER_TIMEOUT = 1.0
+"""Seconds within which what is there already is handed out."""
+PAUSE = 0.2
+"""Seconds before a fetch looks again for a broker that is away."""
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """How many messages a stream has, and the sequence of the last one."""
+
+    messages: int
+    last_seq: int
+
+
+class _StreamInfo(msgspec.Struct):
+    state: StreamState
 
 
 class Connection:
-    """One account's connection."""
+    """One account's connection: made when it is needed, and again when it was lost, by the credentials as they are
+    then.
+    """
 
-    def __init__(self, credentials: Credentials) -> None:
-        self.client = Client()
-        self.credentials = credentials
-        self.scanner = Scanner([Secret(credentials.password)])
+    def __init__(self, login: Login) -> None:
+        self.login, self.credentials = login, login()
+        self.scanner = Scanner([Secret(self.credentials.password)])
         self.denied = 0
         """Publishes that the server would not take from this account."""
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        self._requests: set[asyncio.Future[Msg]] = set()
 
-    async def on_error(self, error: Exception) -> None:
-        """Count what was denied; everything else comes back from the call that it concerns."""
+    async def client(self) -> Client:
+        """nats-py's client, connected; raises `Unavailable` where the broker is away."""
+        async with self._connecting:
+            if self._client is None or self._client.is_closed:
+                self._client = await open_client(self.login(), self._on_error, self._on_closed)
+            return self._client
+
+    async def request(
+        self, subject: str, payload: bytes, *, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The answer to a request.
+
+        Raises `Misconfigured` where the account may not make it, and `Unavailable` where no answer comes in so many
+        seconds or the connection is lost meanwhile.
+        """
+        client = await self.client()
+        denied = self.denied
+        response = asyncio.ensure_future(
+            client.request(subject, payload, timeout=timeout, headers=dict(headers) if headers else None)
+        )
+        self._requests.add(response)
+        check = asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
+        try:
+            return (await response).data
+        except asyncio.CancelledError as wrong:
+            if self.denied > denied:
+                raise Misconfigured(
+                    f"The account {self.credentials.user!r} may not do this: publish to {subject}."
+                ) from wrong
+            if client.is_closed:
+                raise Unavailable("The broker has gone before it answered.") from wrong
+            raise
+        except nats.errors.NoRespondersError as wrong:
+            raise Unavailable(
+                f"Nothing answers to {subject}: the broker has no such stream, or is starting."
+            ) from wrong
+        except (nats.errors.Error, OSError, TimeoutError) as wrong:
+            raise Unavailable(
+                f"The broker did not answer within {timeout:g} s ({wrong or type(wrong).__name__})."
+            ) from wrong
+        finally:
+            check.cancel()
+            self._requests.discard(response)
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        """Send what nobody answers; raises `Unavailable` where the broker is away."""
+        try:
+            await (await self.client()).publish(subject, payload)
+        except (nats.errors.Error, OSError) as wrong:
+            raise Unavailable(f"The broker has gone ({wrong}).") from wrong
+
+    async def _on_error(self, error: Exception) -> None:
+        # count what was denied; everything else comes back from the call that it concerns
         logger.debug("nats: %s", error)
         self.denied += "permissions violation" in str(error).lower()
+
+    async def _on_closed(self) -> None:
+        # no answer comes to what was asked on this connection
+        for response in list(self._requests):
+            response.cancel()
+
+    def _give_up_if_denied(self, response: asyncio.Future[Msg], denied: int) -> None:
+        # the server says out of band that it will not take a publish, and never answers it
+        if self.denied > denied:
+            response.cancel()
+        elif not response.done():
+            asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
 
     def log(self, stream: str = LOG) -> "JetStreamLog":
         """The log of that name; work is handed out by the durable consumer that bears the account's name."""
@@ -51,47 +134,33 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self.client.close()
+        if self._client is not None:
+            await self._client.close()
 
 
-async def connect(credentials: Credentials) -> Connection:
-    """Connect, and reconnect for ever after; raises `Unavailable` if the server cannot be reached now."""
-    connection = Connection(credentials)
-    try:
-        await connection.client.connect(
-            credentials.url,
-            user=credentials.user,
-            password=credentials.password,
-            inbox_prefix=credentials.inbox.encode(),
-            error_cb=connection.on_error,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds, which nats-py hands to asyncio.sleep
-            connect_timeout=5,
-            allow_reconnect=True,
-            pending_size=64 * 1024 * 1024,
-        )
-    except (OSError, nats.errors.Error, TimeoutError) as wrong:
-        raise Unavailable(
-            f"No broker answers at {credentials.url} ({wrong or type(wrong).__name__}): start it with `evolog up`."
-        ) from wrong
+async def connect(login: Login) -> Connection:
+    """Connect as an account; raises `Unavailable` if the broker cannot be reached now."""
+    connection = Connection(login)
+    await connection.client()
     return connection
 
 
 class JetStreamDelivery:
     """A delivery of a durable pull consumer."""
 
-    def __init__(self, message: Msg) -> None:
-        self._message = message
+    def __init__(self, connection: Connection, message: Msg) -> None:
+        self._connection = connection
+        self.handle = message.reply
         meta = message.metadata
         self.stored = Stored(meta.sequence.stream, int(meta.timestamp.timestamp() * 1e9), message.subject, message.data)
 
     async def ack(self) -> None:
         """As `Delivery.ack`."""
-        await self._message.ack()
+        await self._connection.publish(self.handle, b"+ACK")
 
     async def in_progress(self) -> None:
         """As `Delivery.in_progress`."""
-        await self._message.in_progress()
+        await self._connection.publish(self.handle, b"+WPI")
 
 
 class JetStreamLog:
@@ -100,13 +169,14 @@ class JetStreamLog:
     def __init__(self, connection: Connection, stream: str) -> None:
         self.stream = stream
         self._connection = connection
-        self._client = connection.client
-        self._context = connection.client.jetstream(prefix=API)
-        self._appending = NatsSocket(connection.credentials, stream)
-        ahead = connection.credentials.user in READERS and stream == LOG
-        self._reading = (BulkReader if ahead else NatsSocket)(connection.credentials, stream)
-        self._consumer = connection.credentials.user
+        credentials, login = connection.credentials, connection.login
+        self._appending = NatsSocket(credentials, stream, login=login)
+        ahead = credentials.user in READERS and stream == LOG
+        self._reading = (BulkReader if ahead else NatsSocket)(credentials, stream, login=login)
+        self._consumer = credentials.user
         self._pull: JetStreamContext.PullSubscription | None = None
+        self._pulling: Client | None = None
+        self._trouble = ""
 
     async def append(self, messages: Sequence[Message]) -> int:
         """As `Log.append`.
@@ -116,35 +186,10 @@ class JetStreamLog:
         if len(messages) != 1:
             return await asyncio.to_thread(self._appending.append, messages)
         (message,) = messages
-        denied = self._connection.denied
-        publishing = self._client.request(
+        answer = await self._connection.request(
             message.subject, message.payload, timeout=APPEND_TIMEOUT, headers=expectation(message)
         )
-        response = asyncio.ensure_future(publishing)
-        check = asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
-        try:
-            return sequence_in((await response).data, 1)
-        except asyncio.CancelledError as wrong:
-            if self._connection.denied == denied:
-                raise
-            raise Misconfigured(
-                f"The account {self._consumer!r} may not do this: publish to {message.subject}."
-            ) from wrong
-        except nats.errors.NoRespondersError as wrong:
-            raise Unavailable(
-                f"No stream takes {message.subject}: the broker has no {self.stream}, or is starting."
-            ) from wrong
-        except (nats.errors.Error, TimeoutError) as wrong:
-            raise Unavailable(f"The broker did not confirm an append within {APPEND_TIMEOUT:g} s ({wrong}).") from wrong
-        finally:
-            check.cancel()
-
-    def _give_up_if_denied(self, response: asyncio.Future[Msg], denied: int) -> None:
-        # the server says out of band that it will not take a publish, and never answers it
-        if self._connection.denied > denied:
-            response.cancel()
-        elif not response.done():
-            asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_up_if_denied, response, denied)
+        return sequence_in(answer, 1)
 
     async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
         """As `Log.read`."""
@@ -156,24 +201,59 @@ class JetStreamLog:
 
     async def end(self) -> int:
         """As `Log.end`."""
+        return (await self.state()).last_seq
+
+    async def state(self) -> StreamState:
+        """How many messages the stream has, and where it ends; raises `Unavailable` where the broker does not tell."""
+        answer = await self._connection.request(f"{API}.STREAM.INFO.{self.stream}", b"", timeout=STATE_TIMEOUT)
         try:
-            return (await self._context.stream_info(self.stream)).state.last_seq
-        except (nats.errors.Error, TimeoutError) as wrong:
-            raise Unavailable(f"The broker does not tell the state of {self.stream} ({wrong}).") from wrong
+            return msgspec.json.decode(answer, type=_StreamInfo).state
+        except msgspec.ValidationError as wrong:
+            raise Unavailable(f"The broker does not tell the state of {self.stream}: {answer[:200]!r}.") from wrong
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
-        """As `Log.fetch`; a broker that is away for the moment looks like one that has nothing."""
+        """As `Log.fetch`; a broker that is away looks like one that has nothing. That it is away is logged, once."""
         try:
-            if self._pull is None:
-                self._pull = await self._context.pull_subscribe_bind(consumer=self._consumer, stream=self.stream)
-            messages = await self._pull.fetch(1, timeout=wait)
-            if limit > 1:
-                # a fetch of many waits for all of them, so the others get a short while only
-                with contextlib.suppress(TimeoutError, nats.errors.TimeoutError):
-                    messages += await self._pull.fetch(limit - 1, timeout=GATHERING)
+            client = await self._connection.client()
+            if self._pull is None or self._pulling is not client:
+                self._pull = await client.jetstream(prefix=API).pull_subscribe_bind(
+                    consumer=self._consumer, stream=self.stream
+                )
+                self._pulling = client
+            messages = await self._pull.fetch(1, timeout=wait) if wait else []
+            if limit > len(messages):
+                messages += await self._available(client, limit - len(messages))
         except (TimeoutError, nats.errors.TimeoutError):
             return []
-        except (nats.errors.Error, NoStreamResponseError, ServiceUnavailableError, JetStreamNotFound):
-            await asyncio.sleep(min(wait, 0.2))
+        except (
+            Unavailable,
+            nats.errors.Error,
+            NoStreamResponseError,
+            ServiceUnavailableError,
+            JetStreamNotFound,
+        ) as wrong:
+            if self._trouble != str(wrong):
+                logger.warning("%s", wrong)
+            self._trouble = str(wrong)
+            await asyncio.sleep(min(wait, PAUSE))
             return []
-        return [JetStreamDelivery(message) for message in messages]
+        self._trouble = ""
+        return [JetStreamDelivery(self._connection, message) for message in messages]
+
+    async def _available(self, client: Client, limit: int) -> list[Msg]:
+        # nats-py waits for a whole batch, and what has come so far is then in nobody's hand
+        messages: list[Msg] = []
+        answers = await client.subscribe(client.new_inbox())
+        subject = f"{API}.CONSUMER.MSG.NEXT.{self.stream}.{self._consumer}"
+        with contextlib.suppress(TimeoutError, nats.errors.Error):
+            await client.publish(subject, msgspec.json.encode({"batch": limit, "no_wait": True}), answers.subject)
+            while len(messages) < limit and (message := await answers.next_msg(ANSWER_TIMEOUT)).reply:
+                messages.append(message)
+            await answers.unsubscribe()
+        return messages
+
+    async def hand_back(self, handles: Sequence[str]) -> None:
+        """As `Log.hand_back`."""
+        for handle in handles:
+            if handle.startswith("$JS.ACK.") and f".{self.stream}.{self._consumer}." in handle:
+                await self._connection.publish(handle, b"-NAK")

@@ -42,6 +42,7 @@ class MemoryDelivery:
 
     def __init__(self, stored: Stored, pending: dict[int, Stored]) -> None:
         self.stored = stored
+        self.handle = str(stored.sequence)
         self._pending = pending
 
     async def ack(self) -> None:
@@ -108,6 +109,12 @@ class MemoryLog:
                 return []
             deliveries = self._take(limit)
         return deliveries
+
+    async def hand_back(self, handles: Sequence[str]) -> None:
+        """As `Log.hand_back`."""
+        waiting = {stored.sequence for stored in self._redeliveries}
+        given = [self.pending[sequence] for sequence in map(int, handles) if sequence in self.pending.keys() - waiting]
+        self._redeliveries += given
 
     def redeliver(self) -> None:
         """Hand out again all that was not acknowledged, as a server does when `ack_wait` has passed."""

@@ -59,6 +59,10 @@ class Delivery(Protocol):
     def stored(self) -> Stored:
         """The message."""
 
+    @property
+    def handle(self) -> str:
+        """What names this delivery to the log, in any process; for `Log.hand_back`."""
+
     async def ack(self) -> None:
         """Ask not to be handed it again. This promises nothing: only what stands in the log does."""
 
@@ -94,6 +98,9 @@ class Log(Protocol):
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """Up to `limit` deliveries for this account's workers; empty if there were none for `wait` seconds."""
+
+    async def hand_back(self, handles: Sequence[str]) -> None:
+        """Have these deliveries handed out again at once, unless they were acknowledged: their worker has died."""
 
 
 def readable(messages: Iterable[Stored]) -> list[Event]:

@@ -20,7 +20,7 @@ import msgspec
 from events.errors import Misconfigured, TryAgain, Unavailable
 from events.time import nanoseconds
 from runtime.broker.accounts import API
-from runtime.broker.credentials import Credentials
+from runtime.broker.credentials import CONNECT_LIMIT, Credentials, Login
 from runtime.log.port import BATCH_LIMIT, Message, Refused, Stored, exclusive_key, require_contiguous
 
 READ_BATCH = 2000
@@ -69,13 +69,16 @@ class _TooMany(Exception):
 
 
 class NatsSocket:
-    """A blocking connection to one stream, made when it is needed.
+    """A blocking connection to one stream, made when it is needed, by what `login` gives at that time, if anything.
 
     Safe to call from several threads, one call at a time.
     """
 
-    def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:
+    def __init__(
+        self, credentials: Credentials, stream: str, *, timeout: float = 15.0, login: Login | None = None
+    ) -> None:
         self._account, self._stream, self._timeout = credentials, stream, timeout
+        self._login = login or (lambda: credentials)
         self._url = credentials.url
         self._inbox = f"{credentials.inbox}.{uuid.uuid4().hex[:12]}"
         self._socket: socket.socket | None = None
@@ -249,10 +252,12 @@ class NatsSocket:
         self._buffer += more
 
     def _connect(self) -> socket.socket:
+        self._account = self._login()
+        self._url = self._account.url
         url = urlsplit(self._url)
         self._buffer.clear()
         self._socket = connection = socket.create_connection(
-            (url.hostname or "127.0.0.1", url.port or 4222), self._timeout
+            (url.hostname or "127.0.0.1", url.port or 4222), min(CONNECT_LIMIT, self._timeout)
         )
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._line()  # INFO
@@ -275,6 +280,7 @@ class NatsSocket:
         while (line := self._line()) != b"PONG":
             if line.startswith(b"-ERR"):
                 raise self._refusal(line)
+        connection.settimeout(self._timeout)
         return connection
 
 
@@ -286,8 +292,10 @@ class BulkReader(NatsSocket):
     connection of the account has moved it, or messages are missing, this one goes on by direct gets, which find out.
     """
 
-    def __init__(self, credentials: Credentials, stream: str, *, timeout: float = 15.0) -> None:
-        super().__init__(credentials, stream, timeout=timeout)
+    def __init__(
+        self, credentials: Credentials, stream: str, *, timeout: float = 15.0, login: Login | None = None
+    ) -> None:
+        super().__init__(credentials, stream, timeout=timeout, login=login)
         self._consumer = credentials.user
         self._next = 0
         """The sequence of the message that is to come next."""

@@ -9,6 +9,7 @@ handed out again, and other work goes on meanwhile.
 """
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import time
@@ -30,8 +31,8 @@ logger = logging.getLogger("evolog")
 
 HEARTBEAT = 1.5
 """Seconds between two requests for more time; the server hands work out again after five."""
-PAUSE = 1.0
-"""Seconds before a failed append is tried again."""
+FIRST_PAUSE, PAUSE = 0.1, 1.0
+"""Seconds before what failed for want of a broker is tried again: they double up to the second."""
 
 HOST_PATIENCE = 600.0
 """Seconds for which a process tries again what its host lacks something for, before it ends with the sentence."""
@@ -181,18 +182,23 @@ def struck_out(event: Event, scanner: Scanner) -> Event:
 
 async def retry_until_available(attempt: Callable[[], Awaitable[T]]) -> T:
     """Try until the broker is there and has room: an effect that was performed must not be lost for want of
-    a server.
+    a server. What is in the way is logged, once.
     """
+    pause, trouble = FIRST_PAUSE, ""
     while True:
         try:
             return await attempt()
         except (Unavailable, TryAgain) as wrong:
-            logger.warning("%s", wrong)
-            await asyncio.sleep(PAUSE)
+            if trouble != str(wrong):
+                logger.warning("%s", wrong)
+            trouble = str(wrong)
+            await asyncio.sleep(min(pause, PAUSE))
+            pause *= 2
 
 
 async def _heartbeat(deliveries: Sequence[Delivery]) -> None:
     while True:
         await asyncio.sleep(HEARTBEAT)
-        for delivery in deliveries:
-            await delivery.in_progress()
+        with contextlib.suppress(Unavailable):  # the next one may reach the broker again
+            for delivery in deliveries:
+                await delivery.in_progress()

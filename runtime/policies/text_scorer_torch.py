@@ -1,19 +1,18 @@
-"""The text scorer in training: a torch module under peft's LoRA adapter.
+"""The text scorer in training: the factors of a LoRA adapter, in torch.
 
-The loss needs sum_f w_f (A[f] B) only, so the forward sums over the features first and multiplies by B once, with the
-adapter's own factors; a test holds it equal to peft's forward.
+The loss needs sum_f w_f (A[f] B) only, so the forward sums over the features first and multiplies by B once; a test
+holds it equal to peft's forward. peft itself is not imported: that takes several seconds, and a run waits for them
+whenever its trainer starts again.
 """
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 
@@ -34,6 +33,28 @@ from runtime.policies.text_scorer import (
 
 RANK, ALPHA, SPREAD = 32, 320, 0.1
 """LoRA rank, its alpha (so the update is scaled by 10), and the standard deviation at which A starts; B starts at 0."""
+_UNUSED = [
+    "alora_invocation_tokens",
+    "arrow_config",
+    "corda_config",
+    "eva_config",
+    "exclude_modules",
+    "kasa_config",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_ga_config",
+    "megatron_config",
+    "modules_to_save",
+    "monteclora_config",
+    "revision",
+    "target_parameters",
+    "task_type",
+    "trainable_token_indices",
+    "use_bdlora",
+    "velora_config",
+]
+"""The keys of peft's configuration that are null here."""
 
 
 class Features(msgspec.Struct, frozen=True):
@@ -48,11 +69,11 @@ class Features(msgspec.Struct, frozen=True):
 
 
 class Scorer(nn.Module):
-    """The base's scores z = sum_f w_f E[f] as a plain torch module, which peft can wrap."""
+    """The base's scores z = sum_f w_f E[f] as a plain torch module, which peft can wrap with an adapter's folder."""
 
     def __init__(self, base: TextScorerBase) -> None:
         super().__init__()
-        self.name_or_path = base_name(base)  # peft copies it into the adapter's config
+        self.name_or_path = base_name(base)
         self.scores = nn.Embedding(
             len(base.idf), len(base.labels), _weight=torch.from_numpy(base.table()), _freeze=True
         )
@@ -63,20 +84,38 @@ class Scorer(nn.Module):
         return scores
 
 
-def with_adapter(base: TextScorerBase, seed: int) -> PeftModel:
-    """The scorer of a base under a fresh peft adapter, whose A is drawn from `seed` and whose B is 0."""
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=["scores"])
-    model = get_peft_model(Scorer(base), config)
-    assert isinstance(model, PeftModel)
+def peft_config(base: TextScorerBase) -> dict[str, object]:
+    """The content of `adapter_config.json`, as peft writes it for `Scorer`; a test holds them equal."""
+    return dict.fromkeys(_UNUSED) | {
+        "alpha_pattern": {},
+        "auto_mapping": {"base_model_class": Scorer.__name__, "parent_library": Scorer.__module__},
+        "base_model_name_or_path": base_name(base),
+        "bias": "none",
+        "ensure_weight_tying": False,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "loftq_config": {},
+        "lora_alpha": ALPHA,
+        "lora_bias": False,
+        "lora_dropout": 0.0,
+        "megatron_core": "megatron.core",
+        "peft_type": "LORA",
+        "peft_version": "0.21.2",
+        "qalora_group_size": 16,
+        "r": RANK,
+        "rank_pattern": {},
+        "target_modules": ["scores"],
+        "use_dora": False,
+        "use_qalora": False,
+        "use_rslora": False,
+    }
+
+
+def fresh_adapter(base: TextScorerBase, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A transposed (BUCKETS, RANK), drawn from `seed`, and B (labels, RANK), which is 0."""
     draw = torch.Generator().manual_seed(seed)
-    _set(model, torch.randn((len(base.idf), RANK), generator=draw) * SPREAD, torch.zeros((len(base.labels), RANK)))
-    return model
-
-
-def factors(model: PeftModel) -> tuple[nn.Parameter, nn.Parameter]:
-    """The adapter's A (RANK, BUCKETS) and B (labels, RANK), as peft holds them."""
-    layer: Any = model.get_submodule("base_model.model.scores")
-    return layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
+    return torch.randn((len(base.idf), RANK), generator=draw) * SPREAD, torch.zeros((len(base.labels), RANK))
 
 
 class PromptFeatures:
@@ -127,12 +166,12 @@ class TextScorerTrainee:
         """
         torch.set_num_threads(1)
         self.base = load_base(base_folder)
-        self._model = with_adapter(self.base, seed)
-        if parent is not None:
+        if parent is None:
+            a, b = fresh_adapter(self.base, seed)
+        else:
             adapter = load_adapter(parent, self.base)
-            _set(self._model, torch.from_numpy(adapter.a), torch.from_numpy(adapter.b.T))
-        a, b = (factor.detach() for factor in factors(self._model))
-        self._a, self._b = nn.Parameter(a.T.contiguous()), nn.Parameter(b.clone())
+            a, b = torch.tensor(adapter.a), torch.tensor(adapter.b.T)
+        self._a, self._b = nn.Parameter(a.contiguous()), nn.Parameter(b.contiguous())
         self._head = nn.Linear(RANK, 1) if critic else None
         if self._head is not None:
             nn.init.zeros_(self._head.weight)
@@ -197,27 +236,16 @@ class TextScorerTrainee:
     def save(self, out: Path, card: str) -> None:
         """Write an ordinary peft folder; the same weights and card give the same bytes."""
         shutil.rmtree(out, ignore_errors=True)
-        _set(self._model, self._a.detach(), self._b.detach())
-        self._model.save_pretrained(str(out), save_embedding_layers=False)
-        a, b = factors(self._model)
-        save_file(
-            {KEY_A: a.detach().contiguous(), KEY_B: b.detach().contiguous()}, out / ADAPTER, metadata={"format": "pt"}
-        )
-        config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
-        (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        out.mkdir(parents=True)
+        factors = {KEY_A: self._a.detach().T.contiguous(), KEY_B: self._b.detach().contiguous()}
+        save_file(factors, out / ADAPTER, metadata={"format": "pt"})
+        (out / CONFIG).write_text(json.dumps(peft_config(self.base), indent=2, sort_keys=True), encoding="utf-8")
         (out / "README.md").write_text(card, encoding="utf-8")
 
     @property
     def name(self) -> str:
         """The name by which an adapter's config refers to the base."""
         return base_name(self.base)
-
-
-def _set(model: PeftModel, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Set the adapter's factors, from A transposed (BUCKETS, RANK) and B (labels, RANK)."""
-    with torch.no_grad():
-        for factor, value in zip(factors(model), (a.T, b), strict=True):
-            factor.copy_(value)
 
 
 def _label_bias(labels: Mapping[str, int], rollout: Rollout) -> np.ndarray:

@@ -102,7 +102,7 @@ def check_packages(order: RunOrder, task: Task, *, trained_here: bool) -> None:
     if policy_of(order, task) == "tiny-lm" or policy_of(order, task).startswith("hf:"):
         needed += ["torch", "transformers", "peft"]
     elif order.levers != "scaffold" and trained_here:
-        needed += ["torch", "peft"]
+        needed.append("torch")
     if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
         less = "" if {"numpy", "safetensors", "transformers"} & set(missing) else ", or ask for --levers scaffold"
         raise Misconfigured(

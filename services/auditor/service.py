@@ -54,7 +54,7 @@ async def serve(context: Context) -> None:
             RolloutRunner(context.blobs, context.work / f"runner-{number}", policy, context.scanner, scaffold_limits())
         )
     try:
-        await audit_runs(context, context.connection.log(GOLD), Blobs(context.node.gold_blobs), scorer, *runners)
+        await audit_runs(context, context.open_log(GOLD), Blobs(context.node.gold_blobs), scorer, *runners)
     finally:
         scorer.close()
         for runner in runners:

@@ -11,18 +11,20 @@ from typing import Any, TypeVar
 import msgspec
 
 from events.codec import Event
-from events.errors import hosts_own
+from events.errors import Unavailable, UserError, hosts_own
 from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.secret import Scanner, of_environment
 from events.subjects import LOG
 from runtime.blobs.directory import Blobs
 from runtime.broker.accounts import OPERATOR
-from runtime.broker.credentials import read_credentials, write_private
+from runtime.broker.credentials import Credentials, Login, read_credentials, write_private
+from runtime.log.in_hand import InHand
 from runtime.log.jetstream import Connection, connect
 from runtime.log.lineage import Span, ancestors, run_start
 from runtime.log.lookup import facts_by_id
 from runtime.log.port import Log
+from runtime.log.service_log import ServiceLog
 from runtime.log.worker import Wants, append_struck_out, retry_until_available
 from runtime.run.loading import OWN, LoadedRun, load_run
 from services.host.node import Node, Waiting
@@ -36,13 +38,17 @@ class Context:
 
     def __init__(self, name: str, index: int, node: Node, connection: Connection, work: Path) -> None:
         self.name, self.index, self.node, self.connection, self.work = name, index, node, connection, work
-        self.log: Log = connection.log(LOG)
+        self.log: Log = ServiceLog(connection.log(LOG), InHand(node.in_hand(name, index)))
         self.policy_token()  # made before the secrets are gathered, so that it is one of them
         self.scanner = Scanner(connection.scanner.secrets + node.secrets() + of_environment(os.environ))
         self.blobs = Blobs(node.blobs)
         self.loop = asyncio.get_running_loop()
         self._loaded: dict[str, LoadedRun] = {}
         self._past: dict[str, tuple[Span, ...]] = {}
+
+    def open_log(self, stream: str) -> Log:
+        """The log of that name, of which this service is handed nothing."""
+        return ServiceLog(self.connection.log(stream))
 
     async def started(self, run: str) -> RunStarted:
         """The event that began the run."""
@@ -105,7 +111,7 @@ class Context:
 @contextlib.asynccontextmanager
 async def operator(node: Node) -> AsyncIterator[Connection]:
     """A connection as the command line's account."""
-    connection = await connect(read_credentials(node.credentials(OPERATOR)))
+    connection = await connect(lambda: read_credentials(node.credentials(OPERATOR)))
     try:
         yield connection
     finally:
@@ -114,9 +120,24 @@ async def operator(node: Node) -> AsyncIterator[Connection]:
 
 async def open_context(name: str, index: int, node: Node, work: Path) -> Context:
     """Connect as one service that works in a folder of its own, to the broker that EVOLOG_NATS_URL names or else the
-    credentials do.
+    credentials do, as soon as it is there.
     """
-    credentials = read_credentials(node.credentials(name))
-    if url := os.environ.get("EVOLOG_NATS_URL"):
-        credentials = msgspec.structs.replace(credentials, url=url)
-    return Context(name, index, node, await connect(credentials), work)
+    login = _service_login(name, node)
+    return Context(name, index, node, await retry_until_available(lambda: connect(login)), work)
+
+
+def _service_login(name: str, node: Node) -> Login:
+    path = node.credentials(name)
+    password = read_credentials(path).password
+
+    def login() -> Credentials:
+        credentials = read_credentials(path)
+        if credentials.password != password:  # and so have the other secrets that this process must not append
+            raise UserError(
+                f"evolog was started anew in {node.directory} since this service was: start the service again.",
+                code=Unavailable.code,
+            )
+        url = os.environ.get("EVOLOG_NATS_URL")
+        return msgspec.structs.replace(credentials, url=url) if url else credentials
+
+    return login

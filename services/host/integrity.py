@@ -18,7 +18,6 @@ from replay.history import History
 from replay.integrity import Examination, Health, LogFault, StreamSummary, find_damage, forks_among
 from replay.replayer import redecide
 from runtime.blobs.directory import Blobs
-from runtime.broker.accounts import API
 from runtime.broker.store import bytes_lost
 from runtime.log import lineage
 from runtime.log.jetstream import Connection
@@ -69,7 +68,7 @@ async def _examine(connection: Connection, node: Node, say: Callable[[str], None
     for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
         log = connection.log(stream)
         examination = Examination(stream, forks_among((await run_starts(log)).values()) if stream == LOG else {})
-        state = (await connection.client.jetstream(prefix=API).stream_info(stream)).state
+        state = await log.state()
         position = 0
         # a pattern, since a plain read stops at a gap
         while page := await log.read(position + 1, PAGE_SIZE, ">"):

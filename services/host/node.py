@@ -36,6 +36,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """The providers of language models that the services have a key for."""
     unfit: dict[str, str] = {}
     """What keeps processes of services from their work on this host, in a sentence each, by the process's name."""
+    troubles: tuple[str, ...] = ()
+    """What keeps ending, or stays away, in a sentence each."""
 
 
 def version() -> str:
@@ -121,6 +123,10 @@ class Node:
     def logs(self, service: str, index: int = 0) -> Path:
         """The output of one process of a service."""
         return self.log_folder / f"{service}-{index}.log"
+
+    def in_hand(self, service: str, index: int) -> Path:
+        """What one process of a service was handed and has not done yet, for the process that takes its place."""
+        return self.directory / "in_hand" / f"{service}-{index}"
 
     def credentials(self, user: str) -> Path:
         """The file with an account's address and password. The password is new at each start of the embedded server."""

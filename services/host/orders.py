@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -30,6 +31,8 @@ from services.host.sources import find_run, run_starts
 
 POLL_SECONDS = 0.2
 """Seconds between two reads of the log."""
+SAID_AFTER = 3.0
+"""Seconds for which the broker must be away before that is said: a new start takes less."""
 
 
 class RunWatcher(Protocol):
@@ -191,20 +194,30 @@ async def _follow(
 ) -> Report | None:
     reporter = Reporter(run)
     said: list[str] = []
+    troubles: set[str] = set()
+    last_read = time.monotonic()
     while reporter.report.state != "audited":
+        obstacles = list(running.troubles) if (running := node.running()) else []
         try:
             events = await reporter.follow(log)
             if watcher.counts_rollouts:
                 await reporter.count(log)
             gold_position = await follow_gold(gold, reporter, gold_position)
-        except Unavailable:
+            last_read = time.monotonic()
+        except Unavailable as wrong:
             events = []
+            if time.monotonic() - last_read > SAID_AFTER:
+                obstacles.append(f"The log cannot be read, which is tried again until it can: {wrong}")
             if not node.alive():
                 raise Unavailable(
                     f"evolog has stopped in {node.directory}; run {run} is safe in the log: `evolog up` goes on with "
                     "it, "
                     f"`evolog watch {run}` follows it."
                 ) from None
+        for sentence in obstacles:
+            if sentence not in troubles:
+                watcher.say(sentence)
+        troubles.update(obstacles)
         watcher.update(events, reporter)
         waiting = node.waiting(run)
         for sentence in waiting:

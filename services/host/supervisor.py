@@ -43,6 +43,8 @@ UNFIT_PAUSE, LONGEST_UNFIT_PAUSE = 2.0, 30.0
 """The same for one that this host keeps from its work, until that is mended."""
 LONG_LIFE = 30.0
 """Seconds that a process must live for the pause to begin anew."""
+RECOVERED = 6.0
+"""Seconds that a process must live for its earlier ends to trouble nobody any more."""
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
 START_LIMIT = 20.0
@@ -72,6 +74,10 @@ _LOGGED = re.compile(r"^[0-9-]+ [0-9:,]+ ERROR ")
 """What stands before an error's sentence in a service's log."""
 SetUnfit = Callable[[str, str], None]
 """Hears of a process by name what keeps it from its work on this host, or nothing where it is tried again."""
+
+
+Tell = Callable[[str, str | None], None]
+"""Hears of a process, by its name, what keeps it from working, and None when it works."""
 
 
 class _Service(NamedTuple):
@@ -118,7 +124,7 @@ async def supervise(
     engine_url()
     host_patience()
     scoring_limit()
-    with node.hold():
+    with node.hold(), children.reserve_port() as reserved:
         node.node_json.unlink(missing_ok=True)
         shutil.rmtree(node.waits, ignore_errors=True)
         node.log_folder.mkdir(exist_ok=True)
@@ -138,7 +144,7 @@ async def supervise(
                 from services.host.integrity import require_end  # with duckdb
 
                 await require_end(node)
-            policy_url = f"http://127.0.0.1:{children.free_port()}"
+            policy_url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
             environment = service_environment(os.environ) | {"EVOLOG_POLICY_URL": policy_url}
             services = _services(node, module, {"executor": executors, "verifier": verifiers}, environment)
             started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -274,19 +280,34 @@ async def _keep_all(
     announce: Announce,
 ) -> TryAgain | None:
     # why all was stopped, unless it was asked for
+    troubles: dict[str, str] = {}
+    unfit: dict[str, str] = {}
+
+    def write() -> None:
+        nonlocal running
+        url = running.url if broker is None else broker.url
+        before = running
+        running = msgspec.structs.replace(running, url=url, troubles=tuple(troubles.values()), unfit=dict(unfit))
+        if running != before:
+            node.write(running)
+
+    def tell(name: str, trouble: str | None) -> None:
+        troubles.pop(name, None)
+        if trouble:
+            troubles[name] = trouble
+        write()
+
+    def set_unfit(name: str, sentence: str) -> None:
+        unfit.pop(name, None)
+        if sentence:
+            unfit[name] = sentence
+        write()
+
     async with asyncio.TaskGroup() as group:
         starting = asyncio.Semaphore(len(os.sched_getaffinity(0)))  # all at once would hold up the first, and the user
-        unfit: dict[str, str] = {}
-
-        def set_unfit(process: str, sentence: str) -> None:
-            unfit.pop(process, None)
-            if sentence:
-                unfit[process] = sentence
-            node.write(msgspec.structs.replace(running, unfit=unfit))
-
-        keepers = [group.create_task(_keep(service, starting, announce, set_unfit)) for service in services]
+        keepers = [group.create_task(_keep(service, starting, announce, tell, set_unfit)) for service in services]
         if broker is not None:
-            keepers.append(group.create_task(_keep_server(broker, announce)))
+            keepers.append(group.create_task(_keep_server(broker, announce, tell)))
         node.write(running)
         announce(f"evolog is up in {node.directory}: {len(services)} services, the log at {running.url}.")
         full: TryAgain | None = None
@@ -304,7 +325,9 @@ async def _keep_all(
     return full
 
 
-async def _keep(service: _Service, starting: asyncio.Semaphore, announce: Announce, set_unfit: SetUnfit) -> None:
+async def _keep(
+    service: _Service, starting: asyncio.Semaphore, announce: Announce, tell: Tell, set_unfit: SetUnfit
+) -> None:
     name, said, pause = f"{service.name} {service.number}", "", UNFIT_PAUSE
 
     async def live() -> str:
@@ -324,30 +347,39 @@ async def _keep(service: _Service, starting: asyncio.Semaphore, announce: Announ
             began = time.monotonic()
         return f"{name} ended with exit code {code} (its log: {children.last_line(service.log)})"
 
-    await _restart_for_ever(live, announce)
+    await _restart_for_ever(name, live, announce, tell)
 
 
-async def _keep_server(broker: EmbeddedServer, announce: Announce) -> None:
+async def _keep_server(broker: EmbeddedServer, announce: Announce, tell: Tell) -> None:
     async def live() -> str:
         if broker.pid is None:
+            url = broker.url
             await broker.start()
+            if broker.url != url:
+                announce(f"Another program has taken the port of {url}: the log is at {broker.url} now.")
+            tell("nats-server", None)
         return f"nats-server ended with exit code {await broker.wait()}"
 
-    await _restart_for_ever(live, announce)
+    await _restart_for_ever("nats-server", live, announce, tell)
 
 
-async def _restart_for_ever(live: Callable[[], Awaitable[str]], announce: Announce) -> None:
+async def _restart_for_ever(name: str, live: Callable[[], Awaitable[str]], announce: Announce, tell: Tell) -> None:
     # `live` gives why the process ended
     pause = FIRST_PAUSE
     while True:
         began = time.monotonic()
+        recovered = asyncio.get_running_loop().call_later(RECOVERED, tell, name, None)
         try:
             ended = await live()
         except (UserError, OSError) as wrong:
             ended = str(wrong)
+        finally:
+            recovered.cancel()
         if time.monotonic() - began > LONG_LIFE:
             pause = FIRST_PAUSE
         announce(f"{ended.removesuffix('.')}; it is started again in {pause:.1f} s.")
+        if pause > FIRST_PAUSE:  # not the first time
+            tell(name, f"{ended.removesuffix('.')}; it is started again until it lives.")
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 

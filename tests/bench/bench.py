@@ -439,7 +439,8 @@ async def rebuilt(events: int) -> list[tuple[str, str]]:
         await asyncio.to_thread(fill, directory, log_batches(events))
         async with broker(directory) as server, account(server, OPERATOR) as operator:
             end = await operator.log().end()
-            pulled = await operator.client.jetstream(prefix=API).pull_subscribe_bind(consumer=OPERATOR, stream="EVOLOG")
+            streams = (await operator.client()).jetstream(prefix=API)
+            pulled = await streams.pull_subscribe_bind(consumer=OPERATOR, stream="EVOLOG")
             began, count = time.perf_counter(), 0
             while count < COMPARED:
                 count += len(await pulled.fetch(1000, timeout=10))

@@ -4,11 +4,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
-
 from runtime.broker.accounts import BOOTSTRAP
 from runtime.broker.children import free_port
-from runtime.broker.credentials import Credentials, credentials_file
+from runtime.broker.credentials import credentials_file, read_credentials
 from runtime.broker.server import EmbeddedServer
 from runtime.broker.streams import bootstrap
 from runtime.log.jetstream import Connection, connect
@@ -29,8 +27,7 @@ async def broker(directory: Path) -> AsyncIterator[EmbeddedServer]:
 @contextlib.asynccontextmanager
 async def account(server: EmbeddedServer, user: str) -> AsyncIterator[Connection]:
     """A connection as one of the accounts."""
-    credentials = msgspec.json.decode(credentials_file(server.directory, user).read_bytes(), type=Credentials)
-    connection = await connect(credentials)
+    connection = await connect(lambda: read_credentials(credentials_file(server.directory, user)))
     try:
         yield connection
     finally:

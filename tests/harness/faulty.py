@@ -202,6 +202,7 @@ class FaultyDelivery:
 
     def __init__(self, life: Life, consumer: Consumer, stored: Stored) -> None:
         self._life, self._consumer, self.stored = life, consumer, stored
+        self.handle = str(stored.sequence)
 
     async def ack(self) -> None:
         """As `Delivery.ack`."""
@@ -260,6 +261,9 @@ class FaultyLog:
             self.life.check()
         await self.life.pause(fault)
         return [] if fault == "lost" else [FaultyDelivery(self.life, consumer, stored) for stored in messages]
+
+    async def hand_back(self, handles: Sequence[str]) -> None:
+        """As `Log.hand_back`, of which the consumer hears nothing: deliveries come again when their time is up."""
 
     async def _ask(self, operation: str, do: Callable[[], Awaitable[Any]]) -> Any:
         fault = self.life.fault(operation)

@@ -18,6 +18,7 @@ from runtime.log.port import Log, Message, Refused, Stored, append_once, require
 from runtime.log.socket import NatsSocket
 from tests.harness.broker import account, broker
 from tests.harness.facts import trajectory
+from tests.harness.polling import PATIENCE
 
 Check = Callable[[Log, Log], Awaitable[None]]
 
@@ -148,6 +149,24 @@ def test_work_is_handed_out_once_and_only_its_kind(on_log: OnLog) -> None:
         for delivery in deliveries:
             await delivery.in_progress()
             await delivery.ack()
+        assert await handed.fetch(10, 0.2) == []
+
+    on_log(check)
+
+
+def test_work_is_handed_out_again_at_once_where_it_is_handed_back_and_not_done(
+    on_log: OnLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.broker.streams, "ACK_WAIT", 3600.0)
+
+    async def check(log: Log, handed: Log) -> None:
+        await append_once(log, [trajectory(0), trajectory(1)], Scanner([]))
+        done, left = await handed.fetch(2, PATIENCE)
+        await done.ack()
+        for _ in range(2):
+            await handed.hand_back([done.handle, left.handle])
+        (again,) = await handed.fetch(10, PATIENCE)
+        assert again.stored == left.stored
         assert await handed.fetch(10, 0.2) == []
 
     on_log(check)

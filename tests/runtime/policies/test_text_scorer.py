@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ from algorithms import learning
 from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn
 from events.errors import CheckFailed, Misconfigured, UsageError
 from runtime.policies import closed_vocabulary
-from runtime.policies.text_scorer import TextScorer, build_base, load, load_adapter, load_base
+from runtime.policies.text_scorer import TextScorer, TextScorerBase, build_base, load, load_adapter, load_base
 from runtime.policies.uniform import Uniform
 from tests.harness.trainer import LABELS, TEXTS, ask
 
@@ -146,13 +147,29 @@ def test_an_empty_prompt_is_answered(folder: Path) -> None:
     assert load(folder).sample([ask("", n=1)])[0].texts[0] in LABELS
 
 
+def peft_factors(model: Any) -> tuple[Any, Any]:
+    """The adapter's A (RANK, BUCKETS) and B (labels, RANK), as peft holds them."""
+    layer = model.get_submodule("base_model.model.scores")
+    return layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
+
+
+def peft_model(base: TextScorerBase) -> Any:
+    """The scorer of a base under a fresh adapter of peft's."""
+    from peft import LoraConfig, get_peft_model
+
+    from runtime.policies.text_scorer_torch import ALPHA, RANK, Scorer
+
+    return get_peft_model(Scorer(base), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["scores"]))
+
+
 def test_the_fast_forward_equals_pefts(folder: Path) -> None:
     from runtime.policies import text_scorer_torch as trainer
 
     base = load_base(folder)
-    model = trainer.with_adapter(base, seed=1)
-    a, b = trainer.factors(model)
+    model = peft_model(base)
+    a, b = peft_factors(model)
     with torch.no_grad():
+        a.copy_(trainer.fresh_adapter(base, seed=1)[0].T)
         b.copy_(torch.randn(b.shape, generator=torch.Generator().manual_seed(2)))
         of = trainer.PromptFeatures(base).rows(TEXTS)
         fast = trainer.adapted_scores(of, trainer.hidden_sums(of, a.T.contiguous()), b)
@@ -179,6 +196,14 @@ def test_training_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> No
     assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
     assert (tmp_path / "one.left").read_bytes() == (tmp_path / "two.left").read_bytes()
+
+
+def test_the_adapters_configuration_is_the_one_that_peft_writes(folder: Path, tmp_path: Path) -> None:
+    from runtime.policies.text_scorer_torch import peft_config
+
+    base = load_base(folder)
+    peft_model(base).save_pretrained(str(tmp_path / "pefts"), save_embedding_layers=False)
+    assert json.loads((tmp_path / "pefts" / "adapter_config.json").read_text()) == peft_config(base)
 
 
 def test_the_adapter_is_an_ordinary_peft_folder_whose_card_says_where_it_comes_from(
@@ -209,7 +234,7 @@ def test_the_adapter_is_an_ordinary_peft_folder_whose_card_says_where_it_comes_f
     base = load_base(folder)
     model = PeftModel.from_pretrained(trainer.Scorer(base), str(tmp_path / "adapter"))
     mine = load_adapter(tmp_path / "adapter", base)
-    a, b = trainer.factors(model)
+    a, b = peft_factors(model)
     assert np.array_equal(a.detach().numpy().T, mine.a)
     assert np.array_equal(b.detach().numpy().T, mine.b)
 

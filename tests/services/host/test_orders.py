@@ -1,14 +1,22 @@
 """What an order needs of this host and of the services that are up."""
 
+import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from events.errors import Misconfigured
+from events.codec import Event
+from events.errors import Misconfigured, Unavailable
+from events.run import RunStarted
+from replay.report import Reporter
+from runtime.log.memory import MemoryLog, MemoryStream
+from runtime.log.port import Stored
 from runtime.run.order import RunOrder
+from services.host import orders
 from services.host.node import Node, Running
 from services.host.orders import check, check_agent
 from services.host.supervisor import service_environment
@@ -32,7 +40,7 @@ def test_services_that_are_up_without_a_key_are_named(monkeypatch: pytest.Monkey
     ("missing", "levers", "words"),
     [
         ("torch", "both", r"needs torch: pip install 'evolog\[policy,tasks\]', or ask for --levers scaffold"),
-        ("peft", "weights", "needs peft"),
+        ("safetensors", "weights", "needs safetensors"),
         ("numpy", "scaffold", r"needs numpy: pip install 'evolog\[policy,tasks\]'\.$"),
         ("torch", "scaffold", ""),
     ],
@@ -47,3 +55,50 @@ def test_an_order_says_what_is_not_installed(
         return
     with pytest.raises(Misconfigured, match=words):
         check(order, Node(tmp_path))
+
+
+class AwayLog(MemoryLog):
+    """A log whose broker is away."""
+
+    async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
+        raise Unavailable("No broker answers.")
+
+
+class Screen:
+    """Keeps what it is told to show, and interrupts at its third look."""
+
+    counts_rollouts = False
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.interrupted = asyncio.Event()
+        self._looks = 0
+
+    def begin(self, run: str, started: RunStarted) -> None:
+        """Nothing to show."""
+
+    def say(self, sentence: str) -> None:
+        """Keep it."""
+        self.said.append(sentence)
+
+    def update(self, events: Sequence[Event], reporter: Reporter) -> None:
+        """Count the looks."""
+        self._looks += 1
+        if self._looks == 3:
+            self.interrupted.set()
+
+
+def test_whoever_follows_a_run_is_told_once_what_keeps_it_from_going_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "SAID_AFTER", -1.0)
+    node, screen = Node(tmp_path), Screen()
+    up = Running(pid=os.getpid(), url="u", policy_url="p", started="s", version="v", troubles=("policy 0 ended.",))
+    log = AwayLog(MemoryStream())
+    with node.hold():
+        node.write(up)
+        assert asyncio.run(orders._follow(node, log, log, "r", 0, screen, screen.interrupted)) is None
+    assert screen.said == [
+        "policy 0 ended.",
+        "The log cannot be read, which is tried again until it can: No broker answers.",
+    ]

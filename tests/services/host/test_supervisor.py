@@ -32,6 +32,9 @@ name, directory, index = sys.argv[1], Path(sys.argv[3]), sys.argv[5]
 if name == os.environ.get("EVOLOG_TEST_MISCONFIGURED") and not (directory / "mended").exists():
     print("2026-11-28 12:00:00,000 ERROR the adapter folder has no base model")
     sys.exit(78)
+if name == os.environ.get("EVOLOG_TEST_FAILING"):
+    print("its port is taken")
+    sys.exit(75)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 if name == os.environ.get("EVOLOG_TEST_LATE"):
     while not (directory / "late").exists():
@@ -166,6 +169,35 @@ def test_the_server_is_started_again_on_its_port_when_it_is_killed(node: Node) -
     wait_until(answers, "the server answers")
     assert node.credentials("trainer").read_text() == trainer
     assert node.require_up().url == url
+
+
+def test_the_server_moves_where_its_port_is_taken_while_it_is_away(node: Node) -> None:
+    up(node)
+    running, services = node.require_up(), processes(node)
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        os.kill(running.pid, signal.SIGSTOP)
+        os.kill(before := server_pid(node), signal.SIGKILL)
+        wait_until(lambda: not lives(before), "the server is gone")
+        thief.bind(("127.0.0.1", int(running.url.rsplit(":", 1)[1])))
+        thief.listen()
+        os.kill(running.pid, signal.SIGCONT)
+        wait_until(lambda: node.require_up().url != running.url, "the new address is told")
+    assert json.loads(node.credentials("trainer").read_text())["url"] == node.require_up().url
+    assert f"the log is at {node.require_up().url} now" in said(node)
+    assert processes(node) == services
+
+
+def test_what_keeps_ending_is_told_to_those_who_follow_runs(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOLOG_TEST_FAILING", "policy")
+    monkeypatch.setenv("EVOLOG_TEST_MISCONFIGURED", "trainer")
+    start_detached(node.directory, module="stand_in_command")
+    wait_until(lambda: len(node.require_up().troubles) == 2, "both are told")
+    assert sorted(node.require_up().troubles) == [
+        "policy 0 ended with exit code 75 (its log: its port is taken); it is started again until it lives.",
+        "trainer 0 ended with exit code 78 (its log: the adapter folder has no base model); it is not started again: "
+        "put that right, then `evolog down` and `evolog up`.",
+    ]
 
 
 def test_a_second_supervisor_of_a_directory_is_refused_with_the_pid_of_the_first(node: Node) -> None:
