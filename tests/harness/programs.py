@@ -30,7 +30,10 @@ LOOKS_AT_OTHERS = """
 import os, pathlib, sys
 looked, opened = 0, []
 for process in filter(str.isdigit, os.listdir('/proc')):
-    command = pathlib.Path('/proc', process, 'cmdline').read_bytes().split(b'\\0')
+    try:
+        command = pathlib.Path('/proc', process, 'cmdline').read_bytes().split(b'\\0')
+    except OSError:
+        continue  # it has ended
     if command[0] == sys.executable.encode() and any(b'relay.py' in word for word in command):
         looked += 1
         for what in ('fd', 'mem', 'environ', 'maps'):

@@ -141,14 +141,14 @@ def test_what_the_relay_holds_is_hidden_from_its_own_account(open_folder: Path) 
     folder.chmod(0o755)
     command = [
         SYSTEM_PYTHON,
-        folder / "relay.py",
+        f"{folder}/relay.py",
         "/none.sock",
         "0",
         "60",
         "-",
         "/",
         SYSTEM_PYTHON,
-        folder / "looks.py",
+        f"{folder}/looks.py",
     ]
     done = subprocess.run(command, user=USER, group=USER, extra_groups=[], capture_output=True, text=True, check=False)
     relays, opened = done.stdout.split(maxsplit=1)
