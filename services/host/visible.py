@@ -41,17 +41,16 @@ class VisibleStream:
         return getattr(self.raw, name)
 
 
-def raw(stream: TextIO) -> TextIO:
+def raw(stream: "TextIO | VisibleStream") -> TextIO:
     """The stream beneath a `VisibleStream`, or the stream itself."""
-    beneath = getattr(stream, "raw", None)  # of a stream that stands before it, too
-    return beneath if isinstance(stream, VisibleStream) else stream
+    return stream.raw if isinstance(stream, VisibleStream) else stream
 
 
 @contextlib.contextmanager
 def visible_output() -> Iterator[None]:
     """Let all that this process prints meanwhile be visible."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = VisibleStream(sys.stdout), VisibleStream(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = VisibleStream(sys.stdout), VisibleStream(sys.stderr)
     try:
         yield
     finally:

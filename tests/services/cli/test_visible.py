@@ -47,8 +47,8 @@ def planted(value: Any) -> Any:
             return msgspec.structs.replace(
                 value, **{name: planted(getattr(value, name)) for name in value.__struct_fields__}
             )
-        case tuple() if hasattr(value, "_replace"):
-            return value._replace(**{name: planted(one) for name, one in value._asdict().items()})
+        case tuple() if fields := getattr(value, "_fields", ()):
+            return type(value)(**{name: planted(getattr(value, name)) for name in fields})
         case tuple() | list():
             return type(value)(planted(one) for one in value)
         case dict():
@@ -209,8 +209,7 @@ def test_what_is_printed_goes_through_the_one_console() -> None:
 
 def test_messages_and_pages_have_none(views: dict[str, Any]) -> None:
     with visible_output():
-        stream = VisibleStream(sys.stdout.raw)  # type: ignore[attr-defined]
-        assert stream.encoding == sys.stdout.encoding
+        assert isinstance(sys.stdout, VisibleStream)
     assert not raw_controls(visible(message_json(message())))
     assert not raw_controls(page(views["audit"], []))
 
