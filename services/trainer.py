@@ -56,7 +56,8 @@ async def serve(context: Context) -> None:
 
 async def _import_torch() -> None:
     await asyncio.sleep(IMPORT_AFTER)
-    await asyncio.to_thread(importlib.import_module, "runtime.effects.train")
+    for module in ("runtime.effects.train", "torch._dynamo"):  # the second comes with torch's first optimiser
+        await asyncio.to_thread(importlib.import_module, module)
 
 
 def _train(

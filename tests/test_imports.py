@@ -249,8 +249,12 @@ def test_the_command_line_starts_light() -> None:
 
 
 def test_the_text_scorer_is_trained_without_peft_and_transformers() -> None:
-    imports = "import runtime.effects.train, runtime.policies.text_scorer_torch"
-    assert loaded_by(imports, "torch", "peft", "transformers") == ["torch"]
+    code = """
+import runtime.effects.train, runtime.policies.text_scorer_torch
+from runtime.policies.training import back_end_for
+assert back_end_for("native", None, None) == "native"
+"""
+    assert loaded_by(code, "torch", "peft", "transformers") == ["torch"]
 
 
 def test_no_service_needs_torch_to_start() -> None:

@@ -230,6 +230,8 @@ def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> BackE
     """The back end to use: the one that is wanted, or the native one, since trl has no critic and trains causal
     language models only.
     """
+    if wanted == "native":  # a language model's class comes with transformers and peft, in several seconds
+        return "native"
     from algorithms.models.causal_lm import CausalTrainee
 
     return "native" if algorithm.critic or not isinstance(model, CausalTrainee) else wanted
