@@ -33,8 +33,10 @@ class InHand:
             return []
 
     def write(self, handles: Sequence[str]) -> None:
-        """Write down what is in hand now."""
-        if self._handles != list(handles):
+        """Write down what is in hand now, where there is room."""
+        if self._handles == list(handles):
+            return
+        with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_private(self._path, msgspec.json.encode(handles).decode())
             self._handles = list(handles)

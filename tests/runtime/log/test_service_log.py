@@ -165,3 +165,13 @@ def test_a_request_for_more_time_is_a_sign_of_life(tmp_path: Path) -> None:
         assert await ServiceLog(log, InHand(tmp_path / "in_hand")).fetch(1, 0)
 
     asyncio.run(check())
+
+
+def test_a_disk_without_room_for_the_file_stops_nobody(tmp_path: Path) -> None:
+    async def check() -> None:
+        log = verifier_log()
+        await append_once(log, [trajectory(0)], SCANNER)
+        (tmp_path / "file").touch()
+        assert await ServiceLog(log, InHand(tmp_path / "file" / "in_hand")).fetch(1, 0)
+
+    asyncio.run(check())
