@@ -364,7 +364,7 @@ class Stage:
             os.chdir(folder)
             os.environ["TMPDIR"] = os.environ["PWD"] = folder
             if tempfile := sys.modules.get("tempfile"):
-                tempfile.tempdir = None
+                vars(tempfile)["tempdir"] = None
             draw_from(f"{item.id} {number}")
             self._play(item, number, end)
             sys.stdout.flush()

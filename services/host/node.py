@@ -111,6 +111,7 @@ class Node:
         """A file for each process that waits for what its host lacks."""
         return self.directory / "waiting"
 
+    @property
     def work(self) -> Path:
         """The folders that services work in, one for each process, by `services.host.work_folder`."""
         return self.directory / "work"

@@ -22,6 +22,7 @@ from events.run import Budget, EventSetAside
 from events.secret import MARKER, Scanner, Secret, SecretFound
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed
 from runtime.blobs.directory import Blobs
+from runtime.effects.scoring import in_process
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
 from runtime.run.controller import Controller
@@ -190,7 +191,7 @@ def test_what_the_auditor_records_is_struck_out(tmp_path: Path) -> None:
         context: Any = SimpleNamespace(scanner=SCANNER)
         context.record = lambda events, log: Context.record(context, events, log)
         failed = GoldFailed(cell="final", split="test", reason=base64.b64encode(KEY.encode()).decode())
-        await AuditHost(context, gold, Blobs(tmp_path), ()).record(trajectory(0), [failed])
+        await AuditHost(context, gold, Blobs(tmp_path), in_process, ()).record(trajectory(0), [failed])
         stored = codec.decode(gold.memory.messages[0].data).data
         assert isinstance(stored, GoldFailed) and MARKER in stored.reason
         assert not SCANNER.finds(gold.memory.messages[0].data)

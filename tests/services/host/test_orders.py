@@ -20,6 +20,7 @@ from services.host import orders
 from services.host.node import Node, Running
 from services.host.orders import check, check_agent
 from services.host.supervisor import service_environment
+from tests.harness.facts import started
 from tests.harness.paths import TOY
 
 
@@ -97,7 +98,7 @@ def test_whoever_follows_a_run_is_told_once_what_keeps_it_from_going_on(
     log = AwayLog(MemoryStream())
     with node.hold():
         node.write(up)
-        assert asyncio.run(orders._follow(node, log, log, "r", 0, screen, screen.interrupted)) is None
+        assert asyncio.run(orders._follow(node, log, log, "r", started(), 0, screen, screen.interrupted)) is None
     assert screen.said == [
         "policy 0 ended.",
         "The log cannot be read, which is tried again until it can: No broker answers.",
