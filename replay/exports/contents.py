@@ -41,7 +41,7 @@ def _require_named(messages: Sequence[Stored], blobs: Blobs) -> None:
 def _missing(blobs: Blobs, digest: str, is_folder: bool) -> str:
     try:
         for member in (digest, *(blobs.members(digest).values() if is_folder else ())):
-            if not blobs.path(member).exists():
+            if not blobs.path(member).exists() and not blobs.freed(member):
                 return f"blob {member} is not in {blobs.root}."
     except UserError as wrong:
         return str(wrong)
