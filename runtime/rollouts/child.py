@@ -24,6 +24,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -363,8 +364,7 @@ class Stage:
                 os.close(descriptor)
             os.chdir(folder)
             os.environ["TMPDIR"] = os.environ["PWD"] = folder
-            if tempfile := sys.modules.get("tempfile"):
-                vars(tempfile)["tempdir"] = None
+            tempfile.tempdir = None
             draw_from(f"{item.id} {number}")
             self._play(item, number, end)
             sys.stdout.flush()
