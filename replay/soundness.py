@@ -27,7 +27,7 @@ def require_recorded(history: History) -> None:
 
     It does not decide again: see `require_decided`.
     """
-    run = history.run
+    run, started = history.run, history.started
     chain = Chain(run)
     for stored in _first_of_each(history.messages):
         if broken := chain.take(stored.sequence, stored.subject, stored.data):
@@ -40,8 +40,8 @@ def require_recorded(history: History) -> None:
             f"Run {run} is not as it was recorded. After sequence {history.messages[-1].sequence} the last "
             f"{chain.awaited} events of decision {chain.decisions} are missing, which were stored with it."
         )
-    if history.started.parent_run:
-        lineage.require_past(history.past, history.started)
+    if started.parent_run:
+        lineage.require_past(history.past, started)
     elif history.past:
         raise CheckFailed(
             f"Sequence {history.past[0].sequence} is of run {run_of(history.past[0].subject)}, and run {run} has no "

@@ -64,7 +64,7 @@ def rebuild_archive(
     if run and find_export(Node(directory), run) is not None:
         history = load_history(directory, run)
         name, end, result = history.run, history.everything[-1].sequence, rebuild_from_history(history, into, progress)
-        checked = _Checked([closing(history)], _decided_otherwise(history, progress))
+        checked = CheckedRuns([closing(history)], _decided_otherwise(history, progress))
     else:
         name, end, result, checked = asyncio.run(_from_log(Node(directory), run, into, progress))
     broken = result.broken or checked.broken
@@ -86,7 +86,7 @@ def rebuild_archive(
     )
 
 
-class _Checked(NamedTuple):
+class CheckedRuns(NamedTuple):
     """The digests that close the runs, and the first decision that does not come out the same again."""
 
     closings: list[Closing]
@@ -102,7 +102,7 @@ def _decided_otherwise(history: History, progress: EventProgress) -> ChainBreak 
     return ChainBreak(history.run, difference.decision, at, at, f"is not as it was decided: {difference.why}")
 
 
-async def _check(connection: Connection, result: RebuildResult, progress: EventProgress) -> _Checked:
+async def _check(connection: Connection, result: RebuildResult, progress: EventProgress) -> CheckedRuns:
     log, gold, broken = connection.log(LOG), connection.log(GOLD), result.broken
     closings = []
     for run, digest in result.digests.items():
@@ -114,12 +114,12 @@ async def _check(connection: Connection, result: RebuildResult, progress: EventP
                 continue
             history = History(run, past, own, [], Blobs(Path()), Blobs(Path()))
             broken = await asyncio.to_thread(_decided_otherwise, history, progress)
-    return _Checked(closings, broken)
+    return CheckedRuns(closings, broken)
 
 
 async def _from_log(
     node: Node, run: str, into: Path, progress: EventProgress
-) -> tuple[str, int, RebuildResult, _Checked]:
+) -> tuple[str, int, RebuildResult, CheckedRuns]:
     """From the directory's log, up or not: the run's whole name, the last sequence of the log, the outcome, and what
     was checked besides.
     """

@@ -18,6 +18,7 @@ from events.run import RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed
 from replay.report import CELL_NAMES, Generation, Report, Reporter, sort_cells
 from runtime.agents.providers import model_of, price_of_model
+from services.host.visible import one_line
 from services.views.progress import VisibleConsole
 from services.views.replayed import closing_lines
 
@@ -108,7 +109,7 @@ class LiveRun:
         """Print a line."""
         # lines to a terminal go through the bar, which moves below them
         console = self._progress.console if self.counts_rollouts and self.console.stderr else self.console
-        console.print(sentence, soft_wrap=True, highlight=False)
+        console.print(one_line(sentence), soft_wrap=True, highlight=False)
 
     def update(self, events: Sequence[Event], reporter: Reporter) -> None:
         """Print the lines of these events, and move the bar."""

@@ -35,8 +35,8 @@ def history() -> History:
     log = DecidedLog()
     log.say(started(generations=3))
     facts = [
-        example(GoldScored, cell="start", score=0.25, blob=""),
-        example(DriftFlagged, look=-1),
+        example(GoldScored, cell="start", score=0.25, items=4, failed=0, rollouts=4, blob=""),
+        example(DriftFlagged, look=-1, generation=-1),
         example(AuditFinished),
     ]
     return History(RUN, [], log.go_on().messages, told(RUN, "GOLD", facts), Blobs(Path()), Blobs(Path()))
@@ -152,9 +152,10 @@ def test_two_exports_in_one_are_refused(export: Path) -> None:
     """An ancestor that the description does not know, and one that it does though the run is no fork."""
 
     def add(lines: Lines) -> None:
+        last = lines[-1]["sequence"]
         for other in [json.loads(json.dumps(one)) for one in lines]:
             other["subject"] = other["subject"].replace(f".{RUN}.", ".other.")
-            lines.insert(0, other)
+            lines.append({**other, "sequence": last + other["sequence"]})
 
     forge(export, add)
     assert "other" in refused(export)
@@ -179,7 +180,7 @@ def test_a_second_end_does_not_count_and_is_refused(export: Path, history: Histo
 def test_a_decision_after_the_end_is_refused(export: Path) -> None:
     def add(lines: Lines) -> None:
         head = line(lines, "decision_made", -1)
-        event = event_of(example(DecisionMade, number=head["event"]["data"]["number"] + 1))
+        event = event_of(example(DecisionMade, number=head["event"]["data"]["number"] + 1, outputs=1))
         lines.append({**head, "event": json.loads(codec.encode(event)), "sequence": lines[-1]["sequence"] + 1})
 
     forge(export, add, forget=True)

@@ -25,6 +25,7 @@ from runtime.blobs.directory import Blobs
 from runtime.effects.scoring import in_process
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
+from runtime.log.worker import Wants
 from runtime.run.controller import Controller
 from runtime.run.loading import LoadedRun
 from services import feedback_agent, meta_agent, policy, verifier
@@ -58,6 +59,7 @@ class Desk:
             work=folder,
             node=SimpleNamespace(directory=folder),
             record=lambda events: Context.record(self.context, events),
+            wants=Wants,
             wait_for=lambda work: asyncio.run_coroutine_threadsafe(work, self.loop).result(),
         )
         self.loaded: Any = None
@@ -102,7 +104,7 @@ def test_a_verifier_that_says_a_key_has_failed_at_that_attempt_alone(tmp_path: P
 
     task = SimpleNamespace(labels=lambda seed: {"i": "x"}, score=judge)
     desk.loaded = SimpleNamespace(task=task, started=SimpleNamespace(seed=0, verifier="v"))
-    first, failed, third = desk.answers(verifier.serve)
+    first, failed, third = desk.answers(lambda context: verifier.score_trajectories(context, in_process))
     assert isinstance(first, TrajectoryScored) and isinstance(third, TrajectoryScored)
     assert isinstance(failed, ScoringFailed) and failed.reason == f"The verifier failed: no label {MARKER}."
 

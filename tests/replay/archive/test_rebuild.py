@@ -246,8 +246,11 @@ def ordered(rows: list[Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The command over these rows in place of a directory that is up."""
 
     def order(*, of: Sequence[Stored] = rows, run: str = "", parquet: Path | None = None, as_json: bool = False) -> int:
-        async def from_log(node: Node, run: str, into: Path, progress: Any) -> tuple[str, int, RebuildResult]:
-            return run, of[-1].sequence, rebuild(reader(of), into, run, end=of[-1].sequence, progress=progress)
+        async def from_log(
+            node: Node, run: str, into: Path, progress: Any
+        ) -> tuple[str, int, RebuildResult, host.CheckedRuns]:
+            result = rebuild(reader(of), into, run, end=of[-1].sequence, progress=progress)
+            return run, of[-1].sequence, result, host.CheckedRuns([], None)
 
         monkeypatch.setattr(host, "_from_log", from_log)
         return rebuild_command(tmp_path, run, tmp_path / "into" / "a.duckdb", parquet, as_json)

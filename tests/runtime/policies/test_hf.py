@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from algorithms.demos import toys
 from algorithms.learning.batch import Rollout
 from algorithms.models.tiny_lm import TinyLM
-from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
+from events.errors import CheckFailed, Misconfigured, NotFound, NotHere, UsageError
 from runtime.blobs.directory import Blobs
 from runtime.effects.serve import ServedModels
 from runtime.policies import hf
@@ -364,7 +364,7 @@ def test_a_host_whose_files_differ_refuses(base: Path, model: Path) -> None:
     config = (model / "config.json").read_text()
     try:
         (model / "config.json").write_text(config + "\n")
-        with pytest.raises(CheckFailed, match="fetch the same version here"):
+        with pytest.raises(NotHere, match="fetch the same version here"):
             hf.HFModel.load(base)
     finally:
         (model / "config.json").write_text(config)
