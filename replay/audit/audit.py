@@ -27,6 +27,7 @@ from replay.audit.statistics import winners
 from replay.audit.statistics.exchange import Exchange
 from replay.audit.statistics.pressure import Curve
 from replay.audit.verdict import AuditVerdict, Finding, VerdictState, decide
+from replay.closing import Closing, closing
 from replay.history import History
 from replay.recorded import EventIndex, StoredEvent
 from runtime.run.loading import TaskAccess
@@ -78,6 +79,8 @@ class Audit(msgspec.Struct, kw_only=True):
     """How much too high the best of as many equally good candidates is expected to score, by luck alone."""
     measured: int
     """Pairs of scaffold and adapter with a gold score."""
+    closing: Closing | None = None
+    """The digests that close the run that was audited; None while the auditor is at work on it."""
 
 
 class AuditReport(NamedTuple):
@@ -163,8 +166,9 @@ def audit_history(run: History, access: TaskAccess = TaskAccess()) -> AuditRepor
         for failed in _facts(gold.events, GoldFailed)
     ]
     unchecked = () if known.hidden else HIDDEN_ITEM_RULES
+    found = audit(log.events, gold.events, run.blobs.get, known, run.started.seed)
     return AuditReport(
-        audit(log.events, gold.events, run.blobs.get, known, run.started.seed),
+        msgspec.structs.replace(found, closing=closing(run)),
         _facts(gold.events, DriftFlagged),
         notes,
         unchecked,

@@ -21,6 +21,7 @@ def import_(source: Path, directory: Path, as_json: bool) -> None:
     from services.cli.reading import exports_in_words
     from services.host.sources import import_export
     from services.views.progress import working
+    from services.views.replayed import closing_lines
 
     with working(f"checking {source}"), exports_in_words(directory, str(source.resolve())):
         manifest = import_export(directory, source)
@@ -31,3 +32,5 @@ def import_(source: Path, directory: Path, as_json: bool) -> None:
         click.echo(
             f"{run}: {manifest.events:,} events and {manifest.blobs} blobs; `evolog replay {run}` decides it again."
         )
+        if manifest.closing:
+            click.echo("\n".join(closing_lines(manifest.closing)))

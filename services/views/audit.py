@@ -10,6 +10,7 @@ from replay.audit.rows import LOWEST_EVIDENCE, TAU_WINDOW
 from replay.audit.statistics.interval import Interval
 from replay.audit.statistics.pressure import Curve
 from replay.audit.verdict import ALPHA
+from services.views.replayed import closing_lines
 
 WORDS = frozenset({"lever", "accepted", "on", "perturbation", "gold's curve", "answer", "part", "change"})
 """Columns that hold words and begin at the left; the others hold numbers."""
@@ -42,14 +43,15 @@ def opening(report: AuditReport) -> list[str]:
 
 
 def closing(report: AuditReport) -> list[tuple[str, list[str]]]:
-    """Titles with the lines below them: findings that did not decide, checks without a finding, and what could not be
-    checked.
+    """Titles with the lines below them: findings that did not decide, checks without a finding, what could not be
+    checked, and which run it was.
     """
     audit = report.audit
     parts = [
         ("Further findings:", further_findings(audit)),
         ("Checks without a finding:", list(without_finding(audit, report.unchecked))),
         ("Not checked:", list(report.notes)),
+        ("What was audited:", closing_lines(audit.closing) if audit.closing else []),
     ]
     return [part for part in parts if part[1]]
 
