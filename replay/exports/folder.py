@@ -121,6 +121,8 @@ class _Counted(msgspec.Struct):
     data: _Counts
 
 
+_NUMBERS = tuple(name for name in _Counts.__struct_fields__ if name != "items")
+"""Of `items` it is the list that takes room; of some events it is a number, which takes none."""
 _line_decoder = msgspec.json.Decoder(ExportLine)
 _counted_decoder = msgspec.json.Decoder(_Counted)
 
@@ -370,7 +372,7 @@ def _counts_fault(data: bytes) -> str:
         counts = _counted_decoder.decode(data).data
     except _UNREADABLE:
         return ""  # no event, which every reader passes over
-    numbers = {name: number for name in counts.__struct_fields__ if isinstance(number := getattr(counts, name), int)}
+    numbers = {name: number for name in _NUMBERS if isinstance(number := getattr(counts, name), int)}
     for name, number in numbers.items():
         most = GENERATIONS_LIMIT if name in ("generation", "generations") else COUNT_LIMIT
         if not -1 <= number <= most:
