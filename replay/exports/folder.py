@@ -330,11 +330,10 @@ def _one_line(data: bytes) -> bool:
 def _read_lines(path: Path, stream: str, runs: Collection[str], expected: int, digest: str) -> list[Stored]:
     """The messages of a file, which are those of these runs on a stream, in the order of their sequences."""
     messages: list[Stored] = []
+    actual = hashlib.sha256()  # line by line: the first bad one ends the reading, however long the file is
     with _open(path) as file:
-        if (actual := hashlib.file_digest(file, "sha256").hexdigest()) != digest:
-            raise CheckFailed(f"{path} is not as it was exported: its SHA-256 is {actual[:12]}. Export the run again.")
-        file.seek(0)
         while line := file.readline(LINE_LIMIT + 1):
+            actual.update(line)
             number, last = len(messages) + 1, messages[-1].sequence if messages else 0
             if number > min(expected, MESSAGES_LIMIT):
                 break
@@ -347,6 +346,10 @@ def _read_lines(path: Path, stream: str, runs: Collection[str], expected: int, d
     if line or len(messages) != expected:
         count = f"more than {len(messages):,}" if line else f"{len(messages):,}"
         raise CheckFailed(f"{path} has {count} lines, and {expected} were exported. Export the run again.")
+    if actual.hexdigest() != digest:
+        raise CheckFailed(
+            f"{path} is not as it was exported: its SHA-256 is {actual.hexdigest()[:12]}. Export the run again."
+        )
     return messages
 
 

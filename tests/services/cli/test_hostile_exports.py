@@ -378,9 +378,8 @@ def test_an_import_carries_over_neither_modes_nor_what_lies_beside(export: Path,
     assert not [path for path in copied.rglob("*") if path.is_file() and path.stat().st_mode & 0o7133]
 
 
-def test_a_vast_line_takes_little_memory(export: Path) -> None:
-    sized(64 * 1024**2)(export / folder.EVENTS)
-    fit(export, folder.EVENTS)
+def test_a_vast_line_takes_little_memory_and_time(export: Path) -> None:
+    sized(2**42)(export / folder.EVENTS)
     tracemalloc.start()
     try:
         with pytest.raises(CheckFailed, match="it has more than"):
