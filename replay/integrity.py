@@ -326,11 +326,16 @@ def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
     return []
 
 
+def may_be_freed(tag: str, folder: bool) -> bool:
+    """Whether a blob that an event of this type names is an optimiser state: `evolog gc` frees nothing else."""
+    return tag == AdapterPublished.tag() and not folder
+
+
 def find_damage(blobs: Blobs, reference: BlobReference) -> str:
-    """Read a blob, with the files of a folder, and say what is wrong with it; empty where nothing is, or where it was
-    freed.
+    """Read a blob, with the files of a folder, and say what is wrong with it; empty where nothing is, or where it is an
+    optimiser state that was freed.
     """
-    if blobs.freed(reference.digest):
+    if may_be_freed(reference.tag, reference.folder) and blobs.freed(reference.digest):
         return ""
     try:
         for digest in blobs.members(reference.digest).values() if reference.folder else (reference.digest,):

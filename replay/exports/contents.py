@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from events.errors import CheckFailed, UserError
 from replay.exports import folder
 from replay.history import History
-from replay.integrity import blobs_of
+from replay.integrity import blobs_of, may_be_freed
 from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored, readable
@@ -31,6 +31,8 @@ def _require_named(messages: Sequence[Stored], blobs: Blobs) -> None:
             for digest, is_folder in blobs_of(event.data):
                 if digest not in seen:
                     seen.add(digest)
+                    if may_be_freed(event.tag, is_folder) and blobs.freed(digest):
+                        continue
                     if why := _missing(blobs, digest, is_folder):
                         raise CheckFailed(
                             f"Sequence {stored.sequence} ({event.tag}) names a blob that the export does not hold as "
@@ -41,7 +43,7 @@ def _require_named(messages: Sequence[Stored], blobs: Blobs) -> None:
 def _missing(blobs: Blobs, digest: str, is_folder: bool) -> str:
     try:
         for member in (digest, *(blobs.members(digest).values() if is_folder else ())):
-            if not blobs.path(member).exists() and not blobs.freed(member):
+            if not blobs.path(member).exists():
                 return f"blob {member} is not in {blobs.root}."
     except UserError as wrong:
         return str(wrong)
