@@ -2,6 +2,7 @@
 
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -10,7 +11,7 @@ from events.codec import Event
 from events.errors import CheckFailed
 from events.fact import Fact
 from events.run import RunFinished, RunStarted
-from events.subjects import GOLD, LOG, run_of, tag_of
+from events.subjects import GOLD, HEAD, LOG, entity_of, run_of, tag_of
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.log.lineage import Span
@@ -76,6 +77,21 @@ class History(NamedTuple):
         of_kind = (stored for stored in self.messages if tag_of(stored.subject) == kind.tag())
         events = (event for stored in of_kind for event in readable([stored]))
         return next((event.data for event in events if isinstance(event.data, kind)), None)
+
+
+def second_events(messages: Sequence[Stored]) -> list[str]:
+    """A sentence for each event on a place that another event had taken; the first counts everywhere."""
+    counts = Counter(stored.subject for stored in messages if entity_of(stored.subject) != HEAD)
+    first: dict[str, int] = {}
+    found: list[str] = []
+    for stored in (one for one in messages if counts[one.subject] > 1):
+        found += [
+            f"Sequence {stored.sequence} on {stored.subject} is a second event on a place that was taken: sequence "
+            f"{first[event.id]} is the first, and counts."
+            for event in readable([stored])
+            if first.setdefault(event.id, stored.sequence) != stored.sequence
+        ]
+    return found
 
 
 async def read_history(log: Log, gold: Log, run: str, blobs: Blobs, gold_blobs: Blobs) -> History:

@@ -14,7 +14,7 @@ from events.run import DecisionMade, RunFinished
 from events.subjects import HEAD, entity_of
 from replay.chain import Chain
 from replay.closing import Closing, closing
-from replay.history import EventProgress, History
+from replay.history import EventProgress, History, second_events
 from runtime.log import lineage
 from runtime.log.port import Stored, readable
 from runtime.run.decide import DECIDER
@@ -59,6 +59,8 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     next: int | None = None
     """The sequence of an event at which this code decides and nothing is recorded yet, as in a run that goes on."""
     closing: Closing
+    second: list[str] = []
+    """A sentence for each event on a place that was taken."""
 
 
 class RecordedDecision(NamedTuple):
@@ -129,6 +131,7 @@ def redecide(
         difference=difference,
         next=next_input,
         closing=closing(history),
+        second=second_events(messages),
     )
 
 

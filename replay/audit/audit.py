@@ -28,7 +28,7 @@ from replay.audit.statistics.exchange import Exchange
 from replay.audit.statistics.pressure import Curve
 from replay.audit.verdict import AuditVerdict, Finding, VerdictState, decide
 from replay.closing import Closing, closing
-from replay.history import History
+from replay.history import History, second_events
 from replay.recorded import EventIndex, StoredEvent
 from runtime.run.loading import TaskAccess
 
@@ -165,6 +165,7 @@ def audit_history(run: History, access: TaskAccess = TaskAccess()) -> AuditRepor
         f"The auditor could not score {failed.cell} on {failed.split}: {failed.reason}"
         for failed in _facts(gold.events, GoldFailed)
     ]
+    notes += second_events(run.messages) + second_events(run.gold)
     unchecked = () if known.hidden else HIDDEN_ITEM_RULES
     found = audit(log.events, gold.events, run.blobs.get, known, run.started.seed)
     return AuditReport(

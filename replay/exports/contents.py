@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from events.errors import CheckFailed, UserError
 from replay.exports import folder
-from replay.history import History
+from replay.history import History, second_events
 from replay.integrity import blobs_of, may_be_freed
 from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
@@ -14,10 +14,12 @@ from runtime.log.port import Stored, readable
 def check_contents(history: History) -> int:
     """Read every blob of an export, decide the run again, and return the number of blobs.
 
-    Raises `CheckFailed` for a blob that is damaged, or that an event names and the export does not hold, and for a run
-    that does not come out the same.
+    Raises `CheckFailed` for a blob that is damaged, or that an event names and the export does not hold, for a second
+    event on a place that was taken, and for a run that does not come out the same.
     """
     require_decided(history)
+    if second := second_events(history.messages) + second_events(history.gold):
+        raise CheckFailed(second[0])
     count = folder.check_blobs(history)
     _require_named(history.everything, history.blobs)
     _require_named(history.gold, history.gold_blobs)

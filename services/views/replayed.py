@@ -34,7 +34,7 @@ def replay_lines(result: ReplayResult) -> list[str]:
             f"At sequence {result.next} this code decides, and nothing is recorded yet: the run goes on with `evolog "
             "up`."
         )
-    return [*lines, *closing_lines(result.closing)]
+    return [*lines, *result.second, *closing_lines(result.closing)]
 
 
 def closing_lines(closing: Closing) -> list[str]:

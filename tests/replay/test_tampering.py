@@ -16,11 +16,13 @@ from events.gold import AuditFinished, DriftFlagged, GoldScored
 from events.run import DecisionMade
 from replay.closing import PENDING, RunDigest, closing, closing_of, digest_of, require_expected
 from replay.exports import folder
+from replay.exports.contents import check_contents
 from replay.history import History
 from replay.replayer import redecide
 from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
+from services.views.replayed import replay_lines
 from tests.harness.decided_log import DecidedLog
 from tests.harness.facts import RUN, event_of, example, started
 from tests.harness.made_up_runs import stored as told
@@ -174,7 +176,11 @@ def test_a_second_end_does_not_count_and_is_refused(export: Path, history: Histo
     assert re.search(rf"sequences \d+ to {history.messages[-1].sequence + 1}", refused(export))
     forge(export, len, forget=True)
     read = folder.read(export)
-    assert read.finished == history.finished and redecide(read).finished
+    again = redecide(read)
+    assert read.finished == history.finished and again.finished
+    assert [text for text in replay_lines(again) if "is a second event on a place that was taken" in text]
+    with pytest.raises(CheckFailed, match=f"^Sequence {history.messages[-1].sequence + 1} on .* is a second event"):
+        check_contents(read)
 
 
 def test_a_decision_after_the_end_is_refused(export: Path) -> None:
