@@ -9,7 +9,7 @@ import msgspec
 from events.change import ProposalFailed
 from events.choice import AgentCalled
 from events.codec import Event
-from events.errors import HostUnfit, Misconfigured
+from events.errors import Misconfigured, NotHere
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.kinds import AgentName
@@ -35,7 +35,7 @@ async def open_session(
     """The session of one conversation, with the calls of it that are recorded, also in the past of a fork that asks the
     same model the same.
 
-    Raises `HostUnfit` where the model cannot be asked from here.
+    Raises `NotHere` where the model cannot be asked from here: the runs of other agents go on meanwhile.
     """
     past = await context.past(event.run)
     earlier_events = await retry_until_available(
@@ -46,7 +46,7 @@ async def open_session(
     try:
         client, cost = model_client(model, os.environ), required_price(model, started.budget)
     except Misconfigured as wrong:
-        raise HostUnfit(f"{wrong} {RESTART}") from wrong
+        raise NotHere(f"{wrong} {RESTART}", code=wrong.code) from wrong
     return AgentSession(
         agent=agent,
         generation=generation,

@@ -15,7 +15,7 @@ import pytest
 from algorithms.learning import NAMES
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
 from events.choice import AgentCalled, ContextAssembled, LeverChosen
-from events.errors import Misconfigured
+from events.errors import Misconfigured, NotHere
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
 from events.kinds import AgentName
@@ -627,7 +627,8 @@ def test_services_that_know_no_price_ask_nothing_where_dollars_are_limited(
     monkeypatch.setenv("OPENAI_BASE_URL", "https://x.example/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     with pytest.raises(
-        Misconfigured, match=r"know no price for openai:odd, so the run's budget in usd.*EVOLOG_PRICES.*evolog up"
-    ):
+        NotHere, match=r"know no price for openai:odd, so the run's budget in usd.*EVOLOG_PRICES.*evolog up"
+    ) as wrong:
         opened(tmp_path, Budget(micro_usd=1))
+    assert wrong.value.code == Misconfigured.code
     assert opened(tmp_path, Budget()).price is None
