@@ -101,7 +101,8 @@ def _allowed_signers(file: Path) -> str:
         text = file.read_text()
     except UnicodeDecodeError as wrong:
         raise UsageError(f"{file} is neither a public SSH key nor a file of allowed signers.") from wrong
-    return f"{file.name} {text}" if _PUBLIC_KEY.match(text) else text
+    name = re.sub(r"[^\w.@+-]", "_", file.name)  # ssh-keygen would read a blank, a comma or a star in it
+    return f"{name} {text}" if _PUBLIC_KEY.match(text) else text
 
 
 def _ssh_keygen(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[bytes]":
