@@ -142,9 +142,10 @@ class Reporter:
             others = await log.last(
                 [subjects.subject(log.stream, span.run, "*", kind.tag()) for kind in REPORTED_TYPES]
             )
-            for stored in others.values():
-                for event in readable([stored] if stored.sequence <= span.last else []):
-                    if event.id not in self._folded_ids:
+            for place in others:
+                if subjects.entity_of(place) not in self._folded_ids:
+                    (stored,) = await log.read(1, 1, place)  # not what was appended there later
+                    for event in readable([stored] if stored.sequence <= span.last else []):
                         new_events[stored.sequence] = event, stored.time
         return [new_events[sequence] for sequence in sorted(new_events)]
 
@@ -162,7 +163,11 @@ class Reporter:
         """Fold one message of the stream GOLD."""
         if subjects.run_of(stored.subject) != self.report.run:
             return
-        match codec.decode_at(stored.subject, stored.data).data:
+        event = codec.decode_at(stored.subject, stored.data)
+        if event.id in self._folded_ids:  # a second one on its place
+            return
+        self._folded_ids.add(event.id)
+        match event.data:
             case GoldScored() as scored:
                 self.report.cells.append(scored)
             case GoldFailed() as failed:

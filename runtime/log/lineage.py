@@ -11,6 +11,7 @@ from typing import NamedTuple
 from events import codec
 from events.codec import Event
 from events.errors import CheckFailed, NotFound
+from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.rollouts import ModelCalled, RolloutFailed, TrajectoryRecorded
 from events.run import DecisionMade, RunStarted
@@ -32,12 +33,25 @@ class Span(NamedTuple):
 
 async def run_start(log: Log, run: str) -> tuple[Stored, RunStarted]:
     """The message that began a run; raises `NotFound` where there is none."""
-    start_subject = subject(log.stream, run, codec.event_id(run, RunStarted), RunStarted.tag())
-    stored = (await log.last([start_subject])).get(start_subject)
-    started = next((event.data for event in readable([stored] if stored else [])), None)
-    if stored is None or not isinstance(started, RunStarted):
-        raise NotFound(f"There is no run {run!r} on this log; `evolog ls` shows those that there are.")
-    return stored, started
+    for stored in await log.read(1, 1, subject(log.stream, run, codec.event_id(run, RunStarted), RunStarted.tag())):
+        for event in readable([stored]):
+            if isinstance(event.data, RunStarted):
+                return stored, event.data
+    raise NotFound(f"There is no run {run!r} on this log; `evolog ls` shows those that there are.")
+
+
+async def run_starts(log: Log) -> dict[str, Stored]:
+    """The message that began each run, by the run's name, in the order in which they began."""
+    return await firsts(log, RunStarted)
+
+
+async def firsts(log: Log, kind: type[Fact]) -> dict[str, Stored]:
+    """Each run's message of a type of which it has one, by the run's name, in the order of the log: the first on its
+    place, whatever was appended there later.
+    """
+    found = await log.last([subject(log.stream, "*", "*", kind.tag())])
+    messages = [(await log.read(1, 1, place))[0] for place in found]
+    return {run_of(stored.subject): stored for stored in sorted(messages, key=lambda stored: stored.sequence)}
 
 
 async def ancestors(log: Log, run: str) -> tuple[Span, ...]:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from events.subjects import LOG, tag_of
 from runtime.log.port import BATCH_LIMIT, Delivery, Message, Refused, Stored, exclusive_key
@@ -71,7 +72,8 @@ class MemoryLog:
     async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
         """As `Log.read`."""
         if subject:
-            return [stored for stored in self.memory.messages[max(start, 1) - 1 :] if stored.subject == subject][:limit]
+            rest = islice(self.memory.messages, max(start, 1) - 1, None)
+            return list(islice((stored for stored in rest if stored.subject == subject), limit))
         return self.memory.messages[max(start, 1) - 1 : max(start, 1) - 1 + limit]
 
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:

@@ -125,8 +125,7 @@ class Controller:
         end = await self.log.end()
         finished = await self.log.last([subjects.subject(self.log.stream, "*", "*", RunFinished.tag())])
         self._closed = {subjects.run_of(subject) for subject in finished}
-        started = await self.log.last([subjects.subject(self.log.stream, "*", "*", RunStarted.tag())])
-        begins = {subjects.run_of(subject): stored.sequence for subject, stored in started.items()}
+        begins = {run: stored.sequence for run, stored in (await lineage.run_starts(self.log)).items()}
         open_runs = sorted(begins.keys() - self._closed)
         self._position = self._began = min([end, *(begins[run] - 1 for run in open_runs)])
         for run in open_runs:

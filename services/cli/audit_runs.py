@@ -21,10 +21,11 @@ from replay.exports import folder
 from replay.history import History, read_history
 from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
+from runtime.log.lineage import run_starts
 from runtime.run.loading import OWN, TaskAccess
 from services.cli.reading import exports_in_words, read_run
 from services.host.node import Node
-from services.host.sources import imported_runs, open_logs, run_starts
+from services.host.sources import imported_runs, open_logs
 from services.host.visible import visible
 from services.views import audit as words
 from services.views.progress import stdout, working

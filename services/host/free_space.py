@@ -11,10 +11,10 @@ from events.subjects import LOG, run_of, subject
 from replay.optimizer_states import StatesOfRun, states_of_run, unneeded
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
-from runtime.log.lineage import FOREVER, Span
+from runtime.log.lineage import FOREVER, Span, run_starts
 from runtime.log.port import Log
 from services.host.node import Node
-from services.host.sources import find_run, run_starts, with_logs
+from services.host.sources import find_run, with_logs
 
 BLOCK = 512
 """Bytes of a block as `stat` counts them."""

@@ -24,7 +24,7 @@ from runtime.log.jetstream import Connection
 from runtime.log.port import Log
 from services.host.context import operator
 from services.host.node import Node
-from services.host.sources import copy_logs, imported_runs, require_log, run_starts, temporary_server
+from services.host.sources import copy_logs, imported_runs, require_log, temporary_server
 
 PAGE_SIZE = 5000
 
@@ -67,7 +67,9 @@ async def _examine(connection: Connection, node: Node, say: Callable[[str], None
     blobs = 0
     for stream, root in ((LOG, node.blobs), (GOLD, node.gold_blobs)):
         log = connection.log(stream)
-        examination = Examination(stream, forks_among((await run_starts(log)).values()) if stream == LOG else {})
+        examination = Examination(
+            stream, forks_among((await lineage.run_starts(log)).values()) if stream == LOG else {}
+        )
         state = await log.state()
         position = 0
         # a pattern, since a plain read stops at a gap

@@ -18,6 +18,7 @@ from events.subjects import GOLD, LOG, run_of, subject
 from replay.report import Report, Reporter, follow_gold
 from runtime.agents.providers import environment_variable, model_of, price_of_model, require_key
 from runtime.broker.accounts import OPERATOR
+from runtime.log.lineage import run_starts
 from runtime.log.lookup import events_of_types
 from runtime.log.port import Log, Refused, append_once, readable
 from runtime.log.worker import now
@@ -27,7 +28,7 @@ from runtime.sandbox.choose import UNSANDBOXED
 from services.host.closings import read_closing
 from services.host.context import operator
 from services.host.node import Node, Running
-from services.host.sources import find_run, run_starts
+from services.host.sources import find_run
 
 POLL_SECONDS = 0.2
 """Seconds between two reads of the log."""

@@ -29,6 +29,7 @@ from runtime.broker.server import EmbeddedServer, end_left_over
 from runtime.broker.store import FREE_AT_START, ended_well, require_room
 from runtime.broker.streams import bootstrap
 from runtime.log.jetstream import Connection
+from runtime.log.lineage import firsts, run_starts
 from runtime.log.port import Log, Stored, readable
 from services.host.closings import read_closing
 from services.host.context import operator
@@ -126,14 +127,6 @@ def with_logs(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:
     return asyncio.run(call())
 
 
-async def run_starts(log: Log) -> dict[str, Stored]:
-    """The message that began each run, by the run's name, in the order in which they began."""
-    starts = await log.last([subjects.subject(LOG, "*", "*", RunStarted.tag())])
-    return {
-        subjects.run_of(subject): stored for subject, stored in sorted(starts.items(), key=lambda row: row[1].sequence)
-    }
-
-
 async def find_run(log: Log, name: str) -> str:
     """The run of that name, or the only one whose name begins so.
 
@@ -212,15 +205,15 @@ def list_runs(directory: Path) -> list[ListedRun]:
 
 async def _list_log(log: Log, gold: Log) -> list[ListedRun]:
     del gold
-    ends = await log.last([subjects.subject(LOG, "*", "*", RunFinished.tag()), subjects.head("*")])
+    ends, heads = await firsts(log, RunFinished), await log.last([subjects.head("*")])
     listed = []
     for run, stored in (await run_starts(log)).items():
         started = _fact(stored)
         if not isinstance(started, RunStarted):
             continue
-        own = [_fact(end) for subject, end in ends.items() if subjects.run_of(subject) == run]
-        finished = next((end for end in own if isinstance(end, RunFinished)), None)
-        decisions = next((end.number for end in own if isinstance(end, DecisionMade)), 0)
+        end, head = (_fact(found) if found else None for found in (ends.get(run), heads.get(subjects.head(run))))
+        finished = end if isinstance(end, RunFinished) else None
+        decisions = head.number if isinstance(head, DecisionMade) else 0
         listed.append(
             _listed(run, started, rfc3339(stored.time), finished, decisions, "finished" if finished else "running")
         )

@@ -1,5 +1,6 @@
 """Exports that were changed: whoever changes one and puts the sums of its description right is found out, and where."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -13,14 +14,16 @@ import pytest
 from events import codec
 from events.errors import CheckFailed, UserError
 from events.gold import AuditFinished, DriftFlagged, GoldScored
-from events.run import DecisionMade
+from events.run import DecisionMade, RunFinished
 from replay.closing import PENDING, RunDigest, closing, closing_of, digest_of, require_expected
 from replay.exports import folder
 from replay.exports.contents import check_contents
 from replay.history import History
 from replay.replayer import redecide
+from replay.report import collect
 from replay.soundness import require_decided
 from runtime.blobs.directory import Blobs
+from runtime.log import lineage
 from runtime.log.port import Stored
 from services.views.replayed import replay_lines
 from tests.harness.decided_log import DecidedLog
@@ -181,6 +184,21 @@ def test_a_second_end_does_not_count_and_is_refused(export: Path, history: Histo
     assert [text for text in replay_lines(again) if "is a second event on a place that was taken" in text]
     with pytest.raises(CheckFailed, match=f"^Sequence {history.messages[-1].sequence + 1} on .* is a second event"):
         check_contents(read)
+
+
+def test_a_second_beginning_end_or_score_of_gold_is_nowhere_read(history: History) -> None:
+    start, end, scored = history.messages[0], history.messages[-1], history.gold[0]
+    second = [
+        Stored(end.sequence + 1, 1, start.subject, start.data.replace(b'"seed":', b'"seed":9')),
+        Stored(end.sequence + 2, 1, end.subject, end.data.replace(b'"score":', b'"score":9')),
+    ]
+    more = Stored(history.gold[-1].sequence + 1, 1, scored.subject, scored.data.replace(b'"score":', b'"score":9'))
+    forged = history._replace(messages=[*history.messages, *second], gold=[*history.gold, more])
+    before, after = (asyncio.run(collect(run.log, run.gold_log, RUN)) for run in (history, forged))
+    assert after == before and len(before.cells) == 1
+    assert asyncio.run(lineage.run_starts(forged.log)) == {RUN: start}
+    assert asyncio.run(lineage.firsts(forged.log, RunFinished)) == {RUN: end}
+    assert asyncio.run(lineage.run_start(forged.log, RUN))[0] == start
 
 
 def test_a_decision_after_the_end_is_refused(export: Path) -> None:

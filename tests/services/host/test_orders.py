@@ -61,6 +61,9 @@ def test_an_order_says_what_is_not_installed(
 class AwayLog(MemoryLog):
     """A log whose broker is away."""
 
+    async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
+        raise Unavailable("No broker answers.")
+
     async def last(self, subjects: Sequence[str]) -> dict[str, Stored]:
         raise Unavailable("No broker answers.")
 
