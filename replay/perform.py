@@ -32,7 +32,7 @@ from runtime.blobs.directory import Blobs
 from runtime.effects.choose import HISTORY_TYPES, choose_by_rules
 from runtime.effects.propose import reference_scaffold
 from runtime.effects.score import score
-from runtime.effects.scoring import ScoringProcess
+from runtime.effects.scoring import SCORING_LIMIT, ScoringProcess
 from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.port import Stored
 from runtime.policies.bases import HF, kind_of
@@ -105,10 +105,12 @@ class Stage:
     in, and what calls verifiers.
     """
 
-    def __init__(self, recorded: EventIndex, blobs: Blobs, work: Path, access: TaskAccess) -> None:
+    def __init__(
+        self, recorded: EventIndex, blobs: Blobs, work: Path, access: TaskAccess, scoring_limit: float = SCORING_LIMIT
+    ) -> None:
         self.recorded, self.blobs, self.work = recorded, Overlay(work / "blobs", blobs), work
         self.access = access
-        self.scorer = ScoringProcess()
+        self.scorer = ScoringProcess(scoring_limit)
         self._loaded: dict[str, LoadedRun | UserError] = {}
         self._labels: dict[str, dict[str, str]] = {}
 
@@ -163,15 +165,17 @@ def perform(
     kinds: Sequence[str],
     report_progress: ReportProgress,
     access: TaskAccess = TaskAccess(),
+    scoring_limit: float = SCORING_LIMIT,
 ) -> list[Performed]:
     """Perform all recorded effects of these kinds again, in a folder that is no one else's.
 
     The messages are one run's, in the order of the log, with those of its past first if it is a fork. `access` says
-    whose code is run for it. Raises UsageError for a kind that cannot be performed again, whatever is recorded.
+    whose code is run for it, and a verifier has `scoring_limit` seconds an answer. Raises UsageError for a kind
+    that cannot be performed again, whatever is recorded.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"{unknown[0]!r} cannot be performed again; expected one or more of {', '.join(KINDS)}.")
-    with contextlib.closing(Stage(EventIndex(messages), blobs, work, access)) as stage:
+    with contextlib.closing(Stage(EventIndex(messages), blobs, work, access, scoring_limit)) as stage:
         return [
             _compared(kind, KINDS[kind](stage), functools.partial(report_progress, kind))
             for kind in dict.fromkeys(kinds)

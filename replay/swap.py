@@ -34,6 +34,7 @@ from runtime.agents.providers import model_of
 from runtime.blobs.directory import Blobs
 from runtime.effects.choose import HISTORY_TYPES, earlier_choices, evidence, probe_attempts
 from runtime.effects.score import score
+from runtime.effects.scoring import SCORING_LIMIT
 from runtime.log.lineage import in_folding_order
 from runtime.log.port import Stored
 from runtime.run.decide import DECIDER
@@ -143,13 +144,15 @@ def swap(
     service: str,
     path: Path,
     access: TaskAccess = TaskAccess(),
+    scoring_limit: float = SCORING_LIMIT,
 ) -> SwapReport:
     """Put the code at `path` in a service's place: a verifier.py or a task folder with one, or a Python file with
     `choose`.
 
     The messages are one run's, in the order of the log, with those of its past first if it is a fork; `work` is a
-    folder that is no one else's, and `access` says whose code is run beside that. Raises UsageError for another
-    service, NotFound where nothing is at the path, and Misconfigured where it is no such code.
+    folder that is no one else's, `access` says whose code is run beside that, and a verifier has `scoring_limit`
+    seconds an answer. Raises UsageError for another service, NotFound where nothing is at the path, and Misconfigured
+    where it is no such code.
     """
     if service not in SERVICES:
         raise UsageError(
@@ -158,7 +161,7 @@ def swap(
     if service == "verifier" and path.is_dir():
         path /= "verifier.py"
     source = _read(path)
-    with contextlib.closing(Stage(EventIndex(messages), blobs, work, access)) as stage:
+    with contextlib.closing(Stage(EventIndex(messages), blobs, work, access, scoring_limit)) as stage:
         if not stage.recorded.started:
             raise NotFound("There is no beginning of a run among the messages.")
         run = list(stage.recorded.started)[-1]  # a fork's own comes after those of its past

@@ -34,3 +34,5 @@ def import_(source: Path, directory: Path, as_json: bool) -> None:
         )
         if manifest.closing:
             click.echo("\n".join(closing_lines(manifest.closing)))
+        else:
+            click.echo(f"note: the export says no digests that close {run}, as those of an older evolog.", err=True)

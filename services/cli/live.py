@@ -16,7 +16,7 @@ from events.subjects import check_run_name
 from replay.report import Report
 from runtime.blobs.directory import Blobs
 from runtime.run.order import RunOrder, default_name, order_run
-from services.host.node import Node, owner_alone
+from services.host.node import Node
 from services.host.orders import begin, check, services_up
 from services.views.progress import VisibleConsole, pretraining_progress, stdout, working
 from services.views.run import LiveRun, final_table, why_failed
@@ -42,7 +42,6 @@ def prepare(node: Node, order: RunOrder) -> RunStarted:
 
 def carry_out(node: Node, name: str, plan: Callable[[], RunStarted], *, detach: bool, as_json: bool) -> int:
     """With the services up, begin the planned run, follow it, and print its table; the exit code."""
-    owner_alone()
     with services_up(node, to_stderr) as services:
         started = plan()
         if detach:

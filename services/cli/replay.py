@@ -133,6 +133,7 @@ def perform_again(directory: Path, name: str, kinds: str, access: "TaskAccess", 
     """Perform recorded effects again, and print how they compare; the exit code, 3 for a difference."""
     from replay.perform import perform
     from services.cli.reading import read_run
+    from services.host.settings import scoring_limit
     from services.views.progress import counting
     from services.views.replayed import performed_lines
 
@@ -145,6 +146,7 @@ def perform_again(directory: Path, name: str, kinds: str, access: "TaskAccess", 
             kinds.split(","),
             lambda kind, done, total: progress(done, total),
             access._replace(exported=run.exported),
+            scoring_limit(),
         )
     _print({"version": 1, "run": run.run, "performed": performed}, performed_lines(performed), as_json)
     if any(kind.first for kind in performed):
@@ -159,6 +161,7 @@ def swap_service(directory: Path, name: str, assignment: str, access: "TaskAcces
     """
     from replay.swap import swap
     from services.cli.reading import read_run
+    from services.host.settings import scoring_limit
     from services.views.progress import working
     from services.views.replayed import swap_lines
 
@@ -167,7 +170,8 @@ def swap_service(directory: Path, name: str, assignment: str, access: "TaskAcces
         raise UsageError(f"{assignment!r} is nothing to --swap: write verifier=PATH or feedback_agent=PATH.")
     run = read_run(directory, name)
     with _folder() as folder, working(f"asking {path}"):
-        swapped = swap(run.everything, run.blobs, folder, service, Path(path), access._replace(exported=run.exported))
+        access = access._replace(exported=run.exported)
+        swapped = swap(run.everything, run.blobs, folder, service, Path(path), access, scoring_limit())
     _print(swapped, swap_lines(swapped), as_json)
     return 0
 

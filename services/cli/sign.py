@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from events.errors import UsageError
+from events.errors import TryAgain, UsageError
 from services.cli.options import as_json, directory, examples
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -23,7 +23,7 @@ def sign(run: str, directory: Path, key: Path | None, out: Path | None, as_json:
     """
     import msgspec
 
-    from replay.closing import closing
+    from replay.closing import PENDING, closing
     from replay.soundness import require_decided
     from services.cli.reading import read_run
     from services.host.signing import find_key
@@ -33,9 +33,14 @@ def sign(run: str, directory: Path, key: Path | None, out: Path | None, as_json:
     history = read_run(directory, run)
     if not history.finished:
         raise UsageError(f"Run {history.run} goes on, and has no end yet that could be signed.")
-    require_decided(history)
-    signed = sign_closing(closing(history), key)
     path = out or Path(f"{history.run}.signed.json")
+    if path.exists():
+        raise UsageError(f"{path} is there already: name another file with --out, or remove it.")
+    require_decided(history)
+    closed = closing(history)
+    if closed.gold == PENDING:
+        raise TryAgain(f"The audit of run {history.run} has not ended, which is signed too: try again when it has.")
+    signed = sign_closing(closed, key)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(signed)) + b"\n")
     if as_json:
         click.echo(msgspec.json.encode(signed).decode())

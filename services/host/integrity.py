@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from events.errors import CheckFailed, UserError
+from events.errors import CheckFailed, NotFound, UserError
 from events.subjects import GOLD, LOG
 from replay.archive.query import query, query_file
 from replay.closing import RunDigest, closing_with
@@ -118,7 +118,11 @@ async def _decided_otherwise(
         try:
             past, own = await lineage.past(log, run), await lineage.messages(log, lineage.Span(run))
             result = await asyncio.to_thread(redecide, History(run, past, own, [], Blobs(Path()), Blobs(Path())))
-        except UserError:  # no run that can be decided, which another fault names
+        except NotFound:  # messages on the subjects of a run that never began
+            continue
+        except CheckFailed as wrong:
+            what = f"run {run} does not come out again: {str(wrong).removesuffix('.')}"
+            faults.append(LogFault(LOG, own[0].sequence, own[-1].sequence, what, run))
             continue
         if (difference := result.difference) and not difference.newer:
             faults.append(LogFault(LOG, difference.sequence, difference.sequence, str(difference), run))

@@ -27,7 +27,7 @@ from runtime.run.order import RunOrder, check_order, check_packages, check_verif
 from runtime.sandbox.choose import UNSANDBOXED
 from services.host.closings import read_closing
 from services.host.context import operator
-from services.host.node import Node, Running
+from services.host.node import Node, Running, owner_alone
 from services.host.sources import find_run
 
 POLL_SECONDS = 0.2
@@ -114,6 +114,7 @@ def services_up(node: Node, announce: Callable[[str], None]) -> Iterator[Started
     """
     from services.host.supervisor import start_detached, stop
 
+    owner_alone()
     started = StartedServices(not node.alive())
     if started.is_owner:
         start_detached(node.directory)

@@ -33,7 +33,7 @@ from runtime.log.lineage import firsts, run_starts
 from runtime.log.port import Log, Stored, readable
 from services.host.closings import read_closing
 from services.host.context import operator
-from services.host.node import Node
+from services.host.node import Node, owner_alone
 
 T = TypeVar("T")
 PAGE_SIZE = 2000
@@ -279,6 +279,7 @@ def import_export(directory: Path, source: Path) -> Manifest:
     if run in imported_runs(node) or (node.nats_dir.is_dir() and run in with_logs(directory, _run_names)):
         raise UsageError(f"There is a run {run!r} in {directory} already: import this one into another --dir.")
     size = sum(size for _, size in folder.files(source))
+    owner_alone()
     node.make()
     node.imports.mkdir(exist_ok=True)
     require_room(node.imports, size)

@@ -248,7 +248,7 @@ EVENTS: dict[str, tuple[Change, str]] = {
     "outputs of 10^18": (fact("decision_made", outputs=10**18), "its 'outputs' is"),
     "more lines than are described": (lambda export: described(export, events=5), "more than 5 lines, and 5 were"),
     "fewer lines than are described": (lambda export: described(export, events=10**25), "lines, and 10{25} were"),
-    "no beginning": (lambda export: lines(export, lambda found: found[1:]), "are not those that were exported"),
+    "no beginning": (lambda export: lines(export, lambda found: found[1:]), "hold no run_started"),
     "another beginning": (lambda export: described(export, started=described_start(export) | {"seed": 8}), "'started'"),
     "another end": (lambda export: described(export, finished=None), "another 'finished'"),
     "another number of decisions": (lambda export: described(export, decisions=9), "another 'decisions'"),
