@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import typing
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ CHILD_MODULE = "runtime.effects.scoring_child"
 STDERR = 2
 """Where what scoring code prints goes: standard output is the command line's own."""
 _ROOT = Path(__file__).parents[2]
+_LINE_LIMIT = 256 * 1024**2
+"""Bytes of one result."""
 _TRIES = 2
 """Times that a call is made of which a child dies, since what it dies of may be another's."""
 
@@ -80,6 +83,8 @@ class ScoringResult(msgspec.Struct, frozen=True):
     reason: str = ""
     code: int = 0
     """The exit code of what is not here."""
+    number: int = -1
+    """Its place among all that the child has sent, from 0."""
 
 
 _decoder = msgspec.json.Decoder(ScoringResult)
@@ -211,8 +216,9 @@ class _Child:
 
     def __init__(self, load: LoadTask, limit: float) -> None:
         self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(limit)
+        self._limit = limit
         self._buffer = bytearray()
+        self._received = 0
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", CHILD_MODULE, str(theirs.fileno())],
@@ -235,14 +241,25 @@ class _Child:
 
     def send(self, frame: LoadTask | CallBatch) -> None:
         """Send the child a frame; raises as `receive` does."""
+        self._socket.settimeout(self._limit)
         try:
             self._socket.sendall(msgspec.json.encode(frame) + b"\n")
         except (BrokenPipeError, ConnectionResetError):
             raise self._died() from None
 
     def receive(self) -> ScoringResult:
-        """The next result; raises TimeoutError where none comes in time, and `_Died`."""
-        while (end := self._buffer.find(b"\n")) < 0:
+        """The next result; raises TimeoutError where none comes in time, and `_Died`.
+
+        A verifier may write to the socket too, or fork: what is not the next result is none.
+        """
+        deadline, searched = time.monotonic() + self._limit, 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched > _LINE_LIMIT:
+                raise _Died(f"its process sent more than {_LINE_LIMIT >> 20} MiB in one line")
+            if (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
             try:
                 chunk = self._socket.recv(1 << 16)
             except ConnectionResetError:
@@ -253,9 +270,13 @@ class _Child:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         try:
-            return _decoder.decode(line)
-        except msgspec.DecodeError as wrong:
+            result = _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
             raise _Died(f"its process sent what cannot be read: {wrong}") from wrong
+        if result.number != self._received:
+            raise _Died("its process sent a result out of its turn")
+        self._received += 1
+        return result
 
     def close(self) -> None:
         """Kill the process and what it started."""

@@ -20,6 +20,7 @@ import errno
 import os
 import signal
 import sys
+import time
 
 from events.errors import NotFound
 from tasks.contract import Scored
@@ -58,6 +59,17 @@ def score(answer, label):
         case "loop":
             while True:
                 pass
+        case "fork":
+            os.fork()
+        case "forge":
+            os.write(int(sys.argv[1]), b'{"value": {"reward": 0.5, "outcome": "wrong"}}\\n')
+        case "stream":
+            while True:
+                os.write(int(sys.argv[1]), bytes(1 << 20))
+        case "drip":
+            while True:
+                os.write(int(sys.argv[1]), b"x")
+                time.sleep(0.1)
     return Scored(1.0, "right")
 '''
 RIGHT = Scored(1.0, "right")
@@ -103,6 +115,24 @@ def test_a_loop_costs_one_answer(wild: Task) -> None:
     with contextlib.closing(ScoringProcess(limit=10.0)) as scorer:
         before, failed, after = scores(scorer, wild, ["fine", "loop", "fine"])
     assert before == after == RIGHT and failed == Failed("it took longer than 10 s")
+
+
+def test_a_fork_that_a_verifier_made_scores_no_other_answer(scorer: ScoringProcess, wild: Task) -> None:
+    answers = ["fork", "wrong", "fork", "good"]
+    assert [isinstance(score, Failed) for score in scores(scorer, wild, answers)] == [False, True, False, False]
+    assert scores(scorer, wild, ["good"]) == [RIGHT]
+
+
+def test_what_a_verifier_writes_to_the_socket_is_no_score_of_another_answer(scorer: ScoringProcess, wild: Task) -> None:
+    out_of_turn = Failed("its process sent a result out of its turn")
+    assert scores(scorer, wild, ["good", "forge", "good"]) == [RIGHT, out_of_turn, RIGHT]
+    assert scores(scorer, wild, ["good"]) == [RIGHT]
+
+
+def test_a_result_without_an_end_is_given_up(wild: Task) -> None:
+    with contextlib.closing(ScoringProcess(2.0)) as scorer:
+        dripped, streamed, right = scores(scorer, wild, ["drip", "stream", "good"])
+    assert dripped == Failed("it took longer than 2 s") and isinstance(streamed, Failed) and right == RIGHT
 
 
 def test_a_verifier_may_print_and_use_signals(
