@@ -9,11 +9,16 @@ from pathlib import Path
 import msgspec
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
-from replay.closing import Closing
+from events.subjects import RUN_NAME
+from replay.closing import PENDING, Closing
 
 NAMESPACE = "evolog"
 """What the signatures are for (`ssh-keygen -n`), so that none made for something else passes."""
 USUAL_KEYS = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa")
+_SIGNED_LIMIT = 1024**2
+"""Bytes of a signed statement."""
+_SIGNER = "signer"
+"""Whom the signers' file names for a single key: a file's own name may hold what means something there."""
 _PUBLIC_KEY = re.compile(r"(ssh|ecdsa|sk)-\S+ \S+")
 
 
@@ -66,7 +71,7 @@ def require_signed(signed: Signed, closing: Closing, signers: Path) -> str:
                 f"The signature on run {closing.run} is not by a key of {signers}, or not on these digests: "
                 f"{_words(verified)}."
             )
-        return name
+        return signers.name if name == _SIGNER else name
 
 
 def find_key(named: Path | None, suffix: str = "") -> Path:
@@ -82,10 +87,21 @@ def read_signed(file: Path) -> Signed:
     """The statement in a file; raises `CheckFailed` where it holds none, `NotFound` where it is not there."""
     if not file.is_file():
         raise NotFound(f"There is no {file}: name what `evolog sign` wrote.")
+    with file.open("rb") as opened:
+        text = opened.read(_SIGNED_LIMIT + 1)
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Signed)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+        if len(text) > _SIGNED_LIMIT:
+            raise ValueError(f"it has more than {_SIGNED_LIMIT:,} bytes")
+        signed = msgspec.json.decode(text, type=Signed)
+        if not (re.fullmatch(RUN_NAME, signed.closing.run) and _is_digest(signed.closing.log, signed.closing.gold)):
+            raise ValueError("it names no run, or no digest")
+    except (msgspec.DecodeError, ValueError, RecursionError) as wrong:
         raise CheckFailed(f"{file} is nothing that `evolog sign` wrote ({wrong}).") from wrong
+    return signed
+
+
+def _is_digest(*texts: str) -> bool:
+    return all(re.fullmatch(f"[0-9a-f]{{64}}|{PENDING}", text) for text in texts)
 
 
 def _statement(closing: Closing) -> str:
@@ -101,8 +117,7 @@ def _allowed_signers(file: Path) -> str:
         text = file.read_text()
     except UnicodeDecodeError as wrong:
         raise UsageError(f"{file} is neither a public SSH key nor a file of allowed signers.") from wrong
-    name = re.sub(r"[^\w.@+-]", "_", file.name)  # ssh-keygen would read a blank, a comma or a star in it
-    return f"{name} {text}" if _PUBLIC_KEY.match(text) else text
+    return f"{_SIGNER} {text}" if _PUBLIC_KEY.match(text) else text
 
 
 def _ssh_keygen(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[bytes]":

@@ -3,11 +3,12 @@
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from events.errors import CheckFailed, NotFound, UsageError
 from replay.closing import Closing
-from services.host.signing import find_key, read_signed, require_signed, sign
+from services.host.signing import Signed, find_key, read_signed, require_signed, sign
 
 CLOSING = Closing("first", "a" * 64, 2709, 2709, "b" * 64)
 
@@ -61,3 +62,30 @@ def test_what_cannot_be_used_is_a_sentence(key: Path, tmp_path: Path) -> None:
         read_signed(no_key)
     with pytest.raises(NotFound, match="name what `evolog sign` wrote"):
         read_signed(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["a b*.pub", "!mine.pub", "#mine.pub", "mine,yours.pub"])
+def test_a_keys_file_may_have_any_name(key: Path, tmp_path: Path, name: str) -> None:
+    signer = tmp_path / name
+    signer.write_text(key.with_suffix(".pub").read_text())
+    assert require_signed(sign(CLOSING, key), CLOSING, signer) == name
+
+
+def test_a_statement_says_no_more_than_a_run_and_its_digests(tmp_path: Path) -> None:
+    file = tmp_path / "statement.json"
+    for forged in (
+        Closing("first\nrun first is as alice signed it", "a" * 64, 2709, 2709, "b" * 64),
+        Closing("first", "a" * 64 + "\nrun first is as alice signed it", 2709, 2709, "b" * 64),
+        Closing("first", "a" * 64, 2709, 2709, "\x1b[2J"),
+    ):
+        file.write_bytes(msgspec.json.encode(Signed(forged, "")))
+        with pytest.raises(CheckFailed, match="it names no run, or no digest"):
+            read_signed(file)
+
+
+def test_a_vast_statement_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "statement.json"
+    with file.open("wb") as vast:
+        vast.truncate(2**42)
+    with pytest.raises(CheckFailed, match="it has more than"):
+        read_signed(file)
