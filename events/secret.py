@@ -142,7 +142,12 @@ class Scanner:
 
 
 _PERCENT = re.compile(rb"%(?:25)*([0-9a-fA-F]{2})")
-_ESCAPE = re.compile(rb"\\+(?:[xX](HEX{2})|[uU](?:0000)?(HEX{4})|u\{(HEX{1,6})\}|(/))".replace(b"HEX", b"[0-9a-fA-F]"))
+_ESCAPE = re.compile(
+    rb"(?<!\\)\\++(?:[xX](HEX{2})|[uU](?:0000)?(HEX{4})|u\{(HEX{1,6})\}|(/))".replace(b"HEX", b"[0-9a-fA-F]")
+)
+"""A run of backslashes is matched from its beginning alone, and as a whole: it takes time by its length, not by its
+square.
+"""
 _ANY_ESCAPE = re.compile(rb"\\[xXuU/]")
 """Found ten times as fast as `_ESCAPE`, which may begin with several backslashes."""
 
@@ -163,7 +168,7 @@ def _forms_of(character: str) -> str:
     code = f"{ord(character):x}"
     percent = "".join(f"%(?:25)*(?i:{byte:02x})" for byte in character.encode())
     escapes = rf"(?i:x{code:0>2}|u(?:0000)?{code:0>4}|u\{{0*{code}\}}){'|/' * (character == '/')}"
-    return rf"(?:{re.escape(character)}|{percent}|(?:\\|%(?:25)*5[cC])+(?:{escapes}))"
+    return rf"(?:{re.escape(character)}|{percent}|(?<!\\)(?:\\|%(?:25)*5[cC])++(?:{escapes}))"
 
 
 def _texts(*texts: str) -> tuple[bytes, ...]:

@@ -3,6 +3,7 @@
 import base64
 import codecs
 import math
+import time
 from urllib.parse import quote
 
 import msgspec
@@ -364,3 +365,13 @@ def test_keys_of_the_environment_are_secrets() -> None:
         {"ANTHROPIC_API_KEY": " sk-1 ", "ANTHROPIC_AUTH_TOKEN": "t", "OPENAI_API_KEY": "", "PATH": "/bin"}
     )
     assert [secret.reveal() for secret in found] == ["sk-1", "t"]
+
+
+def test_backslashes_are_searched_in_time_by_their_number() -> None:
+    scanner = Scanner([Secret("sk-ant-0123456789")])
+    backslashes = "\\" * 200_000
+    began = time.process_time()
+    assert not scanner.finds(f"{backslashes}q \\x41".encode())
+    assert scanner.finds(f"{backslashes}x73k-ant-0123456789".encode())
+    assert scanner.redact(f"{backslashes}q sk-ant-0123456789") == f"{backslashes}q {MARKER}"
+    assert time.process_time() - began < 5
