@@ -440,8 +440,8 @@ def copy(source: str, target: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file or folder if it is there, whatever rights an attempt has left on it; raises OSError where that
-    cannot be.
+    """Remove a file or folder if it is there, whatever rights an attempt has left on it and however deep it is; raises
+    OSError where that cannot be.
     """
     with contextlib.suppress(OSError):
         return os.rmdir(path)  # most attempts write nothing
@@ -449,12 +449,20 @@ def remove(path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         return
-    os.chmod(path, 0o700)
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            if not os.path.islink(os.path.join(folder, name)):
-                os.chmod(os.path.join(folder, name), 0o700)
-    shutil.rmtree(path)
+    folders, moved = [path], 0
+    while folders:
+        folder = folders.pop()
+        os.chmod(folder, 0o700)
+        with os.scandir(folder) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):  # moved up: there is no end to how deep folders can be
+                    os.chmod(entry.path, 0o700)
+                    moved += 1
+                    folders.append(f"{path}-{moved}")
+                    os.rename(entry.path, folders[-1])
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(folder)
 
 
 def kill(process: int) -> None:

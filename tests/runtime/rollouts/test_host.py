@@ -356,6 +356,15 @@ def test_a_process_that_an_attempt_left_has_ended_when_the_next_begins(stage: St
     assert len({outcome.answer for outcome in stage.play(code, items=1, attempts=3)}) == 1
 
 
+def test_folders_without_end_cost_the_attempt_that_made_them_alone(stage: Stage) -> None:
+    code = (
+        "import os\ndef solve(item, model, data):\n"
+        "  for _ in range(3000): os.mkdir('d', 0o700), os.symlink('/', 'link'), os.chdir('d')\n"
+        "  os.chmod('..', 0)\n  return 'done'"
+    )
+    assert [outcome.answer for outcome in stage.play(code, items=2, attempts=2)] == ["done"] * 4
+
+
 def test_the_descriptors_of_the_template_are_out_of_an_attempts_reach(stage: Stage) -> None:
     code = (
         "import os, sys\ndef solve(item, model, data):\n"
