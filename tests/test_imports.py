@@ -46,6 +46,7 @@ FIELDS_OF = (
     "manifest",
     "closing",
     "signed.closing",
+    "closed",
 )
 """Expressions whose fields of gold's name are figures: an audit's rows and tables, a run's events on the stream
 GOLD, and the digest that closes it.

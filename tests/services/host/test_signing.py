@@ -29,7 +29,7 @@ def test_a_signature_holds_for_its_run_and_its_key_alone(key: Path, tmp_path: Pa
     assert require_signed(signed, CLOSING, key.with_suffix(".pub")) == "mine.pub"
     odd = tmp_path / "my key, 1*.pub"
     odd.write_text(key.with_suffix(".pub").read_text())
-    assert require_signed(signed, CLOSING, odd) == "my_key__1_.pub"
+    assert require_signed(signed, CLOSING, odd) == "my key, 1*.pub"
     with pytest.raises(CheckFailed, match="is not by a key of"):
         require_signed(signed, CLOSING, new_key(tmp_path, "another").with_suffix(".pub"))
     for other in (Closing("first", "c" * 64, 2709, 2709, "b" * 64), Closing("first", "a" * 64, 2709, 2709, "pending")):
