@@ -252,7 +252,7 @@ def test_what_the_tools_gave_is_what_the_agent_may_see(recorded: Recorded, provi
     assert (
         found[4] == '["purpose","count_star()"]\n["probe",16]' and "cannot be read" in found[5] and "oops" in found[5]
     )
-    assert "disabled" in found[6] and "def solve" in found[7] and "no tool 'guess'" in found[8]
+    assert "is refused" in found[6] and "def solve" in found[7] and "no tool 'guess'" in found[8]
     assert "agent.py names" in found[9]
 
 

@@ -2,17 +2,21 @@
 brings runs in the sandbox.
 """
 
-import hashlib
-import json
 import shutil
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
+from events import codec
+from events.run import RunStarted
 from replay.exports import folder
-from runtime.blobs.directory import Blobs
+from runtime.log.port import Stored
+from runtime.run.decide import DECIDER
+from runtime.run.decider import DecisionSession
 from tests.harness.cli import CliHarness, CommandResult
 from tests.harness.paths import TOY
 from tests.harness.tasks.smaller import small_toy
@@ -55,31 +59,41 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
     task = small_toy(here / "toy")
     (here / "mine.py").write_text(VERIFIER)
     place.evolog("run", str(task), "--verifier", str(here / "mine.py"), "--levers", "scaffold", "--name", "r")
-    place.evolog("replay", "r", "--export", str(out))
+    place.evolog("replay", "r", "--export", str(here / "honest"))
     assert "1 performed again, all the same" in place.evolog("replay", "r", "--perform", "meta_agent").out
-    plant(out, task, f"open({str(mark)!r}, 'a').write('{{}}')\n")
+    plant(here / "honest", out, task, f"open({str(mark)!r}, 'a').write('{{}}')\n")
     yield Attack(place, out, task, mark)
 
 
-def plant(export: Path, task: Path, marking: str) -> None:
-    """Put code that leaves a mark into a task's folder in the export and into the run's verifier, and have events and
-    description name both.
+def plant(honest: Path, export: Path, task: Path, marking: str) -> None:
+    """Write an export anew, with code that leaves a mark in a task's folder in it and in the run's verifier.
+
+    All of it fits: whoever writes an export can decide the run again.
     """
-    planted = shutil.copytree(task, export / "task")
-    for file in planted.rglob("*.py"):
-        file.write_text(marking.format(file.name) + file.read_text())
     attempt = f"try:\n    {marking.format('blob')}except OSError as refused:\n    REFUSED = refused\n"
-    code = Blobs(export / folder.BLOBS).put((attempt + VERIFIER).encode())
-    manifest = json.loads((export / folder.MANIFEST).read_bytes())
-    began, *rest = (export / folder.EVENTS).read_bytes().splitlines(keepends=True)
-    old = {"task": manifest["started"]["task"], "verifier_code": manifest["started"]["verifier_code"]}
-    new = {"task": str(planted), "verifier_code": code}
-    for key in old:
-        began = began.replace(json.dumps(old[key]).encode(), json.dumps(new[key]).encode())
-    (export / folder.EVENTS).write_bytes(began + b"".join(rest))
-    manifest["sha256"][folder.EVENTS] = hashlib.sha256((export / folder.EVENTS).read_bytes()).hexdigest()
-    manifest |= {"started": manifest["started"] | new, "blobs": manifest["blobs"] + 1}
-    (export / folder.MANIFEST).write_text(json.dumps(manifest))
+    run = folder.read(honest)
+    code = run.blobs.put((attempt + VERIFIER).encode())
+    messages = forged(run.messages, task=str(export / "task"), verifier_code=code)
+    folder.write(run._replace(messages=messages), export, "1")
+    for file in shutil.copytree(task, export / "task").rglob("*.py"):
+        file.write_text(marking.format(file.name) + file.read_text())
+
+
+def forged(messages: Sequence[Stored], **of_start: str) -> list[Stored]:
+    """A run's messages as they would be had it begun otherwise and its services said the same."""
+    session, decided, written = DecisionSession(DECIDER, "r"), defaultdict[str, deque[bytes]](deque), list[Stored]()
+    for stored in messages:
+        event = codec.decode_at(stored.subject, stored.data)
+        if isinstance(event.data, RunStarted):
+            event = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **of_start))
+            stored = msgspec.structs.replace(stored, data=codec.encode(event))
+        elif event.source == "controller":
+            stored = msgspec.structs.replace(stored, data=decided[stored.subject].popleft())
+        written.append(stored)
+        if decision := session.feed(stored, codec.decode_at(stored.subject, stored.data)):
+            for made, payload in zip(decision.events, decision.payloads, strict=True):
+                decided[made.subject].append(payload)
+    return written
 
 
 def test_no_command_runs_what_an_export_names(attack: Attack) -> None:
@@ -89,8 +103,7 @@ def test_no_command_runs_what_an_export_names(attack: Attack) -> None:
     assert "verifier: none performed again" in said.out and "with --trust-code" in said.out
     said = attack.run("replay", attack.export, "--swap", f"verifier={TOY}", code=77)
     assert said.err.startswith("evolog: The run came as an export and names the task") and said.err.count("\n") == 1
-    attack.run("replay", attack.export, code=3)  # its first decision was made on another beginning
-    for command in (("show",), ("diff", attack.export), ("replay", "--to", "9")):
+    for command in (("replay",), ("show",), ("diff", attack.export), ("replay", "--to", "9")):
         attack.run(command[0], attack.export, *command[1:], code=0)
 
 
