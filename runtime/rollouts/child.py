@@ -357,11 +357,11 @@ class Stage:
         status = 1
         try:
             LIBC.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+            for descriptor in foreign:
+                os.close(descriptor)
             LIBC.prctl(_DUMPABLE, 1, 0, 0, 0)  # so that its memory can be counted
             if not SEES_CHILDREN:
                 os.setpgid(0, 0)
-            for descriptor in foreign:
-                os.close(descriptor)
             os.chdir(folder)
             os.environ["TMPDIR"] = os.environ["PWD"] = folder
             tempfile.tempdir = None

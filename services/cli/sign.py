@@ -25,6 +25,7 @@ def sign(run: str, directory: Path, key: Path | None, out: Path | None, as_json:
 
     from replay.closing import PENDING, closing
     from replay.soundness import require_decided
+    from runtime.broker.credentials import write_private
     from services.cli.reading import read_run
     from services.host.signing import find_key
     from services.host.signing import sign as sign_closing
@@ -41,7 +42,7 @@ def sign(run: str, directory: Path, key: Path | None, out: Path | None, as_json:
     if closed.gold == PENDING:
         raise TryAgain(f"The audit of run {history.run} has not ended, which is signed too: try again when it has.")
     signed = sign_closing(closed, key)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(signed)) + b"\n")
+    write_private(path, msgspec.json.format(msgspec.json.encode(signed)).decode() + "\n")
     if as_json:
         click.echo(msgspec.json.encode(signed).decode())
     else:

@@ -21,6 +21,9 @@ from runtime.rollouts.shard import RolloutKey
 ROUNDING = 1e-9
 """Relative error of a mean that may come from adding in another order."""
 
+LOGPROB_ROUNDING = 1e-3
+"""How far above 0 a server's rounding may put a log-probability, in nats."""
+
 _REFUSED_REWARD = re.compile(r"the reward is (\S+); expected")
 """How `tasks/loading.py` reports a reward that is NaN, infinite or beyond all limits."""
 
@@ -119,6 +122,12 @@ def out_of_range(events: Sequence[StoredEvent], low: float = -1e9, high: float =
                 subject = f"The score of generation {generation}"
             case GoldScored(score=value, cell=cell, split=split):
                 subject = f"The gold score of cell {cell} on {split}"
+            case ModelCalled(logprobs=logprobs) if (
+                highest := max((max(tokens, default=0.0) for tokens in logprobs), default=0.0)
+            ) > LOGPROB_ROUNDING:
+                sentence = f"A token's log-probability is {highest:g}, and none lies above 0."
+                faults.append(ProvenanceFault(stored.sequence, sentence))
+                continue
             case ScoringFailed(reason=reason, item=item) if refused := _REFUSED_REWARD.search(reason):
                 faults.append(
                     ProvenanceFault(

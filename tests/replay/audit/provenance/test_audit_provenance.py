@@ -383,6 +383,13 @@ def test_a_score_out_of_range_is_found(name: str, fields: dict[str, float], word
     assert finding[:2] == (2, "The gold score of cell start on test is 1.01, and it must lie in [0, 1].")
 
 
+@pytest.mark.parametrize(("logprob", "found"), [(-0.1, False), (1e-6, False), (1.0, True), (1e300, True)])
+def test_a_log_probability_above_0_is_found(logprob: float, found: bool) -> None:
+    story = CleanRun()
+    story.change("called", logprobs=((-0.5, logprob),))
+    assert [name for name, _ in story.found().get("out_of_range", [])] == ["called"] * found
+
+
 @pytest.mark.parametrize("reward", ["nan", "-inf", "1e+200"])
 def test_a_reward_that_could_not_be_recorded_is_found(reward: str) -> None:
     story = CleanRun()
