@@ -101,6 +101,14 @@ def test_a_launcher_that_hangs_fails_no_attempt(
             table.run(shard(table, kind))
 
 
+def name_of(process: int) -> str:
+    """The program that a process runs; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{process}/exe").readlink().name
+    except OSError:
+        return ""
+
+
 def test_a_sandbox_that_is_killed_from_outside_fails_no_attempt(tmp_path: Path, table: RunnerHarness) -> None:
     waits = "import time\ndef solve(item, model, data):\n  model.complete(item.prompt, ['go'])\n  time.sleep(600)"
     policy = FirstChoicePolicy()
@@ -109,10 +117,7 @@ def test_a_sandbox_that_is_killed_from_outside_fails_no_attempt(tmp_path: Path, 
 
     def kill() -> None:
         wait_until(lambda: policy.asked, "it is at work")
-        launchers = [
-            one for one in tree(os.getpid()) if os.path.basename(os.path.realpath(f"/proc/{one}/exe")) == "bwrap"
-        ]
-        os.kill(launchers[0], signal.SIGKILL)
+        os.kill(next(one for one in tree(os.getpid()) if name_of(one) == "bwrap"), signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(TryAgain, match="killed from outside, by SIGKILL"):
