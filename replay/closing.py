@@ -142,11 +142,11 @@ def marks_of(messages: Iterable[Stored], every: int) -> tuple[str, ...]:
     return (*marks, total.digest.hex()[:_MARK_DIGITS]) if total.events % every else tuple(marks)
 
 
-def first_changed(messages: Sequence[Stored], every: int, marks: Sequence[str]) -> Sequence[Stored]:
-    """The messages among which the first lies that is not as it was when the marks were made.
+def first_changed(messages: Sequence[Stored], every: int, now: Sequence[str], then: Sequence[str]) -> Sequence[Stored]:
+    """The messages, whose marks are `now`, among which the first lies that is not as it was when they were `then`.
 
     The last ones where some are missing at the end; none where nothing differs.
     """
-    pairs = zip_longest(marks_of(messages, every), marks)
-    index = next((index for index, (now, then) in enumerate(pairs) if now != then), None)
+    pairs = zip_longest(now, then)
+    index = next((index for index, (mark, known) in enumerate(pairs) if mark != known), None)
     return [] if index is None else messages[index * every : (index + 1) * every] or messages[-1:]

@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from events.codec import Event
@@ -96,8 +97,14 @@ def second_events(messages: Sequence[Stored]) -> list[str]:
 
 async def read_history(log: Log, gold: Log, run: str, blobs: Blobs, gold_blobs: Blobs) -> History:
     """Read a run from the two logs as they are now."""
+    history = await read_decided(log, run)
+    return history._replace(gold=await gold_messages(gold, run), blobs=blobs, gold_blobs=gold_blobs)
+
+
+async def read_decided(log: Log, run: str) -> History:
+    """Read what deciding a run again needs: its messages and its past's, without the auditor's and without blobs."""
     past, own = await lineage.past(log, run), await lineage.messages(log, Span(run))
-    return History(run, past, own, await gold_messages(gold, run), blobs, gold_blobs)
+    return History(run, past, own, [], Blobs(Path()), Blobs(Path()))
 
 
 async def gold_messages(gold: Log, run: str) -> list[Stored]:

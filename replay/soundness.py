@@ -4,12 +4,13 @@ and an export is what its description says.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from events import codec
 from events.errors import CheckFailed
 from events.subjects import run_of
 from replay.chain import Chain
-from replay.closing import Closing, closing, first_changed
+from replay.closing import Closing, closing, first_changed, marks_of
 from replay.history import History
 from replay.replayer import redecide
 from runtime.log import lineage
@@ -19,6 +20,18 @@ MARK_LOG, MARK_GOLD = 100, 1
 """An export's description has a mark after so many messages of a stream."""
 Marks = tuple[tuple[str, ...], tuple[str, ...]]
 """Of EVOLOG and of GOLD: see `replay.closing.marks_of`."""
+
+
+class Digests(NamedTuple):
+    """What an export's description says of its events by digests."""
+
+    closing: Closing
+    marks: Marks
+
+
+def digests_of(history: History) -> Digests:
+    """The digests of a recorded run."""
+    return Digests(closing(history), (marks_of(history.messages, MARK_LOG), marks_of(history.gold, MARK_GOLD)))
 
 
 def require_recorded(history: History) -> None:
@@ -54,33 +67,32 @@ def require_decided(history: History) -> None:
 
     A decision of a newer version of the decider than this code knows is left as it is.
     """
-    require_recorded(history)
+    if not history.exported:  # else it was when it was read
+        require_recorded(history)
     difference = redecide(history).difference
     if difference and not difference.newer:
         raise CheckFailed(f"Run {history.run} is not as it was recorded: {difference}.")
 
 
-def require_described(history: History, described: Closing, marks: Marks) -> None:
-    """Raise `CheckFailed`, naming the first bad event or the range that it lies in, unless these are the digests and
-    marks of the run.
+def require_described(history: History, now: Digests, described: Digests) -> None:
+    """Raise `CheckFailed`, naming the first bad event or the range that it lies in, unless the run's digests are those
+    that were described.
     """
-    for stream, messages, every, known in (
-        ("EVOLOG", history.messages, MARK_LOG, marks[0]),
-        ("GOLD", history.gold, MARK_GOLD, marks[1]),
+    for stream, messages, every, marks, known in (
+        ("EVOLOG", history.messages, MARK_LOG, now.marks[0], described.marks[0]),
+        ("GOLD", history.gold, MARK_GOLD, now.marks[1], described.marks[1]),
     ):
-        if bad := first_changed(messages, every, known):
+        if bad := first_changed(messages, every, marks, known):
             raise CheckFailed(
                 f"The events of run {history.run} on {stream} are not those that were exported: the first that was "
                 f"changed, added or lost lies at {_range(bad)}."
             )
-        if len(known) < len(messages) // every:
-            raise CheckFailed(f"Run {history.run} has events on {stream} that were not exported.")
-    now = closing(history)
     for what in Closing.__struct_fields__:
-        if getattr(now, what) != getattr(described, what):
+        is_now, was = getattr(now.closing, what), getattr(described.closing, what)
+        if is_now != was:
             raise CheckFailed(
-                f"The description of run {history.run} says that it closes with {what} {getattr(described, what)}, and "
-                f"its events give {getattr(now, what)}: the description is not as it was written."
+                f"The description of run {history.run} says that it closes with {what} {was}, and its events give "
+                f"{is_now}: the description is not as it was written."
             )
 
 

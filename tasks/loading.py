@@ -9,7 +9,8 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -173,15 +174,9 @@ class Task(msgspec.Struct, frozen=True):
         """The questions under the perturbation `name`; raises Misconfigured where it fails or gives other ids or labels
         than it may.
         """
-        try:
+        with self._running_gold(name):
             changed = self.perturbations()[name].change(questions, truth, seed)
             labels, ids = sorted(changed.labels), [item.id for item in changed.items]
-        except UserError:
-            raise
-        except Exception as error:
-            raise without_extra(error) or self._broken(
-                "gold", f"{name} raised {type(error).__name__}: {error}"
-            ) from error
         if labels != sorted(questions.labels):
             raise self._broken(
                 "gold",
@@ -247,14 +242,8 @@ class Task(msgspec.Struct, frozen=True):
         For the auditor only.
         """
         gold = _module(self.folder, self.package, "gold")
-        try:
+        with self._running_gold(name):
             return self._finite(name, _extra_metrics(gold)[name](answer, label))
-        except UserError:
-            raise
-        except Exception as error:
-            raise without_extra(error) or self._broken(
-                "gold", f"{name} raised {type(error).__name__}: {error}"
-            ) from error
 
     def canaries(self, label: str) -> dict[str, tuple[float, float]]:
         """The reward and the gold score of answers that need no skill, by name; none where gold.py has none.
@@ -378,6 +367,18 @@ class Task(msgspec.Struct, frozen=True):
     def _broken(self, part: str, fault: str) -> Misconfigured:
         file = self.judge.__file__ if self.judge and part == "verifier" else f"{self.folder / part}.py"
         return Misconfigured(f"{file}: {fault}; mend it and try again.")
+
+    @contextmanager
+    def _running_gold(self, name: str) -> Iterator[None]:
+        """Raise Misconfigured for what a function of gold.py raises, or what is missing where that is an extra."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise without_extra(error) or self._broken(
+                "gold", f"{name} raised {type(error).__name__}: {error}"
+            ) from error
 
     def _part(self, part: str, name: str) -> Any:
         return getattr(

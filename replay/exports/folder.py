@@ -29,9 +29,9 @@ from events.errors import CheckFailed, NotFound, UsageError
 from events.run import RunFinished, RunStarted
 from events.subjects import GOLD, LOG, PREFIX, RUN_NAME, check_run_name, head, run_of
 from events.time import nanoseconds, rfc3339
-from replay.closing import Closing, closing, marks_of
+from replay.closing import Closing
 from replay.history import History
-from replay.soundness import MARK_GOLD, MARK_LOG, Marks, require_described, require_recorded
+from replay.soundness import Digests, Marks, digests_of, require_described, require_recorded
 from runtime.blobs.directory import Blobs, Tree
 from runtime.blobs.files import open_regular, regular_files
 from runtime.log.port import Stored
@@ -149,7 +149,7 @@ def write(history: History, target: Path, version: str) -> Manifest:
         }
         copied = _copy(history.everything, history.blobs, temporary / BLOBS)
         copied += _copy(history.gold, history.gold_blobs, temporary / GOLD_BLOBS)
-        manifest = _describe(history, version, copied, sums)
+        manifest = _describe(history, digests_of(history), version, copied, sums)
         (temporary / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         if target.exists():
             target.rmdir()
@@ -175,10 +175,11 @@ def read(folder: Path) -> History:
     past = [stored for stored in messages if run_of(stored.subject) != manifest.run]
     own = [stored for stored in messages if run_of(stored.subject) == manifest.run]
     history = History(manifest.run, past, own, gold, Blobs(folder / BLOBS), Blobs(folder / GOLD_BLOBS), exported=True)
+    digests = digests_of(history)
     if manifest.closing:
-        require_described(history, manifest.closing, manifest.marks)
+        require_described(history, digests, Digests(manifest.closing, manifest.marks))
     require_recorded(history)
-    said = _describe(history, manifest.version, manifest.blobs, manifest.sha256)
+    said = _describe(history, digests, manifest.version, manifest.blobs, manifest.sha256)
     for field in manifest.__struct_fields__:
         if (field not in CLOSING_FIELDS or manifest.closing) and getattr(manifest, field) != getattr(said, field):
             raise CheckFailed(
@@ -201,7 +202,7 @@ def files(folder: Path) -> Iterator[tuple[Path, int]]:
         yield path, status.st_size
 
 
-def _describe(history: History, version: str, blobs: int, sums: dict[str, str]) -> Manifest:
+def _describe(history: History, digests: Digests, version: str, blobs: int, sums: dict[str, str]) -> Manifest:
     """The description of a run, as its events have it."""
     return Manifest(
         format=FORMAT,
@@ -216,8 +217,8 @@ def _describe(history: History, version: str, blobs: int, sums: dict[str, str]) 
         began=rfc3339(history.messages[0].time),
         finished=history.finished,
         decisions=sum(stored.subject == head(history.run) for stored in history.messages),
-        closing=closing(history),
-        marks=(marks_of(history.messages, MARK_LOG), marks_of(history.gold, MARK_GOLD)),
+        closing=digests.closing,
+        marks=digests.marks,
     )
 
 

@@ -4,7 +4,6 @@ runs that were imported.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -14,7 +13,7 @@ from replay.archive.query import query, query_file
 from replay.closing import RunDigest, closing_with
 from replay.exports import folder
 from replay.exports.contents import check_contents
-from replay.history import History
+from replay.history import read_decided
 from replay.integrity import Examination, Health, LogFault, StreamSummary, find_damage, forks_among
 from replay.replayer import redecide
 from runtime.blobs.directory import Blobs
@@ -116,15 +115,16 @@ async def _decided_otherwise(
             continue
         say(f"{LOG}: deciding {run} again")
         try:
-            past, own = await lineage.past(log, run), await lineage.messages(log, lineage.Span(run))
-            result = await asyncio.to_thread(redecide, History(run, past, own, [], Blobs(Path()), Blobs(Path())))
+            history = await read_decided(log, run)
         except NotFound:  # messages on the subjects of a run that never began
             continue
+        try:
+            difference = (await asyncio.to_thread(redecide, history)).difference
         except CheckFailed as wrong:
             what = f"run {run} does not come out again: {str(wrong).removesuffix('.')}"
-            faults.append(LogFault(LOG, own[0].sequence, own[-1].sequence, what, run))
+            faults.append(LogFault(LOG, history.messages[0].sequence, history.messages[-1].sequence, what, run))
             continue
-        if (difference := result.difference) and not difference.newer:
+        if difference and not difference.newer:
             faults.append(LogFault(LOG, difference.sequence, difference.sequence, str(difference), run))
     return faults
 

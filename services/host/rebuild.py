@@ -16,10 +16,8 @@ from replay.archive.rebuild import RebuildResult, rebuild, rebuild_from_history
 from replay.chain import ChainBreak
 from replay.closing import Closing, closing, closing_with, digest_of
 from replay.exports.parquet import filled_tables, require_empty, write_parquet
-from replay.history import EventProgress, History, gold_messages
+from replay.history import EventProgress, History, gold_messages, read_decided
 from replay.replayer import redecide
-from runtime.blobs.directory import Blobs
-from runtime.log import lineage
 from runtime.log.jetstream import Connection
 from runtime.log.socket import BulkReader
 from services.host.node import Node
@@ -109,10 +107,9 @@ async def _check(connection: Connection, result: RebuildResult, progress: EventP
         closings.append(closing_with(run, digest, digest_of(await gold_messages(gold, run))))
         if run in result.grown and not broken and not result.gap:
             try:
-                past, own = await lineage.past(log, run), await lineage.messages(log, lineage.Span(run))
+                history = await read_decided(log, run)
             except NotFound:  # messages on the subjects of a run that never began
                 continue
-            history = History(run, past, own, [], Blobs(Path()), Blobs(Path()))
             broken = await asyncio.to_thread(_decided_otherwise, history, progress)
     return CheckedRuns(closings, broken)
 

@@ -4,6 +4,7 @@ stops all together.
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -72,12 +73,8 @@ Announce = Callable[[str], None]
 """Hears a sentence for everything that happens."""
 _LOGGED = re.compile(r"^[0-9-]+ [0-9:,]+ ERROR ")
 """What stands before an error's sentence in a service's log."""
-SetUnfit = Callable[[str, str], None]
-"""Hears of a process by name what keeps it from its work on this host, or nothing where it is tried again."""
-
-
 Tell = Callable[[str, str | None], None]
-"""Hears of a process, by its name, what keeps it from working, and None when it works."""
+"""Hears of a process, by its name, what keeps it from working, and None when it works or is tried again."""
 
 
 class _Service(NamedTuple):
@@ -283,29 +280,21 @@ async def _keep_all(
     troubles: dict[str, str] = {}
     unfit: dict[str, str] = {}
 
-    def write() -> None:
+    def note(sentences: dict[str, str], name: str, sentence: str | None) -> None:
         nonlocal running
+        sentences.pop(name, None)
+        if sentence:
+            sentences[name] = sentence
         url = running.url if broker is None else broker.url
         before = running
         running = msgspec.structs.replace(running, url=url, troubles=tuple(troubles.values()), unfit=dict(unfit))
         if running != before:
             node.write(running)
 
-    def tell(name: str, trouble: str | None) -> None:
-        troubles.pop(name, None)
-        if trouble:
-            troubles[name] = trouble
-        write()
-
-    def set_unfit(name: str, sentence: str) -> None:
-        unfit.pop(name, None)
-        if sentence:
-            unfit[name] = sentence
-        write()
-
+    tell, tell_unfit = functools.partial(note, troubles), functools.partial(note, unfit)
     async with asyncio.TaskGroup() as group:
         starting = asyncio.Semaphore(len(os.sched_getaffinity(0)))  # all at once would hold up the first, and the user
-        keepers = [group.create_task(_keep(service, starting, announce, tell, set_unfit)) for service in services]
+        keepers = [group.create_task(_keep(service, starting, announce, tell, tell_unfit)) for service in services]
         if broker is not None:
             keepers.append(group.create_task(_keep_server(broker, announce, tell)))
         node.write(running)
@@ -326,7 +315,7 @@ async def _keep_all(
 
 
 async def _keep(
-    service: _Service, starting: asyncio.Semaphore, announce: Announce, tell: Tell, set_unfit: SetUnfit
+    service: _Service, starting: asyncio.Semaphore, announce: Announce, tell: Tell, tell_unfit: Tell
 ) -> None:
     name, said, pause = f"{service.name} {service.number}", "", UNFIT_PAUSE
 
@@ -337,13 +326,13 @@ async def _keep(
             if time.monotonic() - began > LONG_LIFE:
                 said = ""
             sentence = _LOGGED.sub("", children.last_line(service.log)).removesuffix(".") + "."
-            set_unfit(name, sentence)
+            tell_unfit(name, sentence)
             if sentence != said:
                 announce(f"{name} cannot work here: {sentence} It is tried again until that is put right.")
                 said, pause = sentence, UNFIT_PAUSE
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_UNFIT_PAUSE)
-            set_unfit(name, "")
+            tell_unfit(name, None)
             began = time.monotonic()
         return f"{name} ended with exit code {code} (its log: {children.last_line(service.log)})"
 
