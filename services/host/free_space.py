@@ -7,11 +7,10 @@ import msgspec
 
 from events.errors import TryAgain
 from events.run import RunFinished
-from events.subjects import LOG, run_of, subject
 from replay.optimizer_states import StatesOfRun, states_of_run, unneeded
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
-from runtime.log.lineage import FOREVER, Span, run_starts
+from runtime.log.lineage import FOREVER, Span, firsts, run_starts
 from runtime.log.port import Log
 from services.host.node import Node
 from services.host.sources import find_run, with_logs
@@ -83,8 +82,7 @@ def _busy(node: Node) -> TryAgain:
 
 
 async def _all_runs(log: Log) -> list[StatesOfRun]:
-    ends = await log.last([subject(LOG, "*", "*", RunFinished.tag())])
-    last = {run_of(subject): stored.sequence for subject, stored in ends.items()}
+    last = {run: stored.sequence for run, stored in (await firsts(log, RunFinished)).items()}
     runs = []
     for run in await run_starts(log):
         past = await lineage.past(log, run)
