@@ -147,7 +147,7 @@ def stopped_in_its_work(system: CliHarness) -> int:
     """The trainer's process, stopped while it trains on a batch."""
 
     def rooms() -> list[Path]:
-        return list((system.node.directory / "work" / "trainer-0").glob("tmp*"))
+        return list((system.node.directory / "work").glob("trainer-0-*/tmp*"))
 
     while True:
         wait_until(lambda: rooms() != [], "a batch is being trained on")
