@@ -1,13 +1,15 @@
 """How long a run stands still when processes are killed: `python -m tests.bench.kills [VICTIM ...] [--kills 20]`.
 
-Each kill falls into a toy run of its own, in the midst of the victim's work: up to a tenth of a second after an event
-that hands it some, or after any event where it is handed none. The stop is the longest time between two neighbouring
-events of the run and of its audit that ends after the kill; undisturbed runs have such a time too. Of the archivist,
-which appends nothing, it is the time until SQL is answered again. `row` kills four different victims, half a second
-apart. Only one process of a service falls at a time.
+Each kill falls into a toy run, in the midst of the victim's work: up to a tenth of a second after an event that hands
+it some, or after any event where it is handed none. A run sees several kills, far enough apart for the run to have gone
+on. The stop is the longest time between two neighbouring events of the run and of its audit that ends after the kill
+and before the next; undisturbed runs have such a time too. Of the archivist, which appends nothing, it is the time
+until SQL is answered again. `row` kills four different victims, half a second apart. Only one process of a service
+falls at a time.
 """
 
 import argparse
+import math
 import os
 import random
 import signal
@@ -34,9 +36,14 @@ ROW = "row"
 VICTIMS = (*SERVICES, "nats-server", "supervisor")
 TRIGGERS = CONSUMERS | {"auditor": ("run_finished",)}
 """The events after which a victim is killed: the auditor's are those after which nobody else works."""
-CALM = 5
+CALM = 3
 """Undisturbed runs; the first does not count, as its processes are still starting."""
 IN_A_ROW, APART = 4, 0.5
+GENERATIONS = 12
+PER_RUN = 8
+"""Kills in one run, at most."""
+GOES_ON = 20
+"""Events that a run appends after a kill before the next may fall."""
 
 
 class Followed:
@@ -47,7 +54,7 @@ class Followed:
         self._ends = [len(system.log.read()), len(system.gold.read())]
         self.events: list[Stored] = []
         self.gold: list[Stored] = []
-        system.evolog("run", str(TOY), "--name", run, "--detach")
+        system.evolog("run", str(TOY), "--name", run, "--generations", str(GENERATIONS), "--detach")
 
     def read(self) -> list[str]:
         """The tags of the run's new events."""
@@ -60,11 +67,11 @@ class Followed:
                     tags.append(tag_of(stored.subject))
         return tags
 
-    def until(self, tag: str, count: int) -> None:
-        """Wait for so many events of a type, or of any for "", or for the run's end."""
+    def until(self, tags: Sequence[str], count: int) -> None:
+        """Wait for so many events of these types, or of any with "" among them, or for the audit's end."""
         while count > 0 and not self.ended():
             time.sleep(INTERVAL / 2)
-            count -= sum(tag in ("", one) for one in self.read())
+            count -= sum(one in tags or "" in tags for one in self.read())
 
     def ended(self) -> bool:
         """Whether the audit is finished."""
@@ -74,10 +81,10 @@ class Followed:
         """Wait for the audit's end."""
         wait_until(lambda: self.ended() or (self.read() and self.ended()), f"{self.run} is audited")
 
-    def longest_gap(self, since: float) -> float:
-        """The longest time in seconds between two neighbouring events that ends after this time."""
+    def longest_gap(self, since: float = 0.0, until: float = math.inf) -> float:
+        """The longest time in seconds between two neighbouring events that ends between these times."""
         times = sorted(stored.time / 1e9 for stored in (*self.events, *self.gold))
-        return max((later - earlier for earlier, later in pairwise(times) if later > since), default=0.0)
+        return max((later - earlier for earlier, later in pairwise(times) if since < later <= until), default=0.0)
 
     def seconds(self) -> float:
         """From the first event to the last."""
@@ -101,27 +108,35 @@ def answers(system: CliHarness) -> bool:
         return False
 
 
-def disturbed(system: CliHarness, victim: str, number: int, calm: Followed, draw: random.Random) -> tuple[float, float]:
-    """The stop of one run with one kill, or one row of them, and the run's seconds."""
+def disturbed(
+    system: CliHarness, victim: str, number: int, kills: int, calm: Followed, draw: random.Random
+) -> tuple[list[float], float]:
+    """The stops of one run with so many kills at most, or rows of them, and the run's seconds."""
     followed = Followed(system, f"{victim}-{number}")
-    tag = draw.choice(TRIGGERS.get(victim, ("",)))
-    followed.until(tag, draw.randint(1, max(1, sum(tag in ("", tag_of(one.subject)) for one in calm.events) - 1)))
-    time.sleep(draw.uniform(0, 0.1))
-    killed = time.time()
-    for one in draw.sample(VICTIMS, IN_A_ROW) if victim == ROW else [victim]:
-        kill_one(system, one, draw)
-        time.sleep(APART if victim == ROW else 0)
-    stop = 0.0
-    if victim == "archivist":
-        wait_until(lambda: answers(system), "SQL is answered")
-        stop = time.time() - killed
+    tags = TRIGGERS.get(victim, ("",))
+    handed = sum(tag in tags or "" in tags for tag in (tag_of(one.subject) for one in calm.events))
+    times: list[float] = []
+    answered: list[float] = []
+    for _ in range(min(kills, PER_RUN, max(1, handed // 2))):
+        followed.until(("",), GOES_ON if times else 0)
+        followed.until(tags, draw.randint(1, max(1, handed // PER_RUN)))
+        if followed.ended():
+            break
+        time.sleep(draw.uniform(0, 0.1))
+        times.append(time.time())
+        for one in draw.sample(VICTIMS, IN_A_ROW) if victim == ROW else [victim]:
+            kill_one(system, one, draw)
+            time.sleep(APART if victim == ROW else 0)
+        if victim == "archivist":
+            wait_until(lambda: answers(system), "SQL is answered")
+            answered.append(time.time() - times[-1])
     followed.finish()
-    return stop or followed.longest_gap(killed), followed.seconds()
+    return answered or [followed.longest_gap(*span) for span in pairwise([*times, math.inf])], followed.seconds()
 
 
 def measure(victims: Sequence[str], kills: int, seed: int) -> Table:
     """The stops of all kills, by victim."""
-    table = Table("killed", "kills", "stop, median", "stop, most", "the run takes longer, median", "most")
+    table = Table("killed", "kills", "stop, median", "stop, most", "longer by, a kill, median", "most")
     draw = random.Random(seed)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -131,7 +146,7 @@ def measure(victims: Sequence[str], kills: int, seed: int) -> Table:
         for number in range(CALM):
             calm.append(Followed(system, f"calm-{number}"))
             calm[-1].finish()
-        gaps, seconds = [one.longest_gap(0.0) for one in calm[1:]], [one.seconds() for one in calm[1:]]
+        gaps, seconds = [one.longest_gap() for one in calm[1:]], [one.seconds() for one in calm[1:]]
         usual = statistics.median(seconds)
         table.add_row(
             "nothing",
@@ -142,11 +157,14 @@ def measure(victims: Sequence[str], kills: int, seed: int) -> Table:
             end_section=True,
         )
         for victim in victims:
-            stops = [disturbed(system, victim, number, calm[-1], draw) for number in range(kills)]
-            table.add_row(
-                victim, str(kills), *spread([one for one, _ in stops]), *spread([took - usual for _, took in stops])
-            )
-            print(victim, [(round(stop, 1), round(took - usual, 1)) for stop, took in stops], flush=True)
+            stops: list[float] = []
+            longer: list[float] = []
+            while len(stops) < kills:
+                some, took = disturbed(system, victim, len(longer), kills - len(stops), calm[-1], draw)
+                stops += some
+                longer += [(took - usual) / max(1, len(some))]
+                print(victim, [round(stop, 1) for stop in some], round(took - usual, 1), flush=True)
+            table.add_row(victim, str(len(stops)), *spread(stops), *spread(longer))
     return table
 
 
