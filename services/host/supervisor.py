@@ -42,10 +42,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before a process that died is started again; the pause doubles each time."""
 UNFIT_PAUSE, LONGEST_UNFIT_PAUSE = 2.0, 30.0
 """The same for one that this host keeps from its work, until that is mended."""
-LONG_LIFE = 30.0
-"""Seconds that a process must live for the pause to begin anew."""
 RECOVERED = 6.0
-"""Seconds that a process must live for its earlier ends to trouble nobody any more."""
+"""Seconds that a process must live for the pause to begin anew, and for its earlier ends to trouble nobody any more."""
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
 START_LIMIT = 20.0
@@ -323,7 +321,7 @@ async def _keep(
         nonlocal said, pause
         began = time.monotonic()
         while (code := await _run(service, starting)) == MISCONFIGURED:
-            if time.monotonic() - began > LONG_LIFE:
+            if time.monotonic() - began > RECOVERED:
                 said = ""
             sentence = _LOGGED.sub("", children.last_line(service.log)).removesuffix(".") + "."
             tell_unfit(name, sentence)
@@ -364,7 +362,7 @@ async def _restart_for_ever(name: str, live: Callable[[], Awaitable[str]], annou
             ended = str(wrong)
         finally:
             recovered.cancel()
-        if time.monotonic() - began > LONG_LIFE:
+        if time.monotonic() - began > RECOVERED:
             pause = FIRST_PAUSE
         announce(f"{ended.removesuffix('.')}; it is started again in {pause:.1f} s.")
         if pause > FIRST_PAUSE:  # not the first time

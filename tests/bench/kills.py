@@ -1,11 +1,11 @@
 """How long a run stands still when processes are killed: `python -m tests.bench.kills [VICTIM ...] [--kills 20]`.
 
 Each kill falls into a toy run, in the midst of the victim's work: up to a tenth of a second after an event that hands
-it some, or after any event where it is handed none. A run sees several kills, far enough apart for the run to have gone
-on. The stop is the longest time between two neighbouring events of the run and of its audit that ends after the kill
-and before the next; undisturbed runs have such a time too. Of the archivist, which appends nothing, it is the time
-until SQL is answered again. `row` kills four different victims, half a second apart. Only one process of a service
-falls at a time.
+it some, or after any event where it is handed none. A run sees kills of different victims, far enough apart for the
+run to have gone on. The stop is the longest time between two neighbouring events of the run and of its audit that
+ends after the kill and before the next; undisturbed runs have such a time too. Of the archivist, which appends
+nothing, it is the time until SQL is answered again. `row` kills four different victims, half a second apart. Only one
+process of a service falls at a time.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,22 +36,25 @@ ROW = "row"
 VICTIMS = (*SERVICES, "nats-server", "supervisor")
 TRIGGERS = CONSUMERS | {"auditor": ("run_finished",)}
 """The events after which a victim is killed: the auditor's are those after which nobody else works."""
+PHASES = {"meta_agent": "start", "auditor": "end"}
+"""Of those that work once in a run, when."""
 CALM = 3
 """Undisturbed runs; the first does not count, as its processes are still starting."""
 IN_A_ROW, APART = 4, 0.5
 GENERATIONS = 12
-PER_RUN = 8
-"""Kills in one run, at most."""
-GOES_ON = 20
-"""Events that a run appends after a kill before the next may fall."""
+GOES_ON, SECONDS_ON = 200, 2.0
+"""Events that a run appends, and seconds that pass, after a kill before another victim's may fall."""
 
 
 class Followed:
     """A run of the toy task that was just ordered: its events, and those of its audit, as they come."""
 
-    def __init__(self, system: CliHarness, run: str) -> None:
+    def __init__(self, system: CliHarness, run: str, earlier: "Followed | None" = None) -> None:
         self.system, self.run = system, run
-        self._ends = [len(system.log.read()), len(system.gold.read())]
+        self._ends = [0, 0]
+        if earlier:
+            earlier.read()
+            self._ends = list(earlier._ends)
         self.events: list[Stored] = []
         self.gold: list[Stored] = []
         system.evolog("run", str(TOY), "--name", run, "--generations", str(GENERATIONS), "--detach")
@@ -71,11 +74,20 @@ class Followed:
         """Wait for so many events of these types, or of any with "" among them, or for the audit's end."""
         while count > 0 and not self.ended():
             time.sleep(INTERVAL / 2)
-            count -= sum(one in tags or "" in tags for one in self.read())
+            count -= sum(map(_in(tags), self.read()))
 
     def ended(self) -> bool:
         """Whether the audit is finished."""
         return self.run in audited_runs(self.gold)
+
+    def decided(self) -> bool:
+        """Whether the run has come to its end, and only its audit is left."""
+        self.read()
+        return any(tag_of(stored.subject) == "run_finished" for stored in self.events)
+
+    def finished(self) -> bool:
+        """Whether the audit is finished too."""
+        return self.decided() and self.ended()
 
     def finish(self) -> None:
         """Wait for the audit's end."""
@@ -108,64 +120,81 @@ def answers(system: CliHarness) -> bool:
         return False
 
 
-def disturbed(
-    system: CliHarness, victim: str, number: int, kills: int, calm: Followed, draw: random.Random
-) -> tuple[list[float], float]:
-    """The stops of one run with so many kills at most, or rows of them, and the run's seconds."""
-    followed = Followed(system, f"{victim}-{number}")
-    tags = TRIGGERS.get(victim, ("",))
-    handed = sum(tag in tags or "" in tags for tag in (tag_of(one.subject) for one in calm.events))
-    times: list[float] = []
+def disturb(followed: Followed, queue: list[str], calm: Followed, draw: random.Random) -> dict[str, list[float]]:
+    """The stops of one run, by victim: as many of the queue are killed as fall in it, and the auditor at the run's end.
+
+    The killed ones leave the queue.
+    """
+    usual = [tag_of(one.subject) for one in calm.events]
+    times: list[tuple[float, str]] = []
     answered: list[float] = []
-    for _ in range(min(kills, PER_RUN, max(1, handed // 2))):
-        followed.until(("",), GOES_ON if times else 0)
-        followed.until(tags, draw.randint(1, max(1, handed // PER_RUN)))
-        if followed.ended():
-            break
+    while not followed.finished():
+        phase = "end" if followed.decided() else "middle" if times else "start"
+        waiting = [victim for victim in queue if PHASES.get(victim, "middle") == phase] or [
+            victim for victim in queue if phase == "start" and victim not in PHASES
+        ]
+        if not waiting:
+            followed.until(("run_finished",), 1)
+            if "auditor" not in queue:
+                break
+            continue
+        victim = waiting[0]
+        tags = TRIGGERS.get(victim, ("",))
+        followed.until(tags, 0 if victim == "auditor" else draw.randint(1, max(1, sum(map(_in(tags), usual)) // 8)))
+        if followed.decided() != (victim == "auditor"):
+            continue
         time.sleep(draw.uniform(0, 0.1))
-        times.append(time.time())
+        times.append((time.time(), victim))
+        queue.remove(victim)
         for one in draw.sample(VICTIMS, IN_A_ROW) if victim == ROW else [victim]:
-            kill_one(system, one, draw)
+            kill_one(followed.system, one, draw)
             time.sleep(APART if victim == ROW else 0)
         if victim == "archivist":
-            wait_until(lambda: answers(system), "SQL is answered")
-            answered.append(time.time() - times[-1])
+            wait_until(lambda: answers(followed.system), "SQL is answered")
+            answered.append(time.time() - times[-1][0])
+        if victim == "auditor":
+            break
+        followed.until(("",), GOES_ON)
+        time.sleep(SECONDS_ON * (IN_A_ROW if victim == ROW else 1))
     followed.finish()
-    return answered or [followed.longest_gap(*span) for span in pairwise([*times, math.inf])], followed.seconds()
+    stops: dict[str, list[float]] = {"archivist": answered} if answered else {}
+    for (began, victim), (ended, _) in pairwise([*times, (math.inf, "")]):
+        if victim != "archivist":
+            stops.setdefault(victim, []).append(followed.longest_gap(began, ended))
+    return stops
 
 
 def measure(victims: Sequence[str], kills: int, seed: int) -> Table:
     """The stops of all kills, by victim."""
-    table = Table("killed", "kills", "stop, median", "stop, most", "longer by, a kill, median", "most")
+    table = Table("killed", "kills", "stop, median", "stop, most")
     draw = random.Random(seed)
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder) / "node", EVOLOG_EXECUTOR_JITTER="0") as system,
     ):
-        calm = []
-        for number in range(CALM):
-            calm.append(Followed(system, f"calm-{number}"))
+        calm = [Followed(system, "calm-0")]
+        calm[0].finish()
+        for number in range(1, CALM):
+            calm.append(Followed(system, f"calm-{number}", calm[-1]))
             calm[-1].finish()
         gaps, seconds = [one.longest_gap() for one in calm[1:]], [one.seconds() for one in calm[1:]]
-        usual = statistics.median(seconds)
-        table.add_row(
-            "nothing",
-            str(len(gaps)),
-            *spread(gaps),
-            f"0 of {usual:.1f}",
-            f"{max(seconds) - usual:.1f}",
-            end_section=True,
-        )
-        for victim in victims:
-            stops: list[float] = []
-            longer: list[float] = []
-            while len(stops) < kills:
-                some, took = disturbed(system, victim, len(longer), kills - len(stops), calm[-1], draw)
-                stops += some
-                longer += [(took - usual) / max(1, len(some))]
-                print(victim, [round(stop, 1) for stop in some], round(took - usual, 1), flush=True)
-            table.add_row(victim, str(len(stops)), *spread(stops), *spread(longer))
+        table.add_row("nothing", str(len(gaps)), *spread(gaps), end_section=True)
+        print(f"an undisturbed run takes {statistics.median(seconds):.1f} s", flush=True)
+        queue = [victim for _ in range(kills) for victim in draw.sample(victims, len(victims))]
+        stops: dict[str, list[float]] = {victim: [] for victim in victims}
+        followed = calm[-1]
+        while queue:
+            followed = Followed(system, f"disturbed-{len(queue)}", followed)
+            for victim, some in disturb(followed, queue, calm[-1], draw).items():
+                stops[victim] += some
+                print(victim, [round(stop, 1) for stop in some], f"{followed.seconds():.1f}", len(queue), flush=True)
+        for victim, some in stops.items():
+            table.add_row(victim, str(len(some)), *spread(some))
     return table
+
+
+def _in(tags: Sequence[str]) -> Callable[[str], bool]:
+    return lambda tag: tag in tags or "" in tags
 
 
 def spread(of: Sequence[float]) -> tuple[str, str]:
