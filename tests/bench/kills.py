@@ -57,24 +57,27 @@ class Followed:
             self._ends = list(earlier._ends)
         self.events: list[Stored] = []
         self.gold: list[Stored] = []
+        self._waited = 0
+        """Events of the run that were waited for."""
         system.evolog("run", str(TOY), "--name", run, "--generations", str(GENERATIONS), "--detach")
 
-    def read(self) -> list[str]:
-        """The tags of the run's new events."""
-        tags = []
+    def read(self) -> bool:
+        """Read on; whether there was something new."""
+        before = len(self.events) + len(self.gold)
         for index, (client, events) in enumerate(((self.system.log, self.events), (self.system.gold, self.gold))):
             for stored in client.read(self._ends[index] + 1):
                 self._ends[index] = stored.sequence
                 if run_of(stored.subject) == self.run:
                     events.append(stored)
-                    tags.append(tag_of(stored.subject))
-        return tags
+        return len(self.events) + len(self.gold) > before
 
     def until(self, tags: Sequence[str], count: int) -> None:
-        """Wait for so many events of these types, or of any with "" among them, or for the audit's end."""
+        """Wait for so many events more of these types, or of any with "" among them, or for the audit's end."""
         while count > 0 and not self.ended():
+            count -= sum(map(_in(tags), (tag_of(stored.subject) for stored in self.events[self._waited :])))
+            self._waited = len(self.events)
             time.sleep(INTERVAL / 2)
-            count -= sum(map(_in(tags), self.read()))
+            self.read()
 
     def ended(self) -> bool:
         """Whether the audit is finished."""
