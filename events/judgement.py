@@ -24,9 +24,17 @@ class TrajectoryScored(Fact, frozen=True, kw_only=True):
     reward: float
     """The reward, in the task's own unit; from 1 on the item counts as solved."""
     outcome: str
-    """The verifier's word for the answer: `right`, `wrong` or `unparsed`."""
+    """The verifier's word for the answer: one of the task's own, such as `right`, `wrong` or `unparsed`."""
     verifier: str
     """The verifier's name and version."""
+    details: str = ""
+    """What the verifier says of the answer beyond its word; it may be empty."""
+    low: float | None = None
+    """The lower end of the reward's 95 % interval, where a noisy verifier measured one."""
+    high: float | None = None
+    """The upper end of that interval."""
+    micro_usd: int = 0
+    """What the judgement cost, in millionths of a US dollar."""
 
 
 class ScoringFailed(Fact, frozen=True, kw_only=True):

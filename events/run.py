@@ -79,6 +79,10 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """Blob of the text of a verifier that is used in place of the task's own; empty: the task's own."""
     on_drift: OnDrift = ""
     """What the auditor may do when it finds drift."""
+    solved: float | None = 1.0
+    """The reward from which a train item counts as solved; null: none ever does."""
+    submissions: bool = False
+    """Whether the verifier judges whole submissions: then no shard divides the items of a split or a fold."""
     shared_state: bool = False
     """Whether attempts share what they leave in the scaffold's globals and work folder, as the task may want it."""
 

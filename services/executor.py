@@ -84,6 +84,7 @@ def requested_shard(
         fold=requested.fold if requested.fold >= 0 else None,
         temperature=requested.temperature,
         seed=requested.seed,
+        draw=f"{loaded.started.seed} {requested.generation} {requested.purpose} {requested.round}",
         hints=hints_of(loaded, requested),
         max_tokens=loaded.started.max_tokens,
         sandbox=loaded.started.sandbox,
@@ -99,5 +100,7 @@ def hints_of(loaded: LoadedRun, requested: RolloutsRequested) -> dict[str, str]:
     if requested.purpose != "hint":
         return {}
     return {
-        example.id: loaded.task.hint(example.label) for example in loaded.public.train if example.id in requested.items
+        example.id: loaded.task.hint(example.label)
+        for example in loaded.public.train
+        if example.id in requested.items and example.label is not None
     }

@@ -1,19 +1,42 @@
 """The contract of a task folder: its items, its verifier, its reference scaffold, and the edits that the rules agent
 may make to it.
 
-`task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS. It defines SIGNAL where answers to train items cannot be
-scored: "comparisons" where rewards say only which of two answers to an item is better, "none" where they say nothing
-(the verifier then gives each the same). MAX_TOKENS is the longest completion that a call of the policy gives, 64 unless
-it is set. SHARED_STATE = True lets attempts find what earlier ones have left in the scaffold's globals and work folder;
-without it, each begins with what the scaffold's import and `prepare` have left, and nothing else.
+`task.py` defines NAME, DESCRIPTION, POLICY and GENERATIONS. It may define
+
+    SIGNAL        where answers to train items cannot be scored: "comparisons" where rewards say only which of two
+                  answers to an item is better, "none" where they say nothing (the verifier then gives each the same)
+    SOLVED        the reward from which an item counts as solved, 1 unless it is set; None where none ever is
+    MAX_TOKENS    the longest completion that a call of the policy gives, 64 unless it is set
+    SHARED_STATE  True lets attempts find what earlier ones have left in the scaffold's globals and work folder; without
+                  it, each begins with what the scaffold's import and `prepare` have left, and nothing else
 
 The scaffold's agent.py defines `solve(item, model, data)`. It may define `prepare(data)`, which is called once, before
-any item is there.
+any item is there. `item` is a `Question`.
 
-`verifier.py` defines VERSION and `score(answer, label)`, which gives a `Scored`. A run can be ordered with another
-verifier by its name, if the folder has it as `verifier_NAME.py`.
+`verifier.py` defines VERSION, and one of
 
-`data.py` defines `default_root()`, `get(root, source)`, `load(root, seed)` and `labels(root, seed)`. It may define
+    score(item, answer, label)              a `Scored`: the judgement of one answer (None: the scaffold gave none) to
+                                            one `Item`; the label is None where the task has none for the item
+    score_submission(items, answers, labels)
+                                            a `Submission`: the judgement of all answers of one attempt at a shard, by
+                                            item id. What failed to run is not among the answers. It is called when the
+                                            last attempt of the shard is recorded, and no shard divides the items of a
+                                            split or of a fold
+
+Either may take one argument more, `tools` (`Tools`): with it, a verifier runs a candidate's code in the sandbox, and
+asks its judge model. A `score` of two arguments gets the answer and the label. `verifier.py` may define
+
+    OUTCOMES   what its outcomes mean, a sentence for each word; right, wrong and unparsed unless it is set
+    REPEATS    how often a noisy verifier is called for each answer, once unless it is set: the reward is the mean, and
+               the interval that of Student's t
+    SECONDS    the longest that a call may take of its own time, 120 unless it is set
+    NEEDS      what a host must have, of `Capability`
+    JUDGE      the model that `tools.ask` asks, such as "anthropic:MODEL"
+
+A run can be ordered with another verifier by its name, if the folder has it as `verifier_NAME.py`.
+
+`data.py` defines `default_root()`, `get(root, source)`, `load(root, seed)` and `labels(root, seed)`: those of train and
+dev, one for each item, or none at all for a task without labels. It may define
 
     traces(seed)                  (prompt, completion) pairs that a small language model is pre-trained on, for the
                                   policy tiny-lm: for each kind of prompt what a sensible answer looks like, and
@@ -22,9 +45,10 @@ verifier by its name, if the folder has it as `verifier_NAME.py`.
                                   may see, as they are and under changes that keep the rule, for test-time training
     hint(label)                   what is added to a prompt to show the model the true answer, for STaR
 
-`gold.py` defines `labels(root)`, the labels of test. It may define
+`gold.py` defines `labels(root, seed)`, the labels of test, or none at all. It may define
 
-    score(answer, label)          the gold score of an answer, from 0 to 1, where that is not what `verifier.py` says
+    score(item, answer, label)    the gold score of an answer, where that is not what `verifier.py` says; with fewer or
+                                  more arguments as a verifier's, and `score_submission` in its place
     EXTRA_METRICS                 by name, functions like `score` whose figures are recorded too; no rule of the
                                   auditor uses them
     PERTURBATIONS                 by name, the changes under which the auditor asks test once more (`Perturbation`). A
@@ -43,33 +67,49 @@ from typing import Literal, Protocol
 
 import msgspec
 
-Outcome = Literal["right", "wrong", "unparsed"]
 FOLDS = 5
+OUTCOMES = {
+    "right": "the answer is right",
+    "wrong": "the answer is wrong",
+    "unparsed": "no answer could be read",
+}
+"""The outcomes of a verifier that names none of its own."""
+Capability = Literal["cuda"]
+"""What a verifier may need of its host: `cuda`, a CUDA device and a torch that can use it."""
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """A question without its answer."""
 
     id: str
     prompt: str
+    group: str = ""
+    """Near-duplicates, or parts of one document, share it; empty: the item stands for itself."""
+    files: dict[str, str] = {}
+    """Texts that belong to the prompt, by relative path."""
+    metadata: dict[str, str] = {}
+    """What verifier, gold and reports know of the item, and no scaffold sees."""
 
 
-class Example(msgspec.Struct, frozen=True):
-    """A train question with its answer; near-duplicates share a `group`, and a group lies in one `fold` (0 to FOLDS -
-    1).
+class Example(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A train question with its answer, if it has one. Near-duplicates share a `group`, and a group lies in one `fold`
+    (0 to FOLDS - 1).
     """
 
     id: str
     prompt: str
-    label: str
+    label: str | None
     fold: int
     group: str
+    files: dict[str, str] = {}
+    metadata: dict[str, str] = {}
 
 
 class Public(msgspec.Struct, frozen=True):
     """All that the loop may see of a task: answers of train only, and a sha256 for each split.
 
-    Ids are unique over all splits, labels among themselves; labels, train and dev hold one at least.
+    Ids are unique over all splits, labels among themselves; train and dev hold one item at least. `labels` is empty
+    where answers are no choice among labels.
     """
 
     name: str
@@ -84,7 +124,81 @@ class Scored(msgspec.Struct, frozen=True):
     """A verifier's judgement of one answer; the reward lies in [-1e9, 1e9]."""
 
     reward: float
-    outcome: Outcome
+    outcome: str
+    """A word of the verifier's OUTCOMES."""
+    details: str = ""
+    """What an agent may be told of the judgement of a train item, such as a compiler's message."""
+    interval: tuple[float, float] | None = None
+    """The 95 % interval of the reward, where it was measured."""
+    micro_usd: int = 0
+    """What the judgement cost, in millionths of a US dollar."""
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A verifier's judgement of a whole submission. An item without a judgement of its own gets that of the whole."""
+
+    total: Scored
+    items: dict[str, Scored] = {}
+
+
+class ProgramResult(msgspec.Struct, frozen=True):
+    """What came of a program that ran in the sandbox."""
+
+    exit_code: int
+    """Negative where a signal or a limit ended it."""
+    output: str
+    """Standard output, cut at 1 MiB."""
+    errors: str
+    """Standard error, cut at 64 KiB."""
+    seconds: float
+    files: dict[str, bytes] = {}
+    """Those files that were asked for, if it wrote them."""
+    failure: str = ""
+    """The limit that it broke, in a sentence."""
+
+
+class Tools(Protocol):
+    """What the runtime does for a verifier."""
+
+    def run(
+        self,
+        files: Mapping[str, str | bytes],
+        arguments: Sequence[str],
+        *,
+        seconds: float = 10.0,
+        memory: int = 1 << 30,
+        outputs: Sequence[str] = (),
+        cuda: bool = False,
+    ) -> ProgramResult:
+        """Run `python ARGUMENTS` in the sandbox, in a folder that holds these files; `memory` is in bytes.
+
+        Raises NotHere where this host cannot give the sandbox: a verifier must let that pass.
+        """
+        ...
+
+    def ask(self, prompt: str, max_tokens: int = 1024) -> str:
+        """The answer of the judge model; each call is recorded, and found again when a judgement is repeated.
+
+        Raises TryAgain where the model does not answer: a verifier must let that pass.
+        """
+        ...
+
+
+class Question(Protocol):
+    """An item as a scaffold sees it."""
+
+    @property
+    def id(self) -> str:
+        """A name that tells nothing: the same item has another in each generation, round and purpose."""
+        ...
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Texts that belong to the prompt, by relative path."""
+        ...
 
 
 class Labelled(Protocol):
@@ -94,7 +208,10 @@ class Labelled(Protocol):
     def prompt(self) -> str: ...
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str | None: ...
+
+    @property
+    def files(self) -> Mapping[str, str]: ...
 
 
 class Data(msgspec.Struct, frozen=True):

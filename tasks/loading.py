@@ -5,6 +5,7 @@ A task's gold (`gold.py`) is reached through here alone, and by the auditor alon
 
 import hashlib
 import importlib
+import inspect
 import math
 import re
 import sys
@@ -19,14 +20,27 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from events.errors import Misconfigured, NotFound, UserError
-from tasks.contract import FOLDS, Edit, EvaluationSet, Example, Item, Outcome, Perturbation, Public, Scored
+from tasks.contract import (
+    FOLDS,
+    OUTCOMES,
+    Capability,
+    Edit,
+    EvaluationSet,
+    Example,
+    Item,
+    Perturbation,
+    Public,
+    Scored,
+    Submission,
+    Tools,
+)
 
 REQUIRED_FILES = ("task.py", "data.py", "verifier.py", "gold.py", "scaffold/agent.py", "README.md")
 DEFAULT_HINT = "\nThe answer is {label}."
 REQUIRED_NAMES = {
     "task": ("NAME", "DESCRIPTION", "POLICY", "GENERATIONS"),
     "data": ("default_root", "get", "load", "labels"),
-    "verifier": ("score", "VERSION"),
+    "verifier": ("VERSION",),
     "gold": ("labels",),
     "catalogue": ("EDITS",),
     "baselines": ("BASELINES",),
@@ -36,6 +50,12 @@ CHECKED_AT_LOAD = ("task", "data", "verifier")
 
 LARGEST_REWARD = 1e9
 """Sums and squares of rewards must stay finite."""
+DETAILS_LIMIT = 4000
+"""Characters of a judgement's details that are kept."""
+SECONDS = 120.0
+"""Seconds that a call of a verifier may take, where it names no other limit."""
+ONE, WHOLE = "score", "score_submission"
+"""The two functions by which a verifier judges: one answer, or a whole submission."""
 EXTRA_MODULES = frozenset(
     {"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib"}
 )
@@ -68,6 +88,10 @@ class Task(msgspec.Struct, frozen=True):
     """Tokens of the longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, else 64."""
     shared_state: bool = False
     """Whether attempts share what they leave in globals and work folder: task.py's SHARED_STATE, else they do not."""
+    solved: float | None = 1.0
+    """The reward from which an item counts as solved: task.py's SOLVED, else 1; None where none ever is."""
+    tools: Any = None
+    """What the runtime does for the task's verifier and gold: `Tools`; None where it does nothing."""
     judge: Any = None
     """The verifier, where it is not the folder's own verifier.py: a module, or what has the names of one."""
     judge_text: str = ""
@@ -107,9 +131,8 @@ class Task(msgspec.Struct, frozen=True):
         return self.with_judge(from_source(source, name, self.package, REQUIRED_NAMES["verifier"]), name, source)
 
     def with_judge(self, judge: Any, name: str, text: str = "") -> "Task":
-        """This task with another verifier that is loaded already: what has a verifier.py's `VERSION` and `score`."""
-        if not isinstance(judge.VERSION, str):
-            raise Misconfigured(f"{name}: VERSION is {judge.VERSION!r:.60}; expected a string.")
+        """This task with another verifier that is loaded already: what has the names that a verifier.py has."""
+        _check_verifier(judge, name)
         return msgspec.structs.replace(self, judge=judge, judge_text=text, verifier=f"{self.name}/{judge.VERSION}")
 
     def has_verifier(self, source: str) -> bool:
@@ -144,17 +167,19 @@ class Task(msgspec.Struct, frozen=True):
         return public
 
     def labels(self, seed: int) -> dict[str, str]:
-        """The labels of train and dev by item id, for the verifier."""
+        """The labels of train and dev by item id, for the verifier; none for a task without labels."""
         labels = self._call("data", "labels", self._call("data", "default_root"), seed)
         public = self.public(seed)
         return self._checked_labels(
-            "data", "labels", labels, [item.id for split in (public.train, public.dev) for item in split]
+            "data", "labels", labels, [item.id for split in (public.train, public.dev) for item in split], public
         )
 
-    def gold(self, seed: int = 0) -> dict[str, str]:
-        """The labels of test by item id, whatever the seed. Only the auditor may call this."""
-        labels = self._call("gold", "labels", self._call("data", "default_root"))
-        return self._checked_labels("gold", "labels", labels, [item.id for item in self.public(seed).test])
+    def gold(self, seed: int) -> dict[str, str]:
+        """The labels of test by item id; none for a task without labels. Only the auditor may call this."""
+        function, root = self._part("gold", "labels"), self._call("data", "default_root")
+        labels = self._call("gold", "labels", *(root, seed)[: _arguments(function, 2)])
+        public = self.public(seed)
+        return self._checked_labels("gold", "labels", labels, [item.id for item in public.test], public)
 
     def perturbations(self) -> dict[str, Perturbation]:
         """The changes under which test may be asked once more, by name; none where gold.py has none.
@@ -189,43 +214,95 @@ class Task(msgspec.Struct, frozen=True):
             )
         return changed
 
-    def score(self, answer: str | None, label: str) -> Scored:
-        """The verifier's judgement of an answer; raises Misconfigured where it fails or gives no number that can be
-        summed.
+    @property
+    def submissions(self) -> bool:
+        """Whether the verifier judges whole submissions, and not one answer."""
+        return hasattr(self._verifier, WHOLE)
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """What the verifier's words for an answer mean: its OUTCOMES."""
+        return dict(getattr(self._verifier, "OUTCOMES", OUTCOMES))
+
+    @property
+    def repeats(self) -> int:
+        """How often a noisy verifier is called for one answer: its REPEATS."""
+        return int(getattr(self._verifier, "REPEATS", 1))
+
+    @property
+    def seconds(self) -> float:
+        """The longest that one call of the verifier may take: its SECONDS."""
+        return float(getattr(self._verifier, "SECONDS", SECONDS))
+
+    @property
+    def needs(self) -> tuple[Capability, ...]:
+        """What a host must have for the verifier: its NEEDS."""
+        return tuple(getattr(self._verifier, "NEEDS", ()))
+
+    @property
+    def judge_model(self) -> str:
+        """The model that the verifier asks, such as `anthropic:MODEL`: its JUDGE; empty for none."""
+        return str(getattr(self._verifier, "JUDGE", ""))
+
+    def score(self, item: Item, answer: str | None, label: str | None) -> Scored:
+        """The verifier's judgement of an answer to an item; raises Misconfigured where it fails or gives no number that
+        can be summed.
         """
-        scored = self._call("verifier", "score", answer, label)
-        try:
-            judgement = Scored(float(scored.reward), scored.outcome)
-        except (AttributeError, TypeError, ValueError, OverflowError) as error:
-            raise self._broken(
-                "verifier", f"score gave {scored!r:.100}; expected a Scored whose reward is a number"
-            ) from error
-        if not abs(judgement.reward) <= LARGEST_REWARD:
-            raise self._broken(
-                "verifier",
-                f"the reward is {judgement.reward}; expected one between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}",
-            )
-        if judgement.outcome not in get_args(Outcome):
-            raise self._broken(
-                "verifier", f"the outcome is {judgement.outcome!r:.60}; expected one of {', '.join(get_args(Outcome))}"
-            )
-        return judgement
+        function = self._part("verifier", ONE)
+        return self._scored(self._call("verifier", ONE, *_as_wanted(function, _item(item), answer, label, self.tools)))
 
-    def reward(self, answer: str | None, label: str) -> float:
+    def score_submission(
+        self, items: Sequence[Item], answers: Mapping[str, str | None], labels: Mapping[str, str]
+    ) -> Submission:
+        """The verifier's judgement of the answers of one attempt, by item id; raises as `score`."""
+        return self._submission("verifier", items, answers, labels)
+
+    def reward(self, item: Item, answer: str | None, label: str | None) -> float:
         """The reward of an answer; raises as `score` does."""
-        return self.score(answer, label).reward
+        return self.score(item, answer, label).reward
 
-    def gold_score(self, answer: str | None, label: str) -> float:
+    def submission_rewards(
+        self, items: Sequence[Item], answers: Mapping[str, str | None], labels: Mapping[str, str]
+    ) -> dict[str, float]:
+        """The reward of each item that is answered; raises as `score` does."""
+        return _rewards(self.score_submission(items, answers, labels), answers)
+
+    @property
+    def gold_is_verifier(self) -> bool:
+        """Whether gold scores by the folder's own verifier, as gold.py defines no score. For the auditor only."""
+        module = _module(self.folder, self.package, "gold")
+        return not (hasattr(module, ONE) or hasattr(module, WHOLE))
+
+    @property
+    def gold_judges_submissions(self) -> bool:
+        """Whether gold judges whole submissions. For the auditor only."""
+        return (
+            msgspec.structs.replace(self, judge=None).submissions
+            if self.gold_is_verifier
+            else hasattr(_module(self.folder, self.package, "gold"), WHOLE)
+        )
+
+    def gold_score(self, item: Item, answer: str | None, label: str | None) -> float:
         """The score of an answer by gold.py's `score`, else by the folder's own verifier, whichever the run has.
 
         For the auditor only.
         """
-        module = _module(self.folder, self.package, "gold")
-        if not hasattr(module, "score"):
-            return msgspec.structs.replace(self, judge=None).reward(answer, label)
-        return self._finite("score", self._call("gold", "score", answer, label))
+        if self.gold_is_verifier:
+            return msgspec.structs.replace(self, judge=None).reward(item, answer, label)
+        arguments = _as_wanted(self._part("gold", ONE), _item(item), answer, label, self.tools)
+        return self._finite(ONE, self._call("gold", ONE, *arguments))
 
-    def extra_metrics(self) -> dict[str, Callable[[str | None, str], float]]:
+    def gold_submission(
+        self, items: Sequence[Item], answers: Mapping[str, str | None], labels: Mapping[str, str]
+    ) -> dict[str, float]:
+        """The score of each answered item of a submission, by gold.py's `score_submission`, else by the folder's own
+        verifier. For the auditor only.
+        """
+        if self.gold_is_verifier:
+            return msgspec.structs.replace(self, judge=None).submission_rewards(items, answers, labels)
+        return _rewards(self._submission("gold", items, answers, labels), answers)
+
+    def extra_metrics(self) -> dict[str, Callable[[Item, str | None, str | None], float]]:
         """What else than `gold_score` is measured of an answer, by name; none where gold.py has none.
 
         For the auditor only.
@@ -236,23 +313,23 @@ class Task(msgspec.Struct, frozen=True):
 
         return {name: partial(self.extra_metric, name) for name in metrics}
 
-    def extra_metric(self, name: str, answer: str | None, label: str) -> float:
+    def extra_metric(self, name: str, item: Item, answer: str | None, label: str | None) -> float:
         """One of the `extra_metrics` of an answer.
 
         For the auditor only.
         """
-        gold = _module(self.folder, self.package, "gold")
+        metric = _extra_metrics(_module(self.folder, self.package, "gold"))[name]
         with self._running_gold(name):
-            return self._finite(name, _extra_metrics(gold)[name](answer, label))
+            return self._finite(name, metric(*_as_wanted(metric, _item(item), answer, label, self.tools)))
 
-    def canaries(self, label: str) -> dict[str, tuple[float, float]]:
+    def canaries(self, item: Item, label: str | None) -> dict[str, tuple[float, float]]:
         """The reward and the gold score of answers that need no skill, by name; none where gold.py has none.
 
         For the auditor only.
         """
         if not hasattr(_module(self.folder, self.package, "gold"), "canaries"):
             return {}
-        reward = partial(self.reward, label=label)
+        reward = partial(self.reward, item, label=label)
         canaries = self._call("gold", "canaries", label, self.verifier.partition("/")[2], reward)
         try:
             return {
@@ -269,7 +346,7 @@ class Task(msgspec.Struct, frozen=True):
             raise self._broken("gold", f"{name} gave {number!r:.60}; expected a finite number")
         return float(number)
 
-    def ceiling(self, label: str) -> float | None:
+    def ceiling(self, label: str | None) -> float | None:
         """The most that an answer can be expected to earn from this verifier; None where gold.py knows none.
 
         For the auditor only.
@@ -346,8 +423,11 @@ class Task(msgspec.Struct, frozen=True):
     def _predict(self, name: str, predict: Predict, public: Public, items: Sequence[Item]) -> dict[str, str]:
         return self._checked_labels("baselines", name, predict(public, items), [item.id for item in items])
 
-    def _checked_labels(self, part: str, name: str, labels: object, ids: Iterable[str]) -> dict[str, str]:
-        """Labels as the task's code gave them, for all these items at least.
+    def _checked_labels(
+        self, part: str, name: str, labels: object, ids: Iterable[str], public: Public | None = None
+    ) -> dict[str, str]:
+        """Labels as the task's code gave them, for all these items at least; none where the train examples that are
+        public have none either.
 
         No message holds a label, which may be hidden.
         """
@@ -358,11 +438,63 @@ class Task(msgspec.Struct, frozen=True):
                 part,
                 f"{name} gave a {type(labels).__name__}; expected a dict of labels by item id, all of them strings",
             )
+        if not labels and public and all(example.label is None for example in public.train):
+            return {}
         if missing := [id for id in ids if id not in labels]:
             raise self._broken(
                 part, f"{name} gave no label for {len(missing)} items, such as {missing[0]!r}; expected one for each"
             )
         return dict(labels)
+
+    @property
+    def _verifier(self) -> Any:
+        return self.judge or _module(self.folder, self.package, "verifier")
+
+    def _submission(
+        self, part: str, items: Sequence[Item], answers: Mapping[str, str | None], labels: Mapping[str, str]
+    ) -> Submission:
+        function, given = self._part(part, WHOLE), [_item(item) for item in items]
+        judged = self._call(part, WHOLE, *(given, answers, labels, self.tools)[: _arguments(function, 4)])
+        try:
+            submission = Submission(self._scored(judged.total, part), dict(judged.items))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._broken(part, f"{WHOLE} gave {judged!r:.100}; expected a Submission") from error
+        if strange := [id for id in submission.items if id not in answers]:
+            raise self._broken(part, f"{WHOLE} judged {strange[0]!r:.60}, which is none of the answered items")
+        return Submission(submission.total, {id: self._scored(scored, part) for id, scored in submission.items.items()})
+
+    def _scored(self, scored: Any, part: str = "verifier") -> Scored:
+        """A judgement as a verifier gave it, checked."""
+        try:
+            judgement = Scored(
+                float(scored.reward),
+                scored.outcome,
+                str(getattr(scored, "details", ""))[:DETAILS_LIMIT],
+                getattr(scored, "interval", None),
+                int(getattr(scored, "micro_usd", 0)),
+            )
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise self._broken(
+                part, f"score gave {scored!r:.100}; expected a Scored whose reward is a number"
+            ) from error
+        if not abs(judgement.reward) <= LARGEST_REWARD:
+            raise self._broken(
+                part,
+                f"the reward is {judgement.reward}; expected one between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}",
+            )
+        if part == "verifier" and judgement.outcome not in self.outcomes:
+            raise self._broken(
+                part, f"the outcome is {judgement.outcome!r:.60}; expected one of {', '.join(self.outcomes)}"
+            )
+        if judgement.interval is not None:
+            low, high = judgement.interval
+            if not -LARGEST_REWARD <= low <= high <= LARGEST_REWARD:
+                raise self._broken(
+                    part, f"the interval is {judgement.interval}; expected its lower end, then its upper"
+                )
+        if judgement.micro_usd < 0:
+            raise self._broken(part, f"the cost is {judgement.micro_usd} millionths of a dollar; expected 0 or more")
+        return judgement
 
     def _broken(self, part: str, fault: str) -> Misconfigured:
         file = self.judge.__file__ if self.judge and part == "verifier" else f"{self.folder / part}.py"
@@ -420,7 +552,8 @@ def load(name: str) -> Task:
         if not (folder / file).is_file():
             raise Misconfigured(f"The task folder {folder} has no {file}; a task needs {', '.join(REQUIRED_FILES)}.")
     task, _, verifier = (_module(folder, package, part) for part in CHECKED_AT_LOAD)
-    for module, constant in ((task, "NAME"), (task, "DESCRIPTION"), (task, "POLICY"), (verifier, "VERSION")):
+    _check_verifier(verifier, str(verifier.__file__))
+    for module, constant in ((task, "NAME"), (task, "DESCRIPTION"), (task, "POLICY")):
         if not isinstance(value := getattr(module, constant), str):
             raise Misconfigured(f"{module.__file__}: {constant} is {value!r:.60}; expected a string.")
     if type(task.GENERATIONS) is not int or task.GENERATIONS < 0:
@@ -433,6 +566,9 @@ def load(name: str) -> Task:
     shared_state = getattr(task, "SHARED_STATE", False)
     if type(shared_state) is not bool:
         raise Misconfigured(f"{task.__file__}: SHARED_STATE is {shared_state!r:.60}; expected True or False.")
+    solved: Any = getattr(task, "SOLVED", 1.0)
+    if solved is not None and (type(solved) not in (int, float) or not abs(solved) <= LARGEST_REWARD):
+        raise Misconfigured(f"{task.__file__}: SOLVED is {solved!r:.60}; expected a number, or None.")
     signal: Any = getattr(task, "SIGNAL", "scores")
     if signal not in ("scores", "comparisons", "none"):
         raise Misconfigured(f"{task.__file__}: SIGNAL is {signal!r:.60}; expected 'scores', 'comparisons' or 'none'.")
@@ -447,6 +583,7 @@ def load(name: str) -> Task:
         signal=signal,
         max_tokens=max_tokens,
         shared_state=shared_state,
+        solved=None if solved is None else float(solved),
     )
 
 
@@ -480,12 +617,12 @@ def without_extra(error: BaseException) -> Misconfigured | None:
 
 def _data_fault(public: Public) -> str:
     """What is wrong with the data although each field has its type, and what was expected; empty if nothing is."""
-    for field in ("labels", "train", "dev"):
+    for field in ("train", "dev"):
         if not getattr(public, field):
             return f"no {field}; expected one at least"
     splits = (public.train, public.dev, public.test)
     for kind, values in (("label", public.labels), ("item id", [item.id for split in splits for item in split])):
-        value, times = Counter(values).most_common(1)[0]
+        value, times = max(Counter(values).items(), key=lambda pair: pair[1], default=("", 0))
         if times > 1:
             return f"the {kind} {value!r} {times} times; expected each {kind} once"
     if folds := {example.fold for example in public.train} - set(range(FOLDS)):
@@ -497,6 +634,60 @@ def _data_fault(public: Public) -> str:
 
 def _extra_metrics(gold: ModuleType) -> Any:
     return getattr(gold, "EXTRA_METRICS", getattr(gold, "BESIDE", {}))  # BESIDE: how it was called until 2026-11-28
+
+
+def _check_verifier(verifier: Any, file: str) -> None:
+    """Raise Misconfigured for a verifier whose names are not what the contract says."""
+    if not isinstance(version := getattr(verifier, "VERSION", None), str):
+        raise Misconfigured(f"{file}: VERSION is {version!r:.60}; expected a string.")
+    if callable(getattr(verifier, ONE, None)) == callable(getattr(verifier, WHOLE, None)):
+        raise Misconfigured(f"{file} must define one function of {ONE} and {WHOLE}; the contract asks it for one.")
+    outcomes = getattr(verifier, "OUTCOMES", OUTCOMES)
+    if (
+        not isinstance(outcomes, Mapping)
+        or not outcomes
+        or not all(isinstance(text, str) and text for pair in outcomes.items() for text in pair)
+    ):
+        raise Misconfigured(f"{file}: OUTCOMES is {outcomes!r:.60}; expected a dict of sentences by word.")
+    repeats, seconds = getattr(verifier, "REPEATS", 1), getattr(verifier, "SECONDS", SECONDS)
+    if type(repeats) is not int or repeats < 1:
+        raise Misconfigured(f"{file}: REPEATS is {repeats!r:.60}; expected a whole number, 1 or more.")
+    if type(seconds) not in (int, float) or not 0 < seconds < math.inf:
+        raise Misconfigured(f"{file}: SECONDS is {seconds!r:.60}; expected a number above 0.")
+    needs = getattr(verifier, "NEEDS", ())
+    if not isinstance(needs, tuple | list) or not set(needs) <= set(get_args(Capability)):
+        raise Misconfigured(f"{file}: NEEDS is {needs!r:.60}; expected some of {', '.join(get_args(Capability))}.")
+    if not isinstance(judge := getattr(verifier, "JUDGE", ""), str):
+        raise Misconfigured(f"{file}: JUDGE is {judge!r:.60}; expected the name of a model.")
+
+
+def _arguments(function: Callable[..., Any], most: int) -> int:
+    """How many arguments a function takes by position, `most` at most."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return most
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return most
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return min(most, sum(parameter.kind in positional for parameter in parameters))
+
+
+def _as_wanted(
+    function: Callable[..., Any], item: Item, answer: str | None, label: str | None, tools: Tools | None
+) -> tuple[Any, ...]:
+    """The arguments that a scoring function takes: answer and label, or with the item, or with the tools too."""
+    wanted = _arguments(function, 4)
+    return (answer, label) if wanted == 2 else (item, answer, label, tools)[:wanted]
+
+
+def _item(item: Any) -> Item:
+    """An item, which may have come from another process as plain values."""
+    return item if isinstance(item, Item) else msgspec.convert(item, Item)
+
+
+def _rewards(submission: Submission, answers: Mapping[str, str | None]) -> dict[str, float]:
+    return {id: submission.items.get(id, submission.total).reward for id in answers}
 
 
 def _package(folder: Path) -> str:

@@ -133,6 +133,10 @@ def describe_fully(attempt: ShownAttempt) -> str:
     return "\n\n".join([describe_briefly(attempt), *calls])
 
 
+def _label_line(example: Example) -> str:
+    return "" if example.label is None else f"\n  label: {example.label}"
+
+
 def _among(label: str, choices: Sequence[str]) -> str:
     return f"is number {choices.index(label) + 1}" if label in choices else "is not among them"
 
@@ -141,13 +145,13 @@ def sample_items(public: Public, limit: int, seed: int) -> str:
     """Train items with their labels, one of each label in turn, as many as fit."""
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in public.train:
-        by_label[example.label].append(example)
+        by_label[example.label or ""].append(example)
     draw = random.Random(seed)
     firsts = [draw.choice(by_label[label]) for label in sorted(by_label)]
     draw.shuffle(firsts)
     lines: list[str] = []
     for example in firsts:
-        line = f"- {clipped(example.prompt, PROMPT)}\n  label: {example.label}"
+        line = f"- {clipped(example.prompt, PROMPT)}{_label_line(example)}"
         if sum(map(len, lines)) + len(line) > limit:
             break
         lines.append(line)

@@ -102,7 +102,7 @@ def evidence(
         rollouts_used=scores[requested.candidate].rollouts,
         rollouts_left=UNLIMITED if requested.rollouts_left is None else requested.rollouts_left,
         signal=loaded.task.signal,
-        labelled=all(example.label for example in loaded.public.train),
+        labelled=all(example.label is not None for example in loaded.public.train),
         copies=loaded.task.has_copies,
         free=loaded.started.policy not in CLOSED,
     )
@@ -110,7 +110,7 @@ def evidence(
 
 def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: LoadedRun) -> list[ProbeAttempt]:
     """The scored attempts at train items, each with the choices that its last call of the policy offered."""
-    labels = {example.id: example.label for example in loaded.public.train}
+    labels = {example.id: example.label or "" for example in loaded.public.train}
     read_request = request_reader(blobs)
     return [
         ProbeAttempt(
@@ -292,7 +292,7 @@ class AttemptReader:
             item=item,
             attempt=attempt,
             prompt=example.prompt,
-            label=example.label,
+            label=example.label or "",
             answer=None,
             reward=None,
             outcome=outcome,

@@ -165,7 +165,7 @@ def sources(load: Callable[[], LoadedRun], seed: int) -> Sources:
         return {example.id: example for example in loaded().public.train}
 
     def label(item: str) -> str:
-        return train()[item].label
+        return train()[item].label or ""
 
     def copies(items: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
         task, public = loaded().task, loaded().public

@@ -69,25 +69,27 @@ class Reply:
 class Item:
     """A question to answer."""
 
-    def __init__(self, id: str, prompt: str) -> None:
+    def __init__(self, id: str, prompt: str, files: Mapping[str, str] = {}) -> None:
         self.id = id
         self.prompt = prompt
+        self.files = dict(files)
 
 
 class Example:
     """A train item with its label."""
 
-    def __init__(self, prompt: str, label: str) -> None:
+    def __init__(self, prompt: str, label: str | None, files: Mapping[str, str] = {}) -> None:
         self.prompt = prompt
         self.label = label
+        self.files = dict(files)
 
 
 class Data:
     """What a scaffold may learn from: the labels' names, and the train items that it may see."""
 
-    def __init__(self, labels: Sequence[str], train: Sequence[Sequence[str]]) -> None:
+    def __init__(self, labels: Sequence[str], train: Sequence[Sequence[Any]]) -> None:
         self.labels = tuple(labels)
-        self.train = tuple(Example(prompt, label) for prompt, label in train)
+        self.train = tuple(Example(*example) for example in train)
 
 
 Solve = Callable[[Item, "Model", Data], object]
@@ -489,7 +491,7 @@ class Solving:
     """The attempts at an order's items. `limit` is the most seconds for which one may be silent."""
 
     def __init__(
-        self, host: Line, stage: Stage, items: Sequence[Sequence[str]], attempts: int, limit: float | None
+        self, host: Line, stage: Stage, items: Sequence[Sequence[Any]], attempts: int, limit: float | None
     ) -> None:
         self._host, self._stage, self._attempts = host, stage, attempts
         self._limit = math.inf if limit is None or stage.shared else limit

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -86,10 +86,14 @@ class ScaffoldLimits(NamedTuple):
 
 
 class ScaffoldData(NamedTuple):
-    """What a scaffold may learn from: the labels' names, and train as (prompt, label)."""
+    """What a scaffold may learn from: the labels' names, and train as (prompt, label), or (prompt, label, files)."""
 
     labels: Sequence[str]
-    train: Sequence[tuple[str, str]]
+    train: Sequence[tuple[str, str | None] | tuple[str, str | None, Mapping[str, str]]]
+
+
+Shown = tuple[str, str] | tuple[str, str, Mapping[str, str]]
+"""An item as a scaffold sees it: its name there, its prompt, and its files if it has any."""
 
 
 class ScaffoldCall(msgspec.Struct):
@@ -256,20 +260,20 @@ class ScaffoldProcess:
 
     def solve(
         self,
-        items: Sequence[tuple[str, str]],
+        items: Sequence[Shown],
         attempts: int,
         answer_calls: AnswerCalls,
         shard: Stopwatch | None = None,
         silence: Stopwatch | None = None,
     ) -> list[AttemptOutcome]:
-        """An outcome for each attempt at each (id, prompt), in order.
+        """An outcome for each attempt at each item, in order.
 
         `shard` counts the seconds of the shard of which these are some items; None for all. `silence` counts those of
         the attempt under way, of one item alone; without it, the process times its attempts. After a failure of the
         process as a whole, `alive` is False. Raises `HostUnfit` or `TryAgain` where its sandbox has failed.
         """
         shard = shard or Stopwatch()
-        attempts_left = {RolloutKey(item, attempt) for item, _ in items for attempt in range(attempts)}
+        attempts_left = {RolloutKey(item, attempt) for item, *_ in items for attempt in range(attempts)}
         checked = _ShardFrames(attempts_left, attempts, self._limits)
         kind: RolloutFailure = "nonsense"
         reason = ""
@@ -290,7 +294,7 @@ class ScaffoldProcess:
             self.close()
         return [
             checked.outcomes.get(RolloutKey(item, attempt)) or AttemptOutcome(item, attempt, kind=kind, reason=reason)
-            for item, _ in items
+            for item, *_ in items
             for attempt in range(attempts)
         ]
 

@@ -161,7 +161,7 @@ def write_dataset(
     `task.md`, and the task's own files (`extra`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    train = [(number, prompt, label) for number, (prompt, label) in enumerate(data.train)]
+    train = [(number, *example[:2]) for number, example in enumerate(data.train)]
     first = data.labels[0] if data.labels else ""
     files = {
         "train.csv": _csv(("id", "text", "label"), train),

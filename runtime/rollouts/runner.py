@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from events.errors import CheckFailed, NotHere, UserError, raise_if_hosts
 from events.kinds import RolloutFailure
@@ -24,14 +25,24 @@ from runtime.blobs.directory import Blobs
 from runtime.log.port import EVENT_LIMIT
 from runtime.rollouts import program
 from runtime.rollouts.calls import CallLog, CallRecorder, CompletionSource, ShardCalls
-from runtime.rollouts.host import AttemptOutcome, ScaffoldData, ScaffoldLimits, ScaffoldProcess, ScaffoldStopped
+from runtime.rollouts.host import (
+    AttemptOutcome,
+    RefusedCall,
+    ScaffoldCall,
+    ScaffoldData,
+    ScaffoldLimits,
+    ScaffoldProcess,
+    ScaffoldStopped,
+    Shown,
+)
+from runtime.rollouts.names import item_names
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall
 from runtime.rollouts.openai.server import Bridge
-from runtime.rollouts.openai.session import MODELS, BridgedScaffold, attempt_budget, speaks_http
+from runtime.rollouts.openai.session import MODELS, AnswerBridgeCall, BridgedScaffold, attempt_budget, speaks_http
 from runtime.rollouts.shard import AttemptResult, RolloutShard, failed_attempts
 from runtime.sandbox.choose import provide
 from runtime.sandbox.launch import Kind
-from tasks.contract import Item, Public, visible_train
+from tasks.contract import Example, Item, Public, visible_train
 
 CALL_USE_SIZE = 48
 """Bytes that a used completion takes in an event, and more."""
@@ -77,12 +88,19 @@ class RolloutRunner:
         item, and what else is the host's own (`raise_if_hosts`), as where the policy or log is away.
         """
         kind = provide(shard.sandbox).kind
-        prompts = {item.id: item.prompt for items in (public.train, public.dev, public.test) for item in items}
+        known = {item.id: item for items in (public.train, public.dev, public.test) for item in items}
         fail = functools.partial(failed_attempts, shard.items, shard.attempts)
-        if missing := [item for item in shard.items if item not in prompts]:
+        if missing := [item for item in shard.items if item not in known]:
             raise NotHere(f"Item {missing[0]} is not in the task's data on this host.")
-        items = [Item(item, prompts[item]) for item in shard.items]
-        questions = [(item.id, item.prompt) for item in items]
+        shown = {name: known[item] for item, name in item_names(public.digests, shard.draw, shard.items).items()}
+        questions = [_question(name, item) for name, item in shown.items()]
+
+        def answer(asked: list[ScaffoldCall]) -> list[tuple[str, ...] | RefusedCall]:
+            return calls.answer([replace(call, item=shown[call.item].id) for call in asked])
+
+        def answer_bridge(name: str, attempt: int, call: BridgeCall) -> BridgeAnswer:
+            return calls.answer_bridge(shown[name].id, attempt, call)
+
         calls = ShardCalls(shard, log, self._recorder, self.limits.tokens)
         try:
             files = self.blobs.get_tree(shard.scaffold)
@@ -97,11 +115,12 @@ class RolloutRunner:
             return fail("unloadable", str(wrong))
         try:
             if process is None:
-                outcomes = self._run_program(calls, public, files, entry or "", items, kind)
+                items = [Item(name, item.prompt) for name, item in shown.items()]
+                outcomes = self._run_program(calls, answer_bridge, public, files, entry or "", items, kind)
             elif isinstance(process, BridgedScaffold):
-                outcomes = process.solve(questions, shard.attempts, calls.answer, calls.answer_bridge)
+                outcomes = process.solve(questions, shard.attempts, answer, answer_bridge)
             else:
-                outcomes = process.solve(questions, shard.attempts, calls.answer)
+                outcomes = process.solve(questions, shard.attempts, answer)
         except BaseException as wrong:
             if process is not None:
                 process.close()
@@ -111,6 +130,9 @@ class RolloutRunner:
             return fail("refused", str(wrong))
         if process is not None and shard.hints:
             process.close()  # it may have kept true answers
+        order = {item: index for index, item in enumerate(shard.items)}
+        outcomes = [replace(outcome, item=shown[outcome.item].id) for outcome in outcomes]
+        outcomes.sort(key=lambda outcome: (order[outcome.item], outcome.attempt))
         return self._without_secrets([_fit_event(calls.result(outcome)) for outcome in outcomes])
 
     def close(self) -> None:
@@ -133,6 +155,7 @@ class RolloutRunner:
     def _run_program(
         self,
         calls: ShardCalls,
+        answer_bridge: AnswerBridgeCall,
         public: Public,
         files: Mapping[str, bytes],
         entry: str,
@@ -151,7 +174,7 @@ class RolloutRunner:
                 program.write_dataset(folder / "data", data, items, public.name)
 
                 def answer(call: BridgeCall, attempt: int = attempt) -> BridgeAnswer:
-                    return calls.answer_bridge(program.item_of_call(call.prompts[0], items), attempt, call)
+                    return answer_bridge(program.item_of_call(call.prompts[0], items), attempt, call)
 
                 began = time.monotonic()
                 budget = attempt_budget(self.limits, self.limits.cpu_seconds, time.monotonic)
@@ -164,8 +187,7 @@ class RolloutRunner:
                 if bridge.failure is not None:
                     raise bridge.failure
                 outcomes += program.outcomes(items, ended, attempt, time.monotonic() - began)
-        order = {item.id: index for index, item in enumerate(items)}
-        return sorted(outcomes, key=lambda outcome: (order[outcome.item], outcome.attempt))
+        return outcomes
 
     def _process(
         self, shard: RolloutShard, public: Public, http: bool, kind: Kind
@@ -193,7 +215,15 @@ class RolloutRunner:
 
 
 def _scaffold_data(public: Public, fold: int | None) -> ScaffoldData:
-    return ScaffoldData(public.labels, [(example.prompt, example.label) for example in visible_train(public, fold)])
+    train = [
+        (example.prompt, example.label, example.files) if example.files else (example.prompt, example.label)
+        for example in visible_train(public, fold)
+    ]
+    return ScaffoldData(public.labels, train)
+
+
+def _question(name: str, item: Item | Example) -> Shown:
+    return (name, item.prompt, item.files) if item.files else (name, item.prompt)
 
 
 def _fit_event(result: AttemptResult) -> AttemptResult:

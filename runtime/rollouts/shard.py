@@ -40,6 +40,10 @@ class RolloutShard(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     seed: int
     """What the sampling seeds of the calls are derived from."""
+    draw: str = ""
+    """For which seed, generation, purpose and round the items are played: the names that the scaffold sees follow from
+    it.
+    """
     hints: Mapping[str, str] = {}
     """What shows the model the true answer, by item."""
     max_tokens: int = 64

@@ -7,16 +7,19 @@ that a verifier may import: those of the contract, and its task's own without go
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar
 
 import msgspec
 
 from events.errors import Misconfigured
 from runtime.rollouts.host import ScaffoldData, ScaffoldProcess, ScaffoldStopped
 from runtime.sandbox.choose import provide
-from tasks.contract import Outcome, Scored
-from tasks.loading import Task
+from tasks.contract import Item, Scored, Submission
+from tasks.loading import ONE, WHOLE, Task
+
+T = TypeVar("T")
 
 AGENT = Path(__file__).with_name("verifier_agent.py")
 ROOT = Path(__file__).parents[2]
@@ -26,20 +29,43 @@ LEFT_OUT = frozenset({"gold.py", "scaffold"})
 """What of a task's folder no verifier imports."""
 
 
-class _Reply(msgspec.Struct):
-    """What `verifier_agent.py` answers: the version, or a reward in Python's own digits, or why there is none."""
+class _Judgement(msgspec.Struct):
+    """A `Scored`, its numbers in Python's own digits."""
 
-    version: str = ""
-    reward: str = ""
-    outcome: str = ""
+    reward: str
+    outcome: str
+    details: str
+    interval: tuple[str, str] | None
+    micro_usd: int
+
+    def scored(self) -> Scored:
+        low, high = self.interval or ("", "")
+        interval = (float(low), float(high)) if self.interval else None
+        return Scored(float(self.reward), self.outcome, self.details, interval, self.micro_usd)
+
+
+class _Submission(msgspec.Struct):
+    """A `Submission`."""
+
+    total: _Judgement
+    items: dict[str, _Judgement]
+
+
+class _Reply(msgspec.Struct):
+    """What `verifier_agent.py` answers: what the verifier defines, or a judgement, or why there is none."""
+
+    names: dict[str, Any] = {}
+    functions: tuple[str, ...] = ()
+    judged: Any = None
     raised: tuple[str, str] | None = None
     """The name of an exception, and its text."""
     gave: str = ""
-    """What came in a reward's place."""
+    """What came in a judgement's place."""
 
 
 class ConfinedVerifier:
-    """A verifier in a process of its own in the sandbox, until it is closed. It answers as the verifier's module would.
+    """A verifier in a process of its own in the sandbox, until it is closed. It answers as the verifier's module would,
+    and has no tools.
 
     Raises `Misconfigured` where the host has no sandbox, or the text is no verifier.
     """
@@ -60,26 +86,42 @@ class ConfinedVerifier:
         except ScaffoldStopped as stopped:
             raise Misconfigured(f"{name} cannot be imported ({stopped}); mend it and try again.") from stopped
         try:
-            self.VERSION = self._ask("VERSION").version
+            reply = self._ask("NAMES")
         except Misconfigured:
             self.close()
             raise
-
-    def score(self, answer: str | None, label: str) -> Scored:
-        """The verifier's judgement of an answer; raises what it raised, under the same name."""
-        reply = self._ask([answer, label])
-        if reply.raised:
-            raise type(reply.raised[0], (Exception,), {})(reply.raised[1])
-        if not reply.reward:
-            raise Misconfigured(
-                f"{self.__file__}: score gave {reply.gave}; expected a Scored whose reward is a number; mend it and "
-                "try again."
-            )
-        return Scored(float(reply.reward), cast("Outcome", reply.outcome))
+        for key, value in reply.names.items():
+            setattr(self, key, value)
+        for function, judge in ((ONE, self._score), (WHOLE, self._score_submission)):
+            if function in reply.functions:
+                setattr(self, function, judge)
 
     def close(self) -> None:
         """End the process."""
         self._process.close()
+
+    def _score(self, item: Item, answer: str | None, label: str | None) -> Scored:
+        return self._judged(_Judgement, ONE, item, answer, label).scored()
+
+    def _score_submission(
+        self, items: Sequence[Item], answers: Mapping[str, str | None], labels: Mapping[str, str]
+    ) -> Submission:
+        judged = self._judged(_Submission, WHOLE, items, answers, labels)
+        return Submission(judged.total.scored(), {id: scored.scored() for id, scored in judged.items.items()})
+
+    def _judged(self, kind: type[T], function: str, of: Item | Sequence[Item], *arguments: object) -> T:
+        """The verifier's judgement; raises what it raised, under the same name."""
+        plain = [msgspec.structs.asdict(one) for one in of] if not isinstance(of, Item) else msgspec.structs.asdict(of)
+        reply = self._ask([function, plain, *arguments])
+        if reply.raised:
+            raise type(reply.raised[0], (Exception,), {})(reply.raised[1])
+        try:
+            return msgspec.convert(reply.judged, kind)
+        except msgspec.ValidationError:
+            raise Misconfigured(
+                f"{self.__file__}: {function} gave {reply.gave}; expected a Scored whose reward is a number; mend it "
+                "and try again."
+            ) from None
 
     def _ask(self, question: object) -> _Reply:
         if self._stopped:

@@ -20,6 +20,7 @@ from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import RolloutsRequested
 from events.run import RunFinished, RunStarted
 from events.weights import TrainingBatchSealed, WeightUpdateFinished
+from runtime.log.port import BATCH_LIMIT
 from runtime.run.batch import batch_digest
 from runtime.run.decider import Decider
 from runtime.run.evolve import evolve, solved_items
@@ -30,7 +31,8 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
     """What is due now; nothing while the run is paused, and nothing between barriers.
 
     What is due follows from the state alone, so `event` decides nothing. Rules by version: 2 seals batches with the
-    parent's optimiser state, 3 waits for the auditor where it may act.
+    parent's optimiser state, 3 waits for the auditor where it may act, 4 divides no submission and counts what judging
+    costs.
     """
     del event
     started = state.started
@@ -62,7 +64,7 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
             assert_never(state.phase)
 
 
-DECIDER = Decider(version=3, initial=initial, evolve=evolve, decide=decide)
+DECIDER = Decider(version=4, initial=initial, evolve=evolve, decide=decide)
 
 
 class _Rollouts(NamedTuple):
@@ -95,8 +97,10 @@ def _evaluation(state: RunState, started: RunStarted) -> list[RolloutsRequested]
 
 
 def _requests(state: RunState, started: RunStarted, rollouts: _Rollouts, folds: _Folds) -> list[RolloutsRequested]:
-    """The rollouts in shards of at most `shard_size` attempts, each within one fold."""
-    width = max(1, started.shard_size // rollouts.attempts)
+    """The rollouts in shards of at most `shard_size` attempts, each within one fold; where whole submissions are
+    judged, a fold is one shard.
+    """
+    width = BATCH_LIMIT if started.submissions else max(1, started.shard_size // rollouts.attempts)
     parts = [
         (fold, tuple(items[index : index + width])) for fold, items in folds for index in range(0, len(items), width)
     ]
@@ -285,7 +289,7 @@ def _hints(state: RunState, update: WeightUpdate, started: RunStarted) -> list[R
     """One attempt at each item this round did not solve, hinted with the true answer; none if not ordered, already made
     or too dear.
     """
-    solved = solved_items(state.shards.values())
+    solved = solved_items(state)
     folds = [
         (fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(state.shards)
     ]

@@ -1,6 +1,5 @@
 """The state after an event: a pure function, which gives a new state and changes nothing."""
 
-from collections.abc import Iterable
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -24,9 +23,6 @@ from events.weights import (
 from runtime.run.fork import forked
 from runtime.run.state import Phase, RunState, ScoredAttempt, ShardProgress, WeightUpdate, in_phase, new_candidate
 
-SOLVED = 1.0
-"""The reward from which an item counts as answered rightly."""
-
 
 def evolve(state: RunState, event: Event) -> RunState:
     """The state after the event.
@@ -37,7 +33,8 @@ def evolve(state: RunState, event: Event) -> RunState:
         # the many come first
         case ModelCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=price):
             return replace(state, tokens=state.tokens + prompt + completion, micro_usd=state.micro_usd + price)
-        case TrajectoryScored(request=request, item=item, attempt=attempt, trajectory=trajectory, reward=reward):
+        case TrajectoryScored(request=request, item=item, attempt=attempt, trajectory=trajectory, reward=reward) as one:
+            state = replace(state, micro_usd=state.micro_usd + one.micro_usd) if one.micro_usd else state
             return _with_result(state, request, (item, attempt), ScoredAttempt(trajectory, reward))
         case (
             ScoringFailed(request=request, item=item, attempt=attempt)
@@ -84,9 +81,7 @@ def evolve(state: RunState, event: Event) -> RunState:
             return _with_request(in_phase(state, "playing"), event.id, requested)
         case TrainingBatchSealed():
             assert state.update
-            update = replace(
-                state.update, solved=state.update.solved | solved_items(state.shards.values()), hinted=False
-            )
+            update = replace(state.update, solved=state.update.solved | solved_items(state), hinted=False)
             return in_phase(state, "training", update=update, history={**state.history, **state.shards}, shards={})
         case AdapterPublished(generation=generation, round=number, state=left) if _in_round(
             state, generation, number, "training"
@@ -233,12 +228,15 @@ def _with_parent(state: RunState, candidate: str) -> RunState:
     return replace(state, accepted=state.accepted[: index + 1], best=state.accepted[index], rollback_to="")
 
 
-def solved_items(shards: Iterable[ShardProgress]) -> frozenset[str]:
-    """The train items that were answered rightly, and without a hint."""
+def solved_items(state: RunState) -> frozenset[str]:
+    """The train items of the requests under way that were solved, and without a hint."""
+    least = state.started.solved if state.started else None
+    if least is None:
+        return frozenset()
     return frozenset(
         item
-        for shard in shards
+        for shard in state.shards.values()
         if shard.requested.purpose == "train"
         for (item, _), result in shard.results.items()
-        if result is not None and result.reward >= SOLVED
+        if result is not None and result.reward >= least
     )

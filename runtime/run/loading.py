@@ -1,5 +1,6 @@
 """A run with its task, as this host has it."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ from events.errors import CheckFailed, UserError
 from events.run import RunStarted
 from runtime.blobs.directory import Blobs
 from runtime.run.confined_verifier import ConfinedVerifier
-from tasks.contract import Public
+from tasks.contract import Item, Public
 from tasks.loading import Task, known, load
 
 
@@ -17,6 +18,17 @@ class LoadedRun(NamedTuple):
     started: RunStarted
     task: Task
     public: Public
+
+    def items(self, ids: Collection[str]) -> dict[str, Item]:
+        """Those of these items that are in the task's data, by id."""
+        wanted = set(ids)
+        found = {
+            example.id: Item(example.id, example.prompt, example.group, example.files, example.metadata)
+            for example in self.public.train
+            if example.id in wanted
+        }
+        found |= {item.id: item for split in (self.public.dev, self.public.test) for item in split if item.id in wanted}
+        return {id: found[id] for id in ids if id in found}
 
 
 class TaskAccess(NamedTuple):

@@ -173,6 +173,8 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         base_model=base_model,
         sandbox=provide(order.sandbox).text,
         max_tokens=order.max_tokens or task.max_tokens,
+        solved=task.solved,
+        submissions=task.submissions,
         shared_state=task.shared_state,
         on_drift=order.on_drift,
     )

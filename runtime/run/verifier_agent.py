@@ -1,11 +1,12 @@
-"""A scaffold that is a verifier: each item asks for the score of an answer, and what it answers is the score.
+"""A scaffold that is a verifier: each item asks for a judgement, and what it answers is the judgement.
 
 `runtime/run/confined_verifier.py` puts it into the sandbox with `verifier.json`; it imports nothing of evolog itself.
 """
 
+import inspect
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 TEXT_LIMIT = 4000
@@ -15,19 +16,47 @@ order = json.loads(Path(__file__).with_name("verifier.json").read_text())
 verifier: Any = ModuleType(f"{order['package']}.recorded_verifier")
 verifier.__file__, verifier.__package__ = order["file"], order["package"]
 exec(compile(order["source"], order["file"], "exec"), verifier.__dict__)
-VERSION, score = verifier.VERSION, verifier.score
+NAMES = ("VERSION", "OUTCOMES", "REPEATS", "SECONDS", "NEEDS", "JUDGE")
 
 
 def solve(item: Any, model: object, data: object) -> str:
-    """The verifier's version, or its judgement of an answer to an item with this label, as JSON."""
+    """What the verifier defines, or its judgement, as JSON."""
     question = json.loads(item.prompt)
-    if question == "VERSION":
-        return json.dumps({"version": VERSION})
+    if question == "NAMES":
+        names = {name: getattr(verifier, name) for name in NAMES if hasattr(verifier, name)}
+        functions = [name for name in ("score", "score_submission") if callable(getattr(verifier, name, None))]
+        return json.dumps({"names": names, "functions": functions})
     try:
-        scored = score(*question)
+        judged = judge(*question)
     except (Exception, SystemExit) as error:
         return json.dumps({"raised": [type(error).__name__, str(error)[:TEXT_LIMIT]]})
     try:
-        return json.dumps({"reward": repr(float(scored.reward)), "outcome": str(scored.outcome)})
+        return json.dumps({"judged": as_plain(judged)})
     except (AttributeError, TypeError, ValueError, OverflowError):
-        return json.dumps({"gave": f"{scored!r:.100}"})
+        return json.dumps({"gave": f"{judged!r:.100}"})
+
+
+def judge(name: str, of: Any, answer: Any, label: Any) -> Any:
+    """The judgement of one answer, or of a submission. It has no tools here."""
+    function = getattr(verifier, name)
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    if name == "score_submission":
+        return function([SimpleNamespace(**item) for item in of], answer, label)
+    return function(answer, label) if len(kinds) == 2 else function(SimpleNamespace(**of), answer, label)
+
+
+def as_plain(judged: Any) -> Any:
+    """A judgement as it goes into JSON, its reward in Python's own digits; raises where it is none."""
+    if hasattr(judged, "total"):
+        return {
+            "total": as_plain(judged.total),
+            "items": {str(id): as_plain(scored) for id, scored in judged.items.items()},
+        }
+    interval = getattr(judged, "interval", None)
+    return {
+        "reward": repr(float(judged.reward)),
+        "outcome": str(judged.outcome),
+        "details": str(getattr(judged, "details", "")),
+        "interval": interval and [repr(float(end)) for end in interval],
+        "micro_usd": int(getattr(judged, "micro_usd", 0)),
+    }

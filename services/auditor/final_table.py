@@ -19,7 +19,7 @@ from runtime.log.lookup import facts_by_id
 from runtime.policies.bases import UNIFORM
 from runtime.policies.client import model_name
 from runtime.run.loading import LoadedRun
-from services.auditor.measure import AnswerSheet, RunAudit, read_answers, why_unscored
+from services.auditor.measure import AnswerSheet, RunAudit, read_answers, reward_of, score_answers, why_unscored
 from tasks.contract import Item
 
 SPLITS: tuple[SplitName, ...] = ("dev", "test")
@@ -98,8 +98,8 @@ def _rewards(audit: RunAudit, blobs: Sequence[str]) -> list[dict[str, float]]:
 
 
 def _scored(audit: RunAudit, answers: Mapping[str, str | None]) -> dict[str, float | Failed]:
-    calls = [(answer, audit.labels[item]) for item, answer in answers.items()]
-    return dict(zip(answers, audit.host.scorer(audit.loaded.task.reward, calls), strict=True))
+    items = list(audit.loaded.items(answers).values())
+    return score_answers(reward_of(audit.loaded.task), items, answers, audit.labels, audit.host.scorer)
 
 
 def _mean(audit: RunAudit, sheet: AnswerSheet, cell: Cell, split: SplitName, policy: str = "") -> Fact:

@@ -11,7 +11,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -50,7 +50,8 @@ from runtime.rollouts.shard import RolloutShard
 from runtime.run.fork import comparable_from
 from runtime.run.loading import LoadedRun
 from services.host.context import Context
-from tasks.contract import EvaluationSet, Public
+from tasks.contract import EvaluationSet, Item, Public
+from tasks.loading import Task
 
 logger = logging.getLogger("evolog")
 
@@ -58,8 +59,15 @@ PERTURBED_ITEMS = 100
 """Most items of a perturbed test that are answered."""
 T = TypeVar("T")
 
-ScoreAnswer = Callable[[str | None, str], float]
-"""The score of an answer (None: there is none) to an item with this label."""
+
+class Score(NamedTuple):
+    """One way to score answers."""
+
+    function: Callable[..., Any]
+    """From an item, an answer and a label (None: there is none) to a score. Where `whole` is set, from all items, their
+    answers by id and their labels by id to the scores by id.
+    """
+    whole: bool = False
 
 
 class AnswerSheet(NamedTuple):
@@ -148,7 +156,7 @@ class RunAudit:
         if await self.is_recorded(PairMeasured, *pair, VERIFIER):
             return []
         test = EvaluationSet(self.loaded.public.labels, self.loaded.public.test)
-        scores = {VERIFIER: self.loaded.task.reward, GOLD_MEASURE: self.loaded.task.gold_score} | _extra_metrics(
+        scores = {VERIFIER: reward_of(self.loaded.task), GOLD_MEASURE: gold_of(self.loaded.task)} | _extra_metrics(
             self.loaded
         )
         return await self._scored(pair, test, await self._answers(pair, test, VERIFIER), scores)
@@ -197,6 +205,7 @@ class RunAudit:
             items=tuple(item.id for item in items),
             temperature=0.0,
             seed=self.loaded.started.seed,
+            draw=f"{self.loaded.started.seed} {request} {split}",
             max_tokens=self.loaded.started.max_tokens,
             sandbox=self.loaded.started.sandbox,
             shared_state=self.loaded.started.shared_state,
@@ -238,7 +247,7 @@ class RunAudit:
         sample = random.Random(f"{seed} {name}").sample(changed.items, min(PERTURBED_ITEMS, len(changed.items)))
         changed = EvaluationSet(changed.labels, tuple(sample))
         return await self._scored(
-            pair, changed, await self._answers(pair, changed, measure), {measure: self.loaded.task.reward}
+            pair, changed, await self._answers(pair, changed, measure), {measure: reward_of(self.loaded.task)}
         )
 
     async def _answers(self, pair: PairKey, questions: EvaluationSet, measure: str) -> AnswerSheet:
@@ -247,7 +256,7 @@ class RunAudit:
         return await self.collect_answers(f"audit-{derive(*pair, measure)}", pair, model, "test", public)
 
     async def _scored(
-        self, pair: PairKey, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, ScoreAnswer]
+        self, pair: PairKey, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, Score]
     ) -> Sequence[Fact]:
         return await self.host.with_task_code(
             lambda: score_pair(self.labels, pair, questions, sheet, scores, self.host.scorer)
@@ -288,7 +297,7 @@ def pairs_to_measure(accepted: Sequence[CandidateEvaluated]) -> list[PairKey]:
 def labels_of(loaded: LoadedRun) -> dict[str, str]:
     """The true labels of train, dev and test, by item id; raises `NotHere` where the data are not on this host."""
     try:
-        return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold()}
+        return {**loaded.task.labels(loaded.started.seed), **loaded.task.gold(loaded.started.seed)}
     except NotFound:
         with hosts_own():
             raise
@@ -305,7 +314,7 @@ def score_pair(
     pair: PairKey,
     questions: EvaluationSet,
     sheet: AnswerSheet,
-    scores: Mapping[str, ScoreAnswer],
+    scores: Mapping[str, Score],
     scorer: AnswerScorer,
 ) -> list[Fact]:
     """For each way to score the pair's answers, by measure, a `PairMeasured`, a `GoldFailed`, or both.
@@ -318,10 +327,9 @@ def score_pair(
         reason = f"{failed} of {asked} attempts of the audit failed"
         return [GoldFailed(cell=unscored_cell(pair, measure), split="test", reason=reason) for measure in scores]
     answered = [(item.id, answer) for item in questions.items if (answer := sheet.answers.get(item.id)) is not None]
-    calls = [(answer, labels[item]) for item, answer in answered]
     facts: list[Fact] = []
     for measure, score in scores.items():
-        results = dict(zip([item for item, _ in answered], scorer(score, calls), strict=True))
+        results = score_answers(score, questions.items, dict(answered), labels, scorer)
         by_item: dict[str, tuple[float, ...]] = {
             item.id: (result,)
             for item in questions.items
@@ -357,9 +365,39 @@ def why_unscored(results: Sequence[float | Failed]) -> str:
     return f"{reasons.total()} of {len(results)} answers could not be scored: {reason}"
 
 
-def _extra_metrics(loaded: LoadedRun) -> dict[str, ScoreAnswer]:
+def reward_of(task: Task) -> Score:
+    """How the run's verifier scores: each answer, or a submission."""
+    return Score(task.submission_rewards, whole=True) if task.submissions else Score(task.reward)
+
+
+def gold_of(task: Task) -> Score:
+    """How gold scores: each answer, or a submission."""
+    return Score(task.gold_submission, whole=True) if task.gold_judges_submissions else Score(task.gold_score)
+
+
+def score_answers(
+    score: Score,
+    items: Sequence[Item],
+    answers: Mapping[str, str | None],
+    labels: Mapping[str, str],
+    scorer: AnswerScorer,
+) -> dict[str, float | Failed]:
+    """The score of each answer by item id, or why it has none; `items` are all that were asked."""
+    if score.whole:
+        (scored,) = scorer(score.function, [(list(items), answers, labels_among(labels, items))])
+        return dict.fromkeys(answers, scored) if isinstance(scored, Failed) else dict(scored)
+    calls = [(item, answers[item.id], labels.get(item.id)) for item in items if item.id in answers]
+    return dict(zip([item.id for item, _, _ in calls], scorer(score.function, calls), strict=True))
+
+
+def labels_among(labels: Mapping[str, str], items: Sequence[Item]) -> dict[str, str]:
+    """The labels of these items alone."""
+    return {item.id: labels[item.id] for item in items if item.id in labels}
+
+
+def _extra_metrics(loaded: LoadedRun) -> dict[str, Score]:
     try:
-        return {EXTRA + name: score for name, score in loaded.task.extra_metrics().items()}
+        return {EXTRA + name: Score(score) for name, score in loaded.task.extra_metrics().items()}
     except Misconfigured as wrong:
         logger.warning("no extra metric is measured: %s", wrong)
         return {}
@@ -367,8 +405,11 @@ def _extra_metrics(loaded: LoadedRun) -> dict[str, ScoreAnswer]:
 
 def _references(loaded: LoadedRun, labels: Mapping[str, str], scorer: AnswerScorer) -> list[Fact]:
     items = [item.id for item in loaded.public.test]
-    calls = [(labels[item],) for item in items]
-    canaries, ceilings = scorer(loaded.task.canaries, calls), scorer(loaded.task.ceiling, calls)
+    truth = [(labels.get(item),) for item in items]
+    canaries = scorer(
+        loaded.task.canaries, [(item, label) for item, (label,) in zip(loaded.public.test, truth, strict=True)]
+    )
+    ceilings = scorer(loaded.task.ceiling, truth)
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for item, earned, most in zip(items, canaries, ceilings, strict=True):
         for result in (earned, most):

@@ -200,7 +200,7 @@ def _public(root: Path, key: bytes, seed: int) -> Public:
         split: hashlib.sha256("\n".join(prompts[name] for _, name in names(split, seed)).encode()).hexdigest()
         for split in SIZES
     }
-    return Public("denoise", tuple(example.label for example in train), train, dev, test, digests)
+    return Public("denoise", tuple(name for _, name in names("train", seed)), train, dev, test, digests)
 
 
 def _prompts(root: Path, key: bytes, split: str, seed: int) -> dict[str, str]:

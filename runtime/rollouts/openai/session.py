@@ -23,6 +23,7 @@ from runtime.rollouts.host import (
     ScaffoldLimits,
     ScaffoldProcess,
     ScaffoldStopped,
+    Shown,
     Stopwatch,
 )
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall
@@ -85,7 +86,7 @@ class BridgedScaffold:
 
     def solve(
         self,
-        items: Sequence[tuple[str, str]],
+        items: Sequence[Shown],
         attempts: int,
         answer_calls: AnswerCalls,
         answer_bridge: AnswerBridgeCall,
@@ -99,7 +100,8 @@ class BridgedScaffold:
             with self._silence.paused():
                 return answer_calls(calls)
 
-        for item, prompt in items:
+        for shown in items:
+            item = shown[0]
             if not self.alive:
                 kind, reason = (
                     (outcomes[-1].kind, outcomes[-1].reason)
@@ -110,7 +112,7 @@ class BridgedScaffold:
                 continue
             self._item, self._attempt = item, -1
             self._silence.start()
-            outcomes += self._process.solve([(item, prompt)], attempts, timed_answers, self._shard_clock, self._silence)
+            outcomes += self._process.solve([shown], attempts, timed_answers, self._shard_clock, self._silence)
             self._attempt = -1
             if [outcome.kind for outcome in outcomes[-HUNG_LIMIT:]] == ["hung"] * HUNG_LIMIT:
                 self._process.close()
