@@ -91,6 +91,7 @@ ENTRIES: tuple[Entry, ...] = (
         LOG,
         (judgement.TrajectoryScored, ("verifier",)),
         (judgement.ScoringFailed, ("verifier",)),
+        (judgement.JudgeCalled, ("verifier",)),
         (judgement.LabelEstimated, ("trainer",)),
         (judgement.CandidateEvaluated, _CONTROLLER),
     ),

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from events.fact import Fact
-from events.kinds import CandidateOrigin
+from events.kinds import CallStatus, CandidateOrigin
 
 
 class TrajectoryScored(Fact, frozen=True, kw_only=True):
@@ -54,6 +54,38 @@ class ScoringFailed(Fact, frozen=True, kw_only=True):
     """The attempt's number among those at this item, counted from 0."""
     reason: str
     """What was wrong, in a sentence."""
+
+
+class JudgeCalled(Fact, frozen=True, kw_only=True):
+    """A verifier asked the task's judge model, which is recorded before its answer is acted on."""
+
+    TAG: ClassVar[str] = "judge_called"
+    KEY: ClassVar[tuple[str, ...]] = ("trajectory", "ordinal")
+
+    trajectory: str
+    """The id of the `trajectory_recorded` that is judged; of a submission, of its first."""
+    ordinal: int
+    """The question's place among those of this judgement, counted from 0."""
+    provider: str
+    """Whose API the model was reached by: `anthropic` or `openai`."""
+    model: str
+    """The model's name there."""
+    request: str
+    """Blob of all that was said to the model, a `ModelRequest` of `runtime/agents/conversation.py`."""
+    response: str
+    """Blob of its answer, a `ModelTurn` of the same."""
+    prompt_tokens: int
+    """Number of tokens that the model read, in all tries."""
+    completion_tokens: int
+    """Number of tokens that it wrote, in all tries."""
+    micro_usd: int | None
+    """What the tries cost, in millionths of a US dollar; null where no price is known."""
+    seconds: float
+    """Seconds from the first try to the end of the last."""
+    attempts: int
+    """Number of tries, with those that failed and were repeated."""
+    status: CallStatus
+    """How the last try ended."""
 
 
 class LabelEstimated(Fact, frozen=True, kw_only=True):

@@ -79,6 +79,8 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """Blob of the text of a verifier that is used in place of the task's own; empty: the task's own."""
     on_drift: OnDrift = ""
     """What the auditor may do when it finds drift."""
+    judge: str = ""
+    """The language model that the verifier asks, such as `anthropic:MODEL`; empty for a verifier that asks none."""
     solved: float | None = 1.0
     """The reward from which a train item counts as solved; null: none ever does."""
     submissions: bool = False

@@ -15,6 +15,7 @@ from events.codec import SET_ASIDE_BYTES, Event
 from events.errors import UserError
 from events.fact import Fact
 from events.gold import GoldScored, PairMeasured
+from events.judgement import JudgeCalled
 from events.rollouts import ModelCalled
 from events.run import DecisionMade, EventSetAside, RunStarted
 from events.subjects import LOG, run_of, tag_of
@@ -321,7 +322,7 @@ def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
             return [(blob, False)] if blob else []
         case ContextAssembled(blob=blob, parts=parts):
             return [(digest, False) for digest in (blob, *parts.values())]
-        case AgentCalled(request=request, response=response):
+        case AgentCalled(request=request, response=response) | JudgeCalled(request=request, response=response):
             return [(request, False), (response, False)]
     return []
 

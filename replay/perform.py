@@ -21,7 +21,7 @@ from events.choice import FeedbackRequested, LeverChosen
 from events.codec import Event
 from events.errors import CheckFailed, NotFound, UsageError, UserError, why
 from events.fact import Fact
-from events.judgement import ScoringFailed, TrajectoryScored
+from events.judgement import JudgeCalled, ScoringFailed, TrajectoryScored
 from events.kinds import BackEnd
 from events.rollouts import ModelCalled, TrajectoryRecorded
 from events.run import RunStarted
@@ -30,9 +30,10 @@ from replay.recorded import EventIndex, Judgements, StoredEvent
 from runtime.agents.providers import model_of
 from runtime.blobs.directory import Blobs
 from runtime.effects.choose import HISTORY_TYPES, choose_by_rules
+from runtime.effects.judge import recorded_answers
 from runtime.effects.propose import reference_scaffold
-from runtime.effects.score import score
-from runtime.effects.scoring import SCORING_LIMIT, ScoringProcess
+from runtime.effects.score import Ask, score
+from runtime.effects.scoring import ScoringProcess
 from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.port import Stored
 from runtime.policies.bases import HF, kind_of
@@ -106,7 +107,7 @@ class Stage:
     """
 
     def __init__(
-        self, recorded: EventIndex, blobs: Blobs, work: Path, access: TaskAccess, scoring_limit: float = SCORING_LIMIT
+        self, recorded: EventIndex, blobs: Blobs, work: Path, access: TaskAccess, scoring_limit: float | None = None
     ) -> None:
         self.recorded, self.blobs, self.work = recorded, Overlay(work / "blobs", blobs), work
         self.access = access
@@ -146,6 +147,10 @@ class Stage:
             self._labels[run] = loaded.task.labels(loaded.started.seed)
         return self._labels[run]
 
+    def recorded_judge(self, run: str) -> Ask:
+        """What answers a run's verifier as its judge model did; no model is asked again."""
+        return recorded_answers(self.recorded.judge_calls, run, self.blobs)
+
     def require_embedded(self, base_model: str) -> None:
         """Raise UserError for a base model that is not here or that this machine may compute otherwise."""
         if kind_of(self.blobs.unpack(base_model, self.work / base_model)) == HF:
@@ -165,7 +170,7 @@ def perform(
     kinds: Sequence[str],
     report_progress: ReportProgress,
     access: TaskAccess = TaskAccess(),
-    scoring_limit: float = SCORING_LIMIT,
+    scoring_limit: float | None = None,
 ) -> list[Performed]:
     """Perform all recorded effects of these kinds again, in a folder that is no one else's.
 
@@ -276,10 +281,20 @@ def _verifier(stage: Stage) -> tuple[int, Iterator[Effect]]:
             raise CheckFailed(
                 f"the run was scored by {loaded.started.verifier}, and the task has {loaded.task.verifier} now"
             )
-        return [*score({event.id: event.data}, loaded, labels, stage.scorer)]
+        attempts: dict[str, TrajectoryRecorded] = {event.id: event.data}
+        shards: dict[str, Sequence[str]] = {}
+        if loaded.task.submissions:
+            attempts, shards = stage.recorded.submission(event.data)
+        return [*score(attempts, loaded, labels, stage.scorer, shards, stage.recorded_judge(event.run))]
 
+    requests = stage.recorded.answered_requests(
+        "verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)
+    )
     return _each(
-        stage.recorded.answered_requests("verifier", TrajectoryRecorded, answers=(TrajectoryScored, ScoringFailed)),
+        [
+            (request, [reply for reply in replies if not isinstance(reply.event.data, JudgeCalled)])
+            for request, replies in requests
+        ],
         scored,
     )
 

@@ -9,7 +9,7 @@ from events import codec
 from events.codec import Event
 from events.errors import CheckFailed
 from events.fact import Fact
-from events.judgement import ScoringFailed, TrajectoryScored
+from events.judgement import JudgeCalled, ScoringFailed, TrajectoryScored
 from events.rollouts import ModelCalled, RolloutsRequested, TrajectoryRecorded
 from events.run import RunStarted
 from runtime.log.port import Stored
@@ -93,6 +93,25 @@ class EventIndex:
             for request, replies in pairs
             if any(isinstance(reply.event.data, answers) for reply in replies)
         ]
+
+    def submission(self, of: TrajectoryRecorded) -> tuple[dict[str, TrajectoryRecorded], dict[str, Sequence[str]]]:
+        """The trajectories of the submission that one is part of, by id in the request's order, and the request's
+        items.
+        """
+        items = self._requests[of.request].items
+        keys = [(of.request, item, of.attempt) for item in items]
+        return dict(self._attempts[key] for key in keys if key in self._attempts), {of.request: items}
+
+    def items_by_request(self) -> dict[str, Sequence[str]]:
+        """The items of each request for rollouts."""
+        return {id: requested.items for id, requested in self._requests.items()}
+
+    @property
+    def judge_calls(self) -> dict[str, JudgeCalled]:
+        """What verifiers asked their judge model, by id."""
+        return {
+            stored.event.id: stored.event.data for stored in self.events if isinstance(stored.event.data, JudgeCalled)
+        }
 
     def attempts(self, request: str, judgements: Judgements) -> list[RecordedAttempt]:
         """The attempts of a request that ran, in the order of its items and attempts, scored by these judgements.

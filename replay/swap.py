@@ -34,7 +34,6 @@ from runtime.agents.providers import model_of
 from runtime.blobs.directory import Blobs
 from runtime.effects.choose import HISTORY_TYPES, earlier_choices, evidence, probe_attempts
 from runtime.effects.score import score
-from runtime.effects.scoring import SCORING_LIMIT
 from runtime.log.lineage import in_folding_order
 from runtime.log.port import Stored
 from runtime.run.decide import DECIDER
@@ -144,7 +143,7 @@ def swap(
     service: str,
     path: Path,
     access: TaskAccess = TaskAccess(),
-    scoring_limit: float = SCORING_LIMIT,
+    scoring_limit: float | None = None,
 ) -> SwapReport:
     """Put the code at `path` in a service's place: a verifier.py or a task folder with one, or a Python file with
     `choose`.
@@ -199,7 +198,9 @@ def _verifier(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
         and (recorded := stage.recorded.judgements.get(entry.event.id))
     ]
     attempts = {entry.event.id: attempt for entry, attempt, _ in judged}
-    facts = score(attempts, replacement, labels, stage.scorer)
+    facts = score(
+        attempts, replacement, labels, stage.scorer, stage.recorded.items_by_request(), stage.recorded_judge(run)
+    )
     judgements: dict[str, Fact] = {fact.trajectory: fact for fact in facts}
     pairs = [
         RescoredAttempt(entry, attempt, _reward(recorded), _reward(judgements[entry.event.id]))

@@ -1,15 +1,22 @@
 """Gives each trajectory its reward. It alone, of all that serve the loop, reads the labels of dev."""
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 
 from events.codec import Event
-from events.errors import hosts_own
-from events.rollouts import TrajectoryRecorded
-from runtime.effects.score import score
+from events.errors import Misconfigured, NotHere, TryAgain, hosts_own
+from events.judgement import JudgeCalled
+from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
+from runtime.agents.providers import model_client, model_of
+from runtime.effects.judge import Judge
+from runtime.effects.score import Ask, score
 from runtime.effects.scoring import AnswerScorer, ScoringProcess
-from runtime.log.worker import answer, work
+from runtime.log.lookup import attempt_ids, facts_by_id
+from runtime.log.worker import answer, retry_until_available, work
 from runtime.run.loading import LoadedRun
+from services.host.agent_session import RESTART, recorder, required_price
+from services.host.capabilities import require_capabilities
 from services.host.context import Context
 from services.host.settings import scoring_limit
 
@@ -26,18 +33,24 @@ async def score_trajectories(context: Context, scorer: AnswerScorer) -> None:
     labels: dict[str, Mapping[str, str]] = {}
 
     async def perform(events: list[Event]) -> Sequence[Event]:
-        attempts: dict[str, dict[str, TrajectoryRecorded]] = {}
+        by_run: dict[str, list[Event]] = {}
         for event in events:
-            assert isinstance(event.data, TrajectoryRecorded)
-            attempts.setdefault(event.run, {})[event.id] = event.data
-        facts = {}
-        for run, recorded in attempts.items():
+            by_run.setdefault(event.run, []).append(event)
+        outputs: list[Event] = []
+        for run, trajectories in by_run.items():
             loaded = await context.load(run)
+            require_capabilities(loaded.task.needs)
             if run not in labels:
                 labels[run] = await asyncio.to_thread(_labels, loaded)
-            for fact in await asyncio.to_thread(score, recorded, loaded, labels[run], scorer):
-                facts[fact.trajectory] = fact
-        return [answer(facts[event.id], event, "verifier") for event in events]
+            ask = _judge(context, trajectories[0], loaded) if loaded.task.judge_model else None
+            if loaded.task.submissions:
+                outputs += await _score_submissions(context, trajectories, loaded, labels[run], scorer, ask)
+                continue
+            causes = {event.id: event for event in trajectories}
+            attempts = {id: _trajectory(event) for id, event in causes.items()}
+            facts = await asyncio.to_thread(score, attempts, loaded, labels[run], scorer, {}, ask)
+            outputs += [answer(fact, causes[fact.trajectory], "verifier") for fact in facts]
+        return outputs
 
     await work(
         context.log,
@@ -47,6 +60,84 @@ async def score_trajectories(context: Context, scorer: AnswerScorer) -> None:
         limit=BATCH_SIZE,
         wants=context.wants(),
     )
+
+
+async def _score_submissions(
+    context: Context,
+    trajectories: Sequence[Event],
+    loaded: LoadedRun,
+    labels: Mapping[str, str],
+    scorer: AnswerScorer,
+    ask: Ask | None,
+) -> list[Event]:
+    """The judgements of those submissions whose last trajectory is among these; the others come with theirs."""
+    outputs: list[Event] = []
+    for event in trajectories:
+        submission = await _submission(context, event)
+        if event.id == next(reversed(submission.attempts)):
+            shards = {_trajectory(event).request: submission.items}
+            facts = await asyncio.to_thread(score, submission.attempts, loaded, labels, scorer, shards, ask)
+            outputs += [answer(fact, event, "verifier") for fact in facts]
+    return outputs
+
+
+class _Submission:
+    """One attempt at all items of a request: its trajectories by id, in the request's order."""
+
+    def __init__(self, items: Sequence[str], attempts: dict[str, TrajectoryRecorded]) -> None:
+        self.items, self.attempts = items, attempts
+
+
+async def _submission(context: Context, event: Event) -> _Submission:
+    """The submission that a trajectory is part of; raises `TryAgain` while an attempt of it has no outcome yet."""
+    of = _trajectory(event)
+
+    async def look() -> _Submission:
+        requests = await facts_by_id(context.log, event.run, RolloutsRequested, [of.request])
+        if of.request not in requests:
+            raise NotHere(f"Request {of.request} of run {event.run} is not in the log.")
+        requested = requests[of.request]
+        ids = attempt_ids(event.run, of.request, requested)[of.attempt :: requested.attempts]
+        recorded = await facts_by_id(context.log, event.run, TrajectoryRecorded, ids)
+        failed = await facts_by_id(context.log, event.run, RolloutFailed, [id for id in ids if id not in recorded])
+        if len(recorded) + len(failed) < len(ids):
+            raise TryAgain(f"A submission of request {of.request} is not whole yet.")
+        return _Submission(requested.items, {id: recorded[id] for id in ids if id in recorded})
+
+    return await retry_until_available(look)
+
+
+def _judge(context: Context, event: Event, loaded: LoadedRun) -> Ask:
+    """What asks the run's judge model, for threads; raises `NotHere` where it cannot be asked from here."""
+    try:
+        model = model_of(loaded.task.judge_model)
+        assert model is not None
+        client, price = model_client(model, os.environ), required_price(model, loaded.started.budget)
+    except Misconfigured as wrong:
+        raise NotHere(f"{wrong} {RESTART}", code=wrong.code) from wrong
+
+    async def find(id: str) -> JudgeCalled | None:
+        past = await context.past(event.run)
+        calls = await retry_until_available(lambda: facts_by_id(context.log, event.run, JudgeCalled, [id], past))
+        return calls.get(id)
+
+    judge = Judge(
+        run=event.run,
+        model=model,
+        client=client,
+        price=price,
+        blobs=context.blobs,
+        scanner=context.scanner,
+        seed=loaded.started.seed,
+        find=lambda id: context.wait_for(find(id)),
+        record=recorder(context, event, "verifier"),
+    )
+    return judge.ask
+
+
+def _trajectory(event: Event) -> TrajectoryRecorded:
+    assert isinstance(event.data, TrajectoryRecorded)
+    return event.data
 
 
 def _labels(loaded: LoadedRun) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
 """Scoring: the reward of each attempt, or why it could not be given."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -9,10 +9,14 @@ from msgspec.structs import replace
 from algorithms.statistics import mean_interval
 from events.judgement import ScoringFailed, TrajectoryScored
 from events.rollouts import TrajectoryRecorded
-from runtime.effects.scoring import AnswerScorer, Failed
+from runtime.effects.scoring import QUESTIONS, AnswerScorer, AskJudge, Failed
 from runtime.run.loading import LoadedRun
 from tasks.contract import Scored, Submission
 
+Ask = Callable[[str, int, str, int], str]
+"""The judge model's answer: from the trajectory that is judged, the question's place in its judgement, the prompt, and
+the most tokens. Raises UserError where there is none.
+"""
 Judgements = dict[str, Scored | Failed]
 """By the trajectory's id."""
 
@@ -23,10 +27,11 @@ def score(
     labels: Mapping[str, str],
     scorer: AnswerScorer,
     shards: Mapping[str, Sequence[str]] = {},
+    ask: Ask | None = None,
 ) -> list[TrajectoryScored | ScoringFailed]:
     """The reward that the run's verifier gives each attempt, which are given by the trajectory's id; `labels` are the
     true ones by item. Of a verifier that judges whole submissions, each must be given whole; `shards` holds the items
-    of each request, without which they are those of its attempts.
+    of each request, without which they are those of its attempts. `ask` asks the judge model.
 
     A verifier that fails, or gives no finite number, is a failure and never a reward of 0. What is raised is the host's
     own (`raise_if_hosts`).
@@ -38,9 +43,9 @@ def score(
         if recorded.item in known and (recorded.item in labels or not labels)
     }
     if loaded.task.submissions:
-        scores = _score_submissions(judged, loaded, labels, scorer, shards)
+        scores = _score_submissions(judged, loaded, labels, scorer, shards, ask)
     else:
-        scores = _score_answers(judged, loaded, labels, scorer)
+        scores = _score_answers(judged, loaded, labels, scorer, ask)
     facts: list[TrajectoryScored | ScoringFailed] = []
     for id, recorded in attempts.items():
         attempt_fields: dict[str, Any] = {
@@ -70,7 +75,11 @@ def score(
 
 
 def _score_answers(
-    attempts: Mapping[str, TrajectoryRecorded], loaded: LoadedRun, labels: Mapping[str, str], scorer: AnswerScorer
+    attempts: Mapping[str, TrajectoryRecorded],
+    loaded: LoadedRun,
+    labels: Mapping[str, str],
+    scorer: AnswerScorer,
+    ask: Ask | None,
 ) -> Judgements:
     """Each answer by itself, as often as a noisy verifier wants."""
     repeats = loaded.task.repeats
@@ -80,7 +89,7 @@ def _score_answers(
         for recorded in attempts.values()
         for _ in range(repeats)
     ]
-    results = scorer(loaded.task.score, calls)
+    results = scorer(loaded.task.score, calls, _asking(ask, list(attempts), repeats))
     return {id: _mean(results[index * repeats : (index + 1) * repeats]) for index, id in enumerate(attempts)}
 
 
@@ -103,6 +112,7 @@ def _score_submissions(
     labels: Mapping[str, str],
     scorer: AnswerScorer,
     shards: Mapping[str, Sequence[str]],
+    ask: Ask | None,
 ) -> Judgements:
     """Each submission by itself: the attempts of one number at the items of one request."""
     submissions: dict[tuple[str, int], dict[str, str]] = {}
@@ -114,10 +124,20 @@ def _score_submissions(
         answers = {item: attempts[id].answer for item, id in ids.items()}
         calls.append((list(items.values()), answers, {item: labels[item] for item in items if item in labels}))
     scores: Judgements = {}
-    for ids, judged in zip(submissions.values(), scorer(loaded.task.score_submission, calls), strict=True):
+    asking = _asking(ask, [next(iter(ids.values())) for ids in submissions.values()])
+    for ids, judged in zip(submissions.values(), scorer(loaded.task.score_submission, calls, asking), strict=True):
         for item, id in ids.items():
             scores[id] = judged if isinstance(judged, Failed) else _credit(judged, item, first=item == next(iter(ids)))
     return scores
+
+
+def _asking(ask: Ask | None, trajectories: Sequence[str], repeats: int = 1) -> AskJudge | None:
+    """The questions of calls, each of which judges a trajectory, as questions about that trajectory."""
+    if ask is None:
+        return None
+    return lambda call, number, prompt, most: ask(
+        trajectories[call // repeats], call % repeats * QUESTIONS + number, prompt, most
+    )
 
 
 def _credit(submission: Submission, item: str, *, first: bool) -> Scored:

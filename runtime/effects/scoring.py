@@ -4,7 +4,8 @@ Whoever scores does it here: the verifier service, the auditor, and replay. So a
 a loop, a crash or a memory that runs out costs the one answer that caused it.
 
 The child (`scoring_child.py`) loads one task and answers calls over a socket, in JSON lines. It is sent a `LoadTask`,
-then any number of `CallBatch`, and sends a `ScoringResult` for each call as soon as that has ended.
+then any number of `CallBatch`, and sends a `ScoringResult` for each call as soon as that has ended. Within a call it
+may send questions for the task's judge model, and is sent a `JudgeAnswer` to each.
 """
 
 import contextlib
@@ -30,8 +31,8 @@ from tasks.loading import Task, without_extra
 
 T = TypeVar("T")
 
-SCORING_LIMIT = 120.0
-"""Seconds that a call may take."""
+QUESTIONS = 64
+"""How often one call may ask the judge model."""
 MOST_CHILDREN = 4
 """Tasks that a `ScoringProcess` keeps a child for."""
 CHILD_MODULE = "runtime.effects.scoring_child"
@@ -44,6 +45,12 @@ _TRIES = 2
 """Times that a call is made of which a child dies, since what it dies of may be another's."""
 
 
+AskJudge = Callable[[int, int, str, int], str]
+"""The judge model's answer: from the call's place among those of a list, the question's place within that call, the
+prompt, and the most tokens. Raises UserError where there is none.
+"""
+
+
 class Failed(msgspec.Struct, frozen=True):
     """A call that gave no value, and why."""
 
@@ -53,10 +60,13 @@ class Failed(msgspec.Struct, frozen=True):
 class AnswerScorer(Protocol):
     """Makes calls of a task's own code."""
 
-    def __call__(self, function: Callable[..., T], calls: Sequence[tuple[object, ...]]) -> list[T | Failed]:
+    def __call__(
+        self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], ask: AskJudge | None = None
+    ) -> list[T | Failed]:
         """What each call of a method of `Task` gives, or why it gives nothing.
 
-        `function` is the method of one task, or a `partial` of it. Raises what is the host's own (`raise_if_hosts`).
+        `function` is the method of one task, or a `partial` of it. `ask` answers what the calls ask the judge model.
+        Raises what is the host's own (`raise_if_hosts`).
         """
 
 
@@ -66,6 +76,8 @@ class LoadTask(msgspec.Struct, frozen=True):
     task: str
     source: str = ""
     source_name: str = ""
+    seconds: float = 120.0
+    """The longest that a call may take."""
 
 
 class CallBatch(msgspec.Struct, frozen=True):
@@ -83,15 +95,29 @@ class ScoringResult(msgspec.Struct, frozen=True):
     reason: str = ""
     code: int = 0
     """The exit code of what is not here."""
+    prompt: str | None = None
+    """A question for the judge model, within a call that has not ended."""
+    max_tokens: int = 0
+    """The most tokens of its answer."""
     number: int = -1
     """Its place among all that the child has sent, from 0."""
+
+
+class JudgeAnswer(msgspec.Struct, frozen=True):
+    """What the child is sent for a question: the answer, or why there is none."""
+
+    text: str = ""
+    refused: str = ""
 
 
 _decoder = msgspec.json.Decoder(ScoringResult)
 
 
-def in_process(function: Callable[..., T], calls: Sequence[tuple[object, ...]]) -> list[T | Failed]:
-    """A `AnswerScorer` in this thread, without limits."""
+def in_process(
+    function: Callable[..., T], calls: Sequence[tuple[object, ...]], ask: AskJudge | None = None
+) -> list[T | Failed]:
+    """A `AnswerScorer` in this thread, without limits; its task has the tools that it was given."""
+    del ask
     return [_called(function, arguments) for arguments in calls]
 
 
@@ -132,16 +158,19 @@ def _named(wrong: BaseException) -> str:
 class ScoringProcess:
     """A `AnswerScorer` in child processes, one for each task, which are started when they are needed and kept.
 
-    A call that takes longer than `limit` seconds, or of which the child dies twice, has failed. For any thread: calls
-    of several are made one after the other.
+    A call that takes longer than `limit` seconds, or than its verifier's own limit where that is None, or of which the
+    child dies twice, has failed. What its questions wait for an answer does not count. For any thread: calls of several
+    are made one after the other.
     """
 
-    def __init__(self, limit: float = SCORING_LIMIT) -> None:
+    def __init__(self, limit: float | None = None) -> None:
         self.limit = limit
         self._children: OrderedDict[LoadTask, _Child] = OrderedDict()
         self._turn = threading.Lock()
 
-    def __call__(self, function: Callable[..., T], calls: Sequence[tuple[object, ...]]) -> list[T | Failed]:
+    def __call__(
+        self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], ask: AskJudge | None = None
+    ) -> list[T | Failed]:
         """As `AnswerScorer.__call__`; raises `NotHere` where the child cannot load the task.
 
         A judge of which there is no text has a process of its own, and is called here.
@@ -151,10 +180,11 @@ class ScoringProcess:
         task: Task = method.__self__
         if task.judge and not task.judge_text:
             return in_process(function, calls)
-        load = LoadTask(task.reference, task.judge_text, str(task.judge.__file__) if task.judge else "")
+        source_name = str(task.judge.__file__) if task.judge else ""
+        load = LoadTask(task.reference, task.judge_text, source_name, self.limit or task.seconds)
         kind = typing.get_type_hints(method)["return"]
         with self._turn:
-            results = self._results(load, method.__name__, [(*first, *arguments) for arguments in calls])
+            results = self._results(load, method.__name__, [(*first, *arguments) for arguments in calls], ask)
         return [_value(result, kind) for result in results]
 
     def close(self) -> None:
@@ -163,19 +193,27 @@ class ScoringProcess:
             while self._children:
                 self._children.popitem()[1].close()
 
-    def _results(self, load: LoadTask, method: str, calls: Sequence[Sequence[object]]) -> list[ScoringResult]:
+    def _results(
+        self, load: LoadTask, method: str, calls: Sequence[Sequence[object]], ask: AskJudge | None
+    ) -> list[ScoringResult]:
         results: list[ScoringResult] = []
         deaths = 0
         while len(results) < len(calls):
             child = self._child(load)
-            before = len(results)
+            before, questions = len(results), 0
             try:
                 child.send(CallBatch(method, calls[before:]))
                 while len(results) < len(calls):
-                    results.append(child.receive())
+                    result = child.receive()
+                    if result.prompt is None:
+                        results.append(result)
+                        questions = 0
+                    else:
+                        child.send(_judge_answer(ask, len(results), questions, result))
+                        questions += 1
             except TimeoutError:
                 self._drop(load)
-                results.append(ScoringResult(error="failed", reason=f"it took longer than {self.limit:g} s"))
+                results.append(ScoringResult(error="failed", reason=f"it took longer than {load.seconds:g} s"))
             except _Died as death:
                 self._drop(load)
                 deaths = 1 if len(results) > before else deaths + 1
@@ -191,7 +229,7 @@ class ScoringProcess:
         if load not in self._children:
             while len(self._children) >= MOST_CHILDREN:
                 self._children.popitem(last=False)[1].close()
-            self._children[load] = _Child(load, self.limit)
+            self._children[load] = _Child(load)
         self._children.move_to_end(load)
         return self._children[load]
 
@@ -207,6 +245,18 @@ def _value(result: ScoringResult, kind: Any) -> Any:
     return Failed(result.reason) if result.error else msgspec.convert(result.value, kind)
 
 
+def _judge_answer(ask: AskJudge | None, call: int, number: int, question: ScoringResult) -> JudgeAnswer:
+    if ask is None:
+        return JudgeAnswer(refused="nobody asks a judge model here")
+    if number >= QUESTIONS:
+        return JudgeAnswer(refused=f"a judgement may ask {QUESTIONS} times")
+    try:
+        return JudgeAnswer(ask(call, number, question.prompt or "", question.max_tokens))
+    except UserError as wrong:
+        raise_if_hosts(wrong)
+        return JudgeAnswer(refused=str(wrong))
+
+
 class _Died(Exception):
     """The child has ended, or speaks nonsense."""
 
@@ -214,9 +264,9 @@ class _Died(Exception):
 class _Child:
     """One child process, which has loaded its task."""
 
-    def __init__(self, load: LoadTask, limit: float) -> None:
+    def __init__(self, load: LoadTask) -> None:
         self._socket, theirs = socket.socketpair()
-        self._limit = limit
+        self._limit = load.seconds
         self._buffer = bytearray()
         self._received = 0
         with theirs:
@@ -239,7 +289,7 @@ class _Child:
             self.close()
             raise
 
-    def send(self, frame: LoadTask | CallBatch) -> None:
+    def send(self, frame: LoadTask | CallBatch | JudgeAnswer) -> None:
         """Send the child a frame; raises as `receive` does."""
         self._socket.settimeout(self._limit)
         try:

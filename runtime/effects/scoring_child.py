@@ -10,7 +10,9 @@ from pathlib import Path
 import msgspec
 
 from events.errors import hosts_own
-from runtime.effects.scoring import CallBatch, LoadTask, ScoringResult, call_in_child, result_of
+from runtime.effects.scoring import CallBatch, JudgeAnswer, LoadTask, ScoringResult, call_in_child, result_of
+from runtime.effects.tools import SandboxTools
+from tasks.contract import Tools
 from tasks.loading import Task, load
 
 
@@ -28,18 +30,25 @@ def main(descriptor: int) -> None:
                 os._exit(1)  # a fork that a verifier made, and that came back here
             parent.sendall(msgspec.json.encode(msgspec.structs.replace(result, number=next(numbers))) + b"\n")
 
+        def ask(prompt: str, max_tokens: int) -> str:
+            send(ScoringResult(prompt=str(prompt), max_tokens=int(max_tokens)))
+            answer = msgspec.json.decode(lines.readline(), type=JudgeAnswer)
+            if answer.refused:
+                raise RuntimeError(f"The judge model gave no answer: {answer.refused}")
+            return answer.text
+
         wanted = msgspec.json.decode(lines.readline(), type=LoadTask)
         loaded: list[Task] = []
-        send(result_of(lambda: loaded.append(_loaded(wanted))))
-        for line in lines:
+        send(result_of(lambda: loaded.append(_loaded(wanted, SandboxTools(ask)))))
+        while line := lines.readline():
             batch = msgspec.json.decode(line, type=CallBatch)
             for arguments in batch.calls:
                 send(call_in_child(loaded[0], batch, arguments))
 
 
-def _loaded(wanted: LoadTask) -> Task:
+def _loaded(wanted: LoadTask, tools: Tools) -> Task:
     with hosts_own():
-        task = load(wanted.task)
+        task = msgspec.structs.replace(load(wanted.task), tools=tools)
         return task.with_verifier(wanted.source, wanted.source_name) if wanted.source else task
 
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
 from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
-from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
+from events.judgement import CandidateEvaluated, JudgeCalled, ScoringFailed, TrajectoryScored
 from events.kinds import AuditLever
 from events.population import CandidateAccepted, CandidateRejected
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested
@@ -59,7 +59,10 @@ def evolve(state: RunState, event: Event) -> RunState:
             return _with_parent(replace(state, generation=generation), candidate)
         case ScaffoldRequested() | FeedbackRequested():
             return in_phase(state, "proposing")
-        case AgentCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price):
+        case (
+            AgentCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price)
+            | JudgeCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price)
+        ):
             return replace(
                 state, tokens=state.tokens + prompt + completion, micro_usd=state.micro_usd + (known_price or 0)
             )

@@ -87,10 +87,9 @@ def check_order(order: RunOrder) -> Task:
     return task
 
 
-def check_verifier(order: RunOrder, task: Task) -> None:
-    """Raise `UserError` for an ordered verifier that cannot be used."""
-    if order.verifier:
-        task.with_verifier(task.verifier_text(order.verifier), order.verifier)
+def with_ordered_verifier(order: RunOrder, task: Task) -> Task:
+    """The task with the verifier that is ordered, if one is; raises `UserError` for one that cannot be used."""
+    return task.with_verifier(task.verifier_text(order.verifier), order.verifier) if order.verifier else task
 
 
 def check_packages(order: RunOrder, task: Task, *, trained_here: bool) -> None:
@@ -133,7 +132,7 @@ def put_verifier(named: str, task: Task, blobs: Blobs) -> tuple[str, str]:
 
 def order_run(order: RunOrder, blobs: Blobs, progress: "BuildProgress") -> RunStarted:
     """The event that begins an ordered run, with the blobs that it names. Raises as `plan`."""
-    task = load(order.task)
+    task = with_ordered_verifier(order, load(order.task))
     public = task.public(order.seed)
     started = plan(task, public, order, put_base_model(policy_of(order, task), task, public, blobs, progress))
     if order.verifier:
@@ -173,6 +172,7 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         base_model=base_model,
         sandbox=provide(order.sandbox).text,
         max_tokens=order.max_tokens or task.max_tokens,
+        judge=task.judge_model,
         solved=task.solved,
         submissions=task.submissions,
         shared_state=task.shared_state,

@@ -23,12 +23,14 @@ from runtime.log.lookup import events_of_types
 from runtime.log.port import Log, Refused, append_once, readable
 from runtime.log.worker import now
 from runtime.run import budget as budgets
-from runtime.run.order import RunOrder, check_order, check_packages, check_verifier
+from runtime.run.order import RunOrder, check_order, check_packages, with_ordered_verifier
 from runtime.sandbox.choose import UNSANDBOXED
+from services.host.capabilities import WORDS, missing_capabilities
 from services.host.closings import read_closing
 from services.host.context import operator
 from services.host.node import Node, Running, owner_alone
 from services.host.sources import find_run
+from tasks.loading import Task
 
 POLL_SECONDS = 0.2
 """Seconds between two reads of the log."""
@@ -63,7 +65,7 @@ def check(order: RunOrder, node: Node) -> None:
             f"stop them with `evolog down --dir {node.directory}`, and order the run again."
         )
     check_agent(order, running)
-    check_verifier(order, task)
+    check_judging(with_ordered_verifier(order, task), running)
     check_packages(order, task, trained_here=running is None or _on_this_host(running))
 
 
@@ -87,6 +89,19 @@ def check_agent(order: RunOrder, running: Running | None) -> None:
             "EVOLOG_PRICES, "
             "or leave usd out."
         )
+
+
+def check_judging(task: Task, running: Running | None) -> None:
+    """Raise `Misconfigured` for what the verifier needs and this host lacks, unless the services are elsewhere."""
+    if running is not None and not _on_this_host(running):
+        return
+    if missing := missing_capabilities(task.needs):
+        raise Misconfigured(
+            f"The verifier {task.verifier} needs {WORDS[missing[0]]}, and this host has none: run the services on a "
+            "host that has one, or name another verifier with --verifier."
+        )
+    if task.judge_model and (model := model_of(task.judge_model)):
+        require_key(model, os.environ)
 
 
 def _on_this_host(running: Running) -> bool:

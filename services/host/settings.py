@@ -7,7 +7,6 @@ from pathlib import Path
 
 from events.errors import Misconfigured
 from events.kinds import BackEnd
-from runtime.effects.scoring import SCORING_LIMIT
 from runtime.log.worker import HOST_PATIENCE
 from runtime.rollouts.host import ScaffoldLimits
 
@@ -93,12 +92,12 @@ def host_patience() -> float:
     return _seconds(HOST_PATIENCE_VARIABLE, HOST_PATIENCE)
 
 
-def scoring_limit() -> float:
-    """Seconds that a verifier may take for one answer.
+def scoring_limit() -> float | None:
+    """Seconds that a verifier may take for one answer, whatever its task says; None leaves it to the task.
 
     Raises `Misconfigured` where EVOLOG_VERIFIER_SECONDS is no number of seconds.
     """
-    return _seconds(SCORING_LIMIT_VARIABLE, SCORING_LIMIT)
+    return _seconds(SCORING_LIMIT_VARIABLE, 0.0) if SCORING_LIMIT_VARIABLE in os.environ else None
 
 
 def _seconds(variable: str, default: float) -> float:

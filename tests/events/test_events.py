@@ -45,6 +45,7 @@ WIRE: dict[str, type[Fact]] = {
     "trajectory_recorded": rollouts.TrajectoryRecorded,
     "rollout_failed": rollouts.RolloutFailed,
     "trajectory_scored": judgement.TrajectoryScored,
+    "judge_called": judgement.JudgeCalled,
     "scoring_failed": judgement.ScoringFailed,
     "label_estimated": judgement.LabelEstimated,
     "candidate_evaluated": judgement.CandidateEvaluated,

@@ -18,11 +18,13 @@ from events.judgement import TrajectoryScored
 from events.kinds import LeverChoice, Memory, Resample
 from events.rollouts import RolloutsRequested, TrajectoryRecorded
 from events.run import Budget, Items, RunStarted
+from tasks.contract import Item
 
 RUN = "r"
 TIME = "2026-01-01T00:00:00Z"
 DEV = ("d1", "d2", "d3", "d4")
 FOLDS = (("t1", "t2"), ("t3",))
+ANY_ITEM = Item("i", "a question")
 
 
 def publisher(fact: Fact) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness.cli import CliHarness
 from tests.harness.decided_log import DecidedLog
-from tests.harness.facts import RUN
+from tests.harness.facts import ANY_ITEM, RUN
 from tests.harness.paths import TASKS, TOY
 from tests.harness.polling import wait_until
 
@@ -601,7 +601,7 @@ def test_code_that_cannot_be_put_in_a_service_s_place_is_said_in_words(
 def test_a_task_with_another_verifier_is_scored_by_it_and_keeps_the_rest() -> None:
     task = load(str(TOY))
     other = task.with_verifier(FLIPPED, "blob 1234")
-    assert [of.score("a", "a").reward for of in (task, other)] == [1.0, 0.0]
+    assert [of.score(ANY_ITEM, "a", "a").reward for of in (task, other)] == [1.0, 0.0]
     assert (task.verifier, other.verifier) == ("toy/toy-1", "toy/flipped-1")
     assert other.public(0) == task.public(0) and other.edits() == task.edits()
 
@@ -609,4 +609,4 @@ def test_a_task_with_another_verifier_is_scored_by_it_and_keeps_the_rest() -> No
 def test_a_verifier_in_another_s_place_imports_what_its_task_has_and_is_named_in_errors() -> None:
     text = "from . import data\nVERSION = '1'\ndef score(answer, label): return data.LABELS"
     with pytest.raises(Misconfigured, match=r"^blob 1234: score gave \('baker', .* expected a Scored"):
-        load(str(TOY)).with_verifier(text, "blob 1234").score("a", "a")
+        load(str(TOY)).with_verifier(text, "blob 1234").score(ANY_ITEM, "a", "a")

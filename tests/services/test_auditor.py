@@ -31,7 +31,7 @@ from runtime.log.port import append_once
 from runtime.log.worker import Wants
 from services.auditor import service
 from services.auditor.final_table import cells_of
-from services.auditor.measure import AnswerSheet, AuditHost, RunAudit, pairs_to_measure, score_pair
+from services.auditor.measure import AnswerSheet, AuditHost, RunAudit, gold_of, pairs_to_measure, reward_of, score_pair
 from services.auditor.release import release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
@@ -93,8 +93,8 @@ def unscored(task: Task, answers: Mapping[str, str | None]) -> list[GoldFailed]:
 
 def scored(task: Task, answers: Mapping[str, str | None]) -> list[Fact]:
     test = EvaluationSet(task.public(0).labels, task.public(0).test)
-    labels = {**task.labels(0), **task.gold()}
-    scores = {VERIFIER: task.reward, GOLD_MEASURE: task.gold_score}
+    labels = {**task.labels(0), **task.gold(0)}
+    scores = {VERIFIER: reward_of(task), GOLD_MEASURE: gold_of(task)}
     return score_pair(labels, PairKey("s", "a"), test, AnswerSheet(dict(answers), "b"), scores, in_process)
 
 
@@ -106,7 +106,7 @@ def test_gold_is_scored_by_the_tasks_own_verifier_whichever_the_run_has() -> Non
     assert set(sum(found[VERIFIER].scores.values(), ())) == {1.0} and set(
         sum(found[GOLD_MEASURE].scores.values(), ())
     ) == {0.0}
-    found = measured(own, dict(own.gold()))
+    found = measured(own, dict(own.gold(0)))
     assert found[VERIFIER].scores == found[GOLD_MEASURE].scores == {item.id: (1.0,) for item in items}
 
 

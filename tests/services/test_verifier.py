@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from events.secret import Scanner
-from runtime.effects.scoring import Failed, in_process
+from runtime.effects.scoring import AskJudge, Failed, in_process
 from runtime.log import worker
 from runtime.log.memory import MemoryDelivery, MemoryLog, MemoryStream
 from runtime.log.port import append_once
@@ -62,7 +62,9 @@ def test_a_verifier_asks_for_more_time_while_it_scores(monkeypatch: pytest.Monke
 
 
 def test_attempts_of_two_runs_in_one_batch_are_answered_in_order() -> None:
-    def scorer(function: Callable[..., T], calls: Sequence[tuple[object, ...]]) -> list[T | Failed]:
+    def scorer(
+        function: Callable[..., T], calls: Sequence[tuple[object, ...]], ask: AskJudge | None = None
+    ) -> list[T | Failed]:
         return [Failed("not today") for _ in calls]
 
     async def check() -> list[str]:

@@ -29,6 +29,7 @@ from tasks.denoise import (
     verifier_honest,
 )
 from tasks.denoise.simulate import simulate
+from tests.harness.facts import ANY_ITEM
 
 FIGURES = json.loads((Path(__file__).parent / "figures" / "magic_impute.json").read_text(encoding="utf-8"))["sets"]
 BLOOD = data.default_root() / "pbmc68k_reduced.npz"
@@ -317,14 +318,15 @@ def test_the_task_keeps_the_contract_and_tells_of_test_nothing_but_its_counts() 
     assert {split: len(getattr(public, split)) for split in data.SIZES} == data.SIZES
     assert all(names[example.id] == example.label for example in public.train)
     assert len({item.prompt for split in data.SIZES for item in getattr(public, split)}) == sum(data.SIZES.values())
-    assert set(task.gold()) == {item.id for item in public.test}
+    assert set(task.gold(0)) == {item.id for item in public.test}
     assert data.names("test", 3) == data.names("test", 4) and data.names("dev", 3) != data.names("dev", 4)
     kind, _, text = public.dev[0].prompt.partition("\n")
     assert (counts.read(text) == data.data_set(data.key(data.default_root()), names[public.dev[0].id]).train).all()
     assert kind in {prompt.rpartition(" ")[0].rpartition(" ")[0] for prompt, _ in task.traces(0)}
     for predict in task.baselines().values():
         assert all(
-            task.score(answer, names[id]).outcome != "unparsed" for id, answer in predict(public, public.dev).items()
+            task.score(ANY_ITEM, answer, names[id]).outcome != "unparsed"
+            for id, answer in predict(public, public.dev).items()
         )
     assert len(baselines.BASELINES) == 3
 
@@ -430,7 +432,7 @@ def test_a_verifier_is_named_or_lies_at_a_path(tmp_path: Path) -> None:
     task = loading.load("denoise")
     honest = task.with_verifier(task.verifier_text("honest"), "honest")
     assert honest.verifier == "denoise/likelihood-1"
-    assert honest.score(STOCK, NAME).reward == pytest.approx(of_answer(STOCK, NAME).skill)
+    assert honest.score(ANY_ITEM, STOCK, NAME).reward == pytest.approx(of_answer(STOCK, NAME).skill)
     assert task.verifier_text(str(task.folder)) == task.verifier_text(str(task.folder / "verifier.py"))
     with pytest.raises(NotFound, match="the task's own: honest"):
         task.verifier_text("honesty")
@@ -456,8 +458,8 @@ def test_a_shuffled_data_set_holds_the_same_counts() -> None:
     task = loading.load("denoise")
     asked = EvaluationSet((), task.public(0).test[:2])
     for name, axis in (("cells_shuffled", 0), ("genes_shuffled", 1)):
-        changed = task.perturbed(name, asked, task.gold(), 0)
-        assert changed == task.perturbed(name, asked, task.gold(), 0)
+        changed = task.perturbed(name, asked, task.gold(0), 0)
+        assert changed == task.perturbed(name, asked, task.gold(0), 0)
         for before, after in zip(asked.items, changed.items, strict=True):
             assert before.prompt.split("\n")[0] == after.prompt.split("\n")[0]
             counted, shuffled = (counts.read(item.prompt.split("\n", 1)[1]) for item in (before, after))

@@ -17,6 +17,7 @@ from tasks.contract import Data, EvaluationSet, Example, Item, Public, Reply, vi
 from tasks.lawbench import baselines, data, gold
 from tasks.lawbench.verifier import score
 from tests.harness import lawbench_standin
+from tests.harness.facts import ANY_ITEM
 
 pytest.importorskip("scipy")
 
@@ -211,13 +212,13 @@ def test_looking_up_the_own_answer_in_train_earns_nothing(public: Public) -> Non
             return Reply("")
 
     def peek(item: Item, model: Silent, seen: Data) -> str:
-        return next((e.label for e in seen.train if e.prompt == item.prompt), model.complete(item.prompt).text)
+        return next((e.label or "" for e in seen.train if e.prompt == item.prompt), model.complete(item.prompt).text)
 
     def reward(fold_is_hidden: bool) -> float:
         rewards = []
         for e in public.train:
             seen = Data(public.labels, visible_train(public, e.fold if fold_is_hidden else None))
-            rewards.append(score(peek(Item(e.id, e.prompt), Silent(), seen), e.label).reward)
+            rewards.append(score(peek(Item(e.id, e.prompt), Silent(), seen), e.label or "").reward)
         return sum(rewards) / len(rewards)
 
     assert reward(fold_is_hidden=False) == 1
@@ -422,22 +423,22 @@ def test_what_a_perturbation_gives_is_checked(tmp_path: Path, change: str, why: 
     task = loading.load(str(folder))
     given = EvaluationSet(("a", "b"), (Item("t", "t"),))
     if not why:
-        assert task.perturbed("x", given, task.gold(), 0) == given
+        assert task.perturbed("x", given, task.gold(0), 0) == given
         return
     with pytest.raises(Misconfigured, match=rf"gold\.py: .*{why}"):
-        task.perturbed("x", given, task.gold(), 0)
+        task.perturbed("x", given, task.gold(0), 0)
 
 
 @pytest.mark.parametrize("reward", ["1e200", "-1e308", "1.01e9", "10**400", "float('inf')", "float('nan')"])
 def test_a_reward_that_cannot_be_summed_is_refused(tmp_path: Path, reward: str) -> None:
     with pytest.raises(Misconfigured, match=r"verifier\.py: .*expected"):
-        verifier(tmp_path, f"{reward}, 'right'").score("a", "a")
+        verifier(tmp_path, f"{reward}, 'right'").score(ANY_ITEM, "a", "a")
 
 
 def test_rewards_and_outcomes_have_limits(tmp_path: Path) -> None:
-    assert mean_reward([verifier(tmp_path, "1e9, 'right'").score("a", "a").reward] * 3).mean == 1e9
+    assert mean_reward([verifier(tmp_path, "1e9, 'right'").score(ANY_ITEM, "a", "a").reward] * 3).mean == 1e9
     with pytest.raises(Misconfigured, match="the outcome is 'good'; expected one of right, wrong, unparsed"):
-        verifier(tmp_path, "1.0, 'good'").score("a", "a")
+        verifier(tmp_path, "1.0, 'good'").score(ANY_ITEM, "a", "a")
 
 
 def verifier(folder: Path, gives: str) -> loading.Task:
@@ -469,25 +470,25 @@ def test_what_a_task_holds_against_its_verifier_is_asked_and_checked(tmp_path: P
     text = "VERSION = '{}'\nfrom tasks.contract import Scored\ndef score(answer, label): return Scored(0.25, 'wrong')\n"
     (folder / "verifier.py").write_text(text.format(1))
     task = loading.load(str(folder))
-    assert (task.canaries("a"), task.ceiling("a"), task.extra_metrics()) == ({}, None, {})
+    assert (task.canaries(ANY_ITEM, "a"), task.ceiling("a"), task.extra_metrics()) == ({}, None, {})
     (tmp_path / "other").mkdir()
     other = task_folder(tmp_path / "other" / "mine")
     (other / "verifier.py").write_text(text.format(1))
     (other / "gold.py").write_text(GOLD)
     task = loading.load(str(other))
-    assert task.canaries("a") == {"b": (0.25, 0.0)} and task.ceiling("a") == 0.5
+    assert task.canaries(ANY_ITEM, "a") == {"b": (0.25, 0.0)} and task.ceiling("a") == 0.5
     extra_metrics = task.extra_metrics()
-    assert extra_metrics["length"]("abcd", "a") == 4
+    assert extra_metrics["length"](ANY_ITEM, "abcd", "a") == 4
     (tmp_path / "older").mkdir()
     older = task_folder(tmp_path / "older" / "mine")
     (older / "gold.py").write_text(GOLD.replace("EXTRA_METRICS", "BESIDE"))
-    assert loading.load(str(older)).extra_metrics()["length"]("abcd", "a") == 4
+    assert loading.load(str(older)).extra_metrics()["length"](ANY_ITEM, "abcd", "a") == 4
     second, third = (task.with_verifier(text.format(number), "other.py") for number in (2, 3))
-    assert third.canaries("a") == {} and third.ceiling("a") is None
+    assert third.canaries(ANY_ITEM, "a") == {} and third.ceiling("a") is None
     for broken, why in (
-        (lambda: extra_metrics["odd"]("", "a"), "odd gave nan"),
-        (lambda: extra_metrics["length"](None, "a"), "length raised TypeError"),
-        (lambda: second.canaries("a"), "canaries gave"),
+        (lambda: extra_metrics["odd"](ANY_ITEM, "", "a"), "odd gave nan"),
+        (lambda: extra_metrics["length"](ANY_ITEM, None, "a"), "length raised TypeError"),
+        (lambda: second.canaries(ANY_ITEM, "a"), "canaries gave"),
         (lambda: second.ceiling("a"), "ceiling gave 'much'"),
     ):
         with pytest.raises(Misconfigured, match=why):

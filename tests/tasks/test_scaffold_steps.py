@@ -30,7 +30,7 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Public:
 def test_the_ridge_solves_its_normal_equations(public: Public) -> None:
     import numpy as np
 
-    fit = kernel.Kernel([e.prompt for e in public.train], [e.label for e in public.train])
+    fit = kernel.Kernel([e.prompt for e in public.train], [e.label or "" for e in public.train])
     x = np.stack([fit.scores(e.prompt)[1] for e in public.train])  # the Gram matrix, row by row
     truth = np.eye(len(fit.names))[fit.answers]
     expected = x @ np.linalg.solve(x + kernel.LAMBDA * np.eye(len(x)), truth)

@@ -12,6 +12,7 @@ from events.errors import Misconfigured, UserError
 from runtime.run.confined_verifier import ConfinedVerifier
 from runtime.run.loading import OWN, TaskAccess
 from tasks.loading import Task, load
+from tests.harness.facts import ANY_ITEM
 from tests.harness.paths import ROOT, TOY
 
 SOURCE = """
@@ -68,7 +69,7 @@ def confined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
 
 def said(task: Task, answer: str | None, label: str) -> str:
     try:
-        return repr(task.score(answer, label))
+        return repr(task.score(ANY_ITEM, answer, label))
     except Misconfigured as wrong:
         return str(wrong)
 
@@ -83,16 +84,16 @@ def test_a_verifier_in_the_sandbox_says_what_it_says_outside(own: Task, confined
 def test_it_sees_no_file_of_the_host_and_not_its_tasks_gold(own: Task, confined: Task) -> None:
     gold = os.path.join("evolog", "scaffold", "evolog_task", "gold.py")
     for path in (str(TOY / "gold.py"), "/etc/passwd", f"/{gold}"):
-        assert confined.score("look", path).reward == 0
-    assert own.score("look", str(TOY / "gold.py")).reward == 1
-    assert confined.score("look", f"/{gold.replace('gold', 'data')}").reward == 1
+        assert confined.score(ANY_ITEM, "look", path).reward == 0
+    assert own.score(ANY_ITEM, "look", str(TOY / "gold.py")).reward == 1
+    assert confined.score(ANY_ITEM, "look", f"/{gold.replace('gold', 'data')}").reward == 1
 
 
 def test_one_that_ends_its_process_scores_nothing_more(tmp_path: Path) -> None:
     verifier = ConfinedVerifier(SOURCE, NAME, load(str(TOY)), tmp_path)
     for answer in ("end", "baker"):
         with pytest.raises(Misconfigured, match=r"does not run in the sandbox \(the scaffold's process exited with 3"):
-            verifier.score(answer, "baker")
+            load(str(TOY)).with_judge(verifier, NAME).score(ANY_ITEM, answer, "baker")
     verifier.close()
 
 

@@ -35,6 +35,7 @@ from tasks.contract import FOLDS, Example, Public
 from tasks.loading import load
 from tests.harness import lawbench_standin
 from tests.harness.cli import CliHarness, one_sentence
+from tests.harness.facts import ANY_ITEM
 from tests.harness.faults import damage
 from tests.harness.paths import TOY
 from tests.harness.polling import PATIENCE
@@ -339,9 +340,9 @@ def test_a_reward_is_a_number_or_the_verifier_is_misconfigured(
     task = load(str(small_toy(tmp_path / "odd", verifier=f"{head}    return {gives}\n")))
     if reward is None:
         with pytest.raises(Misconfigured, match="expected a Scored whose reward is a number"):
-            task.score("a", "a")
+            task.score(ANY_ITEM, "a", "a")
     else:
-        assert msgspec.json.encode(task.score("a", "a").reward) == b"1.0"
+        assert msgspec.json.encode(task.score(ANY_ITEM, "a", "a").reward) == b"1.0"
 
 
 def test_data_that_are_missing_or_not_as_published(place: CliHarness, tmp_path: Path) -> None:

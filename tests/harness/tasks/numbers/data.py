@@ -55,4 +55,4 @@ def hint(label: str) -> str:
 
 def copies(prompt: str, train: Sequence[Example], seed: int) -> list[tuple[str, str]]:
     """What other people were told when they asked the same."""
-    return [(example.prompt, example.label) for example in train if example.prompt == prompt]
+    return [(example.prompt, example.label or "") for example in train if example.prompt == prompt]

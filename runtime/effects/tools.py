@@ -1,0 +1,166 @@
+"""What the runtime does for a verifier: a candidate's program is run in the sandbox, and a judge model is asked."""
+
+import contextlib
+import json
+import os
+import select
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from events.errors import HostUnfit, Misconfigured, NotHere, hosts_own
+from runtime.rollouts.host import SCAFFOLD_ENVIRONMENT, make_readable
+from runtime.sandbox.choose import broken, provide
+from runtime.sandbox.launch import Command, Confined, Kind, seen_at
+from runtime.sandbox.limits import ResourceLimits
+from tasks.contract import ProgramResult
+
+RUNNER = Path(__file__).with_name("tool_runner.py")
+RUNNER_INSIDE, CODE_INSIDE, WORK_INSIDE = "/evolog/tool_runner.py", "/code", "/workdir"
+GRACE = 10.0
+"""Seconds beyond a program's own, in which its sandbox is made and its files are read."""
+RESULT_LIMIT = 128 << 20
+"""Bytes of what comes back of a program."""
+Ask = Callable[[str, int], str]
+"""From a prompt and the most tokens to the judge model's answer."""
+
+
+class _Result(msgspec.Struct):
+    exit_code: int
+    output: str
+    errors: str
+    files: dict[str, bytes]
+
+
+class SandboxTools:
+    """`tasks.contract.Tools`: programs in this host's sandbox, and questions to whoever answers them."""
+
+    def __init__(self, ask: Ask, sandbox: str = "") -> None:
+        self._ask, self._sandbox = ask, sandbox
+
+    def ask(self, prompt: str, max_tokens: int = 1024) -> str:
+        """The judge model's answer."""
+        return self._ask(prompt, max_tokens)
+
+    def run(
+        self,
+        files: Mapping[str, str | bytes],
+        arguments: Sequence[str],
+        *,
+        seconds: float = 10.0,
+        memory: int = 1 << 30,
+        outputs: Sequence[str] = (),
+        cuda: bool = False,
+    ) -> ProgramResult:
+        """Run `python ARGUMENTS` in the sandbox, in a folder that holds these files; `memory` is in bytes.
+
+        Raises `NotHere` where this host cannot give the sandbox, `Misconfigured` for a file outside the folder.
+        """
+        with hosts_lack():
+            kind = provide(self._sandbox).kind
+            if cuda:
+                raise Misconfigured("This host's sandbox does not show a CUDA device.")
+        with tempfile.TemporaryDirectory(prefix="evolog-") as name:
+            code, work = Path(name, "code"), Path(name, "work")
+            work.mkdir()
+            _write(code, files)
+            make_readable(Path(name))
+            with hosts_lack():
+                return _run(kind, code, work, arguments, seconds, memory, outputs)
+
+
+@contextlib.contextmanager
+def hosts_lack() -> Iterator[None]:
+    """Whatever keeps this host from running a program is raised as `NotHere`, or as what is tried again."""
+    with hosts_own():
+        try:
+            yield
+        except HostUnfit as unfit:
+            raise NotHere(str(unfit), code=unfit.code) from unfit
+
+
+def _write(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    folder.mkdir()
+    for path, content in files.items():
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts:
+            raise Misconfigured(f"The verifier gave a program the file {path!r:.80}; expected a path in its folder.")
+        target = folder.joinpath(*parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _run(
+    kind: Kind,
+    code: Path,
+    work: Path,
+    arguments: Sequence[str],
+    seconds: float,
+    memory: int,
+    outputs: Sequence[str],
+) -> ProgramResult:
+    read, write = os.pipe()
+    order = {
+        "code": seen_at(kind, CODE_INSIDE, code),
+        "work": seen_at(kind, WORK_INSIDE, work),
+        "arguments": list(arguments),
+        "outputs": list(outputs),
+    }
+    argv = [sys.executable, "-s", "-P", seen_at(kind, RUNNER_INSIDE, RUNNER), str(write), json.dumps(order)]
+    limits = ResourceLimits(memory=memory, wall_seconds=seconds + GRACE)
+    binds = {RUNNER_INSIDE: RUNNER, CODE_INSIDE: code}
+    try:
+        confined = Confined(kind, Command(argv, binds, SCAFFOLD_ENVIRONMENT, work, limits, (write,)))
+    except BaseException:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+    began = time.monotonic()
+    try:
+        confined.stdin.close()
+        for stream in (confined.stdout, confined.stderr):
+            threading.Thread(target=_discard, args=(stream,), daemon=True).start()
+        sent, in_time = _read(read, seconds)
+        passed = time.monotonic() - began
+        if not in_time:
+            return ProgramResult(-1, "", "", passed, failure=f"it took longer than {seconds:g} s")
+        code_of_end = confined.wait(GRACE)
+        if confined.violation:
+            return ProgramResult(-1, "", "", passed, failure=confined.violation)
+        if failure := confined.failure():
+            raise broken(kind, failure)
+        try:
+            result = msgspec.json.decode(sent, type=_Result)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return ProgramResult(-1, "", "", passed, failure=f"its sandbox ended with {code_of_end} and no result")
+        return ProgramResult(result.exit_code, result.output, result.errors, passed, result.files)
+    finally:
+        confined.close()
+        os.close(read)
+
+
+def _read(pipe: int, seconds: float) -> tuple[bytes, bool]:
+    """What comes through a pipe up to its end, and whether that came in time and within the limit."""
+    sent, deadline = bytearray(), time.monotonic() + seconds
+    while len(sent) <= RESULT_LIMIT:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            return b"", False
+        chunk = os.read(pipe, 1 << 20)
+        if not chunk:
+            return bytes(sent), True
+        sent += chunk
+    return b"", False
+
+
+def _discard(stream: BufferedReader) -> None:
+    with stream:
+        while stream.read1(65536):
+            pass
