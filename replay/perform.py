@@ -32,7 +32,7 @@ from runtime.blobs.directory import Blobs
 from runtime.effects.choose import HISTORY_TYPES, choose_by_rules
 from runtime.effects.judge import recorded_answers
 from runtime.effects.propose import reference_scaffold
-from runtime.effects.score import Ask, score
+from runtime.effects.score import AskAbout, score
 from runtime.effects.scoring import ScoringProcess
 from runtime.effects.serve import ServedModels, check_adapter
 from runtime.log.port import Stored
@@ -147,7 +147,7 @@ class Stage:
             self._labels[run] = loaded.task.labels(loaded.started.seed)
         return self._labels[run]
 
-    def recorded_judge(self, run: str) -> Ask:
+    def recorded_judge(self, run: str) -> AskAbout:
         """What answers a run's verifier as its judge model did; no model is asked again."""
         return recorded_answers(self.recorded.judge_calls, run, self.blobs)
 

@@ -10,7 +10,7 @@ from events.judgement import JudgeCalled
 from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from runtime.agents.providers import model_client, model_of
 from runtime.effects.judge import Judge
-from runtime.effects.score import Ask, score
+from runtime.effects.score import AskAbout, score
 from runtime.effects.scoring import AnswerScorer, ScoringProcess
 from runtime.log.lookup import attempt_ids, facts_by_id
 from runtime.log.worker import answer, retry_until_available, work
@@ -68,7 +68,7 @@ async def _score_submissions(
     loaded: LoadedRun,
     labels: Mapping[str, str],
     scorer: AnswerScorer,
-    ask: Ask | None,
+    ask: AskAbout | None,
 ) -> list[Event]:
     """The judgements of those submissions whose last trajectory is among these; the others come with theirs."""
     outputs: list[Event] = []
@@ -107,7 +107,7 @@ async def _submission(context: Context, event: Event) -> _Submission:
     return await retry_until_available(look)
 
 
-def _judge(context: Context, event: Event, loaded: LoadedRun) -> Ask:
+def _judge(context: Context, event: Event, loaded: LoadedRun) -> AskAbout:
     """What asks the run's judge model, for threads; raises `NotHere` where it cannot be asked from here."""
     try:
         model = model_of(loaded.task.judge_model)

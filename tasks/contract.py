@@ -90,6 +90,9 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, str] = {}
     """What verifier, gold and reports know of the item, and no scaffold sees."""
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
 
 class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     """A train question with its answer, if it has one. Near-duplicates share a `group`, and a group lies in one `fold`
@@ -141,7 +144,7 @@ class Submission(msgspec.Struct, frozen=True):
     items: dict[str, Scored] = {}
 
 
-class ProgramResult(msgspec.Struct, frozen=True):
+class ProgramRun(msgspec.Struct, frozen=True):
     """What came of a program that ran in the sandbox."""
 
     exit_code: int
@@ -169,7 +172,7 @@ class Tools(Protocol):
         memory: int = 1 << 30,
         outputs: Sequence[str] = (),
         cuda: bool = False,
-    ) -> ProgramResult:
+    ) -> ProgramRun:
         """Run `python ARGUMENTS` in the sandbox, in a folder that holds these files; `memory` is in bytes.
 
         Raises NotHere where this host cannot give the sandbox: a verifier must let that pass.

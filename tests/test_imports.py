@@ -278,7 +278,7 @@ METHODS = gold_methods((ROOT / "tasks/loading.py").read_text(encoding="utf-8"))
 
 
 def test_what_reads_gold_is_known() -> None:
-    assert len(METHODS) == 8 and {"gold", "perturbations", "perturbed", "canaries", "ceiling"} <= METHODS
+    assert len(METHODS) == 11 and {"gold", "gold_submission", "perturbations", "perturbed", "canaries"} <= METHODS
 
 
 def ways_to_gold(may_write: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

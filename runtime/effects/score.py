@@ -13,11 +13,11 @@ from runtime.effects.scoring import QUESTIONS, AnswerScorer, AskJudge, Failed
 from runtime.run.loading import LoadedRun
 from tasks.contract import Scored, Submission
 
-Ask = Callable[[str, int, str, int], str]
+AskAbout = Callable[[str, int, str, int], str]
 """The judge model's answer: from the trajectory that is judged, the question's place in its judgement, the prompt, and
 the most tokens. Raises UserError where there is none.
 """
-Judgements = dict[str, Scored | Failed]
+Scores = dict[str, Scored | Failed]
 """By the trajectory's id."""
 
 
@@ -27,7 +27,7 @@ def score(
     labels: Mapping[str, str],
     scorer: AnswerScorer,
     shards: Mapping[str, Sequence[str]] = {},
-    ask: Ask | None = None,
+    ask: AskAbout | None = None,
 ) -> list[TrajectoryScored | ScoringFailed]:
     """The reward that the run's verifier gives each attempt, which are given by the trajectory's id; `labels` are the
     true ones by item. Of a verifier that judges whole submissions, each must be given whole; `shards` holds the items
@@ -79,8 +79,8 @@ def _score_answers(
     loaded: LoadedRun,
     labels: Mapping[str, str],
     scorer: AnswerScorer,
-    ask: Ask | None,
-) -> Judgements:
+    ask: AskAbout | None,
+) -> Scores:
     """Each answer by itself, as often as a noisy verifier wants."""
     repeats = loaded.task.repeats
     items = loaded.items([recorded.item for recorded in attempts.values()])
@@ -112,8 +112,8 @@ def _score_submissions(
     labels: Mapping[str, str],
     scorer: AnswerScorer,
     shards: Mapping[str, Sequence[str]],
-    ask: Ask | None,
-) -> Judgements:
+    ask: AskAbout | None,
+) -> Scores:
     """Each submission by itself: the attempts of one number at the items of one request."""
     submissions: dict[tuple[str, int], dict[str, str]] = {}
     for id, recorded in attempts.items():
@@ -123,7 +123,7 @@ def _score_submissions(
         items = loaded.items(shards.get(request, tuple(ids)))
         answers = {item: attempts[id].answer for item, id in ids.items()}
         calls.append((list(items.values()), answers, {item: labels[item] for item in items if item in labels}))
-    scores: Judgements = {}
+    scores: Scores = {}
     asking = _asking(ask, [next(iter(ids.values())) for ids in submissions.values()])
     for ids, judged in zip(submissions.values(), scorer(loaded.task.score_submission, calls, asking), strict=True):
         for item, id in ids.items():
@@ -131,7 +131,7 @@ def _score_submissions(
     return scores
 
 
-def _asking(ask: Ask | None, trajectories: Sequence[str], repeats: int = 1) -> AskJudge | None:
+def _asking(ask: AskAbout | None, trajectories: Sequence[str], repeats: int = 1) -> AskJudge | None:
     """The questions of calls, each of which judges a trajectory, as questions about that trajectory."""
     if ask is None:
         return None

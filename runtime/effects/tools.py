@@ -19,7 +19,7 @@ from runtime.rollouts.host import SCAFFOLD_ENVIRONMENT, make_readable
 from runtime.sandbox.choose import broken, provide
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 from runtime.sandbox.limits import ResourceLimits
-from tasks.contract import ProgramResult
+from tasks.contract import ProgramRun
 
 RUNNER = Path(__file__).with_name("tool_runner.py")
 RUNNER_INSIDE, CODE_INSIDE, WORK_INSIDE = "/evolog/tool_runner.py", "/code", "/workdir"
@@ -27,7 +27,7 @@ GRACE = 10.0
 """Seconds beyond a program's own, in which its sandbox is made and its files are read."""
 RESULT_LIMIT = 128 << 20
 """Bytes of what comes back of a program."""
-Ask = Callable[[str, int], str]
+AskModel = Callable[[str, int], str]
 """From a prompt and the most tokens to the judge model's answer."""
 
 
@@ -41,7 +41,7 @@ class _Result(msgspec.Struct):
 class SandboxTools:
     """`tasks.contract.Tools`: programs in this host's sandbox, and questions to whoever answers them."""
 
-    def __init__(self, ask: Ask, sandbox: str = "") -> None:
+    def __init__(self, ask: AskModel, sandbox: str = "") -> None:
         self._ask, self._sandbox = ask, sandbox
 
     def ask(self, prompt: str, max_tokens: int = 1024) -> str:
@@ -57,7 +57,7 @@ class SandboxTools:
         memory: int = 1 << 30,
         outputs: Sequence[str] = (),
         cuda: bool = False,
-    ) -> ProgramResult:
+    ) -> ProgramRun:
         """Run `python ARGUMENTS` in the sandbox, in a folder that holds these files; `memory` is in bytes.
 
         Raises `NotHere` where this host cannot give the sandbox, `Misconfigured` for a file outside the folder.
@@ -104,7 +104,7 @@ def _run(
     seconds: float,
     memory: int,
     outputs: Sequence[str],
-) -> ProgramResult:
+) -> ProgramRun:
     read, write = os.pipe()
     order = {
         "code": seen_at(kind, CODE_INSIDE, code),
@@ -130,17 +130,17 @@ def _run(
         sent, in_time = _read(read, seconds)
         passed = time.monotonic() - began
         if not in_time:
-            return ProgramResult(-1, "", "", passed, failure=f"it took longer than {seconds:g} s")
+            return ProgramRun(-1, "", "", passed, failure=f"it took longer than {seconds:g} s")
         code_of_end = confined.wait(GRACE)
         if confined.violation:
-            return ProgramResult(-1, "", "", passed, failure=confined.violation)
+            return ProgramRun(-1, "", "", passed, failure=confined.violation)
         if failure := confined.failure():
             raise broken(kind, failure)
         try:
             result = msgspec.json.decode(sent, type=_Result)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return ProgramResult(-1, "", "", passed, failure=f"its sandbox ended with {code_of_end} and no result")
-        return ProgramResult(result.exit_code, result.output, result.errors, passed, result.files)
+            return ProgramRun(-1, "", "", passed, failure=f"its sandbox ended with {code_of_end} and no result")
+        return ProgramRun(result.exit_code, result.output, result.errors, passed, result.files)
     finally:
         confined.close()
         os.close(read)

@@ -87,6 +87,8 @@ class ConfinedVerifier:
             raise Misconfigured(f"{name} cannot be imported ({stopped}); mend it and try again.") from stopped
         try:
             reply = self._ask("NAMES")
+            if not isinstance(version := reply.names.get("VERSION"), str):
+                raise Misconfigured(f"{name} cannot be imported (VERSION is {version!r:.60}); mend it and try again.")
         except Misconfigured:
             self.close()
             raise

@@ -14,7 +14,7 @@ from runtime.log import worker
 from runtime.log.memory import MemoryDelivery, MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from services import verifier
-from tasks.contract import Scored
+from tasks.contract import Item, Scored
 from tests.harness.facts import trajectory
 
 T = TypeVar("T")
@@ -30,14 +30,17 @@ class Judge:
     def labels(self, seed: int) -> dict[str, str]:
         return {"i": "a"}
 
-    def score(self, answer: str | None, label: str) -> Scored:
+    submissions, repeats, needs, judge_model = False, 1, (), ""
+
+    def score(self, item: Item, answer: str | None, label: str | None) -> Scored:
         assert self.let.wait(60)
         return Scored(1.0, "right")
 
 
 def context_of(log: MemoryLog, task: Any) -> Any:
     async def load(run: str) -> Any:
-        return SimpleNamespace(task=task, started=SimpleNamespace(seed=0, verifier="v"))
+        started = SimpleNamespace(seed=0, verifier="v")
+        return SimpleNamespace(task=task, started=started, items=lambda ids: {id: Item(id, "") for id in ids})
 
     return SimpleNamespace(log=log, scanner=SCANNER, load=load, wants=worker.Wants)
 

@@ -11,6 +11,7 @@ from events.errors import NotHere, TryAgain
 from runtime.effects.scoring import Failed, ScoringProcess, in_process
 from tasks.contract import Scored
 from tasks.loading import Task, load
+from tests.harness.facts import ANY_ITEM
 from tests.harness.paths import TASKS, TOY
 
 WILD = '''"""Does what its answers say."""
@@ -87,7 +88,7 @@ def scorer() -> Iterator[ScoringProcess]:
 
 
 def scores(scorer: ScoringProcess, task: Task, answers: Sequence[str]) -> list[Scored | Failed]:
-    return scorer(task.score, [(answer, "mason") for answer in answers])
+    return scorer(task.score, [(ANY_ITEM, answer, "mason") for answer in answers])
 
 
 @pytest.mark.parametrize(
@@ -162,8 +163,13 @@ def test_a_task_that_the_child_cannot_load_is_not_here(scorer: ScoringProcess, t
 
 
 def test_a_child_gives_what_this_process_would(scorer: ScoringProcess) -> None:
-    for task, calls in ((load(str(TOY)), [("mason", "mason"), (None, "mason")]), (load("lawbench"), [("a", "b")])):
+    for task, calls in (
+        (load(str(TOY)), [(ANY_ITEM, "mason", "mason"), (ANY_ITEM, None, "mason")]),
+        (load("lawbench"), [(ANY_ITEM, "a", "b")]),
+    ):
         assert scorer(task.score, calls) == in_process(task.score, calls)
         assert scorer(task.reward, calls) == in_process(task.reward, calls)
     tiny = load(str(TASKS / "tiny"))
-    assert scorer(tiny.reward, [("unscorable", "x")]) == in_process(tiny.reward, [("unscorable", "x")])
+    assert scorer(tiny.reward, [(ANY_ITEM, "unscorable", "x")]) == in_process(
+        tiny.reward, [(ANY_ITEM, "unscorable", "x")]
+    )
