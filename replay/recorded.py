@@ -131,5 +131,5 @@ class EventIndex:
         calls = tuple(self._calls[use.call] for use in recorded.calls)
         judgement = judgements.get(id)
         if isinstance(judgement, TrajectoryScored):
-            return RecordedAttempt(id, recorded, judgement.reward, judgement.outcome, calls)
+            return RecordedAttempt(id, recorded, judgement.reward, judgement.outcome, calls, judgement.details)
         return RecordedAttempt(id, recorded, None, "", calls)

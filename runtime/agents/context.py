@@ -6,10 +6,12 @@ It is made from what is public (`Public`: labels of train alone), from attempts 
 dev. Attempts at dev items are not shown, since a right answer is a label.
 """
 
+import math
 import random
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 
@@ -45,6 +47,8 @@ class ShownAttempt(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     """The verifier's word, or the kind of failure."""
     reason: str = ""
+    details: str = ""
+    """What the verifier says of the answer beyond its word."""
     calls: tuple[ShownCall, ...] = ()
 
 
@@ -57,13 +61,15 @@ def select_attempts(attempts: Sequence[ShownAttempt], limit: int, seed: int) -> 
     """Attempts whose descriptions fit `limit` characters: the ways of failing in turn, and within each the labels and
     items in turn.
 
-    What failed to run comes first, then wrong answers, then right ones; the same seed gives the same choice.
+    What failed to run comes first, then the outcomes by what they earn, the least first; the same seed gives the same
+    choice.
     """
     classes: dict[str, dict[str, list[ShownAttempt]]] = defaultdict(lambda: defaultdict(list))
     for attempt in attempts:
         classes[attempt.outcome][attempt.label].append(attempt)
     draw = random.Random(seed)
-    queues = {kind: _in_turn(classes[kind], draw) for kind in sorted(classes, key=lambda kind: (_rank(kind), kind))}
+    ranks = {kind: _rank([one for by_label in classes[kind].values() for one in by_label]) for kind in classes}
+    queues = {kind: _in_turn(classes[kind], draw) for kind in sorted(classes, key=lambda kind: (ranks[kind], kind))}
     chosen: list[ShownAttempt] = []
     taken: set[str] = set()
     items: set[str] = set()
@@ -85,8 +91,10 @@ def select_attempts(attempts: Sequence[ShownAttempt], limit: int, seed: int) -> 
     return chosen
 
 
-def _rank(kind: str) -> int:
-    return {"right": 3, "wrong": 1, "unparsed": 1}.get(kind, 0)
+def _rank(attempts: Sequence[ShownAttempt]) -> float:
+    """The mean reward of attempts that came to one outcome; below all rewards where they failed to run."""
+    rewards = [attempt.reward for attempt in attempts if attempt.reward is not None]
+    return fmean(rewards) if rewards else -math.inf
 
 
 def _in_turn(by_label: Mapping[str, list[ShownAttempt]], draw: random.Random) -> list[ShownAttempt]:
@@ -112,11 +120,12 @@ def describe_briefly(attempt: ShownAttempt) -> str:
     )
     lines = [
         f"### {attempt.id} (item {attempt.item}, attempt {attempt.attempt}): {attempt.outcome}",
-        f"truth: {attempt.label}",
+        *([f"truth: {attempt.label}"] if attempt.label else []),
         f"answer: {'none' if attempt.answer is None else clipped(attempt.answer, ANSWER)}",
         f"reward: {'none' if attempt.reward is None else f'{attempt.reward:g}'}; calls of the model: "
         f"{len(attempt.calls)}{offered}",
         *([f"failure: {clipped(attempt.reason, ANSWER)}"] if attempt.reason else []),
+        *([f"the verifier says: {clipped(attempt.details, ANSWER)}"] if attempt.details else []),
         f"item: {clipped(attempt.prompt, PROMPT)}",
     ]
     return "\n".join(lines)
@@ -160,10 +169,11 @@ def sample_items(public: Public, limit: int, seed: int) -> str:
 
 def task_text(description: str, public: Public, policy: str) -> str:
     """What the task is, from what is public."""
+    with_labels = "without" if all(example.label is None for example in public.train) else "with"
+    labels = f"\n{len(public.labels)} labels: {clipped(', '.join(public.labels), LABELS)}" if public.labels else ""
     return (
-        f"{description}\n\n{len(public.train)} train items with labels, {len(public.dev)} dev items that candidates "
-        "are judged on. "
-        f"The policy is {policy}.\n{len(public.labels)} labels: {clipped(', '.join(public.labels), LABELS)}"
+        f"{description}\n\n{len(public.train)} train items {with_labels} labels, {len(public.dev)} dev items that "
+        f"candidates are judged on. The policy is {policy}.{labels}"
     )
 
 

@@ -279,7 +279,13 @@ class AttemptReader:
         shown_attempt = self._shown_attempt(
             attempt.id, recorded.item, recorded.attempt, attempt.outcome or "not scored", ""
         )
-        return msgspec.structs.replace(shown_attempt, answer=recorded.answer, reward=attempt.reward, calls=tuple(calls))
+        return msgspec.structs.replace(
+            shown_attempt,
+            answer=recorded.answer,
+            reward=attempt.reward,
+            details=attempt.details,
+            calls=tuple(calls),
+        )
 
     def failed(self, id: str, failed: RolloutFailed) -> ShownAttempt:
         """An attempt that did not run to its end."""

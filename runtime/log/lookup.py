@@ -108,6 +108,7 @@ async def attempts_by_id(log: Log, span: Span, ids: Sequence[str], past: Sequenc
             score_by_id[id].reward if id in score_by_id else None,
             score_by_id[id].outcome if id in score_by_id else "",
             tuple(calls[use.call] for use in recorded[id].calls),
+            score_by_id[id].details if id in score_by_id else "",
         )
         for id in ids
         if id in recorded

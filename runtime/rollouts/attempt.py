@@ -22,6 +22,8 @@ class RecordedAttempt(NamedTuple):
     """None if it could not be scored."""
     outcome: str
     calls: tuple[ModelCalled, ...]
+    details: str = ""
+    """What the verifier says of the answer beyond its word."""
 
 
 def request_reader(blobs: Blobs) -> Callable[[ModelCalled], SampleRequest]:
