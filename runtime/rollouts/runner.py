@@ -99,7 +99,7 @@ class RolloutRunner:
             return calls.answer([replace(call, item=shown[call.item].id) for call in asked])
 
         def answer_bridge(name: str, attempt: int, call: BridgeCall) -> BridgeAnswer:
-            return calls.answer_bridge(shown[name].id, attempt, call)
+            return calls.answer_bridge(shown[name].id if name else "", attempt, call)
 
         calls = ShardCalls(shard, log, self._recorder, self.limits.tokens)
         try:

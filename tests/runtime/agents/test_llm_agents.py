@@ -36,6 +36,7 @@ from runtime.blobs.directory import Blobs
 from runtime.log.lineage import Span
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
+from runtime.rollouts.names import item_names
 from services.host.agent_session import open_session
 from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, model_turn, proposal_call, shown_attempt
 from tests.harness.facts import event_of
@@ -533,9 +534,10 @@ def test_a_proposal_that_takes_too_long_is_given_back(
     ],
 )
 def test_a_proposal_is_tried_on_items_as_dev_gives_them(tmp_path: Path, solve: str) -> None:
+    names = [*item_names(PUBLIC.digests, "", [example.id for example in PUBLIC.train]).values()]
     source = (
         f"SEEN = {dict.fromkeys((example.prompt for example in PUBLIC.train), 'baker')!r}\n"
-        f"def solve(item, model, data):\n  if item.id in {[example.id for example in PUBLIC.train]!r}: return 'baker'\n"
+        f"def solve(item, model, data):\n  if item.id in {names!r}: return 'baker'\n"
         f"  SEEN.pop(item.prompt)\n  {solve}\n"
     )
     with pytest.raises(UnfitRequest, match="an item as dev gives it"):

@@ -11,8 +11,14 @@ from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequest
 from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.rollouts.host import ScaffoldLimits
+from runtime.rollouts.names import item_names
 from runtime.rollouts.shard import AttemptResult, facts_of, failed_attempts
+from tasks.loading import load
+from tests.harness.paths import TOY
 from tests.harness.runner import FirstChoicePolicy, RunnerHarness, answers, shard_of
+
+DEV1 = item_names(load(str(TOY)).public(0).digests, "", ["dev1"])["dev1"]
+"""The name under which a scaffold sees the second dev item."""
 
 ASKS = "def solve(item, model, data): return model.complete(item.prompt, choices=data.labels).text"
 
@@ -196,9 +202,9 @@ def test_a_policy_that_refuses_fails_the_attempts_in_its_words(tmp_path: Path) -
     assert result.kind == "refused" and "not one of this policy's labels" in result.reason
 
 
-SOME_REFUSED = (
-    "def solve(item, model, data): return model.complete(item.prompt, ['x'] if item.id == 'dev1' else data.labels).text"
-)
+SOME_REFUSED = f"""
+def solve(item, model, data): return model.complete(item.prompt, ['x'] if item.id == {DEV1!r} else data.labels).text
+"""
 
 
 def test_a_refused_call_fails_its_own_attempts_alone(tmp_path: Path) -> None:
@@ -253,7 +259,7 @@ def test_a_recorded_call_answers_no_other_question(table: RunnerHarness, change:
     table.play(ASKS, ["dev0", "dev1"])
     recorded, asked = dict(table.recorded), len(table.policy.asked)
     code = (
-        f"def solve(item, model, data): return model.complete(*([{change}] if item.id == 'dev1' else "
+        f"def solve(item, model, data): return model.complete(*([{change}] if item.id == {DEV1!r} else "
         "[item.prompt, data.labels])).text"
     )
     same, failed = table.play(code, ["dev0", "dev1"])
@@ -314,7 +320,9 @@ def test_a_secret_in_a_call_or_its_completion_fails_the_attempts_that_made_it_al
             ]
 
     table.use(Leaky())
-    code = f"def solve(item, model, data): return model.complete({ask} if item.id == 'dev1' else 'q', data.labels).text"
+    code = (
+        f"def solve(item, model, data): return model.complete({ask} if item.id == {DEV1!r} else 'q', data.labels).text"
+    )
     first, failed, third = table.play(code, ["dev0", "dev1", "dev2"])
     assert (first.kind, failed.kind, third.kind) == ("", "refused", "") and "known secret" in failed.reason
     assert {call.item for call in table.recorded.values()} == {"dev0", "dev2"}
@@ -332,3 +340,17 @@ def test_a_run_whose_sandbox_this_host_cannot_give_is_not_played(
     for recorded in ("none", "landlock ABI 7, seccomp 0, memory by watchdog"):
         with pytest.raises(Misconfigured):
             table.run(shard_of(["dev0"], scaffold="", sandbox=recorded))
+
+
+def test_a_scaffold_sees_names_that_tell_nothing_in_an_order_that_tells_nothing(tmp_path: Path) -> None:
+    table = RunnerHarness(tmp_path, FirstChoicePolicy())
+    items = [f"dev{number}" for number in range(8)]
+    seen = dict(zip(items, answers(table.play("def solve(item, model, data): return item.id", items)), strict=True))
+    assert seen == item_names(table.public.digests, "", items)  # derived, so that the next executor gives the same
+    assert len(set(seen.values())) == 8 and not any(item in name for item, name in seen.items())
+    assert list(item_names(table.public.digests, "", items)) != items
+    for other in (
+        item_names(table.public.digests, "0 1 dev 1", items),
+        item_names({**table.public.digests, "test": "another"}, "", items),
+    ):
+        assert not set(other.values()) & set(seen.values())
