@@ -90,8 +90,11 @@ def plan_fork(
     base, code, verifier = parent_start.base_model, parent_start.verifier_code, parent_start.verifier
     if "policy" in changes:
         base = put_base_model(order.policy, task, task.public(parent_start.seed), blobs, progress)
+    submissions, judge = parent_start.submissions, parent_start.judge
     if "verifier" in changes:
         verifier, code = put_verifier(changes["verifier"], task, blobs)
+        judging = task.with_verifier(task.verifier_text(changes["verifier"]), changes["verifier"])
+        submissions, judge = judging.submissions, judging.judge_model
     started = msgspec.structs.replace(
         parent_start,
         parent_run=parent.run,
@@ -111,6 +114,8 @@ def plan_fork(
         algorithm=changes.get("algorithm", parent_start.algorithm),
         verifier=verifier,
         verifier_code=code,
+        submissions=submissions,
+        judge=judge,
         on_drift=ON_DRIFT[changes["on_drift"]] if "on_drift" in changes else parent_start.on_drift,
     )
     if "weights" in started.levers:
