@@ -162,13 +162,13 @@ def _require_answers(results: Sequence[AttemptResult], item: str) -> None:
 
 
 class _StubPolicy:
-    """A policy that answers each call with the first choice, or with the first label where there is no choice."""
+    """A policy that answers each call with the first choice, else with the first label, else a word."""
 
     def __init__(self, public: Public) -> None:
         self._public = public
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        texts = [request.choices[0] if request.choices else self._public.labels[0] for request in requests]
+        texts = [(*request.choices, *self._public.labels, "stub")[0] for request in requests]
         return [
             Sampled((text,) * request.n, ((0,),) * request.n, ((0.0,),) * request.n)
             for text, request in zip(texts, requests, strict=True)

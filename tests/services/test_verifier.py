@@ -8,14 +8,22 @@ from typing import Any, TypeVar
 
 import pytest
 
+from events import codec
+from events.codec import Event
+from events.fact import Fact
+from events.judgement import TrajectoryScored
+from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.secret import Scanner
 from runtime.effects.scoring import AskJudge, Failed, in_process
 from runtime.log import worker
 from runtime.log.memory import MemoryDelivery, MemoryLog, MemoryStream
-from runtime.log.port import append_once
+from runtime.log.port import append_once, readable
+from runtime.run.loading import LoadedRun
 from services import verifier
 from tasks.contract import Item, Scored
-from tests.harness.facts import trajectory
+from tasks.loading import load
+from tests.harness.facts import RUN, TIME, started, trajectory
+from tests.harness.paths import TOY
 
 T = TypeVar("T")
 SCANNER = Scanner([])
@@ -81,3 +89,66 @@ def test_attempts_of_two_runs_in_one_batch_are_answered_in_order() -> None:
         return [stored.subject.rpartition(".")[2] for stored in log.memory.messages[3:]]
 
     assert asyncio.run(asyncio.wait_for(check(), 60)) == ["scoring_failed"] * 3
+
+
+WHOLE = """
+from tasks.contract import Scored, Submission
+VERSION = "1"
+def score_submission(items, answers, labels):
+    return Submission(Scored(len(answers) / len(items), "wrong"))
+"""
+
+
+def test_a_submission_is_scored_once_and_when_it_is_whole() -> None:
+    task = load(str(TOY)).with_verifier(WHOLE, "verifier.py")
+    loaded = LoadedRun(started(), task, task.public(0))
+    requested = RolloutsRequested(
+        generation=0,
+        purpose="dev",
+        round=1,
+        shard=0,
+        scaffold="s",
+        adapter="",
+        split="dev",
+        fold=-1,
+        items=("dev0", "dev1", "dev2"),
+        attempts=2,
+        temperature=0.0,
+        seed=0,
+    )
+    request = codec.event(requested, run=RUN, source="controller", cause="", time=TIME)
+
+    def outcome(item: str, attempt: int, failed: bool = False) -> Event:
+        fields: dict[str, Any] = {"request": request.id, "item": item, "attempt": attempt, "purpose": "dev"}
+        fact: Fact = (
+            RolloutFailed(**fields, kind="hung", reason="")
+            if failed
+            else TrajectoryRecorded(
+                **fields, split="dev", generation=0, scaffold="s", adapter="", answer="a", calls=(), seconds=0.0
+            )
+        )
+        return codec.event(fact, run=RUN, source="executor", cause=request.id, time=TIME)
+
+    async def load_run(run: str) -> LoadedRun:
+        return loaded
+
+    async def check() -> list[TrajectoryScored]:
+        log = MemoryLog(MemoryStream(), ["trajectory_recorded"])
+        context: Any = SimpleNamespace(log=log, scanner=SCANNER, load=load_run, wants=worker.Wants)
+        outcomes = [outcome("dev2", 0), outcome("dev0", 0), outcome("dev1", 0, failed=True)]
+        outcomes += [outcome(item, 1) for item in requested.items]
+        await append_once(log, [request, *outcomes], SCANNER)
+        working = asyncio.create_task(verifier.score_trajectories(context, in_process))
+        while len(log.memory.messages) < 12:
+            await log.memory.grown.wait()
+        working.cancel()
+        return [fact for event in readable(log.memory.messages) if isinstance(fact := event.data, TrajectoryScored)]
+
+    scored = asyncio.run(asyncio.wait_for(check(), 60))
+    assert sorted((fact.item, fact.attempt, round(fact.reward, 2)) for fact in scored) == [
+        ("dev0", 0, 0.67),
+        ("dev0", 1, 1.0),
+        ("dev1", 1, 1.0),
+        ("dev2", 0, 0.67),
+        ("dev2", 1, 1.0),
+    ]

@@ -27,6 +27,11 @@ from tests.harness.facts import DEV, chosen, proposed, scores, started, update
 from tests.harness.given import Scenario, given
 
 
+def judged(story: Scenario, micro_usd: int) -> Scenario:
+    facts = scores(story.of(RolloutsRequested), set())
+    return story.when(*(msgspec.structs.replace(fact, micro_usd=micro_usd) for fact in facts))
+
+
 def played(story: Scenario, right: set[str], seed: int = 0) -> Scenario:
     facts = scores(story.of(RolloutsRequested), right)
     random.Random(seed).shuffle(facts)
@@ -188,6 +193,33 @@ def test_unsolved_items_are_played_once_more_with_a_hint_before_the_batch_is_sea
         ("t2",),
         ("t3",),
     ]  # a hint solves nothing
+
+
+def test_no_shard_divides_a_submission() -> None:
+    whole = msgspec.structs.replace(started(shard_size=2), submissions=True)
+    shards = given(whole, proposed()).of(RolloutsRequested)
+    assert [shard.items for shard in shards] == [("d1", "d2", "d3", "d4"), ("t1",)]
+
+
+@pytest.mark.parametrize(("least", "unsolved"), [(0.0, []), (1.0, [("t2",), ("t3",)]), (2.0, [("t1", "t2"), ("t3",)])])
+def test_a_task_says_from_which_reward_on_an_item_is_solved(least: float, unsolved: list[tuple[str, ...]]) -> None:
+    start = played(given(msgspec.structs.replace(started(), solved=least), proposed()), {"d1"})
+    story = published(played(start.when(chosen(1, "weights"), update()), {"t1"}))
+    assert [shard.items for shard in story.of(RolloutsRequested) if shard.purpose == "train"] == unsolved
+
+
+def test_an_item_that_nothing_solves_is_played_in_every_round() -> None:
+    start = played(given(msgspec.structs.replace(started(), solved=None), proposed()), {"d1"})
+    story = published(played(start.when(chosen(1, "weights"), update()), {"t1", "t2", "t3"}))
+    assert [shard.items for shard in story.of(RolloutsRequested)] == [("t1", "t2"), ("t3",)]
+
+
+def test_what_judging_costs_counts_against_the_budget() -> None:
+    story = judged(given(started(budget=Budget(micro_usd=100)), proposed()), 10)  # four dev items, twice one of train
+    (evaluated,) = story.of(CandidateEvaluated)
+    assert evaluated.micro_usd == 60 and not story.of(RunFinished)
+    story = judged(given(started(budget=Budget(micro_usd=100)), proposed()), 17)
+    assert [(one.reason, one.micro_usd) for one in story.of(RunFinished)] == [("budget exhausted", 102)]
 
 
 def test_where_all_is_solved_or_there_is_no_room_no_hint_is_given() -> None:
