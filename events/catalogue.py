@@ -117,6 +117,7 @@ ENTRIES: tuple[Entry, ...] = (
         GOLD,
         (gold.GoldScored, ("auditor",)),
         (gold.GoldFailed, ("auditor",)),
+        (gold.GoldJudgeCalled, ("auditor",)),
         (gold.PoliciesCompared, ("auditor",)),
         (gold.PairMeasured, ("auditor",)),
         (gold.ReferenceMeasured, ("auditor",)),

@@ -3,7 +3,17 @@
 from typing import ClassVar
 
 from events.fact import Fact
+from events.judgement import JudgeCalled
 from events.kinds import DriftState, SplitName
+
+
+class GoldJudgeCalled(JudgeCalled, frozen=True, kw_only=True):
+    """The auditor asked the task's judge model, which is recorded before its answer is acted on.
+
+    Its `trajectory` names the measure, and the item with the digest of its answer, or the digest of a submission.
+    """
+
+    TAG: ClassVar[str] = "gold_judge_called"
 
 
 class GoldScored(Fact, frozen=True, kw_only=True):

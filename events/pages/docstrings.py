@@ -30,13 +30,22 @@ class WordSet(NamedTuple):
 
 
 def fields(struct: type[msgspec.Struct]) -> list[FieldText]:
-    """The fields of a struct that is defined at the top of a module, in the order of the wire."""
-    tree = _tree(sys.modules[struct.__module__])
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == struct.__name__).body
+    """The fields of a struct that is defined at the top of a module, its own and inherited ones, in the order of the
+    wire.
+    """
     written = {
-        name: (node.annotation, flat(text)) for name, node, text in _documented(body) if isinstance(node, ast.AnnAssign)
+        name: (node.annotation, flat(text))
+        for base in reversed(struct.__mro__)
+        if base.__module__.startswith("events.")
+        for name, node, text in _documented(_body(base))
+        if isinstance(node, ast.AnnAssign)
     }
     return [FieldText(name, *written[name]) for name in struct.__struct_fields__]
+
+
+def _body(struct: type) -> list[ast.stmt]:
+    tree = _tree(sys.modules[struct.__module__])
+    return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == struct.__name__).body
 
 
 def word_sets() -> list[WordSet]:

@@ -33,18 +33,19 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
     blobs: Blobs
     scanner: Scanner
     seed: int
+    kind: type[JudgeCalled] = JudgeCalled
     find: Callable[[str], JudgeCalled | None]
     record: Callable[[JudgeCalled], JudgeCalled | None]
     ask_model: Callable[[ModelClient, ModelRequest, int], CallResult] = ask_with_retries
 
     def ask(self, trajectory: str, ordinal: int, prompt: str, max_tokens: int) -> str:
-        """The model's answer to one question about a trajectory.
+        """The model's answer to one question about a trajectory, or about whatever else goes by that name.
 
         Raises `UserError` where it refuses, or where something else is recorded of this question; `NotHere` where its
         key is not accepted; `TryAgain` where it gives no answer now.
         """
         request = ModelRequest(self.model.name, "", (AgentMessage("user", prompt),), (), max_tokens)
-        called = self.find(codec.event_id(self.run, JudgeCalled, trajectory, ordinal))
+        called = self.find(codec.event_id(self.run, self.kind, trajectory, ordinal))
         if called is None:
             called = self._call(trajectory, ordinal, request)
         elif recorded_request(called, self.blobs) != self.scanner.redacted(msgspec.to_builtins(request)):
@@ -59,7 +60,7 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
             raise NotHere(f"The judge model {self.model.name} cannot be asked from here: {result.turn.text[:400]}")
         if result.turn.status not in ("answered", "length", "refused", "bad_request"):
             raise TryAgain(f"The judge model {self.model.name} gives no answer now: {result.turn.text[:400]}")
-        called = JudgeCalled(
+        called = self.kind(
             trajectory=trajectory,
             ordinal=ordinal,
             provider=self.model.provider,

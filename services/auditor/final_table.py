@@ -10,7 +10,7 @@ from algorithms.statistics import mcnemar, mean_reward
 from events import codec
 from events.errors import Misconfigured, raise_if_hosts
 from events.fact import Fact, NotFinite
-from events.gold import GoldFailed, GoldScored, PoliciesCompared
+from events.gold import VERIFIER, GoldFailed, GoldScored, PoliciesCompared
 from events.kinds import SplitName
 from events.run import RunFinished
 from replay.audit.pair import PairKey
@@ -99,7 +99,8 @@ def _rewards(audit: RunAudit, blobs: Sequence[str]) -> list[dict[str, float]]:
 
 def _scored(audit: RunAudit, answers: Mapping[str, str | None]) -> dict[str, float | Failed]:
     items = list(audit.loaded.items(answers).values())
-    return score_answers(reward_of(audit.loaded.task), items, answers, audit.labels, audit.host.scorer)
+    ask = audit.ask_judge(VERIFIER)
+    return score_answers(reward_of(audit.loaded.task), items, answers, audit.labels, audit.host.scorer, ask)
 
 
 def _mean(audit: RunAudit, sheet: AnswerSheet, cell: Cell, split: SplitName, policy: str = "") -> Fact:

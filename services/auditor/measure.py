@@ -7,7 +7,9 @@ to compare with are measured too.
 
 import asyncio
 import functools
+import hashlib
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -17,7 +19,7 @@ import msgspec
 
 from events import codec
 from events.codec import Event
-from events.errors import CheckFailed, Misconfigured, NotFound, hosts_own, raise_if_hosts
+from events.errors import CheckFailed, Misconfigured, NotFound, NotHere, hosts_own, raise_if_hosts
 from events.fact import Fact, derive
 from events.gold import (
     CANARY,
@@ -28,27 +30,31 @@ from events.gold import (
     UNSCORED,
     VERIFIER,
     GoldFailed,
+    GoldJudgeCalled,
     PairMeasured,
     ReferenceMeasured,
 )
 from events.gold import GOLD as GOLD_MEASURE
-from events.judgement import CandidateEvaluated
+from events.judgement import CandidateEvaluated, JudgeCalled
 from events.population import CandidateAccepted
 from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.subjects import GOLD, subject
 from replay.audit.pair import PairKey
+from runtime.agents.providers import model_client, model_of, price_of_model
 from runtime.blobs.directory import Blobs
+from runtime.effects.judge import Judge
 from runtime.effects.scoring import AnswerScorer, Failed
 from runtime.log.lookup import events_of_types, facts_by_id
 from runtime.log.port import Log
-from runtime.log.worker import now
+from runtime.log.worker import now, retry_until_available
 from runtime.policies.client import model_name
 from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard
 from runtime.run.fork import comparable_from
 from runtime.run.loading import LoadedRun
+from services.host.agent_session import RESTART
 from services.host.context import Context
 from tasks.contract import EvaluationSet, Item, Public
 from tasks.loading import Task
@@ -58,6 +64,12 @@ logger = logging.getLogger("evolog")
 PERTURBED_ITEMS = 100
 """Most items of a perturbed test that are answered."""
 T = TypeVar("T")
+
+
+AskJudgement = Callable[[str, int, str, int], str]
+"""The judge model's answer: from what is judged (an item and the digest of its answer, or that of a whole submission),
+the question's place in that judgement, the prompt, and the most tokens.
+"""
 
 
 class Score(NamedTuple):
@@ -132,6 +144,44 @@ class RunAudit:
     def __init__(self, host: AuditHost, event: Event, loaded: LoadedRun, labels: Mapping[str, str]) -> None:
         self.host, self.event, self.loaded, self.labels = host, event, loaded, labels
         self.run = event.run
+
+    def ask_judge(self, measure: str) -> AskJudgement | None:
+        """What asks the judge model about answers under a measure, for threads; None where the task has none.
+
+        Raises `NotHere` where the model cannot be asked from here.
+        """
+        name = self.loaded.task.judge_model
+        if not name:
+            return None
+        context, gold = self.host.context, self.host.gold
+        try:
+            model = model_of(name)
+            assert model is not None
+            client, price = model_client(model, os.environ), price_of_model(model, os.environ)
+        except Misconfigured as wrong:
+            raise NotHere(f"{wrong} {RESTART}", code=wrong.code) from wrong
+
+        async def find(id: str) -> JudgeCalled | None:
+            calls = await retry_until_available(lambda: facts_by_id(gold, self.run, GoldJudgeCalled, [id]))
+            return calls.get(id)
+
+        async def record(called: JudgeCalled) -> JudgeCalled | None:
+            event = codec.event(called, run=self.run, source="auditor", cause=self.event.id, time=now())
+            return await find(event.id) if await context.record([event], gold) else None
+
+        judge = Judge(
+            run=self.run,
+            model=model,
+            client=client,
+            price=price,
+            blobs=self.host.blobs,
+            scanner=context.scanner,
+            seed=self.loaded.started.seed,
+            kind=GoldJudgeCalled,
+            find=lambda id: context.wait_for(find(id)),
+            record=lambda called: context.wait_for(record(called)),
+        )
+        return lambda what, number, prompt, most: judge.ask(f"{measure} {what}", number, prompt, most)
 
     async def record(self, facts: Sequence[Fact]) -> None:
         """Append to GOLD what is not recorded yet."""
@@ -259,7 +309,7 @@ class RunAudit:
         self, pair: PairKey, questions: EvaluationSet, sheet: AnswerSheet, scores: Mapping[str, Score]
     ) -> Sequence[Fact]:
         return await self.host.with_task_code(
-            lambda: score_pair(self.labels, pair, questions, sheet, scores, self.host.scorer)
+            lambda: score_pair(self.labels, pair, questions, sheet, scores, self.host.scorer, self.ask_judge)
         )
 
 
@@ -316,6 +366,7 @@ def score_pair(
     sheet: AnswerSheet,
     scores: Mapping[str, Score],
     scorer: AnswerScorer,
+    ask_judge: Callable[[str], AskJudgement | None] = lambda measure: None,
 ) -> list[Fact]:
     """For each way to score the pair's answers, by measure, a `PairMeasured`, a `GoldFailed`, or both.
 
@@ -329,7 +380,7 @@ def score_pair(
     answered = [(item.id, answer) for item in questions.items if (answer := sheet.answers.get(item.id)) is not None]
     facts: list[Fact] = []
     for measure, score in scores.items():
-        results = score_answers(score, questions.items, dict(answered), labels, scorer)
+        results = score_answers(score, questions.items, dict(answered), labels, scorer, ask_judge(measure))
         by_item: dict[str, tuple[float, ...]] = {
             item.id: (result,)
             for item in questions.items
@@ -381,13 +432,26 @@ def score_answers(
     answers: Mapping[str, str | None],
     labels: Mapping[str, str],
     scorer: AnswerScorer,
+    ask: AskJudgement | None = None,
 ) -> dict[str, float | Failed]:
     """The score of each answer by item id, or why it has none; `items` are all that were asked."""
+    asked = [item.id for item in items if item.id in answers]
+    judged = [_digest(answers)] if score.whole else [f"{item} {_digest(answers[item])}" for item in asked]
+
+    def ask_about(call: int, number: int, prompt: str, most: int) -> str:
+        assert ask is not None
+        return ask(judged[call], number, prompt, most)
+
+    judge = None if ask is None else ask_about
     if score.whole:
-        (scored,) = scorer(score.function, [(list(items), answers, labels_among(labels, items))])
+        (scored,) = scorer(score.function, [(list(items), answers, labels_among(labels, items))], judge)
         return dict.fromkeys(answers, scored) if isinstance(scored, Failed) else dict(scored)
     calls = [(item, answers[item.id], labels.get(item.id)) for item in items if item.id in answers]
-    return dict(zip([item.id for item, _, _ in calls], scorer(score.function, calls), strict=True))
+    return dict(zip(asked, scorer(score.function, calls, judge), strict=True))
+
+
+def _digest(answers: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(answers, order="deterministic")).hexdigest()[:16]
 
 
 def labels_among(labels: Mapping[str, str], items: Sequence[Item]) -> dict[str, str]:

@@ -58,6 +58,7 @@ WIRE: dict[str, type[Fact]] = {
     "weight_update_failed": weights.WeightUpdateFailed,
     "candidate_accepted": population.CandidateAccepted,
     "candidate_rejected": population.CandidateRejected,
+    "gold_judge_called": gold.GoldJudgeCalled,
     "gold_scored": gold.GoldScored,
     "gold_failed": gold.GoldFailed,
     "policies_compared": gold.PoliciesCompared,
