@@ -30,10 +30,10 @@ SIGNIFICANT = 0.05
 
 def head_line(run: str, started: RunStarted) -> str:
     """The first lines of a run: its settings."""
+    judge = f", judged by the language model {started.judge}" if started.judge else ""
     return (
         f"run {run}: task {started.task}, seed {started.seed}, levers {' and '.join(started.levers)}, policy "
-        f"{started.policy}, "
-        f"agent {started.agent}\n"
+        f"{started.policy}, agent {started.agent}{judge}\n"
         f"scaffolds run {confinement(started.sandbox)}"
     )
 
@@ -97,11 +97,12 @@ class LiveRun:
     def begin(self, run: str, started: RunStarted) -> None:
         """Print the run's first lines, and start the bar."""
         self.console.print(head_line(run, started), soft_wrap=True, highlight=False)
-        if (model := model_of(started.agent)) and price_of_model(model, os.environ) is None:
-            self.console.print(
-                f"no price is known for {started.agent}: what it costs is not counted; EVOLOG_PRICES names a table",
-                soft_wrap=True,
-            )
+        for name in filter(None, (started.agent, started.judge)):
+            if (model := model_of(name)) and price_of_model(model, os.environ) is None:
+                self.console.print(
+                    f"no price is known for {name}: what it costs is not counted; EVOLOG_PRICES names a table",
+                    soft_wrap=True,
+                )
         if self.counts_rollouts:
             self._progress.start()
 
