@@ -9,6 +9,8 @@ may make to it.
     MAX_TOKENS    the longest completion that a call of the policy gives, 64 unless it is set
     SHARED_STATE  True lets attempts find what earlier ones have left in the scaffold's globals and work folder; without
                   it, each begins with what the scaffold's import and `prepare` have left, and nothing else
+    SHARED_PROMPTS
+                  why items of several splits may ask the same, a sentence; `evolog task check` finds fault otherwise
 
 The scaffold's agent.py defines `solve(item, model, data)`. It may define `prepare(data)`, which is called once, before
 any item is there. `item` is a `Question`.
@@ -44,6 +46,8 @@ dev, one for each item, or none at all for a task without labels. It may define
     copies(prompt, train, seed)   (prompt, completion) demonstrations for one item, from the train examples that it
                                   may see, as they are and under changes that keep the rule, for test-time training
     hint(label)                   what is added to a prompt to show the model the true answer, for STaR
+    reference_answer(item, label) an answer that verifier and gold must accept, for `evolog task check`, where that is
+                                  not the label; None where none is known
 
 `gold.py` defines `labels(root, seed)`, the labels of test, or none at all. It may define
 

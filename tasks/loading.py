@@ -90,6 +90,8 @@ class Task(msgspec.Struct, frozen=True):
     """Whether attempts share what they leave in globals and work folder: task.py's SHARED_STATE, else they do not."""
     solved: float | None = 1.0
     """The reward from which an item counts as solved: task.py's SOLVED, else 1; None where none ever is."""
+    shared_prompts: str = ""
+    """Why items of several splits may ask the same: task.py's SHARED_PROMPTS, else nothing."""
     tools: Any = None
     """What the runtime does for the task's verifier and gold: `Tools`; None where it does nothing."""
     judge: Any = None
@@ -376,6 +378,22 @@ class Task(msgspec.Struct, frozen=True):
         """
         return self._pairs("copies", self._optional("copies", prompt, train, seed) or [])
 
+    @property
+    def has_reference_answers(self) -> bool:
+        """Whether reference answers are other texts than the labels."""
+        return hasattr(_module(self.folder, self.package, "data"), "reference_answer")
+
+    def reference_answer(self, item: Item, label: str | None) -> str | None:
+        """An answer that verifier and gold must accept, as data.py's `reference_answer` has it, or else the label; None
+        where none is known.
+        """
+        if not self.has_reference_answers:
+            return label
+        answer = self._call("data", "reference_answer", item, label)
+        if answer is not None and not isinstance(answer, str):
+            raise self._broken("data", f"reference_answer gave {answer!r:.60}; expected a string, or None")
+        return answer
+
     def hint(self, label: str) -> str:
         """The text that is added to a prompt to show the model the true answer."""
         hint = self._optional("hint", label)
@@ -569,6 +587,9 @@ def load(name: str) -> Task:
     solved: Any = getattr(task, "SOLVED", 1.0)
     if solved is not None and (type(solved) not in (int, float) or not abs(solved) <= LARGEST_REWARD):
         raise Misconfigured(f"{task.__file__}: SOLVED is {solved!r:.60}; expected a number, or None.")
+    shared_prompts = getattr(task, "SHARED_PROMPTS", "")
+    if not isinstance(shared_prompts, str):
+        raise Misconfigured(f"{task.__file__}: SHARED_PROMPTS is {shared_prompts!r:.60}; expected a sentence.")
     signal: Any = getattr(task, "SIGNAL", "scores")
     if signal not in ("scores", "comparisons", "none"):
         raise Misconfigured(f"{task.__file__}: SIGNAL is {signal!r:.60}; expected 'scores', 'comparisons' or 'none'.")
@@ -584,6 +605,7 @@ def load(name: str) -> Task:
         max_tokens=max_tokens,
         shared_state=shared_state,
         solved=None if solved is None else float(solved),
+        shared_prompts=shared_prompts,
     )
 
 

@@ -62,11 +62,17 @@ MAY_NAME_PATHS = {
     "services/host/node.py": ("gold_blobs", "gold.duckdb"),
     "replay/exports/folder.py": ("gold_blobs",),
     "replay/audit/provenance": ("gold.py",),
+    "services/host/task_sources.py": ("gold.py",),
     "tasks/loading.py": ("gold.py",),
 }
 """Who may write where gold is, by how a file's path begins.
 
-They are the node's layout, the export's, the check that no scaffold names it, and the contract of a task folder.
+They are the node's layout, the export's, the checks that no scaffold and no other module of a task names it, and the
+contract of a task folder.
+"""
+MAY_READ_GOLD = ("services/host/task_check.py",)
+"""Who may read gold besides the auditor: `evolog task check`, the operator's command, which holds a task's gold against
+its splits before there is a run. No service and no agent can import it.
 """
 MAY_USE_PATHS = ("replay/", "services/cli/", "services/host/")
 """Who may use the node's path of the auditor's blobs and archive: what an operator exports, audits or examines."""
@@ -85,6 +91,8 @@ MAY_WRITE = {
     "services/host/node.py": ("*",),
     "services/host/sources.py": ("*",),
     "services/host/supervisor.py": ("*",),
+    "services/host/task_sources.py": ("*.py",),
+    "tasks/templates/__init__.py": ("*",),
 }
 """Which files import modules by names that they make up, which go through all files of a folder, and which name the
 stream GOLD.
@@ -152,6 +160,12 @@ def test_the_command_line_alone_knows_the_doctor() -> None:
 def process_of(module: str) -> str:
     """The service that a module is or is a part of; "" of others."""
     return ".".join(module.split(".")[:2]) if is_process(module) and not within(module, *ROOMS) else ""
+
+
+def test_the_command_line_alone_knows_what_checks_tasks() -> None:
+    checks = ("services.host.task_check", "services.host.task_sources")
+    outside = wrong_imports(lambda module: not within(module, "services.cli", *checks), lambda other: other in checks)
+    assert outside == []
 
 
 def test_no_process_imports_another() -> None:
@@ -289,7 +303,7 @@ def ways_to_gold(may_write: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
             relative = path.relative_to(ROOT).as_posix()
             if (
                 relative.startswith("services/auditor/")
-                or relative == "tasks/loading.py"
+                or relative in ("tasks/loading.py", *MAY_READ_GOLD)
                 or path.match("tasks/*/gold.py")
             ):
                 continue
@@ -303,6 +317,11 @@ def ways_to_gold(may_write: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
 
 def test_gold_is_reached_by_the_auditor_alone() -> None:
     assert ways_to_gold(MAY_WRITE) == {}
+
+
+def test_who_may_read_gold_does() -> None:
+    for file in MAY_READ_GOLD:
+        assert "task.gold" in str(reaches((ROOT / file).read_text(encoding="utf-8"), METHODS))
 
 
 def test_no_file_may_write_more_than_it_does() -> None:

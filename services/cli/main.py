@@ -30,6 +30,7 @@ from services.cli.service import service
 from services.cli.show import show
 from services.cli.sign import sign, verify
 from services.cli.sql import sql
+from services.cli.task import task
 from services.cli.up import up
 from services.cli.watch import watch
 from services.host.visible import visible_output
@@ -38,7 +39,7 @@ VERBS: dict[str, tuple[click.Command, ...]] = {
     "Start a run": (run, ablate, fork),
     "Follow it": (watch, ls, show, pause, resume),
     "Ask what happened": (sql, replay, diff, audit, sign, verify),
-    "Bring in": (data, import_),
+    "Bring in": (task, data, import_),
     "Operate": (up, down, service, doctor, gc),
 }
 """The commands, by what one wants of them, in the order in which help lists them."""

@@ -12,26 +12,21 @@ Test is the same for every seed of a run; train and dev differ.
 """
 
 import hashlib
-import os
 import random
-import secrets
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
-from events.errors import CheckFailed, NotFound
+from tasks import kit
 from tasks.contract import FOLDS, Example, Item, Public
 from tasks.denoise import counts, metric, program
 from tasks.denoise.magic import normalised
 from tasks.denoise.metric import Matrix
 from tasks.denoise.simulate import simulate
-from tasks.kit import data_folder
 
 SIZES = {"train": 20, "dev": 12, "test": 32}
 CELLS, GENES = 200, 1200
@@ -65,35 +60,17 @@ class DataSet(NamedTuple):
 
 def default_root() -> Path:
     """Where the key and the cached prompts live on this machine."""
-    return data_folder("denoise")
+    return kit.data_folder("denoise")
 
 
 def get(root: Path, source: Path | None = None) -> None:
-    """Make this machine's key if there is none, or take the one in the file `source`.
-
-    Raises NotFound for a source that cannot be read, and CheckFailed for one that holds no key.
-    """
+    """Make this machine's key if there is none, or take the one in the file `source`; raises as `take_key` does."""
     if source is None:
-        key(root)
-        return
-    try:
-        content = source.read_bytes()
-    except OSError as wrong:
-        raise NotFound(
-            f"{source} cannot be read ({wrong}); --from takes the file `key` of another machine's {root}."
-        ) from wrong
-    if len(content) != KEY:
-        raise CheckFailed(
-            f"{source} holds {len(content)} bytes and a key has {KEY}; --from takes the file `key` of another "
-            f"machine's {root}."
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    _write(root / "key.new", content)
-    (root / "key.new").replace(root / "key")
+        kit.key(root)
+    else:
+        kit.take_key(root, source)
 
 
-KEY = SEAL = 32
-"""Bytes of the key, and of the digest that cached prompts begin with."""
 SOURCES = ("counts.py", "data.py", "magic.py", "metric.py", "simulate.py")
 """The files that prompts are computed by.
 
@@ -101,24 +78,9 @@ Cached prompts of other sources, another key, NumPy or zlib are computed again.
 """
 
 
-def key(root: Path) -> bytes:
-    """This machine's key, 32 random bytes. The first process that asks for it makes it."""
-    path = root / "key"
-    if not path.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = root / f"key.{secrets.token_hex(4)}"
-        _write(temporary, secrets.token_bytes(KEY))
-        try:
-            os.link(temporary, path)  # unlike a rename, it leaves the one that came first
-        except FileExistsError:
-            pass
-        temporary.unlink()
-    return path.read_bytes()
-
-
 def load(root: Path, seed: int) -> Public:
     """What the loop may see: the prompts of all data sets, and the names of train's, which are their labels."""
-    return _public(root, key(root), seed)
+    return _public(root, kit.key(root), seed)
 
 
 def labels(root: Path, seed: int) -> dict[str, str]:
@@ -171,6 +133,11 @@ def prompt_of(train: Matrix) -> str:
     return f"{context(train)}\n{counts.written(train)}"
 
 
+def reference_answer(item: Item, label: str | None) -> str:
+    """MAGIC as OpenProblems runs it, which both verifiers and gold reward on any data set."""
+    return HABITS[0].rpartition(" ")[0]
+
+
 def traces(seed: int, count: int = 12_000) -> list[tuple[str, str]]:
     """(prompt, program) pairs that the policy is pre-trained on, for either grammar and each kind of data set.
 
@@ -204,34 +171,15 @@ def _public(root: Path, key: bytes, seed: int) -> Public:
 
 
 def _prompts(root: Path, key: bytes, split: str, seed: int) -> dict[str, str]:
-    """A split's prompts by the data set's name: from the cache file if its seal holds, else computed and cached."""
+    """A split's prompts by the data set's name, which are computed once and cached."""
     path = root / f"{split if split == 'test' else f'{split}-{seed}'}.prompts"
     versions = f"{path.name} {np.__version__} {zlib.ZLIB_RUNTIME_VERSION}"
     inputs = key + versions.encode() + b"".join(Path(__file__).with_name(source).read_bytes() for source in SOURCES)
-
-    def seal(body: bytes) -> bytes:
-        return hashlib.sha256(hashlib.sha256(inputs).digest() + body).digest()
-
-    with suppress(OSError):
-        cached = path.read_bytes()
-        if cached[:SEAL] == seal(cached[SEAL:]):
-            return msgspec.msgpack.decode(cached[SEAL:], type=dict[str, str])
     data_sets = [name for _, name in names(split, seed)]
-    with ThreadPoolExecutor() as pool:  # NumPy lets other threads run while it draws
-        prompts = dict(
-            zip(data_sets, pool.map(lambda name: prompt_of(data_set(key, name).train), data_sets), strict=True)
-        )
-    body = msgspec.msgpack.encode(prompts)
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}")
-    try:
-        _write(temporary, seal(body) + body)
-        temporary.replace(path)
-    except OSError:  # they are computed again next time
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return prompts
 
+    def draw() -> dict[str, str]:
+        with ThreadPoolExecutor() as pool:  # NumPy lets other threads run while it draws
+            drawn = pool.map(lambda name: prompt_of(data_set(key, name).train), data_sets)
+            return dict(zip(data_sets, drawn, strict=True))
 
-def _write(path: Path, content: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
+    return kit.cached(path, hashlib.sha256(inputs).hexdigest(), dict[str, str], draw)

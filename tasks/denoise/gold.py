@@ -52,9 +52,9 @@ class GoldMeasures(NamedTuple):
     truth: float
 
 
-def labels(root: Path) -> dict[str, str]:
-    """The labels of test by item id: the names of its data sets."""
-    return dict(data.names("test"))
+def labels(root: Path, seed: int) -> dict[str, str]:
+    """The labels of test by item id: the names of its data sets, the same for every seed."""
+    return dict(data.names("test", seed))
 
 
 def score(answer: str | None, label: str) -> float:

@@ -8,6 +8,7 @@ with are kept as text in their logs, and call `judged`: its name and what it ret
 from functools import lru_cache
 from typing import NamedTuple
 
+from tasks import kit
 from tasks.denoise import data, metric, program
 from tasks.denoise.metric import Matrix
 
@@ -43,21 +44,21 @@ class Bench(NamedTuple):
 
 def bench(name: str) -> Bench:
     """The bench of the data set of this name, under this machine's key."""
-    return _bench(data.key(data.default_root()), name)
+    return _bench(kit.key(data.default_root()), name)
 
 
 def judged(answer: str, name: str) -> Judgement:
     """The judgement of a program's text on the data set of this name; raises ValueError for a text that is
     no program.
     """
-    return _judged(data.key(data.default_root()), " ".join(answer.split()), name)
+    return _judged(kit.key(data.default_root()), " ".join(answer.split()), name)
 
 
 def output(answer: str, name: str) -> Matrix:
     """The output (cells, genes) of a program on the train counts of a data set; raises ValueError for a text that is no
     program.
     """
-    return _output(data.key(data.default_root()), " ".join(answer.split()), name)
+    return _output(kit.key(data.default_root()), " ".join(answer.split()), name)
 
 
 @lru_cache(maxsize=sum(data.SIZES.values()))

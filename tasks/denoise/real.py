@@ -5,23 +5,24 @@ Their true expression is not known, so no run is made of them; `python -m tasks.
 worth on them.
 """
 
-import hashlib
 import io
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
+from events.errors import Misconfigured, NotFound, UsageError
 from tasks.denoise.metric import Matrix
-from tasks.wheels import download
+from tasks.kit import PublishedFiles
 
-PACKAGE = "scanpy==1.11.5"
-INSIDE = "scanpy/datasets/10x_pbmc68k_reduced.h5ad"
-PUBLISHED = "e71d41e737c941559b7c57c9243bdb3d2c889c2adfdf00e3422ac6b46783676f"
-"""SHA-256 of that file."""
+BLOOD = "10x_pbmc68k_reduced.h5ad"
+FILES = PublishedFiles(
+    task="denoise",
+    package="scanpy==1.11.5",
+    inside="scanpy/datasets/",
+    checksums={BLOOD: "e71d41e737c941559b7c57c9243bdb3d2c889c2adfdf00e3422ac6b46783676f"},
+)
 NEAR = 0.01
 """How far a recovered count may be from a whole number, as a part of it."""
 
@@ -31,28 +32,21 @@ def get(root: Path, source: Path | None = None) -> Path:
     file.
 
     They are computed from scanpy's wheel: `source`, or else pip fetches it. The wheel holds log1p(counts times a factor
-    of the cell); a cell's least entry above 0 comes from a count of one. Raises NotFound for a wheel without them,
-    CheckFailed for other bytes than those published, Unavailable where pip gets no wheel, and Misconfigured without
-    h5py.
+    of the cell); a cell's least entry above 0 comes from a count of one. Raises as `PublishedFiles.get` does, and
+    Misconfigured without h5py.
     """
     target = root / "pbmc68k_reduced.npz"
     if source is None and target.exists():
         return target
-    with tempfile.TemporaryDirectory() as folder:
-        wheel = source or download(PACKAGE, Path(folder), "fetch the wheel elsewhere and give its path")
-        try:
-            content = zipfile.ZipFile(wheel).read(INSIDE)
-        except (OSError, KeyError, zipfile.BadZipFile) as wrong:
-            raise NotFound(f"{wheel} has no {INSIDE} ({wrong}); the wheel of {PACKAGE} is needed.") from wrong
-    if (actual := hashlib.sha256(content).hexdigest()) != PUBLISHED:
-        raise CheckFailed(
-            f"{INSIDE} in {wheel} has sha256 {actual[:12]}, not {PUBLISHED[:12]}; take the wheel of {PACKAGE}."
-        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "files"
+        FILES.get(folder, source)
+        content = FILES.read(folder, BLOOD)
     with _h5py().File(io.BytesIO(content)) as file:
         scaled = np.expm1(_matrix(file["raw.X"]))
     least = np.array([row[row > 0].min() for row in scaled])
     root.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(target, counts=_whole(scaled / least[:, None], str(wheel)))
+    np.savez_compressed(target, counts=_whole(scaled / least[:, None], BLOOD))
     return target
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from events.errors import UserError
+from tasks import kit
 from tasks.denoise import data, magic, metric, real
 from tasks.denoise.metric import Matrix
 
@@ -60,7 +61,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         if options.counts == "simulated":
-            first = data.data_set(data.key(data.default_root()), data.names("train")[0][1])
+            first = data.data_set(kit.key(data.default_root()), data.names("train")[0][1])
             counts = first.train.astype(int) + first.test
         elif options.counts == "pbmc68k":
             counts = real.read(real.get(data.default_root()))

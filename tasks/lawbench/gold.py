@@ -45,9 +45,11 @@ _CHARGE = re.compile(r"(?<![犯余漏新定有无认悔])罪(?![犯行嫌责过�
 _ARTICLE = re.compile(r"《[^》]*(?:法|条例|解释|规定)》|刑法|第[\d〇零一二三四五六七八九十百×xX]+条")
 
 
-def labels(root: Path) -> dict[str, str]:
-    """The label of each test item, by item id. Raises NotFound or CheckFailed as `data.load` does."""
-    return {data.TEST_ID + row["id"]: row["label"] for row in data.rows(root, "private/test.csv")}
+def labels(root: Path, seed: int) -> dict[str, str]:
+    """The label of each test item, by item id, the same for every seed. Raises NotFound or CheckFailed as `data.load`
+    does.
+    """
+    return {data.TEST_ID + row["id"]: row["label"] for row in data.FILES.rows(root, "private/test.csv")}
 
 
 def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:
@@ -79,12 +81,12 @@ def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item
 
 
 def without_near_duplicates(
-    train: Sequence[Labelled], test: Sequence[Item], similar: float = SIMILAR
+    known: Sequence[Labelled | Item], test: Sequence[Item], similar: float = SIMILAR
 ) -> tuple[str, ...]:
-    """The ids of the test items that are near-duplicates of no train text, in order; `similar` is the least Jaccard
+    """The ids of the test items that are near-duplicates of no known text, in order; `similar` is the least Jaccard
     index of those.
     """
-    near = near_duplicates_in([item.prompt for item in test], [example.prompt for example in train], similar)
+    near = near_duplicates_in([item.prompt for item in test], [example.prompt for example in known], similar)
     return tuple(item.id for index, item in enumerate(test) if index not in near)
 
 
@@ -140,7 +142,8 @@ def _only_unseen(original: EvaluationSet, truth: Mapping[str, str], seed: int) -
 @lru_cache(maxsize=2)
 def _unseen(seed: int, items: tuple[Item, ...]) -> frozenset[str]:
     """Cached, since it takes seconds and every accepted candidate is asked."""
-    return frozenset(without_near_duplicates(data.load(data.default_root(), seed).train, items))
+    public = data.load(data.default_root(), seed)
+    return frozenset(without_near_duplicates((*public.train, *public.dev), items))
 
 
 def _only(original: EvaluationSet, chosen: Sequence[Item]) -> EvaluationSet:
@@ -149,7 +152,7 @@ def _only(original: EvaluationSet, chosen: Sequence[Item]) -> EvaluationSet:
 
 
 PERTURBATIONS: Mapping[str, Perturbation] = {
-    "no_near_duplicates": Perturbation("Only cases that do not stand in train, or nearly.", False, _only_unseen),
+    "no_near_duplicates": Perturbation("Only cases that do not stand in train or dev, or nearly.", False, _only_unseen),
     "sentence_shuffle": Perturbation("The sentences of each case come in another order.", True, _prompts(_shuffled)),
     "first_200": Perturbation(
         f"Of each case the first {SHORTENED} characters.", False, _prompts(lambda text, _: text[:SHORTENED])

@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tasks.lawbench import data
@@ -46,9 +47,8 @@ def write(folder: Path) -> None:
 def install(root: Path, patch: pytest.MonkeyPatch) -> Path:
     """Write the stand-in under `root` and let LawBench expect its checksums."""
     write(root)
-    patch.setattr(
-        data, "CHECKSUMS", {file: hashlib.sha256((root / file).read_bytes()).hexdigest() for file in data.CHECKSUMS}
-    )
+    checksums = {file: hashlib.sha256((root / file).read_bytes()).hexdigest() for file in data.FILES.checksums}
+    patch.setattr(data, "FILES", msgspec.structs.replace(data.FILES, checksums=checksums))
     return root
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from runtime.rollouts.host import AttemptOutcome, ScaffoldCall, ScaffoldData, ScaffoldProcess
-from tasks import loading
+from tasks import kit, loading
 from tasks.contract import EvaluationSet, Evidence
 from tasks.denoise import (
     baselines,
@@ -43,7 +43,7 @@ def _key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """One key for all tests, so that data sets are made once and are the same everywhere."""
     root = tmp_path_factory.getbasetemp() / "denoise"
     root.mkdir(exist_ok=True)
-    (root / "key").write_bytes(b"k" * data.KEY)
+    (root / "key").write_bytes(b"k" * kit.KEY)
     monkeypatch.setattr(data, "default_root", lambda: root)
     monkeypatch.setattr(data, "SIZES", {"train": 6, "dev": 3, "test": 4})
 
@@ -250,13 +250,13 @@ def test_counts_come_back_from_their_text() -> None:
 
 
 def test_a_key_makes_the_data_and_nothing_else_does(tmp_path: Path) -> None:
-    mine, theirs = data.key(tmp_path / "a"), data.key(tmp_path / "b")
-    assert mine == data.key(tmp_path / "a") != theirs
+    mine, theirs = kit.key(tmp_path / "a"), kit.key(tmp_path / "b")
+    assert mine == kit.key(tmp_path / "a") != theirs
     assert (data.data_set(mine, "test-0").test.shape != data.data_set(theirs, "test-0").test.shape) or (
         data.data_set(mine, "test-0").test != data.data_set(theirs, "test-0").test
     ).any()
     data.get(tmp_path / "b", tmp_path / "a" / "key")
-    assert data.key(tmp_path / "b") == mine
+    assert kit.key(tmp_path / "b") == mine
     with pytest.raises(NotFound):
         data.get(tmp_path / "b", tmp_path / "none")
     (tmp_path / "short").write_bytes(b"12")
@@ -288,12 +288,12 @@ def test_prompts_are_drawn_once_for_a_key_and_again_where_what_is_kept_is_not_th
     load(1)
     assert sorted(drawn) == ["dev-1-0", "train-1-0"]  # test has no seed
     whole = (tmp_path / "test.prompts").read_bytes()
-    for damaged in (whole[:-1], whole[:-1] + b"?", b"", whole[: data.SEAL]):
+    for damaged in (whole[:-1], whole[:-1] + b"?", b"", whole[:32], whole.replace(b"\\n", b"\\t", 1)):
         (tmp_path / "test.prompts").write_bytes(damaged)
         assert load(0) == first and sorted(drawn) == ["test-0", "test-1"]
     (tmp_path / "dev-0.prompts").write_bytes((tmp_path / "dev-1.prompts").read_bytes())
     assert load(0) == first and drawn == ["dev-0-0"]
-    (tmp_path / "key").write_bytes(b"another" + b"." * (data.KEY - 7))
+    (tmp_path / "key").write_bytes(b"another" + b"." * (kit.KEY - 7))
     assert load(0) != first and len(drawn) == 4
     for path in tmp_path.glob("*.prompts"):
         path.unlink()
@@ -321,7 +321,7 @@ def test_the_task_keeps_the_contract_and_tells_of_test_nothing_but_its_counts() 
     assert set(task.gold(0)) == {item.id for item in public.test}
     assert data.names("test", 3) == data.names("test", 4) and data.names("dev", 3) != data.names("dev", 4)
     kind, _, text = public.dev[0].prompt.partition("\n")
-    assert (counts.read(text) == data.data_set(data.key(data.default_root()), names[public.dev[0].id]).train).all()
+    assert (counts.read(text) == data.data_set(kit.key(data.default_root()), names[public.dev[0].id]).train).all()
     assert kind in {prompt.rpartition(" ")[0].rpartition(" ")[0] for prompt, _ in task.traces(0)}
     for predict in task.baselines().values():
         assert all(

