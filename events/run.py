@@ -85,6 +85,10 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """The reward from which a train item counts as solved; null: none ever does."""
     submissions: bool = False
     """Whether the verifier judges whole submissions: then no shard divides the items of a split or a fold."""
+    private_prompts: bool = False
+    """Whether the items' prompts are not to be shown: exports leave out what the policy was asked, and agents read
+    digests.
+    """
     shared_state: bool = False
     """Whether attempts share what they leave in the scaffold's globals and work folder, as the task may want it."""
 

@@ -327,9 +327,11 @@ def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
     return []
 
 
-def may_be_freed(tag: str, folder: bool) -> bool:
-    """Whether a blob that an event of this type names is an optimiser state: `evolog gc` frees nothing else."""
-    return tag == AdapterPublished.tag() and not folder
+def may_be_freed(tag: str, folder: bool, *, private: bool = False) -> bool:
+    """Whether a blob that an event of this type names may be missing: an optimiser state, since `evolog gc` frees
+    nothing else, and in the export of a run whose prompts are `private` also what the policy was asked.
+    """
+    return (tag == AdapterPublished.tag() and not folder) or (private and tag == ModelCalled.tag())
 
 
 def find_damage(blobs: Blobs, reference: BlobReference) -> str:

@@ -417,7 +417,8 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
     def train(event: Event) -> list[Fact]:
         sealed = event.data
         assert isinstance(sealed, TrainingBatchSealed)
-        base_model = stage.started(event.run).base_model
+        started = stage.started(event.run)
+        base_model = started.base_model
         stage.require_embedded(base_model)
         if sealed.parent_adapter:
             stage.blobs.unpack(sealed.parent_adapter, stage.work / sealed.parent_adapter)
@@ -443,6 +444,7 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
             sealed,
             base_model,
             load,
+            private=started.private_prompts,
         )
         if load_errors:
             raise load_errors[0]

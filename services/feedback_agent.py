@@ -91,7 +91,7 @@ async def _by_model(
         if isinstance(one.data, feedback.HISTORY_TYPES) and one.data.generation <= requested.generation
     ]
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
-    tables = RunTables(lambda sql: query(context.node.directory, sql), run, past, event.id, loaded.public.train)
+    tables = RunTables(lambda sql: query(context.node.directory, sql), run, past, event.id, loaded.shown_public.train)
 
     def find(id: str) -> RecordedAttempt | None:
         return next(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from events.codec import Event
 from events.errors import Misconfigured
 from events.fact import Fact
+from events.run import RunStarted
 from events.weights import TrainingBatchSealed
 from runtime.log.lookup import attempts_of_request
 from runtime.log.worker import answer, work
@@ -43,7 +44,7 @@ async def serve(context: Context) -> None:
             def load(run: str = event.run) -> LoadedRun:
                 return context.wait_for(context.load(run))
 
-            facts = await asyncio.to_thread(_train, context, known, sealed, started.base_model, load)
+            facts = await asyncio.to_thread(_train, context, known, sealed, started, load)
             outputs += [answer(fact, event, "trainer") for fact in facts]
         return outputs
 
@@ -64,10 +65,10 @@ def _train(
     context: Context,
     known: Mapping[str, list[RecordedAttempt]],
     sealed: TrainingBatchSealed,
-    base_model: str,
+    started: RunStarted,
     load: Callable[[], LoadedRun],
 ) -> list[Fact]:
     from runtime.effects.train import TrainingHost, train_round  # with torch
 
     host = TrainingHost(context.blobs, context.work, trainer_back_end(), accelerate_config())
-    return train_round(host, known, sealed, base_model, load)
+    return train_round(host, known, sealed, started.base_model, load, private=started.private_prompts)

@@ -7,6 +7,7 @@ may make to it.
                   answers to an item is better, "none" where they say nothing (the verifier then gives each the same)
     SOLVED        the reward from which an item counts as solved, 1 unless it is set; None where none ever is
     MAX_TOKENS    the longest completion that a call of the policy gives, 64 unless it is set
+    PRIVATE_PROMPTS  True where the items' prompts are not to be shown: exports, agents and events get digests
     SHARED_STATE  True lets attempts find what earlier ones have left in the scaffold's globals and work folder; without
                   it, each begins with what the scaffold's import and `prepare` have left, and nothing else
     SHARED_PROMPTS

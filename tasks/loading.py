@@ -57,7 +57,7 @@ SECONDS = 120.0
 ONE, WHOLE = "score", "score_submission"
 """The two functions by which a verifier judges: one answer, or a whole submission."""
 EXTRA_MODULES = frozenset(
-    {"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib"}
+    {"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib", "chess"}
 )
 """Modules that one of evolog's extras installs."""
 
@@ -88,6 +88,8 @@ class Task(msgspec.Struct, frozen=True):
     """Tokens of the longest completion that a scaffold's call of the policy gives: task.py's MAX_TOKENS, else 64."""
     shared_state: bool = False
     """Whether attempts share what they leave in globals and work folder: task.py's SHARED_STATE, else they do not."""
+    private_prompts: bool = False
+    """Whether the items' prompts are not to be shown: task.py's PRIVATE_PROMPTS, else they may be."""
     solved: float | None = 1.0
     """The reward from which an item counts as solved: task.py's SOLVED, else 1; None where none ever is."""
     shared_prompts: str = ""
@@ -102,7 +104,8 @@ class Task(msgspec.Struct, frozen=True):
     @property
     def reference(self) -> str:
         """What `load` finds this task by: its name, or its folder's path."""
-        return self.package.removeprefix("tasks.") if self.package.startswith("tasks.") else str(self.folder)
+        shipped = self.package.startswith("tasks.")
+        return self.package.removeprefix("tasks.").replace("_", "-") if shipped else str(self.folder)
 
     def verifier_text(self, named: str) -> str:
         """The text of one of the task's further verifiers, its verifier_NAME.py, or else of a file or a task folder at
@@ -549,7 +552,7 @@ class Task(msgspec.Struct, frozen=True):
 
 def known() -> list[str]:
     """The names of the tasks that come with evolog."""
-    return sorted(p.parent.name for p in Path(__file__).parent.glob("*/task.py"))
+    return sorted(p.parent.name.replace("_", "-") for p in Path(__file__).parent.glob("*/task.py"))
 
 
 def load(name: str) -> Task:
@@ -557,8 +560,9 @@ def load(name: str) -> Task:
 
     Raises NotFound where there is no such task, Misconfigured where its folder does not keep the contract.
     """
-    if name in known():
-        folder, package = Path(__file__).parent / name, f"tasks.{name}"
+    if name.replace("_", "-") in known():
+        package = f"tasks.{name.replace('-', '_')}"
+        folder = Path(__file__).parent / name.replace("-", "_")
     elif Path(name).is_dir():
         folder = Path(name).resolve()
         package = _package(folder)
@@ -584,6 +588,9 @@ def load(name: str) -> Task:
     shared_state = getattr(task, "SHARED_STATE", False)
     if type(shared_state) is not bool:
         raise Misconfigured(f"{task.__file__}: SHARED_STATE is {shared_state!r:.60}; expected True or False.")
+    private_prompts = getattr(task, "PRIVATE_PROMPTS", False)
+    if type(private_prompts) is not bool:
+        raise Misconfigured(f"{task.__file__}: PRIVATE_PROMPTS is {private_prompts!r:.60}; expected True or False.")
     solved: Any = getattr(task, "SOLVED", 1.0)
     if solved is not None and (type(solved) not in (int, float) or not abs(solved) <= LARGEST_REWARD):
         raise Misconfigured(f"{task.__file__}: SOLVED is {solved!r:.60}; expected a number, or None.")
@@ -604,6 +611,7 @@ def load(name: str) -> Task:
         signal=signal,
         max_tokens=max_tokens,
         shared_state=shared_state,
+        private_prompts=private_prompts,
         solved=None if solved is None else float(solved),
         shared_prompts=shared_prompts,
     )

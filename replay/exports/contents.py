@@ -21,19 +21,20 @@ def check_contents(history: History) -> int:
     if second := second_events(history.messages) + second_events(history.gold):
         raise CheckFailed(second[0])
     count = folder.check_blobs(history)
-    _require_named(history.everything, history.blobs)
-    _require_named(history.gold, history.gold_blobs)
+    private = history.started.private_prompts
+    _require_named(history.everything, history.blobs, private)
+    _require_named(history.gold, history.gold_blobs, private)
     return count
 
 
-def _require_named(messages: Sequence[Stored], blobs: Blobs) -> None:
+def _require_named(messages: Sequence[Stored], blobs: Blobs, private: bool) -> None:
     seen: set[str] = set()
     for stored in messages:
         for event in readable([stored]):
             for digest, is_folder in blobs_of(event.data):
                 if digest not in seen:
                     seen.add(digest)
-                    if may_be_freed(event.tag, is_folder) and blobs.freed(digest):
+                    if may_be_freed(event.tag, is_folder, private=private) and blobs.freed(digest):
                         continue
                     if why := _missing(blobs, digest, is_folder):
                         raise CheckFailed(

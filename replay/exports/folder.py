@@ -4,7 +4,8 @@
 - `events.ndjson` has a line for each message: sequence and time by the log, subject, and the event as it was written,
   to the byte.
 - `gold.ndjson` has the same for the stream GOLD.
-- `blobs` and `gold_blobs` are laid out as in a project directory.
+- `blobs` and `gold_blobs` are laid out as in a project directory. Of a run whose prompts are private, what the policy
+  was asked is left out, and marked as freed.
 
 Anyone may have written an export. So it is read within limits, from regular files alone, and nothing of it is believed
 that its own events do not say.
@@ -16,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
@@ -26,6 +27,7 @@ import msgspec
 from msgspec import Meta
 
 from events.errors import CheckFailed, NotFound, UsageError
+from events.rollouts import ModelCalled
 from events.run import RunFinished, RunStarted
 from events.subjects import GOLD, LOG, PREFIX, RUN_NAME, check_run_name, head, run_of
 from events.time import nanoseconds, rfc3339
@@ -34,7 +36,7 @@ from replay.history import History
 from replay.soundness import Digests, Marks, digests_of, require_described, require_recorded
 from runtime.blobs.directory import Blobs, Tree
 from runtime.blobs.files import open_regular, regular_files
-from runtime.log.port import Stored
+from runtime.log.port import Stored, readable
 
 MANIFEST, EVENTS, GOLD_EVENTS, BLOBS, GOLD_BLOBS = "export.json", "events.ndjson", "gold.ndjson", "blobs", "gold_blobs"
 FORMAT = 1
@@ -147,8 +149,9 @@ def write(history: History, target: Path, version: str) -> Manifest:
             name: _write_lines(temporary / name, messages)
             for name, messages in ((EVENTS, history.everything), (GOLD_EVENTS, history.gold))
         }
-        copied = _copy(history.everything, history.blobs, temporary / BLOBS)
-        copied += _copy(history.gold, history.gold_blobs, temporary / GOLD_BLOBS)
+        private = _requests(history.everything) if history.started.private_prompts else set()
+        copied = _copy(history.everything, history.blobs, temporary / BLOBS, private)
+        copied += _copy(history.gold, history.gold_blobs, temporary / GOLD_BLOBS, private)
         manifest = _describe(history, digests_of(history), version, copied, sums)
         (temporary / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         if target.exists():
@@ -288,11 +291,19 @@ def _digests(messages: Iterable[Stored]) -> set[str]:
     return {digest.decode() for stored in messages for digest in _DIGEST.findall(stored.data)}
 
 
-def _copy(messages: Iterable[Stored], blobs: Blobs, target: Path) -> int:
-    digests = named_blobs(messages, blobs)
+def _requests(messages: Iterable[Stored]) -> set[str]:
+    """The digests of the blobs that hold what the policy was asked."""
+    called = (event.data for event in readable(list(messages)))
+    return {fact.body for fact in called if isinstance(fact, ModelCalled)}
+
+
+def _copy(messages: Sequence[Stored], blobs: Blobs, target: Path, private: Set[str]) -> int:
+    """Copy the blobs that messages name, but those that are `private`; their number."""
+    digests = named_blobs(messages, blobs) - private
     copies = Blobs(target)
-    for digest in filter(blobs.freed, _digests(messages)):
-        copies.free(digest)
+    for digest in _digests(messages):
+        if blobs.freed(digest) or digest in private:
+            copies.free(digest)
     for digest in sorted(digests):
         blobs.get(digest)  # which checks it
         copies.path(digest).parent.mkdir(parents=True, exist_ok=True)

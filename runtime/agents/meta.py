@@ -10,6 +10,7 @@ from runtime.agents.context import PROMPTS, SAMPLES, prompt, sample_items, scaff
 from runtime.agents.endings import KINDS, Inspector, Proposal, endings
 from runtime.agents.feedback import context_assembled
 from runtime.agents.session import AgentSession, NoEnding, converse, tool
+from tasks.contract import Public
 
 
 def other_tasks() -> str:
@@ -23,13 +24,17 @@ def write_first(
     reference: Mapping[str, str],
     inspector: Inspector,
     record: Callable[[Fact], object],
+    public: Public,
 ) -> list[Fact]:
-    """The first scaffold, or why there is none. What the agent is shown is recorded before it is asked."""
+    """The first scaffold, or why there is none. What the agent is shown is recorded before it is asked.
+
+    `public` is what it may read of the task.
+    """
     parts = {
         "system": f"{prompt('meta_agent')}\n\n{prompt('scaffold')}",
         "other tasks": other_tasks(),
         "task": task,
-        "samples": sample_items(inspector.public, SAMPLES, derive_seed(session.seed, "samples")),
+        "samples": sample_items(public, SAMPLES, derive_seed(session.seed, "samples")),
         "reference": scaffold_text(reference),
     }
     parts = session.scanner.redacted(parts)

@@ -82,7 +82,10 @@ class Blobs:
             return open_regular(self.path(digest))
         except FileNotFoundError as wrong:
             if self.freed(digest):
-                raise NotFound(f"Blob {digest} was freed by `evolog gc`; a backup from before that has it.") from wrong
+                raise NotFound(
+                    f"Blob {digest} was freed by `evolog gc`, or left out of an export as it holds private prompts; a "
+                    "backup from before that, or the directory that the run was made in, has it."
+                ) from wrong
             raise NotHere(
                 f"Blob {digest} is not in {self.root}; copy it there from the host or the backup that has it."
             ) from wrong

@@ -266,7 +266,8 @@ class AttemptReader:
     """Describes attempts at train items as an agent reads them."""
 
     def __init__(self, blobs: Blobs, loaded: LoadedRun) -> None:
-        self._examples = {example.id: example for example in loaded.public.train}
+        self._loaded = loaded
+        self._examples = {example.id: example for example in loaded.shown_public.train}
         self._read_request = request_reader(blobs)
 
     def ran(self, attempt: RecordedAttempt) -> ShownAttempt:
@@ -275,7 +276,9 @@ class AttemptReader:
         calls = []
         for use, call in zip(recorded.calls, attempt.calls, strict=True):
             request = self._read_request(call)
-            calls.append(ShownCall(request.prompt, request.choices, call.texts[use.completion]))
+            calls.append(
+                ShownCall(self._loaded.shown_text(request.prompt), request.choices, call.texts[use.completion])
+            )
         shown_attempt = self._shown_attempt(
             attempt.id, recorded.item, recorded.attempt, attempt.outcome or "not scored", ""
         )

@@ -31,4 +31,4 @@ def scaffold_by_model(
     `record` appends what the model is shown before it is asked.
     """
     task = task_text(loaded.task.description, loaded.public, loaded.started.policy)
-    return write_first(session, task, loaded.task.scaffold(), inspector, record)
+    return write_first(session, task, loaded.task.scaffold(), inspector, record, loaded.shown_public)

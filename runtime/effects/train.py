@@ -46,9 +46,12 @@ def train_round(
     sealed: TrainingBatchSealed,
     base_model: str,
     load: Callable[[], LoadedRun],
+    *,
+    private: bool = False,
 ) -> list[Fact]:
     """One round of training: its optimiser steps and its adapter, or why there is none.
 
+    No prompt is published where they are `private`.
     The same batch gives the same adapter, to the byte (one thread, one kind of machine). `load` gives the run's task,
     and is called only where the algorithm asks for labels or demonstrations. Raises what is the host's own
     (`raise_if_hosts`), after which the batch is handed out again.
@@ -75,6 +78,7 @@ def train_round(
             seed=sealed.training_seed,
             back_end=host.back_end,
             accelerate=host.accelerate,
+            private=private,
             about={
                 "events": f"training_batch_sealed and adapter_published of generation {sealed.generation}, round "
                 f"{sealed.round}"

@@ -6,6 +6,7 @@ share a folder: the task, the result, and the failure of the first that failed a
 """
 
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -142,6 +143,8 @@ class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Further lines of the adapter's card."""
     back_end: BackEnd = "native"
     """The back end that is asked for; a model or algorithm that trl cannot train is trained natively."""
+    private: bool = False
+    """Whether no prompt may be published: canaries then ask for the digests of prompts."""
     accelerate: Path | None = None
     """An accelerate configuration, by which trl's gradient work is launched; None: it is done in this process."""
 
@@ -206,12 +209,13 @@ def train(
     else:
         result = run_update(order, back_end, model, algorithm, rollouts)
         trained = save_result(order, back_end, model, result, out, state_out)
-    canary = tuple(canaries(model, rollouts))
+    canary = tuple(canaries(model, rollouts, private=order.private))
     return msgspec.structs.replace(trained, canary=canary)
 
 
-def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
-    """Canaries for the first few prompts, by which a server shows that it has the model's weights.
+def canaries(model: Trainee, rollouts: Sequence[Rollout], *, private: bool = False) -> Iterator[Canary]:
+    """Canaries for the first few prompts, or for their SHA-256 where they are private, by which a server shows that it
+    has the model's weights.
 
     They hold the log-probabilities of all first tokens; for a model of a large vocabulary, those of the first recorded
     tokens.
@@ -219,9 +223,10 @@ def canaries(model: Trainee, rollouts: Sequence[Rollout]) -> Iterator[Canary]:
     recorded_tokens = {
         rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)
     }
-    for prompt in list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]:
+    for asked in list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]:
+        prompt = hashlib.sha256(asked.encode()).hexdigest() if private else asked
         if isinstance(model, TokenScorer):
-            yield Canary(prompt, tuple(model.score(prompt, recorded_tokens[prompt])), recorded_tokens[prompt])
+            yield Canary(prompt, tuple(model.score(prompt, recorded_tokens[asked])), recorded_tokens[asked])
         else:
             yield Canary(prompt, tuple(model.log_probs(prompt)))
 

@@ -1,8 +1,11 @@
 """A run with its task, as this host has it."""
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from events.errors import CheckFailed, UserError
 from events.run import RunStarted
@@ -18,6 +21,18 @@ class LoadedRun(NamedTuple):
     started: RunStarted
     task: Task
     public: Public
+
+    @property
+    def shown_public(self) -> Public:
+        """What a language model may read of the task: of private prompts their digests alone, and no files."""
+        if not self.started.private_prompts:
+            return self.public
+        hidden = (replace(example, prompt=digest_text(example.prompt), files={}) for example in self.public.train)
+        return replace(self.public, train=tuple(hidden))
+
+    def shown_text(self, prompt: str) -> str:
+        """A prompt as a language model may read it: as it is, or its digest where prompts are private."""
+        return digest_text(prompt) if self.started.private_prompts else prompt
 
     def items(self, ids: Collection[str]) -> dict[str, Item]:
         """Those of these items that are in the task's data, by id."""
@@ -57,6 +72,11 @@ class TaskAccess(NamedTuple):
                 code=77,
             )
         return load(self.folder or named)
+
+
+def digest_text(prompt: str) -> str:
+    """What stands in the place of a private prompt."""
+    return f"[private: sha256 {hashlib.sha256(prompt.encode()).hexdigest()[:16]}, {len(prompt)} characters]"
 
 
 OWN = TaskAccess(exported=False)

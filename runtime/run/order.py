@@ -22,7 +22,7 @@ from runtime.run import budget as budgets
 from runtime.run.decide import evaluation_cost
 from runtime.sandbox.choose import provide
 from tasks.contract import FOLDS, Public
-from tasks.loading import Task, known, load
+from tasks.loading import Task, load
 
 if TYPE_CHECKING:
     from runtime.policies.bases import BuildProgress
@@ -153,9 +153,7 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         sorted(folds[probed]), min(PROBE_ITEMS, len(folds[probed]))
     )
     started = RunStarted(
-        task=order.task
-        if order.task in known()
-        else str(task.folder),  # the services may have been started in another folder
+        task=task.reference,  # the services may have been started in another folder
         seed=order.seed,
         levers=LEVERS[order.levers],
         generations=task.generations if order.generations is None else order.generations,
@@ -175,6 +173,7 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         judge=task.judge_model,
         solved=task.solved,
         submissions=task.submissions,
+        private_prompts=task.private_prompts,
         shared_state=task.shared_state,
         on_drift=order.on_drift,
     )

@@ -1,46 +1,11 @@
 """The edits that the rules agent may make to a LawBench scaffold, each with the evidence that calls for it."""
 
-import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
-
-from events.errors import Misconfigured
 from tasks.contract import Evidence
+from tasks.steps import StepEdit
 
 _STEPS = Path(__file__).parent / "steps"
-_LINE = re.compile(r"^STEPS: tuple\[str, \.\.\.\] = \((.*)\)$", re.MULTILINE)
-
-
-class StepEdit(msgspec.Struct, frozen=True):
-    """Adds `steps/<name>.py` and the files it needs, and puts the name at the end of agent.py's STEPS."""
-
-    name: str
-    summary: str
-    needs: tuple[str, ...]
-    reason: Callable[[Evidence], str | None]
-
-    def applies(self, evidence: Evidence) -> str | None:
-        """Why the evidence calls for this step, or None."""
-        return self.reason(evidence)
-
-    def apply(self, files: Mapping[str, str]) -> dict[str, str]:
-        """The folder with the step added; raises Misconfigured where agent.py has no STEPS line."""
-        agent = files.get("agent.py", "")
-        line = _LINE.search(agent)
-        if line is None:
-            raise Misconfigured(
-                "agent.py has no line `STEPS: tuple[str, ...] = (...)` to add to; start from the reference scaffold."
-            )
-        names = [name for name in re.findall(r'"(\w+)"', line[1]) if name != self.name] + [self.name]
-        listed = ", ".join(f'"{name}"' for name in names) + ("," if len(names) == 1 else "")
-        new = agent[: line.start()] + f"STEPS: tuple[str, ...] = ({listed})" + agent[line.end() :]
-        sources = {
-            f"steps/{name}.py": (_STEPS / f"{name}.py").read_text(encoding="utf-8")
-            for name in ("__init__", *self.needs, self.name)
-        }
-        return {**files, **sources, "agent.py": new}
 
 
 def _unparsed(e: Evidence) -> str | None:
@@ -76,11 +41,16 @@ def _misled(e: Evidence) -> str | None:
 
 
 EDITS = (
-    StepEdit("tolerant_parser", "Find the label whatever surrounds it.", (), _unparsed),
+    StepEdit(_STEPS, "tolerant_parser", "Find the label whatever surrounds it.", (), _unparsed),
     StepEdit(
-        "retrieval_vote", "Offer the labels of the nearest train texts, weighted by votes.", ("kernel",), _scattered
+        _STEPS,
+        "retrieval_vote",
+        "Offer the labels of the nearest train texts, weighted by votes.",
+        ("kernel",),
+        _scattered,
     ),
     StepEdit(
+        _STEPS,
         "ridge_candidates",
         "Offer the 16 labels likeliest by ridge regression, biased by its margins.",
         ("kernel",),

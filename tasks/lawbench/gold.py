@@ -4,15 +4,15 @@ perturbations.
 
 import random
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from events.errors import CheckFailed
 from tasks.contract import EvaluationSet, Item, Labelled, Perturbation
 from tasks.kit import SIMILAR, near_duplicates_in
 from tasks.lawbench import data
+from tasks.sia_wheel import require_each_once
 
 SHORTENED = 200
 """Characters that truncation leaves."""
@@ -64,20 +64,7 @@ def require_exact(answers: Iterable[tuple[str, str | None]], test: Sequence[Item
     The published evaluator merges answers with labels by id, so an id given twice counts twice: 20 sure ids given 2,000
     times score .995.
     """
-    pairs = list(answers)
-    times = Counter(id for id, _ in pairs)
-    expected = {item.id for item in test}
-    owed = f"expected each of the {len(expected):,} ids of test once; answer those again"
-    if repeated := [id for id, count in times.items() if count > 1]:
-        worst = max(repeated, key=lambda id: times[id])
-        raise CheckFailed(
-            f"{len(repeated):,} ids are answered more than once, such as {worst!r} {times[worst]:,} times; {owed}."
-        )
-    if unknown := [id for id in times if id not in expected]:
-        raise CheckFailed(f"{len(unknown):,} ids are none of test's, such as {unknown[0]!r:.60}; {owed}.")
-    if missing := [item.id for item in test if item.id not in times]:
-        raise CheckFailed(f"{len(missing):,} ids of test have no answer, such as {missing[0]!r}; {owed}.")
-    return dict(pairs)
+    return require_each_once(answers, [item.id for item in test])
 
 
 def without_near_duplicates(

@@ -78,8 +78,8 @@ def test_a_duplicate_id_a_missing_one_and_an_unknown_one_are_refused(public: Pub
             answers + [answers[3]] * 2000,
             r"1 ids are answered more than once, such as 'test-3' 2,001 times; expected each of the 12 ids",
         ),
-        (answers[1:], "1 ids of test have no answer, such as 'test-0'"),
-        ([*answers[1:], ("test-00", "盗窃")], "1 ids are none of test's, such as 'test-00'"),
+        (answers[1:], "1 ids have no answer, such as 'test-0'"),
+        ([*answers[1:], ("test-00", "盗窃")], "1 ids are none of those asked, such as 'test-00'"),
         (answers[2:] + [answers[2]] * 2, "answered more than once"),
     ):
         with pytest.raises(CheckFailed, match=why):

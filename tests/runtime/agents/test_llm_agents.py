@@ -328,7 +328,7 @@ def test_a_key_that_is_echoed_in_escapes_is_struck_out_of_a_proposal(tmp_path: P
     escaped = json.dumps(arguments).replace(KEY, "".join(form.format(ord(letter)) for letter in KEY))
     agent = AgentHarness(tmp_path, [model_turn((name, escaped))])
     if which == "meta_agent":
-        made = write_first(agent.session, "t", {"agent.py": ANSWER}, agent.inspector(), agent.facts.append)
+        made = write_first(agent.session, "t", {"agent.py": ANSWER}, agent.inspector(), agent.facts.append, PUBLIC)
     else:
         made = agent.feedback()
     proposed = made[-1]
@@ -397,7 +397,12 @@ def test_what_an_agent_is_shown_at_the_start_is_bounded(tmp_path: Path) -> None:
 def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(proposal_call())])
     (made,) = write_first(
-        agent.session, "Name the trade.", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append
+        agent.session,
+        "Name the trade.",
+        {"agent.py": ANSWER},
+        agent.inspector(must_change=False),
+        agent.facts.append,
+        PUBLIC,
     )
     assert isinstance(made, ScaffoldProposed) and made.parent == ""
     opening = agent.requests[0].messages[0].text
@@ -413,7 +418,7 @@ def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: P
 def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
     agent = AgentHarness(tmp_path, [model_turn(("propose_scaffold", {"files": [], "summary": "s", "report": "r"}))])
     (made,) = write_first(
-        agent.session, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append
+        agent.session, "t", {"agent.py": ANSWER}, agent.inspector(must_change=False), agent.facts.append, PUBLIC
     )
     assert isinstance(made, ScaffoldProposed)
 

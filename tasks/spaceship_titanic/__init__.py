@@ -1,0 +1,1 @@
+"""Spaceship Titanic: which passengers were taken to another dimension."""
