@@ -94,6 +94,8 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """Texts that belong to the prompt, by relative path."""
     metadata: dict[str, str] = {}
     """What verifier, gold and reports know of the item, and no scaffold sees."""
+    name: str = ""
+    """What the item is called in its files; a program of a task with a `Layout` answers by it."""
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -111,6 +113,30 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     group: str
     files: dict[str, str] = {}
     metadata: dict[str, str] = {}
+    name: str = ""
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The folder that a program gets as `--dataset_dir`, for a task whose programs expect their own.
+
+    A table is a CSV file with a head, or a JSON list of objects, as its name ends. An item's `files` hold its table of
+    one row; a program finds the rows of its items in one table.
+    """
+
+    items: str
+    """The table of the items to answer, by relative path."""
+    train: str
+    """The table of the train examples that a scaffold may see: the same columns, and the label's."""
+    id: str
+    """The column of the items' names."""
+    label: str
+    """The column of labels."""
+    files: dict[str, bytes] = {}
+    """All other files, by relative path."""
+    sample: str = ""
+    """The CSV file that shows the form of an answer, if there is one."""
+    examples: str = ""
+    """Further rows of the train table, with their labels, as a table of its own: examples that are no items."""
 
 
 class Public(msgspec.Struct, frozen=True):
@@ -126,6 +152,8 @@ class Public(msgspec.Struct, frozen=True):
     dev: tuple[Item, ...]
     test: tuple[Item, ...]
     digests: dict[str, str]
+    layout: Layout | None = None
+    """What programs find, where that is not the layout of `runtime/rollouts/README.md`."""
 
 
 class Scored(msgspec.Struct, frozen=True):

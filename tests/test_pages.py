@@ -24,6 +24,7 @@ ROOMS = (
     "runtime/policies",
     "algorithms",
     "tasks",
+    "tasks/adapters",
     "tasks/lawbench",
     "tasks/denoise",
     "tasks/gpqa",

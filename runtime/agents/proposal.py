@@ -124,7 +124,10 @@ def try_out(
     folds = [[example for example in public.train if example.fold == fold] for fold in range(FOLDS)]
     fold = max(range(FOLDS), key=lambda number: min(TRIAL_ITEMS, len(folds[number])))
     tried = folds[fold][:TRIAL_ITEMS]
-    unlabelled = tuple(Item(item.id, example.prompt) for item, example in zip(public.dev, tried, strict=False))
+    unlabelled = tuple(
+        Item(item.id, example.prompt, files=example.files, name=example.name)
+        for item, example in zip(public.dev, tried, strict=False)
+    )
     like_dev = msgspec.structs.replace(public, train=visible_train(public, fold), dev=unlabelled)
     work.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=work))

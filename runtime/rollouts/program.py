@@ -1,9 +1,9 @@
 """Runs scaffolds that are programs in SIA's style: `program.py --dataset_dir D --working_dir W` answers all items of a
 shard in one run.
 
-D holds what a scaffold may see, in the layout of SIA's LawBench; a task may add files of its own. W holds afterwards
-what the program answered, as `submission.csv` or as JSON in the shapes that SIA's evaluators read. How a program is
-started is a function, `LaunchProgram`.
+D holds what a scaffold may see, in the layout of SIA's LawBench, or in that of the task (`tasks.contract.Layout`). W
+holds afterwards what the program answered, as `submission.csv` or as JSON in the shapes that SIA's evaluators read. How
+a program is started is a function, `LaunchProgram`.
 """
 
 import ast
@@ -29,7 +29,7 @@ from runtime.sandbox import limits as sandbox
 from runtime.sandbox.bwrap import WORK
 from runtime.sandbox.choose import broken, provide_anew
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
-from tasks.contract import Item
+from tasks.contract import Example, Item, Layout
 
 PROGRAM_NAMES = ("target_agent.py", "reference_target_agent.py", "agent.py", "main.py")
 RELAY = Path(__file__).parent / "openai" / "relay.py"
@@ -97,11 +97,15 @@ beside a relay.
 """
 
 
-def entry_of(files: Mapping[str, bytes]) -> str | None:
-    """The program of a scaffold's folder; None where `agent.py` defines `solve`, or where there is no program."""
+def entry_of(files: Mapping[str, bytes], *, with_layout: bool = False) -> str | None:
+    """The program of a scaffold's folder; None where `agent.py` defines `solve`, or where there is no program.
+
+    A program names `--dataset_dir`, but for a task with a layout of its own, where it need not.
+    """
     if "agent.py" in files and _binds_solve(files["agent.py"]):
         return None
-    return next((name for name in PROGRAM_NAMES if b"--dataset_dir" in files.get(name, b"")), None)
+    named = (name for name in PROGRAM_NAMES if b"--dataset_dir" in files.get(name, b""))
+    return next(named, next((name for name in PROGRAM_NAMES if name in files), None) if with_layout else None)
 
 
 def _binds_solve(source: bytes) -> bool:
@@ -148,17 +152,20 @@ def environment(source: str, token: str, model: str) -> dict[str, str]:
     """A program's environment variables: the bridge's token as every `..._API_KEY` that its source names, and the
     model's alias.
     """
-    keys = {"OPENAI_API_KEY", *re.findall(r"\b[A-Z][A-Z0-9_]*_API_KEY\b", source)}
+    keys = {
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "GEMINI_API_KEY",
+        *re.findall(r"\b[A-Z][A-Z0-9_]*_API_KEY\b", source),
+    }
     return {**SCAFFOLD_ENVIRONMENT, "OPENAI_MODEL": model, **dict.fromkeys(sorted(keys), token)}
 
 
-def write_dataset(
-    folder: Path, data: ScaffoldData, items: Sequence[Item], description: str, extra: Mapping[str, bytes] | None = None
-) -> None:
+def write_dataset(folder: Path, data: ScaffoldData, items: Sequence[Item], description: str) -> None:
     """Write a dataset folder, with no answer to an item in it.
 
-    It holds `train.csv` with labels, `test.csv` with the items to answer, `classes.json`, `sample_submission.csv`,
-    `task.md`, and the task's own files (`extra`).
+    It holds `train.csv` with labels, `test.csv` with the items to answer, `classes.json`, `sample_submission.csv` and
+    `task.md`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     train = [(number, *example[:2]) for number, example in enumerate(data.train)]
@@ -171,10 +178,52 @@ def write_dataset(
         "task.md": TASK.format(
             description=description, train=len(train), items=len(items), labels=len(data.labels)
         ).encode(),
-        **(extra or {}),
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)
+
+
+def write_layout(
+    folder: Path, layout: Layout, train: Sequence[Example], items: Sequence[Item], labels: Sequence[str]
+) -> None:
+    """Write the dataset folder of a task with a layout of its own, with no answer to an item in it."""
+    shown = [(example.files[layout.items], example.label) for example in train if example.label is not None]
+    learnt = _table(layout.train, [table for table, _ in shown], layout.label, [label for _, label in shown])
+    examples = [*([learnt.decode()] if shown else []), *([layout.examples] if layout.examples else [])]
+    files = {
+        **layout.files,
+        layout.items: _table(layout.items, [item.files[layout.items] for item in items]),
+        layout.train: _table(layout.train, examples),
+    }
+    if layout.sample:
+        first = labels[0] if labels else ""
+        files[layout.sample] = _csv((layout.id, layout.label), [(item.name, first) for item in items])
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def _table(name: str, tables: Sequence[str], column: str = "", values: Sequence[str] = ()) -> bytes:
+    """The rows of some tables in one, with a further column if one is named."""
+    if name.endswith(".csv"):
+        read = [list(csv.reader(io.StringIO(table, newline=""))) for table in tables]
+        head = (*read[0][0], column) if read and column else read[0][0] if read else ()
+        rows = [row for _, *rows in read for row in rows]
+        return _csv(head, [(*row, value) for row, value in zip(rows, values, strict=True)] if column else rows)
+    records = [record for table in tables for record in msgspec.json.decode(table, type=list[dict[str, Any]])]
+    if column:
+        records = [{**record, column: _value(value)} for record, value in zip(records, values, strict=True)]
+    return msgspec.json.format(msgspec.json.encode(records))
+
+
+def _value(label: str) -> Any:
+    """A label as JSON has it: a list or an object that is written as JSON, else the text."""
+    if label.startswith(("[", "{")):
+        try:
+            return msgspec.json.decode(label)
+        except msgspec.DecodeError:
+            return label
+    return label
 
 
 TASK = """{description}
@@ -206,7 +255,8 @@ def run(launch: LaunchProgram, code: Path, entry: str, dataset: Path, env: Mappi
 def outcomes(
     items: Sequence[Item], ended: ProgramResult, attempt: int = 0, seconds: float = 0.0
 ) -> list[AttemptOutcome]:
-    """An outcome for each item. Answers count however the program ended.
+    """An outcome for each item. Answers count however the program ended. They are given by the item's name in its
+    files, or by its id where it has none.
 
     An item that a program left out was answered with None where the program ended well, and else failed as the program
     did.
@@ -222,8 +272,8 @@ def outcomes(
     each = seconds / max(1, len(items))
     results = []
     for item in items:
-        answer = answers.get(item.id)
-        if item.id in twice:
+        answer = answers.get(item.name or item.id)
+        if (item.name or item.id) in twice:
             results.append(
                 AttemptOutcome(
                     item.id, attempt, kind="nonsense", reason="the program answered this item more than once"
@@ -297,11 +347,16 @@ def _first(row: Mapping[str, Any], *names: str) -> Any:
 
 
 def item_of_call(prompt: str, items: Sequence[Item]) -> str:
-    """The item that a program's call is about: the one with the longest prompt that occurs in the call's; empty where
-    none does.
+    """The item that a program's call is about: the one with the longest prompt that occurs in the call's, or else the
+    one with the longest first paragraph that does and is no other's; empty where there is none.
     """
     inside = [item for item in items if item.prompt and item.prompt in prompt]
-    return max(inside, key=lambda item: len(item.prompt)).id if inside else ""
+    if inside:
+        return max(inside, key=lambda item: len(item.prompt)).id
+    starts = [item.prompt.split("\n\n")[0].strip() for item in items]
+    times = Counter(starts)
+    begun = {start: item.id for start, item in zip(starts, items, strict=True) if start in prompt and times[start] == 1}
+    return begun[max(begun, key=len)] if begun and max(map(len, begun)) else ""
 
 
 def read_tar(stream: IO[bytes], limits: OutputLimits = OutputLimits()) -> dict[str, bytes]:

@@ -104,7 +104,7 @@ class RolloutRunner:
         calls = ShardCalls(shard, log, self._recorder, self.limits.tokens)
         try:
             files = self.blobs.get_tree(shard.scaffold)
-            entry = program.entry_of(files)
+            entry = program.entry_of(files, with_layout=public.layout is not None)
             process = None if entry else self._process(shard, public, speaks_http(files), kind)
         except ScaffoldStopped as stopped:
             return fail(stopped.kind, str(stopped))
@@ -115,7 +115,7 @@ class RolloutRunner:
             return fail("unloadable", str(wrong))
         try:
             if process is None:
-                items = [Item(name, item.prompt) for name, item in shown.items()]
+                items = [Item(name, item.prompt, files=item.files, name=item.name) for name, item in shown.items()]
                 outcomes = self._run_program(calls, answer_bridge, public, files, entry or "", items, kind)
             elif isinstance(process, BridgedScaffold):
                 outcomes = process.solve(questions, shard.attempts, answer, answer_bridge)
@@ -163,7 +163,6 @@ class RolloutRunner:
         kind: Kind,
     ) -> list[AttemptOutcome]:
         """Every attempt is a run of the program over all items; a call counts for the item whose prompt it holds."""
-        data = _scaffold_data(public, calls.shard.fold)
         outcomes: list[AttemptOutcome] = []
         for attempt in range(calls.shard.attempts):
             token = secrets.token_urlsafe(24)
@@ -171,7 +170,11 @@ class RolloutRunner:
                 folder = Path(name)
                 (folder / "scratch").mkdir()
                 source = program.write_code(folder / "code", files)
-                program.write_dataset(folder / "data", data, items, public.name)
+                if public.layout is None:
+                    program.write_dataset(folder / "data", _scaffold_data(public, calls.shard.fold), items, public.name)
+                else:
+                    train = visible_train(public, calls.shard.fold)
+                    program.write_layout(folder / "data", public.layout, train, items, public.labels)
 
                 def answer(call: BridgeCall, attempt: int = attempt) -> BridgeAnswer:
                     return answer_bridge(program.item_of_call(call.prompts[0], items), attempt, call)

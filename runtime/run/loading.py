@@ -38,7 +38,7 @@ class LoadedRun(NamedTuple):
         """Those of these items that are in the task's data, by id."""
         wanted = set(ids)
         found = {
-            example.id: Item(example.id, example.prompt, example.group, example.files, example.metadata)
+            example.id: Item(example.id, example.prompt, example.group, example.files, example.metadata, example.name)
             for example in self.public.train
             if example.id in wanted
         }

@@ -12,9 +12,17 @@ from services.cli.options import as_json, examples, run_options
         "evolog run lawbench",
         "evolog run lawbench --seed 1 --levers scaffold --budget rollouts=100k",
         "evolog run path/to/my-task --agent anthropic:claude-opus-5 --budget usd=5",
+        "evolog run --from sia path/to/sia/tasks/gpqa",
+        "evolog run --from inspect my_evals.py:arithmetic",
     )
 )
 @click.argument("task")
+@click.option(
+    "--from",
+    "origin",
+    type=click.Choice(["sia", "inspect"]),
+    help="TASK comes from elsewhere: a task directory of SIA, or MODULE:TASK of Inspect, whose code is run.",
+)
 @click.option("--levers", type=click.Choice(["both", "scaffold", "weights"]), default="both", show_default=True)
 @click.option(
     "--policy",
@@ -59,6 +67,7 @@ from services.cli.options import as_json, examples, run_options
 @as_json
 def run(
     task: str,
+    origin: str | None,
     levers: str,
     policy: str,
     max_tokens: int | None,
@@ -81,6 +90,12 @@ def run(
     from runtime.run.order import ON_DRIFT, RunOrder
     from services.cli.live import run_task
 
+    profile = "none" if sandbox == "none" else ""
+    if origin:
+        from services.cli.foreign import adopt
+        from services.host.node import Node
+
+        task = adopt(origin, task, Node(directory), profile)
     order = RunOrder(
         task=task,
         levers=levers,
@@ -89,7 +104,7 @@ def run(
         budget=budget,
         name=name,
         policy=policy,
-        sandbox="none" if sandbox == "none" else "",
+        sandbox=profile,
         max_tokens=max_tokens or 0,
         agent=agent,
         verifier=verifier,

@@ -107,6 +107,11 @@ class Node:
         return self.directory / "imports"
 
     @property
+    def tasks(self) -> Path:
+        """The task folders that were made of tasks from elsewhere."""
+        return self.directory / "tasks"
+
+    @property
     def waits(self) -> Path:
         """A file for each process that waits for what its host lacks."""
         return self.directory / "waiting"

@@ -1,9 +1,9 @@
 """Imported as `agent`, in the place of a scaffold whose `solve` reaches the model over HTTP too; imports nothing of
 evolog.
 
-It sets the variables that `openai.OpenAI()` reads, and loads the scaffold's own `agent.py`. Each attempt is announced
-to the bridge, and relays 127.0.0.1 to it by a process of its own. In its folder are the scaffold, the relay, the
-bridge's socket, and bridge.json with the token and the model's name.
+It sets the variables that `openai.OpenAI()` and its like read, and loads the scaffold's own `agent.py`. Each attempt
+is announced to the bridge, and relays 127.0.0.1 to it by a process of its own. In its folder are the scaffold, the
+relay, the bridge's socket, and bridge.json with the token and the model's name.
 """
 
 import ctypes
@@ -63,8 +63,8 @@ def relayed() -> Iterator[None]:
 
 relay = load("bridge_relay", os.path.join(HERE, "bridge_relay.py"))
 server = relay.listen(0)
-os.environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
-os.environ["OPENAI_API_KEY"] = SETTINGS["token"]
+os.environ.update(relay.base_urls(f"http://127.0.0.1:{server.getsockname()[1]}"))
+os.environ.update(dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), SETTINGS["token"]))
 os.environ["OPENAI_MODEL"] = SETTINGS["model"]
 sys.path.insert(0, SCAFFOLD)
 with relayed():

@@ -12,7 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -219,17 +219,9 @@ class Refusal(UsageError):
 
 def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
     """A request's body and its call, from its bytes; raises `Refusal` for a field or a value that is not allowed."""
-    if (marks := sum(map(data.count, (b",", b"[", b"{")))) > MAX_MARKS:
-        raise Refusal(f"The body holds {marks} commas, brackets and braces, at most {MAX_MARKS}.")
-    try:
-        body = msgspec.json.decode(data, type=BODIES[path])
-        if isinstance(body, ChatBody) and not 1 <= len(body.messages) <= MAX_MESSAGES:
-            raise Refusal(f"A chat of {len(body.messages)} messages; give 1 to {MAX_MESSAGES}.", "messages")
-        canonical = msgspec.json.encode(msgspec.json.decode(data), order="deterministic")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
-        named = re.search(r"unknown field `([^`]*)`", str(wrong)) or re.search(r"`\$\.?([^`]*)`", str(wrong))
-        code = "unknown_field" if "unknown field" in str(wrong) else "invalid_request"
-        raise Refusal(f"The body is refused: {wrong}.", named[1] if named else None, code) from wrong
+    body, canonical = decode(data, BODIES[path])
+    if isinstance(body, ChatBody):
+        _check_messages(len(body.messages))
     key = hashlib.sha256(canonical).hexdigest()
     match body:
         case EmbeddingBody():
@@ -275,6 +267,51 @@ def read(path: str, data: bytes) -> tuple[RequestBody, BridgeCall]:
             "max_tokens",
         )
     return body, call
+
+
+B = TypeVar("B")
+
+
+def decode(data: bytes, kind: type[B]) -> tuple[B, bytes]:
+    """A request's body, and its JSON with the keys in order; raises `Refusal`."""
+    if (marks := sum(map(data.count, (b",", b"[", b"{")))) > MAX_MARKS:
+        raise Refusal(f"The body holds {marks} commas, brackets and braces, at most {MAX_MARKS}.")
+    try:
+        body = msgspec.json.decode(data, type=kind)
+        return body, msgspec.json.encode(msgspec.json.decode(data), order="deterministic")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+        named = re.search(r"unknown field `([^`]*)`", str(wrong)) or re.search(r"`\$\.?([^`]*)`", str(wrong))
+        code = "unknown_field" if "unknown field" in str(wrong) else "invalid_request"
+        raise Refusal(f"The body is refused: {wrong}.", named[1] if named else None, code) from wrong
+
+
+def call_of_chat(
+    chat: Sequence["ChatMessage"], max_tokens: int | None, stops: Sequence[str], model: str, canonical: bytes
+) -> BridgeCall:
+    """The call for one completion of a chat in another dialect; raises `Refusal`."""
+    _check_messages(len(chat))
+    if len(stops) > MAX_STOPS:
+        raise Refusal(f"{len(stops)} stop sequences, at most {MAX_STOPS}.", "stop")
+    return BridgeCall(
+        key=hashlib.sha256(canonical).hexdigest(),
+        kind="chat",
+        model=model,
+        prompts=_texts(render(chat), "messages"),
+        max_tokens=_in_range("max_tokens", max_tokens, DEFAULT_MAX_TOKENS, MAX_TOKENS),
+        body=canonical,
+    )
+
+
+def cut_at(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """A text up to the first of these sequences that occurs in it, and that sequence; None where none does."""
+    cuts = [(at, stop) for stop in stops if stop and (at := text.find(stop)) >= 0]
+    at, stop = min(cuts, default=(len(text), None))
+    return text[:at], stop
+
+
+def _check_messages(count: int) -> None:
+    if not 1 <= count <= MAX_MESSAGES:
+        raise Refusal(f"A chat of {count} messages; give 1 to {MAX_MESSAGES}.", "messages")
 
 
 def reply_size(body: RequestBody, call: BridgeCall) -> int:
@@ -376,10 +413,9 @@ def _choice(
     A stop sequence shortens the text, and not what was sampled and recorded.
     """
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    cuts = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    text, stop = cut_at(text, stops)
     names = [f"token_id:{token}" for token in tokens]
-    finish = "stop" if cuts or len(tokens) < call.max_tokens else "length"
-    text = text[: min(cuts)] if cuts else text
+    finish = "stop" if stop is not None or len(tokens) < call.max_tokens else "length"
     choice: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": None}
     if isinstance(body, CompletionBody):
         choice["text"] = text

@@ -1,12 +1,12 @@
-"""Runs a command beside a relay from 127.0.0.1 to the bridge's unix socket, so that `openai.OpenAI()` reaches the model
-without a network.
+"""Runs a command beside a relay from 127.0.0.1 to the bridge's unix socket, so that the clients of OpenAI, Anthropic
+and Google reach the model without a network.
 
     python relay.py SOCKET PORT SECONDS TAR FOLDER COMMAND...
 
-A script that runs inside a sandbox; imports nothing of evolog. The command gets OPENAI_BASE_URL; whoever starts this
-sets OPENAI_API_KEY. PORT 0 takes a free one. After SECONDS the command is killed. Then the files in FOLDER are written
-as a tar to the descriptor TAR (-: to none). The exit status is the command's: 128 and the signal's number if it was
-killed, 124 if its time was over.
+A script that runs inside a sandbox; imports nothing of evolog. The command gets the variables of `base_urls`; whoever
+starts this sets the keys. PORT 0 takes a free one. After SECONDS the command is killed. Then the files in FOLDER are
+written as a tar to the descriptor TAR (-: to none). The exit status is the command's: 128 and the signal's number if
+it was killed, 124 if its time was over.
 
 The relay's memory and descriptors are hidden from the command, which is of the same account.
 """
@@ -146,10 +146,10 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as wrong:
         print(f"bridge_relay: 127.0.0.1:{port} cannot be had ({wrong}); give a free port, or 0", file=sys.stderr)
         return UNUSABLE
-    url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
     hide()
     threading.Thread(target=relay, args=(server, path), daemon=True).start()
-    child = subprocess.Popen(command, env={**os.environ, "OPENAI_BASE_URL": url})
+    child = subprocess.Popen(command, env={**os.environ, **base_urls(url)})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: child.send_signal(number))
     try:
@@ -162,6 +162,11 @@ def main(arguments: Sequence[str]) -> int:
         with os.fdopen(int(tar), "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
             archive.add(folder, arcname=".", filter=only_files)
     return code if code >= 0 else 128 - code
+
+
+def base_urls(url: str) -> dict[str, str]:
+    """The variables by which OpenAI's, Anthropic's and Google's clients find the bridge."""
+    return {"OPENAI_BASE_URL": url + "/v1", "ANTHROPIC_BASE_URL": url, "GOOGLE_GEMINI_BASE_URL": url}
 
 
 def hide() -> None:

@@ -1,8 +1,10 @@
-"""The bridge: the model as a scaffold reaches it, an OpenAI-compatible HTTP server on a unix socket.
+"""The bridge: the model as a scaffold reaches it, an HTTP server on a unix socket, for OpenAI's, Anthropic's and
+Google's clients.
 
 It knows no policy and no log. One function answers its calls, and returns only when the answer is recorded; so no
-client gets an answer that is not on the log. `dialect` says what may be asked, `CallBudget` what may be spent. A client
-that repeats a request, because no answer reached it, gets the same answer, and nothing is sampled twice.
+client gets an answer that is not on the log. A dialect (`routes`) says what may be asked, `CallBudget` what may be
+spent. A client that repeats a request, because no answer reached it, gets the same answer, and nothing is sampled
+twice.
 
 Whoever connects may be hostile. The key is checked before a body is read, and a bridge holds so many connections, bytes
 and requests at most, whatever is sent to it and however slowly.
@@ -26,7 +28,7 @@ from typing import Any, cast
 import msgspec
 
 from events.errors import CheckFailed, HostUnfit, NotHere, TryAgain, Unavailable, UserError
-from runtime.rollouts.openai import dialect
+from runtime.rollouts.openai import routes
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, Refusal
 
 HEAD_LIMIT = 64 * 1024
@@ -259,7 +261,7 @@ class Bridge:
 
         `retry` is whether the client says that it repeats a request.
         """
-        if path not in dialect.BODIES:
+        if not routes.is_known(path):
             yield self._begin_attempt(path, data)
             return
         with self._lock:
@@ -269,7 +271,7 @@ class Bridge:
             return
         try:
             with self._reading:  # one at a time: a body takes many times its bytes while it is read
-                body, call = dialect.read(path, data)
+                body, call = routes.read(path, data, self.models[0])
             if call.model not in self.models:
                 offer = ", ".join(self.models)
                 raise Refusal(
@@ -280,7 +282,7 @@ class Bridge:
                 404 if refused.reason == "model_not_found" else 400, str(refused), refused.reason, refused.param
             )
             return
-        with self._replies.holding(dialect.reply_size(body, call)):
+        with self._replies.holding(routes.reply_size(body, call)):
             yield self._reply_once(body, call, retry)
 
     def _begin_attempt(self, path: str, data: bytes) -> HttpReply:
@@ -302,7 +304,7 @@ class Bridge:
         self._kept: deque[tuple[_Occurrence, int]] = deque()
         self._kept_size = 0
 
-    def _reply_once(self, body: dialect.RequestBody, call: BridgeCall, retry: bool) -> HttpReply:
+    def _reply_once(self, body: routes.AnyBody, call: BridgeCall, retry: bool) -> HttpReply:
         """The reply to a call, computed once: a retry gets that of the last request with this body, and waits for it if
         need be.
         """
@@ -333,7 +335,7 @@ class Bridge:
                 oldest.reply = _refuse(410, "This request was answered, and its reply is no longer kept.", "gone")
                 self._kept_size -= size
 
-    def _compute(self, body: dialect.RequestBody, call: BridgeCall) -> HttpReply:
+    def _compute(self, body: routes.AnyBody, call: BridgeCall) -> HttpReply:
         try:
             with self.budget.paying(call) as settle:
                 if self._closed:
@@ -345,7 +347,7 @@ class Bridge:
                         settle(BridgeAnswer())  # a call, though of no tokens
                     raise
                 settle(answer)
-            return HttpReply(200, *dialect.write(body, call, answer))
+            return HttpReply(200, *routes.write(body, call, answer))
         except Exhausted as spent:
             return _spent(str(spent))
         except Overloaded as busy:
@@ -524,8 +526,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
 
     def _is_authorized(self) -> bool:
-        given = self.headers.get("Authorization", "").encode(errors="replace")
-        if hmac.compare_digest(given, f"Bearer {self.bridge.token}".encode()):
+        bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        given = self.headers.get("x-api-key") or self.headers.get("x-goog-api-key") or bearer
+        if hmac.compare_digest(given.encode(errors="replace"), self.bridge.token.encode()):
             return True
         self._send(
             _refuse(401, "The API key is not this attempt's; use OPENAI_API_KEY as it is set.", "invalid_api_key"),
@@ -548,7 +551,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _not_found(path: str) -> HttpReply:
-    known = ", ".join([*(f"POST {known}" for known in dialect.BODIES), "GET /v1/models"])
+    known = ", ".join([*(f"POST {known}" for known in routes.KNOWN), "GET /v1/models"])
     return _refuse(404, f"There is no {path[:200]} here; there are {known}.", "not_found")
 
 

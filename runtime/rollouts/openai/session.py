@@ -45,10 +45,15 @@ def attempt_budget(limits: ScaffoldLimits, seconds: float, clock: Callable[[], f
 
 
 def speaks_http(files: Mapping[str, bytes]) -> bool:
-    """Whether a scaffold's folder names openai, its client or its variables, without which it would not find the
+    """Whether a scaffold's folder names a client of the bridge or its variables, without which it would not find the
     bridge.
     """
-    return any(b"openai" in data.lower() for path, data in files.items() if path.endswith(".py"))
+    sources = [data.lower() for path, data in files.items() if path.endswith(".py")]
+    return any(
+        client in source
+        for source in sources
+        for client in (b"openai", b"anthropic", b"google.genai", b"google import genai")
+    )
 
 
 class BridgedScaffold:

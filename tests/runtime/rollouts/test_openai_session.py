@@ -89,7 +89,7 @@ def test_openai_works_beside_the_model_and_every_call_is_recorded(table: RunnerH
     embeddings = [call for call in table.recorded.values() if call.model == "hashed-character-ngrams"]
     assert len(embeddings) == 4 and {call.texts for call in embeddings} == {()}
     body = msgspec.json.decode(table.blobs.get(embeddings[0].body), type=list[SampleRequest])[0].prompt
-    assert json.loads(body)["input"] == table.public.dev[0].prompt
+    assert json.loads(body)["input"] in {item.prompt for item in table.public.dev[:2]}
 
 
 def test_what_is_recorded_is_not_asked_again_and_a_seed_stays(table: RunnerHarness) -> None:

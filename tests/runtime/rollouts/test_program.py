@@ -57,7 +57,7 @@ def test_the_model_that_a_program_calls_is_the_bridges() -> None:
 
 
 def test_a_dataset_holds_what_a_scaffold_may_see_and_reads_back(tmp_path: Path) -> None:
-    program.write_dataset(tmp_path, DATA, ITEMS, "Which crime?", {"questions.json": b"[]"})
+    program.write_dataset(tmp_path, DATA, ITEMS, "Which crime?")
 
     def rows(name: str) -> list[dict[str, str]]:
         with open(tmp_path / name, newline="", encoding="utf-8") as file:
@@ -70,7 +70,7 @@ def test_a_dataset_holds_what_a_scaffold_may_see_and_reads_back(tmp_path: Path) 
     ]
     assert json.loads((tmp_path / "classes.json").read_text()) == list(DATA.labels)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "train.csv", "test.csv", "classes.json", "sample_submission.csv", "task.md", "questions.json",
+        "train.csv", "test.csv", "classes.json", "sample_submission.csv", "task.md",
     }  # fmt: skip
 
 
