@@ -106,6 +106,9 @@ stream GOLD.
 ROOMS = ("services.cli", "services.host", "services.views")
 """The packages of services that are no process."""
 
+IN_SANDBOX = ("tasks/trimul/sandboxed/", "tasks/trimul/kernels/")
+"""Programs of a task that run in the sandbox alone, and kernels that it runs there."""
+
 GRAPH = import_graph()
 AT_IMPORT = import_graph(lazy=False)
 
@@ -237,7 +240,7 @@ def test_nats_is_known_in_three_modules() -> None:
 
 
 def test_torch_is_known_where_weights_are() -> None:
-    rooms = ("algorithms/learning/", "algorithms/models/", "algorithms/demos/", "runtime/policies/")
+    rooms = ("algorithms/learning/", "algorithms/models/", "algorithms/demos/", "runtime/policies/", *IN_SANDBOX)
     assert [file for file in knowing("torch", "peft") if not file.startswith(rooms)] == []
 
 

@@ -30,6 +30,7 @@ ROOMS = (
     "tasks/gpqa",
     "tasks/longcot_chess",
     "tasks/spaceship_titanic",
+    "tasks/trimul",
     "replay",
     "replay/archive",
     "replay/audit",

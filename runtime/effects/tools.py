@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import select
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import msgspec
 from events.errors import HostUnfit, Misconfigured, NotHere, hosts_own
 from runtime.rollouts.host import SCAFFOLD_ENVIRONMENT, make_readable
 from runtime.sandbox.choose import broken, provide
+from runtime.sandbox.cuda import cuda_devices
 from runtime.sandbox.launch import Command, Confined, Kind, seen_at
 from runtime.sandbox.limits import ResourceLimits
 from tasks.contract import ProgramRun
@@ -32,6 +34,7 @@ AskModel = Callable[[str, int], str]
 
 
 class _Result(msgspec.Struct):
+    token: str
     exit_code: int
     output: str
     errors: str
@@ -64,15 +67,14 @@ class SandboxTools:
         """
         with hosts_lack():
             kind = provide(self._sandbox).kind
-            if cuda:
-                raise Misconfigured("This host's sandbox does not show a CUDA device.")
+            devices = cuda_devices(kind) if cuda else ()
         with tempfile.TemporaryDirectory(prefix="evolog-") as name:
             code, work = Path(name, "code"), Path(name, "work")
             work.mkdir()
             _write(code, files)
             make_readable(Path(name))
             with hosts_lack():
-                return _run(kind, code, work, arguments, seconds, memory, outputs)
+                return _run(kind, code, work, arguments, seconds, memory, outputs, devices)
 
 
 @contextlib.contextmanager
@@ -104,8 +106,10 @@ def _run(
     seconds: float,
     memory: int,
     outputs: Sequence[str],
+    devices: Sequence[str] = (),
 ) -> ProgramRun:
     read, write = os.pipe()
+    token = secrets.token_hex(16)
     order = {
         "code": seen_at(kind, CODE_INSIDE, code),
         "work": seen_at(kind, WORK_INSIDE, work),
@@ -113,10 +117,10 @@ def _run(
         "outputs": list(outputs),
     }
     argv = [sys.executable, "-s", "-P", seen_at(kind, RUNNER_INSIDE, RUNNER), str(write), json.dumps(order)]
-    limits = ResourceLimits(memory=memory, wall_seconds=seconds + GRACE)
+    limits = ResourceLimits(memory=memory, wall_seconds=seconds + GRACE, address_space=not devices)
     binds = {RUNNER_INSIDE: RUNNER, CODE_INSIDE: code}
     try:
-        confined = Confined(kind, Command(argv, binds, SCAFFOLD_ENVIRONMENT, work, limits, (write,)))
+        confined = Confined(kind, Command(argv, binds, SCAFFOLD_ENVIRONMENT, work, limits, (write,), devices))
     except BaseException:
         os.close(read)
         raise
@@ -124,7 +128,8 @@ def _run(
         os.close(write)
     began = time.monotonic()
     try:
-        confined.stdin.close()
+        with contextlib.suppress(BrokenPipeError), confined.stdin as stdin:
+            stdin.write(f"{token}\n".encode())
         for stream in (confined.stdout, confined.stderr):
             threading.Thread(target=_discard, args=(stream,), daemon=True).start()
         sent, in_time = _read(read, seconds)
@@ -138,6 +143,8 @@ def _run(
             raise broken(kind, failure)
         try:
             result = msgspec.json.decode(sent, type=_Result)
+            if result.token != token:
+                raise msgspec.DecodeError("it is somebody else's")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return ProgramRun(-1, "", "", passed, failure=f"its sandbox ended with {code_of_end} and no result")
         return ProgramRun(result.exit_code, result.output, result.errors, passed, result.files)

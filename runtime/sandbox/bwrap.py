@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from events.errors import HostUnfit
@@ -59,8 +59,12 @@ def _numbers(version_text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version_text)[:2]))
 
 
-def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: ResourceLimits) -> list[str]:
-    """All options but those with file descriptors. `binds` are read-only, by their path inside."""
+def options(
+    binds: Mapping[str, Path], environment: Mapping[str, str], limits: ResourceLimits, devices: Sequence[str] = ()
+) -> list[str]:
+    """All options but those with file descriptors. `binds` are read-only, by their path inside; `devices` are device
+    files that are shown besides `DEVICES`.
+    """
     out = [f"--unshare-{namespace}" for namespace in ("ipc", "pid", "net", "uts", "cgroup")]
     out += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
     if os.geteuid() == 0:
@@ -99,6 +103,10 @@ def options(binds: Mapping[str, Path], environment: Mapping[str, str], limits: R
     out += ["--proc", "/proc", "--perms", "0755", "--dir", "/dev"]
     for device in DEVICES:
         out += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    made.add("/dev")
+    for path in devices:
+        make_parents(path)
+        out += ["--dev-bind", path, path]
     for name, target in STREAMS.items():
         out += ["--symlink", target, f"/dev/{name}"]
     for mount, size in ((SHARED, SHARED_SIZE), (WORK, limits.work_size)):

@@ -48,6 +48,8 @@ class Command(NamedTuple):
     work: Path
     limits: ResourceLimits = ResourceLimits()
     pass_fds: tuple[int, ...] = ()
+    devices: Sequence[str] = ()
+    """Device files that bubblewrap shows besides its usual ones: `cuda.py`."""
 
 
 def seen_at(kind: Kind, inside: str, source: Path) -> str:
@@ -239,7 +241,7 @@ def _prepare(
         order = landlock.order(readable, command.work, filter_fd, report, uid if os.geteuid() == 0 else 0)
         argv = [sys.executable, "-IS", landlock.__file__, order, *rlimits(limits, os.geteuid() == 0), *command.argv]
         return argv, {**bwrap.ENVIRONMENT, "TMPDIR": str(command.work), **command.environment}, [filter_fd, report]
-    options = [*bwrap.options(command.binds, command.environment, limits), "--seccomp", str(filter_fd)]
+    options = [*bwrap.options(command.binds, command.environment, limits, command.devices), "--seccomp", str(filter_fd)]
     options += ["--json-status-fd", str(report)]
     if gate is not None:
         options += ["--block-fd", str(gate)]

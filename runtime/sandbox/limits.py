@@ -28,7 +28,8 @@ _TICK, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 class ResourceLimits(NamedTuple):
     """Bytes, seconds and counts.
 
-    `memory` holds for each process's address space and for all processes and files in memory together.
+    `memory` holds for all processes and files in memory together, and for each process's address space where
+    `address_space` says so: CUDA reserves more of that than any host has memory.
     """
 
     memory: int = 8 * 1024**3
@@ -39,6 +40,7 @@ class ResourceLimits(NamedTuple):
     file_size: int = 256 * 1024**2
     work_size: int = 512 * 1024**2
     files: int = 20_000
+    address_space: bool = True
 
 
 def rlimits(limits: ResourceLimits, processes: bool) -> list[str]:
@@ -47,7 +49,7 @@ def rlimits(limits: ResourceLimits, processes: bool) -> list[str]:
     `processes` says whether the kernel counts processes for the sandbox alone, so that their number can be limited.
     """
     options = {
-        "as": limits.memory,
+        **({"as": limits.memory} if limits.address_space else {}),
         "cpu": limits.cpu_seconds,
         "fsize": limits.file_size,
         "nofile": limits.open_files,

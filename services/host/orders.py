@@ -65,7 +65,7 @@ def check(order: RunOrder, node: Node) -> None:
             f"stop them with `evolog down --dir {node.directory}`, and order the run again."
         )
     check_agent(order, running)
-    check_judging(with_ordered_verifier(order, task), running)
+    check_judging(with_ordered_verifier(order, task), running, task)
     check_packages(order, task, trained_here=running is None or _on_this_host(running))
 
 
@@ -91,14 +91,19 @@ def check_agent(order: RunOrder, running: Running | None) -> None:
         )
 
 
-def check_judging(task: Task, running: Running | None) -> None:
-    """Raise `Misconfigured` for what the verifier needs and this host lacks, unless the services are elsewhere."""
+def check_judging(task: Task, running: Running | None, own: Task) -> None:
+    """Raise `Misconfigured` for what the verifier needs and this host lacks, unless the services are elsewhere; `own`
+    is the task with its own verifier.
+    """
     if running is not None and not _on_this_host(running):
         return
     if missing := missing_capabilities(task.needs):
+        other = "name another verifier with --verifier"
+        if not missing_capabilities(own.needs):
+            other = f"leave --verifier out, as {own.verifier} needs none"
         raise Misconfigured(
             f"The verifier {task.verifier} needs {WORDS[missing[0]]}, and this host has none: run the services on a "
-            "host that has one, or name another verifier with --verifier."
+            f"host that has one, or {other}."
         )
     if task.judge_model and (model := model_of(task.judge_model)):
         require_key(model, os.environ)

@@ -1,0 +1,1 @@
+"""TriMul: write a kernel for the triangular multiplicative update, and have it checked and timed."""

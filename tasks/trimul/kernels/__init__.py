@@ -1,0 +1,1 @@
+"""Kernels of our own that need no agent: each file is what a candidate may answer."""
