@@ -11,6 +11,7 @@ A task's `data.py` gives its items groups (`grouped`), divides them (`train_and_
 
 import csv
 import hashlib
+import hmac
 import os
 import secrets
 import shutil
@@ -330,6 +331,11 @@ def key(root: Path) -> bytes:
             pass
         temporary.unlink()
     return path.read_bytes()
+
+
+def derived(key: bytes, name: str) -> bytes:
+    """The HMAC-SHA256 of a name under a key: 32 bytes from which whatever has this name is drawn."""
+    return hmac.digest(key, name.encode(), "sha256")
 
 
 def take_key(root: Path, source: Path) -> None:

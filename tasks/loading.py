@@ -56,10 +56,14 @@ SECONDS = 120.0
 """Seconds that a call of a verifier may take, where it names no other limit."""
 ONE, WHOLE = "score", "score_submission"
 """The two functions by which a verifier judges: one answer, or a whole submission."""
-EXTRA_MODULES = frozenset(
-    {"h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib", "chess"}
-)
-"""Modules that one of evolog's extras installs."""
+EXTRAS = {
+    **dict.fromkeys(
+        ("h5py", "numpy", "scipy", "sklearn", "torch", "peft", "transformers", "safetensors", "matplotlib", "chess"),
+        "policy,tasks",
+    ),
+    "reasoning_gym": "reasoning",
+}
+"""The extras of evolog that install a module."""
 
 Predict = Callable[[Public, Sequence[Item]], Mapping[str, str]]
 """Labels by item id, from what is public."""
@@ -640,9 +644,12 @@ def from_source(source: str, file: str, package: str, names: Sequence[str]) -> M
 
 def without_extra(error: BaseException) -> Misconfigured | None:
     """What to install where a module of one of evolog's extras is missing; None for any other error."""
-    if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] not in EXTRA_MODULES:
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
-    return Misconfigured(f"{error.name} is not installed, and this needs it: pip install 'evolog[policy,tasks]'.")
+    if (module := error.name.partition(".")[0].replace("-", "_")) not in EXTRAS:
+        return None
+    extra = EXTRAS[module]
+    return Misconfigured(f"{error.name} is not installed, and this needs it: pip install 'evolog[{extra}]'.")
 
 
 def _data_fault(public: Public) -> str:

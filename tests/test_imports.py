@@ -91,6 +91,7 @@ MAY_WRITE = {
     "tasks/adapters/sia.py": ("*",),
     "tasks/adapters/sia_directory.py": ("*", "gold.py"),
     "tasks/adapters/inspect_tasks.py": ("import_module", "gold.py"),
+    "tasks/optimum/scaffold/agent.py": ("import_module",),
     "runtime/blobs/directory.py": ("*",),
     "runtime/rollouts/host.py": ("*",),
     "runtime/run/confined_verifier.py": ("*.py", "gold.py"),

@@ -31,6 +31,8 @@ ROOMS = (
     "tasks/longcot_chess",
     "tasks/spaceship_titanic",
     "tasks/trimul",
+    "tasks/optimum",
+    "tasks/reasoning",
     "replay",
     "replay/archive",
     "replay/audit",

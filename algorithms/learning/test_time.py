@@ -7,6 +7,8 @@ No reward and no hidden label takes part. `copies` makes the pairs: each demonst
 others are its context, and so again for every augmentation, a change under which the item's rule still holds. The paper
 makes an adapter for each item from that item's copies, as the toy does. Departure, in a run: a candidate has one
 adapter, so one is made from the copies of all items.
+
+The other half of the method answers under changes that can be undone, and votes: it is a scaffold's (tasks/voting.py).
 """
 
 from collections.abc import Callable, Sequence

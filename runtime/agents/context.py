@@ -116,7 +116,7 @@ def describe_briefly(attempt: ShownAttempt) -> str:
     offered = (
         ""
         if last is None or not last.choices
-        else f"; {len(last.choices)} choices, the truth {_among(attempt.label, last.choices)}"
+        else f"; {len(last.choices)} choices{_among(attempt.label, last.choices)}"
     )
     lines = [
         f"### {attempt.id} (item {attempt.item}, attempt {attempt.attempt}): {attempt.outcome}",
@@ -147,14 +147,16 @@ def _label_line(example: Example) -> str:
 
 
 def _among(label: str, choices: Sequence[str]) -> str:
-    return f"is number {choices.index(label) + 1}" if label in choices else "is not among them"
+    if not label:
+        return ""
+    return f", the truth is number {choices.index(label) + 1}" if label in choices else ", the truth is not among them"
 
 
 def sample_items(public: Public, limit: int, seed: int) -> str:
-    """Train items with their labels, one of each label in turn, as many as fit."""
+    """Train items as many as fit: one of each label, with it; any where there are no labels."""
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in public.train:
-        by_label[example.label or ""].append(example)
+        by_label[example.label or example.id].append(example)
     draw = random.Random(seed)
     firsts = [draw.choice(by_label[label]) for label in sorted(by_label)]
     draw.shuffle(firsts)

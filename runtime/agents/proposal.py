@@ -119,7 +119,8 @@ def try_out(
     """Raise `UnfitRequest` unless the scaffold loads and answers two train items in the sandbox.
 
     It is given them once as items of train, and once as dev gives items: under ids of dev's, from no fold, and without
-    a label anywhere. A stub answers its calls of the model.
+    a label anywhere. A stub answers its calls of the model. Where the task has no
+    labels, it says what means nothing, and a scaffold may answer None.
     """
     folds = [[example for example in public.train if example.fold == fold] for fold in range(FOLDS)]
     fold = max(range(FOLDS), key=lambda number: min(TRIAL_ITEMS, len(folds[number])))
@@ -148,34 +149,41 @@ def try_out(
     runner = RolloutRunner(blobs, folder, _StubPolicy(public), scanner, limits)
     log = CallLog(find=lambda ids: {}, record=lambda calls: None)
     try:
-        _require_answers(runner.run(shard, public, log), "a train item")
-        _require_answers(runner.run(shard_of_dev, like_dev, log), "an item as dev gives it, which has no label")
+        stated = bool(_known_answer(public))
+        _require_answers(runner.run(shard, public, log), "a train item", stated)
+        _require_answers(runner.run(shard_of_dev, like_dev, log), "an item as dev gives it, which has no label", stated)
     finally:
         runner.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _require_answers(results: Sequence[AttemptResult], item: str) -> None:
+def _require_answers(results: Sequence[AttemptResult], item: str, stated: bool) -> None:
+    """Raise `UnfitRequest` for an attempt that failed, and for one without an answer if the model stated something."""
     for result in results:
         if result.kind:
             failure = "could not be started" if result.kind == "unloadable" else f"failed on {item}"
             raise UnfitRequest(f"The scaffold {failure} ({result.kind}): {result.reason}")
-        if result.answer is None:
+        if result.answer is None and stated:
             raise UnfitRequest(f"The scaffold answered {item} with None; it must give its answer as a string.")
 
 
 class _StubPolicy:
-    """A policy that answers each call with the first choice, else with the first label, else a word."""
+    """A policy that answers each call with the first choice, else with a known answer, else with a word."""
 
     def __init__(self, public: Public) -> None:
-        self._public = public
+        self._text = _known_answer(public) or "stub"
 
     def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        texts = [(*request.choices, *self._public.labels, "stub")[0] for request in requests]
+        texts = [request.choices[0] if request.choices else self._text for request in requests]
         return [
             Sampled((text,) * request.n, ((0,),) * request.n, ((0.0,),) * request.n)
             for text, request in zip(texts, requests, strict=True)
         ]
+
+
+def _known_answer(public: Public) -> str:
+    """The first label, else the true answer of a train item; empty where the task has neither."""
+    return next(iter((*public.labels, *(example.label for example in public.train if example.label))), "")
 
 
 def _size(path: str, text: str) -> int:

@@ -46,9 +46,15 @@ def prepare_base(
 
     The text scorer is built from label names and unlabelled texts. tiny-lm is pre-trained on the task's traces, which
     takes half a minute. hf:PATH names a model of transformers by its folder or its id on the hub. Raises Misconfigured
-    for an unknown kind or a task without traces, and NotFound for a named model that cannot be had.
+    for an unknown kind, a text scorer without labels or a tiny-lm without traces, and NotFound for a named model that
+    cannot be had.
     """
     match kind:
+        case text_scorer.KIND if not public.labels:
+            raise Misconfigured(
+                f"The policy {kind} picks one of a task's labels, and {public.name} has none; take tiny-lm or hf:PATH "
+                "as POLICY in task.py, or by --policy."
+            )
         case text_scorer.KIND:
             digest = derive(
                 kind, text_scorer.BITS, *public.labels, *(public.digests[name] for name in sorted(public.digests))

@@ -120,7 +120,7 @@ class Sources(msgspec.Struct, frozen=True):
     """Functions that give an algorithm more than rewards. One is called only if the algorithm needs what it gives."""
 
     label: Callable[[str], str]
-    """The true answer of a train item."""
+    """The true answer of a train item; empty where none is known."""
     copies: Callable[[Sequence[str]], dict[str, list[tuple[str, str]]]]
     """(prompt, completion) demonstrations for each of these items."""
 
@@ -381,7 +381,8 @@ def rollouts_from(
             real: tuple[int, ...] = ()
             if "labels" in algorithm.needs:
                 label = sources.label(attempt.item)
-                real = model.encode_completion(label) if label in request.choices or not request.choices else ()
+                if label and (label in request.choices or not request.choices):
+                    real = model.encode_completion(label)
             rollouts.append(
                 Rollout(
                     group=attempt.group,

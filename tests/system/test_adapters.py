@@ -13,9 +13,9 @@ from events.run import RunStarted
 from runtime.effects.tools import SandboxTools
 from tasks.adapters import sia
 from tasks.adapters.sia_directory import adapt
+from tasks.kit import download
 from tasks.lawbench.data import PACKAGE
 from tasks.loading import load
-from tasks.wheels import download
 from tests.harness.cli import RUN, CliHarness, one_sentence, running
 from tests.harness.paths import TESTS
 from tests.harness.runner import RunnerHarness, shard_of

@@ -38,6 +38,7 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from runtime.rollouts.names import item_names
 from services.host.agent_session import open_session
+from tasks.contract import Public
 from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, model_turn, proposal_call, shown_attempt
 from tests.harness.facts import event_of
 
@@ -427,6 +428,42 @@ def test_samples_hold_train_items_alone() -> None:
     text = context.sample_items(PUBLIC, 2_000, seed=3)
     hidden = {item.prompt for split in (PUBLIC.dev, PUBLIC.test) for item in split}
     assert text.count("label: ") == 8 and len(text) < 2_100 and not any(prompt in text for prompt in hidden)
+
+
+def without_labels() -> Public:
+    train = tuple(msgspec.structs.replace(example, label=None) for example in PUBLIC.train)
+    return msgspec.structs.replace(PUBLIC, labels=(), train=train)
+
+
+def test_a_task_without_labels_is_shown_without_any() -> None:
+    bare = without_labels()
+    text = context.sample_items(bare, 2_000, seed=3)
+    assert text.count("\n- ") > 2 and "label" not in text
+    assert f"{len(PUBLIC.train)} train items without labels" in context.task_text("t", bare, "tiny-lm")
+    assert "with labels" in context.task_text("t", PUBLIC, "tiny-lm") and "8 labels" in context.task_text(
+        "t", PUBLIC, "p"
+    )
+    shown = msgspec.structs.replace(shown_attempt(1), label="")
+    assert "truth" not in describe_briefly(shown) and "truth: " in describe_briefly(shown_attempt(1))
+
+
+def test_outcomes_of_a_tasks_own_are_shown_from_the_worst_on() -> None:
+    attempts = [shown_attempt(number, "lower", "", reward=2.5) for number in range(3)]
+    attempts += [shown_attempt(number, "higher", "", reward=-4.0) for number in range(3, 6)]
+    attempts += [shown_attempt(9, "crashed", "", reward=None)]
+    assert [one.outcome for one in select_attempts(attempts, 5_000, seed=0)][:3] == ["crashed", "higher", "lower"]
+
+
+def test_a_proposal_for_a_task_without_labels_may_find_no_answer_in_what_the_trial_says(tmp_path: Path) -> None:
+    source = "def solve(item, model, data): return model.complete(item.prompt).text or None\n"
+    try_out({"agent.py": source}, without_labels(), tmp_path / "work", Scanner([]))
+    with pytest.raises(UnfitRequest, match="crashed"):
+        try_out(
+            {"agent.py": "def solve(item, model, data): return data.labels[0]\n"},
+            without_labels(),
+            tmp_path,
+            Scanner([]),
+        )
 
 
 def test_the_prompts_name_every_algorithm_with_its_defaults() -> None:

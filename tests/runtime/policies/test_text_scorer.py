@@ -291,6 +291,15 @@ def test_spin_leaves_out_an_item_whose_true_answer_was_not_on_offer(folder: Path
     assert result.trained_on == 2  # the second item's truth is on the list, the first's is not
 
 
+def test_spin_has_no_truth_where_the_task_knows_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_trainee(folder, None, 0, critic=False)
+    monkeypatch.setattr(
+        model, "encode_completion", lambda text: (1,)
+    )  # as of a model that writes, also of an empty text
+    unknown = Sources(lambda item: "", lambda items: {})
+    assert {rollout.real for rollout in rollouts_from(attempts(), learning.algorithm("spin"), unknown, model)} == {()}
+
+
 def shortlisted(call: TrainingCall, choices: tuple[str, ...]) -> TrainingCall:
     """The same call with a shortlist, answered with its last."""
     request = msgspec.structs.replace(call.request, choices=choices)

@@ -21,7 +21,7 @@ from events.subjects import check_run_name
 from runtime.run.order import RunOrder, default_name
 from services.cli.main import main
 from services.host.orders import services_up
-from tasks.loading import EXTRA_MODULES
+from tasks.loading import EXTRAS
 from tests.harness.cli import CLI, CliHarness, CommandResult, one_sentence
 from tests.harness.paths import TOY
 from tests.harness.polling import PATIENCE
@@ -280,9 +280,7 @@ def test_doctor_says_what_is_there_and_what_is_not(empty: CliHarness) -> None:
 @pytest.fixture
 def core(empty: CliHarness) -> CliHarness:
     """As where evolog is installed without its extras."""
-    (empty.folder / "sitecustomize.py").write_text(
-        f"import sys\nsys.modules.update(dict.fromkeys({sorted(EXTRA_MODULES)}))\n"
-    )
+    (empty.folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(EXTRAS)}))\n")
     empty.environment["PYTHONPATH"] += f"{os.pathsep}{empty.folder}"
     return empty
 

@@ -1,0 +1,115 @@
+"""The items of the optimisation task: hidden functions, drawn by seed under a key of this machine.
+
+A prompt says the function's kind and dimension. The function itself is drawn anew in the memory of those that need it,
+from the item's name and a key that no sandbox shows (`tasks/keys.py`). So these sources and a seed are not enough to
+find an optimum without a search. There is no label anywhere: nobody knows which program is the best for an item.
+
+Test is the same for every seed of a run; train and dev differ.
+"""
+
+import random
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks import kit
+from tasks.contract import FOLDS, Example, Item, Public
+from tasks.kit import data_folder, digest
+from tasks.optimum import functions, search
+from tasks.optimum.functions import Function
+
+SIZES = {"train": 24, "dev": 24, "test": 48}
+PROMPTS = [f"{kind} {dimension}" for dimension in functions.DIMENSIONS for kind in functions.KINDS]
+RUNS = 4
+"""How often a program is run on a function; what counts is the mean of the lowest values."""
+RANDOM = search.parse("rand s0 n4 c0 r1")
+"""What other programs are held against."""
+TRIES = 3
+LEAN = 0.4
+"""How often a word of a trace is its try's own rather than any."""
+HABITS = ("rand s0 n32 c0 r4 p1", "walk s1 n16 c0 r4 p2", "mix s0 n32 c0 r2 p1")
+"""What the untrained policy leans to at each try."""
+
+
+class Problem(NamedTuple):
+    """A hidden function, and the lowest value that random search finds of it, the mean over RUNS."""
+
+    function: Function
+    random: float
+
+
+def default_root() -> Path:
+    """Where the key lives on this machine."""
+    return data_folder("optimum")
+
+
+def get(root: Path, source: Path | None) -> None:
+    """Make this machine's key if there is none, or take the one in the file `source`; raises as `kit.take_key`."""
+    if source is None:
+        kit.key(root)
+    else:
+        kit.take_key(root, source)
+
+
+def load(root: Path, seed: int) -> Public:
+    """All that the loop may see: what kind of function each item is."""
+    key = kit.key(root)
+    splits = {split: [_item(split, seed, number) for number in range(SIZES[split])] for split in SIZES}
+    train = tuple(
+        Example(item.id, item.prompt, None, number % FOLDS, item.id, metadata=item.metadata)
+        for number, item in enumerate(splits["train"])
+    )
+    digests = {
+        split: digest([(item, kit.derived(key, item.metadata["function"]).hex()) for item in items])
+        for split, items in splits.items()
+    }
+    return Public("optimum", (), train, tuple(splits["dev"]), tuple(splits["test"]), digests)
+
+
+def labels(root: Path, seed: int) -> dict[str, str]:
+    """There are none."""
+    return {}
+
+
+def _item(split: str, seed: int, number: int) -> Item:
+    """An item; its metadata name the function, and no scaffold sees them."""
+    name = f"{split} {number}" if split == "test" else f"{split} {seed} {number}"
+    return Item(f"{split}-{number}", PROMPTS[number % len(PROMPTS)], metadata={"function": name})
+
+
+@lru_cache(maxsize=1024)
+def problem(key: bytes, prompt: str, name: str) -> Problem:
+    """The hidden function of an item's prompt and name, always the same under one key."""
+    kind, dimension = prompt.split()
+    function = functions.drawn(generator(kit.derived(key, name)), kind, int(dimension))
+    return Problem(function, mean_lowest(function, RANDOM, kit.derived(key, f"{name} random")))
+
+
+def mean_lowest(function: Function, program: search.Program, seed: bytes) -> float:
+    """The mean over RUNS of the lowest value that a program finds; the same seed gives the same."""
+    draw = generator(seed)
+    lowest = [search.best_value(function.values, len(function.place), program, draw) for _ in range(RUNS)]
+    return sum(lowest) / RUNS
+
+
+def generator(seed: bytes) -> np.random.Generator:
+    """A generator whose numbers follow from these bytes."""
+    return np.random.default_rng(list(seed))
+
+
+def traces(seed: int, count: int = 12_000) -> list[tuple[str, str]]:
+    """(prompt, program) pairs that the policy is pre-trained on, for either grammar and each kind of function.
+
+    Each try leans to a program of its own, `HABITS`, whatever the function is.
+    """
+    draw = random.Random(seed)
+    pairs = []
+    for _ in range(count):
+        grammar, words = draw.choice((("base", search.BASE), ("full", len(search.SLOTS))))
+        number = draw.randrange(TRIES)
+        choices = zip(HABITS[number].split(), search.drawn(draw, words).split(), strict=False)
+        program = " ".join(habit if draw.random() < LEAN else word for habit, word in choices)
+        pairs.append((f"{draw.choice(PROMPTS)} {grammar} {number}", program))
+    return pairs

@@ -1,0 +1,1 @@
+"""Steps that an edit can add to the scaffold."""

@@ -1,0 +1,1 @@
+"""Three generators of reasoning-gym: sums, greatest common divisors, and sorting."""
