@@ -62,9 +62,9 @@ dev, one for each item, or none at all for a task without labels. It may define
     canaries(label, verifier, reward)
                                   by name, the reward of an answer that needs no skill, from the verifier of this
                                   VERSION, and its gold score; `reward(answer)` is that verifier's. An empty dict
-                                  where the verifier is not known
+                                  where the verifier is not known. It may take the item first
     ceiling(label, verifier)      the most that an answer can be expected to earn from the verifier of this VERSION;
-                                  None if unknown
+                                  None if unknown. It may take the item first
 """
 
 from collections.abc import Callable, Mapping, Sequence

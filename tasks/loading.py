@@ -338,8 +338,10 @@ class Task(msgspec.Struct, frozen=True):
         """
         if not hasattr(_module(self.folder, self.package, "gold"), "canaries"):
             return {}
-        reward = partial(self.reward, item, label=label)
-        canaries = self._call("gold", "canaries", label, self.verifier.partition("/")[2], reward)
+        reward, version = partial(self.reward, item, label=label), self.verifier.partition("/")[2]
+        whole = _arguments(self._part("gold", "canaries"), 4) > 3
+        given = (_item(item), label, version, reward) if whole else (label, version, reward)
+        canaries = self._call("gold", "canaries", *given)
         try:
             return {
                 name: (self._finite(name, earned), self._finite(name, gold))
@@ -355,14 +357,15 @@ class Task(msgspec.Struct, frozen=True):
             raise self._broken("gold", f"{name} gave {number!r:.60}; expected a finite number")
         return float(number)
 
-    def ceiling(self, label: str | None) -> float | None:
+    def ceiling(self, item: Item, label: str | None) -> float | None:
         """The most that an answer can be expected to earn from this verifier; None where gold.py knows none.
 
         For the auditor only.
         """
         if not hasattr(_module(self.folder, self.package, "gold"), "ceiling"):
             return None
-        ceiling = self._call("gold", "ceiling", label, self.verifier.partition("/")[2])
+        version, whole = self.verifier.partition("/")[2], _arguments(self._part("gold", "ceiling"), 3) > 2
+        ceiling = self._call("gold", "ceiling", *((_item(item), label, version) if whole else (label, version)))
         return None if ceiling is None else self._finite("ceiling", ceiling)
 
     def traces(self, seed: int) -> list[tuple[str, str]]:

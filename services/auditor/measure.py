@@ -370,21 +370,20 @@ def score_pair(
 ) -> list[Fact]:
     """For each way to score the pair's answers, by measure, a `PairMeasured`, a `GoldFailed`, or both.
 
-    An attempt that failed scores 0. An answer that cannot be scored has no score under that measure, which is a
-    `GoldFailed`; so it is where more than half of the attempts failed, or of the answers cannot be scored.
+    An attempt that failed is scored as no answer is: a verifier's lowest reward may be below 0. What cannot be scored
+    has no score under that measure, which is a `GoldFailed`; so it is where more than half of the attempts failed, or
+    of the answers cannot be scored.
     """
     asked, failed = len(questions.items), len(questions.items) - len(sheet.answers)
     if 2 * failed > asked or not asked:
         reason = f"{failed} of {asked} attempts of the audit failed"
         return [GoldFailed(cell=unscored_cell(pair, measure), split="test", reason=reason) for measure in scores]
-    answered = [(item.id, answer) for item in questions.items if (answer := sheet.answers.get(item.id)) is not None]
+    answers = {item.id: sheet.answers.get(item.id) for item in questions.items}
     facts: list[Fact] = []
     for measure, score in scores.items():
-        results = score_answers(score, questions.items, dict(answered), labels, scorer, ask_judge(measure))
+        results = score_answers(score, questions.items, answers, labels, scorer, ask_judge(measure))
         by_item: dict[str, tuple[float, ...]] = {
-            item.id: (result,)
-            for item in questions.items
-            if not isinstance(result := results.get(item.id, 0.0), Failed)
+            id: (result,) for id, result in results.items() if not isinstance(result, Failed)
         }
         if 2 * len(by_item) >= asked:
             facts.append(
@@ -469,11 +468,8 @@ def _extra_metrics(loaded: LoadedRun) -> dict[str, Score]:
 
 def _references(loaded: LoadedRun, labels: Mapping[str, str], scorer: AnswerScorer) -> list[Fact]:
     items = [item.id for item in loaded.public.test]
-    truth = [(labels.get(item),) for item in items]
-    canaries = scorer(
-        loaded.task.canaries, [(item, label) for item, (label,) in zip(loaded.public.test, truth, strict=True)]
-    )
-    ceilings = scorer(loaded.task.ceiling, truth)
+    calls = [(item, labels.get(item.id)) for item in loaded.public.test]
+    canaries, ceilings = scorer(loaded.task.canaries, calls), scorer(loaded.task.ceiling, calls)
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for item, earned, most in zip(items, canaries, ceilings, strict=True):
         for result in (earned, most):

@@ -114,12 +114,17 @@ def check_sources(task: Task) -> Iterator[CheckResult]:
 
 
 def read_data(task: Task) -> tuple[list[SeedData], list[CheckResult]]:
-    """The data of those seeds that the task loads for, and why it does not for the others."""
+    """The data of those seeds that the task loads for, and why it does not for the others.
+
+    Raises Misconfigured where this host lacks a package that the task needs.
+    """
     data, faults = [], []
     for seed in SEEDS:
         try:
             public, known = task.public(seed), task.labels(seed)
         except Misconfigured as wrong:
+            if isinstance(wrong.__cause__, ModuleNotFoundError):  # what is missing is this host's
+                raise
             faults.append(CheckResult("seeds", FINDING, f"With seed {seed} the task does not load: {wrong}"))
             continue
         try:

@@ -1,7 +1,7 @@
 """The items of the optimisation task: hidden functions, drawn by seed under a key of this machine.
 
 A prompt says the function's kind and dimension. The function itself is drawn anew in the memory of those that need it,
-from the item's name and a key that no sandbox shows (`tasks/keys.py`). So these sources and a seed are not enough to
+from the item's name and a key that no sandbox shows (`tasks/kit.py`). So these sources and a seed are not enough to
 find an optimum without a search. There is no label anywhere: nobody knows which program is the best for an item.
 
 Test is the same for every seed of a run; train and dev differ.

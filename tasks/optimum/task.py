@@ -11,3 +11,4 @@ POLICY = "tiny-lm"
 GENERATIONS = 3
 MAX_TOKENS = 32
 SOLVED = None
+SHARED_PROMPTS = "A prompt names a kind of function, and each item has a function of its own, which no prompt gives."

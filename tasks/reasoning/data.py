@@ -1,7 +1,7 @@
 """The items of the reasoning task: problems of reasoning-gym, drawn under a key of this machine.
 
 The package gives the same problem and the same answer for the same seed. So a problem's seed is the HMAC of its split,
-the run's seed and its number under a key that no sandbox shows (`tasks/keys.py`). It has 128 bits, which the package
+the run's seed and its number under a key that no sandbox shows (`tasks/kit.py`). It has 128 bits, which the package
 takes whole. A scaffold may import the package, and still cannot make an item again from its seed.
 
 No problem stands in two splits, in whatever order its numbers come. Of all problems a quarter, by a digest, are items',

@@ -119,7 +119,7 @@ def test_no_answer_scores_0_and_one_that_cannot_be_scored_has_no_score() -> None
     assert sum(map(sum, found[VERIFIER].scores.values())) == 0.0
     assert set(found[GOLD_MEASURE].scores) == set(items)
     (failed,) = unscored(task, answers)
-    assert failed.cell == "unscored:verifier of s+a" and "10 of 10 answers could not be scored" in failed.reason
+    assert failed.cell == "unscored:verifier of s+a" and "10 of 40 answers could not be scored" in failed.reason
     assert "score raised ValueError: not judged" in failed.reason
 
 

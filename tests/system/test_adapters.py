@@ -14,7 +14,7 @@ from runtime.effects.tools import SandboxTools
 from tasks.adapters import sia
 from tasks.adapters.sia_directory import adapt
 from tasks.kit import download
-from tasks.lawbench.data import PACKAGE
+from tasks.lawbench.data import FILES
 from tasks.loading import load
 from tests.harness.cli import RUN, CliHarness, one_sentence, running
 from tests.harness.paths import TESTS
@@ -79,7 +79,7 @@ KNOWN = {
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    with zipfile.ZipFile(download(PACKAGE, folder, "these tests need it")) as wheel:
+    with zipfile.ZipFile(download(FILES.package, folder, "these tests need it")) as wheel:
         wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith("sia/tasks/")])
     return folder / "sia" / "tasks"
 

@@ -471,13 +471,13 @@ def test_what_a_task_holds_against_its_verifier_is_asked_and_checked(tmp_path: P
     text = "VERSION = '{}'\nfrom tasks.contract import Scored\ndef score(answer, label): return Scored(0.25, 'wrong')\n"
     (folder / "verifier.py").write_text(text.format(1))
     task = loading.load(str(folder))
-    assert (task.canaries(ANY_ITEM, "a"), task.ceiling("a"), task.extra_metrics()) == ({}, None, {})
+    assert (task.canaries(ANY_ITEM, "a"), task.ceiling(ANY_ITEM, "a"), task.extra_metrics()) == ({}, None, {})
     (tmp_path / "other").mkdir()
     other = task_folder(tmp_path / "other" / "mine")
     (other / "verifier.py").write_text(text.format(1))
     (other / "gold.py").write_text(GOLD)
     task = loading.load(str(other))
-    assert task.canaries(ANY_ITEM, "a") == {"b": (0.25, 0.0)} and task.ceiling("a") == 0.5
+    assert task.canaries(ANY_ITEM, "a") == {"b": (0.25, 0.0)} and task.ceiling(ANY_ITEM, "a") == 0.5
     extra_metrics = task.extra_metrics()
     assert extra_metrics["length"](ANY_ITEM, "abcd", "a") == 4
     (tmp_path / "older").mkdir()
@@ -485,12 +485,12 @@ def test_what_a_task_holds_against_its_verifier_is_asked_and_checked(tmp_path: P
     (older / "gold.py").write_text(GOLD.replace("EXTRA_METRICS", "BESIDE"))
     assert loading.load(str(older)).extra_metrics()["length"](ANY_ITEM, "abcd", "a") == 4
     second, third = (task.with_verifier(text.format(number), "other.py") for number in (2, 3))
-    assert third.canaries(ANY_ITEM, "a") == {} and third.ceiling("a") is None
+    assert third.canaries(ANY_ITEM, "a") == {} and third.ceiling(ANY_ITEM, "a") is None
     for broken, why in (
         (lambda: extra_metrics["odd"](ANY_ITEM, "", "a"), "odd gave nan"),
         (lambda: extra_metrics["length"](ANY_ITEM, None, "a"), "length raised TypeError"),
         (lambda: second.canaries(ANY_ITEM, "a"), "canaries gave"),
-        (lambda: second.ceiling("a"), "ceiling gave 'much'"),
+        (lambda: second.ceiling(ANY_ITEM, "a"), "ceiling gave 'much'"),
     ):
         with pytest.raises(Misconfigured, match=why):
             broken()

@@ -37,7 +37,7 @@ def plots(split: str, seed: int) -> list[tuple[Item, str]]:
     start = 0 if split == "case" else SIZES["case"]
     rows: Sequence[tuple[int, int]] = drawn[start : start + SIZES[split]]
     return [
-        (Item(f"{split}-{number}", prompt_of(soil, sun)), f"{8 - soil // 20} {3 + sun // 20}")
+        (Item(f"{split}-{number}", prompt_of(soil, sun)), f"{9 - soil // 30} {5 + sun // 20}")
         for number, (soil, sun) in enumerate(rows)
     ]
 

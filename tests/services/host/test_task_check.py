@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from events.errors import Misconfigured
 from runtime.effects.scoring import in_process
 from services.host import task_check, task_sources
 from services.host.task_check import FINDING, NOTE, OK, CheckResult
@@ -276,6 +277,14 @@ def test_a_new_task_is_sound(planted: Callable[..., Path], kind: str) -> None:
         "finite",
         "noise",
     ]
+
+
+def test_a_package_that_this_host_lacks_is_no_fault_of_the_task(planted: Callable[..., Path]) -> None:
+    load_line = "    items = [item for item, _"
+    missing = "    raise ModuleNotFoundError('no torch', name='torch')\n"
+    folder = planted(("data.py", load_line, missing + load_line))
+    with pytest.raises(Misconfigured, match="torch is not installed"):
+        task_check.read_data(load(str(folder)))
 
 
 @pytest.mark.parametrize("name", ["toy", "tiny", "numbers"])
