@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tasks.contract import Evidence
-from tasks.steps import StepEdit
+from tasks.edits import StepEdit
 
 _STEPS = Path(__file__).parent / "steps"
 

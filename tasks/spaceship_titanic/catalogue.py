@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tasks.contract import Evidence
-from tasks.steps import StepEdit
+from tasks.edits import StepEdit
 
 
 def _worse_than_a_tree(e: Evidence) -> str | None:
