@@ -30,7 +30,7 @@ MOST_DEV, MOST_FOLD = 400, 120
 """Items of dev, and of a fold of train, at most: eight attempts at a fold are one submission, and one batch of events.
 """
 TRACES, TRACE_LENGTH = 2000, 120
-"""Pairs that tiny-lm is pre-trained on, and characters of a prompt in one."""
+"""Pairs that tiny-lm is pre-trained on, and characters of a piece of a prompt in one."""
 
 
 class Split(NamedTuple):
@@ -108,11 +108,15 @@ def choices_of(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def traces(prompts: Sequence[str], labels: Sequence[str], seed: int) -> list[tuple[str, str]]:
-    """What tiny-lm is pre-trained on: beginnings of prompts, each with the answer to another one."""
+    """What tiny-lm is pre-trained on: pieces of prompts from anywhere, each with the answer to another one.
+
+    Its tokenizer is trained on them too: one that saw beginnings alone has no tokens for what follows.
+    """
     draw = random.Random(f"traces {seed}")
     pairs = []
     for _ in range(TRACES):
         asked, answered = draw.randrange(len(prompts)), draw.randrange(len(labels))
         if labels[asked] != labels[answered] or len(set(labels)) == 1:
-            pairs.append((prompts[asked][:TRACE_LENGTH], labels[answered][:TRACE_LENGTH]))
+            start = draw.randrange(max(1, len(prompts[asked]) - TRACE_LENGTH + 1))
+            pairs.append((prompts[asked][start : start + TRACE_LENGTH], labels[answered][:TRACE_LENGTH]))
     return pairs
