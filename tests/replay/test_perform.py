@@ -553,7 +553,7 @@ def test_the_same_rules_choose_the_same(toy: Run, tmp_path: Path) -> None:
         ("verifier", None, NotFound, r"verifier\.py cannot be read .*; give a Python file that is there"),
         ("verifier", "def score(:", Misconfigured, r"verifier\.py cannot be imported \(SyntaxError: .*; mend it"),
         ("verifier", "import nowhere", Misconfigured, r"cannot be imported \(ModuleNotFoundError: .*; mend it"),
-        ("verifier", "VERSION = '1'", Misconfigured, r"defines no 'score'; the contract asks it for score, VERSION"),
+        ("verifier", "VERSION = '1'", Misconfigured, r"must define one function of score and score_submission"),
         ("verifier", "VERSION = 1\ndef score(answer, label): ...", Misconfigured, r"VERSION is 1; expected a string"),
         (
             "verifier",

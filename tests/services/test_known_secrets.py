@@ -31,7 +31,7 @@ from runtime.run.loading import LoadedRun
 from services import feedback_agent, meta_agent, policy, verifier
 from services.auditor.measure import AuditHost
 from services.host.context import Context
-from tasks.contract import Scored
+from tasks.contract import Item, Scored
 from tests.harness.agents import TOY
 from tests.harness.facts import event_of, example, started, trajectory
 from tests.harness.llm_server import LlmServer, Say
@@ -97,13 +97,16 @@ def test_a_verifier_that_says_a_key_has_failed_at_that_attempt_alone(tmp_path: P
     desk = Desk(tmp_path, *(trajectory(attempt).data for attempt in range(3)))
     turns = iter(range(3))
 
-    def judge(answer: str | None, label: str) -> Scored:
+    def judge(item: Item, answer: str | None, label: str) -> Scored:
         if next(turns) == 1:
             raise Misconfigured(f"The verifier failed: no label {CODED}.")
         return Scored(1.0, "right")
 
-    task = SimpleNamespace(labels=lambda seed: {"i": "x"}, score=judge)
-    desk.loaded = SimpleNamespace(task=task, started=SimpleNamespace(seed=0, verifier="v"))
+    task = SimpleNamespace(
+        labels=lambda seed: {"i": "x"}, score=judge, submissions=False, repeats=1, needs=(), judge_model=""
+    )
+    started = SimpleNamespace(seed=0, verifier="v")
+    desk.loaded = SimpleNamespace(task=task, started=started, items=lambda ids: {id: Item(id, "") for id in ids})
     first, failed, third = desk.answers(lambda context: verifier.score_trajectories(context, in_process))
     assert isinstance(first, TrajectoryScored) and isinstance(third, TrajectoryScored)
     assert isinstance(failed, ScoringFailed) and failed.reason == f"The verifier failed: no label {MARKER}."

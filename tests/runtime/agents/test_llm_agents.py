@@ -512,7 +512,7 @@ def solve(item, model, data):
     for folder in (%r, "/"):
         for at, _, names in os.walk(folder):
             found += [os.path.join(at, name) for name in names if name == "gold.py"]
-    if found or "ANTHROPIC_API_KEY" in os.environ:
+    if found or "A_KEY_OF_THE_SERVICE" in os.environ:
         return "seen"
     raise LookupError("nothing to read")
 """
@@ -536,7 +536,10 @@ with open(os.path.join(where.dataset_dir, "test.csv")) as asked, open(submission
 """
 
 
-def test_a_proposal_that_would_read_labels_finds_nothing_and_is_given_back(tmp_path: Path) -> None:
+def test_a_proposal_that_would_read_labels_finds_nothing_and_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY_OF_THE_SERVICE", "secret")
     halves = " + ".join(repr(half) for half in (str(TOY.folder)[:3], str(TOY.folder)[3:]))
     cunning = CUNNING.replace("%r", halves)  # put together, so that no constant names it
     with pytest.raises(UnfitRequest, match="nothing to read"):

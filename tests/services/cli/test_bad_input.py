@@ -309,7 +309,7 @@ def test_a_task_that_is_not_there(alone: CliHarness) -> None:
     ("file", "text", "words"),
     [
         ("gold.py", None, "has no gold.py"),
-        ("verifier.py", "VERSION = '1'\n", "verifier.py defines no 'score'"),
+        ("verifier.py", "VERSION = '1'\n", "verifier.py must define one function of score and score_submission"),
         ("verifier.py", "raise OSError('no licence')\n", "verifier.py cannot be imported (OSError: no licence)"),
     ],
 )
@@ -391,7 +391,7 @@ def test_a_damaged_scaffold_fails_no_attempt_and_names_the_blob(tmp_path: Path, 
     hurt = scaffold if of == "folder" else agent
     damage(blobs, hurt)
     train = tuple(Example(f"t{number}", "x", "a", number % FOLDS, "g") for number in range(5))
-    public = Public("p", LABELS, train, (), (), {"train": "0"})
+    public = Public("p", LABELS, train, (), (), dict.fromkeys(("train", "dev", "test"), "0"))
     never_asked: Any = None
     runner = RolloutRunner(blobs, tmp_path / "work", policy=never_asked, scanner=Scanner([]))
     shard = RolloutShard(

@@ -241,7 +241,10 @@ def test_a_bad_order_is_refused_before_anything_starts(empty: CliHarness, flag: 
 def test_a_verifier_that_is_none_is_refused_before_anything_starts(empty: CliHarness) -> None:
     one_sentence(empty.evolog("run", str(TOY), "--verifier", "kind", code=4), "kind cannot be read as a verifier")
     (empty.folder / "kind.py").write_text("VERSION = 'kind-1'\n")
-    one_sentence(empty.evolog("run", str(TOY), "--verifier", "kind.py", code=78), "defines no 'score'")
+    one_sentence(
+        empty.evolog("run", str(TOY), "--verifier", "kind.py", code=78),
+        "must define one function of score and score_submission",
+    )
     assert not empty.node.directory.exists()
 
 
