@@ -76,6 +76,8 @@ class BlobReference(NamedTuple):
     folder: bool
     sequence: int
     tag: str
+    private: bool = False
+    """Whether the event's run keeps its prompts private."""
 
 
 class ForkPasts:
@@ -132,6 +134,8 @@ class Examination:
         self.events = 0
         self.set_aside = 0
         self.blobs: dict[str, BlobReference] = {}
+        self._private: set[str] = set()
+        """The runs whose prompts are private."""
         self.digests: dict[str, RunDigest] = {}
         """Each run's digest on this stream."""
         self._places: dict[str, int] = {}
@@ -178,8 +182,11 @@ class Examination:
                 if (len(data), data[:SET_ASIDE_BYTES]) == (size, base64.b64decode(written)):
                     del self._unreadable[sequence]  # it came like this
                     self.set_aside += 1
+        if isinstance(event.data, RunStarted) and event.data.private_prompts:
+            self._private.add(event.run)
         for digest, folder in blobs_of(event.data):
-            self.blobs.setdefault(digest, BlobReference(digest, folder, stored.sequence, event.tag))
+            private = event.run in self._private
+            self.blobs.setdefault(digest, BlobReference(digest, folder, stored.sequence, event.tag, private))
         if self.stream == LOG:
             self._chain(stored, event)
         if isinstance(event.data, RunStarted) and event.data.parent_run:
@@ -338,7 +345,7 @@ def find_damage(blobs: Blobs, reference: BlobReference) -> str:
     """Read a blob, with the files of a folder, and say what is wrong with it; empty where nothing is, or where it is an
     optimiser state that was freed.
     """
-    if may_be_freed(reference.tag, reference.folder) and blobs.freed(reference.digest):
+    if may_be_freed(reference.tag, reference.folder, private=reference.private) and blobs.freed(reference.digest):
         return ""
     try:
         for digest in blobs.members(reference.digest).values() if reference.folder else (reference.digest,):

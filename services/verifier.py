@@ -72,8 +72,10 @@ async def _score_submissions(
 ) -> list[Event]:
     """The judgements of those submissions whose last trajectory is among these; the others come with theirs."""
     outputs: list[Event] = []
+    submissions: dict[tuple[str, int], _Submission] = {}
     for event in trajectories:
-        submission = await _submission(context, event)
+        key = _trajectory(event).request, _trajectory(event).attempt
+        submission = submissions[key] = submissions.get(key) or await _submission(context, event)
         if event.id == next(reversed(submission.attempts)):
             shards = {_trajectory(event).request: submission.items}
             facts = await asyncio.to_thread(score, submission.attempts, loaded, labels, scorer, shards, ask)

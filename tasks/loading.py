@@ -98,6 +98,8 @@ class Task(msgspec.Struct, frozen=True):
     """The reward from which an item counts as solved: task.py's SOLVED, else 1; None where none ever is."""
     shared_prompts: str = ""
     """Why items of several splits may ask the same: task.py's SHARED_PROMPTS, else nothing."""
+    sandbox: str = ""
+    """The profile of the sandbox that a verifier's programs run in, as a run recorded it; empty: this host's own."""
     tools: Any = None
     """What the runtime does for the task's verifier and gold: `Tools`; None where it does nothing."""
     judge: Any = None

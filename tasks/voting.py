@@ -9,8 +9,8 @@ is gave more often, then to the one with more answers in all, then to the one th
 fills up a kind's nominations by the majority of each row and column of a grid, which has no meaning here, and keeps
 two answers where one is owed.
 
-A task says which changes its items allow (`tasks/reasoning/views.py`). This file is also a part of scaffolds, so it
-imports nothing of evolog.
+A task says which changes its items allow (`tasks/reasoning/scaffold/exercises.py`). This file is also a part of
+scaffolds, so it imports nothing of evolog.
 """
 
 from collections import Counter

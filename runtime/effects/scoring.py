@@ -78,6 +78,8 @@ class LoadTask(msgspec.Struct, frozen=True):
     source_name: str = ""
     seconds: float = 120.0
     """The longest that a call may take."""
+    sandbox: str = ""
+    """The profile of the sandbox that its programs run in; empty: this host's own."""
 
 
 class CallBatch(msgspec.Struct, frozen=True):
@@ -181,7 +183,7 @@ class ScoringProcess:
         if task.judge and not task.judge_text:
             return in_process(function, calls)
         source_name = str(task.judge.__file__) if task.judge else ""
-        load = LoadTask(task.reference, task.judge_text, source_name, self.limit or task.seconds)
+        load = LoadTask(task.reference, task.judge_text, source_name, self.limit or task.seconds, task.sandbox)
         kind = typing.get_type_hints(method)["return"]
         with self._turn:
             results = self._results(load, method.__name__, [(*first, *arguments) for arguments in calls], ask)
@@ -200,15 +202,17 @@ class ScoringProcess:
         deaths = 0
         while len(results) < len(calls):
             child = self._child(load)
-            before, questions = len(results), 0
+            before, questions, left = len(results), 0, load.seconds
             try:
                 child.send(CallBatch(method, calls[before:]))
                 while len(results) < len(calls):
-                    result = child.receive()
+                    began = time.monotonic()
+                    result = child.receive(left)
                     if result.prompt is None:
                         results.append(result)
-                        questions = 0
+                        questions, left = 0, load.seconds
                     else:
+                        left -= time.monotonic() - began
                         child.send(_judge_answer(ask, len(results), questions, result))
                         questions += 1
             except TimeoutError:
@@ -281,7 +285,7 @@ class _Child:
             )
         try:
             self.send(load)
-            _value(self.receive(), None)
+            _value(self.receive(self._limit), None)
         except (_Died, TimeoutError) as wrong:
             self.close()
             raise NotHere(f"The process that scores could not load the task {load.task} ({wrong}).") from wrong
@@ -297,12 +301,12 @@ class _Child:
         except (BrokenPipeError, ConnectionResetError):
             raise self._died() from None
 
-    def receive(self) -> ScoringResult:
-        """The next result; raises TimeoutError where none comes in time, and `_Died`.
+    def receive(self, seconds: float) -> ScoringResult:
+        """The next result; raises TimeoutError where none comes within so many seconds, and `_Died`.
 
         A verifier may write to the socket too, or fork: what is not the next result is none.
         """
-        deadline, searched = time.monotonic() + self._limit, 0
+        deadline, searched = time.monotonic() + seconds, 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > _LINE_LIMIT:

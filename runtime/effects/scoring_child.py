@@ -39,7 +39,7 @@ def main(descriptor: int) -> None:
 
         wanted = msgspec.json.decode(lines.readline(), type=LoadTask)
         loaded: list[Task] = []
-        send(result_of(lambda: loaded.append(_loaded(wanted, SandboxTools(ask)))))
+        send(result_of(lambda: loaded.append(_loaded(wanted, SandboxTools(ask, wanted.sandbox)))))
         while line := lines.readline():
             batch = msgspec.json.decode(line, type=CallBatch)
             for arguments in batch.calls:

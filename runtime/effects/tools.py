@@ -25,6 +25,8 @@ from tasks.contract import ProgramRun
 
 RUNNER = Path(__file__).with_name("tool_runner.py")
 RUNNER_INSIDE, CODE_INSIDE, WORK_INSIDE = "/evolog/tool_runner.py", "/code", "/workdir"
+STARTING = 1.0
+"""Seconds beyond a program's own, in which its sandbox is made."""
 GRACE = 10.0
 """Seconds beyond a program's own, in which its sandbox is made and its files are read."""
 RESULT_LIMIT = 128 << 20
@@ -132,10 +134,10 @@ def _run(
             stdin.write(f"{token}\n".encode())
         for stream in (confined.stdout, confined.stderr):
             threading.Thread(target=_discard, args=(stream,), daemon=True).start()
-        sent, in_time = _read(read, seconds)
+        sent, broken_limit = _read(read, seconds + STARTING)
         passed = time.monotonic() - began
-        if not in_time:
-            return ProgramRun(-1, "", "", passed, failure=f"it took longer than {seconds:g} s")
+        if broken_limit:
+            return ProgramRun(-1, "", "", passed, failure=broken_limit.format(seconds=seconds))
         code_of_end = confined.wait(GRACE)
         if confined.violation:
             return ProgramRun(-1, "", "", passed, failure=confined.violation)
@@ -153,18 +155,18 @@ def _run(
         os.close(read)
 
 
-def _read(pipe: int, seconds: float) -> tuple[bytes, bool]:
-    """What comes through a pipe up to its end, and whether that came in time and within the limit."""
+def _read(pipe: int, seconds: float) -> tuple[bytes, str]:
+    """What comes through a pipe up to its end, and the limit that it broke, in words; empty where it broke none."""
     sent, deadline = bytearray(), time.monotonic() + seconds
     while len(sent) <= RESULT_LIMIT:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([pipe], [], [], left)[0]:
-            return b"", False
+            return b"", "it took longer than {seconds:g} s"
         chunk = os.read(pipe, 1 << 20)
         if not chunk:
-            return bytes(sent), True
+            return bytes(sent), ""
         sent += chunk
-    return b"", False
+    return b"", f"it left more than {RESULT_LIMIT >> 20} MiB"
 
 
 def _discard(stream: BufferedReader) -> None:

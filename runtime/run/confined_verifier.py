@@ -56,6 +56,8 @@ class _Reply(msgspec.Struct):
 
     names: dict[str, Any] = {}
     functions: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    """Those of the functions that take tools."""
     judged: Any = None
     raised: tuple[str, str] | None = None
     """The name of an exception, and its text."""
@@ -89,6 +91,11 @@ class ConfinedVerifier:
             reply = self._ask("NAMES")
             if not isinstance(version := reply.names.get("VERSION"), str):
                 raise Misconfigured(f"{name} cannot be imported (VERSION is {version!r:.60}); mend it and try again.")
+            if reply.tools:
+                raise Misconfigured(
+                    f"{name} takes tools ({', '.join(reply.tools)}), which no verifier of an export has: name the "
+                    "task's folder with --task, whose own verifier is run then."
+                )
         except Misconfigured:
             self.close()
             raise

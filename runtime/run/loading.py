@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
 from events.errors import CheckFailed, UserError
@@ -89,6 +90,7 @@ def load_run(run: str, started: RunStarted, blobs: Blobs, access: TaskAccess, wo
     Raises `CheckFailed` if this host's data is not what the run was started on, and as `TaskAccess.load_task`.
     """
     task = access.load_task(started.task)
+    task = msgspec.structs.replace(task, sandbox=started.sandbox)
     public = task.public(started.seed)
     if public.digests != started.splits:
         named = access.folder or started.task

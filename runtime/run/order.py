@@ -84,6 +84,11 @@ def check_order(order: RunOrder) -> Task:
     if order.name:
         check_run_name(order.name)
     provide(order.sandbox)
+    if task.private_prompts and with_ordered_verifier(order, task).judge_model:
+        raise Misconfigured(
+            f"Task {order.task!r} keeps its prompts private, and its verifier tells them to the language model "
+            f"{task.judge_model}: take PRIVATE_PROMPTS out of its task.py, or name another verifier with --verifier."
+        )
     return task
 
 

@@ -25,7 +25,8 @@ def solve(item: Any, model: object, data: object) -> str:
     if question == "NAMES":
         names = {name: getattr(verifier, name) for name in NAMES if hasattr(verifier, name)}
         functions = [name for name in ("score", "score_submission") if callable(getattr(verifier, name, None))]
-        return json.dumps({"names": names, "functions": functions})
+        tools = [name for name in functions if len(parameters(name)) > 3]
+        return json.dumps({"names": names, "functions": functions, "tools": tools})
     try:
         judged = judge(*question)
     except (Exception, SystemExit) as error:
@@ -36,13 +37,17 @@ def solve(item: Any, model: object, data: object) -> str:
         return json.dumps({"gave": f"{judged!r:.100}"})
 
 
+def parameters(name: str) -> list[str]:
+    """The names of what a function of the verifier takes."""
+    return [*inspect.signature(getattr(verifier, name)).parameters]
+
+
 def judge(name: str, of: Any, answer: Any, label: Any) -> Any:
     """The judgement of one answer, or of a submission. It has no tools here."""
     function = getattr(verifier, name)
-    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
     if name == "score_submission":
         return function([SimpleNamespace(**item) for item in of], answer, label)
-    return function(answer, label) if len(kinds) == 2 else function(SimpleNamespace(**of), answer, label)
+    return function(answer, label) if len(parameters(name)) == 2 else function(SimpleNamespace(**of), answer, label)
 
 
 def as_plain(judged: Any) -> Any:

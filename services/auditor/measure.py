@@ -222,7 +222,9 @@ class RunAudit:
         """
         if await events_of_types(self.host.gold, self.run, [ReferenceMeasured]):  # all of a run's are appended at once
             return []
-        return await self.host.with_task_code(lambda: _references(self.loaded, self.labels, self.host.scorer))
+        return await self.host.with_task_code(
+            lambda: _references(self.loaded, self.labels, self.host.scorer, self.ask_judge)
+        )
 
     async def perturb(self, pairs: Iterable[PairKey]) -> None:
         """Record what the run's verifier says of pairs' answers to perturbed tests; `PERTURBED_ITEMS` of each
@@ -466,10 +468,22 @@ def _extra_metrics(loaded: LoadedRun) -> dict[str, Score]:
         return {}
 
 
-def _references(loaded: LoadedRun, labels: Mapping[str, str], scorer: AnswerScorer) -> list[Fact]:
+def _references(
+    loaded: LoadedRun,
+    labels: Mapping[str, str],
+    scorer: AnswerScorer,
+    ask_judge: Callable[[str], AskJudgement | None],
+) -> list[Fact]:
     items = [item.id for item in loaded.public.test]
     calls = [(item, labels.get(item.id)) for item in loaded.public.test]
-    canaries, ceilings = scorer(loaded.task.canaries, calls), scorer(loaded.task.ceiling, calls)
+    ask = ask_judge(CANARY)
+
+    def ask_about(call: int, number: int, prompt: str, most: int) -> str:
+        assert ask is not None
+        return ask(items[call], number, prompt, most)
+
+    canaries = scorer(loaded.task.canaries, calls, ask_about if ask else None)
+    ceilings = scorer(loaded.task.ceiling, calls)
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for item, earned, most in zip(items, canaries, ceilings, strict=True):
         for result in (earned, most):

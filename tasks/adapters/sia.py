@@ -160,8 +160,8 @@ def judge(
     whole, answered, *each = evaluated(spec, (folder / "evaluate.py").read_bytes(), shown_files(folder), cases, tools)
     if isinstance(whole, str):
         raise Misconfigured(f"evaluate.py of {spec.source} failed on a submission: {whole}.")
-    alone = [one for one in each if not isinstance(one, str)]
-    if not isinstance(answered, str) and len(alone) == len(each):
+    alone = [one for one in each if not isinstance(one, str) and has_figure(one, spec.figure)]
+    if not isinstance(answered, str) and has_figure(answered, spec.figure) and len(alone) == len(each):
         rewards = [figure(one, spec.figure) / spec.best for one in alone]
         if math.isclose(sum(rewards) / len(rewards), figure(answered, spec.figure) / spec.best, abs_tol=1e-6):
             return _by_item(items, dict(zip(given, rewards, strict=True)), judged)
@@ -200,6 +200,15 @@ def case_of(
 ) -> Case:
     """A case, from rows with their true answers, and from rows with the answers that are handed in."""
     return Case(_truth(spec, true), _handed_in(spec, handed_in))
+
+
+def has_figure(results: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a results.json holds the score."""
+    try:
+        figure(results, path)
+    except Misconfigured:
+        return False
+    return True
 
 
 def figure(results: Mapping[str, Any], path: Sequence[str]) -> float:

@@ -11,7 +11,6 @@ from tasks.trimul import measure, verifier_cuda
 from tasks.trimul.cases import SMALL_UNSEEN, UNSEEN
 
 REPEATED = 3
-DEVICE = Path("/dev/nvidia0")
 CPU, CUDA = measure.Bench(), measure.Bench("cuda")
 
 
@@ -38,12 +37,12 @@ def score(item: Item, answer: str | None, label: str | None, tools: Tools | None
 def margin(item: Item, answer: str | None, label: str | None, tools: Tools | None) -> float:
     """The largest error at unseen workloads, over what is allowed: more than 1 is wrong, and 1e6 stands for more."""
     if not answer or measure.ENTRY not in answer:
-        return 0.0
+        return 1e6
     return min(1e6, max((case.margin for case in _unseen(answer, tools).cases), default=1e6))
 
 
 def _on_a_gpu(answer: str) -> bool:
-    return DEVICE.exists() and ("triton" in answer or "cuda" in answer)
+    return any(Path("/dev").glob("nvidia[0-9]*")) and ("triton" in answer or "cuda" in answer)
 
 
 def _unseen(answer: str, tools: Tools | None) -> measure.Measurement:

@@ -30,8 +30,8 @@ MEMORY = {"cpu": 6 << 30, "cuda": 96 << 30}
 """Bytes of all processes together."""
 PATIENCE = 10
 """A kernel that takes this many times the reference's time is called once more and not again."""
-SAMPLE = {"cpu": 1 << 40, "cuda": 4 << 20}
-"""Bytes of an output that are compared, of one repeat; a CPU's outputs are small, and compared whole."""
+SAMPLED = {"cpu": 1 << 40, "cuda": 40 << 20}
+"""Bytes of outputs that are compared, of all repeats together; a CPU's outputs are small, and compared whole."""
 BLOCK = 3
 """Repeats of which the least time counts."""
 STARTED = "started"
@@ -59,7 +59,7 @@ class CaseTimes(msgspec.Struct, frozen=True):
     workload: Workload
     candidate: tuple[float, ...]
     reference: tuple[float, ...]
-    """Empty where the reference was not timed."""
+    """Where the reference was not timed, what it costs to hand an output over."""
     wrong: int
     """Elements outside the tolerance, over all repeats."""
     compared: int
@@ -100,7 +100,7 @@ def measure(
         "seconds": LIMITS[device],
         "load_seconds": LOADING,
         "patience": PATIENCE,
-        "sample": SAMPLE[device],
+        "sample": SAMPLED[device] // sum(1 + count for count in repeats),
     }
     files = {name: (HERE / "sandboxed" / name).read_text(encoding="utf-8") for name in SANDBOXED}
     files["reference_kernel.py"] = (HERE / "kernels" / "reference.py").read_text(encoding="utf-8")

@@ -314,8 +314,23 @@ def test_the_program_that_checks_on_a_gpu_agrees_with_the_one_here(monkeypatch: 
     inputs = draw(Workload(5, 2, 8, "fractional"), 4)
     true = reference(inputs).reshape(10, 5, 8)
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    assert module.reference_rows(tensors, [1, 7]).numpy() == pytest.approx(true[[1, 7]])
-    assert module.reference_rows(tensors, []).numpy() == pytest.approx(true)
+    assert module.reference_parts(tensors, [[1, 0, 3], [7, 2, 5]]).numpy() == pytest.approx(
+        np.concatenate([true[1, 0:3], true[7, 2:5]])
+    )
+    assert module.reference_parts(tensors, []).numpy() == pytest.approx(true.reshape(-1, true.shape[-1]))
+
+
+def test_what_is_compared_of_a_gpus_outputs_fits_what_a_program_may_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = sandboxed("layout", monkeypatch)
+    for asked, repeats in ((cases.TESTS, 1), (cases.BENCHMARKS, verifier_cuda.REPEATED), (cases.UNSEEN, 1)):
+        limit = measure.SAMPLED["cuda"] // (len(asked) * (1 + repeats))
+        total = 0
+        for workload in asked:
+            parts = layout.drawn_parts(workload.bs * workload.n, workload.n, workload.dim, limit)
+            sizes = [4 * workload.dim * (to - at) for _, at, to in parts]
+            assert 0 < sum(sizes) <= limit and all(0 <= at < to <= workload.n for _, at, to in parts)
+            total += (1 + repeats) * sum(sizes)
+        assert total <= 64 << 20  # FILES of runtime/effects/tool_runner.py
 
 
 def test_inputs_lie_behind_each_other_in_the_shared_buffer(monkeypatch: pytest.MonkeyPatch) -> None:

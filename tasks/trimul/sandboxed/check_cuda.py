@@ -9,7 +9,7 @@ import json
 import numpy as np
 import torch
 from workload import Workload, compare
-from workload_cuda import draw, reference_rows
+from workload_cuda import draw, reference_parts
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
             workload = Workload(*case["workload"])
             for repeat in case["repeats"]:
                 output = np.frombuffer(outputs.read(repeat["size"]), np.float32)
-                true = reference_rows(draw(workload, repeat["seed"]), repeat["rows"]).cpu().numpy()
+                true = reference_parts(draw(workload, repeat["seed"]), repeat["rows"]).cpu().numpy()
                 difference = compare(output.reshape(true.shape), true)
                 results.append([difference.wrong, difference.margin, output.size])
     print(json.dumps(results))

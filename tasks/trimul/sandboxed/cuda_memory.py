@@ -1,13 +1,12 @@
 """The buffer that harness and runners share on a GPU: memory of the harness's own process, opened by the others."""
 
 import base64
-import os
 import subprocess
 from contextlib import suppress
-from math import prod
 from typing import Any
 
 import torch
+from layout import drawn_parts
 from workload import Workload
 from workload_cuda import draw
 
@@ -58,17 +57,16 @@ class CudaMemory:
         self._memory[: places["end"]].fill_(255)
         torch.cuda.synchronize()
 
-    def sample(self, output: torch.Tensor, workload: Workload, limit: int) -> tuple[bytes, list[int]]:
-        """The part of the output that the verifier gets, and the rows of (B N, N C) that it is; no rows: all.
+    def sample(self, output: torch.Tensor, workload: Workload, limit: int) -> tuple[bytes, list[list[int]]]:
+        """The part of the output that the verifier gets, and which that is, as `drawn_parts` has it; nothing: all.
 
-        The rows are drawn only now, when the output is copied already.
+        It is drawn only now, when the output is copied already.
         """
-        rows = output.view(torch.float32).view(workload.bs * workload.n, -1)
+        rows = output.view(torch.float32).view(workload.bs * workload.n, workload.n, workload.dim)
         if output.numel() <= limit:
             return rows.cpu().numpy().tobytes(), []
-        count = max(1, limit // (prod(rows.shape[1:]) * 4))
-        drawn = sorted({int.from_bytes(os.urandom(6)) % len(rows) for _ in range(count)})
-        return rows[drawn].cpu().numpy().tobytes(), drawn
+        parts = drawn_parts(*rows.shape, limit)
+        return b"".join(rows[row, at:to].cpu().numpy().tobytes() for row, at, to in parts), parts
 
     def clocks(self) -> str:
         """Clocks, temperature and power now, as nvidia-smi says them."""

@@ -211,8 +211,8 @@ class CpuMemory:
         """Leave nothing of inputs and output."""
         self._memory[: places["end"]] = 255
 
-    def sample(self, output: Any, workload: Workload, limit: int) -> tuple[bytes, list[int]]:
-        """The part of the output that the verifier gets, and the rows of (B N, N C) that it is; no rows: all."""
+    def sample(self, output: Any, workload: Workload, limit: int) -> tuple[bytes, list[list[int]]]:
+        """The part of the output that the verifier gets, and which that is; nothing: all."""
         return output.tobytes(), []
 
     def clocks(self) -> str:

@@ -1,7 +1,7 @@
 """A workload's inputs and its true result on a GPU, drawn there from a seed: another process can draw the same."""
 
 import torch
-from workload import EPSILON, HIDDEN, Workload, kinds, scale, shapes
+from workload import EPSILON, Workload, kinds, scale, shapes
 
 
 def draw(workload: Workload, seed: int) -> dict[str, torch.Tensor]:
@@ -43,26 +43,27 @@ def draw(workload: Workload, seed: int) -> dict[str, torch.Tensor]:
     return out
 
 
-def reference_rows(inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:
-    """The true result in float64, of these rows of (B N, N, C); of all where there are none."""
+def reference_parts(inputs: dict[str, torch.Tensor], parts: list[list[int]]) -> torch.Tensor:
+    """The true result in float64, of these parts of (B N, N, C), a row and the positions in it from one to before
+    another each; of all where there are none.
+    """
     wide = {name: tensor.double() for name, tensor in inputs.items() if name not in ("x", "mask")}
-    bs, n, _, dim = inputs["x"].shape
-    chosen = rows or list(range(bs * n))
+    bs, n, _, _ = inputs["x"].shape
+    chosen = parts or [[row, 0, n] for row in range(bs * n)]
     rights: dict[int, torch.Tensor] = {}
     out = []
-    for row in chosen:
+    for row, at, to in chosen:
         batch, i = divmod(row, n)
         if batch not in rights:
-            blocks = [_side(inputs, wide, "right", batch, slice(at, at + 64)) for at in range(0, n, 64)]
+            blocks = [_side(inputs, wide, "right", batch, slice(first, first + 64)) for first in range(0, n, 64)]
             rights = {batch: torch.cat(blocks)}
         left = _side(inputs, wide, "left", batch, slice(i, i + 1))[0]
-        product = torch.einsum("kd,jkd->jd", left, rights[batch])
+        product = torch.einsum("kd,jkd->jd", left, rights[batch][at:to])
         product = _normalised(product, wide["to_out_norm.weight"], wide["to_out_norm.bias"])
-        x = _normalised(inputs["x"][batch, i].double(), wide["norm.weight"], wide["norm.bias"])
+        x = _normalised(inputs["x"][batch, i, at:to].double(), wide["norm.weight"], wide["norm.bias"])
         gate = (x @ wide["out_gate.weight"].T).sigmoid()
         out.append((product * gate) @ wide["to_out.weight"].T)
-    assert wide["to_out.weight"].shape == (dim, HIDDEN)
-    return torch.stack(out)
+    return torch.cat(out)
 
 
 def _side(
