@@ -65,5 +65,5 @@ lint: .venv/dev
 bench: .venv/dev sandbox  ## the figures in tests/RESULTS.md, as ratios in one run
 	$(BIN)/python -m tests.bench.bench
 
-gpu: .venv/dev  ## on a host with an H100 or H200, in eight minutes: kernels, a training step, TriMul; 78 without a GPU
-	$(BIN)/python -m tests.bench.gpu
+gpu:  ## on a host with an H100 or H200, in eight minutes: kernels, a training step, TriMul; 78 without a GPU
+	$$(command -v $(BIN)/python || command -v $(PYTHON)) -m tests.bench.gpu  # with the host's own torch, if there is no .venv

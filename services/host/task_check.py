@@ -29,6 +29,8 @@ ODD_ANSWERS = ("nan", "inf", "-1e400", "\u2028{[(", "x" * 20_000)
 """Answers that verifiers fall over, or make no number of."""
 REPEATED = 20
 """Answers that are scored several times."""
+GUESS = "0"
+"""The answer that is judged again where a task has no reference answer."""
 SEVERAL = 5
 """How often a noisy verifier is called for each of them, at least."""
 SHOWN = 3
@@ -287,7 +289,7 @@ def check_scores(
                         add("references", _one_is_enough(task, scorer, items, references, one.labels, judged))
                 if one is data[0]:
                     add("finite", _falls_over(task, scorer, items, one.labels, place))
-                    repeated.append((items, references or {items[0].id: "0"}, one.labels))
+                    repeated.append((items, references or {items[0].id: GUESS}, one.labels))
     sentences = {
         "references": f"Verifier and gold accept all {counted['references']} reference answers.",
         "empty": f"The empty answer and none at all earn nothing, for {counted['empty']} items.",
@@ -482,7 +484,9 @@ def _repeats(
         )
     else:
         where = f"in {calls} calls and two processes, for {len(spreads)} items"
-        yield CheckResult("noise", OK, f"The verifier says the same again, {where}.")
+        only = all(set(answers.values()) == {GUESS} for _, answers, _ in repeated)
+        what = f" of the answer {GUESS!r}; no reference answer was tried" if only else ""
+        yield CheckResult("noise", NOTE if only else OK, f"The verifier says the same again, {where}{what}.")
 
 
 def check_packages(data: Sequence[SeedData]) -> Iterator[CheckResult]:

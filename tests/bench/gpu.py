@@ -149,7 +149,7 @@ def grpo_rows(shapes: Sequence[Shape], device: str, left: Callable[[], float]) -
             continue
         try:
             yield from _steps(shape, device)
-        except RuntimeError as failed:  # out of memory: the other shape is timed all the same
+        except (RuntimeError, ImportError) as failed:  # out of memory, or no trl: the other rows are made all the same
             yield shape.name, "", f"{type(failed).__name__}: {str(failed)[:60]}", ""
         gc.collect()
         _reset(device)

@@ -168,7 +168,7 @@ class RunnerProcess:
         self.tell(**order)
         answer = self.hear(seconds)
         if "wrong" in answer:
-            raise Failed(outcome, str(answer["wrong"]))
+            raise Failed("failed_to_compile" if answer.get("compiling") else outcome, str(answer["wrong"]))
         return answer
 
 

@@ -101,6 +101,11 @@ class Runner:
             torch.cuda.synchronize()
 
 
+def compiling(wrong: BaseException) -> bool:
+    """Whether Triton could not compile a kernel, which it does when that is first called."""
+    return type(wrong).__module__.startswith("triton.compiler")
+
+
 def main() -> None:
     """Serve one pair of pipes, and a second one in a fork: the candidate's, which is the reference's child then."""
     device, handle, *pipes = sys.argv[1:]
@@ -123,11 +128,11 @@ def serve(device: str, handle: str, read: int, answers: int, protected: bool) ->
     os.write(answers, json.dumps(about).encode() + b"\n")
     for line in orders:
         order = json.loads(line)
-        answer: dict[str, str] = {}
+        answer: dict[str, str | bool] = {}
         try:
             functions[order["do"]](order)
         except (Exception, SystemExit) as wrong:
-            answer = {"wrong": last_line(wrong)}
+            answer = {"wrong": last_line(wrong), "compiling": compiling(wrong)}
         os.write(answers, json.dumps(answer).encode() + b"\n")
 
 
