@@ -182,11 +182,11 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         shared_state=task.shared_state,
         on_drift=order.on_drift,
     )
-    largest = max(len(started.items.dev), *(started.group_size * len(items) for items in folds))
+    largest = max(len(started.items.dev), *map(len, folds))
     if started.submissions and largest > BATCH_LIMIT:
         raise Misconfigured(
-            f"The verifier of task {order.task!r} judges whole submissions, and dev or a fold of train would be "
-            f"{largest:,} attempts at once; at most {BATCH_LIMIT:,} fit one batch of events. Use fewer items."
+            f"The verifier of task {order.task!r} judges whole submissions, and dev or a fold of train has {largest:,} "
+            f"items; a submission may have {BATCH_LIMIT:,} at most. Use fewer items."
         )
     shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
     if shards >= BATCH_LIMIT:

@@ -4,12 +4,13 @@ import msgspec
 import pytest
 
 from events.change import ScaffoldProposed
+from events.errors import Misconfigured
 from events.rollouts import RolloutsRequested
 from runtime.run.decide import decide
 from runtime.run.evolve import evolve
 from runtime.run.order import RunOrder, plan
 from runtime.run.state import initial
-from tasks.contract import FOLDS, visible_train
+from tasks.contract import FOLDS, Item, visible_train
 from tasks.loading import load
 from tests.harness.facts import event_of
 from tests.harness.paths import TOY
@@ -29,6 +30,23 @@ def test_a_run_records_whether_its_task_lets_attempts_share_state(shared: bool) 
     task = msgspec.structs.replace(load(str(TOY)), shared_state=shared)
     order = RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget="")
     assert plan(task, task.public(0), order, "b").shared_state is shared
+
+
+@pytest.mark.parametrize(("largest", "fits"), [(1000, True), (1001, False)])
+def test_a_submission_has_no_more_items_than_one_batch_has_events(largest: int, fits: bool) -> None:
+    task = load(str(TOY))
+    whole = "VERSION = '1'\ndef score_submission(items, answers, labels): ..."
+    public = task.public(0)
+    dev = tuple(Item(f"d{number}", "x") for number in range(largest))
+    public = msgspec.structs.replace(public, dev=dev)
+    order = RunOrder(task=str(TOY), levers="both", seed=0, generations=None, budget="")
+    assert not plan(task, public, order, "b").submissions
+    judged = task.with_verifier(whole, "verifier.py")
+    if fits:
+        assert plan(judged, public, order, "b").submissions
+    else:
+        with pytest.raises(Misconfigured, match="dev or a fold of train has 1,001 items"):
+            plan(judged, public, order, "b")
 
 
 @pytest.mark.parametrize("empty", [0, 2, 4])
