@@ -6,6 +6,8 @@ head of a run refuses the slower one's decision, which then starts over from the
 """
 
 import asyncio
+import contextlib
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,6 +46,16 @@ class Head(msgspec.Struct):
         """Make this decision the last recorded one."""
         self.number, self.digest, self.sequence = made.number, made.digest, sequence
         self.versions[made.number] = made.decider
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would look through all messages of a long past again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class _Stale(Exception):
@@ -152,7 +164,8 @@ class Controller:
             session = self._sessions[run] = DecisionSession(self.decider, run, versions=head.versions)
         if isinstance(event.data, RunStarted) and event.data.parent_run:
             try:
-                session.inherit(await self._past(run, event.data))
+                with _uncollected():
+                    session.inherit(await self._past(run, event.data))
             except (CheckFailed, NotFound) as wrong:
                 self._abandon(run, wrong)
                 return
