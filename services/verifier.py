@@ -1,23 +1,20 @@
 """Gives each trajectory its reward. It alone, of all that serve the loop, reads the labels of dev."""
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 
 from events.codec import Event
-from events.errors import Misconfigured, NotHere, TryAgain, hosts_own
+from events.errors import NotHere, TryAgain, hosts_own
 from events.judgement import JudgeCalled
 from events.rollouts import RolloutFailed, RolloutsRequested, TrajectoryRecorded
-from runtime.agents.providers import model_client, model_of
-from runtime.effects.judge import Judge
 from runtime.effects.score import AskAbout, score
 from runtime.effects.scoring import AnswerScorer, ScoringProcess
 from runtime.log.lookup import attempt_ids, facts_by_id
 from runtime.log.worker import answer, retry_until_available, work
 from runtime.run.loading import LoadedRun
-from services.host.agent_session import RESTART, recorder, required_price
 from services.host.capabilities import require_capabilities
 from services.host.context import Context
+from services.host.judge_session import open_judge
 from services.host.settings import scoring_limit
 
 BATCH_SIZE = 400
@@ -42,7 +39,11 @@ async def score_trajectories(context: Context, scorer: AnswerScorer) -> None:
             require_capabilities(loaded.task.needs)
             if run not in labels:
                 labels[run] = await asyncio.to_thread(_labels, loaded)
-            ask = _judge(context, trajectories[0], loaded) if loaded.task.judge_model else None
+            ask: AskAbout | None = None
+            if loaded.task.judge_model:
+                first, budget = trajectories[0], loaded.started.budget
+                judge = open_judge(context, first, loaded, "verifier", JudgeCalled, context.log, context.blobs, budget)
+                ask = judge.ask
             if loaded.task.submissions:
                 outputs += await _score_submissions(context, trajectories, loaded, labels[run], scorer, ask)
                 continue
@@ -107,34 +108,6 @@ async def _submission(context: Context, event: Event) -> _Submission:
         return _Submission(requested.items, {id: recorded[id] for id in ids if id in recorded})
 
     return await retry_until_available(look)
-
-
-def _judge(context: Context, event: Event, loaded: LoadedRun) -> AskAbout:
-    """What asks the run's judge model, for threads; raises `NotHere` where it cannot be asked from here."""
-    try:
-        model = model_of(loaded.task.judge_model)
-        assert model is not None
-        client, price = model_client(model, os.environ), required_price(model, loaded.started.budget)
-    except Misconfigured as wrong:
-        raise NotHere(f"{wrong} {RESTART}", code=wrong.code) from wrong
-
-    async def find(id: str) -> JudgeCalled | None:
-        past = await context.past(event.run)
-        calls = await retry_until_available(lambda: facts_by_id(context.log, event.run, JudgeCalled, [id], past))
-        return calls.get(id)
-
-    judge = Judge(
-        run=event.run,
-        model=model,
-        client=client,
-        price=price,
-        blobs=context.blobs,
-        scanner=context.scanner,
-        seed=loaded.started.seed,
-        find=lambda id: context.wait_for(find(id)),
-        record=recorder(context, event, "verifier"),
-    )
-    return judge.ask
 
 
 def _trajectory(event: Event) -> TrajectoryRecorded:

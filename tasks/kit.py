@@ -338,11 +338,15 @@ def derived(key: bytes, name: str) -> bytes:
     return hmac.digest(key, name.encode(), "sha256")
 
 
-def take_key(root: Path, source: Path) -> None:
-    """Take the key in the file `source`, another machine's, which then has the same data.
+def take_key(root: Path, source: Path | None) -> None:
+    """Take the key in the file `source`, another machine's, which then has the same data; without one, make this
+    machine's key if there is none.
 
     Raises NotFound for a source that cannot be read, and CheckFailed for one that holds no key.
     """
+    if source is None:
+        key(root)
+        return
     wanted = f"--from takes the file `key` of another machine's {root}."
     try:
         content = source.read_bytes()

@@ -9,7 +9,6 @@ import asyncio
 import functools
 import hashlib
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ import msgspec
 
 from events import codec
 from events.codec import Event
-from events.errors import CheckFailed, Misconfigured, NotFound, NotHere, hosts_own, raise_if_hosts
+from events.errors import CheckFailed, Misconfigured, NotFound, hosts_own, raise_if_hosts
 from events.fact import Fact, derive
 from events.gold import (
     CANARY,
@@ -35,27 +34,25 @@ from events.gold import (
     ReferenceMeasured,
 )
 from events.gold import GOLD as GOLD_MEASURE
-from events.judgement import CandidateEvaluated, JudgeCalled
+from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted
 from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.subjects import GOLD, subject
 from replay.audit.pair import PairKey
-from runtime.agents.providers import model_client, model_of, price_of_model
 from runtime.blobs.directory import Blobs
-from runtime.effects.judge import Judge
 from runtime.effects.scoring import AnswerScorer, Failed
 from runtime.log.lookup import events_of_types, facts_by_id
 from runtime.log.port import Log
-from runtime.log.worker import now, retry_until_available
+from runtime.log.worker import now
 from runtime.policies.client import model_name
 from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard
 from runtime.run.fork import comparable_from
 from runtime.run.loading import LoadedRun
-from services.host.agent_session import RESTART
 from services.host.context import Context
+from services.host.judge_session import open_judge
 from tasks.contract import EvaluationSet, Item, Public
 from tasks.loading import Task
 
@@ -150,36 +147,10 @@ class RunAudit:
 
         Raises `NotHere` where the model cannot be asked from here.
         """
-        name = self.loaded.task.judge_model
-        if not name:
+        if not self.loaded.task.judge_model:
             return None
-        context, gold = self.host.context, self.host.gold
-        try:
-            model = model_of(name)
-            assert model is not None
-            client, price = model_client(model, os.environ), price_of_model(model, os.environ)
-        except Misconfigured as wrong:
-            raise NotHere(f"{wrong} {RESTART}", code=wrong.code) from wrong
-
-        async def find(id: str) -> JudgeCalled | None:
-            calls = await retry_until_available(lambda: facts_by_id(gold, self.run, GoldJudgeCalled, [id]))
-            return calls.get(id)
-
-        async def record(called: JudgeCalled) -> JudgeCalled | None:
-            event = codec.event(called, run=self.run, source="auditor", cause=self.event.id, time=now())
-            return await find(event.id) if await context.record([event], gold) else None
-
-        judge = Judge(
-            run=self.run,
-            model=model,
-            client=client,
-            price=price,
-            blobs=self.host.blobs,
-            scanner=context.scanner,
-            seed=self.loaded.started.seed,
-            kind=GoldJudgeCalled,
-            find=lambda id: context.wait_for(find(id)),
-            record=lambda called: context.wait_for(record(called)),
+        judge = open_judge(
+            self.host.context, self.event, self.loaded, "auditor", GoldJudgeCalled, self.host.gold, self.host.blobs
         )
         return lambda what, number, prompt, most: judge.ask(f"{measure} {what}", number, prompt, most)
 

@@ -63,6 +63,64 @@ def write(parent: Path, name: str, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
+def shared_modules(name: str, description: str, choices: Sequence[str], module: str, summary: str) -> dict[str, str]:
+    """The texts of task.py, data.py and gold.py, by path, of a task whose items `tasks.adapters.MODULE` knows;
+    `summary` is what data.py says of itself. The policy picks one of the `choices`, or writes where there are none.
+    """
+    policy = "text-scorer" if choices else "tiny-lm"
+    return {
+        "task.py": f"""NAME = {name!r}
+DESCRIPTION = {description!r}
+POLICY = {policy!r}
+GENERATIONS = 3
+MAX_TOKENS = 256
+""",
+        "data.py": f'''"""{summary}"""
+
+from pathlib import Path
+
+from tasks.adapters import {module}
+
+HERE = Path(__file__).parent
+
+
+def default_root():
+    """This folder holds all."""
+    return HERE
+
+
+def get(root, source):
+    """There is nothing to fetch."""
+
+
+def load(root, seed):
+    """The task as the loop may see it."""
+    return {module}.load(HERE, seed)
+
+
+def labels(root, seed):
+    """The labels of train and dev."""
+    return {module}.labels(HERE, seed, "train", "dev")
+
+
+def traces(seed):
+    """What tiny-lm is pre-trained on."""
+    return {module}.traces(HERE, seed)
+''',
+        "gold.py": f'''"""The labels of test."""
+
+from pathlib import Path
+
+from tasks.adapters import {module}
+
+
+def labels(root, seed):
+    """The label of each test item."""
+    return {module}.labels(Path(__file__).parent, seed, "test")
+''',
+    }
+
+
 def safe_name(text: str) -> str:
     """A task's name from any text."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")[:40] or "task"

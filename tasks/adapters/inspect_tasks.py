@@ -248,44 +248,9 @@ def _refused(named: str, why: str) -> Misconfigured:
 
 def _modules(spec: Spec) -> dict[str, bytes]:
     texts = {
-        "task.py": f"""NAME = {spec.name!r}
-DESCRIPTION = {spec.description!r}
-POLICY = {"text-scorer" if spec.choices else "tiny-lm"!r}
-GENERATIONS = 3
-MAX_TOKENS = 256
-""",
-        "data.py": '''"""The samples of a task of Inspect."""
-
-from pathlib import Path
-
-from tasks.adapters import inspect_scoring
-
-HERE = Path(__file__).parent
-
-
-def default_root():
-    """This folder holds all."""
-    return HERE
-
-
-def get(root, source):
-    """There is nothing to fetch."""
-
-
-def load(root, seed):
-    """The task as the loop may see it."""
-    return inspect_scoring.load(HERE, seed)
-
-
-def labels(root, seed):
-    """The labels of train and dev."""
-    return inspect_scoring.labels(HERE, seed, "train", "dev")
-
-
-def traces(seed):
-    """What tiny-lm is pre-trained on."""
-    return inspect_scoring.traces(HERE, seed)
-''',
+        **folders.shared_modules(
+            spec.name, spec.description, spec.choices, "inspect_scoring", "The samples of a task of Inspect."
+        ),
         "verifier.py": '''"""The task's scorer, which is Inspect's own."""
 
 from pathlib import Path
@@ -299,17 +264,6 @@ VERSION, OUTCOMES = inspect_scoring.version(HERE), inspect_scoring.OUTCOMES
 def score(item, answer, label):
     """The judgement of an answer."""
     return inspect_scoring.score(HERE, item, answer, label)
-''',
-        "gold.py": '''"""The labels of test."""
-
-from pathlib import Path
-
-from tasks.adapters import inspect_scoring
-
-
-def labels(root, seed):
-    """The label of each test item."""
-    return inspect_scoring.labels(Path(__file__).parent, seed, "test")
 ''',
         "scaffold/agent.py": '''"""Ask the model once, with the prompt that Inspect makes."""
 

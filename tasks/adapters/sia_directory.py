@@ -284,46 +284,10 @@ def _figure_paths(results: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _modules(spec: Spec) -> dict[str, bytes]:
-    policy = "text-scorer" if spec.choices else "tiny-lm"
     texts = {
-        "task.py": f"""NAME = {spec.name!r}
-DESCRIPTION = {spec.description!r}
-POLICY = {policy!r}
-GENERATIONS = 3
-MAX_TOKENS = 256
-""",
-        "data.py": '''"""The items of a SIA task directory."""
-
-from pathlib import Path
-
-from tasks.adapters import sia
-
-HERE = Path(__file__).parent
-
-
-def default_root():
-    """This folder holds all."""
-    return HERE
-
-
-def get(root, source):
-    """There is nothing to fetch."""
-
-
-def load(root, seed):
-    """The task as the loop may see it."""
-    return sia.load(HERE, seed)
-
-
-def labels(root, seed):
-    """The labels of train and dev."""
-    return sia.labels(HERE, seed, "train", "dev")
-
-
-def traces(seed):
-    """What tiny-lm is pre-trained on."""
-    return sia.traces(HERE, seed)
-''',
+        **folders.shared_modules(
+            spec.name, spec.description, spec.choices, "sia", "The items of a SIA task directory."
+        ),
         "verifier.py": '''"""The directory's evaluate.py, in the sandbox."""
 
 from pathlib import Path
@@ -337,17 +301,6 @@ VERSION, OUTCOMES, SECONDS = sia.version(HERE), sia.OUTCOMES, sia.SECONDS
 def score_submission(items, answers, labels, tools):
     """The judgement of a submission."""
     return sia.judge(HERE, items, answers, labels, tools)
-''',
-        "gold.py": '''"""The labels of test."""
-
-from pathlib import Path
-
-from tasks.adapters import sia
-
-
-def labels(root, seed):
-    """The label of each test item."""
-    return sia.labels(Path(__file__).parent, seed, "test")
 ''',
         "README.md": f"# {spec.name}\n\nMade by `evolog run --from sia` of {spec.source}.\n",
     }

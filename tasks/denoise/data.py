@@ -65,10 +65,7 @@ def default_root() -> Path:
 
 def get(root: Path, source: Path | None = None) -> None:
     """Make this machine's key if there is none, or take the one in the file `source`; raises as `take_key` does."""
-    if source is None:
-        kit.key(root)
-    else:
-        kit.take_key(root, source)
+    kit.take_key(root, source)
 
 
 SOURCES = ("counts.py", "data.py", "magic.py", "metric.py", "simulate.py")

@@ -54,7 +54,7 @@ def _other_order(item: Item, draw: random.Random) -> Item:
     if not found:
         return item
     question, options = found
-    order = draw.choice([order for order in _DERANGEMENTS])
+    order = draw.choice(_DERANGEMENTS)
     prompt = data.compose(question, tuple(options[index] for index in order))
     letters = "".join(data.LETTERS[index] for index in order)
     return msgspec.structs.replace(item, prompt=prompt, metadata={**item.metadata, verifier.ORDER: letters})

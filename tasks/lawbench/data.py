@@ -10,21 +10,19 @@ from tasks.contract import FOLDS, Example, Item, Public
 from tasks.kit import (
     SHINGLE,
     SIMILAR,
-    PublishedFiles,
     cached,
     data_folder,
     near_duplicate_groups,
     public,
     split_by_label,
 )
+from tasks.sia_wheel import sia_files
 
 TRAIN = "training_data/train.csv"
-FILES = PublishedFiles(
-    task="lawbench",
-    package="sia-agent==0.6.0",
-    inside="sia/tasks/lawbench/data/",
-    wheel="10a186ea66d83a7278d911e913fb6a964cb48a8795625814b736e220a4b56961",
-    checksums={
+FILES = sia_files(
+    "lawbench",
+    "lawbench",
+    {
         "public/classes.json": "08bb3ccd2568076b0d2ec2e062e2a25027d147bf8e9bd8337bf4156b3e3cbd88",
         "public/test.csv": "889a486485e42e131e26a910c7ad3eb8d41ce5a4bbf474862e6c563b52cc3d75",
         "private/test.csv": "ae5f0c7c65ad01e7edd8d8e98db39e50e62f84d33ad03b12147f565ab68ac60b",

@@ -24,7 +24,8 @@ SIZES = {"train": 24, "dev": 24, "test": 48}
 PROMPTS = [f"{kind} {dimension}" for dimension in functions.DIMENSIONS for kind in functions.KINDS]
 RUNS = 4
 """How often a program is run on a function; what counts is the mean of the lowest values."""
-RANDOM = search.parse("rand s0 n4 c0 r1")
+RANDOM_SEARCH = "rand s0 n4 c0 r1"
+RANDOM = search.parse(RANDOM_SEARCH)
 """What other programs are held against."""
 TRIES = 3
 LEAN = 0.4
@@ -47,10 +48,7 @@ def default_root() -> Path:
 
 def get(root: Path, source: Path | None) -> None:
     """Make this machine's key if there is none, or take the one in the file `source`; raises as `kit.take_key`."""
-    if source is None:
-        kit.key(root)
-    else:
-        kit.take_key(root, source)
+    kit.take_key(root, source)
 
 
 def load(root: Path, seed: int) -> Public:

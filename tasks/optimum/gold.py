@@ -12,9 +12,6 @@ from tasks import kit
 from tasks.contract import Item
 from tasks.optimum import data, verifier
 
-STOCK = "walk s2 n8 c1 r1"
-"""A program as a book gives it: (1 + 1)-ES under the rule of a fifth."""
-
 
 def labels(root: Path, seed: int) -> dict[str, str]:
     """There are none."""
@@ -43,10 +40,7 @@ EXTRA_METRICS: Mapping[str, Callable[[Item, str | None, str | None], float]] = {
 
 def canaries(label: str | None, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:
     """Random search, which is what rewards are counted from, and an answer that is none: both have no gold."""
-    return {name: (reward(answer), 0.0) for name, answer in (("random search", RANDOM), ("empty", ""))}
-
-
-RANDOM = "rand s0 n4 c0 r1"
+    return {name: (reward(answer), 0.0) for name, answer in (("random search", data.RANDOM_SEARCH), ("empty", ""))}
 
 
 def _problem(item: Item) -> data.Problem:

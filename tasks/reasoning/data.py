@@ -58,10 +58,7 @@ def default_root() -> Path:
 
 def get(root: Path, source: Path | None) -> None:
     """Make this machine's key if there is none, or take the one in the file `source`; raises as `kit.take_key`."""
-    if source is None:
-        kit.key(root)
-    else:
-        kit.take_key(root, source)
+    kit.take_key(root, source)
 
 
 def load(root: Path, seed: int) -> Public:
