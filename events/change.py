@@ -3,7 +3,8 @@
 from typing import ClassVar
 
 from events.fact import Fact
-from events.kinds import Memory, Resample
+from events.kinds import Lever, Memory, Resample
+from events.run import RunStarted
 
 
 class ScaffoldRequested(Fact, frozen=True, kw_only=True):
@@ -74,3 +75,59 @@ class WeightUpdateRequested(Fact, frozen=True, kw_only=True):
     """Whether each round trains from the base model again, and not from the adapter that answered."""
     hints: bool = False
     """Whether items that a round did not solve are asked once more with the true answer in sight."""
+
+
+class ChildRunRequested(Fact, frozen=True, kw_only=True):
+    """The agent asked for a run of its own that starts from its candidate: what that run ends with is the change."""
+
+    TAG: ClassVar[str] = "child_run_requested"
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    """The generation's number, counted from 0, the start."""
+    levers: tuple[Lever, ...]
+    """The levers that the child may pull."""
+    generations: int
+    """Number of generations of the child, at most."""
+    rollouts: int | None
+    """Number of rollouts that it may ask for; null: what the budget leaves this candidate."""
+    reason: str
+    """Why, in the agent's words."""
+
+
+class ChildRunOrdered(Fact, frozen=True, kw_only=True):
+    """A run that belongs to this one is to be started, under this name and on these terms."""
+
+    TAG: ClassVar[str] = "child_run_ordered"
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    """The generation's number, counted from 0, the start."""
+    run: str
+    """The child's name, which follows from this run's and the generation."""
+    started: RunStarted
+    """What the child is started with."""
+
+
+class ChildRunFinished(Fact, frozen=True, kw_only=True):
+    """A run that belongs to this one has ended, with what is read of it."""
+
+    TAG: ClassVar[str] = "child_run_finished"
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    """The generation's number, counted from 0, the start."""
+    run: str
+    """The child's name."""
+    reason: str
+    """Why it ended, in a sentence."""
+    scaffold: str
+    """Digest of the scaffold that it ended with; empty where it ended with no candidate."""
+    adapter: str
+    """Digest of the adapter that it ended with; empty for the base model."""
+    rollouts: int
+    """Number of rollouts that it asked for; they count in this run's budget too."""
+    tokens: int
+    """Number of tokens that its models read and wrote; they count here too."""
+    micro_usd: int
+    """What its calls of models cost, in millionths of a US dollar; it counts here too."""

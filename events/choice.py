@@ -1,11 +1,12 @@
 """Facts about choosing: the parent, the lever, and what the agent saw when it chose."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
 
 from events.fact import Fact
-from events.kinds import AgentName, CallStatus, Lever, LeverChoice
+from events.kinds import AgentName, CallStatus, Change, Lever, LeverChoice
 
 
 class ParentSelected(Fact, frozen=True, kw_only=True):
@@ -15,6 +16,7 @@ class ParentSelected(Fact, frozen=True, kw_only=True):
 
     TAG: ClassVar[str] = "parent_selected"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
+    SINCE: ClassVar[Mapping[str, int]] = {"second": 5, "change": 5}
 
     generation: int
     """The generation's number, counted from 0, the start."""
@@ -22,6 +24,10 @@ class ParentSelected(Fact, frozen=True, kw_only=True):
     """The id of the candidate that was selected."""
     probabilities: dict[str, float]
     """The probability of each candidate that could have been, by id; they add up to 1."""
+    second: str = ""
+    """The id of a second parent, which lends its ideas; empty for none."""
+    change: Change = "agent"
+    """How the candidate comes of its parent."""
 
 
 class FeedbackRequested(Fact, frozen=True, kw_only=True):
@@ -31,6 +37,7 @@ class FeedbackRequested(Fact, frozen=True, kw_only=True):
 
     TAG: ClassVar[str] = "feedback_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
+    SINCE: ClassVar[Mapping[str, int]] = {"settled": 5, "beside": 5, "second_scaffold": 5}
 
     generation: int
     """The generation's number, counted from 0, the start."""
@@ -50,6 +57,14 @@ class FeedbackRequested(Fact, frozen=True, kw_only=True):
     """The ids of the `rollouts_requested` of the candidate's probe."""
     dev_requests: tuple[str, ...]
     """The ids of the `rollouts_requested` of its dev score."""
+    settled: int = -1
+    """The last generation of which the agent may know what came of it: what is under way beside this one may end
+    earlier or later. -1 for the one before this.
+    """
+    beside: tuple[int, ...] = ()
+    """The generations under way that change the same candidate."""
+    second_scaffold: str = ""
+    """Digest of the scaffold of a second parent, which lends its ideas; empty for none."""
 
 
 class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):

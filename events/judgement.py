@@ -1,5 +1,6 @@
 """Facts about judging: rewards of attempts, scores of candidates."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from events.fact import Fact
@@ -116,11 +117,63 @@ class LabelEstimated(Fact, frozen=True, kw_only=True):
     """Number of attempts of the group."""
 
 
+class StageEvaluated(Fact, frozen=True, kw_only=True):
+    """A candidate was asked the first dev items, and is asked the others or not.
+
+    Its score, once it has one, is over all items that it was asked, each once.
+    """
+
+    TAG: ClassVar[str] = "stage_evaluated"
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    """The generation's number, counted from 0, the start."""
+    candidate: str
+    """The candidate's id."""
+    score: float
+    """Mean reward of the attempts that ran; 0 where none did."""
+    items: int
+    """Number of attempts at dev items, one each."""
+    failed: int
+    """Number of those that failed to run or could not be scored."""
+    passed: bool
+    """Whether it is asked the other items."""
+    reason: str
+    """Why, in a sentence."""
+
+
+class CandidateRechecked(Fact, frozen=True, kw_only=True):
+    """A second look at a candidate and the best so far, whose scores were too close to call."""
+
+    TAG: ClassVar[str] = "candidate_rechecked"
+    KEY: ClassVar[tuple[str, ...]] = ("generation",)
+
+    generation: int
+    """The generation's number, counted from 0, the start."""
+    candidate: str
+    """The candidate's id."""
+    against: str
+    """The id of the best so far."""
+    difference: float
+    """Mean over the dev items of the candidate's mean reward less the other's, of all attempts of both looks, in the
+    task's own unit.
+    """
+    low: float
+    """The lower end of the difference's 95 % interval."""
+    high: float
+    """The upper end of that interval."""
+    items: int
+    """Number of items at which both were scored."""
+    attempts: int
+    """Number of further attempts at each item, by each of the two."""
+
+
 class CandidateEvaluated(Fact, frozen=True, kw_only=True):
     """A candidate's score on dev with its 95 % interval, and how its attempts at the probe of train items went."""
 
     TAG: ClassVar[str] = "candidate_evaluated"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
+    SINCE: ClassVar[Mapping[str, int]] = {"parents": 5}
 
     generation: int
     """The generation's number, counted from 0, the start."""
@@ -154,3 +207,5 @@ class CandidateEvaluated(Fact, frozen=True, kw_only=True):
     """Number of tokens in the run so far, read and written by the policy and the agents' language models."""
     micro_usd: int
     """What calls of models have cost in the run so far, in millionths of a US dollar."""
+    parents: tuple[str, ...] = ()
+    """The ids of the candidates that it was made from, one or two; none for the start."""

@@ -17,13 +17,14 @@ SplitName = Literal["train", "dev", "test"]
 `test`: it is scored by the auditor alone.
 """
 
-Purpose = Literal["dev", "probe", "train", "hint"]
+Purpose = Literal["dev", "probe", "train", "hint", "recheck"]
 """What rollouts are made for.
 
 `dev`: they judge the candidate.
 `probe`: they show the agent how the candidate fails.
 `train`: they feed a weight update.
 `hint`: they feed a weight update too, and the model is shown the true answer after its prompt.
+`recheck`: they are a second look at a candidate and the best so far, whose scores are too close to call.
 """
 
 Lever = Literal["scaffold", "weights"]
@@ -41,12 +42,31 @@ LeverChoice = Literal["scaffold", "weights", "stop"]
 `stop`: to end the run.
 """
 
-CandidateOrigin = Literal["start", "scaffold", "weights"]
+CandidateOrigin = Literal["start", "scaffold", "weights", "repeat", "child"]
 """What a candidate came from.
 
 `start`: the start of a run, or of a fork in which scores mean something else.
 `scaffold`: a change to the scaffold.
 `weights`: a weight update.
+`repeat`: its parent, asked again with other seeds.
+`child`: what a run of its own ended with.
+"""
+
+Change = Literal["agent", "repeat"]
+"""How a candidate comes of its parent.
+
+`agent`: by what the Feedback-Agent chooses.
+`repeat`: nothing is changed, and it is asked again with other seeds.
+"""
+
+Schedule = Literal["agent", "scaffold-then-weights", "weights-then-scaffold", "alternate", "random"]
+"""Who chooses the lever.
+
+`agent`: the Feedback-Agent.
+`scaffold-then-weights`: the scaffold in the first half of the generations, then the weights.
+`weights-then-scaffold`: the other way round.
+`alternate`: the scaffold and the weights in turn.
+`random`: a seeded draw, each lever as likely.
 """
 
 RolloutFailure = Literal["crashed", "hung", "flooded", "nonsense", "unloadable", "refused"]

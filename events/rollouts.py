@@ -1,5 +1,6 @@
 """Facts about rollouts: requests for them, model calls, trajectories, and attempts that failed to run."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
@@ -16,13 +17,17 @@ class RolloutsRequested(Fact, frozen=True, kw_only=True):
 
     TAG: ClassVar[str] = "rollouts_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation", "purpose", "round", "shard")
+    SINCE: ClassVar[Mapping[str, int]] = {"refill": 5}
 
     generation: int
     """The generation's number, counted from 0, the start."""
     purpose: Purpose
     """What the rollouts are made for."""
     round: int
-    """The round of the weight update, counted from 1; 1 for `dev` and `probe`."""
+    """The round of the weight update, counted from 1; 1 for `dev` and `probe`.
+
+    For `recheck` it is 1 for the candidate and 2 for the best so far.
+    """
     shard: int
     """The shard's number among those of its purpose and round, counted from 0."""
     scaffold: str
@@ -41,6 +46,8 @@ class RolloutsRequested(Fact, frozen=True, kw_only=True):
     """Sampling temperature, a factor without a unit; at 0 the most probable completion is taken."""
     seed: int
     """What the sampling seeds of this shard are derived from."""
+    refill: int = 0
+    """How often the groups of this round that tie had been played again, with this time; 0 for the round itself."""
 
 
 class CallUse(msgspec.Struct, frozen=True, array_like=True):

@@ -5,7 +5,7 @@ from typing import ClassVar
 import msgspec
 
 from events.fact import Fact
-from events.kinds import AuditAction, AuditLever, Lever, OnDrift
+from events.kinds import AuditAction, AuditLever, Lever, OnDrift, Schedule
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +17,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """Number of tokens, read and written by policy and language models, after which no generation begins."""
     micro_usd: int | None = None
     """What their calls cost, in millionths of a US dollar, after which no generation begins."""
+    seconds: float | None = None
+    """Seconds that the run may be driven for, after which it ends with what it has."""
 
 
 class Items(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +58,7 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     base_model: str
     """SHA-256 of the base model's folder."""
     strategy: str = "chain"
-    """The search strategy; `chain` is the one that there is."""
+    """The search strategy: `chain`, `dgm` or `best_of_k`."""
     agent: str = "rules"
     """What is behind both agents: `rules`, or a language model such as `anthropic:MODEL`."""
     sandbox: str = "child-process"
@@ -91,6 +93,30 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """
     shared_state: bool = False
     """Whether attempts share what they leave in the scaffold's globals and work folder, as the task may want it."""
+    width: int = 1
+    """Number of candidates that may be under way at once."""
+    first_items: int = 0
+    """Number of dev items that a candidate is asked first; one that does worse on them than its parent is not asked the
+    others. 0: all at once.
+    """
+    recheck: int = 0
+    """Number of further attempts at each dev item, by a candidate and by the best so far, where their scores are too
+    close to call; 0: none.
+    """
+    refills: int = 0
+    """How often, at most, the groups of a training round that tie are played again."""
+    schedule: Schedule = "agent"
+    """Who chooses the lever."""
+    owner: str = ""
+    """The run that this one belongs to, and is ended with; empty for a run of its own."""
+    owner_generation: int = 0
+    """The generation of the owner's candidate that this run is to find."""
+    start_scaffold: str = ""
+    """Digest of the scaffold that the run starts from; empty: the Meta-Agent is asked for one."""
+    start_adapter: str = ""
+    """Digest of the adapter that it starts from; empty for the base model."""
+    start_state: str = ""
+    """Blob of what the training of that adapter left for the next."""
 
 
 class DecisionMade(Fact, frozen=True, kw_only=True):
@@ -131,6 +157,29 @@ class RunResumed(Fact, frozen=True, kw_only=True):
 
     number: int
     """The number of the pause that ends, counted from 1."""
+
+
+class RunCancelled(Fact, frozen=True, kw_only=True):
+    """The run is to end with what it has: the operator asked for it, or the run that it belongs to has ended."""
+
+    TAG: ClassVar[str] = "run_cancelled"
+
+    reason: str
+    """Why, in a sentence; it may be empty."""
+
+
+class TimeSpent(Fact, frozen=True, kw_only=True):
+    """A controller has driven the run for some seconds more. It is recorded where the budget limits time."""
+
+    TAG: ClassVar[str] = "time_spent"
+    KEY: ClassVar[tuple[str, ...]] = ("number",)
+
+    number: int
+    """The fact's number within the run, counted from 1."""
+    seconds: float
+    """Seconds for which the run was driven so far: its pauses, and the time without a controller, are not among
+    them.
+    """
 
 
 class AuditReleased(Fact, frozen=True, kw_only=True):

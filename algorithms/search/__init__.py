@@ -1,1 +1,1 @@
-"""Strategies: how candidates are chosen and accepted. There is one, SIA's chain of the best so far."""
+"""Search: which candidate is changed next, and what becomes of what comes of it. One file a strategy."""

@@ -1,35 +1,31 @@
-"""The rule that accepts a candidate: it replaces the best so far if its score on dev is higher (SIA, arXiv 2605.27276).
+"""A chain that keeps the best: a candidate replaces the best so far if its score on dev is higher (SIA, arXiv
+2605.27276).
 
-Candidates form a chain: each is made from the best so far. One of which too many attempts failed to run is rejected,
-whatever its score.
+Each candidate is made from the best so far. The paper's released package replaces without asking for the score; this
+port asks.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from random import Random
 
-FAILED_LIMIT = 0.05
-"""The share of dev attempts that may fail to run.
-
-With more, a candidate is rejected, whatever the rest of them scored.
-"""
+from algorithms.search.strategy import Member, Selection, Trial, Verdict, best, failure
 
 
-class Acceptance(NamedTuple):
-    """Whether a candidate is accepted, and the sentence that is recorded as the reason."""
+def select(population: Sequence[Member], random: Random) -> Selection | None:
+    """The best so far, for certain; nothing once the agent has given up on it."""
+    parent = best(population)
+    if parent is None or parent.given_up:
+        return None
+    return Selection((parent.id,), {parent.id: 1.0}, "agent")
 
-    accepted: bool
-    reason: str
 
-
-def judge(score: float, best: float | None, failed: int, items: int) -> Acceptance:
-    """Accept a candidate if nearly all of its dev attempts ran and its mean reward beats the best so far.
-
-    `score` is the mean reward of the attempts that ran, `best` that of the best candidate so far (None: this is the
-    first), `failed` how many of the `items` dev attempts did not run.
-    """
-    if items == 0 or failed > FAILED_LIMIT * items:
-        return Acceptance(False, f"{failed} of {items} attempts failed to run, at most {FAILED_LIMIT:.0%} may")
-    if best is None:
-        return Acceptance(True, f"the start, {score:.4f} on dev")
-    if score > best:
-        return Acceptance(True, f"{score:.4f} on dev, the best so far was {best:.4f}")
-    return Acceptance(False, f"{score:.4f} on dev does not beat {best:.4f}")
+def judge(trial: Trial, population: Sequence[Member]) -> Verdict:
+    """Accept a candidate if nearly all of its dev attempts ran and its mean reward beats the best so far."""
+    if failed := failure(trial):
+        return failed
+    before = best(population)
+    if before is None:
+        return Verdict("accept", f"the start, {trial.score:.4f} on dev")
+    if trial.score > before.score:
+        return Verdict("accept", f"{trial.score:.4f} on dev, the best so far was {before.score:.4f}")
+    return Verdict("drop", f"{trial.score:.4f} on dev does not beat {before.score:.4f}")

@@ -1,30 +1,45 @@
-"""What a run does next: start, evaluate, ask for feedback, update weights, accept or reject a candidate, finish.
+"""What a run does next: begin generations, evaluate candidates, update weights, settle what has ended, finish.
 
-The budget is checked here. Which candidate is accepted is the strategy's rule (`algorithms/search`). The state moves
-from barrier to barrier, and what is due at a barrier follows from the state alone, whichever event came last. So the
-order in which attempts are scored decides nothing.
+Which candidate is changed, and what becomes of what comes of it, is the strategy's rule (`algorithms/search`). The
+budget is checked here. What is due follows from the state alone, whichever event came last.
+
+Generations that are under way never look at each other: each goes by its parent as it was at its beginning, and by the
+rollouts that it was granted then. They end in any order and are settled in the order of their numbers. After each that
+is settled, others begin, up to the run's width. So what is chosen, and from which population, does not depend on which
+candidate was ready first. It costs time where an early generation is slow: those after it wait to be settled, and up to
+`width` less one places stay empty.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, assert_never
+from random import Random
+from typing import assert_never
 
-from algorithms.search import chain
+from algorithms.levers.schedules import scheduled
+from algorithms.search.catalogue import STRATEGIES
+from algorithms.search.strategy import Selection, Strategy, Trial, Verdict
 from algorithms.statistics import group_statistics, mean_reward
-from events.change import ScaffoldRequested
+from events.change import ScaffoldProposed, ScaffoldRequested
 from events.choice import FeedbackRequested, ParentSelected
 from events.codec import Event
 from events.fact import Fact, derive, derive_seed
 from events.judgement import CandidateEvaluated
-from events.kinds import Purpose
-from events.population import CandidateAccepted, CandidateRejected
-from events.rollouts import RolloutsRequested
+from events.kinds import Lever
+from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.run import RunFinished, RunStarted
-from events.weights import TrainingBatchSealed, WeightUpdateFinished
-from runtime.log.port import BATCH_LIMIT
-from runtime.run.batch import batch_digest
 from runtime.run.decider import Decider
-from runtime.run.evolve import evolve, solved_items
-from runtime.run.state import RunState, ShardProgress, WeightUpdate, initial, next_parent
+from runtime.run.evolve import evolve
+from runtime.run.flight import step
+from runtime.run.looks import recheck, rechecked
+from runtime.run.state import (
+    Flight,
+    RunState,
+    champion,
+    evaluation_cost,
+    granted,
+    initial,
+    members,
+    remaining,
+    repeat_cost,
+)
 
 
 def decide(state: RunState, event: Event, version: int) -> list[Fact]:
@@ -32,112 +47,185 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
 
     What is due follows from the state alone, so `event` decides nothing. Rules by version: 2 seals batches with the
     parent's optimiser state, 3 waits for the auditor where it may act, 4 divides no submission and counts what judging
-    costs.
+    costs, 5 holds a population.
     """
     del event
     started = state.started
-    if started is None or state.paused:
+    if started is None or state.paused or state.finished:
         return []
-    match state.phase:
-        case "new":
-            return [ScaffoldRequested(generation=0, task=started.task)]
-        case "evaluate":
-            return list(_evaluation(state, started))
-        case "reissue":
-            return list(state.reissued.values())
-        case "playing" if state.waiting:
-            return []
-        case "playing" if state.update:
-            return list(_hints(state, state.update, started)) or [_sealed_batch(state, state.update, started)]
-        case "playing":
-            return _judgement(state, started)
-        case "seal":
-            assert state.update
-            return [_sealed_batch(state, state.update, started)]
-        case "round_done":
-            return _next_round(state, started)
-        case "next":
-            return _next_generation(state, started, version)
-        case "proposing" | "training" | "serving" | "finished":
-            return []
-        case _:
-            assert_never(state.phase)
+    if over := _out_of_time(state, started):
+        return [_finished(state, over)]
+    if not state.opened:
+        return _opening(started)
+    for flight in state.flights.values():
+        if facts := step(state, flight, started):
+            return list(facts)
+    unaudited = version >= 3 and _unaudited(state, started)
+    if unaudited and state.flights:
+        return []  # until the auditor has looked: what it says is said of the population as it is
+    return _beginning(state, started, unaudited) or _settling(state, started, version)
 
 
-DECIDER = Decider(version=4, initial=initial, evolve=evolve, decide=decide)
+DECIDER = Decider(version=5, initial=initial, evolve=evolve, decide=decide)
 
 
-class _Rollouts(NamedTuple):
-    """What a set of rollouts runs: scaffold, adapter, attempts at each item, and for which purpose."""
-
-    purpose: Purpose
-    round: int
-    scaffold: str
-    adapter: str
-    attempts: int
-    temperature: float
+def _out_of_time(state: RunState, started: RunStarted) -> str:
+    """Why the run ends at once, if it does."""
+    if state.cancelled is not None:
+        return f"cancelled: {state.cancelled}" if state.cancelled else "cancelled"
+    limit = started.budget.seconds
+    return f"budget exhausted: {state.seconds:.0f} s" if limit is not None and state.seconds >= limit else ""
 
 
-_Folds = Sequence[tuple[int, Sequence[str]]]
-"""Items by the train fold that they are from; -1 for dev."""
+# how generations begin
 
 
-def _evaluation(state: RunState, started: RunStarted) -> list[RolloutsRequested]:
-    assert state.current
-    pair = state.current.scaffold, state.current.adapter
+def _opening(started: RunStarted) -> list[Fact]:
+    """The first scaffold is asked for, unless the run was started with one."""
+    if not started.start_scaffold:
+        return [ScaffoldRequested(generation=0, task=started.task)]
     return [
-        *_requests(state, started, _Rollouts("dev", 1, *pair, attempts=1, temperature=0.0), [(-1, started.items.dev)]),
-        *_requests(
-            state,
-            started,
-            _Rollouts("probe", 1, *pair, started.group_size, temperature=1.0),
-            list(enumerate(started.items.probe)),
+        ScaffoldProposed(
+            generation=0,
+            scaffold=started.start_scaffold,
+            parent="",
+            summary="the scaffold that the run was started with",
+            reason=f"run {started.owner} goes on from it in generation {started.owner_generation}",
+        )
+    ]
+
+
+def _unaudited(state: RunState, started: RunStarted) -> bool:
+    accepted = state.accepted
+    return bool(started.on_drift and accepted and state.last_audited_generation < accepted[-1].generation)
+
+
+def _beginning(state: RunState, started: RunStarted, unaudited: bool) -> list[Fact]:
+    """The next generation, or the run's end where there is none and nothing is under way."""
+    if len(state.flights) >= started.width:
+        return []
+    if unaudited and not state.audit_stop_reason:
+        return []  # until the auditor has looked
+    selection, end = _selection(state, started)
+    if selection is None:
+        return [] if state.flights else [_finished(state, end)]
+    number = min(state.reopened, default=state.generation + 1)
+    by_id = {candidate.id: candidate for candidate in state.population}
+    parent, second = by_id[selection.parents[0]], selection.parents[1:]
+    selected = ParentSelected(
+        generation=number,
+        candidate=parent.id,
+        probabilities=dict(selection.probabilities),
+        second=second[0] if second else "",
+        change=selection.change,
+    )
+    if selection.change == "repeat":
+        return [selected]
+    grant = granted(state)
+    return [
+        selected,
+        FeedbackRequested(
+            generation=number,
+            candidate=parent.id,
+            scaffold=parent.scaffold,
+            adapter=parent.adapter,
+            levers=_levers(state, started, number),
+            rollouts_left=None if grant is None else grant - evaluation_cost(started),
+            generations_left=_generations_left(state, started),
+            probe_requests=parent.probe_requests,
+            dev_requests=parent.dev_requests,
+            settled=state.settled,
+            beside=tuple(
+                flight.generation
+                for flight in state.flights.values()
+                if flight.parent is not None and flight.parent.id == parent.id
+            ),
+            second_scaffold=by_id[second[0]].scaffold if second else "",
         ),
     ]
 
 
-def _requests(state: RunState, started: RunStarted, rollouts: _Rollouts, folds: _Folds) -> list[RolloutsRequested]:
-    """The rollouts in shards of at most `shard_size` attempts, each within one fold; where whole submissions are
-    judged, a fold is one shard.
-    """
-    width = BATCH_LIMIT if started.submissions else max(1, started.shard_size // rollouts.attempts)
-    parts = [
-        (fold, tuple(items[index : index + width])) for fold, items in folds for index in range(0, len(items), width)
+def _selection(state: RunState, started: RunStarted) -> tuple[Selection | None, str]:
+    """The next parent, or why there is none."""
+    candidates = remaining(state)
+    if not candidates:
+        return None, "the first scaffold could not be evaluated"
+    if state.audit_stop_reason:
+        return None, state.audit_stop_reason
+    number = min(state.reopened, default=state.generation + 1)
+    selection = _strategy(started).select(members(candidates), Random(derive_seed(started.seed, "parent", number)))
+    if selection is None:
+        given_up = [candidate.stop_reason for candidate in candidates if candidate.given_up]
+        return None, given_up[-1] if given_up else "the strategy has nothing more to try"
+    if _generations_left(state, started) <= 0:
+        return None, f"all {started.generations} generations are done"
+    budget, grant = started.budget, granted(state)
+    cost = repeat_cost(started) if selection.change == "repeat" else evaluation_cost(started)
+    if (
+        (grant is not None and grant < cost)
+        or (budget.tokens is not None and state.tokens >= budget.tokens)
+        or (budget.micro_usd is not None and state.micro_usd >= budget.micro_usd)
+    ):
+        return None, "budget exhausted"
+    if selection.change == "agent" and not _levers(state, started, number):
+        return None, "the auditor has had every lever frozen"
+    return selection, ""
+
+
+def _strategy(started: RunStarted) -> Strategy:
+    return STRATEGIES[started.strategy]
+
+
+def _generations_left(state: RunState, started: RunStarted) -> int:
+    return started.generations + state.rebaselined - state.generation + len(state.reopened)
+
+
+def _levers(state: RunState, started: RunStarted, generation: int) -> tuple[Lever, ...]:
+    levers = [lever for lever in started.levers if lever not in state.frozen]
+    if not levers:
+        return ()
+    number = generation - state.rebaselined
+    random = Random(derive_seed(started.seed, "lever", generation))
+    return scheduled(started.schedule, levers, number, started.generations, random)
+
+
+# how they end
+
+
+def _settling(state: RunState, started: RunStarted, version: int) -> list[Fact]:
+    """What becomes of the generation that is next to be settled, if it has ended."""
+    flight = next(iter(state.flights.values()), None)
+    if flight is None:
+        return []
+    if flight.phase == "failed":
+        return [_rejected(state, flight, flight.reason)]
+    if flight.phase == "stopped":
+        return _stopped(state, flight, started)
+    if flight.phase != "playing" or flight.waiting:
+        return []
+    if version >= 5 and flight.parent and flight.parent.id in state.rolled_back | state.dropped:
+        return [_rejected(state, flight, "the candidate that it was made from was rolled back")]
+    return _judgement(state, flight, started)
+
+
+def _stopped(state: RunState, flight: Flight, started: RunStarted) -> list[Fact]:
+    assert flight.parent
+    others = [
+        member._replace(given_up=True) if member.id == flight.parent.id else member
+        for member in members(state.population)
     ]
-    return [
-        RolloutsRequested(
-            generation=state.generation,
-            purpose=rollouts.purpose,
-            round=rollouts.round,
-            shard=number,
-            scaffold=rollouts.scaffold,
-            adapter=rollouts.adapter,
-            split="dev" if rollouts.purpose == "dev" else "train",
-            fold=fold,
-            items=items,
-            attempts=rollouts.attempts,
-            temperature=rollouts.temperature,
-            seed=derive_seed(started.seed, rollouts.purpose, state.generation, rollouts.round),
-        )
-        for number, (fold, items) in enumerate(parts)
-    ]
+    more = _strategy(started).select(others, Random(0)) if others else None
+    if len(state.flights) == 1 and more is None:
+        return [_finished(state, flight.reason)]
+    return [_rejected(state, flight, f"the agent chose to stop here: {flight.reason}")]
 
 
-def evaluation_cost(started: RunStarted) -> int:
-    """Rollouts that it takes to judge one candidate."""
-    return len(started.items.dev) + started.group_size * sum(map(len, started.items.probe))
-
-
-def _affordable(state: RunState, started: RunStarted, rollouts: int) -> bool:
-    limit = started.budget.rollouts
-    return limit is None or state.rollouts + rollouts <= limit
-
-
-def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
-    assert state.current
+def _judgement(state: RunState, flight: Flight, started: RunStarted) -> list[Fact]:
+    candidate = flight.candidate
+    assert candidate
     dev = [
         result
-        for shard in state.shards.values()
+        for shard in flight.shards.values()
         if shard.requested.purpose == "dev"
         for result in shard.results.values()
     ]
@@ -151,22 +239,28 @@ def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
                 for attempt in range(shard.requested.attempts)
                 if (result := shard.results[item, attempt]) is not None
             ]
-            for shard in state.shards.values()
+            for shard in flight.shards.values()
             if shard.requested.purpose == "probe"
             for item in shard.requested.items
         ]
     )
-    verdict = chain.judge(
-        estimate.mean if estimate else 0.0, state.best.score if state.best else None, failed, len(dev)
-    )
+    best = champion(state)
+    if wanted := recheck(flight, best, started):
+        return list(wanted)
+    second = rechecked(flight, best, started)
+    score = estimate.mean if estimate else 0.0
+    if second and best and best.score is not None:
+        score = best.score + second.difference
+    trial = Trial(score, probe.pass_at_1 if any(started.items.probe) else None, failed, len(dev))
+    verdict = _strategy(started).judge(trial, members(remaining(state)))
     if not estimate:
-        return [_rejected(state, verdict.reason)]
+        return [_rejected(state, flight, verdict.reason)]
     evaluated = CandidateEvaluated(
-        generation=state.generation,
-        candidate=state.current.id,
-        scaffold=state.current.scaffold,
-        adapter=state.current.adapter,
-        lever=state.current.lever,
+        generation=flight.generation,
+        candidate=candidate.id,
+        scaffold=candidate.scaffold,
+        adapter=candidate.adapter,
+        lever=candidate.lever,
         score=estimate.mean,
         low=estimate.low,
         high=estimate.high,
@@ -175,71 +269,36 @@ def _judgement(state: RunState, started: RunStarted) -> list[Fact]:
         pass_at_1=probe.pass_at_1,
         pass_at_k=probe.pass_at_k,
         tied_groups=probe.tied,
-        rollouts=state.rollouts,
-        tokens=state.tokens,
-        micro_usd=state.micro_usd,
+        rollouts=state.rollouts + flight.rollouts,
+        tokens=state.tokens + flight.tokens,
+        micro_usd=state.micro_usd + flight.micro_usd,
+        parents=candidate.parents,
     )
-    if not verdict.accepted:
-        return [evaluated, _rejected(state, verdict.reason)]
-    accepted = CandidateAccepted(
-        generation=state.generation, candidate=state.current.id, score=estimate.mean, reason=verdict.reason
-    )
-    return [evaluated, accepted]
+    return [*([second] if second else []), evaluated, _verdict(state, flight, verdict, estimate.mean)]
 
 
-def _rejected(state: RunState, reason: str) -> CandidateRejected:
-    candidate = state.current.id if state.current else derive(state.run, "candidate", state.generation)
-    return CandidateRejected(generation=state.generation, candidate=candidate, reason=reason)
+def _verdict(state: RunState, flight: Flight, verdict: Verdict, score: float) -> Fact:
+    assert flight.candidate
+    match verdict.standing:
+        case "accept":
+            kind: type[CandidateAccepted | CandidateKept] = CandidateAccepted
+        case "keep":
+            kind = CandidateKept
+        case "drop":
+            return _rejected(state, flight, verdict.reason)
+        case _:
+            assert_never(verdict.standing)
+    return kind(generation=flight.generation, candidate=flight.candidate.id, score=score, reason=verdict.reason)
 
 
-def _next_generation(state: RunState, started: RunStarted, version: int) -> list[Fact]:
-    if state.rejection:
-        return [_rejected(state, state.rejection)]
-    if state.best is None:
-        return [_finished(state, "the first scaffold could not be evaluated")]
-    if state.stop_reason or state.audit_stop_reason:
-        return [_finished(state, state.stop_reason or state.audit_stop_reason)]
-    if (
-        version >= 3
-        and started.on_drift
-        and state.accepted
-        and state.last_audited_generation < state.accepted[-1].generation
-    ):
-        return []  # until the auditor has looked
-    generations_left = started.generations + state.rebaselined - state.generation
-    if generations_left <= 0:
-        return [_finished(state, f"all {started.generations} generations are done")]
-    budget = started.budget
-    if (
-        not _affordable(state, started, evaluation_cost(started))
-        or (budget.tokens is not None and state.tokens >= budget.tokens)
-        or (budget.micro_usd is not None and state.micro_usd >= budget.micro_usd)
-    ):
-        return [_finished(state, "budget exhausted")]
-    levers = tuple(lever for lever in started.levers if lever not in state.frozen)
-    if not levers:
-        return [_finished(state, "the auditor has had every lever frozen")]
-    generation, parent = state.generation + 1, next_parent(state)
-    assert parent
-    rollouts_left = None if budget.rollouts is None else budget.rollouts - state.rollouts - evaluation_cost(started)
-    return [
-        ParentSelected(generation=generation, candidate=parent.id, probabilities={parent.id: 1.0}),
-        FeedbackRequested(
-            generation=generation,
-            candidate=parent.id,
-            scaffold=parent.scaffold,
-            adapter=parent.adapter,
-            levers=levers,
-            rollouts_left=rollouts_left,
-            generations_left=generations_left,
-            probe_requests=parent.probe_requests,
-            dev_requests=parent.dev_requests,
-        ),
-    ]
+def _rejected(state: RunState, flight: Flight, reason: str) -> CandidateRejected:
+    candidate = flight.candidate.id if flight.candidate else derive(state.run, "candidate", flight.generation)
+    return CandidateRejected(generation=flight.generation, candidate=candidate, reason=reason)
 
 
 def _finished(state: RunState, reason: str) -> RunFinished:
-    best = next_parent(state)
+    best = champion(state)
+    rollouts, tokens, micro_usd = state.spent
     return RunFinished(
         reason=reason,
         candidate=best.id if best else "",
@@ -247,85 +306,7 @@ def _finished(state: RunState, reason: str) -> RunFinished:
         adapter=best.adapter if best else "",
         score=best.score if best and best.score is not None else 0.0,
         generations=state.generation,
-        rollouts=state.rollouts,
-        tokens=state.tokens,
-        micro_usd=state.micro_usd,
-    )
-
-
-def _next_round(state: RunState, started: RunStarted) -> list[Fact]:
-    update = state.update
-    assert update and state.best
-    number = update.round + 1
-    folds = [
-        (fold, tuple(item for item in items if update.requested.resample == "all" or item not in update.solved))
-        for fold, items in enumerate(started.items.folds)
-    ]
-    cost = started.group_size * sum(len(items) for _, items in folds)
-    if update.end_reason:
-        reason = update.end_reason
-    elif number > update.requested.rounds:
-        reason = f"all {update.requested.rounds} rounds are done"
-    elif not cost:
-        reason = "every train item is solved"
-    elif not _affordable(state, started, cost + evaluation_cost(started)):
-        reason = f"the budget has no room for {cost} more rollouts"
-    else:
-        rollouts = _Rollouts("train", number, state.best.scaffold, update.adapter, started.group_size, temperature=1.0)
-        return list(_requests(state, started, rollouts, folds))
-    return [
-        WeightUpdateFinished(
-            generation=state.generation,
-            adapter=update.adapter,
-            rounds=update.round,
-            rollouts=update.rollouts,
-            solved=len(update.solved),
-            reason=reason,
-        )
-    ]
-
-
-def _hints(state: RunState, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
-    """One attempt at each item this round did not solve, hinted with the true answer; none if not ordered, already made
-    or too dear.
-    """
-    solved = solved_items(state)
-    folds = [
-        (fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(state.shards)
-    ]
-    cost = sum(len(items) for _, items in folds)
-    if not update.requested.hints or update.hinted or not _affordable(state, started, cost + evaluation_cost(started)):
-        return []
-    assert state.best
-    rollouts = _Rollouts("hint", update.round, state.best.scaffold, update.adapter, attempts=1, temperature=1.0)
-    return _requests(state, started, rollouts, folds)
-
-
-def _items_by_fold(shards: Mapping[str, ShardProgress]) -> list[tuple[int, tuple[str, ...]]]:
-    return [(shard.requested.fold, shard.requested.items) for shard in shards.values()]
-
-
-def _sealed_batch(state: RunState, update: WeightUpdate, started: RunStarted) -> TrainingBatchSealed:
-    """The batch of the round that has just ended, over the rounds that the update's memory covers."""
-    everything = {**state.history, **state.shards}
-    rounds = range(1, update.round + 1) if update.requested.memory == "update" else [update.round]
-    requests = tuple(request for number in rounds for request in update.requests[number])
-    results = [
-        everything[request].results[item, attempt]
-        for request in requests
-        for item in everything[request].requested.items
-        for attempt in range(everything[request].requested.attempts)
-    ]
-    scored = [result for result in results if result is not None]
-    return TrainingBatchSealed(
-        generation=state.generation,
-        round=update.round,
-        algorithm=started.algorithm or update.requested.algorithm,
-        hyper=update.requested.hyper if started.algorithm in ("", update.requested.algorithm) else {},
-        parent_adapter="" if update.requested.restart else update.adapter,
-        parent_state="" if update.requested.restart else update.optimizer_state,
-        training_seed=derive_seed(started.seed, "training", state.generation, update.round),
-        requests=requests,
-        trajectories=len(scored),
-        digest=batch_digest(scored),
+        rollouts=rollouts,
+        tokens=tokens,
+        micro_usd=micro_usd,
     )

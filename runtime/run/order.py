@@ -19,7 +19,7 @@ from runtime.agents.providers import RULES
 from runtime.blobs.directory import Blobs
 from runtime.log.port import BATCH_LIMIT
 from runtime.run import budget as budgets
-from runtime.run.decide import evaluation_cost
+from runtime.run.state import evaluation_cost
 from runtime.sandbox.choose import provide
 from tasks.contract import FOLDS, Public
 from tasks.loading import Task, load

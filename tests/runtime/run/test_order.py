@@ -67,7 +67,7 @@ def test_no_item_sees_its_own_label_though_a_fold_is_empty(empty: int) -> None:
         state = evolve(state, event_of(told))
         for asked in decide(state, event_of(told), 2):
             state = evolve(state, event_of(asked))
-    played = [shard.requested for shard in state.shards.values()]
+    played = [shard.requested for shard in state.flights[0].shards.values()]
     for requested in (*played, *(probed(fold, items) for fold, items in enumerate(started.items.folds))):
         if requested.split == "train":
             assert not set(requested.items) & {example.id for example in visible_train(public, requested.fold)}

@@ -1,0 +1,206 @@
+"""What a generation under way does next: it evaluates its candidate, or goes on with its weight update.
+
+It goes by its parent as it was when it was selected, and by the rollouts that it was granted then. What the other
+generations do is nothing to it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+from events.change import ChildRunOrdered
+from events.fact import Fact, derive_seed
+from events.rollouts import RolloutsRequested
+from events.run import RunStarted
+from events.weights import TrainingBatchSealed, WeightUpdateFinished
+from runtime.run.batch import batch_digest
+from runtime.run.child import child_name, child_started
+from runtime.run.evolve import solved_items
+from runtime.run.looks import first_items, stage
+from runtime.run.requests import Rollouts, affordable, requests
+from runtime.run.state import Flight, RunState, ShardProgress, WeightUpdate, evaluation_cost
+
+
+def step(state: RunState, flight: Flight, started: RunStarted) -> Sequence[Fact]:
+    """What is due for a generation under way, whatever the others do; nothing while it waits for an effect, or to be
+    settled.
+    """
+    match flight.phase:
+        case "evaluate":
+            return _evaluation(flight, started)
+        case "reissue":
+            return list(flight.reissued.values())
+        case "playing" if flight.waiting:
+            return []
+        case "playing" if flight.update:
+            return (
+                _refills(flight, flight.update, started)
+                or _hints(flight, flight.update, started)
+                or [_sealed_batch(flight, flight.update, started)]
+            )
+        case "playing":
+            return stage(flight, started)
+        case "seal":
+            assert flight.update
+            return [_sealed_batch(flight, flight.update, started)]
+        case "round_done":
+            return _next_round(flight, started)
+        case "nest":
+            return [_child(state, flight, started)]
+        case "proposing" | "training" | "serving" | "nested" | "failed" | "stopped":
+            return []
+        case _:
+            assert_never(flight.phase)
+
+
+def _evaluation(flight: Flight, started: RunStarted) -> list[RolloutsRequested]:
+    candidate = flight.candidate
+    assert candidate
+    pair = candidate.scaffold, candidate.adapter
+    dev, first = started.items.dev, first_items(flight, started)
+    if first and not flight.staged:
+        return requests(flight, started, Rollouts("dev", 1, *pair, 1, 0.0), [(-1, dev[:first])])
+    again = candidate.lever == "repeat"
+    done = sum(shard.requested.purpose == "dev" for shard in flight.shards.values())
+    asked = Rollouts("dev", 1, *pair, attempts=1, temperature=1.0 if again else 0.0, first_shard=done)
+    probed = Rollouts("probe", 1, *pair, attempts=1 if again else started.group_size, temperature=1.0)
+    return [
+        *requests(flight, started, asked, [(-1, dev[first:])]),
+        *requests(flight, started, probed, list(enumerate(started.items.probe))),
+    ]
+
+
+def _next_round(flight: Flight, started: RunStarted) -> list[Fact]:
+    update = flight.update
+    assert update and flight.parent
+    number = update.round + 1
+    folds = [
+        (fold, tuple(item for item in items if update.requested.resample == "all" or item not in update.solved))
+        for fold, items in enumerate(started.items.folds)
+    ]
+    cost = started.group_size * sum(len(items) for _, items in folds)
+    if update.end_reason:
+        reason = update.end_reason
+    elif number > update.requested.rounds:
+        reason = f"all {update.requested.rounds} rounds are done"
+    elif not cost:
+        reason = "every train item is solved"
+    elif not affordable(flight, cost + evaluation_cost(started)):
+        reason = f"the budget has no room for {cost} more rollouts"
+    else:
+        rollouts = Rollouts("train", number, flight.parent.scaffold, update.adapter, started.group_size, 1.0)
+        return list(requests(flight, started, rollouts, folds))
+    return [
+        WeightUpdateFinished(
+            generation=flight.generation,
+            adapter=update.adapter,
+            rounds=update.round,
+            rollouts=update.rollouts,
+            solved=len(update.solved),
+            reason=reason,
+        )
+    ]
+
+
+def _refills(flight: Flight, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
+    """Further groups at the items of which every group of this round ties, so that they teach nothing (DAPO, arXiv
+    2503.14476, dynamic sampling); none if not ordered, made often enough or too dear.
+    """
+    if update.hinted or update.refills >= started.refills or started.submissions:
+        return []
+    tied = _tied_items(flight.shards)
+    folds = list(
+        {
+            shard.requested.fold: tuple(
+                item
+                for other in flight.shards.values()
+                if other.requested.fold == shard.requested.fold and not other.requested.refill
+                for item in other.requested.items
+                if item in tied
+            )
+            for shard in flight.shards.values()
+        }.items()
+    )
+    cost = started.group_size * sum(len(items) for _, items in folds)
+    if not cost or not affordable(flight, cost + evaluation_cost(started)):
+        return []
+    assert flight.parent
+    rollouts = Rollouts(
+        "train",
+        update.round,
+        flight.parent.scaffold,
+        update.adapter,
+        started.group_size,
+        temperature=1.0,
+        refill=update.refills + 1,
+        first_shard=len(flight.shards),
+    )
+    return requests(flight, started, rollouts, folds)
+
+
+def _tied_items(shards: Mapping[str, ShardProgress]) -> frozenset[str]:
+    """The items of which no group has two rewards that differ."""
+    items = {item for shard in shards.values() for item in shard.requested.items}
+    differ = set()
+    for shard in shards.values():
+        rewards: dict[str, set[float]] = {}
+        for (item, _), result in shard.results.items():
+            if result is not None:
+                rewards.setdefault(item, set()).add(result.reward)
+        differ |= {item for item, found in rewards.items() if len(found) > 1}
+    return frozenset(items - differ)
+
+
+def _hints(flight: Flight, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
+    """One attempt at each item this round did not solve, hinted with the true answer; none if not ordered, already made
+    or too dear.
+    """
+    solved = solved_items(flight, started.solved)
+    folds = [
+        (fold, tuple(item for item in items if item not in solved)) for fold, items in _items_by_fold(flight.shards)
+    ]
+    cost = sum(len(items) for _, items in folds)
+    if not update.requested.hints or update.hinted or not affordable(flight, cost + evaluation_cost(started)):
+        return []
+    assert flight.parent
+    rollouts = Rollouts("hint", update.round, flight.parent.scaffold, update.adapter, attempts=1, temperature=1.0)
+    return requests(flight, started, rollouts, folds)
+
+
+def _items_by_fold(shards: Mapping[str, ShardProgress]) -> list[tuple[int, tuple[str, ...]]]:
+    return [(shard.requested.fold, shard.requested.items) for shard in shards.values() if not shard.requested.refill]
+
+
+def _sealed_batch(flight: Flight, update: WeightUpdate, started: RunStarted) -> TrainingBatchSealed:
+    """The batch of the round that has just ended, over the rounds that the update's memory covers."""
+    everything = {**flight.history, **flight.shards}
+    rounds = range(1, update.round + 1) if update.requested.memory == "update" else [update.round]
+    requests = tuple(request for number in rounds for request in update.requests[number])
+    results = [
+        everything[request].results[item, attempt]
+        for request in requests
+        for item in everything[request].requested.items
+        for attempt in range(everything[request].requested.attempts)
+    ]
+    scored = [result for result in results if result is not None]
+    return TrainingBatchSealed(
+        generation=flight.generation,
+        round=update.round,
+        algorithm=started.algorithm or update.requested.algorithm,
+        hyper=update.requested.hyper if started.algorithm in ("", update.requested.algorithm) else {},
+        parent_adapter="" if update.requested.restart else update.adapter,
+        parent_state="" if update.requested.restart else update.optimizer_state,
+        training_seed=derive_seed(started.seed, "training", flight.generation, update.round),
+        requests=requests,
+        trajectories=len(scored),
+        digest=batch_digest(scored),
+    )
+
+
+def _child(state: RunState, flight: Flight, started: RunStarted) -> ChildRunOrdered:
+    assert flight.child and flight.parent
+    left = None if flight.grant is None else flight.grant - flight.rollouts - evaluation_cost(started)
+    return ChildRunOrdered(
+        generation=flight.generation,
+        run=child_name(state.run, flight.generation),
+        started=child_started(state.run, started, flight.parent, flight.child, left),
+    )

@@ -1,0 +1,124 @@
+"""Looks at a candidate: the first items before the others, and a second look where scores are too close to call."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from algorithms.search.strategy import FAILED_LIMIT
+from algorithms.statistics import mean_interval
+from events.fact import Fact
+from events.judgement import CandidateRechecked, StageEvaluated
+from events.rollouts import RolloutsRequested
+from events.run import RunStarted
+from runtime.run.evolve import mean_rewards
+from runtime.run.requests import Rollouts, affordable, requests
+from runtime.run.state import Candidate, Flight
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval | None":
+        """That of these values; None without any."""
+        if not values:
+            return None
+        mean, half = mean_interval(values)
+        return cls(mean, mean - half, mean + half)
+
+
+def first_items(flight: Flight, started: RunStarted) -> int:
+    """How many dev items are asked first; 0: all at once, as of a candidate that has nothing to be held against."""
+    comparable = flight.parent is not None and flight.candidate is not None and flight.candidate.lever != "repeat"
+    return started.first_items if comparable and started.first_items < len(started.items.dev) else 0
+
+
+def stage(flight: Flight, started: RunStarted) -> list[Fact]:
+    """The verdict on the first items, once they are played: a candidate goes on unless it did worse than its parent.
+
+    Worse is: the upper end of the 95 % interval of the mean difference, item by item, lies below 0.
+    """
+    if flight.staged or not first_items(flight, started):
+        return []
+    assert flight.candidate and flight.parent
+    rewards = mean_rewards(flight.shards, "dev")
+    asked = sum(len(shard.requested.items) for shard in flight.shards.values())
+    failed = asked - len(rewards)
+    theirs = flight.parent.rewards
+    differences = [reward - theirs[item] for item, reward in rewards.items() if item in theirs]
+    gain = Interval.of(differences)
+    if failed > FAILED_LIMIT * asked:
+        passed, reason = False, f"{failed} of the first {asked} attempts failed to run, at most {FAILED_LIMIT:.0%} may"
+    elif gain and gain.high < 0:
+        passed = False
+        reason = f"{gain.mean:+.4f} against its parent on the first {asked} items, at most {gain.high:+.4f}"
+    else:
+        compared = f"{gain.mean:+.4f} against its parent, up to {gain.high:+.4f}" if gain else "nothing to compare with"
+        passed, reason = True, f"{compared} on the first {asked} items"
+    return [
+        StageEvaluated(
+            generation=flight.generation,
+            candidate=flight.candidate.id,
+            score=sum(rewards.values()) / len(rewards) if rewards else 0.0,
+            items=asked,
+            failed=failed,
+            passed=passed,
+            reason=reason,
+        )
+    ]
+
+
+def recheck(flight: Flight, best: Candidate | None, started: RunStarted) -> list[RolloutsRequested]:
+    """The rollouts of a second look at a candidate and at the best so far, if their scores are too close to call; none
+    if not ordered, already made or too dear.
+
+    Too close is: the 95 % interval of the mean difference, item by item, holds 0. Both looks ask all dev items; the
+    second asks them at temperature 1.
+    """
+    candidate = flight.candidate
+    cost = 2 * started.recheck * len(started.items.dev)
+    if not cost or flight.rechecked or best is None or candidate is None or candidate.lever == "repeat":
+        return []
+    mine = mean_rewards(flight.shards, "dev")
+    differences = [reward - best.rewards[item] for item, reward in mine.items() if item in best.rewards]
+    gain = Interval.of(differences)
+    if gain is None or not gain.low <= 0 <= gain.high or not affordable(flight, cost):
+        return []
+    looks = [
+        Rollouts("recheck", round, scaffold, adapter, started.recheck, temperature=1.0)
+        for round, scaffold, adapter in (
+            (1, candidate.scaffold, candidate.adapter),
+            (2, best.scaffold, best.adapter),
+        )
+    ]
+    return [request for look in looks for request in requests(flight, started, look, [(-1, started.items.dev)])]
+
+
+def rechecked(flight: Flight, best: Candidate | None, started: RunStarted) -> CandidateRechecked | None:
+    """What both looks say together: the mean difference over items, each the mean of all attempts at it."""
+    if not flight.rechecked or best is None or flight.candidate is None:
+        return None
+    share = 1 / (1 + started.recheck)
+    first = mean_rewards(flight.shards, "dev")
+    mine, theirs = (mean_rewards(flight.shards, "recheck", round=number) for number in (1, 2))
+    differences = [
+        share * (first[item] - best.rewards[item]) + (1 - share) * (mine[item] - theirs[item])
+        for item in started.items.dev
+        if item in first and item in best.rewards and item in mine and item in theirs
+    ]
+    gain = Interval.of(differences)
+    if gain is None:
+        return None
+    return CandidateRechecked(
+        generation=flight.generation,
+        candidate=flight.candidate.id,
+        against=best.id,
+        difference=gain.mean,
+        low=gain.low,
+        high=gain.high,
+        items=len(differences),
+        attempts=started.recheck,
+    )
