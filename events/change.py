@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from events.fact import Fact
 from events.kinds import Lever, Memory, Resample
-from events.run import RunStarted
 
 
 class ScaffoldRequested(Fact, frozen=True, kw_only=True):
@@ -96,17 +95,29 @@ class ChildRunRequested(Fact, frozen=True, kw_only=True):
 
 
 class ChildRunOrdered(Fact, frozen=True, kw_only=True):
-    """A run that belongs to this one is to be started, under this name and on these terms."""
+    """A run that belongs to this one is to be started, under this name. In what is not said here it is as this one."""
 
     TAG: ClassVar[str] = "child_run_ordered"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
 
     generation: int
     """The generation's number, counted from 0, the start."""
-    run: str
+    child: str
     """The child's name, which follows from this run's and the generation."""
-    started: RunStarted
-    """What the child is started with."""
+    seed: int
+    """The child's seed."""
+    levers: tuple[Lever, ...]
+    """The levers that it may pull."""
+    generations: int
+    """Number of generations, at most."""
+    rollouts: int | None
+    """Number of rollouts that it may ask for; null without a limit."""
+    scaffold: str
+    """Digest of the scaffold that it starts from."""
+    adapter: str
+    """Digest of the adapter that it starts from; empty for the base model."""
+    state: str
+    """Blob of what the training of that adapter left for the next; empty for none."""
 
 
 class ChildRunFinished(Fact, frozen=True, kw_only=True):
@@ -117,7 +128,7 @@ class ChildRunFinished(Fact, frozen=True, kw_only=True):
 
     generation: int
     """The generation's number, counted from 0, the start."""
-    run: str
+    child: str
     """The child's name."""
     reason: str
     """Why it ended, in a sentence."""

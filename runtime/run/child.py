@@ -6,10 +6,9 @@ candidate. Its rollouts are its owner's, who ends it when it ends itself.
 
 from msgspec.structs import replace
 
-from events.change import ChildRunRequested
-from events.fact import derive, derive_seed
-from events.run import Budget, RunStarted
-from runtime.run.state import Candidate
+from events.change import ChildRunFinished, ChildRunOrdered
+from events.fact import derive
+from events.run import Budget, RunFinished, RunStarted
 
 LONGEST_NAME = 64
 
@@ -17,20 +16,17 @@ LONGEST_NAME = 64
 def child_name(run: str, generation: int) -> str:
     """The name of the run that belongs to a generation of `run`."""
     name = f"{run}-child-{generation}"
-    return name if len(name) <= LONGEST_NAME else f"{run[:24]}-{derive(run, 'child', generation)}"
+    return name if len(name) <= LONGEST_NAME else f"{run[:32]}-{derive(run, 'child', generation)}"
 
 
-def child_started(
-    owner: str, started: RunStarted, parent: Candidate, wanted: ChildRunRequested, rollouts: int | None
-) -> RunStarted:
-    """What a child run is started with: its owner's order, from one of its candidates, within `rollouts`."""
-    limits = [limit for limit in (wanted.rollouts, rollouts) if limit is not None]
+def child_started(owner: str, started: RunStarted, ordered: ChildRunOrdered) -> RunStarted:
+    """What a child run is started with; `started` is its owner's."""
     return replace(
         started,
-        seed=derive_seed(started.seed, "child", wanted.generation),
-        levers=tuple(lever for lever in started.levers if lever in wanted.levers),
-        generations=wanted.generations,
-        budget=Budget(rollouts=min(limits, default=None)),
+        seed=ordered.seed,
+        levers=ordered.levers,
+        generations=ordered.generations,
+        budget=Budget(rollouts=ordered.rollouts),
         strategy="chain",
         schedule="agent",
         width=1,
@@ -39,8 +35,22 @@ def child_started(
         parent_sequence=0,
         parent_digest="",
         owner=owner,
-        owner_generation=wanted.generation,
-        start_scaffold=parent.scaffold,
-        start_adapter=parent.adapter,
-        start_state=parent.optimizer_state,
+        owner_generation=ordered.generation,
+        start_scaffold=ordered.scaffold,
+        start_adapter=ordered.adapter,
+        start_state=ordered.state,
+    )
+
+
+def child_finished(ordered: ChildRunOrdered, finished: RunFinished) -> ChildRunFinished:
+    """What the owner reads of a child run that has ended."""
+    return ChildRunFinished(
+        generation=ordered.generation,
+        child=ordered.child,
+        reason=finished.reason,
+        scaffold=finished.scaffold,
+        adapter=finished.adapter,
+        rollouts=finished.rollouts,
+        tokens=finished.tokens,
+        micro_usd=finished.micro_usd,
     )

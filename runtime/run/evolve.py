@@ -273,7 +273,7 @@ def _with_child(flight: Flight, run: str, ended: ChildRunFinished) -> Flight:
         micro_usd=flight.micro_usd + ended.micro_usd,
     )
     if (ended.scaffold, ended.adapter) in (("", ""), (before.scaffold, before.adapter)):
-        return in_phase(flight, "failed", reason=f"run {ended.run} changed nothing: {ended.reason}")
+        return in_phase(flight, "failed", reason=f"run {ended.child} changed nothing: {ended.reason}")
     return _with_candidate(flight, run, ended.scaffold, "child", ended.adapter, "")
 
 

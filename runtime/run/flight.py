@@ -13,7 +13,7 @@ from events.rollouts import RolloutsRequested
 from events.run import RunStarted
 from events.weights import TrainingBatchSealed, WeightUpdateFinished
 from runtime.run.batch import batch_digest
-from runtime.run.child import child_name, child_started
+from runtime.run.child import child_name
 from runtime.run.evolve import solved_items
 from runtime.run.looks import first_items, stage
 from runtime.run.requests import Rollouts, affordable, requests
@@ -197,10 +197,17 @@ def _sealed_batch(flight: Flight, update: WeightUpdate, started: RunStarted) -> 
 
 
 def _child(state: RunState, flight: Flight, started: RunStarted) -> ChildRunOrdered:
-    assert flight.child and flight.parent
+    wanted, parent = flight.child, flight.parent
+    assert wanted and parent
     left = None if flight.grant is None else flight.grant - flight.rollouts - evaluation_cost(started)
     return ChildRunOrdered(
         generation=flight.generation,
-        run=child_name(state.run, flight.generation),
-        started=child_started(state.run, started, flight.parent, flight.child, left),
+        child=child_name(state.run, flight.generation),
+        seed=derive_seed(started.seed, "child", flight.generation),
+        levers=tuple(lever for lever in started.levers if lever in wanted.levers),
+        generations=wanted.generations,
+        rollouts=min((limit for limit in (wanted.rollouts, left) if limit is not None), default=None),
+        scaffold=parent.scaffold,
+        adapter=parent.adapter,
+        state=parent.optimizer_state,
     )
