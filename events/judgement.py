@@ -87,6 +87,8 @@ class JudgeCalled(Fact, frozen=True, kw_only=True):
     """Number of tries, with those that failed and were repeated."""
     status: CallStatus
     """How the last try ended."""
+    generation: int = -1
+    """The generation of the trajectory; -1 where that is not known, and outside a run's loop."""
 
 
 class LabelEstimated(Fact, frozen=True, kw_only=True):

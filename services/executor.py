@@ -72,6 +72,12 @@ def requested_shard(
     event: Event, requested: RolloutsRequested, loaded: LoadedRun, past_requests: Mapping[str, str] = {}
 ) -> RolloutShard:
     """The shard that an event requests of its run; raises Misconfigured where the task's code for hints fails."""
+    drawn = (
+        requested.generation,
+        requested.purpose,
+        requested.round,
+        *([requested.refill] if requested.refill else []),
+    )
     return RolloutShard(
         run=event.run,
         id=event.id,
@@ -84,7 +90,7 @@ def requested_shard(
         fold=requested.fold if requested.fold >= 0 else None,
         temperature=requested.temperature,
         seed=requested.seed,
-        draw=f"{loaded.started.seed} {requested.generation} {requested.purpose} {requested.round}",
+        draw=" ".join(map(str, (loaded.started.seed, *drawn))),
         hints=hints_of(loaded, requested),
         max_tokens=loaded.started.max_tokens,
         sandbox=loaded.started.sandbox,

@@ -40,12 +40,17 @@ async def score_trajectories(context: Context, scorer: AnswerScorer) -> None:
             if run not in labels:
                 labels[run] = await asyncio.to_thread(_labels, loaded)
             ask: AskAbout | None = None
+            generations = {event.id: _trajectory(event).generation for event in trajectories}
             if loaded.task.judge_model:
                 first, budget = trajectories[0], loaded.started.budget
-                judge = open_judge(context, first, loaded, "verifier", JudgeCalled, context.log, context.blobs, budget)
+                judge = open_judge(
+                    context, first, loaded, "verifier", JudgeCalled, context.log, context.blobs, budget, generations
+                )
                 ask = judge.ask
             if loaded.task.submissions:
-                outputs += await _score_submissions(context, trajectories, loaded, labels[run], scorer, ask)
+                outputs += await _score_submissions(
+                    context, trajectories, loaded, labels[run], scorer, ask, generations
+                )
                 continue
             causes = {event.id: event for event in trajectories}
             attempts = {id: _trajectory(event) for id, event in causes.items()}
@@ -70,6 +75,7 @@ async def _score_submissions(
     labels: Mapping[str, str],
     scorer: AnswerScorer,
     ask: AskAbout | None,
+    generations: dict[str, int],
 ) -> list[Event]:
     """The judgements of those submissions whose last trajectory is among these; the others come with theirs."""
     outputs: list[Event] = []
@@ -77,6 +83,7 @@ async def _score_submissions(
     for event in trajectories:
         key = _trajectory(event).request, _trajectory(event).attempt
         submission = submissions[key] = submissions.get(key) or await _submission(context, event)
+        generations.update(dict.fromkeys(submission.attempts, _trajectory(event).generation))
         if event.id == next(reversed(submission.attempts)):
             shards = {_trajectory(event).request: submission.items}
             facts = await asyncio.to_thread(score, submission.attempts, loaded, labels, scorer, shards, ask)

@@ -34,6 +34,8 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
     scanner: Scanner
     seed: int
     kind: type[JudgeCalled] = JudgeCalled
+    generations: Mapping[str, int] = {}
+    """The generation of each trajectory that it may be asked about, as far as known."""
     find: Callable[[str], JudgeCalled | None]
     record: Callable[[JudgeCalled], JudgeCalled | None]
     ask_model: Callable[[ModelClient, ModelRequest, int], CallResult] = ask_with_retries
@@ -73,6 +75,7 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
             seconds=result.seconds,
             attempts=result.attempts,
             status=result.turn.status,
+            generation=self.generations.get(trajectory, -1),
         )
         return self.record(called) or called
 

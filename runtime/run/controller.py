@@ -3,25 +3,32 @@ not recorded yet.
 
 After a restart it decides again what is recorded, and goes on where the record ends. Two controllers do no harm: the
 head of a run refuses the slower one's decision, which then starts over from the log.
+
+It also does what runs ask of it that is no decision: it keeps time where a budget limits it, starts the runs that
+belong to a candidate of another, tells their owners how they ended, and ends them with their owners.
 """
 
 import asyncio
 import contextlib
 import gc
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from events import codec, subjects
+from events.change import ChildRunOrdered
 from events.codec import Event
 from events.errors import CheckFailed, NotFound, TryAgain, Unavailable, UserError
-from events.run import DecisionMade, RunFinished, RunStarted
+from events.fact import Fact
+from events.run import DecisionMade, RunCancelled, RunFinished, RunStarted, TimeSpent
 from events.secret import Scanner, SecretFound
 from runtime.log import lineage
-from runtime.log.port import BATCH_LIMIT, Log, Refused, Stored
-from runtime.log.worker import PAUSE, append_struck_out, decode_or_set_aside, retry_until_available
+from runtime.log.port import BATCH_LIMIT, Log, Refused, Stored, append_once, readable
+from runtime.log.worker import PAUSE, append_struck_out, decode_or_set_aside, now, retry_until_available
+from runtime.run.child import child_finished, child_started
 from runtime.run.decider import Decider, Decision, DecisionSession
 
 logger = logging.getLogger("evolog")
@@ -32,6 +39,8 @@ BUSY_WAIT = 0.005
 IDLE_WAIT = 0.05
 """Seconds between reads at the end of the log, while events keep coming and when none has come for a while."""
 IDLE_AFTER = 200
+LONGEST_TICK, TICKS = 60.0, 60
+"""Seconds, at most, between two records of the time that a run was driven; how often at least within its budget."""
 
 
 class Head(msgspec.Struct):
@@ -65,14 +74,20 @@ class _Stale(Exception):
 class Controller:
     """Feeds the events of all runs of one log to a decider, and appends its decisions."""
 
-    def __init__(self, log: Log, decider: Decider[Any], scanner: Scanner) -> None:
-        self.log, self.decider, self.scanner = log, decider, scanner
+    def __init__(
+        self, log: Log, decider: Decider[Any], scanner: Scanner, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.log, self.decider, self.scanner, self.clock = log, decider, scanner, clock
         self._loaded = False
         self._began = 0
         self._position = 0
         self._sessions: dict[str, DecisionSession[Any]] = {}
         self._heads: dict[str, Head] = {}
         self._closed: set[str] = set()
+        self._children: dict[str, tuple[str, ChildRunOrdered]] = {}
+        """Runs that belong to another: their owner, and what it ordered."""
+        self._timed: dict[str, tuple[int, float]] = {}
+        """Of runs whose time is limited: how often it was recorded, and the clock then."""
 
     async def serve(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Drive the runs until `stop` says so."""
@@ -102,6 +117,7 @@ class Controller:
         while not stop():
             try:
                 moved = await self.step()
+                await self.keep_time()
             except (Unavailable, TryAgain) as wrong:
                 logger.warning("%s", wrong)
                 await asyncio.sleep(PAUSE)
@@ -126,18 +142,62 @@ class Controller:
             return True
         return bool(read)
 
+    async def keep_time(self) -> None:
+        """Record for how long runs were driven whose budget limits it, each some sixty times."""
+        for run, session in list(self._sessions.items()):
+            started, state = session.state.started, session.state
+            limit = started.budget.seconds if started else None
+            if limit is None:
+                continue
+            ticks, since = self._timed.get(run, (-1, 0.0))
+            if ticks != state.ticks or state.paused:  # a tick was folded, or nothing is to be counted
+                self._timed[run] = (state.ticks, self.clock())
+                continue
+            elapsed = self.clock() - since
+            if elapsed >= min(LONGEST_TICK, limit / TICKS, limit - state.seconds):
+                tick = TimeSpent(number=state.ticks + 1, seconds=round(state.seconds + elapsed, 3))
+                await self._record(run, tick, "")
+
+    async def _record(self, run: str, fact: Fact, cause: str) -> None:
+        """Append a fact that is no decision, unless it is there already."""
+        event = codec.event(fact, run=run, source="controller", cause=cause, time=now())
+        await append_once(self.log, [event], self.scanner)
+
+    async def _tend_children(self, event: Event) -> None:
+        """Start the run that one orders, tell an owner how its run ended, and end the runs of an owner that has."""
+        data, run = event.data, event.run
+        if isinstance(data, ChildRunOrdered):
+            self._children[data.child] = (run, data)
+            session = self._sessions.get(run)
+            if session is not None and run not in self._closed:
+                await self._record(data.child, child_started(run, session.state.started, data), event.id)
+        elif isinstance(data, RunFinished):
+            if run in self._children:
+                owner, ordered = self._children[run]
+                if owner not in self._closed:
+                    await self._record(owner, child_finished(ordered, data), event.id)
+            for child in [child for child, (owner, _) in self._children.items() if owner == run]:
+                await self._cancel_child(child, run)
+
+    async def _cancel_child(self, child: str, owner: str) -> None:
+        if child not in self._closed:
+            await self._record(child, RunCancelled(reason=f"run {owner}, to which it belongs, has ended"), "")
+
     def _reset(self) -> None:
         self._loaded = False
         self._position = 0
         self._sessions.clear()
         self._heads.clear()
         self._closed.clear()
+        self._children.clear()
+        self._timed.clear()
 
     async def _load(self) -> None:
         end = await self.log.end()
         finished = await self.log.last([subjects.subject(self.log.stream, "*", "*", RunFinished.tag())])
         self._closed = {subjects.run_of(subject) for subject in finished}
-        begins = {run: stored.sequence for run, stored in (await lineage.run_starts(self.log)).items()}
+        starts = await lineage.run_starts(self.log)
+        begins = {run: stored.sequence for run, stored in starts.items()}
         open_runs = sorted(begins.keys() - self._closed)
         self._position = self._began = min([end, *(begins[run] - 1 for run in open_runs)])
         for run in open_runs:
@@ -152,12 +212,19 @@ class Controller:
                     break
                 assert isinstance(made, DecisionMade)
                 self._heads.setdefault(run, Head()).advance(made, stored.sequence)
+        for run in open_runs:
+            for event in readable([starts[run]]):
+                if isinstance(event.data, RunStarted) and event.data.owner in self._closed:
+                    await self._cancel_child(run, event.data.owner)
         self._loaded = True
 
     async def _feed(self, stored: Stored) -> None:
         run = subjects.run_of(stored.subject)
         event = await self._decode(stored)
-        if event is None or run in self._closed:
+        if event is None:
+            return
+        await self._tend_children(event)
+        if run in self._closed:
             return
         head = self._heads.setdefault(run, Head())
         if (session := self._sessions.get(run)) is None:

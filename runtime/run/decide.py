@@ -43,7 +43,7 @@ from runtime.run.state import (
 
 
 def decide(state: RunState, event: Event, version: int) -> list[Fact]:
-    """What is due now; nothing while the run is paused, and nothing between barriers.
+    """What is due now; nothing while the run is paused unless it is cancelled, and nothing between barriers.
 
     What is due follows from the state alone, so `event` decides nothing. Rules by version: 2 seals batches with the
     parent's optimiser state, 3 waits for the auditor where it may act, 4 divides no submission and counts what judging
@@ -51,10 +51,12 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
     """
     del event
     started = state.started
-    if started is None or state.paused or state.finished:
+    if started is None or state.finished:
         return []
-    if over := _out_of_time(state, started):
+    if over := _over(state, started):
         return [_finished(state, over)]
+    if state.paused:
+        return []
     if not state.opened:
         return _opening(started)
     for flight in state.flights.values():
@@ -69,12 +71,12 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
 DECIDER = Decider(version=5, initial=initial, evolve=evolve, decide=decide)
 
 
-def _out_of_time(state: RunState, started: RunStarted) -> str:
+def _over(state: RunState, started: RunStarted) -> str:
     """Why the run ends at once, if it does."""
     if state.cancelled is not None:
         return f"cancelled: {state.cancelled}" if state.cancelled else "cancelled"
     limit = started.budget.seconds
-    return f"budget exhausted: {state.seconds:.0f} s" if limit is not None and state.seconds >= limit else ""
+    return "budget exhausted" if limit is not None and state.seconds >= limit else ""
 
 
 # how generations begin

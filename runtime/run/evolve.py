@@ -84,8 +84,8 @@ def evolve(state: RunState, event: Event) -> RunState:
             return replace(state, paused=False)
         case RunCancelled(reason=reason):
             return replace(state, cancelled=reason)
-        case TimeSpent(seconds=seconds):
-            return replace(state, seconds=max(state.seconds, seconds))
+        case TimeSpent(number=number, seconds=seconds):
+            return replace(state, ticks=max(state.ticks, number), seconds=max(state.seconds, seconds))
         case RunFinished():
             return replace(state, finished=True)
         case AuditReleased() as released:
@@ -96,12 +96,15 @@ def evolve(state: RunState, event: Event) -> RunState:
             return replace(with_flight(state, flight), opened=True)
         case ParentSelected() as selected:
             return _with_parent(state, event.run, selected)
-        case AgentCalled(
-            generation=generation, prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price
+        case (
+            AgentCalled(
+                generation=generation, prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price
+            )
+            | JudgeCalled(
+                generation=generation, prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price
+            )
         ):
             return _with_cost(state, state.flights.get(generation), prompt + completion, known_price or 0)
-        case JudgeCalled(prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price):
-            return _with_cost(state, _only_flight(state), prompt + completion, known_price or 0)
         case (
             LeverChosen(generation=generation)
             | ProposalFailed(generation=generation)
@@ -166,10 +169,6 @@ def _flight_of(state: RunState, request: str) -> Flight | None:
         if request in flight.shards or request in flight.history:
             return flight
     return None
-
-
-def _only_flight(state: RunState) -> Flight | None:
-    return next(iter(state.flights.values())) if len(state.flights) == 1 else None
 
 
 def _with_cost(state: RunState, flight: Flight | None, tokens: int, micro_usd: int) -> RunState:

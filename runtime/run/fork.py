@@ -29,6 +29,7 @@ def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -
         cancelled=None,
         finished=False,
         seconds=0.0,
+        ticks=0,
         last_audited_generation=state.accepted[-1].generation if state.accepted else -1,
     )
     if rebaseline or not started.on_drift:  # what the auditor found is about other scores, or is not asked about

@@ -12,14 +12,14 @@ import msgspec
 
 from events.errors import Misconfigured, UsageError
 from events.fact import derive_seed
-from events.kinds import Lever, OnDrift
+from events.kinds import Lever, OnDrift, Schedule
 from events.run import Items, RunStarted
 from events.subjects import check_run_name
 from runtime.agents.providers import RULES
 from runtime.blobs.directory import Blobs
 from runtime.log.port import BATCH_LIMIT
 from runtime.run import budget as budgets
-from runtime.run.state import evaluation_cost
+from runtime.run.state import evaluation_cost, repeat_cost
 from runtime.sandbox.choose import provide
 from tasks.contract import FOLDS, Public
 from tasks.loading import Task, load
@@ -39,6 +39,18 @@ PRETRAINING_SEED = 0
 """Base models are made once for a task, whatever a run's seed."""
 PROBE_ITEMS = 100
 """Train items, of one fold, on which each candidate shows the agent how it fails."""
+
+
+class Search(NamedTuple):
+    """How a run searches: its fields are those of `run_started` with the same names."""
+
+    strategy: str = "chain"
+    """A key of `algorithms.search.catalogue.STRATEGIES`."""
+    width: int = 1
+    first_items: int = 0
+    recheck: int = 0
+    refills: int = 0
+    schedule: Schedule = "agent"
 
 
 class RunOrder(NamedTuple):
@@ -64,6 +76,8 @@ class RunOrder(NamedTuple):
     """The name of another verifier of the task, or a path."""
     on_drift: OnDrift = ""
     """What the auditor may do when it finds drift."""
+    search: Search = Search()
+    """How candidates are searched for."""
 
 
 def policy_of(order: RunOrder, task: Task) -> str:
@@ -181,7 +195,12 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
         private_prompts=task.private_prompts,
         shared_state=task.shared_state,
         on_drift=order.on_drift,
+        **order.search._asdict(),
     )
+    limit = started.budget.rollouts
+    if started.strategy == "best_of_k" and order.generations is None and limit is not None:
+        # asking again is what all rollouts are for
+        started = msgspec.structs.replace(started, generations=max(0, limit // repeat_cost(started)))
     largest = max(len(started.items.dev), *map(len, folds))
     if started.submissions and largest > BATCH_LIMIT:
         raise Misconfigured(
@@ -189,12 +208,19 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
             f"items; a submission may have {BATCH_LIMIT:,} at most. Use fewer items."
         )
     shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
-    if shards >= BATCH_LIMIT:
+    if shards * started.width >= BATCH_LIMIT:
         raise Misconfigured(
-            f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round; at most "
+            f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round, for "
+            f"{started.width} at once; at most {BATCH_LIMIT - 1} shards fit one decision: give a smaller --width."
+            if started.width > 1
+            else f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round; at most "
             f"{BATCH_LIMIT - 1} fit one decision."
         )
-    limit = started.budget.rollouts
+    if started.submissions and started.first_items:
+        raise UsageError(
+            f"The verifier of task {order.task!r} judges whole submissions, which are not played in parts: leave "
+            "--first-items out."
+        )
     if limit is not None and limit < evaluation_cost(started):
         raise UsageError(
             f"A budget of {limit} rollouts does not cover the first evaluation, which plays "

@@ -160,6 +160,8 @@ class RunState(msgspec.Struct, frozen=True):
     """Why the run is to end with what it has, if it is."""
     seconds: float = 0.0
     """Seconds for which it was driven, where its budget limits them."""
+    ticks: int = 0
+    """How often these seconds were recorded."""
     generation: int = 0
     """The last generation that was begun."""
     reopened: tuple[int, ...] = ()

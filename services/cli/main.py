@@ -23,7 +23,7 @@ from services.cli.gc import gc
 from services.cli.import_ import import_
 from services.cli.ls import ls
 from services.cli.options import CommandLineOnly
-from services.cli.pause import pause, resume
+from services.cli.pause import cancel, pause, resume
 from services.cli.replay import replay
 from services.cli.run import run
 from services.cli.service import service
@@ -37,7 +37,7 @@ from services.host.visible import visible_output
 
 VERBS: dict[str, tuple[click.Command, ...]] = {
     "Start a run": (run, ablate, fork),
-    "Follow it": (watch, ls, show, pause, resume),
+    "Follow it": (watch, ls, show, pause, resume, cancel),
     "Ask what happened": (sql, replay, diff, audit, sign, verify),
     "Bring in": (task, data, import_),
     "Operate": (up, down, service, doctor, gc),

@@ -1,10 +1,16 @@
 """The flags that several commands share."""
 
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from events.kinds import Schedule
+
+if TYPE_CHECKING:
+    from runtime.run.order import Search
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -60,6 +66,64 @@ def task_code(function: Function) -> Function:
     return function
 
 
+def search_options(function: Function) -> Function:
+    """The flags that say how a run searches; `search_of` reads them."""
+    for option in (
+        click.option(
+            "--schedule",
+            type=click.Choice(typing.get_args(Schedule)),
+            default="agent",
+            show_default=True,
+            help="Who chooses the lever: the agent, or a fixed order.",
+        ),
+        click.option(
+            "--refills",
+            type=click.IntRange(0, 20),
+            default=0,
+            show_default=True,
+            help="How often a training round plays the groups again whose attempts all tie.",
+        ),
+        click.option(
+            "--recheck",
+            type=click.IntRange(0, 64),
+            default=0,
+            show_default=True,
+            help="Further attempts at each dev item where a candidate is too close to the best to call.",
+        ),
+        click.option(
+            "--first-items",
+            type=click.IntRange(0, 1_000_000),
+            default=0,
+            show_default=True,
+            help="Dev items asked first; a candidate that does worse on them than its parent is asked no more.",
+        ),
+        click.option(
+            "--width",
+            type=click.IntRange(1, 64),
+            default=1,
+            show_default=True,
+            help="Candidates under way at once.",
+        ),
+        click.option(
+            "--strategy",
+            type=click.Choice(["chain", "dgm", "best_of_k"]),
+            default="chain",
+            show_default=True,
+            help="Which candidate is changed next: the best (chain), any by the Darwin Goedel Machine's draw (dgm), or "
+            "none, the start asked again (best_of_k).",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def search_of(options: Mapping[str, Any]) -> "Search":
+    """The search that these options order, with others among them or not."""
+    from runtime.run.order import Search
+
+    return Search(**{name: options[name] for name in Search._fields})
+
+
 def run_options(function: Function) -> Function:
     """The flags that `run` and `ablate` share."""
     for option in (
@@ -69,7 +133,7 @@ def run_options(function: Function) -> Function:
             default=None,
             help="Most changes to try; the task has a default.",
         ),
-        click.option("--budget", default="", help="What a run may spend: rollouts=N,tokens=N,usd=X."),
+        click.option("--budget", default="", help="What a run may spend: rollouts=N,tokens=N,usd=X,time=30m."),
         directory,
     ):
         function = option(function)

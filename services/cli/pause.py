@@ -1,4 +1,4 @@
-"""`evolog pause` and `evolog resume`."""
+"""`evolog pause`, `evolog resume` and `evolog cancel`."""
 
 from pathlib import Path
 
@@ -35,3 +35,20 @@ def resume(run: str, directory: Path) -> None:
     from services.host.node import Node
 
     click.echo(f"{asyncio.run(orders.resume(Node(directory), run))} goes on", err=True)
+
+
+@click.command(epilog=examples("evolog cancel lawbench-s0 --reason 'it has found what it can'"))
+@click.argument("run")
+@directory
+@click.option("--reason", default="the operator asked for it", show_default=True)
+def cancel(run: str, directory: Path, reason: str) -> None:
+    """Let a run end with what it has.
+
+    It ends at once with its best candidate so far; what is under way is not waited for.
+    """
+    import asyncio
+
+    from services.host import orders
+    from services.host.node import Node
+
+    click.echo(f"{asyncio.run(orders.cancel(Node(directory), run, reason))} ends with what it has", err=True)

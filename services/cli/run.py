@@ -1,16 +1,18 @@
 """`evolog run`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from services.cli.options import as_json, examples, run_options
+from services.cli.options import as_json, examples, run_options, search_of, search_options
 
 
 @click.command(
     epilog=examples(
         "evolog run lawbench",
         "evolog run lawbench --seed 1 --levers scaffold --budget rollouts=100k",
+        "evolog run lawbench --strategy dgm --width 4 --budget time=30m",
         "evolog run path/to/my-task --agent anthropic:claude-opus-5 --budget usd=5",
         "evolog run --from sia path/to/sia/tasks/gpqa",
         "evolog run --from inspect my_evals.py:arithmetic",
@@ -63,6 +65,7 @@ from services.cli.options import as_json, examples, run_options
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--name", default="", help="The run's name; by default made from the task and the seed.")
 @click.option("--detach", is_flag=True, help="Start the run and return; print its name.")
+@search_options
 @run_options
 @as_json
 def run(
@@ -82,6 +85,7 @@ def run(
     budget: str,
     directory: Path,
     as_json: bool,
+    **search: Any,
 ) -> int:
     """Run TASK until nothing more is to be gained.
 
@@ -109,5 +113,6 @@ def run(
         agent=agent,
         verifier=verifier,
         on_drift=ON_DRIFT[on_drift],
+        search=search_of(search),
     )
     return run_task(directory, order, detach=detach, as_json=as_json)

@@ -1,6 +1,7 @@
 """The judge model of a run, as the services that score ask it."""
 
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 from events import codec
@@ -28,8 +29,10 @@ def open_judge(
     log: Log,
     blobs: Blobs,
     budget: Budget = Budget(),
+    generations: Mapping[str, int] = {},
 ) -> Judge:
-    """The judge model of a task that has one, for threads; its calls are found on `log`, and recorded there as `kind`.
+    """The judge model of a task that has one, for threads; its calls are found on `log`, and recorded there as `kind`,
+    with the generation of the trajectory that they are about.
 
     Raises `NotHere` where it cannot be asked from here, or a budget in dollars cannot be kept.
     """
@@ -56,6 +59,7 @@ def open_judge(
         scanner=context.scanner,
         seed=loaded.started.seed,
         kind=kind,
+        generations=generations,
         find=lambda id: context.wait_for(find(id)),
         record=lambda called: context.wait_for(record(called)),
     )

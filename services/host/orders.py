@@ -1,4 +1,4 @@
-"""What the operator does to runs: order one and follow it to the end of its audit, pause it, or let it go on."""
+"""What the operator does to runs: order one and follow it to the end of its audit, pause, resume or cancel it."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from events import codec
 from events.codec import Event
 from events.errors import Misconfigured, TryAgain, Unavailable, UsageError, UserError
+from events.fact import Fact
 from events.gold import AuditFinished
-from events.run import RunFinished, RunPaused, RunResumed, RunStarted
+from events.run import RunCancelled, RunFinished, RunPaused, RunResumed, RunStarted
 from events.subjects import GOLD, LOG, run_of, subject
 from replay.report import Report, Reporter, follow_gold
 from runtime.agents.providers import environment_variable, model_of, price_of_model, require_key
@@ -258,31 +259,58 @@ async def pause(node: Node, name: str, reason: str) -> str:
 
     Raises `UsageError` if it is paused or finished.
     """
-    return await _append_request(node, name, reason)
+
+    def paused(asked: Sequence[Event]) -> RunPaused:
+        if _is_paused(asked):
+            raise UsageError("is paused already; `evolog resume` lets it go on")
+        return RunPaused(number=1 + sum(isinstance(event.data, RunPaused) for event in asked), reason=reason)
+
+    return await _append_request(node, name, paused)
 
 
 async def resume(node: Node, name: str) -> str:
     """Let a paused run go on; its full name. Raises `UsageError` if it is not paused, or is finished."""
-    return await _append_request(node, name, None)
+
+    def resumed(asked: Sequence[Event]) -> RunResumed:
+        if not _is_paused(asked):
+            raise UsageError("is not paused")
+        return RunResumed(number=1 + sum(isinstance(event.data, RunResumed) for event in asked))
+
+    return await _append_request(node, name, resumed)
 
 
-async def _append_request(node: Node, name: str, reason: str | None) -> str:
-    # to pause, for this reason; or to resume, for None
+async def cancel(node: Node, name: str, reason: str) -> str:
+    """Ask a run to end with what it has; its full name. A paused one goes on for that.
+
+    Raises `UsageError` if it is finished, or to end already.
+    """
+
+    def cancelled(asked: Sequence[Event]) -> RunCancelled:
+        if any(isinstance(event.data, RunCancelled) for event in asked):
+            raise UsageError("is cancelled already")
+        return RunCancelled(reason=reason)
+
+    return await _append_request(node, name, cancelled)
+
+
+def _is_paused(asked: Sequence[Event]) -> bool:
+    pauses = sum(isinstance(event.data, RunPaused) for event in asked)
+    return pauses > sum(isinstance(event.data, RunResumed) for event in asked)
+
+
+async def _append_request(node: Node, name: str, request: Callable[[Sequence[Event]], Fact]) -> str:
+    """Append what `request` makes of what was asked of a run before; where it raises, the sentence is about the run."""
     node.require_up()
     async with operator(node) as connection:
         log = connection.log(LOG)
         run = await find_run(log, name)
-        events = await events_of_types(log, run, [RunPaused, RunResumed, RunFinished])
-        if any(isinstance(event.data, RunFinished) for event in events):
+        asked = await events_of_types(log, run, [RunPaused, RunResumed, RunCancelled, RunFinished])
+        if any(isinstance(event.data, RunFinished) for event in asked):
             raise UsageError(f"Run {run} is finished; there is nothing left to decide.")
-        pauses = sum(isinstance(event.data, RunPaused) for event in events)
-        resumes = sum(isinstance(event.data, RunResumed) for event in events)
-        if (reason is not None) == (pauses > resumes):
-            raise UsageError(
-                f"Run {run} is "
-                f"{'paused already; `evolog resume` lets it go on' if reason is not None else 'not paused'}."
-            )
-        fact = RunResumed(number=resumes + 1) if reason is None else RunPaused(number=pauses + 1, reason=reason)
+        try:
+            fact = request(asked)
+        except UsageError as wrong:
+            raise UsageError(f"Run {run} {wrong}.") from None
         event = codec.event(fact, run=run, source=OPERATOR, cause="", time=now())
         await append_once(log, [event], connection.scanner)
     return run

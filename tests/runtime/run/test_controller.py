@@ -2,27 +2,41 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 import pytest
 
 from events import codec
+from events.change import ChildRunFinished, ChildRunOrdered, ChildRunRequested
 from events.errors import Unavailable
 from events.fact import Fact
+from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.rollouts import RolloutsRequested
-from events.run import DecisionMade, EventSetAside
+from events.run import (
+    Budget,
+    DecisionMade,
+    EventSetAside,
+    RunCancelled,
+    RunFinished,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    TimeSpent,
+)
 from events.secret import Scanner
 from events.subjects import tag_of
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
-from tests.harness.facts import RUN, proposed, publisher, scores, started
+from tests.harness.facts import RUN, chosen, proposed, publisher, scores, started
 from tests.harness.given import given
 
 
-async def say(log: MemoryLog, *facts: Fact) -> None:
+async def say(log: MemoryLog, *facts: Fact, run: str = RUN) -> None:
     events = [
-        codec.event(fact, run=RUN, source=publisher(fact), cause="", time="2026-01-01T00:00:00Z") for fact in facts
+        codec.event(fact, run=run, source=publisher(fact), cause="", time="2026-01-01T00:00:00Z") for fact in facts
     ]
     await append_once(log, events, Scanner([]))
 
@@ -137,5 +151,123 @@ def test_what_cannot_be_read_is_set_aside_once_and_stops_nothing() -> None:
             if isinstance(data := codec.decode(stored.data).data, EventSetAside)
         ]
         assert [fact.sequence for fact in aside] == [1] and decisions(log).count("scaffold_requested") == 1
+
+    asyncio.run(check())
+
+
+def facts_of(log: MemoryLog, kind: type[Fact], run: str = RUN) -> list[Any]:
+    events = [codec.decode(stored.data) for stored in log.memory.messages]
+    return [event.data for event in events if event.run == run and isinstance(event.data, kind)]
+
+
+def answers(log: MemoryLog, run: str, right: set[str]) -> list[Fact]:
+    """A score for each attempt that a run asked for and that has none."""
+    asked = facts_of(log, RolloutsRequested, run)
+    told = {(one.request, one.item, one.attempt) for one in facts_of(log, TrajectoryScored, run)}
+    found = [
+        msgspec.structs.replace(fact, request=codec.event_id(run, RolloutsRequested, *requested.key()))
+        for requested in asked
+        for fact in scores([requested], right)
+    ]
+    return [fact for fact in found if (fact.request, fact.item, fact.attempt) not in told]
+
+
+async def owner_of_a_child(log: MemoryLog) -> str:
+    """A run whose first change is a run of its own; the child's name."""
+    await to_first_score(log)
+    await say(log, *answers(log, RUN, {"d1"}))
+    await drive(controller(log))
+    wanted = ChildRunRequested(generation=1, levers=("scaffold",), generations=2, rollouts=None, reason="deeper")
+    await say(log, wanted)
+    await drive(controller(log))
+    (ordered,) = facts_of(log, ChildRunOrdered)
+    return str(ordered.child)
+
+
+def test_a_run_of_a_candidate_is_started_awaited_and_read() -> None:
+    async def check() -> None:
+        log = MemoryLog(MemoryStream())
+        child = await owner_of_a_child(log)
+        (begun,) = facts_of(log, RunStarted, child)
+        assert (begun.owner, begun.owner_generation, begun.start_scaffold, begun.levers) == (
+            RUN,
+            1,
+            "s0",
+            ("scaffold",),
+        )
+        await drive(controller(log))
+        await say(log, *answers(log, child, {"d1"}), run=child)
+        await drive(controller(log))
+        await say(log, proposed(1, "s1"), run=child)
+        await drive(controller(log))
+        await say(log, *answers(log, child, {"d1", "d2"}), run=child)
+        await drive(controller(log))
+        await say(log, chosen(2, "stop"), run=child)
+        for _ in range(3):
+            await drive(controller(log))  # a fresh one each time tells nobody twice
+        (ended,) = facts_of(log, ChildRunFinished)
+        assert (ended.child, ended.scaffold, ended.rollouts) == (child, "s1", 12)
+        asked = [one for one in facts_of(log, RolloutsRequested) if one.generation == 1]
+        assert {one.scaffold for one in asked} == {"s1"}
+        await say(log, *answers(log, RUN, {"d1", "d2"}))
+        await drive(controller(log))
+        (evaluated,) = [one for one in facts_of(log, CandidateEvaluated) if one.generation == 1]
+        assert (evaluated.lever, evaluated.rollouts) == ("child", 6 + 12 + 6)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_run_of_a_candidate_ends_with_its_owner(restarted: bool) -> None:
+    async def check() -> None:
+        log = MemoryLog(MemoryStream())
+        child = await owner_of_a_child(log)
+        one = controller(log)
+        await drive(one)
+        await say(log, RunCancelled(reason="enough"))
+        await one.step()
+        if restarted:
+            one = controller(log)
+        await drive(one)
+        await drive(one)
+        assert [end.reason for end in facts_of(log, RunFinished)] == ["cancelled: enough"]
+        (end,) = facts_of(log, RunFinished, child)
+        assert end.reason == f"cancelled: run {RUN}, to which it belongs, has ended"
+        assert not facts_of(log, ChildRunFinished)
+
+    asyncio.run(check())
+
+
+def test_time_is_recorded_while_a_run_is_driven_and_ends_it() -> None:
+    async def check() -> None:
+        log, clock = MemoryLog(MemoryStream()), [0.0]
+
+        def timed() -> Controller:
+            return Controller(log, DECIDER, Scanner([]), lambda: clock[0])
+
+        async def pass_time(one: Controller, seconds: int) -> None:
+            for _ in range(seconds):
+                clock[0] += 1
+                await one.keep_time()
+                await drive(one)
+                await one.keep_time()
+
+        await say(log, started(budget=Budget(seconds=10.0)))
+        one = timed()
+        await drive(one)
+        await pass_time(one, 4)
+        assert [tick.seconds for tick in facts_of(log, TimeSpent)] == [1.0, 2.0, 3.0]
+        clock[0] += 1000  # nobody drives it
+        await pass_time(one := timed(), 3)
+        assert facts_of(log, TimeSpent)[-1].seconds == 5.0
+        await say(log, RunPaused(number=1, reason=""))
+        await drive(one)
+        await pass_time(one, 100)
+        assert facts_of(log, TimeSpent)[-1].seconds == 5.0 and not facts_of(log, RunFinished)
+        await say(log, RunResumed(number=1))
+        await drive(one)
+        await pass_time(one, 10)
+        assert facts_of(log, TimeSpent)[-1].seconds == 10.0
+        assert [end.reason for end in facts_of(log, RunFinished)] == ["budget exhausted"]
 
     asyncio.run(check())
