@@ -12,13 +12,13 @@ What a run with levers adds is what it reaches above these two with as many roll
 from collections.abc import Sequence
 from random import Random
 
-from algorithms.search.strategy import Member, Selection, Trial, Verdict, best, failure
+from algorithms.search.strategy import Member, ParentChoice, Trial, Verdict, best, failure
 
 
-def select(population: Sequence[Member], random: Random) -> Selection | None:
+def select(population: Sequence[Member], random: Random) -> ParentChoice | None:
     """The start, to be asked again."""
     start = population[0]
-    return Selection((start.id,), {start.id: 1.0}, "repeat")
+    return ParentChoice((start.id,), {start.id: 1.0}, "repeat")
 
 
 def judge(trial: Trial, population: Sequence[Member]) -> Verdict:

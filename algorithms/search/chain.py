@@ -8,15 +8,15 @@ port asks.
 from collections.abc import Sequence
 from random import Random
 
-from algorithms.search.strategy import Member, Selection, Trial, Verdict, best, failure
+from algorithms.search.strategy import Member, ParentChoice, Trial, Verdict, best, failure
 
 
-def select(population: Sequence[Member], random: Random) -> Selection | None:
+def select(population: Sequence[Member], random: Random) -> ParentChoice | None:
     """The best so far, for certain; nothing once the agent has given up on it."""
     parent = best(population)
     if parent is None or parent.given_up:
         return None
-    return Selection((parent.id,), {parent.id: 1.0}, "agent")
+    return ParentChoice((parent.id,), {parent.id: 1.0}, "agent")
 
 
 def judge(trial: Trial, population: Sequence[Member]) -> Verdict:

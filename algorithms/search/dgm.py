@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from random import Random
 
-from algorithms.search.strategy import Member, Selection, Trial, Verdict, best, draw, failure
+from algorithms.search.strategy import Member, ParentChoice, Trial, Verdict, best, draw, failure
 
 STEEPNESS, MIDDLE = 10.0, 0.5
 """lambda and alpha_0 of the paper."""
@@ -30,10 +30,10 @@ def probabilities(population: Sequence[Member]) -> Mapping[str, float]:
     return {id: weight / total if total else 1 / len(weights) for id, weight in weights.items()}
 
 
-def select(population: Sequence[Member], random: Random) -> Selection | None:
+def select(population: Sequence[Member], random: Random) -> ParentChoice | None:
     """A draw among those that the agent has not given up on; nothing where there is none."""
     chances = probabilities([member for member in population if not member.given_up])
-    return Selection((draw(chances, random.random()),), chances, "agent") if chances else None
+    return ParentChoice((draw(chances, random.random()),), chances, "agent") if chances else None
 
 
 def judge(trial: Trial, population: Sequence[Member]) -> Verdict:

@@ -48,7 +48,7 @@ class Member(NamedTuple):
     """Whether the agent, asked for a change to it, chose to stop."""
 
 
-class Selection(NamedTuple):
+class ParentChoice(NamedTuple):
     """Who is changed next, and how."""
 
     parents: tuple[str, ...]
@@ -80,7 +80,7 @@ class Verdict(NamedTuple):
 class Strategy(NamedTuple):
     """A rule of search, as two functions."""
 
-    select: Callable[[Sequence[Member], Random], Selection | None]
+    select: Callable[[Sequence[Member], Random], ParentChoice | None]
     """The next parent, by a seeded draw; None where there is nothing more to try. The population is not empty."""
     judge: Callable[[Trial, Sequence[Member]], Verdict]
     """What becomes of a candidate, against the population as it is before."""

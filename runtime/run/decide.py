@@ -15,7 +15,7 @@ from typing import assert_never
 
 from algorithms.levers.schedules import scheduled
 from algorithms.search.catalogue import STRATEGIES
-from algorithms.search.strategy import Selection, Strategy, Trial, Verdict
+from algorithms.search.strategy import ParentChoice, Strategy, Trial, Verdict
 from algorithms.statistics import group_statistics, mean_reward
 from events.change import ScaffoldProposed, ScaffoldRequested
 from events.choice import FeedbackRequested, ParentSelected
@@ -147,7 +147,7 @@ def _beginning(state: RunState, started: RunStarted, unaudited: bool) -> list[Fa
     ]
 
 
-def _selection(state: RunState, started: RunStarted) -> tuple[Selection | None, str]:
+def _selection(state: RunState, started: RunStarted) -> tuple[ParentChoice | None, str]:
     """The next parent, or why there is none."""
     candidates = remaining(state)
     if not candidates:

@@ -1,10 +1,9 @@
 """Looks at a candidate: the first items before the others, and a second look where scores are too close to call."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from algorithms.search.strategy import FAILED_LIMIT
-from algorithms.statistics import mean_interval
+from algorithms.statistics import Estimate, mean_interval
 from events.fact import Fact
 from events.judgement import CandidateRechecked, StageEvaluated
 from events.rollouts import RolloutsRequested
@@ -14,20 +13,12 @@ from runtime.run.requests import Rollouts, affordable, requests
 from runtime.run.state import Candidate, Flight
 
 
-class Interval(NamedTuple):
-    """A mean with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Interval | None":
-        """That of these values; None without any."""
-        if not values:
-            return None
-        mean, half = mean_interval(values)
-        return cls(mean, mean - half, mean + half)
+def _mean_difference(differences: Sequence[float]) -> Estimate | None:
+    """The mean with its 95 % interval; None of no differences."""
+    if not differences:
+        return None
+    mean, half = mean_interval(differences)
+    return Estimate(mean, mean - half, mean + half)
 
 
 def first_items(flight: Flight, started: RunStarted) -> int:
@@ -49,7 +40,7 @@ def stage(flight: Flight, started: RunStarted) -> list[Fact]:
     failed = asked - len(rewards)
     theirs = flight.parent.rewards
     differences = [reward - theirs[item] for item, reward in rewards.items() if item in theirs]
-    gain = Interval.of(differences)
+    gain = _mean_difference(differences)
     if failed > FAILED_LIMIT * asked:
         passed, reason = False, f"{failed} of the first {asked} attempts failed to run, at most {FAILED_LIMIT:.0%} may"
     elif gain and gain.high < 0:
@@ -84,7 +75,7 @@ def recheck(flight: Flight, best: Candidate | None, started: RunStarted) -> list
         return []
     mine = mean_rewards(flight.shards, "dev")
     differences = [reward - best.rewards[item] for item, reward in mine.items() if item in best.rewards]
-    gain = Interval.of(differences)
+    gain = _mean_difference(differences)
     if gain is None or not gain.low <= 0 <= gain.high or not affordable(flight, cost):
         return []
     looks = [
@@ -109,7 +100,7 @@ def rechecked(flight: Flight, best: Candidate | None, started: RunStarted) -> Ca
         for item in started.items.dev
         if item in first and item in best.rewards and item in mine and item in theirs
     ]
-    gain = Interval.of(differences)
+    gain = _mean_difference(differences)
     if gain is None:
         return None
     return CandidateRechecked(

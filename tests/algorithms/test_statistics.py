@@ -2,7 +2,6 @@
 
 import pytest
 
-from algorithms.search.chain import judge
 from algorithms.statistics import group_statistics, mcnemar, mean_reward, more_failures
 
 
@@ -36,15 +35,6 @@ def test_groups_of_two() -> None:
 @pytest.mark.parametrize(("wins", "losses", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (3, 1, 2 * 5 / 16), (2, 2, 1.0)])
 def test_mcnemars_exact_p_value(wins: int, losses: int, p: float) -> None:
     assert mcnemar(wins, losses) == mcnemar(losses, wins) == pytest.approx(p)
-
-
-def test_a_candidate_is_kept_only_if_it_scores_higher_and_ran() -> None:
-    assert judge(0.5, None, 0, 10).accepted and judge(0.6, 0.5, 0, 100).accepted and judge(0.6, 0.5, 5, 100).accepted
-    assert (
-        not judge(0.5, 0.5, 0, 10).accepted
-        and not judge(0.9, 0.5, 6, 100).accepted
-        and not judge(0.0, None, 0, 0).accepted
-    )
 
 
 def test_more_failures_than_before_by_fishers_exact_test() -> None:
