@@ -1,9 +1,10 @@
 """What the start reaches by asking often: `python -m tests.bench.best_of_k TASK [--k 64] [--edit NAME ...]`.
 
 The reference scaffold, with the edits that are named, answers each test item k times with the untrained policy. Of each
-item's answers the best by the task's verifier counts, and what gold says of that one. That takes k times the test items
-in rollouts, which is to be held against what a run took. It is a baseline and no method: outside of a benchmark nobody
-has a verifier for the items in question.
+item's answers the best by the task's verifier counts, and what gold says of that one. Where the verifier judges whole
+submissions, the best of k submissions counts. That takes k times the test items in rollouts, which is to be held
+against what a run took. It is a baseline and no method: outside of a benchmark nobody has a verifier for the items in
+question.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
@@ -25,8 +25,9 @@ from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard
 from runtime.run.order import PRETRAINING_SEED
-from tasks.contract import Item, Public
+from tasks.contract import Public
 from tasks.loading import Task, load
+from tests.bench.judging import Answers, Judging
 
 AT_ONCE = 32
 """Attempts at each item that are played together."""
@@ -40,15 +41,15 @@ class _Policy:
         return self._policy.sample(requests)
 
 
-def answers(
+def play(
     task: Task, public: Public, files: dict[str, str], folder: Path, k: int, temperature: float, seed: int
-) -> dict[str, list[str | None]]:
-    """The answers to each test item, k of them or fewer where attempts fail."""
+) -> list[Answers]:
+    """The answers of each of k attempts at all test items."""
     base = prepare_base(task.policy, public, lambda: task.traces(PRETRAINING_SEED))
     blobs = Blobs(folder / "blobs")
     scaffold = blobs.put_tree({path: text.encode() for path, text in files.items()})
     runner = RolloutRunner(blobs, folder / "work", _Policy(open_policy(base, None)), Scanner([]))
-    given: dict[str, list[str | None]] = {item.id: [] for item in public.test}
+    attempts: list[dict[str, str | None]] = [{} for _ in range(k)]
     try:
         for begun in range(0, k, AT_ONCE):
             shard = RolloutShard(
@@ -56,7 +57,7 @@ def answers(
                 id=f"best-of-k-{seed}-{begun}",
                 scaffold=scaffold,
                 model="base",
-                items=tuple(given),
+                items=tuple(item.id for item in public.test),
                 attempts=min(AT_ONCE, k - begun),
                 temperature=temperature,
                 seed=seed * 1_000_003 + begun,
@@ -65,24 +66,10 @@ def answers(
             )
             for result in runner.run(shard, public, CallLog(find=lambda ids: {}, record=lambda calls: None)):
                 if not result.kind:
-                    given[result.item].append(result.answer)
+                    attempts[begun + result.attempt][result.item] = result.answer
     finally:
         runner.close()
-    return given
-
-
-def best(
-    task: Task, items: Sequence[Item], given: dict[str, list[str | None]], labels: dict[str, str], k: int
-) -> tuple[float, float]:
-    """The mean reward and the mean gold score of the best of each item's first k answers, by reward."""
-    rewards, gold = [], []
-    for item in items:
-        label = labels.get(item.id)
-        scored = [(task.reward(item, answer, label), answer) for answer in given[item.id][:k]]
-        reward, answer = max(scored, key=lambda pair: pair[0], default=(0.0, None))
-        rewards.append(reward)
-        gold.append(task.gold_score(item, answer, label))
-    return fmean(rewards), fmean(gold)
+    return list(attempts)
 
 
 def main() -> int:
@@ -98,17 +85,18 @@ def main() -> int:
         public, files = task.public(options.seed), task.scaffold()
         for name in options.edit:
             files = next(edit for edit in task.edits() if edit.name == name).apply(files)
-        labels = task.gold(options.seed)
+        judging = Judging(task, options.seed)
         table = Table(
             "answers an item", "temperature", "reward", "gold", "rollouts", "seconds", title=f"{task.verifier}, test"
         )
         with tempfile.TemporaryDirectory() as folder:
             for k, temperature in ((1, 0.0), (options.k, 1.0)):
                 began = time.monotonic()
-                given = answers(task, public, files, Path(folder), k, temperature, options.seed)
+                attempts = play(task, public, files, Path(folder), k, temperature, options.seed)
                 took = time.monotonic() - began
                 for first in sorted({4**power for power in range(10) if 4**power < k} | {k}):
-                    reward, gold = best(task, public.test, given, labels, first)
+                    best = judging.best(public.test, attempts[:first])
+                    reward, gold = judging.reward(public.test, best), judging.gold(public.test, best)
                     row = (str(first), f"{temperature:g}", f"{reward:.3f}", f"{gold:.3f}")
                     table.add_row(*row, f"{first * len(public.test):,}", f"{took:.0f}" if first == k else "")
     except UserError as wrong:

@@ -67,6 +67,7 @@ class CliHarness:
         self.environment = with_root(inherited | home | environment)
         self.log, self.gold = OperatorClient(self.node, LOG), OperatorClient(self.node, GOLD)
         self.supervisor: subprocess.Popen[str] | None = None
+        self.patience = PATIENCE  # seconds that a command may take
 
     def start(self, *arguments: str, program: Sequence[str] = CLI) -> subprocess.Popen[str]:
         """A command that goes on."""
@@ -88,7 +89,7 @@ class CliHarness:
             env=self.environment | environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=self.patience,
             check=False,
         )
         result = CommandResult(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode())

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.long
 @pytest.mark.parametrize("kind", get_args(TaskKind))
 def test_a_new_task_runs_with_both_levers_and_ends_better_than_it_began(kind: str, tmp_path: Path) -> None:
     place = CliHarness(tmp_path / "place")
+    place.patience = 1200.0
     place.evolog("task", "new", "mine", "--kind", kind)
     place.evolog("run", "./mine", "--name", "mine", "--budget", "rollouts=20k")
     asked = "SELECT lever, score FROM generations ORDER BY generation"

@@ -37,6 +37,7 @@ def proposal(name: str) -> Step:
 
 def run(place: CliHarness, name: str, *arguments: str) -> None:
     """A run of TriMul to the end of its audit."""
+    place.patience = 1200.0  # it pre-trains tiny-lm
     place.up()
     place.evolog("run", "trimul", "--name", name, "--detach", *arguments)
     deadline = time.monotonic() + 1200
