@@ -12,7 +12,7 @@ QUICK := tests/test_*.py tests/events tests/algorithms/learning tests/algorithms
   tests/harness tests/replay/test_chain.py tests/replay/test_histories.py tests/replay/audit/statistics \
   tests/replay/audit/provenance tests/runtime/blobs tests/runtime/effects tests/runtime/run tests/services/views tests/tasks
 
-.PHONY: run quick test test-slow test-long coverage sim audit-self lint bench gpu sandbox
+.PHONY: run quick test test-slow test-long coverage sim audit-self style lint bench gpu sandbox
 .DELETE_ON_ERROR:
 
 .venv/run: pyproject.toml .ci/constraints.txt
@@ -39,11 +39,11 @@ quick: .venv/dev  ## for every save: what needs no server, no sandbox and no tra
 	$(BIN)/ruff check --quiet .
 	$(PYTEST) $(QUICK)
 
-test: .venv/dev sandbox lint  ## everything that must hold, but for what is slow
-	$(PYTEST)
+test: .venv/dev sandbox style  ## everything that must hold, but for what is slow; mypy, which has one process, beside it
+	@$(BIN)/mypy & types=$$!; $(PYTEST); tests=$$?; wait $$types || { echo "mypy found what is said above." >&2; exit 1; }; exit $$tests
 
 test-slow: .venv/dev sandbox  ## whole systems, killing, attacks, pre-training, the pages' commands
-	$(PYTEST) -m "slow and not long"
+	$(PYTEST) --no-loadscope-reorder -m "slow and not long"  # in tests/conftest.py's order: what takes longest first
 
 test-long: .venv/dev sandbox  ## what takes minutes, with its figures
 	$(BIN)/python -m pytest -m long -s
@@ -57,9 +57,11 @@ sim: .venv/dev  ## the whole system in one process while everything goes wrong: 
 audit-self: .venv/dev  ## whether the auditor is right: false alarms, planted hacks, power, as in replay/audit/RESULTS.md
 	$(BIN)/python -m tests.harness.power
 
-lint: .venv/dev
+style: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+
+lint: style
 	$(BIN)/mypy
 
 bench: .venv/dev sandbox  ## the figures in tests/RESULTS.md, as ratios in one run

@@ -210,11 +210,6 @@ def train_and_dev(
     return train, tuple(item for item, is_dev in zip(items, in_dev, strict=True) if is_dev)
 
 
-def split_by_group(groups: Sequence[Hashable], seed: int, share: float, folds: int) -> tuple[list[bool], list[int]]:
-    """As `split_by_label`, for a task without labels."""
-    return split_by_label([""] * len(groups), groups, seed, share, folds)
-
-
 def near_duplicate_groups(texts: Sequence[str]) -> list[int]:
     """The group of each text, named by the lowest index in it. Near-duplicates are in one group, and so are theirs.
 

@@ -56,6 +56,18 @@ def three_splits(
     )
 
 
+def train_and_dev_labels(public: Public, answers: Mapping[str, str]) -> dict[str, str]:
+    """The answers that are not to test items, by item id."""
+    test = {item.id for item in public.test}
+    return {id: answer for id, answer in answers.items() if id not in test}
+
+
+def labels_of_test(public: Public, answers: Mapping[str, str]) -> dict[str, str]:
+    """The answers to test items, by item id."""
+    test = {item.id for item in public.test}
+    return {id: answer for id, answer in answers.items() if id in test}
+
+
 def require_each_once(answers: Iterable[tuple[str, str | None]], ids: Sequence[str]) -> dict[str, str | None]:
     """The answers by item id, if they answer each of `ids` once and nothing else; raises CheckFailed where they do not.
 

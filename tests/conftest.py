@@ -1,9 +1,16 @@
-"""What many tests need: the tiny language model, pre-trained once."""
+"""What many tests need: the tiny language model, pre-trained once, and their order."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+LONGEST = ("system/test_page_one.py", "system/test_pages.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: no worker is left with one of them when the others are done."""
+    items.sort(key=lambda item: [not item.path.match(file) for file in LONGEST])
 
 
 @pytest.fixture(scope="session")

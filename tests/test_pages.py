@@ -1,5 +1,5 @@
 """The pages: rooms have one, links resolve, sentences end, and what no test can run at least parses. Their commands are
-run by tests/system/test_pages.py.
+run by tests/system/test_pages.py and test_page_one.py.
 """
 
 import importlib.util

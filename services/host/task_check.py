@@ -451,10 +451,13 @@ def _repeats(
     other: AnswerScorer,
     repeated: Sequence[tuple[Sequence[Item], Mapping[str, str | None], Mapping[str, str]]],
 ) -> Iterator[CheckResult]:
-    """Whether the same answer has the same score again, in the same process and in another; else how noisy it is."""
+    """Whether the same answer has the same score again, in the same process and in another; else how noisy it is.
+
+    A verifier that gives an interval with each score may give another the next time.
+    """
     calls = SEVERAL if task.repeats > 1 else 3
     spreads: dict[str, float] = {}
-    words = set()
+    noisy, measured = dict[str, None](), dict[str, None]()
     for items, answers, labels in repeated:
         few = answers if task.submissions else dict(list(answers.items())[: REPEATED // len(SPLITS)])
         sheets = [few]
@@ -467,9 +470,9 @@ def _repeats(
                 rewards = [one.reward for one in scores if isinstance(one, Scored)]
                 if len(rewards) == calls:
                     spreads[id] = max(spreads.get(id, 0.0), stdev(rewards))
-                if len({one.outcome for one in scores if isinstance(one, Scored)}) > 1:
-                    words.add(id)
-    noisy = {id: spread for id, spread in spreads.items() if spread > 0} | dict.fromkeys(words, 0.0)
+                scored = [one for one in scores if isinstance(one, Scored)]
+                if len({(one.reward, one.outcome) for one in scored}) > 1:
+                    (measured if all(one.interval for one in scored) else noisy)[id] = None
     worst = max(spreads.values(), default=0.0)
     if task.repeats > 1:
         of_mean = worst / task.repeats**0.5
@@ -482,6 +485,11 @@ def _repeats(
             f"The verifier gives the same answer different scores for {_some(noisy)} (standard deviation up to "
             f"{worst:.3g}): make it deterministic, or let REPEATS say how often to call it.",
         )
+    elif measured:
+        sentence = (
+            f"The verifier gives an interval with each score; those of {_some(measured)} have a standard deviation"
+        )
+        yield CheckResult("noise", OK, f"{sentence} of up to {worst:.3g} in {calls} calls.")
     else:
         where = f"in {calls} calls and two processes, for {len(spreads)} items"
         only = all(set(answers.values()) == {GUESS} for _, answers, _ in repeated)

@@ -12,10 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from events.errors import NotFound
 from tasks.contract import FOLDS
 
 DEV_SHARE, TEST_SHARE = 0.25, 0.25
@@ -40,6 +41,33 @@ class Split(NamedTuple):
 
     name: str
     fold: int
+
+
+T = TypeVar("T")
+Spec = TypeVar("Spec")
+Entry = TypeVar("Entry")
+Answer = TypeVar("Answer")
+
+
+class Contents(NamedTuple, Generic[Spec, Entry, Answer]):
+    """What a task's folder holds: what was found out about the original, its items, and their true answers by id."""
+
+    spec: Spec
+    entries: list[Entry]
+    answers: dict[str, Answer]
+
+
+def read(folder: Path, name: str, kind: type[T]) -> T:
+    """What a JSON file of a task's folder holds; raises NotFound where it is not there."""
+    try:
+        return msgspec.json.decode((folder / name).read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise NotFound(f"{folder} holds no {name}; order the run again with --from.") from None
+
+
+def group_of(prompt: str) -> str:
+    """The group of an item: those that ask the same share it."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
 def write(parent: Path, name: str, files: Mapping[str, bytes]) -> Path:

@@ -7,19 +7,18 @@ of the model's, the solvers go on from there, as `multiple_choice` does to read 
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from events.errors import Misconfigured, NotHere
 from tasks.adapters import folder as folders
 from tasks.contract import Example, Item, Public, Scored
-from tasks.kit import digest
+from tasks.kit import public
 
 if TYPE_CHECKING:
     from inspect_ai.scorer import Scorer
@@ -79,19 +78,18 @@ def load(folder: Path, seed: int) -> Public:
     train, dev, test = list[Example](), list[Item](), list[Item]()
     for entry, split in zip(task.entries, _splits(task, seed), strict=True):
         if split.name == "train":
-            label = label_of(task.spec, task.targets[entry.id])
-            train.append(Example(entry.id, entry.prompt, label, split.fold, _group(entry)))
+            label = label_of(task.spec, task.answers[entry.id])
+            train.append(Example(entry.id, entry.prompt, label, split.fold, folders.group_of(entry.prompt)))
         elif split.name != "spare":
-            (dev if split.name == "dev" else test).append(Item(entry.id, entry.prompt, _group(entry)))
-    digests = {"train": digest(tuple(train)), "dev": digest(tuple(dev)), "test": digest(tuple(test))}
-    return Public(task.spec.name, task.spec.choices, tuple(train), tuple(dev), tuple(test), digests)
+            (dev if split.name == "dev" else test).append(Item(entry.id, entry.prompt, folders.group_of(entry.prompt)))
+    return public(task.spec.name, task.spec.choices, train, dev, test)
 
 
 def labels(folder: Path, seed: int, *splits: str) -> dict[str, str]:
     """The labels of these splits, by item id."""
     task = _task(folder)
     placed = zip(task.entries, _splits(task, seed), strict=True)
-    return {entry.id: label_of(task.spec, task.targets[entry.id]) for entry, split in placed if split.name in splits}
+    return {entry.id: label_of(task.spec, task.answers[entry.id]) for entry, split in placed if split.name in splits}
 
 
 def traces(folder: Path, seed: int) -> list[tuple[str, str]]:
@@ -223,30 +221,20 @@ def _needed() -> Iterator[None]:
         raise NotHere(MISSING, code=78) from wrong
 
 
-class _Task(NamedTuple):
-    spec: Spec
-    entries: list[Entry]
-    targets: dict[str, Target]
+Contents = folders.Contents[Spec, Entry, Target]
 
 
 @lru_cache(maxsize=8)
-def _task(folder: Path) -> _Task:
+def _task(folder: Path) -> Contents:
     """A task's folder never changes: it is named by its digest."""
-    return _Task(
-        msgspec.json.decode((folder / "inspect.json").read_bytes(), type=Spec),
-        msgspec.json.decode((folder / "items.json").read_bytes(), type=list[Entry]),
-        msgspec.json.decode((folder / "targets.json").read_bytes(), type=dict[str, Target]),
-    )
+    spec, entries = folders.read(folder, "inspect.json", Spec), folders.read(folder, "items.json", list[Entry])
+    return Contents(spec, entries, folders.read(folder, "targets.json", dict[str, Target]))
 
 
-def _splits(task: _Task, seed: int) -> list[folders.Split]:
+def _splits(task: Contents, seed: int) -> list[folders.Split]:
     """Where each sample lies, by the seed; samples that ask the same stay together."""
-    groups = [_group(entry) for entry in task.entries]
+    groups = [folders.group_of(entry.prompt) for entry in task.entries]
     return folders.split(groups, seed, folders.DEV_SHARE, folders.TEST_SHARE)
-
-
-def _group(entry: Entry) -> str:
-    return hashlib.sha256(entry.prompt.encode()).hexdigest()[:16]
 
 
 def rendered(messages: Sequence[tuple[str, str]]) -> str:

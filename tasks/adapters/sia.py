@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
-from events.errors import Misconfigured, NotFound
+from events.errors import Misconfigured
 from tasks.adapters import folder as folders
 from tasks.contract import Example, Item, Layout, Public, Scored, Submission, Tools
 from tasks.kit import digest
@@ -103,11 +103,11 @@ def load(folder: Path, seed: int) -> Public:
         prompt, files = prompt_of(entry.record, spec.id), {spec.items: table_of(spec.items, [entry.record])}
         if split.name == "train":
             label = task.answers[entry.id]
-            train.append(Example(entry.id, prompt, label, split.fold, _group(prompt), files, name=entry.name))
+            train.append(Example(entry.id, prompt, label, split.fold, folders.group_of(prompt), files, name=entry.name))
         elif split.name == "spare":
             spare.append({**entry.record, spec.label: value_of(spec, task.answers[entry.id])})
         else:
-            others[split.name].append(Item(entry.id, prompt, _group(prompt), files, name=entry.name))
+            others[split.name].append(Item(entry.id, prompt, folders.group_of(prompt), files, name=entry.name))
     examples = table_of(spec.train, spare) if spare else ""
     layout = Layout(spec.items, spec.train, spec.id, spec.label, shown_files(folder), spec.sample, examples)
     dev, test = tuple(others["dev"]), tuple(others["test"])
@@ -297,31 +297,27 @@ def shown_files(folder: Path) -> dict[str, bytes]:
 
 def spec_of(folder: Path) -> Spec:
     """What was found out about the directory; raises NotFound where the folder holds nothing of it."""
-    try:
-        return msgspec.json.decode((folder / "sia.json").read_bytes(), type=Spec)
-    except FileNotFoundError:
-        raise NotFound(f"{folder} holds no sia.json; order the run again with --from sia.") from None
+    return folders.read(folder, "sia.json", Spec)
 
 
-class _Task(NamedTuple):
-    spec: Spec
-    entries: list[Entry]
-    answers: dict[str, str]
+Contents = folders.Contents[Spec, Entry, str]
 
 
 @lru_cache(maxsize=8)
-def _task(folder: Path) -> _Task:
+def _task(folder: Path) -> Contents:
     """A task's folder never changes: it is named by its digest."""
-    entries = msgspec.json.decode((folder / "items.json").read_bytes(), type=list[Entry])
-    answers = msgspec.json.decode((folder / "answers.json").read_bytes(), type=dict[str, str])
-    return _Task(spec_of(folder), entries, answers)
+    entries, answers = (
+        folders.read(folder, "items.json", list[Entry]),
+        folders.read(folder, "answers.json", dict[str, str]),
+    )
+    return Contents(spec_of(folder), entries, answers)
 
 
-def _splits(task: _Task, seed: int) -> list[folders.Split]:
+def _splits(task: Contents, seed: int) -> list[folders.Split]:
     """Where each entry lies. If there is a table with labels, its rows are train and dev, and the items are test;
     otherwise the items are all three. Rows that ask the same stay together.
     """
-    groups = [_group(prompt_of(entry.record, task.spec.id)) for entry in task.entries]
+    groups = [folders.group_of(prompt_of(entry.record, task.spec.id)) for entry in task.entries]
     labelled = [index for index, entry in enumerate(task.entries) if entry.labelled]
     if not labelled:
         return folders.split(groups, seed, folders.DEV_SHARE, folders.TEST_SHARE)
@@ -335,10 +331,6 @@ def _splits(task: _Task, seed: int) -> list[folders.Split]:
 def _record(spec: Spec, item: Item) -> dict[str, Any]:
     (record,) = rows_of(spec.items, item.files[spec.items])
     return record
-
-
-def _group(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
 def _files(folder: Path) -> Iterator[Path]:

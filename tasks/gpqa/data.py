@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.contract import Item, Public
 from tasks.kit import data_folder, near_duplicate_groups
-from tasks.sia_wheel import sia_files, three_splits
+from tasks.sia_wheel import sia_files, three_splits, train_and_dev_labels
 
 LETTERS = ("A", "B", "C", "D")
 """The names of the options, which are the labels."""
@@ -54,8 +54,7 @@ def load(root: Path, seed: int) -> Public:
 
 def labels(root: Path, seed: int) -> dict[str, str]:
     """The right letters of train and dev by item id, for the verifier."""
-    test = {item.id for item in load(root, seed).test}
-    return {id: letter for id, letter in answers(root).items() if id not in test}
+    return train_and_dev_labels(load(root, seed), answers(root))
 
 
 def answers(root: Path) -> dict[str, str]:

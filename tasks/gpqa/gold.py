@@ -10,7 +10,7 @@ import msgspec
 
 from tasks.contract import EvaluationSet, Item, Perturbation
 from tasks.gpqa import data, verifier
-from tasks.sia_wheel import require_each_once
+from tasks.sia_wheel import labels_of_test, require_each_once
 
 CANARIES = {**{f"always {letter}": letter for letter in data.LETTERS}, "every letter": "ABCD", "empty": ""}
 """Answers to every question that need no skill."""
@@ -18,8 +18,7 @@ CANARIES = {**{f"always {letter}": letter for letter in data.LETTERS}, "every le
 
 def labels(root: Path, seed: int) -> dict[str, str]:
     """The right letter of each test item by its id. Raises NotFound or CheckFailed as `data.load` does."""
-    test = {item.id for item in data.load(root, seed).test}
-    return {id: letter for id, letter in data.answers(root).items() if id in test}
+    return labels_of_test(data.load(root, seed), data.answers(root))
 
 
 def canaries(label: str, verifier: str, reward: Callable[[str], float]) -> Mapping[str, tuple[float, float]]:

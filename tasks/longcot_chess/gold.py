@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.contract import EvaluationSet, Item, Perturbation
-from tasks.sia_wheel import require_each_once
+from tasks.sia_wheel import labels_of_test, require_each_once
 
 from . import data, notation, verifier
 from .steps import knight
@@ -20,8 +20,7 @@ CANARIES = {"empty": "", "commonest": "solution = 218", "a claim": '{"accuracy":
 
 def labels(root: Path, seed: int) -> dict[str, str]:
     """The published answer to each test item by its id. Raises NotFound or CheckFailed as `data.load` does."""
-    test = {item.id for item in data.load(root, seed).test}
-    return {id: answer for id, answer in data.answers(root).items() if id in test}
+    return labels_of_test(data.load(root, seed), data.answers(root))
 
 
 def score(item: Item, answer: str | None, label: str | None) -> float:

@@ -49,4 +49,4 @@ def _found(key: bytes, prompt: str, name: str, program: search.Program) -> Found
     problem = data.problem(key, prompt, name)
     if program == data.RANDOM:
         return Found(problem.random, problem.random)
-    return Found(data.mean_lowest(problem.function, program, kit.derived(key, f"{name} {program}")), problem.random)
+    return Found(data.lowest_found(key, prompt, name, program), problem.random)

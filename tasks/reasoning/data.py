@@ -22,7 +22,7 @@ import msgspec
 
 from tasks import kit
 from tasks.contract import FOLDS, Example, Item, Public
-from tasks.kit import data_folder, digest
+from tasks.kit import data_folder, public
 from tasks.reasoning.scaffold import exercises
 from tasks.reasoning.scaffold.exercises import Problem
 
@@ -69,8 +69,7 @@ def load(root: Path, seed: int) -> Public:
         Example(item.id, item.prompt, answers[item.id], number % FOLDS, item.id, metadata=item.metadata)
         for number, item in enumerate(items["train"])
     )
-    digests = {"train": digest(train), "dev": digest(items["dev"]), "test": digest(items["test"])}
-    return Public("reasoning", (), train, tuple(items["dev"]), tuple(items["test"]), digests)
+    return public("reasoning", (), train, items["dev"], items["test"])
 
 
 def labels(root: Path, seed: int) -> dict[str, str]:

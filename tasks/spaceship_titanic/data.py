@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.contract import Item, Public
 from tasks.kit import data_folder
-from tasks.sia_wheel import sia_files, three_splits
+from tasks.sia_wheel import sia_files, three_splits, train_and_dev_labels
 
 LABELS = ("False", "True")
 TRAIN, TEST = "public/train.csv", "private/test.csv"
@@ -59,8 +59,7 @@ def load(root: Path, seed: int) -> Public:
 
 def labels(root: Path, seed: int) -> dict[str, str]:
     """The answers to train and dev by item id, for the verifier."""
-    test = {item.id for item in load(root, seed).test}
-    return {id: answer for id, answer in answers(root).items() if id not in test}
+    return train_and_dev_labels(load(root, seed), answers(root))
 
 
 def answers(root: Path) -> dict[str, str]:

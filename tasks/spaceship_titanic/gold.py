@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.contract import EvaluationSet, Item, Perturbation
-from tasks.sia_wheel import require_each_once
+from tasks.sia_wheel import labels_of_test, require_each_once
 from tasks.spaceship_titanic import data
 
 SPENDING = ("RoomService", "FoodCourt", "ShoppingMall", "Spa", "VRDeck")
@@ -17,8 +17,7 @@ SPENDING = ("RoomService", "FoodCourt", "ShoppingMall", "Spa", "VRDeck")
 
 def labels(root: Path, seed: int) -> dict[str, str]:
     """The answer to each test item by its id. Raises NotFound or CheckFailed as `data.load` does."""
-    test = {item.id for item in data.load(root, seed).test}
-    return {id: answer for id, answer in data.answers(root).items() if id in test}
+    return labels_of_test(data.load(root, seed), data.answers(root))
 
 
 def accuracy(answers: Iterable[tuple[str, str | None]], truth: Mapping[str, str]) -> float:

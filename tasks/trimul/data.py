@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.contract import FOLDS, Example, Item, Public
-from tasks.kit import digest
+from tasks.kit import public
+from tasks.trimul.baselines import text
 from tasks.trimul.cases import SMALL
 from tasks.trimul.sandboxed.workload import Workload
 
@@ -67,14 +68,17 @@ def load(root: Path, seed: int) -> Public:
         for number, item in enumerate(_items("train", of["train"]))
         for copy in range(ASKED)
     )
-    dev, test = _items("dev", of["dev"]), _items("test", of["test"])
-    digests = {"train": digest(train), "dev": digest(dev), "test": digest(test)}
-    return Public("trimul", (), train, dev, test, digests)
+    return public("trimul", (), train, _items("dev", of["dev"]), _items("test", of["test"]))
 
 
 def labels(root: Path, seed: int) -> dict[str, str]:
     """None: an answer is judged by what it does."""
     return {}
+
+
+def reference_answer(item: Item, label: str | None) -> str:
+    """The reference kernel, which is right everywhere and as fast as itself."""
+    return text("reference")
 
 
 def traces(seed: int, count: int = 4_000) -> list[tuple[str, str]]:

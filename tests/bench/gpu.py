@@ -8,6 +8,8 @@ tests/bench/gpu.txt, or the file that --out names:
 3. TriMul's kernels: their errors on the 18 tests, and their times on the 7 benchmarks,
 4. whether the sandbox's profile `cuda` works.
 
+Each part is a process of its own. One that would go on for longer than what is left is stopped, and its table says so.
+
 No GPU was to be had where this was written: it was never run on one. Its GRPO and TriMul parts are tested on a CPU, at
 small shapes.
 """
@@ -20,6 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,19 +41,19 @@ from tasks.contract import ProgramRun
 from tasks.trimul import measure, verifier_cuda
 from tasks.trimul.baselines import text
 from tasks.trimul.cases import BENCHMARKS, TESTS
+from tests.bench.capped import Clock, Row, print_rows, rows_of
 from tests.bench.kernels import WIDTHS, gae_rows, joint_rows
 
 NO_GPU = 78
 """The exit code where there is no GPU: the host lacks what this is about."""
-SECONDS = 480.0
-"""All parts together; one that would begin later is left out."""
-SHARES = {"kernels": 120.0, "GRPO": 150.0, "TriMul": 190.0}
-"""Seconds after which a part begins nothing more."""
+SECONDS = 465.0
+"""All parts together: eight minutes, but for the start of this program and the end of a part that is stopped."""
 BACK_ENDS = ("native", "trl")
 PROMPT, ANSWER, GROUP, STEPS = 128, 256, 8, 2
 """Tokens of a prompt and of an answer, answers of the one group, and optimiser steps of an update."""
 KERNELS = ("reference", "joined", "tiled")
-Row = tuple[str, ...]
+Left = Callable[[], float]
+"""How many seconds are left, to a part that may begin something more."""
 
 
 class Shape(NamedTuple):
@@ -68,18 +72,6 @@ SHAPES = (
     Shape("0.5 B", 896, 24, 14, 2, 4864, 151_936),
     Shape("7 B", 3584, 28, 28, 4, 18_944, 152_064),
 )
-
-
-class Clock:
-    """How much of a time is left."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds; negative once it is over."""
-        return self._end - time.monotonic()
 
 
 class PlainTokens:
@@ -141,7 +133,7 @@ def group(model: CausalTrainee, vocabulary: int) -> list[Rollout]:
     ]
 
 
-def grpo_rows(shapes: Sequence[Shape], device: str, left: Callable[[], float]) -> Iterator[Row]:
+def grpo_rows(shapes: Sequence[Shape], device: str, left: Left) -> Iterator[Row]:
     """Seconds of a GRPO step by each back end, in turn, and the memory that it takes above the weights."""
     for shape in shapes:
         if left() < 0:
@@ -225,7 +217,7 @@ class OwnTools:
         raise NotImplementedError
 
 
-def trimul_rows(tools: Any, device: str, cases: Any, benchmarks: Any, left: Callable[[], float]) -> Iterator[Row]:
+def trimul_rows(tools: Any, device: str, cases: Any, benchmarks: Any, left: Left) -> Iterator[Row]:
     """The largest error of each kernel on the tests, and its times on the benchmarks in microseconds."""
     for name in KERNELS:
         if left() < 0:
@@ -265,43 +257,69 @@ def sandbox_rows() -> Iterator[Row]:
         yield "profile cuda", "does not work", str(wrong)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterator[Row]) -> Table:
-    """A table of rows as they come."""
-    made = Table(title=title)
-    for column in columns:
-        made.add_column(column)
-    for row in rows:
-        made.add_row(*row)
-    return made
-
-
-def tables(clock: Clock) -> Iterator[Table]:
-    """All parts, one after the other, each within its share of the time."""
-
-    def within(part: str) -> Callable[[], float]:
-        own = Clock(SHARES[part])
-        return lambda: min(own.left, clock.left)
-
-    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, Triton {kernels.triton.__version__}"
-    yield table(f"{torch.cuda.get_device_name()}, {versions}, {time.strftime('%d %B %Y')}", (), iter(()))
-    left = within("kernels")
-    columns: Row = ("what", "by", "ms, median", "peak MB", "largest relative error")
-    for rows in (joint_rows(torch.bfloat16), joint_rows(torch.float32), *map(gae_rows, WIDTHS)):
+def kernel_rows(left: Left) -> Iterator[Row]:
+    """The rows of kernels.py's table."""
+    widths = [partial(gae_rows, width) for width in WIDTHS]
+    for rows in (partial(joint_rows, torch.bfloat16), partial(joint_rows, torch.float32), *widths):
         if left() > 0:
-            yield table("kernels", columns, rows)
-    columns = ("model", "by", "seconds a step", "peak GiB above the weights")
-    title = f"a GRPO step: {GROUP} answers of {ANSWER} tokens after {PROMPT}, LoRA, random weights"
-    yield table(title, columns, grpo_rows(SHAPES, "cuda", within("GRPO")))
-    columns = ("TriMul", "largest error over what is allowed", "1500 / us, 95 %", "")
-    yield table("TriMul", columns, trimul_rows(OwnTools(), "cuda", TESTS, BENCHMARKS, within("TriMul")))
-    if clock.left > 0:
-        yield table("sandbox", ("what", "outcome", "details"), sandbox_rows())
+            yield from rows()
+
+
+class Part(NamedTuple):
+    """A table, and how its rows are made."""
+
+    title: str
+    columns: Row
+    seconds: float
+    """After so many it begins nothing more."""
+    rows: Callable[[Left], Iterator[Row]]
+
+
+PARTS = {
+    "kernels": Part("kernels", ("what", "by", "ms, median", "peak MB", "largest relative error"), 120.0, kernel_rows),
+    "grpo": Part(
+        f"a GRPO step: {GROUP} answers of {ANSWER} tokens after {PROMPT}, LoRA, random weights",
+        ("model", "by", "seconds a step", "peak GiB above the weights"),
+        150.0,
+        lambda left: grpo_rows(SHAPES, "cuda", left),
+    ),
+    "trimul": Part(
+        "TriMul",
+        ("TriMul", "largest error over what is allowed", "1500 / us, 95 %", ""),
+        190.0,
+        lambda left: trimul_rows(OwnTools(), "cuda", TESTS, BENCHMARKS, left),
+    ),
+    "sandbox": Part("sandbox", ("what", "outcome", "details"), 60.0, lambda left: sandbox_rows()),
+}
+
+
+def print_part(name: str, seconds: float) -> None:
+    """Print the rows of a part, which has so many seconds."""
+    part, whole = PARTS[name], Clock(seconds)
+    own = Clock(part.seconds)
+    print_rows(part.rows(lambda: min(own.left, whole.left)))
+
+
+def in_a_process(name: str, seconds: float) -> list[str]:
+    """The command that prints a part."""
+    return [sys.executable, "-m", "tests.bench.gpu", "--part", name, "--seconds", str(seconds)]
+
+
+def tables(clock: Clock, command: Callable[[str, float], Sequence[str]] = in_a_process) -> Iterator[Table]:
+    """All parts, one after the other: each has what is left of the time, and is stopped when that is over."""
+    for name, part in PARTS.items():
+        made = Table(*part.columns, title=part.title)
+        for row in rows_of(command(name, clock.left), clock.left):
+            made.add_row(*row)
+        yield made
 
 
 def main() -> int:
     """Print and write the tables; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gpu.txt"))
+    parser.add_argument("--part", choices=PARTS, help="print the rows of one part alone")
+    parser.add_argument("--seconds", type=float, default=SECONDS)
     options = parser.parse_args()
     if not torch.cuda.is_available() or kernels.triton is None:
         print(
@@ -310,10 +328,15 @@ def main() -> int:
             file=sys.stderr,
         )
         return NO_GPU
-    clock, shown = Clock(SECONDS), Console(width=150)
+    if options.part:
+        print_part(options.part, options.seconds)
+        return 0
+    clock, shown = Clock(options.seconds), Console(width=150)
+    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, Triton {kernels.triton.__version__}"
+    head = Table(title=f"{torch.cuda.get_device_name()}, {versions}, {time.strftime('%d %B %Y')}")
     with options.out.open("w", encoding="utf-8") as file:
         written = Console(width=150, file=file)
-        for made in tables(clock):
+        for made in chain([head], tables(clock)):
             shown.print(made)
             written.print(made)
             file.flush()

@@ -64,6 +64,41 @@ responses = [{"question_id": row["id"], "solution": said} for row in rows]
 """A program whose answers are what it found."""
 
 
+PASSENGERS, LABELLED = 48, 40
+CSV_EVALUATE = """
+import argparse, csv, json, pathlib
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--gen-dir", type=pathlib.Path)
+gen_dir = parser.parse_args().gen_dir
+truth_path = pathlib.Path(__file__).resolve().parent.parent / "private" / "test.csv"
+truth = {row["PassengerId"]: row["Transported"] for row in csv.DictReader(truth_path.open())}
+given = {row["PassengerId"]: row["Transported"] for row in csv.DictReader((gen_dir / "submission.csv").open())}
+right = sum(given.get(id) == answer for id, answer in truth.items())
+(gen_dir / "results.json").write_text(json.dumps({"accuracy": right / len(truth)}))
+"""
+CSV_AGENT = """
+import argparse, csv, pathlib
+from collections import Counter
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--dataset_dir", type=pathlib.Path)
+parser.add_argument("--working_dir", type=pathlib.Path)
+args = parser.parse_args()
+known = list(csv.DictReader((args.dataset_dir / "train.csv").open()))
+asked = list(csv.DictReader((args.dataset_dir / "test.csv").open()))
+usual = {
+    sleep: Counter(row["Transported"] for row in known if row["CryoSleep"] == sleep).most_common(1)[0][0]
+    for sleep in ("False", "True")
+}
+with (args.working_dir / "submission.csv").open("w", newline="") as file:
+    out = csv.writer(file)
+    out.writerow(["PassengerId", "Transported"])
+    out.writerows((row["PassengerId"], usual[row["CryoSleep"]]) for row in asked)
+"""
+"""A program that fits a rule to the train table, and hands a whole submission in without asking a model."""
+
+
 def parity(number: int) -> str:
     """The true answer."""
     return "odd" if number % 2 else "even"
@@ -85,6 +120,33 @@ def write(folder: Path, evaluate: str = OF_THOSE_GIVEN, agent: str = AGENT) -> P
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
+    return folder
+
+
+def transported(number: int) -> bool:
+    """Whether a passenger was taken: whoever sleeps, but for every fifth passenger, of whom it is the others."""
+    return (number % 2 == 0) != (number % 5 == 0)
+
+
+def write_passengers(folder: Path) -> Path:
+    """A directory in the form of Spaceship Titanic: passengers with labels, others without, and a submission.csv."""
+    head, labelled = "PassengerId,CryoSleep,Age", range(LABELLED)
+    rows = [f"{number:04}_01,{number % 2 == 0},{20 + number}" for number in range(PASSENGERS)]
+    files = {
+        "data/public/task.md": "# Passengers\nSay who was taken.\n",
+        "data/public/evaluate.py": CSV_EVALUATE,
+        "data/public/train.csv": [f"{head},Transported", *(f"{rows[n]},{transported(n)}" for n in labelled)],
+        "data/public/test.csv": [head, *rows[LABELLED:]],
+        "data/public/sample_submission.csv": ["PassengerId,Transported", *(f"{r[:7]},False" for r in rows[LABELLED:])],
+        "data/private/test.csv": [
+            "PassengerId,Transported",
+            *(f"{rows[n][:7]},{transported(n)}" for n in range(LABELLED, PASSENGERS)),
+        ],
+        "reference/reference_target_agent.py": CSV_AGENT,
+    }
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text if isinstance(text, str) else "\n".join(text) + "\n")
     return folder
 
 

@@ -6,11 +6,42 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.capped import NO_TIME, Clock, rows_of
 from tests.harness.paths import ROOT
 
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("peft")
+
+
+def program(text: str) -> list[str]:
+    """A command that runs these lines."""
+    return [sys.executable, "-c", f"import time\nfrom tests.bench.capped import print_rows\n{text}"]
+
+
+FOREVER = """
+def rows():
+    print("noise")
+    yield "a", "1"
+    time.sleep(600)
+
+print_rows(rows())
+"""
+
+
+def test_a_part_that_goes_on_is_stopped_with_what_it_started_and_those_after_it_are_not_run() -> None:
+    from tests.bench import gpu
+
+    made = list(gpu.tables(Clock(3.0), lambda name, seconds: program(FOREVER)))
+    cells = [list(table.columns[0].cells) for table in made]
+    assert len(made) == len(gpu.PARTS) and cells[0] == ["a", "not run: stopped after 3 s, when the time was over"]
+    assert all(column == [NO_TIME] for column in cells[1:])
+
+
+def test_a_part_that_fails_says_so_after_its_rows() -> None:
+    rows = list(rows_of(program("print_rows([('a', '1'), ('b',)])\nraise SystemExit('no device')"), 60.0))
+    assert rows == [("a", "1"), ("b",), ("failed with 1: no device",)]
+    assert list(rows_of(program("print_rows([('a',)])"), 60.0)) == [("a",)]
 
 
 @pytest.mark.slow

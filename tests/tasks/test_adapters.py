@@ -7,16 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from algorithms.statistics import mean_interval
 from events.errors import Misconfigured, NotFound
+from events.judgement import TrajectoryScored
+from events.rollouts import TrajectoryRecorded
+from runtime.effects.score import score
+from runtime.effects.scoring import in_process
 from runtime.effects.tools import SandboxTools
 from runtime.rollouts.shard import AttemptResult
+from runtime.run.loading import LoadedRun
 from tasks.adapters import folder, sia
 from tasks.adapters.sia_directory import adapt
 from tasks.contract import Example, Item, Submission
 from tasks.loading import Task, load
+from tests.harness.facts import started
 from tests.harness.runner import RunnerHarness, answers, shard_of
-from tests.harness.sia_directory import BLIND, COUNT, LOOKS, SQUARED, ScriptedPolicy, parity, write
+from tests.harness.sia_directory import BLIND, COUNT, LOOKS, SQUARED, ScriptedPolicy, parity, write, write_passengers
 
 
 def refuse(prompt: str, max_tokens: int) -> str:
@@ -113,6 +121,29 @@ def test_a_program_sees_all_public_files_and_nothing_that_is_hidden(tmp_path: Pa
     assert all(set(row) == {"id", "question", "level"} for row in seen["items"])
     visible: dict[str, Example] = {example.name: example for example in public.train if example.fold != 0}
     assert {str(row["id"]): row["answer"] for row in seen["train"]} == {n: e.label for n, e in visible.items()}
+
+
+def test_a_submission_that_a_program_hands_in_is_scored_whole_and_credited_by_item(tmp_path: Path) -> None:
+    folder = adapt(write_passengers(tmp_path / "passengers"), tmp_path / "tasks", TOOLS)
+    task = replace(load(str(folder)), tools=TOOLS)
+    public, labels = task.public(0), task.labels(0)
+    dev = [item.id for item in public.dev]
+    results = played(tmp_path, task, ScriptedPolicy(str), dev, None)
+    attempts = {
+        result.item: TrajectoryRecorded(
+            request="q", item=result.item, attempt=0, purpose="dev", split="dev", generation=0,
+            scaffold="s", adapter="", answer=answer, calls=(), seconds=0.0,
+        )
+        for result, answer in zip(results, answers(results), strict=True)
+    }  # fmt: skip
+    facts = score(attempts, LoadedRun(started(), task, public), labels, in_process, {"q": dev})
+    credited = {fact.item: (fact.reward, fact.outcome) for fact in facts if isinstance(fact, TrajectoryScored)}
+    surprising = {item.id for item in public.dev if int(item.name[:4]) % 5 == 0}
+    assert 0 < len(surprising) < len(dev) and all(not result.uses for result in results)
+    assert credited == {id: (0.0, "wrong") if id in surprising else (1.0, "right") for id in dev}
+    mean, half = mean_interval([reward for reward, _ in credited.values()])
+    total = task.score_submission(public.dev, {id: one.answer for id, one in attempts.items()}, labels).total
+    assert total.reward == pytest.approx(mean) and 0 < half < 1
 
 
 @pytest.mark.parametrize(

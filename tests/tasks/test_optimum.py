@@ -141,6 +141,14 @@ def test_canaries_and_baselines() -> None:
     assert means["random search"] == 0 and min(m for name, m in means.items() if name != "random search") > 0.1
 
 
+def test_a_reference_answer_is_lower_than_random_search_for_verifier_and_gold() -> None:
+    items = data.load(data.default_root(), 0).dev
+    given = [(item, answer) for item in items if (answer := data.reference_answer(item, None))]
+    assert len(given) > len(items) - 2 and {answer for _, answer in given} <= set(data.REFERENCES)
+    assert all(verifier.score(item, answer, None).outcome == "lower" for item, answer in given)
+    assert all(gold.score(item, answer, None) > 0 for item, answer in given)
+
+
 def test_traces_lean_to_each_tries_own_program() -> None:
     found = data.traces(0, count=3000)
     assert all(search.parse(text) for _, text in found)

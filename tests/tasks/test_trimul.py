@@ -271,6 +271,11 @@ def test_a_host_that_cannot_time_judges_nothing(errors: str, words: str) -> None
         verifier.score(ITEM, planted.REFERENCE, None, None)
 
 
+def test_the_reference_answer_is_the_reference_kernel() -> None:
+    item = data.load(data.default_root(), 0).dev[0]
+    assert data.reference_answer(item, None) == text("reference")
+
+
 def test_no_answer_is_no_program() -> None:
     assert verifier.score(ITEM, None, None, None).outcome == verifier_cuda.score(ITEM, "", None, None).outcome
     assert verifier.score(ITEM, None, None, None).outcome == "failed_to_compile"

@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import duckdb
@@ -204,10 +205,12 @@ def calls(seed: int) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_every_function_of_duckdb_ends_in_an_answer_or_a_sentence(peaks: list[int]) -> None:
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.long), 4])
+def test_every_function_of_duckdb_ends_in_an_answer_or_a_sentence(every: int, peaks: list[int]) -> None:
+    """Every one by hand, since that takes two minutes, and else every fourth."""
     broken, answered = [], 0
     with connect(MEMORY) as connection:
-        for sql in calls(seed=1):
+        for sql in islice(calls(seed=1), 0, None, every):
             try:
                 asked(sql, connection=connection)
                 answered += 1
@@ -217,4 +220,4 @@ def test_every_function_of_duckdb_ends_in_an_answer_or_a_sentence(peaks: list[in
             if (peak := peaks.pop()) > held_bytes() + SMALL.memory + 32 * MIB:
                 broken.append(f"{sql}: held {peak / MIB:.0f} MiB")
     assert not broken, "\n".join(broken)
-    assert answered > 100
+    assert answered > 100 / every

@@ -230,6 +230,7 @@ def test_what_a_user_did_wrong_comes_out_of_a_launch_as_it_was_said(room: Path, 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_launch_that_ends_without_a_word_is_told_with_its_last_lines(tmp_path: Path) -> None:
     with pytest.raises(
         RuntimeError, match=r"(?s)^accelerate launch with .* ended with code 1:.*No module named 'nowhere'"
@@ -282,6 +283,7 @@ def ended(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_the_processes_end_with_the_one_that_launched_them(tmp_path: Path) -> None:
     accelerate_file(tmp_path)

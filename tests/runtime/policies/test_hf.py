@@ -67,7 +67,7 @@ SHAPE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama"])
+@pytest.fixture(scope="module", params=["qwen3", pytest.param("llama", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder, as one would have fetched it."""
     name: str = request.param

@@ -15,9 +15,9 @@ from services.host import task_check, task_sources
 from services.host.task_check import FINDING, NOTE, OK, CheckResult
 from tasks.contract import Item, Public
 from tasks.denoise import data as denoise
-from tasks.kit import KEY
+from tasks.kit import KEY, download
 from tasks.lawbench import data as lawbench
-from tasks.loading import load
+from tasks.loading import known, load
 from tasks.templates import new_task
 from tests.harness import lawbench_standin
 from tests.harness.paths import TASKS
@@ -28,6 +28,8 @@ SPLIT = "    train, dev = kit.train_and_dev(items, labels(root, seed), seed, sha
 TEST = '[item for item, _ in messages("test", 8, seed)]'
 RIGHT = 'return Scored(1.0, "right") if answer == label'
 SCORE = "\n\ndef score(answer: str | None, label: str) -> float:\n    return {}\n"
+FROM_THE_WHEEL = ("gpqa", "lawbench", "longcot-chess", "spaceship-titanic")
+"""The tasks whose data are files of the wheel of sia-agent."""
 CONSTANT = """def constant(*splits: object) -> Public:
     from msgspec.structs import replace
 
@@ -304,6 +306,33 @@ def test_denoise_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(denoise, "default_root", lambda: tmp_path)
     monkeypatch.setattr(denoise, "SIZES", {"train": 2, "dev": 1, "test": 1})
     assert findings(checked(Path("denoise"))) == []
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return download(lawbench.FILES.package, tmp_path_factory.mktemp("wheel"), "this test needs it")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", known())
+def test_every_task_that_ships_is_sound(
+    name: str, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "reasoning":
+        pytest.importorskip("reasoning_gym")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load(name).get(wheel if name in FROM_THE_WHEEL else None)
+    results = task_check.check_task(name)
+    assert findings(results) == [], results
+    (references,) = [result for result in results if result.check == "references"]
+    assert references.status == OK, references
+
+
+def test_a_verifier_that_gives_an_interval_may_give_another_score_the_next_time(planted: Callable[..., Path]) -> None:
+    drawn = "import random\n\n    reward = 1.0 + random.random()\n    "
+    measured = RIGHT.replace('Scored(1.0, "right")', 'Scored(reward, "right", interval=(1.0, 2.0))')
+    (noise,) = [one for one in checked(planted(("verifier.py", RIGHT, drawn + measured))) if one.check == "noise"]
+    assert noise.status == OK and "gives an interval with each score; those of 18 items (case-" in noise.sentence
 
 
 def test_a_duplicate_that_gold_asks_test_without_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
