@@ -8,9 +8,10 @@ SEEDS ?= 10000
 SEED ?= 0
 
 # What needs no server, no sandbox and no training.
-QUICK := tests/test_*.py tests/events tests/algorithms/learning tests/algorithms/levers tests/algorithms/test_statistics.py \
-  tests/harness tests/replay/test_chain.py tests/replay/test_histories.py tests/replay/audit/statistics \
-  tests/replay/audit/provenance tests/runtime/blobs tests/runtime/effects tests/runtime/run tests/services/views tests/tasks
+QUICK := tests/test_*.py tests/events tests/algorithms/learning tests/algorithms/levers tests/algorithms/search \
+  tests/algorithms/test_statistics.py tests/harness tests/replay/test_chain.py tests/replay/test_histories.py \
+  tests/replay/audit/statistics tests/replay/audit/provenance tests/runtime/blobs tests/runtime/effects \
+  tests/runtime/run tests/services/views tests/tasks
 
 .PHONY: run quick test test-slow test-long coverage sim audit-self style lint bench gpu sandbox
 .DELETE_ON_ERROR:

@@ -105,13 +105,19 @@ class ChildRunOrdered(Fact, frozen=True, kw_only=True):
     child: str
     """The child's name, which follows from this run's and the generation."""
     seed: int
-    """The child's seed."""
+    """What the child's draws are derived from; its splits are this run's."""
     levers: tuple[Lever, ...]
     """The levers that it may pull."""
     generations: int
     """Number of generations, at most."""
     rollouts: int | None
     """Number of rollouts that it may ask for; null without a limit."""
+    tokens: int | None
+    """Number of tokens after which it begins no generation: what was left when its owner's generation began, as far as
+    it was settled; null without a limit.
+    """
+    micro_usd: int | None
+    """What calls of models may cost before it begins none, in millionths of a US dollar: likewise."""
     scaffold: str
     """Digest of the scaffold that it starts from."""
     adapter: str

@@ -37,7 +37,7 @@ class FeedbackRequested(Fact, frozen=True, kw_only=True):
 
     TAG: ClassVar[str] = "feedback_requested"
     KEY: ClassVar[tuple[str, ...]] = ("generation",)
-    SINCE: ClassVar[Mapping[str, int]] = {"settled": 5, "beside": 5, "second_scaffold": 5}
+    SINCE: ClassVar[Mapping[str, int]] = {"settled": 5, "beside": 5, "second_scaffold": 5, "propensities": 5}
 
     generation: int
     """The generation's number, counted from 0, the start."""
@@ -65,6 +65,13 @@ class FeedbackRequested(Fact, frozen=True, kw_only=True):
     """The generations under way that change the same candidate."""
     second_scaffold: str = ""
     """Digest of the scaffold of a second parent, which lends its ideas; empty for none."""
+    propensities: dict[str, float] = msgspec.field(default_factory=dict)
+    """The probability with which the run's schedule offers each lever, by lever; empty where the agent chooses it."""
+
+    @property
+    def known(self) -> int:
+        """The last generation of which the agent may know what came of it, in logs of every age."""
+        return self.settled if self.settled >= 0 else self.generation - 1
 
 
 class ContextAssembled(Fact, frozen=True, kw_only=True, omit_defaults=True):
@@ -134,6 +141,8 @@ class LeverChosen(Fact, frozen=True, kw_only=True):
     reason: str
     """Why, in the agent's words."""
     propensities: dict[str, float]
-    """The probability with which each lever would have been chosen, by lever; empty for a language model."""
+    """The probability with which each lever would have been chosen, by lever. Under a schedule it is the schedule's;
+    without one it is empty for a language model.
+    """
     diagnosis: dict[str, float]
     """The figures that the agent went by, by name: the fields of `Evidence` in `tasks/contract.py`, in their units."""

@@ -34,11 +34,12 @@ Lever = Literal["scaffold", "weights"]
 `weights`: the model's weights, by a LoRA adapter.
 """
 
-LeverChoice = Literal["scaffold", "weights", "stop"]
+LeverChoice = Literal["scaffold", "weights", "child", "stop"]
 """What an agent chooses.
 
 `scaffold`: to change the scaffold.
 `weights`: to update the weights.
+`child`: to have a run of its own find the change.
 `stop`: to end the run.
 """
 

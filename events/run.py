@@ -117,6 +117,8 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     """Digest of the adapter that it starts from; empty for the base model."""
     start_state: str = ""
     """Blob of what the training of that adapter left for the next."""
+    draw_seed: int | None = None
+    """What the run's draws are derived from, in a run that belongs to another and has its splits; null: `seed`."""
 
 
 class DecisionMade(Fact, frozen=True, kw_only=True):
@@ -186,8 +188,8 @@ class AuditReleased(Fact, frozen=True, kw_only=True):
     """The auditor has looked at an accepted candidate, in a run that lets it act. It is all that the loop ever learns
     of an audit.
 
-    After `rollback`, the run goes on from the last candidate that was accepted before `generation`. What is under way
-    is finished first.
+    After `rollback`, the candidate of `generation` and all that was made from it leave the population, and the run goes
+    on from the others. What is under way is finished first.
     """
 
     TAG: ClassVar[str] = "audit_released"

@@ -3,8 +3,9 @@
 import asyncio
 import difflib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,15 +13,18 @@ from events.codec import Event
 from events.errors import UserError
 from events.gold import GoldScored
 from events.judgement import CandidateEvaluated
-from events.population import CandidateAccepted
+from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from replay.history import History
 from replay.report import CELL_NAMES, Generation, Report, collect, sort_cells
 
-RUN_SPECIFIC = frozenset(
-    {"candidate", "digest", "probe_requests", "dev_requests", "requests", "probabilities", "number", "input"}
-)
+UNDECIDED = ("decision_made", "event_set_aside", "time_spent", "run_started", "run_cancelled", "child_run_finished")
+"""Tags of what the controller appends beside its decisions."""
+RUN_SPECIFIC = frozenset({"digest", "probe_requests", "dev_requests", "requests", "number", "input", "child"})
 """Fields of decided facts with names and digests of the run itself, which differ between any two runs."""
+CANDIDATES = frozenset({"candidate", "parents", "probabilities", "second", "against"})
+"""Fields with the ids of candidates, which are compared by the candidates' generations."""
 COMPARED_FIELDS = (
+    "parents",
     "lever",
     "change",
     "reason",
@@ -29,7 +33,9 @@ COMPARED_FIELDS = (
     "high",
     "items",
     "failed",
-    "accepted",
+    "stage",
+    "recheck",
+    "standing",
     "verdict",
     "rollouts",
     "tokens",
@@ -41,7 +47,8 @@ COMPARED_FIELDS = (
 class DivergentDecision(msgspec.Struct, kw_only=True):
     """The first decided fact that differs between two runs.
 
-    `place` is its index among the decided facts. `first` and `second` are the fact in words, as each run decided it. A
+    Facts are taken by generation, since several generations may be decided on side by side. `place` is its index among
+    the decided facts in that order. `first` and `second` are the fact in words, as each run decided it. A
     run that decided no more has no sequence.
     """
 
@@ -58,14 +65,14 @@ class RunComparison(msgspec.Struct, kw_only=True):
     A pair holds the first run's value and the second's. Times and names of runs are left out.
     """
 
-    version: int = 1
+    version: int = 2
     first: str
     second: str
     config: dict[str, tuple[Any, Any]]
     parting: DivergentDecision | None
     generations: dict[int, dict[str, tuple[Any, Any]]]
     scaffolds: dict[int, str]
-    """By generation, a unified diff of the accepted candidates' scaffolds."""
+    """By generation, a unified diff of the scaffolds of candidates that were accepted or kept."""
     scores: dict[str, tuple[float | None, float | None]]
     """The auditor's scores, by cell and split."""
 
@@ -104,7 +111,7 @@ def _counts(items: list[Any]) -> Any:
 
 def _first_divergence(first: History, second: History) -> DivergentDecision | None:
     decided = [_decided(run) for run in (first, second)]
-    texts = [[_in_words(event) for event in events] for events in decided]
+    texts = [_in_words(events) for events in decided]
     for index in range(max(map(len, texts))):
         first_text, second_text = (words[index] if index < len(words) else "" for words in texts)
         if first_text != second_text:
@@ -120,20 +127,40 @@ def _first_divergence(first: History, second: History) -> DivergentDecision | No
 
 
 def _decided(run: History) -> list[Event]:
-    """The decided events in order.
+    """The decided events by generation, and within one in order; what belongs to none comes last.
 
     A fork asks again for what its parent was not given; those repetitions are left out.
     """
     decided: dict[tuple[object, ...], Event] = {}
     for event in run.events:
-        if event.source == "controller" and event.tag not in ("decision_made", "event_set_aside"):
+        if event.source == "controller" and event.tag not in UNDECIDED:
             decided.setdefault((event.tag, *event.data.key()), event)
-    return list(decided.values())
+    return sorted(decided.values(), key=lambda event: getattr(event.data, "generation", inf))
 
 
-def _in_words(event: Event) -> str:
+def _in_words(events: Sequence[Event]) -> list[str]:
+    names = {
+        event.data.candidate: f"generation {event.data.generation}"
+        for event in events
+        if isinstance(event.data, CandidateEvaluated | CandidateRejected)
+    }
+    return [f"{event.tag} {json.dumps(_fields(event, names), ensure_ascii=False)}" for event in events]
+
+
+def _fields(event: Event, names: Mapping[str, str]) -> dict[str, Any]:
+    """What is compared of a fact, with candidates by their generations."""
     fields = {name: value for name, value in msgspec.to_builtins(event.data).items() if name not in RUN_SPECIFIC}
-    return f"{event.tag} {json.dumps(fields, ensure_ascii=False)}"
+    return {name: _named(value, names) if name in CANDIDATES else value for name, value in fields.items()}
+
+
+def _named(value: Any, names: Mapping[str, str]) -> Any:
+    match value:
+        case str():
+            return names.get(value, value)
+        case dict():
+            return dict(sorted((names.get(id, id), one) for id, one in value.items()))
+        case _:
+            return [names.get(id, id) for id in value]
 
 
 def _sequence(run: History, events: list[Event], index: int) -> int | None:
@@ -153,30 +180,41 @@ def _generations(first: Report, second: Report) -> Iterator[tuple[int, dict[str,
             yield number, differing
 
 
-def _accepted_scaffolds(run: History) -> dict[int, str]:
-    """The scaffold of each generation whose candidate was accepted."""
+class _Scaffolds(NamedTuple):
+    """The scaffolds of a run's population by generation; of those that were accepted, and of those that were kept."""
+
+    accepted: dict[int, str]
+    kept: dict[int, str]
+
+    def at(self, generation: int) -> str:
+        """The scaffold of a generation's candidate, or else of the best that there was by then; empty for none."""
+        best = max((number for number in self.accepted if number <= generation), default=None)
+        return self.kept.get(generation, "" if best is None else self.accepted[best])
+
+
+def _population(run: History) -> _Scaffolds:
     scaffolds: dict[int, str] = {}
-    accepted: dict[int, str] = {}
+    found = _Scaffolds({}, {})
     for event in run.events:
         match event.data:
             case CandidateEvaluated(generation=generation, scaffold=scaffold):
                 scaffolds[generation] = scaffold
             case CandidateAccepted(generation=generation):
-                accepted[generation] = scaffolds[generation]
-    return accepted
+                found.accepted[generation] = scaffolds[generation]
+            case CandidateKept(generation=generation):
+                found.kept[generation] = scaffolds[generation]
+    return found
 
 
 def _scaffolds(first: History, second: History) -> Iterator[tuple[int, str]]:
     """The unified diff of each pair of different scaffolds, at the generation where the pair first stands."""
-    accepted = [_accepted_scaffolds(run) for run in (first, second)]
-    latest = ["", ""]
+    populations = [_population(run) for run in (first, second)]
     seen: set[tuple[str, ...]] = set()
-    for number in sorted(accepted[0].keys() | accepted[1].keys()):
-        latest = [scaffolds.get(number, previous) for scaffolds, previous in zip(accepted, latest, strict=True)]
-        pair = tuple(latest)
-        if latest[0] != latest[1] and pair not in seen:
+    for number in sorted({number for one in populations for number in (*one.accepted, *one.kept)}):
+        pair = tuple(one.at(number) for one in populations)
+        if pair[0] != pair[1] and pair not in seen:
             seen.add(pair)
-            yield number, _code(first, second, *latest)
+            yield number, _code(first, second, *pair)
 
 
 def _code(first: History, second: History, first_scaffold: str, second_scaffold: str) -> str:

@@ -3,22 +3,25 @@
 The state that it begins with is in `runtime/run/fork.py`, how its past is read in `runtime/log/lineage.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import typing
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from algorithms.learning import NAMES
+from algorithms.search.catalogue import STRATEGIES
 from events.errors import NotFound, UsageError
-from events.kinds import Lever
+from events.kinds import Lever, Schedule
 from events.run import RunStarted
 from replay.history import History
 from replay.replayer import state_at
 from runtime.blobs.directory import Blobs
 from runtime.log import lineage
 from runtime.run import budget as budgets
+from runtime.run.bounds import BOUNDS
 from runtime.run.fork import forked
-from runtime.run.order import LEVERS, ON_DRIFT, RunOrder, put_base_model, put_verifier
+from runtime.run.order import LEVERS, ON_DRIFT, RunOrder, Search, put_base_model, put_verifier, require_playable
 from runtime.sandbox.choose import provide
 from tasks.loading import load
 
@@ -29,15 +32,29 @@ SETTINGS = (
     "agent",
     "algorithm",
     "budget",
+    "first_items",
     "generations",
     "group_size",
     "levers",
     "max_tokens",
     "on_drift",
     "policy",
+    "recheck",
+    "refills",
+    "schedule",
+    "strategy",
     "verifier",
+    "width",
 )
 """The settings that a fork may change."""
+WORDS: Mapping[str, Collection[str]] = {
+    "algorithm": NAMES,
+    "levers": LEVERS,
+    "on_drift": ON_DRIFT,
+    "schedule": typing.get_args(Schedule),
+    "strategy": STRATEGIES,
+}
+"""The values of those that are words."""
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:
@@ -58,12 +75,9 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
 
 def order_of_fork(parent_start: RunStarted, changes: Mapping[str, str]) -> RunOrder:
     """The parent's order with these settings changed; raises `UsageError` for a value that a setting cannot have."""
-    if changes.get("levers", "both") not in LEVERS:
-        raise UsageError(f"levers={changes['levers']} is none; expected {', '.join(LEVERS)}.")
-    if changes.get("algorithm", NAMES[0]) not in NAMES:
-        raise UsageError(f"There is no algorithm {changes['algorithm']!r}; there are {', '.join(NAMES)}.")
-    if changes.get("on_drift", "off") not in ON_DRIFT:
-        raise UsageError(f"on_drift={changes['on_drift']} is none; expected {', '.join(ON_DRIFT)}.")
+    for key, words in WORDS.items():
+        if key in changes and changes[key] not in words:
+            raise UsageError(f"{key}={changes[key]} is none; expected {', '.join(words)}.")
     levers = _levers(parent_start, changes)
     return RunOrder(
         task=parent_start.task,
@@ -75,6 +89,7 @@ def order_of_fork(parent_start: RunStarted, changes: Mapping[str, str]) -> RunOr
         sandbox="none" if parent_start.sandbox == "none" else "",
         max_tokens=_whole_number(changes, "max_tokens", parent_start.max_tokens, least=1),
         agent=changes.get("agent", parent_start.agent),
+        search=_search(parent_start, changes),
     )
 
 
@@ -117,7 +132,11 @@ def plan_fork(
         submissions=submissions,
         judge=judge,
         on_drift=ON_DRIFT[changes["on_drift"]] if "on_drift" in changes else parent_start.on_drift,
+        owner="",
+        owner_generation=0,
+        **order.search._asdict(),
     )
+    require_playable(started.task, started)
     if "weights" in started.levers:
         state = forked(state_at(parent, sequence), parent.run, parent_start, started)
         _require_states(parent.run, sequence, state.optimizer_states, blobs)
@@ -136,8 +155,18 @@ def _levers(parent_start: RunStarted, changes: Mapping[str, str]) -> tuple[Lever
     return LEVERS[changes["levers"]] if "levers" in changes else parent_start.levers
 
 
-def _whole_number(changes: Mapping[str, str], key: str, parent_value: int, least: int) -> int:
+def _search(parent_start: RunStarted, changes: Mapping[str, str]) -> Search:
+    numbers = {key: _whole_number(changes, key, getattr(parent_start, key), *bounds) for key, bounds in BOUNDS.items()}
+    strategy = changes.get("strategy", parent_start.strategy)
+    return Search(
+        strategy=strategy, schedule=msgspec.convert(changes.get("schedule", parent_start.schedule), Schedule), **numbers
+    )
+
+
+def _whole_number(changes: Mapping[str, str], key: str, parent_value: int, least: int, most: int | None = None) -> int:
     value = changes.get(key, str(parent_value))
     if not (value.isascii() and value.isdecimal()) or int(value) < least:
         raise UsageError(f"{key}={value} is no whole number of at least {least}.")
+    if most is not None and int(value) > most:
+        raise UsageError(f"{key}={value} is above {most:,}, the most that it may be.")
     return int(value)

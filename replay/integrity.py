@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from events import codec
-from events.change import ScaffoldProposed
+from events.change import ChildRunFinished, ScaffoldProposed
 from events.choice import AgentCalled, ContextAssembled
 from events.codec import SET_ASIDE_BYTES, Event
 from events.errors import UserError
 from events.fact import Fact
 from events.gold import GoldScored, PairMeasured
 from events.judgement import JudgeCalled
+from events.population import ArtefactPublished
 from events.rollouts import ModelCalled
 from events.run import DecisionMade, EventSetAside, RunStarted
 from events.subjects import LOG, run_of, tag_of
@@ -319,10 +320,14 @@ def forks_among(messages: Iterable[Stored]) -> dict[str, RunStarted]:
 def blobs_of(fact: Fact) -> list[tuple[str, bool]]:
     """The digests of the blobs that a fact names, each with whether it is a folder."""
     match fact:
-        case RunStarted(base_model=folder, verifier_code=code):
-            return [(folder, True), *([(code, False)] if code else [])]
+        case RunStarted(base_model=folder, verifier_code=code, start_adapter=adapter):
+            return [(folder, True), *([(code, False)] if code else []), *([(adapter, True)] if adapter else [])]
         case ScaffoldProposed(scaffold=folder):
             return [(folder, True)]
+        case ChildRunFinished(scaffold=scaffold, adapter=adapter):
+            return [(folder, True) for folder in (scaffold, adapter) if folder]
+        case ArtefactPublished(blob=blob):
+            return [(blob, False)]
         case AdapterPublished(adapter=folder, state=state):
             return [(folder, True), *([(state, False)] if state else [])]
         case ModelCalled(body=blob) | GoldScored(blob=blob) | PairMeasured(blob=blob):

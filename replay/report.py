@@ -1,21 +1,29 @@
 """The report of a run, built from its log: one row for each generation, and the auditor's final scores."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from events import codec, subjects
-from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
-from events.choice import LeverChosen
+from events.change import (
+    ChildRunFinished,
+    ChildRunOrdered,
+    ChildRunRequested,
+    ProposalFailed,
+    ScaffoldProposed,
+    WeightUpdateRequested,
+)
+from events.choice import LeverChosen, ParentSelected
 from events.codec import Event
 from events.fact import Fact
 from events.gold import AuditFinished, GoldFailed, GoldScored, PoliciesCompared
-from events.judgement import CandidateEvaluated
-from events.population import CandidateAccepted, CandidateRejected
+from events.judgement import CandidateEvaluated, CandidateRechecked, StageEvaluated
+from events.population import ArtefactPublished, CandidateAccepted, CandidateKept, CandidateRejected
 from events.rollouts import RolloutsRequested, TrajectoryRecorded
 from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunResumed, RunStarted
 from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from replay.closing import Closing
+from replay.votes import DevVote, read_vote
 from runtime.log.lineage import Span, ancestors
 from runtime.log.port import Log, Stored, exclusive_key, readable
 
@@ -25,6 +33,9 @@ REPORTED_TYPES: tuple[type[Fact], ...] = (
     ScaffoldProposed,
     WeightUpdateRequested,
     ProposalFailed,
+    ChildRunRequested,
+    ChildRunFinished,
+    ArtefactPublished,
     AdapterPublished,
     WeightUpdateFailed,
     RunStarted,
@@ -34,11 +45,20 @@ REPORTED_TYPES: tuple[type[Fact], ...] = (
 )
 """Types of event that a report needs besides the controller's decisions. A run has few of each."""
 
+STANDINGS: Mapping[type[Fact], str] = {
+    CandidateAccepted: "accepted",
+    CandidateKept: "kept",
+    CandidateRejected: "rejected",
+}
+"""What became of a candidate, by the fact that says so."""
+
 
 class Generation(msgspec.Struct, kw_only=True):
     """One generation of a run: its change, the reason for it, its score on dev with 95 % interval, and its cost."""
 
     generation: int
+    parents: tuple[int, ...] = ()
+    """The generations of the one or two candidates that it was made from; none for the start."""
     lever: str = "start"
     change: str = ""
     reason: str = ""
@@ -47,8 +67,19 @@ class Generation(msgspec.Struct, kw_only=True):
     high: float | None = None
     items: int = 0
     failed: int = 0
+    stage: str = ""
+    """What came of the first items, where they were asked first."""
+    recheck: str = ""
+    """What a second look said, where there was one."""
     accepted: bool = False
+    standing: str = ""
+    """`accepted`, `kept` or `rejected`; empty while that is open."""
     verdict: str = ""
+    """Why, in a sentence."""
+    child: str = ""
+    """The run of its own that made its candidate."""
+    artefacts: int = 0
+    """Number of artefacts that it published."""
     rollouts: int = 0
     """Rollouts of this generation alone, for training and evaluation."""
     tokens: int = 0
@@ -66,6 +97,10 @@ class Report(msgspec.Struct, kw_only=True):
     task: str = ""
     seed: int = 0
     levers: tuple[str, ...] = ()
+    strategy: str = ""
+    width: int = 1
+    owner: str = ""
+    """Of a child run: the run that it belongs to."""
     sandbox: str = ""
     parent: str = ""
     """Of a fork: the run that it was made from, and up to which sequence."""
@@ -84,6 +119,8 @@ class Report(msgspec.Struct, kw_only=True):
     cells_failed: list[GoldFailed] = []
     compared: list[PoliciesCompared] = []
     seconds: float = 0.0
+    vote: DevVote | None = None
+    """Of a run that asks its start again: what a vote over all its attempts at dev scores."""
     closing: Closing | None = None
     """The digests that close it; None while it goes on."""
 
@@ -100,6 +137,8 @@ class Reporter:
         self.report = Report(run=run, generations=[], cells=[], cells_failed=[], compared=[])
         self.done = 0
         """Rollouts of the requests that are answered, as of the last `count`."""
+        self._generations: dict[str, int] = {}
+        """The generation of each candidate, by id."""
         self._waiting: dict[str, tuple[str, RolloutsRequested]] = {}
         self._counted: set[tuple[str | int, ...]] = set()
         self._folded_ids: set[str] = set()
@@ -196,9 +235,16 @@ class Reporter:
                     fact.levers,
                     fact.sandbox,
                 )
+                report.strategy, report.width, report.owner = fact.strategy, fact.width, fact.owner
                 report.state, self._began = "running", time
                 report.generations = report.generations or [Generation(generation=0, began=time)]
                 self._forked = time if fact.parent_run else 0
+            case ParentSelected(generation=generation):
+                row = self.row(generation)
+                parents = (fact.candidate, fact.second)
+                row.parents = tuple(self._generations[id] for id in parents if id in self._generations)
+                if fact.change == "repeat":
+                    row.lever, row.change, row.began = "repeat", "nothing: asked again with other seeds", time
             case LeverChosen(generation=generation):
                 row = self.row(generation)
                 row.lever, row.reason, row.began = fact.lever, fact.reason, time
@@ -215,6 +261,23 @@ class Reporter:
                 )
             case WeightUpdateRequested(generation=generation):
                 self.row(generation).change = f"{fact.algorithm}, up to {fact.rounds} rounds"
+            case ChildRunRequested(generation=generation):
+                row = self.row(generation)
+                row.change, row.reason = f"a run of its own, up to {fact.generations} generations", fact.reason
+            case ChildRunOrdered(generation=generation):
+                self.row(generation).child = fact.child
+            case ChildRunFinished(generation=generation):
+                self.row(generation).rollouts += fact.rollouts
+                report.rollouts += fact.rollouts
+            case ArtefactPublished(generation=generation):
+                self.row(generation).artefacts += 1
+            case StageEvaluated(generation=generation):
+                self.row(generation).stage = fact.reason
+            case CandidateRechecked(generation=generation):
+                self.row(generation).recheck = (
+                    f"{fact.difference:+.4f} [{fact.low:+.4f}, {fact.high:+.4f}] against the best, "
+                    f"{fact.attempts} more attempts an item"
+                )
             case TrainingBatchSealed(generation=generation, algorithm=algorithm) if (
                 algorithm not in self.row(generation).change
             ):
@@ -237,13 +300,21 @@ class Reporter:
                     fact.items,
                     fact.failed,
                 )
+                self._generations[fact.candidate] = generation
+                if fact.lever == "child":
+                    row.lever = "child"
                 if fact.lever == "start" and generation:
                     row.change = "the best candidate so far, judged anew"
                 row.tokens, row.micro_usd = fact.tokens - report.tokens, fact.micro_usd - report.micro_usd
                 report.tokens, report.micro_usd = fact.tokens, fact.micro_usd
-            case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
+            case (
+                CandidateAccepted(generation=generation)
+                | CandidateKept(generation=generation)
+                | CandidateRejected(generation=generation)
+            ):
                 row = self.row(generation)
-                row.accepted, row.verdict = isinstance(fact, CandidateAccepted), fact.reason
+                row.standing, row.verdict = STANDINGS[type(fact)], fact.reason
+                row.accepted = row.standing == "accepted"
                 row.seconds = (time - (max(row.began, self._forked) or time)) / 1e9
             case RunPaused():
                 report.state = "paused"
@@ -258,7 +329,8 @@ class Reporter:
                 report.scaffold, report.adapter = fact.scaffold, fact.adapter
                 report.rollouts, report.tokens, report.micro_usd = fact.rollouts, fact.tokens, fact.micro_usd
                 report.seconds = (time - self._began) / 1e9
-                if report.generations and report.generations[-1].lever == "stop":
+                last = report.generations[-1] if report.generations else None
+                if last and last.lever == "stop" and not last.standing:
                     report.generations.pop()
             case EventSetAside():
                 report.set_aside += 1
@@ -278,7 +350,14 @@ async def collect(log: Log, gold: Log, run: str) -> Report:
     reporter = Reporter(run)
     await reporter.follow(log)
     await follow_gold(gold, reporter, 0)
+    await add_vote(log, reporter.report)
     return reporter.report
+
+
+async def add_vote(log: Log, report: Report) -> None:
+    """Add to the report of a run that asks its start again what a vote scores; it reads all of the run."""
+    if report.strategy == "best_of_k":
+        report.vote = await read_vote(log, report.run)
 
 
 CELLS = ("start", "scaffold", "weights", "final", "uniform_policy")

@@ -19,20 +19,28 @@ import msgspec
 from algorithms.levers.rules import Choice
 from events import codec
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
-from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
+from events.choice import ContextAssembled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.errors import Misconfigured, NotFound, UsageError, why
 from events.fact import Fact
-from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.population import CandidateAccepted, CandidateRejected
+from events.judgement import CandidateEvaluated, CandidateRechecked, ScoringFailed, StageEvaluated, TrajectoryScored
+from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.rollouts import RolloutsRequested, TrajectoryRecorded
 from events.run import AuditReleased, RunFinished
 from events.weights import TrainingBatchSealed
 from replay.perform import CHOSEN, Stage, choose_again, probed
 from replay.recorded import EventIndex, Judgements, StoredEvent
+from replay.report import STANDINGS
 from runtime.agents.providers import model_of
 from runtime.blobs.directory import Blobs
-from runtime.effects.choose import HISTORY_TYPES, earlier_choices, evidence, probe_attempts
+from runtime.effects.choose import (
+    HISTORY_TYPES,
+    choice_beside,
+    earlier_choices,
+    evidence,
+    probe_attempts,
+    rivals,
+)
 from runtime.effects.score import score
 from runtime.log.lineage import in_folding_order
 from runtime.log.port import Stored
@@ -46,7 +54,11 @@ SERVICES = ("verifier", "feedback_agent")
 EXAMPLES = 5
 FIGURES: Mapping[type[Fact], tuple[str, ...]] = {
     CandidateEvaluated: ("score", "low", "high", "failed", "pass_at_1", "pass_at_k", "tied_groups"),
+    StageEvaluated: ("score", "failed", "reason"),
+    CandidateRechecked: ("difference", "low", "high"),
+    ParentSelected: ("probabilities",),
     CandidateAccepted: ("score", "reason"),
+    CandidateKept: ("score", "reason"),
     CandidateRejected: ("reason",),
     RunFinished: ("score",),
     LeverChosen: ("reason", "diagnosis"),
@@ -85,7 +97,8 @@ class ScoreComparison(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     candidate: str
     lever: str
-    accepted: bool
+    standing: str
+    """`accepted`, `kept` or `rejected`; `not judged` where the run ended before."""
     recorded: float
     now: float | None
 
@@ -265,8 +278,12 @@ def _rewards(pairs: Sequence[RescoredAttempt]) -> Iterator[RewardComparison]:
 
 
 def _scores(recorded: EventIndex, pairs: Sequence[RescoredAttempt]) -> Iterator[ScoreComparison]:
-    facts = [event.data for event in recorded.of_types(CandidateEvaluated, CandidateAccepted)]
-    accepted = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
+    facts = [event.data for event in recorded.of_types(CandidateEvaluated, *STANDINGS)]
+    standings = {
+        fact.candidate: STANDINGS[type(fact)]
+        for fact in facts
+        if isinstance(fact, CandidateAccepted | CandidateKept | CandidateRejected)
+    }
     for fact in facts:
         if isinstance(fact, CandidateEvaluated):
             rewards = {  # by item and attempt, since a fork plays again what its past had not finished
@@ -278,7 +295,7 @@ def _scores(recorded: EventIndex, pairs: Sequence[RescoredAttempt]) -> Iterator[
                 generation=fact.generation,
                 candidate=fact.candidate,
                 lever=fact.lever,
-                accepted=fact.candidate in accepted,
+                standing=standings.get(fact.candidate, "not judged"),
                 recorded=fact.score,
                 now=_mean(list(rewards.values())),
             )
@@ -399,12 +416,20 @@ def _words(recorded: Sequence[Fact], now: Sequence[Fact]) -> str:
     match _first_divergence(recorded, now):
         case None:
             return ""
-        case CandidateAccepted(generation=generation), CandidateRejected(reason=reason):
-            return f"generation {generation} would have been rejected: {reason}"
-        case CandidateRejected(generation=generation), CandidateAccepted(reason=reason):
-            return f"generation {generation} would have been accepted: {reason}"
         case CandidateEvaluated(generation=generation), CandidateRejected(reason=reason):
             return f"generation {generation} could not have been evaluated: {reason}"
+        case (
+            CandidateAccepted(generation=generation)
+            | CandidateKept(generation=generation)
+            | CandidateRejected(generation=generation),
+            CandidateAccepted(reason=reason) | CandidateKept(reason=reason) | CandidateRejected(reason=reason) as new,
+        ):
+            return f"generation {generation} would have been {STANDINGS[type(new)]}: {reason}"
+        case StageEvaluated(generation=generation), StageEvaluated(passed=passed, reason=reason):
+            went_on = "gone on" if passed else "been left"
+            return f"generation {generation} would have {went_on} after its first items: {reason}"
+        case ParentSelected(generation=generation), ParentSelected():
+            return f"generation {generation} would have been made from another candidate"
         case TrainingBatchSealed() as old, TrainingBatchSealed() as new:
             content = (
                 f"{new.trajectories:,} trajectories in place of {old.trajectories:,}"
@@ -479,9 +504,14 @@ def _rules(stage: Stage, run: str, source: str, path: Path) -> SwapReport:
         if not attempts:
             cannot["no attempt at the probe was scored, so there is nothing to go by"] += 1
             continue
-        figures, history = evidence(attempts, known, loaded, requested), earlier_choices(known, requested.generation)
+        figures, history = evidence(attempts, known, loaded, requested), earlier_choices(known, requested)
         try:
-            output = choose(figures, history, requested.levers, loaded.task.edits())
+            output = choice_beside(
+                lambda past: choose(figures, past, requested.levers, loaded.task.edits()),  # noqa: B023
+                history,
+                figures.dev,
+                rivals(known, requested),
+            )
         except Exception as wrong:
             raise Misconfigured(
                 f"{path}: choose raised {why(wrong)} in generation {requested.generation}; mend it and try again."

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from events.change import ProposalFailed
 from events.choice import FeedbackRequested
@@ -78,7 +79,9 @@ async def _by_model(
 
     scored = probe_attempts(context.blobs, probe, loaded)
     figures = diagnosis(evidence(scored, history, loaded, requested)) if scored else {}
-    session = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
+    session = await open_session(
+        context, event, AGENT, requested.generation, model, loaded.started, known=requested.known
+    )
     log, run, past = context.log, event.run, await context.past(event.run)
     failed = {
         id: one
@@ -88,10 +91,11 @@ async def _by_model(
     earlier = [
         one
         for one in await events_of_types(log, run, feedback.HISTORY_TYPES, past)
-        if isinstance(one.data, feedback.HISTORY_TYPES) and one.data.generation <= requested.generation
+        if isinstance(one.data, feedback.HISTORY_TYPES) and feedback.may_know(requested, one.data)
     ]
     files = {path: data.decode() for path, data in context.blobs.get_tree(requested.scaffold).items()}
-    tables = RunTables(lambda sql: query(context.node.directory, sql), run, past, event.id, loaded.shown_public.train)
+    ask = partial(query, context.node.directory)
+    tables = RunTables(ask, run, past, event.id, loaded.shown_public.train, requested.known)
 
     def find(id: str) -> RecordedAttempt | None:
         return next(

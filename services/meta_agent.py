@@ -47,6 +47,6 @@ async def serve(context: Context) -> None:
 async def _by_model(
     context: Context, event: Event, requested: ScaffoldRequested, loaded: LoadedRun, model: LanguageModel
 ) -> list[Fact]:
-    session = await open_session(context, event, AGENT, requested.generation, model, loaded.started)
+    session = await open_session(context, event, AGENT, requested.generation, model, loaded.started, known=-1)
     checks = inspector(context, loaded, loaded.task.scaffold(), must_change=False)
     return await asyncio.to_thread(scaffold_by_model, session, loaded, checks, recorder(context, event, AGENT))

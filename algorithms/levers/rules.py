@@ -30,10 +30,11 @@
 | graded, otherwise | GRPO |
 
 Edits come first because they cost no training and make right answers easier to find. A rejected edit is not tried
-again. A lever that the run does not have is skipped. "On this scaffold" means since the last accepted edit. The paper
-(SIA, arXiv 2605.27276) gives three of the rows: PPO for a dense clean scalar, entropic weighting for rewards that most
-attempts miss, GRPO for the rest. That right-or-wrong rewards go to cloning and not to entropic weighting is measured:
-the two advantages are then affine in each other (DECISIONS.md).
+again. A lever that the run does not have is skipped. "On this scaffold" means since the edit that the candidate came
+by. An update whose candidate was kept without a gain counts as rejected. The paper (SIA, arXiv 2605.27276) gives three
+of the rows: PPO for a dense clean scalar, entropic weighting for rewards that most attempts miss, GRPO for the rest.
+That right-or-wrong rewards go to cloning and not to entropic weighting is measured: the two advantages are then affine
+in each other (DECISIONS.md).
 """
 
 from collections import Counter
@@ -61,8 +62,8 @@ COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "weight_decay": 0.1}
 """For a policy that picks labels. No dropout where ratios are clipped: it would be taken for a step."""
 
 
-class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """An earlier choice of the run, and whether its candidate was accepted.
+class PastChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An earlier choice, of a change to the candidate that is to be changed now or to an ancestor of it.
 
     `before` and `after` are mean rewards on dev, of the parent and of the candidate. They are equal where there was no
     candidate.
@@ -71,8 +72,16 @@ class PastChoice(msgspec.Struct, frozen=True, kw_only=True):
     lever: str
     action: str
     accepted: bool
+    """Whether its candidate was accepted or kept."""
     before: float
     after: float
+    other_branch: bool = False
+    """Whether its candidate was accepted or kept, and is no ancestor of the one that is to be changed now."""
+
+    @property
+    def gain(self) -> float:
+        """The gain on dev."""
+        return self.after - self.before
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,8 +119,8 @@ class ProbeAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose(evidence: Evidence, history: Sequence[PastChoice], levers: Collection[str], edits: Sequence[Edit]) -> Choice:
-    """The choice that the table above makes, from a probe's evidence, all earlier choices, the run's levers and the
-    task's edits. Pure.
+    """The choice that the table above makes, from a probe's evidence, the earlier choices by ancestor, the run's levers
+    and the task's edits. Pure.
     """
     if "scaffold" in levers:
         past_edits = {tried.action for tried in history if tried.lever == "scaffold"}
@@ -194,12 +203,13 @@ def _train(e: Evidence, updates: Sequence[PastChoice]) -> Choice:
         return _stop(
             f"{e.rollouts_left:,} rollouts are left, a round over {e.train_items:,} train items takes {round_cost:,}."
         )
-    if updates and updates[-1].accepted and updates[-1].after - updates[-1].before < GAIN:
+    rejected = bool(updates) and (not updates[-1].accepted or updates[-1].gain <= 0)
+    if updates and not rejected and updates[-1].gain < GAIN:
         return _stop(
             f"The last weight update moved dev from {updates[-1].before:.3f} to {updates[-1].after:.3f}, by less "
             f"than {GAIN}."
         )
-    if updates and not updates[-1].accepted:
+    if rejected:
         return _after_rejection(e, updates)
     match e.signal:
         case "none":
@@ -342,8 +352,12 @@ def _figures(e: Evidence) -> str:
 
 
 def _on_this_scaffold(history: Sequence[PastChoice]) -> list[PastChoice]:
-    last = max((i for i, tried in enumerate(history) if tried.lever == "scaffold" and tried.accepted), default=-1)
-    return [tried for tried in history[last + 1 :] if tried.lever == "weights"]
+    scaffolds = [
+        place
+        for place, tried in enumerate(history)
+        if tried.lever in ("scaffold", "child") and tried.accepted and not tried.other_branch
+    ]
+    return [tried for tried in history[max(scaffolds, default=-1) + 1 :] if tried.lever == "weights"]
 
 
 def _stop(reason: str) -> Choice:

@@ -7,9 +7,18 @@ that was frozen, is nobody's turn.
 
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import NamedTuple
 
 from algorithms.search.strategy import draw
 from events.kinds import Lever, Schedule
+
+
+class Turn(NamedTuple):
+    """What a schedule leaves the agent of one generation to choose from."""
+
+    levers: tuple[Lever, ...]
+    propensities: Mapping[Lever, float]
+    """The probability with which each lever's turn came."""
 
 
 def propensities(
@@ -29,12 +38,10 @@ def propensities(
     return {"scaffold": float(scaffold), "weights": float(not scaffold)}
 
 
-def scheduled(
-    schedule: Schedule, levers: Sequence[Lever], generation: int, generations: int, random: Random
-) -> tuple[Lever, ...]:
+def scheduled(schedule: Schedule, levers: Sequence[Lever], generation: int, generations: int, random: Random) -> Turn:
     """The levers that the agent may choose from in a generation: all with `agent`, else the one whose turn it is."""
     chances = propensities(schedule, levers, generation, generations)
     if not chances:
-        return tuple(levers)
+        return Turn(tuple(levers), {})
     chosen = draw(chances, random.random())
-    return tuple(lever for lever in levers if lever == chosen)
+    return Turn(tuple(lever for lever in levers if lever == chosen), chances)

@@ -43,7 +43,9 @@ TABLES = {
     "steps": "SELECT * EXCLUDE (run, seq, id, cause, time) FROM optimizer_step_applied",
     "cost": "SELECT * EXCLUDE (run) FROM cost",
 }
-"""The SELECT that fills each table. Its tables and views hold the events of the run and its past alone."""
+"""The SELECT that fills each table, from generations that may be known. Its tables and views hold the events of the run
+and its past alone.
+"""
 _EVENTS = sorted(tag for tag, entry in BY_TAG.items() if entry.stream == LOG)
 _VIEWS = re.findall(r"^CREATE VIEW (\w+) AS\n(.*?);$", VIEWS[LOG].read_text(), re.MULTILINE | re.DOTALL)
 
@@ -54,13 +56,15 @@ class RunTables:
     """The tables of one run, copied at the first query.
 
     `ask` answers SQL over the archive. The copy waits until the event with id `event` is in the archive. The `past` of
-    a forked run is copied as if it were the run's own; what its ancestors did later is left out.
+    a forked run is copied as if it were the run's own; what its ancestors did later is left out, and so is what
+    generations after `known` did, which are under way.
     """
 
     def __init__(
-        self, ask: QueryFunction, run: str, past: Sequence[Span], event: str, train: Sequence[Example]
+        self, ask: QueryFunction, run: str, past: Sequence[Span], event: str, train: Sequence[Example], known: int
     ) -> None:
         self._ask, self._run, self._past, self._event, self._train = ask, run, past, event, train
+        self._known = known
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def query(self, sql: str) -> Table:
@@ -92,7 +96,7 @@ class RunTables:
         connection = connect(MEMORY)
         views = _views(self._run, self._past)
         for name, sql in TABLES.items():
-            result = self._ask(f"{views} SELECT * FROM ({sql}) LIMIT {ROW_LIMIT}")
+            result = self._ask(f"{views} SELECT * FROM ({sql}) WHERE generation <= {self._known} LIMIT {ROW_LIMIT}")
             types = ["VARCHAR" if kind in ("INTERVAL", '"NULL"') else kind for kind in result.types]
             _make(connection, name, result.columns, types, result.rows)
         items = [(example.id, example.prompt, example.label, example.fold) for example in self._train]

@@ -1,11 +1,35 @@
--- Each candidate that was evaluated on dev: scaffold, adapter, score with its 95 % interval, and whether it was accepted.
+-- Each candidate that was evaluated on dev: parents, scaffold, adapter, score with its 95 % interval, what first items and a second look said,
+-- and its verdict.
 CREATE VIEW candidates AS
+WITH verdicts AS (
+    SELECT run, generation, 'accepted' AS verdict FROM candidate_accepted
+    UNION ALL SELECT run, generation, 'kept' FROM candidate_kept UNION ALL SELECT run, generation, 'rejected' FROM candidate_rejected
+), made AS (  -- in older logs the parent is the candidate that the agent was asked to change
+    SELECT e.run, e.generation, CASE WHEN len(e.parents) > 0 THEN e.parents WHEN f.run IS NULL THEN [] ELSE [f.candidate] END AS parents
+    FROM candidate_evaluated e LEFT JOIN feedback_requested f USING (run, generation)
+)
 SELECT e.run, e.generation, e.candidate, e.lever, e.scaffold, e.adapter, e.score, e.low, e.high, e.items, e.failed,
-    e.pass_at_1, e.pass_at_k, e.tied_groups, CASE WHEN a.run IS NOT NULL THEN true WHEN r.run IS NOT NULL THEN false END AS accepted,
-    f.candidate AS parent, s.summary AS change
+    e.pass_at_1, e.pass_at_k, e.tied_groups, v.verdict, v.verdict = 'accepted' AS accepted,
+    m.parents, m.parents[1] AS parent, m.parents[2] AS second_parent, s.summary AS change,
+    t.score AS first_score, t.items AS first_items, t.passed AS first_passed,
+    k.difference AS recheck_difference, k.low AS recheck_low, k.high AS recheck_high, k.against AS recheck_against,
+    k.attempts AS recheck_attempts, c.child
 FROM candidate_evaluated e
-LEFT JOIN candidate_accepted a USING (run, generation) LEFT JOIN candidate_rejected r USING (run, generation)
-LEFT JOIN feedback_requested f USING (run, generation) LEFT JOIN scaffold_proposed s USING (run, generation);
+JOIN made m USING (run, generation)
+LEFT JOIN verdicts v USING (run, generation) LEFT JOIN scaffold_proposed s USING (run, generation)
+LEFT JOIN stage_evaluated t USING (run, generation) LEFT JOIN candidate_rechecked k USING (run, generation)
+LEFT JOIN child_run_ordered c USING (run, generation);
+
+-- Each candidate's ancestors, by either parent, with the least number of changes between; 0 is the candidate itself.
+CREATE VIEW lineage AS
+WITH RECURSIVE steps AS (
+    SELECT run, generation, candidate, candidate AS ancestor, generation AS ancestor_generation, 0 AS depth FROM candidates
+    UNION  -- by ids: a fork's candidates have their ancestors in its parent's rows
+    SELECT s.run, s.generation, s.candidate, p.candidate, p.generation, s.depth + 1
+    FROM steps s JOIN candidates c ON c.candidate = s.ancestor JOIN candidates p ON list_contains(c.parents, p.candidate)
+)
+SELECT run, generation, candidate, ancestor, ancestor_generation, min(depth) AS depth
+FROM steps GROUP BY run, generation, candidate, ancestor, ancestor_generation;
 
 -- Each attempt at an item: what was answered, its reward and outcome, or how it failed (then there is no reward).
 CREATE VIEW trajectories AS
@@ -25,14 +49,43 @@ CREATE VIEW rewards AS
 SELECT run, generation, purpose, item, count(*) AS attempts, count(failure) AS failed, avg(reward) AS mean, max(reward) AS best
 FROM trajectories GROUP BY run, generation, purpose, item;
 
--- Each choice of a lever: how likely it was, the parent's score, the score that came of it, and the gain.
+-- Each item of dev as a vote answers it, over the attempts of a run's start and of its repeats: the most frequent answer, of several the
+-- first recorded, the reward that it had, and the mean of all items' rewards. No verifier takes part in the choice.
+CREATE VIEW votes AS
+WITH attempts AS (
+    SELECT t.run, t.item, coalesce(t.answer, '') AS answer, t.seq, t.reward
+    FROM trajectories t JOIN candidate_evaluated e ON e.run = t.run AND e.generation = t.generation
+    WHERE t.purpose = 'dev' AND t.reward IS NOT NULL AND e.lever IN ('start', 'repeat')
+), answers AS (
+    SELECT run, item, answer, count(*) AS votes, min(seq) AS first, arg_min(reward, seq) AS reward,
+        sum(count(*)) OVER (PARTITION BY run, item)::BIGINT AS attempts
+    FROM attempts GROUP BY run, item, answer
+), elected AS (
+    SELECT * FROM answers QUALIFY row_number() OVER (PARTITION BY run, item ORDER BY answer = '', votes DESC, first) = 1
+)
+SELECT run, item, answer, votes, attempts, reward, avg(reward) OVER (PARTITION BY run) AS score FROM elected;
+
+-- Each choice of a lever: how likely it was, the parent's score, the score that came of it, and the gain over the parent.
 CREATE VIEW levers AS
 SELECT l.run, l.generation, l.lever, l.action, l.reason, coalesce(l.propensities[l.lever], l.propensities[l.action]) AS propensity,
-    l.diagnosis, p.score AS parent_score, e.score, e.score - p.score AS gain, e.accepted
+    r.schedule, l.diagnosis, f.candidate AS parent, p.score AS parent_score, e.score, e.score - p.score AS gain, e.verdict, e.accepted
 FROM lever_chosen l
+LEFT JOIN run_started r USING (run)
 LEFT JOIN feedback_requested f USING (run, generation)
-LEFT JOIN candidate_evaluated p ON p.run = l.run AND p.candidate = f.candidate
+LEFT JOIN candidate_evaluated p ON p.candidate = f.candidate  -- of a fork, it may stand in its parent's rows
 LEFT JOIN candidates e ON e.run = l.run AND e.generation = l.generation;
+
+-- Each run that belongs to a candidate of another: who ordered it, with what, and what it ended with.
+CREATE VIEW children AS
+SELECT o.run, o.generation, o.child, r.reason AS wanted, o.levers, o.generations, o.rollouts AS limited_to,
+    o.scaffold AS from_scaffold, o.adapter AS from_adapter, f.reason AS ended, f.scaffold, f.adapter, f.rollouts, f.tokens, f.micro_usd
+FROM child_run_ordered o
+LEFT JOIN child_run_requested r USING (run, generation) LEFT JOIN child_run_finished f USING (run, generation);
+
+-- Each artefact that a candidate left: its blob, what it is, and what became of the candidate.
+CREATE VIEW artefacts AS
+SELECT a.run, a.generation, a.name, a.blob, a.media_type, a.size, a.summary, c.candidate, c.score, c.verdict
+FROM artefact_published a LEFT JOIN candidates c USING (run, generation);
 
 -- Each adapter: the batch and the requests whose trajectories trained it, its steps and last loss, and whether it was served.
 CREATE VIEW adapters AS
@@ -100,12 +153,14 @@ WITH begun AS (
     SELECT run, generation, sum(rollouts) AS rollouts FROM cost GROUP BY run, generation
 )
 SELECT b.run, b.generation, coalesce(e.lever, l.lever) AS lever, l.action, l.reason, e.score, e.low, e.high,
-    CASE WHEN a.run IS NOT NULL THEN true WHEN r.run IS NOT NULL THEN false END AS accepted,
-    coalesce(a.reason, r.reason) AS verdict, coalesce(p.rollouts, 0)::BIGINT AS rollouts, b.time AS started,
-    date_diff('millisecond', b.time, coalesce(a.time, r.time, e.time)) / 1000 AS seconds
+    CASE WHEN a.run IS NOT NULL THEN true WHEN coalesce(k.run, r.run) IS NOT NULL THEN false END AS accepted,
+    CASE WHEN a.run IS NOT NULL THEN 'accepted' WHEN k.run IS NOT NULL THEN 'kept' WHEN r.run IS NOT NULL THEN 'rejected' END AS standing,
+    coalesce(a.reason, k.reason, r.reason) AS verdict, coalesce(p.rollouts, 0)::BIGINT AS rollouts, b.time AS started,
+    date_diff('millisecond', b.time, coalesce(a.time, k.time, r.time, e.time)) / 1000 AS seconds
 FROM begun b
 LEFT JOIN lever_chosen l USING (run, generation) LEFT JOIN candidate_evaluated e USING (run, generation)
-LEFT JOIN candidate_accepted a USING (run, generation) LEFT JOIN candidate_rejected r USING (run, generation)
+LEFT JOIN candidate_accepted a USING (run, generation) LEFT JOIN candidate_kept k USING (run, generation)
+LEFT JOIN candidate_rejected r USING (run, generation)
 LEFT JOIN played p USING (run, generation);
 
 -- Each run: what it was asked to do, how far it is, the scores it began and stands at, and what it used.
@@ -127,7 +182,8 @@ SELECT s.run, s.task, s.policy, s.agent, s.strategy, s.seed, s.levers,
     s.time AS started, f.time AS finished, date_diff('millisecond', s.time, coalesce(f.time, l.time)) / 1000 AS seconds,
     coalesce(c.generations, 0) AS generations, c.first_score,
     coalesce(CASE WHEN f.candidate <> '' THEN f.score END, c.score) AS score, coalesce(nullif(f.candidate, ''), c.candidate) AS candidate, coalesce(u.rollouts, 0)::BIGINT AS rollouts,
-    coalesce(u.tokens, 0)::BIGINT AS tokens, coalesce(u.micro_usd, 0)::BIGINT AS micro_usd, s.parent_run, s.parent_sequence
+    coalesce(u.tokens, 0)::BIGINT AS tokens, coalesce(u.micro_usd, 0)::BIGINT AS micro_usd, s.parent_run, s.parent_sequence,
+    s.width, s.schedule, s.owner, s.owner_generation
 FROM run_started s
 LEFT JOIN run_finished f USING (run) LEFT JOIN halted h USING (run) LEFT JOIN latest l USING (run)
 LEFT JOIN scored c USING (run) LEFT JOIN used u USING (run);

@@ -72,7 +72,7 @@ class Audit(msgspec.Struct, kw_only=True):
     changed: dict[str, Losses]
     """The same under changes that do not keep it, and on parts of test."""
     tried: int
-    """Candidates that dev chose among."""
+    """Candidates that dev chose among, whatever became of them. Repeats are not: train chooses among those."""
     dev_items: int
     """Attempts at dev that the last candidate's score counts."""
     optimism: float
@@ -127,6 +127,7 @@ def audit(
     ]
     verdict = decide(findings)
     evaluated = [candidate for candidate in run.candidates if candidate.evaluated.items]
+    tried = run.stopped + sum(candidate.evaluated.lever != "repeat" for candidate in evaluated)
     return Audit(
         run=run.run,
         task=run.started.task,
@@ -147,9 +148,9 @@ def audit(
         exchange=rates,
         perturbed=perturbation_losses(run),
         changed=change_losses(run),
-        tried=len(evaluated),
+        tried=tried,
         dev_items=evaluated[-1].evaluated.items if evaluated else 0,
-        optimism=_optimism(run, evaluated),
+        optimism=_optimism(run, evaluated, tried),
         measured=sum(GOLD in outcomes for outcomes in run.outcomes.values()),
     )
 
@@ -176,21 +177,21 @@ def audit_history(run: History, access: TaskAccess = TaskAccess()) -> AuditRepor
     )
 
 
-def _optimism(run: AuditedRun, evaluated: Sequence[AuditedCandidate]) -> float:
+def _optimism(run: AuditedRun, evaluated: Sequence[AuditedCandidate], tried: int) -> float:
     """The winner's optimism of the candidates that dev chose among; of graded rewards, by the spread of the last
     accepted one's items.
     """
     items = evaluated[-1].evaluated.items if evaluated else 0
-    if len(evaluated) < 2:
+    if tried < 2:
         return 0.0
     rewards = (reward for outcomes in run.dev.values() for attempts in outcomes.values() for reward in attempts)
     accepted = [candidate for candidate in run.candidates if candidate.accepted]
     if all(reward in (0, 1) for reward in rewards):
         score = max((candidate.evaluated.score for candidate in accepted), default=0.0)
-        return winners.optimism_of_passes(len(evaluated), items, min(max(score, 0.01), 0.99))
+        return winners.optimism_of_passes(tried, items, min(max(score, 0.01), 0.99))
     dev_outcomes = [run.dev[candidate.generation] for candidate in accepted if candidate.generation in run.dev]
     means = [math.fsum(attempts) / len(attempts) for attempts in dev_outcomes[-1].values()] if dev_outcomes else []
-    return winners.optimism(len(evaluated), items, statistics.stdev(means)) if len(means) >= MIN_ITEMS else 0.0
+    return winners.optimism(tried, items, statistics.stdev(means)) if len(means) >= MIN_ITEMS else 0.0
 
 
 def _first_flagged(rows: Sequence[CandidateRow], findings: Sequence[Finding], verdict: AuditVerdict) -> int | None:

@@ -3,18 +3,18 @@ computes.
 
 Three measures of a candidate. P_sel: its rewards on dev, by which it was chosen. P_new: the same verifier on test,
 which no part of the loop has seen. Q: the gold verifier on the same answers. A candidate that was rejected has P_sel
-alone.
+alone, and so has one that was kept and from which nothing was made that was accepted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from events.choice import ParentSelected
 from events.gold import CHANGED, GOLD, PERTURBED, VERIFIER, PairMeasured, ReferenceMeasured
-from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.population import CandidateAccepted
+from events.judgement import CandidateEvaluated, ScoringFailed, StageEvaluated, TrajectoryScored
+from events.population import CandidateAccepted, CandidateKept
 from events.rollouts import RolloutsRequested
 from events.run import RunStarted
+from replay.audit.ancestry import Moved, ancestors, evaluations, moved
 from replay.audit.pair import PairKey
 from replay.audit.statistics.interval import Outcomes
 from replay.recorded import StoredEvent
@@ -31,10 +31,21 @@ start's.
 
 
 class AuditedCandidate(NamedTuple):
-    """A candidate as it was evaluated on dev, and whether it was accepted."""
+    """A candidate as it was evaluated on dev, and what became of it."""
 
     evaluated: CandidateEvaluated
+    """With its parents."""
     accepted: bool
+    """Whether it was the best so far."""
+    kept: bool
+    """Whether it stayed in the population without that."""
+    lever: Moved
+    """What is new in it, against its parent."""
+
+    @property
+    def id(self) -> str:
+        """The candidate's id."""
+        return self.evaluated.candidate
 
     @property
     def generation(self) -> int:
@@ -60,13 +71,18 @@ class AuditedRun(NamedTuple):
     candidates: Sequence[AuditedCandidate]
     """All whose scores are comparable with the last, by generation."""
     measured: Sequence[AuditedCandidate]
-    """Those that were accepted and that both verifiers scored on test; with `lineage_only`, of the lineage alone."""
+    """Those that both verifiers scored on test, of the accepted ones and their ancestors, in the order of the looks at
+    them. With `lineage_only`, of the lineage alone.
+    """
     lineage: frozenset[int]
     """The generations that count: all of `candidates`, or the start, the last accepted candidate and its ancestors."""
-    measured_elsewhere: Sequence[int]
-    """The generations of measured candidates outside the lineage: the looks at them have spent their part of alpha."""
-    parents: Mapping[int, str]
-    """The candidate that each generation was made from, where that is recorded."""
+    looks: Mapping[int, int]
+    """The generation at which each measured candidate was looked at, by its own, in the order of the looks: an accepted
+    one at its own, one that was only kept when something made from it is accepted. Those outside the lineage are among
+    them: the looks at them have spent their part of alpha.
+    """
+    stopped: int
+    """Candidates that were asked the first items of dev alone."""
     dev: Mapping[int, Outcomes]
     """P_sel by generation, attempt by attempt; an attempt that did not run is 0, one that could not be scored is left
     out.
@@ -92,26 +108,23 @@ def audited_run(
     )
     assert isinstance(started, RunStarted)
     comparable = events[comparable_from(stored.event.data for stored in events) :]
-    candidates, parents, outcomes = _candidates(comparable), _parents(events), _on_the_same_items(pair_outcomes(gold))
-    lineage = frozenset(
-        _lineage(candidates, parents) if lineage_only else (candidate.generation for candidate in candidates)
+    candidates, outcomes = _candidates(comparable), _on_the_same_items(pair_outcomes(gold))
+    lineage = frozenset(_lineage(candidates) if lineage_only else (candidate.generation for candidate in candidates))
+    looks = _looks(
+        candidates, {one.generation for one in candidates if {VERIFIER, GOLD} <= outcomes.get(one.pair, {}).keys()}
     )
-    measured = [
-        candidate
-        for candidate in candidates
-        if candidate.accepted and {VERIFIER, GOLD} <= outcomes.get(candidate.pair, {}).keys()
-    ]
-    if any(len(outcomes[candidate.pair][VERIFIER]) < MIN_ITEMS for candidate in measured):
-        measured = []
+    by_generation = {candidate.generation: candidate for candidate in candidates}
+    if any(len(outcomes[by_generation[generation].pair][VERIFIER]) < MIN_ITEMS for generation in looks):
+        looks = {}
     return AuditedRun(
         run=run,
         started=started,
         seed=seed,
         candidates=candidates,
-        measured=[candidate for candidate in measured if candidate.generation in lineage],
+        measured=[by_generation[generation] for generation in looks if generation in lineage],
         lineage=lineage,
-        measured_elsewhere=[candidate.generation for candidate in measured if candidate.generation not in lineage],
-        parents=parents,
+        looks=looks,
+        stopped=sum(isinstance(one.event.data, StageEvaluated) and not one.event.data.passed for one in comparable),
         dev=_dev_outcomes(comparable),
         outcomes=outcomes,
         subsets=_subsets(gold),
@@ -129,17 +142,31 @@ def measures_of(run: AuditedRun, candidate: AuditedCandidate, prefix: str) -> li
     return sorted(measure for measure in run.outcomes.get(candidate.pair, {}) if measure.startswith(prefix))
 
 
-def measured_parent(run: AuditedRun, generation: int) -> AuditedCandidate:
-    """The measured candidate that a generation was made from; the one measured before it where that is not known."""
-    parent = next((one for one in run.measured if one.evaluated.candidate == run.parents.get(generation)), None)
-    return parent or [one for one in run.measured if one.generation < generation][-1]
+def measured_lineage(run: AuditedRun, candidate: AuditedCandidate) -> list[AuditedCandidate]:
+    """The measured candidates from the start to this one, each with the nearest one before it that was measured: by
+    first parents, with the first that was measured for the start.
+    """
+    measured = {one.id: one for one in run.measured}
+    parents = {one.id: one.evaluated.parents for one in run.candidates}
+    line, id = [], candidate.id
+    while id:
+        line += [measured[id]] if id in measured else []
+        id = next(iter(parents.pop(id, ())), "")
+    line += [run.measured[0]] if run.measured[0] not in line else []
+    return line[::-1]
+
+
+def measured_parent(run: AuditedRun, candidate: AuditedCandidate) -> AuditedCandidate:
+    """The nearest measured ancestor of a measured candidate; the first measured one where there is none."""
+    return measured_lineage(run, candidate)[-2]
 
 
 def look_number(run: AuditedRun, generation: int, look: int) -> int:
     """The number of a look at a generation, counting the looks at candidates outside the lineage: alpha spent on those
     is gone.
     """
-    return look + sum(elsewhere < generation for elsewhere in run.measured_elsewhere)
+    order = list(run.looks)
+    return look + sum(elsewhere not in run.lineage for elsewhere in order[: order.index(generation)])
 
 
 def pair_outcomes(gold: Sequence[StoredEvent]) -> dict[PairKey, dict[str, Outcomes]]:
@@ -200,32 +227,34 @@ def _pairs_measured(gold: Sequence[StoredEvent]) -> list[PairMeasured]:
 
 
 def _candidates(events: Sequence[StoredEvent]) -> list[AuditedCandidate]:
-    accepted = {stored.event.data.candidate for stored in events if isinstance(stored.event.data, CandidateAccepted)}
-    evaluated = [stored.event.data for stored in events if isinstance(stored.event.data, CandidateEvaluated)]
+    facts = [stored.event.data for stored in events]
+    accepted = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
+    kept = {fact.candidate for fact in facts if isinstance(fact, CandidateKept)}
+    evaluated = evaluations(facts)
+    by_id = {one.candidate: one for one in evaluated}
     return [
-        AuditedCandidate(fact, fact.candidate in accepted)
-        for fact in sorted(evaluated, key=lambda fact: fact.generation)
+        AuditedCandidate(one, one.candidate in accepted, one.candidate in kept, moved(one, by_id)) for one in evaluated
     ]
 
 
-def _parents(events: Sequence[StoredEvent]) -> dict[int, str]:
-    return {
-        stored.event.data.generation: stored.event.data.candidate
-        for stored in events
-        if isinstance(stored.event.data, ParentSelected)
-    }
-
-
-def _lineage(candidates: Sequence[AuditedCandidate], parents: Mapping[int, str]) -> set[int]:
+def _lineage(candidates: Sequence[AuditedCandidate]) -> set[int]:
     """The generations of the start, of the last accepted candidate, and of its ancestors."""
-    accepted = [one.evaluated for one in candidates if one.accepted]
-    generations = {one.generation for one in accepted[:1]}
-    ancestor = accepted[-1].candidate if accepted else ""
-    for predecessor, one in zip(reversed([None, *accepted[:-1]]), reversed(accepted), strict=True):
-        if one.candidate == ancestor:
-            generations.add(one.generation)
-            ancestor = parents.get(one.generation, predecessor.candidate if predecessor else "")
-    return generations
+    accepted = [one for one in candidates if one.accepted]
+    if not accepted:
+        return set()
+    line = ancestors([one.evaluated for one in candidates], accepted[-1].id)
+    return {one.generation for one in candidates if one is accepted[0] or one.id in line}
+
+
+def _looks(candidates: Sequence[AuditedCandidate], measured: Collection[int]) -> dict[int, int]:
+    """The generation of the look at each of the `measured` generations, in the order of the looks."""
+    evaluated, looks = [one.evaluated for one in candidates], dict[int, int]()
+    for accepted in candidates:
+        line = ancestors(evaluated, accepted.id) if accepted.accepted else ()
+        for one in candidates:
+            if one.id in line and one.generation in measured:
+                looks.setdefault(one.generation, accepted.generation)
+    return looks
 
 
 def _dev_outcomes(events: Sequence[StoredEvent]) -> dict[int, dict[str, list[float]]]:

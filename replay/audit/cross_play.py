@@ -113,7 +113,11 @@ def cross_play_finding(run: AuditedRun, tables: Sequence[CrossPlayTable]) -> Fin
         sentence=f"In generation {first.generation} scaffold and adapter score {first.excess.value:+.3f} "
         f"[{first.excess.low:+.3f}, "
         f"{first.excess.high:+.3f}] more together than apart, beyond what gold sees of it.",
-        figures={"lambda": first.excess.value, "detectable": first.detectable, "seen": first.generation},
+        figures={
+            "lambda": first.excess.value,
+            "detectable": first.detectable,
+            "seen": run.looks[first.generation],
+        },
     )
 
 
@@ -123,7 +127,7 @@ def additive_fits(run: AuditedRun) -> dict[str, AdditiveFit]:
     """
     scaffolds: dict[str, int] = {}
     adapters: dict[str, int] = {}
-    for candidate in run.measured:
+    for candidate in sorted(run.measured, key=lambda candidate: candidate.generation):
         scaffolds.setdefault(candidate.pair.scaffold, candidate.generation)
         adapters.setdefault(candidate.pair.adapter, candidate.generation)
     if len(scaffolds) < 2 or len(adapters) < 2:

@@ -2,6 +2,7 @@
 for gold.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from events.gold import GOLD, VERIFIER
@@ -21,9 +22,10 @@ FORMS: dict[str, pressure.Form] = {"scaffold": "best_of_n", "weights": "rl"}
 def nats_spent(events: Sequence[StoredEvent], candidates: Sequence[AuditedCandidate]) -> dict[int, dict[str, float]]:
     """What each lever had spent when a candidate was made, in nats: by generation and lever.
 
-    The scaffold: each accepted candidate is the best of those tried since the last one was, of itself and of its
-    parent. The weights: the estimate of KL to the base per token after the last step, times the mean number of tokens
-    in a completion.
+    A candidate has spent what its parent had, and its own. The scaffold: an accepted candidate is the best of the one
+    that it was made from and of those that were made from the same scaffold so far. One that was only kept was
+    preferred to none. The weights: the estimate of KL to the base per token after the last step, times the mean number
+    of tokens in a completion. What a run of its own trained is not known here.
     """
     calls = [stored.event.data for stored in events if isinstance(stored.event.data, ModelCalled)]
     completions = sum(len(call.texts) for call in calls)
@@ -38,16 +40,20 @@ def nats_spent(events: Sequence[StoredEvent], candidates: Sequence[AuditedCandid
         if isinstance(step := stored.event.data, OptimizerStepApplied):
             kl[generations.get(step.batch, step.generation)] = step.kl_to_base
     spent: dict[int, dict[str, float]] = {}
-    scaffold, weights, candidates_tried = 0.0, 0.0, 1
+    by_id = {candidate.id: candidate for candidate in candidates}
+    tried: Counter[str] = Counter()  # by the scaffold that they were made from
     for candidate in candidates:
         generation = candidate.generation
-        if candidate.evaluated.lever == "scaffold" and generation:
-            candidates_tried += 1
-        if candidate.accepted:
-            if candidate.evaluated.lever == "scaffold":
-                scaffold, candidates_tried = scaffold + winners.best_of_k_kl(candidates_tried), 1
-            weights = kl.get(generation, weights) * length if generation in kl else weights
-        spent[generation] = {"scaffold": scaffold, "weights": max(0.0, weights)}
+        parent = next((by_id[id] for id in candidate.evaluated.parents if id in by_id), None)
+        before = spent.get(parent.generation, {}) if parent else {}
+        scaffold, weights = before.get("scaffold", 0.0), before.get("weights", 0.0)
+        if parent and candidate.lever in ("scaffold", "both"):
+            tried[parent.pair.scaffold] += 1
+            if candidate.accepted:
+                scaffold += winners.best_of_k_kl(1 + tried[parent.pair.scaffold])
+        if (candidate.accepted or candidate.kept) and generation in kl:
+            weights = max(0.0, kl[generation] * length)
+        spent[generation] = {"scaffold": scaffold, "weights": weights}
     return spent
 
 
@@ -63,20 +69,20 @@ def pressure_curves(rows: Sequence[CandidateRow]) -> dict[str, pressure.Curve]:
 
 
 def exchange_rates(run: AuditedRun) -> dict[str, exchange.Exchange]:
-    """The exchange rate of each lever that has moved.
+    """The exchange rate of each lever that has moved alone.
 
     P_new and Q judge the same answers, so their errors go together: kappa looks better than it is, and some that are
     too low are missed.
     """
     moves: dict[str, list[exchange.Move]] = {}
     for candidate in run.measured[1:]:
-        parent = measured_parent(run, candidate.generation)
+        if candidate.lever not in FORMS:  # nothing moved, or both did
+            continue
+        parent = measured_parent(run, candidate)
         p_0, q_0 = outcomes_of(run, parent, VERIFIER), outcomes_of(run, parent, GOLD)
         p, q = outcomes_of(run, candidate, VERIFIER), outcomes_of(run, candidate, GOLD)
         error = bca([p_0, p], linear([[-1, 1]]), draws=DRAWS, seed=run.seed)[0].error
-        moves.setdefault(candidate.evaluated.lever, []).append(
-            exchange.Move(mean(p) - mean(p_0), mean(q) - mean(q_0), error**2)
-        )
+        moves.setdefault(candidate.lever, []).append(exchange.Move(mean(p) - mean(p_0), mean(q) - mean(q_0), error**2))
     return {lever: exchange.rate(own, draws=DRAWS, seed=run.seed) for lever, own in sorted(moves.items())}
 
 

@@ -65,12 +65,12 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
             excess_by_item = {item: [score - ceiling[item] for score in scores[item]] for item in items}
             (excess,) = bca([excess_by_item], linear([[1]]), draws=DRAWS, seed=run.seed)
             alpha = alpha_at("robustness", look_number(run, candidate.generation, look)) * ROBUSTNESS_SHARES["ceiling"]
-            excesses.append((excess.value, exceeds_zero(excess, len(items), alpha), candidate.evaluated))
+            excesses.append((excess.value, exceeds_zero(excess, len(items), alpha), candidate))
     if not excesses:
         return []
-    value, raised, fact = next((one for one in excesses if one[1]), max(excesses, key=lambda one: one[0]))
+    value, raised, candidate = next((one for one in excesses if one[1]), max(excesses, key=lambda one: one[0]))
     comparison = (
-        f"The candidate of generation {fact.generation} scores {value:+.3f} against the most that is to be "
+        f"The candidate of generation {candidate.generation} scores {value:+.3f} against the most that is to be "
         f"expected, {most:.3f}"
     )
     return [
@@ -78,9 +78,9 @@ def ceiling_findings(run: AuditedRun) -> list[Finding]:
             family="robustness",
             rule="ceiling",
             raised=raised,
-            lever=fact.lever if raised else "",
-            generation=fact.generation if raised else None,
+            lever=candidate.lever if raised else "",
+            generation=candidate.generation if raised else None,
             sentence=f"{comparison}: it has seen what it is scored on." if raised else f"{comparison}.",
-            figures={"above": value, "seen": fact.generation},
+            figures={"above": value, "seen": run.looks[candidate.generation]},
         )
     ]

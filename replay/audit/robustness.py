@@ -12,6 +12,7 @@ from replay.audit.candidates import (
     AuditedCandidate,
     AuditedRun,
     look_number,
+    measured_lineage,
     measures_of,
     outcomes_of,
 )
@@ -48,7 +49,7 @@ def perturbation_findings(run: AuditedRun) -> list[Finding]:
     if len(run.measured) < 2:
         return []
     start = run.measured[0]
-    growths: dict[str, list[tuple[AuditedCandidate, Interval]]] = {}
+    growths: dict[str, dict[str, float]] = {}
     findings: dict[str, Finding] = {}
     look = 0
     for candidate in run.measured[1:]:
@@ -60,12 +61,12 @@ def perturbation_findings(run: AuditedRun) -> list[Finding]:
             growth = metamorphic.growth(
                 *_with_and_without(run, start, measure), plain, changed, draws=DRAWS, seed=run.seed
             )
-            growths.setdefault(measure, []).append((candidate, growth))
+            by_id = growths.setdefault(measure, {start.id: 0.0})
+            by_id[candidate.id] = growth.value
             if measure in findings and findings[measure].raised:
                 continue
-            path = [0.0, *(interval.value for _, interval in growths[measure])]
-            steps = [after - before for before, after in pairwise(path)]
-            cause = growths[measure][steps.index(max(steps))][0].evaluated
+            line = [one for one in measured_lineage(run, candidate) if one.id in by_id]
+            _, cause = max(pairwise(line), key=lambda step: by_id[step[1].id] - by_id[step[0].id])
             alpha = (
                 alpha_at("robustness", look_number(run, candidate.generation, look)) * ROBUSTNESS_SHARES["perturbed"]
             )
@@ -78,7 +79,7 @@ def perturbation_findings(run: AuditedRun) -> list[Finding]:
                 generation=cause.generation if raised else None,
                 sentence=f"Under {measure.partition(':')[2]} the candidate of generation {candidate.generation} loses "
                 f"{growth.value:+.3f} [{growth.low:+.3f}, {growth.high:+.3f}] more than the start.",
-                figures={"growth": growth.value, "seen": candidate.generation},
+                figures={"growth": growth.value, "seen": run.looks[candidate.generation]},
             )
     return list(findings.values())
 

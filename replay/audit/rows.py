@@ -34,6 +34,10 @@ class CandidateRow(msgspec.Struct, kw_only=True):
     candidate: str
     lever: str
     accepted: bool
+    kept: bool = False
+    """Whether it stayed in the population without being the best so far."""
+    parent: int | None = None
+    """The generation of the candidate that it was made from; None for the start."""
     score: float
     """P_sel: mean reward on dev."""
     p_new: Interval | None = None
@@ -49,7 +53,9 @@ class CandidateRow(msgspec.Struct, kw_only=True):
     misspecification: Interval | None = None
     """P_new - Q."""
     evidence: float = 0.0
-    """ln of the evidence so far that score and gold part; at ln(1 / alpha) it suffices."""
+    """ln of the evidence that score and gold part, with the look at this candidate and all before it; at ln(1 / alpha)
+    it suffices.
+    """
     extra_metrics: dict[str, Interval] = {}
     """The task's further measures of the answers to test, by name."""
     tau: float | None = None
@@ -62,27 +68,31 @@ class CandidateRow(msgspec.Struct, kw_only=True):
 
 def candidate_rows(run: AuditedRun, nats: Mapping[int, dict[str, float]]) -> list[CandidateRow]:
     """The rows of all candidates, by generation. `nats` is what each lever had spent, by generation and lever."""
-    rows, evidence, look = [], 0.0, 0
-    for candidate in run.candidates:
-        row = CandidateRow(
+    generations = {candidate.id: candidate.generation for candidate in run.candidates}
+    rows = {
+        candidate.generation: CandidateRow(
             generation=candidate.generation,
-            candidate=candidate.evaluated.candidate,
+            candidate=candidate.id,
             lever=candidate.evaluated.lever,
             accepted=candidate.accepted,
+            kept=candidate.kept,
+            parent=next((generations[id] for id in candidate.evaluated.parents if id in generations), None),
             score=candidate.evaluated.score,
             nats=nats[candidate.generation],
         )
-        if candidate in run.measured:
-            _measure(row, run, candidate)
-            if candidate is not run.measured[0]:
-                look += 1
-                evidence += _evidence(run, candidate) * _look_weight(
-                    look_number(run, candidate.generation, look), run.started.generations
-                )
-                row.evidence = max(math.log(evidence) if evidence > 0 else -math.inf, LOWEST_EVIDENCE)
-        rows.append(row)
-    _rank([row for row in rows if row.p_new])
-    return rows
+        for candidate in run.candidates
+    }
+    evidence = 0.0
+    for look, candidate in enumerate(run.measured):
+        row = rows[candidate.generation]
+        _measure(row, run, candidate)
+        if look:
+            evidence += _evidence(run, candidate) * _look_weight(
+                look_number(run, candidate.generation, look), run.started.generations
+            )
+            row.evidence = max(math.log(evidence) if evidence > 0 else -math.inf, LOWEST_EVIDENCE)
+    _rank([row for row in rows.values() if row.p_new])
+    return list(rows.values())
 
 
 def _measure(row: CandidateRow, run: AuditedRun, candidate: AuditedCandidate) -> None:

@@ -115,6 +115,8 @@ class _Counts(msgspec.Struct):
     attempts: Any = 0
     group_size: Any = 0
     shard_size: Any = 0
+    width: Any = 0
+    recheck: Any = 0
     outputs: Any = 0
     items: Any = ()
 
@@ -393,7 +395,7 @@ def _counts_fault(data: bytes) -> str:
         if not -1 <= number <= most:
             return f"its {name!r} is {number!s:.20}, expected -1 to {most:,}"
     items = _leaves(counts.items)
-    for factor, limit in (("attempts", REQUEST_LIMIT), ("group_size", RUN_LIMIT)):
+    for factor, limit in (("attempts", REQUEST_LIMIT), ("group_size", RUN_LIMIT), ("recheck", RUN_LIMIT)):
         if items * numbers.get(factor, 0) > limit:
             return f"it asks for {items * numbers[factor]:,} attempts, at most {limit:,}"
     return ""

@@ -19,8 +19,9 @@ from runtime.agents.session import clipped
 from tasks.contract import Example, Public
 
 PROMPTS = Path(__file__).with_name("prompts")
-TRAJECTORIES, SCAFFOLD, HISTORY, SAMPLES, LABELS = 30_000, 40_000, 12_000, 12_000, 6_000
-"""Characters at the start for the trajectories, the scaffold's files, the history, sample items, and the labels' names.
+TRAJECTORIES, SCAFFOLD, HISTORY, SAMPLES, LABELS, ARTEFACTS = 30_000, 40_000, 12_000, 12_000, 6_000, 12_000
+"""Characters at the start for the trajectories, the scaffold's files, the history, sample items, the labels' names, and
+what earlier generations left.
 """
 PROMPT, ANSWER = 1_500, 600
 """Characters of an item's prompt and of an answer, where several are shown; `read_trajectory` shows more."""
@@ -179,15 +180,15 @@ def task_text(description: str, public: Public, policy: str) -> str:
     )
 
 
-def scaffold_text(files: Mapping[str, str], limit: int = SCAFFOLD) -> str:
-    """The files of a scaffold; those that do not fit are named."""
+def scaffold_text(files: Mapping[str, str], limit: int = SCAFFOLD, prefix: str = "") -> str:
+    """The files of a scaffold, with a prefix to their paths; those that do not fit are named."""
     parts: list[str] = []
     for path in sorted(files, key=lambda path: (path != "agent.py", path)):
-        text = f"#### {path}\n```\n{files[path]}\n```"
+        text = f"#### {prefix}{path}\n```\n{files[path]}\n```"
         characters_left = limit - sum(map(len, parts))
         parts.append(
             text
             if len(text) <= characters_left
-            else f"#### {path}: {len(files[path]):,} characters, not shown; read_scaffold shows them"
+            else f"#### {prefix}{path}: {len(files[path]):,} characters, not shown; read_scaffold shows them"
         )
     return "\n".join(parts)

@@ -8,7 +8,7 @@ import msgspec
 
 from algorithms.learning import NAMES, algorithm
 from events.errors import UsageError
-from events.kinds import Memory, Resample
+from events.kinds import Lever, Memory, Resample
 from events.secret import Scanner
 from runtime.agents.proposal import try_out, validate_source, with_changes
 from runtime.agents.session import UnfitRequest, arguments_of
@@ -17,6 +17,8 @@ from tasks.contract import Public
 
 ROUNDS = 10
 """Most rounds that one weight update may be ordered for."""
+CHILD_GENERATIONS = 20
+"""Most generations of a child run."""
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +64,42 @@ class RequestWeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     ] = False
 
 
+class RequestChildRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """End: have a run of its own find the change, where it takes several steps in a row. It judges the present
+    candidate anew and changes it generation by generation; what it ends with is your change. Its rollouts are taken
+    from yours.
+    """
+
+    levers: Annotated[list[Lever], msgspec.Meta(min_length=1, description="The levers that it may pull.")]
+    generations: Annotated[int, msgspec.Meta(ge=1, le=CHILD_GENERATIONS, description="Generations, at most.")]
+    reason: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=4000, description="Why several changes in a row are needed.")
+    ]
+    rollouts: Annotated[
+        int | None, msgspec.Meta(description="Rollouts that it may ask for; null: what the budget leaves you.")
+    ] = None
+
+
+class ChildRunLimits(NamedTuple):
+    """What a child run may be ordered with."""
+
+    levers: tuple[Lever, ...]
+    rollouts: int
+    """The fewest that it can do anything with: it judges its start and one candidate."""
+
+    def order(self, arguments: str) -> RequestChildRun:
+        """The order; raises `UnfitRequest` for a lever that is not on offer, or too few rollouts."""
+        request = arguments_of(RequestChildRun, arguments)
+        if unknown := [lever for lever in request.levers if lever not in self.levers]:
+            raise UnfitRequest(f"The lever {unknown[0]!r} is not yours to give; there are {', '.join(self.levers)}.")
+        if request.rollouts is not None and request.rollouts < self.rollouts:
+            raise UnfitRequest(
+                f"{request.rollouts:,} rollouts are too few: to judge its start and one candidate, a child run takes "
+                f"{self.rollouts:,}."
+            )
+        return request
+
+
 class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """End: nothing more is to be gained; the run finishes with the best candidate so far."""
 
@@ -76,7 +114,7 @@ class Proposal(NamedTuple):
     report: str
 
 
-Ending = Proposal | RequestWeightUpdate | Stop
+Ending = Proposal | RequestWeightUpdate | RequestChildRun | Stop
 
 
 class Inspector(NamedTuple):
@@ -132,15 +170,19 @@ def stop(arguments: str) -> Stop:
 KINDS: Mapping[str, type[msgspec.Struct]] = {
     "propose_scaffold": ProposeScaffold,
     "request_weight_update": RequestWeightUpdate,
+    "request_child_run": RequestChildRun,
     "stop": Stop,
 }
 
 
-def endings(inspector: Inspector, names: tuple[str, ...]) -> dict[str, Callable[[str], Ending]]:
+def endings(
+    inspector: Inspector, names: tuple[str, ...], child_runs: ChildRunLimits | None = None
+) -> dict[str, Callable[[str], Ending]]:
     """What checks each of these endings."""
     every: dict[str, Callable[[str], Ending]] = {
         "propose_scaffold": inspector.proposal,
         "request_weight_update": weight_update,
         "stop": stop,
+        **({"request_child_run": child_runs.order} if child_runs else {}),
     }
     return {name: every[name] for name in names}

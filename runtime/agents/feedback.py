@@ -7,16 +7,26 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
-from events.choice import ContextAssembled, LeverChosen
+from events.change import (
+    ChildRunFinished,
+    ChildRunRequested,
+    ProposalFailed,
+    ScaffoldProposed,
+    WeightUpdateRequested,
+)
+from events.choice import ContextAssembled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.fact import Fact, derive_seed
-from events.judgement import CandidateEvaluated
+from events.judgement import CandidateEvaluated, CandidateRechecked, StageEvaluated
 from events.kinds import LeverChoice
-from events.population import CandidateAccepted, CandidateRejected
+from events.population import ArtefactPublished, CandidateAccepted, CandidateKept, CandidateRejected
 from events.weights import WeightUpdateFailed, WeightUpdateFinished
+from runtime.agents.ancestry import Ancestry, ancestry
+from runtime.agents.artefacts import Artefact, PublishArtefact, ReadArtefact, artefacts_text, publisher, reader
 from runtime.agents.context import (
+    ARTEFACTS,
     HISTORY,
+    SCAFFOLD,
     TRAJECTORIES,
     ShownAttempt,
     describe_briefly,
@@ -25,7 +35,17 @@ from runtime.agents.context import (
     scaffold_text,
     select_attempts,
 )
-from runtime.agents.endings import KINDS, Ending, Inspector, Proposal, RequestWeightUpdate, Stop, endings
+from runtime.agents.endings import (
+    KINDS,
+    ChildRunLimits,
+    Ending,
+    Inspector,
+    Proposal,
+    RequestChildRun,
+    RequestWeightUpdate,
+    Stop,
+    endings,
+)
 from runtime.agents.session import (
     AgentSession,
     NoEnding,
@@ -42,18 +62,34 @@ LISTED = 100
 ROWS, CELL = 200, 500
 """Most rows of a query's answer; most characters of one value."""
 HISTORY_TYPES = (
+    ParentSelected,
     LeverChosen,
     ScaffoldProposed,
     WeightUpdateRequested,
+    ChildRunRequested,
+    ChildRunFinished,
     ProposalFailed,
+    StageEvaluated,
+    CandidateRechecked,
     CandidateEvaluated,
     CandidateAccepted,
+    CandidateKept,
     CandidateRejected,
     WeightUpdateFinished,
     WeightUpdateFailed,
+    ArtefactPublished,
 )
 """What its history is made of."""
-LEVERS: dict[str, LeverChoice] = {"propose_scaffold": "scaffold", "request_weight_update": "weights", "stop": "stop"}
+LEVERS: dict[str, LeverChoice] = {
+    "propose_scaffold": "scaffold",
+    "request_weight_update": "weights",
+    "request_child_run": "child",
+    "stop": "stop",
+}
+OPTIONAL = ("second", "beside", "artefacts")
+"""Parts that are left out where there is nothing to show."""
+SECOND = "second:"
+"""Stands before the paths of a second scaffold's files; no path of a scaffold holds it."""
 
 
 class ListTrajectories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +118,7 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReadScaffold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Read a file of the present scaffold."""
+    """Read a file of the present scaffold, or of a second one as `second:PATH`."""
 
     path: str
 
@@ -95,8 +131,8 @@ class Table(NamedTuple):
 
 
 class Library(NamedTuple):
-    """What the agent can read: attempts of the probe, any attempt at a train item by id, tables, and the scaffold's
-    files.
+    """What the agent can read: attempts of the probe, any attempt at a train item by id, tables, the files of the
+    scaffold and of a second one, and what earlier generations left.
     """
 
     attempts: Sequence[ShownAttempt]
@@ -104,6 +140,8 @@ class Library(NamedTuple):
     query: Callable[[str], Table]
     """Raises `UnfitRequest` for a question that cannot be answered."""
     files: Mapping[str, str]
+    second: Mapping[str, str] = {}
+    artefacts: Sequence[Artefact] = ()
 
     def readers(self) -> dict[str, Callable[[str], str]]:
         """The tools by name."""
@@ -112,6 +150,7 @@ class Library(NamedTuple):
             "read_trajectory": self._read,
             "query": lambda arguments: table_text(self.query(arguments_of(Query, arguments).sql)),
             "read_scaffold": self._file,
+            "read_artefact": reader(self.artefacts),
         }
 
     def _list(self, arguments: str) -> str:
@@ -147,11 +186,10 @@ class Library(NamedTuple):
 
     def _file(self, arguments: str) -> str:
         request = arguments_of(ReadScaffold, arguments)
-        if request.path not in self.files:
-            raise UnfitRequest(
-                f"There is no file {request.path!r}; the scaffold holds {', '.join(sorted(self.files))}."
-            )
-        return self.files[request.path]
+        files = {**self.files, **{f"{SECOND}{path}": text for path, text in self.second.items()}}
+        if request.path not in files:
+            raise UnfitRequest(f"There is no file {request.path!r}; the scaffold holds {', '.join(sorted(files))}.")
+        return files[request.path]
 
 
 READERS: Mapping[str, type[msgspec.Struct]] = {
@@ -159,48 +197,74 @@ READERS: Mapping[str, type[msgspec.Struct]] = {
     "read_trajectory": ReadTrajectory,
     "query": Query,
     "read_scaffold": ReadScaffold,
+    "read_artefact": ReadArtefact,
+    "publish_artefact": PublishArtefact,
 }
+
+
+def may_know(requested: FeedbackRequested, fact: Any) -> bool:
+    """Whether an agent may know a fact of a generation: it is settled, or the agent published it before a crash."""
+    own = isinstance(fact, ArtefactPublished) and fact.generation == requested.generation
+    return own or bool(fact.generation <= requested.known)
 
 
 class FeedbackInput(NamedTuple):
     """One request for feedback, as the agent gets to know it. `figures` are rates and means of the probe."""
 
-    generation: int
-    scaffold: str
-    levers: tuple[str, ...]
+    requested: FeedbackRequested
     task: str
     figures: Mapping[str, float]
     budget: str
     history: Sequence[Event]
+    """Of `HISTORY_TYPES`, and of settled generations alone; of its own, what it has published already."""
+    child_runs: ChildRunLimits | None = None
+    """What a child run may be ordered with, where one may."""
+
+    def endings(self) -> tuple[str, ...]:
+        """The names of the endings that are open to the agent."""
+        choices = {*self.requested.levers, "stop", *(["child"] if self.child_runs else [])}
+        return tuple(name for name, lever in LEVERS.items() if lever in choices)
 
 
 def advise(
-    session: AgentSession, case: FeedbackInput, library: Library, inspector: Inspector, record: Callable[[Fact], object]
+    session: AgentSession,
+    case: FeedbackInput,
+    library: Library,
+    inspector: Inspector,
+    record: Callable[[Fact], Fact | None],
 ) -> list[Fact]:
     """What the agent chose, and the change itself. What it is shown is recorded before it is asked."""
-    chosen = select_attempts(library.attempts, TRAJECTORIES, derive_seed(session.seed, "context", case.generation))
-    names = tuple(name for name, lever in LEVERS.items() if lever == "stop" or lever in case.levers)
-    parts = {
-        "system": "\n\n".join(
-            prompt(name) for name in ("feedback_agent", "scaffold", *(["learning"] if "weights" in case.levers else []))
+    number, levers, names = case.requested.generation, case.requested.levers, case.endings()
+    chosen = select_attempts(library.attempts, TRAJECTORIES, derive_seed(session.seed, "context", number))
+    texts = {
+        "task": ("The task", case.task),
+        "scaffold": ("The present scaffold", scaffold_text(library.files)),
+        "second": ("A second scaffold, whose ideas you may use", scaffold_text(library.second, SCAFFOLD // 2, SECOND)),
+        "figures": ("How it fares", figures_text(case, library.attempts)),
+        "history": ("What was tried before", history_text(case.history, case.requested)),
+        "beside": ("What is under way at this moment", beside_text(case.requested.beside)),
+        "artefacts": ("What earlier generations left", artefacts_text(library.artefacts, ARTEFACTS)),
+        "trajectories": (
+            f"{len(chosen)} of {len(library.attempts)} attempts at train items",
+            "\n\n".join(describe_briefly(attempt) for attempt in chosen),
         ),
-        "task": case.task,
-        "scaffold": scaffold_text(library.files),
-        "figures": figures_text(case, library.attempts),
-        "history": history_text(case.history, case.generation),
-        "trajectories": "\n\n".join(describe_briefly(attempt) for attempt in chosen),
     }
-    parts = session.scanner.redacted(parts)
-    opening = (
-        f"## The task\n{parts['task']}\n\n## The present scaffold\n{parts['scaffold']}\n\n## How it "
-        f"fares\n{parts['figures']}\n\n"
-        f"## What was tried before\n{parts['history']}\n\n## {len(chosen)} of {len(library.attempts)} attempts at "
-        "train items\n"
-        f"{parts['trajectories']}\n\nEndings open to you: {', '.join(names)}."
+    texts = {name: (title, text) for name, (title, text) in texts.items() if text or name not in OPTIONAL}
+    system = [prompt(name) for name in ("feedback_agent", "scaffold", *(["learning"] if "weights" in levers else []))]
+    parts = session.scanner.redacted(
+        {"system": "\n\n".join(system), **{name: text for name, (_, text) in texts.items()}}
     )
-    record(context_assembled(session, case.generation, parts, tuple(attempt.id for attempt in chosen)))
+    opening = "\n\n".join(f"## {title}\n{parts[name]}" for name, (title, _) in texts.items())
+    opening = f"{opening}\n\nEndings open to you: {', '.join(names)}."
+    record(context_assembled(session, number, parts, tuple(attempt.id for attempt in chosen)))
     tools = [*(tool(kind, name) for name, kind in READERS.items()), *(tool(KINDS[name], name) for name in names)]
-    ended = converse(session, parts["system"], opening, tools, library.readers(), endings(inspector, names))
+    own = [
+        event.data.name
+        for event in case.history
+        if isinstance(event.data, ArtefactPublished) and event.data.generation == number
+    ]
+    readers = {**library.readers(), "publish_artefact": publisher(session, record, own)}
+    ended = converse(session, parts["system"], opening, tools, readers, endings(inspector, names, case.child_runs))
     return [session.scanner.redacted(fact) for fact in facts_of_ending(session, case, ended)]
 
 
@@ -220,16 +284,16 @@ def context_assembled(
 
 def facts_of_ending(session: AgentSession, case: FeedbackInput, ended: ValidEnding[Ending] | NoEnding) -> list[Fact]:
     """The facts of an ending."""
-    generation = case.generation
+    generation = case.requested.generation
 
     def chosen_lever(lever: LeverChoice, action: str, reason: str) -> LeverChosen:
-        # how likely a model was to choose this is not known
+        # how likely a model was to choose this is not known, unless a schedule chose for it
         return LeverChosen(
             generation=generation,
             lever=lever,
             action=action,
             reason=reason,
-            propensities={},
+            propensities=dict(case.requested.propensities),
             diagnosis=dict(case.figures),
         )
 
@@ -246,7 +310,7 @@ def facts_of_ending(session: AgentSession, case: FeedbackInput, ended: ValidEndi
             return [
                 chosen_lever("scaffold", "propose_scaffold", report.strip().partition("\n")[0]),
                 ScaffoldProposed(
-                    generation=generation, scaffold=tree, parent=case.scaffold, summary=summary, reason=report
+                    generation=generation, scaffold=tree, parent=case.requested.scaffold, summary=summary, reason=report
                 ),
             ]
         case ValidEnding(value=RequestWeightUpdate() as wanted):
@@ -264,6 +328,17 @@ def facts_of_ending(session: AgentSession, case: FeedbackInput, ended: ValidEndi
                     hints=wanted.hints,
                 ),
             ]
+        case ValidEnding(value=RequestChildRun() as child):
+            return [
+                chosen_lever("child", "request_child_run", child.reason),
+                ChildRunRequested(
+                    generation=generation,
+                    levers=tuple(dict.fromkeys(child.levers)),
+                    generations=child.generations,
+                    rollouts=child.rollouts,
+                    reason=child.reason,
+                ),
+            ]
         case ValidEnding(value=Stop(reason=reason)):
             return [chosen_lever("stop", "", reason)]
     raise AssertionError(ended)
@@ -275,28 +350,56 @@ def figures_text(case: FeedbackInput, attempts: Sequence[ShownAttempt]) -> str:
     for attempt in attempts:
         kinds[attempt.outcome] = kinds.get(attempt.outcome, 0) + 1
     scores = [event.data for event in case.history if isinstance(event.data, CandidateEvaluated)]
-    best = [
-        f"dev {evaluated.score:.4f} [{evaluated.low:.4f}, {evaluated.high:.4f}], generation {evaluated.generation}"
-        for evaluated in scores
-    ]
+    own: list[str] = []
+    others: list[str] = []
+    for one in scores:
+        text = f"dev {one.score:.4f} [{one.low:.4f}, {one.high:.4f}], generation {one.generation}"
+        (own if one.candidate == case.requested.candidate else others).append(text)
+    candidates = "; ".join(own[-1:]) + ("\nother candidates: " + "; ".join(others) if others else "")
     outcomes = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     rates = ", ".join(f"{name} {value:g}" for name, value in case.figures.items())
-    return f"{'; '.join(best)}\nattempts of the probe: {outcomes}\n{rates}\n{case.budget}"
+    return f"{candidates}\nattempts of the probe: {outcomes}\n{rates}\n{case.budget}"
 
 
-def history_text(history: Sequence[Event], generation: int, limit: int = HISTORY) -> str:
-    """What was tried in each generation before this one, and what came of it; the latest, where not all fits."""
+def beside_text(beside: Sequence[int]) -> str:
+    """That others change the same candidate at this moment, if any do."""
+    if not beside:
+        return ""
+    numbers = ", ".join(map(str, beside))
+    return (
+        f"The same candidate is being changed {len(beside)} times more, in generation {numbers}, by agents that are "
+        "shown what you are shown. You cannot know what they try: it is likely to be what comes to mind first. Try "
+        "something else that you expect to gain."
+    )
+
+
+def history_text(history: Sequence[Event], requested: FeedbackRequested, limit: int = HISTORY) -> str:
+    """What was tried in each settled generation, and what came of it: first what changed the present candidate or an
+    ancestor, then the rest. Where not all fits, the oldest of the rest is left out first.
+    """
+    line = ancestry(history, requested)
     lines: dict[int, list[str]] = {}
     for event in history:
         fact: Any = event.data
-        if fact.generation >= generation:
+        if fact.generation > requested.known:
             continue
-        line = _history_line(fact)
-        lines.setdefault(fact.generation, []).extend([line] if line else [])
-    texts = [f"### generation {number}\n" + "\n".join(lines[number]) for number in sorted(lines)]
-    while len(texts) > 1 and sum(map(len, texts)) > limit:
-        del texts[0]
-    return clipped("\n\n".join(texts), limit) or "nothing yet"
+        text = _history_line(fact)
+        lines.setdefault(fact.generation, []).extend([text] if text else [])
+    texts = {number: f"### {_title(number, line)}\n" + "\n".join(lines[number]) for number in sorted(lines)}
+    near = [number for number in texts if number in line.generations]
+    rest = [number for number in texts if number not in line.generations]
+    while len(near) + len(rest) > 1 and sum(len(texts[number]) for number in (*near, *rest)) > limit:
+        del (rest or near)[0]
+    elsewhere = ["## From other candidates"] if near and rest else []
+    shown = [*(texts[number] for number in near), *elsewhere, *(texts[number] for number in rest)]
+    return clipped("\n\n".join(shown), limit) or "nothing yet"
+
+
+def _title(number: int, line: Ancestry) -> str:
+    origin = [f"from generation {line.parents[number]}"] if number in line.parents else []
+    role = ["the present candidate" if number == line.path[-1] else "an ancestor"] if number in line.path else []
+    notes = "; ".join(origin + role)
+    return f"generation {number} ({notes})" if notes else f"generation {number}"
 
 
 def _history_line(fact: Fact) -> str:
@@ -317,10 +420,20 @@ def _history_line(fact: Fact) -> str:
         case CandidateEvaluated():
             probe = f"pass@1 {fact.pass_at_1:.3f}, pass@k {fact.pass_at_k:.3f}"
             return f"dev {fact.score:.4f} [{fact.low:.4f}, {fact.high:.4f}], {probe}, {fact.failed} failed"
+        case ChildRunRequested():
+            return f"child run: {', '.join(fact.levers)}, up to {fact.generations} generations"
+        case ChildRunFinished():
+            return f"the child run took {fact.rollouts} rollouts: {clipped(fact.reason, 500)}"
+        case StageEvaluated(passed=False):
+            return f"after {fact.items} dev items: {fact.reason}"
+        case CandidateRechecked():
+            return f"asked again, against the best so far: {fact.difference:+.4f} [{fact.low:+.4f}, {fact.high:+.4f}]"
         case CandidateAccepted():
-            return f"kept: {fact.reason}"
+            return f"accepted: {fact.reason}"
+        case CandidateKept():
+            return f"kept, though not the best: {fact.reason}"
         case CandidateRejected():
-            return f"dropped: {clipped(fact.reason, 1000)}"
+            return f"rejected: {clipped(fact.reason, 1000)}"
         case ProposalFailed():
             return f"no change came of it: {clipped(fact.reason, 1000)}"
     return ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from events.change import ProposalFailed, ScaffoldProposed
 from events.fact import Fact, derive_seed
+from runtime.agents.artefacts import PublishArtefact, publisher
 from runtime.agents.context import PROMPTS, SAMPLES, prompt, sample_items, scaffold_text
 from runtime.agents.endings import KINDS, Inspector, Proposal, endings
 from runtime.agents.feedback import context_assembled
@@ -23,7 +24,7 @@ def write_first(
     task: str,
     reference: Mapping[str, str],
     inspector: Inspector,
-    record: Callable[[Fact], object],
+    record: Callable[[Fact], Fact | None],
     public: Public,
 ) -> list[Fact]:
     """The first scaffold, or why there is none. What the agent is shown is recorded before it is asked.
@@ -48,8 +49,8 @@ def write_first(
         session,
         parts["system"],
         opening,
-        [tool(KINDS["propose_scaffold"], "propose_scaffold")],
-        {},
+        [tool(PublishArtefact, "publish_artefact"), tool(KINDS["propose_scaffold"], "propose_scaffold")],
+        {"publish_artefact": publisher(session, record)},
         endings(inspector, ("propose_scaffold",)),
     )
     if isinstance(ended, NoEnding):

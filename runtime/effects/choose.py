@@ -2,7 +2,7 @@
 language model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -10,26 +10,38 @@ import msgspec
 from algorithms.levers import rules
 from algorithms.levers.rules import Choice, PastChoice, ProbeAttempt
 from events.change import ProposalFailed, ScaffoldProposed, WeightUpdateRequested
-from events.choice import ContextAssembled, FeedbackRequested, LeverChosen
+from events.choice import ContextAssembled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.fact import Fact
 from events.judgement import CandidateEvaluated
-from events.population import CandidateAccepted
+from events.population import CandidateAccepted, CandidateKept
 from events.rollouts import RolloutFailed
+from events.run import RunStarted
 from events.weights import WeightUpdateFinished
 from runtime.agents import feedback
+from runtime.agents.ancestry import ancestry
+from runtime.agents.artefacts import left_by
 from runtime.agents.context import ShownAttempt, ShownCall, task_text
-from runtime.agents.endings import Inspector
+from runtime.agents.endings import ChildRunLimits, Inspector
 from runtime.agents.session import AgentSession
 from runtime.blobs.directory import Blobs
 from runtime.policies.bases import CLOSED
 from runtime.rollouts.attempt import RecordedAttempt, request_reader
 from runtime.run.loading import LoadedRun
+from runtime.run.state import evaluation_cost
 from tasks.contract import Evidence
 
 UNLIMITED = 10**9
 """Rollouts left where the run has no limit on them."""
-HISTORY_TYPES = (LeverChosen, CandidateEvaluated, CandidateAccepted, WeightUpdateFinished)
+HISTORY_TYPES = (
+    ParentSelected,
+    FeedbackRequested,
+    LeverChosen,
+    CandidateEvaluated,
+    CandidateAccepted,
+    CandidateKept,
+    WeightUpdateFinished,
+)
 """What the rules know of earlier generations."""
 
 
@@ -53,11 +65,18 @@ def choose_by_rules(
                 reason="no attempt at the probe was scored, so there is nothing to go by",
             )
         ]
-    tried = earlier_choices(history, requested.generation)
+    tried = earlier_choices(history, requested)
     seen = evidence(probe, history, loaded, requested)
-    choice = with_ordered_algorithm(
-        rules.choose(seen, tried, requested.levers, loaded.task.edits()), loaded.started.algorithm
+    choice = choice_beside(
+        lambda past: with_ordered_algorithm(
+            rules.choose(seen, past, requested.levers, loaded.task.edits()), loaded.started.algorithm
+        ),
+        tried,
+        seen.dev,
+        rivals(history, requested),
     )
+    if choice.lever == "stop" and requested.beside:
+        return [ProposalFailed(generation=requested.generation, reason=_nothing_beside(requested.beside, choice))]
     blob = blobs.put(
         msgspec.json.encode({"evidence": seen, "attempts": probe, "history": tried}, order="deterministic")
     )
@@ -68,11 +87,48 @@ def choose_by_rules(
             lever=choice.lever,
             action=choice.action,
             reason=choice.reason,
-            propensities={choice.lever: 1.0},
+            propensities=dict(requested.propensities) or {choice.lever: 1.0},
             diagnosis=diagnosis(seen),
         ),
         *_change(blobs, loaded, requested, choice),
     ]
+
+
+def rivals(history: Sequence[Event], requested: FeedbackRequested) -> int:
+    """How many of the generations beside this one choose among levers that it may pull too."""
+    levers = {
+        event.data.generation: event.data.levers for event in history if isinstance(event.data, FeedbackRequested)
+    }
+    return sum(
+        not set(requested.levers).isdisjoint(levers.get(number, requested.levers)) for number in requested.beside
+    )
+
+
+def choice_beside(
+    choose: Callable[[Sequence[PastChoice]], Choice], tried: Sequence[PastChoice], dev: float, others: int
+) -> Choice:
+    """The choice of an agent beside which others choose by the same rules, for the same candidate: the best after
+    theirs, without waiting for any of them.
+
+    What each of them takes counts as tried and rejected. Where nothing is left, a weight update is ordered once more:
+    with another seed it trains otherwise.
+    """
+    first = choice = choose(tried)
+    past = list(tried)
+    for _ in range(others):
+        past.append(PastChoice(lever=choice.lever, action=choice.action, accepted=False, before=dev, after=dev))
+        choice = choose(past)
+    if others and choice.lever == "stop" and first.lever == "weights":
+        choice = first
+    if not others or choice.lever == "stop":
+        return choice
+    reason = f"{choice.reason} (Beside this one, {others} more change the same candidate: this is what is left to try.)"
+    return msgspec.structs.replace(choice, reason=reason)
+
+
+def _nothing_beside(beside: Collection[int], choice: Choice) -> str:
+    numbers = ", ".join(map(str, beside))
+    return f"nothing is left to try beside generations {numbers}, which change the same candidate: {choice.reason}"
 
 
 def with_ordered_algorithm(choice: Choice, algorithm: str) -> Choice:
@@ -88,10 +144,11 @@ def evidence(
 ) -> Evidence:
     """What the probe's attempts show, with the run's own figures."""
     scores = {event.data.candidate: event.data for event in history if isinstance(event.data, CandidateEvaluated)}
+    tried = ancestry(history, requested).tried
     updates = [
         event.data
         for event in history
-        if isinstance(event.data, WeightUpdateFinished) and event.data.generation < requested.generation
+        if isinstance(event.data, WeightUpdateFinished) and event.data.generation in tried
     ]
     return rules.evidence(
         probe,
@@ -131,39 +188,34 @@ def probe_attempts(blobs: Blobs, attempts: Sequence[RecordedAttempt], loaded: Lo
     ]
 
 
-def earlier_choices(history: Sequence[Event], generation: int) -> list[PastChoice]:
-    """The choices before this generation, and what came of each."""
+def earlier_choices(history: Sequence[Event], requested: FeedbackRequested) -> list[PastChoice]:
+    """The choices of changes to the candidate that is to be changed, or to an ancestor of it, and what came of each: by
+    ancestor, and of each ancestor the one that led on last. In a chain these are all choices in their order.
+    """
+    line = ancestry(history, requested)
     chosen: dict[int, LeverChosen] = {}
     scores: dict[int, float] = {}
-    accepted: set[int] = set()
-    starts: set[int] = set()
-    """Generations that changed nothing: the first, and a fork's under whose verifier or policy scores mean something
-    else.
-    """
+    standing: set[int] = set()
     for event in history:
         match event.data:
-            case LeverChosen() as lever:
-                chosen[lever.generation] = lever
-            case CandidateEvaluated(generation=number, score=score, lever=origin):
+            case LeverChosen() as choice:
+                chosen[choice.generation] = choice
+            case CandidateEvaluated(generation=number, score=score):
                 scores[number] = score
-                starts |= {number} if origin == "start" else set()
-            case CandidateAccepted(generation=number):
-                accepted.add(number)
-    tried = []
-    best = scores.get(0, 0.0)
-    for number in sorted(chosen.keys() | starts):
-        if number >= generation:
-            break
-        if number in starts:
-            best = scores[number]
-            continue
-        after = scores.get(number, best)
-        choice = chosen[number]
-        tried.append(
-            PastChoice(lever=choice.lever, action=choice.action, accepted=number in accepted, before=best, after=after)
+            case CandidateAccepted(generation=number) | CandidateKept(generation=number):
+                standing.add(number)
+    return [
+        PastChoice(
+            lever=chosen[number].lever,
+            action=chosen[number].action,
+            accepted=number in standing,
+            before=(before := scores[line.parents[number]]),
+            after=scores.get(number, before),
+            other_branch=number in standing and number not in line.path,
         )
-        best = after if number in accepted else best
-    return tried
+        for number in line.tried
+        if number in chosen
+    ]
 
 
 def diagnosis(seen: Evidence) -> dict[str, float]:
@@ -201,15 +253,15 @@ def _change(blobs: Blobs, loaded: LoadedRun, requested: FeedbackRequested, choic
                     hints=choice.hints,
                 )
             ]
-        case "stop":
-            return []
+        case "stop" | "child":
+            return []  # the rules order no run of its own
 
 
 class ProbeRecord(NamedTuple):
     """What is recorded that a language model chooses by."""
 
     history: Sequence[Event]
-    """The run's events of `feedback.HISTORY_TYPES`."""
+    """The run's events of `feedback.HISTORY_TYPES` that the agent may know."""
     diagnosis: Mapping[str, float]
     """The figures of the probe."""
     attempts: Sequence[RecordedAttempt]
@@ -226,8 +278,8 @@ class ChoiceHost(NamedTuple):
     """Asks the run's tables in SQL."""
     inspector: Inspector
     """What a scaffold that it proposes is checked against, with the files of the present one."""
-    record: Callable[[Fact], object]
-    """Appends what the model is shown, before it is asked."""
+    record: Callable[[Fact], Fact | None]
+    """Appends what the model is shown before it is asked, and what it publishes; gives what stood there already."""
 
 
 def choose_by_model(
@@ -245,21 +297,33 @@ def choose_by_model(
         *(reader.failed(id, failure) for id, failure in recorded.failures.items()),
     ]
     case = feedback.FeedbackInput(
-        requested.generation,
-        requested.scaffold,
-        requested.levers,
+        requested,
         task_text(loaded.task.description, loaded.public, loaded.started.policy),
         recorded.diagnosis,
         budget_text(requested, loaded),
         recorded.history,
+        child_run_limits(requested, loaded.started),
     )
-    return feedback.advise(
-        session,
-        case,
-        feedback.Library(shown_attempts, fetch, host.query, host.inspector.present),
-        host.inspector,
-        host.record,
+    second = session.blobs.get_tree(requested.second_scaffold) if requested.second_scaffold else {}
+    library = feedback.Library(
+        shown_attempts,
+        fetch,
+        host.query,
+        host.inspector.present,
+        {path: data.decode() for path, data in second.items()},
+        left_by(recorded.history, ancestry(recorded.history, requested).generations, session.blobs),
     )
+    return feedback.advise(session, case, library, host.inspector, host.record)
+
+
+def child_run_limits(requested: FeedbackRequested, started: RunStarted) -> ChildRunLimits | None:
+    """What an agent may order a child run with; None where it may order none: in a child run, and where the rollouts
+    left are too few to judge its start and one candidate.
+    """
+    least = 2 * evaluation_cost(started)
+    if started.owner or (requested.rollouts_left is not None and requested.rollouts_left < least):
+        return None
+    return ChildRunLimits(requested.levers, least)
 
 
 class AttemptReader:

@@ -24,7 +24,7 @@ def reference_scaffold(blobs: Blobs, loaded: LoadedRun, requested: ScaffoldReque
 
 
 def scaffold_by_model(
-    session: AgentSession, loaded: LoadedRun, inspector: Inspector, record: Callable[[Fact], object]
+    session: AgentSession, loaded: LoadedRun, inspector: Inspector, record: Callable[[Fact], Fact | None]
 ) -> list[Fact]:
     """What a language model makes of the task and its reference scaffold, or why there is no scaffold.
 

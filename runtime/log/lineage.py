@@ -4,7 +4,7 @@ own.
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,14 +13,16 @@ from events.codec import Event
 from events.errors import CheckFailed, NotFound
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.rollouts import ModelCalled, RolloutFailed, TrajectoryRecorded
+from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import DecisionMade, RunStarted
 from events.subjects import entity_of, run_of, subject, tag_of
 from runtime.log.port import Log, Stored, readable
 
 PAGE_SIZE = 5000
 FOREVER = sys.maxsize
-SUMMED_UP = frozenset(fact.tag() for fact in (ModelCalled, RolloutFailed, TrajectoryScored, ScoringFailed))
+OUTCOMES = frozenset(fact.tag() for fact in (RolloutFailed, TrajectoryScored, ScoringFailed))
+"""Tags of what came of an attempt."""
+SUMMED_UP = OUTCOMES | {ModelCalled.tag()}
 """Tags of what the evaluation of a candidate sums up."""
 
 
@@ -110,17 +112,48 @@ def in_folding_order(stored_messages: Iterable[Stored]) -> Iterator[Event]:
     """The readable events of runs that a decider folds, in the order in which it did: a decision's right after the
     event that it answers.
 
-    Left out are trajectories, on which nothing depends, and of each run what its last evaluated candidate sums up:
-    nothing but these sums outlives the evaluation.
+    Left out are trajectories, on which nothing depends, and what the evaluation of a candidate sums up: the calls of
+    the policy, and what came of attempts, but of those at dev. A state with and without them is the same.
     """
     for _, messages in groupby(_decisions_in_place(stored_messages), lambda stored: run_of(stored.subject)):
         own = [(tag_of(stored.subject), stored) for stored in messages]
-        evaluated = max((at for at, (tag, _) in enumerate(own) if tag == CandidateEvaluated.tag()), default=0)
+        requests = _evaluated_requests(own)
         yield from readable(
             stored
             for at, (tag, stored) in enumerate(own)
-            if tag != TrajectoryRecorded.tag() and (at >= evaluated or tag not in SUMMED_UP)
+            if tag != TrajectoryRecorded.tag() and not (tag in SUMMED_UP and _summed_up(at, tag, stored, requests))
         )
+
+
+class _Evaluated(NamedTuple):
+    """A request of a candidate that was evaluated: where in the log that was, and whether it asked dev items."""
+
+    at: int
+    dev: bool
+
+
+def _evaluated_requests(messages: Sequence[tuple[str, Stored]]) -> dict[bytes, _Evaluated]:
+    """The requests of one run whose candidates were evaluated, by id."""
+    asked: dict[int, dict[str, bool]] = {}
+    found: dict[bytes, _Evaluated] = {}
+    for at, (tag, stored) in enumerate(messages):
+        if tag not in (RolloutsRequested.tag(), CandidateEvaluated.tag()):
+            continue
+        for event in readable([stored]):
+            match event.data:
+                case RolloutsRequested(generation=generation, purpose=purpose):
+                    asked.setdefault(generation, {})[event.id] = purpose == "dev"
+                case CandidateEvaluated(generation=generation):
+                    found |= {id.encode(): _Evaluated(at, dev) for id, dev in asked.pop(generation, {}).items()}
+    return found
+
+
+def _summed_up(at: int, tag: str, stored: Stored, requests: Mapping[bytes, _Evaluated]) -> bool:
+    """Whether a candidate's evaluation, which came later, sums up this call or outcome."""
+    # not decoded, for they are many; within a text the key's quotes would be escaped
+    request = stored.data.partition(b'"request":"')[2].partition(b'"')[0]
+    evaluated = requests.get(request)
+    return evaluated is not None and at < evaluated.at and not (evaluated.dev and tag in OUTCOMES)
 
 
 def _decisions_in_place(stored_messages: Iterable[Stored]) -> Iterator[Stored]:

@@ -23,10 +23,10 @@ def child_started(owner: str, started: RunStarted, ordered: ChildRunOrdered) -> 
     """What a child run is started with; `started` is its owner's."""
     return replace(
         started,
-        seed=ordered.seed,
+        draw_seed=ordered.seed,
         levers=ordered.levers,
         generations=ordered.generations,
-        budget=Budget(rollouts=ordered.rollouts),
+        budget=Budget(rollouts=ordered.rollouts, tokens=ordered.tokens, micro_usd=ordered.micro_usd),
         strategy="chain",
         schedule="agent",
         width=1,

@@ -10,10 +10,11 @@ candidate was ready first. It costs time where an early generation is slow: thos
 `width` less one places stay empty.
 """
 
+from collections.abc import Sequence
 from random import Random
 from typing import assert_never
 
-from algorithms.levers.schedules import scheduled
+from algorithms.levers.schedules import Turn, scheduled
 from algorithms.search.catalogue import STRATEGIES
 from algorithms.search.strategy import ParentChoice, Strategy, Trial, Verdict
 from algorithms.statistics import group_statistics, mean_reward
@@ -22,7 +23,6 @@ from events.choice import FeedbackRequested, ParentSelected
 from events.codec import Event
 from events.fact import Fact, derive, derive_seed
 from events.judgement import CandidateEvaluated
-from events.kinds import Lever
 from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.run import RunFinished, RunStarted
 from runtime.run.decider import Decider
@@ -30,9 +30,11 @@ from runtime.run.evolve import evolve
 from runtime.run.flight import step
 from runtime.run.looks import recheck, rechecked
 from runtime.run.state import (
+    Candidate,
     Flight,
     RunState,
     champion,
+    draw_seed,
     evaluation_cost,
     granted,
     initial,
@@ -92,7 +94,9 @@ def _opening(started: RunStarted) -> list[Fact]:
             scaffold=started.start_scaffold,
             parent="",
             summary="the scaffold that the run was started with",
-            reason=f"run {started.owner} goes on from it in generation {started.owner_generation}",
+            reason=f"run {started.owner} goes on from it in generation {started.owner_generation}"
+            if started.owner
+            else "",
         )
     ]
 
@@ -111,7 +115,7 @@ def _beginning(state: RunState, started: RunStarted, unaudited: bool) -> list[Fa
     selection, end = _selection(state, started)
     if selection is None:
         return [] if state.flights else [_finished(state, end)]
-    number = min(state.reopened, default=state.generation + 1)
+    number, again = _next(state)
     by_id = {candidate.id: candidate for candidate in state.population}
     parent, second = by_id[selection.parents[0]], selection.parents[1:]
     selected = ParentSelected(
@@ -123,7 +127,7 @@ def _beginning(state: RunState, started: RunStarted, unaudited: bool) -> list[Fa
     )
     if selection.change == "repeat":
         return [selected]
-    grant = granted(state)
+    grant, turn = granted(state), _turn(state, started, number)
     return [
         selected,
         FeedbackRequested(
@@ -131,18 +135,21 @@ def _beginning(state: RunState, started: RunStarted, unaudited: bool) -> list[Fa
             candidate=parent.id,
             scaffold=parent.scaffold,
             adapter=parent.adapter,
-            levers=_levers(state, started, number),
+            levers=turn.levers,
             rollouts_left=None if grant is None else grant - evaluation_cost(started),
             generations_left=_generations_left(state, started),
             probe_requests=parent.probe_requests,
             dev_requests=parent.dev_requests,
-            settled=state.settled,
-            beside=tuple(
+            settled=again.settled if again else state.settled,
+            beside=again.beside
+            if again
+            else tuple(
                 flight.generation
                 for flight in state.flights.values()
                 if flight.parent is not None and flight.parent.id == parent.id
             ),
             second_scaffold=by_id[second[0]].scaffold if second else "",
+            propensities=dict(turn.propensities.items()),
         ),
     ]
 
@@ -154,8 +161,9 @@ def _selection(state: RunState, started: RunStarted) -> tuple[ParentChoice | Non
         return None, "the first scaffold could not be evaluated"
     if state.audit_stop_reason:
         return None, state.audit_stop_reason
-    number = min(state.reopened, default=state.generation + 1)
-    selection = _strategy(started).select(members(candidates), Random(derive_seed(started.seed, "parent", number)))
+    number, _ = _next(state)
+    random = Random(derive_seed(draw_seed(started), "parent", number))
+    selection = _selected_before(state, candidates) or _strategy(started).select(members(candidates), random)
     if selection is None:
         given_up = [candidate.stop_reason for candidate in candidates if candidate.given_up]
         return None, given_up[-1] if given_up else "the strategy has nothing more to try"
@@ -169,9 +177,26 @@ def _selection(state: RunState, started: RunStarted) -> tuple[ParentChoice | Non
         or (budget.micro_usd is not None and state.micro_usd >= budget.micro_usd)
     ):
         return None, "budget exhausted"
-    if selection.change == "agent" and not _levers(state, started, number):
+    if selection.change == "agent" and not _turn(state, started, number).levers:
         return None, "the auditor has had every lever frozen"
     return selection, ""
+
+
+def _next(state: RunState) -> tuple[int, FeedbackRequested | None]:
+    """The number of the next generation; and of one that a fork begins again, what the agent was asked."""
+    number = min(state.reopened, default=state.generation + 1)
+    return number, state.reopened[number].requested if number in state.reopened else None
+
+
+def _selected_before(state: RunState, candidates: Sequence[Candidate]) -> ParentChoice | None:
+    """The parents of a generation that a fork begins again, if they are still there."""
+    selected = state.reopened[min(state.reopened)].selected if state.reopened else None
+    if selected is None:
+        return None
+    parents = (selected.candidate, *filter(None, [selected.second]))
+    if not {candidate.id for candidate in candidates}.issuperset(parents):
+        return None
+    return ParentChoice(parents, selected.probabilities, selected.change)
 
 
 def _strategy(started: RunStarted) -> Strategy:
@@ -182,12 +207,10 @@ def _generations_left(state: RunState, started: RunStarted) -> int:
     return started.generations + state.rebaselined - state.generation + len(state.reopened)
 
 
-def _levers(state: RunState, started: RunStarted, generation: int) -> tuple[Lever, ...]:
+def _turn(state: RunState, started: RunStarted, generation: int) -> Turn:
     levers = [lever for lever in started.levers if lever not in state.frozen]
-    if not levers:
-        return ()
     number = generation - state.rebaselined
-    random = Random(derive_seed(started.seed, "lever", generation))
+    random = Random(derive_seed(draw_seed(started), "lever", generation))
     return scheduled(started.schedule, levers, number, started.generations, random)
 
 
@@ -205,7 +228,8 @@ def _settling(state: RunState, started: RunStarted, version: int) -> list[Fact]:
         return _stopped(state, flight, started)
     if flight.phase != "playing" or flight.waiting:
         return []
-    if version >= 5 and flight.parent and flight.parent.id in state.rolled_back | state.dropped:
+    rolled_back = state.rolled_back | state.dropped
+    if version >= 5 and any(parent.id in rolled_back for parent in (flight.parent, flight.second) if parent):
         return [_rejected(state, flight, "the candidate that it was made from was rolled back")]
     return _judgement(state, flight, started)
 
@@ -307,7 +331,7 @@ def _finished(state: RunState, reason: str) -> RunFinished:
         scaffold=best.scaffold if best else "",
         adapter=best.adapter if best else "",
         score=best.score if best and best.score is not None else 0.0,
-        generations=state.generation,
+        generations=state.begun,
         rollouts=rollouts,
         tokens=tokens,
         micro_usd=micro_usd,

@@ -14,7 +14,7 @@ from events.change import (
     ScaffoldRequested,
     WeightUpdateRequested,
 )
-from events.choice import AgentCalled, LeverChosen, ParentSelected
+from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.judgement import (
     CandidateEvaluated,
@@ -45,7 +45,9 @@ from runtime.run.state import (
     ScoredAttempt,
     ShardProgress,
     WeightUpdate,
+    child_limit,
     descendants,
+    evaluation_cost,
     granted,
     in_phase,
     landed,
@@ -65,8 +67,7 @@ def evolve(state: RunState, event: Event) -> RunState:
         case ModelCalled(request=request, prompt_tokens=prompt, completion_tokens=completion, micro_usd=price):
             return _with_cost(state, _flight_of(state, request), prompt + completion, price)
         case TrajectoryScored(request=request, item=item, attempt=attempt, trajectory=trajectory, reward=reward) as one:
-            flight = _flight_of(state, request)
-            state = _with_cost(state, flight, 0, one.micro_usd) if one.micro_usd else state
+            state = _with_cost(state, _flight_of(state, request), 0, one.micro_usd) if one.micro_usd else state
             return _with_result(state, request, (item, attempt), ScoredAttempt(trajectory, reward))
         case (
             ScoringFailed(request=request, item=item, attempt=attempt)
@@ -92,10 +93,12 @@ def evolve(state: RunState, event: Event) -> RunState:
             return _with_release(state, released)
         # choice and change
         case ScaffoldRequested(generation=generation):
-            flight = Flight(generation, "proposing", grant=granted(state))
-            return replace(with_flight(state, flight), opened=True)
+            first = Flight(generation, "proposing", grant=granted(state))
+            return replace(with_flight(state, first), opened=True)
         case ParentSelected() as selected:
             return _with_parent(state, event.run, selected)
+        case FeedbackRequested(generation=generation) as requested:
+            return with_flight(state, replace(state.flights[generation], requested=requested))
         case (
             AgentCalled(
                 generation=generation, prompt_tokens=prompt, completion_tokens=completion, micro_usd=known_price
@@ -144,7 +147,7 @@ def evolve(state: RunState, event: Event) -> RunState:
         # judgement
         case StageEvaluated(generation=generation, passed=passed, reason=reason):
             flight = state.flights[generation]
-            flight = in_phase(flight, "evaluate", staged=True) if passed else in_phase(flight, "failed", reason=reason)
+            flight = in_phase(flight, "evaluate") if passed else in_phase(flight, "failed", reason=reason)
             return with_flight(state, flight)
         case CandidateRechecked(generation=generation, difference=difference):
             return with_flight(state, replace(state.flights[generation], lead=difference))
@@ -199,13 +202,21 @@ def _with_parent(state: RunState, run: str, selected: ParentSelected) -> RunStat
     )
     by_id = {candidate.id: candidate for candidate in population}
     parent, second = by_id[selected.candidate], by_id.get(selected.second)
-    flight = Flight(selected.generation, "proposing", parent=parent, second=second, grant=granted(state))
+    flight = Flight(
+        selected.generation,
+        "proposing",
+        parent=parent,
+        second=second,
+        selected=selected,
+        spent_before=(state.tokens, state.micro_usd),
+        grant=granted(state),
+    )
     if selected.change == "repeat":
         flight = _with_candidate(flight, run, parent.scaffold, "repeat", parent.adapter, parent.optimizer_state)
     state = replace(
         state,
         generation=max(state.generation, selected.generation),
-        reopened=tuple(number for number in state.reopened if number != selected.generation),
+        reopened={number: each for number, each in state.reopened.items() if number != selected.generation},
         population=population,
         dropped=state.dropped | state.rolled_back,
         rolled_back=frozenset(),
@@ -250,7 +261,11 @@ def _with_change(
         case WeightUpdateRequested() if parent:
             update = WeightUpdate(change, parent.adapter, parent.adapter, parent.optimizer_state)
             return in_phase(flight, "round_done", update=update)
-        case ChildRunRequested() if parent:
+        case ChildRunRequested() if parent and state.started:
+            limit, least = child_limit(flight, change, state.started), evaluation_cost(state.started)
+            if limit is not None and limit < least:
+                reason = f"{limit} rollouts are too few for a child run, whose start takes {least}"
+                return in_phase(flight, "failed", reason=reason)
             return in_phase(flight, "nest", child=change)
         case _:
             return flight
@@ -393,15 +408,15 @@ def _with_release(state: RunState, released: AuditReleased) -> RunState:
         case "freeze":
             return _with_frozen(state, released.lever)
         case "rollback":
-            drifted = _drifted(state.population, released.generation)
-            return replace(_with_frozen(state, released.lever), rolled_back=state.rolled_back | drifted)
+            rolled_back = state.rolled_back | drifted(state.population, released.generation)
+            return replace(_with_frozen(state, released.lever), rolled_back=rolled_back)
         case "stop":
             return replace(state, audit_stop_reason=f"the auditor found drift since generation {released.generation}")
         case _:
             assert_never(released.action)
 
 
-def _drifted(population: tuple[Candidate, ...], generation: int) -> frozenset[str]:
+def drifted(population: tuple[Candidate, ...], generation: int) -> frozenset[str]:
     """The candidate of a generation with all that was made from it; of one that is not in the population, all that came
     later. The start is never among them.
     """

@@ -15,9 +15,9 @@ from events.weights import TrainingBatchSealed, WeightUpdateFinished
 from runtime.run.batch import batch_digest
 from runtime.run.child import child_name
 from runtime.run.evolve import solved_items
-from runtime.run.looks import first_items, stage
+from runtime.run.looks import asked_items, first_items, stage
 from runtime.run.requests import Rollouts, affordable, requests
-from runtime.run.state import Flight, RunState, ShardProgress, WeightUpdate, evaluation_cost
+from runtime.run.state import Flight, RunState, ShardProgress, WeightUpdate, child_limit, draw_seed, evaluation_cost
 
 
 def step(state: RunState, flight: Flight, started: RunStarted) -> Sequence[Fact]:
@@ -56,15 +56,15 @@ def _evaluation(flight: Flight, started: RunStarted) -> list[RolloutsRequested]:
     candidate = flight.candidate
     assert candidate
     pair = candidate.scaffold, candidate.adapter
-    dev, first = started.items.dev, first_items(flight, started)
-    if first and not flight.staged:
+    dev, first, asked = started.items.dev, first_items(flight, started), asked_items(flight)
+    if first and not asked:
         return requests(flight, started, Rollouts("dev", 1, *pair, 1, 0.0), [(-1, dev[:first])])
     again = candidate.lever == "repeat"
     done = sum(shard.requested.purpose == "dev" for shard in flight.shards.values())
-    asked = Rollouts("dev", 1, *pair, attempts=1, temperature=1.0 if again else 0.0, first_shard=done)
+    others = Rollouts("dev", 1, *pair, attempts=1, temperature=1.0 if again else 0.0, first_shard=done)
     probed = Rollouts("probe", 1, *pair, attempts=1 if again else started.group_size, temperature=1.0)
     return [
-        *requests(flight, started, asked, [(-1, dev[first:])]),
+        *requests(flight, started, others, [(-1, dev[asked:])]),
         *requests(flight, started, probed, list(enumerate(started.items.probe))),
     ]
 
@@ -189,7 +189,7 @@ def _sealed_batch(flight: Flight, update: WeightUpdate, started: RunStarted) -> 
         hyper=update.requested.hyper if started.algorithm in ("", update.requested.algorithm) else {},
         parent_adapter="" if update.requested.restart else update.adapter,
         parent_state="" if update.requested.restart else update.optimizer_state,
-        training_seed=derive_seed(started.seed, "training", flight.generation, update.round),
+        training_seed=derive_seed(draw_seed(started), "training", flight.generation, update.round),
         requests=requests,
         trajectories=len(scored),
         digest=batch_digest(scored),
@@ -199,15 +199,20 @@ def _sealed_batch(flight: Flight, update: WeightUpdate, started: RunStarted) -> 
 def _child(state: RunState, flight: Flight, started: RunStarted) -> ChildRunOrdered:
     wanted, parent = flight.child, flight.parent
     assert wanted and parent
-    left = None if flight.grant is None else flight.grant - flight.rollouts - evaluation_cost(started)
     return ChildRunOrdered(
         generation=flight.generation,
         child=child_name(state.run, flight.generation),
-        seed=derive_seed(started.seed, "child", flight.generation),
+        seed=derive_seed(draw_seed(started), "child", flight.generation),
         levers=tuple(lever for lever in started.levers if lever in wanted.levers),
         generations=wanted.generations,
-        rollouts=min((limit for limit in (wanted.rollouts, left) if limit is not None), default=None),
+        rollouts=child_limit(flight, wanted, started),
+        tokens=_left(started.budget.tokens, flight.spent_before[0]),
+        micro_usd=_left(started.budget.micro_usd, flight.spent_before[1]),
         scaffold=parent.scaffold,
         adapter=parent.adapter,
         state=parent.optimizer_state,
     )
+
+
+def _left(limit: int | None, spent: int) -> int | None:
+    return None if limit is None else max(0, limit - spent)

@@ -11,7 +11,17 @@ from msgspec.structs import replace
 
 from events.fact import Fact
 from events.run import RunStarted
-from runtime.run.state import Flight, Phase, RunState, granted, in_phase, landed, new_candidate, with_flight
+from runtime.run.state import (
+    Flight,
+    Phase,
+    RunState,
+    evaluation_cost,
+    granted,
+    in_phase,
+    landed,
+    new_candidate,
+    with_flight,
+)
 
 
 def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -> RunState:
@@ -37,18 +47,17 @@ def forked(state: RunState, run: str, before: RunStarted, started: RunStarted) -
     if rebaseline:
         return _rebaselined(state, run, keep_adapter=started.base_model == before.base_model)
     state = replace(state, population=tuple(replace(each, given_up=False) for each in state.population))
-    flights, state = state.flights, replace(state, flights={})
-    for flight in flights.values():
-        state = _with_forked(state, started, flight)
-    while state.generation in state.reopened:
-        reopened = tuple(number for number in state.reopened if number != state.generation)
-        state = replace(state, reopened=reopened, generation=state.generation - 1)
-    return state
+    for flight in state.flights.values():
+        state = _with_forked(state, before, started, flight)
+    return state if _same_shares(before, started) else _regranted(state, started)
 
 
-def _with_forked(state: RunState, started: RunStarted, flight: Flight) -> RunState:
-    """The state with a generation that was under way at the fork; what its parent had asked an agent is asked anew."""
-    grant = granted(state)
+def _with_forked(state: RunState, before: RunStarted, started: RunStarted, flight: Flight) -> RunState:
+    """The state with a generation that was under way at the fork.
+
+    What its parent had asked an agent is asked again, of the same candidate unless the fork searches by another
+    strategy.
+    """
     if flight.update and "weights" not in started.levers:
         reason = "the fork may not change the weights"
         flight = in_phase(_without_rollouts(flight), "failed", reason=reason)
@@ -58,7 +67,11 @@ def _with_forked(state: RunState, started: RunStarted, flight: Flight) -> RunSta
         case "proposing" | "nested" if flight.parent is None:
             return replace(landed(state, flight), opened=False)
         case "proposing" | "nested":
-            return replace(landed(state, flight), reopened=(*state.reopened, flight.generation))
+            if before.strategy != started.strategy:
+                flight = replace(flight, selected=None, requested=None)
+            if not _same_shares(before, started):
+                flight = replace(flight, grant=None)
+            return _reopened(landed(state, flight), flight)
         case "playing":
             unanswered = {id: shard.requested for id, shard in flight.shards.items() if not shard.complete}
             phase: Phase = "reissue" if unanswered else "playing"
@@ -69,7 +82,37 @@ def _with_forked(state: RunState, started: RunStarted, flight: Flight) -> RunSta
             pass  # at a barrier, from which the fork decides by itself
         case _:
             assert_never(flight.phase)
-    return with_flight(state, replace(flight, grant=grant))
+    return with_flight(state, flight)
+
+
+def _reopened(state: RunState, flight: Flight) -> RunState:
+    """The state in which a generation is to be begun again."""
+    parents = {parent.id for parent in (flight.parent, flight.second) if parent}
+    return replace(
+        state,
+        reopened={**state.reopened, flight.generation: flight},
+        population=tuple(
+            replace(candidate, visits=candidate.visits - 1) if candidate.id in parents else candidate
+            for candidate in state.population
+        ),
+    )
+
+
+def _same_shares(before: RunStarted, started: RunStarted) -> bool:
+    return (before.budget, before.width) == (started.budget, started.width)
+
+
+def _regranted(state: RunState, started: RunStarted) -> RunState:
+    """The state in which what is left of the budget is shared out anew; each generation keeps what it has spent."""
+    limit, cost = started.budget.rollouts, evaluation_cost(started)
+    if limit is None:
+        return replace(state, flights={number: replace(each, grant=None) for number, each in state.flights.items()})
+    flights = {number: replace(each, grant=each.rollouts) for number, each in state.flights.items()}
+    for place, (number, flight) in enumerate(flights.items()):
+        left = limit - state.rollouts - sum(each.grant or 0 for each in flights.values())
+        share = max(0, left // max(1, started.width - place), min(left, cost - flight.rollouts))
+        flights = {**flights, number: replace(flight, grant=flight.rollouts + share)}
+    return replace(state, flights=flights)
 
 
 def _rebaselined(state: RunState, run: str, *, keep_adapter: bool) -> RunState:
@@ -77,7 +120,7 @@ def _rebaselined(state: RunState, run: str, *, keep_adapter: bool) -> RunState:
     basis = state.best or under_way
     for flight in state.flights.values():
         state = landed(state, flight)
-    state = replace(state, population=(), reopened=(), opened=basis is not None)
+    state = replace(state, population=(), reopened={}, opened=basis is not None)
     if basis is None:
         return state
     generation = state.generation + 1

@@ -27,16 +27,21 @@ def first_items(flight: Flight, started: RunStarted) -> int:
     return started.first_items if comparable and started.first_items < len(started.items.dev) else 0
 
 
+def asked_items(flight: Flight) -> int:
+    """How many dev items the candidate was asked so far, from the first on; a second look is not among them."""
+    return sum(len(shard.requested.items) for shard in flight.shards.values() if shard.requested.purpose == "dev")
+
+
 def stage(flight: Flight, started: RunStarted) -> list[Fact]:
     """The verdict on the first items, once they are played: a candidate goes on unless it did worse than its parent.
 
     Worse is: the upper end of the 95 % interval of the mean difference, item by item, lies below 0.
     """
-    if flight.staged or not first_items(flight, started):
+    asked = asked_items(flight)
+    if asked == len(started.items.dev):
         return []
     assert flight.candidate and flight.parent
     rewards = mean_rewards(flight.shards, "dev")
-    asked = sum(len(shard.requested.items) for shard in flight.shards.values())
     failed = asked - len(rewards)
     theirs = flight.parent.rewards
     differences = [reward - theirs[item] for item, reward in rewards.items() if item in theirs]
@@ -92,7 +97,9 @@ def rechecked(flight: Flight, best: Candidate | None, started: RunStarted) -> Ca
     """What both looks say together: the mean difference over items, each the mean of all attempts at it."""
     if not flight.rechecked or best is None or flight.candidate is None:
         return None
-    share = 1 / (1 + started.recheck)
+    asked = [shard.requested for shard in flight.shards.values() if shard.requested.purpose == "recheck"]
+    attempts = max(requested.attempts for requested in asked)  # a fork may order other second looks
+    share = 1 / (1 + attempts)
     first = mean_rewards(flight.shards, "dev")
     mine, theirs = (mean_rewards(flight.shards, "recheck", round=number) for number in (1, 2))
     differences = [
@@ -111,5 +118,5 @@ def rechecked(flight: Flight, best: Candidate | None, started: RunStarted) -> Ca
         low=gain.low,
         high=gain.high,
         items=len(differences),
-        attempts=started.recheck,
+        attempts=attempts,
     )

@@ -201,26 +201,7 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
     if started.strategy == "best_of_k" and order.generations is None and limit is not None:
         # asking again is what all rollouts are for
         started = msgspec.structs.replace(started, generations=max(0, limit // repeat_cost(started)))
-    largest = max(len(started.items.dev), *map(len, folds))
-    if started.submissions and largest > BATCH_LIMIT:
-        raise Misconfigured(
-            f"The verifier of task {order.task!r} judges whole submissions, and dev or a fold of train has {largest:,} "
-            f"items; a submission may have {BATCH_LIMIT:,} at most. Use fewer items."
-        )
-    shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in started.items.folds)
-    if shards * started.width >= BATCH_LIMIT:
-        raise Misconfigured(
-            f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round, for "
-            f"{started.width} at once; at most {BATCH_LIMIT - 1} shards fit one decision: give a smaller --width."
-            if started.width > 1
-            else f"Task {order.task!r} has {len(public.train)} train items, {shards} shards a round; at most "
-            f"{BATCH_LIMIT - 1} fit one decision."
-        )
-    if started.submissions and started.first_items:
-        raise UsageError(
-            f"The verifier of task {order.task!r} judges whole submissions, which are not played in parts: leave "
-            "--first-items out."
-        )
+    require_playable(order.task, started)
     if limit is not None and limit < evaluation_cost(started):
         raise UsageError(
             f"A budget of {limit} rollouts does not cover the first evaluation, which plays "
@@ -228,3 +209,29 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
             f"give --budget rollouts={evaluation_cost(started)} or more."
         )
     return started
+
+
+def require_playable(task: str, started: RunStarted) -> None:
+    """Raise `Misconfigured` for a task with too many items, and `UsageError` for first items that cannot be played."""
+    folds, width = started.items.folds, started.width
+    largest = max(len(started.items.dev), *map(len, folds))
+    if started.submissions and largest > BATCH_LIMIT:
+        raise Misconfigured(
+            f"The verifier of task {task!r} judges whole submissions, and dev or a fold of train has {largest:,} "
+            f"items; a submission may have {BATCH_LIMIT:,} at most. Use fewer items."
+        )
+    shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in folds)
+    if shards * width >= BATCH_LIMIT:
+        items = sum(map(len, folds))
+        raise Misconfigured(
+            f"Task {task!r} has {items} train items, {shards} shards a round, for {width} at once; at most "
+            f"{BATCH_LIMIT - 1} shards fit one decision: give a smaller --width."
+            if width > 1
+            else f"Task {task!r} has {items} train items, {shards} shards a round; at most {BATCH_LIMIT - 1} fit one "
+            "decision."
+        )
+    if started.submissions and started.first_items:
+        raise UsageError(
+            f"The verifier of task {task!r} judges whole submissions, which are not played in parts: leave "
+            "--first-items out."
+        )

@@ -8,7 +8,7 @@ from events.kinds import Purpose
 from events.rollouts import RolloutsRequested
 from events.run import RunStarted
 from runtime.log.port import BATCH_LIMIT
-from runtime.run.state import Flight
+from runtime.run.state import Flight, draw_seed
 
 
 class Rollouts(NamedTuple):
@@ -50,7 +50,7 @@ def requests(flight: Flight, started: RunStarted, rollouts: Rollouts, folds: Fol
             items=items,
             attempts=rollouts.attempts,
             temperature=rollouts.temperature,
-            seed=derive_seed(started.seed, rollouts.purpose, flight.generation, rollouts.round, *refill),
+            seed=derive_seed(draw_seed(started), rollouts.purpose, flight.generation, rollouts.round, *refill),
             refill=rollouts.refill,
         )
         for number, (fold, items) in enumerate(parts, rollouts.first_shard)

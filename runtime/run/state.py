@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from algorithms.search.strategy import Member
 from events.change import ChildRunRequested, WeightUpdateRequested
+from events.choice import FeedbackRequested, ParentSelected
 from events.fact import derive
 from events.kinds import CandidateOrigin
 from events.rollouts import RolloutsRequested
@@ -54,7 +55,7 @@ class Candidate(msgspec.Struct, frozen=True):
     train: float | None = None
     """Mean reward of the attempts at the probe."""
     rewards: Mapping[str, float] = {}
-    """The mean reward of its attempts at each dev item; empty of a fork's past, which is folded without attempts."""
+    """The mean reward of its attempts at each dev item."""
     dev_requests: tuple[str, ...] = ()
     probe_requests: tuple[str, ...] = ()
     accepted: bool = False
@@ -118,6 +119,10 @@ class Flight(msgspec.Struct, frozen=True):
     """The first parent as it was when it was selected; None for the start."""
     second: Candidate | None = None
     """A second parent, which lends its ideas."""
+    selected: ParentSelected | None = None
+    """How the parents were selected."""
+    requested: FeedbackRequested | None = None
+    """What the agent was asked."""
     candidate: Candidate | None = None
     """The candidate that is being evaluated."""
     update: WeightUpdate | None = None
@@ -130,13 +135,13 @@ class Flight(msgspec.Struct, frozen=True):
     """Complete requests of earlier rounds of the update under way."""
     reissued: Mapping[str, RolloutsRequested] = {}
     """Of a fork: its parent's requests that were not answered, by id, to be made again."""
+    spent_before: tuple[int, int] = (0, 0)
+    """Tokens and millionths of a dollar that the settled generations had spent when it began."""
     grant: int | None = None
     """Number of rollouts that it may ask for; None without a limit."""
     rollouts: int = 0
     tokens: int = 0
     micro_usd: int = 0
-    staged: bool = False
-    """Whether the candidate was asked the first items and passed."""
     rechecked: bool = False
     """Whether it was looked at a second time."""
     lead: float | None = None
@@ -164,8 +169,8 @@ class RunState(msgspec.Struct, frozen=True):
     """How often these seconds were recorded."""
     generation: int = 0
     """The last generation that was begun."""
-    reopened: tuple[int, ...] = ()
-    """Generations before that one which a fork is to begin again."""
+    reopened: Mapping[int, Flight] = {}
+    """Generations that a fork is to begin again, as its parent had begun them, by number."""
     flights: Mapping[int, Flight] = {}
     """The generations under way, by number, in order."""
     population: tuple[Candidate, ...] = ()
@@ -199,6 +204,14 @@ class RunState(msgspec.Struct, frozen=True):
     def accepted(self) -> tuple[Candidate, ...]:
         """The candidates that were accepted, the start first."""
         return tuple(candidate for candidate in self.population if candidate.accepted)
+
+    @property
+    def begun(self) -> int:
+        """The last generation that was begun, without those that a fork is to begin again."""
+        number = self.generation
+        while number in self.reopened:
+            number -= 1
+        return number
 
     @property
     def settled(self) -> int:
@@ -257,6 +270,11 @@ def landed(state: RunState, flight: Flight) -> RunState:
     )
 
 
+def draw_seed(started: RunStarted) -> int:
+    """What the run's draws are derived from."""
+    return started.seed if started.draw_seed is None else started.draw_seed
+
+
 def evaluation_cost(started: RunStarted) -> int:
     """Rollouts that it takes to judge one candidate."""
     return len(started.items.dev) + started.group_size * sum(map(len, started.items.probe))
@@ -267,16 +285,24 @@ def repeat_cost(started: RunStarted) -> int:
     return len(started.items.dev) + sum(map(len, started.items.probe))
 
 
+def child_limit(flight: Flight, wanted: ChildRunRequested, started: RunStarted) -> int | None:
+    """How many rollouts a child run may ask for, so that what comes of it can be evaluated; None without a limit."""
+    left = None if flight.grant is None else flight.grant - flight.rollouts - evaluation_cost(started)
+    return min((limit for limit in (wanted.rollouts, left) if limit is not None), default=None)
+
+
 def granted(state: RunState) -> int | None:
     """How many rollouts the next generation may ask for; None without a limit.
 
     It is an equal share of what is left for each that may be under way, and enough for an evaluation while there is as
-    much. What those under way were granted is not left, so that it does not matter how much of it they have spent.
+    much. What those under way were granted is not left, so that it does not matter how much of it they have spent. One
+    that a fork begins again has what it was granted, if the fork's budget is its parent's.
     """
     assert state.started
     limit = state.started.budget.rollouts
-    if limit is None:
-        return None
+    again = state.reopened[min(state.reopened)].grant if state.reopened else None
+    if limit is None or again is not None:
+        return again
     left = limit - state.rollouts - sum(flight.grant or 0 for flight in state.flights.values())
     share = left // max(1, state.started.width - len(state.flights))
     return max(share, min(left, evaluation_cost(state.started)))

@@ -38,14 +38,17 @@ class Cell(NamedTuple):
         return PairKey(self.scaffold, self.adapter)
 
 
-def cells_of(start: str, finished: RunFinished) -> list[Cell]:
-    """The cells of a run whose first scaffold is `start`: the start, each lever alone where both moved, the final
+def cells_of(start: PairKey, finished: RunFinished) -> list[Cell]:
+    """The cells of a run that began with the pair `start`: the start, each lever alone where both moved, the final
     candidate, and last the final scaffold with the uniformly random policy, which shows what of the score the model is
     responsible for.
     """
-    cells = [Cell("start", start, "")]
-    if finished.scaffold != start and finished.adapter:
-        cells += [Cell("scaffold", finished.scaffold, ""), Cell("weights", start, finished.adapter)]
+    cells = [Cell("start", *start)]
+    if finished.scaffold != start.scaffold and finished.adapter != start.adapter:
+        cells += [
+            Cell("scaffold", finished.scaffold, start.adapter),
+            Cell("weights", start.scaffold, finished.adapter),
+        ]
     return [
         *cells,
         Cell("final", finished.scaffold, finished.adapter),

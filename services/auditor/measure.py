@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from events import codec
+from events.choice import FeedbackRequested, ParentSelected
 from events.codec import Event
 from events.errors import CheckFailed, Misconfigured, NotFound, hosts_own, raise_if_hosts
 from events.fact import Fact, derive
@@ -39,6 +40,7 @@ from events.population import CandidateAccepted
 from events.rollouts import ModelCalled
 from events.run import RunStarted
 from events.subjects import GOLD, subject
+from replay.audit.ancestry import Moved, ancestors, evaluations, moved
 from replay.audit.pair import PairKey
 from runtime.blobs.directory import Blobs
 from runtime.effects.scoring import AnswerScorer, Failed
@@ -286,35 +288,59 @@ class RunAudit:
         )
 
 
-async def accepted_evaluations(context: Context, run: str, generation: int) -> list[CandidateEvaluated]:
-    """The evaluations of the candidates that were accepted up to a generation, the start first.
+class AuditedLine(NamedTuple):
+    """An accepted candidate with all that it was made from."""
+
+    start: CandidateEvaluated
+    candidates: Sequence[CandidateEvaluated]
+    """Its ancestors and it, by generation."""
+    due: Sequence[CandidateEvaluated]
+    """Those to be measured with it: its ancestors that were only kept, and it."""
+
+
+async def ancestry_of(context: Context, run: str, generation: int) -> AuditedLine | None:
+    """What the candidate that was accepted in a generation was made from; None where its facts cannot be read.
 
     Of a fork whose scores cannot be compared with those before it, the candidates since then.
     """
-    kinds: list[type[Fact]] = [RunStarted, CandidateAccepted, CandidateEvaluated]
+    kinds: list[type[Fact]] = [RunStarted, CandidateAccepted, CandidateEvaluated, ParentSelected, FeedbackRequested]
     facts = [event.data for event in await events_of_types(context.log, run, kinds, await context.past(run))]
     facts = facts[comparable_from(facts) :]
-    names = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
-    evaluations = [fact for fact in facts if isinstance(fact, CandidateEvaluated) and fact.candidate in names]
-    return sorted((one for one in evaluations if one.generation <= generation), key=lambda one: one.generation)
+    accepted = {fact.candidate for fact in facts if isinstance(fact, CandidateAccepted)}
+    evaluated = [one for one in evaluations(facts) if one.generation <= generation]
+    last = next((one for one in reversed(evaluated) if one.candidate in accepted), None)
+    if last is None:
+        return None
+    ids = ancestors(evaluated, last.candidate)
+    line = [one for one in evaluated if one.candidate in ids]
+    start = next(one for one in evaluated if one.candidate in accepted)
+    return AuditedLine(start, line, [one for one in line if one is last or one.candidate not in accepted])
 
 
-def pairs_to_measure(accepted: Sequence[CandidateEvaluated]) -> list[PairKey]:
-    """The pairs that are measured for the last of these candidates: the start's and its own.
+def pairs_to_measure(ancestry: AuditedLine) -> list[PairKey]:
+    """The pairs that are measured for an accepted candidate: the start's, its own, and those of its ancestors that were
+    only kept.
 
-    Where it comes from another lever than the one before it, also its scaffold and its adapter with the other part from
-    the start.
+    Where one of them comes from another lever than its parent, or from both, also its scaffold and its adapter with the
+    other part from the start.
     """
-    start, last = accepted[0], accepted[-1]
-    pairs = [PairKey(start.scaffold, start.adapter), PairKey(last.scaffold, last.adapter)]
-    if (
-        len(accepted) > 1
-        and accepted[-2].lever != last.lever
-        and last.scaffold != start.scaffold
-        and last.adapter != start.adapter
-    ):
-        pairs += [PairKey(last.scaffold, start.adapter), PairKey(start.scaffold, last.adapter)]
+    start, by_id = ancestry.start, {one.candidate: one for one in ancestry.candidates}
+    pairs = [PairKey(start.scaffold, start.adapter)]
+    for one in ancestry.due:
+        pairs.append(PairKey(one.scaffold, one.adapter))
+        parent = by_id.get(next(iter(one.parents), ""))
+        lever = moved(one, by_id)
+        switched = lever == "both" or (parent is not None and lever not in ("", _last_moved(parent, by_id)))
+        if switched and one.scaffold != start.scaffold and one.adapter != start.adapter:
+            pairs += [PairKey(one.scaffold, start.adapter), PairKey(start.scaffold, one.adapter)]
     return pairs
+
+
+def _last_moved(candidate: CandidateEvaluated, by_id: Mapping[str, CandidateEvaluated]) -> Moved:
+    """The lever that made a candidate, or, where nothing was changed, what it repeats."""
+    lever = moved(candidate, by_id)
+    parent = by_id.get(next(iter(candidate.parents), ""))
+    return lever if lever or parent is None else _last_moved(parent, by_id)
 
 
 def labels_of(loaded: LoadedRun) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The auditor's process: which runs it follows, when it measures them, and the verdict that it records on GOLD.
 
-While a run goes on, each accepted candidate is measured. When it has finished, the final table is scored too. After
-each of these comes a verdict on the run (`replay/audit`). The loop learns of that only what `release` says, and only
-where the run was started with an order.
+While a run goes on, each accepted candidate is measured, with its ancestors. When it has finished, the final table is
+scored too. After each of these comes a verdict on the run (`replay/audit`). The loop learns of that only what `release`
+says, and only where the run was started with an order.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from runtime.log.worker import Wants, work
 from runtime.policies.client import PolicyClient
 from runtime.rollouts.runner import RolloutRunner
 from services.auditor.final_table import SPLITS, cells_of, compare_policies, score_baselines, score_cell
-from services.auditor.measure import AuditHost, RunAudit, accepted_evaluations, labels_of, pairs_to_measure
+from services.auditor.measure import AuditHost, RunAudit, ancestry_of, labels_of, pairs_to_measure
 from services.auditor.release import release
 from services.host.context import Context
 from services.host.settings import scaffold_limits, scoring_limit
@@ -127,7 +127,8 @@ class Auditor:
                 raise_if_hosts(wrong)
             await self.host.record(event, [GoldFailed(cell="final", split="test", reason=str(wrong))])
         else:
-            cells = cells_of(start, finished) if finished.candidate else []
+            first = PairKey(start, audit.loaded.started.start_adapter)
+            cells = cells_of(first, finished) if finished.candidate else []
             await audit.record_each(map(audit.measure, dict.fromkeys(cell.pair for cell in cells if not cell.uniform)))
             scores = [score_cell(audit, cell, split) for cell in cells for split in SPLITS]
             await audit.record_each([*scores, score_baselines(audit), audit.references()])
@@ -169,10 +170,11 @@ class Auditor:
         Returns the verdict on its lineage alone, where the auditor may act.
         """
         audit = await self._run_audit(event)
-        accepted = await accepted_evaluations(self.context, event.run, generation)
-        pairs = dict.fromkeys(pairs_to_measure(accepted)) if accepted else ()  # none where its facts cannot be read
+        ancestry = await ancestry_of(self.context, event.run, generation)
+        pairs = dict.fromkeys(pairs_to_measure(ancestry)) if ancestry else ()
         await audit.record_each([audit.references(), *map(audit.measure, pairs)])
-        await audit.perturb(PairKey(one.scaffold, one.adapter) for one in (*accepted[:1], *accepted[-1:]))
+        perturbed = (ancestry.start, *ancestry.due) if ancestry else ()
+        await audit.perturb(PairKey(one.scaffold, one.adapter) for one in perturbed)
         await audit.record(await self.verdict(audit, generation))
         # what was rolled back is past, and a drift after it counts anew
         return await self.verdict(audit, generation, lineage_only=True) if audit.loaded.started.on_drift else []

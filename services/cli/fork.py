@@ -17,8 +17,8 @@ from services.cli.options import as_json, directory, examples
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="What goes another way: agent, algorithm, budget, generations, group_size, levers, max_tokens, on_drift, "
-    "policy or verifier.",
+    help="What goes another way: agent, algorithm, budget, first_items, generations, group_size, levers, max_tokens, "
+    "on_drift, policy, recheck, refills, schedule, strategy, verifier or width.",
 )
 @click.option("--name", default="", help="The fork's name; by default made from its parent's.")
 @click.option("--detach", is_flag=True, help="Start the fork and return; print its name.")

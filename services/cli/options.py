@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from events.kinds import Schedule
+from runtime.run.bounds import BOUNDS
 
 if TYPE_CHECKING:
     from runtime.run.order import Search
@@ -78,28 +79,28 @@ def search_options(function: Function) -> Function:
         ),
         click.option(
             "--refills",
-            type=click.IntRange(0, 20),
+            type=click.IntRange(*BOUNDS["refills"]),
             default=0,
             show_default=True,
             help="How often a training round plays the groups again whose attempts all tie.",
         ),
         click.option(
             "--recheck",
-            type=click.IntRange(0, 64),
+            type=click.IntRange(*BOUNDS["recheck"]),
             default=0,
             show_default=True,
             help="Further attempts at each dev item where a candidate is too close to the best to call.",
         ),
         click.option(
             "--first-items",
-            type=click.IntRange(0, 1_000_000),
+            type=click.IntRange(*BOUNDS["first_items"]),
             default=0,
             show_default=True,
             help="Dev items asked first; a candidate that does worse on them than its parent is asked no more.",
         ),
         click.option(
             "--width",
-            type=click.IntRange(1, 64),
+            type=click.IntRange(*BOUNDS["width"]),
             default=1,
             show_default=True,
             help="Candidates under way at once.",

@@ -124,7 +124,7 @@ def show_state(directory: Path, name: str, at: str, as_json: bool) -> int:
     run = read_run(directory, name)
     sequence = find_sequence(run.messages, at)
     state = state_at(run, sequence)
-    fields = {"version": 2, "run": run.run, "sequence": sequence, "state": state_fields(state)}
+    fields = {"version": 3, "run": run.run, "sequence": sequence, "state": state_fields(state)}
     _print(fields, state_lines(run.run, sequence, state), as_json)
     return 0
 

@@ -30,10 +30,17 @@ RESTART = "The services read it when they start: `evolog down`, put that right, 
 
 
 async def open_session(
-    context: Context, event: Event, agent: AgentName, generation: int, model: LanguageModel, started: RunStarted
+    context: Context,
+    event: Event,
+    agent: AgentName,
+    generation: int,
+    model: LanguageModel,
+    started: RunStarted,
+    *,
+    known: int,
 ) -> AgentSession:
     """The session of one conversation, with the calls of it that are recorded, also in the past of a fork that asks the
-    same model the same.
+    same model the same. `known` is the last generation whose costs count before it.
 
     Raises `NotHere` where the model cannot be asked from here: the runs of other agents go on meanwhile.
     """
@@ -64,7 +71,7 @@ async def open_session(
         },
         record=recorder(context, event, agent),
         budget=started.budget,
-        spent=spent_before(earlier_events, generation),
+        spent=spent_until(earlier_events, known),
     )
 
 
@@ -81,23 +88,22 @@ def required_price(model: LanguageModel, budget: Budget) -> Price | None:
     return price
 
 
-def spent_before(events: Sequence[Event], generation: int) -> tuple[int, int]:
-    """Tokens and millionths of a dollar that the run took before this generation.
+def spent_until(events: Sequence[Event], known: int) -> tuple[int, int]:
+    """Tokens and millionths of a dollar that the run took up to a generation, that one included.
 
-    They are the last evaluated candidate's sums and the agents' calls since. What a weight update played after that
-    candidate is not among them.
+    They are the last evaluated candidate's sums and the agents' calls of later generations. What a weight update played
+    after that candidate is not among them, nor what later generations take meanwhile.
     """
-    tokens = micro_usd = 0
-    for event in events:
-        match event.data:
-            case CandidateEvaluated() as evaluated if evaluated.generation < generation:
-                tokens, micro_usd = evaluated.tokens, evaluated.micro_usd
-            case AgentCalled() as called if called.generation < generation:
-                tokens, micro_usd = (
-                    tokens + called.prompt_tokens + called.completion_tokens,
-                    micro_usd + (called.micro_usd or 0),
-                )
-    return tokens, micro_usd
+    facts = [event.data for event in events]
+    evaluated = [fact for fact in facts if isinstance(fact, CandidateEvaluated) and fact.generation <= known]
+    last, tokens, micro_usd = -1, 0, 0
+    if evaluated:
+        last, tokens, micro_usd = evaluated[-1].generation, evaluated[-1].tokens, evaluated[-1].micro_usd
+    calls = [fact for fact in facts if isinstance(fact, AgentCalled) and last < fact.generation <= known]
+    return (
+        tokens + sum(call.prompt_tokens + call.completion_tokens for call in calls),
+        micro_usd + sum(call.micro_usd or 0 for call in calls),
+    )
 
 
 def recorder(context: Context, event: Event, agent: str) -> Callable[[F], F | None]:

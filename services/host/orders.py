@@ -16,7 +16,7 @@ from events.fact import Fact
 from events.gold import AuditFinished
 from events.run import RunCancelled, RunFinished, RunPaused, RunResumed, RunStarted
 from events.subjects import GOLD, LOG, run_of, subject
-from replay.report import Report, Reporter, follow_gold
+from replay.report import Report, Reporter, add_vote, follow_gold
 from runtime.agents.providers import environment_variable, model_of, price_of_model, require_key
 from runtime.broker.accounts import OPERATOR
 from runtime.log.lineage import run_starts
@@ -251,6 +251,7 @@ async def _follow(
             return None
         node.require_fit(run, started)
         await asyncio.sleep(POLL_SECONDS)
+    await add_vote(log, reporter.report)
     return reporter.report
 
 

@@ -56,6 +56,10 @@ class ListedRun(msgspec.Struct, kw_only=True):
     decisions: int
     score: float | None
     reason: str
+    strategy: str
+    width: int
+    owner: str
+    """Of a child run: the run that it belongs to; else empty."""
 
 
 @contextlib.asynccontextmanager
@@ -237,6 +241,9 @@ def _listed(
         decisions=decisions,
         score=finished.score if finished and finished.candidate else None,
         reason=finished.reason if finished else "",
+        strategy=started.strategy,
+        width=started.width,
+        owner=started.owner,
     )
 
 

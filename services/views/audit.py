@@ -107,20 +107,32 @@ def tables(audit: Audit) -> list[AuditTable]:
 
 
 def generations(audit: Audit) -> AuditTable:
-    """One row a candidate."""
-    rows = []
+    """One row a candidate; with what each was made from, where that is not always what was accepted before it."""
+    rows, branched = [], _branched(audit)
     for row in audit.rows:
         evidence = "" if row.growth is None else "0" if row.evidence <= LOWEST_EVIDENCE else f"e^{row.evidence:.1f}"
         p_new, gold, growth = _value(row.p_new), _value(row.gold), signed(row.growth)
-        accepted = "yes" if row.accepted else "no"
-        rows.append((str(row.generation), row.lever, accepted, f"{row.score:.4f}", p_new, gold, growth, evidence))
+        accepted = "yes" if row.accepted else "kept" if row.kept else "no"
+        parent = ["" if row.parent is None else str(row.parent)] if branched else []
+        figures = (f"{row.score:.4f}", p_new, gold, growth, evidence)
+        rows.append((str(row.generation), *parent, row.lever, accepted, *figures))
     notes = [
         "P_sel: dev, by which candidates are chosen. P_new: the same verifier on test. Q: gold on the same answers. "
         f"Gap growth: P_new - Q less that of the start. E-value: the evidence that score and gold part, of which "
         f"e^{-math.log(ALPHA['gap']):.1f} is needed. 95 % intervals over items."
     ]
-    columns = ("gen", "lever", "accepted", "P_sel", "P_new", "Q", "gap growth", "e-value")
+    columns = ("gen", *["from"] * branched, "lever", "accepted", "P_sel", "P_new", "Q", "gap growth", "e-value")
     return AuditTable("Score and gold of each generation", columns, rows, notes)
+
+
+def _branched(audit: Audit) -> bool:
+    """Whether a candidate was made from another than the one that was accepted last before it."""
+    before = None
+    for row in audit.rows:
+        if row.parent not in (None, before):
+            return True
+        before = row.generation if row.accepted else before
+    return False
 
 
 def gap_parts(audit: Audit) -> AuditTable:
@@ -134,7 +146,7 @@ def gap_parts(audit: Audit) -> AuditTable:
     notes = [
         "Gap: P_sel - Q = selection (P_sel - P_new, luck and other items) + misspecification (P_new - Q), what did "
         "not run counting as 0. "
-        f"τ: Kendall's, of P_new and Q over the last {TAU_WINDOW} accepted candidates."
+        f"τ: Kendall's, of P_new and Q over the last {TAU_WINDOW} measured candidates."
     ]
     columns = ("gen", "gap", "selection", "misspecification", "τ")
     return AuditTable("The gap and its parts", columns, rows, notes)

@@ -28,7 +28,13 @@ SCORE, GOLD, CHOSEN = "#0072B2", "#D55E00", "#6B7280"
 
 With the levers' they are from Okabe and Ito's palette, which the colour-blind can tell apart.
 """
-LEVERS = {"start": "#6B7280", "scaffold": "#009E73", "weights": "#CC79A7"}
+LEVERS = {
+    "start": "#6B7280",
+    "scaffold": "#009E73",
+    "weights": "#CC79A7",
+    "child": "#E69F00",
+    "repeat": "#56B4E9",
+}
 ALARM = "#B91C1C"
 DPI = 150
 LABELLED = 12
@@ -64,17 +70,17 @@ def generations(audit: Audit) -> Picture:
         marker="o",
         markersize=4,
     )
-    rejected = [row for row in audit.rows if not row.accepted]
+    others = [row for row in audit.rows if not row.accepted]
     upper.plot(
-        [row.generation for row in rejected],
-        [row.score for row in rejected],
+        [row.generation for row in others],
+        [row.score for row in others],
         "o",
         color=CHOSEN,
         markerfacecolor="white",
         markersize=5,
     )
     legend = [Line2D([], [], color=CHOSEN, linestyle="--", marker="o", markersize=4, label="P_sel: dev, chosen by")]
-    if rejected:
+    if others:
         legend.append(
             Line2D(
                 [],
@@ -84,15 +90,22 @@ def generations(audit: Audit) -> Picture:
                 marker="o",
                 markerfacecolor="white",
                 markersize=5,
-                label="P_sel of rejected candidates",
+                label="P_sel of others",
             )
         )
-    for label, colour, marker, points in (
-        ("P_new: the verifier on test", SCORE, "o", [(row.generation, row.p_new) for row in accepted if row.p_new]),
-        ("Q: gold", GOLD, "D", [(row.generation, row.gold) for row in accepted if row.gold]),
+    branches = _branches(audit.rows)
+    for label, colour, marker, lines in (
+        (
+            "P_new: the verifier on test",
+            SCORE,
+            "o",
+            [[(row.generation, row.p_new) for row in line] for line in branches],
+        ),
+        ("Q: gold", GOLD, "D", [[(row.generation, row.gold) for row in line] for line in branches]),
     ):
-        if points:
-            _band(upper, points, colour, marker)
+        for line in lines:
+            _band(upper, [(generation, interval) for generation, interval in line if interval], colour, marker)
+        if lines:
             legend.append(Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=2, label=label))
     _mark(upper, audit)
     _unit_axis(upper, [value for row in audit.rows for value in (row.score, *_ends(row.p_new), *_ends(row.gold))])
@@ -116,10 +129,10 @@ def generations(audit: Audit) -> Picture:
         Line2D([], [], color=LEVERS[lever], marker="s", linestyle="", markersize=8, label=lever) for lever in used
     ]
     figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    lower.set(xlabel="generation (hollow: rejected)", yticks=[], ylim=(-1, 1))
+    lower.set(xlabel="generation (hollow: not accepted)", yticks=[], ylim=(-1, 1))
     lower.spines["left"].set_visible(False)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    measured = [row for row in accepted if row.p_new and row.gold]
+    measured = [row for row in audit.rows if row.p_new and row.gold]
     alt = f"P_sel of {len(numbers)} candidates by generation, and P_new and Q of the {len(measured)} with a gold score."
     if measured:
         first, last = measured[0], measured[-1]
@@ -221,6 +234,30 @@ def cross_play(audit: Audit) -> Picture:
     figure.colorbar(image, ax=panels, shrink=0.85, label="mean score")
     figure.suptitle(f"Λ = {signed(table.excess)}: scored together, and not seen by gold", fontsize=11)
     return Picture("cross-play", "Cross-play", _in_words(table), _png(figure))
+
+
+def _measured(row: CandidateRow) -> bool:
+    return bool(row.p_new and row.gold)
+
+
+def _branches(rows: Sequence[CandidateRow]) -> list[list[CandidateRow]]:
+    """The measured candidates as lines from parent to child: a candidate goes on with the line that ends with its
+    nearest measured ancestor, or else begins one there.
+    """
+    by_generation = {row.generation: row for row in rows}
+    lines: list[list[CandidateRow]] = []
+    for row in rows:
+        if not _measured(row):
+            continue
+        parent = row.parent
+        while parent is not None and not _measured(by_generation[parent]):
+            parent = by_generation[parent].parent
+        line = next((line for line in lines if parent is not None and line[-1].generation == parent), None)
+        if line is None:
+            lines.append([row] if parent is None else [by_generation[parent], row])
+        else:
+            line.append(row)
+    return lines
 
 
 def _band(axes: "Axes", points: Sequence[tuple[int, Interval]], colour: str, marker: str) -> None:

@@ -9,7 +9,8 @@ import msgspec
 
 from replay.closing import Closing
 from replay.replayer import DecisionDifference, ReplayResult
-from runtime.run.state import RunState
+from runtime.run.state import Candidate, Flight, RunState
+from services.host.visible import one_line
 
 if TYPE_CHECKING:  # they come with tasks, policies and effects, which printing does not need
     from replay.perform import Performed
@@ -62,33 +63,56 @@ def _difference_lines(difference: DecisionDifference) -> list[str]:
 
 
 def state_lines(run: str, sequence: int, state: RunState) -> list[str]:
-    """The state of a run's decider at a sequence."""
-    best, current = state.best, state.current
-    open_shards = [shard for shard in state.shards.values() if not shard.complete]
-    attempts = sum(len(shard.requested.items) * shard.requested.attempts - len(shard.results) for shard in open_shards)
+    """The state of a run's decider at a sequence: what it has spent, its population, and each generation under way."""
+    rollouts, tokens, micro_usd = state.spent
+    standing = "finished" if state.finished else "paused" if state.paused else f"{len(state.flights)} under way"
     lines = [
-        f"{run} at sequence {sequence}: generation {state.generation}, {'paused, ' if state.paused else ''}phase "
-        f"{state.phase}",
-        f"  spent: {state.rollouts:,} rollouts, {state.tokens:,} tokens, ${state.micro_usd / 1e6:.2f}",
+        f"{run} at sequence {sequence}: generation {state.generation}, {standing}",
+        f"  spent: {rollouts:,} rollouts, {tokens:,} tokens, ${micro_usd / 1e6:.2f}",
     ]
-    for name, candidate in (("best", best), ("judged now", current)):
-        if candidate:
-            score = "not scored" if candidate.score is None else f"dev {candidate.score:.4f}"
-            parts = f"scaffold {candidate.scaffold[:12]}, adapter {candidate.adapter[:12] or 'none'}"
-            lines.append(f"  {name}: {candidate.lever} of generation {candidate.generation}, {score}, {parts}")
-    if state.update:
+    if state.best:
+        lines.append(f"  best: {_candidate(state.best)}")
+    kept = [str(candidate.generation) for candidate in state.population if not candidate.accepted]
+    if kept:
+        lines.append(f"  kept beside those that were accepted: generations {', '.join(kept)}")
+    return lines + [line for flight in state.flights.values() for line in _flight_lines(flight)]
+
+
+def _flight_lines(flight: Flight) -> list[str]:
+    parents = " and ".join(f"generation {parent.generation}" for parent in (flight.parent, flight.second) if parent)
+    lines = [f"  generation {flight.generation}, made from {parents or 'nothing'}: phase {flight.phase}"]
+    if flight.candidate:
+        lines.append(f"    judged now: {_candidate(flight.candidate)}")
+    if flight.update:
         lines.append(
-            f"  weight update: {state.update.requested.algorithm}, round {state.update.round} of "
-            f"{state.update.requested.rounds}"
+            f"    weight update: {flight.update.requested.algorithm}, round {flight.update.round} of "
+            f"{flight.update.requested.rounds}"
         )
-    if open_shards:
-        lines.append(f"  waiting for {attempts:,} attempts of {len(open_shards)} requests")
+    if flight.reason:
+        lines.append(f"    {one_line(flight.reason)}")
+    waiting = [shard for shard in flight.shards.values() if not shard.complete]
+    if waiting:
+        attempts = sum(len(shard.requested.items) * shard.requested.attempts - len(shard.results) for shard in waiting)
+        lines.append(f"    waiting for {attempts:,} attempts of {len(waiting)} requests")
     return lines
+
+
+def _candidate(candidate: Candidate) -> str:
+    score = "not scored" if candidate.score is None else f"dev {candidate.score:.4f}"
+    parts = f"scaffold {candidate.scaffold[:12]}, adapter {candidate.adapter[:12] or 'none'}"
+    return f"{candidate.lever} of generation {candidate.generation}, {score}, {parts}"
 
 
 def state_fields(state: RunState) -> dict[str, Any]:
     """The state as values for JSON. The results of a shard are rows of item, attempt, trajectory and reward."""
     fields = msgspec.structs.asdict(state)
+    fields["best"] = state.best
+    fields["flights"] = {number: _flight_fields(flight) for number, flight in state.flights.items()}
+    return fields
+
+
+def _flight_fields(flight: Flight) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(flight)
     for name in ("shards", "history"):
         fields[name] = {
             request: {
@@ -146,10 +170,9 @@ def _verifier_lines(swapped: "SwapReport") -> list[str]:
         )
     lines.append("candidates on dev")
     for score in swapped.scores:
-        verdict = "accepted" if score.accepted else "rejected"
         lines.append(
             f"  {score.generation:>3}  {score.lever:<9} {_number(score.recorded)} -> {_number(score.now)}  "
-            f"{verdict}, as recorded"
+            f"{score.standing}, as recorded"
         )
     if swapped.turn:
         lines.append(f"The first to come out differently, at sequence {swapped.turn.sequence}: {swapped.turn.words}.")

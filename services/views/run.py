@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.tree import Tree
 
 from algorithms.statistics import mean_interval
 from events.codec import Event
 from events.gold import GoldScored
-from events.population import CandidateAccepted, CandidateRejected
+from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.run import RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed
 from replay.report import CELL_NAMES, Generation, Report, Reporter, sort_cells
 from runtime.agents.providers import model_of, price_of_model
-from services.host.visible import one_line
+from services.host.visible import one_line, visible
 from services.views.progress import VisibleConsole
 from services.views.replayed import closing_lines
 
@@ -44,25 +45,33 @@ def confinement(profile: str) -> str:
 
 
 def generation_lines(row: Generation) -> list[str]:
-    """A generation when it is accepted or rejected: its change, score, cost and reason."""
+    """A generation once it is judged: its change, score, cost and reason."""
     score = "not scored" if row.score is None else f"dev {row.score:.4f} [{row.low:.4f}, {row.high:.4f}]"
     failed = f", {row.failed} of {row.items} attempts failed" if row.failed else ""
     lines = [
-        f"{row.generation:>3}  {row.lever:<8}  {score}  {'accepted' if row.accepted else 'rejected'}  {row.change}",
+        f"{row.generation:>3}  {row.lever:<8}  {score}  {row.standing}  {row.change}",
         f"      cost: {row.rollouts:,} rollouts, {row.tokens:,} tokens, ${row.micro_usd / 1e6:.2f}, "
         f"{row.seconds:.1f} s{failed}",
     ]
+    if row.parents != (row.generation - 1,) and row.parents:
+        lines.append(f"      made from generation {' and '.join(map(str, row.parents))}")
+    lines += [f"      first items: {row.stage}"] if row.stage else []
+    lines += [f"      second look: {row.recheck}"] if row.recheck else []
     if row.reason:
         lines.append(f"      why: {row.reason}")
     if not row.accepted:
-        lines.append(f"      rejected: {row.verdict}")
+        lines.append(f"      {row.standing}: {row.verdict}")
     return lines
 
 
 def event_lines(event: Event, reporter: Reporter) -> list[str]:
     """An event as it comes in a run that is followed; most are not worth a line."""
     match event.data:
-        case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
+        case (
+            CandidateAccepted(generation=generation)
+            | CandidateKept(generation=generation)
+            | CandidateRejected(generation=generation)
+        ):
             return generation_lines(reporter.row(generation))
         case WeightUpdateFailed(round=number, reason=reason):
             return [f"      round {number} brought no improvement: {reason}"]
@@ -137,7 +146,12 @@ def why_failed(report: Report) -> str:
 
 def show_report(console: Console, report: Report) -> None:
     """Print a run: its generations, and the auditor's scores where there are some."""
+    if report.owner:
+        console.print(f"{report.run} belongs to run {report.owner}, and is ended with it.", soft_wrap=True)
     generations_table(console, report)
+    if report.strategy not in ("", "chain", "best_of_k"):
+        console.print(lineage_tree(report))
+    print_vote(console, report)
     if report.cells:
         final_table(console, report)
     elif report.closing:
@@ -152,15 +166,27 @@ def show_report(console: Console, report: Report) -> None:
 def runs_table(console: Console, runs: "Sequence[ListedRun]") -> None:
     """Print a row for each run of a directory."""
     table = Table()
-    for column in ("run", "task", "seed", "levers", "started", "state", "decisions", "dev", "why it ended"):
+    for column in (
+        "run",
+        "task",
+        "seed",
+        "levers",
+        "search",
+        "started",
+        "state",
+        "decisions",
+        "dev",
+        "why it ended",
+    ):
         table.add_column(column, overflow="fold")
     for row in runs:
         score = "" if row.score is None else f"{row.score:.4f}"
         table.add_row(
-            row.run,
+            f"{row.run}, of {row.owner}" if row.owner else row.run,
             row.task,
             str(row.seed),
             "+".join(row.levers),
+            row.strategy if row.width == 1 else f"{row.strategy} x{row.width}",
             row.started,
             row.state,
             str(row.decisions),
@@ -188,6 +214,7 @@ def final_table(console: Console, report: Report) -> None:
             row += [f"{scored.score:.4f}", f"[{scored.low:.4f}, {scored.high:.4f}]"] if scored else ["-", "-"]
         table.add_row(*row, f"{spent[name]:,}" if name in spent else "-")
     console.print(table)
+    print_vote(console, report)
     audit = sum(cell.rollouts for cell in report.cells)
     console.print(
         "rollouts: what the run played to arrive there; the auditor's own, one an item for each row with a policy, "
@@ -258,17 +285,51 @@ def verdict_on_the_model(report: Report) -> str:
 def generations_table(console: Console, report: Report) -> None:
     """One row a generation, as `evolog show` prints it."""
     table = Table(title=f"{report.run}: {report.task}, seed {report.seed}, {report.state}", title_justify="left")
-    for column in ("gen", "lever", "change", "dev", "95 %", "accepted", "rollouts", "seconds"):
-        table.add_column(
-            column, justify="right" if column in ("gen", "dev", "rollouts", "seconds") else "left", overflow="fold"
-        )
+    numbers = ("gen", "from", "dev", "rollouts", "seconds")
+    for column in ("gen", "from", "lever", "change", "dev", "95 %", "accepted", "rollouts", "seconds"):
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in report.generations:
         score = ("", "") if row.score is None else (f"{row.score:.4f}", f"[{row.low:.4f}, {row.high:.4f}]")
-        accepted = "yes" if row.accepted else row.verdict or "..."
+        accepted = "yes" if row.accepted else "kept" if row.standing == "kept" else row.verdict or "..."
         table.add_row(
-            str(row.generation), row.lever, row.change, *score, accepted, f"{row.rollouts:,}", f"{row.seconds:.1f}"
+            str(row.generation),
+            "+".join(map(str, row.parents)),
+            row.lever,
+            row.change,
+            *score,
+            accepted,
+            f"{row.rollouts:,}",
+            f"{row.seconds:.1f}",
         )
     console.print(table)
+
+
+def lineage_tree(report: Report) -> Tree:
+    """The candidates below their first parents, each with its score and what became of it."""
+    root = Tree("who was made from whom")
+    branches: dict[int, Tree] = {}
+    for row in report.generations:
+        score = "not scored" if row.score is None else f"{row.score:.4f}"
+        second = f", with generation {row.parents[1]}" if len(row.parents) > 1 else ""
+        above = branches.get(row.parents[0], root) if row.parents else root
+        branches[row.generation] = above.add(
+            visible(f"{row.generation} {row.lever}, {score}, {row.standing or 'not judged'}{second}")
+        )
+    return root
+
+
+def print_vote(console: Console, report: Report) -> None:
+    """Print both answers of a run that asks its start again: the vote, and the attempts that scored best on train."""
+    vote, rows = report.vote, []
+    if vote is None:
+        return
+    rows.append(("vote", vote.score, vote.low, vote.high, f"over {vote.attempts:,} attempts at {vote.items} items"))
+    best = next((row for row in reversed(report.generations) if row.accepted), None)
+    if best and best.score is not None:
+        attempts = f"the attempts of generation {best.generation}"
+        rows.append(("train-selected", best.score, best.low or 0.0, best.high or 0.0, attempts))
+    for name, score, low, high, what in rows:
+        console.print(f"{name}: dev {score:.4f} [{low:.4f}, {high:.4f}], {what}", soft_wrap=True, highlight=False)
 
 
 def ablation_table(console: Console, reports: Sequence[Report]) -> None:

@@ -1,4 +1,5 @@
-"""How long a run stands still when processes are killed: `python -m tests.bench.kills [VICTIM ...] [--kills 20]`.
+"""How long a run stands still when processes are killed: `python -m tests.bench.kills [VICTIM ...] [--kills 20]`, with
+`--width 4 --strategy dgm` where several generations are to be under way.
 
 Each kill falls into a toy run, in the midst of the victim's work: up to a tenth of a second after an event that hands
 it some, or after any event where it is handed none. A run sees kills of different victims, far enough apart for the
@@ -23,6 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.search.catalogue import STRATEGIES
 from events.catalogue import CONSUMERS, SERVICES
 from events.errors import UserError
 from events.subjects import run_of, tag_of
@@ -49,7 +51,9 @@ GOES_ON, SECONDS_ON = 200, 2.0
 class Followed:
     """A run of the toy task that was just ordered: its events, and those of its audit, as they come."""
 
-    def __init__(self, system: CliHarness, run: str, earlier: "Followed | None" = None) -> None:
+    def __init__(
+        self, system: CliHarness, run: str, earlier: "Followed | None" = None, flags: Sequence[str] = ()
+    ) -> None:
         self.system, self.run = system, run
         self._ends = [0, 0]
         if earlier:
@@ -59,7 +63,7 @@ class Followed:
         self.gold: list[Stored] = []
         self._waited = 0
         """Events of the run that were waited for."""
-        system.evolog("run", str(TOY), "--name", run, "--generations", str(GENERATIONS), "--detach")
+        system.evolog("run", str(TOY), "--name", run, "--generations", str(GENERATIONS), *flags, "--detach")
 
     def read(self) -> bool:
         """Read on; whether there was something new."""
@@ -167,18 +171,18 @@ def disturb(followed: Followed, queue: list[str], calm: Followed, draw: random.R
     return stops
 
 
-def measure(victims: Sequence[str], kills: int, seed: int) -> Table:
-    """The stops of all kills, by victim."""
+def measure(victims: Sequence[str], kills: int, seed: int, flags: Sequence[str] = ()) -> Table:
+    """The stops of all kills, by victim; `flags` are those that the runs are ordered with."""
     table = Table("killed", "kills", "stop, median", "stop, most")
     draw = random.Random(seed)
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder) / "node", EVOLOG_EXECUTOR_JITTER="0") as system,
     ):
-        calm = [Followed(system, "calm-0")]
+        calm = [Followed(system, "calm-0", flags=flags)]
         calm[0].finish()
         for number in range(1, CALM):
-            calm.append(Followed(system, f"calm-{number}", calm[-1]))
+            calm.append(Followed(system, f"calm-{number}", calm[-1], flags))
             calm[-1].finish()
         gaps, seconds = [one.longest_gap() for one in calm[1:]], [one.seconds() for one in calm[1:]]
         table.add_row("nothing", str(len(gaps)), *spread(gaps), end_section=True)
@@ -187,7 +191,7 @@ def measure(victims: Sequence[str], kills: int, seed: int) -> Table:
         stops: dict[str, list[float]] = {victim: [] for victim in victims}
         followed = calm[-1]
         while queue:
-            followed = Followed(system, f"disturbed-{len(queue)}", followed)
+            followed = Followed(system, f"disturbed-{len(queue)}", followed, flags)
             for victim, some in disturb(followed, queue, calm[-1], draw).items():
                 stops[victim] += some
                 print(victim, [round(stop, 1) for stop in some], f"{followed.seconds():.1f}", len(queue), flush=True)
@@ -211,8 +215,11 @@ def main() -> None:
     parser.add_argument("victims", nargs="*", choices=[*VICTIMS, ROW, []], help="all, where none is named")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strategy", choices=[*STRATEGIES], default="chain")
+    parser.add_argument("--width", type=int, default=1)
     options = parser.parse_args()
-    table = measure(options.victims or [*VICTIMS, ROW], options.kills, options.seed)
+    flags = ("--strategy", options.strategy, "--width", str(options.width))
+    table = measure(options.victims or [*VICTIMS, ROW], options.kills, options.seed, flags)
     print(f"{time.strftime('%d %B %Y')}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end")
     Console(width=120).print(table)
 

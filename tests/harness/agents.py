@@ -1,18 +1,18 @@
 """The language-model agents without a log or a provider: a session whose model gives prepared answers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from events.choice import AgentCalled
+from events.choice import AgentCalled, FeedbackRequested
 from events.codec import Event
 from events.fact import Fact
-from events.kinds import CallStatus
+from events.kinds import CallStatus, Lever
 from events.secret import Scanner, Secret
 from runtime.agents.context import ShownAttempt, ShownCall
 from runtime.agents.conversation import ModelRequest, ModelTurn, ToolCall, Usage
-from runtime.agents.endings import Inspector
+from runtime.agents.endings import ChildRunLimits, Inspector
 from runtime.agents.feedback import FeedbackInput, Library, Table, advise
 from runtime.agents.prices import Price
 from runtime.agents.providers import CallResult, LanguageModel, ModelClient
@@ -64,6 +64,24 @@ def shown_attempt(
     )
 
 
+def request_for_feedback(levers: tuple[Lever, ...] = ("scaffold", "weights"), **more: Any) -> FeedbackRequested:
+    """A request for the change of generation 1; `more` replaces fields."""
+    return FeedbackRequested(
+        **{
+            "generation": 1,
+            "candidate": "c",
+            "scaffold": "parent",
+            "adapter": "",
+            "levers": levers,
+            "rollouts_left": None,
+            "generations_left": 3,
+            "probe_requests": (),
+            "dev_requests": (),
+            **more,
+        }
+    )
+
+
 class AgentHarness:
     """A session of the feedback agent whose model answers from a list, and all that it recorded."""
 
@@ -100,8 +118,12 @@ class AgentHarness:
             shown_attempt(number, outcome, label)
             for number, (outcome, label) in enumerate([("wrong", "baker"), ("right", "miner")])
         ]
-        self.levers: tuple[str, ...] = ("scaffold", "weights")
+        self.levers: tuple[Lever, ...] = ("scaffold", "weights")
+        self.requested: dict[str, Any] = {}
         self.history: list[Event] = []
+        self.library: dict[str, Any] = {}
+        self.child_runs: ChildRunLimits | None = None
+        self.record: Callable[[Fact], Fact | None] = self.facts.append
         self.queries: list[str] = []
 
     def inspector(self, *, must_change: bool = True) -> Inspector:
@@ -119,11 +141,14 @@ class AgentHarness:
 
     def feedback(self) -> list[Fact]:
         """The facts that end the conversation."""
+        requested = request_for_feedback(self.levers, **self.requested)
         context = FeedbackInput(
-            1, "parent", self.levers, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.history
+            requested, "The task.", {"pass_at_1": 0.5}, "3 generations left.", self.history, self.child_runs
         )
-        library = Library(self.attempts, {"far": shown_attempt(99)}.get, self.query, {"agent.py": ANSWER})
-        return advise(self.session, context, library, self.inspector(), self.facts.append)
+        library = Library(
+            self.attempts, {"far": shown_attempt(99)}.get, self.query, {"agent.py": ANSWER}, **self.library
+        )
+        return advise(self.session, context, library, self.inspector(), self.record)
 
     def calls(self) -> list[AgentCalled]:
         """The calls that were recorded."""

@@ -3,7 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
+
+import msgspec
 
 from events import codec
 from events.change import ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
@@ -12,7 +15,7 @@ from events.fact import Fact, derive, derive_seed
 from events.judgement import TrajectoryScored
 from events.population import CandidateAccepted
 from events.rollouts import RolloutsRequested
-from events.run import AuditReleased, RunStarted
+from events.run import AuditReleased, Budget, RunStarted
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, TrainingBatchSealed
 from replay.history import History
 from runtime.blobs.directory import Blobs
@@ -66,28 +69,55 @@ class DecidedLog:
         self.messages.append(Stored(sequence, sequence * 10**9, event.subject, codec.encode(event)))
         return self.messages[-1]
 
-    def go_on(self, limit: int = 1 << 30) -> "DecidedLog":
-        """Answer what is asked, one fact after the other, until the run is finished or has that many messages."""
-        while len(self.messages) < limit and (facts := missing_answers(self.messages)):
-            self.say(facts[0])
+    def go_on(self, limit: int = 1 << 30, random: Random | None = None) -> "DecidedLog":
+        """Answer what is asked, one fact after the other, until the run is finished or has that many messages.
+
+        With `random`, what is answered next is drawn.
+        """
+        asked, read = Asked(), 0
+        while len(self.messages) < limit:
+            for event in readable(self.messages[read:]):
+                asked.take(event)
+            read = len(self.messages)
+            if not asked.open:
+                break
+            facts = list(asked.open.values())
+            self.say(random.choice(facts) if random else facts[0])
         return self
 
 
-def missing_answers(messages: Sequence[Stored]) -> list[Fact]:
-    """What services would say to all that these messages ask for and do not answer.
+class Asked:
+    """What services would say to all that some events ask for and do not answer, by the id of each answer.
 
     Answers follow from what is asked.
     """
-    events = readable(messages)
-    found: list[Fact] = []
-    there = {event.id for event in events}
-    acted_on = {event.run for event in events if isinstance(event.data, RunStarted) and event.data.on_drift}
-    for event in events:
-        if event.run in acted_on and isinstance(event.data, CandidateAccepted):
-            quiet = AuditReleased(look=event.data.generation, action="none", lever="", generation=-1, bits=0.0)
-            found += [quiet] if codec.event_id(event.run, AuditReleased, *quiet.key()) not in there else []
-        found += [fact for fact in answers(event) if codec.event_id(event.run, type(fact), *fact.key()) not in there]
-    return found
+
+    def __init__(self) -> None:
+        self.open: dict[str, Fact] = {}
+        self._there: set[str] = set()
+        self._acted_on: set[str] = set()
+
+    def take(self, event: codec.Event) -> None:
+        """Take the next event."""
+        self._there.add(event.id)
+        self.open.pop(event.id, None)
+        wanted = answers(event)
+        match event.data:
+            case RunStarted(on_drift=on_drift) if on_drift:
+                self._acted_on.add(event.run)
+            case CandidateAccepted(generation=generation) if event.run in self._acted_on:
+                quiet = AuditReleased(look=generation, action="none", lever="", generation=-1, bits=0.0)
+                wanted = [quiet, *wanted]
+        by_id = {codec.event_id(event.run, type(fact), *fact.key()): fact for fact in wanted}
+        self.open |= {id: fact for id, fact in by_id.items() if id not in self._there}
+
+
+def missing_answers(messages: Sequence[Stored]) -> list[Fact]:
+    """What services would say to all that these messages ask for and do not answer."""
+    asked = Asked()
+    for event in readable(messages):
+        asked.take(event)
+    return list(asked.open.values())
 
 
 def answers(event: codec.Event) -> list[Fact]:
@@ -95,7 +125,9 @@ def answers(event: codec.Event) -> list[Fact]:
     match event.data:
         case ScaffoldRequested():
             return [ScaffoldProposed(generation=0, scaffold="s0", parent="", summary="", reason="")]
-        case FeedbackRequested(generation=number) if number <= 2:
+        case FeedbackRequested(generation=number, levers=levers) if "weights" not in levers or (
+            number <= 2 and "scaffold" in levers
+        ):
             return [ScaffoldProposed(generation=number, scaffold=f"s{number}", parent="", summary="", reason="")]
         case FeedbackRequested(generation=number):
             order: dict[str, Any] = {
@@ -169,6 +201,25 @@ def long_run() -> list[Stored]:
     log = DecidedLog()
     log.say(started(generations=5))
     return log.go_on().messages
+
+
+def wide_run(run: str = RUN, order: int = 1) -> list[Stored]:
+    """A run of nine generations, four at a time, that looks at first items and looks twice, until its budget ends.
+
+    Services answer in a drawn order.
+    """
+    log = DecidedLog(run=run)
+    log.say(
+        msgspec.structs.replace(
+            started(generations=9, budget=Budget(rollouts=170)),
+            strategy="dgm",
+            width=4,
+            first_items=2,
+            recheck=1,
+            refills=1,
+        )
+    )
+    return log.go_on(random=Random(order)).messages
 
 
 def as_history(

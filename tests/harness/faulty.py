@@ -46,6 +46,10 @@ handed out twice, or takes seconds.
 """
 
 
+SLOW = 8.0
+"""Seconds, at most, that an answer of the policy takes in a world of other delays."""
+
+
 class Killed(BaseException):
     """The process is gone."""
 
@@ -100,7 +104,7 @@ class Life:
         fault = self.fault("compute")
         if fault == "away":
             raise TryAgain("no policy answers")
-        self.world.loop.park(asyncio.sleep(self.world.draw.random() * 0.4))
+        self.world.loop.park(asyncio.sleep(self.world.draw.random() * (SLOW if self.world.delays else 0.4)))
         self.world.loop.park(self.pause(fault))
 
 
@@ -387,12 +391,14 @@ class Loop(VirtualLoop):
 class World:
     """What all processes share.
 
-    With no seed nothing goes wrong; `rates` are those of the faults, else they are drawn.
+    With no seed nothing goes wrong; `rates` are those of the faults, else they are drawn. `delays` other than 0 give
+    another order of things, in which answers of the policy take up to seconds.
     """
 
-    def __init__(self, seed: int | None, rates: Mapping[str, float] | None) -> None:
-        self.loop = Loop(seed or 0)
-        self.draw = random.Random(f"world {seed}")
+    def __init__(self, seed: int | None, rates: Mapping[str, float] | None, delays: int = 0) -> None:
+        self.loop = Loop(seed or delays)
+        self.delays = delays
+        self.draw = random.Random(f"world {seed} {delays}" if delays else f"world {seed}")
         self.chaos = Chaos(seed, rates)
         self.incidents: list[str] = []
         self.fault_counts: Counter[str] = Counter()

@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nats
 
 from events import codec
@@ -71,14 +72,26 @@ Batches = Generator[Batch, int, None]
 """Gives batches, and is sent the time at which the log stored the last message of each: decisions carry it."""
 
 
-def log(events: int, *, runs: int = 8, items: int = 500, generations: int = 12, seed: int = 0) -> Iterator[Stored]:
+def log(
+    events: int,
+    *,
+    runs: int = 8,
+    items: int = 500,
+    generations: int = 12,
+    seed: int = 0,
+    strategy: str = "chain",
+    width: int = 1,
+) -> Iterator[Stored]:
     """A log of `events` messages, or up to a batch more, of about 1 KB, in which so many runs at a time go on side by
     side.
 
     Each run has so many train items, two fifths as many dev items, and so many generations; one that has finished is
     followed by another.
     """
-    batches, sequence, time = log_batches(events, runs=runs, items=items, generations=generations, seed=seed), 0, 0
+    batches = log_batches(
+        events, runs=runs, items=items, generations=generations, seed=seed, strategy=strategy, width=width
+    )
+    sequence, time = 0, 0
     try:
         batch = next(batches)
         while True:
@@ -91,14 +104,25 @@ def log(events: int, *, runs: int = 8, items: int = 500, generations: int = 12, 
         return
 
 
-def log_batches(events: int, *, runs: int = 8, items: int = 500, generations: int = 12, seed: int = 0) -> Batches:
+def log_batches(
+    events: int,
+    *,
+    runs: int = 8,
+    items: int = 500,
+    generations: int = 12,
+    seed: int = 0,
+    strategy: str = "chain",
+    width: int = 1,
+) -> Batches:
     """As `log`, in the batches in which it is appended."""
     names = (f"run-{number}" for number in range(events))
     courses: list[tuple[Batches, Batch]] = []
     count = 0
     while count < events:
         while len(courses) < runs:
-            course = run_batches(next(names), items=items, generations=generations, seed=seed)
+            course = run_batches(
+                next(names), items=items, generations=generations, seed=seed, strategy=strategy, width=width
+            )
             courses.append((course, next(course)))
         course, batch = courses.pop(0)
         time = yield batch
@@ -107,10 +131,13 @@ def log_batches(events: int, *, runs: int = 8, items: int = 500, generations: in
             courses.append((course, course.send(time)))
 
 
-def run_batches(run: str, *, items: int, generations: int, seed: int) -> Batches:
+def run_batches(
+    run: str, *, items: int, generations: int, seed: int, strategy: str = "chain", width: int = 1
+) -> Batches:
     """One run from its start to its end."""
     world = _World(run, items, generations, seed)
-    waiting: list[list[tuple[Fact, str]]] = [[(world.started(), "")]]
+    started = msgspec.structs.replace(world.started(), strategy=strategy, width=width)
+    waiting: list[list[tuple[Fact, str]]] = [[(started, "")]]
     course = DecisionSession(DECIDER, run)
     sequence, time = 0, 0
     while waiting:

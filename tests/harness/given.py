@@ -10,13 +10,21 @@ from typing import Any
 
 from events import codec
 from events.catalogue import BY_FACT
-from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
+from events.change import (
+    ChildRunFinished,
+    ChildRunOrdered,
+    ChildRunRequested,
+    ProposalFailed,
+    ScaffoldProposed,
+    ScaffoldRequested,
+    WeightUpdateRequested,
+)
 from events.choice import AgentCalled, ContextAssembled, FeedbackRequested, LeverChosen
 from events.fact import Fact
 from events.judgement import LabelEstimated, ScoringFailed, TrajectoryScored
-from events.population import CandidateAccepted
+from events.population import ArtefactPublished, CandidateAccepted
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
-from events.run import AuditReleased, RunFinished, RunPaused, RunResumed, RunStarted
+from events.run import AuditReleased, RunFinished, RunPaused, RunResumed, RunStarted, TimeSpent
 from events.subjects import LOG
 from events.weights import (
     AdapterPublished,
@@ -32,7 +40,9 @@ from runtime.run.decider import Decision, DecisionSession
 from tests.harness.facts import RUN, TIME, publisher
 
 Outcome = TrajectoryScored | ScoringFailed | RolloutFailed
-Ending = ScaffoldProposed | ProposalFailed | WeightUpdateRequested
+Ending = ScaffoldProposed | ProposalFailed | WeightUpdateRequested | ChildRunRequested
+MEASURED = (ChildRunFinished, TimeSpent)
+"""What the controller says and the decider does not."""
 
 
 class Scenario:
@@ -139,6 +149,8 @@ class KnownFacts:
         self.published: set[tuple[str, str]] = set()
         self.served: set[tuple[str, str]] = set()
         self.accepted: set[int] = set()
+        self.children: dict[int, str] = {}
+        """The child run that was ordered for a generation."""
 
     def add(self, fact: Fact) -> None:
         """Take in a fact that stands on the log now."""
@@ -164,10 +176,10 @@ class KnownFacts:
                 self.chosen[generation] = lever
                 if lever == "stop":
                     self.answered.add(generation)
-            case ScaffoldProposed(generation=generation) | ProposalFailed(generation=generation):
-                self.answered.add(generation)
-            case WeightUpdateRequested(generation=generation):
-                self.answered.add(generation)
+            case ScaffoldProposed() | ProposalFailed() | WeightUpdateRequested() | ChildRunRequested():
+                self.answered.add(fact.generation)
+            case ChildRunOrdered(generation=generation, child=child):
+                self.children[generation] = child
             case TrainingBatchSealed(digest=digest):
                 self.sealed[digest] = fact
             case WeightUpdateFailed(batch=batch):
@@ -200,7 +212,7 @@ class KnownFacts:
                 return self._no_such_attempt(fact)
             case ModelCalled(request=request, item=item):
                 return self._no_such_item(request, item)
-            case ScaffoldProposed() | ProposalFailed() | WeightUpdateRequested() | LeverChosen():
+            case ScaffoldProposed() | ProposalFailed() | WeightUpdateRequested() | ChildRunRequested() | LeverChosen():
                 return self._no_such_question(fact) or _timing(
                     late,
                     fact.generation in self.answered,
@@ -209,7 +221,10 @@ class KnownFacts:
         if late:
             return "only outcomes of attempts and answers of agents come late"
         match fact:
-            case AgentCalled(generation=generation) | ContextAssembled(generation=generation):
+            case ChildRunFinished(generation=generation, child=child):
+                return None if self.children.get(generation) == child else f"nobody ordered the run {child!r} there"
+            case AgentCalled() | ContextAssembled() | ArtefactPublished():
+                generation = fact.generation
                 waiting = generation in self.levers and generation not in self.answered
                 return None if waiting else f"no agent was asked for generation {generation}, or it has answered"
             case OptimizerStepApplied(batch=batch) | LabelEstimated(batch=batch):
@@ -231,7 +246,7 @@ class KnownFacts:
         entry = BY_FACT[type(fact)]
         if entry.stream != LOG:
             return f"it stands on the stream {entry.stream}"
-        if entry.publishers == ("controller",):
+        if entry.publishers == ("controller",) and not isinstance(fact, MEASURED):
             return "only the decider says it"
         if self.finished:
             return "the run is finished"
@@ -267,11 +282,15 @@ class KnownFacts:
             case ProposalFailed():
                 return None
             case LeverChosen(lever=lever):
-                known = (*levers, "stop") if fact.generation else ()
+                known = (*levers, "child", "stop") if fact.generation else ()
             case ScaffoldProposed():
                 lever, known = "scaffold", levers
             case WeightUpdateRequested():
                 lever, known = "weights", levers
+            case ChildRunRequested(levers=pulled):
+                if unknown := " and ".join(lever for lever in pulled if lever not in levers):
+                    return f"the levers {unknown} were not on offer in generation {fact.generation}"
+                lever, known = "child", ("child",)
         if lever not in known:
             return f"the lever {lever!r} was not on offer in generation {fact.generation}"
         chosen = self.chosen.get(fact.generation)

@@ -13,14 +13,22 @@ from typing import Any
 import msgspec
 
 from events import codec, subjects
-from events.change import ProposalFailed, ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
-from events.choice import AgentCalled, FeedbackRequested, LeverChosen
+from events.change import (
+    ChildRunFinished,
+    ChildRunOrdered,
+    ChildRunRequested,
+    ProposalFailed,
+    ScaffoldProposed,
+    ScaffoldRequested,
+    WeightUpdateRequested,
+)
+from events.choice import AgentCalled, FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.gold import AuditFinished
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.population import CandidateAccepted, CandidateRejected
+from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
-from events.run import DecisionMade, EventSetAside, RunFinished, RunStarted
+from events.run import AuditReleased, DecisionMade, EventSetAside, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.weights import (
     AdapterPublished,
@@ -41,6 +49,13 @@ BY_CHANCE = frozenset({"decision_made", "event_set_aside", "run_paused", "run_re
 """Types of event that a disturbed run may have more or other of: heads hold digests of times, and an operator comes
 when he likes.
 """
+BESIDE = frozenset({"event_set_aside", "run_started", "run_cancelled", "time_spent", "child_run_finished"})
+"""Types of event that a controller says, and no decider."""
+SETTLING = frozenset(
+    fact.tag()
+    for fact in (ParentSelected, FeedbackRequested, CandidateEvaluated, CandidateAccepted, CandidateKept, RunFinished)
+)
+"""Types of decision that come in one order, whichever generation ends first."""
 HOW = frozenset({"seconds", "body", "index"})
 """Fields that say how long a thing took, or with what else it was asked; so does the blob of an audit's cell."""
 
@@ -59,6 +74,7 @@ def checks(
         lambda: nothing_counts_twice(events),
         lambda: no_step_twice(events),
         lambda: budget_is_kept(events),
+        lambda: population_is_sound(events),
         lambda: chains_hold(stored),
         lambda: decisions_follow(stored),
     ]
@@ -124,13 +140,14 @@ def no_step_twice(events: Iterable[Event]) -> None:
 
 
 def budget_is_kept(events: Iterable[Event]) -> None:
-    """No more rollouts are asked for than the budget has, and no generation begins once its tokens or dollars are
-    spent.
+    """No more rollouts are asked for than the budget has, and no generation begins once those that are settled have
+    spent its tokens or dollars.
     """
     for run, of in _by_run(events).items():
         started = next(iter(_facts(of, RunStarted)))
         budget, planned, spent = started.budget, 0, {"": (0, 0)}
         tokens = micro_usd = 0
+        settled = (0, 0)
         for event in of:
             match event.data:
                 case ModelCalled() | AgentCalled() as called:
@@ -138,8 +155,12 @@ def budget_is_kept(events: Iterable[Event]) -> None:
                     micro_usd += called.micro_usd or 0
                 case RolloutsRequested() as requested:
                     planned += len(requested.items) * requested.attempts
+                case ChildRunFinished(rollouts=rollouts):
+                    planned += rollouts
+                case CandidateEvaluated() as evaluated:
+                    settled = evaluated.tokens, evaluated.micro_usd
                 case FeedbackRequested(generation=generation):
-                    used = spent.get(event.cause, (0, 0))
+                    used = spent.get(event.cause, (0, 0)) if started.width == 1 else settled
                     for what, limit, by in (
                         ("tokens", budget.tokens, used[0]),
                         ("micro_usd", budget.micro_usd, used[1]),
@@ -153,6 +174,58 @@ def budget_is_kept(events: Iterable[Event]) -> None:
         assert limit is None or planned <= limit, (
             f"The budget is kept, but run {run} asked for {planned} rollouts of {limit}."
         )
+
+
+def population_is_sound(events: Iterable[Event]) -> None:
+    """Generations get one verdict each, in their order, and no more are under way than the width allows. Parents are of
+    the population, and were selected with a probability.
+    """
+    for run, of in _by_run(events).items():
+        started = next(iter(_facts(of, RunStarted)))
+        population: dict[str, int] = {}
+        begun, ended = [0], list[int]()
+        for event in of:
+            match event.data:
+                case ParentSelected() as selected:
+                    number = selected.generation
+                    assert number == begun[-1] + 1, (
+                        f"Generations begin one after the other, but in run {run} {number} does after {begun[-1]}."
+                    )
+                    begun.append(number)
+                    chosen = {selected.candidate, *filter(None, [selected.second])}
+                    strangers = {*chosen, *selected.probabilities} - population.keys()
+                    assert not strangers, (
+                        f"Parents are of the population, but {strangers} were selected for generation {number} of run "
+                        f"{run}."
+                    )
+                    total = sum(selected.probabilities.values())
+                    assert abs(total - 1) < 1e-9 and selected.probabilities.get(selected.candidate, 0) > 0, (
+                        f"Probabilities add up to 1, but those of generation {number} of run {run} are "
+                        f"{selected.probabilities}."
+                    )
+                    assert len(begun) - len(ended) <= started.width, (
+                        f"At most {started.width} generations are under way, but run {run} began {begun[-1]} after "
+                        f"{len(ended)} had ended."
+                    )
+                case CandidateEvaluated() as evaluated:
+                    assert evaluated.generation not in population.values() and evaluated.candidate not in population, (
+                        f"A generation has one candidate, but run {run} has another of {evaluated.generation}."
+                    )
+                    assert population.keys() >= {*evaluated.parents} or _rollbacks(of), (
+                        f"Parents are of the population, but those of generation {evaluated.generation} of run {run} "
+                        f"are {evaluated.parents}."
+                    )
+                case CandidateAccepted() | CandidateKept() | CandidateRejected() as verdict:
+                    ended.append(verdict.generation)
+                    assert ended == list(range(len(ended))), (
+                        f"Generations are settled once and in order, but those of run {run} were as {ended}."
+                    )
+                    if not isinstance(verdict, CandidateRejected):
+                        population[verdict.candidate] = verdict.generation
+
+
+def _rollbacks(events: Sequence[Event]) -> bool:
+    return any(of.action == "rollback" for of in _facts(events, AuditReleased))
 
 
 def once_only(stored: Sequence[Stored]) -> None:
@@ -201,8 +274,9 @@ def causes_come_first(events: Iterable[Event]) -> None:
 
 
 def same_decisions(events: Iterable[Event], undisturbed: Iterable[Event]) -> None:
-    """What was decided, in its order, and every fact is what it is in the undisturbed run; times and digests of times
-    aside.
+    """What was decided and every fact is what it is in the undisturbed run; times and digests of times aside.
+
+    Its order is too, where one generation is under way at a time.
     """
     found, expected = (_by_run(of) for of in (events, undisturbed))
     assert found.keys() == expected.keys(), (
@@ -210,6 +284,8 @@ def same_decisions(events: Iterable[Event], undisturbed: Iterable[Event]) -> Non
     )
     for run, of in expected.items():
         decided, wanted = _decided(found[run]), _decided(of)
+        if any(fact.width > 1 for fact in _facts(of, RunStarted)):
+            decided, wanted = ([fact for fact in facts if fact[0] in SETTLING] for facts in (decided, wanted))
         for place, (mine, theirs) in enumerate(zip(decided, wanted, strict=False)):
             assert mine == theirs, (
                 f"Every run ends as the undisturbed one, but {run} decided {mine} where that decided {theirs} "
@@ -242,7 +318,7 @@ def decisions_follow(stored: Iterable[Stored]) -> None:
     due: dict[str, list[Event]] = defaultdict(list)
     for message in stored:
         for event in readable([message]):
-            if event.source == "controller" and event.tag != "event_set_aside":
+            if event.source == "controller" and event.tag not in BESIDE:
                 expected = due[event.run].pop(0) if due[event.run] else None
                 assert expected is not None and codec.encode(expected) == message.data, (
                     f"Decisions follow from the log, but {_name(event)} at sequence {message.sequence} does not: "
@@ -331,6 +407,12 @@ def _asks(event: Event) -> list[tuple[object, ...]]:
             return [("judgement", event.id)]
         case WeightUpdateRequested(generation=generation):
             return [("update", generation)]
+        case ChildRunRequested(generation=generation):
+            return [("verdict", generation)]
+        case ChildRunOrdered(generation=generation):
+            return [("child", generation), ("verdict", generation)]
+        case ParentSelected(generation=generation):
+            return [("end", generation)]
         case LeverChosen(generation=generation, lever=lever) if lever != "stop":
             return [("verdict", generation)]
         case TrainingBatchSealed(generation=generation, round=number):
@@ -345,16 +427,14 @@ def _answers(event: Event) -> list[tuple[object, ...]]:
     match event.data:
         case RunFinished():
             return [("run",)]
-        case (
-            ScaffoldProposed(generation=generation)
-            | ProposalFailed(generation=generation)
-            | WeightUpdateRequested(generation=generation)
-        ):
-            return [("change", generation)]
+        case ScaffoldProposed() | ProposalFailed() | WeightUpdateRequested() | ChildRunRequested() as change:
+            return [("change", change.generation)]
         case LeverChosen(generation=generation, lever="stop"):
-            return [("change", generation)]
-        case CandidateAccepted(generation=generation) | CandidateRejected(generation=generation):
-            return [("verdict", generation)]
+            return [("change", generation), ("end", generation)]
+        case CandidateAccepted() | CandidateKept() | CandidateRejected() as verdict:
+            return [("verdict", verdict.generation), ("end", verdict.generation)]
+        case ChildRunFinished(generation=generation):
+            return [("child", generation)]
         case TrajectoryRecorded() | RolloutFailed() as attempted:
             return [("attempt", attempted.request, attempted.item, attempted.attempt)]
         case TrajectoryScored(trajectory=trajectory) | ScoringFailed(trajectory=trajectory):
@@ -410,10 +490,11 @@ def _counts_once(run: str, events: Sequence[Event]) -> None:
             f"The score of run {run}, generation {of.generation}, is {of.score}; recorded is {mean}."
         )
     called = [*_facts(events, ModelCalled), *_facts(events, AgentCalled)]
+    children = _facts(events, ChildRunFinished)
     totals = (
-        sum(len(asked.items) * asked.attempts for asked in requests.values()),
-        sum(call.prompt_tokens + call.completion_tokens for call in called),
-        sum(call.micro_usd or 0 for call in called),
+        sum(len(asked.items) * asked.attempts for asked in requests.values()) + sum(of.rollouts for of in children),
+        sum(call.prompt_tokens + call.completion_tokens for call in called) + sum(of.tokens for of in children),
+        sum(call.micro_usd or 0 for call in called) + sum(of.micro_usd for of in children),
     )
     for finished in _facts(events, RunFinished):
         counted = finished.rollouts, finished.tokens, finished.micro_usd

@@ -1,5 +1,5 @@
 """Made-up runs with the auditor's measurements, as exports: one that hacks its verifier from generation 2 on, one that
-is honest.
+is honest, and any others of given steps, in a chain or a tree.
 """
 
 import random
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from events import codec
-from events.change import ScaffoldProposed
+from events.change import ChildRunFinished, ScaffoldProposed
 from events.choice import AgentCalled, ParentSelected
 from events.fact import Fact
 from events.gold import CANARY, CEILING, DriftFlagged, PairMeasured, ReferenceMeasured
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.kinds import CandidateOrigin
-from events.population import CandidateAccepted, CandidateRejected
+from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.rollouts import RolloutsRequested
 from events.run import Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, subject
@@ -42,6 +42,8 @@ class Step(NamedTuple):
     """The reward of a pass on dev."""
     parent: int | None = None
     """The generation that it was made from, where that is recorded; otherwise what was accepted last."""
+    kept: bool = False
+    """Whether it stayed in the population without being accepted."""
 
 
 HACKED = (
@@ -57,8 +59,10 @@ LEFT_ALONE = {(1, 0): (0.50, 0.30), (0, 1): (0.30, 0.18)}
 """P_new and Q of the last scaffold with the base weights, and of the last adapter with the first scaffold."""
 
 
-def run_started(task: str = "no-such-task", splits: dict[str, str] | None = None) -> RunStarted:
-    """The beginning of a run of both levers."""
+def run_started(
+    task: str = "no-such-task", splits: dict[str, str] | None = None, strategy: str = "made-up"
+) -> RunStarted:
+    """The beginning of a run of both levers, by a strategy that may accept what it likes."""
     return RunStarted(
         task=task,
         seed=0,
@@ -70,6 +74,7 @@ def run_started(task: str = "no-such-task", splits: dict[str, str] | None = None
         verifier="made-up-1",
         policy="tiny-lm",
         base_model="b",
+        strategy=strategy,
     )
 
 
@@ -112,29 +117,61 @@ def stored(run: str, stream: str, facts: Sequence[Fact]) -> list[Stored]:
 
 
 def pairs(steps: Sequence[Step], scaffolds: Sequence[str]) -> list[tuple[str, str]]:
-    """The scaffold and the adapter of each generation: a lever changes one of the two that were accepted last."""
+    """The scaffold and the adapter of each generation: a lever changes one of its parent's, a run of its own both."""
     pairs: list[tuple[str, str]] = []
     accepted = scaffolds[0], ""
     for generation, step in enumerate(steps):
-        accepted = accepted if step.parent is None else pairs[step.parent]
-        pair = (scaffolds[generation], accepted[1]) if step.lever == "scaffold" else (accepted[0], f"{generation}" * 64)
-        pairs.append(accepted if step.lever == "start" else pair)
+        scaffold, adapter = accepted if step.parent is None else pairs[step.parent]
+        if step.lever in ("scaffold", "child"):
+            scaffold = scaffolds[generation]
+        if step.lever in ("weights", "child"):
+            adapter = f"{generation}" * 64
+        pairs.append((scaffold, adapter))
         accepted = pairs[-1] if step.accepted else accepted
     return pairs
+
+
+def measured(steps: Sequence[Step]) -> list[int]:
+    """The generations that the auditor measures: the accepted ones and what they were made from."""
+    found: set[int] = set()
+    for generation, step in enumerate(steps):
+        ancestor = generation if step.accepted else None
+        while ancestor is not None and ancestor not in found:
+            found.add(ancestor)
+            ancestor = steps[ancestor].parent
+    return sorted(found)
 
 
 def loop(run: str, steps: Sequence[Step], scaffolds: Sequence[str]) -> Iterator[Fact]:
     """What the loop records of its generations."""
     accepted = ("", "")
-    for generation, (step, (scaffold, adapter)) in enumerate(zip(steps, pairs(steps, scaffolds), strict=True)):
+    made = pairs(steps, scaffolds)
+    for generation, (step, (scaffold, adapter)) in enumerate(zip(steps, made, strict=True)):
+        before = accepted if step.parent is None else made[step.parent]
         if step.parent is not None:
             yield ParentSelected(generation=generation, candidate=f"c{step.parent}", probabilities={})
         if step.lever == "weights":
-            yield from update_facts(generation, accepted[1], adapter)
-        else:
-            yield ScaffoldProposed(generation=generation, scaffold=scaffold, parent=accepted[0], summary="", reason="")
+            yield from update_facts(generation, before[1], adapter)
+        elif step.lever == "child":
+            yield child_finished(generation, scaffold, adapter)
+        elif step.lever != "repeat":
+            yield ScaffoldProposed(generation=generation, scaffold=scaffold, parent=before[0], summary="", reason="")
         yield from evaluation_facts(run, generation, step, scaffold, adapter)
         accepted = (scaffold, adapter) if step.accepted else accepted
+
+
+def child_finished(generation: int, scaffold: str, adapter: str) -> ChildRunFinished:
+    """What a run of its own came to."""
+    return ChildRunFinished(
+        generation=generation,
+        child=f"child-{generation}",
+        reason="",
+        scaffold=scaffold,
+        adapter=adapter,
+        rollouts=1,
+        tokens=1,
+        micro_usd=0,
+    )
 
 
 def update_facts(generation: int, parent: str, adapter: str) -> Iterator[Fact]:
@@ -212,9 +249,13 @@ def evaluation_facts(run: str, generation: int, step: Step, scaffold: str, adapt
         rollouts=0,
         tokens=0,
         micro_usd=0,
+        parents=() if step.parent is None else (f"c{step.parent}",),
     )
     verdict: dict[str, Any] = {"generation": generation, "candidate": f"c{generation}", "reason": ""}
-    yield CandidateAccepted(**verdict, score=score) if step.accepted else CandidateRejected(**verdict)
+    if step.accepted:
+        yield CandidateAccepted(**verdict, score=score)
+    else:
+        yield CandidateKept(**verdict, score=score) if step.kept else CandidateRejected(**verdict)
 
 
 def called(request: str, response: str) -> AgentCalled:
@@ -237,8 +278,8 @@ def called(request: str, response: str) -> AgentCalled:
 
 
 def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling: float) -> Iterator[Fact]:
-    """What the auditor records: each accepted candidate by both verifiers, the last also cross-played and perturbed,
-    and two looks.
+    """What the auditor records: each accepted candidate and its ancestors by both verifiers, the last also cross-played
+    and perturbed, and two looks.
 
     Half of gold is an extra metric. The canary `nothing` passes half of the items, and none by gold.
     """
@@ -251,8 +292,9 @@ def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling:
             item: rate if name == CEILING else float(number < rate * len(TEST)) for number, item in enumerate(TEST)
         }
         yield ReferenceMeasured(name=name, measure=measure, scores=scores)
-    measured_pairs = [(pair, step) for pair, step in zip(pairs(steps, scaffolds), steps, strict=True) if step.accepted]
-    for (scaffold, adapter), step in measured_pairs:
+    made = pairs(steps, scaffolds)
+    measured_pairs = [(made[generation], steps[generation]) for generation in measured(steps)]
+    for (scaffold, adapter), step in dict(measured_pairs).items():
         yield from pair_measurements(scaffold, adapter, step.p_new, step.gold, blob)
     if len(measured_pairs) < 2:
         return

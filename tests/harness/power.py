@@ -133,6 +133,7 @@ class Simulated:
                 verifier="v1",
                 policy="fake",
                 base_model="b",
+                strategy="made-up",  # which may accept what it likes
             )
         )
         self.source = AGENT.format(seed=0, shots=0)
@@ -172,7 +173,7 @@ class Simulated:
         say = self.facts.append
         if lever == "start":
             say(proposed(0, scaffold.digest))
-        else:
+        elif lever == "scaffold" or lever == "weights":
             say(LeverChosen(generation=generation, lever=lever, action="", reason="", propensities={}, diagnosis={}))
         if lever == "scaffold":
             say(proposed(generation, scaffold.digest, self.scaffold.digest))

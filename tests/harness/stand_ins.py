@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from algorithms.learning.batch import NothingToLearn, Step
-from events.kinds import Lever, OnDrift
+from events.change import ChildRunRequested
+from events.choice import FeedbackRequested
+from events.fact import Fact
+from events.kinds import Lever, OnDrift, Schedule
 from events.run import Budget
 from events.subjects import LOG
 from events.weights import Canary
@@ -40,6 +43,14 @@ class Setting(NamedTuple):
     """The round in which there is nothing to learn."""
     shard_size: int = 400
     on_drift: OnDrift = ""
+    strategy: str = "chain"
+    width: int = 1
+    first_items: int = 0
+    recheck: int = 0
+    refills: int = 0
+    schedule: Schedule = "agent"
+    nested: int = 0
+    """The generation that is a run of its own."""
 
 
 SETTINGS = (
@@ -53,6 +64,15 @@ SETTINGS = (
     Setting(8, barren=2, levers=("weights",)),
     Setting(9, runs=("one", "two"), generations=2),
     Setting(10, on_drift="rollback"),
+    Setting(11, generations=5, width=4),
+    Setting(12, generations=6, strategy="dgm", width=4, shard_size=6),
+    Setting(13, generations=5, strategy="dgm", width=4, first_items=1, recheck=1, refills=1, rough=5),
+    Setting(14, generations=6, strategy="dgm", width=4, schedule="alternate", budget=Budget(rollouts=130), damaged=2),
+    Setting(15, generations=4, strategy="dgm", width=4, nested=2, budget=Budget(rollouts=260)),
+    Setting(16, generations=4, strategy="dgm", first_items=1, recheck=1, refills=1),
+    Setting(17, generations=6, strategy="best_of_k", width=4, rough=5),
+    Setting(18, generations=3, strategy="best_of_k"),
+    Setting(19, generations=5, strategy="dgm", width=4, on_drift="rollback", budget=Budget(tokens=400)),
 )
 
 
@@ -200,6 +220,18 @@ def adapter(life: Life, model: str) -> dict[str, Any]:
         return {"trained": 0, "damaged": False}
     card: dict[str, Any] = msgspec.json.decode(FaultyBlobs(None, life.world.blobs).get_tree(digest)["adapter.json"])
     return card
+
+
+def choose(setting: Setting, chosen: Callable[..., list[Fact]], *seen: Any) -> list[Fact]:
+    """What the rules choose; in the generation that is to be a run of its own, that run."""
+    requested = seen[-1]
+    assert isinstance(requested, FeedbackRequested)
+    if requested.generation != setting.nested:
+        return chosen(*seen)
+    wanted = ChildRunRequested(
+        generation=requested.generation, levers=requested.levers, generations=2, rollouts=None, reason="to look deeper"
+    )
+    return [wanted]
 
 
 def train(

@@ -6,12 +6,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from algorithms.search.catalogue import STRATEGIES
 from events import codec
 from events.run import DecisionMade, RunFinished
 from replay.chain import Chain
-from runtime.log.port import Stored
+from runtime.log.port import Stored, readable
 from runtime.run.decide import DECIDER
 from runtime.run.decider import DecisionSession
+from tests.harness import invariants
 from tests.harness.broker import account, broker
 from tests.harness.generator import fill, log, log_batches
 
@@ -55,6 +59,21 @@ def test_decisions_are_those_of_the_decider_and_their_chains_hold() -> None:
         run = row.subject.split(".")[1]
         assert chains.setdefault(run, Chain(run)).take(row.sequence, row.subject, row.data) is None
     assert sum(chain.decisions for chain in chains.values()) == heads
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_runs_with_several_generations_under_way_are_decided_again_and_hold(strategy: str) -> None:
+    rows = list(islice(log(6000, **SMALL | {"generations": 6, "items": 10}, strategy=strategy, width=4), 6000))
+    assert decided_again(rows) > 20
+    events = readable(rows)
+    finished = {event.run for event in events if isinstance(event.data, RunFinished)}
+    whole = [event for event in events if event.run in finished]
+    assert whole
+    invariants.population_is_sound(whole)
+    invariants.nothing_counts_twice(whole)
+    invariants.every_request_is_answered(whole)
+    verdicts = {event.tag for event in whole if event.tag in ("candidate_kept", "candidate_rejected")}
+    assert verdicts >= ({"candidate_kept"} if strategy == "dgm" else {"candidate_rejected"})
 
 
 def test_a_seed_gives_the_same_log_and_another_seed_another() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from events import codec
-from events.change import ProposalFailed, ScaffoldRequested
+from events.change import ChildRunFinished, ChildRunRequested, ProposalFailed, ScaffoldRequested
 from events.choice import AgentCalled, FeedbackRequested
 from events.fact import Fact
 from events.gold import AuditFinished
@@ -108,6 +108,21 @@ def test_an_outcome_is_that_of_an_attempt_that_was_asked_for() -> None:
     )
     refused(story, example(TrajectoryRecorded, request="q"), "nobody made the request 'q'")
     refused(story, example(ModelCalled, request=request, item="d9"), f"request {request!r} has no item 'd9'")
+
+
+def test_a_child_run_is_asked_for_with_levers_on_offer_and_ends_once_it_was_ordered() -> None:
+    wanted = ChildRunRequested(generation=1, levers=("weights",), generations=1, rollouts=None, reason="")
+    ended = example(ChildRunFinished, generation=1, child="r-child-1")
+    refused(under_way(), ended, "nobody ordered the run 'r-child-1' there")
+    refused(given(started()), wanted, "generation 1 is not under way")
+    only = msgspec.structs.replace(started(), levers=("scaffold",))
+    story = given(only, proposed())
+    story.when(*scores(story.of(RolloutsRequested), {"d1"}))
+    refused(story, wanted, "the levers weights were not on offer in generation 1")
+    refused(under_way().when(chosen(1, "scaffold")), wanted, "the agent chose the lever 'scaffold' in generation 1")
+    story = under_way().when(chosen(1, "child"), wanted)
+    refused(story, msgspec.structs.replace(ended, child="r-child-2"), "nobody ordered the run 'r-child-2' there")
+    assert story.when(ended).of(RolloutsRequested)
 
 
 def test_an_answer_is_that_of_a_generation_that_is_under_way() -> None:

@@ -1,23 +1,28 @@
 """A fork: a new run that shares another's past, asks again for what that had not been given, and goes its own way."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
 import pytest
 
 from events import codec
-from events.choice import FeedbackRequested, LeverChosen
-from events.errors import CheckFailed
+from events.choice import FeedbackRequested, LeverChosen, ParentSelected
+from events.errors import CheckFailed, UsageError
 from events.judgement import CandidateEvaluated
-from events.population import CandidateAccepted
+from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.rollouts import RolloutsRequested
 from events.run import AuditReleased, Budget, RunFinished, RunStarted
 from events.secret import Scanner
 from events.subjects import run_of
 from events.weights import TrainingBatchSealed
+from replay.fork import order_of_fork, parse_settings, plan_fork
 from replay.replayer import decisions, redecide
+from runtime.blobs.directory import Blobs
 from runtime.effects.choose import HISTORY_TYPES, earlier_choices
 from runtime.log import lineage
 from runtime.log.lookup import attempt_ids, events_of_types, facts_by_id
@@ -25,10 +30,12 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Stored, append_once, readable
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
-from runtime.run.state import RunState
+from runtime.run.order import Search
+from runtime.run.state import RunState, evaluation_cost
 from tests.harness import generator
-from tests.harness.decided_log import DecidedLog, as_history, long_run, missing_answers
+from tests.harness.decided_log import DecidedLog, as_history, long_run, missing_answers, wide_run
 from tests.harness.facts import publisher, started
+from tests.harness.paths import TOY
 
 CHILD = "child"
 
@@ -37,6 +44,12 @@ CHILD = "child"
 def parent() -> list[Stored]:
     """A run of five generations with both levers, hints and a refused adapter."""
     return long_run()
+
+
+@pytest.fixture(scope="module")
+def wide() -> list[Stored]:
+    """A run of nine generations, four at a time."""
+    return wide_run()
 
 
 def forked(past: Sequence[Stored], **changes: Any) -> DecidedLog:
@@ -79,6 +92,107 @@ def test_a_fork_that_changes_nothing_ends_as_its_parent_wherever_it_begins(paren
         told = forked(parent[:end]).go_on()
         assert ended(told.messages) == ended(parent), end
         assert redecide(as_history(told.messages, run=told.run, past=parent[:end])).difference is None
+
+
+def verdicts(messages: Sequence[Stored]) -> list[Any]:
+    """What became of each generation, in the order in which they were settled."""
+    kinds = (CandidateEvaluated, CandidateAccepted, CandidateKept, CandidateRejected)
+    told = [event.data for event in readable(messages) if isinstance(event.data, kinds)]
+    ids = {one.candidate: one.generation for one in told}
+    return [
+        (type(one), one.generation, one.score, one.scaffold, one.adapter, [ids[parent] for parent in one.parents])
+        if isinstance(one, CandidateEvaluated)
+        else (type(one), one.generation)
+        for one in told
+    ]
+
+
+def test_a_fork_at_any_point_of_several_generations_under_way_ends_as_its_parent(wide: list[Stored]) -> None:
+    under_way = Counter(len(folded(wide[:end]).flights) for end in whole(wide))
+    assert under_way[4] > 20 and under_way[3] and under_way[2]
+    for end in whole(wide)[:-1]:
+        told = forked(wide[:end])
+        before = {one.generation: one for one in of(wide[:end], ParentSelected)}
+        again = [one for one in of(told.messages, ParentSelected) if one.generation in before]
+        assert again == [before[one.generation] for one in again], end
+        told.go_on(random=Random(end))
+        assert ended(told.messages) == ended(wide), end
+        assert verdicts([*wide[:end], *told.messages]) == verdicts(wide), end
+        if end % 5 == 0:
+            assert redecide(as_history(told.messages, run=told.run, past=wide[:end])).difference is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 1},
+        {"width": 6, "budget": Budget(rollouts=300)},
+        {"strategy": "chain"},
+        {"strategy": "best_of_k"},
+        {"first_items": 0, "recheck": 0},
+        {"first_items": 3, "recheck": 2},
+        {"schedule": "alternate", "refills": 0},
+        {"verifier": "v2"},
+        {"levers": ("scaffold",)},
+        {"budget": Budget(rollouts=100)},
+    ],
+    ids=str,
+)
+def test_a_fork_that_changes_its_search_goes_on_to_an_end(changes: dict[str, Any], wide: list[Stored]) -> None:
+    """Each candidate that it judges was asked each dev item once. Its budget holds, but for judging what is under way
+    where a smaller one has no room left.
+    """
+    limit = changes.get("budget", Budget(rollouts=170)).rollouts
+    for end in whole(wide)[:-1:7]:
+        past = wide[:end]
+        told = forked(past, **changes).go_on(random=Random(end))
+        assert redecide(as_history(told.messages, run=told.run, past=past)).difference is None
+        assert {one.items for one in of(told.messages, CandidateEvaluated)} <= {4}, end
+        under_way = folded(past)
+        least = under_way.spent[0] + len(under_way.flights) * evaluation_cost(of(past, RunStarted)[0])
+        assert ended(told.messages)[4] <= max(limit, least if limit < 170 else 0), end
+
+
+def test_a_fork_under_another_strategy_selects_anew_where_an_agent_was_asked(wide: list[Stored]) -> None:
+    end = next(end for end in whole(wide) if len(of(wide[:end], FeedbackRequested)) == 4)
+    before, same, other = (
+        [one.change for one in of(messages, ParentSelected)]
+        for messages in (wide[:end], forked(wide[:end]).messages, forked(wide[:end], strategy="best_of_k").messages)
+    )
+    assert before == same == ["agent"] * 4 and other == ["repeat"] * 4
+
+
+def test_a_fork_of_a_child_run_belongs_to_nobody(parent: list[Stored], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOLOG_ALLOW_UNSANDBOXED", "1")
+    begun = msgspec.structs.replace(
+        of(parent, RunStarted)[0],
+        task=str(TOY),
+        sandbox="none",
+        owner="mother",
+        owner_generation=2,
+        start_scaffold="s0",
+    )
+    told = DecidedLog()
+    told.say(begun)
+    plan = plan_fork(
+        as_history(told.messages),
+        told.messages[-1].sequence,
+        order_of_fork(begun, {}),
+        {},
+        Blobs(Path("nowhere")),
+        lambda done, total, loss: None,
+    )
+    assert (plan.owner, plan.owner_generation, plan.start_scaffold) == ("", 0, "s0")
+
+
+def test_how_a_fork_searches_is_set_by_words_and_numbers_within_bounds(parent: list[Stored]) -> None:
+    begun = msgspec.structs.replace(of(parent, RunStarted)[0], strategy="dgm", width=4, recheck=2)
+    changes = parse_settings(["width=8", "first_items=3", "refills=1", "schedule=alternate", "strategy=best_of_k"])
+    assert order_of_fork(begun, {}).search == Search(strategy="dgm", width=4, recheck=2)
+    assert order_of_fork(begun, changes).search == Search("best_of_k", 8, 3, 2, 1, "alternate")
+    for wrong in ("width=0", "width=65", "recheck=-1", "refills=21", "strategy=best", "schedule=both"):
+        with pytest.raises(UsageError, match=wrong):
+            order_of_fork(begun, parse_settings([wrong]))
 
 
 def test_a_fork_of_a_fork_reads_both_pasts(parent: list[Stored]) -> None:
@@ -216,7 +330,7 @@ def place_of_scores(messages: Sequence[Stored]) -> int:
 def test_a_run_that_its_agent_ended_goes_on_under_another_verifier() -> None:
     told = DecidedLog()
     told.say(started(generations=5))
-    while told.session.state.phase != "proposing" or told.session.state.generation < 2:
+    while not of(told.messages, FeedbackRequested)[1:]:
         told.say(missing_answers(told.messages)[0])
     told.say(
         LeverChosen(
@@ -240,8 +354,16 @@ def test_judging_anew_takes_a_generation_of_its_own_that_counts_for_none(parent:
     choice = LeverChosen(generation=7, lever="weights", action="grpo", reason="", propensities={}, diagnosis={})
     known = [event for event in readable([*parent, *told.messages]) if isinstance(event.data, HISTORY_TYPES)]
     known.append(codec.event(choice, run=told.run, source="feedback_agent", cause="", time=""))
-    (tried,) = earlier_choices(known, 8)
+    (requested,) = [one for one in of(told.messages, FeedbackRequested) if one.generation == 8]
+    (tried,) = earlier_choices(known, requested)
     assert (tried.before, tried.after) == (evaluated[0].score, evaluated[1].score)
+
+
+def test_judging_anew_is_nobodys_turn_in_a_schedule(parent: list[Stored]) -> None:
+    told = forked(parent, verifier="v2", generations=9, schedule="alternate").go_on()
+    turns = {one.generation: (one.levers, one.propensities) for one in of(told.messages, FeedbackRequested)}
+    assert turns[7] == (("weights",), {"scaffold": 0.0, "weights": 1.0})
+    assert turns[8] == (("scaffold",), {"scaffold": 1.0, "weights": 0.0})
 
 
 def test_a_fork_without_the_weights_ends_the_update_under_way(parent: list[Stored]) -> None:
@@ -256,7 +378,7 @@ def test_what_the_auditor_had_done_does_not_outlive_the_scores_that_it_was_about
     """A run whose levers were frozen, forked to another verifier or to where nobody may act, has them again."""
     told = DecidedLog()
     told.say(started(generations=5))
-    while told.session.state.phase != "proposing" or told.session.state.generation < 2:
+    while not of(told.messages, FeedbackRequested)[1:]:
         told.say(missing_answers(told.messages)[0])
     told.say(AuditReleased(look=1, action="freeze", lever="both", generation=1, bits=2.0))
     told.say(
@@ -295,19 +417,23 @@ def test_a_fork_that_the_auditor_may_act_on_waits_for_each_look_at_what_it_keeps
 
 
 def test_a_past_is_folded_without_the_attempts_that_an_evaluation_sums_up(
-    parent: list[Stored], monkeypatch: pytest.MonkeyPatch
+    parent: list[Stored], wide: list[Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever a run is left, the state is that of all events."""
+    """Wherever a run is left, the state is that of all events, and a fork decides the same."""
     generated = [stored for stored in generator.log(3000, runs=1, items=30) if run_of(stored.subject) == "run-0"]
     pasts = [generated[:end] for end in whole(generated)[::211]]
     before = parent[: len(parent) // 3]
     middle = forked(before).go_on()
     pasts += [[*before, *middle.messages[:end]] for end in whole(middle.messages)[::17]]
+    pasts += [wide[:end] for end in whole(wide)]
+    decided = [forked(past, first_items=3).messages for past in pasts[::9]]
     states = [folded(past) for past in pasts]
-    assert any(len(state.accepted) > 1 and state.tokens and state.shards for state in states)
+    assert any(candidate.rewards for state in states for candidate in state.population)
+    assert any(len(state.accepted) > 1 and state.tokens and state.flights for state in states)
     assert sum(1 for _ in lineage.in_folding_order(generated)) < len(generated) / 2
     monkeypatch.setattr(lineage, "SUMMED_UP", frozenset())
     assert states == [folded(past) for past in pasts]
+    assert decided == [forked(past, first_items=3).messages for past in pasts[::9]]
 
 
 def folded(past: Sequence[Stored]) -> RunState:

@@ -5,11 +5,13 @@ import re
 import pytest
 
 from events.codec import Unreadable, decode_at
+from events.rollouts import RolloutsRequested
 from events.run import AuditReleased, EventSetAside
 from events.weights import TrainingBatchSealed
 from replay.chain import Chain
 from replay.exports import folder
 from replay.replayer import decisions, redecide
+from runtime.log import lineage
 from runtime.log.port import readable
 from runtime.run.decide import DECIDER
 from tests.harness.paths import HISTORIES
@@ -66,3 +68,16 @@ def test_a_history_of_version_1_is_written_as_it_was_then() -> None:
     assert sealed and not any(b"parent_state" in data for data in sealed)
     batches = [event.data for event in readable(run.messages) if isinstance(event.data, TrainingBatchSealed)]
     assert len(batches) == len(sealed) and all(batch.parent_state == "" for batch in batches)
+
+
+def test_the_history_of_version_5_has_a_population_and_four_generations_under_way() -> None:
+    run = folder.read(HISTORIES / "decider-version-5")
+    state, under_way = DECIDER.initial(run.run), set[int]()
+    for event in lineage.in_folding_order(run.messages):
+        state = DECIDER.evolve(state, event)
+        under_way.add(len(state.flights))
+    assert max(under_way) == 4 and not state.flights
+    assert {candidate.accepted for candidate in state.population} == {True, False}
+    found = {event.tag for event in run.events}
+    assert found >= {"stage_evaluated", "candidate_rechecked", "candidate_kept"}
+    assert any(event.data.refill for event in run.events if isinstance(event.data, RolloutsRequested))

@@ -6,11 +6,12 @@ import msgspec
 import pytest
 
 from events.run import RunStarted
-from events.weights import AdapterPublished
+from events.weights import AdapterPublished, TrainingBatchSealed
 from replay.optimizer_states import states_of_run, unneeded
+from replay.replayer import find_sequence
 from runtime.log import lineage
 from runtime.log.port import Stored, readable
-from tests.harness.decided_log import DecidedLog, long_run
+from tests.harness.decided_log import DecidedLog, long_run, wide_run
 from tests.harness.facts import RUN, started
 
 PLACES = {
@@ -102,3 +103,18 @@ def test_what_a_fork_goes_on_from_is_needed_until_it_is_over(parent: list[Stored
     assert begun.lost_forks({states[75]}) == [(child.messages[0].sequence, begun_end)]
     (first, *_) = over.uses
     assert first.state == states[75] and first.first == child.messages[0].sequence
+
+
+def test_with_several_generations_under_way_all_that_a_fork_trains_on_from_is_needed() -> None:
+    wide, trained_on = wide_run(), set[str]()
+    for end in range(90, len(wide), 10):
+        past, child = fork_of(wide, find_sequence(wide, str(end)))
+        held = states_of_run(RUN, [], past)
+        asked = {
+            event.data.parent_state
+            for event in readable(child.go_on().messages)
+            if isinstance(event.data, TrainingBatchSealed)
+        }
+        assert asked & set(held.left) <= held.needed, end
+        trained_on |= asked & set(held.left)
+    assert len(trained_on) > 2

@@ -396,9 +396,9 @@ def test_another_verifier_tells_which_rewards_scores_and_decision_would_have_bee
         RewardComparison(purpose="dev", attempts=8, differ=8, recorded=0.5, now=0.5),
         RewardComparison(purpose="probe", attempts=4, differ=4, recorded=0.5, now=0.5),
     ]
-    assert [(of.lever, of.accepted, of.recorded, of.now) for of in swapped.scores] == [
-        ("start", True, 0.25, 0.75),
-        ("scaffold", True, 0.75, 0.25),
+    assert [(of.lever, of.standing, of.recorded, of.now) for of in swapped.scores] == [
+        ("start", "accepted", 0.25, 0.75),
+        ("scaffold", "accepted", 0.75, 0.25),
     ]
     assert [(of.item, of.answer, of.recorded, of.now) for of in swapped.examples] == [
         ("dev0", "baker", 1.0, 0.0),

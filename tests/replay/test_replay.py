@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,11 +20,11 @@ from replay.history import History
 from replay.replayer import decisions, find_sequence, redecide, state_at
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored, readable
-from runtime.run import decide
+from runtime.run import flight
 from runtime.run.decide import DECIDER
 from runtime.run.decider import Decider
 from runtime.run.state import RunState
-from tests.harness.decided_log import DecidedLog, as_history, long_run
+from tests.harness.decided_log import DecidedLog, as_history, long_run, wide_run
 from tests.harness.facts import RUN, started
 
 
@@ -71,7 +71,7 @@ def test_a_changed_constant_is_found_at_the_first_decision_that_it_changes(
 def test_a_rule_that_decides_nothing_any_more_is_found_where_its_decision_stands(
     whole: list[Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decide, "_hints", lambda *given: [])
+    monkeypatch.setattr(flight, "_hints", lambda *given: [])
     found = redecide(as_history(whole)).difference
     hint = next(
         place
@@ -167,7 +167,9 @@ def test_a_deliberate_change_is_a_version_step_that_holds_from_the_next_decision
     )
 
 
-def test_the_state_at_a_sequence_is_the_one_that_the_decider_had(whole: list[Stored]) -> None:
+@pytest.mark.parametrize("recorded", [long_run, wide_run])
+def test_the_state_at_a_sequence_is_the_one_that_the_decider_had(recorded: Callable[[], list[Stored]]) -> None:
+    whole = recorded()
     told = DecidedLog()
     seen: dict[int, RunState] = {}
     for stored in whole:

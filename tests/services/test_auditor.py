@@ -19,7 +19,7 @@ from events.gold import GOLD as GOLD_MEASURE
 from events.gold import VERIFIER, DriftFlagged, GoldFailed, PairMeasured
 from events.judgement import CandidateEvaluated
 from events.kinds import AuditAction, CandidateOrigin, DriftState
-from events.population import CandidateAccepted
+from events.population import CandidateAccepted, CandidateKept
 from events.run import AuditReleased, RunFinished
 from events.secret import Scanner
 from events.subjects import GOLD
@@ -31,7 +31,16 @@ from runtime.log.port import append_once
 from runtime.log.worker import Wants
 from services.auditor import service
 from services.auditor.final_table import cells_of
-from services.auditor.measure import AnswerSheet, AuditHost, RunAudit, gold_of, pairs_to_measure, reward_of, score_pair
+from services.auditor.measure import (
+    AnswerSheet,
+    AuditHost,
+    RunAudit,
+    ancestry_of,
+    gold_of,
+    pairs_to_measure,
+    reward_of,
+    score_pair,
+)
 from services.auditor.release import release
 from tasks.contract import EvaluationSet
 from tasks.loading import Task, load
@@ -53,7 +62,9 @@ def score(answer, label):
 '''
 
 
-def evaluated(generation: int, lever: CandidateOrigin, scaffold: str, adapter: str) -> CandidateEvaluated:
+def evaluated(
+    generation: int, lever: CandidateOrigin, scaffold: str, adapter: str, *parents: str
+) -> CandidateEvaluated:
     return CandidateEvaluated(
         generation=generation,
         candidate=f"c{generation}",
@@ -71,16 +82,73 @@ def evaluated(generation: int, lever: CandidateOrigin, scaffold: str, adapter: s
         rollouts=1,
         tokens=1,
         micro_usd=0,
+        parents=parents,
     )
 
 
 def test_a_candidate_is_measured_and_at_a_switch_of_levers_its_parts_with_those_of_the_start() -> None:
+    """In a chain, whose older logs do not say what each candidate was made from."""
     start, first = evaluated(0, "start", "s0", ""), evaluated(1, "scaffold", "s1", "")
     trained, again = evaluated(2, "weights", "s1", "a1"), evaluated(3, "weights", "s1", "a2")
-    assert pairs_to_measure([start]) == [("s0", ""), ("s0", "")]
-    assert pairs_to_measure([start, first]) == [("s0", ""), ("s1", "")]
-    assert pairs_to_measure([start, first, trained]) == [("s0", ""), ("s1", "a1"), ("s1", ""), ("s0", "a1")]
-    assert pairs_to_measure([start, first, trained, again]) == [("s0", ""), ("s1", "a2")]
+    assert pairs_of([start]) == [("s0", ""), ("s0", "")]
+    assert pairs_of([start, first]) == [("s0", ""), ("s1", "")]
+    assert pairs_of([start, first, trained]) == [("s0", ""), ("s1", "a1"), ("s1", ""), ("s0", "a1")]
+    assert pairs_of([start, first, trained, again]) == [("s0", ""), ("s1", "a2")]
+
+
+def test_a_candidate_is_compared_with_its_parent_and_what_was_only_kept_is_measured_with_it() -> None:
+    start = evaluated(0, "start", "s0", "")
+    edited, trained = evaluated(1, "scaffold", "s1", "", "c0"), evaluated(2, "weights", "s0", "a2", "c0")
+    assert pairs_of([start, edited, trained]) == [("s0", ""), ("s0", "a2")], "it has no scaffold of its own"
+    both = evaluated(3, "scaffold", "s3", "a2", "c2")
+    crossed = [("s3", "a2"), ("s3", ""), ("s0", "a2")]
+    assert pairs_of([start, edited, trained, both]) == [("s0", ""), *crossed]
+    assert pairs_of([start, edited, trained, both], kept=[2]) == [("s0", ""), ("s0", "a2"), *crossed]
+    assert pairs_of([start, edited, trained, both], kept=[1, 2]) == [("s0", ""), ("s0", "a2"), *crossed], (
+        "another branch"
+    )
+    further = evaluated(4, "scaffold", "s4", "a2", "c3")
+    assert pairs_of([start, edited, trained, both, further]) == [("s0", ""), ("s4", "a2")], "the same lever again"
+    assert pairs_of([start, edited, trained, both, further], kept=[2, 3]) == [
+        *[("s0", ""), ("s0", "a2"), *crossed],
+        ("s4", "a2"),
+    ]
+
+
+def test_repeats_and_runs_of_their_own_are_compared_by_what_they_changed() -> None:
+    start, first = evaluated(0, "start", "s0", ""), evaluated(1, "child", "s1", "a1", "c0")
+    crossed = [("s1", "a1"), ("s1", ""), ("s0", "a1")]
+    assert pairs_of([start, first]) == [("s0", ""), *crossed], "it may have changed both"
+    again = evaluated(2, "repeat", "s1", "a1", "c1")
+    assert pairs_of([start, first, again]) == [("s0", ""), ("s1", "a1")]
+    trained = evaluated(3, "child", "s1", "a3", "c2")
+    assert pairs_of([start, first, again, trained]) == [("s0", ""), ("s1", "a3"), ("s1", ""), ("s0", "a3")]
+    trained_again = evaluated(4, "weights", "s1", "a4", "c3")
+    assert pairs_of([start, first, again, trained, trained_again]) == [("s0", ""), ("s1", "a4")]
+
+
+def pairs_of(evaluations: Sequence[CandidateEvaluated], kept: Sequence[int] = ()) -> list[PairKey]:
+    """What is measured for the last candidate, of a run in which these were evaluated and, but for those that were only
+    kept, accepted.
+    """
+    log = MemoryLog(MemoryStream())
+
+    async def past(run: str) -> list[Any]:
+        return []
+
+    async def measured() -> list[PairKey]:
+        for one in evaluations:
+            verdict = CandidateKept if one.generation in kept else CandidateAccepted
+            facts = [one, verdict(generation=one.generation, candidate=one.candidate, score=0.5, reason="")]
+            for fact in facts:
+                event = codec.event(fact, run="r", source=publisher(fact), cause="", time="2026-01-01T00:00:00Z")
+                await append_once(log, [event], Scanner([]))
+        context: Any = SimpleNamespace(log=log, past=past)
+        ancestry = await ancestry_of(context, "r", evaluations[-1].generation)
+        assert ancestry
+        return pairs_to_measure(ancestry)
+
+    return asyncio.run(measured())
 
 
 def measured(task: Task, answers: Mapping[str, str | None]) -> dict[str, PairMeasured]:
@@ -133,7 +201,7 @@ def test_where_most_attempts_or_scores_fail_nothing_is_measured_and_that_is_reco
     assert list(measured(task, dict.fromkeys(items, "mason"))) == [GOLD_MEASURE]
 
 
-def released(action: AuditAction, look: int, found: DriftFlagged | None, *before: AuditReleased) -> AuditReleased:
+def released(action: AuditAction, look: int, found: DriftFlagged | None, *before: Fact) -> AuditReleased:
     log, scanner = MemoryLog(MemoryStream()), Scanner([])
 
     async def past(run: str) -> list[Any]:
@@ -141,7 +209,7 @@ def released(action: AuditAction, look: int, found: DriftFlagged | None, *before
 
     async def asked() -> AuditReleased:
         events = [
-            codec.event(fact, run="r", source="auditor", cause="", time="2026-01-01T00:00:00Z") for fact in before
+            codec.event(fact, run="r", source=publisher(fact), cause="", time="2026-01-01T00:00:00Z") for fact in before
         ]
         for event in events:
             await append_once(log, [event], scanner)
@@ -180,6 +248,21 @@ def test_of_each_drift_the_loop_is_told_once() -> None:
     assert (first.action, again.action) == ("freeze", "none") and again.bits == pytest.approx(2 + math.log2(3))
     second = released("freeze", 5, flagged(5, generation=5), first, again)
     assert second.action == "freeze" and second.bits == pytest.approx(3 + 2 * math.log2(3))
+
+
+def test_a_drift_on_another_branch_is_told_though_it_began_earlier() -> None:
+    """Generations 2 and 4 were made from the start, 3 and 5 from 2, 6 from 4."""
+    parents = {2: "c0", 3: "c2", 4: "c0", 5: "c2", 6: "c4"}
+    tree = [
+        evaluated(0, "start", "s0", ""),
+        *(evaluated(one, "scaffold", f"s{one}", "", parents[one]) for one in parents),
+    ]
+    first = released("freeze", 5, flagged(5, generation=5), *tree)
+    assert first.action == "freeze" and first.generation == 5
+    same = released("freeze", 6, flagged(6, generation=2), *tree, first)
+    assert same.action == "none", "the same drift, placed earlier"
+    other = released("freeze", 6, flagged(6, generation=4), *tree, first)
+    assert (other.action, other.generation) == ("freeze", 4)
 
 
 def accepted() -> codec.Event:
@@ -391,12 +474,23 @@ def finished(scaffold: str, adapter: str) -> RunFinished:
 
 
 def test_each_lever_is_scored_alone_where_both_moved() -> None:
-    assert [cell.name for cell in cells_of("s0", finished("s1", "a1"))] == [
+    start = PairKey("s0", "")
+    assert [cell.name for cell in cells_of(start, finished("s1", "a1"))] == [
         "start",
         "scaffold",
         "weights",
         "final",
         "uniform_policy",
     ]
-    assert [cell.name for cell in cells_of("s0", finished("s1", ""))] == ["start", "final", "uniform_policy"]
-    assert [cell.name for cell in cells_of("s0", finished("s0", "a1"))] == ["start", "final", "uniform_policy"]
+    assert [cell.name for cell in cells_of(start, finished("s1", ""))] == [
+        "start",
+        "final",
+        "uniform_policy",
+    ]
+    assert [cell.name for cell in cells_of(start, finished("s0", "a1"))] == [
+        "start",
+        "final",
+        "uniform_policy",
+    ]
+    owned = cells_of(PairKey("s0", "a0"), finished("s1", "a1"))
+    assert [cell.pair for cell in owned[:3]] == [("s0", "a0"), ("s1", "a0"), ("s0", "a1")], "it began with an adapter"

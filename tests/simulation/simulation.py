@@ -1,9 +1,10 @@
 """The whole system in one process under a seed: all services on the log in memory, in virtual time, with everything
 going wrong.
 
-`simulate(seed)` is one run of it and raises `Broken` with what does not hold. The run itself is one of ten settings,
-and the seed draws which, what goes wrong and when, and in which order things happen. What runs is the services' own
-code; stand-ins are the broker, the blobs' disk, the clocks, the scaffold's process, the policy and the gradient work.
+`simulate(seed)` is one run of it and raises `Broken` with what does not hold. The run itself is one of some twenty
+settings, and the seed draws which, what goes wrong and when, and in which order things happen. What runs is the
+services' own code; stand-ins are the broker, the blobs' disk, the clocks, the scaffold's process, the policy and the
+gradient work.
 `make sim SEEDS=10000` runs many.
 """
 
@@ -54,6 +55,7 @@ from events.run import Items, RunFinished, RunPaused, RunResumed, RunStarted
 from events.secret import Scanner
 from events.subjects import GOLD, LOG, run_of, tag_of
 from replay.archive.projection import Archive
+from runtime.effects.choose import choose_by_rules
 from runtime.effects.scoring import in_process
 from runtime.log.memory import MemoryLog
 from runtime.log.port import Message, Stored, append_once, readable
@@ -66,7 +68,15 @@ from tasks.loading import load
 from tests.harness import invariants
 from tests.harness.faulty import LIFE, Clock, FaultyBlobs, FaultyLog, Killed, Life, World
 from tests.harness.paths import TASKS
-from tests.harness.stand_ins import SETTINGS, InProcessScaffold, PolicyStandIn, ServedModelsStandIn, Setting, train
+from tests.harness.stand_ins import (
+    SETTINGS,
+    InProcessScaffold,
+    PolicyStandIn,
+    ServedModelsStandIn,
+    Setting,
+    choose,
+    train,
+)
 
 TINY = TASKS / "tiny"
 PATIENCE = 900.0
@@ -128,10 +138,15 @@ class System:
     """All services with their supervisor and operator, over one world."""
 
     def __init__(
-        self, setting: Setting, seed: int | None, folder: Path, rates: Mapping[str, float] | None = None
+        self,
+        setting: Setting,
+        seed: int | None,
+        folder: Path,
+        rates: Mapping[str, float] | None = None,
+        delays: int = 0,
     ) -> None:
         self.setting, self.folder = setting, folder
-        self.world = World(seed, rates)
+        self.world = World(seed, rates, delays)
         self.loop, self.draw, self.chaos = self.world.loop, self.world.draw, self.world.chaos
         self.lives: dict[tuple[str, int], Life] = {}
         self.trouble: list[str] = []
@@ -182,7 +197,10 @@ class System:
         await asyncio.gather(*others, *self.world.late, return_exceptions=True)
 
     def _audited(self) -> bool:
-        return sum(tag_of(stored.subject) == "audit_finished" for stored in self.log(GOLD)) == len(self.setting.runs)
+        """Whether all runs are, those that belong to a candidate of another too."""
+        runs = {run_of(stored.subject) for stored in self.log() if tag_of(stored.subject) == RunStarted.tag()}
+        ended = {run_of(stored.subject) for stored in self.log(GOLD) if tag_of(stored.subject) == "audit_finished"}
+        return ended >= {*runs, *self.setting.runs}
 
     async def _operate(self) -> None:
         """Order the runs, and where things go wrong, pause and resume them, and put in what nobody can read."""
@@ -295,6 +313,12 @@ class System:
             shard_size=setting.shard_size,
             sandbox="none",
             on_drift=setting.on_drift,
+            strategy=setting.strategy,
+            width=setting.width,
+            first_items=setting.first_items,
+            recheck=setting.recheck,
+            refills=setting.refills,
+            schedule=setting.schedule,
         )
 
     def _said(self, run: str, fact: Any) -> Event:
@@ -312,6 +336,7 @@ class System:
                 (runtime.rollouts.runner, "ScaffoldProcess", InProcessScaffold),
                 (runtime.rollouts.runner, "provide", lambda recorded: Profile("none", "none")),
                 (runtime.effects.train, "train", functools.partial(train, self.setting)),
+                (services.feedback_agent, "choose_by_rules", functools.partial(choose, self.setting, choose_by_rules)),
                 (services.auditor.service, "open_archive", lambda path, stream: self.world.rows[stream]),
             ):
                 stack.enter_context(mock.patch.object(module, name, stand_in))
@@ -359,12 +384,18 @@ def answers_are_recorded(events: Sequence[Event]) -> None:
             )
 
 
-def simulate(seed: int, rates: Mapping[str, float] | None = None, *, projected: bool = True) -> System:
+def simulate(
+    seed: int,
+    rates: Mapping[str, float] | None = None,
+    *,
+    projected: bool = True,
+    settings: Sequence[Setting] = SETTINGS,
+) -> System:
     """One run under this seed, and all that must hold of it; raises `Broken`.
 
-    `rates` are those of the faults, else they are drawn.
+    `rates` are those of the faults, else they are drawn; so is one of the settings.
     """
-    setting = random.Random(f"setting {seed}").choice(SETTINGS)
+    setting = random.Random(f"setting {seed}").choice(settings)
     with (
         tempfile.TemporaryDirectory(prefix="evolog-") as folder,
         mock.patch.object(codec, "decode_at", _decode_at),

@@ -85,8 +85,15 @@ def finished(system: System, run: str) -> tuple[Any, ...]:
     return end.reason, end.score, end.scaffold, end.adapter, end.rollouts, end.tokens, end.micro_usd
 
 
-def test_a_fork_in_the_middle_of_a_play_finds_the_calls_of_its_past_and_ends_as_its_parent(tmp_path: Path) -> None:
-    system = ForkingSystem(Setting(1, levers=("scaffold",)), tmp_path)
+@pytest.mark.parametrize(
+    "setting",
+    [Setting(1, levers=("scaffold",)), Setting(1, levers=("scaffold",), generations=4, strategy="dgm", width=4)],
+    ids=["chain", "dgm, width 4"],
+)
+def test_a_fork_in_the_middle_of_a_play_finds_the_calls_of_its_past_and_ends_as_its_parent(
+    setting: Setting, tmp_path: Path
+) -> None:
+    system = ForkingSystem(setting, tmp_path)
     system.run()
     assert not system.trouble and len(system.forks) > 3
     assert {run: finished(system, run) for run in system.forks} == dict.fromkeys(system.forks, finished(system, PARENT))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +30,18 @@ import services.archivist
 import services.feedback_agent
 from events import codec
 from events.codec import Event
+from events.fact import derive
 from events.rollouts import CallUse, TrajectoryRecorded
 from events.run import Budget, RunStarted
 from events.subjects import GOLD, LOG
 from replay.archive.projection import Archive
 from runtime.log.port import Stored, readable
 from runtime.rollouts.calls import CallRecorder
+from runtime.run.decide import _settling
 from runtime.run.decider import Decision
-from tests.harness.stand_ins import SETTINGS
+from runtime.run.evolve import _with_child
+from runtime.run.state import with_flight
+from tests.harness.stand_ins import SETTINGS, Setting
 from tests.simulation import simulation
 from tests.simulation.simulation import (
     Broken,
@@ -61,14 +65,16 @@ AS_RECORDED = "Answers are recorded before they are released"
 
 class Mistake(NamedTuple):
     """Lines of functions, what they become, and the invariant that this breaks; `rates` are those of faults that bring
-    it about.
+    it about, `settings` those of runs in which it can be.
     """
 
     lines: tuple[tuple[Callable[..., Any], str, str], ...]
     breaks: str
     rates: Mapping[str, float] | None = None
+    settings: Sequence[Setting] = SETTINGS
 
 
+WIDE = [setting for setting in SETTINGS if setting.width > 1]
 STEP = "codec.event(fact, run=cause.run, source=source, cause=cause.id, time=now())"
 MISTAKES = {
     "acknowledged before it is appended": Mistake(
@@ -136,6 +142,36 @@ MISTAKES = {
         ),
         AS_RECORDED,
         {"again": 1.0, "slow": 0.05},
+    ),
+    # which only a population can have
+    "two candidates that share a slot": Mistake(
+        (
+            (
+                with_flight,
+                "    flights = {**state.flights, flight.generation: flight}\n",
+                "    flights = {n: each for n, each in state.flights.items() if n % 3 != flight.generation % 3}\n"
+                "    flights[flight.generation] = flight\n",
+            ),
+        ),
+        "Generations are settled once and in order",
+        settings=WIDE,
+    ),
+    "a child run that is counted twice": Mistake(
+        ((_with_child, "flight.rollouts + ended.rollouts", "flight.rollouts + 2 * ended.rollouts"),),
+        "Nothing counts twice",
+        settings=[setting for setting in SETTINGS if setting.nested],
+    ),
+    "a decision that depends on which candidate was finished first": Mistake(
+        (
+            (
+                _settling,
+                "next(iter(state.flights.values()), None)",
+                "next((each for each in state.flights.values() if each.phase in ('failed', 'stopped') or each.phase == "
+                "'playing' and not each.waiting), None)",
+            ),
+        ),
+        "Every run ends as the undisturbed one",
+        settings=WIDE,
     ),
 }
 
@@ -207,6 +243,10 @@ def test_every_invariant_holds_in_many_seeds_and_everything_happens() -> None:
         "adapter_rejected",
         "weight_update_failed",
         "candidate_rejected",
+        "candidate_kept",
+        "stage_evaluated",
+        "candidate_rechecked",
+        "child_run_finished",
         "event_set_aside",
     }
     assert rare <= events.keys()
@@ -218,7 +258,7 @@ def test_a_planted_mistake_is_found(mistake: str) -> None:
     with planted(MISTAKES[mistake]):
         for seed in range(PLANTED):
             try:
-                simulate(seed, MISTAKES[mistake].rates)
+                simulate(seed, MISTAKES[mistake].rates, settings=MISTAKES[mistake].settings)
             except Broken as wrong:
                 found.append((seed, wrong.sentences))
                 if any(sentence.startswith(MISTAKES[mistake].breaks) for sentence in wrong.sentences):
@@ -231,6 +271,21 @@ def test_without_faults_the_mistakes_would_not_be_seen(mistake: str) -> None:
     with planted(MISTAKES[mistake]):
         system = undisturbed.__wrapped__(SETTINGS[0])
         assert not broken(system, undisturbed(SETTINGS[0]))
+
+
+@pytest.mark.parametrize("setting", WIDE, ids=[f"{setting.strategy} {setting.seed}" for setting in WIDE])
+def test_executors_of_other_delays_lead_to_the_same_decisions(setting: Setting, tmp_path: Path) -> None:
+    calm = readable(undisturbed(setting).log())
+    orders = {tuple(event.id for event in calm if event.source == "controller")}
+    for delays in (1, 2):
+        system = System(setting, None, tmp_path / str(delays), delays=delays)
+        system.run()
+        assert not system.trouble
+        events = readable(system.log())
+        invariants.same_decisions(events, calm)
+        invariants.check_all(system.log(), system.log(GOLD), calm)
+        orders.add(tuple(event.id for event in events if event.source == "controller"))
+    assert len(orders) > 1 or setting.strategy == "best_of_k"
 
 
 def test_the_same_seed_gives_the_same_log_to_the_byte(tmp_path: Path) -> None:
@@ -301,6 +356,40 @@ def changed(system: System, tag: str, **fields: object) -> list[Stored]:
     return stored
 
 
+def population_checks() -> list[tuple[Callable[[], object], str]]:
+    """Changes to a run with several generations under way, and to one with a child run, and what is said of them."""
+    system = undisturbed(next(setting for setting in WIDE if setting.strategy == "dgm"))
+    owner = undisturbed(next(setting for setting in WIDE if setting.nested))
+    start = derive("r", "candidate", 0)
+
+    def sound(tag: str, **fields: object) -> Callable[[], object]:
+        return lambda: invariants.population_is_sound(readable(changed(system, tag, **fields)))
+
+    return [
+        (sound("parent_selected", probabilities={start: 0.9}), "Probabilities add up to 1, but"),
+        (sound("parent_selected", second="nobody"), "Parents are of the population, but"),
+        (sound("candidate_evaluated", parents=("nobody",)), "Parents are of the population, but"),
+        (sound("candidate_evaluated", candidate=start), "A generation has one candidate, but"),
+        (sound("candidate_rejected", generation=1), "Generations are settled once and in order, but"),
+        (sound("parent_selected", generation=9), "Generations begin one after the other, but"),
+        (sound(RunStarted.tag(), width=0), "At most 0 generations are under way, but"),
+        (
+            lambda: invariants.nothing_counts_twice(readable(changed(owner, "child_run_finished", rollouts=999))),
+            "Nothing counts twice, but",
+        ),
+        (
+            lambda: invariants.budget_is_kept(readable(changed(owner, "child_run_finished", rollouts=999))),
+            "The budget is kept, but",
+        ),
+        (
+            lambda: invariants.every_request_is_answered(
+                [event for event in readable(owner.log()) if event.tag != "child_run_finished"]
+            ),
+            "Every request is answered or failed, but not",
+        ),
+    ]
+
+
 def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = undisturbed(SETTINGS[0])
     log, gold = system.log(), system.log(GOLD)
@@ -341,6 +430,7 @@ def test_what_was_changed_in_a_log_is_seen(tmp_path: Path, monkeypatch: pytest.M
             "A call is recorded before its answer is released, but",
         ),
         (lambda: invariants.audited_once(events, readable(gold[:-1])), "Every finished run is audited once, but"),
+        *population_checks(),
     )
     for check, words in checks:
         with pytest.raises(AssertionError) as raised:

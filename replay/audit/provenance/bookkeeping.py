@@ -3,17 +3,27 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from algorithms.statistics import more_failures
+from events.change import ChildRunFinished
 from events.gold import GoldScored
-from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
-from events.population import CandidateAccepted
+from events.judgement import (
+    CandidateEvaluated,
+    CandidateRechecked,
+    ScoringFailed,
+    StageEvaluated,
+    TrajectoryScored,
+)
+from events.kinds import Purpose
+from events.population import CandidateAccepted, CandidateKept
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import RunStarted
 from events.weights import AdapterPublished, AdapterServed
+from replay.audit.pair import PairKey
 from replay.audit.provenance.fault import ProvenanceFault
+from replay.audit.provenance.standings import Standings
 from replay.recorded import StoredEvent
 from runtime.policies.client import model_name
 from runtime.rollouts.shard import RolloutKey
@@ -41,6 +51,9 @@ def served_otherwise(events: Sequence[StoredEvent]) -> list[ProvenanceFault]:
         match stored.event.data:
             case RunStarted() as started:
                 bases[stored.event.run] = started.base_model
+                served.add(started.start_adapter)  # which the run that this one belongs to had served
+            case ChildRunFinished(adapter=adapter):
+                served.add(adapter)  # in that run's own events
             case AdapterPublished(batch=batch, adapter=adapter):
                 published[batch] = adapter
             case AdapterServed(batch=batch, adapter=adapter):
@@ -118,6 +131,8 @@ def out_of_range(events: Sequence[StoredEvent], low: float = -1e9, high: float =
             case (
                 CandidateEvaluated(score=value, generation=generation)
                 | CandidateAccepted(score=value, generation=generation)
+                | CandidateKept(score=value, generation=generation)
+                | StageEvaluated(score=value, generation=generation)
             ):
                 subject = f"The score of generation {generation}"
             case GoldScored(score=value, cell=cell, split=split):
@@ -145,92 +160,122 @@ def out_of_range(events: Sequence[StoredEvent], low: float = -1e9, high: float =
 
 
 def counted_otherwise(events: Sequence[StoredEvent]) -> list[ProvenanceFault]:
-    """Items requested twice, attempts scored twice or never requested, and scores that are not the mean of their
-    rewards.
+    """Items requested twice, attempts scored twice or never requested, scores that are not the mean of their rewards,
+    and candidates that were accepted or kept against their scores.
 
     A candidate's score is the mean reward of those of its requested attempts at dev that ran; its `items` and `failed`
-    must count them.
+    must count them. So it is with the first items, where a candidate is asked those before the others.
     """
-    tally = _Tally()
+    tally, standings = _Tally(), Standings(stored.event.data for stored in events)
     faults = []
     for stored in events:
-        faults += [ProvenanceFault(stored.sequence, sentence) for sentence in tally.take(stored)]
-        match stored.event.data:
-            case CandidateEvaluated() as evaluated if rewards := tally.dev(evaluated):
-                scored = [reward for reward in rewards.values() if reward is not None]
-                score = f"The score of generation {evaluated.generation}"
-                if evaluated.items != len(rewards):
-                    sentence = f"{score} counts {evaluated.items} attempts, and {len(rewards)} were asked for."
-                elif evaluated.failed != len(rewards) - len(scored):
-                    sentence = (
-                        f"{score} counts {evaluated.failed} attempts as failed, and "
-                        f"{len(rewards) - len(scored)} of {len(rewards)} were."
-                    )
-                elif scored and not math.isclose(
-                    mean := math.fsum(scored) / len(scored), evaluated.score, rel_tol=ROUNDING, abs_tol=ROUNDING
-                ):
-                    sentence = f"{score} is {evaluated.score:g}, and the mean of its {len(scored)} rewards is {mean:g}."
-                else:
-                    continue
-                faults.append(ProvenanceFault(stored.sequence, sentence))
+        fact = stored.event.data
+        sentences = tally.take(stored) + standings.take(fact)
+        match fact:
+            case StageEvaluated(generation=generation):
+                sentences += _miscounted(f"The first score of generation {generation}", fact, tally.dev(generation))
+            case CandidateEvaluated(generation=generation):
+                rewards = tally.dev(generation, PairKey(fact.scaffold, fact.adapter))
+                sentences += _miscounted(f"The score of generation {generation}", fact, rewards)
+            case CandidateRechecked():
+                sentences += _rechecked_otherwise(fact, standings, tally)
+        faults += [ProvenanceFault(stored.sequence, sentence) for sentence in sentences]
     return faults
+
+
+def _miscounted(
+    score: str, evaluated: CandidateEvaluated | StageEvaluated, rewards: Mapping[RolloutKey, float | None]
+) -> list[str]:
+    """How a score differs from what its attempts at dev say; nothing where none of them is recorded."""
+    if not rewards:
+        return []
+    scored = [reward for reward in rewards.values() if reward is not None]
+    lost = len(rewards) - len(scored)
+    if evaluated.items != len(rewards):
+        return [f"{score} counts {evaluated.items} attempts, and {len(rewards)} were asked for."]
+    if evaluated.failed != lost:
+        return [f"{score} counts {evaluated.failed} attempts as failed, and {lost} of {len(rewards)} were."]
+    if scored and not _close(mean := math.fsum(scored) / len(scored), evaluated.score):
+        return [f"{score} is {evaluated.score:g}, and the mean of its {len(scored)} rewards is {mean:g}."]
+    return []
+
+
+def _rechecked_otherwise(rechecked: CandidateRechecked, standings: Standings, tally: "_Tally") -> list[str]:
+    """How a second look differs from what the attempts of both looks say; nothing where none is recorded."""
+    against = standings.evaluated.get(rechecked.against)
+    again = [tally.by_item(rechecked.generation, "recheck", number) for number in (1, 2)]
+    if against is None or not all(again):
+        return []
+    first = [tally.by_item(generation, "dev") for generation in (rechecked.generation, against.generation)]
+    mine, theirs = (
+        {
+            item: (one[item] + rechecked.attempts * other[item]) / (1 + rechecked.attempts)
+            for item in one.keys() & other.keys()
+        }
+        for one, other in zip(first, again, strict=True)
+    )
+    items = mine.keys() & theirs.keys()
+    difference = math.fsum(mine[item] - theirs[item] for item in items) / max(1, len(items))
+    if rechecked.items == len(items) and _close(difference, rechecked.difference):
+        return []
+    return [
+        f"The second look at generation {rechecked.generation} says {rechecked.difference:+g} over {rechecked.items} "
+        f"items, and its attempts say {difference:+g} over {len(items)}."
+    ]
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 def gained_by_failing(events: Sequence[StoredEvent], worst: float = 0.0) -> list[ProvenanceFault]:
     """Candidates that were accepted for a higher score, and score no higher once attempts that failed count as `worst`.
 
-    A fault's `chance` is the p-value of Fisher's exact test (one-sided) that the candidate's attempts fail no more
-    often than its parent's, times (pi look)^2 / 6, where looks are the candidates evaluated so far.
+    Each is held against the candidate that was the best until then, which it had to beat. A fault's `chance` is the
+    p-value of Fisher's exact test (one-sided) that the candidate's attempts fail no more often than the other's, times
+    (pi look)^2 / 6, where looks are the candidates evaluated so far.
     """
-    tally = _Tally()
-    evaluated: dict[tuple[str, int], CandidateEvaluated] = {}
-    parent: _Standing | None = None
+    tally, standings = _Tally(), Standings(stored.event.data for stored in events)
     faults = []
     for stored in events:
         tally.take(stored)
-        match stored.event.data:
-            case CandidateEvaluated() as fact:
-                evaluated[stored.event.run, fact.generation] = fact
-            case CandidateAccepted(generation=generation) if scored := evaluated.get((stored.event.run, generation)):
-                rewards = tally.dev(scored)
-                whole = math.fsum(worst if reward is None else reward for reward in rewards.values()) / max(
-                    1, len(rewards)
-                )
-                failed = sum(reward is None for reward in rewards.values())
-                if (
-                    parent
-                    and scored.lever != "start"
-                    and scored.score > parent.score
-                    and whole <= parent.whole
-                    and rewards
-                ):
+        fact = stored.event.data
+        if isinstance(fact, CandidateAccepted) and (scored := standings.evaluated.get(fact.candidate)):
+            before = standings.best
+            if before and scored.lever not in ("start", "repeat") and scored.score > before.score:
+                mine, theirs = (_whole(tally, one, worst) for one in (scored, before))
+                if mine.attempts and mine.score <= theirs.score:
                     chance = (
-                        more_failures(failed, len(rewards), parent.failed, parent.attempts)
-                        * (math.pi * len(evaluated)) ** 2
+                        more_failures(mine.failed, mine.attempts, theirs.failed, theirs.attempts)
+                        * (math.pi * len(standings.evaluated)) ** 2
                         / 6
                     )
+                    other = "its parent's" if before.candidate in scored.parents[:1] else "that of the best until then"
                     rise = (
-                        f"The score of generation {generation} rose from {parent.score:g} to {scored.score:g} "
+                        f"The score of generation {fact.generation} rose from {before.score:g} to {scored.score:g} "
                         "over the attempts that ran"
                     )
                     rest = (
-                        f"with its {failed} failed attempts as {worst:g} it is {whole:g}, and its parent's is "
-                        f"{parent.whole:g}"
+                        f"with its {mine.failed} failed attempts as {worst:g} it is {mine.score:g}, and {other} is "
+                        f"{theirs.score:g}"
                     )
                     faults.append(ProvenanceFault(stored.sequence, f"{rise}; {rest}.", min(1.0, chance)))
-                parent = _Standing(scored.score, whole, failed, len(rewards))
+        standings.take(fact)
     return faults
 
 
-class _Standing(NamedTuple):
-    """An accepted candidate's score over the attempts that ran and over the whole, with its numbers of failed and of
-    all attempts.
-    """
+class _Whole(NamedTuple):
+    """A candidate's score over all of its attempts, with their number and that of the failed ones."""
 
     score: float
-    whole: float
     failed: int
     attempts: int
+
+
+def _whole(tally: "_Tally", evaluated: CandidateEvaluated, worst: float) -> _Whole:
+    rewards = tally.dev(evaluated.generation, PairKey(evaluated.scaffold, evaluated.adapter))
+    score = math.fsum(worst if reward is None else reward for reward in rewards.values()) / max(1, len(rewards))
+    return _Whole(score, sum(reward is None for reward in rewards.values()), len(rewards))
 
 
 class _Tally:
@@ -248,8 +293,9 @@ class _Tally:
         match stored.event.data:
             case RolloutsRequested() as requested:
                 self._requests[stored.event.id] = requested
+                played = (stored.event.run, requested.generation, requested.purpose, requested.round, requested.refill)
                 for item in requested.items:
-                    purpose = (stored.event.run, requested.generation, requested.purpose, requested.round, item)
+                    purpose = (*played, item)
                     if purpose in self._requested_items:
                         wrong.append(
                             f"Item {item!r} is asked twice for {requested.purpose} of generation "
@@ -275,18 +321,33 @@ class _Tally:
                 self._results[request].setdefault(RolloutKey(item, attempt), None)
         return wrong
 
-    def dev(self, candidate: CandidateEvaluated) -> dict[RolloutKey, float | None]:
-        """The rewards of a candidate's requested attempts at dev; None for those that failed or never came back.
+    def dev(self, generation: int, pair: PairKey | None = None) -> dict[RolloutKey, float | None]:
+        """The rewards of a generation's requested attempts at dev, if a pair is given of its alone; None for those that
+        failed or never came back.
 
         Where a fork requested again what its parent's request left open, the later request counts.
         """
         rewards: dict[RolloutKey, float | None] = {}
-        own = (candidate.generation, "dev", candidate.scaffold, candidate.adapter)
         for id, requested in self._requests.items():
-            if (requested.generation, requested.purpose, requested.scaffold, requested.adapter) == own:
-                keys = [RolloutKey(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
-                rewards |= {key: self._results[id].get(key) for key in keys}
+            if (requested.generation, requested.purpose) == (generation, "dev") and pair in (
+                None,
+                (requested.scaffold, requested.adapter),
+            ):
+                rewards |= self._rewards(id, requested)
         return rewards
+
+    def by_item(self, generation: int, purpose: Purpose, round: int | None = None) -> dict[str, float]:
+        """The mean reward of a generation's attempts at each item, of a purpose, and of a round if it is given."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for id, requested in self._requests.items():
+            if (requested.generation, requested.purpose) == (generation, purpose) and round in (None, requested.round):
+                for key, reward in self._rewards(id, requested).items():
+                    found[key.item] += [] if reward is None else [reward]
+        return {item: math.fsum(rewards) / len(rewards) for item, rewards in found.items() if rewards}
+
+    def _rewards(self, id: str, requested: RolloutsRequested) -> dict[RolloutKey, float | None]:
+        keys = [RolloutKey(item, attempt) for item in requested.items for attempt in range(requested.attempts)]
+        return {key: self._results[id].get(key) for key in keys}
 
 
 def _short(name: str) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from events.choice import LeverChosen
-from events.judgement import CandidateEvaluated
+from events.rollouts import RolloutsRequested
+from events.run import RunStarted
+from replay.audit.ancestry import evaluations, moved
 from replay.audit.provenance.bookkeeping import (
     counted_otherwise,
     gained_by_failing,
@@ -41,13 +43,19 @@ class Known(NamedTuple):
     watched: Watched = WATCHED
 
 
-def examine(events: Sequence[StoredEvent], read: Read, known: Known) -> dict[str, list[ProvenanceFault]]:
-    """The faults that each check finds, by the check's name. What `read` raises travels on."""
+def examine(
+    events: Sequence[StoredEvent], read: Read, known: Known, among: Sequence[StoredEvent] | None = None
+) -> dict[str, list[ProvenanceFault]]:
+    """The faults that each check finds, by the check's name. What `read` raises travels on.
+
+    Of what is shown or answered again, the first time counts: the first `among` these events, if they are given.
+    """
+    among = events if among is None else among
     return {
-        "hidden_in_sight": hidden_in_sight(events, read, known.hidden, known.public.values(), known.gold_blobs),
+        "hidden_in_sight": hidden_in_sight(among, read, known.hidden, known.public.values(), known.gold_blobs),
         "check_touched": check_touched(events, read, known.watched),
         "served_otherwise": served_otherwise(events),
-        "verifier_changed": verifier_changed(events),
+        "verifier_changed": verifier_changed(among),
         "out_of_range": out_of_range(events, known.low, known.high),
         "seed_only": seed_only(events, read),
         "trained_on_audited": trained_on_audited(events, known.audited, known.public),
@@ -65,9 +73,16 @@ def provenance_findings(
 ) -> list[Finding]:
     """One finding for each check, over both streams; of the log's faults only those of `generations`, if given."""
     generation_at, levers = _generations(events), _levers(events)
+    among = [
+        stored
+        for stored in events
+        if generations is None
+        or generation_at[stored.sequence] in generations
+        or isinstance(stored.event.data, RunStarted)
+    ]
     findings: list[Finding] = []
     gold_faults = examine(gold, read, known) if gold else {}
-    for check, faults in examine(events, read, known).items():
+    for check, faults in examine(events, read, known, among).items():
         faults = [fault for fault in faults if generations is None or generation_at[fault.sequence] in generations]
         faults = [fault for fault in faults if fault.chance <= ALPHA["robustness"] * ROBUSTNESS_SHARES["failing"]]
         all_faults = [*faults, *gold_faults.get(check, [])]
@@ -90,18 +105,28 @@ def provenance_findings(
 
 
 def _generations(events: Sequence[StoredEvent]) -> dict[int, int]:
-    """The generation in which each event came, by sequence."""
-    generations, generation = {}, 0
+    """The generation that each event is about, by sequence: its own, or that of the request that it answers. Of one
+    that says neither, the last that was begun.
+    """
+    generations: dict[int, int] = {}
+    requested: dict[str, int] = {}
+    last = 0
     for stored in events:
-        generation = max(generation, getattr(stored.event.data, "generation", generation))
-        generations[stored.sequence] = generation
+        fact = stored.event.data
+        own = getattr(fact, "generation", None)
+        if isinstance(fact, RolloutsRequested):
+            requested[stored.event.id] = fact.generation
+        if own is None:
+            own = requested.get(getattr(fact, "request", ""))
+        last = max(last, -1 if own is None else own)
+        generations[stored.sequence] = last if own is None else own
     return generations
 
 
 def _levers(events: Sequence[StoredEvent]) -> dict[int, str]:
-    """The lever of each generation that has chosen one."""
-    return {
-        stored.event.data.generation: stored.event.data.lever
-        for stored in events
-        if isinstance(stored.event.data, LeverChosen | CandidateEvaluated)
-    }
+    """The lever of each generation that has chosen one; once there is a candidate, what is new in it."""
+    facts = [stored.event.data for stored in events]
+    chosen: dict[int, str] = {fact.generation: fact.lever for fact in facts if isinstance(fact, LeverChosen)}
+    evaluated = evaluations(facts)
+    by_id = {one.candidate: one for one in evaluated}
+    return chosen | {one.generation: moved(one, by_id) for one in evaluated}

@@ -9,7 +9,7 @@ from functools import cache
 
 import msgspec
 
-from events.change import ScaffoldProposed
+from events.change import ChildRunFinished, ScaffoldProposed
 from events.choice import AgentCalled, ContextAssembled
 from events.rollouts import ModelCalled, RolloutsRequested
 from events.weights import TrainingBatchSealed
@@ -135,7 +135,10 @@ def _inputs(stored: StoredEvent, read: Read) -> Iterator[tuple[str, str]]:
                 yield f"What the agent saw in generation {generation}", digest
         case AgentCalled(generation=generation, request=request):
             yield f"What the agent was told in generation {generation}", request
-        case ScaffoldProposed(generation=generation, scaffold=scaffold):
+        case (
+            ScaffoldProposed(generation=generation, scaffold=scaffold)
+            | ChildRunFinished(generation=generation, scaffold=scaffold)
+        ) if scaffold:
             for path, digest in scaffold_files(scaffold, read).items():
                 yield f"The file {path} of the scaffold of generation {generation}", digest
         case ModelCalled(item=item, body=body) if body:

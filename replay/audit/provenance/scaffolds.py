@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from events.change import ScaffoldProposed
+from events.change import ChildRunFinished, ChildRunOrdered, ScaffoldProposed
 from events.population import CandidateAccepted
 from replay.audit.provenance.fault import ProvenanceFault, Read, scaffold_files
 from replay.recorded import StoredEvent
@@ -48,26 +48,35 @@ def check_touched(events: Sequence[StoredEvent], read: Read, watched: Watched = 
     does not name.
     """
     faults = []
+    started_from: dict[str, str] = {}
     for stored in events:
-        if not isinstance(proposed := stored.event.data, ScaffoldProposed):
-            continue
-        before = _files(proposed.parent, read) if proposed.parent else {}
-        after = _files(proposed.scaffold, read)
+        match stored.event.data:
+            case ScaffoldProposed(generation=generation, parent=parent, scaffold=scaffold):
+                pass
+            case ChildRunOrdered(child=child, scaffold=scaffold):
+                started_from[child] = scaffold
+                continue
+            case ChildRunFinished(generation=generation, child=child, scaffold=scaffold) if scaffold:
+                parent = started_from.get(child, "")
+            case _:
+                continue
+        before = _files(parent, read) if parent else {}
+        after = _files(scaffold, read)
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         touched = sorted(path for path in changed if any(part in watched.paths for part in PurePosixPath(path).parts))
         parent_names, names = (
             {name for path in changed for name in _mentioned_names(path, files.get(path, b""), watched.names)}
             for files in (before, after)
         )
-        scaffold = f"The scaffold of generation {proposed.generation}"
+        named = f"The scaffold of generation {generation}"
         if touched:
             faults.append(
-                ProvenanceFault(stored.sequence, f"{scaffold} changes {', '.join(touched)}, which a check reads.")
+                ProvenanceFault(stored.sequence, f"{named} changes {', '.join(touched)}, which a check reads.")
             )
         if added := sorted(names - parent_names):
             faults.append(
                 ProvenanceFault(
-                    stored.sequence, f"{scaffold} names {', '.join(added)}, by which code reaches what a check reads."
+                    stored.sequence, f"{named} names {', '.join(added)}, by which code reaches what a check reads."
                 )
             )
     return faults

@@ -256,3 +256,24 @@ def test_what_rewards_and_answers_show_by_hand() -> None:
     assert found.agreement == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert (found.tokens, found.free) == (4.0, True) and found.length_spread == pytest.approx(0.5)
     assert (found.signal, found.labelled, found.copies) == ("none", False, True)
+
+
+def test_an_edit_on_another_branch_leaves_the_updates_of_this_scaffold() -> None:
+    """An edit of the candidate that was kept, and that it was not made from, says nothing of its own weights."""
+    history = [update("best_of_n", accepted=False, gain=0), edit("ridge_candidates")]
+    assert pick(RIDGE, history, {"weights"}).action == "best_of_n"
+    branch = [history[0], msgspec.structs.replace(history[1], other_branch=True)]
+    assert pick(RIDGE, branch, {"weights"}).action == "grpo"
+    assert (
+        pick(RIDGE, [*branch[:1], msgspec.structs.replace(edit("x"), lever="child")], {"weights"}).action == "best_of_n"
+    )
+
+
+def test_an_update_that_was_kept_without_a_gain_brought_nothing() -> None:
+    assert pick(RIDGE, [update("best_of_n", gain=-0.01)], {"weights"}).action == "grpo"
+    assert pick(RIDGE, [update("best_of_n", gain=0.004)], {"weights"}).lever == "stop"
+
+
+def test_what_is_kept_of_a_past_choice_in_a_chain_is_what_it_was() -> None:
+    """Recorded contexts hold it, and are compared when an agent is asked again."""
+    assert set(msgspec.to_builtins(edit("vote"))) == {"lever", "action", "accepted", "before", "after"}

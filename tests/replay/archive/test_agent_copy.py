@@ -16,7 +16,7 @@ from tests.harness.paths import HISTORIES
 
 
 @contextmanager
-def tables(messages: Sequence[Stored], run: str, past: Sequence[Span]) -> Iterator[RunTables]:
+def tables(messages: Sequence[Stored], run: str, past: Sequence[Span], known: int = 99) -> Iterator[RunTables]:
     """Those of a run, over an archive that holds these messages and the event that is waited for."""
     archive = Archive(MEMORY)
     archive.add(archive.read(messages))
@@ -27,7 +27,7 @@ def tables(messages: Sequence[Stored], run: str, past: Sequence[Span]) -> Iterat
         with closing(answer(lambda: archive.connection, MEMORY, sql)) as lines:
             return collect(lines)
 
-    found = RunTables(ask, run, past, "awaited", ())
+    found = RunTables(ask, run, past, "awaited", (), known)
     try:
         yield found
     finally:
@@ -61,3 +61,14 @@ def test_each_generation_of_a_fork_of_a_fork_is_there_once() -> None:
         assert numbers == list(range(len(numbers))) and len(numbers) > 2
     with tables(run.everything, run.run, ()) as alone:
         assert len(alone.query("FROM generations").rows) < len(numbers)
+
+
+def test_what_is_not_settled_cannot_be_asked_for() -> None:
+    run = folder.read(HISTORIES / "decider-version-2")
+    with tables(run.messages, run.run, ()) as found:
+        whole = {name: found.query(f"SELECT max(generation) FROM {name}").rows[0][0] for name in TABLES}
+    with tables(run.messages, run.run, (), known=1) as found:
+        early = {name: found.query(f"SELECT max(generation) FROM {name}").rows[0][0] for name in TABLES}
+    assert whole["trajectories"] == whole["candidates"] == whole["cost"] == 2
+    assert early["trajectories"] == early["candidates"] == early["cost"] == 1
+    assert all(number is None or number <= 1 for number in early.values())

@@ -13,19 +13,33 @@ import pytest
 
 from events import codec
 from events.catalogue import BY_TAG, ENTRIES, Entry
-from events.change import ScaffoldProposed, ScaffoldRequested, WeightUpdateRequested
+from events.change import (
+    ChildRunFinished,
+    ChildRunOrdered,
+    ChildRunRequested,
+    ScaffoldProposed,
+    ScaffoldRequested,
+    WeightUpdateRequested,
+)
 from events.choice import FeedbackRequested, LeverChosen
 from events.errors import CheckFailed, TryAgain
 from events.fact import Fact
-from events.judgement import CandidateEvaluated, LabelEstimated, TrajectoryScored
+from events.judgement import (
+    CandidateEvaluated,
+    CandidateRechecked,
+    LabelEstimated,
+    StageEvaluated,
+    TrajectoryScored,
+)
 from events.kinds import Purpose
-from events.population import CandidateAccepted, CandidateRejected
+from events.population import ArtefactPublished, CandidateAccepted, CandidateKept, CandidateRejected
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from events.run import RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from events.weights import AdapterPublished, AdapterServed, OptimizerStepApplied, TrainingBatchSealed
 from replay.archive.projection import Archive
-from runtime.log.port import Stored
+from replay.votes import vote
+from runtime.log.port import Stored, readable
 from tests.harness.archives import dump
 from tests.harness.facts import example, publisher
 from tests.harness.polling import PATIENCE
@@ -298,7 +312,7 @@ def played(generation: int, purpose: Purpose, rewards: list[float | None]) -> li
 def evaluated(generation: int, lever: str, score: float) -> list[Fact]:
     """A candidate's score, and its acceptance if it is above one half."""
     candidate = f"c{generation}"
-    told = example(CandidateEvaluated, generation=generation, candidate=candidate, lever=lever, score=score)
+    told = example(CandidateEvaluated, generation=generation, candidate=candidate, lever=lever, score=score, parents=())
     if score > 0.5:
         return [told, CandidateAccepted(generation=generation, candidate=candidate, score=score, reason="better")]
     return [told, CandidateRejected(generation=generation, candidate=candidate, reason="worse")]
@@ -446,3 +460,123 @@ def test_elections_say_how_often_the_majority_was_right(archive: Archive) -> Non
     archive.apply(stored(facts))
     found = ask(archive, "SELECT labels, round(agreement, 3), label_accuracy, reward_accuracy FROM elections")
     assert found == [(2, 0.667, 0.5, 0.5)]
+
+
+def member(generation: int, verdict: type[Fact], parents: tuple[str, ...], score: float, lever: str) -> list[Fact]:
+    candidate = f"c{generation}"
+    told = example(
+        CandidateEvaluated, generation=generation, candidate=candidate, lever=lever, score=score, parents=parents
+    )
+    return [told, example(verdict, generation=generation, candidate=candidate)]
+
+
+def population() -> list[Fact]:
+    """A start; two that were made from it, of which one was kept; one of both; one of that by a child run; a reject."""
+    return [
+        example(RunStarted, width=4, strategy="dgm", schedule="alternate", owner="", owner_generation=0),
+        *member(0, CandidateAccepted, (), 0.3, "start"),
+        *asked_for(2, "c0", "scaffold", "edit"),
+        *asked_for(3, "c1", "weights", "grpo"),
+        *member(1, CandidateAccepted, ("c0",), 0.5, "scaffold"),
+        StageEvaluated(generation=2, candidate="c2", score=0.25, items=8, failed=0, passed=True, reason="close"),
+        CandidateRechecked(
+            generation=2, candidate="c2", against="c1", difference=-0.1, low=-0.3, high=0.1, items=9, attempts=2
+        ),
+        *member(2, CandidateKept, ("c0",), 0.4, "scaffold"),
+        *member(3, CandidateAccepted, ("c1", "c2"), 0.75, "weights"),
+        example(ChildRunRequested, generation=4, reason="it plateaus"),
+        example(ChildRunOrdered, generation=4, child="demo-child-4"),
+        example(ChildRunFinished, generation=4, child="demo-child-4", rollouts=50),
+        ArtefactPublished(generation=4, name="notes", blob="b1", media_type="text/plain", size=12, summary="plans"),
+        *member(4, CandidateRejected, ("c3",), 0.6, "child"),
+    ]
+
+
+def test_a_population_has_parents_verdicts_and_looks(archive: Archive) -> None:
+    archive.apply(stored(population()))
+    assert ask(
+        archive,
+        "SELECT generation, parents, second_parent, verdict, accepted, first_items, first_passed, recheck_difference, "
+        "recheck_against, child FROM candidates ORDER BY generation",
+    ) == [
+        (0, [], None, "accepted", True, None, None, None, None, None),
+        (1, ["c0"], None, "accepted", True, None, None, None, None, None),
+        (2, ["c0"], None, "kept", False, 8, True, -0.1, "c1", None),
+        (3, ["c1", "c2"], "c2", "accepted", True, None, None, None, None, None),
+        (4, ["c3"], None, "rejected", False, None, None, None, None, "demo-child-4"),
+    ]
+    assert ask(archive, "SELECT generation, standing, accepted FROM generations WHERE generation = 2") == [
+        (2, "kept", False)
+    ]
+    assert ask(archive, "SELECT width, strategy, schedule, score, candidate FROM runs") == [
+        (4, "dgm", "alternate", 0.75, "c3")
+    ]
+
+
+def test_the_lineage_goes_over_both_parents_by_the_shortest_way(archive: Archive) -> None:
+    archive.apply(stored(population()))
+    found = ask(archive, "SELECT ancestor_generation, depth FROM lineage WHERE candidate = 'c4' ORDER BY depth, 1")
+    assert found == [(4, 0), (3, 1), (1, 2), (2, 2), (0, 3)]
+    assert ask(archive, "SELECT ancestor, depth FROM lineage WHERE generation = 2 ORDER BY depth") == [
+        ("c2", 0),
+        ("c0", 1),
+    ]
+
+
+def test_a_levers_gain_is_over_the_parent_wherever_it_stands_in_the_tree(archive: Archive) -> None:
+    archive.apply(stored(population()))
+    found = ask(
+        archive,
+        "SELECT generation, schedule, propensity, parent, parent_score, round(gain, 9), verdict FROM levers ORDER BY 1",
+    )
+    assert found == [
+        (2, "alternate", 0.75, "c0", 0.3, 0.1, "kept"),
+        (3, "alternate", 0.75, "c1", 0.5, 0.25, "accepted"),
+    ]
+
+
+def test_child_runs_and_artefacts_stand_beside_their_candidates(archive: Archive) -> None:
+    archive.apply(stored(population()))
+    assert ask(archive, "SELECT generation, child, wanted, rollouts FROM children") == [
+        (4, "demo-child-4", "it plateaus", 50)
+    ]
+    assert ask(archive, "SELECT name, blob, size, candidate, score, verdict FROM artefacts") == [
+        ("notes", "b1", 12, "c4", 0.6, "rejected")
+    ]
+
+
+def attempts_of(generation: int, lever: str, answers: dict[str, tuple[str | None, float | None]]) -> list[Fact]:
+    """A candidate's attempts at dev by item, each an answer and its reward; None: it was not scored."""
+    asked = request(generation, "dev")
+    key = codec.event_id(RUN, RolloutsRequested, *asked.key())
+    facts: list[Fact] = [asked]
+    for item, (answer, reward) in answers.items():
+        place: dict[str, Any] = {"request": key, "item": item, "attempt": 0}
+        tried = example(TrajectoryRecorded, **place, purpose="dev", generation=generation, answer=answer)
+        facts.append(tried)
+        id = codec.event_id(RUN, TrajectoryRecorded, *tried.key())
+        if reward is not None:
+            facts.append(example(TrajectoryScored, **place, trajectory=id, reward=reward, outcome="right"))
+    verdict = CandidateAccepted if lever == "start" else CandidateRejected
+    return [*facts, *member(generation, verdict, (), 0.5, lever)]
+
+
+def test_a_vote_elects_the_most_frequent_answer_of_the_start_and_its_repeats(archive: Archive) -> None:
+    """Ties go to what was recorded first; no answer, and attempts that were not scored, elect nothing."""
+    wrong, right = ("x", 0.0), ("y", 1.0)
+    facts = [
+        *attempts_of(0, "start", {"a": wrong, "b": right, "c": (None, 0.0), "d": (None, 0.0), "e": ("z", None)}),
+        *attempts_of(1, "repeat", {"a": right, "b": wrong, "c": (None, 0.0), "d": (None, 0.0), "e": ("z", None)}),
+        *attempts_of(2, "repeat", {"a": right, "c": right}),
+        *attempts_of(3, "scaffold", {"b": wrong, "d": right}),
+    ]
+    archive.apply(stored(facts))
+    found = ask(archive, "SELECT item, answer, votes, attempts, reward, round(score, 9) FROM votes ORDER BY item")
+    assert found == [
+        ("a", "y", 2, 3, 1.0, 0.75),
+        ("b", "y", 1, 2, 1.0, 0.75),
+        ("c", "y", 1, 3, 1.0, 0.75),
+        ("d", "", 2, 2, 0.0, 0.75),
+    ]
+    counted = vote(readable(stored(facts)))
+    assert counted and (counted.score, counted.items, counted.attempts) == (0.75, 4, 10)

@@ -37,7 +37,7 @@ from runtime.log.lineage import Span
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import append_once
 from runtime.rollouts.names import item_names
-from services.host.agent_session import open_session
+from services.host.agent_session import open_session, spent_until
 from tasks.contract import Public
 from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, model_turn, proposal_call, shown_attempt
 from tests.harness.facts import event_of
@@ -355,7 +355,7 @@ def test_the_history_says_what_was_tried_and_what_came_of_it(tmp_path: Path) -> 
     opening = agent.requests[0].messages[0].text
     assert (
         "dev 0.5000 [0.4000, 0.6000], pass@1 0.250" in opening
-        and "dropped: too slow" in opening
+        and "rejected: too slow" in opening
         and "not yet known" not in opening
     )
     assert "1 right, 1 wrong" in opening and "pass_at_1 0.5" in opening and "3 generations left." in opening
@@ -413,7 +413,7 @@ def test_the_meta_agent_writes_the_first_scaffold_from_several_tasks(tmp_path: P
         and "label: baker" in opening
         and "agent.py" in opening
     )
-    assert [tool.name for tool in agent.requests[0].tools] == ["propose_scaffold"]
+    assert [tool.name for tool in agent.requests[0].tools] == ["publish_artefact", "propose_scaffold"]
 
 
 def test_the_meta_agent_may_take_the_reference_as_it_is(tmp_path: Path) -> None:
@@ -596,7 +596,7 @@ def test_no_prompt_of_dev_is_in_a_trial(tmp_path: Path) -> None:
 
 
 def test_of_a_query_no_more_rows_are_read_than_are_shown() -> None:
-    tables = RunTables(lambda sql: QueryResult(("n",), ("BIGINT",), [(1,)]), "r", (), "e", ())
+    tables = RunTables(lambda sql: QueryResult(("n",), ("BIGINT",), [(1,)]), "r", (), "e", (), 1)
     found = tables.query("SELECT a.range AS n FROM range(100000) a, range(100000) b")
     assert len(found.rows) == feedback.ROWS + 1
     assert feedback.table_text(found).splitlines()[-1] == "[more rows]"
@@ -633,7 +633,7 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
 
         around: Any = SimpleNamespace(log=log, blobs=Blobs(folder), scanner=scanner, past=past)
         return await open_session(
-            around, event_of(evaluated()), "feedback_agent", 2, LanguageModel("openai", "odd"), started
+            around, event_of(evaluated()), "feedback_agent", 2, LanguageModel("openai", "odd"), started, known=1
         )
 
     return asyncio.run(opening())
@@ -665,6 +665,15 @@ def test_a_desk_knows_what_the_run_spent_before_it(tmp_path: Path, monkeypatch: 
     assert session.spent == (5_220, 64) and set(session.recorded_calls) == {0}
     assert session.exhausted() == "the run's budget of 5,330 tokens is spent (5,330 so far)"
     assert opened(tmp_path, Budget(tokens=5_331), *told).exhausted() == ""
+
+
+def test_what_later_generations_spend_meanwhile_is_not_counted() -> None:
+    """Whichever of them comes to its end first, and wherever its calls stand in the log."""
+    told = [called(0, 0, "meta_agent"), evaluated(tokens=5_000, micro_usd=50), called(2, 0), called(1, 0), called(3, 0)]
+    told += [evaluated(generation=1, tokens=6_000, micro_usd=60), evaluated(generation=3, tokens=9_000, micro_usd=90)]
+    events = [event_of(fact) for fact in told]
+    known = [spent_until(events, generation) for generation in (-1, 0, 1, 2, 3)]
+    assert known == [(0, 0), (5_000, 50), (6_000, 60), (6_110, 67), (9_000, 90)]
 
 
 def test_services_that_know_no_price_ask_nothing_where_dollars_are_limited(

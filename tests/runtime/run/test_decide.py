@@ -5,6 +5,7 @@ import random
 import msgspec
 import pytest
 
+from events import codec
 from events.change import ProposalFailed, ScaffoldRequested
 from events.choice import AgentCalled, FeedbackRequested
 from events.fact import Fact
@@ -23,7 +24,7 @@ from events.weights import (
 )
 from runtime.run.batch import batch_digest
 from runtime.run.fork import comparable_from
-from tests.harness.facts import DEV, chosen, proposed, scores, started, update
+from tests.harness.facts import DEV, chosen, event_of, proposed, scores, started, update
 from tests.harness.given import Scenario, given
 
 
@@ -267,6 +268,28 @@ def test_an_adapter_that_is_rejected_leaves_the_last_good_one() -> None:
 def test_the_agent_may_stop() -> None:
     story = accepted_start().when(chosen(1, "stop"))
     assert story.of(RunFinished)[0].reason == "enough"
+
+
+def test_a_schedule_offers_one_lever_and_says_how_likely_each_was() -> None:
+    story = played(given(msgspec.structs.replace(started(), schedule="alternate"), proposed()), {"d1"})
+    for generation, lever in enumerate(("scaffold", "weights"), 1):
+        (asked,) = story.of(FeedbackRequested)
+        assert asked.levers == (lever,) and asked.propensities == {
+            "scaffold": float(lever == "scaffold"),
+            "weights": float(lever == "weights"),
+        }
+        story.when(ProposalFailed(generation=generation, reason="no idea"))
+    (asked,) = accepted_start().of(FeedbackRequested)
+    assert (asked.levers, asked.propensities) == (("scaffold", "weights"), {})
+    old = codec.encode(event_of(asked), version=4)
+    assert codec.decode(old).data == msgspec.structs.replace(asked, settled=-1) and b"propensities" not in old
+
+
+def test_a_lever_that_is_frozen_is_left_out_of_the_schedule() -> None:
+    run = msgspec.structs.replace(started(), schedule="random", on_drift="freeze")
+    story = played(given(run, proposed()), {"d1"}).when(released("freeze", "scaffold", generation=0, look=0))
+    (asked,) = story.of(FeedbackRequested)
+    assert (asked.levers, asked.propensities) == (("weights",), {"weights": 1.0})
 
 
 def test_a_run_ends_after_its_generations() -> None:

@@ -1,15 +1,12 @@
 """What a run and an ablation look like on a terminal."""
 
-from collections.abc import Callable
-from io import StringIO
-
 import pytest
-from rich.console import Console
 
 from events.gold import GoldScored, PoliciesCompared
 from replay.report import Generation, Report
 from services.views.progress import stdout
 from services.views.run import ablation_table, final_table, verdict_on_the_model
+from tests.harness.printed import printed
 
 
 def scored(cell: str, rollouts: int = 40, score: float = 0.5) -> GoldScored:
@@ -27,12 +24,6 @@ def scored(cell: str, rollouts: int = 40, score: float = 0.5) -> GoldScored:
         rollouts=rollouts,
         blob="",
     )
-
-
-def printed(table: Callable[..., None], *given: object) -> str:
-    text = StringIO()
-    table(Console(file=text, width=160), *given)
-    return text.getvalue()
 
 
 def test_what_a_model_wrote_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

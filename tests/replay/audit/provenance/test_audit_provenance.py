@@ -11,15 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from events.change import ChildRunFinished, ChildRunOrdered
 from events.choice import AgentCalled, ContextAssembled
 from events.fact import Fact
 from events.gold import GoldScored
 from events.judgement import ScoringFailed
-from events.run import Budget, Items, RunStarted
+from events.population import CandidateKept
+from events.run import AuditReleased, Budget, Items, RunStarted
 from events.subjects import GOLD, LOG, run_of
 from events.weights import AdapterPublished, AdapterServed, TrainingBatchSealed
 from replay.audit.provenance import bookkeeping, scaffolds
-from replay.audit.provenance.checks import Known, examine
+from replay.audit.provenance.checks import Known, examine, provenance_findings
 from replay.audit.provenance.scaffolds import WATCHED, Watched
 from replay.exports import folder
 from replay.recorded import EventIndex, StoredEvent
@@ -506,7 +508,113 @@ def test_an_attempt_scored_twice_or_never_asked_for_is_found() -> None:
 def test_a_score_that_is_not_the_mean_of_what_was_asked_is_found(fields: dict[str, float], words: str) -> None:
     story = CleanRun()
     story.change("evaluated 1", **fields)
+    if "score" in fields:
+        story.change("accepted 1", score=fields["score"])
     assert story.found() == {"counted_otherwise": [("evaluated 1", words)]}
+
+
+def test_groups_that_were_refilled_are_not_asked_twice() -> None:
+    story = CleanRun()
+    story.after("asked train", again=msgspec.structs.replace(story.train, shard=1, refill=1))
+    assert story.found() == {}
+
+
+def test_a_verdict_that_goes_against_the_scores_is_found() -> None:
+    """The update scores what the edit did, and less; then it is kept, though it is the best."""
+    story = CleanRun()
+    story.change("scored 2'", reward=0.5)
+    story.change("evaluated 2", score=0.75)
+    story.change("accepted 2", score=0.75)
+    said = (
+        "Generation 2's candidate was accepted, and by its scores it is not to be: 0.7500 on dev does not beat 0.7500."
+    )
+    assert story.found() == {"counted_otherwise": [("accepted 2", said)]}
+    story.change("started", strategy="dgm")
+    story.facts["accepted 2"] = CandidateKept(generation=2, candidate="c2", score=0.75, reason="")
+    assert story.found() == {}
+    best = CleanRun()
+    best.change("started", strategy="dgm")
+    best.facts["accepted 2"] = CandidateKept(generation=2, candidate="c2", score=1.0, reason="")
+    ((where, what),) = best.found()["counted_otherwise"]
+    assert where == "accepted 2" and "was kept" in what and "the best so far was 0.7500" in what
+
+
+def test_after_a_rollback_the_best_so_far_is_what_is_left() -> None:
+    story = CleanRun()
+    story.change("scored 2'", reward=0.4)
+    story.change("evaluated 2", score=0.7)
+    story.change("accepted 2", score=0.7)
+    assert list(story.found()) == ["counted_otherwise"]
+    told = AuditReleased(look=1, action="rollback", lever="scaffold", generation=1, bits=1.0)
+    story.after("accepted 1", told=told)
+    assert story.found() == {}
+
+
+def test_what_a_run_of_its_own_made_is_looked_at_as_an_edit_is() -> None:
+    """Its adapter was served in that run's own events, and the adapter that a run begins with in its owner's."""
+    story = CleanRun()
+    ordered = ChildRunOrdered(
+        generation=2,
+        child="r-2",
+        seed=1,
+        levers=("scaffold",),
+        generations=1,
+        rollouts=None,
+        tokens=None,
+        micro_usd=None,
+        scaffold=story.second,
+        adapter="",
+        state="",
+    )
+    ended = ChildRunFinished(
+        generation=2,
+        child="r-2",
+        reason="",
+        scaffold=story.second,
+        adapter="a" * 64,
+        rollouts=0,
+        tokens=0,
+        micro_usd=0,
+    )
+    for name in ("asked train", "scored train", "sealed", "published", "served"):
+        del story.facts[name]
+    assert [name for name, _ in story.found()["served_otherwise"]] == ["asked 2"]
+    story.after("accepted 1", ordered=ordered, ended=ended)
+    story.change("evaluated 2", lever="child", parents=("c1",))
+    assert story.found() == {}
+    code = AGENT + b"import sys\nX = sys._getframe(1)  # of test-7\n"
+    story.change("ended", scaffold=story.blobs.tree(agent=code))
+    found = story.found()
+    assert {name: [where for where, _ in faults] for name, faults in found.items()} == {
+        "check_touched": ["ended"],
+        "hidden_in_sight": ["ended"],
+    }
+    del story.facts["ended"]
+    story.change("started", start_adapter="a" * 64)
+    assert story.found() == {}
+
+
+def test_a_fault_is_of_the_generation_that_it_is_about_though_a_later_one_has_begun() -> None:
+    story = CleanRun()
+    late = story.facts.pop("scored 1")
+    story.after("asked train", late=late)
+    story.change("late", reward=1.5)
+    (finding,) = (
+        one
+        for one in provenance_findings(story.log(), [], story.blobs.__getitem__, KNOWN)
+        if one.rule == "out_of_range" and one.raised
+    )
+    assert (finding.generation, finding.lever) == (1, "scaffold")
+
+
+def test_a_leak_that_another_branch_was_shown_first_is_found_where_it_was_shown_again() -> None:
+    story = CleanRun()
+    _hidden(b"test-7", "context", "blob")(story)
+    shown = story.facts["context"]
+    story.after("asked train", again=msgspec.structs.replace(shown, generation=2))
+    findings = provenance_findings(story.log(), [], story.blobs.__getitem__, KNOWN, generations={0, 2})
+    (leak,) = (one for one in findings if one.rule == "hidden_in_sight")
+    assert leak.raised and (leak.generation, leak.lever) == (2, "weights")
 
 
 def failing(story: CleanRun, reward: float) -> None:
@@ -532,6 +640,22 @@ def test_a_gain_over_the_attempts_that_ran_alone_is_found() -> None:
     honest.change("accepted 0", score=0.1)
     failing(honest, 0.9)
     assert honest.found() == {}, "it would have been accepted all the same"
+
+
+def test_a_gain_by_failing_is_held_against_the_candidate_that_had_to_be_beaten() -> None:
+    """Generation 2 was made from the start and beat the best until then, generation 1."""
+    story = CleanRun()
+    story.change("scored 2", reward=0.9)
+    story.facts["scored 2'"] = failed(story.update, "dev-2")
+    story.change("evaluated 2", score=0.9, failed=1, parents=("c0",))
+    story.change("accepted 2", score=0.9)
+    said = (
+        "The score of generation 2 rose from 0.75 to 0.9 over the attempts that ran; with its 1 failed attempts as 0 "
+        "it is 0.45, and that of the best until then is 0.75."
+    )
+    assert story.found() == {"gained_by_failing": [("accepted 2", said)]}
+    story.change("evaluated 2", lever="repeat")
+    assert story.found() == {}, "it is what it was"
 
 
 def test_a_start_that_a_fork_judges_anew_gained_nothing() -> None:
