@@ -18,12 +18,12 @@ from typing import TypeVar
 
 import msgspec
 
-from events import codec
+from events import codec, subjects
 from events.catalogue import BY_FACT
 from events.codec import Event
 from events.errors import NotHere, TryAgain, Unavailable
 from events.fact import Fact
-from events.run import EventSetAside
+from events.run import EventSetAside, RunFinished
 from events.secret import Scanner, SecretFound
 from runtime.log.port import Delivery, Log, Stored, append_once
 
@@ -112,7 +112,7 @@ async def step(
     log: Log, deliveries: Sequence[Delivery], perform: Perform, *, source: str, scanner: Scanner, wants: Wants
 ) -> None:
     """One turn of the loop: unreadable messages are set aside, the others performed, the outputs appended, all
-    acknowledged.
+    acknowledged. What a run that has ended still wanted is wanted no more, but by the auditor.
 
     Where the host lacks something for one of several, they are performed one by one, and what must wait is put off.
     """
@@ -124,6 +124,8 @@ async def step(
         outputs += [set_aside] if set_aside else []
     beating = asyncio.create_task(_heartbeat(deliveries))
     try:
+        if source != "auditor":
+            events = await retry_until_available(lambda: _of_open_runs(log, events))
         if events:
             outputs += await perform(events)
         if outputs:
@@ -139,6 +141,16 @@ async def step(
             wants.put_off(events[0], lacking)
     finally:
         beating.cancel()
+
+
+async def _of_open_runs(log: Log, events: Sequence[Event]) -> list[Event]:
+    """The events of runs that have not ended: a run may be cancelled with work under way."""
+    ends = {
+        subjects.subject(log.stream, event.run, codec.event_id(event.run, RunFinished), RunFinished.tag()): event.run
+        for event in events
+    }
+    ended = {ends[subject] for subject in await log.last(list(ends))} if ends else set()
+    return [event for event in events if event.run not in ended]
 
 
 def decode_or_set_aside(stored: Stored, source: str) -> tuple[Event | None, Event | None]:

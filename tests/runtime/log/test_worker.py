@@ -12,12 +12,13 @@ from events.codec import Event
 from events.errors import NotHere, TryAgain
 from events.judgement import TrajectoryScored
 from events.rollouts import TrajectoryRecorded
+from events.run import RunFinished
 from events.secret import Scanner
 from events.subjects import tag_of
 from runtime.log import worker
 from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
-from tests.harness.facts import trajectory
+from tests.harness.facts import event_of, trajectory
 
 SCANNER = Scanner([])
 
@@ -101,6 +102,28 @@ def test_an_unreadable_message_is_recorded_by_whoever_may_and_acknowledged_by_al
         await log.append([Message("evolog.r.e.trajectory_recorded", b"no event")])
         await worker.step(log, await log.fetch(10, 0.0), score, source=source, scanner=SCANNER, wants=worker.Wants())
         assert tags(log).count("event_set_aside") == recorded and not log.pending
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(("source", "scored"), [("verifier", 0), ("auditor", 1)])
+def test_what_a_run_wanted_that_has_ended_is_wanted_by_the_auditor_alone(source: str, scored: int) -> None:
+    async def check() -> None:
+        log = verifier_log()
+        end = RunFinished(
+            reason="cancelled",
+            candidate="",
+            scaffold="",
+            adapter="",
+            score=0.0,
+            generations=0,
+            rollouts=0,
+            tokens=0,
+            micro_usd=0,
+        )
+        await append_once(log, [trajectory(0), event_of(end), trajectory(0, run="other")], SCANNER)
+        await worker.step(log, await log.fetch(10, 0.0), score, source=source, scanner=SCANNER, wants=worker.Wants())
+        assert tags(log).count("trajectory_scored") == scored + 1 and not log.pending
 
     asyncio.run(check())
 
