@@ -27,6 +27,7 @@ COMMANDS = (
     ("watch",),
     ("pause", "r"),
     ("resume", "r"),
+    ("cancel", "r"),
     ("replay", "r"),
     ("audit", "r"),
     ("diff", "r", "s"),

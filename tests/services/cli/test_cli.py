@@ -428,6 +428,16 @@ def on_terminal(place: CliHarness, *arguments: str, **environment: str) -> str:
     return text.decode()
 
 
+def test_a_run_is_cancelled_though_it_is_paused_and_ends_with_what_it_has(place: CliHarness) -> None:
+    place.evolog("run", str(TOY), "--name", "broken-off", "--strategy", "dgm", "--width", "4", "--detach")
+    place.evolog("pause", "broken-off")
+    assert "broken-off ends with what it has" in place.evolog("cancel", "broken-off", "--reason", "enough").err
+    place.evolog("watch", "broken-off")  # to its end
+    one_sentence(place.evolog("cancel", "broken-off", code=2), "is finished")
+    (run,) = [run for run in json.loads(place.evolog("ls", "--json").out) if run["run"] == "broken-off"]
+    assert run["reason"] == "cancelled: enough"
+
+
 def test_a_run_is_paused_and_goes_on(place: CliHarness) -> None:
     place.evolog("run", str(TOY), "--name", "halting", "--detach")
     assert "halting is paused" in place.evolog("pause", "halting").err
