@@ -19,6 +19,7 @@ from runtime.rollouts.calls import CallLog
 from runtime.rollouts.runner import RolloutRunner
 from runtime.rollouts.shard import RolloutShard, facts_of, failed_attempts
 from runtime.run.loading import LoadedRun
+from runtime.run.state import draw_seed
 from services.host.context import Context
 from services.host.settings import scaffold_limits
 
@@ -90,7 +91,7 @@ def requested_shard(
         fold=requested.fold if requested.fold >= 0 else None,
         temperature=requested.temperature,
         seed=requested.seed,
-        draw=" ".join(map(str, (loaded.started.seed, *drawn))),
+        draw=" ".join(map(str, (draw_seed(loaded.started), *drawn))),
         hints=hints_of(loaded, requested),
         max_tokens=loaded.started.max_tokens,
         sandbox=loaded.started.sandbox,

@@ -34,8 +34,15 @@ class Member(NamedTuple):
     generation: int
     parents: tuple[str, ...]
     """One or two; none for the start."""
+    scaffold: str
+    adapter: str
+    """Digests; an empty adapter is the base model."""
     score: float
-    """Mean reward on dev, in the task's own unit."""
+    """Mean reward on dev, in the task's own unit; of one that was accepted or kept by a second look, what that look
+    adds to the best of then.
+    """
+    rewards: Mapping[str, float]
+    """Mean reward of its attempts at each dev item, as far as known."""
     train: float | None
     """Mean reward of its attempts at the probe of train items; None if none of them was scored."""
     accepted: bool
@@ -46,6 +53,8 @@ class Member(NamedTuple):
     """How many candidates of the population were made from it."""
     given_up: bool
     """Whether the agent, asked for a change to it, chose to stop."""
+    artefacts: tuple[str, ...]
+    """The blobs that were published with it."""
 
 
 class ParentChoice(NamedTuple):
@@ -63,6 +72,7 @@ class Trial(NamedTuple):
 
     score: float
     """Mean reward of the dev attempts that ran; 0 if none did."""
+    rewards: Mapping[str, float]
     train: float | None
     """As a member's."""
     failed: int

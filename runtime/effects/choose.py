@@ -145,11 +145,8 @@ def evidence(
     """What the probe's attempts show, with the run's own figures."""
     scores = {event.data.candidate: event.data for event in history if isinstance(event.data, CandidateEvaluated)}
     tried = ancestry(history, requested).tried
-    updates = [
-        event.data
-        for event in history
-        if isinstance(event.data, WeightUpdateFinished) and event.data.generation in tried
-    ]
+    finished = {event.data.generation: event.data for event in history if isinstance(event.data, WeightUpdateFinished)}
+    updates = [finished[generation] for generation in tried if generation in finished]  # not as they ended
     return rules.evidence(
         probe,
         dev=scores[requested.candidate].score,

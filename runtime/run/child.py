@@ -54,3 +54,17 @@ def child_finished(ordered: ChildRunOrdered, finished: RunFinished) -> ChildRunF
         tokens=finished.tokens,
         micro_usd=finished.micro_usd,
     )
+
+
+def failed_child(ordered: ChildRunOrdered, reason: str) -> ChildRunFinished:
+    """What the owner reads of a child run that has no end of its own."""
+    return ChildRunFinished(
+        generation=ordered.generation,
+        child=ordered.child,
+        reason=reason,
+        scaffold="",
+        adapter="",
+        rollouts=0,
+        tokens=0,
+        micro_usd=0,
+    )

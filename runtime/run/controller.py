@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from events import codec, subjects
-from events.change import ChildRunOrdered
+from events.change import ChildRunFinished, ChildRunOrdered
 from events.codec import Event
 from events.errors import CheckFailed, NotFound, TryAgain, Unavailable, UserError
 from events.fact import Fact
@@ -28,7 +28,7 @@ from events.secret import Scanner, SecretFound
 from runtime.log import lineage
 from runtime.log.port import BATCH_LIMIT, Log, Refused, Stored, append_once, readable
 from runtime.log.worker import PAUSE, append_struck_out, decode_or_set_aside, now, retry_until_available
-from runtime.run.child import child_finished, child_started
+from runtime.run.child import child_finished, child_started, failed_child
 from runtime.run.decider import Decider, Decision, DecisionSession
 
 logger = logging.getLogger("evolog")
@@ -84,6 +84,8 @@ class Controller:
         self._sessions: dict[str, DecisionSession[Any]] = {}
         self._heads: dict[str, Head] = {}
         self._closed: set[str] = set()
+        self._abandoned: dict[str, UserError] = {}
+        """Of the closed ones those that cannot be driven, and why."""
         self._children: dict[str, tuple[str, ChildRunOrdered]] = {}
         """Runs that belong to another: their owner, and what it ordered."""
         self._timed: dict[str, tuple[int, float]] = {}
@@ -157,6 +159,7 @@ class Controller:
             if elapsed >= min(LONGEST_TICK, limit / TICKS, limit - state.seconds):
                 tick = TimeSpent(number=state.ticks + 1, seconds=round(state.seconds + elapsed, 3))
                 await self._record(run, tick, "")
+                self._timed[run] = (state.ticks, self.clock())  # until it is folded, which starts anew
 
     async def _record(self, run: str, fact: Fact, cause: str) -> None:
         """Append a fact that is no decision, unless it is there already."""
@@ -167,17 +170,30 @@ class Controller:
         """Start the run that one orders, tell an owner how its run ended, and end the runs of an owner that has."""
         data, run = event.data, event.run
         if isinstance(data, ChildRunOrdered):
-            self._children[data.child] = (run, data)
             session = self._sessions.get(run)
             if session is not None and run not in self._closed:
-                await self._record(data.child, child_started(run, session.state.started, data), event.id)
+                await self._start_child(run, session.state.started, data, event.id)
         elif isinstance(data, RunFinished):
             if run in self._children:
-                owner, ordered = self._children[run]
-                if owner not in self._closed:
-                    await self._record(owner, child_finished(ordered, data), event.id)
+                await self._tell_owner(run, child_finished(self._children[run][1], data), event.id)
             for child in [child for child, (owner, _) in self._children.items() if owner == run]:
                 await self._cancel_child(child, run)
+
+    async def _start_child(self, owner: str, started: RunStarted, ordered: ChildRunOrdered, cause: str) -> None:
+        self._children[ordered.child] = (owner, ordered)
+        await self._record(ordered.child, child_started(owner, started, ordered), cause)
+        _, stands = await lineage.run_start(self.log, ordered.child)
+        if (stands.owner, stands.owner_generation) != (owner, ordered.generation):
+            reason = f"there was a run {ordered.child} already, which is none of this one's"
+            await self._tell_owner(ordered.child, failed_child(ordered, reason), cause)
+            del self._children[ordered.child]
+        elif ordered.child in self._abandoned:
+            await self._give_up(ordered.child, self._abandoned[ordered.child])
+
+    async def _tell_owner(self, child: str, ended: ChildRunFinished, cause: str) -> None:
+        owner, _ = self._children[child]
+        if owner not in self._closed:
+            await self._record(owner, ended, cause)
 
     async def _cancel_child(self, child: str, owner: str) -> None:
         if child not in self._closed:
@@ -189,6 +205,7 @@ class Controller:
         self._sessions.clear()
         self._heads.clear()
         self._closed.clear()
+        self._abandoned.clear()
         self._children.clear()
         self._timed.clear()
 
@@ -234,7 +251,7 @@ class Controller:
                 with _uncollected():
                     session.inherit(await self._past(run, event.data))
             except (CheckFailed, NotFound) as wrong:
-                self._abandon(run, wrong)
+                await self._give_up(run, wrong)
                 return
         decision = session.feed(stored, event)
         if decision is None:
@@ -242,15 +259,17 @@ class Controller:
         if session.decisions > head.number:
             try:
                 await self._append(run, head, decision)
-            except SecretFound as found:  # in a fact of a host that does not know it to be one
-                self._abandon(run, found)
+            except (SecretFound, CheckFailed) as wrong:  # a secret of another host's, or more than a batch holds
+                await self._give_up(run, wrong)
                 return
         elif session.decisions == head.number and not self._same(decision, head):
             difference = (
                 f"Run {run} was decided by other code than this: decision {head.number} differs, so the run "
                 "is left as it stands. "
             )
-            self._abandon(run, CheckFailed(f"{difference}Finish it with the version that started it, or fork it."))
+            await self._give_up(
+                run, CheckFailed(f"{difference}Finish it with the version that started it, or fork it.")
+            )
             return
         if isinstance(decision.events[-1].data, RunFinished):
             self._closed.add(run)
@@ -266,7 +285,15 @@ class Controller:
 
     def _abandon(self, run: str, error: UserError) -> None:
         self._closed.add(run)
+        self._abandoned[run] = error
+        self._sessions.pop(run, None)
         logger.error("%s", error)
+
+    async def _give_up(self, run: str, error: UserError) -> None:
+        """Drive a run no more: whoever owns it is told."""
+        self._abandon(run, error)
+        if run in self._children:
+            await self._tell_owner(run, failed_child(self._children[run][1], f"it cannot be driven: {error}"), "")
 
     async def _decode(self, stored: Stored) -> Event | None:
         event, set_aside = decode_or_set_aside(stored, "controller")

@@ -26,13 +26,14 @@ from events.judgement import CandidateEvaluated
 from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.run import RunFinished, RunStarted
 from runtime.run.decider import Decider
-from runtime.run.evolve import evolve
+from runtime.run.evolve import evolve, mean_rewards
 from runtime.run.flight import step
 from runtime.run.looks import recheck, rechecked
 from runtime.run.state import (
     Candidate,
     Flight,
     RunState,
+    bar_of,
     champion,
     draw_seed,
     evaluation_cost,
@@ -275,9 +276,15 @@ def _judgement(state: RunState, flight: Flight, started: RunStarted) -> list[Fac
         return list(wanted)
     second = rechecked(flight, best, started)
     score = estimate.mean if estimate else 0.0
-    if second and best and best.score is not None:
-        score = best.score + second.difference
-    trial = Trial(score, probe.pass_at_1 if any(started.items.probe) else None, failed, len(dev))
+    if second and best:
+        score = bar_of(best) + second.difference
+    trial = Trial(
+        score,
+        mean_rewards(flight.shards, "dev"),
+        probe.pass_at_1 if any(started.items.probe) else None,
+        failed,
+        len(dev),
+    )
     verdict = _strategy(started).judge(trial, members(remaining(state)))
     if not estimate:
         return [_rejected(state, flight, verdict.reason)]

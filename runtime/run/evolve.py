@@ -45,6 +45,8 @@ from runtime.run.state import (
     ScoredAttempt,
     ShardProgress,
     WeightUpdate,
+    bar_of,
+    champion,
     child_limit,
     descendants,
     evaluation_cost,
@@ -384,7 +386,9 @@ def _with_evaluation(state: RunState, flight: Flight, evaluated: CandidateEvalua
 
 def _with_member(state: RunState, flight: Flight, *, accepted: bool) -> RunState:
     assert flight.candidate
-    member = replace(flight.candidate, accepted=accepted, artefacts=flight.artefacts)
+    before = champion(state)
+    bar = None if flight.lead is None or before is None else bar_of(before) + flight.lead
+    member = replace(flight.candidate, accepted=accepted, artefacts=flight.artefacts, bar=bar)
     return replace(landed(state, flight), population=(*state.population, member))
 
 

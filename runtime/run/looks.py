@@ -12,6 +12,11 @@ from runtime.run.evolve import mean_rewards
 from runtime.run.requests import Rollouts, affordable, requests
 from runtime.run.state import Candidate, Flight
 
+FEWEST = 6
+"""Items, at least, that must differ before a difference is believed: fewer have one sign by chance in more than 1 of 40
+cases, whatever an interval of so few says.
+"""
+
 
 def _mean_difference(differences: Sequence[float]) -> Estimate | None:
     """The mean with its 95 % interval; None of no differences."""
@@ -19,6 +24,10 @@ def _mean_difference(differences: Sequence[float]) -> Estimate | None:
         return None
     mean, half = mean_interval(differences)
     return Estimate(mean, mean - half, mean + half)
+
+
+def _tell(differences: Sequence[float]) -> bool:
+    return sum(difference != 0 for difference in differences) >= FEWEST
 
 
 def first_items(flight: Flight, started: RunStarted) -> int:
@@ -35,7 +44,7 @@ def asked_items(flight: Flight) -> int:
 def stage(flight: Flight, started: RunStarted) -> list[Fact]:
     """The verdict on the first items, once they are played: a candidate goes on unless it did worse than its parent.
 
-    Worse is: the upper end of the 95 % interval of the mean difference, item by item, lies below 0.
+    Worse is: at least `FEWEST` items differ, and the 95 % interval of the mean difference, item by item, lies below 0.
     """
     asked = asked_items(flight)
     if asked == len(started.items.dev):
@@ -48,7 +57,7 @@ def stage(flight: Flight, started: RunStarted) -> list[Fact]:
     gain = _mean_difference(differences)
     if failed > FAILED_LIMIT * asked:
         passed, reason = False, f"{failed} of the first {asked} attempts failed to run, at most {FAILED_LIMIT:.0%} may"
-    elif gain and gain.high < 0:
+    elif gain and gain.high < 0 and _tell(differences):
         passed = False
         reason = f"{gain.mean:+.4f} against its parent on the first {asked} items, at most {gain.high:+.4f}"
     else:
@@ -71,8 +80,8 @@ def recheck(flight: Flight, best: Candidate | None, started: RunStarted) -> list
     """The rollouts of a second look at a candidate and at the best so far, if their scores are too close to call; none
     if not ordered, already made or too dear.
 
-    Too close is: the 95 % interval of the mean difference, item by item, holds 0. Both looks ask all dev items; the
-    second asks them at temperature 1.
+    Too close is: fewer than `FEWEST` items differ, or the 95 % interval of the mean difference, item by item, holds 0.
+    Both looks ask all dev items; the second asks them at temperature 1.
     """
     candidate = flight.candidate
     cost = 2 * started.recheck * len(started.items.dev)
@@ -81,7 +90,8 @@ def recheck(flight: Flight, best: Candidate | None, started: RunStarted) -> list
     mine = mean_rewards(flight.shards, "dev")
     differences = [reward - best.rewards[item] for item, reward in mine.items() if item in best.rewards]
     gain = _mean_difference(differences)
-    if gain is None or not gain.low <= 0 <= gain.high or not affordable(flight, cost):
+    close = gain is not None and (gain.low <= 0 <= gain.high or not _tell(differences))
+    if not close or not affordable(flight, cost):
         return []
     looks = [
         Rollouts("recheck", round, scaffold, adapter, started.recheck, temperature=1.0)

@@ -211,6 +211,19 @@ def plan(task: Task, public: Public, order: RunOrder, base_model: str) -> RunSta
     return started
 
 
+def largest_decision(started: RunStarted) -> int:
+    """Most events of one decision: after a pause, all that are under way may go on at once."""
+
+    def shards(items: int, attempts: int) -> int:
+        return 1 if started.submissions and items else -(-items // max(1, started.shard_size // attempts))
+
+    dev, group = len(started.items.dev), started.group_size
+    evaluation = shards(dev, 1) + sum(shards(len(items), group) for items in started.items.probe)
+    a_round = sum(shards(len(items), group) for items in started.items.folds)
+    second_look = 2 * shards(dev, started.recheck) if started.recheck else 0
+    return started.width * max(evaluation, a_round) + second_look + 2 * started.width + 4
+
+
 def require_playable(task: str, started: RunStarted) -> None:
     """Raise `Misconfigured` for a task with too many items, and `UsageError` for first items that cannot be played."""
     folds, width = started.items.folds, started.width
@@ -220,15 +233,12 @@ def require_playable(task: str, started: RunStarted) -> None:
             f"The verifier of task {task!r} judges whole submissions, and dev or a fold of train has {largest:,} "
             f"items; a submission may have {BATCH_LIMIT:,} at most. Use fewer items."
         )
-    shards = sum(-(-len(items) // max(1, started.shard_size // started.group_size)) for items in folds)
-    if shards * width >= BATCH_LIMIT:
-        items = sum(map(len, folds))
+    largest = largest_decision(started)
+    if largest >= BATCH_LIMIT:
+        less = "a smaller --width or --recheck" if width > 1 or started.recheck else "fewer items"
         raise Misconfigured(
-            f"Task {task!r} has {items} train items, {shards} shards a round, for {width} at once; at most "
-            f"{BATCH_LIMIT - 1} shards fit one decision: give a smaller --width."
-            if width > 1
-            else f"Task {task!r} has {items} train items, {shards} shards a round; at most {BATCH_LIMIT - 1} fit one "
-            "decision."
+            f"Task {task!r} has {len(started.items.dev)} dev and {sum(map(len, folds))} train items, and one decision "
+            f"may take {largest} events, for {width} at once; at most {BATCH_LIMIT - 1} fit one: use {less}."
         )
     if started.submissions and started.first_items:
         raise UsageError(

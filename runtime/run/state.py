@@ -52,6 +52,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """The ids of the one or two candidates that it was made from."""
     score: float | None = None
     """Mean reward on dev."""
+    bar: float | None = None
+    """What another must beat, where a second look said how far this one is ahead; otherwise that is the score."""
     train: float | None = None
     """Mean reward of the attempts at the probe."""
     rewards: Mapping[str, float] = {}
@@ -341,6 +343,11 @@ def descendants(population: Iterable[Candidate], ids: Iterable[str]) -> frozense
     return frozenset(found)
 
 
+def bar_of(candidate: Candidate) -> float:
+    """The score that another must beat."""
+    return (candidate.score or 0.0) if candidate.bar is None else candidate.bar
+
+
 def members(population: Iterable[Candidate]) -> tuple[Member, ...]:
     """The population as a strategy sees it."""
     candidates = tuple(population)
@@ -349,12 +356,16 @@ def members(population: Iterable[Candidate]) -> tuple[Member, ...]:
             id=candidate.id,
             generation=candidate.generation,
             parents=candidate.parents,
-            score=candidate.score or 0.0,
+            scaffold=candidate.scaffold,
+            adapter=candidate.adapter,
+            score=bar_of(candidate),
+            rewards=candidate.rewards,
             train=candidate.train,
             accepted=candidate.accepted,
             visits=candidate.visits,
             children=sum(candidate.id in other.parents for other in candidates),
             given_up=candidate.given_up,
+            artefacts=candidate.artefacts,
         )
         for candidate in candidates
     )

@@ -22,6 +22,7 @@ from runtime.agents.session import AgentSession
 from runtime.log.lookup import events_of_types, facts_by_id, same_requests
 from runtime.log.worker import answer, retry_until_available
 from runtime.run.loading import LoadedRun
+from runtime.run.state import draw_seed
 from services.host.context import Context
 from services.host.settings import scaffold_limits
 
@@ -62,7 +63,7 @@ async def open_session(
         price=cost,
         blobs=context.blobs,
         scanner=context.scanner,
-        seed=started.seed,
+        seed=draw_seed(started),
         recorded_calls={
             call.ordinal: call
             for call in calls

@@ -12,7 +12,7 @@ from events.run import AuditReleased, RunStarted
 from replay.audit.ancestry import evaluations
 from runtime.run.evolve import drifted
 from runtime.run.fork import scores_not_comparable
-from runtime.run.state import Candidate, members
+from runtime.run.state import Candidate, bar_of, members
 
 
 class Standings:
@@ -72,11 +72,18 @@ class Standings:
             lever=evaluated.lever if evaluated else "start",
             parents=evaluated.parents if evaluated else (),
             score=verdict.score,
+            bar=self._bar(verdict),
             train=evaluated.pass_at_1 if evaluated and probed else None,
             accepted=accepted,
         )
         self._population = (*self._population, member)
         return wrong
+
+    def _bar(self, verdict: CandidateAccepted | CandidateKept) -> float | None:
+        """What a second look gives the candidate; None without one."""
+        before = next((one for one in reversed(self._remaining) if one.accepted), None)
+        second = self._rechecked.get(verdict.candidate)
+        return bar_of(before) + second.difference if before and second else None
 
     def _wrong(self, verdict: CandidateAccepted | CandidateKept, evaluated: CandidateEvaluated) -> list[str]:
         """How a verdict goes against the scores, by the rule of the run's strategy, where that is known here."""
@@ -85,11 +92,9 @@ class Standings:
             return [f"The verdict on generation {generation} gives it {verdict.score:g}, and its score is {score:g}."]
         if self._started is None or self._started.strategy not in STRATEGIES:
             return []
-        before, second = self.best, self._rechecked.get(verdict.candidate)
-        if before and second:
-            score = before.score + second.difference
+        score = score if (bar := self._bar(verdict)) is None else bar
         train = evaluated.pass_at_1 if any(self._started.items.probe) else None
-        trial = Trial(score, train, failed=0, items=1)  # that few enough failed is another matter
+        trial = Trial(score, {}, train, failed=0, items=1)  # that few enough failed is another matter
         due = STRATEGIES[self._started.strategy].judge(trial, members(self._remaining))
         said = "accept" if isinstance(verdict, CandidateAccepted) else "keep"
         if due.standing == said:

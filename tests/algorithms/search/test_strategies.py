@@ -18,12 +18,26 @@ DRAWS = 10_000
 
 def member(id: str, score: float = 0.5, train: float | None = None, **changes: Any) -> Member:
     """A candidate whose id is a letter, and whose generation is that letter's place."""
-    plain = Member(id, ord(id) - ord("a"), (), score, train, accepted=False, visits=0, children=0, given_up=False)
+    plain = Member(
+        id=id,
+        generation=ord(id) - ord("a"),
+        parents=(),
+        scaffold=id,
+        adapter="",
+        score=score,
+        rewards={},
+        train=train,
+        accepted=False,
+        visits=0,
+        children=0,
+        given_up=False,
+        artefacts=(),
+    )
     return plain._replace(**changes)
 
 
 def trial(score: float = 0.5, train: float | None = None, failed: int = 0, items: int = 100) -> Trial:
-    return Trial(score, train, failed, items)
+    return Trial(score, {}, train, failed, items)
 
 
 START = member("a", 0.5, accepted=True)

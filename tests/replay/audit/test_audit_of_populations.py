@@ -291,7 +291,7 @@ def changed(events: Sequence[StoredEvent], tag: str, **fields: Any) -> list[Stor
         ("stage_evaluated", {"score": 0.123}, "The first score of generation"),
         ("stage_evaluated", {"items": 1}, "counts 1 attempts, and 2 were asked for"),
         ("candidate_rechecked", {"difference": 0.123}, "says +0.123 over 4 items, and its attempts say"),
-        ("candidate_rechecked", {"difference": 7.0}, "and by its scores it is not to be"),
+        ("candidate_rechecked", {"difference": -7.0}, "and by its scores it is not to be"),
         ("candidate_kept", {"score": 0.123}, "gives it 0.123, and its score is"),
         ("candidate_accepted", {"score": 0.123}, "gives it 0.123, and its score is"),
     ],

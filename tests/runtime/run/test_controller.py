@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from events import codec
-from events.change import ChildRunFinished, ChildRunOrdered, ChildRunRequested
+from events.change import ChildRunFinished, ChildRunOrdered, ChildRunRequested, ScaffoldProposed, ScaffoldRequested
 from events.errors import Unavailable
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, TrajectoryScored
+from events.population import CandidateRejected
 from events.rollouts import RolloutsRequested
 from events.run import (
     Budget,
@@ -30,6 +31,7 @@ from runtime.log.memory import MemoryLog, MemoryStream
 from runtime.log.port import Message, append_once
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
+from runtime.run.state import RunState
 from tests.harness.facts import RUN, chosen, proposed, publisher, scores, started
 from tests.harness.given import given
 
@@ -236,6 +238,65 @@ def test_a_run_of_a_candidate_ends_with_its_owner(restarted: bool) -> None:
         assert not facts_of(log, ChildRunFinished)
 
     asyncio.run(check())
+
+
+def test_an_owner_is_told_of_a_run_that_cannot_be_driven() -> None:
+    """Its decisions were made by other code. Also after a restart, when that is found before the owner orders it."""
+
+    async def check() -> None:
+        log = MemoryLog(MemoryStream())
+        child = await owner_of_a_child(log)
+        await drive(controller(log))
+        await say(log, *answers(log, child, {"d1"}), run=child)
+        await drive(controller(log))
+
+        def decided_otherwise(state: RunState, event: codec.Event, version: int) -> list[Fact]:
+            facts = DECIDER.decide(state, event, version)
+            return [
+                msgspec.structs.replace(fact, summary="another") if isinstance(fact, ScaffoldProposed) else fact
+                for fact in facts
+            ]
+
+        for _ in range(2):
+            await drive(Controller(log, DECIDER._replace(decide=decided_otherwise), Scanner([])))
+        (ended,) = facts_of(log, ChildRunFinished)
+        assert ended.scaffold == "" and "cannot be driven: Run r-child-1 was decided by other code" in ended.reason
+        await drive(controller(log))
+        (rejected,) = [one for one in facts_of(log, CandidateRejected) if one.generation == 1]
+        assert "cannot be driven" in rejected.reason
+
+    asyncio.run(check())
+
+
+def test_a_run_of_another_under_the_childs_name_is_not_taken_for_it() -> None:
+    async def check() -> None:
+        log = MemoryLog(MemoryStream())
+        await say(log, started(generations=0), run=f"{RUN}-child-1")
+        child = await owner_of_a_child(log)
+        await drive(controller(log))
+        (ended,) = facts_of(log, ChildRunFinished)
+        assert ended.reason == f"there was a run {child} already, which is none of this one's"
+        await say(log, RunCancelled(reason=""))
+        await drive(controller(log))
+        await drive(controller(log))
+        assert not facts_of(log, RunCancelled, child)
+
+    asyncio.run(check())
+
+
+def test_a_decision_that_no_batch_holds_ends_the_driving_of_that_run_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def check() -> None:
+        log, one = MemoryLog(MemoryStream()), started(shard_size=1)
+        dev = tuple(f"d{number}" for number in range(1100))
+        await say(log, msgspec.structs.replace(one, items=msgspec.structs.replace(one.items, dev=dev)), run="large")
+        await say(log, proposed(), run="large")
+        await say(log, one)
+        await drive(controller(log))
+        await drive(controller(log))
+        assert facts_of(log, ScaffoldRequested) and not facts_of(log, RolloutsRequested, "large")
+
+    asyncio.run(check())
+    assert "does not fit one batch" in caplog.text
 
 
 def test_time_is_recorded_while_a_run_is_driven_and_ends_it() -> None:

@@ -23,6 +23,7 @@ from events.population import ArtefactPublished, CandidateAccepted, CandidateKep
 from events.rollouts import ModelCalled, RolloutsRequested
 from events.run import AuditReleased, Budget, RunCancelled, RunFinished, RunPaused, RunStarted, TimeSpent
 from events.weights import TrainingBatchSealed
+from runtime.run import looks
 from runtime.run.child import child_started
 from runtime.run.state import descendants, members
 from tests.harness.decided_log import answers
@@ -343,6 +344,32 @@ def dict_of_strategies() -> dict[str, Strategy]:
 # looks at a candidate
 
 
+def differing(first_items: int, recheck: int, worse: int) -> Scenario:
+    """Eight dev items, all solved by the start; the first change fails at so many of them, the first ones first."""
+    dev = tuple(f"d{number}" for number in range(1, 9))
+    order = ordered("chain", width=1, first_items=first_items, recheck=recheck)
+    items = msgspec.structs.replace(order.items, dev=dev)
+    story = begun(msgspec.structs.replace(order, items=items), {*dev})
+    story.when(proposed(1, "s1"))
+    return played(story, {*dev[worse:]})
+
+
+@pytest.mark.parametrize(("worse", "passed"), [(5, True), (6, False)])
+def test_fewer_than_six_items_that_differ_say_nothing(worse: int, passed: bool) -> None:
+    """Six that all speak against a candidate do so by chance in 1 of 64 cases, five in 1 of 32."""
+    (stage,) = differing(first_items=7, recheck=0, worse=worse).of(StageEvaluated)
+    assert stage.passed == passed
+    looked = differing(first_items=0, recheck=1, worse=worse).of(RolloutsRequested)
+    assert [asked.purpose for asked in looked] == (["recheck", "recheck"] if passed else [])
+
+
+@pytest.fixture
+def few_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four dev items are enough to tell two candidates apart."""
+    monkeypatch.setattr(looks, "FEWEST", 1)
+
+
+@pytest.mark.usefixtures("few_tell")
 def test_a_candidate_is_asked_the_first_items_and_then_the_others_each_once() -> None:
     story = begun(ordered("chain", width=1, first_items=2))
     first = story.when(proposed(1, "s1")).of(RolloutsRequested)
@@ -359,6 +386,7 @@ def test_a_candidate_is_asked_the_first_items_and_then_the_others_each_once() ->
     assert (evaluated.items, evaluated.score, evaluated.rollouts) == (4, 0.5, 6 + 6)
 
 
+@pytest.mark.usefixtures("few_tell")
 def test_a_candidate_that_does_worse_on_the_first_items_is_asked_no_others() -> None:
     story = begun(ordered("chain", width=1, first_items=2), {*DEV})
     story.when(proposed(1, "s1"))
@@ -398,6 +426,21 @@ def test_candidates_too_close_to_call_are_both_looked_at_again_and_the_pooled_di
     assert story.of(CandidateAccepted)[0].reason == "0.7500 on dev, the best so far was 0.5000"
 
 
+def test_what_a_second_look_gave_must_be_beaten_by_the_next() -> None:
+    """The first look's score is recorded; accepting by the second must not lower the bar."""
+    story = tried(
+        begun(ordered("chain", width=1, recheck=1, budget=Budget(rollouts=6 + 6 + 8 + 7)), {"d1", "d2"}), 1, {"d1"}
+    )
+    second, theirs = ([fact] for fact in story.of(RolloutsRequested))
+    story.when(*scores(second, {*DEV}), *scores(theirs, {"d1"}))
+    # first looks differ by 0, -1, 0, 0; second ones by 0, 1, 1, 1: pooled 0, 0, 1/2, 1/2
+    assert story.of(CandidateAccepted)[0].score == 0.25
+    (best,) = [one for one in members(story.session.state.population) if one.generation == 1]
+    assert best.score == 0.5 + 0.25
+    played(story.when(proposed(2, "s2")), {"d1", "d2"})  # no rollouts are left for a second look
+    assert story.of(CandidateRejected)[0].reason == "0.5000 on dev does not beat 0.7500"
+
+
 def test_a_second_look_may_reverse_the_first() -> None:
     story = tried(begun(ordered("chain", width=1, recheck=2), {"d1"}), 1, {"d1", "d2"})
     second, theirs = ([fact] for fact in story.of(RolloutsRequested))
@@ -407,6 +450,7 @@ def test_a_second_look_may_reverse_the_first() -> None:
     assert verdicts(story) == [("candidate_rejected", 1)]
 
 
+@pytest.mark.usefixtures("few_tell")
 def test_what_is_not_close_or_too_dear_is_not_looked_at_again() -> None:
     clear = tried(begun(ordered("chain", width=1, recheck=1), set()), 1, {*DEV})
     assert verdicts(clear) == [("candidate_accepted", 1)] and not clear.of(CandidateRechecked)
