@@ -1,7 +1,7 @@
 """Strategies at equal rollouts: `python -m tests.bench.search TASK --rollouts N [--seeds 5] [--arm dgm:4 ...]`.
 
 Each arm, a strategy and a width, runs the task once a seed, with the same budget of rollouts and as many generations
-as that allows. The table has the mean gold score on test of what a run ended with, the difference to the first arm seed
+as that allows. The table has the mean score on test of what a run ended with, the difference to the first arm seed
 by seed, both with 95 % t intervals over the seeds, and the time of the loop, without the audit, over the first arm's.
 """
 
