@@ -40,8 +40,9 @@ async def read_vote(log: Log, run: str) -> DevVote | None:
 def vote(events: Iterable[Event]) -> DevVote | None:
     """The vote over all attempts at dev of the start and of its repeats, that were evaluated.
 
-    An item's answer is the most frequent one, of several the one that was recorded first. Its reward is that of the
-    first scored attempt that gave it. An attempt without an answer votes only where no other has one.
+    Attempts count in the order of their generations, and within one of their numbers, whichever was recorded first.
+    An item's answer is the most frequent one, of several the one that was given first. Its reward is that of the first
+    scored attempt that gave it. An attempt without an answer votes only where no other has one.
     """
     attempts: dict[str, TrajectoryRecorded] = {}
     rewards: dict[str, float] = {}
@@ -56,7 +57,7 @@ def vote(events: Iterable[Event]) -> DevVote | None:
                 repeats.add(generation)
     votes: dict[str, Counter[str]] = {}
     known: dict[tuple[str, str], float] = {}
-    for id, recorded in attempts.items():
+    for id, recorded in sorted(attempts.items(), key=lambda entry: (entry[1].generation, entry[1].attempt)):
         if recorded.generation in repeats and id in rewards:
             answer = recorded.answer or ""
             votes.setdefault(recorded.item, Counter())[answer] += 1

@@ -50,14 +50,15 @@ SELECT run, generation, purpose, item, count(*) AS attempts, count(failure) AS f
 FROM trajectories GROUP BY run, generation, purpose, item;
 
 -- Each item of dev as a vote answers it, over the attempts of a run's start and of its repeats: the most frequent answer, of several the
--- first recorded, the reward that it had, and the mean of all items' rewards. No verifier takes part in the choice.
+-- first given by generation and attempt, the reward that it had, and the mean of all items' rewards. No verifier takes part in the choice.
 CREATE VIEW votes AS
 WITH attempts AS (
-    SELECT t.run, t.item, coalesce(t.answer, '') AS answer, t.seq, t.reward
+    SELECT t.run, t.item, coalesce(t.answer, '') AS answer, t.reward,
+        row_number() OVER (PARTITION BY t.run, t.item ORDER BY t.generation, t.attempt) AS place
     FROM trajectories t JOIN candidate_evaluated e ON e.run = t.run AND e.generation = t.generation
     WHERE t.purpose = 'dev' AND t.reward IS NOT NULL AND e.lever IN ('start', 'repeat')
 ), answers AS (
-    SELECT run, item, answer, count(*) AS votes, min(seq) AS first, arg_min(reward, seq) AS reward,
+    SELECT run, item, answer, count(*) AS votes, min(place) AS first, arg_min(reward, place) AS reward,
         sum(count(*)) OVER (PARTITION BY run, item)::BIGINT AS attempts
     FROM attempts GROUP BY run, item, answer
 ), elected AS (

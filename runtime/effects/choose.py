@@ -287,7 +287,9 @@ def choose_by_model(
 
     def fetch(id: str) -> ShownAttempt | None:
         attempt = host.find(id)
-        return reader.ran(attempt) if attempt and attempt.recorded.split == "train" else None
+        if attempt is None or attempt.recorded.split != "train" or attempt.recorded.generation > requested.known:
+            return None  # of what is under way beside it, there is more or less by now, as it happens
+        return reader.ran(attempt)
 
     shown_attempts = [
         *map(reader.ran, recorded.attempts),

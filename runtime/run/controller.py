@@ -81,6 +81,8 @@ class Controller:
         self._loaded = False
         self._began = 0
         self._position = 0
+        self._reached: int | None = None
+        """How far it had read when it last began anew; what came since, nobody has looked at."""
         self._sessions: dict[str, DecisionSession[Any]] = {}
         self._heads: dict[str, Head] = {}
         self._closed: set[str] = set()
@@ -200,6 +202,8 @@ class Controller:
             await self._record(child, RunCancelled(reason=f"run {owner}, to which it belongs, has ended"), "")
 
     def _reset(self) -> None:
+        if self._loaded:
+            self._reached = self._position
         self._loaded = False
         self._position = 0
         self._sessions.clear()
@@ -216,7 +220,8 @@ class Controller:
         starts = await lineage.run_starts(self.log)
         begins = {run: stored.sequence for run, stored in starts.items()}
         open_runs = sorted(begins.keys() - self._closed)
-        self._position = self._began = min([end, *(begins[run] - 1 for run in open_runs)])
+        reached = end if self._reached is None else self._reached
+        self._position = self._began = min([end, reached, *(begins[run] - 1 for run in open_runs)])
         for run in open_runs:
             for stored in await self.log.read(begins[run], EVERYTHING, subjects.head(run)):
                 try:

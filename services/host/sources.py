@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -132,14 +132,17 @@ def with_logs(directory: Path, work: Callable[[Log, Log], Awaitable[T]]) -> T:
 
 
 async def find_run(log: Log, name: str) -> str:
-    """The run of that name, or the only one whose name begins so.
+    """The run of that name, or the only one whose name begins so, as in `matching_runs`.
 
     Raises `NotFound` for none, `UsageError` for several.
     """
-    runs = await run_starts(log)
-    if name in runs:
-        return name
-    matching = [run for run in runs if run.startswith(name)]
+    starts = await run_starts(log)
+
+    def owner_of(run: str) -> str:
+        started = _fact(starts[run])
+        return started.owner if isinstance(started, RunStarted) else ""
+
+    matching = matching_runs(name, starts, owner_of)
     if len(matching) > 1:
         raise UsageError(
             f"{name!r} begins the names of {len(matching)} runs ({', '.join(matching[:5])}); give more of it."
@@ -147,6 +150,19 @@ async def find_run(log: Log, name: str) -> str:
     if not matching:
         raise NotFound(f"There is no run {name!r} here; `evolog ls` shows those that there are.")
     return matching[0]
+
+
+def matching_runs(name: str, runs: Collection[str], owner_of: Callable[[str], str]) -> list[str]:
+    """The runs that a name may mean: the one of that name, else those whose names begin so.
+
+    A run that is among them stands for all runs that belong to it, whose names begin as its own does.
+    """
+    if name in runs:
+        return [name]
+    matching = [run for run in runs if run.startswith(name)]
+    if len(matching) == 1:
+        return matching
+    return [run for run in matching if owner_of(run) not in matching]
 
 
 def imported_runs(node: Node) -> list[str]:
@@ -160,7 +176,7 @@ def find_export(node: Node, name: str) -> Path | None:
     That is an imported run by its name, or the only one whose name begins so; or else an export, whose path `name` is.
     """
     runs = imported_runs(node)
-    matching = [run for run in runs if run == name] or [run for run in runs if run.startswith(name)]
+    matching = matching_runs(name, runs, lambda run: folder.read_manifest(node.imports / run).started.owner)
     if len(matching) == 1:
         return node.imports / matching[0]
     path = Path(name)

@@ -28,7 +28,15 @@ from events.gold import AuditFinished
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.rollouts import ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
-from events.run import AuditReleased, DecisionMade, EventSetAside, RunFinished, RunStarted
+from events.run import (
+    AuditReleased,
+    DecisionMade,
+    EventSetAside,
+    RunCancelled,
+    RunFinished,
+    RunStarted,
+    TimeSpent,
+)
 from events.subjects import GOLD, LOG
 from events.weights import (
     AdapterPublished,
@@ -71,6 +79,7 @@ def checks(
         lambda: once_only(stored),
         lambda: causes_come_first(events),
         lambda: every_request_is_answered(events),
+        lambda: none_outlives_its_owner(events),
         lambda: nothing_counts_twice(events),
         lambda: no_step_twice(events),
         lambda: budget_is_kept(events),
@@ -92,16 +101,27 @@ def check_all(stored: Sequence[Stored], gold: Sequence[Stored] | None, undisturb
 
 
 def every_request_is_answered(events: Iterable[Event]) -> None:
-    """Every request, and every run, is answered or failed."""
+    """Every request, and every run, is answered or failed; of a run that was cut short, the run itself is."""
     asked: dict[tuple[object, ...], Event] = {}
     answered: set[tuple[object, ...]] = set()
-    for event in events:
-        for key in _asks(event):
-            asked[event.run, *key] = event
-        answered.update((event.run, *key) for key in _answers(event))
+    for run, of in _by_run(events).items():
+        wanted = [event for event in of if isinstance(event.data, RunStarted)] if _cut_short(of) else of
+        asked |= {(run, *key): event for event in wanted for key in _asks(event)}
+        answered.update((run, *key) for event in of for key in _answers(event))
     for key, event in asked.items():
         assert key in answered, (
             f"Every request is answered or failed, but not {_name(event)}: nothing came for {key[1:]}."
+        )
+
+
+def none_outlives_its_owner(events: Iterable[Event]) -> None:
+    """A run that belongs to another ends before it, or is cancelled with it."""
+    runs = _by_run(events)
+    for run, of in runs.items():
+        owner = next(iter(_facts(of, RunStarted))).owner
+        told = any(fact.child == run for fact in _facts(runs.get(owner, ()), ChildRunFinished))
+        assert not owner or told or _facts(of, RunCancelled), (
+            f"No run outlives its owner, but {run} was not cancelled, and {owner} heard nothing of its end."
         )
 
 
@@ -489,8 +509,9 @@ def _counts_once(run: str, events: Sequence[Event]) -> None:
         assert abs(of.score - mean) < 1e-9, (
             f"The score of run {run}, generation {of.generation}, is {of.score}; recorded is {mean}."
         )
-    called = [*_facts(events, ModelCalled), *_facts(events, AgentCalled)]
-    children = _facts(events, ChildRunFinished)
+    counting = _until_the_end(events) if _cut_short(events) else events
+    called = [*_facts(counting, ModelCalled), *_facts(counting, AgentCalled)]
+    children = _facts(counting, ChildRunFinished)
     totals = (
         sum(len(asked.items) * asked.attempts for asked in requests.values()) + sum(of.rollouts for of in children),
         sum(call.prompt_tokens + call.completion_tokens for call in called) + sum(of.tokens for of in children),
@@ -501,6 +522,31 @@ def _counts_once(run: str, events: Sequence[Event]) -> None:
         assert counted == totals, (
             f"Nothing counts twice, but run {run} counted {counted} rollouts, tokens and micro-dollars, not {totals}."
         )
+
+
+def _cut_short(events: Sequence[Event]) -> bool:
+    """Whether a run ended with work under way: it was cancelled, or its time was up."""
+    limit = next((of.budget.seconds for of in _facts(events, RunStarted)), None)
+    for event in events:
+        match event.data:
+            case RunCancelled():
+                return True
+            case TimeSpent(seconds=seconds) if limit is not None and seconds >= limit:
+                return True
+            case RunFinished():
+                return False
+    return False
+
+
+def _until_the_end(events: Sequence[Event]) -> list[Event]:
+    """What was known when a run's end was decided: decisions, and facts up to the one that it answers."""
+    end = next((event.cause for event in events if isinstance(event.data, RunFinished)), "")
+    last = next((place for place, event in enumerate(events) if event.id == end), len(events))
+    return [
+        event
+        for place, event in enumerate(events)
+        if place <= last or (event.source == "controller" and event.tag not in BESIDE)
+    ]
 
 
 def _by_run(events: Iterable[Event]) -> dict[str, list[Event]]:

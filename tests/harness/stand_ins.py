@@ -51,6 +51,15 @@ class Setting(NamedTuple):
     schedule: Schedule = "agent"
     nested: int = 0
     """The generation that is a run of its own."""
+    paused: float = 0.0
+    """Virtual seconds after which the operator pauses it for good; 0: he does not."""
+    cancelled: float = 0.0
+    """Virtual seconds after which he cancels it; 0: he does not."""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether a clock says when it ends, so that another order of things leads to other decisions."""
+        return bool(self.cancelled) or self.budget.seconds is not None
 
 
 SETTINGS = (
@@ -73,6 +82,15 @@ SETTINGS = (
     Setting(17, generations=6, strategy="best_of_k", width=4, rough=5),
     Setting(18, generations=3, strategy="best_of_k"),
     Setting(19, generations=5, strategy="dgm", width=4, on_drift="rollback", budget=Budget(tokens=400)),
+    Setting(30, skill=3, levers=("weights",), generations=8, strategy="dgm", width=4, shard_size=6),
+    Setting(32, skill=8, levers=("weights",), generations=8, strategy="dgm", width=4, shard_size=6),
+    Setting(20, cancelled=3.0),
+    Setting(21, generations=6, strategy="dgm", width=4, shard_size=6, cancelled=6.0),
+    Setting(22, generations=4, strategy="dgm", width=4, nested=2, cancelled=6.0),
+    Setting(23, generations=6, strategy="dgm", width=4, paused=3.0, cancelled=6.0),
+    Setting(24, budget=Budget(seconds=4.0)),
+    Setting(25, generations=6, strategy="best_of_k", width=4, budget=Budget(seconds=2.0)),
+    Setting(26, generations=6, strategy="dgm", width=4, nested=2, budget=Budget(seconds=6.0)),
 )
 
 

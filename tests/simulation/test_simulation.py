@@ -29,14 +29,16 @@ import runtime.log.worker
 import services.archivist
 import services.feedback_agent
 from events import codec
+from events.choice import ParentSelected
 from events.codec import Event
 from events.fact import derive
 from events.rollouts import CallUse, TrajectoryRecorded
-from events.run import Budget, RunStarted
+from events.run import Budget, RunFinished, RunStarted
 from events.subjects import GOLD, LOG
 from replay.archive.projection import Archive
 from runtime.log.port import Stored, readable
 from runtime.rollouts.calls import CallRecorder
+from runtime.run.controller import Controller
 from runtime.run.decide import _settling
 from runtime.run.decider import Decision
 from runtime.run.evolve import _with_child
@@ -74,7 +76,8 @@ class Mistake(NamedTuple):
     settings: Sequence[Setting] = SETTINGS
 
 
-WIDE = [setting for setting in SETTINGS if setting.width > 1]
+WIDE = [setting for setting in SETTINGS if setting.width > 1 and not setting.cut_short]
+CUT_SHORT = [setting for setting in SETTINGS if setting.cut_short]
 STEP = "codec.event(fact, run=cause.run, source=source, cause=cause.id, time=now())"
 MISTAKES = {
     "acknowledged before it is appended": Mistake(
@@ -159,7 +162,12 @@ MISTAKES = {
     "a child run that is counted twice": Mistake(
         ((_with_child, "flight.rollouts + ended.rollouts", "flight.rollouts + 2 * ended.rollouts"),),
         "Nothing counts twice",
-        settings=[setting for setting in SETTINGS if setting.nested],
+        settings=[setting for setting in WIDE if setting.nested],
+    ),
+    "a child run that outlives its owner": Mistake(
+        ((Controller._cancel_child, "if child not in self._closed:", "if False:"),),
+        "No run outlives its owner",
+        settings=[setting for setting in CUT_SHORT if setting.nested],
     ),
     "a decision that depends on which candidate was finished first": Mistake(
         (
@@ -292,6 +300,28 @@ def test_executors_of_other_delays_lead_to_the_same_decisions(setting: Setting, 
         invariants.check_all(system.log(), system.log(GOLD), calm)
         orders.add(tuple(event.id for event in events if event.source == "controller"))
     assert len(orders) > 1 or setting.strategy == "best_of_k"
+
+
+@pytest.mark.parametrize("slower", [1, 10])
+@pytest.mark.parametrize("setting", CUT_SHORT, ids=[f"{setting.strategy} {setting.seed}" for setting in CUT_SHORT])
+def test_a_run_that_a_clock_ends_comes_to_an_end_with_what_it_has(
+    setting: Setting, slower: int, tmp_path: Path
+) -> None:
+    """Cancelled, paused before that or not, or its time is up; with a child run under way, that ends with it."""
+    if slower > 1:
+        budget = Budget(seconds=slower * setting.budget.seconds) if setting.budget.seconds else Budget()
+        setting = setting._replace(paused=slower * setting.paused, cancelled=slower * setting.cancelled, budget=budget)
+    system = System(setting, None, tmp_path, delays=slower - 1)
+    system.run()
+    assert not system.trouble and not broken(system, system)
+    events = readable(system.log())
+    ends = {event.run: event.data for event in events if isinstance(event.data, RunFinished)}
+    owner = ends.pop("r")
+    assert owner.reason == ("cancelled: enough" if setting.cancelled else "budget exhausted")
+    assert 1 <= owner.generations <= setting.generations
+    under_way = {event.data.generation for event in events if isinstance(event.data, ParentSelected)}
+    assert under_way, "it ended before there was anything to end"
+    assert bool(ends) == bool(setting.nested) and all("has ended" in end.reason for end in ends.values())
 
 
 def test_the_same_seed_gives_the_same_log_to_the_byte(tmp_path: Path) -> None:

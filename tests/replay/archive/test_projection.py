@@ -1,6 +1,7 @@
 """The archive: every type of event has its table, rows and cursor move together, and the views answer."""
 
 import math
+import random
 import subprocess
 import sys
 import typing
@@ -545,13 +546,15 @@ def test_child_runs_and_artefacts_stand_beside_their_candidates(archive: Archive
     ]
 
 
-def attempts_of(generation: int, lever: str, answers: dict[str, tuple[str | None, float | None]]) -> list[Fact]:
+def attempts_of(
+    generation: int, lever: str, answers: dict[str, tuple[str | None, float | None]], attempt: int = 0
+) -> list[Fact]:
     """A candidate's attempts at dev by item, each an answer and its reward; None: it was not scored."""
     asked = request(generation, "dev")
     key = codec.event_id(RUN, RolloutsRequested, *asked.key())
     facts: list[Fact] = [asked]
     for item, (answer, reward) in answers.items():
-        place: dict[str, Any] = {"request": key, "item": item, "attempt": 0}
+        place: dict[str, Any] = {"request": key, "item": item, "attempt": attempt}
         tried = example(TrajectoryRecorded, **place, purpose="dev", generation=generation, answer=answer)
         facts.append(tried)
         id = codec.event_id(RUN, TrajectoryRecorded, *tried.key())
@@ -562,7 +565,7 @@ def attempts_of(generation: int, lever: str, answers: dict[str, tuple[str | None
 
 
 def test_a_vote_elects_the_most_frequent_answer_of_the_start_and_its_repeats(archive: Archive) -> None:
-    """Ties go to what was recorded first; no answer, and attempts that were not scored, elect nothing."""
+    """Ties go to the first attempt by generation and number; no answer, and what was not scored, elect nothing."""
     wrong, right = ("x", 0.0), ("y", 1.0)
     facts = [
         *attempts_of(0, "start", {"a": wrong, "b": right, "c": (None, 0.0), "d": (None, 0.0), "e": ("z", None)}),
@@ -570,13 +573,35 @@ def test_a_vote_elects_the_most_frequent_answer_of_the_start_and_its_repeats(arc
         *attempts_of(2, "repeat", {"a": right, "c": right}),
         *attempts_of(3, "scaffold", {"b": wrong, "d": right}),
     ]
-    archive.apply(stored(facts))
-    found = ask(archive, "SELECT item, answer, votes, attempts, reward, round(score, 9) FROM votes ORDER BY item")
+    found = same_vote(archive, facts)
     assert found == [
         ("a", "y", 2, 3, 1.0, 0.75),
         ("b", "y", 1, 2, 1.0, 0.75),
         ("c", "y", 1, 3, 1.0, 0.75),
         ("d", "", 2, 2, 0.0, 0.75),
     ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_vote_is_the_same_whoever_was_recorded_first(seed: int, archive: Archive) -> None:
+    """Of equals the first by generation and attempt is elected, with the reward that it had."""
+    facts = [
+        *attempts_of(0, "start", {"a": ("y", 1.0)}),
+        *attempts_of(0, "start", {"a": ("x", 0.0)}, attempt=1),
+        *attempts_of(1, "repeat", {"a": ("x", 0.0), "b": ("z", 0.5), "c": ("v", 1.0)}),
+        *attempts_of(2, "repeat", {"a": ("y", 0.0), "b": ("z", 0.0), "c": ("w", 0.0)}),
+    ]
+    facts = list(dict.fromkeys(facts))
+    random.Random(seed).shuffle(facts)
+    found = same_vote(archive, facts)
+    assert [row[:5] for row in found] == [("a", "y", 2, 4, 1.0), ("b", "z", 2, 2, 0.5), ("c", "v", 1, 2, 1.0)]
+
+
+def same_vote(archive: Archive, facts: list[Fact]) -> list[tuple[Any, ...]]:
+    """The rows of the view; what is counted without it comes to the same."""
+    archive.apply(stored(facts))
+    found = ask(archive, "SELECT item, answer, votes, attempts, reward, round(score, 9) FROM votes ORDER BY item")
     counted = vote(readable(stored(facts)))
-    assert counted and (counted.score, counted.items, counted.attempts) == (0.75, 4, 10)
+    assert counted and (counted.items, counted.attempts) == (len(found), sum(row[3] for row in found))
+    assert {row[5] for row in found} == {round(counted.score, 9)}
+    return found

@@ -14,15 +14,19 @@ from events.choice import FeedbackRequested, LeverChosen, ParentSelected
 from events.codec import Event
 from events.judgement import CandidateEvaluated
 from events.population import ArtefactPublished, CandidateAccepted, CandidateKept
+from events.rollouts import TrajectoryRecorded
 from events.secret import MARKER
 from runtime.agents.artefacts import MOST, Artefact, artefacts_text, left_by, publisher
 from runtime.agents.conversation import ModelRequest
 from runtime.agents.endings import ChildRunLimits
 from runtime.agents.feedback import beside_text, history_text, may_know
 from runtime.blobs.directory import Blobs
-from runtime.effects.choose import child_run_limits
-from tests.harness.agents import ANSWER, KEY, STOP, AgentHarness, model_turn, request_for_feedback
-from tests.harness.facts import event_of, started
+from runtime.effects.choose import ChoiceHost, ProbeRecord, child_run_limits, choose_by_model
+from runtime.rollouts.attempt import RecordedAttempt
+from runtime.run.loading import LoadedRun
+from runtime.run.order import RunOrder, plan
+from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, model_turn, request_for_feedback
+from tests.harness.facts import event_of, example, started
 
 
 def candidate(number: int, parent: int | None, score: float, *, kept: bool = False) -> list[Event]:
@@ -304,3 +308,23 @@ def test_who_may_order_a_child_run(tmp_path: Path) -> None:
 
 def names_of_tools(request: ModelRequest) -> set[str]:
     return {tool.name for tool in request.tools}
+
+
+def test_an_attempt_of_a_generation_that_is_not_settled_is_not_to_be_had_by_its_id(tmp_path: Path) -> None:
+    order = RunOrder(task=str(TOY.folder), levers="both", seed=0, generations=None, budget="", agent="openai:m")
+    loaded = LoadedRun(plan(TOY, PUBLIC, order, "b"), TOY, PUBLIC)
+    reads = [("read_trajectory", {"id": id}) for id in ("of 2", "of 3")]
+    agent = AgentHarness(tmp_path, [*map(model_turn, reads), model_turn(STOP)])
+    scaffold = agent.blobs.put_tree({"agent.py": ANSWER.encode()})
+    requested = asked(4, 0, settled=2, beside=(3,), scaffold=scaffold)
+
+    def find(id: str) -> RecordedAttempt:
+        recorded = example(
+            TrajectoryRecorded, generation=int(id[-1]), split="train", item=PUBLIC.train[0].id, calls=(), answer="it"
+        )
+        return RecordedAttempt(id, recorded, 1.0, "right", ())
+
+    host = ChoiceHost(find, agent.query, agent.inspector(), agent.record)
+    choose_by_model(agent.session, requested, loaded, ProbeRecord([], {}, [], {}), host)
+    settled, beside = agent.tool_results()
+    assert "right" in settled and "There is no attempt 'of 3' at a train item" in beside

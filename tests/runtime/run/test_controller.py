@@ -28,7 +28,7 @@ from events.run import (
 from events.secret import Scanner
 from events.subjects import tag_of
 from runtime.log.memory import MemoryLog, MemoryStream
-from runtime.log.port import Message, append_once
+from runtime.log.port import Message, Stored, append_once, readable
 from runtime.run.controller import Controller
 from runtime.run.decide import DECIDER
 from runtime.run.state import RunState
@@ -157,8 +157,37 @@ def test_what_cannot_be_read_is_set_aside_once_and_stops_nothing() -> None:
     asyncio.run(check())
 
 
+def test_what_came_while_the_broker_was_away_is_set_aside_though_no_run_is_open_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Away(MemoryLog):
+        """Fails to be read once, after something came that nobody can read."""
+
+        left = 0
+
+        async def read(self, start: int, limit: int, subject: str = "") -> list[Stored]:
+            if self.left == 1 and not subject:
+                self.left = 0
+                await self.append([Message(f"evolog.{RUN}.x.trajectory_guessed", b"what?")])
+                raise Unavailable("away")
+            return await super().read(start, limit, subject)
+
+    async def check() -> None:
+        log = Away(MemoryStream())
+        await say(log, started(), RunCancelled(reason=""))
+        one = controller(log)
+        await drive(one)
+        assert facts_of(log, RunFinished)
+        monkeypatch.setattr("runtime.run.controller.PAUSE", 0.0)
+        log.left = 1
+        await one.serve(lambda: log.left == 0 and one._loaded and one._position == len(log.memory.messages))
+        assert len(facts_of(log, EventSetAside)) == 1
+
+    asyncio.run(check())
+
+
 def facts_of(log: MemoryLog, kind: type[Fact], run: str = RUN) -> list[Any]:
-    events = [codec.decode(stored.data) for stored in log.memory.messages]
+    events = readable(log.memory.messages)
     return [event.data for event in events if event.run == run and isinstance(event.data, kind)]
 
 
