@@ -65,6 +65,10 @@ ANSWERED = "Every request is answered or failed"
 AS_RECORDED = "Answers are recorded before they are released"
 
 
+NARROW = SETTINGS[:10]
+"""One candidate at a time, by the chain: most mistakes can be made there, and a run takes less time."""
+
+
 class Mistake(NamedTuple):
     """Lines of functions, what they become, and the invariant that this breaks; `rates` are those of faults that bring
     it about, `settings` those of runs in which it can be.
@@ -73,7 +77,7 @@ class Mistake(NamedTuple):
     lines: tuple[tuple[Callable[..., Any], str, str], ...]
     breaks: str
     rates: Mapping[str, float] | None = None
-    settings: Sequence[Setting] = SETTINGS
+    settings: Sequence[Setting] = NARROW
 
 
 WIDE = [setting for setting in SETTINGS if setting.width > 1 and not setting.cut_short]
