@@ -8,7 +8,7 @@ port asks.
 from collections.abc import Sequence
 from random import Random
 
-from algorithms.search.strategy import Member, ParentChoice, Trial, Verdict, best, failure
+from algorithms.search.strategy import Member, ParentChoice, Trial, Verdict, best, judge_by_score
 
 
 def select(population: Sequence[Member], random: Random) -> ParentChoice | None:
@@ -21,11 +21,8 @@ def select(population: Sequence[Member], random: Random) -> ParentChoice | None:
 
 def judge(trial: Trial, population: Sequence[Member]) -> Verdict:
     """Accept a candidate if nearly all of its dev attempts ran and its mean reward beats the best so far."""
-    if failed := failure(trial):
-        return failed
-    before = best(population)
-    if before is None:
-        return Verdict("accept", f"the start, {trial.score:.4f} on dev")
-    if trial.score > before.score:
-        return Verdict("accept", f"{trial.score:.4f} on dev, the best so far was {before.score:.4f}")
-    return Verdict("drop", f"{trial.score:.4f} on dev does not beat {before.score:.4f}")
+    return judge_by_score(
+        trial,
+        population,
+        lambda before: Verdict("drop", f"{trial.score:.4f} on dev does not beat {before.score:.4f}"),
+    )

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from random import Random
 
-from algorithms.search.strategy import Member, ParentChoice, Trial, Verdict, best, draw, failure
+from algorithms.search.strategy import Member, ParentChoice, Trial, Verdict, draw, judge_by_score
 
 STEEPNESS, MIDDLE = 10.0, 0.5
 """lambda and alpha_0 of the paper."""
@@ -38,14 +38,11 @@ def select(population: Sequence[Member], random: Random) -> ParentChoice | None:
 
 def judge(trial: Trial, population: Sequence[Member]) -> Verdict:
     """Keep every candidate that runs; one that beats the best so far is accepted."""
-    if failed := failure(trial):
-        return failed
-    before = best(population)
-    if before is None:
-        return Verdict("accept", f"the start, {trial.score:.4f} on dev")
-    if trial.score > before.score:
-        return Verdict("accept", f"{trial.score:.4f} on dev, the best so far was {before.score:.4f}")
-    return Verdict("keep", f"it runs: {trial.score:.4f} on dev, the best has {before.score:.4f}")
+    return judge_by_score(
+        trial,
+        population,
+        lambda before: Verdict("keep", f"it runs: {trial.score:.4f} on dev, the best has {before.score:.4f}"),
+    )
 
 
 def _sigmoid(x: float) -> float:

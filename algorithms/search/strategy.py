@@ -108,6 +108,21 @@ def failure(trial: Trial) -> Verdict | None:
     return Verdict("drop", f"{trial.failed} of {trial.items} attempts failed to run, at most {FAILED_LIMIT:.0%} may")
 
 
+def judge_by_score(trial: Trial, population: Sequence[Member], otherwise: Callable[[Member], Verdict]) -> Verdict:
+    """Accept the start, and a candidate that scores higher on dev than the best so far, if nearly all attempts ran.
+
+    Those that ran and score no higher are judged by `otherwise`, which is given the best.
+    """
+    if failed := failure(trial):
+        return failed
+    before = best(population)
+    if before is None:
+        return Verdict("accept", f"the start, {trial.score:.4f} on dev")
+    if trial.score > before.score:
+        return Verdict("accept", f"{trial.score:.4f} on dev, the best so far was {before.score:.4f}")
+    return otherwise(before)
+
+
 def draw(probabilities: Mapping[Key, float], uniform: float) -> Key:
     """The key at which the running sum of the probabilities, in their order, passes `uniform`, a number in [0, 1)."""
     total = 0.0
