@@ -434,8 +434,7 @@ def test_a_run_is_cancelled_though_it_is_paused_and_ends_with_what_it_has(place:
     assert "broken-off ends with what it has" in place.evolog("cancel", "broken-off", "--reason", "enough").err
     place.evolog("watch", "broken-off")  # to its end
     one_sentence(place.evolog("cancel", "broken-off", code=2), "is finished")
-    (run,) = [run for run in json.loads(place.evolog("ls", "--json").out) if run["run"] == "broken-off"]
-    assert run["reason"] == "cancelled: enough"
+    assert json.loads(place.evolog("show", "broken-off", "--json").out)["reason"] == "cancelled: enough"
 
 
 def test_a_run_is_paused_and_goes_on(place: CliHarness) -> None:
