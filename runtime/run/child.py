@@ -44,10 +44,8 @@ def child_started(owner: str, started: RunStarted, ordered: ChildRunOrdered) -> 
 
 def child_finished(ordered: ChildRunOrdered, finished: RunFinished) -> ChildRunFinished:
     """What the owner reads of a child run that has ended."""
-    return ChildRunFinished(
-        generation=ordered.generation,
-        child=ordered.child,
-        reason=finished.reason,
+    return replace(
+        failed_child(ordered, finished.reason),
         scaffold=finished.scaffold,
         adapter=finished.adapter,
         rollouts=finished.rollouts,

@@ -108,18 +108,10 @@ def _refills(flight: Flight, update: WeightUpdate, started: RunStarted) -> list[
     if update.hinted or update.refills >= started.refills or started.submissions:
         return []
     tied = _tied_items(flight.shards)
-    folds = list(
-        {
-            shard.requested.fold: tuple(
-                item
-                for other in flight.shards.values()
-                if other.requested.fold == shard.requested.fold and not other.requested.refill
-                for item in other.requested.items
-                if item in tied
-            )
-            for shard in flight.shards.values()
-        }.items()
-    )
+    by_fold: dict[int, tuple[str, ...]] = {}
+    for fold, items in _items_by_fold(flight.shards):
+        by_fold[fold] = (*by_fold.get(fold, ()), *(item for item in items if item in tied))
+    folds = list(by_fold.items())
     cost = started.group_size * sum(len(items) for _, items in folds)
     if not cost or not affordable(flight, cost + evaluation_cost(started)):
         return []

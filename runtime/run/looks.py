@@ -1,6 +1,6 @@
 """Looks at a candidate: the first items before the others, and a second look where scores are too close to call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from algorithms.search.strategy import FAILED_LIMIT
 from algorithms.statistics import Estimate, mean_interval
@@ -16,6 +16,11 @@ FEWEST = 6
 """Items, at least, that must differ before a difference is believed: fewer have one sign by chance in more than 1 of 40
 cases, whatever an interval of so few says.
 """
+
+
+def _differences(mine: Mapping[str, float], theirs: Mapping[str, float]) -> list[float]:
+    """Item by item, where both were scored."""
+    return [reward - theirs[item] for item, reward in mine.items() if item in theirs]
 
 
 def _mean_difference(differences: Sequence[float]) -> Estimate | None:
@@ -52,8 +57,7 @@ def stage(flight: Flight, started: RunStarted) -> list[Fact]:
     assert flight.candidate and flight.parent
     rewards = mean_rewards(flight.shards, "dev")
     failed = asked - len(rewards)
-    theirs = flight.parent.rewards
-    differences = [reward - theirs[item] for item, reward in rewards.items() if item in theirs]
+    differences = _differences(rewards, flight.parent.rewards)
     gain = _mean_difference(differences)
     if failed > FAILED_LIMIT * asked:
         passed, reason = False, f"{failed} of the first {asked} attempts failed to run, at most {FAILED_LIMIT:.0%} may"
@@ -87,8 +91,7 @@ def recheck(flight: Flight, best: Candidate | None, started: RunStarted) -> list
     cost = 2 * started.recheck * len(started.items.dev)
     if not cost or flight.rechecked or best is None or candidate is None or candidate.lever == "repeat":
         return []
-    mine = mean_rewards(flight.shards, "dev")
-    differences = [reward - best.rewards[item] for item, reward in mine.items() if item in best.rewards]
+    differences = _differences(mean_rewards(flight.shards, "dev"), best.rewards)
     gain = _mean_difference(differences)
     close = gain is not None and (gain.low <= 0 <= gain.high or not _tell(differences))
     if not close or not affordable(flight, cost):

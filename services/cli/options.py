@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from algorithms.search.catalogue import STRATEGIES
 from events.kinds import Schedule
 from runtime.run.bounds import BOUNDS
 
@@ -107,7 +108,7 @@ def search_options(function: Function) -> Function:
         ),
         click.option(
             "--strategy",
-            type=click.Choice(["chain", "dgm", "best_of_k"]),
+            type=click.Choice(list(STRATEGIES)),
             default="chain",
             show_default=True,
             help="Which candidate is changed next: the best (chain), any by the Darwin Goedel Machine's draw (dgm), or "

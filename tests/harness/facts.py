@@ -11,7 +11,7 @@ import msgspec
 from events import codec
 from events.catalogue import BY_FACT
 from events.change import ScaffoldProposed, WeightUpdateRequested
-from events.choice import LeverChosen
+from events.choice import AgentCalled, LeverChosen
 from events.codec import Event
 from events.fact import Fact
 from events.judgement import TrajectoryScored
@@ -109,6 +109,26 @@ def scores(requests: Sequence[RolloutsRequested], right: set[str]) -> list[Traje
                     )
                 )
     return found
+
+
+def agent_called(generation: int, **changes: Any) -> AgentCalled:
+    """A call of the Feedback-Agent's language model; fields that a test is about are `changes`."""
+    call = AgentCalled(
+        generation=generation,
+        agent="feedback_agent",
+        ordinal=0,
+        provider="openai",
+        model="m",
+        request="q",
+        response="a",
+        prompt_tokens=100,
+        completion_tokens=10,
+        micro_usd=1,
+        seconds=1.0,
+        attempts=1,
+        status="answered",
+    )
+    return msgspec.structs.replace(call, **changes)
 
 
 def trajectory(attempt: int, run: str = RUN) -> Event:

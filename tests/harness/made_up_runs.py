@@ -23,7 +23,7 @@ from replay.exports import folder as exports
 from replay.history import History
 from runtime.blobs.directory import Blobs
 from runtime.log.port import Stored
-from tests.harness.facts import publisher
+from tests.harness.facts import agent_called, publisher
 
 DEV = tuple(f"dev{number}" for number in range(40))
 TEST = tuple(f"test{number}" for number in range(40))
@@ -260,21 +260,8 @@ def evaluation_facts(run: str, generation: int, step: Step, scaffold: str, adapt
 
 def called(request: str, response: str) -> AgentCalled:
     """A call of the agent's language model in the last generation."""
-    return AgentCalled(
-        generation=len(HACKED) - 1,
-        agent="feedback_agent",
-        ordinal=0,
-        provider="p",
-        model="m",
-        request=request,
-        response=response,
-        prompt_tokens=1,
-        completion_tokens=1,
-        micro_usd=1,
-        seconds=1.0,
-        attempts=1,
-        status="answered",
-    )
+    names = {"provider": "p", "model": "m", "request": request, "response": response}
+    return agent_called(len(HACKED) - 1, **names, prompt_tokens=1, completion_tokens=1)
 
 
 def auditor(steps: Sequence[Step], scaffolds: Sequence[str], blob: str, ceiling: float) -> Iterator[Fact]:

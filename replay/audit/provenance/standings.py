@@ -30,7 +30,7 @@ class Standings:
     @property
     def best(self) -> CandidateEvaluated | None:
         """The best so far, which was accepted last; None before the first."""
-        return next((self.evaluated.get(one.id) for one in reversed(self._remaining) if one.accepted), None)
+        return self.evaluated.get(self._champion.id) if self._champion else None
 
     def take(self, fact: Fact) -> list[str]:
         """Take the next fact; sentences that say what is wrong with it."""
@@ -52,6 +52,10 @@ class Standings:
     @property
     def _remaining(self) -> tuple[Candidate, ...]:
         return tuple(one for one in self._population if one.id not in self._rolled_back)
+
+    @property
+    def _champion(self) -> Candidate | None:
+        return next((one for one in reversed(self._remaining) if one.accepted), None)
 
     def _start(self, started: RunStarted) -> None:
         """A run begins; of a fork whose scores mean something else nobody stays."""
@@ -81,8 +85,7 @@ class Standings:
 
     def _bar(self, verdict: CandidateAccepted | CandidateKept) -> float | None:
         """What a second look gives the candidate; None without one."""
-        before = next((one for one in reversed(self._remaining) if one.accepted), None)
-        second = self._rechecked.get(verdict.candidate)
+        before, second = self._champion, self._rechecked.get(verdict.candidate)
         return bar_of(before) + second.difference if before and second else None
 
     def _wrong(self, verdict: CandidateAccepted | CandidateKept, evaluated: CandidateEvaluated) -> list[str]:

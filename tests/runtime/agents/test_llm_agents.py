@@ -40,7 +40,7 @@ from runtime.rollouts.names import item_names
 from services.host.agent_session import open_session, spent_until
 from tasks.contract import Public
 from tests.harness.agents import ANSWER, KEY, PUBLIC, STOP, TOY, AgentHarness, model_turn, proposal_call, shown_attempt
-from tests.harness.facts import event_of
+from tests.harness.facts import agent_called, event_of
 
 
 def evaluated(**more: Any) -> CandidateEvaluated:
@@ -640,21 +640,7 @@ def opened(folder: Path, budget: Budget, *facts: Fact) -> AgentSession:
 
 
 def called(generation: int, ordinal: int, agent: AgentName = "feedback_agent") -> AgentCalled:
-    return AgentCalled(
-        generation=generation,
-        agent=agent,
-        ordinal=ordinal,
-        provider="openai",
-        model="odd",
-        request="q",
-        response="a",
-        prompt_tokens=100,
-        completion_tokens=10,
-        micro_usd=7,
-        seconds=1,
-        attempts=1,
-        status="answered",
-    )
+    return agent_called(generation, agent=agent, ordinal=ordinal, model="odd", micro_usd=7)
 
 
 def test_a_desk_knows_what_the_run_spent_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from events import codec
 from events.change import ProposalFailed, ScaffoldRequested
-from events.choice import AgentCalled, FeedbackRequested
+from events.choice import FeedbackRequested
 from events.fact import Fact
 from events.judgement import CandidateEvaluated, ScoringFailed, TrajectoryScored
 from events.kinds import AuditAction, AuditLever, Memory, Purpose
@@ -24,7 +24,7 @@ from events.weights import (
 )
 from runtime.run.batch import batch_digest
 from runtime.run.fork import comparable_from
-from tests.harness.facts import DEV, chosen, event_of, proposed, scores, started, update
+from tests.harness.facts import DEV, agent_called, chosen, event_of, proposed, scores, started, update
 from tests.harness.given import Scenario, given
 
 
@@ -309,21 +309,7 @@ def test_a_run_ends_after_its_generations() -> None:
 def test_what_the_agents_model_costs_counts_in_the_budget(
     budget: Budget, price: int | None, reason: str | None
 ) -> None:
-    called = AgentCalled(
-        generation=0,
-        agent="meta_agent",
-        ordinal=0,
-        provider="openai",
-        model="m",
-        request="q",
-        response="a",
-        prompt_tokens=100,
-        completion_tokens=10,
-        micro_usd=price,
-        seconds=1.0,
-        attempts=1,
-        status="answered",
-    )
+    called = agent_called(0, agent="meta_agent", micro_usd=price)
     story = played(given(started(budget=budget), called, proposed()), {"d1"})
     assert [finished.reason for finished in story.of(RunFinished)] == ([reason] if reason else [])
     (evaluated,) = story.of(CandidateEvaluated)

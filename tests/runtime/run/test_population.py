@@ -14,7 +14,7 @@ from algorithms.search.catalogue import STRATEGIES
 from algorithms.search.strategy import Member, ParentChoice, Strategy
 from events import codec
 from events.change import ChildRunFinished, ChildRunOrdered, ChildRunRequested, ProposalFailed
-from events.choice import AgentCalled, FeedbackRequested, ParentSelected
+from events.choice import FeedbackRequested, ParentSelected
 from events.codec import Event
 from events.fact import Fact, derive, derive_seed
 from events.judgement import CandidateEvaluated, CandidateRechecked, JudgeCalled, StageEvaluated, TrajectoryScored
@@ -27,7 +27,7 @@ from runtime.run import looks
 from runtime.run.child import child_started
 from runtime.run.state import descendants, members
 from tests.harness.decided_log import answers
-from tests.harness.facts import DEV, RUN, chosen, proposed, scores, started, update
+from tests.harness.facts import DEV, RUN, agent_called, chosen, proposed, scores, started, update
 from tests.harness.given import Scenario, given
 
 VERDICTS = (CandidateAccepted, CandidateKept, CandidateRejected)
@@ -603,22 +603,7 @@ def test_a_child_run_gets_no_more_than_was_asked_for_it() -> None:
 def test_a_child_run_may_spend_what_was_left_when_its_generation_began(settled_first: bool) -> None:
     """What the others take meanwhile would make it a matter of who is faster."""
     story = begun(ordered(width=2, budget=Budget(tokens=1000, micro_usd=500)))
-    called = AgentCalled(
-        generation=1,
-        agent="feedback_agent",
-        ordinal=0,
-        provider="openai",
-        model="m",
-        request="q",
-        response="a",
-        prompt_tokens=300,
-        completion_tokens=0,
-        micro_usd=90,
-        seconds=0.0,
-        attempts=1,
-        status="answered",
-    )
-    story.when(called)
+    story.when(agent_called(1, prompt_tokens=300, completion_tokens=0, micro_usd=90))
     if settled_first:
         story.when(ProposalFailed(generation=1, reason="none"))
     (order,) = story.when(nested(2)).of(ChildRunOrdered)
