@@ -1,17 +1,23 @@
-"""Means with their intervals, figures of groups of attempts, and McNemar's test.
+"""Means with their intervals, ties and votes in groups of attempts, figures of groups, and McNemar's test.
 
 What only an audit needs is in `replay/audit/statistics`.
 """
 
+import functools
 import math
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """The 97.5 % quantiles of Student's t distribution with 1, 2, ..., 10 degrees of freedom."""
+SAME, CANCELLED = 1e-9, 1e-12
+"""What rounding leaves between equal rewards: a share of the larger of them; and, where numbers have cancelled, a share
+of the largest reward at hand.
+"""
 
 
 def t_quantile(degrees: int) -> float:
@@ -66,6 +72,110 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), quantile * statistics.stdev(values) / len(values) ** 0.5
 
 
+def magnitude(rewards: Iterable[float]) -> float:
+    """The largest distance of a reward from 0; 0 without rewards."""
+    return max(map(abs, rewards), default=0.0)
+
+
+def tied(rewards: Sequence[float], scale: float = 0.0) -> bool:
+    """Whether rewards are all the same but for rounding, so that no attempt is better than another.
+
+    This is the one rule of ties, for the trainer, the rules agent and the decider. It has no unit: rewards a million
+    times as large, or as small, tie as before. `scale` is the magnitude of all the rewards that these are a part of: a
+    verifier that takes .3 from .1 + .2 gives 5e-17, which is no reward beside rewards of 1. Raises ValueError without
+    rewards.
+    """
+    most, least = max(rewards), min(rewards)
+    return most - least <= max(SAME * max(abs(most), abs(least)), CANCELLED * scale)
+
+
+def majority(answers: Sequence[str]) -> tuple[str, int]:
+    """The most frequent answer and its votes, the earliest of equals; an empty answer has no vote. ("", 0) if nobody
+    votes.
+    """
+    votes = Counter(answer for answer in answers if answer)
+    return votes.most_common(1)[0] if votes else ("", 0)
+
+
+@functools.cache
+def votes_by_chance(voters: int, options: int) -> float:
+    """How many votes the most frequent of `options` answers has on average if each of the voters draws one, all equally
+    likely: the expected largest count of a multinomial.
+
+    It is the sum over m of P(largest > m). P(largest <= m) is the share of sequences of answers in which none occurs
+    more than m times: voters! / options^voters times the coefficient of x^voters in (sum_{j <= m} x^j / j!)^options.
+    Raises ValueError without a voter or an option.
+    """
+    if voters < 1 or options < 1:
+        raise ValueError(f"{voters} voters and {options} options; a vote needs one of each at least")
+    rate = voters / options / 2  # x is counted in it, so that no coefficient overflows
+    whole = math.exp(voters * math.log(voters / 2) - math.lgamma(voters + 1))  # where none is left out
+    expected = 0.0
+    for most in range(voters):
+        above = 1 - _coefficient(voters, options, rate, most) / whole
+        if above < 1e-9:
+            break
+        expected += above
+    return expected
+
+
+def _coefficient(degree: int, power: int, rate: float, most: int) -> float:
+    """The coefficient of x^degree in (sum_{j <= most} (rate x)^j / j!)^power."""
+    factor = [1.0]
+    for j in range(1, most + 1):
+        factor.append(factor[-1] * rate / j)
+    result = [1.0]
+    while power:
+        if power % 2:
+            result = _product(result, factor, degree)
+        power //= 2
+        factor = _product(factor, factor, degree) if power else factor
+    return result[degree] if degree < len(result) else 0.0
+
+
+def _product(a: Sequence[float], b: Sequence[float], degree: int) -> list[float]:
+    """The product of two polynomials, up to a degree."""
+    return [
+        sum(a[j] * b[k - j] for j in range(max(0, k - len(b) + 1), min(k, len(a) - 1) + 1))
+        for k in range(min(degree, len(a) + len(b) - 2) + 1)
+    ]
+
+
+MANY_ANSWERS = 1_000_000
+"""So many answers that two voters do not agree by chance."""
+
+
+def effective_answers(groups: Iterable[Sequence[str]]) -> int:
+    """How many equally likely answers would agree by chance as often as answers to different items do; `groups` are the
+    answers to each item.
+
+    It is one over that agreement (as in Fleiss 1971, whose kappa takes chance from the answers of all items), rounded
+    up. MANY_ANSWERS where no two agree, or there is one item.
+    """
+    totals: Counter[str] = Counter()
+    within = voters_within = 0
+    for answers in groups:
+        votes = Counter(answer for answer in answers if answer)
+        totals += votes
+        within += sum(count**2 for count in votes.values())
+        voters_within += votes.total() ** 2
+    agreeing = sum(count**2 for count in totals.values()) - within
+    return math.ceil((totals.total() ** 2 - voters_within) / agreeing) if agreeing else MANY_ANSWERS
+
+
+def elected(answers: Sequence[str], options: int = MANY_ANSWERS) -> str:
+    """The answer that a group elects by majority; empty where it elects none.
+
+    An answer needs two votes, more than any other has, and more than the most frequent of `options` answers has on
+    average where as many voters guess (`votes_by_chance`). Of many answers none would have two.
+    """
+    counts = Counter(answer for answer in answers if answer).most_common(2)
+    if not counts or counts[0][1] < 2 or counts[0][1] == counts[-1][1] * (len(counts) - 1):
+        return ""
+    label, votes = counts[0]
+    return label if votes > votes_by_chance(sum(map(bool, answers)), options) else ""
+
+
 class GroupStatistics(NamedTuple):
     """Figures of groups of attempts, each at one item: the mean of groups' means and of their best, and the share of
     tied groups.
@@ -76,19 +186,20 @@ class GroupStatistics(NamedTuple):
     tied: float
 
 
-def group_statistics(groups: Sequence[Sequence[float]]) -> GroupStatistics:
+def group_statistics(groups: Sequence[Sequence[float]], exact: bool = False) -> GroupStatistics:
     """The statistics over those groups of rewards that are not empty; all zeros where there are none.
 
-    A group is tied where its rewards are all equal.
+    A group is tied by the rule of `tied`; with `exact`, where its rewards are equal to the bit.
     """
     groups = [group for group in groups if group]
     if not groups:
         return GroupStatistics(0.0, 0.0, 0.0)
     n = len(groups)
+    scale = magnitude(reward for group in groups for reward in group)
     return GroupStatistics(
         math.fsum(math.fsum(group) / len(group) for group in groups) / n,
         math.fsum(max(group) for group in groups) / n,
-        sum(max(group) == min(group) for group in groups) / n,
+        sum(max(group) == min(group) if exact else tied(group, scale) for group in groups) / n,
     )
 
 

@@ -90,7 +90,7 @@ WeightUpdateFailure = Literal[
 `nothing_to_learn`: no sequence carries a gradient.
 `batch_differs`: the recorded batch is not the sealed one.
 `logprobs_differ`: the recorded log-probabilities are not those of the policy that is trained.
-`refused`: there is no such algorithm or hyper-parameter.
+`refused`: there is no such algorithm or hyper-parameter, or it cannot train on what was sampled so.
 `adapter_unusable`: a base, adapter or state does not fit.
 `crashed`: anything else.
 """

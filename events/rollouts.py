@@ -103,6 +103,18 @@ class ModelCalled(Fact, frozen=True, kw_only=True):
     """What the call cost, in millionths of a US dollar; 0 for the run's own policy."""
     seconds: float
     """Seconds that it took to sample: an equal part for each call that was sampled at once."""
+    sampling: dict[str, float] = msgspec.field(default_factory=dict)
+    """Settings of sampling beside the temperature that were in force, by name, such as `top_p`.
+
+    Empty: completions are of the whole distribution.
+    """
+    cut: tuple[bool, ...] = ()
+    """Of each completion, whether it ended because it reached its limit. Empty in older logs, which do not say."""
+    repeated: int = 0
+    """Completions that say token by token what an earlier one says, which chance would not have given.
+
+    They are compared with those of this call, and of earlier calls of the same prompt for the same request.
+    """
 
 
 class TrajectoryRecorded(Fact, frozen=True, kw_only=True):

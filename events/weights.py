@@ -119,13 +119,18 @@ class AdapterPublished(Fact, frozen=True, kw_only=True):
     trained_on: int
     """Number of sequences that carried a gradient."""
     left_out: int = 0
-    """Number of sequences of older adapters that were left out as stale."""
+    """Number of sequences that were left out since their adapters are too many versions from the parent."""
     back_end: BackEnd = "native"
     """Whose trainer did the gradient work."""
     processes: int = 1
     """Number of processes, each with a device of its own, that shared the gradient work."""
     state: str = ""
     """Blob of the state for the next training: the optimiser's moments, the critic, the weight of KL."""
+    masked_tokens: int = 0
+    """Number of tokens left out of the loss, since their recorded log-probabilities are far from the trainer's."""
+    repeated: int = 0
+    """Number of completions in the batch that repeat an earlier one against all chance, as `model_called` counts them.
+    """
 
 
 class AdapterServed(Fact, frozen=True, kw_only=True):

@@ -397,6 +397,7 @@ def _sampled(
             "tokens": completion.tokens,
             "logprobs": completion.logprobs,
             "prompt_tokens": completion.prompt_tokens,
+            "cut": completion.cut if fact.cut else (),  # which older logs do not say
         }
         request_fields = {
             "sampling_seed": request.seed,
@@ -464,12 +465,14 @@ def _trainer(stage: Stage) -> tuple[int, Iterator[Effect]]:
 
 def _back_end(published: AdapterPublished | None) -> BackEnd:
     """Which back end trained; raises CheckFailed where it is not to be had here."""
-    if published is None or published.back_end == "native":
+    if published is None:
         return "native"
     if published.processes > 1:
         raise CheckFailed(
             f"it was trained by {published.processes} processes, whose accelerate configuration the log does not hold"
         )
+    if published.back_end == "native":
+        return "native"
     if importlib.util.find_spec("trl") is None:
         raise CheckFailed("it was trained by trl, which is not installed: pip install 'evolog[train]'")
     return "trl"

@@ -80,6 +80,10 @@ class Generation(msgspec.Struct, kw_only=True):
     """The run of its own that made its candidate."""
     artefacts: int = 0
     """Number of artefacts that it published."""
+    masked_tokens: int = 0
+    """Tokens that its training left out, since their recorded log-probabilities are far from the trainer's."""
+    repeated: int = 0
+    """Completions in its training batches that repeat an earlier one against all chance."""
     rollouts: int = 0
     """Rollouts of this generation alone, for training and evaluation."""
     tokens: int = 0
@@ -271,6 +275,9 @@ class Reporter:
                 report.rollouts += fact.rollouts
             case ArtefactPublished(generation=generation):
                 self.row(generation).artefacts += 1
+            case AdapterPublished(generation=generation):
+                row = self.row(generation)
+                row.masked_tokens, row.repeated = row.masked_tokens + fact.masked_tokens, row.repeated + fact.repeated
             case StageEvaluated(generation=generation):
                 self.row(generation).stage = fact.reason
             case CandidateRechecked(generation=generation):

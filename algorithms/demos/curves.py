@@ -65,14 +65,17 @@ def learn(
     hyper: Hyper,
     restart: bool = False,
     hints: bool = False,
+    group: int = SAMPLES,
 ) -> Iterator[Round]:
     """The rounds of a run, from 0 to `rounds`; the last one samples and does not update.
 
-    With `restart`, every update starts from the base. With `hints`, questions that nobody answered rightly are asked
-    again with the answer in sight, as STaR does. An algorithm that learns from copies of an item trains an adapter for
-    each item; its rounds are means over them.
+    The answers of a question are compared in groups of `group`. With `restart`, every update starts from the base. With
+    `hints`, questions that nobody answered rightly are asked again with the answer in sight, as STaR does. An algorithm
+    that learns from copies of an item trains an adapter for each item; its rounds are means over them.
     """
-    options: dict[str, Any] = {"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints}
+    options: dict[str, Any] = {
+        **{"seed": seed, "rounds": rounds, "hyper": hyper, "restart": restart, "hints": hints, "group": group}
+    }
     if "copies" in find(name).needs and len(toy.questions) > 1:
         each = [learn(name, Toy(toy.name, (question,)), base, **options) for question in toy.questions]
         yield from map(_mean, zip(*each, strict=True))
@@ -88,7 +91,7 @@ def learn(
         sampled = [
             r
             for question in toy.questions
-            for r in answer_question(sampler, base, question, derive_seed(seed, number), count, number)
+            for r in answer_question(sampler, base, question, derive_seed(seed, number), count, number, group=group)
         ]
         rewards, note = [r.reward for r in sampled], ""
         if number < rounds:
@@ -143,15 +146,19 @@ def answer_question(
     count: int,
     version: int,
     hint: str = "",
+    group: int = SAMPLES,
 ) -> list[Rollout]:
-    """`count` sampled answers to a question. Given with a hint, they do not count as the policy's own."""
+    """`count` sampled answers to a question, each `group` of them a group.
+
+    Given with a hint, they do not count as the policy's own.
+    """
     prompt = base.encode(question.prompt + hint)
     completions = sampler.sample(
         [sampling.CompletionRequest(prompt=prompt, seed=seed, index=index, max_tokens=16) for index in range(count)]
     )
     return [
         Rollout(
-            group=question.prompt,
+            group=f"{question.prompt} {index // group}",
             item=question.prompt,
             prompt=question.prompt,
             tokens=completion.tokens,
@@ -159,11 +166,17 @@ def answer_question(
             reward=question.score(completion.text),
             answer=completion.text,
             real=base.encode_completion(question.truth),
+            hint=hint_of(question),
             adapter=str(version),
             own=not hint,
         )
-        for completion in completions
+        for index, completion in enumerate(completions)
     ]
+
+
+def hint_of(question: ToyQuestion) -> str:
+    """The text that shows the true answer after the question's prompt."""
+    return f" near {question.truth}"
 
 
 def answer_with_hints(
@@ -175,7 +188,7 @@ def answer_with_hints(
     return [
         r
         for q in unsolved
-        for r in answer_question(sampler, base, q, seed, SAMPLES // len(toy.questions), version, f" near {q.truth}")
+        for r in answer_question(sampler, base, q, seed, SAMPLES // len(toy.questions), version, hint_of(q))
     ]
 
 
@@ -191,10 +204,18 @@ def main(
 ) -> None:
     """The command line of an algorithm's module: run it on a toy and print the curve."""
 
-    @click.command(help=f"Run {name} on its toy, {toy.name}, and draw reward and KL.")
+    @click.command(help=f"Run {name} on a toy and draw reward and KL.")
     @click.option("--seed", default=0, show_default=True, help="Of the adapter, the samples and the minibatches.")
     @click.option(
         "--rounds", "count", default=rounds, show_default=True, type=click.IntRange(1), help="Weight updates."
+    )
+    @click.option("--toy", "toy_name", default=toy.name, show_default=True, type=click.Choice(toys.NAMES))
+    @click.option(
+        "--group",
+        default=SAMPLES,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Answers that are compared with each other.",
     )
     @click.option(
         "--plot",
@@ -202,7 +223,7 @@ def main(
         help="Write the curve to this file too (.png, .svg, .pdf).",
     )
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a round on stdout, and no drawing.")
-    def command(seed: int, count: int, plot: Path | None, as_json: bool) -> None:
+    def command(seed: int, count: int, toy_name: str, group: int, plot: Path | None, as_json: bool) -> None:
         if plot and not plot.parent.is_dir():
             raise click.BadParameter(
                 f"there is no folder {plot.parent}; give a file in one that is there", param_hint="--plot"
@@ -213,14 +234,14 @@ def main(
             task = progress.add_task("pre-training the tiny language model", total=None)
             base = base_model(lambda done, total, loss: progress.update(task, completed=done, total=total))
             progress.reset(task, description=name, total=count + 1)
-            for point in learn(
-                name, toy, base, seed=seed, rounds=count, hyper=hyper or {}, restart=restart, hints=hints
-            ):
+            chosen = toy if toy_name == toy.name else getattr(toys, toy_name)()
+            options: dict[str, Any] = {"hyper": hyper or {}, "restart": restart, "hints": hints, "group": group}
+            for point in learn(name, chosen, base, seed=seed, rounds=count, **options):
                 curve.append(point)
                 progress.update(task, advance=1, description=f"{name}: reward {point.reward:.3f}, KL {point.kl:.3f}")
                 if as_json:
                     click.echo(msgspec.json.encode(point).decode())
-        title = f"{name} on the toy {toy.name}, seed {seed}"
+        title = f"{name} on the toy {toy_name}, seed {seed}"
         if not as_json:
             print_curve(title, curve)
         if plot:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+NAMES = ("dense", "sparse", "deceptive", "quiz", "shifted")
+"""The names of the toys, each that of the function that makes it."""
 FIELDS, LARGEST, TASKS, QUIZ = 2, 99, 4, 8
 """Numbers of an answer, the largest of them, tasks that the base policy has habits for, and quiz questions."""
 NEAR, SPREAD = 4, 30

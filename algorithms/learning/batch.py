@@ -12,47 +12,75 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from algorithms.statistics import magnitude, tied
+
 if TYPE_CHECKING:
     import torch
 
 Hyper = Mapping[str, float]
 """Hyper-parameters by name."""
 
+REFERENCE_WIDTH = 128
+"""The hidden size that the default learning rates are for, tiny-lm's; `update.settings` fits them to a wider base."""
+
 COMMON: Hyper = {
     "lr": 1e-3,
+    "lr_scale": 1.0,
+    "warmup": 0.0,
     "epochs": 2,
     "batch_groups": 128,
+    "forward_tokens": 1024,
     "dropout": 0.0,
     "weight_decay": 0.0,
     "max_grad_norm": 10.0,
     "kl": 0.0,
     "kl_target": 0.0,
-    "stale": 1.0,
+    "kl_published": 0.0,
+    "max_lag": 1e6,
     "truncation": 2.0,
     "mismatch": 0.05,
+    "off_token": 1.0,
+    "off_share": 0.01,
+    "mask_cut": 0.0,
+    "overlong": 0.0,
     "clip_low": 0.2,
     "clip_high": 0.28,
 }
 """Hyper-parameters that every algorithm has, with their defaults.
 
-lr, weight_decay: AdamW's. epochs: passes over the batch. batch_groups: groups (or pairs) a minibatch. dropout: the
-share of the adapter's inner sums that a step leaves out, where the model does that. max_grad_norm: the gradient is
-scaled down to it. kl: the weight of KL to the base model; kl_target: nats a token that it is steered to by changing its
-weight (0: the weight is fixed). stale: 0 leaves rollouts of older adapters out; 1 keeps them, weighed by importance
-where the algorithm has ratios (cloning and preferences take them as they are). truncation: the largest importance
-weight. mismatch: mean k3 in nats a token between the log-probabilities recorded and those of the trainer, above which a
-batch is refused. clip_low, clip_high: how far a ratio may leave 1 (also where it is reported only).
+lr, weight_decay: AdamW's. lr is taken as ordered; where an order leaves it out, the default falls with the base's
+width. lr_scale is multiplied onto lr, so an order can say "three times the default" without knowing the base. warmup:
+the optimiser steps, counted over all rounds of an update, in which the rate rises in a straight line. epochs: passes
+over the batch. batch_groups: groups (or pairs) a minibatch. forward_tokens: tokens of one forward, padding included, by
+which a minibatch is cut; a single longer sequence is a forward of its own. It changes memory and time, and the result
+by rounding only. dropout: the share of the adapter's inner sums that a step leaves out, where the model does that.
+max_grad_norm: the gradient is scaled down to it. kl: the weight of KL to the base model; kl_target: nats a token that
+it is steered to by changing its weight (0: the weight is fixed); kl_published: 1 takes the KL term as GRPO published it
+(`terms.kl_penalty`). max_lag: the most versions between a rollout's adapter and the parent; 0 leaves all rollouts of
+other adapters out. Those that stay are weighed by importance where the algorithm has ratios (cloning and preferences
+take them as they are). truncation: the largest importance weight. mismatch: mean k3 in nats a token between the
+log-probabilities recorded and those of the trainer, above which a batch is refused. off_token: the nats by which a
+single token may be off; beyond, it is left out of the loss. off_share: the largest share of tokens that may be left out
+so, and one token always; where more are off, none is, and `mismatch` decides over all. mask_cut: 1 leaves sequences
+that end cut at their limit out of the loss; their rewards count in baselines all the same. overlong: the last part of
+the limit, 0 to 1, in which an answer's reward falls by up to the spread of the batch's rewards (`overlong_penalty`); 0:
+it does not. clip_low, clip_high: how far a ratio may leave 1 (also where it is reported only).
 """
 
 
+KL_IN_REWARD: Hyper = {name: value for name, value in COMMON.items() if name != "kl_published"}
+"""The same for an algorithm whose KL is a part of the reward, and no term of the loss."""
 WITHOUT_KL: Hyper = {name: value for name, value in COMMON.items() if not name.startswith("kl")}
 """The same for an algorithm that measures from a reference as it is."""
 
 RANGES: Mapping[str, tuple[float, float]] = {
     **{name: (1, 1e6) for name in ("epochs", "batch_groups", "best", "pairs")},
-    **{name: (1e-30, 1e30) for name in ("max_grad_norm", "truncation", "length", "beta")},
-    **{name: (0, 1) for name in ("gamma", "lam", "clip_low", "stale", "token_mean")},
+    "forward_tokens": (1, 1e9),
+    **{name: (1e-30, 1e30) for name in ("max_grad_norm", "truncation", "length", "beta", "bound")},
+    **{name: (0, 1) for name in ("gamma", "lam", "clip_low", "stale", "token_mean", "kl_published")},
+    **{name: (0, 1) for name in ("off_share", "mask_cut", "overlong")},
     "lr": (1e-30, 1e38),
+    "lr_scale": (1e-6, 1e6),
     "dropout": (0, 0.99),
     "train": (2, 1e6),
 }
@@ -102,12 +130,25 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt's final answer."""
     real: tuple[int, ...] = ()
     """The true answer's tokens, for an algorithm that asks for labels."""
+    hint: str = ""
+    """The text that shows the true answer after the prompt, for an algorithm whose teacher sees it; empty where no true
+    answer is known.
+    """
     adapter: str = ""
     """Digest of the adapter that was served; empty for the base model."""
     own: bool = True
     """Whether the policy sampled the tokens after this very prompt; not so for demonstrations, and for answers given
     with a hint.
     """
+    temperature: float = 1.0
+    """What the logits are divided by: the temperature that the tokens were sampled at.
+
+    The recorded log-probabilities are those at temperature 1 all the same.
+    """
+    cut: bool = False
+    """Whether the tokens end because they reached the most that were asked for."""
+    fill: float = 0.0
+    """The share of the most tokens that was taken, by the longest answer of the attempt; 1 where one was cut."""
 
 
 def demonstration(item: str, prompt: str, tokens: tuple[int, ...]) -> Rollout:
@@ -167,6 +208,8 @@ class InitialBatch(msgspec.Struct, frozen=True):
     """Whether the policy sampled the token after this prompt."""
     attempts: tuple[tuple[str, str], ...]
     """Group and attempt of each sequence."""
+    teacher: torch.Tensor | None = None
+    """Log-probability under the base model after prompt and hint; None for an algorithm that has no teacher."""
 
 
 class Credit(msgspec.Struct, frozen=True):
@@ -208,7 +251,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Hyper
     select: Callable[[Sequence[Rollout], Hyper], Selection]
     loss: Callable[[Terms, Hyper], torch.Tensor]
-    form: Literal["clipped", "weighted", "preference", "cloning", "actor_critic"]
+    form: Literal["clipped", "clipped_sequence", "weighted", "preference", "cloning", "actor_critic"]
     """The loss's form, by which a back end finds the trainer that has such a loss."""
     reference: Literal["base", "old", ""] = "base"
     """What the loss measures from (for KL or a preference), as named in Terms; empty: from nothing."""
@@ -218,9 +261,11 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     """
     critic: bool = False
     """Whether a value head is trained beside the adapter."""
+    first_value: Callable[[InitialBatch, Hyper], float] | None = None
+    """The value that a fresh critic starts with everywhere, from the batch; None: 0."""
     needs: frozenset[str] = frozenset({"rewards"})
     """What rollouts carry for it: `rewards`, `labels` (tokens of the true answer), `hints` (hinted answers too),
-    `copies` (no others).
+    `teacher` (the hint, for log-probabilities of the base that sees it), `copies` (no others).
     """
 
 
@@ -232,7 +277,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """k3 on the step's tokens that the policy sampled, weighted by their ratio."""
     entropy: float
     clip_share: float
-    """The share of tokens whose ratio to the parent adapter lies outside the clip range."""
+    """The share of tokens whose ratio to the parent adapter lies outside the clip range; the ratio is that of the
+    token's sequence where sequences are clipped.
+    """
     ratio_mean: float
     """The mean ratio to the policy that sampled the token."""
     ratio_max: float
@@ -262,17 +309,19 @@ def select_groups(
 ) -> Selection:
     """The rollouts of the groups that something can be learned from, each with its attempt's advantage.
 
-    `advantages` is called with the rewards of a group's attempts. It returns an advantage for each, or None for a group
-    that nothing can be learned from, which is dropped and counted as tied. Raises NothingToLearn, with the reason
-    `why`, if no group is left.
+    A group whose rewards are tied is dropped and counted. `advantages` is called with the rewards of the attempts of
+    each other group. It returns an advantage for each, or None for a group that nothing can be learned from, which is
+    dropped and counted as tied. Raises NothingToLearn, with the reason `why`, if no group is left.
     """
     groups = by_group(rollouts)
+    scale = magnitude(r.reward for r in rollouts)
     selected: list[Rollout] = []
     selected_advantages: list[float] = []
     live = 0
     for indices in groups.values():
         rewards = attempt_rewards(rollouts, indices)
-        group_advantages = advantages(list(rewards.values()))
+        tie = tied(list(rewards.values()), scale)
+        group_advantages = None if tie else advantages(list(rewards.values()))
         if group_advantages is not None:
             live += 1
             by_attempt = dict(zip(rewards, group_advantages, strict=True))
@@ -289,39 +338,51 @@ class PolicyTurn(msgspec.Struct, frozen=True):
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
+    temperature: float = 1.0
+    """At 0 the most probable tokens were taken, which are no sample of the policy."""
+    cut: bool = False
 
 
 class MergedTurns(msgspec.Struct, frozen=True):
-    """Consecutive turns as one sequence after the prompt of the first. `first` is the index of that turn."""
+    """Consecutive turns as one sequence after the prompt of the first. `first` is the index of that turn.
+
+    All that was sampled in it was sampled at one temperature, which is 0 where nothing was. `cut` says whether the last
+    turn was.
+    """
 
     first: int
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     mask: tuple[int, ...]
+    temperature: float = 1.0
+    cut: bool = False
 
 
 def merge(turns: Sequence[PolicyTurn]) -> list[MergedTurns]:
-    """Join turns into sequences: a turn continues the one before if its prompt begins with all the tokens so far.
+    """Join turns into sequences: a turn continues the one before if its prompt begins with all the tokens so far, and
+    if both were sampled at one temperature.
 
-    The tokens that the policy was shown in between have mask 0 and log-probability 0.
+    The tokens that the policy was shown in between have mask 0 and log-probability 0, and so have those that it gave at
+    temperature 0: they are no samples, and a turn at any temperature goes on from them.
     """
     merged: list[MergedTurns] = []
     prefix: tuple[int, ...] = ()
     for index, turn in enumerate(turns):
-        own = (1,) * len(turn.tokens)
-        if merged and turn.prompt[: len(prefix)] == prefix:
+        sampled = turn.temperature > 0
+        own = (int(sampled),) * len(turn.tokens)
+        logprobs = turn.logprobs if sampled else (0.0,) * len(turn.tokens)
+        last = merged[-1] if merged and turn.prompt[: len(prefix)] == prefix else None
+        if last and (not sampled or last.temperature in (0, turn.temperature)):
             context = turn.prompt[len(prefix) :]
-            last = merged.pop()
-            zeros = (0,) * len(context)
-            merged.append(
-                MergedTurns(
-                    last.first,
-                    last.tokens + context + turn.tokens,
-                    last.logprobs + (0.0,) * len(context) + turn.logprobs,
-                    last.mask + zeros + own,
-                )
+            merged[-1] = MergedTurns(
+                last.first,
+                last.tokens + context + turn.tokens,
+                last.logprobs + (0.0,) * len(context) + logprobs,
+                last.mask + (0,) * len(context) + own,
+                turn.temperature or last.temperature,
+                turn.cut,
             )
         else:
-            merged.append(MergedTurns(index, turn.tokens, turn.logprobs, own))
+            merged.append(MergedTurns(index, turn.tokens, logprobs, own, turn.temperature, turn.cut))
         prefix = turn.prompt + turn.tokens
     return merged

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
-from algorithms.learning import credit, terms
+from algorithms.learning import terms
 from algorithms.learning.batch import WITHOUT_KL, Algorithm, Hyper, NothingToLearn, Rollout, Selection, Terms
+from algorithms.statistics import magnitude, tied
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
@@ -22,13 +23,16 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     for rollout in rollouts:
         by_prompt.setdefault((rollout.group, rollout.prompt, rollout.choices, rollout.bias), []).append(rollout)
     rows: list[Rollout] = []
+    scale = magnitude(r.reward for r in rollouts)
     pairless = 0
     for answers in by_prompt.values():
         ranked = sorted(answers, key=lambda r: -r.reward)  # stable, so equals keep the log's order
         pairs = [
             (better, worse)
             for better, worse in zip(ranked, reversed(ranked), strict=True)
-            if better.reward - worse.reward >= credit.SAME and better.tokens != worse.tokens
+            if better.reward > worse.reward
+            and not tied((better.reward, worse.reward), scale)
+            and better.tokens != worse.tokens
         ]
         pairless += not pairs
         rows += [row for pair in pairs[: int(hyper["pairs"])] for row in pair]

@@ -3,13 +3,14 @@ mean.
 
     A_i = exp(beta r_i) / mean_{j != i} exp(beta r_j) - 1,
     beta such that KL(softmax(beta r) || uniform) = ln 2 over the group
-    L = mean_t [ -rho_t A log pi(y_t) + kl k3_t ],  rho_t = min(pi / pi_sampled, truncation), no gradient
+    L = mean_t [ -rho_t A log pi(y_t) + kl KL_t ],  rho_t = min(pi / pi_sampled, truncation), no gradient
 
 Yuksekgonul 2026, TTT-Discover, arXiv 2601.16175, with the adaptive beta of its code; `fixed_beta` above 0 takes that
-(its other way: 2). Where more than half of a group tie for the best, ln 2 cannot be reached: beta stays at its largest,
-and the tied share the weight. Ours: a group of fewer than three, or whose rewards are all the same, is dropped and
-counted (two with one win would weigh 10^12); no advantage exceeds 50. Never PPO's clip: it would cut off the weight of
-the rare best attempt, which is the point.
+(its other way: 2), for one unit of the reward. Where more than half of a group tie for the best, ln 2 cannot be
+reached: beta stays at its largest, and the tied share the weight. Ours: the largest beta is 10^6 for the distance from
+the best to the next, where the code has 10^6 for any rewards; a group of fewer than three, or whose rewards are all the
+same, is dropped and counted (two with one win would weigh 10^12); no advantage exceeds 50. Never PPO's clip: it would
+cut off the weight of the rare best attempt, which is the point.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """
 
     def advantages(rewards_G: list[float]) -> list[float] | None:
-        if len(rewards_G) < SMALLEST_GROUP or credit.tied(rewards_G):
+        if len(rewards_G) < SMALLEST_GROUP:
             return None
         return credit.entropic(rewards_G, hyper["fixed_beta"] or None)
 

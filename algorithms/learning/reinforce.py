@@ -1,10 +1,13 @@
 """REINFORCE with KL to the base model (Williams 1992; Jaques 2017, arXiv 1611.02796, for the KL in the reward).
 
-    maximise E[r] - kl KL(pi || pi_0):   R_i = r_i - kl sum_t log(pi_sampled / pi_0)(y_t),
+    maximise E[r] - kl KL(pi || pi_0):   R_i = r_i - kl sum_t log(pi_old / pi_0)(y_t),
     A_i = R_i - mean R over the group
     L = mean_t [ -rho_t A log pi(y_t) ],  rho_t = min(pi / pi_sampled, truncation), no gradient
 
 The KL is a part of the reward, so it reaches the policy through the score function and needs no estimator of its own.
+It is that of the policy that is trained, as it was before the first step, whoever sampled the rollout. rho_t weighs a
+stale rollout's reward and drift alike. r is over the batch's root mean square of r less its group's mean, so that `kl`
+weighs the same whatever the reward's unit (`scale` above 0: over that; 1: as it is).
 A group whose rewards are all the same stays if kl > 0: its attempts still differ by how far they left the base.
 """
 
@@ -12,9 +15,9 @@ from collections.abc import Sequence
 
 import torch
 
-from algorithms.learning import credit, terms
+from algorithms.learning import terms
 from algorithms.learning.batch import (
-    COMMON,
+    KL_IN_REWARD,
     Algorithm,
     Credit,
     Hyper,
@@ -26,12 +29,14 @@ from algorithms.learning.batch import (
     attempt_rewards,
     by_group,
 )
+from algorithms.statistics import magnitude, tied
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
     """All rollouts; raises NothingToLearn if every group is tied and kl is 0."""
     groups = by_group(rollouts)
-    ties = {group: credit.tied(list(attempt_rewards(rollouts, indices).values())) for group, indices in groups.items()}
+    scale = magnitude(r.reward for r in rollouts)
+    ties = {group: tied(list(attempt_rewards(rollouts, indices).values()), scale) for group, indices in groups.items()}
     selected = [r for r in rollouts if hyper["kl"] or not ties[r.group]]
     if not selected:
         raise NothingToLearn(f"In each of {len(groups)} groups all attempts have the same reward, and kl is 0.")
@@ -43,7 +48,7 @@ def penalise_drift(initial: InitialBatch, hyper: Hyper) -> Credit:
 
     An attempt counts once, with the drift of all its sequences.
     """
-    drift_N = terms.masked(initial.sampled - initial.base, initial.mask).sum(1).tolist()
+    drift_N = terms.masked(initial.old - initial.base, initial.mask).sum(1).tolist()
     rewards_N = initial.rewards.tolist()
     shaped: dict[str, dict[str, float]] = {}
     for index, (group, attempt) in enumerate(initial.attempts):
@@ -64,7 +69,7 @@ def loss(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
 
 ALGORITHM = Algorithm(
     name="reinforce",
-    defaults={**COMMON, "kl": 0.02},
+    defaults={**KL_IN_REWARD, "scale": 0.0, "kl": 0.02},
     select=select,
     loss=loss,
     form="weighted",

@@ -7,6 +7,11 @@ a loss is about, and every mean is over those.
 import torch
 from torch.nn.functional import logsigmoid
 
+from algorithms.learning.batch import Hyper, Terms
+
+FAR = 20.0
+"""Nats beyond which no difference of log-probabilities is exponentiated: exp of 89 is infinite in single precision."""
+
 
 def masked(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """The values on masked tokens and 0 elsewhere, whatever stands there, infinity included."""
@@ -34,8 +39,16 @@ def constant_mean(values_BT: torch.Tensor, mask_BT: torch.Tensor, length: float)
 
 
 def ratio(logp_BT: torch.Tensor, other_BT: torch.Tensor) -> torch.Tensor:
-    """rho = pi / pi_other, from two log-probabilities (B, T)."""
-    return torch.exp(logp_BT - other_BT)
+    """rho = pi / pi_other, from two log-probabilities (B, T); at most exp(FAR), where its gradient is 0."""
+    return torch.exp((logp_BT - other_BT).clamp(max=FAR))
+
+
+def sequence_ratio(logp_BT: torch.Tensor, other_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """(pi / pi_other)^(1 / |y|) of each sequence (B, 1): the geometric mean of the ratios of its |y| masked tokens
+    (Zheng 2025, GSPO, arXiv 2507.18071, eq. 7).
+    """
+    gain_B1 = masked(logp_BT - other_BT, mask_BT).sum(1, keepdim=True)
+    return torch.exp(gain_B1 / mask_BT.sum(1, keepdim=True).clamp(min=1))
 
 
 def truncated(logp_BT: torch.Tensor, sampled_BT: torch.Tensor, most: float) -> torch.Tensor:
@@ -63,9 +76,48 @@ def clipped_value(values_BT: torch.Tensor, old_BT: torch.Tensor, returns_BT: tor
 def k3(logp_BT: torch.Tensor, base_BT: torch.Tensor) -> torch.Tensor:
     """exp(d) - d - 1 with d = log pi_base - log pi: unbiased for KL(pi || pi_base) on samples of pi, never negative
     (Shao 2024, eq. 4).
+
+    Ours: beyond d = FAR the exponential goes on as its tangent, so value and gradient are finite and of the right sign.
     """
     d = base_BT - logp_BT
-    return torch.exp(d) - d - 1
+    near = d.clamp(max=FAR)
+    return torch.exp(near) * (1 + (d - near)) - d - 1
+
+
+def weighted_kl(logp_BT: torch.Tensor, base_BT: torch.Tensor, sampled_BT: torch.Tensor, most: float) -> torch.Tensor:
+    """w k3 with w = min(pi / pi_sampled, most), and the gradient of KL(pi || pi_base) in expectation.
+
+    Untruncated, the expectation over samples of pi_sampled is KL(pi || pi_base) itself, whatever the sampler. Its
+    gradient goes through the ratio too (DeepSeek-AI 2025, DeepSeek-V3.2, arXiv 2512.02556, section 3.1), and the two
+    parts add up to w log(pi / pi_base) grad log pi, in which nothing is exponential. A truncated w keeps that form.
+    """
+    now_BT = logp_BT.detach()
+    weight_BT = truncated(now_BT, sampled_BT, most)
+    slope_BT = weight_BT * (now_BT - base_BT)
+    return weight_BT * k3(now_BT, base_BT) + slope_BT * (logp_BT - now_BT)
+
+
+def kl_penalty(minibatch: Terms, hyper: Hyper) -> torch.Tensor:
+    """The KL term of a loss, (B, T): hyper["kl"] times an estimate of the divergence between policy and base.
+
+    Two forms that look alike pull in different directions. As a loss on samples of pi,
+
+        w k3, w = min(pi / pi_sampled, truncation), with gradient through w, has the gradient of KL(pi || pi_base): the
+        default. A token that the base finds unlikely costs, one that the policy gave up costs nothing;
+        k3 as GRPO published it (`kl_published` 1) has the gradient -(pi_base / pi) grad log pi, which in expectation is
+        that of KL(pi_base || pi): the policy must keep all that the base says. Stale rows are weighed by
+        min(pi_old / pi_sampled, truncation).
+
+    Both are 0 where pi is the base. Rows that the policy did not sample (demonstrations, hinted answers) have no
+    sampler, and `sampled` is `old` there. Rows that were chosen (cloning) are no sample of anything. On both the term
+    estimates no divergence: it is a pull back to the base on just these tokens.
+    """
+    if not hyper["kl"]:
+        return torch.zeros_like(minibatch.logp)
+    if hyper["kl_published"]:
+        weight_BT = truncated(minibatch.old, minibatch.sampled, hyper["truncation"])
+        return hyper["kl"] * weight_BT * k3(minibatch.logp, minibatch.base)
+    return hyper["kl"] * weighted_kl(minibatch.logp, minibatch.base, minibatch.sampled, hyper["truncation"])
 
 
 def preference(margin_P: torch.Tensor, beta: float) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
     r_i = 1[answer_i = majority of all answers of the group],   then GRPO on the first `train` attempts of the group
 
-The verifier's rewards are not asked for. The elected labels are handed on, so that the log can be asked later how often
-they were true. An attempt without an answer has no vote and a reward of 0.
+The verifier's rewards are not asked for. The most frequent answers are handed on, so that the log can be asked later
+how often they were true. An attempt without an answer has no vote and a reward of 0. Ours: a label has two votes, and
+more than any other answer; a group without one is left out. Whether groups agree more than by chance is asked before
+the algorithm is chosen (`levers/rules.py`).
 """
 
 from collections.abc import Sequence
@@ -12,28 +14,35 @@ import msgspec
 
 from algorithms.learning import credit, grpo
 from algorithms.learning.batch import Algorithm, Hyper, NothingToLearn, Rollout, Selection, Vote, by_group
+from algorithms.statistics import elected
 
 
 def select(rollouts: Sequence[Rollout], hyper: Hyper) -> Selection:
-    """GRPO's selection on elected rewards; raises NothingToLearn if no group disagrees."""
+    """GRPO's selection on elected rewards; raises NothingToLearn if no group elects a label and disagrees."""
     rewarded: list[Rollout] = []
     votes: list[Vote] = []
     for group, indices in by_group(rollouts).items():
         answers = {rollouts[i].attempt or str(i): rollouts[i].answer for i in indices}
-        label, count = credit.majority(list(answers.values()))
-        votes.append(Vote(group, rollouts[indices[0]].item, label, count, len(answers)))
+        most, count = credit.majority(list(answers.values()))
+        votes.append(Vote(group, rollouts[indices[0]].item, most, count, len(answers)))
+        label = elected(list(answers.values()))
+        if not label:
+            continue
         trained = set(list(answers)[: int(hyper["train"])])
         for index in indices:
             if (rollouts[index].attempt or str(index)) in trained:
-                agrees = bool(label) and rollouts[index].answer == label
+                agrees = rollouts[index].answer == label
                 rewarded.append(msgspec.structs.replace(rollouts[index], reward=float(agrees)))
     try:
         selected = grpo.select(rewarded, hyper)
     except NothingToLearn:
         raise NothingToLearn(
-            f"In each of {len(votes)} groups the attempts all agree, or none has an answer.", tuple(votes)
+            f"In each of {len(votes)} groups the attempts all agree, or none has an answer, or no answer has two votes "
+            "and more than the others.",
+            tuple(votes),
         ) from None
-    return msgspec.structs.replace(selected, votes=tuple(votes))
+    live = len(by_group(selected.rollouts))
+    return msgspec.structs.replace(selected, tied_groups=1 - live / len(votes), votes=tuple(votes))
 
 
 ALGORITHM = Algorithm(

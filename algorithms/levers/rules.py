@@ -6,23 +6,25 @@
 | too few rollouts left for one round over all train items | stop |
 | the last weight update on this scaffold was accepted but gained less than .005 | stop |
 | the last was rejected, and another was tried here, or .9 of the groups are tied, or answers are not scored | stop |
-| the last was rejected | weights: GRPO, 3 rounds; best-of-N cloning if GRPO was rejected |
-| **answers to train items cannot be judged** and their true answers are known | SPIN: tell them from one's own |
+| the last was rejected | GRPO, 3 rounds; if that was it, best-of-N cloning, or stop where no answer can be cloned |
+| **answers to train items cannot be judged**, true answers are known, and not all are them | SPIN: tell them apart |
+| answers cannot be judged, and all are the true ones | stop |
 | neither judged nor known, and the task has demonstrations for an item | test-time training: one adapter from all |
-| neither judged nor known; the most frequent answer holds .2 of its group, not all | TTRL: the majority is the label |
+| neither judged nor known; a tenth of the groups elect an answer against others | TTRL: the majority is the label |
 | neither judged nor known, otherwise | stop |
 | **answers can only be compared** and some group holds a better and a worse one | DPO on ranked pairs |
 | answers can only be compared, otherwise | stop |
 | **nothing earns a reward**, and true answers are known | STaR: sample with a hint, train without it, 3 rounds |
 | no answer earns anything, and true answers are not known | stop |
-| **right or wrong** (under .05 of the rewards lie between): pass@k exceeds pass@1 by less than .05 | stop |
+| **right or wrong** (two levels, under .05 of the rewards elsewhere): pass@k exceeds pass@1 by less than .05 | stop |
+| right or wrong, and right is no positive reward | GRPO: cloning takes positive ones alone |
 | right or wrong, answers of many tokens | best-of-N cloning, its defaults, 3 rounds |
 | right or wrong, many labels on offer: right answers are rare | best-of-N cloning, high learning rate, 5 rounds |
 | right or wrong, a shortlist on offer: most found at once | best-of-N cloning, low learning rate, dropout, 3 rounds |
 | **graded**: several attempts an item, and nine tenths of the groups are tied | stop |
 | graded, one attempt an item: nothing to compare with | PPO, whose critic says what was to be expected |
-| graded, a tail: the best of a group stands alone (.75 and more), the mean is under .5 | entropic weighting, 8 rounds |
-| graded, a rollout takes 4,000 tokens or more | best-of-N cloning on all of the update's rollouts: each is used again |
+| graded, a tail: in groups of three or more the best stands alone, mean under .5 | entropic weighting, 8 rounds |
+| graded, a rollout takes 4,000 tokens or more, some rewards are positive | best-of-N cloning, on all of the update's |
 | graded, fewer than four attempts an item | RLOO: no standard deviation of so few |
 | graded, the mean is .8 or more: little to win, much to lose | REINFORCE with KL to the base |
 | graded, dense: nine tenths of the answers earn something | PPO with GAE |
@@ -35,16 +37,20 @@ by. An update whose candidate was kept without a gain counts as rejected. The pa
 of the rows: PPO for a dense clean scalar, entropic weighting for rewards that most attempts miss, GRPO for the rest.
 That right-or-wrong rewards go to cloning and not to entropic weighting is measured: the two advantages are then affine
 in each other (DECISIONS.md).
+
+What counts as right, as a tail, as a mean and as elected is said at `Evidence` (tasks/contract.py). No bound has the
+reward's unit. A tail is .3 of the way from what groups of that size give by chance to 1: a best reward that stands
+quite alone.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from math import sqrt
-from statistics import fmean, pstdev
-from typing import Literal
+from statistics import fmean, median, pstdev
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from algorithms.statistics import effective_answers, elected, magnitude, majority, tied
 from events.kinds import LeverChoice, Memory, Resample
 from tasks.contract import Edit, Evidence
 
@@ -52,14 +58,21 @@ GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
 """pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices
 that are many.
 """
-BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD, AGREED = 0.05, 0.75, 0.5, 0.8, 0.9, 4000.0, 4, 0.5, 0.2
-"""The bounds of the table, in its order: `graded` below, `tail`, `mean_reward` below and above, `rewarded`, `tokens`,
-`attempts`, `length_spread`, `agreement`.
+BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD = 0.05, 0.3, 0.5, 0.8, 0.9, 4000.0, 4, 0.5
+"""The bounds of the table: `graded` below, the way of `tail` from chance to 1, `mean_reward` below and above,
+`rewarded`, `tokens`, `attempts`, `length_spread`.
 """
-EXPLORE: Mapping[str, float] = {"lr": 3e-3, "epochs": 3, "dropout": 0.0, "weight_decay": 0.0}
-REFINE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "dropout": 0.5, "weight_decay": 0.1}
-COMPARE: Mapping[str, float] = {"lr": 5e-4, "epochs": 4, "weight_decay": 0.1}
-"""For a policy that picks labels. No dropout where ratios are clipped: it would be taken for a step."""
+SMALLEST_TAILED = 3
+"""Attempts of the smallest group that can have a tail: of two, the better always stands alone."""
+ANY_REWARD = 1e-30
+"""The level from which STaR takes answers as right where no reward of the task solves: what is positive."""
+EXPLORE: Mapping[str, float] = {"lr_scale": 6, "epochs": 3, "dropout": 0.0, "weight_decay": 0.0}
+REFINE: Mapping[str, float] = {"epochs": 4, "dropout": 0.5, "weight_decay": 0.1}
+COMPARE: Mapping[str, float] = {"lr_scale": 0.5, "epochs": 4, "weight_decay": 0.1}
+"""For a policy that picks labels. No dropout where ratios are clipped: it would be taken for a step.
+
+The rules know no base, so they order no learning rate: each is the algorithm's default for that base, or a multiple.
+"""
 
 
 class PastChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -143,6 +156,7 @@ def evidence(
     rollouts_used: int = 0,
     rollouts_left: int = 0,
     signal: Literal["scores", "comparisons", "none"] = "scores",
+    solved: float | None = 1.0,
     labelled: bool = True,
     copies: bool = False,
     free: bool = False,
@@ -155,21 +169,25 @@ def evidence(
     if not attempts:
         raise ValueError("The probe has no scored attempt; nothing can be said of the candidate.")
     groups: dict[str, list[float]] = {}
-    answers: dict[str, Counter[str]] = {}
+    answers: dict[str, list[str]] = {}
     for attempt in attempts:
         groups.setdefault(attempt.item, []).append(attempt.reward)
-        answers.setdefault(attempt.item, Counter()).update([attempt.answer] if attempt.answer else [])
-    least, most = min(0.0, *(a.reward for a in attempts)), max(1.0, *(a.reward for a in attempts))
-    rewards = [(attempt.reward - least) / (most - least) for attempt in attempts]
+        answers.setdefault(attempt.item, []).append(attempt.answer)
+    shape = _shape([attempt.reward for attempt in attempts], list(groups.values()), solved)
+    live = [rewards for rewards in groups.values() if not tied(rewards, shape.scale)]
+    tails = [rewards for rewards in live if len(rewards) >= SMALLEST_TAILED]
     tokens = [attempt.tokens for attempt in attempts]
     offered = [not a.choices or a.label in a.choices for a in attempts]
+    all_answers = effective_answers(answers.values()) if free or not labels else labels
+    options = {attempt.item: len(attempt.choices) or all_answers for attempt in attempts}
+    labels_by_item = {item: elected(given, options[item]) for item, given in answers.items()}
     return Evidence(
         dev=dev,
         unparsed=fmean(a.outcome == "unparsed" for a in attempts),
-        pass_at_1=fmean(fmean(r >= 1 for r in rewards) for rewards in groups.values()),
-        pass_at_k=fmean(max(rewards) >= 1 for rewards in groups.values()),
+        pass_at_1=fmean(fmean(map(shape.is_right, rewards)) for rewards in groups.values()),
+        pass_at_k=fmean(any(map(shape.is_right, rewards)) for rewards in groups.values()),
         attempts=max(map(len, groups.values())),
-        tied_groups=fmean(max(rewards) == min(rewards) for rewards in groups.values()),
+        tied_groups=1 - len(live) / len(groups),
         labels=labels,
         offered=fmean(len(a.choices) or labels for a in attempts),
         recall=fmean(offered),
@@ -178,23 +196,92 @@ def evidence(
         found=found,
         rollouts_used=rollouts_used,
         rollouts_left=rollouts_left,
-        mean_reward=fmean(rewards),
-        rewarded=fmean(reward > 0 for reward in rewards),
-        graded=fmean(reward not in (0.0, 1.0) for reward in rewards),
-        tail=_tail(list(groups.values())),
+        mean_reward=fmean(shape.share(attempt.reward) for attempt in attempts),
+        rewarded=fmean(attempt.reward > shape.nothing for attempt in attempts),
+        graded=shape.graded,
+        clonable=sum(max(rewards) > 0 for rewards in live) / len(groups),
+        tail=fmean(map(_tail, tails)) if tails else 0.0,
+        tail_by_chance=fmean(tail_by_chance(len(rewards)) for rewards in tails) if tails else 0.0,
         tokens=fmean(attempt.tokens + attempt.read for attempt in attempts),
         length_spread=pstdev(tokens) / max(fmean(tokens), 1e-9),
-        agreement=fmean(max(counts.values(), default=0) / len(groups[item]) for item, counts in answers.items()),
+        agreement=fmean(_largest_share(given) for given in answers.values()),
+        elected=fmean(bool(labels_by_item[item]) and len(set(given)) > 1 for item, given in answers.items()),
+        true_answers=fmean(bool(a.label) and a.answer == a.label for a in attempts),
         free=free,
         signal=signal,
+        solved=solved,
         labelled=labelled,
         copies=copies,
     )
 
 
-def _tail(groups: Sequence[Sequence[float]]) -> float:
-    distances = [(max(g) - fmean(g)) / (pstdev(g) * sqrt(len(g) - 1)) for g in groups if max(g) > min(g)]
-    return fmean(distances) if distances else 0.0
+class _Shape(NamedTuple):
+    """What the rewards of a probe have for wrong and right, for nothing and for much."""
+
+    scale: float
+    graded: float
+    right: float
+    """The least reward that is right."""
+    nothing: float
+    """The largest reward that is none."""
+    floor: float
+    top: float
+    """The rewards that count as 0 and as 1."""
+
+    def is_right(self, reward: float) -> bool:
+        return reward >= self.right or tied((reward, self.right), self.scale)
+
+    def share(self, reward: float) -> float:
+        if self.top <= self.floor:
+            return float(reward > 0)
+        return min(1.0, max(0.0, (reward - self.floor) / (self.top - self.floor)))
+
+
+def _shape(rewards: Sequence[float], groups: Sequence[Sequence[float]], solved: float | None) -> _Shape:
+    scale = magnitude(rewards)
+    levels: list[list[float]] = []  # rewards that are the same, from the least up
+    for reward in sorted(rewards):
+        if levels and tied((levels[-1][0], reward), scale):
+            levels[-1].append(reward)
+        else:
+            levels.append([reward])
+    least, (first, *others) = levels[0], sorted(levels, key=len, reverse=True)
+    second, between = len(others[0]) if others else 0, sum(map(len, others[1:]))
+    graded = between / (len(rewards) if between < second else len(rewards) - len(first)) if between else 0.0
+    if second and graded < BINARY:
+        low, high = sorted((first, others[0]))
+        return _Shape(scale, graded, right=high[0], nothing=low[-1], floor=low[-1], top=high[0])
+    zeros = [level[-1] for level in levels if tied((level[0], 0.0), scale)]
+    nothing = max(zeros, default=0.0 if least[0] >= 0 else least[-1])
+    if max(map(len, groups)) == 1:
+        groups = [rewards]
+    best = sorted(max(group) for group in groups if max(group) > nothing) or [max(rewards)]
+    return _Shape(
+        scale,
+        graded,
+        right=levels[-1][0] if solved is None else solved,
+        nothing=nothing,
+        floor=min(0.0, median(sorted(group)[len(group) // 10] for group in groups)),
+        top=best[len(best) * 3 // 4],
+    )
+
+
+def _tail(rewards: Sequence[float]) -> float:
+    return (max(rewards) - fmean(rewards)) / (pstdev(rewards) * sqrt(len(rewards) - 1))
+
+
+def tail_by_chance(attempts: int) -> float:
+    """The mean of `Evidence.tail` over groups of so many uniform rewards, three at least, within .01: .82, .73, .56 and
+    .22 in groups of 3, 4, 8 and 64.
+
+    The best of k lies (k - 1) / (2 k + 2) above the mean on average, and the standard deviation is about
+    sqrt((k - 1) / 12 k): that gives sqrt(3 k) / (k + 1). The rest is ours, fitted to simulated groups.
+    """
+    return sqrt(3 * attempts) / (attempts + 1) + 0.7 / attempts**2
+
+
+def _largest_share(answers: Sequence[str]) -> float:
+    return majority(answers)[1] / len(answers)
 
 
 def _train(e: Evidence, updates: Sequence[PastChoice]) -> Choice:
@@ -226,6 +313,8 @@ def _after_rejection(e: Evidence, updates: Sequence[PastChoice]) -> Choice:
     last, live = updates[-1].action, 1 - e.tied_groups
     if len(updates) > 1 or live < LIVE or e.signal != "scores":
         return _stop(f"{last} brought nothing more; {e.tied_groups:.0%} of the groups are tied ({_figures(e)}).")
+    if last == "grpo" and e.clonable < LIVE:
+        return _stop(f"grpo brought nothing, and {e.clonable:.0%} of the groups hold an answer to clone.")
     if last == "grpo":
         why = f"grpo brought nothing, but the probe holds answers to clone ({_figures(e)})."
         return _update("best_of_n", why, rounds=3, hyper={} if e.free else REFINE, resample="unsolved", memory="update")
@@ -234,6 +323,8 @@ def _after_rejection(e: Evidence, updates: Sequence[PastChoice]) -> Choice:
 
 
 def _unjudged(e: Evidence) -> Choice:
+    if e.labelled and e.true_answers == 1:
+        return _stop("Answers are not judged, and each of them is the true one: there is nothing to tell apart.")
     if e.labelled:
         return _update(
             "spin", "Answers are not judged, but the true ones are known: tell them from one's own.", rounds=3
@@ -244,16 +335,11 @@ def _unjudged(e: Evidence) -> Choice:
             "Answers are neither judged nor known, but items show demonstrations: train on those.",
             rounds=1,
         )
-    if AGREED <= e.agreement < 1:
-        why = (
-            f"Answers are neither judged nor known, and {e.agreement:.0%} of a group agree: take the majority for "
-            "the label."
-        )
+    seen = f"{e.agreement:.0%} of a group agree, {e.elected:.0%} of the groups elect an answer against others"
+    if e.elected >= LIVE:
+        why = f"Answers are neither judged nor known, and {seen}: take the majority for the label."
         return _update("ttrl", why, rounds=3)
-    return _stop(
-        f"Answers are neither judged nor known, and {e.agreement:.0%} of a group agree: no majority has anything to "
-        "teach."
-    )
+    return _stop(f"Answers are neither judged nor known, and {seen}: no majority has anything to teach.")
 
 
 def _compared(e: Evidence) -> Choice:
@@ -268,13 +354,18 @@ def _unrewarded(e: Evidence) -> Choice:
         why = (
             f"None of {e.attempts} attempts an item earns anything: show the true answer, and learn to give it unshown."
         )
-        return _update("star", why, rounds=3, restart=True, hints=True, memory="update")
+        right = ANY_REWARD if e.solved is None or e.solved <= 0 else e.solved
+        hyper = {} if right == 1 else {"right": right}
+        return _update("star", why, rounds=3, hyper=hyper, restart=True, hints=True, memory="update")
     return _stop(f"None of {e.attempts} attempts an item earns anything, and the true answers are not known.")
 
 
 def _right_or_wrong(e: Evidence) -> Choice:
     if e.pass_at_k - e.pass_at_1 < GAP:
         return _stop(f"Sampling finds nothing that the policy does not know already ({_figures(e)}).")
+    if not e.clonable:
+        why = f"Right answers are there to be found ({_figures(e)}), and none has a positive reward: let them compete."
+        return _update("grpo", why, hyper={} if e.free else COMPARE)
     if e.free:
         why = f"Right answers are there to be found ({_figures(e)}): clone those found, look for the rest."
         return _update("best_of_n", why, rounds=3, resample="unsolved", memory="update")
@@ -297,10 +388,14 @@ def _graded(e: Evidence) -> Choice:
             "ppo",
             f"One attempt an item has nothing to be compared with ({seen}): let a critic say what was to be expected.",
         )
-    if e.tail >= TAIL and e.mean_reward < LOW:
-        why = f"The best of a group stands alone (tail {e.tail:.2f}, {seen}): weigh the best and not the mean."
+    stands_alone = e.tail - e.tail_by_chance >= TAIL * (1 - e.tail_by_chance)
+    if e.attempts >= SMALLEST_TAILED and stands_alone and e.mean_reward < LOW:
+        why = (
+            f"The best of a group stands alone (tail {e.tail:.2f}, by chance {e.tail_by_chance:.2f}, {seen}): weigh "
+            "the best and not the mean."
+        )
         return _update("entropic", why, rounds=8)
-    if e.tokens >= DEAR:
+    if e.tokens >= DEAR and e.clonable >= LIVE:
         why = f"A rollout takes {e.tokens:,.0f} tokens ({seen}): clone the best and use every one again."
         return _update("best_of_n", why, rounds=3, hyper={"best": 2.0}, memory="update")
     if e.attempts < FEW:

@@ -1,11 +1,17 @@
 """A causal language model of transformers under a LoRA adapter that is trained: log-probabilities, entropies and values
 of tokens.
+
+What is held is bounded. Logits are computed for a few tokens at a time, and again in the backward pass. A prompt that
+several rollouts share is read once: its keys and values, with their gradient, stand before each of them.
 """
 
+import ctypes
 import json
+import platform
 import shutil
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +20,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.autograd.function import once_differentiable
+from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
 from algorithms.learning.batch import Rollout
-from algorithms.learning.update import Outputs
+from algorithms.learning.update import Outputs, pack
 from algorithms.models import kernels
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 
@@ -26,6 +34,28 @@ RANK, ALPHA = 32, 32
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ROUTERS = {"router", "gate", "shared_expert_gate"}
 """Names in transformers of the part of a mixture that chooses experts; a layer in such a part gets no adapter."""
+
+LOGITS = 1 << 24
+"""The most logits that are computed at once: 64 MiB in float32, of which a few copies are held."""
+SHARED = 64
+"""Tokens of a prompt from which on it pays to read it once for several rollouts: that is a forward of its own."""
+HELD = 8
+"""A token whose keys and values a rollout holds counts as the eighth part of one that is computed."""
+MAPPED, M_MMAP_THRESHOLD = 1 << 21, -3
+"""Bytes of a tensor from which on glibc maps its memory and hands it back when it is freed, and the name of that
+setting in malloc.h.
+"""
+PROMPTS = 4096
+"""Prompts whose tokens are kept."""
+
+
+def hand_back_memory() -> None:
+    """Let this process hand freed tensors back to the system, on the CPU, where its allocator is glibc's.
+
+    By default glibc keeps them in a heap, which the gradients that stay cut into pieces: half of it lay idle.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED)
 
 
 class BaseTokenizer(Protocol):
@@ -87,9 +117,13 @@ class CausalTrainee:
         checkpointing: bool = False,
     ) -> None:
         torch.set_num_threads(1)
-        self.name, self.encode, self.encode_completion = tokenizer.name, tokenizer.encode, tokenizer.encode_completion
+        hand_back_memory()
+        self.name, self.encode_completion = tokenizer.name, tokenizer.encode_completion
+        self.encode: Callable[[str], tuple[int, ...]] = lru_cache(PROMPTS)(tokenizer.encode)
         self._targets = tuple(targets)
         self._checkpointing = checkpointing
+        self.one_forward = False
+        """Whether no prompt is read by itself: processes that split a model must do the same forwards."""
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         config = LoraConfig(
@@ -107,6 +141,8 @@ class CausalTrainee:
             self._head = (
                 nn.Linear(model.get_output_embeddings().weight.shape[1], 1, device=model.device) if critic else None
             )
+        self.width: int = model.get_output_embeddings().weight.shape[1]
+        self.positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         config.base_model_name_or_path = self.name
         if self._head:
             nn.init.zeros_(self._head.weight)
@@ -124,9 +160,42 @@ class CausalTrainee:
         """The value head's weight (1, hidden) and bias (1,); none where there is no critic."""
         return list(self._head.parameters()) if self._head else []
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that hold all weights: the model under its adapter, and the value head if there is one."""
+        return [self.model, *([self._head] if self._head else [])]
+
+    @property
+    def at_base(self) -> bool:
+        """Whether all factors B are 0, as in a fresh adapter."""
+        return not any(bool(parameter.any()) for name, parameter in self.model.named_parameters() if ".lora_B." in name)
+
+    def split(self, rollouts: Sequence[Rollout], tokens: int, width: int = 1) -> list[list[int]]:
+        """The indices of the rollouts of each forward, so that none has more than `tokens` tokens, if it can be.
+
+        Rollouts that share a prompt, if that pays, come together; the others by their length. Each `width` consecutive
+        ones stay together. A shared prompt that is longer than half of `tokens` leaves its answers as many tokens as
+        it has itself, so that it is not read for each of them.
+        """
+        by_prompt: dict[frozenset[str], list[range]] = {}
+        for at in range(0, len(rollouts), width):
+            unit = range(at, at + width)
+            by_prompt.setdefault(frozenset(rollouts[i].prompt for i in unit), []).append(unit)
+        parts, apart = [], []
+        for units in by_prompt.values():
+            rows = [i for unit in units for i in unit]
+            known = self._shared([rollouts[i] for i in rows])
+            if known:
+                lengths = {i: len(rollouts[i].tokens) + known // HELD for i in rows}
+                parts += pack(units, lengths, max(tokens - known, known))
+            else:
+                apart += units
+        lengths = {i: len(self.encode(rollouts[i].prompt)) + len(rollouts[i].tokens) for unit in apart for i in unit}
+        return parts + pack(sorted(apart, key=lambda unit: unit[0]), lengths, tokens)
+
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """The model's outputs for each rollout's tokens after its prompt, (B, T); with `base`, those of the model
-        without the adapter.
+        """The model's outputs for each rollout's tokens after its prompt, (B, T), at its temperature; with `base`,
+        those of the model without the adapter.
 
         A value belongs to the state before its token, and its gradient stops at the head. Raises UsageError for a
         sequence that is too long, and for a dropout above 0, since these models have none.
@@ -135,49 +204,133 @@ class CausalTrainee:
             raise UsageError(f"{self.name} has no dropout and {dropout:g} was ordered; order dropout 0.")
         prompts = [self.encode(rollout.prompt) for rollout in rollouts]
         sequences = [prompt + rollout.tokens for prompt, rollout in zip(prompts, rollouts, strict=True)]
-        ids = pad(sequences, getattr(self.model.config.get_text_config(), "max_position_embeddings", None))
-        target = pad([rollout.tokens for rollout in rollouts])
-        mask = pad([(1,) * len(rollout.tokens) for rollout in rollouts])
-        positions = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(target.shape[1])
-        positions = positions.clamp(max=ids.shape[1] - 2)
+        check_length(sequences, self.positions)
+        known = self._shared(rollouts)
+        ids = pad([sequence[known:-1] for sequence in sequences])
         device = self.model.device
-        ids, target, positions = ids.to(device), target.to(device), positions.to(device)
+        rows = torch.tensor([row for row, rollout in enumerate(rollouts) for _ in rollout.tokens])
+        places = torch.tensor([place for rollout in rollouts for place in range(len(rollout.tokens))])
+        begins = torch.tensor([len(prompt) - known - 1 for prompt in prompts])
+        tokens = torch.tensor([token for rollout in rollouts for token in rollout.tokens], device=device)
         with self.model.disable_adapter() if base else nullcontext():
-            logits, hidden = self._logits(ids[:, :-1], positions)
-        logp, entropy, _ = (
-            each.view(target.shape) for each in kernels.joint(logits.flatten(0, 1), None, target.flatten())
-        )
-        values = self._head(hidden.detach().float())[:, :, 0] if self._head else torch.zeros_like(logp)
-        return Outputs(logp=logp.cpu() * mask, entropy=entropy.cpu() * mask, values=values.cpu() * mask)
+            cache = self._read_prompt(prompts[0][:known], len(rollouts)) if known else None
+            states, logits = self._states(ids.to(device), (rows.to(device), (begins[rows] + places).to(device)), cache)
+            temperatures = torch.tensor([rollout.temperature for rollout in rollouts], device=device)[rows.to(device)]
+            logp, entropy = self._figures(states, tokens, temperatures, logits)
+        values = self._head(states.detach().to(self._head.weight.dtype))[:, 0] if self._head else torch.zeros_like(logp)
+        shape = len(rollouts), int(places.max()) + 1
 
-    def _logits(self, ids: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's logits (B, T, vocabulary) at `positions` (B, T), and the states (B, T, hidden) that they are
-        computed from.
+        def table(each_N: torch.Tensor) -> torch.Tensor:
+            each_N = each_N.cpu()
+            return torch.zeros(shape, dtype=each_N.dtype).index_put((rows, places), each_N)
 
-        Only the states at these positions enter the output embeddings, so that no other logits are computed. What the
-        model does to logits after them, such as Gemma's soft cap or Granite's scale, is done. Raises UsageError unless
-        they are used once in a forward.
+        return Outputs(logp=table(logp), entropy=table(entropy), values=table(values))
+
+    def _shared(self, rollouts: Sequence[Rollout]) -> int:
+        """How many tokens these rollouts have in common that are read once for all of them: their prompt's, but for the
+        last; 0 where each is read by itself.
+
+        So it is for short prompts, for models whose state is more than keys and values or that processes split, and in
+        the backward pass of checkpointing, which has none to go on from.
         """
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
-        states: list[torch.Tensor] = []
+        prompt = rollouts[0].prompt
+        if len(rollouts) == 1 or any(rollout.prompt != prompt for rollout in rollouts):
+            return 0
+        if getattr(self.model.get_base_model(), "_is_stateful", False):
+            return 0
+        if self.one_forward or (self._checkpointing and torch.is_grad_enabled()):
+            return 0
+        known = len(self.encode(prompt))
+        return known - 1 if known >= SHARED else 0
 
-        def select(head: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-            states.append(inputs[0][rows, positions])
-            return states[-1]
-
-        model = self.model.get_base_model()
+    def _read_prompt(self, prompt: tuple[int, ...], count: int) -> DynamicCache:
+        """The keys and values of a prompt, as those of `count` rows."""
+        cache = DynamicCache()  # of every position, also where a layer looks back through a window
         self.set_mode()
-        hook = model.get_output_embeddings().register_forward_pre_hook(select)
+        ids = torch.tensor([prompt], device=self.model.device)
+        self.model.get_base_model().base_model(ids, past_key_values=cache, use_cache=True)
+        for layer in cache.layers:
+            layer.keys = layer.keys.expand(count, *layer.keys.shape[1:])
+            layer.values = layer.values.expand(count, *layer.values.shape[1:])
+        return cache
+
+    def _states(
+        self, ids: torch.Tensor, places: tuple[torch.Tensor, torch.Tensor], cache: DynamicCache | None
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """The states (N, hidden) at N places (rows, columns) of `ids`, and a function that gives the logits (n,
+        vocabulary) of n of them.
+
+        The function is what the model does after its decoder: its output embeddings, and what comes after them, such as
+        Gemma's soft cap or Granite's scale. Raises UsageError unless the output embeddings are used once in a forward.
+        """
+        model = self.model.get_base_model()
+        head, decoder = model.get_output_embeddings(), model.base_model
+        entered: list[torch.Tensor] = []
+        left: list[Any] = []
+
+        def enter(module: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+            entered.append(inputs[0][places])
+            return inputs[0][:1, :1]  # so that no other logits are computed here
+
+        def leave(module: nn.Module, inputs: object, output: Any) -> None:
+            left.append(type(output))
+
+        self.set_mode()
+        hooks = [head.register_forward_pre_hook(enter), decoder.register_forward_hook(leave)]
         try:
-            logits = model(ids, use_cache=False).logits
+            model(ids, past_key_values=cache, use_cache=cache is not None)
         finally:
-            hook.remove()
-        if len(states) != 1:
+            for hook in hooks:
+                hook.remove()
+        if len(entered) != 1:
             raise UsageError(
-                f"{type(model).__name__} used its output embeddings {len(states)} times in a forward, expected once; "
+                f"{type(model).__name__} used its output embeddings {len(entered)} times in a forward, expected once; "
                 "use another model."
             )
-        return logits, states[0]
+
+        def logits(states: torch.Tensor) -> torch.Tensor:
+            output = left[0](last_hidden_state=states.unsqueeze(0))
+            hook = head.register_forward_pre_hook(lambda module, inputs: output.last_hidden_state)
+            try:
+                with _returning(decoder, output):
+                    # not called as a module: where processes split the model, each call's backward would end their step
+                    found: torch.Tensor = model.forward(ids[:1, :1], use_cache=False).logits[0]
+            finally:
+                hook.remove()
+            return found
+
+        return entered[0], logits
+
+    def _figures(
+        self,
+        states: torch.Tensor,
+        tokens: torch.Tensor,
+        temperatures: torch.Tensor,
+        logits: Callable[[torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability and entropy (N,) of each token at its temperature, whose state is (N, hidden), a part at a
+        time.
+
+        Where there are several parts, logits are not held for the backward pass, but computed again.
+        """
+
+        def at(temperatures: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+            if not bool((temperatures != 1).any()):
+                return logits
+
+            def tempered(states: torch.Tensor) -> torch.Tensor:
+                scores = logits(states)
+                return scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperatures.unsqueeze(1)
+
+            return tempered
+
+        size = max(1, LOGITS // int(self.model.get_output_embeddings().weight.shape[0]))
+        if len(states) <= size:
+            return kernels.joint(at(temperatures)(states), None, tokens)[:2]
+        apply: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _Recomputed.apply
+        parts = zip(states.split(size), tokens.split(size), map(at, temperatures.split(size)), strict=True)
+        logps, entropies = zip(*(apply(*part) for part in parts), strict=True)
+        return torch.cat(logps), torch.cat(entropies)
 
     def set_mode(self) -> None:
         """Turn dropout off, and checkpointing on where it was asked for, which transformers does in
@@ -232,15 +385,63 @@ class CausalTrainee:
                 value.copy_(tensors[name])
 
 
-def pad(sequences: Sequence[Sequence[int]], limit: int | None = None) -> torch.Tensor:
-    """The sequences as rows (sequences, longest), padded with zeros on the right; raises UsageError for one longer than
-    `limit`.
+class _Recomputed(torch.autograd.Function):
+    """Log-probabilities and entropies (n,) of tokens from states (n, hidden), of which the backward pass computes the
+    logits again.
+
+    torch's own checkpoint would hold what belongs to an entropy that no loss asks for, part by part.
     """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, tokens: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(states, tokens)
+        ctx.logits = logits
+        return kernels.joint(logits(states), None, tokens)[:2]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *towards: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
+        states, tokens = ctx.saved_tensors
+        with torch.enable_grad():
+            states = states.detach().requires_grad_()
+            figures = kernels.joint(ctx.logits(states), None, tokens)[:2]
+        asked = [(figure, each) for figure, each in zip(figures, towards, strict=True) if each is not None]
+        torch.autograd.backward([figure for figure, _ in asked], [each for _, each in asked])
+        return states.grad, None, None
+
+
+@contextmanager
+def _returning(module: nn.Module, output: Any) -> Iterator[None]:
+    """Within it, the module does nothing but return this output."""
+    own = vars(module).get("forward")
+    vars(module)["forward"] = lambda *inputs, **named: output
+    try:
+        yield
+    finally:
+        if own is None:
+            del vars(module)["forward"]
+        else:
+            vars(module)["forward"] = own
+
+
+def check_length(sequences: Sequence[Sequence[int]], limit: int | None) -> None:
+    """Raise UsageError for a sequence that is longer than `limit`."""
     longest = max(map(len, sequences))
     if limit is not None and longest > limit:
         raise UsageError(
             f"A prompt and its completion have {longest} tokens and the model reads at most {limit}; shorten them."
         )
+
+
+def pad(sequences: Sequence[Sequence[int]], limit: int | None = None) -> torch.Tensor:
+    """The sequences as rows (sequences, longest), padded with zeros on the right; raises UsageError for one longer than
+    `limit`.
+    """
+    check_length(sequences, limit)
+    longest = max(map(len, sequences))
     return torch.tensor([[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences])
 
 

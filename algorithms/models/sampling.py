@@ -70,6 +70,8 @@ class SampledCompletion(msgspec.Struct, frozen=True):
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str
+    cut: bool = False
+    """Whether it ended because it reached its limit, or that of the model's positions."""
 
 
 class Sampler:
@@ -142,9 +144,9 @@ class Sampler:
     ) -> SampledCompletion:
         ids = [int(step[row]) for step in tokens[:limit]]
         end = next((index for index, token in enumerate(ids) if token in self.base.ends), len(ids))
-        ids = ids[: end + 1]
+        cut, ids = end == len(ids), ids[: end + 1]
         return SampledCompletion(
-            tuple(ids), tuple(float(step[row]) for step in logprobs[: len(ids)]), self.base.decode(ids)
+            tuple(ids), tuple(float(step[row]) for step in logprobs[: len(ids)]), self.base.decode(ids), cut
         )
 
     @torch.inference_mode()

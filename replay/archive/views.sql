@@ -96,6 +96,7 @@ WITH steps AS (
     FROM optimizer_step_applied GROUP BY run, batch
 )
 SELECT p.run, p.generation, p.round, p.adapter, p.parent_adapter, p.algorithm, b.hyper, p.batch, b.requests, b.trajectories, p.trained_on,
+    p.left_out, p.masked_tokens, p.repeated,
     s.steps, s.first_loss, s.last_loss, s.kl_to_base, s.seconds,
     CASE WHEN v.run IS NOT NULL THEN true WHEN r.run IS NOT NULL THEN false END AS served, v.error AS canary_error, r.reason AS rejected
 FROM adapter_published p
@@ -108,21 +109,23 @@ LEFT JOIN adapter_rejected r ON r.run = p.run AND r.adapter = p.adapter AND r.ba
 CREATE VIEW elections AS
 WITH judged AS (
     SELECT l.run, l.generation, l.round, l.request, l.item, l.votes, l.answers,
-        coalesce(max(t.reward) FILTER (t.answer = l.answer) >= 1, false) AS label_right,
-        avg((coalesce(t.answer = l.answer, false) = (t.reward >= 1))::INTEGER) AS rewards_right
-    FROM label_estimated l LEFT JOIN trajectories t ON t.run = l.run AND t.request = l.request AND t.item = l.item
-    GROUP BY l.run, l.generation, l.round, l.request, l.item, l.votes, l.answers
+        coalesce(max(t.reward) FILTER (t.answer = l.answer) >= coalesce(s.solved, 1), false) AS label_right,
+        avg((coalesce(t.answer = l.answer, false) = (t.reward >= coalesce(s.solved, 1)))::INTEGER) AS rewards_right
+    FROM label_estimated l LEFT JOIN run_started s ON s.run = l.run
+    LEFT JOIN trajectories t ON t.run = l.run AND t.request = l.request AND t.item = l.item
+    GROUP BY l.run, l.generation, l.round, l.request, l.item, l.votes, l.answers, s.solved
 )
 SELECT run, generation, round, count(*) AS labels, avg(votes / answers) AS agreement,
     avg(label_right::INTEGER) AS label_accuracy, avg(rewards_right) AS reward_accuracy
 FROM judged GROUP BY run, generation, round;
 
 -- What each generation used for each purpose: rollouts, model calls, tokens, seconds of the model, millionths of a US dollar (of calls of
--- the agents' language model, whose purpose is the agent, those with a known price).
+-- the agents' language model, whose purpose is the agent, those with a known price), and the share of completions that were cut.
 CREATE VIEW cost AS
 WITH called AS (
     SELECT run, request, count(*) AS calls, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
-        sum(seconds) AS seconds, sum(micro_usd) AS micro_usd
+        sum(seconds) AS seconds, sum(micro_usd) AS micro_usd, sum(len(cut)) AS told, sum(len(list_filter(cut, lambda one: one))) AS cut,
+        sum(repeated) AS repeated
     FROM model_called GROUP BY run, request
 ), played AS (
     SELECT run, request, count(*) AS rollouts, count(*) FILTER (failed) AS failed
@@ -133,14 +136,15 @@ SELECT q.run, q.generation, q.purpose, coalesce(sum(p.rollouts), 0)::BIGINT AS r
     coalesce(sum(c.calls), 0)::BIGINT AS model_calls, coalesce(sum(c.prompt_tokens), 0)::BIGINT AS prompt_tokens,
     coalesce(sum(c.completion_tokens), 0)::BIGINT AS completion_tokens,
     coalesce(sum(c.prompt_tokens) + sum(c.completion_tokens), 0)::BIGINT AS tokens,
-    coalesce(sum(c.seconds), 0) AS model_seconds, coalesce(sum(c.micro_usd), 0)::BIGINT AS micro_usd
+    coalesce(sum(c.seconds), 0) AS model_seconds, coalesce(sum(c.micro_usd), 0)::BIGINT AS micro_usd,
+    sum(c.cut) / nullif(sum(c.told), 0) AS cut, coalesce(sum(c.repeated), 0)::BIGINT AS repeated
 FROM rollouts_requested q
 LEFT JOIN called c ON c.run = q.run AND c.request = q.id
 LEFT JOIN played p ON p.run = q.run AND p.request = q.id
 GROUP BY q.run, q.generation, q.purpose
 UNION ALL
 SELECT run, generation, agent, 0, 0, count(*), sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
-    sum(prompt_tokens + completion_tokens)::BIGINT, sum(seconds), coalesce(sum(micro_usd), 0)::BIGINT
+    sum(prompt_tokens + completion_tokens)::BIGINT, sum(seconds), coalesce(sum(micro_usd), 0)::BIGINT, NULL, 0
 FROM agent_called GROUP BY run, generation, agent;
 
 -- Each generation: the lever pulled and why, the dev score of what came of it, whether it was accepted, and what it took.

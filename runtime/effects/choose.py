@@ -156,6 +156,7 @@ def evidence(
         rollouts_used=scores[requested.candidate].rollouts,
         rollouts_left=UNLIMITED if requested.rollouts_left is None else requested.rollouts_left,
         signal=loaded.task.signal,
+        solved=loaded.started.solved,
         labelled=all(example.label is not None for example in loaded.public.train),
         copies=loaded.task.has_copies,
         free=loaded.started.policy not in CLOSED,
@@ -217,7 +218,9 @@ def earlier_choices(history: Sequence[Event], requested: FeedbackRequested) -> l
 
 def diagnosis(seen: Evidence) -> dict[str, float]:
     """The evidence as the figures that a `LeverChosen` records."""
-    figures = {name: float(value) for name, value in msgspec.structs.asdict(seen).items() if name != "signal"}
+    figures = {
+        name: float(value) for name, value in msgspec.structs.asdict(seen).items() if name not in ("signal", "solved")
+    }
     return {**figures, "scored": float(seen.signal == "scores"), "compared": float(seen.signal == "comparisons")}
 
 

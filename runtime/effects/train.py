@@ -37,7 +37,7 @@ class TrainingHost(NamedTuple):
     """A folder for base models, and for a round's adapters and state until it is over."""
     back_end: BackEnd = "native"
     accelerate: Path | None = None
-    """An accelerate configuration, under which trl's gradient work is launched."""
+    """An accelerate configuration, under which the gradient work is launched, as in `TrainingOrder`."""
 
 
 def train_round(
@@ -106,6 +106,8 @@ def train_round(
             back_end=result.back_end,
             processes=result.processes,
             state=blobs.put((folder / "left").read_bytes()),
+            masked_tokens=result.masked_tokens,
+            repeated=repeated_completions(attempts, sealed),
         )
         return [*_elected(sealed, result.votes), *steps, published]
     except (Diverged, NotFinite) as wrong:
@@ -149,7 +151,12 @@ def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingB
             answer=attempt.recorded.answer,
             reward=reward,
             calls=tuple(
-                TrainingCall(read_request(call), call.tokens[use.completion], call.logprobs[use.completion])
+                TrainingCall(
+                    read_request(call),
+                    call.tokens[use.completion],
+                    call.logprobs[use.completion],
+                    bool(call.cut) and call.cut[use.completion],
+                )
                 for use, call in zip(attempt.recorded.calls, attempt.calls, strict=True)
             ),
             hinted=attempt.recorded.purpose == "hint",
@@ -158,9 +165,20 @@ def sealed_attempts(blobs: Blobs, attempts: AttemptsByRequest, sealed: TrainingB
     ]
 
 
+def repeated_completions(attempts: AttemptsByRequest, sealed: TrainingBatchSealed) -> int:
+    """How many completions of a sealed batch repeat an earlier one against all chance, each call's counted once."""
+    calls = {
+        call.key(): call.repeated
+        for request in sealed.requests
+        for attempt in attempts[request]
+        for call in attempt.calls
+    }
+    return sum(calls.values())
+
+
 def sources(load: Callable[[], LoadedRun], seed: int) -> Sources:
-    """The true answers of train items and the task's demonstrations for them; the task is loaded when one is first
-    needed.
+    """The true answers of train items, their hints, and the task's demonstrations for them; the task is loaded when one
+    is first needed.
     """
     loaded = functools.cache(load)
 
@@ -177,7 +195,10 @@ def sources(load: Callable[[], LoadedRun], seed: int) -> Sources:
             item: task.copies(train()[item].prompt, visible_train(public, train()[item].fold), seed) for item in items
         }
 
-    return Sources(label, copies)
+    def hint(item: str) -> str:
+        return loaded().task.hint(label(item)) if label(item) else ""
+
+    return Sources(label, copies, hint)
 
 
 def _elected(sealed: TrainingBatchSealed, votes: Sequence[Vote]) -> list[Fact]:

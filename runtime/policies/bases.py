@@ -11,7 +11,7 @@ from typing import Protocol
 from algorithms.models.cache import build_cached, cache_folder
 from events.errors import CheckFailed, Misconfigured, NotHere
 from events.fact import derive
-from runtime.policies import text_scorer
+from runtime.policies import published, text_scorer
 from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.uniform import Uniform
 from tasks.contract import Public
@@ -45,15 +45,16 @@ def prepare_base(
     from.
 
     The text scorer is built from label names and unlabelled texts. tiny-lm is pre-trained on the task's traces, which
-    takes half a minute. hf:PATH names a model of transformers by its folder or its id on the hub. Raises Misconfigured
+    takes half a minute. hf:PATH names a model of transformers by its folder, its GGUF file or its id on the hub, and
+    `smollm2` is the one that `evolog model get` fetches. Raises Misconfigured
     for an unknown kind, a text scorer without labels or a tiny-lm without traces, and NotFound for a named model that
     cannot be had.
     """
     match kind:
         case text_scorer.KIND if not public.labels:
             raise Misconfigured(
-                f"The policy {kind} picks one of a task's labels, and {public.name} has none; take tiny-lm or hf:PATH "
-                "as POLICY in task.py, or by --policy."
+                f"The policy {kind} picks one of a task's labels, and {public.name} has none; take tiny-lm, smollm2 or "
+                "hf:PATH as POLICY in task.py, or by --policy."
             )
         case text_scorer.KIND:
             digest = derive(
@@ -67,7 +68,7 @@ def prepare_base(
             from algorithms.models import tiny_lm
 
             return tiny_lm.pretrain_cached(traces(), cache_folder(), progress)
-        case _ if kind.startswith("hf:"):
+        case _ if kind.startswith("hf:") or kind in published.MODELS:
             from runtime.policies import hf
 
             with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +77,7 @@ def prepare_base(
                 target = cache_folder() / f"hf-{hashlib.sha256((new / 'base.json').read_bytes()).hexdigest()[:16]}"
                 return build_cached(target, kind_of, lambda into: shutil.copytree(new, into))
         case _:
-            advice = "expected text-scorer, tiny-lm, or hf:PATH; correct POLICY in task.py, or --policy"
+            advice = "expected text-scorer, tiny-lm, smollm2, or hf:PATH; correct POLICY in task.py, or --policy"
             raise Misconfigured(f"There is no embedded policy {kind!r}; {advice}.")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from algorithms.models import tiny_lm
 from algorithms.models.sampling import CompletionRequest, Sampler, SamplerBase
 from events.errors import UsageError
-from runtime.policies.interface import Sampled, SampleRequest
+from runtime.policies.interface import Sampled, SampleRequest, require_whole
 
 
 class CausalPolicy:
@@ -22,8 +22,10 @@ class CausalPolicy:
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request. Equal requests get equal completions, whatever else is asked with them.
 
-        Raises UsageError for a request with choices or a bias, or whose prompt is too long.
+        Raises UsageError for a request with choices or a bias, one that narrows the distribution, or whose prompt is
+        too long.
         """
+        require_whole(requests)
         for request in requests:
             if request.choices or request.bias:
                 raise UsageError(
@@ -52,6 +54,7 @@ class CausalPolicy:
                     tuple(answer.tokens for answer in answers),
                     tuple(answer.logprobs for answer in answers),
                     len(prompt),
+                    tuple(answer.cut for answer in answers),
                 )
             )
         return sampled
@@ -70,7 +73,10 @@ class UniformTokens:
         self._base = base
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request, at any temperature."""
+        """The completions of each request, at any temperature; raises UsageError for one that narrows the
+        distribution.
+        """
+        require_whole(requests)
         return [self._complete(request) for request in requests]
 
     def log_probs(self, prompt: str) -> list[float]:
@@ -87,7 +93,8 @@ class UniformTokens:
             completions.append(tuple(tokens))
         texts = tuple(self._base.decode(tokens) for tokens in completions)
         logprobs = tuple((-math.log(self._base.vocabulary),) * len(tokens) for tokens in completions)
-        return Sampled(texts, tuple(completions), logprobs, len(self._base.encode(request.prompt)))
+        cut = tuple(not self._base.ends.intersection(tokens[-1:]) for tokens in completions)
+        return Sampled(texts, tuple(completions), logprobs, len(self._base.encode(request.prompt)), cut)
 
 
 def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> CausalPolicy | UniformTokens:

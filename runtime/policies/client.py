@@ -38,6 +38,7 @@ class _Choice(msgspec.Struct):
     text: str
     token_ids: tuple[int, ...]
     logprobs: _Logprobs
+    finish_reason: str
 
 
 class _Usage(msgspec.Struct):
@@ -119,6 +120,7 @@ class PolicyClient:
                 tuple(choice.token_ids for choice in completion.choices),
                 tuple(choice.logprobs.token_logprobs for choice in completion.choices),
                 completion.usage.prompt_tokens,
+                tuple(choice.finish_reason == "length" for choice in completion.choices),
             )
             for completion in _decoder.decode(answer)
         ]
@@ -136,6 +138,7 @@ def _body(model: str, request: SampleRequest) -> dict[str, object]:
         "return_token_ids": True,
         "structured_outputs": {"choice": list(request.choices)},
         "choice_bias": list(request.bias),
+        **request.sampling,
     }
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from events.errors import UsageError
-from runtime.policies.interface import Sampled, SampleRequest
+from runtime.policies.interface import Sampled, SampleRequest, require_whole
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 """One float64 for each label."""
@@ -56,6 +56,7 @@ def complete(
     `best` chooses the index of the answer at temperature 0, from the scores on offer and a number in [0, 1). Raises
     UsageError as `offered` does.
     """
+    require_whole([request])
     names = list(labels)
     tokens, bias = offered(labels, request)
     scores: Vector = score(request.prompt)[tokens] + bias
@@ -70,6 +71,7 @@ def complete(
         tuple((tokens[index],) for index in indices),
         tuple((float(logprobs[index]),) for index in indices),
         len(request.prompt),
+        (False,) * request.n,
     )
 
 

@@ -23,7 +23,7 @@ import msgspec
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from runtime.policies.client import CALL_TIMEOUT, KEY_VARIABLE, PATIENCE, Caller, engine_url, reason
 from runtime.policies.hf import UNLIMITED, HFTokenizer
-from runtime.policies.interface import Sampled, SampleRequest
+from runtime.policies.interface import WHOLE, Sampled, SampleRequest
 
 ADAPTERS = 8
 """The most adapters that are loaded into a server at once."""
@@ -49,6 +49,7 @@ class _Choice(msgspec.Struct):
     text: str
     logprobs: _Logprobs
     token_ids: tuple[int, ...]
+    finish_reason: str | None = None
     prompt_logprobs: tuple[dict[str, _Logprob] | None, ...] | None = None
 
 
@@ -253,8 +254,8 @@ class EnginePolicy:
             ),
             "temperature": request.temperature,
             "seed": request.seed % SEEDS,
-            "top_p": 1,
-            "top_k": 0,
+            **WHOLE,  # by name, or vLLM takes what the model's generation_config.json says
+            **request.sampling,
             "stop_token_ids": sorted(self._tokenizer.ends),
             "logprobs": 1,
             "return_token_ids": True,
@@ -265,7 +266,14 @@ class EnginePolicy:
             tuple(choice.token_ids for choice in choices),
             tuple(choice.logprobs.token_logprobs for choice in choices),
             len(prompt),
+            tuple(self._is_cut(choice) for choice in choices),
         )
+
+    def _is_cut(self, choice: _Choice) -> bool:
+        """Whether the server says so; of one that says nothing, whether the last token is none that ends an answer."""
+        if choice.finish_reason:
+            return choice.finish_reason == "length"
+        return self._tokenizer.ends.isdisjoint(choice.token_ids[-1:])
 
 
 def _require_base(folder: Path, tokenizer: HFTokenizer) -> None:

@@ -9,12 +9,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
 from algorithms.models.causal_lm import CausalTrainee, linear_layers, write_json
 from events.errors import CheckFailed, NotHere, UsageError, raise_if_hosts
+from runtime.policies import published
 
 KIND = "hf"
 PREFIX = "hf:"
@@ -35,15 +36,27 @@ def write_base(model: str, target: Path) -> None:
     """
     folder = resolve(model)
     tokenizer = HFTokenizer(folder, digest_of(folder))
-    card = {"kind": KIND, "model": str(folder.resolve()) if Path(model).is_dir() else model, "digest": tokenizer.digest}
+    card = {"kind": KIND, "model": _named(model, folder), "digest": tokenizer.digest}
     target.mkdir(parents=True, exist_ok=True)
     write_json(target / "base.json", card)
 
 
+def _named(model: str, folder: Path) -> str:
+    """How a base folder names a model: a folder or file of this machine by its full path."""
+    if model in published.MODELS or not Path(model).exists():
+        return model
+    return str(Path(model).resolve())
+
+
 def resolve(model: str) -> Path:
-    """The folder of a model that is named by a path or an id, fetched from the hub if it is no folder here; raises
-    NotFound.
+    """The folder of a model that is named by a path, an id, or a name of `published`.
+
+    It is fetched from the hub if it is none of these here. A GGUF file is made a folder first. Raises NotFound.
     """
+    if model in published.MODELS:
+        return published.folder_of(model)
+    if model.endswith(published.GGUF) and Path(model).is_file():
+        return published.from_gguf(Path(model))
     if Path(model).is_dir():
         if not (Path(model) / "config.json").is_file():
             raise NotHere(
@@ -177,19 +190,27 @@ class HFModel(HFTokenizer):
     float32.
     """
 
+    DEVICE: ClassVar[str] = ""
+    """Where the weights are; empty: on the GPU if there is one, else on the CPU. On `meta` there are none."""
+
     def __init__(self, folder: Path, digest: str) -> None:
         super().__init__(folder, digest)
-        from transformers import AutoModelForCausalLM
-
         cuda = torch.cuda.is_available()
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.bfloat16 if cuda else torch.float32, trust_remote_code=False
-            )
+            model = self._read(torch.bfloat16 if cuda else torch.float32)
         except Exception as wrong:
             raise _unreadable(folder, wrong) from wrong
-        self.model = (model.cuda() if cuda else model).eval().requires_grad_(False)
+        self.model = model.to(self.DEVICE or ("cuda" if cuda else "cpu")).eval().requires_grad_(False)
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
+
+    def _read(self, dtype: torch.dtype) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        if self.DEVICE != "meta":
+            return AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 class HFTrainee(CausalTrainee):

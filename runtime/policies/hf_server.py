@@ -30,6 +30,7 @@ from algorithms.models.sampling import SLOTS, CompletionRequest, SampledCompleti
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
 from runtime.policies.client import KEY_VARIABLE
+from runtime.policies.interface import WHOLE
 
 BODY_LIMIT = 64 * 1024 * 1024
 BATCH_WINDOW = 0.002
@@ -45,6 +46,10 @@ class _Fields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     prompt_logprobs: int | None = None
@@ -322,7 +327,8 @@ class Server(ThreadingHTTPServer):
         self, call: _Fields, prompts: Sequence[tuple[int, ...]]
     ) -> tuple[list[dict[str, Any]], dict[str, int]]:
         base = self.engine.base
-        if call.top_p != 1 or call.top_k not in (0, -1) or call.stream or (call.prompt_logprobs or 0) > 0:
+        narrowed = any(getattr(call, name) != whole for name, whole in WHOLE.items() if name != "top_k")
+        if narrowed or call.top_k not in (0, -1) or call.stream or (call.prompt_logprobs or 0) > 0:
             raise UsageError(
                 "This server samples from all of the distribution, shows one log-probability a token, and does not "
                 "stream."
@@ -350,13 +356,12 @@ class Server(ThreadingHTTPServer):
         completions = self.engine.complete(call.model, requests)
         choices = []
         for index, (request, completion) in enumerate(zip(requests, completions, strict=True)):
-            ended = completion.tokens[-1] in base.ends
             choice: dict[str, Any] = {
                 "index": index,
                 "text": completion.text,
                 "tokens": [base.tokenizer.decode([token]) for token in completion.tokens],
                 "logprobs": completion.logprobs,
-                "finish_reason": "stop" if ended else "length",
+                "finish_reason": "length" if completion.cut else "stop",
             }
             if call.return_token_ids:
                 choice |= {"token_ids": completion.tokens, "prompt_token_ids": request.prompt}

@@ -2,10 +2,22 @@
 log-probabilities.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
+
+from events.errors import UsageError
+
+WHOLE: Mapping[str, float] = {
+    "top_p": 1,
+    "top_k": 0,
+    "min_p": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+}
+"""The settings of sampling, by vLLM's names, that leave the whole distribution as the temperature makes it."""
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,6 +25,7 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `choices` restricts the completion to one of these texts (empty: whatever the model's vocabulary allows). `bias` is
     added to their logits, as OpenAI's `logit_bias` is to those of tokens. A temperature of 0 takes the most probable.
+    `sampling` holds settings in place of those in `WHOLE`.
     """
 
     prompt: str
@@ -27,6 +40,13 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     The client joins the two; training takes the prompt alone, and so needs no hint.
     """
+    sampling: dict[str, float] = msgspec.field(default_factory=dict)
+
+    @property
+    def narrowing(self) -> dict[str, float]:
+        """The settings of `sampling` under which completions are of another distribution than the whole one."""
+        whole = {**WHOLE, "top_k": min(0, self.sampling.get("top_k", 0))}  # which some servers call -1, others 0
+        return {name: value for name, value in self.sampling.items() if whole.get(name) != value}
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -40,6 +60,25 @@ class Sampled(msgspec.Struct, frozen=True):
     tokens: tuple[tuple[int, ...], ...]
     logprobs: tuple[tuple[float, ...], ...]
     prompt_tokens: int = 0
+    cut: tuple[bool, ...] = ()
+    """Of each completion, whether it ended because it reached the most tokens that there was room for.
+
+    Empty where that is not known.
+    """
+
+    def is_cut(self, index: int, max_tokens: int) -> bool:
+        """Whether a completion was cut; where that is not known, whether it has `max_tokens` tokens."""
+        return self.cut[index] if self.cut else len(self.tokens[index]) >= max_tokens
+
+
+def require_whole(requests: Sequence[SampleRequest]) -> None:
+    """Raise UsageError for a request that a policy would have to narrow its distribution for."""
+    for request in requests:
+        if request.narrowing:
+            name, value = next(iter(request.narrowing.items()))
+            raise UsageError(
+                f"This policy samples from its whole distribution, and {name} {value:g} was asked for; ask without it."
+            )
 
 
 @runtime_checkable

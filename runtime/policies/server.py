@@ -2,7 +2,8 @@
 token.
 
 Two extensions: a body may be a list of requests, which are answered as a list; and `choice_bias` gives a logit bias for
-each text in `structured_outputs.choice` (vLLM's field).
+each text in `structured_outputs.choice` (vLLM's field). A field that is not known is refused, since what it asks for
+would not be given.
 """
 
 import hmac
@@ -14,7 +15,7 @@ import msgspec
 
 from events.errors import NotHere, TryAgain, UserError
 from runtime.policies.client import NOT_HERE
-from runtime.policies.interface import Sampled, SampleRequest
+from runtime.policies.interface import WHOLE, Sampled, SampleRequest
 
 BODY_LIMIT = 64 * 1024 * 1024
 """The most bytes of a request's body."""
@@ -26,7 +27,7 @@ class _Structured(msgspec.Struct):
     choice: tuple[str, ...] = ()
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     prompt: str
     n: int = 1
@@ -35,6 +36,15 @@ class _Body(msgspec.Struct):
     max_tokens: int = 64
     structured_outputs: _Structured = msgspec.field(default_factory=_Structured)
     choice_bias: tuple[float, ...] = ()
+    top_p: float = WHOLE["top_p"]
+    top_k: float = WHOLE["top_k"]
+    min_p: float = WHOLE["min_p"]
+    presence_penalty: float = WHOLE["presence_penalty"]
+    frequency_penalty: float = WHOLE["frequency_penalty"]
+    repetition_penalty: float = WHOLE["repetition_penalty"]
+    logprobs: int = 1
+    """With token ids, they are always told."""
+    return_token_ids: bool = True
 
 
 _decoder = msgspec.json.Decoder(list[_Body] | _Body)
@@ -78,7 +88,7 @@ class PolicyServer(ThreadingHTTPServer):
                             "text": text,
                             "token_ids": tokens,
                             "logprobs": {"token_logprobs": logprobs},
-                            "finish_reason": "stop" if len(tokens) < bodies[index].max_tokens else "length",
+                            "finish_reason": "length" if completions.is_cut(i, bodies[index].max_tokens) else "stop",
                         }
                         for i, (text, tokens, logprobs) in enumerate(
                             zip(completions.texts, completions.tokens, completions.logprobs, strict=True)
@@ -152,4 +162,5 @@ def _request(body: _Body) -> SampleRequest:
         temperature=body.temperature,
         seed=body.seed,
         max_tokens=body.max_tokens,
+        sampling={name: value for name in WHOLE if (value := getattr(body, name)) != WHOLE[name]},
     )

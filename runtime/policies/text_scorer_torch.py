@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from algorithms.learning.batch import Rollout
+from algorithms.learning.batch import REFERENCE_WIDTH, Rollout
 from algorithms.learning.update import Outputs
 from runtime.policies import closed_vocabulary
 from runtime.policies.interface import SampleRequest
@@ -159,6 +159,8 @@ def adapted_scores(features: Features, hidden: torch.Tensor, b: torch.Tensor) ->
 class TextScorerTrainee:
     """A base with an adapter in training, and with `critic` a value head on the adapter's inner sums."""
 
+    width = REFERENCE_WIDTH
+
     def __init__(self, base_folder: Path, parent: Path | None, seed: int, critic: bool) -> None:
         """Load the parent's adapter, or draw a fresh one from `seed` where it is None.
 
@@ -189,10 +191,22 @@ class TextScorerTrainee:
         """The value head's weight and bias."""
         return [] if self._head is None else [self._head.weight, self._head.bias]
 
-    def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """The model's outputs (B, 1) for rollouts of one token each; with `base`, without the adapter.
+    @property
+    def at_base(self) -> bool:
+        """Whether B is 0, as in a fresh adapter."""
+        return not bool(self._b.any())
 
-        Dropout is on the inner sums.
+    def split(self, rollouts: Sequence[Rollout], tokens: int, width: int = 1) -> list[list[int]]:
+        """The indices of the rollouts of each forward, in order: a rollout is one token here, and its prompt none."""
+        rows = max(1, tokens // width) * width
+        return [list(range(at, min(at + rows, len(rollouts)))) for at in range(0, len(rollouts), rows)]
+
+    def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
+        """The model's outputs (B, 1) for rollouts of one token each, at its temperature; with `base`, without the
+        adapter.
+
+        Dropout is on the inner sums of each prompt, drawn anew in each forward: a minibatch that is cut into several
+        draws more.
         """
         positions: dict[str, int] = {}
         index = torch.tensor([positions.setdefault(r.prompt, len(positions)) for r in rollouts])
@@ -207,12 +221,15 @@ class TextScorerTrainee:
                 hidden = hidden * (torch.rand(hidden.shape) >= dropout) / (1 - dropout)
             scores = adapted_scores(features, hidden, self._b)
         label_bias = torch.from_numpy(np.stack([_label_bias(self._labels, r) for r in rollouts]))
-        logs = torch.log_softmax(scores[index] + label_bias, 1)
+        temperature = torch.tensor([[r.temperature] for r in rollouts])
+        logs = torch.log_softmax((scores[index] + label_bias) / temperature, 1)
         return Outputs(
             logp=logs.gather(1, torch.tensor([[r.tokens[0]] for r in rollouts])),
             entropy=-(logs.exp() * logs.clamp_min(-1e4)).sum(1, keepdim=True),
             values=values,
         )
+
+    positions: int | None = None
 
     def encode(self, prompt: str) -> tuple[int, ...] | None:
         """Always None: a prompt is a set of features here and no token sequence, so that no turn can

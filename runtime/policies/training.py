@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -26,6 +26,7 @@ from algorithms.learning import algorithm as find_algorithm
 from algorithms.learning.batch import (
     Algorithm,
     Diverged,
+    MergedTurns,
     Mismatch,
     NothingToLearn,
     PolicyTurn,
@@ -56,6 +57,8 @@ from runtime.policies.interface import SampleRequest, TokenScorer
 CANARIES, CANARY_TOKENS = 4, 16
 """Canaries of an adapter, and the tokens of each."""
 ROOT = Path(__file__).parents[2]
+SPLIT = "FSDP"
+"""The way of accelerate in which the processes split the model."""
 WORKER_MODULE = "runtime.policies.training_process"
 """The module that each process of a launch runs."""
 OUTPUT_LINES = 20
@@ -70,12 +73,8 @@ They are recognised by the names of their classes.
 """
 
 
-class Trainee(Trainable, Protocol):
-    """A policy in training: what a training round needs of a base model with an adapter, whatever its kind."""
-
-    @property
-    def name(self) -> str:
-        """The name by which an adapter's config refers to the base."""
+class Encoder(Protocol):
+    """What makes tokens of prompts and answers."""
 
     def encode(self, prompt: str) -> tuple[int, ...] | None:
         """The tokens of a prompt.
@@ -85,6 +84,18 @@ class Trainee(Trainable, Protocol):
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The tokens of an answer, its end included; empty where the policy cannot give that answer."""
+
+    @property
+    def positions(self) -> int | None:
+        """The most tokens that a prompt and what follows it may have; None where there is no such limit."""
+
+
+class Trainee(Trainable, Encoder, Protocol):
+    """A policy in training: what a training round needs of a base model with an adapter, whatever its kind."""
+
+    @property
+    def name(self) -> str:
+        """The name by which an adapter's config refers to the base."""
 
     def log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (vocabulary,) of each token as the first after a prompt."""
@@ -99,6 +110,13 @@ class TrainingCall(msgspec.Struct, frozen=True):
     request: SampleRequest
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
+    cut: bool = False
+    """Whether the completion ended because it reached its limit."""
+
+    @property
+    def fill(self) -> float:
+        """The share of the most tokens that it took; 1 where it was cut."""
+        return 1.0 if self.cut else len(self.tokens) / max(1, self.request.max_tokens)
 
 
 class TrainingAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +141,8 @@ class Sources(msgspec.Struct, frozen=True):
     """The true answer of a train item; empty where none is known."""
     copies: Callable[[Sequence[str]], dict[str, list[tuple[str, str]]]]
     """(prompt, completion) demonstrations for each of these items."""
+    hint: Callable[[str], str] = lambda item: ""
+    """The text that shows the true answer of a train item after its prompt; empty where none is known."""
 
 
 class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,11 +162,15 @@ class TrainingOrder(msgspec.Struct, frozen=True, kw_only=True):
     about: Mapping[str, str]
     """Further lines of the adapter's card."""
     back_end: BackEnd = "native"
-    """The back end that is asked for; a model or algorithm that trl cannot train is trained natively."""
+    """The back end that is asked for; a model or algorithm that trl cannot train is trained natively, and so is a model
+    that processes split.
+    """
     private: bool = False
     """Whether no prompt may be published: canaries then ask for the digests of prompts."""
     accelerate: Path | None = None
-    """An accelerate configuration, by which trl's gradient work is launched; None: it is done in this process."""
+    """An accelerate configuration, by which the gradient work is launched: trl's, or the native one if the
+    configuration splits the model (`splits_model`). None: it is done in this process.
+    """
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
@@ -163,6 +187,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     """The back end that did the work."""
     processes: int = 1
     """The number of processes that shared it."""
+    masked_tokens: int = 0
 
 
 class LaunchTask(msgspec.Struct, frozen=True):
@@ -195,18 +220,25 @@ def train(
         algorithm = find_algorithm(order.algorithm)
     except KeyError as wrong:
         raise UsageError(str(wrong.args[0])) from wrong
-    model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
-    rollouts = rollouts_from(attempts, algorithm, sources, model)
+    split = order.accelerate and kind_of(order.base) != text_scorer.KIND and splits_model(order.accelerate)
+    model = None if split else open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
+    rollouts = rollouts_from(attempts, algorithm, sources, model or open_encoder(order.base))
     if not rollouts:
-        raise NothingToLearn(f"None of {len(attempts)} attempts asked the policy anything.")
-    back_end = back_end_for(order.back_end, model, algorithm)
-    if order.accelerate and back_end == "trl":
+        raise NothingToLearn(
+            f"None of {len(attempts)} attempts sampled anything from the policy: they asked it nothing, or at "
+            "temperature 0, where the most probable tokens are no sample."
+        )
+    back_end = back_end_for(order.back_end, model, algorithm) if model else "native"
+    if order.accelerate and (back_end == "trl" or not model):
         del model  # the processes of the launch need its memory
         gc.collect()
         torch.cuda.empty_cache()
         trained = train_in_processes(order.accelerate, LaunchTask(order, tuple(rollouts)), out, state_out)
+        if trained.canary:
+            return trained
         model = open_trainee(order.base, out, order.seed, algorithm.critic)
     else:
+        assert model
         result = run_update(order, back_end, model, algorithm, rollouts)
         trained = save_result(order, back_end, model, result, out, state_out)
     canary = tuple(canaries(model, rollouts, private=order.private))
@@ -243,7 +275,7 @@ def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> BackE
 
 
 def run_update(
-    order: TrainingOrder, back_end: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]
+    order: TrainingOrder, back_end: BackEnd, model: Trainable, algorithm: Algorithm, rollouts: Sequence[Rollout]
 ) -> UpdateResult:
     """Do the update by this back end, in this process or shared with the others of its process group; raises as `train`
     does.
@@ -263,7 +295,15 @@ def save_result(
     """Write the peft folder and the state file; returns the result, without canaries."""
     model.save(out, card(order, model, result.trained_on))
     save_state(state_out, result.state, order.algorithm)
-    return TrainingResult(result.steps, (), result.trained_on, result.left_out, result.votes, back_end)
+    return TrainingResult(
+        result.steps,
+        (),
+        result.trained_on,
+        result.left_out,
+        result.votes,
+        back_end,
+        masked_tokens=result.masked_tokens,
+    )
 
 
 def train_in_processes(config: Path, task: LaunchTask, out: Path, state_out: Path) -> TrainingResult:
@@ -308,17 +348,18 @@ def launch(config: Path, folder: Path, module: str = WORKER_MODULE) -> None:
     `folder` is the one that they share. They end when this process does, since their standard input ends then. Raises
     the failure that one wrote into the folder, or RuntimeError with the last lines of their output.
     """
-    kind = importlib.import_module("yaml").safe_load(config.read_bytes())["distributed_type"]
+    settings = _read_yaml(config)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     flags = ["--mixed_precision", "no"]  # the model's own, as in one process
-    if kind == "MULTI_CPU":
-        flags.append(
-            "--multi_gpu"
-        )  # accelerate's word for torchrun; without it, it leaves several processes of a CPU to mpirun
+    on_cpu = settings["distributed_type"] == "MULTI_CPU" or bool(settings.get("use_cpu"))
+    if on_cpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    if settings["distributed_type"] in ("MULTI_CPU", SPLIT):
+        # accelerate's word for torchrun: without it, several processes of a CPU are left to mpirun
+        flags.append("--multi_gpu")
     command = [
         sys.executable,
         "-m",
@@ -335,13 +376,40 @@ def launch(config: Path, folder: Path, module: str = WORKER_MODULE) -> None:
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output) as child,
     ):
         code = child.wait()
-    raise_failure(folder)
+    last = (folder / "output").read_text(encoding="utf-8", errors="replace").splitlines()[-OUTPUT_LINES:]
+    ended = [f"accelerate launch with {config} ended with code {code}:", *last]
+    try:
+        raise_failure(folder)
+    except RuntimeError as wrong:  # such as that of a process whose partner was killed, as the launcher's output says
+        raise RuntimeError("\n".join([str(wrong), *ended])) from None
     if code:
         (folder / "room").write_bytes(
             bytes(1 << 16)
         )  # fails where a process could not write its failure for want of it
-        last = (folder / "output").read_text(encoding="utf-8", errors="replace").splitlines()[-OUTPUT_LINES:]
-        raise RuntimeError("\n".join([f"accelerate launch with {config} ended with code {code}:", *last]))
+        raise RuntimeError("\n".join(ended))
+
+
+def splits_model(config: Path) -> bool:
+    """Whether the processes of an accelerate configuration hold a part of the model each, and not the whole."""
+    return bool(_read_yaml(config)["distributed_type"] == SPLIT)
+
+
+def _read_yaml(path: Path) -> Any:
+    return importlib.import_module("yaml").safe_load(path.read_bytes())
+
+
+def open_encoder(base: Path) -> Encoder:
+    """What makes tokens for the causal language model of a base folder, read without weights where they may be many.
+
+    Raises as `open_trainee` does.
+    """
+    if kind_of(base) == HF:
+        from runtime.policies import hf
+
+        return hf.HFTokenizer.load(base)
+    from algorithms.models import tiny_lm
+
+    return tiny_lm.load(base)
 
 
 def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Trainee:
@@ -365,10 +433,12 @@ def open_trainee(base: Path, parent: Path | None, seed: int, critic: bool) -> Tr
 
 
 def rollouts_from(
-    attempts: Sequence[TrainingAttempt], algorithm: Algorithm, sources: Sources, model: Trainee
+    attempts: Sequence[TrainingAttempt], algorithm: Algorithm, sources: Sources, model: Encoder
 ) -> list[Rollout]:
     """The attempts as rollouts, which carry what the algorithm needs and nothing else: no reward for one that needs
     none.
+
+    Raises UsageError for an attempt that was not sampled from the whole distribution.
     """
     if "copies" in algorithm.needs:
         return _copies(attempts, sources, model)
@@ -376,13 +446,18 @@ def rollouts_from(
     for attempt in attempts:
         if attempt.hinted and "hints" not in algorithm.needs:
             continue
-        for first, tokens, logprobs, mask in _sequences(attempt, model):
-            request = attempt.calls[first].request
+        _require_whole(attempt)
+        for sequence in _sequences(attempt, model):
+            request = attempt.calls[sequence.first].request
             real: tuple[int, ...] = ()
-            if "labels" in algorithm.needs:
+            hint = ""
+            if {"labels", "teacher"} & algorithm.needs:
                 label = sources.label(attempt.item)
                 if label and (label in request.choices or not request.choices):
-                    real = model.encode_completion(label)
+                    real = model.encode_completion(label) if "labels" in algorithm.needs else ()
+                    hint = sources.hint(attempt.item) if "teacher" in algorithm.needs else ""
+                    if hint and not _fits(model, request.prompt + hint, len(sequence.tokens)):
+                        hint = ""
             rollouts.append(
                 Rollout(
                     group=attempt.group,
@@ -391,41 +466,58 @@ def rollouts_from(
                     prompt=request.prompt,
                     choices=request.choices,
                     bias=request.bias,
-                    tokens=tokens,
-                    logprobs=logprobs,
-                    mask=mask,
+                    tokens=sequence.tokens,
+                    logprobs=sequence.logprobs,
+                    mask=sequence.mask,
                     reward=attempt.reward if "rewards" in algorithm.needs else float("nan"),
                     answer=attempt.answer or "",
                     real=real,
+                    hint=hint,
                     adapter=attempt.adapter,
                     own=not attempt.hinted,
+                    temperature=sequence.temperature,
+                    cut=sequence.cut,
+                    fill=max(call.fill for call in attempt.calls),
                 )
             )
     return rollouts
 
 
-def _sequences(
-    attempt: TrainingAttempt, model: Trainee
-) -> list[tuple[int, tuple[int, ...], tuple[float, ...], tuple[int, ...]]]:
-    """(index of the first call, tokens, log-probabilities, mask) of each sequence; turns that continue each other are
-    one.
-    """
+def _fits(model: Encoder, prompt: str, tokens: int) -> bool:
+    """Whether the model has positions for a prompt and so many tokens after it."""
+    try:
+        read = model.encode(prompt)
+    except UsageError:  # the prompt alone is too long
+        return False
+    return read is None or model.positions is None or len(read) + tokens <= model.positions
+
+
+def _require_whole(attempt: TrainingAttempt) -> None:
+    """Raise UsageError for an attempt some of whose tokens are of another distribution than training computes."""
+    for call in attempt.calls:
+        if call.request.narrowing:
+            name, value = next(iter(call.request.narrowing.items()))
+            raise UsageError(
+                f"An attempt at item {attempt.item} was sampled with {name} {value:g}, and training computes the whole "
+                "distribution, with a temperature alone; have the policy server sample without it."
+            )
+
+
+def _sequences(attempt: TrainingAttempt, model: Encoder) -> list[MergedTurns]:
+    """The sequences in which something was sampled; turns that continue each other are one."""
     prompts = [model.encode(call.request.prompt) for call in attempt.calls]
     turns = [
-        PolicyTurn(p, call.tokens, call.logprobs)
+        PolicyTurn(p or (), call.tokens, call.logprobs, call.request.temperature, call.cut)
         for p, call in zip(prompts, attempt.calls, strict=True)
-        if p is not None
     ]
-    if len(turns) < len(attempt.calls):
-        return [(index, call.tokens, call.logprobs, ()) for index, call in enumerate(attempt.calls) if call.tokens]
-    return [
-        (sequence.first, sequence.tokens, sequence.logprobs, sequence.mask)
-        for sequence in merge(turns)
-        if any(sequence.mask)
-    ]
+    if any(prompt is None for prompt in prompts):
+        merged = [msgspec.structs.replace(merge([turn])[0], first=index) for index, turn in enumerate(turns)]
+    else:
+        merged = merge(turns)
+    return [sequence for sequence in merged if any(sequence.mask)]
 
 
-def _copies(attempts: Sequence[TrainingAttempt], sources: Sources, model: Trainee) -> list[Rollout]:
+def _copies(attempts: Sequence[TrainingAttempt], sources: Sources, model: Encoder) -> list[Rollout]:
     items = list(dict.fromkeys(attempt.item for attempt in attempts))
     rollouts = []
     for item, pairs in sources.copies(items).items():

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,24 @@ import torch
 
 from algorithms.learning import algorithm as find_algorithm
 from algorithms.learning.batch import NothingToLearn
-from runtime.policies.training import LaunchFailure, back_end_for, open_trainee, read_task, run_update, save_result
+from events.kinds import BackEnd
+from runtime.policies.interface import TokenScorer
+from runtime.policies.training import (
+    LaunchFailure,
+    Trainee,
+    back_end_for,
+    canaries,
+    open_trainee,
+    read_task,
+    run_update,
+    save_result,
+    splits_model,
+)
+
+PATIENCE = timedelta(hours=2)
+"""For how long a process waits for the others, which may read a base of many gigabytes meanwhile. One that ended is
+noticed at once.
+"""
 
 accelerate: Any = importlib.import_module("accelerate")  # so, since its types are partial and of another strictness
 
@@ -31,7 +49,7 @@ def main(folder: Path, work: Callable[[Path, int, int], None]) -> None:
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        state = accelerate.PartialState(cpu=not torch.cuda.is_available())
+        state = accelerate.PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
         if state.device.type == "cuda":
             torch.cuda.set_device(state.device)
         work(folder, state.process_index, state.num_processes)
@@ -45,12 +63,22 @@ def train_share(folder: Path, rank: int, count: int) -> None:
     """This process's share of the update that the task in the folder asks for."""
     order, rollouts = msgspec.structs.astuple(read_task(folder))
     algorithm = find_algorithm(order.algorithm)
-    model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
-    back_end = back_end_for(order.back_end, model, algorithm)
-    result = run_update(order, back_end, model, algorithm, rollouts)
+    if splits_model(order.accelerate):
+        from runtime.policies import sharding
+
+        back_end: BackEnd = "native"
+        model: Trainee = sharding.open_sharded(order.base, order.parent_folder, order.seed, algorithm.critic)
+        sharding.sum_gradients([*model.adapter, *model.critic])
+        result = run_update(order, back_end, sharding.ShardedModel(model), algorithm, rollouts)
+        canary = tuple(canaries(model, rollouts, private=order.private)) if isinstance(model, TokenScorer) else ()
+    else:
+        model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
+        back_end = back_end_for(order.back_end, model, algorithm)
+        result, canary = run_update(order, back_end, model, algorithm, rollouts), ()
     if rank == 0:
         trained = save_result(order, back_end, model, result, folder / "adapter", folder / "state")
-        (folder / "trained").write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(trained, processes=count)))
+        trained = msgspec.structs.replace(trained, canary=canary, processes=count)
+        (folder / "trained").write_bytes(msgspec.msgpack.encode(trained))
 
 
 def write_failure(folder: Path, wrong: Exception) -> None:

@@ -8,19 +8,21 @@ finds the trainer:
 
     clipped      GRPOTrainer, loss_type bnpo (mean over tokens), grpo (within each answer first) or dr_grpo (over a
                  constant length)
+    clipped_sequence  the same with one ratio for each answer, loss_type grpo
     weighted     GRPOTrainer, loss_type cispo: the ratio to whoever sampled the token, truncated and without gradient
     preference   DPOTrainer, with our reference log-probabilities in place of its own reference model
     cloning      SFTTrainer
 
 What trl 1.16 does by itself, and must not here: given a PeftModel, it adds a frozen copy of the adapter, "ref", and
-measures KL from that; we hand it log-probabilities under the base, GRPOTrainer is built with beta 0 so that it adds
-none, and DPOTrainer's is deleted. Its KL carries the ratio as a factor unless told not to (use_bias_correction_kl);
-ours is k3 as it stands. It multiplies by the mask, and 0 times infinity is no number, so what stands outside the mask
-is chosen such that no exponential overflows.
+measures KL from that; GRPOTrainer is built with beta 0 so that it adds none and has no KL term, and DPOTrainer's is
+deleted. The KL term is ours (`terms.kl_penalty`), added to trl's loss: trl's own has the same gradient on policy
+(use_bias_correction_kl), but weighs no stale row and truncates no ratio. It multiplies by the mask, and 0 times
+infinity is no number, so what stands outside the mask is chosen such that no exponential overflows.
 
-Where several processes train together (torch.distributed), each has the loss of its part of every minibatch, and
-gradients are averaged. A mean over a part is weighed by the part's share of the minibatch's tokens or rows, so that the
-average is that of one process on all rows. trl's own figures are gathered as if all parts were of one size; they are
+A minibatch is cut into forwards as in the native loop, and their gradients add up to one step. Where several processes
+train together (torch.distributed), each has the loss of its part of every minibatch, and gradients are averaged. A mean
+over a part is weighed by the part's share of the minibatch's tokens or rows, so that the sum is that of one forward of
+all rows by one process. trl's own figures are gathered as if all parts were of one size; they are
 not, and nobody reads these figures, so they are not gathered.
 """
 
@@ -28,8 +30,8 @@ import importlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, TypeVar, assert_never, cast
+from contextlib import contextmanager, nullcontext
+from typing import Any, assert_never, cast
 
 import msgspec
 import torch
@@ -41,19 +43,23 @@ from transformers import PreTrainedTokenizerFast
 from algorithms.learning import terms
 from algorithms.learning.batch import Algorithm, Hyper, Rollout, Step, Terms
 from algorithms.learning.update import (
-    Outputs,
     PreparedBatch,
     UpdateResult,
     adam,
     finish,
+    mean_over,
     minibatches,
+    pack,
     prepare,
     report,
     settings,
+    share,
     steer_kl,
+    unit_width,
 )
 from algorithms.models.causal_lm import CausalTrainee, pad
 from events.errors import UsageError
+from runtime.policies.sharding import ShardedModel, gather, ranks
 
 trl: Any = importlib.import_module("trl")  # so, since its types are partial and of another strictness
 datasets: Any = importlib.import_module("datasets")
@@ -62,10 +68,11 @@ FAR = -1e4
 """The log-probability under the base outside the mask, so low that k3 is finite whatever the policy's is."""
 NATIVE = "the native back end"
 MEANS = {"tokens": "bnpo", "answers": "grpo", "length": "dr_grpo"}
-"""trl's names for the means of `_mean`, for a clipped loss."""
+"""trl's names for the means of `mean_over`, for a clipped loss."""
 PRIVATE: Mapping[str, tuple[str, ...]] = {
     "GRPOTrainer._generate_and_score_completions": ("self", "inputs"),
     "DPOTrainer._prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
+    "GRPOTrainer._compute_loss": ("self", "model", "inputs"),
     "GRPOTrainer._send_telemetry": ("self",),
 }
 """The private methods of trl that are overridden here, with their parameters.
@@ -74,7 +81,6 @@ They are why trl's minor version is pinned.
 """
 
 Inputs = dict[str, torch.Tensor]
-T = TypeVar("T")
 
 
 class PaddedBatch(msgspec.Struct, frozen=True):
@@ -90,46 +96,6 @@ class PaddedBatch(msgspec.Struct, frozen=True):
     shared: int
     terms: Terms
     own: torch.Tensor
-
-
-def ranks() -> tuple[int, int]:
-    """The rank of this process among those that train together, and their number; (0, 1) without a process group."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def gather(value: T) -> list[T]:
-    """The values of all ranks, in the order of ranks; tensors in them must be on the CPU."""
-    _, count = ranks()
-    values = [value] * count
-    if count > 1:
-        torch.distributed.all_gather_object(values, value)
-    return values
-
-
-class ShardedModel:
-    """A model whose outputs are computed by all ranks, each for its part of the rows, and then exchanged."""
-
-    def __init__(self, model: CausalTrainee) -> None:
-        self._model = model
-        self.adapter, self.critic = model.adapter, model.critic
-
-    def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
-        """The model's outputs for all rows, on every rank."""
-        rank, count = ranks()
-        mine = rollouts[rank::count]
-        parts = [
-            part for part in gather(self._model.outputs(mine, base=base, dropout=dropout) if mine else None) if part
-        ]
-
-        def joined(tables: Sequence[torch.Tensor]) -> torch.Tensor:
-            whole = torch.zeros(len(rollouts), max(table.shape[1] for table in tables))
-            for first, table in enumerate(tables):
-                whole[first::count, : table.shape[1]] = table
-            return whole
-
-        return Outputs(*(joined([getattr(part, name) for part in parts]) for name in Outputs.__struct_fields__))
 
 
 class RecordedBatch:
@@ -182,32 +148,35 @@ class RecordedBatch:
             own=spread(initial.own) > 0,
         )
 
-    def part(self, indices: Sequence[int]) -> tuple[list[int], float]:
-        """This rank's rows of a minibatch, and the weight of their mean loss in the average over ranks. Pairs are not
-        divided.
+    def parts(self, indices: Sequence[int]) -> list[tuple[list[int], float]]:
+        """The rows of each forward of this rank in a minibatch, with the weight of their mean loss in the average over
+        ranks. Pairs are not divided.
 
         With fewer rows than ranks, a rank without any takes the first, with weight 0.
         """
-        width = 2 if self.algorithm.form == "preference" else 1
+        width = unit_width(self.algorithm)
         units = [indices[at : at + width] for at in range(0, len(indices), width)]
-        mine = [index for unit in units[self.rank :: self.count] for index in unit]
+        mine = units[self.rank :: self.count]
         if not mine:
-            return list(units[0]), 0.0
-        return mine, self.count * self._size(mine) / self._size(indices)
+            return [(list(units[0]), 0.0)]
+        rollouts = self.ready.selected.rollouts
+        lengths = {i: len(self.prompts[i]) + len(rollouts[i].tokens) for unit in mine for i in unit}
+        return [
+            (part, self.count * share(self.algorithm, self.ready, part, indices))
+            for part in pack(mine, lengths, int(self.ready.hyper["forward_tokens"]))
+        ]
 
-    def _size(self, indices: Sequence[int]) -> float:
-        """How many tokens or rows the loss of these rows is the mean of."""
-        unit = _mean(self.algorithm, self.ready.hyper)
-        return float(self.ready.initial.mask[list(indices)].sum()) if unit == "tokens" else len(indices)
+    def inputs(self, indices: Sequence[int]) -> dict[str, list[Inputs]]:
+        """The inputs of each forward of this rank in a minibatch, in order, under `parts`."""
+        return {"parts": [self.part(*part) for part in self.parts(indices)]}
 
-    def inputs(self, indices: Sequence[int]) -> Inputs:
-        """This rank's part of a minibatch, by its trainer's names for the tensors.
+    def part(self, indices: Sequence[int], weight: float) -> Inputs:
+        """One forward's inputs, by its trainer's names for the tensors.
 
-        `indices` are the rows', `share` as in `part`.
+        `places` are the rows' indices, `share` the weight of their mean loss.
         """
-        indices, share = self.part(indices)
         match self.algorithm.form:
-            case "clipped" | "weighted":
+            case "clipped" | "clipped_sequence" | "weighted":
                 inputs = _policy(self.padded(indices), self.algorithm, self.ready.hyper, self.count)
             case "preference":
                 indices = [*indices[0::2], *indices[1::2]]  # trl's order: all the chosen, then all the rejected
@@ -218,22 +187,7 @@ class RecordedBatch:
                 raise _no_critic(self.algorithm)
             case _:
                 assert_never(self.algorithm.form)
-        return {**inputs, "places": torch.tensor(indices), "share": torch.tensor(share)}
-
-
-def _mean(algorithm: Algorithm, hyper: Hyper) -> Literal["tokens", "answers", "length", "pairs"]:
-    """What the loss of a minibatch is the mean of; `length` is each answer's sum over tokens divided by a constant,
-    then their mean.
-    """
-    match algorithm.form:
-        case "clipped":
-            return "length" if "length" in hyper else "tokens" if hyper.get("token_mean") else "answers"
-        case "preference":
-            return "pairs"
-        case "weighted" | "cloning" | "actor_critic":
-            return "tokens"
-        case _:
-            assert_never(algorithm.form)
+        return {**inputs, "places": torch.tensor(indices), "share": torch.tensor(weight)}
 
 
 def _policy(batch: PaddedBatch, algorithm: Algorithm, hyper: Hyper, ranks: int) -> Inputs:
@@ -243,17 +197,16 @@ def _policy(batch: PaddedBatch, algorithm: Algorithm, hyper: Hyper, ranks: int) 
     So no row is padded on the left, and positions are those at which the policy sampled.
     """
     minibatch, prompt_length = batch.terms, batch.shared
-    clipped = algorithm.form == "clipped"
-    weight = (
-        terms.truncated(minibatch.old, minibatch.sampled, hyper["truncation"])
-        if clipped
-        else torch.ones_like(minibatch.mask)
-    )
+    clipped = algorithm.form != "weighted"
+    weight = torch.ones_like(minibatch.mask)
+    if algorithm.form == "clipped":
+        weight = terms.truncated(minibatch.old, minibatch.sampled, hyper["truncation"])
+    elif algorithm.form == "clipped_sequence":
+        weight = terms.sequence_ratio(minibatch.old, minibatch.sampled, minibatch.mask).clamp(max=hyper["truncation"])
     tables = {
         "tool_mask": minibatch.mask,
         "advantages": weight * minibatch.advantages,
         "old_per_token_logps": minibatch.old if clipped else minibatch.sampled,
-        "ref_per_token_logps": minibatch.base,
     }
     return {
         "prompt_ids": batch.ids[:, :prompt_length],
@@ -295,7 +248,7 @@ class RecordedTrainer:
     def set_batch(self, recorded: RecordedBatch) -> None:
         self.recorded = recorded
         self.processing_class = None  # or train() would give the model its special tokens
-        self.kl = recorded.ready.hyper.get("kl", 0.0)
+        self.kl, self.last_kl = recorded.ready.hyper.get("kl", 0.0), recorded.ready.last_kl
         self.done: list[tuple[Step, float]] = []
         self.output: Any = None
         self.accelerator.gather = lambda tensor: tensor
@@ -311,23 +264,39 @@ class RecordedTrainer:
         dataset = cast("Dataset[list[int]]", self.recorded.minibatches)  # which any sequence is
         return DataLoader(dataset, batch_size=None, collate_fn=self.recorded.inputs)
 
+    def training_step(self, model: Any, inputs: Mapping[str, list[Inputs]], num_items_in_batch: Any = None) -> Any:
+        """Add up the gradients of a minibatch's forwards; with the last, they are averaged over ranks."""
+        self.step_start = time.perf_counter()
+        self.forwards: list[tuple[float, list[int], torch.Tensor, torch.Tensor]] = []
+        step_of = super().training_step  # type: ignore[misc]  # the trainer's, which is the next of the bases
+        parts = inputs["parts"]
+        losses = []
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
+                losses.append(step_of(model, part, None))
+        return torch.stack(losses).sum()
+
+    def floating_point_ops(self, inputs: object) -> int:
+        return 0  # or trl would look for them in `inputs`, and warn
+
     def compute_loss(
         self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        self.step_start = time.perf_counter()
-        self.indices, share = inputs.pop("places").tolist(), inputs.pop("share")
+        self.indices, weight = inputs.pop("places").tolist(), inputs.pop("share")
         self.recorded.model.set_mode()  # without the base's dropout, as the native loop
         loss_of = super().compute_loss  # type: ignore[misc]  # the trainer's, which is the next of the bases
-        loss = share * loss_of(model, inputs, num_items_in_batch=num_items_in_batch)
-        self.loss, self.counting = float(loss.detach()), len(self.indices) if share else 0
+        loss = weight * loss_of(model, inputs, num_items_in_batch=num_items_in_batch)
+        counting = len(self.indices) if weight else 0
+        tables = (table[:counting].detach().cpu() for table in (self.output.log_probs, self.output.entropy))
+        self.forwards.append((float(loss.detach()), self.indices[:counting], *tables))
         return loss
 
     def log(self, logs: Mapping[str, float], start_time: float | None = None) -> None:
         """Called after each step, and once more at the end; nothing is printed."""
         if "grad_norm" not in logs:
             return
-        mine = (table[: self.counting].detach().cpu() for table in (self.output.log_probs, self.output.entropy))
-        losses, indices, logps, entropies = zip(*gather((self.loss, self.indices[: self.counting], *mine)), strict=True)
+        forwards = [forward for of_rank in gather(self.forwards) for forward in of_rank]
+        losses, indices, logps, entropies = zip(*forwards, strict=True)
         ready, batch = self.recorded.ready, self.recorded.padded([index for part in indices for index in part])
         minibatch = msgspec.structs.replace(
             batch.terms, logp=_stack(logps).to(batch.own.device), entropy=_stack(entropies).to(batch.own.device)
@@ -335,13 +304,14 @@ class RecordedTrainer:
         step = report(
             minibatch,
             batch.own,
-            sum(losses) / len(losses),
+            sum(losses) / self.recorded.count,
             logs["grad_norm"],
             ready.selected.tied_groups,
             ready.hyper,
             self.step_start,
+            self.recorded.algorithm.form == "clipped_sequence",
         )
-        self.kl = steer_kl(self.kl, step, ready.hyper)
+        self.kl, self.last_kl = steer_kl(self.kl, step, self.last_kl, ready.hyper), step.kl_to_base
         self.done.append((step, self.kl))
 
     def _send_telemetry(self) -> None:
@@ -357,8 +327,22 @@ class RecordedGRPOTrainer(RecordedTrainer, trl.GRPOTrainer):  # type: ignore[mis
     """GRPOTrainer over completions that are already generated and scored."""
 
     def _generate_and_score_completions(self, inputs: Inputs) -> Inputs:
-        self.beta = self.kl if self.recorded.algorithm.reference else 0.0
         return inputs
+
+    def _compute_loss(self, model: Any, inputs: Inputs) -> Any:
+        loss = super()._compute_loss(model, inputs)
+        algorithm, hyper = self.recorded.algorithm, {**self.recorded.ready.hyper, "kl": self.kl}
+        if not algorithm.reference or not self.kl:
+            return loss
+        batch = self.recorded.padded(self.indices).terms
+        kl_BT = terms.kl_penalty(msgspec.structs.replace(batch, logp=self.output.log_probs), hyper)
+        match mean_over(algorithm, hyper):
+            case "length":
+                return loss + terms.constant_mean(kl_BT, batch.mask, hyper["length"])
+            case "answers":
+                return loss + terms.sequence_mean(kl_BT, batch.mask)
+            case _:
+                return loss + terms.masked_mean(kl_BT, batch.mask)
 
 
 class RecordedDPOTrainer(RecordedTrainer, trl.DPOTrainer):  # type: ignore[misc]  # trl is Any
@@ -399,9 +383,10 @@ def update(
         raise UsageError(f"The trl back end has no dropout, and {values['dropout']:g} was ordered; order dropout 0.")
     scorer = model if ranks()[1] == 1 else ShardedModel(model)
     ready = prepare(scorer, algorithm, rollouts, hyper, parent=parent, state=state)
-    optimiser = adam(model, ready.hyper, state)
+    temperature = _temperature(algorithm, ready.selected.rollouts)
+    optimiser = adam(model, ready.hyper, ready.state)
     with tempfile.TemporaryDirectory() as folder, _restoring(model):
-        trainer = _trainer(model, algorithm, ready.hyper, optimiser, seed, folder)
+        trainer = _trainer(model, algorithm, ready.hyper, optimiser, seed, folder, temperature)
         trainer.set_batch(RecordedBatch(model, algorithm, ready, seed))
         hook = model.model.register_forward_hook(trainer.keep_output)
         try:
@@ -411,8 +396,26 @@ def update(
     return finish(model, ready, optimiser, trainer.done)
 
 
+def _temperature(algorithm: Algorithm, rollouts: Sequence[Rollout]) -> float:
+    """The one temperature that all rollouts were sampled at; raises UsageError where trl cannot train at it."""
+    temperatures = sorted({rollout.temperature for rollout in rollouts})
+    only_1 = algorithm.form in ("cloning", "preference")
+    if len(temperatures) > 1 or (only_1 and temperatures != [1.0]):
+        raise UsageError(
+            f"The trl back end trains {algorithm.name} at one temperature{', which is 1' if only_1 else ''}, and the "
+            f"rollouts were sampled at {', '.join(f'{each:g}' for each in temperatures)}; order {NATIVE}."
+        )
+    return temperatures[0]
+
+
 def _trainer(
-    model: CausalTrainee, algorithm: Algorithm, hyper: Hyper, optimiser: torch.optim.Optimizer, seed: int, folder: str
+    model: CausalTrainee,
+    algorithm: Algorithm,
+    hyper: Hyper,
+    optimiser: torch.optim.Optimizer,
+    seed: int,
+    folder: str,
+    temperature: float,
 ) -> Any:
     shared: dict[str, Any] = {
         "output_dir": folder,
@@ -454,15 +457,16 @@ def _trainer(
                 train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),
                 **arguments,
             )
-        case "clipped" | "weighted":
-            clipped = algorithm.form == "clipped"
+        case "clipped" | "clipped_sequence" | "weighted":
+            clipped = algorithm.form != "weighted"
             args = trl.GRPOConfig(
                 **shared,
-                loss_type=MEANS[_mean(algorithm, hyper)] if clipped else "cispo",
+                loss_type=MEANS[mean_over(algorithm, hyper)] if clipped else "cispo",
+                temperature=temperature,
                 epsilon=hyper["clip_low"],
                 epsilon_high=hyper["clip_high"] if clipped else hyper["truncation"],
+                importance_sampling_level="sequence" if algorithm.form == "clipped_sequence" else "token",
                 beta=0.0,
-                use_bias_correction_kl=False,
                 num_generations=2,
                 num_iterations=1,
                 steps_per_generation=1,

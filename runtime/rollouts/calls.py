@@ -6,6 +6,8 @@ for what its past had begun. Nothing recorded is sampled again, whatever the pol
 refused is not recorded: its attempts fail, and the next try of the shard makes it again.
 """
 
+import logging
+import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -27,11 +29,17 @@ from runtime.rollouts.host import AttemptOutcome, RefusedCall, ScaffoldCall
 from runtime.rollouts.openai.dialect import BridgeAnswer, BridgeCall, hashed_ngrams
 from runtime.rollouts.shard import AttemptResult, RolloutKey, RolloutShard
 
+logger = logging.getLogger("evolog")
+
 NOT_DETERMINISTIC = "the scaffold asked something else than is recorded; it is not deterministic"
 REASON_LIMIT = 500
 """Characters of what a policy says about a call that it refuses; it may quote the call."""
 EMBEDDINGS = "hashed-character-ngrams"
 """The model of a recorded call for embeddings."""
+CHANCE = 1e-9
+"""The probability below which equal completions are not put down to chance."""
+LARGEST_VOCABULARY = 1 << 18
+"""More tokens than any model's vocabulary holds."""
 
 
 class CompletionSource(Protocol):
@@ -74,6 +82,10 @@ class CallRecorder:
     def __init__(self, policy: CompletionSource, blobs: Blobs, scanner: Scanner) -> None:
         self.policy, self.blobs, self.scanner = policy, blobs, scanner
         self.lock = threading.Lock()
+        self._shard, self._completions = "", defaultdict[bytes, dict[int, tuple[tuple[int, ...], ...]]](dict)
+        """The completions so far of the shard that is under way, by what they are completions of and by seed."""
+        self._said = False
+        """Whether that shard's repeated completions were logged."""
 
     def record(
         self,
@@ -120,6 +132,7 @@ class CallRecorder:
                     shard, model, log, requests, sample
                 )  # another executor was first, and may have other completions
             recorded |= {ids[key]: call for key, call in calls.items()}
+            self._say_repeated(model, list(calls.values()))
         return {key: refused.get(key) or recorded[id] for key, id in ids.items()}
 
     def _past_calls(
@@ -173,6 +186,8 @@ class CallRecorder:
         if not sampled:
             return {}
         body = self.blobs.put(msgspec.json.encode([requests[key] for key in sampled]))
+        if self._shard != shard.id:
+            self._shard, self._completions, self._said = shard.id, defaultdict(dict), False
         return {
             key: ModelCalled(
                 request=shard.id,
@@ -192,9 +207,71 @@ class CallRecorder:
                 completion_tokens=sum(map(len, completions.tokens)),
                 micro_usd=0,
                 seconds=seconds,
+                sampling=requests[key].narrowing,
+                cut=completions.cut,
+                repeated=self._repeated(model, requests[key], completions),
             )
             for index, (key, completions) in enumerate(sampled.items())
         }
+
+    def _repeated(self, model: str, request: SampleRequest, sampled: Sampled) -> int:
+        """How many completions are another's of the same shard and prompt, against all chance; those of other seeds
+        count, since the same seed gives the same.
+        """
+        if not request.temperature or request.narrowing:  # how likely an answer is there is not recorded
+            return 0
+        asked = msgspec.json.encode([model, msgspec.structs.replace(request, seed=0, n=0)])
+        by_seed = self._completions[asked]
+        by_seed[request.seed] = sampled.tokens
+        before = [tokens for seed, each in by_seed.items() if seed != request.seed for tokens in each]
+        return repeated(sampled, before, request.temperature)
+
+    def _say_repeated(self, model: str, calls: Sequence[ModelCalled]) -> None:
+        """Log, once for a shard, that the policy gives the same again and again; the run goes on."""
+        count = sum(call.repeated for call in calls)
+        if count and not self._said:
+            self._said = True
+            logger.warning(
+                "The policy %.12s gave %d completions again, token by token, for other seeds: chance would not. See "
+                "that its server draws each completion by a seed of its own, and keeps no cache of them.",
+                model,
+                count,
+            )
+
+
+def repeated(sampled: Sampled, before: Sequence[tuple[int, ...]], temperature: float) -> int:
+    """How many of these completions say token by token what an earlier one said, of this call or `before`, where less
+    than `CHANCE` would have it so.
+
+    Of N completions drawn apart, m are equal to one of probability p with a chance of at most C(N - 1, m - 1) p^(m-1).
+    The temperature is above 0, and p the most that it can be at that temperature.
+    """
+    counts, fresh = Counter(before), Counter(sampled.tokens)
+    counts.update(fresh)
+    others, total = sum(counts.values()) - 1, 0
+    logp = {
+        tokens: sum(most_likely(each, temperature) for each in logprobs)
+        for tokens, logprobs in zip(sampled.tokens, sampled.logprobs, strict=True)
+    }
+    for tokens, count in fresh.items():
+        equal = counts[tokens] - 1
+        ways = math.lgamma(others + 1) - math.lgamma(equal + 1) - math.lgamma(others - equal + 1)
+        if equal and ways + equal * logp[tokens] < math.log(CHANCE):
+            total += count - (count == counts[tokens])  # the first of all is no repetition
+    return total
+
+
+def most_likely(logprob: float, temperature: float) -> float:
+    """The most that a token's log-probability can be at a temperature, from the one at temperature 1, in nats.
+
+    p^(1/T) / (p^(1/T) + sum p_j^(1/T)) is largest where the other tokens' sum is least: above temperature 1 where one
+    token has all of 1 - p, and below where all of the vocabulary share it evenly.
+    """
+    if logprob >= 0:
+        return 0.0
+    spread = min(0.0, 1 - 1 / temperature) * math.log(LARGEST_VOCABULARY)
+    odds = (math.log(-math.expm1(logprob)) - logprob) / temperature + spread
+    return -max(odds, 0.0) - math.log1p(math.exp(-abs(odds)))
 
 
 class ShardCalls:
@@ -279,7 +356,13 @@ class ShardCalls:
             calls = self._record_or_raise(self.shard.model, requests, self._recorder.sample)
         return BridgeAnswer(
             samples=tuple(
-                Sampled(recorded_call.texts, recorded_call.tokens, recorded_call.logprobs, recorded_call.prompt_tokens)
+                Sampled(
+                    recorded_call.texts,
+                    recorded_call.tokens,
+                    recorded_call.logprobs,
+                    recorded_call.prompt_tokens,
+                    recorded_call.cut,
+                )
                 for recorded_call in calls
             )
         )

@@ -50,7 +50,7 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
 
     What is due follows from the state alone, so `event` decides nothing. Rules by version: 2 seals batches with the
     parent's optimiser state, 3 waits for the auditor where it may act, 4 divides no submission and counts what judging
-    costs, 5 holds a population.
+    costs, 5 holds a population, 6 takes rewards for the same where rounding alone sets them apart.
     """
     del event
     started = state.started
@@ -63,7 +63,7 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
     if not state.opened:
         return _opening(started)
     for flight in state.flights.values():
-        if facts := step(state, flight, started):
+        if facts := step(state, flight, started, version):
             return list(facts)
     unaudited = version >= 3 and _unaudited(state, started)
     if unaudited and state.flights:
@@ -71,7 +71,7 @@ def decide(state: RunState, event: Event, version: int) -> list[Fact]:
     return _beginning(state, started, unaudited) or _settling(state, started, version)
 
 
-DECIDER = Decider(version=5, initial=initial, evolve=evolve, decide=decide)
+DECIDER = Decider(version=6, initial=initial, evolve=evolve, decide=decide)
 
 
 def _over(state: RunState, started: RunStarted) -> str:
@@ -232,7 +232,7 @@ def _settling(state: RunState, started: RunStarted, version: int) -> list[Fact]:
     rolled_back = state.rolled_back | state.dropped
     if version >= 5 and any(parent.id in rolled_back for parent in (flight.parent, flight.second) if parent):
         return [_rejected(state, flight, "the candidate that it was made from was rolled back")]
-    return _judgement(state, flight, started)
+    return _judgement(state, flight, started, version)
 
 
 def _stopped(state: RunState, flight: Flight, started: RunStarted) -> list[Fact]:
@@ -247,7 +247,7 @@ def _stopped(state: RunState, flight: Flight, started: RunStarted) -> list[Fact]
     return [_rejected(state, flight, f"the agent chose to stop here: {flight.reason}")]
 
 
-def _judgement(state: RunState, flight: Flight, started: RunStarted) -> list[Fact]:
+def _judgement(state: RunState, flight: Flight, started: RunStarted, version: int) -> list[Fact]:
     candidate = flight.candidate
     assert candidate
     dev = [
@@ -269,7 +269,8 @@ def _judgement(state: RunState, flight: Flight, started: RunStarted) -> list[Fac
             for shard in flight.shards.values()
             if shard.requested.purpose == "probe"
             for item in shard.requested.items
-        ]
+        ],
+        exact=version < 6,
     )
     best = champion(state)
     if wanted := recheck(flight, best, started):

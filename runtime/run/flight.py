@@ -7,6 +7,7 @@ generations do is nothing to it.
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
+from algorithms.statistics import magnitude, tied
 from events.change import ChildRunOrdered
 from events.fact import Fact, derive_seed
 from events.rollouts import RolloutsRequested
@@ -20,9 +21,9 @@ from runtime.run.requests import Rollouts, affordable, requests
 from runtime.run.state import Flight, RunState, ShardProgress, WeightUpdate, child_limit, draw_seed, evaluation_cost
 
 
-def step(state: RunState, flight: Flight, started: RunStarted) -> Sequence[Fact]:
-    """What is due for a generation under way, whatever the others do; nothing while it waits for an effect, or to be
-    settled.
+def step(state: RunState, flight: Flight, started: RunStarted, version: int) -> Sequence[Fact]:
+    """What is due for a generation under way, by the rules of this version of the decider, whatever the others do;
+    nothing while it waits for an effect, or to be settled.
     """
     match flight.phase:
         case "evaluate":
@@ -33,7 +34,7 @@ def step(state: RunState, flight: Flight, started: RunStarted) -> Sequence[Fact]
             return []
         case "playing" if flight.update:
             return (
-                _refills(flight, flight.update, started)
+                _refills(flight, flight.update, started, version)
                 or _hints(flight, flight.update, started)
                 or [_sealed_batch(flight, flight.update, started)]
             )
@@ -101,16 +102,16 @@ def _next_round(flight: Flight, started: RunStarted) -> list[Fact]:
     ]
 
 
-def _refills(flight: Flight, update: WeightUpdate, started: RunStarted) -> list[RolloutsRequested]:
+def _refills(flight: Flight, update: WeightUpdate, started: RunStarted, version: int) -> list[RolloutsRequested]:
     """Further groups at the items of which every group of this round ties, so that they teach nothing (DAPO, arXiv
     2503.14476, dynamic sampling); none if not ordered, made often enough or too dear.
     """
     if update.hinted or update.refills >= started.refills or started.submissions:
         return []
-    tied = _tied_items(flight.shards)
+    ties = _tied_items(flight.shards, exact=version < 6)
     by_fold: dict[int, tuple[str, ...]] = {}
     for fold, items in _items_by_fold(flight.shards):
-        by_fold[fold] = (*by_fold.get(fold, ()), *(item for item in items if item in tied))
+        by_fold[fold] = (*by_fold.get(fold, ()), *(item for item in items if item in ties))
     folds = list(by_fold.items())
     cost = started.group_size * sum(len(items) for _, items in folds)
     if not cost or not affordable(flight, cost + evaluation_cost(started)):
@@ -129,16 +130,18 @@ def _refills(flight: Flight, update: WeightUpdate, started: RunStarted) -> list[
     return requests(flight, started, rollouts, folds)
 
 
-def _tied_items(shards: Mapping[str, ShardProgress]) -> frozenset[str]:
-    """The items of which no group has two rewards that differ."""
+def _tied_items(shards: Mapping[str, ShardProgress], exact: bool) -> frozenset[str]:
+    """The items of which no group has two rewards that differ: to the bit if `exact`, else by more than rounding."""
     items = {item for shard in shards.values() for item in shard.requested.items}
+    results = [result for shard in shards.values() for result in shard.results.values() if result is not None]
+    scale = magnitude(result.reward for result in results)
     differ = set()
     for shard in shards.values():
-        rewards: dict[str, set[float]] = {}
+        rewards: dict[str, list[float]] = {}
         for (item, _), result in shard.results.items():
             if result is not None:
-                rewards.setdefault(item, set()).add(result.reward)
-        differ |= {item for item, found in rewards.items() if len(found) > 1}
+                rewards.setdefault(item, []).append(result.reward)
+        differ |= {item for item, group in rewards.items() if len(set(group)) > 1 and (exact or not tied(group, scale))}
     return frozenset(items - differ)
 
 

@@ -117,7 +117,7 @@ def check_packages(order: RunOrder, task: Task, *, trained_here: bool) -> None:
     The base model is always made here; the weights are trained here unless the services are elsewhere.
     """
     needed = ["numpy", "safetensors"]
-    if policy_of(order, task) == "tiny-lm" or policy_of(order, task).startswith("hf:"):
+    if policy_of(order, task) != "text-scorer":
         needed += ["torch", "transformers", "peft"]
     elif order.levers != "scaffold" and trained_here:
         needed.append("torch")

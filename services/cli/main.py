@@ -22,6 +22,7 @@ from services.cli.fork import fork
 from services.cli.gc import gc
 from services.cli.import_ import import_
 from services.cli.ls import ls
+from services.cli.model import model
 from services.cli.options import CommandLineOnly
 from services.cli.pause import cancel, pause, resume
 from services.cli.replay import replay
@@ -39,7 +40,7 @@ VERBS: dict[str, tuple[click.Command, ...]] = {
     "Start a run": (run, ablate, fork),
     "Follow it": (watch, ls, show, pause, resume, cancel),
     "Ask what happened": (sql, replay, diff, audit, sign, verify),
-    "Bring in": (task, data, import_),
+    "Bring in": (task, data, model, import_),
     "Operate": (up, down, service, doctor, gc),
 }
 """The commands, by what one wants of them, in the order in which help lists them."""

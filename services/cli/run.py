@@ -30,7 +30,7 @@ from services.cli.options import as_json, examples, run_options, search_of, sear
     "--policy",
     default="",
     metavar="NAME",
-    help="In place of the task's own: text-scorer, tiny-lm, or hf:PATH for a model of transformers.",
+    help="In place of the task's own: text-scorer, tiny-lm, smollm2 (`evolog model get`), or hf:PATH.",
 )
 @click.option(
     "--max-tokens",

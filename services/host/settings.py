@@ -3,7 +3,9 @@
 import importlib.util
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from events.errors import Misconfigured
 from events.kinds import BackEnd
@@ -17,6 +19,14 @@ TRAINER_VARIABLE = "EVOLOG_TRAINER"
 ACCELERATE_VARIABLE = "EVOLOG_ACCELERATE"
 DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU")
 """The ways of accelerate in which each process holds the whole model."""
+SPLIT = "FSDP"
+"""The way of accelerate in which each process holds a part of the model."""
+NOT_SPLIT = {
+    "offload_params": "weights stay on the devices, so name more of them as num_processes",
+    "cpu_offload": "weights stay on the devices, so name more of them as num_processes",
+    "activation_checkpointing": "EVOLOG_CHECKPOINTING=1 does that",
+}
+"""What a configuration may ask of FSDP and does not get, with advice."""
 
 
 def trainer_back_end() -> BackEnd:
@@ -37,19 +47,15 @@ def trainer_back_end() -> BackEnd:
 
 
 def accelerate_config() -> Path | None:
-    """The accelerate configuration under which trl's gradient work is launched, as EVOLOG_ACCELERATE names it; None for
-    none.
+    """The accelerate configuration under which gradient work is launched, as EVOLOG_ACCELERATE names it; None for none.
 
-    Raises Misconfigured for one that cannot be used, and where the back end is not trl.
+    One of DATA_PARALLEL goes with trl, one that splits the model with the native back end. Raises Misconfigured for one
+    that cannot be used, or not with this back end.
     """
     value = os.environ.get(ACCELERATE_VARIABLE)
     if not value:
         return None
-    if (back_end := trainer_back_end()) != "trl":
-        raise Misconfigured(
-            f"{ACCELERATE_VARIABLE} is {value} and the trainer is {back_end}; "
-            f"set {TRAINER_VARIABLE}=trl too, or unset {ACCELERATE_VARIABLE}."
-        )
+    back_end = trainer_back_end()
     yaml = importlib.import_module("yaml")
     path = Path(value).resolve()
     try:
@@ -63,17 +69,59 @@ def accelerate_config() -> Path | None:
         raise Misconfigured(
             f"{ACCELERATE_VARIABLE} is {value}, which holds no YAML mapping; write one with `accelerate config`."
         )
-    if (kind := config.get("distributed_type")) not in DATA_PARALLEL:
-        raise Misconfigured(
-            f"{value} has distributed_type {kind!r}; expected one of {', '.join(map(repr, DATA_PARALLEL))}, in which "
-            "each process holds "
-            "the whole model: write one with `accelerate config`."
-        )
+    match config.get("distributed_type"):
+        case kind if kind in DATA_PARALLEL:
+            if back_end != "trl":
+                raise Misconfigured(
+                    f"{ACCELERATE_VARIABLE} is {value} and the trainer is {back_end}; set {TRAINER_VARIABLE}=trl too, "
+                    f"or unset {ACCELERATE_VARIABLE}. The native trainer takes {SPLIT} alone, of version 2."
+                )
+        case kind if kind == SPLIT:
+            if back_end != "native":
+                raise Misconfigured(
+                    f"{ACCELERATE_VARIABLE} is {value}, which splits the model, and each process of {back_end} needs "
+                    f"the whole; set {TRAINER_VARIABLE}=native, or {ACCELERATE_VARIABLE} to a file of MULTI_GPU."
+                )
+            _require_plain_split(value, config)
+        case kind:
+            raise Misconfigured(
+                f"{value} has distributed_type {kind!r}; expected one of {', '.join(map(repr, DATA_PARALLEL))}, in "
+                f"which each process holds the whole model, or {SPLIT!r} of version 2, in which each holds a part: "
+                "write one with `accelerate config`."
+            )
     if (machines := config.get("num_machines", 1)) != 1:
         raise Misconfigured(
             f"{value} has num_machines {machines!r}; expected 1, since training goes over the devices of one host."
         )
     return path
+
+
+def _require_plain_split(value: str, config: Mapping[str, Any]) -> None:
+    """Raise Misconfigured for a configuration that asks for more than FSDP2 itself, or for FSDP1, or where there is no
+    accelerate.
+    """
+    if importlib.util.find_spec("accelerate") is None:
+        raise Misconfigured(
+            f"{ACCELERATE_VARIABLE} is {value}, and accelerate is not installed: pip install 'evolog[train]'."
+        )
+    ways = {str(key).removeprefix("fsdp_"): way for key, way in _mapping(config.get("fsdp_config")).items()}
+    if str(version := ways.get("version")) != "2":
+        raise Misconfigured(
+            f"{value} has distributed_type {SPLIT!r} and fsdp_version {version!r}; expected fsdp_version 2 in its "
+            "fsdp_config, since FSDP1 and DeepSpeed are not supported: write one with `accelerate config`."
+        )
+    for name, advice in NOT_SPLIT.items():
+        if str(ways.get(name, False)).lower() not in ("false", "none"):
+            raise Misconfigured(f"{value} has fsdp_{name} {ways[name]!r}; expected false: {advice}.")
+    for name, size in _mapping(config.get("parallelism_config")).items():
+        if str(name).endswith("_size") and "dp_shard" not in name and size not in (None, 1):
+            raise Misconfigured(
+                f"{value} has {name} {size!r}; expected 1, since all processes split the model, and only so."
+            )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def scaffold_limits() -> ScaffoldLimits:

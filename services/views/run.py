@@ -75,9 +75,25 @@ def event_lines(event: Event, reporter: Reporter) -> list[str]:
             return generation_lines(reporter.row(generation))
         case WeightUpdateFailed(round=number, reason=reason):
             return [f"      round {number} brought no improvement: {reason}"]
-        case AdapterPublished(round=number, trained_on=trained_on):
-            return [f"      round {number}: adapter {event.data.adapter[:12]} trained on {trained_on:,} trajectories"]
+        case AdapterPublished(round=number, trained_on=trained_on) as made:
+            trained = f"round {number}: adapter {made.adapter[:12]} trained on {trained_on:,} trajectories"
+            return [f"      {line}" for line in (trained, *sampling_lines(made.masked_tokens, made.repeated))]
     return []
+
+
+def sampling_lines(masked_tokens: int, repeated: int) -> list[str]:
+    """What training found wrong with the samples that it was given, a sentence each."""
+    lines = []
+    if masked_tokens:
+        lines.append(
+            f"{masked_tokens:,} tokens were left out: the policy server's log-probabilities are far from the trainer's."
+        )
+    if repeated:
+        lines.append(
+            f"{repeated:,} completions repeat another token by token, for another seed, against all chance: look for a "
+            "fixed seed or a cache at the policy server."
+        )
+    return lines
 
 
 class LiveRun:
@@ -151,6 +167,9 @@ def show_report(console: Console, report: Report) -> None:
     generations_table(console, report)
     if report.strategy not in ("", "chain", "best_of_k"):
         console.print(lineage_tree(report))
+    for row in report.generations:
+        for line in sampling_lines(row.masked_tokens, row.repeated):
+            console.print(f"generation {row.generation}: {line}", soft_wrap=True, highlight=False)
     print_vote(console, report)
     if report.cells:
         final_table(console, report)

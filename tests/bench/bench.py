@@ -285,6 +285,7 @@ def weights() -> list[tuple[str, str]]:
     from algorithms.learning.update import update
     from algorithms.models.sampling import CompletionRequest
     from algorithms.models.tiny_lm import TinyTrainee
+    from tests.bench.updates import update_rows
 
     base = curves.base_model()
     sampler, question = base.sampler(), toys.dense().questions[0]
@@ -318,10 +319,11 @@ def weights() -> list[tuple[str, str]]:
             f"{gain:.1f}  ({statistics.median(together):,.0f}/s against {statistics.median(alone):,.0f}/s)",
         ),
         (
-            "tiny-lm: a GRPO update of 64 answers, one step / its three forwards and one backward",
+            "tiny-lm: a GRPO update of 64 answers, one step / its two forwards and one backward",
             f"{_spread(ratios)}  ({statistics.median(rounds) * 1e3:.0f} ms)",
         ),
         *backends(),
+        *update_rows(),
     ]
 
 

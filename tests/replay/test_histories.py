@@ -5,6 +5,7 @@ import re
 import pytest
 
 from events.codec import Unreadable, decode_at
+from events.judgement import TrajectoryScored
 from events.rollouts import RolloutsRequested
 from events.run import AuditReleased, EventSetAside
 from events.weights import TrainingBatchSealed
@@ -49,6 +50,15 @@ def test_every_history_is_described_and_every_version_of_the_decider_has_one() -
         one.made.decider for name in NAMES for one in decisions(folder.read(HISTORIES / name).messages).values()
     }
     assert versions == set(range(1, DECIDER.version + 1))
+
+
+def test_what_version_6_changed_is_in_the_history_of_version_6() -> None:
+    run = folder.read(HISTORIES / "decider-version-6")
+    older = DECIDER._replace(decide=lambda state, event, version: DECIDER.decide(state, event, min(version, 5)))
+    difference = redecide(run, older).difference
+    assert difference is not None and '"refill":1' in difference.recorded, "played again, for they tie"
+    rewards = {event.data.reward for event in run.events if isinstance(event.data, TrajectoryScored)}
+    assert rewards >= {0.3, 0.1 + 0.2}, "before version 6 these were two rewards"
 
 
 def test_what_version_3_changed_is_in_the_history_of_version_3() -> None:

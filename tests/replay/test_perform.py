@@ -55,6 +55,8 @@ def score(answer, label):
     return Scored(Worth(0.9 if answer == label else 0.1).of, "right" if answer == label else "wrong")
 """
 """Keeps every order, and says less."""
+FINE = GRADED.replace("else 0.1)", "else 0.1 + 0.01 * (len(answer or '') % 7))")
+"""The same, with several rewards for what is wrong."""
 FLIPPED = """
 from tasks.contract import Scored
 
@@ -173,13 +175,14 @@ def nudged(call: ModelCalled) -> dict[str, object]:
     [
         ("verifier", TrajectoryScored, lambda of: {"reward": 1 - of.reward}, "trajectory_scored.reward"),
         ("policy", ModelCalled, nudged, "model_called.logprobs[0][0]"),
+        ("policy", ModelCalled, lambda of: {"cut": tuple(not cut for cut in of.cut)}, "model_called.cut[0]"),
         ("policy", AdapterServed, lambda of: {"error": of.error + 1e-15}, "adapter_served.error"),
         ("feedback_agent", LeverChosen, lambda of: {"action": "ppo"}, "lever_chosen.action"),
         (
             "feedback_agent",
             WeightUpdateRequested,
-            lambda of: {"hyper": of.hyper | {"lr": 1e-3}},
-            "weight_update_requested.hyper.lr",
+            lambda of: {"hyper": of.hyper | {"epochs": 7}},
+            "weight_update_requested.hyper.epochs",
         ),
         ("meta_agent", ScaffoldProposed, lambda of: {"scaffold": "0" * 64}, "scaffold_proposed.scaffold"),
     ],
@@ -193,6 +196,11 @@ def test_what_comes_out_otherwise_is_found_and_nothing_else(
     assert (performed.first.sequence, performed.first.field) == (sequence, field)
     assert performed.first.recorded != performed.first.now
     assert performed_lines([performed])[1] == f"  first at sequence {sequence}, {field}:"
+
+
+def test_a_call_of_an_older_log_which_does_not_say_what_was_cut_comes_out_the_same(toy: Run, tmp_path: Path) -> None:
+    run, _ = toy.changed(ModelCalled, lambda of: {"cut": ()})
+    assert same(run.perform(tmp_path, "policy"))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +257,7 @@ def test_an_effect_that_was_not_answered_is_not_performed(toy: Run, tmp_path: Pa
         ("policy", AdapterPublished, {"adapter": "0" * 64}, "Blob " + "0" * 64 + " is not in"),
         ("policy", ModelCalled, {"body": "0" * 64}, "Blob " + "0" * 64 + " is not in"),
         ("trainer", AdapterPublished, {"processes": 8, "back_end": "trl"}, "trained by 8 processes"),
+        ("trainer", AdapterPublished, {"processes": 2, "back_end": "native"}, "trained by 2 processes"),
     ],
 )
 def test_what_cannot_be_performed_again_says_why(
@@ -456,7 +465,7 @@ def test_a_choice_of_the_rules_agent_that_would_have_been_another_comes_before_t
     toy: Run, tmp_path: Path
 ) -> None:
     before = files(toy.blobs)
-    swapped = toy.swap(tmp_path / "work", "verifier", written(tmp_path, GRADED))
+    swapped = toy.swap(tmp_path / "work", "verifier", written(tmp_path, FINE))
     assert files(toy.blobs) == before  # though the agent was shown what it had not been shown
     assert swapped.turn and swapped.turn.words.startswith(
         "in generation 2 the Feedback-Agent would have chosen weights ppo, "

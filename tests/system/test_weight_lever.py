@@ -72,6 +72,8 @@ def test_elected_labels_are_recorded_and_the_task_is_not_asked(trainer: TrainerH
         ("grpo", [0.0, 1.0, 0.0], {"hyper": {"learning_rate": 1.0}}, "refused", "no hyper-parameter 'learning_rate'"),
         ("ppo2", [0.0, 1.0, 0.0], {}, "refused", "no learning algorithm 'ppo2'"),
         ("spin", [0.0, 1.0, 0.0], {}, "refused", "the task was asked for"),
+        ("opsd", [0.0, 1.0, 0.0], {}, "refused", "the task was asked for"),
+        ("max_rl", [0.0, 1.0, -0.5], {}, "refused", "must be 0 or more, and one is -0.5"),
         ("grpo", [0.0, 1.0, 0.0], {"digest": "0" * 64}, "batch_differs", "sealed was 000000000000"),
     ],
 )
@@ -147,6 +149,28 @@ def test_a_run_of_the_tiny_language_model_learns_by_the_algorithm_that_the_rules
     assert low == pytest.approx(1, abs=1e-3) and high == pytest.approx(
         1, abs=1e-3
     )  # what was served is what is trained
+
+
+@pytest.mark.long
+def test_forks_learn_by_the_algorithms_that_the_rules_never_pick(models: Path, tmp_path: Path) -> None:
+    base_folder(models)
+    place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models))
+    place.evolog("run", str(NUMBERS), "--levers", "weights", "--generations", "1", "--name", "n")
+    asked = "SELECT max(seq) AS at FROM feedback_requested"
+    ((at,),) = [row.values() for row in json.loads(place.evolog("sql", asked, "--format", "json").out)]
+    names = ("gspo", "max_rl", "opsd")
+    place.up()
+    for name in names:
+        place.evolog("fork", "n", "--at", str(at), "--set", f"algorithm={name}", "--name", name, "--detach")
+    place.wait_until_audited(*names)
+    place.down()
+    for name in names:
+        first, last = json.loads(place.evolog("show", name, "--json").out)["generations"]
+        print(name, first["score"], last["score"])
+        assert first["score"] + 0.05 < last["score"] and last["accepted"], name
+    asked = "SELECT DISTINCT algorithm FROM adapter_published"
+    trained = [row["algorithm"] for row in json.loads(place.evolog("sql", asked, "--format", "json").out)]
+    assert set(trained) >= set(names)
 
 
 @pytest.mark.long

@@ -2,7 +2,8 @@
 
 A field that is not named here is refused. So nothing passes that makes a provider reach out: no web search, no remote
 tool, no file, no address. `temperature`, `top_p` and the penalties are accepted and have no effect: the run says how
-the policy samples. Replies hold no time and no random number, so the same answer to the same call is the same bytes.
+the policy samples, and that is recorded with the call. Replies hold no time and no random number, so the same answer to
+the same call is the same bytes.
 """
 
 import base64
@@ -381,7 +382,14 @@ def write(body: RequestBody, call: BridgeCall, answer: BridgeAnswer) -> tuple[st
     usage["completion_tokens"] = written
     chat = isinstance(body, ChatBody)
     choices = [
-        _choice(body, call, len(sample.texts) * prompt_index + index, text, tokens, logprobs)
+        _choice(
+            body,
+            len(sample.texts) * prompt_index + index,
+            text,
+            tokens,
+            logprobs,
+            sample.is_cut(index, call.max_tokens),
+        )
         for prompt_index, sample in enumerate(answer.samples)
         for index, (text, tokens, logprobs) in enumerate(zip(sample.texts, sample.tokens, sample.logprobs, strict=True))
     ]
@@ -401,11 +409,11 @@ def write(body: RequestBody, call: BridgeCall, answer: BridgeAnswer) -> tuple[st
 
 def _choice(
     body: ChatBody | CompletionBody,
-    call: BridgeCall,
     index: int,
     text: str,
     tokens: Sequence[int],
     logprobs: Sequence[float],
+    cut: bool,
 ) -> dict[str, Any]:
     """One completion as the reply has it. A token's name is `token_id:N`, as vLLM can name it, since the policy gives
     ids alone.
@@ -415,7 +423,7 @@ def _choice(
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     text, stop = cut_at(text, stops)
     names = [f"token_id:{token}" for token in tokens]
-    finish = "stop" if stop is not None or len(tokens) < call.max_tokens else "length"
+    finish = "length" if cut and stop is None else "stop"
     choice: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": None}
     if isinstance(body, CompletionBody):
         choice["text"] = text

@@ -70,7 +70,7 @@ def write(body: GenerateContentBody, call: BridgeCall, answer: BridgeAnswer) -> 
     """The reply to a call."""
     (sample,) = answer.samples
     text, stop = cut_at(sample.texts[0], body.generation_config.stop_sequences)
-    reason = "STOP" if stop is not None or len(sample.tokens[0]) < call.max_tokens else "MAX_TOKENS"
+    reason = "MAX_TOKENS" if stop is None and sample.is_cut(0, call.max_tokens) else "STOP"
     read_tokens, written = answer.usage
     return msgspec.json.encode(
         {

@@ -119,7 +119,7 @@ def write(body: MessagesBody, call: BridgeCall, answer: BridgeAnswer) -> bytes:
     elif stop is not None:
         reason = "stop_sequence"
     else:
-        reason = "end_turn" if len(sample.tokens[0]) < call.max_tokens else "max_tokens"
+        reason = "max_tokens" if sample.is_cut(0, call.max_tokens) else "end_turn"
     read_tokens, written = answer.usage
     return msgspec.json.encode(
         {

@@ -1,5 +1,5 @@
 """Every algorithm learns its toy with the tiny language model; where the best is rare, weighing it escapes what traps
-the mean.
+the mean, in a group that is large enough.
 """
 
 import json
@@ -45,6 +45,9 @@ def base(models: Path) -> Iterator[tiny_lm.TinyLM]:
         ("best_of_n", toys.dense(), 4, {"best": 8.0}, 0.1),
         ("dpo", toys.dense(), 5, {"epochs": 4.0}, 0.07),
         pytest.param("spin", toys.dense(), 5, {"epochs": 4.0}, 0.05, marks=pytest.mark.long),
+        pytest.param("gspo", toys.dense(), 7, {}, 0.1, marks=pytest.mark.long),
+        pytest.param("max_rl", toys.quiz(), 4, {}, 0.2, marks=pytest.mark.long),
+        ("opsd", toys.dense(), 5, {}, 0.1),
         ("ttrl", toys.quiz(), 4, {}, 0.2),
         ("star", toys.sparse(), 2, {}, 0.3),
         ("test_time", toys.shifted(), 4, {"epochs": 4.0, "lr": 2e-3}, 0.1),
@@ -113,19 +116,22 @@ def test_a_plot_that_cannot_be_written_is_a_sentence(base: tiny_lm.TinyLM, tmp_p
         )
 
 
-def played(name: str, toy_name: str, seed: int, rounds: int, hyper: dict[str, float]) -> list[float]:
+def played(name: str, toy_name: str, seed: int, rounds: int, group: int) -> list[float]:
     """The rewards of one curve, in a process of its own."""
-    toy = getattr(toys, toy_name)()
-    return [one.reward for one in curves.learn(name, toy, curves.base_model(), seed=seed, rounds=rounds, hyper=hyper)]
+    toy, base = getattr(toys, toy_name)(), curves.base_model()
+    curve_of = curves.learn(name, toy, base, seed=seed, rounds=rounds, hyper={}, group=group)
+    return [one.reward for one in curve_of]
 
 
-def final_rewards(models: Path, name: str, toy: str, rounds: int, seeds: int = 8, **hyper: float) -> list[float]:
-    """The mean reward of the last three rounds for each seed."""
+def final_rewards(
+    models: Path, name: str, toy: str, rounds: int, seeds: int = 8, group: int = curves.SAMPLES
+) -> list[float]:
+    """The mean reward of the last three rounds for each seed, with 64 answers a round in groups of `group`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(models))
         curves.base_model()
         with ProcessPoolExecutor(os.cpu_count()) as pool:
-            runs = [pool.submit(played, name, toy, seed, rounds, hyper) for seed in range(seeds)]
+            runs = [pool.submit(played, name, toy, seed, rounds, group) for seed in range(seeds)]
             return [fmean(run.result()[-3:]) for run in runs]
 
 
@@ -136,11 +142,17 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 @pytest.mark.long
-def test_entropic_weighting_escapes_the_basin_that_traps_grpo(models: Path) -> None:
-    grpo, entropic = (final_rewards(models, name, "deceptive", 25) for name in ("grpo", "entropic"))
-    print(f"\ndeceptive, 25 rounds, 8 seeds: grpo {report(grpo)}, entropic {report(entropic)}")
-    assert interval(entropic)[0] > interval(grpo)[1]
-    assert sum(reward > 0.8 for reward in entropic) >= 7 and sum(reward < 0.6 for reward in grpo) >= 4
+@pytest.mark.parametrize("group", [4, 8, 16, 64])
+def test_entropic_weighting_escapes_the_basin_that_traps_grpo_in_one_group_of_64_alone(
+    models: Path, group: int
+) -> None:
+    grpo, entropic = (final_rewards(models, name, "deceptive", 25, group=group) for name in ("grpo", "entropic"))
+    print(f"\ndeceptive, 25 rounds, 8 seeds, groups of {group}: grpo {report(grpo)}, entropic {report(entropic)}")
+    assert sum(reward < 0.6 for reward in grpo) >= 4
+    if group == 64:
+        assert interval(entropic)[0] > interval(grpo)[1] and sum(reward > 0.8 for reward in entropic) >= 7
+    else:
+        assert sum(reward < 0.6 for reward in entropic) >= 4
 
 
 @pytest.mark.long

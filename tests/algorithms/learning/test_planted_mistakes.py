@@ -43,15 +43,57 @@ MISTAKES = {
     ),
     "no importance weights in the loop": (
         "update",
-        "sampled=torch.where(own & (mask > 0), recorded, old)",
+        "sampled=torch.where(known, recorded, old)",
         "sampled=old",
+    ),
+    "a single token that is off stays in the loss": ("update", "~(off | cut)", "~cut"),
+    "a cut answer is left out before the baseline": (
+        "update",
+        "selected = algorithm.select(fresh, hyper)",
+        'selected = algorithm.select([r for r in fresh if not (hyper["mask_cut"] and r.cut)], hyper)',
+    ),
+    "record compared at the answer's temperature": (
+        "update",
+        "if any(r.temperature != 1 for r in rollouts)",
+        "if False",
     ),
     "KL to the parent and not to the base": (
         "update",
-        "model.outputs(part, base=True).logp",
-        "model.outputs(part).logp",
+        "_look(model, rollouts, hyper, base=True).logp",
+        "_look(model, rollouts, hyper, base=False).logp",
+    ),
+    "parts of a minibatch that weigh the same": (
+        "update",
+        "weight * algorithm.loss(",
+        "algorithm.loss(",
+    ),
+    "rows for tokens in a part's weight": (
+        "update",
+        "return counts[0] / max(counts[1], 1)",
+        "return len(part) / len(whole)",
     ),
     "critic forgotten between updates": ("update", 'parameter.copy_(state[f"critic.{number}"])', "pass"),
+    "ratios of tokens and not of answers": (
+        "gspo",
+        "ratio_B1 = terms.sequence_ratio(minibatch.logp, minibatch.old, mask_BT)",
+        "ratio_B1 = terms.ratio(minibatch.logp, minibatch.old)",
+    ),
+    "length left out of the ratio of an answer": (
+        "terms",
+        "gain_B1 / mask_BT.sum(1, keepdim=True).clamp(min=1)",
+        "gain_B1",
+    ),
+    "missing division by the mean": ("credit", "[d / mean for d in centred(rewards_G)]", "centred(rewards_G)"),
+    "swapped student and teacher": ("opsd", "initial.teacher - initial.old", "initial.old - initial.teacher"),
+    "teacher without the hint": ("update", "prompt=r.prompt + r.hint", "prompt=r.prompt"),
+    "KL without its ratio": (
+        "terms",
+        "weight_BT = truncated(now_BT, sampled_BT, most)",
+        "weight_BT = now_BT.exp() ** 0",
+    ),
+    "the drift of whoever sampled": ("reinforce", "initial.old - initial.base", "initial.sampled - initial.base"),
+    "one rate for all widths": ("update", "rate * REFERENCE_WIDTH / width", "rate"),
+    "a critic that begins at 0": ("update", "model.critic[-1].fill_(value)", "value = 0.0"),
     "swapped preference": ("terms", "gain_B[0::2] - gain_B[1::2]", "gain_B[1::2] - gain_B[0::2]"),
 }
 

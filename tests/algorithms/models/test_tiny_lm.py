@@ -7,8 +7,10 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("peft")
@@ -222,6 +224,38 @@ def test_recorded_log_probabilities_are_those_of_the_trainer(base: TinyLM, train
             size = len(one.tokens)
             assert found.logp[row, :size].tolist() == pytest.approx(list(one.logprobs), abs=1e-4)
             assert not found.logp[row, size:].any() and not found.entropy[row, size:].any()
+
+
+def test_each_rollout_is_read_at_the_temperature_that_it_was_sampled_at(base: TinyLM, trained: TinyTrainee) -> None:
+    tokens = base.encode_completion("41 07")
+    temperatures = (0.5, 1.0, 2.0)
+    rows = [msgspec.structs.replace(rollout("task 0", tokens), temperature=each) for each in temperatures]
+    prompt = base.encode("task 0")
+    for bare in (False, True):
+        with trained.model.disable_adapter() if bare else nullcontext(), torch.no_grad():
+            logits = trained.model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1].double()
+        found = trained.outputs(rows, base=bare)
+        for row, temperature in enumerate(temperatures):
+            logs = torch.log_softmax(logits / temperature, 1)
+            expected = logs[torch.arange(len(tokens)), list(tokens)]
+            assert found.logp[row].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+            assert found.entropy[row].tolist() == pytest.approx((-(logs.exp() * logs).sum(1)).tolist(), abs=1e-4)
+
+
+def test_a_completion_says_whether_it_was_cut(base: TinyLM) -> None:
+    prompt = base.encode("task 0")
+    said = base.sampler().sample([CompletionRequest(prompt=prompt, seed=seed, max_tokens=12) for seed in range(64)])
+    assert {one.cut for one in said} == {False, True}
+    assert all(one.cut == (one.tokens[-1] != END_ID) for one in said)
+    length = next(len(one.tokens) for one in said if not one.cut)
+    (whole,) = base.sampler().sample(
+        [
+            CompletionRequest(prompt=prompt, seed=seed, max_tokens=length)
+            for seed, one in enumerate(said)
+            if not one.cut and len(one.tokens) == length
+        ][:1]
+    )
+    assert len(whole.tokens) == length and not whole.cut  # its end is the last token that there was room for
 
 
 def test_entropy_is_that_of_the_next_token(base: TinyLM, trained: TinyTrainee) -> None:

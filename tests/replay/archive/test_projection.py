@@ -286,6 +286,8 @@ def played(generation: int, purpose: Purpose, rewards: list[float | None]) -> li
         micro_usd=7,
         seconds=0.5,
         index=0,
+        cut=(True, False, False, False) if purpose == "train" else (),
+        repeated=3 if purpose == "train" else 0,
     )
     facts: list[Fact] = [asked, call]
     for number, reward in enumerate(rewards):
@@ -444,8 +446,14 @@ def test_cost_is_split_by_generation_and_purpose(small: Archive) -> None:
     ]
 
 
-def test_elections_say_how_often_the_majority_was_right(archive: Archive) -> None:
-    facts: list[Fact] = []
+def test_cost_says_which_share_of_completions_was_cut_where_the_log_says(small: Archive) -> None:
+    found = ask(small, "SELECT generation, purpose, cut, repeated FROM cost ORDER BY ALL")
+    assert found == [(0, "dev", None, 0), (1, "dev", None, 0), (2, "dev", None, 0), (2, "train", 0.25, 3)]
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.01])
+def test_elections_say_how_often_the_majority_was_right(archive: Archive, unit: float) -> None:
+    facts: list[Fact] = [example(RunStarted, solved=unit)]
     for item, answers, truth in (("a", "xxy", "x"), ("b", "yyx", "x")):
         label = LabelEstimated(
             generation=1, round=1, batch="b", request="q", item=item, answer=answers[0], votes=2, answers=3
@@ -454,9 +462,8 @@ def test_elections_say_how_often_the_majority_was_right(archive: Archive) -> Non
         for attempt, answer in enumerate(answers):
             recorded = example(TrajectoryRecorded, request="q", item=item, attempt=attempt, answer=answer)
             id = codec.event_id(RUN, TrajectoryRecorded, *recorded.key())
-            scored = example(
-                TrajectoryScored, trajectory=id, request="q", item=item, attempt=attempt, reward=float(answer == truth)
-            )
+            reward = unit * (answer == truth)
+            scored = example(TrajectoryScored, trajectory=id, request="q", item=item, attempt=attempt, reward=reward)
             facts += [recorded, scored]
     archive.apply(stored(facts))
     found = ask(archive, "SELECT labels, round(agreement, 3), label_accuracy, reward_accuracy FROM elections")

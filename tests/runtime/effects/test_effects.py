@@ -28,7 +28,7 @@ from runtime.blobs.directory import Blobs
 from runtime.effects import train as effects_train
 from runtime.effects.choose import choice_beside, choose_by_rules, earlier_choices, rivals
 from runtime.effects.serve import ServedModels, check_adapter
-from runtime.effects.train import TrainingHost, sealed_attempts, sources, train_round
+from runtime.effects.train import TrainingHost, repeated_completions, sealed_attempts, sources, train_round
 from runtime.policies import text_scorer
 from runtime.policies.bases import prepare_base
 from runtime.policies.interface import SampleRequest
@@ -105,6 +105,18 @@ def test_a_batch_is_trained_on_as_recorded(tmp_path: Path) -> None:
     assert batch[0].calls[0].request.bias == (0.5, 0.0) and batch[0].group == batch[1].group
 
 
+def test_a_batch_says_which_answers_were_cut_and_how_many_completions_repeat_another(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    of = sealed(batch_digest([("t0", 1.0), ("t1", 0.0)]))
+    old = played(blobs)
+    assert [attempt.calls[0].cut for attempt in sealed_attempts(blobs, {"q": old}, of)] == [False, False]
+    (made,) = old[0].calls
+    new = [one._replace(calls=(msgspec.structs.replace(made, cut=(True, False), repeated=1),)) for one in old]
+    assert [attempt.calls[0].cut for attempt in sealed_attempts(blobs, {"q": new}, of)] == [True, False]
+    assert repeated_completions({"q": new}, of) == 1  # one call, which both attempts used
+    assert repeated_completions({"q": old}, of) == 0
+
+
 def test_a_batch_that_is_not_what_was_sealed_is_not_trained_on(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     with pytest.raises(CheckFailed, match="over 2 trajectories, sealed was"):
@@ -175,7 +187,7 @@ def test_a_disk_that_is_full_rejects_no_adapter(tmp_path: Path, monkeypatch: pyt
         check_adapter(models, published)
 
 
-def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
+def test_labels_hints_and_copies_come_from_train_as_the_item_may_see_it() -> None:
     task = load(str(TOY))
     public = task.public(0)
     loads: list[int] = []
@@ -191,6 +203,7 @@ def test_labels_and_copies_come_from_train_as_the_item_may_see_it() -> None:
     found = sources(loaded, 0)
     assert not loads
     assert [found.label(example.id) for example in public.train[:3]] == [example.label for example in public.train[:3]]
+    assert found.hint(public.train[0].id) == f"\nThe answer is {public.train[0].label}."
     assert found.copies([public.train[0].id]) == {public.train[0].id: []}
     assert len(loads) == 1
 

@@ -276,6 +276,9 @@ training_process.main(Path(sys.argv[1]), asleep)
 """
 
 
+FSDP2 = "{distributed_type: FSDP, fsdp_config: {fsdp_version: 2}}"
+
+
 def ended(pid: int) -> bool:
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -312,8 +315,25 @@ def test_the_processes_end_with_the_one_that_launched_them(tmp_path: Path) -> No
         ("trl", "- MULTI_GPU", "holds no YAML mapping; write one with"),
         (
             "trl",
-            "distributed_type: FSDP",
-            r"has distributed_type 'FSDP'; expected one of 'NO', 'MULTI_CPU', 'MULTI_GPU', in which each",
+            "distributed_type: DEEPSPEED",
+            r"has distributed_type 'DEEPSPEED'; expected one of 'NO', 'MULTI_CPU', 'MULTI_GPU', in which each",
+        ),
+        ("native", "distributed_type: DEEPSPEED", "or 'FSDP' of version 2, in which each holds a part"),
+        ("trl", FSDP2, r"splits the model, and each process of trl needs the whole; set EVOLOG_TRAINER=native, or"),
+        ("native", "distributed_type: FSDP", "and fsdp_version None; expected fsdp_version 2"),
+        ("native", "{distributed_type: FSDP, fsdp_config: 2}", "and fsdp_version None; expected fsdp_version 2"),
+        ("native", FSDP2.replace("version: 2", "version: 1"), "and fsdp_version 1; expected fsdp_version 2"),
+        ("native", FSDP2.replace("2}", "2, fsdp_offload_params: true}"), "has fsdp_offload_params True; expected fal"),
+        (
+            "native",
+            FSDP2.replace("2}", "2, fsdp_activation_checkpointing: 'true'}"),
+            r"has fsdp_activation_checkpointing 'true'; expected false: EVOLOG_CHECKPOINTING=1 does that\.",
+        ),
+        ("native", FSDP2.replace("{dist", "{num_machines: 2, dist"), "has num_machines 2; expected 1, since training"),
+        (
+            "native",
+            FSDP2.replace("{dist", "{parallelism_config: {parallelism_config_tp_size: 2}, dist"),
+            "has parallelism_config_tp_size 2; expected 1",
         ),
         ("trl", "num_processes: 8", "has distributed_type None; expected one of"),
         (
@@ -343,6 +363,20 @@ def test_a_configuration_is_optional_and_found_from_where_it_was_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVOLOG_ACCELERATE", "accelerate.yaml")
     assert accelerate_config() == tmp_path / "accelerate.yaml"
+
+
+def test_the_native_trainer_takes_a_configuration_that_splits_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "accelerate.yaml"
+    path.write_text(
+        "{distributed_type: FSDP, num_machines: 1, fsdp_config: {fsdp_version: 2, fsdp_offload_params: false}, "
+        "parallelism_config: {parallelism_config_dp_shard_size: 8, parallelism_config_tp_size: 1}}"
+    )
+    monkeypatch.setenv("EVOLOG_ACCELERATE", str(path))
+    assert accelerate_config() == path
+    monkeypatch.setenv("EVOLOG_TRAINER", "native")
+    assert accelerate_config() == path
 
 
 if __name__ == "__main__":

@@ -17,10 +17,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 from algorithms.learning import algorithm
 from algorithms.learning.batch import Rollout
 from algorithms.learning.update import UpdateResult, update
+from algorithms.models import causal_lm
 from algorithms.models.causal_lm import CausalTrainee, linear_layers
 from algorithms.models.sampling import CompletionRequest, Sampler
 from events.errors import UsageError
 from tests.harness.adapters import move_adapter
+from tests.harness.architectures import GQA, SHAPES
 
 VOCABULARY, POSITIONS = 61, 64
 PROMPTS = {"short": (5, 6, 7), "long": (8, 9, 10, 11, 12, 13)}
@@ -37,37 +39,6 @@ ROLLOUTS = [
     Rollout(group="g", item="i", prompt=prompt, tokens=tokens, logprobs=(0.0,) * len(tokens), reward=1.0)
     for prompt, tokens in (("short", (20, 21, 22, 3)), ("long", (23, 24)), ("short", (25, 26, 27, 28, 29, 30, 31)))
 ]
-GQA: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "intermediate_size": 64,
-    "pad_token_id": 0,
-    "tie_word_embeddings": False,
-}
-MHA = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-ATTENTION, MLP = ("k_proj", "o_proj", "q_proj", "v_proj"), ("down_proj", "gate_proj", "up_proj")
-FUSED = ("dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value")
-EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-SHAPES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "Llama": (GQA, tuple(sorted(ATTENTION + MLP))),
-    "Qwen3": (GQA, tuple(sorted(ATTENTION + MLP))),
-    "GPT2": ({"n_embd": 32, "n_layer": 2, "n_head": 2}, ("c_attn", "c_fc", "c_proj")),
-    "Phi3": ({**GQA, "sliding_window": 4}, ("down_proj", "gate_up_proj", "o_proj", "qkv_proj")),
-    "GPTNeoX": (MHA, FUSED),
-    "Bloom": ({"hidden_size": 32, "n_layer": 2, "n_head": 2}, FUSED),
-    "Falcon": (MHA, FUSED),
-    "Gemma2": (
-        {**GQA, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 16, "sliding_window": 4},
-        tuple(sorted(ATTENTION + MLP)),
-    ),
-    "Granite": ({**GQA, "logits_scaling": 0.1}, tuple(sorted(ATTENTION + MLP))),
-    "Cohere": ({**GQA, "logit_scale": 4.0}, tuple(sorted(ATTENTION + MLP))),
-    "Mixtral": ({**GQA, **EXPERTS, "sliding_window": 4}, ATTENTION),
-    "Qwen2Moe": ({**GQA, **EXPERTS, "shared_expert_intermediate_size": 48}, tuple(sorted(ATTENTION + MLP))),
-}
 
 
 def made(name: str) -> Any:
@@ -116,6 +87,121 @@ def test_a_model_is_trained_on_its_own_log_probabilities(name: str) -> None:
     assert not torch.allclose(found.logp, before.logp, atol=1e-2)
     found.logp.sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in trainee.adapter)
+
+
+ANSWERS = [
+    Rollout(group="g", item="i", prompt="long", tokens=tokens, logprobs=(0.0,) * len(tokens), reward=1.0)
+    for tokens in ((20, 21, 22, 3), (23, 24), (25, 26, 27, 28, 29, 30, 31), (25,))
+]
+"""Several answers to one prompt, which is longer than a window of 4."""
+
+
+def seen_by(trainee: CausalTrainee, rollouts: list[Rollout]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """A model's outputs, and the gradient of a sum of them that weighs each token otherwise."""
+    found = trainee.outputs(rollouts)
+    with torch.no_grad():
+        before = trainee.outputs(rollouts, base=True)
+    weights = torch.linspace(-1, 2, found.logp.numel()).view_as(found.logp)
+    (found.logp * weights + 0.3 * found.entropy * weights.flip(1)).sum().backward()
+    gradient = [parameter.grad for parameter in trainee.adapter if parameter.grad is not None]
+    return [found.logp, found.entropy, found.values, before.logp, before.entropy], gradient
+
+
+def reads(trainee: CausalTrainee) -> list[tuple[int, ...]]:
+    """The shapes of the token ids that the model's decoder will have read."""
+    shapes: list[tuple[int, ...]] = []
+    trainee.model.get_base_model().base_model.get_input_embeddings().register_forward_hook(
+        lambda module, given, output: shapes.append(tuple(given[0].shape))
+    )
+    return shapes
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shared_prompt_and_logits_in_parts_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, lean = trained(made(name), critic=True), trained(made(name), critic=True)
+    for each in (plain, lean):
+        nn.init.normal_(each.critic[0], generator=torch.Generator().manual_seed(0))
+    expected = seen_by(plain, ANSWERS)
+    monkeypatch.setattr(causal_lm, "SHARED", 2)
+    monkeypatch.setattr(causal_lm, "LOGITS", 3 * VOCABULARY)
+    shapes = reads(lean)
+    found = seen_by(lean, ANSWERS)
+    assert shapes == [(1, 5), (4, 7)] * 2, "the prompt but for its last token, then that and the answers"
+    assert found[0][2].abs().max() > 0.1
+    for one, other in zip(found[0], expected[0], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert len(found[1]) == len(lean.adapter)
+    for one, other in zip(found[1], expected[1], strict=True):
+        assert float((one - other).abs().max()) < 1e-5 * max(float(each.abs().max()) for each in expected[1])
+
+
+class Stateful(Qwen3ForCausalLM):  # type: ignore[misc]  # mypy does not read transformers
+    """Says of itself that keys and values are not all that it keeps."""
+
+    _is_stateful = True
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "checkpointing", "stateful", "expected"),
+    [
+        (ANSWERS, False, False, [(1, 5), (4, 7)]),
+        (ANSWERS, False, True, [(4, 12)]),
+        (ANSWERS, True, False, [(4, 12)]),
+        (ANSWERS[:1], False, False, [(1, 9)]),
+        (ROLLOUTS, False, False, [(3, 9)]),
+    ],
+)
+def test_a_prompt_is_read_once_where_that_is_possible(
+    rollouts: list[Rollout],
+    checkpointing: bool,
+    stateful: bool,
+    expected: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(causal_lm, "SHARED", 6)
+    model = made("Qwen3")
+    if stateful:
+        model.__class__ = Stateful
+    trainee = trained(model, checkpointing=checkpointing)
+    shapes = reads(trainee)
+    trainee.outputs(rollouts)
+    assert shapes == expected
+    with torch.no_grad():
+        trainee.outputs(ANSWERS)
+    assert shapes[-1] == ((4, 12) if stateful else (4, 7))
+    monkeypatch.setattr(causal_lm, "SHARED", 7)
+    trainee.outputs(ANSWERS)
+    assert shapes[-1] == (4, 12)
+
+
+def test_rows_come_together_by_their_prompt_where_it_is_shared_and_else_by_their_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainee = trained(made("Qwen3"))
+    rows = [*ROLLOUTS, *ANSWERS]  # lengths 7, 8, 10, 10, 8, 13, 7; the prompt "long" of 6 tokens in rows 1, 3 to 6
+    assert trainee.split(rows, 20) == [[5], [2, 3], [1, 4], [0, 6]]
+    assert trainee.split(rows[:6], 20, width=2) == [[4, 5], [2, 3], [0, 1]]
+    monkeypatch.setattr(causal_lm, "SHARED", 6)
+    assert trainee.split(rows, 20) == [[3, 5], [1, 4, 6], [0, 2]]  # of 15 tokens beside the prompt: 2 by 7, 4 by 3
+    assert trainee.split(rows[3:], 20, width=2) == [[2, 3], [0, 1]]
+    for part in trainee.split(rows, 20):
+        read = reads(trainee)
+        trainee.outputs([rows[i] for i in part])
+        assert sum(height * width for height, width in read) <= 20
+    # a prompt that is longer than half of the budget is read once for answers of as many tokens together
+    assert trainee.split(rows, 4) == [[5], [3], [1, 4], [6], [2], [0]]
+
+
+def test_an_update_holds_few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainee = trained(made("Gemma2"))
+    counts: list[int] = []
+    trainee.model.get_output_embeddings().register_forward_hook(
+        lambda module, given, output: counts.append(output.numel())
+    )
+    monkeypatch.setattr(causal_lm, "LOGITS", 3 * VOCABULARY + 1)
+    updated(update, trainee, "grpo")
+    assert max(counts) == 3 * VOCABULARY
+    assert sum(counts) > 13 * 4 * VOCABULARY, "under both weights, in the step, and again in its backward pass"
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -7,8 +7,9 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tests.harness.cli import CliHarness, one_sentence
@@ -28,8 +29,8 @@ from runtime.effects.serve import ServedModels
 from runtime.policies import hf
 from runtime.policies.bases import kind_of
 from runtime.policies.client import Caller
-from runtime.policies.engine import Engine, EnginePolicy, connect
-from runtime.policies.interface import SampleRequest
+from runtime.policies.engine import Engine, EnginePolicy, _Completion, connect
+from runtime.policies.interface import WHOLE, SampleRequest
 from runtime.policies.training import (
     Sources,
     TrainingAttempt,
@@ -259,6 +260,8 @@ def test_the_server_speaks_as_vllm_does(model: Path, server: Engine) -> None:
     ("path", "changed", "why"),
     [
         ("/v1/completions", {"top_p": 0.9}, "samples from all of the distribution"),
+        ("/v1/completions", {"min_p": 0.1}, "samples from all of the distribution"),
+        ("/v1/completions", {"repetition_penalty": 1.1}, "samples from all of the distribution"),
         ("/v1/completions", {"guided_regex": "a"}, "guided_regex"),
         ("/v1/completions", {"stop_token_ids": [5]}, "ends a completion at"),
         ("/v1/completions", {"prompt": [1] * 200}, "the model reads 1 to 127"),
@@ -298,6 +301,45 @@ def test_an_answer_that_ends_says_so_and_holds_its_end(server: Engine) -> None:
     ended = [choice for choice in choices if choice["finish_reason"] == "stop"]
     assert ended and all(choice["token_ids"][-1] == 3 and 3 not in choice["token_ids"][:-1] for choice in ended)
     assert all(len(choice["token_ids"]) == 120 for choice in choices if choice["finish_reason"] == "length")
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_a_policy_names_every_setting_of_sampling_and_says_which_answers_were_cut(
+    policy: EnginePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies: list[dict[str, Any]] = []
+    complete = policy._engine.complete
+
+    def kept(name: str, folder: Path | None, body: dict[str, Any]) -> Any:
+        bodies.append(body)
+        return complete(name, folder, body)
+
+    monkeypatch.setattr(policy._engine, "complete", kept)
+    (sampled,) = policy.sample([SampleRequest(prompt="task 0", n=64, max_tokens=60)])
+    assert bodies[0].items() >= WHOLE.items()  # or vLLM takes those of the model's generation_config.json
+    assert set(sampled.cut) == {False, True}
+    assert all(cut == (tokens[-1] != 3) for cut, tokens in zip(sampled.cut, sampled.tokens, strict=True))
+    with pytest.raises(UsageError, match="all of the distribution"):
+        policy.sample([SampleRequest(prompt="task 0", sampling={"top_p": 0.5})])
+
+
+@pytest.mark.parametrize(
+    "reason, tokens, cut",
+    [("length", (5, 3), True), ("stop", (5, 6), False), (None, (5, 3), False), (None, (5,), True)],
+)
+def test_a_servers_word_says_whether_an_answer_was_cut_and_else_its_last_token(
+    base: Path, reason: str | None, tokens: tuple[int, ...], cut: bool
+) -> None:
+    class Says:
+        base, positions, tolerance = "m", 128, 1e-3
+
+        def complete(self, name: str, folder: object, body: object) -> Any:
+            choice = {"text": "", "token_ids": tokens, "logprobs": {"token_logprobs": (-1.0,) * len(tokens)}}
+            answer = {"choices": [choice if reason is None else {**choice, "finish_reason": reason}]}
+            return msgspec.convert(answer, _Completion)
+
+    policy = EnginePolicy(cast(Any, Says()), hf.HFTokenizer.load(base))
+    assert policy._complete(SampleRequest(prompt="task 0", max_tokens=len(tokens))).cut == (cut,)
 
 
 @pytest.mark.long

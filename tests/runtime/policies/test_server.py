@@ -2,11 +2,13 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from runtime.policies.interface import Sampled
+from events.errors import UserError
+from runtime.policies.client import PolicyClient
+from runtime.policies.interface import Sampled, SampleRequest
 from runtime.policies.server import PolicyServer
 from tests.harness.polling import PATIENCE
 
@@ -45,3 +47,35 @@ def test_a_body_is_read_from_no_one_else_and_in_no_other_length(
         with end.makefile("rb") as reply:
             said = reply.read()  # to the end: whoever is refused is hung up on
     assert int(said.split()[1]) == status and b"Connection: close" in said
+
+
+@pytest.mark.parametrize("cut", [(True, False), (False, True)])
+def test_a_client_learns_what_was_cut_and_the_policy_what_it_is_asked_for(cut: tuple[bool, ...]) -> None:
+    asked: list[SampleRequest] = []
+
+    def sample(name: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        asked.extend(requests)
+        return [Sampled(("a", "b"), ((1,), (2,)), ((-0.5,), (-1.5,)), 3, cut)]
+
+    made = PolicyServer(0, TOKEN, sample, lambda: ["m"])
+    thread = threading.Thread(target=made.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        client = PolicyClient(f"http://127.0.0.1:{made.server_port}", TOKEN)
+        request = SampleRequest(prompt="p", n=2, max_tokens=1, temperature=0.7, sampling={"top_p": 0.9, "min_p": 0.1})
+        (sampled,) = client.sample("m", [request])
+    finally:
+        made.shutdown()
+        thread.join()
+        made.server_close()
+    assert sampled == Sampled(("a", "b"), ((1,), (2,)), ((-0.5,), (-1.5,)), 3, cut)
+    assert asked == [request]
+
+
+def test_a_field_that_would_have_no_effect_is_refused() -> None:
+    server = PolicyServer(0, TOKEN, lambda name, requests: [], lambda: [])
+    try:
+        with pytest.raises(UserError, match="unknown field `logit_bias`"):
+            server.complete(b'{"model": "m", "prompt": "p", "logit_bias": {"7": 5}}')
+    finally:
+        server.server_close()

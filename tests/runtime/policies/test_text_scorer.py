@@ -14,6 +14,7 @@ from algorithms import learning
 from algorithms.learning.batch import Diverged, Mismatch, NothingToLearn
 from events.errors import CheckFailed, Misconfigured, UsageError
 from runtime.policies import closed_vocabulary
+from runtime.policies.interface import WHOLE
 from runtime.policies.text_scorer import TextScorer, TextScorerBase, build_base, load, load_adapter, load_base
 from runtime.policies.uniform import Uniform
 from tests.harness.trainer import LABELS, TEXTS, ask
@@ -239,7 +240,7 @@ def test_the_adapter_is_an_ordinary_peft_folder_whose_card_says_where_it_comes_f
     assert np.array_equal(b.detach().numpy().T, mine.b)
 
 
-@pytest.mark.parametrize("algorithm", [name for name in learning.NAMES if name not in ("spin", "test_time")])
+@pytest.mark.parametrize("algorithm", [name for name in learning.NAMES if name not in ("spin", "test_time", "opsd")])
 def test_every_algorithm_trains_it(folder: Path, tmp_path: Path, algorithm: str) -> None:
     base = load(folder).log_probs(TEXTS[0])
     batch = [
@@ -277,6 +278,27 @@ def test_spin_asks_for_labels_and_learns_them(folder: Path, tmp_path: Path) -> N
     assert asked == TEXTS
     policy, base = load(folder, tmp_path / "adapter"), load(folder)
     assert all(policy.log_probs(text)[i] > base.log_probs(text)[i] for i, text in enumerate(TEXTS))
+
+
+def test_a_teacher_is_shown_the_true_answer_and_the_policy_learns_to_give_it_unshown(
+    folder: Path, tmp_path: Path
+) -> None:
+    sources = Sources(lambda item: LABELS[TEXTS.index(item)], lambda items: {}, lambda item: LABELS[TEXTS.index(item)])
+    train(order(folder, "opsd", lr=3e-3, epochs=20), attempts(), sources, tmp_path / "adapter", tmp_path / "left")
+    policy, base = load(folder, tmp_path / "adapter"), load(folder)
+    wrong = [(place + 1) % 5 for place in range(5)]  # what was answered, which the teacher finds less likely
+    assert all(policy.log_probs(t)[i] < base.log_probs(t)[i] for t, i in zip(TEXTS, wrong, strict=True))
+
+
+def test_no_hint_reaches_an_algorithm_without_a_teacher_nor_one_of_an_answer_that_is_not_on_offer(folder: Path) -> None:
+    model = open_trainee(folder, None, 0, critic=False)
+    sources = Sources(lambda item: LABELS[TEXTS.index(item)], lambda items: {}, lambda item: f" {item}")
+    short = [msgspec.structs.replace(a, calls=(shortlisted(a.calls[0], LABELS[1:3]),)) for a in attempts()[:2]]
+    hints = {
+        name: [r.hint for r in rollouts_from(short, learning.algorithm(name), sources, model)]
+        for name in ("opsd", "spin", "grpo")
+    }
+    assert hints == {"opsd": ["", f" {TEXTS[1]}"], "spin": ["", ""], "grpo": ["", ""]}
 
 
 def test_spin_leaves_out_an_item_whose_true_answer_was_not_on_offer(folder: Path, tmp_path: Path) -> None:
@@ -330,7 +352,7 @@ def test_no_reward_reaches_an_algorithm_that_asks_for_none(folder: Path) -> None
         sources = Sources(lambda item: LABELS[0], lambda items: {item: [(item, LABELS[0])] for item in items})
         seen = [r.reward for r in rollouts_from(attempts(), algorithm, sources, model)]
         assert all(math.isnan(reward) != ("rewards" in algorithm.needs) for reward in seen), name
-        assert {"rewards", "labels", "hints", "copies"} >= algorithm.needs
+        assert {"rewards", "labels", "hints", "teacher", "copies"} >= algorithm.needs
 
 
 def test_going_on_from_the_optimisers_state_is_as_if_it_had_never_stopped(folder: Path, tmp_path: Path) -> None:
@@ -383,6 +405,85 @@ def test_a_batch_that_another_policy_sampled_is_refused_with_the_figure(folder: 
     learn(order(folder, mismatch=1e9), off, tmp_path / "adapter")
 
 
+BIAS = (2.0, 1.5, 1.0, 0.5, 0.0)
+
+
+def sampled_attempts(temperature: float) -> list[TrainingAttempt]:
+    """Eight attempts at a text that says nothing, as the base samples them at this temperature, by a bias; every second
+    is right.
+    """
+    request = ask("@", n=8, temperature=temperature, seed=4, bias=BIAS)
+    (sampled,) = TextScorer(build_base(LABELS, TEXTS)).sample([request])
+    return [
+        TrainingAttempt(
+            id=str(place),
+            group="g",
+            item="i",
+            adapter="",
+            answer=sampled.texts[place],
+            reward=float(place % 2),
+            calls=(TrainingCall(request, (token,), sampled.logprobs[place]),),
+        )
+        for place, (token,) in enumerate(sampled.tokens)
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_an_update_is_on_policy_at_the_temperature_that_was_sampled_at(
+    folder: Path, tmp_path: Path, temperature: float
+) -> None:
+    (step,) = learn(order(folder, "grpo", epochs=1), sampled_attempts(temperature), tmp_path / "adapter").steps
+    assert (step.ratio_mean, step.ratio_max) == pytest.approx((1, 1), abs=1e-4)
+    tempered = torch.log_softmax(torch.tensor(BIAS) / temperature, 0)
+    assert step.entropy == pytest.approx(-float((tempered.exp() * tempered).sum()), abs=1e-4)
+
+
+def test_a_batch_of_several_temperatures_is_right_row_by_row(folder: Path, tmp_path: Path) -> None:
+    cold = [msgspec.structs.replace(a, id=f"cold {a.id}") for a in sampled_attempts(0.5)]
+    (step,) = learn(order(folder, "grpo", epochs=1), [*sampled_attempts(3.0), *cold], tmp_path / "adapter").steps
+    assert (step.ratio_mean, step.ratio_max) == pytest.approx((1, 1), abs=1e-4)
+
+
+def test_what_was_taken_at_temperature_0_is_no_sample(folder: Path, tmp_path: Path) -> None:
+    greedy = sampled_attempts(0.0)
+    with pytest.raises(NothingToLearn, match=r"None of 8 attempts sampled anything .* or at temperature 0"):
+        learn(order(folder, "grpo"), greedy, tmp_path / "adapter")
+    kept = learn(order(folder, "grpo"), [*greedy, *sampled_attempts(1.0)], tmp_path / "adapter")
+    assert kept.trained_on == 8
+
+
+@pytest.mark.parametrize("setting", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}, {"repetition_penalty": 1.1}])
+def test_what_was_sampled_from_a_part_of_the_distribution_is_neither_sampled_here_nor_trained_on(
+    folder: Path, tmp_path: Path, setting: dict[str, float]
+) -> None:
+    ((name, value),) = setting.items()
+    with pytest.raises(UsageError, match=f"its whole distribution, and {name} {value:g} was asked for"):
+        load(folder).sample([ask(TEXTS[0], sampling=setting)])
+    with pytest.raises(UsageError, match=f"An attempt at item i was sampled with {name} {value:g}"):
+        batch = [
+            msgspec.structs.replace(
+                a, calls=tuple(TrainingCall(ask("x", sampling=setting), c.tokens, c.logprobs) for c in a.calls)
+            )
+            for a in sampled_attempts(1.0)
+        ]
+        learn(order(folder, "grpo"), batch, tmp_path / "adapter")
+    assert load(folder).sample([ask(TEXTS[0], sampling={name: WHOLE[name]})])
+
+
+def test_an_attempts_longest_answer_says_how_far_it_filled_its_limit(folder: Path) -> None:
+    def call(tokens: int, limit: int, cut: bool = False) -> TrainingCall:
+        return TrainingCall(ask("x", max_tokens=limit), (0,) * tokens, (0.0,) * tokens, cut)
+
+    calls = (call(1, 8), call(3, 4), call(1, 2))
+    made = msgspec.structs.replace(attempts()[0], calls=calls)
+    model = open_trainee(folder, None, 0, False)
+    rows = rollouts_from([made], learning.algorithm("grpo"), SOURCES, model)
+    assert [(row.fill, row.cut) for row in rows] == [(0.75, False)] * 3
+    cut = msgspec.structs.replace(made, calls=(*calls, call(2, 64, cut=True)))  # where the model's positions end
+    rows = rollouts_from([cut], learning.algorithm("grpo"), SOURCES, model)
+    assert [(row.fill, row.cut) for row in rows] == [(1.0, False)] * 3 + [(1.0, True)]
+
+
 def test_rollouts_of_older_adapters_are_weighed_or_left_out_as_ordered(folder: Path, tmp_path: Path) -> None:
     batch = [msgspec.structs.replace(a, adapter="older") if place < 2 else a for place, a in enumerate(attempts())]
     assert learn(order(folder), batch, tmp_path / "adapter").left_out == 0
@@ -401,6 +502,10 @@ def test_rollouts_of_older_adapters_are_weighed_or_left_out_as_ordered(folder: P
         ("grpo", {"kl_target": 0.1}, "kl is the weight that steering starts from"),
         ("best_of_n", {"best": 0.5}, "best is 0.5; expected 1 to"),
         ("grpo", {"dropout": 1.0}, "dropout is 1; expected 0 to 0.99"),
+        ("grpo", {"max_lag": -1.0}, "max_lag is -1; expected 0 to"),
+        ("grpo", {"off_share": 2.0}, "off_share is 2; expected 0 to 1"),
+        ("grpo", {"stale": 2.0}, "stale is 2; expected 0 to 1"),
+        ("ttrl", {"overlong": 0.2}, "ttrl asks for none; order overlong 0"),
         ("grpo", {"truncation": 0.0}, "truncation is 0; expected"),
         ("dpo", {"kl": 5.0}, "dpo has no hyper-parameter 'kl'"),
         ("ppo2", {}, "no learning algorithm 'ppo2'"),
@@ -424,3 +529,34 @@ def test_the_weight_of_kl_follows_its_target_and_is_handed_on(folder: Path, tmp_
 def test_log_softmax_of_three_numbers() -> None:
     logs = closed_vocabulary.log_softmax(np.array([0.0, math.log(2), math.log(5)]))
     assert np.exp(logs) == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+
+
+def test_a_hint_that_leaves_no_room_for_the_answer_is_not_shown(folder: Path) -> None:
+    class Short:
+        """Sixteen positions, a token for each character."""
+
+        positions = 16
+
+        def encode(self, prompt: str) -> tuple[int, ...]:
+            if len(prompt) >= self.positions:
+                raise UsageError("too long")
+            return tuple(map(ord, prompt))
+
+        def encode_completion(self, text: str) -> tuple[int, ...]:
+            return (0,)
+
+    call = attempts()[0].calls[0]
+    short = [
+        msgspec.structs.replace(
+            attempts()[0],
+            calls=(
+                msgspec.structs.replace(
+                    call, request=msgspec.structs.replace(call.request, prompt=prompt, choices=(), bias=())
+                ),
+            ),
+        )
+        for prompt in ("p" * 11, "p" * 12, "p" * 15)
+    ]
+    sources = Sources(lambda item: "label", lambda items: {}, lambda item: "hint")
+    shown = rollouts_from(short, learning.algorithm("opsd"), sources, Short())
+    assert [r.hint for r in shown] == ["hint", "", ""]

@@ -23,10 +23,12 @@ class Says:
 
     def __init__(self) -> None:
         self.text, self.tokens, self.calls = "olleh", 5, list[BridgeCall]()
+        self.cut: tuple[bool, ...] = ()
 
     def __call__(self, call: BridgeCall) -> BridgeAnswer:
         self.calls.append(call)
-        return BridgeAnswer(samples=(Sampled((self.text,), (tuple(range(self.tokens)),), ((-0.5,) * self.tokens,), 7),))
+        tokens, logprobs = tuple(range(self.tokens)), (-0.5,) * self.tokens
+        return BridgeAnswer(samples=(Sampled((self.text,), (tokens,), (logprobs,), 7, self.cut),))
 
 
 @pytest.fixture
@@ -90,6 +92,16 @@ def test_a_message_ends_at_a_stop_sequence_or_at_its_length(served: Bridge, says
     assert (reply["content"][0]["text"], reply["stop_reason"], reply["stop_sequence"]) == ("ol", "stop_sequence", "le")
     says.tokens = 9
     assert message(served)[1]["stop_reason"] == "max_tokens"
+
+
+@pytest.mark.parametrize(("cut", "words"), [(True, ("max_tokens", "MAX_TOKENS")), (False, ("end_turn", "STOP"))])
+def test_a_policys_word_on_whether_it_was_cut_counts_and_not_the_number_of_tokens(
+    served: Bridge, says: Says, cut: bool, words: tuple[str, str]
+) -> None:
+    says.cut, says.tokens = (cut,), 5 if cut else 9
+    assert message(served)[1]["stop_reason"] == words[0]
+    status, _, reply = post(served.path, {"contents": CONTENTS, "generationConfig": {"maxOutputTokens": 9}}, GENERATE)
+    assert status == 200 and reply["candidates"][0]["finishReason"] == words[1]
 
 
 def test_content_is_generated(served: Bridge, says: Says) -> None:

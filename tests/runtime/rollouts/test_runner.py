@@ -1,6 +1,8 @@
 """Running shards: calls recorded before their answers are released, none asked twice, and nothing to be looked up."""
 
+import random
 from collections.abc import Sequence
+from math import log, log1p
 from pathlib import Path
 
 import msgspec
@@ -10,6 +12,7 @@ from events.errors import Misconfigured, NotHere, TryAgain, Unavailable, UsageEr
 from events.rollouts import CallUse, ModelCalled, RolloutFailed, RolloutsRequested, TrajectoryRecorded
 from runtime.policies import client
 from runtime.policies.interface import Sampled, SampleRequest
+from runtime.rollouts.calls import most_likely, repeated
 from runtime.rollouts.host import ScaffoldLimits
 from runtime.rollouts.names import item_names
 from runtime.rollouts.shard import AttemptResult, facts_of, failed_attempts
@@ -354,3 +357,80 @@ def test_a_scaffold_sees_names_that_tell_nothing_in_an_order_that_tells_nothing(
         item_names({**table.public.digests, "test": "another"}, "", items),
     ):
         assert not set(other.values()) & set(seen.values())
+
+
+class Fixed(FirstChoicePolicy):
+    """A server with a cache: long answers, and the same for each seed; cut at the limit."""
+
+    def sample(self, model: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        self.asked += requests
+        tokens, logprobs = tuple(range(30)), (-1.0,) * 30
+        return [Sampled(("x",) * of.n, (tokens,) * of.n, (logprobs,) * of.n, 3, (True,) * of.n) for of in requests]
+
+
+def test_completions_that_repeat_another_against_all_chance_are_counted_and_said_and_not_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = RunnerHarness(tmp_path, Fixed())
+    assert answers(table.play(ASKS, ["dev0", "dev1"], attempts=4)) == ["x"] * 8
+    calls = list(table.recorded.values())
+    assert [(call.repeated, call.cut, call.sampling) for call in calls] == [(3, (True,) * 4, {})] * 2
+    assert "gave 6 completions again, token by token" in caplog.text
+
+
+def test_calls_of_other_seeds_are_compared_within_a_shard_and_none_at_temperature_0(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = "def solve(item, model, data): return model.complete('p').text"
+    table = RunnerHarness(tmp_path, Fixed())
+    table.play(same, ["dev0", "dev1"])
+    assert sorted(call.repeated for call in table.recorded.values()) == [0, 1]
+    cold = RunnerHarness(tmp_path / "cold", Fixed())
+    scaffold = cold.blobs.put_tree({"agent.py": same.encode()})
+    caplog.clear()
+    cold.run(msgspec.structs.replace(shard_of(["dev0", "dev1"], scaffold=scaffold, attempts=4), temperature=0.0))
+    cold.runner.close()
+    assert [call.repeated for call in cold.recorded.values()] == [0, 0] and not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("logprob", "same", "apart", "temperature", "count"),
+    [
+        (-20.8, 2, 0, 1.0, 1),  # e^-20.8 is 9.2e-10
+        (-20.6, 2, 0, 1.0, 0),  # e^-20.6 is 1.1e-9
+        (-20.8, 2, 1, 1.0, 0),  # two others might have been equal: 2 e^-20.8
+        (-7.0, 4, 0, 1.0, 3),  # e^-21
+        (-0.7, 8, 0, 1.0, 0),  # half of all probability, eight times: e^-4.9
+        (-0.7, 64, 0, 1.0, 63),  # e^-44
+        (-0.7, 32, 32, 1.0, 0),  # half of 64, as it ought to be
+        (-30.0, 2, 0, 2.0, 0),  # at temperature 2, up to e^-15
+        (-60.0, 2, 0, 2.0, 1),
+        (-40.0, 2, 0, 0.5, 1),  # at temperature 1/2, up to e^-67
+        (-40.0, 2, 0, 0.01, 1),
+        (-12.0, 8, 0, 0.5, 7),
+        (-1.0, 64, 0, 0.2, 0),  # which a low temperature may make all but sure
+    ],
+)
+def test_equal_completions_are_put_down_to_chance_where_chance_may_be(
+    logprob: float, same: int, apart: int, temperature: float, count: int
+) -> None:
+    tokens = ((7,),) * same + tuple((100 + number,) for number in range(apart))
+    sampled = Sampled(("",) * len(tokens), tokens, ((logprob,),) * len(tokens))
+    assert repeated(sampled, (), temperature) == count
+    later = Sampled(("",) * (same - 1), tokens[: same - 1], ((logprob,),) * (same - 1))
+    assert repeated(later, tokens[same - 1 :], temperature) == count  # the first was of an earlier call
+
+
+def test_how_likely_a_token_can_be_at_another_temperature() -> None:
+    assert most_likely(log(0.3), 1.0) == pytest.approx(log(0.3)) and most_likely(0.0, 0.7) == 0.0
+    # at 2, the rest on one token: sqrt .2 / (sqrt .2 + sqrt .8) = 1/3
+    assert most_likely(log(0.2), 2.0) == pytest.approx(log(1 / 3))
+    # at 1/2, the rest on all of 2^18 tokens: .04 / (.04 + .64 / 2^18)
+    assert most_likely(log(0.2), 0.5) == pytest.approx(-log1p(16 / 2**18))
+    draw = random.Random(1)
+    for temperature in (0.3, 0.7, 1.5):
+        weights = [draw.random() ** 9 for _ in range(50)]
+        p = [weight / sum(weights) for weight in weights]
+        tempered = [each ** (1 / temperature) for each in p]
+        for each, there in zip(p, tempered, strict=True):
+            assert log(there / sum(tempered)) <= most_likely(log(each), temperature) + 1e-12

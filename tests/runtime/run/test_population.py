@@ -487,6 +487,19 @@ def test_groups_that_tie_are_played_again_so_often_and_the_batch_has_all_of_them
     assert (list(sealed.requests), sealed.trajectories) == (ids, 6 + 4 + 2)
 
 
+def test_a_group_whose_rewards_rounding_sets_apart_is_played_again() -> None:
+    story = begun(ordered("chain", width=1, refills=1)).when(update(rounds=1))
+    first = story.of(RolloutsRequested)
+    rewards = {("t2", 0): 0.3, ("t2", 1): 0.1 + 0.2, ("t3", 0): 0.3, ("t3", 1): 0.300001}
+    story.when(
+        *(
+            msgspec.structs.replace(score, reward=rewards.get((score.item, score.attempt), 1.0))
+            for score in scores(first, {"t1"})
+        )
+    )
+    assert [fact.items for fact in story.of(RolloutsRequested)] == [("t1", "t2")]
+
+
 def test_groups_that_tie_are_not_played_again_where_the_budget_has_no_room() -> None:
     tight = ordered("chain", width=1, refills=1, budget=Budget(rollouts=6 + 6 + 6 + 5))
     assert played(begun(tight).when(update(rounds=1)), set()).of(TrainingBatchSealed)

@@ -5,7 +5,7 @@ import pytest
 from events.gold import GoldScored, PoliciesCompared
 from replay.report import Generation, Report
 from services.views.progress import stdout
-from services.views.run import ablation_table, final_table, verdict_on_the_model
+from services.views.run import ablation_table, final_table, show_report, verdict_on_the_model
 from tests.harness.printed import printed
 
 
@@ -79,3 +79,10 @@ def test_a_lever_that_came_to_nothing_has_no_score() -> None:
     (row,) = (line for line in text.splitlines() if "weights only" in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["weights only", "-", "-", "9", "0"]
     assert "0.5000 ± 0.0000" in text
+
+
+def test_what_training_found_wrong_with_its_samples_is_said_in_a_sentence() -> None:
+    rows = [Generation(generation=0), Generation(generation=1, lever="weights", masked_tokens=3, repeated=2_000)]
+    text = printed(show_report, Report(run="r", generations=rows))
+    assert "generation 1: 3 tokens were left out" in text and "generation 1: 2,000 completions repeat another" in text
+    assert "generation 0:" not in text

@@ -684,12 +684,13 @@ def test_nothing_is_found_in_recorded_runs(name: str) -> None:
         assert {check: findings for check, findings in found.items() if findings} == {}
 
 
-def test_nothing_is_found_in_whole_runs_with_their_blobs() -> None:
+@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in (1, 2, 3))])
+def test_nothing_is_found_in_whole_runs_with_their_blobs(first: int) -> None:
     pytest.importorskip("torch")
     from tests.harness.stand_ins import SETTINGS
     from tests.simulation.simulation import System
 
-    for setting in SETTINGS:
+    for setting in SETTINGS[first::4]:
         with tempfile.TemporaryDirectory(prefix="evolog-") as folder:
             system = System(setting, None, Path(folder))
             system.run()
