@@ -7,7 +7,7 @@ import functools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 Z95 = 1.959963984540054
@@ -97,26 +97,43 @@ def majority(answers: Sequence[str]) -> tuple[str, int]:
     return votes.most_common(1)[0] if votes else ("", 0)
 
 
-@functools.cache
-def votes_by_chance(voters: int, options: int) -> float:
+def votes_by_chance(voters: int, options: float) -> float:
     """How many votes the most frequent of `options` answers has on average if each of the voters draws one, all equally
-    likely: the expected largest count of a multinomial.
+    likely: the mean of `largest_by_chance`.
+    """
+    return math.fsum(votes * share for votes, share in largest_by_chance(voters, options).items())
 
-    It is the sum over m of P(largest > m). P(largest <= m) is the share of sequences of answers in which none occurs
-    more than m times: voters! / options^voters times the coefficient of x^voters in (sum_{j <= m} x^j / j!)^options.
-    Raises ValueError without a voter or an option.
+
+@functools.cache
+def largest_by_chance(voters: int, options: float) -> Mapping[int, float]:
+    """How likely the most frequent of `options` answers has so many votes if each of the voters draws one, all equally
+    likely: the distribution of the largest count of a multinomial.
+
+    P(largest <= m) is the share of sequences of answers in which none occurs more than m times: voters! /
+    options^voters times the coefficient of x^voters in (sum_{j <= m} x^j / j!)^options. Between two whole numbers of
+    options it is a mixture of theirs, in which two voters agree once in `options` times. Raises ValueError without a
+    voter or an option.
     """
     if voters < 1 or options < 1:
         raise ValueError(f"{voters} voters and {options} options; a vote needs one of each at least")
-    rate = voters / options / 2  # x is counted in it, so that no coefficient overflows
+    few = math.floor(options)
+    if few < options:
+        share = (1 / options - 1 / (few + 1)) / (1 / few - 1 / (few + 1))
+        less, more = largest_by_chance(voters, few), largest_by_chance(voters, few + 1)
+        return {
+            votes: share * less.get(votes, 0.0) + (1 - share) * more.get(votes, 0.0) for votes in sorted({*less, *more})
+        }
+    rate = voters / few / 2  # x is counted in it, so that no coefficient overflows
     whole = math.exp(voters * math.log(voters / 2) - math.lgamma(voters + 1))  # where none is left out
-    expected = 0.0
-    for most in range(voters):
-        above = 1 - _coefficient(voters, options, rate, most) / whole
+    found: dict[int, float] = {}
+    above = 1.0
+    for most in range(1, voters + 1):
+        before, above = above, 1 - _coefficient(voters, few, rate, most) / whole if most < voters else 0.0
+        if before > above:
+            found[most] = before - above
         if above < 1e-9:
             break
-        expected += above
-    return expected
+    return found
 
 
 def _coefficient(degree: int, power: int, rate: float, most: int) -> float:
@@ -145,35 +162,62 @@ MANY_ANSWERS = 1_000_000
 """So many answers that two voters do not agree by chance."""
 
 
-def effective_answers(groups: Iterable[Sequence[str]]) -> int:
+def effective_answers(groups: Iterable[Sequence[str]]) -> float:
     """How many equally likely answers would agree by chance as often as answers to different items do; `groups` are the
     answers to each item.
 
-    It is one over that agreement (as in Fleiss 1971, whose kappa takes chance from the answers of all items), rounded
-    up. MANY_ANSWERS where no two agree, or there is one item.
+    It is one over that agreement (as in Fleiss 1971, whose kappa takes chance from the answers of all items).
+    MANY_ANSWERS where no two agree. Where one item alone has answers, chance cannot be told from others: they are as
+    many as were given, which are no more than there are.
     """
     totals: Counter[str] = Counter()
-    within = voters_within = 0
+    within = voters_within = items = 0
     for answers in groups:
         votes = Counter(answer for answer in answers if answer)
         totals += votes
         within += sum(count**2 for count in votes.values())
         voters_within += votes.total() ** 2
+        items += bool(votes)
+    if items == 1:
+        return len(totals)
     agreeing = sum(count**2 for count in totals.values()) - within
-    return math.ceil((totals.total() ** 2 - voters_within) / agreeing) if agreeing else MANY_ANSWERS
+    return (totals.total() ** 2 - voters_within) / agreeing if agreeing else MANY_ANSWERS
 
 
-def elected(answers: Sequence[str], options: int = MANY_ANSWERS) -> str:
+def elected(answers: Sequence[str], options: float = MANY_ANSWERS) -> str:
     """The answer that a group elects by majority; empty where it elects none.
 
     An answer needs two votes, more than any other has, and more than the most frequent of `options` answers has on
-    average where as many voters guess (`votes_by_chance`). Of many answers none would have two.
+    average where as many voters guess (`votes_by_chance`). Of many answers none would have two. A group of guesses has
+    more than the average every second to fifth time: whether many groups guess is asked of all (`guesses_agree`).
     """
     counts = Counter(answer for answer in answers if answer).most_common(2)
     if not counts or counts[0][1] < 2 or counts[0][1] == counts[-1][1] * (len(counts) - 1):
         return ""
     label, votes = counts[0]
     return label if votes > votes_by_chance(sum(map(bool, answers)), options) else ""
+
+
+def guesses_agree(groups: Iterable[tuple[Sequence[str], float]]) -> float:
+    """How likely guesses agree as much as groups of answers do; each group comes with its number of options.
+
+    It is the probability that the most frequent answers of all groups have together as many votes or more, where each
+    voter draws one of the options, all equally likely: exact, by the sum of independent `largest_by_chance`. An empty
+    answer has no vote, and a group without a vote says nothing. 1 where no group says anything.
+    """
+    observed = 0
+    chance = {0: 1.0}
+    for answers, options in groups:
+        votes = majority(answers)[1]
+        if not votes:
+            continue
+        observed += votes
+        sums: dict[int, float] = {}
+        for so_far, likely in chance.items():
+            for more, share in largest_by_chance(sum(map(bool, answers)), options).items():
+                sums[so_far + more] = sums.get(so_far + more, 0.0) + likely * share
+        chance = {total: likely for total, likely in sums.items() if likely > 1e-12}
+    return min(1.0, math.fsum(likely for total, likely in chance.items() if total >= observed)) if observed else 1.0
 
 
 class GroupStatistics(NamedTuple):

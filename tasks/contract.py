@@ -343,6 +343,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the groups that elect an answer by majority against others: it has two votes, and more than chance gives
     (`algorithms/statistics.py`, `elected`).
     """
+    guesses_agree: float = 1.0
+    """How likely guesses agree as much over all groups (`algorithms/statistics.py`, `guesses_agree`). Guesses are among
+    the choices on offer; free ones among as many answers as make answers to different items agree so often
+    (`effective_answers`).
+    """
     true_answers: float = 0.0
     """Share of the answers that are the true one word for word."""
     free: bool = False

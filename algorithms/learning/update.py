@@ -13,6 +13,7 @@ gradients: the loss of a minibatch is a mean over n tokens, rows or pairs, so th
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol, assert_never
 
 import msgspec
@@ -104,6 +105,12 @@ class Trainable(Protocol):
 
         Every rollout is in one forward, and each `width` consecutive ones stay together. The same arguments give the
         same forwards.
+        """
+
+    def prompts_read_once(self) -> AbstractContextManager[None]:
+        """Within it, forwards one after the other that share a prompt may read it once.
+
+        Gradients are whole on leaving.
         """
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
@@ -482,7 +489,8 @@ def _joined(outputs: Sequence[Outputs], parts: Sequence[Sequence[int]]) -> Outpu
 def _look(model: Trainable, rollouts: Sequence[Rollout], hyper: Hyper, *, base: bool = False) -> Outputs:
     """The outputs of all rollouts without gradient, from as many forwards as their tokens need."""
     parts = model.split(rollouts, int(hyper["forward_tokens"]))
-    return _joined([model.outputs([rollouts[i] for i in part], base=base) for part in parts], parts)
+    with model.prompts_read_once():
+        return _joined([model.outputs([rollouts[i] for i in part], base=base) for part in parts], parts)
 
 
 def _score(
@@ -642,12 +650,13 @@ def _accumulate(
     rollouts = [ready.selected.rollouts[index] for index in indices]
     parts = model.split(rollouts, int(hyper["forward_tokens"]), unit_width(algorithm))
     loss, outputs = 0.0, []
-    for part in parts:
-        rows = [indices[i] for i in part]
-        weight = share(algorithm, ready, rows, indices)
-        part_loss, found = _descend_part(model, algorithm, ready, rows, hyper, weight)
-        loss += part_loss
-        outputs.append(found)
+    with model.prompts_read_once():
+        for part in parts:
+            rows = [indices[i] for i in part]
+            weight = share(algorithm, ready, rows, indices)
+            part_loss, found = _descend_part(model, algorithm, ready, rows, hyper, weight)
+            loss += part_loss
+            outputs.append(found)
     return loss, _terms(_joined(outputs, parts), ready.initial, ready.credit, indices)
 
 

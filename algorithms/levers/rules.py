@@ -10,7 +10,7 @@
 | **answers to train items cannot be judged**, true answers are known, and not all are them | SPIN: tell them apart |
 | answers cannot be judged, and all are the true ones | stop |
 | neither judged nor known, and the task has demonstrations for an item | test-time training: one adapter from all |
-| neither judged nor known; a tenth of the groups elect an answer against others | TTRL: the majority is the label |
+| neither judged nor known; groups agree above chance, a tenth elect against others | TTRL: the majority is the label |
 | neither judged nor known, otherwise | stop |
 | **answers can only be compared** and some group holds a better and a worse one | DPO on ranked pairs |
 | answers can only be compared, otherwise | stop |
@@ -38,9 +38,10 @@ of the rows: PPO for a dense clean scalar, entropic weighting for rewards that m
 That right-or-wrong rewards go to cloning and not to entropic weighting is measured: the two advantages are then affine
 in each other (DECISIONS.md).
 
-What counts as right, as a tail, as a mean and as elected is said at `Evidence` (tasks/contract.py). No bound has the
-reward's unit. A tail is .3 of the way from what groups of that size give by chance to 1: a best reward that stands
-quite alone.
+What counts as right, as a tail, as a mean and as elected is said at `Evidence` (tasks/contract.py). Groups agree above
+chance where guesses would agree as much in one probe of forty at most. One group of guesses often looks as if it
+agreed, so all groups are asked together. No bound has the reward's unit. A tail is .3 of the way from what groups of
+that size give by chance to 1: a best reward that stands quite alone.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -50,7 +51,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from algorithms.statistics import effective_answers, elected, magnitude, majority, tied
+from algorithms.statistics import effective_answers, elected, guesses_agree, magnitude, majority, tied
 from events.kinds import LeverChoice, Memory, Resample
 from tasks.contract import Edit, Evidence
 
@@ -58,6 +59,8 @@ GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
 """pass@k over pass@1 that is worth sampling for; dev gain that is worth another update; share of untied groups; choices
 that are many.
 """
+GUESSED = 0.025
+"""Groups agree above chance where guesses agree as much with this probability at most."""
 BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD = 0.05, 0.3, 0.5, 0.8, 0.9, 4000.0, 4, 0.5
 """The bounds of the table: `graded` below, the way of `tail` from chance to 1, `mean_reward` below and above,
 `rewarded`, `tokens`, `attempts`, `length_spread`.
@@ -206,6 +209,7 @@ def evidence(
         length_spread=pstdev(tokens) / max(fmean(tokens), 1e-9),
         agreement=fmean(_largest_share(given) for given in answers.values()),
         elected=fmean(bool(labels_by_item[item]) and len(set(given)) > 1 for item, given in answers.items()),
+        guesses_agree=guesses_agree((given, options[item]) for item, given in answers.items()),
         true_answers=fmean(bool(a.label) and a.answer == a.label for a in attempts),
         free=free,
         signal=signal,
@@ -335,8 +339,11 @@ def _unjudged(e: Evidence) -> Choice:
             "Answers are neither judged nor known, but items show demonstrations: train on those.",
             rounds=1,
         )
-    seen = f"{e.agreement:.0%} of a group agree, {e.elected:.0%} of the groups elect an answer against others"
-    if e.elected >= LIVE:
+    seen = (
+        f"{e.agreement:.0%} of a group agree, {e.elected:.0%} of the groups elect an answer against others, and "
+        f"guesses agree as much with probability {e.guesses_agree:.3f}"
+    )
+    if e.elected >= LIVE and e.guesses_agree <= GUESSED:
         why = f"Answers are neither judged nor known, and {seen}: take the majority for the label."
         return _update("ttrl", why, rounds=3)
     return _stop(f"Answers are neither judged nor known, and {seen}: no majority has anything to teach.")

@@ -2,7 +2,8 @@
 of tokens.
 
 What is held is bounded. Logits are computed for a few tokens at a time, and again in the backward pass. A prompt that
-several rollouts share is read once: its keys and values, with their gradient, stand before each of them.
+several rollouts share is read once: its keys and values stand before each of them, and the gradient that comes to these
+goes on into the adapter when all have been.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -95,6 +96,17 @@ def linear_layers(model: Any) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+class _ReadPrompt(NamedTuple):
+    """A prompt that was read: its tokens, under what, and each layer's keys and values, as computed and as the forwards
+    after it take them.
+    """
+
+    tokens: tuple[int, ...]
+    base: bool
+    computed: list[torch.Tensor]
+    taken: list[torch.Tensor]
+
+
 class CausalTrainee:
     """A frozen model under a LoRA adapter. With `critic` it has a value head too, a linear map of the last hidden
     state, zero at first.
@@ -124,6 +136,8 @@ class CausalTrainee:
         self._checkpointing = checkpointing
         self.one_forward = False
         """Whether no prompt is read by itself: processes that split a model must do the same forwards."""
+        self._keeps_prompts = False
+        self._last_prompt: _ReadPrompt | None = None
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         config = LoraConfig(
@@ -205,7 +219,7 @@ class CausalTrainee:
         prompts = [self.encode(rollout.prompt) for rollout in rollouts]
         sequences = [prompt + rollout.tokens for prompt, rollout in zip(prompts, rollouts, strict=True)]
         check_length(sequences, self.positions)
-        known = self._shared(rollouts)
+        known = self._shared(rollouts, 1 if self._keeps_prompts else 2)
         ids = pad([sequence[known:-1] for sequence in sequences])
         device = self.model.device
         rows = torch.tensor([row for row, rollout in enumerate(rollouts) for _ in rollout.tokens])
@@ -213,7 +227,7 @@ class CausalTrainee:
         begins = torch.tensor([len(prompt) - known - 1 for prompt in prompts])
         tokens = torch.tensor([token for rollout in rollouts for token in rollout.tokens], device=device)
         with self.model.disable_adapter() if base else nullcontext():
-            cache = self._read_prompt(prompts[0][:known], len(rollouts)) if known else None
+            cache = self._read_prompt(prompts[0][:known], len(rollouts), base=base) if known else None
             states, logits = self._states(ids.to(device), (rows.to(device), (begins[rows] + places).to(device)), cache)
             temperatures = torch.tensor([rollout.temperature for rollout in rollouts], device=device)[rows.to(device)]
             logp, entropy = self._figures(states, tokens, temperatures, logits)
@@ -226,15 +240,15 @@ class CausalTrainee:
 
         return Outputs(logp=table(logp), entropy=table(entropy), values=table(values))
 
-    def _shared(self, rollouts: Sequence[Rollout]) -> int:
+    def _shared(self, rollouts: Sequence[Rollout], least: int = 2) -> int:
         """How many tokens these rollouts have in common that are read once for all of them: their prompt's, but for the
         last; 0 where each is read by itself.
 
-        So it is for short prompts, for models whose state is more than keys and values or that processes split, and in
-        the backward pass of checkpointing, which has none to go on from.
+        So it is for fewer than `least` rollouts, for short prompts, for models whose state is more than keys and values
+        or that processes split, and in the backward pass of checkpointing, which has none to go on from.
         """
         prompt = rollouts[0].prompt
-        if len(rollouts) == 1 or any(rollout.prompt != prompt for rollout in rollouts):
+        if len(rollouts) < least or any(rollout.prompt != prompt for rollout in rollouts):
             return 0
         if getattr(self.model.get_base_model(), "_is_stateful", False):
             return 0
@@ -243,16 +257,55 @@ class CausalTrainee:
         known = len(self.encode(prompt))
         return known - 1 if known >= SHARED else 0
 
-    def _read_prompt(self, prompt: tuple[int, ...], count: int) -> DynamicCache:
+    @contextmanager
+    def prompts_read_once(self) -> Iterator[None]:
+        """Within it, forwards one after the other that share a prompt read it once, however many they are.
+
+        A backward pass through such a forward ends at the prompt's keys and values. What comes to these goes on into
+        the adapter with the next prompt, or on leaving.
+        """
+        self._keeps_prompts = True
+        try:
+            yield
+            self._leave_prompt()
+        finally:
+            self._keeps_prompts, self._last_prompt = False, None
+
+    def _read_prompt(self, prompt: tuple[int, ...], count: int, *, base: bool) -> DynamicCache:
         """The keys and values of a prompt, as those of `count` rows."""
+        last = self._last_prompt
+        if last is None or (last.tokens, last.base) != (prompt, base):
+            self._leave_prompt()
+            last = self._computed(prompt, base)
+            self._last_prompt = last if self._keeps_prompts else None
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(zip(last.taken[0::2], last.taken[1::2], strict=True)):
+            cache.update(keys, values, layer)
+        for each in cache.layers:
+            each.keys = each.keys.expand(count, *each.keys.shape[1:])
+            each.values = each.values.expand(count, *each.values.shape[1:])
+        return cache
+
+    def _computed(self, prompt: tuple[int, ...], base: bool) -> _ReadPrompt:
         cache = DynamicCache()  # of every position, also where a layer looks back through a window
         self.set_mode()
         ids = torch.tensor([prompt], device=self.model.device)
         self.model.get_base_model().base_model(ids, past_key_values=cache, use_cache=True)
-        for layer in cache.layers:
-            layer.keys = layer.keys.expand(count, *layer.keys.shape[1:])
-            layer.values = layer.values.expand(count, *layer.values.shape[1:])
-        return cache
+        computed = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        kept = self._keeps_prompts and torch.is_grad_enabled()
+        taken = [each.detach().requires_grad_(each.requires_grad) for each in computed] if kept else computed
+        return _ReadPrompt(prompt, base, computed, taken)
+
+    def _leave_prompt(self) -> None:
+        """Hand on the gradient that has come to the keys and values of the prompt that was read last."""
+        last, self._last_prompt = self._last_prompt, None
+        if last is None:
+            return
+        pairs = zip(last.computed, last.taken, strict=True)
+        gradients = [(computed, taken.grad) for computed, taken in pairs if taken is not computed]
+        asked = [(computed, gradient) for computed, gradient in gradients if gradient is not None]
+        if asked:
+            torch.autograd.backward([computed for computed, _ in asked], [gradient for _, gradient in asked])
 
     def _states(
         self, ids: torch.Tensor, places: tuple[torch.Tensor, torch.Tensor], cache: DynamicCache | None

@@ -13,6 +13,7 @@ without rows computes the first row, and gives it no gradient.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +60,10 @@ class ShardedModel:
     def at_base(self) -> bool:
         """Whether the adapter changes nothing yet."""
         return self._model.at_base
+
+    def prompts_read_once(self) -> AbstractContextManager[None]:
+        """No prompt is read by itself."""
+        return nullcontext()
 
     def split(self, rollouts: Sequence[Rollout], tokens: int, width: int = 1) -> list[list[int]]:
         """The indices of the rollouts of each forward, of which every rank computes its part."""

@@ -8,6 +8,7 @@ whenever its trainer starts again.
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -195,6 +196,10 @@ class TextScorerTrainee:
     def at_base(self) -> bool:
         """Whether B is 0, as in a fresh adapter."""
         return not bool(self._b.any())
+
+    def prompts_read_once(self) -> AbstractContextManager[None]:
+        """No prompt is read by itself."""
+        return nullcontext()
 
     def split(self, rollouts: Sequence[Rollout], tokens: int, width: int = 1) -> list[list[int]]:
         """The indices of the rollouts of each forward, in order: a rollout is one token here, and its prompt none."""

@@ -11,6 +11,8 @@ from algorithms.statistics import (
     effective_answers,
     elected,
     group_statistics,
+    guesses_agree,
+    largest_by_chance,
     magnitude,
     mcnemar,
     mean_reward,
@@ -98,6 +100,43 @@ def test_votes_by_chance_by_hand_and_for_many_voters() -> None:
 
 
 @pytest.mark.parametrize(
+    ("voters", "options", "shares"),
+    [
+        (3, 2, {2: 6 / 8, 3: 2 / 8}),
+        (3, 3, {1: 6 / 27, 2: 18 / 27, 3: 3 / 27}),
+        (2, 4, {1: 3 / 4, 2: 1 / 4}),
+        (2, 2.5, {1: 3 / 5, 2: 2 / 5}),
+        (4, 1, {4: 1.0}),
+        (1, 9, {1: 1.0}),
+    ],
+)
+def test_the_largest_count_by_chance_by_hand(voters: int, options: float, shares: dict[int, float]) -> None:
+    assert largest_by_chance(voters, options) == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    ("groups", "options", "probability"),
+    [
+        (["aaa"], 2, 2 / 8),
+        (["aab"], 2, 1),
+        (["aaa", "bbb"], 2, 1 / 16),
+        (["aaa", "aab"], 2, 1 - 9 / 16),  # five of six votes or more: not two of three in both
+        (["aa", "bb", "cd"], 4, 9 / 64 + 1 / 64),
+        (["aabc"], 191, 1 - 190 * 189 * 188 / 191**3),
+        (["aaa", "b", "..."], 2, 2 / 8),  # one voter agrees, and none says nothing
+        (["aaaa", "bbbb"], 1, 1),
+        (["..", ""], 3, 1),
+        ([], 3, 1),
+    ],
+)
+def test_how_likely_guesses_agree_as_much_over_all_groups(
+    groups: list[str], options: float, probability: float
+) -> None:
+    answers = [[answer.strip(".") for answer in group] for group in groups]
+    assert guesses_agree((given, options) for given in answers) == pytest.approx(probability)
+
+
+@pytest.mark.parametrize(
     ("answers", "options", "label"),
     [
         ("aaab", 2, "a"),  # chance gives 2.75 of 4
@@ -119,10 +158,11 @@ def test_a_label_is_elected_by_two_votes_and_more_than_chance_gives(answers: str
 def test_effective_answers_are_as_many_as_make_different_items_agree_as_often() -> None:
     # of 2 * 2 pairs over the items ab and ac, one agrees
     assert effective_answers([["a", "b"], ["a", "c"]]) == 4
-    # of 3 * 3 pairs 4 agree: 2.25
-    assert effective_answers([["a", "a", "b", ""], ["a", "a", "c"]]) == 3
+    # of 3 * 3 pairs 4 agree
+    assert effective_answers([["a", "a", "b", ""], ["a", "a", "c"]]) == 2.25
     assert effective_answers([["a", "a"], ["a"], ["a"]]) == 1
-    assert effective_answers([["a", "a", "b"]]) == effective_answers([["a", "a"], ["b", "b"]]) == MANY_ANSWERS
+    assert effective_answers([["a", "a"], ["b", "b"]]) == effective_answers([["", ""]]) == MANY_ANSWERS
+    assert effective_answers([["a", "a", "b"], [""]]) == 2  # of one item nothing else is known
     assert votes_by_chance(64, MANY_ANSWERS) == pytest.approx(1 + 64 * 63 / 2 / MANY_ANSWERS, abs=1e-5)
 
 

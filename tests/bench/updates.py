@@ -12,8 +12,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,11 @@ class WholeTrainee(CausalTrainee):
     """As `CausalTrainee` was: all logits of all rows at once."""
 
     at_base = False
+
+    @contextmanager
+    def prompts_read_once(self) -> Iterator[None]:
+        """No prompt is read by itself."""
+        yield
 
     def split(self, rollouts: Sequence[Rollout], tokens: int, width: int = 1) -> list[list[int]]:
         """One forward of all rows."""

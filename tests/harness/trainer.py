@@ -1,5 +1,6 @@
 """The trainer without services: a text scorer of five labels as the base model, and rounds of attempts at its texts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,13 @@ class TrainerHarness:
         build_base(LABELS, TEXTS).save(folder / "base")
         self.base = self.blobs.put_folder(folder / "base")
 
-    def train_round(self, algorithm: str, rewards: list[float], *, shift: float = 0.0, **order: Any) -> list[Fact]:
-        """A round in which attempt k at the first text answers with label k; `shift` is added to the recorded
-        log-probabilities.
+    def train_round(
+        self, algorithm: str, rewards: list[float], *, shift: float = 0.0, picks: Sequence[int] = (), **order: Any
+    ) -> list[Fact]:
+        """A round in which attempt k at the first text answers with label `picks[k]`, or with label k where none are
+        given; `shift` is added to the recorded log-probabilities.
         """
+        picks = picks or [k % 5 for k in range(len(rewards))]
         logs = load(self.folder / "base").log_probs(TEXTS[0])
         body = self.blobs.put(msgspec.json.encode([ask(TEXTS[0], n=len(rewards))]))
         call = ModelCalled(
@@ -51,9 +55,9 @@ class TrainerHarness:
             index=0,
             sampling_seed=0,
             temperature=1.0,
-            texts=tuple(LABELS[k % 5] for k in range(len(rewards))),
-            tokens=tuple((k % 5,) for k in range(len(rewards))),
-            logprobs=tuple((logs[k % 5] + shift,) for k in range(len(rewards))),
+            texts=tuple(LABELS[pick] for pick in picks),
+            tokens=tuple((pick,) for pick in picks),
+            logprobs=tuple((logs[pick] + shift,) for pick in picks),
             prompt_tokens=1,
             completion_tokens=len(rewards),
             micro_usd=0,

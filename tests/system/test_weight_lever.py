@@ -55,10 +55,10 @@ def test_the_same_round_gives_the_same_adapter_and_state(trainer: TrainerHarness
 
 
 def test_elected_labels_are_recorded_and_the_task_is_not_asked(trainer: TrainerHarness) -> None:
-    vote, *_, published = trainer.train_round("ttrl", [0.0] * 6)
+    vote, *_, published = trainer.train_round("ttrl", [0.0] * 6, picks=[0, 1, 0, 2, 0, 3])
     assert isinstance(vote, LabelEstimated)
     assert vote == LabelEstimated(
-        generation=1, round=1, batch=vote.batch, request="q", item="i", answer=LABELS[0], votes=2, answers=6
+        generation=1, round=1, batch=vote.batch, request="q", item="i", answer=LABELS[0], votes=3, answers=6
     )
     assert isinstance(published, AdapterPublished)
 

@@ -784,8 +784,17 @@ def test_ttrl_needs_two_votes_and_more_than_any_other_answer_has() -> None:
         ("d", "z", 4),
         ("e", "", 0),
     ]
-    with pytest.raises(NothingToLearn, match="two votes and more than the others"):
+    with pytest.raises(NothingToLearn, match="two votes, more than the others, and more than guesses give"):
         select("ttrl", [*single, *split])
+
+
+def test_ttrl_needs_more_votes_than_guesses_among_the_choices_give() -> None:
+    two, three = voted("a", "xxyz", choices=("x", "y", "z", "w")), voted("b", "xxxz", choices=("x", "y", "z", "w"))
+    many = voted("c", "xxyz", choices=tuple(map(str, range(20))))
+    selected = select("ttrl", [*two, *three, *many])  # chance gives 2.13 of 4 votes among 4, 1.29 among 20
+    assert {r.item for r in selected.rollouts} == {"b", "c"} and len(selected.votes) == 3
+    with pytest.raises(NothingToLearn, match="more than guesses give"):
+        select("ttrl", two)
 
 
 def test_a_teacher_is_asked_about_ones_own_answers_to_items_whose_truth_is_known() -> None:

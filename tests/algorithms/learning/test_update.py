@@ -5,6 +5,7 @@ hand.
 import itertools
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from math import exp, log
 from statistics import fmean
@@ -50,6 +51,9 @@ class Three:
     @property
     def at_base(self) -> bool:
         return not bool(self.adapter[0].any())
+
+    def prompts_read_once(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def split(self, rollouts: Sequence[Rollout], tokens: int, width: int = 1) -> list[list[int]]:
         lengths = {index: len(rollout.tokens) for index, rollout in enumerate(rollouts)}

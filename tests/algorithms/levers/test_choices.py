@@ -138,11 +138,15 @@ FURTHER = [
     Case("not judged, all agree or all differ", answered("aaaa", "abcd", "bbbb", "efgh"), "", NOT_JUDGED),
     Case("not judged, no answers", answered("....", "...."), "", NOT_JUDGED),
     Case("not judged, two of three of two labels", answered("aab", "bba", choices="ab"), "", NOT_JUDGED),
-    Case("not judged, two of three of many labels", answered("aab", "bba", choices="abcdefgh"), "ttrl", NOT_JUDGED),
+    Case("not judged, two of three of eight labels", answered("aab", "bba", choices="abcdefgh"), "", NOT_JUDGED),
+    Case("not judged, so in five groups", answered(*["aab", "bba"] * 2, "cca", choices="abcdefgh"), "ttrl", NOT_JUDGED),
     Case("not judged, guesses of all three labels", answered("aabc"), "", {**NOT_JUDGED, "free": False, "labels": 3}),
+    Case("not judged, two of four of 191 labels", answered("aabc"), "", {**NOT_JUDGED, "free": False, "labels": 191}),
     Case(
-        "not judged, two agree of many labels", answered("aabc"), "ttrl", {**NOT_JUDGED, "free": False, "labels": 191}
+        "not judged, two of four of 250 labels", answered("aabc"), "ttrl", {**NOT_JUDGED, "free": False, "labels": 250}
     ),
+    Case("not judged, one group of free answers", answered("aabc"), "", NOT_JUDGED),
+    Case("not judged, one group of many free answers", answered("aaaaaaaabcdefghi"), "ttrl", NOT_JUDGED),
     Case("half answered, and those agree", answered("aa..", "bb.."), "ttrl", NOT_JUDGED),
     Case("mostly nothing", probe(*([n / 20, *[0.0] * 7] if n % 4 else [0.0] * 8 for n in range(ITEMS))), "entropic"),
     Case("a sparse reward in one of fifty groups", probe(*drawn(8, lambda d: 0.0, 49), [0.7, *[0.0] * 7]), ""),
@@ -219,6 +223,31 @@ def test_the_trainer_finds_something_to_learn_in_the_attempts_that_decided(case:
     if "copies" in algorithm.needs:
         rollouts = [demonstration(rollout.item, "an example", (1,)) for rollout in rollouts]
     assert algorithm.select(rollouts, settings(algorithm, choice.hyper)).rollouts
+
+
+def asked_without_labels(seed: int, k: int, labels: int, bias: float, free: bool) -> str:
+    """What is chosen where 40 items have k guesses each, `bias` of them replaced by one label of the item's own."""
+    draw = random.Random(f"{seed} {k} {labels}")
+    groups = []
+    for _ in range(40):
+        own = draw.randrange(labels)
+        groups.append("".join(chr(97 + (own if draw.random() < bias else draw.randrange(labels))) for _ in range(k)))
+    return chosen(Case("", answered(*groups), "", {**NOT_JUDGED, "free": free, "labels": labels})).action
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["labels on offer", "free answers"])
+@pytest.mark.parametrize("labels", [2, 4, 10, 50])
+@pytest.mark.parametrize("k", [4, 8])
+def test_guesses_do_not_elect_labels(k: int, labels: int, free: bool) -> None:
+    picks = [asked_without_labels(seed, k, labels, 0.0, free) for seed in range(40)]
+    assert picks.count("ttrl") <= 4, picks  # more come once in 300, of 40 probes at .025
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["labels on offer", "free answers"])
+@pytest.mark.parametrize(("labels", "bias"), [(2, 0.5), (4, 0.3), (10, 0.3), (50, 0.3)])
+def test_answers_that_lean_to_one_of_an_items_own_elect_labels(labels: int, bias: float, free: bool) -> None:
+    picks = [asked_without_labels(seed, 8, labels, bias, free) for seed in range(20)]
+    assert picks.count("ttrl") >= 18, picks
 
 
 @pytest.mark.parametrize("k", [3, 4, 8, 64])

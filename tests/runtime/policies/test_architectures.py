@@ -2,6 +2,7 @@
 speaks.
 """
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -190,6 +191,32 @@ def test_rows_come_together_by_their_prompt_where_it_is_shared_and_else_by_their
         assert sum(height * width for height, width in read) <= 20
     # a prompt that is longer than half of the budget is read once for answers of as many tokens together
     assert trainee.split(rows, 4) == [[5], [3], [1, 4], [6], [2], [0]]
+
+
+@pytest.mark.parametrize("name", ["Qwen3", "Gemma2", "GPT2"])
+def test_several_forwards_of_one_prompt_read_it_once_with_the_same_gradient(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainee = trained(made(name))
+    rows = [row for row in [*ROLLOUTS, *ANSWERS] if row.prompt == ANSWERS[0].prompt]
+    read = reads(trainee)
+
+    def gradient(parts: list[list[int]], context: Any) -> list[torch.Tensor]:
+        trainee.model.zero_grad()
+        read.clear()
+        with context:
+            for part in parts:
+                found = trainee.outputs([rows[i] for i in part])
+                (found.logp.sum() + 0.5 * found.entropy.sum()).backward()
+        return [each.grad.clone() for each in trainee.adapter if each.grad is not None]
+
+    plain = gradient([list(range(len(rows)))], nullcontext())
+    monkeypatch.setattr(causal_lm, "SHARED", 6)
+    once = gradient([[i] for i in range(len(rows))], trainee.prompts_read_once())
+    assert read.count((1, 5)) == 1 and max(width for _, width in read) == 7  # the prompt, and the longest answer
+    assert len(once) == len(plain) > 0
+    for mine, theirs in zip(once, plain, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5 * float(theirs.abs().max().clamp(min=1e-3)), rtol=1e-4)
 
 
 def test_an_update_holds_few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
