@@ -94,6 +94,7 @@ MAY_WRITE = {
     "tasks/adapters/inspect_tasks.py": ("import_module",),
     "tasks/optimum/scaffold/agent.py": ("import_module",),
     "runtime/blobs/directory.py": ("*",),
+    "runtime/policies/published.py": ("*",),
     "runtime/rollouts/host.py": ("*",),
     "runtime/run/confined_verifier.py": ("*.py", "gold.py"),
     "services/host/node.py": ("*",),

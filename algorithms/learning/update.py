@@ -356,16 +356,16 @@ def _in_units(selected: Selection, mean: float, scale: float) -> Selection:
 
 
 def version_lags(rollouts: Sequence[Rollout], parent: str) -> list[int]:
-    """How many versions of the adapter lie between each rollout's and the newest, counted in the order in which the
+    """How many versions of the adapter lie between each rollout's and the parent, counted in the order in which the
     batch first shows them; 0 for what the policy did not sample.
 
     A batch runs from old rounds to new ones, and a parent that sampled nothing in it is the newest. Where each round
-    starts from the base again, the parent is the oldest, and what counts is how far a rollout is from the newest.
+    starts from the base again, the parent is the oldest, and what counts is how far a rollout is from the last version.
     """
     versions = list(dict.fromkeys(r.adapter for r in rollouts if r.own))
     places = {adapter: place for place, adapter in enumerate(versions)}
-    newest = len(versions) - (parent in places)
-    return [newest - places[r.adapter] if r.own else 0 for r in rollouts]
+    newest = places.setdefault(parent, len(versions)) if parent else len(versions) - 1
+    return [abs(newest - places[r.adapter]) if r.own else 0 for r in rollouts]
 
 
 def _require_known_distribution(algorithm: Algorithm, rollouts: Sequence[Rollout], parent: str) -> None:

@@ -137,7 +137,8 @@ def test_the_gradient_is_that_of_one_forward_to_a_millionth(
     for forward_tokens in (1.0, 60.0):
         cut = step_of(entry, batch, name, {**hyper, "forward_tokens": forward_tokens}, dtype)
         apart = float((moments(cut) - gradient).norm() / gradient.norm())
-        assert apart < 1e-6, forward_tokens  # transformers takes norms and angles in float32 in either case
+        # transformers takes norms and angles in float32 in either case; in float32 all else is rounded too
+        assert apart < (1e-6 if dtype == torch.float64 else 2e-6), forward_tokens
         for field in set(whole.steps[0].__struct_fields__) - {"seconds"}:
             assert getattr(cut.steps[0], field) == pytest.approx(getattr(whole.steps[0], field), rel=1e-5, abs=1e-6), (
                 field

@@ -438,8 +438,7 @@ def test_a_run_is_cancelled_though_it_is_paused_and_ends_with_what_it_has(place:
 
 
 def test_a_run_is_paused_and_goes_on(place: CliHarness) -> None:
-    flags = ["--levers", "scaffold", "--generations", "1"]
-    place.evolog("run", str(TOY), "--name", "halting", "--detach", *flags)
+    place.evolog("run", str(TOY), "--name", "halting", "--detach")
     assert "halting is paused" in place.evolog("pause", "halting").err
     one_sentence(place.evolog("pause", "halting", code=2), "paused already")
     assert "halting goes on" in place.evolog("resume", "halting").err
