@@ -25,8 +25,18 @@ class PublishedModel(NamedTuple):
     """A model's GGUF file in a package's wheel; `summary` says what it is."""
 
     files: PublishedFiles
-    file: str
     summary: str
+
+    @property
+    def file(self) -> str:
+        """The one file, by its path in the package."""
+        (only,) = self.files.checksums
+        return only
+
+    @property
+    def digest(self) -> str:
+        """Its SHA-256."""
+        return self.files.checksums[self.file]
 
 
 MODELS = {
@@ -41,7 +51,6 @@ MODELS = {
                 "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
             },
         ),
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
         summary="SmolLM2-135M-Instruct, Apache-2.0, 30 layers of width 576, from a download of 93 MB",
     )
 }
@@ -118,8 +127,7 @@ def remove(name: str) -> CachedModel:
 
 
 def _target(name: str) -> Path:
-    published = MODELS[name]
-    return cache_folder() / f"{name}-{published.files.checksums[published.file][:16]}"
+    return cache_folder() / f"{name}-{MODELS[name].digest[:16]}"
 
 
 def _make(published: PublishedModel, source: Path | None, folder: Path, say: Callable[[str], None]) -> None:
@@ -130,12 +138,15 @@ def _make(published: PublishedModel, source: Path | None, folder: Path, say: Cal
     published.files.get(fetched, source)
     say(f"dequantising {published.file}")
     gguf.write_folder(fetched / published.file, folder)
-    _finish(folder, published.files.checksums[published.file])
+    _finish(folder, published.digest)
 
 
 def _finish(folder: Path, gguf_digest: str) -> None:
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    (folder / DONE).write_bytes(msgspec.json.encode({"gguf": gguf_digest, "bytes": size}))
+    (folder / DONE).write_bytes(msgspec.json.encode({"gguf": gguf_digest, "bytes": _weights_size(folder)}))
+
+
+def _weights_size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _check(folder: Path) -> None:
@@ -144,5 +155,5 @@ def _check(folder: Path) -> None:
         card = msgspec.json.decode((folder / DONE).read_bytes())
     except FileNotFoundError as missing:
         raise NotFound(f"{folder} holds no model; fetch it again.") from missing
-    if card["bytes"] != sum(file.stat().st_size for file in folder.glob("*.safetensors")):
+    if card["bytes"] != _weights_size(folder):
         raise CheckFailed(f"The weights in {folder} were cut short; fetch the model again.")
