@@ -489,8 +489,9 @@ def test_rollouts_of_older_adapters_are_weighed_or_left_out_as_ordered(folder: P
     assert learn(order(folder), batch, tmp_path / "adapter").left_out == 0
     result = learn(order(folder, stale=0.0), batch, tmp_path / "adapter")
     assert (result.trained_on, result.left_out) == (3, 2)
+    behind = msgspec.structs.replace(order(folder, stale=0.0), parent="newer")
     with pytest.raises(NothingToLearn, match="All 2 rollouts are of older adapters"):
-        learn(order(folder, stale=0.0), batch[:2], tmp_path / "adapter")
+        learn(behind, batch[:2], tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(
