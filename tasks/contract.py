@@ -269,8 +269,13 @@ class Reply(msgspec.Struct, frozen=True):
 class Model(Protocol):
     """The frozen or trained policy as a scaffold sees it; temperature and seed are the runtime's."""
 
-    def complete(self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = ()) -> Reply:
-        """One completion.
+    def complete(
+        self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = (), plain: bool = False
+    ) -> Reply:
+        """One completion: one of `choices` if there are any, `bias` added to their logits.
+
+        A language model reads a `plain` prompt as text that goes on, and any other as a user's turn in a chat. It takes
+        a choice by its first token.
 
         Raises ValueError for a call that is malformed or too long, RuntimeError for one that the policy refuses.
         """

@@ -279,7 +279,7 @@ def test_the_text_scorer_is_trained_without_peft_and_transformers() -> None:
     code = """
 import runtime.effects.train, runtime.policies.text_scorer_torch
 from runtime.policies.training import back_end_for
-assert back_end_for("native", None, None) == "native"
+assert back_end_for("native", None, None, ()) == "native"
 """
     assert loaded_by(code, "torch", "peft", "transformers") == ["torch"]
 

@@ -4,7 +4,7 @@ Each base is a Llama with random weights. It samples some answers, these get ran
 few times. Nothing can be learned, so what has moved is the step size alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 import msgspec
@@ -27,13 +27,17 @@ class TokenNumbers:
 
     name = "random"
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
+    def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...]:
         """The ids of a prompt."""
         return tuple(map(int, prompt.split()))
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The ids of a completion."""
         return self.encode(text)
+
+    def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+        """The first id of each choice."""
+        return tuple(self.encode(choice)[0] for choice in choices)
 
 
 def random_base(width: int, layers: int, seed: int) -> CausalTrainee:

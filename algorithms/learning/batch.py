@@ -149,6 +149,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the tokens end because they reached the most that were asked for."""
     fill: float = 0.0
     """The share of the most tokens that was taken, by the longest answer of the attempt; 1 where one was cut."""
+    plain: bool = False
+    """Whether the prompt is read as it stands, outside a chat template."""
 
 
 def demonstration(item: str, prompt: str, tokens: tuple[int, ...]) -> Rollout:

@@ -426,21 +426,25 @@ def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     return table
 
 
-def pack(units: Sequence[Sequence[int]], lengths: Mapping[int, int], tokens: int) -> list[list[int]]:
+def pack(
+    units: Sequence[Sequence[int]], lengths: Mapping[int, int], tokens: int, counts: Sequence[int] | None = None
+) -> list[list[int]]:
     """The rows of each forward: as many as fit, padded to the longest of `lengths` tokens, into `tokens`; at least one
     unit, undivided.
 
-    Units of like lengths come together, the longest first; within a forward they stand in the order given.
+    Units of like lengths come together, the longest first; within a forward they stand in the order given. A unit is
+    as many rows as it has members, or as `counts` says.
     """
     longest = [max(lengths[i] for i in unit) for unit in units]
+    counts = counts or [len(unit) for unit in units]
     parts: list[list[int]] = []
     rows = width = 0
     for place in sorted(range(len(units)), key=lambda place: -longest[place]):
-        if not parts or (rows + len(units[place])) * width > tokens:
+        if not parts or (rows + counts[place]) * width > tokens:
             parts.append([])
             rows, width = 0, longest[place]
         parts[-1].append(place)
-        rows += len(units[place])
+        rows += counts[place]
     return [[i for place in sorted(part) for i in units[place]] for part in parts]
 
 

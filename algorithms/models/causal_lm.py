@@ -7,6 +7,7 @@ goes on into the adapter when all have been.
 """
 
 import ctypes
+import itertools
 import json
 import platform
 import shutil
@@ -28,6 +29,7 @@ from transformers.pytorch_utils import Conv1D
 from algorithms.learning.batch import Rollout
 from algorithms.learning.update import Outputs, pack
 from algorithms.models import kernels
+from algorithms.models.choices import pad_choices
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 
 RANK, ALPHA = 32, 32
@@ -39,7 +41,9 @@ ROUTERS = {"router", "gate", "shared_expert_gate"}
 LOGITS = 1 << 24
 """The most logits that are computed at once: 64 MiB in float32, of which a few copies are held."""
 SHARED = 64
-"""Tokens of a prompt from which on it pays to read it once for several rollouts: that is a forward of its own."""
+"""Tokens that must be spared for it to pay to read what prompts share once: that is a forward of its own."""
+LEAST_SHARED = 8
+"""Tokens that different prompts must begin with for that."""
 HELD = 8
 """A token whose keys and values a rollout holds counts as the eighth part of one that is computed."""
 MAPPED, M_MMAP_THRESHOLD = 1 << 21, -3
@@ -66,11 +70,14 @@ class BaseTokenizer(Protocol):
     def name(self) -> str:
         """The name by which an adapter's config refers to the base."""
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
-        """The tokens of a prompt as the policy reads it, role tokens included."""
+    def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...]:
+        """The tokens of a prompt as the policy reads it: role tokens included, unless it is plain."""
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The tokens of a completion and the token that ends it."""
+
+    def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+        """The first token of each of these answers; raises UsageError where two have the same."""
 
 
 def linear_layers(model: Any) -> tuple[str, ...]:
@@ -131,7 +138,8 @@ class CausalTrainee:
         torch.set_num_threads(1)
         hand_back_memory()
         self.name, self.encode_completion = tokenizer.name, tokenizer.encode_completion
-        self.encode: Callable[[str], tuple[int, ...]] = lru_cache(PROMPTS)(tokenizer.encode)
+        self.encode_choices = tokenizer.encode_choices
+        self.encode: Callable[..., tuple[int, ...]] = lru_cache(PROMPTS)(tokenizer.encode)
         self._targets = tuple(targets)
         self._checkpointing = checkpointing
         self.one_forward = False
@@ -187,25 +195,44 @@ class CausalTrainee:
     def split(self, rollouts: Sequence[Rollout], tokens: int, width: int = 1) -> list[list[int]]:
         """The indices of the rollouts of each forward, so that none has more than `tokens` tokens, if it can be.
 
-        Rollouts that share a prompt, if that pays, come together; the others by their length. Each `width` consecutive
-        ones stay together. A shared prompt that is longer than half of `tokens` leaves its answers as many tokens as
-        it has itself, so that it is not read for each of them.
+        Rollouts that share a prompt, if that pays, come together; the others by their length, and less what all of
+        their prompts begin with. Those that read the same tokens are one row. Each `width` consecutive ones stay
+        together. A shared prompt that is longer than half of `tokens` leaves its answers as many tokens as it has
+        itself, so that it is not read for each of them.
         """
-        by_prompt: dict[frozenset[str], list[range]] = {}
+        by_prompt: dict[frozenset[tuple[str, bool]], list[range]] = {}
         for at in range(0, len(rollouts), width):
             unit = range(at, at + width)
-            by_prompt.setdefault(frozenset(rollouts[i].prompt for i in unit), []).append(unit)
-        parts, apart = [], []
+            by_prompt.setdefault(frozenset((rollouts[i].prompt, rollouts[i].plain) for i in unit), []).append(unit)
+        parts: list[list[int]] = []
+        apart: list[range] = []
         for units in by_prompt.values():
             rows = [i for unit in units for i in unit]
             known = self._shared([rollouts[i] for i in rows])
             if known:
-                lengths = {i: len(rollouts[i].tokens) + known // HELD for i in rows}
-                parts += pack(units, lengths, max(tokens - known, known))
+                parts += self._packed(units, rollouts, known, max(tokens - known, known))
             else:
                 apart += units
-        lengths = {i: len(self.encode(rollouts[i].prompt)) + len(rollouts[i].tokens) for unit in apart for i in unit}
-        return parts + pack(sorted(apart, key=lambda unit: unit[0]), lengths, tokens)
+        apart.sort(key=lambda unit: unit[0])
+        known = self._shared([rollouts[i] for unit in apart for i in unit])
+        return parts + self._packed(apart, rollouts, known, max(tokens - known, known))
+
+    def _packed(
+        self, units: Sequence[Sequence[int]], rollouts: Sequence[Rollout], known: int, tokens: int
+    ) -> list[list[int]]:
+        """`pack` of units whose rollouts have their first `known` tokens in common."""
+        by_input: dict[object, list[int]] = {}
+        for unit in units:
+            key = self._input(rollouts[unit[0]]) if len(unit) == 1 else unit
+            by_input.setdefault(key, []).extend(unit)
+        lengths = {i: len(self._input(rollouts[i])) - known + known // HELD for unit in by_input.values() for i in unit}
+        pairs = [unit for unit in units if len(unit) > 1]
+        joined = list(by_input.values())
+        return pack(joined, lengths, tokens, None if pairs else [1] * len(joined))
+
+    def _input(self, rollout: Rollout) -> tuple[int, ...]:
+        """The tokens that are read for a rollout: all but the last, which is only predicted."""
+        return (self.encode(rollout.prompt, rollout.plain) + rollout.tokens)[:-1]
 
     def outputs(self, rollouts: Sequence[Rollout], *, base: bool = False, dropout: float = 0.0) -> Outputs:
         """The model's outputs for each rollout's tokens after its prompt, (B, T), at its temperature; with `base`,
@@ -216,21 +243,27 @@ class CausalTrainee:
         """
         if dropout > 0:
             raise UsageError(f"{self.name} has no dropout and {dropout:g} was ordered; order dropout 0.")
-        prompts = [self.encode(rollout.prompt) for rollout in rollouts]
+        prompts = [self.encode(rollout.prompt, rollout.plain) for rollout in rollouts]
         sequences = [prompt + rollout.tokens for prompt, rollout in zip(prompts, rollouts, strict=True)]
         check_length(sequences, self.positions)
-        known = self._shared(rollouts, 1 if self._keeps_prompts else 2)
-        ids = pad([sequence[known:-1] for sequence in sequences])
+        inputs = [sequence[:-1] for sequence in sequences]
+        row_of = {tokens: row for row, tokens in enumerate(dict.fromkeys(inputs))}
+        known = self._known(rollouts, list(row_of), base)
+        ids = pad([tokens[known:] for tokens in row_of])
         device = self.model.device
         rows = torch.tensor([row for row, rollout in enumerate(rollouts) for _ in rollout.tokens])
         places = torch.tensor([place for rollout in rollouts for place in range(len(rollout.tokens))])
         begins = torch.tensor([len(prompt) - known - 1 for prompt in prompts])
+        reads = torch.tensor([row_of[tokens] for tokens in inputs])
         tokens = torch.tensor([token for rollout in rollouts for token in rollout.tokens], device=device)
         with self.model.disable_adapter() if base else nullcontext():
-            cache = self._read_prompt(prompts[0][:known], len(rollouts), base=base) if known else None
-            states, logits = self._states(ids.to(device), (rows.to(device), (begins[rows] + places).to(device)), cache)
+            cache = self._read_prompt(inputs[0][:known], len(row_of), base=base) if known else None
+            at = (reads[rows].to(device), (begins[rows] + places).to(device))
+            states, logits = self._states(ids.to(device), at, cache)
             temperatures = torch.tensor([rollout.temperature for rollout in rollouts], device=device)[rows.to(device)]
-            logp, entropy = self._figures(states, tokens, temperatures, logits)
+            logp, entropy = self._figures(
+                states, tokens, temperatures, logits, [rollouts[row] for row in rows.tolist()]
+            )
         values = self._head(states.detach().to(self._head.weight.dtype))[:, 0] if self._head else torch.zeros_like(logp)
         shape = len(rollouts), int(places.max()) + 1
 
@@ -241,21 +274,35 @@ class CausalTrainee:
         return Outputs(logp=table(logp), entropy=table(entropy), values=table(values))
 
     def _shared(self, rollouts: Sequence[Rollout], least: int = 2) -> int:
-        """How many tokens these rollouts have in common that are read once for all of them: their prompt's, but for the
-        last; 0 where each is read by itself.
+        """How many tokens these rollouts have in common that are read once for all of them: what their prompts begin
+        with, but for a prompt's last; 0 where each is read by itself.
 
-        So it is for fewer than `least` rollouts, for short prompts, for models whose state is more than keys and values
-        or that processes split, and in the backward pass of checkpointing, which has none to go on from.
+        So it is for fewer than `least` rollouts, where little would be saved, for models whose state is more than keys
+        and values or that processes split, and in the backward pass of checkpointing, which has none to go on from.
         """
-        prompt = rollouts[0].prompt
-        if len(rollouts) < least or any(rollout.prompt != prompt for rollout in rollouts):
-            return 0
-        if getattr(self.model.get_base_model(), "_is_stateful", False):
+        if len(rollouts) < least or getattr(self.model.get_base_model(), "_is_stateful", False):
             return 0
         if self.one_forward or (self._checkpointing and torch.is_grad_enabled()):
             return 0
-        known = len(self.encode(prompt))
-        return known - 1 if known >= SHARED else 0
+        prompts = {self.encode(rollout.prompt, rollout.plain) for rollout in rollouts}
+        first, last = min(prompts), max(prompts)  # what these two begin with, all between them do
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+        known = min(sum(1 for _ in alike), *(len(prompt) - 1 for prompt in prompts))
+        if len(prompts) == 1:
+            return known if known + 1 >= SHARED else 0
+        rows = len({self._input(rollout) for rollout in rollouts})
+        return known if known >= LEAST_SHARED and known * (rows - 1) >= SHARED else 0
+
+    def _known(self, rollouts: Sequence[Rollout], inputs: Sequence[tuple[int, ...]], base: bool) -> int:
+        """`_shared`, or what was read last, where that is known and as good."""
+        known = self._shared(rollouts, 1 if self._keeps_prompts else 2)
+        last = self._last_prompt
+        if known and last and last.base == base and known <= 2 * len(last.tokens):
+            count = len(last.tokens)
+            shortest = min(len(self.encode(rollout.prompt, rollout.plain)) for rollout in rollouts)
+            if count < shortest and all(tokens[:count] == last.tokens for tokens in inputs):
+                return count
+        return known
 
     @contextmanager
     def prompts_read_once(self) -> Iterator[None]:
@@ -341,18 +388,7 @@ class CausalTrainee:
                 "use another model."
             )
 
-        def logits(states: torch.Tensor) -> torch.Tensor:
-            output = left[0](last_hidden_state=states.unsqueeze(0))
-            hook = head.register_forward_pre_hook(lambda module, inputs: output.last_hidden_state)
-            try:
-                with _returning(decoder, output):
-                    # not called as a module: where processes split the model, each call's backward would end their step
-                    found: torch.Tensor = model.forward(ids[:1, :1], use_cache=False).logits[0]
-            finally:
-                hook.remove()
-            return found
-
-        return entered[0], logits
+        return entered[0], lambda states: logits_after(self.model, left[0], states)
 
     def _figures(
         self,
@@ -360,9 +396,69 @@ class CausalTrainee:
         tokens: torch.Tensor,
         temperatures: torch.Tensor,
         logits: Callable[[torch.Tensor], torch.Tensor],
+        rollouts: Sequence[Rollout],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability and entropy (N,) of each token at its temperature, whose state is (N, hidden), a part at a
-        time.
+        """Log-probability and entropy (N,) of each token at its temperature, whose state is (N, hidden) and whose
+        rollout is given: among the rollout's choices, if it has any.
+        """
+        asked = torch.tensor([bool(rollout.choices) for rollout in rollouts], device=tokens.device)
+        if not bool(asked.any()):
+            return self._free_figures(states, tokens, temperatures, logits)
+        logp = torch.zeros(len(tokens), device=tokens.device)
+        entropy = torch.zeros_like(logp)
+        if not bool(asked.all()):
+            at = (~asked).nonzero()[:, 0]
+            free = self._free_figures(states[at], tokens[at], temperatures[at], logits)
+            logp, entropy = (
+                logp.index_put((at,), free[0].to(logp.dtype)),
+                entropy.index_put((at,), free[1].to(logp.dtype)),
+            )
+        at = asked.nonzero()[:, 0]
+        chosen = self._choice_figures(
+            states[at], tokens[at], temperatures[at], logits, [rollouts[i] for i in at.tolist()]
+        )
+        return logp.index_put((at,), chosen[0]), entropy.index_put((at,), chosen[1])
+
+    def _choice_figures(
+        self,
+        states: torch.Tensor,
+        tokens: torch.Tensor,
+        temperatures: torch.Tensor,
+        logits: Callable[[torch.Tensor], torch.Tensor],
+        rollouts: Sequence[Rollout],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability and entropy (N,) of tokens among the choices of their rollouts.
+
+        Equal rows of a group have one distribution, which is computed once.
+        """
+        keys = [(r.prompt, r.plain, r.choices, r.bias, r.temperature) for r in rollouts]
+        first: dict[object, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
+        at = torch.tensor(list(first.values()), device=states.device)
+        offered = [self.encode_choices(rollouts[i].choices, rollouts[i].plain) for i in first.values()]
+        ids, bias = pad_choices(offered, [rollouts[i].bias for i in first.values()])
+        size = max(1, LOGITS // int(self.model.get_output_embeddings().weight.shape[0]))
+        rows = [
+            logits(part).gather(1, part_ids).float()
+            for part, part_ids in zip(states[at].split(size), ids.to(states.device).split(size), strict=True)
+        ]
+        scores = (torch.cat(rows) + bias.to(states.device)) / temperatures[at].unsqueeze(1)
+        row_of = {key: row for row, key in enumerate(first)}
+        row = torch.tensor([row_of[key] for key in keys], device=states.device)
+        places = [offered[row_of[key]].index(token) for key, token in zip(keys, tokens.tolist(), strict=True)]
+        logs = torch.log_softmax(scores, 1)
+        entropy = -(logs.exp() * logs.clamp_min(-1e4)).sum(1)
+        return logs[row, torch.tensor(places, device=states.device)], entropy[row]
+
+    def _free_figures(
+        self,
+        states: torch.Tensor,
+        tokens: torch.Tensor,
+        temperatures: torch.Tensor,
+        logits: Callable[[torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability and entropy (N,) of each token among all of the vocabulary, a part at a time.
 
         Where there are several parts, logits are not held for the backward pass, but computed again.
         """
@@ -436,6 +532,25 @@ class CausalTrainee:
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(tensors[name])
+
+
+def logits_after(model: Any, output: Any, states: torch.Tensor) -> torch.Tensor:
+    """The logits (n, vocabulary) of n states (n, hidden): what a model does after its decoder, whose output is of the
+    type `output`.
+
+    That is its output embeddings, and what comes after them, such as Gemma's soft cap or Granite's scale.
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoded = output(last_hidden_state=states.unsqueeze(0))
+    any_ids = torch.zeros((1, 1), dtype=torch.long, device=states.device)
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda module, inputs: decoded.last_hidden_state)
+    try:
+        with _returning(model.base_model, decoded):
+            # not called as a module: where processes split the model, each call's backward would end their step
+            found: torch.Tensor = model.forward(any_ids, use_cache=False).logits[0]
+    finally:
+        hook.remove()
+    return found
 
 
 class _Recomputed(torch.autograd.Function):

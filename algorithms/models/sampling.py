@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from algorithms.models.choice_scores import ChoiceScores
 from events.errors import UsageError
 
 SLOTS, PREFILL_SLOTS = 32, 8
@@ -39,8 +40,11 @@ class SamplerBase(Protocol):
     def vocabulary(self) -> int:
         """The number of different tokens."""
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
+    def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...]:
         """The tokens of a prompt."""
+
+    def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+        """The first token of each of these answers; raises UsageError where two have the same."""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
@@ -77,9 +81,10 @@ class SampledCompletion(msgspec.Struct, frozen=True):
 class Sampler:
     """Samples completions from a model, whose weights must not change while it does."""
 
-    def __init__(self, base: SamplerBase, model: Any) -> None:
+    def __init__(self, base: SamplerBase, model: Any, threads: int = 1) -> None:
         torch.set_num_threads(1)
         self.base, self._model = base, model.eval().requires_grad_(False)
+        self.scores = ChoiceScores(self._model, threads)
 
     def sample(self, requests: Sequence[CompletionRequest]) -> list[SampledCompletion]:
         """A completion for each request, in order; raises UsageError for a prompt, temperature or length out of range.
@@ -120,7 +125,7 @@ class Sampler:
         """
         filled = [*requests, *[requests[0]] * (SLOTS - len(requests))]
         limits = [min(request.max_tokens, self.base.positions - len(request.prompt)) for request in requests]
-        uniform = np.stack([_uniforms(request, max(limits)) for request in filled], axis=1)
+        uniform = np.stack([_uniforms(request.seed, request.index, max(limits)) for request in filled], axis=1)
         temperature = np.array([[request.temperature] for request in filled])
         logits, cache = self._prefill([request.prompt for request in filled])
         tokens: list[np.ndarray] = []
@@ -174,11 +179,17 @@ class Sampler:
         return torch.cat([output.logits[:, -1] for output in outputs])[rows].double().cpu().numpy(), cache
 
 
-def _uniforms(request: CompletionRequest, count: int) -> np.ndarray:
+def choose_one(logits: np.ndarray, seed: int, index: int, temperature: float) -> int:
+    """The place of one of these logits (choices,), drawn by the stream of (seed, index)."""
+    row = logits[None].astype(np.float64)
+    return int(_choose(row, _uniforms(seed, index, 1)[:, None], np.array([[temperature]]))[0])
+
+
+def _uniforms(seed: int, index: int, count: int) -> np.ndarray:
     """Uniform numbers (count,) in [0, 1), one for each token: 53 bits of Philox (Salmon 2011), keyed by a hash of seed
     and index.
     """
-    key = int.from_bytes(hashlib.sha256(f"{request.seed}:{request.index}".encode()).digest()[:16], "big")
+    key = int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:16], "big")
     numbers: np.ndarray = (np.random.Philox(key=key).random_raw(count) >> np.uint64(11)) * 2.0**-53
     return numbers
 

@@ -28,6 +28,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from algorithms.models.cache import build_cached
 from algorithms.models.causal_lm import CausalTrainee, pad, write_json
+from algorithms.models.choices import first_tokens
 from algorithms.models.sampling import Sampler
 from events.errors import CheckFailed, NotFound, UsageError
 
@@ -130,11 +131,12 @@ class TinyLM:
                 progress(step + 1, steps, float(loss.detach()))
         return cls(model, tokenizer)
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
-        """The tokens of a prompt with the role tokens around it; raises UsageError if they leave no room for a
-        completion.
+    def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...]:
+        """The tokens of a prompt, with the role tokens around it unless it is plain; raises UsageError if they leave no
+        room for a completion.
         """
-        tokens = tuple(self.tokenizer.encode(USER + prompt + ASSISTANT, add_special_tokens=False).ids)
+        text = prompt if plain else USER + prompt + ASSISTANT
+        tokens = tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
         if len(tokens) >= POSITIONS:
             raise UsageError(f"A prompt has {len(tokens)} tokens and {KIND} reads at most {POSITIONS - 1}; shorten it.")
         return tokens
@@ -142,6 +144,10 @@ class TinyLM:
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The tokens of a completion and `<|end|>`; special tokens written in it are plain text."""
         return (*self._plain.encode(text, add_special_tokens=False).ids, END_ID)
+
+    def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+        """The first token of each of these answers; raises UsageError where two have the same."""
+        return first_tokens(choices, [self.encode_completion(choice)[:-1] for choice in choices])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without the special ones; bytes that are no UTF-8 become U+FFFD."""

@@ -7,14 +7,18 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from algorithms.models import tiny_lm
 from algorithms.models.sampling import CompletionRequest, Sampler, SamplerBase
-from events.errors import UsageError
-from runtime.policies.interface import Sampled, SampleRequest, require_whole
+from runtime.policies import closed_vocabulary
+from runtime.policies.interface import Sampled, SampleRequest, require_fitting_bias, require_whole
 
 
 class CausalPolicy:
-    """A language model that answers freely: it takes no choices and no bias. For one thread at a time."""
+    """A language model that answers freely, or with one of a request's choices, which it takes by their first tokens.
+    For one thread at a time.
+    """
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
@@ -22,17 +26,30 @@ class CausalPolicy:
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request. Equal requests get equal completions, whatever else is asked with them.
 
-        Raises UsageError for a request with choices or a bias, one that narrows the distribution, or whose prompt is
-        too long.
+        Raises UsageError for a request with choices that it cannot tell apart or biases that do not fit, one that
+        narrows the distribution, or whose prompt is too long.
         """
         require_whole(requests)
-        for request in requests:
-            if request.choices or request.bias:
-                raise UsageError(
-                    "This policy answers freely and takes no choices and no bias; ask it with the prompt alone."
-                )
+        require_fitting_bias(requests)
+        chosen = iter(self._choose([request for request in requests if request.choices]))
+        free = iter(self._complete([request for request in requests if not request.choices]))
+        return [next(chosen if request.choices else free) for request in requests]
+
+    def _choose(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         base = self._sampler.base
-        prompts = [base.encode(request.prompt) for request in requests]
+        asked = [
+            (base.encode(request.prompt, request.plain), base.encode_choices(request.choices, request.plain))
+            for request in requests
+        ]
+        scores = self._sampler.scores.after("", asked)
+        return [
+            closed_vocabulary.choose(request, logits, tokens, len(prompt))
+            for request, (prompt, tokens), logits in zip(requests, asked, scores, strict=True)
+        ]
+
+    def _complete(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        base = self._sampler.base
+        prompts = [base.encode(request.prompt, request.plain) for request in requests]
         completion_requests = [
             CompletionRequest(
                 prompt=prompt,
@@ -66,7 +83,7 @@ class CausalPolicy:
 
 class UniformTokens:
     """The uniform policy over tokens: all tokens of the vocabulary are equally probable, those that end an answer
-    included.
+    included. Where there are choices, these are, but for their biases.
     """
 
     def __init__(self, base: SamplerBase) -> None:
@@ -77,6 +94,7 @@ class UniformTokens:
         distribution.
         """
         require_whole(requests)
+        require_fitting_bias(requests)
         return [self._complete(request) for request in requests]
 
     def log_probs(self, prompt: str) -> list[float]:
@@ -84,6 +102,10 @@ class UniformTokens:
         return [-math.log(self._base.vocabulary)] * self._base.vocabulary
 
     def _complete(self, request: SampleRequest) -> Sampled:
+        read = len(self._base.encode(request.prompt, request.plain))
+        if request.choices:
+            offered = self._base.encode_choices(request.choices, request.plain)
+            return closed_vocabulary.choose(request, np.zeros(len(offered)), offered, read, closed_vocabulary.any_best)
         completions = []
         for index in range(request.n):
             draw = random.Random(f"{request.seed} {index} {request.prompt}")
@@ -94,7 +116,7 @@ class UniformTokens:
         texts = tuple(self._base.decode(tokens) for tokens in completions)
         logprobs = tuple((-math.log(self._base.vocabulary),) * len(tokens) for tokens in completions)
         cut = tuple(not self._base.ends.intersection(tokens[-1:]) for tokens in completions)
-        return Sampled(texts, tuple(completions), logprobs, len(self._base.encode(request.prompt)), cut)
+        return Sampled(texts, tuple(completions), logprobs, read, cut)
 
 
 def open_policy(base: Path, adapter: Path | None, *, uniform: bool = False) -> CausalPolicy | UniformTokens:

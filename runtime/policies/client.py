@@ -138,6 +138,7 @@ def _body(model: str, request: SampleRequest) -> dict[str, object]:
         "return_token_ids": True,
         "structured_outputs": {"choice": list(request.choices)},
         "choice_bias": list(request.bias),
+        "plain": request.plain,
         **request.sampling,
     }
 

@@ -1,4 +1,5 @@
-"""From scores over a closed vocabulary to completions: the arithmetic that the policies of labels share.
+"""From scores over a closed vocabulary to completions: the arithmetic that the policies of labels share, and language
+models where a request offers choices.
 
 A completion is one token, one of the labels. Choices leave scores out, and biases are added to them. A label is drawn
 by inverse transform from a number in [0, 1), a hash of the request and of the completion's index. So it depends on
@@ -6,7 +7,7 @@ nothing else that is asked.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -72,6 +73,37 @@ def complete(
         tuple((float(logprobs[index]),) for index in indices),
         len(request.prompt),
         (False,) * request.n,
+    )
+
+
+def first_best(scores: Vector, u: float) -> int:
+    """The index of the highest score, the first of equals."""
+    return int(np.argmax(scores))
+
+
+def any_best(scores: Vector, u: float) -> int:
+    """The index of one of the highest scores, by a number in [0, 1)."""
+    best = np.flatnonzero(scores == scores.max())
+    return int(best[int(u * len(best))])
+
+
+def choose(
+    request: SampleRequest,
+    scores: Vector,
+    tokens: Sequence[int],
+    prompt_tokens: int,
+    best: Callable[[Vector, float], int] = first_best,
+) -> Sampled:
+    """The completions of one request by a language model, from its logits (choices,) of the choices' tokens; `best` as
+    in `complete`.
+    """
+    sampled = complete({choice: at for at, choice in enumerate(request.choices)}, lambda _: scores, request, best)
+    return Sampled(
+        sampled.texts,
+        tuple((tokens[index],) for (index,) in sampled.tokens),
+        sampled.logprobs,
+        prompt_tokens,
+        sampled.cut,
     )
 
 

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
+import numpy as np
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
+from runtime.policies import closed_vocabulary
 from runtime.policies.client import CALL_TIMEOUT, KEY_VARIABLE, PATIENCE, Caller, engine_url, reason
 from runtime.policies.hf import UNLIMITED, HFTokenizer
-from runtime.policies.interface import WHOLE, Sampled, SampleRequest
+from runtime.policies.interface import WHOLE, Sampled, SampleRequest, require_fitting_bias
 
 ADAPTERS = 8
 """The most adapters that are loaded into a server at once."""
@@ -33,12 +35,17 @@ EXACT, ROUNDED = 1e-3, 0.1
 """The most nats by which a log-probability may differ from the trainer's: in float32, and in bfloat16, where kernels
 round differently.
 """
+CHOICES = 128
+"""The most choices of a call, as vLLM has it (MAX_LOGPROB_TOKEN_IDS)."""
+PROMPTS = 128
+"""The most prompts of a call whose answers are choices."""
 SEEDS = 2**63
 """Seeds go to the server modulo this."""
 
 
 class _Logprobs(msgspec.Struct):
     token_logprobs: tuple[float, ...]
+    top_logprobs: tuple[dict[str, float] | None, ...] = ()
 
 
 class _Logprob(msgspec.Struct):
@@ -205,9 +212,10 @@ def connect(tokenizer: HFTokenizer) -> Engine:
 
 
 class EnginePolicy:
-    """A model behind a server, alone or with an adapter, as a policy.
+    """A model behind a server, alone or with an adapter, as a policy. For any thread.
 
-    It takes no choices and no bias. For any thread.
+    Of a request with choices the server is asked for their log-probabilities alone, once for all completions, and which
+    of them is drawn is decided here.
     """
 
     def __init__(self, engine: Engine, tokenizer: HFTokenizer, adapter: str = "", folder: Path | None = None) -> None:
@@ -220,10 +228,35 @@ class EnginePolicy:
             engine.load(adapter, folder)
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
-        """The completions of each request, in parallel; raises UsageError for one with choices or a bias, or that the
-        server refuses.
+        """The completions of each request, in parallel.
+
+        Raises UsageError for one with choices that cannot be told apart or biases that do not fit, or that the server
+        refuses.
         """
-        return list(self._engine.pool.map(self._complete, requests))
+        require_fitting_bias(requests)
+        groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+        """The places of requests by the tokens of their choices and the tokens of their prompts."""
+        for place, request in enumerate(requests):
+            if request.choices:
+                tokens = self._tokenizer.encode_choices(request.choices, request.plain)
+                if len(tokens) > CHOICES:
+                    raise UsageError(f"{len(tokens)} choices were offered, and servers compare {CHOICES} at most.")
+                prompt = self._tokenizer.encode(request.prompt, request.plain)
+                groups.setdefault(tokens, {}).setdefault(prompt, []).append(place)
+        calls = [
+            (tokens, list(prompts)[start : start + PROMPTS])
+            for tokens, prompts in groups.items()
+            for start in range(0, len(prompts), PROMPTS)
+        ]
+        free = [place for place, request in enumerate(requests) if not request.choices]
+        sampled = dict(
+            zip(free, self._engine.pool.map(lambda place: self._complete(requests[place]), free), strict=True)
+        )
+        for (tokens, prompts), scores in zip(calls, self._engine.pool.map(self._choice_scores, calls), strict=True):
+            for prompt, row in zip(prompts, scores, strict=True):
+                for place in groups[tokens][prompt]:
+                    sampled[place] = closed_vocabulary.choose(requests[place], row, tokens, len(prompt))
+        return [sampled[place] for place in range(len(requests))]
 
     def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
         """The natural log-probability of each of the tokens after a prompt, as the server computes it."""
@@ -240,12 +273,36 @@ class EnginePolicy:
         logs = cast("Sequence[dict[str, _Logprob]]", shown)  # it is the prompt's first token alone that has none
         return [logs[position][str(ids[position])].logprob for position in range(len(ids) - len(tokens), len(ids))]
 
+    def _choice_scores(self, call: tuple[tuple[int, ...], Sequence[tuple[int, ...]]]) -> list[np.ndarray]:
+        """The log-probabilities (choices,) of the choices' tokens after each prompt, for (tokens, prompts)."""
+        tokens, prompts = call
+        body = {
+            "prompt": prompts,
+            "max_tokens": 1,
+            "temperature": 1,
+            **WHOLE,
+            "seed": 0,
+            "logprobs": 0,
+            "allowed_token_ids": tokens,
+            "logprob_token_ids": tokens,
+            "return_tokens_as_token_ids": True,
+            "return_token_ids": True,
+        }
+        names = [f"token_id:{token}" for token in tokens]
+        rows = []
+        for choice in self._engine.complete(self._name, self._folder, body).choices:
+            shown = (choice.logprobs.top_logprobs or (None,))[0] or {}
+            if missing := [name for name in names if name not in shown]:
+                raise Misconfigured(
+                    f"The inference server at {self._engine.url} was asked for the log-probabilities of "
+                    f"{len(names)} tokens and shows {len(names) - len(missing)}: start one that knows "
+                    "logprob_token_ids, such as vLLM from 0.31 on."
+                )
+            rows.append(np.array([shown[name] for name in names]))
+        return rows
+
     def _complete(self, request: SampleRequest) -> Sampled:
-        if request.choices or request.bias:
-            raise UsageError(
-                "This policy answers freely and takes no choices and no bias; ask it with the prompt alone."
-            )
-        prompt = self._tokenizer.encode(request.prompt)
+        prompt = self._tokenizer.encode(request.prompt, request.plain)
         body = {
             "prompt": prompt,
             "n": request.n,

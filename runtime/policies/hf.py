@@ -8,12 +8,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 
 from algorithms.models.causal_lm import CausalTrainee, linear_layers, write_json
+from algorithms.models.choices import first_tokens
 from events.errors import CheckFailed, NotHere, UsageError, raise_if_hosts
 from runtime.policies import published
 
@@ -27,6 +29,10 @@ UNLIMITED = 1 << 30
 """The positions of a model whose config says no number."""
 EDGE = 1 << 20
 """Bytes of a file's beginning, and of its end, that the digest covers."""
+WORD = "so"
+"""What a choice is written after to learn its tokens: some tokenizers read a text's first space apart."""
+CHOICES = 4096
+"""Sets of choices whose tokens are kept."""
 
 
 def write_base(model: str, target: Path) -> None:
@@ -110,6 +116,7 @@ class HFTokenizer:
         except Exception as wrong:  # whatever a folder of any content makes transformers raise
             raise _unreadable(folder, wrong) from wrong
         self.folder, self.digest, self.model_name = folder, digest, str(folder)
+        self._choice_tokens = lru_cache(CHOICES)(self._tokens_of_choices)
         self.name = f"{KIND}@{digest[:16]}"
         configured, own = generation.eos_token_id, self.tokenizer.eos_token_id
         self.ends = frozenset(
@@ -146,13 +153,13 @@ class HFTokenizer:
         loaded.model_name = card["model"]
         return loaded
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
-        """The prompt as a user's turn in the model's chat template, or as it is where there is none; raises UsageError
-        if too long.
+    def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...]:
+        """The prompt as a user's turn in the model's chat template, or as it is where it is plain or there is none;
+        raises UsageError if too long.
         """
         return (
             self.encode_turns([{"role": "user", "content": prompt}])
-            if self.tokenizer.chat_template
+            if self.tokenizer.chat_template and not plain
             else self.encode_plain(prompt)
         )
 
@@ -173,9 +180,29 @@ class HFTokenizer:
         """The tokens of a completion and the token that ends it."""
         return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end)
 
+    def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+        """The first token of each of these answers; raises UsageError where two have the same.
+
+        In plain text they follow a space, unless their first tokens are then the same: some tokenizers make the space
+        before a digit a token by itself.
+        """
+        return self._choice_tokens(tuple(choices), plain or not self.tokenizer.chat_template)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def _tokens_of_choices(self, choices: tuple[str, ...], spaced: bool) -> tuple[int, ...]:
+        def tokens(text: str) -> list[int]:
+            found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return found
+
+        if spaced:
+            before = len(tokens(WORD))
+            after = [tokens(f"{WORD} {choice}")[before:] for choice in choices]
+            if len({tuple(each[:1]) for each in after}) == len(choices):
+                return first_tokens(choices, after)
+        return first_tokens(choices, [tokens(choice) for choice in choices])
 
     def _fitting(self, tokens: Sequence[int]) -> tuple[int, ...]:
         if len(tokens) >= self.positions:

@@ -22,11 +22,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
 from algorithms.models.causal_lm import linear_layers
-from algorithms.models.sampling import SLOTS, CompletionRequest, SampledCompletion, Sampler
+from algorithms.models.sampling import SLOTS, CompletionRequest, SampledCompletion, Sampler, choose_one
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
 from runtime.policies.client import KEY_VARIABLE
@@ -53,6 +54,9 @@ class _Fields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     prompt_logprobs: int | None = None
+    allowed_token_ids: tuple[int, ...] = ()
+    logprob_token_ids: tuple[int, ...] = ()
+    return_tokens_as_token_ids: bool = False
     return_token_ids: bool = False
     stream: bool = False
 
@@ -101,6 +105,13 @@ class _Job(NamedTuple):
     done: "Future[list[SampledCompletion]]"
 
 
+class _ChoiceJob(NamedTuple):
+    adapter: str
+    asked: list[tuple[tuple[int, ...], tuple[int, ...]]]
+    """Prompts, and the tokens after each of which the log-probabilities are asked for."""
+    done: "Future[list[np.ndarray]]"
+
+
 class HFEngine:
     """One base model and its adapters. Any thread may call it; one thread computes."""
 
@@ -111,8 +122,9 @@ class HFEngine:
         self._model: Any = get_peft_model(
             base.model, LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM"), adapter_name=NONE
         )
-        self._sampler = Sampler(base, self._model)
-        self._jobs: queue.SimpleQueue[_Job | Callable[[], None]] = queue.SimpleQueue()
+        threads = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+        self._sampler = Sampler(base, self._model, threads)
+        self._jobs: queue.SimpleQueue[_Job | _ChoiceJob | Callable[[], None]] = queue.SimpleQueue()
         self._loaded = 0
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -126,12 +138,19 @@ class HFEngine:
         Raises NotFound for a name that is not served, UsageError for a prompt that is empty or too long.
         """
         for request in requests:
-            if len(request.prompt) >= self.base.positions or not request.prompt:
-                raise UsageError(
-                    f"A prompt has {len(request.prompt)} tokens; the model reads 1 to {self.base.positions - 1}."
-                )
+            self._check_length(request.prompt)
         done: Future[list[SampledCompletion]] = Future()
         self._jobs.put(_Job(self._inner(name), requests, done))
+        return done.result()
+
+    def choice_scores(self, name: str, prompts: Sequence[tuple[int, ...]], tokens: tuple[int, ...]) -> list[np.ndarray]:
+        """After each prompt the natural log-probabilities (tokens,) of these tokens, by the model of this name; raises
+        as `complete` does.
+        """
+        for prompt in prompts:
+            self._check_length(prompt)
+        done: Future[list[np.ndarray]] = Future()
+        self._jobs.put(_ChoiceJob(self._inner(name), [(prompt, tokens) for prompt in prompts], done))
         return done.result()
 
     def score(self, name: str, tokens: Sequence[int]) -> list[float]:
@@ -162,6 +181,10 @@ class HFEngine:
             self._model.delete_adapter(self.adapters.pop(name).inner)
 
         self._run_exclusively(work)
+
+    def _check_length(self, prompt: Sequence[int]) -> None:
+        if len(prompt) >= self.base.positions or not prompt:
+            raise UsageError(f"A prompt has {len(prompt)} tokens; the model reads 1 to {self.base.positions - 1}.")
 
     def _inner(self, name: str) -> str:
         if name == self.name:
@@ -212,9 +235,14 @@ class HFEngine:
             while not self._jobs.empty():
                 batch.append(self._jobs.get())
             by_adapter: dict[str, list[_Job]] = {}
+            choosing: dict[str, list[_ChoiceJob]] = {}
             for job in batch:
                 if isinstance(job, _Job):
                     by_adapter.setdefault(job.adapter, []).append(job)
+                elif isinstance(job, _ChoiceJob):
+                    choosing.setdefault(job.adapter, []).append(job)
+            for inner, asking in choosing.items():
+                self._choose(inner, asking)
             for inner, jobs in by_adapter.items():
                 while jobs:  # so that nobody waits for all
                     part = [jobs.pop(0)]
@@ -224,8 +252,19 @@ class HFEngine:
                         part.append(jobs.pop(0))
                     self._answer(inner, part)
             for job in batch:
-                if not isinstance(job, _Job):
+                if not isinstance(job, _Job | _ChoiceJob):
                     job()
+
+    def _choose(self, inner: str, jobs: Sequence[_ChoiceJob]) -> None:
+        try:
+            with self._adapter_context(inner):
+                scores = iter(self._sampler.scores.after(inner, [each for job in jobs for each in job.asked]))
+            for job in jobs:
+                job.done.set_result([next(scores) for _ in job.asked])
+        except BaseException as wrong:  # as in `_answer`
+            for job in jobs:
+                if not job.done.done():
+                    job.done.set_exception(wrong)
 
     def _answer(self, inner: str, jobs: Sequence[_Job]) -> None:
         try:
@@ -301,9 +340,11 @@ class Server(ThreadingHTTPServer):
         token_ids = [
             self.engine.base.encode_plain(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in prompts
         ]
-        choices, usage = self._sampled(call, token_ids)
+        choices, usage = (self._chosen if call.allowed_token_ids else self._sampled)(call, token_ids)
         for choice in choices:
             logprobs = {"token_logprobs": choice.pop("logprobs"), "tokens": choice.pop("tokens")}
+            if call.logprob_token_ids:
+                logprobs["top_logprobs"] = choice.pop("top_logprobs")
             choice |= {"logprobs": logprobs if call.logprobs is not None else None}
         return {**_head(call.model, "text_completion"), "choices": choices, "usage": usage}
 
@@ -323,23 +364,64 @@ class Server(ThreadingHTTPServer):
         extra = {"prompt_token_ids": prompt} if call.return_token_ids else {}
         return {**_head(call.model, "chat.completion"), **extra, "choices": choices, "usage": usage}
 
-    def _sampled(
-        self, call: _Fields, prompts: Sequence[tuple[int, ...]]
-    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        base = self.engine.base
+    def _chosen(self, call: _Fields, prompts: Sequence[tuple[int, ...]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Completions of one token, drawn among the allowed ones by a seed; the log-probabilities shown are those among
+        all of the vocabulary.
+        """
+        tokens = call.allowed_token_ids
+        self._require_honoured(call)
+        if call.logprob_token_ids not in ((), tokens) or call.max_tokens != 1 or call.prompt_logprobs is not None:
+            raise UsageError(
+                "Where this server chooses among allowed_token_ids, it gives one token, and the log-probabilities of "
+                "these alone: order max_tokens 1 and the same logprob_token_ids."
+            )
+        if not call.return_tokens_as_token_ids or len(set(tokens)) < len(tokens):
+            raise UsageError("Order return_tokens_as_token_ids, and no token twice: texts of several may be the same.")
+        if unknown := [token for token in tokens if not 0 <= token < self.engine.base.vocabulary]:
+            raise UsageError(f"The model has no token {unknown[0]}; it has {self.engine.base.vocabulary}.")
+        seed = secrets.randbits(62) if call.seed is None else call.seed
+        choices: list[dict[str, Any]] = []
+        for prompt, scores in zip(prompts, self.engine.choice_scores(call.model, prompts, tokens), strict=True):
+            named = {f"token_id:{token}": float(score) for token, score in zip(tokens, scores, strict=True)}
+            for index in range(call.n):
+                at = choose_one(scores, seed, index, call.temperature)
+                choice = {
+                    "index": len(choices),
+                    "text": self.engine.base.decode([tokens[at]]),
+                    "tokens": [f"token_id:{tokens[at]}"],
+                    "logprobs": [float(scores[at])],
+                    "top_logprobs": [named],
+                    "finish_reason": "length",
+                }
+                if call.return_token_ids:
+                    choice |= {"token_ids": [tokens[at]], "prompt_token_ids": prompt}
+                choices.append(choice)
+        read, written = sum(map(len, prompts)), len(choices)
+        return choices, {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+    def _require_honoured(self, call: _Fields) -> None:
+        """Raise UsageError for settings that this server does not honour."""
         narrowed = any(getattr(call, name) != whole for name, whole in WHOLE.items() if name != "top_k")
         if narrowed or call.top_k not in (0, -1) or call.stream or (call.prompt_logprobs or 0) > 0:
             raise UsageError(
                 "This server samples from all of the distribution, shows one log-probability a token, and does not "
                 "stream."
             )
+        if not (1 <= call.n <= 4096):
+            raise UsageError(f"n is {call.n}; ask for 1 to 4096 completions.")
+
+    def _sampled(
+        self, call: _Fields, prompts: Sequence[tuple[int, ...]]
+    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        base = self.engine.base
+        self._require_honoured(call)
+        if call.allowed_token_ids or call.logprob_token_ids or call.return_tokens_as_token_ids:
+            raise UsageError("This server knows allowed_token_ids and what belongs to it in /v1/completions alone.")
         if not base.ends.issuperset(call.stop_token_ids):
             raise UsageError(
                 f"This server ends a completion at {sorted(base.ends)} alone, not at all of "
                 f"{list(call.stop_token_ids)}."
             )
-        if not (1 <= call.n <= 4096):
-            raise UsageError(f"n is {call.n}; ask for 1 to 4096 completions.")
         default = 16 if isinstance(call, _Completions) else base.positions  # as vLLM has it
 
         def most(prompt: tuple[int, ...]) -> int:

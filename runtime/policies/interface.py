@@ -25,7 +25,8 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `choices` restricts the completion to one of these texts (empty: whatever the model's vocabulary allows). `bias` is
     added to their logits, as OpenAI's `logit_bias` is to those of tokens. A temperature of 0 takes the most probable.
-    `sampling` holds settings in place of those in `WHOLE`.
+    `sampling` holds settings in place of those in `WHOLE`. A language model reads a `plain` prompt as text that goes
+    on, and any other as a user's turn.
     """
 
     prompt: str
@@ -41,6 +42,7 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     The client joins the two; training takes the prompt alone, and so needs no hint.
     """
     sampling: dict[str, float] = msgspec.field(default_factory=dict)
+    plain: bool = False
 
     @property
     def narrowing(self) -> dict[str, float]:
@@ -78,6 +80,15 @@ def require_whole(requests: Sequence[SampleRequest]) -> None:
             name, value = next(iter(request.narrowing.items()))
             raise UsageError(
                 f"This policy samples from its whole distribution, and {name} {value:g} was asked for; ask without it."
+            )
+
+
+def require_fitting_bias(requests: Sequence[SampleRequest]) -> None:
+    """Raise UsageError for a request of a language model with biases and no choices that they belong to."""
+    for request in requests:
+        if request.bias and not request.choices:
+            raise UsageError(
+                f"{len(request.bias)} biases were given without choices; a language model adds them to choices alone."
             )
 
 

@@ -36,6 +36,8 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     max_tokens: int = 64
     structured_outputs: _Structured = msgspec.field(default_factory=_Structured)
     choice_bias: tuple[float, ...] = ()
+    plain: bool = False
+    """Whether a language model reads the prompt as it stands, outside its chat template."""
     top_p: float = WHOLE["top_p"]
     top_k: float = WHOLE["top_k"]
     min_p: float = WHOLE["min_p"]
@@ -158,6 +160,7 @@ def _request(body: _Body) -> SampleRequest:
         prompt=body.prompt,
         choices=body.structured_outputs.choice,
         bias=body.choice_bias,
+        plain=body.plain,
         n=body.n,
         temperature=body.temperature,
         seed=body.seed,

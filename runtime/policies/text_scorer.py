@@ -185,7 +185,8 @@ class TextScorer:
         Raises UsageError for a choice that is no label, or a bias that does not fit.
         """
         return [
-            closed_vocabulary.complete(self._labels, self._cached_scores, request, _first_best) for request in requests
+            closed_vocabulary.complete(self._labels, self._cached_scores, request, closed_vocabulary.first_best)
+            for request in requests
         ]
 
     def log_probs(self, prompt: str) -> list[float]:
@@ -211,10 +212,6 @@ def load(base_folder: Path, adapter_folder: Path | None = None) -> TextScorer:
     """
     base = load_base(base_folder)
     return TextScorer(base, None if adapter_folder is None else load_adapter(adapter_folder, base))
-
-
-def _first_best(scores: Vector, u: float) -> int:
-    return int(np.argmax(scores))
 
 
 def _buckets(text: str) -> tuple[np.ndarray, np.ndarray]:

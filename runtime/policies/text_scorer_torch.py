@@ -236,7 +236,7 @@ class TextScorerTrainee:
 
     positions: int | None = None
 
-    def encode(self, prompt: str) -> tuple[int, ...] | None:
+    def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...] | None:
         """Always None: a prompt is a set of features here and no token sequence, so that no turn can
         continue another.
         """
@@ -245,6 +245,10 @@ class TextScorerTrainee:
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The label's token; none for any other text."""
         return (self._labels[text],) if text in self._labels else ()
+
+    def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+        """The token of each of these labels."""
+        return tuple(self._labels[choice] for choice in choices)
 
     def log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (labels,) of each label, with all on offer and no bias."""

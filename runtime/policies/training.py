@@ -8,6 +8,7 @@ share a folder: the task, the result, and the failure of the first that failed a
 import gc
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -76,14 +77,17 @@ They are recognised by the names of their classes.
 class Encoder(Protocol):
     """What makes tokens of prompts and answers."""
 
-    def encode(self, prompt: str) -> tuple[int, ...] | None:
-        """The tokens of a prompt.
+    def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...] | None:
+        """The tokens of a prompt, of a plain one without a chat template's.
 
         None for a policy whose prompts are no token sequences, so that no turn can continue another.
         """
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """The tokens of an answer, its end included; empty where the policy cannot give that answer."""
+
+    def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+        """The token of each of these answers, where a request offers no others."""
 
     @property
     def positions(self) -> int | None:
@@ -228,7 +232,7 @@ def train(
             f"None of {len(attempts)} attempts sampled anything from the policy: they asked it nothing, or at "
             "temperature 0, where the most probable tokens are no sample."
         )
-    back_end = back_end_for(order.back_end, model, algorithm) if model else "native"
+    back_end = back_end_for(order.back_end, model, algorithm, rollouts) if model else "native"
     if order.accelerate and (back_end == "trl" or not model):
         del model  # the processes of the launch need its memory
         gc.collect()
@@ -255,7 +259,10 @@ def canaries(model: Trainee, rollouts: Sequence[Rollout], *, private: bool = Fal
     recorded_tokens = {
         rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)
     }
-    for asked in list(dict.fromkeys(rollout.prompt for rollout in rollouts))[:CANARIES]:
+    prompts = (
+        prompt for prompt in dict.fromkeys(r.prompt for r in rollouts) if _fits(model, prompt, False, CANARY_TOKENS)
+    )
+    for asked in itertools.islice(prompts, CANARIES):
         prompt = hashlib.sha256(asked.encode()).hexdigest() if private else asked
         if isinstance(model, TokenScorer):
             yield Canary(prompt, tuple(model.score(prompt, recorded_tokens[asked])), recorded_tokens[asked])
@@ -263,11 +270,13 @@ def canaries(model: Trainee, rollouts: Sequence[Rollout], *, private: bool = Fal
             yield Canary(prompt, tuple(model.log_probs(prompt)))
 
 
-def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm) -> BackEnd:
-    """The back end to use: the one that is wanted, or the native one, since trl has no critic and trains causal
-    language models only.
+def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm, rollouts: Sequence[Rollout]) -> BackEnd:
+    """The back end to use: the one that is wanted, or the native one, since trl has no critic, knows no choices and
+    trains causal language models only.
     """
-    if wanted == "native":  # a language model's class comes with transformers and peft, in several seconds
+    if wanted == "native" or any(
+        rollout.choices for rollout in rollouts
+    ):  # a language model's class comes with transformers and peft, in several seconds
         return "native"
     from algorithms.models.causal_lm import CausalTrainee
 
@@ -454,9 +463,9 @@ def rollouts_from(
             if {"labels", "teacher"} & algorithm.needs:
                 label = sources.label(attempt.item)
                 if label and (label in request.choices or not request.choices):
-                    real = model.encode_completion(label) if "labels" in algorithm.needs else ()
+                    real = _answer_tokens(model, request, label) if "labels" in algorithm.needs else ()
                     hint = sources.hint(attempt.item) if "teacher" in algorithm.needs else ""
-                    if hint and not _fits(model, request.prompt + hint, len(sequence.tokens)):
+                    if hint and not _fits(model, request.prompt + hint, request.plain, len(sequence.tokens)):
                         hint = ""
             rollouts.append(
                 Rollout(
@@ -478,15 +487,23 @@ def rollouts_from(
                     temperature=sequence.temperature,
                     cut=sequence.cut,
                     fill=max(call.fill for call in attempt.calls),
+                    plain=request.plain,
                 )
             )
     return rollouts
 
 
-def _fits(model: Encoder, prompt: str, tokens: int) -> bool:
+def _answer_tokens(model: Encoder, request: SampleRequest, answer: str) -> tuple[int, ...]:
+    """The tokens of an answer to a request, which is one of its choices if it has any."""
+    if not request.choices:
+        return model.encode_completion(answer)
+    return (model.encode_choices(request.choices, request.plain)[request.choices.index(answer)],)
+
+
+def _fits(model: Encoder, prompt: str, plain: bool, tokens: int) -> bool:
     """Whether the model has positions for a prompt and so many tokens after it."""
     try:
-        read = model.encode(prompt)
+        read = model.encode(prompt, plain)
     except UsageError:  # the prompt alone is too long
         return False
     return read is None or model.positions is None or len(read) + tokens <= model.positions
@@ -505,12 +522,12 @@ def _require_whole(attempt: TrainingAttempt) -> None:
 
 def _sequences(attempt: TrainingAttempt, model: Encoder) -> list[MergedTurns]:
     """The sequences in which something was sampled; turns that continue each other are one."""
-    prompts = [model.encode(call.request.prompt) for call in attempt.calls]
+    prompts = [model.encode(call.request.prompt, call.request.plain) for call in attempt.calls]
     turns = [
         PolicyTurn(p or (), call.tokens, call.logprobs, call.request.temperature, call.cut)
         for p, call in zip(prompts, attempt.calls, strict=True)
     ]
-    if any(prompt is None for prompt in prompts):
+    if any(prompt is None for prompt in prompts) or any(call.request.choices for call in attempt.calls):
         merged = [msgspec.structs.replace(merge([turn])[0], first=index) for index, turn in enumerate(turns)]
     else:
         merged = merge(turns)

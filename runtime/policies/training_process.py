@@ -73,7 +73,7 @@ def train_share(folder: Path, rank: int, count: int) -> None:
         canary = tuple(canaries(model, rollouts, private=order.private)) if isinstance(model, TokenScorer) else ()
     else:
         model = open_trainee(order.base, order.parent_folder, order.seed, algorithm.critic)
-        back_end = back_end_for(order.back_end, model, algorithm)
+        back_end = back_end_for(order.back_end, model, algorithm, rollouts)
         result, canary = run_update(order, back_end, model, algorithm, rollouts), ()
     if rank == 0:
         trained = save_result(order, back_end, model, result, folder / "adapter", folder / "state")

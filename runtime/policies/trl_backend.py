@@ -108,7 +108,7 @@ class RecordedBatch:
     def __init__(self, model: CausalTrainee, algorithm: Algorithm, ready: PreparedBatch, seed: int) -> None:
         self.model, self.algorithm, self.ready = model, algorithm, ready
         self.rank, self.count = ranks()
-        self.prompts = [model.encode(rollout.prompt) for rollout in ready.selected.rollouts]
+        self.prompts = [model.encode(rollout.prompt, rollout.plain) for rollout in ready.selected.rollouts]
         self.minibatches = minibatches(ready.selected, ready.hyper, seed)
         self._device = model.adapter[0].device
 

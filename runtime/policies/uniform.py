@@ -19,7 +19,10 @@ class Uniform:
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request."""
-        return [closed_vocabulary.complete(self._labels, self._score, request, _any_best) for request in requests]
+        return [
+            closed_vocabulary.complete(self._labels, self._score, request, closed_vocabulary.any_best)
+            for request in requests
+        ]
 
     def log_probs(self, prompt: str) -> list[float]:
         """The natural log-probability (labels,) of each label, which is the same for all."""
@@ -27,8 +30,3 @@ class Uniform:
 
     def _score(self, prompt: str) -> Vector:
         return np.zeros(len(self._labels))
-
-
-def _any_best(scores: Vector, u: float) -> int:
-    best = np.flatnonzero(scores == scores.max())
-    return int(best[int(u * len(best))])

@@ -299,6 +299,7 @@ class ShardCalls:
                 call.prompt,
                 call.choices,
                 call.bias,
+                call.plain,
                 self.shard.attempts,
                 self.shard.max_tokens,
             )
@@ -346,7 +347,7 @@ class ShardCalls:
             vectors = tuple(hashed_ngrams(text, call.dimensions) for text in call.prompts)
             return BridgeAnswer(vectors=vectors, prompt_tokens=bytes_read)
         requests = {
-            key: self._request(key, prompt, call.choices, call.bias, call.n, call.max_tokens)
+            key: self._request(key, prompt, call.choices, call.bias, False, call.n, call.max_tokens)
             for key, prompt in zip(keys, call.prompts, strict=True)
         }
         with self._recorder.lock:
@@ -383,7 +384,14 @@ class ShardCalls:
         return AttemptResult(outcome.item, outcome.attempt, outcome.answer, recorded, outcome.seconds)
 
     def _request(
-        self, key: CallKey, prompt: str, choices: tuple[str, ...], bias: tuple[float, ...], n: int, max_tokens: int
+        self,
+        key: CallKey,
+        prompt: str,
+        choices: tuple[str, ...],
+        bias: tuple[float, ...],
+        plain: bool,
+        n: int,
+        max_tokens: int,
     ) -> SampleRequest:
         return SampleRequest(
             prompt=prompt,
@@ -394,6 +402,7 @@ class ShardCalls:
             temperature=self.shard.temperature,
             seed=derive_seed(self.shard.seed, *key),
             max_tokens=max_tokens,
+            plain=plain,
         )
 
     def _record(

@@ -105,9 +105,12 @@ class Model:
         self._attempt = attempt
         self._calls = 0
 
-    def complete(self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = ()) -> Reply:
+    def complete(
+        self, prompt: str, choices: Sequence[str] = (), bias: Sequence[float] = (), plain: bool = False
+    ) -> Reply:
         """One completion of the prompt: one of `choices` if there are any, `bias` added to their logits.
 
+        A language model reads a `plain` prompt as text that goes on, and any other as a user's turn in a chat.
         Raises ValueError for a call that is malformed or too long, and RuntimeError, with the reason, for one that is
         refused.
         """
@@ -115,6 +118,7 @@ class Model:
             "prompt": str(prompt),
             "choices": [str(choice) for choice in choices],
             "bias": [float(value) for value in bias],
+            "plain": bool(plain),
         }
         check(**request)
         if self._calls >= CALL_LIMIT:
@@ -126,8 +130,10 @@ class Model:
         return Reply(answer["text"])
 
 
-def check(prompt: str, choices: Sequence[str], bias: Sequence[float]) -> None:
+def check(prompt: str, choices: Sequence[str], bias: Sequence[float], plain: bool) -> None:
     """Raise ValueError for a call that the host would not take."""
+    if not isinstance(plain, bool):
+        raise ValueError("plain is neither true nor false")
     if len(prompt) > PROMPT_LIMIT:
         raise ValueError(f"a prompt of {len(prompt)} characters, at most {PROMPT_LIMIT}")
     if len(choices) > CHOICES_LIMIT:

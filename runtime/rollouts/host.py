@@ -105,6 +105,7 @@ class ScaffoldCall(msgspec.Struct):
     prompt: str
     choices: tuple[str, ...]
     bias: tuple[float, ...]
+    plain: bool = False
 
 
 class RefusedCall(msgspec.Struct, frozen=True):

@@ -79,13 +79,17 @@ class PlainTokens:
 
     name = "random"
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
+    def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...]:
         """The tokens that a prompt spells out."""
         return tuple(map(int, prompt.split()))
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """Those of an answer."""
         return self.encode(text)
+
+    def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+        """The first of each answer."""
+        return tuple(self.encode(choice)[0] for choice in choices)
 
 
 def trainee(shape: Shape, device: str) -> CausalTrainee:

@@ -39,7 +39,10 @@ SHAPE = {
     "intermediate_size": 64,
 }
 WORDS: Any = SimpleNamespace(
-    name="tiny@0", encode=lambda prompt: tuple(map(int, prompt.split())), encode_completion=lambda text: (3,)
+    name="tiny@0",
+    encode=lambda prompt, plain=False: tuple(map(int, prompt.split())),
+    encode_completion=lambda text: (3,),
+    encode_choices=lambda choices, plain=False: tuple(map(int, choices)),
 )
 
 

@@ -2,6 +2,7 @@
 speaks.
 """
 
+import random
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 from algorithms.learning import algorithm
 from algorithms.learning.batch import Rollout
 from algorithms.learning.update import UpdateResult, update
-from algorithms.models import causal_lm
+from algorithms.models import causal_lm, choice_scores
 from algorithms.models.causal_lm import CausalTrainee, linear_layers
+from algorithms.models.choice_scores import ChoiceScores
 from algorithms.models.sampling import CompletionRequest, Sampler
 from events.errors import UsageError
 from tests.harness.adapters import move_adapter
@@ -29,8 +31,9 @@ VOCABULARY, POSITIONS = 61, 64
 PROMPTS = {"short": (5, 6, 7), "long": (8, 9, 10, 11, 12, 13)}
 WORDS: Any = SimpleNamespace(
     name="tiny@0",
-    encode=PROMPTS.__getitem__,
+    encode=lambda prompt, plain=False: PROMPTS[prompt],
     encode_completion=lambda text: (3,),
+    encode_choices=lambda choices, plain=False: tuple(map(int, choices)),
     decode=str,
     ends=frozenset({3}),
     positions=POSITIONS,
@@ -180,7 +183,7 @@ def test_rows_come_together_by_their_prompt_where_it_is_shared_and_else_by_their
 ) -> None:
     trainee = trained(made("Qwen3"))
     rows = [*ROLLOUTS, *ANSWERS]  # lengths 7, 8, 10, 10, 8, 13, 7; the prompt "long" of 6 tokens in rows 1, 3 to 6
-    assert trainee.split(rows, 20) == [[5], [2, 3], [1, 4], [0, 6]]
+    assert trainee.split(rows, 20) == [[5], [2, 3], [0, 1, 4], [6]]  # rows 1 and 4 are one
     assert trainee.split(rows[:6], 20, width=2) == [[4, 5], [2, 3], [0, 1]]
     monkeypatch.setattr(causal_lm, "SHARED", 6)
     assert trainee.split(rows, 20) == [[3, 5], [1, 4, 6], [0, 2]]  # of 15 tokens beside the prompt: 2 by 7, 4 by 3
@@ -190,7 +193,7 @@ def test_rows_come_together_by_their_prompt_where_it_is_shared_and_else_by_their
         trainee.outputs([rows[i] for i in part])
         assert sum(height * width for height, width in read) <= 20
     # a prompt that is longer than half of the budget is read once for answers of as many tokens together
-    assert trainee.split(rows, 4) == [[5], [3], [1, 4], [6], [2], [0]]
+    assert trainee.split(rows, 4) == [[5], [3], [1, 4, 6], [2], [0]]
 
 
 @pytest.mark.parametrize("name", ["Qwen3", "Gemma2", "GPT2"])
@@ -217,6 +220,111 @@ def test_several_forwards_of_one_prompt_read_it_once_with_the_same_gradient(
     assert len(once) == len(plain) > 0
     for mine, theirs in zip(once, plain, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5 * float(theirs.abs().max().clamp(min=1e-3)), rtol=1e-4)
+
+
+def chosen(prompt: str, token: int, choices: tuple[str, ...], **more: Any) -> Rollout:
+    return Rollout(
+        group="g", item="i", prompt=prompt, choices=choices, tokens=(token,), logprobs=(0.0,), reward=1.0, **more
+    )
+
+
+CHOSEN = [
+    chosen("long", 23, ("20", "23", "3"), bias=(0.5, 0.0, -1.0), temperature=2.0),
+    chosen("long", 20, ("20", "23", "3"), bias=(0.5, 0.0, -1.0), temperature=2.0),
+    ROLLOUTS[0],
+    chosen("short", 40, ("7", "40")),
+    chosen("short", 7, ("7", "40", "41", "42")),
+]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_choice_has_its_probability_and_gradient_among_the_choices_on_offer(name: str) -> None:
+    trainee = trained(made(name))
+    found = trainee.outputs(CHOSEN)
+    found.logp[:, 0].sum().backward()
+    gradient = [parameter.grad.clone() for parameter in trainee.adapter if parameter.grad is not None]
+    trainee.model.zero_grad()
+    total: Any = 0.0
+    for row, rollout in enumerate(CHOSEN):
+        prompt = PROMPTS[rollout.prompt]
+        logits = trainee.model(torch.tensor([prompt])).logits[0, -1].float()
+        offered = list(map(int, rollout.choices)) or list(range(VOCABULARY))
+        bias = torch.tensor(rollout.bias or [0.0] * len(offered))
+        logs = torch.log_softmax((logits[offered] + bias) / rollout.temperature, 0)
+        logp = logs[offered.index(rollout.tokens[0])]
+        assert torch.allclose(found.logp[row, 0], logp, atol=1e-4)
+        assert torch.allclose(found.entropy[row, 0], -(logs.exp() * logs).sum(), atol=1e-4)
+        total = total + logp
+    total.backward()
+    expected = [parameter.grad for parameter in trainee.adapter if parameter.grad is not None]
+    assert len(gradient) == len(expected) > 0
+    for mine, theirs in zip(gradient, expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5 * float(theirs.abs().max().clamp(min=1e-3)), rtol=1e-4)
+
+
+def test_answers_of_a_token_to_one_prompt_are_one_row_and_prompts_that_begin_alike_one_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PROMPTS, "longer", (*PROMPTS["long"], 14))
+    monkeypatch.setitem(PROMPTS, "other", (*PROMPTS["long"][:5], 15, 16))
+    trainee = trained(made("Qwen3"))
+    rows = [chosen(prompt, token, ("20", "23")) for prompt in ("long", "longer", "other") for token in (20, 23, 20)]
+    shapes = reads(trainee)
+    bare = trainee.outputs(rows)
+    assert shapes == [(3, 7)]
+    monkeypatch.setattr(causal_lm, "SHARED", 10)
+    monkeypatch.setattr(causal_lm, "LEAST_SHARED", 5)
+    found = trainee.outputs(rows)
+    assert shapes[1:] == [(1, 5), (3, 2)]
+    assert torch.allclose(found.logp, bare.logp, atol=1e-5)
+    assert trainee.split(rows, 9) == [[3, 4, 5, 6, 7, 8], [0, 1, 2]]  # two rows of two tokens beside the beginning
+    monkeypatch.setattr(causal_lm, "LEAST_SHARED", 6)
+    trainee.outputs(rows)
+    assert shapes[3:] == [(3, 7)]
+
+
+VARYING = ("Falcon", "Mixtral", "Qwen2Moe")
+"""Models whose sums are taken in another order where other rows stand beside: mixtures, by which expert has how many."""
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_scores_of_choices_are_the_models_own_and_the_same_to_the_bit_whatever_is_asked_beside(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice_scores, "LONG", 8)
+    monkeypatch.setattr(choice_scores, "SHORT", 3)
+    monkeypatch.setattr(choice_scores, "FORWARD", 16)
+    model = trained(made(name)).model
+    draw = random.Random(0)
+    stem = tuple(draw.randrange(5, VOCABULARY) for _ in range(30))
+    prompts = [(*stem[: draw.randrange(31)], draw.randrange(5, VOCABULARY)) for _ in range(12)] + [stem[:9], stem[:8]]
+    tokens = (4, 9, 33)
+    together = ChoiceScores(model, 2).after("a", [(prompt, tokens) for prompt in prompts])
+    for prompt, scores in zip(prompts, together, strict=True):
+        with torch.no_grad():
+            logs = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1].double(), 0)
+        assert scores.tolist() == pytest.approx(logs[list(tokens)].tolist(), abs=1e-4)
+        alone = ChoiceScores(model).after("a", [(prompt, tokens)])
+        same = alone[0].tolist() == scores.tolist()
+        assert same or name in VARYING
+
+
+def test_what_prompts_begin_with_is_read_once_and_again_under_another_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice_scores, "FORWARD", 16)
+    trainee = trained(made("Qwen3"))
+    scores = ChoiceScores(trainee.model)
+    shapes = reads(trainee)
+    first, second = (*range(5, 13), 20), (*range(5, 13), 21)
+    before = scores.after("a", [(first, (4, 9))])
+    assert shapes == [(4, 4)] * 3  # blocks of four: eight tokens, and the last
+    scores.after("a", [(second, (4, 9)), (first, (4, 9))])
+    assert shapes[3:] == [(4, 4)]
+    move_adapter(trainee.model, 0.2, seed=5)
+    assert scores.after("a", [(first, (4, 9))])[0].tolist() == before[0].tolist()  # under a name nothing changes
+    assert scores.after("b", [(first, (4, 9))])[0].tolist() != before[0].tolist()
+    monkeypatch.setattr(choice_scores, "KEPT_BYTES", 0)
+    scores.after("b", [(second, (4, 9))])
+    assert not scores._kept and scores._bytes == 0
 
 
 def test_an_update_holds_few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,8 +158,154 @@ def test_it_is_sampled_as_it_scores_and_the_same_in_any_company(base: Path, poli
     expected = [float(logs[start + place - 1, token]) for place, token in enumerate(together[1].tokens[0])]
     assert list(together[1].logprobs[0]) == pytest.approx(expected, abs=1e-4)
     assert policy.score("task 1", together[1].tokens[0]) == pytest.approx(expected, abs=1e-4)
-    with pytest.raises(UsageError, match="takes no choices"):
-        policy.sample([SampleRequest(prompt="task 0", choices=("a",))])
+
+
+CHOICES = ("7", "4", "a")
+
+
+def test_of_choices_one_is_drawn_by_its_first_token_in_plain_text_and_in_a_chat(
+    base: Path, policy: EnginePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = hf.HFModel.load(base)
+    bias = (0.5, 0.0, -1.0)
+    requests = [
+        SampleRequest(prompt="task 1", choices=CHOICES, bias=bias, n=40, seed=seed, plain=way)
+        for seed in (0, 1)
+        for way in (False, True)
+    ]
+    bodies: list[Any] = []
+    complete = policy._engine.complete
+    monkeypatch.setattr(policy._engine, "complete", lambda *call: bodies.append(call[2]) or complete(*call))
+    together = policy.sample([*requests, SampleRequest(prompt="task 1", max_tokens=3)])
+    asked = [body for body in bodies if "logprob_token_ids" in body]
+    assert [len(body["prompt"]) for body in asked] == [2]  # four requests: two seeds, whose chances are the same
+    for request, sampled in zip(requests, together, strict=False):
+        tokens = plain.encode_choices(CHOICES, request.plain)
+        prompt = plain.encode("task 1", request.plain)
+        with torch.no_grad():
+            logits = plain.model(torch.tensor([prompt])).logits[0, -1, list(tokens)].double()
+        logs = torch.log_softmax(logits + torch.tensor(bias), 0)
+        assert sampled == policy.sample([request])[0]
+        assert (
+            set(sampled.texts) <= set(CHOICES) and len(set(sampled.texts)) > 1 and sampled.prompt_tokens == len(prompt)
+        )
+        for text, ids, (logprob,) in zip(sampled.texts, sampled.tokens, sampled.logprobs, strict=True):
+            assert ids == (tokens[CHOICES.index(text)],)
+            assert logprob == pytest.approx(float(logs[CHOICES.index(text)]), abs=1e-4)
+    assert len(plain.encode("task 1", True)) == len(plain.encode("task 1")) - 2  # without the template's two
+    first, _, second, _ = (sampled.texts for sampled in together[:4])
+    assert first != second  # of other seeds
+    greedy = policy.sample([msgspec.structs.replace(requests[0], temperature=0.0, n=2)])[0]
+    assert len(set(greedy.texts)) == 1 and greedy.logprobs[0][0] == pytest.approx(max(map(max, together[0].logprobs)))
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"choices": ("71", "72")}, "'71' and '72' begin with the same token"),
+        ({"choices": ("", "7")}, "A choice is empty"),
+        ({"choices": CHOICES, "bias": (1.0,)}, "1 biases were given for 3 choices"),
+        ({"choices": CHOICES, "bias": (1.0, math.inf, 0.0)}, "not finite"),
+        ({"bias": (1.0,)}, "without choices"),
+        ({"choices": CHOICES, "sampling": {"top_p": 0.5}}, "samples from its whole distribution"),
+    ],
+)
+def test_choices_that_cannot_be_told_apart_and_biases_that_do_not_fit_are_refused(
+    policy: EnginePolicy, asked: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(UsageError, match=why):
+        policy.sample([SampleRequest(prompt="task 0", **asked)])
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_what_was_chosen_is_trained_on_at_the_probability_it_was_chosen_with(
+    base: Path, policy: EnginePolicy, tmp_path: Path
+) -> None:
+    request = SampleRequest(prompt="task 0", choices=CHOICES, bias=(0.5, 0.0, -1.0), n=8, plain=True)
+    (sampled,) = policy.sample([request])
+    attempts = [
+        TrainingAttempt(
+            id=str(place),
+            group="g",
+            item="i",
+            adapter="",
+            answer=sampled.texts[place],
+            reward=float(sampled.texts[place] == sampled.texts[0]),
+            calls=(TrainingCall(request, sampled.tokens[place], sampled.logprobs[place]),),
+        )
+        for place in range(8)
+    ]
+    order = TrainingOrder(
+        base=base,
+        parent="",
+        parent_folder=None,
+        state=None,
+        algorithm="grpo",
+        hyper={"lr": 0.01},
+        seed=0,
+        about={},
+        back_end="trl",
+    )
+    result = train(order, attempts, Sources(str, lambda items: {}), tmp_path / "adapter", tmp_path / "left")
+    assert result.back_end == "native"  # trl knows no choices
+    assert result.steps[0].ratio_mean == pytest.approx(1, abs=1e-4)
+    served = EnginePolicy(policy._engine, hf.HFTokenizer.load(base), "chosen", tmp_path / "adapter")
+    (later,) = served.sample([msgspec.structs.replace(request, n=400)])
+    (earlier,) = policy.sample([msgspec.structs.replace(request, n=400)])
+    assert later.texts.count(sampled.texts[0]) > earlier.texts.count(sampled.texts[0])
+    spin = msgspec.structs.replace(order, algorithm="spin", hyper={})
+    train(spin, attempts, Sources(lambda item: "4", lambda items: {}), tmp_path / "spin", tmp_path / "left")
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_the_server_chooses_among_allowed_tokens_and_says_what_it_does_not_know(server: Engine) -> None:
+    body = {
+        "model": server.base,
+        "prompt": [[5, 6], [7, 8, 9]],
+        "n": 2,
+        "max_tokens": 1,
+        "seed": 3,
+        "logprobs": 0,
+        "allowed_token_ids": [9, 12],
+        "logprob_token_ids": [9, 12],
+        "return_tokens_as_token_ids": True,
+        "return_token_ids": True,
+    }
+    said = json.loads(server.ask("POST", "/v1/completions", body))["choices"]
+    assert [choice["index"] for choice in said] == [0, 1, 2, 3]
+    for choice in said:
+        (shown,), (token,) = choice["logprobs"]["top_logprobs"], choice["token_ids"]
+        assert list(shown) == ["token_id:9", "token_id:12"]
+        assert (
+            choice["logprobs"]["token_logprobs"] == [shown[f"token_id:{token}"]] and choice["finish_reason"] == "length"
+        )
+    for changed, why in (
+        ({"max_tokens": 2}, "order max_tokens 1"),
+        ({"logprob_token_ids": [9]}, "the same logprob_token_ids"),
+        ({"return_tokens_as_token_ids": False}, "return_tokens_as_token_ids"),
+        ({"allowed_token_ids": [9, 10**6], "logprob_token_ids": [9, 10**6]}, "has no token 1000000"),
+        ({"allowed_token_ids": []}, "knows allowed_token_ids"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            server.ask("POST", "/v1/completions", {**body, **changed})
+
+
+@pytest.mark.parametrize("model", ["qwen3"], indirect=True)
+def test_a_server_that_shows_no_chances_of_given_tokens_is_named(
+    policy: EnginePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = policy._engine.complete
+
+    def older(name: str, folder: Path | None, body: dict[str, Any]) -> Any:
+        found = complete(name, folder, body)
+        for choice in found.choices:
+            choice.logprobs.top_logprobs = ({"token_id:5": -1.0},)
+        return found
+
+    monkeypatch.setattr(policy._engine, "complete", older)
+    with pytest.raises(Misconfigured, match=r"such as vLLM from 0\.31 on"):
+        policy.sample([SampleRequest(prompt="task 0", choices=CHOICES)])
 
 
 def test_adapters_share_one_base_and_are_served_as_they_were_trained(

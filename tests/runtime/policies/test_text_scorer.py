@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -538,13 +539,16 @@ def test_a_hint_that_leaves_no_room_for_the_answer_is_not_shown(folder: Path) ->
 
         positions = 16
 
-        def encode(self, prompt: str) -> tuple[int, ...]:
+        def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...]:
             if len(prompt) >= self.positions:
                 raise UsageError("too long")
             return tuple(map(ord, prompt))
 
         def encode_completion(self, text: str) -> tuple[int, ...]:
             return (0,)
+
+        def encode_choices(self, choices: Sequence[str], plain: bool = False) -> tuple[int, ...]:
+            return tuple(range(len(choices)))
 
     call = attempts()[0].calls[0]
     short = [
