@@ -84,6 +84,7 @@ MAY_WRITE = {
     "runtime/agents/providers.py": ("import_module",),
     "services/host/main.py": ("import_module",),
     "tasks/denoise/scaffold/agent.py": ("import_module",),
+    "tasks/feeling/scaffold/agent.py": ("import_module",),
     "tasks/gpqa/scaffold/agent.py": ("import_module",),
     "tasks/lawbench/scaffold/agent.py": ("import_module",),
     "tasks/longcot_chess/scaffold/agent.py": ("import_module",),

@@ -27,6 +27,7 @@ ROOMS = (
     "tasks/adapters",
     "tasks/lawbench",
     "tasks/denoise",
+    "tasks/feeling",
     "tasks/gpqa",
     "tasks/longcot_chess",
     "tasks/spaceship_titanic",

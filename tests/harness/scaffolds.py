@@ -11,6 +11,7 @@ def play(
     files: Mapping[str, str],
     prompts: Sequence[str],
     says: Callable[[ScaffoldCall], str],
+    data: ScaffoldData | None = None,
 ) -> tuple[list[AttemptOutcome], list[str]]:
     """What the scaffold answers to each prompt, in one attempt each, and the prompts that it asks the policy."""
     for path, text in files.items():
@@ -22,7 +23,7 @@ def play(
         asked.extend(ask.prompt for ask in asks)
         return [[says(ask)] for ask in asks]
 
-    process = ScaffoldProcess(folder / "scaffold", ScaffoldData([], []), folder / "work")
+    process = ScaffoldProcess(folder / "scaffold", data or ScaffoldData([], []), folder / "work")
     try:
         return process.solve([(f"item{number}", prompt) for number, prompt in enumerate(prompts)], 1, answer), asked
     finally:

@@ -1,0 +1,1 @@
+"""How does a word feel: terrible, bad, good or wonderful?"""

@@ -1,0 +1,1 @@
+"""Steps that the catalogue adds to the scaffold."""

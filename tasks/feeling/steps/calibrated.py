@@ -1,0 +1,11 @@
+"""Takes back what the model prefers whatever the word is, after the text of `plain_text`."""
+
+from typing import Any
+
+PREFERRED = {"terrible": 0.0, "bad": 0.0, "good": 0.6, "wonderful": -0.7}
+"""Log-odds. Without them the base of smollm2 gives the classes as often as train has them (300 words of it)."""
+
+
+def bias(word: str, data: Any) -> list[float]:
+    """What is taken from the log-odds of each class."""
+    return [-PREFERRED.get(label, 0.0) for label in data.labels]
