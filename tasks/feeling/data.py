@@ -114,5 +114,10 @@ def stems(root: Path) -> tuple[tuple[RatedWord, ...], ...]:
     return tuple(map(tuple, by_stem.values()))
 
 
+def rated(root: Path) -> dict[str, RatedWord]:
+    """Every word that may be asked, by itself."""
+    return {word.word: word for words in stems(root) for word in words}
+
+
 def _item(word: RatedWord) -> Item:
     return Item(word.word, question(word.word), word.word)

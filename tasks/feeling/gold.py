@@ -55,7 +55,7 @@ def _chances(word: str) -> Mapping[str, float]:
 
 @lru_cache(maxsize=1)
 def _words() -> Mapping[str, data.RatedWord]:
-    return {word.word: word for words in data.stems(data.default_root()) for word in words}
+    return data.rated(data.default_root())
 
 
 def _asked(
