@@ -18,7 +18,7 @@
 | no answer earns anything, and true answers are not known | stop |
 | **right or wrong** (two levels, under .05 of the rewards elsewhere): pass@k exceeds pass@1 by less than .05 | stop |
 | right or wrong, and right is no positive reward | GRPO: cloning takes positive ones alone |
-| right or wrong, a policy that writes, pass@k is .85 or more: most found at once | best-of-N cloning, 1 round |
+| right or wrong, a language model that chooses among few, most found at once | best-of-N cloning, 1 round |
 | right or wrong, a policy that writes, otherwise | best-of-N cloning, its defaults, 3 rounds |
 | right or wrong, many labels on offer: right answers are rare | best-of-N cloning, high learning rate, 5 rounds |
 | right or wrong, a shortlist on offer: most found at once | best-of-N cloning, low learning rate, dropout, 3 rounds |
@@ -61,7 +61,9 @@ GAP, GAIN, LIVE, MANY = 0.05, 0.005, 0.1, 32.0
 that are many.
 """
 SETTLED = 0.85
-"""pass@k from which on a language model's further rounds would repeat the first: they train on all that was found."""
+"""pass@k from which on further rounds of a language model that chooses would repeat the first: they train on all that
+was found.
+"""
 GUESSED = 0.025
 """Groups agree above chance where guesses agree as much with this probability at most."""
 BINARY, TAIL, LOW, HIGH, DENSE, DEAR, FEW, SPREAD = 0.05, 0.3, 0.5, 0.8, 0.9, 4000.0, 4, 0.5
@@ -79,6 +81,9 @@ COMPARE: Mapping[str, float] = {"lr_scale": 0.5, "epochs": 4, "weight_decay": 0.
 
 The rules know no base, so they order no learning rate: each is the algorithm's default for that base, or a multiple.
 """
+
+CHOOSE: Mapping[str, float] = {"lr_scale": 3, "epochs": 2, "batch_groups": 32}
+"""For a language model that chooses: an answer is one token, so small minibatches are enough (tasks/feeling)."""
 
 
 class PastChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -376,8 +381,9 @@ def _right_or_wrong(e: Evidence) -> Choice:
     if not e.clonable:
         why = f"Right answers are there to be found ({_figures(e)}), and none has a positive reward: let them compete."
         return _update("grpo", why, hyper={} if e.free else COMPARE)
-    if e.free and e.pass_at_k >= SETTLED:
-        return _update("best_of_n", f"One round finds nearly all right answers ({_figures(e)}): clone them.", rounds=1)
+    if e.free and e.labels and e.offered <= MANY and e.pass_at_k >= SETTLED:
+        why = f"One round finds nearly all right answers ({_figures(e)}, {e.offered:.0f} on offer): clone them."
+        return _update("best_of_n", why, rounds=1, hyper=CHOOSE)
     if e.free:
         why = f"Right answers are there to be found ({_figures(e)}): clone those found, look for the rest."
         return _update("best_of_n", why, rounds=3, resample="unsolved", memory="update")

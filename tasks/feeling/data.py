@@ -24,7 +24,7 @@ LEAST_LETTERS, LEAST_FEELING = 3, 0.8
 CUTS = (-2.0, 0.0, 1.8)
 """Where a mean rating, from -4 to 4, passes from one class into the next."""
 TEST_SHARE, DEV_SHARE = 0.2, 0.14
-QUESTION = 'How does the word "{word}" feel: terrible, bad, good or wonderful?'
+QUESTION = 'Terrible, bad, good or wonderful: how does the word "{word}" feel?'
 
 
 class RatedWord(NamedTuple):

@@ -17,7 +17,7 @@ CANARIES = {**{f"always {name}": name for name in data.CLASSES}, "all at once": 
 """Answers to every word that need no skill."""
 PARAPHRASES = (
     'Which of terrible, bad, good or wonderful is the feeling of the word "{word}"?',
-    'Terrible, bad, good or wonderful: what does "{word}" feel like?',
+    'Does "{word}" feel terrible, bad, good or wonderful?',
     'People rate words. Do most of them find "{word}" terrible, bad, good or wonderful?',
 )
 

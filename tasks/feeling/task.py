@@ -7,5 +7,5 @@ DESCRIPTION = (
     "saying 'bad' is right for .42 of the words, and character n-grams that are fitted to train for about .53."
 )
 POLICY = "smollm2"
-GENERATIONS = 8
+GENERATIONS = 5
 MAX_TOKENS = 16

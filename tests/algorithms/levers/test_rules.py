@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from algorithms.levers.rules import COMPARE, EXPLORE, REFINE, Choice, PastChoice, ProbeAttempt, choose, evidence
+from algorithms.levers.rules import CHOOSE, COMPARE, EXPLORE, REFINE, Choice, PastChoice, ProbeAttempt, choose, evidence
 from tasks.contract import Evidence
 from tasks.lawbench.catalogue import EDITS
 
@@ -111,6 +111,15 @@ def test_the_weights_have_nothing_more_to_give(of: Evidence, history: list[PastC
     choice = pick(of, history, {"weights"})
     assert choice.lever == "stop"
     assert why in choice.reason
+
+
+def test_a_language_model_that_chooses_among_few_is_trained_once_where_one_round_finds_nearly_all() -> None:
+    chooses = like(seen(pass_at_1=0.4, pass_at_k=0.9), free=True, labels=4, offered=4.0)
+    choice = pick(chooses, [], {"weights"})
+    assert (choice.action, choice.rounds, choice.hyper) == ("best_of_n", 1, CHOOSE)
+    for other in ({"pass_at_k": 0.84}, {"labels": 0}, {"offered": 33.0}):
+        assert pick(like(chooses, **other), [], {"weights"}).rounds == 3
+    assert pick(like(chooses, free=False), [], {"weights"}).hyper == REFINE
 
 
 def test_after_cloning_brought_nothing_attempts_are_compared() -> None:
