@@ -284,7 +284,7 @@ def test_answers_of_a_token_to_one_prompt_are_one_row_and_prompts_that_begin_ali
 
 
 VARYING = ("Falcon", "Mixtral", "Qwen2Moe")
-"""Models whose sums are taken in another order where other rows stand beside: mixtures, by which expert has how many."""
+"""Models that sum in another order where other rows stand beside: mixtures, by how many rows an expert has."""
 
 
 @pytest.mark.parametrize("name", SHAPES)
