@@ -79,7 +79,7 @@ def load(root: Path, seed: int) -> Public:
 def labels(root: Path, seed: int) -> dict[str, str]:
     """The classes of train and dev, by item id, for the verifier."""
     shown = load(root, seed)
-    known = {item.id for item in (*shown.train, *shown.dev)}
+    known = {example.id for example in shown.train} | {item.id for item in shown.dev}
     return {word.word: word.label for word in drawn(root, seed) if word.word in known}
 
 

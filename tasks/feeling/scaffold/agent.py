@@ -40,5 +40,7 @@ def solve(item: Any, model: Any, data: Any) -> str:
     if not texts:
         answer: str = model.complete(item.prompt, choices=data.labels, bias=bias).text
         return answer
-    votes = Counter(model.complete(text, choices=data.labels, bias=bias, plain=True).text for text in texts)
+    votes: Counter[str] = Counter(
+        model.complete(text, choices=data.labels, bias=bias, plain=True).text for text in texts
+    )
     return votes.most_common(1)[0][0]

@@ -175,7 +175,12 @@ def test_of_choices_one_is_drawn_by_its_first_token_in_plain_text_and_in_a_chat(
     ]
     bodies: list[Any] = []
     complete = policy._engine.complete
-    monkeypatch.setattr(policy._engine, "complete", lambda *call: bodies.append(call[2]) or complete(*call))
+
+    def kept(name: str, folder: Path | None, body: dict[str, Any]) -> Any:
+        bodies.append(body)
+        return complete(name, folder, body)
+
+    monkeypatch.setattr(policy._engine, "complete", kept)
     together = policy.sample([*requests, SampleRequest(prompt="task 1", max_tokens=3)])
     asked = [body for body in bodies if "logprob_token_ids" in body]
     assert [len(body["prompt"]) for body in asked] == [2]  # four requests: two seeds, whose chances are the same
