@@ -1,21 +1,37 @@
 """feeling as a task: which words are asked, who sees which answer, what gold makes of one, and what the steps do."""
 
 import hashlib
-import json
 import random
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from runtime.rollouts.host import ScaffoldCall, ScaffoldData
 from tasks import loading
-from tasks.contract import Data, EvaluationSet, Item, Public, Reply, visible_train
-from tasks.feeling import baselines, data, gold
+from tasks.contract import Data, EvaluationSet, Evidence, Item, Public, visible_train
+from tasks.feeling import baselines, catalogue, data, gold
 from tasks.feeling.steps import few_shot, plain_text, spelling, wordings
+from tests.harness.scaffolds import play
 
 pytest.importorskip("scipy")
 pytest.importorskip("snowballstemmer")
 
+EVIDENCE = Evidence(
+    dev=0.3,
+    unparsed=0.0,
+    pass_at_1=0.3,
+    pass_at_k=0.9,
+    attempts=8,
+    tied_groups=0.1,
+    labels=4,
+    offered=4,
+    recall=1.0,
+    wrong_though_offered=0.7,
+    train_items=100,
+    rollouts_left=10**9,
+    agreement=0.6,
+)
 LINES = [
     "$:\t-1.5\t0.80623\t[-1, -1, -1, -1, -3, -1, -3, -1, -2, -1]",
     "ok\t1.2\t0.4\t[1, 1, 1, 1, 1, 1, 1, 1, 2, 2]",
@@ -115,18 +131,6 @@ def test_perturbed_questions_ask_of_the_same_words(public: Public) -> None:
         assert changed == perturbation.change(whole, {}, 0)
 
 
-class Answers:
-    """A model that says what it is told to, call by call, and keeps what it was asked."""
-
-    def __init__(self, *answers: str) -> None:
-        self.asked: list[dict[str, object]] = []
-        self._answers = list(answers)
-
-    def complete(self, prompt: str, choices: object = (), bias: object = (), plain: bool = False) -> Reply:
-        self.asked.append({"prompt": prompt, "choices": choices, "bias": bias, "plain": plain})
-        return Reply(self._answers.pop(0))
-
-
 @pytest.fixture
 def shown(public: Public) -> Data:
     return Data(public.labels, visible_train(public, 0))
@@ -161,5 +165,43 @@ def test_the_baselines_answer_each_word_with_a_class(public: Public) -> None:
         assert set(answers) == {item.id for item in public.test} and set(answers.values()) <= set(data.CLASSES), name
 
 
-def test_the_file_is_the_published_one() -> None:
-    assert json.dumps(sorted(data.FILES.checksums)) == json.dumps([data.LEXICON])
+def test_each_edit_asks_as_it_says_and_several_texts_vote(public: Public, tmp_path: Path) -> None:
+    """The scaffold with one edit after the other, played in the sandbox: the text and the bias of its call."""
+    files = dict(loading.load("feeling").scaffold())
+    known = ScaffoldData(public.labels, [(example.prompt, example.label) for example in public.train])
+    calls: list[ScaffoldCall] = []
+
+    def says(call: ScaffoldCall) -> str:
+        calls.append(call)
+        return "good" if "Feelings of words" in call.prompt or "someone" in call.prompt else "bad"
+
+    def played(name: str) -> tuple[str | None, list[ScaffoldCall]]:
+        calls.clear()
+        (outcome,), _ = play(tmp_path / name, files, [data.question("lagly")], says, known)
+        assert all(call.choices == public.labels for call in calls)
+        return outcome.answer, list(calls)
+
+    answer, (asked,) = played("start")
+    assert (answer, asked.prompt, asked.plain, set(asked.bias)) == ("bad", data.question("lagly"), False, {0.0})
+    seen = {}
+    for edit in catalogue.EDITS:
+        files = edit.apply(files)
+        answer, asks = played(edit.name)
+        assert answer == ("good" if edit.name == "wordings" else "bad")
+        assert all(ask.plain and ask.prompt.endswith(("lagly:", "feeling is")) for ask in asks)
+        seen[edit.name] = asks
+    assert [len(asks) for asks in seen.values()] == [1, 1, 1, 1, 3]
+    spelled, calibrated = seen["spelling"][0].bias, seen["calibrated"][0].bias
+    assert seen["plain_text"][0].bias == (0.0,) * 4 and spelled.index(max(spelled)) == 2  # "ly" ends what is good
+    assert [b - a for a, b in zip(spelled, calibrated, strict=True)] == pytest.approx([0, 0, -0.6, 0.7])
+
+
+def test_edits_are_called_for_by_how_few_answers_are_right(public: Public) -> None:
+    def called_for(**figures: float) -> list[str]:
+        found = msgspec.structs.replace(EVIDENCE, **figures)
+        return [edit.name for edit in catalogue.EDITS if edit.applies(found)]
+
+    assert called_for(pass_at_1=0.25) == ["plain_text", "spelling", "calibrated", "few_shot"]
+    assert called_for(pass_at_1=0.6) == ["spelling", "calibrated", "few_shot"]
+    assert called_for(pass_at_1=0.75) == []
+    assert called_for(pass_at_1=0.75, rollouts_left=10) == ["wordings"]
