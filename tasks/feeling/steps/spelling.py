@@ -1,9 +1,10 @@
-"""Adds what a word's spelling tells: kernel ridge regression on character n-grams of the train words."""
+"""Adds what a word's spelling tells: ridge regression on character n-grams of the train words, solved in the dual."""
 
 from collections import Counter
 from typing import Any
 
 import numpy as np
+from scipy import linalg, sparse
 
 LONGEST = 5
 """Letters of the longest n-gram; a word's ends count as letters."""
@@ -21,27 +22,21 @@ def fit(data: Any) -> None:
 def bias(word: str, data: Any) -> list[float]:
     """The scores of the classes, which sum to 0."""
     vocabulary, idf, weights = _model(data)
-    row = _rows([word.lower()], vocabulary) * idf
-    norm = float(np.linalg.norm(row))
-    scores = (row / norm @ weights)[0] if norm else np.zeros(len(data.labels))
+    scores = (_rows([word.lower()], vocabulary, idf) @ weights)[0]
     return [float(score) for score in STRENGTH * scores]
 
 
 def _model(data: Any) -> tuple[dict[str, int], Any, Any]:
     if id(data) not in _fitted:
         words = [example.prompt.split('"')[1] for example in data.train]
-        vocabulary: dict[str, int] = {}
-        for word in words:
-            for gram in _grams(word):
-                vocabulary.setdefault(gram, len(vocabulary))
-        rows = _rows(words, vocabulary)
-        idf = np.log(len(words) / (rows > 0).sum(0)) + 1
-        rows *= idf
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        count = Counter(gram for word in words for gram in _grams(word))
+        vocabulary = {gram: place for place, gram in enumerate(count)}
+        idf = np.log(len(words) / np.array(list(count.values()))) + 1
+        rows = _rows(words, vocabulary, idf)
         targets = np.array([[float(example.label == label) for label in data.labels] for example in data.train])
         targets -= targets.mean(0)
-        solved = np.linalg.solve(rows @ rows.T + PENALTY * np.eye(len(words)), targets)
-        _fitted[id(data)] = vocabulary, idf, rows.T @ solved
+        gram = (rows @ rows.T).toarray() + PENALTY * np.eye(len(words))
+        _fitted[id(data)] = vocabulary, idf, rows.T @ linalg.solve(gram, targets, assume_a="pos")
     return _fitted[id(data)]
 
 
@@ -50,10 +45,15 @@ def _grams(word: str) -> Counter[str]:
     return Counter(ended[at : at + n] for n in range(1, LONGEST + 1) for at in range(len(ended) - n + 1))
 
 
-def _rows(words: list[str], vocabulary: dict[str, int]) -> Any:
-    rows = np.zeros((len(words), len(vocabulary)))
-    for row, word in zip(rows, words, strict=True):
-        for gram, count in _grams(word).items():
-            if gram in vocabulary:
-                row[vocabulary[gram]] = 1 + np.log(count)
-    return rows
+def _rows(words: list[str], vocabulary: dict[str, int], idf: Any) -> Any:
+    """Rows (words, n-grams) of logarithmic counts times idf, each of the length 1, or 0 where no n-gram is known."""
+    places: list[int] = []
+    values: list[float] = []
+    ends = [0]
+    for word in words:
+        known = {vocabulary[gram]: 1 + np.log(count) for gram, count in _grams(word).items() if gram in vocabulary}
+        row = np.array(list(known.values())) * idf[list(known)] if known else np.zeros(0)
+        places += known
+        values += list(row / np.linalg.norm(row) if len(row) else row)
+        ends.append(len(places))
+    return sparse.csr_matrix((values, places, ends), (len(words), len(vocabulary)))
