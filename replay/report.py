@@ -24,6 +24,7 @@ from events.run import DecisionMade, EventSetAside, RunFinished, RunPaused, RunR
 from events.weights import AdapterPublished, TrainingBatchSealed, WeightUpdateFailed, WeightUpdateFinished
 from replay.closing import Closing
 from replay.votes import DevVote, read_vote
+from runtime.agents.providers import RULES
 from runtime.log.lineage import Span, ancestors
 from runtime.log.port import Log, Stored, exclusive_key, readable
 
@@ -102,6 +103,8 @@ class Report(msgspec.Struct, kw_only=True):
     seed: int = 0
     levers: tuple[str, ...] = ()
     strategy: str = ""
+    agent: str = ""
+    """Whose first scaffold it began with; of a fork that is its first ancestor's."""
     width: int = 1
     owner: str = ""
     """Of a child run: the run that it belongs to."""
@@ -240,6 +243,7 @@ class Reporter:
                     fact.sandbox,
                 )
                 report.strategy, report.width, report.owner = fact.strategy, fact.width, fact.owner
+                report.agent = report.agent or fact.agent
                 report.state, self._began = "running", time
                 report.generations = report.generations or [Generation(generation=0, began=time)]
                 self._forked = time if fact.parent_run else 0
@@ -367,18 +371,41 @@ async def add_vote(log: Log, report: Report) -> None:
         report.vote = await read_vote(log, report.run)
 
 
-CELLS = ("start", "scaffold", "weights", "final", "uniform_policy")
-"""The auditor's cells that every run has, in the order in which they are shown; the baselines follow."""
+REFERENCE, BEST_OF_K, VOTE_OF_K, START_OF_K = "reference", "start_best_of_k", "start_vote_of_k", "start_of_k"
+"""Names of the auditor's cells. The last stands for the two before it, where these are not played."""
+CELLS = (REFERENCE, "start", VOTE_OF_K, BEST_OF_K, "scaffold", "weights", "final", "uniform_policy")
+"""The auditor's cells, in the order in which they are shown; the baselines follow."""
 
 CELL_NAMES = {
+    REFERENCE: "reference scaffold, base weights: no part of the run",
     "start": "start: reference scaffold, base weights",
+    VOTE_OF_K: "start, vote of k",
+    BEST_OF_K: "start, best of k by the verifier: an upper bound, which no user has",
+    START_OF_K: "start, vote and best of k",
     "scaffold": "scaffold lever alone: final scaffold, base weights",
-    "weights": "weights lever alone: reference scaffold, the final adapter",
+    "weights": "weights lever alone: the start's scaffold, the final adapter",
     "final": "final candidate: what the levers arrived at together",
     "uniform_policy": "final scaffold, uniformly random policy",
     "baselines": "what needs no agent",
 }
 """Each cell in words."""
+STARTS = {"agent": "start: the Meta-Agent's scaffold, base weights", "owner": "start: the candidate of its owner"}
+"""The start in words, where that is not the reference scaffold."""
+
+
+def cell_label(name: str, *reports: Report) -> str:
+    """A cell of one run, or of several of one order, in words, with the k that was played."""
+    if name.startswith("baseline:"):
+        return f"no agent: {name.removeprefix('baseline:')}"
+    if name == "start" and any(report.owner for report in reports):
+        return STARTS["owner"]
+    if name == "start" and any(report.agent not in ("", RULES) for report in reports):
+        return STARTS["agent"]
+    label = CELL_NAMES.get(name, name)
+    played = sorted({cell.attempts for report in reports for cell in report.cells if cell.cell == name})
+    if name in (VOTE_OF_K, BEST_OF_K) and played:
+        return label.replace(" of k", f" of {' to '.join(map(str, dict.fromkeys((played[0], played[-1]))))}")
+    return label
 
 
 def sort_cells(cells: Iterable[GoldScored]) -> list[GoldScored]:

@@ -3,12 +3,11 @@
 It is the baseline that a run with levers has to beat at equal rollouts (`algorithms/search/best_of_k.py`).
 """
 
-from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
 
-from algorithms.statistics import mean_reward
+from algorithms.statistics import majority, mean_reward
 from events.codec import Event
 from events.judgement import CandidateEvaluated, TrajectoryScored
 from events.rollouts import TrajectoryRecorded
@@ -55,14 +54,14 @@ def vote(events: Iterable[Event]) -> DevVote | None:
                 rewards[trajectory] = reward
             case CandidateEvaluated(lever="start" | "repeat", generation=generation):
                 repeats.add(generation)
-    votes: dict[str, Counter[str]] = {}
+    votes: dict[str, list[str]] = {}
     known: dict[tuple[str, str], float] = {}
     for id, recorded in sorted(attempts.items(), key=lambda entry: (entry[1].generation, entry[1].attempt)):
         if recorded.generation in repeats and id in rewards:
             answer = recorded.answer or ""
-            votes.setdefault(recorded.item, Counter())[answer] += 1
+            votes.setdefault(recorded.item, []).append(answer)
             known.setdefault((recorded.item, answer), rewards[id])
-    elected = {item: _elected(counts) for item, counts in votes.items()}
+    elected = {item: majority(answers)[0] for item, answers in votes.items()}
     if not elected:
         return None
     estimate = mean_reward([known[item, answer] for item, answer in elected.items()])
@@ -71,10 +70,5 @@ def vote(events: Iterable[Event]) -> DevVote | None:
         low=estimate.low,
         high=estimate.high,
         items=len(elected),
-        attempts=sum(counts.total() for counts in votes.values()),
+        attempts=sum(map(len, votes.values())),
     )
-
-
-def _elected(counts: Counter[str]) -> str:
-    answered = Counter({answer: count for answer, count in counts.items() if answer})
-    return (answered or counts).most_common(1)[0][0]  # of equals the first that was counted

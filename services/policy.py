@@ -9,16 +9,19 @@ from urllib.parse import urlsplit
 
 from events.codec import Event
 from events.errors import TryAgain
-from events.weights import AdapterPublished
+from events.weights import AdapterPublished, Canary
 from runtime.effects.serve import ServedModels, check_adapter
-from runtime.log.worker import answer, work
+from runtime.log.lookup import events_of_types
+from runtime.log.worker import answer, retry_until_available, work
 from runtime.policies.server import PolicyServer
 from services.host.context import Context
 
 
 async def serve(context: Context) -> None:
     """Answer calls in a thread, and check adapters as they are published."""
-    models = ServedModels(context.blobs, context.work)
+    models = ServedModels(
+        context.blobs, context.work, lambda adapter: context.wait_for(published_canaries(context, adapter))
+    )
     port = urlsplit(context.node.policy_url()).port or 0
     try:
         server = PolicyServer(port, context.policy_token(), models.sample, models.names)
@@ -33,6 +36,14 @@ async def serve(context: Context) -> None:
     finally:
         server.shutdown()
         models.close()
+
+
+async def published_canaries(context: Context, adapter: str) -> tuple[Canary, ...]:
+    """The canaries of an adapter, by whichever run published it; none where no run did."""
+    for event in await retry_until_available(lambda: events_of_types(context.log, "*", [AdapterPublished])):
+        if isinstance(event.data, AdapterPublished) and event.data.adapter == adapter:
+            return event.data.canary
+    return ()
 
 
 async def check_adapters(context: Context, models: ServedModels) -> None:

@@ -18,7 +18,8 @@
 | no answer earns anything, and true answers are not known | stop |
 | **right or wrong** (two levels, under .05 of the rewards elsewhere): pass@k exceeds pass@1 by less than .05 | stop |
 | right or wrong, and right is no positive reward | GRPO: cloning takes positive ones alone |
-| right or wrong, a language model that chooses among few, most found at once | best-of-N cloning, 1 round |
+| right or wrong, a language model chooses among few, finds most at once, and true answers are known | STaR, 1 round |
+| the same, and true answers are not known | best-of-N cloning, 1 round |
 | right or wrong, a policy that writes, otherwise | best-of-N cloning, its defaults, 3 rounds |
 | right or wrong, many labels on offer: right answers are rare | best-of-N cloning, high learning rate, 5 rounds |
 | right or wrong, a shortlist on offer: most found at once | best-of-N cloning, low learning rate, dropout, 3 rounds |
@@ -82,7 +83,7 @@ COMPARE: Mapping[str, float] = {"lr_scale": 0.5, "epochs": 4, "weight_decay": 0.
 The rules know no base, so they order no learning rate: each is the algorithm's default for that base, or a multiple.
 """
 
-CHOOSE: Mapping[str, float] = {"lr_scale": 3, "epochs": 2, "batch_groups": 32}
+CHOOSE: Mapping[str, float] = {"lr_scale": 1.5, "epochs": 2, "batch_groups": 32}
 """For a language model that chooses: an answer is one token, so small minibatches are enough (tasks/feeling)."""
 
 
@@ -369,10 +370,14 @@ def _unrewarded(e: Evidence) -> Choice:
         why = (
             f"None of {e.attempts} attempts an item earns anything: show the true answer, and learn to give it unshown."
         )
-        right = ANY_REWARD if e.solved is None or e.solved <= 0 else e.solved
-        hyper = {} if right == 1 else {"right": right}
-        return _update("star", why, rounds=3, hyper=hyper, restart=True, hints=True, memory="update")
+        return _update("star", why, rounds=3, hyper=_right(e), restart=True, hints=True, memory="update")
     return _stop(f"None of {e.attempts} attempts an item earns anything, and the true answers are not known.")
+
+
+def _right(e: Evidence) -> dict[str, float]:
+    """What STaR has to be told of the reward from which an answer is right, which is 1 by default."""
+    right = ANY_REWARD if e.solved is None or e.solved <= 0 else e.solved
+    return {} if right == 1 else {"right": right}
 
 
 def _right_or_wrong(e: Evidence) -> Choice:
@@ -382,8 +387,11 @@ def _right_or_wrong(e: Evidence) -> Choice:
         why = f"Right answers are there to be found ({_figures(e)}), and none has a positive reward: let them compete."
         return _update("grpo", why, hyper={} if e.free else COMPARE)
     if e.free and e.labels and e.offered <= MANY and e.pass_at_k >= SETTLED:
-        why = f"One round finds nearly all right answers ({_figures(e)}, {e.offered:.0f} on offer): clone them."
-        return _update("best_of_n", why, rounds=1, hyper=CHOOSE)
+        found = f"One round finds nearly all right answers ({_figures(e)}, {e.offered:.0f} on offer)"
+        if e.labelled:
+            why = f"{found}: show the true ones of the rest, and learn to give all unshown."
+            return _update("star", why, rounds=1, hyper={**_right(e), **CHOOSE}, hints=True)
+        return _update("best_of_n", f"{found}: clone them.", rounds=1, hyper=CHOOSE)
     if e.free:
         why = f"Right answers are there to be found ({_figures(e)}): clone those found, look for the rest."
         return _update("best_of_n", why, rounds=3, resample="unsolved", memory="update")

@@ -8,7 +8,7 @@ equal prompts get equal figures, to the bit on a CPU, unless the model is a mixt
 import itertools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,12 +69,11 @@ class _Read(NamedTuple):
 class ChoiceScores:
     """Log-probabilities of given tokens after prompts, by a model whose weights under an adapter's name stay the same.
 
-    For one thread; it computes on several.
+    For one thread; it computes on those of the pool, each of which must have one thread of torch's.
     """
 
-    def __init__(self, model: Any, threads: int = 1) -> None:
-        self._model = model
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    def __init__(self, model: Any, pool: Executor) -> None:
+        self._model, self._pool = model, pool
         self._kept: OrderedDict[_Place, _Read] = OrderedDict()
         self._bytes = 0
         self._scores: OrderedDict[tuple[_Place, tuple[int, ...]], np.ndarray] = OrderedDict()

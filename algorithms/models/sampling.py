@@ -8,6 +8,7 @@ completion has ended stays in the batch. Each completion has a random stream of 
 import hashlib
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import msgspec
@@ -79,12 +80,15 @@ class SampledCompletion(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """Samples completions from a model, whose weights must not change while it does."""
+    """Samples completions from a model, whose weights must not change while it does. For one thread; it computes on
+    several.
+    """
 
     def __init__(self, base: SamplerBase, model: Any, threads: int = 1) -> None:
         torch.set_num_threads(1)
         self.base, self._model = base, model.eval().requires_grad_(False)
-        self.scores = ChoiceScores(self._model, threads)
+        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.scores = ChoiceScores(self._model, self._pool)
 
     def sample(self, requests: Sequence[CompletionRequest]) -> list[SampledCompletion]:
         """A completion for each request, in order; raises UsageError for a prompt, temperature or length out of range.
@@ -105,11 +109,13 @@ class Sampler:
                     "temperature of 0 or more."
                 )
             by_length.setdefault(len(request.prompt), []).append(index)
+        parts = [
+            indices[start : start + SLOTS] for indices in by_length.values() for start in range(0, len(indices), SLOTS)
+        ]
+        asked = [[requests[index] for index in part] for part in parts]
         completions: dict[int, SampledCompletion] = {}
-        for indices in by_length.values():
-            for start in range(0, len(indices), SLOTS):
-                part = indices[start : start + SLOTS]
-                completions.update(zip(part, self._slots([requests[index] for index in part]), strict=True))
+        for part, answers in zip(parts, self._pool.map(self._slots, asked), strict=True):
+            completions.update(zip(part, answers, strict=True))
         return [completions[index] for index in range(len(requests))]
 
     def next_log_probs(self, prompt: str) -> list[float]:

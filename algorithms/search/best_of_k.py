@@ -6,7 +6,8 @@ temperature 1. A run then has two answers to each dev item, and neither has seen
 - The train-selected best: the generation whose attempts at train items scored highest. It is the accepted one.
 - The vote: the most frequent answer of all generations (`votes` in the archive's views).
 
-What a run with levers adds is what it reaches above these two with as many rollouts.
+What a run with levers adds is what it reaches above these two with as many rollouts. On test, the auditor asks the
+start again at the end of every run (`services/auditor/final_table.py`).
 """
 
 from collections.abc import Sequence

@@ -1,15 +1,15 @@
 """Serving: models by name, loaded from blobs, and whether a published adapter is loaded as it was trained."""
 
-import contextlib
+import itertools
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from events.errors import hosts_own, raise_if_hosts, why
+from events.errors import NotHere, hosts_own, raise_if_hosts, why
 from events.weights import AdapterPublished, AdapterRejected, AdapterServed, Canary
 from runtime.blobs.directory import Blobs
 from runtime.policies.bases import HF, UNIFORM, EmbeddedPolicy, kind_of, open_policy
@@ -22,6 +22,8 @@ transformers.
 """
 MODELS_HELD = 8
 """Models held in memory."""
+SCREENED = 4
+"""Tokens of a canary that are scored after a call; all of them are where these are off."""
 TOLERANCE = 1e-3
 """Nats by which a canary's log-probabilities may differ from the trainer's: torch sums in another order than numpy."""
 
@@ -29,10 +31,16 @@ TOLERANCE = 1e-3
 class ServedModels:
     """Models by name, loaded from blobs when they are first asked for; those of Hugging Face's format have a server of
     their own.
+
+    `find_canaries` gives those that an adapter was published with, by its digest, and is asked once for each.
     """
 
-    def __init__(self, blobs: Blobs, folder: Path) -> None:
-        self._blobs, self._folder = blobs, folder
+    def __init__(
+        self, blobs: Blobs, folder: Path, find_canaries: Callable[[str], Sequence[Canary]] = lambda adapter: ()
+    ) -> None:
+        self._blobs, self._folder, self._find_canaries = blobs, folder, find_canaries
+        self._canaries: dict[str, Sequence[Canary]] = {}
+        self._turn = itertools.count()
         self._loaded: OrderedDict[str, ServedModel] = OrderedDict()
         self._engines: dict[str, Any] = {}
         self._loading, self._computing = threading.RLock(), threading.Lock()
@@ -40,13 +48,63 @@ class ServedModels:
     def sample(self, name: str, requests: Sequence[SampleRequest]) -> list[Sampled]:
         """The completions of each request by the model of that name; an embedded model computes one call at a time.
 
+        A server may have come to answer with other weights since the adapter was published. So one of its canaries is
+        scored after each call, and the call is made again, once, where that differs from the trainer's.
         Raises `NotHere` for a model that this host cannot load, whatever is wrong with it: those who call have been
         offered it.
         """
         with hosts_own():
             policy = self.find(name)
-        with contextlib.nullcontext() if isinstance(policy, TokenScorer) else self._computing:
-            return policy.sample(requests)
+        if not isinstance(policy, TokenScorer):  # it is in this process
+            with self._computing:
+                return policy.sample(requests)
+        return self._sample_checked(name, policy, requests)
+
+    def _sample_checked(self, name: str, policy: Any, requests: Sequence[SampleRequest]) -> list[Sampled]:
+        sampled: list[Sampled] = policy.sample(requests)
+        with hosts_own():
+            if not self._wrong_by(name, policy):
+                return sampled
+            policy.reload()
+        sampled = policy.sample(requests)
+        with hosts_own():
+            if error := self._wrong_by(name, policy):
+                raise NotHere(
+                    f"The inference server answers to adapter {name.partition('@')[2]} with other weights than were "
+                    "published, also after it has loaded them again: a canary differs from the trainer's by "
+                    f"{error:.2g} nats, at most {policy.tolerance:g}. Start the server again, and see that nobody else "
+                    "loads adapters there."
+                )
+        return sampled
+
+    def _wrong_by(self, name: str, policy: Any) -> float:
+        """By how many nats one of the adapter's canaries, each in turn, differs from the trainer's, if it is too much;
+        else 0.
+
+        A few of its tokens are scored, and all where these are off: the fewer, the more their mean owes to rounding.
+        Of a base alone, `NotHere` is raised where it is no longer the one that is served.
+        """
+        adapter = name.partition("@")[2]
+        if not adapter:
+            policy.require_base()
+            return 0.0
+        if adapter not in self._canaries:
+            self._canaries[adapter] = self._find_canaries(adapter)
+        if not (canaries := self._canaries[adapter]):
+            return 0.0
+        turn = next(self._turn)
+        canary = canaries[turn % len(canaries)]
+        step = max(1, len(canary.tokens) // SCREENED)
+        indices = range(turn % step, len(canary.tokens), step)[:SCREENED]
+        some = Canary(
+            canary.prompt,
+            tuple(canary.logprobs[index] for index in indices),
+            tuple(canary.tokens[index] for index in indices),
+        )
+        if canary_error(policy.score_some(canary.prompt, canary.tokens, indices), some) <= policy.tolerance:
+            return 0.0
+        error = canary_error(canary_log_probs(policy, canary), canary)
+        return 0.0 if error <= policy.tolerance else error
 
     def find(self, name: str) -> ServedModel:
         """The model of that name; raises `UserError` if its blobs are missing, damaged or do not belong together."""

@@ -19,8 +19,12 @@ CALL_TIMEOUT = 3600.0
 
 They are many: large models are slow, and a call that is repeated does the same work again.
 """
-BUSY = (429, 503)
-"""HTTP statuses of a server that is busy, which is waited for like one that is away."""
+BUSY = (429, 502, 503, 504)
+"""HTTP statuses of a server that is busy, or of a proxy that does not reach it, which is waited for like one that is
+away.
+"""
+OWN_VERSION = "evolog"
+"""The version that `hf_server` gives as its own."""
 NOT_HERE = 424
 """The HTTP status of the policy's server where its host lacks the model: WebDAV's word for a failed dependency."""
 URL_VARIABLE = "EVOLOG_ENGINE_URL"

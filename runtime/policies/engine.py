@@ -3,27 +3,31 @@ none is named.
 
 Prompts go as token ids, so that the server reads what the trainer trains on; each adapter version is loaded under a
 name and from a path of its own, as vLLM's prefix cache needs (vllm#42125).
+
+A server may be started again, and forget its adapters. It may break completions off, and it may answer with another
+model than was asked for. None of that becomes a completion here: what can be repeated is, and the rest is an error.
 """
 
 import contextlib
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 import numpy as np
 
-from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
+from events.errors import CheckFailed, Misconfigured, NotFound, NotHere, TryAgain, UsageError, hosts_own
 from runtime.policies import closed_vocabulary
-from runtime.policies.client import CALL_TIMEOUT, KEY_VARIABLE, PATIENCE, Caller, engine_url, reason
+from runtime.policies.client import CALL_TIMEOUT, KEY_VARIABLE, OWN_VERSION, PATIENCE, Caller, engine_url, reason
 from runtime.policies.hf import UNLIMITED, HFTokenizer
 from runtime.policies.interface import WHOLE, Sampled, SampleRequest, require_fitting_bias
 
@@ -41,6 +45,32 @@ PROMPTS = 128
 """The most prompts of a call whose answers are choices."""
 SEEDS = 2**63
 """Seeds go to the server modulo this."""
+TRIES = 3
+"""How often a call is made whose adapter the server has forgotten, or whose completions it broke off."""
+FINISHED = ("stop", "length")
+"""The reasons for which a whole completion ends. Another one, such as vLLM's `abort`, says that it was broken off."""
+IMPOSSIBLE: Mapping[str, float] = {
+    "top_p": 2,
+    "top_k": -7,
+    "min_p": 2,
+    "presence_penalty": 9,
+    "frequency_penalty": 9,
+    "repetition_penalty": -1,
+}
+"""Values of sampling's settings that a server which reads them refuses."""
+DIGEST = re.compile("[0-9a-f]{64}")
+"""What evolog names adapters by."""
+ONE_TOKEN: Mapping[str, object] = {
+    **WHOLE,
+    "max_tokens": 1,
+    "temperature": 1,
+    "seed": 0,
+    "logprobs": 0,
+    "return_token_ids": True,
+}
+"""What a call asks for that is about log-probabilities, and not about the token that comes with them."""
+
+T = TypeVar("T")
 
 
 class _Logprobs(msgspec.Struct):
@@ -62,6 +92,7 @@ class _Choice(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: tuple[_Choice, ...]
+    model: str = ""
 
 
 class _Model(msgspec.Struct):
@@ -76,19 +107,33 @@ class _Models(msgspec.Struct):
 
 
 class Engine:
-    """A client of one server of one base model. For any thread. Raises TryAgain where the server does not answer."""
+    """A client of one server of one base model. For any thread. Raises TryAgain where the server does not answer or
+    fails, and NotHere where it answers as no server of this model would.
+    """
 
     def __init__(self, url: str, key: str, patience: float = PATIENCE) -> None:
         self.url, self._key, self._patience = url, key, patience
         self._mine = threading.local()
-        self._loaded: OrderedDict[str, Path] = OrderedDict()
+        self.loads = Counter[str]()
+        """How often each adapter was loaded by this client."""
         self._loading = threading.Lock()
         self.pool = ThreadPoolExecutor(CONCURRENT)
-        models = msgspec.json.decode(self.ask("GET", "/v1/models"), type=_Models).data
+        models = self._models()
         base = next(model for model in models if not model.parent)
         self.base, self.root, self.positions = base.id, base.root or base.id, base.max_model_len or UNLIMITED
+        self._loaded: OrderedDict[str, Path | None] = OrderedDict(
+            (model.id, None) for model in models if model.parent and DIGEST.fullmatch(model.id)
+        )
+        """The adapters on the server by their last use; those without a folder are of an earlier process."""
         version = json.loads(self.ask("GET", "/version"))
         self.tolerance = EXACT if version.get("dtype") == "float32" else ROUNDED
+        self.reads_prompts = version.get("version") == OWN_VERSION
+        """Whether it gives the log-probabilities of a prompt as it gives those of completions.
+
+        vLLM does not: under an adapter it computes them by another path, which ends the server on a CPU when other
+        calls are under way, and leaves out what the adapter adds to the last layer (vllm#16668, vllm#51594).
+        """
+        self._require_settings()
 
     @property
     def alive(self) -> bool:
@@ -104,51 +149,136 @@ class Engine:
                 self.url, self._key, "inference server", patience=self._patience, timeout=CALL_TIMEOUT
             )
         status, answer = self._mine.caller.ask(method, path, body)
-        if status == 200:
-            return bytes(answer)
-        raise (NotFound if status == 404 else UsageError)(
-            f"The inference server at {self.url} refused {path}: {reason(answer)}"
-        )
+        said = f"refused {path}: {reason(answer)}"
+        match status:
+            case 200:
+                return bytes(answer)
+            case 401 | 403:
+                raise NotHere(f"The inference server at {self.url} {said}; set {KEY_VARIABLE} to its key.")
+            case 404:
+                raise NotFound(f"The inference server at {self.url} {said}")
+            case _ if status >= 500:
+                raise TryAgain(f"The inference server at {self.url} failed with {status} at {path}: {reason(answer)}")
+            case _:
+                raise UsageError(f"The inference server at {self.url} {said}")
 
-    def load(self, name: str, folder: Path) -> None:
-        """Load an adapter under a name, in place of the least recently used where there are too many.
+    def _models(self) -> tuple[_Model, ...]:
+        return self._decode(self.ask("GET", "/v1/models"), _Models).data
+
+    def _decode(self, answer: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.DecodeError as wrong:
+            raise NotHere(
+                f"The inference server at {self.url} gave an answer that vLLM would not ({wrong}); see that it is "
+                "vLLM, of the version that pyproject.toml names."
+            ) from wrong
+
+    def _require_settings(self) -> None:
+        """Raise Misconfigured for a server that refuses the settings of sampling, or does not read them, since its own
+        may be others than those that it is sent; and NotHere for one that gives no token ids.
+        """
+        try:
+            self.complete(self.base, None, {**ONE_TOKEN, "prompt": [0]})
+        except UsageError as wrong:
+            raise Misconfigured(
+                f"{str(wrong).removesuffix('.')}. Expected was one token, of the whole distribution; take vLLM."
+            ) from wrong
+        for name, value in IMPOSSIBLE.items():
+            call = {"model": self.base, "prompt": [0], "max_tokens": 1, name: value}
+            with contextlib.suppress(UsageError):
+                self.ask("POST", "/v1/completions", call)
+                raise Misconfigured(
+                    f"The inference server at {self.url} does not read {name}: it answered a call with {value:g}, "
+                    "which is impossible. So its own value may shape what it samples; take vLLM."
+                )
+
+    def require_base(self) -> None:
+        """Raise NotHere where the server serves another base model than when this client came to it."""
+        if (self.base, self.root) not in [(model.id, model.root or model.id) for model in self._models()]:
+            raise NotHere(
+                f"The inference server at {self.url} no longer serves {self.base} from {self.root}: start it again "
+                "with that model, or evolog anew."
+            )
+
+    def load(self, name: str, folder: Path) -> int:
+        """Load an adapter under a name, in place of the least recently used where there are too many, and say how often
+        it was loaded so far.
 
         Raises Misconfigured for a server that loads no adapters, and UsageError where it refuses this one.
         """
         with self._loading:
-            if name not in self._loaded:
-                self._unload(name)  # one that an earlier process left there
-                while len(self._loaded) >= ADAPTERS:
-                    self._unload(self._loaded.popitem(last=False)[0])
-                try:
-                    self.ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
-                except NotFound as wrong:
-                    fix = (
-                        "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, where the folder "
-                        "can be read"
-                    )
-                    raise Misconfigured(f"{wrong} Adapters cannot be loaded there: {fix}.") from wrong
-                self._loaded[name] = folder
+            if self._loaded.get(name) != folder:
+                self._replace(name, folder)
             self._loaded.move_to_end(name)
+            return self.loads[name]
+
+    def reload(self, name: str, folder: Path, loads: int) -> None:
+        """Load an adapter again, unless somebody did since it was loaded for that time."""
+        with self._loading:
+            if self.loads[name] == loads:
+                self._replace(name, folder)
+
+    def _replace(self, name: str, folder: Path) -> None:
+        self._loaded.pop(name, None)
+        self._unload(name)
+        while len(self._loaded) >= ADAPTERS:
+            self._unload(self._loaded.popitem(last=False)[0])
+        try:
+            self.ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+        except NotFound as wrong:
+            fix = (
+                "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, where the folder can be read"
+            )
+            raise Misconfigured(f"{wrong} Adapters cannot be loaded there: {fix}.") from wrong
+        except UsageError:  # it is loaded where the answer to a first call was lost
+            if (name, str(folder)) not in [(model.id, model.root) for model in self._models()]:
+                raise
+        self._loaded[name] = folder
+        self.loads[name] += 1
 
     def _unload(self, name: str) -> None:
         with contextlib.suppress(NotFound, UsageError):  # it was not there, or the server has let go of it already
             self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
     def complete(self, name: str, folder: Path | None, body: dict[str, object]) -> _Completion:
-        """A completion by the base, or by the adapter in `folder`, which is loaded again where the server has dropped
-        it.
+        """Whole completions by the base, or by the adapter in `folder`.
+
+        The call is made again where the server has dropped the adapter, which is then loaded again, where it answers by
+        another model, and where it broke completions off. Raises TryAgain where that does not help.
         """
-        call = {**body, "model": name}
-        if folder:
-            self.load(name, folder)
+        for _ in range(TRIES):
+            with hosts_own():  # whatever is wrong with an adapter that was served
+                loads = self.load(name, folder) if folder else 0
             try:
-                return msgspec.json.decode(self.ask("POST", "/v1/completions", call), type=_Completion)
-            except NotFound:
-                with self._loading:
-                    self._loaded.pop(name, None)
-                self.load(name, folder)
-        return msgspec.json.decode(self.ask("POST", "/v1/completions", call), type=_Completion)
+                answer = self._decode(self.ask("POST", "/v1/completions", {**body, "model": name}), _Completion)
+            except NotFound as missing:
+                fault = str(missing)
+            else:
+                broken = {str(choice.finish_reason) for choice in answer.choices}.difference(FINISHED)
+                if answer.model != name:
+                    fault = f"it answered by the model {answer.model!r}"
+                elif broken:
+                    fault = f"it broke completions off ({', '.join(sorted(broken))})"
+                    continue
+                else:
+                    return self._of_length(answer, body)
+            with hosts_own():
+                if folder:
+                    self.reload(name, folder, loads)
+                else:
+                    self.require_base()
+        raise TryAgain(f"The inference server at {self.url} was asked {TRIES} times for {name}: {fault}.")
+
+    def _of_length(self, answer: _Completion, body: Mapping[str, object]) -> _Completion:
+        prompt, n = cast("Sequence[object]", body["prompt"]), cast("int", body.get("n", 1))
+        count = n * (1 if isinstance(prompt[0], int) else len(prompt))
+        if len(answer.choices) != count:
+            raise NotHere(
+                f"The inference server at {self.url} gave {len(answer.choices)} completions where {count} were asked "
+                "for; see that it is vLLM."
+            )
+        return answer
 
     def close(self) -> None:
         """Close the client; a server that somebody else started goes on."""
@@ -187,6 +317,11 @@ class SpawnedEngine(Engine):
     def alive(self) -> bool:
         """Whether the process is there."""
         return self._child.poll() is None
+
+    @property
+    def process(self) -> int:
+        """The number of the server's process."""
+        return self._child.pid
 
     def close(self) -> None:
         """End the process."""
@@ -258,48 +393,54 @@ class EnginePolicy:
                     sampled[place] = closed_vocabulary.choose(requests[place], row, tokens, len(prompt))
         return [sampled[place] for place in range(len(requests))]
 
+    def reload(self) -> None:
+        """Have the server load the adapter again."""
+        if self._folder:
+            self._engine.reload(self._name, self._folder, self._engine.loads[self._name])
+
+    def require_base(self) -> None:
+        """Raise NotHere where the server serves another base model by now."""
+        self._engine.require_base()
+
     def score(self, prompt: str, tokens: Sequence[int]) -> list[float]:
         """The natural log-probability of each of the tokens after a prompt, as the server computes it."""
-        ids = [*self._tokenizer.encode(prompt), *tokens]
-        body = {
-            "prompt": ids,
-            "max_tokens": 1,
-            "temperature": 0,
-            "logprobs": 1,
-            "prompt_logprobs": 0,
-            "return_token_ids": True,
-        }
-        shown = self._engine.complete(self._name, self._folder, body).choices[0].prompt_logprobs or ()
-        logs = cast("Sequence[dict[str, _Logprob]]", shown)  # it is the prompt's first token alone that has none
-        return [logs[position][str(ids[position])].logprob for position in range(len(ids) - len(tokens), len(ids))]
+        return self.score_some(prompt, tokens, range(len(tokens)))
+
+    def score_some(self, prompt: str, tokens: Sequence[int], indices: Sequence[int]) -> list[float]:
+        """As `score`, of the tokens at these indices alone."""
+        start = self._tokenizer.encode(prompt)
+        if self._engine.reads_prompts:
+            body = {**ONE_TOKEN, "prompt": [*start, *tokens], "prompt_logprobs": 0}
+            shown = self._engine.complete(self._name, self._folder, body).choices[0].prompt_logprobs or ()
+            logs = cast("Sequence[dict[str, _Logprob]]", shown)  # it is the prompt's first token alone that has none
+            return [logs[len(start) + index][str(tokens[index])].logprob for index in indices]
+        wanted = sorted({tokens[index] for index in indices})
+        rows = self._first_logprobs([(*start, *tokens[:index]) for index in indices], wanted)
+        return [row[wanted.index(tokens[index])] for row, index in zip(rows, indices, strict=True)]
 
     def _choice_scores(self, call: tuple[tuple[int, ...], Sequence[tuple[int, ...]]]) -> list[np.ndarray]:
         """The log-probabilities (choices,) of the choices' tokens after each prompt, for (tokens, prompts)."""
         tokens, prompts = call
-        body = {
-            "prompt": prompts,
-            "max_tokens": 1,
-            "temperature": 1,
-            **WHOLE,
-            "seed": 0,
-            "logprobs": 0,
-            "allowed_token_ids": tokens,
-            "logprob_token_ids": tokens,
-            "return_tokens_as_token_ids": True,
-            "return_token_ids": True,
-        }
+        return [np.array(row) for row in self._first_logprobs(prompts, tokens, allowed_token_ids=tokens)]
+
+    def _first_logprobs(
+        self, prompts: Sequence[tuple[int, ...]], tokens: Sequence[int], **settings: object
+    ) -> Iterator[list[float]]:
+        """The log-probabilities (tokens,), among all of the vocabulary, of these tokens as the first after each
+        prompt.
+        """
+        logprobs = {"logprob_token_ids": tokens, "return_tokens_as_token_ids": True}
+        body = {**ONE_TOKEN, "prompt": prompts, **logprobs, **settings}
         names = [f"token_id:{token}" for token in tokens]
-        rows = []
         for choice in self._engine.complete(self._name, self._folder, body).choices:
             shown = (choice.logprobs.top_logprobs or (None,))[0] or {}
             if missing := [name for name in names if name not in shown]:
-                raise Misconfigured(
+                raise NotHere(
                     f"The inference server at {self._engine.url} was asked for the log-probabilities of "
                     f"{len(names)} tokens and shows {len(names) - len(missing)}: start one that knows "
                     "logprob_token_ids, such as vLLM from 0.31 on."
                 )
-            rows.append(np.array([shown[name] for name in names]))
-        return rows
+            yield [shown[name] for name in names]
 
     def _complete(self, request: SampleRequest) -> Sampled:
         prompt = self._tokenizer.encode(request.prompt, request.plain)
@@ -314,7 +455,7 @@ class EnginePolicy:
             **WHOLE,  # by name, or vLLM takes what the model's generation_config.json says
             **request.sampling,
             "stop_token_ids": sorted(self._tokenizer.ends),
-            "logprobs": 1,
+            "logprobs": 0,  # more would be wrong for token 0 where vLLM computes other calls' logprob_token_ids with it
             "return_token_ids": True,
         }
         choices = self._engine.complete(self._name, self._folder, body).choices
@@ -323,14 +464,8 @@ class EnginePolicy:
             tuple(choice.token_ids for choice in choices),
             tuple(choice.logprobs.token_logprobs for choice in choices),
             len(prompt),
-            tuple(self._is_cut(choice) for choice in choices),
+            tuple(choice.finish_reason == "length" for choice in choices),
         )
-
-    def _is_cut(self, choice: _Choice) -> bool:
-        """Whether the server says so; of one that says nothing, whether the last token is none that ends an answer."""
-        if choice.finish_reason:
-            return choice.finish_reason == "length"
-        return self._tokenizer.ends.isdisjoint(choice.token_ids[-1:])
 
 
 def _require_base(folder: Path, tokenizer: HFTokenizer) -> None:

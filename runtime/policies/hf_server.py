@@ -30,7 +30,7 @@ from algorithms.models.causal_lm import linear_layers
 from algorithms.models.sampling import SLOTS, CompletionRequest, SampledCompletion, Sampler, choose_one
 from events.errors import NotFound, UsageError, UserError
 from runtime.policies import hf
-from runtime.policies.client import KEY_VARIABLE
+from runtime.policies.client import KEY_VARIABLE, OWN_VERSION
 from runtime.policies.interface import WHOLE
 
 BODY_LIMIT = 64 * 1024 * 1024
@@ -122,8 +122,8 @@ class HFEngine:
         self._model: Any = get_peft_model(
             base.model, LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM"), adapter_name=NONE
         )
-        threads = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-        self._sampler = Sampler(base, self._model, threads)
+        self._threads = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+        self._sampler = Sampler(base, self._model, self._threads)
         self._jobs: queue.SimpleQueue[_Job | _ChoiceJob | Callable[[], None]] = queue.SimpleQueue()
         self._loaded = 0
         threading.Thread(target=self._work, daemon=True).start()
@@ -247,7 +247,7 @@ class HFEngine:
                 while jobs:  # so that nobody waits for all
                     part = [jobs.pop(0)]
                     rows = len(part[0].requests)
-                    while jobs and rows + len(jobs[0].requests) <= SLOTS:
+                    while jobs and rows + len(jobs[0].requests) <= SLOTS * self._threads:
                         rows += len(jobs[0].requests)
                         part.append(jobs.pop(0))
                     self._answer(inner, part)
@@ -297,7 +297,7 @@ class Server(ThreadingHTTPServer):
             case "GET", "/health":
                 return {}
             case "GET", "/version":
-                return {"version": "evolog", "dtype": str(self.engine.base.model.dtype).removeprefix("torch.")}
+                return {"version": OWN_VERSION, "dtype": str(self.engine.base.model.dtype).removeprefix("torch.")}
             case "GET", "/v1/models":
                 first = {
                     "id": self.engine.name,

@@ -18,6 +18,12 @@ LONGEST = 10**9
 """Most seconds that a limit may be."""
 
 
+def with_rollouts(text: str, rollouts: int) -> str:
+    """The text of a budget with another limit on rollouts, or with one."""
+    others = [part for part in text.split(",") if part.strip() and part.strip().partition("=")[0] != "rollouts"]
+    return ",".join([*others, f"rollouts={rollouts}"])
+
+
 def parse(text: str) -> Budget:
     """The budget that a text describes; an empty text sets no limit. k and M are thousands and millions; time is in s,
     m or h.

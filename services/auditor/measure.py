@@ -88,6 +88,15 @@ class AnswerSheet(NamedTuple):
     blob: str
 
 
+class AttemptSheet(NamedTuple):
+    """Several attempts at each item: the answers of each attempt by item, without what failed, and the blob that holds
+    them with the model's calls.
+    """
+
+    attempts: Sequence[Mapping[str, str | None]]
+    blob: str
+
+
 class AuditHost:
     """What all audits of a process share: the logs, gold's blobs, runners, a scorer, and the turn of a task's own code.
 
@@ -220,8 +229,36 @@ class RunAudit:
         """The answers of a pair to a split, one attempt each at temperature 0; `request` is what its calls are recorded
         as.
         """
-        items = public.dev if split == "dev" else public.test
-        shard = RolloutShard(
+        shard = self._shard(request, pair, model, split, public.dev if split == "dev" else public.test)
+        return await self.host.with_runner(lambda runner: _answer_sheet(runner, self.host.blobs, shard, public))
+
+    async def collect_attempts(self, request: str, pair: PairKey, model: str, attempts: int) -> AttemptSheet:
+        """The answers of a pair to test, several attempts each at temperature 1.
+
+        They are played in shards as large as the run's own, side by side.
+        """
+        public = self.loaded.public
+        size = max(1, self.loaded.started.shard_size // attempts)
+        shards = [
+            msgspec.structs.replace(
+                self._shard(f"{request}-{first}", pair, model, "test", public.test[first : first + size]),
+                attempts=attempts,
+                temperature=1.0,
+            )
+            for first in range(0, len(public.test), size)
+        ]
+        played = await asyncio.gather(
+            *(self.host.with_runner(functools.partial(_play, shard=shard, public=public)) for shard in shards)
+        )
+        answers = [{id: answer for shard in played for id, answer in shard[0][n].items()} for n in range(attempts)]
+        calls = [call for _, calls in played for call in calls]
+        payload = msgspec.json.encode({"attempts": answers, "calls": calls}, order="deterministic")
+        return AttemptSheet(answers, await asyncio.to_thread(self.host.blobs.put, payload))
+
+    def _shard(self, request: str, pair: PairKey, model: str, split: str, items: Sequence[Item]) -> RolloutShard:
+        """One attempt at each item, at temperature 0."""
+        started = self.loaded.started
+        return RolloutShard(
             run=self.run,
             id=request,
             scaffold=pair.scaffold,
@@ -229,13 +266,12 @@ class RunAudit:
             model=model,
             items=tuple(item.id for item in items),
             temperature=0.0,
-            seed=self.loaded.started.seed,
-            draw=f"{self.loaded.started.seed} {request} {split}",
-            max_tokens=self.loaded.started.max_tokens,
-            sandbox=self.loaded.started.sandbox,
-            shared_state=self.loaded.started.shared_state,
+            seed=started.seed,
+            draw=f"{started.seed} {request} {split}",
+            max_tokens=started.max_tokens,
+            sandbox=started.sandbox,
+            shared_state=started.shared_state,
         )
-        return await self.host.with_runner(lambda runner: _answer_sheet(runner, self.host.blobs, shard, public))
 
     async def is_recorded(self, fact: type[Fact], *key: str | int) -> bool:
         """Whether a fact with this key stands on GOLD."""
@@ -498,9 +534,19 @@ def _references(
 
 
 def _answer_sheet(runner: RolloutRunner, blobs: Blobs, shard: RolloutShard, public: Public) -> AnswerSheet:
-    calls: list[ModelCalled] = []
-    results = runner.run(shard, public, CallLog(find=lambda ids: {}, record=calls.extend))
-    answers = {result.item: result.answer for result in results if not result.kind}
+    (answers,), calls = _play(runner, shard, public)
     return AnswerSheet(
         answers, blobs.put(msgspec.json.encode({"answers": answers, "calls": calls}, order="deterministic"))
     )
+
+
+def _play(
+    runner: RolloutRunner, shard: RolloutShard, public: Public
+) -> tuple[list[dict[str, str | None]], list[ModelCalled]]:
+    """The answers of each attempt by item, without what failed, and the model's calls."""
+    calls: list[ModelCalled] = []
+    answers: list[dict[str, str | None]] = [{} for _ in range(shard.attempts)]
+    for result in runner.run(shard, public, CallLog(find=lambda ids: {}, record=calls.extend)):
+        if not result.kind:
+            answers[result.attempt][result.item] = result.answer
+    return answers, calls

@@ -29,11 +29,19 @@ from runtime.log.port import Log
 from runtime.log.worker import Wants, work
 from runtime.policies.client import PolicyClient
 from runtime.rollouts.runner import RolloutRunner
-from services.auditor.final_table import SPLITS, cells_of, compare_policies, score_baselines, score_cell
+from services.auditor.final_table import (
+    SPLITS,
+    cells_of,
+    compare_policies,
+    reference_of,
+    score_baselines,
+    score_cell,
+    score_start_of_k,
+)
 from services.auditor.measure import AuditHost, RunAudit, ancestry_of, labels_of, pairs_to_measure
 from services.auditor.release import release
 from services.host.context import Context
-from services.host.settings import scaffold_limits, scoring_limit
+from services.host.settings import scaffold_limits, scoring_limit, start_attempts
 
 logger = logging.getLogger("evolog")
 
@@ -128,9 +136,11 @@ class Auditor:
             await self.host.record(event, [GoldFailed(cell="final", split="test", reason=str(wrong))])
         else:
             first = PairKey(start, audit.loaded.started.start_adapter)
-            cells = cells_of(first, finished) if finished.candidate else []
-            await audit.record_each(map(audit.measure, dict.fromkeys(cell.pair for cell in cells if not cell.uniform)))
+            cells = cells_of(first, finished, await reference_of(audit, first)) if finished.candidate else []
+            await audit.record_each(map(audit.measure, dict.fromkeys(cell.pair for cell in cells if cell.is_measured)))
             scores = [score_cell(audit, cell, split) for cell in cells for split in SPLITS]
+            if cells and not audit.loaded.started.owner:
+                scores.append(score_start_of_k(audit, first, finished.rollouts, start_attempts()))
             await audit.record_each([*scores, score_baselines(audit), audit.references()])
             await audit.record(await compare_policies(audit))
             await audit.perturb(cell.pair for cell in cells if cell.name in ("start", "final"))

@@ -9,23 +9,23 @@ from services.cli.options import as_json, examples, run_options
 
 @click.command(epilog=examples("evolog ablate lawbench --seeds 3"))
 @click.argument("task")
-@click.option(
-    "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs for each choice of levers."
-)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each kind.")
 @click.option("--first-seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @run_options
 @as_json
 def ablate(
     task: str, seeds: int, first_seed: int, generations: int | None, budget: str, directory: Path, as_json: bool
 ) -> int:
-    """Run TASK by each lever alone and by both, over several seeds.
+    """Run TASK by each lever, by both and by none, over several seeds.
 
-    The table compares them, with intervals over the seeds.
+    Where no lever is pulled, the start is asked again, with as many rollouts as both levers used. The table compares
+    them, with intervals over the seeds.
     """
     import msgspec
 
     from replay.report import Report
-    from runtime.run.order import RunOrder
+    from runtime.run import budget as budgets
+    from runtime.run.order import RunOrder, Search
     from services.cli.live import follow, goes_on, prepare, run_name, say_failed, to_stderr
     from services.host.node import Node
     from services.host.orders import check, services_up
@@ -36,8 +36,14 @@ def ablate(
     check(RunOrder(task=task, levers="both", seed=0, generations=generations, budget=budget), node)
     with services_up(node, to_stderr) as services:
         for seed in range(first_seed, first_seed + seeds):
-            for levers in ("scaffold", "weights", "both"):
-                order = RunOrder(task=task, levers=levers, seed=seed, generations=generations, budget=budget)
+            for arm in ("scaffold", "weights", "both", "start asked again"):
+                order = RunOrder(task=task, levers=arm, seed=seed, generations=generations, budget=budget)
+                if arm == "start asked again":
+                    if reports[-1].score is None:  # its start could not be evaluated
+                        continue
+                    used = budgets.with_rollouts(budget, reports[-1].rollouts)
+                    search = Search(strategy="best_of_k")
+                    order = order._replace(levers="both", generations=None, budget=used, search=search)
                 name = run_name(order)
                 report = follow(node, name, prepare(node, order), VisibleConsole(stderr=True))
                 if report is None:

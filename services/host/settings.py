@@ -15,6 +15,11 @@ from runtime.rollouts.host import ScaffoldLimits
 IDLE_TIMEOUT_VARIABLE = "EVOLOG_SCAFFOLD_SILENCE"
 HOST_PATIENCE_VARIABLE = "EVOLOG_HOST_PATIENCE"
 SCORING_LIMIT_VARIABLE = "EVOLOG_VERIFIER_SECONDS"
+START_ATTEMPTS_VARIABLE = "EVOLOG_START_ATTEMPTS"
+START_ATTEMPTS = 16
+"""Most attempts at each test item that the auditor asks of a run's start, unless that is set. For LawBench they are a
+sixth of what a run plays itself.
+"""
 TRAINER_VARIABLE = "EVOLOG_TRAINER"
 ACCELERATE_VARIABLE = "EVOLOG_ACCELERATE"
 DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU")
@@ -146,6 +151,20 @@ def scoring_limit() -> float | None:
     Raises `Misconfigured` where EVOLOG_VERIFIER_SECONDS is no number of seconds.
     """
     return _seconds(SCORING_LIMIT_VARIABLE, 0.0) if SCORING_LIMIT_VARIABLE in os.environ else None
+
+
+def start_attempts() -> int:
+    """Most attempts at each test item that the auditor asks of a run's start; 0: none.
+
+    Raises `Misconfigured` where EVOLOG_START_ATTEMPTS is no such number.
+    """
+    value = os.environ.get(START_ATTEMPTS_VARIABLE, str(START_ATTEMPTS))
+    if not (value.isascii() and value.isdigit()):
+        raise Misconfigured(
+            f"{START_ATTEMPTS_VARIABLE} is {value!r}; expected a whole number of attempts, such as {START_ATTEMPTS}, "
+            "or 0 for none: correct it, or unset it."
+        )
+    return int(value)
 
 
 def _seconds(variable: str, default: float) -> float:

@@ -33,6 +33,7 @@ from services.host.settings import (
     host_patience,
     scaffold_limits,
     scoring_limit,
+    start_attempts,
     trainer_back_end,
 )
 from services.host.work_folder import remove_left_over
@@ -119,6 +120,7 @@ async def supervise(
     engine_url()
     host_patience()
     scoring_limit()
+    start_attempts()
     with node.hold(), children.reserve_port() as reserved:
         node.node_json.unlink(missing_ok=True)
         shutil.rmtree(node.waits, ignore_errors=True)

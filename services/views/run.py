@@ -13,11 +13,11 @@ from rich.tree import Tree
 
 from algorithms.statistics import mean_interval
 from events.codec import Event
-from events.gold import GoldScored
+from events.gold import GoldFailed, GoldScored
 from events.population import CandidateAccepted, CandidateKept, CandidateRejected
 from events.run import RunStarted
 from events.weights import AdapterPublished, WeightUpdateFailed
-from replay.report import CELL_NAMES, Generation, Report, Reporter, sort_cells
+from replay.report import BEST_OF_K, START_OF_K, VOTE_OF_K, Generation, Report, Reporter, cell_label, sort_cells
 from runtime.agents.providers import model_of, price_of_model
 from services.host.visible import one_line, visible
 from services.views.progress import VisibleConsole
@@ -226,8 +226,7 @@ def final_table(console: Console, report: Report) -> None:
         names.setdefault(cell.cell, {})[cell.split] = cell
     spent = rollouts_spent(report)
     for name, splits in names.items():
-        label = CELL_NAMES.get(name, f"no agent: {name.removeprefix('baseline:')}")
-        row = [label]
+        row = [cell_label(name, report)]
         for split in ("dev", "test"):
             scored = splits.get(split)
             row += [f"{scored.score:.4f}", f"[{scored.low:.4f}, {scored.high:.4f}]"] if scored else ["-", "-"]
@@ -236,16 +235,15 @@ def final_table(console: Console, report: Report) -> None:
     print_vote(console, report)
     audit = sum(cell.rollouts for cell in report.cells)
     console.print(
-        "rollouts: what the run played to arrive there; the auditor's own, one an item for each row with a policy, "
-        f"are {audit:,} more.",
+        "rollouts: what the run played to arrive there, or the auditor for a vote and a best of k; the auditor's own, "
+        f"with one an item for each other row with a policy, are {audit:,} more.",
         soft_wrap=True,
         highlight=False,
     )
+    if unbought := more_attempts(report):
+        console.print(unbought, soft_wrap=True, highlight=False)
     for failed in report.cells_failed:
-        console.print(
-            f"{CELL_NAMES.get(failed.cell, failed.cell)} on {failed.split} could not be scored: {failed.reason}",
-            soft_wrap=True,
-        )
+        console.print(_failed_line(report, failed), soft_wrap=True)
     if report.score is not None:
         console.print(verdict_on_the_model(report), soft_wrap=True, highlight=False)
     console.print(
@@ -277,7 +275,23 @@ def rollouts_spent(report: Report) -> dict[str, int]:
         "weights": rollouts_of_lever("weights"),
         "final": report.rollouts,
         "uniform_policy": rollouts_of_lever("scaffold"),
+        **{cell.cell: cell.items * cell.attempts for cell in report.cells if cell.cell in (VOTE_OF_K, BEST_OF_K)},
     }
+
+
+def _failed_line(report: Report, failed: GoldFailed) -> str:
+    return f"{cell_label(failed.cell, report)} on {failed.split} could not be scored: {failed.reason}"
+
+
+def more_attempts(report: Report) -> str:
+    """How often the run's rollouts would have asked the start, in a sentence, where that is more than was played."""
+    for cell in report.cells:
+        if cell.cell == VOTE_OF_K and (bought := report.rollouts // max(1, cell.items)) > cell.attempts:
+            return (
+                f"The run's rollouts would have bought {bought:,} attempts of the start at each test item; "
+                f"{cell.attempts} were played."
+            )
+    return ""
 
 
 def verdict_on_the_model(report: Report) -> str:
@@ -352,28 +366,54 @@ def print_vote(console: Console, report: Report) -> None:
 
 
 def ablation_table(console: Console, reports: Sequence[Report]) -> None:
-    """Print the scores of each choice of levers over the same seeds, and those that need no agent."""
+    """Print the scores of each choice of levers over the same seeds, of the start asked again, and of what needs no
+    agent.
+    """
     table = Table(title=f"{reports[0].task}: mean and 95 % t interval over seeds", title_justify="left")
     for column in ("what", "dev", "test", "rollouts", "seeds"):
         table.add_column(column, justify="left" if column == "what" else "right")
+    both = [report for report in reports if len(report.levers) > 1 and report.strategy != "best_of_k"]
     rows: dict[str, dict[str, list[float]]] = {}
+
+    def add(label: str, column: str, value: float | None) -> None:
+        if value is not None:
+            rows.setdefault(label, {}).setdefault(column, []).append(value)
+
     for report in reports:
+        if report.strategy == "best_of_k":
+            for label, score in again_scores(report):
+                add(label, "dev", score)
+                add(label, "rollouts", report.rollouts)
+            continue
         levers = "both levers" if len(report.levers) > 1 else f"{report.levers[0]} only"
-        for cell in report.cells:
+        for cell in sort_cells(report.cells):
             if cell.cell == "final":
-                rows.setdefault(levers, {}).setdefault(cell.split, []).append(cell.score)
-            elif len(report.levers) > 1 and (
-                cell.cell in ("start", "uniform_policy") or cell.cell.startswith("baseline:")
-            ):
-                rows.setdefault(
-                    CELL_NAMES.get(cell.cell, f"no agent: {cell.cell.removeprefix('baseline:')}"), {}
-                ).setdefault(cell.split, []).append(cell.score)
-        rows.setdefault(levers, {}).setdefault("rollouts", []).append(report.rollouts)
+                add(levers, cell.split, cell.score)
+            elif report in both and cell.cell not in ("scaffold", "weights"):
+                label = cell_label(cell.cell, *both)
+                add(label, cell.split, cell.score)
+                if cell.cell in (VOTE_OF_K, BEST_OF_K):
+                    add(label, "rollouts", cell.items * cell.attempts)
+        add(levers, "rollouts", report.rollouts)
     for label, values in rows.items():
         cells = [
             "{:.4f} ± {:.4f}".format(*mean_interval(values[split])) if split in values else "-"
             for split in ("dev", "test")
         ]
         rollouts = f"{statistics.fmean(values['rollouts']):,.0f}" if "rollouts" in values else "-"
-        table.add_row(label, *cells, rollouts, str(len(values.get("test", []))))
+        table.add_row(label, *cells, rollouts, str(max(len(values.get(split, [])) for split in ("dev", "test"))))
     console.print(table)
+    for report in both:
+        unplayed = [_failed_line(report, failed) for failed in report.cells_failed if failed.cell == START_OF_K]
+        for line in (more_attempts(report), *unplayed):
+            if line:
+                console.print(f"{report.run}: {line}", soft_wrap=True, highlight=False)
+
+
+def again_scores(report: Report) -> list[tuple[str, float | None]]:
+    """What a run scores on dev that asks its start again: by the vote, and by the attempts that train chose."""
+    vote = report.vote.score if report.vote else None
+    return [
+        ("start asked again by a run (best_of_k): vote", vote),
+        ("start asked again by a run (best_of_k): best on train", report.score),
+    ]

@@ -24,6 +24,8 @@ LEAST_LETTERS, LEAST_FEELING = 3, 0.8
 CUTS = (-2.0, 0.0, 1.8)
 """Where a mean rating, from -4 to 4, passes from one class into the next."""
 TEST_SHARE, DEV_SHARE = 0.2, 0.14
+HINTS = 6
+"""How often a hint says the answer: after a plain text SmolLM2 then chooses it with a probability of .95."""
 QUESTION = 'Terrible, bad, good or wonderful: how does the word "{word}" feel?'
 
 
@@ -81,6 +83,11 @@ def labels(root: Path, seed: int) -> dict[str, str]:
     shown = load(root, seed)
     known = {example.id for example in shown.train} | {item.id for item in shown.dev}
     return {word.word: word.label for word in drawn(root, seed) if word.word in known}
+
+
+def hint(label: str) -> str:
+    """What shows the true answer after a prompt: so often that a small model goes on with it."""
+    return f" {label}," * HINTS
 
 
 def question(word: str) -> str:

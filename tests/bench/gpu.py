@@ -5,13 +5,16 @@ tests/bench/gpu.txt, or the file that --out names:
 
 1. the kernels' table (kernels.py),
 2. a GRPO step by the native back end and by trl, at the shapes of models of 0.5 and 7 billion random weights,
-3. TriMul's kernels: their errors on the 18 tests, and their times on the 7 benchmarks,
-4. whether the sandbox's profile `cuda` works.
+3. a model of SmolLM2's shape with random weights: an update by `train`, and, where vLLM is installed, vLLM that serves
+   the base and the adapter (serving.py),
+4. TriMul's kernels: their errors on the 18 tests, and their times on the 7 benchmarks,
+5. whether the sandbox's profile `cuda` works.
 
-Each part is a process of its own. One that would go on for longer than what is left is stopped, and its table says so.
+Each part is a process of its own. One that would go on for longer than what is left, or than half as long again as it
+has, is stopped, and its table says so.
 
-No GPU was to be had where this was written: it was never run on one. Its GRPO and TriMul parts are tested on a CPU, at
-small shapes.
+No GPU was to be had where this was written: it was never run on one. Its parts about GRPO, serving and TriMul are
+tested on a CPU, at small shapes.
 """
 
 import argparse
@@ -43,6 +46,7 @@ from tasks.trimul.baselines import text
 from tasks.trimul.cases import BENCHMARKS, TESTS
 from tests.bench.capped import Clock, Row, print_rows, rows_of
 from tests.bench.kernels import WIDTHS, gae_rows, joint_rows
+from tests.harness.vllm_server import vllm_python
 
 NO_GPU = 78
 """The exit code where there is no GPU: the host lacks what this is about."""
@@ -52,6 +56,8 @@ BACK_ENDS = ("native", "trl")
 PROMPT, ANSWER, GROUP, STEPS = 128, 256, 8, 2
 """Tokens of a prompt and of an answer, answers of the one group, and optimiser steps of an update."""
 KERNELS = ("reference", "joined", "tiled")
+VLLM_ON_GPU = ("--enforce-eager", "--max-model-len", "1024", "--max-loras", "2", "--gpu-memory-utilization", "0.5")
+"""How vLLM is started: without CUDA graphs, which take longer to make than this has, and beside the trained model."""
 Left = Callable[[], float]
 """How many seconds are left, to a part that may begin something more."""
 
@@ -221,6 +227,34 @@ class OwnTools:
         raise NotImplementedError
 
 
+def serving_rows(python: Path | None, arguments: Sequence[str], left: Left, shape: Any = None) -> Iterator[Row]:
+    """A training round of a model with random weights, and what vLLM gives that serves it, by that Python if there is
+    one. The model has SmolLM2's shape if no other is given.
+    """
+    from runtime.policies import hf
+    from tests.bench import serving
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, base, adapter = folder / "model", folder / "base", folder / "adapter"
+        serving.write_random_model(shape or serving.SMOLLM2, model)
+        hf.write_base(str(model), base)
+        prompt = " ".join(str(3 + number % 90) for number in range(PROMPT))
+        began = time.perf_counter()
+        trained = serving.trained_adapter(base, prompt, adapter)
+        yield (
+            f"seconds of {serving.ANSWERS} answers of {serving.TOKENS} tokens, and an update",
+            (f"{time.perf_counter() - began:.1f}"),
+        )
+        yield "mean ratio of the first step, of what was sampled", f"{trained.steps[0].ratio_mean:.4f}"
+        if python is None:
+            yield "served", serving.NO_VLLM
+        elif left() < 0:
+            yield "served", "left out: no time was left"
+        else:
+            yield from serving.served_by_vllm(python, model, base, adapter, trained, prompt, *arguments, apart=False)
+
+
 def trimul_rows(tools: Any, device: str, cases: Any, benchmarks: Any, left: Left) -> Iterator[Row]:
     """The largest error of each kernel on the tests, and its times on the benchmarks in microseconds."""
     for name in KERNELS:
@@ -275,25 +309,31 @@ class Part(NamedTuple):
     title: str
     columns: Row
     seconds: float
-    """After so many it begins nothing more."""
+    """After so many it begins nothing more, and after half as many again it is stopped."""
     rows: Callable[[Left], Iterator[Row]]
 
 
 PARTS = {
-    "kernels": Part("kernels", ("what", "by", "ms, median", "peak MB", "largest relative error"), 120.0, kernel_rows),
+    "kernels": Part("kernels", ("what", "by", "ms, median", "peak MB", "largest relative error"), 90.0, kernel_rows),
     "grpo": Part(
         f"a GRPO step: {GROUP} answers of {ANSWER} tokens after {PROMPT}, LoRA, random weights",
         ("model", "by", "seconds a step", "peak GiB above the weights"),
-        150.0,
+        100.0,
         lambda left: grpo_rows(SHAPES, "cuda", left),
+    ),
+    "serving": Part(
+        "a model of SmolLM2's shape, random weights: trained here, served by vLLM",
+        ("what", "figure"),
+        90.0,
+        lambda left: serving_rows(vllm_python(), VLLM_ON_GPU, left),
     ),
     "trimul": Part(
         "TriMul",
         ("TriMul", "largest error over what is allowed", "1500 / us, 95 %", ""),
-        190.0,
+        130.0,
         lambda left: trimul_rows(OwnTools(), "cuda", TESTS, BENCHMARKS, left),
     ),
-    "sandbox": Part("sandbox", ("what", "outcome", "details"), 60.0, lambda left: sandbox_rows()),
+    "sandbox": Part("sandbox", ("what", "outcome", "details"), 30.0, lambda left: sandbox_rows()),
 }
 
 
@@ -310,10 +350,11 @@ def in_a_process(name: str, seconds: float) -> list[str]:
 
 
 def tables(clock: Clock, command: Callable[[str, float], Sequence[str]] = in_a_process) -> Iterator[Table]:
-    """All parts, one after the other: each has what is left of the time, and is stopped when that is over."""
+    """All parts, one after the other: each is stopped when its time is over, or what is left of all."""
     for name, part in PARTS.items():
         made = Table(*part.columns, title=part.title)
-        for row in rows_of(command(name, clock.left), clock.left):
+        seconds = min(clock.left, 1.5 * part.seconds)
+        for row in rows_of(command(name, seconds), seconds):
             made.add_row(*row)
         yield made
 

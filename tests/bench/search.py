@@ -3,6 +3,7 @@
 Each arm, a strategy and a width, runs the task once a seed, with the same budget of rollouts and as many generations
 as that allows. The table has the mean score on test of what a run ended with, the difference to the first arm seed
 by seed, both with 95 % t intervals over the seeds, and the time of the loop, without the audit, over the first arm's.
+Other work on the machine is in that time.
 """
 
 import argparse
@@ -43,11 +44,13 @@ def play(task: str, arm: str, seed: int, rollouts: int, directory: Path) -> Outc
     if done.returncode not in (0, 5):
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     report: dict[str, Any] = json.loads(done.stdout)
+    asked = f"SELECT seconds FROM runs WHERE run = '{report['run']}'"
+    command = [sys.executable, "-m", "services.cli", "sql", asked, "--json", "--dir", str(directory)]
+    (loop,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     final = [cell for cell in report["cells"] if cell["split"] == "test" and cell["scaffold"] == report["scaffold"]]
     own = [cell for cell in final if cell["adapter"] == report["adapter"]]
-    return Outcome(
-        report["score"], own[0]["score"], report["rollouts"], len(report["generations"]) - 1, report["seconds"]
-    )
+    generations = len(report["generations"]) - 1
+    return Outcome(report["score"], own[0]["score"], report["rollouts"], generations, loop["seconds"])
 
 
 def interval(values: list[float]) -> str:

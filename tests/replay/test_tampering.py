@@ -40,7 +40,7 @@ def history() -> History:
     log = DecidedLog()
     log.say(started(generations=3))
     facts = [
-        example(GoldScored, cell="start", score=0.25, items=4, failed=0, rollouts=4, blob=""),
+        example(GoldScored, cell="start", score=0.25, items=4, failed=0, rollouts=4, blob="", attempts=1),
         example(DriftFlagged, look=-1, generation=-1),
         example(AuditFinished),
     ]

@@ -76,3 +76,23 @@ def test_our_kernels_are_checked_and_timed() -> None:
     rows = list(gpu.trimul_rows(gpu.OwnTools(), "cpu", shapes, shapes, lambda: 1.0))
     assert [row[0] for row in rows if not row[0].startswith(" ")] == list(gpu.KERNELS)
     assert all(float(row[1]) < 1 for row in rows), rows
+
+
+@pytest.mark.long
+def test_a_random_model_is_trained_and_served_where_vllm_is() -> None:
+    from tests.bench import gpu, serving
+    from tests.harness.vllm_server import vllm_python
+
+    shape = serving.ModelShape(64, 2, 2, 1, 128, 200)
+
+    def figures(python: Path | None, left: float) -> dict[str, str]:
+        return {row[0]: row[1] for row in gpu.serving_rows(python, serving.ON_CPU, lambda: left, shape)}
+
+    alone = figures(None, 1.0)
+    assert float(alone["mean ratio of the first step, of what was sampled"]) == pytest.approx(1, abs=1e-3)
+    assert alone["served"] == serving.NO_VLLM
+    assert figures(Path("vllm"), -1.0)["served"] == "left out: no time was left"
+    if python := vllm_python():
+        served = figures(python, 1.0)
+        assert float(served["canary, mean difference in nats"]) < 1e-3
+        assert float(served["tokens a second, adapter, 32 at once"].split()[0].replace(",", "")) > 0

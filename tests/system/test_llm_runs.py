@@ -319,6 +319,22 @@ def test_without_a_key_nothing_is_started(tmp_path: Path) -> None:
     one_sentence(said, "No price is known for openai:odd", "EVOLOG_PRICES")
 
 
+def test_a_first_scaffold_of_a_meta_agent_is_compared_with_the_reference(tmp_path: Path, models: Path) -> None:
+    """The first scaffold votes by words. The reference asks the policy without a shortlist."""
+    first = call("propose_scaffold", files=[{"path": "agent.py", "text": VOTE}], summary="It votes.", report="So.")
+    with LlmServer({"openai": [first]}) as server:
+        place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models), **server.environment("openai"))
+        order = ("--agent", "openai:scripted", "--generations", "0", "--levers", "scaffold", "--name", "r")
+        said = place.evolog("run", str(TOY), *order)
+    assert "│ start: the Meta-Agent's scaffold" in said.out and "│ reference scaffold, base weights" in said.out
+    report = json.loads(place.evolog("show", "r", "--json").out)
+    cells = {(cell["cell"], cell["split"]): cell for cell in report["cells"]}
+    start, reference = cells["start", "test"], cells["reference", "test"]
+    assert reference["scaffold"] != start["scaffold"] == report["scaffold"] and reference["items"] == 40
+    assert cells["start_vote_of_k", "test"]["attempts"] == min(16, report["rollouts"] // 40)
+    assert start["score"] > reference["score"] and ("reference", "dev") in cells
+
+
 def test_a_url_that_is_none_is_said_in_a_sentence(tmp_path: Path) -> None:
     place = CliHarness(
         tmp_path,

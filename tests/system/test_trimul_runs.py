@@ -57,7 +57,7 @@ def test_a_language_model_sends_kernels_good_wrong_slow_and_cheating(tmp_path: P
                 "SELECT t.generation, s.outcome, max(s.reward) AS reward FROM trajectory_scored s JOIN "
                 "trajectory_recorded t ON s.trajectory = t.trajectory WHERE t.purpose = 'dev' GROUP BY ALL ORDER BY 1"
             )
-            rows: list[dict[str, Any]] = json.loads(place.evolog("sql", sql, "--json").out)["rows"]
+            rows: list[dict[str, Any]] = json.loads(place.evolog("sql", sql, "--json").out)
         finally:
             place.down()
     outcomes = {row["generation"]: row["outcome"] for row in rows}

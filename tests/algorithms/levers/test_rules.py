@@ -116,7 +116,10 @@ def test_the_weights_have_nothing_more_to_give(of: Evidence, history: list[PastC
 def test_a_language_model_that_chooses_among_few_is_trained_once_where_one_round_finds_nearly_all() -> None:
     chooses = like(seen(pass_at_1=0.4, pass_at_k=0.9), free=True, labels=4, offered=4.0)
     choice = pick(chooses, [], {"weights"})
-    assert (choice.action, choice.rounds, choice.hyper) == ("best_of_n", 1, CHOOSE)
+    assert (choice.action, choice.rounds, choice.hyper, choice.hints) == ("star", 1, CHOOSE, True)
+    assert not choice.restart  # it goes on from its parent
+    choice = pick(like(chooses, labelled=False), [], {"weights"})
+    assert (choice.action, choice.rounds, choice.hyper, choice.hints) == ("best_of_n", 1, CHOOSE, False)
     for other in ({"pass_at_k": 0.84}, {"labels": 0}, {"offered": 33.0}):
         assert pick(like(chooses, **other), [], {"weights"}).rounds == 3
     assert pick(like(chooses, free=False), [], {"weights"}).hyper == REFINE

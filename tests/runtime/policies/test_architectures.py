@@ -3,6 +3,7 @@ speaks.
 """
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -299,12 +300,12 @@ def test_scores_of_choices_are_the_models_own_and_the_same_to_the_bit_whatever_i
     stem = tuple(draw.randrange(5, VOCABULARY) for _ in range(30))
     prompts = [(*stem[: draw.randrange(31)], draw.randrange(5, VOCABULARY)) for _ in range(12)] + [stem[:9], stem[:8]]
     tokens = (4, 9, 33)
-    together = ChoiceScores(model, 2).after("a", [(prompt, tokens) for prompt in prompts])
+    together = ChoiceScores(model, ThreadPoolExecutor(2)).after("a", [(prompt, tokens) for prompt in prompts])
     for prompt, scores in zip(prompts, together, strict=True):
         with torch.no_grad():
             logs = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1].double(), 0)
         assert scores.tolist() == pytest.approx(logs[list(tokens)].tolist(), abs=1e-4)
-        alone = ChoiceScores(model).after("a", [(prompt, tokens)])
+        alone = ChoiceScores(model, ThreadPoolExecutor(1)).after("a", [(prompt, tokens)])
         same = alone[0].tolist() == scores.tolist()
         assert same or name in VARYING
 
@@ -312,7 +313,7 @@ def test_scores_of_choices_are_the_models_own_and_the_same_to_the_bit_whatever_i
 def test_what_prompts_begin_with_is_read_once_and_again_under_another_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice_scores, "FORWARD", 16)
     trainee = trained(made("Qwen3"))
-    scores = ChoiceScores(trainee.model)
+    scores = ChoiceScores(trainee.model, ThreadPoolExecutor(1))
     shapes = reads(trainee)
     first, second = (*range(5, 13), 20), (*range(5, 13), 21)
     before = scores.after("a", [(first, (4, 9))])

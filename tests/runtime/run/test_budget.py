@@ -3,7 +3,7 @@
 import pytest
 
 from events.errors import UsageError
-from runtime.run.budget import parse
+from runtime.run.budget import parse, with_rollouts
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_a_budget_that_no_event_can_hold_is_refused(budget: str) -> None:
 )
 def test_a_limit_of_time_has_a_unit(budget: str, seconds: float) -> None:
     assert parse(budget).seconds == seconds
+
+
+@pytest.mark.parametrize("budget", ["", "rollouts=5", " rollouts=2k , "])
+def test_a_limit_on_rollouts_takes_the_place_of_another(budget: str) -> None:
+    assert with_rollouts(budget, 9) == "rollouts=9"
+    assert parse(with_rollouts(f"{budget},usd=2,time=9s", 9)) == parse("rollouts=9,usd=2,time=9s")

@@ -261,7 +261,7 @@ def test_a_gold_module_without_labels_is_said_in_the_audit(place: CliHarness) ->
 
 def test_a_catalogue_or_baseline_that_raises_costs_itself_alone(place: CliHarness) -> None:
     found = report(place, "own-code")
-    assert found["reason"] == "all 1 generations are done" and len(found["cells"]) == 6
+    assert found["reason"] == "all 1 generations are done" and len(found["cells"]) == 8
     assert "ZeroDivisionError" in str(found["generations"]) and "IndexError" in str(found["cells_failed"])
 
 

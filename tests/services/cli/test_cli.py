@@ -204,6 +204,10 @@ def test_a_run_that_spends_its_budget_exits_with_5_and_says_so(other: CommandRes
     report = json.loads(other.out)
     assert (report["version"], report["reason"], report["rollouts"]) == (1, "budget exhausted", 336)
     assert {cell["cell"] for cell in report["cells"]} >= {"start", "final", "uniform_policy"}
+    again = {cell["cell"]: cell for cell in report["cells"] if cell["cell"].endswith("_of_k")}
+    vote, best = again["start_vote_of_k"], again["start_best_of_k"]
+    assert vote["attempts"] == best["attempts"] == 336 // 40 and vote["rollouts"] == 320
+    assert best["score"] > vote["score"] and vote["failed"] == best["failed"] == 0
     assert "run toy2: task" in other.err and "  1  scaffold  dev" in other.err
 
 
@@ -346,6 +350,16 @@ def test_an_ablation_whose_runs_fail_says_so(place: CliHarness) -> None:
     (row,) = (line for line in said.out.splitlines() if "weights only" in line)
     assert row.count(" - ") == 2 and "0.0000" not in row
     assert said.err.count("failed: the first scaffold could not be evaluated") == 3
+
+
+@pytest.mark.slow
+def test_an_ablation_asks_the_start_again_with_as_many_rollouts(place: CliHarness) -> None:
+    said = place.evolog("ablate", str(TOY), "--seeds", "1", "--generations", "1", "--json")
+    *levers, again = json.loads(said.out)
+    assert [one["levers"] for one in levers] == [["scaffold"], ["weights"], ["scaffold", "weights"]]
+    assert again["strategy"] == "best_of_k" and len(again["generations"]) > 1
+    assert 0 < again["rollouts"] <= levers[-1]["rollouts"] and again["vote"]["attempts"] > 40
+    assert {row["lever"] for row in again["generations"]} == {"start", "repeat"}
 
 
 def test_version(empty: CliHarness) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from events.errors import Misconfigured
-from services.host.settings import trainer_back_end
+from services.host.settings import start_attempts, trainer_back_end
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,13 @@ def test_a_back_end_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(Misconfigured, match=words):
         trainer_back_end()
+
+
+def test_how_often_the_start_is_asked_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start_attempts() == 16
+    monkeypatch.setenv("EVOLOG_START_ATTEMPTS", "0")
+    assert start_attempts() == 0
+    for wrong in ("-1", "1.5", "often", "", "²"):
+        monkeypatch.setenv("EVOLOG_START_ATTEMPTS", wrong)
+        with pytest.raises(Misconfigured, match="expected a whole number of attempts, such as 16, or 0 for none"):
+            start_attempts()
