@@ -112,6 +112,11 @@ def test_canaries_ask_for_digests_of_private_prompts(private: bool) -> None:
     asked: list[str] = []
 
     class Model:
+        positions = 64
+
+        def encode(self, prompt: str, plain: bool = False) -> tuple[int, ...]:
+            return tuple(range(8))
+
         def log_probs(self, prompt: str) -> list[float]:
             asked.append(prompt)
             return [-1.0]
