@@ -64,7 +64,8 @@ class CliHarness:
             if not name.startswith(("EVOLOG_", "XDG_")) and name != "FORCE_COLOR"
         }
         home = {"XDG_CACHE_HOME": str(folder / "cache"), "XDG_CONFIG_HOME": str(folder / "config")}
-        self.environment = with_root(inherited | home | environment)
+        few = {"EVOLOG_START_ATTEMPTS": "2"}  # 16, the default, take longer than the small runs of tests themselves
+        self.environment = with_root(inherited | home | few | environment)
         self.log, self.gold = OperatorClient(self.node, LOG), OperatorClient(self.node, GOLD)
         self.supervisor: subprocess.Popen[str] | None = None
         self.patience = PATIENCE  # seconds that a command may take

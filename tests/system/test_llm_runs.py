@@ -323,7 +323,9 @@ def test_a_first_scaffold_of_a_meta_agent_is_compared_with_the_reference(tmp_pat
     """The first scaffold votes by words. The reference asks the policy without a shortlist."""
     first = call("propose_scaffold", files=[{"path": "agent.py", "text": VOTE}], summary="It votes.", report="So.")
     with LlmServer({"openai": [first]}) as server:
-        place = CliHarness(tmp_path, XDG_CACHE_HOME=str(models), **server.environment("openai"))
+        place = CliHarness(
+            tmp_path, XDG_CACHE_HOME=str(models), EVOLOG_START_ATTEMPTS="16", **server.environment("openai")
+        )
         order = ("--agent", "openai:scripted", "--generations", "0", "--levers", "scaffold", "--name", "r")
         said = place.evolog("run", str(TOY), *order)
     assert "│ start: the Meta-Agent's scaffold" in said.out and "│ reference scaffold, base weights" in said.out
