@@ -357,6 +357,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the answers that are the true one word for word."""
     free: bool = False
     """Whether the policy writes its answers token by token; otherwise it picks a label."""
+    chosen: float = 0.0
+    """Share of the answers before which the model was offered choices."""
     signal: Literal["scores", "comparisons", "none"] = "scores"
     """What an answer to a train item can be judged by: task.py's SIGNAL."""
     solved: float | None = 1.0

@@ -63,7 +63,7 @@ that are many.
 """
 SETTLED = 0.85
 """pass@k from which on further rounds of a language model that chooses would repeat the first: they train on all that
-was found.
+was found. Eight guesses among four find as much: what is found is right, whoever found it.
 """
 GUESSED = 0.025
 """Groups agree above chance where guesses agree as much with this probability at most."""
@@ -221,6 +221,7 @@ def evidence(
         guesses_agree=guesses_agree((given, options[item]) for item, given in answers.items()),
         true_answers=fmean(bool(a.label) and a.answer == a.label for a in attempts),
         free=free,
+        chosen=fmean(bool(attempt.choices) for attempt in attempts),
         signal=signal,
         solved=solved,
         labelled=labelled,
@@ -386,7 +387,7 @@ def _right_or_wrong(e: Evidence) -> Choice:
     if not e.clonable:
         why = f"Right answers are there to be found ({_figures(e)}), and none has a positive reward: let them compete."
         return _update("grpo", why, hyper={} if e.free else COMPARE)
-    if e.free and e.labels and e.offered <= MANY and e.pass_at_k >= SETTLED:
+    if e.free and e.chosen == 1 and e.offered <= MANY and e.pass_at_k >= SETTLED:
         found = f"One round finds nearly all right answers ({_figures(e)}, {e.offered:.0f} on offer)"
         if e.labelled:
             why = f"{found}: show the true ones of the rest, and learn to give all unshown."

@@ -227,8 +227,8 @@ class CausalTrainee:
             by_input.setdefault(key, []).extend(unit)
         lengths = {i: len(self._input(rollouts[i])) - known + known // HELD for unit in by_input.values() for i in unit}
         pairs = [unit for unit in units if len(unit) > 1]
-        joined = list(by_input.values())
-        return pack(joined, lengths, tokens, None if pairs else [1] * len(joined))
+        joined = list(by_input.values())  # where processes share the rollouts, each may read what others read
+        return pack(joined, lengths, tokens, None if pairs or self.one_forward else [1] * len(joined))
 
     def _input(self, rollout: Rollout) -> tuple[int, ...]:
         """The tokens that are read for a rollout: all but the last, which is only predicted."""
@@ -289,7 +289,8 @@ class CausalTrainee:
         alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
         known = min(sum(1 for _ in alike), *(len(prompt) - 1 for prompt in prompts))
         if len(prompts) == 1:
-            return known if known + 1 >= SHARED else 0
+            answered = any(len(rollout.tokens) > 1 for rollout in rollouts)  # else all of them are one row
+            return known if known + 1 >= SHARED and answered else 0
         rows = len({self._input(rollout) for rollout in rollouts})
         return known if known >= LEAST_SHARED and known * (rows - 1) >= SHARED else 0
 

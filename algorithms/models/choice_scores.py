@@ -16,11 +16,14 @@ import torch
 from transformers import DynamicCache
 
 from algorithms.models.causal_lm import logits_after
+from events.errors import UsageError
 
-LONG, SHORT = 64, 4
-"""Tokens of a block: of those that a long prompt begins with, and of the rest."""
+LONG, MIDDLE, SHORT = 64, 16, 4
+"""Tokens of a block: of those that a long prompt begins with, of the rest of a long prompt, and of a short prompt."""
 FORWARD = 128
-"""Tokens of a forward: of two long blocks, or of 32 short ones."""
+"""Tokens of a forward: of two long blocks, of eight middle ones or of 32 short ones."""
+AT_ONCE = 8192
+"""Tokens of the prompts that are read together: their keys and values are held until all of them are read."""
 KEPT_BYTES = 512 << 20
 """Bytes of keys and values that are kept for the next call."""
 KEPT_SCORES = 1 << 16
@@ -38,12 +41,14 @@ class _Place(NamedTuple):
     def start(self) -> int:
         """How many tokens stand before the block."""
         after = len(self.tokens) - self.longs * LONG
-        return len(self.tokens) - (LONG if after == 0 else (after - 1) % SHORT + 1)
+        return len(self.tokens) - (LONG if after == 0 else (after - 1) % self.width + 1)
 
     @property
     def width(self) -> int:
         """The tokens that it is padded to."""
-        return LONG if len(self.tokens) == self.longs * LONG else SHORT
+        if len(self.tokens) == self.longs * LONG:
+            return LONG
+        return MIDDLE if self.longs else SHORT
 
     @property
     def before(self) -> "_Place | None":
@@ -72,8 +77,8 @@ class ChoiceScores:
     For one thread; it computes on those of the pool, each of which must have one thread of torch's.
     """
 
-    def __init__(self, model: Any, pool: Executor) -> None:
-        self._model, self._pool = model, pool
+    def __init__(self, model: Any, pool: Executor, positions: int) -> None:
+        self._model, self._pool, self._positions = model, pool, positions
         self._kept: OrderedDict[_Place, _Read] = OrderedDict()
         self._bytes = 0
         self._scores: OrderedDict[tuple[_Place, tuple[int, ...]], np.ndarray] = OrderedDict()
@@ -83,12 +88,17 @@ class ChoiceScores:
         """For each (prompt, tokens) the natural log-probability (tokens,), float64, of each of these tokens as the
         first after the prompt, among all of the vocabulary.
 
-        `adapter` names the weights that the model has now.
+        `adapter` names the weights that the model has now. Raises UsageError for a model that keeps more than keys and
+        values, such as Mamba's state.
         """
         keys = [(_Place(adapter, (len(prompt) - 1) // LONG, prompt), tokens) for prompt, tokens in asked]
         missing = list(dict.fromkeys(key for key in keys if key not in self._scores))
         found = {key: self._scores[key] for key in keys if key in self._scores}
-        found |= zip(missing, self._computed(missing), strict=True)
+        while missing:
+            tokens = itertools.accumulate(len(place.tokens) for place, _ in missing)
+            count = max(1, sum(1 for total in tokens if total <= AT_ONCE))
+            part, missing = missing[:count], missing[count:]
+            found |= zip(part, self._computed(part), strict=True)
         for key in keys:
             self._scores[key] = found[key]
             self._scores.move_to_end(key)
@@ -135,8 +145,9 @@ class ChoiceScores:
     @torch.inference_mode()
     def _forward(self, part: Sequence[_Place], blocks: Mapping[_Place, _Read]) -> list[_Read]:
         """What becomes of blocks that have as many tokens before them; copies of the first fill the rows."""
-        start, width = part[0].start, part[0].width
-        rows = _filled(part, FORWARD // width)
+        start = part[0].start
+        width = min(part[0].width, self._positions - start)
+        rows = _filled(part, FORWARD // part[0].width)
         new = [place.tokens[start:] for place in rows]
         ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in new], device=self._model.device)
         cache = DynamicCache()  # of every position, also where a layer looks back through a window
@@ -148,6 +159,13 @@ class ChoiceScores:
         model = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
         output = model.base_model(ids, past_key_values=cache, use_cache=True)
         self._output = type(output)
+        if len(cache.layers) != model.config.get_text_config().num_hidden_layers or not all(
+            map(_is_whole, cache.layers)
+        ):
+            raise UsageError(
+                f"{type(model).__name__} keeps more of a prompt than keys and values, so choices cannot be compared "
+                "after it here; ask it without choices, or use another model."
+            )
         kept = []
         for row, tokens in enumerate(new[: len(part)]):
             end = start + len(tokens)
@@ -175,6 +193,11 @@ def _chain(place: _Place, blocks: Mapping[_Place, _Read]) -> list[_Read]:
         reads.append(blocks[at])
         at = at.before
     return reads[::-1]
+
+
+def _is_whole(layer: Any) -> bool:
+    """Whether a layer's cache holds keys and values."""
+    return isinstance(getattr(layer, "keys", None), torch.Tensor)
 
 
 def _filled(values: Sequence[Any], count: int) -> list[Any]:

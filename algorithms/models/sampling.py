@@ -88,7 +88,7 @@ class Sampler:
         torch.set_num_threads(1)
         self.base, self._model = base, model.eval().requires_grad_(False)
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-        self.scores = ChoiceScores(self._model, self._pool)
+        self.scores = ChoiceScores(self._model, self._pool, base.positions)
 
     def sample(self, requests: Sequence[CompletionRequest]) -> list[SampledCompletion]:
         """A completion for each request, in order; raises UsageError for a prompt, temperature or length out of range.

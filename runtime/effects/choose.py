@@ -132,10 +132,15 @@ def _nothing_beside(beside: Collection[int], choice: Choice) -> str:
 
 
 def with_ordered_algorithm(choice: Choice, algorithm: str) -> Choice:
-    """The choice with the algorithm that the run was ordered to train by, and that algorithm's default settings."""
+    """The choice with the algorithm that the run was ordered to train by, and that algorithm's default settings.
+
+    What belongs to another algorithm goes with it: hints, and the rounds of an update that a round of STaR would end.
+    """
     if choice.lever != "weights" or algorithm in ("", choice.action):
         return choice
     reason = f"{choice.reason} (The rules would take {choice.action}; this run is to train by {algorithm}.)"
+    if choice.hints:  # the rules order them for STaR alone
+        choice = msgspec.structs.replace(choice, hints=False, restart=False, rounds=max(choice.rounds, 3))
     return msgspec.structs.replace(choice, action=algorithm, hyper={}, reason=reason)
 
 

@@ -57,6 +57,8 @@ from runtime.policies.interface import SampleRequest, TokenScorer
 
 CANARIES, CANARY_TOKENS = 4, 16
 """Canaries of an adapter, and the tokens of each."""
+ANY_PROMPT = "canary"
+"""The prompt of a canary where those of the batch leave no room for an answer outside their plain text."""
 ROOT = Path(__file__).parents[2]
 SPLIT = "FSDP"
 """The way of accelerate in which the processes split the model."""
@@ -259,13 +261,14 @@ def canaries(model: Trainee, rollouts: Sequence[Rollout], *, private: bool = Fal
     recorded_tokens = {
         rollout.prompt: rollout.tokens[:-1][:CANARY_TOKENS] or rollout.tokens for rollout in reversed(rollouts)
     }
-    prompts = (
+    fitting = (
         prompt for prompt in dict.fromkeys(r.prompt for r in rollouts) if _fits(model, prompt, False, CANARY_TOKENS)
     )
-    for asked in itertools.islice(prompts, CANARIES):
+    for asked in list(itertools.islice(fitting, CANARIES)) or [ANY_PROMPT]:
         prompt = hashlib.sha256(asked.encode()).hexdigest() if private else asked
         if isinstance(model, TokenScorer):
-            yield Canary(prompt, tuple(model.score(prompt, recorded_tokens[asked])), recorded_tokens[asked])
+            tokens = recorded_tokens.get(asked, rollouts[0].tokens[:1])
+            yield Canary(prompt, tuple(model.score(prompt, tokens)), tokens)
         else:
             yield Canary(prompt, tuple(model.log_probs(prompt)))
 

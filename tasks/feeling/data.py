@@ -21,6 +21,8 @@ FILES = PublishedFiles(
 )
 LEAST_LETTERS, LEAST_FEELING = 3, 0.8
 """Words of fewer letters are left out, and words whose mean rating is nearer to 0."""
+LEAST_ROOT = 4
+"""Letters of a stem from which on those that begin with it are of one family with it."""
 CUTS = (-2.0, 0.0, 1.8)
 """Where a mean rating, from -4 to 4, passes from one class into the next."""
 TEST_SHARE, DEV_SHARE = 0.2, 0.14
@@ -35,6 +37,8 @@ class RatedWord(NamedTuple):
     word: str
     mean: float
     ratings: tuple[int, ...]
+    family: str = ""
+    """The first letters of its stem that other stems may have too."""
 
     @property
     def label(self) -> str:
@@ -55,21 +59,21 @@ def get(root: Path, source: Path | None = None) -> None:
 def load(root: Path, seed: int) -> Public:
     """What the loop may see: train with labels and folds, dev and test without labels.
 
-    The seed draws one word of each stem, and divides the words; each split has its share of each class. Raises NotFound
-    where the file is missing, and CheckFailed where it is not as published.
+    The seed draws one word of each stem, and divides the words; each split has its share of each class, and no two have
+    words of one family. Raises NotFound where the file is missing, and CheckFailed where it is not as published.
     """
     words = drawn(root, seed)
     labels = [word.label for word in words]
-    test, _ = split_by_label(labels, range(len(words)), seed, TEST_SHARE, 1)
+    test, _ = split_by_label(labels, [word.family for word in words], seed, TEST_SHARE, 1)
     rest = [word for word, is_test in zip(words, test, strict=True) if not is_test]
     dev, folds = split_by_label(
-        [word.label for word in rest], range(len(rest)), seed, DEV_SHARE / (1 - TEST_SHARE), FOLDS
+        [word.label for word in rest], [word.family for word in rest], seed, DEV_SHARE / (1 - TEST_SHARE), FOLDS
     )
     return public(
         "feeling",
         CLASSES,
         [
-            Example(word.word, question(word.word), word.label, fold, word.word)
+            Example(word.word, question(word.word), word.label, fold, word.family)
             for word, is_dev, fold in zip(rest, dev, folds, strict=True)
             if not is_dev
         ],
@@ -107,7 +111,10 @@ def drawn(root: Path, seed: int) -> list[RatedWord]:
 
 @lru_cache(maxsize=2)
 def stems(root: Path) -> tuple[tuple[RatedWord, ...], ...]:
-    """The words of the lexicon that have a feeling and nothing but letters, by their stem (Porter 2001, Snowball)."""
+    """The words of the lexicon that have a feeling and nothing but letters, by their stem (Porter 2001, Snowball).
+
+    Stems that begin with another one are of its family, as "cutest" is of "cute", which the stemmer leaves apart.
+    """
     import snowballstemmer
 
     stemmer = snowballstemmer.stemmer("english")
@@ -118,6 +125,11 @@ def stems(root: Path) -> tuple[tuple[RatedWord, ...], ...]:
         if letters and len(word) >= LEAST_LETTERS and abs(float(mean)) >= LEAST_FEELING:
             rated = RatedWord(word, float(mean), tuple(json.loads(ratings)))
             by_stem.setdefault(stemmer.stemWord(word), []).append(rated)
+    root = ""
+    for stem in sorted(by_stem):
+        if not (len(root) >= LEAST_ROOT and stem.startswith(root)):
+            root = stem
+        by_stem[stem] = [word._replace(family=root) for word in by_stem[stem]]
     return tuple(map(tuple, by_stem.values()))
 
 
@@ -127,4 +139,4 @@ def rated(root: Path) -> dict[str, RatedWord]:
 
 
 def _item(word: RatedWord) -> Item:
-    return Item(word.word, question(word.word), word.word)
+    return Item(word.word, question(word.word), word.family)

@@ -39,6 +39,8 @@ LINES = [
     "lol's\t2.0\t0.0\t[2, 2, 2, 2, 2, 2, 2, 2, 2, 2]",
     "lag\t-1.4\t0.6\t[-1, -1, -1, -1, -1, -3, -1, -2, -2, -1]",
     "lagging\t-1.1\t0.8\t[-2, -2, -2, -1, 0, 0, -1, 0, -1, -2]",
+    "cute\t2.0\t0.0\t[2, 2, 2, 2, 2, 2, 2, 2, 2, 2]",
+    "cutest\t2.8\t0.7\t[3, 3, 3, 3, 3, 3, 3, 3, 2, 2]",
     "lags\t-1.5\t0.7\t[-1, -2, -1, -1, -2, -3, -1, -2, -1, -1]",
 ]
 
@@ -81,6 +83,7 @@ def test_words_of_letters_with_a_feeling_are_asked_and_one_of_each_stem(root: Pa
     for words in drawn.values():
         assert not words & {"$:", "ok", "bored", "lol's"}
         assert len(words & {"lag", "lagging", "lags"}) == 1
+        assert words >= {"cute", "cutest"}  # Snowball has two stems for them
     assert set.union(*drawn.values()) >= {"lag", "lagging", "lags"}
     assert data.load(root, 0) == data.load(root, 0)
 
@@ -101,6 +104,16 @@ def test_the_verifier_has_the_answers_of_train_and_dev_and_gold_those_of_test(ro
     assert set(hidden) == {item.id for item in public.test}
     assert all(known[example.id] == example.label for example in public.train)
     assert task.score(public.dev[0], known[public.dev[0].id], known[public.dev[0].id]).reward == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_family_lies_in_two_splits(root: Path, seed: int) -> None:
+    public = data.load(root, seed)
+    train = {example.group for example in public.train}
+    dev, test = ({item.group for item in items} for items in (public.dev, public.test))
+    assert not train & dev and not (train | dev) & test
+    (group,) = {each.group for each in (*public.train, *public.dev, *public.test) if each.id in ("cute", "cutest")}
+    assert group == "cute"
 
 
 def test_each_split_has_its_share_of_each_class(public: Public) -> None:

@@ -114,13 +114,13 @@ def test_the_weights_have_nothing_more_to_give(of: Evidence, history: list[PastC
 
 
 def test_a_language_model_that_chooses_among_few_is_trained_once_where_one_round_finds_nearly_all() -> None:
-    chooses = like(seen(pass_at_1=0.4, pass_at_k=0.9), free=True, labels=4, offered=4.0)
+    chooses = like(seen(pass_at_1=0.4, pass_at_k=0.9), free=True, labels=4, offered=4.0, chosen=1.0)
     choice = pick(chooses, [], {"weights"})
     assert (choice.action, choice.rounds, choice.hyper, choice.hints) == ("star", 1, CHOOSE, True)
     assert not choice.restart  # it goes on from its parent
     choice = pick(like(chooses, labelled=False), [], {"weights"})
     assert (choice.action, choice.rounds, choice.hyper, choice.hints) == ("best_of_n", 1, CHOOSE, False)
-    for other in ({"pass_at_k": 0.84}, {"labels": 0}, {"offered": 33.0}):
+    for other in ({"pass_at_k": 0.84}, {"chosen": 0.5}, {"offered": 33.0}):
         assert pick(like(chooses, **other), [], {"weights"}).rounds == 3
     assert pick(like(chooses, free=False), [], {"weights"}).hyper == REFINE
 
@@ -152,6 +152,7 @@ def test_evidence_of_four_attempts_by_hand() -> None:
     )
     assert (found.pass_at_1, found.pass_at_k, found.tied_groups) == (0.25, 0.5, 0.5)
     assert (found.offered, found.recall, found.wrong_though_offered) == (2.5, 0.5, 0.25)
+    assert found.chosen == 0.75
 
 
 def test_evidence_needs_a_probe() -> None:

@@ -293,27 +293,39 @@ def test_scores_of_choices_are_the_models_own_and_the_same_to_the_bit_whatever_i
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice_scores, "LONG", 8)
+    monkeypatch.setattr(choice_scores, "MIDDLE", 5)
     monkeypatch.setattr(choice_scores, "SHORT", 3)
+    monkeypatch.setattr(choice_scores, "AT_ONCE", 40)
     monkeypatch.setattr(choice_scores, "FORWARD", 16)
     model = trained(made(name)).model
     draw = random.Random(0)
     stem = tuple(draw.randrange(5, VOCABULARY) for _ in range(30))
     prompts = [(*stem[: draw.randrange(31)], draw.randrange(5, VOCABULARY)) for _ in range(12)] + [stem[:9], stem[:8]]
+    prompts.append(tuple(draw.randrange(5, VOCABULARY) for _ in range(POSITIONS - 1)))  # up to the last position
     tokens = (4, 9, 33)
-    together = ChoiceScores(model, ThreadPoolExecutor(2)).after("a", [(prompt, tokens) for prompt in prompts])
+    together = ChoiceScores(model, ThreadPoolExecutor(2), POSITIONS).after(
+        "a", [(prompt, tokens) for prompt in prompts]
+    )
     for prompt, scores in zip(prompts, together, strict=True):
         with torch.no_grad():
             logs = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1].double(), 0)
         assert scores.tolist() == pytest.approx(logs[list(tokens)].tolist(), abs=1e-4)
-        alone = ChoiceScores(model, ThreadPoolExecutor(1)).after("a", [(prompt, tokens)])
+        alone = ChoiceScores(model, ThreadPoolExecutor(1), POSITIONS).after("a", [(prompt, tokens)])
         same = alone[0].tolist() == scores.tolist()
         assert same or name in VARYING
+
+
+def test_a_model_that_keeps_a_state_takes_no_choices() -> None:
+    config = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4)
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    with pytest.raises(UsageError, match="MambaForCausalLM keeps more of a prompt than keys and values"):
+        ChoiceScores(model, ThreadPoolExecutor(1), POSITIONS).after("", [((5, 6, 7), (4, 9))])
 
 
 def test_what_prompts_begin_with_is_read_once_and_again_under_another_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice_scores, "FORWARD", 16)
     trainee = trained(made("Qwen3"))
-    scores = ChoiceScores(trainee.model, ThreadPoolExecutor(1))
+    scores = ChoiceScores(trainee.model, ThreadPoolExecutor(1), POSITIONS)
     shapes = reads(trainee)
     first, second = (*range(5, 13), 20), (*range(5, 13), 21)
     before = scores.after("a", [(first, (4, 9))])
