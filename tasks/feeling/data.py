@@ -125,11 +125,11 @@ def stems(root: Path) -> tuple[tuple[RatedWord, ...], ...]:
         if letters and len(word) >= LEAST_LETTERS and abs(float(mean)) >= LEAST_FEELING:
             rated = RatedWord(word, float(mean), tuple(json.loads(ratings)))
             by_stem.setdefault(stemmer.stemWord(word), []).append(rated)
-    root = ""
+    family = ""
     for stem in sorted(by_stem):
-        if not (len(root) >= LEAST_ROOT and stem.startswith(root)):
-            root = stem
-        by_stem[stem] = [word._replace(family=root) for word in by_stem[stem]]
+        if not (len(family) >= LEAST_ROOT and stem.startswith(family)):
+            family = stem
+        by_stem[stem] = [word._replace(family=family) for word in by_stem[stem]]
     return tuple(map(tuple, by_stem.values()))
 
 
