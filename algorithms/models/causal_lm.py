@@ -439,7 +439,7 @@ class CausalTrainee:
         at = torch.tensor(list(first.values()), device=states.device)
         offered = [self.encode_choices(rollouts[i].choices, rollouts[i].plain) for i in first.values()]
         ids, bias = pad_choices(offered, [rollouts[i].bias for i in first.values()])
-        size = max(1, LOGITS // int(self.model.get_output_embeddings().weight.shape[0]))
+        size = self._tokens_at_once()
         rows = [
             logits(part).gather(1, part_ids).float()
             for part, part_ids in zip(states[at].split(size), ids.to(states.device).split(size), strict=True)
@@ -474,13 +474,17 @@ class CausalTrainee:
 
             return tempered
 
-        size = max(1, LOGITS // int(self.model.get_output_embeddings().weight.shape[0]))
+        size = self._tokens_at_once()
         if len(states) <= size:
             return kernels.joint(at(temperatures)(states), None, tokens)[:2]
         apply: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _Recomputed.apply
         parts = zip(states.split(size), tokens.split(size), map(at, temperatures.split(size)), strict=True)
         logps, entropies = zip(*(apply(*part) for part in parts), strict=True)
         return torch.cat(logps), torch.cat(entropies)
+
+    def _tokens_at_once(self) -> int:
+        """The tokens whose logits are computed at once."""
+        return max(1, LOGITS // int(self.model.get_output_embeddings().weight.shape[0]))
 
     def set_mode(self) -> None:
         """Turn dropout off, and checkpointing on where it was asked for, which transformers does in

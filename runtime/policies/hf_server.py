@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ class LoadedAdapter(NamedTuple):
 
 class _Job(NamedTuple):
     adapter: str
-    requests: list[CompletionRequest]
+    asked: list[CompletionRequest]
     done: "Future[list[SampledCompletion]]"
 
 
@@ -242,36 +243,27 @@ class HFEngine:
                 elif isinstance(job, _ChoiceJob):
                     choosing.setdefault(job.adapter, []).append(job)
             for inner, asking in choosing.items():
-                self._choose(inner, asking)
+                self._answer(inner, asking, partial(self._sampler.scores.after, inner))
             for inner, jobs in by_adapter.items():
                 while jobs:  # so that nobody waits for all
                     part = [jobs.pop(0)]
-                    rows = len(part[0].requests)
-                    while jobs and rows + len(jobs[0].requests) <= SLOTS * self._threads:
-                        rows += len(jobs[0].requests)
+                    rows = len(part[0].asked)
+                    while jobs and rows + len(jobs[0].asked) <= SLOTS * self._threads:
+                        rows += len(jobs[0].asked)
                         part.append(jobs.pop(0))
-                    self._answer(inner, part)
+                    self._answer(inner, part, self._sampler.sample)
             for job in batch:
                 if not isinstance(job, _Job | _ChoiceJob):
                     job()
 
-    def _choose(self, inner: str, jobs: Sequence[_ChoiceJob]) -> None:
+    def _answer(
+        self, inner: str, jobs: Sequence[_Job | _ChoiceJob], compute: Callable[[list[Any]], Sequence[Any]]
+    ) -> None:
         try:
             with self._adapter_context(inner):
-                scores = iter(self._sampler.scores.after(inner, [each for job in jobs for each in job.asked]))
+                answers = iter(compute([each for job in jobs for each in job.asked]))
             for job in jobs:
-                job.done.set_result([next(scores) for _ in job.asked])
-        except BaseException as wrong:  # as in `_answer`
-            for job in jobs:
-                if not job.done.done():
-                    job.done.set_exception(wrong)
-
-    def _answer(self, inner: str, jobs: Sequence[_Job]) -> None:
-        try:
-            with self._adapter_context(inner):
-                completions = iter(self._sampler.sample([request for job in jobs for request in job.requests]))
-            for job in jobs:
-                job.done.set_result([next(completions) for _ in job.requests])
+                job.done.set_result([next(answers) for _ in job.asked])
         except BaseException as wrong:  # the next jobs are computed all the same
             for job in jobs:
                 if not job.done.done():

@@ -277,10 +277,9 @@ def back_end_for(wanted: BackEnd, model: Trainee, algorithm: Algorithm, rollouts
     """The back end to use: the one that is wanted, or the native one, since trl has no critic, knows no choices and
     trains causal language models only.
     """
-    if wanted == "native" or any(
-        rollout.choices for rollout in rollouts
-    ):  # a language model's class comes with transformers and peft, in several seconds
+    if wanted == "native" or any(rollout.choices for rollout in rollouts):
         return "native"
+    # not at the top: a language model's class comes with transformers and peft, in several seconds
     from algorithms.models.causal_lm import CausalTrainee
 
     return "native" if algorithm.critic or not isinstance(model, CausalTrainee) else wanted

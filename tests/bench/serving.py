@@ -25,9 +25,10 @@ from runtime.effects.serve import SCREENED
 from runtime.policies import hf, published
 from runtime.policies.client import URL_VARIABLE
 from runtime.policies.engine import Engine, EnginePolicy, SpawnedEngine, connect
-from runtime.policies.interface import SampleRequest
-from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, TrainingResult, train
+from runtime.policies.interface import Sampled, SampleRequest
+from runtime.policies.training import Sources, TrainingResult, train
 from tests.bench.capped import Row
+from tests.harness.attempts import attempts_at, first_order
 from tests.harness.vllm_server import START_PATIENCE, VLLMServer, vllm_python
 
 TOGETHER = (1, 8, 32)
@@ -89,31 +90,13 @@ def trained_adapter(base: Path, prompt: str, out: Path, answers: int = ANSWERS) 
     model = hf.HFModel.load(base)
     ids = model.encode(prompt)
     with torch.inference_mode():
-        sampled = Sampler(model, model.model).sample(
+        completions = Sampler(model, model.model).sample(
             [CompletionRequest(prompt=ids, seed=0, index=index, max_tokens=TOKENS) for index in range(answers)]
         )
-    attempts = [
-        TrainingAttempt(
-            id=str(index),
-            group="g",
-            item="i",
-            adapter="",
-            answer=completion.text,
-            reward=float(index % 2),
-            calls=(TrainingCall(SampleRequest(prompt=prompt), completion.tokens, completion.logprobs),),
-        )
-        for index, completion in enumerate(sampled)
-    ]
-    order = TrainingOrder(
-        base=base,
-        parent="",
-        parent_folder=None,
-        state=None,
-        algorithm="grpo",
-        hyper={"lr": 0.001, "mismatch": 1.0},
-        seed=0,
-        about={},
-    )
+    texts, tokens, logprobs = zip(*((each.text, each.tokens, each.logprobs) for each in completions), strict=True)
+    rewards = [float(index % 2) for index in range(len(completions))]
+    attempts = attempts_at(SampleRequest(prompt=prompt), Sampled(texts, tokens, logprobs), rewards)
+    order = first_order(base, "grpo", {"lr": 0.001, "mismatch": 1.0})
     return train(order, attempts, Sources(str, lambda items: {}), out, out.with_suffix(".left"))
 
 

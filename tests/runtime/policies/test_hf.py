@@ -33,13 +33,11 @@ from runtime.policies.engine import Engine, EnginePolicy, connect
 from runtime.policies.interface import WHOLE, SampleRequest
 from runtime.policies.training import (
     Sources,
-    TrainingAttempt,
-    TrainingCall,
-    TrainingOrder,
     TrainingResult,
     open_trainee,
     train,
 )
+from tests.harness.attempts import attempts_at, first_order
 
 NUMBERS = TASKS / "numbers"
 LETTERS = '''"""The more letters the better: what a model of random weights differs in."""
@@ -129,21 +127,8 @@ def policy(server: Engine, base: Path) -> EnginePolicy:
 def trained(base: Path, policy: EnginePolicy, out: Path, seed: int = 0) -> TrainingResult:
     """An adapter of one PPO update, the first of eight answers being rewarded."""
     (sampled,) = policy.sample([SampleRequest(prompt="task 0", n=8, max_tokens=6)])
-    attempts = [
-        TrainingAttempt(
-            id=str(place),
-            group="g",
-            item="i",
-            adapter="",
-            answer=sampled.texts[place],
-            reward=float(place == 0),
-            calls=(TrainingCall(SampleRequest(prompt="task 0"), sampled.tokens[place], sampled.logprobs[place]),),
-        )
-        for place in range(8)
-    ]
-    order = TrainingOrder(
-        base=base, parent="", parent_folder=None, state=None, algorithm="ppo", hyper={"lr": 0.01}, seed=seed, about={}
-    )
+    attempts = attempts_at(SampleRequest(prompt="task 0"), sampled, [float(place == 0) for place in range(8)])
+    order = first_order(base, "ppo", {"lr": 0.01}, seed)
     return train(order, attempts, Sources(str, lambda items: {}), out, out.with_suffix(".left"))
 
 
@@ -229,29 +214,8 @@ def test_what_was_chosen_is_trained_on_at_the_probability_it_was_chosen_with(
 ) -> None:
     request = SampleRequest(prompt="task 0", choices=CHOICES, bias=(0.5, 0.0, -1.0), n=8, plain=True)
     (sampled,) = policy.sample([request])
-    attempts = [
-        TrainingAttempt(
-            id=str(place),
-            group="g",
-            item="i",
-            adapter="",
-            answer=sampled.texts[place],
-            reward=float(sampled.texts[place] == sampled.texts[0]),
-            calls=(TrainingCall(request, sampled.tokens[place], sampled.logprobs[place]),),
-        )
-        for place in range(8)
-    ]
-    order = TrainingOrder(
-        base=base,
-        parent="",
-        parent_folder=None,
-        state=None,
-        algorithm="grpo",
-        hyper={"lr": 0.01},
-        seed=0,
-        about={},
-        back_end="trl",
-    )
+    attempts = attempts_at(request, sampled, [float(text == sampled.texts[0]) for text in sampled.texts])
+    order = first_order(base, "grpo", {"lr": 0.01}, back_end="trl")
     result = train(order, attempts, Sources(str, lambda items: {}), tmp_path / "adapter", tmp_path / "left")
     assert result.back_end == "native"  # trl knows no choices
     assert result.steps[0].ratio_mean == pytest.approx(1, abs=1e-4)

@@ -26,7 +26,8 @@ from runtime.policies import hf, published
 from runtime.policies.client import KEY_VARIABLE, URL_VARIABLE
 from runtime.policies.engine import ADAPTERS, EXACT, Engine, EnginePolicy
 from runtime.policies.interface import Sampled, SampleRequest
-from runtime.policies.training import Sources, TrainingAttempt, TrainingCall, TrainingOrder, TrainingResult, train
+from runtime.policies.training import Sources, TrainingResult, train
+from tests.harness.attempts import attempts_at, first_order
 
 pytestmark = [
     pytest.mark.long,
@@ -111,28 +112,8 @@ def adapters(base: Path, policy: EnginePolicy, folder: Path) -> list[Adapter]:
 
 def trained(base: Path, policy: EnginePolicy, out: Path, seed: int) -> Adapter:
     (sampled,) = policy.sample([SampleRequest(prompt=PROMPT, n=4, max_tokens=16, seed=seed)])
-    attempts = [
-        TrainingAttempt(
-            id=str(index),
-            group="g",
-            item="i",
-            adapter="",
-            answer=sampled.texts[index],
-            reward=float(index == 0),
-            calls=(TrainingCall(SampleRequest(prompt=PROMPT), sampled.tokens[index], sampled.logprobs[index]),),
-        )
-        for index in range(4)
-    ]
-    order = TrainingOrder(
-        base=base,
-        parent="",
-        parent_folder=None,
-        state=None,
-        algorithm="grpo",
-        hyper={"lr": 0.003, "epochs": 3},
-        seed=seed,
-        about={},
-    )
+    attempts = attempts_at(SampleRequest(prompt=PROMPT), sampled, [float(index == 0) for index in range(4)])
+    order = first_order(base, "grpo", {"lr": 0.003, "epochs": 3}, seed)
     return Adapter(out.name, out, train(order, attempts, Sources(str, lambda items: {}), out, out.with_suffix(".left")))
 
 
