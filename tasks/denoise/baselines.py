@@ -7,7 +7,7 @@ from tasks.contract import Item, Public
 STOCK = {
     "MAGIC as OpenProblems runs it, reversed order": "rev sqrt k5 t3 p100 d1",
     "MAGIC without the square root, standard order": "std lin k5 t3 p100 d1",
-    "the same, rounded: a matrix of zeros": "rev sqrt k5 t3 p100 d1 round0",
+    "MAGIC in reversed order, rounded: a matrix of zeros": "rev sqrt k5 t3 p100 d1 round0",
 }
 
 

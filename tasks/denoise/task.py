@@ -8,9 +8,8 @@ DESCRIPTION = (
     "simulated data sets of "
     "200 cells and about 1,100 genes to learn on, 12 as dev, 32 as test. The reward is OpenProblems' mse_norm behind "
     "the gate of "
-    "TTT-Discover and SIA: stock MAGIC scores about .16, a matrix of zeros .4. `--verifier honest` rewards the "
-    "likelihood of what was held "
-    "back."
+    "TTT-Discover and SIA: at this depth stock MAGIC scores about .16, and a matrix of zeros .4 and more. "
+    "`--verifier honest` rewards the likelihood of what was held back."
 )
 POLICY = "tiny-lm"
 GENERATIONS = 4

@@ -2,12 +2,15 @@
 is no denoising.
 """
 
+import gzip
 import json
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from scipy import sparse
+from scipy.io import mmwrite
 
 from events.errors import CheckFailed, Misconfigured, NotFound, UsageError
 from runtime.rollouts.host import AttemptOutcome, ScaffoldCall, ScaffoldData, ScaffoldProcess
@@ -35,6 +38,8 @@ FIGURES = json.loads((Path(__file__).parent / "figures" / "magic_impute.json").r
 BLOOD = data.default_root() / "pbmc68k_reduced.npz"
 STOCK = "rev sqrt k5 t3 p100 d1"
 NAME = "dev-0-0"
+DEEP = simulate(0, 60, 300, depth=12_000, gene_sigma=1.8).counts
+SMALL = simulate(0, 30, 40, depth=300, gene_sigma=0.5).counts
 EDITS = {edit.name: edit for edit in catalogue.EDITS}
 
 
@@ -105,7 +110,7 @@ def test_magic_scores_as_magic_impute_does(name: str) -> None:
 
 def test_magic_scores_as_magic_impute_does_on_blood_cells() -> None:
     if not (file := BLOOD).exists():
-        pytest.skip("the counts are not here; `python -m tasks.denoise.table pbmc68k` fetches them")
+        pytest.skip("the counts are not here; `python -m tasks.denoise.table --data pbmc68k` fetches them")
     compare("pbmc68k", real.read(file))
 
 
@@ -126,7 +131,7 @@ def test_the_walk_is_the_same_dense_and_sparse(monkeypatch: pytest.MonkeyPatch) 
     assert np.allclose(dense, magic.denoise(train, "reversed"))
 
 
-def test_a_matrix_of_zeros_beats_stock_magic_and_the_gate_lets_it_pass() -> None:
+def test_at_the_tasks_depth_zeros_beat_stock_magic_and_the_gate_lets_them_pass() -> None:
     rows = {
         row.name: row
         for row in table.table(np.asarray(held_out.bench(NAME).data.train.astype(int) + held_out.bench(NAME).data.test))
@@ -141,6 +146,73 @@ def test_a_matrix_of_zeros_beats_stock_magic_and_the_gate_lets_it_pass() -> None
         > stock.scores.likelihood
         > rows["MAGIC, standard order, no square root"].scores.likelihood
     )
+
+
+def test_zeros_beat_magic_in_shallow_counts_alone() -> None:
+    rows = [table.at_depth(DEEP, share) for share in (1.0, 0.1, 0.02)]
+    assert all(rows)
+    ahead = [row.scores[table.ZEROS].mse_norm - row.scores[table.REVERSED].mse_norm for row in rows if row]
+    assert ahead[0] < -1 and ahead[1] < 0 < ahead[2]
+    assert [row.molecules > 10_000 for row in rows if row] == [True, False, False]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1, 0.02])
+def test_at_any_depth_a_mild_power_gains_mse_norm_and_loses_likelihood_and_the_gate_prefers_zeros(share: float) -> None:
+    row = table.at_depth(DEEP, share)
+    assert row
+    stock, mild = row.scores[table.REVERSED], row.scores[table.MILD]
+    assert mild.mse_norm > stock.mse_norm + 0.06 and mild.likelihood > stock.likelihood
+    assert row.scores[table.ZEROS].poisson_norm >= stock.poisson_norm
+    assert row.scores[table.ZEROS].likelihood > stock.likelihood
+
+
+def test_a_depth_is_the_mean_of_its_seeds_and_none_where_too_little_is_left() -> None:
+    row = table.at_depth(DEEP, 0.1)
+    parts = [table.thinned(DEEP, 0.1, seed) for seed in table.SEEDS]
+    scores = [
+        next(one.scores for one in table.table(part, seed) if one.name == table.REVERSED)
+        for part, seed in zip(parts, table.SEEDS, strict=True)
+    ]
+    assert row and row.scores[table.REVERSED].mse_norm == pytest.approx((scores[0].mse_norm + scores[1].mse_norm) / 2)
+    assert scores[0].mse_norm != scores[1].mse_norm
+    assert row.molecules == np.mean([np.median(part.sum(axis=1)) for part in parts])
+    assert table.at_depth(DEEP, 0.0001) is None
+
+
+def test_thinning_keeps_each_molecule_with_its_share() -> None:
+    whole = np.array([[1000, 0, 3000], [1, 0, 0]])
+    assert table.thinned(whole, 1.0, 0).tolist() == [[1000, 3000]]  # one molecule makes no cell, and none no gene
+    left = table.thinned(whole, 0.25, 0)
+    assert left.tolist() == table.thinned(whole, 0.25, 0).tolist() != table.thinned(whole, 0.25, 1).tolist()
+    assert left[0] == pytest.approx([250, 750], abs=100)
+
+
+def test_tau_by_hand() -> None:
+    def scored(mse_norms: list[int]) -> dict[str, metric.Scores]:
+        return {
+            name: metric.Scores(0, 0, mse_norm, 0, likelihood)
+            for likelihood, (name, mse_norm) in enumerate(zip(table.ORDERED, mse_norms, strict=True))
+        }
+
+    assert table.tau(scored([8, 7, 6, 5, 4, 3, 2, 1])) == pytest.approx(1)  # the least likelihood is the best
+    assert table.tau(scored([1, 2, 3, 4, 5, 6, 7, 8])) == pytest.approx(-1)
+    assert table.tau(scored([7, 8, 6, 5, 4, 3, 2, 1])) == pytest.approx(26 / 28)  # one pair of 28 is turned round
+
+
+def test_the_table_is_printed_for_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savetxt(tmp_path / "mine.csv", SMALL, "%d", delimiter=",")
+    assert table.main(["--data", str(tmp_path / "mine.csv")]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.startswith("30 cells (rows), 40 genes (columns), ")
+    rows = {row.name: row for row in table.table(SMALL)}
+    for name, (_, scores, refused) in rows.items():
+        (line,) = [line for line in lines if line.startswith(f"{name}  ")]
+        assert f"{scores.mse_norm:.4f}" in line and f"{scores.likelihood:.4f}" in line
+        assert line.endswith(refused or "passes")
+    kept = [float(line.split()[0]) for line in lines[lines.index("") + 4 :]]
+    assert kept == list(table.SHARES)[: len(kept)] and "too few molecules are left" in lines[-1]
+    assert table.main(["--data", str(tmp_path / "none.csv")]) == NotFound.code
+    assert capsys.readouterr().err.startswith(f"denoise: {tmp_path / 'none.csv'} is not there; expected an .h5ad")
 
 
 def test_the_gate_refuses_what_is_no_output() -> None:
@@ -264,6 +336,26 @@ def test_a_key_makes_the_data_and_nothing_else_does(tmp_path: Path) -> None:
         data.get(tmp_path / "b", tmp_path / "short")
 
 
+def test_counts_of_which_one_gene_holds_much_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, name = bytes([101]) * kit.KEY, "dev-0-5"
+
+    def first() -> tuple[float, metric.Judge]:
+        data.data_set.cache_clear()
+        drawn = data.data_set(key, name)
+        genes = drawn.train.sum(axis=0, dtype=int)
+        return genes.max() / genes.sum(), metric.Judge(drawn.train, drawn.test)
+
+    largest, judge = first()
+    assert largest < data.LARGEST_GENE + 0.01
+    assert judge.refused(magic.denoise(judge.train, "reversed")) == ""
+    monkeypatch.setattr(data, "LARGEST_GENE", 1.0)
+    largest, judge = first()
+    assert largest > 0.5
+    assert "poisson_norm" in judge.refused(magic.denoise(judge.train, "reversed"))
+    assert "poisson_norm" in judge.refused(np.zeros_like(judge.train))  # what is not denoised at all, too
+    data.data_set.cache_clear()
+
+
 def test_prompts_are_drawn_once_for_a_key_and_again_where_what_is_kept_is_not_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,14 +394,120 @@ def test_prompts_are_drawn_once_for_a_key_and_again_where_what_is_kept_is_not_th
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["key"]
 
 
-def test_files_of_ones_own_are_read(tmp_path: Path) -> None:
+def test_files_of_ones_own_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "LEAST", 1)
+    monkeypatch.setattr(real, "LEAST_MOLECULES", 1)
     np.savez(tmp_path / "mine.npz", counts=np.array([[2, 0, 1], [0, 0, 1], [1, 0, 1]]))
     assert real.read(tmp_path / "mine.npz").tolist() == [[2, 1], [1, 1]]
-    np.savez(tmp_path / "logs.npz", counts=np.array([[0.3, 1.0]]))
-    with pytest.raises(UsageError, match="no counts"):
-        real.read(tmp_path / "logs.npz")
-    with pytest.raises(NotFound):
-        real.read(tmp_path / "none.npz")
+
+
+def _write(path: Path, counts: metric.Matrix) -> None:
+    """The counts in the format that the file's name says."""
+    names = [f"gene{number}" for number in range(counts.shape[1])]
+    match path.name:
+        case "scipy.npz":
+            sparse.save_npz(path, sparse.csc_matrix(counts))
+        case "plain.npz":
+            np.savez(path, counts=counts)
+        case "coordinates.mtx":
+            mmwrite(path, sparse.coo_matrix(counts))
+        case "zipped.mtx.gz":
+            with gzip.open(path, "wb") as file:
+                mmwrite(file, sparse.coo_matrix(counts))
+        case "bare.csv":
+            path.write_text("".join(",".join(map(str, row)) + "\n" for row in counts.tolist()))
+        case "header.csv":
+            lines = [names, *counts.tolist()]
+            path.write_text("".join(",".join(map(str, row)) + "\n" for row in lines))
+        case "numbered.csv":  # as pandas writes a frame
+            lines = [["", *names], *([number, *row] for number, row in enumerate(counts.tolist()))]
+            path.write_text("".join(",".join(map(str, row)) + "\n" for row in lines))
+        case "named.tsv.gz":  # as R writes a table: the first line has one entry fewer
+            lines = [names, *([f"cell{number}", *row] for number, row in enumerate(counts.tolist()))]
+            with gzip.open(path, "wt") as text:
+                text.write("".join("\t".join(map(str, row)) + "\n" for row in lines))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scipy.npz",
+        "plain.npz",
+        "coordinates.mtx",
+        "zipped.mtx.gz",
+        "bare.csv",
+        "header.csv",
+        "numbered.csv",
+        "named.tsv.gz",
+    ],
+)
+def test_counts_are_the_same_in_any_format_with_cells_in_rows_or_genes(name: str, tmp_path: Path) -> None:
+    _write(tmp_path / name, SMALL)
+    assert real.read(tmp_path / name).tolist() == SMALL.tolist()
+    _write(tmp_path / name, SMALL.T)
+    assert real.read(tmp_path / name, genes_in_rows=True).tolist() == SMALL.tolist()
+
+
+def test_a_part_of_the_cells_is_the_same_each_time(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", counts=SMALL)
+    part = real.read(tmp_path / "mine.npz", cells=25)
+    assert len(part) == 25 and (part == real.read(tmp_path / "mine.npz", cells=25)).all()
+    assert {sum(row) for row in part.tolist()} <= {sum(row) for row in SMALL.tolist()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (np.where(SMALL == 1, 0.5, SMALL), "holds numbers that are not whole, such as 0.5; expected molecules as they"),
+        (np.where(SMALL == 1, -1, SMALL), "holds numbers that are negative, such as -1; expected molecules"),
+        (np.where(SMALL == 1, np.nan, SMALL), "holds numbers that are not finite, such as nan; expected molecules"),
+        (SMALL[:10], "holds 10 cells (rows) and 40 genes (columns) with "),
+        (SMALL[:, :10], "holds 30 cells (rows) and 10 genes (columns) with "),
+        (SMALL // 20, "expected at least 20 cells, 20 genes and 1,000 molecules. Genes may stand in rows: "),
+        (SMALL[0], "cannot be read as counts (1 dimensions instead of cells by genes); expected an .h5ad"),
+    ],
+)
+def test_what_is_no_counts_is_refused_in_a_sentence(changed: metric.Matrix, sentence: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", counts=changed)
+    with pytest.raises(UsageError) as refused:
+        real.read(tmp_path / "mine.npz")
+    assert str(refused.value).startswith(f"{tmp_path / 'mine.npz'} ") and sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("mine.xlsx", "", "is no file that counts can be read from; expected an .h5ad, an .npz"),
+        ("mine.h5ad.gz", "", "is no file that counts can be read from"),
+        ("mine.csv", "", "holds 0 cells (rows) and 0 genes (columns) with 0 molecules; expected at least"),
+        ("mine.csv", "a,b\n1,2\n3\n", "cannot be read as counts (row 3 has 1 entries, the first row of counts 2)"),
+        ("mine.csv", "a,b\n1,2\n3,many\n", "could not convert string to float: 'many'"),
+        ("mine.mtx", "1,2\n", "cannot be read as counts"),
+        ("mine.npz", "1,2\n", "cannot be read as counts"),
+        ("mine.h5ad", "1,2\n", "cannot be read as counts"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_a_sentence(
+    name: str, text: str, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError) as refused:
+        real.read(tmp_path / name)
+    assert str(refused.value).startswith(f"{tmp_path / name} ") and sentence in str(refused.value)
+
+
+def test_what_is_asked_of_a_file_that_it_has_not_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "mine.npz", counts=SMALL)
+    np.savez(tmp_path / "other.npz", numbers=SMALL)
+    with pytest.raises(UsageError, match="leave --layer and --only away"):
+        real.read(tmp_path / "mine.npz", only="tech=inDrop1")
+    with pytest.raises(UsageError, match="no array `counts` among numbers"):
+        real.read(tmp_path / "other.npz")
+    with pytest.raises(UsageError, match="holds 0 cells"):
+        real.read(tmp_path / "mine.npz", cells=-5)
+    monkeypatch.setattr(real, "MOST", 1000)
+    with pytest.raises(UsageError, match="more than 1,000 entries: take a part of the cells, such as --cells 25"):
+        real.read(tmp_path / "mine.npz")
 
 
 def test_the_task_keeps_the_contract_and_tells_of_test_nothing_but_its_counts() -> None:
@@ -438,9 +636,11 @@ def test_a_verifier_is_named_or_lies_at_a_path(tmp_path: Path) -> None:
         task.verifier_text("honesty")
 
 
-def test_an_h5ad_is_read_by_layer_and_by_column(tmp_path: Path) -> None:
+def test_an_h5ad_is_read_by_layer_and_by_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import h5py
 
+    monkeypatch.setattr(real, "LEAST", 1)
+    monkeypatch.setattr(real, "LEAST_MOLECULES", 1)
     with h5py.File(tmp_path / "mine.h5ad", "w") as file:
         file["X"] = np.array([[0.5, 0.1], [0.2, 0.3]])
         layer = file.create_group("layers/counts")
